@@ -1,0 +1,108 @@
+//! What a port is told when it is made: typed, checked by whoever made it
+//! (the launcher), never parsed here.
+
+use crate::packet::MacAddr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+
+/// Everything one port of a VM needs to know.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Name for logs and thread names.
+    pub name: String,
+    /// The guest's MAC. `None`: given by the front end, learned from the first frame.
+    pub mac: Option<MacAddr>,
+    /// MTU of the guest's NIC, in bytes of IP packet (68 to 65535).
+    pub mtu: u16,
+    /// Receive/transmit queue pairs offered, at least one.
+    pub queue_pairs: NonZeroU16,
+    /// What stands between the VM and the world.
+    pub mode: ModeConfig,
+}
+
+/// The mode of a port.
+#[derive(Clone, Debug)]
+pub enum ModeConfig {
+    /// NAT on ordinary host sockets.
+    Masquerade(MasqueradeConfig),
+}
+
+/// MAC of the gateway every masqueraded guest sees (as in KubeVirt, so that a guest's
+/// neighbour entry stays right wherever the VM moves).
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0]);
+
+/// Configuration of masquerade.
+#[derive(Clone, Debug)]
+pub struct MasqueradeConfig {
+    /// IPv4 of the guest's private network; `None` switches IPv4 off.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6 of the guest's private network; `None` switches IPv6 off.
+    pub ipv6: Option<Ipv6Link>,
+    /// Names handed out by DHCP and RA.
+    pub names: NameConfig,
+    /// Inbound ports.
+    pub forwards: Vec<Forward>,
+    /// An address of the gateway's network that reaches the loopback of our network
+    /// namespace; `None`: the guest cannot reach it.
+    pub map_host_loopback: Vec<IpAddr>,
+    /// Where packets to the gateway's port 53 go (loopback name servers of the pod).
+    pub dns_forward: Vec<IpAddr>,
+}
+
+/// IPv4 addresses of the guest's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Link {
+    /// The network.
+    pub network: Ipv4Net,
+    /// The gateway: network + 1.
+    pub gateway: Ipv4Addr,
+    /// The guest: network + 2.
+    pub guest: Ipv4Addr,
+}
+
+/// IPv6 addresses of the guest's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Link {
+    /// The network.
+    pub network: Ipv6Net,
+    /// The gateway: network + 1.
+    pub gateway: Ipv6Addr,
+    /// The guest: network + 2.
+    pub guest: Ipv6Addr,
+}
+
+/// Names and servers handed out to the guest.
+#[derive(Clone, Debug, Default)]
+pub struct NameConfig {
+    /// Host name (option 12), not qualified.
+    pub hostname: Option<String>,
+    /// Name servers the guest is told, either family.
+    pub dns: Vec<IpAddr>,
+    /// Search domains, most specific first.
+    pub search: Vec<String>,
+}
+
+/// Transport protocol of a forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// A range of ports of the host that reaches the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Transport protocol.
+    pub transport: Transport,
+    /// Address to listen on; `None`: all addresses of the enabled families.
+    pub bind: Option<IpAddr>,
+    /// First port on the host.
+    pub host_port: u16,
+    /// First port in the guest.
+    pub guest_port: u16,
+    /// Number of ports.
+    pub count: NonZeroU16,
+}

@@ -1,0 +1,195 @@
+//! Counters and named reasons for every frame that goes nowhere.
+//!
+//! One writer (the worker), many readers (status, metrics): plain relaxed stores,
+//! no lock, no read-modify-write on the packet path.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// All of them, in order of declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name users see.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+counters! {
+    /// Why something went nowhere.
+    DropReason {
+        /// The guest's frame ends inside a header.
+        Truncated = "truncated",
+        /// IP version and EtherType disagree.
+        BadVersion = "bad_ip_version",
+        /// A length field contradicts the frame.
+        BadLength = "bad_length",
+        /// Headers longer than is looked at.
+        HeadersTooLong = "headers_too_long",
+        /// An offload request of the guest makes no sense for its frame.
+        BadOffload = "bad_offload",
+        /// A frame longer than 64 KiB and its headers.
+        FrameTooLong = "frame_too_long",
+        /// A chain of the guest that is no frame: empty, or of the wrong direction.
+        BadChain = "bad_chain",
+        /// A descriptor or ring of the guest is malformed; the queue was stopped.
+        BrokenRing = "broken_ring",
+        /// Source MAC is not the guest's.
+        SpoofedMac = "spoofed_mac",
+        /// Source address is not the guest's.
+        SpoofedAddress = "spoofed_address",
+        /// A tagged frame where tags are not in use.
+        UnexpectedVlan = "unexpected_vlan",
+        /// An EtherType nobody here speaks.
+        UnknownEtherType = "unknown_ethertype",
+        /// An IP protocol nobody here speaks.
+        UnknownProtocol = "unknown_protocol",
+        /// Destination address that must not be reached from a guest (loopback, …).
+        ForbiddenDestination = "forbidden_destination",
+        /// Destination on the private network where nobody lives.
+        NoSuchNeighbour = "no_such_neighbour",
+        /// Multicast or broadcast nobody here listens to.
+        Multicast = "multicast",
+        /// The guest has no receive buffers.
+        NoRoom = "no_room",
+        /// A receive buffer of the guest is too small for any frame.
+        BufferTooSmall = "buffer_too_small",
+        /// A TCP segment for no connection (answered with RST).
+        TcpNoConnection = "tcp_no_connection",
+        /// A TCP segment outside the window, or a duplicate.
+        TcpOutOfWindow = "tcp_out_of_window",
+        /// TCP bytes after a hole; the guest sends them again.
+        TcpOutOfOrder = "tcp_out_of_order",
+        /// TCP bytes the host socket did not take; the guest sends them again.
+        TcpSocketFull = "tcp_socket_full",
+        /// No room for one more flow, or no file descriptor for it.
+        FlowLimit = "flow_limit",
+        /// The host refused a socket operation.
+        SocketError = "socket_error",
+        /// A datagram the host did not take.
+        UdpSendFailed = "udp_send_failed",
+        /// A datagram from the world that is no flow's and no forward's.
+        UdpNoFlow = "udp_no_flow",
+        /// A fragment that does not fit the others, or comes too late.
+        BadFragment = "bad_fragment",
+        /// No room for one more datagram in pieces.
+        FragmentLimit = "fragment_limit",
+        /// A datagram whose missing pieces did not come in time.
+        FragmentTimeout = "fragment_timeout",
+        /// A message of a service (ARP, NDP, DHCP, ICMP) that makes no sense.
+        BadService = "bad_service_message",
+        /// The host does not let us send echo requests.
+        EchoForbidden = "echo_forbidden",
+    }
+}
+
+counters! {
+    /// What was moved and done.
+    Count {
+        /// Frames the guest sent.
+        TxFrames = "tx_frames",
+        /// Bytes of frames the guest sent.
+        TxBytes = "tx_bytes",
+        /// Frames given to the guest.
+        RxFrames = "rx_frames",
+        /// Bytes of frames given to the guest.
+        RxBytes = "rx_bytes",
+        /// Times the guest was notified.
+        Calls = "calls",
+        /// Times the guest kicked.
+        Kicks = "kicks",
+        /// TCP connections opened by the guest.
+        TcpOut = "tcp_connections_out",
+        /// TCP connections opened to the guest.
+        TcpIn = "tcp_connections_in",
+        /// TCP bytes sent again to the guest.
+        TcpRetransmits = "tcp_retransmits",
+        /// Connections ended by RST from either side.
+        TcpResets = "tcp_resets",
+        /// UDP flows made.
+        UdpFlows = "udp_flows",
+        /// Echo requests of the guest passed on.
+        Echos = "echos",
+        /// DHCPv4 leases given or renewed.
+        Dhcp4Leases = "dhcp4_leases",
+        /// DHCPv6 leases given or renewed.
+        Dhcp6Leases = "dhcp6_leases",
+        /// Router advertisements sent.
+        RouterAdvertisements = "router_advertisements",
+    }
+}
+
+/// One set of counters: a worker's.
+#[derive(Debug)]
+pub struct Counters {
+    drops: [AtomicU64; DropReason::ALL.len()],
+    counts: [AtomicU64; Count::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
+            counts: [const { AtomicU64::new(0) }; Count::ALL.len()],
+        }
+    }
+}
+
+fn bump(counter: &AtomicU64, n: u64) {
+    // One writer: a load and a store are cheaper than a locked add.
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+impl Counters {
+    /// Counts one thing that went nowhere.
+    pub fn drop(&self, reason: DropReason) {
+        self.drop_n(reason, 1);
+    }
+
+    /// Counts `n` things that went nowhere.
+    pub fn drop_n(&self, reason: DropReason, n: u64) {
+        bump(&self.drops[reason as usize], n);
+    }
+
+    /// Adds `n` to a count.
+    pub fn add(&self, count: Count, n: u64) {
+        bump(&self.counts[count as usize], n);
+    }
+
+    /// How often `reason` was met.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Value of a count.
+    pub fn count(&self, count: Count) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl From<crate::packet::Malformed> for DropReason {
+    fn from(why: crate::packet::Malformed) -> Self {
+        use crate::packet::Malformed as M;
+        match why {
+            M::Truncated => Self::Truncated,
+            M::Version => Self::BadVersion,
+            M::Length => Self::BadLength,
+            M::HeadersTooLong => Self::HeadersTooLong,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Offload metadata of a frame, as a type instead of `virtio_net_hdr` bits.
+
+/// Who computes the L4 checksum of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// The bytes carry a full checksum nobody has verified yet.
+    #[default]
+    Complete,
+    /// The field holds the pseudo-header sum only (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+    Partial {
+        /// Offset from the start of the Ethernet header where summing starts.
+        start: u16,
+        /// Offset of the checksum field from `start`.
+        offset: u16,
+    },
+    /// Verified or known good (VIRTIO_NET_HDR_F_DATA_VALID).
+    Valid,
+}
+
+/// Whether a frame stands for several segments, and of which size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Segmentation {
+    /// One frame is one packet.
+    #[default]
+    None,
+    /// TCP over IPv4, payload to be cut every `mss` bytes.
+    Tcp4 {
+        /// Payload bytes per segment.
+        mss: u16,
+        /// VIRTIO_NET_HDR_GSO_ECN: the first segment only carries CWR.
+        ecn: bool,
+    },
+    /// TCP over IPv6, payload to be cut every `mss` bytes.
+    Tcp6 {
+        /// Payload bytes per segment.
+        mss: u16,
+        /// VIRTIO_NET_HDR_GSO_ECN: the first segment only carries CWR.
+        ecn: bool,
+    },
+    /// UDP datagrams of `size` payload bytes each, the last may be shorter
+    /// (VIRTIO_NET_HDR_GSO_UDP_L4).
+    Udp {
+        /// Payload bytes per datagram.
+        size: u16,
+    },
+}
+
+/// What was left undone on a frame by whoever made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// State of the L4 checksum.
+    pub checksum: Checksum,
+    /// Segmentation still to be done.
+    pub segmentation: Segmentation,
+}
+
+impl Offload {
+    /// A frame complete as it is, its checksum known good.
+    pub const VALID: Self = Self {
+        checksum: Checksum::Valid,
+        segmentation: Segmentation::None,
+    };
+    /// A frame complete as it is, its checksum in the bytes.
+    pub const NONE: Self = Self {
+        checksum: Checksum::Complete,
+        segmentation: Segmentation::None,
+    };
+}

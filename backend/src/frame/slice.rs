@@ -1,0 +1,234 @@
+//! Stretches of guest memory in the shape the kernel takes (`struct iovec`).
+//!
+//! The guest can write to this memory while we hold a slice of it, so it is never
+//! turned into a Rust `&[u8]`: bytes are either handed to the kernel by address or
+//! copied out once.
+
+use std::marker::PhantomData;
+
+/// Guest memory the kernel may read from. Same layout as `struct iovec`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct GuestSlice<'a> {
+    iov: libc::iovec,
+    _memory: PhantomData<&'a [u8]>,
+}
+
+/// Guest memory the kernel may write to. Same layout as `struct iovec`.
+#[repr(transparent)]
+pub struct GuestSliceMut<'a> {
+    iov: libc::iovec,
+    _memory: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: a slice is an address and a length; whoever made it promised that the
+// memory stays mapped for 'a, on whichever thread.
+unsafe impl Send for GuestSlice<'_> {}
+// SAFETY: as above.
+unsafe impl Send for GuestSliceMut<'_> {}
+
+impl<'a> GuestSlice<'a> {
+    /// # Safety
+    /// `[ptr, ptr + len)` must stay mapped and readable for `'a`. Others may write
+    /// to it at the same time.
+    pub const unsafe fn new(ptr: *const u8, len: usize) -> Self {
+        let iov = libc::iovec {
+            iov_base: ptr.cast_mut().cast(),
+            iov_len: len,
+        };
+        Self {
+            iov,
+            _memory: PhantomData,
+        }
+    }
+
+    /// Ordinary memory seen as a slice (replies built by us, tests).
+    pub const fn from_bytes(bytes: &'a [u8]) -> Self {
+        // SAFETY: the borrow keeps the bytes in place for 'a.
+        unsafe { Self::new(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Length in bytes.
+    pub const fn len(&self) -> usize {
+        self.iov.iov_len
+    }
+
+    /// True if no byte is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.iov.iov_len == 0
+    }
+
+    /// The part from `offset` on, at most `len` bytes of it.
+    #[must_use]
+    pub fn range(&self, offset: usize, len: usize) -> Self {
+        let offset = offset.min(self.len());
+        let len = len.min(self.len() - offset);
+        // SAFETY: a part of a valid slice.
+        unsafe { Self::new(self.iov.iov_base.cast::<u8>().cast_const().add(offset), len) }
+    }
+
+    fn copy_to(&self, out: &mut [u8]) -> usize {
+        let n = self.len().min(out.len());
+        // SAFETY: n bytes are readable at iov_base and writable in `out`; guest memory
+        // and our own memory do not overlap. A racing writer in the guest can give us
+        // torn bytes, which is all the same for bytes that are checked after the copy.
+        unsafe { std::ptr::copy_nonoverlapping(self.iov.iov_base.cast::<u8>(), out.as_mut_ptr(), n) };
+        n
+    }
+}
+
+impl<'a> GuestSliceMut<'a> {
+    /// # Safety
+    /// `[ptr, ptr + len)` must stay mapped and writable for `'a`, and no Rust
+    /// reference to it may exist.
+    pub const unsafe fn new(ptr: *mut u8, len: usize) -> Self {
+        let iov = libc::iovec {
+            iov_base: ptr.cast(),
+            iov_len: len,
+        };
+        Self {
+            iov,
+            _memory: PhantomData,
+        }
+    }
+
+    /// Ordinary memory seen as a slice (spill buffers, tests).
+    pub const fn from_bytes(bytes: &'a mut [u8]) -> Self {
+        // SAFETY: the exclusive borrow keeps the bytes in place and ours for 'a.
+        unsafe { Self::new(bytes.as_mut_ptr(), bytes.len()) }
+    }
+
+    /// Length in bytes.
+    pub const fn len(&self) -> usize {
+        self.iov.iov_len
+    }
+
+    /// True if no byte fits.
+    pub const fn is_empty(&self) -> bool {
+        self.iov.iov_len == 0
+    }
+
+    /// Address of the first byte.
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.iov.iov_base.cast()
+    }
+
+    /// Copies `bytes` to the start; returns how many fitted.
+    pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
+        let n = self.len().min(bytes.len());
+        // SAFETY: n bytes are readable in `bytes` and writable at iov_base; the two do
+        // not overlap because no reference to guest memory exists.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.iov.iov_base.cast::<u8>(), n) };
+        n
+    }
+
+    /// The same memory for reading back.
+    pub const fn as_slice(&self) -> GuestSlice<'_> {
+        // SAFETY: writable memory is readable, and stays mapped as long as self.
+        unsafe { GuestSlice::new(self.iov.iov_base.cast::<u8>().cast_const(), self.iov.iov_len) }
+    }
+}
+
+impl std::fmt::Debug for GuestSlice<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GuestSlice({:p}, {})", self.iov.iov_base, self.iov.iov_len)
+    }
+}
+
+impl std::fmt::Debug for GuestSliceMut<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GuestSliceMut({:p}, {})", self.iov.iov_base, self.iov.iov_len)
+    }
+}
+
+/// Copies bytes from `offset` on out of `slices` into `out`; returns how many there were.
+pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [u8]) -> usize {
+    let mut done = 0;
+    for slice in slices {
+        if offset >= slice.len() {
+            offset -= slice.len();
+            continue;
+        }
+        if done == out.len() {
+            break;
+        }
+        done += slice.range(offset, usize::MAX).copy_to(&mut out[done..]);
+        offset = 0;
+    }
+    done
+}
+
+/// Room for an iovec array that is used again and again without allocating.
+#[derive(Default)]
+pub struct GatherList {
+    iovs: Vec<libc::iovec>,
+}
+
+// SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
+unsafe impl Send for GatherList {}
+
+impl GatherList {
+    /// Starts a new, empty list of slices that live for `'g`.
+    pub fn start<'g>(&mut self) -> Gather<'_, 'g> {
+        self.iovs.clear();
+        Gather {
+            iovs: &mut self.iovs,
+            bytes: 0,
+            _memory: PhantomData,
+        }
+    }
+}
+
+/// A list of slices being put together for one `sendmsg`.
+pub struct Gather<'l, 'g> {
+    iovs: &'l mut Vec<libc::iovec>,
+    bytes: usize,
+    _memory: PhantomData<GuestSlice<'g>>,
+}
+
+impl<'g> Gather<'_, 'g> {
+    /// Adds one slice; empty ones are left out.
+    pub fn push(&mut self, slice: GuestSlice<'g>) {
+        if !slice.is_empty() {
+            self.bytes += slice.len();
+            self.iovs.push(slice.iov);
+        }
+    }
+
+    /// Adds bytes `[offset, offset + len)` of `slices`; returns how many there were.
+    pub fn push_range(&mut self, slices: &[GuestSlice<'g>], mut offset: usize, len: usize) -> usize {
+        let mut left = len;
+        for slice in slices {
+            if left == 0 {
+                break;
+            }
+            if offset >= slice.len() {
+                offset -= slice.len();
+                continue;
+            }
+            let part = slice.range(offset, left);
+            left -= part.len();
+            offset = 0;
+            self.push(part);
+        }
+        len - left
+    }
+
+    /// Empties the list for the next message.
+    pub fn clear(&mut self) {
+        self.iovs.clear();
+        self.bytes = 0;
+    }
+
+    /// Bytes in the list.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The slices, ready for the kernel.
+    pub fn slices(&self) -> &[GuestSlice<'g>] {
+        // SAFETY: GuestSlice is repr(transparent) over iovec, and every entry was made
+        // from a GuestSlice<'g>.
+        unsafe { std::slice::from_raw_parts(self.iovs.as_ptr().cast(), self.iovs.len()) }
+    }
+}

@@ -1,0 +1,170 @@
+//! A receive side without a guest, for tests of modes: ordinary memory, and a
+//! settable number of buffers.
+
+use super::{Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload};
+
+/// A frame given to the fake guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// The frame, Ethernet header first.
+    pub bytes: Vec<u8>,
+    /// What was left to the guest.
+    pub offload: Offload,
+}
+
+/// A [`GuestSink`] over ordinary memory.
+pub struct TestSink {
+    /// Frames given to the guest, in order.
+    pub frames: Vec<Delivered>,
+    /// What the guest accepts.
+    pub caps: GuestCaps,
+    /// Frames the guest still has buffers for.
+    pub room: usize,
+    layout: Layout,
+    storage: Vec<u8>,
+    slices: Vec<libc::iovec>,
+    granted: usize,
+}
+
+// SAFETY: the iovecs point into `storage`, which moves with the sink's heap block.
+unsafe impl Send for TestSink {}
+
+impl Default for TestSink {
+    fn default() -> Self {
+        let caps = GuestCaps {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            ecn: true,
+            uso4: true,
+            uso6: true,
+        };
+        Self {
+            frames: Vec::new(),
+            caps,
+            room: usize::MAX,
+            layout: Layout {
+                header: 0,
+                payload: 0,
+                count: 0,
+            },
+            storage: Vec::new(),
+            slices: Vec::new(),
+            granted: 0,
+        }
+    }
+}
+
+impl TestSink {
+    /// Takes what was delivered so far.
+    pub fn take(&mut self) -> Vec<Delivered> {
+        std::mem::take(&mut self.frames)
+    }
+
+    fn stride(&self) -> usize {
+        self.layout.header + self.layout.payload
+    }
+
+    fn view(&mut self, from: usize, to: usize) -> &mut [GuestSliceMut<'_>] {
+        let part = &mut self.slices[from..to];
+        // SAFETY: GuestSliceMut is repr(transparent) over iovec; the addresses lie in
+        // `storage`, borrowed through self.
+        unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
+    }
+}
+
+impl GuestSink for TestSink {
+    fn caps(&self) -> GuestCaps {
+        self.caps
+    }
+
+    fn send(&mut self, offload: Offload, parts: &[&[u8]]) -> Result<(), NoRoom> {
+        self.room = self.room.checked_sub(1).ok_or(NoRoom)?;
+        self.frames.push(Delivered {
+            bytes: parts.concat(),
+            offload,
+        });
+        Ok(())
+    }
+
+    fn reserve(&mut self, layout: Layout) -> Result<usize, NoRoom> {
+        let count = layout.count.min(self.room);
+        if count == 0 {
+            return Err(NoRoom);
+        }
+        self.layout = layout;
+        self.granted = count;
+        let stride = self.stride();
+        self.storage.resize(self.storage.len().max(stride * count), 0);
+        let base = self.storage.as_mut_ptr();
+        self.slices = (0..count)
+            .map(|i| libc::iovec {
+                iov_base: base.wrapping_add(i * stride + layout.header).cast(),
+                iov_len: layout.payload,
+            })
+            .collect();
+        Ok(count)
+    }
+
+    fn payload(&mut self, index: usize) -> &mut [GuestSliceMut<'_>] {
+        self.view(index, index + 1)
+    }
+
+    fn payload_all(&mut self) -> &mut [GuestSliceMut<'_>] {
+        self.view(0, self.slices.len())
+    }
+
+    fn commit(&mut self, lengths: &[usize], header: &mut dyn FnMut(usize, usize, &mut [u8]) -> Offload) {
+        assert!(lengths.len() <= self.granted, "more frames than reserved");
+        for (i, &length) in lengths.iter().enumerate() {
+            let at = i * self.stride();
+            let frame = &mut self.storage[at..at + self.layout.header + length];
+            let offload = header(i, length, &mut frame[..self.layout.header]);
+            self.frames.push(Delivered {
+                bytes: frame.to_vec(),
+                offload,
+            });
+            self.room -= 1;
+        }
+        self.granted = 0;
+        self.slices.clear();
+    }
+}
+
+/// Bytes of one frame a fake guest sends; makes the borrowed view a mode takes.
+#[derive(Clone, Debug)]
+pub struct OwnedFrame {
+    bytes: Vec<u8>,
+    offload: Offload,
+}
+
+impl OwnedFrame {
+    /// A frame complete as it is.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            offload: Offload {
+                checksum: Checksum::Complete,
+                ..Offload::default()
+            },
+        }
+    }
+
+    /// The same frame with something left to us.
+    #[must_use]
+    pub fn with_offload(mut self, offload: Offload) -> Self {
+        self.offload = offload;
+        self
+    }
+
+    /// Calls `f` with the frame as the worker would show it.
+    pub fn with<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
+        let slices = [GuestSlice::from_bytes(&self.bytes)];
+        f(&GuestFrame {
+            head: &self.bytes[..self.bytes.len().min(HEAD_MAX)],
+            slices: &slices,
+            len: self.bytes.len(),
+            offload: self.offload,
+        })
+    }
+}

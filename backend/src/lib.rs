@@ -1,0 +1,23 @@
+//! The packet side of hawser.
+//!
+//! Arrows between modules go one way:
+//! `vhost_user` → `worker` → `port` → mode (`masquerade`, …) → `responder` → `packet`.
+//! `frame` is the vocabulary between the worker and the modes, `sys` the only
+//! place for odd system calls. `packet`, `responder` and the TCP connection own no
+//! socket and read no clock: time is an argument ([`time::Instant`]).
+
+pub mod config;
+pub mod counters;
+pub mod frame;
+pub mod masquerade;
+pub mod mode;
+pub mod packet;
+pub mod poller;
+pub mod port;
+pub mod responder;
+pub mod sys;
+pub mod time;
+pub mod timers;
+pub mod vhost_user;
+pub mod virtio;
+pub mod worker;

@@ -1,0 +1,123 @@
+//! The guest's side of masquerade: its addresses, and headers written towards it.
+
+use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link};
+use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr};
+use std::net::IpAddr;
+
+/// Hop limit of everything we send to the guest.
+const TTL: u8 = 64;
+
+/// The guest's link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The guest's MAC: configured, or learned from its first frame.
+    pub guest_mac: MacAddr,
+    /// MTU in bytes of IP packet.
+    pub mtu: u16,
+    /// IPv4 addresses, if on.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6 addresses, if on.
+    pub ipv6: Option<Ipv6Link>,
+}
+
+/// The network header of a packet towards the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct PacketSpec {
+    /// Source the guest sees.
+    pub src: IpAddr,
+    /// The guest's address; same family as `src`.
+    pub dst: IpAddr,
+    /// What follows ([`crate::packet::protocol`]).
+    pub protocol: u8,
+    /// Bytes after the network header.
+    pub payload_len: usize,
+    /// Set for a fragment.
+    pub fragment: Option<FragmentInfo>,
+}
+
+impl Link {
+    /// The guest's address of the family of `like`, if that family is on.
+    pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.guest)),
+            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(l.guest)),
+        }
+    }
+
+    /// The gateway's address of the family of `like`, if that family is on.
+    pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.gateway)),
+            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(l.gateway)),
+        }
+    }
+
+    /// True if `address` is one the guest may send from.
+    pub fn is_guest(&self, address: IpAddr) -> bool {
+        self.guest_address(address) == Some(address)
+    }
+
+    /// Bytes of Ethernet and network header towards the guest for the family of `like`
+    /// (without a fragment header).
+    pub const fn header_len(like: IpAddr) -> usize {
+        match like {
+            IpAddr::V4(_) => EthernetHeader::LEN + Ipv4Header::LEN,
+            IpAddr::V6(_) => EthernetHeader::LEN + Ipv6Header::LEN,
+        }
+    }
+
+    /// Writes Ethernet and network header to the start of `out`; returns their length.
+    pub fn emit(&self, spec: &PacketSpec, out: &mut [u8]) -> usize {
+        let ethertype = match spec.src {
+            IpAddr::V4(_) => EtherType::Ipv4,
+            IpAddr::V6(_) => EtherType::Ipv6,
+        };
+        EthernetHeader {
+            dst: self.guest_mac,
+            src: GATEWAY_MAC,
+            ethertype,
+        }
+        .emit(out);
+        let rest = &mut out[EthernetHeader::LEN..];
+        match (spec.src, spec.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                Ipv4Header {
+                    src,
+                    dst,
+                    protocol: spec.protocol,
+                    ttl: TTL,
+                    tos: 0,
+                    dont_fragment: spec.fragment.is_none(),
+                    fragment: spec.fragment,
+                    header_len: Ipv4Header::LEN,
+                    payload_len: spec.payload_len,
+                }
+                .emit(rest);
+                EthernetHeader::LEN + Ipv4Header::LEN
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let extra = if spec.fragment.is_some() {
+                    Ipv6Header::FRAGMENT_LEN
+                } else {
+                    0
+                };
+                Ipv6Header {
+                    src,
+                    dst,
+                    protocol: spec.protocol,
+                    hop_limit: TTL,
+                    traffic_class: 0,
+                    fragment: spec.fragment,
+                    header_len: Ipv6Header::LEN + extra,
+                    payload_len: spec.payload_len,
+                }
+                .emit(rest);
+                EthernetHeader::LEN + Ipv6Header::LEN + extra
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+                debug_assert!(false, "families differ: {} -> {}", spec.src, spec.dst);
+                0
+            }
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Masquerade: the guest's TCP, UDP and ICMP echo end here and go on as ordinary
+//! host sockets, so the world sees the pod's address and the kernel's own stack.
+//!
+//! A burst is handled in three passes: parse and classify every frame, let each
+//! protocol act on its part of the burst (TCP and UDP hand payload to the kernel
+//! straight from guest memory), and leave publishing to the worker.
+
+mod context;
+mod icmp;
+mod link;
+mod nat;
+mod reassembly;
+mod tcp;
+mod udp;
+
+pub use context::Context;
+pub use link::Link;
+pub use nat::{AddressMap, Destination};

@@ -1,0 +1,125 @@
+//! How addresses map between the guest's private network and the host's sockets.
+//!
+//! Outbound: most destinations are left as they are. The gateway's port 53 goes to
+//! the pod's loopback name server, mapped addresses go to the pod's loopback, and
+//! what must not be reached (loopback, the private network itself) is refused.
+//! Inbound: a client on the pod's own loopback is seen by the guest as the gateway.
+
+use crate::config::{Ipv4Link, Ipv6Link, MasqueradeConfig};
+use crate::counters::DropReason;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const DNS_PORT: u16 = 53;
+
+/// The address map of one port. Never changes while the port lives.
+#[derive(Clone, Debug)]
+pub struct AddressMap {
+    ipv4: Option<Ipv4Link>,
+    ipv6: Option<Ipv6Link>,
+    host_loopback: Vec<IpAddr>,
+    dns_forward: Vec<IpAddr>,
+}
+
+/// Where a packet of the guest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To this address, through a host socket.
+    World(SocketAddr),
+    /// To the gateway itself: nobody listens there.
+    Gateway,
+    /// Nowhere.
+    Refused(DropReason),
+}
+
+impl AddressMap {
+    /// The map of `config`.
+    pub fn new(config: &MasqueradeConfig) -> Self {
+        Self {
+            ipv4: config.ipv4,
+            ipv6: config.ipv6,
+            host_loopback: config.map_host_loopback.clone(),
+            dns_forward: config.dns_forward.clone(),
+        }
+    }
+
+    /// Where the guest's packet to `dst` goes. For protocols without ports, port 0.
+    pub fn outbound(&self, dst: SocketAddr) -> Destination {
+        let address = dst.ip();
+        let is_gateway = self.gateway(address) == Some(address);
+        if is_gateway && dst.port() == DNS_PORT {
+            let same_family = |a: &&IpAddr| a.is_ipv4() == address.is_ipv4();
+            let any = self.dns_forward.first();
+            if let Some(server) = self.dns_forward.iter().find(same_family).or(any) {
+                return Destination::World(SocketAddr::new(*server, DNS_PORT));
+            }
+        }
+        if self.host_loopback.contains(&address) {
+            return Destination::World(SocketAddr::new(loopback(address), dst.port()));
+        }
+        if is_gateway {
+            return Destination::Gateway;
+        }
+        match self.refusal(address) {
+            Some(reason) => Destination::Refused(reason),
+            None => Destination::World(dst),
+        }
+    }
+
+    /// The source address the guest sees for a peer of a host socket: its real one,
+    /// or the gateway's for peers on our own loopback. `None` if the family is off.
+    pub fn inbound(&self, peer: IpAddr) -> Option<IpAddr> {
+        let peer = peer.to_canonical();
+        let gateway = self.gateway(peer)?;
+        Some(if peer.is_loopback() || peer.is_unspecified() {
+            gateway
+        } else {
+            peer
+        })
+    }
+
+    fn gateway(&self, like: IpAddr) -> Option<IpAddr> {
+        match like {
+            IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.gateway)),
+            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(l.gateway)),
+        }
+    }
+
+    fn refusal(&self, address: IpAddr) -> Option<DropReason> {
+        match address {
+            IpAddr::V4(a) => refusal_v4(a, self.ipv4),
+            IpAddr::V6(a) => refusal_v6(a, self.ipv6),
+        }
+    }
+}
+
+fn loopback(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+fn refusal_v4(a: Ipv4Addr, link: Option<Ipv4Link>) -> Option<DropReason> {
+    if a.is_multicast() || a.is_broadcast() || link.is_some_and(|l| a == l.network.broadcast()) {
+        return Some(DropReason::Multicast);
+    }
+    // connect(0.0.0.0) reaches the loopback on Linux.
+    if a.is_loopback() || a.octets()[0] == 0 {
+        return Some(DropReason::ForbiddenDestination);
+    }
+    link.filter(|l| l.network.contains(&a))
+        .map(|_| DropReason::NoSuchNeighbour)
+}
+
+fn refusal_v6(a: Ipv6Addr, link: Option<Ipv6Link>) -> Option<DropReason> {
+    if a.is_multicast() {
+        return Some(DropReason::Multicast);
+    }
+    // A mapped or compatible address would turn into IPv4 inside the host's socket layer.
+    let is_ipv4_inside = a.to_ipv4().is_some();
+    if a.is_loopback() || a.is_unspecified() || a.is_unicast_link_local() || is_ipv4_inside {
+        return Some(DropReason::ForbiddenDestination);
+    }
+    link.filter(|l| l.network.contains(&a))
+        .map(|_| DropReason::NoSuchNeighbour)
+}

@@ -1,0 +1,40 @@
+//! What a mode is to the worker: the thing a frame is given to once it is admitted,
+//! and that gives frames back.
+
+use crate::frame::{GuestBurst, GuestSink};
+use crate::poller::{Readiness, Token};
+use crate::time::Instant;
+
+/// One mode of a port (masquerade, bridge, …) on one worker.
+///
+/// The worker calls exactly one method at a time, from one thread. After each turn
+/// it publishes what went into the sink and tells the guest once.
+pub trait Mode: Send {
+    /// Frames from the guest, in ring order, already admitted by the port.
+    fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink);
+
+    /// A file descriptor the mode registered is ready.
+    fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink);
+
+    /// The guest posted receive buffers after somebody had met [`crate::frame::NoRoom`].
+    fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink);
+
+    /// Time has reached [`deadline`](Self::deadline).
+    fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink);
+
+    /// When the mode next wants [`on_timer`](Self::on_timer); `None` while it waits
+    /// for nothing, so that an idle process is not woken.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// True if the mode has work it put off to let others have a turn: the worker
+    /// calls [`on_room`](Self::on_room) soon without waiting for the guest.
+    fn has_backlog(&self) -> bool {
+        false
+    }
+
+    /// The guest's driver is up (rings run): frames may be sent from now on.
+    fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink);
+
+    /// The guest's driver is gone, or a new one is about to come; nothing can be sent.
+    fn on_link_down(&mut self, now: Instant);
+}

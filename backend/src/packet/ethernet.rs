@@ -1,0 +1,143 @@
+//! Ethernet II.
+
+use super::{Malformed, be16};
+use std::fmt;
+use std::str::FromStr;
+
+/// A MAC address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// ff:ff:ff:ff:ff:ff
+    pub const BROADCAST: Self = Self([0xff; 6]);
+
+    /// True for group addresses, broadcast included.
+    pub const fn is_multicast(self) -> bool {
+        self.0[0] & 1 != 0
+    }
+
+    /// The link-local address made from this MAC (RFC 4291 appendix A).
+    pub const fn link_local(self) -> std::net::Ipv6Addr {
+        let m = self.0;
+        std::net::Ipv6Addr::from_octets([
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            m[0] ^ 2,
+            m[1],
+            m[2],
+            0xff,
+            0xfe,
+            m[3],
+            m[4],
+            m[5],
+        ])
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// A text that is not six hexadecimal bytes with colons or dashes between.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address such as 02:00:00:12:34:56")]
+pub struct BadMac(String);
+
+impl FromStr for MacAddr {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bad = || BadMac(text.to_owned());
+        let mut mac = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut mac {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(bad)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        Ok(Self(mac))
+    }
+}
+
+/// EtherType of a frame's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EtherType {
+    /// 0x0800
+    Ipv4,
+    /// 0x0806
+    Arp,
+    /// 0x86dd
+    Ipv6,
+    /// Anything else, 802.1Q tags included.
+    Other(u16),
+}
+
+impl From<u16> for EtherType {
+    fn from(value: u16) -> Self {
+        match value {
+            0x0800 => Self::Ipv4,
+            0x0806 => Self::Arp,
+            0x86dd => Self::Ipv6,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl From<EtherType> for u16 {
+    fn from(value: EtherType) -> Self {
+        match value {
+            EtherType::Ipv4 => 0x0800,
+            EtherType::Arp => 0x0806,
+            EtherType::Ipv6 => 0x86dd,
+            EtherType::Other(other) => other,
+        }
+    }
+}
+
+/// An Ethernet II header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EthernetHeader {
+    /// Destination.
+    pub dst: MacAddr,
+    /// Source.
+    pub src: MacAddr,
+    /// What follows.
+    pub ethertype: EtherType,
+}
+
+impl EthernetHeader {
+    /// Bytes on the wire.
+    pub const LEN: usize = 14;
+
+    /// Parses the header at the start of `frame`.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`]
+    pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
+        let h: &[u8; Self::LEN] = frame.first_chunk().ok_or(Malformed::Truncated)?;
+        Ok(Self {
+            dst: MacAddr([h[0], h[1], h[2], h[3], h[4], h[5]]),
+            src: MacAddr([h[6], h[7], h[8], h[9], h[10], h[11]]),
+            ethertype: be16(h, 12).into(),
+        })
+    }
+
+    /// Writes the header to the start of `out`.
+    pub fn emit(&self, out: &mut [u8]) {
+        out[..6].copy_from_slice(&self.dst.0);
+        out[6..12].copy_from_slice(&self.src.0);
+        out[12..14].copy_from_slice(&u16::from(self.ethertype).to_be_bytes());
+    }
+}

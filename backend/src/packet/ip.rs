@@ -1,0 +1,245 @@
+//! IPv4 (RFC 791) and IPv6 (RFC 8200) headers.
+
+use super::{Malformed, be16, be32, checksum};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Protocol numbers we know (IANA).
+pub mod protocol {
+    /// ICMP
+    pub const ICMP: u8 = 1;
+    /// TCP
+    pub const TCP: u8 = 6;
+    /// UDP
+    pub const UDP: u8 = 17;
+    /// ICMPv6
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 hop-by-hop options
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    /// IPv6 routing header
+    pub(super) const ROUTING: u8 = 43;
+    /// IPv6 fragment header
+    pub(super) const FRAGMENT: u8 = 44;
+    /// IPv6 destination options
+    pub(super) const DESTINATION: u8 = 60;
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentInfo {
+    /// Identification field; 16 bits of it in IPv4.
+    pub ident: u32,
+    /// Offset of this fragment's first byte in the datagram, in bytes.
+    pub offset: u16,
+    /// More fragments follow.
+    pub more: bool,
+}
+
+/// An IPv4 header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Header {
+    /// Source.
+    pub src: Ipv4Addr,
+    /// Destination.
+    pub dst: Ipv4Addr,
+    /// What follows ([`protocol`]).
+    pub protocol: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Don't-fragment bit.
+    pub dont_fragment: bool,
+    /// Set if this is a fragment of a larger datagram.
+    pub fragment: Option<FragmentInfo>,
+    /// Bytes of header, options included (20 to 60).
+    pub header_len: usize,
+    /// Bytes after the header.
+    pub payload_len: usize,
+}
+
+impl Ipv4Header {
+    /// Bytes of a header without options, the only kind we emit.
+    pub const LEN: usize = 20;
+
+    /// Parses the header at the start of `bytes`, with `available` bytes of packet
+    /// in the frame (Ethernet padding may make it more than the packet).
+    ///
+    /// # Errors
+    /// Any [`Malformed`].
+    pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
+        let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        if h[0] >> 4 != 4 {
+            return Err(Malformed::Version);
+        }
+        let header_len = usize::from(h[0] & 0xf) * 4;
+        let total_len = usize::from(be16(h, 2));
+        if header_len < Self::LEN || total_len < header_len || total_len > available {
+            return Err(Malformed::Length);
+        }
+        let flags = be16(h, 6);
+        let offset = (flags & 0x1fff) * 8;
+        let more = flags & 0x2000 != 0;
+        let fragment = (more || offset != 0).then(|| FragmentInfo {
+            ident: u32::from(be16(h, 4)),
+            offset,
+            more,
+        });
+        Ok(Self {
+            src: Ipv4Addr::from(be32(h, 12)),
+            dst: Ipv4Addr::from(be32(h, 16)),
+            protocol: h[9],
+            ttl: h[8],
+            tos: h[1],
+            dont_fragment: flags & 0x4000 != 0,
+            fragment,
+            header_len,
+            payload_len: total_len - header_len,
+        })
+    }
+
+    /// Writes a header without options to the start of `out`, checksum included.
+    /// `payload_len` is cut to what 16 bits can say.
+    pub fn emit(&self, out: &mut [u8]) {
+        let total = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
+        let fragment = self.fragment.unwrap_or(FragmentInfo {
+            ident: 0,
+            offset: 0,
+            more: false,
+        });
+        let ident = u16::try_from(fragment.ident & 0xffff).unwrap_or(0);
+        let flags = (u16::from(self.dont_fragment) << 14) | (u16::from(fragment.more) << 13) | (fragment.offset / 8);
+        out[0] = 0x45;
+        out[1] = self.tos;
+        out[2..4].copy_from_slice(&total.to_be_bytes());
+        out[4..6].copy_from_slice(&ident.to_be_bytes());
+        out[6..8].copy_from_slice(&flags.to_be_bytes());
+        out[8] = self.ttl;
+        out[9] = self.protocol;
+        out[10..12].fill(0);
+        out[12..16].copy_from_slice(&self.src.octets());
+        out[16..20].copy_from_slice(&self.dst.octets());
+        let sum = checksum::of(&out[..Self::LEN]);
+        out[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// An IPv6 header, extension headers walked through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Header {
+    /// Source.
+    pub src: Ipv6Addr,
+    /// Destination.
+    pub dst: Ipv6Addr,
+    /// The upper-layer protocol after all extension headers ([`protocol`]).
+    pub protocol: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Traffic class (DSCP and ECN).
+    pub traffic_class: u8,
+    /// Set if there is a fragment header.
+    pub fragment: Option<FragmentInfo>,
+    /// Bytes of header, extension headers included.
+    pub header_len: usize,
+    /// Bytes after the headers.
+    pub payload_len: usize,
+}
+
+impl Ipv6Header {
+    /// Bytes of a header without extension headers, the only kind `emit` writes
+    /// (48 with a fragment header).
+    pub const LEN: usize = 40;
+    /// Bytes of a fragment header.
+    pub const FRAGMENT_LEN: usize = 8;
+
+    /// Parses the header at the start of `bytes`, with `available` bytes of packet
+    /// in the frame.
+    ///
+    /// # Errors
+    /// Any [`Malformed`].
+    pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
+        let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        if h[0] >> 4 != 6 {
+            return Err(Malformed::Version);
+        }
+        let total_len = Self::LEN + usize::from(be16(h, 4));
+        if total_len > available {
+            return Err(Malformed::Length);
+        }
+        let mut header = Self {
+            src: Ipv6Addr::from(*h[8..].first_chunk::<16>().ok_or(Malformed::Truncated)?),
+            dst: Ipv6Addr::from(*h[24..].first_chunk::<16>().ok_or(Malformed::Truncated)?),
+            protocol: h[6],
+            hop_limit: h[7],
+            traffic_class: (h[0] << 4) | (h[1] >> 4),
+            fragment: None,
+            header_len: Self::LEN,
+            payload_len: 0,
+        };
+        header.walk_extensions(bytes, total_len)?;
+        header.payload_len = total_len - header.header_len;
+        Ok(header)
+    }
+
+    fn walk_extensions(&mut self, bytes: &[u8], total_len: usize) -> Result<(), Malformed> {
+        loop {
+            let at = self.header_len;
+            let is_fragment = self.protocol == protocol::FRAGMENT;
+            if !is_fragment
+                && !matches!(
+                    self.protocol,
+                    protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION
+                )
+            {
+                return Ok(());
+            }
+            if at + 8 > total_len {
+                return Err(Malformed::Length);
+            }
+            let h: &[u8; 8] = bytes
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .ok_or(Malformed::HeadersTooLong)?;
+            self.protocol = h[0];
+            if is_fragment {
+                let field = be16(h, 2);
+                self.fragment = Some(FragmentInfo {
+                    ident: be32(h, 4),
+                    offset: field & !7,
+                    more: field & 1 != 0,
+                });
+                self.header_len = at + Self::FRAGMENT_LEN;
+                if field & !7 != 0 {
+                    return Ok(());
+                }
+            } else {
+                self.header_len = at + 8 + usize::from(h[1]) * 8;
+            }
+            if self.header_len > total_len {
+                return Err(Malformed::Length);
+            }
+        }
+    }
+
+    /// Writes the header to the start of `out`: 40 bytes, 48 if this is a fragment.
+    /// `payload_len` is cut to what 16 bits can say.
+    pub fn emit(&self, out: &mut [u8]) {
+        let extra = if self.fragment.is_some() { Self::FRAGMENT_LEN } else { 0 };
+        let length = u16::try_from(self.payload_len + extra).unwrap_or(u16::MAX);
+        out[0] = 0x60 | (self.traffic_class >> 4);
+        out[1] = self.traffic_class << 4;
+        out[2..4].fill(0);
+        out[4..6].copy_from_slice(&length.to_be_bytes());
+        out[6] = self.protocol;
+        out[7] = self.hop_limit;
+        out[8..24].copy_from_slice(&self.src.octets());
+        out[24..40].copy_from_slice(&self.dst.octets());
+        if let Some(fragment) = self.fragment {
+            out[6] = protocol::FRAGMENT;
+            out[40] = self.protocol;
+            out[41] = 0;
+            let field = fragment.offset | u16::from(fragment.more);
+            out[42..44].copy_from_slice(&field.to_be_bytes());
+            out[44..48].copy_from_slice(&fragment.ident.to_be_bytes());
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Packet headers as plain values: parsed from a copied head, emitted into a buffer.
+//!
+//! The contract: `parse` never panics, whatever the bytes, and says why it refused
+//! ([`Malformed`]). What it returns is consistent in itself (lengths lie within the
+//! frame). `emit` writes a whole header into a buffer the caller made large enough.
+//! No I/O, no clock, no allocation.
+
+pub mod checksum;
+mod ethernet;
+mod headers;
+mod ip;
+mod tcp;
+mod udp;
+
+pub use ethernet::{EtherType, EthernetHeader, MacAddr};
+pub use headers::{Headers, Network};
+pub use ip::{FragmentInfo, Ipv4Header, Ipv6Header, protocol};
+pub use tcp::{TcpFlags, TcpHeader, TcpOptions};
+pub use udp::UdpHeader;
+
+/// Why a header was refused. Each is a counter's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The frame ends before the header does.
+    #[error("the frame ends inside a header")]
+    Truncated,
+    /// A version field does not match the EtherType.
+    #[error("wrong IP version")]
+    Version,
+    /// A length field contradicts the frame.
+    #[error("a length field contradicts the frame")]
+    Length,
+    /// Headers reach beyond the bytes that are copied for decisions.
+    #[error("the headers are longer than is looked at")]
+    HeadersTooLong,
+}
+
+/// Reads a big-endian 16-bit field. Panics only if the caller did not check the length.
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// Reads a big-endian 32-bit field. Panics only if the caller did not check the length.
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}

@@ -1,0 +1,161 @@
+//! TCP headers and options (RFC 9293 3.1, RFC 7323).
+
+use super::{Malformed, be16, be32};
+
+/// Control bits of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// No more data from the sender.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronize sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Reset the connection.
+    pub const RST: Self = Self(0x04);
+    /// Push.
+    pub const PSH: Self = Self(0x08);
+    /// The acknowledgment field is valid.
+    pub const ACK: Self = Self(0x10);
+    /// The urgent pointer is valid.
+    pub const URG: Self = Self(0x20);
+
+    /// True if all bits of `other` are set.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for TcpFlags {
+    type Output = Self;
+
+    fn bitor(self, rhs: Self) -> Self {
+        Self(self.0 | rhs.0)
+    }
+}
+
+/// The options we understand; unknown ones are skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Maximum segment size (SYN only).
+    pub mss: Option<u16>,
+    /// Window scale shift (SYN only, RFC 7323 2).
+    pub window_scale: Option<u8>,
+}
+
+impl TcpOptions {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const MSS: u8 = 2;
+    const WINDOW_SCALE: u8 = 3;
+
+    fn parse(mut bytes: &[u8]) -> Self {
+        let mut options = Self::default();
+        while let [kind, rest @ ..] = bytes {
+            match *kind {
+                Self::END => break,
+                Self::NOP => bytes = rest,
+                kind => {
+                    let Some(len) = rest.first().map(|l| usize::from(*l)).filter(|l| *l >= 2) else {
+                        break;
+                    };
+                    let Some(body) = bytes.get(2..len) else { break };
+                    match (kind, body) {
+                        (Self::MSS, &[a, b]) => options.mss = Some(u16::from_be_bytes([a, b])),
+                        (Self::WINDOW_SCALE, &[shift]) => options.window_scale = Some(shift.min(14)),
+                        _ => {}
+                    }
+                    bytes = &bytes[len..];
+                }
+            }
+        }
+        options
+    }
+
+    /// Bytes the options take in a header, padded to a multiple of four.
+    pub const fn emitted_len(&self) -> usize {
+        let mss = if self.mss.is_some() { 4 } else { 0 };
+        let scale = if self.window_scale.is_some() { 4 } else { 0 };
+        mss + scale
+    }
+
+    fn emit(&self, out: &mut [u8]) {
+        let mut at = 0;
+        if let Some(mss) = self.mss {
+            out[..2].copy_from_slice(&[Self::MSS, 4]);
+            out[2..4].copy_from_slice(&mss.to_be_bytes());
+            at = 4;
+        }
+        if let Some(shift) = self.window_scale {
+            out[at..at + 4].copy_from_slice(&[Self::NOP, Self::WINDOW_SCALE, 3, shift]);
+        }
+    }
+}
+
+/// A TCP header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpHeader {
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// Sequence number (SEG.SEQ).
+    pub seq: u32,
+    /// Acknowledgment number (SEG.ACK).
+    pub ack: u32,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// Window as on the wire, not scaled (SEG.WND).
+    pub window: u16,
+    /// Options we understand.
+    pub options: TcpOptions,
+    /// Bytes of header, options included (20 to 60). Ignored by `emit`.
+    pub header_len: usize,
+}
+
+impl TcpHeader {
+    /// Bytes of a header without options.
+    pub const LEN: usize = 20;
+
+    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes.
+    ///
+    /// # Errors
+    /// Any [`Malformed`].
+    pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
+        let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        let header_len = usize::from(h[12] >> 4) * 4;
+        if header_len < Self::LEN || header_len > available {
+            return Err(Malformed::Length);
+        }
+        let options = bytes.get(Self::LEN..header_len).ok_or(Malformed::HeadersTooLong)?;
+        Ok(Self {
+            src_port: be16(h, 0),
+            dst_port: be16(h, 2),
+            seq: be32(h, 4),
+            ack: be32(h, 8),
+            flags: TcpFlags(h[13]),
+            window: be16(h, 14),
+            options: TcpOptions::parse(options),
+            header_len,
+        })
+    }
+
+    /// Bytes `emit` writes.
+    pub const fn emitted_len(&self) -> usize {
+        Self::LEN + self.options.emitted_len()
+    }
+
+    /// Writes the header with the checksum field `checksum` to the start of `out`.
+    pub fn emit(&self, out: &mut [u8], checksum: u16) {
+        out[..2].copy_from_slice(&self.src_port.to_be_bytes());
+        out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
+        out[4..8].copy_from_slice(&self.seq.to_be_bytes());
+        out[8..12].copy_from_slice(&self.ack.to_be_bytes());
+        out[12] = u8::try_from(self.emitted_len() / 4).unwrap_or(15) << 4;
+        out[13] = self.flags.0;
+        out[14..16].copy_from_slice(&self.window.to_be_bytes());
+        out[16..18].copy_from_slice(&checksum.to_be_bytes());
+        out[18..20].fill(0);
+        self.options.emit(&mut out[Self::LEN..]);
+    }
+}

@@ -1,0 +1,51 @@
+//! UDP (RFC 768).
+
+use super::{Malformed, be16};
+
+/// A UDP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpHeader {
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// Bytes after the header.
+    pub payload_len: usize,
+}
+
+impl UdpHeader {
+    /// Bytes on the wire.
+    pub const LEN: usize = 8;
+
+    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes.
+    /// A frame that stands for several datagrams (`segmented`) has a length field that
+    /// need not match; its payload is then all there is.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] or [`Malformed::Length`].
+    pub fn parse(bytes: &[u8], available: usize, segmented: bool) -> Result<Self, Malformed> {
+        let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
+        if available < Self::LEN {
+            return Err(Malformed::Length);
+        }
+        let length = usize::from(be16(h, 4));
+        let length = if segmented { available } else { length };
+        if length < Self::LEN || length > available {
+            return Err(Malformed::Length);
+        }
+        Ok(Self {
+            src_port: be16(h, 0),
+            dst_port: be16(h, 2),
+            payload_len: length - Self::LEN,
+        })
+    }
+
+    /// Writes the header with the checksum field `checksum` to the start of `out`.
+    pub fn emit(&self, out: &mut [u8], checksum: u16) {
+        let length = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
+        out[..2].copy_from_slice(&self.src_port.to_be_bytes());
+        out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
+        out[4..6].copy_from_slice(&length.to_be_bytes());
+        out[6..8].copy_from_slice(&checksum.to_be_bytes());
+    }
+}

@@ -1,0 +1,100 @@
+//! Many timers, one queue, no work until one is due.
+//!
+//! A timer is moved later far more often than it fires. So the queue keeps, for each
+//! owner, only the earliest entry it ever asked for; when that comes up the owner
+//! says when it really wants to be called, and goes back in. Moving a deadline later
+//! therefore costs nothing.
+
+use crate::time::Instant;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The owner's side of the queue: when its next entry comes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduled(Option<Instant>);
+
+/// Deadlines of owners with key `K`.
+#[derive(Debug)]
+pub struct TimerQueue<K> {
+    heap: BinaryHeap<Reverse<(Instant, K)>>,
+}
+
+impl<K: Ord> Default for TimerQueue<K> {
+    fn default() -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Ord> TimerQueue<K> {
+    /// Makes sure `key` comes up at `deadline` or earlier.
+    pub fn schedule(&mut self, slot: &mut Scheduled, key: K, deadline: Instant) {
+        if slot.0.is_none_or(|at| deadline < at) {
+            slot.0 = Some(deadline);
+            self.heap.push(Reverse((deadline, key)));
+        }
+    }
+
+    /// When the next entry comes up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Takes one entry that is due. The owner passes the time to [`Scheduled::fire`],
+    /// which says whether the entry is its current one.
+    pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, K)> {
+        if self.deadline()? > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(entry)| entry)
+    }
+}
+
+impl Scheduled {
+    /// Notes that the entry of time `at` came up. False if it was replaced by an
+    /// earlier one long ago and means nothing now.
+    pub fn fire(&mut self, at: Instant) -> bool {
+        let current = self.0 == Some(at);
+        if current {
+            self.0 = None;
+        }
+        current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(nanos: u64) -> Instant {
+        Instant::from_nanos(nanos)
+    }
+
+    #[test]
+    fn moving_a_deadline_later_adds_no_entry() {
+        let mut queue = TimerQueue::default();
+        let mut slot = Scheduled::default();
+        queue.schedule(&mut slot, 7, at(10));
+        queue.schedule(&mut slot, 7, at(20));
+        assert_eq!(queue.pop_due(at(9)), None);
+        assert_eq!(queue.pop_due(at(10)), Some((at(10), 7)));
+        assert!(slot.fire(at(10)));
+        assert_eq!(queue.deadline(), None);
+    }
+
+    #[test]
+    fn an_earlier_deadline_replaces_the_later_one() {
+        let mut queue = TimerQueue::default();
+        let mut slot = Scheduled::default();
+        queue.schedule(&mut slot, 7, at(20));
+        queue.schedule(&mut slot, 7, at(10));
+        assert_eq!(queue.pop_due(at(30)), Some((at(10), 7)));
+        assert!(slot.fire(at(10)));
+        queue.schedule(&mut slot, 7, at(40));
+        assert_eq!(queue.pop_due(at(30)), Some((at(20), 7)));
+        assert!(!slot.fire(at(20)), "the replaced entry means nothing");
+        assert_eq!(queue.pop_due(at(40)), Some((at(40), 7)));
+        assert!(slot.fire(at(40)));
+    }
+}

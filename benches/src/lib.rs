@@ -1,0 +1,1 @@
+//! Yardsticks of hawser (see docs/performance.md).

@@ -1,0 +1,3 @@
+//! `hawser`: everything that is not a packet.
+
+fn main() {}

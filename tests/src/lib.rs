@@ -1,0 +1,1 @@
+//! What the whole-program tests stand on: guests, network namespaces, peers and a front end in process.
