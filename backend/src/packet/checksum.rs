@@ -10,7 +10,7 @@ impl Sum {
     /// Adds bytes; a part of odd length is padded with a zero, so only the last part
     /// of a message may have one.
     #[must_use]
-    pub fn add(mut self, bytes: &[u8]) -> Self {
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
             self.0 += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
@@ -26,16 +26,16 @@ impl Sum {
 
     /// Adds one 16-bit field.
     #[must_use]
-    pub const fn add_u16(self, value: u16) -> Self {
+    pub const fn word(self, value: u16) -> Self {
         Self(self.0 + value as u64)
     }
 
     /// Adds the pseudo-header of IPv4 or IPv6 (RFC 793 3.1, RFC 8200 8.1).
     #[must_use]
-    pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
+    pub fn pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
         let sum = match (src, dst) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => self.add(&s.octets()).add(&d.octets()),
-            (IpAddr::V6(s), IpAddr::V6(d)) => self.add(&s.octets()).add(&d.octets()),
+            (IpAddr::V4(s), IpAddr::V4(d)) => self.bytes(&s.octets()).bytes(&d.octets()),
+            (IpAddr::V6(s), IpAddr::V6(d)) => self.bytes(&s.octets()).bytes(&d.octets()),
             _ => self,
         };
         Self(sum.0 + length as u64 + u64::from(protocol))
@@ -59,7 +59,7 @@ impl Sum {
 
 /// Checksum of one stretch of bytes.
 pub fn of(bytes: &[u8]) -> u16 {
-    Sum::default().add(bytes).finish()
+    Sum::default().bytes(bytes).finish()
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn matches_the_example_of_rfc_1071() {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Sum::default().add(&bytes).fold(), 0xddf2);
+        assert_eq!(Sum::default().bytes(&bytes).fold(), 0xddf2);
     }
 
     #[test]
