@@ -8,12 +8,14 @@
 pub mod checksum;
 mod ethernet;
 mod headers;
+pub mod icmp;
 mod ip;
 mod tcp;
 mod udp;
 
 pub use ethernet::{EtherType, EthernetHeader, MacAddr};
 pub use headers::{Headers, Network};
+pub use icmp::IcmpHeader;
 pub use ip::{FragmentInfo, Ipv4Header, Ipv6Header, protocol};
 pub use tcp::{TcpFlags, TcpHeader, TcpOptions};
 pub use udp::UdpHeader;
