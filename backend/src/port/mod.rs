@@ -1,1 +1,134 @@
-//! Being built.
+//! The VM's attachment: its workers with their modes, what is admitted, what is
+//! counted. A port outlives the front ends that connect to it one after the other.
+
+use crate::config::{ModeConfig, PortConfig};
+use crate::counters::{Count, Counters, DropReason};
+use crate::mode::Mode;
+use crate::poller::Poller;
+use crate::worker::{self, WorkerHandle};
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+
+/// A port of a VM.
+pub struct Port {
+    config: PortConfig,
+    workers: Vec<WorkerHandle>,
+    counters: Vec<Arc<Counters>>,
+}
+
+/// What a mode is made with: one mode per worker.
+pub struct ModeContext {
+    /// Where the mode's sockets are watched.
+    pub poller: Poller,
+    /// Where the worker counts.
+    pub counters: Arc<Counters>,
+    /// Number of the worker, from 0.
+    pub worker: usize,
+}
+
+/// Why a mode could not be made.
+pub type ModeError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a port could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The system refused a descriptor or a thread.
+    #[error("cannot start a worker: {0}; raise the limits on open files and threads")]
+    Worker(#[from] io::Error),
+    /// The mode could not start.
+    #[error("{0}")]
+    Mode(#[source] ModeError),
+}
+
+impl Port {
+    /// Makes a port in the mode its configuration names.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    pub fn new(config: PortConfig) -> Result<Self, PortError> {
+        let mode = config.mode.clone();
+        Self::with_modes(config, &mut |_context| match &mode {
+            ModeConfig::Masquerade(_masquerade) => Err("masquerade is not built into this version".into()),
+        })
+    }
+
+    /// Makes a port with modes of the caller's making (tests, benches).
+    ///
+    /// # Errors
+    /// [`PortError`]
+    pub fn with_modes(
+        config: PortConfig,
+        make: &mut dyn FnMut(ModeContext) -> Result<Box<dyn Mode>, ModeError>,
+    ) -> Result<Self, PortError> {
+        let mut port = Self {
+            workers: Vec::new(),
+            counters: Vec::new(),
+            config,
+        };
+        for index in 0..usize::from(port.config.queue_pairs.get()) {
+            let poller = Poller::new()?;
+            let counters = Arc::new(Counters::default());
+            let mode = make(ModeContext {
+                poller: poller.clone(),
+                counters: Arc::clone(&counters),
+                worker: index,
+            })
+            .map_err(PortError::Mode)?;
+            let spec = worker::WorkerSpec {
+                name: format!("{}-{index}", port.config.name),
+                mac: port.config.mac,
+                poller,
+                counters: Arc::clone(&counters),
+                mode,
+            };
+            port.workers.push(worker::spawn(spec)?);
+            port.counters.push(counters);
+        }
+        Ok(port)
+    }
+
+    /// What the port was made with.
+    pub const fn config(&self) -> &PortConfig {
+        &self.config
+    }
+
+    /// The workers, one per queue pair.
+    pub fn workers(&self) -> &[WorkerHandle] {
+        &self.workers
+    }
+
+    /// The sum over all workers.
+    pub fn counters(&self) -> Counters {
+        let total = Counters::default();
+        for counters in &self.counters {
+            for &reason in DropReason::ALL {
+                total.drop_n(reason, counters.dropped(reason));
+            }
+            for &count in Count::ALL {
+                total.add(count, counters.count(count));
+            }
+        }
+        total
+    }
+
+    /// What the port did so far, a line per counter that is not zero.
+    pub fn report(&self) -> String {
+        let total = self.counters();
+        let mut text = format!("port {}:\n", self.config.name);
+        for &count in Count::ALL {
+            line(&mut text, "", count.name(), total.count(count));
+        }
+        for &reason in DropReason::ALL {
+            line(&mut text, "dropped ", reason.name(), total.dropped(reason));
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, prefix: &str, name: &str, value: u64) {
+    if value != 0 {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {prefix}{name} {value}");
+    }
+}

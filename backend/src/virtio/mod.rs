@@ -1,1 +1,18 @@
-//! Being built.
+//! The device side of virtio-net (virtio 1.3, chapters 2.7 and 5.1) on memory the
+//! guest shares with us: split rings, packet headers, features, configuration space.
+//!
+//! The guest is hostile. Whatever stands in its memory is read once, checked, and
+//! used from the copy; a ring that contradicts itself is an error value that stops
+//! that one ring.
+
+pub mod config_space;
+pub mod dirty_log;
+pub mod features;
+pub mod memory;
+
+pub use config_space::ConfigSpace;
+pub use dirty_log::DirtyBitmap;
+pub use memory::GuestMap;
+
+/// Largest ring virtio allows (2.7: "the maximum Queue Size value is 32768").
+pub const MAX_RING_SIZE: u16 = 32768;

@@ -1,0 +1,43 @@
+//! The device configuration space of virtio-net (5.1.4), as bytes.
+
+use crate::config::PortConfig;
+
+/// VIRTIO_NET_S_LINK_UP
+const STATUS_LINK_UP: u16 = 1;
+/// "speed" and "duplex" when they are not known (5.1.4).
+const SPEED_UNKNOWN: u32 = u32::MAX;
+const DUPLEX_UNKNOWN: u8 = 0xff;
+
+/// What the guest reads of its NIC: mac, status, max_virtqueue_pairs, mtu, speed,
+/// duplex. The guest writes nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSpace([u8; Self::LEN]);
+
+impl ConfigSpace {
+    /// Bytes of the fields we fill.
+    pub const LEN: usize = 17;
+
+    /// The configuration space of a port.
+    pub fn new(config: &PortConfig) -> Self {
+        let mut bytes = [0; Self::LEN];
+        bytes[..6].copy_from_slice(&config.mac.unwrap_or_default().0);
+        bytes[6..8].copy_from_slice(&STATUS_LINK_UP.to_le_bytes());
+        bytes[8..10].copy_from_slice(&config.queue_pairs.get().to_le_bytes());
+        bytes[10..12].copy_from_slice(&config.mtu.to_le_bytes());
+        bytes[12..16].copy_from_slice(&SPEED_UNKNOWN.to_le_bytes());
+        bytes[16] = DUPLEX_UNKNOWN;
+        Self(bytes)
+    }
+
+    /// `size` bytes from `offset` on; zeros beyond the fields we have.
+    pub fn read(&self, offset: u32, size: u32) -> Vec<u8> {
+        let known = usize::try_from(offset)
+            .ok()
+            .and_then(|at| self.0.get(at..))
+            .unwrap_or_default();
+        let size = usize::try_from(size).unwrap_or(0);
+        let mut bytes: Vec<u8> = known.iter().copied().take(size).collect();
+        bytes.resize(size, 0);
+        bytes
+    }
+}

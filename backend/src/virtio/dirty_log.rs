@@ -1,0 +1,163 @@
+//! The log of pages we wrote, for live migration (vhost-user "Migration").
+//!
+//! The front end shares one bitmap for all guest memory, a bit per 4 KiB page of
+//! guest-physical address. `vhost-user-backend` hands it to each memory region
+//! ([`BitmapReplace`]); a region without a log costs a relaxed load per write. Regions
+//! made by a later memory table take the log over from the ones before
+//! ([`DirtyBitmap::inherit`]), which the crate alone would forget. Whether pages are
+//! to be marked at all (the feature LOG_ALL) is the ring's business.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use vhost_user_backend::bitmap::{AtomicBitmapMmap, BitmapReplace, MemRegionBitmap, MmapLogReg};
+use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
+use vm_memory::{Address, GuestMemoryRegion};
+
+/// Bytes one bit of the log stands for (VHOST_LOG_PAGE).
+const PAGE: u64 = 4096;
+/// Pages one byte of the log stands for.
+const PAGES_PER_BYTE: u64 = 8;
+
+/// The log of one memory region; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct DirtyBitmap {
+    shared: Arc<Shared>,
+    /// Where this slice starts in its region.
+    offset: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// True once there is a log: what a write without one looks at.
+    active: AtomicBool,
+    log: RwLock<Option<RegionLog>>,
+}
+
+/// The part of the front end's log that belongs to one region.
+#[derive(Clone, Debug)]
+pub struct RegionLog {
+    bytes: Arc<MmapLogReg>,
+    /// Guest-physical address of the region.
+    start: u64,
+    /// Length of the region in bytes.
+    len: u64,
+}
+
+impl DirtyBitmap {
+    /// Takes over the log of a region of an earlier memory table, unless this region
+    /// has one; `region` is the region this bitmap belongs to. A log too short for
+    /// the region is left: the front end sends a longer one before it relies on it.
+    pub fn inherit(&self, earlier: &Self, region: &impl GuestMemoryRegion) {
+        if self.shared.active.load(Ordering::Relaxed) {
+            return;
+        }
+        let log = earlier
+            .shared
+            .log
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(log) = log.and_then(|log| RegionLog::new(region, log.bytes).ok()) {
+            self.replace(log);
+        }
+    }
+
+    /// True if writes are logged.
+    pub fn is_active(&self) -> bool {
+        self.shared.active.load(Ordering::Relaxed)
+    }
+
+    fn with_log<R>(&self, f: impl FnOnce(&RegionLog) -> R) -> Option<R> {
+        if !self.is_active() {
+            return None;
+        }
+        let log = self.shared.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.as_ref().map(f)
+    }
+}
+
+impl RegionLog {
+    /// Page number, in guest-physical memory, of the byte at `offset` of the region.
+    const fn page(&self, offset: u64) -> u64 {
+        (self.start + offset) / PAGE
+    }
+
+    fn mark(&self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len).min(self.len);
+        if offset >= end {
+            return;
+        }
+        for page in self.page(offset)..=self.page(end - 1) {
+            let (byte, bit) = byte_and_bit(page);
+            // Release: the front end that sees the bit and then copies the page must
+            // find what was written before.
+            self.bytes[byte].fetch_or(bit, Ordering::Release);
+        }
+    }
+
+    fn is_marked(&self, offset: u64) -> bool {
+        if offset >= self.len {
+            return false;
+        }
+        let (byte, bit) = byte_and_bit(self.page(offset));
+        self.bytes[byte].load(Ordering::Relaxed) & bit != 0
+    }
+}
+
+fn byte_and_bit(page: u64) -> (usize, u8) {
+    let byte = usize::try_from(page / PAGES_PER_BYTE).unwrap_or(usize::MAX);
+    (byte, 1 << (page % PAGES_PER_BYTE))
+}
+
+impl MemRegionBitmap for RegionLog {
+    fn new<R: GuestMemoryRegion>(region: &R, logmem: Arc<MmapLogReg>) -> io::Result<Self> {
+        // The crate keeps the length of the log to itself, but its own bitmap checks it.
+        AtomicBitmapMmap::new(region, Arc::clone(&logmem))?;
+        Ok(Self {
+            bytes: logmem,
+            start: region.start_addr().raw_value(),
+            len: region.len(),
+        })
+    }
+}
+
+impl Bitmap for DirtyBitmap {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        let at = self.offset.saturating_add(offset as u64);
+        self.with_log(|log| log.mark(at, len as u64));
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let at = self.offset.saturating_add(offset as u64);
+        self.with_log(|log| log.is_marked(at)).unwrap_or(false)
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            offset: self.offset.saturating_add(offset as u64),
+        }
+    }
+}
+
+impl BitmapReplace for DirtyBitmap {
+    type InnerBitmap = RegionLog;
+
+    fn replace(&self, bitmap: RegionLog) {
+        *self.shared.log.write().unwrap_or_else(PoisonError::into_inner) = Some(bitmap);
+        self.shared.active.store(true, Ordering::Release);
+    }
+}
+
+impl BitmapSlice for DirtyBitmap {}
+
+impl WithBitmapSlice<'_> for DirtyBitmap {
+    type S = Self;
+}
+
+impl NewBitmap for DirtyBitmap {
+    fn with_len(_len: usize) -> Self {
+        Self::default()
+    }
+}

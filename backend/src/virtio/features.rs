@@ -1,0 +1,83 @@
+//! Which virtio feature bits a port offers, and what the acknowledged ones mean.
+
+use crate::config::PortConfig;
+use crate::frame::GuestCaps;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+/// VHOST_F_LOG_ALL: pages we write are logged while it is acknowledged.
+pub const LOG_ALL: u64 = 1 << 26;
+/// VHOST_USER_F_PROTOCOL_FEATURES.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// The features a port offers.
+pub fn offered(config: &PortConfig) -> u64 {
+    let mut features = LOG_ALL | PROTOCOL_FEATURES;
+    for bit in [
+        VIRTIO_F_VERSION_1,
+        VIRTIO_RING_F_EVENT_IDX,
+        VIRTIO_RING_F_INDIRECT_DESC,
+        VIRTIO_NET_F_CSUM,
+        VIRTIO_NET_F_GUEST_CSUM,
+        VIRTIO_NET_F_HOST_TSO4,
+        VIRTIO_NET_F_HOST_TSO6,
+        VIRTIO_NET_F_HOST_ECN,
+        VIRTIO_NET_F_HOST_USO,
+        VIRTIO_NET_F_GUEST_TSO4,
+        VIRTIO_NET_F_GUEST_TSO6,
+        VIRTIO_NET_F_GUEST_ECN,
+        VIRTIO_NET_F_GUEST_USO4,
+        VIRTIO_NET_F_GUEST_USO6,
+        VIRTIO_NET_F_MRG_RXBUF,
+        VIRTIO_NET_F_MTU,
+        VIRTIO_NET_F_STATUS,
+    ] {
+        features |= 1 << bit;
+    }
+    if config.mac.is_some() {
+        features |= 1 << VIRTIO_NET_F_MAC;
+    }
+    // A driver of a front end without several queue pairs (UML's) fails when MQ is
+    // offered: only where somebody asked for it.
+    if config.queue_pairs.get() > 1 {
+        features |= 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
+    }
+    features
+}
+
+/// Acknowledged features, asked by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// True if feature `bit` was acknowledged.
+    pub const fn has(self, bit: u32) -> bool {
+        self.0 & (1 << bit) != 0
+    }
+
+    /// True if pages we write are to be logged.
+    pub const fn log_all(self) -> bool {
+        self.0 & LOG_ALL != 0
+    }
+
+    /// What the guest accepts on its receive side.
+    pub const fn guest_caps(self) -> GuestCaps {
+        // Every segmentation offload needs GUEST_CSUM (5.1.3.1): a driver that takes
+        // one without the other gets none.
+        let checksum = self.has(VIRTIO_NET_F_GUEST_CSUM);
+        GuestCaps {
+            checksum,
+            tso4: checksum && self.has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: checksum && self.has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: checksum && self.has(VIRTIO_NET_F_GUEST_ECN),
+            uso4: checksum && self.has(VIRTIO_NET_F_GUEST_USO4),
+            uso6: checksum && self.has(VIRTIO_NET_F_GUEST_USO6),
+        }
+    }
+}

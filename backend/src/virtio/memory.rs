@@ -1,0 +1,110 @@
+//! A snapshot of guest memory: which guest-physical addresses are mapped where.
+//!
+//! A ring translates an address by two comparisons against the region it found last
+//! time. The snapshot keeps the mapping alive ([`Arc`]); a new memory table makes a
+//! new snapshot, and the worker says when it no longer uses the old one.
+
+use super::DirtyBitmap;
+use std::sync::Arc;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// One immutable table of guest memory.
+#[derive(Debug)]
+pub struct GuestMap {
+    /// Sorted by guest-physical address; never overlapping.
+    regions: Vec<Region>,
+    memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
+}
+
+#[derive(Debug)]
+struct Region {
+    start: u64,
+    len: u64,
+    host: *mut u8,
+    log: DirtyBitmap,
+}
+
+// SAFETY: the pointers are addresses of a shared mapping that `memory` keeps alive;
+// nothing in it belongs to a thread.
+unsafe impl Send for GuestMap {}
+// SAFETY: as above; all access through them is by raw pointer or atomic.
+unsafe impl Sync for GuestMap {}
+
+/// Remembers the region an address was found in last time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegionCache(usize);
+
+impl GuestMap {
+    /// A snapshot of `memory`. If there is an `earlier` one whose writes are being
+    /// logged, the log goes on for the new regions.
+    pub fn new(memory: Arc<GuestMemoryMmap<DirtyBitmap>>, earlier: Option<&Self>) -> Self {
+        let logged = earlier.and_then(|map| map.regions.iter().find(|r| r.log.is_active()));
+        let mut regions: Vec<Region> = memory
+            .iter()
+            .map(|region| {
+                let log = GuestMemoryRegion::bitmap(region);
+                if let Some(logged) = logged {
+                    log.inherit(&logged.log, region);
+                }
+                Region {
+                    start: region.start_addr().raw_value(),
+                    len: region.len(),
+                    host: region.as_ptr(),
+                    log,
+                }
+            })
+            .collect();
+        regions.sort_by_key(|r| r.start);
+        Self { regions, memory }
+    }
+
+    /// The memory behind the snapshot.
+    pub const fn memory(&self) -> &Arc<GuestMemoryMmap<DirtyBitmap>> {
+        &self.memory
+    }
+
+    /// Host address of guest-physical `address` and how many bytes follow it in the
+    /// same region (at least one); `None` if it is not mapped.
+    #[inline]
+    pub fn find(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
+        if let Some(found) = self.regions.get(cache.0).and_then(|r| r.at(address)) {
+            return Some(found);
+        }
+        // The last region that starts at or before the address.
+        let index = self.regions.partition_point(|r| r.start <= address).checked_sub(1)?;
+        let found = self.regions[index].at(address)?;
+        cache.0 = index;
+        Some(found)
+    }
+
+    /// Host address of `len` bytes that lie in one region.
+    pub fn range(&self, address: u64, len: u64) -> Option<*mut u8> {
+        let (host, room) = self.find(&mut RegionCache::default(), address)?;
+        (len <= room).then_some(host)
+    }
+
+    /// Marks bytes we wrote in the dirty log, by host address.
+    pub fn mark_written(&self, host: *const u8, len: usize) {
+        let host = host.addr();
+        let region = self.regions.iter().find(|r| {
+            let start = r.host.addr();
+            host >= start && ((host - start) as u64) < r.len
+        });
+        if let Some(region) = region {
+            region.log.mark_dirty(host - region.host.addr(), len);
+        }
+    }
+}
+
+impl Region {
+    #[inline]
+    fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
+        let offset = address.checked_sub(self.start)?;
+        if offset >= self.len {
+            return None;
+        }
+        let host = self.host.wrapping_add(usize::try_from(offset).ok()?);
+        Some((host, self.len - offset))
+    }
+}

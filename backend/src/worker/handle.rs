@@ -1,0 +1,82 @@
+//! The vhost-user side's hold on a worker.
+
+use super::command::{Command, CommandSender, RingRole, RingSetup};
+use crate::virtio::GuestMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// A running worker. Dropping it stops the thread.
+///
+/// Orders are carried out in the order they are given. Only [`set_memory`],
+/// [`clear_memory`] and [`stop_ring`] wait for the worker.
+///
+/// [`set_memory`]: Self::set_memory
+/// [`clear_memory`]: Self::clear_memory
+/// [`stop_ring`]: Self::stop_ring
+pub struct WorkerHandle {
+    commands: CommandSender,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl WorkerHandle {
+    pub(super) const fn new(commands: CommandSender, thread: JoinHandle<()>) -> Self {
+        Self {
+            commands,
+            thread: Some(thread),
+        }
+    }
+
+    /// Gives the worker a new memory table. Returns when the old one is no longer
+    /// used. Running rings are translated again; one that is no longer mapped stops.
+    pub fn set_memory(&self, map: Arc<GuestMap>) {
+        self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
+    }
+
+    /// Takes the memory away: every ring stops. For a front end that is gone.
+    pub fn clear_memory(&self) {
+        self.commands.ask(|reply| Command::SetMemory(None, reply));
+    }
+
+    /// Tells the features the guest acknowledged; running rings follow at once.
+    pub fn set_features(&self, features: u64) {
+        self.commands.send(Command::SetFeatures(features));
+    }
+
+    /// Starts a ring. It serves once it is enabled too ([`set_enabled`](Self::set_enabled)).
+    pub fn start_ring(&self, role: RingRole, setup: RingSetup) {
+        self.commands.send(Command::StartRing(role, Box::new(setup)));
+    }
+
+    /// Stops a ring and returns the index of the next available entry, for the one
+    /// who goes on; `None` if it was never started (or the worker is gone).
+    pub fn stop_ring(&self, role: RingRole) -> Option<u16> {
+        self.commands.ask(|reply| Command::StopRing(role, reply)).flatten()
+    }
+
+    /// Enables or disables a ring, started or not. A disabled ring takes nothing from
+    /// the guest and gives nothing to it.
+    pub fn set_enabled(&self, role: RingRole, enabled: bool) {
+        self.commands.send(Command::SetEnabled(role, enabled));
+    }
+
+    /// Replaces the eventfd that interrupts the guest.
+    pub fn set_call(&self, role: RingRole, call: Option<File>) {
+        self.commands.send(Command::SetCall(role, call));
+    }
+
+    /// Replaces the eventfd that tells the front end of a broken ring.
+    pub fn set_error(&self, role: RingRole, error: Option<File>) {
+        self.commands.send(Command::SetError(role, error));
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.commands.send(Command::Exit);
+        if let Some(thread) = self.thread.take() {
+            // A worker that panicked has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
