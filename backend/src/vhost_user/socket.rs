@@ -1,0 +1,200 @@
+//! Messages over a Unix socket that never blocks, and waiting for several of them.
+
+use super::message::{Assembler, FILES_MAX, Malformed, Message};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+/// What a non-blocking read brought.
+#[derive(Debug)]
+pub enum Received {
+    /// A whole message.
+    Message(Message),
+    /// Part of one, or nothing: wait.
+    Nothing,
+    /// The peer has closed, between two messages.
+    End,
+}
+
+/// Why a socket cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The peer does not speak the protocol.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// The system refused.
+    #[error("vhost-user socket: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// One side of a relay: a socket, the message being read and those being written.
+#[derive(Debug)]
+pub struct MessageSocket {
+    stream: UnixStream,
+    incoming: Assembler,
+    outgoing: VecDeque<Message>,
+    /// Bytes of the first outgoing message that are gone already.
+    sent: usize,
+}
+
+impl MessageSocket {
+    /// Wraps a connected stream.
+    ///
+    /// # Errors
+    /// What fcntl(2) says.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            incoming: Assembler::default(),
+            outgoing: VecDeque::new(),
+            sent: 0,
+        })
+    }
+
+    /// Reads on; at most one message comes out, so call again until [`Received::Nothing`].
+    ///
+    /// # Errors
+    /// [`SocketError`].
+    pub fn receive(&mut self) -> Result<Received, SocketError> {
+        loop {
+            let (n, files) = match receive_with_files(&self.stream, self.incoming.space()) {
+                Ok(received) => received,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
+                // What does not fit has been closed again: the message is of no use.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
+                    return Err(Malformed::TooManyFiles(FILES_MAX + 1).into());
+                }
+                Err(e) => return Err(e.into()),
+            };
+            if n == 0 {
+                return if self.incoming.is_empty() {
+                    Ok(Received::End)
+                } else {
+                    Err(Malformed::Cut.into())
+                };
+            }
+            if let Some(message) = self.incoming.advance(n, files)? {
+                return Ok(Received::Message(message));
+            }
+        }
+    }
+
+    /// Puts a message behind those waiting to be written.
+    pub fn queue(&mut self, message: Message) {
+        self.outgoing.push_back(message);
+    }
+
+    /// Forgets what was not written: the peer will not read it.
+    pub fn discard(&mut self) {
+        self.outgoing.clear();
+        self.sent = 0;
+    }
+
+    /// True if messages wait until the peer reads.
+    pub fn is_clogged(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Writes what the peer takes now.
+    ///
+    /// # Errors
+    /// [`io::Error`], EPIPE for one if the peer is gone.
+    pub fn flush(&mut self) -> io::Result<()> {
+        while let Some(message) = self.outgoing.front() {
+            // Descriptors travel with the first byte.
+            let files: Vec<RawFd> = match self.sent {
+                0 => message.files.iter().map(AsRawFd::as_raw_fd).collect(),
+                _ => Vec::new(),
+            };
+            let rest = &message.bytes()[self.sent..];
+            match self.stream.send_with_fds(&[rest], &files) {
+                Ok(n) if n < rest.len() => self.sent += n,
+                Ok(_) => {
+                    self.sent = 0;
+                    self.outgoing.pop_front();
+                }
+                Err(e) => match io::Error::from_raw_os_error(e.errno()) {
+                    e if e.kind() == io::ErrorKind::WouldBlock => break,
+                    e if e.kind() == io::ErrorKind::Interrupted => {}
+                    e => return Err(e),
+                },
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsRawFd for MessageSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+/// One recvmsg(2): bytes into `buf`, and the descriptors that came with them.
+fn receive_with_files(stream: &UnixStream, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut iov = [libc::iovec {
+        iov_base: buf.as_mut_ptr().cast(),
+        iov_len: buf.len(),
+    }];
+    let mut fds = [-1; FILES_MAX];
+    // SAFETY: the iovec is the whole of `buf`, borrowed for the call; any bytes may be
+    // written to it.
+    let received = unsafe { stream.recv_with_fds(&mut iov, &mut fds) };
+    let (n, files) = received.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+    // SAFETY: the kernel has just made these descriptors for us, nobody else knows them.
+    let files = fds.iter().take(files).map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok((n, files.collect()))
+}
+
+/// What [`wait`] is to look for on a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// The descriptor.
+    pub fd: RawFd,
+    /// Wake up when there is something to read.
+    pub read: bool,
+    /// Wake up when there is room to write.
+    pub write: bool,
+}
+
+/// What [`wait`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Something to read, or the end.
+    pub readable: bool,
+    /// Room to write.
+    pub writable: bool,
+}
+
+/// Waits until one of the descriptors is ready, at most `timeout_ms` (-1: for ever).
+/// A signal ends the wait early with nothing ready.
+///
+/// # Errors
+/// What poll(2) says.
+pub fn wait<const N: usize>(watches: [Watch; N], timeout_ms: i32) -> io::Result<[Ready; N]> {
+    let mut fds = watches.map(|w| libc::pollfd {
+        // A negative number is passed over; poll would report a hang-up unasked.
+        fd: if w.read || w.write { w.fd } else { -1 },
+        events: if w.read { libc::POLLIN } else { 0 } | if w.write { libc::POLLOUT } else { 0 },
+        revents: 0,
+    });
+    // SAFETY: `fds` is an array of N pollfds, alive for the call.
+    let n = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, timeout_ms) };
+    if n < 0 {
+        let e = io::Error::last_os_error();
+        return match e.kind() {
+            io::ErrorKind::Interrupted => Ok([Ready::default(); N]),
+            _ => Err(e),
+        };
+    }
+    let ended = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
+    Ok(fds.map(|fd| Ready {
+        readable: fd.revents & (libc::POLLIN | ended) != 0,
+        writable: fd.revents & (libc::POLLOUT | ended) != 0,
+    }))
+}
