@@ -1,3 +1,103 @@
 //! `hawser`: everything that is not a packet.
+//!
+//! Options become a checked configuration ([`config`]), that becomes a port and a
+//! server ([`serve`]); or only the flags for a VMM ([`vmm`]). Whatever is wrong ends as
+//! one line and an exit status ([`failure`]).
 
-fn main() {}
+mod capabilities;
+mod cli;
+mod config;
+mod failure;
+mod forward;
+mod host;
+mod resolv;
+mod startup;
+mod values;
+mod vmm;
+
+use clap::Parser as _;
+use cli::{Cli, Command, VmmArgs};
+use config::{ConfigError, Plan};
+use failure::Failure;
+use hawser_backend::config::ModeConfig;
+use host::Host;
+use std::io::Write as _;
+use std::process::ExitCode;
+use vmm::{Vm, VmmError};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    if std::env::args_os().skip(1).any(|arg| arg == capabilities::OPTION) {
+        return print(&(capabilities::json().map_err(Failure::runtime)? + "\n"));
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version, which clap writes in the way the terminal shows best.
+        Err(shown) if !shown.use_stderr() => return shown.print().map_err(Failure::standard_output),
+        Err(error) => return Err(Failure::from_clap(&error)),
+    };
+    match &cli.command {
+        Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
+        Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
+        None => serve(&cli),
+    }
+}
+
+/// Serves one port until it is told to stop.
+fn serve(cli: &Cli) -> Result<(), Failure> {
+    let name = match (&cli.endpoint.socket_path, cli.endpoint.fd) {
+        (Some(path), _) => path
+            .file_stem()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned(),
+        (None, Some(fd)) => format!("fd{fd}"),
+        (None, None) => {
+            return Err(Failure::usage(
+                "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
+            ));
+        }
+    };
+    let plan = plan(&cli.port, &name, &Host::probe())?;
+    startup::start_log(&cli.run.log);
+    for notice in &plan.notices {
+        log::warn!("{notice}");
+    }
+    let ModeConfig::Masquerade(masquerade) = &plan.port.mode;
+    startup::raise_limits(masquerade)?;
+    startup::warn_of_restrictions(masquerade);
+    Err(Failure::runtime("this build has no back end to serve with yet"))
+}
+
+fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {
+    let plan = plan(&args.port, "vm", &Host::probe())?;
+    let vm = Vm {
+        memory: &args.memory,
+        socket: &args.socket,
+        port: &plan.port,
+    };
+    print(&flags(&vm).map_err(Failure::usage)?)
+}
+
+fn plan(args: &cli::PortArgs, name: &str, host: &Host) -> Result<Plan, Failure> {
+    config::resolve(args, name.to_owned(), host).map_err(|error: ConfigError| {
+        if error.is_usage() {
+            Failure::usage(error)
+        } else {
+            Failure::runtime(error)
+        }
+    })
+}
+
+/// Writes to standard output; a reader that has gone away is a failure, not a panic.
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Failure::standard_output)
+}

@@ -1,0 +1,217 @@
+//! The command line, as clap sees it. What a value must look like on its own is said
+//! in [`crate::values`]; what the options mean together, in [`crate::config`].
+
+use crate::forward;
+use crate::values::{self, Family};
+use clap::{Args, Parser, Subcommand};
+use hawser_backend::config::Forward;
+use hawser_backend::packet::MacAddr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve one VM from this network namespace, its SSH reachable on port 2222:
+      hawser --socket-path=/run/user/1000/vm.sock --port=2222:22
+
+  The flags to give QEMU for it (quoted for the shell):
+      eval \"qemu-system-x86_64 -nographic -hda disk.img \\
+          $(hawser qemu-args --socket-path=/run/user/1000/vm.sock)\"
+
+  QEMU or cloud-hypervisor listens on the socket and hawser connects:
+      hawser --socket-path=/run/vm.sock --connect
+
+Signals: SIGTERM and SIGINT end it; SIGUSR1 writes the counters to standard error.
+Exit status: 0 ended as asked, 1 failed at run time, 2 wrong usage.";
+
+/// hawser: the line that ties a virtual machine to its network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hawser",
+    version,
+    about = "Serves a virtual machine's network card over vhost-user, without root",
+    long_about = "Serves a virtual machine's network card (virtio-net) to QEMU or cloud-hypervisor over a \
+        vhost-user socket. The guest lives on a private network, gets its addresses by DHCP, DHCPv6 and router \
+        advertisement, and reaches the world through ordinary sockets of the network namespace hawser runs in. \
+        No privilege is needed.",
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Print the flags for a VMM instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How the front end is met.
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// The port.
+    #[command(flatten)]
+    pub port: PortArgs,
+    /// How the process runs.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the flags to give QEMU for the same options
+    QemuArgs(VmmArgs),
+    /// Print the flags to give cloud-hypervisor for the same options
+    CloudHypervisorArgs(VmmArgs),
+}
+
+/// Where the front end is met.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct EndpointArgs {
+    /// Unix socket where the VMM is met; made, and removed at the end, unless --connect is given
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Front end",
+        value_parser = values::socket_path
+    )]
+    pub socket_path: Option<PathBuf>,
+    /// Connect to a VMM that listens on --socket-path, instead of listening there
+    #[arg(long, help_heading = "Front end", requires = "socket_path", conflicts_with = "fd")]
+    pub connect: bool,
+    /// Inherited descriptor of the vhost-user socket, listening or connected
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Front end",
+        conflicts_with = "socket_path",
+        value_parser = values::descriptor
+    )]
+    pub fd: Option<RawFd>,
+    /// Print what this back end can do, as JSON, and exit (other options are ignored)
+    #[arg(long, help_heading = "Front end")]
+    pub print_capabilities: bool,
+}
+
+/// What the guest is given and what reaches it.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct PortArgs {
+    /// MAC of the guest's card [default: the one the VMM gives it]
+    #[arg(long, value_name = "MAC", help_heading = "Network card", value_parser = values::guest_mac)]
+    pub mac: Option<MacAddr>,
+    /// MTU of the guest's card, 68 to 65535 [default: that of the default route, else 1500]
+    #[arg(long, value_name = "BYTES", help_heading = "Network card", value_parser = values::mtu)]
+    pub mtu: Option<u16>,
+    /// Receive and transmit queue pairs, one thread each
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Network card",
+        default_value = "1",
+        value_parser = values::queue_pairs
+    )]
+    pub queue_pairs: NonZeroU16,
+
+    /// The guest's IPv4 network: gateway .1, guest .2 [default: 10.0.2.0/24 where this
+    /// network namespace has an IPv4 address, else off]
+    #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv4_network)]
+    pub ipv4: Option<Family<Ipv4Net>>,
+    /// The guest's IPv6 network: gateway ::1, guest ::2 [default: fd10:0:2::/120 where this
+    /// network namespace has a global IPv6 address, else off]
+    #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv6_network)]
+    pub ipv6: Option<Family<Ipv6Net>>,
+    /// Host name given to the guest, one label [default: this system's]
+    #[arg(long, value_name = "NAME", help_heading = "Guest network", value_parser = values::hostname)]
+    pub hostname: Option<String>,
+    /// Name servers given to the guest; a loopback address stands for a server of this network
+    /// namespace, reached through the gateway [default: those of /etc/resolv.conf]
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        help_heading = "Guest network",
+        value_delimiter = ',',
+        value_parser = values::name_server
+    )]
+    pub dns: Vec<IpAddr>,
+    /// Search domains given to the guest [default: those of /etc/resolv.conf]
+    #[arg(
+        long,
+        value_name = "DOMAIN,…",
+        help_heading = "Guest network",
+        value_delimiter = ',',
+        value_parser = values::search_domain
+    )]
+    pub search: Vec<String>,
+
+    /// Ports that reach the guest: [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], TCP unless
+    /// said otherwise, an IPv6 ADDR in brackets; may be repeated
+    #[arg(
+        long = "port",
+        value_name = "SPEC,…",
+        help_heading = "Reachability",
+        value_delimiter = ',',
+        value_parser = forward::parse
+    )]
+    pub ports: Vec<Forward>,
+    /// Address of the guest's network that stands for the loopback of this network namespace,
+    /// which the guest cannot reach otherwise; may be repeated
+    #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
+    pub map_host_loopback: Vec<IpAddr>,
+}
+
+/// How the process runs.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct RunArgs {
+    /// End when the first front end goes away, instead of waiting for the next
+    #[arg(long, help_heading = "Process")]
+    pub one_off: bool,
+    /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
+    /// such as info,hawser_backend::vhost_user=debug
+    #[arg(
+        long,
+        value_name = "LEVEL|FILTER",
+        help_heading = "Process",
+        default_value = "info",
+        value_parser = values::log_filter
+    )]
+    pub log: String,
+}
+
+/// Options of the subcommands that describe a VMM's side.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct VmmArgs {
+    /// Memory of the VM in bytes, or with K, M, G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        help_heading = "Virtual machine",
+        default_value = "1G",
+        value_parser = values::memory_size
+    )]
+    pub memory: String,
+    /// The socket, as hawser is given it.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// The port, as hawser is given it.
+    #[command(flatten)]
+    pub port: PortArgs,
+    /// Accepted so that the same options can be given; without meaning here.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// The part of [`EndpointArgs`] that means something to a VMM.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct SocketArgs {
+    /// Unix socket where hawser is met
+    #[arg(long, value_name = "PATH", help_heading = "Front end", value_parser = values::socket_path)]
+    pub socket_path: PathBuf,
+    /// The VMM listens and hawser connects
+    #[arg(long, help_heading = "Front end")]
+    pub connect: bool,
+}

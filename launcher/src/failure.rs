@@ -1,0 +1,53 @@
+//! How the process says that it cannot go on: one line, one exit status.
+
+use std::process::ExitCode;
+
+/// Why the process ends.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The options are wrong: exit status 2.
+    Usage(String),
+    /// The system or the front end does not let it go on: exit status 1.
+    Runtime(String),
+}
+
+impl Failure {
+    /// A failure at run time.
+    pub fn runtime(message: impl ToString) -> Self {
+        Self::Runtime(message.to_string())
+    }
+
+    /// A wrong use.
+    pub fn usage(message: impl ToString) -> Self {
+        Self::Usage(message.to_string())
+    }
+
+    /// Standard output cannot be written.
+    #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub fn standard_output(error: std::io::Error) -> Self {
+        Self::runtime(format_args!("standard output: {error}"))
+    }
+
+    /// Clap's answer as one line: its first paragraph, and its tip if it has one.
+    pub fn from_clap(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let mut paragraphs = text
+            .split("\n\n")
+            .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
+        let first = paragraphs.next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(&first);
+        let tip = paragraphs.find_map(|p| p.strip_prefix("tip: ").map(|tip| format!(" ({tip})")));
+        Self::Usage(format!("{first}{}; see hawser --help", tip.unwrap_or_default()))
+    }
+
+    /// Writes the line and gives the status.
+    pub fn report(&self) -> ExitCode {
+        let (message, status) = match self {
+            Self::Usage(message) => (message, 2),
+            Self::Runtime(message) => (message, 1),
+        };
+        let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        eprintln!("hawser: {line}");
+        ExitCode::from(status)
+    }
+}

@@ -1,0 +1,116 @@
+use super::*;
+
+fn forward(transport: Transport, bind: Option<&str>, host_port: u16, guest_port: u16, count: u16) -> Forward {
+    Forward {
+        transport,
+        bind: bind.map(|addr| addr.parse().unwrap()),
+        host_port,
+        guest_port,
+        count: NonZeroU16::new(count).unwrap(),
+    }
+}
+
+#[test]
+fn every_form_is_understood_and_described_in_its_shortest() {
+    use Transport::{Tcp, Udp};
+    let cases = [
+        ("80", forward(Tcp, None, 80, 80, 1), "tcp:80"),
+        (":80", forward(Tcp, None, 80, 80, 1), "tcp:80"),
+        ("tcp:80", forward(Tcp, None, 80, 80, 1), "tcp:80"),
+        ("UDP:53", forward(Udp, None, 53, 53, 1), "udp:53"),
+        ("2222:22", forward(Tcp, None, 2222, 22, 1), "tcp:2222:22"),
+        ("8000-8009", forward(Tcp, None, 8000, 8000, 10), "tcp:8000-8009"),
+        ("8000-8009:80", forward(Tcp, None, 8000, 80, 10), "tcp:8000-8009:80-89"),
+        (
+            "udp:8000-8009:9000-9009",
+            forward(Udp, None, 8000, 9000, 10),
+            "udp:8000-8009:9000-9009",
+        ),
+        (
+            "127.0.0.1:80",
+            forward(Tcp, Some("127.0.0.1"), 80, 80, 1),
+            "tcp:127.0.0.1:80",
+        ),
+        (
+            "tcp:0.0.0.0:80:8080",
+            forward(Tcp, Some("0.0.0.0"), 80, 8080, 1),
+            "tcp:0.0.0.0:80:8080",
+        ),
+        (
+            "udp:[::1]:5000-5001",
+            forward(Udp, Some("::1"), 5000, 5000, 2),
+            "udp:[::1]:5000-5001",
+        ),
+        (
+            "[2001:db8::1]:1:2",
+            forward(Tcp, Some("2001:db8::1"), 1, 2, 1),
+            "tcp:[2001:db8::1]:1:2",
+        ),
+        ("1-65535", forward(Tcp, None, 1, 1, 65535), "tcp:1-65535"),
+    ];
+    for (text, expected, short) in cases {
+        assert_eq!(parse(text), Ok(expected.clone()), "{text}");
+        assert_eq!(describe(&expected), short);
+        assert_eq!(parse(short), Ok(expected), "{short}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_reason() {
+    let cases = [
+        ("", SHAPE),
+        ("tcp:", SHAPE),
+        ("tcp", SHAPE),
+        ("80:", SHAPE),
+        ("80:81:82", SHAPE),
+        ("+80", SHAPE),
+        ("80-", SHAPE),
+        ("[::1]80", SHAPE),
+        ("sctp:80", "neither tcp nor udp"),
+        ("0", "not between 1 and 65535"),
+        ("80:65536", "not between 1 and 65535"),
+        ("81-80", "ends before it begins"),
+        ("80-89:90-98", "not as long as"),
+        ("80:90-91", "not as long as"),
+        ("80-89:65530", "beyond 65535"),
+        ("10.0.0:80", "no IPv4 address"),
+        ("[10.0.0.1]:80", "no IPv6 address"),
+        ("::1:80", SHAPE),
+        ("224.0.0.1:80", "no address to listen on"),
+        ("[fe80::1]:80", "no address to listen on"),
+    ];
+    for (text, words) in cases {
+        let error = parse(text).expect_err(text);
+        assert!(error.contains(words), "{text}: {error}");
+    }
+}
+
+#[test]
+fn overlaps_are_found_whatever_the_order() {
+    let clash = |a: &str, b: &str| {
+        let (a, b) = (parse(a).unwrap(), parse(b).unwrap());
+        let found = overlap(&[a.clone(), b.clone()]).is_some();
+        assert_eq!(overlap(&[b, a]).is_some(), found);
+        found
+    };
+    for (a, b) in [
+        ("80", "80:81"),
+        ("80-90", "90-100"),
+        ("1-65535", "65535"),
+        ("80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("[::]:80", "[::1]:80"),
+        ("udp:53", "udp:53"),
+    ] {
+        assert!(clash(a, b), "{a} and {b}");
+    }
+    for (a, b) in [
+        ("80", "udp:80"),
+        ("80-89", "90-99"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("0.0.0.0:80", "[::]:80"),
+        ("80:8080", "81:8080"),
+    ] {
+        assert!(!clash(a, b), "{a} and {b}");
+    }
+}

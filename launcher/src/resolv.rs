@@ -1,0 +1,78 @@
+//! /etc/resolv.conf: the name servers and search domains of this system (resolv.conf(5)).
+
+use crate::values;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What of resolv.conf concerns a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResolvConf {
+    /// Name servers in order of preference; 0.0.0.0 and :: have become loopback, which is
+    /// what a resolver takes them for.
+    pub name_servers: Vec<IpAddr>,
+    /// Search domains in order.
+    pub search: Vec<String>,
+}
+
+impl ResolvConf {
+    /// Reads the file's text. What makes no sense is passed over, as resolvers do: a
+    /// name server with a zone (fe80::1%eth0), which means nothing to a guest, among it.
+    pub fn parse(text: &str) -> Self {
+        let mut conf = Self::default();
+        for line in text.lines() {
+            let line = line.split(['#', ';']).next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => {
+                    let server = words.next().and_then(|w| w.parse().ok()).map(not_unspecified);
+                    conf.name_servers.extend(server);
+                }
+                // The last of the two wins, with all it says.
+                Some("search") => conf.search = words.filter_map(|w| values::search_domain(w).ok()).collect(),
+                Some("domain") => {
+                    conf.search = words
+                        .next()
+                        .and_then(|w| values::search_domain(w).ok())
+                        .into_iter()
+                        .collect();
+                }
+                _ => {}
+            }
+        }
+        conf
+    }
+}
+
+fn not_unspecified(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_and_the_last_search_list_are_read() {
+        let conf = ResolvConf::parse(
+            "# comment\ndomain old.example\nnameserver 10.96.0.10 # the cluster's\nnameserver 0.0.0.0\n\
+             nameserver fe80::1%eth0\nnameserver nonsense\n\tnameserver 2001:db8::53\n\
+             search ns.svc.cluster.local svc.cluster.local. . bad..name _srv.example\noptions ndots:5\n",
+        );
+        let servers: Vec<IpAddr> = ["10.96.0.10", "127.0.0.1", "2001:db8::53"]
+            .map(|a| a.parse().unwrap())
+            .to_vec();
+        assert_eq!(conf.name_servers, servers);
+        assert_eq!(
+            conf.search,
+            ["ns.svc.cluster.local", "svc.cluster.local", "_srv.example"]
+        );
+    }
+
+    #[test]
+    fn an_empty_file_gives_nothing() {
+        assert_eq!(ResolvConf::parse("\n;\n#\nnameserver\ndomain\n"), ResolvConf::default());
+    }
+}

@@ -1,0 +1,107 @@
+use super::*;
+use crate::cli::{Cli, Command};
+use crate::config;
+use crate::host::Host;
+use clap::Parser as _;
+
+/// What `hawser COMMAND OPTIONS` prints on a system without a network of its own.
+fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
+    let argv = ["hawser", command, "--ipv4=10.0.2.0/24"]
+        .into_iter()
+        .chain(options.iter().copied());
+    let cli = Cli::try_parse_from(argv).unwrap();
+    let (args, make): (_, fn(&Vm<'_>) -> _) = match cli.command.unwrap() {
+        Command::QemuArgs(args) => (args, qemu_args),
+        Command::CloudHypervisorArgs(args) => (args, cloud_hypervisor_args),
+    };
+    let plan = config::resolve(&args.port, "vm".into(), &Host::default()).unwrap();
+    make(&Vm {
+        memory: &args.memory,
+        socket: &args.socket,
+        port: &plan.port,
+    })
+}
+
+#[test]
+fn qemu_connects_to_the_socket_and_comes_back() {
+    let expected = "\
+-m 1G
+-object memory-backend-memfd,id=hawser-mem,size=1G,share=on
+-machine memory-backend=hawser-mem
+-chardev socket,id=hawser-chr0,path=/run/vm.sock,reconnect-ms=1000
+-netdev vhost-user,id=hawser0,chardev=hawser-chr0
+-device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
+";
+    assert_eq!(
+        flags("qemu-args", &["--socket-path=/run/vm.sock"]).as_deref(),
+        Ok(expected)
+    );
+}
+
+#[test]
+fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
+    let options = [
+        "--socket-path=/run/vm.sock",
+        "--connect",
+        "--mac=02:00:00:12:34:56",
+        "--mtu=9000",
+        "--queue-pairs=4",
+        "--memory=512M",
+    ];
+    let expected = "\
+-m 512M
+-object memory-backend-memfd,id=hawser-mem,size=512M,share=on
+-machine memory-backend=hawser-mem
+-chardev socket,id=hawser-chr0,path=/run/vm.sock,server=on
+-netdev vhost-user,id=hawser0,chardev=hawser-chr0,queues=4
+-device virtio-net-pci,netdev=hawser0,mac=02:00:00:12:34:56,mq=on,vectors=10,host_mtu=9000,romfile=
+";
+    assert_eq!(flags("qemu-args", &options).as_deref(), Ok(expected));
+}
+
+#[test]
+fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
+    let expected = "\
+--memory size=1G,shared=on
+--net vhost_user=true,socket=/run/vm.sock,num_queues=2,mtu=1500
+";
+    let command = "cloud-hypervisor-args";
+    assert_eq!(flags(command, &["--socket-path=/run/vm.sock"]).as_deref(), Ok(expected));
+    let options = [
+        "--socket-path=/run/vm.sock",
+        "--connect",
+        "--mac=02:00:00:12:34:56",
+        "--mtu=9000",
+        "--queue-pairs=2",
+        "--memory=2G",
+    ];
+    let expected = "\
+--memory size=2G,shared=on
+--net vhost_user=true,socket=/run/vm.sock,vhost_mode=server,mac=02:00:00:12:34:56,num_queues=4,mtu=9000
+";
+    assert_eq!(flags(command, &options).as_deref(), Ok(expected));
+}
+
+#[test]
+fn odd_paths_survive_the_shell_and_the_vmm() {
+    let qemu = flags("qemu-args", &["--socket-path=/tmp/a b,it's"]).unwrap();
+    assert!(
+        qemu.contains(r"-chardev 'socket,id=hawser-chr0,path=/tmp/a b,,it'\''s,reconnect-ms=1000'"),
+        "{qemu}"
+    );
+    let ch = flags("cloud-hypervisor-args", &["--socket-path=/tmp/a,b"]).unwrap();
+    assert!(
+        ch.contains(r#"--net 'vhost_user=true,socket="/tmp/a,b",num_queues=2,mtu=1500'"#),
+        "{ch}"
+    );
+}
+
+#[test]
+fn what_cloud_hypervisor_cannot_be_told_is_refused() {
+    let refused = |options: &[&str]| flags("cloud-hypervisor-args", options).unwrap_err();
+    assert_eq!(refused(&["--socket-path=/tmp/a\"b"]), VmmError::QuoteInPath);
+    assert_eq!(
+        refused(&["--socket-path=/s", "--mtu=1000"]),
+        VmmError::MtuTooSmall(1000)
+    );
+}

@@ -1,0 +1,157 @@
+//! The command line of the real program: what it writes where, and its exit status.
+
+use std::process::{Command, Output};
+
+fn hawser(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_hawser"))
+        .args(args)
+        .output()
+        .expect("hawser starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Asserts one line on standard error that has `words`, nothing on standard output, and the status.
+fn fails(args: &[&str], status: i32, words: &str) {
+    let output = hawser(args);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
+    assert_eq!(text(&output.stdout), "", "{args:?}");
+    assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
+    assert!(error.starts_with("hawser: "), "{args:?}: {error}");
+    assert!(error.contains(words), "{args:?}: {error}");
+}
+
+#[test]
+fn wrong_usage_is_one_line_that_names_the_option_and_status_2() {
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "--socket-path=PATH or --fd=N"),
+        (&["--socket-path="], "--socket-path"),
+        (&["--socket-path=/tmp/s", "--fd=3"], "--fd"),
+        (&["--fd=3", "--connect"], "--connect"),
+        (&["--connect"], "--socket-path"),
+        (&["--fd=2"], "'--fd <N>': give the number of an inherited descriptor"),
+        (
+            &["--fd=3", "--mac=ff:ff:ff:ff:ff:ff"],
+            "'--mac <MAC>': this is a multicast address",
+        ),
+        (
+            &["--fd=3", "--mac=02:00:00:00:00:00"],
+            "'--mac <MAC>': this is the MAC of the gateway",
+        ),
+        (&["--fd=3", "--mtu=67"], "'--mtu <BYTES>': give 68 to 65535"),
+        (
+            &["--fd=3", "--mtu=1000", "--ipv6=fd00::/64"],
+            "--mtu=1000 is less than the 1280 bytes of IPv6",
+        ),
+        (&["--fd=3", "--queue-pairs=0"], "--queue-pairs"),
+        (
+            &["--fd=3", "--ipv4=10.0.0.0/31"],
+            "'--ipv4 <CIDR|off>': gateway and guest need",
+        ),
+        (
+            &["--fd=3", "--ipv6=fd00::/127"],
+            "'--ipv6 <CIDR|off>': gateway and guest need",
+        ),
+        (&["--fd=3", "--ipv4=off", "--ipv6=off"], "--ipv4=off and --ipv6=off"),
+        (
+            &["--fd=3", "--ipv4=10.0.2.0/24", "--map-host-loopback=10.9.9.9"],
+            "--map-host-loopback=10.9.9.9",
+        ),
+        (&["--fd=3", "--map-host-loopback=nowhere"], "--map-host-loopback"),
+        (&["--fd=3", "--hostname=a.b"], "--hostname"),
+        (&["--fd=3", "--dns=example.com"], "--dns"),
+        (&["--fd=3", "--search=a..b"], "--search"),
+        (&["--fd=3", "--port=0"], "port 0 is not between 1 and 65535"),
+        (
+            &["--fd=3", "--ipv4=10.0.2.0/24", "--port=80,80:81"],
+            "--port=tcp:80 and --port=tcp:80:81",
+        ),
+        (&["--fd=3", "--log=loud"], "--log"),
+        (&["--fd=3", "--nonsense"], "--nonsense"),
+        (&["--socket-pth=/tmp/s"], "a similar argument exists: '--socket-path'"),
+        (&["nonsense"], "nonsense"),
+        (&["qemu-args"], "--socket-path"),
+        (&["qemu-args", "--socket-path=/s", "--memory=lots"], "--memory"),
+        (
+            &[
+                "cloud-hypervisor-args",
+                "--socket-path=/s",
+                "--ipv4=10.0.2.0/24",
+                "--ipv6=off",
+                "--mtu=1000",
+            ],
+            "--mtu=1000",
+        ),
+    ];
+    for (args, words) in cases {
+        fails(args, 2, words);
+    }
+}
+
+#[test]
+fn the_capabilities_are_a_net_device_whatever_else_is_given() {
+    for args in [
+        &["--print-capabilities"][..],
+        &["--nonsense", "--print-capabilities", "--mtu=1"][..],
+    ] {
+        let output = hawser(args);
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(text(&output.stderr), "");
+        assert_eq!(text(&output.stdout), "{\n  \"type\": \"net\"\n}\n");
+    }
+}
+
+/// QEMU's schema: `description`, `type` and `binary`, nothing it does not know, `binary`
+/// an absolute path, and the type the program itself tells.
+#[test]
+fn the_description_file_agrees_with_the_program() {
+    let file: serde_json::Value = serde_json::from_str(include_str!("../share/50-hawser.json")).expect("JSON");
+    let capabilities: serde_json::Value =
+        serde_json::from_slice(&hawser(&["--print-capabilities"]).stdout).expect("JSON");
+    let keys: Vec<&String> = file.as_object().expect("an object").keys().collect();
+    assert_eq!(keys, ["binary", "description", "type"]);
+    assert_eq!(file["type"], capabilities["type"]);
+    let binary = std::path::Path::new(file["binary"].as_str().expect("a string"));
+    assert!(binary.is_absolute());
+    assert_eq!(
+        binary.file_name(),
+        std::path::Path::new(env!("CARGO_BIN_EXE_hawser")).file_name()
+    );
+}
+
+#[test]
+fn help_and_version_are_answers_and_not_errors() {
+    for args in [&["--help"][..], &["-h"][..], &["qemu-args", "--help"][..]] {
+        let output = hawser(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(text(&output.stdout).contains("Usage: hawser"), "{args:?}");
+    }
+    let version = hawser(&["--version"]);
+    assert_eq!(
+        text(&version.stdout),
+        concat!("hawser ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn the_same_options_print_a_vmms_flags() {
+    let options = [
+        "--socket-path=/s",
+        "--ipv4=10.0.2.0/24",
+        "--ipv6=off",
+        "--mtu=1500",
+        "--port=2222:22",
+        "--one-off",
+    ];
+    let qemu = hawser(&[&["qemu-args"], &options[..]].concat());
+    assert_eq!(qemu.status.code(), Some(0), "{}", text(&qemu.stderr));
+    assert!(text(&qemu.stdout).ends_with("-device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=\n"));
+    let ch = hawser(&[&["cloud-hypervisor-args"], &options[..]].concat());
+    assert_eq!(
+        text(&ch.stdout),
+        "--memory size=1G,shared=on\n--net vhost_user=true,socket=/s,num_queues=2,mtu=1500\n"
+    );
+}
