@@ -16,7 +16,13 @@
 //! When the front end is gone the rings are detached and guest memory is let go; the
 //! port (leases, listening sockets, flows) does not notice and waits for the next one.
 
+pub mod device;
 pub mod message;
 pub mod quirks;
 pub mod relay;
+pub mod server;
+mod session;
 pub mod socket;
+pub mod vring;
+
+pub use server::{Endpoint, Lifetime, ServeError, Server, StopHandle};

@@ -16,6 +16,8 @@ use std::os::unix::net::UnixStream;
 pub enum End {
     /// The front end has gone.
     Closed,
+    /// Whoever connected left without a word.
+    Silent,
     /// We were asked to stop.
     Stopped,
     /// The daemon hung up; it knows why.
@@ -32,6 +34,8 @@ pub struct Relay {
     front: MessageSocket,
     daemon: MessageSocket,
     quirks: Quirks,
+    /// True once the front end has said something.
+    spoken: bool,
 }
 
 impl Relay {
@@ -44,6 +48,7 @@ impl Relay {
             front: MessageSocket::new(front)?,
             daemon: MessageSocket::new(daemon)?,
             quirks,
+            spoken: false,
         })
     }
 
@@ -84,6 +89,7 @@ impl Relay {
             match self.front.receive()? {
                 Received::Message(message) => return self.request(message, actions),
                 Received::Nothing => {}
+                Received::End if !self.spoken => return Ok(Some(End::Silent)),
                 Received::End => return Ok(Some(End::Closed)),
             }
         }
@@ -97,6 +103,7 @@ impl Relay {
     }
 
     fn request(&mut self, message: Message, actions: &impl Actions) -> Result<Option<End>, SocketError> {
+        self.spoken = true;
         let verdict = match self.quirks.on_request(message, actions) {
             Ok(verdict) => verdict,
             Err(refused) => return Ok(Some(End::Refused(refused))),

@@ -1,0 +1,203 @@
+//! The device the daemon serves: a port, seen through `VhostUserBackend`.
+
+use super::quirks::Actions;
+use super::vring::{Memory, RingHost, Vring};
+use crate::packet::MacAddr;
+use crate::port::Port;
+use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
+use crate::worker::{RingRole, RingSetup, WorkerHandle};
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_user_backend::VhostUserBackend;
+use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::epoll::EventSet;
+
+/// Largest MTU a virtio-net device may have, in bytes of IP packet.
+const MTU_MAX: u64 = 65535;
+
+/// A port in the shape of one connection's device.
+pub struct Device {
+    port: Arc<Port>,
+    /// The memory table the workers have; the next one goes on with its log.
+    memory: Mutex<Option<Arc<GuestMap>>>,
+    /// The rings of this connection, once the daemon has made them.
+    rings: OnceLock<Vec<Vring>>,
+}
+
+impl Device {
+    /// A device in front of `port`, without rings yet.
+    pub const fn new(port: Arc<Port>) -> Self {
+        Self {
+            port,
+            memory: Mutex::new(None),
+            rings: OnceLock::new(),
+        }
+    }
+
+    /// The worker's side of every ring, in the order of virtio 5.1.2: receive and
+    /// transmit of each pair, then control if it is offered.
+    pub fn ring_hosts(&self) -> Vec<Box<dyn RingHost>> {
+        let host = |worker, role| -> Box<dyn RingHost> {
+            Box::new(WorkerRing {
+                port: Arc::clone(&self.port),
+                worker,
+                role,
+            })
+        };
+        let pairs = 0..self.port.workers().len();
+        let mut hosts: Vec<_> = pairs
+            .flat_map(|i| [host(i, RingRole::Receive), host(i, RingRole::Transmit)])
+            .collect();
+        if self.offers_control_ring() {
+            hosts.push(host(0, RingRole::Control));
+        }
+        hosts
+    }
+
+    /// Tells the device the rings the daemon has made.
+    pub fn set_rings(&self, rings: Vec<Vring>) {
+        // There is one daemon for one device, and it makes its rings once.
+        let _ = self.rings.set(rings);
+    }
+
+    fn offers_control_ring(&self) -> bool {
+        features::offered(self.port.config()) & (1 << VIRTIO_NET_F_CTRL_VQ) != 0
+    }
+
+    fn reset_rings(&self) {
+        self.rings.get().into_iter().flatten().for_each(Vring::reset);
+    }
+
+    fn for_each_worker(&self, f: impl FnMut(&WorkerHandle)) {
+        self.port.workers().iter().for_each(f);
+    }
+
+    /// The front end is gone: stops the rings and lets go of its memory. The port
+    /// stays as it is.
+    pub fn detach(&self) {
+        self.reset_rings();
+        self.for_each_worker(WorkerHandle::clear_memory);
+        self.for_each_worker(|worker| worker.set_features(0));
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl VhostUserBackend for Device {
+    type Bitmap = DirtyBitmap;
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        2 * self.port.workers().len() + usize::from(self.offers_control_ring())
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_RING_SIZE.into()
+    }
+
+    fn features(&self) -> u64 {
+        features::offered(self.port.config())
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.for_each_worker(|worker| worker.set_features(features));
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        use VhostUserProtocolFeatures as P;
+        // RARP and MTU are dealt with on the way here; REPLY_ACK is the daemon's own.
+        let always = P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
+        if self.port.workers().len() > 1 {
+            always | P::MQ
+        } else {
+            always
+        }
+    }
+
+    fn reset_device(&self) {
+        self.reset_rings();
+        self.for_each_worker(|worker| worker.set_features(0));
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {
+        // Among the acknowledged features.
+    }
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        ConfigSpace::new(self.port.config()).read(offset, size)
+    }
+
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        let mut current = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = Arc::new(GuestMap::new(memory.memory().into_inner(), current.as_deref()));
+        self.for_each_worker(|worker| worker.set_memory(Arc::clone(&map)));
+        *current = Some(map);
+        Ok(())
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        // None: the workers are ours.
+        Vec::new()
+    }
+
+    fn handle_event(&self, _: u16, _: EventSet, _: &[Vring], _: usize) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Actions for Device {
+    fn announce(&self, mac: MacAddr) {
+        // Where the guest's address is the pod's own there is no segment to tell.
+        log::debug!("port {}: asked to announce {mac}", self.port.config().name);
+    }
+
+    fn set_mtu(&self, mtu: u64) -> bool {
+        let config = self.port.config();
+        let fits = (u64::from(config.mtu)..=MTU_MAX).contains(&mtu);
+        if !fits {
+            log::warn!(
+                "port {}: the front end gives the NIC an MTU of {mtu}, the port has {}: give both the same",
+                config.name,
+                config.mtu
+            );
+        }
+        fits
+    }
+}
+
+/// One ring of one worker.
+struct WorkerRing {
+    port: Arc<Port>,
+    worker: usize,
+    role: RingRole,
+}
+
+impl WorkerRing {
+    fn handle(&self) -> &WorkerHandle {
+        &self.port.workers()[self.worker]
+    }
+}
+
+impl RingHost for WorkerRing {
+    fn start(&self, setup: RingSetup) {
+        self.handle().start_ring(self.role, setup);
+    }
+
+    fn stop(&self) -> Option<u16> {
+        self.handle().stop_ring(self.role)
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.handle().set_enabled(self.role, enabled);
+    }
+
+    fn set_call(&self, call: Option<File>) {
+        self.handle().set_call(self.role, call);
+    }
+
+    fn set_error(&self, error: Option<File>) {
+        self.handle().set_error(self.role, error);
+    }
+}

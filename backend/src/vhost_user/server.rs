@@ -1,0 +1,333 @@
+//! Where front ends come from, and serving them one after the other.
+//!
+//! One front end is served at a time; the next one waits in the socket's queue. The
+//! port does not notice when they change.
+
+use super::session::{self, Ended};
+use super::socket::{Ready, Watch, wait};
+use crate::port::Port;
+use socket2::{Domain, SockRef, Type};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// Mode of the socket we make: our user and group may connect.
+const SOCKET_MODE: u32 = 0o660;
+/// First pause before a front end that did not answer is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest such pause.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Where front ends come from.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// They connect to a socket we make at this path.
+    Listen(PathBuf),
+    /// They listen at this path (QEMU `server=on`), we connect.
+    Connect(PathBuf),
+    /// A socket we were given: connected to a front end, or listening for them.
+    Fd(OwnedFd),
+}
+
+/// How long to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Until the first front end has gone.
+    OneOff,
+    /// Until stopped; the next front end takes over the port as it is.
+    Persistent,
+}
+
+/// Why front ends cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another process listens there.
+    #[error("socket {0} is in use by another process: choose another path, or end that process")]
+    InUse(PathBuf),
+    /// Something else lies there.
+    #[error("{0} exists and is no socket: choose another path, or remove it")]
+    NotASocket(PathBuf),
+    /// The socket cannot be made.
+    #[error(
+        "cannot make the socket {path}: {source}; the directory must exist and be writable, the path be shorter than 108 bytes"
+    )]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The front end cannot be reached.
+    #[error("cannot connect to the front end at {path}: {source}; start it first, with its chardev as server=on")]
+    Connect {
+        /// Its socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The descriptor is of another kind.
+    #[error("the descriptor given is no Unix stream socket: pass a connected or a listening one")]
+    BadFd,
+    /// The system refused.
+    #[error("cannot wait for front ends: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Ends a server from another thread or a signal handler.
+#[derive(Clone, Debug)]
+pub struct StopHandle(Arc<EventFd>);
+
+impl StopHandle {
+    /// Ends the server: the front end is left, the socket file removed. Safe in a
+    /// signal handler: one write(2) to an eventfd.
+    pub fn stop(&self) {
+        // Fails only when the counter is full: it was stopped often before.
+        let _ = self.0.write(1);
+    }
+}
+
+impl AsRawFd for StopHandle {
+    /// The eventfd; a write of a 64-bit 1 in native byte order is what [`stop`](Self::stop) does.
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[derive(Debug)]
+enum Source {
+    Listener {
+        listener: UnixListener,
+        /// The file to remove at the end, if it is ours.
+        _file: Option<SocketFile>,
+    },
+    Connect(PathBuf),
+    /// A connection handed over; taken when it is served.
+    Connected(Option<UnixStream>),
+}
+
+/// Serves the front ends of one port.
+pub struct Server {
+    source: Source,
+    port: Arc<Port>,
+    lifetime: Lifetime,
+    stop: StopHandle,
+}
+
+impl Server {
+    /// Prepares to serve `port` at `endpoint`; a front end can connect from now on.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing is left behind.
+    pub fn bind(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
+        let source = match endpoint {
+            Endpoint::Listen(path) => listen(path)?,
+            Endpoint::Connect(path) => Source::Connect(path),
+            Endpoint::Fd(fd) => adopt(fd)?,
+        };
+        let stop = StopHandle(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        Ok(Self {
+            source,
+            port,
+            lifetime,
+            stop,
+        })
+    }
+
+    /// What ends [`run`](Self::run).
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Serves front ends until stopped, or until there will be no more: after the
+    /// first if [`Lifetime::OneOff`], after its only one if a connection was given.
+    ///
+    /// # Errors
+    /// [`ServeError`]. What a front end does wrong is logged and is no error.
+    pub fn run(mut self) -> Result<(), ServeError> {
+        while let Some(front) = self.next_front()? {
+            match self.serve(front) {
+                Ended::Stopped => break,
+                Ended::Closed if self.lifetime == Lifetime::OneOff => break,
+                Ended::Closed | Ended::Silent => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&self, front: UnixStream) -> Ended {
+        let name = &self.port.config().name;
+        match session::serve(&self.port, front, self.stop.as_raw_fd()) {
+            Ok(ended) => {
+                log::info!("port {name}: the front end has gone");
+                ended
+            }
+            Err(why) => {
+                log::warn!("port {name}: the connection to the front end was ended: {why}");
+                Ended::Closed
+            }
+        }
+    }
+
+    /// The next front end; `None` if stopped, or if there will be none.
+    fn next_front(&mut self) -> Result<Option<UnixStream>, ServeError> {
+        match &mut self.source {
+            Source::Connected(stream) => Ok(stream.take()),
+            Source::Listener { listener, .. } => accept(listener, self.stop.as_raw_fd()),
+            Source::Connect(path) => connect(path, self.lifetime, self.stop.as_raw_fd()),
+        }
+    }
+}
+
+fn listen(path: PathBuf) -> Result<Source, ServeError> {
+    clear_the_way(&path)?;
+    let failed = |source| ServeError::Bind {
+        path: path.clone(),
+        source,
+    };
+    let listener = UnixListener::bind(&path).map_err(failed)?;
+    let file = SocketFile::claim(&path).map_err(failed)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    listener.set_nonblocking(true)?;
+    Ok(Source::Listener {
+        listener,
+        _file: Some(file),
+    })
+}
+
+/// Removes the socket file of a process that is dead.
+fn clear_the_way(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    if !kind.is_socket() {
+        return Err(ServeError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(e)),
+        Ok(_) => Err(ServeError::InUse(path.to_owned())),
+    }
+}
+
+fn adopt(fd: OwnedFd) -> Result<Source, ServeError> {
+    let socket = SockRef::from(&fd);
+    if socket.domain().ok() != Some(Domain::UNIX) || socket.r#type().ok() != Some(Type::STREAM) {
+        return Err(ServeError::BadFd);
+    }
+    if !socket.is_listener()? {
+        socket.peer_addr().map_err(|_| ServeError::BadFd)?;
+        return Ok(Source::Connected(Some(fd.into())));
+    }
+    let listener = UnixListener::from(fd);
+    listener.set_nonblocking(true)?;
+    Ok(Source::Listener { listener, _file: None })
+}
+
+fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, ServeError> {
+    loop {
+        let watch = |fd| Watch {
+            fd,
+            read: true,
+            write: false,
+        };
+        let [stopped, _] = wait([watch(stop), watch(listener.as_raw_fd())], -1)?;
+        if stopped.readable {
+            return Ok(None);
+        }
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(Some(stream)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // Out of descriptors or memory: that may pass, and the front end waits.
+            Err(e) => {
+                log::warn!("cannot accept a front end: {e}; trying again");
+                if pause(stop, RETRY_MAX)? {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+fn connect(path: &Path, lifetime: Lifetime, stop: RawFd) -> Result<Option<UnixStream>, ServeError> {
+    let mut delay = RETRY_FIRST;
+    loop {
+        // Before the first attempt too: one that was stopped does not connect again.
+        if pause(stop, Duration::ZERO)? {
+            return Ok(None);
+        }
+        match UnixStream::connect(path) {
+            Ok(stream) => return Ok(Some(stream)),
+            Err(source) if lifetime == Lifetime::OneOff => {
+                return Err(ServeError::Connect {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            Err(e) if delay == RETRY_FIRST => log::info!("waiting for a front end at {}: {e}", path.display()),
+            Err(_) => {}
+        }
+        if pause(stop, delay)? {
+            return Ok(None);
+        }
+        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+/// Waits; true if stopped meanwhile.
+fn pause(stop: RawFd, duration: Duration) -> io::Result<bool> {
+    let watch = Watch {
+        fd: stop,
+        read: true,
+        write: false,
+    };
+    let millis = i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
+    let [Ready { readable, .. }] = wait([watch], millis)?;
+    Ok(readable)
+}
+
+/// A socket file we made; removed with it, unless somebody has put another in its place.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn claim(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path)?,
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            // Nothing can be done about a directory that has become unwritable.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

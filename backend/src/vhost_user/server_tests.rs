@@ -1,0 +1,218 @@
+use super::*;
+use crate::config::{MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
+use crate::frame::{GuestBurst, GuestSink};
+use crate::mode::Mode;
+use crate::poller::{Readiness, Token};
+use crate::time::Instant;
+use crate::vhost_user::message::Message;
+use std::io::{Read, Write};
+use std::num::NonZeroU16;
+use std::thread::JoinHandle;
+
+struct Idle;
+
+impl Mode for Idle {
+    fn on_burst(&mut self, _: Instant, _: &GuestBurst<'_>, _: &mut dyn GuestSink) {}
+    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
+    fn on_room(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_link_down(&mut self, _: Instant) {}
+}
+
+fn port() -> Arc<Port> {
+    let masquerade = MasqueradeConfig {
+        ipv4: None,
+        ipv6: None,
+        names: NameConfig::default(),
+        forwards: Vec::new(),
+        map_host_loopback: Vec::new(),
+        dns_forward: Vec::new(),
+    };
+    let config = PortConfig {
+        name: "test".into(),
+        mac: None,
+        mtu: 1500,
+        queue_pairs: NonZeroU16::MIN,
+        mode: ModeConfig::Masquerade(masquerade),
+    };
+    Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Idle))).unwrap())
+}
+
+struct Running {
+    stop: StopHandle,
+    thread: JoinHandle<Result<(), ServeError>>,
+}
+
+fn run(endpoint: Endpoint, lifetime: Lifetime) -> Running {
+    let server = Server::bind(endpoint, port(), lifetime).unwrap();
+    let stop = server.stop_handle();
+    let thread = std::thread::spawn(move || server.run());
+    Running { stop, thread }
+}
+
+impl Running {
+    fn end(self) -> Result<(), ServeError> {
+        self.thread.join().unwrap()
+    }
+
+    fn stop_and_end(self) -> Result<(), ServeError> {
+        self.stop.stop();
+        self.end()
+    }
+}
+
+fn get_features(stream: &mut UnixStream) -> u64 {
+    use crate::vhost_user::message::Request;
+    let request = Message::request(Request::from_code(1), &[]);
+    stream.write_all(request.bytes()).unwrap();
+    let mut reply = [0; 20];
+    stream.read_exact(&mut reply).unwrap();
+    u64::from_ne_bytes(reply[12..].try_into().unwrap())
+}
+
+#[test]
+fn front_ends_are_served_one_after_the_other_at_a_socket_that_vanishes_with_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, SOCKET_MODE);
+    for _ in 0..3 {
+        let mut front = UnixStream::connect(&path).unwrap();
+        assert_ne!(get_features(&mut front) & 1 << 32, 0, "VERSION_1");
+    }
+    running.stop_and_end().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn one_off_ends_with_the_first_front_end_that_said_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::OneOff);
+    // Somebody only looks whether the socket is alive.
+    drop(UnixStream::connect(&path).unwrap());
+    let mut front = UnixStream::connect(&path).unwrap();
+    get_features(&mut front);
+    drop(front);
+    running.end().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_stop_reaches_a_server_in_the_middle_of_a_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);
+    let mut front = UnixStream::connect(&path).unwrap();
+    get_features(&mut front);
+    running.stop_and_end().unwrap();
+    assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_broken_front_end_does_not_end_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);
+    let mut broken = UnixStream::connect(&path).unwrap();
+    broken.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert_eq!(broken.read(&mut [0; 1]).unwrap_or(0), 0);
+    get_features(&mut UnixStream::connect(&path).unwrap());
+    running.stop_and_end().unwrap();
+}
+
+#[test]
+fn the_socket_file_of_a_dead_process_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    drop(UnixListener::bind(&path).unwrap());
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);
+    get_features(&mut UnixStream::connect(&path).unwrap());
+    running.stop_and_end().unwrap();
+}
+
+#[test]
+fn a_live_socket_and_another_file_are_errors_that_name_the_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, file) = (dir.path().join("live"), dir.path().join("file"));
+    let _listener = UnixListener::bind(&live).unwrap();
+    fs::write(&file, "precious").unwrap();
+    for path in [&live, &file, &dir.path().join("no/such/dir")] {
+        let endpoint = Endpoint::Listen(path.clone());
+        let error = Server::bind(endpoint, port(), Lifetime::Persistent).err().unwrap();
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    assert!(live.exists());
+}
+
+#[test]
+fn a_socket_somebody_else_has_put_in_place_of_ours_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let running = run(Endpoint::Listen(path.clone()), Lifetime::Persistent);
+    fs::remove_file(&path).unwrap();
+    let _other = UnixListener::bind(&path).unwrap();
+    running.stop_and_end().unwrap();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_front_end_that_listens_is_connected_to_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    // Nobody listens yet: persistent waits for it.
+    let running = run(Endpoint::Connect(path.clone()), Lifetime::Persistent);
+    for _ in 0..2 {
+        let listener = UnixListener::bind(&path).unwrap();
+        let (mut front, _) = listener.accept().unwrap();
+        get_features(&mut front);
+        fs::remove_file(&path).unwrap();
+    }
+    running.stop_and_end().unwrap();
+}
+
+#[test]
+fn one_off_does_not_wait_for_a_front_end_that_does_not_listen() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let error = run(Endpoint::Connect(path.clone()), Lifetime::OneOff)
+        .end()
+        .unwrap_err();
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_descriptor_may_be_a_connection_or_a_listener() {
+    let (mut front, ours) = UnixStream::pair().unwrap();
+    let running = run(Endpoint::Fd(ours.into()), Lifetime::Persistent);
+    get_features(&mut front);
+    drop(front);
+    running.end().unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let running = run(Endpoint::Fd(listener.into()), Lifetime::Persistent);
+    for _ in 0..2 {
+        get_features(&mut UnixStream::connect(&path).unwrap());
+    }
+    running.stop_and_end().unwrap();
+    assert!(path.exists(), "the file belongs to whoever made it");
+}
+
+#[test]
+fn a_descriptor_of_another_kind_is_refused() {
+    let file = fs::File::open("/dev/null").unwrap();
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for fd in [file.into(), udp.into(), OwnedFd::from(tcp)] {
+        let error = Server::bind(Endpoint::Fd(fd), port(), Lifetime::Persistent).err();
+        assert!(matches!(error, Some(ServeError::BadFd)));
+    }
+}

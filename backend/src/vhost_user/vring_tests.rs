@@ -1,0 +1,215 @@
+use super::*;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Start { size: u16, used: u64, next_avail: u16 },
+    Stop,
+    Enabled(bool),
+    Call(bool),
+    Error(bool),
+}
+
+/// A worker that remembers what it was told and has always come `ahead` chains further.
+struct FakeHost {
+    told: Sender<Told>,
+    ahead: Option<u16>,
+}
+
+impl RingHost for FakeHost {
+    fn start(&self, setup: RingSetup) {
+        assert!(setup.kick.is_some(), "a ring never starts without its kick");
+        let told = Told::Start {
+            size: setup.size,
+            used: setup.used,
+            next_avail: setup.next_avail,
+        };
+        self.told.send(told).unwrap();
+    }
+
+    fn stop(&self) -> Option<u16> {
+        self.told.send(Told::Stop).unwrap();
+        self.ahead
+    }
+
+    fn set_enabled(&self, enabled: bool) {
+        self.told.send(Told::Enabled(enabled)).unwrap();
+    }
+
+    fn set_call(&self, call: Option<File>) {
+        self.told.send(Told::Call(call.is_some())).unwrap();
+    }
+
+    fn set_error(&self, error: Option<File>) {
+        self.told.send(Told::Error(error.is_some())).unwrap();
+    }
+}
+
+const USED: u64 = 0x3000;
+
+struct Bench {
+    vring: Vring,
+    memory: Memory,
+    told: Receiver<Told>,
+}
+
+fn bench(ahead: Option<u16>) -> Bench {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+    let memory = GuestMemoryAtomic::new(memory);
+    let (sender, told) = channel();
+    let host: Box<dyn RingHost> = Box::new(FakeHost { told: sender, ahead });
+    let (vring, made) = born_with(vec![host], || Vring::new(memory.clone(), MAX_RING_SIZE).unwrap());
+    assert_eq!(made.len(), 1);
+    Bench { vring, memory, told }
+}
+
+impl Bench {
+    fn told(&self) -> Vec<Told> {
+        self.told.try_iter().collect()
+    }
+
+    /// What the daemon does for NUM, BASE, ADDR and KICK.
+    fn start(&self, base: u16) {
+        self.vring.set_queue_size(256);
+        self.vring.set_queue_next_avail(base);
+        self.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+        self.vring.set_kick(Some(event()));
+        self.vring.set_queue_ready(true);
+    }
+
+    fn set_used_idx(&self, idx: u16) {
+        let at = GuestAddress(USED + 2);
+        self.memory.memory().write_obj(idx, at).unwrap();
+    }
+}
+
+fn event() -> File {
+    File::options().read(true).write(true).open("/dev/null").unwrap()
+}
+
+fn started(next_avail: u16) -> Told {
+    Told::Start {
+        size: 256,
+        used: USED,
+        next_avail,
+    }
+}
+
+#[test]
+fn a_ring_starts_once_when_everything_is_known() {
+    let bench = bench(Some(0));
+    bench.vring.set_queue_size(256);
+    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    bench.vring.set_call(Some(event()));
+    bench.vring.set_kick(Some(event()));
+    assert_eq!(bench.told(), []);
+    bench.vring.set_queue_ready(true);
+    bench.vring.set_queue_ready(true);
+    assert_eq!(bench.told(), [started(0)]);
+}
+
+#[test]
+fn a_front_end_that_kicks_before_it_names_addresses_starts_the_ring_with_them() {
+    let bench = bench(Some(0));
+    bench.vring.set_queue_size(256);
+    bench.vring.set_kick(Some(event()));
+    bench.vring.set_queue_ready(true);
+    assert_eq!(bench.told(), []);
+    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    assert_eq!(bench.told(), [started(0)]);
+}
+
+#[test]
+fn get_vring_base_says_where_the_worker_was() {
+    let bench = bench(Some(77));
+    bench.start(0);
+    bench.vring.set_queue_ready(false);
+    assert_eq!(bench.told(), [started(0), Told::Stop]);
+    assert_eq!(bench.vring.queue_next_avail(), 77);
+    bench.vring.set_queue_ready(false);
+    assert_eq!(bench.told(), [], "a stopped ring is not stopped again");
+}
+
+#[test]
+fn a_ring_the_worker_gave_up_keeps_its_last_known_index() {
+    let bench = bench(None);
+    bench.set_used_idx(12);
+    bench.start(12);
+    bench.vring.set_queue_ready(false);
+    assert_eq!(bench.vring.queue_next_avail(), 12);
+}
+
+#[test]
+fn cloud_hypervisor_reconnects_with_the_available_index_and_no_buffer_is_lost() {
+    let bench = bench(Some(0));
+    // 256 receive buffers posted, 40 used before the back end went away.
+    bench.set_used_idx(40);
+    bench.start(256);
+    assert_eq!(bench.told(), [started(40)]);
+}
+
+#[test]
+fn qemu_repeats_the_addresses_of_running_rings_when_a_migration_starts() {
+    let bench = bench(Some(5));
+    bench.start(0);
+    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    bench.vring.set_queue_size(256);
+    assert_eq!(bench.told(), [started(0)], "the ring was left alone");
+}
+
+#[test]
+fn other_addresses_or_another_size_restart_a_running_ring_where_it_was() {
+    let bench = bench(Some(5));
+    bench.start(0);
+    bench.set_used_idx(5);
+    bench.vring.set_queue_size(512);
+    let resized = Told::Start {
+        size: 512,
+        used: USED,
+        next_avail: 5,
+    };
+    assert_eq!(bench.told(), [started(0), Told::Stop, resized]);
+    bench.vring.set_queue_info(0x1000, 0x2000, 0x5000).unwrap();
+    let moved = Told::Start {
+        size: 512,
+        used: 0x5000,
+        next_avail: 0,
+    };
+    assert_eq!(bench.told(), [Told::Stop, moved], "a fresh ring says 0 itself");
+}
+
+#[test]
+fn a_size_that_is_no_power_of_two_never_reaches_the_worker() {
+    let bench = bench(Some(5));
+    bench.start(0);
+    bench.vring.set_queue_size(300);
+    assert_eq!(bench.told(), [started(0), Told::Stop]);
+    bench.vring.set_queue_size(256);
+    assert_eq!(bench.told().len(), 1, "a good size starts it again");
+}
+
+#[test]
+fn interrupts_are_replaced_without_stopping_the_ring() {
+    let bench = bench(Some(5));
+    bench.start(0);
+    bench.vring.set_call(Some(event()));
+    bench.vring.set_call(None);
+    bench.vring.set_err(Some(event()));
+    let want = [started(0), Told::Call(true), Told::Call(false), Told::Error(true)];
+    assert_eq!(bench.told(), want);
+}
+
+#[test]
+fn a_reset_ring_knows_nothing_of_the_one_before() {
+    let bench = bench(Some(9));
+    bench.start(0);
+    bench.vring.set_enabled(true);
+    bench.vring.reset();
+    let want = [started(0), Told::Enabled(true), Told::Enabled(false), Told::Stop];
+    assert_eq!(bench.told(), want);
+    assert_eq!(bench.vring.queue_next_avail(), 0);
+    bench.vring.set_kick(Some(event()));
+    bench.vring.set_queue_ready(true);
+    assert_eq!(bench.told(), [], "no address, no start");
+}
