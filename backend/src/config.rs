@@ -3,6 +3,7 @@
 
 use crate::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
@@ -105,4 +106,41 @@ pub struct Forward {
     pub guest_port: u16,
     /// Number of ports.
     pub count: NonZeroU16,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// As the option is written: `udp:[::1]:5000-5009:53-62`, the guest's ports left out
+/// where they are the host's.
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.transport)?;
+        match self.bind {
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            None => {}
+        }
+        self.write_range(f, self.host_port)?;
+        if self.guest_port != self.host_port {
+            f.write_str(":")?;
+            self.write_range(f, self.guest_port)?;
+        }
+        Ok(())
+    }
+}
+
+impl Forward {
+    fn write_range(&self, f: &mut fmt::Formatter<'_>, first: u16) -> fmt::Result {
+        match self.count.get() {
+            1 => write!(f, "{first}"),
+            count => write!(f, "{first}-{}", u32::from(first) + u32::from(count) - 1),
+        }
+    }
 }

@@ -221,8 +221,8 @@ impl Links {
 fn check_forwards(args: &PortArgs, links: &Links) -> Result<(), ConfigError> {
     if let Some((first, second)) = forward::overlap(&args.ports) {
         return Err(ConfigError::Overlap {
-            first: forward::describe(first),
-            second: forward::describe(second),
+            first: first.to_string(),
+            second: second.to_string(),
         });
     }
     match args
@@ -230,7 +230,7 @@ fn check_forwards(args: &PortArgs, links: &Links) -> Result<(), ConfigError> {
         .iter()
         .find(|f| f.bind.is_some_and(|addr| !links.has_family_of(addr)))
     {
-        Some(stray) => Err(ConfigError::ForwardFamily(forward::describe(stray))),
+        Some(stray) => Err(ConfigError::ForwardFamily(stray.to_string())),
         None => Ok(()),
     }
 }

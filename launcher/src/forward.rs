@@ -125,29 +125,6 @@ fn same_address(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     }
 }
 
-/// A forward as `--port` writes it.
-pub fn describe(forward: &Forward) -> String {
-    let protocol = match forward.transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    };
-    let bind = match forward.bind {
-        Some(IpAddr::V6(addr)) => format!("[{addr}]:"),
-        Some(IpAddr::V4(addr)) => format!("{addr}:"),
-        None => String::new(),
-    };
-    let range = |first: u16| match forward.count.get() {
-        1 => first.to_string(),
-        count => format!("{first}-{}", first + (count - 1)),
-    };
-    let guest = if forward.guest_port == forward.host_port {
-        String::new()
-    } else {
-        format!(":{}", range(forward.guest_port))
-    };
-    format!("{protocol}:{bind}{}{guest}", range(forward.host_port))
-}
-
 #[cfg(test)]
 #[path = "forward_tests.rs"]
 mod tests;
