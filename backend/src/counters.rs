@@ -127,8 +127,16 @@ counters! {
         Echos = "echos",
         /// DHCPv4 leases given or renewed.
         Dhcp4Leases = "dhcp4_leases",
+        /// DHCPv4 addresses the guest declined: it believes somebody else has them.
+        Dhcp4Declines = "dhcp4_declines",
+        /// DHCPv4 leases the guest gave back.
+        Dhcp4Releases = "dhcp4_releases",
         /// DHCPv6 leases given or renewed.
         Dhcp6Leases = "dhcp6_leases",
+        /// DHCPv6 addresses the guest declined: it believes somebody else has them.
+        Dhcp6Declines = "dhcp6_declines",
+        /// DHCPv6 leases the guest gave back.
+        Dhcp6Releases = "dhcp6_releases",
         /// Router advertisements sent.
         RouterAdvertisements = "router_advertisements",
     }

@@ -1,1 +1,275 @@
-//! Being built.
+//! Services of the guest's private network: ARP, neighbour and router discovery,
+//! DHCPv4, DHCPv6, and echo of the gateway's own addresses.
+//!
+//! A mode shows [`Responders::wants`] the copied head of a frame. For the few frames
+//! that are meant for the gateway itself it then copies the whole frame out of guest
+//! memory and gives it to [`Responders::answer`], which appends whole frames to a
+//! [`Replies`] buffer. Nothing here owns a socket, reads a clock or trusts the guest:
+//! what makes no sense is refused with a [`DropReason`] for the mode to count.
+
+mod arp;
+mod dhcp4;
+mod dhcp6;
+mod echo;
+mod names;
+mod ndp;
+mod replies;
+#[cfg(test)]
+mod tests;
+
+pub use replies::Replies;
+
+use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
+use crate::counters::{Counters, DropReason};
+use crate::packet::{Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol};
+use crate::time::Instant;
+use names::SearchList;
+
+/// Hop limit of replies that may cross a router.
+const HOP_LIMIT: u8 = 64;
+/// IGMP, which is not one of ours: nobody behind the gateway listens to groups.
+const IGMP: u8 = 2;
+
+/// What the services of one link are told.
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    /// IPv4 of the link; `None` switches its services off.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6 of the link; `None` switches its services off.
+    pub ipv6: Option<Ipv6Link>,
+    /// Names and servers handed out.
+    pub names: NameConfig,
+    /// MTU of the link, in bytes of IP packet.
+    pub mtu: u16,
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is for somebody else.
+    NotMine,
+    /// It was dealt with; replies, if any, were appended.
+    Done,
+    /// It is one of ours and makes no sense, or asks for what there is not.
+    Refused(DropReason),
+}
+
+/// The services of one link.
+#[derive(Debug)]
+pub struct Responders {
+    ipv4: Option<Ipv4Services>,
+    ipv6: Option<Ipv6Services>,
+}
+
+#[derive(Debug)]
+struct Ipv4Services {
+    link: Ipv4Link,
+    dhcp: dhcp4::Server,
+}
+
+#[derive(Debug)]
+struct Ipv6Services {
+    link: Ipv6Link,
+    dhcp: dhcp6::Server,
+    router: ndp::Router,
+}
+
+/// Which service a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Arp,
+    Dhcp4,
+    Echo4,
+    Dhcp6,
+    Echo6,
+    NeighbourDiscovery,
+    /// Group membership (IGMP, MLD): understood, and of no consequence.
+    Groups,
+}
+
+/// A packet of the guest to one of the gateway's addresses.
+struct Packet<'a, A> {
+    guest_mac: MacAddr,
+    src: A,
+    dst: A,
+    hop_limit: u8,
+    /// What follows the IP header.
+    payload: &'a [u8],
+}
+
+impl Responders {
+    /// The services of a link. Names that cannot be handed out are left out, with a
+    /// warning in the log.
+    pub fn new(config: ServiceConfig) -> Self {
+        let ServiceConfig { ipv4, ipv6, names, mtu } = config;
+        let search = SearchList::new(&names.search);
+        let hostname = names::checked_hostname(names.hostname.as_deref());
+        let (dns4, dns6) = names::servers(&names.dns);
+        Self {
+            ipv4: ipv4.map(|link| Ipv4Services {
+                link,
+                dhcp: dhcp4::Server::new(link, mtu, hostname, dns4, &search),
+            }),
+            ipv6: ipv6.map(|link| Ipv6Services {
+                link,
+                router: ndp::Router::new(link, mtu, &dns6, &search),
+                dhcp: dhcp6::Server::new(link, dns6, &search),
+            }),
+        }
+    }
+
+    /// True if [`answer`](Self::answer) would deal with the frame whose first bytes are
+    /// `head`. Cheap; false for everything that goes on to the world.
+    pub fn wants(&self, headers: &Headers, head: &[u8]) -> bool {
+        self.classify(headers, head).is_some()
+    }
+
+    /// Deals with a whole frame of the guest. Its ICMP checksums must be complete, its
+    /// UDP checksums may be left undone.
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        guest_mac: MacAddr,
+        frame: &[u8],
+        counters: &Counters,
+        replies: &mut Replies,
+    ) -> Answer {
+        let headers = match Headers::parse(frame, frame.len()) {
+            Ok(headers) => headers,
+            Err(why) => return Answer::Refused(why.into()),
+        };
+        let Some(service) = self.classify(&headers, frame) else {
+            return Answer::NotMine;
+        };
+        if service == Service::Groups {
+            return Answer::Refused(DropReason::Multicast);
+        }
+        match (headers.network, &self.ipv4, &mut self.ipv6) {
+            (Network::Arp, Some(ipv4), _) => {
+                let packet = &frame[crate::packet::EthernetHeader::LEN..];
+                arp::answer(&ipv4.link, guest_mac, packet, replies)
+            }
+            (Network::Ipv4(header), Some(ipv4), _) => {
+                let packet = Packet {
+                    guest_mac,
+                    src: header.src,
+                    dst: header.dst,
+                    hop_limit: header.ttl,
+                    payload: transport(&headers, frame),
+                };
+                match service {
+                    Service::Dhcp4 => ipv4.dhcp.answer(&packet, counters, replies),
+                    _ => echo::answer4(&packet, replies),
+                }
+            }
+            (Network::Ipv6(header), _, Some(ipv6)) => {
+                let packet = Packet {
+                    guest_mac,
+                    src: header.src,
+                    dst: header.dst,
+                    hop_limit: header.hop_limit,
+                    payload: transport(&headers, frame),
+                };
+                match service {
+                    Service::Dhcp6 => ipv6.dhcp.answer(&packet, counters, replies),
+                    Service::Echo6 => echo::answer6(&packet, replies),
+                    _ => ipv6.router.answer(now, &packet, counters, replies),
+                }
+            }
+            _ => Answer::NotMine,
+        }
+    }
+
+    /// The guest's driver is up: it is told of its router.
+    pub fn on_link_up(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.router.advertise(now, counters, replies);
+        }
+    }
+
+    /// The guest's driver is gone: nothing is due until it is back.
+    pub fn on_link_down(&mut self) {
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.router.stop();
+        }
+    }
+
+    /// Does what is due.
+    pub fn on_timer(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
+        if self.deadline().is_some_and(|at| at <= now) {
+            self.on_link_up(now, counters, replies);
+        }
+    }
+
+    /// When [`on_timer`](Self::on_timer) is next to be called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ipv6.as_ref()?.router.deadline()
+    }
+
+    fn classify(&self, headers: &Headers, bytes: &[u8]) -> Option<Service> {
+        match &headers.network {
+            Network::Arp => self.ipv4.as_ref().map(|_| Service::Arp),
+            Network::Ipv4(header) => self.ipv4.as_ref()?.classify(header, transport(headers, bytes)),
+            Network::Ipv6(header) => self.ipv6.as_ref()?.classify(header, transport(headers, bytes)),
+            Network::Other(_) => None,
+        }
+    }
+}
+
+impl Ipv4Services {
+    /// `transport` is the beginning of what follows the IP header.
+    fn classify(&self, header: &Ipv4Header, transport: &[u8]) -> Option<Service> {
+        if header.fragment.is_some() {
+            return None;
+        }
+        match header.protocol {
+            protocol::UDP if udp_dst(transport) == Some(dhcproto::v4::SERVER_PORT) => {
+                self.dhcp.is_for_us(header.dst).then_some(Service::Dhcp4)
+            }
+            protocol::ICMP => {
+                let is_ours = header.dst == self.link.gateway && transport.first() == Some(&icmp::v4::ECHO_REQUEST);
+                is_ours.then_some(Service::Echo4)
+            }
+            IGMP => Some(Service::Groups),
+            _ => None,
+        }
+    }
+}
+
+impl Ipv6Services {
+    /// `transport` is the beginning of what follows the IP headers.
+    fn classify(&self, header: &Ipv6Header, transport: &[u8]) -> Option<Service> {
+        // Fragments of neighbour discovery must be ignored (RFC 6980 5).
+        if header.fragment.is_some() {
+            return None;
+        }
+        match header.protocol {
+            protocol::UDP if udp_dst(transport) == Some(dhcproto::v6::SERVER_PORT) => {
+                self.dhcp.is_for_us(header.dst).then_some(Service::Dhcp6)
+            }
+            protocol::ICMPV6 => match *transport.first()? {
+                icmp::v6::ECHO_REQUEST => {
+                    let is_ours = [self.link.gateway, GATEWAY_MAC.link_local()].contains(&header.dst);
+                    is_ours.then_some(Service::Echo6)
+                }
+                icmp::v6::ROUTER_SOLICITATION..=icmp::v6::REDIRECT => Some(Service::NeighbourDiscovery),
+                icmp::v6::MLD_QUERY..=icmp::v6::MLD_DONE | icmp::v6::MLD2_REPORT => Some(Service::Groups),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The part of `bytes` that follows the IP headers, as far as it is there.
+fn transport<'a>(headers: &Headers, bytes: &'a [u8]) -> &'a [u8] {
+    let Some((_, offset, len)) = headers.network.transport() else {
+        return &[];
+    };
+    let end = (offset + len).min(bytes.len());
+    bytes.get(offset..end).unwrap_or(&[])
+}
+
+fn udp_dst(transport: &[u8]) -> Option<u16> {
+    (transport.len() >= 4).then(|| be16(transport, 2))
+}

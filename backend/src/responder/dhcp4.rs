@@ -1,0 +1,294 @@
+//! DHCPv4 (RFC 2131): one address, for one guest, for ever the same.
+//!
+//! What is handed out, and that it is handed out whatever the client asks for, is as
+//! in KubeVirt. Unlike there, a client that wants another address is told so
+//! (DHCPNAK), so that it does not hang on to a lease of an earlier life.
+//!
+//! Requests are read with the codec's borrowed view: it takes apart only the options
+//! asked for. Replies start as a copy of the request's fixed fields.
+
+use super::names::SearchList;
+use super::replies::{Ports, Route};
+use super::{Answer, HOP_LIMIT, Packet, Replies};
+use crate::config::Ipv4Link;
+use crate::counters::{Count, Counters, DropReason};
+use crate::packet::{Ipv4Header, MacAddr, UdpHeader};
+use dhcproto::v4::borrowed;
+use dhcproto::v4::{
+    CLIENT_PORT, Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, HType, MIN_PACKET_SIZE, Message, MessageType,
+    Opcode, OptionCode, SERVER_PORT,
+};
+use std::net::Ipv4Addr;
+
+/// 999 days, as in KubeVirt: an idle guest is not woken to renew.
+const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
+/// Bytes of the fixed fields and the magic cookie.
+const FIXED_LEN: usize = 240;
+/// IP packets up to this length every client takes (RFC 2131 2).
+const MIN_MAX_MESSAGE: usize = 576;
+/// Length of an Ethernet address.
+const ETHERNET_LEN: u8 = 6;
+
+/// The DHCPv4 server of one link.
+#[derive(Debug)]
+pub(super) struct Server {
+    link: Ipv4Link,
+    mtu: u16,
+    /// What every client is told besides message type, server and lease.
+    parameters: DhcpOptions,
+}
+
+/// What is looked at in a request.
+struct Request<'a> {
+    message: borrowed::Message<'a>,
+    chaddr: MacAddr,
+    kind: MessageType,
+    server: Option<Ipv4Addr>,
+    requested: Option<Ipv4Addr>,
+    max_message: Option<u16>,
+    client_id: Option<Vec<u8>>,
+    rapid_commit: bool,
+}
+
+/// A reply's message type and what goes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Offer,
+    Ack {
+        rapid_commit: bool,
+    },
+    /// The answer to DHCPINFORM: parameters without a lease.
+    Inform,
+    Nak,
+}
+
+impl Server {
+    /// The server of `link`.
+    pub(super) fn new(
+        link: Ipv4Link,
+        mtu: u16,
+        hostname: Option<String>,
+        dns: Vec<Ipv4Addr>,
+        search: &SearchList,
+    ) -> Self {
+        let mut parameters = DhcpOptions::new();
+        parameters.insert(DhcpOption::SubnetMask(link.network.netmask()));
+        parameters.insert(DhcpOption::Router(vec![link.gateway]));
+        parameters.insert(DhcpOption::InterfaceMtu(mtu));
+        if !dns.is_empty() {
+            parameters.insert(DhcpOption::DomainNameServer(dns));
+        }
+        if let Some(hostname) = hostname {
+            parameters.insert(DhcpOption::Hostname(hostname));
+        }
+        if let Some(domain) = search.longest() {
+            // Windows reads no option 119.
+            parameters.insert(DhcpOption::DomainName(domain.to_owned()));
+            parameters.insert(DhcpOption::DomainSearch(search.names()));
+        }
+        Self { link, mtu, parameters }
+    }
+
+    /// True if a UDP datagram to `dst` can be for the server.
+    pub(super) fn is_for_us(&self, dst: Ipv4Addr) -> bool {
+        dst.is_broadcast() || dst == self.link.gateway || dst == self.link.network.broadcast()
+    }
+
+    /// Answers the UDP datagram in `packet`. Its checksum is not looked at: a guest may
+    /// leave it to the device.
+    pub(super) fn answer(&self, packet: &Packet<'_, Ipv4Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
+        let Some(request) = udp_payload(packet.payload).and_then(Request::parse) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        let verdict = match request.kind {
+            MessageType::Discover if request.rapid_commit => Verdict::Ack { rapid_commit: true },
+            MessageType::Discover => Verdict::Offer,
+            MessageType::Request => match self.judge(&request) {
+                Some(verdict) => verdict,
+                None => return Answer::Done,
+            },
+            MessageType::Inform if self.link.network.contains(&request.message.ciaddr()) => Verdict::Inform,
+            MessageType::Decline => {
+                counters.add(Count::Dhcp4Declines, 1);
+                return Answer::Done;
+            }
+            MessageType::Release => {
+                counters.add(Count::Dhcp4Releases, 1);
+                return Answer::Done;
+            }
+            _ => return Answer::Refused(DropReason::BadService),
+        };
+        let Some(reply) = self.encode(&request, verdict) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        if matches!(verdict, Verdict::Ack { .. }) {
+            counters.add(Count::Dhcp4Leases, 1);
+        }
+        let ports = Ports {
+            src: SERVER_PORT,
+            dst: CLIENT_PORT,
+        };
+        replies.udp4(&self.route(&request, verdict), ports, &reply);
+        Answer::Done
+    }
+
+    /// What a DHCPREQUEST gets (RFC 2131 4.3.2); `None`: it is for another server.
+    fn judge(&self, request: &Request<'_>) -> Option<Verdict> {
+        if request.server.is_some_and(|server| server != self.link.gateway) {
+            return None;
+        }
+        // Selecting and rebooting clients name the address they want in an option,
+        // renewing and rebinding ones use it already.
+        let wanted = request.requested.unwrap_or_else(|| request.message.ciaddr());
+        Some(if wanted == self.link.guest {
+            Verdict::Ack { rapid_commit: false }
+        } else {
+            Verdict::Nak
+        })
+    }
+
+    /// Where a reply goes (RFC 2131 4.1).
+    fn route(&self, request: &Request<'_>, verdict: Verdict) -> Route<Ipv4Addr> {
+        let ciaddr = request.message.ciaddr();
+        let (mac, dst) = if verdict == Verdict::Nak {
+            (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
+        } else if self.link.network.contains(&ciaddr) {
+            (request.chaddr, ciaddr)
+        } else if request.message.flags().broadcast() {
+            (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
+        } else {
+            (request.chaddr, self.link.guest)
+        };
+        Route {
+            mac,
+            src: self.link.gateway,
+            dst,
+            hop_limit: HOP_LIMIT,
+        }
+    }
+
+    /// The reply's UDP payload, no longer than the client takes: search domains are
+    /// left out from the last one on until it fits.
+    fn encode(&self, request: &Request<'_>, verdict: Verdict) -> Option<Vec<u8>> {
+        let mut reply = request.reply()?;
+        let kind = match verdict {
+            Verdict::Offer => MessageType::Offer,
+            Verdict::Ack { .. } | Verdict::Inform => MessageType::Ack,
+            Verdict::Nak => MessageType::Nak,
+        };
+        let mut options = if verdict == Verdict::Nak {
+            let why = format!("the address of this guest is {}", self.link.guest);
+            [DhcpOption::Message(why)].into_iter().collect()
+        } else {
+            self.parameters.clone()
+        };
+        options.insert(DhcpOption::MessageType(kind));
+        options.insert(DhcpOption::ServerIdentifier(self.link.gateway));
+        if let Some(id) = &request.client_id {
+            // RFC 6842
+            options.insert(DhcpOption::ClientIdentifier(id.clone()));
+        }
+        if matches!(verdict, Verdict::Offer | Verdict::Ack { .. }) {
+            options.insert(DhcpOption::AddressLeaseTime(LEASE_SECS));
+            reply.set_yiaddr(self.link.guest);
+        }
+        if verdict == (Verdict::Ack { rapid_commit: true }) {
+            options.insert(DhcpOption::RapidCommit);
+        }
+        if matches!(verdict, Verdict::Ack { .. } | Verdict::Inform) {
+            reply.set_ciaddr(request.message.ciaddr());
+        }
+        reply.set_opts(options);
+        let limit = self.max_payload(request);
+        loop {
+            let mut bytes = reply.to_vec().ok()?;
+            if bytes.len() <= limit || !drop_last_domain(reply.opts_mut()) {
+                // BOOTP relays and clients of old expect no less (RFC 1542 2.1).
+                bytes.resize(bytes.len().max(MIN_PACKET_SIZE), 0);
+                return Some(bytes);
+            }
+        }
+    }
+
+    /// How long a UDP payload may be: what the client says (option 57) and the link
+    /// carries, but never less than every client must take.
+    fn max_payload(&self, request: &Request<'_>) -> usize {
+        let said = request.max_message.map_or(MIN_MAX_MESSAGE, usize::from);
+        said.min(usize::from(self.mtu)).max(MIN_MAX_MESSAGE) - Ipv4Header::LEN - UdpHeader::LEN
+    }
+}
+
+impl<'a> Request<'a> {
+    /// Reads a client's message; `None` if it is none, or came through a relay agent.
+    fn parse(payload: &'a [u8]) -> Option<Self> {
+        let message = borrowed::Message::new(payload).ok()?;
+        let is_ethernet = message.htype() == HType::Eth && message.hlen() == ETHERNET_LEN;
+        if message.opcode() != Opcode::BootRequest || !is_ethernet || !message.giaddr().is_unspecified() {
+            return None;
+        }
+        let chaddr = MacAddr(message.chaddr().try_into().ok()?);
+        if chaddr.is_multicast() || chaddr == MacAddr::default() {
+            return None;
+        }
+        let mut kind = None;
+        let mut request = Self {
+            message,
+            chaddr,
+            kind: MessageType::Unknown(0),
+            server: None,
+            requested: None,
+            max_message: None,
+            client_id: None,
+            rapid_commit: false,
+        };
+        for option in request.message.opts() {
+            match (option.code(), option.data()) {
+                (OptionCode::MessageType, &[code]) => kind = Some(MessageType::from(code)),
+                (OptionCode::ServerIdentifier, &[a, b, c, d]) => request.server = Some([a, b, c, d].into()),
+                (OptionCode::RequestedIpAddress, &[a, b, c, d]) => request.requested = Some([a, b, c, d].into()),
+                (OptionCode::MaxMessageSize, &[a, b]) => request.max_message = Some(u16::from_be_bytes([a, b])),
+                (OptionCode::RapidCommit, _) => request.rapid_commit = true,
+                // RFC 2132 9.14: at least two bytes; what does not fit one option is
+                // not an identifier.
+                (OptionCode::ClientIdentifier, id) if (2..=usize::from(u8::MAX)).contains(&id.len()) => {
+                    request.client_id = Some(id.to_vec());
+                }
+                _ => {}
+            }
+        }
+        request.kind = kind?;
+        Some(request)
+    }
+
+    /// A reply with the fields that are copied from the request: transaction, flags,
+    /// hardware address.
+    fn reply(&self) -> Option<Message> {
+        let message = &self.message;
+        let mut fixed = [0; FIXED_LEN];
+        fixed[0] = Opcode::BootReply.into();
+        fixed[1] = message.htype().into();
+        fixed[2] = message.hlen();
+        fixed[4..8].copy_from_slice(&message.xid().to_be_bytes());
+        fixed[10..12].copy_from_slice(&u16::from(message.flags()).to_be_bytes());
+        fixed[28..34].copy_from_slice(&self.chaddr.0);
+        fixed[236..].copy_from_slice(&dhcproto::v4::MAGIC);
+        Message::decode(&mut Decoder::new(&fixed)).ok()
+    }
+}
+
+fn udp_payload(datagram: &[u8]) -> Option<&[u8]> {
+    let header = UdpHeader::parse(datagram, datagram.len(), false).ok()?;
+    datagram.get(UdpHeader::LEN..UdpHeader::LEN + header.payload_len)
+}
+
+/// Takes the last domain out of the search list. False if there is none.
+fn drop_last_domain(options: &mut DhcpOptions) -> bool {
+    let Some(DhcpOption::DomainSearch(names)) = options.get_mut(OptionCode::DomainSearch) else {
+        return false;
+    };
+    names.pop();
+    if names.is_empty() {
+        options.remove(OptionCode::DomainSearch);
+    }
+    true
+}

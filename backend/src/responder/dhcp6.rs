@@ -1,0 +1,267 @@
+//! DHCPv6 (RFC 8415): one address, for one guest, for ever the same.
+//!
+//! There is no state: the first IA_NA of a message has the guest's address, whoever
+//! asks and whenever; every other identity association is refused with the status its
+//! message type asks for. Messages are accepted on the servers' multicast address and
+//! on the gateway's own.
+//!
+//! Requests are walked here and not with the codec's decoder: that one takes apart
+//! every option it knows, as deep as they are nested, and trusts their lengths on the
+//! way. Replies are written by the codec.
+
+mod request;
+
+use super::names::SearchList;
+use super::replies::{Ports, Route};
+use super::{Answer, HOP_LIMIT, Packet, Replies};
+use crate::config::{GATEWAY_MAC, Ipv6Link};
+use crate::counters::{Count, Counters, DropReason};
+use crate::packet::UdpHeader;
+use dhcproto::v6::{
+    CLIENT_PORT, DhcpOption, DhcpOptions, Encodable, IAAddr, IANA, IAPD, IATA, MessageType, OptionCode, SERVER_PORT,
+    Status, StatusCode, UnknownOption,
+};
+use request::{Association, Kind, Request};
+use std::net::Ipv6Addr;
+
+/// All_DHCP_Relay_Agents_and_Servers
+const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
+/// 999 days, preferred and valid, as in KubeVirt: an idle guest is not woken to renew.
+const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
+/// When to renew and rebind: half and four fifths of the lease (RFC 8415 21.4).
+const RENEW_SECS: u32 = LEASE_SECS / 2;
+const REBIND_SECS: u32 = LEASE_SECS / 5 * 4;
+/// A client takes an offer of this preference without waiting for others (RFC 8415 18.2.1).
+const MAX_PREFERENCE: u8 = 255;
+/// DUID-LL over Ethernet (RFC 8415 11.4): type 3, hardware type 1, the MAC.
+const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
+
+/// The DHCPv6 server of one link.
+#[derive(Debug)]
+pub(super) struct Server {
+    link: Ipv6Link,
+    duid: Vec<u8>,
+    /// What every client is told besides its address.
+    parameters: Vec<DhcpOption>,
+}
+
+/// A reply in the making: its message type and options. `None` in its place means
+/// that the RFC asks for silence.
+type Reply = (MessageType, Vec<DhcpOption>);
+
+impl Server {
+    /// The server of `link`.
+    pub(super) fn new(link: Ipv6Link, dns: Vec<Ipv6Addr>, search: &SearchList) -> Self {
+        let mut parameters = Vec::new();
+        if !dns.is_empty() {
+            parameters.push(DhcpOption::DomainNameServers(dns));
+        }
+        if !search.is_empty() {
+            // As bytes: the codec would compress the names, which RFC 8415 10 forbids.
+            let list = UnknownOption::new(OptionCode::DomainSearchList, search.wire().to_vec());
+            parameters.push(DhcpOption::Unknown(list));
+        }
+        Self {
+            link,
+            duid: [&DUID_HEAD[..], &GATEWAY_MAC.0].concat(),
+            parameters,
+        }
+    }
+
+    /// True if a UDP datagram to `dst` can be for the server.
+    pub(super) fn is_for_us(&self, dst: Ipv6Addr) -> bool {
+        dst == ALL_SERVERS || dst == self.link.gateway || dst == GATEWAY_MAC.link_local()
+    }
+
+    /// Answers the UDP datagram in `packet`. Its checksum is not looked at: a guest may
+    /// leave it to the device.
+    pub(super) fn answer(&self, packet: &Packet<'_, Ipv6Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
+        let has_source = !packet.src.is_unspecified() && !packet.src.is_multicast();
+        let request = UdpHeader::parse(packet.payload, packet.payload.len(), false)
+            .ok()
+            .and_then(|udp| packet.payload.get(UdpHeader::LEN..UdpHeader::LEN + udp.payload_len))
+            .and_then(Request::parse)
+            .filter(|request| has_source && self.is_valid(request));
+        let Some(request) = request else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        let Some((kind, options)) = self.decide(&request, counters) else {
+            return Answer::Done;
+        };
+        let Some(payload) = self.encode(&request, kind, options) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        let src = if packet.dst.is_multicast() {
+            GATEWAY_MAC.link_local()
+        } else {
+            packet.dst
+        };
+        let route = Route {
+            mac: packet.guest_mac,
+            src,
+            dst: packet.src,
+            hop_limit: HOP_LIMIT,
+        };
+        let ports = Ports {
+            src: SERVER_PORT,
+            dst: CLIENT_PORT,
+        };
+        replies.udp6(&route, ports, &payload);
+        Answer::Done
+    }
+
+    /// Whether the identifiers a message must have, and must not have, are as RFC 8415
+    /// 16 says.
+    fn is_valid(&self, request: &Request<'_>) -> bool {
+        let is_ours = request.server == Some(&self.duid[..]);
+        match request.kind {
+            MessageType::Solicit | MessageType::Confirm | MessageType::Rebind => {
+                request.client.is_some() && request.server.is_none()
+            }
+            MessageType::Request | MessageType::Renew | MessageType::Release | MessageType::Decline => {
+                request.client.is_some() && is_ours
+            }
+            MessageType::InformationRequest => (request.server.is_none() || is_ours) && request.associations.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn decide(&self, request: &Request<'_>, counters: &Counters) -> Option<Reply> {
+        match request.kind {
+            MessageType::Solicit if !request.rapid_commit => {
+                let mut options = self.assign(request, None);
+                options.push(DhcpOption::Preference(MAX_PREFERENCE));
+                Some((MessageType::Advertise, options))
+            }
+            MessageType::Solicit => {
+                let mut options = self.assign(request, Some(counters));
+                options.push(DhcpOption::RapidCommit);
+                Some((MessageType::Reply, options))
+            }
+            MessageType::Request => Some((MessageType::Reply, self.assign(request, Some(counters)))),
+            MessageType::Renew | MessageType::Rebind => Some((MessageType::Reply, self.extend(request, counters))),
+            MessageType::Confirm => self.confirm(request),
+            MessageType::Release => {
+                counters.add(Count::Dhcp6Releases, 1);
+                Some((MessageType::Reply, acknowledge(request)))
+            }
+            MessageType::Decline => {
+                counters.add(Count::Dhcp6Declines, 1);
+                Some((MessageType::Reply, acknowledge(request)))
+            }
+            MessageType::InformationRequest => Some((MessageType::Reply, self.parameters.clone())),
+            _ => None,
+        }
+    }
+
+    /// SOLICIT and REQUEST (RFC 8415 18.3.1, 18.3.2, 18.3.9). A lease is counted in
+    /// `committed`, if it is one.
+    fn assign(&self, request: &Request<'_>, committed: Option<&Counters>) -> Vec<DhcpOption> {
+        let mut options = self.parameters.clone();
+        for (ia, is_ours) in request.associations() {
+            // Only a REQUEST is told that it is on the wrong link: what a SOLICIT names
+            // is a wish.
+            let is_wrong = request.kind == MessageType::Request && !ia.addresses().all(|a| self.is_on_link(a));
+            let contents = match ia.kind {
+                Kind::Addresses if is_ours && is_wrong => status(Status::NotOnLink, "not an address of this link"),
+                Kind::Addresses if is_ours => {
+                    if let Some(counters) = committed {
+                        counters.add(Count::Dhcp6Leases, 1);
+                    }
+                    address(self.link.guest, LEASE_SECS)
+                }
+                Kind::Addresses | Kind::Temporary => status(Status::NoAddrsAvail, "a guest has one address"),
+                Kind::Prefixes => status(Status::NoPrefixAvail, "no prefixes are delegated"),
+            };
+            options.push(association(ia, vec![contents]));
+        }
+        options
+    }
+
+    /// RENEW and REBIND (RFC 8415 18.3.4, 18.3.5).
+    fn extend(&self, request: &Request<'_>, counters: &Counters) -> Vec<DhcpOption> {
+        let mut options = self.parameters.clone();
+        for (ia, is_ours) in request.associations() {
+            let contents = if is_ours {
+                counters.add(Count::Dhcp6Leases, 1);
+                let others = ia.addresses().filter(|a| *a != self.link.guest);
+                // A lifetime of zero tells the client to stop using an address.
+                let ended = others.take(request::MAX_ADDRESSES).map(|a| address(a, 0));
+                std::iter::once(address(self.link.guest, LEASE_SECS))
+                    .chain(ended)
+                    .collect()
+            } else {
+                vec![status(Status::NoBinding, "not an association of this guest")]
+            };
+            options.push(association(ia, contents));
+        }
+        options
+    }
+
+    /// CONFIRM (RFC 8415 18.3.3). Any address but the guest's own counts as wrong even
+    /// if it is on the link: its packets would not be let through.
+    fn confirm(&self, request: &Request<'_>) -> Option<Reply> {
+        let mut addresses = request.associations.iter().flat_map(Association::addresses).peekable();
+        addresses.peek()?;
+        let verdict = if addresses.all(|a| a == self.link.guest) {
+            status(Status::Success, "still right")
+        } else {
+            status(Status::NotOnLink, "not the address of this guest")
+        };
+        Some((MessageType::Reply, vec![verdict]))
+    }
+
+    fn is_on_link(&self, address: Ipv6Addr) -> bool {
+        self.link.network.contains(&address)
+    }
+
+    fn encode(&self, request: &Request<'_>, kind: MessageType, mut options: Vec<DhcpOption>) -> Option<Vec<u8>> {
+        options.push(DhcpOption::ServerId(self.duid.clone()));
+        if let Some(client) = request.client {
+            options.push(DhcpOption::ClientId(client.to_vec()));
+        }
+        let mut payload = vec![kind.into()];
+        payload.extend(request.transaction);
+        payload.extend(options.into_iter().collect::<DhcpOptions>().to_vec().ok()?);
+        Some(payload)
+    }
+}
+
+/// RELEASE and DECLINE (RFC 8415 18.3.7, 18.3.8): there is nothing to undo.
+fn acknowledge(request: &Request<'_>) -> Vec<DhcpOption> {
+    let mut options = vec![status(Status::Success, "noted")];
+    for (ia, is_ours) in request.associations() {
+        if !is_ours {
+            let contents = status(Status::NoBinding, "not an association of this guest");
+            options.push(association(ia, vec![contents]));
+        }
+    }
+    options
+}
+
+fn status(status: Status, why: &str) -> DhcpOption {
+    DhcpOption::StatusCode(StatusCode {
+        status,
+        msg: why.to_owned(),
+    })
+}
+
+fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
+    DhcpOption::IAAddr(IAAddr {
+        addr,
+        preferred_life: lifetime,
+        valid_life: lifetime,
+        opts: DhcpOptions::new(),
+    })
+}
+
+/// The association `ia` as it goes back to the client.
+fn association(ia: &Association<'_>, contents: Vec<DhcpOption>) -> DhcpOption {
+    let opts = contents.into_iter().collect();
+    let (id, t1, t2) = (ia.iaid, RENEW_SECS, REBIND_SECS);
+    match ia.kind {
+        Kind::Addresses => DhcpOption::IANA(IANA { id, t1, t2, opts }),
+        Kind::Temporary => DhcpOption::IATA(IATA { id, opts }),
+        Kind::Prefixes => DhcpOption::IAPD(IAPD { id, t1, t2, opts }),
+    }
+}

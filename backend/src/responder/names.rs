@@ -1,0 +1,165 @@
+//! Domain names handed out to the guest, checked once when a port is made.
+
+use dhcproto::Name;
+use log::warn;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Name servers handed out per family at most; resolvers use three.
+pub(super) const MAX_SERVERS: usize = 8;
+/// Bytes of search list handed out at most, uncompressed: what leaves room for
+/// everything else in a packet of 1280 bytes.
+const MAX_SEARCH: usize = 512;
+/// RFC 1035 2.3.4
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 255;
+
+/// Search domains in wire form.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SearchList {
+    /// Domains as text, without a final dot.
+    domains: Vec<String>,
+    /// RFC 1035 3.1, one after the other, without compression.
+    wire: Vec<u8>,
+}
+
+impl SearchList {
+    /// The domains of `search` that can be handed out, in order; the others are named
+    /// in the log.
+    pub(super) fn new(search: &[String]) -> Self {
+        let mut list = Self::default();
+        for domain in search {
+            let Some(wire) = to_wire(domain) else {
+                warn!("search domain {domain:?} is not a domain name: the guest is not told of it");
+                continue;
+            };
+            if list.wire.len() + wire.len() > MAX_SEARCH {
+                warn!("the search list is longer than {MAX_SEARCH} bytes: the guest is not told of {domain:?}");
+                continue;
+            }
+            list.wire.extend(wire);
+            list.domains.push(domain.trim_end_matches('.').to_owned());
+        }
+        list
+    }
+
+    /// True if there is no domain.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+
+    /// The list without compression, as DHCPv6 (RFC 8415 10) and router
+    /// advertisements (RFC 8106 5.2) want it.
+    pub(super) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// The list as the DHCPv4 codec wants it.
+    pub(super) fn names(&self) -> Vec<Name> {
+        self.domains
+            .iter()
+            .filter_map(|d| Name::from_ascii(format!("{d}.")).ok())
+            .collect()
+    }
+
+    /// The longest domain, the first of them if several are.
+    pub(super) fn longest(&self) -> Option<&str> {
+        let longest = self.domains.iter().rev().max_by_key(|d| d.len())?;
+        Some(longest)
+    }
+}
+
+/// A domain name in wire form; `None` if it is none, or the root.
+fn to_wire(domain: &str) -> Option<Vec<u8>> {
+    let mut wire = Vec::with_capacity(domain.len() + 2);
+    for label in domain.strip_suffix('.').unwrap_or(domain).split('.') {
+        let is_label = (1..=MAX_LABEL).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        if !is_label {
+            return None;
+        }
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend(label.bytes());
+    }
+    wire.push(0);
+    (wire.len() <= MAX_NAME).then_some(wire)
+}
+
+/// A host name that fits an option; `None`, with a line in the log, if it is none.
+pub(super) fn checked_hostname(hostname: Option<&str>) -> Option<String> {
+    let hostname = hostname?;
+    if to_wire(hostname).is_none() {
+        warn!("host name {hostname:?} is not a host name: the guest is not told of it");
+        return None;
+    }
+    Some(hostname.to_owned())
+}
+
+/// The name servers of each family, as many as are handed out.
+pub(super) fn servers(dns: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+    let mut v4: Vec<_> = dns
+        .iter()
+        .filter_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None })
+        .collect();
+    let mut v6: Vec<_> = dns
+        .iter()
+        .filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None })
+        .collect();
+    for (family, len) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
+        if len > MAX_SERVERS {
+            warn!("{len} {family} name servers: the guest is told of the first {MAX_SERVERS}");
+        }
+    }
+    v4.truncate(MAX_SERVERS);
+    v6.truncate(MAX_SERVERS);
+    (v4, v6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(domains: &[&str]) -> SearchList {
+        let domains: Vec<_> = domains.iter().map(|d| (*d).to_owned()).collect();
+        SearchList::new(&domains)
+    }
+
+    #[test]
+    fn domains_are_written_label_by_label_without_compression() {
+        let wire = list(&["a.bc.", "bc"]);
+        assert_eq!(wire.wire(), b"\x01a\x02bc\0\x02bc\0");
+    }
+
+    #[test]
+    fn what_is_no_domain_is_left_out_and_the_rest_stays() {
+        let long_label = "x".repeat(64);
+        let long_name = ["abcdefg"; 32].join(".");
+        let search = list(&[
+            ".",
+            "",
+            "a..b",
+            "a b",
+            "ü.de",
+            &long_label,
+            &long_name,
+            "Good_1.example",
+        ]);
+        assert_eq!(search.wire(), b"\x06Good_1\x07example\0");
+        assert_eq!(search.names().len(), 1);
+    }
+
+    #[test]
+    fn a_list_too_long_keeps_what_fits() {
+        let domains: Vec<_> = (0..100).map(|i| format!("domain-{i:02}.example")).collect();
+        let search = SearchList::new(&domains);
+        assert_eq!(search.wire().len(), 512 / 19 * 19);
+        assert_eq!(search.names().len(), 512 / 19);
+    }
+
+    #[test]
+    fn the_longest_domain_is_the_first_of_equals() {
+        assert_eq!(list(&["aa.b", "cc.d", "e"]).longest(), Some("aa.b"));
+        assert_eq!(list(&[]).longest(), None);
+    }
+}

@@ -1,0 +1,290 @@
+//! Neighbour discovery (RFC 4861): the gateway as neighbour and as router.
+//!
+//! A guest learns its default route, the MTU and name servers (RFC 8106) from router
+//! advertisements; its address comes from DHCPv6, so the M and O flags are set and no
+//! prefix is for autoconfiguration. Advertisements go out when the guest's link comes
+//! up, when it asks, and otherwise only often enough that their lifetimes do not run
+//! out: each one wakes an idle guest.
+
+use super::names::{MAX_SERVERS, SearchList};
+use super::replies::Route;
+use super::{Answer, Packet, Replies};
+use crate::config::{GATEWAY_MAC, Ipv6Link};
+use crate::counters::{Count, Counters, DropReason};
+use crate::packet::{IcmpHeader, MacAddr, be16, icmp};
+use crate::time::Instant;
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+/// Hop limit of everything in neighbour discovery: proof that no router passed it on.
+const LINK_HOP_LIMIT: u8 = 255;
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+
+/// Time between unsolicited advertisements (MaxRtrAdvInterval, its default).
+const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
+/// Lifetime of the default route and of name servers: three times the above, the
+/// default of RFC 4861 6.2.1 and RFC 8106 5.1.
+const LIFETIME_SECS: u16 = 1800;
+/// A prefix on this link stays there for ever.
+const INFINITE: u32 = u32::MAX;
+/// The least MTU of IPv6; receivers ignore an MTU option that says less.
+const MIN_MTU: u16 = 1280;
+
+mod option {
+    pub(super) const SOURCE_LINK_LAYER: u8 = 1;
+    pub(super) const TARGET_LINK_LAYER: u8 = 2;
+    pub(super) const PREFIX: u8 = 3;
+    pub(super) const MTU: u8 = 5;
+    pub(super) const RDNSS: u8 = 25;
+    pub(super) const DNSSL: u8 = 31;
+    /// Option lengths count in units of eight bytes.
+    pub(super) const UNIT: usize = 8;
+}
+
+/// Length of a neighbour message up to its options: header and target address.
+const NEIGHBOUR_LEN: usize = IcmpHeader::LEN + 16;
+const NA_ROUTER: u8 = 0x80;
+const NA_SOLICITED: u8 = 0x40;
+const NA_OVERRIDE: u8 = 0x20;
+/// Managed (M) and other configuration (O): there is DHCPv6.
+const RA_MANAGED: u8 = 0x80;
+const RA_OTHER: u8 = 0x40;
+const PREFIX_ON_LINK: u8 = 0x80;
+/// Hop limit the guest is told to use.
+const GUEST_HOP_LIMIT: u8 = 64;
+
+/// The gateway in neighbour discovery.
+#[derive(Debug)]
+pub(super) struct Router {
+    link: Ipv6Link,
+    /// The advertisement, checksum aside. It never changes.
+    advertisement: Vec<u8>,
+    next: Option<Instant>,
+}
+
+impl Router {
+    /// The router of `link`.
+    pub(super) fn new(link: Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Self {
+        Self {
+            link,
+            advertisement: advertisement(&link, mtu, dns, search),
+            next: None,
+        }
+    }
+
+    /// When the next unsolicited advertisement is due.
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// Sends no more unsolicited advertisements.
+    pub(super) const fn stop(&mut self) {
+        self.next = None;
+    }
+
+    /// Advertises to all nodes, of our own accord.
+    pub(super) fn advertise(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
+        self.advertise_to(now, ALL_NODES_MAC, ALL_NODES, counters, replies);
+    }
+
+    /// Answers a neighbour discovery message.
+    pub(super) fn answer(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_, Ipv6Addr>,
+        counters: &Counters,
+        replies: &mut Replies,
+    ) -> Answer {
+        let (src, dst) = (packet.src.into(), packet.dst.into());
+        let Ok(header) = IcmpHeader::parse(packet.payload) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        let is_sound = packet.hop_limit == LINK_HOP_LIMIT
+            && header.code == 0
+            && !packet.src.is_multicast()
+            && icmp::checksum_ok(src, dst, packet.payload);
+        if !is_sound {
+            return Answer::Refused(DropReason::BadService);
+        }
+        match header.kind {
+            icmp::v6::NEIGHBOUR_SOLICITATION => self.on_neighbour_solicitation(packet, replies),
+            icmp::v6::ROUTER_SOLICITATION => self.on_router_solicitation(now, packet, counters, replies),
+            // The guest announces itself: there is one guest, and we know it.
+            icmp::v6::NEIGHBOUR_ADVERTISEMENT => Answer::Done,
+            // A guest is no router.
+            _ => Answer::Refused(DropReason::BadService),
+        }
+    }
+
+    fn on_neighbour_solicitation(&self, packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
+        let (Some(target), Some(options)) = (
+            packet.payload.get(8..).and_then(<[u8]>::first_chunk::<16>),
+            packet.payload.get(NEIGHBOUR_LEN..).and_then(Options::check),
+        ) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        let target = Ipv6Addr::from(*target);
+        let is_probe = packet.src.is_unspecified();
+        // RFC 4861 7.1.1
+        let is_odd_probe = is_probe && (options.has_source || packet.dst != solicited_node(target));
+        if target.is_multicast() || is_odd_probe {
+            return Answer::Refused(DropReason::BadService);
+        }
+        if target != self.link.gateway && target != GATEWAY_MAC.link_local() {
+            // Duplicate address detection (RFC 4862 5.4) of an address of the guest's
+            // own: silence is the answer.
+            return if is_probe {
+                Answer::Done
+            } else {
+                Answer::Refused(DropReason::NoSuchNeighbour)
+            };
+        }
+        let (mac, dst, solicited) = if is_probe {
+            (ALL_NODES_MAC, ALL_NODES, 0)
+        } else {
+            (packet.guest_mac, packet.src, NA_SOLICITED)
+        };
+        let route = Route {
+            mac,
+            src: target,
+            dst,
+            hop_limit: LINK_HOP_LIMIT,
+        };
+        replies.icmp6(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
+            let header = IcmpHeader {
+                kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
+                code: 0,
+                rest: [NA_ROUTER | NA_OVERRIDE | solicited, 0, 0, 0],
+            };
+            header.emit(message, 0);
+            message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
+            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER));
+        });
+        Answer::Done
+    }
+
+    fn on_router_solicitation(
+        &mut self,
+        now: Instant,
+        packet: &Packet<'_, Ipv6Addr>,
+        counters: &Counters,
+        replies: &mut Replies,
+    ) -> Answer {
+        let Some(options) = packet.payload.get(IcmpHeader::LEN..).and_then(Options::check) else {
+            return Answer::Refused(DropReason::BadService);
+        };
+        if !packet.src.is_unspecified() {
+            self.advertise_to(now, packet.guest_mac, packet.src, counters, replies);
+            return Answer::Done;
+        }
+        // RFC 4861 6.1.1
+        if options.has_source {
+            return Answer::Refused(DropReason::BadService);
+        }
+        self.advertise(now, counters, replies);
+        Answer::Done
+    }
+
+    fn advertise_to(&mut self, now: Instant, mac: MacAddr, dst: Ipv6Addr, counters: &Counters, replies: &mut Replies) {
+        let route = Route {
+            mac,
+            src: GATEWAY_MAC.link_local(),
+            dst,
+            hop_limit: LINK_HOP_LIMIT,
+        };
+        let advertisement = &self.advertisement;
+        replies.icmp6(&route, advertisement.len(), |message| {
+            message.copy_from_slice(advertisement);
+        });
+        counters.add(Count::RouterAdvertisements, 1);
+        self.next = Some(now + ADVERTISE_EVERY);
+    }
+}
+
+/// What matters about the options of a message.
+struct Options {
+    /// There is a source link-layer address.
+    has_source: bool,
+}
+
+impl Options {
+    /// Walks the options; `None` if one has no length or more than there is (RFC 4861
+    /// 6.1.1 and 7.1.1: such a message is to be dropped).
+    fn check(mut bytes: &[u8]) -> Option<Self> {
+        let mut has_source = false;
+        while let [kind, units, ..] = *bytes {
+            let len = usize::from(units) * option::UNIT;
+            bytes = bytes.get(len..).filter(|_| len > 0)?;
+            has_source |= kind == option::SOURCE_LINK_LAYER;
+        }
+        bytes.is_empty().then_some(Self { has_source })
+    }
+}
+
+/// ff02::1:ffXX:XXXX of `address` (RFC 4291 2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = address.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), be16(&[b, c], 0))
+}
+
+fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
+    let mut bytes = [kind, 1, 0, 0, 0, 0, 0, 0];
+    bytes[2..].copy_from_slice(&GATEWAY_MAC.0);
+    bytes
+}
+
+fn advertisement(link: &Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Vec<u8> {
+    let lifetime = LIFETIME_SECS.to_be_bytes();
+    let header = IcmpHeader {
+        kind: icmp::v6::ROUTER_ADVERTISEMENT,
+        code: 0,
+        rest: [GUEST_HOP_LIMIT, RA_MANAGED | RA_OTHER, lifetime[0], lifetime[1]],
+    };
+    let mut message = vec![0; IcmpHeader::LEN];
+    header.emit(&mut message, 0);
+    // Reachable time and retransmission timer: the guest's own defaults.
+    message.extend([0; 8]);
+    message.extend(link_layer_option(option::SOURCE_LINK_LAYER));
+    if mtu >= MIN_MTU {
+        push_option(&mut message, option::MTU, |body| {
+            body.extend([0; 2]);
+            body.extend(u32::from(mtu).to_be_bytes());
+        });
+    }
+    // On-link, as the IPv4 netmask says of the IPv4 network: the gateway's ::1 is then a
+    // neighbour with or without a default route. Not for autoconfiguration: the guest
+    // has the one address DHCPv6 gives it, packets from others are dropped.
+    push_option(&mut message, option::PREFIX, |body| {
+        body.extend([link.network.prefix_len(), PREFIX_ON_LINK]);
+        body.extend(INFINITE.to_be_bytes());
+        body.extend(INFINITE.to_be_bytes());
+        body.extend([0; 4]);
+        body.extend(link.network.network().octets());
+    });
+    if !dns.is_empty() {
+        push_option(&mut message, option::RDNSS, |body| {
+            body.extend([0; 2]);
+            body.extend(u32::from(LIFETIME_SECS).to_be_bytes());
+            body.extend(dns.iter().take(MAX_SERVERS).flat_map(Ipv6Addr::octets));
+        });
+    }
+    if !search.is_empty() {
+        push_option(&mut message, option::DNSSL, |body| {
+            body.extend([0; 2]);
+            body.extend(u32::from(LIFETIME_SECS).to_be_bytes());
+            body.extend(search.wire());
+        });
+    }
+    message
+}
+
+/// Appends an option whose body, padded with zeros, `write` writes.
+fn push_option(message: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = message.len();
+    message.extend([kind, 0]);
+    write(message);
+    let len = (message.len() - start).next_multiple_of(option::UNIT);
+    message.resize(start + len, 0);
+    message[start + 1] = u8::try_from(len / option::UNIT).unwrap_or(u8::MAX);
+}

@@ -1,0 +1,151 @@
+//! Frames on their way to the guest, in one buffer that is used again and again.
+
+use crate::config::GATEWAY_MAC;
+use crate::packet::checksum::Sum;
+use crate::packet::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, UdpHeader, icmp, protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Whole frames, Ethernet header first, checksums complete.
+#[derive(Debug, Default)]
+pub struct Replies {
+    bytes: Vec<u8>,
+    /// Where each frame ends in `bytes`.
+    ends: Vec<usize>,
+}
+
+impl Replies {
+    /// Forgets all frames, keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// True if there is no frame.
+    pub const fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Number of frames.
+    pub const fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The frames in the order they are to be sent.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    /// Adds a frame from the gateway: writes the Ethernet header, returns the `len`
+    /// zeroed bytes after it.
+    pub(super) fn ethernet(&mut self, dst: MacAddr, ethertype: EtherType, len: usize) -> &mut [u8] {
+        let start = self.bytes.len();
+        self.bytes.resize(start + EthernetHeader::LEN + len, 0);
+        self.ends.push(self.bytes.len());
+        let header = EthernetHeader {
+            dst,
+            src: GATEWAY_MAC,
+            ethertype,
+        };
+        header.emit(&mut self.bytes[start..]);
+        &mut self.bytes[start + EthernetHeader::LEN..]
+    }
+
+    fn ipv4(&mut self, route: &Route<Ipv4Addr>, protocol: u8, len: usize) -> &mut [u8] {
+        let packet = self.ethernet(route.mac, EtherType::Ipv4, Ipv4Header::LEN + len);
+        let header = Ipv4Header {
+            src: route.src,
+            dst: route.dst,
+            protocol,
+            ttl: route.hop_limit,
+            tos: 0,
+            dont_fragment: true,
+            fragment: None,
+            header_len: Ipv4Header::LEN,
+            payload_len: len,
+        };
+        header.emit(packet);
+        &mut packet[Ipv4Header::LEN..]
+    }
+
+    fn ipv6(&mut self, route: &Route<Ipv6Addr>, protocol: u8, len: usize) -> &mut [u8] {
+        let packet = self.ethernet(route.mac, EtherType::Ipv6, Ipv6Header::LEN + len);
+        let header = Ipv6Header {
+            src: route.src,
+            dst: route.dst,
+            protocol,
+            hop_limit: route.hop_limit,
+            traffic_class: 0,
+            fragment: None,
+            header_len: Ipv6Header::LEN,
+            payload_len: len,
+        };
+        header.emit(packet);
+        &mut packet[Ipv6Header::LEN..]
+    }
+
+    /// Adds an ICMP message of `len` bytes that `write` fills in, all but the checksum.
+    pub(super) fn icmp4(&mut self, route: &Route<Ipv4Addr>, len: usize, write: impl FnOnce(&mut [u8])) {
+        let message = self.ipv4(route, protocol::ICMP, len);
+        write(message);
+        icmp::fill_checksum(route.src.into(), route.dst.into(), message);
+    }
+
+    /// Adds an ICMPv6 message of `len` bytes that `write` fills in, all but the checksum.
+    pub(super) fn icmp6(&mut self, route: &Route<Ipv6Addr>, len: usize, write: impl FnOnce(&mut [u8])) {
+        let message = self.ipv6(route, protocol::ICMPV6, len);
+        write(message);
+        icmp::fill_checksum(route.src.into(), route.dst.into(), message);
+    }
+
+    /// Adds a UDP datagram over IPv4.
+    pub(super) fn udp4(&mut self, route: &Route<Ipv4Addr>, ports: Ports, payload: &[u8]) {
+        let datagram = self.ipv4(route, protocol::UDP, UdpHeader::LEN + payload.len());
+        fill_udp(datagram, route.src.into(), route.dst.into(), ports, payload);
+    }
+
+    /// Adds a UDP datagram over IPv6.
+    pub(super) fn udp6(&mut self, route: &Route<Ipv6Addr>, ports: Ports, payload: &[u8]) {
+        let datagram = self.ipv6(route, protocol::UDP, UdpHeader::LEN + payload.len());
+        fill_udp(datagram, route.src.into(), route.dst.into(), ports, payload);
+    }
+}
+
+/// How a reply travels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route<A> {
+    /// Destination MAC.
+    pub mac: MacAddr,
+    /// Source address: one of the gateway's.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+}
+
+/// Source and destination port of a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports {
+    pub src: u16,
+    pub dst: u16,
+}
+
+fn fill_udp(datagram: &mut [u8], src: IpAddr, dst: IpAddr, ports: Ports, payload: &[u8]) {
+    let header = UdpHeader {
+        src_port: ports.src,
+        dst_port: ports.dst,
+        payload_len: payload.len(),
+    };
+    datagram[UdpHeader::LEN..].copy_from_slice(payload);
+    header.emit(datagram, 0);
+    let sum = Sum::default()
+        .bytes(datagram)
+        .pseudo_header(src, dst, protocol::UDP, datagram.len());
+    // A sum of zero would mean "none" (RFC 768, RFC 8200 8.1).
+    let checksum = match sum.finish() {
+        0 => 0xffff,
+        sum => sum,
+    };
+    header.emit(datagram, checksum);
+}
