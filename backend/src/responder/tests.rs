@@ -1,5 +1,6 @@
 //! A guest that talks to the services, in virtual time.
 
+mod dhcp4;
 mod link;
 
 use super::*;
