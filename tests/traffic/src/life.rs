@@ -1,0 +1,98 @@
+//! How connections begin and end: refused, half-closed, aborted.
+
+use crate::wire::{PATIENCE, Request, ask, read_line};
+use crate::{Arguments, Failure, Report, stream};
+use serde_json::json;
+use socket2::SockRef;
+use std::io::{self, BufReader, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A number no other client of the server has.
+fn token() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() ^ (u64::from(since.subsec_nanos()) << 32) ^ u64::from(std::process::id())
+}
+
+fn recall(to: SocketAddr, token: u64) -> io::Result<String> {
+    read_line(&mut BufReader::new(ask(to, &Request::Recall { token })?))
+}
+
+/// One side ends its direction; the other direction must still carry everything.
+pub fn half_close(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let bytes: u64 = arguments.get("bytes")?;
+    let seed = token();
+    let expected = format!("{bytes} {}", stream::digest(seed, bytes)?);
+    let got = match arguments.get_or("first", "client".to_owned())?.as_str() {
+        "client" => {
+            let mut connection = ask(to, &Request::AwaitEnd)?;
+            stream::send(&mut connection, seed, bytes)?;
+            connection.shutdown(Shutdown::Write)?;
+            read_line(&mut BufReader::new(connection))?
+        }
+        "server" => {
+            let token = token();
+            let mut connection = ask(to, &Request::EndFirst { token })?;
+            let early = connection.read(&mut [0; 16])?;
+            if early != 0 {
+                return Ok((false, json!({ "error": "data where the server's end was due" })));
+            }
+            stream::send(&mut connection, seed, bytes)?;
+            drop(connection);
+            recall(to, token)?
+        }
+        other => return Err(format!("first={other}: client or server").into()),
+    };
+    Ok((got == expected, json!({ "sent": expected, "received": got })))
+}
+
+/// One side aborts; the other must see a reset, not an orderly end.
+pub fn reset(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let seen = match arguments.text("by")? {
+        "server" => match ask(to, &Request::Abort)?.read(&mut [0; 16]) {
+            Ok(0) => "end".to_owned(),
+            Ok(_) => "data".to_owned(),
+            Err(error) => format!("{:?}", error.kind()),
+        },
+        "client" => {
+            let token = token();
+            let connection = ask(to, &Request::Watch { token })?;
+            read_line(&mut BufReader::new(&connection))?;
+            SockRef::from(&connection).set_linger(Some(Duration::ZERO))?;
+            drop(connection);
+            recall(to, token)?
+        }
+        other => return Err(format!("by={other}: client or server").into()),
+    };
+    Ok((seen == "ConnectionReset", json!({ "seen": seen })))
+}
+
+/// How an attempt to connect ends. Never fails: the caller knows what it wants to see.
+pub fn connect(arguments: &Arguments) -> Report {
+    let wait = Duration::from_secs(arguments.get_or("wait", PATIENCE.as_secs())?);
+    let start = Instant::now();
+    let outcome = match TcpStream::connect_timeout(&arguments.to()?, wait) {
+        Ok(_) => "connected".to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    };
+    Ok((
+        true,
+        json!({ "outcome": outcome, "seconds": start.elapsed().as_secs_f64() }),
+    ))
+}
+
+/// The address the server sees.
+pub fn peer(arguments: &Arguments) -> Report {
+    let connection = ask(arguments.to()?, &Request::Peer)?;
+    let local = connection.local_addr()?;
+    let seen: SocketAddr = read_line(&mut BufReader::new(connection))?
+        .parse()
+        .map_err(|_| Failure::from("no address came back"))?;
+    let report = json!({
+        "seen": seen.to_string(), "seen_ip": seen.ip().to_string(), "seen_port": seen.port(),
+        "local_ip": local.ip().to_string(), "local_port": local.port(),
+    });
+    Ok((true, report))
+}

@@ -1,0 +1,137 @@
+//! `hawser-traffic`: traffic that proves itself.
+//!
+//! One static program that runs inside the guest, beside it and on the host. `serve`
+//! answers on one port, TCP and UDP; every other command is a client that does one
+//! thing against a server and prints one line of JSON about it. What travels is a
+//! pseudo-random stream ([`stream`]) whose SHA-256 both sides compute, so a result
+//! says what arrived, not that something ran. The exit code is 0 when all of it did.
+//!
+//! `agent` is the other half of a guest's command channel ([`agent`]).
+
+mod agent;
+mod bulk;
+mod life;
+mod rounds;
+mod server;
+mod storm;
+mod stream;
+mod udp;
+mod wire;
+
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+const USAGE: &str = "\
+hawser-traffic COMMAND [name=value]…
+
+  serve      at=ADDR:PORT [udp=yes]            answer every command below
+  send       to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream to the server
+  receive    to=ADDR:PORT bytes=N [connections=K] [seed=S]   stream from the server
+  storm      to=ADDR:PORT connections=N [bytes=B]   open all, exchange on each, close
+  half-close to=ADDR:PORT bytes=N [first=client|server]   one side ends its direction early
+  reset      to=ADDR:PORT by=client|server      one side aborts, the other must see it
+  connect    to=ADDR:PORT [wait=SECONDS]        how a connection attempt ends
+  peer       to=ADDR:PORT                       the address the server sees us come from
+  udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
+  rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
+  agent      tty=DEVICE                         run commands for whoever holds the other end
+";
+
+/// What ends a command early, for the line on stderr.
+type Failure = Box<dyn Error + Send + Sync>;
+/// A command's report: whether all went as it must, and what is printed.
+type Report = Result<(bool, Value), Failure>;
+
+/// The `name=value` arguments of a command.
+struct Arguments(BTreeMap<String, String>);
+
+impl Arguments {
+    fn parse(words: impl Iterator<Item = String>) -> Result<Self, Failure> {
+        let mut map = BTreeMap::new();
+        for word in words {
+            let (name, value) = word
+                .split_once('=')
+                .ok_or_else(|| format!("'{word}' is not name=value"))?;
+            map.insert(name.to_owned(), value.to_owned());
+        }
+        Ok(Self(map))
+    }
+
+    fn text(&self, name: &str) -> Result<&str, Failure> {
+        Ok(self
+            .0
+            .get(name)
+            .ok_or_else(|| format!("argument {name}=… is missing"))?)
+    }
+
+    fn get<T: FromStr>(&self, name: &str) -> Result<T, Failure> {
+        let text = self.text(name)?;
+        Ok(text.parse().map_err(|_| format!("'{text}' will not do for {name}"))?)
+    }
+
+    fn get_or<T: FromStr>(&self, name: &str, default: T) -> Result<T, Failure> {
+        if self.0.contains_key(name) {
+            self.get(name)
+        } else {
+            Ok(default)
+        }
+    }
+
+    fn to(&self) -> Result<SocketAddr, Failure> {
+        self.get("to")
+    }
+}
+
+fn run(command: &str, arguments: &Arguments) -> Report {
+    match command {
+        "serve" => server::serve(arguments.get("at")?),
+        "send" => bulk::send(arguments),
+        "receive" => bulk::receive(arguments),
+        "storm" => storm::storm(arguments),
+        "half-close" => life::half_close(arguments),
+        "reset" => life::reset(arguments),
+        "connect" => life::connect(arguments),
+        "peer" => life::peer(arguments),
+        "udp" => udp::exchange(arguments),
+        "rounds" => rounds::rounds(arguments),
+        "agent" => agent::serve(arguments.text("tty")?),
+        _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),
+    }
+}
+
+/// Thousands of connections are thousands of file descriptors.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid rlimit for the call to fill in.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is initialised, and a refusal leaves the old limit in force.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
+fn main() -> ExitCode {
+    raise_file_limit();
+    let mut words = std::env::args().skip(1);
+    let Some(command) = words.next() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match Arguments::parse(words).and_then(|arguments| run(&command, &arguments)) {
+        Ok((good, report)) => {
+            println!("{report}");
+            if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(failure) => {
+            eprintln!("hawser-traffic {command}: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}

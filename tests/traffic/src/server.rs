@@ -1,0 +1,118 @@
+//! The server: one thread per connection, told what to do by the client.
+
+use crate::wire::{Request, be_patient, read_line};
+use crate::{Report, stream};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::collections::HashMap;
+use std::io::{self, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Connections that may wait to be accepted: a storm is no time to refuse.
+const BACKLOG: i32 = 4096;
+/// Enough for the few frames of a connection's thread, and thousands of them fit.
+const STACK: usize = 128 * 1024;
+
+/// What clients left behind to be recalled, by token.
+#[derive(Default)]
+struct Memory {
+    kept: Mutex<HashMap<u64, String>>,
+    changed: Condvar,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, String>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, token: u64, what: String) {
+        self.lock().insert(token, what);
+        self.changed.notify_all();
+    }
+
+    /// Waits a while for what is kept under `token`.
+    fn recall(&self, token: u64) -> String {
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), Duration::from_secs(20), |kept| !kept.contains_key(&token));
+        let (mut kept, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        kept.remove(&token).unwrap_or_else(|| "nothing".to_owned())
+    }
+}
+
+/// Serves TCP and UDP on `at` until killed.
+pub fn serve(at: SocketAddr) -> Report {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    let udp = UdpSocket::bind(at)?;
+    thread::spawn(move || echo_datagrams(&udp));
+    println!("serving {at}");
+    let memory = Arc::new(Memory::default());
+    for stream in TcpListener::from(socket).incoming() {
+        let Ok(stream) = stream else { continue };
+        let memory = Arc::clone(&memory);
+        let spawned = thread::Builder::new().stack_size(STACK).spawn(move || {
+            // A connection that fails is the client's to report.
+            let _ = answer(stream, &memory);
+        });
+        if let Err(error) = spawned {
+            eprintln!("serve: no thread for a connection: {error}");
+        }
+    }
+    Ok((false, serde_json::json!({ "error": "the listening socket is gone" })))
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = vec![0; 65536];
+    loop {
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            // A datagram that cannot go back is one the client counts as lost.
+            let _ = socket.send_to(&buffer[..len], from);
+        }
+    }
+}
+
+fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
+    be_patient(&stream)?;
+    stream.set_nodelay(true)?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
+    match serde_json::from_str(&read_line(&mut reader)?)? {
+        Request::Sink { bytes } => {
+            let digest = stream::receive(&mut reader, bytes)?;
+            writeln!(writer, "{digest}")
+        }
+        Request::Source { bytes, seed } => {
+            let digest = stream::send(&mut writer, seed, bytes)?;
+            writeln!(writer, "{digest}")
+        }
+        Request::Echo => io::copy(&mut reader, &mut writer).map(drop),
+        Request::AwaitEnd => {
+            let (bytes, digest) = stream::receive_to_end(&mut reader)?;
+            writeln!(writer, "{bytes} {digest}")
+        }
+        Request::EndFirst { token } => {
+            stream.shutdown(Shutdown::Write)?;
+            let (bytes, digest) = stream::receive_to_end(&mut reader)?;
+            memory.keep(token, format!("{bytes} {digest}"));
+            Ok(())
+        }
+        Request::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO)),
+        Request::Watch { token } => {
+            writeln!(writer, "watching")?;
+            let end = match reader.read(&mut [0; 64]) {
+                Ok(0) => "end".to_owned(),
+                Ok(_) => "data".to_owned(),
+                Err(error) => format!("{:?}", error.kind()),
+            };
+            memory.keep(token, end);
+            Ok(())
+        }
+        Request::Recall { token } => writeln!(writer, "{}", memory.recall(token)),
+        Request::Peer => writeln!(writer, "{}", stream.peer_addr()?),
+    }
+}

@@ -1,0 +1,60 @@
+//! Datagrams there and back, of any size, compared byte for byte.
+
+use crate::stream::Stream;
+use crate::wire::PATIENCE;
+use crate::{Arguments, Failure, Report};
+use serde_json::json;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// Sends one datagram of `len` bytes and waits for it to come back.
+fn once(socket: &UdpSocket, seed: u64, len: usize) -> Result<(), String> {
+    let sent = Stream::bytes(seed, len);
+    socket.send(&sent).map_err(|error| format!("send: {error}"))?;
+    let mut got = vec![0; 65536];
+    let start = Instant::now();
+    loop {
+        let len = socket.recv(&mut got).map_err(|error| format!("receive: {error}"))?;
+        if got[..len] == sent[..] {
+            return Ok(());
+        }
+        // A late answer to an earlier datagram is not this one's failure.
+        if start.elapsed() > PATIENCE {
+            return Err("other bytes came back".to_owned());
+        }
+    }
+}
+
+/// `count` datagrams of each size, one after the other.
+pub fn exchange(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let count: u64 = arguments.get_or("count", 1)?;
+    let sizes: Vec<usize> = arguments
+        .text("sizes")?
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(Failure::from)?;
+    let any: IpAddr = if to.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(arguments.get_or("wait", 5)?)))?;
+    socket
+        .connect(to)
+        .map_err(|error| io::Error::new(error.kind(), format!("connect: {error}")))?;
+    let (mut good, mut errors) = (0_u64, Vec::new());
+    for (n, &len) in sizes.iter().enumerate() {
+        for round in 0..count {
+            match once(&socket, (n as u64) << 32 | round, len) {
+                Ok(()) => good += 1,
+                Err(error) => errors.push(format!("{len} bytes: {error}")),
+            }
+        }
+    }
+    let report = json!({ "good": good, "errors": errors, "local": socket.local_addr()?.to_string() });
+    Ok((errors.is_empty(), report))
+}

@@ -1,0 +1,64 @@
+//! What a client asks a server: one line of JSON at the start of each TCP connection.
+
+use serde::{Deserialize, Serialize};
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Longest a blocked read or write may take before it counts as a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the server does with the rest of the connection.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do")]
+pub enum Request {
+    /// Take `bytes` bytes, answer with their SHA-256 in a line.
+    Sink { bytes: u64 },
+    /// Send `bytes` bytes of the stream of `seed`, then their SHA-256 in a line.
+    Source { bytes: u64, seed: u64 },
+    /// Send back what comes, until the client's direction ends.
+    Echo,
+    /// Take all until the client's direction ends, only then answer with its SHA-256.
+    AwaitEnd,
+    /// End our direction at once, take all of the client's; keep its SHA-256 under `token`.
+    EndFirst { token: u64 },
+    /// Abort the connection.
+    Abort,
+    /// Read until the connection ends; keep how it did under `token`.
+    Watch { token: u64 },
+    /// Answer with what was kept under `token`.
+    Recall { token: u64 },
+    /// Answer with the address the client comes from.
+    Peer,
+}
+
+/// Connects, with [`PATIENCE`] for everything.
+pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    be_patient(&stream)?;
+    Ok(stream)
+}
+
+/// Gives every read and write of `stream` a limit.
+pub fn be_patient(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))
+}
+
+/// Connects and asks.
+pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
+    let mut stream = open(to)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    Ok(stream)
+}
+
+/// Reads one line; without its end.
+pub fn read_line(from: &mut BufReader<impl io::Read>) -> io::Result<String> {
+    let mut line = String::new();
+    if from.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim_end().to_owned())
+}
