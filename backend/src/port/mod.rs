@@ -1,6 +1,10 @@
 //! The VM's attachment: its workers with their modes, what is admitted, what is
 //! counted. A port outlives the front ends that connect to it one after the other.
 
+mod admission;
+
+pub use admission::Admission;
+
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::mode::Mode;
@@ -78,6 +82,7 @@ impl Port {
             let spec = worker::WorkerSpec {
                 name: format!("{}-{index}", port.config.name),
                 mac: port.config.mac,
+                queue_pairs: port.config.queue_pairs.get(),
                 poller,
                 counters: Arc::clone(&counters),
                 mode,

@@ -63,6 +63,11 @@ impl DirtyBitmap {
         }
     }
 
+    /// Marks `len` bytes from `offset` of the region on.
+    pub fn mark(&self, offset: u64, len: u64) {
+        self.with_log(|log| log.mark(self.offset.saturating_add(offset), len));
+    }
+
     /// True if writes are logged.
     pub fn is_active(&self) -> bool {
         self.shared.active.load(Ordering::Relaxed)
@@ -124,8 +129,7 @@ impl MemRegionBitmap for RegionLog {
 
 impl Bitmap for DirtyBitmap {
     fn mark_dirty(&self, offset: usize, len: usize) {
-        let at = self.offset.saturating_add(offset as u64);
-        self.with_log(|log| log.mark(at, len as u64));
+        self.mark(offset as u64, len as u64);
     }
 
     fn dirty_at(&self, offset: usize) -> bool {

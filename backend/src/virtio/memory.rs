@@ -6,7 +6,6 @@
 
 use super::DirtyBitmap;
 use std::sync::Arc;
-use vm_memory::bitmap::Bitmap;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 /// One immutable table of guest memory.
@@ -84,6 +83,15 @@ impl GuestMap {
         (len <= room).then_some(host)
     }
 
+    /// Marks bytes we wrote in the dirty log, by guest-physical address. They lie in
+    /// one region.
+    pub fn mark_written_at(&self, address: u64, len: u64) {
+        let index = self.regions.partition_point(|r| r.start <= address);
+        if let Some(region) = index.checked_sub(1).map(|i| &self.regions[i]) {
+            region.log.mark(address - region.start, len);
+        }
+    }
+
     /// Marks bytes we wrote in the dirty log, by host address.
     pub fn mark_written(&self, host: *const u8, len: usize) {
         let host = host.addr();
@@ -92,7 +100,7 @@ impl GuestMap {
             host >= start && ((host - start) as u64) < r.len
         });
         if let Some(region) = region {
-            region.log.mark_dirty(host - region.host.addr(), len);
+            region.log.mark((host - region.host.addr()) as u64, len as u64);
         }
     }
 }

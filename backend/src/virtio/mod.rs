@@ -5,10 +5,16 @@
 //! used from the copy; a ring that contradicts itself is an error value that stops
 //! that one ring.
 
+pub mod complete;
 pub mod config_space;
+pub mod control;
 pub mod dirty_log;
 pub mod features;
 pub mod memory;
+pub mod net_header;
+pub mod receive;
+pub mod ring;
+pub mod transmit;
 
 pub use config_space::ConfigSpace;
 pub use dirty_log::DirtyBitmap;

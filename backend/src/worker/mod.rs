@@ -1,19 +1,43 @@
-//! One thread per queue pair. Being built: orders are taken, rings do not run yet.
+//! One thread per queue pair: rings, sockets and timers of one mode.
+//!
+//! A turn of the worker: wait for events (for ever, if nothing is due: an idle guest
+//! never wakes us); carry out orders; let the mode handle its sockets; drain the
+//! transmit ring in bursts, a few at most so that sockets get their share; run
+//! timers; then show the guest all at once what was written, and interrupt it once
+//! if it wants that.
+//!
+//! Kicks of the transmit ring are off while it is drained. Kicks of the receive ring
+//! are on only while somebody has met `NoRoom`.
 
-#[expect(dead_code, reason = "the rings that follow these orders are being written")]
+mod clock;
 mod command;
 mod handle;
+mod rings;
+mod slot;
 
 pub use command::{RingRole, RingSetup};
 pub use handle::WorkerHandle;
 
-use crate::counters::Counters;
+use crate::counters::{Count, Counters};
 use crate::mode::Mode;
 use crate::packet::MacAddr;
-use crate::poller::{EventBuffer, Interest, Owner, Poller, Token};
+use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
+use crate::port::Admission;
+use crate::time::Instant;
+use crate::virtio::features::Features;
+use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
 use command::{Command, CommandReceiver, command_channel};
+use slot::Slot;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Bursts of the transmit ring in one turn.
+const BURSTS_PER_TURN: usize = 4;
+/// Events taken in one turn.
+const EVENTS_PER_TURN: usize = 64;
+/// How often a ring is looked at that nobody kicks.
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a worker is made of.
 pub struct WorkerSpec {
@@ -21,6 +45,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// The guest's MAC, if it is fixed.
     pub mac: Option<MacAddr>,
+    /// Most queue pairs the guest may ask for on the control queue.
+    pub queue_pairs: u16,
     /// The epoll instance the mode's sockets are in.
     pub poller: Poller,
     /// Where the worker counts.
@@ -39,21 +65,253 @@ pub fn spawn(spec: WorkerSpec) -> io::Result<WorkerHandle> {
         .add(&receiver, Token::new(Owner::Command, 0), Interest::ReadLevel)?;
     let thread = std::thread::Builder::new()
         .name(spec.name.clone())
-        .spawn(move || run(&spec, &receiver))?;
+        .spawn(move || Worker::new(spec, receiver).run())?;
     Ok(WorkerHandle::new(sender, thread))
 }
 
-fn run(spec: &WorkerSpec, commands: &CommandReceiver) {
-    let mut events = EventBuffer::with_capacity(64);
-    while spec.poller.wait(&mut events, None, |_, _| {}).is_ok() {
-        commands.silence();
-        while let Some(command) = commands.next() {
-            match command {
-                Command::Exit => return,
-                Command::SetMemory(_, reply) => drop(reply.send(())),
-                Command::StopRing(_, reply) => drop(reply.send(None)),
-                _ => {}
+/// Whether the guest's driver is up, as the mode has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Up,
+    Down,
+}
+
+/// Whether the worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Continue,
+    Exit,
+}
+
+struct Worker {
+    name: String,
+    queue_pairs: u16,
+    poller: Poller,
+    counters: Arc<Counters>,
+    mode: Box<dyn Mode>,
+    admission: Admission,
+    commands: CommandReceiver,
+    map: Option<Arc<GuestMap>>,
+    features: Features,
+    /// By [`RingRole`].
+    slots: [Slot; 3],
+    transmit: Option<Transmit>,
+    receive: Receive,
+    control: Option<Control>,
+    link: Link,
+}
+
+impl Worker {
+    fn new(spec: WorkerSpec, commands: CommandReceiver) -> Self {
+        Self {
+            name: spec.name,
+            queue_pairs: spec.queue_pairs,
+            poller: spec.poller,
+            receive: Receive::new(Arc::clone(&spec.counters)),
+            counters: spec.counters,
+            mode: spec.mode,
+            admission: Admission::new(spec.mac),
+            commands,
+            map: None,
+            features: Features::default(),
+            slots: Default::default(),
+            transmit: None,
+            control: None,
+            link: Link::Down,
+        }
+    }
+
+    fn run(mut self) {
+        let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
+        let mut events = Vec::with_capacity(EVENTS_PER_TURN);
+        loop {
+            let timeout = self.timeout(clock::now());
+            events.clear();
+            let waited = self
+                .poller
+                .wait(&mut buffer, timeout, |token, ready| events.push((token, ready)));
+            if let Err(error) = waited {
+                log::error!("{}: waiting for events failed, the port stops: {error}", self.name);
+                return;
             }
+            let now = clock::now();
+            for &(token, ready) in &events {
+                if self.dispatch(now, token, ready) == Flow::Exit {
+                    self.halt_all();
+                    return;
+                }
+            }
+            self.turn(now);
+        }
+    }
+
+    /// How long nothing needs to be done; `None`: until something happens.
+    fn timeout(&self, now: Instant) -> Option<Duration> {
+        if self.slots.iter().any(|slot| slot.is_running() && slot.due) || self.has_backlog() {
+            return Some(Duration::ZERO);
+        }
+        let timer = self.mode.deadline().map(|at| at.since(now));
+        let poll = self.slots.iter().any(Slot::is_polled).then_some(POLL_INTERVAL);
+        match (timer, poll) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// True if the mode put work off that can be done now.
+    fn has_backlog(&self) -> bool {
+        self.link == Link::Up && !self.receive.is_starved() && self.mode.has_backlog()
+    }
+
+    fn dispatch(&mut self, now: Instant, token: Token, ready: Readiness) -> Flow {
+        match token.owner {
+            Owner::Command => return self.obey(now),
+            Owner::TransmitKick => self.kicked(RingRole::Transmit),
+            Owner::ReceiveKick => self.kicked(RingRole::Receive),
+            Owner::ControlKick => self.kicked(RingRole::Control),
+            _ => self.mode.on_event(now, token, ready, &mut self.receive),
+        }
+        Flow::Continue
+    }
+
+    fn kicked(&mut self, role: RingRole) {
+        self.counters.add(Count::Kicks, 1);
+        self.slots[role as usize].due = true;
+    }
+
+    /// Carries out orders.
+    fn obey(&mut self, now: Instant) -> Flow {
+        self.commands.silence();
+        while let Some(command) = self.commands.next() {
+            match command {
+                Command::SetMemory(map, reply) => {
+                    self.set_memory(map);
+                    self.update_link(now);
+                    // The one who asked may have given up; nothing is lost with the answer.
+                    let _ = reply.send(());
+                }
+                Command::SetFeatures(features) => self.set_features(Features(features)),
+                Command::StartRing(role, setup) => self.start_ring(role, *setup),
+                Command::StopRing(role, reply) => {
+                    let next_avail = self.stop_ring(role);
+                    self.update_link(now);
+                    let _ = reply.send(next_avail);
+                }
+                Command::SetEnabled(role, enabled) => self.set_enabled(role, enabled),
+                Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
+                Command::SetError(role, error) => self.slots[role as usize].set_error(error),
+                Command::Exit => return Flow::Exit,
+            }
+            self.update_link(now);
+        }
+        Flow::Continue
+    }
+
+    /// Everything there is to do after the events of one wait.
+    fn turn(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            slot.due |= slot.is_polled();
+        }
+        self.drain_transmit(now);
+        self.serve_control();
+        self.use_room(now);
+        if self.mode.deadline().is_some_and(|at| at <= now) {
+            self.mode.on_timer(now, &mut self.receive);
+        }
+        self.publish();
+        self.stop_broken();
+        self.await_room();
+        self.update_link(now);
+    }
+
+    /// Gives the mode what the guest sent.
+    fn drain_transmit(&mut self, now: Instant) {
+        let slot = &mut self.slots[RingRole::Transmit as usize];
+        let Some(transmit) = self.transmit.as_mut().filter(|_| slot.due) else {
+            return;
+        };
+        transmit.ring().disable_kicks();
+        for _ in 0..BURSTS_PER_TURN {
+            let taken = transmit.burst(
+                &self.counters,
+                |head| self.admission.admit(head),
+                |burst| self.mode.on_burst(now, burst, &mut self.receive),
+            );
+            // With nothing left, ask for a kick; look again, the guest may have posted
+            // between our last look and our asking.
+            let more = match taken {
+                Ok(0) => transmit.ring().enable_kicks(),
+                other => other.map(|_| true),
+            };
+            match more {
+                Ok(true) => {}
+                Ok(false) => {
+                    slot.due = false;
+                    return;
+                }
+                Err(error) => return self.fail(RingRole::Transmit, &error),
+            }
+        }
+    }
+
+    /// Tells the mode that there is room again, or lets it do what it put off.
+    fn use_room(&mut self, now: Instant) {
+        let slot = &mut self.slots[RingRole::Receive as usize];
+        let has_room = std::mem::take(&mut slot.due) && self.receive.is_starved();
+        if has_room {
+            self.receive.forget_starved();
+            if let Some(ring) = self.receive.ring() {
+                ring.disable_kicks();
+            }
+        }
+        if self.link == Link::Up && (has_room || self.has_backlog()) {
+            self.mode.on_room(now, &mut self.receive);
+        }
+    }
+
+    /// Shows the guest what was written in this turn, and interrupts it if it asked for that.
+    fn publish(&mut self) {
+        let receive = self.receive.publish();
+        let transmit = self.transmit.as_mut().is_some_and(|t| t.ring().wants_call());
+        for (wanted, role) in [(receive, RingRole::Receive), (transmit, RingRole::Transmit)] {
+            if wanted {
+                self.slots[role as usize].call();
+                self.counters.add(Count::Calls, 1);
+            }
+        }
+    }
+
+    /// Asks the guest for a kick if somebody waits for room.
+    fn await_room(&mut self) {
+        if !self.receive.is_starved() {
+            return;
+        }
+        let Some(ring) = self.receive.ring() else { return };
+        if !ring.is_quiet() {
+            return;
+        }
+        match ring.enable_kicks() {
+            Ok(posted) => self.slots[RingRole::Receive as usize].due = posted,
+            Err(error) => self.fail(RingRole::Receive, &error),
+        }
+    }
+
+    /// Tells the mode when the guest's driver comes and goes.
+    fn update_link(&mut self, now: Instant) {
+        let up = [RingRole::Receive, RingRole::Transmit]
+            .iter()
+            .all(|role| self.slots[*role as usize].is_running());
+        match (self.link, up) {
+            (Link::Down, true) => {
+                self.link = Link::Up;
+                self.mode.on_link_up(now, &mut self.receive);
+                self.publish();
+            }
+            (Link::Up, false) => {
+                self.link = Link::Down;
+                self.mode.on_link_down(now);
+            }
+            (Link::Up, true) | (Link::Down, false) => {}
         }
     }
 }

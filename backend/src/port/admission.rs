@@ -1,0 +1,94 @@
+//! Which frames of a guest come in at all.
+
+use crate::counters::DropReason;
+use crate::packet::{EtherType, EthernetHeader, MacAddr};
+
+/// EtherTypes of 802.1Q, 802.1ad and their predecessor: tags no mode here expects.
+const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+/// The rules of one port. The same for every frame, so that a worker can apply its own copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    source: Source,
+}
+
+/// Which source addresses are the guest's.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// This one.
+    Fixed(MacAddr),
+    /// Nobody said: whatever the guest uses, and if it takes another one, that.
+    Followed,
+}
+
+impl Admission {
+    /// The rules of a port whose guest has `mac`, if that is known.
+    pub fn new(mac: Option<MacAddr>) -> Self {
+        Self {
+            source: mac.map_or(Source::Followed, Source::Fixed),
+        }
+    }
+
+    /// Checks the first bytes of a frame.
+    ///
+    /// # Errors
+    /// Why the frame must go nowhere.
+    #[inline]
+    pub fn admit(&self, head: &[u8]) -> Result<(), DropReason> {
+        let header = EthernetHeader::parse(head)?;
+        let is_own = match self.source {
+            Source::Fixed(mac) => header.src == mac,
+            Source::Followed => !header.src.is_multicast(),
+        };
+        if !is_own {
+            return Err(DropReason::SpoofedMac);
+        }
+        if matches!(header.ethertype, EtherType::Other(t) if TAGS.contains(&t)) {
+            return Err(DropReason::UnexpectedVlan);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn frame(src: MacAddr, ethertype: u16) -> [u8; 14] {
+        let mut bytes = [0; 14];
+        EthernetHeader {
+            dst: MacAddr::BROADCAST,
+            src,
+            ethertype: ethertype.into(),
+        }
+        .emit(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn only_the_configured_source_comes_in() {
+        let rules = Admission::new(Some(GUEST));
+        assert_eq!(rules.admit(&frame(GUEST, 0x0800)), Ok(()));
+        let other = MacAddr([2, 0, 0, 0, 0, 8]);
+        assert_eq!(rules.admit(&frame(other, 0x0800)), Err(DropReason::SpoofedMac));
+    }
+
+    #[test]
+    fn without_a_configured_source_any_unicast_one_comes_in() {
+        let rules = Admission::new(None);
+        assert_eq!(rules.admit(&frame(GUEST, 0x0806)), Ok(()));
+        let group = MacAddr([3, 0, 0, 0, 0, 8]);
+        assert_eq!(rules.admit(&frame(group, 0x0806)), Err(DropReason::SpoofedMac));
+    }
+
+    #[test]
+    fn tagged_frames_and_frames_without_a_header_stay_out() {
+        let rules = Admission::new(None);
+        for tag in TAGS {
+            assert_eq!(rules.admit(&frame(GUEST, tag)), Err(DropReason::UnexpectedVlan));
+        }
+        assert_eq!(rules.admit(&frame(GUEST, 0x0800)[..13]), Err(DropReason::Truncated));
+    }
+}

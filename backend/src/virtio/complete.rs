@@ -1,0 +1,100 @@
+//! Checksums for guests that did not take GUEST_CSUM: what a mode left partial, or
+//! merely called good, is computed before the frame goes out.
+
+use crate::frame::{Checksum, GuestSlice, Offload, copy_from_guest};
+use crate::packet::checksum::Sum;
+use crate::packet::{Headers, Network, protocol};
+
+/// Bytes summed at a time; even, so that words are never cut.
+const CHUNK: usize = 2048;
+
+/// Where the checksum of a frame goes, and the sum to start with.
+struct Field {
+    /// Offset in the frame where summing starts.
+    start: usize,
+    /// Offset of the field in the frame.
+    at: usize,
+    initial: Sum,
+}
+
+/// Completes the L4 checksum of a frame of `head` followed by the first `len` bytes of
+/// `payload`, and says what is left to the guest: nothing but what cannot be computed
+/// (headers that are not in `head`, fragments, protocols without a checksum) stays
+/// as the mode made it.
+pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], len: usize) -> Offload {
+    let field = match offload.checksum {
+        Checksum::Complete => return offload,
+        Checksum::Partial { start, offset } => Some(Field {
+            start: start.into(),
+            at: usize::from(start) + usize::from(offset),
+            initial: Sum::default(),
+        }),
+        Checksum::Valid => find_field(head, len),
+    };
+    if let Some(field) = field.filter(|f| f.at + 2 <= head.len()) {
+        if offload.checksum == Checksum::Valid {
+            head[field.at..field.at + 2].fill(0);
+        }
+        let sum = sum_from(field.start, field.initial, head, payload, len).finish();
+        // A zero means "no checksum" in UDP, and all ones are the same number.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        head[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    Offload {
+        checksum: Checksum::Complete,
+        ..offload
+    }
+}
+
+fn find_field(head: &[u8], payload_len: usize) -> Option<Field> {
+    let headers = Headers::parse(head, head.len() + payload_len).ok()?;
+    let is_fragment = match headers.network {
+        Network::Ipv4(h) => h.fragment.is_some(),
+        Network::Ipv6(h) => h.fragment.is_some(),
+        Network::Arp | Network::Other(_) => return None,
+    };
+    let (proto, start, length) = headers.network.transport()?;
+    let (offset, has_pseudo_header) = match proto {
+        protocol::TCP => (16, true),
+        protocol::UDP => (6, true),
+        protocol::ICMP => (2, false),
+        protocol::ICMPV6 => (2, true),
+        _ => return None,
+    };
+    // Padding behind the packet would be summed too.
+    if is_fragment || start + length != head.len() + payload_len {
+        return None;
+    }
+    let (src, dst) = headers.network.addresses()?;
+    let initial = if has_pseudo_header {
+        Sum::default().pseudo_header(src, dst, proto, length)
+    } else {
+        Sum::default()
+    };
+    Some(Field {
+        start,
+        at: start + offset,
+        initial,
+    })
+}
+
+/// Sums the frame's bytes from `start` on.
+fn sum_from(start: usize, initial: Sum, head: &[u8], payload: &[GuestSlice<'_>], len: usize) -> Sum {
+    let mut chunk = [0; CHUNK];
+    let mut sum = initial;
+    let first = head.get(start..).unwrap_or_default();
+    let (mut at, total) = (0, first.len() + len);
+    while at < total {
+        let want = CHUNK.min(total - at);
+        let from_head = first.get(at..).unwrap_or_default();
+        let from_head = &from_head[..from_head.len().min(want)];
+        chunk[..from_head.len()].copy_from_slice(from_head);
+        let rest = &mut chunk[from_head.len()..want];
+        let wanted = rest.len();
+        let copied = copy_from_guest(payload, (at + from_head.len()).saturating_sub(first.len()), rest);
+        debug_assert_eq!(copied, wanted, "the payload is as long as it says");
+        sum = sum.bytes(&chunk[..want]);
+        at += want;
+    }
+    sum
+}

@@ -1,0 +1,218 @@
+//! Finding room: chains for a frame, and the payload part of their buffers.
+
+use super::Receive;
+use crate::counters::DropReason;
+use crate::frame::{GuestSliceMut, HEAD_MAX, Layout, NoRoom};
+use crate::packet::EthernetHeader;
+use crate::virtio::ring::{Chain, Segments};
+use std::ops::Range;
+
+/// Most payload buffers of one reservation: one recvmsg(2) takes 1024 (IOV_MAX), and a
+/// mode may add some of its own.
+pub const MAX_RESERVED_SEGMENTS: usize = 1000;
+/// Most chains of one frame. Drivers that merge post 1.5 KiB or more per chain, so
+/// 64 KiB are some 44.
+const MAX_CHAINS: usize = 512;
+/// Buffers of waiting and used chains kept before the used ones are swept out.
+const SWEEP_AT: usize = 4096;
+/// Most buffers of waiting chains.
+const MAX_WAITING_SEGMENTS: usize = 8192;
+
+/// Room set aside for frames: ranges of waiting chains and of payload buffers.
+#[derive(Default)]
+pub(super) struct Reservation {
+    /// Header bytes of each frame.
+    pub(super) header: usize,
+    pub(super) frames: Vec<ReservedFrame>,
+    payload: Segments,
+}
+
+/// Room for one frame.
+#[derive(Clone, Debug)]
+pub(super) struct ReservedFrame {
+    /// Its chains in `Receive::waiting`.
+    pub(super) chains: Range<usize>,
+    /// Its payload buffers in `Reservation::payload`.
+    payload: Range<usize>,
+    /// Payload bytes.
+    pub(super) room: usize,
+}
+
+/// Chains found for a frame.
+pub(super) struct Found {
+    pub(super) chains: Range<usize>,
+    /// Bytes in them.
+    pub(super) bytes: usize,
+    /// True if there may be more, but the buffers are too small to gather them.
+    pub(super) at_limit: bool,
+}
+
+impl Reservation {
+    pub(super) fn clear(&mut self) {
+        self.frames.clear();
+        self.payload.clear();
+    }
+
+    pub(super) fn payload(&mut self, index: usize) -> &mut [GuestSliceMut<'_>] {
+        let range = self.frames.get(index).map_or(0..0, |f| f.payload.clone());
+        self.payload.slices_mut(range)
+    }
+
+    pub(super) fn payload_all(&mut self) -> &mut [GuestSliceMut<'_>] {
+        self.payload.slices_mut(0..self.payload.len())
+    }
+
+    pub(super) fn payload_read(&self, frame: &ReservedFrame) -> &[crate::frame::GuestSlice<'_>] {
+        self.payload.slices(frame.payload.clone())
+    }
+}
+
+impl Receive {
+    pub(super) fn reserve_frames(&mut self, layout: Layout) -> Result<usize, NoRoom> {
+        debug_assert!(layout.header <= HEAD_MAX, "headers fit the head");
+        self.reservation.clear();
+        self.reservation.header = layout.header;
+        let overhead = self.header_len + layout.header;
+        let wanted = overhead + layout.payload;
+        let mut next = 0;
+        while self.reservation.frames.len() < layout.count {
+            let Some(found) = self.find_room(next, wanted, overhead) else {
+                break;
+            };
+            let first = self.reservation.frames.is_empty();
+            // Later frames have all they asked for; the first takes what there is, so
+            // that a guest with few buffers is served at all.
+            if self.mergeable && found.bytes < wanted && !first {
+                break;
+            }
+            let frame = self.lay_out(&found, overhead, layout.payload);
+            if frame.payload.end > MAX_RESERVED_SEGMENTS && !first {
+                self.reservation.payload.truncate(frame.payload.start);
+                break;
+            }
+            next = found.chains.end;
+            self.reservation.frames.push(frame);
+        }
+        match self.reservation.frames.len() {
+            0 => {
+                self.starved = true;
+                Err(NoRoom)
+            }
+            n => Ok(n),
+        }
+    }
+
+    /// Chains from waiting chain `from` on for a frame of `wanted` bytes, virtio header
+    /// included: fewer bytes if the guest has not posted more, or if it does not
+    /// merge. `None` if there are not even `least`.
+    pub(super) fn find_room(&mut self, from: usize, wanted: usize, least: usize) -> Option<Found> {
+        self.sweep();
+        let (mut end, mut bytes) = (from, 0);
+        while bytes < wanted && !self.at_limit(end - from) {
+            if !self.have_chain(end) {
+                break;
+            }
+            let len = self.waiting[end].len;
+            if !self.mergeable && len < least {
+                self.reject(end, DropReason::BufferTooSmall);
+                continue;
+            }
+            bytes += len;
+            end += 1;
+            if !self.mergeable {
+                break;
+            }
+        }
+        (end > from && bytes >= least).then_some(Found {
+            chains: from..end,
+            bytes,
+            at_limit: bytes < wanted && self.at_limit(end - from),
+        })
+    }
+
+    fn at_limit(&self, chains: usize) -> bool {
+        chains >= MAX_CHAINS || self.segments.len() >= MAX_WAITING_SEGMENTS
+    }
+
+    /// Makes sure that waiting chain `index` exists, if the guest has posted one.
+    fn have_chain(&mut self, index: usize) -> bool {
+        while self.waiting.len() <= index {
+            self.sweep();
+            let Some(ring) = &mut self.ring else { return false };
+            // A guest that posts nothing but junk does not keep us here: what it posts
+            // meanwhile is looked at in the next turn.
+            if self.rejected > ring.size() || self.broken.is_some() {
+                return false;
+            }
+            match ring.pop(&mut self.segments) {
+                Ok(Some(chain)) => self.take(chain),
+                Ok(None) => return false,
+                Err(error) => {
+                    self.broken = Some(error);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, chain: Chain) {
+        self.waiting.push_back(chain);
+        let last = self.waiting.len() - 1;
+        let least = if self.mergeable {
+            self.header_len
+        } else {
+            self.header_len + EthernetHeader::LEN
+        };
+        if chain.readable != 0 {
+            self.reject(last, DropReason::BadChain);
+        } else if chain.len < least {
+            self.reject(last, DropReason::BufferTooSmall);
+        }
+    }
+
+    /// Gives a chain back to the guest empty, and counts why.
+    fn reject(&mut self, index: usize, reason: DropReason) {
+        if let (Some(chain), Some(ring)) = (self.waiting.remove(index), &mut self.ring) {
+            ring.push_used(chain.head, 0);
+            self.rejected = self.rejected.saturating_add(1);
+            self.counters.drop_n(reason, 1);
+        }
+    }
+
+    /// Forgets buffers of chains that have been used.
+    fn sweep(&mut self) {
+        if self.waiting.is_empty() && self.reservation.frames.is_empty() {
+            self.segments.clear();
+        } else if self.segments.len() >= SWEEP_AT {
+            self.segments.keep(self.waiting.iter_mut());
+        }
+    }
+
+    /// Payload buffers of a frame: what is behind `overhead` bytes of its chains.
+    fn lay_out(&mut self, found: &Found, overhead: usize, payload: usize) -> ReservedFrame {
+        let list = &mut self.reservation.payload;
+        let first = list.len();
+        let (mut skip, mut left) = (overhead, payload.min(found.bytes - overhead));
+        let mut room = 0;
+        let chains = self.waiting.range(found.chains.clone());
+        for buffer in chains.flat_map(|chain| self.segments.raw(chain.segments())) {
+            if left == 0 || list.len() - first == MAX_RESERVED_SEGMENTS {
+                break;
+            }
+            let offset = skip.min(buffer.iov_len);
+            skip -= offset;
+            let len = left.min(buffer.iov_len - offset);
+            if len > 0 {
+                list.push_part(*buffer, offset, len);
+                left -= len;
+                room += len;
+            }
+        }
+        ReservedFrame {
+            chains: found.chains.clone(),
+            payload: first..list.len(),
+            room,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Walking a descriptor chain: every index, length and address checked, every buffer
+//! translated to host memory.
+
+use super::{DESCRIPTOR_SIZE, Ring, RingError};
+use crate::frame::{GuestSlice, GuestSliceMut};
+use std::ops::Range;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+
+/// Most buffers of one chain; what one readv(2) or sendmsg(2) takes (IOV_MAX). Drivers
+/// make some twenty.
+pub const MAX_SEGMENTS: usize = 1024;
+
+/// A chain taken from the ring. Its buffers are `first..first + readable + writable`
+/// of the [`Segments`] it was popped into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Index of its first descriptor: its name in the used ring.
+    pub head: u16,
+    /// Index of its entry in the available ring.
+    pub position: u16,
+    /// Its first buffer.
+    pub first: usize,
+    /// Number of buffers to read, which come first.
+    pub readable: usize,
+    /// Number of buffers to write.
+    pub writable: usize,
+    /// Bytes to read and write together.
+    pub len: usize,
+}
+
+impl Chain {
+    /// Its buffers.
+    pub const fn segments(&self) -> Range<usize> {
+        self.first..self.first + self.readable + self.writable
+    }
+}
+
+/// Buffers of chains in host memory, in the shape the kernel takes. Reused from burst
+/// to burst. Whoever fills it from a ring empties it before the ring goes.
+#[derive(Default)]
+pub struct Segments(Vec<libc::iovec>);
+
+// SAFETY: addresses in a shared mapping, which is no thread's own.
+unsafe impl Send for Segments {}
+
+impl Segments {
+    /// Room for `n` buffers.
+    pub fn with_capacity(n: usize) -> Self {
+        Self(Vec::with_capacity(n))
+    }
+
+    /// Number of buffers.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets all buffers.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets the buffers from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    /// Adds a part of a buffer that is already in some list of the same ring.
+    pub(in crate::virtio) fn push_part(&mut self, buffer: libc::iovec, offset: usize, len: usize) {
+        let base = buffer.iov_base.cast::<u8>().wrapping_add(offset);
+        debug_assert!(offset + len <= buffer.iov_len, "a part lies in its whole");
+        self.0.push(libc::iovec {
+            iov_base: base.cast(),
+            iov_len: len,
+        });
+    }
+
+    /// Forgets all buffers but those of `chains`, which come in order.
+    pub(in crate::virtio) fn keep<'c>(&mut self, chains: impl Iterator<Item = &'c mut Chain>) {
+        let mut end = 0;
+        for chain in chains {
+            let range = chain.segments();
+            chain.first = end;
+            end += range.len();
+            self.0.copy_within(range, chain.first);
+        }
+        self.0.truncate(end);
+    }
+
+    /// The raw entries.
+    pub(in crate::virtio) fn raw(&self, range: Range<usize>) -> &[libc::iovec] {
+        &self.0[range]
+    }
+
+    /// Cuts `n` bytes off the front of the buffers of `range`; returns the range
+    /// that is left.
+    pub(in crate::virtio) fn skip(&mut self, range: Range<usize>, mut n: usize) -> Range<usize> {
+        let mut start = range.start;
+        while let Some(buffer) = self.0[start..range.end].first_mut() {
+            if buffer.iov_len > n {
+                buffer.iov_base = buffer.iov_base.cast::<u8>().wrapping_add(n).cast();
+                buffer.iov_len -= n;
+                break;
+            }
+            n -= buffer.iov_len;
+            start += 1;
+        }
+        start..range.end
+    }
+
+    /// Buffers to read from.
+    pub(in crate::virtio) fn slices(&self, range: Range<usize>) -> &[GuestSlice<'_>] {
+        let part = &self.0[range];
+        // SAFETY: GuestSlice is repr(transparent) over iovec. Every entry was
+        // translated by a ring and lies in its memory map, and the list is emptied
+        // before the map is let go, so the memory is mapped while self is borrowed.
+        unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
+    }
+
+    /// Buffers to write to.
+    pub(in crate::virtio) fn slices_mut(&mut self, range: Range<usize>) -> &mut [GuestSliceMut<'_>] {
+        let part = &mut self.0[range];
+        // SAFETY: as in `slices`; guest memory is mapped writable and no Rust reference
+        // to it exists.
+        unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
+    }
+}
+
+/// A descriptor, read once.
+struct Descriptor {
+    address: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    /// # Safety
+    /// 16 bytes must be mapped at `ptr`.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "taking a word apart")]
+    unsafe fn read(ptr: *const u8) -> Self {
+        let [address, rest] = if ptr.addr().is_multiple_of(8) {
+            // SAFETY: mapped as the caller promises, aligned as just checked.
+            unsafe {
+                [
+                    ptr.cast::<u64>().read_volatile(),
+                    ptr.cast::<u64>().add(1).read_volatile(),
+                ]
+            }
+        } else {
+            // Only an indirect table may lie like this, and no driver does it.
+            let mut words = [[0u8; 8]; 2];
+            for (i, byte) in words.as_flattened_mut().iter_mut().enumerate() {
+                // SAFETY: i is below 16, mapped as the caller promises.
+                *byte = unsafe { ptr.add(i).read_volatile() };
+            }
+            words.map(u64::from_ne_bytes)
+        };
+        let rest = u64::from_le(rest);
+        Self {
+            address: u64::from_le(address),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        }
+    }
+
+    #[inline]
+    fn has(&self, flag: u32) -> bool {
+        u32::from(self.flags) & flag != 0
+    }
+}
+
+/// The table a walk is in: the ring's own, or an indirect one.
+struct Table {
+    base: *const u8,
+    len: u32,
+    indirect: bool,
+}
+
+impl Ring {
+    /// Walks the chain that starts at descriptor `head`.
+    pub(super) fn walk(&mut self, head: u16, segments: &mut Segments) -> Result<Chain, RingError> {
+        let mut chain = Chain {
+            head,
+            position: self.next_avail,
+            first: segments.len(),
+            readable: 0,
+            writable: 0,
+            len: 0,
+        };
+        let result = self.walk_into(&mut chain, segments);
+        if result.is_err() {
+            segments.truncate(chain.first);
+        }
+        result.map(|()| chain)
+    }
+
+    fn walk_into(&mut self, chain: &mut Chain, segments: &mut Segments) -> Result<(), RingError> {
+        let mut table = Table {
+            base: self.descriptors,
+            len: u32::from(self.layout.size),
+            indirect: false,
+        };
+        let mut index = chain.head;
+        // A chain visits no descriptor twice, so it is no longer than its table.
+        let mut left = table.len;
+        loop {
+            if u32::from(index) >= table.len {
+                return Err(RingError::DescriptorIndex(index));
+            }
+            left = left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
+            // SAFETY: the index lies in the table, which was translated as a whole.
+            let descriptor = unsafe { Descriptor::read(table.base.add(usize::from(index) * 16)) };
+            if descriptor.has(VRING_DESC_F_INDIRECT) {
+                table = self.indirect_table(&table, &descriptor)?;
+                (index, left) = (0, table.len);
+                continue;
+            }
+            let before = segments.len();
+            self.translate(&descriptor, chain, segments)?;
+            let added = segments.len() - before;
+            if descriptor.has(VRING_DESC_F_WRITE) {
+                chain.writable += added;
+            } else if chain.writable == 0 {
+                chain.readable += added;
+            } else {
+                return Err(RingError::WrongOrder);
+            }
+            if !descriptor.has(VRING_DESC_F_NEXT) {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+    }
+
+    fn indirect_table(&mut self, table: &Table, descriptor: &Descriptor) -> Result<Table, RingError> {
+        let len = u64::from(descriptor.len);
+        let malformed = len == 0 || !len.is_multiple_of(DESCRIPTOR_SIZE) || descriptor.has(VRING_DESC_F_NEXT);
+        if malformed || table.indirect || !self.indirect {
+            return Err(RingError::Indirect);
+        }
+        let outside = RingError::OutsideMemory(descriptor.address);
+        let (base, room) = self.map.find(&mut self.cache, descriptor.address).ok_or(outside)?;
+        if len > room {
+            return Err(outside);
+        }
+        Ok(Table {
+            base,
+            len: descriptor.len / 16,
+            indirect: true,
+        })
+    }
+
+    /// Adds the buffer of a descriptor; more than one entry where it goes on in a
+    /// neighbouring region. Empty buffers add nothing.
+    #[inline]
+    fn translate(
+        &mut self,
+        descriptor: &Descriptor,
+        chain: &mut Chain,
+        segments: &mut Segments,
+    ) -> Result<(), RingError> {
+        let (mut address, mut left) = (descriptor.address, u64::from(descriptor.len));
+        while left > 0 {
+            let outside = RingError::OutsideMemory(address);
+            let (host, room) = self.map.find(&mut self.cache, address).ok_or(outside)?;
+            if segments.len() - chain.first == MAX_SEGMENTS {
+                return Err(RingError::ChainTooLong);
+            }
+            let part = left.min(room);
+            // Not above 32 bits, as `left` is not.
+            let len = usize::try_from(part).map_err(|_| outside)?;
+            segments.0.push(libc::iovec {
+                iov_base: host.cast(),
+                iov_len: len,
+            });
+            chain.len += len;
+            left -= part;
+            address = address.checked_add(part).ok_or(outside)?;
+        }
+        Ok(())
+    }
+}

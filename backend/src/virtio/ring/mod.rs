@@ -1,0 +1,381 @@
+//! The device side of a split virtqueue (virtio 1.3, 2.7).
+//!
+//! ```text
+//!            avail.idx ──┐  the guest has posted up to here
+//!   ├ taken ┤ next_avail ┤├ posted ┤
+//!   ├ seen by the guest ┤ published ┤├ written ┤ next_used
+//! ```
+//!
+//! A burst is three passes: [`Ring::pop`] takes chains and translates them, somebody
+//! acts on them, [`Ring::push_used`] writes used elements; then [`Ring::publish`]
+//! moves the used index once, so that the guest sees the burst as a whole, and
+//! [`Ring::wants_call`] says whether it wants to be told.
+//!
+//! Everything in guest memory is read once (volatile or atomic) and checked on the
+//! copy. What contradicts itself is a [`RingError`]; whoever owns the ring stops it.
+
+mod chain;
+
+pub use chain::{Chain, MAX_SEGMENTS, Segments};
+
+use super::MAX_RING_SIZE;
+use super::features::Features;
+use super::memory::{GuestMap, RegionCache};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY,
+};
+
+/// Bytes of a descriptor.
+const DESCRIPTOR_SIZE: u64 = 16;
+/// Bytes of `flags` and `idx`, before the entries of either ring.
+const RING_HEADER_SIZE: u64 = 4;
+/// Bytes of an entry of the available ring.
+const AVAIL_ENTRY_SIZE: u64 = 2;
+/// Bytes of an element of the used ring.
+const USED_ELEMENT_SIZE: u64 = 8;
+/// Bytes of the event index behind either ring.
+const EVENT_SIZE: u64 = 2;
+
+/// Where a ring lies and where to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingLayout {
+    /// Descriptors: a power of two, 1 to [`MAX_RING_SIZE`].
+    pub size: u16,
+    /// Guest-physical address of the descriptor table, a multiple of 16.
+    pub descriptors: u64,
+    /// Guest-physical address of the available ring, a multiple of 2.
+    pub available: u64,
+    /// Guest-physical address of the used ring, a multiple of 4.
+    pub used: u64,
+    /// Index of the first available entry that has not been taken.
+    pub next_avail: u16,
+}
+
+/// What is wrong with a ring or a chain. The ring cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Not a power of two, or zero.
+    #[error("a ring of {0} descriptors is no power of two up to {MAX_RING_SIZE}")]
+    Size(u16),
+    /// A part of the ring is not aligned as 2.7 asks.
+    #[error("the ring part at {0:#x} is not aligned")]
+    Misaligned(u64),
+    /// A part of the ring is not in guest memory.
+    #[error("the ring part at {0:#x} is not in guest memory")]
+    Unmapped(u64),
+    /// The available index is further ahead than the ring is long.
+    #[error("the available index runs {0} entries ahead of a ring of {1}")]
+    AvailIndex(u16, u16),
+    /// A descriptor index beyond its table.
+    #[error("descriptor {0} is not in its table")]
+    DescriptorIndex(u16),
+    /// A loop, or more descriptors than any driver makes.
+    #[error("a chain loops or is too long")]
+    ChainTooLong,
+    /// A buffer that is not in guest memory.
+    #[error("the buffer at {0:#x} is not in guest memory")]
+    OutsideMemory(u64),
+    /// A buffer to read behind one to write (2.7.4.2).
+    #[error("a readable buffer comes after a writable one")]
+    WrongOrder,
+    /// An indirect table that is nested, goes on, was not negotiated or has a length
+    /// that is no multiple of a descriptor's (2.7.5.3.1).
+    #[error("an indirect descriptor is malformed or was not negotiated")]
+    Indirect,
+}
+
+/// A running split ring.
+pub struct Ring {
+    map: Arc<GuestMap>,
+    cache: RegionCache,
+    layout: RingLayout,
+    mask: u16,
+    /// Host addresses of the three parts; each lies wholly in one region.
+    descriptors: *const u8,
+    available: *const u8,
+    used: *mut u8,
+    /// Next available entry to take; counts on past the ring's size.
+    next_avail: u16,
+    /// The available index as last read.
+    avail_seen: u16,
+    /// Next used element to write.
+    next_used: u16,
+    /// The used index as the guest sees it.
+    published: u16,
+    /// The used index when the guest was last considered for a call.
+    considered: u16,
+    event_idx: bool,
+    indirect: bool,
+    logging: bool,
+    /// True while the guest is asked not to kick.
+    quiet: bool,
+}
+
+// SAFETY: the pointers lead into the mapping `map` keeps alive, which is no thread's own.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// Translates a ring and takes it up where `layout.next_avail` says. The guest is
+    /// not asked for kicks yet ([`enable_kicks`](Self::enable_kicks)).
+    ///
+    /// # Errors
+    /// [`RingError`] of the ring's place and size.
+    pub fn new(map: Arc<GuestMap>, layout: RingLayout, features: Features) -> Result<Self, RingError> {
+        let size = layout.size;
+        if !size.is_power_of_two() || size > MAX_RING_SIZE {
+            return Err(RingError::Size(size));
+        }
+        let n = u64::from(size);
+        let part = |address: u64, align: u64, len: u64| {
+            if !address.is_multiple_of(align) {
+                return Err(RingError::Misaligned(address));
+            }
+            let host = map.range(address, len).ok_or(RingError::Unmapped(address))?;
+            // Regions are mapped at page boundaries of equal offset; this only fails
+            // for a front end that shares memory from an odd offset on.
+            if !(host.addr() as u64).is_multiple_of(align) {
+                return Err(RingError::Misaligned(address));
+            }
+            Ok(host)
+        };
+        let descriptors = part(layout.descriptors, 16, n * DESCRIPTOR_SIZE)?;
+        let available = part(
+            layout.available,
+            2,
+            RING_HEADER_SIZE + n * AVAIL_ENTRY_SIZE + EVENT_SIZE,
+        )?;
+        let used = part(layout.used, 4, RING_HEADER_SIZE + n * USED_ELEMENT_SIZE + EVENT_SIZE)?;
+        let mut ring = Self {
+            cache: RegionCache::default(),
+            layout,
+            mask: size - 1,
+            descriptors,
+            available,
+            used,
+            next_avail: layout.next_avail,
+            avail_seen: layout.next_avail,
+            next_used: 0,
+            published: 0,
+            considered: 0,
+            event_idx: false,
+            indirect: false,
+            logging: false,
+            quiet: false,
+            map,
+        };
+        // Elements returned before a stop or a migration stay returned.
+        let used_idx = ring.used_idx().load(Ordering::Relaxed).to_le();
+        (ring.next_used, ring.published) = (used_idx, used_idx);
+        // Whatever was returned before may never have been told.
+        ring.considered = used_idx.wrapping_sub(1);
+        ring.set_features(features);
+        ring.disable_kicks();
+        Ok(ring)
+    }
+
+    /// Follows newly acknowledged features (LOG_ALL comes and goes while a ring runs).
+    pub const fn set_features(&mut self, features: Features) {
+        self.event_idx = features.has(VIRTIO_RING_F_EVENT_IDX);
+        self.indirect = features.has(VIRTIO_RING_F_INDIRECT_DESC);
+        self.logging = features.log_all();
+    }
+
+    /// Where the ring lies, `next_avail` as it is now: what a new memory table or
+    /// another back end takes the ring up from.
+    pub const fn layout(&self) -> RingLayout {
+        RingLayout {
+            next_avail: self.next_avail,
+            ..self.layout
+        }
+    }
+
+    /// Descriptors in the ring.
+    pub const fn size(&self) -> u16 {
+        self.layout.size
+    }
+
+    /// Entries the guest has posted and nobody has taken.
+    ///
+    /// # Errors
+    /// [`RingError::AvailIndex`]
+    #[inline]
+    pub fn available(&mut self) -> Result<u16, RingError> {
+        // Acquire: the entries and descriptors are read after the index that covers them.
+        let idx = self.avail_field(1).load(Ordering::Acquire).to_le();
+        let posted = idx.wrapping_sub(self.next_avail);
+        if posted > self.layout.size {
+            return Err(RingError::AvailIndex(posted, self.layout.size));
+        }
+        self.avail_seen = idx;
+        Ok(posted)
+    }
+
+    /// Takes the next chain and adds its buffers to `segments`; `None` if the guest
+    /// has posted none.
+    ///
+    /// # Errors
+    /// Any [`RingError`] of a chain; the chain stays in the ring.
+    #[inline]
+    pub fn pop(&mut self, segments: &mut Segments) -> Result<Option<Chain>, RingError> {
+        if self.next_avail == self.avail_seen && self.available()? == 0 {
+            return Ok(None);
+        }
+        let slot = 2 + usize::from(self.next_avail & self.mask);
+        // SAFETY: the slot lies in the available ring, which was translated as a whole
+        // and is aligned to 2.
+        let head = u16::from_le(unsafe { self.available.cast::<u16>().add(slot).read_volatile() });
+        let chain = self.walk(head, segments)?;
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(chain))
+    }
+
+    /// Gives the last `n` chains taken back to the ring, as if they had never been.
+    pub const fn unpop(&mut self, n: u16) {
+        self.next_avail = self.next_avail.wrapping_sub(n);
+    }
+
+    /// Writes a used element: chain `head` is done, `len` bytes were written to it.
+    /// The guest sees it after [`publish`](Self::publish).
+    #[inline]
+    pub fn push_used(&mut self, head: u16, len: u32) {
+        let offset = RING_HEADER_SIZE + u64::from(self.next_used & self.mask) * USED_ELEMENT_SIZE;
+        // SAFETY: the element lies in the used ring, which was translated as a whole.
+        // It is aligned to 4 only, hence two stores.
+        unsafe {
+            let element = self
+                .used
+                .add(usize::from(self.next_used & self.mask) * 8 + 4)
+                .cast::<u32>();
+            element.write_volatile(u32::from(head).to_le());
+            element.add(1).write_volatile(len.to_le());
+        }
+        self.next_used = self.next_used.wrapping_add(1);
+        self.mark_used_ring(offset, USED_ELEMENT_SIZE);
+    }
+
+    /// Shows the guest everything written since the last time.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.published == self.next_used {
+            return;
+        }
+        self.published = self.next_used;
+        // Release: elements and buffers are in memory before the index that covers them.
+        self.used_idx().store(self.published.to_le(), Ordering::Release);
+        self.mark_used_ring(2, 2);
+    }
+
+    /// True if the guest wants an interrupt for what was published since the last call
+    /// of this function (2.7.7.2).
+    #[inline]
+    pub fn wants_call(&mut self) -> bool {
+        if self.considered == self.published {
+            return false;
+        }
+        let old = std::mem::replace(&mut self.considered, self.published);
+        // Full barrier: the used index must be visible before the guest's wish is read.
+        // The guest writes its wish, then reads the index; one of us sees the other.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let used_event = self.avail_field(2 + usize::from(self.layout.size));
+            needs_event(used_event.load(Ordering::Relaxed).to_le(), self.published, old)
+        } else {
+            let flags = self.avail_field(0).load(Ordering::Relaxed).to_le();
+            u32::from(flags) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    /// Asks the guest for a kick when it posts more, then looks again: true if it has
+    /// posted something meanwhile (2.7.10).
+    ///
+    /// # Errors
+    /// [`RingError::AvailIndex`]
+    pub fn enable_kicks(&mut self) -> Result<bool, RingError> {
+        self.quiet = false;
+        if self.event_idx {
+            self.write_avail_event(self.next_avail);
+        } else {
+            self.write_used_flags(0);
+        }
+        // Full barrier: our wish must be visible before the available index is read
+        // again. The guest moves the index, then reads the wish.
+        fence(Ordering::SeqCst);
+        Ok(self.available()? != 0)
+    }
+
+    /// Asks the guest not to kick. With EVENT_IDX that needs nothing: the index we
+    /// asked for last is behind, so no kick comes until we ask again.
+    pub fn disable_kicks(&mut self) {
+        if !self.quiet && !self.event_idx {
+            #[allow(clippy::cast_possible_truncation, reason = "a flag of 16 bits")]
+            self.write_used_flags(VRING_USED_F_NO_NOTIFY as u16);
+        }
+        self.quiet = true;
+    }
+
+    /// True while the guest is asked not to kick.
+    pub const fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// True while the pages we write are to be logged.
+    pub const fn is_logging(&self) -> bool {
+        self.logging
+    }
+
+    /// Logs that bytes of a buffer were written, by us or by the kernel for us.
+    #[inline]
+    pub fn mark_written(&self, host: *const u8, len: usize) {
+        if self.logging {
+            self.map.mark_written(host, len);
+        }
+    }
+
+    #[inline]
+    fn avail_field(&self, index: usize) -> &AtomicU16 {
+        // SAFETY: `index` is flags (0), idx (1) or the event index behind the entries;
+        // all lie in the available ring, which was translated as a whole, is aligned
+        // to 2 and stays mapped as long as self.
+        unsafe { AtomicU16::from_ptr(self.available.cast::<u16>().add(index).cast_mut()) }
+    }
+
+    #[inline]
+    fn used_idx(&self) -> &AtomicU16 {
+        // SAFETY: idx is the second field of the used ring, which was translated as a
+        // whole, is aligned to 4 and stays mapped as long as self.
+        unsafe { AtomicU16::from_ptr(self.used.cast::<u16>().add(1)) }
+    }
+
+    fn write_used_flags(&mut self, flags: u16) {
+        // SAFETY: flags is the first field of the used ring.
+        unsafe { self.used.cast::<u16>().write_volatile(flags.to_le()) };
+        self.mark_used_ring(0, 2);
+    }
+
+    fn write_avail_event(&mut self, index: u16) {
+        let offset = RING_HEADER_SIZE + u64::from(self.layout.size) * USED_ELEMENT_SIZE;
+        // SAFETY: the event index stands behind the elements of the used ring, and its
+        // two bytes were translated with it.
+        unsafe {
+            let event = self.used.add(usize::from(self.layout.size) * 8 + 4).cast::<u16>();
+            event.write_volatile(index.to_le());
+        }
+        self.mark_used_ring(offset, EVENT_SIZE);
+    }
+
+    #[inline]
+    fn mark_used_ring(&self, offset: u64, len: u64) {
+        if self.logging {
+            self.map.mark_written_at(self.layout.used + offset, len);
+        }
+    }
+}
+
+/// True if moving an index from `old` to `new` passes the entry `event` (2.7.7.2,
+/// vring_need_event).
+#[inline]
+const fn needs_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}

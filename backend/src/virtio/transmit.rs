@@ -1,0 +1,176 @@
+//! From the guest: chains of the transmit ring as frames.
+//!
+//! A burst of up to [`BURST`] chains goes through four passes: take the chains, copy
+//! each head out of guest memory once and check it, let the mode act on what is
+//! left, give the chains back. Every buffer of the passes is reused.
+
+use super::features::Features;
+use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
+use super::ring::{Chain, MAX_SEGMENTS, Ring, RingError, Segments};
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::{GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
+use crate::packet::EthernetHeader;
+use std::ops::Range;
+
+/// Chains of one burst.
+pub const BURST: usize = 64;
+/// A burst ends early when it has this many buffers.
+const SEGMENT_BUDGET: usize = 2048;
+/// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
+const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
+/// Bytes copied of every chain: its virtio header and the frame's head.
+const COPY: usize = HEADER_LEN + HEAD_MAX;
+
+/// The transmit side of a queue pair while its ring runs.
+pub struct Transmit {
+    ring: Ring,
+    features: Features,
+    header_len: usize,
+    segments: Segments,
+    chains: Vec<Chain>,
+    copies: Vec<[u8; COPY]>,
+    parsed: Vec<Parsed>,
+    frames: Vec<GuestFrame<'static>>,
+}
+
+/// A chain that turned out to be a frame.
+struct Parsed {
+    /// Its bytes in `Transmit::copies`, virtio header left out.
+    copy: usize,
+    head: usize,
+    slices: Range<usize>,
+    len: usize,
+    offload: Offload,
+}
+
+impl Transmit {
+    /// Takes frames from `ring`.
+    pub fn new(ring: Ring, features: Features) -> Self {
+        Self {
+            ring,
+            features,
+            header_len: net_header::header_len(features),
+            segments: Segments::with_capacity(SEGMENT_BUDGET + MAX_SEGMENTS),
+            chains: Vec::with_capacity(BURST),
+            copies: vec![[0; COPY]; BURST],
+            parsed: Vec::with_capacity(BURST),
+            frames: Vec::with_capacity(BURST),
+        }
+    }
+
+    /// The ring.
+    pub const fn ring(&mut self) -> &mut Ring {
+        &mut self.ring
+    }
+
+    /// Follows newly acknowledged features.
+    pub const fn set_features(&mut self, features: Features) {
+        self.features = features;
+        self.header_len = net_header::header_len(features);
+        self.ring.set_features(features);
+    }
+
+    /// Takes up to [`BURST`] chains, drops (and counts) what is no frame or is not
+    /// admitted, shows the rest to `act`, and gives all chains back to the guest.
+    /// Returns how many chains there were.
+    ///
+    /// # Errors
+    /// A [`RingError`], after the chains before it have been handled: the ring must stop.
+    pub fn burst(
+        &mut self,
+        counters: &Counters,
+        mut admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        act: impl FnOnce(&GuestBurst<'_>),
+    ) -> Result<usize, RingError> {
+        let result = self.take_chains();
+        self.parse_chains(counters, &mut admit);
+        if !self.parsed.is_empty() {
+            self.show(counters, act);
+        }
+        for chain in &self.chains {
+            // The device writes nothing to a transmit buffer.
+            self.ring.push_used(chain.head, 0);
+        }
+        self.ring.publish();
+        let taken = self.chains.len();
+        self.parsed.clear();
+        self.chains.clear();
+        self.segments.clear();
+        result.map(|()| taken)
+    }
+
+    fn take_chains(&mut self) -> Result<(), RingError> {
+        while self.chains.len() < BURST && self.segments.len() < SEGMENT_BUDGET {
+            match self.ring.pop(&mut self.segments)? {
+                Some(chain) => self.chains.push(chain),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn parse_chains(&mut self, counters: &Counters, admit: &mut impl FnMut(&[u8]) -> Result<(), DropReason>) {
+        for index in 0..self.chains.len() {
+            match self.parse(index).and_then(|parsed| {
+                admit(&self.copies[parsed.copy][self.header_len..][..parsed.head])?;
+                Ok(parsed)
+            }) {
+                Ok(parsed) => self.parsed.push(parsed),
+                Err(reason) => counters.drop(reason),
+            }
+        }
+    }
+
+    fn parse(&mut self, index: usize) -> Result<Parsed, DropReason> {
+        let chain = &self.chains[index];
+        if chain.writable != 0 || chain.len <= self.header_len {
+            return Err(DropReason::BadChain);
+        }
+        let len = chain.len - self.header_len;
+        if len > MAX_FRAME {
+            return Err(DropReason::FrameTooLong);
+        }
+        let copy = &mut self.copies[index];
+        let head = len.min(HEAD_MAX);
+        copy_from_guest(
+            self.segments.slices(chain.segments()),
+            0,
+            &mut copy[..self.header_len + head],
+        );
+        let (header, bytes) = copy.split_at(self.header_len);
+        let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(DropReason::BadChain)?;
+        let offload = net_header::decode(header, &bytes[..head], self.features)?;
+        Ok(Parsed {
+            copy: index,
+            head,
+            slices: self.segments.skip(chain.segments(), self.header_len),
+            len,
+            offload,
+        })
+    }
+
+    fn show(&mut self, counters: &Counters, act: impl FnOnce(&GuestBurst<'_>)) {
+        let mut frames = recycle(std::mem::take(&mut self.frames));
+        let mut bytes = 0;
+        for parsed in &self.parsed {
+            bytes += parsed.len as u64;
+            frames.push(GuestFrame {
+                head: &self.copies[parsed.copy][self.header_len..][..parsed.head],
+                slices: self.segments.slices(parsed.slices.clone()),
+                len: parsed.len,
+                offload: parsed.offload,
+            });
+        }
+        counters.add(Count::TxFrames, frames.len() as u64);
+        counters.add(Count::TxBytes, bytes);
+        act(&frames);
+        self.frames = recycle(frames);
+    }
+}
+
+/// An empty list with the room of another, whatever the frames in that one borrowed.
+/// The library collects into the same allocation, as the layouts are the same.
+fn recycle<'b>(mut frames: Vec<GuestFrame<'_>>) -> Vec<GuestFrame<'b>> {
+    frames.clear();
+    frames.into_iter().map_while(|_| None).collect()
+}

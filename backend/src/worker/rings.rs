@@ -1,0 +1,189 @@
+//! Rings coming and going.
+
+use super::command::{RingRole, RingSetup};
+use super::slot::RingState;
+use super::{Owner, Worker};
+use crate::counters::DropReason;
+use crate::poller::{Interest, Token};
+use crate::virtio::GuestMap;
+use crate::virtio::control::{Control, Order};
+use crate::virtio::features::Features;
+use crate::virtio::ring::{Ring, RingLayout};
+use crate::virtio::transmit::Transmit;
+use std::fmt::Display;
+use std::sync::Arc;
+
+const ROLES: [RingRole; 3] = [RingRole::Receive, RingRole::Transmit, RingRole::Control];
+
+impl RingRole {
+    const fn kick_token(self) -> Token {
+        let owner = match self {
+            Self::Receive => Owner::ReceiveKick,
+            Self::Transmit => Owner::TransmitKick,
+            Self::Control => Owner::ControlKick,
+        };
+        Token::new(owner, 0)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Transmit => "transmit",
+            Self::Control => "control",
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn set_memory(&mut self, map: Option<Arc<GuestMap>>) {
+        let gone = map.is_none();
+        self.halt_all();
+        self.map = map;
+        for role in ROLES {
+            if gone {
+                self.slots[role as usize] = super::Slot::default();
+            } else {
+                self.try_run(role);
+            }
+        }
+        if gone {
+            self.set_features(Features::default());
+        }
+    }
+
+    pub(super) fn set_features(&mut self, features: Features) {
+        self.features = features;
+        self.receive.set_features(features);
+        if let Some(transmit) = &mut self.transmit {
+            transmit.set_features(features);
+        }
+    }
+
+    pub(super) fn start_ring(&mut self, role: RingRole, setup: RingSetup) {
+        self.halt(role);
+        self.slots[role as usize].set_up(setup);
+        self.try_run(role);
+    }
+
+    pub(super) fn stop_ring(&mut self, role: RingRole) -> Option<u16> {
+        self.halt(role);
+        self.slots[role as usize].tear_down()
+    }
+
+    pub(super) fn set_enabled(&mut self, role: RingRole, enabled: bool) {
+        self.slots[role as usize].enabled = enabled;
+        if enabled {
+            self.try_run(role);
+        } else {
+            self.halt(role);
+        }
+    }
+
+    /// Starts a ring if everything for it is there.
+    fn try_run(&mut self, role: RingRole) {
+        let slot = &self.slots[role as usize];
+        let (Some(layout), Some(map)) = (slot.layout, &self.map) else {
+            return;
+        };
+        if slot.state != RingState::Stopped || !slot.enabled {
+            return;
+        }
+        if let Err(error) = self.run_ring(role, Arc::clone(map), layout) {
+            return self.fail(role, &*error);
+        }
+        let slot = &mut self.slots[role as usize];
+        slot.state = RingState::Running;
+        // The guest may have posted, and kicked, before we were here.
+        slot.due = true;
+        if let Some(kick) = &slot.kick
+            && let Err(error) = self.poller.add(kick, role.kick_token(), Interest::ReadEdge)
+        {
+            log::warn!(
+                "{}: cannot watch the {} kick, polling instead: {error}",
+                self.name,
+                role.name()
+            );
+            slot.kick = None;
+        }
+    }
+
+    fn run_ring(
+        &mut self,
+        role: RingRole,
+        map: Arc<GuestMap>,
+        layout: RingLayout,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        match role {
+            RingRole::Receive => self.receive.start(Ring::new(map, layout, self.features)?),
+            RingRole::Transmit => {
+                let ring = Ring::new(map, layout, self.features)?;
+                self.transmit = Some(Transmit::new(ring, self.features));
+            }
+            RingRole::Control => self.control = Some(Control::new(map, layout, self.features)?),
+        }
+        Ok(())
+    }
+
+    /// Stops serving a ring, and remembers how far it was.
+    fn halt(&mut self, role: RingRole) {
+        let slot = &mut self.slots[role as usize];
+        if !slot.is_running() {
+            return;
+        }
+        slot.state = RingState::Stopped;
+        slot.due = false;
+        if let Some(kick) = &slot.kick {
+            // The descriptor lives on in the front end, so closing ours would not end
+            // the watch. It fails only if it was never there.
+            let _ = self.poller.remove(kick);
+        }
+        let layout = match role {
+            RingRole::Receive => {
+                let layout = self.receive.stop();
+                slot.call();
+                layout
+            }
+            RingRole::Transmit => self.transmit.take().map(|mut t| t.ring().layout()),
+            RingRole::Control => self.control.take().map(|c| c.layout()),
+        };
+        slot.layout = layout.or(slot.layout);
+    }
+
+    pub(super) fn halt_all(&mut self) {
+        ROLES.into_iter().for_each(|role| self.halt(role));
+    }
+
+    /// Stops a ring that contradicts itself, counts it and tells the front end.
+    pub(super) fn fail(&mut self, role: RingRole, error: &(impl Display + ?Sized)) {
+        self.halt(role);
+        let slot = &mut self.slots[role as usize];
+        slot.state = RingState::Broken;
+        slot.report_error();
+        self.counters.drop_n(DropReason::BrokenRing, 1);
+        // Once per start of the ring.
+        log::warn!("{}: the {} ring stops: {error}", self.name, role.name());
+    }
+
+    /// Stops the receive ring if a mode ran into something malformed there.
+    pub(super) fn stop_broken(&mut self) {
+        if let Some(error) = self.receive.take_broken() {
+            self.fail(RingRole::Receive, &error);
+        }
+    }
+
+    pub(super) fn serve_control(&mut self) {
+        let slot = &mut self.slots[RingRole::Control as usize];
+        let Some(control) = self.control.as_mut().filter(|_| std::mem::take(&mut slot.due)) else {
+            return;
+        };
+        let limit = self.queue_pairs;
+        // The front end enables the rings of the pairs in use; the order itself
+        // changes nothing here.
+        let result = control.serve(&mut |Order::QueuePairs(n)| (1..=limit).contains(&n));
+        match result {
+            Ok(true) => slot.call(),
+            Ok(false) => {}
+            Err(error) => self.fail(RingRole::Control, &error),
+        }
+    }
+}

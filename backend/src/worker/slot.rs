@@ -1,0 +1,105 @@
+//! What a worker knows of a ring beside the ring itself.
+
+use super::command::RingSetup;
+use crate::virtio::ring::RingLayout;
+use std::fs::File;
+use std::io::Write;
+
+/// Where a ring stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum RingState {
+    /// The front end has not started it.
+    #[default]
+    Absent,
+    /// Started, but disabled or without memory.
+    Stopped,
+    /// Served.
+    Running,
+    /// It contradicted itself and is not looked at until it is started again.
+    Broken,
+}
+
+/// One ring of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) state: RingState,
+    pub(super) enabled: bool,
+    /// Where it lies; while it runs the live ring knows better how far it is.
+    pub(super) layout: Option<RingLayout>,
+    pub(super) kick: Option<File>,
+    call: Option<File>,
+    error: Option<File>,
+    /// True if there is work that waits for no kick.
+    pub(super) due: bool,
+}
+
+impl Slot {
+    /// Takes over what the front end says of the ring.
+    pub(super) fn set_up(&mut self, setup: RingSetup) {
+        self.layout = Some(RingLayout {
+            size: setup.size,
+            descriptors: setup.descriptors,
+            available: setup.available,
+            used: setup.used,
+            next_avail: setup.next_avail,
+        });
+        self.kick = setup.kick;
+        if setup.call.is_some() {
+            self.call = setup.call;
+        }
+        if setup.error.is_some() {
+            self.error = setup.error;
+        }
+        self.state = RingState::Stopped;
+    }
+
+    /// Forgets the ring; the front end is gone or stopped it.
+    pub(super) fn tear_down(&mut self) -> Option<u16> {
+        let next_avail = self.layout.take().map(|l| l.next_avail);
+        self.kick = None;
+        self.due = false;
+        self.state = RingState::Absent;
+        next_avail
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.state == RingState::Running
+    }
+
+    /// True if nobody kicks this ring: it is to be looked at from time to time.
+    pub(super) fn is_polled(&self) -> bool {
+        self.is_running() && self.kick.is_none()
+    }
+
+    /// Replaces the call eventfd, and rings it once: an interrupt may have gone to the
+    /// old one, which nobody listens to.
+    pub(super) fn set_call(&mut self, call: Option<File>) {
+        self.call = call;
+        if self.is_running() {
+            self.call();
+        }
+    }
+
+    pub(super) fn set_error(&mut self, error: Option<File>) {
+        self.error = error;
+    }
+
+    /// Interrupts the guest.
+    pub(super) fn call(&self) {
+        signal(self.call.as_ref());
+    }
+
+    /// Tells the front end that the ring is broken.
+    pub(super) fn report_error(&self) {
+        signal(self.error.as_ref());
+    }
+}
+
+/// Adds one to an eventfd. It fails only when the counter is full, and then the
+/// other side has been told long ago, or when the front end gave us something else,
+/// which harms nobody but its guest.
+fn signal(eventfd: Option<&File>) {
+    if let Some(mut file) = eventfd {
+        let _ = file.write(&1u64.to_ne_bytes());
+    }
+}
