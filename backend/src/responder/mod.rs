@@ -14,6 +14,8 @@ mod echo;
 mod names;
 mod ndp;
 mod replies;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -1,24 +1,13 @@
 //! ARP, neighbour and router discovery, echo.
 
 use super::*;
+use crate::responder::testing::arp;
 
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1));
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 
 fn v6(text: &str) -> IpAddr {
     IpAddr::V6(addr6(text))
-}
-
-/// An ARP packet with a target hardware address of zero.
-fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let mut packet = vec![0, 1, 8, 0, 6, 4, 0, operation];
-    packet.extend(GUEST_MAC.0);
-    packet.extend(sender);
-    packet.extend([0; 6]);
-    packet.extend(target);
-    // Ethernet's least payload is 46 bytes.
-    packet.resize(46, 0);
-    frame(MacAddr::BROADCAST, EtherType::Arp, &packet)
 }
 
 #[test]

@@ -1,0 +1,34 @@
+//! Any frame to the gateway's services, as it is and with its lengths and checksums made
+//! right: no panic, and no reply that is not sound.
+#![no_main]
+
+use hawser_backend::counters::Counters;
+use hawser_backend::packet::Headers;
+use hawser_backend::responder::testing::{GUEST_MAC, check_reply, config, repair};
+use hawser_backend::responder::{Answer, Replies, Responders};
+use hawser_backend::time::Instant;
+use libfuzzer_sys::fuzz_target;
+use std::cell::RefCell;
+
+thread_local! {
+    static STATE: RefCell<(Responders, Counters, Replies)> =
+        RefCell::new((Responders::new(config()), Counters::default(), Replies::default()));
+}
+
+fn send(frame: &[u8]) {
+    STATE.with_borrow_mut(|(responders, counters, replies)| {
+        replies.clear();
+        let head = &frame[..frame.len().min(hawser_backend::frame::HEAD_MAX)];
+        let wanted = Headers::parse(head, frame.len()).is_ok_and(|h| responders.wants(&h, head));
+        let answer = responders.answer(Instant::default(), GUEST_MAC, frame, counters, replies);
+        assert!(wanted || answer != Answer::Done, "answered though not wanted");
+        replies.iter().for_each(check_reply);
+    });
+}
+
+fuzz_target!(|data: &[u8]| {
+    send(data);
+    let mut repaired = data.to_vec();
+    repair(&mut repaired);
+    send(&repaired);
+});
