@@ -11,6 +11,7 @@ mod failure;
 mod forward;
 mod host;
 mod resolv;
+mod serve;
 mod startup;
 mod values;
 mod vmm;
@@ -19,8 +20,8 @@ use clap::Parser as _;
 use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
 use failure::Failure;
-use hawser_backend::config::ModeConfig;
 use host::Host;
+use serve::Meeting;
 use std::io::Write as _;
 use std::process::ExitCode;
 use vmm::{Vm, VmmError};
@@ -45,34 +46,14 @@ fn run() -> Result<(), Failure> {
     match &cli.command {
         Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
-        None => serve(&cli),
+        None => serve_port(&cli),
     }
 }
 
-/// Serves one port until it is told to stop.
-fn serve(cli: &Cli) -> Result<(), Failure> {
-    let name = match (&cli.endpoint.socket_path, cli.endpoint.fd) {
-        (Some(path), _) => path
-            .file_stem()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned(),
-        (None, Some(fd)) => format!("fd{fd}"),
-        (None, None) => {
-            return Err(Failure::usage(
-                "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
-            ));
-        }
-    };
-    let plan = plan(&cli.port, &name, &Host::probe())?;
-    startup::start_log(&cli.run.log);
-    for notice in &plan.notices {
-        log::warn!("{notice}");
-    }
-    let ModeConfig::Masquerade(masquerade) = &plan.port.mode;
-    startup::raise_limits(masquerade)?;
-    startup::warn_of_restrictions(masquerade);
-    Err(Failure::runtime("this build has no back end to serve with yet"))
+fn serve_port(cli: &Cli) -> Result<(), Failure> {
+    let meeting = Meeting::from_args(&cli.endpoint)?;
+    let plan = plan(&cli.port, &meeting.port_name(), &Host::probe())?;
+    serve::serve(meeting, plan, &cli.run)
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {

@@ -1,0 +1,215 @@
+//! Serving: from a checked configuration to a port that packets go through, until a
+//! signal or the front end ends it.
+//!
+//! Order matters: the inherited descriptor is taken before anything else is opened (or
+//! its number could be somebody else's), signals are caught before there is something to
+//! clean up, ports are bound before the socket is there to be met, and only then is
+//! anybody told that we are ready.
+
+use crate::cli::{EndpointArgs, RunArgs};
+use crate::config::Plan;
+use crate::failure::Failure;
+use crate::startup;
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::port::Port;
+use hawser_backend::vhost_user::{Endpoint, Lifetime, Server, StopHandle};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::{Handle, Signals};
+use std::fmt;
+use std::io::Write as _;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// Where the front end is met, as the options say it.
+#[derive(Debug)]
+pub enum Meeting {
+    /// It connects to a socket made here.
+    Listen(PathBuf),
+    /// It listens here.
+    Connect(PathBuf),
+    /// On a descriptor somebody made for us.
+    Inherited(RawFd, OwnedFd),
+}
+
+impl Meeting {
+    /// Reads the options. To be called before the process opens anything.
+    ///
+    /// # Errors
+    /// If there is no option, or no such descriptor.
+    pub fn from_args(args: &EndpointArgs) -> Result<Self, Failure> {
+        match (&args.socket_path, args.fd) {
+            (Some(path), _) if args.connect => Ok(Self::Connect(path.clone())),
+            (Some(path), _) => Ok(Self::Listen(path.clone())),
+            (None, Some(fd)) => Ok(Self::Inherited(fd, inherited(fd)?)),
+            (None, None) => Err(Failure::usage(
+                "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
+            )),
+        }
+    }
+
+    /// A name for the port, in logs and of threads.
+    pub fn port_name(&self) -> String {
+        match self {
+            Self::Listen(path) | Self::Connect(path) => {
+                let stem = path.file_stem().unwrap_or(path.as_os_str());
+                stem.to_string_lossy().into_owned()
+            }
+            Self::Inherited(fd, _) => format!("fd{fd}"),
+        }
+    }
+
+    fn option(&self) -> &'static str {
+        match self {
+            Self::Listen(_) | Self::Connect(_) => "--socket-path",
+            Self::Inherited(..) => "--fd",
+        }
+    }
+
+    fn into_endpoint(self) -> Endpoint {
+        match self {
+            Self::Listen(path) => Endpoint::Listen(path),
+            Self::Connect(path) => Endpoint::Connect(path),
+            Self::Inherited(_, fd) => Endpoint::Fd(fd),
+        }
+    }
+}
+
+impl fmt::Display for Meeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(path) => write!(f, "on {}", path.display()),
+            Self::Connect(path) => write!(f, "to who listens on {}", path.display()),
+            Self::Inherited(number, _) => write!(f, "on descriptor {number}"),
+        }
+    }
+}
+
+fn inherited(number: RawFd) -> Result<OwnedFd, Failure> {
+    // SAFETY: asking for the flags of a descriptor touches no memory; a number that
+    // names none gives EBADF.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(Failure::runtime(format_args!(
+            "--fd={number}: no such descriptor is open: start hawser with the socket under that number"
+        )));
+    }
+    // SAFETY: the descriptor is open (just seen), not one of the standard three (the
+    // option's parser), and nothing in this process has opened one before: it was
+    // inherited, and nobody else here knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Serves the planned port until it is told to stop or nobody will come any more.
+///
+/// # Errors
+/// What keeps it from starting, or from going on.
+pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure> {
+    startup::start_log(&run.log);
+    let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
+        .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
+    for notice in &plan.notices {
+        log::warn!("{notice}");
+    }
+    let ModeConfig::Masquerade(masquerade) = &plan.port.mode;
+    startup::raise_limits(masquerade)?;
+    startup::warn_of_restrictions(masquerade);
+
+    let started = format!("serving {meeting}: {}", Summary(&plan.port));
+    let option = meeting.option();
+    let lifetime = if run.one_off {
+        Lifetime::OneOff
+    } else {
+        Lifetime::Persistent
+    };
+    let port = Arc::new(Port::new(plan.port).map_err(Failure::runtime)?);
+    let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
+        .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
+    let watch = SignalWatch::start(signals, server.stop_handle(), Arc::clone(&port))?;
+
+    log::info!("{started}");
+    tell_service_manager(NotifyState::Ready);
+    let served = server.run();
+    tell_service_manager(NotifyState::Stopping);
+    watch.end();
+    if log::log_enabled!(log::Level::Info) {
+        write_report(&port);
+    }
+    served.map_err(|e| Failure::runtime(format_args!("{option}: {e}")))
+}
+
+fn tell_service_manager(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        log::warn!("cannot tell the service manager (NOTIFY_SOCKET): {e}");
+    }
+}
+
+/// Counters on standard error, in one piece, whatever the log level.
+fn write_report(port: &Port) {
+    // A standard error nobody reads any more is no reason to stop serving.
+    let _ = std::io::stderr().lock().write_all(port.report().as_bytes());
+}
+
+/// The thread that turns signals into calls.
+struct SignalWatch {
+    handle: Handle,
+    thread: JoinHandle<()>,
+}
+
+impl SignalWatch {
+    fn start(mut signals: Signals, stop: StopHandle, port: Arc<Port>) -> Result<Self, Failure> {
+        let handle = signals.handle();
+        let thread = thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in &mut signals {
+                    if signal == SIGUSR1 {
+                        write_report(&port);
+                    } else {
+                        stop.stop();
+                    }
+                }
+            })
+            .map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?;
+        Ok(Self { handle, thread })
+    }
+
+    fn end(self) {
+        self.handle.close();
+        // It has panicked only if standard error did; there is nothing to add to that.
+        let _ = self.thread.join();
+    }
+}
+
+/// One line that says what is served.
+struct Summary<'a>(&'a PortConfig);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ModeConfig::Masquerade(config) = &self.0.mode;
+        write!(f, "masquerade, guest ")?;
+        write_addresses(f, config)?;
+        write!(f, ", MTU {}", self.0.mtu)?;
+        if let Some(mac) = self.0.mac {
+            write!(f, ", MAC {mac}")?;
+        }
+        match self.0.queue_pairs.get() {
+            1 => {}
+            n => write!(f, ", {n} queue pairs")?,
+        }
+        let mut separator = ", ports ";
+        for forward in &config.forwards {
+            write!(f, "{separator}{forward}")?;
+            separator = " ";
+        }
+        Ok(())
+    }
+}
+
+fn write_addresses(f: &mut fmt::Formatter<'_>, config: &MasqueradeConfig) -> fmt::Result {
+    let v4 = config.ipv4.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+    let v6 = config.ipv6.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+    let addresses: Vec<String> = [v4, v6].into_iter().flatten().collect();
+    f.write_str(&addresses.join(" and "))
+}
