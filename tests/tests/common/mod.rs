@@ -70,7 +70,9 @@ impl Mode for Echo {
 
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
 
-    fn on_link_down(&mut self, _: Instant) {}
+    fn on_link_down(&mut self, _: Instant) {
+        self.waiting.clear();
+    }
 }
 
 /// A served port.
