@@ -158,6 +158,14 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [
     done
 }
 
+/// Copies bytes from `offset` on back out of guest room that was just written; returns
+/// how many there were.
+pub fn copy_from_room(slices: &[GuestSliceMut<'_>], offset: usize, out: &mut [u8]) -> usize {
+    // SAFETY: both types are repr(transparent) over iovec, and writable memory is readable.
+    let slices: &[GuestSlice<'_>] = unsafe { std::slice::from_raw_parts(slices.as_ptr().cast(), slices.len()) };
+    copy_from_guest(slices, offset, out)
+}
+
 /// Room for an iovec array that is used again and again without allocating.
 #[derive(Default)]
 pub struct GatherList {

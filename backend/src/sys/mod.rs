@@ -1,1 +1,8 @@
-//! Being built.
+//! System calls with no safe wrapper elsewhere, behind one safe API each. Every file
+//! says how its part degrades on an older kernel.
+
+pub mod datagram;
+pub mod error_queue;
+mod option;
+pub mod receive_batch;
+pub mod send_batch;

@@ -1,0 +1,189 @@
+//! Options of datagram sockets, and their ancillary data.
+//!
+//! UDP_SEGMENT needs Linux 4.18, UDP_GRO 5.0; on an older kernel setting them fails
+//! and the caller goes on without. Everything else is older than any kernel we meet.
+
+use super::option::IntOption;
+use socket2::{Domain, Socket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+
+/// Most datagrams one segmented send may stand for: 128 since Linux 6.9, 64 before.
+pub const MAX_SEGMENTS: usize = 64;
+
+/// Most payload bytes of one UDP datagram or one segmented send (65,535 less the
+/// headers of IPv4).
+pub const MAX_PAYLOAD: usize = 65_507;
+
+/// What the kernel does with a datagram larger than the path's MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// Refuses it with EMSGSIZE and says the MTU on the error queue: for senders that
+    /// set don't-fragment.
+    Refuse,
+    /// Sends it in pieces.
+    Allow,
+}
+
+/// Asks for ICMP errors and local ones on the error queue (IP_RECVERR).
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn watch_errors(socket: &Socket, domain: Domain) -> io::Result<()> {
+    match domain {
+        Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVERR).set(socket, 1),
+        _ => IntOption(libc::SOL_IP, libc::IP_RECVERR).set(socket, 1),
+    }
+}
+
+/// Sets what happens to datagrams above the path's MTU.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_fragmentation(socket: &Socket, domain: Domain, what: Fragmentation) -> io::Result<()> {
+    let v6 = domain == Domain::IPV6;
+    let value = match (what, v6) {
+        (Fragmentation::Refuse, false) => libc::IP_PMTUDISC_DO,
+        (Fragmentation::Refuse, true) => libc::IPV6_PMTUDISC_DO,
+        (Fragmentation::Allow, false) => libc::IP_PMTUDISC_WANT,
+        (Fragmentation::Allow, true) => libc::IPV6_PMTUDISC_WANT,
+    };
+    if v6 {
+        IntOption(libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER).set(socket, value)
+    } else {
+        IntOption(libc::SOL_IP, libc::IP_MTU_DISCOVER).set(socket, value)
+    }
+}
+
+/// Sets TTL or hop limit of what the socket sends.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_ttl(socket: &Socket, domain: Domain, ttl: u8) -> io::Result<()> {
+    match domain {
+        Domain::IPV6 => socket.set_unicast_hops_v6(ttl.into()),
+        _ => socket.set_ttl_v4(ttl.into()),
+    }
+}
+
+/// Asks the kernel to hand over runs of equal datagrams as one (UDP_GRO).
+///
+/// # Errors
+/// What setsockopt(2) says; ENOPROTOOPT before Linux 5.0.
+pub fn set_coalescing(socket: &Socket, on: bool) -> io::Result<()> {
+    IntOption(libc::SOL_UDP, libc::UDP_GRO).set(socket, on.into())
+}
+
+/// Asks to be told the local address each datagram came to.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn watch_local_address(socket: &Socket, domain: Domain) -> io::Result<()> {
+    match domain {
+        Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO).set(socket, 1),
+        _ => IntOption(libc::SOL_IP, libc::IP_PKTINFO).set(socket, 1),
+    }
+}
+
+/// Lets only ICMP or ICMPv6 messages of one type through to a raw socket.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn pass_only_icmp_type(socket: &Socket, domain: Domain, kind: u8) -> io::Result<()> {
+    // include/uapi/linux/icmp.h and icmpv6.h; in both a set bit means "blocked".
+    const ICMP_FILTER: libc::c_int = 1;
+    const ICMPV6_FILTER: libc::c_int = 1;
+    let mut blocked = [u32::MAX; 8];
+    blocked[usize::from(kind / 32)] &= !(1 << (kind % 32));
+    let (level, name, words) = match domain {
+        Domain::IPV6 => (libc::SOL_ICMPV6, ICMPV6_FILTER, 8),
+        _ => (libc::SOL_RAW, ICMP_FILTER, 1),
+    };
+    // SAFETY: the kernel reads `words` words of `blocked`, which has eight.
+    let r = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, blocked.as_ptr().cast(), words * 4) };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The MTU of the path of a connected socket, in bytes of IP packet.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn path_mtu(socket: &Socket, domain: Domain) -> io::Result<u32> {
+    let mtu = match domain {
+        Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_MTU),
+        _ => IntOption(libc::SOL_IP, libc::IP_MTU),
+    };
+    Ok(u32::try_from(mtu.get(socket)?).unwrap_or(0))
+}
+
+/// Room for control messages, aligned as the kernel wants it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(super) struct Control<const N: usize>(pub [u8; N]);
+
+/// Calls `f` with level, type and data of every control message the kernel wrote.
+///
+/// # Safety
+/// `message` must be as recvmsg(2) left it, its control buffer still alive.
+pub(super) unsafe fn for_each_control(message: &libc::msghdr, mut f: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
+    // SAFETY: the caller vouches for the buffer; the CMSG functions stay inside it.
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(message);
+        while !at.is_null() {
+            let header = *at;
+            let data = libc::CMSG_DATA(at);
+            let length = (header.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+            f(
+                header.cmsg_level,
+                header.cmsg_type,
+                std::slice::from_raw_parts(data, length),
+            );
+            at = libc::CMSG_NXTHDR(message, at);
+        }
+    }
+}
+
+/// A C `int` at the start of a control message.
+pub(super) fn control_int(data: &[u8]) -> Option<libc::c_int> {
+    data.first_chunk().map(|b| libc::c_int::from_ne_bytes(*b))
+}
+
+/// The local address in IP_PKTINFO (`in_pktinfo`: index, the address to
+/// answer from, the header's destination)
+/// or IPV6_PKTINFO (`in6_pktinfo`: address, index).
+pub(super) fn local_address(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<IpAddr> {
+    match (level, kind) {
+        (libc::SOL_IP, libc::IP_PKTINFO) => {
+            let address: &[u8; 4] = data.get(4..)?.first_chunk()?;
+            Some(Ipv4Addr::from(*address).into())
+        }
+        (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+            let address: &[u8; 16] = data.first_chunk()?;
+            Some(Ipv6Addr::from(*address).into())
+        }
+        _ => None,
+    }
+}
+
+/// The address in a `sockaddr_in` or `sockaddr_in6` given as bytes.
+pub(super) fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
+    let family = libc::c_int::from(u16::from_ne_bytes(*bytes.first_chunk()?));
+    let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+    match family {
+        libc::AF_INET => {
+            let address: &[u8; 4] = bytes.get(4..)?.first_chunk()?;
+            Some(SocketAddrV4::new((*address).into(), port).into())
+        }
+        libc::AF_INET6 => {
+            let address: &[u8; 16] = bytes.get(8..)?.first_chunk()?;
+            let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
+            Some(SocketAddrV6::new((*address).into(), port, 0, scope).into())
+        }
+        _ => None,
+    }
+}

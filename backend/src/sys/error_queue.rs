@@ -1,0 +1,105 @@
+//! The error queue of a datagram socket (recvmsg(2) with MSG_ERRQUEUE): ICMP errors
+//! the network sent back, and errors of our own stack, with the start of the packet
+//! they are about. Asked for with [`super::datagram::watch_errors`].
+
+use super::datagram::{Control, for_each_control, socket_address};
+use std::io;
+use std::mem::size_of;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+
+/// Who reported an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Our own stack.
+    Local,
+    /// An ICMP message of this type and code.
+    Icmp(u8, u8),
+    /// An ICMPv6 message of this type and code.
+    Icmpv6(u8, u8),
+}
+
+/// One entry of an error queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueuedError {
+    /// The error number the socket would report.
+    pub errno: i32,
+    /// Who reported it.
+    pub origin: Origin,
+    /// For "too big" errors the MTU.
+    pub info: u32,
+    /// Who sent the ICMP message.
+    pub offender: Option<IpAddr>,
+    /// Bytes written to the buffer: the packet's payload after the transport header
+    /// (for ping and raw sockets from the transport header on), as far as it was quoted.
+    pub len: usize,
+}
+
+/// Takes the oldest entry; the quoted bytes go to `quoted`. `None` if there is none.
+///
+/// # Errors
+/// What recvmsg(2) says.
+pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<QueuedError>> {
+    // sock_extended_err (16) and the offender (28), with the header's 16; pktinfo may follow.
+    let mut control = Control([0u8; 256]);
+    let mut iov = libc::iovec {
+        iov_base: quoted.as_mut_ptr().cast(),
+        iov_len: quoted.len(),
+    };
+    // SAFETY: an all-zero msghdr is a valid, empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: every buffer of `message` is borrowed for the call.
+    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let Ok(len) = usize::try_from(n) else {
+        let error = io::Error::last_os_error();
+        return match error.kind() {
+            io::ErrorKind::WouldBlock => Ok(None),
+            _ => Err(error),
+        };
+    };
+    let mut found = None;
+    // SAFETY: `message` is as recvmsg left it, `control` alive.
+    unsafe {
+        for_each_control(&message, |level, kind, data| {
+            if matches!(
+                (level, kind),
+                (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+            ) {
+                found = parse(data, len);
+            }
+        });
+    }
+    // An entry without an extended error (a timestamp, say) says nothing to us.
+    Ok(Some(found.unwrap_or(QueuedError {
+        errno: 0,
+        origin: Origin::Local,
+        info: 0,
+        offender: None,
+        len,
+    })))
+}
+
+/// `struct sock_extended_err`, the offender's address behind it.
+fn parse(data: &[u8], len: usize) -> Option<QueuedError> {
+    const LEN: usize = size_of::<libc::sock_extended_err>();
+    let fixed: &[u8; LEN] = data.first_chunk()?;
+    let word = |at: usize| u32::from_ne_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
+    let (origin, kind, code) = (fixed[4], fixed[5], fixed[6]);
+    let origin = match origin {
+        libc::SO_EE_ORIGIN_ICMP => Origin::Icmp(kind, code),
+        libc::SO_EE_ORIGIN_ICMP6 => Origin::Icmpv6(kind, code),
+        _ => Origin::Local,
+    };
+    Some(QueuedError {
+        errno: i32::try_from(word(0)).unwrap_or(0),
+        origin,
+        info: word(8),
+        offender: socket_address(&data[LEN..]).map(|a| a.ip()),
+        len,
+    })
+}

@@ -1,0 +1,217 @@
+//! Several datagrams in one system call (recvmmsg(2)), each into room of the guest
+//! first and into a spill buffer of ours after that, so that a datagram larger than
+//! the room is not cut.
+
+use super::datagram::{Control, control_int, for_each_control, local_address, socket_address};
+use crate::frame::{GuestSink, GuestSliceMut, copy_from_room};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+/// Most datagrams one call takes.
+pub const MAX_BATCH: usize = 32;
+
+/// Bytes of a spill buffer: no datagram is larger.
+const SPILL: usize = 65_536;
+
+/// UDP_GRO (20) and either packet info (28 or 36), with room to spare.
+const CONTROL: usize = 128;
+
+/// Bytes of the name of a message (`sockaddr_in6`, rounded up).
+const NAME: usize = 32;
+#[allow(clippy::cast_possible_truncation, reason = "32")]
+const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
+
+/// What is known about one received datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Its payload bytes.
+    pub len: usize,
+    /// How many of them fitted into guest room; the rest is in the spill buffer.
+    pub room: usize,
+    /// Set if it stands for several datagrams of this many bytes (UDP_GRO).
+    pub segment: Option<u16>,
+    /// Where it came from.
+    pub source: Option<SocketAddr>,
+    /// The local address it came to, if that was asked for.
+    pub local: Option<IpAddr>,
+}
+
+/// Buffers for receiving, used again and again without allocating.
+pub struct ReceiveBatch {
+    capacity: usize,
+    spill: Vec<u8>,
+    received: [Received; MAX_BATCH],
+    names: [Control<NAME>; MAX_BATCH],
+    controls: [Control<CONTROL>; MAX_BATCH],
+    iovs: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+// SAFETY: between uses nobody looks at the addresses in `iovs` and `headers`: `receive`
+// writes all it hands to the kernel anew.
+unsafe impl Send for ReceiveBatch {}
+
+impl ReceiveBatch {
+    /// Buffers for up to `count` datagrams a call, at most [`MAX_BATCH`]. The spill
+    /// buffers take memory only as far as they are ever written.
+    pub fn with_capacity(count: usize) -> Self {
+        let count = count.clamp(1, MAX_BATCH);
+        Self {
+            capacity: count,
+            spill: vec![0; SPILL * count],
+            received: [Received::default(); MAX_BATCH],
+            names: [Control([0; NAME]); MAX_BATCH],
+            controls: [Control([0; CONTROL]); MAX_BATCH],
+            iovs: Vec::new(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Receives up to `count` datagrams into frames `0..count` of the sink's current
+    /// reservation; returns how many came, 0 if nothing waits.
+    ///
+    /// # Errors
+    /// What recvmmsg(2) says, a pending socket error among others.
+    pub fn receive_to_guest(
+        &mut self,
+        socket: &impl AsRawFd,
+        sink: &mut dyn GuestSink,
+        count: usize,
+    ) -> io::Result<usize> {
+        let count = count.min(self.capacity);
+        let mut slices = [0; MAX_BATCH];
+        for (i, n) in slices[..count].iter_mut().enumerate() {
+            *n = sink.payload(i).len();
+        }
+        let mut room = sink.payload_all();
+        self.iovs.clear();
+        for (i, &n) in slices[..count].iter().enumerate() {
+            let (frame, rest) = room.split_at_mut(n.min(room.len()));
+            room = rest;
+            self.add_message(i, frame);
+        }
+        self.receive(socket, &slices[..count])
+    }
+
+    /// Receives up to `count` datagrams into the spill buffers alone.
+    ///
+    /// # Errors
+    /// As [`receive_to_guest`](Self::receive_to_guest).
+    pub fn receive_to_spill(&mut self, socket: &impl AsRawFd, count: usize) -> io::Result<usize> {
+        let count = count.min(self.capacity);
+        self.iovs.clear();
+        for i in 0..count {
+            self.add_message(i, &mut []);
+        }
+        self.receive(socket, &[0; MAX_BATCH][..count])
+    }
+
+    /// Datagram `index` of the last call.
+    pub const fn message(&self, index: usize) -> &Received {
+        &self.received[index]
+    }
+
+    /// Bytes of datagram `index` that are in its spill buffer, after those in guest room.
+    pub fn spilled(&self, index: usize) -> &[u8] {
+        let message = &self.received[index];
+        &self.spill[index * SPILL + message.room..index * SPILL + message.len]
+    }
+
+    /// Datagram `index` in one piece in our memory, its head copied back from `room`,
+    /// the guest's memory it was received into.
+    pub fn collect(&mut self, index: usize, room: &[GuestSliceMut<'_>]) -> &[u8] {
+        let message = &mut self.received[index];
+        let whole = &mut self.spill[index * SPILL..(index + 1) * SPILL];
+        copy_from_room(room, 0, &mut whole[..message.room]);
+        message.room = 0;
+        &whole[..message.len]
+    }
+
+    fn add_message(&mut self, index: usize, frame: &mut [GuestSliceMut<'_>]) {
+        let mut bytes = 0;
+        for slice in frame.iter() {
+            bytes += slice.len();
+            self.iovs.push(libc::iovec {
+                iov_base: slice.as_ptr().cast(),
+                iov_len: slice.len(),
+            });
+        }
+        // The spill starts as far in as the room is long, so that the datagram can be
+        // put together in place.
+        let bytes = bytes.min(SPILL);
+        self.received[index].room = bytes;
+        let tail = &mut self.spill[index * SPILL + bytes..(index + 1) * SPILL];
+        self.iovs.push(libc::iovec {
+            iov_base: tail.as_mut_ptr().cast(),
+            iov_len: tail.len(),
+        });
+    }
+
+    /// `slices`: how many iovecs of guest room each message has.
+    fn receive(&mut self, socket: &impl AsRawFd, slices: &[usize]) -> io::Result<usize> {
+        self.headers.clear();
+        let mut iovs = self.iovs.as_mut_slice();
+        for (i, &n) in slices.iter().enumerate() {
+            let (own, rest) = iovs.split_at_mut(n + 1);
+            iovs = rest;
+            // SAFETY: an all-zero mmsghdr is a valid, empty one.
+            let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            let message = &mut header.msg_hdr;
+            message.msg_name = self.names[i].0.as_mut_ptr().cast();
+            message.msg_namelen = NAME_LEN;
+            message.msg_iov = own.as_mut_ptr();
+            message.msg_iovlen = own.len() as _;
+            message.msg_control = self.controls[i].0.as_mut_ptr().cast();
+            message.msg_controllen = CONTROL as _;
+            self.headers.push(header);
+        }
+        let count = u32::try_from(self.headers.len()).unwrap_or(0);
+        let headers = self.headers.as_mut_ptr();
+        // SAFETY: the iovecs come from guest room the caller still borrows (`receive_to_guest`
+        // holds the sink) and from `spill`; names and controls are ours.
+        let n = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers,
+                count,
+                libc::MSG_DONTWAIT as _,
+                std::ptr::null_mut(),
+            )
+        };
+        let Ok(n) = usize::try_from(n) else {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(0),
+                _ => Err(error),
+            };
+        };
+        for i in 0..n {
+            self.take_result(i);
+        }
+        Ok(n)
+    }
+
+    fn take_result(&mut self, index: usize) {
+        let header = &self.headers[index];
+        let name_len = (header.msg_hdr.msg_namelen as usize).min(NAME);
+        let message = &mut self.received[index];
+        message.len = (header.msg_len as usize).min(SPILL);
+        message.room = message.room.min(message.len);
+        message.source = socket_address(&self.names[index].0[..name_len]);
+        message.segment = None;
+        message.local = None;
+        // SAFETY: the header is as recvmmsg left it, its control buffer is ours.
+        unsafe {
+            for_each_control(&header.msg_hdr, |level, kind, data| {
+                if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
+                    message.segment = control_int(data).and_then(|n| u16::try_from(n).ok());
+                } else if let Some(address) = local_address(level, kind, data) {
+                    message.local = Some(address);
+                }
+            });
+        }
+        // One datagram alone is reported with its own length.
+        message.segment = message.segment.filter(|s| usize::from(*s) < message.len && *s > 0);
+    }
+}
