@@ -6,13 +6,19 @@
 //! straight from guest memory), and leave publishing to the worker.
 
 mod context;
-mod icmp;
+mod fragmenter;
+pub mod icmp;
 mod link;
+mod listen;
+mod manner;
 mod nat;
-mod reassembly;
+pub mod reassembly;
 mod tcp;
-mod udp;
+#[cfg(test)]
+mod test_support;
+pub mod udp;
 
 pub use context::Context;
-pub use link::Link;
+pub use link::{Link, PacketSpec};
+pub use listen::{ListenError, option_value};
 pub use nat::{AddressMap, Destination};

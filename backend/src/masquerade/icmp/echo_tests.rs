@@ -1,0 +1,216 @@
+//! Real sockets on loopback, where the kernel answers pings.
+
+use super::*;
+use crate::frame::testing::Delivered;
+use crate::masquerade::test_support::{Surroundings, guest, host_seen, icmp_message, ip, packet, parse, with_burst};
+use crate::packet::icmp::fill_checksum;
+
+const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
+
+struct Bench {
+    around: Surroundings,
+    flows: EchoFlows,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            around: Surroundings::new(),
+            flows: EchoFlows::new(),
+        }
+    }
+
+    fn with(support: EchoSupport) -> Self {
+        let availability = EchoAvailability {
+            ipv4: support,
+            ipv6: support,
+        };
+        Self {
+            around: Surroundings::new(),
+            flows: EchoFlows::with(availability),
+        }
+    }
+
+    fn can(&self, like: &str) -> bool {
+        let availability = self.flows.availability();
+        let support = if ip(like).is_ipv4() {
+            availability.ipv4
+        } else {
+            availability.ipv6
+        };
+        if support == EchoSupport::None {
+            eprintln!("skipped: the system permits neither ping nor raw sockets");
+        }
+        support != EchoSupport::None
+    }
+
+    fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
+        let src = guest(dst, 0).ip();
+        let mut message = vec![0; IcmpHeader::LEN];
+        IcmpHeader::echo(request_kind(src), ident, sequence).emit(&mut message, 0);
+        message.extend_from_slice(body);
+        fill_checksum(src, dst, &mut message);
+        let frame = packet(src, dst, icmp_protocol(src), 64, &message);
+        let request = EchoRequest {
+            src,
+            dst,
+            offset: frame.len() - message.len(),
+            len: message.len(),
+            ttl: 64,
+        };
+        with_burst(&[frame], |burst| {
+            self.flows.on_echo(&mut self.around.context(), &burst[0], &request);
+        });
+    }
+
+    fn turn(&mut self) -> Vec<Delivered> {
+        for (token, ready) in self.around.events() {
+            self.flows.on_event(&mut self.around.context(), token, ready);
+        }
+        self.around.sink.take()
+    }
+}
+
+fn reply_kind(like: IpAddr) -> u8 {
+    match like {
+        IpAddr::V4(_) => v4::ECHO_REPLY,
+        IpAddr::V6(_) => v6::ECHO_REPLY,
+    }
+}
+
+#[test]
+fn an_echo_request_is_answered_with_its_identifier_sequence_and_payload() {
+    for like in BOTH {
+        let mut bench = Bench::new();
+        if !bench.can(like) {
+            continue;
+        }
+        let peer = host_seen(ip(like), 0).ip();
+        for sequence in [1, 2, 700] {
+            bench.ping(peer, 0xbeef, sequence, b"odd bytes");
+            let frames = bench.turn();
+            assert_eq!(frames.len(), 1);
+            let want = IcmpHeader::echo(reply_kind(peer), 0xbeef, sequence);
+            assert_eq!(icmp_message(&frames[0]), (peer, want, b"odd bytes".to_vec()));
+        }
+        assert_eq!(bench.flows.flows.len(), 1);
+        assert_eq!(bench.around.counters.count(Count::Echos), 3);
+    }
+}
+
+#[test]
+fn two_programs_of_the_guest_that_ping_one_peer_are_told_apart() {
+    for like in BOTH {
+        let mut bench = Bench::new();
+        if !bench.can(like) {
+            continue;
+        }
+        let peer = host_seen(ip(like), 0).ip();
+        for ident in [1, 2] {
+            bench.ping(peer, ident, 9, &[0; 4]);
+            let frames = bench.turn();
+            let idents: Vec<_> = frames.iter().map(|f| icmp_message(f).1.echo_ident()).collect();
+            assert_eq!(idents, [ident]);
+        }
+    }
+}
+
+#[test]
+fn a_reply_above_the_mtu_comes_in_fragments() {
+    let mut bench = Bench::new();
+    if !bench.can("127.0.0.1") {
+        return;
+    }
+    bench.ping(host_seen(ip("127.0.0.1"), 0).ip(), 5, 1, &[7; 4000]);
+    let frames = bench.turn();
+    let total: usize = frames.iter().map(|f| parse(&f.bytes).1.len()).sum();
+    assert_eq!((frames.len(), total), (3, 4008));
+}
+
+#[test]
+fn the_gateway_answers_by_itself() {
+    for gateway in ["10.0.2.1", "fd10:0:2::1"] {
+        let mut bench = Bench::with(EchoSupport::None);
+        bench.ping(ip(gateway), 77, 3, b"abc");
+        let frames = bench.around.sink.take();
+        let want = IcmpHeader::echo(reply_kind(ip(gateway)), 77, 3);
+        assert_eq!(icmp_message(&frames[0]), (ip(gateway), want, b"abc".to_vec()));
+    }
+}
+
+#[test]
+fn without_permission_the_guest_is_told_so() {
+    let mut bench = Bench::with(EchoSupport::None);
+    bench.ping(ip("192.0.2.1"), 77, 3, b"abc");
+    let (_, header, _) = icmp_message(&bench.around.sink.take()[0]);
+    assert_eq!(
+        (header.kind, header.code),
+        (v4::UNREACHABLE, v4::unreachable::PROHIBITED)
+    );
+    assert_eq!(bench.around.counters.dropped(DropReason::EchoForbidden), 1);
+}
+
+#[test]
+fn an_echo_flow_ends_after_a_minute() {
+    let mut bench = Bench::new();
+    if !bench.can("127.0.0.1") {
+        return;
+    }
+    bench.ping(host_seen(ip("127.0.0.1"), 0).ip(), 5, 1, &[]);
+    let start = bench.around.now;
+    assert_eq!(bench.flows.deadline(), Some(start + IDLE));
+    bench.flows.on_timer(start + IDLE);
+    assert_eq!((bench.flows.flows.len(), bench.flows.deadline()), (0, None));
+}
+
+#[test]
+fn only_so_many_flows_are_kept_and_the_idle_ones_give_way() {
+    let mut bench = Bench::new();
+    if !bench.can("127.0.0.1") {
+        return;
+    }
+    let peer = host_seen(ip("127.0.0.1"), 0).ip();
+    for ident in 0..300 {
+        bench.around.now = bench.around.now + Duration::from_millis(1);
+        bench.ping(peer, ident, 1, &[]);
+    }
+    assert_eq!(
+        (bench.flows.flows.len(), bench.flows.by_key.len()),
+        (MAX_FLOWS, MAX_FLOWS)
+    );
+    assert!(bench.flows.by_key.keys().all(|k| k.ident >= 44));
+}
+
+#[test]
+fn moving_the_identifier_moves_the_checksum() {
+    let mut message = [8, 0, 0, 0, 0x12, 0x34, 0, 1, 0xde, 0xad];
+    fill_checksum(ip("10.0.2.2"), ip("10.0.2.1"), &mut message);
+    for ident in [0, 1, 0x1234, 0xffff] {
+        let mut moved = message;
+        moved[..8].copy_from_slice(&with_ident(*message.first_chunk().unwrap(), ident));
+        assert_eq!(moved[4..6], ident.to_be_bytes());
+        assert_eq!(crate::packet::checksum::of(&moved), 0, "identifier {ident:#x}");
+    }
+}
+
+#[test]
+fn other_icmp_messages_are_not_passed_on() {
+    let mut bench = Bench::new();
+    let (src, dst) = (ip("10.0.2.2"), ip("192.0.2.1"));
+    for message in [&[13u8, 0, 0, 0, 0, 0, 0, 0][..], &[8, 0, 0]] {
+        let frame = packet(src, dst, protocol::ICMP, 64, message);
+        let request = EchoRequest {
+            src,
+            dst,
+            offset: 34,
+            len: message.len(),
+            ttl: 64,
+        };
+        with_burst(&[frame], |burst| {
+            bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request)
+        });
+    }
+    assert_eq!(bench.around.counters.dropped(DropReason::BadService), 1);
+    assert_eq!(bench.around.counters.dropped(DropReason::Truncated), 1);
+    assert!(bench.flows.flows.is_empty());
+}

@@ -1,0 +1,8 @@
+//! ICMP and ICMPv6 of masquerade: errors towards the guest, about what it sent, and
+//! the guest's echo requests passed on through sockets of the host.
+
+mod echo;
+mod error;
+
+pub use echo::{EchoAvailability, EchoFlows, EchoRequest, EchoSupport};
+pub use error::{IcmpError, Quote, refuse, send_error};

@@ -1,0 +1,65 @@
+//! How the guest wants a datagram to travel, and host sockets made to do so.
+
+use super::Link;
+use crate::frame::GuestFrame;
+use crate::packet::EthernetHeader;
+use crate::sys::datagram::{self, Fragmentation};
+use socket2::{Domain, Socket};
+use std::net::IpAddr;
+
+/// What of a packet's network header a host socket has to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Whether it may be fragmented on the way.
+    pub fragmentation: Fragmentation,
+}
+
+impl Manner {
+    /// The manner of `frame`, a packet from `src` with this `ttl`. In IPv4 the
+    /// don't-fragment bit decides. In IPv6 what the guest sent in one piece must stay in
+    /// one piece (RFC 8200 5); `segmented` frames stand for such packets.
+    pub fn of(frame: &GuestFrame<'_>, src: IpAddr, ttl: u8, segmented: bool, link: &Link) -> Self {
+        /// The byte of an IPv4 header that holds the flags.
+        const FLAGS_AT: usize = EthernetHeader::LEN + 6;
+        const DONT_FRAGMENT: u8 = 0x40;
+        let in_one_piece = match src {
+            IpAddr::V4(_) => frame.head.get(FLAGS_AT).is_some_and(|b| b & DONT_FRAGMENT != 0),
+            IpAddr::V6(_) => segmented || frame.len <= EthernetHeader::LEN + usize::from(link.mtu),
+        };
+        Self {
+            ttl,
+            fragmentation: if in_one_piece {
+                Fragmentation::Refuse
+            } else {
+                Fragmentation::Allow
+            },
+        }
+    }
+}
+
+/// What a socket has been told so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SocketManner {
+    ttl: Option<u8>,
+    fragmentation: Option<Fragmentation>,
+}
+
+impl SocketManner {
+    /// Makes the socket send like `wanted`. A socket that has once been allowed to
+    /// fragment stays so: what fits the path's MTU carries don't-fragment all the same.
+    pub fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: Manner) {
+        // Both fail only for values out of range or a socket of the other family.
+        if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {
+            self.ttl = Some(wanted.ttl);
+        }
+        let settled = self.fragmentation == Some(Fragmentation::Allow);
+        if !settled
+            && self.fragmentation != Some(wanted.fragmentation)
+            && datagram::set_fragmentation(socket, domain, wanted.fragmentation).is_ok()
+        {
+            self.fragmentation = Some(wanted.fragmentation);
+        }
+    }
+}

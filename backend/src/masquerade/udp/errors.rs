@@ -1,0 +1,50 @@
+//! What the network says about a flow's datagrams: from the socket's error queue to
+//! ICMP for the guest.
+
+use super::super::Context;
+use super::super::icmp::{IcmpError, Quote, send_error};
+use super::flow::Flow;
+use crate::counters::DropReason;
+use crate::packet::{UdpHeader, protocol};
+use crate::sys::error_queue;
+
+/// Entries taken in one go; the kernel bounds the queue by the receive buffer.
+const MAX_ENTRIES: usize = 64;
+
+/// Payload bytes quoted: an ICMP error of IPv6 has 1280 bytes in all.
+const MAX_QUOTED: usize = 1200;
+
+/// Empties the error queue of a flow's socket, and its pending error with it.
+pub fn report(flow: &Flow, ctx: &mut Context<'_>) {
+    let mut quoted = [0; MAX_QUOTED];
+    for _ in 0..MAX_ENTRIES {
+        let Ok(Some(entry)) = error_queue::take(&flow.socket, &mut quoted) else {
+            break;
+        };
+        if let Some(error) = IcmpError::from_queue(&entry) {
+            tell_guest(flow, ctx, error, entry.offender, &quoted[..entry.len.min(MAX_QUOTED)]);
+        }
+    }
+    // An error without an entry (the queue was full) must not stay for the next send.
+    let _ = flow.socket.take_error();
+}
+
+fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Option<std::net::IpAddr>, body: &[u8]) {
+    let mut header = [0; UdpHeader::LEN];
+    UdpHeader {
+        src_port: flow.key.guest.port(),
+        dst_port: flow.key.peer.port(),
+        payload_len: body.len(),
+    }
+    .emit(&mut header, 0);
+    let quote = Quote {
+        src: flow.key.guest.ip(),
+        dst: flow.key.peer.ip(),
+        protocol: protocol::UDP,
+        header: &header,
+        body,
+    };
+    if send_error(ctx, error, offender, &quote).is_err() {
+        ctx.counters.drop(DropReason::NoRoom);
+    }
+}

@@ -1,0 +1,308 @@
+//! Forwarded ports: sockets that wait for datagrams of clients nobody has heard of.
+//!
+//! The first datagram of a client makes a flow with a socket of its own, bound to the
+//! address the client sent to and connected to the client: from then on the kernel
+//! gives the client's datagrams to that socket, and answers leave from the right
+//! address. In the moment between bind and connect that socket gets everybody's
+//! datagrams. They are taken out right after and handled as if they had come to the
+//! listener.
+
+use super::flow::{Flow, FlowKey, FlowRef, Side};
+use super::receive::takes_runs;
+use super::{Turn, UdpFlows, socket};
+use crate::config::{Forward, Transport};
+use crate::counters::{Count, DropReason};
+use crate::frame::{Layout, Offload};
+use crate::masquerade::{Context, ListenError};
+use crate::poller::{Interest, Owner, Poller, Token};
+use crate::sys::receive_batch::ReceiveBatch;
+use socket2::Socket;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Datagrams of strangers taken at a time from a socket that was just connected.
+const STRAY_BATCH: usize = 4;
+
+/// Most datagrams that are handled because of one connect: beyond that the flow is
+/// given up, since whose datagrams wait in its socket cannot be told any more.
+const MAX_STRAYS: usize = 1024;
+
+/// A socket waiting for clients.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    host_port: u16,
+    guest_port: u16,
+    /// True while it waits for its turn or for room in the guest.
+    pub waiting: bool,
+}
+
+/// A datagram that came to a flow's socket before it was connected.
+struct Stray {
+    source: SocketAddr,
+    local: SocketAddr,
+    body: Vec<u8>,
+}
+
+/// Who sent a datagram to which address of ours, and which port of the guest it is for.
+#[derive(Clone, Copy)]
+struct Arrival {
+    source: SocketAddr,
+    local: SocketAddr,
+    guest_port: u16,
+}
+
+impl UdpFlows {
+    /// Listens on the UDP ports among `forwards`.
+    ///
+    /// # Errors
+    /// The first port that cannot be had. Those before it are listened on; drop the
+    /// whole to let them go.
+    pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
+        for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
+            let addresses = self.addresses(forward)?;
+            for n in 0..forward.count.get() {
+                self.listen_on(forward, n, &addresses, poller)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(&self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
+        let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+        let wanted = forward.bind.map_or(vec![v4, v6], |a| vec![a]);
+        let on = |a: &IpAddr| {
+            if a.is_ipv4() {
+                self.config.ipv4
+            } else {
+                self.config.ipv6
+            }
+        };
+        let addresses: Vec<_> = wanted.into_iter().filter(on).collect();
+        if addresses.is_empty() {
+            let option = crate::masquerade::option_value(forward);
+            return Err(ListenError::FamilyOff { option });
+        }
+        Ok(addresses)
+    }
+
+    fn listen_on(
+        &mut self,
+        forward: &Forward,
+        n: u16,
+        addresses: &[IpAddr],
+        poller: &Poller,
+    ) -> Result<(), ListenError> {
+        let host_port = forward.host_port.saturating_add(n);
+        for &address in addresses {
+            let failed = |e: io::Error| ListenError::new(forward, address, host_port, e);
+            let (socket, domain) = match socket::listening(SocketAddr::new(address, host_port)) {
+                Ok(made) => made,
+                // A host without IPv6 is no mistake of who asked for all addresses.
+                Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
+                Err(e) => return Err(failed(e)),
+            };
+            let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+            let token = Token::new(Owner::UdpListener, index);
+            poller.add(&socket, token, Interest::ReadEdge).map_err(failed)?;
+            self.table.own_port(domain, host_port);
+            self.listeners.push(Listener {
+                socket,
+                host_port,
+                guest_port: forward.guest_port.saturating_add(n),
+                waiting: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes some of what waits in a listener.
+    pub(super) fn serve_listener(&mut self, ctx: &mut Context<'_>, index: u32) -> Turn {
+        let Some(listener) = self.listeners.get(index as usize) else {
+            return Turn::Done;
+        };
+        // What is taken from the socket has to go somewhere.
+        let probe = Layout {
+            header: crate::frame::HEAD_MAX,
+            payload: 0,
+            count: 1,
+        };
+        if ctx.sink.reserve(probe).is_err() {
+            return Turn::NoRoom;
+        }
+        ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
+        let (host_port, guest_port) = (listener.host_port, listener.guest_port);
+        let Ok(n) = self.receiver.batch.receive_to_spill(&listener.socket, usize::MAX) else {
+            ctx.counters.drop(DropReason::SocketError);
+            return Turn::Again;
+        };
+        let mut strays = Vec::new();
+        for i in 0..n {
+            let message = self.receiver.batch.message(i);
+            let (Some(source), Some(local)) = (message.source, message.local) else {
+                ctx.counters.drop(DropReason::UdpNoFlow);
+                continue;
+            };
+            let local = local_end(local, host_port, source);
+            let arrival = Arrival {
+                source,
+                local,
+                guest_port,
+            };
+            if let Some(key) = self.admit(ctx, arrival, &mut strays)
+                && self.receiver.pass_on(key, ctx, i).is_err()
+            {
+                ctx.counters.drop(DropReason::NoRoom);
+            }
+        }
+        self.handle_strays(ctx, guest_port, strays);
+        if n == 0 { Turn::Done } else { Turn::Again }
+    }
+
+    /// Strays may make flows, and so more strays.
+    fn handle_strays(&mut self, ctx: &mut Context<'_>, guest_port: u16, mut strays: Vec<Stray>) {
+        let mut done = 0;
+        while done < strays.len() {
+            let Stray { source, local, .. } = strays[done];
+            let arrival = Arrival {
+                source,
+                local,
+                guest_port,
+            };
+            let key = self.admit(ctx, arrival, &mut strays);
+            if let Some(key) = key
+                && self.receiver.pass_on_bytes(key, ctx, &strays[done].body).is_err()
+            {
+                ctx.counters.drop(DropReason::NoRoom);
+            }
+            done += 1;
+        }
+    }
+
+    /// The flow of a datagram, made if there is none; `None` if it goes nowhere.
+    fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowKey> {
+        let Arrival {
+            source,
+            local,
+            guest_port,
+        } = arrival;
+        let seen = ctx.nat.inbound(source.ip());
+        let guest = seen.and_then(|seen| ctx.link.guest_address(seen));
+        let (Some(seen), Some(guest)) = (seen, guest) else {
+            ctx.counters.drop(DropReason::UdpNoFlow);
+            return None;
+        };
+        let key = FlowKey {
+            guest: SocketAddr::new(guest, guest_port),
+            peer: SocketAddr::new(seen, source.port()),
+        };
+        if let Some(known) = self.table.find(&key)
+            && self.table.get(known).is_some_and(|f| f.local == Some(local))
+        {
+            self.table.heard(known, Side::World, ctx.now);
+            return Some(key);
+        }
+        if !self.table.make_room(Side::World) {
+            ctx.counters.drop(DropReason::FlowLimit);
+            return None;
+        }
+        let made = self.open_inbound(ctx, key, local, source)?;
+        self.take_strays(ctx, made, source, strays);
+        Some(key)
+    }
+
+    fn open_inbound(
+        &mut self,
+        ctx: &mut Context<'_>,
+        key: FlowKey,
+        local: SocketAddr,
+        client: SocketAddr,
+    ) -> Option<FlowRef> {
+        let coalesce = takes_runs(&ctx.sink.caps(), key.guest.ip());
+        let open = || socket::inbound(local, client, coalesce);
+        let opened = self.retry_without_oldest(open);
+        let made = match opened {
+            Ok(made) => made,
+            Err(e) => {
+                ctx.counters.drop(super::refusal_reason(&e));
+                return None;
+            }
+        };
+        let mut flow = Flow::new(key, made.socket, made.domain, Side::World, ctx.now);
+        flow.local = Some(local);
+        self.start(ctx, flow)
+    }
+
+    /// Takes what came to a flow's socket before it was connected; what its peer has sent
+    /// since is among it. Gives the flow up if there is no end to it.
+    fn take_strays(&mut self, ctx: &mut Context<'_>, flow: FlowRef, peer: SocketAddr, strays: &mut Vec<Stray>) {
+        let batch = self
+            .stray_batch
+            .get_or_insert_with(|| ReceiveBatch::with_capacity(STRAY_BATCH));
+        let Some(found) = self.table.get(flow) else { return };
+        let Some(local) = found.local else { return };
+        while let Ok(n) = batch.receive_to_spill(&found.socket, STRAY_BATCH) {
+            for i in 0..n {
+                let body = batch.spilled(i);
+                let size = batch.message(i).segment.map_or(body.len(), usize::from).max(1);
+                let source = batch.message(i).source.unwrap_or(peer);
+                let bodies = body.chunks(size).chain(body.is_empty().then_some(body));
+                strays.extend(bodies.map(|body| Stray {
+                    source,
+                    local,
+                    body: body.to_vec(),
+                }));
+            }
+            if n < STRAY_BATCH {
+                return;
+            }
+            if strays.len() > MAX_STRAYS {
+                ctx.counters.drop(DropReason::FlowLimit);
+                self.table.remove(flow);
+                return;
+            }
+        }
+    }
+
+    /// Puts a flow into the table and has its socket watched.
+    pub(super) fn start(&mut self, ctx: &mut Context<'_>, flow: Flow) -> Option<FlowRef> {
+        let made = self.table.insert(flow);
+        let token = Token {
+            owner: Owner::Udp,
+            generation: made.generation,
+            index: made.index,
+        };
+        let flow = self.table.get(made)?;
+        if ctx.poller.add(&flow.socket, token, Interest::ReadEdge).is_err() {
+            ctx.counters.drop(DropReason::SocketError);
+            self.table.remove(made);
+            return None;
+        }
+        ctx.counters.add(Count::UdpFlows, 1);
+        Some(made)
+    }
+
+    /// Opens a socket; if there is no descriptor left, once more without the oldest
+    /// flow that nobody has answered.
+    pub(super) fn retry_without_oldest<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match open() {
+            Err(e) if is_out_of_descriptors(&e) && self.table.evict_any() => open(),
+            other => other,
+        }
+    }
+}
+
+/// True if there is no room for one more descriptor.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Our end of a datagram. A link-local address needs the client's scope to be bound to.
+fn local_end(address: IpAddr, port: u16, client: SocketAddr) -> SocketAddr {
+    match (address, client) {
+        (IpAddr::V6(a), SocketAddr::V6(client)) if a.is_unicast_link_local() => {
+            std::net::SocketAddrV6::new(a, port, 0, client.scope_id()).into()
+        }
+        _ => SocketAddr::new(address, port),
+    }
+}

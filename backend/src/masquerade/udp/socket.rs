@@ -1,0 +1,123 @@
+//! Making the host sockets of flows and listeners.
+//!
+//! Several sockets share a port: a listener and the flows its clients began, or the
+//! flows of one port of the guest. Linux allows that if all have SO_REUSEADDR, and then
+//! prefers the connected socket for its peer's datagrams. But SO_REUSEADDR on every
+//! bind would let two programs have one port without noticing. So the first socket of
+//! a port is bound without it, which finds out whether the port is free, and gets it
+//! afterwards so that ours may follow.
+
+use crate::sys::datagram;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Bytes asked for in either direction; the kernel grants at most net.core.[rw]mem_max.
+/// A burst of the guest is up to 64 frames, each up to 64 KiB.
+const BUFFER: usize = 4 << 20;
+
+/// Whether other sockets of ours have the port already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortUse {
+    /// None has.
+    First,
+    /// At least one has.
+    Shared,
+}
+
+/// A socket for the family of `like`, with large buffers.
+fn open(like: IpAddr) -> io::Result<(Socket, Domain)> {
+    let domain = domain_of(like);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    // Smaller buffers lose bursts sooner and are no reason to fail.
+    let _ = socket.set_recv_buffer_size(BUFFER);
+    let _ = socket.set_send_buffer_size(BUFFER);
+    Ok((socket, domain))
+}
+
+/// The socket family of an address.
+pub const fn domain_of(address: IpAddr) -> Domain {
+    match address {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    }
+}
+
+/// The wildcard address of the family of `like`.
+pub const fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+fn bind(socket: &Socket, address: SocketAddr, port_use: PortUse) -> io::Result<()> {
+    socket.set_reuse_address(port_use == PortUse::Shared)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_address(true)
+}
+
+/// A flow's socket.
+#[derive(Debug)]
+pub struct FlowSocket {
+    /// Connected.
+    pub socket: Socket,
+    /// Its family.
+    pub domain: Domain,
+    /// The port asked for, if it was free.
+    pub kept_port: Option<u16>,
+}
+
+fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> io::Result<()> {
+    datagram::watch_errors(socket, domain)?;
+    if coalesce {
+        // Without it datagrams come one by one.
+        let _ = datagram::set_coalescing(socket, true);
+    }
+    socket.connect(&peer.into())
+}
+
+/// A socket towards `peer` from `port` where it is free, from any other where it is not.
+///
+/// # Errors
+/// What socket(2) and connect(2) say.
+pub fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) -> io::Result<FlowSocket> {
+    let (socket, domain) = open(peer.ip())?;
+    let from = SocketAddr::new(any(peer.ip()), port);
+    let kept = port != 0 && bind(&socket, from, port_use).is_ok();
+    finish(&socket, domain, peer, coalesce)?;
+    Ok(FlowSocket {
+        socket,
+        domain,
+        kept_port: kept.then_some(port),
+    })
+}
+
+/// A socket towards the client `peer` from the address `local` it sent to.
+///
+/// # Errors
+/// What socket(2), bind(2) and connect(2) say.
+pub fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Result<FlowSocket> {
+    let (socket, domain) = open(peer.ip())?;
+    bind(&socket, local, PortUse::Shared)?;
+    finish(&socket, domain, peer, coalesce)?;
+    Ok(FlowSocket {
+        socket,
+        domain,
+        kept_port: None,
+    })
+}
+
+/// A socket that waits for clients at `address`.
+///
+/// # Errors
+/// What socket(2) and bind(2) say.
+pub fn listening(address: SocketAddr) -> io::Result<(Socket, Domain)> {
+    let (socket, domain) = open(address.ip())?;
+    datagram::watch_local_address(&socket, domain)?;
+    bind(&socket, address, PortUse::First)?;
+    Ok((socket, domain))
+}
