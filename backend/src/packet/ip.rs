@@ -76,6 +76,9 @@ impl Ipv4Header {
         if header_len < Self::LEN || total_len < header_len || total_len > available {
             return Err(Malformed::Length);
         }
+        if header_len > bytes.len() {
+            return Err(Malformed::HeadersTooLong);
+        }
         let flags = be16(h, 6);
         let offset = (flags & 0x1fff) * 8;
         let more = flags & 0x2000 != 0;
@@ -176,6 +179,9 @@ impl Ipv6Header {
             payload_len: 0,
         };
         header.walk_extensions(bytes, total_len)?;
+        if header.header_len > bytes.len() {
+            return Err(Malformed::HeadersTooLong);
+        }
         header.payload_len = total_len - header.header_len;
         Ok(header)
     }

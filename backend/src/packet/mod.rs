@@ -1,8 +1,9 @@
 //! Packet headers as plain values: parsed from a copied head, emitted into a buffer.
 //!
 //! The contract: `parse` never panics, whatever the bytes, and says why it refused
-//! ([`Malformed`]). What it returns is consistent in itself (lengths lie within the
-//! frame). `emit` writes a whole header into a buffer the caller made large enough.
+//! ([`Malformed`]). What it returns is consistent in itself: lengths lie within the
+//! frame, and headers within the bytes that were given. `emit` writes a whole header
+//! into a buffer the caller made large enough.
 //! No I/O, no clock, no allocation.
 
 pub mod checksum;
@@ -10,6 +11,8 @@ mod ethernet;
 mod headers;
 pub mod icmp;
 mod ip;
+#[cfg(test)]
+mod properties;
 mod tcp;
 mod udp;
 

@@ -1,28 +1,28 @@
-//! Every header parser, on any bytes: no panic, and lengths that lie within the frame.
+//! Every header parser, on the head of any frame: no panic, headers that lie within the
+//! head, lengths that lie within the frame.
 #![no_main]
 
-use hawser_backend::packet::{EthernetHeader, Headers, IcmpHeader, TcpHeader, UdpHeader};
+use hawser_backend::frame::HEAD_MAX;
+use hawser_backend::packet::{Headers, IcmpHeader, TcpHeader, UdpHeader};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
-    let Ok(headers) = Headers::parse(data, data.len()) else {
+fuzz_target!(|frame: &[u8]| {
+    let head = &frame[..frame.len().min(HEAD_MAX)];
+    let Ok(headers) = Headers::parse(head, frame.len()) else {
         return;
     };
     let Some((_, offset, len)) = headers.network.transport() else {
         return;
     };
-    assert!(
-        offset >= EthernetHeader::LEN && offset + len <= data.len(),
-        "{headers:?}"
-    );
-    let payload = &data[offset..offset + len];
-    if let Ok(tcp) = TcpHeader::parse(payload, len) {
-        assert!(tcp.header_len <= len, "{tcp:?}");
+    assert!(offset + len <= frame.len(), "{headers:?}");
+    let transport = &head[offset..];
+    if let Ok(tcp) = TcpHeader::parse(transport, len) {
+        assert!(tcp.header_len <= len.min(transport.len()), "{tcp:?}");
     }
     for segmented in [false, true] {
-        if let Ok(udp) = UdpHeader::parse(payload, len, segmented) {
+        if let Ok(udp) = UdpHeader::parse(transport, len, segmented) {
             assert!(UdpHeader::LEN + udp.payload_len <= len, "{udp:?}");
         }
     }
-    let _ = IcmpHeader::parse(payload);
+    let _ = IcmpHeader::parse(transport);
 });
