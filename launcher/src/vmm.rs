@@ -1,6 +1,7 @@
 //! The flags a VMM needs so that its card meets this back end.
 //!
-//! One flag and its value per line, each word quoted for the shell where it has to be.
+//! One line, each word quoted for the shell where it has to be: good for
+//! `eval "vmm … $(hawser …)"`, and without quoting where nothing in it is special.
 
 use crate::cli::SocketArgs;
 use hawser_backend::config::PortConfig;
@@ -59,7 +60,7 @@ pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
         push(&mut device, format_args!(",mq=on,vectors={}", 2 * pairs + 2));
     }
     push(&mut device, format_args!(",host_mtu={},romfile=", vm.port.mtu));
-    Ok(lines(&[
+    Ok(line(&[
         ("-m", vm.memory.to_owned()),
         (
             "-object",
@@ -98,7 +99,7 @@ pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     }
     let queues = 2 * vm.port.queue_pairs.get();
     push(&mut net, format_args!(",num_queues={queues},mtu={}", vm.port.mtu));
-    Ok(lines(&[
+    Ok(line(&[
         ("--memory", format!("size={},shared=on", vm.memory)),
         ("--net", net),
     ]))
@@ -113,12 +114,11 @@ fn utf8(path: &Path) -> Result<&str, VmmError> {
     path.to_str().ok_or(VmmError::PathNotUtf8)
 }
 
-fn lines(flags: &[(&str, String)]) -> String {
-    let mut text = String::new();
-    for (flag, value) in flags {
-        push(&mut text, format_args!("{flag} {}\n", shell_word(value)));
-    }
-    text
+fn line(flags: &[(&str, String)]) -> String {
+    let words = flags
+        .iter()
+        .map(|(flag, value)| format!("{flag} {}", shell_word(value)));
+    words.collect::<Vec<_>>().join(" ") + "\n"
 }
 
 /// `word` as a POSIX shell reads it back, unchanged where nothing in it is special.

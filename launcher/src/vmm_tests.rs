@@ -25,11 +25,11 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
 #[test]
 fn qemu_connects_to_the_socket_and_comes_back() {
     let expected = "\
--m 1G
--object memory-backend-memfd,id=hawser-mem,size=1G,share=on
--machine memory-backend=hawser-mem
--chardev socket,id=hawser-chr0,path=/run/vm.sock,reconnect-ms=1000
--netdev vhost-user,id=hawser0,chardev=hawser-chr0
+-m 1G \
+-object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
+-machine memory-backend=hawser-mem \
+-chardev socket,id=hawser-chr0,path=/run/vm.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser0,chardev=hawser-chr0 \
 -device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
 ";
     assert_eq!(
@@ -49,11 +49,11 @@ fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
         "--memory=512M",
     ];
     let expected = "\
--m 512M
--object memory-backend-memfd,id=hawser-mem,size=512M,share=on
--machine memory-backend=hawser-mem
--chardev socket,id=hawser-chr0,path=/run/vm.sock,server=on
--netdev vhost-user,id=hawser0,chardev=hawser-chr0,queues=4
+-m 512M \
+-object memory-backend-memfd,id=hawser-mem,size=512M,share=on \
+-machine memory-backend=hawser-mem \
+-chardev socket,id=hawser-chr0,path=/run/vm.sock,server=on \
+-netdev vhost-user,id=hawser0,chardev=hawser-chr0,queues=4 \
 -device virtio-net-pci,netdev=hawser0,mac=02:00:00:12:34:56,mq=on,vectors=10,host_mtu=9000,romfile=
 ";
     assert_eq!(flags("qemu-args", &options).as_deref(), Ok(expected));
@@ -62,7 +62,7 @@ fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
 #[test]
 fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
     let expected = "\
---memory size=1G,shared=on
+--memory size=1G,shared=on \
 --net vhost_user=true,socket=/run/vm.sock,num_queues=2,mtu=1500
 ";
     let command = "cloud-hypervisor-args";
@@ -76,7 +76,7 @@ fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
         "--memory=2G",
     ];
     let expected = "\
---memory size=2G,shared=on
+--memory size=2G,shared=on \
 --net vhost_user=true,socket=/run/vm.sock,vhost_mode=server,mac=02:00:00:12:34:56,num_queues=4,mtu=9000
 ";
     assert_eq!(flags(command, &options).as_deref(), Ok(expected));

@@ -2,6 +2,9 @@
 
 use std::process::{Command, Output};
 
+/// Where nothing could be served, should wrong usage be let through.
+const NOWHERE: &str = "--socket-path=/nonexistent/vm.sock";
+
 fn hawser(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hawser"))
         .args(args)
@@ -34,43 +37,43 @@ fn wrong_usage_is_one_line_that_names_the_option_and_status_2() {
         (&["--connect"], "--socket-path"),
         (&["--fd=2"], "'--fd <N>': give the number of an inherited descriptor"),
         (
-            &["--fd=3", "--mac=ff:ff:ff:ff:ff:ff"],
+            &[NOWHERE, "--mac=ff:ff:ff:ff:ff:ff"],
             "'--mac <MAC>': this is a multicast address",
         ),
         (
-            &["--fd=3", "--mac=02:00:00:00:00:00"],
+            &[NOWHERE, "--mac=02:00:00:00:00:00"],
             "'--mac <MAC>': this is the MAC of the gateway",
         ),
-        (&["--fd=3", "--mtu=67"], "'--mtu <BYTES>': give 68 to 65535"),
+        (&[NOWHERE, "--mtu=67"], "'--mtu <BYTES>': give 68 to 65535"),
         (
-            &["--fd=3", "--mtu=1000", "--ipv6=fd00::/64"],
+            &[NOWHERE, "--mtu=1000", "--ipv6=fd00::/64"],
             "--mtu=1000 is less than the 1280 bytes of IPv6",
         ),
-        (&["--fd=3", "--queue-pairs=0"], "--queue-pairs"),
+        (&[NOWHERE, "--queue-pairs=0"], "--queue-pairs"),
         (
-            &["--fd=3", "--ipv4=10.0.0.0/31"],
+            &[NOWHERE, "--ipv4=10.0.0.0/31"],
             "'--ipv4 <CIDR|off>': gateway and guest need",
         ),
         (
-            &["--fd=3", "--ipv6=fd00::/127"],
+            &[NOWHERE, "--ipv6=fd00::/127"],
             "'--ipv6 <CIDR|off>': gateway and guest need",
         ),
-        (&["--fd=3", "--ipv4=off", "--ipv6=off"], "--ipv4=off and --ipv6=off"),
+        (&[NOWHERE, "--ipv4=off", "--ipv6=off"], "--ipv4=off and --ipv6=off"),
         (
-            &["--fd=3", "--ipv4=10.0.2.0/24", "--map-host-loopback=10.9.9.9"],
+            &[NOWHERE, "--ipv4=10.0.2.0/24", "--map-host-loopback=10.9.9.9"],
             "--map-host-loopback=10.9.9.9",
         ),
-        (&["--fd=3", "--map-host-loopback=nowhere"], "--map-host-loopback"),
-        (&["--fd=3", "--hostname=a.b"], "--hostname"),
-        (&["--fd=3", "--dns=example.com"], "--dns"),
-        (&["--fd=3", "--search=a..b"], "--search"),
-        (&["--fd=3", "--port=0"], "port 0 is not between 1 and 65535"),
+        (&[NOWHERE, "--map-host-loopback=nowhere"], "--map-host-loopback"),
+        (&[NOWHERE, "--hostname=a.b"], "--hostname"),
+        (&[NOWHERE, "--dns=example.com"], "--dns"),
+        (&[NOWHERE, "--search=a..b"], "--search"),
+        (&[NOWHERE, "--port=0"], "port 0 is not between 1 and 65535"),
         (
-            &["--fd=3", "--ipv4=10.0.2.0/24", "--port=80,80:81"],
+            &[NOWHERE, "--ipv4=10.0.2.0/24", "--port=80,80:81"],
             "--port=tcp:80 and --port=tcp:80:81",
         ),
-        (&["--fd=3", "--log=loud"], "--log"),
-        (&["--fd=3", "--nonsense"], "--nonsense"),
+        (&[NOWHERE, "--log=loud"], "--log"),
+        (&[NOWHERE, "--nonsense"], "--nonsense"),
         (&["--socket-pth=/tmp/s"], "a similar argument exists: '--socket-path'"),
         (&["nonsense"], "nonsense"),
         (&["qemu-args"], "--socket-path"),
@@ -152,6 +155,39 @@ fn the_same_options_print_a_vmms_flags() {
     let ch = hawser(&[&["cloud-hypervisor-args"], &options[..]].concat());
     assert_eq!(
         text(&ch.stdout),
-        "--memory size=1G,shared=on\n--net vhost_user=true,socket=/s,num_queues=2,mtu=1500\n"
+        "--memory size=1G,shared=on --net vhost_user=true,socket=/s,num_queues=2,mtu=1500\n"
     );
+}
+
+/// As the help shows it: the shell gets back what was meant, blanks, commas and quotes included.
+#[test]
+fn printed_flags_go_through_the_shell_whole() {
+    let script = r#"eval "printf '%s\n' vmm $("$0" qemu-args "$@")""#;
+    let options = [
+        "--socket-path=/a  b'c\"$(d);e",
+        "--ipv4=10.0.2.0/24",
+        "--ipv6=off",
+        "--mtu=1500",
+    ];
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_hawser")])
+        .args(options)
+        .output()
+        .expect("sh starts");
+    let expected = "\
+vmm
+-m
+1G
+-object
+memory-backend-memfd,id=hawser-mem,size=1G,share=on
+-machine
+memory-backend=hawser-mem
+-chardev
+socket,id=hawser-chr0,path=/a  b'c\"$(d);e,reconnect-ms=1000
+-netdev
+vhost-user,id=hawser0,chardev=hawser-chr0
+-device
+virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
+";
+    assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
 }
