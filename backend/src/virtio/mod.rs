@@ -14,6 +14,8 @@ pub mod memory;
 pub mod net_header;
 pub mod receive;
 pub mod ring;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transmit;
 
 pub use config_space::ConfigSpace;
