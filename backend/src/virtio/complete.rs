@@ -98,3 +98,7 @@ fn sum_from(start: usize, initial: Sum, head: &[u8], payload: &[GuestSlice<'_>],
     }
     sum
 }
+
+#[cfg(test)]
+#[path = "complete_tests.rs"]
+mod tests;

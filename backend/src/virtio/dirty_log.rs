@@ -8,7 +8,7 @@
 //! to be marked at all (the feature LOG_ALL) is the ring's business.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use vhost_user_backend::bitmap::{AtomicBitmapMmap, BitmapReplace, MemRegionBitmap, MmapLogReg};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
@@ -37,11 +37,46 @@ struct Shared {
 /// The part of the front end's log that belongs to one region.
 #[derive(Clone, Debug)]
 pub struct RegionLog {
-    bytes: Arc<MmapLogReg>,
+    bytes: LogBytes,
     /// Guest-physical address of the region.
     start: u64,
     /// Length of the region in bytes.
     len: u64,
+}
+
+/// The bitmap of all guest memory.
+#[derive(Clone, Debug)]
+enum LogBytes {
+    /// The front end's.
+    Shared(Arc<MmapLogReg>),
+    /// A test's: the crate lets nobody else map a log.
+    #[cfg(any(test, feature = "testing"))]
+    Own(Arc<[AtomicU8]>),
+}
+
+impl LogBytes {
+    /// Says whether the bitmap covers `region`.
+    fn check<R: GuestMemoryRegion>(&self, region: &R) -> io::Result<()> {
+        match self {
+            // The crate keeps the length to itself, but its own bitmap checks it.
+            Self::Shared(bytes) => AtomicBitmapMmap::new(region, Arc::clone(bytes)).map(drop),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Own(bytes) => {
+                let end = region.start_addr().raw_value() + region.len();
+                let needed = end.div_ceil(PAGE * PAGES_PER_BYTE);
+                let enough = needed <= bytes.len() as u64;
+                enough.then_some(()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+            }
+        }
+    }
+
+    fn at(&self, index: usize) -> &AtomicU8 {
+        match self {
+            Self::Shared(bytes) => &bytes[index],
+            #[cfg(any(test, feature = "testing"))]
+            Self::Own(bytes) => &bytes[index],
+        }
+    }
 }
 
 impl DirtyBitmap {
@@ -58,7 +93,7 @@ impl DirtyBitmap {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(log) = log.and_then(|log| RegionLog::new(region, log.bytes).ok()) {
+        if let Some(log) = log.and_then(|log| RegionLog::of_region(region, log.bytes).ok()) {
             self.replace(log);
         }
     }
@@ -83,6 +118,21 @@ impl DirtyBitmap {
 }
 
 impl RegionLog {
+    fn of_region<R: GuestMemoryRegion>(region: &R, bytes: LogBytes) -> io::Result<Self> {
+        bytes.check(region)?;
+        Ok(Self {
+            bytes,
+            start: region.start_addr().raw_value(),
+            len: region.len(),
+        })
+    }
+
+    /// The log of `region` in a test's own bitmap.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn in_own_bytes<R: GuestMemoryRegion>(region: &R, bytes: Arc<[AtomicU8]>) -> io::Result<Self> {
+        Self::of_region(region, LogBytes::Own(bytes))
+    }
+
     /// Page number, in guest-physical memory, of the byte at `offset` of the region.
     const fn page(&self, offset: u64) -> u64 {
         (self.start + offset) / PAGE
@@ -97,7 +147,7 @@ impl RegionLog {
             let (byte, bit) = byte_and_bit(page);
             // Release: the front end that sees the bit and then copies the page must
             // find what was written before.
-            self.bytes[byte].fetch_or(bit, Ordering::Release);
+            self.bytes.at(byte).fetch_or(bit, Ordering::Release);
         }
     }
 
@@ -106,7 +156,7 @@ impl RegionLog {
             return false;
         }
         let (byte, bit) = byte_and_bit(self.page(offset));
-        self.bytes[byte].load(Ordering::Relaxed) & bit != 0
+        self.bytes.at(byte).load(Ordering::Relaxed) & bit != 0
     }
 }
 
@@ -117,13 +167,7 @@ fn byte_and_bit(page: u64) -> (usize, u8) {
 
 impl MemRegionBitmap for RegionLog {
     fn new<R: GuestMemoryRegion>(region: &R, logmem: Arc<MmapLogReg>) -> io::Result<Self> {
-        // The crate keeps the length of the log to itself, but its own bitmap checks it.
-        AtomicBitmapMmap::new(region, Arc::clone(&logmem))?;
-        Ok(Self {
-            bytes: logmem,
-            start: region.start_addr().raw_value(),
-            len: region.len(),
-        })
+        Self::of_region(region, LogBytes::Shared(logmem))
     }
 }
 
@@ -163,5 +207,55 @@ impl WithBitmapSlice<'_> for DirtyBitmap {
 impl NewBitmap for DirtyBitmap {
     fn with_len(_len: usize) -> Self {
         Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::virtio::memory::GuestMap;
+    use crate::virtio::testing::{DirtyLog, TestMemory};
+    use std::sync::Arc;
+
+    #[test]
+    fn without_a_log_nothing_is_marked() {
+        let memory = TestMemory::new(0x10_000);
+        memory.map.mark_written_at(0, 0x10_000);
+        assert_eq!(DirtyLog::attach(&memory).take(), [0u64; 0]);
+    }
+
+    #[test]
+    fn pages_are_marked_by_their_place_in_guest_memory() {
+        let memory = TestMemory::with_regions(&[(0, 0x10_000), (0x4000_0000, 0x10_000)]);
+        let log = DirtyLog::attach(&memory);
+        memory.map.mark_written_at(0x1fff, 1);
+        memory.map.mark_written_at(0x2fff, 2);
+        memory.map.mark_written_at(0x4000_8000, 0x1001);
+        assert_eq!(log.take(), [1, 2, 3, 0x4_0008, 0x4_0009]);
+        let host = memory.map.range(0x4000_3000, 1).unwrap();
+        memory.map.mark_written(host, 1);
+        assert_eq!(log.take(), [0x4_0003]);
+        memory.map.mark_written_at(0x4000_f000, u64::MAX);
+        assert_eq!(log.take(), [0x4_000f], "no further than the region");
+    }
+
+    #[test]
+    fn a_new_memory_table_goes_on_with_the_log() {
+        let before = TestMemory::with_regions(&[(0, 0x10_000), (0x10_0000, 0x10_000)]);
+        let log = DirtyLog::attach(&before);
+        let after = TestMemory::with_regions(&[(0, 0x20_000)]);
+        let map = GuestMap::new(Arc::clone(&after.memory), Some(&before.map));
+        map.mark_written_at(0x18_000, 1);
+        assert_eq!(log.take(), [0x18]);
+    }
+
+    #[test]
+    fn a_region_beyond_the_log_is_not_logged() {
+        let before = TestMemory::new(0x10_000);
+        let log = DirtyLog::attach(&before);
+        let after = TestMemory::with_regions(&[(0, 0x10_000), (0x10_0000, 0x10_000)]);
+        let map = GuestMap::new(Arc::clone(&after.memory), Some(&before.map));
+        map.mark_written_at(0x10_0000, 0x1000);
+        map.mark_written_at(0x5000, 1);
+        assert_eq!(log.take(), [5]);
     }
 }

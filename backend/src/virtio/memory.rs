@@ -116,3 +116,50 @@ impl Region {
         Some((host, self.len - offset))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::TestMemory;
+
+    #[test]
+    fn addresses_are_found_in_their_region_and_nowhere_else() {
+        let memory = TestMemory::with_regions(&[(0x1000, 0x2000), (0x3000, 0x1000), (0x1_0000_0000, 0x1000)]);
+        let map = &memory.map;
+        let mut cache = RegionCache::default();
+        let mut room = |address| map.find(&mut cache, address).map(|(_, room)| room);
+        assert_eq!(room(0x0fff), None);
+        assert_eq!(room(0x1000), Some(0x2000));
+        assert_eq!(room(0x2fff), Some(1));
+        assert_eq!(room(0x3000), Some(0x1000));
+        assert_eq!(room(0x1001), Some(0x1fff), "back again");
+        assert_eq!(room(0x4000), None);
+        assert_eq!(room(0x1_0000_0fff), Some(1));
+        assert_eq!(room(0x1_0000_1000), None);
+        assert_eq!(room(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_range_lies_in_one_region() {
+        let memory = TestMemory::with_regions(&[(0x1000, 0x2000), (0x3000, 0x1000)]);
+        assert!(memory.map.range(0x1000, 0x2000).is_some());
+        assert!(memory.map.range(0x1000, 0x2001).is_none());
+        assert!(memory.map.range(0x3fff, u64::MAX).is_none());
+    }
+
+    #[test]
+    fn an_empty_table_maps_nothing() {
+        let map = GuestMap::new(Arc::new(GuestMemoryMmap::new()), None);
+        assert_eq!(map.find(&mut RegionCache::default(), 0), None);
+        map.mark_written_at(0, 1);
+    }
+
+    #[test]
+    fn bytes_written_by_host_address_are_the_guests() {
+        let memory = TestMemory::with_regions(&[(0x1000, 0x1000), (0x8000, 0x1000)]);
+        let host = memory.map.range(0x8010, 4).unwrap();
+        // SAFETY: four bytes were translated, and the test holds the memory.
+        unsafe { host.copy_from(b"seen".as_ptr(), 4) };
+        assert_eq!(memory.read(0x8010, 4), b"seen");
+    }
+}

@@ -134,3 +134,7 @@ fn headers_len(start: u16, gso: u8, head: &[u8]) -> u16 {
     let words = head.get(usize::from(start) + TCP_DATA_OFFSET).map_or(0, |b| b >> 4);
     start.saturating_add(u16::from(words) * 4)
 }
+
+#[cfg(test)]
+#[path = "net_header_tests.rs"]
+mod tests;

@@ -174,3 +174,7 @@ fn recycle<'b>(mut frames: Vec<GuestFrame<'_>>) -> Vec<GuestFrame<'b>> {
     frames.clear();
     frames.into_iter().map_while(|_| None).collect()
 }
+
+#[cfg(test)]
+#[path = "transmit_tests.rs"]
+mod tests;

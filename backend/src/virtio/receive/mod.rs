@@ -163,3 +163,6 @@ impl GuestSink for Receive {
         self.commit_frames(lengths, header);
     }
 }
+
+#[cfg(test)]
+mod tests;

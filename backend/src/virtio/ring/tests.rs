@@ -118,14 +118,14 @@ fn a_buffer_across_two_regions_becomes_two_parts() {
 #[test]
 fn indices_wrap_around_at_65536() {
     let mut pair = Pair::starting_at(4, EVENTS, 0xfffe);
-    for i in 0..6 {
-        let buffer = pair.buffer(16 + i, false);
+    for i in 0..6u8 {
+        let buffer = pair.buffer(16 + u32::from(i), false);
         let head = pair.driver.post(&pair.memory, &[buffer]);
         let chain = pair.pop().unwrap().unwrap();
-        assert_eq!((chain.head, chain.len), (head, 16 + i as usize));
-        pair.ring.push_used(chain.head, i);
+        assert_eq!((chain.head, chain.len), (head, 16 + usize::from(i)));
+        pair.ring.push_used(chain.head, i.into());
         pair.ring.publish();
-        assert_eq!(pair.driver.take_used(&pair.memory), [(head, i)]);
+        assert_eq!(pair.driver.take_used(&pair.memory), [(head, i.into())]);
     }
     assert_eq!(pair.ring.layout().next_avail, 4);
 }

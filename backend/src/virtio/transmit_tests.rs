@@ -1,0 +1,231 @@
+use super::*;
+use crate::frame::{Checksum, Segmentation};
+use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
+use std::sync::Arc;
+
+const MODERN: Features = Features(!crate::virtio::features::LOG_ALL);
+
+struct Guest {
+    memory: TestMemory,
+    driver: DriverRing,
+    transmit: Transmit,
+    counters: Counters,
+}
+
+/// What a mode saw of a frame.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    head: Vec<u8>,
+    bytes: Vec<u8>,
+    offload: Offload,
+}
+
+impl Guest {
+    fn new(size: u16, features: Features) -> Self {
+        let mut memory = TestMemory::new(0x400_0000);
+        let driver = DriverRing::new(&mut memory, size);
+        let ring = Ring::new(Arc::clone(&memory.map), driver.layout, features).unwrap();
+        Self {
+            memory,
+            driver,
+            transmit: Transmit::new(ring, features),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Posts `bytes` cut into buffers of these lengths, the last one taking the rest.
+    fn post(&mut self, bytes: &[u8], cuts: &[usize]) -> u16 {
+        let mut buffers = Vec::new();
+        let mut rest = bytes;
+        for &cut in cuts.iter().chain([&usize::MAX]) {
+            let (part, more) = rest.split_at(cut.min(rest.len()));
+            let len = u32::try_from(part.len()).unwrap();
+            let address = self.memory.take(len.into(), 1);
+            self.memory.write(address, part);
+            buffers.push(Buffer {
+                address,
+                len,
+                writable: false,
+            });
+            rest = more;
+        }
+        self.driver.post(&self.memory, &buffers)
+    }
+
+    fn burst(&mut self) -> (Result<usize, RingError>, Vec<Seen>) {
+        let mut seen = Vec::new();
+        let admit = |head: &[u8]| {
+            if head.first() == Some(&0xbb) {
+                Err(DropReason::SpoofedMac)
+            } else {
+                Ok(())
+            }
+        };
+        let taken = self.transmit.burst(&self.counters, admit, |burst| {
+            seen.extend(burst.iter().map(|frame| {
+                let mut bytes = vec![0; frame.len];
+                assert_eq!(frame.copy_to(0, &mut bytes), frame.len, "as long as it says");
+                Seen {
+                    head: frame.head.to_vec(),
+                    bytes,
+                    offload: frame.offload,
+                }
+            }));
+        });
+        (taken, seen)
+    }
+}
+
+fn with_header(frame: &[u8]) -> Vec<u8> {
+    [&[0; 12], frame].concat()
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + i / 251).to_le_bytes()[0]).collect()
+}
+
+#[test]
+fn a_frame_is_shown_whole_however_it_is_cut() {
+    for cuts in [
+        vec![],
+        vec![12],
+        vec![5, 7],
+        vec![12, 14, 20, 20],
+        vec![40],
+        vec![1; 30],
+    ] {
+        let mut guest = Guest::new(64, MODERN);
+        let frame = pattern(2000);
+        let head = guest.post(&with_header(&frame), &cuts);
+        let (taken, seen) = guest.burst();
+        assert_eq!(taken, Ok(1));
+        assert_eq!(seen[0].head, frame[..HEAD_MAX], "{cuts:?}");
+        assert_eq!(seen[0].bytes, frame, "{cuts:?}");
+        assert_eq!(guest.driver.take_used(&guest.memory), [(head, 0)]);
+    }
+}
+
+#[test]
+fn the_whole_of_a_short_frame_is_its_head() {
+    let mut guest = Guest::new(64, MODERN);
+    guest.post(&with_header(&pattern(60)), &[]);
+    let (_, seen) = guest.burst();
+    assert_eq!(seen[0].head, seen[0].bytes);
+    assert_eq!(guest.counters.count(Count::TxFrames), 1);
+    assert_eq!(guest.counters.count(Count::TxBytes), 60);
+}
+
+#[test]
+fn a_legacy_guest_has_a_short_header() {
+    let mut guest = Guest::new(64, Features(0));
+    guest.post(&[&[0; 10][..], &pattern(60)].concat(), &[10]);
+    assert_eq!(guest.burst().1[0].bytes, pattern(60));
+}
+
+#[test]
+fn a_segmentation_offload_reaches_the_mode() {
+    let mut guest = Guest::new(64, MODERN);
+    let mut frame = pattern(65_000);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    let mut bytes = with_header(&frame);
+    bytes[..10].copy_from_slice(&[1, 1, 54, 0, 0xb4, 0x05, 34, 0, 16, 0]);
+    guest.post(&bytes, &[12 + 54]);
+    let (_, seen) = guest.burst();
+    let expected = Offload {
+        checksum: Checksum::Partial { start: 34, offset: 16 },
+        segmentation: Segmentation::Tcp4 { mss: 1460, ecn: false },
+    };
+    assert_eq!(seen[0].offload, expected);
+    assert_eq!(seen[0].bytes, frame);
+}
+
+#[test]
+fn what_is_no_frame_is_dropped_for_its_reason_and_given_back() {
+    let mut guest = Guest::new(64, MODERN);
+    let mut heads = Vec::new();
+    for len in [0, 1, 11, 12] {
+        heads.push(guest.post(&vec![0; len], &[]));
+    }
+    heads.push(guest.post(&vec![0; 12 + MAX_FRAME + 1], &[]));
+    let mut bad = with_header(&pattern(60));
+    bad[1] = 1;
+    heads.push(guest.post(&bad, &[]));
+    heads.push(guest.post(&with_header(&[0xbb; 60]), &[]));
+    let writable = Buffer {
+        address: 0x100,
+        len: 100,
+        writable: true,
+    };
+    heads.push(guest.driver.post(&guest.memory, &[writable]));
+    heads.push(guest.post(&with_header(&[1; 60]), &[]));
+    heads.push(guest.post(&vec![2; 12 + MAX_FRAME], &[]));
+    // The header of the last is nonsense as well.
+    let (taken, seen) = guest.burst();
+    assert_eq!((taken, seen.len()), (Ok(10), 1));
+    assert_eq!(seen[0].bytes, [1; 60]);
+    let used: Vec<_> = guest.driver.take_used(&guest.memory).iter().map(|u| u.0).collect();
+    assert_eq!(used, heads);
+    for (reason, n) in [
+        (DropReason::BadChain, 5),
+        (DropReason::FrameTooLong, 1),
+        (DropReason::BadOffload, 2),
+        (DropReason::SpoofedMac, 1),
+    ] {
+        assert_eq!(guest.counters.dropped(reason), n, "{reason}");
+    }
+}
+
+#[test]
+fn bursts_have_a_bound_and_lose_nothing() {
+    let mut guest = Guest::new(1024, MODERN);
+    for i in 0..200u8 {
+        guest.post(&with_header(&[i; 60]), &[]);
+    }
+    let mut all = Vec::new();
+    let mut sizes = Vec::new();
+    loop {
+        let (taken, seen) = guest.burst();
+        let taken = taken.unwrap();
+        if taken == 0 {
+            break;
+        }
+        sizes.push(taken);
+        all.extend(seen.iter().map(|s| s.bytes[0]));
+    }
+    assert_eq!(sizes, [64, 64, 64, 8]);
+    let expected: Vec<u8> = (0..200).filter(|i| *i != 0xbb).collect();
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn long_chains_end_a_burst_early() {
+    let mut guest = Guest::new(32768, MODERN);
+    for _ in 0..10 {
+        guest.post(&with_header(&pattern(3000)), &[1; 900]);
+    }
+    assert_eq!(guest.burst().0, Ok(3));
+    assert_eq!(guest.burst().1.len(), 3);
+}
+
+#[test]
+fn frames_before_a_malformed_chain_are_handled() {
+    let mut guest = Guest::new(64, MODERN);
+    let head = guest.post(&with_header(&[1; 60]), &[]);
+    guest.driver.post_head(&guest.memory, 64);
+    let (taken, seen) = guest.burst();
+    assert_eq!(taken, Err(RingError::DescriptorIndex(64)));
+    assert_eq!(seen.len(), 1);
+    assert_eq!(guest.driver.take_used(&guest.memory), [(head, 0)]);
+}
+
+#[test]
+fn a_burst_allocates_nothing_once_warm() {
+    let mut guest = Guest::new(64, MODERN);
+    let mut room = None;
+    for _ in 0..20 {
+        guest.post(&with_header(&pattern(100)), &[12]);
+        assert_eq!(guest.burst().0, Ok(1));
+        let now = (guest.transmit.frames.as_ptr().addr(), guest.transmit.frames.capacity());
+        assert_eq!(*room.get_or_insert(now), now, "the same allocation every time");
+    }
+}
