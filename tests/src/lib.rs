@@ -1,3 +1,26 @@
 //! What the whole-program tests stand on: guests, network namespaces, peers and a front end in process.
+//!
+//! A test begins with a [`lab::Lab`]: it has the machine to itself and a pod-like network
+//! namespace joined to a world. In the pod runs [`hawser::Hawser`], on its socket a real
+//! [`guest::Guest`], in the world [`peers`]. All of it ends with the test, whatever
+//! happens to it. Where something is missing (root, a package), a test fails and says so:
+//! none is skipped.
 
+pub mod artifacts;
 pub mod frontend;
+pub mod guest;
+pub mod hawser;
+pub mod lab;
+pub mod netns;
+pub mod peers;
+pub mod process;
+
+/// What went wrong, for whoever reads the test's output.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+/// What everything here returns, and tests too.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+/// A failure with a message.
+pub fn failure(message: impl Into<String>) -> Failure {
+    message.into().into()
+}

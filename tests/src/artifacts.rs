@@ -1,0 +1,110 @@
+//! The programs that tests run, built or made once per process.
+
+use crate::{Result, failure};
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The workspace's folder.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// The folder that `hack/guests` fills.
+pub fn cache() -> PathBuf {
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into()));
+    let default = || {
+        env::var_os("XDG_CACHE_HOME")
+            .map_or_else(|| home().join(".cache"), PathBuf::from)
+            .join("hawser")
+    };
+    env::var_os("HAWSER_CACHE").map_or_else(default, PathBuf::from)
+}
+
+/// Runs `command` to its end; its output is shown only if it fails.
+fn must_succeed(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| failure(format!("{command:?}: {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    Err(failure(format!("{command:?} failed, {}:\n{out}{err}", output.status)))
+}
+
+fn once(
+    cell: &OnceLock<std::result::Result<PathBuf, String>>,
+    make: impl FnOnce() -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    cell.get_or_init(|| make().map_err(|e| e.to_string()))
+        .clone()
+        .map_err(failure)
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace())
+        .args(["build", "--quiet", "--release", "--locked"]);
+    cargo
+}
+
+/// The release build of `hawser`, or what `HAWSER_BIN` names.
+pub fn hawser() -> Result<PathBuf> {
+    static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    once(&PATH, || {
+        if let Some(path) = env::var_os("HAWSER_BIN") {
+            return Ok(path.into());
+        }
+        let target = workspace().join("target");
+        must_succeed(cargo().args(["--package", "hawser", "--target-dir"]).arg(&target))?;
+        Ok(target.join("release/hawser"))
+    })
+}
+
+/// `hawser-traffic`, static, so that it runs in any guest.
+pub fn traffic() -> Result<PathBuf> {
+    static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    once(&PATH, || {
+        let (target, triple) = (workspace().join("target/guest"), "x86_64-unknown-linux-gnu");
+        let mut cargo = cargo();
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+        cargo
+            .args(["--package", "hawser-traffic", "--target", triple, "--target-dir"])
+            .arg(&target);
+        must_succeed(&mut cargo)?;
+        Ok(target.join(triple).join("release/hawser-traffic"))
+    })
+}
+
+/// The cache folder, complete; `peers`: with the programs hawser is measured against.
+fn guests(peers: bool) -> Result<PathBuf> {
+    static GUESTS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    static PEERS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    once(if peers { &PEERS } else { &GUESTS }, || {
+        let mut script = Command::new(workspace().join("hack/guests"));
+        must_succeed(if peers { script.arg("--peers") } else { &mut script })?;
+        Ok(cache())
+    })
+}
+
+/// A file of the guests, such as `bin/linux.uml`.
+pub fn guest_file(path: &str) -> Result<PathBuf> {
+    let file = guests(false)?.join(path);
+    if file.exists() {
+        Ok(file)
+    } else {
+        Err(failure(format!("{} is missing: run hack/guests", file.display())))
+    }
+}
+
+/// A program hawser is measured against, such as `passt`.
+pub fn peer_program(name: &str) -> Result<PathBuf> {
+    Ok(guests(true)?.join("bin").join(name))
+}

@@ -1,0 +1,330 @@
+//! Real Linux guests whose only network card is a vhost-user socket.
+//!
+//! Two kinds: User-Mode Linux boots in a second and is fast, QEMU (emulating, since a
+//! test machine need not have KVM) is what people run and can switch features off. Both
+//! boot the initramfs of `hack/guests`, with `hawser-traffic` added, which then takes
+//! commands over a serial line.
+
+mod channel;
+mod cpio;
+
+use crate::process::Background;
+use crate::{Result, artifacts, failure};
+use channel::Channel;
+pub use channel::{Output, Running};
+use serde_json::Value;
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Longest a command runs unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The descriptor on which a guest finds its end of the command channel: far from those in use.
+const AGENT_FD: i32 = 100;
+
+const BOOT: &[u8] = b"#!/bin/sh\nexec hawser-traffic agent tty=/dev/$HAWSER_AGENT\n";
+
+/// What plays the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// User-Mode Linux.
+    Uml,
+    /// QEMU, emulating.
+    Qemu,
+}
+
+/// How QEMU meets the back end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Meeting {
+    /// QEMU connects to the back end's socket.
+    #[default]
+    Connects,
+    /// QEMU connects, and again so many milliseconds after a connection is lost.
+    Reconnects(u32),
+    /// QEMU listens, and starts the guest once the back end is there.
+    Listens,
+}
+
+/// A guest to be booted.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What plays the machine.
+    pub kind: Kind,
+    /// The back end's vhost-user socket.
+    pub socket: PathBuf,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Parameters for the guest's kernel.
+    pub kernel_arguments: Vec<String>,
+    /// QEMU: queue pairs, and as many processors.
+    pub queue_pairs: u16,
+    /// QEMU: MAC of the card; `None`: the back end's.
+    pub mac: Option<String>,
+    /// QEMU: properties of the card, such as `mrg_rxbuf=off`.
+    pub properties: Vec<String>,
+    /// QEMU: how it meets the back end.
+    pub meeting: Meeting,
+}
+
+impl Plan {
+    /// A guest on `socket`, everything else as by default.
+    pub fn new(kind: Kind, socket: &Path) -> Self {
+        Self {
+            kind,
+            socket: socket.to_owned(),
+            memory_mib: 512,
+            kernel_arguments: Vec::new(),
+            queue_pairs: 1,
+            mac: None,
+            properties: Vec::new(),
+            meeting: Meeting::default(),
+        }
+    }
+
+    /// Boots the guest and waits until it takes commands. Its card is there, unconfigured.
+    pub fn boot(&self) -> Result<Guest> {
+        let mut guest = self.start()?;
+        guest.wait_for_boot()?;
+        Ok(guest)
+    }
+
+    /// Starts the guest without waiting: needed where QEMU waits for the back end itself.
+    pub fn start(&self) -> Result<Guest> {
+        let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
+        let initramfs = folder.path().join("initramfs.cpio");
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = match self.kind {
+            Kind::Uml => self.uml(folder.path(), &initramfs)?,
+            Kind::Qemu => self.qemu(&initramfs)?,
+        };
+        write_initramfs(self.kind, &initramfs)?;
+        let fd = theirs.as_raw_fd();
+        // SAFETY: only async-signal-safe calls on a descriptor that outlives the spawn.
+        unsafe {
+            command.pre_exec(move || {
+                // A copy onto itself would keep close-on-exec.
+                let done = if fd == AGENT_FD {
+                    libc::fcntl(fd, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(fd, AGENT_FD)
+                };
+                if done < 0 {
+                    Err(std::io::Error::last_os_error())
+                } else {
+                    Ok(())
+                }
+            });
+        }
+        let name = format!("{:?} guest", self.kind);
+        let process = Background::start(command, &name, folder.path().join("console.log"))?;
+        drop(theirs);
+        Ok(Guest {
+            kind: self.kind,
+            process,
+            channel: Channel::new(ours)?,
+            _folder: folder,
+        })
+    }
+
+    fn uml(&self, folder: &Path, initramfs: &Path) -> Result<Command> {
+        let mut command = Command::new(artifacts::guest_file("bin/linux.uml")?);
+        // Guest memory is a file there, shared with the back end: better not on a disk.
+        command.env(
+            "TMPDIR",
+            if Path::new("/dev/shm").is_dir() {
+                Path::new("/dev/shm")
+            } else {
+                folder
+            },
+        );
+        command.arg(format!("mem={}M", self.memory_mib));
+        command.arg(format!("initrd={}", initramfs.display()));
+        command.arg(format!("uml_dir={}", folder.display()));
+        command.arg(format!("virtio_uml.device={}:1", self.socket.display()));
+        command.args(["con=null", "con0=null,fd:1", "ssl=null"]);
+        command.arg(format!("ssl0=fd:{AGENT_FD}"));
+        command.arg("HAWSER_AGENT=ttyS0").args(&self.kernel_arguments);
+        Ok(command)
+    }
+
+    fn qemu(&self, initramfs: &Path) -> Result<Command> {
+        let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
+        let path = self.socket.display();
+        let chardev = match self.meeting {
+            Meeting::Connects => format!("socket,id=net,path={path}"),
+            Meeting::Reconnects(ms) => format!("socket,id=net,path={path},reconnect-ms={ms}"),
+            Meeting::Listens => format!("socket,id=net,path={path},server=on,wait=on"),
+        };
+        let mut netdev = "vhost-user,id=net0,chardev=net".to_owned();
+        let mut device = "virtio-net-pci,netdev=net0,romfile=".to_owned();
+        if self.queue_pairs > 1 {
+            netdev += &format!(",queues={}", self.queue_pairs);
+            device += &format!(",mq=on,vectors={}", 2 * self.queue_pairs + 2);
+        }
+        if let Some(mac) = &self.mac {
+            device += &format!(",mac={mac}");
+        }
+        for property in &self.properties {
+            device += &format!(",{property}");
+        }
+        let (size, kernel) = (self.memory_mib, artifacts::guest_file("qemu/vmlinuz")?);
+        command
+            .args(["-nodefaults", "-no-reboot", "-display", "none", "-cpu", "max"])
+            .args(["-machine", "q35,accel=tcg,memory-backend=mem"])
+            .arg("-m")
+            .arg(format!("{size}M"))
+            .arg("-object")
+            .arg(format!("memory-backend-memfd,id=mem,size={size}M,share=on"))
+            .arg("-smp")
+            .arg(self.queue_pairs.to_string())
+            .args(["-chardev", &chardev, "-netdev", &netdev, "-device", &device])
+            .args(["-serial", "stdio"])
+            .arg("-chardev")
+            .arg(format!("socket,id=agent,fd={AGENT_FD}"))
+            .args(["-serial", "chardev:agent"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .arg("-append")
+            .arg(format!(
+                "console=ttyS0 quiet HAWSER_AGENT=ttyS1 {}",
+                self.kernel_arguments.join(" ")
+            ));
+        Ok(command)
+    }
+}
+
+fn write_initramfs(kind: Kind, path: &Path) -> Result<()> {
+    let base = match kind {
+        Kind::Uml => "uml/initramfs.cpio",
+        Kind::Qemu => "qemu/initramfs.cpio",
+    };
+    fs::copy(artifacts::guest_file(base)?, path)?;
+    let traffic = fs::read(artifacts::traffic()?)?;
+    let mut addition = fs::OpenOptions::new().append(true).open(path)?;
+    let mut bytes = Vec::with_capacity(traffic.len() + 4096);
+    cpio::write(
+        &mut bytes,
+        &["etc", "etc/hawser"],
+        &[("usr/bin/hawser-traffic", &traffic), ("etc/hawser/boot", BOOT)],
+    )?;
+    Ok(addition.write_all(&bytes)?)
+}
+
+/// A guest that runs. Killed on drop.
+#[derive(Debug)]
+pub struct Guest {
+    kind: Kind,
+    process: Background,
+    channel: Channel,
+    _folder: TempDir,
+}
+
+impl Guest {
+    /// Waits until a guest that was started takes commands.
+    pub fn wait_for_boot(&mut self) -> Result<()> {
+        let limit = match self.kind {
+            Kind::Uml => Duration::from_secs(30),
+            Kind::Qemu => Duration::from_secs(90),
+        };
+        let step = Duration::from_millis(500);
+        for _ in 0..limit.as_millis() / step.as_millis() {
+            if self.channel.is_ready(step) {
+                return Ok(());
+            }
+            self.process.assert_alive()?;
+        }
+        Err(self.process.failed(&format!("did not boot within {limit:?}")))
+    }
+
+    /// Runs a shell command, a minute at the longest.
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.run_for(command, PATIENCE)
+    }
+
+    /// Runs a shell command, `limit` at the longest.
+    pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
+        // A little more, so that the guest can say that it ended the command.
+        let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
+        output.map_err(|e| self.process.failed(&format!("({e})")))
+    }
+
+    /// Runs a shell command that must succeed; its standard output.
+    pub fn sh(&self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        match output.status {
+            Some(0) => Ok(output.out),
+            status => Err(failure(format!(
+                "in the guest, status {status:?} from: {command}\n{}{}",
+                output.out, output.err
+            ))),
+        }
+    }
+
+    /// Starts a shell command and comes back; it is ended after `limit`.
+    pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
+        self.channel.start(command, limit)
+    }
+
+    /// Ends a command that was started.
+    pub fn kill(&self, running: &Running) -> Result<()> {
+        self.channel.kill(running)
+    }
+
+    /// Runs a client of `hawser-traffic` that must succeed; its report.
+    pub fn traffic(&self, arguments: &str) -> Result<Value> {
+        self.traffic_for(arguments, PATIENCE)
+    }
+
+    /// Runs a client of `hawser-traffic` that must succeed, `limit` at the longest.
+    pub fn traffic_for(&self, arguments: &str, limit: Duration) -> Result<Value> {
+        let output = self.run_for(&format!("hawser-traffic {arguments}"), limit)?;
+        if output.status != Some(0) {
+            let Output { status, out, err } = output;
+            return Err(failure(format!(
+                "in the guest: hawser-traffic {arguments}: status {status:?}: {out}{err}"
+            )));
+        }
+        Ok(serde_json::from_str(&output.out)?)
+    }
+
+    /// Starts a server of `hawser-traffic` on `at` and waits until it serves.
+    pub fn serve(&self, at: &str) -> Result<Running> {
+        let file = format!("/run/serve-{}", at.replace(['[', ']', ':'], "_"));
+        let running = self.start(
+            &format!("exec hawser-traffic serve at={at} >{file} 2>&1"),
+            Duration::from_secs(3600),
+        )?;
+        self.sh(&format!(
+            "for n in $(seq 100); do grep -q serving {file} && exit; usleep 50000; done; cat {file}; exit 1"
+        ))?;
+        Ok(running)
+    }
+
+    /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
+    pub fn net_up(&self) -> Result<()> {
+        self.sh("net-up").map(drop)
+    }
+
+    /// The process that plays the machine.
+    pub fn process(&mut self) -> &mut Background {
+        &mut self.process
+    }
+
+    /// All that the guest wrote to its console.
+    pub fn console(&self) -> String {
+        self.process.log()
+    }
+
+    /// Takes the machine away, as if its power were cut.
+    pub fn kill_machine(&mut self) {
+        self.process.kill();
+    }
+}

@@ -1,0 +1,94 @@
+//! One test's set-up: the machine to itself, a pod and a world, a folder for its files.
+
+use crate::guest::{Guest, Kind, Plan};
+use crate::hawser::Hawser;
+use crate::netns::Networks;
+use crate::process::Background;
+use crate::{Result, peers};
+use std::env;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Port of the traffic servers of a lab.
+pub const PORT: u16 = 7000;
+
+/// The set-up. Fields are dropped in order: servers, then networks, then the machine.
+#[derive(Debug)]
+pub struct Lab {
+    /// Servers that live as long as the lab.
+    servers: Vec<Background>,
+    /// The pod and the world.
+    pub networks: Networks,
+    folder: TempDir,
+    _machine: File,
+}
+
+impl Lab {
+    /// Waits until no other lab has the machine, and makes the networks.
+    pub fn new() -> Result<Self> {
+        Self::with_link_mtu(1500)
+    }
+
+    /// Same, with another MTU between pod and world.
+    pub fn with_link_mtu(mtu: u32) -> Result<Self> {
+        let machine = File::create(env::temp_dir().join("hawser-tests.lock"))?;
+        // SAFETY: the descriptor is open.
+        if unsafe { libc::flock(machine.as_raw_fd(), libc::LOCK_EX) } != 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        let folder = tempfile::Builder::new().prefix("hawser-lab-").tempdir()?;
+        Ok(Self {
+            servers: Vec::new(),
+            networks: Networks::new(mtu)?,
+            folder,
+            _machine: machine,
+        })
+    }
+
+    /// The lab's folder, gone with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in the lab's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Starts hawser in the pod, on a socket of its own name.
+    pub fn hawser(&self, arguments: &[&str]) -> Result<Hawser> {
+        self.hawser_named("hawser", arguments)
+    }
+
+    /// Starts one more hawser in the pod.
+    pub fn hawser_named(&self, name: &str, arguments: &[&str]) -> Result<Hawser> {
+        Hawser::start(&self.networks.pod, &self.path(name).with_extension("sock"), arguments)
+    }
+
+    /// Boots a guest with default options on `hawser` and configures its card.
+    pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
+        let guest = Plan::new(kind, hawser.socket()).boot()?;
+        guest.net_up()?;
+        Ok(guest)
+    }
+
+    /// Serves traffic in the world, at `address` and [`PORT`].
+    pub fn serve_world(&mut self, address: &str) -> Result<SocketAddr> {
+        let at = SocketAddr::new(address.parse::<IpAddr>()?, PORT);
+        self.servers
+            .push(peers::serve(&self.networks.world, self.folder.path(), at)?);
+        Ok(at)
+    }
+
+    /// Serves traffic in the pod itself, at `address` and `port`.
+    pub fn serve_pod(&mut self, address: &str, port: u16) -> Result<SocketAddr> {
+        let at = SocketAddr::new(address.parse::<IpAddr>()?, port);
+        self.servers
+            .push(peers::serve(&self.networks.pod, self.folder.path(), at)?);
+        Ok(at)
+    }
+}

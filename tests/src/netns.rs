@@ -1,0 +1,193 @@
+//! Network namespaces without names: held by a descriptor, gone with it, so that a test
+//! that dies leaves nothing behind.
+
+use crate::{Result, failure};
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::thread;
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    fd: OwnedFd,
+    /// What processes started in it find as /etc/resolv.conf.
+    resolv_conf: Option<PathBuf>,
+}
+
+/// Moves the calling thread into the namespace `fd`. Async-signal-safe.
+fn enter(fd: i32) -> io::Result<()> {
+    // SAFETY: setns takes plain numbers.
+    match unsafe { libc::setns(fd, libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives the calling process its own /etc/resolv.conf. Async-signal-safe.
+fn replace_resolv_conf(with: &CString) -> io::Result<()> {
+    let (none, root, here) = (std::ptr::null(), c"/".as_ptr(), c"/etc/resolv.conf".as_ptr());
+    // SAFETY: all pointers are null or to strings that end in NUL and outlive the calls.
+    let done = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0
+            && libc::mount(with.as_ptr(), here, none, libc::MS_BIND, none.cast()) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Namespace {
+    /// A new namespace with its loopback up.
+    pub fn new() -> Result<Self> {
+        let make = || -> io::Result<OwnedFd> {
+            // SAFETY: unshare takes a plain number, and this thread ends with the closure.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(File::open("/proc/thread-self/ns/net")?.into())
+        };
+        let made = thread::scope(|scope| scope.spawn(make).join());
+        let fd = made.map_err(|_| failure("the thread panicked"))?.map_err(|e| {
+            failure(format!(
+                "cannot make a network namespace: {e} (the whole-program tests need root)"
+            ))
+        })?;
+        let namespace = Self { fd, resolv_conf: None };
+        namespace.run("ip link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Processes started from now on find the file `path` as /etc/resolv.conf.
+    pub fn set_resolv_conf(&mut self, path: &Path) {
+        self.resolv_conf = Some(path.to_owned());
+    }
+
+    /// A path that other processes can use for the namespace while we live.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd())
+    }
+
+    /// `program`, to be started in the namespace.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        let fd = self.fd.as_raw_fd();
+        let resolv_conf = self
+            .resolv_conf
+            .as_ref()
+            .and_then(|path| CString::new(path.as_os_str().as_encoded_bytes()).ok());
+        // SAFETY: only async-signal-safe calls, on data made before the fork.
+        unsafe {
+            command.pre_exec(move || {
+                enter(fd)?;
+                resolv_conf.as_ref().map_or(Ok(()), replace_resolv_conf)
+            });
+        }
+        command
+    }
+
+    /// Runs the words of `line` in the namespace; what it wrote. Fails if it does.
+    pub fn run(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().ok_or_else(|| failure("no command"))?;
+        let output = self
+            .command(program)
+            .args(words)
+            .output()
+            .map_err(|e| failure(format!("{line}: {e}")))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failure(format!(
+            "{line}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )))
+    }
+
+    /// Runs `work` on a thread inside the namespace: sockets it makes belong there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let fd = self.fd.as_raw_fd();
+        let done = thread::scope(|scope| scope.spawn(move || enter(fd).map(|()| work())).join());
+        match done {
+            Ok(result) => Ok(result?),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Sets a parameter of the namespace, such as `net/ipv4/ip_forward`.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/{name}");
+        self.inside(|| fs::write(&path, value))?
+            .map_err(|e| failure(format!("{path}: {e}")))
+    }
+}
+
+/// Addresses of a test's networks: all from documentation ranges.
+pub mod address {
+    /// The pod, IPv4.
+    pub const POD4: &str = "192.0.2.2";
+    /// The world's end of the link, IPv4.
+    pub const WORLD4: &str = "192.0.2.1";
+    /// The pod, IPv6.
+    pub const POD6: &str = "2001:db8:1::2";
+    /// The world's end of the link, IPv6.
+    pub const WORLD6: &str = "2001:db8:1::1";
+    /// A host of the world that is not a neighbour of the pod, IPv4.
+    pub const FAR4: &str = "203.0.113.7";
+    /// A host of the world that is not a neighbour of the pod, IPv6.
+    pub const FAR6: &str = "2001:db8:7::7";
+    /// A host that the world's router says is unreachable, IPv4.
+    pub const NOWHERE4: &str = "198.51.100.9";
+    /// A host that the world's router says is unreachable, IPv6.
+    pub const NOWHERE6: &str = "2001:db8:9::9";
+}
+
+/// A pod-like namespace and the world beyond it, joined by a veth pair.
+#[derive(Debug)]
+pub struct Networks {
+    /// Where hawser runs.
+    pub pod: Namespace,
+    /// Where servers and clients run; also the pod's router.
+    pub world: Namespace,
+}
+
+impl Networks {
+    /// Both namespaces, with addresses and routes; `mtu` of the link between them.
+    pub fn new(mtu: u32) -> Result<Self> {
+        use address::{FAR4, FAR6, NOWHERE4, NOWHERE6, POD4, POD6, WORLD4, WORLD6};
+        let (pod, world) = (Namespace::new()?, Namespace::new()?);
+        pod.run(&format!(
+            "ip link add eth0 mtu {mtu} type veth peer name pod0 mtu {mtu} netns {}",
+            world.path()
+        ))?;
+        for line in [
+            format!("ip addr add {POD4}/24 dev eth0"),
+            format!("ip -6 addr add {POD6}/64 dev eth0 nodad"),
+            "ip link set eth0 up".to_owned(),
+        ] {
+            pod.run(&line)?;
+        }
+        for line in [
+            format!("ip addr add {WORLD4}/24 dev pod0"),
+            format!("ip -6 addr add {WORLD6}/64 dev pod0 nodad"),
+            "ip link set pod0 up".to_owned(),
+            format!("ip addr add {FAR4}/32 dev lo"),
+            format!("ip -6 addr add {FAR6}/128 dev lo nodad"),
+            format!("ip route add unreachable {NOWHERE4}/32"),
+            format!("ip -6 route add unreachable {NOWHERE6}/128"),
+        ] {
+            world.run(&line)?;
+        }
+        pod.run(&format!("ip route add default via {WORLD4}"))?;
+        pod.run(&format!("ip -6 route add default via {WORLD6}"))?;
+        world.sysctl("net/ipv4/ip_forward", "1")?;
+        world.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        // Ordinary users may send echo requests, as container run times allow it in a pod.
+        pod.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
+        Ok(Self { pod, world })
+    }
+}

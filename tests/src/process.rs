@@ -1,0 +1,158 @@
+//! Child processes that end with the test, whatever happens to it.
+
+use crate::{Result, failure};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A process that runs beside the test. Killed, with its process group, on drop, and by
+/// the kernel when the thread that started it ends.
+#[derive(Debug)]
+pub struct Background {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Background {
+    /// Starts `command`; what it writes goes to the file `log`.
+    pub fn start(mut command: Command, name: &str, log: PathBuf) -> Result<Self> {
+        let out = File::create(&log)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .process_group(0);
+        // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        let child = command
+            .spawn()
+            .map_err(|e| failure(format!("cannot start {name} ({command:?}): {e}")))?;
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            log,
+        })
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that the process has written.
+    pub fn log(&self) -> String {
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Fails, with the end of the log, if the process is gone.
+    pub fn assert_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(self.failed(&format!("ended, {status}"))),
+        }
+    }
+
+    /// An error that tells what happened to the process, with the end of its log.
+    pub fn failed(&self, what: &str) -> crate::Failure {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        failure(format!("{} {what}; it wrote:\n{tail}", self.name))
+    }
+
+    /// Waits until `done` holds, while the process lives.
+    pub fn wait_until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&str) -> bool) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !done(&self.log()) {
+            self.assert_alive()?;
+            if Instant::now() > deadline {
+                return Err(self.failed(&format!("did not get as far as: {what}")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Waits until the process, or one in its network namespace, listens on the Unix socket `path`.
+    pub fn wait_for_socket(&mut self, path: &Path, limit: Duration) -> Result<()> {
+        // Bound is not yet listening: the kernel tells which by a flag.
+        let (table, path) = (format!("/proc/{}/net/unix", self.id()), path.display().to_string());
+        let listens = |line: &str| line.ends_with(&path) && line.split_whitespace().nth(3) == Some("00010000");
+        self.wait_until(&format!("listening on {path}"), limit, |_| {
+            fs::read_to_string(&table).is_ok_and(|sockets| sockets.lines().any(listens))
+        })
+    }
+
+    /// Waits for the end of the process.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(self.failed("did not end"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends `signal` to the process alone.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let pid = i32::try_from(self.id())?;
+        // SAFETY: takes plain numbers; the child is not reaped yet, so its id is its own.
+        match unsafe { libc::kill(pid, signal) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error().into()),
+        }
+    }
+
+    /// Kills the process and its group, and reaps it.
+    pub fn kill(&mut self) {
+        if let Ok(group) = i32::try_from(self.id()) {
+            // SAFETY: takes plain numbers; the group was made for this child.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        // It may have ended by itself.
+        let _ = self.child.wait();
+    }
+
+    /// Memory of the process that is in RAM, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line
+            .and_then(|line| line.split_whitespace().next())
+            .ok_or_else(|| self.failed("is gone"))?;
+        Ok(number.parse()?)
+    }
+
+    /// Processor time the process has used, in seconds.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
+        // The name, in parentheses, may hold spaces; user and system time are fields 14 and 15.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |n: usize| fields.get(n).and_then(|field| field.parse::<u32>().ok()).unwrap_or(0);
+        // SAFETY: takes a plain number.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Ok(f64::from(ticks(11) + ticks(12)) / f64::from(u32::try_from(per_second)?))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
