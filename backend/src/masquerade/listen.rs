@@ -1,6 +1,6 @@
 //! Why a forwarded port cannot be listened on, for TCP and UDP alike.
 
-use crate::config::{Forward, Transport};
+use crate::config::Forward;
 use std::io;
 use std::net::IpAddr;
 
@@ -63,7 +63,7 @@ pub enum ListenError {
 impl ListenError {
     /// The error for port `port` of `forward`, bound to `address`.
     pub fn new(forward: &Forward, address: IpAddr, port: u16, source: io::Error) -> Self {
-        let option = option_value(forward);
+        let option = forward.to_string();
         match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Self::InUse { option, port },
             Some(libc::EACCES) => Self::Forbidden { option, port },
@@ -74,54 +74,26 @@ impl ListenError {
     }
 }
 
-/// A forward as the option is written: `udp:[::1]:5000-5009:53-62`.
-pub fn option_value(forward: &Forward) -> String {
-    let transport = match forward.transport {
-        Transport::Tcp => "tcp",
-        Transport::Udp => "udp",
-    };
-    let address = match forward.bind {
-        Some(IpAddr::V4(a)) => format!("{a}:"),
-        Some(IpAddr::V6(a)) => format!("[{a}]:"),
-        None => String::new(),
-    };
-    let range = |first: u16| match forward.count.get() {
-        1 => first.to_string(),
-        n => format!("{first}-{}", u32::from(first) + u32::from(n) - 1),
-    };
-    let host = range(forward.host_port);
-    if forward.guest_port == forward.host_port {
-        format!("{transport}:{address}{host}")
-    } else {
-        format!("{transport}:{address}{host}:{}", range(forward.guest_port))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn forward(bind: Option<&str>, guest_port: u16, count: u16) -> Forward {
-        Forward {
-            transport: Transport::Udp,
-            bind: bind.map(|a| a.parse().unwrap()),
-            host_port: 5000,
-            guest_port,
-            count: count.try_into().unwrap(),
-        }
-    }
+    use crate::config::Transport;
 
     #[test]
     fn an_error_names_the_option_as_it_is_written() {
-        let busy = || io::Error::from_raw_os_error(libc::EADDRINUSE);
-        let any = "::".parse().unwrap();
-        let error = ListenError::new(&forward(Some("::1"), 53, 10), any, 5003, busy());
+        let forward = Forward {
+            transport: Transport::Udp,
+            bind: Some("::1".parse().unwrap()),
+            host_port: 5000,
+            guest_port: 53,
+            count: 10.try_into().unwrap(),
+        };
+        let busy = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let error = ListenError::new(&forward, "::".parse().unwrap(), 5003, busy);
         let text = error.to_string();
         assert!(
             text.starts_with("--port udp:[::1]:5000-5009:53-62: port 5003 is in use"),
             "{text}"
         );
-        assert_eq!(option_value(&forward(Some("127.0.0.1"), 5000, 1)), "udp:127.0.0.1:5000");
-        assert_eq!(option_value(&forward(None, 5000, 2)), "udp:5000-5001");
     }
 }

@@ -20,5 +20,5 @@ pub mod udp;
 
 pub use context::Context;
 pub use link::{Link, PacketSpec};
-pub use listen::{ListenError, option_value};
+pub use listen::ListenError;
 pub use nat::{AddressMap, Destination};

@@ -80,7 +80,7 @@ impl UdpFlows {
         };
         let addresses: Vec<_> = wanted.into_iter().filter(on).collect();
         if addresses.is_empty() {
-            let option = crate::masquerade::option_value(forward);
+            let option = forward.to_string();
             return Err(ListenError::FamilyOff { option });
         }
         Ok(addresses)
