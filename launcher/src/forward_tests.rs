@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn forward(transport: Transport, bind: Option<&str>, host_port: u16, guest_port: u16, count: u16) -> Forward {
     Forward {
@@ -112,5 +113,56 @@ fn overlaps_are_found_whatever_the_order() {
         ("80:8080", "81:8080"),
     ] {
         assert!(!clash(a, b), "{a} and {b}");
+    }
+}
+
+fn any_forward() -> impl Strategy<Value = Forward> {
+    let bind = prop_oneof![
+        Just(None),
+        any::<Ipv4Addr>().prop_map(|a| Some(a.into())),
+        any::<Ipv6Addr>().prop_map(|a| Some(a.into())),
+    ]
+    .prop_filter("an address to listen on", |bind: &Option<IpAddr>| match bind {
+        Some(IpAddr::V6(a)) => !a.is_multicast() && !a.is_unicast_link_local(),
+        Some(IpAddr::V4(a)) => !a.is_multicast(),
+        None => true,
+    });
+    let transport = prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)];
+    (transport, bind, 1..=u16::MAX, 1..=u16::MAX, 0..=u16::MAX).prop_map(|(transport, bind, host, guest, beyond)| {
+        let beyond = beyond.min(u16::MAX - host.max(guest));
+        Forward {
+            transport,
+            bind,
+            host_port: host,
+            guest_port: guest,
+            // At most 65535: the first port is at least 1.
+            count: NonZeroU16::new(beyond + 1).unwrap(),
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(forward in any_forward()) {
+        prop_assert_eq!(parse(&forward.to_string()), Ok(forward));
+    }
+
+    #[test]
+    fn what_is_read_stays_within_the_ports_there_are(text in "[tcpud:.\\[\\]0-9-]{0,24}") {
+        if let Ok(forward) = parse(&text) {
+            let beyond = forward.count.get() - 1;
+            prop_assert!(forward.host_port > 0 && forward.host_port.checked_add(beyond).is_some());
+            prop_assert!(forward.guest_port > 0 && forward.guest_port.checked_add(beyond).is_some());
+        }
+    }
+
+    #[test]
+    fn two_forwards_collide_if_they_share_a_port_of_an_address(a in any_forward(), b in any_forward()) {
+        let ports = |f: &Forward| f.host_port..=f.host_port + (f.count.get() - 1);
+        let share = ports(&a).contains(&b.host_port) || ports(&b).contains(&a.host_port);
+        let apart = a.bind.is_some_and(|x| b.bind.is_some_and(|y| x != y && !x.is_unspecified() && !y.is_unspecified()));
+        let same = a.transport == b.transport && share && !apart;
+        let v4_and_v6 = a.bind.is_some_and(|x| b.bind.is_some_and(|y| x.is_ipv4() != y.is_ipv4()));
+        prop_assert_eq!(overlap(&[a, b]).is_some(), same && !v4_and_v6);
     }
 }

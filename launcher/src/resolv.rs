@@ -71,6 +71,15 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_a_file_says_is_handed_on_unchecked(text in "((nameserver|search|domain)[ \t]+[^\n]{0,40}\n|.{0,20}\n){0,8}") {
+            let conf = ResolvConf::parse(&text);
+            proptest::prop_assert!(conf.search.iter().all(|d| values::search_domain(d).as_ref() == Ok(d)));
+            proptest::prop_assert!(!conf.name_servers.iter().any(IpAddr::is_unspecified));
+        }
+    }
+
     #[test]
     fn an_empty_file_gives_nothing() {
         assert_eq!(ResolvConf::parse("\n;\n#\nnameserver\ndomain\n"), ResolvConf::default());
