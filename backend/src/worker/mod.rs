@@ -315,3 +315,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,9 +74,11 @@ impl Receive {
         self.reservation.header = layout.header;
         let overhead = self.header_len + layout.header;
         let wanted = overhead + layout.payload;
+        // A read into no room would look like the end of a stream.
+        let least = overhead + layout.payload.min(1);
         let mut next = 0;
         while self.reservation.frames.len() < layout.count {
-            let Some(found) = self.find_room(next, wanted, overhead) else {
+            let Some(found) = self.find_room(next, wanted, least) else {
                 break;
             };
             let first = self.reservation.frames.is_empty();

@@ -247,6 +247,25 @@ fn giving_a_reservation_back_changes_nothing() {
 }
 
 #[test]
+fn room_for_payload_is_never_empty() {
+    for (features, lengths) in [(MERGE, [62, 1]), (VERSION_1, [62, 63])] {
+        let mut guest = Guest::new(features);
+        guest.post(&lengths[..1]);
+        let layout = Layout {
+            header: 50,
+            payload: 100,
+            count: 1,
+        };
+        assert_eq!(guest.receive.reserve(layout), Err(NoRoom));
+        guest.post(&lengths[1..]);
+        if features == VERSION_1 {
+            assert_eq!(guest.receive.reserve(layout), Ok(1));
+            assert_eq!(room(guest.receive.payload_all()), 1);
+        }
+    }
+}
+
+#[test]
 fn later_frames_of_a_reservation_are_whole_and_the_first_takes_what_there_is() {
     let mut guest = Guest::new(MERGE | CSUM);
     for _ in 0..5 {
