@@ -182,7 +182,6 @@ impl Server {
         } else {
             self.parameters.clone()
         };
-        options.insert(DhcpOption::MessageType(kind));
         options.insert(DhcpOption::ServerIdentifier(self.link.gateway));
         if let Some(id) = &request.client_id {
             // RFC 6842
@@ -198,16 +197,18 @@ impl Server {
         if matches!(verdict, Verdict::Ack { .. } | Verdict::Inform) {
             reply.set_ciaddr(request.message.ciaddr());
         }
-        reply.set_opts(options);
-        let limit = self.max_payload(request);
-        loop {
-            let mut bytes = reply.to_vec().ok()?;
-            if bytes.len() <= limit || !drop_last_domain(reply.opts_mut()) {
-                // BOOTP relays and clients of old expect no less (RFC 1542 2.1).
-                bytes.resize(bytes.len().max(MIN_PACKET_SIZE), 0);
-                return Some(bytes);
-            }
+        let mut bytes = reply.to_vec().ok()?;
+        // Small clients look for the message type in the first place only.
+        bytes.extend(DhcpOption::MessageType(kind).to_vec().ok()?);
+        let room = self.max_payload(request) - bytes.len();
+        let mut encoded = options.to_vec().ok()?;
+        while encoded.len() > room && drop_last_domain(&mut options) {
+            encoded = options.to_vec().ok()?;
         }
+        bytes.extend(encoded);
+        // BOOTP relays and clients of old expect no less (RFC 1542 2.1).
+        bytes.resize(bytes.len().max(MIN_PACKET_SIZE), 0);
+        Some(bytes)
     }
 
     /// How long a UDP payload may be: what the client says (option 57) and the link

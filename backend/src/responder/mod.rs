@@ -29,6 +29,9 @@ use names::SearchList;
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
+/// Longest frame that is looked at; a mode need not copy more. Longer echo requests are
+/// answered where they are not copied.
+pub const MAX_FRAME: usize = 2048;
 /// IGMP, which is not one of ours: nobody behind the gateway listens to groups.
 const IGMP: u8 = 2;
 
@@ -209,6 +212,13 @@ impl Responders {
     }
 
     fn classify(&self, headers: &Headers, bytes: &[u8]) -> Option<Service> {
+        if headers
+            .network
+            .transport()
+            .is_some_and(|(_, at, len)| at + len > MAX_FRAME)
+        {
+            return None;
+        }
         match &headers.network {
             Network::Arp => self.ipv4.as_ref().map(|_| Service::Arp),
             Network::Ipv4(header) => self.ipv4.as_ref()?.classify(header, transport(headers, bytes)),

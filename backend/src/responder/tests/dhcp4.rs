@@ -42,6 +42,7 @@ impl Reply {
         let udp = UdpHeader::parse(&frame[34..], frame.len() - 34, false).expect("UDP");
         assert_eq!((udp.src_port, udp.dst_port), (67, 68));
         let payload = frame[42..].to_vec();
+        assert_eq!(payload[240..242], [53, 1], "the message type comes first");
         let message = Message::decode(&mut Decoder::new(&payload)).expect("a message");
         assert_eq!(message.opcode(), dhcproto::v4::Opcode::BootReply);
         assert_eq!(message.xid(), 0x1234_5678);

@@ -403,11 +403,11 @@ fn the_largest_reply_fits_the_least_mtu_of_ipv6() {
         ..config()
     });
     let mut options = vec![DhcpOption::ClientId(vec![7; 130]), server()];
-    let wrong: Vec<_> = (0..20u16)
+    let wrong: Vec<_> = (0..6u16)
         .map(|i| Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, i]).to_string())
         .collect();
     let wrong: Vec<_> = wrong.iter().map(String::as_str).collect();
-    options.extend((0..20).map(|id| ia(id, &wrong)));
+    options.extend((0..9).map(|id| ia(id, &wrong)));
     for kind in [MessageType::Request, MessageType::Renew, MessageType::Release] {
         let frame = packet(kind, options.clone());
         let (answer, replies) = bench.send(&frame);

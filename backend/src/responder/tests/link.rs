@@ -111,6 +111,16 @@ fn a_damaged_echo_request_is_refused() {
     bench.refused(&frame, DropReason::BadService);
 }
 
+#[test]
+fn an_echo_request_longer_than_is_copied_is_left_to_the_mode() {
+    let mut bench = Bench::new();
+    let request = IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 7, 9);
+    let longest = MAX_FRAME - 14 - 20 - 8;
+    bench.reply_to(&icmp_message(GUEST, GATEWAY, request, &vec![1; longest]));
+    let (answer, _) = bench.send(&icmp_message(GUEST, GATEWAY, request, &vec![1; longest + 1]));
+    assert_eq!(answer, Answer::NotMine);
+}
+
 fn solicitation(src: &str, dst: &str, target: &str, options: &[u8]) -> Vec<u8> {
     let header = IcmpHeader {
         kind: icmp::v6::NEIGHBOUR_SOLICITATION,
