@@ -157,14 +157,23 @@ impl OwnedFrame {
         self
     }
 
-    /// Calls `f` with the frame as the worker would show it.
-    pub fn with<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
-        let slices = [GuestSlice::from_bytes(&self.bytes)];
-        f(&GuestFrame {
+    /// The frame's memory, as a guest would show it.
+    pub fn slices(&self) -> [GuestSlice<'_>; 1] {
+        [GuestSlice::from_bytes(&self.bytes)]
+    }
+
+    /// The frame as the worker would show it; `slices` are its own.
+    pub fn view<'a>(&'a self, slices: &'a [GuestSlice<'a>]) -> GuestFrame<'a> {
+        GuestFrame {
             head: &self.bytes[..self.bytes.len().min(HEAD_MAX)],
-            slices: &slices,
+            slices,
             len: self.bytes.len(),
             offload: self.offload,
-        })
+        }
+    }
+
+    /// Calls `f` with the frame as the worker would show it.
+    pub fn with<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
+        f(&self.view(&self.slices()))
     }
 }

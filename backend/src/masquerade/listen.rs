@@ -1,8 +1,36 @@
-//! Why a forwarded port cannot be listened on, for TCP and UDP alike.
+//! Where forwarded ports are listened on, and why not, for TCP and UDP alike.
 
 use crate::config::Forward;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The address families the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    /// IPv4 is on.
+    pub ipv4: bool,
+    /// IPv6 is on.
+    pub ipv6: bool,
+}
+
+impl Families {
+    /// The addresses to listen on for `forward`: the one it names, or all of the
+    /// families that are on.
+    ///
+    /// # Errors
+    /// [`ListenError::FamilyOff`]
+    pub fn addresses(self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
+        let any = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let wanted = forward.bind.map_or(any, |address| vec![address]);
+        let is_on = |a: &IpAddr| if a.is_ipv4() { self.ipv4 } else { self.ipv6 };
+        let addresses: Vec<_> = wanted.into_iter().filter(is_on).collect();
+        if addresses.is_empty() {
+            let option = forward.to_string();
+            return Err(ListenError::FamilyOff { option });
+        }
+        Ok(addresses)
+    }
+}
 
 /// A `--port` that cannot be had. The message names the option and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@
 //! protocol act on its part of the burst (TCP and UDP hand payload to the kernel
 //! straight from guest memory), and leave publishing to the worker.
 
+mod classify;
 mod context;
 mod fragmenter;
 pub mod icmp;
@@ -20,5 +21,245 @@ pub mod udp;
 
 pub use context::Context;
 pub use link::{Link, PacketSpec};
-pub use listen::ListenError;
+pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
+
+use self::icmp::EchoFlows;
+use self::reassembly::Reassembler;
+use self::tcp::{Incoming, TcpFlows};
+use self::udp::{Datagram, UdpFlows};
+use crate::config::{MasqueradeConfig, PortConfig};
+use crate::counters::{Counters, DropReason};
+use crate::frame::{GuestBurst, GuestSink, Offload};
+use crate::mode::Mode;
+use crate::poller::{Owner, Poller, Readiness, Token};
+use crate::responder::{Answer, Replies, Responders, ServiceConfig};
+use crate::time::Instant;
+use std::sync::Arc;
+
+/// A masquerade that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum MasqueradeError {
+    /// A port of `--port`.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No random numbers for sequence numbers.
+    #[error("the system gives no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
+    Random(#[from] getrandom::Error),
+}
+
+/// What every protocol needs around it, and none changes but the guest's MAC.
+struct Surroundings {
+    link: Link,
+    nat: AddressMap,
+    poller: Poller,
+    counters: Arc<Counters>,
+}
+
+impl Surroundings {
+    fn count_drop(&self, reason: DropReason) {
+        Counters::drop(&self.counters, reason);
+    }
+
+    fn context<'a>(&'a self, now: Instant, sink: &'a mut dyn GuestSink) -> Context<'a> {
+        Context {
+            now,
+            link: &self.link,
+            nat: &self.nat,
+            poller: &self.poller,
+            counters: &self.counters,
+            sink,
+        }
+    }
+}
+
+/// The parts of a burst, by protocol. Kept between bursts for its room.
+#[derive(Default)]
+struct Sorted {
+    segments: Vec<Incoming>,
+    datagrams: Vec<Datagram>,
+}
+
+/// Masquerade on one worker.
+pub struct Masquerade {
+    surroundings: Surroundings,
+    responders: Responders,
+    replies: Replies,
+    reassembler: Reassembler,
+    tcp: TcpFlows,
+    udp: UdpFlows,
+    echo: EchoFlows,
+    sorted: Sorted,
+}
+
+/// What a masquerade is made from.
+pub struct MasqueradeSetup<'a> {
+    /// The port.
+    pub port: &'a PortConfig,
+    /// Its mode.
+    pub mode: &'a MasqueradeConfig,
+    /// Where sockets are watched.
+    pub poller: Poller,
+    /// Where things are counted.
+    pub counters: Arc<Counters>,
+    /// Worker 0 of a port listens for inbound connections.
+    pub worker: usize,
+    /// Connections of one protocol this worker may hold.
+    pub flow_limit: usize,
+}
+
+impl Masquerade {
+    /// Sets masquerade up; forwards listen when this returns.
+    ///
+    /// # Errors
+    /// A port that cannot be listened on.
+    pub fn new(setup: MasqueradeSetup<'_>) -> Result<Self, MasqueradeError> {
+        let (port, mode) = (setup.port, setup.mode);
+        let families = Families {
+            ipv4: mode.ipv4.is_some(),
+            ipv6: mode.ipv6.is_some(),
+        };
+        let mut tcp = TcpFlows::new(setup.flow_limit)?;
+        let mut udp = UdpFlows::new(udp::UdpConfig {
+            max_flows: setup.flow_limit,
+            families,
+        });
+        if setup.worker == 0 {
+            tcp.listen(&mode.forwards, families, &setup.poller)?;
+            udp.listen(&mode.forwards, &setup.poller)?;
+        }
+        let responders = Responders::new(ServiceConfig {
+            ipv4: mode.ipv4,
+            ipv6: mode.ipv6,
+            names: mode.names.clone(),
+            mtu: port.mtu,
+        });
+        let link = Link {
+            guest_mac: port.mac.unwrap_or_default(),
+            mtu: port.mtu,
+            ipv4: mode.ipv4,
+            ipv6: mode.ipv6,
+        };
+        Ok(Self {
+            surroundings: Surroundings {
+                link,
+                nat: AddressMap::new(mode),
+                poller: setup.poller,
+                counters: setup.counters,
+            },
+            responders,
+            replies: Replies::default(),
+            reassembler: Reassembler::default(),
+            tcp,
+            udp,
+            echo: EchoFlows::new(),
+            sorted: Sorted::default(),
+        })
+    }
+
+    /// Sends what the responders have answered.
+    fn flush_replies(&mut self, sink: &mut dyn GuestSink) {
+        for reply in self.replies.iter() {
+            if sink.send(Offload::NONE, &[reply]).is_err() {
+                self.surroundings.count_drop(DropReason::NoRoom);
+            }
+        }
+        self.replies.clear();
+    }
+}
+
+impl Mode for Masquerade {
+    fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        let mut sorted = std::mem::take(&mut self.sorted);
+        sorted.segments.clear();
+        sorted.datagrams.clear();
+        for (index, frame) in burst.iter().enumerate() {
+            self.classify(now, index, frame, &mut sorted, sink);
+        }
+        self.act(now, burst, &sorted, sink);
+        self.sorted = sorted;
+    }
+
+    fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        let ctx = &mut self.surroundings.context(now, sink);
+        match token.owner {
+            Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
+            Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
+            Owner::Echo => self.echo.on_event(ctx, token, ready),
+            Owner::TransmitKick | Owner::ReceiveKick | Owner::ControlKick | Owner::Command => {}
+        }
+    }
+
+    fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let ctx = &mut self.surroundings.context(now, sink);
+        self.tcp.on_room(ctx);
+        self.udp.on_room(ctx);
+    }
+
+    fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let ctx = &mut self.surroundings.context(now, sink);
+        self.tcp.on_timer(ctx);
+        self.udp.on_timer(now);
+        self.echo.on_timer(now);
+        self.reassembler.on_timer(now, &self.surroundings.counters);
+        self.responders
+            .on_timer(now, &self.surroundings.counters, &mut self.replies);
+        self.flush_replies(sink);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        [
+            self.tcp.deadline(),
+            self.udp.deadline(),
+            self.echo.deadline(),
+            self.reassembler.deadline(),
+            self.responders.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.tcp.has_backlog() || self.udp.has_backlog()
+    }
+
+    fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.responders
+            .on_link_up(now, &self.surroundings.counters, &mut self.replies);
+        self.flush_replies(sink);
+        self.tcp.on_link_up(&mut self.surroundings.context(now, sink));
+    }
+
+    /// Addresses, listening sockets and connections belong to the VM and stay.
+    fn on_link_down(&mut self, _now: Instant) {
+        self.responders.on_link_down();
+    }
+}
+
+impl Masquerade {
+    /// Each protocol acts on its part of a burst.
+    fn act(&mut self, now: Instant, burst: &GuestBurst<'_>, sorted: &Sorted, sink: &mut dyn GuestSink) {
+        let ctx = &mut self.surroundings.context(now, sink);
+        if !sorted.segments.is_empty() {
+            self.tcp.on_segments(ctx, burst, &sorted.segments);
+        }
+        if !sorted.datagrams.is_empty() {
+            self.udp.on_datagrams(ctx, burst, &sorted.datagrams);
+        }
+    }
+
+    /// Hands a frame to the responders if it is theirs; true if it was.
+    fn answer_service(&mut self, now: Instant, frame: &[u8], sink: &mut dyn GuestSink) -> bool {
+        let mac = self.surroundings.link.guest_mac;
+        let counters = &self.surroundings.counters;
+        let answer = self.responders.answer(now, mac, frame, counters, &mut self.replies);
+        match answer {
+            Answer::NotMine => return false,
+            Answer::Done => {}
+            Answer::Refused(reason) => Counters::drop(counters, reason),
+        }
+        self.flush_replies(sink);
+        true
+    }
+}

@@ -7,6 +7,7 @@ pub use admission::Admission;
 
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
+use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::poller::Poller;
 use crate::worker::{self, WorkerHandle};
@@ -20,6 +21,9 @@ pub struct Port {
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
 }
+
+/// Connections of one protocol a worker holds. The limit on open files usually comes first.
+const FLOW_LIMIT: usize = 65_536;
 
 /// What a mode is made with: one mode per worker.
 pub struct ModeContext {
@@ -51,9 +55,19 @@ impl Port {
     /// # Errors
     /// [`PortError`]
     pub fn new(config: PortConfig) -> Result<Self, PortError> {
-        let mode = config.mode.clone();
-        Self::with_modes(config, &mut |_context| match &mode {
-            ModeConfig::Masquerade(_masquerade) => Err("masquerade is not built into this version".into()),
+        let port = config.clone();
+        Self::with_modes(config, &mut |context| match &port.mode {
+            ModeConfig::Masquerade(mode) => {
+                let setup = MasqueradeSetup {
+                    port: &port,
+                    mode,
+                    poller: context.poller,
+                    counters: context.counters,
+                    worker: context.worker,
+                    flow_limit: FLOW_LIMIT,
+                };
+                Ok(Box::new(Masquerade::new(setup)?))
+            }
         })
     }
 

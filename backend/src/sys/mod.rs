@@ -6,3 +6,4 @@ pub mod error_queue;
 mod option;
 pub mod receive_batch;
 pub mod send_batch;
+pub mod stream;

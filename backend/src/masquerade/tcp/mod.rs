@@ -1,1 +1,508 @@
-//! Being built.
+//! TCP of the guest, ended here and carried on by host sockets.
+//!
+//! A [`Connection`] is the guest's peer and knows neither sockets nor time. This module
+//! gives it both: the table of connections, their host sockets, the poller's events, one
+//! timer queue, and turns, so that no connection starves the others.
+//!
+//! Opening from the guest: the SYN is answered only when the host socket is connected,
+//! so a refused or unreachable destination looks to the guest as it would without us.
+//! Opening to the guest: a client accepted by a listening socket becomes a SYN to the
+//! guest; if the guest refuses, the client is reset.
+
+mod connection;
+mod emit;
+mod isn;
+mod listener;
+mod receive;
+mod rtt;
+mod seq;
+mod stream;
+mod transmit;
+
+#[cfg(test)]
+mod tests;
+
+use self::connection::{Connection, Opening, Progress, State};
+use self::isn::IsnSecret;
+use self::listener::Listeners;
+use super::icmp::{self, IcmpError, Quote};
+use super::{Context, Destination, Families, ListenError};
+use crate::config::Forward;
+use crate::counters::{Count, DropReason};
+use crate::frame::{GatherList, GuestBurst};
+use crate::packet::{TcpFlags, TcpHeader, protocol};
+use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Readiness, Token};
+use crate::sys::stream::set_peek_offset;
+use crate::time::Instant;
+use crate::timers::{Scheduled, TimerQueue};
+use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+
+pub use self::receive::Segment;
+
+/// Both ends of a connection, as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// A segment of the guest and the connection it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming {
+    /// The connection.
+    pub key: FlowKey,
+    /// The segment.
+    pub segment: Segment,
+}
+
+#[derive(Debug)]
+struct Flow {
+    connection: Connection,
+    key: FlowKey,
+    /// The host socket, until both directions are closed.
+    stream: Option<Socket>,
+    generation: u32,
+    scheduled: Scheduled,
+    /// In the backlog already.
+    is_queued: bool,
+}
+
+/// All TCP connections of one worker.
+pub struct TcpFlows {
+    flows: Slab<Flow>,
+    slots: HashMap<FlowKey, usize>,
+    timers: TimerQueue<(usize, u32)>,
+    /// Flows that have more to send, in the order of their turns.
+    backlog: VecDeque<usize>,
+    /// The backlog waits for receive buffers.
+    is_starved: bool,
+    listeners: Listeners,
+    limit: usize,
+    next_generation: u32,
+    secret: IsnSecret,
+    gather: GatherList,
+    /// Slot and place of each segment of a burst.
+    order: Vec<(usize, usize)>,
+}
+
+/// Flows that get a turn before the worker looks at other things.
+const TURNS: usize = 16;
+
+impl TcpFlows {
+    /// No connections yet, and never more than `limit`.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(limit: usize) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            flows: Slab::new(),
+            slots: HashMap::new(),
+            timers: TimerQueue::default(),
+            backlog: VecDeque::new(),
+            is_starved: false,
+            listeners: Listeners::default(),
+            limit,
+            next_generation: 0,
+            secret: IsnSecret::random()?,
+            gather: GatherList::default(),
+            order: Vec::new(),
+        })
+    }
+
+    /// Listens for the TCP ones of `forwards`.
+    ///
+    /// # Errors
+    /// A port that cannot be listened on; none is kept then.
+    pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
+        self.listeners = Listeners::bind(forwards, families, poller)?;
+        Ok(())
+    }
+
+    /// Takes the TCP segments of a burst, in ring order.
+    pub fn on_segments(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, incoming: &[Incoming]) {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        for (place, item) in incoming.iter().enumerate() {
+            if let Some(slot) = self.find_or_open(ctx, item) {
+                order.push((slot, place));
+            }
+        }
+        // Segments of one connection stay in order: places are unique and ascending.
+        order.sort_unstable();
+        for group in order.chunk_by(|a, b| a.0 == b.0) {
+            let slot = group[0].0;
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            let segments = group.iter().map(|&(_, place)| &incoming[place].segment);
+            let progress = flow
+                .connection
+                .on_segments(ctx, flow.stream.as_mut(), burst, segments, &mut self.gather);
+            self.settle(ctx, slot, progress);
+        }
+        self.order = order;
+    }
+
+    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming) -> Option<usize> {
+        let header = &item.segment.header;
+        let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
+        if let Some(&slot) = self.slots.get(&item.key) {
+            let reopens = is_syn && self.flows[slot].connection.state() == State::TimeWait;
+            if !reopens {
+                return Some(slot);
+            }
+            self.remove(slot);
+        }
+        if is_syn && !header.flags.has(TcpFlags::RST) {
+            self.open_from_guest(ctx, item.key, header);
+        } else {
+            ctx.counters.drop(DropReason::TcpNoConnection);
+            reset(ctx, item);
+        }
+        None
+    }
+
+    /// The guest opens a connection.
+    fn open_from_guest(&mut self, ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+        let target = match ctx.nat.outbound(key.remote) {
+            Destination::World(target) => target,
+            Destination::Gateway => return refuse(ctx, key, syn),
+            Destination::Refused(reason) => {
+                ctx.counters.drop(reason);
+                return refuse(ctx, key, syn);
+            }
+        };
+        if self.flows.len() >= self.limit {
+            ctx.counters.drop(DropReason::FlowLimit);
+            return;
+        }
+        let stream = match new_stream(target) {
+            Ok(stream) => stream,
+            Err(e) => {
+                let is_limit = matches!(
+                    e.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                );
+                let reason = if is_limit {
+                    DropReason::FlowLimit
+                } else {
+                    DropReason::SocketError
+                };
+                ctx.counters.drop(reason);
+                return;
+            }
+        };
+        let connected = stream.connect(&target.into());
+        ctx.counters.add(Count::TcpOut, 1);
+        let opening = self.opening(ctx, key);
+        let mut connection = Connection::from_guest(&opening, syn);
+        match connected {
+            Ok(()) => connection.on_connected(ctx),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return connect_failed(ctx, &mut connection, &e),
+        }
+        self.insert(ctx, key, connection, stream);
+    }
+
+    /// Clients wait at a listening socket.
+    fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
+        while let Some((stream, peer, guest_port)) = self.listeners.accept(index, ctx.counters) {
+            let Some((guest, remote)) = inbound_ends(ctx, peer, guest_port) else {
+                continue;
+            };
+            let Some(key) = self.free_key(guest, remote).filter(|_| self.flows.len() < self.limit) else {
+                ctx.counters.drop(DropReason::FlowLimit);
+                reset_socket(&stream);
+                continue;
+            };
+            ctx.counters.add(Count::TcpIn, 1);
+            let opening = self.opening(ctx, key);
+            let connection = Connection::to_guest(&opening, ctx);
+            self.insert(ctx, key, connection, stream);
+        }
+    }
+
+    /// The key for a client: its real port, unless two clients look alike to the guest.
+    fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowKey> {
+        const TRIES: u16 = 64;
+        (0..TRIES).find_map(|i| {
+            remote.set_port(remote.port().wrapping_add(i).max(1));
+            let key = FlowKey { guest, remote };
+            (!self.slots.contains_key(&key)).then_some(key)
+        })
+    }
+
+    fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
+        Opening {
+            guest: key.guest,
+            remote: key.remote,
+            iss: self.secret.initial(ctx.now, key.guest, key.remote),
+            mtu: ctx.link.mtu,
+        }
+    }
+
+    fn insert(&mut self, ctx: &mut Context<'_>, key: FlowKey, connection: Connection, stream: Socket) {
+        let generation = self.next_generation;
+        self.next_generation = (generation + 1) & GENERATION_MASK;
+        let slot = self.flows.insert(Flow {
+            connection,
+            key,
+            stream: Some(stream),
+            generation,
+            scheduled: Scheduled::default(),
+            is_queued: false,
+        });
+        self.slots.insert(key, slot);
+        let flow = &self.flows[slot];
+        let watched = flow
+            .stream
+            .as_ref()
+            .map(|s| ctx.poller.add(s, token(slot, flow.generation), Interest::StreamEdge));
+        if let Some(Err(_)) = watched {
+            ctx.counters.drop(DropReason::SocketError);
+            self.flows[slot].connection.abort(ctx);
+        }
+        self.settle(ctx, slot, Progress::Done);
+    }
+
+    /// A host socket or a listening socket is ready.
+    pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
+        let slot = token.index as usize;
+        if token.owner == Owner::TcpListener {
+            return self.accept(ctx, slot);
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.generation != token.generation {
+            return;
+        }
+        let Some(stream) = flow.stream.as_mut() else { return };
+        let connection = &mut flow.connection;
+        let error = if ready.error {
+            stream.take_error().unwrap_or_else(Some)
+        } else {
+            None
+        };
+        if connection.state() == State::Connecting {
+            match error {
+                Some(e) => connect_failed(ctx, connection, &e),
+                None if ready.writable => connection.on_connected(ctx),
+                None => {}
+            }
+            return self.settle(ctx, slot, Progress::Done);
+        }
+        if error.is_some() {
+            connection.abort(ctx);
+            return self.settle(ctx, slot, Progress::Done);
+        }
+        if ready.readable {
+            connection.on_readable();
+        }
+        if ready.read_closed || ready.hung_up {
+            connection.on_read_closed();
+        }
+        if ready.writable {
+            connection.on_writable(stream);
+        }
+        let progress = connection.answer(ctx, stream);
+        self.settle(ctx, slot, progress);
+    }
+
+    /// The guest has receive buffers again, or a turn has come round.
+    pub fn on_room(&mut self, ctx: &mut Context<'_>) {
+        self.is_starved = false;
+        for _ in 0..self.backlog.len().min(TURNS) {
+            if self.is_starved {
+                break;
+            }
+            let Some(slot) = self.backlog.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if !std::mem::take(&mut flow.is_queued) {
+                continue;
+            }
+            let Some(stream) = flow.stream.as_mut() else {
+                flow.connection.send_ack_if_due(ctx);
+                continue;
+            };
+            let progress = flow.connection.answer(ctx, stream);
+            self.settle(ctx, slot, progress);
+        }
+    }
+
+    /// True if flows wait for a turn, not for the guest.
+    pub fn has_backlog(&self) -> bool {
+        !self.is_starved && !self.backlog.is_empty()
+    }
+
+    /// When [`on_timer`](Self::on_timer) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+
+    /// Timers are due.
+    pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        while let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) {
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if flow.generation != generation || !flow.scheduled.fire(at) {
+                continue;
+            }
+            let progress = flow.connection.on_timer(ctx, flow.stream.as_mut());
+            self.settle(ctx, slot, progress);
+        }
+    }
+
+    /// A driver came up in the guest: is it still the one our connections know?
+    pub fn on_link_up(&mut self, ctx: &mut Context<'_>) {
+        for (_, flow) in &mut self.flows {
+            flow.connection.probe(ctx);
+        }
+    }
+
+    /// After a call to a connection: timers, turns, and its end.
+    fn settle(&mut self, ctx: &mut Context<'_>, slot: usize, progress: Progress) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.connection.is_over() {
+            self.remove(slot);
+            if self.listeners.has_waiting() {
+                self.accept_waiting(ctx);
+            }
+            return;
+        }
+        if flow.connection.state() == State::TimeWait {
+            flow.stream = None;
+        }
+        if let Some(stream) = flow.stream.as_ref().filter(|_| flow.connection.is_window_tight()) {
+            // Fails only for a descriptor that is not watched, and this one is.
+            let _ = ctx
+                .poller
+                .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
+        }
+        if let Some(deadline) = flow.connection.deadline() {
+            self.timers
+                .schedule(&mut flow.scheduled, (slot, flow.generation), deadline);
+        }
+        if progress != Progress::Done {
+            self.is_starved |= progress == Progress::Starved;
+            if !std::mem::replace(&mut flow.is_queued, true) {
+                self.backlog.push_back(slot);
+            }
+        }
+    }
+
+    /// A descriptor is free again: clients that met the limit are accepted now.
+    fn accept_waiting(&mut self, ctx: &mut Context<'_>) {
+        while let Some(index) = self.listeners.take_waiting() {
+            self.accept(ctx, index);
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let flow = self.flows.remove(slot);
+        self.slots.remove(&flow.key);
+        if let Some(stream) = &flow.stream
+            && flow.connection.state() == State::Aborted
+        {
+            reset_socket(stream);
+        }
+    }
+}
+
+fn token(slot: usize, generation: u32) -> Token {
+    Token {
+        owner: Owner::Tcp,
+        generation,
+        index: u32::try_from(slot).unwrap_or(u32::MAX),
+    }
+}
+
+/// A socket that does not wait, set up as every stream of the guest is.
+fn new_stream(target: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let stream = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
+    set_up(&stream)?;
+    Ok(stream)
+}
+
+/// Options of every host socket: the guest has decided already what to send when; a
+/// dead peer is noticed; urgent bytes stay among the others; peeks go on where they
+/// ended.
+fn set_up(stream: &Socket) -> io::Result<()> {
+    stream.set_tcp_nodelay(true)?;
+    stream.set_keepalive(true)?;
+    stream.set_out_of_band_inline(true)?;
+    set_peek_offset(stream, 0)
+}
+
+/// Makes closing the socket a reset, so that its peer sees RST.
+fn reset_socket(stream: &Socket) {
+    // Without the option the peer sees FIN instead: late, but not wrong.
+    let _ = stream.set_linger(Some(std::time::Duration::ZERO));
+}
+
+fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {
+    let remote = ctx.nat.inbound(peer.ip())?;
+    let guest = ctx.link.guest_address(remote)?;
+    Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
+}
+
+/// The host could not connect: tells the guest what a router or the peer would.
+fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection, error: &io::Error) {
+    let errno = error.raw_os_error().unwrap_or_default();
+    match errno {
+        libc::ECONNREFUSED => connection.abort(ctx),
+        // Nobody answered: neither do we. The guest gives up, or tries again.
+        libc::ETIMEDOUT => connection.refuse(),
+        _ => match IcmpError::from_errno(errno) {
+            Some(why) => {
+                let header = connection.syn();
+                let quote = Quote {
+                    src: connection.guest.ip(),
+                    dst: connection.remote.ip(),
+                    protocol: protocol::TCP,
+                    header: &header,
+                    body: &[],
+                };
+                // Without room the guest sends SYN again, and is told then.
+                let _ = icmp::send_error(ctx, why, None, &quote);
+                connection.refuse();
+            }
+            None => connection.abort(ctx),
+        },
+    }
+}
+
+/// Answers a SYN with RST.
+fn refuse(ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+    let segment = Segment {
+        frame: 0,
+        header: *syn,
+        payload_offset: 0,
+        payload_len: 0,
+    };
+    reset(ctx, &Incoming { key, segment });
+}
+
+/// Answers a segment that belongs to no connection (RFC 9293 3.10.7.1).
+fn reset(ctx: &mut Context<'_>, item: &Incoming) {
+    let header = &item.segment.header;
+    if header.flags.has(TcpFlags::RST) {
+        return;
+    }
+    let mut answer = TcpHeader {
+        src_port: item.key.remote.port(),
+        dst_port: item.key.guest.port(),
+        flags: TcpFlags::RST,
+        seq: header.ack,
+        ..TcpHeader::default()
+    };
+    if !header.flags.has(TcpFlags::ACK) {
+        answer.flags = TcpFlags::RST | TcpFlags::ACK;
+        answer.seq = 0;
+        answer.ack = header.seq.wrapping_add(item.segment.sequence_len());
+    }
+    // Without room the guest sends again, and is answered then.
+    let _ = emit::control(ctx, item.key.remote.ip(), item.key.guest.ip(), &answer);
+}

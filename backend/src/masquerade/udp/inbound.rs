@@ -18,7 +18,7 @@ use crate::poller::{Interest, Owner, Poller, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 /// Datagrams of strangers taken at a time from a socket that was just connected.
 const STRAY_BATCH: usize = 4;
@@ -60,30 +60,12 @@ impl UdpFlows {
     /// whole to let them go.
     pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
         for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
-            let addresses = self.addresses(forward)?;
+            let addresses = self.config.families.addresses(forward)?;
             for n in 0..forward.count.get() {
                 self.listen_on(forward, n, &addresses, poller)?;
             }
         }
         Ok(())
-    }
-
-    fn addresses(&self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
-        let (v4, v6) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-        let wanted = forward.bind.map_or(vec![v4, v6], |a| vec![a]);
-        let on = |a: &IpAddr| {
-            if a.is_ipv4() {
-                self.config.ipv4
-            } else {
-                self.config.ipv6
-            }
-        };
-        let addresses: Vec<_> = wanted.into_iter().filter(on).collect();
-        if addresses.is_empty() {
-            let option = forward.to_string();
-            return Err(ListenError::FamilyOff { option });
-        }
-        Ok(addresses)
     }
 
     fn listen_on(

@@ -23,7 +23,7 @@ mod table;
 mod transmit;
 
 use super::icmp::{IcmpError, refuse};
-use super::{Context, Destination};
+use super::{Context, Destination, Families};
 use crate::counters::DropReason;
 use crate::frame::GuestBurst;
 use crate::poller::{Owner, Readiness, Token};
@@ -47,10 +47,8 @@ const ROUNDS_PER_TURN: usize = 8;
 pub struct UdpConfig {
     /// Most flows at a time; each costs a file descriptor.
     pub max_flows: usize,
-    /// The guest has IPv4.
-    pub ipv4: bool,
-    /// The guest has IPv6.
-    pub ipv6: bool,
+    /// Families the guest has.
+    pub families: Families,
 }
 
 /// One datagram of the guest, or several that came as one frame.

@@ -22,8 +22,7 @@ struct Bench {
 fn config() -> UdpConfig {
     UdpConfig {
         max_flows: 64,
-        ipv4: true,
-        ipv6: true,
+        families: Families { ipv4: true, ipv6: true },
     }
 }
 
@@ -516,7 +515,10 @@ fn an_address_of_a_family_the_guest_has_not_is_an_error() {
     let mut bench = Bench::with(
         Surroundings::new(),
         UdpConfig {
-            ipv6: false,
+            families: Families {
+                ipv4: true,
+                ipv6: false,
+            },
             ..config()
         },
     );

@@ -1,0 +1,222 @@
+//! The first pass over a burst: what is each frame, and whose is it?
+//!
+//! A frame is a service's (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP
+//! datagram, an echo request, or goes nowhere under a named reason. Everything is
+//! decided on the copied head.
+
+use super::icmp::{self, IcmpError};
+use super::tcp::{FlowKey, Incoming, Segment};
+use super::{Datagram, Masquerade, Sorted};
+use crate::counters::DropReason;
+use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
+use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
+use crate::time::Instant;
+use std::net::{IpAddr, SocketAddr};
+
+/// Longest frame copied for a service.
+const SERVICE_MAX: usize = 2048;
+
+/// The transport part of an IP packet, still to be parsed.
+#[derive(Clone, Copy, Debug)]
+struct Transport {
+    /// Index of the frame in its burst.
+    frame: usize,
+    protocol: u8,
+    src: IpAddr,
+    dst: IpAddr,
+    ttl: u8,
+    /// Where it starts in the frame.
+    offset: usize,
+    /// Bytes of it.
+    len: usize,
+}
+
+impl Masquerade {
+    /// Finds out what `frame`, number `index` of its burst, is. TCP and UDP are put
+    /// into `sorted`; everything else is dealt with here.
+    pub(super) fn classify(
+        &mut self,
+        now: Instant,
+        index: usize,
+        frame: &GuestFrame<'_>,
+        sorted: &mut Sorted,
+        sink: &mut dyn GuestSink,
+    ) {
+        let headers = match Headers::parse(frame.head, frame.len) {
+            Ok(headers) => headers,
+            Err(why) => return self.surroundings.count_drop(why.into()),
+        };
+        self.surroundings.link.guest_mac = headers.ethernet.src;
+        if self.responders.wants(&headers, frame.head) {
+            let mut copy = [0; SERVICE_MAX];
+            let n = frame.copy_to(0, &mut copy);
+            if frame.len <= SERVICE_MAX && self.answer_service(now, &copy[..n], sink) {
+                return;
+            }
+        }
+        let verdict = self.admit(index, &headers);
+        match verdict {
+            Err(reason) => self.surroundings.count_drop(reason),
+            Ok(_) if is_fragment(&headers) => self.on_fragment(now, &headers, frame, sink),
+            Ok(transport) => {
+                if let Err(reason) = self.sort(now, frame, transport, sorted, sink) {
+                    self.surroundings.count_drop(reason);
+                }
+            }
+        }
+    }
+
+    /// Lets through what comes from the guest's own address and goes to one destination.
+    fn admit(&self, frame: usize, headers: &Headers) -> Result<Transport, DropReason> {
+        let (ttl, (src, dst), (protocol, offset, len)) =
+            match (headers.network.addresses(), headers.network.transport()) {
+                (Some(addresses), Some(transport)) => (ttl(&headers.network), addresses, transport),
+                _ => return Err(DropReason::UnknownEtherType),
+            };
+        if dst.is_multicast() || matches!(dst, IpAddr::V4(a) if a.is_broadcast()) {
+            return Err(DropReason::Multicast);
+        }
+        if !self.surroundings.link.is_guest(src) {
+            return Err(DropReason::SpoofedAddress);
+        }
+        Ok(Transport {
+            frame,
+            protocol,
+            src,
+            dst,
+            ttl,
+            offset,
+            len,
+        })
+    }
+
+    fn sort(
+        &mut self,
+        now: Instant,
+        frame: &GuestFrame<'_>,
+        transport: Transport,
+        sorted: &mut Sorted,
+        sink: &mut dyn GuestSink,
+    ) -> Result<(), DropReason> {
+        let bytes = frame.head.get(transport.offset..).unwrap_or_default();
+        match transport.protocol {
+            protocol::TCP => sorted.segments.push(segment(frame, transport, bytes)?),
+            protocol::UDP => sorted.datagrams.push(datagram(frame, transport, bytes)?),
+            protocol::ICMP | protocol::ICMPV6 => {
+                let ctx = &mut self.surroundings.context(now, sink);
+                let Transport {
+                    src,
+                    dst,
+                    ttl,
+                    offset,
+                    len,
+                    ..
+                } = transport;
+                let echo = icmp::EchoRequest {
+                    src,
+                    dst,
+                    offset,
+                    len,
+                    ttl,
+                };
+                self.echo.on_echo(ctx, frame, &echo);
+            }
+            _ => {
+                let ctx = &mut self.surroundings.context(now, sink);
+                // Without room the guest is not told, as on any busy network.
+                let _ = icmp::refuse(ctx, IcmpError::ProtocolUnreachable, frame);
+                return Err(DropReason::UnknownProtocol);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_fragment(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        let counters = &self.surroundings.counters;
+        let Some(whole) = self.reassembler.on_fragment(now, counters, headers, frame) else {
+            return;
+        };
+        // A whole datagram is rare enough to be taken out of the buffer.
+        let bytes = whole.to_vec();
+        let slices = [GuestSlice::from_bytes(&bytes)];
+        let whole = GuestFrame {
+            head: &bytes[..bytes.len().min(HEAD_MAX)],
+            slices: &slices,
+            len: bytes.len(),
+            offload: frame.offload,
+        };
+        let mut sorted = Sorted::default();
+        match Headers::parse(whole.head, whole.len) {
+            Ok(headers) if !is_fragment(&headers) => {
+                let sorting = self
+                    .admit(0, &headers)
+                    .and_then(|transport| self.sort(now, &whole, transport, &mut sorted, sink));
+                if let Err(reason) = sorting {
+                    self.surroundings.count_drop(reason);
+                }
+                self.act(now, &[whole], &sorted, sink);
+            }
+            Ok(_) => self.surroundings.count_drop(DropReason::BadFragment),
+            Err(why) => self.surroundings.count_drop(why.into()),
+        }
+    }
+}
+
+fn is_fragment(headers: &Headers) -> bool {
+    match &headers.network {
+        Network::Ipv4(h) => h.fragment.is_some(),
+        Network::Ipv6(h) => h.fragment.is_some(),
+        Network::Arp | Network::Other(_) => false,
+    }
+}
+
+const fn ttl(network: &Network) -> u8 {
+    match network {
+        Network::Ipv4(h) => h.ttl,
+        Network::Ipv6(h) => h.hop_limit,
+        Network::Arp | Network::Other(_) => 0,
+    }
+}
+
+fn segment(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Result<Incoming, DropReason> {
+    let header = TcpHeader::parse(bytes, transport.len)?;
+    let matches_offload = match frame.offload.segmentation {
+        Segmentation::None => true,
+        Segmentation::Tcp4 { .. } => transport.src.is_ipv4(),
+        Segmentation::Tcp6 { .. } => transport.src.is_ipv6(),
+        Segmentation::Udp { .. } => false,
+    };
+    if !matches_offload {
+        return Err(DropReason::BadOffload);
+    }
+    Ok(Incoming {
+        key: FlowKey {
+            guest: SocketAddr::new(transport.src, header.src_port),
+            remote: SocketAddr::new(transport.dst, header.dst_port),
+        },
+        segment: Segment {
+            frame: transport.frame,
+            header,
+            payload_offset: transport.offset + header.header_len,
+            payload_len: transport.len - header.header_len,
+        },
+    })
+}
+
+fn datagram(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Result<Datagram, DropReason> {
+    let segment_size = match frame.offload.segmentation {
+        Segmentation::None => None,
+        Segmentation::Udp { size } => Some(size),
+        Segmentation::Tcp4 { .. } | Segmentation::Tcp6 { .. } => return Err(DropReason::BadOffload),
+    };
+    let header = UdpHeader::parse(bytes, transport.len, segment_size.is_some())?;
+    Ok(Datagram {
+        frame: transport.frame,
+        src: SocketAddr::new(transport.src, header.src_port),
+        dst: SocketAddr::new(transport.dst, header.dst_port),
+        payload_offset: transport.offset + UdpHeader::LEN,
+        payload_len: header.payload_len,
+        ttl: transport.ttl,
+        segment_size,
+    })
+}

@@ -1,0 +1,130 @@
+//! Listening sockets for connections to the guest.
+
+use super::{reset_socket, set_up};
+use crate::config::{Forward, Transport};
+use crate::counters::{Counters, DropReason};
+use crate::masquerade::{Families, ListenError};
+use crate::poller::{Interest, Owner, Poller, Token};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+/// Connections the kernel keeps for us; it cuts this to net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug)]
+struct Listener {
+    socket: Socket,
+    guest_port: u16,
+    /// Clients may wait that met a limit.
+    is_waiting: bool,
+}
+
+/// The listening sockets of one worker.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    listeners: Vec<Listener>,
+}
+
+impl Listeners {
+    /// Listens for the TCP ones of `forwards` on all addresses asked for.
+    ///
+    /// # Errors
+    /// The first port that cannot be listened on.
+    pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
+        let mut all = Self::default();
+        for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
+            let addresses = families.addresses(forward)?;
+            for step in 0..forward.count.get() {
+                all.bind_port(forward, step, &addresses, poller)?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn bind_port(
+        &mut self,
+        forward: &Forward,
+        step: u16,
+        addresses: &[IpAddr],
+        poller: &Poller,
+    ) -> Result<(), ListenError> {
+        let port = forward.host_port.saturating_add(step);
+        for &address in addresses {
+            let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+            let token = Token::new(Owner::TcpListener, index);
+            let made = listen(SocketAddr::new(address, port))
+                .and_then(|socket| poller.add(&socket, token, Interest::ReadEdge).map(|()| socket));
+            let socket = match made {
+                Ok(socket) => socket,
+                // A host without IPv6 is no mistake of who asked for all addresses.
+                Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
+                Err(e) => return Err(ListenError::new(forward, address, port, e)),
+            };
+            self.listeners.push(Listener {
+                socket,
+                guest_port: forward.guest_port.saturating_add(step),
+                is_waiting: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// The next client at listener `index`: its socket, its address, the guest's port.
+    pub fn accept(&mut self, index: usize, counters: &Counters) -> Option<(Socket, SocketAddr, u16)> {
+        let listener = self.listeners.get_mut(index)?;
+        loop {
+            match listener.socket.accept() {
+                Ok((stream, peer)) => {
+                    let Some(peer) = peer.as_socket() else { continue };
+                    if stream.set_nonblocking(true).and_then(|()| set_up(&stream)).is_err() {
+                        counters.drop(DropReason::SocketError);
+                        reset_socket(&stream);
+                        continue;
+                    }
+                    return Some((stream, peer, listener.guest_port));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) if is_of_one_client(&e) => {}
+                Err(_) => {
+                    // No descriptor or no memory: they wait until a connection ends.
+                    counters.drop(DropReason::FlowLimit);
+                    listener.is_waiting = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// True if clients wait that met a limit.
+    pub fn has_waiting(&self) -> bool {
+        self.listeners.iter().any(|l| l.is_waiting)
+    }
+
+    /// A listener with such clients; it counts as seen to.
+    pub fn take_waiting(&mut self) -> Option<usize> {
+        let index = self.listeners.iter().position(|l| l.is_waiting)?;
+        self.listeners[index].is_waiting = false;
+        Some(index)
+    }
+}
+
+/// Errors that tell of the client, not of us (accept(2)).
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTUNREACH)
+    )
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}

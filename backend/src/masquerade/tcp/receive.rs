@@ -1,0 +1,336 @@
+//! The direction from the guest: segments in, bytes out to the host socket.
+//!
+//! All segments of one connection in a burst become one `sendmsg` straight from guest
+//! memory and one acknowledgment. RCV.NXT moves by what the kernel took, and the
+//! window offered is what it will take (its send queue is the only buffer), so in the
+//! ordinary course nothing is refused after it was sent.
+
+use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, State, Timer};
+use super::seq::Seq;
+use super::stream::HostStream;
+use crate::counters::DropReason;
+use crate::frame::{Gather, GatherList, GuestBurst};
+use crate::masquerade::Context;
+use crate::packet::{TcpFlags, TcpHeader};
+use crate::sys::stream::MAX_SLICES;
+use std::io;
+
+/// A TCP segment of the guest, parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Index of its frame in the burst.
+    pub frame: usize,
+    /// Its header.
+    pub header: TcpHeader,
+    /// Where the payload starts in the frame.
+    pub payload_offset: usize,
+    /// Bytes of payload.
+    pub payload_len: usize,
+}
+
+impl Segment {
+    const fn has(&self, flag: TcpFlags) -> bool {
+        self.header.flags.has(flag)
+    }
+
+    /// SEG.LEN: payload plus SYN and FIN.
+    pub(super) fn sequence_len(&self) -> u32 {
+        let payload = u32::try_from(self.payload_len).unwrap_or(u32::MAX);
+        payload + u32::from(self.has(TcpFlags::SYN)) + u32::from(self.has(TcpFlags::FIN))
+    }
+}
+
+/// What a run of segments adds up to.
+struct Intake<'l, 'g> {
+    /// Bytes for the host socket.
+    run: Gather<'l, 'g>,
+    /// RCV.NXT once they are taken.
+    next: Seq,
+    /// The guest's FIN follows them.
+    fin: bool,
+}
+
+/// A host socket that failed: the connection is to be aborted.
+struct Broken;
+
+impl Connection {
+    /// Takes segments of the guest, in the order they were sent.
+    pub fn on_segments<'s, S: HostStream>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: Option<&mut S>,
+        burst: &GuestBurst<'_>,
+        segments: impl Iterator<Item = &'s Segment>,
+        gather: &mut GatherList,
+    ) -> Progress {
+        let Some(stream) = stream else {
+            segments.for_each(|segment| self.on_segment_without_stream(ctx, segment));
+            return Progress::Done;
+        };
+        let mut intake = Intake {
+            run: gather.start(),
+            next: self.rcv_nxt,
+            fin: false,
+        };
+        for segment in segments {
+            match self.state {
+                State::SynSent => {
+                    self.on_segment_in_syn_sent(ctx, segment);
+                    intake.next = self.rcv_nxt;
+                }
+                State::SynReceived | State::Established => {
+                    self.on_segment(ctx, segment, burst, &mut intake);
+                }
+                State::Connecting => self.on_segment_without_stream(ctx, segment),
+                State::TimeWait | State::Closed | State::Aborted => break,
+            }
+            if intake.run.slices().len() > MAX_SLICES / 2 && self.hand_over(ctx, stream, &mut intake).is_err() {
+                return Progress::Done;
+            }
+        }
+        if self.hand_over(ctx, stream, &mut intake).is_err() || self.is_over() {
+            return Progress::Done;
+        }
+        if intake.fin && self.receiving == Receiving::Open {
+            self.rcv_nxt += 1;
+            self.receiving = Receiving::Closed;
+            self.ack_due = true;
+            stream.shutdown_write();
+            self.finish_if_closed(ctx.now);
+        }
+        self.answer(ctx, stream)
+    }
+
+    /// While the host connects the guest may only give up; in TIME-WAIT its FIN is
+    /// acknowledged again.
+    fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
+        match self.state {
+            State::Connecting if segment.has(TcpFlags::RST) => self.give_up(ctx),
+            State::TimeWait if segment.has(TcpFlags::RST) => self.end(State::Closed),
+            State::TimeWait if segment.sequence_len() > 0 => {
+                self.ack_due = true;
+                self.send_ack_if_due(ctx);
+            }
+            _ => {}
+        }
+    }
+
+    /// RFC 9293 3.10.7.3.
+    fn on_segment_in_syn_sent(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
+        let header = &segment.header;
+        let has_ack = segment.has(TcpFlags::ACK);
+        if has_ack && Seq(header.ack) != self.snd_nxt {
+            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            return;
+        }
+        if segment.has(TcpFlags::RST) {
+            if has_ack {
+                self.give_up(ctx);
+            }
+            return;
+        }
+        if !segment.has(TcpFlags::SYN) {
+            return;
+        }
+        self.take_syn(header);
+        if has_ack {
+            self.establish(ctx, Seq(header.ack));
+            self.ack_due = true;
+        } else {
+            // Both sides opened at once.
+            self.state = State::SynReceived;
+            self.send_syn(ctx);
+        }
+    }
+
+    fn establish(&mut self, ctx: &Context<'_>, ack: Seq) {
+        self.state = State::Established;
+        self.snd_una = ack;
+        self.snd_wl2 = ack;
+        self.retries = 0;
+        self.rtt.acknowledged(ctx.now);
+        self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
+    }
+
+    /// RFC 9293 3.10.7.4, in its order: sequence number, RST, SYN, ACK, data, FIN.
+    fn on_segment<'g>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        segment: &Segment,
+        burst: &GuestBurst<'g>,
+        intake: &mut Intake<'_, 'g>,
+    ) {
+        let header = &segment.header;
+        let seq = Seq(header.seq);
+        let end = seq + segment.sequence_len();
+        if end.before(intake.next) || seq.after(self.rcv_edge) {
+            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            self.ack_due |= !segment.has(TcpFlags::RST);
+            return;
+        }
+        if segment.has(TcpFlags::RST) {
+            // RFC 5961 3.2: only the exact number resets, others are challenged.
+            if seq == intake.next {
+                self.give_up(ctx);
+            } else {
+                self.ack_due = true;
+            }
+            return;
+        }
+        if segment.has(TcpFlags::SYN) {
+            if self.state == State::SynReceived {
+                self.send_syn(ctx);
+            } else {
+                self.ack_due = true;
+            }
+            return;
+        }
+        if !segment.has(TcpFlags::ACK) {
+            return;
+        }
+        if self.state == State::SynReceived {
+            if Seq(header.ack) != self.snd_max {
+                ctx.counters.drop(DropReason::TcpOutOfWindow);
+                return;
+            }
+            self.establish(ctx, Seq(header.ack));
+        }
+        self.on_ack(ctx, segment);
+        self.take_payload(ctx, segment, burst, intake);
+    }
+
+    fn take_payload<'g>(
+        &mut self,
+        ctx: &Context<'_>,
+        segment: &Segment,
+        burst: &GuestBurst<'g>,
+        intake: &mut Intake<'_, 'g>,
+    ) {
+        if segment.sequence_len() == 0 {
+            return;
+        }
+        self.ack_due = true;
+        let seq = Seq(segment.header.seq);
+        if self.receiving == Receiving::Closed || intake.fin {
+            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            return;
+        }
+        if seq.after(intake.next) {
+            ctx.counters.drop(DropReason::TcpOutOfOrder);
+            return;
+        }
+        let known = (intake.next.since(seq) as usize).min(segment.payload_len);
+        let new = segment.payload_len - known;
+        let fits = new.min(self.rcv_edge.since(intake.next) as usize);
+        if fits > 0 {
+            let frame = &burst[segment.frame];
+            frame.gather(segment.payload_offset + known, fits, &mut intake.run);
+            intake.next += u32::try_from(fits).unwrap_or(u32::MAX);
+        }
+        if fits < new {
+            ctx.counters.drop(DropReason::TcpOutOfWindow);
+        } else if segment.has(TcpFlags::FIN) {
+            intake.fin = true;
+        }
+    }
+
+    /// Hands the bytes gathered so far to the host socket.
+    fn hand_over(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: &mut impl HostStream,
+        intake: &mut Intake<'_, '_>,
+    ) -> Result<(), Broken> {
+        let bytes = intake.run.bytes();
+        if bytes == 0 || self.is_over() {
+            return Ok(());
+        }
+        let taken = match stream.send(intake.run.slices()) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => {
+                self.abort(ctx);
+                return Err(Broken);
+            }
+        };
+        intake.run.clear();
+        self.rcv_nxt += u32::try_from(taken).unwrap_or(u32::MAX);
+        if taken < bytes {
+            // What follows has a hole before it now: the guest sends it all again.
+            ctx.counters.drop(DropReason::TcpSocketFull);
+            self.window_tight = true;
+            intake.fin = false;
+        }
+        intake.next = self.rcv_nxt;
+        Ok(())
+    }
+
+    /// Offers the guest what the host socket will take. The right edge never moves back
+    /// (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
+    /// (3.8.6.2.2, silly window).
+    pub(super) fn refresh_window(&mut self, stream: &mut impl HostStream) {
+        if self.receiving == Receiving::Closed {
+            self.window_tight = false;
+            return;
+        }
+        let room = stream.send_room();
+        let largest = u32::from(u16::MAX) << self.rcv_scale;
+        let edge = self.rcv_nxt + room.bytes.min(largest);
+        if edge.since(self.rcv_edge) >= u32::from(self.mss) || room.bytes >= largest {
+            self.rcv_edge = self.rcv_edge.max(edge);
+        }
+        self.window_tight = room.tight || self.window_field() == 0;
+    }
+
+    /// The host socket may have room again: tells the guest if its window had been small.
+    pub fn on_writable(&mut self, stream: &mut impl HostStream) {
+        if self.state != State::Established || !self.window_tight {
+            return;
+        }
+        let before = self.rcv_edge;
+        self.refresh_window(stream);
+        self.ack_due |= self.rcv_edge != before;
+    }
+
+    /// After a run of segments: frees what was acknowledged, sends what may be sent, and
+    /// acknowledges if nothing sent did.
+    pub fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
+        if self.to_discard > 0 {
+            stream.discard(std::mem::take(&mut self.to_discard));
+        }
+        if self.ack_due {
+            self.refresh_window(stream);
+        }
+        let progress = self.pump(ctx, stream);
+        self.send_ack_if_due(ctx);
+        if self.ack_due { Progress::Starved } else { progress }
+    }
+
+    pub(super) fn send_ack_if_due(&mut self, ctx: &mut Context<'_>) {
+        if !self.ack_due || self.is_over() || self.state == State::Connecting {
+            return;
+        }
+        let header = TcpHeader {
+            seq: self.snd_nxt.0,
+            ack: self.rcv_nxt.0,
+            flags: TcpFlags::ACK,
+            window: self.window_field(),
+            ..self.ports()
+        };
+        self.ack_due = self.emit_control(ctx, &header).is_err();
+    }
+
+    /// The peer has closed its side: reads until the end shows.
+    pub fn on_read_closed(&mut self) {
+        if self.state != State::TimeWait && !self.is_over() {
+            self.readable = Readable::UntilEnd;
+        }
+    }
+
+    /// Bytes arrived at the host socket.
+    pub fn on_readable(&mut self) {
+        if self.readable == Readable::No {
+            self.readable = Readable::Yes;
+        }
+    }
+}

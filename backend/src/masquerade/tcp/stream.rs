@@ -1,0 +1,88 @@
+//! The host side of a connection, as the state machine sees it.
+
+use crate::frame::{GuestSlice, GuestSliceMut};
+use crate::sys::stream::{self, PeekAt};
+use std::io;
+use std::net::Shutdown;
+
+/// A connected host socket. Nothing here waits.
+pub trait HostStream {
+    /// Hands bytes to the kernel; returns how many it took.
+    ///
+    /// # Errors
+    /// `WouldBlock`: none now. Anything else ends the connection.
+    fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize>;
+
+    /// Reads bytes at `at` without taking them from the queue; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock`: none now. Anything else ends the connection.
+    fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize>;
+
+    /// Moves the start of the next peek to `offset` bytes behind the front of the queue.
+    fn seek_peek(&mut self, offset: u32);
+
+    /// Drops `n` bytes from the front of the queue.
+    fn discard(&mut self, n: u32);
+
+    /// No more bytes from the guest: sends FIN after what was sent.
+    fn shutdown_write(&mut self);
+
+    /// Bytes the kernel would take now, and whether its queue is nearly full.
+    fn send_room(&mut self) -> SendRoom;
+}
+
+/// Room in a host socket's send queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendRoom {
+    /// Bytes the kernel will take.
+    pub bytes: u32,
+    /// Less than a third of the queue is free. The kernel tells when there is more, and
+    /// lets the queue grow, only if somebody asked for it (`Poller::rearm`).
+    pub tight: bool,
+}
+
+impl HostStream for socket2::Socket {
+    fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize> {
+        stream::send(self, data)
+    }
+
+    fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
+        stream::peek(self, at, room)
+    }
+
+    fn seek_peek(&mut self, offset: u32) {
+        // A socket that knows the option refuses no offset.
+        let _ = stream::set_peek_offset(self, offset as usize);
+    }
+
+    fn discard(&mut self, n: u32) {
+        // The bytes were peeked before, so they are there; an error of the connection
+        // shows at the next peek.
+        let _ = stream::discard(self, n as usize);
+    }
+
+    fn shutdown_write(&mut self) {
+        // Fails only if the connection is gone already, which an event reports.
+        let _ = self.shutdown(Shutdown::Write);
+    }
+
+    fn send_room(&mut self) -> SendRoom {
+        match stream::send_memory(self) {
+            Ok(memory) => {
+                let bytes = memory.limit.saturating_sub(memory.queued);
+                SendRoom {
+                    bytes,
+                    tight: bytes < memory.limit / 3,
+                }
+            }
+            Err(_) => SendRoom {
+                bytes: FALLBACK_ROOM,
+                tight: false,
+            },
+        }
+    }
+}
+
+/// What is offered to the guest where the kernel does not tell.
+const FALLBACK_ROOM: u32 = 65_535;

@@ -1,0 +1,413 @@
+//! Single steps by hand: opening, closing, resets, windows. The guest is a list of
+//! segments, the answers are looked at one by one.
+
+use super::pair::{Conditions, GUEST, Opener, Pair, REMOTE};
+use crate::counters::{Count, DropReason};
+use crate::frame::testing::OwnedFrame;
+use crate::masquerade::tcp::connection::{Progress, Receiving, Sending, State};
+use crate::packet::{EtherType, EthernetHeader, Ipv4Header, MacAddr, TcpFlags, TcpHeader, TcpOptions, protocol};
+use std::time::Duration;
+
+const ISS: u32 = 1000;
+const ACK: TcpFlags = TcpFlags::ACK;
+
+/// A guest of single segments, its connection and what came back.
+struct Steps {
+    pair: Pair,
+}
+
+impl Steps {
+    fn nobody() -> Self {
+        Self {
+            pair: Pair::idle(Conditions::default()),
+        }
+    }
+
+    /// A connection opened by the guest, established.
+    fn established() -> Self {
+        let mut steps = Self::nobody();
+        let syn_ack = steps.open();
+        let answers = steps.segment(TcpFlags::ACK, ISS + 1, syn_ack.seq.wrapping_add(1), b"");
+        assert_eq!(answers, []);
+        assert_eq!(steps.state(), State::Established);
+        steps
+    }
+
+    fn open(&mut self) -> TcpHeader {
+        let options = TcpOptions {
+            mss: Some(1460),
+            window_scale: Some(7),
+        };
+        let answers = self.send(
+            TcpHeader {
+                options,
+                window: 65_535,
+                ..header(TcpFlags::SYN, ISS, 0)
+            },
+            b"",
+        );
+        assert_eq!(answers.len(), 1);
+        assert_eq!(answers[0].flags, TcpFlags::SYN | ACK);
+        assert_eq!(answers[0].ack, ISS + 1);
+        answers[0]
+    }
+
+    fn segment(&mut self, flags: TcpFlags, seq: u32, ack: u32, payload: &[u8]) -> Vec<TcpHeader> {
+        self.send(header(flags, seq, ack), payload)
+    }
+
+    fn send(&mut self, header: TcpHeader, payload: &[u8]) -> Vec<TcpHeader> {
+        self.pair.take_burst(&[frame(&header, payload)]);
+        self.pair.answers()
+    }
+
+    fn state(&self) -> State {
+        self.pair.connection.as_ref().map_or(State::Closed, |c| c.state())
+    }
+
+    fn halves(&self) -> (Sending, Receiving) {
+        let c = self.pair.connection.as_ref().unwrap();
+        (c.sending, c.receiving)
+    }
+
+    fn snd_nxt(&self) -> u32 {
+        self.pair.connection.as_ref().unwrap().snd_nxt.0
+    }
+
+    fn world_sends(&mut self, bytes: &[u8]) -> Vec<TcpHeader> {
+        self.pair.world_sends(bytes);
+        self.pair.answers()
+    }
+
+    fn world_closes(&mut self) -> Vec<TcpHeader> {
+        self.pair.world_closes();
+        self.pair.answers()
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<TcpHeader> {
+        self.pair.now = self.pair.now + time;
+        self.pair.call(|c, ctx, stream| c.on_timer(ctx, Some(stream)));
+        self.pair.answers()
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
+        self.pair.counters.dropped(reason)
+    }
+}
+
+fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
+    TcpHeader {
+        src_port: 40_000,
+        dst_port: 80,
+        seq,
+        ack,
+        flags,
+        window: 500,
+        ..TcpHeader::default()
+    }
+}
+
+fn frame(header: &TcpHeader, payload: &[u8]) -> OwnedFrame {
+    let tcp_len = header.emitted_len() + payload.len();
+    let mut bytes = vec![0; EthernetHeader::LEN + Ipv4Header::LEN + header.emitted_len()];
+    EthernetHeader {
+        dst: MacAddr::default(),
+        src: MacAddr::default(),
+        ethertype: EtherType::Ipv4,
+    }
+    .emit(&mut bytes);
+    Ipv4Header {
+        src: GUEST,
+        dst: REMOTE,
+        protocol: protocol::TCP,
+        ttl: 64,
+        tos: 0,
+        dont_fragment: true,
+        fragment: None,
+        header_len: Ipv4Header::LEN,
+        payload_len: tcp_len,
+    }
+    .emit(&mut bytes[EthernetHeader::LEN..]);
+    header.emit(&mut bytes[EthernetHeader::LEN + Ipv4Header::LEN..], 0);
+    bytes.extend(payload);
+    OwnedFrame::new(bytes)
+}
+
+#[test]
+fn bytes_are_acknowledged_once_the_host_took_them() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK, ISS + 1, nxt, b"hello");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].ack, ISS + 6);
+    assert_eq!(steps.pair.stream.received, b"hello");
+}
+
+#[test]
+fn what_the_host_does_not_take_is_not_acknowledged() {
+    let mut steps = Steps::established();
+    steps.pair.stream.limit = 3;
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK, ISS + 1, nxt, b"hello");
+    assert_eq!(answers[0].ack, ISS + 4);
+    assert_eq!(steps.dropped(DropReason::TcpSocketFull), 1);
+    steps.pair.stream.limit = 10_000;
+    steps.pair.call(|c, ctx, stream| {
+        c.on_writable(stream);
+        c.answer(ctx, stream)
+    });
+    assert_eq!(steps.segment(ACK, ISS + 4, nxt, b"lo")[0].ack, ISS + 6);
+    assert_eq!(steps.pair.stream.received, b"hello");
+}
+
+#[test]
+fn a_hole_is_answered_with_what_is_missing() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK, ISS + 10, nxt, b"later");
+    assert_eq!(answers[0].ack, ISS + 1);
+    assert_eq!(steps.dropped(DropReason::TcpOutOfOrder), 1);
+    assert_eq!(steps.pair.stream.received, b"");
+}
+
+#[test]
+fn the_guest_half_closes_and_still_receives() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt, b"bye");
+    assert_eq!(answers[0].ack, ISS + 5, "three bytes and FIN");
+    assert!(steps.pair.stream.write_closed);
+    assert_eq!(steps.halves(), (Sending::Open, Receiving::Closed));
+    let data = steps.world_sends(b"still here");
+    assert_eq!(data.len(), 1);
+    assert_eq!(steps.segment(ACK, ISS + 5, nxt + 10, b""), []);
+    let fin = steps.world_closes();
+    assert!(fin[0].flags.has(TcpFlags::FIN));
+    assert_eq!(steps.segment(ACK, ISS + 5, nxt + 11, b""), []);
+    assert_eq!(steps.state(), State::TimeWait);
+}
+
+#[test]
+fn the_world_half_closes_and_still_receives() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let fin = steps.world_closes();
+    assert_eq!((fin.len(), fin[0].flags), (1, ACK | TcpFlags::FIN));
+    assert_eq!(steps.segment(ACK, ISS + 1, nxt + 1, b"more")[0].ack, ISS + 5);
+    assert_eq!(steps.halves(), (Sending::Closed, Receiving::Open));
+    assert_eq!(steps.pair.stream.received, b"more");
+    assert_eq!(
+        steps.segment(ACK | TcpFlags::FIN, ISS + 5, nxt + 1, b"")[0].ack,
+        ISS + 6
+    );
+    assert_eq!(steps.state(), State::TimeWait);
+}
+
+#[test]
+fn both_close_at_once() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.world_closes();
+    let answers = steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt, b"");
+    assert_eq!(answers[0].ack, ISS + 2);
+    assert_eq!(steps.halves(), (Sending::FinSent, Receiving::Closed), "CLOSING");
+    steps.segment(ACK, ISS + 2, nxt + 1, b"");
+    assert_eq!(steps.state(), State::TimeWait);
+}
+
+#[test]
+fn time_wait_answers_a_late_fin_and_ends() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.world_closes();
+    let fin = ACK | TcpFlags::FIN;
+    steps.segment(fin, ISS + 1, nxt + 1, b"");
+    assert_eq!(steps.state(), State::TimeWait);
+    steps.pair.has_stream = false;
+    assert_eq!(steps.segment(fin, ISS + 1, nxt + 1, b"")[0].ack, ISS + 2);
+    steps.wait(Duration::from_secs(3));
+    assert!(steps.pair.connection.is_none());
+}
+
+#[test]
+fn a_lost_fin_is_sent_again() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let first = steps.world_closes();
+    let again = steps.wait(Duration::from_secs(2));
+    assert_eq!((again[0].flags, again[0].seq), (first[0].flags, first[0].seq));
+    // The acknowledgment of the first one comes late: it covers FIN all the same.
+    steps.segment(ACK, ISS + 1, nxt + 1, b"");
+    assert_eq!(steps.halves().0, Sending::Closed);
+}
+
+#[test]
+fn the_guest_resets_and_the_world_sees_it() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    assert_eq!(steps.segment(TcpFlags::RST, ISS + 1, nxt, b""), []);
+    assert!(steps.pair.connection.is_none());
+    assert!(steps.pair.stream.broken, "the host socket is reset, not closed");
+}
+
+#[test]
+fn a_blind_reset_or_syn_is_only_challenged() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let challenge = steps.segment(TcpFlags::RST, ISS + 50, nxt, b"");
+    assert_eq!(
+        (challenge.len(), challenge[0].flags, challenge[0].ack),
+        (1, ACK, ISS + 1)
+    );
+    let challenge = steps.segment(TcpFlags::SYN, ISS + 60, 0, b"");
+    assert_eq!((challenge.len(), challenge[0].flags), (1, ACK));
+    assert_eq!(steps.state(), State::Established);
+}
+
+#[test]
+fn the_world_resets_and_the_guest_sees_it() {
+    let mut steps = Steps::established();
+    steps.pair.call(|c, ctx, _| {
+        c.abort(ctx);
+        Progress::Done
+    });
+    let answers = steps.pair.answers();
+    assert!(answers[0].flags.has(TcpFlags::RST));
+    assert_eq!(answers[0].ack, ISS + 1);
+    assert_eq!(steps.pair.counters.count(Count::TcpResets), 1);
+}
+
+#[test]
+fn a_keepalive_of_the_guest_is_answered() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK, ISS, nxt, b"");
+    assert_eq!((answers.len(), answers[0].ack, answers[0].seq), (1, ISS + 1, nxt));
+}
+
+#[test]
+fn a_silent_guest_is_probed_after_two_hours() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    assert_eq!(steps.wait(Duration::from_secs(7000)), []);
+    let probe = steps.wait(Duration::from_secs(300));
+    assert_eq!((probe.len(), probe[0].seq, probe[0].flags), (1, nxt - 1, ACK));
+}
+
+#[test]
+fn a_closed_window_is_probed_and_then_used() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let closed = TcpHeader {
+        window: 0,
+        ..header(ACK, ISS + 1, nxt)
+    };
+    steps.send(closed, b"");
+    assert_eq!(steps.world_sends(b"waiting"), []);
+    let probe = steps.wait(Duration::from_secs(2));
+    assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
+    let opened = TcpHeader {
+        window: 10,
+        ..header(ACK, ISS + 1, nxt)
+    };
+    let data = steps.send(opened, b"");
+    assert_eq!((data.len(), data[0].seq), (1, nxt));
+}
+
+#[test]
+fn a_full_window_is_offered_again_when_the_world_reads() {
+    let mut steps = Steps::established();
+    steps.pair.stream.limit = 4;
+    let nxt = steps.snd_nxt();
+    let full = steps.segment(ACK, ISS + 1, nxt, b"1234");
+    assert_eq!((full[0].ack, steps.pair.stream.received.len()), (ISS + 5, 4));
+    steps.pair.stream.limit = 1_000_000;
+    steps.pair.call(|c, ctx, stream| {
+        c.on_writable(stream);
+        c.answer(ctx, stream)
+    });
+    let update = steps.pair.answers();
+    assert_eq!(update.len(), 1);
+    assert!(update[0].window > full[0].window);
+}
+
+#[test]
+fn a_probe_of_our_closed_window_is_answered() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let edge = steps.pair.connection.as_ref().unwrap().rcv_edge.0;
+    let answers = steps.segment(ACK, edge, nxt, b"x");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].ack, ISS + 1);
+    assert_eq!(steps.pair.stream.received, b"");
+}
+
+#[test]
+fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    assert_eq!(steps.world_sends(&[7; 4000]).len(), 1, "one frame above the MTU");
+    // The window is the same in each: only then is it a duplicate.
+    assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
+    assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
+    let again = steps.segment(ACK, ISS + 1, nxt, b"");
+    assert_eq!(again[0].seq, nxt);
+    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+}
+
+#[test]
+fn urgent_bytes_stay_in_the_stream() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.segment(ACK | TcpFlags::URG, ISS + 1, nxt, b"now");
+    assert_eq!(steps.pair.stream.received, b"now");
+}
+
+#[test]
+fn a_repeated_syn_gets_the_same_answer() {
+    let mut steps = Steps::nobody();
+    let first = steps.open();
+    let again = steps.segment(TcpFlags::SYN, ISS, 0, b"");
+    assert_eq!((again[0].seq, again[0].ack), (first.seq, first.ack));
+}
+
+#[test]
+fn a_guest_that_never_answers_is_given_up() {
+    let mut pair = Pair::new(
+        Conditions {
+            lost: 100,
+            ..Conditions::default()
+        },
+        Opener::World,
+    );
+    pair.run(Duration::from_secs(300), |pair| pair.connection.is_none());
+    assert!(pair.stream.broken, "the client is reset");
+}
+
+#[test]
+fn both_open_at_once() {
+    let mut steps = Steps {
+        pair: Pair::idle_client(Conditions::default()),
+    };
+    let syn = steps.pair.answers();
+    assert_eq!(syn[0].flags, TcpFlags::SYN);
+    let answer = steps.segment(TcpFlags::SYN, ISS, 0, b"");
+    assert_eq!(
+        (answer[0].flags, answer[0].ack, answer[0].seq),
+        (TcpFlags::SYN | ACK, ISS + 1, syn[0].seq)
+    );
+    steps.segment(TcpFlags::SYN | ACK, ISS, syn[0].seq.wrapping_add(1), b"");
+    steps.segment(ACK, ISS + 1, syn[0].seq.wrapping_add(1), b"");
+    assert_eq!(steps.state(), State::Established);
+}
+
+#[test]
+fn a_refused_client_is_reset() {
+    let mut steps = Steps {
+        pair: Pair::idle_client(Conditions::default()),
+    };
+    let syn = steps.pair.answers();
+    steps.segment(TcpFlags::RST | ACK, 0, syn[0].seq.wrapping_add(1), b"");
+    assert!(steps.pair.connection.is_none());
+    assert!(steps.pair.stream.broken);
+}

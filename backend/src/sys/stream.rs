@@ -1,0 +1,178 @@
+//! TCP host sockets: send from guest memory, peek into guest memory, and see how much
+//! the kernel will take.
+//!
+//! The kernel's receive queue is the only buffer towards the guest: bytes are peeked,
+//! and dropped from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP:
+//! Linux 6.9) lets a peek start where the last one ended. On an older kernel
+//! [`peek`] reads the bytes before the offset into a scratch area again.
+
+use super::option::IntOption;
+use crate::frame::{GuestSlice, GuestSliceMut};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::OnceLock;
+
+const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
+
+/// Most slices one call takes (the kernel's UIO_MAXIOV).
+pub const MAX_SLICES: usize = 1024;
+
+/// Most bytes in flight towards a guest on a kernel that cannot peek at an offset: they
+/// are read again and again.
+pub const MAX_PEEK_WITHOUT_OFFSET: usize = 1 << 20;
+
+/// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the
+/// kernel took.
+///
+/// # Errors
+/// What sendmsg(2) says; `WouldBlock` if it takes nothing now.
+pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: an all-zero msghdr is a valid, empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len().min(MAX_SLICES) as _;
+    // SAFETY: GuestSlice has the layout of iovec and its memory stays readable while
+    // borrowed; the kernel does not write through msg_iov in sendmsg.
+    let n = unsafe {
+        libc::sendmsg(
+            socket.as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// Where a peek starts, and what is known about the end of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeekAt {
+    /// Bytes of the receive queue to pass over. The socket's peek offset must be the
+    /// same if [`has_peek_offset`] says so.
+    pub offset: usize,
+    /// The peer has closed its side: no bytes past the queue's end will come. Only a
+    /// kernel without a peek offset needs to be told.
+    pub peer_closed: bool,
+}
+
+/// Peeks bytes into `slices`, which must not be empty; returns how many there were, 0
+/// at the end of the stream.
+///
+/// # Errors
+/// What recvmsg(2) says; `WouldBlock` if nothing is there yet.
+pub fn peek(socket: &impl AsRawFd, at: PeekAt, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
+    let skip = if has_peek_offset() { 0 } else { at.offset };
+    if skip == 0 {
+        return receive(socket.as_raw_fd(), slices.as_mut_ptr().cast(), slices.len());
+    }
+    peek_past(socket.as_raw_fd(), skip, at.peer_closed, slices)
+}
+
+fn receive(fd: RawFd, iov: *mut libc::iovec, count: usize) -> io::Result<usize> {
+    // SAFETY: an all-zero msghdr is a valid, empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iov;
+    message.msg_iovlen = count.min(MAX_SLICES) as _;
+    // SAFETY: the callers pass iovecs whose memory is writable and borrowed for the call.
+    let n = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+fn peek_past(fd: RawFd, skip: usize, peer_closed: bool, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
+    thread_local! {
+        static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(scratch.len().max(skip), 0);
+        let mut iovs = Vec::with_capacity(slices.len() + 1);
+        iovs.push(libc::iovec {
+            iov_base: scratch.as_mut_ptr().cast(),
+            iov_len: skip,
+        });
+        iovs.extend(slices.iter().map(|s| libc::iovec {
+            iov_base: s.as_ptr().cast(),
+            iov_len: s.len(),
+        }));
+        let n = receive(fd, iovs.as_mut_ptr(), iovs.len())?;
+        match n.saturating_sub(skip) {
+            0 if !peer_closed => Err(io::ErrorKind::WouldBlock.into()),
+            rest => Ok(rest),
+        }
+    })
+}
+
+/// Drops the first `n` bytes of the receive queue without copying them; returns how
+/// many were dropped. Moves the peek offset back by as much.
+///
+/// # Errors
+/// What recv(2) says.
+pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).
+    let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), n, flags) };
+    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+}
+
+/// True if this kernel peeks TCP at an offset.
+pub fn has_peek_offset() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        socket.is_ok_and(|s| PEEK_OFF.set(&s, 0).is_ok())
+    })
+}
+
+/// Sets where the next peek starts. Does nothing on a kernel that cannot.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
+    if !has_peek_offset() {
+        return Ok(());
+    }
+    let offset = libc::c_int::try_from(offset).unwrap_or(libc::c_int::MAX);
+    PEEK_OFF.set(socket, offset)
+}
+
+fn socklen(n: usize) -> libc::socklen_t {
+    libc::socklen_t::try_from(n).unwrap_or(libc::socklen_t::MAX)
+}
+
+/// What a socket's send queue holds and may hold, in bytes of kernel memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendMemory {
+    /// sk_wmem_queued: taken, overhead included.
+    pub queued: u32,
+    /// sk_sndbuf: the limit, which the kernel moves while a connection speeds up.
+    pub limit: u32,
+}
+
+/// Reads the send side of SO_MEMINFO (Linux 4.12; needs nothing newer than SO_PEEK_OFF's fallback).
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn send_memory(socket: &impl AsRawFd) -> io::Result<SendMemory> {
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_*
+    const SNDBUF: usize = 3;
+    const WMEM_QUEUED: usize = 5;
+    const VARS: usize = 9;
+    let mut info = [0u32; VARS];
+    let mut length = socklen(size_of::<[u32; VARS]>());
+    // SAFETY: the kernel writes at most `length` bytes into `info`.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if r != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SendMemory {
+        queued: info[WMEM_QUEUED],
+        limit: info[SNDBUF],
+    })
+}
