@@ -128,7 +128,7 @@ impl Server {
             src: SERVER_PORT,
             dst: CLIENT_PORT,
         };
-        replies.udp4(&self.route(&request, verdict), ports, &reply);
+        replies.udp(&self.route(&request, verdict), ports, &reply);
         Answer::Done
     }
 

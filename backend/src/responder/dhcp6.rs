@@ -106,7 +106,7 @@ impl Server {
             src: SERVER_PORT,
             dst: CLIENT_PORT,
         };
-        replies.udp6(&route, ports, &payload);
+        replies.udp(&route, ports, &payload);
         Answer::Done
     }
 

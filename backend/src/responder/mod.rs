@@ -23,7 +23,7 @@ pub use replies::Replies;
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol};
+use crate::packet::{EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol};
 use crate::time::Instant;
 use names::SearchList;
 
@@ -149,22 +149,20 @@ impl Responders {
         if service == Service::Groups {
             return Answer::Refused(DropReason::Multicast);
         }
+        let payload = transport(&headers, frame);
         match (headers.network, &self.ipv4, &mut self.ipv6) {
-            (Network::Arp, Some(ipv4), _) => {
-                let packet = &frame[crate::packet::EthernetHeader::LEN..];
-                arp::answer(&ipv4.link, guest_mac, packet, replies)
-            }
+            (Network::Arp, Some(ipv4), _) => arp::answer(&ipv4.link, guest_mac, &frame[EthernetHeader::LEN..], replies),
             (Network::Ipv4(header), Some(ipv4), _) => {
                 let packet = Packet {
                     guest_mac,
                     src: header.src,
                     dst: header.dst,
                     hop_limit: header.ttl,
-                    payload: transport(&headers, frame),
+                    payload,
                 };
                 match service {
                     Service::Dhcp4 => ipv4.dhcp.answer(&packet, counters, replies),
-                    _ => echo::answer4(&packet, replies),
+                    _ => echo::answer(&packet, replies),
                 }
             }
             (Network::Ipv6(header), _, Some(ipv6)) => {
@@ -173,11 +171,11 @@ impl Responders {
                     src: header.src,
                     dst: header.dst,
                     hop_limit: header.hop_limit,
-                    payload: transport(&headers, frame),
+                    payload,
                 };
                 match service {
                     Service::Dhcp6 => ipv6.dhcp.answer(&packet, counters, replies),
-                    Service::Echo6 => echo::answer6(&packet, replies),
+                    Service::Echo6 => echo::answer(&packet, replies),
                     _ => ipv6.router.answer(now, &packet, counters, replies),
                 }
             }

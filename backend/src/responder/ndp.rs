@@ -151,7 +151,7 @@ impl Router {
             dst,
             hop_limit: LINK_HOP_LIMIT,
         };
-        replies.icmp6(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
+        replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
             let header = IcmpHeader {
                 kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
                 code: 0,
@@ -194,7 +194,7 @@ impl Router {
             hop_limit: LINK_HOP_LIMIT,
         };
         let advertisement = &self.advertisement;
-        replies.icmp6(&route, advertisement.len(), |message| {
+        replies.icmp(&route, advertisement.len(), |message| {
             message.copy_from_slice(advertisement);
         });
         counters.add(Count::RouterAdvertisements, 1);

@@ -51,62 +51,23 @@ impl Replies {
         &mut self.bytes[start + EthernetHeader::LEN..]
     }
 
-    fn ipv4(&mut self, route: &Route<Ipv4Addr>, protocol: u8, len: usize) -> &mut [u8] {
-        let packet = self.ethernet(route.mac, EtherType::Ipv4, Ipv4Header::LEN + len);
-        let header = Ipv4Header {
-            src: route.src,
-            dst: route.dst,
-            protocol,
-            ttl: route.hop_limit,
-            tos: 0,
-            dont_fragment: true,
-            fragment: None,
-            header_len: Ipv4Header::LEN,
-            payload_len: len,
-        };
-        header.emit(packet);
-        &mut packet[Ipv4Header::LEN..]
+    fn ip<A: Family>(&mut self, route: &Route<A>, protocol: u8, len: usize) -> &mut [u8] {
+        let packet = self.ethernet(route.mac, A::ETHERTYPE, A::HEADER_LEN + len);
+        A::emit(route, protocol, len, packet);
+        &mut packet[A::HEADER_LEN..]
     }
 
-    fn ipv6(&mut self, route: &Route<Ipv6Addr>, protocol: u8, len: usize) -> &mut [u8] {
-        let packet = self.ethernet(route.mac, EtherType::Ipv6, Ipv6Header::LEN + len);
-        let header = Ipv6Header {
-            src: route.src,
-            dst: route.dst,
-            protocol,
-            hop_limit: route.hop_limit,
-            traffic_class: 0,
-            fragment: None,
-            header_len: Ipv6Header::LEN,
-            payload_len: len,
-        };
-        header.emit(packet);
-        &mut packet[Ipv6Header::LEN..]
-    }
-
-    /// Adds an ICMP message of `len` bytes that `write` fills in, all but the checksum.
-    pub(super) fn icmp4(&mut self, route: &Route<Ipv4Addr>, len: usize, write: impl FnOnce(&mut [u8])) {
-        let message = self.ipv4(route, protocol::ICMP, len);
+    /// Adds an ICMP or ICMPv6 message of `len` bytes that `write` fills in, all but the
+    /// checksum.
+    pub(super) fn icmp<A: Family>(&mut self, route: &Route<A>, len: usize, write: impl FnOnce(&mut [u8])) {
+        let message = self.ip(route, A::ICMP, len);
         write(message);
         icmp::fill_checksum(route.src.into(), route.dst.into(), message);
     }
 
-    /// Adds an ICMPv6 message of `len` bytes that `write` fills in, all but the checksum.
-    pub(super) fn icmp6(&mut self, route: &Route<Ipv6Addr>, len: usize, write: impl FnOnce(&mut [u8])) {
-        let message = self.ipv6(route, protocol::ICMPV6, len);
-        write(message);
-        icmp::fill_checksum(route.src.into(), route.dst.into(), message);
-    }
-
-    /// Adds a UDP datagram over IPv4.
-    pub(super) fn udp4(&mut self, route: &Route<Ipv4Addr>, ports: Ports, payload: &[u8]) {
-        let datagram = self.ipv4(route, protocol::UDP, UdpHeader::LEN + payload.len());
-        fill_udp(datagram, route.src.into(), route.dst.into(), ports, payload);
-    }
-
-    /// Adds a UDP datagram over IPv6.
-    pub(super) fn udp6(&mut self, route: &Route<Ipv6Addr>, ports: Ports, payload: &[u8]) {
-        let datagram = self.ipv6(route, protocol::UDP, UdpHeader::LEN + payload.len());
+    /// Adds a UDP datagram.
+    pub(super) fn udp<A: Family>(&mut self, route: &Route<A>, ports: Ports, payload: &[u8]) {
+        let datagram = self.ip(route, protocol::UDP, UdpHeader::LEN + payload.len());
         fill_udp(datagram, route.src.into(), route.dst.into(), ports, payload);
     }
 }
@@ -129,6 +90,67 @@ pub(super) struct Route<A> {
 pub(super) struct Ports {
     pub src: u16,
     pub dst: u16,
+}
+
+/// What differs between packets over IPv4 and over IPv6.
+pub(super) trait Family: Copy + Into<IpAddr> {
+    const ETHERTYPE: EtherType;
+    /// Bytes of a header without options or extensions.
+    const HEADER_LEN: usize;
+    /// Protocol number of ICMP.
+    const ICMP: u8;
+    /// ICMP type of an echo request.
+    const ECHO_REQUEST: u8;
+    /// ICMP type of an echo reply.
+    const ECHO_REPLY: u8;
+
+    /// Writes the header of a packet with `len` bytes after it.
+    fn emit(route: &Route<Self>, protocol: u8, len: usize, out: &mut [u8]);
+}
+
+impl Family for Ipv4Addr {
+    const ETHERTYPE: EtherType = EtherType::Ipv4;
+    const HEADER_LEN: usize = Ipv4Header::LEN;
+    const ICMP: u8 = protocol::ICMP;
+    const ECHO_REQUEST: u8 = icmp::v4::ECHO_REQUEST;
+    const ECHO_REPLY: u8 = icmp::v4::ECHO_REPLY;
+
+    fn emit(route: &Route<Self>, protocol: u8, len: usize, out: &mut [u8]) {
+        let header = Ipv4Header {
+            src: route.src,
+            dst: route.dst,
+            protocol,
+            ttl: route.hop_limit,
+            tos: 0,
+            dont_fragment: true,
+            fragment: None,
+            header_len: Self::HEADER_LEN,
+            payload_len: len,
+        };
+        header.emit(out);
+    }
+}
+
+impl Family for Ipv6Addr {
+    const ETHERTYPE: EtherType = EtherType::Ipv6;
+    const HEADER_LEN: usize = Ipv6Header::LEN;
+    const ICMP: u8 = protocol::ICMPV6;
+    const ECHO_REQUEST: u8 = icmp::v6::ECHO_REQUEST;
+    const ECHO_REPLY: u8 = icmp::v6::ECHO_REPLY;
+
+    fn emit(route: &Route<Self>, protocol: u8, len: usize, out: &mut [u8]) {
+        let header = Ipv6Header {
+            src: route.src,
+            dst: route.dst,
+            protocol,
+            hop_limit: route.hop_limit,
+            traffic_class: 0,
+            fragment: None,
+            header_len: Self::HEADER_LEN,
+            payload_len: len,
+        };
+        header.emit(out);
+    }
 }
 
 fn fill_udp(datagram: &mut [u8], src: IpAddr, dst: IpAddr, ports: Ports, payload: &[u8]) {

@@ -7,7 +7,7 @@ mod properties;
 
 use super::*;
 use crate::counters::Count;
-use crate::packet::{EthernetHeader, IcmpHeader, UdpHeader};
+use crate::packet::{IcmpHeader, UdpHeader};
 use crate::responder::testing::{GUEST_MAC, addr6, check_reply, config, icmp_message, ip, udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
