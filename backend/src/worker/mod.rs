@@ -212,9 +212,9 @@ impl Worker {
         for slot in &mut self.slots {
             slot.due |= slot.is_polled();
         }
+        self.use_room(now);
         self.drain_transmit(now);
         self.serve_control();
-        self.use_room(now);
         if self.mode.deadline().is_some_and(|at| at <= now) {
             self.mode.on_timer(now, &mut self.receive);
         }
@@ -275,8 +275,8 @@ impl Worker {
         let transmit = self.transmit.as_mut().is_some_and(|t| t.ring().wants_call());
         for (wanted, role) in [(receive, RingRole::Receive), (transmit, RingRole::Transmit)] {
             if wanted {
-                self.slots[role as usize].call();
                 self.counters.add(Count::Calls, 1);
+                self.slots[role as usize].call();
             }
         }
     }

@@ -158,8 +158,8 @@ impl Worker {
         self.halt(role);
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Broken;
-        slot.report_error();
         self.counters.drop_n(DropReason::BrokenRing, 1);
+        slot.report_error();
         // Once per start of the ring.
         log::warn!("{}: the {} ring stops: {error}", self.name, role.name());
     }
