@@ -497,4 +497,4 @@ fn with_ident(mut header: [u8; IcmpHeader::LEN], ident: u16) -> [u8; IcmpHeader:
 
 #[cfg(test)]
 #[path = "echo_tests.rs"]
-mod tests;
+pub(super) mod tests;

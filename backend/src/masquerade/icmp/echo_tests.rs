@@ -7,8 +7,8 @@ use crate::packet::icmp::fill_checksum;
 
 const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 
-struct Bench {
-    around: Surroundings,
+pub struct Bench {
+    pub around: Surroundings,
     flows: EchoFlows,
 }
 
@@ -20,7 +20,7 @@ impl Bench {
         }
     }
 
-    fn with(support: EchoSupport) -> Self {
+    pub fn with(support: EchoSupport) -> Self {
         let availability = EchoAvailability {
             ipv4: support,
             ipv6: support,
@@ -44,26 +44,30 @@ impl Bench {
         support != EchoSupport::None
     }
 
-    fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
+    pub fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
+        self.ping_with_ttl(dst, 64, ident, sequence, body);
+    }
+
+    pub fn ping_with_ttl(&mut self, dst: IpAddr, ttl: u8, ident: u16, sequence: u16, body: &[u8]) {
         let src = guest(dst, 0).ip();
         let mut message = vec![0; IcmpHeader::LEN];
         IcmpHeader::echo(request_kind(src), ident, sequence).emit(&mut message, 0);
         message.extend_from_slice(body);
         fill_checksum(src, dst, &mut message);
-        let frame = packet(src, dst, icmp_protocol(src), 64, &message);
+        let frame = packet(src, dst, icmp_protocol(src), ttl, &message);
         let request = EchoRequest {
             src,
             dst,
             offset: frame.len() - message.len(),
             len: message.len(),
-            ttl: 64,
+            ttl,
         };
         with_burst(&[frame], |burst| {
             self.flows.on_echo(&mut self.around.context(), &burst[0], &request);
         });
     }
 
-    fn turn(&mut self) -> Vec<Delivered> {
+    pub fn turn(&mut self) -> Vec<Delivered> {
         for (token, ready) in self.around.events() {
             self.flows.on_event(&mut self.around.context(), token, ready);
         }
@@ -71,7 +75,7 @@ impl Bench {
     }
 }
 
-fn reply_kind(like: IpAddr) -> u8 {
+pub fn reply_kind(like: IpAddr) -> u8 {
     match like {
         IpAddr::V4(_) => v4::ECHO_REPLY,
         IpAddr::V6(_) => v6::ECHO_REPLY,

@@ -6,3 +6,6 @@ mod error;
 
 pub use echo::{EchoAvailability, EchoFlows, EchoRequest, EchoSupport};
 pub use error::{IcmpError, Quote, refuse, send_error};
+
+#[cfg(test)]
+mod network_tests;

@@ -356,4 +356,6 @@ fn refusal_reason(error: &io::Error) -> DropReason {
 }
 
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;

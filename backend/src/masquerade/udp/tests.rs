@@ -10,13 +10,16 @@ use crate::masquerade::test_support::{
 use crate::packet::icmp::{v4, v6};
 use crate::packet::{EthernetHeader, Headers, UdpHeader};
 use std::net::{IpAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
+/// The server of the test network.
+pub const SERVER: [&str; 2] = ["198.51.100.2", "fd00:2::2"];
 
-struct Bench {
-    around: Surroundings,
-    flows: UdpFlows,
+pub struct Bench {
+    pub around: Surroundings,
+    pub flows: UdpFlows,
 }
 
 fn config() -> UdpConfig {
@@ -27,7 +30,7 @@ fn config() -> UdpConfig {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(Surroundings::new(), config())
     }
 
@@ -39,7 +42,7 @@ impl Bench {
     }
 
     /// The guest sends frames in one burst; `segment_size` holds for all.
-    fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
+    pub fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
         with_burst(frames, |burst| {
             let datagrams: Vec<_> = burst
                 .iter()
@@ -50,19 +53,19 @@ impl Bench {
         });
     }
 
-    fn send(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
+    pub fn send(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
         self.send_frames(&[udp_frame(src, dst, 64, payload)], None);
     }
 
     /// Waits for events and hands them over.
-    fn turn(&mut self) {
+    pub fn turn(&mut self) {
         for (token, ready) in self.around.events() {
             self.flows.on_event(&mut self.around.context(), token, ready);
         }
     }
 
     /// Payloads of `n` datagrams the guest gets.
-    fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+    pub fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < n {
             self.turn();
@@ -72,6 +75,12 @@ impl Bench {
         }
         assert_eq!(got.len(), n);
         got
+    }
+
+    /// Time passes.
+    fn wait_until(&mut self, then: crate::time::Instant) {
+        self.around.now = then;
+        self.flows.on_timer(then);
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
@@ -106,14 +115,27 @@ fn peer(address: &str) -> (UdpSocket, u16) {
     (socket, port)
 }
 
-/// A port of the host that is free in both families just now.
+/// A port of the host that is free in both families, and that no other test gets: from
+/// below the range the kernel chooses from.
 fn free_port() -> u16 {
-    peer("127.0.0.1").1
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = (std::process::id() * 97 + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = u16::try_from(20_000 + n).unwrap();
+        if BOTH.iter().all(|a| UdpSocket::bind((*a, port)).is_ok()) {
+            return port;
+        }
+    }
 }
 
-fn take(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+pub fn take(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
-    let (n, from) = socket.recv_from(&mut buffer).unwrap();
+    let (n, from) = loop {
+        match socket.recv_from(&mut buffer) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            result => break result.unwrap(),
+        }
+    };
     buffer.truncate(n);
     (buffer, from)
 }
@@ -401,7 +423,7 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     assert_eq!(peer, SocketAddr::new(ip("::1"), 53));
 }
 
-fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward {
+pub fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward {
     Forward {
         transport: Transport::Udp,
         bind,
@@ -411,7 +433,7 @@ fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward {
     }
 }
 
-fn listening(forwards: &[Forward]) -> Bench {
+pub fn listening(forwards: &[Forward]) -> Bench {
     let mut bench = Bench::new();
     bench.flows.listen(forwards, &bench.around.poller).unwrap();
     bench
@@ -539,12 +561,13 @@ fn idle_flows_end_after_30_seconds_and_streams_after_120() {
     let start = bench.around.now;
     bench.send(src, dst, b"unanswered");
     assert_eq!(bench.flows.deadline(), Some(start + 30 * second));
-    bench.flows.on_timer(start + 29 * second);
+    bench.wait_until(start + 29 * second);
     assert_eq!(bench.flows.len(), 1);
-    bench.flows.on_timer(start + 30 * second);
+    bench.wait_until(start + 30 * second);
     assert!(bench.flows.is_empty());
     assert_eq!(bench.flows.deadline(), None);
 
+    bench.around.now = start;
     bench.send(src, dst, b"question");
     take(&peer);
     let (_, from) = take(&peer);
@@ -552,9 +575,9 @@ fn idle_flows_end_after_30_seconds_and_streams_after_120() {
     bench.receive(1);
     bench.around.now = start + 3 * second;
     bench.send(src, dst, b"more");
-    bench.flows.on_timer(start + 122 * second);
+    bench.wait_until(start + 122 * second);
     assert_eq!(bench.flows.len(), 1);
-    bench.flows.on_timer(start + 123 * second);
+    bench.wait_until(start + 123 * second);
     assert!(bench.flows.is_empty());
 }
 
@@ -568,7 +591,7 @@ fn a_late_event_of_an_ended_flow_means_nothing() {
     peer.send_to(b"late", from).unwrap();
     let events = bench.around.events();
     let now = bench.around.now + Duration::from_secs(60);
-    bench.flows.on_timer(now);
+    bench.wait_until(now);
     // The slot's next user has the same index.
     bench.send(src, host_seen(src.ip(), free_port()), b"y");
     for (token, ready) in events {

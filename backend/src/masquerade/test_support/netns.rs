@@ -1,0 +1,131 @@
+//! A small network for tests: the pod, a router, and a server behind it, each in a
+//! network namespace of its own that ends with the test. Needs root and `ip`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+
+/// Three namespaces in a row. The calling thread is in the pod's.
+///
+/// Pod 192.0.2.2, fd00:1::2 — router 192.0.2.1, fd00:1::1 and 198.51.100.1, fd00:2::1 —
+/// server 198.51.100.2, fd00:2::2.
+pub struct Network {
+    pod: File,
+    router: File,
+    server: File,
+}
+
+fn current() -> File {
+    File::open("/proc/thread-self/ns/net").unwrap()
+}
+
+fn fresh() -> io::Result<File> {
+    // SAFETY: changes the network namespace of this thread only.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(current()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn enter(namespace: &File) {
+    // SAFETY: changes the network namespace of this thread only.
+    let r = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(r, 0, "setns: {}", io::Error::last_os_error());
+}
+
+fn run(line: &str) {
+    let mut words = line.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+impl Network {
+    /// Makes the network, with `mtu` between router and server. `None`, and a word why,
+    /// where the test may not or cannot.
+    pub fn new(mtu: u32) -> Option<Self> {
+        let made = fresh().and_then(|server| Ok((server, fresh()?)));
+        if let (Ok((server, router)), Ok(_)) = (&made, Command::new("ip").arg("-V").output()) {
+            let pod = fresh().ok()?;
+            let network = Self {
+                pod,
+                router: router.try_clone().unwrap(),
+                server: server.try_clone().unwrap(),
+            };
+            network.set_up(mtu);
+            return Some(network);
+        }
+        eprintln!("skipped: needs root and ip(8)");
+        None
+    }
+
+    /// Does something in the server's namespace.
+    pub fn at_server<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.at(&self.server, f)
+    }
+
+    /// Runs a command in the pod's namespace.
+    pub fn pod_run(&self, line: &str) {
+        self.at(&self.pod, || run(line));
+    }
+
+    fn at<R>(&self, namespace: &File, f: impl FnOnce() -> R) -> R {
+        enter(namespace);
+        let result = f();
+        enter(&self.pod);
+        result
+    }
+
+    fn set_up(&self, mtu: u32) {
+        let path = |ns: &File| format!("/proc/{}/fd/{}", std::process::id(), ns.as_raw_fd());
+        enter(&self.pod);
+        run(&format!(
+            "ip link add pod0 type veth peer name r0 netns {}",
+            path(&self.router)
+        ));
+        for line in ["ip link set lo up", "ip link set pod0 up"] {
+            run(line);
+        }
+        address("pod0", ["192.0.2.2/24", "fd00:1::2/64"], ["192.0.2.1", "fd00:1::1"]);
+        self.at(&self.router, || {
+            run(&format!(
+                "ip link add r1 type veth peer name srv0 netns {}",
+                path(&self.server)
+            ));
+            for line in [
+                "ip link set lo up",
+                "ip link set r0 up",
+                &format!("ip link set r1 mtu {mtu} up"),
+                "ip address add 192.0.2.1/24 dev r0",
+                "ip address add fd00:1::1/64 dev r0 nodad",
+                "ip address add 198.51.100.1/24 dev r1",
+                "ip address add fd00:2::1/64 dev r1 nodad",
+            ] {
+                run(line);
+            }
+            for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                std::fs::write(format!("/proc/sys/net/{name}"), "1").unwrap();
+            }
+        });
+        self.at(&self.server, || {
+            run("ip link set lo up");
+            run(&format!("ip link set srv0 mtu {mtu} up"));
+            address(
+                "srv0",
+                ["198.51.100.2/24", "fd00:2::2/64"],
+                ["198.51.100.1", "fd00:2::1"],
+            );
+        });
+    }
+}
+
+fn address(device: &str, [v4, v6]: [&str; 2], [v4_via, v6_via]: [&str; 2]) {
+    run(&format!("ip address add {v4} dev {device}"));
+    run(&format!("ip address add {v6} dev {device} nodad"));
+    run(&format!("ip route add default via {v4_via}"));
+    run(&format!("ip -6 route add default via {v6_via}"));
+}
