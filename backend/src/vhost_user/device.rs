@@ -78,8 +78,10 @@ impl Device {
     /// The front end is gone: stops the rings and lets go of its memory. The port
     /// stays as it is.
     pub fn detach(&self) {
-        self.reset_rings();
+        // All rings at once: a guest that still runs sends nothing more to a mode that
+        // has been told its link is down.
         self.for_each_worker(WorkerHandle::clear_memory);
+        self.reset_rings();
         self.for_each_worker(|worker| worker.set_features(0));
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
