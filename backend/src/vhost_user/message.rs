@@ -40,12 +40,14 @@ pub enum Request {
     NetSetMtu,
     /// VHOST_USER_RESET_DEVICE
     ResetDevice,
+    /// VHOST_USER_ADD_MEM_REG
+    AddMemReg,
     /// Everything else.
     Other(u32),
 }
 
 impl Request {
-    const KNOWN: [(u32, Self); 9] = [
+    const KNOWN: [(u32, Self); 10] = [
         (2, Self::SetFeatures),
         (3, Self::SetOwner),
         (4, Self::ResetOwner),
@@ -55,6 +57,7 @@ impl Request {
         (19, Self::SendRarp),
         (20, Self::NetSetMtu),
         (34, Self::ResetDevice),
+        (37, Self::AddMemReg),
     ];
 
     /// The request with number `code`.

@@ -6,6 +6,7 @@
 //! | QEMU | SEND_RARP, NET_SET_MTU (the daemon hangs up) | acted on here |
 //! | QEMU, DPDK | read GET_QUEUE_NUM as queue pairs (the daemon answers rings) | answered here |
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings | told apart by having sent SET_OWNER first |
+//! | a broken one | ADD_MEM_REG of memory beyond all addresses (the daemon panics) | refused |
 //!
 //! Everything else passes untouched. No I/O here: [`Quirks::on_request`] is given a
 //! request and says what to do with it.
@@ -50,6 +51,14 @@ pub enum Refused {
         ring: u32,
         /// Rings offered.
         rings: u32,
+    },
+    /// Memory that cannot be.
+    #[error("the front end has memory of {len} bytes at {at:#x}, beyond the end of the address space")]
+    BadRegion {
+        /// Guest-physical or front-end address.
+        at: u64,
+        /// Bytes.
+        len: u64,
     },
     /// SET_VRING_ENABLE with something else than 0 or 1.
     #[error("SET_VRING_ENABLE says {0}, neither 0 nor 1")]
@@ -120,6 +129,7 @@ impl Quirks {
                 let taken = actions.set_mtu(mtu);
                 return Ok(self.acknowledge(&request, taken));
             }
+            Request::AddMemReg => check_region(&request)?,
             Request::Other(_) => {}
         }
         Ok(pass(request))
@@ -207,6 +217,15 @@ fn expect_plain<const N: usize>(request: &Message) -> Result<[u8; N], Malformed>
     } else {
         Err(Malformed::UnexpectedFiles(request.header().code))
     }
+}
+
+/// The daemon checks the regions of SET_MEM_TABLE, but not this one.
+fn check_region(request: &Message) -> Result<(), Refused> {
+    let body: [u8; 40] = request.body_array()?;
+    let (words, _) = body.as_chunks::<8>();
+    let [_, guest, len, front_end, _] = [0, 1, 2, 3, 4].map(|i| u64::from_ne_bytes(words[i]));
+    let beyond = [guest, front_end].into_iter().find(|at| at.checked_add(len).is_none());
+    beyond.map_or(Ok(()), |at| Err(Refused::BadRegion { at, len }))
 }
 
 #[cfg(test)]

@@ -200,6 +200,23 @@ fn bodies_of_a_wrong_length_and_stray_descriptors_are_refused() {
 }
 
 #[test]
+fn memory_beyond_the_end_of_the_address_space_never_reaches_the_daemon() {
+    let (mut quirks, recorder) = with_reply_ack(1, 2);
+    let region = |guest: u64, len: u64, front_end: u64| {
+        let body = [0, guest, len, front_end, 0].map(u64::to_ne_bytes).concat();
+        request(Request::AddMemReg, 0, &body)
+    };
+    let verdict = quirks.on_request(region(1 << 32, 4096, 4096), &recorder).unwrap();
+    assert_eq!(codes(&verdict), [37]);
+    for (guest, front_end, at) in [(u64::MAX, 0, u64::MAX), (0, u64::MAX - 1, u64::MAX - 1)] {
+        let refused = quirks
+            .on_request(region(guest, 4096, front_end), &recorder)
+            .unwrap_err();
+        assert_eq!(refused, Refused::BadRegion { at, len: 4096 });
+    }
+}
+
+#[test]
 fn every_other_request_passes_untouched() {
     let (mut quirks, recorder) = with_reply_ack(1, 2);
     for code in (0..64).filter(|&c| matches!(Request::from_code(c), Request::Other(_))) {
