@@ -1,0 +1,342 @@
+//! The real program while it runs: readiness, signals, endings, and what keeps it from
+//! starting. No guest is needed for any of it.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest wait for anything the program does at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// An ordinary user without any capability.
+const NOBODY: u32 = 65534;
+/// A guest network that asks nothing of the machine the test runs on.
+const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
+/// The first message of every front end: request 1, version 1 of the protocol, no body.
+const GET_FEATURES: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+
+/// A directory with the vhost-user socket and the service manager's.
+struct Stage {
+    dir: tempfile::TempDir,
+    manager: UnixDatagram,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let manager = UnixDatagram::bind(dir.path().join("notify")).expect("a socket");
+        manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { dir, manager }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn socket_option(&self) -> String {
+        format!("--socket-path={}", self.path("vm.sock").display())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("NOTIFY_SOCKET", self.path("notify")).stderr(Stdio::piped());
+        command
+    }
+
+    fn hawser(&self) -> Command {
+        self.command(env!("CARGO_BIN_EXE_hawser"))
+    }
+
+    /// The next thing the service manager is told.
+    fn told(&self) -> String {
+        let mut buffer = [0; 256];
+        let n = self.manager.recv(&mut buffer).expect("a notification in time");
+        String::from_utf8_lossy(&buffer[..n]).trim().to_owned()
+    }
+}
+
+/// A program that runs; killed if the test fails.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Only fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("hawser starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        Self { child, stderr }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Reads standard error up to a line with `words`, and gives that line.
+    fn line_with(&mut self, words: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let start = seen.len();
+            let n = self.stderr.read_line(&mut seen).expect("UTF-8");
+            assert!(n > 0, "{words:?} not in: {seen}");
+            if seen[start..].contains(words) {
+                return seen[start..].to_owned();
+            }
+        }
+    }
+
+    /// Waits for the end; the status and the rest of standard error.
+    fn ended(&mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "still running");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("UTF-8");
+        (status, rest)
+    }
+}
+
+/// Asserts that the program ends with status 1 and a last line that has all of `words`.
+fn refused(command: &mut Command, words: &[&str]) {
+    let (status, error) = Running::start(command).ended();
+    assert_eq!(status.code(), Some(1), "{error}");
+    let last = error.lines().last().unwrap_or_default();
+    assert!(last.starts_with("hawser: "), "{error}");
+    for words in words {
+        assert!(last.contains(words), "{words:?} not in: {last}");
+    }
+}
+
+#[test]
+fn readiness_is_told_once_the_socket_listens_and_sigterm_leaves_nothing_behind() {
+    let stage = Stage::new();
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK));
+    assert_eq!(stage.told(), "READY=1");
+    assert!(stage.path("vm.sock").exists());
+    let line = hawser.line_with("serving");
+    assert!(line.contains("vm.sock: masquerade, guest 10.0.2.2/24, MTU "), "{line}");
+    hawser.signal(Signal::TERM);
+    assert_eq!(stage.told(), "STOPPING=1");
+    let (status, rest) = hawser.ended();
+    assert_eq!(status.code(), Some(0), "{rest}");
+    assert!(rest.contains("port vm:"), "the counters: {rest}");
+    assert!(!stage.path("vm.sock").exists());
+}
+
+#[test]
+fn sigusr1_writes_the_counters_and_serving_goes_on() {
+    let stage = Stage::new();
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK).arg("--log=off"));
+    assert_eq!(stage.told(), "READY=1");
+    for _ in 0..2 {
+        hawser.signal(Signal::USR1);
+        assert_eq!(hawser.line_with("port vm"), "port vm:\n");
+    }
+    assert!(UnixStream::connect(stage.path("vm.sock")).is_ok());
+    hawser.signal(Signal::INT);
+    let (status, rest) = hawser.ended();
+    assert_eq!((status.code(), rest.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_front_end_may_come_and_go_unless_it_is_the_only_one() {
+    let stage = Stage::new();
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK));
+    assert_eq!(stage.told(), "READY=1");
+    for _ in 0..3 {
+        drop(UnixStream::connect(stage.path("vm.sock")).expect("it listens"));
+    }
+    hawser.signal(Signal::TERM);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+
+    let stage = Stage::new();
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK).arg("--one-off"));
+    assert_eq!(stage.told(), "READY=1");
+    // Somebody who only looks whether the socket answers is no front end.
+    drop(UnixStream::connect(stage.path("vm.sock")).expect("it listens"));
+    let mut front = UnixStream::connect(stage.path("vm.sock")).expect("it listens");
+    front.write_all(&GET_FEATURES).expect("sent");
+    front.read_exact(&mut [0; GET_FEATURES.len() + 8]).expect("an answer");
+    drop(front);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+    assert!(!stage.path("vm.sock").exists());
+}
+
+/// Starts the program with `socket` as descriptor 9.
+fn with_descriptor(stage: &Stage, socket: OwnedFd) -> Running {
+    let mut command = stage.command("sh");
+    let script = format!(
+        "exec {} --fd=9 {} 9<&0 </dev/null",
+        env!("CARGO_BIN_EXE_hawser"),
+        NETWORK.join(" ")
+    );
+    Running::start(command.args(["-c", &script]).stdin(socket))
+}
+
+#[test]
+fn an_inherited_socket_may_be_connected_or_listening() {
+    let stage = Stage::new();
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut hawser = with_descriptor(&stage, theirs.into());
+    assert_eq!(stage.told(), "READY=1");
+    drop(ours);
+    let (status, rest) = hawser.ended();
+    assert_eq!(status.code(), Some(0), "its only front end has gone: {rest}");
+
+    let stage = Stage::new();
+    let listener = UnixListener::bind(stage.path("vm.sock")).expect("a socket");
+    let mut hawser = with_descriptor(&stage, listener.into());
+    assert_eq!(stage.told(), "READY=1");
+    for _ in 0..2 {
+        drop(UnixStream::connect(stage.path("vm.sock")).expect("it listens"));
+    }
+    hawser.signal(Signal::TERM);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+    assert!(stage.path("vm.sock").exists(), "not ours to remove");
+}
+
+#[test]
+fn a_descriptor_that_is_no_unix_socket_is_refused() {
+    let stage = Stage::new();
+    let mut hawser = with_descriptor(&stage, fs::File::open("/dev/null").expect("it exists").into());
+    let (status, rest) = hawser.ended();
+    assert_eq!(status.code(), Some(1));
+    assert!(rest.contains("hawser: --fd: "), "{rest}");
+    refused(
+        stage.hawser().arg("--fd=77").args(NETWORK),
+        &["--fd=77", "no such descriptor"],
+    );
+}
+
+#[test]
+fn connecting_waits_for_the_front_end_and_can_be_stopped_meanwhile() {
+    let stage = Stage::new();
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK).arg("--connect"));
+    assert_eq!(stage.told(), "READY=1");
+    let listener = UnixListener::bind(stage.path("vm.sock")).expect("a socket");
+    drop(listener.accept().expect("it connects"));
+    drop(listener);
+    hawser.signal(Signal::TERM);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+}
+
+#[test]
+fn a_socket_path_that_cannot_be_had_is_named() {
+    let stage = Stage::new();
+    fs::write(stage.path("file"), "precious").expect("written");
+    for name in ["missing/vm.sock", "file", "file/vm.sock"] {
+        let path = stage.path(name);
+        refused(
+            stage.hawser().arg("--socket-path").arg(&path).args(NETWORK),
+            &["--socket-path", path.to_str().expect("UTF-8")],
+        );
+    }
+    assert_eq!(fs::read_to_string(stage.path("file")).expect("still there"), "precious");
+
+    let _other = UnixListener::bind(stage.path("vm.sock")).expect("a socket");
+    refused(
+        stage.hawser().arg(stage.socket_option()).args(NETWORK),
+        &["--socket-path", "in use by another process"],
+    );
+    assert!(
+        UnixStream::connect(stage.path("vm.sock")).is_ok(),
+        "the other one goes on"
+    );
+}
+
+#[test]
+fn the_socket_of_a_dead_process_is_replaced() {
+    let stage = Stage::new();
+    drop(UnixListener::bind(stage.path("vm.sock")).expect("a socket"));
+    let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK));
+    assert_eq!(stage.told(), "READY=1");
+    assert!(UnixStream::connect(stage.path("vm.sock")).is_ok());
+    hawser.signal(Signal::TERM);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+}
+
+#[test]
+fn a_busy_port_is_named_and_nothing_is_half_started() {
+    let stage = Stage::new();
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let ports = [
+        format!("tcp:127.0.0.1:{}", tcp.local_addr().expect("bound").port()),
+        format!("udp:127.0.0.1:{}", udp.local_addr().expect("bound").port()),
+    ];
+    for port in ports {
+        let option = format!("{port}:22");
+        let mut command = stage.hawser();
+        command
+            .arg(stage.socket_option())
+            .args(NETWORK)
+            .args(["--port", &option]);
+        refused(&mut command, &["--port", &option, "in use"]);
+        assert!(!stage.path("vm.sock").exists());
+    }
+}
+
+/// The program as a user who has nothing: a copy, as the build directory may not be open to all.
+fn as_nobody(stage: &Stage) -> Option<Command> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(stage.hawser());
+    }
+    let program = stage.path("hawser");
+    fs::copy(env!("CARGO_BIN_EXE_hawser"), &program).ok()?;
+    for path in [stage.dir.path(), &stage.path("notify")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).ok()?;
+    }
+    let mut command = stage.command(program.to_str()?);
+    command.uid(NOBODY).gid(NOBODY);
+    Some(command)
+}
+
+#[test]
+fn an_ordinary_user_without_any_capability_can_serve() {
+    let stage = Stage::new();
+    let mut command = as_nobody(&stage).expect("a copy of the program");
+    let mut hawser = Running::start(command.arg(stage.socket_option()).args(NETWORK));
+    assert_eq!(stage.told(), "READY=1");
+    let status = fs::read_to_string(format!("/proc/{}/status", hawser.child.id())).expect("it runs");
+    assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    hawser.signal(Signal::TERM);
+    assert_eq!(hawser.ended().0.code(), Some(0));
+}
+
+#[test]
+fn a_port_that_needs_a_privilege_is_named() {
+    let first_free: u16 = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .expect("Linux")
+        .trim()
+        .parse()
+        .expect("a port");
+    if first_free == 0 {
+        return; // Every port is free to all here: there is nothing to refuse.
+    }
+    let stage = Stage::new();
+    let port = format!("tcp:127.0.0.1:{}:22", first_free.min(1023) - 1);
+    let mut command = as_nobody(&stage).expect("a copy of the program");
+    command.arg(stage.socket_option()).args(NETWORK).args(["--port", &port]);
+    refused(&mut command, &["--port", &port, "ip_unprivileged_port_start"]);
+    assert!(!stage.path("vm.sock").exists());
+}
