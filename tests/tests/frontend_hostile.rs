@@ -1,6 +1,8 @@
 //! A hostile guest hurts only itself: its ring stops, the front end is told, and
 //! everything else goes on.
 
+#![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
+
 mod common;
 
 use common::{Backend, PATIENCE, assert_echo, frame, resident};
