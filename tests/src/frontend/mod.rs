@@ -6,17 +6,20 @@
 //! * [`Vmm`]: a whole set-up in the order a real front end has ([`Order`]).
 //! * [`Ring`]: the driver's side of a split ring, with everything a hostile guest can
 //!   write to it.
+//! * [`DirtyLog`]: the log a migration reads.
 //! * [`Nic`]: a driver that sends and receives frames.
 //!
 //! It shares no code with what it tests. The packet path works on addresses found once,
 //! so that it is of use in benches too.
 
+mod dirty_log;
 mod nic;
 mod ram;
 mod ring;
 mod vmm;
 mod wire;
 
+pub use dirty_log::DirtyLog;
 pub use nic::{Header, Nic, NicConfig, Received, TransmitLayout};
 pub use ram::{Ram, Region};
 pub use ring::{Buffer, Ring, RingLayout};

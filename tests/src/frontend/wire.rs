@@ -1,6 +1,6 @@
 //! vhost-user messages one by one, as a front end sends them.
 
-use super::Region;
+use super::{DirtyLog, Region};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -178,6 +178,13 @@ impl Wire {
     pub fn remove_mem_region(&self, region: &Region) -> io::Result<()> {
         let body = [&[0; 8], &region_bytes(region)[..]].concat();
         self.tell(code::REM_MEM_REG, &body, &[])
+    }
+
+    /// SET_LOG_BASE, which is always answered.
+    pub fn set_log_base(&self, log: &DirtyLog) -> io::Result<()> {
+        let body = [log.len, 0].map(u64::to_ne_bytes).concat();
+        self.send(code::SET_LOG_BASE, 0, &body, &[log.fd()])?;
+        self.receive().map(drop)
     }
 
     /// GET_VRING_BASE: stops the ring; the index it had come to.

@@ -1,0 +1,167 @@
+//! What a live migration rests on: every page the device writes is logged while the
+//! front end asks for it and never otherwise, and rings go on elsewhere.
+
+#![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
+
+mod common;
+
+use common::{Backend, PATIENCE, assert_echo, frame};
+use hawser_testkit::frontend::{DirtyLog, Header, Region, Vmm, VmmConfig, code, feature};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const PAGE: usize = 4096;
+const FRAMES: u16 = 20;
+
+/// Guest-physical numbers of all pages, with what is in them.
+fn snapshot(vmm: &Vmm) -> Vec<(u64, Vec<u8>)> {
+    let mut pages = Vec::new();
+    for region in vmm.ram.regions() {
+        let mut bytes = vec![0; usize::try_from(region.len).unwrap()];
+        vmm.ram.read(region.guest, &mut bytes);
+        let first = region.guest / PAGE as u64;
+        pages.extend((first..).zip(bytes.chunks(PAGE).map(<[u8]>::to_vec)));
+    }
+    pages
+}
+
+/// Lets the device, and nobody else, write to guest memory: echoes some large frames.
+/// Returns the pages it changed.
+fn pages_the_device_writes(vmm: &mut Vmm, seed: u32) -> BTreeSet<u64> {
+    let nic = &mut vmm.nics[0];
+    let goal = (nic.receive.device_idx(), nic.transmit.device_idx());
+    for i in 0..FRAMES {
+        assert!(nic.queue(Header::default(), &frame(seed + u32::from(i), 1900)));
+    }
+    nic.transmit.publish();
+    let before = snapshot(vmm);
+    let nic = &mut vmm.nics[0];
+    nic.transmit.kick.write(1).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let done = |now: u16, start: u16| now.wrapping_sub(start) >= FRAMES;
+    while !(done(nic.receive.device_idx(), goal.0) && done(nic.transmit.device_idx(), goal.1)) {
+        assert!(Instant::now() < deadline, "the frames do not come back");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let after = snapshot(vmm);
+    let changed = before.iter().zip(&after).filter(|(a, b)| a != b);
+    let changed = changed.map(|(page, _)| page.0).collect();
+    let nic = &mut vmm.nics[0];
+    for i in 0..FRAMES {
+        let got = nic.recv(PATIENCE).unwrap().expect("the frame came back");
+        assert!(got.frame == frame(seed + u32::from(i), 1900), "frame {i}");
+    }
+    changed
+}
+
+fn log_all(vmm: &Vmm, on: bool) {
+    let features = if on {
+        vmm.features | feature::LOG_ALL
+    } else {
+        vmm.features
+    };
+    vmm.wire.tell_u64(code::SET_FEATURES, features).unwrap();
+}
+
+/// A change of guest memory; it may be of this region.
+type Change = fn(&Vmm, Region);
+
+fn assert_logged(log: &DirtyLog, written: &BTreeSet<u64>, when: &str) {
+    assert!(!written.is_empty());
+    let logged = log.take();
+    let missed: Vec<_> = written.difference(&logged).collect();
+    assert!(
+        missed.is_empty(),
+        "{when}: pages {missed:x?} were written but not logged"
+    );
+    let idle = logged.difference(written).count();
+    assert!(idle <= 8, "{when}: {idle} pages were logged but not written");
+}
+
+#[test]
+fn every_page_the_device_writes_is_logged_while_log_all_is_on() {
+    let backend = Backend::start(1);
+    let mut vmm = backend.connect(VmmConfig::default());
+    let log = DirtyLog::new(&vmm.ram).unwrap();
+    pages_the_device_writes(&mut vmm, 0);
+
+    vmm.wire.set_log_base(&log).unwrap();
+    log_all(&vmm, true);
+    for round in 1..=3 {
+        let written = pages_the_device_writes(&mut vmm, round * 100);
+        assert_logged(&log, &written, "while migrating");
+    }
+
+    // The migration was cancelled.
+    log_all(&vmm, false);
+    log.take();
+    pages_the_device_writes(&mut vmm, 500);
+    assert_eq!(log.take(), BTreeSet::new(), "logged without being asked");
+
+    // And tried again.
+    let again = DirtyLog::new(&vmm.ram).unwrap();
+    vmm.wire.set_log_base(&again).unwrap();
+    log_all(&vmm, true);
+    let written = pages_the_device_writes(&mut vmm, 600);
+    assert_logged(&again, &written, "at the second attempt");
+    assert_eq!(log.take(), BTreeSet::new(), "the old log is done with");
+}
+
+#[test]
+fn the_log_outlives_changes_of_memory() {
+    let backend = Backend::start(1);
+    let mut vmm = backend.connect(VmmConfig::default());
+    let log = DirtyLog::new(&vmm.ram).unwrap();
+    vmm.wire.set_log_base(&log).unwrap();
+    log_all(&vmm, true);
+    let spare = vmm.ram.regions()[1];
+    let steps: [(&str, Change); 3] = [
+        ("a region was removed", |vmm, spare| {
+            vmm.wire.remove_mem_region(&spare).unwrap();
+        }),
+        ("a region was added", |vmm, spare| {
+            vmm.wire.add_mem_region(&spare, vmm.ram.fd()).unwrap();
+        }),
+        ("a new memory table came", |vmm, _| {
+            vmm.wire.set_mem_table(vmm.ram.regions(), vmm.ram.fd()).unwrap();
+        }),
+    ];
+    for (seed, (when, step)) in (1..).zip(steps) {
+        step(&vmm, spare);
+        let written = pages_the_device_writes(&mut vmm, seed * 100);
+        assert_logged(&log, &written, when);
+    }
+}
+
+#[test]
+fn a_log_too_short_for_memory_ends_the_connection_only() {
+    let backend = Backend::start(1);
+    let vmm = backend.connect(VmmConfig::default());
+    let mut log = DirtyLog::new(&vmm.ram).unwrap();
+    log.len = 16;
+    assert!(vmm.wire.set_log_base(&log).is_err());
+    drop(vmm);
+    assert_echo(&mut backend.connect(VmmConfig::default()), 0, &[60]);
+}
+
+#[test]
+fn a_guest_goes_on_in_another_process_where_it_was() {
+    let (source, target) = (Backend::start(1), Backend::start(1));
+    let mut vmm = source.connect(VmmConfig::default());
+    for round in 0..4 {
+        assert_echo(&mut vmm, 0, &[60, 1514, 700]);
+        for ring in [0, 1] {
+            vmm.wire.get_vring_base(ring).unwrap();
+        }
+        // The guest still sends, and nobody takes it.
+        for seed in 0..10 {
+            vmm.nics[0].send(&frame(seed, 300)).unwrap();
+        }
+        let next = if round % 2 == 0 { &target } else { &source };
+        vmm.reconnect(next.stream()).unwrap();
+        for seed in 0..10 {
+            let got = vmm.nics[0].recv(PATIENCE).unwrap().expect("the frame comes back");
+            assert!(got.frame == frame(seed, 300), "frame {seed}");
+        }
+    }
+}
