@@ -10,11 +10,9 @@ use super::{Datagram, Masquerade, Sorted};
 use crate::counters::DropReason;
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
 use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
+use crate::responder::MAX_FRAME;
 use crate::time::Instant;
 use std::net::{IpAddr, SocketAddr};
-
-/// Longest frame copied for a service.
-const SERVICE_MAX: usize = 2048;
 
 /// The transport part of an IP packet, still to be parsed.
 #[derive(Clone, Copy, Debug)]
@@ -48,9 +46,9 @@ impl Masquerade {
         };
         self.surroundings.link.guest_mac = headers.ethernet.src;
         if self.responders.wants(&headers, frame.head) {
-            let mut copy = [0; SERVICE_MAX];
+            let mut copy = [0; MAX_FRAME];
             let n = frame.copy_to(0, &mut copy);
-            if frame.len <= SERVICE_MAX && self.answer_service(now, &copy[..n], sink) {
+            if frame.len <= MAX_FRAME && self.answer_service(now, &copy[..n], sink) {
                 return;
             }
         }
@@ -220,3 +218,7 @@ fn datagram(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Resul
         segment_size,
     })
 }
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

@@ -44,12 +44,12 @@ pub fn config() -> ServiceConfig {
     }
 }
 
-pub(super) fn addr6(text: &str) -> Ipv6Addr {
+pub(crate) fn addr6(text: &str) -> Ipv6Addr {
     text.parse().expect("an address")
 }
 
 /// An Ethernet frame of the guest to `dst`.
-pub(super) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; EthernetHeader::LEN];
     let header = EthernetHeader {
         dst,
@@ -62,7 +62,7 @@ pub(super) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8
 }
 
 /// An IP packet of the guest in its frame. Hop limit 255, as neighbour discovery wants.
-pub(super) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let header = Ipv4Header {
@@ -102,7 +102,7 @@ pub(super) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
 }
 
 /// A UDP datagram of the guest. Its checksum is left undone, as with checksum offload.
-pub(super) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader {
         src_port: ports.0,
         dst_port: ports.1,
@@ -115,7 +115,7 @@ pub(super) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -
 }
 
 /// An ICMP or ICMPv6 message of the guest: header, then `body`.
-pub(super) fn icmp_message(src: IpAddr, dst: IpAddr, header: IcmpHeader, body: &[u8]) -> Vec<u8> {
+pub(crate) fn icmp_message(src: IpAddr, dst: IpAddr, header: IcmpHeader, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0; IcmpHeader::LEN];
     header.emit(&mut message, 0);
     message.extend(body);
@@ -175,7 +175,7 @@ pub fn requests() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// An ARP packet with a target hardware address of zero.
-pub(super) fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+pub(crate) fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     let mut packet = vec![0, 1, 8, 0, 6, 4, 0, operation];
     packet.extend(GUEST_MAC.0);
     packet.extend(sender);

@@ -1,0 +1,171 @@
+//! Which frames are a service's, which go nowhere, and what is counted for it.
+
+use crate::config::{GATEWAY_MAC, MasqueradeConfig, ModeConfig, PortConfig};
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::testing::{OwnedFrame, TestSink};
+use crate::masquerade::{Masquerade, MasqueradeSetup};
+use crate::mode::Mode;
+use crate::packet::{EtherType, IcmpHeader, MacAddr, icmp, protocol};
+use crate::poller::Poller;
+use crate::responder::MAX_FRAME;
+use crate::responder::testing::{self, GUEST_MAC, check_reply, frame, icmp_message, ip, udp};
+use crate::time::Instant;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
+const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1));
+const NOW: Instant = Instant::from_nanos(1);
+
+struct Bench {
+    mode: Masquerade,
+    counters: Arc<Counters>,
+    sink: TestSink,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let services = testing::config();
+        let masquerade = MasqueradeConfig {
+            ipv4: services.ipv4,
+            ipv6: services.ipv6,
+            names: services.names,
+            forwards: vec![],
+            map_host_loopback: vec![],
+            dns_forward: vec![],
+        };
+        let port = PortConfig {
+            name: "test".to_owned(),
+            mac: None,
+            mtu: 9000,
+            queue_pairs: NonZeroU16::MIN,
+            mode: ModeConfig::Masquerade(masquerade.clone()),
+        };
+        let counters = Arc::new(Counters::default());
+        let setup = MasqueradeSetup {
+            port: &port,
+            mode: &masquerade,
+            poller: Poller::new().expect("a poller"),
+            counters: Arc::clone(&counters),
+            worker: 0,
+            flow_limit: 16,
+        };
+        Self {
+            mode: Masquerade::new(setup).expect("a mode without sockets"),
+            counters,
+            sink: TestSink::default(),
+        }
+    }
+
+    /// Sends one frame; returns what came back.
+    fn send(&mut self, bytes: Vec<u8>) -> Vec<Vec<u8>> {
+        let (mode, sink) = (&mut self.mode, &mut self.sink);
+        OwnedFrame::new(bytes).with(|frame| mode.on_burst(NOW, &[*frame], sink));
+        self.sink.take().into_iter().map(|d| d.bytes).collect()
+    }
+
+    /// Asserts that a frame goes nowhere under one reason, once.
+    #[track_caller]
+    fn dropped(&mut self, bytes: Vec<u8>, reason: DropReason) {
+        let count = |c: &Counters| DropReason::ALL.iter().map(|r| c.dropped(*r)).collect::<Vec<_>>();
+        let before = count(&self.counters);
+        assert_eq!(self.send(bytes), Vec::<Vec<u8>>::new());
+        let after = count(&self.counters);
+        let moved: Vec<_> = DropReason::ALL
+            .iter()
+            .zip(before.iter().zip(&after))
+            .filter(|(_, (b, a))| b != a)
+            .collect();
+        assert_eq!(moved.len(), 1, "{moved:?}");
+        assert_eq!((*moved[0].0, moved[0].1.1 - moved[0].1.0), (reason, 1));
+    }
+}
+
+#[test]
+fn every_service_answers_through_the_mode() {
+    let mut bench = Bench::new();
+    for (name, request) in testing::requests() {
+        let replies = bench.send(request);
+        assert_eq!(replies.len(), 1, "{name}");
+        assert_eq!(replies[0][6..12], GATEWAY_MAC.0, "{name}");
+        check_reply(&replies[0]);
+    }
+    let dropped: u64 = DropReason::ALL.iter().map(|r| bench.counters.dropped(*r)).sum();
+    assert_eq!(dropped, 0);
+    assert_eq!(bench.counters.count(Count::Dhcp4Leases), 2);
+    assert_eq!(bench.counters.count(Count::Dhcp6Leases), 4);
+}
+
+#[test]
+fn a_link_that_comes_up_is_told_of_its_router_and_again_when_it_is_time() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.mode.deadline(), None, "nothing to do without a guest");
+    bench.mode.on_link_up(NOW, &mut bench.sink);
+    let sent = bench.sink.take();
+    assert_eq!(sent.len(), 1);
+    check_reply(&sent[0].bytes);
+    let due = bench.mode.deadline().expect("the next advertisement");
+    bench.mode.on_timer(due, &mut bench.sink);
+    assert_eq!(bench.sink.take(), sent);
+    bench.mode.on_link_down(due);
+    assert_eq!(bench.mode.deadline(), None);
+}
+
+#[test]
+fn a_ping_of_the_gateway_is_answered_whatever_its_length() {
+    let mut bench = Bench::new();
+    for len in [0, 1, MAX_FRAME - 42, MAX_FRAME - 41, 8900] {
+        let request = IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2);
+        let body: Vec<u8> = (0..=255).cycle().take(len).collect();
+        let replies = bench.send(icmp_message(GUEST, GATEWAY, request, &body));
+        assert_eq!(replies.len(), 1, "{len} bytes");
+        check_reply(&replies[0]);
+        assert_eq!(replies[0][42..], body);
+    }
+}
+
+#[test]
+fn the_noise_of_a_guest_is_counted_as_multicast() {
+    let mut bench = Bench::new();
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    for (src, dst, port) in [
+        ("10.0.2.2", "224.0.0.251", 5353),
+        ("10.0.2.2", "224.0.0.252", 5355),
+        ("10.0.2.2", "239.255.255.250", 1900),
+        ("10.0.2.2", "255.255.255.255", 9),
+        ("10.0.2.2", "10.0.2.255", 137),
+        ("fe80::1", "ff02::fb", 5353),
+        ("fe80::1", "ff02::1:3", 5355),
+    ] {
+        bench.dropped(
+            udp(address(src), address(dst), (port, port), b"?"),
+            DropReason::Multicast,
+        );
+    }
+    bench.dropped(ip(GUEST, address("224.0.0.22"), 2, &[0x22; 8]), DropReason::Multicast);
+}
+
+#[test]
+fn what_is_nobodys_goes_nowhere_under_its_reason() {
+    let mut bench = Bench::new();
+    let other = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
+    let world = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let request = IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2);
+    bench.dropped(icmp_message(other, world, request, b""), DropReason::SpoofedAddress);
+    bench.dropped(
+        frame(GATEWAY_MAC, EtherType::Other(0x88cc), &[0; 46]),
+        DropReason::UnknownEtherType,
+    );
+    bench.dropped(frame(GATEWAY_MAC, EtherType::Ipv4, &[0x65; 46]), DropReason::BadVersion);
+    bench.dropped(
+        frame(MacAddr::BROADCAST, EtherType::Arp, &[0; 46]),
+        DropReason::BadService,
+    );
+    bench.dropped(
+        testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 3]),
+        DropReason::NoSuchNeighbour,
+    );
+    bench.dropped(ip(GUEST, world, protocol::TCP, &[0; 19]), DropReason::Truncated);
+    bench.dropped(GUEST_MAC.0.to_vec(), DropReason::Truncated);
+}
