@@ -131,6 +131,7 @@ impl Masquerade {
         let responders = Responders::new(ServiceConfig {
             ipv4: mode.ipv4,
             ipv6: mode.ipv6,
+            aliases: mode.map_host_loopback.clone(),
             names: mode.names.clone(),
             mtu: port.mtu,
         });

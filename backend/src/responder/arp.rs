@@ -1,7 +1,7 @@
-//! ARP (RFC 826) for the gateway's IPv4 address, and for no other.
+//! ARP (RFC 826) for the addresses found at the gateway, and for no other.
 
 use super::{Answer, Replies};
-use crate::config::{GATEWAY_MAC, Ipv4Link};
+use crate::config::GATEWAY_MAC;
 use crate::counters::DropReason;
 use crate::packet::{EtherType, MacAddr, be16};
 use std::net::Ipv4Addr;
@@ -13,8 +13,8 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const REQUEST: u16 = 1;
 const REPLY: u16 = 2;
 
-/// Answers the ARP packet `packet`.
-pub(super) fn answer(link: &Ipv4Link, guest_mac: MacAddr, packet: &[u8], replies: &mut Replies) -> Answer {
+/// Answers the ARP packet `packet` if it asks for one of `neighbours`.
+pub(super) fn answer(neighbours: &[Ipv4Addr], guest_mac: MacAddr, packet: &[u8], replies: &mut Replies) -> Answer {
     let Some(request) = packet.first_chunk::<LEN>().filter(|p| p[..6] == ETHERNET_IPV4) else {
         return Answer::Refused(DropReason::BadService);
     };
@@ -22,7 +22,7 @@ pub(super) fn answer(link: &Ipv4Link, guest_mac: MacAddr, packet: &[u8], replies
     let sender = Ipv4Addr::new(s0, s1, s2, s3);
     let target = Ipv4Addr::new(request[24], request[25], request[26], request[27]);
     match be16(request, 6) {
-        REQUEST if target == link.gateway => {
+        REQUEST if neighbours.contains(&target) => {
             let reply = replies.ethernet(guest_mac, EtherType::Arp, LEN);
             reply[..6].copy_from_slice(&ETHERNET_IPV4);
             reply[6..8].copy_from_slice(&REPLY.to_be_bytes());

@@ -25,11 +25,9 @@ pub(super) fn answer<A: Family>(packet: &Packet<'_, A>, replies: &mut Replies) -
     Answer::Done
 }
 
-/// True if `packet` is a sound request from somebody who can be answered.
+/// True if `packet` is a sound request. That it comes from the guest has been seen to.
 fn is_request<A: Family>(packet: &Packet<'_, A>) -> bool {
     let (src, dst) = (packet.src.into(), packet.dst.into());
-    let has_source = !src.is_unspecified() && !src.is_multicast();
-    has_source
-        && IcmpHeader::parse(packet.payload).is_ok_and(|h| h.kind == A::ECHO_REQUEST && h.code == 0)
+    IcmpHeader::parse(packet.payload).is_ok_and(|h| h.kind == A::ECHO_REQUEST && h.code == 0)
         && icmp::checksum_ok(src, dst, packet.payload)
 }

@@ -26,6 +26,7 @@ use crate::counters::{Counters, DropReason};
 use crate::packet::{EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol};
 use crate::time::Instant;
 use names::SearchList;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
@@ -42,6 +43,8 @@ pub struct ServiceConfig {
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 of the link; `None` switches its services off.
     pub ipv6: Option<Ipv6Link>,
+    /// Further addresses of the link that are found at the gateway's MAC.
+    pub aliases: Vec<IpAddr>,
     /// Names and servers handed out.
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
@@ -59,6 +62,18 @@ pub enum Answer {
     Refused(DropReason),
 }
 
+/// `addresses` taken apart, in their order.
+fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) => v4.push(*address),
+            IpAddr::V6(address) => v6.push(*address),
+        }
+    }
+    (v4, v6)
+}
+
 /// The services of one link.
 #[derive(Debug)]
 pub struct Responders {
@@ -69,6 +84,8 @@ pub struct Responders {
 #[derive(Debug)]
 struct Ipv4Services {
     link: Ipv4Link,
+    /// What is found at the gateway's MAC.
+    neighbours: Vec<Ipv4Addr>,
     dhcp: dhcp4::Server,
 }
 
@@ -106,18 +123,26 @@ impl Responders {
     /// The services of a link. Names that cannot be handed out are left out, with a
     /// warning in the log.
     pub fn new(config: ServiceConfig) -> Self {
-        let ServiceConfig { ipv4, ipv6, names, mtu } = config;
+        let ServiceConfig {
+            ipv4,
+            ipv6,
+            aliases,
+            names,
+            mtu,
+        } = config;
+        let (aliases4, aliases6) = by_family(&aliases);
         let search = SearchList::new(&names.search);
         let hostname = names::checked_hostname(names.hostname.as_deref());
         let (dns4, dns6) = names::servers(&names.dns);
         Self {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
+                neighbours: [vec![link.gateway], aliases4].concat(),
                 dhcp: dhcp4::Server::new(link, mtu, hostname, dns4, &search),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
-                router: ndp::Router::new(link, mtu, &dns6, &search),
+                router: ndp::Router::new(link, aliases6, ndp::advertisement(&link, mtu, &dns6, &search)),
                 dhcp: dhcp6::Server::new(link, dns6, &search),
             }),
         }
@@ -151,7 +176,9 @@ impl Responders {
         }
         let payload = transport(&headers, frame);
         match (headers.network, &self.ipv4, &mut self.ipv6) {
-            (Network::Arp, Some(ipv4), _) => arp::answer(&ipv4.link, guest_mac, &frame[EthernetHeader::LEN..], replies),
+            (Network::Arp, Some(ipv4), _) => {
+                arp::answer(&ipv4.neighbours, guest_mac, &frame[EthernetHeader::LEN..], replies)
+            }
             (Network::Ipv4(header), Some(ipv4), _) => {
                 let packet = Packet {
                     guest_mac,
@@ -162,6 +189,7 @@ impl Responders {
                 };
                 match service {
                     Service::Dhcp4 => ipv4.dhcp.answer(&packet, counters, replies),
+                    _ if packet.src != ipv4.link.guest => Answer::Refused(DropReason::SpoofedAddress),
                     _ => echo::answer(&packet, replies),
                 }
             }
@@ -175,6 +203,7 @@ impl Responders {
                 };
                 match service {
                     Service::Dhcp6 => ipv6.dhcp.answer(&packet, counters, replies),
+                    Service::Echo6 if !ipv6.is_guest(packet.src) => Answer::Refused(DropReason::SpoofedAddress),
                     Service::Echo6 => echo::answer(&packet, replies),
                     _ => ipv6.router.answer(now, &packet, counters, replies),
                 }
@@ -247,6 +276,12 @@ impl Ipv4Services {
 }
 
 impl Ipv6Services {
+    /// True for what the guest may speak to the gateway from: its address, or one of
+    /// the link's own, which are the guest's choice.
+    fn is_guest(&self, src: Ipv6Addr) -> bool {
+        src == self.link.guest || src.is_unicast_link_local()
+    }
+
     /// `transport` is the beginning of what follows the IP headers.
     fn classify(&self, header: &Ipv6Header, transport: &[u8]) -> Option<Service> {
         // Fragments of neighbour discovery must be ignored (RFC 6980 5).

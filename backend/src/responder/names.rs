@@ -98,14 +98,7 @@ pub(super) fn checked_hostname(hostname: Option<&str>) -> Option<String> {
 
 /// The name servers of each family, as many as are handed out.
 pub(super) fn servers(dns: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
-    let mut v4: Vec<_> = dns
-        .iter()
-        .filter_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None })
-        .collect();
-    let mut v6: Vec<_> = dns
-        .iter()
-        .filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None })
-        .collect();
+    let (mut v4, mut v6) = super::by_family(dns);
     for (family, len) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
         if len > MAX_SERVERS {
             warn!("{len} {family} name servers: the guest is told of the first {MAX_SERVERS}");

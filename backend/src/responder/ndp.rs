@@ -57,18 +57,19 @@ const GUEST_HOP_LIMIT: u8 = 64;
 /// The gateway in neighbour discovery.
 #[derive(Debug)]
 pub(super) struct Router {
-    link: Ipv6Link,
+    /// What is found at the gateway's MAC.
+    neighbours: Vec<Ipv6Addr>,
     /// The advertisement, checksum aside. It never changes.
     advertisement: Vec<u8>,
     next: Option<Instant>,
 }
 
 impl Router {
-    /// The router of `link`.
-    pub(super) fn new(link: Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Self {
+    /// The router of `link`, which also answers for `aliases` and sends `advertisement`.
+    pub(super) fn new(link: Ipv6Link, aliases: Vec<Ipv6Addr>, advertisement: Vec<u8>) -> Self {
         Self {
-            link,
-            advertisement: advertisement(&link, mtu, dns, search),
+            neighbours: [vec![link.gateway, GATEWAY_MAC.link_local()], aliases].concat(),
+            advertisement,
             next: None,
         }
     }
@@ -131,7 +132,7 @@ impl Router {
         if target.is_multicast() || is_odd_probe {
             return Answer::Refused(DropReason::BadService);
         }
-        if target != self.link.gateway && target != GATEWAY_MAC.link_local() {
+        if !self.neighbours.contains(&target) {
             // Duplicate address detection (RFC 4862 5.4) of an address of the guest's
             // own: silence is the answer.
             return if is_probe {
@@ -234,7 +235,8 @@ fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
     bytes
 }
 
-fn advertisement(link: &Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Vec<u8> {
+/// The advertisement of `link`, without its checksum.
+pub(super) fn advertisement(link: &Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Vec<u8> {
     let lifetime = LIFETIME_SECS.to_be_bytes();
     let header = IcmpHeader {
         kind: icmp::v6::ROUTER_ADVERTISEMENT,
