@@ -119,6 +119,8 @@ counters! {
         TcpIn = "tcp_connections_in",
         /// TCP bytes sent again to the guest.
         TcpRetransmits = "tcp_retransmits",
+        /// TCP bytes of the guest kept until the host socket took them.
+        TcpSpilled = "tcp_spilled_bytes",
         /// Connections ended by RST from either side.
         TcpResets = "tcp_resets",
         /// UDP flows made.

@@ -13,6 +13,7 @@
 
 use super::rtt::RttEstimator;
 use super::seq::Seq;
+use super::spill::{Spill, SpillPool};
 use super::stream::HostStream;
 use crate::frame::NoRoom;
 use crate::masquerade::Context;
@@ -56,6 +57,8 @@ pub enum Sending {
 pub enum Receiving {
     /// Bytes may follow.
     Open,
+    /// The guest's FIN was taken; it is passed on after bytes the host socket has not.
+    Draining,
     /// The guest's FIN was taken and passed on.
     Closed,
 }
@@ -140,6 +143,8 @@ pub struct Connection {
     /// Right edge of the window offered last (RCV.NXT + RCV.WND); never moves back.
     pub(super) rcv_edge: Seq,
     pub(super) rcv_scale: u8,
+    /// Bytes before RCV.NXT that the host socket has not taken yet.
+    pub(super) spill: Spill,
 
     pub(super) readable: Readable,
     /// The offered window is small because the host socket is nearly full.
@@ -157,7 +162,7 @@ pub struct Connection {
 }
 
 /// A connection to be made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Opening {
     /// The guest's end.
     pub guest: SocketAddr,
@@ -167,6 +172,8 @@ pub struct Opening {
     pub iss: Seq,
     /// MTU of the guest's link.
     pub mtu: u16,
+    /// Where bytes are kept that the host socket does not take at once.
+    pub spill: SpillPool,
 }
 
 impl Connection {
@@ -191,6 +198,7 @@ impl Connection {
             rcv_nxt: Seq(0),
             rcv_edge: Seq(0),
             rcv_scale: 0,
+            spill: Spill::new(opening.spill.clone()),
             readable: Readable::No,
             window_tight: false,
             ack_due: false,

@@ -16,6 +16,7 @@ mod listener;
 mod receive;
 mod rtt;
 mod seq;
+mod spill;
 mod stream;
 mod transmit;
 
@@ -25,6 +26,7 @@ mod tests;
 use self::connection::{Connection, Opening, Progress, State};
 use self::isn::IsnSecret;
 use self::listener::Listeners;
+use self::spill::SpillPool;
 use super::icmp::{self, IcmpError, Quote};
 use super::{Context, Destination, Families, ListenError};
 use crate::config::Forward;
@@ -87,6 +89,7 @@ pub struct TcpFlows {
     next_generation: u32,
     secret: IsnSecret,
     gather: GatherList,
+    spill: SpillPool,
     /// Slot and place of each segment of a burst.
     order: Vec<(usize, usize)>,
 }
@@ -111,6 +114,7 @@ impl TcpFlows {
             next_generation: 0,
             secret: IsnSecret::random()?,
             gather: GatherList::default(),
+            spill: SpillPool::default(),
             order: Vec::new(),
         })
     }
@@ -242,6 +246,7 @@ impl TcpFlows {
             remote: key.remote,
             iss: self.secret.initial(ctx.now, key.guest, key.remote),
             mtu: ctx.link.mtu,
+            spill: self.spill.clone(),
         }
     }
 
@@ -305,7 +310,7 @@ impl TcpFlows {
             connection.on_read_closed();
         }
         if ready.writable {
-            connection.on_writable(stream);
+            connection.on_writable(ctx, stream);
         }
         let progress = connection.answer(ctx, stream);
         self.settle(ctx, slot, progress);

@@ -8,7 +8,7 @@
 use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, State, Timer};
 use super::seq::Seq;
 use super::stream::HostStream;
-use crate::counters::DropReason;
+use crate::counters::{Count, DropReason};
 use crate::frame::{Gather, GatherList, GuestBurst};
 use crate::masquerade::Context;
 use crate::packet::{TcpFlags, TcpHeader};
@@ -49,6 +49,9 @@ struct Intake<'l, 'g> {
     /// The guest's FIN follows them.
     fin: bool,
 }
+
+/// One part in this many of a send queue is left for the kernel's overhead.
+const OVERHEAD: u32 = 16;
 
 /// A host socket that failed: the connection is to be aborted.
 struct Broken;
@@ -93,10 +96,11 @@ impl Connection {
         }
         if intake.fin && self.receiving == Receiving::Open {
             self.rcv_nxt += 1;
-            self.receiving = Receiving::Closed;
+            self.receiving = Receiving::Draining;
             self.ack_due = true;
-            stream.shutdown_write();
-            self.finish_if_closed(ctx.now);
+            if self.flush_spill(ctx, stream).is_err() {
+                return Progress::Done;
+            }
         }
         self.answer(ctx, stream)
     }
@@ -211,7 +215,7 @@ impl Connection {
         }
         self.ack_due = true;
         let seq = Seq(segment.header.seq);
-        if self.receiving == Receiving::Closed || intake.fin {
+        if self.receiving != Receiving::Open || intake.fin {
             ctx.counters.drop(DropReason::TcpOutOfWindow);
             return;
         }
@@ -234,7 +238,8 @@ impl Connection {
         }
     }
 
-    /// Hands the bytes gathered so far to the host socket.
+    /// Hands the bytes gathered so far to the host socket. What it does not take is
+    /// kept; only if that may not be either, the guest has to send it again.
     fn hand_over(
         &mut self,
         ctx: &mut Context<'_>,
@@ -245,23 +250,46 @@ impl Connection {
         if bytes == 0 || self.is_over() {
             return Ok(());
         }
-        let taken = match stream.send(intake.run.slices()) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => {
-                self.abort(ctx);
-                return Err(Broken);
+        self.flush_spill(ctx, stream)?;
+        let mut taken = 0;
+        if self.spill.is_empty() {
+            taken = match stream.send(intake.run.slices()) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => {
+                    self.abort(ctx);
+                    return Err(Broken);
+                }
+            };
+        }
+        if taken < bytes {
+            self.window_tight = true;
+            if self.spill.keep(intake.run.slices(), taken, bytes - taken) {
+                ctx.counters.add(Count::TcpSpilled, (bytes - taken) as u64);
+                taken = bytes;
+            } else {
+                // What follows has a hole before it now: the guest sends it all again.
+                ctx.counters.drop(DropReason::TcpSocketFull);
+                intake.fin = false;
             }
-        };
+        }
         intake.run.clear();
         self.rcv_nxt += u32::try_from(taken).unwrap_or(u32::MAX);
-        if taken < bytes {
-            // What follows has a hole before it now: the guest sends it all again.
-            ctx.counters.drop(DropReason::TcpSocketFull);
-            self.window_tight = true;
-            intake.fin = false;
-        }
         intake.next = self.rcv_nxt;
+        Ok(())
+    }
+
+    /// Hands over what was kept, and FIN after it.
+    fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
+        if self.spill.flush(stream).is_err() {
+            self.abort(ctx);
+            return Err(Broken);
+        }
+        if self.receiving == Receiving::Draining && self.spill.is_empty() {
+            self.receiving = Receiving::Closed;
+            stream.shutdown_write();
+            self.finish_if_closed(ctx.now);
+        }
         Ok(())
     }
 
@@ -269,22 +297,28 @@ impl Connection {
     /// (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
     /// (3.8.6.2.2, silly window).
     pub(super) fn refresh_window(&mut self, stream: &mut impl HostStream) {
-        if self.receiving == Receiving::Closed {
-            self.window_tight = false;
+        if self.receiving != Receiving::Open {
+            self.window_tight = !self.spill.is_empty();
             return;
         }
         let room = stream.send_room();
+        // The kernel counts more than our bytes: a part of the room is for that.
+        let bytes = if self.spill.is_empty() {
+            room.bytes - room.bytes / OVERHEAD
+        } else {
+            0
+        };
         let largest = u32::from(u16::MAX) << self.rcv_scale;
-        let edge = self.rcv_nxt + room.bytes.min(largest);
-        if edge.since(self.rcv_edge) >= u32::from(self.mss) || room.bytes >= largest {
+        let edge = self.rcv_nxt + bytes.min(largest);
+        if edge.since(self.rcv_edge) >= u32::from(self.mss) || bytes >= largest {
             self.rcv_edge = self.rcv_edge.max(edge);
         }
-        self.window_tight = room.tight || self.window_field() == 0;
+        self.window_tight = room.tight || self.window_field() == 0 || !self.spill.is_empty();
     }
 
     /// The host socket may have room again: tells the guest if its window had been small.
-    pub fn on_writable(&mut self, stream: &mut impl HostStream) {
-        if self.state != State::Established || !self.window_tight {
+    pub fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
+        if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
             return;
         }
         let before = self.rcv_edge;

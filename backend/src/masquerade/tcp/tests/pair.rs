@@ -8,6 +8,7 @@ use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
 use crate::masquerade::tcp::connection::{Connection, Opening, Progress, State};
 use crate::masquerade::tcp::receive::Segment;
 use crate::masquerade::tcp::seq::Seq;
+use crate::masquerade::tcp::spill::SpillPool;
 use crate::masquerade::tcp::stream::{HostStream, SendRoom};
 use crate::masquerade::{AddressMap, Context, Link};
 use crate::packet::{EtherType, EthernetHeader, Headers, MacAddr, TcpFlags, TcpHeader};
@@ -403,6 +404,7 @@ impl Pair {
             // Close to the wrap, so that every transfer crosses it.
             iss: Seq(u32::MAX - 5_000),
             mtu: self.conditions.mtu,
+            spill: SpillPool::default(),
         }
     }
 
@@ -532,7 +534,7 @@ impl Pair {
         let read = usize::try_from(self.rng.below(50_000)).unwrap();
         self.stream.drain(read);
         self.call(|c, ctx, stream| {
-            c.on_writable(stream);
+            c.on_writable(ctx, stream);
             c.answer(ctx, stream)
         });
         moved |= self.carry_to_guest();

@@ -144,20 +144,22 @@ fn bytes_are_acknowledged_once_the_host_took_them() {
 }
 
 #[test]
-fn what_the_host_does_not_take_is_not_acknowledged() {
+fn what_the_host_does_not_take_is_kept_and_goes_first() {
     let mut steps = Steps::established();
     steps.pair.stream.limit = 3;
     let nxt = steps.snd_nxt();
-    let answers = steps.segment(ACK, ISS + 1, nxt, b"hello");
-    assert_eq!(answers[0].ack, ISS + 4);
-    assert_eq!(steps.dropped(DropReason::TcpSocketFull), 1);
+    let answers = steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt, b"hello");
+    assert_eq!(answers[0].ack, ISS + 7, "five bytes and FIN are ours now");
+    assert_eq!(steps.pair.counters.count(Count::TcpSpilled), 2);
+    assert_eq!(steps.halves().1, Receiving::Draining);
     steps.pair.stream.limit = 10_000;
     steps.pair.call(|c, ctx, stream| {
-        c.on_writable(stream);
+        c.on_writable(ctx, stream);
         c.answer(ctx, stream)
     });
-    assert_eq!(steps.segment(ACK, ISS + 4, nxt, b"lo")[0].ack, ISS + 6);
     assert_eq!(steps.pair.stream.received, b"hello");
+    assert!(steps.pair.stream.write_closed, "FIN follows the bytes");
+    assert_eq!(steps.halves().1, Receiving::Closed);
 }
 
 #[test]
@@ -323,7 +325,7 @@ fn a_full_window_is_offered_again_when_the_world_reads() {
     assert_eq!((full[0].ack, steps.pair.stream.received.len()), (ISS + 5, 4));
     steps.pair.stream.limit = 1_000_000;
     steps.pair.call(|c, ctx, stream| {
-        c.on_writable(stream);
+        c.on_writable(ctx, stream);
         c.answer(ctx, stream)
     });
     let update = steps.pair.answers();

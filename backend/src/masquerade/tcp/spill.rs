@@ -1,0 +1,108 @@
+//! Bytes of the guest the host socket had no room for after all.
+//!
+//! The window we offer is what the kernel will take, but the kernel counts its own
+//! overhead per packet, which nobody can know beforehand: now and then the last few
+//! kilobytes of a window find the queue full. They are kept here and go first once
+//! there is room, instead of making the guest send them, and all that follows them,
+//! again. All connections of a worker share one limit, so that a guest cannot make us
+//! hold more than that.
+
+use super::stream::HostStream;
+use crate::frame::{GuestSlice, copy_from_guest};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes the connections of one worker may keep together.
+const POOL: usize = 16 << 20;
+
+/// The limit shared by all connections of a worker.
+#[derive(Clone, Debug)]
+pub struct SpillPool {
+    free: Arc<AtomicUsize>,
+}
+
+impl Default for SpillPool {
+    fn default() -> Self {
+        Self {
+            free: Arc::new(AtomicUsize::new(POOL)),
+        }
+    }
+}
+
+impl SpillPool {
+    fn take(&self, n: usize) -> bool {
+        let taken = self
+            .free
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(n));
+        taken.is_ok()
+    }
+
+    fn give_back(&self, n: usize) {
+        self.free.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// What one connection keeps.
+#[derive(Debug)]
+pub struct Spill {
+    bytes: Vec<u8>,
+    sent: usize,
+    pool: SpillPool,
+}
+
+impl Spill {
+    /// Nothing kept yet.
+    pub const fn new(pool: SpillPool) -> Self {
+        Self {
+            bytes: Vec::new(),
+            sent: 0,
+            pool,
+        }
+    }
+
+    /// True if nothing is kept.
+    pub const fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Keeps `n` bytes of `slices` from `offset` on; false if the limit does not allow it.
+    pub fn keep(&mut self, slices: &[GuestSlice<'_>], offset: usize, n: usize) -> bool {
+        if !self.pool.take(n) {
+            return false;
+        }
+        let start = self.bytes.len();
+        self.bytes.resize(start + n, 0);
+        let copied = copy_from_guest(slices, offset, &mut self.bytes[start..]);
+        debug_assert_eq!(copied, n);
+        true
+    }
+
+    /// Hands what is kept to the host socket, as far as it takes it.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
+        while !self.is_empty() {
+            match stream.send(&[GuestSlice::from_bytes(&self.bytes[self.sent..])]) {
+                Ok(n) => self.sent += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        self.clear();
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.pool.give_back(self.bytes.len());
+        self.bytes = Vec::new();
+        self.sent = 0;
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
