@@ -41,3 +41,32 @@ impl ConfigSpace {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::features::tests::port;
+
+    #[test]
+    fn fields_stand_where_the_driver_reads_them() {
+        let config = PortConfig {
+            mac: Some("02:00:00:12:34:56".parse().unwrap()),
+            mtu: 9000,
+            ..port(4)
+        };
+        let space = ConfigSpace::new(&config);
+        let expected = [
+            2, 0, 0, 0x12, 0x34, 0x56, 1, 0, 4, 0, 0x28, 0x23, 255, 255, 255, 255, 255,
+        ];
+        assert_eq!(space.read(0, 17), expected);
+        assert_eq!(space.read(10, 2), [0x28, 0x23]);
+    }
+
+    #[test]
+    fn reads_beyond_the_fields_give_zeros() {
+        let space = ConfigSpace::new(&port(1));
+        assert_eq!(space.read(16, 3), [255, 0, 0]);
+        assert_eq!(space.read(u32::MAX, 2), [0, 0]);
+        assert_eq!(space.read(0, 0), [0u8; 0]);
+    }
+}

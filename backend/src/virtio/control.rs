@@ -111,3 +111,7 @@ fn parse(request: &[u8]) -> Option<Order> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

@@ -81,3 +81,55 @@ impl Features {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::config::{MasqueradeConfig, ModeConfig, NameConfig};
+    use std::num::NonZeroU16;
+
+    /// A port with this many queue pairs.
+    pub fn port(queue_pairs: u16) -> PortConfig {
+        PortConfig {
+            name: "test".into(),
+            mac: None,
+            mtu: 1500,
+            queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
+            mode: ModeConfig::Masquerade(MasqueradeConfig {
+                ipv4: None,
+                ipv6: None,
+                names: NameConfig::default(),
+                forwards: Vec::new(),
+                map_host_loopback: Vec::new(),
+                dns_forward: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn several_queues_are_offered_only_where_they_were_asked_for() {
+        let one = Features(offered(&port(1)));
+        assert!(!one.has(VIRTIO_NET_F_MQ) && !one.has(VIRTIO_NET_F_CTRL_VQ));
+        let two = Features(offered(&port(2)));
+        assert!(two.has(VIRTIO_NET_F_MQ) && two.has(VIRTIO_NET_F_CTRL_VQ));
+    }
+
+    #[test]
+    fn a_mac_is_offered_only_where_there_is_one() {
+        assert!(!Features(offered(&port(1))).has(VIRTIO_NET_F_MAC));
+        let config = PortConfig {
+            mac: Some(crate::config::GATEWAY_MAC),
+            ..port(1)
+        };
+        assert!(Features(offered(&config)).has(VIRTIO_NET_F_MAC));
+    }
+
+    #[test]
+    fn no_offload_towards_the_guest_without_its_checksum() {
+        let all = offered(&port(1));
+        let caps = Features(all).guest_caps();
+        assert!(caps.checksum && caps.tso4 && caps.tso6 && caps.ecn && caps.uso4 && caps.uso6);
+        let without = Features(all & !(1 << VIRTIO_NET_F_GUEST_CSUM));
+        assert_eq!(without.guest_caps(), GuestCaps::default());
+    }
+}
