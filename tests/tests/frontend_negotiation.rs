@@ -56,6 +56,25 @@ fn chains_of_any_shape_are_one_frame() {
 }
 
 #[test]
+fn frames_up_to_64_kib_pass_in_one_buffer_or_in_many() {
+    use feature::{EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, VERSION_1};
+    let many = (VERSION_1 | EVENT_IDX | MRG_RXBUF, 4096, TransmitLayout::Scattered(4096));
+    let tiny = (VERSION_1 | MRG_RXBUF, 512, TransmitLayout::HeaderApart);
+    let one = (VERSION_1 | INDIRECT_DESC, 65562, TransmitLayout::Indirect(4096));
+    for (features, receive_buffer, layout) in [many, tiny, one] {
+        let backend = Backend::start(1);
+        let mut vmm = backend.connect(VmmConfig {
+            receive_buffer,
+            transmit_buffer: 65600,
+            layout,
+            memory: vec![(0, 64 << 20)],
+            ..with(Order::Qemu, features)
+        });
+        assert_echo(&mut vmm, 0, &[60, 9014, 65_000, 65_535, 65_549, 64, 30_000]);
+    }
+}
+
+#[test]
 fn rings_of_every_size_work() {
     for ring_size in [64, 128, 1024, 4096, 32768] {
         let backend = Backend::start(1);

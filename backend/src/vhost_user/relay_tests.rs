@@ -98,6 +98,19 @@ fn a_header_and_a_body_written_apart_reach_the_daemon_together() {
 }
 
 #[test]
+fn messages_written_together_reach_the_daemon_one_by_one() {
+    let mut bench = bench();
+    let messages: Vec<Message> = (40..60_u8)
+        .map(|c| Message::request(Request::Other(c.into()), &[c; 40]))
+        .collect();
+    let all: Vec<u8> = messages.iter().flat_map(|m| m.bytes().to_vec()).collect();
+    bench.front.write_all(&all).unwrap();
+    for message in &messages {
+        assert_eq!(read_message(&mut bench.daemon), message.bytes());
+    }
+}
+
+#[test]
 fn a_message_cut_short_ends_the_connection_with_a_reason() {
     let mut bench = bench();
     bench

@@ -24,6 +24,12 @@ pub enum SocketError {
     /// The peer does not speak the protocol.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// Descriptors of a message did not arrive.
+    #[error(
+        "file descriptors of a message were lost: it came with more than {FILES_MAX}, or this process may open no more \
+         (raise its limit on open files)"
+    )]
+    FilesLost,
     /// The system refused.
     #[error("vhost-user socket: {0}")]
     Io(#[from] io::Error),
@@ -65,10 +71,8 @@ impl MessageSocket {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
-                // What does not fit has been closed again: the message is of no use.
-                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {
-                    return Err(Malformed::TooManyFiles(FILES_MAX + 1).into());
-                }
+                // What did not fit has been closed again: the message is of no use.
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(SocketError::FilesLost),
                 Err(e) => return Err(e.into()),
             };
             if n == 0 {

@@ -22,7 +22,7 @@ mod wire;
 pub use dirty_log::DirtyLog;
 pub use nic::{Header, Nic, NicConfig, Received, TransmitLayout};
 pub use ram::{Ram, Region};
-pub use ring::{Buffer, Ring, RingLayout};
+pub use ring::{Buffer, Ring, RingHandle, RingLayout};
 pub use vmm::{Order, Vmm, VmmConfig};
 pub use wire::{Reply, Wire, code};
 

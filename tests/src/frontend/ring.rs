@@ -58,6 +58,18 @@ impl RingLayout {
     }
 }
 
+/// What the front end knows of a ring: its place and its events, while the driver,
+/// perhaps on another thread, has the [`Ring`].
+#[derive(Debug)]
+pub struct RingHandle {
+    /// Where the ring lies.
+    pub layout: RingLayout,
+    /// Told when the ring has something for the device.
+    pub kick: EventFd,
+    /// Told by the device when it has used something.
+    pub call: EventFd,
+}
+
 /// A ring and its driver.
 pub struct Ring {
     ram: Arc<Ram>,
@@ -109,6 +121,18 @@ impl Ring {
     /// Where the ring lies.
     pub const fn layout(&self) -> RingLayout {
         self.layout
+    }
+
+    /// The front end's view of the ring.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn handle(&self) -> io::Result<RingHandle> {
+        Ok(RingHandle {
+            layout: self.layout,
+            kick: self.kick.try_clone()?,
+            call: self.call.try_clone()?,
+        })
     }
 
     /// Descriptors not in use.

@@ -1,7 +1,7 @@
 //! A whole front end: negotiation, memory and rings in the order of a real one.
 
 use super::wire::code;
-use super::{Nic, NicConfig, Ram, Region, Ring, RingLayout, TransmitLayout, Wire, feature};
+use super::{Nic, NicConfig, Ram, Region, Ring, RingHandle, RingLayout, TransmitLayout, Wire, feature};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -261,7 +261,7 @@ impl Vmm {
         self.wire.set_mem_table(self.ram.regions(), self.ram.fd())?;
         for (index, ring) in self.rings() {
             self.wire.tell_event(code::SET_VRING_CALL, index, Some(&ring.call))?;
-            self.set_up_addresses(index, ring, 0)?;
+            self.set_up_addresses(index, ring.layout(), 0)?;
         }
         for (index, ring) in self.rings() {
             self.wire.tell_event(code::SET_VRING_KICK, index, Some(&ring.kick))?;
@@ -331,13 +331,20 @@ impl Vmm {
     /// # Errors
     /// As [`connect`](Self::connect).
     pub fn set_up_ring(&self, index: u32, ring: &Ring) -> io::Result<()> {
-        self.set_up_addresses(index, ring, ring.device_idx())?;
+        self.start_ring(index, &ring.handle()?, ring.device_idx())
+    }
+
+    /// Starts a ring at `base`, whoever has its driver: NUM, BASE, ADDR, KICK, CALL.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn start_ring(&self, index: u32, ring: &RingHandle, base: u16) -> io::Result<()> {
+        self.set_up_addresses(index, ring.layout, base)?;
         self.wire.tell_event(code::SET_VRING_KICK, index, Some(&ring.kick))?;
         self.wire.tell_event(code::SET_VRING_CALL, index, Some(&ring.call))
     }
 
-    fn set_up_addresses(&self, index: u32, ring: &Ring, base: u16) -> io::Result<()> {
-        let layout = ring.layout();
+    fn set_up_addresses(&self, index: u32, layout: RingLayout, base: u16) -> io::Result<()> {
         self.wire.tell_ring(code::SET_VRING_NUM, index, layout.size.into())?;
         self.wire.tell_ring(code::SET_VRING_BASE, index, base.into())?;
         self.set_addresses(index, layout)
