@@ -101,3 +101,37 @@ fn a_test_is_told_from_other_words() {
         assert_eq!(test_name(other), None, "{other}");
     }
 }
+
+/// Where the links of `text` lead that stay in this repository.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets
+        .filter(|target| !target.contains("://"))
+        .filter_map(|target| target.split('#').next())
+        .filter(|path| !path.is_empty())
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for (document, text) in read_all("md") {
+        let folder = document.parent().expect("a file is in a folder");
+        for link in links(&text) {
+            assert!(folder.join(link).exists(), "{}: {link}", document.display());
+        }
+    }
+}
+
+/// Scripts a document tells people to run.
+#[test]
+fn every_script_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (document, text) in read_all("md") {
+        let words = text.split(|c: char| c.is_whitespace() || "`()[],;:".contains(c));
+        for script in words
+            .map(|w| w.trim_end_matches('.'))
+            .filter(|w| w.starts_with("hack/") && w.len() > 5)
+        {
+            assert!(root.join(script).exists(), "{}: {script}", document.display());
+        }
+    }
+}
