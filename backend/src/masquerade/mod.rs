@@ -134,6 +134,7 @@ impl Masquerade {
             aliases: mode.map_host_loopback.clone(),
             names: mode.names.clone(),
             mtu: port.mtu,
+            advertise: setup.worker == 0,
         });
         let link = Link {
             guest_mac: port.mac.unwrap_or_default(),

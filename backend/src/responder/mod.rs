@@ -49,6 +49,9 @@ pub struct ServiceConfig {
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
+    /// Whether router advertisements are sent unasked. Of the workers that serve one
+    /// guest, one does that.
+    pub advertise: bool,
 }
 
 /// What became of a frame.
@@ -129,6 +132,7 @@ impl Responders {
             aliases,
             names,
             mtu,
+            advertise,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
         let search = SearchList::new(&names.search);
@@ -142,7 +146,12 @@ impl Responders {
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
-                router: ndp::Router::new(link, aliases6, ndp::advertisement(&link, mtu, &dns6, &search)),
+                router: ndp::Router::new(
+                    link,
+                    aliases6,
+                    ndp::advertisement(&link, mtu, &dns6, &search),
+                    advertise,
+                ),
                 dhcp: dhcp6::Server::new(link, dns6, &search),
             }),
         }

@@ -61,32 +61,55 @@ pub(super) struct Router {
     neighbours: Vec<Ipv6Addr>,
     /// The advertisement, checksum aside. It never changes.
     advertisement: Vec<u8>,
-    next: Option<Instant>,
+    schedule: Schedule,
+}
+
+/// When advertisements are sent unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Schedule {
+    /// Never: another worker does that.
+    Never,
+    /// When the link comes up.
+    LinkUp,
+    /// At this time next.
+    At(Instant),
 }
 
 impl Router {
-    /// The router of `link`, which also answers for `aliases` and sends `advertisement`.
-    pub(super) fn new(link: Ipv6Link, aliases: Vec<Ipv6Addr>, advertisement: Vec<u8>) -> Self {
+    /// The router of `link`, which also answers for `aliases` and sends `advertisement`,
+    /// unasked as well if `advertise` says so.
+    pub(super) fn new(link: Ipv6Link, aliases: Vec<Ipv6Addr>, advertisement: Vec<u8>, advertise: bool) -> Self {
         Self {
             neighbours: [vec![link.gateway, GATEWAY_MAC.link_local()], aliases].concat(),
             advertisement,
-            next: None,
+            schedule: if advertise { Schedule::LinkUp } else { Schedule::Never },
         }
     }
 
     /// When the next unsolicited advertisement is due.
     pub(super) const fn deadline(&self) -> Option<Instant> {
-        self.next
+        match self.schedule {
+            Schedule::At(at) => Some(at),
+            Schedule::Never | Schedule::LinkUp => None,
+        }
     }
 
-    /// Sends no more unsolicited advertisements.
-    pub(super) const fn stop(&mut self) {
-        self.next = None;
-    }
-
-    /// Advertises to all nodes, of our own accord.
+    /// The link is up, or the next advertisement is due: tells all nodes.
     pub(super) fn advertise(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
-        self.advertise_to(now, ALL_NODES_MAC, ALL_NODES, counters, replies);
+        if self.schedule != Schedule::Never {
+            self.advertise_to(now, ALL_NODES_MAC, ALL_NODES, counters, replies);
+        }
+    }
+
+    /// The link is down: nothing is sent unasked.
+    pub(super) fn stop(&mut self) {
+        self.reschedule(Schedule::LinkUp);
+    }
+
+    fn reschedule(&mut self, schedule: Schedule) {
+        if self.schedule != Schedule::Never {
+            self.schedule = schedule;
+        }
     }
 
     /// Answers a neighbour discovery message.
@@ -183,7 +206,7 @@ impl Router {
         if options.has_source {
             return Answer::Refused(DropReason::BadService);
         }
-        self.advertise(now, counters, replies);
+        self.advertise_to(now, ALL_NODES_MAC, ALL_NODES, counters, replies);
         Answer::Done
     }
 
@@ -199,7 +222,7 @@ impl Router {
             message.copy_from_slice(advertisement);
         });
         counters.add(Count::RouterAdvertisements, 1);
-        self.next = Some(now + ADVERTISE_EVERY);
+        self.reschedule(Schedule::At(now + ADVERTISE_EVERY));
     }
 }
 

@@ -42,6 +42,7 @@ pub fn config() -> ServiceConfig {
                 .to_vec(),
         },
         mtu: 1500,
+        advertise: true,
     }
 }
 

@@ -333,6 +333,26 @@ fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
 }
 
 #[test]
+fn a_second_worker_advertises_only_when_asked() {
+    let mut bench = Bench::with(ServiceConfig {
+        advertise: false,
+        ..config()
+    });
+    bench
+        .responders
+        .on_link_up(bench.now, &bench.counters, &mut bench.replies);
+    assert!(bench.take().is_empty());
+    bench.reply_to(&router_solicitation("fe80::1", &[]));
+    bench.reply_to(&router_solicitation("::", &[]));
+    bench.responders.on_link_down();
+    bench
+        .responders
+        .on_link_up(bench.now, &bench.counters, &mut bench.replies);
+    assert!(bench.take().is_empty());
+    assert_eq!(bench.responders.deadline(), None);
+}
+
+#[test]
 fn group_membership_is_of_no_consequence() {
     let mut bench = Bench::new();
     let igmp = ip(
