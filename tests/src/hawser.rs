@@ -5,7 +5,8 @@ use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Longest hawser may take to be ready, to answer a signal, or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,15 +52,29 @@ impl Hawser {
         self.process.assert_alive()
     }
 
-    /// The counters it writes on SIGUSR1, by name; one that is not written is zero.
+    /// The counters it writes on SIGUSR1; one that is not written is zero.
     pub fn counters(&mut self) -> Result<Counters> {
         let before = self.process.log().len();
         self.process.signal(libc::SIGUSR1)?;
-        let parse = |log: &str| Counters::parse(log.get(before..).unwrap_or_default());
-        self.process.wait_until("counters", PATIENCE, |log| {
-            log.ends_with('\n') && !parse(log).0.is_empty()
-        })?;
-        Ok(parse(&self.process.log()))
+        let report = |log: &str| Counters::parse(log.get(before..).unwrap_or_default());
+        self.process
+            .wait_until("its counters", PATIENCE, |log| report(log).is_some())?;
+        report(&self.process.log()).ok_or_else(|| self.process.failed("wrote no counters"))
+    }
+
+    /// Waits until `done` holds for its counters.
+    pub fn wait_for_counters(&mut self, what: &str, done: impl Fn(&Counters) -> bool) -> Result<Counters> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counters = self.counters()?;
+            if done(&counters) {
+                return Ok(counters);
+            }
+            if Instant::now() > deadline {
+                return Err(failure(format!("hawser did not count {what}: {:?}", counters.0)));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Ends it as an operator would; it must end well.
@@ -79,32 +94,43 @@ impl Hawser {
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Every `name value` or `name=value` in `text`; the sum where a name comes more than once.
-    fn parse(text: &str) -> Self {
-        let mut map = BTreeMap::new();
-        let words: Vec<_> = text
-            .split(|c: char| c.is_whitespace() || "=:,".contains(c))
-            .filter(|w| !w.is_empty())
-            .collect();
-        for pair in words.windows(2) {
-            let is_name = pair[0].starts_with(|c: char| c.is_ascii_lowercase());
-            if let (true, Ok(value)) = (is_name, pair[1].parse::<u64>()) {
-                *map.entry(pair[0].to_owned()).or_default() += value;
-            }
-        }
-        Self(map)
+    /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` after it.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, after) = text.rsplit_once("port ")?;
+        let mut lines = after.split_inclusive('\n');
+        // The report is written in one piece, so its first line comes with the others.
+        lines.next().filter(|name| name.ends_with(":\n"))?;
+        let lines = lines.take_while(|line| line.starts_with("  "));
+        let pair = |line: &str| {
+            let (name, value) = line.trim().rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Some(Self(lines.filter_map(pair).collect()))
     }
 
-    /// The value of `name`.
+    /// The value of the count `name`.
     pub fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// Fails unless `name` counted something.
-    pub fn expect(&self, name: &str) -> Result<u64> {
-        match self.get(name) {
-            0 => Err(failure(format!("nothing was counted as {name}: {:?}", self.0))),
-            value => Ok(value),
-        }
+    /// How often `reason` made something go nowhere.
+    pub fn dropped(&self, reason: &str) -> u64 {
+        self.get(&format!("dropped {reason}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_read_from_the_last_report() {
+        let log = "port a:\n  tx_frames 1\nINFO more\nport a:\n  tx_frames 2\n  dropped spoofed_mac 3\nINFO x 4\n";
+        let counters = Counters::parse(log).unwrap();
+        assert_eq!(counters.get("tx_frames"), 2);
+        assert_eq!(counters.dropped("spoofed_mac"), 3);
+        assert_eq!(counters.get("rx_frames"), 0);
+        assert_eq!(counters.get("x"), 0);
+        assert!(Counters::parse("INFO serving\n").is_none());
     }
 }

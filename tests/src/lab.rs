@@ -69,6 +69,13 @@ impl Lab {
         Hawser::start(&self.networks.pod, &self.path(name).with_extension("sock"), arguments)
     }
 
+    /// hawser with `arguments` in the pod, and a guest of `kind` on it with its card configured.
+    pub fn up(&self, kind: Kind, arguments: &[&str]) -> Result<(Hawser, Guest)> {
+        let hawser = self.hawser(arguments)?;
+        let guest = self.guest(kind, &hawser)?;
+        Ok((hawser, guest))
+    }
+
     /// Boots a guest with default options on `hawser` and configures its card.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
