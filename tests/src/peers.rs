@@ -41,15 +41,12 @@ pub fn traffic(namespace: &Namespace, arguments: &str) -> Result<Value> {
     Ok(serde_json::from_str(&out)?)
 }
 
-/// Starts an iperf3 server on `port`, all addresses.
-pub fn iperf_server(namespace: &Namespace, folder: &Path, port: u16) -> Result<Background> {
+/// Starts an iperf3 server on `address`: bound, so that UDP answers come from there.
+pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Result<Background> {
     let mut command = namespace.command("iperf3");
-    command.args(["--server", "--forceflush", "--port", &port.to_string()]);
-    let mut server = Background::start(
-        command,
-        "iperf3 (package iperf3)",
-        folder.join(format!("iperf3-{port}.log")),
-    )?;
+    command.args(["--server", "--forceflush", "--bind", address]);
+    let log = folder.join(format!("iperf3-{}.log", address.replace(':', "_")));
+    let mut server = Background::start(command, "iperf3 (package iperf3)", log)?;
     server.wait_until("listening", PATIENCE, |log| log.contains("listening"))?;
     Ok(server)
 }
