@@ -81,6 +81,8 @@ counters! {
         FlowLimit = "flow_limit",
         /// The host refused a socket operation.
         SocketError = "socket_error",
+        /// The worker that owns the flow has more frames handed to it than it takes.
+        HandoverFull = "handover_full",
         /// A datagram the host did not take.
         UdpSendFailed = "udp_send_failed",
         /// A datagram from the world that is no flow's and no forward's.
@@ -113,6 +115,8 @@ counters! {
         Calls = "calls",
         /// Times the guest kicked.
         Kicks = "kicks",
+        /// Frames that came on another queue than their flow's.
+        Handovers = "handovers",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",
         /// TCP connections opened to the guest.

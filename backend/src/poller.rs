@@ -39,10 +39,12 @@ pub enum Owner {
     UdpListener,
     /// A ping socket.
     Echo,
+    /// Frames handed over by another worker.
+    Handover,
 }
 
 impl Owner {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::TransmitKick,
         Self::ReceiveKick,
         Self::ControlKick,
@@ -52,6 +54,7 @@ impl Owner {
         Self::Udp,
         Self::UdpListener,
         Self::Echo,
+        Self::Handover,
     ];
 }
 

@@ -5,9 +5,10 @@
 //! decided on the copied head.
 
 use super::icmp::{self, IcmpError};
+use super::steering::SteeringKey;
 use super::tcp::{FlowKey, Incoming, Segment};
 use super::{Datagram, Masquerade, Sorted};
-use crate::counters::DropReason;
+use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
 use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
 use crate::responder::MAX_FRAME;
@@ -98,8 +99,20 @@ impl Masquerade {
     ) -> Result<(), DropReason> {
         let bytes = frame.head.get(transport.offset..).unwrap_or_default();
         match transport.protocol {
-            protocol::TCP => sorted.segments.push(segment(frame, transport, bytes)?),
-            protocol::UDP => sorted.datagrams.push(datagram(frame, transport, bytes)?),
+            protocol::TCP => {
+                let incoming = segment(frame, transport, bytes)?;
+                let FlowKey { guest, remote } = incoming.key;
+                if self.tcp.has(&incoming.key) || !self.hand_over(protocol::TCP, guest, remote, frame)? {
+                    sorted.segments.push(incoming);
+                }
+            }
+            protocol::UDP => {
+                let datagram = datagram(frame, transport, bytes)?;
+                let (guest, remote) = (datagram.src, datagram.dst);
+                if self.udp.has(guest, remote) || !self.hand_over(protocol::UDP, guest, remote, frame)? {
+                    sorted.datagrams.push(datagram);
+                }
+            }
             protocol::ICMP | protocol::ICMPV6 => {
                 let ctx = &mut self.surroundings.context(now, sink);
                 let Transport {
@@ -127,6 +140,33 @@ impl Masquerade {
             }
         }
         Ok(())
+    }
+
+    /// Hands a frame to the worker that owns its flow; false if that is this one or
+    /// nobody yet.
+    fn hand_over(
+        &self,
+        protocol: u8,
+        guest: SocketAddr,
+        remote: SocketAddr,
+        frame: &GuestFrame<'_>,
+    ) -> Result<bool, DropReason> {
+        let Some(steering) = &self.surroundings.steering else {
+            return Ok(false);
+        };
+        let key = SteeringKey {
+            protocol,
+            guest,
+            remote,
+        };
+        let Some(owner) = steering.owner(&key) else {
+            return Ok(false);
+        };
+        if !steering.hand_over(owner, frame) {
+            return Err(DropReason::HandoverFull);
+        }
+        self.surroundings.counters.add(Count::Handovers, 1);
+        Ok(true)
     }
 
     fn on_fragment(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {

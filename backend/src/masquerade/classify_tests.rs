@@ -49,6 +49,7 @@ impl Bench {
             poller: Poller::new().expect("a poller"),
             counters: Arc::clone(&counters),
             worker: 0,
+            directory: None,
             flow_limit: 16,
         };
         Self {

@@ -14,6 +14,7 @@ mod listen;
 mod manner;
 mod nat;
 pub mod reassembly;
+mod steering;
 mod tcp;
 #[cfg(test)]
 mod test_support;
@@ -23,18 +24,21 @@ pub use context::Context;
 pub use link::{Link, PacketSpec};
 pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
+pub use steering::Directory;
 
 use self::icmp::EchoFlows;
 use self::reassembly::Reassembler;
+use self::steering::Steering;
 use self::tcp::{Incoming, TcpFlows};
 use self::udp::{Datagram, UdpFlows};
 use crate::config::{MasqueradeConfig, PortConfig};
 use crate::counters::{Counters, DropReason};
-use crate::frame::{GuestBurst, GuestSink, Offload};
+use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
 use crate::mode::Mode;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, Replies, Responders, ServiceConfig};
 use crate::time::Instant;
+use std::io;
 use std::sync::Arc;
 
 /// A masquerade that cannot be set up.
@@ -43,6 +47,9 @@ pub enum MasqueradeError {
     /// A port of `--port`.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Several workers cannot reach each other.
+    #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
+    Steering(#[from] io::Error),
     /// No random numbers for sequence numbers.
     #[error("the system gives no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
     Random(#[from] getrandom::Error),
@@ -54,6 +61,7 @@ struct Surroundings {
     nat: AddressMap,
     poller: Poller,
     counters: Arc<Counters>,
+    steering: Option<Steering>,
 }
 
 impl Surroundings {
@@ -68,6 +76,7 @@ impl Surroundings {
             nat: &self.nat,
             poller: &self.poller,
             counters: &self.counters,
+            steering: self.steering.as_ref(),
             sink,
         }
     }
@@ -104,6 +113,8 @@ pub struct MasqueradeSetup<'a> {
     pub counters: Arc<Counters>,
     /// Worker 0 of a port listens for inbound connections.
     pub worker: usize,
+    /// Shared by the workers of the port, if there are several.
+    pub directory: Option<Arc<Directory>>,
     /// Connections of one protocol this worker may hold.
     pub flow_limit: usize,
 }
@@ -142,12 +153,17 @@ impl Masquerade {
             ipv4: mode.ipv4,
             ipv6: mode.ipv6,
         };
+        let steering = setup
+            .directory
+            .map(|directory| Steering::new(directory, setup.worker, &setup.poller))
+            .transpose()?;
         Ok(Self {
             surroundings: Surroundings {
                 link,
                 nat: AddressMap::new(mode),
                 poller: setup.poller,
                 counters: setup.counters,
+                steering,
             },
             responders,
             replies: Replies::default(),
@@ -183,12 +199,15 @@ impl Mode for Masquerade {
     }
 
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        if token.owner == Owner::Handover {
+            return self.on_handover(now, sink);
+        }
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
             Owner::Echo => self.echo.on_event(ctx, token, ready),
-            Owner::TransmitKick | Owner::ReceiveKick | Owner::ControlKick | Owner::Command => {}
+            Owner::TransmitKick | Owner::ReceiveKick | Owner::ControlKick | Owner::Command | Owner::Handover => {}
         }
     }
 
@@ -248,6 +267,26 @@ impl Masquerade {
         }
         if !sorted.datagrams.is_empty() {
             self.udp.on_datagrams(ctx, burst, &sorted.datagrams);
+        }
+    }
+
+    /// Frames of our flows that came to other workers.
+    fn on_handover(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let handed = self
+            .surroundings
+            .steering
+            .as_ref()
+            .map(Steering::take)
+            .unwrap_or_default();
+        for letter in handed {
+            let slices = [GuestSlice::from_bytes(&letter.bytes)];
+            let frame = GuestFrame {
+                head: &letter.bytes[..letter.bytes.len().min(HEAD_MAX)],
+                slices: &slices,
+                len: letter.bytes.len(),
+                offload: letter.offload,
+            };
+            self.on_burst(now, &[frame], sink);
         }
     }
 

@@ -7,7 +7,7 @@ pub use admission::Admission;
 
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
-use crate::masquerade::{Masquerade, MasqueradeSetup};
+use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::poller::Poller;
 use crate::worker::{self, WorkerHandle};
@@ -56,6 +56,7 @@ impl Port {
     /// [`PortError`]
     pub fn new(config: PortConfig) -> Result<Self, PortError> {
         let port = config.clone();
+        let directory = Directory::new(port.queue_pairs.get().into())?;
         Self::with_modes(config, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = MasqueradeSetup {
@@ -64,6 +65,7 @@ impl Port {
                     poller: context.poller,
                     counters: context.counters,
                     worker: context.worker,
+                    directory: directory.clone(),
                     flow_limit: FLOW_LIMIT,
                 };
                 Ok(Box::new(Masquerade::new(setup)?))

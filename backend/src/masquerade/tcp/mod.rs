@@ -28,6 +28,7 @@ use self::isn::IsnSecret;
 use self::listener::Listeners;
 use self::spill::SpillPool;
 use super::icmp::{self, IcmpError, Quote};
+use super::steering::Claim;
 use super::{Context, Destination, Families, ListenError};
 use crate::config::Forward;
 use crate::counters::{Count, DropReason};
@@ -73,6 +74,8 @@ struct Flow {
     scheduled: Scheduled,
     /// In the backlog already.
     is_queued: bool,
+    /// Its entry among the flows of all workers, if there are several.
+    _claim: Option<Claim>,
 }
 
 /// All TCP connections of one worker.
@@ -126,6 +129,11 @@ impl TcpFlows {
     pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
         self.listeners = Listeners::bind(forwards, families, poller)?;
         Ok(())
+    }
+
+    /// True if the connection is one of ours.
+    pub fn has(&self, key: &FlowKey) -> bool {
+        self.slots.contains_key(key)
     }
 
     /// Takes the TCP segments of a burst, in ring order.
@@ -253,6 +261,7 @@ impl TcpFlows {
     fn insert(&mut self, ctx: &mut Context<'_>, key: FlowKey, connection: Connection, stream: Socket) {
         let generation = self.next_generation;
         self.next_generation = (generation + 1) & GENERATION_MASK;
+        let claim = ctx.claim(protocol::TCP, key.guest, key.remote);
         let slot = self.flows.insert(Flow {
             connection,
             key,
@@ -260,6 +269,7 @@ impl TcpFlows {
             generation,
             scheduled: Scheduled::default(),
             is_queued: false,
+            _claim: claim,
         });
         self.slots.insert(key, slot);
         let flow = &self.flows[slot];

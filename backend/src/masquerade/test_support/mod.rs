@@ -92,6 +92,7 @@ impl Surroundings {
             nat: &self.nat,
             poller: &self.poller,
             counters: &self.counters,
+            steering: None,
             sink: &mut self.sink,
         }
     }

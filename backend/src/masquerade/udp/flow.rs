@@ -2,6 +2,7 @@
 //! stands for it.
 
 use super::super::manner::SocketManner;
+use super::super::steering::Claim;
 use super::receive::Intake;
 use crate::time::Instant;
 use crate::timers::Scheduled;
@@ -87,6 +88,8 @@ pub struct Flow {
     pub waiting: bool,
     /// The guest's port, if the socket has the same.
     pub kept_port: Option<u16>,
+    /// Its entry among the flows of all workers, if there are several.
+    pub claim: Option<Claim>,
 }
 
 impl Flow {
@@ -107,6 +110,7 @@ impl Flow {
             intake: Intake::default(),
             waiting: false,
             kept_port: None,
+            claim: None,
         }
     }
 

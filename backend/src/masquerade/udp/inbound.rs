@@ -14,6 +14,7 @@ use crate::config::{Forward, Transport};
 use crate::counters::{Count, DropReason};
 use crate::frame::{Layout, Offload};
 use crate::masquerade::{Context, ListenError};
+use crate::packet::protocol;
 use crate::poller::{Interest, Owner, Poller, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
@@ -247,7 +248,8 @@ impl UdpFlows {
     }
 
     /// Puts a flow into the table and has its socket watched.
-    pub(super) fn start(&mut self, ctx: &mut Context<'_>, flow: Flow) -> Option<FlowRef> {
+    pub(super) fn start(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
+        flow.claim = ctx.claim(protocol::UDP, flow.key.guest, flow.key.peer);
         let made = self.table.insert(flow);
         let token = Token {
             owner: Owner::Udp,

@@ -121,6 +121,11 @@ impl UdpFlows {
         }
     }
 
+    /// True if the flow is one of ours.
+    pub fn has(&self, guest: SocketAddr, peer: SocketAddr) -> bool {
+        self.table.find(&FlowKey { guest, peer }).is_some()
+    }
+
     /// Number of flows.
     pub fn len(&self) -> usize {
         self.table.len()

@@ -421,6 +421,7 @@ impl Pair {
             nat: &self.nat,
             poller: &self.poller,
             counters: &self.counters,
+            steering: None,
             sink: &mut self.sink,
         };
         f(&mut ctx, &mut self.stream, &mut self.gather)

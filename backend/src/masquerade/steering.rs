@@ -1,0 +1,231 @@
+//! Several queue pairs: one worker owns a flow, whichever ring its frames come on.
+//!
+//! A flow belongs to the worker that made it. The guest chooses the transmit ring of
+//! each frame anew, as a rule by the CPU the program runs on, so a frame may come to
+//! another worker than its flow's. That worker looks the owner up and hands it a copy.
+//! With one queue pair none of this exists.
+
+use crate::frame::{GuestFrame, Offload};
+use crate::poller::{Interest, Owner, Poller, Token};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Bytes of frames that may wait for one worker.
+const MAILBOX: usize = 4 << 20;
+
+/// A flow of any protocol, by its ends as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SteeringKey {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// A frame handed from one worker to another.
+pub struct Handed {
+    /// The frame, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// Its offload metadata.
+    pub offload: Offload,
+}
+
+#[derive(Default)]
+struct Letters {
+    frames: Vec<Handed>,
+    bytes: usize,
+}
+
+struct Mailbox {
+    letters: Mutex<Letters>,
+    wake: EventFd,
+}
+
+/// What the workers of a port share.
+pub struct Directory {
+    owners: RwLock<HashMap<SteeringKey, usize>>,
+    mailboxes: Vec<Mailbox>,
+}
+
+impl Directory {
+    /// A directory for `workers` workers; `None` for one, who owns everything.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new(workers: usize) -> io::Result<Option<Arc<Self>>> {
+        if workers < 2 {
+            return Ok(None);
+        }
+        let mailboxes = (0..workers)
+            .map(|_| {
+                Ok(Mailbox {
+                    letters: Mutex::default(),
+                    wake: EventFd::new(EFD_NONBLOCK)?,
+                })
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Some(Arc::new(Self {
+            owners: RwLock::default(),
+            mailboxes,
+        })))
+    }
+}
+
+/// One worker's part in it.
+#[derive(Clone)]
+pub struct Steering {
+    me: usize,
+    directory: Arc<Directory>,
+}
+
+/// A flow entered in the directory, until dropped.
+pub struct Claim {
+    key: SteeringKey,
+    steering: Steering,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Claim({:?})", self.key)
+    }
+}
+
+impl Steering {
+    /// The part of worker `me`, whose poller tells when frames were handed to it.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
+        let token = Token::new(Owner::Handover, 0);
+        poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
+        Ok(Self { me, directory })
+    }
+
+    /// Notes that a flow made now is ours.
+    pub fn claim(&self, key: SteeringKey) -> Claim {
+        let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
+        owners.insert(key, self.me);
+        Claim {
+            key,
+            steering: self.clone(),
+        }
+    }
+
+    /// The other worker that owns the flow, if one does.
+    pub fn owner(&self, key: &SteeringKey) -> Option<usize> {
+        let owners = self.directory.owners.read().unwrap_or_else(PoisonError::into_inner);
+        owners.get(key).copied().filter(|&owner| owner != self.me)
+    }
+
+    /// Hands a copy of `frame` to worker `owner`; false if its mailbox is full.
+    pub fn hand_over(&self, owner: usize, frame: &GuestFrame<'_>) -> bool {
+        let mailbox = &self.directory.mailboxes[owner];
+        let mut letters = lock(&mailbox.letters);
+        if letters.bytes + frame.len > MAILBOX {
+            return false;
+        }
+        let mut bytes = vec![0; frame.len];
+        frame.copy_to(0, &mut bytes);
+        letters.bytes += frame.len;
+        letters.frames.push(Handed {
+            bytes,
+            offload: frame.offload,
+        });
+        let is_first = letters.frames.len() == 1;
+        drop(letters);
+        if is_first {
+            // Fails only if the counter is at its highest, and then the owner is told anyway.
+            let _ = mailbox.wake.write(1);
+        }
+        true
+    }
+
+    /// Takes the frames handed to us.
+    pub fn take(&self) -> Vec<Handed> {
+        let mailbox = &self.directory.mailboxes[self.me];
+        // Nothing to read means only that somebody else's wake-up came with ours.
+        let _ = mailbox.wake.read();
+        std::mem::take(&mut *lock(&mailbox.letters)).frames
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let steering = &self.steering;
+        let mut owners = steering
+            .directory
+            .owners
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Another worker may have made the flow anew meanwhile.
+        if owners.get(&self.key) == Some(&steering.me) {
+            owners.remove(&self.key);
+        }
+    }
+}
+
+fn lock(letters: &Mutex<Letters>) -> MutexGuard<'_, Letters> {
+    letters.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::testing::OwnedFrame;
+
+    fn key(port: u16) -> SteeringKey {
+        SteeringKey {
+            protocol: 6,
+            guest: SocketAddr::new([10, 0, 2, 2].into(), port),
+            remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
+        }
+    }
+
+    fn pair() -> (Steering, Steering) {
+        let directory = Directory::new(2).unwrap().unwrap();
+        let poller = Poller::new().unwrap();
+        let other = Poller::new().unwrap();
+        let first = Steering::new(Arc::clone(&directory), 0, &poller).unwrap();
+        (first, Steering::new(directory, 1, &other).unwrap())
+    }
+
+    #[test]
+    fn one_worker_needs_no_directory() {
+        assert!(Directory::new(1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_flow_belongs_to_who_made_it_until_it_ends() {
+        let (a, b) = pair();
+        let claim = a.claim(key(1));
+        assert_eq!((a.owner(&key(1)), b.owner(&key(1))), (None, Some(0)));
+        assert_eq!(b.owner(&key(2)), None);
+        let anew = b.claim(key(1));
+        drop(claim);
+        assert_eq!(a.owner(&key(1)), Some(1), "the later claim stands");
+        drop(anew);
+        assert_eq!(a.owner(&key(1)), None);
+    }
+
+    #[test]
+    fn a_frame_is_handed_over_whole_and_in_order_until_the_box_is_full() {
+        let (a, b) = pair();
+        for n in 0..3 {
+            assert!(OwnedFrame::new(vec![n; 100]).with(|frame| b.hand_over(0, frame)));
+        }
+        let got: Vec<_> = a.take().into_iter().map(|h| h.bytes).collect();
+        assert_eq!(got, [vec![0; 100], vec![1; 100], vec![2; 100]]);
+        assert!(a.take().is_empty());
+        let big = OwnedFrame::new(vec![7; 60_000]);
+        let taken = (0..1000)
+            .take_while(|_| big.with(|frame| b.hand_over(0, frame)))
+            .count();
+        assert_eq!(taken, MAILBOX / 60_000);
+    }
+}
