@@ -34,7 +34,7 @@ pub enum ModeConfig {
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0]);
 
 /// Configuration of masquerade.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct MasqueradeConfig {
     /// IPv4 of the guest's private network; `None` switches IPv4 off.
     pub ipv4: Option<Ipv4Link>,

@@ -171,13 +171,9 @@ fn a_broken_ring_works_again_once_the_driver_has_set_it_up_anew() {
         assert_echo(&mut vmm, 0, &LENGTHS);
         act(&mut vmm);
         std::thread::sleep(Duration::from_millis(5));
-        for ring in [RECEIVE, TRANSMIT] {
-            vmm.wire.get_vring_base(ring).unwrap_or_else(|e| panic!("{name}: {e}"));
-        }
+        vmm.stop_all().unwrap_or_else(|e| panic!("{name}: {e}"));
         vmm.reload_driver(64).unwrap();
-        for (index, ring) in vmm.rings() {
-            vmm.set_up_ring(index, ring).unwrap();
-        }
+        vmm.start_all().unwrap();
         vmm.post_all().unwrap();
     }
     assert_echo(&mut vmm, 0, &LENGTHS);
@@ -243,12 +239,8 @@ fn a_used_index_the_guest_has_written_over_misleads_only_the_guest() {
     let mut vmm = backend.connect(guest());
     assert_echo(&mut vmm, 0, &LENGTHS);
     vmm.nics[0].transmit.set_used_idx(9999);
-    for ring in [RECEIVE, TRANSMIT] {
-        vmm.wire.get_vring_base(ring).unwrap();
-    }
-    for (index, ring) in vmm.rings() {
-        vmm.set_up_ring(index, ring).unwrap();
-    }
+    vmm.stop_all().unwrap();
+    vmm.start_all().unwrap();
     let _ = vmm.nics[0].send(&frame(1, 60));
     drop(vmm);
     assert_echo(&mut backend.connect(guest()), 0, &LENGTHS);

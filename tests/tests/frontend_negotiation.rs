@@ -212,16 +212,12 @@ fn a_device_that_was_reset_is_set_up_again_on_the_same_connection() {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(VmmConfig::default());
     assert_echo(&mut vmm, 0, &LENGTHS);
-    for ring in [0, 1] {
-        vmm.wire.get_vring_base(ring).unwrap();
-    }
+    vmm.stop_all().unwrap();
     vmm.wire.tell(code::RESET_DEVICE, &[], &[]).unwrap();
     for ring in [0, 1] {
         vmm.wire.tell_ring(code::SET_VRING_ENABLE, ring, 1).unwrap();
     }
     vmm.wire.tell_u64(code::SET_FEATURES, vmm.features).unwrap();
-    for (index, ring) in vmm.rings() {
-        vmm.set_up_ring(index, ring).unwrap();
-    }
+    vmm.start_all().unwrap();
     assert_echo(&mut vmm, 0, &LENGTHS);
 }

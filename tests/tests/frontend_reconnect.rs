@@ -95,13 +95,10 @@ fn get_vring_base_names_exactly_what_was_taken() {
     for round in 1..=3_u16 {
         assert_echo(&mut vmm, 0, &LENGTHS);
         let frames = round * 5;
-        assert_eq!(vmm.wire.get_vring_base(0).unwrap(), frames, "receive");
-        assert_eq!(vmm.wire.get_vring_base(1).unwrap(), frames, "transmit");
+        assert_eq!(vmm.stop_all().unwrap(), [frames, frames], "receive, transmit");
         assert_eq!(vmm.nics[0].receive.device_idx(), frames, "and all of it was given back");
         assert_eq!(vmm.nics[0].transmit.device_idx(), frames);
-        for (index, ring) in vmm.rings() {
-            vmm.set_up_ring(index, ring).unwrap();
-        }
+        vmm.start_all().unwrap();
     }
 }
 
@@ -110,15 +107,11 @@ fn frames_sent_while_the_rings_are_stopped_come_back_once_they_run() {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(VmmConfig::default());
     assert_echo(&mut vmm, 0, &LENGTHS);
-    for ring in [0, 1] {
-        vmm.wire.get_vring_base(ring).unwrap();
-    }
+    vmm.stop_all().unwrap();
     for seed in 0..20 {
         vmm.nics[0].send(&frame(seed, 200)).unwrap();
     }
-    for (index, ring) in vmm.rings() {
-        vmm.set_up_ring(index, ring).unwrap();
-    }
+    vmm.start_all().unwrap();
     for seed in 0..20 {
         let got = vmm.nics[0].recv(PATIENCE).unwrap().expect("the frame comes back");
         assert!(got.frame == frame(seed, 200), "frame {seed}");
@@ -131,13 +124,9 @@ fn a_driver_that_is_loaded_again_gets_rings_of_another_size_elsewhere() {
     let mut vmm = backend.connect(VmmConfig::default());
     assert_echo(&mut vmm, 0, &LENGTHS);
     for ring_size in [64, 512] {
-        for ring in [0, 1] {
-            vmm.wire.get_vring_base(ring).unwrap();
-        }
+        vmm.stop_all().unwrap();
         vmm.reload_driver(ring_size).unwrap();
-        for (index, ring) in vmm.rings() {
-            vmm.set_up_ring(index, ring).unwrap();
-        }
+        vmm.start_all().unwrap();
         vmm.post_all().unwrap();
         assert_echo(&mut vmm, 0, &LENGTHS);
     }

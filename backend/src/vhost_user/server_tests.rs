@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
+use crate::config::{MasqueradeConfig, ModeConfig, PortConfig};
 use crate::frame::{GuestBurst, GuestSink};
 use crate::mode::Mode;
 use crate::poller::{Readiness, Token};
@@ -24,20 +24,12 @@ impl Mode for Idle {
 }
 
 fn port() -> Arc<Port> {
-    let masquerade = MasqueradeConfig {
-        ipv4: None,
-        ipv6: None,
-        names: NameConfig::default(),
-        forwards: Vec::new(),
-        map_host_loopback: Vec::new(),
-        dns_forward: Vec::new(),
-    };
     let config = PortConfig {
         name: "test".into(),
         mac: None,
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
-        mode: ModeConfig::Masquerade(masquerade),
+        mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };
     Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Idle))).unwrap())
 }

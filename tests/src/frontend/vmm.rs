@@ -188,10 +188,7 @@ impl Vmm {
         for region in self.ram.regions() {
             self.wire.add_mem_region(region, self.ram.fd())?;
         }
-        for (index, ring) in self.rings() {
-            self.set_up_ring(index, ring)?;
-        }
-        Ok(())
+        self.start_all()
     }
 
     /// As `virtio-devices/src/vhost_user` of cloud-hypervisor does.
@@ -276,10 +273,7 @@ impl Vmm {
         self.make_driver(offered & !feature::PROTOCOL_FEATURES)?;
         self.wire.tell_u64(code::SET_FEATURES, self.features)?;
         self.wire.set_mem_table(self.ram.regions(), self.ram.fd())?;
-        for (index, ring) in self.rings() {
-            self.set_up_ring(index, ring)?;
-        }
-        Ok(())
+        self.start_all()
     }
 
     /// Virtio features, then protocol features; returns the virtio features offered.
@@ -332,6 +326,22 @@ impl Vmm {
     /// As [`connect`](Self::connect).
     pub fn set_up_ring(&self, index: u32, ring: &Ring) -> io::Result<()> {
         self.start_ring(index, &ring.handle()?, ring.device_idx())
+    }
+
+    /// Starts all rings where the device has come to.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn start_all(&self) -> io::Result<()> {
+        self.rings().try_for_each(|(index, ring)| self.set_up_ring(index, ring))
+    }
+
+    /// Stops all rings; the index each had come to.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub fn stop_all(&self) -> io::Result<Vec<u16>> {
+        self.rings().map(|(index, _)| self.wire.get_vring_base(index)).collect()
     }
 
     /// Starts a ring at `base`, whoever has its driver: NUM, BASE, ADDR, KICK, CALL.

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
-use hawser_backend::config::{MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
 use hawser_backend::frame::{GuestBurst, GuestSink, NoRoom};
 use hawser_backend::mode::Mode;
 use hawser_backend::packet::MacAddr;
@@ -133,20 +133,12 @@ impl Drop for Backend {
 }
 
 fn config(queue_pairs: u16) -> PortConfig {
-    let masquerade = MasqueradeConfig {
-        ipv4: None,
-        ipv6: None,
-        names: NameConfig::default(),
-        forwards: Vec::new(),
-        map_host_loopback: Vec::new(),
-        dns_forward: Vec::new(),
-    };
     PortConfig {
         name: "echo".into(),
         mac: Some(GUEST_MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
-        mode: ModeConfig::Masquerade(masquerade),
+        mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     }
 }
 
