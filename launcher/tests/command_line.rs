@@ -1,5 +1,6 @@
 //! The command line of the real program: what it writes where, and its exit status.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 /// Where nothing could be served, should wrong usage be let through.
@@ -190,4 +191,21 @@ vhost-user,id=hawser0,chardev=hawser-chr0
 virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
 ";
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
+}
+
+/// The long options a text names.
+fn options(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+    words.filter(|word| word.starts_with("--") && word.len() > 2).collect()
+}
+
+#[test]
+fn the_readme_has_every_option_and_no_other() {
+    let readme = include_str!("../../README.md");
+    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
+    let help = hawser(&["--help"]);
+    let mut known = options(text(&help.stdout));
+    known.remove("--help");
+    known.remove("--version");
+    assert_eq!(options(&table.join("\n")), known);
 }
