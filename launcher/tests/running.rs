@@ -302,7 +302,13 @@ fn as_nobody(stage: &Stage) -> Option<Command> {
         return Some(stage.hawser());
     }
     let program = stage.path("hawser");
-    fs::copy(env!("CARGO_BIN_EXE_hawser"), &program).ok()?;
+    // By another process: a program that is open for writing in a child somebody else
+    // in here is just starting cannot be run.
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_hawser"))
+        .arg(&program)
+        .status();
+    copied.ok().filter(ExitStatus::success)?;
     for path in [stage.dir.path(), &stage.path("notify")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).ok()?;
     }
