@@ -318,15 +318,35 @@ fn as_nobody(stage: &Stage) -> Option<Command> {
 }
 
 #[test]
-fn an_ordinary_user_without_any_capability_can_serve() {
+fn an_ordinary_user_without_any_capability_can_serve_and_hears_what_it_lacks() {
     let stage = Stage::new();
     let mut command = as_nobody(&stage).expect("a copy of the program");
     let mut hawser = Running::start(command.arg(stage.socket_option()).args(NETWORK));
     assert_eq!(stage.told(), "READY=1");
     let status = fs::read_to_string(format!("/proc/{}/status", hawser.child.id())).expect("it runs");
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", hawser.child.id())).expect("it runs");
+    let open_files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("a limit");
+    let [.., soft, hard, _unit] = open_files.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("{open_files}")
+    };
+    assert_eq!(soft, hard, "the limit is raised to what the process may have");
     hawser.signal(Signal::TERM);
-    assert_eq!(hawser.ended().0.code(), Some(0));
+    let (status, log) = hawser.ended();
+    assert_eq!(status.code(), Some(0));
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(log.contains("ping goes unanswered"), !nobody_may_ping(), "{log}");
+    }
+}
+
+/// Whether the system lets [`NOBODY`]'s group open ping sockets.
+fn nobody_may_ping() -> bool {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").expect("Linux");
+    let bounds: Vec<u32> = range.split_whitespace().map(|n| n.parse().expect("a group")).collect();
+    (bounds[0]..=bounds[1]).contains(&NOBODY)
 }
 
 #[test]
