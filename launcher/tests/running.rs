@@ -318,7 +318,7 @@ fn as_nobody(stage: &Stage) -> Option<Command> {
 }
 
 #[test]
-fn an_ordinary_user_without_any_capability_can_serve_and_hears_what_it_lacks() {
+fn an_ordinary_user_without_any_capability_can_serve() {
     let stage = Stage::new();
     let mut command = as_nobody(&stage).expect("a copy of the program");
     let mut hawser = Running::start(command.arg(stage.socket_option()).args(NETWORK));
