@@ -83,9 +83,9 @@ impl Features {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::config::{MasqueradeConfig, ModeConfig, NameConfig};
+    use crate::config::{MasqueradeConfig, ModeConfig};
     use std::num::NonZeroU16;
 
     /// A port with this many queue pairs.
@@ -95,14 +95,7 @@ pub(super) mod tests {
             mac: None,
             mtu: 1500,
             queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
-            mode: ModeConfig::Masquerade(MasqueradeConfig {
-                ipv4: None,
-                ipv6: None,
-                names: NameConfig::default(),
-                forwards: Vec::new(),
-                map_host_loopback: Vec::new(),
-                dns_forward: Vec::new(),
-            }),
+            mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
         }
     }
 

@@ -1,14 +1,13 @@
 //! A guest and its front end for one worker, and a mode that sends everything back.
 
 use super::super::*;
-use crate::config::{MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
 use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestSink, Layout, NoRoom, Offload};
 use crate::port::Port;
+use crate::virtio::features::tests::port;
 use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -111,23 +110,6 @@ impl Mode for Echo {
     }
 }
 
-pub fn config(pairs: u16) -> PortConfig {
-    PortConfig {
-        name: "test".into(),
-        mac: None,
-        mtu: 1500,
-        queue_pairs: NonZeroU16::new(pairs).unwrap(),
-        mode: ModeConfig::Masquerade(MasqueradeConfig {
-            ipv4: None,
-            ipv6: None,
-            names: NameConfig::default(),
-            forwards: Vec::new(),
-            map_host_loopback: Vec::new(),
-            dns_forward: Vec::new(),
-        }),
-    }
-}
-
 pub fn eventfd() -> File {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     // A descriptor of our own, independent of the wrapper.
@@ -201,7 +183,7 @@ pub struct Guest {
 impl Guest {
     pub fn new() -> Self {
         let (sender, told) = channel();
-        let port = Port::with_modes(config(1), &mut |_| {
+        let port = Port::with_modes(port(1), &mut |_| {
             Ok(Box::new(Echo {
                 told: sender.clone(),
                 waiting: Vec::new(),
