@@ -97,19 +97,19 @@ fn restart(vmm: &Vmm, handles: &[RingHandle], ring: u32) {
 }
 
 #[test]
-fn transmit_rings_stop_and_start() {
+fn transmit_rings_stop_and_start_while_frames_flow() {
     assert_nothing_lost(|vmm, handles| restart(vmm, handles, 1));
 }
 
 #[test]
-fn memory_is_replaced() {
+fn memory_is_replaced_while_frames_flow() {
     assert_nothing_lost(|vmm, _| {
         vmm.wire.set_mem_table(vmm.ram.regions(), vmm.ram.fd()).unwrap();
     });
 }
 
 #[test]
-fn a_region_is_plugged_and_unplugged() {
+fn a_region_is_plugged_and_unplugged_while_frames_flow() {
     assert_nothing_lost(|vmm, _| {
         let spare = vmm.ram.regions()[1];
         vmm.wire.remove_mem_region(&spare).unwrap();
@@ -118,7 +118,7 @@ fn a_region_is_plugged_and_unplugged() {
 }
 
 #[test]
-fn interrupts_are_masked_and_unmasked() {
+fn interrupts_are_masked_and_unmasked_while_frames_flow() {
     assert_nothing_lost(|vmm, handles| {
         for (ring, handle) in (0..).zip(handles) {
             vmm.wire
@@ -129,7 +129,7 @@ fn interrupts_are_masked_and_unmasked() {
 }
 
 #[test]
-fn addresses_are_told_again() {
+fn addresses_are_told_again_while_frames_flow() {
     assert_nothing_lost(|vmm, handles| {
         for (ring, handle) in (0..).zip(handles) {
             vmm.set_addresses(ring, handle.layout).unwrap();
@@ -138,6 +138,6 @@ fn addresses_are_told_again() {
 }
 
 #[test]
-fn features_are_told_again() {
+fn features_are_told_again_while_frames_flow() {
     assert_nothing_lost(|vmm, _| vmm.wire.tell_u64(code::SET_FEATURES, vmm.features).unwrap());
 }
