@@ -106,7 +106,11 @@ enum Source {
         /// The file to remove at the end, if it is ours.
         _file: Option<SocketFile>,
     },
-    Connect(PathBuf),
+    Connect {
+        path: PathBuf,
+        /// Pause before the next attempt.
+        delay: Duration,
+    },
     /// A connection handed over; taken when it is served.
     Connected(Option<UnixStream>),
 }
@@ -127,7 +131,10 @@ impl Server {
     pub fn bind(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
         let source = match endpoint {
             Endpoint::Listen(path) => listen(path)?,
-            Endpoint::Connect(path) => Source::Connect(path),
+            Endpoint::Connect(path) => Source::Connect {
+                path,
+                delay: Duration::ZERO,
+            },
             Endpoint::Fd(fd) => adopt(fd)?,
         };
         let stop = StopHandle(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
@@ -151,27 +158,27 @@ impl Server {
     /// [`ServeError`]. What a front end does wrong is logged and is no error.
     pub fn run(mut self) -> Result<(), ServeError> {
         while let Some(front) = self.next_front()? {
-            match self.serve(front) {
-                Ended::Stopped => break,
-                Ended::Closed if self.lifetime == Lifetime::OneOff => break,
-                Ended::Closed | Ended::Silent => {}
+            let name = &self.port.config().name;
+            let ended = session::serve(&self.port, front, self.stop.as_raw_fd());
+            match &ended {
+                Ok(Ended::Stopped) => break,
+                Ok(Ended::Silent) => log::debug!("port {name}: somebody connected and left without a word"),
+                Ok(Ended::Closed) => log::info!("port {name}: the front end has gone"),
+                Err(why) => log::warn!("port {name}: the connection to the front end was ended: {why}"),
+            }
+            if self.lifetime == Lifetime::OneOff && !matches!(ended, Ok(Ended::Silent)) {
+                break;
+            }
+            if let Source::Connect { delay, .. } = &mut self.source {
+                // One that hangs up at once, again and again, is not asked without pause.
+                *delay = if matches!(ended, Ok(Ended::Closed)) {
+                    RETRY_FIRST
+                } else {
+                    longer(*delay)
+                };
             }
         }
         Ok(())
-    }
-
-    fn serve(&self, front: UnixStream) -> Ended {
-        let name = &self.port.config().name;
-        match session::serve(&self.port, front, self.stop.as_raw_fd()) {
-            Ok(ended) => {
-                log::info!("port {name}: the front end has gone");
-                ended
-            }
-            Err(why) => {
-                log::warn!("port {name}: the connection to the front end was ended: {why}");
-                Ended::Closed
-            }
-        }
     }
 
     /// The next front end; `None` if stopped, or if there will be none.
@@ -179,7 +186,7 @@ impl Server {
         match &mut self.source {
             Source::Connected(stream) => Ok(stream.take()),
             Source::Listener { listener, .. } => accept(listener, self.stop.as_raw_fd()),
-            Source::Connect(path) => connect(path, self.lifetime, self.stop.as_raw_fd()),
+            Source::Connect { path, delay } => connect(path, delay, self.lifetime, self.stop.as_raw_fd()),
         }
     }
 }
@@ -261,13 +268,15 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
     }
 }
 
-fn connect(path: &Path, lifetime: Lifetime, stop: RawFd) -> Result<Option<UnixStream>, ServeError> {
-    let mut delay = RETRY_FIRST;
-    loop {
-        // Before the first attempt too: one that was stopped does not connect again.
-        if pause(stop, Duration::ZERO)? {
-            return Ok(None);
-        }
+/// Connects after `delay`, and again after longer and longer ones.
+fn connect(
+    path: &Path,
+    delay: &mut Duration,
+    lifetime: Lifetime,
+    stop: RawFd,
+) -> Result<Option<UnixStream>, ServeError> {
+    // Without a delay too: one that was stopped does not connect again.
+    while !pause(stop, *delay)? {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(Some(stream)),
             Err(source) if lifetime == Lifetime::OneOff => {
@@ -276,14 +285,16 @@ fn connect(path: &Path, lifetime: Lifetime, stop: RawFd) -> Result<Option<UnixSt
                     source,
                 });
             }
-            Err(e) if delay == RETRY_FIRST => log::info!("waiting for a front end at {}: {e}", path.display()),
+            Err(e) if delay.is_zero() => log::info!("waiting for a front end at {}: {e}", path.display()),
             Err(_) => {}
         }
-        if pause(stop, delay)? {
-            return Ok(None);
-        }
-        delay = (delay * 2).min(RETRY_MAX);
+        *delay = longer(*delay);
     }
+    Ok(None)
+}
+
+fn longer(delay: Duration) -> Duration {
+    (delay * 2).clamp(RETRY_FIRST, RETRY_MAX)
 }
 
 /// Waits; true if stopped meanwhile.

@@ -170,6 +170,24 @@ fn a_front_end_that_listens_is_connected_to_again_and_again() {
 }
 
 #[test]
+fn a_front_end_that_hangs_up_at_once_is_not_asked_without_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let running = run(Endpoint::Connect(path), Lifetime::Persistent);
+    let mut connections = 0;
+    let end = std::time::Instant::now() + Duration::from_millis(500);
+    while std::time::Instant::now() < end {
+        connections += usize::from(listener.accept().is_ok());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // At once, after 100 ms, after 200 ms more.
+    assert!((1..=3).contains(&connections), "{connections} connections");
+    running.stop_and_end().unwrap();
+}
+
+#[test]
 fn one_off_does_not_wait_for_a_front_end_that_does_not_listen() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
