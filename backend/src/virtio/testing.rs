@@ -174,8 +174,12 @@ impl DriverRing {
 
     /// Posts a chain whose buffers stand in a table of their own; returns its head.
     pub fn post_indirect(&mut self, memory: &mut TestMemory, buffers: &[Buffer]) -> u16 {
-        let len = 16 * buffers.len() as u64;
-        let table = memory.take(len, 16);
+        let table = memory.take(16 * buffers.len() as u64, 16);
+        self.post_table(memory, table, buffers)
+    }
+
+    /// The same with the table at `table`.
+    pub fn post_table(&mut self, memory: &TestMemory, table: u64, buffers: &[Buffer]) -> u16 {
         for (index, buffer) in (0u16..).zip(buffers) {
             let is_last = usize::from(index) + 1 == buffers.len();
             let flags = if is_last { 0 } else { NEXT };
@@ -184,7 +188,7 @@ impl DriverRing {
         let head = self.next_descriptor & (self.layout.size - 1);
         let whole = Buffer {
             address: table,
-            len: u32::try_from(len).expect("a short table"),
+            len: u32::try_from(16 * buffers.len()).expect("a short table"),
             writable: false,
         };
         Self::write_descriptor(memory, self.layout.descriptors, head, whole, INDIRECT, 0);

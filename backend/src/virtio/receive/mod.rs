@@ -68,11 +68,11 @@ impl Receive {
         }
     }
 
-    /// Starts to use `ring`.
+    /// Starts to use `ring`. Whoever met `NoRoom` before still waits for room.
     pub fn start(&mut self, ring: Ring) {
         self.stop();
         self.ring = Some(ring);
-        (self.starved, self.broken) = (false, None);
+        self.broken = None;
     }
 
     /// Lets the ring go: chains no frame went into are given back, what was written is

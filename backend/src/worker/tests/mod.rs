@@ -180,6 +180,18 @@ fn new_memory_is_used_and_the_old_one_let_go() {
 }
 
 #[test]
+fn who_waits_for_room_still_does_with_new_memory() {
+    let mut guest = Guest::started(EVENTS);
+    guest.send(&frame(1, 60));
+    guest.settle();
+    let map = GuestMap::new(Arc::clone(&guest.memory.memory), None);
+    guest.worker().set_memory(Arc::new(map));
+    guest.post_receive(1, 1536);
+    guest.receive.kick();
+    assert_eq!(guest.wait_frames(1), [frame(1, 60)]);
+}
+
+#[test]
 fn memory_taken_away_stops_the_rings_and_nothing_else() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
