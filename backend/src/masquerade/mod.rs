@@ -15,7 +15,7 @@ mod manner;
 mod nat;
 pub mod reassembly;
 mod steering;
-mod tcp;
+pub mod tcp;
 #[cfg(test)]
 mod test_support;
 pub mod udp;

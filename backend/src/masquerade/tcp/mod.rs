@@ -20,6 +20,8 @@ mod spill;
 mod stream;
 mod transmit;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -4,16 +4,15 @@
 use crate::config::{Ipv4Link, MasqueradeConfig, NameConfig};
 use crate::counters::Counters;
 use crate::frame::testing::{OwnedFrame, TestSink};
-use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
+use crate::frame::{GatherList, GuestSlice};
 use crate::masquerade::tcp::connection::{Connection, Opening, Progress, State};
 use crate::masquerade::tcp::receive::Segment;
 use crate::masquerade::tcp::seq::Seq;
 use crate::masquerade::tcp::spill::SpillPool;
-use crate::masquerade::tcp::stream::{HostStream, SendRoom};
+use crate::masquerade::tcp::testing::FakeStream;
 use crate::masquerade::{AddressMap, Context, Link};
 use crate::packet::{EtherType, EthernetHeader, Headers, MacAddr, TcpFlags, TcpHeader};
 use crate::poller::Poller;
-use crate::sys::stream::PeekAt;
 use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -21,7 +20,6 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
 use std::collections::VecDeque;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -78,91 +76,6 @@ impl Rng {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) % n
-    }
-}
-
-/// The host socket: what the world sends, and what it got.
-#[derive(Default)]
-pub struct FakeStream {
-    /// Bytes the world got from the guest.
-    pub received: Vec<u8>,
-    /// The guest's FIN was passed on.
-    pub write_closed: bool,
-    /// Bytes taken but not yet read by the world.
-    queued: usize,
-    pub limit: usize,
-    inbox: VecDeque<u8>,
-    pub inbox_closed: bool,
-    peek_offset: usize,
-    pub broken: bool,
-}
-
-impl FakeStream {
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.inbox.extend(bytes);
-    }
-
-    /// The world reads up to `n` bytes.
-    fn drain(&mut self, n: usize) {
-        self.queued -= n.min(self.queued);
-    }
-}
-
-impl HostStream for FakeStream {
-    fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize> {
-        assert!(!self.write_closed, "bytes after FIN");
-        if self.broken {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        let free = self.limit - self.queued;
-        if free == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let total: usize = data.iter().map(GuestSlice::len).sum();
-        let n = total.min(free);
-        let start = self.received.len();
-        self.received.resize(start + n, 0);
-        assert_eq!(crate::frame::copy_from_guest(data, 0, &mut self.received[start..]), n);
-        self.queued += n;
-        Ok(n)
-    }
-
-    fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
-        assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
-        let mut bytes = self.inbox.iter().copied().skip(self.peek_offset);
-        let mut n = 0;
-        for slice in room {
-            let part: Vec<u8> = bytes.by_ref().take(slice.len()).collect();
-            n += slice.copy_from(&part);
-        }
-        self.peek_offset += n;
-        if n == 0 && !self.inbox_closed {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(n)
-    }
-
-    fn seek_peek(&mut self, offset: u32) {
-        self.peek_offset = offset as usize;
-    }
-
-    fn discard(&mut self, n: u32) {
-        let n = n as usize;
-        assert!(n <= self.inbox.len(), "acknowledged more than was there");
-        self.inbox.drain(..n);
-        self.peek_offset = self.peek_offset.saturating_sub(n);
-    }
-
-    fn shutdown_write(&mut self) {
-        self.write_closed = true;
-    }
-
-    fn send_room(&mut self) -> SendRoom {
-        let bytes = self.limit - self.queued;
-        SendRoom {
-            bytes: u32::try_from(bytes).unwrap(),
-            tight: bytes < self.limit / 3,
-        }
     }
 }
 
@@ -353,10 +266,7 @@ impl Pair {
             now: Instant::from_nanos(1),
             conditions,
             connection: None,
-            stream: FakeStream {
-                limit: conditions.send_queue,
-                ..FakeStream::default()
-            },
+            stream: FakeStream::new(conditions.send_queue),
             counters: Counters::default(),
             resets_to_guest: 0,
             has_stream: true,

@@ -1,0 +1,349 @@
+//! A connection without sockets or a guest: for tests, and for a fuzzer that plays both.
+
+use super::connection::{Connection, Opening, Progress, State};
+use super::receive::Segment;
+use super::seq::Seq;
+use super::spill::SpillPool;
+use super::stream::{HostStream, SendRoom};
+use crate::config::{Ipv4Link, MasqueradeConfig, NameConfig};
+use crate::counters::Counters;
+use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
+use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
+use crate::masquerade::{AddressMap, Context, Link};
+use crate::packet::{MacAddr, TcpFlags, TcpHeader, TcpOptions};
+use crate::poller::Poller;
+use crate::sys::stream::PeekAt;
+use crate::time::Instant;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// The host socket: what the world sends, and what it got.
+#[derive(Debug, Default)]
+pub struct FakeStream {
+    /// Bytes the world got from the guest.
+    pub received: Vec<u8>,
+    /// The guest's FIN was passed on.
+    pub write_closed: bool,
+    /// Bytes taken but not yet read by the world.
+    queued: usize,
+    /// Bytes the send queue holds.
+    pub limit: usize,
+    inbox: VecDeque<u8>,
+    /// The world has closed its side.
+    pub inbox_closed: bool,
+    peek_offset: usize,
+    /// The connection is gone.
+    pub broken: bool,
+}
+
+impl FakeStream {
+    /// A socket whose send queue holds `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
+    /// The world sends bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.inbox.extend(bytes);
+    }
+
+    /// The world reads up to `n` bytes.
+    pub fn drain(&mut self, n: usize) {
+        self.queued -= n.min(self.queued);
+    }
+}
+
+impl HostStream for FakeStream {
+    fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize> {
+        assert!(!self.write_closed, "bytes after FIN");
+        if self.broken {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let free = self.limit.saturating_sub(self.queued);
+        if free == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let total: usize = data.iter().map(GuestSlice::len).sum();
+        let n = total.min(free);
+        let start = self.received.len();
+        self.received.resize(start + n, 0);
+        assert_eq!(crate::frame::copy_from_guest(data, 0, &mut self.received[start..]), n);
+        self.queued += n;
+        Ok(n)
+    }
+
+    fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
+        assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
+        let mut bytes = self.inbox.iter().copied().skip(self.peek_offset);
+        let mut n = 0;
+        for slice in room {
+            let part: Vec<u8> = bytes.by_ref().take(slice.len()).collect();
+            n += slice.copy_from(&part);
+        }
+        self.peek_offset += n;
+        if n == 0 && !self.inbox_closed {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(n)
+    }
+
+    fn seek_peek(&mut self, offset: u32) {
+        self.peek_offset = offset as usize;
+    }
+
+    fn discard(&mut self, n: u32) {
+        let n = n as usize;
+        assert!(n <= self.inbox.len(), "acknowledged more than was there");
+        self.inbox.drain(..n);
+        self.peek_offset = self.peek_offset.saturating_sub(n);
+    }
+
+    fn shutdown_write(&mut self) {
+        self.write_closed = true;
+    }
+
+    fn send_room(&mut self) -> SendRoom {
+        let bytes = self.limit.saturating_sub(self.queued);
+        SendRoom {
+            bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+            tight: bytes < self.limit / 3,
+        }
+    }
+}
+
+/// A guest, a world and a connection, all at the mercy of a list of bytes.
+///
+/// The guest's stream has a byte for each sequence number, and so has the world's:
+/// whatever is delivered can be checked by its place alone.
+pub struct Player {
+    now: Instant,
+    connection: Connection,
+    stream: FakeStream,
+    sink: TestSink,
+    gather: GatherList,
+    counters: Counters,
+    link: Link,
+    nat: AddressMap,
+    poller: Poller,
+    /// Bytes the world has sent so far.
+    world_sent: usize,
+}
+
+/// The guest's initial sequence number.
+const GUEST_ISS: u32 = u32::MAX - 300;
+/// Ours.
+const ISS: u32 = u32::MAX - 700;
+/// Headers of a frame over IPv4.
+const HEADERS: usize = 14 + 20;
+
+/// The byte with number `n` of either stream.
+fn byte_at(n: usize) -> u8 {
+    u8::try_from(n % 251).unwrap_or_default()
+}
+
+impl Player {
+    /// A connection the guest has opened.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let addresses = Ipv4Link {
+            network: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24),
+            gateway: Ipv4Addr::new(10, 0, 2, 1),
+            guest: Ipv4Addr::new(10, 0, 2, 2),
+        };
+        let mode = MasqueradeConfig {
+            ipv4: Some(addresses),
+            ipv6: None,
+            names: NameConfig::default(),
+            forwards: vec![],
+            map_host_loopback: vec![],
+            dns_forward: vec![],
+        };
+        let opening = Opening {
+            guest: SocketAddr::new(addresses.guest.into(), 40_000),
+            remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
+            iss: Seq(ISS),
+            mtu: 1500,
+            spill: SpillPool::default(),
+        };
+        let syn = TcpHeader {
+            seq: GUEST_ISS,
+            flags: TcpFlags::SYN,
+            window: u16::MAX,
+            options: TcpOptions {
+                mss: Some(1000),
+                window_scale: Some(2),
+            },
+            ..TcpHeader::default()
+        };
+        let mut player = Self {
+            now: Instant::from_nanos(1),
+            connection: Connection::from_guest(&opening, &syn),
+            stream: FakeStream::new(10_000),
+            sink: TestSink::default(),
+            gather: GatherList::default(),
+            counters: Counters::default(),
+            link: Link {
+                guest_mac: MacAddr::default(),
+                mtu: 1500,
+                ipv4: Some(addresses),
+                ipv6: None,
+            },
+            nat: AddressMap::new(&mode),
+            poller: Poller::new()?,
+            world_sent: 0,
+        };
+        player.call(|connection, ctx, _, _| {
+            connection.on_connected(ctx);
+            Progress::Done
+        });
+        Ok(player)
+    }
+
+    fn call(
+        &mut self,
+        f: impl FnOnce(&mut Connection, &mut Context<'_>, &mut FakeStream, &mut GatherList) -> Progress,
+    ) {
+        let mut ctx = Context {
+            now: self.now,
+            link: &self.link,
+            nat: &self.nat,
+            poller: &self.poller,
+            counters: &self.counters,
+            steering: None,
+            sink: &mut self.sink,
+        };
+        let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
+    }
+
+    /// Plays one move, told by four bytes; false once the connection is over.
+    ///
+    /// # Panics
+    /// Something does not hold: that is what the fuzzer looks for.
+    pub fn step(&mut self, [what, a, b, c]: [u8; 4]) -> bool {
+        let number = usize::from(u16::from_be_bytes([a, b]));
+        self.sink.room = usize::from(c);
+        match what % 8 {
+            0..=2 => self.guest_sends(what, number, c),
+            3 => {
+                let bytes: Vec<u8> = (0..number % 5000).map(|i| byte_at(self.world_sent + i)).collect();
+                if !self.stream.inbox_closed {
+                    self.stream.push(&bytes);
+                    self.world_sent += bytes.len();
+                }
+                self.call(|connection, ctx, stream, _| {
+                    connection.on_readable();
+                    connection.answer(ctx, stream)
+                });
+            }
+            4 => {
+                self.stream.inbox_closed = true;
+                self.call(|connection, ctx, stream, _| {
+                    connection.on_read_closed();
+                    connection.answer(ctx, stream)
+                });
+            }
+            5 => {
+                self.stream.drain(number);
+                self.stream.limit = 1 + usize::from(c) * 64;
+                self.call(|connection, ctx, stream, _| {
+                    connection.on_writable(ctx, stream);
+                    connection.answer(ctx, stream)
+                });
+            }
+            6 => {
+                self.now = self.now + Duration::from_millis(number as u64 * 10);
+                self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
+            }
+            _ => self.call(|connection, ctx, _, _| {
+                connection.probe(ctx);
+                Progress::Done
+            }),
+        }
+        self.check();
+        !self.connection.is_over() && self.connection.state() != State::TimeWait
+    }
+
+    /// A segment near what is expected: `what` shifts its numbers, `c` gives its flags.
+    fn guest_sends(&mut self, what: u8, number: usize, c: u8) {
+        let shift = u32::from(what >> 3);
+        let next = self.connection.rcv_nxt;
+        let seq = if what & 0x80 == 0 {
+            next + (shift * 97) % 500
+        } else {
+            next - (shift * 31) % 800
+        };
+        let first = Seq(GUEST_ISS) + 1;
+        let (offset, before) = (seq.since(first) as usize, first.since(seq) as usize);
+        let payload: Vec<u8> = (0..number % 3000)
+            .map(|i| byte_at((offset + i).saturating_sub(before)))
+            .collect();
+        let in_flight = self.connection.snd_max.since(self.connection.snd_una);
+        let header = TcpHeader {
+            seq: seq.0,
+            ack: (self.connection.snd_una + (shift * 113) % (in_flight + 2)).0,
+            // RST and SYN, but seldom: they end the game.
+            flags: TcpFlags(if c % 16 == 15 { c } else { 0x10 | (c & 0x29) }),
+            window: u16::try_from(number).unwrap_or(u16::MAX),
+            ..TcpHeader::default()
+        };
+        let segment = Segment {
+            frame: 0,
+            header,
+            payload_offset: 0,
+            payload_len: payload.len(),
+        };
+        let frame = OwnedFrame::new(payload);
+        let slices = frame.slices();
+        let burst = [frame.view(&slices)];
+        self.call(|connection, ctx, stream, gather| {
+            connection.on_segments(ctx, Some(stream), &burst, [&segment].into_iter(), gather)
+        });
+    }
+
+    /// What must hold after every move.
+    fn check(&mut self) {
+        for (i, &byte) in self.stream.received.iter().enumerate() {
+            assert_eq!(byte, byte_at(i), "byte {i} from the guest");
+        }
+        for frame in self.sink.take() {
+            self.check_frame(&frame);
+        }
+        let connection = &self.connection;
+        assert!(!connection.snd_nxt.before(connection.snd_una), "SND.NXT before SND.UNA");
+        assert!(
+            !connection.snd_nxt.after(connection.snd_max),
+            "SND.NXT beyond what was sent"
+        );
+        assert!(
+            !connection.rcv_nxt.after(connection.rcv_edge + 1),
+            "took more than was offered"
+        );
+        if connection.state() == State::Established {
+            assert!(connection.deadline().is_some(), "an open connection waits for nothing");
+        }
+    }
+
+    fn check_frame(&self, frame: &Delivered) {
+        let bytes = &frame.bytes[HEADERS..];
+        let Ok(header) = TcpHeader::parse(bytes, bytes.len()) else {
+            panic!("a segment of ours does not parse");
+        };
+        let payload = &bytes[header.header_len..];
+        let offset = Seq(header.seq).since(Seq(ISS) + 1) as usize;
+        for (i, &byte) in payload.iter().enumerate() {
+            assert_eq!(byte, byte_at(offset + i), "byte {} to the guest", offset + i);
+        }
+        let end = if payload.is_empty() { 0 } else { offset + payload.len() };
+        assert!(end <= self.world_sent, "more than the world sent");
+        if header.flags.has(TcpFlags::ACK) {
+            assert!(!Seq(header.ack).after(self.connection.rcv_nxt), "acknowledged too much");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A TCP connection between a guest and a world that do anything in any order: every
+//! byte that arrives is the right one, and the connection's numbers stay consistent.
+#![no_main]
+
+use hawser_backend::masquerade::tcp::testing::Player;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let mut player = Player::new().expect("descriptors");
+    let (moves, _) = data.as_chunks::<4>();
+    for &one in moves.iter().take(200) {
+        if !player.step(one) {
+            break;
+        }
+    }
+});
