@@ -1,0 +1,224 @@
+//! Bulk between a real guest and the world, compared by SHA-256: MTUs, offloads, ring features, iperf3.
+
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::lab::Lab;
+use hawser_testkit::netns::address::{FAR4, FAR6};
+use hawser_testkit::peers::{self, Iperf};
+use hawser_testkit::{Result, failure};
+use std::time::Duration;
+
+const MB: u64 = 1_000_000;
+/// Slow machines and slow guests: far from what a transfer should take.
+const PATIENCE: Duration = Duration::from_secs(900);
+const MTUS: [u32; 3] = [1500, 9000, 65520];
+
+/// Sends to and takes from each of `servers`, in the guest.
+fn both_ways(guest: &Guest, servers: &[String], bytes: u64, connections: u32) -> Result<()> {
+    for server in servers {
+        for command in ["send", "receive"] {
+            let arguments = format!("{command} to={server} bytes={bytes} connections={connections}");
+            let report = guest.traffic_for(&arguments, PATIENCE)?;
+            println!("{arguments}: {} s", report["seconds"]);
+        }
+    }
+    Ok(())
+}
+
+fn servers(lab: &mut Lab) -> Result<[String; 2]> {
+    Ok([lab.serve_world(FAR4)?.to_string(), lab.serve_world(FAR6)?.to_string()])
+}
+
+/// A QEMU guest whose card has `properties`.
+fn qemu(lab: &Lab, arguments: &[&str], properties: &[&str]) -> Result<(Hawser, Guest)> {
+    let hawser = lab.hawser(arguments)?;
+    let mut plan = Plan::new(Kind::Qemu, hawser.socket());
+    plan.properties = properties.iter().map(ToString::to_string).collect();
+    let guest = plan.boot()?;
+    guest.net_up()?;
+    Ok((hawser, guest))
+}
+
+const NO_TSO: &str = "host_tso4=off,host_tso6=off,host_ecn=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,\
+                      host_uso=off,guest_uso4=off,guest_uso6=off";
+const NO_CHECKSUMS: &str = "csum=off,guest_csum=off";
+
+#[test]
+fn every_mtu_carries_bulk_with_and_without_segmentation_by_the_guest() -> Result<()> {
+    for mtu in MTUS {
+        let mut lab = Lab::new()?;
+        let servers = servers(&mut lab)?;
+        let (_hawser, guest) = lab.up(Kind::Uml, &[&format!("--mtu={mtu}")])?;
+        assert_eq!(guest.sh("cat /sys/class/net/eth0/mtu")?.trim(), mtu.to_string());
+        both_ways(&guest, &servers, 300 * MB, 1)?;
+        guest.sh("ethtool -K eth0 tso off gso off gro off")?;
+        both_ways(&guest, &servers, 100 * MB, 1)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hundred_connections_at_once_carry_bulk() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
+    both_ways(&guest, &servers[..1], 1000 * MB, 100)
+}
+
+#[test]
+fn any_subset_of_features_a_guest_accepts_carries_bulk() -> Result<()> {
+    let no_offloads = format!("{NO_TSO},{NO_CHECKSUMS}");
+    for properties in [
+        "mrg_rxbuf=off",
+        NO_TSO,
+        &no_offloads,
+        "indirect_desc=off,event_idx=off",
+        "rx_queue_size=1024,tx_queue_size=1024",
+        "rx_queue_size=256,tx_queue_size=256,ctrl_vq=off",
+        "disable-modern=off,disable-legacy=on,host_mtu=1300",
+    ] {
+        let mut lab = Lab::new()?;
+        let servers = servers(&mut lab)?;
+        let (mut hawser, guest) = qemu(&lab, &[], &[properties])?;
+        println!("{properties}");
+        both_ways(&guest, &servers, 30 * MB, 3)?;
+        guest.traffic(&format!("udp to={} sizes=1,1472,1473,9000,65507 count=3", servers[0]))?;
+        hawser.assert_alive()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_guest_without_mergeable_buffers_or_segmentation_works_at_every_mtu() -> Result<()> {
+    for mtu in MTUS {
+        for properties in ["mrg_rxbuf=off".to_owned(), format!("mrg_rxbuf=off,{NO_TSO}")] {
+            let mut lab = Lab::new()?;
+            let servers = servers(&mut lab)?;
+            let (_hawser, guest) = qemu(&lab, &[&format!("--mtu={mtu}")], &[&properties])?;
+            println!("MTU {mtu}, {properties}");
+            both_ways(&guest, &servers, 30 * MB, 1)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn several_queue_pairs_share_the_work() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let hawser = lab.hawser(&["--queue-pairs=2"])?;
+    let guest = Plan {
+        queue_pairs: 2,
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    }
+    .boot()?;
+    guest.net_up()?;
+    let channels = guest.sh("ethtool -L eth0 combined 2; ethtool -l eth0")?;
+    let combined: Vec<_> = channels.lines().filter(|line| line.starts_with("Combined:")).collect();
+    assert!(
+        combined.len() == 2 && combined.iter().all(|line| line.ends_with('2')),
+        "{channels}"
+    );
+    both_ways(&guest, &servers, 60 * MB, 8)?;
+    // Both transmit queues were used.
+    let interrupts = guest.sh("cat /proc/interrupts")?;
+    let used = |queue: &str| {
+        let line = interrupts
+            .lines()
+            .find(|line| line.ends_with(queue))
+            .unwrap_or_default()
+            .to_owned();
+        line.split_whitespace()
+            .skip(1)
+            .take(2)
+            .filter_map(|n| n.parse::<u64>().ok())
+            .sum::<u64>()
+    };
+    assert!(used("input.0") > 0 && used("input.1") > 0, "{interrupts}");
+    Ok(())
+}
+
+#[test]
+fn datagrams_above_the_mtu_travel_both_ways() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
+    for server in servers {
+        guest.traffic(&format!(
+            "udp to={server} sizes=0,1,1452,1453,1472,1473,3000,9000,30000,65000 count=10"
+        ))?;
+    }
+    Ok(())
+}
+
+fn iperf(guest: &Guest, arguments: &str) -> Result<Iperf> {
+    let output = guest.run(&format!("iperf3 --json --time 3 {arguments}"))?;
+    Iperf::parse(&output.out).map_err(|e| failure(format!("iperf3 {arguments}: {e} {}", output.err)))
+}
+
+#[test]
+fn iperf3_runs_both_ways_over_tcp_and_udp() -> Result<()> {
+    for kind in [Kind::Uml, Kind::Qemu] {
+        let lab = Lab::new()?;
+        let _servers = [
+            peers::iperf_server(&lab.networks.world, lab.folder(), FAR4)?,
+            peers::iperf_server(&lab.networks.world, lab.folder(), FAR6)?,
+        ];
+        let (mut hawser, guest) = lab.up(kind, &[])?;
+        for to in [FAR4, FAR6] {
+            for direction in ["", "--reverse"] {
+                let tcp = iperf(&guest, &format!("--client {to} {direction}"))?;
+                println!("{kind:?} {to} {direction}: TCP {:.0} Mbit/s", tcp.bits_per_second / 1e6);
+                assert!(tcp.bits_per_second > 100e6, "{kind:?} {to} {direction}: {tcp:?}");
+                let udp = iperf(
+                    &guest,
+                    &format!("--client {to} {direction} --udp --bitrate 20M --length 1200"),
+                )?;
+                assert!(udp.lost_percent < 5.0, "{kind:?} {to} {direction}: {udp:?}");
+                assert!(udp.bits_per_second > 15e6, "{kind:?} {to} {direction}: {udp:?}");
+            }
+        }
+        hawser.assert_alive()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ten_gigabytes_over_one_connection_arrive_whole() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let (mut hawser, guest) = lab.up(Kind::Uml, &[])?;
+    both_ways(&guest, &servers[..1], 10_000 * MB, 1)?;
+    hawser.assert_alive()
+}
+
+#[test]
+#[ignore = "long: run by hack/test --long"]
+fn ten_gigabytes_arrive_whole_at_every_mtu_with_and_without_segmentation() -> Result<()> {
+    for mtu in MTUS {
+        let mut lab = Lab::new()?;
+        let servers = servers(&mut lab)?;
+        let (_hawser, guest) = lab.up(Kind::Uml, &[&format!("--mtu={mtu}")])?;
+        both_ways(&guest, &servers[..1], 10_000 * MB, 1)?;
+        both_ways(&guest, &servers[1..], 1000 * MB, 100)?;
+        guest.sh("ethtool -K eth0 tso off gso off gro off")?;
+        both_ways(&guest, &servers[..1], 10_000 * MB, 1)?;
+        both_ways(&guest, &servers[1..], 1000 * MB, 100)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "long: run by hack/test --long"]
+fn ten_gigabytes_arrive_whole_without_mergeable_buffers() -> Result<()> {
+    for mtu in MTUS {
+        for properties in ["mrg_rxbuf=off".to_owned(), format!("mrg_rxbuf=off,{NO_TSO}")] {
+            let mut lab = Lab::new()?;
+            let servers = servers(&mut lab)?;
+            let (_hawser, guest) = qemu(&lab, &[&format!("--mtu={mtu}")], &[&properties])?;
+            both_ways(&guest, &servers[..1], 10_000 * MB, 1)?;
+            both_ways(&guest, &servers[1..], 1000 * MB, 100)?;
+        }
+    }
+    Ok(())
+}
