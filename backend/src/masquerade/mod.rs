@@ -250,6 +250,7 @@ impl Mode for Masquerade {
             .on_link_up(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
         self.tcp.on_link_up(&mut self.surroundings.context(now, sink));
+        self.udp.on_link_up();
     }
 
     /// Addresses, listening sockets and connections belong to the VM and stay.

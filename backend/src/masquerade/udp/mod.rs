@@ -325,6 +325,12 @@ impl UdpFlows {
         }
     }
 
+    /// The guest's driver is up. Nobody has been turned away by its rings yet, so what
+    /// waited for an earlier driver's is no longer waited for but tried.
+    pub fn on_link_up(&mut self) {
+        self.starved = false;
+    }
+
     /// True if there is work that does not wait for the guest.
     pub fn has_backlog(&self) -> bool {
         !self.starved && !self.waiting.is_empty()

@@ -252,6 +252,26 @@ fn many_datagrams_of_the_world_arrive_in_order_whatever_room_there_is() {
     }
 }
 
+#[test]
+fn what_waited_for_room_in_a_guest_that_went_away_reaches_the_next() {
+    let mut bench = Bench::new();
+    let (peer, port) = peer("127.0.0.1");
+    let (src, dst) = (guest(ip("127.0.0.1"), free_port()), host_seen(ip("127.0.0.1"), port));
+    bench.send(src, dst, b"x");
+    let (_, from) = take(&peer);
+    peer.send_to(b"kept", from).unwrap();
+    bench.around.sink.room = 0;
+    bench.turn();
+    assert!(!bench.flows.has_backlog());
+    bench.flows.on_link_up();
+    assert!(bench.flows.has_backlog());
+    bench.around.sink.room = 1;
+    bench.flows.on_room(&mut bench.around.context());
+    let got: Vec<_> = bench.around.sink.take().iter().map(udp_datagram).collect();
+    assert_eq!(got, [(dst, src, b"kept".to_vec())]);
+    assert!(!bench.flows.has_backlog());
+}
+
 /// Sends `payload` as datagrams of `size` in one call, the way GSO senders do.
 fn send_segmented(socket: &UdpSocket, to: SocketAddr, payload: &[u8], size: u16) {
     socket.connect(to).unwrap();
