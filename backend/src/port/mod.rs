@@ -96,7 +96,8 @@ impl Port {
             })
             .map_err(PortError::Mode)?;
             let spec = worker::WorkerSpec {
-                name: format!("{}-{index}", port.config.name),
+                name: port.config.name.clone(),
+                index,
                 mac: port.config.mac,
                 queue_pairs: port.config.queue_pairs.get(),
                 poller,

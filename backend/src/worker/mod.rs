@@ -41,8 +41,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a worker is made of.
 pub struct WorkerSpec {
-    /// Name of the thread; the kernel keeps 15 bytes of it.
+    /// Name of the port.
     pub name: String,
+    /// Number of the worker in its port.
+    pub index: usize,
     /// The guest's MAC, if it is fixed.
     pub mac: Option<MacAddr>,
     /// Most queue pairs the guest may ask for on the control queue.
@@ -64,9 +66,14 @@ pub fn spawn(spec: WorkerSpec) -> io::Result<WorkerHandle> {
     spec.poller
         .add(&receiver, Token::new(Owner::Command, 0), Interest::ReadLevel)?;
     let thread = std::thread::Builder::new()
-        .name(spec.name.clone())
+        .name(thread_name(&spec.name, spec.index))
         .spawn(move || Worker::new(spec, receiver).run())?;
     Ok(WorkerHandle::new(sender, thread))
+}
+
+/// The kernel keeps 15 bytes of a name, and the number is the part that tells threads apart.
+fn thread_name(port: &str, index: usize) -> String {
+    format!("{port:.12}-{index}")
 }
 
 /// Whether the guest's driver is up, as the mode has been told.
@@ -104,7 +111,7 @@ struct Worker {
 impl Worker {
     fn new(spec: WorkerSpec, commands: CommandReceiver) -> Self {
         Self {
-            name: spec.name,
+            name: format!("{}-{}", spec.name, spec.index),
             queue_pairs: spec.queue_pairs,
             poller: spec.poller,
             receive: Receive::new(Arc::clone(&spec.counters)),
@@ -147,7 +154,12 @@ impl Worker {
 
     /// How long nothing needs to be done; `None`: until something happens.
     fn timeout(&self, now: Instant) -> Option<Duration> {
-        if self.slots.iter().any(|slot| slot.is_running() && slot.due) || self.has_backlog() {
+        let is_due = |role: RingRole| self.slots[role as usize].is_running() && self.slots[role as usize].due;
+        let is_busy = match self.link {
+            Link::Up => is_due(RingRole::Receive) || is_due(RingRole::Transmit) || self.has_backlog(),
+            Link::Down => false,
+        };
+        if is_busy || is_due(RingRole::Control) {
             return Some(Duration::ZERO);
         }
         let timer = self.mode.deadline().map(|at| at.since(now));
@@ -224,8 +236,12 @@ impl Worker {
         self.update_link(now);
     }
 
-    /// Gives the mode what the guest sent.
+    /// Gives the mode what the guest sent. While the guest cannot be answered, its
+    /// frames wait in the ring.
     fn drain_transmit(&mut self, now: Instant) {
+        if self.link == Link::Down {
+            return;
+        }
         let slot = &mut self.slots[RingRole::Transmit as usize];
         let Some(transmit) = self.transmit.as_mut().filter(|_| slot.due) else {
             return;

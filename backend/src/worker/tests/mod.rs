@@ -103,6 +103,31 @@ fn buffers_posted_before_the_start_are_served_without_a_kick() {
 }
 
 #[test]
+fn frames_wait_in_the_ring_until_the_guest_can_be_answered() {
+    let mut guest = Guest::new();
+    guest.worker().set_memory(Arc::clone(&guest.memory.map));
+    guest.worker().set_features(PLAIN);
+    guest.worker().set_enabled(RingRole::Transmit, true);
+    guest.worker().start_ring(RingRole::Transmit, guest.transmit.setup());
+    guest.send(&frame(7, 60));
+    guest.settle();
+    assert_eq!(guest.transmit.driver.used_idx(&guest.memory), 0);
+    guest.post_receive(1, 1536);
+    guest.worker().set_enabled(RingRole::Receive, true);
+    guest.worker().start_ring(RingRole::Receive, guest.receive.setup());
+    assert_eq!(guest.wait_frames(1), [frame(7, 60)]);
+}
+
+#[test]
+fn threads_of_a_port_with_a_long_name_can_be_told_apart() {
+    assert_eq!(thread_name("nic", 0), "nic-0");
+    assert_eq!(
+        thread_name("a-name-longer-than-the-kernel-keeps", 11),
+        "a-name-longe-11"
+    );
+}
+
+#[test]
 fn the_order_of_set_up_does_not_matter() {
     let mut guest = Guest::new();
     guest.post_receive(4, 1536);
