@@ -43,6 +43,9 @@ pub struct NoRoom;
 /// system call that writes into [`payload`](Self::payload), then
 /// [`commit`](Self::commit) moves bulk without a copy of our own. Frames become
 /// visible to the guest together, when the worker ends its turn.
+///
+/// Either way a checksum may be left undone: for a guest that cannot do it the sink
+/// completes it. Segmentation may be left undone only if [`caps`](Self::caps) says so.
 pub trait GuestSink {
     /// What the guest accepts.
     fn caps(&self) -> GuestCaps;

@@ -18,8 +18,8 @@ pub struct Packet<'a> {
     pub dst: IpAddr,
     /// What it carries ([`crate::packet::protocol`]).
     pub protocol: u8,
-    /// Header of the transport protocol. Its checksum must be complete if the
-    /// datagram is larger than the MTU.
+    /// Header of the transport protocol, UDP or ICMP: eight bytes. Its checksum must be
+    /// complete if the datagram is larger than the MTU.
     pub header: &'a [u8],
     /// What follows that header.
     pub body: &'a [u8],
@@ -86,7 +86,7 @@ fn send_piece(
     header: &[u8],
     body: &[u8],
 ) -> Result<(), NoRoom> {
-    let mut network = [0; HEAD_MAX];
+    let mut headers = [0; HEAD_MAX];
     let spec = PacketSpec {
         src: packet.src,
         dst: packet.dst,
@@ -94,6 +94,8 @@ fn send_piece(
         payload_len: header.len() + body.len(),
         fragment,
     };
-    let n = ctx.link.emit(&spec, &mut network);
-    ctx.sink.send(offload, &[&network[..n], header, body])
+    // All headers in the first part, where a sink may look for them.
+    let n = ctx.link.emit(&spec, &mut headers);
+    headers[n..n + header.len()].copy_from_slice(header);
+    ctx.sink.send(offload, &[&headers[..n + header.len()], body])
 }

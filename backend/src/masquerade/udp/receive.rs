@@ -11,7 +11,7 @@ use super::super::{Context, Link, PacketSpec};
 use super::errors;
 use super::flow::{Flow, FlowKey};
 use crate::counters::DropReason;
-use crate::frame::{Checksum, GuestCaps, GuestSliceMut, Layout, NoRoom, Offload, Segmentation, copy_from_room};
+use crate::frame::{Checksum, GuestCaps, Layout, NoRoom, Offload, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{EthernetHeader, UdpHeader, protocol};
 use crate::sys::datagram::MAX_PAYLOAD;
@@ -131,9 +131,6 @@ impl Towards {
 
     fn offload(&self, segment: Option<u16>) -> Offload {
         const CHECKSUM_FIELD: u16 = 6;
-        if !self.caps.checksum {
-            return Offload::NONE;
-        }
         let start = u16::try_from(self.header - UdpHeader::LEN).unwrap_or(0);
         Offload {
             checksum: Checksum::Partial {
@@ -199,12 +196,8 @@ impl Receiver {
 
     fn commit(&self, ctx: &mut Context<'_>, towards: &Towards, count: usize) {
         let mut lengths = [0; MAX_BATCH];
-        let mut sums = [Sum::default(); MAX_BATCH];
-        for i in 0..count {
-            lengths[i] = self.batch.message(i).len;
-            if !towards.caps.checksum {
-                sums[i] = sum_room(ctx.sink.payload(i), lengths[i]);
-            }
+        for (i, length) in lengths[..count].iter_mut().enumerate() {
+            *length = self.batch.message(i).len;
         }
         let (src, dst) = (towards.key.peer.ip(), towards.key.guest.ip());
         let link = ctx.link;
@@ -217,8 +210,7 @@ impl Receiver {
                 fragment: None,
             };
             let at = link.emit(&spec, out);
-            let sum = (!towards.caps.checksum).then(|| sums[i]);
-            towards.udp_header(len, sum, &mut out[at..]);
+            towards.udp_header(len, None, &mut out[at..]);
             towards.offload(self.batch.message(i).segment)
         });
     }
@@ -288,8 +280,8 @@ fn send_copy(
         header: &[0; UdpHeader::LEN],
         body,
     };
-    let in_pieces = segment.is_none() && !packet.fits(ctx.link);
-    let complete = in_pieces || !towards.caps.checksum;
+    // A fragment cannot leave its checksum to whoever takes it.
+    let complete = segment.is_none() && !packet.fits(ctx.link);
     towards.udp_header(body.len(), complete.then(|| Sum::default().bytes(body)), &mut header);
     packet.header = &header;
     let offload = if complete {
@@ -298,22 +290,4 @@ fn send_copy(
         towards.offload(segment)
     };
     fragmenter.send(ctx, &packet, offload)
-}
-
-/// Sum of the first `len` bytes of guest room.
-fn sum_room(room: &[GuestSliceMut<'_>], len: usize) -> Sum {
-    // Even, so that only the last part may be odd.
-    let mut chunk = [0; 2048];
-    let mut sum = Sum::default();
-    let mut at = 0;
-    while at < len {
-        let want = chunk.len().min(len - at);
-        let n = copy_from_room(room, at, &mut chunk[..want]);
-        if n == 0 {
-            break;
-        }
-        sum = sum.bytes(&chunk[..n]);
-        at += n;
-    }
-    sum
 }
