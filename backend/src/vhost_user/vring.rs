@@ -115,16 +115,12 @@ impl Ring {
         }
     }
 
-    /// Stops the worker; true if it ran.
-    fn pause(&mut self) -> bool {
-        if self.phase != Phase::Running {
-            return false;
+    /// Stops the worker if it runs the ring, to go on later.
+    fn pause(&mut self) {
+        if self.phase == Phase::Running {
+            self.next_avail = self.host.stop().unwrap_or(self.next_avail);
+            self.phase = Phase::Waiting;
         }
-        if let Some(next_avail) = self.host.stop() {
-            self.next_avail = next_avail;
-        }
-        self.phase = Phase::Waiting;
-        true
     }
 
     /// Starts the worker if the front end wants it and everything is known.

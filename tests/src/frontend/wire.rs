@@ -82,6 +82,11 @@ impl Wire {
         self.stream.try_clone()
     }
 
+    /// How long an answer is waited for.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
+    }
+
     /// Sends any bytes with any descriptors.
     pub fn send_raw(&self, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
         let sent = self.stream.send_with_fds(&[bytes], files);

@@ -68,7 +68,10 @@ impl Mode for Echo {
         None
     }
 
-    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {
+        // A guest before this one may have sent without ever having a receive ring.
+        self.waiting.clear();
+    }
 
     fn on_link_down(&mut self, _: Instant) {
         self.waiting.clear();
