@@ -104,8 +104,9 @@ pub struct Ring {
     next_used: u16,
     /// The used index as the guest sees it.
     published: u16,
-    /// The used index when the guest was last considered for a call.
-    considered: u16,
+    /// The used index when the guest was last considered for a call; `None` before the
+    /// first time.
+    considered: Option<u16>,
     event_idx: bool,
     indirect: bool,
     logging: bool,
@@ -158,7 +159,7 @@ impl Ring {
             avail_seen: layout.next_avail,
             next_used: 0,
             published: 0,
-            considered: 0,
+            considered: None,
             event_idx: false,
             indirect: false,
             logging: false,
@@ -168,8 +169,6 @@ impl Ring {
         // Elements returned before a stop or a migration stay returned.
         let used_idx = ring.used_idx().load(Ordering::Relaxed).to_le();
         (ring.next_used, ring.published) = (used_idx, used_idx);
-        // Whatever was returned before may never have been told.
-        ring.considered = used_idx.wrapping_sub(1);
         ring.set_features(features);
         ring.disable_kicks();
         Ok(ring)
@@ -268,13 +267,17 @@ impl Ring {
     }
 
     /// True if the guest wants an interrupt for what was published since the last call
-    /// of this function (2.7.7.2).
+    /// of this function (2.7.7.2). True the first time: what was returned before the
+    /// ring was taken up may never have been told, and with EVENT_IDX the guest would
+    /// then wait for an entry that has long been passed.
     #[inline]
     pub fn wants_call(&mut self) -> bool {
-        if self.considered == self.published {
+        if self.considered == Some(self.published) {
             return false;
         }
-        let old = std::mem::replace(&mut self.considered, self.published);
+        let Some(old) = self.considered.replace(self.published) else {
+            return true;
+        };
         // Full barrier: the used index must be visible before the guest's wish is read.
         // The guest writes its wish, then reads the index; one of us sees the other.
         fence(Ordering::SeqCst);

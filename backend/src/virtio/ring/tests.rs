@@ -208,6 +208,7 @@ fn with_event_idx_a_call_comes_when_the_entry_asked_for_is_passed() {
 #[test]
 fn without_event_idx_the_flag_forbids_calls() {
     let mut pair = Pair::new(16, PLAIN);
+    pair.ring.wants_call();
     pair.driver.set_avail_flags(&pair.memory, 1);
     pair.ring.push_used(0, 0);
     pair.ring.publish();
@@ -357,14 +358,21 @@ fn more_buffers_than_one_system_call_takes_are_an_error() {
 
 #[test]
 fn an_interrupt_is_not_lost_when_a_ring_is_taken_up_again() {
-    let mut pair = Pair::new(8, PLAIN);
-    pair.ring.push_used(0, 0);
-    pair.ring.publish();
-    let mut again = Ring::new(Arc::clone(&pair.memory.map), pair.ring.layout(), PLAIN).unwrap();
-    assert!(again.wants_call(), "what the first one showed may never have been told");
-    again.push_used(1, 0);
-    again.publish();
-    assert_eq!(pair.driver.take_used(&pair.memory), [(0, 0), (1, 0)]);
+    for features in [PLAIN, EVENTS] {
+        let mut pair = Pair::new(8, features);
+        for head in 0..3 {
+            pair.ring.push_used(head, 0);
+            pair.ring.publish();
+        }
+        // The guest waits for the first entry; the interrupt was never sent.
+        pair.driver.set_used_event(&pair.memory, 0);
+        let mut again = Ring::new(Arc::clone(&pair.memory.map), pair.ring.layout(), features).unwrap();
+        assert!(again.wants_call());
+        assert!(!again.wants_call(), "once is enough");
+        again.push_used(3, 0);
+        again.publish();
+        assert_eq!(pair.driver.take_used(&pair.memory), [(0, 0), (1, 0), (2, 0), (3, 0)]);
+    }
 }
 
 /// Everything a device may do with a ring; returns how many chains came.
