@@ -13,6 +13,7 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
+const LOW_WATER: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_RCVLOWAT);
 const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
@@ -136,6 +137,21 @@ pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
 
 fn socklen(n: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(n).unwrap_or(libc::socklen_t::MAX)
+}
+
+/// Lets the receive queue grow to hold `bytes` at once, up to half of net.ipv4.tcp_rmem's
+/// largest; never makes it smaller.
+///
+/// The kernel sizes the queue by how fast bytes are taken out of it, but ours stay in it
+/// until the guest has acknowledged them, so it takes us for a slow reader. A low-water
+/// mark makes it grow the queue without taking its own sizing away, as SO_RCVBUF would.
+/// A kernel before 4.17 does not grow anything, and is only slower.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn widen_receive_queue(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
+    LOW_WATER.set(socket, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))?;
+    LOW_WATER.set(socket, 1)
 }
 
 /// What a socket's send queue holds and may hold, in bytes of kernel memory.

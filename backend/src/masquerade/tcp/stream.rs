@@ -28,6 +28,9 @@ pub trait HostStream {
     /// No more bytes from the guest: sends FIN after what was sent.
     fn shutdown_write(&mut self);
 
+    /// The connection moves bulk to the guest: lets more wait in the queue.
+    fn widen(&mut self);
+
     /// Bytes the kernel would take now, and whether its queue is nearly full.
     fn send_room(&mut self) -> SendRoom;
 }
@@ -67,6 +70,11 @@ impl HostStream for socket2::Socket {
         let _ = self.shutdown(Shutdown::Write);
     }
 
+    fn widen(&mut self) {
+        // Without it the connection is slower, not wrong.
+        let _ = stream::widen_receive_queue(self, WIDE_QUEUE);
+    }
+
     fn send_room(&mut self) -> SendRoom {
         match stream::send_memory(self) {
             Ok(memory) => {
@@ -84,5 +92,8 @@ impl HostStream for socket2::Socket {
     }
 }
 
+/// Bytes of a bulk connection that may wait for the guest in the host socket: what fits
+/// a receive ring of 256 buffers of a page each.
+const WIDE_QUEUE: usize = 1 << 20;
 /// What is offered to the guest where the kernel does not tell.
 const FALLBACK_ROOM: u32 = 65_535;

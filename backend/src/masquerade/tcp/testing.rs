@@ -107,6 +107,8 @@ impl HostStream for FakeStream {
         self.write_closed = true;
     }
 
+    fn widen(&mut self) {}
+
     fn send_room(&mut self) -> SendRoom {
         let bytes = self.limit.saturating_sub(self.queued);
         SendRoom {

@@ -22,6 +22,8 @@ use std::io;
 const MAX_FRAMES: usize = 64;
 /// Bytes one connection sends before others have their turn.
 const TURN: usize = 256 * 1024;
+/// Bytes to the guest from which on a connection counts as bulk.
+const BULK: u32 = 256 * 1024;
 /// Longest IP packet.
 const MAX_PACKET: usize = 65_535;
 /// Duplicate acknowledgments that mean a segment was lost (RFC 5681 3.2).
@@ -200,7 +202,11 @@ impl Connection {
                 return Progress::Done;
             }
         };
+        let was_small = self.snd_max.since(self.iss) < BULK;
         let room = self.deliver(ctx, granted, n);
+        if was_small && self.snd_max.since(self.iss) >= BULK {
+            stream.widen();
+        }
         *sent += n;
         if n < room && !until_end {
             // The queue is drained; the poller tells when there is more.
