@@ -41,6 +41,8 @@ fn qemu(lab: &Lab, arguments: &[&str], properties: &[&str]) -> Result<(Hawser, G
 
 const NO_TSO: &str = "host_tso4=off,host_tso6=off,host_ecn=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,\
                       host_uso=off,guest_uso4=off,guest_uso6=off";
+const NO_CONTROL_QUEUE: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_vlan=off,ctrl_rx_extra=off,ctrl_mac_addr=off,\
+                                ctrl_guest_offloads=off,guest_announce=off";
 const NO_CHECKSUMS: &str = "csum=off,guest_csum=off";
 
 #[test]
@@ -74,7 +76,7 @@ fn any_subset_of_features_a_guest_accepts_carries_bulk() -> Result<()> {
         &no_offloads,
         "indirect_desc=off,event_idx=off",
         "rx_queue_size=1024,tx_queue_size=1024",
-        "rx_queue_size=256,tx_queue_size=256,ctrl_vq=off",
+        NO_CONTROL_QUEUE,
         "disable-modern=off,disable-legacy=on,host_mtu=1300",
     ] {
         let mut lab = Lab::new()?;

@@ -52,6 +52,9 @@ struct Intake<'l, 'g> {
 
 /// One part in this many of a send queue is left for the kernel's overhead.
 const OVERHEAD: u32 = 16;
+/// A window that grew by this much is worth telling, whatever the MSS: a jumbo segment may
+/// be more than all a host socket's queue holds.
+const WORTHWHILE: u32 = 8 * 1024;
 
 /// A host socket that failed: the connection is to be aborted.
 struct Broken;
@@ -310,7 +313,8 @@ impl Connection {
         };
         let largest = u32::from(u16::MAX) << self.rcv_scale;
         let edge = self.rcv_nxt + bytes.min(largest);
-        if edge.since(self.rcv_edge) >= u32::from(self.mss) || bytes >= largest {
+        let step = u32::from(self.mss).min(WORTHWHILE);
+        if edge.since(self.rcv_edge) >= step || bytes >= largest {
             self.rcv_edge = self.rcv_edge.max(edge);
         }
         self.window_tight = room.tight || self.window_field() == 0 || !self.spill.is_empty();

@@ -70,6 +70,16 @@ fn a_slow_reader_in_the_world_loses_nothing() {
 }
 
 #[test]
+fn a_segment_may_be_larger_than_the_queue_of_the_host_socket() {
+    let conditions = Conditions {
+        mtu: 65_520,
+        send_queue: 40_000,
+        ..Conditions::default()
+    };
+    transfer(conditions, Opener::Guest, 300_000, 0);
+}
+
+#[test]
 fn a_guest_short_of_buffers_loses_nothing() {
     let conditions = Conditions {
         room: 1,
