@@ -9,7 +9,10 @@
 //! `agent` is the other half of a guest's command channel ([`agent`]).
 
 mod agent;
+mod batch;
 mod bulk;
+mod dial;
+mod flood;
 mod life;
 mod rounds;
 mod server;
@@ -38,6 +41,9 @@ hawser-traffic COMMAND [name=value]…
   peer       to=ADDR:PORT                       the address the server sees us come from
   udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
+  dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
+  hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
+  flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
   agent      tty=DEVICE                         run commands for whoever holds the other end
 ";
 
@@ -98,6 +104,9 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "peer" => life::peer(arguments),
         "udp" => udp::exchange(arguments),
         "rounds" => rounds::rounds(arguments),
+        "dial" => dial::dial(arguments),
+        "hold" => dial::hold(arguments),
+        "flood" => flood::flood(arguments),
         "agent" => agent::serve(arguments.text("tty")?),
         _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),
     }

@@ -1,7 +1,7 @@
 //! The server: one thread per connection, told what to do by the client.
 
 use crate::wire::{Request, be_patient, read_line};
-use crate::{Report, stream};
+use crate::{Report, flood, stream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
@@ -113,6 +113,8 @@ fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
             Ok(())
         }
         Request::Recall { token } => writeln!(writer, "{}", memory.recall(token)),
+        Request::Count { size } => flood::count(&stream, size),
+        Request::Pour { size, millis } => flood::pour(&stream, size, Duration::from_millis(millis)),
         Request::Peer => writeln!(writer, "{}", stream.peer_addr()?),
     }
 }

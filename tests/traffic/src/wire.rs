@@ -1,7 +1,7 @@
 //! What a client asks a server: one line of JSON at the start of each TCP connection.
 
 use serde::{Deserialize, Serialize};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -30,6 +30,12 @@ pub enum Request {
     Recall { token: u64 },
     /// Answer with the address the client comes from.
     Peer,
+    /// Answer with a UDP port, count datagrams of `size` bytes there until the client's
+    /// direction ends, answer with their number.
+    Count { size: usize },
+    /// Answer with a UDP port, wait there for a datagram, flood its sender with datagrams
+    /// of `size` bytes for `millis` milliseconds, answer with their number.
+    Pour { size: usize, millis: u64 },
 }
 
 /// Connects, with [`PATIENCE`] for everything.
@@ -55,7 +61,7 @@ pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
 }
 
 /// Reads one line; without its end.
-pub fn read_line(from: &mut BufReader<impl io::Read>) -> io::Result<String> {
+pub fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,0 +1,74 @@
+//! Connections as such: how many can be made in a second, and many that do nothing.
+
+use crate::wire::{Request, ask};
+use crate::{Arguments, Report};
+use serde_json::json;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const STACK: usize = 128 * 1024;
+
+/// Connects, exchanges one byte, closes in order.
+fn once(to: SocketAddr) -> io::Result<()> {
+    let mut connection = ask(to, &Request::Echo)?;
+    connection.write_all(&[1])?;
+    connection.read_exact(&mut [0])?;
+    connection.shutdown(Shutdown::Write)?;
+    match connection.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("more came back than was sent")),
+    }
+}
+
+fn repeat(to: SocketAddr, until: Instant) -> io::Result<u64> {
+    let mut done = 0;
+    while Instant::now() < until {
+        once(to)?;
+        done += 1;
+    }
+    Ok(done)
+}
+
+/// Connects again and again for a while, `at_once` at a time.
+pub fn dial(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let at_once: usize = arguments.get_or("at_once", 1)?;
+    let time = Duration::from_millis(arguments.get_or("millis", 1000)?);
+    let start = Instant::now();
+    let threads: Vec<_> = (0..at_once)
+        .map(|_| {
+            thread::Builder::new()
+                .stack_size(STACK)
+                .spawn(move || repeat(to, start + time))
+        })
+        .collect::<io::Result<_>>()?;
+    let (mut done, mut errors) = (0, Vec::new());
+    for thread in threads {
+        match thread.join() {
+            Ok(Ok(n)) => done += n,
+            Ok(Err(error)) => errors.push(error.to_string()),
+            Err(_) => errors.push("the thread panicked".to_owned()),
+        }
+    }
+    let report = json!({
+        "connections": done,
+        "per_second": done as f64 / start.elapsed().as_secs_f64(),
+        "errors": errors,
+    });
+    Ok((errors.is_empty(), report))
+}
+
+/// Opens connections, says so, and keeps them without a byte until it is killed.
+pub fn hold(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let connections: usize = arguments.get("connections")?;
+    let held: Vec<TcpStream> = (0..connections)
+        .map(|_| ask(to, &Request::Echo))
+        .collect::<io::Result<_>>()?;
+    println!("holding {}", held.len());
+    loop {
+        thread::park();
+    }
+}
