@@ -1,1 +1,11 @@
 //! Yardsticks of hawser (see docs/performance.md).
+
+pub mod chart;
+pub mod machine;
+pub mod measure;
+pub mod metric;
+pub mod numbers;
+pub mod results;
+pub mod setup;
+pub mod tap;
+pub mod withhold;

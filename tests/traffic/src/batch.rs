@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_is_received() {
-        let (a, b) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (a, b) = (
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+        );
         a.connect(b.local_addr().unwrap()).unwrap();
         let mut batch = Batch::new(700);
         assert_eq!(batch.send(&a).unwrap(), 64);

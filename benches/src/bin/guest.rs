@@ -1,0 +1,169 @@
+//! A real guest on each back end in turn: throughput, cost, latency, rates, memory.
+//!
+//! `hack/bench` builds everything this needs and runs it. Rounds are interleaved
+//! (A B C A B C …), so that what changes on the machine meanwhile meets all of them.
+
+use clap::Parser;
+use hawser_benches::measure::{self, Lengths};
+use hawser_benches::metric::{Metric, Peer};
+use hawser_benches::results::Results;
+use hawser_benches::setup::Setup;
+use hawser_benches::{chart, machine};
+use hawser_testkit::Result;
+use hawser_testkit::lab::Lab;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Measures a real guest on hawser and on what hawser is compared with.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Rounds; each measures every back end once
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of each TCP transfer
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// One short round, to see that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Back ends to measure: hawser, passt, passt-65520, tap, tap-unmerged
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "hawser,passt,passt-65520,tap,tap-unmerged"
+    )]
+    peers: Vec<String>,
+    /// File for all samples
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// File for the picture
+    #[arg(long)]
+    chart: Option<PathBuf>,
+}
+
+impl Options {
+    fn lengths(&self) -> Lengths {
+        let quick = self.quick;
+        Lengths {
+            transfer: Duration::from_secs(if quick { 1 } else { self.seconds }),
+            short: Duration::from_millis(if quick { 300 } else { 1000 }),
+            round_trips: if quick { 300 } else { 2000 },
+        }
+    }
+
+    fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    fn peers(&self) -> Result<Vec<Peer>> {
+        let find = |key: &String| {
+            let found = Peer::ALL.into_iter().find(|peer| peer.key() == key);
+            found.ok_or_else(|| hawser_testkit::failure(format!("no back end '{key}': see --help")))
+        };
+        self.peers.iter().map(find).collect()
+    }
+}
+
+/// A line about what goes on, with the seconds so far.
+struct Progress(Instant);
+
+impl Progress {
+    fn say(&self, what: &str) {
+        eprintln!("[{:4.0} s] {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// Starts all peers; one that does not start is left out, except hawser.
+fn start(peers: &[Peer], progress: &Progress) -> Result<Vec<Setup>> {
+    let mut setups = Vec::new();
+    for &peer in peers {
+        progress.say(&format!("starting {}", peer.title()));
+        match Setup::new(peer) {
+            Ok(setup) => setups.push(setup),
+            Err(error) if peer != Peer::Hawser => eprintln!("{} is left out: {error}", peer.title()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(setups)
+}
+
+fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<Results> {
+    let mut results = Results::default();
+    for setup in setups {
+        let start = measure::megabytes(setup.resident_start_kib)?;
+        results.add(setup.peer, Metric::ResidentStart, start);
+        // The kernel holds the flows of the others.
+        if matches!(setup.peer, Peer::Hawser | Peer::Passt) {
+            progress.say(&format!("idle flows: {}", setup.peer.title()));
+            match measure::flow_memory(setup) {
+                Ok(value) => results.add(setup.peer, Metric::FlowMemory, value),
+                Err(error) => progress.say(&format!("failed: {error}")),
+            }
+        }
+    }
+    for round in 1..=options.rounds() {
+        for setup in setups {
+            progress.say(&format!(
+                "round {round} of {}: {}",
+                options.rounds(),
+                setup.peer.title()
+            ));
+            let mut complain = |what: &str| progress.say(&format!("{} failed: {what}", setup.peer.title()));
+            for (metric, value) in measure::round(setup, options.lengths(), &mut complain) {
+                results.add(setup.peer, metric, value);
+            }
+        }
+    }
+    for setup in setups {
+        results.add(setup.peer, Metric::ResidentEnd, measure::resident_mb(setup)?);
+    }
+    progress.say("idle guests, after a pause for what is still to end");
+    std::thread::sleep(measure::IDLE / 2);
+    for (setup, switches) in setups.iter().zip(measure::idle_switches(setups)?) {
+        results.add(setup.peer, Metric::IdleSwitches, switches);
+    }
+    Ok(results)
+}
+
+fn run(options: &Options) -> Result<()> {
+    let progress = Progress(Instant::now());
+    let peers = options.peers()?;
+    progress.say("waiting for the machine, building, fetching guests");
+    let _lab = Lab::new()?;
+    let (machine, load) = (machine::Machine::this(), machine::load());
+    let setups = start(&peers, &progress)?;
+    let results = measure(&setups, options, &progress)?;
+    let note = format!(
+        "{}; medians of {} interleaved rounds, whiskers: least and most",
+        machine.describe(),
+        options.rounds()
+    );
+    println!(
+        "{note}\nload average before the run: {load:.1}\n\n{}",
+        results.to_markdown()
+    );
+    if let Some(path) = &options.chart {
+        fs::write(path, chart::svg(&results, &note))?;
+    }
+    if let Some(path) = &options.json {
+        let mut json = results.to_json();
+        json["machine"] = machine.to_json();
+        json["rounds"] = options.rounds().into();
+        json["load_before"] = load.into();
+        fs::write(path, format!("{json:#}\n"))?;
+    }
+    progress.say("done");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

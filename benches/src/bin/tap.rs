@@ -1,0 +1,50 @@
+//! Serves a guest from a TAP device: the plain reference of the benches.
+//!
+//!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf]
+
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::port::Port;
+use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
+use hawser_benches::tap::{Tap, TapMode};
+use hawser_benches::withhold;
+use std::error::Error;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+/// VIRTIO_NET_F_MRG_RXBUF
+const MRG_RXBUF: u64 = 1 << 15;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(socket), Some(name), Some(mac)) = (arguments.next(), arguments.next(), arguments.next()) else {
+        return Err("usage: tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf]".into());
+    };
+    let mut tap = Some(Tap::new(&name)?);
+    let config = PortConfig {
+        name: "tap".into(),
+        mac: Some(mac.parse()?),
+        mtu: 1500,
+        queue_pairs: NonZeroU16::MIN,
+        // Not made: the mode below takes its place.
+        mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
+    };
+    let port = Port::with_modes(config, &mut |context| {
+        let tap = tap.take().ok_or("one queue pair, one device")?;
+        Ok(Box::new(TapMode::new(tap, &context.poller, context.counters)?))
+    })?;
+    let socket = PathBuf::from(socket);
+    if arguments.next().is_none() {
+        return serve(socket, port);
+    }
+    let behind = socket.with_extension("all-features");
+    let server = Server::bind(Endpoint::Listen(behind.clone()), Arc::new(port), Lifetime::OneOff)?;
+    let serving = thread::spawn(move || server.run());
+    withhold::relay(&socket, &behind, MRG_RXBUF)?;
+    Ok(serving.join().map_err(|_| "the server panicked")??)
+}
+
+fn serve(socket: PathBuf, port: Port) -> Result<(), Box<dyn Error>> {
+    Ok(Server::bind(Endpoint::Listen(socket), Arc::new(port), Lifetime::Persistent)?.run()?)
+}

@@ -1,0 +1,177 @@
+//! One round of measurements on one set-up.
+
+use crate::metric::Metric;
+use crate::setup::{PORT, Setup};
+use hawser_testkit::netns::address::FAR4;
+use hawser_testkit::{Result, failure};
+use serde_json::Value;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Idle flows that are opened to see what one takes.
+const IDLE_FLOWS: u32 = 3000;
+/// How long an idle guest is watched.
+pub const IDLE: Duration = Duration::from_secs(10);
+/// Longest a short run may take, with all that goes wrong.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Bytes of a gigabyte.
+const GB: f64 = 1e9;
+
+/// How long things are measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// One TCP transfer.
+    pub transfer: Duration,
+    /// One run of connections or of datagrams.
+    pub short: Duration,
+    /// Round trips.
+    pub round_trips: u32,
+}
+
+/// What a round found; not a number where a measurement failed.
+pub type Samples = Vec<(Metric, f64)>;
+
+/// Measures everything that is measured again and again. A measurement that fails is told
+/// to `complain`, and the others go on.
+pub fn round(setup: &Setup, lengths: Lengths, complain: &mut dyn FnMut(&str)) -> Samples {
+    let mut samples = Samples::new();
+    let mut keep = |metrics: &[Metric], found: Result<Vec<f64>>| {
+        let found = found.unwrap_or_else(|error| {
+            complain(&format!("{}: {error}", metrics[0].about().title));
+            vec![f64::NAN; metrics.len()]
+        });
+        samples.extend(metrics.iter().copied().zip(found));
+    };
+    for (way, metrics) in [
+        ("", [Metric::TcpOut, Metric::CpuOut]),
+        ("--reverse", [Metric::TcpIn, Metric::CpuIn]),
+    ] {
+        keep(&metrics, transfer(setup, lengths.transfer, way));
+    }
+    let millis = lengths.short.as_millis();
+    for (metric, scale, name, arguments) in [
+        (
+            Metric::RoundTrip,
+            1.0,
+            "p50_us",
+            format!("rounds count={}", lengths.round_trips),
+        ),
+        (
+            Metric::Connections1,
+            1.0,
+            "per_second",
+            format!("dial at_once=1 millis={millis}"),
+        ),
+        (
+            Metric::Connections64,
+            1.0,
+            "per_second",
+            format!("dial at_once=64 millis={millis}"),
+        ),
+        (
+            Metric::UdpOut1400,
+            1e3,
+            "received_per_second",
+            format!("flood from=client size=1400 millis={millis}"),
+        ),
+        (
+            Metric::UdpIn1400,
+            1e3,
+            "received_per_second",
+            format!("flood from=server size=1400 millis={millis}"),
+        ),
+        (
+            Metric::UdpOut64,
+            1e3,
+            "received_per_second",
+            format!("flood from=client size=64 millis={millis}"),
+        ),
+        (
+            Metric::UdpIn64,
+            1e3,
+            "received_per_second",
+            format!("flood from=server size=64 millis={millis}"),
+        ),
+    ] {
+        let found = traffic(setup, &arguments).and_then(|report| number(&report, name));
+        keep(&[metric], found.map(|value| vec![value / scale]));
+    }
+    samples
+}
+
+fn traffic(setup: &Setup, arguments: &str) -> Result<Value> {
+    let (command, rest) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    setup
+        .guest
+        .traffic_for(&format!("{command} to={FAR4}:{PORT} {rest}"), PATIENCE)
+}
+
+fn number(value: &Value, name: &str) -> Result<f64> {
+    value[name]
+        .as_f64()
+        .ok_or_else(|| failure(format!("no number '{name}' in {value}")))
+}
+
+/// Gbit/s that arrived, and CPU seconds of the back end per GB.
+fn transfer(setup: &Setup, time: Duration, way: &str) -> Result<Vec<f64>> {
+    let command = format!("iperf3 --client {FAR4} --time {} --json {way}", time.as_secs());
+    let before = setup.backend.cpu_seconds()?;
+    let output = setup.guest.run_for(&command, time + PATIENCE)?;
+    let cpu = setup.backend.cpu_seconds()? - before;
+    let report: Value = serde_json::from_str(&output.out).map_err(|_| {
+        failure(format!(
+            "iperf3, status {:?}: {}{}",
+            output.status, output.out, output.err
+        ))
+    })?;
+    if let Some(error) = report["error"].as_str() {
+        return Err(failure(format!("iperf3: {error}")));
+    }
+    let received = &report["end"]["sum_received"];
+    let (rate, bytes) = (number(received, "bits_per_second")?, number(received, "bytes")?);
+    Ok(vec![rate / 1e9, cpu / (bytes / GB)])
+}
+
+/// Memory of the back end as it is now, in MB.
+pub fn resident_mb(setup: &Setup) -> Result<f64> {
+    megabytes(setup.backend.resident_kib()?)
+}
+
+/// KiB as MB.
+pub fn megabytes(kib: u64) -> Result<f64> {
+    Ok(f64::from(u32::try_from(kib)?) * 1024.0 / 1e6)
+}
+
+/// MB of the back end per 1,000 flows that do nothing; told of one that has not had as
+/// many before, or it would use again what those left.
+pub fn flow_memory(setup: &Setup) -> Result<f64> {
+    // The first bytes also bring buffers and stacks to their size.
+    traffic(setup, "rounds count=10 bytes=10000")?;
+    let before = resident_mb(setup)?;
+    let holding = setup.guest.start(
+        &format!("exec hawser-traffic hold to={FAR4}:{PORT} connections={IDLE_FLOWS} >/run/hold 2>&1"),
+        Duration::from_secs(120),
+    )?;
+    let open = setup
+        .guest
+        .sh("for n in $(seq 400); do grep -q holding /run/hold && exit; usleep 50000; done; cat /run/hold; exit 1");
+    let after = resident_mb(setup)?;
+    setup.guest.kill(&holding)?;
+    open?;
+    Ok((after - before) * 1000.0 / f64::from(IDLE_FLOWS))
+}
+
+/// Context switches of each back end while all guests idle.
+pub fn idle_switches(setups: &[Setup]) -> Result<Vec<f64>> {
+    let count = || setups.iter().map(Setup::context_switches).collect::<Result<Vec<_>>>();
+    let (before, start) = (count()?, Instant::now());
+    thread::sleep(IDLE.saturating_sub(start.elapsed()));
+    let after = count()?;
+    let counts = before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| u32::try_from(after - before));
+    Ok(counts
+        .map(|count| count.map(f64::from))
+        .collect::<std::result::Result<_, _>>()?)
+}

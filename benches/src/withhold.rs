@@ -1,0 +1,80 @@
+//! A vhost-user connection on which the back end is not heard to offer everything.
+//!
+//! Stands between front end and back end, passes all messages on with their descriptors,
+//! and takes features out of the answer to GET_FEATURES.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
+
+/// Bytes of a message's header: request, flags, size of the body.
+const HEADER: usize = 12;
+const GET_FEATURES: u32 = 1;
+/// Longest body of an answer.
+const LONGEST: usize = 4096;
+/// Descriptors of one message (VHOST_USER_MAX_FDS is 8).
+const DESCRIPTORS: usize = 32;
+
+/// Serves one front end at `at` with the back end that listens at `behind`.
+///
+/// # Errors
+/// A socket that cannot be made, or reached.
+pub fn relay(at: &Path, behind: &Path, withheld: u64) -> io::Result<()> {
+    let (front, _) = UnixListener::bind(at)?.accept()?;
+    let back = UnixStream::connect(behind)?;
+    let (orders_from, orders_to) = (front.try_clone()?, back.try_clone()?);
+    let orders = thread::spawn(move || {
+        // The end of either side ends the other.
+        let _ = forward(&orders_from, &orders_to);
+        let _ = orders_to.shutdown(std::net::Shutdown::Both);
+    });
+    let _ = answers(&back, &front, withheld);
+    let _ = front.shutdown(std::net::Shutdown::Both);
+    orders.join().map_err(|_| io::Error::other("the relay panicked"))
+}
+
+/// From the front end, as it comes.
+fn forward(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
+    let (mut bytes, mut raw) = ([0; LONGEST], [0; DESCRIPTORS]);
+    loop {
+        let mut slices = [libc::iovec {
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: bytes.len(),
+        }];
+        // SAFETY: the slice is ours to be written to.
+        let (len, count) = unsafe { from.recv_with_fds(&mut slices, &mut raw) }.map_err(errno)?;
+        // SAFETY: the kernel has just given us these descriptors.
+        let files: Vec<_> = raw[..count]
+            .iter()
+            .map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) })
+            .collect();
+        if len == 0 {
+            return Ok(());
+        }
+        let raw: Vec<_> = files.iter().map(AsRawFd::as_raw_fd).collect();
+        let sent = to.send_with_fds(&[&bytes[..len]], &raw).map_err(errno)?;
+        (&mut &*to).write_all(&bytes[sent..len])?;
+    }
+}
+
+/// From the back end, message by message; it sends no descriptors that matter here.
+fn answers(mut from: &UnixStream, mut to: &UnixStream, withheld: u64) -> io::Result<()> {
+    loop {
+        let mut header = [0; HEADER];
+        from.read_exact(&mut header)?;
+        let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
+        let mut body = vec![0; usize::try_from(word(8)).map_err(io::Error::other)?.min(LONGEST)];
+        from.read_exact(&mut body)?;
+        if let (GET_FEATURES, Ok(offered)) = (word(0), <[u8; 8]>::try_from(body.as_slice())) {
+            body = (u64::from_ne_bytes(offered) & !withheld).to_ne_bytes().to_vec();
+        }
+        to.write_all(&[&header, &body[..]].concat())?;
+    }
+}
+
+fn errno(error: vmm_sys_util::errno::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.errno())
+}
