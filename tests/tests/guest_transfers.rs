@@ -74,7 +74,7 @@ fn any_subset_of_features_a_guest_accepts_carries_bulk() -> Result<()> {
         &no_offloads,
         "indirect_desc=off,event_idx=off",
         "rx_queue_size=1024,tx_queue_size=1024",
-        "disable-modern=off,disable-legacy=on,host_mtu=1300",
+        "disable-legacy=on,host_mtu=1500",
     ] {
         let mut lab = Lab::new()?;
         let servers = servers(&mut lab)?;
