@@ -1,7 +1,8 @@
 //! What the vhost-user side tells a worker, and how.
 //!
 //! Commands travel over a channel and ring an eventfd the worker's epoll watches.
-//! Those that hand memory or rings back wait until the worker has let go of them.
+//! Those that hand memory or rings back wait until the worker has let go of them, and
+//! features until they hold: a migration counts on every write after that being logged.
 
 use crate::virtio::GuestMap;
 use std::fs::File;
@@ -46,7 +47,7 @@ pub struct RingSetup {
 /// One order to a worker.
 pub(super) enum Command {
     SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
-    SetFeatures(u64),
+    SetFeatures(u64, SyncSender<()>),
     StartRing(RingRole, Box<RingSetup>),
     StopRing(RingRole, SyncSender<Option<u16>>),
     SetEnabled(RingRole, bool),

@@ -9,10 +9,11 @@ use std::thread::JoinHandle;
 /// A running worker. Dropping it stops the thread.
 ///
 /// Orders are carried out in the order they are given. Only [`set_memory`],
-/// [`clear_memory`] and [`stop_ring`] wait for the worker.
+/// [`clear_memory`], [`set_features`] and [`stop_ring`] wait for the worker.
 ///
 /// [`set_memory`]: Self::set_memory
 /// [`clear_memory`]: Self::clear_memory
+/// [`set_features`]: Self::set_features
 /// [`stop_ring`]: Self::stop_ring
 pub struct WorkerHandle {
     commands: CommandSender,
@@ -28,7 +29,8 @@ impl WorkerHandle {
     }
 
     /// Gives the worker a new memory table. Returns when the old one is no longer
-    /// used. Running rings are translated again; one that is no longer mapped stops.
+    /// used. Running rings are translated again; one that is no longer mapped stops
+    /// until there is memory it is mapped in.
     pub fn set_memory(&self, map: Arc<GuestMap>) {
         self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
     }
@@ -38,9 +40,10 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::SetMemory(None, reply));
     }
 
-    /// Tells the features the guest acknowledged; running rings follow at once.
+    /// Tells the features the guest acknowledged. Returns when running rings follow
+    /// them: no write goes unlogged after LOG_ALL was acknowledged to the front end.
     pub fn set_features(&self, features: u64) {
-        self.commands.send(Command::SetFeatures(features));
+        self.commands.ask(|reply| Command::SetFeatures(features, reply));
     }
 
     /// Starts a ring. It serves once it is enabled too ([`set_enabled`](Self::set_enabled)).

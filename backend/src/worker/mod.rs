@@ -202,7 +202,10 @@ impl Worker {
                     // The one who asked may have given up; nothing is lost with the answer.
                     let _ = reply.send(());
                 }
-                Command::SetFeatures(features) => self.set_features(Features(features)),
+                Command::SetFeatures(features, reply) => {
+                    self.set_features(Features(features));
+                    let _ = reply.send(());
+                }
                 Command::StartRing(role, setup) => self.start_ring(role, *setup),
                 Command::StopRing(role, reply) => {
                     let next_avail = self.stop_ring(role);

@@ -43,6 +43,7 @@ impl Worker {
             if gone {
                 self.slots[role as usize] = super::Slot::default();
             } else {
+                self.slots[role as usize].retry();
                 self.try_run(role);
             }
         }
@@ -89,7 +90,10 @@ impl Worker {
             return;
         }
         if let Err(error) = self.run_ring(role, Arc::clone(map), layout) {
-            return self.fail(role, &*error);
+            self.fail(role, &*error);
+            // A front end that replaces a region removes it first, then adds the new one.
+            self.slots[role as usize].state = RingState::Unmapped;
+            return;
         }
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Running;

@@ -15,6 +15,8 @@ pub(super) enum RingState {
     Stopped,
     /// Served.
     Running,
+    /// It lies outside the memory there is; other memory may bring it back.
+    Unmapped,
     /// It contradicted itself and is not looked at until it is started again.
     Broken,
 }
@@ -45,10 +47,10 @@ impl Slot {
         });
         self.kick = setup.kick;
         if setup.call.is_some() {
-            self.call = setup.call;
+            self.call = never_waiting(setup.call);
         }
         if setup.error.is_some() {
-            self.error = setup.error;
+            self.error = never_waiting(setup.error);
         }
         self.state = RingState::Stopped;
     }
@@ -60,6 +62,13 @@ impl Slot {
         self.due = false;
         self.state = RingState::Absent;
         next_avail
+    }
+
+    /// Lets a ring that could not be mapped be tried again.
+    pub(super) fn retry(&mut self) {
+        if self.state == RingState::Unmapped {
+            self.state = RingState::Stopped;
+        }
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -74,14 +83,14 @@ impl Slot {
     /// Replaces the call eventfd, and rings it once: an interrupt may have gone to the
     /// old one, which nobody listens to.
     pub(super) fn set_call(&mut self, call: Option<File>) {
-        self.call = call;
+        self.call = never_waiting(call);
         if self.is_running() {
             self.call();
         }
     }
 
     pub(super) fn set_error(&mut self, error: Option<File>) {
-        self.error = error;
+        self.error = never_waiting(error);
     }
 
     /// Interrupts the guest.
@@ -93,6 +102,18 @@ impl Slot {
     pub(super) fn report_error(&self) {
         signal(self.error.as_ref());
     }
+}
+
+/// Makes writes fail where they would wait. Front ends do that to their eventfds
+/// themselves; but User-Mode Linux gives pipes, and a full one whose guest stands still
+/// would hold the worker for ever.
+fn never_waiting(file: Option<File>) -> Option<File> {
+    if let Some(file) = &file
+        && let Err(error) = rustix::io::ioctl_fionbio(file, true)
+    {
+        log::warn!("an event descriptor of the front end may hold the worker: {error}");
+    }
+    file
 }
 
 /// Adds one to an eventfd. It fails only when the counter is full, and then the

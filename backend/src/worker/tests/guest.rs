@@ -9,6 +9,7 @@ use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -37,7 +38,11 @@ pub struct Echo {
     told: Sender<Told>,
     waiting: Vec<Vec<u8>>,
     deadline: Option<Instant>,
+    hold: Hold,
 }
+
+/// What keeps the worker in a turn: it says that it is there, and goes on when told to.
+pub type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Echo {
     pub fn flush(&mut self, sink: &mut dyn GuestSink) {
@@ -75,6 +80,10 @@ impl Mode for Echo {
         for frame in burst {
             let mut bytes = vec![0; frame.len];
             frame.copy_to(0, &mut bytes);
+            if let Some((busy, go_on)) = self.hold.lock().unwrap().take() {
+                busy.send(()).unwrap();
+                go_on.recv_timeout(Duration::from_secs(5)).unwrap();
+            }
             if frame.head[0] == 0xdd {
                 self.deadline = Some(now + Duration::from_millis(1));
             }
@@ -178,16 +187,19 @@ pub struct Guest {
     pub port: Port,
     /// Addresses of receive buffers by head.
     pub buffers: Vec<u64>,
+    pub hold: Hold,
 }
 
 impl Guest {
     pub fn new() -> Self {
         let (sender, told) = channel();
+        let hold = Hold::default();
         let port = Port::with_modes(port(1), &mut |_| {
             Ok(Box::new(Echo {
                 told: sender.clone(),
                 waiting: Vec::new(),
                 deadline: None,
+                hold: Arc::clone(&hold),
             }))
         })
         .unwrap();
@@ -199,6 +211,7 @@ impl Guest {
             told,
             port,
             buffers: vec![0; RING.into()],
+            hold,
         }
     }
 
@@ -262,6 +275,15 @@ impl Guest {
     pub fn send(&mut self, frame: &[u8]) {
         self.post_transmit(frame);
         self.transmit.kick();
+    }
+
+    /// Sends a frame that keeps the worker in its turn: what is received says that it
+    /// is there, what is sent lets it go on.
+    pub fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
+        let ((busy, is_busy), (let_go, go_on)) = (channel(), channel());
+        *self.hold.lock().unwrap() = Some((busy, go_on));
+        self.send(&frame(1, 60));
+        (is_busy, let_go)
     }
 
     /// Returns when the worker's turn is over: orders are taken between turns.

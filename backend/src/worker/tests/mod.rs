@@ -2,8 +2,13 @@ mod guest;
 
 use super::*;
 use crate::counters::DropReason;
+use crate::virtio::features::LOG_ALL;
 use crate::virtio::testing::{DriverRing, TestMemory};
 use guest::{EVENTS, End, Guest, NEVER_MS, PLAIN, RING, SOON_MS, Told, eventfd, frame, rings};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::mpsc::channel;
 
 #[test]
 fn frames_go_in_and_come_back_whole_and_in_order() {
@@ -182,6 +187,62 @@ fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
     assert_eq!(guest.hears(), Told::LinkUp);
     guest.send(&frame(4, 60));
     assert_eq!(guest.wait_frames(1), [frame(4, 60)]);
+}
+
+#[test]
+fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
+    let mut guest = Guest::started(PLAIN);
+    guest.post_receive(1, 1536);
+    let (busy, go_on) = guest.hold_the_worker();
+    busy.recv_timeout(Duration::from_secs(5)).unwrap();
+    std::thread::scope(|scope| {
+        let (told, is_told) = channel();
+        let worker = guest.worker();
+        scope.spawn(move || {
+            worker.set_features(PLAIN | LOG_ALL);
+            told.send(()).unwrap();
+        });
+        let early = is_told.recv_timeout(Duration::from_millis(50));
+        assert!(early.is_err(), "the worker is still in a turn that does not log");
+        go_on.send(()).unwrap();
+        is_told.recv_timeout(Duration::from_secs(5)).unwrap();
+    });
+}
+
+#[test]
+fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
+    let mut guest = Guest::started(PLAIN);
+    // A pipe as User-Mode Linux gives it: writes wait while it is full.
+    let (_unread, call) = std::io::pipe().unwrap();
+    let call = File::from(OwnedFd::from(call));
+    guest
+        .worker()
+        .set_call(RingRole::Transmit, Some(call.try_clone().unwrap()));
+    guest.settle();
+    // SAFETY: no memory is passed; the descriptor is open.
+    let flags = unsafe { libc::fcntl(call.as_raw_fd(), libc::F_GETFL) };
+    assert_ne!(flags & libc::O_NONBLOCK, 0, "it fills up without holding anybody");
+    while (&call).write(&[0; 4096]).is_ok() {}
+    guest.post_receive(1, 1536);
+    guest.send(&frame(1, 60));
+    assert_eq!(guest.wait_frames(1), [frame(1, 60)]);
+    guest.settle();
+}
+
+#[test]
+fn a_ring_whose_memory_comes_back_goes_on() {
+    let mut guest = Guest::started(EVENTS);
+    guest.post_receive(2, 1536);
+    guest.send(&frame(1, 60));
+    guest.wait_frames(1);
+    // QEMU replaces a region by removing it, then adding it again in another size.
+    let without = TestMemory::with_regions(&[(0x1_0000_0000, 0x1000)]).map;
+    guest.worker().set_memory(without);
+    assert_eq!(guest.hears(), Told::LinkDown);
+    guest.post_transmit(&frame(2, 60));
+    guest.worker().set_memory(Arc::clone(&guest.memory.map));
+    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.wait_frames(1), [frame(2, 60)]);
 }
 
 #[test]
