@@ -5,6 +5,9 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # for those who source this
 cache=${HAWSER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hawser}
 
+# Some programs live where ordinary users do not look, nor who became root by plain su.
+PATH=$PATH:/usr/sbin:/sbin
+
 say() { printf '==> %s\n' "$*" >&2; }
 
 # fail WHAT [WHAT-TO-DO]: ends the script.
