@@ -1,5 +1,6 @@
 //! How the process says that it cannot go on: one line, one exit status.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Why the process ends.
@@ -47,7 +48,8 @@ impl Failure {
             Self::Runtime(message) => (message, 1),
         };
         let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        eprintln!("hawser: {line}");
+        // Where nobody reads standard error, the status still tells.
+        let _ = writeln!(std::io::stderr(), "hawser: {line}");
         ExitCode::from(status)
     }
 }

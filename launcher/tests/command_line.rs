@@ -29,6 +29,18 @@ fn fails(args: &[&str], status: i32, words: &str) {
 }
 
 #[test]
+fn the_status_tells_the_failure_when_nobody_reads_standard_error() {
+    let (unread, stderr) = std::io::pipe().expect("a pipe");
+    drop(unread);
+    let status = Command::new(env!("CARGO_BIN_EXE_hawser"))
+        .arg("--mtu=1")
+        .stderr(stderr)
+        .status()
+        .expect("hawser starts");
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
 fn wrong_usage_is_one_line_that_names_the_option_and_status_2() {
     let cases: &[(&[&str], &str)] = &[
         (&[], "--socket-path=PATH or --fd=N"),
