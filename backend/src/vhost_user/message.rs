@@ -28,6 +28,8 @@ pub enum Request {
     SetOwner,
     /// VHOST_USER_RESET_OWNER
     ResetOwner,
+    /// VHOST_USER_SET_LOG_BASE
+    SetLogBase,
     /// VHOST_USER_SET_PROTOCOL_FEATURES
     SetProtocolFeatures,
     /// VHOST_USER_GET_QUEUE_NUM
@@ -47,10 +49,11 @@ pub enum Request {
 }
 
 impl Request {
-    const KNOWN: [(u32, Self); 10] = [
+    const KNOWN: [(u32, Self); 11] = [
         (2, Self::SetFeatures),
         (3, Self::SetOwner),
         (4, Self::ResetOwner),
+        (6, Self::SetLogBase),
         (16, Self::SetProtocolFeatures),
         (17, Self::GetQueueNum),
         (18, Self::SetVringEnable),

@@ -7,8 +7,9 @@
 //! | QEMU, DPDK | read GET_QUEUE_NUM as queue pairs (the daemon answers rings) | answered here |
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings | told apart by having sent SET_OWNER first |
 //! | a broken one | ADD_MEM_REG of memory beyond all addresses (the daemon panics) | refused |
+//! | a broken one | SET_LOG_BASE with a log longer than its file (writing there ends the process) | refused |
 //!
-//! Everything else passes untouched. No I/O here: [`Quirks::on_request`] is given a
+//! Everything else passes untouched. No I/O here, but for a look at a file's length: [`Quirks::on_request`] is given a
 //! request and says what to do with it.
 
 use super::message::{Malformed, Message, Request};
@@ -59,6 +60,16 @@ pub enum Refused {
         at: u64,
         /// Bytes.
         len: u64,
+    },
+    /// A dirty log that is not there.
+    #[error("the front end has a dirty log of {size} bytes at {offset:#x} of a file of {file}")]
+    ShortLog {
+        /// Bytes of the log.
+        size: u64,
+        /// Where it starts in the file.
+        offset: u64,
+        /// Bytes of the file.
+        file: u64,
     },
     /// SET_VRING_ENABLE with something else than 0 or 1.
     #[error("SET_VRING_ENABLE says {0}, neither 0 nor 1")]
@@ -130,6 +141,7 @@ impl Quirks {
                 return Ok(self.acknowledge(&request, taken));
             }
             Request::AddMemReg => check_region(&request)?,
+            Request::SetLogBase => check_log(&request)?,
             Request::Other(_) => {}
         }
         Ok(pass(request))
@@ -226,6 +238,22 @@ fn check_region(request: &Message) -> Result<(), Refused> {
     let [_, guest, len, front_end, _] = [0, 1, 2, 3, 4].map(|i| u64::from_ne_bytes(words[i]));
     let beyond = [guest, front_end].into_iter().find(|at| at.checked_add(len).is_none());
     beyond.map_or(Ok(()), |at| Err(Refused::BadRegion { at, len }))
+}
+
+/// The daemon checks that memory lies in its file, but not that the log does.
+fn check_log(request: &Message) -> Result<(), Refused> {
+    let body: [u8; 16] = request.body_array()?;
+    let (words, _) = body.as_chunks::<8>();
+    let [size, offset] = [0, 1].map(|i| u64::from_ne_bytes(words[i]));
+    // A request without a descriptor is the daemon's to refuse.
+    let Some(Ok(stat)) = request.files.first().map(rustix::fs::fstat) else {
+        return Ok(());
+    };
+    let file = u64::try_from(stat.st_size).unwrap_or(0);
+    match size.checked_add(offset) {
+        Some(end) if end <= file => Ok(()),
+        _ => Err(Refused::ShortLog { size, offset, file }),
+    }
 }
 
 #[cfg(test)]

@@ -217,6 +217,35 @@ fn memory_beyond_the_end_of_the_address_space_never_reaches_the_daemon() {
 }
 
 #[test]
+fn a_dirty_log_longer_than_its_file_never_reaches_the_daemon() {
+    let (mut quirks, recorder) = with_reply_ack(1, 2);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(8192).unwrap();
+    let log = |size: u64, offset: u64| {
+        let body = [size, offset].map(u64::to_ne_bytes).concat();
+        let mut log = request(Request::SetLogBase, 0, &body);
+        log.files.push(file.try_clone().unwrap().into());
+        log
+    };
+    for (size, offset) in [(8192, 0), (4096, 4096)] {
+        let verdict = quirks.on_request(log(size, offset), &recorder).unwrap();
+        assert_eq!(codes(&verdict), [6]);
+        assert_eq!(verdict.to_daemon[0].files.len(), 1);
+    }
+    for (size, offset) in [(8193, 0), (8192, 1), (u64::MAX, 4096)] {
+        let refused = quirks.on_request(log(size, offset), &recorder).unwrap_err();
+        assert_eq!(
+            refused,
+            Refused::ShortLog {
+                size,
+                offset,
+                file: 8192
+            }
+        );
+    }
+}
+
+#[test]
 fn every_other_request_passes_untouched() {
     let (mut quirks, recorder) = with_reply_ack(1, 2);
     for code in (0..64).filter(|&c| matches!(Request::from_code(c), Request::Other(_))) {

@@ -215,6 +215,7 @@ mod tests {
     use crate::virtio::memory::GuestMap;
     use crate::virtio::testing::{DirtyLog, TestMemory};
     use std::sync::Arc;
+    use vm_memory::GuestMemoryMmap;
 
     #[test]
     fn without_a_log_nothing_is_marked() {
@@ -246,6 +247,18 @@ mod tests {
         let map = GuestMap::new(Arc::clone(&after.memory), Some(&before.map));
         map.mark_written_at(0x18_000, 1);
         assert_eq!(log.take(), [0x18]);
+    }
+
+    #[test]
+    fn the_log_outlives_a_moment_without_memory() {
+        let before = TestMemory::new(0x10_000);
+        let log = DirtyLog::attach(&before);
+        // The only region is replaced: it is removed first.
+        let without = GuestMap::new(Arc::new(GuestMemoryMmap::new()), Some(&before.map));
+        let after = TestMemory::new(0x10_000);
+        let map = GuestMap::new(Arc::clone(&after.memory), Some(&without));
+        map.mark_written_at(0x5000, 1);
+        assert_eq!(log.take(), [5]);
     }
 
     #[test]

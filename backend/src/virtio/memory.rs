@@ -13,6 +13,8 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 pub struct GuestMap {
     /// Sorted by guest-physical address; never overlapping.
     regions: Vec<Region>,
+    /// A log of the table before, for one that comes after: this one may have no region.
+    earlier_log: Option<DirtyBitmap>,
     memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
 }
 
@@ -38,13 +40,13 @@ impl GuestMap {
     /// A snapshot of `memory`. If there is an `earlier` one whose writes are being
     /// logged, the log goes on for the new regions.
     pub fn new(memory: Arc<GuestMemoryMmap<DirtyBitmap>>, earlier: Option<&Self>) -> Self {
-        let logged = earlier.and_then(|map| map.regions.iter().find(|r| r.log.is_active()));
+        let earlier_log = earlier.and_then(Self::active_log).cloned();
         let mut regions: Vec<Region> = memory
             .iter()
             .map(|region| {
                 let log = GuestMemoryRegion::bitmap(region);
-                if let Some(logged) = logged {
-                    log.inherit(&logged.log, region);
+                if let Some(earlier) = &earlier_log {
+                    log.inherit(earlier, region);
                 }
                 Region {
                     start: region.start_addr().raw_value(),
@@ -55,7 +57,17 @@ impl GuestMap {
             })
             .collect();
         regions.sort_by_key(|r| r.start);
-        Self { regions, memory }
+        Self {
+            regions,
+            earlier_log,
+            memory,
+        }
+    }
+
+    /// A log that other tables can take over.
+    fn active_log(&self) -> Option<&DirtyBitmap> {
+        let own = self.regions.iter().map(|r| &r.log).find(|log| log.is_active());
+        own.or(self.earlier_log.as_ref())
     }
 
     /// The memory behind the snapshot.
