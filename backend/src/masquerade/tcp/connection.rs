@@ -149,8 +149,10 @@ pub struct Connection {
     pub(super) readable: Readable,
     /// The offered window is small because the host socket is nearly full.
     pub(super) window_tight: bool,
-    /// An acknowledgment is due that met no room.
+    /// An acknowledgment is due.
     pub(super) ack_due: bool,
+    /// A SYN met no room in the guest.
+    pub(super) syn_due: bool,
     /// Acknowledged by the guest, still in the host socket's queue.
     pub(super) to_discard: u32,
     pub(super) dup_acks: u8,
@@ -202,6 +204,7 @@ impl Connection {
             readable: Readable::No,
             window_tight: false,
             ack_due: false,
+            syn_due: false,
             to_discard: 0,
             dup_acks: 0,
             recover: iss,
@@ -242,6 +245,16 @@ impl Connection {
         match self.timer {
             Timer::Off => None,
             Timer::Retransmit(at) | Timer::Persist(at) | Timer::Keepalive(at) | Timer::TimeWait(at) => Some(at),
+        }
+    }
+
+    /// Whether something small is to be sent that met no room: the table then gives the
+    /// connection a turn once there is some, instead of a timer an attempt in vain.
+    pub const fn progress(&self) -> Progress {
+        if self.ack_due || self.syn_due {
+            Progress::Starved
+        } else {
+            Progress::Done
         }
     }
 
@@ -294,8 +307,7 @@ impl Connection {
             options,
             ..self.ports()
         };
-        // Without room the timer sends it again.
-        let _ = self.emit_control(ctx, &header);
+        self.syn_due = self.emit_control(ctx, &header).is_err();
         self.snd_nxt = self.iss + 1;
         self.snd_max = self.snd_max.max(self.snd_nxt);
         if self.retries == 0 {
@@ -340,6 +352,7 @@ impl Connection {
         self.state = state;
         self.timer = Timer::Off;
         self.ack_due = false;
+        self.syn_due = false;
         self.readable = Readable::No;
     }
 
@@ -378,7 +391,7 @@ impl Connection {
         self.rtt.back_off();
         if is_opening {
             self.send_syn(ctx);
-            return Progress::Done;
+            return self.progress();
         }
         self.retransmit(ctx, stream)
     }

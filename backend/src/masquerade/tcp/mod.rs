@@ -283,7 +283,8 @@ impl TcpFlows {
             ctx.counters.drop(DropReason::SocketError);
             self.flows[slot].connection.abort(ctx);
         }
-        self.settle(ctx, slot, Progress::Done);
+        let progress = self.flows[slot].connection.progress();
+        self.settle(ctx, slot, progress);
     }
 
     /// A host socket or a listening socket is ready.
@@ -309,7 +310,8 @@ impl TcpFlows {
                 None if ready.writable => connection.on_connected(ctx),
                 None => {}
             }
-            return self.settle(ctx, slot, Progress::Done);
+            let progress = connection.progress();
+            return self.settle(ctx, slot, progress);
         }
         if error.is_some() {
             connection.abort(ctx);

@@ -339,9 +339,15 @@ impl Connection {
         if self.ack_due {
             self.refresh_window(stream);
         }
+        if self.syn_due {
+            self.send_syn(ctx);
+        }
         let progress = self.pump(ctx, stream);
         self.send_ack_if_due(ctx);
-        if self.ack_due { Progress::Starved } else { progress }
+        match self.progress() {
+            Progress::Done => progress,
+            starved => starved,
+        }
     }
 
     pub(super) fn send_ack_if_due(&mut self, ctx: &mut Context<'_>) {

@@ -318,7 +318,12 @@ impl Pair {
         }
     }
 
-    fn world_connects(&mut self) {
+    /// Frames the guest has buffers for from now on.
+    pub fn set_room(&mut self, frames: usize) {
+        self.sink.room = frames;
+    }
+
+    pub fn world_connects(&mut self) {
         let opening = self.opening();
         let connection = self.with_context(|ctx, _, _| Connection::to_guest(&opening, ctx));
         self.connection = Some(connection);

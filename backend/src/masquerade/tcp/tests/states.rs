@@ -413,3 +413,18 @@ fn a_refused_client_is_reset() {
     assert!(steps.pair.connection.is_none());
     assert!(steps.pair.stream.broken);
 }
+
+#[test]
+fn a_syn_that_meets_no_room_is_sent_as_soon_as_there_is_some() {
+    let mut pair = Pair::idle(Conditions::default());
+    pair.set_room(0);
+    pair.world_connects();
+    let mut steps = Steps { pair };
+    assert_eq!(steps.pair.answers(), []);
+    assert_eq!(steps.pair.connection.as_ref().unwrap().progress(), Progress::Starved);
+    steps.pair.set_room(1);
+    steps.pair.call(|c, ctx, stream| c.answer(ctx, stream));
+    let syn = steps.pair.answers();
+    assert_eq!((syn.len(), syn[0].flags), (1, TcpFlags::SYN));
+    assert_eq!(steps.pair.connection.as_ref().unwrap().progress(), Progress::Done);
+}
