@@ -103,6 +103,8 @@ pub(super) enum Timer {
 
 /// How long both sides may be silent before the guest is probed (RFC 9293 3.8.4).
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+/// How long a guest that came up again is given to get its addresses.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
 /// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2).
@@ -147,6 +149,9 @@ pub struct Connection {
     pub(super) spill: Spill,
 
     pub(super) readable: Readable,
+    /// The peer uses urgent data: a read that stops short may have met a mark, not the end
+    /// of what is there.
+    pub(super) has_urgent: bool,
     /// The offered window is small because the host socket is nearly full.
     pub(super) window_tight: bool,
     /// An acknowledgment is due.
@@ -202,6 +207,7 @@ impl Connection {
             rcv_scale: 0,
             spill: Spill::new(opening.spill.clone()),
             readable: Readable::No,
+            has_urgent: false,
             window_tight: false,
             ack_due: false,
             syn_due: false,
@@ -311,7 +317,9 @@ impl Connection {
         self.snd_nxt = self.iss + 1;
         self.snd_max = self.snd_max.max(self.snd_nxt);
         if self.retries == 0 {
-            self.rtt.sent(ctx.now);
+            self.rtt.sent(ctx.now, self.snd_nxt);
+        } else {
+            self.rtt.retransmitted();
         }
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
     }
@@ -413,9 +421,8 @@ impl Connection {
         };
     }
 
-    /// Sends one probe, for instance because a new driver came up in the guest: a guest
-    /// that was started afresh answers with RST.
-    pub fn probe(&mut self, ctx: &mut Context<'_>) {
+    /// Sends one probe. A guest that does not know the connection answers with RST.
+    fn probe(&mut self, ctx: &mut Context<'_>) {
         if self.state != State::Established {
             return;
         }
@@ -427,6 +434,15 @@ impl Connection {
             ..self.ports()
         };
         let _ = self.emit_control(ctx, &header);
+    }
+
+    /// A driver came up in the guest: asks whether it is still the guest we know. One that
+    /// has just started has no address yet and hears nothing, so it is asked again soon.
+    pub fn on_link_up(&mut self, ctx: &mut Context<'_>) {
+        self.probe(ctx);
+        if matches!(self.timer, Timer::Keepalive(_)) {
+            self.timer = Timer::Keepalive(ctx.now + ASK_AGAIN);
+        }
     }
 
     /// The guest's SYN, made again from what is known of it, to be quoted in an ICMP error.

@@ -376,7 +376,7 @@ impl TcpFlows {
     /// A driver came up in the guest: is it still the one our connections know?
     pub fn on_link_up(&mut self, ctx: &mut Context<'_>) {
         for (_, flow) in &mut self.flows {
-            flow.connection.probe(ctx);
+            flow.connection.on_link_up(ctx);
         }
     }
 

@@ -53,7 +53,8 @@ struct Intake<'l, 'g> {
 /// One part in this many of a send queue is left for the kernel's overhead.
 const OVERHEAD: u32 = 16;
 /// A window that grew by this much is worth telling, whatever the MSS: a jumbo segment may
-/// be more than all a host socket's queue holds.
+/// be more than all a host socket's queue holds. So is a fourth of that queue (RFC 9293
+/// 3.8.6.2.2), which is less than the third the kernel waits for before it tells of room.
 const WORTHWHILE: u32 = 8 * 1024;
 
 /// A host socket that failed: the connection is to be aborted.
@@ -127,7 +128,7 @@ impl Connection {
         let header = &segment.header;
         let has_ack = segment.has(TcpFlags::ACK);
         if has_ack && Seq(header.ack) != self.snd_nxt {
-            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            self.disown(ctx, segment);
             return;
         }
         if segment.has(TcpFlags::RST) {
@@ -150,12 +151,30 @@ impl Connection {
         }
     }
 
+    /// While opening, a segment that acknowledges anything but our SYN is of a connection the
+    /// guest still has from before: RST makes it forget that one (RFC 9293 3.5.1).
+    fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
+        ctx.counters.drop(DropReason::TcpOutOfWindow);
+        if segment.has(TcpFlags::RST) {
+            return;
+        }
+        let header = TcpHeader {
+            seq: segment.header.ack,
+            flags: TcpFlags::RST,
+            ..self.ports()
+        };
+        // Without room the guest learns it from our next SYN.
+        let _ = self.emit_control(ctx, &header);
+    }
+
     fn establish(&mut self, ctx: &Context<'_>, ack: Seq) {
         self.state = State::Established;
+        self.syn_due = false;
         self.snd_una = ack;
         self.snd_wl2 = ack;
         self.retries = 0;
-        self.rtt.acknowledged(ctx.now);
+        self.rtt.acknowledged(ctx.now, ack);
+        self.rtt.forget_back_off();
         self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
     }
 
@@ -197,13 +216,14 @@ impl Connection {
         }
         if self.state == State::SynReceived {
             if Seq(header.ack) != self.snd_max {
-                ctx.counters.drop(DropReason::TcpOutOfWindow);
+                self.disown(ctx, segment);
                 return;
             }
             self.establish(ctx, Seq(header.ack));
         }
-        self.on_ack(ctx, segment);
-        self.take_payload(ctx, segment, burst, intake);
+        if self.on_ack(ctx, segment) {
+            self.take_payload(ctx, segment, burst, intake);
+        }
     }
 
     fn take_payload<'g>(
@@ -313,11 +333,11 @@ impl Connection {
         };
         let largest = u32::from(u16::MAX) << self.rcv_scale;
         let edge = self.rcv_nxt + bytes.min(largest);
-        let step = u32::from(self.mss).min(WORTHWHILE);
+        let step = u32::from(self.mss).min(WORTHWHILE).min(room.limit / 4);
         if edge.since(self.rcv_edge) >= step || bytes >= largest {
             self.rcv_edge = self.rcv_edge.max(edge);
         }
-        self.window_tight = room.tight || self.window_field() == 0 || !self.spill.is_empty();
+        self.window_tight = room.is_tight() || self.window_field() == 0 || !self.spill.is_empty();
     }
 
     /// The host socket may have room again: tells the guest if its window had been small.
@@ -369,6 +389,11 @@ impl Connection {
         if self.state != State::TimeWait && !self.is_over() {
             self.readable = Readable::UntilEnd;
         }
+    }
+
+    /// There is an urgent byte among those at the host socket.
+    pub const fn on_urgent(&mut self) {
+        self.has_urgent = true;
     }
 
     /// Bytes arrived at the host socket.

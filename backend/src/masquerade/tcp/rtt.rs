@@ -1,5 +1,6 @@
 //! Retransmission time-out towards the guest (RFC 6298).
 
+use super::seq::Seq;
 use crate::time::Instant;
 use std::time::Duration;
 
@@ -16,27 +17,34 @@ const MAX: Duration = Duration::from_secs(60);
 pub struct RttEstimator {
     smoothed: Option<Duration>,
     variance: Duration,
-    started: Option<Instant>,
+    /// The measurement that runs: since when, and what ends it if it is acknowledged.
+    running: Option<(Instant, Seq)>,
     backoff: u8,
 }
 
 impl RttEstimator {
-    /// A segment was sent; starts a measurement if none runs.
-    pub fn sent(&mut self, now: Instant) {
-        self.started.get_or_insert(now);
+    /// A segment that ends before `end` was sent; starts a measurement if none runs.
+    pub fn sent(&mut self, now: Instant, end: Seq) {
+        self.running.get_or_insert((now, end));
     }
 
-    /// Everything in flight was acknowledged: ends the measurement and the back-off.
-    pub fn acknowledged(&mut self, now: Instant) {
-        self.backoff = 0;
-        if let Some(started) = self.started.take() {
-            self.sample(now.since(started));
+    /// Everything before `una` was acknowledged: ends a measurement that waited for it, and
+    /// the back-off with it.
+    pub fn acknowledged(&mut self, now: Instant, una: Seq) {
+        if let Some((since, _)) = self.running.take_if(|(_, end)| !una.before(*end)) {
+            self.sample(now.since(since));
+            self.backoff = 0;
         }
     }
 
     /// Something is sent again: the measurement would be ambiguous.
     pub fn retransmitted(&mut self) {
-        self.started = None;
+        self.running = None;
+    }
+
+    /// The way to the guest is known to work again.
+    pub fn forget_back_off(&mut self) {
+        self.backoff = 0;
     }
 
     /// The time-out expired: wait twice as long for the next.
@@ -73,24 +81,27 @@ mod tests {
     fn the_first_sample_gives_three_times_its_length() {
         let mut rtt = RttEstimator::default();
         assert_eq!(rtt.timeout(), INITIAL);
-        rtt.sent(at(0));
-        rtt.acknowledged(at(400));
+        rtt.sent(at(0), Seq(7));
+        rtt.acknowledged(at(100), Seq(6));
+        assert_eq!(rtt.timeout(), INITIAL, "not what is measured");
+        rtt.acknowledged(at(400), Seq(7));
         assert_eq!(rtt.timeout(), Duration::from_millis(1200));
     }
 
     #[test]
     fn backs_off_up_to_a_limit_and_recovers() {
         let mut rtt = RttEstimator::default();
-        rtt.sent(at(0));
-        rtt.acknowledged(at(1));
+        rtt.sent(at(0), Seq(1));
+        rtt.acknowledged(at(1), Seq(1));
         assert_eq!(rtt.timeout(), MIN);
         rtt.back_off();
         assert_eq!(rtt.timeout(), MIN * 2);
         (0..100).for_each(|_| rtt.back_off());
         assert_eq!(rtt.timeout(), MAX);
-        rtt.sent(at(5));
+        rtt.sent(at(5), Seq(2));
         rtt.retransmitted();
-        rtt.acknowledged(at(9000));
+        rtt.acknowledged(at(9000), Seq(2));
+        rtt.forget_back_off();
         assert_eq!(rtt.timeout(), MIN, "a retransmitted segment is not measured");
     }
 }

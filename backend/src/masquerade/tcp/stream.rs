@@ -40,9 +40,16 @@ pub trait HostStream {
 pub struct SendRoom {
     /// Bytes the kernel will take.
     pub bytes: u32,
+    /// Bytes an empty queue would hold.
+    pub limit: u32,
+}
+
+impl SendRoom {
     /// Less than a third of the queue is free. The kernel tells when there is more, and
     /// lets the queue grow, only if somebody asked for it (`Poller::rearm`).
-    pub tight: bool,
+    pub const fn is_tight(&self) -> bool {
+        self.bytes < self.limit / 3
+    }
 }
 
 impl HostStream for socket2::Socket {
@@ -77,16 +84,13 @@ impl HostStream for socket2::Socket {
 
     fn send_room(&mut self) -> SendRoom {
         match stream::send_memory(self) {
-            Ok(memory) => {
-                let bytes = memory.limit.saturating_sub(memory.queued);
-                SendRoom {
-                    bytes,
-                    tight: bytes < memory.limit / 3,
-                }
-            }
+            Ok(memory) => SendRoom {
+                bytes: memory.limit.saturating_sub(memory.queued),
+                limit: memory.limit,
+            },
             Err(_) => SendRoom {
                 bytes: FALLBACK_ROOM,
-                tight: false,
+                limit: FALLBACK_ROOM,
             },
         }
     }

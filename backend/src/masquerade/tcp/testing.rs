@@ -113,7 +113,7 @@ impl HostStream for FakeStream {
         let bytes = self.limit.saturating_sub(self.queued);
         SendRoom {
             bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-            tight: bytes < self.limit / 3,
+            limit: u32::try_from(self.limit).unwrap_or(u32::MAX),
         }
     }
 }
@@ -264,7 +264,7 @@ impl Player {
                 self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
             }
             _ => self.call(|connection, ctx, _, _| {
-                connection.probe(ctx);
+                connection.on_link_up(ctx);
                 Progress::Done
             }),
         }

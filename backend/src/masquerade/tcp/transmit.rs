@@ -11,7 +11,7 @@ use super::emit::DataHeader;
 use super::receive::Segment;
 use super::seq::Seq;
 use super::stream::HostStream;
-use crate::counters::Count;
+use crate::counters::{Count, DropReason};
 use crate::frame::{GuestSliceMut, Layout};
 use crate::masquerade::{Context, Link};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader};
@@ -36,12 +36,14 @@ const fn whole_segments(bytes: usize, mss: usize) -> usize {
 
 impl Connection {
     /// The ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step).
-    pub(super) fn on_ack(&mut self, ctx: &Context<'_>, segment: &Segment) {
+    /// False if it acknowledges what was never sent: then nothing of it counts.
+    pub(super) fn on_ack(&mut self, ctx: &Context<'_>, segment: &Segment) -> bool {
         let header = &segment.header;
         let ack = Seq(header.ack);
         if ack.after(self.snd_max) {
+            ctx.counters.drop(DropReason::TcpOutOfWindow);
             self.ack_due = true;
-            return;
+            return false;
         }
         let window = u32::from(header.window) << self.snd_scale;
         if ack.after(self.snd_una) {
@@ -58,14 +60,22 @@ impl Connection {
             self.snd_wnd = window;
             self.snd_wl1 = seq;
             self.snd_wl2 = ack;
-            if window > 0 && matches!(self.timer, Timer::Persist(_)) {
+        }
+        self.on_sign_of_life(ctx);
+        true
+    }
+
+    /// A guest that answers probes is alive, and may keep its window closed for as long as
+    /// it likes (RFC 9293 3.8.6.1).
+    fn on_sign_of_life(&mut self, ctx: &Context<'_>) {
+        match self.timer {
+            Timer::Persist(_) if self.snd_wnd == 0 => self.retries = 0,
+            Timer::Persist(_) | Timer::Keepalive(_) => {
                 self.retries = 0;
+                self.rtt.forget_back_off();
                 self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
             }
-        }
-        if matches!(self.timer, Timer::Keepalive(_)) {
-            self.retries = 0;
-            self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
+            Timer::Off | Timer::Retransmit(_) | Timer::TimeWait(_) => {}
         }
     }
 
@@ -80,8 +90,9 @@ impl Connection {
         self.snd_nxt = self.snd_nxt.max(ack);
         self.dup_acks = 0;
         self.retries = 0;
+        self.rtt.acknowledged(ctx.now, ack);
         if self.snd_una == self.snd_max {
-            self.rtt.acknowledged(ctx.now);
+            self.rtt.forget_back_off();
             self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
             self.finish_if_closed(ctx.now);
         } else {
@@ -92,13 +103,14 @@ impl Connection {
     fn on_duplicate_ack(&mut self) {
         self.dup_acks = self.dup_acks.saturating_add(1);
         if self.dup_acks == DUP_ACK_THRESHOLD && !self.snd_una.before(self.recover) {
-            self.recover = self.snd_max;
             self.go_back();
         }
     }
 
-    /// Everything in flight is to be sent again.
+    /// Everything in flight is to be sent again. What the guest has of it brings duplicate
+    /// acknowledgments, which must not start it all over (RFC 6582 3.2 and 4).
     fn go_back(&mut self) {
+        self.recover = self.snd_max;
         self.snd_nxt = self.snd_una;
         self.rtt.retransmitted();
         if self.sending == Sending::FinSent {
@@ -208,7 +220,7 @@ impl Connection {
             stream.widen();
         }
         *sent += n;
-        if n < room && !until_end {
+        if n < room && !until_end && !self.has_urgent {
             // The queue is drained; the poller tells when there is more.
             self.readable = Readable::No;
         }
@@ -267,7 +279,7 @@ impl Connection {
             ctx.counters
                 .add(Count::TcpRetransmits, u64::from(seq.since(self.snd_nxt)));
         } else {
-            self.rtt.sent(ctx.now);
+            self.rtt.sent(ctx.now, seq);
         }
         self.snd_nxt = seq;
         self.snd_max = self.snd_max.max(seq);
@@ -306,8 +318,10 @@ impl Connection {
         self.readable = Readable::No;
         self.sending = Sending::FinSent;
         self.fin_seq = Some(self.snd_nxt);
-        self.rtt.sent(ctx.now);
         self.snd_nxt += 1;
+        if self.snd_nxt.after(self.snd_max) {
+            self.rtt.sent(ctx.now, self.snd_nxt);
+        }
         self.snd_max = self.snd_max.max(self.snd_nxt);
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
         Progress::Done

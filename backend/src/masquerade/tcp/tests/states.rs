@@ -428,3 +428,144 @@ fn a_syn_that_meets_no_room_is_sent_as_soon_as_there_is_some() {
     assert_eq!((syn.len(), syn[0].flags), (1, TcpFlags::SYN));
     assert_eq!(steps.pair.connection.as_ref().unwrap().progress(), Progress::Done);
 }
+
+#[test]
+fn a_syn_that_met_no_room_is_forgotten_once_the_guest_has_answered_an_earlier_one() {
+    let mut steps = Steps::nobody();
+    let syn_ack = steps.open();
+    steps.pair.set_room(0);
+    assert_eq!(steps.segment(TcpFlags::SYN, ISS, 0, b""), []);
+    steps.pair.set_room(10);
+    assert_eq!(steps.segment(ACK, ISS + 1, syn_ack.seq.wrapping_add(1), b""), []);
+    assert_eq!(steps.state(), State::Established);
+}
+
+#[test]
+fn a_guest_that_answers_may_keep_its_window_closed() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let window = |window| TcpHeader {
+        window,
+        ..header(ACK, ISS + 1, nxt)
+    };
+    steps.send(window(0), b"");
+    assert_eq!(steps.world_sends(b"waiting"), []);
+    for _ in 0..100 {
+        let probe = steps.wait(Duration::from_secs(61));
+        assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
+        assert_eq!(steps.send(window(0), b""), []);
+    }
+    assert_eq!(steps.send(window(10), b"").len(), 1);
+    let again = steps.wait(Duration::from_secs(2));
+    assert_eq!(again.len(), 1, "the pause between probes says nothing about the way");
+}
+
+#[test]
+fn a_guest_that_answers_the_fifth_syn_is_not_taken_for_a_slow_one() {
+    let mut steps = Steps {
+        pair: Pair::idle_client(Conditions::default()),
+    };
+    let syn = steps.pair.answers()[0];
+    for _ in 0..4 {
+        assert_eq!(steps.wait(Duration::from_secs(16)).len(), 1);
+    }
+    steps.segment(TcpFlags::SYN | ACK, ISS, syn.seq.wrapping_add(1), b"");
+    assert_eq!(steps.world_sends(b"lost").len(), 1);
+    assert_eq!(steps.wait(Duration::from_millis(1100)).len(), 1);
+}
+
+#[test]
+fn a_pipe_that_never_runs_dry_is_measured_all_the_same() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.world_sends(&[7; 1000]);
+    for i in 1..200 {
+        steps.world_sends(&[7; 1000]);
+        assert_eq!(steps.wait(Duration::from_millis(100)), []);
+        assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(i * 1000), b""), []);
+    }
+    assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(200_000), b""), []);
+    assert_eq!(steps.world_sends(b"lost").len(), 1);
+    let again = steps.wait(Duration::from_secs(1));
+    assert_eq!(again.len(), 1, "five round trips are enough to wait");
+}
+
+#[test]
+fn duplicates_of_what_was_sent_again_do_not_start_it_all_over() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.world_sends(&[7; 4000]);
+    steps.wait(Duration::from_secs(2));
+    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+    // The guest had all but the first; each segment it knew brings a duplicate.
+    for _ in 0..5 {
+        assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(1460), b""), []);
+    }
+    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+}
+
+#[test]
+fn an_old_connection_of_the_guest_is_reset_so_that_a_new_one_can_open() {
+    let mut steps = Steps {
+        pair: Pair::idle_client(Conditions::default()),
+    };
+    steps.pair.answers();
+    let answers = steps.segment(ACK, 77, 12_345, b"");
+    assert_eq!(answers.len(), 1);
+    assert_eq!((answers[0].flags, answers[0].seq), (TcpFlags::RST, 12_345));
+    assert_eq!(steps.state(), State::SynSent);
+    assert_eq!(steps.segment(TcpFlags::RST | ACK, 77, 12_345, b""), [], "never for RST");
+}
+
+#[test]
+fn what_acknowledges_bytes_never_sent_is_not_taken() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    let answers = steps.segment(ACK, ISS + 1, nxt + 1, b"wrong");
+    assert_eq!((answers.len(), answers[0].ack), (1, ISS + 1));
+    assert_eq!(steps.pair.stream.received, b"");
+}
+
+#[test]
+fn a_queue_smaller_than_a_segment_is_offered_all_the_same() {
+    const SMALL: usize = 1550;
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.pair.stream.limit = SMALL;
+    let mut seq = ISS + 1;
+    let mut window = u32::from(u16::MAX);
+    while window > 0 {
+        let n = window.min(1000);
+        let answers = steps.segment(ACK, seq, nxt, &vec![7; n as usize]);
+        seq += n;
+        assert_eq!(answers[0].ack, seq);
+        window = u32::from(answers[0].window) << 7;
+        if seq < ISS + 65_000 {
+            steps.pair.stream.drain(SMALL);
+        }
+    }
+    steps.pair.stream.drain(SMALL);
+    steps.pair.call(|c, ctx, stream| {
+        c.on_writable(ctx, stream);
+        c.answer(ctx, stream)
+    });
+    let update = steps.pair.answers();
+    assert_eq!(update.len(), 1);
+    assert!(update[0].window > 0);
+}
+
+#[test]
+fn a_flow_of_the_guest_before_is_asked_for_soon_after_a_driver_came_up() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.pair.call(|c, ctx, _| {
+        c.on_link_up(ctx);
+        Progress::Done
+    });
+    assert_eq!(steps.pair.answers().len(), 1);
+    // A guest that has just started has no address yet and says nothing. Later it does.
+    let probe = steps.wait(Duration::from_secs(61));
+    assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
+    steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
+    assert!(steps.pair.connection.is_none());
+}
