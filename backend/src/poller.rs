@@ -99,6 +99,8 @@ pub struct Readiness {
     pub read_closed: bool,
     /// Both directions are closed (EPOLLHUP).
     pub hung_up: bool,
+    /// There is an urgent byte among those to read (EPOLLPRI).
+    pub urgent: bool,
     /// An error is pending (EPOLLERR): error queue or SO_ERROR.
     pub error: bool,
 }
@@ -110,7 +112,7 @@ pub enum Interest {
     ReadLevel,
     /// Told once per change, for reading.
     ReadEdge,
-    /// Told once per change, for reading, writing and the peer's close.
+    /// Told once per change, for reading, urgent bytes, writing and the peer's close.
     StreamEdge,
 }
 
@@ -120,7 +122,7 @@ impl Interest {
         match self {
             Self::ReadLevel => E::EPOLLIN,
             Self::ReadEdge => E::EPOLLIN | E::EPOLLET,
-            Self::StreamEdge => E::EPOLLIN | E::EPOLLOUT | E::EPOLLRDHUP | E::EPOLLET,
+            Self::StreamEdge => E::EPOLLIN | E::EPOLLPRI | E::EPOLLOUT | E::EPOLLRDHUP | E::EPOLLET,
         }
     }
 }
@@ -216,6 +218,7 @@ impl Poller {
                     writable: has(epoll::Events::EPOLLOUT),
                     read_closed: has(epoll::Events::EPOLLRDHUP),
                     hung_up: has(epoll::Events::EPOLLHUP),
+                    urgent: has(epoll::Events::EPOLLPRI),
                     error: has(epoll::Events::EPOLLERR),
                 };
                 f(token, ready);

@@ -13,6 +13,9 @@ use std::collections::BinaryHeap;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scheduled(Option<Instant>);
 
+/// Entries not worth sweeping out.
+const SPARE: usize = 64;
+
 /// Deadlines of owners with key `K`.
 #[derive(Debug)]
 pub struct TimerQueue<K> {
@@ -41,6 +44,26 @@ impl<K: Copy + Ord> TimerQueue<K> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// Entries in the queue, those that were replaced included.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// True if nothing will come up.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+
+    /// Drops the entries that mean nothing any more if they are the greater part. To be
+    /// called now and then by whoever has `owners` timers: without it an entry that was
+    /// replaced, or whose owner is gone, stays until its time. `is_current` asks
+    /// [`Scheduled::is_at`].
+    pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, K) -> bool) {
+        if self.heap.len() > 2 * owners + SPARE {
+            self.heap.retain(|Reverse((at, key))| is_current(*at, *key));
+        }
+    }
+
     /// Takes one entry that is due. The owner passes the time to [`Scheduled::fire`],
     /// which says whether the entry is its current one.
     pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, K)> {
@@ -52,6 +75,11 @@ impl<K: Copy + Ord> TimerQueue<K> {
 }
 
 impl Scheduled {
+    /// True if the entry of time `at` is the current one.
+    pub fn is_at(self, at: Instant) -> bool {
+        self.0 == Some(at)
+    }
+
     /// Notes that the entry of time `at` came up. False if it was replaced by an
     /// earlier one long ago and means nothing now.
     pub fn fire(&mut self, at: Instant) -> bool {
@@ -96,5 +124,20 @@ mod tests {
         assert!(!slot.fire(at(20)), "the replaced entry means nothing");
         assert_eq!(queue.pop_due(at(40)), Some((at(40), 7)));
         assert!(slot.fire(at(40)));
+    }
+
+    #[test]
+    fn sweeping_leaves_what_still_means_something() {
+        let mut queue = TimerQueue::default();
+        let mut slots = [Scheduled::default(); 2];
+        for round in (0..1000).rev() {
+            let owner = round % 2;
+            queue.schedule(&mut slots[owner], owner, at(round as u64));
+        }
+        assert_eq!(queue.len(), 1000);
+        queue.sweep(2, |at, owner| slots[owner].is_at(at));
+        assert_eq!(queue.pop_due(at(5000)), Some((at(0), 0)));
+        assert_eq!(queue.pop_due(at(5000)), Some((at(1), 1)));
+        assert!(queue.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The kernel's receive queue is the only buffer towards the guest: bytes are peeked,
 //! and dropped from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP:
-//! Linux 6.9) lets a peek start where the last one ended. On an older kernel
+//! Linux 6.9, over IPv6 6.12) lets a peek start where the last one ended. On an older kernel
 //! [`peek`] reads the bytes before the offset into a scratch area again.
 
 use super::option::IntOption;
@@ -18,10 +18,6 @@ const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
-
-/// Most bytes in flight towards a guest on a kernel that cannot peek at an offset: they
-/// are read again and again.
-pub const MAX_PEEK_WITHOUT_OFFSET: usize = 1 << 20;
 
 /// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the
 /// kernel took.
@@ -95,31 +91,45 @@ fn peek_past(fd: RawFd, skip: usize, peer_closed: bool, slices: &mut [GuestSlice
             iov_len: s.len(),
         }));
         let n = receive(fd, iovs.as_mut_ptr(), iovs.len())?;
-        match n.saturating_sub(skip) {
-            0 if !peer_closed => Err(io::ErrorKind::WouldBlock.into()),
-            rest => Ok(rest),
+        match n.checked_sub(skip) {
+            Some(0) if peer_closed => Ok(0),
+            None | Some(0) => Err(io::ErrorKind::WouldBlock.into()),
+            Some(rest) => Ok(rest),
         }
     })
 }
 
 /// Drops the first `n` bytes of the receive queue without copying them; returns how
-/// many were dropped. Moves the peek offset back by as much.
+/// many were dropped, fewer only if no more are there. Moves the peek offset back by as much.
 ///
 /// # Errors
 /// What recv(2) says.
 pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).
-    let n = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), n, flags) };
-    usize::try_from(n).map_err(|_| io::Error::last_os_error())
+    let mut done = 0;
+    // One call stops at the mark of an urgent byte.
+    while done < n {
+        // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).
+        let dropped = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), n - done, flags) };
+        match usize::try_from(dropped) {
+            Ok(0) => break,
+            Ok(dropped) => done += dropped,
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(done)
 }
 
-/// True if this kernel peeks TCP at an offset.
+/// True if this kernel peeks TCP at an offset, over both families: Linux 6.9 to 6.11 can
+/// do so over IPv4 only.
 pub fn has_peek_offset() -> bool {
+    use socket2::{Domain, Socket, Type};
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        socket.is_ok_and(|s| PEEK_OFF.set(&s, 0).is_ok())
+        let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
+        // A host may lack one of the families.
+        let mut there = sockets.iter().flatten().peekable();
+        there.peek().is_some() && there.all(|socket| PEEK_OFF.set(socket, 0).is_ok())
     })
 }
 

@@ -12,11 +12,22 @@ use std::net::{IpAddr, SocketAddr};
 /// Connections the kernel keeps for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
+/// A client that was accepted.
+#[derive(Debug)]
+pub struct Client {
+    /// The connection to it.
+    pub stream: Socket,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The guest's port it is for.
+    pub guest_port: u16,
+}
+
 #[derive(Debug)]
 struct Listener {
     socket: Socket,
     guest_port: u16,
-    /// Clients may wait that met a limit.
+    /// Clients may wait that met a limit, or whose turn is not yet.
     is_waiting: bool,
 }
 
@@ -70,24 +81,28 @@ impl Listeners {
         Ok(())
     }
 
-    /// The next client at listener `index`: its socket, its address, the guest's port.
-    pub fn accept(&mut self, index: usize, counters: &Counters) -> Option<(Socket, SocketAddr, u16)> {
+    /// The next client at listener `index`.
+    pub fn accept(&mut self, index: usize, counters: &Counters) -> Option<Client> {
         let listener = self.listeners.get_mut(index)?;
         loop {
             match listener.socket.accept() {
                 Ok((stream, peer)) => {
-                    let Some(peer) = peer.as_socket() else { continue };
+                    let Some(address) = peer.as_socket() else { continue };
                     if stream.set_nonblocking(true).and_then(|()| set_up(&stream)).is_err() {
                         counters.drop(DropReason::SocketError);
                         reset_socket(&stream);
                         continue;
                     }
-                    return Some((stream, peer, listener.guest_port));
+                    return Some(Client {
+                        stream,
+                        address,
+                        guest_port: listener.guest_port,
+                    });
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(e) if is_of_one_client(&e) => {}
                 Err(_) => {
-                    // No descriptor or no memory: they wait until a connection ends.
+                    // No descriptor or no memory: they wait until there is.
                     counters.drop(DropReason::FlowLimit);
                     listener.is_waiting = true;
                     return None;
@@ -96,16 +111,24 @@ impl Listeners {
         }
     }
 
-    /// True if clients wait that met a limit.
-    pub fn has_waiting(&self) -> bool {
-        self.listeners.iter().any(|l| l.is_waiting)
+    /// True if clients wait at listener `index` that met a limit.
+    pub fn is_waiting(&self, index: usize) -> bool {
+        self.listeners.get(index).is_some_and(|l| l.is_waiting)
     }
 
-    /// A listener with such clients; it counts as seen to.
-    pub fn take_waiting(&mut self) -> Option<usize> {
-        let index = self.listeners.iter().position(|l| l.is_waiting)?;
-        self.listeners[index].is_waiting = false;
-        Some(index)
+    /// Notes that the turn of clients at listener `index` is not yet.
+    pub fn put_off(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.is_waiting = true;
+        }
+    }
+
+    /// The listeners where clients wait; they count as seen to.
+    pub fn take_waiting(&mut self) -> Vec<usize> {
+        let waiting = self.listeners.iter_mut().enumerate();
+        waiting
+            .filter_map(|(i, l)| std::mem::take(&mut l.is_waiting).then_some(i))
+            .collect()
     }
 }
 

@@ -27,7 +27,7 @@ mod tests;
 
 use self::connection::{Connection, Opening, Progress, State};
 use self::isn::IsnSecret;
-use self::listener::Listeners;
+use self::listener::{Client, Listeners};
 use self::spill::SpillPool;
 use super::icmp::{self, IcmpError, Quote};
 use super::steering::Claim;
@@ -45,6 +45,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 pub use self::receive::Segment;
 
@@ -76,6 +77,8 @@ struct Flow {
     scheduled: Scheduled,
     /// In the backlog already.
     is_queued: bool,
+    /// The poller was asked to tell when the host socket has room again, and has not yet.
+    awaits_room: bool,
     /// Its entry among the flows of all workers, if there are several.
     _claim: Option<Claim>,
 }
@@ -90,6 +93,8 @@ pub struct TcpFlows {
     /// The backlog waits for receive buffers.
     is_starved: bool,
     listeners: Listeners,
+    /// When clients are looked after that had to wait.
+    accept_again: Option<Instant>,
     limit: usize,
     next_generation: u32,
     secret: IsnSecret,
@@ -99,8 +104,12 @@ pub struct TcpFlows {
     order: Vec<(usize, usize)>,
 }
 
-/// Flows that get a turn before the worker looks at other things.
+/// Flows, or clients of one listening socket, that get a turn before the worker looks at
+/// other things.
 const TURNS: usize = 16;
+/// How long clients wait that met a limit on descriptors or memory. Whose they are nobody
+/// tells, so there is nothing better than to try again.
+const RETRY: Duration = Duration::from_millis(100);
 
 impl TcpFlows {
     /// No connections yet, and never more than `limit`.
@@ -115,6 +124,7 @@ impl TcpFlows {
             backlog: VecDeque::new(),
             is_starved: false,
             listeners: Listeners::default(),
+            accept_again: None,
             limit,
             next_generation: 0,
             secret: IsnSecret::random()?,
@@ -224,20 +234,31 @@ impl TcpFlows {
 
     /// Clients wait at a listening socket.
     fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
-        while let Some((stream, peer, guest_port)) = self.listeners.accept(index, ctx.counters) {
-            let Some((guest, remote)) = inbound_ends(ctx, peer, guest_port) else {
-                continue;
+        for _ in 0..TURNS {
+            let Some(client) = self.listeners.accept(index, ctx.counters) else {
+                if self.listeners.is_waiting(index) {
+                    self.accept_again.get_or_insert(ctx.now + RETRY);
+                }
+                return;
             };
-            let Some(key) = self.free_key(guest, remote).filter(|_| self.flows.len() < self.limit) else {
-                ctx.counters.drop(DropReason::FlowLimit);
-                reset_socket(&stream);
-                continue;
-            };
-            ctx.counters.add(Count::TcpIn, 1);
-            let opening = self.opening(ctx, key);
-            let connection = Connection::to_guest(&opening, ctx);
-            self.insert(ctx, key, connection, stream);
+            self.take_client(ctx, client);
         }
+        self.listeners.put_off(index);
+        self.accept_again = Some(ctx.now);
+    }
+
+    fn take_client(&mut self, ctx: &mut Context<'_>, client: Client) {
+        let Some((guest, remote)) = inbound_ends(ctx, client.address, client.guest_port) else {
+            return;
+        };
+        let Some(key) = self.free_key(guest, remote).filter(|_| self.flows.len() < self.limit) else {
+            ctx.counters.drop(DropReason::FlowLimit);
+            return reset_socket(&client.stream);
+        };
+        ctx.counters.add(Count::TcpIn, 1);
+        let opening = self.opening(ctx, key);
+        let connection = Connection::to_guest(&opening, ctx);
+        self.insert(ctx, key, connection, client.stream);
     }
 
     /// The key for a client: its real port, unless two clients look alike to the guest.
@@ -271,6 +292,7 @@ impl TcpFlows {
             generation,
             scheduled: Scheduled::default(),
             is_queued: false,
+            awaits_room: false,
             _claim: claim,
         });
         self.slots.insert(key, slot);
@@ -298,6 +320,7 @@ impl TcpFlows {
             return;
         }
         let Some(stream) = flow.stream.as_mut() else { return };
+        flow.awaits_room &= !ready.writable;
         let connection = &mut flow.connection;
         let error = if ready.error {
             stream.take_error().unwrap_or_else(Some)
@@ -310,12 +333,12 @@ impl TcpFlows {
                 None if ready.writable => connection.on_connected(ctx),
                 None => {}
             }
-            let progress = connection.progress();
-            return self.settle(ctx, slot, progress);
-        }
-        if error.is_some() {
+        } else if error.is_some() {
             connection.abort(ctx);
-            return self.settle(ctx, slot, Progress::Done);
+        }
+        // The event that tells of the connection may tell of bytes and of their end too.
+        if ready.urgent {
+            connection.on_urgent();
         }
         if ready.readable {
             connection.on_readable();
@@ -358,7 +381,7 @@ impl TcpFlows {
 
     /// When [`on_timer`](Self::on_timer) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.deadline()
+        [self.timers.deadline(), self.accept_again].into_iter().flatten().min()
     }
 
     /// Timers are due.
@@ -370,6 +393,17 @@ impl TcpFlows {
             }
             let progress = flow.connection.on_timer(ctx, flow.stream.as_mut());
             self.settle(ctx, slot, progress);
+        }
+        let flows = &self.flows;
+        self.timers.sweep(flows.len(), |at, (slot, generation)| {
+            flows
+                .get(slot)
+                .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
+        });
+        if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
+            for index in self.listeners.take_waiting() {
+                self.accept(ctx, index);
+            }
         }
     }
 
@@ -385,19 +419,22 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.connection.is_over() {
             self.remove(slot);
-            if self.listeners.has_waiting() {
-                self.accept_waiting(ctx);
-            }
             return;
         }
         if flow.connection.state() == State::TimeWait {
             flow.stream = None;
         }
-        if let Some(stream) = flow.stream.as_ref().filter(|_| flow.connection.is_window_tight()) {
-            // Fails only for a descriptor that is not watched, and this one is.
-            let _ = ctx
+        if flow.connection.is_window_tight()
+            && !flow.awaits_room
+            && let Some(stream) = &flow.stream
+        {
+            // Once, not at each call: asking brings an event at once if there is anything to
+            // read, or the peer has closed its side. Fails only for a descriptor that is not
+            // watched, and this one is.
+            let asked = ctx
                 .poller
                 .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
+            flow.awaits_room = asked.is_ok();
         }
         if let Some(deadline) = flow.connection.deadline() {
             self.timers
@@ -408,13 +445,6 @@ impl TcpFlows {
             if !std::mem::replace(&mut flow.is_queued, true) {
                 self.backlog.push_back(slot);
             }
-        }
-    }
-
-    /// A descriptor is free again: clients that met the limit are accepted now.
-    fn accept_waiting(&mut self, ctx: &mut Context<'_>) {
-        while let Some(index) = self.listeners.take_waiting() {
-            self.accept(ctx, index);
         }
     }
 
@@ -458,7 +488,7 @@ fn set_up(stream: &Socket) -> io::Result<()> {
 /// Makes closing the socket a reset, so that its peer sees RST.
 fn reset_socket(stream: &Socket) {
     // Without the option the peer sees FIN instead: late, but not wrong.
-    let _ = stream.set_linger(Some(std::time::Duration::ZERO));
+    let _ = stream.set_linger(Some(Duration::ZERO));
 }
 
 fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {

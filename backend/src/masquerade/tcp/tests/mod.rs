@@ -1,5 +1,7 @@
-//! Connections against an independent TCP (smoltcp) over a bad link, in virtual time.
+//! Connections against an independent TCP (smoltcp) over a bad link, in virtual time; and
+//! the table of connections with sockets of the loopback.
 
 mod pair;
 mod properties;
+mod sockets;
 mod states;

@@ -1,0 +1,312 @@
+//! The table of connections with real sockets: a guest of single segments, and peers on
+//! the host's loopback.
+
+use crate::masquerade::tcp::{FlowKey, Incoming, Segment, TcpFlows};
+use crate::masquerade::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
+use crate::packet::{TcpFlags, TcpHeader, TcpOptions, protocol};
+use crate::poller::EventBuffer;
+use socket2::SockRef;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+const ISS: u32 = 1000;
+const ACK: TcpFlags = TcpFlags::ACK;
+const FIN: TcpFlags = TcpFlags::FIN;
+/// Long enough for the loopback to do what it will do.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// A guest with one connection, and the table it is in.
+struct Bench {
+    around: Surroundings,
+    flows: TcpFlows,
+    key: FlowKey,
+    /// Number of the guest's next byte, and of the next it expects.
+    next: u32,
+    expected: u32,
+    /// Right edge of the window the guest was offered.
+    edge: u32,
+}
+
+/// A segment that came to the guest.
+struct Arrived {
+    header: TcpHeader,
+    payload: Vec<u8>,
+}
+
+impl Bench {
+    fn new(port: u16) -> Self {
+        let remote = host_seen(ip("10.0.2.9"), port);
+        Self {
+            around: Surroundings::new(),
+            flows: TcpFlows::new(1000).unwrap(),
+            key: FlowKey {
+                guest: guest(remote.ip(), 40_000),
+                remote,
+            },
+            next: ISS,
+            expected: 0,
+            edge: ISS,
+        }
+    }
+
+    /// The guest connects to a listener of the host, which accepts.
+    fn connected() -> (Self, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut bench = Self::new(listener.local_addr().unwrap().port());
+        bench.send_syn();
+        let (peer, _) = listener.accept().unwrap();
+        bench.handle_events();
+        bench.take();
+        bench.send(ACK, b"");
+        (bench, peer)
+    }
+
+    fn send_syn(&mut self) {
+        self.send(TcpFlags::SYN, b"");
+        self.next += 1;
+    }
+
+    /// The guest sends a segment with its next bytes.
+    fn send(&mut self, flags: TcpFlags, payload: &[u8]) {
+        let is_syn = flags == TcpFlags::SYN;
+        let header = TcpHeader {
+            src_port: self.key.guest.port(),
+            dst_port: self.key.remote.port(),
+            seq: self.next,
+            ack: if is_syn { 0 } else { self.expected },
+            flags,
+            window: 60_000,
+            options: TcpOptions {
+                mss: is_syn.then_some(1460),
+                window_scale: is_syn.then_some(0),
+            },
+            ..TcpHeader::default()
+        };
+        let mut rest = vec![0; header.emitted_len()];
+        header.emit(&mut rest, 0);
+        let payload_offset = 34 + rest.len();
+        rest.extend_from_slice(payload);
+        let ends = (self.key.guest.ip(), self.key.remote.ip());
+        let frame = packet(ends.0, ends.1, protocol::TCP, 64, &rest);
+        let segment = Segment {
+            frame: 0,
+            header,
+            payload_offset,
+            payload_len: payload.len(),
+        };
+        let incoming = Incoming { key: self.key, segment };
+        let (flows, around) = (&mut self.flows, &mut self.around);
+        with_burst(&[frame], |burst| {
+            flows.on_segments(&mut around.context(), burst, &[incoming]);
+        });
+        self.next += u32::try_from(payload.len()).unwrap();
+    }
+
+    /// Handles events until there are none for a while, at most `ROUNDS` times; returns how
+    /// many there were.
+    fn handle_events(&mut self) -> usize {
+        const ROUNDS: usize = 200;
+        let mut buffer = EventBuffer::with_capacity(64);
+        let mut all = 0;
+        for _ in 0..ROUNDS {
+            let mut events = Vec::new();
+            let poller = self.around.poller.clone();
+            poller
+                .wait(&mut buffer, Some(QUIET), |token, ready| events.push((token, ready)))
+                .unwrap();
+            if events.is_empty() {
+                break;
+            }
+            all += events.len();
+            for (token, ready) in events {
+                self.flows.on_event(&mut self.around.context(), token, ready);
+            }
+            while self.flows.has_backlog() {
+                self.flows.on_room(&mut self.around.context());
+            }
+        }
+        all
+    }
+
+    /// What came to the guest; notes what it acknowledges next.
+    fn take(&mut self) -> Vec<Arrived> {
+        let frames = self.around.sink.take();
+        let arrived: Vec<_> = frames
+            .iter()
+            .map(|frame| {
+                let (_, rest) = parse(&frame.bytes);
+                let header = TcpHeader::parse(rest, rest.len()).unwrap();
+                Arrived {
+                    header,
+                    payload: rest[header.header_len..].to_vec(),
+                }
+            })
+            .collect();
+        for Arrived { header, payload } in &arrived {
+            let flags = u32::from(header.flags.has(TcpFlags::SYN)) + u32::from(header.flags.has(FIN));
+            self.expected = header.seq.wrapping_add(u32::try_from(payload.len()).unwrap() + flags);
+            let scale = if header.flags.has(TcpFlags::SYN) { 0 } else { 7 };
+            self.edge = header.ack.wrapping_add(u32::from(header.window) << scale);
+        }
+        arrived
+    }
+
+    /// Bytes that came to the guest, and whether FIN came behind them.
+    fn take_bytes(&mut self) -> (Vec<u8>, bool) {
+        let arrived = self.take();
+        let fin = arrived.iter().any(|a| a.header.flags.has(FIN));
+        (arrived.into_iter().flat_map(|a| a.payload).collect(), fin)
+    }
+}
+
+#[test]
+fn a_peer_that_speaks_and_closes_before_we_look_is_heard_to_the_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bench = Bench::new(listener.local_addr().unwrap().port());
+    bench.send_syn();
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.write_all(b"bye").unwrap();
+    drop(peer);
+    // One event says that the socket is connected, readable and closed.
+    bench.handle_events();
+    bench.take();
+    bench.send(ACK, b"");
+    bench.handle_events();
+    assert_eq!(bench.take_bytes(), (b"bye".to_vec(), true));
+}
+
+#[test]
+fn waiting_for_a_slow_reader_costs_no_events() {
+    for closes in [false, true] {
+        let (mut bench, mut peer) = Bench::connected();
+        // Something stays readable all the time: bytes the guest does not acknowledge, or
+        // the end of the stream.
+        if closes {
+            peer.shutdown(Shutdown::Write).unwrap();
+        } else {
+            peer.write_all(b"unanswered").unwrap();
+        }
+        let (mut sent, acknowledged) = (0, bench.expected);
+        while sent < 64 << 20 {
+            bench.handle_events();
+            let reset = bench.take().iter().any(|a| a.header.flags.has(TcpFlags::RST));
+            assert!(!reset);
+            bench.expected = if closes { bench.expected } else { acknowledged };
+            let room = bench.edge.wrapping_sub(bench.next) as usize;
+            if room == 0 {
+                break;
+            }
+            bench.send(ACK, &vec![7; room.min(60_000)]);
+            sent += room.min(60_000);
+        }
+        bench.handle_events();
+        assert_eq!(bench.handle_events(), 0, "closed: {closes}, after {sent} bytes");
+        // And the guest is told when the peer reads at last.
+        peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let edge = bench.edge;
+        let mut got = 0;
+        while got < sent {
+            got += peer.read(&mut [0; 65536]).unwrap();
+        }
+        bench.handle_events();
+        bench.take();
+        assert!(bench.edge.wrapping_sub(edge) > 60_000, "closed: {closes}");
+    }
+}
+
+#[test]
+fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
+    let (mut bench, mut peer) = Bench::connected();
+    peer.set_nodelay(true).unwrap();
+    peer.write_all(b"abc").unwrap();
+    assert_eq!(SockRef::from(&peer).send_out_of_band(b"d").unwrap(), 1);
+    peer.write_all(b"efg").unwrap();
+    bench.handle_events();
+    assert_eq!(bench.take_bytes().0, b"abcdefg");
+    bench.send(ACK, b"");
+    peer.write_all(b"hij").unwrap();
+    bench.handle_events();
+    let first = bench.expected;
+    assert_eq!(bench.take_bytes().0, b"hij");
+    // That one is lost.
+    bench.expected = first;
+    bench.around.now = bench.around.now + Duration::from_secs(2);
+    bench.flows.on_timer(&mut bench.around.context());
+    assert_eq!(bench.take_bytes().0, b"hij", "sent again");
+}
+
+/// Takes every descriptor there is but `left`, in this thread alone.
+fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
+    // SAFETY: gives this thread a descriptor table of its own; it owns all it uses.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut taken: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+    assert!(taken.len() > left);
+    taken.truncate(taken.len() - left);
+    taken.push(null);
+    taken
+}
+
+#[test]
+fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
+    const CLIENTS: usize = 5;
+    const FREE: usize = 2;
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let mut bench = Bench::new(0);
+    let forward = crate::config::Forward {
+        transport: crate::config::Transport::Tcp,
+        bind: Some(IpAddr::from([127, 0, 0, 1])),
+        host_port: port,
+        guest_port: 80,
+        count: std::num::NonZeroU16::MIN,
+    };
+    let families = crate::masquerade::Families { ipv4: true, ipv6: true };
+    bench.flows.listen(&[forward], families, &bench.around.poller).unwrap();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
+        .collect();
+    let mut taken = exhaust_descriptors(FREE);
+    bench.handle_events();
+    let syns = bench.take();
+    assert_eq!(syns.len(), FREE, "as many as there are descriptors");
+    // The guest refuses one; its descriptor is for the next client, and no other.
+    let refused = &syns[0].header;
+    bench.key = FlowKey {
+        guest: guest(ip("10.0.2.2"), 80),
+        remote: SocketAddr::new(ip("10.0.2.1"), refused.src_port),
+    };
+    bench.next = 0;
+    bench.expected = refused.seq.wrapping_add(1);
+    bench.send(TcpFlags::RST | ACK, b"");
+    bench.around.now = bench.around.now + Duration::from_millis(200);
+    bench.flows.on_timer(&mut bench.around.context());
+    let syns = bench.take();
+    assert_eq!(syns.iter().filter(|a| a.header.flags == TcpFlags::SYN).count(), 1);
+    // Descriptors nobody told us of become free.
+    taken.truncate(taken.len() - CLIENTS);
+    bench.around.now = bench.around.now + Duration::from_millis(200);
+    bench.flows.on_timer(&mut bench.around.context());
+    let syns = bench.take();
+    assert_eq!(syns.iter().filter(|a| a.header.flags == TcpFlags::SYN).count(), 2);
+    drop((clients, taken));
+}
+
+#[test]
+fn a_connection_that_is_used_now_and_then_keeps_few_timers() {
+    let (mut bench, mut peer) = Bench::connected();
+    for _ in 0..500 {
+        peer.write_all(b"x").unwrap();
+        let event = bench.around.events();
+        for (token, ready) in event {
+            bench.flows.on_event(&mut bench.around.context(), token, ready);
+        }
+        bench.take();
+        bench.send(ACK, b"");
+        bench.around.now = bench.around.now + Duration::from_secs(1);
+        bench.flows.on_timer(&mut bench.around.context());
+    }
+    assert!(bench.flows.timers.len() < 100, "{}", bench.flows.timers.len());
+}
