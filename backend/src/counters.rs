@@ -122,7 +122,7 @@ counters! {
         /// TCP connections opened to the guest.
         TcpIn = "tcp_connections_in",
         /// TCP bytes sent again to the guest.
-        TcpRetransmits = "tcp_retransmits",
+        TcpRetransmits = "tcp_retransmitted_bytes",
         /// TCP bytes of the guest kept until the host socket took them.
         TcpSpilled = "tcp_spilled_bytes",
         /// Connections ended by RST from either side.
