@@ -147,7 +147,18 @@ impl FlowTable {
         self.remember(flow.origin, made);
         self.by_key.insert(flow.key, made);
         self.flows.insert(flow);
+        self.sweep_timers();
         made
+    }
+
+    /// Flows that gave way leave their timers behind.
+    fn sweep_timers(&mut self) {
+        let flows = &self.flows;
+        self.timers.sweep(flows.len(), |_, r| {
+            flows
+                .get(r.index as usize)
+                .is_some_and(|f| f.generation == r.generation)
+        });
     }
 
     /// Adds to the order of making, and now and then sweeps out what means nothing any more.
@@ -212,5 +223,33 @@ impl FlowTable {
     /// When [`on_timer`](Self::on_timer) wants to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::{Socket, Type};
+    use std::net::SocketAddr;
+
+    #[test]
+    fn flows_that_gave_way_leave_nothing_behind() {
+        const MOST: usize = 4;
+        let mut table = FlowTable::new(MOST);
+        for port in 1..1000 {
+            assert!(table.make_room(Side::Guest));
+            let key = FlowKey {
+                guest: SocketAddr::new([10, 0, 2, 2].into(), port),
+                peer: SocketAddr::new([192, 0, 2, 1].into(), 53),
+            };
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            let now = Instant::from_nanos(u64::from(port));
+            table.insert(Flow::new(key, socket, Domain::IPV4, Side::Guest, now));
+        }
+        assert_eq!(table.len(), MOST);
+        assert!(table.timers.len() < 100, "{}", table.timers.len());
+        let end = Instant::from_nanos(0) + std::time::Duration::from_secs(60);
+        table.on_timer(end);
+        assert_eq!((table.len(), table.timers.len()), (0, 0));
     }
 }
