@@ -45,7 +45,7 @@ impl Masquerade {
             Ok(headers) => headers,
             Err(why) => return self.surroundings.count_drop(why.into()),
         };
-        self.surroundings.link.guest_mac = headers.ethernet.src;
+        self.surroundings.learn_guest_mac(headers.ethernet.src);
         if self.responders.wants(&headers, frame.head) {
             let mut copy = [0; MAX_FRAME];
             let n = frame.copy_to(0, &mut copy);

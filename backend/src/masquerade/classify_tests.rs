@@ -3,7 +3,7 @@
 use crate::config::{GATEWAY_MAC, MasqueradeConfig, ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
-use crate::masquerade::{Masquerade, MasqueradeSetup};
+use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::packet::{EtherType, IcmpHeader, MacAddr, icmp, protocol};
 use crate::poller::Poller;
@@ -26,6 +26,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::worker(0, None)
+    }
+
+    fn worker(worker: usize, directory: Option<Arc<Directory>>) -> Self {
         let services = testing::config();
         let masquerade = MasqueradeConfig {
             ipv4: services.ipv4,
@@ -48,8 +52,8 @@ impl Bench {
             mode: &masquerade,
             poller: Poller::new().expect("a poller"),
             counters: Arc::clone(&counters),
-            worker: 0,
-            directory: None,
+            worker,
+            directory,
             flow_limit: 16,
         };
         Self {
@@ -169,4 +173,15 @@ fn what_is_nobodys_goes_nowhere_under_its_reason() {
     );
     bench.dropped(ip(GUEST, world, protocol::TCP, &[0; 19]), DropReason::Truncated);
     bench.dropped(GUEST_MAC.0.to_vec(), DropReason::Truncated);
+}
+
+#[test]
+fn every_worker_answers_to_the_mac_one_of_them_has_seen() {
+    let directory = Directory::new(2).expect("descriptors");
+    let mut first = Bench::worker(0, directory.clone());
+    let mut second = Bench::worker(1, directory);
+    second.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
+    // The first worker has never had a frame of the guest when it is its turn to speak.
+    first.mode.on_room(NOW, &mut first.sink);
+    assert_eq!(first.mode.surroundings.link.guest_mac, GUEST_MAC);
 }

@@ -35,6 +35,7 @@ use crate::config::{MasqueradeConfig, PortConfig};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
 use crate::mode::Mode;
+use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, Replies, Responders, ServiceConfig};
 use crate::time::Instant;
@@ -67,6 +68,23 @@ struct Surroundings {
 impl Surroundings {
     fn count_drop(&self, reason: DropReason) {
         Counters::drop(&self.counters, reason);
+    }
+
+    /// Notes the MAC a frame of the guest came from.
+    fn learn_guest_mac(&mut self, mac: MacAddr) {
+        if self.link.guest_mac != mac {
+            self.link.guest_mac = mac;
+            if let Some(steering) = &self.steering {
+                steering.tell_guest_mac(mac);
+            }
+        }
+    }
+
+    /// Takes over what another worker has learned: the guest may never have sent us a frame.
+    fn follow_guest_mac(&mut self) {
+        if let Some(mac) = self.steering.as_ref().and_then(Steering::guest_mac) {
+            self.link.guest_mac = mac;
+        }
     }
 
     fn context<'a>(&'a self, now: Instant, sink: &'a mut dyn GuestSink) -> Context<'a> {
@@ -202,6 +220,7 @@ impl Mode for Masquerade {
         if token.owner == Owner::Handover {
             return self.on_handover(now, sink);
         }
+        self.surroundings.follow_guest_mac();
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
@@ -212,12 +231,14 @@ impl Mode for Masquerade {
     }
 
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.surroundings.follow_guest_mac();
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_room(ctx);
         self.udp.on_room(ctx);
     }
 
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.surroundings.follow_guest_mac();
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_timer(ctx);
         self.udp.on_timer(now);
@@ -249,6 +270,7 @@ impl Mode for Masquerade {
         self.responders
             .on_link_up(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
+        self.surroundings.follow_guest_mac();
         self.tcp.on_link_up(&mut self.surroundings.context(now, sink));
         self.udp.on_link_up();
     }

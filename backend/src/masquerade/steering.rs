@@ -6,11 +6,13 @@
 //! With one queue pair none of this exists.
 
 use crate::frame::{GuestFrame, Offload};
+use crate::packet::MacAddr;
 use crate::poller::{Interest, Owner, Poller, Token};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -49,6 +51,8 @@ struct Mailbox {
 
 /// What the workers of a port share.
 pub struct Directory {
+    /// The guest's MAC as a number, 0 while no frame of the guest has come.
+    guest_mac: AtomicU64,
     owners: RwLock<HashMap<SteeringKey, usize>>,
     mailboxes: Vec<Mailbox>,
 }
@@ -71,6 +75,7 @@ impl Directory {
             })
             .collect::<io::Result<_>>()?;
         Ok(Some(Arc::new(Self {
+            guest_mac: AtomicU64::new(0),
             owners: RwLock::default(),
             mailboxes,
         })))
@@ -105,6 +110,20 @@ impl Steering {
         let token = Token::new(Owner::Handover, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
         Ok(Self { me, directory })
+    }
+
+    /// Tells the other workers which MAC the guest uses.
+    pub fn tell_guest_mac(&self, mac: MacAddr) {
+        let [a, b, c, d, e, f] = mac.0;
+        let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+        self.directory.guest_mac.store(number, Ordering::Relaxed);
+    }
+
+    /// The MAC the guest uses, once a worker has seen it.
+    pub fn guest_mac(&self) -> Option<MacAddr> {
+        let number = self.directory.guest_mac.load(Ordering::Relaxed);
+        let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
+        (number != 0).then_some(MacAddr([a, b, c, d, e, f]))
     }
 
     /// Notes that a flow made now is ours.
