@@ -162,6 +162,22 @@ fn memory_comes_and_goes_under_running_rings() {
 }
 
 #[test]
+fn qemu_replaces_the_regions_rings_lie_in_by_removing_them_first() {
+    let backend = Backend::start(1);
+    let mut vmm = backend.connect(VmmConfig::default());
+    for _ in 0..20 {
+        assert_echo(&mut vmm, 0, &LENGTHS);
+        for region in vmm.ram.regions() {
+            vmm.wire.remove_mem_region(region).unwrap();
+        }
+        for region in vmm.ram.regions() {
+            vmm.wire.add_mem_region(region, vmm.ram.fd()).unwrap();
+        }
+    }
+    assert_echo(&mut vmm, 0, &LENGTHS);
+}
+
+#[test]
 fn interrupts_are_replaced_while_frames_pass() {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(VmmConfig::default());
