@@ -113,7 +113,10 @@ impl Connection {
     /// acknowledged again.
     fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
         match self.state {
-            State::Connecting if segment.has(TcpFlags::RST) => self.give_up(ctx),
+            // RFC 5961 3.2: another number may be that of a connection before.
+            State::Connecting if segment.has(TcpFlags::RST) && Seq(segment.header.seq) == self.rcv_nxt => {
+                self.give_up(ctx);
+            }
             State::TimeWait if segment.has(TcpFlags::RST) => self.end(State::Closed),
             State::TimeWait if segment.sequence_len() > 0 => {
                 self.ack_due = true;

@@ -177,6 +177,20 @@ fn a_peer_that_speaks_and_closes_before_we_look_is_heard_to_the_end() {
 }
 
 #[test]
+fn only_its_own_reset_ends_a_connection_that_is_being_made() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bench = Bench::new(listener.local_addr().unwrap().port());
+    bench.send_syn();
+    bench.next -= 100;
+    bench.send(TcpFlags::RST, b"");
+    assert_eq!(bench.flows.flows.len(), 1, "of a connection before");
+    bench.next += 100;
+    bench.send(TcpFlags::RST, b"");
+    assert!(bench.flows.flows.is_empty());
+    assert_eq!(bench.take().len(), 0);
+}
+
+#[test]
 fn waiting_for_a_slow_reader_costs_no_events() {
     for closes in [false, true] {
         let (mut bench, mut peer) = Bench::connected();
