@@ -1,6 +1,7 @@
 //! Yardsticks of hawser (see docs/performance.md).
 
 pub mod chart;
+pub mod engine;
 pub mod machine;
 pub mod measure;
 pub mod metric;

@@ -1,0 +1,100 @@
+//! hawser's engine without a VM, beside the floor: see `hawser_benches::engine`.
+//!
+//! Run by `hack/bench --engine`.
+
+use clap::Parser;
+use hawser_benches::engine::{FAR, Outcome, Way, floor, guest};
+use hawser_benches::machine;
+use hawser_benches::numbers::Spread;
+use hawser_testkit::Result;
+use hawser_testkit::netns::Namespace;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Target: the engine's throughput as a part of the floor's.
+const LEAST: f64 = 0.85;
+
+/// Measures the engine without a VM, beside a floor of bare system calls.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Pairs of runs, one of the engine and one of the floor
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// Milliseconds of each run
+    #[arg(long, default_value_t = 700)]
+    millis: u64,
+    /// Run only the engine, only this way (out or in): for a profiler
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn line(what: &str, outcomes: &[Outcome]) {
+    let of = |f: fn(&Outcome) -> f64| Spread::of(&outcomes.iter().map(f).collect::<Vec<_>>());
+    let (Some(rate), Some(cost)) = (of(Outcome::rate), of(Outcome::cost)) else {
+        return;
+    };
+    println!(
+        "| {what} | {:.1} ({:.1}–{:.1}) | {:.3} ({:.3}–{:.3}) |",
+        rate.median, rate.min, rate.max, cost.median, cost.min, cost.max
+    );
+}
+
+fn compare(title: &str, way: Way, options: &Options) -> Result<Option<Spread>> {
+    let (mut ours, mut floors) = (Vec::new(), Vec::new());
+    let time = Duration::from_millis(options.millis);
+    for round in 1..=options.rounds {
+        eprintln!("{title}: round {round} of {}", options.rounds);
+        ours.push(guest::run(way, time)?);
+        floors.push(floor::run(way, time)?);
+    }
+    line(&format!("{title}: engine"), &ours);
+    line(&format!("{title}: floor"), &floors);
+    let all = |outcomes: &[Outcome], f: fn(&Outcome) -> f64| outcomes.iter().map(f).collect::<Vec<_>>();
+    if let Some(cost) = Spread::of_ratios(&all(&ours, Outcome::cost), &all(&floors, Outcome::cost)) {
+        eprintln!("{title}: the worker's CPU per byte is {:.2}× the floor's", cost.median);
+    }
+    Ok(Spread::of_ratios(
+        &all(&ours, Outcome::rate),
+        &all(&floors, Outcome::rate),
+    ))
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let time = Duration::from_millis(options.millis);
+    if let Some(way) = &options.only {
+        let way = if way == "in" { Way::In } else { Way::Out };
+        line("engine", &[guest::run(way, time)?]);
+        return Ok(());
+    }
+    println!("load average before the run: {:.1}\n", machine::load());
+    println!("| | Gbit/s | CPU of the thread, s/GB |\n|---|---|---|");
+    let out = compare("guest → host", Way::Out, options)?;
+    let into = compare("host → guest", Way::In, options)?;
+    println!("\n| target | measured | |\n|---|---|---|");
+    for (title, ratio) in [("guest → host", out), ("host → guest", into)] {
+        let Some(ratio) = ratio else { continue };
+        let mark = if ratio.median >= LEAST { "met" } else { "**missed**" };
+        println!(
+            "| engine, {title}: ≥ {LEAST}× floor | {:.2}× ({:.2}–{:.2}) | {mark} |",
+            ratio.median, ratio.min, ratio.max
+        );
+    }
+    Ok(())
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse();
+    let namespace = Namespace::new()?;
+    namespace.run(&format!("ip addr add {FAR}/32 dev lo"))?;
+    namespace.inside(|| measure(&options))?
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

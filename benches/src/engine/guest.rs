@@ -1,0 +1,323 @@
+//! A synthetic guest: just enough of a driver and of TCP to keep one flow at full speed.
+
+use super::peer::FarEnd;
+use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
+use super::{Outcome, PIECE, UNIT, UNITS, Way, thread_time};
+use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::packet::MacAddr;
+use hawser_backend::port::Port;
+use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
+use hawser_testkit::frontend::{Buffer, Ram, Ring, Vmm, VmmConfig};
+use hawser_testkit::{Result, failure};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU16;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Name of the port; its worker is the thread that is measured.
+const NAME: &str = "engine";
+const WORKER: &str = "engine-0";
+const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+const GUEST_PORT: u16 = 40_000;
+const RING_SIZE: u16 = 256;
+/// Receive buffers are pages, as Linux posts them for a bulk flow.
+const RECEIVE_BUFFER: u32 = 4096;
+/// Bytes of a receive buffer that are looked at.
+const LOOKED_AT: usize = VIRTIO + HEADERS + OPTIONS;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn port_config() -> Result<PortConfig> {
+    let link = Ipv4Link {
+        network: "10.0.2.0/24".parse()?,
+        gateway: Ipv4Addr::new(10, 0, 2, 1),
+        guest: GUEST,
+    };
+    Ok(PortConfig {
+        name: NAME.into(),
+        mac: Some(MAC),
+        mtu: 1500,
+        queue_pairs: NonZeroU16::MIN,
+        mode: ModeConfig::Masquerade(MasqueradeConfig {
+            ipv4: Some(link),
+            ..MasqueradeConfig::default()
+        }),
+    })
+}
+
+/// Moves units through hawser for `time`.
+///
+/// # Errors
+/// The connection fails, or stands still.
+pub fn run(way: Way, time: Duration) -> Result<Outcome> {
+    let far = FarEnd::new(way)?;
+    let SocketAddr::V4(at) = far.at else {
+        return Err(failure("the far end is IPv4"));
+    };
+    let port = Arc::new(Port::new(port_config()?)?);
+    let (ours, theirs) = UnixStream::pair()?;
+    let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
+    let serving = thread::spawn(move || server.run());
+    let config = VmmConfig {
+        ring_size: RING_SIZE,
+        memory: vec![(0, 32 << 20)],
+        receive_buffer: RECEIVE_BUFFER,
+        ..VmmConfig::default()
+    };
+    let mut vmm = Vmm::connect(ours, config)?;
+    let outcome = Guest::new(&mut vmm, at).and_then(|mut guest| {
+        let outcome = guest.measure(way, time, &far);
+        guest.send(FIN | ACK | RST, None)?;
+        outcome
+    });
+    // The worker still has to see the end of the connection.
+    thread::sleep(Duration::from_millis(20));
+    drop(vmm);
+    serving.join().map_err(|_| failure("the server panicked"))??;
+    far.join()?;
+    outcome
+}
+
+struct Guest<'a> {
+    ram: Arc<Ram>,
+    receive: &'a mut Ring,
+    transmit: &'a mut Ring,
+    ends: Ends,
+    /// Guest-physical addresses of receive buffers by head.
+    receive_at: Vec<u64>,
+    /// Header buffer, payload and indirect table of each unit.
+    units: Vec<UnitMemory>,
+    free_units: Vec<usize>,
+    /// Which unit a transmit head is.
+    unit_of: Vec<usize>,
+    snd_una: u32,
+    snd_nxt: u32,
+    rcv_nxt: u32,
+    /// What the other end takes beyond `snd_una`.
+    window: u32,
+    scale: u8,
+    is_over: bool,
+}
+
+#[derive(Clone, Copy)]
+struct UnitMemory {
+    head: u64,
+    payload: u64,
+    table: u64,
+}
+
+impl<'a> Guest<'a> {
+    fn new(vmm: &'a mut Vmm, far: SocketAddrV4) -> Result<Self> {
+        let ram = Arc::clone(&vmm.ram);
+        let nic = &mut vmm.nics[0];
+        let units: Vec<_> = (0..UNITS)
+            .map(|_| UnitMemory {
+                head: ram.allocate(256, 64),
+                payload: ram.allocate(UNIT as u64, 4096),
+                table: ram.allocate(1024, 16),
+            })
+            .collect();
+        let mut guest = Self {
+            receive: &mut nic.receive,
+            transmit: &mut nic.transmit,
+            ends: Ends {
+                mac: MAC,
+                guest: SocketAddrV4::new(GUEST, GUEST_PORT),
+                far,
+            },
+            receive_at: vec![0; RING_SIZE.into()],
+            free_units: (0..UNITS).collect(),
+            units,
+            unit_of: vec![0; RING_SIZE.into()],
+            snd_una: 1,
+            snd_nxt: 1,
+            rcv_nxt: 0,
+            window: 0,
+            scale: 0,
+            is_over: false,
+            ram,
+        };
+        for _ in 0..RING_SIZE {
+            let at = guest.ram.allocate(RECEIVE_BUFFER.into(), 4096);
+            guest.post(at)?;
+        }
+        guest.receive.publish_and_kick()?;
+        guest.connect()?;
+        Ok(guest)
+    }
+
+    fn post(&mut self, at: u64) -> Result<()> {
+        let buffer = Buffer {
+            at,
+            len: RECEIVE_BUFFER,
+            writable: true,
+        };
+        let head = self
+            .receive
+            .add(&[buffer])
+            .ok_or_else(|| failure("no room in the ring"))?;
+        self.receive_at[usize::from(head)] = at;
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        self.send(SYN, None)?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.rcv_nxt == 0 {
+            if Instant::now() > deadline {
+                return Err(failure("no answer to the SYN"));
+            }
+            self.receive.wait_used(PATIENCE);
+            self.receive_all()?;
+        }
+        self.send(ACK, None)
+    }
+
+    /// Puts a segment into the ring and tells the device; with the payload of a unit, or
+    /// with none. False if there is no room.
+    fn queue(&mut self, flags: u8, payload: Option<usize>) -> Result<bool> {
+        while let Some((head, _)) = self.transmit.used() {
+            self.free_units.push(self.unit_of[usize::from(head)]);
+        }
+        let Some(unit) = self.free_units.pop() else {
+            return Ok(false);
+        };
+        let memory = self.units[unit];
+        let bytes = segment::emit(
+            &self.ends,
+            Segment {
+                seq: self.snd_nxt,
+                ack: self.rcv_nxt,
+                flags,
+                window: u16::MAX,
+                payload: payload.unwrap_or(0),
+            },
+        );
+        self.ram.write(memory.head, &bytes);
+        let mut chain = vec![Buffer {
+            at: memory.head,
+            len: u32::try_from(bytes.len())?,
+            writable: false,
+        }];
+        for offset in (0..payload.unwrap_or(0)).step_by(PIECE) {
+            chain.push(Buffer {
+                at: memory.payload + offset as u64,
+                len: u32::try_from(PIECE.min(UNIT - offset))?,
+                writable: false,
+            });
+        }
+        let head = self.transmit.add_indirect(memory.table, &chain);
+        let head = head.ok_or_else(|| failure("no room in the ring"))?;
+        self.unit_of[usize::from(head)] = unit;
+        let takes = u32::try_from(payload.unwrap_or(0))? + u32::from(flags & (SYN | FIN) != 0);
+        self.snd_nxt = self.snd_nxt.wrapping_add(takes);
+        Ok(true)
+    }
+
+    fn send(&mut self, flags: u8, payload: Option<usize>) -> Result<()> {
+        while !self.queue(flags, payload)? {
+            if !self.transmit.wait_used(PATIENCE) {
+                return Err(failure("the device does not take what is sent"));
+            }
+        }
+        Ok(self.transmit.publish_and_kick()?)
+    }
+
+    /// Takes all frames the device has written; the payload in them.
+    fn receive_all(&mut self) -> Result<(usize, usize)> {
+        let (mut bytes, mut frames) = (0, 0);
+        while let Some((head, _)) = self.receive.used() {
+            let at = self.receive_at[usize::from(head)];
+            let mut looked_at = [0; LOOKED_AT];
+            self.ram.read(at, &mut looked_at);
+            self.post(at)?;
+            for _ in 1..segment::buffers(&looked_at) {
+                let (head, _) = self
+                    .receive
+                    .used()
+                    .ok_or_else(|| failure("a merged frame lacks buffers"))?;
+                self.post(self.receive_at[usize::from(head)])?;
+            }
+            if let Some(received) = segment::parse(&looked_at) {
+                bytes += self.take(received)?;
+                frames += 1;
+            }
+        }
+        self.receive.publish_and_kick()?;
+        Ok((bytes, frames))
+    }
+
+    /// What a segment says; the payload that is new.
+    fn take(&mut self, segment: Received) -> Result<usize> {
+        if segment.flags & RST != 0 {
+            return Err(failure("the connection was reset"));
+        }
+        if segment.flags & SYN != 0 {
+            self.scale = segment.scale;
+            self.rcv_nxt = segment.seq.wrapping_add(1);
+            self.window = segment.window.into();
+        } else {
+            self.window = u32::from(segment.window) << self.scale;
+        }
+        self.snd_una = segment.ack;
+        self.is_over |= segment.flags & FIN != 0;
+        if segment.payload == 0 || segment.seq != self.rcv_nxt {
+            return Ok(0);
+        }
+        self.rcv_nxt = self.rcv_nxt.wrapping_add(u32::try_from(segment.payload)?);
+        Ok(segment.payload)
+    }
+
+    fn measure(&mut self, way: Way, time: Duration, far: &FarEnd) -> Result<Outcome> {
+        let swallowed = || far.swallowed.load(std::sync::atomic::Ordering::Relaxed);
+        let (start, cpu, before) = (Instant::now(), thread_time(WORKER)?, swallowed());
+        let mut received = 0;
+        while start.elapsed() < time {
+            match way {
+                Way::Out => self.push()?,
+                Way::In => received += self.pull()?,
+            }
+        }
+        Ok(Outcome {
+            bytes: if way == Way::Out {
+                swallowed() - before
+            } else {
+                received
+            },
+            time: start.elapsed(),
+            cpu: thread_time(WORKER)?.saturating_sub(cpu),
+        })
+    }
+
+    /// Sends units as far as the window allows, then waits for an acknowledgment.
+    fn push(&mut self) -> Result<()> {
+        let unit = u32::try_from(UNIT)?;
+        while self.snd_nxt.wrapping_sub(self.snd_una) + unit <= self.window {
+            if !self.queue(ACK | PSH, Some(UNIT))? {
+                break;
+            }
+        }
+        self.transmit.publish_and_kick()?;
+        if !self.receive.wait_used(PATIENCE) {
+            return Err(failure("no acknowledgment comes"));
+        }
+        self.receive_all().map(drop)
+    }
+
+    /// Waits for bytes and acknowledges all that have come, as a driver that merges does.
+    fn pull(&mut self) -> Result<u64> {
+        if !self.receive.wait_used(PATIENCE) {
+            return Err(failure("no bytes come"));
+        }
+        let (bytes, frames) = self.receive_all()?;
+        if frames > 0 {
+            self.send(ACK, None)?;
+        }
+        Ok(bytes as u64)
+    }
+}
+
+/// The largest window the guest can name must hold the units in flight.
+const _: () = assert!((u16::MAX as usize) << WINDOW_SCALE > UNIT * UNITS);

@@ -1,0 +1,71 @@
+//! The engine without a VM, beside a floor.
+//!
+//! A synthetic guest ([`guest`]) drives hawser's rings with TCP frames of 64 KB: one flow
+//! to or from an ordinary socket on loopback. The [`floor`] does with a socket of the same
+//! kind what nobody can leave out: one sendmsg, or one peek and one discard, per unit of
+//! the same size. What lies between the two is virtio, TCP and everything else.
+
+pub mod floor;
+pub mod guest;
+pub mod peer;
+mod segment;
+
+use hawser_testkit::{Result, failure};
+use std::fs;
+use std::time::Duration;
+
+/// Payload of a unit: 44 segments of 1460 bytes, as Linux cuts its TSO frames.
+pub const UNIT: usize = 44 * 1460;
+/// Pieces a unit lies in: pages.
+pub const PIECE: usize = 4096;
+/// Units in use at a time, so that both sides have the same cache footprint.
+pub const UNITS: usize = 32;
+/// Address on loopback of the socket at the far end.
+pub const FAR: &str = "192.0.2.1";
+
+/// Which way the bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the guest.
+    Out,
+    /// To the guest.
+    In,
+}
+
+/// What was moved, and what it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Payload in bytes.
+    pub bytes: u64,
+    /// How long it took.
+    pub time: Duration,
+    /// Processor time of the thread that is measured.
+    pub cpu: Duration,
+}
+
+impl Outcome {
+    /// Gbit/s
+    pub fn rate(&self) -> f64 {
+        self.bytes as f64 * 8.0 / 1e9 / self.time.as_secs_f64()
+    }
+
+    /// Processor seconds per 10⁹ bytes.
+    pub fn cost(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e9 / self.bytes as f64
+    }
+}
+
+/// Processor time so far of the thread of this process with this name.
+pub fn thread_time(name: &str) -> Result<Duration> {
+    for task in fs::read_dir("/proc/self/task")? {
+        let path = task?.path();
+        if fs::read_to_string(path.join("comm"))?.trim_end() == name {
+            let times = fs::read_to_string(path.join("schedstat"))?;
+            let nanos = times.split(' ').next().and_then(|word| word.parse().ok());
+            return nanos
+                .map(Duration::from_nanos)
+                .ok_or_else(|| failure("no processor time in /proc"));
+        }
+    }
+    Err(failure(format!("there is no thread '{name}'")))
+}
