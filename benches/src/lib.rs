@@ -1,5 +1,6 @@
 //! Yardsticks of hawser (see docs/performance.md).
 
+pub mod cases;
 pub mod chart;
 pub mod engine;
 pub mod machine;
