@@ -15,8 +15,8 @@ const SHOWN: [Metric; 10] = [
     Metric::Connections64,
     Metric::UdpOut1400,
     Metric::UdpIn1400,
+    Metric::ResidentStart,
     Metric::ResidentEnd,
-    Metric::FlowMemory,
 ];
 
 const COLUMNS: usize = 2;
