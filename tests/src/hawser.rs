@@ -96,10 +96,12 @@ pub struct Counters(BTreeMap<String, u64>);
 impl Counters {
     /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` after it.
     fn parse(text: &str) -> Option<Self> {
-        let (_, after) = text.rsplit_once("port ")?;
-        let mut lines = after.split_inclusive('\n');
-        // The report is written in one piece, so its first line comes with the others.
-        lines.next().filter(|name| name.ends_with(":\n"))?;
+        // The report is written in one piece, so its first line comes with the others. Lines
+        // of the log may stand before and behind it, and speak of ports too.
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let is_first = |line: &&str| line.starts_with("port ") && line.ends_with(":\n");
+        let first = lines.iter().rposition(is_first)?;
+        let lines = lines[first + 1..].iter().copied();
         let lines = lines.take_while(|line| line.starts_with("  "));
         let pair = |line: &str| {
             let (name, value) = line.trim().rsplit_once(' ')?;
@@ -125,7 +127,8 @@ mod tests {
 
     #[test]
     fn counters_are_read_from_the_last_report() {
-        let log = "port a:\n  tx_frames 1\nINFO more\nport a:\n  tx_frames 2\n  dropped spoofed_mac 3\nINFO x 4\n";
+        let log = "port a:\n  tx_frames 1\nINFO more\nport a:\n  tx_frames 2\n  dropped spoofed_mac 3\nINFO x 4\n\
+                   INFO port a: the front end has gone\n";
         let counters = Counters::parse(log).unwrap();
         assert_eq!(counters.get("tx_frames"), 2);
         assert_eq!(counters.dropped("spoofed_mac"), 3);
