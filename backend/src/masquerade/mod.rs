@@ -18,6 +18,8 @@ mod steering;
 pub mod tcp;
 #[cfg(test)]
 mod test_support;
+#[cfg(any(test, feature = "testing"))]
+mod testing;
 pub mod udp;
 
 pub use context::Context;

@@ -5,7 +5,7 @@
 //! window offered is what it will take (its send queue is the only buffer), so in the
 //! ordinary course nothing is refused after it was sent.
 
-use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, State, Timer};
+use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, Sending, State, Timer};
 use super::seq::Seq;
 use super::stream::HostStream;
 use crate::counters::{Count, DropReason};
@@ -200,7 +200,7 @@ impl Connection {
         if segment.has(TcpFlags::RST) {
             // RFC 5961 3.2: only the exact number resets, others are challenged.
             if seq == intake.next {
-                self.give_up(ctx);
+                self.on_reset(ctx);
             } else {
                 self.ack_due = true;
             }
@@ -226,6 +226,18 @@ impl Connection {
         }
         if self.on_ack(ctx, segment) {
             self.take_payload(ctx, segment, burst, intake);
+        }
+    }
+
+    /// The guest has reset the connection. Once both sides have sent FIN that is no error
+    /// (RFC 9293 3.10.7.4, CLOSING and LAST-ACK): a guest that is done answers whatever
+    /// comes late with RST, and what it sent before its FIN still goes out.
+    fn on_reset(&mut self, ctx: &mut Context<'_>) {
+        if self.sending == Sending::Open || self.receiving == Receiving::Open {
+            self.give_up(ctx);
+        } else {
+            self.sending = Sending::Closed;
+            self.finish_if_closed(ctx.now);
         }
     }
 

@@ -5,18 +5,15 @@ use super::receive::Segment;
 use super::seq::Seq;
 use super::spill::SpillPool;
 use super::stream::{HostStream, SendRoom};
-use crate::config::{Ipv4Link, MasqueradeConfig, NameConfig};
-use crate::counters::Counters;
-use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
+use crate::frame::testing::{Delivered, OwnedFrame};
 use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
-use crate::masquerade::{AddressMap, Context, Link};
-use crate::packet::{MacAddr, TcpFlags, TcpHeader, TcpOptions};
-use crate::poller::Poller;
+use crate::masquerade::Context;
+use crate::masquerade::testing::Surroundings;
+use crate::packet::{TcpFlags, TcpHeader, TcpOptions};
 use crate::sys::stream::PeekAt;
-use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The host socket: what the world sends, and what it got.
@@ -123,15 +120,10 @@ impl HostStream for FakeStream {
 /// The guest's stream has a byte for each sequence number, and so has the world's:
 /// whatever is delivered can be checked by its place alone.
 pub struct Player {
-    now: Instant,
+    around: Surroundings,
     connection: Connection,
     stream: FakeStream,
-    sink: TestSink,
     gather: GatherList,
-    counters: Counters,
-    link: Link,
-    nat: AddressMap,
-    poller: Poller,
     /// Bytes the world has sent so far.
     world_sent: usize,
 }
@@ -154,21 +146,9 @@ impl Player {
     /// # Errors
     /// The system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let addresses = Ipv4Link {
-            network: ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24),
-            gateway: Ipv4Addr::new(10, 0, 2, 1),
-            guest: Ipv4Addr::new(10, 0, 2, 2),
-        };
-        let mode = MasqueradeConfig {
-            ipv4: Some(addresses),
-            ipv6: None,
-            names: NameConfig::default(),
-            forwards: vec![],
-            map_host_loopback: vec![],
-            dns_forward: vec![],
-        };
+        let around = Surroundings::make(|_| {})?;
         let opening = Opening {
-            guest: SocketAddr::new(addresses.guest.into(), 40_000),
+            guest: SocketAddr::new([10, 0, 2, 2].into(), 40_000),
             remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
             iss: Seq(ISS),
             mtu: 1500,
@@ -185,20 +165,10 @@ impl Player {
             ..TcpHeader::default()
         };
         let mut player = Self {
-            now: Instant::from_nanos(1),
+            around,
             connection: Connection::from_guest(&opening, &syn),
             stream: FakeStream::new(10_000),
-            sink: TestSink::default(),
             gather: GatherList::default(),
-            counters: Counters::default(),
-            link: Link {
-                guest_mac: MacAddr::default(),
-                mtu: 1500,
-                ipv4: Some(addresses),
-                ipv6: None,
-            },
-            nat: AddressMap::new(&mode),
-            poller: Poller::new()?,
             world_sent: 0,
         };
         player.call(|connection, ctx, _, _| {
@@ -212,15 +182,7 @@ impl Player {
         &mut self,
         f: impl FnOnce(&mut Connection, &mut Context<'_>, &mut FakeStream, &mut GatherList) -> Progress,
     ) {
-        let mut ctx = Context {
-            now: self.now,
-            link: &self.link,
-            nat: &self.nat,
-            poller: &self.poller,
-            counters: &self.counters,
-            steering: None,
-            sink: &mut self.sink,
-        };
+        let mut ctx = self.around.context();
         let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
     }
 
@@ -230,7 +192,7 @@ impl Player {
     /// Something does not hold: that is what the fuzzer looks for.
     pub fn step(&mut self, [what, a, b, c]: [u8; 4]) -> bool {
         let number = usize::from(u16::from_be_bytes([a, b]));
-        self.sink.room = usize::from(c);
+        self.around.sink.room = usize::from(c);
         match what % 8 {
             0..=2 => self.guest_sends(what, number, c),
             3 => {
@@ -260,7 +222,7 @@ impl Player {
                 });
             }
             6 => {
-                self.now = self.now + Duration::from_millis(number as u64 * 10);
+                self.around.now = self.around.now + Duration::from_millis(number as u64 * 10);
                 self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
             }
             _ => self.call(|connection, ctx, _, _| {
@@ -314,7 +276,7 @@ impl Player {
         for (i, &byte) in self.stream.received.iter().enumerate() {
             assert_eq!(byte, byte_at(i), "byte {i} from the guest");
         }
-        for frame in self.sink.take() {
+        for frame in self.around.sink.take() {
             self.check_frame(&frame);
         }
         let connection = &self.connection;

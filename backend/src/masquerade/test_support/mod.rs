@@ -3,22 +3,18 @@
 
 pub mod netns;
 
-use super::{AddressMap, Context, Link};
-use crate::config::{Ipv4Link, Ipv6Link, MasqueradeConfig, NameConfig};
-use crate::counters::Counters;
-use crate::frame::testing::{Delivered, TestSink};
+use super::Link;
+pub use super::testing::{GUEST_MAC, Surroundings};
+use crate::config::MasqueradeConfig;
+use crate::frame::testing::Delivered;
 use crate::frame::{Checksum, GuestFrame, GuestSlice, HEAD_MAX, Offload};
 use crate::packet::checksum::Sum;
 use crate::packet::{
-    EtherType, EthernetHeader, FragmentInfo, Headers, IcmpHeader, Ipv4Header, Ipv6Header, MacAddr, Network, UdpHeader,
-    protocol,
+    EtherType, EthernetHeader, FragmentInfo, Headers, IcmpHeader, Ipv4Header, Ipv6Header, Network, UdpHeader, protocol,
 };
-use crate::poller::{EventBuffer, Poller, Readiness, Token};
-use crate::time::Instant;
+use crate::poller::{EventBuffer, Readiness, Token};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-pub const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// An address written out.
 pub fn ip(text: &str) -> IpAddr {
@@ -37,64 +33,17 @@ pub fn guest(like: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip(text), port)
 }
 
-/// A guest and its surroundings.
-pub struct Surroundings {
-    pub now: Instant,
-    pub link: Link,
-    pub nat: AddressMap,
-    pub poller: Poller,
-    pub counters: Counters,
-    pub sink: TestSink,
-}
-
 impl Surroundings {
     pub fn new() -> Self {
         Self::with_config(|_| {})
     }
 
     pub fn with_config(change: impl FnOnce(&mut MasqueradeConfig)) -> Self {
-        let mut config = MasqueradeConfig {
-            ipv4: Some(Ipv4Link {
-                network: "10.0.2.0/24".parse().unwrap(),
-                gateway: "10.0.2.1".parse().unwrap(),
-                guest: "10.0.2.2".parse().unwrap(),
-            }),
-            ipv6: Some(Ipv6Link {
-                network: "fd10:0:2::/120".parse().unwrap(),
-                gateway: "fd10:0:2::1".parse().unwrap(),
-                guest: "fd10:0:2::2".parse().unwrap(),
-            }),
-            names: NameConfig::default(),
-            forwards: Vec::new(),
-            map_host_loopback: vec![ip("10.0.2.9"), ip("fd10:0:2::9")],
-            dns_forward: Vec::new(),
-        };
-        change(&mut config);
-        Self {
-            now: Instant::from_nanos(1_000_000_000),
-            link: Link {
-                guest_mac: GUEST_MAC,
-                mtu: 1500,
-                ipv4: config.ipv4,
-                ipv6: config.ipv6,
-            },
-            nat: AddressMap::new(&config),
-            poller: Poller::new().unwrap(),
-            counters: Counters::default(),
-            sink: TestSink::default(),
-        }
-    }
-
-    pub fn context(&mut self) -> Context<'_> {
-        Context {
-            now: self.now,
-            link: &self.link,
-            nat: &self.nat,
-            poller: &self.poller,
-            counters: &self.counters,
-            steering: None,
-            sink: &mut self.sink,
-        }
+        Self::make(|config| {
+            config.map_host_loopback = vec![ip("10.0.2.9"), ip("fd10:0:2::9")];
+            change(config);
+        })
+        .unwrap()
     }
 
     /// Waits for events of sockets, at most a few seconds.

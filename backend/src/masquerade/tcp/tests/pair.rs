@@ -1,19 +1,16 @@
 //! A connection, a guest's TCP and a host socket, joined by a link that can lose,
 //! double and reorder, with a clock that jumps from event to event.
 
-use crate::config::{Ipv4Link, MasqueradeConfig, NameConfig};
-use crate::counters::Counters;
-use crate::frame::testing::{OwnedFrame, TestSink};
+use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
+use crate::masquerade::Context;
 use crate::masquerade::tcp::connection::{Connection, Opening, Progress, State};
 use crate::masquerade::tcp::receive::Segment;
 use crate::masquerade::tcp::seq::Seq;
 use crate::masquerade::tcp::spill::SpillPool;
 use crate::masquerade::tcp::testing::FakeStream;
-use crate::masquerade::{AddressMap, Context, Link};
+use crate::masquerade::test_support::Surroundings;
 use crate::packet::{EtherType, EthernetHeader, Headers, MacAddr, TcpFlags, TcpHeader};
-use crate::poller::Poller;
-use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -176,19 +173,14 @@ pub enum Opener {
 
 /// Everything, and the clock.
 pub struct Pair {
-    pub now: Instant,
+    pub around: Surroundings,
     pub conditions: Conditions,
     pub connection: Option<Connection>,
     pub stream: FakeStream,
-    pub counters: Counters,
     pub resets_to_guest: usize,
     /// False once the table would have closed the host socket.
     pub has_stream: bool,
     rng: Rng,
-    link: Link,
-    nat: AddressMap,
-    poller: Poller,
-    sink: TestSink,
     gather: GatherList,
     nic: Nic,
     iface: Interface,
@@ -216,7 +208,7 @@ impl Pair {
 
     /// Headers of what was sent to the guest since the last call.
     pub fn answers(&mut self) -> Vec<TcpHeader> {
-        let frames = self.sink.take();
+        let frames = self.around.sink.take();
         frames
             .iter()
             .map(|f| TcpHeader::parse(&f.bytes[34..], f.bytes.len() - 34).unwrap())
@@ -247,39 +239,17 @@ impl Pair {
         }
         let mut sockets = SocketSet::new(vec![]);
         let handle = sockets.add(socket);
-        let ipv4 = Ipv4Link {
-            network: "10.0.2.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 0, 2, 1),
-            guest: GUEST,
-        };
-        let mode = MasqueradeConfig {
-            ipv4: Some(ipv4),
-            ipv6: None,
-            names: NameConfig::default(),
-            forwards: vec![],
-            map_host_loopback: vec![],
-            dns_forward: vec![],
-        };
-        let mut sink = TestSink::default();
-        sink.caps.tso4 = conditions.tso;
+        let mut around = Surroundings::new();
+        around.link.mtu = conditions.mtu;
+        around.sink.caps.tso4 = conditions.tso;
         let mut pair = Self {
-            now: Instant::from_nanos(1),
+            around,
             conditions,
             connection: None,
             stream: FakeStream::new(conditions.send_queue),
-            counters: Counters::default(),
             resets_to_guest: 0,
             has_stream: true,
             rng: Rng::new(conditions.seed),
-            link: Link {
-                guest_mac: MacAddr([2, 0, 0, 0, 0, 1]),
-                mtu: conditions.mtu,
-                ipv4: Some(ipv4),
-                ipv6: None,
-            },
-            nat: AddressMap::new(&mode),
-            poller: Poller::new().unwrap(),
-            sink,
             gather: GatherList::default(),
             nic,
             iface,
@@ -320,7 +290,7 @@ impl Pair {
 
     /// Frames the guest has buffers for from now on.
     pub fn set_room(&mut self, frames: usize) {
-        self.sink.room = frames;
+        self.around.sink.room = frames;
     }
 
     pub fn world_connects(&mut self) {
@@ -330,15 +300,7 @@ impl Pair {
     }
 
     fn with_context<R>(&mut self, f: impl FnOnce(&mut Context<'_>, &mut FakeStream, &mut GatherList) -> R) -> R {
-        let mut ctx = Context {
-            now: self.now,
-            link: &self.link,
-            nat: &self.nat,
-            poller: &self.poller,
-            counters: &self.counters,
-            steering: None,
-            sink: &mut self.sink,
-        };
+        let mut ctx = self.around.context();
         f(&mut ctx, &mut self.stream, &mut self.gather)
     }
 
@@ -376,7 +338,7 @@ impl Pair {
 
     /// Frames of ours to the guest's NIC.
     fn carry_to_guest(&mut self) -> bool {
-        let frames = self.sink.take();
+        let frames = self.around.sink.take();
         let mut deliver = vec![];
         for frame in frames {
             let header = TcpHeader::parse(&frame.bytes[34..], frame.bytes.len() - 34).unwrap();
@@ -398,7 +360,7 @@ impl Pair {
             let mut frame = vec![0; EthernetHeader::LEN];
             EthernetHeader {
                 dst: MacAddr::default(),
-                src: self.link.guest_mac,
+                src: self.around.link.guest_mac,
                 ethertype: EtherType::Ipv4,
             }
             .emit(&mut frame);
@@ -441,7 +403,7 @@ impl Pair {
 
     /// One round at the present moment; true if anything moved.
     fn round(&mut self) -> bool {
-        self.sink.room = self.conditions.room;
+        self.around.sink.room = self.conditions.room;
         let mut moved = false;
         if std::mem::take(&mut self.waiting) {
             self.call(|c, ctx, stream| c.answer(ctx, stream));
@@ -454,7 +416,7 @@ impl Pair {
             c.answer(ctx, stream)
         });
         moved |= self.carry_to_guest();
-        let at = SmolInstant::from_micros(i64::try_from(self.now.as_nanos() / 1000).unwrap());
+        let at = SmolInstant::from_micros(i64::try_from(self.around.now.as_nanos() / 1000).unwrap());
         self.iface.poll(at, &mut self.nic, &mut self.sockets);
         moved |= self.carry_from_guest();
         moved
@@ -463,7 +425,7 @@ impl Pair {
     /// Runs until `done` or until virtual time is up; `step` acts for the applications
     /// at both ends. Panics if the time is up.
     pub fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
-        let end = self.now + limit;
+        let end = self.around.now + limit;
         let mut idle = 0;
         while !step(self) {
             let moved = self.round();
@@ -474,9 +436,9 @@ impl Pair {
             } else {
                 Duration::from_micros(20)
             };
-            self.now = self.now + pause;
+            self.around.now = self.around.now + pause;
             assert!(
-                self.now < end,
+                self.around.now < end,
                 "no end after {limit:?}: {:?}\n{:?}",
                 self.connection,
                 self.conditions

@@ -80,6 +80,22 @@ fn a_segment_may_be_larger_than_the_queue_of_the_host_socket() {
 }
 
 #[test]
+fn what_comes_late_after_both_have_closed_changes_no_byte() {
+    let conditions = Conditions {
+        seed: 2_971_006_959,
+        lost: 2,
+        doubled: 1,
+        late: 11,
+        mtu: 576,
+        send_queue: 3000,
+        room: 7,
+        guest_buffer: 35_528,
+        ..Conditions::default()
+    };
+    transfer(conditions, Opener::Guest, 35_377, 1);
+}
+
+#[test]
 fn a_guest_short_of_buffers_loses_nothing() {
     let conditions = Conditions {
         room: 1,

@@ -85,13 +85,13 @@ impl Steps {
     }
 
     fn wait(&mut self, time: Duration) -> Vec<TcpHeader> {
-        self.pair.now = self.pair.now + time;
+        self.pair.around.now = self.pair.around.now + time;
         self.pair.call(|c, ctx, stream| c.on_timer(ctx, Some(stream)));
         self.pair.answers()
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
-        self.pair.counters.dropped(reason)
+        self.pair.around.counters.dropped(reason)
     }
 }
 
@@ -150,7 +150,7 @@ fn what_the_host_does_not_take_is_kept_and_goes_first() {
     let nxt = steps.snd_nxt();
     let answers = steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt, b"hello");
     assert_eq!(answers[0].ack, ISS + 7, "five bytes and FIN are ours now");
-    assert_eq!(steps.pair.counters.count(Count::TcpSpilled), 2);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpSpilled), 2);
     assert_eq!(steps.halves().1, Receiving::Draining);
     steps.pair.stream.limit = 10_000;
     steps.pair.call(|c, ctx, stream| {
@@ -276,7 +276,7 @@ fn the_world_resets_and_the_guest_sees_it() {
     let answers = steps.pair.answers();
     assert!(answers[0].flags.has(TcpFlags::RST));
     assert_eq!(answers[0].ack, ISS + 1);
-    assert_eq!(steps.pair.counters.count(Count::TcpResets), 1);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpResets), 1);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
     assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
     let again = steps.segment(ACK, ISS + 1, nxt, b"");
     assert_eq!(again[0].seq, nxt);
-    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
 }
 
 #[test]
@@ -496,12 +496,12 @@ fn duplicates_of_what_was_sent_again_do_not_start_it_all_over() {
     let nxt = steps.snd_nxt();
     steps.world_sends(&[7; 4000]);
     steps.wait(Duration::from_secs(2));
-    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
     // The guest had all but the first; each segment it knew brings a duplicate.
     for _ in 0..5 {
         assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(1460), b""), []);
     }
-    assert_eq!(steps.pair.counters.count(Count::TcpRetransmits), 4000);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
 }
 
 #[test]
@@ -568,4 +568,24 @@ fn a_flow_of_the_guest_before_is_asked_for_soon_after_a_driver_came_up() {
     assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
     steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
     assert!(steps.pair.connection.is_none());
+}
+
+#[test]
+fn a_reset_after_both_fins_loses_nothing_of_what_the_guest_sent() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.pair.stream.limit = 2;
+    steps.world_closes();
+    steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt + 1, b"last words");
+    assert_eq!(steps.halves(), (Sending::Closed, Receiving::Draining));
+    steps.segment(TcpFlags::RST, ISS + 12, nxt + 1, b"");
+    assert!(!steps.pair.stream.broken, "the world is not reset");
+    steps.pair.stream.limit = 10_000;
+    steps.pair.call(|c, ctx, stream| {
+        c.on_writable(ctx, stream);
+        c.answer(ctx, stream)
+    });
+    assert_eq!(steps.pair.stream.received, b"last words");
+    assert!(steps.pair.stream.write_closed);
+    assert_eq!(steps.state(), State::TimeWait);
 }
