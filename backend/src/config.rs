@@ -1,6 +1,10 @@
 //! What a port is told when it is made: typed, checked by whoever made it
 //! (the launcher), never parsed here.
 
+mod policy;
+
+pub use policy::{PolicyConfig, VlanConfig, VlanSet};
+
 use crate::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::fmt;
@@ -18,6 +22,8 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Receive/transmit queue pairs offered, at least one.
     pub queue_pairs: NonZeroU16,
+    /// Which frames cross the port.
+    pub policy: PolicyConfig,
     /// What stands between the VM and the world.
     pub mode: ModeConfig,
 }

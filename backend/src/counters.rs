@@ -55,6 +55,12 @@ counters! {
         SpoofedAddress = "spoofed_address",
         /// A tagged frame where tags are not in use.
         UnexpectedVlan = "unexpected_vlan",
+        /// The guest sent into a VLAN its port is not in.
+        VlanNotMember = "vlan_not_member",
+        /// A frame of the segment is of a VLAN the port is not in; nothing unusual where VLANs share a segment.
+        VlanOther = "vlan_other",
+        /// An 802.1ad tag on a port with VLANs, in either direction.
+        VlanProviderTag = "vlan_provider_tag",
         /// An EtherType nobody here speaks.
         UnknownEtherType = "unknown_ethertype",
         /// An IP protocol nobody here speaks.

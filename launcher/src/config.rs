@@ -5,7 +5,7 @@ use crate::cli::PortArgs;
 use crate::forward;
 use crate::host::Host;
 use crate::values::Family;
-use hawser_backend::config::{Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
+use hawser_backend::config::{Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PolicyConfig, PortConfig};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -112,6 +112,7 @@ pub fn resolve(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Confi
             mac: args.mac,
             mtu,
             queue_pairs: args.queue_pairs,
+            policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(masquerade),
         },
         notices,

@@ -15,6 +15,7 @@ mod ip;
 mod properties;
 mod tcp;
 mod udp;
+pub mod vlan;
 
 pub use ethernet::{EtherType, EthernetHeader, MacAddr};
 pub use headers::{Headers, Network};

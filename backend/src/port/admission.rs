@@ -1,15 +1,15 @@
 //! Which frames of a guest come in at all.
 
+use super::vlan::VlanRules;
+use crate::config::PolicyConfig;
 use crate::counters::DropReason;
-use crate::packet::{EtherType, EthernetHeader, MacAddr};
-
-/// EtherTypes of 802.1Q, 802.1ad and their predecessor: tags no mode here expects.
-const TAGS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+use crate::packet::{EthernetHeader, MacAddr};
 
 /// The rules of one port. The same for every frame, so that a worker can apply its own copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Admission {
     source: Source,
+    vlan: VlanRules,
 }
 
 /// Which source addresses are the guest's.
@@ -23,9 +23,10 @@ enum Source {
 
 impl Admission {
     /// The rules of a port whose guest has `mac`, if that is known.
-    pub fn new(mac: Option<MacAddr>) -> Self {
+    pub fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Self {
         Self {
             source: mac.map_or(Source::Followed, Source::Fixed),
+            vlan: VlanRules::new(&policy.vlan),
         }
     }
 
@@ -43,10 +44,8 @@ impl Admission {
         if !is_own {
             return Err(DropReason::SpoofedMac);
         }
-        if matches!(header.ethertype, EtherType::Other(t) if TAGS.contains(&t)) {
-            return Err(DropReason::UnexpectedVlan);
-        }
-        Ok(())
+        // What becomes of a tag is the mode's to do.
+        self.vlan.outgoing(head).map(|_| ())
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
 
     #[test]
     fn only_the_configured_source_comes_in() {
-        let rules = Admission::new(Some(GUEST));
+        let rules = Admission::new(Some(GUEST), &PolicyConfig::default());
         assert_eq!(rules.admit(&frame(GUEST, 0x0800)), Ok(()));
         let other = MacAddr([2, 0, 0, 0, 0, 8]);
         assert_eq!(rules.admit(&frame(other, 0x0800)), Err(DropReason::SpoofedMac));
@@ -77,7 +76,7 @@ mod tests {
 
     #[test]
     fn without_a_configured_source_any_unicast_one_comes_in() {
-        let rules = Admission::new(None);
+        let rules = Admission::new(None, &PolicyConfig::default());
         assert_eq!(rules.admit(&frame(GUEST, 0x0806)), Ok(()));
         let group = MacAddr([3, 0, 0, 0, 0, 8]);
         assert_eq!(rules.admit(&frame(group, 0x0806)), Err(DropReason::SpoofedMac));
@@ -85,8 +84,8 @@ mod tests {
 
     #[test]
     fn tagged_frames_and_frames_without_a_header_stay_out() {
-        let rules = Admission::new(None);
-        for tag in TAGS {
+        let rules = Admission::new(None, &PolicyConfig::default());
+        for tag in [0x8100, 0x88a8, 0x9100] {
             assert_eq!(rules.admit(&frame(GUEST, tag)), Err(DropReason::UnexpectedVlan));
         }
         assert_eq!(rules.admit(&frame(GUEST, 0x0800)[..13]), Err(DropReason::Truncated));

@@ -2,6 +2,7 @@
 //! counted. A port outlives the front ends that connect to it one after the other.
 
 mod admission;
+pub mod vlan;
 
 pub use admission::Admission;
 
@@ -98,7 +99,7 @@ impl Port {
             let spec = worker::WorkerSpec {
                 name: port.config.name.clone(),
                 index,
-                mac: port.config.mac,
+                admission: Admission::new(port.config.mac, &port.config.policy),
                 queue_pairs: port.config.queue_pairs.get(),
                 poller,
                 counters: Arc::clone(&counters),

@@ -20,7 +20,6 @@ pub use handle::WorkerHandle;
 
 use crate::counters::{Count, Counters};
 use crate::mode::Mode;
-use crate::packet::MacAddr;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::Admission;
 use crate::time::Instant;
@@ -45,8 +44,8 @@ pub struct WorkerSpec {
     pub name: String,
     /// Number of the worker in its port.
     pub index: usize,
-    /// The guest's MAC, if it is fixed.
-    pub mac: Option<MacAddr>,
+    /// Which frames of the guest come in.
+    pub admission: Admission,
     /// Most queue pairs the guest may ask for on the control queue.
     pub queue_pairs: u16,
     /// The epoll instance the mode's sockets are in.
@@ -117,7 +116,7 @@ impl Worker {
             receive: Receive::new(Arc::clone(&spec.counters)),
             counters: spec.counters,
             mode: spec.mode,
-            admission: Admission::new(spec.mac),
+            admission: spec.admission,
             commands,
             map: None,
             features: Features::default(),

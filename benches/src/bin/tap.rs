@@ -2,7 +2,7 @@
 //!
 //!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf]
 
-use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
 use hawser_benches::tap::{Tap, TapMode};
@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mac: Some(mac.parse()?),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
+        policy: PolicyConfig::default(),
         // Not made: the mode below takes its place.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };

@@ -1,0 +1,99 @@
+//! VLAN tags (IEEE 802.1Q-2022 clause 9).
+
+use super::be16;
+use std::fmt;
+use std::str::FromStr;
+
+/// EtherType of an 802.1Q customer tag.
+pub const TPID_8021Q: u16 = 0x8100;
+/// EtherType of an 802.1ad service tag.
+pub const TPID_8021AD: u16 = 0x88a8;
+/// EtherType of stacked tags before 802.1ad.
+pub const TPID_9100: u16 = 0x9100;
+
+/// Bits of the tag control information that are the VLAN identifier; the others are
+/// priority and drop eligibility.
+pub const VID_MASK: u16 = 0x0fff;
+
+/// True for EtherTypes that are followed by tag control information and another EtherType.
+pub const fn is_tag(ethertype: u16) -> bool {
+    matches!(ethertype, TPID_8021Q | TPID_8021AD | TPID_9100)
+}
+
+/// The number of a VLAN, 1 to 4094.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VlanId(u16);
+
+impl VlanId {
+    /// VLAN 1, the one untagged frames belong to where nobody said otherwise.
+    pub const DEFAULT: Self = Self(1);
+    /// The highest number; 4095 is reserved.
+    pub const MAX: Self = Self(4094);
+
+    /// The VLAN numbered `id`, if that is a VLAN's number.
+    pub const fn new(id: u16) -> Option<Self> {
+        if id >= 1 && id <= Self::MAX.0 {
+            Some(Self(id))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for VlanId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A text that is not a VLAN's number.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a VLAN: give a number from 1 to {max}", max = VlanId::MAX)]
+pub struct BadVlanId(String);
+
+impl FromStr for VlanId {
+    type Err = BadVlanId;
+
+    fn from_str(text: &str) -> Result<Self, BadVlanId> {
+        text.parse()
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| BadVlanId(text.to_owned()))
+    }
+}
+
+/// What stands between the addresses of a tagged frame and its payload's EtherType.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanTag {
+    /// Which kind of tag: one of those of [`is_tag`].
+    pub tpid: u16,
+    /// Tag control information: priority (3 bits), drop eligibility (1), VLAN (12).
+    pub tci: u16,
+    /// EtherType behind the tag, which may be another tag's.
+    pub inner: u16,
+}
+
+impl VlanTag {
+    /// Bytes on the wire.
+    pub const LEN: usize = 4;
+
+    /// The tag at offset `at` of `frame`, where the caller found its EtherType.
+    /// `None`: the frame ends inside it.
+    pub fn parse_at(frame: &[u8], at: usize) -> Option<Self> {
+        (frame.len() >= at + Self::LEN + 2).then(|| Self {
+            tpid: be16(frame, at),
+            tci: be16(frame, at + 2),
+            inner: be16(frame, at + 4),
+        })
+    }
+
+    /// The VLAN's number; 0 for a tag that carries a priority only.
+    pub const fn vid(self) -> u16 {
+        self.tci & VID_MASK
+    }
+}

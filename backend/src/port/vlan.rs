@@ -1,0 +1,262 @@
+//! VLANs of a port, in process: so that they work on segments that know none.
+//!
+//! On the segment every VLAN is a tag, and the default VLAN is no tag. The guest's
+//! side is an access port, a trunk, or both (a trunk with a native VLAN), as the
+//! bridge CNI has them. For each frame the rules say what becomes of its tag
+//! ([`TagEdit`]), or why it goes nowhere; they hold no buffer and touch no byte.
+//!
+//! | frame of the guest | on the segment |
+//! |---|---|
+//! | untagged | tagged with the port's VLAN; as it is if only the default VLAN is there; else dropped |
+//! | priority tag (VLAN 0) | the same, its priority kept |
+//! | a VLAN of the port | as it is |
+//! | VLAN 1 where the default VLAN is kept | untagged |
+//! | another VLAN, an 802.1ad tag | dropped |
+//!
+//! | frame of the segment | to the guest |
+//! |---|---|
+//! | the port's untagged VLAN | untagged |
+//! | a VLAN of the trunk | as it is |
+//! | untagged, or a priority tag | as it is where the default VLAN is kept, else dropped |
+//! | another VLAN, an 802.1ad tag | dropped |
+//!
+//! What a frame carries behind its first tag is not looked at, but for one case: a tag
+//! that would be taken off (or be ignored by others, like a priority tag) must not hide
+//! a second one, or the guest could send into any VLAN.
+
+use crate::config::{VlanConfig, VlanSet};
+use crate::counters::DropReason;
+use crate::frame::{Checksum, Offload};
+use crate::packet::be16;
+use crate::packet::vlan::{TPID_8021Q, VID_MASK, VlanId, VlanTag, is_tag};
+
+/// Offset of a frame's EtherType, or of its first tag.
+const TYPE_AT: usize = 12;
+/// Bytes of an Ethernet header with one tag.
+pub const TAGGED_HEADER: usize = TYPE_AT + VlanTag::LEN + 2;
+
+/// What becomes of a frame's first tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagEdit {
+    /// Nothing: the frame goes as it is.
+    Keep,
+    /// A tag with this control information is put before its EtherType.
+    Push(u16),
+    /// Its tag is taken off.
+    Pop,
+    /// Its tag gets this control information.
+    Replace(u16),
+}
+
+/// An Ethernet header after a [`TagEdit`], and how many bytes of the frame it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EditedHeader {
+    bytes: [u8; TAGGED_HEADER],
+    len: usize,
+    /// Bytes at the start of the frame it replaces.
+    pub replaces: usize,
+}
+
+impl EditedHeader {
+    /// What goes out in place of the frame's first [`replaces`](Self::replaces) bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl TagEdit {
+    /// The header of a frame that begins with `head`; `None` if it stays as it is.
+    /// `head` has been through the rules that gave this edit, so it is long enough.
+    pub fn header(self, head: &[u8]) -> Option<EditedHeader> {
+        let mut bytes = [0; TAGGED_HEADER];
+        bytes[..TYPE_AT].copy_from_slice(head.get(..TYPE_AT)?);
+        let tci = match self {
+            Self::Keep => return None,
+            Self::Pop => {
+                bytes[TYPE_AT..TYPE_AT + 2].copy_from_slice(head.get(TAGGED_HEADER - 2..TAGGED_HEADER)?);
+                return Some(EditedHeader {
+                    bytes,
+                    len: TYPE_AT + 2,
+                    replaces: TAGGED_HEADER,
+                });
+            }
+            Self::Push(tci) | Self::Replace(tci) => tci,
+        };
+        let replaces = match self {
+            Self::Replace(_) => TAGGED_HEADER,
+            _ => TYPE_AT + 2,
+        };
+        bytes[TYPE_AT..TYPE_AT + 2].copy_from_slice(&TPID_8021Q.to_be_bytes());
+        bytes[TYPE_AT + 2..TYPE_AT + 4].copy_from_slice(&tci.to_be_bytes());
+        bytes[TYPE_AT + 4..].copy_from_slice(head.get(replaces - 2..replaces)?);
+        Some(EditedHeader {
+            bytes,
+            len: TAGGED_HEADER,
+            replaces,
+        })
+    }
+
+    /// The offload of the frame after the edit: checksum offsets count from the
+    /// start of the Ethernet header.
+    #[must_use]
+    pub fn offload(self, offload: Offload) -> Offload {
+        const TAG: u16 = 4;
+        let Checksum::Partial { start, offset } = offload.checksum else {
+            return offload;
+        };
+        let start = match self {
+            Self::Keep | Self::Replace(_) => start,
+            Self::Push(_) => start.saturating_add(TAG),
+            Self::Pop => start.saturating_sub(TAG),
+        };
+        Offload {
+            checksum: Checksum::Partial { start, offset },
+            ..offload
+        }
+    }
+}
+
+/// The VLAN rules of a port, ready for its packets.
+#[derive(Clone, Debug)]
+pub enum VlanRules {
+    /// No tagged frame of the guest comes in.
+    Refused,
+    /// Tags are not looked at.
+    Transparent,
+    /// Frames of these VLANs cross.
+    Member(Box<Membership>),
+}
+
+/// Which VLANs a port is in.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The VLAN of the guest's untagged frames.
+    untagged: Option<u16>,
+    /// VLANs whose tags the guest sees.
+    tagged: VlanSet,
+    /// The default VLAN is on the port too.
+    keep_default: bool,
+}
+
+/// What a frame says of its VLAN.
+#[derive(Clone, Copy)]
+enum Seen {
+    Untagged,
+    /// A tag without a VLAN.
+    Priority(VlanTag),
+    Tagged(VlanTag),
+}
+
+impl VlanRules {
+    /// Compiles a configuration.
+    pub fn new(config: &VlanConfig) -> Self {
+        let (untagged, tagged, keep_default) = match config {
+            VlanConfig::Refused => return Self::Refused,
+            VlanConfig::Transparent => return Self::Transparent,
+            VlanConfig::Access { id, keep_default } => (Some(*id), VlanSet::default(), *keep_default),
+            VlanConfig::Trunk {
+                tagged,
+                native,
+                keep_default,
+            } => (*native, tagged.clone(), *keep_default),
+        };
+        Self::Member(Box::new(Membership {
+            untagged: untagged.map(VlanId::get),
+            tagged,
+            keep_default,
+        }))
+    }
+
+    /// What becomes of a frame the guest sent that begins with `head`.
+    ///
+    /// # Errors
+    /// Why it goes nowhere.
+    #[inline]
+    pub fn outgoing(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
+        match self {
+            Self::Transparent => Ok(TagEdit::Keep),
+            Self::Refused => match ethertype(head)? {
+                tag if is_tag(tag) => Err(DropReason::UnexpectedVlan),
+                _ => Ok(TagEdit::Keep),
+            },
+            Self::Member(member) => member.outgoing(see(head)?),
+        }
+    }
+
+    /// What becomes of a frame of the segment that begins with `head`.
+    ///
+    /// # Errors
+    /// Why the guest does not get it. On a segment several VLANs share that is
+    /// nothing unusual.
+    #[inline]
+    pub fn incoming(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
+        match self {
+            Self::Transparent | Self::Refused => Ok(TagEdit::Keep),
+            Self::Member(member) => member.incoming(see(head)?),
+        }
+    }
+
+    /// True if no frame is ever changed: a mode need not ask for each.
+    pub const fn keeps_all(&self) -> bool {
+        !matches!(self, Self::Member(_))
+    }
+}
+
+impl Membership {
+    fn outgoing(&self, seen: Seen) -> Result<TagEdit, DropReason> {
+        match (seen, self.untagged) {
+            (Seen::Untagged, Some(vid)) => Ok(TagEdit::Push(vid)),
+            (Seen::Priority(tag), Some(vid)) => Ok(TagEdit::Replace(tag.tci | vid)),
+            (Seen::Untagged, None) if self.keep_default => Ok(TagEdit::Keep),
+            (Seen::Priority(tag), None) if self.keep_default && !is_tag(tag.inner) => Ok(TagEdit::Keep),
+            (Seen::Untagged | Seen::Priority(_), None) => Err(DropReason::VlanNotMember),
+            (Seen::Tagged(tag), _) if self.has(tag.vid()) => Ok(TagEdit::Keep),
+            (Seen::Tagged(tag), _) if self.is_default(tag.vid()) && !is_tag(tag.inner) => Ok(TagEdit::Pop),
+            (Seen::Tagged(_), _) => Err(DropReason::VlanNotMember),
+        }
+    }
+
+    fn incoming(&self, seen: Seen) -> Result<TagEdit, DropReason> {
+        match seen {
+            Seen::Untagged | Seen::Priority(_) if self.keep_default => Ok(TagEdit::Keep),
+            Seen::Untagged | Seen::Priority(_) => Err(DropReason::VlanOther),
+            Seen::Tagged(tag) if self.untagged == Some(tag.vid()) => Ok(TagEdit::Pop),
+            Seen::Tagged(tag) if self.tagged.contains(tag.vid()) => Ok(TagEdit::Keep),
+            Seen::Tagged(tag) if self.is_default(tag.vid()) => Ok(TagEdit::Pop),
+            Seen::Tagged(_) => Err(DropReason::VlanOther),
+        }
+    }
+
+    fn has(&self, vid: u16) -> bool {
+        self.untagged == Some(vid) || self.tagged.contains(vid)
+    }
+
+    fn is_default(&self, vid: u16) -> bool {
+        self.keep_default && vid == VlanId::DEFAULT.get()
+    }
+}
+
+fn ethertype(head: &[u8]) -> Result<u16, DropReason> {
+    if head.len() < TYPE_AT + 2 {
+        return Err(DropReason::Truncated);
+    }
+    Ok(be16(head, TYPE_AT))
+}
+
+fn see(head: &[u8]) -> Result<Seen, DropReason> {
+    match ethertype(head)? {
+        TPID_8021Q => {
+            let tag = VlanTag::parse_at(head, TYPE_AT).ok_or(DropReason::Truncated)?;
+            Ok(match tag.tci & VID_MASK {
+                0 => Seen::Priority(tag),
+                _ => Seen::Tagged(tag),
+            })
+        }
+        tag if is_tag(tag) => Err(DropReason::VlanProviderTag),
+        _ => Ok(Seen::Untagged),
+    }
+}
+
+#[cfg(test)]
+#[path = "vlan_tests.rs"]
+mod tests;
