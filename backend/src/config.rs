@@ -3,7 +3,7 @@
 
 mod policy;
 
-pub use policy::{PolicyConfig, VlanConfig, VlanSet};
+pub use policy::{AddressCheck, MacCheck, PolicyConfig, VlanConfig, VlanSet};
 
 use crate::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};

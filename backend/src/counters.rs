@@ -53,6 +53,16 @@ counters! {
         SpoofedMac = "spoofed_mac",
         /// Source address is not the guest's.
         SpoofedAddress = "spoofed_address",
+        /// The sender of an ARP packet is not the guest.
+        SpoofedArp = "spoofed_arp",
+        /// A neighbour message claims an address or a MAC that is not the guest's.
+        SpoofedNeighbour = "spoofed_neighbour",
+        /// The guest would serve DHCP or DHCPv6.
+        DhcpGuard = "dhcp_guard",
+        /// The guest would advertise a router or redirect to one.
+        RouterGuard = "router_guard",
+        /// What a frame of the guest carries cannot be told, and a guard would have to know.
+        HiddenTransport = "hidden_transport",
         /// A tagged frame where tags are not in use.
         UnexpectedVlan = "unexpected_vlan",
         /// The guest sent into a VLAN its port is not in.

@@ -2,6 +2,7 @@
 //! what masquerade needs.
 
 use crate::packet::vlan::VlanId;
+use ipnet::{Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -10,6 +11,35 @@ use std::ops::RangeInclusive;
 pub struct PolicyConfig {
     /// What VLAN tags mean.
     pub vlan: VlanConfig,
+    /// Whether frames must have the guest's MAC as their source (`macspoofchk`).
+    pub mac_check: MacCheck,
+    /// The addresses the guest may use; `None`: any.
+    pub addresses: Option<AddressCheck>,
+    /// The guest may not serve DHCP or DHCPv6.
+    pub dhcp_guard: bool,
+    /// The guest may not advertise or redirect to routers.
+    pub router_guard: bool,
+}
+
+/// Whether the source MAC of the guest's frames is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MacCheck {
+    /// It must be the guest's, where that is known.
+    #[default]
+    Enforced,
+    /// It may be any card's: for a guest that is itself a bridge, or has virtual
+    /// cards of its own.
+    Off,
+}
+
+/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery.
+/// A family without any is closed to the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressCheck {
+    /// IPv4
+    pub ipv4: Vec<Ipv4Net>,
+    /// IPv6; the link-local address made from the guest's MAC is among them unsaid.
+    pub ipv6: Vec<Ipv6Net>,
 }
 
 /// What VLAN tags mean on a port. A guest that is on a VLAN by `Access` or `native`

@@ -1,7 +1,8 @@
 //! Which frames of a guest come in at all.
 
+use super::guard::Guard;
 use super::vlan::VlanRules;
-use crate::config::PolicyConfig;
+use crate::config::{MacCheck, PolicyConfig};
 use crate::counters::DropReason;
 use crate::packet::{EthernetHeader, MacAddr};
 
@@ -10,6 +11,7 @@ use crate::packet::{EthernetHeader, MacAddr};
 pub struct Admission {
     source: Source,
     vlan: VlanRules,
+    guard: Option<Box<Guard>>,
 }
 
 /// Which source addresses are the guest's.
@@ -17,16 +19,19 @@ pub struct Admission {
 enum Source {
     /// This one.
     Fixed(MacAddr),
-    /// Nobody said: whatever the guest uses, and if it takes another one, that.
-    Followed,
+    /// Nobody said, or nobody minds: whatever the guest uses, and if it takes another
+    /// one, that. A group is nobody's source.
+    Any,
 }
 
 impl Admission {
     /// The rules of a port whose guest has `mac`, if that is known.
     pub fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Self {
+        let checked = mac.filter(|_| policy.mac_check == MacCheck::Enforced);
         Self {
-            source: mac.map_or(Source::Followed, Source::Fixed),
+            source: checked.map_or(Source::Any, Source::Fixed),
             vlan: VlanRules::new(&policy.vlan),
+            guard: Guard::new(mac, policy).map(Box::new),
         }
     }
 
@@ -39,13 +44,17 @@ impl Admission {
         let header = EthernetHeader::parse(head)?;
         let is_own = match self.source {
             Source::Fixed(mac) => header.src == mac,
-            Source::Followed => !header.src.is_multicast(),
+            Source::Any => !header.src.is_multicast(),
         };
         if !is_own {
             return Err(DropReason::SpoofedMac);
         }
         // What becomes of a tag is the mode's to do.
-        self.vlan.outgoing(head).map(|_| ())
+        self.vlan.outgoing(head)?;
+        match &self.guard {
+            Some(guard) => guard.check(head),
+            None => Ok(()),
+        }
     }
 }
 
@@ -80,6 +89,18 @@ mod tests {
         assert_eq!(rules.admit(&frame(GUEST, 0x0806)), Ok(()));
         let group = MacAddr([3, 0, 0, 0, 0, 8]);
         assert_eq!(rules.admit(&frame(group, 0x0806)), Err(DropReason::SpoofedMac));
+    }
+
+    #[test]
+    fn any_cards_source_comes_in_where_the_check_is_off() {
+        let policy = PolicyConfig {
+            mac_check: MacCheck::Off,
+            ..PolicyConfig::default()
+        };
+        let rules = Admission::new(Some(GUEST), &policy);
+        let (other, group) = (MacAddr([2, 0, 0, 0, 0, 8]), MacAddr([3, 0, 0, 0, 0, 8]));
+        assert_eq!(rules.admit(&frame(other, 0x0800)), Ok(()));
+        assert_eq!(rules.admit(&frame(group, 0x0800)), Err(DropReason::SpoofedMac));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! counted. A port outlives the front ends that connect to it one after the other.
 
 mod admission;
+mod guard;
 pub mod vlan;
 
 pub use admission::Admission;

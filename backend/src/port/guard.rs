@@ -1,0 +1,310 @@
+//! What a guest must not pretend to be: another host, a DHCP server, a router.
+//!
+//! Decisions are made on the head of a frame, which was copied once. VLAN tags, IPv4
+//! options and IPv6 extension headers are walked through. Fragments other than the
+//! first pass: without the first, which shows its transport header or is dropped
+//! (RFC 7113 section 2), nobody can put them together. What still cannot be decided
+//! (headers beyond the head, LLC encapsulation, more than two tags) is dropped as
+//! [`DropReason::HiddenTransport`]: those are known ways around such guards
+//! (CVE-2021-27853, CVE-2021-27854, CVE-2021-27861, CVE-2021-27862).
+
+use crate::config::{AddressCheck, PolicyConfig};
+use crate::counters::DropReason;
+use crate::packet::icmp::v6;
+use crate::packet::vlan::{VlanTag, is_tag};
+use crate::packet::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, be16, protocol};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Tags that are looked behind.
+const MAX_TAGS: usize = 2;
+/// EtherType fields below this are lengths, and LLC follows (IEEE 802.3 3.2.6).
+const MIN_ETHERTYPE: u16 = 0x0600;
+/// LLC service access points that carry other protocols: SNAP and IP (IEEE 802, RFC 948).
+const ENCAPSULATING_SAPS: [u8; 2] = [0xaa, 0x06];
+/// Bytes of an ARP packet for IPv4 over Ethernet.
+const ARP_LEN: usize = 28;
+/// Hardware type Ethernet, protocol type IPv4, address lengths 6 and 4.
+const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
+const ARP_REQUEST: u16 = 1;
+const DHCP4_SERVER: u16 = 67;
+const DHCP4_CLIENT: u16 = 68;
+const DHCP6_CLIENT: u16 = 546;
+const DHCP6_SERVER: u16 = 547;
+/// ICMP redirect (RFC 792) and router advertisement (RFC 1256).
+const ICMP_REDIRECT: u8 = 5;
+const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
+/// Version 2 multicast listener report (RFC 3810).
+const MLD2_REPORT: u8 = 143;
+/// Bytes of a neighbour solicitation or advertisement before its options, and where
+/// the target address is.
+const ND_LEN: usize = 24;
+const ND_TARGET: usize = 8;
+/// Options with a link-layer address: the sender's and the target's (RFC 4861 4.6.1).
+const ND_LINK_ADDRESS: [u8; 2] = [1, 2];
+
+/// The guards of a port that has any.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    dhcp: bool,
+    router: bool,
+    addresses: Option<Addresses>,
+}
+
+/// Which addresses are the guest's.
+#[derive(Clone, Debug)]
+struct Addresses {
+    ipv4: Vec<Ipv4Net>,
+    ipv6: Vec<Ipv6Net>,
+}
+
+/// The part of a frame behind its IP headers.
+struct Transport<'a> {
+    protocol: u8,
+    /// Its bytes as far as they are in the head.
+    bytes: &'a [u8],
+}
+
+impl Guard {
+    /// The guards a policy asks for; `None`: none.
+    pub fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Option<Self> {
+        let guard = Self {
+            dhcp: policy.dhcp_guard,
+            router: policy.router_guard,
+            addresses: policy.addresses.as_ref().map(|check| Addresses::new(mac, check)),
+        };
+        (guard.dhcp || guard.router || guard.addresses.is_some()).then_some(guard)
+    }
+
+    /// Checks a frame by its first bytes.
+    ///
+    /// # Errors
+    /// What the guest pretends to be, or that it cannot be told.
+    pub fn check(&self, head: &[u8]) -> Result<(), DropReason> {
+        let ethernet = EthernetHeader::parse(head)?;
+        let mut ethertype = u16::from(ethernet.ethertype);
+        let mut at = EthernetHeader::LEN;
+        for _ in 0..MAX_TAGS {
+            if !is_tag(ethertype) {
+                break;
+            }
+            let tag = VlanTag::parse_at(head, at - 2).ok_or(DropReason::HiddenTransport)?;
+            ethertype = tag.inner;
+            at += VlanTag::LEN;
+        }
+        let packet = &head[at..];
+        match ethertype.into() {
+            EtherType::Ipv4 => self.check_ipv4(packet),
+            EtherType::Ipv6 => self.check_ipv6(ethernet.src, packet),
+            EtherType::Arp => match &self.addresses {
+                Some(addresses) => addresses.check_arp(ethernet.src, packet),
+                None => Ok(()),
+            },
+            EtherType::Other(tag) if is_tag(tag) => Err(DropReason::HiddenTransport),
+            EtherType::Other(length) if length < MIN_ETHERTYPE => check_llc(packet),
+            EtherType::Other(_) => Ok(()),
+        }
+    }
+
+    fn check_ipv4(&self, packet: &[u8]) -> Result<(), DropReason> {
+        let header = Ipv4Header::parse(packet, usize::MAX).map_err(|_| DropReason::HiddenTransport)?;
+        let transport = Transport::behind(packet, header.header_len, header.payload_len, header.protocol);
+        let visible = header.fragment.is_none_or(|f| f.offset == 0);
+        if let Some(addresses) = &self.addresses
+            && !addresses.ipv4.iter().any(|net| net.contains(&header.src))
+        {
+            let configures = !addresses.ipv4.is_empty()
+                && header.src.is_unspecified()
+                && header.dst == Ipv4Addr::BROADCAST
+                && visible
+                && transport.ports() == Some((DHCP4_CLIENT, DHCP4_SERVER));
+            if !configures {
+                return Err(DropReason::SpoofedAddress);
+            }
+        }
+        if !visible {
+            return Ok(());
+        }
+        match header.protocol {
+            protocol::UDP if self.dhcp => transport.check_ports(DHCP4_SERVER, DHCP4_CLIENT),
+            protocol::ICMP if self.router => match transport.kind()? {
+                ICMP_REDIRECT | ICMP_ROUTER_ADVERTISEMENT => Err(DropReason::RouterGuard),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ipv6(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
+        let header = Ipv6Header::parse(packet, usize::MAX).map_err(|_| DropReason::HiddenTransport)?;
+        let transport = Transport::behind(packet, header.header_len, header.payload_len, header.protocol);
+        let visible = header.fragment.is_none_or(|f| f.offset == 0);
+        if let Some(addresses) = &self.addresses {
+            addresses.check_ipv6_source(&header, visible, &transport)?;
+        }
+        if !visible {
+            return Ok(());
+        }
+        match header.protocol {
+            protocol::UDP if self.dhcp => transport.check_ports(DHCP6_SERVER, DHCP6_CLIENT),
+            protocol::ICMPV6 => self.check_icmpv6(mac, header.src, &transport),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_icmpv6(&self, mac: MacAddr, source: Ipv6Addr, transport: &Transport<'_>) -> Result<(), DropReason> {
+        if !self.router && self.addresses.is_none() {
+            return Ok(());
+        }
+        match (transport.kind()?, &self.addresses) {
+            (v6::ROUTER_ADVERTISEMENT | v6::REDIRECT, _) if self.router => Err(DropReason::RouterGuard),
+            (v6::NEIGHBOUR_SOLICITATION, Some(addresses)) => {
+                // One that asks for its own address claims it (RFC 4862 5.4.2).
+                let claims = source.is_unspecified();
+                addresses.check_neighbour(mac, claims, transport)
+            }
+            (v6::NEIGHBOUR_ADVERTISEMENT, Some(addresses)) => addresses.check_neighbour(mac, true, transport),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Frames with an LLC header that may carry what the guards look for.
+fn check_llc(packet: &[u8]) -> Result<(), DropReason> {
+    let [destination, source] = *packet.first_chunk().ok_or(DropReason::HiddenTransport)?;
+    // The lowest bit tells groups from individuals, and commands from responses.
+    if [destination, source]
+        .iter()
+        .any(|sap| ENCAPSULATING_SAPS.contains(&(sap & !1)))
+    {
+        return Err(DropReason::HiddenTransport);
+    }
+    Ok(())
+}
+
+impl<'a> Transport<'a> {
+    fn behind(packet: &'a [u8], header_len: usize, payload_len: usize, protocol: u8) -> Self {
+        let bytes = packet.get(header_len..).unwrap_or_default();
+        Self {
+            protocol,
+            bytes: &bytes[..bytes.len().min(payload_len)],
+        }
+    }
+
+    /// Source and destination port, if this is UDP and they are there.
+    fn ports(&self) -> Option<(u16, u16)> {
+        (self.protocol == protocol::UDP && self.bytes.len() >= 4).then(|| (be16(self.bytes, 0), be16(self.bytes, 2)))
+    }
+
+    /// Drops what comes from a server's port or goes to a client's.
+    fn check_ports(&self, server: u16, client: u16) -> Result<(), DropReason> {
+        match self.ports() {
+            None => Err(DropReason::HiddenTransport),
+            Some((from, to)) if from == server || to == client => Err(DropReason::DhcpGuard),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Type of an ICMP message.
+    fn kind(&self) -> Result<u8, DropReason> {
+        self.bytes.first().copied().ok_or(DropReason::HiddenTransport)
+    }
+}
+
+impl Addresses {
+    /// A family without an address is not the guest's to speak, not even with its
+    /// link-local address. Otherwise that is the one made from the MAC; where the MAC
+    /// is not known, any is.
+    fn new(mac: Option<MacAddr>, check: &AddressCheck) -> Self {
+        let mut ipv6 = check.ipv6.clone();
+        if !ipv6.is_empty() {
+            ipv6.push(mac.map_or_else(
+                || Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+                |mac| Ipv6Net::from(mac.link_local()),
+            ));
+        }
+        Self {
+            ipv4: check.ipv4.clone(),
+            ipv6,
+        }
+    }
+
+    fn has_ipv6(&self, address: Ipv6Addr) -> bool {
+        self.ipv6.iter().any(|net| net.contains(&address))
+    }
+
+    /// The sender of an ARP packet is the guest, or nobody yet (RFC 5227 2.1.1).
+    fn check_arp(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
+        let arp = packet
+            .first_chunk::<ARP_LEN>()
+            .filter(|arp| arp[..6] == ARP_ETHERNET_IPV4)
+            .ok_or(DropReason::SpoofedArp)?;
+        let sender = Ipv4Addr::new(arp[14], arp[15], arp[16], arp[17]);
+        let is_probe = sender.is_unspecified() && be16(arp, 6) == ARP_REQUEST;
+        // A guest without IPv4 has nothing to probe for.
+        let is_own = if is_probe {
+            let target = Ipv4Addr::new(arp[24], arp[25], arp[26], arp[27]);
+            self.ipv4.iter().any(|net| net.contains(&target))
+        } else {
+            self.ipv4.iter().any(|net| net.contains(&sender))
+        };
+        if arp[8..14] == mac.0 && is_own {
+            Ok(())
+        } else {
+            Err(DropReason::SpoofedArp)
+        }
+    }
+
+    /// The source is the guest's, or nobody's yet where the message is about that.
+    fn check_ipv6_source(
+        &self,
+        header: &Ipv6Header,
+        visible: bool,
+        transport: &Transport<'_>,
+    ) -> Result<(), DropReason> {
+        if self.has_ipv6(header.src) {
+            return Ok(());
+        }
+        let configures = header.src.is_unspecified()
+            && visible
+            && !self.ipv6.is_empty()
+            && transport.protocol == protocol::ICMPV6
+            && matches!(
+                transport.kind()?,
+                v6::NEIGHBOUR_SOLICITATION | v6::ROUTER_SOLICITATION | v6::MLD_REPORT | v6::MLD_DONE | MLD2_REPORT
+            );
+        if configures {
+            Ok(())
+        } else {
+            Err(DropReason::SpoofedAddress)
+        }
+    }
+
+    /// A neighbour message claims only the guest's addresses (`claims`: the target is
+    /// said to be the sender's) and only its MAC.
+    fn check_neighbour(&self, mac: MacAddr, claims: bool, transport: &Transport<'_>) -> Result<(), DropReason> {
+        let bytes = transport.bytes;
+        let fixed = bytes.first_chunk::<ND_LEN>().ok_or(DropReason::HiddenTransport)?;
+        let target: [u8; 16] = *fixed[ND_TARGET..].first_chunk().ok_or(DropReason::HiddenTransport)?;
+        if claims && !self.has_ipv6(target.into()) {
+            return Err(DropReason::SpoofedNeighbour);
+        }
+        let mut options = &bytes[ND_LEN..];
+        while let [kind, units, ..] = *options {
+            let len = usize::from(units) * 8;
+            let option = options
+                .get(..len)
+                .filter(|o| !o.is_empty())
+                .ok_or(DropReason::HiddenTransport)?;
+            if ND_LINK_ADDRESS.contains(&kind) && option[2..8] != mac.0 {
+                return Err(DropReason::SpoofedNeighbour);
+            }
+            options = &options[len..];
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "guard_tests.rs"]
+mod tests;
