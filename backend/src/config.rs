@@ -6,10 +6,12 @@ mod policy;
 pub use policy::{AddressCheck, MacCheck, PolicyConfig, VlanConfig, VlanSet};
 
 use crate::packet::MacAddr;
+use crate::sys::tap::TapQueue;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 /// Everything one port of a VM needs to know.
 #[derive(Clone, Debug)]
@@ -33,6 +35,15 @@ pub struct PortConfig {
 pub enum ModeConfig {
     /// NAT on ordinary host sockets.
     Masquerade(MasqueradeConfig),
+    /// The L2 segment itself.
+    Bridge(BridgeConfig),
+}
+
+/// Configuration of bridge mode. Whoever makes it has opened the way to the segment.
+#[derive(Clone, Debug, Default)]
+pub struct BridgeConfig {
+    /// Queues of the device, one per queue pair of the guest.
+    pub queues: Vec<Arc<TapQueue>>,
 }
 
 /// MAC of the gateway every masqueraded guest sees (as in KubeVirt, so that a guest's

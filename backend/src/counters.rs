@@ -113,6 +113,12 @@ counters! {
         BadService = "bad_service_message",
         /// The host does not let us send echo requests.
         EchoForbidden = "echo_forbidden",
+        /// The segment is not there: its device is down, or has gone.
+        SegmentDown = "segment_down",
+        /// The segment gave a frame in a form the guest does not take.
+        NotSegmented = "not_segmented",
+        /// The device to the segment does not take the frame.
+        SegmentRefused = "segment_refused",
     }
 }
 

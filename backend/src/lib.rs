@@ -1,11 +1,12 @@
 //! The packet side of hawser.
 //!
 //! Arrows between modules go one way:
-//! `vhost_user` → `worker` → `port` → mode (`masquerade`, …) → `responder` → `packet`.
+//! `vhost_user` → `worker` → `port` → mode (`masquerade`, `bridge`) → `responder` → `packet`.
 //! `frame` is the vocabulary between the worker and the modes, `sys` the only
 //! place for odd system calls. `packet`, `responder` and the TCP connection own no
 //! socket and read no clock: time is an argument ([`time::Instant`]).
 
+pub mod bridge;
 pub mod config;
 pub mod counters;
 pub mod frame;

@@ -1,9 +1,22 @@
 //! What a mode is to the worker: the thing a frame is given to once it is admitted,
 //! and that gives frames back.
 
-use crate::frame::{GuestBurst, GuestSink};
+use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::poller::{Readiness, Token};
+use crate::sys::tap::TapQueue;
 use crate::time::Instant;
+use std::sync::Arc;
+
+/// What becomes of the segment a guest is attached to, as whoever watches it tells.
+#[derive(Clone, Debug)]
+pub enum SegmentChange {
+    /// It carries frames.
+    Up,
+    /// It does not, until further notice.
+    Down,
+    /// This queue takes the place of the one there was; the segment is up.
+    Replaced(Arc<TapQueue>),
+}
 
 /// One mode of a port (masquerade, bridge, …) on one worker.
 ///
@@ -34,6 +47,13 @@ pub trait Mode: Send {
 
     /// The guest's driver is up (rings run): frames may be sent from now on.
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink);
+
+    /// What the guest takes has become known, or has changed. Told before
+    /// [`on_link_up`](Self::on_link_up), and whenever the guest changes it after that.
+    fn on_offloads(&mut self, _caps: GuestCaps) {}
+
+    /// Something has become of the segment the mode attaches the guest to.
+    fn on_segment(&mut self, _now: Instant, _change: SegmentChange, _sink: &mut dyn GuestSink) {}
 
     /// The guest's driver is gone, or a new one is about to come; nothing can be sent.
     fn on_link_down(&mut self, now: Instant);

@@ -41,10 +41,12 @@ pub enum Owner {
     Echo,
     /// Frames handed over by another worker.
     Handover,
+    /// A queue of a TAP device.
+    Tap,
 }
 
 impl Owner {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::TransmitKick,
         Self::ReceiveKick,
         Self::ControlKick,
@@ -55,6 +57,7 @@ impl Owner {
         Self::UdpListener,
         Self::Echo,
         Self::Handover,
+        Self::Tap,
     ];
 }
 

@@ -3,7 +3,7 @@
 
 use crate::forward;
 use crate::values::{self, Family};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use hawser_backend::config::Forward;
 use hawser_backend::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -98,6 +98,16 @@ pub struct EndpointArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct PortArgs {
+    /// What stands between the guest and the world: masquerade, a private network behind NAT; or
+    /// bridge, the L2 segment itself
+    #[arg(
+        long,
+        value_name = "MODE",
+        help_heading = "Network card",
+        value_enum,
+        default_value = "masquerade"
+    )]
+    pub mode: Mode,
     /// MAC of the guest's card [default: the one the VMM gives it]
     #[arg(long, value_name = "MAC", help_heading = "Network card", value_parser = values::guest_mac)]
     pub mac: Option<MacAddr>,
@@ -159,6 +169,23 @@ pub struct PortArgs {
     /// which the guest cannot reach otherwise; may be repeated
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
     pub map_host_loopback: Vec<IpAddr>,
+
+    /// TAP device to the segment, made if it is not there; with --mode=bridge
+    #[arg(long, value_name = "NAME", help_heading = "Segment", conflicts_with = "tap_fd")]
+    pub tap: Option<String>,
+    /// Inherited descriptor of a queue of a TAP or macvtap device; once for each queue pair; with
+    /// --mode=bridge
+    #[arg(long, value_name = "N", help_heading = "Segment", value_parser = values::descriptor)]
+    pub tap_fd: Vec<RawFd>,
+}
+
+/// `--mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// A private network behind NAT on ordinary sockets.
+    Masquerade,
+    /// The L2 segment itself.
+    Bridge,
 }
 
 /// How the process runs.

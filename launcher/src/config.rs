@@ -1,11 +1,13 @@
 //! What the options mean together: defaults from the system, checks of one option
 //! against another, and the typed configuration the back end takes.
 
-use crate::cli::PortArgs;
+use crate::cli::{Mode, PortArgs};
 use crate::forward;
 use crate::host::Host;
 use crate::values::Family;
-use hawser_backend::config::{Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{
+    BridgeConfig, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PolicyConfig, PortConfig,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -50,6 +52,25 @@ pub enum ConfigError {
         /// " 10.0.2.0/24", or nothing if the family is off.
         network: String,
     },
+    /// An option of another mode.
+    #[error("{option} means nothing with --mode={mode}: leave it out, or choose the other mode")]
+    OtherMode {
+        /// The option, with its dashes.
+        option: &'static str,
+        /// The mode that was asked for.
+        mode: &'static str,
+    },
+    /// Bridge mode without a segment.
+    #[error("--mode=bridge needs a segment: name a device with --tap, or pass one on with --tap-fd")]
+    NoSegment,
+    /// Not a descriptor for each queue pair.
+    #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
+    TapDescriptors {
+        /// Descriptors.
+        descriptors: usize,
+        /// Queue pairs.
+        pairs: u16,
+    },
     /// An address of the guest's network that has another meaning.
     #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
     TakenAddress(IpAddr),
@@ -76,6 +97,59 @@ pub struct Plan {
 /// # Errors
 /// The first contradiction found.
 pub fn resolve(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
+    match args.mode {
+        Mode::Masquerade => masquerade(args, name, host),
+        Mode::Bridge => bridge(args, name),
+    }
+}
+
+/// Refuses the first option that was given and belongs to another mode.
+fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), ConfigError> {
+    match options.iter().find(|(given, _)| *given) {
+        Some(&(_, option)) => Err(ConfigError::OtherMode { option, mode }),
+        None => Ok(()),
+    }
+}
+
+/// Bridge mode; the segment is opened later, by [`crate::attachment`].
+fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
+    refuse(
+        "bridge",
+        &[
+            (args.ipv4.is_some(), "--ipv4"),
+            (args.ipv6.is_some(), "--ipv6"),
+            (args.hostname.is_some(), "--hostname"),
+            (!args.dns.is_empty(), "--dns"),
+            (!args.search.is_empty(), "--search"),
+            (!args.ports.is_empty(), "--port"),
+            (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
+        ],
+    )?;
+    let (descriptors, pairs) = (args.tap_fd.len(), args.queue_pairs.get());
+    if args.tap.is_none() && descriptors == 0 {
+        return Err(ConfigError::NoSegment);
+    }
+    if descriptors != 0 && descriptors != usize::from(pairs) {
+        return Err(ConfigError::TapDescriptors { descriptors, pairs });
+    }
+    Ok(Plan {
+        port: PortConfig {
+            name,
+            mac: args.mac,
+            mtu: args.mtu.unwrap_or(FALLBACK_MTU),
+            queue_pairs: args.queue_pairs,
+            mode: ModeConfig::Bridge(BridgeConfig::default()),
+            policy: PolicyConfig::default(),
+        },
+        notices: Vec::new(),
+    })
+}
+
+fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
+    refuse(
+        "masquerade",
+        &[(args.tap.is_some(), "--tap"), (!args.tap_fd.is_empty(), "--tap-fd")],
+    )?;
     let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4)).map(ipv4_link);
     let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6)).map(ipv6_link);
     if ipv4.is_none() && ipv6.is_none() {

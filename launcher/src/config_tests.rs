@@ -21,8 +21,10 @@ fn plan_on(host: &Host, options: &[&str]) -> Result<Plan, ConfigError> {
 }
 
 fn masquerade(plan: &Plan) -> &MasqueradeConfig {
-    let ModeConfig::Masquerade(config) = &plan.port.mode;
-    config
+    match &plan.port.mode {
+        ModeConfig::Masquerade(config) => config,
+        ModeConfig::Bridge(_) => panic!("masquerade was planned"),
+    }
 }
 
 fn refusal(options: &[&str]) -> String {

@@ -4,6 +4,7 @@
 //! server ([`serve`]); or only the flags for a VMM ([`vmm`]). Whatever is wrong ends as
 //! one line and an exit status ([`failure`]).
 
+mod attachment;
 mod capabilities;
 mod cli;
 mod config;
@@ -16,6 +17,7 @@ mod startup;
 mod values;
 mod vmm;
 
+use attachment::Attachment;
 use clap::Parser as _;
 use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
@@ -52,7 +54,11 @@ fn run() -> Result<(), Failure> {
 
 fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let meeting = Meeting::from_args(&cli.endpoint)?;
-    let plan = plan(&cli.port, &meeting.port_name(), &Host::probe())?;
+    let attachment = Attachment::from_args(&cli.port)?;
+    let mut plan = plan(&cli.port, &meeting.port_name(), &Host::probe())?;
+    if let Some(attachment) = attachment {
+        attachment.open(&mut plan, cli.port.mtu)?;
+    }
     serve::serve(meeting, plan, &cli.run)
 }
 

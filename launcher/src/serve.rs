@@ -43,7 +43,7 @@ impl Meeting {
         match (&args.socket_path, args.fd) {
             (Some(path), _) if args.connect => Ok(Self::Connect(path.clone())),
             (Some(path), _) => Ok(Self::Listen(path.clone())),
-            (None, Some(fd)) => Ok(Self::Inherited(fd, inherited(fd)?)),
+            (None, Some(fd)) => Ok(Self::Inherited(fd, inherited("--fd", fd)?)),
             (None, None) => Err(Failure::usage(
                 "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
             )),
@@ -87,12 +87,17 @@ impl fmt::Display for Meeting {
     }
 }
 
-fn inherited(number: RawFd) -> Result<OwnedFd, Failure> {
+/// Takes over a descriptor that was open when the process started, named by `option`. To be
+/// called before the process opens anything, once for each number.
+///
+/// # Errors
+/// If it is not open.
+pub fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: asking for the flags of a descriptor touches no memory; a number that
     // names none gives EBADF.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(Failure::runtime(format_args!(
-            "--fd={number}: no such descriptor is open: start hawser with the socket under that number"
+            "{option}={number}: no such descriptor is open: start hawser with it under that number"
         )));
     }
     // SAFETY: the descriptor is open (just seen), not one of the standard three (the
@@ -112,9 +117,10 @@ pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure>
     for notice in &plan.notices {
         log::warn!("{notice}");
     }
-    let ModeConfig::Masquerade(masquerade) = &plan.port.mode;
-    startup::raise_limits(masquerade)?;
-    startup::warn_of_restrictions(masquerade);
+    if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
+        startup::raise_limits(masquerade)?;
+        startup::warn_of_restrictions(masquerade);
+    }
 
     let started = format!("serving {meeting}: {}", Summary(&plan.port));
     let option = meeting.option();
@@ -187,9 +193,16 @@ struct Summary<'a>(&'a PortConfig);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ModeConfig::Masquerade(config) = &self.0.mode;
-        write!(f, "masquerade, guest ")?;
-        write_addresses(f, config)?;
+        match &self.0.mode {
+            ModeConfig::Masquerade(config) => {
+                write!(f, "masquerade, guest ")?;
+                write_addresses(f, config)?;
+            }
+            ModeConfig::Bridge(config) => {
+                let device = config.queues.first().map(|queue| queue.name());
+                write!(f, "bridge, device {}", device.unwrap_or_default())?;
+            }
+        }
         write!(f, ", MTU {}", self.0.mtu)?;
         if let Some(mac) = self.0.mac {
             write!(f, ", MAC {mac}")?;
@@ -198,6 +211,9 @@ impl fmt::Display for Summary<'_> {
             1 => {}
             n => write!(f, ", {n} queue pairs")?,
         }
+        let ModeConfig::Masquerade(config) = &self.0.mode else {
+            return Ok(());
+        };
         let mut separator = ", ports ";
         for forward in &config.forwards {
             write!(f, "{separator}{forward}")?;

@@ -73,8 +73,10 @@ mod tests {
             let argv = ["hawser", "--fd=3"].iter().chain(options);
             let cli = <crate::cli::Cli as clap::Parser>::parse_from(argv);
             let plan = crate::config::resolve(&cli.port, "p".into(), &crate::host::Host::default()).unwrap();
-            let hawser_backend::config::ModeConfig::Masquerade(config) = plan.port.mode;
-            config
+            match plan.port.mode {
+                hawser_backend::config::ModeConfig::Masquerade(config) => config,
+                hawser_backend::config::ModeConfig::Bridge(_) => panic!("masquerade was planned"),
+            }
         };
         let (one, both) = (
             link(&["--ipv4=10.0.2.0/24", "--ipv6=off"]),

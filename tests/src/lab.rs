@@ -16,6 +16,16 @@ use tempfile::TempDir;
 /// Port of the traffic servers of a lab.
 pub const PORT: u16 = 7000;
 
+/// Waits until no other lab has the machine; it is ours while the file is open.
+pub(crate) fn have_machine() -> Result<File> {
+    let machine = File::create(env::temp_dir().join("hawser-tests.lock"))?;
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::flock(machine.as_raw_fd(), libc::LOCK_EX) } != 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(machine)
+}
+
 /// The set-up. Fields are dropped in order: servers, then networks, then the machine.
 #[derive(Debug)]
 pub struct Lab {
@@ -35,11 +45,7 @@ impl Lab {
 
     /// Same, with another MTU between pod and world.
     pub fn with_link_mtu(mtu: u32) -> Result<Self> {
-        let machine = File::create(env::temp_dir().join("hawser-tests.lock"))?;
-        // SAFETY: the descriptor is open.
-        if unsafe { libc::flock(machine.as_raw_fd(), libc::LOCK_EX) } != 0 {
-            return Err(io::Error::last_os_error().into());
-        }
+        let machine = have_machine()?;
         let folder = tempfile::Builder::new().prefix("hawser-lab-").tempdir()?;
         Ok(Self {
             servers: Vec::new(),

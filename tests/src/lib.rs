@@ -14,6 +14,7 @@ pub mod lab;
 pub mod netns;
 pub mod peers;
 pub mod process;
+pub mod segment;
 
 /// What went wrong, for whoever reads the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -15,7 +15,7 @@ pub mod testing;
 
 pub use offload::{Checksum, Offload, Segmentation};
 pub use sink::{GuestCaps, GuestSink, Layout, NoRoom};
-pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, copy_from_guest, copy_from_room};
+pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, Scatter, ScatterList, copy_from_guest, copy_from_room};
 
 /// How many bytes of a frame are copied out of guest memory for decisions:
 /// Ethernet (14) + VLAN (4) + IPv6 (40) + TCP with all options (60) fit.

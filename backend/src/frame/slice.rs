@@ -240,3 +240,48 @@ impl<'g> Gather<'_, 'g> {
         unsafe { std::slice::from_raw_parts(self.iovs.as_ptr().cast(), self.iovs.len()) }
     }
 }
+
+/// Room for an iovec array to be read into, used again and again without allocating.
+#[derive(Default)]
+pub struct ScatterList {
+    iovs: Vec<libc::iovec>,
+}
+
+// SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
+unsafe impl Send for ScatterList {}
+
+impl ScatterList {
+    /// Starts a new, empty list of room that lives for `'g`.
+    pub fn start<'g>(&mut self) -> Scatter<'_, 'g> {
+        self.iovs.clear();
+        Scatter {
+            iovs: &mut self.iovs,
+            _memory: PhantomData,
+        }
+    }
+}
+
+/// A list of room being put together for one `readv`.
+pub struct Scatter<'l, 'g> {
+    iovs: &'l mut Vec<libc::iovec>,
+    _memory: PhantomData<GuestSliceMut<'g>>,
+}
+
+impl<'g> Scatter<'_, 'g> {
+    /// Adds memory of ours.
+    pub fn push(&mut self, bytes: &'g mut [u8]) {
+        self.iovs.push(GuestSliceMut::from_bytes(bytes).iov);
+    }
+
+    /// Adds room of the guest.
+    pub fn extend(&mut self, room: &'g mut [GuestSliceMut<'_>]) {
+        self.iovs.extend(room.iter().map(|slice| slice.iov));
+    }
+
+    /// The room, ready for the kernel.
+    pub fn slices(&mut self) -> &mut [GuestSliceMut<'g>] {
+        // SAFETY: GuestSliceMut is repr(transparent) over iovec, and every entry was made
+        // from exclusively borrowed room that lives for 'g.
+        unsafe { std::slice::from_raw_parts_mut(self.iovs.as_mut_ptr().cast(), self.iovs.len()) }
+    }
+}

@@ -228,7 +228,12 @@ impl Mode for Masquerade {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
             Owner::Echo => self.echo.on_event(ctx, token, ready),
-            Owner::TransmitKick | Owner::ReceiveKick | Owner::ControlKick | Owner::Command | Owner::Handover => {}
+            Owner::TransmitKick
+            | Owner::ReceiveKick
+            | Owner::ControlKick
+            | Owner::Command
+            | Owner::Handover
+            | Owner::Tap => {}
         }
     }
 

@@ -7,6 +7,7 @@ pub mod vlan;
 
 pub use admission::Admission;
 
+use crate::bridge::{Bridge, BridgeError};
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
@@ -71,6 +72,11 @@ impl Port {
                     flow_limit: FLOW_LIMIT,
                 };
                 Ok(Box::new(Masquerade::new(setup)?))
+            }
+            ModeConfig::Bridge(mode) => {
+                let queue = mode.queues.get(context.worker).ok_or(BridgeError::Queues)?;
+                let bridge = Bridge::new(Arc::clone(queue), context.poller, context.counters)?;
+                Ok(Box::new(bridge))
             }
         })
     }

@@ -7,3 +7,4 @@ mod option;
 pub mod receive_batch;
 pub mod send_batch;
 pub mod stream;
+pub mod tap;

@@ -4,6 +4,7 @@
 //! Those that hand memory or rings back wait until the worker has let go of them, and
 //! features until they hold: a migration counts on every write after that being logged.
 
+use crate::mode::SegmentChange;
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -53,6 +54,7 @@ pub(super) enum Command {
     SetEnabled(RingRole, bool),
     SetCall(RingRole, Option<File>),
     SetError(RingRole, Option<File>),
+    ChangeSegment(SegmentChange),
     Exit,
 }
 

@@ -1,6 +1,7 @@
 //! The vhost-user side's hold on a worker.
 
 use super::command::{Command, CommandSender, RingRole, RingSetup};
+use crate::mode::SegmentChange;
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::sync::Arc;
@@ -71,6 +72,11 @@ impl WorkerHandle {
     /// Replaces the eventfd that tells the front end of a broken ring.
     pub fn set_error(&self, role: RingRole, error: Option<File>) {
         self.commands.send(Command::SetError(role, error));
+    }
+
+    /// Tells the mode what became of the segment it attaches the guest to.
+    pub fn change_segment(&self, change: SegmentChange) {
+        self.commands.send(Command::ChangeSegment(change));
     }
 }
 

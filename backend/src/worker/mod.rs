@@ -19,6 +19,7 @@ pub use command::{RingRole, RingSetup};
 pub use handle::WorkerHandle;
 
 use crate::counters::{Count, Counters};
+use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::Admission;
@@ -214,6 +215,7 @@ impl Worker {
                 Command::SetEnabled(role, enabled) => self.set_enabled(role, enabled),
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
+                Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,
             }
             self.update_link(now);
@@ -322,6 +324,7 @@ impl Worker {
         match (self.link, up) {
             (Link::Down, true) => {
                 self.link = Link::Up;
+                self.mode.on_offloads(self.receive.caps());
                 self.mode.on_link_up(now, &mut self.receive);
                 self.publish();
             }

@@ -4,6 +4,7 @@ use super::command::{RingRole, RingSetup};
 use super::slot::RingState;
 use super::{Owner, Worker};
 use crate::counters::DropReason;
+use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
 use crate::virtio::GuestMap;
 use crate::virtio::control::{Control, Order};
@@ -58,6 +59,7 @@ impl Worker {
         if let Some(transmit) = &mut self.transmit {
             transmit.set_features(features);
         }
+        self.mode.on_offloads(self.receive.caps());
     }
 
     pub(super) fn start_ring(&mut self, role: RingRole, setup: RingSetup) {

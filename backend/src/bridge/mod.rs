@@ -1,0 +1,101 @@
+//! Bridge mode: the guest on an L2 segment of the host, through one queue of a TAP,
+//! macvtap or ipvtap device per worker.
+//!
+//! Frames pass as they are, and what either side left undone (checksums, segmentation)
+//! passes with them: the kernel is told which of that the guest takes and does the rest
+//! itself (TUNSETOFFLOAD). [`outbound`] writes what the guest sends straight from guest
+//! memory, [`inbound`] reads what the segment sends straight into it.
+//!
+//! The device may go down or away while the guest runs. Frames are then counted as
+//! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
+//! up again or another queue is handed in ([`SegmentChange`]).
+
+mod inbound;
+mod outbound;
+mod segment;
+
+use crate::counters::Counters;
+use crate::frame::{GuestBurst, GuestCaps, GuestSink};
+use crate::mode::{Mode, SegmentChange};
+use crate::poller::{Poller, Readiness, Token};
+use crate::sys::tap::TapQueue;
+use crate::time::Instant;
+use inbound::Inbound;
+use outbound::Outbound;
+use segment::Segment;
+use std::io;
+use std::sync::Arc;
+
+/// Why the mode could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// Fewer queues than queue pairs.
+    #[error("the device to the segment has fewer queues than the guest has queue pairs: give one for each")]
+    Queues,
+    /// epoll does not take the queue.
+    #[error("cannot watch the device to the segment: {0}")]
+    Watch(#[from] io::Error),
+}
+
+/// One queue pair of a guest on a segment.
+pub struct Bridge {
+    segment: Segment,
+    inbound: Inbound,
+    outbound: Outbound,
+}
+
+impl Bridge {
+    /// Frames between a queue pair and `queue`.
+    ///
+    /// # Errors
+    /// [`BridgeError::Watch`]
+    pub fn new(queue: Arc<TapQueue>, poller: Poller, counters: Arc<Counters>) -> Result<Self, BridgeError> {
+        Ok(Self {
+            segment: Segment::new(queue, poller)?,
+            inbound: Inbound::new(Arc::clone(&counters)),
+            outbound: Outbound::new(counters),
+        })
+    }
+}
+
+impl Mode for Bridge {
+    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, _: &mut dyn GuestSink) {
+        self.outbound.send(&mut self.segment, burst);
+    }
+
+    fn on_event(&mut self, _: Instant, _: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        self.segment.on_event(ready);
+        self.inbound.receive(&mut self.segment, sink);
+    }
+
+    fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        self.inbound.receive(&mut self.segment, sink);
+    }
+
+    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.segment.is_readable() || self.inbound.has_pending()
+    }
+
+    fn on_offloads(&mut self, caps: GuestCaps) {
+        self.segment.set_offloads(caps);
+    }
+
+    fn on_segment(&mut self, _: Instant, change: SegmentChange, sink: &mut dyn GuestSink) {
+        self.segment.change(change);
+        self.inbound.receive(&mut self.segment, sink);
+    }
+
+    fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        self.inbound.receive(&mut self.segment, sink);
+    }
+
+    fn on_link_down(&mut self, _: Instant) {
+        self.inbound.stop();
+    }
+}

@@ -1,0 +1,118 @@
+//! The way to the segment: a queue of its device, and whether it carries frames.
+
+use crate::frame::GuestCaps;
+use crate::mode::SegmentChange;
+use crate::poller::{Interest, Owner, Poller, Readiness, Token};
+use crate::sys::tap::TapQueue;
+use std::io;
+use std::sync::Arc;
+
+/// Whether frames can pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// They do, as far as is known.
+    Up,
+    /// The device is there and down.
+    Down,
+    /// The device has gone; only another one brings the segment back.
+    Gone,
+}
+
+/// A queue of the device to the segment.
+pub(super) struct Segment {
+    queue: Arc<TapQueue>,
+    poller: Poller,
+    state: State,
+    /// The device may have a frame for us.
+    readable: bool,
+    caps: GuestCaps,
+}
+
+impl Segment {
+    pub(super) fn new(queue: Arc<TapQueue>, poller: Poller) -> io::Result<Self> {
+        poller.add(&*queue, Token::new(Owner::Tap, 0), Interest::ReadEdge)?;
+        Ok(Self {
+            queue,
+            poller,
+            state: State::Up,
+            readable: false,
+            caps: GuestCaps::default(),
+        })
+    }
+
+    pub(super) fn queue(&self) -> &TapQueue {
+        &self.queue
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable && !self.is_gone()
+    }
+
+    /// There was nothing to read; the next frame gives an event.
+    pub(super) fn is_drained(&mut self) {
+        self.readable = false;
+    }
+
+    pub(super) fn on_event(&mut self, ready: Readiness) {
+        self.readable |= ready.readable;
+        if ready.error || ready.hung_up {
+            self.state = State::Gone;
+        }
+    }
+
+    /// Draws conclusions from what a read or write said.
+    pub(super) fn on_error(&mut self, error: &io::Error) {
+        match error.raw_os_error() {
+            Some(libc::EIO) => self.state = State::Down,
+            Some(libc::EBADFD | libc::ENODEV | libc::ENXIO) => self.state = State::Gone,
+            _ => {}
+        }
+    }
+
+    /// A frame passed.
+    pub(super) fn on_success(&mut self) {
+        self.state = State::Up;
+    }
+
+    /// True if it is not worth to try a write.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state == State::Gone
+    }
+
+    pub(super) fn change(&mut self, change: SegmentChange) {
+        match change {
+            SegmentChange::Up if self.state == State::Down => self.state = State::Up,
+            SegmentChange::Down if self.state == State::Up => self.state = State::Down,
+            SegmentChange::Up | SegmentChange::Down => {}
+            SegmentChange::Replaced(queue) => self.replace(queue),
+        }
+    }
+
+    fn replace(&mut self, queue: Arc<TapQueue>) {
+        // The old queue is watched until its last descriptor is closed, which others may hold.
+        let _ = self.poller.remove(&*self.queue);
+        self.queue = queue;
+        let watched = self
+            .poller
+            .add(&*self.queue, Token::new(Owner::Tap, 0), Interest::ReadEdge);
+        self.state = match watched {
+            Ok(()) => State::Up,
+            Err(error) => {
+                log::error!("cannot watch {}: {error}", self.queue.name());
+                State::Gone
+            }
+        };
+        self.readable = true;
+        self.set_offloads(self.caps);
+    }
+
+    pub(super) fn set_offloads(&mut self, caps: GuestCaps) {
+        self.caps = caps;
+        if self.is_gone() {
+            return;
+        }
+        if let Err(error) = self.queue.set_offloads(caps) {
+            self.on_error(&error);
+        }
+    }
+}

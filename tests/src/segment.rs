@@ -1,0 +1,125 @@
+//! A set-up for bridge mode: a namespace with a Linux bridge, which the guests' devices are
+//! enslaved to and which has an address of its own.
+
+use crate::Result;
+use crate::guest::{Guest, Kind, Plan};
+use crate::hawser::Hawser;
+use crate::lab::have_machine;
+use crate::netns::Namespace;
+use crate::peers;
+use crate::process::Background;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The bridge.
+pub const BRIDGE: &str = "br0";
+/// The host's address on the segment, IPv4; guests live in 192.0.2.0/24.
+pub const HOST4: &str = "192.0.2.1";
+/// The host's address on the segment, IPv6; guests live in 2001:db8:2::/64.
+pub const HOST6: &str = "2001:db8:2::1";
+/// Port of the traffic server.
+pub const PORT: u16 = 7000;
+/// Addresses dnsmasq gives away.
+const DHCP_RANGE: &str = "192.0.2.100,192.0.2.200,255.255.255.0,1h";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The set-up. Fields are dropped in order: servers, then the namespace, then the machine.
+#[derive(Debug)]
+pub struct Segment {
+    servers: Vec<Background>,
+    /// Where the bridge is, hawser runs, and servers and clients too.
+    pub host: Namespace,
+    folder: TempDir,
+    _machine: File,
+}
+
+impl Segment {
+    /// Waits until no other lab has the machine, and makes a bridge with this MTU.
+    pub fn new(mtu: u32) -> Result<Self> {
+        let machine = have_machine()?;
+        let folder = tempfile::Builder::new().prefix("hawser-segment-").tempdir()?;
+        let host = Namespace::new()?;
+        for line in [
+            format!("ip link add {BRIDGE} type bridge"),
+            format!("ip link set {BRIDGE} mtu {mtu} up"),
+            format!("ip addr add {HOST4}/24 dev {BRIDGE}"),
+            format!("ip -6 addr add {HOST6}/64 dev {BRIDGE} nodad"),
+        ] {
+            host.run(&line)?;
+        }
+        Ok(Self {
+            servers: Vec::new(),
+            host,
+            folder,
+            _machine: machine,
+        })
+    }
+
+    /// The set-up's folder, gone with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A path in the set-up's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder().join(name)
+    }
+
+    /// Starts hawser in bridge mode on a socket called `name`.
+    pub fn hawser(&self, name: &str, arguments: &[&str]) -> Result<Hawser> {
+        let arguments = [&["--mode=bridge"], arguments].concat();
+        Hawser::start(&self.host, &self.path(name).with_extension("sock"), &arguments)
+    }
+
+    /// Makes a persistent TAP device of one queue on the bridge, as a CNI does.
+    pub fn add_tap(&self, name: &str, options: &str) -> Result<()> {
+        self.host
+            .run(&format!("ip tuntap add dev {name} mode tap vnet_hdr {options}"))?;
+        self.enslave(name)
+    }
+
+    /// Puts a device on the bridge.
+    pub fn enslave(&self, name: &str) -> Result<()> {
+        self.host.run(&format!("ip link set {name} master {BRIDGE} up"))?;
+        Ok(())
+    }
+
+    /// Boots a guest with default options on `hawser`; its card is up and has no address.
+    pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
+        let guest = Plan::new(kind, hawser.socket()).boot()?;
+        guest.sh("ip link set eth0 up")?;
+        Ok(guest)
+    }
+
+    /// Serves traffic on the host's address.
+    pub fn serve(&mut self) -> Result<SocketAddr> {
+        let at = SocketAddr::new(HOST4.parse()?, PORT);
+        self.servers.push(peers::serve(&self.host, self.folder.path(), at)?);
+        Ok(at)
+    }
+
+    /// Gives addresses to the guests by DHCP.
+    pub fn serve_dhcp(&mut self) -> Result<()> {
+        let mut command = self.host.command("dnsmasq");
+        command
+            .args([
+                "--keep-in-foreground",
+                "--no-resolv",
+                "--no-hosts",
+                "--port=0",
+                "--user=",
+            ])
+            .args(["--conf-file=/dev/null", "--pid-file=", "--log-facility=-", "--no-ping"])
+            .arg(format!("--interface={BRIDGE}"))
+            .arg(format!("--dhcp-range={DHCP_RANGE}"))
+            .arg(format!("--dhcp-leasefile={}", self.path("leases").display()));
+        let log = self.path("dhcp.log");
+        let mut server = Background::start(command, "dnsmasq (package dnsmasq-base)", log)?;
+        server.wait_until("started", PATIENCE, |log| log.contains("started"))?;
+        self.servers.push(server);
+        Ok(())
+    }
+}
