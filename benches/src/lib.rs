@@ -10,4 +10,3 @@ pub mod numbers;
 pub mod results;
 pub mod setup;
 pub mod tap;
-pub mod withhold;

@@ -6,15 +6,12 @@ use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortCon
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
 use hawser_benches::tap::{Tap, TapMode};
-use hawser_benches::withhold;
+use hawser_testkit::frontend::{Withholding, feature};
 use std::error::Error;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-
-/// VIRTIO_NET_F_MRG_RXBUF
-const MRG_RXBUF: u64 = 1 << 15;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -42,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let behind = socket.with_extension("all-features");
     let server = Server::bind(Endpoint::Listen(behind.clone()), Arc::new(port), Lifetime::OneOff)?;
     let serving = thread::spawn(move || server.run());
-    withhold::relay(&socket, &behind, MRG_RXBUF)?;
+    Withholding::bind(&socket, &behind, feature::MRG_RXBUF)?.serve()?;
     Ok(serving.join().map_err(|_| "the server panicked")??)
 }
 

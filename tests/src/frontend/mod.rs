@@ -8,6 +8,7 @@
 //!   write to it.
 //! * [`DirtyLog`]: the log a migration reads.
 //! * [`Nic`]: a driver that sends and receives frames.
+//! * [`Withholding`]: not a front end but what keeps features from a real one.
 //!
 //! It shares no code with what it tests. The packet path works on addresses found once,
 //! so that it is of use in benches too.
@@ -18,6 +19,7 @@ mod ram;
 mod ring;
 mod vmm;
 mod wire;
+mod withhold;
 
 pub use dirty_log::DirtyLog;
 pub use nic::{Header, Nic, NicConfig, Received, TransmitLayout};
@@ -25,6 +27,7 @@ pub use ram::{Ram, Region};
 pub use ring::{Buffer, Ring, RingHandle, RingLayout};
 pub use vmm::{Order, Vmm, VmmConfig};
 pub use wire::{Reply, Wire, code};
+pub use withhold::Withholding;
 
 /// Virtio and vhost-user feature bits, as masks.
 pub mod feature {
@@ -46,10 +49,8 @@ pub mod feature {
     pub const CTRL_VQ: u64 = 1 << net::VIRTIO_NET_F_CTRL_VQ;
     /// VIRTIO_NET_F_MQ
     pub const MQ: u64 = 1 << net::VIRTIO_NET_F_MQ;
-    /// Checksum and segmentation, both ways.
-    pub const OFFLOADS: u64 = 1 << net::VIRTIO_NET_F_CSUM
-        | 1 << net::VIRTIO_NET_F_GUEST_CSUM
-        | 1 << net::VIRTIO_NET_F_HOST_TSO4
+    /// Segmentation, both ways.
+    pub const SEGMENTATION: u64 = 1 << net::VIRTIO_NET_F_HOST_TSO4
         | 1 << net::VIRTIO_NET_F_HOST_TSO6
         | 1 << net::VIRTIO_NET_F_HOST_ECN
         | 1 << net::VIRTIO_NET_F_HOST_USO
@@ -58,6 +59,8 @@ pub mod feature {
         | 1 << net::VIRTIO_NET_F_GUEST_ECN
         | 1 << net::VIRTIO_NET_F_GUEST_USO4
         | 1 << net::VIRTIO_NET_F_GUEST_USO6;
+    /// Checksum and segmentation, both ways.
+    pub const OFFLOADS: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM | SEGMENTATION;
     /// What a current Linux driver takes of a single-queue device.
     pub const LINUX: u64 = VERSION_1 | EVENT_IDX | INDIRECT_DESC | MRG_RXBUF | OFFLOADS;
 }

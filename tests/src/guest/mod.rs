@@ -8,6 +8,7 @@
 mod channel;
 mod cpio;
 
+use crate::frontend::Withholding;
 use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use channel::Channel;
@@ -20,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -70,6 +72,9 @@ pub struct Plan {
     pub properties: Vec<String>,
     /// QEMU: how it meets the back end.
     pub meeting: Meeting,
+    /// Features of the back end that the guest is not told of, as a mask: what properties
+    /// are to QEMU. Not where QEMU listens.
+    pub withheld: u64,
 }
 
 impl Plan {
@@ -84,6 +89,7 @@ impl Plan {
             mac: None,
             properties: Vec::new(),
             meeting: Meeting::default(),
+            withheld: 0,
         }
     }
 
@@ -99,9 +105,10 @@ impl Plan {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let initramfs = folder.path().join("initramfs.cpio");
         let (ours, theirs) = UnixStream::pair()?;
+        let socket = self.socket_for_guest(folder.path())?;
         let mut command = match self.kind {
-            Kind::Uml => self.uml(folder.path(), &initramfs)?,
-            Kind::Qemu => self.qemu(&initramfs)?,
+            Kind::Uml => self.uml(&socket, folder.path(), &initramfs)?,
+            Kind::Qemu => self.qemu(&socket, &initramfs)?,
         };
         write_initramfs(self.kind, &initramfs)?;
         let fd = theirs.as_raw_fd();
@@ -132,7 +139,19 @@ impl Plan {
         })
     }
 
-    fn uml(&self, folder: &Path, initramfs: &Path) -> Result<Command> {
+    /// The back end's socket, or that of who keeps features from the guest.
+    fn socket_for_guest(&self, folder: &Path) -> Result<PathBuf> {
+        if self.withheld == 0 {
+            return Ok(self.socket.clone());
+        }
+        let socket = folder.join("withholding.sock");
+        let between = Withholding::bind(&socket, &self.socket, self.withheld)?;
+        // Ends with the guest, whose console shows what it made of a back end it lost.
+        thread::spawn(move || between.serve());
+        Ok(socket)
+    }
+
+    fn uml(&self, socket: &Path, folder: &Path, initramfs: &Path) -> Result<Command> {
         let mut command = Command::new(artifacts::guest_file("bin/linux.uml")?);
         // Guest memory is a file there, shared with the back end: better not on a disk.
         command.env(
@@ -146,16 +165,16 @@ impl Plan {
         command.arg(format!("mem={}M", self.memory_mib));
         command.arg(format!("initrd={}", initramfs.display()));
         command.arg(format!("uml_dir={}", folder.display()));
-        command.arg(format!("virtio_uml.device={}:1", self.socket.display()));
+        command.arg(format!("virtio_uml.device={}:1", socket.display()));
         command.args(["con=null", "con0=null,fd:1", "ssl=null"]);
         command.arg(format!("ssl0=fd:{AGENT_FD}"));
         command.arg("HAWSER_AGENT=ttyS0").args(&self.kernel_arguments);
         Ok(command)
     }
 
-    fn qemu(&self, initramfs: &Path) -> Result<Command> {
+    fn qemu(&self, socket: &Path, initramfs: &Path) -> Result<Command> {
         let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
-        let path = self.socket.display();
+        let path = socket.display();
         let chardev = match self.meeting {
             Meeting::Connects => format!("socket,id=net,path={path}"),
             Meeting::Reconnects(ms) => format!("socket,id=net,path={path},reconnect-ms={ms}"),
@@ -311,6 +330,14 @@ impl Guest {
     /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
     pub fn net_up(&self) -> Result<()> {
         self.sh("net-up").map(drop)
+    }
+
+    /// The virtio features agreed on with the card's driver, as a mask.
+    pub fn features(&self) -> Result<u64> {
+        let digits = self.sh("cat /sys/class/net/eth0/device/features")?;
+        // One digit for each feature, the first for bit 0.
+        let reversed: String = digits.trim().chars().rev().collect();
+        Ok(u64::from_str_radix(&reversed, 2)?)
     }
 
     /// The process that plays the machine.

@@ -1,39 +1,64 @@
 //! A vhost-user connection on which the back end is not heard to offer everything.
 //!
 //! Stands between front end and back end, passes all messages on with their descriptors,
-//! and takes features out of the answer to GET_FEATURES.
+//! and takes features out of the answer to GET_FEATURES: for a guest that cannot be told
+//! to refuse them.
 
+use super::wire::code;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// Bytes of a message's header: request, flags, size of the body.
 const HEADER: usize = 12;
-const GET_FEATURES: u32 = 1;
 /// Longest body of an answer.
 const LONGEST: usize = 4096;
 /// Descriptors of one message (VHOST_USER_MAX_FDS is 8).
 const DESCRIPTORS: usize = 32;
 
-/// Serves one front end at `at` with the back end that listens at `behind`.
-///
-/// # Errors
-/// A socket that cannot be made, or reached.
-pub fn relay(at: &Path, behind: &Path, withheld: u64) -> io::Result<()> {
-    let (front, _) = UnixListener::bind(at)?.accept()?;
-    let back = UnixStream::connect(behind)?;
-    let (orders_from, orders_to) = (front.try_clone()?, back.try_clone()?);
-    let orders = thread::spawn(move || {
-        // The end of either side ends the other.
-        let _ = forward(&orders_from, &orders_to);
-        let _ = orders_to.shutdown(std::net::Shutdown::Both);
-    });
-    let _ = answers(&back, &front, withheld);
-    let _ = front.shutdown(std::net::Shutdown::Both);
-    orders.join().map_err(|_| io::Error::other("the relay panicked"))
+/// What stands between one front end and a back end.
+#[derive(Debug)]
+pub struct Withholding {
+    listener: UnixListener,
+    behind: PathBuf,
+    withheld: u64,
+}
+
+impl Withholding {
+    /// Listens at `at` for a front end of the back end that listens at `behind`, which
+    /// will not be heard to offer the features in the mask `withheld`.
+    ///
+    /// # Errors
+    /// A socket that cannot be made.
+    pub fn bind(at: &Path, behind: &Path, withheld: u64) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::bind(at)?,
+            behind: behind.to_owned(),
+            withheld,
+        })
+    }
+
+    /// Serves one front end, until it or the back end hangs up.
+    ///
+    /// # Errors
+    /// A back end that cannot be reached.
+    pub fn serve(self) -> io::Result<()> {
+        let (front, _) = self.listener.accept()?;
+        let back = UnixStream::connect(&self.behind)?;
+        let (orders_from, orders_to) = (front.try_clone()?, back.try_clone()?);
+        let orders = thread::spawn(move || {
+            // The end of either side ends the other.
+            let _ = forward(&orders_from, &orders_to);
+            let _ = orders_to.shutdown(Shutdown::Both);
+        });
+        let _ = answers(&back, &front, self.withheld);
+        let _ = front.shutdown(Shutdown::Both);
+        orders.join().map_err(|_| io::Error::other("the relay panicked"))
+    }
 }
 
 /// From the front end, as it comes.
@@ -68,7 +93,7 @@ fn answers(mut from: &UnixStream, mut to: &UnixStream, withheld: u64) -> io::Res
         let word = |i: usize| u32::from_ne_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]);
         let mut body = vec![0; usize::try_from(word(8)).map_err(io::Error::other)?.min(LONGEST)];
         from.read_exact(&mut body)?;
-        if let (GET_FEATURES, Ok(offered)) = (word(0), <[u8; 8]>::try_from(body.as_slice())) {
+        if let (code::GET_FEATURES, Ok(offered)) = (word(0), <[u8; 8]>::try_from(body.as_slice())) {
             body = (u64::from_ne_bytes(offered) & !withheld).to_ne_bytes().to_vec();
         }
         to.write_all(&[&header, &body[..]].concat())?;
