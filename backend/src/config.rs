@@ -3,7 +3,7 @@
 
 mod policy;
 
-pub use policy::{AddressCheck, MacCheck, PolicyConfig, VlanConfig, VlanSet};
+pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
 
 use crate::packet::MacAddr;
 use crate::sys::tap::TapQueue;

@@ -2,6 +2,7 @@
 //! in [`crate::values`]; what the options mean together, in [`crate::config`].
 
 use crate::forward;
+use crate::policy::PolicyArgs;
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hawser_backend::config::Forward;
@@ -177,6 +178,9 @@ pub struct PortArgs {
     /// --mode=bridge
     #[arg(long, value_name = "N", help_heading = "Segment", value_parser = values::descriptor)]
     pub tap_fd: Vec<RawFd>,
+    /// What crosses the port.
+    #[command(flatten)]
+    pub policy: PolicyArgs,
 }
 
 /// `--mode`

@@ -4,10 +4,9 @@
 use crate::cli::{Mode, PortArgs};
 use crate::forward;
 use crate::host::Host;
+use crate::policy::PolicyError;
 use crate::values::Family;
-use hawser_backend::config::{
-    BridgeConfig, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PolicyConfig, PortConfig,
-};
+use hawser_backend::config::{BridgeConfig, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -71,6 +70,9 @@ pub enum ConfigError {
         /// Queue pairs.
         pairs: u16,
     },
+    /// Rules of what crosses the port contradict each other.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// An address of the guest's network that has another meaning.
     #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
     TakenAddress(IpAddr),
@@ -125,6 +127,7 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
             (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
         ],
     )?;
+    let policy = args.policy.on_segment()?;
     let (descriptors, pairs) = (args.tap_fd.len(), args.queue_pairs.get());
     if args.tap.is_none() && descriptors == 0 {
         return Err(ConfigError::NoSegment);
@@ -138,8 +141,8 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
             mac: args.mac,
             mtu: args.mtu.unwrap_or(FALLBACK_MTU),
             queue_pairs: args.queue_pairs,
+            policy,
             mode: ModeConfig::Bridge(BridgeConfig::default()),
-            policy: PolicyConfig::default(),
         },
         notices: Vec::new(),
     })
@@ -150,6 +153,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
         "masquerade",
         &[(args.tap.is_some(), "--tap"), (!args.tap_fd.is_empty(), "--tap-fd")],
     )?;
+    refuse("masquerade", &args.policy.of_a_segment())?;
     let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4)).map(ipv4_link);
     let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6)).map(ipv6_link);
     if ipv4.is_none() && ipv6.is_none() {
@@ -186,7 +190,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             mac: args.mac,
             mtu,
             queue_pairs: args.queue_pairs,
-            policy: PolicyConfig::default(),
+            policy: args.policy.off_segment(),
             mode: ModeConfig::Masquerade(masquerade),
         },
         notices,

@@ -11,6 +11,7 @@ mod config;
 mod failure;
 mod forward;
 mod host;
+mod policy;
 mod resolv;
 mod serve;
 mod startup;

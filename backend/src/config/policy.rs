@@ -19,6 +19,35 @@ pub struct PolicyConfig {
     pub dhcp_guard: bool,
     /// The guest may not advertise or redirect to routers.
     pub router_guard: bool,
+    /// How much may cross.
+    pub rates: Rates,
+}
+
+/// How much may cross a port, by direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// Towards the guest.
+    pub to_guest: RateLimit,
+    /// From the guest.
+    pub from_guest: RateLimit,
+}
+
+/// Limits of one direction; `None`: as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Bytes of frames, from the Ethernet header on, a large one as it crosses the rings.
+    pub bytes: Option<Rate>,
+    /// Packets: a frame that stands for several segments counts as so many.
+    pub packets: Option<Rate>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens that come in a second, more than 0.
+    pub per_second: u64,
+    /// Tokens the bucket holds.
+    pub burst: u64,
 }
 
 /// Whether the source MAC of the guest's frames is checked.

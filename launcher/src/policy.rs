@@ -1,0 +1,305 @@
+//! What crosses the port, as options: VLANs, checks of what the guest sends, rates.
+
+use clap::Args;
+use hawser_backend::config::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
+use hawser_backend::packet::vlan::VlanId;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+/// What crosses the port.
+#[derive(Clone, Debug, Default, Args)]
+#[group(skip)]
+pub struct PolicyArgs {
+    /// VLAN of the guest, 1 to 4094, whose tag it does not see; with --vlan-trunk, that of its
+    /// untagged frames
+    #[arg(long, value_name = "ID", help_heading = "Segment", conflicts_with = "native_vlan")]
+    pub vlan: Option<VlanId>,
+    /// VLANs whose tags the guest sends and sees, such as 10,20-30
+    #[arg(
+        long,
+        value_name = "ID[-ID2],…",
+        help_heading = "Segment",
+        value_delimiter = ',',
+        value_parser = vlan_range
+    )]
+    pub vlan_trunk: Vec<RangeInclusive<VlanId>>,
+    /// VLAN of the guest's untagged frames on a trunk: another name of --vlan
+    #[arg(long, value_name = "ID", help_heading = "Segment", requires = "vlan_trunk")]
+    pub native_vlan: Option<VlanId>,
+    /// Leave the guest in the segment's default VLAN, the one without a tag, beside its own
+    #[arg(long, help_heading = "Segment")]
+    pub preserve_default_vlan: bool,
+
+    /// Drop what the guest sends from another MAC than --mac (always so with --mode=masquerade)
+    #[arg(long, help_heading = "Checks", requires = "mac")]
+    pub mac_spoof_check: bool,
+    /// Addresses and networks the guest may use as its own; drop what it sends, in IP, ARP or
+    /// neighbour discovery, under others. A family that is not named is closed
+    #[arg(
+        long,
+        value_name = "ADDR[/LEN],…",
+        help_heading = "Checks",
+        value_delimiter = ',',
+        value_parser = own_network
+    )]
+    pub ip_spoof_check: Vec<IpNet>,
+    /// Drop what the guest sends as a DHCP or DHCPv6 server
+    #[arg(long, help_heading = "Checks")]
+    pub dhcp_guard: bool,
+    /// Drop router advertisements and redirects of the guest
+    #[arg(long, help_heading = "Checks")]
+    pub router_guard: bool,
+
+    /// Most the guest is sent: bits per second such as 500M, 1G or 1gbit, and how many bytes may
+    /// come at once [default burst: 50 ms of the rate]
+    #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = byte_rate)]
+    pub rate_in: Option<Rate>,
+    /// Most the guest may send, like --rate-in
+    #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = byte_rate)]
+    pub rate_out: Option<Rate>,
+    /// Most packets per second the guest is sent, and how many may come at once
+    #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = packet_rate)]
+    pub packet_rate_in: Option<Rate>,
+    /// Most packets per second the guest may send, like --packet-rate-in
+    #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = packet_rate)]
+    pub packet_rate_out: Option<Rate>,
+}
+
+/// Options about VLANs that contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A VLAN is in two ranges.
+    #[error("--vlan-trunk={spec} names VLAN {id} twice: let each VLAN stand in one range")]
+    Overlap {
+        /// The option's value.
+        spec: String,
+        /// The VLAN.
+        id: VlanId,
+    },
+    /// The native VLAN is among the tagged ones.
+    #[error(
+        "--vlan-trunk={spec} and --{option}={id} both name VLAN {id}, which cannot be with and without a tag: \
+         leave it out of one"
+    )]
+    NativeInTrunk {
+        /// The trunk option's value.
+        spec: String,
+        /// The other option.
+        option: &'static str,
+        /// The VLAN.
+        id: VlanId,
+    },
+    /// Nothing the default VLAN could be beside.
+    #[error("--preserve-default-vlan has a meaning beside --vlan or --vlan-trunk only: give one, or leave it out")]
+    NothingToPreserve,
+}
+
+impl PolicyArgs {
+    /// The options that only have a meaning on a segment, and whether they were given.
+    pub fn of_a_segment(&self) -> [(bool, &'static str); 7] {
+        [
+            (self.vlan.is_some(), "--vlan"),
+            (!self.vlan_trunk.is_empty(), "--vlan-trunk"),
+            (self.native_vlan.is_some(), "--native-vlan"),
+            (self.preserve_default_vlan, "--preserve-default-vlan"),
+            (!self.ip_spoof_check.is_empty(), "--ip-spoof-check"),
+            (self.dhcp_guard, "--dhcp-guard"),
+            (self.router_guard, "--router-guard"),
+        ]
+    }
+
+    /// The policy of a guest that has a network of its own.
+    pub fn off_segment(&self) -> PolicyConfig {
+        PolicyConfig {
+            rates: self.rates(),
+            ..PolicyConfig::default()
+        }
+    }
+
+    /// The policy of a guest on a segment.
+    ///
+    /// # Errors
+    /// The first contradiction found.
+    pub fn on_segment(&self) -> Result<PolicyConfig, PolicyError> {
+        Ok(PolicyConfig {
+            vlan: self.vlans()?,
+            mac_check: if self.mac_spoof_check {
+                MacCheck::Enforced
+            } else {
+                MacCheck::Off
+            },
+            addresses: (!self.ip_spoof_check.is_empty()).then(|| self.addresses()),
+            dhcp_guard: self.dhcp_guard,
+            router_guard: self.router_guard,
+            rates: self.rates(),
+        })
+    }
+
+    fn vlans(&self) -> Result<VlanConfig, PolicyError> {
+        let keep_default = self.preserve_default_vlan;
+        if self.vlan_trunk.is_empty() {
+            return match self.vlan {
+                Some(id) => Ok(VlanConfig::Access { id, keep_default }),
+                None if keep_default => Err(PolicyError::NothingToPreserve),
+                None => Ok(VlanConfig::Transparent),
+            };
+        }
+        let mut tagged = VlanSet::default();
+        for range in &self.vlan_trunk {
+            tagged.add(range.clone()).map_err(|id| PolicyError::Overlap {
+                spec: self.trunk_spec(),
+                id,
+            })?;
+        }
+        let native = self.vlan.or(self.native_vlan);
+        if let Some(id) = native.filter(|id| tagged.contains(id.get())) {
+            let option = if self.vlan.is_some() { "vlan" } else { "native-vlan" };
+            return Err(PolicyError::NativeInTrunk {
+                spec: self.trunk_spec(),
+                option,
+                id,
+            });
+        }
+        Ok(VlanConfig::Trunk {
+            tagged,
+            native,
+            keep_default,
+        })
+    }
+
+    /// The trunk's ranges as they were given.
+    fn trunk_spec(&self) -> String {
+        let range = |range: &RangeInclusive<VlanId>| match (range.start(), range.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        };
+        self.vlan_trunk.iter().map(range).collect::<Vec<_>>().join(",")
+    }
+
+    fn addresses(&self) -> AddressCheck {
+        let mut check = AddressCheck::default();
+        for net in &self.ip_spoof_check {
+            match net {
+                IpNet::V4(net) => check.ipv4.push(*net),
+                IpNet::V6(net) => check.ipv6.push(*net),
+            }
+        }
+        check
+    }
+
+    const fn rates(&self) -> Rates {
+        Rates {
+            to_guest: RateLimit {
+                bytes: self.rate_in,
+                packets: self.packet_rate_in,
+            },
+            from_guest: RateLimit {
+                bytes: self.rate_out,
+                packets: self.packet_rate_out,
+            },
+        }
+    }
+}
+
+type Parsed<T> = Result<T, String>;
+
+/// `--vlan-trunk`: one VLAN or a range of them.
+fn vlan_range(text: &str) -> Parsed<RangeInclusive<VlanId>> {
+    let id = |text: &str| text.parse::<VlanId>().map_err(|e| e.to_string());
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) => (id(first)?, id(last)?),
+        None => (id(text)?, id(text)?),
+    };
+    if first > last {
+        return Err(format!("the range ends before it begins: write {last}-{first}"));
+    }
+    Ok(first..=last)
+}
+
+/// `--ip-spoof-check`: an address or a network.
+fn own_network(text: &str) -> Parsed<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from).ok();
+    let net = text.parse::<IpNet>().ok().or_else(address);
+    match net.map(|net| net.trunc()) {
+        None => Err("give an address such as 192.0.2.5, or a network such as 2001:db8::/64".into()),
+        Some(net) if net.addr().is_multicast() => Err("this is a group's address, which is nobody's own".into()),
+        Some(net) => Ok(net),
+    }
+}
+
+/// Least rate: what lets one full frame through in a second and a half.
+const MIN_BYTES_PER_SECOND: u64 = 1000;
+/// The default burst is what the rate carries in this part of a second.
+const DEFAULT_BURST: u64 = 20;
+/// Default bursts are no less than a frame that stands for many.
+const MIN_DEFAULT_BURST: u64 = 128 << 10;
+const MIN_DEFAULT_PACKETS: u64 = 64;
+const BITS: u64 = 8;
+
+/// `--rate-in`, `--rate-out`: bits per second, and bytes at once.
+fn byte_rate(text: &str) -> Parsed<Rate> {
+    let (rate, burst) = split(text);
+    let rate = rate.strip_suffix("bit").unwrap_or(rate);
+    let bits = decimal(rate).ok_or("give bits per second such as 800k, 500M, 1G or 1gbit, and :BYTES for the burst")?;
+    let per_second = bits / BITS;
+    if per_second < MIN_BYTES_PER_SECOND {
+        return Err(format!("give {}k or more", MIN_BYTES_PER_SECOND * BITS / 1000));
+    }
+    let burst = match burst {
+        Some(burst) => binary(burst).ok_or("give the burst in bytes, such as 256K or 1M")?,
+        None => (per_second / DEFAULT_BURST).max(MIN_DEFAULT_BURST),
+    };
+    Ok(Rate { per_second, burst })
+}
+
+/// `--packet-rate-in`, `--packet-rate-out`: packets per second, and packets at once.
+fn packet_rate(text: &str) -> Parsed<Rate> {
+    let (rate, burst) = split(text);
+    let per_second = decimal(rate)
+        .filter(|n| *n > 0)
+        .ok_or("give packets per second such as 5000 or 100k, and :PACKETS for the burst")?;
+    let burst = match burst {
+        Some(burst) => decimal(burst).ok_or("give the burst in packets, such as 1000")?,
+        None => (per_second / DEFAULT_BURST).max(MIN_DEFAULT_PACKETS),
+    };
+    Ok(Rate { per_second, burst })
+}
+
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':')
+        .map_or((text, None), |(rate, burst)| (rate, Some(burst)))
+}
+
+/// A number with k, M, G or T for powers of a thousand, or Ki, Mi, Gi, Ti of 1024, as
+/// quantities are written in Kubernetes; tc's lower-case letters mean the same.
+fn decimal(text: &str) -> Option<u64> {
+    match text.strip_suffix('i') {
+        Some(text) => scaled(text, 1024),
+        None => scaled(text, 1000),
+    }
+}
+
+/// A number with K, M or G for powers of 1024, as sizes are in tc.
+fn binary(text: &str) -> Option<u64> {
+    scaled(text, 1024)
+}
+
+fn scaled(text: &str, base: u64) -> Option<u64> {
+    let power = |letter: char| "kmgt".find(letter.to_ascii_lowercase());
+    let (digits, power) = match text.char_indices().next_back() {
+        Some((at, letter)) if letter.is_ascii_alphabetic() => (&text[..at], power(letter)? + 1),
+        _ => (text, 0),
+    };
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(base.checked_pow(u32::try_from(power).ok()?)?)
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
