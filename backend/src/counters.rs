@@ -193,12 +193,12 @@ fn bump(counter: &AtomicU64, n: u64) {
 
 impl Counters {
     /// Counts one thing that went nowhere.
-    pub fn drop(&self, reason: DropReason) {
-        self.drop_n(reason, 1);
+    pub fn count_drop(&self, reason: DropReason) {
+        self.count_drops(reason, 1);
     }
 
     /// Counts `n` things that went nowhere.
-    pub fn drop_n(&self, reason: DropReason, n: u64) {
+    pub fn count_drops(&self, reason: DropReason, n: u64) {
         bump(&self.drops[reason as usize], n);
     }
 

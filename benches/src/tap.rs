@@ -137,7 +137,7 @@ impl TapMode {
         // SAFETY: the slices are readable as long as `frame` and `header` live.
         let written = unsafe { libc::writev(self.tap.0.as_raw_fd(), self.slices.as_ptr(), count) };
         if written < 0 {
-            self.counters.drop_n(DropReason::SocketError, 1);
+            self.counters.count_drop(DropReason::SocketError);
         }
     }
 

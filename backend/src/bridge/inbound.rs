@@ -132,7 +132,7 @@ impl Inbound {
                     offload
                 });
             }
-            None => self.counters.drop_n(DropReason::NotSegmented, 1),
+            None => self.counters.count_drop(DropReason::NotSegmented),
         }
         Ok(Read::Frame)
     }
@@ -141,7 +141,7 @@ impl Inbound {
     fn copied(&mut self, n: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         self.note_length(n);
         if n < HEADER_LEN + EthernetHeader::LEN {
-            self.counters.drop_n(DropReason::Truncated, 1);
+            self.counters.count_drop(DropReason::Truncated);
             return Ok(());
         }
         self.pending = Some(n);
@@ -152,7 +152,7 @@ impl Inbound {
         let Some(n) = self.pending else { return Ok(()) };
         match self.offload(sink.caps()) {
             Some(offload) => sink.send(offload, &[&self.buffer[HEADER_LEN..n]])?,
-            None => self.counters.drop_n(DropReason::NotSegmented, 1),
+            None => self.counters.count_drop(DropReason::NotSegmented),
         }
         self.pending = None;
         Ok(())

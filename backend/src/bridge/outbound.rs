@@ -34,14 +34,14 @@ impl Outbound {
     pub(super) fn send(&mut self, segment: &mut Segment, burst: &GuestBurst<'_>) {
         for frame in burst {
             if segment.is_gone() {
-                self.counters.drop_n(DropReason::SegmentDown, 1);
+                self.counters.count_drop(DropReason::SegmentDown);
                 continue;
             }
             match self.write(segment, frame) {
                 Ok(()) => segment.on_success(),
                 Err(error) => {
                     segment.on_error(&error);
-                    self.counters.drop_n(reason(&error), 1);
+                    self.counters.count_drop(reason(&error));
                 }
             }
         }

@@ -43,7 +43,7 @@ impl Masquerade {
     ) {
         let headers = match Headers::parse(frame.head, frame.len) {
             Ok(headers) => headers,
-            Err(why) => return self.surroundings.count_drop(why.into()),
+            Err(why) => return self.surroundings.counters.count_drop(why.into()),
         };
         self.surroundings.learn_guest_mac(headers.ethernet.src);
         if self.responders.wants(&headers, frame.head) {
@@ -55,11 +55,11 @@ impl Masquerade {
         }
         let verdict = self.admit(index, &headers);
         match verdict {
-            Err(reason) => self.surroundings.count_drop(reason),
+            Err(reason) => self.surroundings.counters.count_drop(reason),
             Ok(_) if is_fragment(&headers) => self.on_fragment(now, &headers, frame, sink),
             Ok(transport) => {
                 if let Err(reason) = self.sort(now, frame, transport, sorted, sink) {
-                    self.surroundings.count_drop(reason);
+                    self.surroundings.counters.count_drop(reason);
                 }
             }
         }
@@ -190,12 +190,12 @@ impl Masquerade {
                     .admit(0, &headers)
                     .and_then(|transport| self.sort(now, &whole, transport, &mut sorted, sink));
                 if let Err(reason) = sorting {
-                    self.surroundings.count_drop(reason);
+                    self.surroundings.counters.count_drop(reason);
                 }
                 self.act(now, &[whole], &sorted, sink);
             }
-            Ok(_) => self.surroundings.count_drop(DropReason::BadFragment),
-            Err(why) => self.surroundings.count_drop(why.into()),
+            Ok(_) => self.surroundings.counters.count_drop(DropReason::BadFragment),
+            Err(why) => self.surroundings.counters.count_drop(why.into()),
         }
     }
 }

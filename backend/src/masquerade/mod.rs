@@ -68,10 +68,6 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    fn count_drop(&self, reason: DropReason) {
-        Counters::drop(&self.counters, reason);
-    }
-
     /// Notes the MAC a frame of the guest came from.
     fn learn_guest_mac(&mut self, mac: MacAddr) {
         if self.link.guest_mac != mac {
@@ -199,7 +195,7 @@ impl Masquerade {
     fn flush_replies(&mut self, sink: &mut dyn GuestSink) {
         for reply in self.replies.iter() {
             if sink.send(Offload::NONE, &[reply]).is_err() {
-                self.surroundings.count_drop(DropReason::NoRoom);
+                self.surroundings.counters.count_drop(DropReason::NoRoom);
             }
         }
         self.replies.clear();
@@ -328,7 +324,7 @@ impl Masquerade {
         match answer {
             Answer::NotMine => return false,
             Answer::Done => {}
-            Answer::Refused(reason) => Counters::drop(counters, reason),
+            Answer::Refused(reason) => counters.count_drop(reason),
         }
         self.flush_replies(sink);
         true

@@ -78,13 +78,13 @@ impl Reassembler {
     ) -> Option<&[u8]> {
         self.on_timer(now, counters);
         let Some(piece) = Piece::of(headers, frame) else {
-            counters.drop(DropReason::BadFragment);
+            counters.count_drop(DropReason::BadFragment);
             return None;
         };
         let index = self.find_or_start(piece.key, now, counters);
         let datagram = &mut self.datagrams[index];
         if !datagram.add(&piece, headers, frame) {
-            counters.drop(DropReason::BadFragment);
+            counters.count_drop(DropReason::BadFragment);
             return None;
         }
         datagram.finish()
@@ -95,7 +95,7 @@ impl Reassembler {
         for datagram in &mut self.datagrams {
             if datagram.state != State::Free && now.since(datagram.since) >= TIMEOUT {
                 if datagram.state == State::Collecting {
-                    counters.drop(DropReason::FragmentTimeout);
+                    counters.count_drop(DropReason::FragmentTimeout);
                 }
                 datagram.state = State::Free;
             }
@@ -120,7 +120,7 @@ impl Reassembler {
                 self.datagrams.len() - 1
             }
             None => {
-                counters.drop(DropReason::FragmentLimit);
+                counters.count_drop(DropReason::FragmentLimit);
                 let ages = self.datagrams.iter().enumerate();
                 ages.min_by_key(|(_, d)| d.since).map_or(0, |(oldest, _)| oldest)
             }

@@ -133,7 +133,7 @@ impl Port {
         let total = Counters::default();
         for counters in &self.counters {
             for &reason in DropReason::ALL {
-                total.drop_n(reason, counters.dropped(reason));
+                total.count_drops(reason, counters.dropped(reason));
             }
             for &count in Count::ALL {
                 total.add(count, counters.count(count));

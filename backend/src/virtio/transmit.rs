@@ -116,7 +116,7 @@ impl Transmit {
                 Ok(parsed)
             }) {
                 Ok(parsed) => self.parsed.push(parsed),
-                Err(reason) => counters.drop(reason),
+                Err(reason) => counters.count_drop(reason),
             }
         }
     }

@@ -164,7 +164,7 @@ impl Worker {
         self.halt(role);
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Broken;
-        self.counters.drop_n(DropReason::BrokenRing, 1);
+        self.counters.count_drop(DropReason::BrokenRing);
         slot.report_error();
         // Once per start of the ring.
         log::warn!("{}: the {} ring stops: {error}", self.name, role.name());

@@ -166,17 +166,17 @@ impl EchoFlows {
         let mut head = [0; IcmpHeader::LEN];
         let n = frame.copy_to(request.offset, &mut head);
         let header = IcmpHeader::parse(&head[..n.min(request.len)]);
-        let Ok(header) = header.map_err(|e| ctx.counters.drop(e.into())) else {
+        let Ok(header) = header.map_err(|e| ctx.counters.count_drop(e.into())) else {
             return;
         };
         if (header.kind, header.code) != (request_kind(request.src), 0) {
-            ctx.counters.drop(DropReason::BadService);
+            ctx.counters.count_drop(DropReason::BadService);
             return;
         }
         let peer = match ctx.nat.outbound(SocketAddr::new(request.dst, 0)) {
             Destination::World(peer) => peer.ip(),
             Destination::Gateway => return self.answer(ctx, frame, request, header),
-            Destination::Refused(reason) => return ctx.counters.drop(reason),
+            Destination::Refused(reason) => return ctx.counters.count_drop(reason),
         };
         let key = EchoKey {
             guest: request.src,
@@ -187,7 +187,7 @@ impl EchoFlows {
         match known.map_or_else(|| self.open(ctx, key, peer), Ok) {
             Ok(index) => self.pass_on(ctx, frame, request, index, &head),
             Err(reason) => {
-                ctx.counters.drop(reason.0);
+                ctx.counters.count_drop(reason.0);
                 if let Some(news) = reason.1 {
                     tell(ctx, news, frame);
                 }
@@ -286,7 +286,7 @@ impl EchoFlows {
         match sent {
             Ok(_) => ctx.counters.add(Count::Echos, 1),
             Err(e) => {
-                ctx.counters.drop(DropReason::SocketError);
+                ctx.counters.count_drop(DropReason::SocketError);
                 flow.report(ctx);
                 if let Some(news) = e.raw_os_error().and_then(IcmpError::from_errno) {
                     tell(ctx, news, frame);
@@ -392,7 +392,7 @@ impl EchoFlow {
                 body: known.get(IcmpHeader::LEN..).unwrap_or_default(),
             };
             if send_error(ctx, error, entry.offender, &quote).is_err() {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
         }
         let _ = self.socket.take_error();
@@ -430,13 +430,13 @@ fn send_reply(
         body,
     };
     if fragmenter.send(ctx, &packet, Offload::NONE).is_err() {
-        ctx.counters.drop(DropReason::NoRoom);
+        ctx.counters.count_drop(DropReason::NoRoom);
     }
 }
 
 fn tell(ctx: &mut Context<'_>, news: IcmpError, frame: &GuestFrame<'_>) {
     if refuse(ctx, news, frame).is_err() {
-        ctx.counters.drop(DropReason::NoRoom);
+        ctx.counters.count_drop(DropReason::NoRoom);
     }
 }
 

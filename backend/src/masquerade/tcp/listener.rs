@@ -89,7 +89,7 @@ impl Listeners {
                 Ok((stream, peer)) => {
                     let Some(address) = peer.as_socket() else { continue };
                     if stream.set_nonblocking(true).and_then(|()| set_up(&stream)).is_err() {
-                        counters.drop(DropReason::SocketError);
+                        counters.count_drop(DropReason::SocketError);
                         reset_socket(&stream);
                         continue;
                     }
@@ -103,7 +103,7 @@ impl Listeners {
                 Err(e) if is_of_one_client(&e) => {}
                 Err(_) => {
                     // No descriptor or no memory: they wait until there is.
-                    counters.drop(DropReason::FlowLimit);
+                    counters.count_drop(DropReason::FlowLimit);
                     listener.is_waiting = true;
                     return None;
                 }

@@ -184,7 +184,7 @@ impl TcpFlows {
         if is_syn && !header.flags.has(TcpFlags::RST) {
             self.open_from_guest(ctx, item.key, header);
         } else {
-            ctx.counters.drop(DropReason::TcpNoConnection);
+            ctx.counters.count_drop(DropReason::TcpNoConnection);
             reset(ctx, item);
         }
         None
@@ -196,12 +196,12 @@ impl TcpFlows {
             Destination::World(target) => target,
             Destination::Gateway => return refuse(ctx, key, syn),
             Destination::Refused(reason) => {
-                ctx.counters.drop(reason);
+                ctx.counters.count_drop(reason);
                 return refuse(ctx, key, syn);
             }
         };
         if self.flows.len() >= self.limit {
-            ctx.counters.drop(DropReason::FlowLimit);
+            ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
         let stream = match new_stream(target) {
@@ -216,7 +216,7 @@ impl TcpFlows {
                 } else {
                     DropReason::SocketError
                 };
-                ctx.counters.drop(reason);
+                ctx.counters.count_drop(reason);
                 return;
             }
         };
@@ -252,7 +252,7 @@ impl TcpFlows {
             return;
         };
         let Some(key) = self.free_key(guest, remote).filter(|_| self.flows.len() < self.limit) else {
-            ctx.counters.drop(DropReason::FlowLimit);
+            ctx.counters.count_drop(DropReason::FlowLimit);
             return reset_socket(&client.stream);
         };
         ctx.counters.add(Count::TcpIn, 1);
@@ -302,7 +302,7 @@ impl TcpFlows {
             .as_ref()
             .map(|s| ctx.poller.add(s, token(slot, flow.generation), Interest::StreamEdge));
         if let Some(Err(_)) = watched {
-            ctx.counters.drop(DropReason::SocketError);
+            ctx.counters.count_drop(DropReason::SocketError);
             self.flows[slot].connection.abort(ctx);
         }
         let progress = self.flows[slot].connection.progress();

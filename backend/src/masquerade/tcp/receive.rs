@@ -157,7 +157,7 @@ impl Connection {
     /// While opening, a segment that acknowledges anything but our SYN is of a connection the
     /// guest still has from before: RST makes it forget that one (RFC 9293 3.5.1).
     fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
-        ctx.counters.drop(DropReason::TcpOutOfWindow);
+        ctx.counters.count_drop(DropReason::TcpOutOfWindow);
         if segment.has(TcpFlags::RST) {
             return;
         }
@@ -193,7 +193,7 @@ impl Connection {
         let seq = Seq(header.seq);
         let end = seq + segment.sequence_len();
         if end.before(intake.next) || seq.after(self.rcv_edge) {
-            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             self.ack_due |= !segment.has(TcpFlags::RST);
             return;
         }
@@ -254,11 +254,11 @@ impl Connection {
         self.ack_due = true;
         let seq = Seq(segment.header.seq);
         if self.receiving != Receiving::Open || intake.fin {
-            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             return;
         }
         if seq.after(intake.next) {
-            ctx.counters.drop(DropReason::TcpOutOfOrder);
+            ctx.counters.count_drop(DropReason::TcpOutOfOrder);
             return;
         }
         let known = (intake.next.since(seq) as usize).min(segment.payload_len);
@@ -270,7 +270,7 @@ impl Connection {
             intake.next += u32::try_from(fits).unwrap_or(u32::MAX);
         }
         if fits < new {
-            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
         } else if segment.has(TcpFlags::FIN) {
             intake.fin = true;
         }
@@ -307,7 +307,7 @@ impl Connection {
                 taken = bytes;
             } else {
                 // What follows has a hole before it now: the guest sends it all again.
-                ctx.counters.drop(DropReason::TcpSocketFull);
+                ctx.counters.count_drop(DropReason::TcpSocketFull);
                 intake.fin = false;
             }
         }

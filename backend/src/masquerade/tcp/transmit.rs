@@ -41,7 +41,7 @@ impl Connection {
         let header = &segment.header;
         let ack = Seq(header.ack);
         if ack.after(self.snd_max) {
-            ctx.counters.drop(DropReason::TcpOutOfWindow);
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             self.ack_due = true;
             return false;
         }

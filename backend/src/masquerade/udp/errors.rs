@@ -45,6 +45,6 @@ fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Op
         body,
     };
     if send_error(ctx, error, offender, &quote).is_err() {
-        ctx.counters.drop(DropReason::NoRoom);
+        ctx.counters.count_drop(DropReason::NoRoom);
     }
 }

@@ -116,14 +116,14 @@ impl UdpFlows {
         ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
         let (host_port, guest_port) = (listener.host_port, listener.guest_port);
         let Ok(n) = self.receiver.batch.receive_to_spill(&listener.socket, usize::MAX) else {
-            ctx.counters.drop(DropReason::SocketError);
+            ctx.counters.count_drop(DropReason::SocketError);
             return Turn::Again;
         };
         let mut strays = Vec::new();
         for i in 0..n {
             let message = self.receiver.batch.message(i);
             let (Some(source), Some(local)) = (message.source, message.local) else {
-                ctx.counters.drop(DropReason::UdpNoFlow);
+                ctx.counters.count_drop(DropReason::UdpNoFlow);
                 continue;
             };
             let local = local_end(local, host_port, source);
@@ -135,7 +135,7 @@ impl UdpFlows {
             if let Some(key) = self.admit(ctx, arrival, &mut strays)
                 && self.receiver.pass_on(key, ctx, i).is_err()
             {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
         }
         self.handle_strays(ctx, guest_port, strays);
@@ -156,7 +156,7 @@ impl UdpFlows {
             if let Some(key) = key
                 && self.receiver.pass_on_bytes(key, ctx, &strays[done].body).is_err()
             {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
             done += 1;
         }
@@ -172,7 +172,7 @@ impl UdpFlows {
         let seen = ctx.nat.inbound(source.ip());
         let guest = seen.and_then(|seen| ctx.link.guest_address(seen));
         let (Some(seen), Some(guest)) = (seen, guest) else {
-            ctx.counters.drop(DropReason::UdpNoFlow);
+            ctx.counters.count_drop(DropReason::UdpNoFlow);
             return None;
         };
         let key = FlowKey {
@@ -186,7 +186,7 @@ impl UdpFlows {
             return Some(key);
         }
         if !self.table.make_room(Side::World) {
-            ctx.counters.drop(DropReason::FlowLimit);
+            ctx.counters.count_drop(DropReason::FlowLimit);
             return None;
         }
         let made = self.open_inbound(ctx, key, local, source)?;
@@ -207,7 +207,7 @@ impl UdpFlows {
         let made = match opened {
             Ok(made) => made,
             Err(e) => {
-                ctx.counters.drop(super::refusal_reason(&e));
+                ctx.counters.count_drop(super::refusal_reason(&e));
                 return None;
             }
         };
@@ -240,7 +240,7 @@ impl UdpFlows {
                 return;
             }
             if strays.len() > MAX_STRAYS {
-                ctx.counters.drop(DropReason::FlowLimit);
+                ctx.counters.count_drop(DropReason::FlowLimit);
                 self.table.remove(flow);
                 return;
             }
@@ -258,7 +258,7 @@ impl UdpFlows {
         };
         let flow = self.table.get(made)?;
         if ctx.poller.add(&flow.socket, token, Interest::ReadEdge).is_err() {
-            ctx.counters.drop(DropReason::SocketError);
+            ctx.counters.count_drop(DropReason::SocketError);
             self.table.remove(made);
             return None;
         }

@@ -147,7 +147,7 @@ impl UdpFlows {
             self.table.heard(flow, Side::Guest, ctx.now);
             let Some(flow) = self.table.get(flow) else {
                 // It gave way to a later one of the same burst.
-                ctx.counters.drop_n(DropReason::FlowLimit, group.len() as u64);
+                ctx.counters.count_drops(DropReason::FlowLimit, group.len() as u64);
                 continue;
             };
             let work = FlowBurst {
@@ -192,7 +192,7 @@ impl UdpFlows {
             if let Some(error) = error
                 && refuse(ctx, error, &burst[datagram.frame]).is_err()
             {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
             None
         };
@@ -200,12 +200,12 @@ impl UdpFlows {
             Destination::World(peer) => peer,
             Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
             Destination::Refused(reason) => {
-                ctx.counters.drop(reason);
+                ctx.counters.count_drop(reason);
                 return give_up(ctx, refusal_error(reason));
             }
         };
         if !self.table.make_room(Side::Guest) {
-            ctx.counters.drop(DropReason::FlowLimit);
+            ctx.counters.count_drop(DropReason::FlowLimit);
             return None;
         }
         let port = key.guest.port();
@@ -219,7 +219,7 @@ impl UdpFlows {
         let made = match opened {
             Ok(made) => made,
             Err(e) => {
-                ctx.counters.drop(refusal_reason(&e));
+                ctx.counters.count_drop(refusal_reason(&e));
                 return give_up(ctx, e.raw_os_error().and_then(IcmpError::from_errno));
             }
         };

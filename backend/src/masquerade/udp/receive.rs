@@ -174,7 +174,7 @@ impl Receiver {
         for i in direct..n {
             let segment = self.batch.message(i).segment;
             if self.copy(ctx, &towards, i, segment).is_err() {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
         }
         if n > 0 {

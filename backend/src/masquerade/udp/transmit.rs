@@ -127,12 +127,12 @@ impl Transmitter {
                             (done, attempts) = (done + 1, 0);
                         }
                         Verdict::Skip => {
-                            ctx.counters.drop_n(DropReason::UdpSendFailed, message.datagrams());
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, message.datagrams());
                             (done, attempts) = (done + 1, 0);
                         }
                         Verdict::Stop => {
                             let lost = self.messages[done..].iter().map(Message::datagrams).sum();
-                            ctx.counters.drop_n(DropReason::UdpSendFailed, lost);
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, lost);
                             return;
                         }
                     }
@@ -169,12 +169,12 @@ fn send_singly(
             Err(error) => match judge(flow, ctx, work, &messages[done], &error, attempts) {
                 Verdict::Again => attempts += 1,
                 Verdict::OneByOne | Verdict::Skip => {
-                    ctx.counters.drop(DropReason::UdpSendFailed);
+                    ctx.counters.count_drop(DropReason::UdpSendFailed);
                     (done, attempts) = (done + 1, 0);
                 }
                 Verdict::Stop => {
                     let lost = u64::try_from(messages.len() - done).unwrap_or(u64::MAX);
-                    ctx.counters.drop_n(DropReason::UdpSendFailed, lost);
+                    ctx.counters.count_drops(DropReason::UdpSendFailed, lost);
                     return;
                 }
             },
@@ -308,7 +308,7 @@ fn judge(
         Some(news) => {
             let frame = &work.burst[work.datagram(message.first).frame];
             if refuse(ctx, news, frame).is_err() {
-                ctx.counters.drop(DropReason::NoRoom);
+                ctx.counters.count_drop(DropReason::NoRoom);
             }
             Verdict::Skip
         }

@@ -74,7 +74,7 @@ impl Receive {
         };
         if found.bytes < total {
             // The next buffers will not be larger: waiting for them would last for ever.
-            self.counters.drop_n(DropReason::BufferTooSmall, 1);
+            self.counters.count_drop(DropReason::BufferTooSmall);
             return Ok(());
         }
         let buffers = if self.mergeable { found.chains.len() } else { 1 };

@@ -178,7 +178,7 @@ impl Receive {
         if let (Some(chain), Some(ring)) = (self.waiting.remove(index), &mut self.ring) {
             ring.push_used(chain.head, 0);
             self.rejected = self.rejected.saturating_add(1);
-            self.counters.drop_n(reason, 1);
+            self.counters.count_drop(reason);
         }
     }
 
