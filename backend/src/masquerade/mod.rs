@@ -9,6 +9,7 @@ mod classify;
 mod context;
 mod fragmenter;
 pub mod icmp;
+mod index;
 mod link;
 mod listen;
 mod manner;
