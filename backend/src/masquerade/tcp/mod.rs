@@ -9,6 +9,7 @@
 //! Opening to the guest: a client accepted by a listening socket becomes a SYN to the
 //! guest; if the guest refuses, the client is reset.
 
+mod clock;
 mod connection;
 mod emit;
 mod isn;
@@ -296,10 +297,12 @@ impl TcpFlows {
     }
 
     fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
+        let (iss, clock) = self.secret.initial(ctx.now, key.guest, key.remote);
         Opening {
             guest: key.guest,
             remote: key.remote,
-            iss: self.secret.initial(ctx.now, key.guest, key.remote),
+            iss,
+            clock,
             mtu: ctx.link.mtu,
             spill: self.spill.clone(),
         }
