@@ -1,4 +1,5 @@
 mod guest;
+mod rates;
 
 use super::*;
 use crate::counters::DropReason;
