@@ -44,6 +44,27 @@ pub enum ModeConfig {
 pub struct BridgeConfig {
     /// Queues of the device, one per queue pair of the guest.
     pub queues: Vec<Arc<TapQueue>>,
+    /// What the guest is told when it asks for an address; `None`: the segment is asked.
+    pub lease: Option<LeaseConfig>,
+}
+
+/// An address that is the guest's for good, and what goes with it: what DHCP says to a guest
+/// whose segment has no server for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// Who is given it.
+    pub client: MacAddr,
+    /// The address, and the width of its network.
+    pub address: Ipv4Net,
+    /// Under which address the server speaks.
+    pub server: Ipv4Addr,
+    /// Where packets to other networks go.
+    pub router: Option<Ipv4Addr>,
+    /// Routes in the order in which they can be made, the default one last; by way of
+    /// 0.0.0.0: to neighbours (RFC 3442).
+    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// Names and servers.
+    pub names: NameConfig,
 }
 
 /// MAC of the gateway every masqueraded guest sees (as in KubeVirt, so that a guest's
@@ -91,7 +112,7 @@ pub struct Ipv6Link {
 }
 
 /// Names and servers handed out to the guest.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameConfig {
     /// Host name (option 12), not qualified.
     pub hostname: Option<String>,

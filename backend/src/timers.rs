@@ -10,19 +10,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The owner's side of the queue: when its next entry comes up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scheduled(Instant);
-
-impl Scheduled {
-    /// The end of time: no entry. Half the size of an `Option`, and every flow has one.
-    const NEVER: Self = Self(Instant::from_nanos(u64::MAX));
-}
-
-impl Default for Scheduled {
-    fn default() -> Self {
-        Self::NEVER
-    }
-}
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduled(Option<Instant>);
 
 /// Entries not worth sweeping out.
 const SPARE: usize = 64;
@@ -44,8 +33,8 @@ impl<K: Ord> Default for TimerQueue<K> {
 impl<K: Copy + Ord> TimerQueue<K> {
     /// Makes sure `key` comes up at `deadline` or earlier.
     pub fn schedule(&mut self, slot: &mut Scheduled, key: K, deadline: Instant) {
-        if deadline < slot.0 {
-            slot.0 = deadline;
+        if slot.0.is_none_or(|at| deadline < at) {
+            slot.0 = Some(deadline);
             self.heap.push(Reverse((deadline, key)));
         }
     }
@@ -88,15 +77,15 @@ impl<K: Copy + Ord> TimerQueue<K> {
 impl Scheduled {
     /// True if the entry of time `at` is the current one.
     pub fn is_at(self, at: Instant) -> bool {
-        self.0 == at
+        self.0 == Some(at)
     }
 
     /// Notes that the entry of time `at` came up. False if it was replaced by an
     /// earlier one long ago and means nothing now.
     pub fn fire(&mut self, at: Instant) -> bool {
-        let current = self.is_at(at);
+        let current = self.0 == Some(at);
         if current {
-            *self = Self::NEVER;
+            self.0 = None;
         }
         current
     }

@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. What a value must look like on its own is said
 //! in [`crate::values`]; what the options mean together, in [`crate::config`].
 
+use crate::attachment::SegmentArgs;
 use crate::forward;
 use crate::policy::PolicyArgs;
 use crate::values::{self, Family};
@@ -112,7 +113,8 @@ pub struct PortArgs {
     /// MAC of the guest's card [default: the one the VMM gives it]
     #[arg(long, value_name = "MAC", help_heading = "Network card", value_parser = values::guest_mac)]
     pub mac: Option<MacAddr>,
-    /// MTU of the guest's card, 68 to 65535 [default: that of the default route, else 1500]
+    /// MTU of the guest's card, 68 to 65535 [default: that of the default route or the segment,
+    /// else 1500]
     #[arg(long, value_name = "BYTES", help_heading = "Network card", value_parser = values::mtu)]
     pub mtu: Option<u16>,
     /// Receive and transmit queue pairs, one thread each
@@ -171,13 +173,9 @@ pub struct PortArgs {
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
     pub map_host_loopback: Vec<IpAddr>,
 
-    /// TAP device to the segment, made if it is not there; with --mode=bridge
-    #[arg(long, value_name = "NAME", help_heading = "Segment", conflicts_with = "tap_fd")]
-    pub tap: Option<String>,
-    /// Inherited descriptor of a queue of a TAP or macvtap device; once for each queue pair; with
-    /// --mode=bridge
-    #[arg(long, value_name = "N", help_heading = "Segment", value_parser = values::descriptor)]
-    pub tap_fd: Vec<RawFd>,
+    /// The segment, in bridge mode.
+    #[command(flatten)]
+    pub segment: SegmentArgs,
     /// What crosses the port.
     #[command(flatten)]
     pub policy: PolicyArgs,
@@ -199,6 +197,14 @@ pub struct RunArgs {
     /// End when the first front end goes away, instead of waiting for the next
     #[arg(long, help_heading = "Process")]
     pub one_off: bool,
+    /// Network namespace to serve from, as `ip netns` names it, or a path such as /proc/PID/ns/net
+    /// [default: the one hawser is started in]
+    #[arg(long, value_name = "NAME|PATH", help_heading = "Process")]
+    pub netns: Option<PathBuf>,
+    /// Folder where changes to the network are noted, so that they can be undone after a kill
+    /// [default: $RUNTIME_DIRECTORY, /run/hawser, or $XDG_RUNTIME_DIR/hawser]
+    #[arg(long, value_name = "PATH", help_heading = "Process")]
+    pub runtime_dir: Option<PathBuf>,
     /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
     /// such as info,hawser_backend::vhost_user=debug
     #[arg(

@@ -60,7 +60,9 @@ pub enum ConfigError {
         mode: &'static str,
     },
     /// Bridge mode without a segment.
-    #[error("--mode=bridge needs a segment: name a device with --tap, or pass one on with --tap-fd")]
+    #[error(
+        "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
+    )]
     NoSegment,
     /// Not a descriptor for each queue pair.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
@@ -113,23 +115,25 @@ fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), Co
     }
 }
 
-/// Bridge mode; the segment is opened later, by [`crate::attachment`].
+/// Bridge mode; what follows from the segment is filled in later, by [`crate::attachment`].
 fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
+    // Only there is hawser the one who tells the guest names.
+    let takes_over = args.segment.pod_interface.is_some();
     refuse(
         "bridge",
         &[
             (args.ipv4.is_some(), "--ipv4"),
             (args.ipv6.is_some(), "--ipv6"),
-            (args.hostname.is_some(), "--hostname"),
-            (!args.dns.is_empty(), "--dns"),
-            (!args.search.is_empty(), "--search"),
+            (!takes_over && args.hostname.is_some(), "--hostname"),
+            (!takes_over && !args.dns.is_empty(), "--dns"),
+            (!takes_over && !args.search.is_empty(), "--search"),
             (!args.ports.is_empty(), "--port"),
             (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
         ],
     )?;
     let policy = args.policy.on_segment()?;
-    let (descriptors, pairs) = (args.tap_fd.len(), args.queue_pairs.get());
-    if args.tap.is_none() && descriptors == 0 {
+    let (descriptors, pairs) = (args.segment.tap_fd.len(), args.queue_pairs.get());
+    if args.segment.way().is_none() {
         return Err(ConfigError::NoSegment);
     }
     if descriptors != 0 && descriptors != usize::from(pairs) {
@@ -149,10 +153,12 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
 }
 
 fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
-    refuse(
-        "masquerade",
-        &[(args.tap.is_some(), "--tap"), (!args.tap_fd.is_empty(), "--tap-fd")],
-    )?;
+    if let Some(option) = args.segment.way() {
+        return Err(ConfigError::OtherMode {
+            option,
+            mode: "masquerade",
+        });
+    }
     refuse("masquerade", &args.policy.of_a_segment())?;
     let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4)).map(ipv4_link);
     let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6)).map(ipv6_link);
@@ -195,6 +201,17 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
         },
         notices,
     })
+}
+
+/// Names for a guest on its segment: loopback servers are out of its reach.
+pub fn segment_names(args: &PortArgs, host: &Host) -> NameConfig {
+    let mut dns = given_or(&args.dns, &host.resolv.name_servers);
+    dns.retain(|server| !server.is_loopback());
+    NameConfig {
+        hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
+        dns,
+        search: given_or(&args.search, &host.resolv.search),
+    }
 }
 
 /// The guest's MTU. One taken from the system is raised to what IPv6 needs, one that was

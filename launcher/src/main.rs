@@ -18,7 +18,7 @@ mod startup;
 mod values;
 mod vmm;
 
-use attachment::Attachment;
+use attachment::{Attachment, Site, Survey};
 use clap::Parser as _;
 use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
@@ -56,15 +56,15 @@ fn run() -> Result<(), Failure> {
 fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let meeting = Meeting::from_args(&cli.endpoint)?;
     let attachment = Attachment::from_args(&cli.port)?;
-    let mut plan = plan(&cli.port, &meeting.port_name(), &Host::probe())?;
-    if let Some(attachment) = attachment {
-        attachment.open(&mut plan, cli.port.mtu)?;
-    }
-    serve::serve(meeting, plan, &cli.run)
+    startup::start_log(&cli.run.log);
+    let site = Site::from_args(&cli.run)?;
+    let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
+    serve::serve(meeting, plan, survey, &site, &cli.run)
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {
-    let plan = plan(&args.port, "vm", &Host::probe())?;
+    let attachment = Attachment::from_args(&args.port)?;
+    let (plan, _) = plan(&args.port, "vm", attachment, &Site::from_args(&args.run)?)?;
     let vm = Vm {
         memory: &args.memory,
         socket: &args.socket,
@@ -73,14 +73,26 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
     print(&flags(&vm).map_err(Failure::usage)?)
 }
 
-fn plan(args: &cli::PortArgs, name: &str, host: &Host) -> Result<Plan, Failure> {
-    config::resolve(args, name.to_owned(), host).map_err(|error: ConfigError| {
+/// The checked configuration, and what there is to attach the guest to.
+fn plan(
+    args: &cli::PortArgs,
+    name: &str,
+    attachment: Option<Attachment>,
+    site: &Site,
+) -> Result<(Plan, Option<Survey>), Failure> {
+    let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
+    let mut plan = config::resolve(args, name.to_owned(), &host).map_err(|error: ConfigError| {
         if error.is_usage() {
             Failure::usage(error)
         } else {
             Failure::runtime(error)
         }
-    })
+    })?;
+    let survey = attachment.map(|attachment| attachment.survey(args, site)).transpose()?;
+    if let Some(survey) = &survey {
+        survey.complete(&mut plan, args, &host);
+    }
+    Ok((plan, survey))
 }
 
 /// Writes to standard output; a reader that has gone away is a failure, not a panic.

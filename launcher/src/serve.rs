@@ -6,6 +6,7 @@
 //! clean up, ports are bound before the socket is there to be met, and only then is
 //! anybody told that we are ready.
 
+use crate::attachment::{Attached, Site, Survey, Watch};
 use crate::cli::{EndpointArgs, RunArgs};
 use crate::config::Plan;
 use crate::failure::Failure;
@@ -110,8 +111,13 @@ pub fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
 ///
 /// # Errors
 /// What keeps it from starting, or from going on.
-pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure> {
-    startup::start_log(&run.log);
+pub fn serve(
+    meeting: Meeting,
+    mut plan: Plan,
+    survey: Option<Survey>,
+    site: &Site,
+    run: &RunArgs,
+) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
     for notice in &plan.notices {
@@ -122,6 +128,8 @@ pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure>
         startup::warn_of_restrictions(masquerade);
     }
 
+    // From here on there is something to put back: `attached` does, whichever way we leave.
+    let attached = attach(&mut plan, survey)?;
     let started = format!("serving {meeting}: {}", Summary(&plan.port));
     let option = meeting.option();
     let lifetime = if run.one_off {
@@ -129,9 +137,15 @@ pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure>
     } else {
         Lifetime::Persistent
     };
-    let port = Arc::new(Port::new(plan.port).map_err(Failure::runtime)?);
+    // The workers' threads, and so their sockets, are of the namespace this one is in.
+    let port = site.namespace.run(|| Port::new(plan.port)).map_err(Failure::runtime)?;
+    let port = Arc::new(port.map_err(Failure::runtime)?);
     let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
         .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
+    let links = attached
+        .as_ref()
+        .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port)));
+    let links = links.transpose()?;
     let watch = SignalWatch::start(signals, server.stop_handle(), Arc::clone(&port))?;
 
     log::info!("{started}");
@@ -139,10 +153,21 @@ pub fn serve(meeting: Meeting, plan: Plan, run: &RunArgs) -> Result<(), Failure>
     let served = server.run();
     tell_service_manager(NotifyState::Stopping);
     watch.end();
+    drop(links);
     if log::log_enabled!(log::Level::Info) {
         write_report(&port);
     }
     served.map_err(|e| Failure::runtime(format_args!("{option}: {e}")))
+}
+
+/// Opens the way to the segment, in bridge mode.
+fn attach(plan: &mut Plan, survey: Option<Survey>) -> Result<Option<Attached>, Failure> {
+    let (Some(survey), ModeConfig::Bridge(bridge)) = (survey, &mut plan.port.mode) else {
+        return Ok(None);
+    };
+    let opened = survey.open(plan.port.queue_pairs.get().into())?;
+    bridge.queues = opened.queues.into_iter().map(Arc::new).collect();
+    Ok(Some(opened.attached))
 }
 
 fn tell_service_manager(state: NotifyState<'_>) {

@@ -4,6 +4,7 @@
 use hawser_backend::config::GATEWAY_MAC;
 use hawser_backend::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
+use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
@@ -55,6 +56,65 @@ pub fn descriptor(text: &str) -> Parsed<RawFd> {
         .ok()
         .filter(|fd| *fd >= FIRST_FREE_DESCRIPTOR)
         .ok_or_else(|| format!("give the number of an inherited descriptor, {FIRST_FREE_DESCRIPTOR} or more"))
+}
+
+/// Longest name of a network interface: IFNAMSIZ without its closing NUL.
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// A link to make another on, and in which mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack<M> {
+    /// Name of the link.
+    pub lower: String,
+    /// What follows the colon.
+    pub mode: Option<M>,
+}
+
+/// Options that name a network interface, by the kernel's rules.
+pub fn interface_name(text: &str) -> Parsed<String> {
+    let is_wrong = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    if text.is_empty() || text.len() > MAX_INTERFACE_NAME || text.contains(is_wrong) || [".", ".."].contains(&text) {
+        return Err(format!(
+            "the name of a network interface has 1 to {MAX_INTERFACE_NAME} bytes, without spaces, slashes and colons"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn stack<M>(text: &str, modes: &[(&str, M)]) -> Parsed<Stack<M>>
+where
+    M: Copy,
+{
+    let (lower, mode) = match text.split_once(':') {
+        Some((lower, mode)) => (lower, Some(mode)),
+        None => (text, None),
+    };
+    let find = |asked: &str| {
+        let found = modes.iter().find(|(name, _)| *name == asked).map(|(_, mode)| *mode);
+        let names: Vec<&str> = modes.iter().map(|(name, _)| *name).collect();
+        found.ok_or_else(|| format!("'{asked}' is no mode; choose one of {}", names.join(", ")))
+    };
+    Ok(Stack {
+        lower: interface_name(lower)?,
+        mode: mode.map(find).transpose()?,
+    })
+}
+
+/// `--macvtap`
+pub fn macvtap(text: &str) -> Parsed<Stack<MacVtapMode>> {
+    let modes = [
+        ("private", MacVtapMode::Private),
+        ("vepa", MacVtapMode::Vepa),
+        ("bridge", MacVtapMode::Bridge),
+        ("passthru", MacVtapMode::Passthrough),
+    ];
+    stack(text, &modes)
+}
+
+/// `--ipvtap`
+pub fn ipvtap(text: &str) -> Parsed<Stack<IpVtapMode>> {
+    let modes = [("l2", IpVtapMode::L2), ("l3", IpVtapMode::L3), ("l3s", IpVtapMode::L3S)];
+    stack(text, &modes)
 }
 
 /// `--mac`

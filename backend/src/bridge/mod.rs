@@ -6,14 +6,18 @@
 //! itself (TUNSETOFFLOAD). [`outbound`] writes what the guest sends straight from guest
 //! memory, [`inbound`] reads what the segment sends straight into it.
 //!
+//! Where the segment has no DHCP server for the guest, [`lease`] answers in its place.
+//!
 //! The device may go down or away while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
 //! up again or another queue is handed in ([`SegmentChange`]).
 
 mod inbound;
+mod lease;
 mod outbound;
 mod segment;
 
+use crate::config::LeaseConfig;
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::mode::{Mode, SegmentChange};
@@ -21,6 +25,7 @@ use crate::poller::{Poller, Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
 use inbound::Inbound;
+use lease::Lease;
 use outbound::Outbound;
 use segment::Segment;
 use std::io;
@@ -42,6 +47,7 @@ pub struct Bridge {
     segment: Segment,
     inbound: Inbound,
     outbound: Outbound,
+    lease: Option<Lease>,
 }
 
 impl Bridge {
@@ -54,13 +60,33 @@ impl Bridge {
             segment: Segment::new(queue, poller)?,
             inbound: Inbound::new(Arc::clone(&counters)),
             outbound: Outbound::new(counters),
+            lease: None,
         })
+    }
+
+    /// The same, with the guest's DHCP answered here; `mtu` of the segment.
+    #[must_use]
+    pub fn with_lease(self, config: &LeaseConfig, mtu: u16, counters: Arc<Counters>) -> Self {
+        Self {
+            lease: Some(Lease::new(config, mtu, counters)),
+            ..self
+        }
     }
 }
 
 impl Mode for Bridge {
-    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, _: &mut dyn GuestSink) {
-        self.outbound.send(&mut self.segment, burst);
+    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        let Some(lease) = &mut self.lease else {
+            return self.outbound.send(&mut self.segment, burst);
+        };
+        for rest in burst.split(|frame| lease.wants(frame)) {
+            self.outbound.send(&mut self.segment, rest);
+        }
+        for frame in burst {
+            if lease.wants(frame) {
+                lease.answer(frame, sink);
+            }
+        }
     }
 
     fn on_event(&mut self, _: Instant, _: Token, ready: Readiness, sink: &mut dyn GuestSink) {

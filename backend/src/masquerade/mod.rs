@@ -9,7 +9,6 @@ mod classify;
 mod context;
 mod fragmenter;
 pub mod icmp;
-mod index;
 mod link;
 mod listen;
 mod manner;

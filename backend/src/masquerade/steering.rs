@@ -89,18 +89,15 @@ pub struct Steering {
     directory: Arc<Directory>,
 }
 
-/// A flow entered in the directory, until dropped. Behind a pointer: every flow has room
-/// for one, few ports have several workers.
-pub struct Claim(Box<Entry>);
-
-struct Entry {
+/// A flow entered in the directory, until dropped.
+pub struct Claim {
     key: SteeringKey,
     steering: Steering,
 }
 
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Claim({:?})", self.0.key)
+        write!(f, "Claim({:?})", self.key)
     }
 }
 
@@ -133,10 +130,10 @@ impl Steering {
     pub fn claim(&self, key: SteeringKey) -> Claim {
         let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
         owners.insert(key, self.me);
-        Claim(Box::new(Entry {
+        Claim {
             key,
             steering: self.clone(),
-        }))
+        }
     }
 
     /// The other worker that owns the flow, if one does.
@@ -179,15 +176,15 @@ impl Steering {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let Entry { key, steering } = &*self.0;
+        let steering = &self.steering;
         let mut owners = steering
             .directory
             .owners
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         // Another worker may have made the flow anew meanwhile.
-        if owners.get(key) == Some(&steering.me) {
-            owners.remove(key);
+        if owners.get(&self.key) == Some(&steering.me) {
+            owners.remove(&self.key);
         }
     }
 }

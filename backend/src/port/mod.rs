@@ -3,7 +3,6 @@
 
 mod admission;
 mod guard;
-pub mod rate;
 pub mod vlan;
 
 pub use admission::Admission;
@@ -15,7 +14,6 @@ use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::poller::Poller;
 use crate::worker::{self, WorkerHandle};
-use rate::{Gate, Limiter};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
@@ -77,8 +75,12 @@ impl Port {
             }
             ModeConfig::Bridge(mode) => {
                 let queue = mode.queues.get(context.worker).ok_or(BridgeError::Queues)?;
-                let bridge = Bridge::new(Arc::clone(queue), context.poller, context.counters)?;
-                Ok(Box::new(bridge))
+                let counters = context.counters;
+                let bridge = Bridge::new(Arc::clone(queue), context.poller, Arc::clone(&counters))?;
+                Ok(Box::new(match &mode.lease {
+                    Some(lease) => bridge.with_lease(lease, port.mtu, counters),
+                    None => bridge,
+                }))
             }
         })
     }
@@ -96,8 +98,6 @@ impl Port {
             counters: Vec::new(),
             config,
         };
-        let rates = port.config.policy.rates;
-        let (to_guest, from_guest) = (Limiter::new(rates.to_guest), Limiter::new(rates.from_guest));
         for index in 0..usize::from(port.config.queue_pairs.get()) {
             let poller = Poller::new()?;
             let counters = Arc::new(Counters::default());
@@ -111,8 +111,6 @@ impl Port {
                 name: port.config.name.clone(),
                 index,
                 admission: Admission::new(port.config.mac, &port.config.policy),
-                to_guest: Gate::new(to_guest.clone()),
-                from_guest: Gate::new(from_guest.clone()),
                 queue_pairs: port.config.queue_pairs.get(),
                 poller,
                 counters: Arc::clone(&counters),

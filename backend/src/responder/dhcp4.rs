@@ -18,6 +18,7 @@ use dhcproto::v4::{
     CLIENT_PORT, Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, HType, MIN_PACKET_SIZE, Message, MessageType,
     Opcode, OptionCode, SERVER_PORT,
 };
+use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
 /// 999 days, as in KubeVirt: an idle guest is not woken to renew.
@@ -29,11 +30,44 @@ const MIN_MAX_MESSAGE: usize = 576;
 /// Length of an Ethernet address.
 const ETHERNET_LEN: u8 = 6;
 
+/// What the server gives away.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// The link's network.
+    pub network: Ipv4Net,
+    /// The server itself.
+    pub server: Ipv4Addr,
+    /// The guest.
+    pub guest: Ipv4Addr,
+    /// Who is served; `None`: whoever asks.
+    pub client: Option<MacAddr>,
+    /// Where packets to other networks go.
+    pub router: Option<Ipv4Addr>,
+    /// Routes, each by way of a router, or of nobody (0.0.0.0) to neighbours.
+    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// MTU of the link.
+    pub mtu: u16,
+}
+
+impl Terms {
+    /// Those of a private link: the gateway serves, and is the way to everywhere.
+    pub(super) const fn of_link(link: &Ipv4Link, mtu: u16) -> Self {
+        Self {
+            network: link.network,
+            server: link.gateway,
+            guest: link.guest,
+            client: None,
+            router: Some(link.gateway),
+            routes: Vec::new(),
+            mtu,
+        }
+    }
+}
+
 /// The DHCPv4 server of one link.
 #[derive(Debug)]
 pub(super) struct Server {
-    link: Ipv4Link,
-    mtu: u16,
+    terms: Terms,
     /// What every client is told besides message type, server and lease.
     parameters: DhcpOptions,
 }
@@ -63,18 +97,18 @@ enum Verdict {
 }
 
 impl Server {
-    /// The server of `link`.
-    pub(super) fn new(
-        link: Ipv4Link,
-        mtu: u16,
-        hostname: Option<String>,
-        dns: Vec<Ipv4Addr>,
-        search: &SearchList,
-    ) -> Self {
+    /// A server that gives away `terms` and these names.
+    pub(super) fn new(terms: Terms, hostname: Option<String>, dns: Vec<Ipv4Addr>, search: &SearchList) -> Self {
         let mut parameters = DhcpOptions::new();
-        parameters.insert(DhcpOption::SubnetMask(link.network.netmask()));
-        parameters.insert(DhcpOption::Router(vec![link.gateway]));
-        parameters.insert(DhcpOption::InterfaceMtu(mtu));
+        parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
+        parameters.insert(DhcpOption::InterfaceMtu(terms.mtu));
+        if let Some(router) = terms.router {
+            parameters.insert(DhcpOption::Router(vec![router]));
+        }
+        if !terms.routes.is_empty() {
+            // RFC 3442: a client that knows this option leaves the router's alone.
+            parameters.insert(DhcpOption::ClasslessStaticRoute(terms.routes.clone()));
+        }
         if !dns.is_empty() {
             parameters.insert(DhcpOption::DomainNameServer(dns));
         }
@@ -86,12 +120,12 @@ impl Server {
             parameters.insert(DhcpOption::DomainName(domain.to_owned()));
             parameters.insert(DhcpOption::DomainSearch(search.names()));
         }
-        Self { link, mtu, parameters }
+        Self { terms, parameters }
     }
 
     /// True if a UDP datagram to `dst` can be for the server.
     pub(super) fn is_for_us(&self, dst: Ipv4Addr) -> bool {
-        dst.is_broadcast() || dst == self.link.gateway || dst == self.link.network.broadcast()
+        dst.is_broadcast() || dst == self.terms.server || dst == self.terms.network.broadcast()
     }
 
     /// Answers the UDP datagram in `packet`. Its checksum is not looked at: a guest may
@@ -100,6 +134,9 @@ impl Server {
         let Some(request) = udp_payload(packet.payload).and_then(Request::parse) else {
             return Answer::Refused(DropReason::BadService);
         };
+        if self.terms.client.is_some_and(|client| client != request.chaddr) {
+            return Answer::Refused(DropReason::BadService);
+        }
         let verdict = match request.kind {
             MessageType::Discover if request.rapid_commit => Verdict::Ack { rapid_commit: true },
             MessageType::Discover => Verdict::Offer,
@@ -107,7 +144,7 @@ impl Server {
                 Some(verdict) => verdict,
                 None => return Answer::Done,
             },
-            MessageType::Inform if self.link.network.contains(&request.message.ciaddr()) => Verdict::Inform,
+            MessageType::Inform if self.terms.network.contains(&request.message.ciaddr()) => Verdict::Inform,
             MessageType::Decline => {
                 counters.add(Count::Dhcp4Declines, 1);
                 return Answer::Done;
@@ -134,13 +171,13 @@ impl Server {
 
     /// What a DHCPREQUEST gets (RFC 2131 4.3.2); `None`: it is for another server.
     fn judge(&self, request: &Request<'_>) -> Option<Verdict> {
-        if request.server.is_some_and(|server| server != self.link.gateway) {
+        if request.server.is_some_and(|server| server != self.terms.server) {
             return None;
         }
         // Selecting and rebooting clients name the address they want in an option,
         // renewing and rebinding ones use it already.
         let wanted = request.requested.unwrap_or_else(|| request.message.ciaddr());
-        Some(if wanted == self.link.guest {
+        Some(if wanted == self.terms.guest {
             Verdict::Ack { rapid_commit: false }
         } else {
             Verdict::Nak
@@ -152,16 +189,16 @@ impl Server {
         let ciaddr = request.message.ciaddr();
         let (mac, dst) = if verdict == Verdict::Nak {
             (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
-        } else if self.link.network.contains(&ciaddr) {
+        } else if self.terms.network.contains(&ciaddr) {
             (request.chaddr, ciaddr)
         } else if request.message.flags().broadcast() {
             (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
         } else {
-            (request.chaddr, self.link.guest)
+            (request.chaddr, self.terms.guest)
         };
         Route {
             mac,
-            src: self.link.gateway,
+            src: self.terms.server,
             dst,
             hop_limit: HOP_LIMIT,
         }
@@ -177,19 +214,19 @@ impl Server {
             Verdict::Nak => MessageType::Nak,
         };
         let mut options = if verdict == Verdict::Nak {
-            let why = format!("the address of this guest is {}", self.link.guest);
+            let why = format!("the address of this guest is {}", self.terms.guest);
             [DhcpOption::Message(why)].into_iter().collect()
         } else {
             self.parameters.clone()
         };
-        options.insert(DhcpOption::ServerIdentifier(self.link.gateway));
+        options.insert(DhcpOption::ServerIdentifier(self.terms.server));
         if let Some(id) = &request.client_id {
             // RFC 6842
             options.insert(DhcpOption::ClientIdentifier(id.clone()));
         }
         if matches!(verdict, Verdict::Offer | Verdict::Ack { .. }) {
             options.insert(DhcpOption::AddressLeaseTime(LEASE_SECS));
-            reply.set_yiaddr(self.link.guest);
+            reply.set_yiaddr(self.terms.guest);
         }
         if verdict == (Verdict::Ack { rapid_commit: true }) {
             options.insert(DhcpOption::RapidCommit);
@@ -215,7 +252,7 @@ impl Server {
     /// carries, but never less than every client must take.
     fn max_payload(&self, request: &Request<'_>) -> usize {
         let said = request.max_message.map_or(MIN_MAX_MESSAGE, usize::from);
-        said.min(usize::from(self.mtu)).max(MIN_MAX_MESSAGE) - Ipv4Header::LEN - UdpHeader::LEN
+        said.min(usize::from(self.terms.mtu)).max(MIN_MAX_MESSAGE) - Ipv4Header::LEN - UdpHeader::LEN
     }
 }
 

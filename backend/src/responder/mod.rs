@@ -11,6 +11,7 @@ mod arp;
 mod dhcp4;
 mod dhcp6;
 mod echo;
+mod lease;
 mod names;
 mod ndp;
 mod replies;
@@ -19,6 +20,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use lease::LeaseServer;
 pub use replies::Replies;
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
@@ -142,7 +144,7 @@ impl Responders {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
-                dhcp: dhcp4::Server::new(link, mtu, hostname, dns4, &search),
+                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), hostname, dns4, &search),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,

@@ -2,6 +2,7 @@
 
 mod dhcp4;
 mod dhcp6;
+mod lease;
 mod link;
 mod properties;
 

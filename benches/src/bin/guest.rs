@@ -98,10 +98,7 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
         if matches!(setup.peer, Peer::Hawser | Peer::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {
-                Ok([own, shared]) => {
-                    results.add(setup.peer, Metric::FlowMemory, own);
-                    results.add(setup.peer, Metric::FlowMemoryShared, shared);
-                }
+                Ok(value) => results.add(setup.peer, Metric::FlowMemory, value),
                 Err(error) => progress.say(&format!("failed: {error}")),
             }
         }

@@ -43,29 +43,27 @@ impl SpillPool {
     }
 }
 
-/// What one connection keeps: nothing as a rule, so that costs two words.
+/// What one connection keeps.
 #[derive(Debug)]
 pub struct Spill {
-    kept: Option<Box<Kept>>,
-    pool: SpillPool,
-}
-
-/// Bytes, of which the first `sent` have gone.
-#[derive(Debug, Default)]
-struct Kept {
     bytes: Vec<u8>,
     sent: usize,
+    pool: SpillPool,
 }
 
 impl Spill {
     /// Nothing kept yet.
     pub const fn new(pool: SpillPool) -> Self {
-        Self { kept: None, pool }
+        Self {
+            bytes: Vec::new(),
+            sent: 0,
+            pool,
+        }
     }
 
     /// True if nothing is kept.
     pub const fn is_empty(&self) -> bool {
-        self.kept.is_none()
+        self.sent == self.bytes.len()
     }
 
     /// Keeps `n` bytes of `slices` from `offset` on; false if the limit does not allow it.
@@ -73,10 +71,9 @@ impl Spill {
         if !self.pool.take(n) {
             return false;
         }
-        let bytes = &mut self.kept.get_or_insert_default().bytes;
-        let start = bytes.len();
-        bytes.resize(start + n, 0);
-        let copied = copy_from_guest(slices, offset, &mut bytes[start..]);
+        let start = self.bytes.len();
+        self.bytes.resize(start + n, 0);
+        let copied = copy_from_guest(slices, offset, &mut self.bytes[start..]);
         debug_assert_eq!(copied, n);
         true
     }
@@ -86,10 +83,9 @@ impl Spill {
     /// # Errors
     /// The socket failed.
     pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
-        let Some(kept) = &mut self.kept else { return Ok(()) };
-        while kept.sent < kept.bytes.len() {
-            match stream.send(&[GuestSlice::from_bytes(&kept.bytes[kept.sent..])]) {
-                Ok(n) => kept.sent += n,
+        while !self.is_empty() {
+            match stream.send(&[GuestSlice::from_bytes(&self.bytes[self.sent..])]) {
+                Ok(n) => self.sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) => return Err(e),
             }
@@ -99,9 +95,9 @@ impl Spill {
     }
 
     fn clear(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.pool.give_back(kept.bytes.len());
-        }
+        self.pool.give_back(self.bytes.len());
+        self.bytes = Vec::new();
+        self.sent = 0;
     }
 }
 

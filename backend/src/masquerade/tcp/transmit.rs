@@ -230,7 +230,7 @@ impl Connection {
     fn layout(&self, ctx: &Context<'_>, window: usize) -> Layout {
         let caps = ctx.sink.caps();
         let network = Link::header_len(self.remote.ip());
-        let header = network + self.acknowledgment(ctx.now, self.snd_nxt).emitted_len();
+        let header = network + TcpHeader::LEN;
         let mss = usize::from(self.mss);
         let takes_tso = if self.remote.is_ipv4() { caps.tso4 } else { caps.tso6 };
         let largest = if takes_tso {
@@ -263,10 +263,11 @@ impl Connection {
         let mut seq = self.snd_nxt;
         let data = DataHeader {
             link: ctx.link,
-            src: self.remote.ip(),
-            dst: self.guest.ip(),
+            src: self.remote,
+            dst: self.guest,
             mss: self.mss,
-            tcp: self.acknowledgment(ctx.now, seq),
+            ack: self.rcv_nxt,
+            window: self.window_field(),
         };
         ctx.sink.commit(&lengths[..frames], &mut |i, length, buf| {
             let is_last = i + 1 == frames && n < asked;
@@ -302,8 +303,11 @@ impl Connection {
 
     fn send_fin(&mut self, ctx: &mut Context<'_>) -> Progress {
         let header = TcpHeader {
+            seq: self.snd_nxt.0,
+            ack: self.rcv_nxt.0,
             flags: TcpFlags::FIN | TcpFlags::ACK,
-            ..self.acknowledgment(ctx.now, self.snd_nxt)
+            window: self.window_field(),
+            ..self.ports()
         };
         if self.emit_control(ctx, &header).is_err() {
             // The end shows again when there is room.

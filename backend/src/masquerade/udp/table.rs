@@ -4,7 +4,6 @@
 //! by the world have a share of their own, so that a flood of made-up clients cannot
 //! push out what the guest began.
 
-use super::super::index::SlotIndex;
 use super::flow::{Flow, FlowKey, FlowRef, Side};
 use crate::poller::{GENERATION_MASK, Owner, Token};
 use crate::time::Instant;
@@ -19,7 +18,7 @@ const INBOUND_SHARE: usize = 4;
 /// All flows of a port.
 pub struct FlowTable {
     flows: Slab<Flow>,
-    by_key: SlotIndex,
+    by_key: HashMap<FlowKey, FlowRef>,
     timers: TimerQueue<FlowRef>,
     /// Flows in order of their making, per side that began; answered and gone ones are
     /// left in until they come up.
@@ -37,7 +36,7 @@ impl FlowTable {
     pub fn new(max_flows: usize) -> Self {
         Self {
             flows: Slab::new(),
-            by_key: SlotIndex::default(),
+            by_key: HashMap::new(),
             timers: TimerQueue::default(),
             guest_began: VecDeque::new(),
             world_began: VecDeque::new(),
@@ -55,9 +54,7 @@ impl FlowTable {
 
     /// The flow with these ends.
     pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
-        let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
-        let generation = self.flows[index as usize].generation;
-        Some(FlowRef { index, generation })
+        self.by_key.get(key).copied()
     }
 
     /// The flow, if it still is the one meant.
@@ -148,8 +145,7 @@ impl FlowTable {
             self.own_port(flow.domain, port);
         }
         self.remember(flow.origin, made);
-        let flows = &self.flows;
-        self.by_key.insert(&flow.key, made.index, |known| key_at(flows, known));
+        self.by_key.insert(flow.key, made);
         self.flows.insert(flow);
         self.sweep_timers();
         made
@@ -197,7 +193,7 @@ impl FlowTable {
             return;
         }
         let gone = self.flows.remove(flow.index as usize);
-        self.by_key.remove(&gone.key, flow.index);
+        self.by_key.remove(&gone.key);
         if gone.origin == Side::World && gone.is_unreplied() {
             self.unanswered_inbound -= 1;
         }
@@ -228,10 +224,6 @@ impl FlowTable {
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
-}
-
-fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
-    flows[slot as usize].key
 }
 
 #[cfg(test)]

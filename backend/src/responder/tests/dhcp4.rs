@@ -10,19 +10,19 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 77);
 
 /// A message of a client, with an empty options field but for the type.
-fn message(kind: MessageType) -> Message {
+pub(super) fn message(kind: MessageType) -> Message {
     let any = Ipv4Addr::UNSPECIFIED;
     let mut message = Message::new_with_id(0x1234_5678, any, any, any, any, &GUEST_MAC.0);
     message.opts_mut().insert(DhcpOption::MessageType(kind));
     message
 }
 
-fn with(mut message: Message, option: DhcpOption) -> Message {
+pub(super) fn with(mut message: Message, option: DhcpOption) -> Message {
     message.opts_mut().insert(option);
     message
 }
 
-fn packet(message: &Message) -> Vec<u8> {
+pub(super) fn packet(message: &Message) -> Vec<u8> {
     udp(ANY, BROADCAST, (68, 67), &message.to_vec().expect("a message"))
 }
 

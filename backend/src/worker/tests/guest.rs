@@ -1,7 +1,6 @@
 //! A guest and its front end for one worker, and a mode that sends everything back.
 
 use super::super::*;
-use crate::config::PortConfig;
 use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestSink, Layout, NoRoom, Offload};
 use crate::port::Port;
@@ -193,14 +192,9 @@ pub struct Guest {
 
 impl Guest {
     pub fn new() -> Self {
-        Self::of(port(1))
-    }
-
-    /// The guest of a port with this configuration.
-    pub fn of(config: PortConfig) -> Self {
         let (sender, told) = channel();
         let hold = Hold::default();
-        let port = Port::with_modes(config, &mut |_| {
+        let port = Port::with_modes(port(1), &mut |_| {
             Ok(Box::new(Echo {
                 told: sender.clone(),
                 waiting: Vec::new(),
@@ -222,12 +216,7 @@ impl Guest {
     }
 
     pub fn started(features: u64) -> Self {
-        Self::new().up(features)
-    }
-
-    /// The same, its rings running.
-    pub fn up(self, features: u64) -> Self {
-        let guest = self;
+        let guest = Self::new();
         let worker = guest.worker();
         worker.set_memory(Arc::clone(&guest.memory.map));
         worker.set_features(features);

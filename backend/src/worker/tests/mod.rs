@@ -1,5 +1,4 @@
 mod guest;
-mod rates;
 
 use super::*;
 use crate::counters::DropReason;

@@ -5,4 +5,3 @@ mod pair;
 mod properties;
 mod sockets;
 mod states;
-mod timestamps;

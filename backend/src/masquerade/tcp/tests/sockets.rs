@@ -80,7 +80,6 @@ impl Bench {
             options: TcpOptions {
                 mss: is_syn.then_some(1460),
                 window_scale: is_syn.then_some(0),
-                timestamps: None,
             },
             ..TcpHeader::default()
         };

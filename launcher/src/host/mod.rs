@@ -1,5 +1,13 @@
 //! What this process finds on its system: addresses, MTU, names, limits. Asked once, at
-//! the start; everything else takes a [`Host`] and can be tested without one.
+//! the start; everything else takes a [`Host`] and can be tested without one. The modules
+//! below change it: links, addresses and routes, in a namespace, and back again.
+
+pub mod addresses;
+pub mod journal;
+pub mod link;
+pub mod namespace;
+pub mod netlink;
+pub mod tap_node;
 
 use crate::resolv::ResolvConf;
 use crate::values;

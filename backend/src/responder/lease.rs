@@ -1,0 +1,78 @@
+//! DHCPv4 alone, for a guest on a segment of others: one address for one guest, and every
+//! question it has for a DHCP server answered here or by nobody.
+
+use super::names::{self, SearchList};
+use super::{Answer, Packet, Replies, dhcp4, transport, udp_dst};
+use crate::config::LeaseConfig;
+use crate::counters::{Counters, DropReason};
+use crate::packet::{EthernetHeader, Headers, Ipv4Header, Network, protocol};
+
+/// The server.
+#[derive(Debug)]
+pub struct LeaseServer {
+    dhcp: dhcp4::Server,
+}
+
+impl LeaseServer {
+    /// A server that gives away this lease, on a link with this MTU. Names that cannot be
+    /// handed out are left out, with a warning in the log.
+    pub fn new(config: &LeaseConfig, mtu: u16) -> Self {
+        let (dns, _) = names::servers(&config.names.dns);
+        let terms = dhcp4::Terms {
+            network: config.address,
+            server: config.server,
+            guest: config.address.addr(),
+            client: Some(config.client),
+            router: config.router,
+            routes: config.routes.clone(),
+            mtu,
+        };
+        let hostname = names::checked_hostname(config.names.hostname.as_deref());
+        let search = SearchList::new(&config.names.search);
+        Self {
+            dhcp: dhcp4::Server::new(terms, hostname, dns, &search),
+        }
+    }
+
+    /// True for a frame of `len` bytes, beginning with `head`, that is for a DHCP server,
+    /// whichever. Cheap for everything that is no UDP of IPv4.
+    pub fn wants(&self, head: &[u8], len: usize) -> bool {
+        /// Where the protocol is in a frame without tags.
+        const PROTOCOL: usize = EthernetHeader::LEN + 9;
+        if head.get(PROTOCOL) != Some(&protocol::UDP) {
+            return false;
+        }
+        Headers::parse(head, len).is_ok_and(|headers| request(&headers, head).is_some())
+    }
+
+    /// Deals with a whole frame of the guest that is wanted.
+    pub fn answer(&self, frame: &[u8], counters: &Counters, replies: &mut Replies) -> Answer {
+        let headers = match Headers::parse(frame, frame.len()) {
+            Ok(headers) => headers,
+            Err(why) => return Answer::Refused(why.into()),
+        };
+        let Some(header) = request(&headers, frame) else {
+            return Answer::NotMine;
+        };
+        if !self.dhcp.is_for_us(header.dst) {
+            return Answer::Refused(DropReason::BadService);
+        }
+        let packet = Packet {
+            guest_mac: headers.ethernet.src,
+            src: header.src,
+            dst: header.dst,
+            hop_limit: header.ttl,
+            payload: transport(&headers, frame),
+        };
+        self.dhcp.answer(&packet, counters, replies)
+    }
+}
+
+/// The IP header of what is said to a DHCP server.
+fn request<'a>(headers: &'a Headers, bytes: &[u8]) -> Option<&'a Ipv4Header> {
+    let Network::Ipv4(header) = &headers.network else {
+        return None;
+    };
+    let is_udp = header.protocol == protocol::UDP && header.fragment.is_none();
+    (is_udp && udp_dst(transport(headers, bytes)) == Some(dhcproto::v4::SERVER_PORT)).then_some(header)
+}

@@ -1,0 +1,88 @@
+//! DHCPv4 in place of a segment's server.
+
+use super::dhcp4::{message, packet, with};
+use super::*;
+use crate::config::{LeaseConfig, NameConfig};
+use crate::frame::HEAD_MAX;
+use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Message, MessageType, OptionCode};
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// A pod's addresses as some network plugins give them: a host's address, and a router that
+/// is a neighbour by a route only.
+fn server(client: MacAddr) -> LeaseServer {
+    let config = LeaseConfig {
+        client,
+        address: "10.244.1.7/32".parse().expect("a network"),
+        server: SERVER,
+        router: Some(ROUTER),
+        routes: vec![
+            ("169.254.1.1/32".parse().expect("a network"), Ipv4Addr::UNSPECIFIED),
+            ("0.0.0.0/0".parse().expect("a network"), ROUTER),
+        ],
+        names: NameConfig {
+            hostname: Some("pod-1".to_owned()),
+            ..NameConfig::default()
+        },
+    };
+    LeaseServer::new(&config, 1400)
+}
+
+fn answer(server: &LeaseServer, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
+    assert!(server.wants(&frame[..frame.len().min(HEAD_MAX)], frame.len()));
+    let mut replies = Replies::default();
+    let answer = server.answer(frame, &Counters::default(), &mut replies);
+    (answer, replies.iter().map(<[u8]>::to_vec).collect())
+}
+
+#[test]
+fn a_pods_guest_is_told_its_address_and_its_routes_the_default_one_last() {
+    let server = server(GUEST_MAC);
+    let request = with(message(MessageType::Request), DhcpOption::RequestedIpAddress(GUEST));
+    let (verdict, replies) = answer(&server, &packet(&request));
+    assert_eq!((verdict, replies.len()), (Answer::Done, 1));
+    let reply = Message::decode(&mut Decoder::new(&replies[0][42..])).expect("a message");
+    assert_eq!(reply.opts().msg_type(), Some(MessageType::Ack));
+    assert_eq!(reply.yiaddr(), GUEST);
+    let expected = [
+        DhcpOption::ServerIdentifier(SERVER),
+        DhcpOption::SubnetMask(Ipv4Addr::BROADCAST),
+        DhcpOption::Router(vec![ROUTER]),
+        DhcpOption::InterfaceMtu(1400),
+        DhcpOption::Hostname("pod-1".to_owned()),
+    ];
+    for option in expected {
+        assert_eq!(reply.opts().get(OptionCode::from(&option)), Some(&option));
+    }
+    let wire = b"\x79\x0e\x20\xa9\xfe\x01\x01\0\0\0\0\0\xa9\xfe\x01\x01";
+    assert!(replies[0].windows(wire.len()).any(|bytes| bytes == wire), "RFC 3442");
+}
+
+#[test]
+fn a_client_with_another_mac_gets_no_lease() {
+    let server = server(MacAddr([2, 0, 0, 0, 0, 9]));
+    let (verdict, replies) = answer(&server, &packet(&message(MessageType::Discover)));
+    assert_eq!(verdict, Answer::Refused(DropReason::BadService));
+    assert!(replies.is_empty());
+}
+
+#[test]
+fn what_is_said_to_another_server_goes_nowhere() {
+    let server = server(GUEST_MAC);
+    let bytes = message(MessageType::Request).to_vec().expect("a message");
+    let frame = udp(IpAddr::V4(GUEST), IpAddr::from([10, 244, 1, 1]), (68, 67), &bytes);
+    assert_eq!(answer(&server, &frame).0, Answer::Refused(DropReason::BadService));
+}
+
+#[test]
+fn only_datagrams_to_servers_of_dhcp_are_kept_from_the_segment() {
+    let server = server(GUEST_MAC);
+    let (src, dst) = (IpAddr::V4(GUEST), IpAddr::V4(Ipv4Addr::BROADCAST));
+    for ports in [(67, 68), (68, 53), (1024, 1024)] {
+        let frame = udp(src, dst, ports, &[0; 300]);
+        assert!(!server.wants(&frame[..HEAD_MAX], frame.len()), "{ports:?}");
+    }
+    assert!(!server.wants(&[0; 14], 14));
+}

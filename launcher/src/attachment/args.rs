@@ -1,0 +1,98 @@
+//! The options that say how a segment is reached.
+
+use crate::values::{self, Stack};
+use clap::Args;
+use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::os::fd::RawFd;
+
+/// How the guest is attached to a segment: one of the ways, and what goes with it.
+#[derive(Debug, Default, Args)]
+#[group(skip)]
+pub struct SegmentArgs {
+    /// Linux bridge that a TAP device is made for and put on
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::interface_name
+    )]
+    pub bridge: Option<String>,
+    /// TAP device, made if it is not there
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::interface_name
+    )]
+    pub tap: Option<String>,
+    /// Inherited descriptor of a queue of a TAP or macvtap device; once for each queue pair
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::descriptor
+    )]
+    pub tap_fd: Vec<RawFd>,
+    /// Link that a macvtap is made on, with its mode: private, vepa, bridge or passthru; or a
+    /// macvtap that is there [default mode: bridge]
+    #[arg(
+        long,
+        value_name = "LINK[:MODE]",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::macvtap
+    )]
+    pub macvtap: Option<Stack<MacVtapMode>>,
+    /// Link that an ipvtap is made on, with its mode: l2, l3 or l3s; or an ipvtap that is there
+    /// [default mode: l2]
+    #[arg(
+        long,
+        value_name = "LINK[:MODE]",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::ipvtap
+    )]
+    pub ipvtap: Option<Stack<IpVtapMode>>,
+    /// Interface of the pod whose MAC and addresses the guest takes over, as KubeVirt's bridge
+    /// binding does; it is put back at the end
+    #[arg(
+        long,
+        value_name = "NAME",
+        help_heading = "Segment (--mode=bridge)",
+        group = "way",
+        value_parser = values::interface_name
+    )]
+    pub pod_interface: Option<String>,
+    /// Let the bridge send frames back to the guest they came from
+    #[arg(
+        long,
+        help_heading = "Segment (--mode=bridge)",
+        requires = "bridge",
+        conflicts_with = "promisc_mode"
+    )]
+    pub hairpin_mode: bool,
+    /// Put the bridge into promiscuous mode for as long as the guest is there
+    #[arg(long, help_heading = "Segment (--mode=bridge)", requires = "bridge")]
+    pub promisc_mode: bool,
+    /// Keep the guest from other isolated ports of the bridge
+    #[arg(long, help_heading = "Segment (--mode=bridge)", requires = "bridge")]
+    pub port_isolation: bool,
+}
+
+impl SegmentArgs {
+    /// The option that says how the segment is reached, if there is one.
+    pub fn way(&self) -> Option<&'static str> {
+        let ways = [
+            (self.bridge.is_some(), "--bridge"),
+            (self.tap.is_some(), "--tap"),
+            (!self.tap_fd.is_empty(), "--tap-fd"),
+            (self.macvtap.is_some(), "--macvtap"),
+            (self.ipvtap.is_some(), "--ipvtap"),
+            (self.pod_interface.is_some(), "--pod-interface"),
+        ];
+        ways.iter().find(|(given, _)| *given).map(|(_, option)| *option)
+    }
+}

@@ -1,0 +1,314 @@
+//! The guest's attachment to an L2 segment: from the options to open queues of a device.
+//!
+//! Three steps. Descriptors are taken over before this process opens anything else. A look at
+//! the system ([`Attachment::survey`]) changes nothing and finds whatever is wrong. Only then
+//! is something made ([`Survey::open`]); what is not gone by itself with its queues is in the
+//! [`Journal`] before it is made, so that a failure midway, the end of the process, and after
+//! a kill the next start put it back.
+
+mod args;
+mod pod;
+mod segment;
+mod survey;
+mod watch;
+
+pub use args::SegmentArgs;
+pub use segment::Segment;
+pub use survey::Survey;
+pub use watch::{Keeper, Watch};
+
+use crate::cli::{Mode, PortArgs, RunArgs};
+use crate::failure::Failure;
+use crate::host::journal::{Journal, JournalError};
+use crate::host::link::PortManner;
+use crate::host::namespace::{Namespace, NamespaceError};
+use crate::host::netlink::Netlink;
+use crate::host::tap_node::NodeError;
+use crate::serve::inherited;
+use crate::values::Stack;
+use hawser_backend::packet::MacAddr;
+use hawser_backend::sys::tap::{TapError, TapQueue};
+use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+/// How the segment is reached, as the options say it.
+#[derive(Debug)]
+pub struct Attachment {
+    way: Way,
+    /// The option that names it, for messages.
+    option: String,
+}
+
+/// Where an attachment is made.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The network namespace.
+    pub namespace: Namespace,
+    /// Where changes are noted.
+    pub runtime_folder: PathBuf,
+}
+
+impl Site {
+    /// Reads the options.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered.
+    pub fn from_args(args: &RunArgs) -> Result<Self, Failure> {
+        let namespace = args.netns.as_deref().map(Namespace::open).transpose();
+        Ok(Self {
+            namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
+            runtime_folder: args.runtime_dir.clone().unwrap_or_else(default_runtime_folder),
+        })
+    }
+}
+
+/// One of the options that name a segment.
+#[derive(Debug)]
+enum Way {
+    Bridge {
+        name: String,
+        manner: PortManner,
+        promiscuous: bool,
+    },
+    Tap(String),
+    Descriptors(Vec<(RawFd, OwnedFd)>),
+    Macvtap(Stack<MacVtapMode>),
+    Ipvtap(Stack<IpVtapMode>),
+    PodInterface(String),
+}
+
+/// What keeps a guest from its segment.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no such link.
+    #[error("there is no link of that name{0}; make it first, or name another")]
+    NoLink(String),
+    /// It is a link of another kind.
+    #[error("{name} is {found}, not {wanted}; {remedy}")]
+    Kind {
+        /// The link.
+        name: String,
+        /// What it is, with its article.
+        found: String,
+        /// What it should be, with its article.
+        wanted: &'static str,
+        /// What to do.
+        remedy: String,
+    },
+    /// The link belongs to another.
+    #[error("{name} is a port of {master}; attach the guest to that instead, with --bridge={master}")]
+    Port {
+        /// The link.
+        name: String,
+        /// What it is a port of.
+        master: String,
+    },
+    /// The link is switched off.
+    #[error("{0} is down; switch it on first (ip link set {0} up)")]
+    LinkDown(String),
+    /// No right to make or change links.
+    #[error(
+        "{what} takes CAP_NET_ADMIN in the network namespace; start hawser with it (AmbientCapabilities=, setcap), or \
+         have a TAP device made for its user (ip tuntap add NAME mode tap user USER vnet_hdr) and give --tap=NAME"
+    )]
+    NoPrivilege {
+        /// What it was to be used for.
+        what: &'static str,
+    },
+    /// More than the segment carries.
+    #[error(
+        "--mtu={asked} is more than the {segment} bytes of the segment ({name}); lower it, or raise the link's MTU"
+    )]
+    Mtu {
+        /// What was asked for.
+        asked: u16,
+        /// What the segment carries.
+        segment: u32,
+        /// The link that says so.
+        name: String,
+    },
+    /// The guest would not be reached under the MAC it was to have.
+    #[error("--mac={asked} is not the MAC of {name}, which lets only frames for {link} through; {remedy}")]
+    Mac {
+        /// What was asked for.
+        asked: MacAddr,
+        /// The link.
+        name: String,
+        /// Its MAC.
+        link: MacAddr,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A name that is needed is taken.
+    #[error("a link named {0} is there already; remove or rename it")]
+    Taken(String),
+    /// A pod interface without what the guest is to take over.
+    #[error("{0} has no {1} that a guest could take over; attach the guest with --bridge, --macvtap or --tap instead")]
+    Nothing(String, &'static str),
+    /// Something was there a moment ago.
+    #[error("{0} has gone away; try again")]
+    Vanished(String),
+    /// A link above another cannot be made.
+    #[error("cannot make a {kind} on {lower}: {source}; {remedy}")]
+    Make {
+        /// Its kind.
+        kind: &'static str,
+        /// The link below.
+        lower: String,
+        /// What the kernel says.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The device cannot be opened.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The device's file cannot be opened.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// What is changed cannot be noted.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The kernel refuses a change.
+    #[error("the kernel refuses a change of the network: {0}")]
+    Netlink(#[from] io::Error),
+}
+
+impl AttachError {
+    /// True for what is wrong with the options whatever the system is like.
+    const fn is_usage(&self) -> bool {
+        matches!(self, Self::Tap(TapError::Name(_)) | Self::Mtu { .. } | Self::Mac { .. })
+    }
+}
+
+impl Attachment {
+    /// Reads the options, and takes over the descriptors they name. To be called before the
+    /// process opens anything.
+    ///
+    /// # Errors
+    /// If there is no such descriptor.
+    pub fn from_args(args: &PortArgs) -> Result<Option<Self>, Failure> {
+        if args.mode != Mode::Bridge {
+            return Ok(None);
+        }
+        let named = Way::from_args(&args.segment)?;
+        Ok(named.map(|(way, option)| Self { way, option }))
+    }
+
+    /// The failure of this attachment that `error` is.
+    fn failure(option: &str, error: &AttachError) -> Failure {
+        let message = match error {
+            AttachError::Mtu { .. } | AttachError::Mac { .. } => error.to_string(),
+            _ => format!("{option}: {error}"),
+        };
+        if error.is_usage() {
+            Failure::usage(message)
+        } else {
+            Failure::runtime(message)
+        }
+    }
+
+    /// Looks at the system without changing anything.
+    ///
+    /// # Errors
+    /// Whatever keeps the guest from the segment.
+    pub fn survey(self, args: &PortArgs, site: &Site) -> Result<Survey, Failure> {
+        let Self { way, option } = self;
+        let looked = site
+            .namespace
+            .run(|| survey::look(way, args, &mut Netlink::open()?))
+            .map_err(AttachError::from)
+            .and_then(|looked| looked);
+        match looked {
+            Ok(finding) => Ok(Survey {
+                finding,
+                option,
+                site: site.clone(),
+            }),
+            Err(error) => Err(Self::failure(&option, &error)),
+        }
+    }
+}
+
+impl Way {
+    fn from_args(args: &SegmentArgs) -> Result<Option<(Self, String)>, Failure> {
+        let way = if let Some(name) = &args.bridge {
+            let way = Self::Bridge {
+                name: name.clone(),
+                manner: PortManner {
+                    hairpin: args.hairpin_mode,
+                    isolated: args.port_isolation,
+                    no_learning: false,
+                },
+                promiscuous: args.promisc_mode,
+            };
+            (way, format!("--bridge={name}"))
+        } else if let Some(name) = &args.tap {
+            (Self::Tap(name.clone()), format!("--tap={name}"))
+        } else if let Some(stack) = &args.macvtap {
+            (Self::Macvtap(stack.clone()), format!("--macvtap={}", stack.lower))
+        } else if let Some(stack) = &args.ipvtap {
+            (Self::Ipvtap(stack.clone()), format!("--ipvtap={}", stack.lower))
+        } else if let Some(name) = &args.pod_interface {
+            (Self::PodInterface(name.clone()), format!("--pod-interface={name}"))
+        } else if !args.tap_fd.is_empty() {
+            (Self::descriptors(&args.tap_fd)?, "--tap-fd".to_owned())
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(way))
+    }
+
+    fn descriptors(numbers: &[RawFd]) -> Result<Self, Failure> {
+        let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
+        for &number in numbers {
+            if descriptors.iter().any(|(known, _)| *known == number) {
+                return Err(Failure::usage(format_args!(
+                    "--tap-fd={number} was given twice: each queue has a descriptor of its own"
+                )));
+            }
+            descriptors.push((number, inherited("--tap-fd", number)?));
+        }
+        Ok(Self::Descriptors(descriptors))
+    }
+}
+
+/// Where the journal is kept unless an option says otherwise: what systemd made for us
+/// (RuntimeDirectory=), else a folder of root's, else one of the user's.
+fn default_runtime_folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
+        return folder.into();
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(folder) if !rustix::process::geteuid().is_root() => PathBuf::from(folder).join("hawser"),
+        _ => "/run/hawser".into(),
+    }
+}
+
+/// A guest's attachment while it lasts: dropping it puts back what was changed.
+#[derive(Debug)]
+pub struct Attached {
+    keeper: Keeper,
+    /// Undone on drop.
+    _journal: Option<Journal>,
+}
+
+impl Attached {
+    /// What [`Watch`] needs to know of it.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
+    }
+}
+
+/// Queues of the device to the segment, and what has to stay with them.
+pub struct Opened {
+    /// One for each queue pair.
+    pub queues: Vec<TapQueue>,
+    /// The attachment.
+    pub attached: Attached,
+}

@@ -1,0 +1,224 @@
+//! A pod's interface handed to the guest, as KubeVirt's bridge binding does it.
+//!
+//! The guest gets the interface's MAC and address. The interface itself, renamed and with a
+//! MAC of its own, becomes a port of a bridge, and the guest's TAP device the other. The pod
+//! keeps a link of the old name with the address, so that whoever looks there (kubelet, CNI
+//! plugins) still finds it; it leads nowhere. The kernel answers no ARP on the bridge: the
+//! address is the guest's to answer for.
+
+use super::AttachError;
+use super::segment::random_mac;
+use crate::host::addresses::{Address, Ipv4Route, Route};
+use crate::host::journal::{Interface, Journal, Undo};
+use crate::host::link::{Link, NewKind, NewLink, PortManner};
+use crate::host::netlink::Netlink;
+use hawser_backend::config::{LeaseConfig, NameConfig};
+use hawser_backend::packet::MacAddr;
+use ipnet::IpNet;
+use std::io;
+use std::net::Ipv4Addr;
+
+/// Longest name of a link.
+const MAX_NAME: usize = 15;
+/// What the bridge of a pod's interface is called in KubeVirt, before the interface's name.
+const BRIDGE_PREFIX: &str = "k6t-";
+/// What the interface is called in KubeVirt once it is a port, after its name.
+const PORT_SUFFIX: &str = "-nic";
+
+/// Under which address hawser's DHCP server speaks, as KubeVirt's does. It is on no link: the
+/// server is not on the network.
+const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
+
+/// What is taken over, and from whom.
+#[derive(Debug)]
+pub struct Takeover {
+    interface: Link,
+    guest_mac: MacAddr,
+    addresses: Vec<Address>,
+    routes: Vec<Route>,
+    bridge: String,
+    port: String,
+}
+
+impl Takeover {
+    /// Looks at an interface; the guest gets `mac` instead of its own, if that is asked for.
+    ///
+    /// # Errors
+    /// If there is nothing to take over, or a name that is needed is taken.
+    pub fn survey(netlink: &mut Netlink, interface: &Link, mac: Option<MacAddr>) -> Result<Self, AttachError> {
+        let name = &interface.name;
+        let nothing = |what| AttachError::Nothing(name.clone(), what);
+        let addresses = netlink.addresses(interface.index)?;
+        if !addresses
+            .iter()
+            .any(|address| address.is_global() && address.net.addr().is_ipv4())
+        {
+            return Err(nothing("IPv4 address"));
+        }
+        let takeover = Self {
+            guest_mac: mac.or(interface.mac).ok_or_else(|| nothing("MAC"))?,
+            routes: netlink.routes(interface.index)?,
+            bridge: format!("{BRIDGE_PREFIX}{}", tail(name, MAX_NAME - BRIDGE_PREFIX.len())),
+            port: format!("{}{PORT_SUFFIX}", tail(name, MAX_NAME - PORT_SUFFIX.len())),
+            interface: interface.clone(),
+            addresses,
+        };
+        for new in [&takeover.bridge, &takeover.port] {
+            if netlink.link_named(new)?.is_some() {
+                return Err(AttachError::Taken(new.clone()));
+            }
+        }
+        Ok(takeover)
+    }
+
+    /// Name of the bridge the guest will be attached to.
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    /// The guest's MAC.
+    pub const fn guest_mac(&self) -> MacAddr {
+        self.guest_mac
+    }
+
+    /// What DHCP tells the guest: the interface's first address of IPv4 and its routes.
+    pub fn lease(&self, names: NameConfig) -> Option<LeaseConfig> {
+        let address = self.addresses.iter().find_map(|address| match address.net {
+            IpNet::V4(net) if address.is_global() => Some(net),
+            _ => None,
+        })?;
+        let (default, mut routes): (Vec<Ipv4Route>, Vec<Ipv4Route>) = self
+            .routes
+            .iter()
+            .filter_map(Route::ipv4)
+            .partition(Ipv4Route::is_default);
+        routes.extend(default.first());
+        Some(LeaseConfig {
+            client: self.guest_mac,
+            address,
+            server: DHCP_SERVER,
+            router: default
+                .first()
+                .map(|route| route.gateway)
+                .filter(|gateway| !gateway.is_unspecified()),
+            routes: routes.iter().map(|route| (route.destination, route.gateway)).collect(),
+            names,
+        })
+    }
+
+    /// Makes the bridge and hands it the interface.
+    ///
+    /// # Errors
+    /// What the kernel refuses; `journal` has what was done by then.
+    pub fn perform(&self, netlink: &mut Netlink, journal: &mut Journal) -> Result<(), AttachError> {
+        journal.note(Undo::RestoreInterface(self.record()))?;
+        let port_mac = random_mac()?;
+        self.make_bridge(netlink, journal, port_mac)?;
+        self.strip(netlink, port_mac)?;
+        self.keep_address(netlink, journal)?;
+        Ok(())
+    }
+
+    fn record(&self) -> Interface {
+        Interface {
+            index: self.interface.index,
+            name: self.interface.name.clone(),
+            mac: self.interface.mac.unwrap_or_default().to_string(),
+            addresses: self.addresses.iter().map(Address::record).collect(),
+            routes: self.routes.iter().map(Route::record).collect(),
+        }
+    }
+
+    /// The bridge has the MAC its first port will have, as it would choose by itself.
+    fn make_bridge(&self, netlink: &mut Netlink, journal: &mut Journal, mac: MacAddr) -> io::Result<()> {
+        let new = NewLink {
+            name: &self.bridge,
+            kind: NewKind::Bridge,
+            mac: Some(mac),
+            mtu: Some(self.interface.mtu),
+            lower: None,
+        };
+        make(netlink, journal, &new)?;
+        let index = index_of(netlink, &self.bridge)?;
+        netlink.silence(index)?;
+        refuse_router_advertisements(&self.bridge);
+        netlink.set_up(index, true)
+    }
+
+    /// Takes name, MAC and addresses from the interface, and makes it a port of the bridge.
+    fn strip(&self, netlink: &mut Netlink, mac: MacAddr) -> io::Result<()> {
+        let index = self.interface.index;
+        for address in self.addresses.iter().filter(|address| address.net.addr().is_ipv4()) {
+            netlink.delete_address(address)?;
+        }
+        // Addresses of IPv6 go by themselves.
+        netlink.set_up(index, false)?;
+        netlink.rename(index, &self.port)?;
+        netlink.set_mac(index, mac)?;
+        let bridge = index_of(netlink, &self.bridge)?;
+        netlink.set_master(index, Some(bridge))?;
+        // What the guest sends and the segment reflects must not move the guest to this port.
+        let manner = PortManner {
+            no_learning: true,
+            ..PortManner::default()
+        };
+        netlink.set_port_manner(index, manner)?;
+        netlink.set_up(index, true)
+    }
+
+    /// Makes a link of the interface's old name, with its MAC and its addresses: a dummy, or
+    /// on a kernel that has none, a bridge without ports.
+    fn keep_address(&self, netlink: &mut Netlink, journal: &mut Journal) -> io::Result<()> {
+        let mut new = NewLink {
+            name: &self.interface.name,
+            kind: NewKind::Dummy,
+            mac: self.interface.mac,
+            mtu: Some(self.interface.mtu),
+            lower: None,
+        };
+        match make(netlink, journal, &new) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                new.kind = NewKind::Bridge;
+                make(netlink, journal, &new)?;
+            }
+            made => made?,
+        }
+        let index = index_of(netlink, &self.interface.name)?;
+        netlink.silence(index)?;
+        netlink.set_up(index, true)?;
+        for address in self.addresses.iter().filter(|address| address.is_global()) {
+            netlink.add_address(&address.moved_to(index))?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes a link and makes it.
+fn make(netlink: &mut Netlink, journal: &mut Journal, new: &NewLink<'_>) -> io::Result<()> {
+    journal.note(Undo::DeleteLink {
+        name: new.name.to_owned(),
+        kind: new.kind.name().to_owned(),
+        mac: new.mac.map(|mac| mac.to_string()),
+    })?;
+    netlink.make_link(new)
+}
+
+fn index_of(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
+    let link = netlink.link_named(name)?;
+    let gone = || io::Error::new(io::ErrorKind::NotFound, format!("{name} has gone away"));
+    link.map(|link| link.index).ok_or_else(gone)
+}
+
+/// The last `len` bytes of a name, which is ASCII.
+fn tail(name: &str, len: usize) -> &str {
+    name.get(name.len().saturating_sub(len)..).unwrap_or(name)
+}
+
+/// Keeps the pod's own IPv6 from taking an address on the bridge when a router offers one.
+/// Where /proc/sys cannot be written it takes one, which nobody but the pod itself uses.
+fn refuse_router_advertisements(bridge: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6");
+    if let Err(error) = std::fs::write(&path, "1") {
+        log::debug!("{path}: {error}");
+    }
+}

@@ -1,0 +1,398 @@
+//! A look at the system before anything on it is changed: what is named is there, is what it
+//! should be, and may be used in the way that was asked for.
+
+use super::pod::Takeover;
+use super::segment::{BridgePort, Stacked, random_mac, random_name};
+use super::{AttachError, Attached, Attachment, Keeper, Opened, Segment, Site, Way};
+use crate::cli::PortArgs;
+use crate::config::{self, Plan};
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::host::journal::Journal;
+use crate::host::link::{Link, NewKind, PortManner};
+use crate::host::namespace::Namespace;
+use crate::host::netlink::Netlink;
+use crate::values::Stack;
+use hawser_backend::config::ModeConfig;
+use hawser_backend::packet::MacAddr;
+use hawser_backend::sys::tap::TapQueue;
+use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::io;
+
+/// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
+/// be put between them and their segment.
+const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
+
+/// A segment that can be attached to.
+#[derive(Debug)]
+pub struct Survey {
+    pub(super) finding: Finding,
+    pub(super) option: String,
+    pub(super) site: Site,
+}
+
+/// What a look at the system found.
+#[derive(Debug)]
+pub(super) struct Finding {
+    segment: Segment,
+    /// Queues that are open already.
+    descriptors: Vec<TapQueue>,
+    /// MTU of the segment, and the link that says so.
+    mtu: Option<(u32, String)>,
+    /// The MAC the guest must have to be reached.
+    mac: Option<MacAddr>,
+    takeover: Option<Takeover>,
+}
+
+impl Finding {
+    fn of(segment: Segment, link: Option<&Link>) -> Self {
+        Self {
+            segment,
+            descriptors: Vec::new(),
+            mtu: link.map(|link| (link.mtu, link.name.clone())),
+            mac: None,
+            takeover: None,
+        }
+    }
+
+    /// Whether something has to be noted before it is made: TAP devices go with their queues.
+    const fn needs_journal(&self) -> bool {
+        match &self.segment {
+            Segment::BridgePort(port) => port.promiscuous || self.takeover.is_some(),
+            Segment::Stacked(_) => true,
+            Segment::Tap { .. } | Segment::Adopted { .. } | Segment::Descriptors => false,
+        }
+    }
+}
+
+impl Survey {
+    /// Fills in what follows from the segment, where the options say nothing.
+    pub fn complete(&self, plan: &mut Plan, args: &PortArgs, host: &Host) {
+        if let (None, Some((mtu, _))) = (args.mtu, &self.finding.mtu) {
+            plan.port.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX);
+        }
+        plan.port.mac = plan.port.mac.or(self.finding.mac);
+        if let (ModeConfig::Bridge(bridge), Some(takeover)) = (&mut plan.port.mode, &self.finding.takeover) {
+            let names = config::segment_names(args, host);
+            if names.dns.is_empty() {
+                plan.notices.push(
+                    "the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into(),
+                );
+            }
+            bridge.lease = takeover.lease(names);
+        }
+    }
+
+    /// Makes what is to be made, and opens `count` queues. If that fails, everything is as it
+    /// was when this returns.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn open(self, count: usize) -> Result<Opened, Failure> {
+        let Self { finding, option, site } = self;
+        let failure = |error: &AttachError| Attachment::failure(&option, error);
+        let journal = if finding.needs_journal() {
+            let journal = Journal::begin(&site.runtime_folder, &site.namespace);
+            Some(journal.map_err(|error| failure(&error.into()))?)
+        } else {
+            None
+        };
+        let made = site
+            .namespace
+            .run(|| make(finding, count, journal, &site.namespace))
+            .map_err(AttachError::from)
+            .and_then(|made| made);
+        made.map_err(|error| failure(&error))
+    }
+}
+
+fn make(
+    finding: Finding,
+    count: usize,
+    mut journal: Option<Journal>,
+    namespace: &Namespace,
+) -> Result<Opened, AttachError> {
+    let mut netlink = Netlink::open()?;
+    if let (Some(takeover), Some(journal)) = (&finding.takeover, &mut journal) {
+        takeover.perform(&mut netlink, journal)?;
+    }
+    let queues = match &finding.segment {
+        Segment::Descriptors => finding.descriptors,
+        segment => segment.open(&mut netlink, journal.as_mut(), count)?,
+    };
+    let device = finding.segment.device(&queues);
+    let index = match &device {
+        Some(name) => netlink.link_named(name)?.map(|link| link.index),
+        None => None,
+    };
+    Ok(Opened {
+        attached: Attached {
+            keeper: Keeper::new(finding.segment, index, namespace.clone(), count),
+            _journal: journal,
+        },
+        queues,
+    })
+}
+
+/// Looks at what `way` names.
+pub(super) fn look(way: Way, args: &PortArgs, netlink: &mut Netlink) -> Result<Finding, AttachError> {
+    let finding = match way {
+        Way::Bridge {
+            name,
+            manner,
+            promiscuous,
+        } => {
+            let bridge = find_bridge(netlink, &name)?;
+            require_privilege(netlink, "making a TAP device a port of a bridge")?;
+            let port = BridgePort {
+                tap: random_name("hw")?,
+                mtu: bridge.mtu,
+                manner,
+                promiscuous,
+                bridge: name,
+            };
+            Finding::of(Segment::BridgePort(port), Some(&bridge))
+        }
+        Way::Tap(name) => look_at_tap(netlink, name, args)?,
+        Way::Descriptors(descriptors) => {
+            let adopted = descriptors.into_iter().map(|(_, fd)| TapQueue::adopt(fd));
+            let descriptors: Vec<TapQueue> = adopted.collect::<Result<_, _>>()?;
+            let mtu = descriptors
+                .first()
+                .map(|queue| Ok::<_, io::Error>((queue.mtu()?.into(), queue.name())));
+            Finding {
+                mtu: mtu.transpose()?,
+                descriptors,
+                ..Finding::of(Segment::Descriptors, None)
+            }
+        }
+        Way::Macvtap(stack) => look_at_macvtap(netlink, stack, args)?,
+        Way::Ipvtap(stack) => look_at_ipvtap(netlink, stack)?,
+        Way::PodInterface(name) => look_at_pod_interface(netlink, &name, args)?,
+    };
+    check_mtu(&finding, args)?;
+    check_mac(&finding, args)?;
+    Ok(finding)
+}
+
+fn check_mtu(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
+    match (args.mtu, &finding.mtu) {
+        (Some(asked), Some((segment, name))) if u32::from(asked) > *segment => Err(AttachError::Mtu {
+            asked,
+            segment: *segment,
+            name: name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_mac(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
+    let (name, remedy) = match &finding.segment {
+        Segment::Adopted { name, .. } => (
+            name,
+            "leave the option out, or give the link that MAC (ip link set … address …)",
+        ),
+        Segment::Stacked(stacked) => (&stacked.lower, "leave the option out, or use --macvtap"),
+        _ => return Ok(()),
+    };
+    match (args.mac, finding.mac) {
+        (Some(asked), Some(link)) if asked != link => Err(AttachError::Mac {
+            asked,
+            name: name.clone(),
+            link,
+            remedy,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn find_bridge(netlink: &mut Netlink, name: &str) -> Result<Link, AttachError> {
+    let bridge = find(netlink, name, "bridge")?;
+    if bridge.is("bridge") {
+        return Ok(bridge);
+    }
+    Err(AttachError::Kind {
+        found: article(&bridge.kind),
+        wanted: "a bridge",
+        remedy: format!("name a bridge, or attach the guest above the link with --macvtap={name}"),
+        name: bridge.name,
+    })
+}
+
+/// The link of that name. If there is none, the message names those of kind `like`.
+fn find(netlink: &mut Netlink, name: &str, like: &str) -> Result<Link, AttachError> {
+    if let Some(link) = netlink.link_named(name)? {
+        return Ok(link);
+    }
+    let links = netlink.links()?;
+    let others: Vec<&str> = links
+        .iter()
+        .filter(|link| (like.is_empty() || link.is(like)) && link.name != "lo")
+        .map(|link| link.name.as_str())
+        .collect();
+    Err(AttachError::NoLink(if others.is_empty() {
+        String::new()
+    } else {
+        format!(" in this network namespace, which has {}", others.join(", "))
+    }))
+}
+
+fn article(kind: &str) -> String {
+    match kind {
+        "" => "a link of another kind".into(),
+        kind if kind.starts_with(['a', 'e', 'i', 'o']) => format!("an {kind}"),
+        kind => format!("a {kind}"),
+    }
+}
+
+fn require_privilege(netlink: &mut Netlink, what: &'static str) -> Result<(), AttachError> {
+    if netlink.may_change() {
+        Ok(())
+    } else {
+        Err(AttachError::NoPrivilege { what })
+    }
+}
+
+fn look_at_tap(netlink: &mut Netlink, name: String, args: &PortArgs) -> Result<Finding, AttachError> {
+    let Some(link) = netlink.link_named(&name)? else {
+        require_privilege(netlink, "making a TAP device")?;
+        let mtu = args.mtu.map(u32::from);
+        return Ok(Finding::of(Segment::Tap { name, mtu }, None));
+    };
+    if link.is("tun") {
+        return Ok(Finding::of(Segment::Tap { name, mtu: None }, Some(&link)));
+    }
+    let remedy = match link.kind.as_str() {
+        "macvtap" => format!("give --macvtap={name} instead"),
+        "ipvtap" => format!("give --ipvtap={name} instead"),
+        "bridge" => format!("give --bridge={name} instead"),
+        _ => "name a TAP device, or one that is not there yet".into(),
+    };
+    Err(AttachError::Kind {
+        found: article(&link.kind),
+        wanted: "a TAP device",
+        remedy,
+        name,
+    })
+}
+
+/// The link a macvtap or ipvtap is made on: Ethernet, up, and nobody's port.
+fn check_lower(netlink: &mut Netlink, lower: &Link) -> Result<MacAddr, AttachError> {
+    let Some(mac) = lower.mac.filter(|mac| *mac != MacAddr::default()) else {
+        return Err(AttachError::Kind {
+            name: lower.name.clone(),
+            found: article(&lower.kind),
+            wanted: "an Ethernet link",
+            remedy: "name one with a MAC".into(),
+        });
+    };
+    if let Some(master) = lower.master {
+        let master = netlink.link(master)?.map(|link| link.name).unwrap_or_default();
+        return Err(AttachError::Port {
+            name: lower.name.clone(),
+            master,
+        });
+    }
+    if !lower.is_up {
+        return Err(AttachError::LinkDown(lower.name.clone()));
+    }
+    Ok(mac)
+}
+
+fn adopted(link: Link) -> Finding {
+    let segment = Segment::Adopted {
+        name: link.name.clone(),
+        kind: link.kind.clone(),
+    };
+    Finding {
+        mac: link.mac,
+        ..Finding::of(segment, Some(&link))
+    }
+}
+
+fn mode_of_adopted(link: &Link) -> AttachError {
+    AttachError::Kind {
+        name: link.name.clone(),
+        found: format!("{} that has its mode", article(&link.kind)),
+        wanted: "a link to make one on",
+        remedy: "leave the mode out".into(),
+    }
+}
+
+fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &PortArgs) -> Result<Finding, AttachError> {
+    let lower = find(netlink, &stack.lower, "")?;
+    if lower.is("macvtap") {
+        return match stack.mode {
+            Some(_) => Err(mode_of_adopted(&lower)),
+            None => Ok(adopted(lower)),
+        };
+    }
+    let lower_mac = check_lower(netlink, &lower)?;
+    require_privilege(netlink, "making a macvtap")?;
+    let mode = stack.mode.unwrap_or(MacVtapMode::Bridge);
+    // Only a passthru may have the MAC of the link below, and without being told, has it.
+    let mac = match (args.mac, mode) {
+        (Some(mac), _) => mac,
+        (None, MacVtapMode::Passthrough) => lower_mac,
+        (None, _) => random_mac()?,
+    };
+    let segment = Segment::Stacked(Stacked {
+        name: random_name("hwm")?,
+        kind: NewKind::Macvtap(mode),
+        mac: Some(mac),
+        lower: stack.lower,
+    });
+    Ok(Finding {
+        mac: Some(mac),
+        ..Finding::of(segment, Some(&lower))
+    })
+}
+
+fn look_at_ipvtap(netlink: &mut Netlink, stack: Stack<IpVtapMode>) -> Result<Finding, AttachError> {
+    let lower = find(netlink, &stack.lower, "")?;
+    if lower.is("ipvtap") {
+        return match stack.mode {
+            Some(_) => Err(mode_of_adopted(&lower)),
+            None => Ok(adopted(lower)),
+        };
+    }
+    let mac = check_lower(netlink, &lower)?;
+    require_privilege(netlink, "making an ipvtap")?;
+    let segment = Segment::Stacked(Stacked {
+        name: random_name("hwi")?,
+        kind: NewKind::Ipvtap(stack.mode.unwrap_or(IpVtapMode::L2)),
+        mac: None,
+        lower: stack.lower,
+    });
+    Ok(Finding {
+        mac: Some(mac),
+        ..Finding::of(segment, Some(&lower))
+    })
+}
+
+fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> Result<Finding, AttachError> {
+    let link = find(netlink, name, "")?;
+    if STACKED.contains(&link.kind.as_str()) {
+        return Err(AttachError::Kind {
+            found: format!("{}, which passes on only frames of its own MAC", article(&link.kind)),
+            wanted: "a link that can be a port of a bridge",
+            remedy: "attach the guest to the link below it, with --macvtap".into(),
+            name: link.name,
+        });
+    }
+    check_lower(netlink, &link)?;
+    require_privilege(netlink, "taking over a pod's interface")?;
+    let takeover = Takeover::survey(netlink, &link, args.mac)?;
+    let port = BridgePort {
+        bridge: takeover.bridge().to_owned(),
+        tap: random_name("hw")?,
+        mtu: link.mtu,
+        manner: PortManner::default(),
+        promiscuous: false,
+    };
+    Ok(Finding {
+        mac: Some(takeover.guest_mac()),
+        takeover: Some(takeover),
+        ..Finding::of(Segment::BridgePort(port), Some(&link))
+    })
+}

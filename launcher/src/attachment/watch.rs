@@ -1,0 +1,160 @@
+//! Watches the device to the segment: what goes down, away and comes back is told to the
+//! port, which tells the guest.
+//!
+//! The kernel says whenever any link of the namespace changes; what has changed is then looked
+//! at, not read from the message, so that nothing is lost when messages are.
+
+use super::segment::State;
+use super::{AttachError, Segment};
+use crate::failure::Failure;
+use crate::host::namespace::Namespace;
+use crate::host::netlink::Netlink;
+use hawser_backend::mode::SegmentChange;
+use hawser_backend::port::Port;
+use hawser_backend::sys::tap::TapQueue;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// Keeps the port's queues those of the device that is there.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    segment: Segment,
+    /// Number of the device; `None` if it is in no namespace we see.
+    device: Option<u32>,
+    namespace: Namespace,
+    /// How many queues the port has.
+    count: usize,
+    told: State,
+}
+
+impl Keeper {
+    /// For a device that has just been opened; frames get through until something else is seen.
+    pub const fn new(segment: Segment, device: Option<u32>, namespace: Namespace, count: usize) -> Self {
+        Self {
+            segment,
+            device,
+            namespace,
+            count,
+            told: State::Up,
+        }
+    }
+
+    /// Looks at the device and tells the port what has changed.
+    fn check(&mut self, netlink: &mut Netlink, port: &Port) -> Result<(), AttachError> {
+        let Some(device) = self.device else { return Ok(()) };
+        let mut state = self.segment.check(netlink, device)?;
+        if state == State::Gone && self.segment.can_return(netlink)? {
+            state = self.reopen(netlink, port)?;
+        }
+        if state != self.told {
+            self.told = state;
+            log::info!("the segment is {}", describe(state));
+            let change = match state {
+                State::Up => SegmentChange::Up,
+                State::Down | State::Gone => SegmentChange::Down,
+            };
+            for worker in port.workers() {
+                worker.change_segment(change.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the device that has taken the place of the one that is gone.
+    fn reopen(&mut self, netlink: &mut Netlink, port: &Port) -> Result<State, AttachError> {
+        // What may have to be undone is the same as the first time, and noted.
+        let queues = self.segment.open(netlink, None, self.count)?;
+        let device = self.segment.device(&queues).map(|name| netlink.link_named(&name));
+        self.device = device.transpose()?.flatten().map(|link| link.index);
+        let queues: Vec<Arc<TapQueue>> = queues.into_iter().map(Arc::new).collect();
+        for (worker, queue) in port.workers().iter().zip(queues) {
+            worker.change_segment(SegmentChange::Replaced(queue));
+        }
+        self.told = State::Up;
+        log::info!("the segment is back");
+        match self.device {
+            Some(device) => Ok(self.segment.check(netlink, device)?),
+            None => Ok(State::Gone),
+        }
+    }
+}
+
+const fn describe(state: State) -> &'static str {
+    match state {
+        State::Up => "up",
+        State::Down => "down",
+        State::Gone => "gone",
+    }
+}
+
+/// The thread that watches. Ends on drop.
+#[derive(Debug)]
+pub struct Watch {
+    end: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Starts to watch for `port`.
+    ///
+    /// # Errors
+    /// The system has no thread, descriptor or netlink left.
+    pub fn start(keeper: Keeper, port: Arc<Port>) -> Result<Self, Failure> {
+        let failed =
+            |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
+        let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?);
+        let open = || Ok::<_, io::Error>((Netlink::watch_links()?, Netlink::open()?));
+        let (events, netlink) = keeper
+            .namespace
+            .run(open)
+            .map_err(|e| failed(&e))?
+            .map_err(|e| failed(&e))?;
+        let namespace = keeper.namespace.clone();
+        let thread = {
+            let end = Arc::clone(&end);
+            thread::Builder::new().name("links".into()).spawn(move || {
+                // Queues are opened in the namespace the thread is in.
+                let watched = namespace.run(|| watch(keeper, &events, netlink, &port, &end));
+                if let Err(error) = watched {
+                    log::error!("cannot watch the network's links: {error}");
+                }
+            })
+        };
+        Ok(Self {
+            end,
+            thread: Some(thread.map_err(|e| failed(&e))?),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Fails only if the counter is full, and then the thread is told already.
+        let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, the panic hook has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(mut keeper: Keeper, events: &Netlink, mut netlink: Netlink, port: &Port, end: &OwnedFd) {
+    loop {
+        if let Err(error) = keeper.check(&mut netlink, port) {
+            // Tried again with the next change.
+            log::warn!("the segment: {error}");
+        }
+        let mut waits = [PollFd::new(events, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
+        match poll(&mut waits, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return log::error!("the segment is not watched any more: {error}"),
+        }
+        if !waits[1].revents().is_empty() {
+            return;
+        }
+        events.drain();
+    }
+}

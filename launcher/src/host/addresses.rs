@@ -1,0 +1,281 @@
+//! Addresses and routes of a link, taken down so that they can be put back as they were.
+//!
+//! What is put back is the kernel's own message, so that nothing of it is lost that this
+//! program has no word for (labels, lifetimes, metrics, preferred sources, next hops).
+
+use super::netlink::Netlink;
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable as _};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Table of the kernel's own entries (RT_TABLE_LOCAL).
+const LOCAL_TABLE: u32 = 255;
+
+/// One message of the kernel, as it came, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Recorded(String);
+
+impl Recorded {
+    fn new(bytes: &[u8]) -> Self {
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let pair = |at: usize| {
+            self.0
+                .get(at..at + 2)
+                .and_then(|text| u8::from_str_radix(text, 16).ok())
+        };
+        let bytes: Option<Vec<u8>> = (0..self.0.len()).step_by(2).map(pair).collect();
+        bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not hexadecimal"))
+    }
+}
+
+/// An address of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address, and the width of its network.
+    pub net: IpNet,
+    message: AddressMessage,
+}
+
+/// A route through a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    message: RouteMessage,
+}
+
+/// A route of IPv4, as DHCP tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Route {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// By way of whom; unspecified: a neighbour.
+    pub gateway: Ipv4Addr,
+}
+
+impl Ipv4Route {
+    /// True for the route to everywhere.
+    pub const fn is_default(&self) -> bool {
+        self.destination.prefix_len() == 0
+    }
+}
+
+impl Address {
+    fn from_message(mut message: AddressMessage) -> Option<Self> {
+        let (mut address, mut local) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Address(ip) => address = Some(*ip),
+                AddressAttribute::Local(ip) => local = Some(*ip),
+                _ => {}
+            }
+        }
+        // IFA_ADDRESS is the other end's on point-to-point links.
+        let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
+        if net.addr().is_ipv6() {
+            // It has been found to be nobody else's already.
+            let mut flags = AddressFlags::Nodad;
+            message.attributes.retain_mut(|attribute| match attribute {
+                AddressAttribute::Flags(known) => {
+                    flags |= known.difference(AddressFlags::Tentative | AddressFlags::Dadfailed);
+                    false
+                }
+                _ => true,
+            });
+            message.attributes.push(AddressAttribute::Flags(flags));
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        Some(Self { net, message })
+    }
+
+    /// True for addresses good beyond the link.
+    pub fn is_global(&self) -> bool {
+        self.message.header.scope == AddressScope::Universe
+    }
+
+    /// As it is kept.
+    pub fn record(&self) -> Recorded {
+        record(&self.message)
+    }
+
+    /// The same address for another link.
+    pub fn moved_to(&self, index: u32) -> Self {
+        let mut moved = self.clone();
+        moved.message.header.index = index;
+        // A label of IPv4 begins with its link's name.
+        moved
+            .message
+            .attributes
+            .retain(|attribute| !matches!(attribute, AddressAttribute::Label(_)));
+        moved
+    }
+}
+
+impl Route {
+    fn table(&self) -> u32 {
+        let attribute = self.message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        attribute.unwrap_or_else(|| self.message.header.table.into())
+    }
+
+    fn leaves_by(&self, index: u32) -> bool {
+        self.message.attributes.iter().any(|attribute| match attribute {
+            RouteAttribute::Oif(oif) => *oif == index,
+            RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| hop.interface_index == index),
+            _ => false,
+        })
+    }
+
+    /// True for what comes and goes with an address by itself.
+    fn is_of_an_address(&self) -> bool {
+        self.message.header.protocol == RouteProtocol::Kernel || self.table() == LOCAL_TABLE
+    }
+
+    fn gateway(&self) -> Option<IpAddr> {
+        self.message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        })
+    }
+
+    /// As DHCP tells it, if it is an ordinary route of IPv4.
+    pub fn ipv4(&self) -> Option<Ipv4Route> {
+        let header = &self.message.header;
+        if u8::from(header.address_family) != u8::from(netlink_packet_route::AddressFamily::Inet)
+            || header.kind != RouteType::Unicast
+            || self.table() != u32::from(netlink_packet_route::route::RouteHeader::RT_TABLE_MAIN)
+        {
+            return None;
+        }
+        let to = self.message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        });
+        let to = to.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let gateway = match self.gateway() {
+            Some(IpAddr::V4(gateway)) => gateway,
+            Some(IpAddr::V6(_)) => return None,
+            None => Ipv4Addr::UNSPECIFIED,
+        };
+        Some(Ipv4Route {
+            destination: Ipv4Net::new(to, header.destination_prefix_length).ok()?,
+            gateway,
+        })
+    }
+
+    /// As it is kept.
+    pub fn record(&self) -> Recorded {
+        record(&self.message)
+    }
+}
+
+fn record(message: &impl netlink_packet_core::Emitable) -> Recorded {
+    let mut bytes = vec![0; message.buffer_len()];
+    message.emit(&mut bytes);
+    Recorded::new(&bytes)
+}
+
+fn malformed(error: impl std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+impl Netlink {
+    /// The addresses of a link.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        let all = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        let of_link = all.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(address) if address.header.index == index => Address::from_message(address),
+            _ => None,
+        });
+        Ok(of_link.collect())
+    }
+
+    /// The routes that leave by a link and were made by somebody: those the kernel makes for
+    /// an address are left out. Routes to neighbours come before those by way of them.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn routes(&mut self, index: u32) -> io::Result<Vec<Route>> {
+        let all = self.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
+        let routes = all.into_iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewRoute(message) => Some(Route { message }),
+            _ => None,
+        });
+        let mut routes: Vec<Route> = routes
+            .filter(|route| route.leaves_by(index) && !route.is_of_an_address())
+            .collect();
+        for route in &mut routes {
+            // The kernel tells states here that it does not take back.
+            route.message.header.flags &= RouteFlags::Onlink;
+            route
+                .message
+                .attributes
+                .retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
+        }
+        routes.sort_by_key(|route| {
+            (
+                route.gateway().is_some(),
+                route.message.header.scope == RouteScope::Universe,
+            )
+        });
+        Ok(routes)
+    }
+
+    /// Gives a link an address, or leaves it the one it has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_address(&mut self, address: &Address) -> io::Result<()> {
+        self.add(RouteNetlinkMessage::NewAddress(address.message.clone()))
+    }
+
+    /// Takes an address from a link.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn delete_address(&mut self, address: &Address) -> io::Result<()> {
+        let request = RouteNetlinkMessage::DelAddress(address.message.clone());
+        self.request(request, 0).map(drop)
+    }
+
+    /// Puts an address back.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn restore_address(&mut self, recorded: &Recorded) -> io::Result<()> {
+        let message = AddressMessage::parse(&recorded.bytes()?).map_err(malformed)?;
+        self.add(RouteNetlinkMessage::NewAddress(message))
+    }
+
+    /// Puts a route back.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn restore_route(&mut self, recorded: &Recorded) -> io::Result<()> {
+        let message = RouteMessage::parse(&recorded.bytes()?).map_err(malformed)?;
+        self.add(RouteNetlinkMessage::NewRoute(message))
+    }
+
+    /// Adds what is not there yet: the kernel may have made it by itself in the meantime.
+    fn add(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
+        match self.request(message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What has been changed on the system, and how it is put back: at exit, when something
+//! fails midway, and after a kill at the next start.
+//!
+//! Before each change one line goes into a file of the runtime folder that says how to undo
+//! it. The file's owner holds a lock on it; a file without an owner was left by a process
+//! that died, and whoever starts next in the same network namespace undoes it. Each line can
+//! be undone whether or not its change was made, and more than once.
+
+use super::addresses::Recorded;
+use super::namespace::{self, Namespace};
+use super::netlink::Netlink;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Version of the lines below.
+const VERSION: u32 = 1;
+const SUFFIX: &str = "journal";
+
+/// How one change is undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undo {
+    /// Remove a link that was made: only if it is of that kind and has that MAC.
+    DeleteLink {
+        /// Its name.
+        name: String,
+        /// The kernel's name of its kind.
+        kind: String,
+        /// The MAC it was made with.
+        mac: Option<String>,
+    },
+    /// Take a link out of promiscuous mode.
+    ClearPromiscuous {
+        /// Its number.
+        index: u32,
+        /// Its name.
+        name: String,
+    },
+    /// Make an interface what it was.
+    RestoreInterface(Interface),
+}
+
+/// An interface that others rely on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its number, which stays.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<Recorded>,
+    /// The routes through it, in an order in which they can be made.
+    pub routes: Vec<Recorded>,
+}
+
+/// The first line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    /// Cookie of the network namespace.
+    namespace: u64,
+}
+
+/// Why the journal cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot keep a journal in {}: {source}; name a folder this process can write with --runtime-dir", folder.display())]
+pub struct JournalError {
+    folder: PathBuf,
+    source: io::Error,
+}
+
+/// The changes of this process in one network namespace. Undone on drop.
+#[derive(Debug)]
+pub struct Journal {
+    namespace: Namespace,
+    path: PathBuf,
+    file: File,
+    undo: Vec<Undo>,
+}
+
+impl Journal {
+    /// Undoes what processes left that died in `namespace`, and begins a new journal in
+    /// `folder`, which is made if there is none.
+    ///
+    /// # Errors
+    /// [`JournalError`]
+    pub fn begin(folder: &Path, namespace: &Namespace) -> Result<Self, JournalError> {
+        Self::try_begin(folder, namespace).map_err(|source| JournalError {
+            folder: folder.to_owned(),
+            source,
+        })
+    }
+
+    fn try_begin(folder: &Path, namespace: &Namespace) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        // Two processes that start at once must not both look at a third one's remains, nor
+        // take a file for a remainder that is about to be locked.
+        let gate = File::create(folder.join("lock"))?;
+        flock(&gate, FlockOperation::LockExclusive)?;
+        let cookie = namespace.run(namespace::cookie).map_err(io::Error::other)??;
+        recover(folder, cookie, namespace)?;
+        let pid = std::process::id();
+        let path = (0..)
+            .map(|n: u32| folder.join(format!("{cookie}-{pid}-{n}.{SUFFIX}")))
+            .find(|path| !path.exists())
+            .unwrap_or_default();
+        let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        let header = Header {
+            version: VERSION,
+            namespace: cookie,
+        };
+        write_line(&mut file, &header)?;
+        Ok(Self {
+            namespace: namespace.clone(),
+            path,
+            file,
+            undo: Vec::new(),
+        })
+    }
+
+    /// Notes how the change that is made next is undone.
+    ///
+    /// # Errors
+    /// What write(2) says; the change must not be made then.
+    pub fn note(&mut self, undo: Undo) -> io::Result<()> {
+        write_line(&mut self.file, &undo)?;
+        self.undo.push(undo);
+        Ok(())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let undone = self.namespace.run(|| undo_all(&self.undo));
+        if matches!(undone, Ok(true)) {
+            // Without changes there is nothing to keep; and if it stays, it is empty work.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+/// Undoes what dead processes left in the namespace with `cookie`.
+fn recover(folder: &Path, cookie: u64, namespace: &Namespace) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != SUFFIX) {
+            continue;
+        }
+        let Ok(file) = File::open(&path) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let Some(undo) = read(&file, cookie) else { continue };
+        if !undo.is_empty() {
+            log::warn!("putting back what a hawser that died had changed ({})", path.display());
+        }
+        if namespace.run(|| undo_all(&undo)).map_err(io::Error::other)? {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The changes in a file; `None` if they are another namespace's. A last line that is cut
+/// off belongs to a change that was not made.
+fn read(file: &File, cookie: u64) -> Option<Vec<Undo>> {
+    let mut lines = BufReader::new(file).lines().map_while(Result::ok);
+    let header: Header = serde_json::from_str(&lines.next()?).ok()?;
+    if header.version != VERSION || header.namespace != cookie {
+        return None;
+    }
+    Some(lines.map_while(|line| serde_json::from_str(&line).ok()).collect())
+}
+
+/// Undoes changes, the last one first. True if all of them are undone.
+fn undo_all(undo: &[Undo]) -> bool {
+    if undo.is_empty() {
+        return true;
+    }
+    let mut netlink = match Netlink::open() {
+        Ok(netlink) => netlink,
+        Err(error) => {
+            log::error!("cannot put anything back: {error}");
+            return false;
+        }
+    };
+    let mut complete = true;
+    for step in undo.iter().rev() {
+        if let Err(error) = step.perform(&mut netlink) {
+            log::error!("cannot {step}: {error}");
+            complete = false;
+        }
+    }
+    complete
+}
+
+impl std::fmt::Display for Undo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::DeleteLink { name, kind, .. } => write!(f, "remove the {kind} {name}"),
+            Self::ClearPromiscuous { name, .. } => write!(f, "take {name} out of promiscuous mode"),
+            Self::RestoreInterface(interface) => write!(f, "make {} what it was", interface.name),
+        }
+    }
+}
+
+impl Undo {
+    fn perform(&self, netlink: &mut Netlink) -> io::Result<()> {
+        match self {
+            Self::DeleteLink { name, kind, mac } => match netlink.link_named(name)? {
+                Some(link) if link.is(kind) && (mac.is_none() || link.mac.map(|m| m.to_string()) == *mac) => {
+                    netlink.delete_link(link.index)
+                }
+                _ => Ok(()),
+            },
+            Self::ClearPromiscuous { index, name } => match netlink.link(*index)? {
+                Some(link) if link.name == *name => netlink.set_promiscuous(*index, false),
+                _ => Ok(()),
+            },
+            Self::RestoreInterface(interface) => interface.restore(netlink),
+        }
+    }
+}
+
+impl Interface {
+    fn restore(&self, netlink: &mut Netlink) -> io::Result<()> {
+        let Some(link) = netlink.link(self.index)? else {
+            // Gone for good, as when the pod itself ends.
+            return Ok(());
+        };
+        let mac = self.mac.parse().map_err(io::Error::other)?;
+        if link.master.is_some() {
+            netlink.set_master(self.index, None)?;
+        }
+        if link.name != self.name {
+            netlink.set_up(self.index, false)?;
+            netlink.rename(self.index, &self.name)?;
+        }
+        if link.mac != Some(mac) {
+            netlink.set_mac(self.index, mac)?;
+        }
+        netlink.set_up(self.index, true)?;
+        for address in &self.addresses {
+            netlink.restore_address(address)?;
+        }
+        for route in &self.routes {
+            netlink.restore_route(route)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

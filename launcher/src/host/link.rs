@@ -1,0 +1,319 @@
+//! Network interfaces ("links"): what the kernel says of one, and the changes made to them.
+
+use super::netlink::Netlink;
+use hawser_backend::packet::MacAddr;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoBridgePort, InfoData, InfoIpVtap, InfoKind,
+    InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVtapMode,
+};
+use std::io;
+
+/// A link, as it was when it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number, for as long as it is there.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC; none for links without Ethernet.
+    pub mac: Option<MacAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// What it is: `bridge`, `tun`, `veth`, …; empty for hardware.
+    pub kind: String,
+    /// The bridge (or bond, …) it is a port of.
+    pub master: Option<u32>,
+    /// Switched on (IFF_UP).
+    pub is_up: bool,
+    /// What is below it is up too (IFF_LOWER_UP).
+    pub has_carrier: bool,
+    /// Put into promiscuous mode by the administrator (IFF_PROMISC).
+    pub is_promiscuous: bool,
+}
+
+impl Link {
+    fn from_message(message: &LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            kind: String::new(),
+            master: None,
+            is_up: flags.contains(LinkFlags::Up),
+            has_carrier: flags.contains(LinkFlags::LowerUp),
+            is_promiscuous: flags.contains(LinkFlags::Promisc),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(MacAddr),
+                LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
+                LinkAttribute::LinkInfo(infos) => {
+                    let kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind.to_string()),
+                        _ => None,
+                    });
+                    link.kind = kind.unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// True for links of that kind (`bridge`, `macvtap`, …).
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind == kind
+    }
+}
+
+/// Makes a new link of the kind it names.
+#[derive(Clone, Debug)]
+pub struct NewLink<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it is.
+    pub kind: NewKind,
+    /// Its MAC.
+    pub mac: Option<MacAddr>,
+    /// Its MTU, if it is not to be the kernel's choice.
+    pub mtu: Option<u32>,
+    /// The link below it.
+    pub lower: Option<u32>,
+}
+
+/// Kinds of links that can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewKind {
+    /// A bridge without spanning tree, which forwards at once.
+    Bridge,
+    /// A device that throws everything away.
+    Dummy,
+    /// A macvtap.
+    Macvtap(MacVtapMode),
+    /// An ipvtap.
+    Ipvtap(IpVtapMode),
+}
+
+impl NewKind {
+    /// The kernel's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Dummy => "dummy",
+            Self::Macvtap(_) => "macvtap",
+            Self::Ipvtap(_) => "ipvtap",
+        }
+    }
+
+    fn info(self) -> Vec<LinkInfo> {
+        let (kind, data) = match self {
+            Self::Bridge => (InfoKind::Bridge, None),
+            Self::Dummy => (InfoKind::Dummy, None),
+            Self::Macvtap(mode) => (
+                InfoKind::MacVtap,
+                Some(InfoData::MacVtap(vec![InfoMacVtap::Mode(mode)])),
+            ),
+            Self::Ipvtap(mode) => (InfoKind::IpVtap, Some(InfoData::IpVtap(vec![InfoIpVtap::Mode(mode)]))),
+        };
+        let data = data.map(LinkInfo::Data);
+        std::iter::once(LinkInfo::Kind(kind)).chain(data).collect()
+    }
+}
+
+/// How a port of a bridge behaves, where that differs from the usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortManner {
+    /// Frames may go back out of the port they came in by.
+    pub hairpin: bool,
+    /// Only ports that are not isolated are reached.
+    pub isolated: bool,
+    /// The bridge does not learn what is behind the port.
+    pub no_learning: bool,
+}
+
+impl Netlink {
+    /// All links.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(messages.iter().filter_map(link_of).collect())
+    }
+
+    /// The link of that name, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn link_named(&mut self, name: &str) -> io::Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.look_up(message)
+    }
+
+    /// The link of that number, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn link(&mut self, index: u32) -> io::Result<Option<Link>> {
+        self.look_up(message(index, vec![]))
+    }
+
+    fn look_up(&mut self, message: LinkMessage) -> io::Result<Option<Link>> {
+        match self.request(RouteNetlinkMessage::GetLink(message), 0) {
+            Ok(found) => Ok(found.iter().find_map(link_of)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True if this process may change the links of its network namespace.
+    pub fn may_change(&mut self) -> bool {
+        // No link has this number, and the right is looked at before the link.
+        let nobody = i32::MAX.unsigned_abs();
+        let refused = self.request(RouteNetlinkMessage::DelLink(message(nobody, vec![])), 0);
+        !matches!(refused, Err(error) if error.raw_os_error() == Some(libc::EPERM))
+    }
+
+    /// Makes a link, switched off.
+    ///
+    /// # Errors
+    /// What the kernel says: EEXIST if the name is taken, EOPNOTSUPP for a kind it does not know.
+    pub fn make_link(&mut self, new: &NewLink<'_>) -> io::Result<()> {
+        let mut attributes = vec![LinkAttribute::IfName(new.name.to_owned())];
+        attributes.extend(new.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        attributes.extend(new.mtu.map(LinkAttribute::Mtu));
+        attributes.extend(new.lower.map(LinkAttribute::Link));
+        attributes.push(LinkAttribute::LinkInfo(new.kind.info()));
+        let request = RouteNetlinkMessage::NewLink(message(0, attributes));
+        self.request(request, NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    }
+
+    /// Removes a link.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn delete_link(&mut self, index: u32) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::DelLink(message(index, vec![])), 0)
+            .map(drop)
+    }
+
+    /// Switches a link on or off.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_up(&mut self, index: u32, up: bool) -> io::Result<()> {
+        self.set_flag(index, LinkFlags::Up, up)
+    }
+
+    /// Puts a link into promiscuous mode, or takes it out.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_promiscuous(&mut self, index: u32, on: bool) -> io::Result<()> {
+        self.set_flag(index, LinkFlags::Promisc, on)
+    }
+
+    fn set_flag(&mut self, index: u32, flag: LinkFlags, on: bool) -> io::Result<()> {
+        let mut change = message(index, vec![]);
+        change.header.change_mask = flag;
+        change.header.flags = if on { flag } else { LinkFlags::empty() };
+        self.change(change)
+    }
+
+    /// Gives a link another name. It has to be switched off on kernels before 6.2.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
+        self.change(message(index, vec![LinkAttribute::IfName(name.to_owned())]))
+    }
+
+    /// Sets a link's MAC.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_mac(&mut self, index: u32, mac: MacAddr) -> io::Result<()> {
+        self.change(message(index, vec![LinkAttribute::Address(mac.0.to_vec())]))
+    }
+
+    /// Sets a link's MTU.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
+        self.change(message(index, vec![LinkAttribute::Mtu(mtu)]))
+    }
+
+    /// Makes a link a port of a bridge; `None`: of none.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_master(&mut self, index: u32, bridge: Option<u32>) -> io::Result<()> {
+        self.change(message(index, vec![LinkAttribute::Controller(bridge.unwrap_or(0))]))
+    }
+
+    /// Sets how a port of a bridge behaves.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn set_port_manner(&mut self, index: u32, manner: PortManner) -> io::Result<()> {
+        let data = vec![
+            InfoBridgePort::HairpinMode(manner.hairpin),
+            InfoBridgePort::Isolated(manner.isolated),
+            InfoBridgePort::Learning(!manner.no_learning),
+        ];
+        let info = vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(data)),
+        ];
+        self.request(
+            RouteNetlinkMessage::NewLink(message(index, vec![LinkAttribute::LinkInfo(info)])),
+            0,
+        )
+        .map(drop)
+    }
+
+    /// Keeps the kernel's own IP from speaking on a link: no address of its own in IPv6, no
+    /// answer to ARP whatever address is asked for.
+    ///
+    /// # Errors
+    /// What the kernel says; a kernel without IPv6 has its say about ARP only.
+    pub fn silence(&mut self, index: u32) -> io::Result<()> {
+        /// Answer for no address at all (Documentation/networking/ip-sysctl.rst, arp_ignore).
+        const ARP_IGNORE_ALL: i32 = 8;
+        let mut conf = InetDevConf::default();
+        conf.arp_ignore = ARP_IGNORE_ALL;
+        let ipv4 = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+        let ipv6 = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        self.change(message(index, vec![LinkAttribute::AfSpecUnspec(vec![ipv4])]))?;
+        match self.change(message(index, vec![LinkAttribute::AfSpecUnspec(vec![ipv6])])) {
+            Err(error) if error.raw_os_error() != Some(libc::EAFNOSUPPORT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn change(&mut self, message: LinkMessage) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+}
+
+fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+fn link_of(message: &RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(link) => Some(Link::from_message(link)),
+        _ => None,
+    }
+}

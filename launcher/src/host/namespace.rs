@@ -1,0 +1,114 @@
+//! Network namespaces: work done in another one, on a thread that ends with it.
+//!
+//! Sockets, TAP queues and threads made there belong there for ever; the rest of the
+//! process stays where it was.
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+/// Where `ip netns` keeps namespaces that have names.
+const NAMED: &str = "/run/netns";
+
+/// A network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Namespace {
+    /// `None`: the one this process is in.
+    other: Option<Arc<File>>,
+}
+
+/// Why a namespace cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NamespaceError {
+    /// There is no such file.
+    #[error("--netns={}: {source}; name one of `ip netns list`, or the path of one, such as /proc/PID/ns/net", path.display())]
+    Open {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What open(2) says.
+        source: io::Error,
+    },
+    /// It cannot be entered.
+    #[error("--netns: cannot enter the namespace: {0}; it takes CAP_SYS_ADMIN, and a network namespace")]
+    Enter(#[source] io::Error),
+    /// No thread to enter it with.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl Namespace {
+    /// The namespace an option names: a path, or a name as `ip netns` gives it. It has been
+    /// entered once when this returns.
+    ///
+    /// # Errors
+    /// [`NamespaceError`]
+    pub fn open(option: &Path) -> Result<Self, NamespaceError> {
+        let path = if option.components().count() == 1 && !option.starts_with("/") {
+            Path::new(NAMED).join(option)
+        } else {
+            option.to_owned()
+        };
+        let file = File::open(&path).map_err(|source| NamespaceError::Open { path, source })?;
+        let namespace = Self {
+            other: Some(Arc::new(file)),
+        };
+        namespace.run(|| ())?;
+        Ok(namespace)
+    }
+
+    /// Runs `work` inside.
+    ///
+    /// # Errors
+    /// [`NamespaceError`], once it has been opened only if the system runs out of threads.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
+        let Some(file) = &self.other else {
+            return Ok(work());
+        };
+        thread::scope(|scope| {
+            let inside = move || -> io::Result<T> {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(work())
+            };
+            let thread = thread::Builder::new()
+                .name("namespace".into())
+                .spawn_scoped(scope, inside)
+                .map_err(NamespaceError::Thread)?;
+            match thread.join() {
+                Ok(done) => done.map_err(NamespaceError::Enter),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// A number for the network namespace the calling thread is in, which no other namespace
+/// has had since the system was started.
+///
+/// # Errors
+/// What getsockopt(2) says: ENOPROTOOPT before Linux 5.14.
+pub fn cookie() -> io::Result<u64> {
+    /// Not in the libc crate.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
+    let mut cookie = 0u64;
+    let mut len: libc::socklen_t = 8;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

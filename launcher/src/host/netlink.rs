@@ -1,0 +1,150 @@
+//! Requests to the kernel's rtnetlink, one after the other, on a socket of the network
+//! namespace the calling thread is in.
+//!
+//! A request is sent and its answer read to the end before the next: set-up takes a few
+//! dozen of them, so nothing is gained by having several under way. What the kernel refuses
+//! comes back as the error number it named.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The kernel, as an address; also: any address, for our own end.
+const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
+/// Multicast group of changes of links (RTNLGRP_LINK), as the bit bind(2) takes.
+const LINK_GROUP: u32 = 1;
+
+/// A socket to the kernel.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket for requests.
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn open() -> io::Result<Self> {
+        Self::bind(0, SocketFlags::CLOEXEC)
+    }
+
+    /// Opens a socket that becomes readable when a link changes; see [`drain`](Self::drain).
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn watch_links() -> io::Result<Self> {
+        Self::bind(LINK_GROUP, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    }
+
+    fn bind(groups: u32, flags: SocketFlags) -> io::Result<Self> {
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, groups))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Has a change made, or one thing looked up; what the kernel says beside "done".
+    ///
+    /// # Errors
+    /// What the kernel refuses it with.
+    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.answers(false)
+    }
+
+    /// Asks for all there is of a kind. What this library cannot read is left out.
+    ///
+    /// # Errors
+    /// What the kernel refuses it with.
+    pub fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
+        self.answers(true)
+    }
+
+    /// Throws away what has come of a socket that watches. Messages that did not fit are
+    /// no loss either: the one who watches looks for itself.
+    pub fn drain(&self) {
+        let mut buffer = Vec::new();
+        loop {
+            match receive(&self.socket, &mut buffer) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        rustix::net::sendto(&self.socket, &bytes, SendFlags::empty(), &KERNEL)?;
+        Ok(())
+    }
+
+    fn answers(&self, lenient: bool) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let (mut found, mut buffer) = (Vec::new(), Vec::new());
+        loop {
+            receive(&self.socket, &mut buffer)?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let (this, others) = split(rest)?;
+                rest = others;
+                match NetlinkMessage::<RouteNetlinkMessage>::deserialize(this) {
+                    Ok(message) if message.header.sequence_number != self.sequence => {}
+                    Ok(message) => match message.payload {
+                        NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                        NetlinkPayload::Done(_) => return Ok(found),
+                        NetlinkPayload::Error(error) => {
+                            return match error.code {
+                                None => Ok(found),
+                                Some(code) => Err(io::Error::from_raw_os_error(code.get().abs())),
+                            };
+                        }
+                        _ => {}
+                    },
+                    Err(error) if lenient => log::debug!("an answer of rtnetlink is passed over: {error}"),
+                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Reads one datagram, however long it is.
+fn receive(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let (_, len) = rustix::net::recv(socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
+    buffer.clear();
+    buffer.resize(len, 0);
+    let (len, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())?;
+    buffer.truncate(len);
+    Ok(())
+}
+
+/// The first message of a datagram, and what follows it.
+fn split(datagram: &[u8]) -> io::Result<(&[u8], &[u8])> {
+    /// Messages begin at multiples of this.
+    const ALIGNMENT: usize = 4;
+    let message = NetlinkBuffer::new_checked(datagram)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+    let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
+    let padded = len.next_multiple_of(ALIGNMENT).min(datagram.len());
+    Ok((&datagram[..len], &datagram[padded..]))
+}

@@ -1,0 +1,131 @@
+//! The character device of a macvtap or ipvtap link, `/dev/tapN` with N the link's number.
+//!
+//! udev or devtmpfs makes that file, but not in a container, and in devtmpfs links of two
+//! network namespaces with the same number are after the same name. So the number of the
+//! device is taken from a sysfs of the right namespace, and where /dev has no file for it, one
+//! is made where nobody else sees it: on a tmpfs that is mounted nowhere.
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat, stat, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+
+/// A queue: to read and write, without waiting.
+const QUEUE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Why there is no way to the device.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// sysfs does not tell the device's number.
+    #[error(
+        "cannot find the device of {name} in sysfs: {source}; let this process see a /sys of its network namespace"
+    )]
+    Number {
+        /// The link.
+        name: String,
+        /// What the last attempt met with.
+        source: io::Error,
+    },
+    /// There is no file for it, and none can be made.
+    #[error(
+        "cannot open the device of {name}: {source}; give this process CAP_MKNOD and the right to the device \
+         (cgroup), or put /dev/tap{index} (c {major}:{minor}) into its /dev"
+    )]
+    Open {
+        /// The link.
+        name: String,
+        /// Its number.
+        index: u32,
+        /// Major number of the device.
+        major: u32,
+        /// Minor number of the device.
+        minor: u32,
+        /// What the last attempt met with.
+        source: io::Error,
+    },
+}
+
+/// Opens `count` queues of the link `name` with the number `index`, which is in the network
+/// namespace of the calling thread.
+///
+/// # Errors
+/// [`NodeError`]
+pub fn open_queues(name: &str, index: u32, count: usize) -> Result<Vec<OwnedFd>, NodeError> {
+    let (major, minor) = device_number(name, index).map_err(|source| NodeError::Number {
+        name: name.to_owned(),
+        source,
+    })?;
+    let open = || open_queue(index, makedev(major, minor));
+    (0..count)
+        .map(|_| open())
+        .collect::<io::Result<_>>()
+        .map_err(|source| NodeError::Open {
+            name: name.to_owned(),
+            index,
+            major,
+            minor,
+            source,
+        })
+}
+
+/// Major and minor number, from a sysfs of this namespace, or from the /sys there is if that
+/// is one.
+fn device_number(name: &str, index: u32) -> io::Result<(u32, u32)> {
+    let own = detached("sysfs").and_then(|sysfs| read_number(&sysfs, "", name, index));
+    own.or_else(|_| read_number(CWD, "/sys/", name, index))
+}
+
+fn read_number(root: impl AsFd, prefix: &str, name: &str, index: u32) -> io::Result<(u32, u32)> {
+    let read = |file: &str| -> io::Result<String> {
+        let path = format!("{prefix}class/net/{name}/{file}");
+        let mut text = String::new();
+        File::from(openat(&root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?).read_to_string(&mut text)?;
+        Ok(text.trim().to_owned())
+    };
+    if read("ifindex")? != index.to_string() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "/sys is of another network namespace",
+        ));
+    }
+    let text = read(&format!("tap{index}/dev"))?;
+    let number = text
+        .split_once(':')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("'{text}' is no device number")))
+}
+
+fn open_queue(index: u32, device: u64) -> io::Result<OwnedFd> {
+    let path = format!("/dev/tap{index}");
+    if stat(&path).is_ok_and(|stat| stat.st_rdev == device && FileType::from_raw_mode(stat.st_mode).is_char_device()) {
+        return Ok(openat(CWD, &path, QUEUE, Mode::empty())?);
+    }
+    let private = detached("tmpfs").and_then(|tmpfs| open_made(&tmpfs, "tap", device));
+    // Without CAP_SYS_ADMIN: a container's /dev is usually a tmpfs that takes devices.
+    private.or_else(|_| open_made(CWD, &format!("/dev/.hawser-tap{index}-{}", std::process::id()), device))
+}
+
+/// Makes a device file, opens it, and removes the file again.
+fn open_made(folder: impl AsFd, name: &str, device: u64) -> io::Result<OwnedFd> {
+    mknodat(
+        &folder,
+        name,
+        FileType::CharacterDevice,
+        Mode::RUSR | Mode::WUSR,
+        device,
+    )?;
+    let opened = openat(&folder, name, QUEUE, Mode::empty());
+    // It was made just now, by us.
+    let _: Result<(), Errno> = unlinkat(&folder, name, rustix::fs::AtFlags::empty());
+    Ok(opened?)
+}
+
+/// A file system of this kind that is mounted nowhere.
+fn detached(kind: &str) -> io::Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok(mount)
+}
