@@ -138,7 +138,7 @@ impl Ring {
             available: at.available,
             used: at.used,
             next_avail: self.next_avail,
-            kick: Some(kick),
+            kick,
             call: duplicate(self.call.as_ref()),
             error: duplicate(self.error.as_ref()),
         });

@@ -37,8 +37,8 @@ pub struct RingSetup {
     pub used: u64,
     /// Index of the first available entry that has not been taken.
     pub next_avail: u16,
-    /// Eventfd the guest kicks; `None`: the ring is polled after every event.
-    pub kick: Option<File>,
+    /// Eventfd the guest kicks.
+    pub kick: File,
     /// Eventfd that interrupts the guest.
     pub call: Option<File>,
     /// Eventfd that tells the front end the ring is broken.

@@ -23,6 +23,7 @@ use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::Admission;
+use crate::port::rate::Gate;
 use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
@@ -36,8 +37,6 @@ use std::time::Duration;
 const BURSTS_PER_TURN: usize = 4;
 /// Events taken in one turn.
 const EVENTS_PER_TURN: usize = 64;
-/// How often a ring is looked at that nobody kicks.
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What a worker is made of.
 pub struct WorkerSpec {
@@ -47,6 +46,10 @@ pub struct WorkerSpec {
     pub index: usize,
     /// Which frames of the guest come in.
     pub admission: Admission,
+    /// How much the guest may be sent.
+    pub to_guest: Gate,
+    /// How much the guest may send.
+    pub from_guest: Gate,
     /// Most queue pairs the guest may ask for on the control queue.
     pub queue_pairs: u16,
     /// The epoll instance the mode's sockets are in.
@@ -97,6 +100,7 @@ struct Worker {
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
     admission: Admission,
+    from_guest: Gate,
     commands: CommandReceiver,
     map: Option<Arc<GuestMap>>,
     features: Features,
@@ -114,10 +118,11 @@ impl Worker {
             name: format!("{}-{}", spec.name, spec.index),
             queue_pairs: spec.queue_pairs,
             poller: spec.poller,
-            receive: Receive::new(Arc::clone(&spec.counters)),
+            receive: Receive::new(Arc::clone(&spec.counters)).behind(spec.to_guest),
             counters: spec.counters,
             mode: spec.mode,
             admission: spec.admission,
+            from_guest: spec.from_guest,
             commands,
             map: None,
             features: Features::default(),
@@ -142,6 +147,7 @@ impl Worker {
                 return;
             }
             let now = clock::now();
+            self.look_at_gates(now);
             for &(token, ready) in &events {
                 if self.dispatch(now, token, ready) == Flow::Exit {
                     self.halt_all();
@@ -155,18 +161,27 @@ impl Worker {
     /// How long nothing needs to be done; `None`: until something happens.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let is_due = |role: RingRole| self.slots[role as usize].is_running() && self.slots[role as usize].due;
+        let may_send = self.from_guest.opens_at().is_none();
         let is_busy = match self.link {
-            Link::Up => is_due(RingRole::Receive) || is_due(RingRole::Transmit) || self.has_backlog(),
+            Link::Up => is_due(RingRole::Receive) || may_send && is_due(RingRole::Transmit) || self.has_backlog(),
             Link::Down => false,
         };
         if is_busy || is_due(RingRole::Control) {
             return Some(Duration::ZERO);
         }
-        let timer = self.mode.deadline().map(|at| at.since(now));
-        let poll = self.slots.iter().any(Slot::is_polled).then_some(POLL_INTERVAL);
-        match (timer, poll) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
+        let moments = [
+            self.mode.deadline(),
+            self.from_guest.opens_at(),
+            self.receive.opens_at(),
+        ];
+        moments.into_iter().flatten().min().map(|at| at.since(now))
+    }
+
+    /// Lets those go on who waited for tokens that are there now.
+    fn look_at_gates(&mut self, now: Instant) {
+        self.from_guest.look(now);
+        if self.receive.gate().look(now) {
+            self.slots[RingRole::Receive as usize].due = true;
         }
     }
 
@@ -225,9 +240,6 @@ impl Worker {
 
     /// Everything there is to do after the events of one wait.
     fn turn(&mut self, now: Instant) {
-        for slot in &mut self.slots {
-            slot.due |= slot.is_polled();
-        }
         self.use_room(now);
         self.drain_transmit(now);
         self.serve_control();
@@ -240,8 +252,8 @@ impl Worker {
         self.update_link(now);
     }
 
-    /// Gives the mode what the guest sent. While the guest cannot be answered, its
-    /// frames wait in the ring.
+    /// Gives the mode what the guest sent. While the guest cannot be answered, or has
+    /// sent what it may, its frames wait in the ring.
     fn drain_transmit(&mut self, now: Instant) {
         if self.link == Link::Down {
             return;
@@ -252,10 +264,18 @@ impl Worker {
         };
         transmit.ring().disable_kicks();
         for _ in 0..BURSTS_PER_TURN {
+            if !self.from_guest.admits() {
+                self.counters.add(Count::TxThrottled, 1);
+                return;
+            }
             let taken = transmit.burst(
                 &self.counters,
+                self.from_guest.budget(),
                 |head| self.admission.admit(head),
-                |burst| self.mode.on_burst(now, burst, &mut self.receive),
+                |burst| {
+                    self.from_guest.pass_all(burst);
+                    self.mode.on_burst(now, burst, &mut self.receive);
+                },
             );
             // With nothing left, ask for a kick; look again, the guest may have posted
             // between our last look and our asking.
@@ -304,6 +324,10 @@ impl Worker {
     /// Asks the guest for a kick if somebody waits for room.
     fn await_room(&mut self) {
         if !self.receive.is_starved() {
+            return;
+        }
+        if self.receive.opens_at().is_some() {
+            self.counters.add(Count::RxThrottled, 1);
             return;
         }
         let Some(ring) = self.receive.ring() else { return };

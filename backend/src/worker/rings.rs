@@ -101,15 +101,12 @@ impl Worker {
         slot.state = RingState::Running;
         // The guest may have posted, and kicked, before we were here.
         slot.due = true;
-        if let Some(kick) = &slot.kick
-            && let Err(error) = self.poller.add(kick, role.kick_token(), Interest::ReadEdge)
-        {
-            log::warn!(
-                "{}: cannot watch the {} kick, polling instead: {error}",
-                self.name,
-                role.name()
-            );
-            slot.kick = None;
+        let watched = slot
+            .kick
+            .as_ref()
+            .map(|kick| self.poller.add(kick, role.kick_token(), Interest::ReadEdge));
+        if let Some(Err(error)) = watched {
+            self.fail(role, &format_args!("its kick cannot be watched: {error}"));
         }
     }
 

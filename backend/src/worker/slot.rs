@@ -45,7 +45,7 @@ impl Slot {
             used: setup.used,
             next_avail: setup.next_avail,
         });
-        self.kick = setup.kick;
+        self.kick = Some(setup.kick);
         if setup.call.is_some() {
             self.call = never_waiting(setup.call);
         }
@@ -73,11 +73,6 @@ impl Slot {
 
     pub(super) fn is_running(&self) -> bool {
         self.state == RingState::Running
-    }
-
-    /// True if nobody kicks this ring: it is to be looked at from time to time.
-    pub(super) fn is_polled(&self) -> bool {
-        self.is_running() && self.kick.is_none()
     }
 
     /// Replaces the call eventfd, and rings it once: an interrupt may have gone to the

@@ -1,6 +1,7 @@
 //! A guest and its front end for one worker, and a mode that sends everything back.
 
 use super::super::*;
+use crate::config::PortConfig;
 use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestSink, Layout, NoRoom, Offload};
 use crate::port::Port;
@@ -168,7 +169,7 @@ impl End {
             available: layout.available,
             used: layout.used,
             next_avail: layout.next_avail,
-            kick: Some(self.kick.try_clone().unwrap()),
+            kick: self.kick.try_clone().unwrap(),
             call: Some(self.call.try_clone().unwrap()),
             error: Some(self.error.try_clone().unwrap()),
         }
@@ -192,9 +193,14 @@ pub struct Guest {
 
 impl Guest {
     pub fn new() -> Self {
+        Self::of(port(1))
+    }
+
+    /// The guest of a port with this configuration.
+    pub fn of(config: PortConfig) -> Self {
         let (sender, told) = channel();
         let hold = Hold::default();
-        let port = Port::with_modes(port(1), &mut |_| {
+        let port = Port::with_modes(config, &mut |_| {
             Ok(Box::new(Echo {
                 told: sender.clone(),
                 waiting: Vec::new(),
@@ -216,7 +222,12 @@ impl Guest {
     }
 
     pub fn started(features: u64) -> Self {
-        let guest = Self::new();
+        Self::new().up(features)
+    }
+
+    /// The same, its rings running.
+    pub fn up(self, features: u64) -> Self {
+        let guest = self;
         let worker = guest.worker();
         worker.set_memory(Arc::clone(&guest.memory.map));
         worker.set_features(features);

@@ -1,4 +1,5 @@
 mod guest;
+mod rates;
 
 use super::*;
 use crate::counters::DropReason;
@@ -393,16 +394,21 @@ fn a_timer_of_the_mode_fires_while_the_guest_is_idle() {
 }
 
 #[test]
-fn a_ring_nobody_kicks_is_looked_at_anyway() {
+fn a_ring_whose_kick_cannot_be_watched_stays_stopped_until_it_gets_another() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
     guest.worker().stop_ring(RingRole::Transmit);
+    // Nothing ever happens to a plain file.
     let setup = RingSetup {
-        kick: None,
+        kick: tempfile::tempfile().unwrap(),
         ..guest.transmit.setup()
     };
     guest.worker().start_ring(RingRole::Transmit, setup);
-    guest.post_transmit(&frame(5, 60));
+    assert!(rings(&guest.transmit.error, SOON_MS));
+    assert_eq!(guest.dropped(DropReason::BrokenRing), 1);
+    guest.worker().stop_ring(RingRole::Transmit);
+    guest.worker().start_ring(RingRole::Transmit, guest.transmit.setup());
+    guest.send(&frame(5, 60));
     assert_eq!(guest.wait_frames(1), [frame(5, 60)]);
 }
 

@@ -1,0 +1,74 @@
+//! Rates of a port, with the worker's clock: bounds are wide, exact ones are the buckets' tests.
+
+use super::*;
+use crate::config::{PortConfig, Rate, RateLimit, Rates};
+use crate::virtio::features::tests::port;
+use std::time::Instant as Clock;
+
+const PACKETS: RateLimit = RateLimit {
+    bytes: None,
+    packets: Some(Rate {
+        per_second: 100,
+        burst: 10,
+    }),
+};
+
+fn limited(rates: Rates) -> PortConfig {
+    let mut config = port(1);
+    config.policy.rates = rates;
+    config
+}
+
+/// Thirty frames there and back; how long it took.
+fn echo_thirty(guest: &mut Guest) -> Duration {
+    guest.post_receive(40, 1536);
+    let sent: Vec<_> = (0..30).map(|i| frame(i, 60)).collect();
+    for frame in &sent {
+        guest.post_transmit(frame);
+    }
+    let start = Clock::now();
+    guest.transmit.kick();
+    assert!(guest.wait_frames(30) == sent, "all of them, in order");
+    start.elapsed()
+}
+
+#[test]
+fn what_the_guest_may_not_send_yet_waits_in_its_ring() {
+    let rates = Rates {
+        from_guest: PACKETS,
+        ..Rates::default()
+    };
+    let mut guest = Guest::of(limited(rates)).up(PLAIN);
+    let time = echo_thirty(&mut guest);
+    assert!(time >= Duration::from_millis(190), "{time:?}");
+    assert!(guest.port.counters().count(Count::TxThrottled) > 0);
+    assert!(guest.port.report().lines().all(|line| !line.contains("dropped")));
+}
+
+#[test]
+fn what_the_guest_may_not_be_sent_yet_waits_with_who_has_it() {
+    let rates = Rates {
+        to_guest: PACKETS,
+        ..Rates::default()
+    };
+    let mut guest = Guest::of(limited(rates)).up(EVENTS);
+    let time = echo_thirty(&mut guest);
+    assert!(time >= Duration::from_millis(190), "{time:?}");
+    assert!(guest.port.counters().count(Count::RxThrottled) > 0);
+    assert!(guest.port.report().lines().all(|line| !line.contains("dropped")));
+}
+
+#[test]
+fn waiting_for_tokens_costs_few_turns() {
+    let rates = Rates {
+        from_guest: PACKETS,
+        to_guest: PACKETS,
+    };
+    let mut guest = Guest::of(limited(rates)).up(PLAIN);
+    echo_thirty(&mut guest);
+    let counters = guest.port.counters();
+    // Twenty frames, each of which has to be waited for in either direction, a few
+    // times where timers come early.
+    let waits = counters.count(Count::TxThrottled) + counters.count(Count::RxThrottled);
+    assert!((20..200).contains(&waits), "{waits}");
+}
