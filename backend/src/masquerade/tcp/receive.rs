@@ -5,6 +5,7 @@
 //! window offered is what it will take (its send queue is the only buffer), so in the
 //! ordinary course nothing is refused after it was sent.
 
+use super::clock;
 use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, Sending, State, Timer};
 use super::seq::Seq;
 use super::stream::HostStream;
@@ -181,7 +182,8 @@ impl Connection {
         self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
     }
 
-    /// RFC 9293 3.10.7.4, in its order: sequence number, RST, SYN, ACK, data, FIN.
+    /// RFC 9293 3.10.7.4, in its order: sequence number (after RFC 7323 5.3's timestamp),
+    /// RST, SYN, ACK, data, FIN.
     fn on_segment<'g>(
         &mut self,
         ctx: &mut Context<'_>,
@@ -192,8 +194,11 @@ impl Connection {
         let header = &segment.header;
         let seq = Seq(header.seq);
         let end = seq + segment.sequence_len();
-        if end.before(intake.next) || seq.after(self.rcv_edge) {
-            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+        if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
+            // Keepalives and window probes are one number short, to be answered (RFC 9293 3.8.4).
+            if end + 1 != intake.next || segment.sequence_len() > 0 {
+                ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+            }
             self.ack_due |= !segment.has(TcpFlags::RST);
             return;
         }
@@ -227,6 +232,21 @@ impl Connection {
         if self.on_ack(ctx, segment) {
             self.take_payload(ctx, segment, burst, intake);
         }
+    }
+
+    /// RFC 7323 5.3: false for a segment older than the newest one known. What is echoed is
+    /// the timestamp of the first segment that was not acknowledged yet (4.3).
+    fn take_timestamp(&mut self, segment: &Segment) -> bool {
+        let (Some(recent), Some(stamp)) = (&mut self.ts_recent, segment.header.options.timestamps) else {
+            return true;
+        };
+        if clock::is_older(stamp.value, *recent) {
+            return segment.has(TcpFlags::RST);
+        }
+        if !self.ack_due && !Seq(segment.header.seq).after(self.rcv_nxt) {
+            *recent = stamp.value;
+        }
+        true
     }
 
     /// The guest has reset the connection. Once both sides have sent FIN that is no error
@@ -389,13 +409,7 @@ impl Connection {
         if !self.ack_due || self.is_over() || self.state == State::Connecting {
             return;
         }
-        let header = TcpHeader {
-            seq: self.snd_nxt.0,
-            ack: self.rcv_nxt.0,
-            flags: TcpFlags::ACK,
-            window: self.window_field(),
-            ..self.ports()
-        };
+        let header = self.acknowledgment(ctx.now, self.snd_nxt);
         self.ack_due = self.emit_control(ctx, &header).is_err();
     }
 

@@ -8,23 +8,23 @@ use crate::masquerade::tcp::connection::{Progress, Receiving, Sending, State};
 use crate::packet::{EtherType, EthernetHeader, Ipv4Header, MacAddr, TcpFlags, TcpHeader, TcpOptions, protocol};
 use std::time::Duration;
 
-const ISS: u32 = 1000;
+pub(super) const ISS: u32 = 1000;
 const ACK: TcpFlags = TcpFlags::ACK;
 
 /// A guest of single segments, its connection and what came back.
-struct Steps {
-    pair: Pair,
+pub(super) struct Steps {
+    pub(super) pair: Pair,
 }
 
 impl Steps {
-    fn nobody() -> Self {
+    pub(super) fn nobody() -> Self {
         Self {
             pair: Pair::idle(Conditions::default()),
         }
     }
 
     /// A connection opened by the guest, established.
-    fn established() -> Self {
+    pub(super) fn established() -> Self {
         let mut steps = Self::nobody();
         let syn_ack = steps.open();
         let answers = steps.segment(TcpFlags::ACK, ISS + 1, syn_ack.seq.wrapping_add(1), b"");
@@ -37,6 +37,7 @@ impl Steps {
         let options = TcpOptions {
             mss: Some(1460),
             window_scale: Some(7),
+            timestamps: None,
         };
         let answers = self.send(
             TcpHeader {
@@ -56,8 +57,17 @@ impl Steps {
         self.send(header(flags, seq, ack), payload)
     }
 
-    fn send(&mut self, header: TcpHeader, payload: &[u8]) -> Vec<TcpHeader> {
-        self.pair.take_burst(&[frame(&header, payload)]);
+    pub(super) fn send(&mut self, header: TcpHeader, payload: &[u8]) -> Vec<TcpHeader> {
+        self.send_all(&[(header, payload)])
+    }
+
+    /// Sends a burst.
+    pub(super) fn send_all(&mut self, segments: &[(TcpHeader, &[u8])]) -> Vec<TcpHeader> {
+        let frames: Vec<_> = segments
+            .iter()
+            .map(|(header, payload)| frame(header, payload))
+            .collect();
+        self.pair.take_burst(&frames);
         self.pair.answers()
     }
 
@@ -70,11 +80,11 @@ impl Steps {
         (c.sending, c.receiving)
     }
 
-    fn snd_nxt(&self) -> u32 {
+    pub(super) fn snd_nxt(&self) -> u32 {
         self.pair.connection.as_ref().unwrap().snd_nxt.0
     }
 
-    fn world_sends(&mut self, bytes: &[u8]) -> Vec<TcpHeader> {
+    pub(super) fn world_sends(&mut self, bytes: &[u8]) -> Vec<TcpHeader> {
         self.pair.world_sends(bytes);
         self.pair.answers()
     }
@@ -84,18 +94,18 @@ impl Steps {
         self.pair.answers()
     }
 
-    fn wait(&mut self, time: Duration) -> Vec<TcpHeader> {
+    pub(super) fn wait(&mut self, time: Duration) -> Vec<TcpHeader> {
         self.pair.around.now = self.pair.around.now + time;
         self.pair.call(|c, ctx, stream| c.on_timer(ctx, Some(stream)));
         self.pair.answers()
     }
 
-    fn dropped(&self, reason: DropReason) -> u64 {
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
         self.pair.around.counters.dropped(reason)
     }
 }
 
-fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
+pub(super) fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
     TcpHeader {
         src_port: 40_000,
         dst_port: 80,
@@ -285,6 +295,7 @@ fn a_keepalive_of_the_guest_is_answered() {
     let nxt = steps.snd_nxt();
     let answers = steps.segment(ACK, ISS, nxt, b"");
     assert_eq!((answers.len(), answers[0].ack, answers[0].seq), (1, ISS + 1, nxt));
+    assert_eq!(steps.dropped(DropReason::TcpOutOfWindow), 0);
 }
 
 #[test]
