@@ -9,6 +9,7 @@
 //! Opening to the guest: a client accepted by a listening socket becomes a SYN to the
 //! guest; if the guest refuses, the client is reset.
 
+mod clock;
 mod connection;
 mod emit;
 mod isn;
@@ -30,6 +31,7 @@ use self::isn::IsnSecret;
 use self::listener::{Client, Listeners};
 use self::spill::SpillPool;
 use super::icmp::{self, IcmpError, Quote};
+use super::index::SlotIndex;
 use super::steering::Claim;
 use super::{Context, Destination, Families, ListenError};
 use crate::config::Forward;
@@ -42,7 +44,7 @@ use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -67,11 +69,12 @@ pub struct Incoming {
     pub segment: Segment,
 }
 
+/// Idle ones are many: what is rarely used is behind a pointer, and `connection` alone
+/// knows the ends.
 #[derive(Debug)]
 struct Flow {
     connection: Connection,
-    key: FlowKey,
-    /// The host socket, until both directions are closed.
+    /// The host socket; `None` in TIME-WAIT, when both directions are closed.
     stream: Option<Socket>,
     generation: u32,
     scheduled: Scheduled,
@@ -83,11 +86,27 @@ struct Flow {
     _claim: Option<Claim>,
 }
 
+/// Besides this an idle flow takes five bytes of index and one timer.
+const _: () = assert!(size_of::<Flow>() <= 256, "put what is rare behind a pointer");
+
+impl Flow {
+    fn is(&self, key: &FlowKey) -> bool {
+        self.connection.guest == key.guest && self.connection.remote == key.remote
+    }
+
+    const fn key(&self) -> FlowKey {
+        FlowKey {
+            guest: self.connection.guest,
+            remote: self.connection.remote,
+        }
+    }
+}
+
 /// All TCP connections of one worker.
 pub struct TcpFlows {
     flows: Slab<Flow>,
-    slots: HashMap<FlowKey, usize>,
-    timers: TimerQueue<(usize, u32)>,
+    slots: SlotIndex,
+    timers: TimerQueue<(u32, u32)>,
     /// Flows that have more to send, in the order of their turns.
     backlog: VecDeque<usize>,
     /// The backlog waits for receive buffers.
@@ -95,7 +114,10 @@ pub struct TcpFlows {
     listeners: Listeners,
     /// When clients are looked after that had to wait.
     accept_again: Option<Instant>,
+    /// Most connections, those in TIME-WAIT apart: they hold no descriptor. Of them there
+    /// may be as many again.
     limit: usize,
+    in_time_wait: usize,
     next_generation: u32,
     secret: IsnSecret,
     gather: GatherList,
@@ -119,13 +141,14 @@ impl TcpFlows {
     pub fn new(limit: usize) -> Result<Self, getrandom::Error> {
         Ok(Self {
             flows: Slab::new(),
-            slots: HashMap::new(),
+            slots: SlotIndex::default(),
             timers: TimerQueue::default(),
             backlog: VecDeque::new(),
             is_starved: false,
             listeners: Listeners::default(),
             accept_again: None,
             limit,
+            in_time_wait: 0,
             next_generation: 0,
             secret: IsnSecret::random()?,
             gather: GatherList::default(),
@@ -145,7 +168,13 @@ impl TcpFlows {
 
     /// True if the connection is one of ours.
     pub fn has(&self, key: &FlowKey) -> bool {
-        self.slots.contains_key(key)
+        self.slot_of(key).is_some()
+    }
+
+    fn slot_of(&self, key: &FlowKey) -> Option<usize> {
+        self.slots
+            .find(key, |slot| self.flows[slot as usize].is(key))
+            .map(|slot| slot as usize)
     }
 
     /// Takes the TCP segments of a burst, in ring order.
@@ -174,7 +203,7 @@ impl TcpFlows {
     fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming) -> Option<usize> {
         let header = &item.segment.header;
         let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
-        if let Some(&slot) = self.slots.get(&item.key) {
+        if let Some(slot) = self.slot_of(&item.key) {
             let reopens = is_syn && self.flows[slot].connection.state() == State::TimeWait;
             if !reopens {
                 return Some(slot);
@@ -200,7 +229,7 @@ impl TcpFlows {
                 return refuse(ctx, key, syn);
             }
         };
-        if self.flows.len() >= self.limit {
+        if self.is_full() {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
@@ -251,7 +280,7 @@ impl TcpFlows {
         let Some((guest, remote)) = inbound_ends(ctx, client.address, client.guest_port) else {
             return;
         };
-        let Some(key) = self.free_key(guest, remote).filter(|_| self.flows.len() < self.limit) else {
+        let Some(key) = self.free_key(guest, remote).filter(|_| !self.is_full()) else {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return reset_socket(&client.stream);
         };
@@ -267,15 +296,17 @@ impl TcpFlows {
         (0..TRIES).find_map(|i| {
             remote.set_port(remote.port().wrapping_add(i).max(1));
             let key = FlowKey { guest, remote };
-            (!self.slots.contains_key(&key)).then_some(key)
+            (!self.has(&key)).then_some(key)
         })
     }
 
     fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
+        let (iss, clock) = self.secret.initial(ctx.now, key.guest, key.remote);
         Opening {
             guest: key.guest,
             remote: key.remote,
-            iss: self.secret.initial(ctx.now, key.guest, key.remote),
+            iss,
+            clock,
             mtu: ctx.link.mtu,
             spill: self.spill.clone(),
         }
@@ -285,9 +316,11 @@ impl TcpFlows {
         let generation = self.next_generation;
         self.next_generation = (generation + 1) & GENERATION_MASK;
         let claim = ctx.claim(protocol::TCP, key.guest, key.remote);
-        let slot = self.flows.insert(Flow {
+        let slot = self.flows.vacant_key();
+        let flows = &self.flows;
+        self.slots.insert(&key, narrow(slot), |known| key_at(flows, known));
+        self.flows.insert(Flow {
             connection,
-            key,
             stream: Some(stream),
             generation,
             scheduled: Scheduled::default(),
@@ -295,7 +328,6 @@ impl TcpFlows {
             awaits_room: false,
             _claim: claim,
         });
-        self.slots.insert(key, slot);
         let flow = &self.flows[slot];
         let watched = flow
             .stream
@@ -387,6 +419,7 @@ impl TcpFlows {
     /// Timers are due.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
         while let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) {
+            let slot = slot as usize;
             let Some(flow) = self.flows.get_mut(slot) else { continue };
             if flow.generation != generation || !flow.scheduled.fire(at) {
                 continue;
@@ -397,7 +430,7 @@ impl TcpFlows {
         let flows = &self.flows;
         self.timers.sweep(flows.len(), |at, (slot, generation)| {
             flows
-                .get(slot)
+                .get(slot as usize)
                 .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
         });
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
@@ -421,8 +454,13 @@ impl TcpFlows {
             self.remove(slot);
             return;
         }
-        if flow.connection.state() == State::TimeWait {
+        if flow.connection.state() == State::TimeWait && flow.stream.is_some() {
+            if self.in_time_wait >= self.limit {
+                // As Linux does beyond net.ipv4.tcp_max_tw_buckets.
+                return self.remove(slot);
+            }
             flow.stream = None;
+            self.in_time_wait += 1;
         }
         if flow.connection.is_window_tight()
             && !flow.awaits_room
@@ -438,7 +476,7 @@ impl TcpFlows {
         }
         if let Some(deadline) = flow.connection.deadline() {
             self.timers
-                .schedule(&mut flow.scheduled, (slot, flow.generation), deadline);
+                .schedule(&mut flow.scheduled, (narrow(slot), flow.generation), deadline);
         }
         if progress != Progress::Done {
             self.is_starved |= progress == Progress::Starved;
@@ -450,12 +488,16 @@ impl TcpFlows {
 
     fn remove(&mut self, slot: usize) {
         let flow = self.flows.remove(slot);
-        self.slots.remove(&flow.key);
-        if let Some(stream) = &flow.stream
-            && flow.connection.state() == State::Aborted
-        {
-            reset_socket(stream);
+        self.slots.remove(&flow.key(), narrow(slot));
+        match &flow.stream {
+            None => self.in_time_wait -= 1,
+            Some(stream) if flow.connection.state() == State::Aborted => reset_socket(stream),
+            Some(_) => {}
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.flows.len() - self.in_time_wait >= self.limit
     }
 }
 
@@ -463,8 +505,17 @@ fn token(slot: usize, generation: u32) -> Token {
     Token {
         owner: Owner::Tcp,
         generation,
-        index: u32::try_from(slot).unwrap_or(u32::MAX),
+        index: narrow(slot),
     }
+}
+
+/// A slot as tokens, timers and the index keep it: the limit on flows fits by far.
+fn narrow(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
+    flows[slot as usize].key()
 }
 
 /// A socket that does not wait, set up as every stream of the guest is.

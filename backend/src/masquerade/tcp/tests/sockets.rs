@@ -1,6 +1,7 @@
 //! The table of connections with real sockets: a guest of single segments, and peers on
 //! the host's loopback.
 
+use crate::counters::DropReason;
 use crate::masquerade::tcp::{FlowKey, Incoming, Segment, TcpFlows};
 use crate::masquerade::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
 use crate::packet::{TcpFlags, TcpHeader, TcpOptions, protocol};
@@ -80,6 +81,7 @@ impl Bench {
             options: TcpOptions {
                 mss: is_syn.then_some(1460),
                 window_scale: is_syn.then_some(0),
+                timestamps: None,
             },
             ..TcpHeader::default()
         };
@@ -323,4 +325,46 @@ fn a_connection_that_is_used_now_and_then_keeps_few_timers() {
         bench.flows.on_timer(&mut bench.around.context());
     }
     assert!(bench.flows.timers.len() < 100, "{}", bench.flows.timers.len());
+}
+
+#[test]
+fn connections_in_time_wait_leave_the_limit_to_others() {
+    let (mut bench, peer) = Bench::connected();
+    bench.flows.limit = 1;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = FlowKey {
+        remote: host_seen(bench.key.remote.ip(), listener.local_addr().unwrap().port()),
+        ..bench.key
+    };
+    let connect = |bench: &mut Bench| {
+        (bench.key, bench.next) = (other, ISS);
+        bench.send_syn();
+        let limited = bench.around.counters.dropped(DropReason::FlowLimit);
+        bench.handle_events();
+        (bench.flows.flows.len(), limited)
+    };
+    let (first, next) = (bench.key, bench.next);
+    assert_eq!(connect(&mut bench), (1, 1), "no room for a second one");
+    // The world closes, then the guest.
+    (bench.key, bench.next) = (first, next);
+    drop(peer);
+    bench.handle_events();
+    assert!(bench.take_bytes().1);
+    bench.send(FIN | ACK, b"");
+    bench.handle_events();
+    assert_eq!(bench.flows.in_time_wait, 1);
+    assert_eq!(connect(&mut bench), (2, 1));
+    // A second one that ends finds no room to wait in.
+    let (peer, _) = listener.accept().unwrap();
+    bench.take();
+    bench.send(ACK, b"");
+    drop(peer);
+    bench.handle_events();
+    assert!(bench.take_bytes().1);
+    bench.send(FIN | ACK, b"");
+    bench.handle_events();
+    assert_eq!((bench.flows.flows.len(), bench.flows.in_time_wait), (1, 1));
+    bench.around.now = bench.around.now + Duration::from_secs(300);
+    bench.flows.on_timer(&mut bench.around.context());
+    assert_eq!((bench.flows.flows.len(), bench.flows.in_time_wait), (0, 0));
 }
