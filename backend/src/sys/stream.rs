@@ -7,7 +7,8 @@
 //! [`peek`] reads the bytes before the offset into a scratch area again.
 
 use super::option::IntOption;
-use crate::frame::{GuestSlice, GuestSliceMut};
+use crate::frame::{GuestSlice, GuestSliceMut, ScatterList};
+use std::cell::RefCell;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, RawFd};
@@ -25,10 +26,29 @@ pub const MAX_SLICES: usize = 1024;
 /// # Errors
 /// What sendmsg(2) says; `WouldBlock` if it takes nothing now.
 pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usize> {
+    let mut taken = 0;
+    let (mut now, mut later) = slices.split_at(slices.len().min(MAX_SLICES));
+    loop {
+        match send_at_once(socket, now) {
+            Ok(n) => taken += n,
+            Err(e) if taken == 0 => return Err(e),
+            // An error of the connection shows at the next call.
+            Err(_) => return Ok(taken),
+        }
+        let sent = slices.len() - later.len();
+        if later.is_empty() || taken < slices[..sent].iter().map(GuestSlice::len).sum() {
+            return Ok(taken);
+        }
+        (now, later) = later.split_at(later.len().min(MAX_SLICES));
+    }
+}
+
+/// Sends at most [`MAX_SLICES`] slices.
+fn send_at_once(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usize> {
     // SAFETY: an all-zero msghdr is a valid, empty one.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = slices.as_ptr().cast_mut().cast();
-    message.msg_iovlen = slices.len().min(MAX_SLICES) as _;
+    message.msg_iovlen = slices.len() as _;
     // SAFETY: GuestSlice has the layout of iovec and its memory stays readable while
     // borrowed; the kernel does not write through msg_iov in sendmsg.
     let n = unsafe {
@@ -60,37 +80,32 @@ pub struct PeekAt {
 pub fn peek(socket: &impl AsRawFd, at: PeekAt, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     let skip = if has_peek_offset() { 0 } else { at.offset };
     if skip == 0 {
-        return receive(socket.as_raw_fd(), slices.as_mut_ptr().cast(), slices.len());
+        return receive(socket.as_raw_fd(), slices);
     }
     peek_past(socket.as_raw_fd(), skip, at.peer_closed, slices)
 }
 
-fn receive(fd: RawFd, iov: *mut libc::iovec, count: usize) -> io::Result<usize> {
+fn receive(fd: RawFd, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     // SAFETY: an all-zero msghdr is a valid, empty one.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = iov;
-    message.msg_iovlen = count.min(MAX_SLICES) as _;
-    // SAFETY: the callers pass iovecs whose memory is writable and borrowed for the call.
+    message.msg_iov = slices.as_mut_ptr().cast();
+    message.msg_iovlen = slices.len().min(MAX_SLICES) as _;
+    // SAFETY: GuestSliceMut has the layout of iovec, and its memory stays writable while
+    // borrowed.
     let n = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_PEEK) };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
 fn peek_past(fd: RawFd, skip: usize, peer_closed: bool, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     thread_local! {
-        static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<(Vec<u8>, ScatterList)> = RefCell::default();
     }
-    SCRATCH.with_borrow_mut(|scratch| {
+    SCRATCH.with_borrow_mut(|(scratch, list)| {
         scratch.resize(scratch.len().max(skip), 0);
-        let mut iovs = Vec::with_capacity(slices.len() + 1);
-        iovs.push(libc::iovec {
-            iov_base: scratch.as_mut_ptr().cast(),
-            iov_len: skip,
-        });
-        iovs.extend(slices.iter().map(|s| libc::iovec {
-            iov_base: s.as_ptr().cast(),
-            iov_len: s.len(),
-        }));
-        let n = receive(fd, iovs.as_mut_ptr(), iovs.len())?;
+        let mut room = list.start();
+        room.push(&mut scratch[..skip]);
+        room.extend(slices);
+        let n = receive(fd, room.slices())?;
         match n.checked_sub(skip) {
             Some(0) if peer_closed => Ok(0),
             None | Some(0) => Err(io::ErrorKind::WouldBlock.into()),
@@ -201,4 +216,64 @@ pub fn send_memory(socket: &impl AsRawFd) -> io::Result<SendMemory> {
         queued: info[WMEM_QUEUED],
         limit: info[SNDBUF],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn more_slices_than_one_call_takes_are_sent_all_the_same() {
+        let (near, mut far) = pair();
+        let bytes: Vec<u8> = (0..=255).cycle().take(2 * MAX_SLICES + 1).collect();
+        let slices: Vec<_> = bytes.chunks(1).map(GuestSlice::from_bytes).collect();
+        assert_eq!(send(&near, &slices).unwrap(), bytes.len());
+        let mut got = vec![0; bytes.len()];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(got, bytes);
+    }
+
+    #[test]
+    fn what_a_full_queue_takes_is_a_beginning_of_what_it_was_given() {
+        const LONG: usize = 8192;
+        let (near, mut far) = pair();
+        // Far more than any queue holds.
+        let bytes: Vec<u8> = (0..=250).cycle().take(4 * MAX_SLICES * LONG).collect();
+        let slices: Vec<_> = bytes.chunks(LONG).map(GuestSlice::from_bytes).collect();
+        let taken = send(&near, &slices).unwrap();
+        assert!((1..bytes.len()).contains(&taken));
+        assert_eq!(send(&near, &slices).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(near);
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        assert!(got == bytes[..taken]);
+    }
+
+    #[test]
+    fn a_peek_past_bytes_leaves_them_out() {
+        let (near, far) = pair();
+        assert_eq!(send(&near, &[GuestSlice::from_bytes(b"abcdef")]).unwrap(), 6);
+        let mut room = [0; 4];
+        let mut past = |skip: usize, closed: bool| {
+            let n = peek_past(
+                far.as_raw_fd(),
+                skip,
+                closed,
+                &mut [GuestSliceMut::from_bytes(&mut room)],
+            )?;
+            Ok::<_, io::Error>(room[..n].to_vec())
+        };
+        assert_eq!(past(1, false).unwrap(), b"bcde");
+        assert_eq!(past(4, false).unwrap(), b"ef");
+        assert_eq!(past(6, false).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(past(6, true).unwrap(), b"");
+    }
 }
