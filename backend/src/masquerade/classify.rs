@@ -45,15 +45,18 @@ impl Masquerade {
             Ok(headers) => headers,
             Err(why) => return self.surroundings.counters.count_drop(why.into()),
         };
-        self.surroundings.learn_guest_mac(headers.ethernet.src);
+        let mac = headers.ethernet.src;
         if self.responders.wants(&headers, frame.head) {
             let mut copy = [0; MAX_FRAME];
             let n = frame.copy_to(0, &mut copy);
-            if frame.len <= MAX_FRAME && self.answer_service(now, &copy[..n], sink) {
+            if frame.len <= MAX_FRAME && self.answer_service(now, mac, &copy[..n], sink) {
                 return;
             }
         }
         let verdict = self.admit(index, &headers);
+        if verdict.is_ok() {
+            self.surroundings.learn_guest_mac(mac);
+        }
         match verdict {
             Err(reason) => self.surroundings.counters.count_drop(reason),
             Ok(_) if is_fragment(&headers) => self.on_fragment(now, &headers, frame, sink),
@@ -98,22 +101,23 @@ impl Masquerade {
         sink: &mut dyn GuestSink,
     ) -> Result<(), DropReason> {
         let bytes = frame.head.get(transport.offset..).unwrap_or_default();
-        match transport.protocol {
-            protocol::TCP => {
+        match (transport.protocol, transport.src) {
+            (protocol::TCP, _) => {
                 let incoming = segment(frame, transport, bytes)?;
                 let FlowKey { guest, remote } = incoming.key;
                 if self.tcp.has(&incoming.key) || !self.hand_over(protocol::TCP, guest, remote, frame)? {
                     sorted.segments.push(incoming);
                 }
             }
-            protocol::UDP => {
+            (protocol::UDP, _) => {
                 let datagram = datagram(frame, transport, bytes)?;
                 let (guest, remote) = (datagram.src, datagram.dst);
                 if self.udp.has(guest, remote) || !self.hand_over(protocol::UDP, guest, remote, frame)? {
                     sorted.datagrams.push(datagram);
                 }
             }
-            protocol::ICMP | protocol::ICMPV6 => {
+            // Either over the other's IP is nobody's protocol (RFC 792, RFC 4443).
+            (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
                 let ctx = &mut self.surroundings.context(now, sink);
                 let Transport {
                     src,

@@ -186,3 +186,48 @@ fn every_worker_answers_to_the_mac_one_of_them_has_seen() {
     first.mode.on_room(NOW, &mut first.sink);
     assert_eq!(first.mode.surroundings.link.guest_mac, GUEST_MAC);
 }
+
+#[test]
+fn icmp_of_one_family_in_packets_of_the_other_is_an_unknown_protocol() {
+    let mut bench = Bench::new();
+    let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+    let echo = |kind: u8| [kind, 0, 0, 0, 0, 1, 0, 1];
+    let (guest6, world4, world6) = (address("fd10:0:2::2"), address("192.0.2.1"), address("2001:db8::1"));
+    for (n, packet) in [
+        ip(GUEST, world4, protocol::ICMPV6, &echo(icmp::v4::ECHO_REQUEST)),
+        ip(guest6, world6, protocol::ICMP, &echo(icmp::v6::ECHO_REQUEST)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(bench.send(packet).len(), 1, "an ICMP error");
+        assert_eq!(bench.counters.dropped(DropReason::UnknownProtocol), n as u64 + 1);
+    }
+    assert_eq!(bench.counters.count(Count::Echos), 0);
+}
+
+#[test]
+fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
+    let with_source = |mut bytes: Vec<u8>, mac: MacAddr| {
+        bytes[6..12].copy_from_slice(&mac.0);
+        bytes
+    };
+    let mut bench = Bench::new();
+    let (other, world) = (Ipv4Addr::new(10, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 1));
+    let stranger = MacAddr([2, 0, 0, 0, 0, 0x77]);
+    let spoofed = udp(other.into(), world.into(), (1, 2), b"?");
+    bench.dropped(with_source(spoofed.clone(), stranger), DropReason::SpoofedAddress);
+    assert_eq!(bench.mode.surroundings.link.guest_mac, MacAddr::default());
+    bench.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
+    assert_eq!(bench.mode.surroundings.link.guest_mac, GUEST_MAC);
+    bench.dropped(with_source(spoofed, stranger), DropReason::SpoofedAddress);
+    let multicast = udp(GUEST, Ipv4Addr::new(224, 0, 0, 251).into(), (1, 2), b"?");
+    bench.dropped(with_source(multicast, stranger), DropReason::Multicast);
+    assert_eq!(bench.mode.surroundings.link.guest_mac, GUEST_MAC);
+    // A card that was replaced.
+    bench.send(with_source(
+        icmp_message(GUEST, GATEWAY, IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2), b""),
+        stranger,
+    ));
+    assert_eq!(bench.mode.surroundings.link.guest_mac, stranger);
+}

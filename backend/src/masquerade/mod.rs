@@ -9,6 +9,7 @@ mod classify;
 mod context;
 mod fragmenter;
 pub mod icmp;
+mod index;
 mod link;
 mod listen;
 mod manner;
@@ -68,7 +69,7 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    /// Notes the MAC a frame of the guest came from.
+    /// Notes the MAC a frame came from that was found to be the guest's.
     fn learn_guest_mac(&mut self, mac: MacAddr) {
         if self.link.guest_mac != mac {
             self.link.guest_mac = mac;
@@ -316,14 +317,13 @@ impl Masquerade {
         }
     }
 
-    /// Hands a frame to the responders if it is theirs; true if it was.
-    fn answer_service(&mut self, now: Instant, frame: &[u8], sink: &mut dyn GuestSink) -> bool {
-        let mac = self.surroundings.link.guest_mac;
+    /// Hands a frame that came from `mac` to the responders if it is theirs; true if it was.
+    fn answer_service(&mut self, now: Instant, mac: MacAddr, frame: &[u8], sink: &mut dyn GuestSink) -> bool {
         let counters = &self.surroundings.counters;
         let answer = self.responders.answer(now, mac, frame, counters, &mut self.replies);
         match answer {
             Answer::NotMine => return false,
-            Answer::Done => {}
+            Answer::Done => self.surroundings.learn_guest_mac(mac),
             Answer::Refused(reason) => counters.count_drop(reason),
         }
         self.flush_replies(sink);

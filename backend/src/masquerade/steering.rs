@@ -89,15 +89,18 @@ pub struct Steering {
     directory: Arc<Directory>,
 }
 
-/// A flow entered in the directory, until dropped.
-pub struct Claim {
+/// A flow entered in the directory, until dropped. Behind a pointer: every flow has room
+/// for one, few ports have several workers.
+pub struct Claim(Box<Entry>);
+
+struct Entry {
     key: SteeringKey,
     steering: Steering,
 }
 
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Claim({:?})", self.key)
+        write!(f, "Claim({:?})", self.0.key)
     }
 }
 
@@ -130,10 +133,10 @@ impl Steering {
     pub fn claim(&self, key: SteeringKey) -> Claim {
         let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
         owners.insert(key, self.me);
-        Claim {
+        Claim(Box::new(Entry {
             key,
             steering: self.clone(),
-        }
+        }))
     }
 
     /// The other worker that owns the flow, if one does.
@@ -176,15 +179,15 @@ impl Steering {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let steering = &self.steering;
+        let Entry { key, steering } = &*self.0;
         let mut owners = steering
             .directory
             .owners
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         // Another worker may have made the flow anew meanwhile.
-        if owners.get(&self.key) == Some(&steering.me) {
-            owners.remove(&self.key);
+        if owners.get(key) == Some(&steering.me) {
+            owners.remove(key);
         }
     }
 }

@@ -11,13 +11,14 @@
 //! Open); FIN-WAIT-2 = (Closed, Open); CLOSING and LAST-ACK = (FinSent, Closed);
 //! TIME-WAIT = [`State::TimeWait`]. LISTEN has no connection.
 
+use super::clock::Clock;
 use super::rtt::RttEstimator;
 use super::seq::Seq;
 use super::spill::{Spill, SpillPool};
 use super::stream::HostStream;
 use crate::frame::NoRoom;
 use crate::masquerade::Context;
-use crate::packet::{TcpFlags, TcpHeader, TcpOptions};
+use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use crate::time::Instant;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -138,8 +139,11 @@ pub struct Connection {
     pub(super) snd_wl1: Seq,
     pub(super) snd_wl2: Seq,
     pub(super) snd_scale: u8,
-    /// Payload bytes per segment the guest takes.
+    /// Payload bytes per segment the guest takes, room for options taken off.
     pub(super) mss: u16,
+    clock: Clock,
+    /// The guest's timestamp to echo (TS.Recent), if both SYNs had the option.
+    pub(super) ts_recent: Option<u32>,
 
     pub(super) rcv_nxt: Seq,
     /// Right edge of the window offered last (RCV.NXT + RCV.WND); never moves back.
@@ -177,6 +181,8 @@ pub struct Opening {
     pub remote: SocketAddr,
     /// Our initial sequence number.
     pub iss: Seq,
+    /// The clock of our timestamps.
+    pub clock: Clock,
     /// MTU of the guest's link.
     pub mtu: u16,
     /// Where bytes are kept that the host socket does not take at once.
@@ -202,6 +208,8 @@ impl Connection {
             snd_wl2: Seq(0),
             snd_scale: 0,
             mss: our_mss(opening.guest, opening.mtu),
+            clock: opening.clock,
+            ts_recent: None,
             rcv_nxt: Seq(0),
             rcv_edge: Seq(0),
             rcv_scale: 0,
@@ -269,7 +277,7 @@ impl Connection {
         self.window_tight
     }
 
-    /// Takes what a SYN says: sequence number, MSS, window scale.
+    /// Takes what a SYN says: sequence number, MSS, window scale, timestamps.
     pub(super) fn take_syn(&mut self, syn: &TcpHeader) {
         self.rcv_nxt = Seq(syn.seq) + 1;
         self.rcv_edge = self.rcv_nxt + u32::from(SYN_WINDOW);
@@ -282,6 +290,11 @@ impl Connection {
         } else {
             self.snd_scale = 0;
             self.rcv_scale = 0;
+        }
+        self.ts_recent = syn.options.timestamps.map(|t| t.value);
+        if self.ts_recent.is_some() {
+            // The MSS of a SYN knows of no options (RFC 6691).
+            self.mss -= u16::try_from(Timestamps::EMITTED_LEN).unwrap_or_default();
         }
         self.snd_wnd = u32::from(syn.window);
         self.snd_wl1 = Seq(syn.seq);
@@ -297,13 +310,14 @@ impl Connection {
 
     /// Sends SYN or SYN and ACK, for the first time or again.
     pub(super) fn send_syn(&mut self, ctx: &mut Context<'_>) {
-        let (flags, ack) = match self.state {
-            State::SynReceived => (TcpFlags::SYN | TcpFlags::ACK, self.rcv_nxt.0),
-            _ => (TcpFlags::SYN, 0),
+        let (flags, ack, echo) = match self.state {
+            State::SynReceived => (TcpFlags::SYN | TcpFlags::ACK, self.rcv_nxt.0, self.ts_recent),
+            _ => (TcpFlags::SYN, 0, Some(0)),
         };
         let options = TcpOptions {
             mss: Some(our_mss(self.guest, ctx.link.mtu)),
             window_scale: (self.rcv_scale != 0).then_some(WINDOW_SCALE),
+            timestamps: echo.map(|echo| self.clock.stamp(ctx.now, echo)),
         };
         let header = TcpHeader {
             seq: self.iss.0,
@@ -426,13 +440,7 @@ impl Connection {
         if self.state != State::Established {
             return;
         }
-        let header = TcpHeader {
-            seq: (self.snd_una - 1).0,
-            ack: self.rcv_nxt.0,
-            flags: TcpFlags::ACK,
-            window: self.window_field(),
-            ..self.ports()
-        };
+        let header = self.acknowledgment(ctx.now, self.snd_una - 1);
         let _ = self.emit_control(ctx, &header);
     }
 
@@ -464,6 +472,21 @@ impl Connection {
             src_port: self.remote.port(),
             dst_port: self.guest.port(),
             ..TcpHeader::default()
+        }
+    }
+
+    /// A segment with number `seq` that says what was received so far.
+    pub(super) fn acknowledgment(&self, now: Instant, seq: Seq) -> TcpHeader {
+        TcpHeader {
+            seq: seq.0,
+            ack: self.rcv_nxt.0,
+            flags: TcpFlags::ACK,
+            window: self.window_field(),
+            options: TcpOptions {
+                timestamps: self.ts_recent.map(|echo| self.clock.stamp(now, echo)),
+                ..TcpOptions::default()
+            },
+            ..self.ports()
         }
     }
 

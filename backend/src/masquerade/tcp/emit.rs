@@ -6,12 +6,12 @@ use crate::masquerade::link::PacketSpec;
 use crate::masquerade::{Context, Link};
 use crate::packet::checksum::Sum;
 use crate::packet::{TcpFlags, TcpHeader, protocol};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Offset of the checksum field in a TCP header.
 const CHECKSUM_OFFSET: u16 = 16;
 /// Room for Ethernet, IPv6 and a TCP header with our options.
-const CONTROL_MAX: usize = 14 + 40 + 28;
+const CONTROL_MAX: usize = 14 + 40 + 40;
 
 /// Sends a segment without data from `src` to the guest's `dst`.
 ///
@@ -47,42 +47,36 @@ pub struct DataHeader<'a> {
     /// The guest's link.
     pub link: &'a Link,
     /// The remote end, as the guest sees it.
-    pub src: SocketAddr,
+    pub src: IpAddr,
     /// The guest's end.
-    pub dst: SocketAddr,
+    pub dst: IpAddr,
     /// Payload bytes per segment on the guest's side.
     pub mss: u16,
-    /// RCV.NXT.
-    pub ack: Seq,
-    /// Window field.
-    pub window: u16,
+    /// The header, but for SEQ and PSH.
+    pub tcp: TcpHeader,
 }
 
 impl DataHeader<'_> {
     /// Writes the header of a frame with `length` bytes from `seq` on; `push` if nothing
     /// more waits behind it. The checksum is left to the guest.
     pub fn emit(&self, seq: Seq, length: usize, push: bool, buf: &mut [u8]) -> Offload {
-        let segment_len = TcpHeader::LEN + length;
+        let segment_len = self.tcp.emitted_len() + length;
         let spec = PacketSpec {
-            src: self.src.ip(),
-            dst: self.dst.ip(),
+            src: self.src,
+            dst: self.dst,
             protocol: protocol::TCP,
             payload_len: segment_len,
             fragment: None,
         };
         let at = self.link.emit(&spec, buf);
         let header = TcpHeader {
-            src_port: self.src.port(),
-            dst_port: self.dst.port(),
             seq: seq.0,
-            ack: self.ack.0,
             flags: if push {
                 TcpFlags::ACK | TcpFlags::PSH
             } else {
                 TcpFlags::ACK
             },
-            window: self.window,
-            ..TcpHeader::default()
+            ..self.tcp
         };
         let partial = Sum::default().pseudo_header(spec.src, spec.dst, protocol::TCP, segment_len);
         header.emit(&mut buf[at..], partial.fold());
@@ -99,8 +93,8 @@ impl DataHeader<'_> {
         let mss = self.mss;
         match self.src {
             _ if length <= usize::from(mss) => Segmentation::None,
-            SocketAddr::V4(_) => Segmentation::Tcp4 { mss, ecn: false },
-            SocketAddr::V6(_) => Segmentation::Tcp6 { mss, ecn: false },
+            IpAddr::V4(_) => Segmentation::Tcp4 { mss, ecn: false },
+            IpAddr::V6(_) => Segmentation::Tcp6 { mss, ecn: false },
         }
     }
 }

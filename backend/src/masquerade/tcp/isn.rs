@@ -1,10 +1,12 @@
 //! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection.
+//! The other half of the hash sets off its timestamps (RFC 7323 5.4).
 
 use crate::time::Instant;
 use siphasher::sip::SipHasher13;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
+use super::clock::Clock;
 use super::seq::Seq;
 
 /// The secret of one port.
@@ -25,13 +27,15 @@ impl IsnSecret {
         Ok(Self(secret))
     }
 
-    /// The initial sequence number of a connection opened now.
+    /// The initial sequence number of a connection opened now, and the clock it shows.
     #[allow(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
-    pub fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> Seq {
+    pub fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
         let mut hasher = SipHasher13::new_with_key(&self.0);
         (guest, remote).hash(&mut hasher);
         let hash = hasher.finish();
-        Seq((now.as_nanos() / TICK_NANOS) as u32) + (hash as u32)
+        let iss = Seq((now.as_nanos() / TICK_NANOS) as u32) + (hash as u32);
+        let offset = (hash >> 32) as u32;
+        (iss, Clock { offset })
     }
 }
 

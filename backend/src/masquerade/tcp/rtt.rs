@@ -10,6 +10,8 @@ const INITIAL: Duration = Duration::from_secs(1);
 /// nothing, but a busy host may not let it run for a while: waiting longer is cheaper than
 /// sending megabytes again.
 const MIN: Duration = Duration::from_secs(1);
+/// Longest round trip that is told from longer ones, in microseconds: eight times it fits a word, which is nine minutes.
+const LONGEST: u32 = u32::MAX / 8;
 /// Largest RTO, backed off.
 const MAX: Duration = Duration::from_secs(60);
 
@@ -17,24 +19,30 @@ const MAX: Duration = Duration::from_secs(60);
 /// that was sent again).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RttEstimator {
-    smoothed: Option<Duration>,
-    variance: Duration,
-    /// The measurement that runs: since when, and what ends it if it is acknowledged.
-    running: Option<(Instant, Seq)>,
+    /// In microseconds, like the variance: half as long as a `Duration`, and every idle
+    /// flow has one.
+    smoothed: Option<u32>,
+    variance: u32,
+    /// The measurement that runs: what ends it if it is acknowledged.
+    running: Option<Seq>,
+    /// Since when it runs.
+    since: Instant,
     backoff: u8,
 }
 
 impl RttEstimator {
     /// A segment that ends before `end` was sent; starts a measurement if none runs.
     pub fn sent(&mut self, now: Instant, end: Seq) {
-        self.running.get_or_insert((now, end));
+        if self.running.is_none() {
+            (self.running, self.since) = (Some(end), now);
+        }
     }
 
     /// Everything before `una` was acknowledged: ends a measurement that waited for it, and
     /// the back-off with it.
     pub fn acknowledged(&mut self, now: Instant, una: Seq) {
-        if let Some((since, _)) = self.running.take_if(|(_, end)| !una.before(*end)) {
-            self.sample(now.since(since));
+        if self.running.take_if(|end| !una.before(*end)).is_some() {
+            self.sample(now.since(self.since));
             self.backoff = 0;
         }
     }
@@ -55,6 +63,7 @@ impl RttEstimator {
     }
 
     fn sample(&mut self, rtt: Duration) {
+        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).min(LONGEST);
         if let Some(smoothed) = self.smoothed {
             self.variance = (self.variance * 3 + smoothed.abs_diff(rtt)) / 4;
             self.smoothed = Some((smoothed * 7 + rtt) / 8);
@@ -66,7 +75,9 @@ impl RttEstimator {
 
     /// The time-out for a segment sent now.
     pub fn timeout(&self) -> Duration {
-        let base = self.smoothed.map_or(INITIAL, |s| (s + self.variance * 4).max(MIN));
+        let base = self.smoothed.map_or(INITIAL, |s| {
+            Duration::from_micros(u64::from(s) + u64::from(self.variance) * 4).max(MIN)
+        });
         base.saturating_mul(1 << self.backoff.min(10)).min(MAX)
     }
 }

@@ -43,27 +43,29 @@ impl SpillPool {
     }
 }
 
-/// What one connection keeps.
+/// What one connection keeps: nothing as a rule, so that costs two words.
 #[derive(Debug)]
 pub struct Spill {
+    kept: Option<Box<Kept>>,
+    pool: SpillPool,
+}
+
+/// Bytes, of which the first `sent` have gone.
+#[derive(Debug, Default)]
+struct Kept {
     bytes: Vec<u8>,
     sent: usize,
-    pool: SpillPool,
 }
 
 impl Spill {
     /// Nothing kept yet.
     pub const fn new(pool: SpillPool) -> Self {
-        Self {
-            bytes: Vec::new(),
-            sent: 0,
-            pool,
-        }
+        Self { kept: None, pool }
     }
 
     /// True if nothing is kept.
     pub const fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.kept.is_none()
     }
 
     /// Keeps `n` bytes of `slices` from `offset` on; false if the limit does not allow it.
@@ -71,9 +73,10 @@ impl Spill {
         if !self.pool.take(n) {
             return false;
         }
-        let start = self.bytes.len();
-        self.bytes.resize(start + n, 0);
-        let copied = copy_from_guest(slices, offset, &mut self.bytes[start..]);
+        let bytes = &mut self.kept.get_or_insert_default().bytes;
+        let start = bytes.len();
+        bytes.resize(start + n, 0);
+        let copied = copy_from_guest(slices, offset, &mut bytes[start..]);
         debug_assert_eq!(copied, n);
         true
     }
@@ -83,9 +86,10 @@ impl Spill {
     /// # Errors
     /// The socket failed.
     pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
-        while !self.is_empty() {
-            match stream.send(&[GuestSlice::from_bytes(&self.bytes[self.sent..])]) {
-                Ok(n) => self.sent += n,
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        while kept.sent < kept.bytes.len() {
+            match stream.send(&[GuestSlice::from_bytes(&kept.bytes[kept.sent..])]) {
+                Ok(n) => kept.sent += n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) => return Err(e),
             }
@@ -95,9 +99,9 @@ impl Spill {
     }
 
     fn clear(&mut self) {
-        self.pool.give_back(self.bytes.len());
-        self.bytes = Vec::new();
-        self.sent = 0;
+        if let Some(kept) = self.kept.take() {
+            self.pool.give_back(kept.bytes.len());
+        }
     }
 }
 

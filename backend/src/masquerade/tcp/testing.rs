@@ -1,5 +1,6 @@
 //! A connection without sockets or a guest: for tests, and for a fuzzer that plays both.
 
+use super::clock::Clock;
 use super::connection::{Connection, Opening, Progress, State};
 use super::receive::Segment;
 use super::seq::Seq;
@@ -151,6 +152,7 @@ impl Player {
             guest: SocketAddr::new([10, 0, 2, 2].into(), 40_000),
             remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
             iss: Seq(ISS),
+            clock: Clock::default(),
             mtu: 1500,
             spill: SpillPool::default(),
         };
@@ -161,6 +163,7 @@ impl Player {
             options: TcpOptions {
                 mss: Some(1000),
                 window_scale: Some(2),
+                timestamps: None,
             },
             ..TcpHeader::default()
         };

@@ -230,7 +230,7 @@ impl Connection {
     fn layout(&self, ctx: &Context<'_>, window: usize) -> Layout {
         let caps = ctx.sink.caps();
         let network = Link::header_len(self.remote.ip());
-        let header = network + TcpHeader::LEN;
+        let header = network + self.acknowledgment(ctx.now, self.snd_nxt).emitted_len();
         let mss = usize::from(self.mss);
         let takes_tso = if self.remote.is_ipv4() { caps.tso4 } else { caps.tso6 };
         let largest = if takes_tso {
@@ -263,11 +263,10 @@ impl Connection {
         let mut seq = self.snd_nxt;
         let data = DataHeader {
             link: ctx.link,
-            src: self.remote,
-            dst: self.guest,
+            src: self.remote.ip(),
+            dst: self.guest.ip(),
             mss: self.mss,
-            ack: self.rcv_nxt,
-            window: self.window_field(),
+            tcp: self.acknowledgment(ctx.now, seq),
         };
         ctx.sink.commit(&lengths[..frames], &mut |i, length, buf| {
             let is_last = i + 1 == frames && n < asked;
@@ -303,11 +302,8 @@ impl Connection {
 
     fn send_fin(&mut self, ctx: &mut Context<'_>) -> Progress {
         let header = TcpHeader {
-            seq: self.snd_nxt.0,
-            ack: self.rcv_nxt.0,
             flags: TcpFlags::FIN | TcpFlags::ACK,
-            window: self.window_field(),
-            ..self.ports()
+            ..self.acknowledgment(ctx.now, self.snd_nxt)
         };
         if self.emit_control(ctx, &header).is_err() {
             // The end shows again when there is room.

@@ -4,6 +4,7 @@
 //! by the world have a share of their own, so that a flood of made-up clients cannot
 //! push out what the guest began.
 
+use super::super::index::SlotIndex;
 use super::flow::{Flow, FlowKey, FlowRef, Side};
 use crate::poller::{GENERATION_MASK, Owner, Token};
 use crate::time::Instant;
@@ -18,7 +19,7 @@ const INBOUND_SHARE: usize = 4;
 /// All flows of a port.
 pub struct FlowTable {
     flows: Slab<Flow>,
-    by_key: HashMap<FlowKey, FlowRef>,
+    by_key: SlotIndex,
     timers: TimerQueue<FlowRef>,
     /// Flows in order of their making, per side that began; answered and gone ones are
     /// left in until they come up.
@@ -36,7 +37,7 @@ impl FlowTable {
     pub fn new(max_flows: usize) -> Self {
         Self {
             flows: Slab::new(),
-            by_key: HashMap::new(),
+            by_key: SlotIndex::default(),
             timers: TimerQueue::default(),
             guest_began: VecDeque::new(),
             world_began: VecDeque::new(),
@@ -54,7 +55,9 @@ impl FlowTable {
 
     /// The flow with these ends.
     pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
-        self.by_key.get(key).copied()
+        let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
+        let generation = self.flows[index as usize].generation;
+        Some(FlowRef { index, generation })
     }
 
     /// The flow, if it still is the one meant.
@@ -145,7 +148,8 @@ impl FlowTable {
             self.own_port(flow.domain, port);
         }
         self.remember(flow.origin, made);
-        self.by_key.insert(flow.key, made);
+        let flows = &self.flows;
+        self.by_key.insert(&flow.key, made.index, |known| key_at(flows, known));
         self.flows.insert(flow);
         self.sweep_timers();
         made
@@ -193,7 +197,7 @@ impl FlowTable {
             return;
         }
         let gone = self.flows.remove(flow.index as usize);
-        self.by_key.remove(&gone.key);
+        self.by_key.remove(&gone.key, flow.index);
         if gone.origin == Side::World && gone.is_unreplied() {
             self.unanswered_inbound -= 1;
         }
@@ -224,6 +228,10 @@ impl FlowTable {
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
+}
+
+fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
+    flows[slot as usize].key
 }
 
 #[cfg(test)]

@@ -5,3 +5,4 @@ mod pair;
 mod properties;
 mod sockets;
 mod states;
+mod timestamps;

@@ -4,6 +4,7 @@
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
 use crate::masquerade::Context;
+use crate::masquerade::tcp::clock::Clock;
 use crate::masquerade::tcp::connection::{Connection, Opening, Progress, State};
 use crate::masquerade::tcp::receive::Segment;
 use crate::masquerade::tcp::seq::Seq;
@@ -16,6 +17,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -24,6 +26,12 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 const GUEST_PORT: u16 = 40_000;
 const REMOTE_PORT: u16 = 80;
+
+thread_local! {
+    /// Milliseconds of the guest's timestamps, close to the end of the numbers. smoltcp
+    /// takes a function that has nothing else to go by.
+    static GUEST_CLOCK: Cell<u32> = const { Cell::new(0) };
+}
 
 /// How bad the link is, and how the two ends behave.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +44,8 @@ pub struct Conditions {
     pub mtu: u16,
     /// The guest takes frames above the MTU.
     pub tso: bool,
+    /// The guest's TCP uses timestamps.
+    pub timestamps: bool,
     /// Bytes the host socket's send queue holds.
     pub send_queue: usize,
     /// Frames the guest has buffers for at a time.
@@ -53,6 +63,7 @@ impl Default for Conditions {
             late: 0,
             mtu: 1500,
             tso: true,
+            timestamps: true,
             send_queue: 200_000,
             room: 64,
             guest_buffer: 60_000,
@@ -234,6 +245,9 @@ impl Pair {
         let buffer = || tcp::SocketBuffer::new(vec![0; conditions.guest_buffer]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_ack_delay(None);
+        if conditions.timestamps {
+            socket.set_tsval_generator(Some(|| GUEST_CLOCK.get()));
+        }
         if opener == Opener::World {
             socket.listen(GUEST_PORT).unwrap();
         }
@@ -283,6 +297,9 @@ impl Pair {
             remote: SocketAddr::new(REMOTE.into(), REMOTE_PORT),
             // Close to the wrap, so that every transfer crosses it.
             iss: Seq(u32::MAX - 5_000),
+            clock: Clock {
+                offset: u32::MAX - 5_000,
+            },
             mtu: self.conditions.mtu,
             spill: SpillPool::default(),
         }
@@ -416,7 +433,9 @@ impl Pair {
             c.answer(ctx, stream)
         });
         moved |= self.carry_to_guest();
-        let at = SmolInstant::from_micros(i64::try_from(self.around.now.as_nanos() / 1000).unwrap());
+        let micros = self.around.now.as_nanos() / 1000;
+        GUEST_CLOCK.set(u32::try_from(micros / 1000).unwrap().wrapping_sub(100));
+        let at = SmolInstant::from_micros(i64::try_from(micros).unwrap());
         self.iface.poll(at, &mut self.nic, &mut self.sockets);
         moved |= self.carry_from_guest();
         moved

@@ -50,9 +50,10 @@ fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
 #[test]
 fn a_clean_link_carries_both_ways() {
     for opener in [Opener::Guest, Opener::World] {
-        for tso in [true, false] {
+        for (tso, timestamps) in [(true, true), (true, false), (false, true), (false, false)] {
             let conditions = Conditions {
                 tso,
+                timestamps,
                 ..Conditions::default()
             };
             transfer(conditions, opener, 400_000, 400_000);
@@ -115,7 +116,7 @@ proptest! {
         doubled in 0u64..20,
         late in 0u64..20,
         mtu in prop_oneof![Just(576u16), Just(1280), Just(1500), Just(9000), Just(65_535)],
-        tso in any::<bool>(),
+        (tso, timestamps) in any::<(bool, bool)>(),
         send_queue in 3_000usize..200_000,
         room in 1usize..40,
         guest_buffer in 2_000usize..65_000,
@@ -124,7 +125,7 @@ proptest! {
         down in 0usize..60_000,
     ) {
         let conditions = Conditions {
-            seed: seed.into(), lost, doubled, late, mtu, tso, send_queue, room, guest_buffer,
+            seed: seed.into(), lost, doubled, late, mtu, tso, timestamps, send_queue, room, guest_buffer,
         };
         let opener = if from_guest { Opener::Guest } else { Opener::World };
         transfer(conditions, opener, up, down);
