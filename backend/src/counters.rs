@@ -137,6 +137,10 @@ counters! {
         Calls = "calls",
         /// Times the guest kicked.
         Kicks = "kicks",
+        /// Times the guest's frames were left in the ring because it had sent what it may.
+        TxThrottled = "tx_throttled",
+        /// Times the guest had been sent what it may while there was more.
+        RxThrottled = "rx_throttled",
         /// Frames that came on another queue than their flow's.
         Handovers = "handovers",
         /// TCP connections opened by the guest.

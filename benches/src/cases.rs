@@ -12,6 +12,7 @@ use hawser_backend::masquerade::{Masquerade, MasqueradeSetup};
 use hawser_backend::mode::Mode;
 use hawser_backend::packet::{Headers, MacAddr, checksum};
 use hawser_backend::poller::Poller;
+use hawser_backend::port::rate::Budget;
 use hawser_backend::virtio::features::Features;
 use hawser_backend::virtio::receive::Receive;
 use hawser_backend::virtio::ring::Ring;
@@ -109,6 +110,7 @@ fn transmit(lengths: &[u32], indirect: bool) -> Round {
             while taken < frames {
                 let burst = transmit.burst(
                     &counters,
+                    Budget::UNLIMITED,
                     |_| Ok(()),
                     |burst| {
                         black_box(burst);

@@ -18,6 +18,7 @@ pub enum Metric {
     ResidentStart,
     ResidentEnd,
     FlowMemory,
+    FlowMemoryShared,
     IdleSwitches,
 }
 
@@ -38,7 +39,7 @@ pub struct About {
 
 impl Metric {
     /// In the order they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::TcpOut,
         Self::TcpIn,
         Self::CpuOut,
@@ -53,6 +54,7 @@ impl Metric {
         Self::ResidentStart,
         Self::ResidentEnd,
         Self::FlowMemory,
+        Self::FlowMemoryShared,
         Self::IdleSwitches,
     ];
 
@@ -73,6 +75,13 @@ impl Metric {
             Self::ResidentStart => ("resident_start", "Resident memory at start", "MB", 1, false),
             Self::ResidentEnd => ("resident_end", "Resident memory after the runs", "MB", 1, false),
             Self::FlowMemory => ("flow_memory", "Memory per 1,000 idle flows", "MB", 2, false),
+            Self::FlowMemoryShared => (
+                "flow_memory_shared",
+                "Guest memory first touched per 1,000 idle flows",
+                "MB",
+                2,
+                false,
+            ),
             Self::IdleSwitches => ("idle_switches", "Context switches in 10 s, idle guest", "", 0, false),
         };
         About {

@@ -131,8 +131,18 @@ impl Background {
 
     /// Memory of the process that is in RAM, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Resident memory it shares with others through files of memory, in KiB: of a back end
+    /// that is what it has touched of its guest's.
+    pub fn shared_kib(&self) -> Result<u64> {
+        self.status_kib("RssShmem:")
+    }
+
+    fn status_kib(&self, name: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let number = line
             .and_then(|line| line.split_whitespace().next())
             .ok_or_else(|| self.failed("is gone"))?;

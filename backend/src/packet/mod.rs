@@ -21,7 +21,7 @@ pub use ethernet::{EtherType, EthernetHeader, MacAddr};
 pub use headers::{Headers, Network};
 pub use icmp::IcmpHeader;
 pub use ip::{FragmentInfo, Ipv4Header, Ipv6Header, protocol};
-pub use tcp::{TcpFlags, TcpHeader, TcpOptions};
+pub use tcp::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 pub use udp::UdpHeader;
 
 /// Why a header was refused. Each is a counter's name.

@@ -145,7 +145,9 @@ proptest! {
         (flags, window, checksum) in any::<(u8, u16, u16)>(),
         mss in any::<Option<u16>>(),
         window_scale in proptest::option::of(0..=14u8),
+        stamp in any::<Option<[u32; 2]>>(),
     ) {
+        let timestamps = stamp.map(|[value, echo]| Timestamps { value, echo });
         let mut header = TcpHeader {
             src_port: ports[0],
             dst_port: ports[1],
@@ -153,7 +155,7 @@ proptest! {
             ack: numbers[1],
             flags: TcpFlags(flags),
             window,
-            options: TcpOptions { mss, window_scale },
+            options: TcpOptions { mss, window_scale, timestamps },
             header_len: 0,
         };
         let mut bytes = [0xaa; 60];

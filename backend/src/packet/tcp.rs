@@ -41,6 +41,22 @@ pub struct TcpOptions {
     pub mss: Option<u16>,
     /// Window scale shift (SYN only, RFC 7323 2).
     pub window_scale: Option<u8>,
+    /// Timestamps (RFC 7323 3).
+    pub timestamps: Option<Timestamps>,
+}
+
+/// The timestamps option (RFC 7323 3.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamps {
+    /// The sender's clock (TSval).
+    pub value: u32,
+    /// The value of the other side that is answered (TSecr); 0 in a SYN without ACK.
+    pub echo: u32,
+}
+
+impl Timestamps {
+    /// Bytes the option takes in a header, padded to a multiple of four.
+    pub const EMITTED_LEN: usize = 12;
 }
 
 impl TcpOptions {
@@ -48,6 +64,7 @@ impl TcpOptions {
     const NOP: u8 = 1;
     const MSS: u8 = 2;
     const WINDOW_SCALE: u8 = 3;
+    const TIMESTAMPS: u8 = 8;
 
     fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
@@ -63,6 +80,12 @@ impl TcpOptions {
                     match (kind, body) {
                         (Self::MSS, &[a, b]) => options.mss = Some(u16::from_be_bytes([a, b])),
                         (Self::WINDOW_SCALE, &[shift]) => options.window_scale = Some(shift.min(14)),
+                        (Self::TIMESTAMPS, body) if body.len() == 8 => {
+                            options.timestamps = Some(Timestamps {
+                                value: be32(body, 0),
+                                echo: be32(body, 4),
+                            });
+                        }
                         _ => {}
                     }
                     bytes = &bytes[len..];
@@ -76,7 +99,12 @@ impl TcpOptions {
     pub const fn emitted_len(&self) -> usize {
         let mss = if self.mss.is_some() { 4 } else { 0 };
         let scale = if self.window_scale.is_some() { 4 } else { 0 };
-        mss + scale
+        let timestamps = if self.timestamps.is_some() {
+            Timestamps::EMITTED_LEN
+        } else {
+            0
+        };
+        mss + scale + timestamps
     }
 
     fn emit(&self, out: &mut [u8]) {
@@ -88,6 +116,13 @@ impl TcpOptions {
         }
         if let Some(shift) = self.window_scale {
             out[at..at + 4].copy_from_slice(&[Self::NOP, Self::WINDOW_SCALE, 3, shift]);
+            at += 4;
+        }
+        if let Some(Timestamps { value, echo }) = self.timestamps {
+            // In the place RFC 7323 appendix A recommends, where receivers look first.
+            out[at..at + 4].copy_from_slice(&[Self::NOP, Self::NOP, Self::TIMESTAMPS, 10]);
+            out[at + 4..at + 8].copy_from_slice(&value.to_be_bytes());
+            out[at + 8..at + 12].copy_from_slice(&echo.to_be_bytes());
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod admission;
 mod guard;
+pub mod rate;
 pub mod vlan;
 
 pub use admission::Admission;
@@ -14,6 +15,7 @@ use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::poller::Poller;
 use crate::worker::{self, WorkerHandle};
+use rate::{Gate, Limiter};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
@@ -98,6 +100,8 @@ impl Port {
             counters: Vec::new(),
             config,
         };
+        let rates = port.config.policy.rates;
+        let (to_guest, from_guest) = (Limiter::new(rates.to_guest), Limiter::new(rates.from_guest));
         for index in 0..usize::from(port.config.queue_pairs.get()) {
             let poller = Poller::new()?;
             let counters = Arc::new(Counters::default());
@@ -111,6 +115,8 @@ impl Port {
                 name: port.config.name.clone(),
                 index,
                 admission: Admission::new(port.config.mac, &port.config.policy),
+                to_guest: Gate::new(to_guest.clone()),
+                from_guest: Gate::new(from_guest.clone()),
                 queue_pairs: port.config.queue_pairs.get(),
                 poller,
                 counters: Arc::clone(&counters),

@@ -10,6 +10,7 @@ use super::ring::{Chain, MAX_SEGMENTS, Ring, RingError, Segments};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
 use crate::packet::EthernetHeader;
+use crate::port::rate::Budget;
 use std::ops::Range;
 
 /// Chains of one burst.
@@ -70,7 +71,7 @@ impl Transmit {
         self.ring.set_features(features);
     }
 
-    /// Takes up to [`BURST`] chains, drops (and counts) what is no frame or is not
+    /// Takes up to [`BURST`] chains, no more than `budget` lets through, drops (and counts) what is no frame or is not
     /// admitted, shows the rest to `act`, and gives all chains back to the guest.
     /// Returns how many chains there were.
     ///
@@ -79,10 +80,11 @@ impl Transmit {
     pub fn burst(
         &mut self,
         counters: &Counters,
+        budget: Budget,
         mut admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
         act: impl FnOnce(&GuestBurst<'_>),
     ) -> Result<usize, RingError> {
-        let result = self.take_chains();
+        let result = self.take_chains(budget);
         self.parse_chains(counters, &mut admit);
         if !self.parsed.is_empty() {
             self.show(counters, act);
@@ -99,10 +101,13 @@ impl Transmit {
         result.map(|()| taken)
     }
 
-    fn take_chains(&mut self) -> Result<(), RingError> {
-        while self.chains.len() < BURST && self.segments.len() < SEGMENT_BUDGET {
+    fn take_chains(&mut self, mut budget: Budget) -> Result<(), RingError> {
+        while self.chains.len() < BURST && self.segments.len() < SEGMENT_BUDGET && !budget.is_spent() {
             match self.ring.pop(&mut self.segments)? {
-                Some(chain) => self.chains.push(chain),
+                Some(chain) => {
+                    budget = budget.after(chain.len as u64, 1);
+                    self.chains.push(chain);
+                }
                 None => break,
             }
         }

@@ -53,6 +53,10 @@ impl Guest {
     }
 
     fn burst(&mut self) -> (Result<usize, RingError>, Vec<Seen>) {
+        self.burst_within(Budget::UNLIMITED)
+    }
+
+    fn burst_within(&mut self, budget: Budget) -> (Result<usize, RingError>, Vec<Seen>) {
         let mut seen = Vec::new();
         let admit = |head: &[u8]| {
             if head.first() == Some(&0xbb) {
@@ -61,7 +65,7 @@ impl Guest {
                 Ok(())
             }
         };
-        let taken = self.transmit.burst(&self.counters, admit, |burst| {
+        let taken = self.transmit.burst(&self.counters, budget, admit, |burst| {
             seen.extend(burst.iter().map(|frame| {
                 let mut bytes = vec![0; frame.len];
                 assert_eq!(frame.copy_to(0, &mut bytes), frame.len, "as long as it says");
@@ -228,4 +232,18 @@ fn a_burst_allocates_nothing_once_warm() {
         let now = (guest.transmit.frames.as_ptr().addr(), guest.transmit.frames.capacity());
         assert_eq!(*room.get_or_insert(now), now, "the same allocation every time");
     }
+}
+
+#[test]
+fn chains_beyond_the_budget_stay_in_the_ring() {
+    let mut guest = Guest::new(64, MODERN);
+    for _ in 0..6 {
+        guest.post(&with_header(&pattern(1000)), &[]);
+    }
+    let budget = |bytes, packets| Budget { bytes, packets };
+    assert_eq!(guest.burst_within(budget(0, 9)).0, Ok(0));
+    assert_eq!(guest.burst_within(budget(9000, 2)).0, Ok(2));
+    // The last may be longer than what is left.
+    assert_eq!(guest.burst_within(budget(1013, 9)).0, Ok(2));
+    assert_eq!(guest.burst().0, Ok(2));
 }

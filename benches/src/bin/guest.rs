@@ -98,7 +98,10 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
         if matches!(setup.peer, Peer::Hawser | Peer::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {
-                Ok(value) => results.add(setup.peer, Metric::FlowMemory, value),
+                Ok([own, shared]) => {
+                    results.add(setup.peer, Metric::FlowMemory, own);
+                    results.add(setup.peer, Metric::FlowMemoryShared, shared);
+                }
                 Err(error) => progress.say(&format!("failed: {error}")),
             }
         }

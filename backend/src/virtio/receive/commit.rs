@@ -58,12 +58,16 @@ impl Receive {
         let net_header = encode(offload, head, u16::try_from(buffers).unwrap_or(u16::MAX), self.caps);
         buffer[..at].copy_from_slice(&net_header[..at]);
         self.write(chains.clone(), 0, &buffer[..at + head_len]);
-        self.finish(chains.clone(), total);
+        self.finish(chains.clone(), total, offload);
         chains.end
     }
 
     pub(super) fn send_frame(&mut self, offload: Offload, parts: &[&[u8]]) -> Result<(), NoRoom> {
         self.reservation.clear();
+        if !self.gate.admits() {
+            self.starved = true;
+            return Err(NoRoom);
+        }
         let frame_len: usize = parts.iter().map(|p| p.len()).sum();
         let total = self.header_len + frame_len;
         let least = self.header_len + EthernetHeader::LEN;
@@ -91,7 +95,7 @@ impl Receive {
             let head = parts.first().copied().unwrap_or_default();
             self.write_whole(chains.clone(), &encode(offload, head, buffers, self.caps), parts);
         }
-        self.finish(chains.clone(), total);
+        self.finish(chains.clone(), total, offload);
         self.waiting.drain(chains);
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Receive {
 
     /// Writes the used elements of a frame of `total` bytes, marks what was written,
     /// and counts the frame.
-    fn finish(&mut self, chains: Range<usize>, total: usize) {
+    fn finish(&mut self, chains: Range<usize>, total: usize, offload: Offload) {
         let Some(ring) = &mut self.ring else { return };
         let mut left = total;
         for chain in self.waiting.range(chains) {
@@ -151,6 +155,7 @@ impl Receive {
             }
             ring.push_used(chain.head, u32::try_from(len).unwrap_or(u32::MAX));
         }
+        self.gate.pass(total - self.header_len, offload.segmentation);
         self.counters.add(Count::RxFrames, 1);
         self.counters.add(Count::RxBytes, (total - self.header_len) as u64);
     }

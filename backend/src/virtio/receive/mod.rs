@@ -19,6 +19,8 @@ use super::net_header;
 use super::ring::{Chain, Ring, RingError, RingLayout, Segments};
 use crate::counters::Counters;
 use crate::frame::{GuestCaps, GuestSink, GuestSliceMut, Layout, NoRoom, Offload};
+use crate::port::rate::Gate;
+use crate::time::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
@@ -44,6 +46,8 @@ pub struct Receive {
     /// Chains given back empty in this turn.
     rejected: u16,
     broken: Option<RingError>,
+    /// How much the guest may be sent.
+    gate: Gate,
     counters: Arc<Counters>,
 }
 
@@ -64,8 +68,25 @@ impl Receive {
             starved: false,
             rejected: 0,
             broken: None,
+            gate: Gate::default(),
             counters,
         }
+    }
+
+    /// When the gate before the guest opens, if it is closed.
+    pub const fn opens_at(&self) -> Option<Instant> {
+        self.gate.opens_at()
+    }
+
+    /// The gate before the guest.
+    pub const fn gate(&mut self) -> &mut Gate {
+        &mut self.gate
+    }
+
+    /// Puts `gate` before the guest: while it is closed there is no room.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// Starts to use `ring`. Whoever met `NoRoom` before still waits for room.
@@ -116,6 +137,7 @@ impl Receive {
     /// Shows the guest what was written; true if it wants to be told.
     pub fn publish(&mut self) -> bool {
         self.rejected = 0;
+        self.gate.settle();
         self.ring.as_mut().is_some_and(|ring| {
             ring.publish();
             ring.wants_call()

@@ -4,6 +4,7 @@ use super::Receive;
 use crate::counters::DropReason;
 use crate::frame::{GuestSliceMut, HEAD_MAX, Layout, NoRoom};
 use crate::packet::EthernetHeader;
+use crate::port::rate::Budget;
 use crate::virtio::ring::{Chain, Segments};
 use std::ops::Range;
 
@@ -72,12 +73,17 @@ impl Receive {
         debug_assert!(layout.header <= HEAD_MAX, "headers fit the head");
         self.reservation.clear();
         self.reservation.header = layout.header;
+        if !self.gate.admits() {
+            self.starved = true;
+            return Err(NoRoom);
+        }
         let overhead = self.header_len + layout.header;
         let wanted = overhead + layout.payload;
         // A read into no room would look like the end of a stream.
         let least = overhead + layout.payload.min(1);
+        let count = self.affordable(layout.count, layout.header + layout.payload);
         let mut next = 0;
-        while self.reservation.frames.len() < layout.count {
+        while self.reservation.frames.len() < count {
             let Some(found) = self.find_room(next, wanted, least) else {
                 break;
             };
@@ -102,6 +108,16 @@ impl Receive {
             }
             n => Ok(n),
         }
+    }
+
+    /// How many of `count` frames of up to `bytes` may pass, at least one.
+    fn affordable(&self, count: usize, bytes: usize) -> usize {
+        let budget = self.gate.budget();
+        if budget == Budget::UNLIMITED {
+            return count;
+        }
+        let frames = (budget.bytes / bytes.max(1) as u64).min(budget.packets);
+        count.min(usize::try_from(frames).unwrap_or(usize::MAX)).max(1)
     }
 
     /// Chains from waiting chain `from` on for a frame of `wanted` bytes, virtio header

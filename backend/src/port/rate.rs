@@ -1,0 +1,266 @@
+//! How much crosses a port: token buckets, without a clock of their own.
+//!
+//! A bucket is one number that all workers of a port share, the moment it would be full
+//! again. Taking tokens moves it on; what is ahead of now beyond the bucket's depth is
+//! debt. So nothing is refilled, and a worker looks at it once per burst.
+//!
+//! What finds no tokens waits where it is: in the guest's ring, in a socket, in the
+//! queue of a device. A [`Gate`] stands before each direction of a worker. It lets
+//! through what there are tokens for, overdraws by one frame at most, and then says
+//! when it opens again. It opens only once a millisecond's tokens are there, as timers
+//! are no finer than that.
+
+use crate::config::{Rate, RateLimit};
+use crate::frame::{GuestBurst, Segmentation};
+use crate::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const NANOS: u64 = 1_000_000_000;
+/// Bits behind the point in the price of a token.
+const FRACTION: u32 = 32;
+/// What a closed gate waits for, in nanoseconds of tokens.
+const CHUNK: u64 = 1_000_000;
+/// Least depth of a bucket, in nanoseconds of tokens: several chunks, or tokens would
+/// be lost while a worker sleeps.
+const MIN_DEPTH: u64 = 4 * CHUNK;
+
+/// A token bucket several workers take from.
+#[derive(Debug)]
+struct Bucket {
+    /// When it is full again if nobody takes anything, in nanoseconds of the clock.
+    full_at: AtomicU64,
+    /// Nanoseconds in which a token comes, with [`FRACTION`] bits of fraction.
+    price: u64,
+    /// Nanoseconds in which an empty bucket fills.
+    depth: u64,
+}
+
+impl Bucket {
+    fn new(rate: Rate) -> Self {
+        let price = (u128::from(NANOS) << FRACTION) / u128::from(rate.per_second.max(1));
+        let price = u64::try_from(price).unwrap_or(u64::MAX).max(1);
+        Self {
+            full_at: AtomicU64::new(0),
+            price,
+            depth: worth(rate.burst, price).max(MIN_DEPTH),
+        }
+    }
+
+    /// Tokens in it.
+    fn level(&self, now: Instant) -> u64 {
+        let missing = self.full_at.load(Ordering::Relaxed).saturating_sub(now.as_nanos());
+        let tokens = (u128::from(self.depth.saturating_sub(missing)) << FRACTION) / u128::from(self.price);
+        u64::try_from(tokens).unwrap_or(u64::MAX)
+    }
+
+    /// Takes tokens, more than there are if need be.
+    fn take(&self, now: Instant, tokens: u64) {
+        let worth = worth(tokens, self.price);
+        let later = |full_at: u64| Some(full_at.max(now.as_nanos()).saturating_add(worth));
+        // The closure never refuses.
+        let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+    }
+
+    /// When there is something in it that is worth to be woken for.
+    fn refilled(&self) -> Instant {
+        let full_at = self.full_at.load(Ordering::Relaxed);
+        Instant::from_nanos((full_at + CHUNK).saturating_sub(self.depth))
+    }
+}
+
+/// Nanoseconds in which so many tokens come.
+fn worth(tokens: u64, price: u64) -> u64 {
+    u64::try_from((u128::from(tokens) * u128::from(price)) >> FRACTION).unwrap_or(u64::MAX / 2)
+}
+
+/// The buckets of one direction of a port.
+#[derive(Debug)]
+pub struct Limiter {
+    bytes: Option<Bucket>,
+    packets: Option<Bucket>,
+}
+
+impl Limiter {
+    /// The buckets of a limit; `None` where there is none.
+    pub fn new(limit: RateLimit) -> Option<Arc<Self>> {
+        let limiter = Self {
+            bytes: limit.bytes.map(Bucket::new),
+            packets: limit.packets.map(Bucket::new),
+        };
+        (limiter.bytes.is_some() || limiter.packets.is_some()).then(|| Arc::new(limiter))
+    }
+}
+
+/// What may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of frames.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+impl Budget {
+    /// Whatever there is.
+    pub const UNLIMITED: Self = Self {
+        bytes: u64::MAX,
+        packets: u64::MAX,
+    };
+
+    /// True if not even one frame may pass.
+    pub const fn is_spent(self) -> bool {
+        self.bytes == 0 || self.packets == 0
+    }
+
+    /// What is left after a packet of `bytes`.
+    #[must_use]
+    pub const fn after(self, bytes: u64, packets: u64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(bytes),
+            packets: self.packets.saturating_sub(packets),
+        }
+    }
+}
+
+/// One direction of one worker.
+#[derive(Debug, Default)]
+pub struct Gate {
+    limiter: Option<Arc<Limiter>>,
+    now: Instant,
+    budget: Option<Budget>,
+    /// What has passed since the tokens were last taken.
+    passed: Passed,
+    closed_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    bytes: u64,
+    packets: u64,
+}
+
+impl Gate {
+    /// A gate before `limiter`; without one it is always open.
+    pub fn new(limiter: Option<Arc<Limiter>>) -> Self {
+        Self {
+            limiter,
+            ..Self::default()
+        }
+    }
+
+    /// Says what time it is, and looks into the buckets. True if the gate was closed
+    /// and has opened.
+    pub fn look(&mut self, now: Instant) -> bool {
+        if self.limiter.is_none() {
+            return false;
+        }
+        self.settle();
+        self.now = now;
+        if self.closed_until.is_some_and(|at| at > now) {
+            return false;
+        }
+        self.budget = Some(self.level());
+        self.closed_until.take().is_some()
+    }
+
+    /// What may pass now.
+    pub fn budget(&self) -> Budget {
+        match (&self.limiter, self.budget) {
+            (Some(_), Some(budget)) => budget,
+            (Some(_), None) => Budget { bytes: 0, packets: 0 },
+            (None, _) => Budget::UNLIMITED,
+        }
+    }
+
+    /// True if a frame may pass. If none may, the gate stays closed for a while.
+    #[inline]
+    pub fn admits(&mut self) -> bool {
+        self.limiter.is_none() || !self.closes()
+    }
+
+    fn closes(&mut self) -> bool {
+        if self.budget().is_spent() && self.closed_until.is_none() {
+            self.close();
+        }
+        self.closed_until.is_some()
+    }
+
+    fn close(&mut self) {
+        self.settle();
+        if let Some(limiter) = &self.limiter {
+            let buckets = [&limiter.bytes, &limiter.packets];
+            let refilled = buckets.into_iter().flatten().map(Bucket::refilled).max();
+            // Never in the past, or the worker would come back at once and find nothing.
+            let soonest = self.now + Duration::from_nanos(CHUNK / 10);
+            self.closed_until = refilled.map(|at| at.max(soonest));
+        }
+        self.budget = None;
+    }
+
+    /// Notes a frame that passes.
+    #[inline]
+    pub fn pass(&mut self, bytes: usize, segmentation: Segmentation) {
+        if self.limiter.is_some() {
+            let (bytes, packets) = (bytes as u64, packets(bytes, segmentation));
+            self.budget = self.budget.map(|budget| budget.after(bytes, packets));
+            self.passed.bytes += bytes;
+            self.passed.packets += packets;
+        }
+    }
+
+    /// Notes all frames of a burst.
+    #[inline]
+    pub fn pass_all(&mut self, burst: &GuestBurst<'_>) {
+        if self.limiter.is_some() {
+            burst
+                .iter()
+                .for_each(|frame| self.pass(frame.len, frame.offload.segmentation));
+        }
+    }
+
+    /// When the gate opens again, if it is closed.
+    pub const fn opens_at(&self) -> Option<Instant> {
+        self.closed_until
+    }
+
+    /// Takes the tokens of what has passed.
+    pub fn settle(&mut self) {
+        let passed = std::mem::take(&mut self.passed);
+        if let Some(limiter) = self.limiter.as_deref().filter(|_| passed.packets != 0) {
+            if let Some(bytes) = &limiter.bytes {
+                bytes.take(self.now, passed.bytes);
+            }
+            if let Some(packets) = &limiter.packets {
+                packets.take(self.now, passed.packets);
+            }
+        }
+    }
+
+    fn level(&self) -> Budget {
+        let Some(limiter) = &self.limiter else {
+            return Budget::UNLIMITED;
+        };
+        let level = |bucket: &Option<Bucket>| bucket.as_ref().map_or(u64::MAX, |b| b.level(self.now));
+        Budget {
+            bytes: level(&limiter.bytes),
+            packets: level(&limiter.packets),
+        }
+    }
+}
+
+/// How many packets a frame of `bytes` stands for. Its headers are not taken off: one
+/// more or less in a large frame is all the same to a limit.
+fn packets(bytes: usize, segmentation: Segmentation) -> u64 {
+    let size = match segmentation {
+        Segmentation::None => return 1,
+        Segmentation::Tcp4 { mss, .. } | Segmentation::Tcp6 { mss, .. } => mss,
+        Segmentation::Udp { size } => size,
+    };
+    (bytes as u64).div_ceil(u64::from(size.max(1)))
+}
+
+#[cfg(test)]
+#[path = "rate_tests.rs"]
+mod tests;
