@@ -129,6 +129,8 @@ counters! {
         TxFrames = "tx_frames",
         /// Bytes of frames the guest sent.
         TxBytes = "tx_bytes",
+        /// Of these, frames that left together with others of their flow.
+        TxMerged = "tx_merged_frames",
         /// Frames given to the guest.
         RxFrames = "rx_frames",
         /// Bytes of frames given to the guest.

@@ -8,7 +8,6 @@ use crate::lab::have_machine;
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
-use crate::sniffer::Sniffer;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,6 +32,7 @@ pub struct Segment {
     servers: Vec<Background>,
     /// Where the bridge is, hawser runs, and servers and clients too.
     pub host: Namespace,
+    mtu: u32,
     folder: TempDir,
     _machine: File,
 }
@@ -54,6 +54,7 @@ impl Segment {
         Ok(Self {
             servers: Vec::new(),
             host,
+            mtu,
             folder,
             _machine: machine,
         })
@@ -84,18 +85,9 @@ impl Segment {
 
     /// Puts a device on the bridge.
     pub fn enslave(&self, name: &str) -> Result<()> {
-        self.host.run(&format!("ip link set {name} master {BRIDGE} up"))?;
-        Ok(())
-    }
-
-    /// Listens to all that the bridge sends to one more port, as another host would.
-    pub fn listen(&self, name: &str) -> Result<Sniffer> {
-        let port = format!("{name}p");
         self.host
-            .run(&format!("ip link add {name} type veth peer name {port}"))?;
-        self.host.run(&format!("ip link set {name} up"))?;
-        self.enslave(&port)?;
-        Sniffer::start(&self.host, self.folder(), name)
+            .run(&format!("ip link set {name} mtu {} master {BRIDGE} up", self.mtu))?;
+        Ok(())
     }
 
     /// Boots a guest with default options on `hawser`; its card is up and has no address.

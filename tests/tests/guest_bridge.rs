@@ -1,16 +1,34 @@
 //! Guests on a Linux bridge, through TAP devices.
 
-use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
 use hawser_testkit::segment::{HOST4, PORT, Segment};
 use hawser_testkit::{Result, peers};
+use std::thread;
+use std::time::Duration;
 
-const MAC: &str = "52:54:00:12:34:56";
+const MACS: [&str; 2] = ["52:54:00:12:34:56", "52:54:00:12:34:57"];
+const GUESTS4: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
-/// Transfers of which every byte is checked, to the host and from it.
-fn assert_transfers(guest: &Guest, bytes: u64) -> Result<()> {
-    guest.traffic(&format!("send to={HOST4}:{PORT} bytes={bytes}"))?;
-    guest.traffic(&format!("receive to={HOST4}:{PORT} bytes={bytes}"))?;
+/// Transfers of which every byte is checked, to `server` and from it.
+fn assert_transfers(guest: &Guest, server: &str, bytes: u64, connections: u32) -> Result<()> {
+    for command in ["send", "receive"] {
+        guest.traffic(&format!(
+            "{command} to={server}:{PORT} bytes={bytes} connections={connections}"
+        ))?;
+    }
     Ok(())
+}
+
+/// hawser on a TAP device of its own, and a UML guest with a fixed address on it.
+fn attached(segment: &Segment, number: usize) -> Result<(Hawser, Guest)> {
+    let tap = format!("tap{number}");
+    segment.add_tap(&tap, "")?;
+    let arguments = [&format!("--tap={tap}"), &format!("--mac={}", MACS[number])];
+    let hawser = segment.hawser(&format!("vm{number}"), &arguments.map(String::as_str))?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    guest.sh(&format!("ip addr add {}/24 dev eth0", GUESTS4[number]))?;
+    Ok((hawser, guest))
 }
 
 #[test]
@@ -20,12 +38,12 @@ fn a_guest_gets_its_address_from_a_dhcp_server_on_the_segment_and_moves_bytes_bo
         segment.serve_dhcp()?;
         segment.serve()?;
         segment.add_tap("tap0", "")?;
-        let mut hawser = segment.hawser("vm", &["--tap=tap0", &format!("--mac={MAC}")])?;
+        let mut hawser = segment.hawser("vm", &["--tap=tap0", &format!("--mac={}", MACS[0])])?;
         let guest = segment.guest(kind, &hawser)?;
         guest.sh("net-up 4")?;
         assert!(guest.sh("cat /run/dhcp4")?.contains(&format!("serverid={HOST4}")));
         guest.sh(&format!("ping -c 2 -W 2 -s 1472 {HOST4}"))?;
-        assert_transfers(&guest, 50_000_000)?;
+        assert_transfers(&guest, HOST4, 50_000_000, 1)?;
         let address = guest.sh("ip -4 -o addr show dev eth0")?;
         let address = address.split_whitespace().nth(3).unwrap_or_default();
         let address = address.split('/').next().unwrap_or_default();
@@ -33,10 +51,86 @@ fn a_guest_gets_its_address_from_a_dhcp_server_on_the_segment_and_moves_bytes_bo
         peers::traffic(&segment.host, &format!("send to={address}:{PORT} bytes=50000000"))?;
         let neighbours = segment.host.run(&format!("ip neigh show {address}"))?;
         assert!(
-            neighbours.contains(MAC),
+            neighbours.contains(MACS[0]),
             "the segment sees the guest's own MAC: {neighbours}"
         );
         hawser.assert_alive()?;
     }
     Ok(())
+}
+
+#[test]
+fn two_guests_on_one_bridge_of_a_large_mtu_reach_each_other_and_small_datagrams_travel_together() -> Result<()> {
+    let segment = Segment::new(9000)?;
+    let (mut first, sender) = attached(&segment, 0)?;
+    let (mut second, receiver) = attached(&segment, 1)?;
+    assert_eq!(sender.sh("cat /sys/class/net/eth0/mtu")?.trim(), "9000");
+    sender.sh(&format!("ping -c 2 -W 2 -s 8972 {}", GUESTS4[1]))?;
+    let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
+    assert_transfers(&sender, GUESTS4[1], 100_000_000, 2)?;
+
+    // Each datagram comes back as it went, of whichever length.
+    let merged = first.counters()?.get("tx_merged_frames");
+    sender.traffic(&format!(
+        "udp to={}:{PORT} sizes=1,22,1400,1472,8900,30000 count=40",
+        GUESTS4[1]
+    ))?;
+    let report = sender.traffic(&format!("flood to={}:{PORT} size=64 millis=500", GUESTS4[1]))?;
+    let merged = first.counters()?.get("tx_merged_frames") - merged;
+    assert!(merged > 1000, "{merged} datagrams of {report} were merged");
+    assert!(report["received"].as_u64() > Some(1000), "{report}");
+    first.assert_alive()?;
+    second.assert_alive()
+}
+
+#[test]
+fn several_queues_carry_the_flows_of_a_guest_with_several_processors() -> Result<()> {
+    let mut segment = Segment::new(1500)?;
+    segment.serve()?;
+    segment.add_tap("tap0", "multi_queue")?;
+    let mut hawser = segment.hawser("vm", &["--tap=tap0", "--queue-pairs=2"])?;
+    let plan = Plan {
+        queue_pairs: 2,
+        mac: Some(MACS[0].into()),
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    };
+    let guest = plan.boot()?;
+    guest.sh(&format!(
+        "ip addr add {}/24 dev eth0 && ip link set eth0 up",
+        GUESTS4[0]
+    ))?;
+    assert_transfers(&guest, HOST4, 20_000_000, 8)?;
+    // Also after the guest has given up a pair, and taken it again.
+    guest.sh("ethtool -L eth0 combined 1")?;
+    assert_transfers(&guest, HOST4, 5_000_000, 8)?;
+    guest.sh("ethtool -L eth0 combined 2")?;
+    assert_transfers(&guest, HOST4, 5_000_000, 8)?;
+    hawser.assert_alive()
+}
+
+#[test]
+fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
+    let mut segment = Segment::new(1500)?;
+    segment.serve()?;
+    let (mut hawser, guest) = attached(&segment, 0)?;
+    let bulk = guest.start(
+        &format!("hawser-traffic send to={HOST4}:{PORT} bytes=400000000"),
+        Duration::from_secs(60),
+    )?;
+    thread::sleep(Duration::from_millis(200));
+    segment.host.run("ip link set tap0 down")?;
+    hawser.wait_for_counters("frames for a segment that is down", |c| c.dropped("segment_down") > 0)?;
+    assert!(bulk.poll().is_none(), "the transfer ended early");
+    segment.host.run("ip link set tap0 up")?;
+    let output = bulk.wait(Duration::from_secs(60))?;
+    assert_eq!(output.status, Some(0), "{output:?}");
+
+    let before = hawser.counters()?.dropped("segment_down");
+    segment.host.run("ip link del tap0")?;
+    assert_ne!(guest.run(&format!("ping -c 2 -W 1 {HOST4}"))?.status, Some(0));
+    hawser.wait_for_counters("frames for a segment that has gone", |c| {
+        c.dropped("segment_down") > before
+    })?;
+    hawser.assert_alive()?;
+    hawser.stop()
 }

@@ -4,14 +4,21 @@
 //! cuts it off. Small frames are read into memory of our own and copied, which is cheaper
 //! than to set room for the largest frame aside for each. While large ones come, the head
 //! goes into memory of our own and the rest straight into guest memory, with a spill behind
-//! it in case the guest has not posted enough. Which of the two, the last frames tell.
+//! it in case the guest has not posted enough. Which of the two, the last frames tell; a
+//! wrong guess costs a copy.
+//!
+//! Datagrams that come as one frame stay together for a guest that takes that, and are cut
+//! here ([`split`](super::split)) for one that does not: the kernel would make a frame, and
+//! a read, of each.
 
 use super::segment::Segment;
+use super::split::Split;
 use crate::counters::{Counters, DropReason};
 use crate::frame::{
-    GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
+    Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
 };
 use crate::packet::EthernetHeader;
+use crate::port::vlan::VlanRules;
 use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use std::io;
 use std::sync::Arc;
@@ -22,7 +29,7 @@ const FRAMES_PER_TURN: usize = 64;
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
 /// Up to here a frame is better copied.
 const SMALL: usize = 2048;
-/// So many small frames in a row, and the next is taken for one too.
+/// So many frames to copy in a row, and the next is taken for one too.
 const HABIT: u8 = 8;
 /// What goes into memory of ours of every frame: the virtio header and the head.
 const OWN: usize = HEADER_LEN + HEAD_MAX;
@@ -30,13 +37,33 @@ const OWN: usize = HEADER_LEN + HEAD_MAX;
 /// Reads frames from the device.
 pub(super) struct Inbound {
     counters: Arc<Counters>,
-    /// Virtio header and frame; in between there may be guest memory instead.
+    vlan: VlanRules,
+    /// Virtio header and frame; what is behind the head may be in guest memory instead.
     buffer: Vec<u8>,
     scatter: ScatterList,
-    /// Small frames since the last large one.
-    small: u8,
-    /// Length of the frame in `buffer` that waits for room.
-    pending: Option<usize>,
+    /// Frames to copy since the last that was not.
+    copies: u8,
+    /// Bytes the head of the last large frame had after its tag was edited.
+    head: usize,
+    /// The frame in `buffer` that waits for room.
+    pending: Option<Pending>,
+}
+
+/// A frame in the buffer, ready for the guest.
+#[derive(Clone, Copy)]
+struct Pending {
+    frame: Frame,
+    /// Where it ends in the buffer.
+    end: usize,
+    split: Option<Split>,
+}
+
+/// A frame of which the head is in the buffer, its tag edited.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Where it begins in the buffer.
+    start: usize,
+    offload: Offload,
 }
 
 /// What became of an attempt to read.
@@ -48,12 +75,14 @@ enum Read {
 }
 
 impl Inbound {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules) -> Self {
         Self {
             counters,
+            vlan,
             buffer: vec![0; HEADER_LEN + MAX_FRAME],
             scatter: ScatterList::default(),
-            small: 0,
+            copies: 0,
+            head: HEAD_MAX,
             pending: None,
         }
     }
@@ -77,7 +106,7 @@ impl Inbound {
             if !segment.is_readable() {
                 return;
             }
-            let read = if self.small < HABIT {
+            let read = if self.copies < HABIT {
                 self.read_large(segment, sink)
             } else {
                 self.read_small(segment, sink)
@@ -103,7 +132,7 @@ impl Inbound {
     /// Reads a frame into guest memory, all but its head.
     fn read_large(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) -> Result<Read, NoRoom> {
         sink.reserve(Layout {
-            header: HEAD_MAX,
+            header: self.head,
             payload: MAX_FRAME - HEAD_MAX,
             count: 1,
         })?;
@@ -118,54 +147,106 @@ impl Inbound {
             Ok(n) => n,
             Err(error) => return Ok(failed(segment, &error)),
         };
-        let in_guest = n.saturating_sub(OWN);
-        if in_guest == 0 || in_guest > room {
-            copy_from_room(sink.payload_all(), 0, &mut self.buffer[OWN..OWN + in_guest.min(room)]);
-            return self.copied(n, sink).map(|()| Read::Frame);
+        let Some(frame) = self.examine(n, sink.caps()) else {
+            return Ok(Read::Frame);
+        };
+        let payload = n.saturating_sub(OWN);
+        let head = &self.buffer[frame.start..OWN];
+        if (1..=room).contains(&payload) && head.len() == self.head && takes(sink.caps(), frame.offload) {
+            self.copies = if n > SMALL { 0 } else { self.copies.saturating_add(1) };
+            sink.commit(&[payload], &mut |_, _, buffer| {
+                buffer.copy_from_slice(head);
+                frame.offload
+            });
+            return Ok(Read::Frame);
         }
-        self.note_length(n);
-        match self.offload(sink.caps()) {
-            Some(offload) => {
-                let head = &self.buffer[HEADER_LEN..OWN];
-                sink.commit(&[in_guest], &mut |_, _, buffer| {
-                    buffer.copy_from_slice(head);
-                    offload
-                });
+        copy_from_room(sink.payload_all(), 0, &mut self.buffer[OWN..OWN + payload.min(room)]);
+        self.deliver(frame, n, sink).map(|()| Read::Frame)
+    }
+
+    /// Looks at a frame of which at least the head is in the buffer, `n` bytes in all, and
+    /// edits its tag. `None` if it goes nowhere, which is counted.
+    fn examine(&mut self, n: usize, caps: GuestCaps) -> Option<Frame> {
+        match self.try_examine(n, caps) {
+            Ok(frame) => Some(frame),
+            Err(reason) => {
+                self.counters.count_drop(reason);
+                None
             }
-            None => self.counters.count_drop(DropReason::NotSegmented),
         }
-        Ok(Read::Frame)
+    }
+
+    fn try_examine(&mut self, n: usize, caps: GuestCaps) -> Result<Frame, DropReason> {
+        if n < HEADER_LEN + EthernetHeader::LEN {
+            return Err(DropReason::Truncated);
+        }
+        let header: &[u8; LEGACY_HEADER_LEN] = self.buffer.first_chunk().ok_or(DropReason::Truncated)?;
+        let mut offload = net_header::decode_trusted(header).ok_or(DropReason::NotSegmented)?;
+        if offload.checksum == Checksum::Valid && !caps.checksum {
+            // It is in the bytes too.
+            offload.checksum = Checksum::Complete;
+        }
+        let head = &self.buffer[HEADER_LEN..n.min(OWN)];
+        let edit = self.vlan.incoming(head)?;
+        let Some(edited) = edit.header(head) else {
+            return Ok(Frame {
+                start: HEADER_LEN,
+                offload,
+            });
+        };
+        // A header that has become longer takes the place of the virtio header.
+        let start = HEADER_LEN + edited.replaces - edited.bytes().len();
+        self.buffer[start..HEADER_LEN + edited.replaces].copy_from_slice(edited.bytes());
+        Ok(Frame {
+            start,
+            offload: edit.offload(offload),
+        })
     }
 
     /// A frame of `n` bytes, virtio header and all, is in the buffer.
     fn copied(&mut self, n: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
-        self.note_length(n);
-        if n < HEADER_LEN + EthernetHeader::LEN {
-            self.counters.count_drop(DropReason::Truncated);
-            return Ok(());
+        match self.examine(n, sink.caps()) {
+            Some(frame) => self.deliver(frame, n, sink),
+            None => Ok(()),
         }
-        self.pending = Some(n);
+    }
+
+    /// Gives the guest a frame that lies in the buffer and ends at `end`.
+    fn deliver(&mut self, frame: Frame, end: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+        let mut split = None;
+        let whole = takes(sink.caps(), frame.offload);
+        if !whole {
+            split = Split::new(&self.buffer[frame.start..end], frame.offload);
+            if split.is_none() {
+                self.counters.count_drop(DropReason::NotSegmented);
+                return Ok(());
+            }
+        }
+        if whole && end > SMALL {
+            (self.copies, self.head) = (0, OWN.saturating_sub(frame.start).min(HEAD_MAX));
+        } else {
+            self.copies = self.copies.saturating_add(1);
+        }
+        self.pending = Some(Pending { frame, end, split });
         self.deliver_pending(sink)
     }
 
     fn deliver_pending(&mut self, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
-        let Some(n) = self.pending else { return Ok(()) };
-        match self.offload(sink.caps()) {
-            Some(offload) => sink.send(offload, &[&self.buffer[HEADER_LEN..n]])?,
-            None => self.counters.count_drop(DropReason::NotSegmented),
+        let Some(pending) = &mut self.pending else {
+            return Ok(());
+        };
+        let frame = &self.buffer[pending.frame.start..pending.end];
+        match &mut pending.split {
+            None => sink.send(pending.frame.offload, &[frame])?,
+            Some(split) => {
+                while let Some(piece) = split.next(frame) {
+                    sink.send(piece.offload, &[piece.headers(), &frame[piece.payload.clone()]])?;
+                    split.taken();
+                }
+            }
         }
         self.pending = None;
         Ok(())
-    }
-
-    fn note_length(&mut self, n: usize) {
-        self.small = if n > SMALL { 0 } else { self.small.saturating_add(1) };
-    }
-
-    /// What is left undone on the frame in the buffer; `None` if the guest does not take it so.
-    fn offload(&self, caps: GuestCaps) -> Option<Offload> {
-        let header: &[u8; LEGACY_HEADER_LEN] = self.buffer.first_chunk()?;
-        net_header::decode_trusted(header).filter(|offload| takes(caps, *offload))
     }
 }
 

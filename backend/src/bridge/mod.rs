@@ -14,14 +14,19 @@
 
 mod inbound;
 mod lease;
+mod merge;
 mod outbound;
 mod segment;
+mod split;
+#[cfg(test)]
+mod testing;
 
-use crate::config::LeaseConfig;
+use crate::config::{LeaseConfig, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::mode::{Mode, SegmentChange};
 use crate::poller::{Poller, Readiness, Token};
+use crate::port::vlan::VlanRules;
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
 use inbound::Inbound;
@@ -42,6 +47,20 @@ pub enum BridgeError {
     Watch(#[from] io::Error),
 }
 
+/// What the mode is made with, once per queue pair.
+pub struct BridgeSetup<'a> {
+    /// The way to the segment.
+    pub queue: Arc<TapQueue>,
+    /// Where the queue is watched.
+    pub poller: Poller,
+    /// Where the worker counts.
+    pub counters: Arc<Counters>,
+    /// What VLAN tags mean.
+    pub vlan: &'a VlanConfig,
+    /// The guest's DHCP is answered here, with this and the segment's MTU.
+    pub lease: Option<(&'a LeaseConfig, u16)>,
+}
+
 /// One queue pair of a guest on a segment.
 pub struct Bridge {
     segment: Segment,
@@ -51,26 +70,18 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Frames between a queue pair and `queue`.
+    /// Frames between a queue pair and a queue of the device.
     ///
     /// # Errors
     /// [`BridgeError::Watch`]
-    pub fn new(queue: Arc<TapQueue>, poller: Poller, counters: Arc<Counters>) -> Result<Self, BridgeError> {
+    pub fn new(setup: BridgeSetup<'_>) -> Result<Self, BridgeError> {
+        let BridgeSetup { counters, vlan, .. } = setup;
         Ok(Self {
-            segment: Segment::new(queue, poller)?,
-            inbound: Inbound::new(Arc::clone(&counters)),
-            outbound: Outbound::new(counters),
-            lease: None,
+            segment: Segment::new(setup.queue, setup.poller)?,
+            inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan)),
+            outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan)),
+            lease: setup.lease.map(|(config, mtu)| Lease::new(config, mtu, counters)),
         })
-    }
-
-    /// The same, with the guest's DHCP answered here; `mtu` of the segment.
-    #[must_use]
-    pub fn with_lease(self, config: &LeaseConfig, mtu: u16, counters: Arc<Counters>) -> Self {
-        Self {
-            lease: Some(Lease::new(config, mtu, counters)),
-            ..self
-        }
     }
 }
 
@@ -118,10 +129,13 @@ impl Mode for Bridge {
     }
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        self.segment.set_in_use(true);
         self.inbound.receive(&mut self.segment, sink);
     }
 
     fn on_link_down(&mut self, _: Instant) {
+        // Flows go to the queues that are left.
+        self.segment.set_in_use(false);
         self.inbound.stop();
     }
 }

@@ -1,8 +1,16 @@
-//! From the guest to the segment.
+//! From the guest to the segment: one write per frame, or per run of datagrams that
+//! [`merge`](super::merge) put together.
+//!
+//! What has been checked is what is sent, whatever the guest does to its memory meanwhile:
+//! headers come from the copied head. A short frame goes out of one piece of our memory,
+//! because the kernel takes that faster than a list; of a long one the payload stays where
+//! it is.
 
+use super::merge::{MAX_FRAMES, MAX_HEADERS, Plan, Run};
 use super::segment::Segment;
-use crate::counters::{Counters, DropReason};
-use crate::frame::{GatherList, GuestBurst, GuestCaps, GuestFrame, GuestSlice};
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::{GatherList, GuestBurst, GuestCaps, GuestFrame, GuestSlice, Offload};
+use crate::port::vlan::{TagEdit, VlanRules};
 use crate::virtio::net_header;
 use std::io;
 use std::sync::Arc;
@@ -20,40 +28,101 @@ const KERNEL: GuestCaps = GuestCaps {
 /// Writes frames to the device.
 pub(super) struct Outbound {
     counters: Arc<Counters>,
+    vlan: VlanRules,
+    plan: Plan,
+    /// The virtio header, headers of the frame, and as much payload as has been copied.
+    bytes: Vec<u8>,
     gather: GatherList,
 }
 
 impl Outbound {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules) -> Self {
         Self {
             counters,
+            vlan,
+            plan: Plan::default(),
+            bytes: Vec::new(),
             gather: GatherList::default(),
         }
     }
 
     pub(super) fn send(&mut self, segment: &mut Segment, burst: &GuestBurst<'_>) {
-        for frame in burst {
-            if segment.is_gone() {
-                self.counters.count_drop(DropReason::SegmentDown);
-                continue;
+        for part in burst.chunks(MAX_FRAMES) {
+            let mut plan = std::mem::take(&mut self.plan);
+            plan.make(part);
+            for run in plan.runs() {
+                self.send_run(segment, &plan, run, part);
             }
-            match self.write(segment, frame) {
-                Ok(()) => segment.on_success(),
-                Err(error) => {
-                    segment.on_error(&error);
-                    self.counters.count_drop(reason(&error));
-                }
+            self.plan = plan;
+        }
+    }
+
+    fn send_run(&mut self, segment: &mut Segment, plan: &Plan, run: &Run, burst: &GuestBurst<'_>) {
+        let count = run.count as u64;
+        if segment.is_gone() {
+            return self.counters.count_drops(DropReason::SegmentDown, count);
+        }
+        let first = &burst[run.first];
+        let edit = match self.vlan.outgoing(first.head) {
+            Ok(edit) => edit,
+            Err(reason) => return self.counters.count_drops(reason, count),
+        };
+        self.bytes.clear();
+        let written = if run.count == 1 {
+            self.put_headers(first.offload, edit, first.head);
+            self.write(segment, std::iter::once((first, first.head.len())))
+        } else {
+            let mut headers = [0; MAX_HEADERS];
+            let offload = run.headers(first.head, &mut headers);
+            self.put_headers(offload, edit, &headers[..run.headers]);
+            self.counters.add(Count::TxMerged, count);
+            self.write(segment, plan.frames(run).map(|index| (&burst[index], run.headers)))
+        };
+        match written {
+            Ok(()) => segment.on_success(),
+            Err(error) => {
+                segment.on_error(&error);
+                self.counters.count_drops(reason(&error), count);
             }
         }
     }
 
-    fn write(&mut self, segment: &Segment, frame: &GuestFrame<'_>) -> io::Result<()> {
-        let header = net_header::encode(frame.offload, frame.head, 0, KERNEL);
+    /// Begins a frame: the virtio header, and `head` with its tag as `edit` says.
+    fn put_headers(&mut self, offload: Offload, edit: TagEdit, head: &[u8]) {
+        match edit.header(head) {
+            None => {
+                self.bytes
+                    .extend_from_slice(&net_header::encode(offload, head, 0, KERNEL));
+                self.bytes.extend_from_slice(head);
+            }
+            Some(edited) => {
+                let start = self.bytes.len() + net_header::HEADER_LEN;
+                self.bytes.extend_from_slice(&[0; net_header::HEADER_LEN]);
+                self.bytes.extend_from_slice(edited.bytes());
+                self.bytes.extend_from_slice(&head[edited.replaces..]);
+                let header = net_header::encode(edit.offload(offload), &self.bytes[start..], 0, KERNEL);
+                self.bytes[start - net_header::HEADER_LEN..start].copy_from_slice(&header);
+            }
+        }
+    }
+
+    /// Writes what has been begun, and after it each frame from the given offset on.
+    fn write<'a, 'g: 'a>(
+        &mut self,
+        segment: &Segment,
+        frames: impl Iterator<Item = (&'a GuestFrame<'g>, usize)> + Clone,
+    ) -> io::Result<()> {
+        if frames.clone().all(|(frame, _)| frame.head.len() == frame.len) {
+            for (frame, offset) in frames {
+                self.bytes.extend_from_slice(&frame.head[offset..]);
+            }
+            return segment.queue().write(&[GuestSlice::from_bytes(&self.bytes)]).map(drop);
+        }
         let mut gather = self.gather.start();
-        // What has been checked is what is sent, whatever the guest does to its memory.
-        gather.push(GuestSlice::from_bytes(&header));
-        gather.push(GuestSlice::from_bytes(frame.head));
-        gather.push_range(frame.slices, frame.head.len(), frame.len - frame.head.len());
+        gather.push(GuestSlice::from_bytes(&self.bytes));
+        for (frame, offset) in frames {
+            gather.push_range(frame.slices, offset, frame.len - offset);
+        }
         segment.queue().write(gather.slices()).map(drop)
     }
 }

@@ -8,7 +8,7 @@ pub mod vlan;
 
 pub use admission::Admission;
 
-use crate::bridge::{Bridge, BridgeError};
+use crate::bridge::{Bridge, BridgeError, BridgeSetup};
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
@@ -77,12 +77,14 @@ impl Port {
             }
             ModeConfig::Bridge(mode) => {
                 let queue = mode.queues.get(context.worker).ok_or(BridgeError::Queues)?;
-                let counters = context.counters;
-                let bridge = Bridge::new(Arc::clone(queue), context.poller, Arc::clone(&counters))?;
-                Ok(Box::new(match &mode.lease {
-                    Some(lease) => bridge.with_lease(lease, port.mtu, counters),
-                    None => bridge,
-                }))
+                let setup = BridgeSetup {
+                    queue: Arc::clone(queue),
+                    poller: context.poller,
+                    counters: context.counters,
+                    vlan: &port.policy.vlan,
+                    lease: mode.lease.as_ref().map(|lease| (lease, port.mtu)),
+                };
+                Ok(Box::new(Bridge::new(setup)?))
             }
         })
     }

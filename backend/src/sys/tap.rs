@@ -21,6 +21,8 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 pub struct TapQueue {
     fd: OwnedFd,
     name: CString,
+    /// The device may have several queues.
+    several: bool,
 }
 
 /// Why a device is of no use.
@@ -119,7 +121,8 @@ impl TapQueue {
                 "it has no virtio header before frames: open it with IFF_VNET_HDR",
             ));
         }
-        let queue = Self { fd, name };
+        let several = flags & libc::IFF_MULTI_QUEUE != 0;
+        let queue = Self { fd, name, several };
         queue.set_up().map_err(TapError::NotTap)?;
         Ok(queue)
     }
@@ -152,6 +155,29 @@ impl TapQueue {
         // SAFETY: the kernel has just written the MTU, and any bits are a valid int.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    /// Has the kernel send flows to this queue, or to the others only. Without meaning for a
+    /// device of one queue.
+    ///
+    /// # Errors
+    /// What ioctl(2) says; none if nothing changes.
+    pub fn set_in_use(&self, in_use: bool) -> io::Result<()> {
+        if !self.several {
+            return Ok(());
+        }
+        let flag = if in_use {
+            libc::IFF_ATTACH_QUEUE
+        } else {
+            libc::IFF_DETACH_QUEUE
+        };
+        let mut request = empty_request();
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flag).map_err(io::Error::other)?;
+        // SAFETY: TUNSETQUEUE reads an ifreq, which lives for the call.
+        match check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETQUEUE, &raw mut request) }) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     /// Has the kernel leave to us what a guest with `caps` takes, and do the rest itself.

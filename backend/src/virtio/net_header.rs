@@ -4,6 +4,7 @@
 use super::features::Features;
 use crate::counters::DropReason;
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
+use crate::packet::vlan::{VlanTag, is_tag};
 use crate::packet::{EtherType, EthernetHeader};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
@@ -93,8 +94,20 @@ fn segmentation(gso: u8, size: u16, offset: u16, head: &[u8], features: Features
         _ => return None,
     };
     let allowed = features.has(feature) && (!ecn || features.has(VIRTIO_NET_F_HOST_ECN));
-    let fits = ethertype.is_none_or(|t| EthernetHeader::parse(head).is_ok_and(|h| h.ethertype == t));
+    let fits = ethertype.is_none_or(|t| behind_tag(head) == Some(t));
     (allowed && fits && size != 0 && offset == field).then_some(segmentation)
+}
+
+/// EtherType of a frame, that behind its tag if it has one.
+fn behind_tag(head: &[u8]) -> Option<EtherType> {
+    let outer = EthernetHeader::parse(head).ok()?.ethertype;
+    match outer {
+        EtherType::Other(tag) if is_tag(tag) => {
+            let inner = VlanTag::parse_at(head, EthernetHeader::LEN - 2)?.inner;
+            Some(EtherType::from(inner))
+        }
+        other => Some(other),
+    }
 }
 
 /// What the kernel left undone on a frame, from the header it put before it. The kernel is

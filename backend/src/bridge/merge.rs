@@ -1,0 +1,320 @@
+//! Datagrams of one UDP flow that travel as one frame (UDP segmentation offload).
+//!
+//! The kernel's cost of a frame is that of a system call, a buffer and a walk through the
+//! bridge, whatever its length; datagrams merged before the write share it, and are cut
+//! again where they leave the host, or at the socket, or by the guest they go to.
+//!
+//! Merged is what the kernel's own receive offload would merge, and what comes out at the
+//! other end byte for byte: neighbours in a burst with the same headers but for lengths and
+//! checksums, all of one length but the last, their checksums right or left to be done.
+//! Identifications of IPv4 count up by one, or do not matter (DF, RFC 6864 section 4). A
+//! datagram without a checksum stays alone, as it would be given one.
+//!
+//! No I/O: a [`Plan`] says which frames of a burst go together.
+
+use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
+use crate::packet::checksum::Sum;
+use crate::packet::{EthernetHeader, UdpHeader, be16, protocol};
+
+/// Datagrams of one frame (UDP_MAX_SEGMENTS of Linux before 6.9).
+const MAX_DATAGRAMS: usize = 64;
+/// Bytes of all headers and payload of one frame, from the IP header on.
+const MAX_PACKET: usize = 65_535;
+/// Flows of a burst whose datagrams are told apart.
+const MAX_RUNS: usize = 16;
+/// Frames a plan is made for at a time.
+pub(super) const MAX_FRAMES: usize = 64;
+
+const IP: usize = EthernetHeader::LEN;
+const IPV4_HEADERS: usize = IP + 20 + UdpHeader::LEN;
+const IPV6_HEADERS: usize = IP + 40 + UdpHeader::LEN;
+/// Bytes of the longest headers that are merged.
+pub(super) const MAX_HEADERS: usize = IPV6_HEADERS;
+/// The flag "do not fragment" beside the fragment offset.
+const DONT_FRAGMENT: u16 = 0x4000;
+/// Offset of the checksum in a UDP header.
+const CHECKSUM: usize = 6;
+
+/// Whether a frame may be merged with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It may.
+    Datagram(Datagram),
+    /// It may not, and it must not overtake, or be overtaken by, those that may.
+    Alone,
+    /// It has nothing to do with them.
+    Other,
+}
+
+/// A datagram that may be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Datagram {
+    /// Bytes of Ethernet, IP and UDP header.
+    headers: usize,
+    /// Bytes after them.
+    payload: usize,
+    /// IPv4 identification.
+    ident: Option<u16>,
+}
+
+/// Datagrams to be sent as one frame, or a single frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Index of the first frame in the burst.
+    pub(super) first: usize,
+    /// Index of the last one.
+    last: usize,
+    /// Number of frames.
+    pub(super) count: usize,
+    /// Bytes of Ethernet, IP and UDP header; 0 for a frame that is not merged.
+    pub(super) headers: usize,
+    /// Payload bytes of all.
+    pub(super) payload: usize,
+    /// Payload bytes of each but the last.
+    size: usize,
+    /// Nothing can follow.
+    closed: bool,
+}
+
+/// Which frames of a burst go together, in the order in which to send them. Kept from burst
+/// to burst: it allocates nothing.
+pub(super) struct Plan {
+    runs: Vec<Run>,
+    /// Runs before this one are not added to.
+    open: usize,
+    /// Of each frame, the one after it in its run.
+    next: [usize; MAX_FRAMES],
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            runs: Vec::with_capacity(MAX_FRAMES),
+            open: 0,
+            next: [0; MAX_FRAMES],
+        }
+    }
+}
+
+impl Plan {
+    /// Makes the plan for a burst of up to [`MAX_FRAMES`].
+    pub(super) fn make(&mut self, burst: &[GuestFrame<'_>]) {
+        debug_assert!(burst.len() <= MAX_FRAMES, "a burst has no more");
+        self.runs.clear();
+        self.open = 0;
+        for (index, frame) in burst.iter().enumerate() {
+            match classify(frame) {
+                Kind::Datagram(datagram) => self.add(burst, index, datagram),
+                Kind::Alone => {
+                    self.push_alone(index);
+                    self.open = self.runs.len();
+                }
+                Kind::Other => self.push_alone(index),
+            }
+        }
+    }
+
+    /// The runs, in the order in which to send them.
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The frames of a run, in order.
+    pub(super) fn frames(&self, run: &Run) -> impl Iterator<Item = usize> + Clone + '_ {
+        let mut at = run.first;
+        (0..run.count).map(move |_| {
+            let index = at;
+            at = self.next[index];
+            index
+        })
+    }
+
+    fn push_alone(&mut self, index: usize) {
+        self.runs.push(Run {
+            first: index,
+            last: index,
+            count: 1,
+            headers: 0,
+            payload: 0,
+            size: 0,
+            closed: true,
+        });
+    }
+
+    fn add(&mut self, burst: &[GuestFrame<'_>], index: usize, datagram: Datagram) {
+        let from = self.open.max(self.runs.len().saturating_sub(MAX_RUNS));
+        let head = burst[index].head;
+        // The youngest run of the flow is the one to go on with.
+        let candidates = self.runs[from..].iter_mut().rev().filter(|run| run.headers != 0);
+        let found = candidates
+            .into_iter()
+            .find(|run| run.headers == datagram.headers && is_same_flow(burst[run.first].head, head));
+        if let Some(run) = found
+            && run.takes(burst[run.first].head, head, datagram)
+        {
+            self.next[run.last] = index;
+            run.last = index;
+            run.count += 1;
+            run.payload += datagram.payload;
+            run.closed = datagram.payload < run.size;
+            return;
+        }
+        self.runs.push(Run {
+            first: index,
+            last: index,
+            count: 1,
+            headers: datagram.headers,
+            payload: datagram.payload,
+            size: datagram.payload,
+            closed: false,
+        });
+    }
+}
+
+impl Run {
+    /// True if the datagram that begins with `head` can follow those of the run, the first of
+    /// which begins with `first`.
+    fn takes(&self, first: &[u8], head: &[u8], datagram: Datagram) -> bool {
+        let fits = !self.closed
+            && self.count < MAX_DATAGRAMS
+            && datagram.payload <= self.size
+            && self.headers - IP + self.payload + datagram.payload <= MAX_PACKET;
+        fits && has_same_headers(first, head, datagram.headers) && self.is_next(first, datagram)
+    }
+
+    fn is_next(&self, first: &[u8], datagram: Datagram) -> bool {
+        let Some(ident) = datagram.ident else { return true };
+        let (start, atomic) = (be16(first, IP + 4), be16(first, IP + 6) & DONT_FRAGMENT != 0);
+        let passed = u16::try_from(self.count).unwrap_or(u16::MAX);
+        atomic || ident == start.wrapping_add(passed)
+    }
+
+    /// The headers of the frame that stands for all of the run, into `out`, from those of the
+    /// first; and what is left to the kernel.
+    pub(super) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
+        let udp = self.headers - UdpHeader::LEN;
+        let out = &mut out[..self.headers];
+        out.copy_from_slice(&first[..self.headers]);
+        let length = UdpHeader::LEN + self.payload;
+        let field = u16::try_from(length).unwrap_or(u16::MAX);
+        if self.headers == IPV4_HEADERS {
+            let total = u16::try_from(udp - IP + length).unwrap_or(u16::MAX);
+            out[IP + 2..IP + 4].copy_from_slice(&total.to_be_bytes());
+            out[IP + 10..IP + 12].fill(0);
+            let sum = Sum::default().bytes(&out[IP..udp]).finish();
+            out[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            out[IP + 4..IP + 6].copy_from_slice(&field.to_be_bytes());
+        }
+        out[udp + 4..udp + 6].copy_from_slice(&field.to_be_bytes());
+        let sum = pseudo_header(out, self.headers, length).fold();
+        out[udp + CHECKSUM..].copy_from_slice(&sum.to_be_bytes());
+        let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        Offload {
+            checksum: Checksum::Partial {
+                start: number(udp),
+                offset: number(CHECKSUM),
+            },
+            segmentation: Segmentation::Udp {
+                size: number(self.size),
+            },
+        }
+    }
+}
+
+fn classify(frame: &GuestFrame<'_>) -> Kind {
+    let head = frame.head;
+    match (head.get(12..14), head.get(IP)) {
+        (Some([8, 0]), Some(0x45)) if head.len() >= IPV4_HEADERS && head[IP + 9] == protocol::UDP => {
+            ipv4(frame).map_or(Kind::Alone, Kind::Datagram)
+        }
+        (Some([0x86, 0xdd]), _) if head.len() >= IPV6_HEADERS && head[IP + 6] == protocol::UDP => {
+            ipv6(frame).map_or(Kind::Alone, Kind::Datagram)
+        }
+        // Options and extension headers may hide UDP.
+        (Some([8, 0]), Some(first)) if *first != 0x45 => Kind::Alone,
+        (Some([0x86, 0xdd]), _) if head.get(IP + 6).is_some_and(|next| *next != protocol::TCP) => Kind::Alone,
+        _ => Kind::Other,
+    }
+}
+
+fn ipv4(frame: &GuestFrame<'_>) -> Option<Datagram> {
+    let head = frame.head;
+    // No fragment, and nothing behind the packet.
+    let whole = be16(head, IP + 6) & !DONT_FRAGMENT == 0 && usize::from(be16(head, IP + 2)) == frame.len - IP;
+    let good = whole && Sum::default().bytes(&head[IP..IP + 20]).fold() == u16::MAX;
+    let ident = be16(head, IP + 4);
+    datagram(frame, IPV4_HEADERS).filter(|_| good).map(|datagram| Datagram {
+        ident: Some(ident),
+        ..datagram
+    })
+}
+
+fn ipv6(frame: &GuestFrame<'_>) -> Option<Datagram> {
+    let whole = usize::from(be16(frame.head, IP + 4)) == frame.len - IP - 40;
+    datagram(frame, IPV6_HEADERS).filter(|_| whole)
+}
+
+fn datagram(frame: &GuestFrame<'_>, headers: usize) -> Option<Datagram> {
+    let head = frame.head;
+    let udp = headers - UdpHeader::LEN;
+    let length = frame.len - udp;
+    let payload = frame.len.checked_sub(headers).filter(|n| *n > 0)?;
+    let plain = frame.offload.segmentation == Segmentation::None && usize::from(be16(head, udp + 4)) == length;
+    (plain && has_good_checksum(frame, headers, length)).then_some(Datagram {
+        headers,
+        payload,
+        ident: None,
+    })
+}
+
+/// True if the checksum is right as far as it has been computed, so that the kernel's would be the same.
+fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> bool {
+    let (head, udp) = (frame.head, headers - UdpHeader::LEN);
+    let field = be16(head, udp + CHECKSUM);
+    let pseudo = pseudo_header(head, headers, length);
+    match frame.offload.checksum {
+        Checksum::Partial { start, offset } => {
+            usize::from(start) == udp && usize::from(offset) == CHECKSUM && field == pseudo.fold()
+        }
+        // Only what has been copied is looked at: the guest may change the rest.
+        Checksum::Complete => field != 0 && head.len() == frame.len && pseudo.bytes(&head[udp..]).fold() == u16::MAX,
+        Checksum::Valid => false,
+    }
+}
+
+fn pseudo_header(head: &[u8], headers: usize, length: usize) -> Sum {
+    let addresses = if headers == IPV4_HEADERS { IP + 12 } else { IP + 8 };
+    let length = u16::try_from(length).unwrap_or(u16::MAX);
+    Sum::default()
+        .bytes(&head[addresses..headers - UdpHeader::LEN])
+        .word(protocol::UDP.into())
+        .word(length)
+}
+
+/// True if addresses and ports of two datagrams of the same IP version are the same.
+fn is_same_flow(a: &[u8], b: &[u8]) -> bool {
+    if a[12] != b[12] {
+        return false;
+    }
+    let range = if a[12] == 8 {
+        IP + 12..IPV4_HEADERS - 4
+    } else {
+        IP + 8..IPV6_HEADERS - 4
+    };
+    a[range.clone()] == b[range]
+}
+
+/// True if the headers of two datagrams of a flow are the same but for lengths, identification
+/// and checksums.
+fn has_same_headers(a: &[u8], b: &[u8], headers: usize) -> bool {
+    if headers == IPV4_HEADERS {
+        a[..IP + 2] == b[..IP + 2] && a[IP + 6..IP + 10] == b[IP + 6..IP + 10]
+    } else {
+        a[..IP + 4] == b[..IP + 4] && a[IP + 6..IP + 8] == b[IP + 6..IP + 8]
+    }
+}
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;
