@@ -15,6 +15,7 @@ pub mod netns;
 pub mod peers;
 pub mod process;
 pub mod segment;
+pub mod sniffer;
 
 /// What went wrong, for whoever reads the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -8,6 +8,7 @@ use crate::lab::have_machine;
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
+use crate::sniffer::Sniffer;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -88,6 +89,16 @@ impl Segment {
         self.host
             .run(&format!("ip link set {name} mtu {} master {BRIDGE} up", self.mtu))?;
         Ok(())
+    }
+
+    /// Listens to all that the bridge sends to one more port, as another host would.
+    pub fn listen(&self, name: &str) -> Result<Sniffer> {
+        let port = format!("{name}p");
+        self.host
+            .run(&format!("ip link add {name} type veth peer name {port}"))?;
+        self.host.run(&format!("ip link set {name} up"))?;
+        self.enslave(&port)?;
+        Sniffer::start(&self.host, self.folder(), name)
     }
 
     /// Boots a guest with default options on `hawser`; its card is up and has no address.

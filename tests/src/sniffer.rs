@@ -1,0 +1,68 @@
+//! What is seen on a wire: tcpdump on an interface of a namespace.
+
+use crate::netns::Namespace;
+use crate::process::Background;
+use crate::{Result, failure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running tcpdump.
+#[derive(Debug)]
+pub struct Sniffer {
+    process: Background,
+    file: PathBuf,
+}
+
+impl Sniffer {
+    /// Listens to `interface`; packets go to a file in `folder`.
+    pub fn start(namespace: &Namespace, folder: &Path, interface: &str) -> Result<Self> {
+        let file = folder.join(format!("{interface}.pcap"));
+        let mut command = namespace.command("tcpdump");
+        command.args(["--immediate-mode", "-U", "-nn", "-Z", "root", "-i", interface, "-w"]);
+        command.arg(&file);
+        let log = folder.join(format!("{interface}.tcpdump.log"));
+        let mut process = Background::start(command, "tcpdump (package tcpdump)", log)?;
+        process.wait_until("listening", PATIENCE, |log| log.contains("listening on"))?;
+        Ok(Self { process, file })
+    }
+
+    /// The packets `filter` names (pcap-filter(7)) that were seen so far, a line each, with
+    /// link-layer headers.
+    pub fn seen(&self, filter: &str) -> Result<Vec<String>> {
+        let output = Command::new("tcpdump")
+            .args(["-nn", "-e", "-r"])
+            .arg(&self.file)
+            .arg(filter)
+            .output()?;
+        // The last packet may be half written while tcpdump goes on; the others are shown.
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Waits until `count` packets of `filter` were seen.
+    pub fn wait_for(&self, count: usize, filter: &str) -> Result<Vec<String>> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.seen(filter)?;
+            if seen.len() >= count {
+                return Ok(seen);
+            }
+            if Instant::now() > deadline {
+                let all = self.seen("")?.join("\n");
+                return Err(failure(format!(
+                    "{} of {count} packets of {filter:?} came:\n{all}",
+                    seen.len()
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// All that tcpdump said.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+}

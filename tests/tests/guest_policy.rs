@@ -1,0 +1,105 @@
+//! What crosses a guest's port on a segment, and what does not.
+
+use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::segment::{BRIDGE, HOST4, PORT, Segment};
+use hawser_testkit::{Result, failure};
+
+const MAC: &str = "52:54:00:12:34:56";
+const OWN: &str = "192.0.2.5";
+const STOLEN: &str = "192.0.2.66";
+const STOLEN_MAC: &str = "52:54:00:aa:bb:cc";
+
+/// The bridge's own MAC, so that a guest need not ask for it.
+fn bridge_mac(segment: &Segment) -> Result<String> {
+    let text = segment.host.run(&format!("ip -o link show {BRIDGE}"))?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
+    let mac = words.nth(1).ok_or_else(|| failure("the bridge has no MAC"))?;
+    Ok(mac.to_owned())
+}
+
+/// Gives the guest its address and the host's neighbour entry, and keeps it from sending
+/// anything of its own accord.
+fn configure(segment: &Segment, guest: &Guest) -> Result<()> {
+    guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
+    guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    guest.sh(&format!(
+        "ip neigh replace {HOST4} lladdr {} dev eth0",
+        bridge_mac(segment)?
+    ))?;
+    Ok(())
+}
+
+#[test]
+fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
+    let segment = Segment::new(1500)?;
+    let listener = segment.listen("ear")?;
+    segment.add_tap("tap0", "")?;
+    let options = [
+        "--tap=tap0",
+        &format!("--mac={MAC}"),
+        "--mac-spoof-check",
+        &format!("--ip-spoof-check={OWN}"),
+        "--dhcp-guard",
+        "--router-guard",
+    ];
+    let mut hawser = segment.hawser("vm", &options)?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    configure(&segment, &guest)?;
+    guest.sh(&format!("ping -c 2 -W 2 {HOST4}"))?;
+
+    // Another address in ARP, then in IP, then a DHCP server, then another MAC.
+    let before = hawser.counters()?;
+    guest.sh(&format!("ip addr add {STOLEN}/24 dev eth0"))?;
+    guest.run(&format!("arping -c 3 -f -w 4 -I eth0 -s {STOLEN} 192.0.2.77"))?;
+    guest.run(&format!("ping -c 5 -i 0.2 -W 1 -I {STOLEN} {HOST4}"))?;
+    guest.run(&format!("hawser-traffic udp to={HOST4}:68 sizes=10 count=4 wait=1"))?;
+    guest.sh("ip link set eth0 down")?;
+    guest.sh(&format!("ip link set eth0 address {STOLEN_MAC}"))?;
+    guest.sh("ip link set eth0 up")?;
+    guest.sh(&format!(
+        "ip neigh replace {HOST4} lladdr {} dev eth0",
+        bridge_mac(&segment)?
+    ))?;
+    guest.run(&format!("ping -c 7 -i 0.2 -W 1 -I {OWN} {HOST4}"))?;
+
+    let after = hawser.wait_for_counters("seven frames of another MAC", |c| c.dropped("spoofed_mac") >= 7)?;
+    let moved = |reason: &str| after.dropped(reason) - before.dropped(reason);
+    let all = [
+        "spoofed_arp",
+        "spoofed_address",
+        "dhcp_guard",
+        "spoofed_mac",
+        "hidden_transport",
+    ];
+    assert_eq!(all.map(moved), [3, 5, 4, 7, 0]);
+    assert!(listener.seen(&format!("ether src {STOLEN_MAC}"))?.is_empty());
+    assert!(
+        listener
+            .seen(&format!("src host {STOLEN} or arp src host {STOLEN}"))?
+            .is_empty()
+    );
+    assert!(listener.seen("udp dst port 68")?.is_empty());
+    hawser.assert_alive()
+}
+
+#[test]
+fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
+    let mut segment = Segment::new(1500)?;
+    segment.serve()?;
+    segment.add_tap("tap0", "")?;
+    let options = ["--tap=tap0", "--rate-in=320M:256K", "--rate-out=160M:256K"];
+    let mut hawser = segment.hawser("vm", &options)?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    for (order, bits, bytes) in [("receive", 320e6, 80_000_000u64), ("send", 160e6, 40_000_000)] {
+        let report = guest.traffic(&format!("{order} to={HOST4}:{PORT} bytes={bytes}"))?;
+        let seconds = report["seconds"]
+            .as_f64()
+            .ok_or_else(|| failure("no time in the report"))?;
+        let ratio = bytes as f64 * 8.0 / seconds / bits;
+        assert!((0.95..=1.05).contains(&ratio), "{order}: {ratio} of the rate");
+    }
+    let counters = hawser.counters()?;
+    assert!(counters.get("tx_throttled") > 0 && counters.get("rx_throttled") > 0);
+    hawser.assert_alive()
+}
