@@ -65,6 +65,33 @@ pub enum Command {
     QemuArgs(VmmArgs),
     /// Print the flags to give cloud-hypervisor for the same options
     CloudHypervisorArgs(VmmArgs),
+    /// Check a VM's manifests: say what is wrong with them, or what would be served
+    Validate(ValidateArgs),
+}
+
+/// A VM's manifests.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ManifestArgs {
+    /// Manifests of one VM and its networks (VirtualMachine, NetworkAttachmentDefinition, Service, …):
+    /// a file, a directory, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where the sockets are made, <interface name>.sock each
+    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    pub socket_dir: PathBuf,
+}
+
+/// Options of `validate`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ValidateArgs {
+    /// The manifests.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Print plan and problems as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Where the front end is met.

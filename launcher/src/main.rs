@@ -11,10 +11,14 @@ mod config;
 mod failure;
 mod forward;
 mod host;
+mod manifest;
+mod plan;
+mod plan_text;
 mod policy;
 mod resolv;
 mod serve;
 mod startup;
+mod validate;
 mod values;
 mod vmm;
 
@@ -49,6 +53,7 @@ fn run() -> Result<(), Failure> {
     match &cli.command {
         Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
+        Some(Command::Validate(args)) => validate::run(args),
         None => serve_port(&cli),
     }
 }

@@ -24,7 +24,7 @@ pub enum Family<N> {
 /// Least MTU of IPv4 (RFC 791).
 pub const MIN_MTU: u16 = 68;
 /// Most queue pairs: vhost-user numbers rings with eight bits, and one is the control ring.
-const MAX_QUEUE_PAIRS: u16 = 127;
+pub const MAX_QUEUE_PAIRS: u16 = 127;
 /// Longest path of a Unix socket: sun_path without its closing NUL.
 const MAX_SOCKET_PATH: usize = 107;
 /// Longest label and longest name of DNS, in text without the last dot (RFC 1035 2.3.4).

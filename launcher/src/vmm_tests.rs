@@ -13,6 +13,7 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
     let (args, make): (_, fn(&Vm<'_>) -> _) = match cli.command.unwrap() {
         Command::QemuArgs(args) => (args, qemu_args),
         Command::CloudHypervisorArgs(args) => (args, cloud_hypervisor_args),
+        other => panic!("{other:?} has no flags"),
     };
     let plan = config::resolve(&args.port, "vm".into(), &Host::default()).unwrap();
     make(&Vm {

@@ -221,3 +221,49 @@ fn the_readme_has_every_option_and_no_other() {
     known.remove("--version");
     assert_eq!(options(&table.join("\n")), known);
 }
+
+/// Runs `hawser validate` on a manifest given on standard input.
+fn validate(manifest: &str, options: &[&str]) -> Output {
+    let (input, mut writer) = std::io::pipe().expect("a pipe");
+    std::io::Write::write_all(&mut writer, manifest.as_bytes()).expect("a short manifest");
+    drop(writer);
+    Command::new(env!("CARGO_BIN_EXE_hawser"))
+        .args(["validate", "-f", "-"])
+        .args(options)
+        .stdin(input)
+        .output()
+        .expect("hawser starts")
+}
+
+const MANIFEST: &str = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  domain: {devices: \
+     {interfaces: [{name: default, masquerade: {}, ports: [{port: 22}]}]}}\n  networks: [{name: default, pod: {}}]\n";
+
+#[test]
+fn validate_prints_what_would_be_served() {
+    let output = validate(MANIFEST, &["--socket-dir=/run/vm"]);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    assert!(text(&output.stdout).contains("socket   /run/vm/default.sock\n"));
+    let json = validate(MANIFEST, &["--json"]);
+    assert_eq!(json.status.code(), Some(0));
+    assert!(text(&json.stdout).contains("\"tcp:22\""));
+}
+
+#[test]
+fn validate_prints_every_problem_with_file_line_and_field_and_status_2() {
+    let broken = MANIFEST.replace("port: 22", "port: 0").replace("pod: {}", "pot: {}");
+    let output = validate(&broken, &[]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    let lines: Vec<&str> = text(&output.stderr).lines().collect();
+    assert!(lines[0].starts_with("standard input:5: spec.domain.devices.interfaces[0].ports[0].port: "));
+    assert!(lines[1].starts_with("standard input:6: spec.networks[0].pot: there is no such field"));
+    assert_eq!(
+        lines.last(),
+        Some(&"hawser: 3 problems with the manifests, nothing is served")
+    );
+    let json = validate(&broken, &["--json"]);
+    assert_eq!(json.status.code(), Some(2));
+    assert!(text(&json.stdout).contains("\"plan\": null") && text(&json.stdout).contains("\"line\": 6"));
+    let unreadable = hawser(&["validate", "-f", "/nonexistent.yaml"]);
+    assert_eq!(unreadable.status.code(), Some(2));
+    assert!(text(&unreadable.stderr).starts_with("hawser: -f /nonexistent.yaml: "));
+}

@@ -1,0 +1,361 @@
+//! The CNI configuration inside a NetworkAttachmentDefinition: JSON in text.
+//!
+//! It is read with the YAML parser, which gives lines and takes JSON as it is; that it
+//! is JSON has been seen before by a JSON parser, so that nothing passes here which a
+//! CNI runtime would refuse.
+
+use super::fields::cni as table;
+use super::ipam::{self, Ipam};
+use super::reader::{Item, Object};
+use super::report::Report;
+use super::yaml;
+use serde::Serialize;
+use std::ops::RangeInclusive;
+
+/// What a network is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Segment {
+    /// How it is attached to.
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    /// `mtu`; that of the segment if it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Where the guest's addresses come from.
+    pub ipam: Ipam,
+}
+
+/// How a NIC is attached to its segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "attachment")]
+pub enum Attachment {
+    /// A TAP in a Linux bridge.
+    Bridge(BridgePort),
+    /// A macvtap on a lower device.
+    Macvtap {
+        /// The lower device.
+        lower: String,
+        /// Which of its neighbours it speaks with.
+        mode: MacvtapMode,
+    },
+    /// An ipvtap on a lower device.
+    Ipvtap {
+        /// The lower device.
+        lower: String,
+        /// Where it switches or routes.
+        mode: IpvtapMode,
+    },
+    /// A virtual function.
+    Sriov,
+    /// A logical switch of OVN-Kubernetes.
+    Overlay,
+}
+
+/// A port of a Linux bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgePort {
+    /// The bridge.
+    pub bridge: String,
+    /// VLAN of the guest's untagged frames; `None`: untagged on the segment too.
+    pub vlan: Option<u16>,
+    /// VLANs the guest may tag its frames with; empty: none.
+    pub trunk: Vec<RangeInclusive<u16>>,
+    /// The bridge's default VLAN is left to the port beside these.
+    pub preserve_default_vlan: bool,
+    /// Only the guest's own MAC leaves it.
+    pub mac_spoof_check: bool,
+    /// Frames may leave by the port they came from.
+    pub hairpin: bool,
+    /// The bridge takes frames for any address.
+    pub promiscuous: bool,
+    /// The port speaks with ports that are not isolated only.
+    pub isolated: bool,
+}
+
+/// Modes of macvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum MacvtapMode {
+    Bridge,
+    Private,
+    Vepa,
+    Passthru,
+}
+
+/// Modes of ipvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum IpvtapMode {
+    L2,
+    L3,
+    L3s,
+}
+
+/// What of the NetworkAttachmentDefinition a plugin reads besides its configuration.
+pub struct Surroundings<'a> {
+    /// Its annotation `k8s.v1.cni.cncf.io/resourceName`.
+    pub resource: Option<&'a str>,
+}
+
+/// Bridge that the CNI plugin takes where none is named.
+const DEFAULT_BRIDGE: &str = "cni0";
+/// Longest name of a network device: IFNAMSIZ without its NUL.
+const MAX_DEVICE_NAME: usize = 15;
+const VLANS: RangeInclusive<i64> = 1..=4094;
+const MTUS: RangeInclusive<i64> = 68..=65_535;
+
+/// Reads `spec.config`.
+pub fn read(report: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
+    config.text()?;
+    let scalar = config.scalar()?;
+    let mut spot = config.spot().clone();
+    let (text, first) = match &scalar.lines {
+        Some(lines) => (lines.text.as_str(), Some(lines.first)),
+        None => (scalar.text.as_str(), None),
+    };
+    // Lines of the text as lines of the file: the same where they can be told.
+    let line_of = |inner: usize| first.map_or(config.spot().line, |first| first + inner - 1);
+    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
+        spot.line = line_of(error.line().max(1));
+        let what = error.to_string();
+        let what = what.split(" at line ").next().unwrap_or_default();
+        report.error(&spot, format!("this is no JSON (column {}): {what}", error.column()));
+        return None;
+    }
+    // A tab in JSON is white space; YAML has other thoughts about it.
+    let (mut documents, errors) = yaml::parse(&text.replace('\t', " "));
+    if let Some(error) = errors.first() {
+        spot.line = line_of(error.line);
+        report.error(&spot, error.message.clone());
+        return None;
+    }
+    let mut root = documents.pop()?;
+    root.move_lines(&line_of);
+    let item = Item::root(report, spot, &root);
+    if item.has_field("plugins") {
+        let list = item.object(&table::CONF_LIST)?;
+        let plugins = list.list("plugins");
+        for chained in plugins.iter().skip(1) {
+            let kind = chained.field_text("type").unwrap_or("?");
+            chained.warn(format!(
+                "ignored: the plugin {kind} is not run, only the first of the list is"
+            ));
+        }
+        return match plugins.first() {
+            Some(plugin) => read_plugin(plugin, around),
+            None => {
+                list.error("plugins is empty: give one at least");
+                None
+            }
+        };
+    }
+    read_plugin(&item, around)
+}
+
+fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
+    let Some(kind) = item.field_text("type") else {
+        item.error("type is missing: name the CNI plugin, such as cnv-bridge or macvlan");
+        return None;
+    };
+    let (object, attachment) = match kind {
+        "bridge" | "cnv-bridge" => {
+            let object = item.object(&table::BRIDGE)?;
+            let port = bridge_port(&object)?;
+            (object, Attachment::Bridge(port))
+        }
+        "tap" => {
+            let object = item.object(&table::TAP)?;
+            let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
+            let bridge = bridge.parsed(device_name)?;
+            (object, Attachment::Bridge(BridgePort::plain(bridge)))
+        }
+        "macvlan" => {
+            let object = item.object(&table::MACVLAN)?;
+            let lower = lower_device(&object);
+            let mode = object
+                .get("mode")
+                .map_or(Some(MacvtapMode::Bridge), |mode| macvtap_mode(&mode));
+            let (lower, mode) = (lower?, mode?);
+            (object, Attachment::Macvtap { lower, mode })
+        }
+        "ipvlan" => {
+            let object = item.object(&table::IPVLAN)?;
+            let lower = lower_device(&object);
+            let mode = object
+                .get("mode")
+                .map_or(Some(IpvtapMode::L2), |mode| ipvtap_mode(&mode));
+            let (lower, mode) = (lower?, mode?);
+            (object, Attachment::Ipvtap { lower, mode })
+        }
+        "macvtap" => {
+            let object = item.object(&table::MACVTAP)?;
+            let lower = macvtap_lower(&object, around)?;
+            let mode = MacvtapMode::Bridge;
+            (object, Attachment::Macvtap { lower, mode })
+        }
+        "sriov" => (item.object(&table::SRIOV)?, Attachment::Sriov),
+        "ovn-k8s-cni-overlay" => return overlay(&item.object(&table::OVN)?),
+        other => {
+            item.error(format!(
+                "type {other:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap or macvtap"
+            ));
+            return None;
+        }
+    };
+    object.get("type");
+    let has = |name| object.kind().fields.iter().any(|field| field.name == name);
+    Some(Segment {
+        mtu: has("mtu")
+            .then(|| object.integer("mtu", 0..=*MTUS.end()))
+            .flatten()
+            .and_then(|mtu| usable_mtu(&object, mtu)),
+        ipam: if has("ipam") { ipam::read(&object) } else { Ipam::None },
+        attachment,
+    })
+}
+
+/// Zero is how a CNI configuration says "not given".
+fn usable_mtu(object: &Object<'_>, mtu: u16) -> Option<u16> {
+    if mtu != 0 && !MTUS.contains(&i64::from(mtu)) {
+        object.error(format!("mtu is {mtu}: give {} to {}", MTUS.start(), MTUS.end()));
+    }
+    (mtu != 0).then_some(mtu)
+}
+
+fn overlay(object: &Object<'_>) -> Option<Segment> {
+    object.get("type");
+    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, ()));
+    object
+        .need("topology", "give layer2, layer3 or localnet")?
+        .choice(&topologies)?;
+    Some(Segment {
+        attachment: Attachment::Overlay,
+        mtu: None,
+        ipam: Ipam::None,
+    })
+}
+
+fn device_name(text: &str) -> Result<String, String> {
+    let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    if letters && (1..=MAX_DEVICE_NAME).contains(&text.len()) && text != "." && text != ".." {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give the name of a network device, up to {MAX_DEVICE_NAME} bytes"
+        ))
+    }
+}
+
+fn lower_device(object: &Object<'_>) -> Option<String> {
+    if object.boolean("linkInContainer") == Some(true) {
+        object.error("linkInContainer: true is not served: give hawser a namespace that has the lower device");
+    }
+    object.need("master", "name the lower device")?.parsed(device_name)
+}
+
+fn macvtap_mode(item: &Item<'_>) -> Option<MacvtapMode> {
+    item.choice(&[
+        ("bridge", MacvtapMode::Bridge),
+        ("private", MacvtapMode::Private),
+        ("vepa", MacvtapMode::Vepa),
+        ("passthru", MacvtapMode::Passthru),
+    ])
+}
+
+fn ipvtap_mode(item: &Item<'_>) -> Option<IpvtapMode> {
+    item.choice(&[("l2", IpvtapMode::L2), ("l3", IpvtapMode::L3), ("l3s", IpvtapMode::L3s)])
+}
+
+fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<String> {
+    if object.boolean("promiscMode") == Some(true) {
+        object.error("promiscMode: true is not served: leave it out");
+    }
+    let lower = around.resource.and_then(|resource| resource.rsplit('/').next());
+    match lower.map(device_name) {
+        Some(Ok(lower)) => Some(lower),
+        _ => {
+            object.error(
+                "the lower device is not known: name it in the annotation \
+                 k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE",
+            );
+            None
+        }
+    }
+}
+
+impl BridgePort {
+    fn plain(bridge: String) -> Self {
+        Self {
+            bridge,
+            vlan: None,
+            trunk: Vec::new(),
+            preserve_default_vlan: false,
+            mac_spoof_check: false,
+            hairpin: false,
+            promiscuous: false,
+            isolated: false,
+        }
+    }
+}
+
+fn bridge_port(object: &Object<'_>) -> Option<BridgePort> {
+    let bridge = match object.get("bridge") {
+        Some(item) => item.parsed(device_name)?,
+        None => DEFAULT_BRIDGE.to_owned(),
+    };
+    let flag = |name| object.boolean(name).unwrap_or(false);
+    let port = BridgePort {
+        bridge,
+        vlan: object.integer("vlan", 0..=*VLANS.end()).filter(|vlan| *vlan != 0),
+        trunk: trunk(object),
+        preserve_default_vlan: flag("preserveDefaultVlan"),
+        mac_spoof_check: flag("macspoofchk"),
+        hairpin: flag("hairpinMode"),
+        promiscuous: flag("promiscMode"),
+        isolated: flag("portIsolation"),
+    };
+    if port.hairpin && port.promiscuous {
+        object.error("hairpinMode and promiscMode do not go together: leave one out");
+    }
+    Some(port)
+}
+
+fn trunk(object: &Object<'_>) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for item in object.list("vlanTrunk") {
+        let Some(range) = item.object(&table::VLAN_TRUNK).and_then(|entry| trunk_range(&entry)) else {
+            continue;
+        };
+        if ranges
+            .iter()
+            .any(|r| r.start() <= range.end() && range.start() <= r.end())
+        {
+            item.error("VLANs of this entry are in an earlier one too: name each once");
+        }
+        ranges.push(range);
+    }
+    ranges
+}
+
+fn trunk_range(entry: &Object<'_>) -> Option<RangeInclusive<u16>> {
+    let [id, first, last] = ["id", "minID", "maxID"].map(|name| entry.get(name));
+    match (id, first, last) {
+        (Some(id), None, None) => id.integer(VLANS).map(|id| id..=id),
+        (None, Some(first), Some(last)) => {
+            let (first, last): (Option<u16>, Option<u16>) = (first.integer(VLANS), last.integer(VLANS));
+            let range = first?..=last?;
+            if range.is_empty() {
+                entry.error("maxID is less than minID");
+                return None;
+            }
+            Some(range)
+        }
+        _ => {
+            entry.error("give id, or minID and maxID");
+            None
+        }
+    }
+}

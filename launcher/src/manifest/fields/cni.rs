@@ -1,0 +1,264 @@
+//! What stands in `spec.config` of a NetworkAttachmentDefinition. CNI plugins take no
+//! notice of fields they do not know, and neither is one refused here.
+
+use crate::manifest::reader::{Field, ObjectType, Unknown, honoured, ignored, later, passed_over, refused};
+
+const LINK_IN_CONTAINER: Field = honoured(
+    "linkInContainer",
+    "`false` only: hawser has the lower device in its own namespace already",
+);
+const NAME: Field = passed_over("name", "the network goes by the NetworkAttachmentDefinition's name");
+const VERSION: Field = passed_over("cniVersion", "");
+const TYPE: Field = honoured("type", "which plugin, and so which of these tables");
+const IPAM: Field = honoured("ipam", "by its `type`: see below");
+const MTU: Field = honoured("mtu", "bytes, 68 to 65535; that of the segment if not given");
+const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
+const DNS: Field = ignored("dns", "name servers are those of the pod's /etc/resolv.conf");
+
+/// A list of plugins.
+pub static CONF_LIST: ObjectType = ObjectType {
+    name: "CNI list of plugins",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "plugins",
+            "the first makes the attachment; `tuning` and others after it are ignored with a warning",
+        ),
+        NAME,
+        VERSION,
+        passed_over("disableCheck", ""),
+    ],
+};
+
+/// `bridge`, `cnv-bridge`
+pub static BRIDGE: ObjectType = ObjectType {
+    name: "CNI bridge, cnv-bridge",
+    unknown: Unknown::Ignored,
+    fields: &[
+        TYPE,
+        NAME,
+        VERSION,
+        honoured("bridge", "a bridge that is there; `cni0` if not given"),
+        honoured("vlan", "0 to 4094: the guest's untagged frames are of this VLAN"),
+        honoured("vlanTrunk", "the VLANs the guest may tag its frames with"),
+        honoured(
+            "preserveDefaultVlan",
+            "`false` if not given, as in CNI plugins 1.9; 1.3 to 1.7 had `true`",
+        ),
+        honoured("macspoofchk", "only frames from the guest's own MAC leave it"),
+        MTU,
+        honoured("hairpinMode", "not together with promiscMode"),
+        honoured("promiscMode", ""),
+        honoured("portIsolation", ""),
+        IPAM,
+        ignored("isGateway", "the bridge's addresses are the node's affair"),
+        ignored("isDefaultGateway", "as isGateway"),
+        ignored("forceAddress", "as isGateway"),
+        ignored("ipMasq", "what leaves the node is the node's affair"),
+        ignored("ipMasqBackend", "as ipMasq"),
+        passed_over("enabledad", "addresses are the guest's"),
+        passed_over("disableContainerInterface", "there is no container interface"),
+        DNS,
+        CAPABILITIES,
+    ],
+};
+
+/// `vlanTrunk[]`
+pub static VLAN_TRUNK: ObjectType = ObjectType {
+    name: "CNI bridge vlanTrunk[]",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("id", "1 to 4094"),
+        honoured("minID", "1 to 4094, with maxID"),
+        honoured("maxID", "not less than minID"),
+    ],
+};
+
+/// `macvlan`
+pub static MACVLAN: ObjectType = ObjectType {
+    name: "CNI macvlan",
+    unknown: Unknown::Ignored,
+    fields: &[
+        TYPE,
+        NAME,
+        VERSION,
+        honoured(
+            "master",
+            "the lower device; must be given: hawser does not guess it from the default route",
+        ),
+        honoured(
+            "mode",
+            "`bridge` (also where nothing is given), `private`, `vepa`, `passthru`",
+        ),
+        MTU,
+        LINK_IN_CONTAINER,
+        IPAM,
+        ignored("bcqueuelen", "the lower device's default is used"),
+        DNS,
+        CAPABILITIES,
+    ],
+};
+
+/// `ipvlan`
+pub static IPVLAN: ObjectType = ObjectType {
+    name: "CNI ipvlan",
+    unknown: Unknown::Ignored,
+    fields: &[
+        TYPE,
+        NAME,
+        VERSION,
+        honoured("master", "the lower device; must be given"),
+        honoured("mode", "`l2` (also where nothing is given), `l3`, `l3s`"),
+        MTU,
+        LINK_IN_CONTAINER,
+        IPAM,
+        DNS,
+        CAPABILITIES,
+    ],
+};
+
+/// `tap`
+pub static TAP: ObjectType = ObjectType {
+    name: "CNI tap",
+    unknown: Unknown::Ignored,
+    fields: &[
+        TYPE,
+        NAME,
+        VERSION,
+        honoured("bridge", "the bridge the TAP is put into; must be given"),
+        MTU,
+        IPAM,
+        ignored("mac", "the MAC is the interface's macAddress"),
+        passed_over("multiQueue", "as many queues as the interface has"),
+        passed_over("owner", "hawser opens the TAP itself"),
+        passed_over("group", "as owner"),
+        passed_over("selinuxContext", "as owner"),
+        CAPABILITIES,
+    ],
+};
+
+/// `macvtap`
+pub static MACVTAP: ObjectType = ObjectType {
+    name: "CNI macvtap",
+    unknown: Unknown::Ignored,
+    fields: &[
+        TYPE,
+        NAME,
+        VERSION,
+        MTU,
+        honoured(
+            "promiscMode",
+            "`false` only. The lower device is the last part of the annotation \
+             `k8s.v1.cni.cncf.io/resourceName`, as in `macvtap.network.kubevirt.io/eth0`",
+        ),
+        ignored("deviceID", "the device is named by the resource"),
+        CAPABILITIES,
+    ],
+};
+
+/// `sriov`
+pub static SRIOV: ObjectType = ObjectType {
+    name: "CNI sriov",
+    unknown: Unknown::PassedOver,
+    fields: &[later("type", "an interface on it needs the mode sriov"), IPAM],
+};
+
+/// `ovn-k8s-cni-overlay`
+pub static OVN: ObjectType = ObjectType {
+    name: "CNI ovn-k8s-cni-overlay",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        later("type", "an interface on it needs the mode layer2"),
+        honoured("topology", "`layer2`, `layer3`, `localnet`"),
+    ],
+};
+
+/// No address management.
+pub static NO_IPAM: ObjectType = ObjectType {
+    name: "IPAM without a type",
+    unknown: Unknown::Refused,
+    fields: &[honoured(
+        "type",
+        "`host-local`, `static`, `dhcp`; `{}` is no address management",
+    )],
+};
+
+/// `host-local`
+pub static HOST_LOCAL: ObjectType = ObjectType {
+    name: "IPAM host-local",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("type", ""),
+        honoured("ranges", "sets of ranges; the guest gets an address of each set"),
+        honoured("subnet", "one range, as older configurations write it"),
+        honoured("rangeStart", "of it"),
+        honoured("rangeEnd", "of it"),
+        honoured("gateway", "of it"),
+        honoured("routes", ""),
+        ignored("dataDir", "leases are kept in hawser's own store"),
+        ignored("resolvConf", "name servers are those of the pod's /etc/resolv.conf"),
+    ],
+};
+
+/// `host-local` `ranges[][]`
+pub static HOST_LOCAL_RANGE: ObjectType = ObjectType {
+    name: "IPAM host-local ranges[][]",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("subnet", "a network of /30 (/126) or wider, host bits zero"),
+        honoured("rangeStart", "in the subnet; its first host if not given"),
+        honoured(
+            "rangeEnd",
+            "in the subnet, not below rangeStart; its last host if not given",
+        ),
+        honoured("gateway", "in the subnet; its first host if not given"),
+    ],
+};
+
+/// `static`
+pub static STATIC: ObjectType = ObjectType {
+    name: "IPAM static",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("type", ""),
+        honoured("addresses", "one at least"),
+        honoured("routes", ""),
+        DNS,
+    ],
+};
+
+/// `static` `addresses[]`
+pub static STATIC_ADDRESS: ObjectType = ObjectType {
+    name: "IPAM static addresses[]",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("address", "with its prefix: 192.0.2.5/24"),
+        honoured("gateway", "an address of that network"),
+    ],
+};
+
+/// `routes[]`
+pub static ROUTE: ObjectType = ObjectType {
+    name: "IPAM routes[]",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("dst", "a network"),
+        honoured("gw", "the next hop; the gateway of the first address if not given"),
+        refused("table", "routes of the guest are in its main table"),
+    ],
+};
+
+/// `dhcp`
+pub static DHCP: ObjectType = ObjectType {
+    name: "IPAM dhcp",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "type",
+            "the guest asks the segment's server itself: no daemon is needed",
+        ),
+        ignored("daemonSocketPath", "there is no daemon"),
+        ignored("request", "what to ask for is up to the guest"),
+        ignored("provide", "as request"),
+    ],
+};

@@ -1,0 +1,188 @@
+//! NetworkAttachmentDefinition, Service, and the networks of OVN-Kubernetes and the
+//! SR-IOV operator.
+
+use crate::manifest::reader::{ObjectType, Unknown, honoured, ignored, later, passed_over};
+
+/// `k8s.cni.cncf.io/v1`
+pub static ATTACHMENT: ObjectType = ObjectType {
+    name: "NetworkAttachmentDefinition",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`k8s.cni.cncf.io/v1`"),
+        honoured("kind", ""),
+        honoured("metadata", "name and namespace"),
+        honoured("spec", ""),
+    ],
+};
+
+/// `spec` of one.
+pub static ATTACHMENT_SPEC: ObjectType = ObjectType {
+    name: "NetworkAttachmentDefinition spec",
+    unknown: Unknown::Refused,
+    fields: &[honoured(
+        "config",
+        "CNI configuration: JSON in text, one plugin or a list of them",
+    )],
+};
+
+/// A Service.
+pub static SERVICE: ObjectType = ObjectType {
+    name: "Service",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`v1`"),
+        honoured("kind", ""),
+        honoured("metadata", "the namespace must be the VM's"),
+        honoured("spec", ""),
+    ],
+};
+
+/// Its `spec`.
+pub static SERVICE_SPEC: ObjectType = ObjectType {
+    name: "Service spec",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured(
+            "type",
+            "`NodePort` and `LoadBalancer` make forwards; of others, the ports are the cluster's affair",
+        ),
+        honoured(
+            "selector",
+            "the VM's labels; a Service that selects none of them is left alone",
+        ),
+        honoured("ports", ""),
+        ignored(
+            "externalIPs",
+            "addresses of the cluster's nodes: hawser listens on those of its own namespace",
+        ),
+        passed_over(
+            "externalTrafficPolicy",
+            "the client's address is seen by the guest either way",
+        ),
+        passed_over("clusterIP", "the cluster's affair"),
+        passed_over("ipFamilies", "the families are those of the namespace"),
+        passed_over("ipFamilyPolicy", "as ipFamilies"),
+    ],
+};
+
+/// `spec.ports[]`
+pub static SERVICE_PORT: ObjectType = ObjectType {
+    name: "Service spec.ports[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("port", "what targetPort is if it is not given"),
+        honoured(
+            "targetPort",
+            "the guest's port, by number or by the name it has in the interface's `ports`",
+        ),
+        honoured(
+            "nodePort",
+            "the port hawser listens on; without it the cluster would choose, hawser does not",
+        ),
+        honoured("protocol", "`TCP` (also where nothing is given) or `UDP`"),
+        passed_over("name", ""),
+        passed_over("appProtocol", ""),
+    ],
+};
+
+/// `k8s.ovn.org/v1`
+pub static USER_DEFINED: ObjectType = ObjectType {
+    name: "UserDefinedNetwork",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`k8s.ovn.org/v1`"),
+        honoured("kind", ""),
+        honoured(
+            "metadata",
+            "name and namespace: the network goes by them as a NetworkAttachmentDefinition does",
+        ),
+        honoured("spec", ""),
+    ],
+};
+
+/// Its `spec`.
+pub static USER_DEFINED_SPEC: ObjectType = ObjectType {
+    name: "UserDefinedNetwork spec",
+    unknown: Unknown::Refused,
+    fields: &[
+        later(
+            "topology",
+            "`Layer2`, `Layer3`; an interface on it needs the mode layer2",
+        ),
+        honoured("layer2", ""),
+        honoured("layer3", ""),
+    ],
+};
+
+/// The same for the cluster.
+pub static CLUSTER_USER_DEFINED: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`k8s.ovn.org/v1`"),
+        honoured("kind", ""),
+        honoured("metadata", "the network goes by its name in every namespace"),
+        honoured("spec", ""),
+    ],
+};
+
+/// Its `spec`.
+pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork spec",
+    unknown: Unknown::Refused,
+    fields: &[
+        passed_over(
+            "namespaceSelector",
+            "labels of namespaces are not known here: it is taken to select the VM's",
+        ),
+        honoured("network", "as `spec` of a UserDefinedNetwork, and `Localnet`"),
+    ],
+};
+
+/// `layer2`, `layer3`, `localnet`
+pub static TOPOLOGY: ObjectType = ObjectType {
+    name: "UserDefinedNetwork spec.layer2, layer3, localnet",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured(
+        "role",
+        "a `Primary` network takes the place of the pod network of its namespace",
+    )],
+};
+
+/// `sriovnetwork.openshift.io/v1`
+pub static SRIOV_NETWORK: ObjectType = ObjectType {
+    name: "SriovNetwork",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`sriovnetwork.openshift.io/v1`"),
+        honoured("kind", ""),
+        honoured("metadata", "the name of the network it makes"),
+        later("spec", "checked; an interface on it needs the mode sriov"),
+    ],
+};
+
+/// Its `spec`.
+pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
+    name: "SriovNetwork spec",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("resourceName", ""),
+        honoured(
+            "networkNamespace",
+            "the namespace of the network; the SriovNetwork's own if not given",
+        ),
+        honoured("vlan", "0 to 4094"),
+        honoured("vlanQoS", "0 to 7, with a vlan only"),
+        honoured("vlanProto", "`802.1q`, `802.1ad`"),
+        honoured("spoofChk", "`\"on\"`, `\"off\"`, in quotes"),
+        honoured("trust", "`\"on\"`, `\"off\"`, in quotes"),
+        honoured("linkState", "`auto`, `enable`, `disable`"),
+        honoured("minTxRate", "Mbit/s, not above maxTxRate"),
+        honoured("maxTxRate", "Mbit/s"),
+        honoured("ipam", "as in a CNI configuration"),
+        passed_over("capabilities", "the cluster's affair"),
+        passed_over("metaPlugins", "the cluster's affair"),
+        passed_over("logLevel", ""),
+        passed_over("logFile", ""),
+    ],
+};

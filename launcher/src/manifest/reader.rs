@@ -1,0 +1,404 @@
+//! Reading a tree field by field: every field that is asked for stands in a table
+//! ([`ObjectType`]) that also says what becomes of those nobody asks for, and every
+//! answer that is not as it should be is a problem with a place.
+
+use super::report::{Report, Spot};
+use super::yaml::{Entry, Node, Scalar, Value};
+use std::ops::RangeInclusive;
+
+/// What hawser does about a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Treatment {
+    /// It is read, and means what it means in the cluster (or the note says how not).
+    Honoured,
+    /// It is read, and refused: it needs a mode that is not there yet.
+    Later,
+    /// Giving it is an error.
+    Refused,
+    /// Giving it makes a warning.
+    Ignored,
+    /// Somebody else's business: the VMM's, the cluster's. Nothing is said.
+    PassedOver,
+}
+
+/// A field of a manifest's object.
+#[derive(Debug)]
+pub struct Field {
+    /// Its name.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub treatment: Treatment,
+    /// What it means here, or why not; part of the message where one is given.
+    pub note: &'static str,
+}
+
+/// What becomes of fields that are in no table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// An error: the API has no such field either, most likely it is misspelt.
+    Refused,
+    /// A warning.
+    Ignored,
+    /// Nothing: most of this object is not about the network.
+    PassedOver,
+}
+
+/// A kind of object and its fields.
+#[derive(Debug)]
+pub struct ObjectType {
+    /// Its name in the documentation.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+    /// Others.
+    pub unknown: Unknown,
+}
+
+const fn field(name: &'static str, treatment: Treatment, note: &'static str) -> Field {
+    Field { name, treatment, note }
+}
+
+/// A row of a table: see [`Treatment::Honoured`].
+pub const fn honoured(name: &'static str, note: &'static str) -> Field {
+    field(name, Treatment::Honoured, note)
+}
+
+/// A row of a table: see [`Treatment::Later`].
+pub const fn later(name: &'static str, note: &'static str) -> Field {
+    field(name, Treatment::Later, note)
+}
+
+/// A row of a table: see [`Treatment::Refused`].
+pub const fn refused(name: &'static str, note: &'static str) -> Field {
+    field(name, Treatment::Refused, note)
+}
+
+/// A row of a table: see [`Treatment::Ignored`].
+pub const fn ignored(name: &'static str, note: &'static str) -> Field {
+    field(name, Treatment::Ignored, note)
+}
+
+/// A row of a table: see [`Treatment::PassedOver`].
+pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
+    field(name, Treatment::PassedOver, note)
+}
+
+impl ObjectType {
+    fn field(&self, name: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    fn names(&self) -> String {
+        let known = self.fields.iter().filter(|f| f.treatment == Treatment::Honoured);
+        known.map(|f| f.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Which rows of which tables were asked for: so that a test can tell whether a field
+/// called honoured is read anywhere.
+#[cfg(test)]
+pub mod trace {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static ASKED: RefCell<BTreeSet<(&'static str, String)>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// A field was asked for.
+    pub fn asked(object: &'static str, field: &str) {
+        ASKED.with_borrow_mut(|asked| asked.insert((object, field.to_owned())));
+    }
+
+    /// What this thread asked for.
+    pub fn all() -> BTreeSet<(&'static str, String)> {
+        ASKED.with_borrow(Clone::clone)
+    }
+}
+
+/// A map of the manifest, read by the rules of its table.
+#[derive(Clone, Debug)]
+pub struct Object<'a> {
+    report: &'a Report,
+    kind: &'static ObjectType,
+    spot: Spot,
+    entries: &'a [Entry],
+}
+
+impl<'a> Object<'a> {
+    fn new(report: &'a Report, kind: &'static ObjectType, spot: Spot, entries: &'a [Entry]) -> Self {
+        let object = Self {
+            report,
+            kind,
+            spot,
+            entries,
+        };
+        for entry in entries.iter().filter(|e| !is_null(&e.value)) {
+            object.judge(entry);
+        }
+        object
+    }
+
+    /// Says what is to be said about a field whatever its value.
+    fn judge(&self, entry: &Entry) {
+        let spot = self.spot.field(&entry.key, entry.line);
+        match (self.kind.field(&entry.key), self.kind.unknown) {
+            (Some(row), _) => match row.treatment {
+                Treatment::Honoured | Treatment::Later | Treatment::PassedOver => {}
+                Treatment::Refused => self.report.error(&spot, format!("not served: {}", row.note)),
+                Treatment::Ignored => self.report.warn(&spot, format!("ignored: {}", row.note)),
+            },
+            (None, Unknown::PassedOver) => {}
+            (None, Unknown::Ignored) => self
+                .report
+                .warn(&spot, format!("ignored: no field of {} known here", self.kind.name)),
+            (None, Unknown::Refused) => {
+                let names = self.kind.names();
+                let message = format!("there is no such field in {}; it may have {names}", self.kind.name);
+                self.report.error(&spot, message);
+            }
+        }
+    }
+
+    /// Where this is.
+    pub const fn spot(&self) -> &Spot {
+        &self.spot
+    }
+
+    /// The table it is read by.
+    pub const fn kind(&self) -> &'static ObjectType {
+        self.kind
+    }
+
+    /// A field, if it is given and not null. Its table must say that it is read.
+    pub fn get(&self, name: &str) -> Option<Item<'a>> {
+        debug_assert!(
+            self.kind
+                .field(name)
+                .is_some_and(|row| matches!(row.treatment, Treatment::Honoured | Treatment::Later)),
+            "{}.{name} is read, and its table does not say so",
+            self.kind.name
+        );
+        #[cfg(test)]
+        trace::asked(self.kind.name, name);
+        let entry = self.entries.iter().find(|e| e.key == name && !is_null(&e.value))?;
+        Some(Item {
+            report: self.report,
+            spot: self.spot.field(name, entry.line),
+            node: &entry.value,
+        })
+    }
+
+    /// A field that must be given.
+    pub fn need(&self, name: &str, what: &str) -> Option<Item<'a>> {
+        let item = self.get(name);
+        if item.is_none() {
+            self.error(format!("{name} is missing: {what}"));
+        }
+        item
+    }
+
+    /// An object within this one, if given.
+    pub fn object(&self, name: &str, kind: &'static ObjectType) -> Option<Object<'a>> {
+        self.get(name)?.object(kind)
+    }
+
+    /// The items of a list within this object; none if it is not given.
+    pub fn list(&self, name: &str) -> Vec<Item<'a>> {
+        self.get(name).map(|item| item.items()).unwrap_or_default()
+    }
+
+    /// A text, if given.
+    pub fn text(&self, name: &str) -> Option<&'a str> {
+        self.get(name)?.text()
+    }
+
+    /// A boolean, if given.
+    pub fn boolean(&self, name: &str) -> Option<bool> {
+        self.get(name)?.boolean()
+    }
+
+    /// A whole number within `range`, if given.
+    pub fn integer<T: TryFrom<i64>>(&self, name: &str, range: RangeInclusive<i64>) -> Option<T> {
+        self.get(name)?.integer(range)
+    }
+
+    /// A problem with this object as a whole.
+    pub fn error(&self, message: impl Into<String>) {
+        self.error_at(&self.spot, message);
+    }
+
+    /// A problem with a part of this object that was read earlier.
+    pub fn error_at(&self, spot: &Spot, message: impl Into<String>) {
+        self.report.error(spot, message);
+    }
+}
+
+fn is_null(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar(scalar) if scalar.is_null())
+}
+
+/// A value of the manifest, not yet looked at.
+#[derive(Clone, Debug)]
+pub struct Item<'a> {
+    report: &'a Report,
+    spot: Spot,
+    node: &'a Node,
+}
+
+impl<'a> Item<'a> {
+    /// The root of a document.
+    pub const fn root(report: &'a Report, spot: Spot, node: &'a Node) -> Self {
+        Self { report, spot, node }
+    }
+
+    /// Where this is.
+    pub const fn spot(&self) -> &Spot {
+        &self.spot
+    }
+
+    /// A problem with this value.
+    pub fn error(&self, message: impl Into<String>) {
+        self.report.error(&self.spot, message);
+    }
+
+    /// Something the user should know about this value.
+    pub fn warn(&self, message: impl Into<String>) {
+        self.report.warn(&self.spot, message);
+    }
+
+    /// The value as a map, read by `kind`'s table.
+    pub fn object(&self, kind: &'static ObjectType) -> Option<Object<'a>> {
+        match &self.node.value {
+            Value::Map(entries) => Some(Object::new(self.report, kind, self.spot.clone(), entries)),
+            _ => self.wrong("fields of its own (key: value)"),
+        }
+    }
+
+    /// The text of a field by which the table for this map is chosen.
+    pub fn field_text(&self, name: &str) -> Option<&'a str> {
+        match &self.node.entry(name)?.value.value {
+            Value::Scalar(scalar) if scalar.is_text() => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
+    /// True if this is a map that has the field.
+    pub fn has_field(&self, name: &str) -> bool {
+        self.node.entry(name).is_some()
+    }
+
+    /// The value as a list.
+    pub fn items(&self) -> Vec<Item<'a>> {
+        let Value::List(nodes) = &self.node.value else {
+            return self.wrong("a list (- item)").unwrap_or_default();
+        };
+        let item = |(n, node): (usize, &'a Node)| Item {
+            report: self.report,
+            spot: self.spot.item(n, node.line),
+            node,
+        };
+        nodes.iter().enumerate().map(item).collect()
+    }
+
+    /// The value as a map of texts, such as labels.
+    pub fn texts(&self) -> Vec<(&'a str, Item<'a>)> {
+        let Value::Map(entries) = &self.node.value else {
+            return self.wrong("fields of its own (key: value)").unwrap_or_default();
+        };
+        let pair = |entry: &'a Entry| {
+            let value = Item {
+                report: self.report,
+                spot: self.spot.field(&entry.key, entry.line),
+                node: &entry.value,
+            };
+            (entry.key.as_str(), value)
+        };
+        entries.iter().map(pair).collect()
+    }
+
+    /// The value as a map of quantities, which may be written as text or number.
+    pub fn texts_or_numbers(&self) -> Vec<(&'a str, &'a str)> {
+        let pairs = self.texts();
+        let plain = |(key, value): (&'a str, Item<'a>)| Some((key, value.scalar()?.text.as_str()));
+        pairs.into_iter().filter_map(plain).collect()
+    }
+
+    /// The value as it was written.
+    pub const fn scalar(&self) -> Option<&'a Scalar> {
+        match &self.node.value {
+            Value::Scalar(scalar) => Some(scalar),
+            _ => None,
+        }
+    }
+
+    /// The value as text.
+    pub fn text(&self) -> Option<&'a str> {
+        match self.scalar() {
+            Some(scalar) if scalar.is_text() => Some(&scalar.text),
+            Some(scalar) if !scalar.is_null() => {
+                let text = &scalar.text;
+                self.error(format!(
+                    "{text} is a number or a boolean to YAML; write it in quotes: \"{text}\""
+                ));
+                None
+            }
+            _ => self.wrong("text"),
+        }
+    }
+
+    /// The value as text that `parse` understands.
+    pub fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text()?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.error(format!("{text:?}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+        self.parsed(|text| {
+            let chosen = choices.iter().find(|(word, _)| *word == text);
+            chosen.map(|(_, value)| *value).ok_or_else(|| {
+                let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
+                format!("choose one of {}", words.join(", "))
+            })
+        })
+    }
+
+    /// The value as a boolean.
+    pub fn boolean(&self) -> Option<bool> {
+        self.scalar()
+            .and_then(Scalar::boolean)
+            .or_else(|| self.wrong("true or false, without quotes"))
+    }
+
+    /// The value as a whole number within `range`.
+    pub fn integer<T: TryFrom<i64>>(&self, range: RangeInclusive<i64>) -> Option<T> {
+        let what = || {
+            format!(
+                "a whole number from {} to {}, without quotes",
+                range.start(),
+                range.end()
+            )
+        };
+        let number = self.scalar().and_then(Scalar::integer).filter(|n| range.contains(n));
+        let number = number.and_then(|n| T::try_from(n).ok());
+        number.or_else(|| self.wrong(&what()))
+    }
+
+    fn wrong<T>(&self, wanted: &str) -> Option<T> {
+        let found = match &self.node.value {
+            Value::Scalar(scalar) if scalar.is_null() => "nothing".into(),
+            Value::Scalar(scalar) => format!("{:?}", scalar.text),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "fields".into(),
+        };
+        self.error(format!("found {found}; it must be {wanted}"));
+        None
+    }
+}

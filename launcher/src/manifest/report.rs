@@ -1,0 +1,139 @@
+//! What is wrong with a manifest, where, and what would be right.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+/// A place in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The file, as it was named.
+    pub file: Rc<str>,
+    /// Line, from 1; 0 for the file as a whole.
+    pub line: usize,
+    /// Fields from the document's root: `spec.networks[0].name`. Empty at the root.
+    pub path: String,
+}
+
+impl Spot {
+    /// The whole of a file.
+    pub fn file(name: &str) -> Self {
+        Self {
+            file: name.into(),
+            line: 0,
+            path: String::new(),
+        }
+    }
+
+    /// A field of what is here.
+    pub fn field(&self, name: &str, line: usize) -> Self {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        // A key such as an annotation's has dots and slashes of its own.
+        let plain = name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let path = if plain {
+            format!("{}{dot}{name}", self.path)
+        } else {
+            format!("{}[{name:?}]", self.path)
+        };
+        self.with(path, line)
+    }
+
+    /// An item of what is here.
+    pub fn item(&self, index: usize, line: usize) -> Self {
+        self.with(format!("{}[{index}]", self.path), line)
+    }
+
+    fn with(&self, path: String, line: usize) -> Self {
+        Self {
+            file: Rc::clone(&self.file),
+            line,
+            path,
+        }
+    }
+}
+
+/// Whether a problem keeps the manifest from being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It does.
+    Error,
+    /// It does not: something is not as the manifest says.
+    Warning,
+}
+
+/// One thing to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Whether it stops.
+    pub severity: Severity,
+    /// Where.
+    pub spot: Spot,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+/// `file:line: path.to.field: what is wrong, what is allowed`
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Spot { file, line, path } = &self.spot;
+        write!(f, "{file}:")?;
+        if *line > 0 {
+            write!(f, "{line}:")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str(" warning:")?;
+        }
+        if !path.is_empty() {
+            write!(f, " {path}:")?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+/// The problems found so far.
+#[derive(Debug, Default)]
+pub struct Report(RefCell<Vec<Problem>>);
+
+impl Report {
+    /// Something that keeps the manifest from being served.
+    pub fn error(&self, spot: &Spot, message: impl Into<String>) {
+        self.add(Severity::Error, spot, message.into());
+    }
+
+    /// Something that is not as the manifest says.
+    pub fn warn(&self, spot: &Spot, message: impl Into<String>) {
+        self.add(Severity::Warning, spot, message.into());
+    }
+
+    fn add(&self, severity: Severity, spot: &Spot, message: String) {
+        let problem = Problem {
+            severity,
+            spot: spot.clone(),
+            message,
+        };
+        let mut problems = self.0.borrow_mut();
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+
+    /// True if nothing can be served.
+    pub fn has_errors(&self) -> bool {
+        self.0.borrow().iter().any(|p| p.severity == Severity::Error)
+    }
+
+    /// What was found: errors and warnings apart, each in the order of files and lines.
+    pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
+        let mut files: Vec<Rc<str>> = Vec::new();
+        let mut problems = self.0.into_inner();
+        for problem in &problems {
+            if !files.contains(&problem.spot.file) {
+                files.push(Rc::clone(&problem.spot.file));
+            }
+        }
+        problems.sort_by_key(|p| (files.iter().position(|f| *f == p.spot.file), p.spot.line));
+        problems.into_iter().partition(|p| p.severity == Severity::Error)
+    }
+}

@@ -1,0 +1,409 @@
+//! From what the manifests say to what would be served: one entry per NIC.
+//!
+//! Everything the documents say about each other is checked here (interfaces and their
+//! networks, names that must be found, ports that collide), and nothing about the
+//! system: the same files give the same plan anywhere. What the system adds (which
+//! families the pod has, MTU, name servers) comes in when the plan is served.
+
+use crate::forward;
+use crate::manifest::Manifests;
+use crate::manifest::cni::{Attachment, Segment};
+use crate::manifest::network::NamedNetwork;
+use crate::manifest::report::{Report, Spot};
+use crate::manifest::service::{Service, ServicePort, TargetPort};
+use crate::manifest::vm::{
+    Binding, DEFAULT_NAMESPACE, DeviceHints, DhcpOptions, Interface, LinkState, Network, NetworkSource, PodNetwork, Vm,
+};
+use crate::values;
+use hawser_backend::config::{Forward, Transport};
+use hawser_backend::packet::MacAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+/// What of a VM is served.
+#[derive(Clone, Debug)]
+pub struct VmPlan {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The NICs that are served, in the order of the interfaces.
+    pub nics: Vec<NicPlan>,
+}
+
+/// One NIC.
+#[derive(Clone, Debug)]
+pub struct NicPlan {
+    /// Name of the interface.
+    pub name: String,
+    /// "pod", or namespace/name.
+    pub network: String,
+    /// Where the VMM meets it.
+    pub socket: PathBuf,
+    /// Its MAC; `None`: the VMM gives it.
+    pub mac: Option<MacAddr>,
+    /// Receive and transmit queue pairs.
+    pub queue_pairs: NonZeroU16,
+    /// Whether the guest sees a carrier at first.
+    pub carrier: bool,
+    /// What it is to be attached to, and how.
+    pub mode: NicMode,
+    /// What only the VMM needs to know.
+    pub device: DeviceHints,
+}
+
+/// What stands between a NIC and the world.
+#[derive(Clone, Debug)]
+pub enum NicMode {
+    /// NAT on sockets of the pod.
+    Masquerade(MasqueradePlan),
+    /// A segment.
+    Bridge(Segment),
+}
+
+/// A masqueraded NIC.
+#[derive(Clone, Debug)]
+pub struct MasqueradePlan {
+    /// The guest's networks, where they are not the usual ones.
+    pub network: PodNetwork,
+    /// The guest's host name.
+    pub hostname: Option<String>,
+    /// Ports that reach the guest.
+    pub forwards: Vec<Forward>,
+    /// The manifest names no ports, by which it means every one.
+    pub every_port: bool,
+    /// More for DHCP to tell.
+    pub dhcp: DhcpOptions,
+}
+
+/// Makes the plan. `None` if there is none to make; the report says why.
+pub fn make(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Option<VmPlan> {
+    let vm = match &manifests.machines[..] {
+        [vm] => vm,
+        [] => {
+            if !report.has_errors() {
+                let message = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
+                report.error(&Spot::file("-f"), message);
+            }
+            return None;
+        }
+        [_, more @ ..] => {
+            for vm in more {
+                let message = "one process serves one VM, and the files have another before this: leave one out";
+                report.error(&vm.spot, message);
+            }
+            return None;
+        }
+    };
+    let planner = Planner {
+        manifests,
+        vm,
+        socket_dir,
+        report,
+    };
+    Some(planner.plan())
+}
+
+struct Planner<'a> {
+    manifests: &'a Manifests,
+    vm: &'a Vm,
+    socket_dir: &'a Path,
+    report: &'a Report,
+}
+
+impl Planner<'_> {
+    fn plan(&self) -> VmPlan {
+        self.check_names();
+        let nics: Vec<NicPlan> = self.vm.interfaces.iter().filter_map(|i| self.nic(i)).collect();
+        if nics.is_empty() && !self.report.has_errors() {
+            let message = "every interface is absent: nothing is left to serve";
+            self.report.error(&self.vm.spot, message);
+        }
+        let masqueraded = nics.iter().any(|nic| matches!(nic.mode, NicMode::Masquerade(_)));
+        if !masqueraded {
+            for service in self.services() {
+                let message = "ignored: the VM has no interface bound with masquerade that it could lead to";
+                self.report.warn(&service.spot, message);
+            }
+        }
+        VmPlan {
+            name: self.vm.name.clone(),
+            namespace: self.vm.namespace.clone(),
+            nics,
+        }
+    }
+
+    /// Names that must be there once.
+    fn check_names(&self) {
+        for network in &self.vm.networks {
+            if !self.vm.interfaces.iter().any(|i| i.name == network.name) {
+                let message = format!(
+                    "no interface is named {:?}: add it, or leave the network out",
+                    network.name
+                );
+                self.report.error(&network.spot, message);
+            }
+        }
+        let is_pod = |n: &&Network| matches!(n.source, Some(NetworkSource::Pod(_)));
+        for network in self.vm.networks.iter().filter(is_pod).skip(1) {
+            let message = "another network is the pod's too: a VM has one pod network";
+            self.report.error(&network.spot, message);
+        }
+        let networks = &self.manifests.networks;
+        for (n, network) in networks.iter().enumerate() {
+            let same = |other: &&NamedNetwork| other.name == network.name && other.namespace == network.namespace;
+            if let Some(other) = networks[..n].iter().find(same) {
+                let message = format!(
+                    "a network of this name is at {}:{} already: leave one out",
+                    other.spot.file, other.spot.line
+                );
+                self.report.error(&network.spot, message);
+            }
+        }
+    }
+
+    fn nic(&self, interface: &Interface) -> Option<NicPlan> {
+        let network = self.vm.networks.iter().find(|n| n.name == interface.name);
+        let Some(network) = network else {
+            let message = format!("no network is named {:?}: add it to spec.networks", interface.name);
+            self.report.error(&interface.spot, message);
+            return None;
+        };
+        let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
+        if interface.state == LinkState::Absent {
+            return None;
+        }
+        Some(NicPlan {
+            name: interface.name.clone(),
+            network,
+            socket: self.socket(interface)?,
+            mac: interface.mac,
+            queue_pairs: self.queue_pairs(),
+            carrier: interface.state == LinkState::Up,
+            mode,
+            device: interface.device.clone(),
+        })
+    }
+
+    fn socket(&self, interface: &Interface) -> Option<PathBuf> {
+        let path = self.socket_dir.join(format!("{}.sock", interface.name));
+        match values::socket_path(&path.to_string_lossy()) {
+            Ok(_) => Some(path),
+            Err(why) => {
+                self.report.error(&interface.spot, format!("{}: {why}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn queue_pairs(&self) -> NonZeroU16 {
+        let most = values::MAX_QUEUE_PAIRS;
+        let wanted = self.vm.multiqueue.unwrap_or(1);
+        let served = u16::try_from(wanted).unwrap_or(most).min(most);
+        if u32::from(served) < wanted {
+            let message = format!("{wanted} CPUs get {served} queue pairs, which is all vhost-user can number");
+            self.report.warn(&self.vm.spot, message);
+        }
+        NonZeroU16::new(served).unwrap_or(NonZeroU16::MIN)
+    }
+
+    /// How an interface is served on its network, and what the network is called.
+    fn mode(&self, interface: &Interface, source: &NetworkSource) -> Option<(String, NicMode)> {
+        let refuse = |message: &str| {
+            self.report.error(&interface.spot, message);
+            None
+        };
+        match (interface.binding?, source) {
+            (Binding::Sriov, _) => refuse("sriov needs the mode sriov, which hawser does not have yet"),
+            (Binding::L2Bridge, _) => {
+                refuse("the binding l2bridge needs the mode layer2, which hawser does not have yet")
+            }
+            (Binding::Masquerade, NetworkSource::Multus { .. }) => {
+                refuse("masquerade is for the pod network: give bridge: {} for this one")
+            }
+            (Binding::Masquerade, NetworkSource::Pod(network)) => {
+                self.check_primary(interface)?;
+                let mode = NicMode::Masquerade(self.masquerade(interface, *network));
+                Some(("pod".into(), mode))
+            }
+            (Binding::Bridge, NetworkSource::Pod(_)) => refuse(
+                "bridge on the pod network takes over the pod's address, which hawser cannot do yet: give masquerade: {}",
+            ),
+            (Binding::Bridge, NetworkSource::Multus { spot, namespace, name }) => {
+                self.no_dhcp_options(interface);
+                let network = self.find(spot, namespace.as_deref(), name)?;
+                let segment = self.served(interface, network)?;
+                let namespace = network.namespace.as_deref().unwrap_or(&self.vm.namespace);
+                Some((format!("{namespace}/{name}"), NicMode::Bridge(segment)))
+            }
+        }
+    }
+
+    fn no_dhcp_options(&self, interface: &Interface) {
+        if interface.dhcp != DhcpOptions::default() {
+            let message = "dhcpOptions are ignored: the DHCP server of this network is not hawser's";
+            self.report.warn(&interface.spot, message);
+        }
+    }
+
+    /// A primary user-defined network is what `pod` means in its namespace.
+    fn check_primary(&self, interface: &Interface) -> Option<()> {
+        let here = |n: &&NamedNetwork| n.primary && n.namespace.as_ref().is_none_or(|ns| *ns == self.vm.namespace);
+        let Some(primary) = self.manifests.networks.iter().find(here) else {
+            return Some(());
+        };
+        let message = format!(
+            "the pod network of this namespace is {:?} ({}:{}), which needs the mode layer2, which hawser does not have yet",
+            primary.name, primary.spot.file, primary.spot.line
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        if namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE {
+            let message = format!(
+                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: networks of others cannot be named",
+                self.vm.namespace
+            );
+            self.report.error(spot, message);
+            return None;
+        }
+        let fits = |n: &&NamedNetwork| n.name == name && n.namespace.as_deref().is_none_or(|ns| ns == namespace);
+        let found = self.manifests.networks.iter().find(fits);
+        if found.is_none() {
+            let message =
+                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+            self.report.error(spot, message);
+        }
+        found
+    }
+
+    /// The segment of a network, if there is a mode for it.
+    fn served(&self, interface: &Interface, network: &NamedNetwork) -> Option<Segment> {
+        let segment = network.segment.as_ref()?;
+        let mode = match segment.attachment {
+            Attachment::Sriov => "sriov",
+            Attachment::Overlay => "layer2",
+            _ => return Some(segment.clone()),
+        };
+        let message = format!(
+            "its network {:?} needs the mode {mode}, which hawser does not have yet",
+            network.name
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    fn masquerade(&self, interface: &Interface, network: PodNetwork) -> MasqueradePlan {
+        let mut forwards: Vec<(Spot, Forward)> = Vec::new();
+        for range in interface.ports.iter().flatten() {
+            let count = NonZeroU16::new(range.last - range.first + 1);
+            if let Some(count) = count {
+                let forward = Forward {
+                    transport: range.transport,
+                    bind: None,
+                    host_port: range.first,
+                    guest_port: range.first,
+                    count,
+                };
+                forwards.push((range.spot.clone(), forward));
+            }
+        }
+        for service in self.services().filter(|service| service.on_nodes) {
+            for port in &service.ports {
+                let forward = self.service_forward(interface, port);
+                forwards.extend(forward.map(|forward| (port.spot.clone(), forward)));
+            }
+        }
+        let every_port = interface.ports.is_none();
+        if every_port {
+            self.report.warn(&interface.spot, EVERY_PORT);
+        }
+        self.check_overlap(&forwards);
+        MasqueradePlan {
+            network,
+            hostname: self.vm.hostname.clone(),
+            forwards: forwards.into_iter().map(|(_, forward)| forward).collect(),
+            every_port,
+            dhcp: interface.dhcp.clone(),
+        }
+    }
+
+    fn check_overlap(&self, forwards: &[(Spot, Forward)]) {
+        for (n, (spot, forward)) in forwards.iter().enumerate() {
+            let collides =
+                |(_, other): &&(Spot, Forward)| forward::overlap(&[other.clone(), forward.clone()]).is_some();
+            if let Some((other, _)) = forwards[..n].iter().find(collides) {
+                let message = format!("hawser listens on this port for {}:{} already", other.file, other.line);
+                self.report.error(spot, message);
+            }
+        }
+    }
+
+    /// The Services that lead to the VM.
+    fn services(&self) -> impl Iterator<Item = &Service> {
+        let labels = &self.vm.labels;
+        self.manifests.services.iter().filter(move |service| {
+            let mut selector = service.selector.iter();
+            service.namespace == self.vm.namespace
+                && !service.selector.is_empty()
+                && selector.all(|(key, value)| labels.get(key) == Some(value))
+        })
+    }
+
+    fn service_forward(&self, interface: &Interface, port: &ServicePort) -> Option<Forward> {
+        let Some(host_port) = port.node_port else {
+            let message = "not served: the cluster would choose a nodePort; give one";
+            self.report.warn(&port.spot, message);
+            return None;
+        };
+        let guest_port = self.target(interface, port)?;
+        Some(Forward {
+            transport: port.transport,
+            bind: None,
+            host_port,
+            guest_port,
+            count: NonZeroU16::MIN,
+        })
+    }
+
+    /// The guest's port a Service leads to.
+    fn target(&self, interface: &Interface, port: &ServicePort) -> Option<u16> {
+        let ports = interface.ports.as_deref();
+        let open = |transport: Transport, port: u16| {
+            ports.is_none_or(|ports| ports.iter().any(|range| range.contains(transport, port)))
+        };
+        match &port.target {
+            TargetPort::Number(number) if open(port.transport, *number) => Some(*number),
+            TargetPort::Number(number) => {
+                let message = format!(
+                    "targetPort {number} is not among the ports of interface {:?}: add it there, or lead elsewhere",
+                    interface.name
+                );
+                self.report.error(&port.spot, message);
+                None
+            }
+            TargetPort::Name(name) => {
+                let named = |range: &&crate::manifest::ports::PortRange| {
+                    range.name.as_ref() == Some(name) && range.transport == port.transport
+                };
+                let found = ports.unwrap_or_default().iter().find(named);
+                if found.is_none() {
+                    let message = format!(
+                        "targetPort {name:?} is the name of no {} port of interface {:?}: name one there, or give its number",
+                        port.transport, interface.name
+                    );
+                    self.report.error(&port.spot, message);
+                }
+                found.map(|range| range.first)
+            }
+        }
+    }
+}
+
+/// What is missing of KubeVirt's meaning of an interface without ports.
+const EVERY_PORT: &str = "without ports, KubeVirt lets every port and protocol in. hawser does not have that yet: \
+     it listens on the ports of NodePort Services only, and nothing else reaches the guest from outside; \
+     what the guest begins is served. List the ports it is to be reached on";

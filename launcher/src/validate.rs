@@ -1,0 +1,137 @@
+//! `hawser validate`: what is wrong with manifests, or what would be served.
+
+use crate::cli::{ManifestArgs, ValidateArgs};
+use crate::failure::Failure;
+use crate::manifest::report::{Problem, Report};
+use crate::manifest::{self, MAX_FILE, SourceFile};
+use crate::plan::{self, VmPlan};
+use crate::plan_text;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Manifests that can be served.
+#[derive(Debug)]
+pub struct Checked {
+    /// What would be.
+    pub plan: VmPlan,
+    /// What is not as the manifests say.
+    pub warnings: Vec<Problem>,
+}
+
+/// Manifests that cannot be served.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub errors: Vec<Problem>,
+    /// And what else is to be said about them.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the files of the options and plans.
+///
+/// # Errors
+/// A file that cannot be read; what is wrong with the manifests is inside.
+pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
+    let mut files = Vec::new();
+    for path in &args.files {
+        read_source(path, &mut files)?;
+    }
+    Ok(check_sources(&files, &args.socket_dir))
+}
+
+/// Plans what `files` say.
+pub fn check_sources(files: &[SourceFile], socket_dir: &Path) -> Result<Checked, Rejected> {
+    let report = Report::default();
+    let manifests = manifest::read(files, &report);
+    let plan = plan::make(&manifests, socket_dir, &report);
+    let (errors, warnings) = report.into_parts();
+    match plan {
+        Some(plan) if errors.is_empty() => Ok(Checked { plan, warnings }),
+        _ => Err(Rejected { errors, warnings }),
+    }
+}
+
+/// Runs the subcommand: problems on standard error, the plan on standard output.
+///
+/// # Errors
+/// If there are problems, or no way to tell them.
+pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    let checked = check(&args.manifest)?;
+    if args.json {
+        crate::print(&(plan_text::json(checked.as_ref()).map_err(Failure::runtime)? + "\n"))?;
+        return match checked {
+            Ok(_) => Ok(()),
+            Err(rejected) => Err(rejected.failure()),
+        };
+    }
+    let checked = checked.map_err(|rejected| rejected.tell())?;
+    tell(&checked.warnings);
+    crate::print(&plan_text::text(&checked.plan))
+}
+
+impl Rejected {
+    /// Writes all problems to standard error; the failure that ends the process.
+    pub fn tell(self) -> Failure {
+        let mut problems = self.errors.clone();
+        problems.extend(self.warnings.iter().cloned());
+        tell(&problems);
+        self.failure()
+    }
+
+    fn failure(&self) -> Failure {
+        let problems = match self.errors.len() {
+            1 => "1 problem".into(),
+            n => format!("{n} problems"),
+        };
+        Failure::usage(format_args!("{problems} with the manifests, nothing is served"))
+    }
+}
+
+fn tell(problems: &[Problem]) {
+    let mut text = String::new();
+    for problem in problems {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{problem}");
+    }
+    // Where nobody reads standard error, the status still tells.
+    let _ = io::Write::write_all(&mut io::stderr().lock(), text.as_bytes());
+}
+
+/// Reads a file, standard input (`-`), or the manifests of a directory.
+fn read_source(path: &Path, files: &mut Vec<SourceFile>) -> Result<(), Failure> {
+    let unreadable = |e: io::Error| Failure::usage(format_args!("-f {}: {e}", path.display()));
+    if path == Path::new("-") {
+        files.push(read_text("standard input", io::stdin().lock()).map_err(unreadable)?);
+        return Ok(());
+    }
+    if !path.is_dir() {
+        let file = File::open(path).map_err(unreadable)?;
+        files.push(read_text(&path.to_string_lossy(), file).map_err(unreadable)?);
+        return Ok(());
+    }
+    let is_manifest = |path: &PathBuf| {
+        let extension = path.extension().and_then(|e| e.to_str());
+        path.is_file() && extension.is_some_and(|e| matches!(e, "yaml" | "yml" | "json"))
+    };
+    let entries = std::fs::read_dir(path).map_err(unreadable)?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(is_manifest)
+        .collect();
+    found.sort();
+    found.iter().try_for_each(|file| read_source(file, files))
+}
+
+fn read_text(name: &str, source: impl Read) -> io::Result<SourceFile> {
+    let mut text = String::new();
+    source.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!(
+            "it is larger than any manifest ({MAX_FILE} bytes)"
+        )));
+    }
+    let name = name.to_owned();
+    Ok(SourceFile { name, text })
+}
