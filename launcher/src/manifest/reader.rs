@@ -89,7 +89,10 @@ impl ObjectType {
     }
 
     fn names(&self) -> String {
-        let known = self.fields.iter().filter(|f| f.treatment == Treatment::Honoured);
+        let known = self
+            .fields
+            .iter()
+            .filter(|f| matches!(f.treatment, Treatment::Honoured | Treatment::Later));
         known.map(|f| f.name).collect::<Vec<_>>().join(", ")
     }
 }
