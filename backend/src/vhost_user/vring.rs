@@ -176,6 +176,7 @@ impl Vring {
         }
         self.daemon.set_queue_next_avail(0);
         let mut ring = self.ring();
+        ring.size = None;
         ring.addresses = None;
         ring.next_avail = 0;
     }
@@ -233,6 +234,12 @@ impl VringT<Memory> for Vring {
     fn set_queue_size(&self, num: u16) {
         self.daemon.set_queue_size(num);
         let size = (num.is_power_of_two() && num <= MAX_RING_SIZE).then_some(num);
+        if size.is_none() {
+            log::warn!(
+                "the front end asks for a ring of {num} descriptors, which will not start: \
+                 give it a power of two up to {MAX_RING_SIZE}"
+            );
+        }
         if self.ring().size != size {
             self.reconfigure(|ring| ring.size = size);
         }

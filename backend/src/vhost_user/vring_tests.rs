@@ -211,4 +211,8 @@ fn a_reset_ring_knows_nothing_of_the_one_before() {
     bench.vring.set_kick(Some(event()));
     bench.vring.set_queue_ready(true);
     assert_eq!(bench.told(), [], "no address, no start");
+    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    assert_eq!(bench.told(), [], "no size, no start");
+    bench.vring.set_queue_size(256);
+    assert_eq!(bench.told(), [started(0)]);
 }
