@@ -2,7 +2,7 @@
 
 use crate::config::Forward;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The address families the guest has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +14,32 @@ pub struct Families {
 }
 
 impl Families {
-    /// The addresses to listen on for `forward`: the one it names, or all of the
-    /// families that are on.
+    /// Has `make` listen for every port of `forward`, on the address it names or on all of the
+    /// families that are on; `make` is told where, and for which port of the guest.
     ///
     /// # Errors
-    /// [`ListenError::FamilyOff`]
-    pub fn addresses(self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
+    /// The first address and port that cannot be had.
+    pub fn listen(
+        self,
+        forward: &Forward,
+        mut make: impl FnMut(SocketAddr, u16) -> io::Result<()>,
+    ) -> Result<(), ListenError> {
+        let addresses = self.addresses(forward)?;
+        for step in 0..forward.count.get() {
+            let port = forward.host_port.saturating_add(step);
+            for &address in &addresses {
+                match make(SocketAddr::new(address, port), forward.guest_port.saturating_add(step)) {
+                    Ok(()) => {}
+                    // A host without IPv6 is no mistake of who asked for all addresses.
+                    Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+                    Err(e) => return Err(ListenError::new(forward, address, port, e)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn addresses(self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
         let any = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let wanted = forward.bind.map_or(any, |address| vec![address]);
         let is_on = |a: &IpAddr| if a.is_ipv4() { self.ipv4 } else { self.ipv6 };
@@ -90,7 +110,7 @@ pub enum ListenError {
 
 impl ListenError {
     /// The error for port `port` of `forward`, bound to `address`.
-    pub fn new(forward: &Forward, address: IpAddr, port: u16, source: io::Error) -> Self {
+    fn new(forward: &Forward, address: IpAddr, port: u16, source: io::Error) -> Self {
         let option = forward.to_string();
         match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Self::InUse { option, port },

@@ -7,7 +7,7 @@ use crate::masquerade::{Families, ListenError};
 use crate::poller::{Interest, Owner, Poller, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 /// Connections the kernel keeps for us; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -45,39 +45,20 @@ impl Listeners {
     pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
-            let addresses = families.addresses(forward)?;
-            for step in 0..forward.count.get() {
-                all.bind_port(forward, step, &addresses, poller)?;
-            }
+            families.listen(forward, |at, guest_port| all.add(at, guest_port, poller))?;
         }
         Ok(all)
     }
 
-    fn bind_port(
-        &mut self,
-        forward: &Forward,
-        step: u16,
-        addresses: &[IpAddr],
-        poller: &Poller,
-    ) -> Result<(), ListenError> {
-        let port = forward.host_port.saturating_add(step);
-        for &address in addresses {
-            let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
-            let token = Token::new(Owner::TcpListener, index);
-            let made = listen(SocketAddr::new(address, port))
-                .and_then(|socket| poller.add(&socket, token, Interest::ReadEdge).map(|()| socket));
-            let socket = match made {
-                Ok(socket) => socket,
-                // A host without IPv6 is no mistake of who asked for all addresses.
-                Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
-                Err(e) => return Err(ListenError::new(forward, address, port, e)),
-            };
-            self.listeners.push(Listener {
-                socket,
-                guest_port: forward.guest_port.saturating_add(step),
-                is_waiting: false,
-            });
-        }
+    fn add(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
+        let socket = listen(at)?;
+        let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+        poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
+        self.listeners.push(Listener {
+            socket,
+            guest_port,
+            is_waiting: false,
+        });
         Ok(())
     }
 

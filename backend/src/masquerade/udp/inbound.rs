@@ -60,42 +60,24 @@ impl UdpFlows {
     /// The first port that cannot be had. Those before it are listened on; drop the
     /// whole to let them go.
     pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
+        let families = self.config.families;
         for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
-            let addresses = self.config.families.addresses(forward)?;
-            for n in 0..forward.count.get() {
-                self.listen_on(forward, n, &addresses, poller)?;
-            }
+            families.listen(forward, |at, guest_port| self.listen_on(at, guest_port, poller))?;
         }
         Ok(())
     }
 
-    fn listen_on(
-        &mut self,
-        forward: &Forward,
-        n: u16,
-        addresses: &[IpAddr],
-        poller: &Poller,
-    ) -> Result<(), ListenError> {
-        let host_port = forward.host_port.saturating_add(n);
-        for &address in addresses {
-            let failed = |e: io::Error| ListenError::new(forward, address, host_port, e);
-            let (socket, domain) = match socket::listening(SocketAddr::new(address, host_port)) {
-                Ok(made) => made,
-                // A host without IPv6 is no mistake of who asked for all addresses.
-                Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
-                Err(e) => return Err(failed(e)),
-            };
-            let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
-            let token = Token::new(Owner::UdpListener, index);
-            poller.add(&socket, token, Interest::ReadEdge).map_err(failed)?;
-            self.table.own_port(domain, host_port);
-            self.listeners.push(Listener {
-                socket,
-                host_port,
-                guest_port: forward.guest_port.saturating_add(n),
-                waiting: false,
-            });
-        }
+    fn listen_on(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
+        let (socket, domain) = socket::listening(at)?;
+        let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+        poller.add(&socket, Token::new(Owner::UdpListener, index), Interest::ReadEdge)?;
+        self.table.own_port(domain, at.port());
+        self.listeners.push(Listener {
+            socket,
+            host_port: at.port(),
+            guest_port,
+            waiting: false,
+        });
         Ok(())
     }
 
