@@ -1,7 +1,7 @@
 //! Datagrams towards the guest that pass through our memory: whole where they fit
 //! its MTU, in IP fragments where they do not (RFC 791 3.2, RFC 8200 4.5).
 
-use super::{Context, Link, PacketSpec};
+use super::{Context, Link, Packet, PacketSpec};
 use crate::frame::{HEAD_MAX, NoRoom, Offload};
 use crate::packet::{EthernetHeader, FragmentInfo, Ipv6Header};
 use std::net::IpAddr;
@@ -9,27 +9,7 @@ use std::net::IpAddr;
 /// Fragment offsets count units of this many bytes.
 const UNIT: usize = 8;
 
-/// A datagram towards the guest.
-#[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
-    /// Source the guest sees.
-    pub src: IpAddr,
-    /// The guest's address, of the same family.
-    pub dst: IpAddr,
-    /// What it carries ([`crate::packet::protocol`]).
-    pub protocol: u8,
-    /// Header of the transport protocol, UDP or ICMP: eight bytes. Its checksum must be
-    /// complete if the datagram is larger than the MTU.
-    pub header: &'a [u8],
-    /// What follows that header.
-    pub body: &'a [u8],
-}
-
 impl Packet<'_> {
-    const fn len(&self) -> usize {
-        self.header.len() + self.body.len()
-    }
-
     /// True if the packet fits the MTU of `link` in one piece.
     pub const fn fits(&self, link: &Link) -> bool {
         Link::header_len(self.src) + self.len() <= EthernetHeader::LEN + link.mtu as usize
@@ -43,7 +23,8 @@ pub struct Fragmenter {
 }
 
 impl Fragmenter {
-    /// Sends `packet`. `offload` holds for a packet in one piece, also one above the MTU
+    /// Sends `packet`, whose header is eight bytes, UDP's or ICMP's, with its checksum complete
+    /// if it is larger than the MTU. `offload` holds for a packet in one piece, also one above the MTU
     /// that stands for several datagrams; any other goes as fragments.
     ///
     /// # Errors
@@ -88,11 +69,9 @@ fn send_piece(
 ) -> Result<(), NoRoom> {
     let mut headers = [0; HEAD_MAX];
     let spec = PacketSpec {
-        src: packet.src,
-        dst: packet.dst,
-        protocol: packet.protocol,
         payload_len: header.len() + body.len(),
         fragment,
+        ..packet.spec()
     };
     // All headers in the first part, where a sink may look for them.
     let n = ctx.link.emit(&spec, &mut headers);

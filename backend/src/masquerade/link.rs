@@ -4,7 +4,7 @@ use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link};
 use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr};
 use std::net::IpAddr;
 
-/// Hop limit of everything we send to the guest.
+/// Hop limit of everything we send to the guest, and of what we quote.
 const TTL: u8 = 64;
 
 /// The guest's link.
@@ -33,6 +33,86 @@ pub struct PacketSpec {
     pub payload_len: usize,
     /// Set for a fragment.
     pub fragment: Option<FragmentInfo>,
+}
+
+impl PacketSpec {
+    /// Writes the network header to the start of `out`; returns its length.
+    pub fn emit(&self, out: &mut [u8]) -> usize {
+        match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                Ipv4Header {
+                    src,
+                    dst,
+                    protocol: self.protocol,
+                    ttl: TTL,
+                    tos: 0,
+                    dont_fragment: self.fragment.is_none(),
+                    fragment: self.fragment,
+                    header_len: Ipv4Header::LEN,
+                    payload_len: self.payload_len,
+                }
+                .emit(out);
+                Ipv4Header::LEN
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let extra = if self.fragment.is_some() {
+                    Ipv6Header::FRAGMENT_LEN
+                } else {
+                    0
+                };
+                Ipv6Header {
+                    src,
+                    dst,
+                    protocol: self.protocol,
+                    hop_limit: TTL,
+                    traffic_class: 0,
+                    fragment: self.fragment,
+                    header_len: Ipv6Header::LEN + extra,
+                    payload_len: self.payload_len,
+                }
+                .emit(out);
+                Ipv6Header::LEN + extra
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+                debug_assert!(false, "families differ: {} -> {}", self.src, self.dst);
+                0
+            }
+        }
+    }
+}
+
+/// A packet whose parts are not in one place: towards the guest, or one of the guest's made
+/// again to be quoted.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Source, as the guest sees it.
+    pub src: IpAddr,
+    /// Destination, as the guest sees it; same family.
+    pub dst: IpAddr,
+    /// What it carries ([`crate::packet::protocol`]).
+    pub protocol: u8,
+    /// Header of the transport protocol.
+    pub header: &'a [u8],
+    /// What follows that header.
+    pub body: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// Bytes after the network header.
+    pub(super) const fn len(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+
+    /// Its network header, in one piece.
+    pub const fn spec(&self) -> PacketSpec {
+        PacketSpec {
+            src: self.src,
+            dst: self.dst,
+            protocol: self.protocol,
+            payload_len: self.len(),
+            fragment: None,
+        }
+    }
 }
 
 impl Link {
@@ -78,46 +158,6 @@ impl Link {
             ethertype,
         }
         .emit(out);
-        let rest = &mut out[EthernetHeader::LEN..];
-        match (spec.src, spec.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                Ipv4Header {
-                    src,
-                    dst,
-                    protocol: spec.protocol,
-                    ttl: TTL,
-                    tos: 0,
-                    dont_fragment: spec.fragment.is_none(),
-                    fragment: spec.fragment,
-                    header_len: Ipv4Header::LEN,
-                    payload_len: spec.payload_len,
-                }
-                .emit(rest);
-                EthernetHeader::LEN + Ipv4Header::LEN
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let extra = if spec.fragment.is_some() {
-                    Ipv6Header::FRAGMENT_LEN
-                } else {
-                    0
-                };
-                Ipv6Header {
-                    src,
-                    dst,
-                    protocol: spec.protocol,
-                    hop_limit: TTL,
-                    traffic_class: 0,
-                    fragment: spec.fragment,
-                    header_len: Ipv6Header::LEN + extra,
-                    payload_len: spec.payload_len,
-                }
-                .emit(rest);
-                EthernetHeader::LEN + Ipv6Header::LEN + extra
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
-                debug_assert!(false, "families differ: {} -> {}", spec.src, spec.dst);
-                0
-            }
-        }
+        EthernetHeader::LEN + spec.emit(&mut out[EthernetHeader::LEN..])
     }
 }

@@ -24,7 +24,7 @@ mod testing;
 pub mod udp;
 
 pub use context::Context;
-pub use link::{Link, PacketSpec};
+pub use link::{Link, Packet, PacketSpec};
 pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
 pub use steering::Directory;

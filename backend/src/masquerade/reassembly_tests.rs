@@ -1,6 +1,7 @@
 use super::*;
 use crate::frame::Offload;
-use crate::masquerade::fragmenter::{Fragmenter, Packet};
+use crate::masquerade::Packet;
+use crate::masquerade::fragmenter::Fragmenter;
 use crate::masquerade::test_support::{Surroundings, guest, host_seen, ip, parse, with_burst};
 use crate::packet::protocol;
 use proptest::prelude::*;

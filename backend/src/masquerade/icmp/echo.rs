@@ -6,10 +6,10 @@
 //! its own, so the kernel sorts the replies. The identifier on the wire may be another
 //! than the guest's; sequence number and payload are kept.
 
-use super::super::fragmenter::{Fragmenter, Packet};
+use super::super::fragmenter::Fragmenter;
 use super::super::manner::{Manner, SocketManner};
-use super::super::{Context, Destination};
-use super::error::{IcmpError, Quote, refuse, send_error};
+use super::super::{Context, Destination, Packet};
+use super::error::{IcmpError, refuse, send_error};
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSlice, Offload};
 use crate::packet::checksum::Sum;
@@ -384,7 +384,7 @@ impl EchoFlow {
             let sequence = IcmpHeader::parse(known).map_or(0, |h| h.echo_sequence());
             let mut header = [0; IcmpHeader::LEN];
             IcmpHeader::echo(request_kind(self.key.guest), self.key.ident, sequence).emit(&mut header, 0);
-            let quote = Quote {
+            let quote = Packet {
                 src: self.key.guest,
                 dst: self.key.peer,
                 protocol: icmp_protocol(self.key.guest),

@@ -4,10 +4,10 @@
 //! the host's addresses. They are told to the guest in terms of its own: quoted is
 //! the packet the guest sent, made again from what the flow knows of it.
 
-use super::super::{Context, Link, PacketSpec};
+use super::super::{Context, Link, Packet, PacketSpec};
 use crate::frame::{GuestFrame, NoRoom, Offload};
 use crate::packet::icmp::{self, v4, v6};
-use crate::packet::{EthernetHeader, IcmpHeader, Ipv4Header, Ipv6Header, protocol};
+use crate::packet::{EthernetHeader, IcmpHeader, Ipv6Header, protocol};
 use crate::sys::error_queue::{Origin, QueuedError};
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use std::net::IpAddr;
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 
-/// Bytes of the longest network header [`Quote`] writes.
+/// Bytes of the longest network header that is quoted.
 const QUOTED_HEADER: usize = Ipv6Header::LEN;
 
 /// Offset of the next-header field in an IPv6 header, where ICMPv6 points to say that
@@ -141,61 +141,6 @@ impl IcmpError {
     }
 }
 
-/// A packet of the guest, made again to be quoted: network header, and what the flow
-/// knows of the rest.
-#[derive(Clone, Copy, Debug)]
-pub struct Quote<'a> {
-    /// The guest's address.
-    pub src: IpAddr,
-    /// Where the guest sent it, as the guest sees it; same family.
-    pub dst: IpAddr,
-    /// What it carried ([`protocol`]).
-    pub protocol: u8,
-    /// The transport header as the guest sent it.
-    pub header: &'a [u8],
-    /// The payload, as far as it is known.
-    pub body: &'a [u8],
-}
-
-impl Quote<'_> {
-    fn emit_network(&self, out: &mut [u8; QUOTED_HEADER]) -> usize {
-        const TTL: u8 = 64;
-        let payload_len = self.header.len() + self.body.len();
-        match (self.src, self.dst) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                Ipv4Header {
-                    src,
-                    dst,
-                    protocol: self.protocol,
-                    ttl: TTL,
-                    tos: 0,
-                    dont_fragment: true,
-                    fragment: None,
-                    header_len: Ipv4Header::LEN,
-                    payload_len,
-                }
-                .emit(out);
-                Ipv4Header::LEN
-            }
-            (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                Ipv6Header {
-                    src,
-                    dst,
-                    protocol: self.protocol,
-                    hop_limit: TTL,
-                    traffic_class: 0,
-                    fragment: None,
-                    header_len: Ipv6Header::LEN,
-                    payload_len,
-                }
-                .emit(out);
-                Ipv6Header::LEN
-            }
-            _ => 0,
-        }
-    }
-}
-
 /// Tells the guest that the packet in `quote` met `error`, reported by `reporter`:
 /// whoever sent the host an ICMP message, `None` if that was our own stack. The guest
 /// sees the reporter's real address where it can, else its gateway.
@@ -206,10 +151,10 @@ pub fn send_error(
     ctx: &mut Context<'_>,
     error: IcmpError,
     reporter: Option<IpAddr>,
-    quote: &Quote<'_>,
+    quote: &Packet<'_>,
 ) -> Result<(), NoRoom> {
     let mut network = [0; QUOTED_HEADER];
-    let n = quote.emit_network(&mut network);
+    let n = quote.spec().emit(&mut network);
     let reporter = reporter
         .filter(|r| r.is_ipv4() == quote.src.is_ipv4())
         .and_then(|r| ctx.nat.inbound(r));

@@ -5,7 +5,7 @@ mod echo;
 mod error;
 
 pub use echo::{EchoAvailability, EchoFlows, EchoRequest, EchoSupport};
-pub use error::{IcmpError, Quote, refuse, send_error};
+pub use error::{IcmpError, refuse, send_error};
 
 #[cfg(test)]
 mod network_tests;

@@ -30,10 +30,10 @@ use self::connection::{Connection, Opening, Progress, State};
 use self::isn::IsnSecret;
 use self::listener::{Client, Listeners};
 use self::spill::SpillPool;
-use super::icmp::{self, IcmpError, Quote};
+use super::icmp::{self, IcmpError};
 use super::index::SlotIndex;
 use super::steering::Claim;
-use super::{Context, Destination, Families, ListenError};
+use super::{Context, Destination, Families, ListenError, Packet};
 use crate::config::Forward;
 use crate::counters::{Count, DropReason};
 use crate::frame::{GatherList, GuestBurst};
@@ -558,7 +558,7 @@ fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection, error: &io
         _ => match IcmpError::from_errno(errno) {
             Some(why) => {
                 let header = connection.syn();
-                let quote = Quote {
+                let quote = Packet {
                     src: connection.guest.ip(),
                     dst: connection.remote.ip(),
                     protocol: protocol::TCP,

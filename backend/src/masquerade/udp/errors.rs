@@ -1,8 +1,8 @@
 //! What the network says about a flow's datagrams: from the socket's error queue to
 //! ICMP for the guest.
 
-use super::super::Context;
-use super::super::icmp::{IcmpError, Quote, send_error};
+use super::super::icmp::{IcmpError, send_error};
+use super::super::{Context, Packet};
 use super::flow::Flow;
 use crate::counters::DropReason;
 use crate::packet::{UdpHeader, protocol};
@@ -37,7 +37,7 @@ fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Op
         payload_len: body.len(),
     }
     .emit(&mut header, 0);
-    let quote = Quote {
+    let quote = Packet {
         src: flow.key.guest.ip(),
         dst: flow.key.peer.ip(),
         protocol: protocol::UDP,

@@ -6,8 +6,8 @@
 //! ends in a spill buffer; it is put together there and goes on by copy, and the flow
 //! asks for other room the next time.
 
-use super::super::fragmenter::{Fragmenter, Packet};
-use super::super::{Context, Link, PacketSpec};
+use super::super::fragmenter::Fragmenter;
+use super::super::{Context, Link, Packet, PacketSpec};
 use super::errors;
 use super::flow::{Flow, FlowKey};
 use crate::counters::DropReason;
