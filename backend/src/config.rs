@@ -120,6 +120,8 @@ pub struct NameConfig {
     pub dns: Vec<IpAddr>,
     /// Search domains, most specific first.
     pub search: Vec<String>,
+    /// More options of DHCPv4, told whatever the guest asks for: code, and up to 255 bytes.
+    pub dhcp_options: Vec<(u8, Vec<u8>)>,
 }
 
 /// Transport protocol of a forward.

@@ -67,6 +67,8 @@ pub enum Command {
     CloudHypervisorArgs(VmmArgs),
     /// Check a VM's manifests: say what is wrong with them, or what would be served
     Validate(ValidateArgs),
+    /// Serve every NIC of a VM's manifests, each on its own socket
+    Run(RunManifest),
 }
 
 /// A VM's manifests.
@@ -92,6 +94,18 @@ pub struct ValidateArgs {
     /// Print plan and problems as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct RunManifest {
+    /// The manifests.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// How the process runs.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// Where the front end is met.
@@ -206,6 +220,19 @@ pub struct PortArgs {
     /// What crosses the port.
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+impl PortArgs {
+    /// What the options are where none is given.
+    pub fn unset() -> Self {
+        /// A command line of nothing else.
+        #[derive(Parser)]
+        struct Bare {
+            #[command(flatten)]
+            port: PortArgs,
+        }
+        Bare::parse_from(["hawser"]).port
+    }
 }
 
 /// `--mode`

@@ -185,6 +185,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
             dns,
             search: given_or(&args.search, &host.resolv.search),
+            dhcp_options: Vec::new(),
         },
         forwards: args.ports.clone(),
         map_host_loopback: args.map_host_loopback.clone(),
@@ -211,6 +212,7 @@ pub fn segment_names(args: &PortArgs, host: &Host) -> NameConfig {
         hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
         dns,
         search: given_or(&args.search, &host.resolv.search),
+        dhcp_options: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! How the process says that it cannot go on: one line, one exit status.
 
+use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -12,6 +13,14 @@ pub enum Failure {
     Runtime(String),
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(message) | Self::Runtime(message) => f.write_str(message),
+        }
+    }
+}
+
 impl Failure {
     /// A failure at run time.
     pub fn runtime(message: impl ToString) -> Self {
@@ -21,6 +30,14 @@ impl Failure {
     /// A wrong use.
     pub fn usage(message: impl ToString) -> Self {
         Self::Usage(message.to_string())
+    }
+
+    /// The same, said of one NIC among several.
+    pub fn of(self, nic: &str) -> Self {
+        match self {
+            Self::Usage(message) => Self::Usage(format!("interface {nic}: {message}")),
+            Self::Runtime(message) => Self::Runtime(format!("interface {nic}: {message}")),
+        }
     }
 
     /// Standard output cannot be written.

@@ -16,6 +16,7 @@ mod plan;
 mod plan_text;
 mod policy;
 mod resolv;
+mod run;
 mod serve;
 mod startup;
 mod validate;
@@ -28,7 +29,7 @@ use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
 use failure::Failure;
 use host::Host;
-use serve::Meeting;
+use serve::{Meeting, Nic};
 use std::io::Write as _;
 use std::process::ExitCode;
 use vmm::{Vm, VmmError};
@@ -54,6 +55,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
+        Some(Command::Run(args)) => run::run(args),
         None => serve_port(&cli),
     }
 }
@@ -64,7 +66,8 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     startup::start_log(&cli.run.log);
     let site = Site::from_args(&cli.run)?;
     let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
-    serve::serve(meeting, plan, survey, &site, &cli.run)
+    let nic = Nic { meeting, plan, survey };
+    serve::serve(vec![nic], &site, &cli.run)
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {

@@ -8,6 +8,7 @@
 use crate::forward;
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
+use crate::manifest::ipam::{Ipam, StaticAddress};
 use crate::manifest::network::NamedNetwork;
 use crate::manifest::report::{Report, Spot};
 use crate::manifest::service::{Service, ServicePort, TargetPort};
@@ -44,8 +45,6 @@ pub struct NicPlan {
     pub mac: Option<MacAddr>,
     /// Receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
-    /// Whether the guest sees a carrier at first.
-    pub carrier: bool,
     /// What it is to be attached to, and how.
     pub mode: NicMode,
     /// What only the VMM needs to know.
@@ -59,7 +58,23 @@ pub enum NicMode {
     Masquerade(MasqueradePlan),
     /// A segment.
     Bridge(Segment),
+    /// The pod's interface is the guest's.
+    Pod(PodPlan),
 }
+
+/// A NIC that takes over the pod's interface.
+#[derive(Clone, Debug)]
+pub struct PodPlan {
+    /// Name of the interface.
+    pub interface: String,
+    /// The guest's host name.
+    pub hostname: Option<String>,
+    /// More for DHCP to tell.
+    pub dhcp: DhcpOptions,
+}
+
+/// What every CNI runtime calls the pod's own interface.
+const POD_INTERFACE: &str = "eth0";
 
 /// A masqueraded NIC.
 #[derive(Clone, Debug)]
@@ -170,8 +185,14 @@ impl Planner<'_> {
             return None;
         };
         let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
-        if interface.state == LinkState::Absent {
-            return None;
+        match interface.state {
+            LinkState::Up => {}
+            LinkState::Down => {
+                let message = "state down is not served: hawser cannot take a guest's link down yet; leave it out";
+                self.report.error(&interface.spot, message);
+                return None;
+            }
+            LinkState::Absent => return None,
         }
         Some(NicPlan {
             name: interface.name.clone(),
@@ -179,7 +200,6 @@ impl Planner<'_> {
             socket: self.socket(interface)?,
             mac: interface.mac,
             queue_pairs: self.queue_pairs(),
-            carrier: interface.state == LinkState::Up,
             mode,
             device: interface.device.clone(),
         })
@@ -226,13 +246,20 @@ impl Planner<'_> {
                 let mode = NicMode::Masquerade(self.masquerade(interface, *network));
                 Some(("pod".into(), mode))
             }
-            (Binding::Bridge, NetworkSource::Pod(_)) => refuse(
-                "bridge on the pod network takes over the pod's address, which hawser cannot do yet: give masquerade: {}",
-            ),
+            (Binding::Bridge, NetworkSource::Pod(_)) => {
+                self.check_primary(interface)?;
+                let mode = NicMode::Pod(PodPlan {
+                    interface: POD_INTERFACE.into(),
+                    hostname: self.vm.hostname.clone(),
+                    dhcp: interface.dhcp.clone(),
+                });
+                Some(("pod".into(), mode))
+            }
             (Binding::Bridge, NetworkSource::Multus { spot, namespace, name }) => {
                 self.no_dhcp_options(interface);
                 let network = self.find(spot, namespace.as_deref(), name)?;
                 let segment = self.served(interface, network)?;
+                self.check_segment(interface, &segment);
                 let namespace = network.namespace.as_deref().unwrap_or(&self.vm.namespace);
                 Some((format!("{namespace}/{name}"), NicMode::Bridge(segment)))
             }
@@ -294,6 +321,39 @@ impl Planner<'_> {
         );
         self.report.error(&interface.spot, message);
         None
+    }
+
+    /// What of a segment depends on the interface, or is not there yet.
+    fn check_segment(&self, interface: &Interface, segment: &Segment) {
+        let warn = |message: &str| self.report.warn(&interface.spot, message);
+        let shares_mac = matches!(segment.attachment, Attachment::Ipvtap { .. });
+        if let (Attachment::Bridge(port), None) = (&segment.attachment, interface.mac)
+            && port.mac_spoof_check
+        {
+            self.report.error(
+                &interface.spot,
+                "its network has macspoofchk, and the guest's MAC is not known: give macAddress",
+            );
+        }
+        match &segment.ipam {
+            Ipam::None | Ipam::Dhcp => {}
+            Ipam::HostLocal { .. } => warn(
+                "host-local: hawser gives out no addresses of ranges yet: the guest has to have its own, or another \
+                 server on its segment",
+            ),
+            Ipam::Static { addresses, routes } => {
+                let v4 = |net: &&StaticAddress| net.address.addr().is_ipv4();
+                if addresses.iter().filter(v4).count() > 1 || !addresses.iter().all(|a| v4(&a)) {
+                    warn("the guest is told the first IPv4 address only: DHCPv4 has one, and IPv6 is not served here");
+                } else if routes.iter().any(|route| route.destination.addr().is_ipv6()) {
+                    warn("the guest is told routes of IPv4 only: IPv6 is not served here");
+                }
+                if interface.mac.is_none() && !shares_mac && addresses.iter().any(|a| v4(&a)) {
+                    let message = "its address is given to a MAC, and the guest's is not known: give macAddress";
+                    self.report.error(&interface.spot, message);
+                }
+            }
+        }
     }
 
     fn masquerade(&self, interface: &Interface, network: PodNetwork) -> MasqueradePlan {

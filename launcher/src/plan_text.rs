@@ -3,6 +3,7 @@
 use crate::manifest::cni::{Attachment, BridgePort, Segment};
 use crate::manifest::ipam::Ipam;
 use crate::manifest::report::Problem;
+use crate::manifest::vm::DhcpOptions;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::validate::{Checked, Rejected};
 use serde::Serialize;
@@ -32,12 +33,16 @@ fn nic_text(nic: &NicPlan) -> String {
     if nic.queue_pairs.get() > 1 {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
-    if !nic.carrier {
-        line("link", "down".into());
-    }
     match &nic.mode {
         NicMode::Masquerade(plan) => masquerade_text(plan, &mut line),
         NicMode::Bridge(segment) => segment_text(segment, &mut line),
+        NicMode::Pod(plan) => {
+            line(
+                "mode",
+                format!("bridge: in place of {}, with its MAC and addresses", plan.interface),
+            );
+            dhcp_text(&plan.dhcp, &mut line);
+        }
     }
     text
 }
@@ -65,7 +70,11 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
             ports.join(" ")
         },
     );
-    let options: Vec<String> = plan.dhcp.encoded().iter().map(|(code, _)| code.to_string()).collect();
+    dhcp_text(&plan.dhcp, line);
+}
+
+fn dhcp_text(dhcp: &DhcpOptions, line: &mut impl FnMut(&str, String)) {
+    let options: Vec<String> = dhcp.encoded().iter().map(|(code, _)| code.to_string()).collect();
     if !options.is_empty() {
         line("DHCP", format!("also options {}", options.join(", ")));
     }
@@ -177,6 +186,15 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
     let (mode, details) = match &nic.mode {
         NicMode::Masquerade(plan) => ("masquerade", masquerade_json(plan)),
         NicMode::Bridge(segment) => ("bridge", serde_json::to_value(segment)?),
+        NicMode::Pod(plan) => {
+            let details = json!({
+                "attachment": "podInterface",
+                "interface": plan.interface,
+                "hostname": plan.hostname,
+                "dhcpOptions": plan.dhcp.encoded(),
+            });
+            ("bridge", details)
+        }
     };
     let mut object = Map::new();
     let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -185,7 +203,6 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
     set("socket", json!(nic.socket));
     set("mac", json!(nic.mac.map(|mac| mac.to_string())));
     set("queuePairs", json!(nic.queue_pairs));
-    set("linkState", json!(if nic.carrier { "up" } else { "down" }));
     set("pciAddress", json!(nic.device.pci_address));
     set("bootOrder", json!(nic.device.boot_order));
     set("acpiIndex", json!(nic.device.acpi_index));

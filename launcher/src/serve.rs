@@ -1,5 +1,5 @@
-//! Serving: from a checked configuration to a port that packets go through, until a
-//! signal or the front end ends it.
+//! Serving: from checked configurations to ports that packets go through, until a
+//! signal or the front ends end them.
 //!
 //! Order matters: the inherited descriptor is taken before anything else is opened (or
 //! its number could be somebody else's), signals are caught before there is something to
@@ -107,57 +107,161 @@ pub fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Serves the planned port until it is told to stop or nobody will come any more.
+/// A NIC to be served.
+#[derive(Debug)]
+pub struct Nic {
+    /// Where its front end is met.
+    pub meeting: Meeting,
+    /// What it is.
+    pub plan: Plan,
+    /// What it is attached to, in bridge mode.
+    pub survey: Option<Survey>,
+}
+
+/// Serves the NICs until told to stop, or until for none of them anybody will come any
+/// more. Each has a thread of its own that waits for its front ends, workers of its own
+/// and sockets of its own: what ends one leaves the others as they are. Nothing is served
+/// unless all can be.
 ///
 /// # Errors
-/// What keeps it from starting, or from going on.
-pub fn serve(
-    meeting: Meeting,
-    mut plan: Plan,
-    survey: Option<Survey>,
-    site: &Site,
-    run: &RunArgs,
-) -> Result<(), Failure> {
+/// What keeps one from starting, or ended one.
+pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
-    for notice in &plan.notices {
-        log::warn!("{notice}");
-    }
-    if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
-        startup::raise_limits(masquerade)?;
-        startup::warn_of_restrictions(masquerade);
-    }
-
-    // From here on there is something to put back: `attached` does, whichever way we leave.
-    let attached = attach(&mut plan, survey)?;
-    let started = format!("serving {meeting}: {}", Summary(&plan.port));
-    let option = meeting.option();
+    let modes: Vec<&ModeConfig> = nics.iter().map(|nic| &nic.plan.port.mode).collect();
+    startup::raise_limits(&modes)?;
     let lifetime = if run.one_off {
         Lifetime::OneOff
     } else {
         Lifetime::Persistent
     };
-    // The workers' threads, and so their sockets, are of the namespace this one is in.
-    let port = site.namespace.run(|| Port::new(plan.port)).map_err(Failure::runtime)?;
-    let port = Arc::new(port.map_err(Failure::runtime)?);
-    let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
-        .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
-    let links = attached
-        .as_ref()
-        .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port)));
-    let links = links.transpose()?;
-    let watch = SignalWatch::start(signals, server.stop_handle(), Arc::clone(&port))?;
-
-    log::info!("{started}");
+    let alone = nics.len() == 1;
+    // From here on there may be something to put back: each port does, whichever way we leave.
+    let mut ports: Vec<ServedPort> = Vec::new();
+    for nic in nics {
+        let name = nic.plan.port.name.clone();
+        let port = ServedPort::start(nic, site, lifetime);
+        ports.push(port.map_err(|failure| if alone { failure } else { failure.of(&name) })?);
+    }
+    let watch = SignalWatch::start(signals, ports.iter().map(ServedPort::handle).collect())?;
+    for port in &ports {
+        log::info!("{}", port.started);
+    }
     tell_service_manager(NotifyState::Ready);
-    let served = server.run();
+    let served = serve_all(&mut ports);
     tell_service_manager(NotifyState::Stopping);
     watch.end();
-    drop(links);
-    if log::log_enabled!(log::Level::Info) {
-        write_report(&port);
+    for port in &mut ports {
+        port.links = None;
+        if log::log_enabled!(log::Level::Info) {
+            write_report(&port.port);
+        }
     }
-    served.map_err(|e| Failure::runtime(format_args!("{option}: {e}")))
+    served
+}
+
+/// A port with its socket.
+struct ServedPort {
+    /// Until it is served.
+    server: Option<Server>,
+    stop: StopHandle,
+    port: Arc<Port>,
+    /// Ends before the segment goes.
+    links: Option<Watch>,
+    _attached: Option<Attached>,
+    /// The option that names its socket, for messages.
+    option: &'static str,
+    started: String,
+}
+
+impl ServedPort {
+    fn start(nic: Nic, site: &Site, lifetime: Lifetime) -> Result<Self, Failure> {
+        let Nic {
+            meeting,
+            mut plan,
+            survey,
+        } = nic;
+        for notice in &plan.notices {
+            log::warn!("{notice}");
+        }
+        if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
+            startup::warn_of_restrictions(masquerade);
+        }
+        let attached = attach(&mut plan, survey)?;
+        let started = format!("serving {meeting}: {}", Summary(&plan.port));
+        let option = meeting.option();
+        // The workers' threads, and so their sockets, are of the namespace this one is in.
+        let port = site.namespace.run(|| Port::new(plan.port)).map_err(Failure::runtime)?;
+        let port = Arc::new(port.map_err(Failure::runtime)?);
+        let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
+            .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
+        let links = attached
+            .as_ref()
+            .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port)));
+        Ok(Self {
+            stop: server.stop_handle(),
+            server: Some(server),
+            links: links.transpose()?,
+            port,
+            _attached: attached,
+            option,
+            started,
+        })
+    }
+
+    fn handle(&self) -> PortHandle {
+        PortHandle {
+            stop: self.stop.clone(),
+            port: Arc::clone(&self.port),
+        }
+    }
+
+    /// Serves until the end, on this thread.
+    fn serve(option: &str, server: Server) -> Result<(), Failure> {
+        server
+            .run()
+            .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))
+    }
+}
+
+/// Serves every port, and comes back when the last has ended.
+fn serve_all(ports: &mut [ServedPort]) -> Result<(), Failure> {
+    if let [port] = ports {
+        return port
+            .server
+            .take()
+            .map_or(Ok(()), |server| ServedPort::serve(port.option, server));
+    }
+    let mut threads = Vec::new();
+    let mut outcome = Ok(());
+    for port in ports.iter_mut() {
+        let (name, option) = (port.port.config().name.clone(), port.option);
+        let Some(server) = port.server.take() else { continue };
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            ServedPort::serve(option, server).map_err(|failure| {
+                let failure = failure.of(&name);
+                log::error!("{failure}; other NICs go on");
+                failure
+            })
+        });
+        match thread {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                outcome = Err(Failure::runtime(format_args!("cannot start a thread: {error}")));
+                break;
+            }
+        }
+    }
+    if outcome.is_err() {
+        ports.iter().for_each(|port| port.stop.stop());
+    }
+    for thread in threads {
+        let ended = thread
+            .join()
+            .unwrap_or_else(|_| Err(Failure::runtime("a thread that waits for front ends panicked")));
+        outcome = outcome.and(ended);
+    }
+    outcome
 }
 
 /// Opens the way to the segment, in bridge mode.
@@ -182,6 +286,12 @@ fn write_report(port: &Port) {
     let _ = std::io::stderr().lock().write_all(port.report().as_bytes());
 }
 
+/// What a signal does something to.
+struct PortHandle {
+    stop: StopHandle,
+    port: Arc<Port>,
+}
+
 /// The thread that turns signals into calls.
 struct SignalWatch {
     handle: Handle,
@@ -189,16 +299,18 @@ struct SignalWatch {
 }
 
 impl SignalWatch {
-    fn start(mut signals: Signals, stop: StopHandle, port: Arc<Port>) -> Result<Self, Failure> {
+    fn start(mut signals: Signals, ports: Vec<PortHandle>) -> Result<Self, Failure> {
         let handle = signals.handle();
         let thread = thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
                 for signal in &mut signals {
-                    if signal == SIGUSR1 {
-                        write_report(&port);
-                    } else {
-                        stop.stop();
+                    for handle in &ports {
+                        if signal == SIGUSR1 {
+                            write_report(&handle.port);
+                        } else {
+                            handle.stop.stop();
+                        }
                     }
                 }
             })

@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use crate::host;
-use hawser_backend::config::{Forward, MasqueradeConfig};
+use hawser_backend::config::{Forward, MasqueradeConfig, ModeConfig};
 
 /// Descriptors the process needs besides sockets of flows and forwards: memory regions,
 /// ring events, epoll instances, signals.
@@ -23,10 +23,10 @@ pub fn start_log(filter: &str) {
 ///
 /// # Errors
 /// If even the hard limit does not hold the forwarded ports.
-pub fn raise_limits(config: &MasqueradeConfig) -> Result<(), Failure> {
+pub fn raise_limits(ports: &[&ModeConfig]) -> Result<(), Failure> {
     let limit = host::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
-    let needed = OWN_DESCRIPTORS + config.forwards.iter().map(|f| sockets(f, config)).sum::<u64>();
+    let needed = OWN_DESCRIPTORS + ports.iter().map(|mode| listening(mode)).sum::<u64>();
     if needed > limit {
         return Err(Failure::runtime(format_args!(
             "--port: the forwarded ports need {needed} open files and the hard limit is {limit}: \
@@ -34,6 +34,14 @@ pub fn raise_limits(config: &MasqueradeConfig) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// Sockets of a port that listen.
+fn listening(mode: &ModeConfig) -> u64 {
+    match mode {
+        ModeConfig::Masquerade(config) => config.forwards.iter().map(|f| sockets(f, config)).sum(),
+        ModeConfig::Bridge(_) => 0,
+    }
 }
 
 /// Sockets that listen for a forward.

@@ -16,7 +16,7 @@ use crate::packet::{Ipv4Header, MacAddr, UdpHeader};
 use dhcproto::v4::borrowed;
 use dhcproto::v4::{
     CLIENT_PORT, Decodable, Decoder, DhcpOption, DhcpOptions, Encodable, HType, MIN_PACKET_SIZE, Message, MessageType,
-    Opcode, OptionCode, SERVER_PORT,
+    Opcode, OptionCode, SERVER_PORT, UnknownOption,
 };
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
@@ -121,6 +121,16 @@ impl Server {
             parameters.insert(DhcpOption::DomainSearch(search.names()));
         }
         Self { terms, parameters }
+    }
+
+    /// Tells these options too, whatever the client asks for. One the server knows a value
+    /// for itself takes the given one.
+    pub(super) fn with_options(mut self, options: &[(u8, Vec<u8>)]) -> Self {
+        for (code, data) in options {
+            let option = UnknownOption::new(OptionCode::from(*code), data.clone());
+            self.parameters.insert(DhcpOption::Unknown(option));
+        }
+        self
     }
 
     /// True if a UDP datagram to `dst` can be for the server.

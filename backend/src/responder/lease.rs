@@ -30,7 +30,7 @@ impl LeaseServer {
         let hostname = names::checked_hostname(config.names.hostname.as_deref());
         let search = SearchList::new(&config.names.search);
         Self {
-            dhcp: dhcp4::Server::new(terms, hostname, dns, &search),
+            dhcp: dhcp4::Server::new(terms, hostname, dns, &search).with_options(&config.names.dhcp_options),
         }
     }
 

@@ -144,7 +144,8 @@ impl Responders {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
-                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), hostname, dns4, &search),
+                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), hostname, dns4, &search)
+                    .with_options(&names.dhcp_options),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,

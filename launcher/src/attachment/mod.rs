@@ -13,6 +13,7 @@ mod survey;
 mod watch;
 
 pub use args::SegmentArgs;
+pub use pod::DHCP_SERVER;
 pub use segment::Segment;
 pub use survey::Survey;
 pub use watch::{Keeper, Watch};

@@ -27,7 +27,7 @@ const PORT_SUFFIX: &str = "-nic";
 
 /// Under which address hawser's DHCP server speaks, as KubeVirt's does. It is on no link: the
 /// server is not on the network.
-const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
+pub const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// What is taken over, and from whom.
 #[derive(Debug)]

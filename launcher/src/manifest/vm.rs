@@ -419,6 +419,8 @@ fn pci_address(text: &str) -> Result<String, String> {
 fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
     /// Bytes that fit into one option.
     const MOST: usize = 255;
+    /// What one message leaves them beside hawser's own.
+    const MOST_OF_ALL: usize = 768;
     /// IPv4 addresses that fit into one option.
     const MOST_SERVERS: usize = 63;
     let Some(object) = interface.object("dhcpOptions", &table::DHCP_OPTIONS) else {
@@ -447,12 +449,19 @@ fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
             "ntpServers has more servers than an option holds: give up to {MOST_SERVERS}"
         ));
     }
-    DhcpOptions {
+    let options = DhcpOptions {
         boot_file: text("bootFileName"),
         tftp_server: text("tftpServerName"),
         ntp_servers,
         private,
+    };
+    let size: usize = options.encoded().iter().map(|(_, data)| data.len() + 2).sum();
+    if size > MOST_OF_ALL {
+        object.error(format!(
+            "{size} bytes of options are too many for a DHCP message: give up to {MOST_OF_ALL}"
+        ));
     }
+    options
 }
 
 fn networks(spec: &Object<'_>) -> Vec<Network> {

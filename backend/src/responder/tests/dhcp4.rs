@@ -321,6 +321,31 @@ fn long_search() -> ServiceConfig {
     }
 }
 
+#[test]
+fn options_of_the_operators_own_are_told_whatever_is_asked_for() {
+    let names = NameConfig {
+        dhcp_options: vec![
+            (42, vec![192, 0, 2, 7, 192, 0, 2, 8]),
+            (66, b"boot.example".to_vec()),
+            (240, b"rack-7".to_vec()),
+        ],
+        ..config().names
+    };
+    let reply = exchange(
+        &mut Bench::with(ServiceConfig { names, ..config() }),
+        &message(MessageType::Discover),
+    );
+    let servers = vec![[192, 0, 2, 7].into(), [192, 0, 2, 8].into()];
+    assert_eq!(
+        reply.option(OptionCode::NtpServers),
+        Some(&DhcpOption::NtpServers(servers))
+    );
+    let tftp = DhcpOption::TFTPServerName(b"boot.example".to_vec());
+    assert_eq!(reply.option(OptionCode::TFTPServerName), Some(&tftp));
+    let private = reply.option(OptionCode::Unknown(240));
+    assert!(matches!(private, Some(DhcpOption::Unknown(option)) if option.data() == b"rack-7"));
+}
+
 /// The domains of option 119, its parts put together again.
 fn domains(reply: &Reply) -> Vec<String> {
     match reply.option(OptionCode::DomainSearch) {
@@ -370,6 +395,7 @@ fn bad_names_are_left_out_and_the_rest_is_handed_out() {
                 hostname: Some("not a host name".to_owned()),
                 dns: vec![],
                 search: vec!["..".to_owned(), "UPPER.example.".to_owned(), "a b".to_owned()],
+                dhcp_options: vec![],
             },
             ..config()
         }),

@@ -45,7 +45,10 @@ pub static BRIDGE: ObjectType = ObjectType {
             "preserveDefaultVlan",
             "`false` if not given, as in CNI plugins 1.9; 1.3 to 1.7 had `true`",
         ),
-        honoured("macspoofchk", "only frames from the guest's own MAC leave it"),
+        honoured(
+            "macspoofchk",
+            "only frames from the interface's macAddress leave it, which must be given",
+        ),
         MTU,
         honoured("hairpinMode", "not together with promiscMode"),
         honoured("promiscMode", ""),
@@ -189,7 +192,7 @@ pub static HOST_LOCAL: ObjectType = ObjectType {
     unknown: Unknown::Ignored,
     fields: &[
         honoured("type", ""),
-        honoured("ranges", "sets of ranges; the guest gets an address of each set"),
+        honoured("ranges", "sets of ranges, checked; no address is given out yet"),
         honoured("subnet", "one range, as older configurations write it"),
         honoured("rangeStart", "of it"),
         honoured("rangeEnd", "of it"),
@@ -221,7 +224,10 @@ pub static STATIC: ObjectType = ObjectType {
     unknown: Unknown::Ignored,
     fields: &[
         honoured("type", ""),
-        honoured("addresses", "one at least"),
+        honoured(
+            "addresses",
+            "one at least; the guest is told the first of IPv4, by DHCP, under its macAddress",
+        ),
         honoured("routes", ""),
         DNS,
     ],

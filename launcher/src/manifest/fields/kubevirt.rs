@@ -147,7 +147,10 @@ pub static INTERFACE: ObjectType = ObjectType {
     fields: &[
         honoured("name", "the socket is `DIR/<name>.sock`; a network has the same name"),
         honoured("masquerade", "`{}`; only on the pod network"),
-        honoured("bridge", "`{}`"),
+        honoured(
+            "bridge",
+            "`{}`; on the pod network the guest takes over eth0 with its MAC and addresses",
+        ),
         later("sriov", "the mode sriov"),
         later("binding", "the mode layer2"),
         honoured("ports", "masquerade: the ports that reach the guest"),
@@ -162,9 +165,9 @@ pub static INTERFACE: ObjectType = ObjectType {
         ),
         honoured(
             "state",
-            "`up`, `down`, `absent` (not served); `absent` with bridge only",
+            "`up`, `absent` (no socket; with bridge only); `down` is refused for now",
         ),
-        honoured("dhcpOptions", "masquerade: more for DHCPv4 to tell"),
+        honoured("dhcpOptions", "on the pod network: more for DHCPv4 to tell"),
         honoured("pciAddress", "checked, and kept for the VMM: `0000:00:00.0`"),
         honoured("bootOrder", "checked, and kept for the VMM: 1 or more, each once"),
         honoured("acpiIndex", "checked, and kept for the VMM"),

@@ -33,11 +33,17 @@ fn every_example_is_valid_and_nothing_in_it_is_ignored() {
     assert!(sources.len() >= 8);
     for source in sources {
         let name = source.name.clone();
-        assert!(
-            planned(&name).warnings.is_empty(),
-            "{name}: {:?}",
-            planned(&name).warnings
-        );
+        let warnings = planned(&name).warnings;
+        match name.as_str() {
+            "bridge-host-local.yaml" => {
+                assert!(
+                    warnings[0]
+                        .message
+                        .starts_with("host-local: hawser gives out no addresses")
+                );
+            }
+            _ => assert!(warnings.is_empty(), "{name}: {warnings:?}"),
+        }
         assert!(source.text.starts_with("# "), "{name} says at its top what it shows");
     }
 }
@@ -72,7 +78,7 @@ fn the_examples_mean_what_they_say() {
         ),
         (
             "three-nics.yaml",
-            "queues   2 pairs\n  link     down\n  mode     bridge: a TAP in br2\n  MTU      9000\n",
+            "queues   2 pairs\n  mode     bridge: a TAP in br2\n  MTU      9000\n",
         ),
     ] {
         let text = plan_text::text(&planned(name).plan);
@@ -90,7 +96,7 @@ fn a_plan_for_programs_says_the_same() {
     assert_eq!(nics[1]["socket"], "/run/hawser/trunk.sock");
     assert_eq!(nics[1]["bridge"]["trunk"][1]["end"], 199);
     assert_eq!(
-        (&nics[2]["linkState"], &nics[2]["bridge"]["mtu"]),
-        (&"down".into(), &9000.into())
+        (&nics[2]["name"], &nics[2]["bridge"]["mtu"]),
+        (&"storage".into(), &9000.into())
     );
 }

@@ -1,0 +1,238 @@
+//! `hawser run`: a VM's manifests served, one port for each NIC.
+//!
+//! A NIC of the plan becomes what the options of a NIC on the command line become
+//! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
+
+use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
+use crate::cli::{Mode, PortArgs, RunManifest};
+use crate::config::{ConfigError, Plan};
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::manifest::cni::{self, BridgePort, Segment};
+use crate::manifest::ipam::{Ipam, Route, StaticAddress};
+use crate::plan::{NicMode, NicPlan};
+use crate::policy::PolicyArgs;
+use crate::serve::{self, Meeting, Nic};
+use crate::values::{Family, Stack};
+use crate::{config, startup, validate};
+use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig};
+use hawser_backend::packet::vlan::VlanId;
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+/// Runs the subcommand, until all NICs have ended.
+///
+/// # Errors
+/// What keeps any of them from starting, or ended one.
+pub fn run(args: &RunManifest) -> Result<(), Failure> {
+    let checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
+    startup::start_log(&args.run.log);
+    for warning in &checked.warnings {
+        log::warn!("{warning}");
+    }
+    let site = Site::from_args(&args.run)?;
+    let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
+    let nics: Result<Vec<Nic>, Failure> = checked
+        .plan
+        .nics
+        .iter()
+        .map(|nic| resolve(nic, &host, &site).map_err(|failure| failure.of(&nic.name)))
+        .collect();
+    let nics = nics?;
+    make_folder(&args.manifest.socket_dir)?;
+    serve::serve(nics, &site, &args.run)
+}
+
+/// Makes the folder of the sockets, if its parent is there.
+fn make_folder(folder: &Path) -> Result<(), Failure> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Failure::runtime(format_args!(
+            "--socket-dir={}: {error}",
+            folder.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A NIC as it is served on this system.
+fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
+    let args = port_args(nic);
+    let attachment = Attachment::from_args(&args)?;
+    let mut plan = config::resolve(&args, nic.name.clone(), host).map_err(|error| match error {
+        ConfigError::NoAddress => Failure::runtime(
+            "this network namespace has no address that reaches beyond its link: give it one, or name the guest's \
+             network with vmNetworkCIDR",
+        ),
+        error => Failure::runtime(error),
+    })?;
+    let survey = attachment
+        .map(|attachment| attachment.survey(&args, site))
+        .transpose()?;
+    if let Some(survey) = &survey {
+        survey.complete(&mut plan, &args, host);
+    }
+    let names = config::segment_names(&args, host);
+    complete(&mut plan, nic, names)?;
+    Ok(Nic {
+        meeting: Meeting::Listen(nic.socket.clone()),
+        plan,
+        survey,
+    })
+}
+
+/// Fills in what no option says.
+fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Failure> {
+    match (&mut plan.port.mode, &nic.mode) {
+        (ModeConfig::Masquerade(config), NicMode::Masquerade(wanted)) => {
+            config.names.dhcp_options = wanted.dhcp.encoded();
+        }
+        (ModeConfig::Bridge(config), NicMode::Pod(wanted)) => {
+            if let Some(lease) = &mut config.lease {
+                lease.names.dhcp_options = wanted.dhcp.encoded();
+            }
+        }
+        (ModeConfig::Bridge(config), NicMode::Bridge(segment)) => {
+            if let Some((address, gateway, routes)) = static_ipv4(&segment.ipam) {
+                let client = plan.port.mac;
+                let client = client.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"))?;
+                config.lease = Some(LeaseConfig {
+                    client,
+                    address,
+                    server: DHCP_SERVER,
+                    router: gateway,
+                    routes,
+                    names,
+                });
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
+
+/// What DHCPv4 can tell of a fixed address: the first of IPv4, and routes of IPv4, the
+/// default one last (RFC 3442 lets a client forget the router option beside routes).
+fn static_ipv4(ipam: &Ipam) -> Option<StaticIpv4> {
+    let Ipam::Static { addresses, routes } = ipam else {
+        return None;
+    };
+    let ipv4 = |given: &StaticAddress| match (given.address, given.gateway) {
+        (IpNet::V4(address), Some(IpAddr::V4(gateway))) => Some((address, Some(gateway))),
+        (IpNet::V4(address), _) => Some((address, None)),
+        _ => None,
+    };
+    let (address, gateway) = addresses.iter().find_map(ipv4)?;
+    let route = |route: &Route| match (route.destination, route.via) {
+        (IpNet::V4(net), Some(IpAddr::V4(via))) => Some((net, via)),
+        (IpNet::V4(net), None) => Some((net, gateway.unwrap_or(Ipv4Addr::UNSPECIFIED))),
+        _ => None,
+    };
+    let mut routes: Vec<(Ipv4Net, Ipv4Addr)> = routes.iter().filter_map(route).collect();
+    let is_default = |net: &Ipv4Net| net.prefix_len() == 0;
+    if let (Some(gateway), false) = (
+        gateway,
+        routes.is_empty() || routes.iter().any(|(net, _)| is_default(net)),
+    ) {
+        routes.push((Ipv4Net::default(), gateway));
+    }
+    routes.sort_by_key(|(net, _)| is_default(net));
+    Some((address, gateway, routes))
+}
+
+/// A NIC as the options of the command line would say it.
+fn port_args(nic: &NicPlan) -> PortArgs {
+    let unset = PortArgs::unset();
+    let args = PortArgs {
+        mac: nic.mac,
+        queue_pairs: nic.queue_pairs,
+        ..unset
+    };
+    match &nic.mode {
+        NicMode::Masquerade(plan) => PortArgs {
+            mode: Mode::Masquerade,
+            ipv4: plan.network.ipv4.map(Family::On),
+            ipv6: plan.network.ipv6.map(Family::On),
+            hostname: plan.hostname.clone(),
+            ports: plan.forwards.clone(),
+            ..args
+        },
+        NicMode::Bridge(segment) => PortArgs {
+            mode: Mode::Bridge,
+            mtu: segment.mtu,
+            segment: segment_args(segment),
+            policy: policy_args(segment),
+            ..args
+        },
+        NicMode::Pod(plan) => PortArgs {
+            mode: Mode::Bridge,
+            hostname: plan.hostname.clone(),
+            segment: SegmentArgs {
+                pod_interface: Some(plan.interface.clone()),
+                ..SegmentArgs::default()
+            },
+            ..args
+        },
+    }
+}
+
+fn segment_args(segment: &Segment) -> SegmentArgs {
+    let unset = SegmentArgs::default();
+    match &segment.attachment {
+        cni::Attachment::Bridge(port) => SegmentArgs {
+            bridge: Some(port.bridge.clone()),
+            hairpin_mode: port.hairpin,
+            promisc_mode: port.promiscuous,
+            port_isolation: port.isolated,
+            ..unset
+        },
+        cni::Attachment::Macvtap { lower, mode } => SegmentArgs {
+            macvtap: Some(Stack {
+                lower: lower.clone(),
+                mode: Some(match mode {
+                    cni::MacvtapMode::Bridge => MacVtapMode::Bridge,
+                    cni::MacvtapMode::Private => MacVtapMode::Private,
+                    cni::MacvtapMode::Vepa => MacVtapMode::Vepa,
+                    cni::MacvtapMode::Passthru => MacVtapMode::Passthrough,
+                }),
+            }),
+            ..unset
+        },
+        cni::Attachment::Ipvtap { lower, mode } => SegmentArgs {
+            ipvtap: Some(Stack {
+                lower: lower.clone(),
+                mode: Some(match mode {
+                    cni::IpvtapMode::L2 => IpVtapMode::L2,
+                    cni::IpvtapMode::L3 => IpVtapMode::L3,
+                    cni::IpvtapMode::L3s => IpVtapMode::L3S,
+                }),
+            }),
+            ..unset
+        },
+        // The planner has refused these.
+        cni::Attachment::Sriov | cni::Attachment::Overlay => unset,
+    }
+}
+
+fn policy_args(segment: &Segment) -> PolicyArgs {
+    let cni::Attachment::Bridge(port) = &segment.attachment else {
+        return PolicyArgs::default();
+    };
+    let BridgePort { vlan, trunk, .. } = port;
+    let range = |first: u16, last: u16| Some(VlanId::new(first)?..=VlanId::new(last)?);
+    PolicyArgs {
+        vlan: vlan.and_then(VlanId::new),
+        vlan_trunk: trunk.iter().filter_map(|r| range(*r.start(), *r.end())).collect(),
+        // Without VLANs there is nothing to preserve beside.
+        preserve_default_vlan: port.preserve_default_vlan && (vlan.is_some() || !trunk.is_empty()),
+        mac_spoof_check: port.mac_spoof_check,
+        ..PolicyArgs::default()
+    }
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

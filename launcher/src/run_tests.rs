@@ -1,0 +1,140 @@
+use super::*;
+use crate::manifest::SourceFile;
+use crate::resolv::ResolvConf;
+use hawser_backend::config::{MacCheck, MasqueradeConfig, VlanConfig};
+
+fn pod() -> Host {
+    Host {
+        addresses: vec!["10.244.0.7".parse().unwrap(), "fd00:10:244::7".parse().unwrap()],
+        mtu: Some(1400),
+        hostname: Some("virt-launcher".into()),
+        resolv: ResolvConf::parse("nameserver 10.96.0.10\nsearch cluster.local\n"),
+    }
+}
+
+/// The NICs of an example, as options.
+fn nics(example: &str) -> Vec<NicPlan> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../docs/examples")
+        .join(example);
+    let file = SourceFile {
+        name: example.into(),
+        text: std::fs::read_to_string(path).unwrap(),
+    };
+    validate::check_sources(&[file], Path::new("/s")).unwrap().plan.nics
+}
+
+/// The configuration of the only NIC of an example, but for its segment.
+fn configured(nic: &NicPlan) -> Plan {
+    let args = port_args(nic);
+    let mut plan = config::resolve(&args, nic.name.clone(), &pod()).unwrap();
+    complete(&mut plan, nic, config::segment_names(&args, &pod())).unwrap();
+    plan
+}
+
+fn masquerade(plan: &Plan) -> &MasqueradeConfig {
+    let ModeConfig::Masquerade(config) = &plan.port.mode else {
+        panic!("{plan:?}")
+    };
+    config
+}
+
+#[test]
+fn a_masqueraded_nic_is_what_the_options_would_make_of_it() {
+    let plan = configured(&nics("masquerade-ports.yaml")[0]);
+    assert_eq!(
+        (plan.port.name.as_str(), plan.port.queue_pairs.get(), plan.port.mtu),
+        ("default", 2, 1400)
+    );
+    let config = masquerade(&plan);
+    let forwards: Vec<String> = config.forwards.iter().map(ToString::to_string).collect();
+    assert_eq!(forwards, ["tcp:80", "tcp:22", "udp:53", "tcp:30022:22"]);
+    assert_eq!(config.names.hostname.as_deref(), Some("web"));
+    assert_eq!(
+        config.names.dhcp_options,
+        [(42, vec![192, 0, 2, 123]), (240, b"rack-7".to_vec())]
+    );
+
+    let plan = configured(&nics("dual-stack.yaml")[0]);
+    let config = masquerade(&plan);
+    assert_eq!(config.ipv4.unwrap().guest.to_string(), "10.11.12.2");
+    assert_eq!(config.ipv6.unwrap().network.to_string(), "fd10:11:12::/120");
+    assert_eq!(plan.port.mac.unwrap().to_string(), "02:00:00:00:00:10");
+}
+
+#[test]
+fn a_bridge_network_becomes_a_segment_and_its_policy() {
+    let nics = nics("cnv-bridge-vlan.yaml");
+    let args = port_args(&nics[1]);
+    assert_eq!(args.segment.way(), Some("--bridge"));
+    let plan = configured(&nics[1]);
+    let id = VlanId::new(100).unwrap();
+    assert_eq!(
+        plan.port.policy.vlan,
+        VlanConfig::Access {
+            id,
+            keep_default: false
+        }
+    );
+    assert_eq!(plan.port.policy.mac_check, MacCheck::Enforced);
+
+    let trunk = configured(&self::nics("three-nics.yaml")[1]);
+    let VlanConfig::Trunk { tagged, native, .. } = &trunk.port.policy.vlan else {
+        panic!("{:?}", trunk.port.policy.vlan)
+    };
+    assert_eq!(
+        (tagged.to_string().as_str(), native.map(VlanId::get)),
+        ("20,100-199", Some(10))
+    );
+    assert_eq!(trunk.port.policy.mac_check, MacCheck::Off);
+}
+
+#[test]
+fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
+    let macvtap = port_args(&nics("macvlan-dhcp.yaml")[0]).segment.macvtap.unwrap();
+    assert_eq!(
+        (macvtap.lower.as_str(), macvtap.mode),
+        ("eth1", Some(MacVtapMode::Bridge))
+    );
+    let ipvtap = port_args(&nics("ipvlan-static.yaml")[0]).segment.ipvtap.unwrap();
+    assert_eq!((ipvtap.lower.as_str(), ipvtap.mode), ("eth1", Some(IpVtapMode::L3)));
+}
+
+#[test]
+fn a_static_address_is_given_by_dhcp_with_its_routes() {
+    let ipam = |json: &str| {
+        let config = format!(r#"{{"type": "bridge", "bridge": "br0", "ipam": {json}}}"#);
+        let text = format!(
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec: {{config: '{config}'}}\n---\n\
+             apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: v}}\nspec: {{domain: {{devices: {{interfaces: \
+             [{{name: a, bridge: {{}}, macAddress: 02:00:00:00:00:07}}]}}}}, networks: [{{name: a, multus: {{networkName: n}}}}]}}\n"
+        );
+        let file = SourceFile { name: "f".into(), text };
+        let checked = validate::check_sources(&[file], Path::new("/s")).unwrap();
+        let plan = configured(&checked.plan.nics[0]);
+        let ModeConfig::Bridge(config) = plan.port.mode else {
+            panic!()
+        };
+        config.lease
+    };
+    let plain =
+        ipam(r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24", "gateway": "192.0.2.1"}]}"#).unwrap();
+    assert_eq!(
+        (plain.client.to_string(), plain.address.to_string()),
+        ("02:00:00:00:00:07".into(), "192.0.2.5/24".into())
+    );
+    assert_eq!((plain.router, plain.routes.len()), (Some([192, 0, 2, 1].into()), 0));
+    assert_eq!(plain.names.dns, ["10.96.0.10".parse::<IpAddr>().unwrap()]);
+    let routed = ipam(
+        r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24", "gateway": "192.0.2.1"}],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "198.51.100.0/24", "gw": "192.0.2.9"}]}"#,
+    );
+    let routes: Vec<String> = routed
+        .unwrap()
+        .routes
+        .iter()
+        .map(|(net, via)| format!("{net} {via}"))
+        .collect();
+    assert_eq!(routes, ["198.51.100.0/24 192.0.2.9", "0.0.0.0/0 192.0.2.1"]);
+    assert_eq!(ipam(r#"{"type": "dhcp"}"#), None);
+}
