@@ -1,5 +1,6 @@
 //! How the process says that it cannot go on: one line, one exit status.
 
+use clap::error::{ContextKind, ContextValue};
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -46,16 +47,26 @@ impl Failure {
         Self::runtime(format_args!("standard output: {error}"))
     }
 
-    /// Clap's answer as one line: its first paragraph, and its tip if it has one.
+    /// Clap's answer as one line: what is wrong, and what it takes the user to have meant.
     pub fn from_clap(error: &clap::Error) -> Self {
+        // What is wrong it tells as text only: the first paragraph.
         let text = error.render().to_string();
-        let mut paragraphs = text
-            .split("\n\n")
-            .map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
-        let first = paragraphs.next().unwrap_or_default();
-        let first = first.strip_prefix("error: ").unwrap_or(&first);
-        let tip = paragraphs.find_map(|p| p.strip_prefix("tip: ").map(|tip| format!(" ({tip})")));
-        Self::Usage(format!("{first}{}; see hawser --help", tip.unwrap_or_default()))
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        let similar = [
+            (ContextKind::SuggestedArg, "argument"),
+            (ContextKind::SuggestedSubcommand, "command"),
+            (ContextKind::SuggestedValue, "value"),
+        ];
+        let tip = similar.into_iter().find_map(|(kind, what)| {
+            let names = match error.get(kind)? {
+                ContextValue::String(name) => name.clone(),
+                ContextValue::Strings(names) => names.join("', '"),
+                _ => return None,
+            };
+            Some(format!(" (a similar {what} exists: '{names}')"))
+        });
+        Self::usage(format_args!("{first}{}; see hawser --help", tip.unwrap_or_default()))
     }
 
     /// Writes the line and gives the status.
