@@ -15,16 +15,6 @@ use crate::virtio::net_header;
 use std::io;
 use std::sync::Arc;
 
-/// Everything may be left to the kernel.
-const KERNEL: GuestCaps = GuestCaps {
-    checksum: true,
-    tso4: true,
-    tso6: true,
-    ecn: true,
-    uso4: true,
-    uso6: true,
-};
-
 /// Writes frames to the device.
 pub(super) struct Outbound {
     counters: Arc<Counters>,
@@ -92,7 +82,7 @@ impl Outbound {
         match edit.header(head) {
             None => {
                 self.bytes
-                    .extend_from_slice(&net_header::encode(offload, head, 0, KERNEL));
+                    .extend_from_slice(&net_header::encode(offload, head, 0, GuestCaps::ALL));
                 self.bytes.extend_from_slice(head);
             }
             Some(edited) => {
@@ -100,7 +90,7 @@ impl Outbound {
                 self.bytes.extend_from_slice(&[0; net_header::HEADER_LEN]);
                 self.bytes.extend_from_slice(edited.bytes());
                 self.bytes.extend_from_slice(&head[edited.replaces..]);
-                let header = net_header::encode(edit.offload(offload), &self.bytes[start..], 0, KERNEL);
+                let header = net_header::encode(edit.offload(offload), &self.bytes[start..], 0, GuestCaps::ALL);
                 self.bytes[start - net_header::HEADER_LEN..start].copy_from_slice(&header);
             }
         }

@@ -19,6 +19,18 @@ pub struct GuestCaps {
     pub uso6: bool,
 }
 
+impl GuestCaps {
+    /// Everything.
+    pub const ALL: Self = Self {
+        checksum: true,
+        tso4: true,
+        tso6: true,
+        ecn: true,
+        uso4: true,
+        uso6: true,
+    };
+}
+
 /// The frames one reservation asks for: `count` frames, each of `header` bytes that
 /// we write and up to `payload` bytes that the kernel writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

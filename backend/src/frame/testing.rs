@@ -31,17 +31,9 @@ unsafe impl Send for TestSink {}
 
 impl Default for TestSink {
     fn default() -> Self {
-        let caps = GuestCaps {
-            checksum: true,
-            tso4: true,
-            tso6: true,
-            ecn: true,
-            uso4: true,
-            uso6: true,
-        };
         Self {
             frames: Vec::new(),
-            caps,
+            caps: GuestCaps::ALL,
             room: usize::MAX,
             layout: Layout {
                 header: 0,
