@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Everything one port of a VM needs to know.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Receive/transmit queue pairs offered, at least one.
     pub queue_pairs: NonZeroU16,
+    /// How long a worker stays awake for the answer in a quick conversation; zero: never.
+    pub busy_poll: Duration,
     /// Which frames cross the port.
     pub policy: PolicyConfig,
     /// What stands between the VM and the world.
@@ -66,6 +69,10 @@ pub struct LeaseConfig {
     /// Names and servers.
     pub names: NameConfig,
 }
+
+/// [`PortConfig::busy_poll`] where nobody says otherwise: longer than the answers of a peer
+/// close by take, sleep and waking included. KVM's halt_poll_ns has the same default.
+pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(200);
 
 /// MAC of the gateway every masqueraded guest sees (as in KubeVirt, so that a guest's
 /// neighbour entry stays right wherever the VM moves).

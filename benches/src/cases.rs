@@ -4,7 +4,7 @@
 //! so that the clock, or a tool that counts instructions, sees that part alone. Memory is
 //! warm, which a guest on another processor would not leave it.
 
-use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{DEFAULT_BUSY_POLL, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::testing::{OwnedFrame, TestSink};
 use hawser_backend::frame::{GuestSink, Layout, Offload};
@@ -239,6 +239,7 @@ fn masquerade() -> Result<Masquerade> {
         mac: Some(MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
+        busy_poll: DEFAULT_BUSY_POLL,
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(mode.clone()),
     };

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -167,6 +168,17 @@ pub struct PortArgs {
         value_parser = values::queue_pairs
     )]
     pub queue_pairs: NonZeroU16,
+    /// How long a thread stays awake for the next message while guest and peer answer each other
+    /// quickly, 0 to 1000: shortens their round trips, costs processor time meanwhile and none
+    /// when the guest is idle; 0: never
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        help_heading = "Network card",
+        default_value = values::DEFAULT_BUSY_POLL_MICROS,
+        value_parser = values::busy_poll
+    )]
+    pub busy_poll: Duration,
 
     /// The guest's IPv4 network: gateway .1, guest .2 [default: 10.0.2.0/24 where this
     /// network namespace has an IPv4 address, else off]

@@ -11,6 +11,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// An address family of the guest's network: switched off, or on with a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,20 @@ pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
         .ok()
         .filter(|n: &NonZeroU16| n.get() <= MAX_QUEUE_PAIRS)
         .ok_or_else(|| format!("give 1 to {MAX_QUEUE_PAIRS}"))
+}
+
+/// [`hawser_backend::config::DEFAULT_BUSY_POLL`], as the option is written.
+pub const DEFAULT_BUSY_POLL_MICROS: &str = "200";
+/// Longest time a thread stays awake, in microseconds: a whole timer tick of a guest.
+const MAX_BUSY_POLL: u16 = 1000;
+
+/// `--busy-poll`
+pub fn busy_poll(text: &str) -> Parsed<Duration> {
+    text.parse()
+        .ok()
+        .filter(|micros: &u16| *micros <= MAX_BUSY_POLL)
+        .map(|micros: u16| Duration::from_micros(micros.into()))
+        .ok_or_else(|| format!("give 0 (never) to {MAX_BUSY_POLL} microseconds"))
 }
 
 /// `--ipv4`

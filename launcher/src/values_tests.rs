@@ -1,4 +1,5 @@
 use super::*;
+use hawser_backend::config::DEFAULT_BUSY_POLL;
 
 /// Asserts that each text is refused with a message that has the given words.
 fn refused<T: std::fmt::Debug>(parser: impl Fn(&str) -> Parsed<T>, cases: &[(&str, &str)]) {
@@ -35,6 +36,13 @@ fn an_mtu_is_what_ip_allows() {
     assert_eq!(mtu("65535"), Ok(65535));
     let words = "68 to 65535";
     refused(mtu, &[("67", words), ("65536", words), ("-1", words), ("9k", words)]);
+}
+
+#[test]
+fn a_thread_stays_awake_for_a_millisecond_at_most() {
+    assert_eq!(busy_poll(DEFAULT_BUSY_POLL_MICROS), Ok(DEFAULT_BUSY_POLL));
+    assert_eq!(busy_poll("0"), Ok(Duration::ZERO));
+    assert!(busy_poll("1001").is_err());
 }
 
 #[test]

@@ -116,6 +116,7 @@ impl Port {
             let spec = worker::WorkerSpec {
                 name: port.config.name.clone(),
                 index,
+                busy_poll: port.config.busy_poll,
                 admission: Admission::new(port.config.mac, &port.config.policy),
                 to_guest: Gate::new(to_guest.clone()),
                 from_guest: Gate::new(from_guest.clone()),

@@ -85,7 +85,7 @@ impl Features {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{MasqueradeConfig, ModeConfig, PolicyConfig};
+    use crate::config::{DEFAULT_BUSY_POLL, MasqueradeConfig, ModeConfig, PolicyConfig};
     use std::num::NonZeroU16;
 
     /// A port with this many queue pairs.
@@ -95,6 +95,7 @@ pub(crate) mod tests {
             mac: None,
             mtu: 1500,
             queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
+            busy_poll: DEFAULT_BUSY_POLL,
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
         }

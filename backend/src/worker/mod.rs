@@ -6,14 +6,16 @@
 //! timers; then show the guest all at once what was written, and interrupt it once
 //! if it wants that.
 //!
-//! Kicks of the transmit ring are off while it is drained. Kicks of the receive ring
+//! Kicks of the transmit ring are on only while the worker sleeps. Kicks of the receive ring
 //! are on only while somebody has met `NoRoom`.
 
 mod clock;
 mod command;
 mod handle;
+mod pace;
 mod rings;
 mod slot;
+mod wait;
 
 pub use command::{RingRole, RingSetup};
 pub use handle::WorkerHandle;
@@ -28,6 +30,7 @@ use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
 use command::{Command, CommandReceiver, command_channel};
+use pace::Pace;
 use slot::Slot;
 use std::io;
 use std::sync::Arc;
@@ -52,6 +55,8 @@ pub struct WorkerSpec {
     pub from_guest: Gate,
     /// Most queue pairs the guest may ask for on the control queue.
     pub queue_pairs: u16,
+    /// How long to stay awake for a quick answer; zero: never.
+    pub busy_poll: Duration,
     /// The epoll instance the mode's sockets are in.
     pub poller: Poller,
     /// Where the worker counts.
@@ -110,6 +115,9 @@ struct Worker {
     receive: Receive,
     control: Option<Control>,
     link: Link,
+    pace: Pace,
+    /// Bytes moved in all turns before this one.
+    moved: u64,
 }
 
 impl Worker {
@@ -130,6 +138,8 @@ impl Worker {
             transmit: None,
             control: None,
             link: Link::Down,
+            pace: Pace::new(spec.busy_poll),
+            moved: 0,
         }
     }
 
@@ -137,12 +147,8 @@ impl Worker {
         let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         loop {
-            let timeout = self.timeout(clock::now());
             events.clear();
-            let waited = self
-                .poller
-                .wait(&mut buffer, timeout, |token, ready| events.push((token, ready)));
-            if let Err(error) = waited {
+            if let Err(error) = self.wait(&mut buffer, &mut events) {
                 log::error!("{}: waiting for events failed, the port stops: {error}", self.name);
                 return;
             }
@@ -277,18 +283,12 @@ impl Worker {
                     self.mode.on_burst(now, burst, &mut self.receive);
                 },
             );
-            // With nothing left, ask for a kick; look again, the guest may have posted
-            // between our last look and our asking.
-            let more = match taken {
-                Ok(0) => transmit.ring().enable_kicks(),
-                other => other.map(|_| true),
-            };
-            match more {
-                Ok(true) => {}
-                Ok(false) => {
+            match taken {
+                Ok(0) => {
                     slot.due = false;
                     return;
                 }
+                Ok(_) => {}
                 Err(error) => return self.fail(RingRole::Transmit, &error),
             }
         }

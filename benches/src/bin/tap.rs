@@ -12,6 +12,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -24,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mac: Some(mac.parse()?),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
+        busy_poll: Duration::ZERO,
         policy: PolicyConfig::default(),
         // Not made: the mode below takes its place.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),

@@ -3,7 +3,7 @@
 use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
 use super::{Outcome, PIECE, UNIT, UNITS, Way, thread_time};
-use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{DEFAULT_BUSY_POLL, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
@@ -40,6 +40,7 @@ fn port_config() -> Result<PortConfig> {
         mac: Some(MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
+        busy_poll: DEFAULT_BUSY_POLL,
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig {
             ipv4: Some(link),

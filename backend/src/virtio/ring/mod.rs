@@ -308,6 +308,12 @@ impl Ring {
         Ok(self.available()? != 0)
     }
 
+    /// True if the guest has made a chain available that was not taken; a malformed index
+    /// counts as well, and shows when it is.
+    pub fn has_available(&mut self) -> bool {
+        !matches!(self.available(), Ok(0))
+    }
+
     /// Asks the guest not to kick. With EVENT_IDX that needs nothing: the index we
     /// asked for last is behind, so no kick comes until we ask again.
     pub fn disable_kicks(&mut self) {

@@ -1,3 +1,4 @@
+mod awake;
 mod guest;
 mod rates;
 

@@ -1,0 +1,49 @@
+//! A worker that stays awake in conversation, and sleeps otherwise.
+
+use super::guest::{EVENTS, Guest, PLAIN, frame};
+use crate::counters::Count;
+use crate::virtio::features::tests::port;
+use std::time::Duration;
+
+/// A guest whose worker stays awake for `limit`.
+fn guest(limit: Duration, features: u64) -> Guest {
+    let mut config = port(1);
+    config.busy_poll = limit;
+    let mut guest = Guest::of(config).up(features);
+    guest.post_receive(8, 1536);
+    guest
+}
+
+fn kicks(guest: &Guest) -> u64 {
+    guest.port.counters().count(Count::Kicks)
+}
+
+#[test]
+fn in_a_conversation_frames_are_taken_without_a_kick() {
+    for features in [PLAIN, EVENTS] {
+        let mut guest = guest(Duration::from_secs(60), features);
+        for id in 0..2 {
+            guest.send(&frame(id, 60));
+            guest.wait_frames(1);
+        }
+        let before = kicks(&guest);
+        for id in 2..6 {
+            guest.post_transmit(&frame(id, 60));
+            assert_eq!(guest.wait_frames(1), [frame(id, 60)]);
+        }
+        assert_eq!(kicks(&guest), before);
+    }
+}
+
+#[test]
+fn a_worker_that_never_stays_awake_asks_for_every_kick() {
+    let mut guest = guest(Duration::ZERO, PLAIN);
+    for id in 0..6 {
+        guest.send(&frame(id, 60));
+        guest.wait_frames(1);
+        while guest.transmit.driver.used_flags(&guest.memory) != 0 {
+            std::thread::yield_now();
+        }
+    }
+    assert_eq!(kicks(&guest), 6);
+}

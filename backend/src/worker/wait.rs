@@ -1,0 +1,99 @@
+//! Between two turns: awake, or asleep with everybody asked to wake us.
+
+use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
+use crate::counters::Count;
+use crate::time::Instant;
+use std::io;
+use std::time::Duration;
+
+/// Events of one wait.
+pub(super) type Events = Vec<(Token, Readiness)>;
+
+impl Worker {
+    /// Waits until there is something to do.
+    pub(super) fn wait(&mut self, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<()> {
+        let start = clock::now();
+        let bytes = self.moved_since();
+        self.pace.moved(bytes);
+        let mut timeout = self.timeout(start);
+        if timeout != Some(Duration::ZERO)
+            && let Some(until) = self.pace.awake_until(start)
+        {
+            let until = timeout.map_or(until, |t| until.min(start + t));
+            if self.look_out(until, buffer, events)? {
+                return Ok(());
+            }
+            timeout = self.timeout(clock::now());
+        }
+        if timeout == Some(Duration::ZERO) || self.ask_for_kicks() {
+            return self.take_events(buffer, Some(Duration::ZERO), events);
+        }
+        self.take_events(buffer, timeout, events)?;
+        if !events.is_empty() {
+            self.pace.woken(clock::now().since(start));
+        }
+        Ok(())
+    }
+
+    /// Stays awake until something comes, or `until`; true if something came.
+    fn look_out(&mut self, until: Instant, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<bool> {
+        while clock::now() < until {
+            self.take_events(buffer, Some(Duration::ZERO), events)?;
+            if !events.is_empty() || self.has_posted() {
+                self.pace.answered();
+                return Ok(true);
+            }
+            std::hint::spin_loop();
+        }
+        self.pace.disappointed();
+        Ok(false)
+    }
+
+    fn take_events(&self, buffer: &mut EventBuffer, timeout: Option<Duration>, events: &mut Events) -> io::Result<()> {
+        self.poller
+            .wait(buffer, timeout, |token, ready| events.push((token, ready)))
+            .map(drop)
+    }
+
+    /// Bytes moved since this was asked last.
+    fn moved_since(&mut self) -> u64 {
+        let moved = self.counters.count(Count::TxBytes) + self.counters.count(Count::RxBytes);
+        moved - std::mem::replace(&mut self.moved, moved)
+    }
+
+    /// True if the guest has sent frames since the last turn that may be taken.
+    fn has_posted(&mut self) -> bool {
+        if self.link == Link::Down || self.from_guest.opens_at().is_some() {
+            return false;
+        }
+        let posted = self.transmit.as_mut().is_some_and(|t| t.ring().has_available());
+        self.slots[RingRole::Transmit as usize].due |= posted;
+        posted
+    }
+
+    /// Asks for kicks of the transmit ring; true if the guest has posted meanwhile.
+    fn ask_for_kicks(&mut self) -> bool {
+        let slot = &mut self.slots[RingRole::Transmit as usize];
+        if self.link == Link::Down || slot.due {
+            return false;
+        }
+        let Some(ring) = self
+            .transmit
+            .as_mut()
+            .map(Transmit::ring)
+            .filter(|ring| ring.is_quiet())
+        else {
+            return false;
+        };
+        match ring.enable_kicks() {
+            Ok(posted) => {
+                slot.due = posted;
+                posted
+            }
+            Err(error) => {
+                self.fail(RingRole::Transmit, &error);
+                true
+            }
+        }
+    }
+}
