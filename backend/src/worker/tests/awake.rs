@@ -11,6 +11,7 @@ fn guest(limit: Duration, features: u64) -> Guest {
     config.busy_poll = limit;
     let mut guest = Guest::of(config).up(features);
     guest.post_receive(8, 1536);
+    guest.settle();
     guest
 }
 
@@ -26,6 +27,7 @@ fn in_a_conversation_frames_are_taken_without_a_kick() {
             guest.send(&frame(id, 60));
             guest.wait_frames(1);
         }
+        guest.settle();
         let before = kicks(&guest);
         for id in 2..6 {
             guest.post_transmit(&frame(id, 60));
@@ -45,5 +47,6 @@ fn a_worker_that_never_stays_awake_asks_for_every_kick() {
             std::thread::yield_now();
         }
     }
+    guest.settle();
     assert_eq!(kicks(&guest), 6);
 }
