@@ -81,6 +81,8 @@ counters! {
         NoSuchNeighbour = "no_such_neighbour",
         /// Multicast or broadcast nobody here listens to.
         Multicast = "multicast",
+        /// A frame the guest's driver has not asked for (its card's filters).
+        NotAskedFor = "not_asked_for",
         /// The guest has no receive buffers.
         NoRoom = "no_room",
         /// A receive buffer of the guest is too small for any frame.

@@ -148,11 +148,8 @@ fn qemu_learns_that_it_has_more_queues_than_are_offered() {
 fn several_queue_pairs_are_offered_only_where_they_are_configured() {
     let backend = Backend::start(1);
     let vmm = backend.connect(with(Order::Uml, u64::MAX >> 1 & !feature::LOG_ALL));
-    assert_eq!(
-        vmm.features & (feature::MQ | feature::CTRL_VQ),
-        0,
-        "UML's driver fails with MQ"
-    );
+    assert_eq!(vmm.features & feature::MQ, 0, "UML's driver fails with MQ");
+    assert_ne!(vmm.features & feature::CTRL_VQ, 0);
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What crosses a guest's port on a segment, and what does not.
 
-use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::segment::{BRIDGE, HOST4, PORT, Segment};
 use hawser_testkit::{Result, failure};
 
+/// VIRTIO_NET_F_CTRL_MAC_ADDR
+const CTRL_MAC_ADDR: u64 = 1 << 23;
 const MAC: &str = "52:54:00:12:34:56";
 const OWN: &str = "192.0.2.5";
 const STOLEN: &str = "192.0.2.66";
@@ -43,7 +45,13 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
         "--router-guard",
     ];
     let mut hawser = segment.hawser("vm", &options)?;
-    let guest = segment.guest(Kind::Uml, &hawser)?;
+    // So that its kernel lets it take another MAC without asking.
+    let guest = Plan {
+        withheld: CTRL_MAC_ADDR,
+        ..Plan::new(Kind::Uml, hawser.socket())
+    };
+    let guest = guest.boot()?;
+    guest.sh("ip link set eth0 up")?;
     configure(&segment, &guest)?;
     guest.sh(&format!("ping -c 2 -W 2 {HOST4}"))?;
 

@@ -127,6 +127,17 @@ impl VlanSet {
         Ok(())
     }
 
+    /// Adds one VLAN or takes it out, whether it is in the set or not. False if `vid` is
+    /// no VLAN's number.
+    pub fn set(&mut self, vid: u16, member: bool) -> bool {
+        if VlanId::new(vid).is_none() {
+            return false;
+        }
+        let (word, bit) = (&mut self.0[usize::from(vid / 64)], 1 << (vid % 64));
+        *word = if member { *word | bit } else { *word & !bit };
+        true
+    }
+
     /// True if VLAN number `vid` is in the set. Numbers that are no VLAN's never are.
     pub fn contains(&self, vid: u16) -> bool {
         self.0

@@ -2,11 +2,14 @@
 //! counted. A port outlives the front ends that connect to it one after the other.
 
 mod admission;
+mod card;
+pub mod filter;
 mod guard;
 pub mod rate;
 pub mod vlan;
 
 pub use admission::Admission;
+pub use card::{Card, CardState};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup};
 use crate::config::{ModeConfig, PortConfig};
@@ -25,6 +28,7 @@ pub struct Port {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
+    card: Arc<Card>,
 }
 
 /// Connections of one protocol a worker holds. The limit on open files usually comes first.
@@ -100,6 +104,7 @@ impl Port {
         let mut port = Self {
             workers: Vec::new(),
             counters: Vec::new(),
+            card: Arc::new(Card::new(&config)),
             config,
         };
         let rates = port.config.policy.rates;
@@ -120,7 +125,7 @@ impl Port {
                 admission: Admission::new(port.config.mac, &port.config.policy),
                 to_guest: Gate::new(to_guest.clone()),
                 from_guest: Gate::new(from_guest.clone()),
-                queue_pairs: port.config.queue_pairs.get(),
+                card: Arc::clone(&port.card),
                 poller,
                 counters: Arc::clone(&counters),
                 mode,
@@ -134,6 +139,11 @@ impl Port {
     /// What the port was made with.
     pub const fn config(&self) -> &PortConfig {
         &self.config
+    }
+
+    /// The guest's card as its driver has set it.
+    pub fn card(&self) -> &Card {
+        &self.card
     }
 
     /// The workers, one per queue pair.

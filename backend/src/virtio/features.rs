@@ -4,10 +4,12 @@ use crate::config::PortConfig;
 use crate::frame::GuestCaps;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
-    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -15,6 +17,14 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 pub const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// The features a driver switches with VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET (5.1.6.5.6).
+pub const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN
+    | 1 << VIRTIO_NET_F_GUEST_USO4
+    | 1 << VIRTIO_NET_F_GUEST_USO6;
 
 /// The features a port offers.
 pub fn offered(config: &PortConfig) -> u64 {
@@ -37,6 +47,13 @@ pub fn offered(config: &PortConfig) -> u64 {
         VIRTIO_NET_F_MRG_RXBUF,
         VIRTIO_NET_F_MTU,
         VIRTIO_NET_F_STATUS,
+        VIRTIO_NET_F_CTRL_VQ,
+        VIRTIO_NET_F_CTRL_RX,
+        VIRTIO_NET_F_CTRL_RX_EXTRA,
+        VIRTIO_NET_F_CTRL_VLAN,
+        VIRTIO_NET_F_CTRL_MAC_ADDR,
+        VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+        VIRTIO_NET_F_GUEST_ANNOUNCE,
     ] {
         features |= 1 << bit;
     }
@@ -46,7 +63,7 @@ pub fn offered(config: &PortConfig) -> u64 {
     // A driver of a front end without several queue pairs (UML's) fails when MQ is
     // offered: only where somebody asked for it.
     if config.queue_pairs.get() > 1 {
-        features |= 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
+        features |= 1 << VIRTIO_NET_F_MQ;
     }
     features
 }
@@ -104,7 +121,7 @@ pub(crate) mod tests {
     #[test]
     fn several_queues_are_offered_only_where_they_were_asked_for() {
         let one = Features(offered(&port(1)));
-        assert!(!one.has(VIRTIO_NET_F_MQ) && !one.has(VIRTIO_NET_F_CTRL_VQ));
+        assert!(!one.has(VIRTIO_NET_F_MQ) && one.has(VIRTIO_NET_F_CTRL_VQ));
         let two = Features(offered(&port(2)));
         assert!(two.has(VIRTIO_NET_F_MQ) && two.has(VIRTIO_NET_F_CTRL_VQ));
     }

@@ -24,8 +24,8 @@ use crate::counters::{Count, Counters};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
-use crate::port::Admission;
 use crate::port::rate::Gate;
+use crate::port::{Admission, Card};
 use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
@@ -53,8 +53,8 @@ pub struct WorkerSpec {
     pub to_guest: Gate,
     /// How much the guest may send.
     pub from_guest: Gate,
-    /// Most queue pairs the guest may ask for on the control queue.
-    pub queue_pairs: u16,
+    /// The guest's card, which all workers of the port share.
+    pub card: Arc<Card>,
     /// How long to stay awake for a quick answer; zero: never.
     pub busy_poll: Duration,
     /// The epoll instance the mode's sockets are in.
@@ -100,7 +100,9 @@ enum Flow {
 
 struct Worker {
     name: String,
-    queue_pairs: u16,
+    card: Arc<Card>,
+    /// The version of the card this worker follows.
+    card_version: u64,
     poller: Poller,
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
@@ -124,7 +126,8 @@ impl Worker {
     fn new(spec: WorkerSpec, commands: CommandReceiver) -> Self {
         Self {
             name: format!("{}-{}", spec.name, spec.index),
-            queue_pairs: spec.queue_pairs,
+            card: spec.card,
+            card_version: 0,
             poller: spec.poller,
             receive: Receive::new(Arc::clone(&spec.counters)).behind(spec.to_guest),
             counters: spec.counters,
@@ -154,6 +157,7 @@ impl Worker {
             }
             let now = clock::now();
             self.look_at_gates(now);
+            self.follow_card();
             for &(token, ready) in &events {
                 if self.dispatch(now, token, ready) == Flow::Exit {
                     self.halt_all();

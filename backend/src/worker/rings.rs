@@ -7,7 +7,7 @@ use crate::counters::DropReason;
 use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
 use crate::virtio::GuestMap;
-use crate::virtio::control::{Control, Order};
+use crate::virtio::control::Control;
 use crate::virtio::features::Features;
 use crate::virtio::ring::{Ring, RingLayout};
 use crate::virtio::transmit::Transmit;
@@ -55,15 +55,42 @@ impl Worker {
 
     pub(super) fn set_features(&mut self, features: Features) {
         self.features = features;
-        self.receive.set_features(features);
+        self.apply_card();
         if let Some(transmit) = &mut self.transmit {
             transmit.set_features(features);
         }
-        self.mode.on_offloads(self.receive.caps());
+        if let Some(control) = &mut self.control {
+            control.set_features(features);
+        }
+    }
+
+    /// Does as the guest's driver has set its card, if that has changed.
+    pub(super) fn follow_card(&mut self) {
+        let version = self.card.version();
+        if version != self.card_version {
+            self.card_version = version;
+            self.apply_card();
+        }
+    }
+
+    fn apply_card(&mut self) {
+        let before = self.receive.caps();
+        let state = self.card.state(self.features);
+        self.receive.set_features(state.features);
+        self.receive.set_filter(state.filter);
+        let caps = self.receive.caps();
+        if caps != before {
+            self.mode.on_offloads(caps);
+        }
     }
 
     pub(super) fn start_ring(&mut self, role: RingRole, setup: RingSetup) {
         self.halt(role);
+        if role == RingRole::Control && setup.next_avail == 0 {
+            // A driver that starts from the beginning knows nothing of the one before.
+            self.card.reset();
+            self.follow_card();
+        }
         self.slots[role as usize].set_up(setup);
         self.try_run(role);
     }
@@ -179,14 +206,13 @@ impl Worker {
         let Some(control) = self.control.as_mut().filter(|_| std::mem::take(&mut slot.due)) else {
             return;
         };
-        let limit = self.queue_pairs;
-        // The front end enables the rings of the pairs in use; the order itself
-        // changes nothing here.
-        let result = control.serve(&mut |Order::QueuePairs(n)| (1..=limit).contains(&n));
+        let features = self.features;
+        let result = control.serve(&mut |order| self.card.obey(order, features));
         match result {
             Ok(true) => slot.call(),
             Ok(false) => {}
             Err(error) => self.fail(RingRole::Control, &error),
         }
+        self.follow_card();
     }
 }

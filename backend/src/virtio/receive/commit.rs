@@ -48,6 +48,10 @@ impl Receive {
         let at = self.header_len;
         let head = &mut buffer[at..at + self.reservation.header];
         let mut offload = header(head);
+        if !self.filter.takes(head) {
+            self.counters.count_drop(DropReason::NotAskedFor);
+            return frame.chains.start;
+        }
         if !self.caps.checksum && offload.checksum != Checksum::Complete {
             offload = complete(offload, head, self.reservation.payload_read(frame), length);
         }
@@ -67,6 +71,10 @@ impl Receive {
         if !self.gate.admits() {
             self.starved = true;
             return Err(NoRoom);
+        }
+        if !parts.first().is_none_or(|head| self.filter.takes(head)) {
+            self.counters.count_drop(DropReason::NotAskedFor);
+            return Ok(());
         }
         let frame_len: usize = parts.iter().map(|p| p.len()).sum();
         let total = self.header_len + frame_len;

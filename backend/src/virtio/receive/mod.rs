@@ -19,6 +19,7 @@ use super::net_header;
 use super::ring::{Chain, Ring, RingError, RingLayout, Segments};
 use crate::counters::Counters;
 use crate::frame::{GuestCaps, GuestSink, GuestSliceMut, Layout, NoRoom, Offload};
+use crate::port::filter::ReceiveFilter;
 use crate::port::rate::Gate;
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -48,6 +49,8 @@ pub struct Receive {
     broken: Option<RingError>,
     /// How much the guest may be sent.
     gate: Gate,
+    /// Which frames its driver wants.
+    filter: ReceiveFilter,
     counters: Arc<Counters>,
 }
 
@@ -69,8 +72,14 @@ impl Receive {
             rejected: 0,
             broken: None,
             gate: Gate::default(),
+            filter: ReceiveFilter::default(),
             counters,
         }
+    }
+
+    /// Drops what `filter` does not take, from now on.
+    pub fn set_filter(&mut self, filter: ReceiveFilter) {
+        self.filter = filter;
     }
 
     /// When the gate before the guest opens, if it is closed.

@@ -1,0 +1,147 @@
+//! The guest's card as its driver has set it on the control queue: what it takes, with
+//! which offloads, under which MAC.
+//!
+//! One worker hears the orders, all of them follow: each looks once a turn whether
+//! something has changed, which is a load of one number.
+
+use super::filter::{Asked, ReceiveFilter};
+use crate::config::{MacCheck, PortConfig};
+use crate::packet::MacAddr;
+use crate::virtio::control::Order;
+use crate::virtio::features::{Features, GUEST_OFFLOADS};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN};
+
+/// The card of a port.
+#[derive(Debug)]
+pub struct Card {
+    /// The MAC it was made with.
+    mac: Option<MacAddr>,
+    /// Whether its driver may give it another.
+    may_rename: bool,
+    queue_pairs: u16,
+    settings: Mutex<Settings>,
+    /// Counts changes of the settings.
+    version: AtomicU64,
+}
+
+/// What a driver has set.
+#[derive(Clone, Debug)]
+struct Settings {
+    asked: Asked,
+    /// Offloads the driver has narrowed its acknowledged ones to.
+    offloads: Option<u64>,
+}
+
+/// What follows for a worker.
+#[derive(Clone, Debug)]
+pub struct CardState {
+    /// What the card takes.
+    pub filter: ReceiveFilter,
+    /// The acknowledged features, without offloads that are switched off.
+    pub features: Features,
+}
+
+impl Card {
+    /// The card of a port, as no driver has touched it.
+    pub fn new(config: &PortConfig) -> Self {
+        let is_checked = config.mac.is_some() && config.policy.mac_check == MacCheck::Enforced;
+        Self {
+            mac: config.mac,
+            may_rename: !is_checked,
+            queue_pairs: config.queue_pairs.get(),
+            settings: Mutex::new(Settings::new(config.mac)),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// Forgets what a driver has set: another one starts afresh.
+    pub fn reset(&self) {
+        self.change(|settings| {
+            *settings = Settings::new(self.mac);
+            true
+        });
+    }
+
+    /// Carries out an order of a driver that has acknowledged `features`. False if it
+    /// cannot be.
+    pub fn obey(&self, order: Order, features: Features) -> bool {
+        self.change(|settings| match order {
+            // The front end enables the rings of the pairs in use; nothing changes here.
+            Order::QueuePairs(n) => (1..=self.queue_pairs).contains(&n),
+            Order::Receive(mode, on) => {
+                settings.asked.switch(mode, on);
+                true
+            }
+            Order::MacTables { unicast, multicast } => settings.asked.set_tables(unicast, multicast),
+            Order::MacAddress(mac) => {
+                let is_card = !mac.is_multicast() && mac != MacAddr::default();
+                let allowed = is_card && (self.may_rename || self.mac == Some(mac));
+                if allowed {
+                    settings.asked.mac = Some(mac);
+                }
+                allowed
+            }
+            Order::Vlan(vid, on) => settings.asked.set_vlan(vid, on),
+            Order::Announced => true,
+            Order::Offloads(offloads) => {
+                let known = offloads & !(features.0 & GUEST_OFFLOADS) == 0;
+                if known {
+                    settings.offloads = Some(offloads);
+                }
+                known
+            }
+        })
+    }
+
+    /// The MAC the card has now, if that is known.
+    pub fn mac(&self) -> Option<MacAddr> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).asked.mac
+    }
+
+    /// How often something has changed.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// What follows from the settings for a driver that has acknowledged `features`.
+    pub fn state(&self, features: Features) -> CardState {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let filter = if features.has(VIRTIO_NET_F_CTRL_RX) {
+            let mut asked = settings.asked.clone();
+            if !features.has(VIRTIO_NET_F_CTRL_VLAN) {
+                asked.take_all_vlans();
+            }
+            ReceiveFilter::Asked(Box::new(asked))
+        } else {
+            ReceiveFilter::Everything
+        };
+        let narrowed = settings
+            .offloads
+            .filter(|_| features.has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS));
+        let features = narrowed.map_or(features, |on| Features(features.0 & (!GUEST_OFFLOADS | on)));
+        CardState { filter, features }
+    }
+
+    fn change(&self, act: impl FnOnce(&mut Settings) -> bool) -> bool {
+        let done = act(&mut self.settings.lock().unwrap_or_else(PoisonError::into_inner));
+        if done {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        done
+    }
+}
+
+impl Settings {
+    fn new(mac: Option<MacAddr>) -> Self {
+        Self {
+            asked: Asked::new(mac),
+            offloads: None,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "card_tests.rs"]
+mod tests;

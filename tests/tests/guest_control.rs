@@ -1,0 +1,114 @@
+//! What a guest's driver orders on the control queue, and that it is done.
+
+use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::segment::{BRIDGE, HOST4, PORT, Segment};
+use hawser_testkit::{Result, failure};
+
+const MAC: &str = "52:54:00:12:34:56";
+const OTHER_MAC: &str = "52:54:00:99:99:99";
+const OWN: &str = "192.0.2.5";
+/// An address nobody has, which the host believes at `OTHER_MAC`.
+const NOBODY: &str = "192.0.2.99";
+const GROUP: &str = "239.1.2.3";
+/// VIRTIO_NET_F_CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR,
+/// CTRL_GUEST_OFFLOADS; a Linux guest takes all but RX_EXTRA.
+const CONTROL: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 21 | 1 << 23 | 1 << 2;
+
+/// How many frames the guest was given, and how many its card refused, while the host pings
+/// `address` `count` times.
+fn pinged(segment: &Segment, hawser: &mut Hawser, address: &str, count: u64) -> Result<(u64, u64)> {
+    let before = hawser.counters()?;
+    let ping = format!("ping -c {count} -i 0.05 -W 1 -I {BRIDGE} {address}");
+    // Nobody answers some of them.
+    let _ = segment.host.run(&ping);
+    let after = hawser.wait_for_counters("the pings", |c| {
+        let total = |c: &hawser_testkit::hawser::Counters| c.get("rx_frames") + c.dropped("not_asked_for");
+        total(c) >= total(&before) + count
+    })?;
+    let moved = |name: &str| after.get(name) - before.get(name);
+    Ok((moved("rx_frames"), moved("dropped not_asked_for")))
+}
+
+/// Bytes of the frames a guest is given while it receives, on average.
+fn frame_length(hawser: &mut Hawser, guest: &Guest) -> Result<u64> {
+    let before = hawser.counters()?;
+    guest.traffic(&format!("receive to={HOST4}:{PORT} bytes=20000000"))?;
+    let after = hawser.counters()?;
+    let moved = |name: &str| after.get(name) - before.get(name);
+    Ok(moved("rx_bytes") / moved("rx_frames"))
+}
+
+#[test]
+fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
+    let mut segment = Segment::new(1500)?;
+    segment.serve()?;
+    segment.host.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
+    segment
+        .host
+        .run(&format!("ip link set {BRIDGE} type bridge mcast_snooping 0"))?;
+    segment
+        .host
+        .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
+    segment.add_tap("tap0", "")?;
+    let mut hawser = segment.hawser("vm", &["--tap=tap0", &format!("--mac={MAC}")])?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
+    guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    let features = guest.features()?;
+    assert_eq!(features & CONTROL, CONTROL, "{features:#x}");
+
+    // Another card's frames, which the bridge floods: refused, unless the card is promiscuous.
+    assert_eq!(pinged(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
+    guest.sh("ip link set eth0 promisc on")?;
+    assert_eq!(pinged(&segment, &mut hawser, NOBODY, 5)?, (5, 0));
+    guest.sh("ip link set eth0 promisc off")?;
+    assert_eq!(pinged(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
+
+    // A group: by joining it, or by taking all.
+    assert_eq!(pinged(&segment, &mut hawser, GROUP, 5)?, (0, 5));
+    guest.sh("ip maddr add 01:00:5e:01:02:03 dev eth0")?;
+    assert_eq!(pinged(&segment, &mut hawser, GROUP, 5)?, (5, 0));
+    guest.sh("ip maddr del 01:00:5e:01:02:03 dev eth0")?;
+    guest.sh("ip link set eth0 allmulticast on")?;
+    assert_eq!(pinged(&segment, &mut hawser, GROUP, 5)?, (5, 0));
+    guest.sh("ip link set eth0 allmulticast off")?;
+    assert_eq!(pinged(&segment, &mut hawser, GROUP, 5)?, (0, 5));
+
+    // Another MAC is the card's then.
+    guest.sh("ip link set eth0 down")?;
+    guest.sh(&format!("ip link set eth0 address {OTHER_MAC}"))?;
+    guest.sh("ip link set eth0 up")?;
+    assert_eq!(pinged(&segment, &mut hawser, NOBODY, 5)?, (5, 0));
+    guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
+
+    // Without its offloads the guest is given frames no longer than its MTU, and with them again.
+    let with = frame_length(&mut hawser, &guest)?;
+    guest.sh("ethtool -K eth0 rx-gro-hw off")?;
+    let without = frame_length(&mut hawser, &guest)?;
+    guest.sh("ethtool -K eth0 rx-gro-hw on")?;
+    let again = frame_length(&mut hawser, &guest)?;
+    assert!(
+        with > 3000 && without <= 1514 && again > 3000,
+        "{with}, {without}, {again}"
+    );
+    hawser.assert_alive()
+}
+
+#[test]
+fn a_checked_mac_cannot_be_changed_by_the_guest() -> Result<()> {
+    let segment = Segment::new(1500)?;
+    segment.add_tap("tap0", "")?;
+    let options = ["--tap=tap0", &format!("--mac={MAC}"), "--mac-spoof-check"];
+    let mut hawser = segment.hawser("vm", &options)?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    guest.sh("ip link set eth0 down")?;
+    let output = guest.run(&format!("ip link set eth0 address {OTHER_MAC}"))?;
+    if output.status == Some(0) {
+        return Err(failure("the guest's driver was told that its MAC is another"));
+    }
+    guest.sh("ip link set eth0 up")?;
+    guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
+    hawser.assert_alive()
+}
