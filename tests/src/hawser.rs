@@ -37,7 +37,24 @@ impl Hawser {
         Ok(hawser)
     }
 
-    /// The vhost-user socket.
+    /// Starts `hawser run -f MANIFEST --socket-dir=FOLDER` in `namespace` and waits until it
+    /// listens for each of `nics`.
+    pub fn run(namespace: &Namespace, manifest: &Path, folder: &Path, nics: &[&str]) -> Result<Self> {
+        let mut command = namespace.command(artifacts::hawser()?);
+        command.arg("run").arg("-f").arg(manifest);
+        command.arg(format!("--socket-dir={}", folder.display()));
+        // Notes of changes to the network are this test's own.
+        command.arg(format!("--runtime-dir={}", folder.join("run").display()));
+        let mut process = Background::start(command, "hawser run", folder.join("hawser.log"))?;
+        let sockets: Vec<PathBuf> = nics.iter().map(|nic| folder.join(format!("{nic}.sock"))).collect();
+        for socket in &sockets {
+            process.wait_for_socket(socket, PATIENCE)?;
+        }
+        let socket = sockets.into_iter().next().unwrap_or_default();
+        Ok(Self { process, socket })
+    }
+
+    /// The vhost-user socket, the first if there are several.
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -60,6 +60,8 @@ pub struct Plan {
     pub kind: Kind,
     /// The back end's vhost-user socket.
     pub socket: PathBuf,
+    /// UML: sockets of further cards, eth1 and so on.
+    pub more_sockets: Vec<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// Parameters for the guest's kernel.
@@ -83,6 +85,7 @@ impl Plan {
         Self {
             kind,
             socket: socket.to_owned(),
+            more_sockets: Vec::new(),
             memory_mib: 512,
             kernel_arguments: Vec::new(),
             queue_pairs: 1,
@@ -165,7 +168,12 @@ impl Plan {
         command.arg(format!("mem={}M", self.memory_mib));
         command.arg(format!("initrd={}", initramfs.display()));
         command.arg(format!("uml_dir={}", folder.display()));
-        command.arg(format!("virtio_uml.device={}:1", socket.display()));
+        for socket in [socket]
+            .into_iter()
+            .chain(self.more_sockets.iter().map(PathBuf::as_path))
+        {
+            command.arg(format!("virtio_uml.device={}:1", socket.display()));
+        }
         command.args(["con=null", "con0=null,fd:1", "ssl=null"]);
         command.arg(format!("ssl0=fd:{AGENT_FD}"));
         command.arg("HAWSER_AGENT=ttyS0").args(&self.kernel_arguments);
