@@ -1,8 +1,9 @@
 //! `hawser`: everything that is not a packet.
 //!
 //! Options become a checked configuration ([`config`]), that becomes a port and a
-//! server ([`serve`]); or only the flags for a VMM ([`vmm`]). Whatever is wrong ends as
-//! one line and an exit status ([`failure`]).
+//! server ([`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
+//! ([`manifest`], [`plan`]), whose NICs go the same way ([`run`]). Whatever is wrong ends
+//! as one line and an exit status ([`failure`]).
 
 mod attachment;
 mod capabilities;

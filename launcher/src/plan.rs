@@ -45,10 +45,22 @@ pub struct NicPlan {
     pub mac: Option<MacAddr>,
     /// Receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
+    /// The guest's host name.
+    pub hostname: Option<String>,
     /// What it is to be attached to, and how.
     pub mode: NicMode,
     /// What only the VMM needs to know.
     pub device: DeviceHints,
+}
+
+impl NicPlan {
+    /// True if hawser's DHCP server is the guest's, so that it hears of names from us.
+    pub fn tells_names(&self) -> bool {
+        match &self.mode {
+            NicMode::Masquerade(_) | NicMode::Pod(_) => true,
+            NicMode::Bridge(segment) => matches!(segment.ipam, Ipam::Static { .. }),
+        }
+    }
 }
 
 /// What stands between a NIC and the world.
@@ -67,8 +79,6 @@ pub enum NicMode {
 pub struct PodPlan {
     /// Name of the interface.
     pub interface: String,
-    /// The guest's host name.
-    pub hostname: Option<String>,
     /// More for DHCP to tell.
     pub dhcp: DhcpOptions,
 }
@@ -81,8 +91,6 @@ const POD_INTERFACE: &str = "eth0";
 pub struct MasqueradePlan {
     /// The guest's networks, where they are not the usual ones.
     pub network: PodNetwork,
-    /// The guest's host name.
-    pub hostname: Option<String>,
     /// Ports that reach the guest.
     pub forwards: Vec<Forward>,
     /// The manifest names no ports, by which it means every one.
@@ -184,7 +192,6 @@ impl Planner<'_> {
             self.report.error(&interface.spot, message);
             return None;
         };
-        let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
         match interface.state {
             LinkState::Up => {}
             LinkState::Down => {
@@ -194,12 +201,14 @@ impl Planner<'_> {
             }
             LinkState::Absent => return None,
         }
+        let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
         Some(NicPlan {
             name: interface.name.clone(),
             network,
             socket: self.socket(interface)?,
             mac: interface.mac,
             queue_pairs: self.queue_pairs(),
+            hostname: self.vm.hostname.clone(),
             mode,
             device: interface.device.clone(),
         })
@@ -250,7 +259,6 @@ impl Planner<'_> {
                 self.check_primary(interface)?;
                 let mode = NicMode::Pod(PodPlan {
                     interface: POD_INTERFACE.into(),
-                    hostname: self.vm.hostname.clone(),
                     dhcp: interface.dhcp.clone(),
                 });
                 Some(("pod".into(), mode))
@@ -384,7 +392,6 @@ impl Planner<'_> {
         self.check_overlap(&forwards);
         MasqueradePlan {
             network,
-            hostname: self.vm.hostname.clone(),
             forwards: forwards.into_iter().map(|(_, forward)| forward).collect(),
             every_port,
             dhcp: interface.dhcp.clone(),

@@ -33,6 +33,9 @@ fn nic_text(nic: &NicPlan) -> String {
     if nic.queue_pairs.get() > 1 {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
+    if let Some(hostname) = nic.hostname.as_ref().filter(|_| nic.tells_names()) {
+        line("hostname", hostname.clone());
+    }
     match &nic.mode {
         NicMode::Masquerade(plan) => masquerade_text(plan, &mut line),
         NicMode::Bridge(segment) => segment_text(segment, &mut line),
@@ -58,9 +61,6 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
         "IPv6",
         plan.network.ipv6.map_or_else(|| usual("IPv6"), |net| net.to_string()),
     );
-    if let Some(hostname) = &plan.hostname {
-        line("hostname", hostname.clone());
-    }
     let ports: Vec<String> = plan.forwards.iter().map(ToString::to_string).collect();
     line(
         "ports",
@@ -190,7 +190,6 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
             let details = json!({
                 "attachment": "podInterface",
                 "interface": plan.interface,
-                "hostname": plan.hostname,
                 "dhcpOptions": plan.dhcp.encoded(),
             });
             ("bridge", details)
@@ -206,6 +205,7 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
     set("pciAddress", json!(nic.device.pci_address));
     set("bootOrder", json!(nic.device.boot_order));
     set("acpiIndex", json!(nic.device.acpi_index));
+    set("hostname", json!(nic.hostname));
     set("mode", json!(mode));
     set(mode, details);
     object.retain(|_, value| !value.is_null());
@@ -217,7 +217,6 @@ fn masquerade_json(plan: &MasqueradePlan) -> Value {
     json!({
         "vmNetworkCIDR": plan.network.ipv4,
         "vmIPv6NetworkCIDR": plan.network.ipv6,
-        "hostname": plan.hostname,
         "forwards": forwards,
         "everyPort": plan.every_port,
         "dhcpOptions": plan.dhcp.encoded(),

@@ -73,7 +73,10 @@ fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
     if let Some(survey) = &survey {
         survey.complete(&mut plan, &args, host);
     }
-    let names = config::segment_names(&args, host);
+    let names = NameConfig {
+        hostname: nic.hostname.clone(),
+        ..config::segment_names(&args, host)
+    };
     complete(&mut plan, nic, names)?;
     Ok(Nic {
         meeting: Meeting::Listen(nic.socket.clone()),
@@ -156,7 +159,7 @@ fn port_args(nic: &NicPlan) -> PortArgs {
             mode: Mode::Masquerade,
             ipv4: plan.network.ipv4.map(Family::On),
             ipv6: plan.network.ipv6.map(Family::On),
-            hostname: plan.hostname.clone(),
+            hostname: nic.hostname.clone(),
             ports: plan.forwards.clone(),
             ..args
         },
@@ -169,7 +172,7 @@ fn port_args(nic: &NicPlan) -> PortArgs {
         },
         NicMode::Pod(plan) => PortArgs {
             mode: Mode::Bridge,
-            hostname: plan.hostname.clone(),
+            hostname: nic.hostname.clone(),
             segment: SegmentArgs {
                 pod_interface: Some(plan.interface.clone()),
                 ..SegmentArgs::default()

@@ -140,6 +140,14 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> 
     let mut ports: Vec<ServedPort> = Vec::new();
     for nic in nics {
         let name = nic.plan.port.name.clone();
+        let whose = if alone {
+            String::new()
+        } else {
+            format!("interface {name}: ")
+        };
+        for notice in &nic.plan.notices {
+            log::warn!("{whose}{notice}");
+        }
         let port = ServedPort::start(nic, site, lifetime);
         ports.push(port.map_err(|failure| if alone { failure } else { failure.of(&name) })?);
     }
@@ -181,9 +189,6 @@ impl ServedPort {
             mut plan,
             survey,
         } = nic;
-        for notice in &plan.notices {
-            log::warn!("{notice}");
-        }
         if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
             startup::warn_of_restrictions(masquerade);
         }

@@ -273,6 +273,43 @@ fn addresses_are_checked_as_their_plugins_do() {
 }
 
 #[test]
+fn what_a_segment_needs_of_its_interface_is_asked_for() {
+    let on = |interface: &str, config: &str| {
+        let vm = machine(
+            &format!("{{name: a, bridge: {{}}{interface}}}"),
+            "{name: a, multus: {networkName: n}}",
+        );
+        let nad = format!(
+            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  \
+             config: '{config}'\n"
+        );
+        problems(&(vm + &nad)).join("\n")
+    };
+    let checked = r#"{"type": "cnv-bridge", "bridge": "b", "macspoofchk": true}"#;
+    assert!(on("", checked).contains("the guest's MAC is not known: give macAddress"));
+    assert_eq!(on(", macAddress: 02:00:00:00:00:01", checked), "");
+    let fixed = |kind: &str, addresses: &str| {
+        format!(
+            r#"{{"type": "{kind}", "bridge": "b", "master": "e", "ipam": {{"type": "static", "addresses": [{addresses}]}}}}"#
+        )
+    };
+    let v4 = r#"{"address": "192.0.2.5/24"}"#;
+    assert!(on("", &fixed("bridge", v4)).contains("the guest's is not known: give macAddress"));
+    // An ipvtap has the MAC of its lower device, whatever the manifest says.
+    assert!(!on("", &fixed("ipvlan", v4)).contains("give macAddress"));
+    let both = format!(r#"{v4}, {{"address": "2001:db8::5/64"}}"#);
+    assert!(on(", macAddress: 02:00:00:00:00:01", &fixed("bridge", &both)).contains("the first IPv4 address only"));
+    assert!(on(", state: down", checked).contains("state down is not served"));
+    assert!(on(", state: absent", checked).contains("every interface is absent"));
+}
+
+#[test]
+fn a_bridge_on_the_pod_network_takes_over_the_pods_interface() {
+    let text = machine("{name: a, bridge: {}}", "{name: a, pod: {}}");
+    assert_eq!(problems(&text), [""; 0]);
+}
+
+#[test]
 fn services_lead_to_ports_the_guest_has() {
     let service = |port: &str| {
         let vm = machine(
