@@ -115,6 +115,8 @@ pub enum Interest {
     ReadLevel,
     /// Told once per change, for reading.
     ReadEdge,
+    /// Told of errors only, until it is armed again.
+    Nothing,
     /// Told once per change, for reading, urgent bytes, writing and the peer's close.
     StreamEdge,
 }
@@ -125,6 +127,7 @@ impl Interest {
         match self {
             Self::ReadLevel => E::EPOLLIN,
             Self::ReadEdge => E::EPOLLIN | E::EPOLLET,
+            Self::Nothing => E::EPOLLET,
             Self::StreamEdge => E::EPOLLIN | E::EPOLLPRI | E::EPOLLOUT | E::EPOLLRDHUP | E::EPOLLET,
         }
     }

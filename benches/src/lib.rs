@@ -1,5 +1,6 @@
 //! Yardsticks of hawser (see docs/performance.md).
 
+pub mod bridge;
 pub mod cases;
 pub mod chart;
 pub mod engine;
@@ -7,6 +8,7 @@ pub mod machine;
 pub mod measure;
 pub mod metric;
 pub mod numbers;
+pub mod packets;
 pub mod results;
 pub mod setup;
 pub mod tap;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 pub const PORT: u16 = 7000;
 
 /// Waits until no other lab has the machine; it is ours while the file is open.
-pub(crate) fn have_machine() -> Result<File> {
+pub fn have_machine() -> Result<File> {
     let machine = File::create(env::temp_dir().join("hawser-tests.lock"))?;
     // SAFETY: the descriptor is open.
     if unsafe { libc::flock(machine.as_raw_fd(), libc::LOCK_EX) } != 0 {

@@ -35,13 +35,21 @@ pub struct Segment {
     pub host: Namespace,
     mtu: u32,
     folder: TempDir,
-    _machine: File,
+    _machine: Option<File>,
 }
 
 impl Segment {
     /// Waits until no other lab has the machine, and makes a bridge with this MTU.
     pub fn new(mtu: u32) -> Result<Self> {
         let machine = have_machine()?;
+        Ok(Self {
+            _machine: Some(machine),
+            ..Self::beside(mtu)?
+        })
+    }
+
+    /// Makes a bridge with this MTU, for a caller that has the machine.
+    pub fn beside(mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-segment-").tempdir()?;
         let host = Namespace::new()?;
         for line in [
@@ -57,7 +65,7 @@ impl Segment {
             host,
             mtu,
             folder,
-            _machine: machine,
+            _machine: None,
         })
     }
 

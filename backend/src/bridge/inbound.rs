@@ -47,6 +47,8 @@ pub(super) struct Inbound {
     head: usize,
     /// The frame in `buffer` that waits for room.
     pending: Option<Pending>,
+    /// The guest had no room when it was last asked.
+    blocked: bool,
 }
 
 /// A frame in the buffer, ready for the guest.
@@ -84,7 +86,13 @@ impl Inbound {
             copies: 0,
             head: HEAD_MAX,
             pending: None,
+            blocked: false,
         }
+    }
+
+    /// True if nothing can be given to the guest until it has posted buffers.
+    pub(super) const fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
     /// True if a frame has been read and waits for room.
@@ -99,24 +107,26 @@ impl Inbound {
 
     /// Gives the guest what there is, as far as it has room.
     pub(super) fn receive(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) {
-        if self.deliver_pending(sink).is_err() {
-            return;
-        }
+        self.blocked = self.try_receive(segment, sink).is_err();
+    }
+
+    fn try_receive(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+        self.deliver_pending(sink)?;
         for _ in 0..FRAMES_PER_TURN {
             if !segment.is_readable() {
-                return;
+                break;
             }
             let read = if self.copies < HABIT {
-                self.read_large(segment, sink)
+                self.read_large(segment, sink)?
             } else {
-                self.read_small(segment, sink)
+                self.read_small(segment, sink)?
             };
             match read {
-                Ok(Read::Frame) => {}
-                Ok(Read::Drained) => segment.is_drained(),
-                Err(NoRoom) => return,
+                Read::Frame => {}
+                Read::Drained => segment.drained(),
             }
         }
+        Ok(())
     }
 
     /// Reads a frame into memory of ours and copies it.

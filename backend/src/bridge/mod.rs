@@ -103,9 +103,13 @@ impl Mode for Bridge {
     fn on_event(&mut self, _: Instant, _: Token, ready: Readiness, sink: &mut dyn GuestSink) {
         self.segment.on_event(ready);
         self.inbound.receive(&mut self.segment, sink);
+        if self.segment.is_readable() && self.inbound.is_blocked() {
+            self.segment.mute();
+        }
     }
 
     fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        self.segment.unmute();
         self.inbound.receive(&mut self.segment, sink);
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Segment {
     readable: bool,
     caps: GuestCaps,
     in_use: bool,
+    /// We are not told of frames that come.
+    muted: bool,
 }
 
 impl Segment {
@@ -40,6 +42,7 @@ impl Segment {
             readable: false,
             caps: GuestCaps::default(),
             in_use: false,
+            muted: false,
         })
     }
 
@@ -52,8 +55,28 @@ impl Segment {
     }
 
     /// There was nothing to read; the next frame gives an event.
-    pub(super) fn is_drained(&mut self) {
+    pub(super) fn drained(&mut self) {
         self.readable = false;
+    }
+
+    /// Nobody can take frames for now: that more come is no news.
+    pub(super) fn mute(&mut self) {
+        self.set_muted(true);
+    }
+
+    /// Somebody can take frames again.
+    pub(super) fn unmute(&mut self) {
+        self.set_muted(false);
+    }
+
+    fn set_muted(&mut self, muted: bool) {
+        if self.muted == muted || self.is_gone() {
+            return;
+        }
+        let interest = if muted { Interest::Nothing } else { Interest::ReadEdge };
+        // It fails only for a descriptor that is not watched, whose news we miss anyway.
+        let _ = self.poller.rearm(&*self.queue, Token::new(Owner::Tap, 0), interest);
+        self.muted = muted;
     }
 
     pub(super) fn on_event(&mut self, ready: Readiness) {
@@ -106,6 +129,7 @@ impl Segment {
             }
         };
         self.readable = true;
+        self.muted = false;
         self.set_in_use(self.in_use);
         self.set_offloads(self.caps);
     }

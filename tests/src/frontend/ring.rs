@@ -279,6 +279,25 @@ impl Ring {
         }
     }
 
+    /// Waits until `count` chains have been used, and is interrupted once for all of them
+    /// (EVENT_IDX); false after `timeout`.
+    pub fn wait_used_by(&mut self, count: u16, timeout: Duration) -> bool {
+        let deadline = std::time::Instant::now() + timeout;
+        loop {
+            let at = 4 + 2 * usize::from(self.layout.size);
+            let event = self.used_idx.wrapping_add(count.saturating_sub(1));
+            self.u16_at(self.available, at).store(event, Ordering::Release);
+            fence(Ordering::SeqCst);
+            if self.device_idx().wrapping_sub(self.used_idx) >= count {
+                return true;
+            }
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() || !wait_event(&self.call, left) {
+                return self.device_idx().wrapping_sub(self.used_idx) >= count;
+            }
+        }
+    }
+
     /// Waits for the device to say the ring is broken; false after `timeout`.
     pub fn wait_error(&self, timeout: Duration) -> bool {
         wait_event(&self.error, timeout)

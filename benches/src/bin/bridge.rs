@@ -1,0 +1,121 @@
+//! A real guest on a Linux bridge, on each back end in turn.
+//!
+//! Run by `hack/bench --mode bridge`. Rounds are interleaved (A B C A B C …), so that what
+//! changes on the machine meanwhile meets all of them.
+
+use clap::Parser;
+use hawser_benches::bridge::large_frames;
+use hawser_benches::bridge::results::{Metric, Peer, Results};
+use hawser_benches::bridge::setup::Setup;
+use hawser_benches::machine;
+use hawser_testkit::Result;
+use hawser_testkit::lab::have_machine;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measures a real guest on a bridge.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Rounds; each measures every back end once
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of each TCP transfer
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// File for all samples
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn round(setup: &Setup, options: &Options, results: &mut Results) {
+    let time = Duration::from_secs(options.seconds);
+    let mut keep = |metrics: &[Metric], found: Result<Vec<f64>>| {
+        let found = found.unwrap_or_else(|error| {
+            eprintln!("{} failed: {error}", setup.peer.title());
+            vec![f64::NAN; metrics.len()]
+        });
+        for (metric, value) in metrics.iter().zip(found) {
+            results.add(setup.peer, *metric, value);
+        }
+    };
+    keep(
+        &[Metric::TcpOut, Metric::CpuOut],
+        setup.transfer(time, "").map(Vec::from),
+    );
+    keep(
+        &[Metric::TcpIn, Metric::CpuIn],
+        setup.transfer(time, "--reverse").map(Vec::from),
+    );
+    let between = setup.between_guests(time).map(|rate| rate.into_iter().collect());
+    keep(&[Metric::Between], between);
+    for (metric, scale, name, arguments) in [
+        (Metric::RoundTrip, 1.0, "p50_us", "rounds count=2000"),
+        (
+            Metric::UdpOut64,
+            1e3,
+            "received_per_second",
+            "flood from=client size=64 millis=700",
+        ),
+        (
+            Metric::UdpIn64,
+            1e3,
+            "received_per_second",
+            "flood from=server size=64 millis=700",
+        ),
+    ] {
+        keep(
+            &[metric],
+            setup.traffic(arguments, name).map(|value| vec![value / scale]),
+        );
+    }
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse();
+    let _machine = have_machine()?;
+    let (machine, load) = (machine::Machine::this(), machine::load());
+    let setups = Peer::ALL.map(|peer| {
+        eprintln!("starting {}", peer.title());
+        Setup::new(peer)
+    });
+    let setups = setups.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut results = Results::default();
+    for number in 1..=options.rounds {
+        for setup in &setups {
+            eprintln!("round {number} of {}: {}", options.rounds, setup.peer.title());
+            round(setup, &options, &mut results);
+        }
+        let bare = large_frames::run(Duration::from_secs(options.seconds))?;
+        results.add(Peer::Hawser, Metric::BareWrite, bare.write);
+        results.add(Peer::Hawser, Metric::BareRead, bare.read);
+    }
+    let note = format!(
+        "{}; medians of {} interleaved rounds",
+        machine.describe(),
+        options.rounds
+    );
+    println!(
+        "{note}\nload average before the run: {load:.1}\n\n{}",
+        results.to_markdown()
+    );
+    if let Some(path) = &options.json {
+        let mut json = results.to_json();
+        json["machine"] = machine.to_json();
+        json["rounds"] = options.rounds.into();
+        json["load_before"] = load.into();
+        fs::write(path, format!("{json:#}\n"))?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

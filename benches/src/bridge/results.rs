@@ -1,0 +1,179 @@
+//! All samples of a run on a bridge, and the targets set for it.
+
+use crate::numbers::Spread;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// A back end on the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// hawser, bridge mode.
+    Hawser,
+    /// One system call per frame, nothing clever.
+    Plain,
+    /// The same without MRG_RXBUF, as cloud-hypervisor's.
+    PlainUnmerged,
+}
+
+impl Peer {
+    /// In the order they are run and shown.
+    pub const ALL: [Self; 3] = [Self::Hawser, Self::Plain, Self::PlainUnmerged];
+
+    /// Name in the JSON file.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Hawser => "hawser",
+            Self::Plain => "plain",
+            Self::PlainUnmerged => "plain-unmerged",
+        }
+    }
+
+    /// What people read.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Hawser => "hawser",
+            Self::Plain => "plain TAP",
+            Self::PlainUnmerged => "plain TAP, no MRG_RXBUF",
+        }
+    }
+}
+
+/// A quantity: its name for machines, for people, and digits after the point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each says what it is in `about`")]
+pub enum Metric {
+    TcpOut,
+    TcpIn,
+    CpuOut,
+    CpuIn,
+    RoundTrip,
+    UdpOut64,
+    UdpIn64,
+    Between,
+    BareWrite,
+    BareRead,
+}
+
+impl Metric {
+    /// In the order they are shown.
+    pub const ALL: [Self; 10] = [
+        Self::TcpOut,
+        Self::TcpIn,
+        Self::Between,
+        Self::CpuOut,
+        Self::BareWrite,
+        Self::CpuIn,
+        Self::BareRead,
+        Self::RoundTrip,
+        Self::UdpOut64,
+        Self::UdpIn64,
+    ];
+
+    const fn about(self) -> (&'static str, &'static str, usize) {
+        match self {
+            Self::TcpOut => ("tcp_out", "TCP guest → host, Gbit/s", 2),
+            Self::TcpIn => ("tcp_in", "TCP host → guest, Gbit/s", 2),
+            Self::Between => ("tcp_between", "TCP guest → guest on the bridge, Gbit/s", 2),
+            Self::CpuOut => ("cpu_out", "CPU of the back end, guest → host, s/GB", 3),
+            Self::BareWrite => ("bare_write", "CPU of a bare loop of write(2), s/GB", 3),
+            Self::CpuIn => ("cpu_in", "CPU of the back end, host → guest, s/GB", 3),
+            Self::BareRead => ("bare_read", "CPU of a bare loop of read(2), s/GB", 3),
+            Self::RoundTrip => ("round_trip", "TCP round trip, 1 byte, µs", 0),
+            Self::UdpOut64 => ("udp_out_64", "UDP 64 bytes guest → host, flood, 1000/s", 1),
+            Self::UdpIn64 => ("udp_in_64", "UDP 64 bytes host → guest, flood, 1000/s", 1),
+        }
+    }
+}
+
+/// Ours, theirs, how many times, and whether that is the least.
+const TARGETS: [(Metric, Peer, Metric, f64, bool); 6] = [
+    (Metric::TcpOut, Peer::Plain, Metric::TcpOut, 1.05, true),
+    (Metric::TcpIn, Peer::PlainUnmerged, Metric::TcpIn, 10.0, true),
+    (Metric::CpuOut, Peer::Hawser, Metric::BareWrite, 1.25, false),
+    (Metric::CpuIn, Peer::Hawser, Metric::BareRead, 1.4, false),
+    (Metric::Between, Peer::Hawser, Metric::TcpOut, 0.8, true),
+    (Metric::RoundTrip, Peer::Plain, Metric::RoundTrip, 1.0, false),
+];
+
+/// Samples by peer and metric, those of one round at the same place. Those of the bare loop
+/// are under hawser.
+#[derive(Debug, Default)]
+pub struct Results(BTreeMap<(Peer, Metric), Vec<f64>>);
+
+impl Results {
+    /// Adds a sample; not a number where a measurement failed.
+    pub fn add(&mut self, peer: Peer, metric: Metric, value: f64) {
+        self.0.entry((peer, metric)).or_default().push(value);
+    }
+
+    fn of(&self, peer: Peer, metric: Metric) -> &[f64] {
+        self.0.get(&(peer, metric)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What was demanded, what was measured, and whether that will do.
+    fn verdicts(&self) -> impl Iterator<Item = (String, Option<Spread>, bool)> {
+        TARGETS.iter().map(|&(metric, peer, theirs, times, at_least)| {
+            let spread = Spread::of_ratios(self.of(Peer::Hawser, metric), self.of(peer, theirs));
+            let met = spread.is_some_and(|s| if at_least { s.median >= times } else { s.median <= times });
+            let sign = if at_least { '≥' } else { '≤' };
+            let against = if peer == Peer::Hawser {
+                theirs.about().1
+            } else {
+                peer.title()
+            };
+            (format!("{}: {sign} {times}× {against}", metric.about().1), spread, met)
+        })
+    }
+
+    /// Two tables in Markdown: the figures, and the targets.
+    pub fn to_markdown(&self) -> String {
+        let mut text = String::from("| |");
+        for peer in Peer::ALL {
+            // Writing to a String cannot fail, here and below.
+            let _ = write!(text, " {} |", peer.title());
+        }
+        text.push_str("\n|---|---|---|---|\n");
+        for metric in Metric::ALL {
+            let (_, title, digits) = metric.about();
+            let _ = write!(text, "| {title} |");
+            for peer in Peer::ALL {
+                let cell = Spread::of(self.of(peer, metric)).map_or_else(
+                    || "—".to_owned(),
+                    |s| format!("{:.digits$} ({:.digits$}–{:.digits$})", s.median, s.min, s.max),
+                );
+                let _ = write!(text, " {cell} |");
+            }
+            text.push('\n');
+        }
+        text.push_str("\n| target | measured | |\n|---|---|---|\n");
+        for (target, spread, met) in self.verdicts() {
+            let measured = spread.map_or_else(
+                || "—".to_owned(),
+                |s| format!("{:.2}× ({:.2}–{:.2})", s.median, s.min, s.max),
+            );
+            let _ = writeln!(
+                text,
+                "| {target} | {measured} | {} |",
+                if met { "met" } else { "**missed**" }
+            );
+        }
+        text
+    }
+
+    /// Everything, for machines.
+    pub fn to_json(&self) -> Value {
+        let mut peers = Map::new();
+        for ((peer, metric), samples) in &self.0 {
+            let Some(spread) = Spread::of(samples) else { continue };
+            let mut value = spread.to_json();
+            value["samples"] = json!(samples);
+            peers.entry(peer.key()).or_insert_with(|| json!({}))[metric.about().0] = value;
+        }
+        let verdicts: Vec<_> = self
+            .verdicts()
+            .map(|(target, spread, met)| json!({ "target": target, "measured": spread.map(Spread::to_json), "met": met }))
+            .collect();
+        json!({ "peers": peers, "targets": verdicts })
+    }
+}
