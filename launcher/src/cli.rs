@@ -104,9 +104,31 @@ pub struct RunManifest {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
+    /// Print the flags to give this VMM for the VM's cards, instead of serving them
+    #[arg(long, value_name = "VMM", help_heading = "Virtual machine")]
+    pub print_args: Option<Vmm>,
+    /// Memory of the VM in bytes, or with K, M, G, for --print-args
+    #[arg(
+        long,
+        value_name = "SIZE",
+        help_heading = "Virtual machine",
+        requires = "print_args",
+        default_value = "1G",
+        value_parser = values::memory_size
+    )]
+    pub memory: String,
     /// How the process runs.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// A VMM that flags can be printed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Vmm {
+    /// QEMU 10 and later.
+    Qemu,
+    /// cloud-hypervisor.
+    CloudHypervisor,
 }
 
 /// Where the front end is met.

@@ -30,10 +30,11 @@ use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
 use failure::Failure;
 use host::Host;
+use manifest::vm::DeviceHints;
 use serve::{Meeting, Nic};
 use std::io::Write as _;
 use std::process::ExitCode;
-use vmm::{Vm, VmmError};
+use vmm::{Card, Vm, VmmError};
 
 fn main() -> ExitCode {
     match run() {
@@ -76,8 +77,12 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
     let (plan, _) = plan(&args.port, "vm", attachment, &Site::from_args(&args.run)?)?;
     let vm = Vm {
         memory: &args.memory,
-        socket: &args.socket,
-        port: &plan.port,
+        cards: &[Card {
+            socket: &args.socket.socket_path,
+            vmm_listens: args.socket.connect,
+            port: &plan.port,
+            device: DeviceHints::default(),
+        }],
     };
     print(&flags(&vm).map_err(Failure::usage)?)
 }

@@ -4,7 +4,7 @@
 //! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
 
 use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
-use crate::cli::{Mode, PortArgs, RunManifest};
+use crate::cli::{Mode, PortArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -14,7 +14,8 @@ use crate::plan::{NicMode, NicPlan};
 use crate::policy::PolicyArgs;
 use crate::serve::{self, Meeting, Nic};
 use crate::values::{Family, Stack};
-use crate::{config, startup, validate};
+use crate::vmm::{Card, Vm};
+use crate::{config, startup, validate, vmm};
 use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net};
@@ -41,8 +42,31 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         .map(|nic| resolve(nic, &host, &site).map_err(|failure| failure.of(&nic.name)))
         .collect();
     let nics = nics?;
+    if let Some(vmm) = args.print_args {
+        return print_args(vmm, &args.memory, &checked.plan.nics, &nics);
+    }
     make_folder(&args.manifest.socket_dir)?;
     serve::serve(nics, &site, &args.run)
+}
+
+/// Prints the flags for the VMM whose cards these are.
+fn print_args(vmm: Vmm, memory: &str, plans: &[NicPlan], nics: &[Nic]) -> Result<(), Failure> {
+    let cards: Vec<Card<'_>> = plans
+        .iter()
+        .zip(nics)
+        .map(|(plan, nic)| Card {
+            socket: &plan.socket,
+            vmm_listens: false,
+            port: &nic.plan.port,
+            device: plan.device.clone(),
+        })
+        .collect();
+    let vm = Vm { memory, cards: &cards };
+    let flags = match vmm {
+        Vmm::Qemu => vmm::qemu_args(&vm),
+        Vmm::CloudHypervisor => vmm::cloud_hypervisor_args(&vm),
+    };
+    crate::print(&flags.map_err(Failure::usage)?)
 }
 
 /// Makes the folder of the sockets, if its parent is there.

@@ -3,7 +3,7 @@
 //! One line, each word quoted for the shell where it has to be: good for
 //! `eval "vmm … $(hawser …)"`, and without quoting where nothing in it is special.
 
-use crate::cli::SocketArgs;
+use crate::manifest::vm::DeviceHints;
 use hawser_backend::config::PortConfig;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,10 +17,20 @@ const RECONNECT_MS: u16 = 1000;
 pub struct Vm<'a> {
     /// Memory, in the VMM's notation.
     pub memory: &'a str,
+    /// Its cards, in their order.
+    pub cards: &'a [Card<'a>],
+}
+
+/// A network card.
+pub struct Card<'a> {
     /// Where hawser is met.
-    pub socket: &'a SocketArgs,
-    /// The card.
+    pub socket: &'a Path,
+    /// Whether the VMM listens there and hawser connects.
+    pub vmm_listens: bool,
+    /// What the card is.
     pub port: &'a PortConfig,
+    /// How the guest's firmware is to see it.
+    pub device: DeviceHints,
 }
 
 /// Options that a VMM cannot be told.
@@ -40,18 +50,42 @@ pub enum VmmError {
 /// Flags for QEMU 10 and later (`reconnect-ms`).
 ///
 /// # Errors
-/// If the socket's path cannot be written.
+/// If a socket's path cannot be written.
 pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
+    let mut flags = vec![
+        ("-m", vec![vm.memory.to_owned()]),
+        (
+            "-object",
+            vec![format!(
+                "memory-backend-memfd,id=hawser-mem,size={},share=on",
+                vm.memory
+            )],
+        ),
+        ("-machine", vec!["memory-backend=hawser-mem".to_owned()]),
+    ];
+    for (n, card) in vm.cards.iter().enumerate() {
+        let [chardev, netdev, device] = qemu_card(n, card)?;
+        flags.extend([
+            ("-chardev", vec![chardev]),
+            ("-netdev", vec![netdev]),
+            ("-device", vec![device]),
+        ]);
+    }
+    Ok(line(&flags))
+}
+
+/// Values of -chardev, -netdev and -device for card `n`.
+fn qemu_card(n: usize, card: &Card<'_>) -> Result<[String; 3], VmmError> {
     // QEMU reads a doubled comma as one that is part of the value.
-    let path = utf8(&vm.socket.socket_path)?.replace(',', ",,");
-    let pairs = vm.port.queue_pairs.get();
-    let role = if vm.socket.connect {
+    let path = utf8(card.socket)?.replace(',', ",,");
+    let pairs = card.port.queue_pairs.get();
+    let role = if card.vmm_listens {
         "server=on".to_owned()
     } else {
         format!("reconnect-ms={RECONNECT_MS}")
     };
-    let (mut queues, mut device) = (String::new(), String::from("virtio-net-pci,netdev=hawser0"));
-    if let Some(mac) = vm.port.mac {
+    let (mut queues, mut device) = (String::new(), format!("virtio-net-pci,netdev=hawser{n}"));
+    if let Some(mac) = card.port.mac {
         push(&mut device, format_args!(",mac={mac}"));
     }
     if pairs > 1 {
@@ -59,31 +93,39 @@ pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
         push(&mut queues, format_args!(",queues={pairs}"));
         push(&mut device, format_args!(",mq=on,vectors={}", 2 * pairs + 2));
     }
-    push(&mut device, format_args!(",host_mtu={},romfile=", vm.port.mtu));
-    Ok(line(&[
-        ("-m", vm.memory.to_owned()),
-        (
-            "-object",
-            format!("memory-backend-memfd,id=hawser-mem,size={},share=on", vm.memory),
-        ),
-        ("-machine", "memory-backend=hawser-mem".to_owned()),
-        ("-chardev", format!("socket,id=hawser-chr0,path={path},{role}")),
-        ("-netdev", format!("vhost-user,id=hawser0,chardev=hawser-chr0{queues}")),
-        ("-device", device),
-    ]))
+    if let Some(order) = card.device.boot_order {
+        push(&mut device, format_args!(",bootindex={order}"));
+    }
+    if let Some(index) = card.device.acpi_index {
+        push(&mut device, format_args!(",acpi-index={index}"));
+    }
+    push(&mut device, format_args!(",host_mtu={},romfile=", card.port.mtu));
+    Ok([
+        format!("socket,id=hawser-chr{n},path={path},{role}"),
+        format!("vhost-user,id=hawser{n},chardev=hawser-chr{n}{queues}"),
+        device,
+    ])
 }
 
 /// Flags for cloud-hypervisor.
 ///
 /// # Errors
-/// If the socket's path or the MTU cannot be given to it.
+/// If a socket's path or the MTU cannot be given to it.
 pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
-    let path = utf8(&vm.socket.socket_path)?;
+    let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
+    Ok(line(&[
+        ("--memory", vec![format!("size={},shared=on", vm.memory)]),
+        ("--net", nets?),
+    ]))
+}
+
+fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
+    let path = utf8(card.socket)?;
     if path.contains('"') {
         return Err(VmmError::QuoteInPath);
     }
-    if vm.port.mtu < CLOUD_HYPERVISOR_MIN_MTU {
-        return Err(VmmError::MtuTooSmall(vm.port.mtu));
+    if card.port.mtu < CLOUD_HYPERVISOR_MIN_MTU {
+        return Err(VmmError::MtuTooSmall(card.port.mtu));
     }
     let path = if path.contains([',', '[', ']', '=']) {
         format!("\"{path}\"")
@@ -91,18 +133,15 @@ pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
         path.to_owned()
     };
     let mut net = format!("vhost_user=true,socket={path}");
-    if vm.socket.connect {
+    if card.vmm_listens {
         net.push_str(",vhost_mode=server");
     }
-    if let Some(mac) = vm.port.mac {
+    if let Some(mac) = card.port.mac {
         push(&mut net, format_args!(",mac={mac}"));
     }
-    let queues = 2 * vm.port.queue_pairs.get();
-    push(&mut net, format_args!(",num_queues={queues},mtu={}", vm.port.mtu));
-    Ok(line(&[
-        ("--memory", format!("size={},shared=on", vm.memory)),
-        ("--net", net),
-    ]))
+    let queues = 2 * card.port.queue_pairs.get();
+    push(&mut net, format_args!(",num_queues={queues},mtu={}", card.port.mtu));
+    Ok(net)
 }
 
 fn push(text: &mut String, more: std::fmt::Arguments<'_>) {
@@ -114,11 +153,14 @@ fn utf8(path: &Path) -> Result<&str, VmmError> {
     path.to_str().ok_or(VmmError::PathNotUtf8)
 }
 
-fn line(flags: &[(&str, String)]) -> String {
-    let words = flags
-        .iter()
-        .map(|(flag, value)| format!("{flag} {}", shell_word(value)));
-    words.collect::<Vec<_>>().join(" ") + "\n"
+/// Flags with their values, several where a flag takes several.
+fn line(flags: &[(&str, Vec<String>)]) -> String {
+    let mut words = Vec::new();
+    for (flag, values) in flags {
+        words.push((*flag).to_owned());
+        words.extend(values.iter().map(|value| shell_word(value)));
+    }
+    words.join(" ") + "\n"
 }
 
 /// `word` as a POSIX shell reads it back, unchanged where nothing in it is special.

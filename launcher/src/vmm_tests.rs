@@ -18,8 +18,12 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
     let plan = config::resolve(&args.port, "vm".into(), &Host::default()).unwrap();
     make(&Vm {
         memory: &args.memory,
-        socket: &args.socket,
-        port: &plan.port,
+        cards: &[Card {
+            socket: &args.socket.socket_path,
+            vmm_listens: args.socket.connect,
+            port: &plan.port,
+            device: DeviceHints::default(),
+        }],
     })
 }
 
@@ -58,6 +62,51 @@ fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
 -device virtio-net-pci,netdev=hawser0,mac=02:00:00:12:34:56,mq=on,vectors=10,host_mtu=9000,romfile=
 ";
     assert_eq!(flags("qemu-args", &options).as_deref(), Ok(expected));
+}
+
+#[test]
+fn each_card_has_its_own_flags() {
+    let port = |name: &str| {
+        let cli = Cli::try_parse_from(["hawser", "--ipv4=10.0.2.0/24"]).unwrap();
+        config::resolve(&cli.port, name.into(), &Host::default()).unwrap().port
+    };
+    let (first, second) = (port("a"), port("b"));
+    let card = |socket, port, device| Card {
+        socket,
+        vmm_listens: false,
+        port,
+        device,
+    };
+    let hints = DeviceHints {
+        boot_order: Some(1),
+        acpi_index: Some(7),
+        ..DeviceHints::default()
+    };
+    let cards = [
+        card(Path::new("/s/a.sock"), &first, DeviceHints::default()),
+        card(Path::new("/s/b.sock"), &second, hints),
+    ];
+    let vm = Vm {
+        memory: "1G",
+        cards: &cards,
+    };
+    let expected = "\
+-m 1G \
+-object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
+-machine memory-backend=hawser-mem \
+-chardev socket,id=hawser-chr0,path=/s/a.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser0,chardev=hawser-chr0 \
+-device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile= \
+-chardev socket,id=hawser-chr1,path=/s/b.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser1,chardev=hawser-chr1 \
+-device virtio-net-pci,netdev=hawser1,bootindex=1,acpi-index=7,host_mtu=1500,romfile=
+";
+    assert_eq!(qemu_args(&vm).as_deref(), Ok(expected));
+    let expected = "\
+--memory size=1G,shared=on \
+--net vhost_user=true,socket=/s/a.sock,num_queues=2,mtu=1500 vhost_user=true,socket=/s/b.sock,num_queues=2,mtu=1500
+";
+    assert_eq!(cloud_hypervisor_args(&vm).as_deref(), Ok(expected));
 }
 
 #[test]

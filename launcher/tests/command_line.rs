@@ -249,6 +249,38 @@ fn validate_prints_what_would_be_served() {
 }
 
 #[test]
+fn run_prints_the_flags_of_each_card_for_a_vmm() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/dual-stack.yaml");
+    let print = |vmm: &str| {
+        let vmm = format!("--print-args={vmm}");
+        hawser(&[
+            "run",
+            "-f",
+            path,
+            "--socket-dir=/run/vm",
+            &vmm,
+            "--memory=2G",
+            "--log=off",
+        ])
+    };
+    let output = print("qemu");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let flags = text(&output.stdout);
+    assert!(
+        flags.starts_with("-m 2G ") && flags.contains("path=/run/vm/default.sock,"),
+        "{flags}"
+    );
+    assert!(
+        flags.contains("-device virtio-net-pci,netdev=hawser0,mac=02:00:00:00:00:10,"),
+        "{flags}"
+    );
+    let output = print("cloud-hypervisor");
+    assert!(text(&output.stdout).contains("socket=/run/vm/default.sock,mac=02:00:00:00:00:10,"));
+    let broken = hawser(&["run", "-f", "/nonexistent.yaml"]);
+    assert_eq!(broken.status.code(), Some(2));
+}
+
+#[test]
 fn validate_prints_every_problem_with_file_line_and_field_and_status_2() {
     let broken = MANIFEST.replace("port: 22", "port: 0").replace("pod: {}", "pot: {}");
     let output = validate(&broken, &[]);

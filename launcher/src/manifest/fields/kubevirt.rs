@@ -168,9 +168,12 @@ pub static INTERFACE: ObjectType = ObjectType {
             "`up`, `absent` (no socket; with bridge only); `down` is refused for now",
         ),
         honoured("dhcpOptions", "on the pod network: more for DHCPv4 to tell"),
-        honoured("pciAddress", "checked, and kept for the VMM: `0000:00:00.0`"),
-        honoured("bootOrder", "checked, and kept for the VMM: 1 or more, each once"),
-        honoured("acpiIndex", "checked, and kept for the VMM"),
+        honoured(
+            "pciAddress",
+            "checked, and part of the plan for the VMM (`--json`): `0000:00:00.0`",
+        ),
+        honoured("bootOrder", "1 or more, each once; among the flags for QEMU"),
+        honoured("acpiIndex", "1 or more; among the flags for QEMU"),
         ignored(
             "tag",
             "the guest hears of it by cloud-init's metadata, which is not hawser's",
