@@ -10,7 +10,7 @@ use crate::frame::testing::{Delivered, OwnedFrame};
 use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
 use crate::masquerade::Context;
 use crate::masquerade::testing::Surroundings;
-use crate::packet::{TcpFlags, TcpHeader, TcpOptions};
+use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use crate::sys::stream::PeekAt;
 use std::collections::VecDeque;
 use std::io;
@@ -131,6 +131,8 @@ pub struct Player {
 
 /// The guest's initial sequence number.
 const GUEST_ISS: u32 = u32::MAX - 300;
+/// The guest's clock when it sends SYN.
+const GUEST_CLOCK: u32 = u32::MAX - 300;
 /// Ours.
 const ISS: u32 = u32::MAX - 700;
 /// Headers of a frame over IPv4.
@@ -163,7 +165,10 @@ impl Player {
             options: TcpOptions {
                 mss: Some(1000),
                 window_scale: Some(2),
-                timestamps: None,
+                timestamps: Some(Timestamps {
+                    value: GUEST_CLOCK,
+                    echo: 0,
+                }),
             },
             ..TcpHeader::default()
         };
@@ -258,6 +263,14 @@ impl Player {
             // RST and SYN, but seldom: they end the game.
             flags: TcpFlags(if c % 16 == 15 { c } else { 0x10 | (c & 0x29) }),
             window: u16::try_from(number).unwrap_or(u16::MAX),
+            options: TcpOptions {
+                // Now and then one that is old, or none at all.
+                timestamps: (c & 0x40 == 0).then(|| Timestamps {
+                    value: GUEST_CLOCK.wrapping_add(shift * 17).wrapping_sub(u32::from(c >> 7)),
+                    echo: ISS,
+                }),
+                ..TcpOptions::default()
+            },
             ..TcpHeader::default()
         };
         let segment = Segment {
