@@ -6,6 +6,7 @@
 
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::{GuestSink, Layout, Offload};
+use hawser_backend::port::rate::Budget;
 use hawser_backend::virtio::control::Control;
 use hawser_backend::virtio::features::Features;
 use hawser_backend::virtio::receive::Receive;
@@ -68,6 +69,7 @@ fn transmit(input: &Input) {
     for _ in 0..8 {
         let taken = transmit.burst(
             &counters,
+            Budget::UNLIMITED,
             |_| Ok(()),
             |burst| {
                 for frame in burst {
