@@ -31,12 +31,20 @@ pub struct Lengths {
 /// What a round found; not a number where a measurement failed.
 pub type Samples = Vec<(Metric, f64)>;
 
-/// Measures everything that is measured again and again. A measurement that fails is told
-/// to `complain`, and the others go on.
-pub fn round(setup: &Setup, lengths: Lengths, complain: &mut dyn FnMut(&str)) -> Samples {
+/// Measures what is measured again and again and `is_wanted`. A measurement that fails is
+/// told to `complain`, and the others go on.
+pub fn round(
+    setup: &Setup,
+    lengths: Lengths,
+    is_wanted: &dyn Fn(Metric) -> bool,
+    complain: &mut dyn FnMut(&str),
+) -> Samples {
     let mut samples = Samples::new();
-    let mut keep = |metrics: &[Metric], found: Result<Vec<f64>>| {
-        let found = found.unwrap_or_else(|error| {
+    let mut keep = |metrics: &[Metric], measure: &dyn Fn() -> Result<Vec<f64>>| {
+        if !metrics.iter().copied().any(is_wanted) {
+            return;
+        }
+        let found = measure().unwrap_or_else(|error| {
             complain(&format!("{}: {error}", metrics[0].about().title));
             vec![f64::NAN; metrics.len()]
         });
@@ -46,7 +54,7 @@ pub fn round(setup: &Setup, lengths: Lengths, complain: &mut dyn FnMut(&str)) ->
         ("", [Metric::TcpOut, Metric::CpuOut]),
         ("--reverse", [Metric::TcpIn, Metric::CpuIn]),
     ] {
-        keep(&metrics, transfer(setup, lengths.transfer, way));
+        keep(&metrics, &|| transfer(setup, lengths.transfer, way));
     }
     let millis = lengths.short.as_millis();
     for (metric, scale, name, arguments) in [
@@ -93,8 +101,10 @@ pub fn round(setup: &Setup, lengths: Lengths, complain: &mut dyn FnMut(&str)) ->
             format!("flood from=server size=64 millis={millis}"),
         ),
     ] {
-        let found = traffic(setup, &arguments).and_then(|report| number(&report, name));
-        keep(&[metric], found.map(|value| vec![value / scale]));
+        keep(&[metric], &|| {
+            let report = traffic(setup, &arguments)?;
+            Ok(vec![number(&report, name)? / scale])
+        });
     }
     samples
 }

@@ -35,6 +35,9 @@ struct Options {
         default_value = "hawser,passt,passt-65520,tap,tap-unmerged"
     )]
     peers: Vec<String>,
+    /// Measure only these (keys of the JSON file, such as tcp_out,connections_64)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
@@ -51,6 +54,10 @@ impl Options {
             short: Duration::from_millis(if quick { 300 } else { 1000 }),
             round_trips: if quick { 300 } else { 2000 },
         }
+    }
+
+    fn wants(&self, metric: Metric) -> bool {
+        self.only.is_empty() || self.only.iter().any(|key| key == metric.about().key)
     }
 
     fn rounds(&self) -> u32 {
@@ -95,7 +102,7 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
         let start = measure::megabytes(setup.resident_start_kib)?;
         results.add(setup.peer, Metric::ResidentStart, start);
         // The kernel holds the flows of the others.
-        if matches!(setup.peer, Peer::Hawser | Peer::Passt) {
+        if options.wants(Metric::FlowMemory) && matches!(setup.peer, Peer::Hawser | Peer::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {
                 Ok([own, shared]) => {
@@ -114,13 +121,18 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
                 setup.peer.title()
             ));
             let mut complain = |what: &str| progress.say(&format!("{} failed: {what}", setup.peer.title()));
-            for (metric, value) in measure::round(setup, options.lengths(), &mut complain) {
+            for (metric, value) in
+                measure::round(setup, options.lengths(), &|metric| options.wants(metric), &mut complain)
+            {
                 results.add(setup.peer, metric, value);
             }
         }
     }
     for setup in setups {
         results.add(setup.peer, Metric::ResidentEnd, measure::resident_mb(setup)?);
+    }
+    if !options.wants(Metric::IdleSwitches) {
+        return Ok(results);
     }
     progress.say("idle guests, after a pause for what is still to end");
     std::thread::sleep(measure::IDLE / 2);
