@@ -160,6 +160,14 @@ pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
     PEEK_OFF.set(socket, offset)
 }
 
+/// Where the next peek starts; `None`: at the front of the queue, whatever was peeked.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn peek_offset(socket: &impl AsRawFd) -> io::Result<Option<usize>> {
+    Ok(usize::try_from(PEEK_OFF.get(socket)?).ok())
+}
+
 fn socklen(n: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(n).unwrap_or(libc::socklen_t::MAX)
 }

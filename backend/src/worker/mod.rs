@@ -38,6 +38,9 @@ use std::time::Duration;
 
 /// Bursts of the transmit ring in one turn.
 const BURSTS_PER_TURN: usize = 4;
+/// A turn in which the transmit ring took this long takes no further burst: frames that
+/// each open a connection take a hundred times as long as others.
+const BURST_TIME: Duration = Duration::from_micros(500);
 /// Events taken in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -292,6 +295,7 @@ impl Worker {
                     slot.due = false;
                     return;
                 }
+                Ok(_) if clock::now().since(now) > BURST_TIME => return,
                 Ok(_) => {}
                 Err(error) => return self.fail(RingRole::Transmit, &error),
             }

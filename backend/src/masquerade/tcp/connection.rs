@@ -238,7 +238,6 @@ impl Connection {
     /// A client of the host was accepted: sends SYN to the guest.
     pub fn to_guest(opening: &Opening, ctx: &mut Context<'_>) -> Self {
         let mut connection = Self::new(opening, State::SynSent);
-        connection.readable = Readable::Yes;
         connection.rcv_scale = WINDOW_SCALE;
         connection.send_syn(ctx);
         connection
@@ -300,11 +299,11 @@ impl Connection {
         self.snd_wl1 = Seq(syn.seq);
     }
 
-    /// The host socket is connected: answers the guest's SYN.
+    /// The host socket is connected: answers the guest's SYN. Bytes that wait already show
+    /// as an event, as after [`to_guest`](Self::to_guest): sockets are watched from the start.
     pub fn on_connected(&mut self, ctx: &mut Context<'_>) {
         debug_assert_eq!(self.state, State::Connecting);
         self.state = State::SynReceived;
-        self.readable = Readable::Yes;
         self.send_syn(ctx);
     }
 

@@ -1,16 +1,14 @@
 //! Listening sockets for connections to the guest.
 
-use super::{reset_socket, set_up};
+use super::host_socket;
 use crate::config::{Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::masquerade::{Families, ListenError};
 use crate::poller::{Interest, Owner, Poller, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-
-/// Connections the kernel keeps for us; it cuts this to net.core.somaxconn.
-const BACKLOG: i32 = 4096;
 
 /// A client that was accepted.
 #[derive(Debug)]
@@ -27,7 +25,7 @@ pub struct Client {
 struct Listener {
     socket: Socket,
     guest_port: u16,
-    /// Clients may wait that met a limit, or whose turn is not yet.
+    /// In `Listeners::waiting`.
     is_waiting: bool,
 }
 
@@ -35,6 +33,8 @@ struct Listener {
 #[derive(Debug, Default)]
 pub struct Listeners {
     listeners: Vec<Listener>,
+    /// Those where clients may wait that met a limit, or whose turn is not yet.
+    waiting: VecDeque<usize>,
 }
 
 impl Listeners {
@@ -51,7 +51,7 @@ impl Listeners {
     }
 
     fn add(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
-        let socket = listen(at)?;
+        let socket = host_socket::listen(at)?;
         let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
         poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
         self.listeners.push(Listener {
@@ -66,14 +66,8 @@ impl Listeners {
     pub fn accept(&mut self, index: usize, counters: &Counters) -> Option<Client> {
         let listener = self.listeners.get_mut(index)?;
         loop {
-            match listener.socket.accept() {
-                Ok((stream, peer)) => {
-                    let Some(address) = peer.as_socket() else { continue };
-                    if stream.set_nonblocking(true).and_then(|()| set_up(&stream)).is_err() {
-                        counters.count_drop(DropReason::SocketError);
-                        reset_socket(&stream);
-                        continue;
-                    }
+            match host_socket::accept(&listener.socket) {
+                Ok((stream, address)) => {
                     return Some(Client {
                         stream,
                         address,
@@ -85,7 +79,7 @@ impl Listeners {
                 Err(_) => {
                     // No descriptor or no memory: they wait until there is.
                     counters.count_drop(DropReason::FlowLimit);
-                    listener.is_waiting = true;
+                    self.put_off(index);
                     return None;
                 }
             }
@@ -99,17 +93,23 @@ impl Listeners {
 
     /// Notes that the turn of clients at listener `index` is not yet.
     pub fn put_off(&mut self, index: usize) {
-        if let Some(listener) = self.listeners.get_mut(index) {
-            listener.is_waiting = true;
+        if let Some(listener) = self.listeners.get_mut(index)
+            && !std::mem::replace(&mut listener.is_waiting, true)
+        {
+            self.waiting.push_back(index);
         }
     }
 
-    /// The listeners where clients wait; they count as seen to.
-    pub fn take_waiting(&mut self) -> Vec<usize> {
-        let waiting = self.listeners.iter_mut().enumerate();
-        waiting
-            .filter_map(|(i, l)| std::mem::take(&mut l.is_waiting).then_some(i))
-            .collect()
+    /// How many listeners there are where clients wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The listener where clients have waited longest; it counts as seen to.
+    pub fn next_waiting(&mut self) -> Option<usize> {
+        let index = self.waiting.pop_front()?;
+        self.listeners[index].is_waiting = false;
+        Some(index)
     }
 }
 
@@ -119,16 +119,4 @@ fn is_of_one_client(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTUNREACH)
     )
-}
-
-fn listen(address: SocketAddr) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket)
 }

@@ -12,6 +12,7 @@
 mod clock;
 mod connection;
 mod emit;
+mod host_socket;
 mod isn;
 mod listener;
 mod receive;
@@ -39,11 +40,10 @@ use crate::counters::{Count, DropReason};
 use crate::frame::{GatherList, GuestBurst};
 use crate::packet::{TcpFlags, TcpHeader, protocol};
 use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Readiness, Token};
-use crate::sys::stream::set_peek_offset;
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -129,6 +129,10 @@ pub struct TcpFlows {
 /// Flows, or clients of one listening socket, that get a turn before the worker looks at
 /// other things.
 const TURNS: usize = 16;
+/// Timers that are seen to before the worker looks at other things, and listening sockets
+/// with clients that were put off.
+const TIMERS_PER_TURN: usize = 256;
+const LISTENERS_PER_TURN: usize = 4;
 /// How long clients wait that met a limit on descriptors or memory. Whose they are nobody
 /// tells, so there is nothing better than to try again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -233,7 +237,7 @@ impl TcpFlows {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
-        let stream = match new_stream(target) {
+        let stream = match host_socket::open(target) {
             Ok(stream) => stream,
             Err(e) => {
                 let is_limit = matches!(
@@ -282,7 +286,7 @@ impl TcpFlows {
         };
         let Some(key) = self.free_key(guest, remote).filter(|_| !self.is_full()) else {
             ctx.counters.count_drop(DropReason::FlowLimit);
-            return reset_socket(&client.stream);
+            return host_socket::make_close_a_reset(&client.stream);
         };
         ctx.counters.add(Count::TcpIn, 1);
         let opening = self.opening(ctx, key);
@@ -418,7 +422,10 @@ impl TcpFlows {
 
     /// Timers are due.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
-        while let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) else {
+                break;
+            };
             let slot = slot as usize;
             let Some(flow) = self.flows.get_mut(slot) else { continue };
             if flow.generation != generation || !flow.scheduled.fire(at) {
@@ -434,8 +441,13 @@ impl TcpFlows {
                 .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
         });
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
-            for index in self.listeners.take_waiting() {
-                self.accept(ctx, index);
+            for _ in 0..LISTENERS_PER_TURN.min(self.listeners.waiting()) {
+                if let Some(index) = self.listeners.next_waiting() {
+                    self.accept(ctx, index);
+                }
+            }
+            if self.accept_again.is_none() && self.listeners.waiting() > 0 {
+                self.accept_again = Some(ctx.now);
             }
         }
     }
@@ -491,7 +503,7 @@ impl TcpFlows {
         self.slots.remove(&flow.key(), narrow(slot));
         match &flow.stream {
             None => self.in_time_wait -= 1,
-            Some(stream) if flow.connection.state() == State::Aborted => reset_socket(stream),
+            Some(stream) if flow.connection.state() == State::Aborted => host_socket::make_close_a_reset(stream),
             Some(_) => {}
         }
     }
@@ -516,30 +528,6 @@ fn narrow(slot: usize) -> u32 {
 
 fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
     flows[slot as usize].key()
-}
-
-/// A socket that does not wait, set up as every stream of the guest is.
-fn new_stream(target: SocketAddr) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let stream = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
-    set_up(&stream)?;
-    Ok(stream)
-}
-
-/// Options of every host socket: the guest has decided already what to send when; a
-/// dead peer is noticed; urgent bytes stay among the others; peeks go on where they
-/// ended.
-fn set_up(stream: &Socket) -> io::Result<()> {
-    stream.set_tcp_nodelay(true)?;
-    stream.set_keepalive(true)?;
-    stream.set_out_of_band_inline(true)?;
-    set_peek_offset(stream, 0)
-}
-
-/// Makes closing the socket a reset, so that its peer sees RST.
-fn reset_socket(stream: &Socket) {
-    // Without the option the peer sees FIN instead: late, but not wrong.
-    let _ = stream.set_linger(Some(Duration::ZERO));
 }
 
 fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {

@@ -42,6 +42,9 @@ use transmit::{FlowBurst, Transmitter};
 /// Rounds of receiving a source has before others get their turn.
 const ROUNDS_PER_TURN: usize = 8;
 
+/// Sources that were put off and get a turn before the worker looks at other things.
+const SOURCES_PER_TURN: usize = 16;
+
 /// What UDP needs to know about its port.
 #[derive(Clone, Copy, Debug)]
 pub struct UdpConfig {
@@ -317,7 +320,7 @@ impl UdpFlows {
     /// The guest has room again, or it is the turn of what was put off.
     pub fn on_room(&mut self, ctx: &mut Context<'_>) {
         self.starved = false;
-        for _ in 0..self.waiting.len() {
+        for _ in 0..self.waiting.len().min(SOURCES_PER_TURN) {
             let Some(source) = self.waiting.pop_front() else { break };
             if self.serve(ctx, source) == Turn::NoRoom {
                 break;

@@ -16,6 +16,9 @@ use std::collections::{HashMap, VecDeque};
 /// Of all flows, at most one in this many may be begun by the world and not answered.
 const INBOUND_SHARE: usize = 4;
 
+/// Timers that are seen to before the worker looks at other things.
+const TIMERS_PER_TURN: usize = 256;
+
 /// All flows of a port.
 pub struct FlowTable {
     flows: Slab<Flow>,
@@ -208,7 +211,10 @@ impl FlowTable {
 
     /// Drops the flows whose time is up.
     pub fn on_timer(&mut self, now: Instant) {
-        while let Some((at, flow)) = self.timers.pop_due(now) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((at, flow)) = self.timers.pop_due(now) else {
+                break;
+            };
             let Some(found) = self.flows.get_mut(flow.index as usize) else {
                 continue;
             };

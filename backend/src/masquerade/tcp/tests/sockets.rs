@@ -2,7 +2,7 @@
 //! the host's loopback.
 
 use crate::counters::DropReason;
-use crate::masquerade::tcp::{FlowKey, Incoming, Segment, TcpFlows};
+use crate::masquerade::tcp::{FlowKey, Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
 use crate::masquerade::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
 use crate::packet::{TcpFlags, TcpHeader, TcpOptions, protocol};
 use crate::poller::EventBuffer;
@@ -61,6 +61,24 @@ impl Bench {
         bench.take();
         bench.send(ACK, b"");
         (bench, peer)
+    }
+
+    /// Forwards a port of the host to the guest's port 80; so many clients of it.
+    fn clients(&mut self, n: usize) -> Vec<TcpStream> {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let forward = crate::config::Forward {
+            transport: crate::config::Transport::Tcp,
+            bind: Some(IpAddr::from([127, 0, 0, 1])),
+            host_port: port,
+            guest_port: 80,
+            count: std::num::NonZeroU16::MIN,
+        };
+        let families = crate::masquerade::Families { ipv4: true, ipv6: true };
+        self.flows.listen(&[forward], families, &self.around.poller).unwrap();
+        let connect = |_| TcpStream::connect(("127.0.0.1", port)).unwrap();
+        (0..n).map(connect).collect()
     }
 
     fn send_syn(&mut self) {
@@ -268,22 +286,8 @@ fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
 fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     const CLIENTS: usize = 5;
     const FREE: usize = 2;
-    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
     let mut bench = Bench::new(0);
-    let forward = crate::config::Forward {
-        transport: crate::config::Transport::Tcp,
-        bind: Some(IpAddr::from([127, 0, 0, 1])),
-        host_port: port,
-        guest_port: 80,
-        count: std::num::NonZeroU16::MIN,
-    };
-    let families = crate::masquerade::Families { ipv4: true, ipv6: true };
-    bench.flows.listen(&[forward], families, &bench.around.poller).unwrap();
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap())
-        .collect();
+    let clients = bench.clients(CLIENTS);
     let mut taken = exhaust_descriptors(FREE);
     bench.handle_events();
     let syns = bench.take();
@@ -308,6 +312,41 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     let syns = bench.take();
     assert_eq!(syns.iter().filter(|a| a.header.flags == TcpFlags::SYN).count(), 2);
     drop((clients, taken));
+}
+
+#[test]
+fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
+    const CLIENTS: usize = TIMERS_PER_TURN + 40;
+    let (mut bench, mut peer) = Bench::connected();
+    let clients = bench.clients(CLIENTS);
+    peer.write_all(b"hello").unwrap();
+    // One turn: both sockets are ready.
+    for (token, ready) in bench.around.events() {
+        bench.flows.on_event(&mut bench.around.context(), token, ready);
+    }
+    let is_syn = |a: &&Arrived| a.header.flags == TcpFlags::SYN;
+    let arrived = bench.take();
+    assert!(arrived.iter().any(|a| a.payload == b"hello"));
+    assert_eq!(arrived.iter().filter(is_syn).count(), TURNS);
+    let mut seen = TURNS;
+    while seen < CLIENTS {
+        assert_eq!(bench.flows.deadline(), Some(bench.around.now), "the next turn is now");
+        bench.flows.on_timer(&mut bench.around.context());
+        let more = bench.take().iter().filter(is_syn).count();
+        assert!((1..=TURNS).contains(&more), "{more} in one turn");
+        seen += more;
+    }
+    // Nobody answers: all SYNs are due again at the same time.
+    bench.around.now = bench.around.now + Duration::from_secs(1);
+    for expected in [TIMERS_PER_TURN, CLIENTS - TIMERS_PER_TURN] {
+        assert!(bench.flows.deadline() <= Some(bench.around.now));
+        bench.flows.on_timer(&mut bench.around.context());
+        // The connection in between has a timer too.
+        let again = bench.take().iter().filter(is_syn).count();
+        assert!(again.abs_diff(expected) <= 1, "{again} instead of {expected}");
+    }
+    assert!(bench.flows.deadline() > Some(bench.around.now));
+    drop(clients);
 }
 
 #[test]
