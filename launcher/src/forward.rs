@@ -113,7 +113,8 @@ pub fn overlap(forwards: &[Forward]) -> Option<(&Forward, &Forward)> {
     })
 }
 
-fn collide(a: &Forward, b: &Forward) -> bool {
+/// True if both would listen on the same address and port.
+pub fn collide(a: &Forward, b: &Forward) -> bool {
     let last = |f: &Forward| f.host_port + (f.count.get() - 1);
     a.transport == b.transport && same_address(a.bind, b.bind) && a.host_port <= last(b) && b.host_port <= last(a)
 }

@@ -400,8 +400,7 @@ impl Planner<'_> {
 
     fn check_overlap(&self, forwards: &[(Spot, Forward)]) {
         for (n, (spot, forward)) in forwards.iter().enumerate() {
-            let collides =
-                |(_, other): &&(Spot, Forward)| forward::overlap(&[other.clone(), forward.clone()]).is_some();
+            let collides = |(_, other): &&(Spot, Forward)| forward::collide(other, forward);
             if let Some((other, _)) = forwards[..n].iter().find(collides) {
                 let message = format!("hawser listens on this port for {}:{} already", other.file, other.line);
                 self.report.error(spot, message);

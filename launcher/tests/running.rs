@@ -366,3 +366,65 @@ fn a_port_that_needs_a_privilege_is_named() {
     refused(&mut command, &["--port", &port, "ip_unprivileged_port_start"]);
     assert!(!stage.path("vm.sock").exists());
 }
+
+/// A VM of one masqueraded card, whose networks ask nothing of the machine.
+const MANIFEST: &str = "\
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: vm}
+spec:
+  domain: {devices: {interfaces: [{name: default, masquerade: {}}]}}
+  networks: [{name: default, pod: {vmNetworkCIDR: 10.0.2.0/24}}]
+";
+
+#[test]
+fn a_manifest_is_served_in_a_folder_of_sockets_and_ends_like_any_port() {
+    let stage = Stage::new();
+    fs::write(stage.path("vm.yaml"), MANIFEST).expect("a manifest");
+    let socket = stage.path("sockets/default.sock");
+    let start = || {
+        let mut command = stage.hawser();
+        command.arg("run").arg("-f").arg(stage.path("vm.yaml"));
+        command.arg(format!("--socket-dir={}", stage.path("sockets").display()));
+        command
+    };
+    let mut hawser = Running::start(&mut start());
+    // Where KubeVirt would open every port, the operator hears that hawser does not.
+    assert!(hawser.line_with("without ports").contains("interfaces[0]"));
+    hawser.line_with("serving on");
+    assert_eq!(stage.told(), "READY=1");
+    assert!(socket.exists());
+
+    let (status, error) = Running::start(&mut start()).ended();
+    assert_eq!(status.code(), Some(1), "{error}");
+
+    UnixStream::connect(&socket).expect("the first still listens");
+    hawser.signal(Signal::TERM);
+    let (status, rest) = hawser.ended();
+    assert_eq!(status.code(), Some(0), "{rest}");
+    assert!(!socket.exists());
+
+    let mut once = Running::start(start().arg("--one-off"));
+    once.line_with("serving on");
+    let mut front_end = UnixStream::connect(&socket).expect("it listens");
+    front_end.write_all(&GET_FEATURES).expect("a message");
+    drop(front_end);
+    assert_eq!(once.ended().0.code(), Some(0));
+}
+
+#[test]
+fn nothing_of_a_manifest_with_a_problem_is_served() {
+    let stage = Stage::new();
+    let broken = MANIFEST.replace("masquerade: {}", "masquerade: {}, model: e1000");
+    fs::write(stage.path("vm.yaml"), broken).expect("a manifest");
+    let mut command = stage.hawser();
+    command.arg("run").arg("-f").arg(stage.path("vm.yaml"));
+    command.arg(format!("--socket-dir={}", stage.path("sockets").display()));
+    let (status, error) = Running::start(&mut command).ended();
+    assert_eq!(status.code(), Some(2), "{error}");
+    assert!(
+        error.contains("vm.yaml:5: spec.domain.devices.interfaces[0].model: \"e1000\": "),
+        "{error}"
+    );
+    assert!(!stage.path("sockets").exists());
+}

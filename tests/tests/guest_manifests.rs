@@ -82,6 +82,15 @@ fn a_masqueraded_vm_is_told_and_reached_as_its_manifest_says() -> Result<()> {
     drop(guest);
     hawser.stop()?;
 
+    // A service mesh's proxy connects from the pod itself.
+    let (hawser, guest) = up(&lab.networks.pod, &example("istio.yaml"), lab.folder(), &["default"])?;
+    guest.sh("net-up 4")?;
+    let _server = guest.serve("0.0.0.0:8080")?;
+    let report = peers::traffic(&lab.networks.pod, "peer to=127.0.0.1:8080")?;
+    assert_eq!(report["seen_ip"], "10.0.2.1", "{report}");
+    drop(guest);
+    hawser.stop()?;
+
     let manifest = example("dual-stack.yaml");
     let (hawser, guest) = up(&lab.networks.pod, &manifest, lab.folder(), &["default"])?;
     guest.net_up()?;
@@ -182,6 +191,12 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     assert!(guest.sh("cat /run/dhcp4")?.contains(&format!("serverid={HOST4}")));
     drop(guest);
     hawser.stop()?;
+
+    // Of a range of the manifest's nothing is given out yet: the segment's server answers.
+    segment.host.run("ip link add test-bridge type bridge")?;
+    segment.host.run("ip link set test-bridge up")?;
+    let manifest = example("bridge-host-local.yaml");
+    Hawser::run(&segment.host, &manifest, segment.folder(), &["lan"])?.stop()?;
 
     let manifest = segment.path("static.yaml");
     fs::write(&manifest, STATIC)?;

@@ -92,9 +92,12 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems found so far.
+/// The problems found so far, the first [`MAX_PROBLEMS`] of them.
 #[derive(Debug, Default)]
 pub struct Report(RefCell<Vec<Problem>>);
+
+/// More than anybody reads; there is no end to what can be wrong with a file.
+const MAX_PROBLEMS: usize = 500;
 
 impl Report {
     /// Something that keeps the manifest from being served.
@@ -114,14 +117,16 @@ impl Report {
             message,
         };
         let mut problems = self.0.borrow_mut();
-        if !problems.contains(&problem) {
+        // An error is kept whatever else was said: it decides whether anything is served.
+        let room = problems.len() < MAX_PROBLEMS || severity == Severity::Error && !has_error(&problems);
+        if room && !problems.contains(&problem) {
             problems.push(problem);
         }
     }
 
     /// True if nothing can be served.
     pub fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|p| p.severity == Severity::Error)
+        has_error(&self.0.borrow())
     }
 
     /// What was found: errors and warnings apart, each in the order of files and lines.
@@ -136,4 +141,8 @@ impl Report {
         problems.sort_by_key(|p| (files.iter().position(|f| *f == p.spot.file), p.spot.line));
         problems.into_iter().partition(|p| p.severity == Severity::Error)
     }
+}
+
+fn has_error(problems: &[Problem]) -> bool {
+    problems.iter().any(|p| p.severity == Severity::Error)
 }

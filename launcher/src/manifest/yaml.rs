@@ -246,6 +246,8 @@ struct Open {
     node: Node,
     /// Key that waits for its value, in a map.
     key: Option<(String, usize)>,
+    /// Lines of the keys it has, in a map.
+    keys: HashMap<String, usize>,
     anchor: usize,
 }
 
@@ -333,8 +335,12 @@ impl<'a> Builder<'a> {
             return Err(at(line, "values are nested deeper than in any manifest"));
         }
         let node = Node { line, value };
-        let key = None;
-        self.open.push(Open { node, key, anchor });
+        self.open.push(Open {
+            node,
+            key: None,
+            keys: HashMap::new(),
+            anchor,
+        });
         Ok(())
     }
 
@@ -356,8 +362,8 @@ impl<'a> Builder<'a> {
             Value::Map(entries) => match parent.key.take() {
                 None => parent.key = Some(key(node)?),
                 Some((key, line)) => {
-                    if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                        return Err(at(line, format!("{key:?} is here twice, first on line {}", first.line)));
+                    if let Some(first) = parent.keys.insert(key.clone(), line) {
+                        return Err(at(line, format!("{key:?} is here twice, first on line {first}")));
                     }
                     entries.push(Entry { key, line, value: node });
                 }
