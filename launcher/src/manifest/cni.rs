@@ -6,7 +6,7 @@
 
 use super::fields::cni as table;
 use super::ipam::{self, Ipam};
-use super::reader::{Item, Object};
+use super::reader::{Item, Object, ObjectType};
 use super::report::Report;
 use super::yaml;
 use serde::Serialize;
@@ -155,66 +155,52 @@ pub fn read(report: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Op
     read_plugin(&item, around)
 }
 
+/// Reads what of a configuration says how the network is attached to.
+type AttachmentReader = fn(&Object<'_>, &Surroundings<'_>) -> Option<Attachment>;
+
+/// The table of a plugin, and who reads its attachment.
+fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
+    Some(match kind {
+        "bridge" | "cnv-bridge" => (&table::BRIDGE, |object, _| bridge_port(object).map(Attachment::Bridge)),
+        "tap" => (&table::TAP, |object, _| tap(object)),
+        "macvlan" => (&table::MACVLAN, |object, _| macvlan(object)),
+        "ipvlan" => (&table::IPVLAN, |object, _| ipvlan(object)),
+        "macvtap" => (&table::MACVTAP, macvtap),
+        "sriov" => (&table::SRIOV, |_, _| Some(Attachment::Sriov)),
+        "ovn-k8s-cni-overlay" => (&table::OVN, |object, _| overlay(object)),
+        _ => return None,
+    })
+}
+
 fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
     let Some(kind) = item.field_text("type") else {
         item.error("type is missing: name the CNI plugin, such as cnv-bridge or macvlan");
         return None;
     };
-    let (object, attachment) = match kind {
-        "bridge" | "cnv-bridge" => {
-            let object = item.object(&table::BRIDGE)?;
-            let port = bridge_port(&object)?;
-            (object, Attachment::Bridge(port))
-        }
-        "tap" => {
-            let object = item.object(&table::TAP)?;
-            let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
-            let bridge = bridge.parsed(device_name)?;
-            (object, Attachment::Bridge(BridgePort::plain(bridge)))
-        }
-        "macvlan" => {
-            let object = item.object(&table::MACVLAN)?;
-            let lower = lower_device(&object);
-            let mode = object
-                .get("mode")
-                .map_or(Some(MacvtapMode::Bridge), |mode| macvtap_mode(&mode));
-            let (lower, mode) = (lower?, mode?);
-            (object, Attachment::Macvtap { lower, mode })
-        }
-        "ipvlan" => {
-            let object = item.object(&table::IPVLAN)?;
-            let lower = lower_device(&object);
-            let mode = object
-                .get("mode")
-                .map_or(Some(IpvtapMode::L2), |mode| ipvtap_mode(&mode));
-            let (lower, mode) = (lower?, mode?);
-            (object, Attachment::Ipvtap { lower, mode })
-        }
-        "macvtap" => {
-            let object = item.object(&table::MACVTAP)?;
-            let lower = macvtap_lower(&object, around)?;
-            let mode = MacvtapMode::Bridge;
-            (object, Attachment::Macvtap { lower, mode })
-        }
-        "sriov" => (item.object(&table::SRIOV)?, Attachment::Sriov),
-        "ovn-k8s-cni-overlay" => return overlay(&item.object(&table::OVN)?),
-        other => {
-            item.error(format!(
-                "type {other:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap or macvtap"
-            ));
-            return None;
-        }
+    let Some((table, read_attachment)) = plugin(kind) else {
+        item.error(format!(
+            "type {kind:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap or macvtap"
+        ));
+        return None;
     };
-    object.get("type");
-    let has = |name| object.kind().fields.iter().any(|field| field.name == name);
+    let object = item.object(table)?;
+    let attachment = read_attachment(&object, around);
+    let mtu = if table.reads("mtu") { mtu(&object) } else { None };
+    let ipam = if table.reads("ipam") {
+        ipam::read(&object)
+    } else {
+        Ipam::None
+    };
     Some(Segment {
-        mtu: has("mtu")
-            .then(|| object.integer("mtu", 0..=*MTUS.end()))
-            .flatten()
-            .and_then(|mtu| usable_mtu(&object, mtu)),
-        ipam: if has("ipam") { ipam::read(&object) } else { Ipam::None },
-        attachment,
+        attachment: attachment?,
+        mtu,
+        ipam,
     })
+}
+
+fn mtu(object: &Object<'_>) -> Option<u16> {
+    let mtu = object.integer("mtu", 0..=*MTUS.end())?;
+    usable_mtu(object, mtu)
 }
 
 /// Zero is how a CNI configuration says "not given".
@@ -225,16 +211,40 @@ fn usable_mtu(object: &Object<'_>, mtu: u16) -> Option<u16> {
     (mtu != 0).then_some(mtu)
 }
 
-fn overlay(object: &Object<'_>) -> Option<Segment> {
-    object.get("type");
-    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, ()));
-    object
-        .need("topology", "give layer2, layer3 or localnet")?
-        .choice(&topologies)?;
-    Some(Segment {
-        attachment: Attachment::Overlay,
-        mtu: None,
-        ipam: Ipam::None,
+fn overlay(object: &Object<'_>) -> Option<Attachment> {
+    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, Attachment::Overlay));
+    let topology = object.need("topology", "give layer2, layer3 or localnet")?;
+    topology.choice(&topologies)
+}
+
+fn tap(object: &Object<'_>) -> Option<Attachment> {
+    let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
+    let bridge = bridge.parsed(device_name)?;
+    Some(Attachment::Bridge(BridgePort::plain(bridge)))
+}
+
+fn macvlan(object: &Object<'_>) -> Option<Attachment> {
+    let lower = lower_device(object);
+    let mode = match object.get("mode") {
+        Some(mode) => macvtap_mode(&mode)?,
+        None => MacvtapMode::Bridge,
+    };
+    Some(Attachment::Macvtap { lower: lower?, mode })
+}
+
+fn ipvlan(object: &Object<'_>) -> Option<Attachment> {
+    let lower = lower_device(object);
+    let mode = match object.get("mode") {
+        Some(mode) => ipvtap_mode(&mode)?,
+        None => IpvtapMode::L2,
+    };
+    Some(Attachment::Ipvtap { lower: lower?, mode })
+}
+
+fn macvtap(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Attachment> {
+    Some(Attachment::Macvtap {
+        lower: macvtap_lower(object, around)?,
+        mode: MacvtapMode::Bridge,
     })
 }
 

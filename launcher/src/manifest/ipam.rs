@@ -73,16 +73,10 @@ pub fn read(config: &Object<'_>) -> Ipam {
 
 fn read_item(item: &Item<'_>) -> Option<Ipam> {
     match item.field_text("type") {
-        None => item.object(&table::NO_IPAM).map(|object| {
-            object.get("type");
-            Ipam::None
-        }),
+        None => item.object(&table::NO_IPAM).map(|_| Ipam::None),
         Some("host-local") => host_local(&item.object(&table::HOST_LOCAL)?),
         Some("static") => fixed(&item.object(&table::STATIC)?),
-        Some("dhcp") => item.object(&table::DHCP).map(|object| {
-            object.get("type");
-            Ipam::Dhcp
-        }),
+        Some("dhcp") => item.object(&table::DHCP).map(|_| Ipam::Dhcp),
         Some(other) => {
             item.error(format!(
                 "type {other:?} is not served: choose host-local, static or dhcp"
@@ -97,13 +91,11 @@ fn address(item: &Item<'_>) -> Option<IpAddr> {
 }
 
 fn host_local(object: &Object<'_>) -> Option<Ipam> {
-    object.get("type");
     let routes = routes(object);
     let sets = object.list("ranges");
-    let old = object.get("subnet").is_some();
     let mut ranges: Vec<Vec<Range>> = Vec::new();
-    if old {
-        ranges.push(vec![range(object)?]);
+    if object.get("subnet").is_some() {
+        ranges.push(range(object).into_iter().collect());
     }
     for set in sets {
         let read = |item: &Item<'_>| range(&item.object(&table::HOST_LOCAL_RANGE)?);
@@ -188,7 +180,6 @@ fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
 }
 
 fn fixed(object: &Object<'_>) -> Option<Ipam> {
-    object.get("type");
     let items = object.list("addresses");
     if items.is_empty() {
         object.error("addresses is missing or empty: give one at least, such as {address: 192.0.2.5/24}");

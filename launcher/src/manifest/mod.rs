@@ -133,7 +133,6 @@ impl Manifests {
         let Some(object) = item.object(kind.table()) else {
             return;
         };
-        object.get("kind");
         match object.get("apiVersion").map(|item| (item.text(), item)) {
             Some((Some(given), item)) if given != *version => {
                 item.error(format!("{given:?}: this kind is read as {version}"));

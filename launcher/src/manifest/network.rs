@@ -92,23 +92,13 @@ pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
 
 /// Reads `kind: ClusterUserDefinedNetwork`.
 pub fn read_cluster_user_defined(object: &Object<'_>) -> NamedNetwork {
-    /// The same fields under another name, one more topology.
-    static NETWORK: super::reader::ObjectType = super::reader::ObjectType {
-        name: "ClusterUserDefinedNetwork spec.network",
-        unknown: super::reader::Unknown::Refused,
-        fields: &[
-            super::reader::honoured("topology", ""),
-            super::reader::honoured("layer2", ""),
-            super::reader::honoured("layer3", ""),
-            super::reader::honoured("localnet", ""),
-        ],
-    };
     let topologies = [("Layer2", "layer2"), ("Layer3", "layer3"), ("Localnet", "localnet")];
     let network = || {
         let spec = object
             .need("spec", "give the network")?
             .object(&table::CLUSTER_USER_DEFINED_SPEC)?;
-        spec.need("network", "give the topology")?.object(&NETWORK)
+        spec.need("network", "give the topology")?
+            .object(&table::CLUSTER_NETWORK)
     };
     let primary = network().and_then(|spec| read_topology(&spec, &topologies));
     NamedNetwork {

@@ -88,6 +88,12 @@ impl ObjectType {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    /// True if a field of the table is to be read.
+    pub fn reads(&self, name: &str) -> bool {
+        self.field(name)
+            .is_some_and(|row| matches!(row.treatment, Treatment::Honoured | Treatment::Later))
+    }
+
     fn names(&self) -> String {
         let known = self
             .fields
@@ -168,17 +174,10 @@ impl<'a> Object<'a> {
         &self.spot
     }
 
-    /// The table it is read by.
-    pub const fn kind(&self) -> &'static ObjectType {
-        self.kind
-    }
-
     /// A field, if it is given and not null. Its table must say that it is read.
     pub fn get(&self, name: &str) -> Option<Item<'a>> {
         debug_assert!(
-            self.kind
-                .field(name)
-                .is_some_and(|row| matches!(row.treatment, Treatment::Honoured | Treatment::Later)),
+            self.kind.reads(name),
             "{}.{name} is read, and its table does not say so",
             self.kind.name
         );
@@ -363,10 +362,10 @@ impl<'a> Item<'a> {
     }
 
     /// One of several words.
-    pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Option<T> {
+    pub fn choice<T: Clone>(&self, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(|text| {
             let chosen = choices.iter().find(|(word, _)| *word == text);
-            chosen.map(|(_, value)| *value).ok_or_else(|| {
+            chosen.map(|(_, value)| value.clone()).ok_or_else(|| {
                 let words: Vec<_> = choices.iter().map(|(word, _)| format!("{word:?}")).collect();
                 format!("choose one of {}", words.join(", "))
             })

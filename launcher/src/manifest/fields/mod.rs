@@ -52,6 +52,7 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &network::USER_DEFINED_SPEC,
     &network::CLUSTER_USER_DEFINED,
     &network::CLUSTER_USER_DEFINED_SPEC,
+    &network::CLUSTER_NETWORK,
     &network::TOPOLOGY,
     &network::SRIOV_NETWORK,
     &network::SRIOV_NETWORK_SPEC,

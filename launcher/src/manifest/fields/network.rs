@@ -139,6 +139,21 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
     ],
 };
 
+/// `spec.network` of one.
+pub static CLUSTER_NETWORK: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork spec.network",
+    unknown: Unknown::Refused,
+    fields: &[
+        later(
+            "topology",
+            "`Layer2`, `Layer3`, `Localnet`; an interface on it needs the mode layer2",
+        ),
+        honoured("layer2", ""),
+        honoured("layer3", ""),
+        honoured("localnet", ""),
+    ],
+};
+
 /// `layer2`, `layer3`, `localnet`
 pub static TOPOLOGY: ObjectType = ObjectType {
     name: "UserDefinedNetwork spec.layer2, layer3, localnet",

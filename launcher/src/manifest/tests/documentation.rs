@@ -69,8 +69,10 @@ fn every_field_called_honoured_is_read() {
     problems(EVERYTHING);
     let asked = trace::all();
     for object in ALL {
+        // Those two are read before: they choose the table.
+        let chooses = |f: &&Field| matches!(f.name, "kind" | "type");
         let is_read = |f: &&Field| matches!(f.treatment, Treatment::Honoured | Treatment::Later);
-        for field in object.fields.iter().filter(is_read) {
+        for field in object.fields.iter().filter(is_read).filter(|f| !chooses(f)) {
             let row = (object.name, field.name.to_owned());
             assert!(
                 asked.contains(&row),
@@ -98,6 +100,16 @@ apiVersion: k8s.ovn.org/v1
 kind: ClusterUserDefinedNetwork
 metadata: {name: c}
 spec: {network: {topology: Localnet, localnet: {role: Secondary}}}
+---
+apiVersion: k8s.ovn.org/v1
+kind: ClusterUserDefinedNetwork
+metadata: {name: c2}
+spec: {network: {topology: Layer2, layer2: {role: Secondary}}}
+---
+apiVersion: k8s.ovn.org/v1
+kind: ClusterUserDefinedNetwork
+metadata: {name: c3}
+spec: {network: {topology: Layer3, layer3: {role: Secondary}}}
 ---
 apiVersion: sriovnetwork.openshift.io/v1
 kind: SriovNetwork
