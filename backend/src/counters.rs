@@ -4,7 +4,7 @@
 //! no lock, no read-modify-write on the packet path.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
@@ -183,13 +183,18 @@ counters! {
 pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
     counts: [AtomicU64; Count::ALL.len()],
+    /// Position of the reason counted last, or [`NO_DROP`].
+    last_drop: AtomicUsize,
 }
+
+const NO_DROP: usize = usize::MAX;
 
 impl Default for Counters {
     fn default() -> Self {
         Self {
             drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
             counts: [const { AtomicU64::new(0) }; Count::ALL.len()],
+            last_drop: AtomicUsize::new(NO_DROP),
         }
     }
 }
@@ -208,6 +213,14 @@ impl Counters {
     /// Counts `n` things that went nowhere.
     pub fn count_drops(&self, reason: DropReason, n: u64) {
         bump(&self.drops[reason as usize], n);
+        self.last_drop.store(reason as usize, Ordering::Relaxed);
+    }
+
+    /// The reason that was counted last since the last call, if there was one.
+    pub fn take_last_drop(&self) -> Option<DropReason> {
+        let last = self.last_drop.load(Ordering::Relaxed);
+        self.last_drop.store(NO_DROP, Ordering::Relaxed);
+        DropReason::ALL.get(last).copied()
     }
 
     /// Adds `n` to a count.

@@ -2,6 +2,7 @@
 //! counted. A port outlives the front ends that connect to it one after the other.
 
 mod admission;
+pub mod capture;
 mod card;
 pub mod filter;
 mod guard;
@@ -18,6 +19,7 @@ use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::poller::Poller;
 use crate::worker::{self, WorkerHandle};
+use capture::Capture;
 use rate::{Gate, Limiter};
 use std::fmt::Write as _;
 use std::io;
@@ -29,6 +31,7 @@ pub struct Port {
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
     card: Arc<Card>,
+    capture: Arc<Capture>,
 }
 
 /// Connections of one protocol a worker holds. The limit on open files usually comes first.
@@ -105,6 +108,7 @@ impl Port {
             workers: Vec::new(),
             counters: Vec::new(),
             card: Arc::new(Card::new(&config)),
+            capture: Arc::default(),
             config,
         };
         let rates = port.config.policy.rates;
@@ -126,6 +130,7 @@ impl Port {
                 to_guest: Gate::new(to_guest.clone()),
                 from_guest: Gate::new(from_guest.clone()),
                 card: Arc::clone(&port.card),
+                capture: Arc::clone(&port.capture),
                 poller,
                 counters: Arc::clone(&counters),
                 mode,
@@ -139,6 +144,11 @@ impl Port {
     /// What the port was made with.
     pub const fn config(&self) -> &PortConfig {
         &self.config
+    }
+
+    /// The view of what crosses it.
+    pub const fn capture(&self) -> &Arc<Capture> {
+        &self.capture
     }
 
     /// The guest's card as its driver has set it.

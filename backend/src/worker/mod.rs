@@ -24,6 +24,7 @@ use crate::counters::{Count, Counters};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
+use crate::port::capture::{Capture, CaptureTap};
 use crate::port::rate::Gate;
 use crate::port::{Admission, Card};
 use crate::time::Instant;
@@ -58,6 +59,8 @@ pub struct WorkerSpec {
     pub from_guest: Gate,
     /// The guest's card, which all workers of the port share.
     pub card: Arc<Card>,
+    /// The view of what crosses the port.
+    pub capture: Arc<Capture>,
     /// How long to stay awake for a quick answer; zero: never.
     pub busy_poll: Duration,
     /// The epoll instance the mode's sockets are in.
@@ -106,6 +109,7 @@ struct Worker {
     card: Arc<Card>,
     /// The version of the card this worker follows.
     card_version: u64,
+    capture: CaptureTap,
     poller: Poller,
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
@@ -131,8 +135,11 @@ impl Worker {
             name: format!("{}-{}", spec.name, spec.index),
             card: spec.card,
             card_version: 0,
+            capture: CaptureTap::new(Arc::clone(&spec.capture)),
             poller: spec.poller,
-            receive: Receive::new(Arc::clone(&spec.counters)).behind(spec.to_guest),
+            receive: Receive::new(Arc::clone(&spec.counters))
+                .behind(spec.to_guest)
+                .seen_by(CaptureTap::new(spec.capture)),
             counters: spec.counters,
             mode: spec.mode,
             admission: spec.admission,
@@ -161,6 +168,8 @@ impl Worker {
             let now = clock::now();
             self.look_at_gates(now);
             self.follow_card();
+            self.capture.look();
+            self.receive.capture().look();
             for &(token, ready) in &events {
                 if self.dispatch(now, token, ready) == Flow::Exit {
                     self.halt_all();
@@ -284,10 +293,24 @@ impl Worker {
             let taken = transmit.burst(
                 &self.counters,
                 self.from_guest.budget(),
-                |head| self.admission.admit(head),
+                |head| {
+                    let admitted = self.admission.admit(head);
+                    if let Err(reason) = admitted {
+                        self.capture.refused(head, reason);
+                    }
+                    admitted
+                },
                 |burst| {
                     self.from_guest.pass_all(burst);
-                    self.mode.on_burst(now, burst, &mut self.receive);
+                    if !self.capture.is_on() {
+                        return self.mode.on_burst(now, burst, &mut self.receive);
+                    }
+                    // One by one, so that it shows which one goes nowhere.
+                    for frame in burst {
+                        self.counters.take_last_drop();
+                        self.mode.on_burst(now, std::slice::from_ref(frame), &mut self.receive);
+                        self.capture.frame(frame, self.counters.take_last_drop());
+                    }
                 },
             );
             match taken {

@@ -48,8 +48,13 @@ impl Receive {
         let at = self.header_len;
         let head = &mut buffer[at..at + self.reservation.header];
         let mut offload = header(head);
-        if !self.filter.takes(head) {
-            self.counters.count_drop(DropReason::NotAskedFor);
+        let dropped = (!self.filter.takes(head)).then_some(DropReason::NotAskedFor);
+        if self.capture.is_on() {
+            self.capture
+                .to_guest(head, self.reservation.payload_read(frame), length, dropped);
+        }
+        if let Some(reason) = dropped {
+            self.counters.count_drop(reason);
             return frame.chains.start;
         }
         if !self.caps.checksum && offload.checksum != Checksum::Complete {
@@ -73,6 +78,7 @@ impl Receive {
             return Err(NoRoom);
         }
         if !parts.first().is_none_or(|head| self.filter.takes(head)) {
+            self.capture.parts_to_guest(parts, Some(DropReason::NotAskedFor));
             self.counters.count_drop(DropReason::NotAskedFor);
             return Ok(());
         }
@@ -88,6 +94,9 @@ impl Receive {
             // The next buffers will not be larger: waiting for them would last for ever.
             self.counters.count_drop(DropReason::BufferTooSmall);
             return Ok(());
+        }
+        if self.capture.is_on() {
+            self.capture.parts_to_guest(parts, None);
         }
         let buffers = if self.mergeable { found.chains.len() } else { 1 };
         let buffers = u16::try_from(buffers).unwrap_or(u16::MAX);

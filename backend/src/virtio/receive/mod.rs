@@ -19,6 +19,7 @@ use super::net_header;
 use super::ring::{Chain, Ring, RingError, RingLayout, Segments};
 use crate::counters::Counters;
 use crate::frame::{GuestCaps, GuestSink, GuestSliceMut, Layout, NoRoom, Offload};
+use crate::port::capture::CaptureTap;
 use crate::port::filter::ReceiveFilter;
 use crate::port::rate::Gate;
 use crate::time::Instant;
@@ -51,6 +52,7 @@ pub struct Receive {
     gate: Gate,
     /// Which frames its driver wants.
     filter: ReceiveFilter,
+    capture: CaptureTap,
     counters: Arc<Counters>,
 }
 
@@ -73,6 +75,7 @@ impl Receive {
             broken: None,
             gate: Gate::default(),
             filter: ReceiveFilter::default(),
+            capture: CaptureTap::new(Arc::default()),
             counters,
         }
     }
@@ -96,6 +99,17 @@ impl Receive {
     #[must_use]
     pub fn behind(self, gate: Gate) -> Self {
         Self { gate, ..self }
+    }
+
+    /// Shows what the guest is sent to who looks at `capture`.
+    #[must_use]
+    pub fn seen_by(self, capture: CaptureTap) -> Self {
+        Self { capture, ..self }
+    }
+
+    /// Where it is shown.
+    pub const fn capture(&mut self) -> &mut CaptureTap {
+        &mut self.capture
     }
 
     /// Starts to use `ring`. Whoever met `NoRoom` before still waits for room.

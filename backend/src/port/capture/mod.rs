@@ -1,0 +1,257 @@
+//! A view of what crosses a port, for whoever asks: frames of both directions, and why
+//! those that went nowhere did.
+//!
+//! While nobody looks, a burst costs one load. While somebody does, each frame's first
+//! bytes are copied and sent over a channel of limited length: a slow reader loses
+//! packets, is told how many, and holds up nobody. Frames of the guest are then given
+//! to the mode one by one, so that a reason that is counted belongs to the frame.
+
+mod filter;
+mod pcapng;
+
+pub use filter::{BadFilter, CaptureFilter};
+pub use pcapng::PcapngWriter;
+
+use crate::counters::DropReason;
+use crate::frame::{GuestFrame, GuestSlice, copy_from_guest};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Packets that wait for the reader.
+const CHANNEL: usize = 4096;
+/// Bytes kept of a packet unless said otherwise: all of any.
+pub const SNAP_LENGTH_MAX: usize = 65_535 + 18;
+
+/// Which way a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The guest sent it.
+    FromGuest,
+    /// The guest was sent it.
+    ToGuest,
+}
+
+/// What is to be seen.
+#[derive(Clone, Debug)]
+pub struct CaptureRules {
+    /// Bytes kept of each packet.
+    pub snap_length: usize,
+    /// Which packets.
+    pub filter: CaptureFilter,
+}
+
+/// A packet that was seen.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// When.
+    pub at: SystemTime,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Its first bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// Its length; of one that was not admitted, as much as was looked at.
+    pub len: usize,
+    /// Why it went nowhere, if it did.
+    pub dropped: Option<DropReason>,
+    /// Packets lost since the one before, because the reader was slow.
+    pub lost: u64,
+}
+
+/// Somebody is looking already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another capture of this port is running: end that first")]
+pub struct Busy;
+
+/// What the workers of a port and whoever looks share.
+#[derive(Debug, Default)]
+pub struct Capture {
+    session: Mutex<Option<Session>>,
+    /// Counts changes of `session`.
+    generation: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct Session {
+    rules: Arc<CaptureRules>,
+    sender: SyncSender<Packet>,
+}
+
+impl Capture {
+    /// Starts to look.
+    ///
+    /// # Errors
+    /// [`Busy`]
+    pub fn start(self: &Arc<Self>, rules: CaptureRules) -> Result<CaptureStream, Busy> {
+        let (sender, packets) = sync_channel(CHANNEL);
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.is_some() {
+            return Err(Busy);
+        }
+        *session = Some(Session {
+            rules: Arc::new(rules),
+            sender,
+        });
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(CaptureStream {
+            packets,
+            capture: Arc::clone(self),
+        })
+    }
+
+    fn stop(&self) {
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Packets as they are seen. Dropping it ends the capture.
+#[derive(Debug)]
+pub struct CaptureStream {
+    packets: Receiver<Packet>,
+    capture: Arc<Capture>,
+}
+
+impl CaptureStream {
+    /// The next packet; `None`: there was none for so long.
+    ///
+    /// # Errors
+    /// The port is gone.
+    pub fn next(&self, patience: Duration) -> Result<Option<Packet>, PortGone> {
+        match self.packets.recv_timeout(patience) {
+            Ok(packet) => Ok(Some(packet)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(PortGone),
+        }
+    }
+
+    /// A packet that is there already.
+    pub fn ready(&self) -> Option<Packet> {
+        self.packets.try_recv().ok()
+    }
+}
+
+impl Drop for CaptureStream {
+    fn drop(&mut self) {
+        self.capture.stop();
+    }
+}
+
+/// The port a capture was of has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the port has ended")]
+pub struct PortGone;
+
+/// A worker's end.
+#[derive(Debug)]
+pub struct CaptureTap {
+    capture: Arc<Capture>,
+    generation: u64,
+    session: Option<Session>,
+    lost: Cell<u64>,
+}
+
+impl CaptureTap {
+    /// What a worker sees goes to who looks at `capture`.
+    pub fn new(capture: Arc<Capture>) -> Self {
+        Self {
+            capture,
+            generation: 0,
+            session: None,
+            lost: Cell::new(0),
+        }
+    }
+
+    /// Whether somebody looks. To be asked once a burst.
+    #[inline]
+    pub fn look(&mut self) -> bool {
+        let generation = self.capture.generation.load(Ordering::Relaxed);
+        if generation != self.generation {
+            self.follow(generation);
+        }
+        self.session.is_some()
+    }
+
+    #[cold]
+    fn follow(&mut self, generation: u64) {
+        self.generation = generation;
+        let session = self.capture.session.lock();
+        self.session = session.unwrap_or_else(PoisonError::into_inner).clone();
+        self.lost.set(0);
+    }
+
+    /// Whether somebody looks, as of the last [`look`](Self::look).
+    #[inline]
+    pub const fn is_on(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Shows a frame of the guest.
+    pub fn frame(&self, frame: &GuestFrame<'_>, dropped: Option<DropReason>) {
+        self.show(Direction::FromGuest, dropped, frame.head, frame.len, |bytes| {
+            frame.copy_to(0, bytes);
+            // What was decided on, whatever the guest has written since.
+            let head = frame.head.len().min(bytes.len());
+            bytes[..head].copy_from_slice(&frame.head[..head]);
+        });
+    }
+
+    /// Shows the head of a frame of the guest that did not come in.
+    pub fn refused(&self, head: &[u8], reason: DropReason) {
+        self.show(Direction::FromGuest, Some(reason), head, head.len(), |bytes| {
+            bytes.copy_from_slice(&head[..bytes.len()]);
+        });
+    }
+
+    /// Shows a frame for the guest: its header, and its payload as slices.
+    pub fn to_guest(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>) {
+        self.show(Direction::ToGuest, dropped, head, head.len() + len, |bytes| {
+            let in_head = head.len().min(bytes.len());
+            bytes[..in_head].copy_from_slice(&head[..in_head]);
+            copy_from_guest(payload, 0, &mut bytes[in_head..]);
+        });
+    }
+
+    /// Shows a frame for the guest that lies in `parts`.
+    pub fn parts_to_guest(&self, parts: &[&[u8]], dropped: Option<DropReason>) {
+        let head = parts.first().copied().unwrap_or_default();
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.show(Direction::ToGuest, dropped, head, len, |bytes| {
+            let all = parts.iter().flat_map(|part| part.iter());
+            bytes.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
+        });
+    }
+
+    fn show(
+        &self,
+        direction: Direction,
+        dropped: Option<DropReason>,
+        head: &[u8],
+        len: usize,
+        copy: impl FnOnce(&mut [u8]),
+    ) {
+        let Some(session) = &self.session else { return };
+        if !session.rules.filter.takes(direction, head, len, dropped) {
+            return;
+        }
+        let mut bytes = vec![0; len.min(session.rules.snap_length)];
+        copy(&mut bytes);
+        let packet = Packet {
+            at: SystemTime::now(),
+            direction,
+            bytes,
+            len,
+            dropped,
+            lost: self.lost.take(),
+        };
+        // A reader that is gone is found to be at the next look.
+        if let Err(TrySendError::Full(packet)) = session.sender.try_send(packet) {
+            self.lost.set(packet.lost + 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
