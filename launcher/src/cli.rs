@@ -8,6 +8,7 @@ use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hawser_backend::config::Forward;
 use hawser_backend::packet::MacAddr;
+use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -66,6 +67,8 @@ pub enum Command {
     QemuArgs(VmmArgs),
     /// Print the flags to give cloud-hypervisor for the same options
     CloudHypervisorArgs(VmmArgs),
+    /// Write the packets that cross a port of a running process, as pcapng
+    Capture(CaptureArgs),
     /// Check a VM's manifests: say what is wrong with them, or what would be served
     Validate(ValidateArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
@@ -278,6 +281,32 @@ pub enum Mode {
     Bridge,
 }
 
+/// Whose packets are to be seen, and which.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct CaptureArgs {
+    /// Unix socket of the running process (its --api-socket)
+    #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
+    pub api_socket: PathBuf,
+    /// Name of the port, where the process serves several
+    #[arg(long, value_name = "NAME")]
+    pub port: Option<String>,
+    /// Bytes kept of each packet [default: all]
+    #[arg(long, value_name = "BYTES")]
+    pub snap_length: Option<u32>,
+    /// Which packets, all words of which hold: in, out, dropped, arp, ip, ip6, tcp, udp, icmp,
+    /// host=ADDR, port=N, mac=MAC
+    #[arg(long, value_name = "WORD,…", default_value = "", value_parser = capture_filter)]
+    pub filter: String,
+    /// File to write to [default: standard output]
+    #[arg(long, short = 'w', value_name = "FILE")]
+    pub write: Option<PathBuf>,
+}
+
+fn capture_filter(text: &str) -> Result<String, BadFilter> {
+    text.parse::<CaptureFilter>().map(|_| text.to_owned())
+}
+
 /// How the process runs.
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -293,6 +322,9 @@ pub struct RunArgs {
     /// [default: $RUNTIME_DIRECTORY, /run/hawser, or $XDG_RUNTIME_DIR/hawser]
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     pub runtime_dir: Option<PathBuf>,
+    /// Unix socket where the running process can be asked, by hawser capture for one
+    #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
+    pub api_socket: Option<PathBuf>,
     /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
     /// such as info,hawser_backend::vhost_user=debug
     #[arg(

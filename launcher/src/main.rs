@@ -5,8 +5,10 @@
 //! ([`manifest`], [`plan`]), whose NICs go the same way ([`run`]). Whatever is wrong ends
 //! as one line and an exit status ([`failure`]).
 
+mod api;
 mod attachment;
 mod capabilities;
+mod capture;
 mod cli;
 mod config;
 mod failure;
@@ -58,6 +60,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::Run(args)) => run::run(args),
+        Some(Command::Capture(args)) => capture::run(args),
         None => serve_port(&cli),
     }
 }

@@ -6,6 +6,7 @@
 //! clean up, ports are bound before the socket is there to be met, and only then is
 //! anybody told that we are ready.
 
+use crate::api::Api;
 use crate::attachment::{Attached, Site, Survey, Watch};
 use crate::cli::{EndpointArgs, RunArgs};
 use crate::config::Plan;
@@ -152,6 +153,12 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> 
         ports.push(port.map_err(|failure| if alone { failure } else { failure.of(&name) })?);
     }
     let watch = SignalWatch::start(signals, ports.iter().map(ServedPort::handle).collect())?;
+    let all = || ports.iter().map(|port| Arc::clone(&port.port)).collect();
+    let _api = run
+        .api_socket
+        .as_deref()
+        .map(|path| Api::start(path, all()))
+        .transpose()?;
     for port in &ports {
         log::info!("{}", port.started);
     }

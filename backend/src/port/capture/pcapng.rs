@@ -4,10 +4,11 @@
 
 use super::{Direction, Packet};
 use std::io::{self, Write};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE_DESCRIPTION: u32 = 1;
+const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const VERSION: [u16; 2] = [1, 0];
@@ -64,14 +65,7 @@ impl<W: Write> PcapngWriter<W> {
     /// # Errors
     /// What writing says.
     pub fn packet(&mut self, packet: &Packet) -> io::Result<()> {
-        let since = packet.at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let (high, low) = (nanos >> 32, nanos & u64::from(u32::MAX));
-        // The only interface.
-        self.put(&0_u32.to_ne_bytes());
-        for half in [high, low] {
-            self.put(&u32::try_from(half).unwrap_or(u32::MAX).to_ne_bytes());
-        }
+        self.stamp(packet.at);
         self.put(&narrow(packet.bytes.len()).to_ne_bytes());
         self.put(&narrow(packet.len).to_ne_bytes());
         self.put(&packet.bytes);
@@ -89,6 +83,26 @@ impl<W: Write> PcapngWriter<W> {
         }
         self.option(END, &[]);
         self.end_block(ENHANCED_PACKET)
+    }
+
+    /// Writes that there was nothing up to now: statistics without figures.
+    ///
+    /// # Errors
+    /// What writing says: how a reader that has gone away is noticed.
+    pub fn idle(&mut self, now: SystemTime) -> io::Result<()> {
+        self.stamp(now);
+        self.option(END, &[]);
+        self.end_block(INTERFACE_STATISTICS)
+    }
+
+    /// The only interface, and a time.
+    fn stamp(&mut self, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        self.put(&0_u32.to_ne_bytes());
+        for half in [nanos >> 32, nanos & u64::from(u32::MAX)] {
+            self.put(&u32::try_from(half).unwrap_or(u32::MAX).to_ne_bytes());
+        }
     }
 
     /// Hands on what was written.
