@@ -18,11 +18,23 @@ fn read(file: &Path, filter: &str) -> Result<Vec<String>> {
         .args(["-n", "-r"])
         .arg(file)
         .args(["-Y", filter, "-T", "fields"])
-        .args(["-e", "ip.src", "-e", "ip.dst", "-e", "frame.comment", "-e", "frame.cap_len"])
+        .args([
+            "-e",
+            "ip.src",
+            "-e",
+            "ip.dst",
+            "-e",
+            "frame.comment",
+            "-e",
+            "frame.cap_len",
+        ])
         .output()
         .map_err(|e| failure(format!("tshark (package tshark): {e}")))?;
     // It says with its status that the last block is not whole yet, and shows the others.
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    Ok(String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect())
 }
 
 fn wait_for(file: &Path, filter: &str, count: usize) -> Result<Vec<String>> {
@@ -58,7 +70,9 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     let file = segment.path("seen.pcapng");
     let mut command = Command::new(artifacts::hawser()?);
     command.arg("capture").arg(format!("--api-socket={}", api.display()));
-    command.args(["--filter=icmp", "--snap-length=60", "--write"]).arg(&file);
+    command
+        .args(["--filter=icmp", "--snap-length=60", "--write"])
+        .arg(&file);
     let mut capture = Background::start(command, "hawser capture", segment.path("capture.log"))?;
     let deadline = Instant::now() + Duration::from_secs(10);
     while !file.exists() && Instant::now() < deadline {
@@ -74,7 +88,10 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     guest.sh(&format!("ip addr add {STOLEN}/32 dev eth0"))?;
     guest.run(&format!("ping -c 2 -i 0.2 -W 1 -I {STOLEN} {HOST4}"))?;
     let dropped = wait_for(&file, &format!("ip.src == {STOLEN}"), 2)?;
-    assert!(dropped.iter().all(|packet| packet.contains("dropped: spoofed_address")), "{dropped:?}");
+    assert!(
+        dropped.iter().all(|packet| packet.contains("dropped: spoofed_address")),
+        "{dropped:?}"
+    );
     capture.signal(libc::SIGTERM)?;
     capture.wait(Duration::from_secs(5))?;
     // With nobody looking the port is as it was, and somebody else may look.
