@@ -10,6 +10,7 @@ use hawser_backend::config::Forward;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use ipnet::{Ipv4Net, Ipv6Net};
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
@@ -110,16 +111,19 @@ pub struct RunManifest {
     /// Print the flags to give this VMM for the VM's cards, instead of serving them
     #[arg(long, value_name = "VMM", help_heading = "Virtual machine")]
     pub print_args: Option<Vmm>,
-    /// Memory of the VM in bytes, or with K, M, G, for --print-args
+    /// Memory of the VM in bytes, or with K, M, G, for the flags [default: that of -m after
+    /// --, or 1G]
     #[arg(
         long,
         value_name = "SIZE",
         help_heading = "Virtual machine",
-        requires = "print_args",
-        default_value = "1G",
         value_parser = values::memory_size
     )]
-    pub memory: String,
+    pub memory: Option<String>,
+    /// VMM to start when the sockets are ready, with its own options; hawser adds those of the
+    /// memory and the cards, hands on signals, and ends when it ends, with its exit status
+    #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
+    pub vmm: Vec<OsString>,
     /// How the process runs.
     #[command(flatten)]
     pub run: RunArgs,

@@ -12,12 +12,15 @@ pub enum Failure {
     Usage(String),
     /// The system or the front end does not let it go on: exit status 1.
     Runtime(String),
+    /// The VMM that hawser started ended with this status, and has said itself why.
+    Vmm(u8),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(message) | Self::Runtime(message) => f.write_str(message),
+            Self::Vmm(status) => write!(f, "the VMM ended with status {status}"),
         }
     }
 }
@@ -38,6 +41,7 @@ impl Failure {
         match self {
             Self::Usage(message) => Self::Usage(format!("interface {nic}: {message}")),
             Self::Runtime(message) => Self::Runtime(format!("interface {nic}: {message}")),
+            Self::Vmm(_) => self,
         }
     }
 
@@ -74,6 +78,7 @@ impl Failure {
         let (message, status) = match self {
             Self::Usage(message) => (message, 2),
             Self::Runtime(message) => (message, 1),
+            Self::Vmm(status) => return ExitCode::from(*status),
         };
         let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
         // Where nobody reads standard error, the status still tells.

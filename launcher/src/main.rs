@@ -10,6 +10,7 @@ mod attachment;
 mod capabilities;
 mod capture;
 mod cli;
+mod companion;
 mod config;
 mod failure;
 mod forward;
@@ -72,7 +73,7 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let site = Site::from_args(&cli.run)?;
     let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
     let nic = Nic { meeting, plan, survey };
-    serve::serve(vec![nic], &site, &cli.run)
+    serve::serve(vec![nic], &site, &cli.run, &[])
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {

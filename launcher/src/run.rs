@@ -13,13 +13,14 @@ use crate::manifest::ipam::{Ipam, Route, StaticAddress};
 use crate::plan::{NicMode, NicPlan};
 use crate::policy::PolicyArgs;
 use crate::serve::{self, Meeting, Nic};
-use crate::values::{Family, Stack};
+use crate::values::{self, Family, Stack};
 use crate::vmm::{Card, Vm};
 use crate::{config, startup, validate, vmm};
 use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -42,31 +43,83 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         .map(|nic| resolve(nic, &host, &site).map_err(|failure| failure.of(&nic.name)))
         .collect();
     let nics = nics?;
+    let cards = cards(&checked.plan.nics, &nics);
     if let Some(vmm) = args.print_args {
-        return print_args(vmm, &args.memory, &checked.plan.nics, &nics);
+        return print_args(vmm, args.memory.as_deref(), &cards);
     }
+    let vmm = vmm_words(&args.vmm, args.memory.as_deref(), &cards)?;
     make_folder(&args.manifest.socket_dir)?;
-    serve::serve(nics, &site, &args.run)
+    serve::serve(nics, &site, &args.run, &vmm)
 }
 
+/// The cards of the NICs.
+fn cards<'a>(plans: &'a [NicPlan], nics: &'a [Nic]) -> Vec<Card<'a>> {
+    let pairs = plans.iter().zip(nics);
+    let card = |(plan, nic): (&'a NicPlan, &'a Nic)| Card {
+        socket: &plan.socket,
+        vmm_listens: false,
+        port: &nic.plan.port,
+        device: plan.device.clone(),
+    };
+    pairs.map(card).collect()
+}
+
+/// Memory of a VM where nobody says how much.
+const DEFAULT_MEMORY: &str = "1G";
+
 /// Prints the flags for the VMM whose cards these are.
-fn print_args(vmm: Vmm, memory: &str, plans: &[NicPlan], nics: &[Nic]) -> Result<(), Failure> {
-    let cards: Vec<Card<'_>> = plans
-        .iter()
-        .zip(nics)
-        .map(|(plan, nic)| Card {
-            socket: &plan.socket,
-            vmm_listens: false,
-            port: &nic.plan.port,
-            device: plan.device.clone(),
-        })
-        .collect();
-    let vm = Vm { memory, cards: &cards };
+fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), Failure> {
+    let memory = memory.unwrap_or(DEFAULT_MEMORY);
+    let vm = Vm { memory, cards };
     let flags = match vmm {
         Vmm::Qemu => vmm::qemu_args(&vm),
         Vmm::CloudHypervisor => vmm::cloud_hypervisor_args(&vm),
     };
     crate::print(&flags.map_err(Failure::usage)?)
+}
+
+/// The words of the VMM's command line with those of its memory and cards; none if there
+/// is no VMM to start.
+fn vmm_words(given: &[OsString], memory: Option<&str>, cards: &[Card<'_>]) -> Result<Vec<OsString>, Failure> {
+    let [program, arguments @ ..] = given else {
+        return Ok(Vec::new());
+    };
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    let own = own_memory(arguments)?;
+    let memory = memory.or(own).unwrap_or(DEFAULT_MEMORY);
+    let vm = Vm { memory, cards };
+    let mut flags = if name.contains("qemu") {
+        vmm::qemu_flags(&vm)
+    } else if name.contains("cloud-hypervisor") {
+        vmm::cloud_hypervisor_flags(&vm)
+    } else {
+        return Err(Failure::usage(format_args!(
+            "{name} after --: start a VMM whose name has qemu or cloud-hypervisor in it, so that hawser knows its flags"
+        )));
+    }
+    .map_err(Failure::usage)?;
+    // Said once is enough, and twice would be an error to some.
+    flags.retain(|(flag, _)| *flag != QEMU_MEMORY || own.is_none());
+    let mut words = given.to_vec();
+    for (flag, values) in flags {
+        words.push(flag.into());
+        words.extend(values.into_iter().map(OsString::from));
+    }
+    Ok(words)
+}
+
+const QEMU_MEMORY: &str = "-m";
+
+/// The memory QEMU's own options name.
+fn own_memory(arguments: &[OsString]) -> Result<Option<&str>, Failure> {
+    let Some(at) = arguments.iter().position(|word| word == QEMU_MEMORY) else {
+        return Ok(None);
+    };
+    let size = arguments.get(at + 1).and_then(|word| word.to_str()).unwrap_or_default();
+    match values::memory_size(size) {
+        Ok(_) => Ok(Some(size)),
+        Err(why) => Err(Failure::usage(format_args!("-m {size:?} after --: {why}"))),
+    }
 }
 
 /// Makes the folder of the sockets, if its parent is there.

@@ -9,6 +9,7 @@
 use crate::api::Api;
 use crate::attachment::{Attached, Site, Survey, Watch};
 use crate::cli::{EndpointArgs, RunArgs};
+use crate::companion::{Companion, SignalSink};
 use crate::config::Plan;
 use crate::failure::Failure;
 use crate::startup;
@@ -18,11 +19,14 @@ use hawser_backend::vhost_user::{Endpoint, Lifetime, Server, StopHandle};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::{Handle, Signals};
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Write as _;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::ExitStatus;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 /// Where the front end is met, as the options say it.
@@ -126,7 +130,7 @@ pub struct Nic {
 ///
 /// # Errors
 /// What keeps one from starting, or ended one.
-pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> {
+pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
     let modes: Vec<&ModeConfig> = nics.iter().map(|nic| &nic.plan.port.mode).collect();
@@ -162,9 +166,11 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> 
     for port in &ports {
         log::info!("{}", port.started);
     }
+    let vmm = accompany(vmm, &watch, &ports)?;
     tell_service_manager(NotifyState::Ready);
     let served = serve_all(&mut ports);
     tell_service_manager(NotifyState::Stopping);
+    let served = served.and(ended(vmm));
     watch.end();
     for port in &mut ports {
         port.links = None;
@@ -173,6 +179,46 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs) -> Result<(), Failure> 
         }
     }
     served
+}
+
+type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
+
+/// Starts the VMM, if there is one, and a thread that waits for its end, which ends the
+/// ports too. From now on signals are the VMM's.
+fn accompany(words: &[OsString], watch: &SignalWatch, ports: &[ServedPort]) -> Result<Option<VmmThread>, Failure> {
+    if words.is_empty() {
+        return Ok(None);
+    }
+    let stops: Vec<StopHandle> = ports.iter().map(|port| port.stop.clone()).collect();
+    let companion = Companion::start(words)?;
+    // Set once, here.
+    let _ = watch.vmm.set(companion.signals());
+    let wait = move || {
+        let status = companion.wait();
+        stops.iter().for_each(StopHandle::stop);
+        status
+    };
+    let thread = thread::Builder::new().name("vmm".into()).spawn(wait);
+    let failed = |e| Failure::runtime(format_args!("cannot start a thread: {e}"));
+    Ok(Some(thread.map_err(failed)?))
+}
+
+/// Waits for the VMM, and ends as it did.
+fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
+    /// What shells add to the number of the signal that ended a program.
+    const SIGNALLED: i32 = 128;
+    let Some(thread) = vmm else { return Ok(()) };
+    let status = thread
+        .join()
+        .unwrap_or_else(|_| Err(Failure::runtime("the thread that waits for the VMM panicked")))?;
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| SIGNALLED + signal));
+    match u8::try_from(code.unwrap_or(1)) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(Failure::Vmm(code)),
+        Err(_) => Err(Failure::Vmm(1)),
+    }
 }
 
 /// A port with its socket.
@@ -307,16 +353,24 @@ struct PortHandle {
 /// The thread that turns signals into calls.
 struct SignalWatch {
     handle: Handle,
+    /// Who is sent the signals that would end hawser, where there is a VMM.
+    vmm: Arc<OnceLock<SignalSink>>,
     thread: JoinHandle<()>,
 }
 
 impl SignalWatch {
     fn start(mut signals: Signals, ports: Vec<PortHandle>) -> Result<Self, Failure> {
         let handle = signals.handle();
+        let vmm: Arc<OnceLock<SignalSink>> = Arc::default();
+        let sink = Arc::clone(&vmm);
         let thread = thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
                 for signal in &mut signals {
+                    if let (Some(vmm), true) = (sink.get(), signal != SIGUSR1) {
+                        vmm.send(signal);
+                        continue;
+                    }
                     for handle in &ports {
                         if signal == SIGUSR1 {
                             write_report(&handle.port);
@@ -327,7 +381,7 @@ impl SignalWatch {
                 }
             })
             .map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?;
-        Ok(Self { handle, thread })
+        Ok(Self { handle, vmm, thread })
     }
 
     fn end(self) {

@@ -47,11 +47,22 @@ pub enum VmmError {
     MtuTooSmall(u16),
 }
 
-/// Flags for QEMU 10 and later (`reconnect-ms`).
+/// A flag with its values, several where it takes several.
+pub type Flag = (&'static str, Vec<String>);
+
+/// Flags for QEMU 10 and later (`reconnect-ms`), for a shell.
 ///
 /// # Errors
 /// If a socket's path cannot be written.
 pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
+    Ok(line(&qemu_flags(vm)?))
+}
+
+/// Flags for QEMU 10 and later (`reconnect-ms`).
+///
+/// # Errors
+/// If a socket's path cannot be written.
+pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let mut flags = vec![
         ("-m", vec![vm.memory.to_owned()]),
         (
@@ -71,7 +82,7 @@ pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
             ("-device", vec![device]),
         ]);
     }
-    Ok(line(&flags))
+    Ok(flags)
 }
 
 /// Values of -chardev, -netdev and -device for card `n`.
@@ -107,16 +118,24 @@ fn qemu_card(n: usize, card: &Card<'_>) -> Result<[String; 3], VmmError> {
     ])
 }
 
-/// Flags for cloud-hypervisor.
+/// Flags for cloud-hypervisor, for a shell.
 ///
 /// # Errors
 /// If a socket's path or the MTU cannot be given to it.
 pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
+    Ok(line(&cloud_hypervisor_flags(vm)?))
+}
+
+/// Flags for cloud-hypervisor.
+///
+/// # Errors
+/// If a socket's path or the MTU cannot be given to it.
+pub fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
-    Ok(line(&[
+    Ok(vec![
         ("--memory", vec![format!("size={},shared=on", vm.memory)]),
         ("--net", nets?),
-    ]))
+    ])
 }
 
 fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
@@ -153,8 +172,7 @@ fn utf8(path: &Path) -> Result<&str, VmmError> {
     path.to_str().ok_or(VmmError::PathNotUtf8)
 }
 
-/// Flags with their values, several where a flag takes several.
-fn line(flags: &[(&str, Vec<String>)]) -> String {
+fn line(flags: &[Flag]) -> String {
     let mut words = Vec::new();
     for (flag, values) in flags {
         words.push((*flag).to_owned());

@@ -428,3 +428,61 @@ fn nothing_of_a_manifest_with_a_problem_is_served() {
     );
     assert!(!stage.path("sockets").exists());
 }
+
+/// Starts `hawser run` with a VMM that is a script.
+fn with_vmm(stage: &Stage, script: &str) -> Running {
+    fs::write(stage.path("vm.yaml"), MANIFEST).expect("a manifest");
+    let vmm = stage.path("fake-qemu");
+    fs::write(&vmm, format!("#!/bin/sh\n{script}\n")).expect("a script");
+    fs::set_permissions(&vmm, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let mut command = stage.hawser();
+    command.arg("run").arg("-f").arg(stage.path("vm.yaml"));
+    command.arg(format!("--socket-dir={}", stage.path("sockets").display()));
+    command.arg("--").arg(vmm).args(["-m", "512M", "-nographic"]);
+    command.env("STAGE", stage.dir.path());
+    Running::start(&mut command)
+}
+
+#[test]
+fn a_vmm_is_started_when_its_sockets_are_ready_and_ends_hawser_with_its_status() {
+    let stage = Stage::new();
+    let script = "echo \"$@\" > $STAGE/words; test -S $STAGE/sockets/default.sock && exit 7; exit 1";
+    let (status, error) = with_vmm(&stage, script).ended();
+    assert_eq!(status.code(), Some(7), "{error}");
+    let words = fs::read_to_string(stage.path("words")).expect("the script ran");
+    let memory = "-m 512M -nographic -object memory-backend-memfd,id=hawser-mem,size=512M,share=on -machine ";
+    assert!(words.starts_with(memory), "{words}");
+    assert!(words.contains("/sockets/default.sock,reconnect-ms="), "{words}");
+    assert!(!stage.path("sockets/default.sock").exists());
+}
+
+#[test]
+fn a_vmm_is_handed_the_signals_and_given_its_time_to_end() {
+    let stage = Stage::new();
+    let script = "trap 'touch $STAGE/told; exit 0' TERM; touch $STAGE/up; while :; do sleep 0.1; done";
+    let mut hawser = with_vmm(&stage, script);
+    let deadline = Instant::now() + PATIENCE;
+    while !stage.path("up").exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    hawser.signal(Signal::TERM);
+    let (status, error) = hawser.ended();
+    assert_eq!(status.code(), Some(0), "{error}");
+    assert!(stage.path("told").exists());
+    let (status, error) = with_vmm(&stage, "kill -KILL $$").ended();
+    assert_eq!(status.code(), Some(128 + 9), "{error}");
+}
+
+#[test]
+fn a_program_that_is_no_vmm_is_refused_before_anything_is_made() {
+    let stage = Stage::new();
+    fs::write(stage.path("vm.yaml"), MANIFEST).expect("a manifest");
+    let mut command = stage.hawser();
+    command.arg("run").arg("-f").arg(stage.path("vm.yaml"));
+    command.arg(format!("--socket-dir={}", stage.path("sockets").display()));
+    command.args(["--", "/bin/true"]);
+    let (status, error) = Running::start(&mut command).ended();
+    assert_eq!(status.code(), Some(2), "{error}");
+    assert!(error.contains("whose name has qemu or cloud-hypervisor"), "{error}");
+    assert!(!stage.path("sockets").exists());
+}
