@@ -415,7 +415,7 @@ impl fmt::Display for Summary<'_> {
             n => write!(f, ", {n} queue pairs")?,
         }
         let ModeConfig::Masquerade(config) = &self.0.mode else {
-            return Ok(());
+            return write!(f, ", {}", self.0.policy.vlan);
         };
         let mut separator = ", ports ";
         for forward in &config.forwards {

@@ -111,3 +111,42 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     assert!(counters.get("tx_throttled") > 0 && counters.get("rx_throttled") > 0);
     hawser.assert_alive()
 }
+
+#[test]
+fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
+    const PEER: &str = "192.0.2.6";
+    const PEER_MAC: &str = "52:54:00:12:34:57";
+    let segment = Segment::new(1500)?;
+    let listener = segment.listen("ear")?;
+    segment.add_tap("tap0", "")?;
+    segment.add_tap("tap1", "")?;
+    let mac = [MAC, PEER_MAC].map(|mac| format!("--mac={mac}"));
+    let mut access = segment.hawser("access", &["--tap=tap0", &mac[0], "--vlan=100"])?;
+    let trunk = ["--tap=tap1", &mac[1], "--vlan-trunk=10,20-30", "--native-vlan=100"];
+    let mut trunk = segment.hawser("trunk", &trunk)?;
+    let guest = segment.guest(Kind::Uml, &access)?;
+    let peer = segment.guest(Kind::Uml, &trunk)?;
+    guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    peer.sh(&format!("ip addr add {PEER}/24 dev eth0"))?;
+    // 64 KiB segments with a tag, both ways.
+    let _server = peer.serve(&format!("{PEER}:{PORT}"))?;
+    guest.traffic(&format!("send to={PEER}:{PORT} bytes=20000000"))?;
+    guest.traffic(&format!("receive to={PEER}:{PORT} bytes=20000000"))?;
+    // The host is in no VLAN: it hears the question and does not understand it.
+    let output = guest.run(&format!("ping -c 1 -W 1 {HOST4}"))?;
+    assert_ne!(output.status, Some(0), "the host is not in VLAN 100");
+    listener.wait_for(1, &format!("ether src {MAC} and vlan 100 and arp dst host {HOST4}"))?;
+    let tagged = listener.seen(&format!("ether src {MAC} and vlan 100"))?.len();
+    let all = listener.seen(&format!("ether src {MAC}"))?.len();
+    assert_eq!(tagged, all, "no frame of the guest is on the wire without its tag");
+    // What the host says without a tag is for neither.
+    segment
+        .host
+        .run(&format!("ip neigh replace {OWN} lladdr {MAC} dev {BRIDGE}"))?;
+    segment
+        .host
+        .inside(|| std::net::UdpSocket::bind((HOST4, 0))?.send_to(b"untagged", (OWN, 9)))??;
+    access.wait_for_counters("the untagged datagram", |c| c.dropped("vlan_other") > 0)?;
+    access.assert_alive()?;
+    trunk.assert_alive()
+}
