@@ -6,6 +6,7 @@
 //! into a buffer the caller made large enough.
 //! No I/O, no clock, no allocation.
 
+mod arp;
 pub mod checksum;
 mod ethernet;
 mod headers;
@@ -17,6 +18,7 @@ mod tcp;
 mod udp;
 pub mod vlan;
 
+pub use arp::ArpPacket;
 pub use ethernet::{EtherType, EthernetHeader, MacAddr};
 pub use headers::{Headers, Network};
 pub use icmp::IcmpHeader;

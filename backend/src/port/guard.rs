@@ -12,7 +12,7 @@ use crate::config::{AddressCheck, PolicyConfig};
 use crate::counters::DropReason;
 use crate::packet::icmp::v6;
 use crate::packet::vlan::{VlanTag, is_tag};
-use crate::packet::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, be16, protocol};
+use crate::packet::{ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, be16, protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -22,11 +22,6 @@ const MAX_TAGS: usize = 2;
 const MIN_ETHERTYPE: u16 = 0x0600;
 /// LLC service access points that carry other protocols: SNAP and IP (IEEE 802, RFC 948).
 const ENCAPSULATING_SAPS: [u8; 2] = [0xaa, 0x06];
-/// Bytes of an ARP packet for IPv4 over Ethernet.
-const ARP_LEN: usize = 28;
-/// Hardware type Ethernet, protocol type IPv4, address lengths 6 and 4.
-const ARP_ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
-const ARP_REQUEST: u16 = 1;
 const DHCP4_SERVER: u16 = 67;
 const DHCP4_CLIENT: u16 = 68;
 const DHCP6_CLIENT: u16 = 546;
@@ -235,20 +230,10 @@ impl Addresses {
 
     /// The sender of an ARP packet is the guest, or nobody yet (RFC 5227 2.1.1).
     fn check_arp(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
-        let arp = packet
-            .first_chunk::<ARP_LEN>()
-            .filter(|arp| arp[..6] == ARP_ETHERNET_IPV4)
-            .ok_or(DropReason::SpoofedArp)?;
-        let sender = Ipv4Addr::new(arp[14], arp[15], arp[16], arp[17]);
-        let is_probe = sender.is_unspecified() && be16(arp, 6) == ARP_REQUEST;
-        // A guest without IPv4 has nothing to probe for.
-        let is_own = if is_probe {
-            let target = Ipv4Addr::new(arp[24], arp[25], arp[26], arp[27]);
-            self.ipv4.iter().any(|net| net.contains(&target))
-        } else {
-            self.ipv4.iter().any(|net| net.contains(&sender))
-        };
-        if arp[8..14] == mac.0 && is_own {
+        let arp = ArpPacket::parse(packet).ok_or(DropReason::SpoofedArp)?;
+        let is_probe = arp.sender.is_unspecified() && arp.operation == ArpPacket::REQUEST;
+        let claimed = if is_probe { arp.target } else { arp.sender };
+        if arp.sender_mac == mac && self.ipv4.iter().any(|net| net.contains(&claimed)) {
             Ok(())
         } else {
             Err(DropReason::SpoofedArp)

@@ -133,12 +133,15 @@ fn neighbour(kind: u8, target: &str, option: Option<(u8, MacAddr)>) -> Vec<u8> {
 }
 
 fn arp(operation: u16, mac: MacAddr, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
-    let mut bytes = ARP_ETHERNET_IPV4.to_vec();
-    bytes.extend(operation.to_be_bytes());
-    bytes.extend(mac.0);
-    bytes.extend(sender);
-    bytes.extend([0; 6]);
-    bytes.extend(target);
+    let packet = ArpPacket {
+        operation,
+        sender_mac: mac,
+        sender: sender.into(),
+        target_mac: MacAddr::default(),
+        target: target.into(),
+    };
+    let mut bytes = [0; ArpPacket::LEN];
+    packet.emit(&mut bytes);
     frame(&[], 0x0806, &bytes)
 }
 
