@@ -64,6 +64,9 @@ pub enum ConfigError {
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
     )]
     NoSegment,
+    /// An option of another way to the segment.
+    #[error("{0} goes with --bridge only: leave it out")]
+    OnlyWithBridge(&'static str),
     /// Not a descriptor for each queue pair.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
     TapDescriptors {
@@ -135,6 +138,13 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
     let (descriptors, pairs) = (args.segment.tap_fd.len(), args.queue_pairs.get());
     if args.segment.way().is_none() {
         return Err(ConfigError::NoSegment);
+    }
+    if let Some(option) = args
+        .segment
+        .only_with_bridge()
+        .filter(|_| args.segment.bridge.is_none())
+    {
+        return Err(ConfigError::OnlyWithBridge(option));
     }
     if descriptors != 0 && descriptors != usize::from(pairs) {
         return Err(ConfigError::TapDescriptors { descriptors, pairs });

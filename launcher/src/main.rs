@@ -71,6 +71,7 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let attachment = Attachment::from_args(&cli.port)?;
     startup::start_log(&cli.run.log);
     let site = Site::from_args(&cli.run)?;
+    site.recover();
     let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
     let nic = Nic { meeting, plan, survey };
     serve::serve(vec![nic], &site, &cli.run, &[])

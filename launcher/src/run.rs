@@ -35,6 +35,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         log::warn!("{warning}");
     }
     let site = Site::from_args(&args.run)?;
+    site.recover();
     let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
     let nics: Result<Vec<Nic>, Failure> = checked
         .plan

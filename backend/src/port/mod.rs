@@ -6,18 +6,21 @@ pub mod capture;
 mod card;
 pub mod filter;
 mod guard;
+mod link;
 pub mod rate;
 pub mod vlan;
 
 pub use admission::Admission;
 pub use card::{Card, CardState};
+pub use link::Link;
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup};
 use crate::config::{ModeConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
-use crate::mode::Mode;
+use crate::mode::{Mode, SegmentChange};
 use crate::poller::Poller;
+use crate::sys::tap::TapQueue;
 use crate::worker::{self, WorkerHandle};
 use capture::Capture;
 use rate::{Gate, Limiter};
@@ -32,6 +35,7 @@ pub struct Port {
     counters: Vec<Arc<Counters>>,
     card: Arc<Card>,
     capture: Arc<Capture>,
+    link: Link,
 }
 
 /// Connections of one protocol a worker holds. The limit on open files usually comes first.
@@ -109,6 +113,7 @@ impl Port {
             counters: Vec::new(),
             card: Arc::new(Card::new(&config)),
             capture: Arc::default(),
+            link: Link::default(),
             config,
         };
         let rates = port.config.policy.rates;
@@ -154,6 +159,28 @@ impl Port {
     /// The guest's card as its driver has set it.
     pub fn card(&self) -> &Card {
         &self.card
+    }
+
+    /// The link to the segment, as the guest sees it.
+    pub const fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// The segment carries frames, or no longer: modes and guest are told.
+    pub fn set_segment(&self, up: bool) {
+        let change = if up { SegmentChange::Up } else { SegmentChange::Down };
+        for worker in &self.workers {
+            worker.change_segment(change.clone());
+        }
+        self.link.set(up);
+    }
+
+    /// The segment has other queues now, one for each worker, and carries frames.
+    pub fn replace_segment(&self, queues: Vec<Arc<TapQueue>>) {
+        for (worker, queue) in self.workers.iter().zip(queues) {
+            worker.change_segment(SegmentChange::Replaced(queue));
+        }
+        self.link.set(true);
     }
 
     /// The workers, one per queue pair.

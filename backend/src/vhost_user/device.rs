@@ -1,13 +1,16 @@
 //! The device the daemon serves: a port, seen through `VhostUserBackend`.
 
+use super::message::Message;
 use super::quirks::Actions;
 use super::vring::{Memory, RingHost, Vring};
 use crate::packet::MacAddr;
 use crate::port::Port;
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
 use crate::worker::{RingRole, RingSetup, WorkerHandle};
+use rustix::net::SendFlags;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::VhostUserBackend;
@@ -78,6 +81,7 @@ impl Device {
     /// The front end is gone: stops the rings and lets go of its memory. The port
     /// stays as it is.
     pub fn detach(&self) {
+        self.port.link().tell(None);
         // All rings at once: a guest that still runs sends nothing more to a mode that
         // has been told its link is down.
         self.for_each_worker(WorkerHandle::clear_memory);
@@ -109,8 +113,9 @@ impl VhostUserBackend for Device {
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         use VhostUserProtocolFeatures as P;
-        // RARP and MTU are dealt with on the way here; REPLY_ACK is the daemon's own.
-        let always = P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
+        // RARP, MTU and BACKEND_REQ are dealt with on the way here; REPLY_ACK is the daemon's own.
+        let always =
+            P::BACKEND_REQ | P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
         if self.port.workers().len() > 1 {
             always | P::MQ
         } else {
@@ -128,7 +133,7 @@ impl VhostUserBackend for Device {
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        ConfigSpace::new(self.port.config()).read(offset, size)
+        ConfigSpace::new(self.port.config(), self.port.link().is_up()).read(offset, size)
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
@@ -166,6 +171,14 @@ impl Actions for Device {
             );
         }
         fits
+    }
+
+    fn set_back_channel(&self, channel: OwnedFd) {
+        self.port.link().tell(Some(Box::new(move || {
+            // A front end that does not read, or has gone, is not told; nothing waits for it.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let _ = rustix::net::send(&channel, Message::config_change().bytes(), flags);
+        })));
     }
 }
 

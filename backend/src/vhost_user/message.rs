@@ -40,6 +40,8 @@ pub enum Request {
     SendRarp,
     /// VHOST_USER_NET_SET_MTU
     NetSetMtu,
+    /// VHOST_USER_SET_BACKEND_REQ_FD
+    SetBackendReqFd,
     /// VHOST_USER_RESET_DEVICE
     ResetDevice,
     /// VHOST_USER_ADD_MEM_REG
@@ -49,7 +51,7 @@ pub enum Request {
 }
 
 impl Request {
-    const KNOWN: [(u32, Self); 11] = [
+    const KNOWN: [(u32, Self); 12] = [
         (2, Self::SetFeatures),
         (3, Self::SetOwner),
         (4, Self::ResetOwner),
@@ -59,6 +61,7 @@ impl Request {
         (18, Self::SetVringEnable),
         (19, Self::SendRarp),
         (20, Self::NetSetMtu),
+        (21, Self::SetBackendReqFd),
         (34, Self::ResetDevice),
         (37, Self::AddMemReg),
     ];
@@ -185,6 +188,13 @@ impl Message {
     /// An answer that is one 64-bit number.
     pub fn reply(code: u32, value: u64) -> Self {
         Self::new(code, REPLY, &value.to_ne_bytes())
+    }
+
+    /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, for the front end's back channel: what the guest
+    /// reads of its device's configuration has changed.
+    pub fn config_change() -> Self {
+        const CONFIG_CHANGE: u32 = 2;
+        Self::new(CONFIG_CHANGE, 0, &[])
     }
 
     /// A SET_VRING_ENABLE.

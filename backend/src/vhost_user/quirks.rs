@@ -6,6 +6,7 @@
 //! | QEMU | SEND_RARP, NET_SET_MTU (the daemon hangs up) | acted on here |
 //! | QEMU, DPDK | read GET_QUEUE_NUM as queue pairs (the daemon answers rings) | answered here |
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings | told apart by having sent SET_OWNER first |
+//! | any | SET_BACKEND_REQ_FD (the daemon's proxy has no word for a change of configuration) | kept here |
 //! | a broken one | ADD_MEM_REG of memory beyond all addresses (the daemon panics) | refused |
 //! | a broken one | SET_LOG_BASE with a log longer than its file (writing there ends the process) | refused |
 //!
@@ -14,6 +15,7 @@
 
 use super::message::{Malformed, Message, Request};
 use crate::packet::MacAddr;
+use std::os::fd::OwnedFd;
 
 /// VHOST_USER_F_PROTOCOL_FEATURES, among the virtio features.
 const F_PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -37,6 +39,9 @@ pub trait Actions {
     /// NET_SET_MTU: the front end shows the guest this MTU. False if that does not
     /// go with ours.
     fn set_mtu(&self, mtu: u64) -> bool;
+
+    /// SET_BACKEND_REQ_FD: where the front end listens to what we have to say.
+    fn set_back_channel(&self, _channel: OwnedFd) {}
 }
 
 /// Why a request ends the connection.
@@ -115,7 +120,7 @@ impl Quirks {
     ///
     /// # Errors
     /// [`Refused`]: the connection must end.
-    pub fn on_request(&mut self, request: Message, actions: &impl Actions) -> Result<Verdict, Refused> {
+    pub fn on_request(&mut self, mut request: Message, actions: &impl Actions) -> Result<Verdict, Refused> {
         match request.kind() {
             Request::SetOwner => self.owned = true,
             Request::ResetOwner => {
@@ -138,6 +143,11 @@ impl Quirks {
             Request::NetSetMtu => {
                 let mtu = u64::from_ne_bytes(expect_plain(&request)?);
                 let taken = actions.set_mtu(mtu);
+                return Ok(self.acknowledge(&request, taken));
+            }
+            Request::SetBackendReqFd => {
+                let channel = request.files.pop();
+                let taken = channel.map(|channel| actions.set_back_channel(channel)).is_some();
                 return Ok(self.acknowledge(&request, taken));
             }
             Request::AddMemReg => check_region(&request)?,

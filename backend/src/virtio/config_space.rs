@@ -17,11 +17,12 @@ impl ConfigSpace {
     /// Bytes of the fields we fill.
     pub const LEN: usize = 17;
 
-    /// The configuration space of a port.
-    pub fn new(config: &PortConfig) -> Self {
+    /// The configuration space of a port, whose link is up or not.
+    pub fn new(config: &PortConfig, link_up: bool) -> Self {
         let mut bytes = [0; Self::LEN];
         bytes[..6].copy_from_slice(&config.mac.unwrap_or_default().0);
-        bytes[6..8].copy_from_slice(&STATUS_LINK_UP.to_le_bytes());
+        let status = if link_up { STATUS_LINK_UP } else { 0 };
+        bytes[6..8].copy_from_slice(&status.to_le_bytes());
         bytes[8..10].copy_from_slice(&config.queue_pairs.get().to_le_bytes());
         bytes[10..12].copy_from_slice(&config.mtu.to_le_bytes());
         bytes[12..16].copy_from_slice(&SPEED_UNKNOWN.to_le_bytes());
@@ -54,7 +55,7 @@ mod tests {
             mtu: 9000,
             ..port(4)
         };
-        let space = ConfigSpace::new(&config);
+        let space = ConfigSpace::new(&config, true);
         let expected = [
             2, 0, 0, 0x12, 0x34, 0x56, 1, 0, 4, 0, 0x28, 0x23, 255, 255, 255, 255, 255,
         ];
@@ -64,7 +65,7 @@ mod tests {
 
     #[test]
     fn reads_beyond_the_fields_give_zeros() {
-        let space = ConfigSpace::new(&port(1));
+        let space = ConfigSpace::new(&port(1), true);
         assert_eq!(space.read(16, 3), [255, 0, 0]);
         assert_eq!(space.read(u32::MAX, 2), [0, 0]);
         assert_eq!(space.read(0, 0), [0u8; 0]);

@@ -66,33 +66,41 @@ pub struct SegmentArgs {
         value_parser = values::interface_name
     )]
     pub pod_interface: Option<String>,
-    /// Let the bridge send frames back to the guest they came from
-    #[arg(
-        long,
-        help_heading = "Segment (--mode=bridge)",
-        requires = "bridge",
-        conflicts_with = "promisc_mode"
-    )]
+    /// With --bridge: let the bridge send frames back to the guest they came from
+    #[arg(long, help_heading = "Segment (--mode=bridge)", conflicts_with = "promisc_mode")]
     pub hairpin_mode: bool,
-    /// Put the bridge into promiscuous mode for as long as the guest is there
-    #[arg(long, help_heading = "Segment (--mode=bridge)", requires = "bridge")]
+    /// With --bridge: put it into promiscuous mode for as long as the guest is there
+    #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub promisc_mode: bool,
-    /// Keep the guest from other isolated ports of the bridge
-    #[arg(long, help_heading = "Segment (--mode=bridge)", requires = "bridge")]
+    /// With --bridge: keep the guest from its other isolated ports
+    #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub port_isolation: bool,
 }
 
+/// The first option of a list that was given.
+fn given(options: &[(bool, &'static str)]) -> Option<&'static str> {
+    options.iter().find(|(given, _)| *given).map(|(_, option)| *option)
+}
+
 impl SegmentArgs {
+    /// An option that means something with `--bridge` only, if one was given.
+    pub fn only_with_bridge(&self) -> Option<&'static str> {
+        given(&[
+            (self.hairpin_mode, "--hairpin-mode"),
+            (self.promisc_mode, "--promisc-mode"),
+            (self.port_isolation, "--port-isolation"),
+        ])
+    }
+
     /// The option that says how the segment is reached, if there is one.
     pub fn way(&self) -> Option<&'static str> {
-        let ways = [
+        given(&[
             (self.bridge.is_some(), "--bridge"),
             (self.tap.is_some(), "--tap"),
             (!self.tap_fd.is_empty(), "--tap-fd"),
             (self.macvtap.is_some(), "--macvtap"),
             (self.ipvtap.is_some(), "--ipvtap"),
             (self.pod_interface.is_some(), "--pod-interface"),
-        ];
-        ways.iter().find(|(given, _)| *given).map(|(_, option)| *option)
+        ])
     }
 }

@@ -20,7 +20,7 @@ pub use watch::{Keeper, Watch};
 
 use crate::cli::{Mode, PortArgs, RunArgs};
 use crate::failure::Failure;
-use crate::host::journal::{Journal, JournalError};
+use crate::host::journal::{self, Journal, JournalError};
 use crate::host::link::PortManner;
 use crate::host::namespace::{Namespace, NamespaceError};
 use crate::host::netlink::Netlink;
@@ -62,6 +62,11 @@ impl Site {
             namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
             runtime_folder: args.runtime_dir.clone().unwrap_or_else(default_runtime_folder),
         })
+    }
+
+    /// Puts back what processes changed here that died. To be called before anything is looked at.
+    pub fn recover(&self) {
+        journal::recover(&self.runtime_folder, &self.namespace);
     }
 }
 

@@ -47,6 +47,8 @@ pub struct BridgePort {
     pub bridge: String,
     /// The TAP device.
     pub tap: String,
+    /// Its MAC, which may become the bridge's if it has no other port.
+    pub mac: MacAddr,
     /// MTU of the bridge.
     pub mtu: u32,
     /// How the port behaves.
@@ -157,7 +159,7 @@ impl BridgePort {
         let queues = TapQueue::open(&self.tap, count)?;
         let tap = netlink.link_named(&self.tap)?;
         let tap = tap.ok_or_else(|| AttachError::Vanished(self.tap.clone()))?.index;
-        netlink.set_mac(tap, tap_mac()?)?;
+        netlink.set_mac(tap, self.mac)?;
         netlink.set_mtu(tap, self.mtu)?;
         netlink.silence(tap)?;
         netlink.set_master(tap, Some(bridge.index))?;
@@ -275,7 +277,11 @@ pub fn random_mac() -> io::Result<MacAddr> {
     Ok(MacAddr(mac))
 }
 
-fn tap_mac() -> io::Result<MacAddr> {
+/// A MAC for a port of a bridge.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn port_mac() -> io::Result<MacAddr> {
     let mut mac = random_mac()?;
     mac.0[0] = TAP_MAC_PREFIX;
     Ok(mac)

@@ -2,7 +2,7 @@
 //! should be, and may be used in the way that was asked for.
 
 use super::pod::Takeover;
-use super::segment::{BridgePort, Stacked, random_mac, random_name};
+use super::segment::{BridgePort, Stacked, port_mac, random_mac, random_name};
 use super::{AttachError, Attached, Attachment, Keeper, Opened, Segment, Site, Way};
 use crate::cli::PortArgs;
 use crate::config::{self, Plan};
@@ -146,6 +146,7 @@ pub(super) fn look(way: Way, args: &PortArgs, netlink: &mut Netlink) -> Result<F
             require_privilege(netlink, "making a TAP device a port of a bridge")?;
             let port = BridgePort {
                 tap: random_name("hw")?,
+                mac: port_mac()?,
                 mtu: bridge.mtu,
                 manner,
                 promiscuous,
@@ -386,6 +387,7 @@ fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> 
     let port = BridgePort {
         bridge: takeover.bridge().to_owned(),
         tap: random_name("hw")?,
+        mac: port_mac()?,
         mtu: link.mtu,
         manner: PortManner::default(),
         promiscuous: false,

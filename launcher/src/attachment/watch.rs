@@ -9,7 +9,6 @@ use super::{AttachError, Segment};
 use crate::failure::Failure;
 use crate::host::namespace::Namespace;
 use crate::host::netlink::Netlink;
-use hawser_backend::mode::SegmentChange;
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -52,13 +51,7 @@ impl Keeper {
         if state != self.told {
             self.told = state;
             log::info!("the segment is {}", describe(state));
-            let change = match state {
-                State::Up => SegmentChange::Up,
-                State::Down | State::Gone => SegmentChange::Down,
-            };
-            for worker in port.workers() {
-                worker.change_segment(change.clone());
-            }
+            port.set_segment(state == State::Up);
         }
         Ok(())
     }
@@ -70,9 +63,7 @@ impl Keeper {
         let device = self.segment.device(&queues).map(|name| netlink.link_named(&name));
         self.device = device.transpose()?.flatten().map(|link| link.index);
         let queues: Vec<Arc<TapQueue>> = queues.into_iter().map(Arc::new).collect();
-        for (worker, queue) in port.workers().iter().zip(queues) {
-            worker.change_segment(SegmentChange::Replaced(queue));
-        }
+        port.replace_segment(queues);
         self.told = State::Up;
         log::info!("the segment is back");
         match self.device {

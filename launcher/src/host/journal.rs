@@ -84,8 +84,7 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Undoes what processes left that died in `namespace`, and begins a new journal in
-    /// `folder`, which is made if there is none.
+    /// Begins a new journal in `folder`, which is made if there is none.
     ///
     /// # Errors
     /// [`JournalError`]
@@ -98,12 +97,8 @@ impl Journal {
 
     fn try_begin(folder: &Path, namespace: &Namespace) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        // Two processes that start at once must not both look at a third one's remains, nor
-        // take a file for a remainder that is about to be locked.
-        let gate = File::create(folder.join("lock"))?;
-        flock(&gate, FlockOperation::LockExclusive)?;
+        let _gate = close_gate(folder)?;
         let cookie = namespace.run(namespace::cookie).map_err(io::Error::other)??;
-        recover(folder, cookie, namespace)?;
         let pid = std::process::id();
         let path = (0..)
             .map(|n: u32| folder.join(format!("{cookie}-{pid}-{n}.{SUFFIX}")))
@@ -151,8 +146,30 @@ fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Undoes what dead processes left in the namespace with `cookie`.
-fn recover(folder: &Path, cookie: u64, namespace: &Namespace) -> io::Result<()> {
+/// Locks the folder. Two processes that start at once must not both look at a third one's
+/// remains, nor take a file for a remainder that is about to be locked.
+fn close_gate(folder: &Path) -> io::Result<File> {
+    let gate = File::create(folder.join("lock"))?;
+    flock(&gate, FlockOperation::LockExclusive)?;
+    Ok(gate)
+}
+
+/// Undoes what processes left that died in `namespace`. Where nobody has ever kept a journal,
+/// or this process may not read it, there is nothing to be done.
+pub fn recover(folder: &Path, namespace: &Namespace) {
+    let recovered = close_gate(folder).and_then(|_gate| try_recover(folder, namespace));
+    match recovered {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
+        Err(error) => log::warn!(
+            "cannot look for changes of a hawser that died in {}: {error}",
+            folder.display()
+        ),
+        Ok(()) => {}
+    }
+}
+
+fn try_recover(folder: &Path, namespace: &Namespace) -> io::Result<()> {
+    let cookie = namespace.run(namespace::cookie).map_err(io::Error::other)??;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != SUFFIX) {

@@ -1,0 +1,359 @@
+//! What hawser makes on its host for a guest on a segment, how it follows what happens to it
+//! there, and that it puts everything back.
+
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::lab::{Lab, PORT};
+use hawser_testkit::netns::Namespace;
+use hawser_testkit::netns::address::{POD4, WORLD4};
+use hawser_testkit::process::Background;
+use hawser_testkit::segment::{BRIDGE, HOST4, Segment};
+use hawser_testkit::{Result, artifacts, failure, peers};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const GUEST4: &str = "192.0.2.9";
+const MAC: &str = "52:54:00:12:34:56";
+
+/// Links, addresses and routes, without what changes by itself.
+fn snapshot(namespace: &Namespace) -> Result<String> {
+    let mut text = String::new();
+    for line in ["ip -d link", "ip addr", "ip route show table all", "ip -6 route"] {
+        text += &namespace.run(line)?;
+    }
+    let mut words = Vec::new();
+    for word in text.split_whitespace() {
+        let is_timer = words.last().is_some_and(|last: &&str| last.ends_with("timer"));
+        if !is_timer {
+            words.push(word);
+        }
+    }
+    Ok(words.join(" "))
+}
+
+/// Waits until neither addresses are tentative nor anything else changes by itself.
+fn settled(namespace: &Namespace) -> Result<String> {
+    until("addresses are no longer tentative", || {
+        Ok(!namespace.run("ip addr")?.contains("tentative"))
+    })?;
+    snapshot(namespace)
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds()? {
+        if Instant::now() > deadline {
+            return Err(failure(format!("it does not happen that {what}")));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+fn link_is(guest: &Guest, up: bool) -> Result<()> {
+    let wanted = if up { "1" } else { "0" };
+    until(&format!("the guest sees its link as {wanted}"), || {
+        Ok(guest.sh("cat /sys/class/net/eth0/carrier")?.trim() == wanted)
+    })
+}
+
+fn reaches(guest: &Guest, address: &str) -> Result<bool> {
+    Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
+}
+
+/// Gets through once more, after the neighbours have found each other again.
+fn recovers(guest: &Guest) -> Result<()> {
+    link_is(guest, true)?;
+    until("the host is reached", || reaches(guest, HOST4))
+}
+
+/// The one device on the host whose name begins with `prefix`.
+fn device(namespace: &Namespace, prefix: &str) -> Result<String> {
+    let links = namespace.run("ip -br link")?;
+    let mut names = links.lines().filter_map(|line| line.split([' ', '@']).next());
+    let name = names.find(|name| name.starts_with(prefix));
+    Ok(name
+        .ok_or_else(|| failure(format!("no {prefix}… in\n{links}")))?
+        .to_owned())
+}
+
+fn mac_of(namespace: &Namespace, link: &str) -> Result<String> {
+    let shown = namespace.run(&format!("ip -br link show dev {link}"))?;
+    let mac = shown.split_whitespace().nth(2);
+    Ok(mac.ok_or_else(|| failure(shown.clone()))?.to_owned())
+}
+
+#[test]
+fn a_bridge_port_is_made_followed_through_all_that_happens_to_it_and_removed() -> Result<()> {
+    let segment = Segment::new(9000)?;
+    let host = &segment.host;
+    let mut hawser = segment.hawser("vm", &[&format!("--bridge={BRIDGE}"), &format!("--mac={MAC}")])?;
+    let guest = segment.guest(Kind::Uml, &hawser)?;
+    assert_eq!(guest.sh("cat /sys/class/net/eth0/mtu")?.trim(), "9000", "the segment's");
+    guest.sh(&format!("ip addr add {GUEST4}/24 dev eth0"))?;
+    guest.sh(&format!("ping -c 2 -W 2 -s 8972 {HOST4}"))?;
+    assert!(host.run(&format!("ip neigh show {GUEST4}"))?.contains(MAC));
+
+    let tap = device(host, "hw")?;
+    let flood = guest.start(&format!("ping -q -A -c 100000 {HOST4}"), Duration::from_secs(60))?;
+    for (goes, comes) in [
+        (format!("ip link set {tap} down"), format!("ip link set {tap} up")),
+        (format!("ip link set {BRIDGE} down"), format!("ip link set {BRIDGE} up")),
+    ] {
+        host.run(&goes)?;
+        link_is(&guest, false)?;
+        host.run(&comes)?;
+        recovers(&guest)?;
+    }
+    host.run(&format!("ip link del {tap}"))?;
+    recovers(&guest)?;
+    assert_eq!(device(host, "hw")?, tap, "made again");
+    let bridge_mac = mac_of(host, BRIDGE)?;
+    host.run(&format!("ip link del {BRIDGE}"))?;
+    link_is(&guest, false)?;
+    for line in [
+        format!("ip link add {BRIDGE} address {bridge_mac} type bridge"),
+        format!("ip link set {BRIDGE} mtu 9000 up"),
+        format!("ip addr add {HOST4}/24 dev {BRIDGE}"),
+    ] {
+        host.run(&line)?;
+    }
+    recovers(&guest)?;
+    guest.kill(&flood)?;
+    hawser.assert_alive()?;
+    hawser.stop()?;
+    let after = settled(host)?;
+    assert!(!after.contains(&tap), "{after}");
+    Ok(())
+}
+
+/// A link with a neighbour on it that is not of this host's making.
+fn add_uplink(host: &Namespace) -> Result<()> {
+    for line in [
+        "ip link add up0 type veth peer name far0",
+        "ip link set up0 up",
+        "ip addr add 198.51.100.1/24 dev far0",
+        "ip link set far0 up",
+    ] {
+        host.run(line)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_mode() -> Result<()> {
+    let segment = Segment::new(1500)?;
+    add_uplink(&segment.host)?;
+    let before = settled(&segment.host)?;
+    let runtime = format!("--runtime-dir={}", segment.path("run").display());
+    let start = |name: &str, way: &str| segment.hawser(name, &[way, &runtime]);
+    // One of them from elsewhere.
+    let netns = format!("--netns={}", segment.host.path());
+    let elsewhere = Namespace::new()?;
+    let arguments = ["--mode=bridge", "--macvtap=up0:bridge", &netns, &runtime];
+    let b = Hawser::start(&elsewhere, &segment.path("b.sock"), &arguments)?;
+    let hawsers = [start("a", "--macvtap=up0")?, b, start("c", "--macvtap=up0:private")?];
+    let guests = hawsers.iter().map(|hawser| segment.guest(Kind::Uml, hawser));
+    let guests: Vec<Guest> = guests.collect::<Result<_>>()?;
+    for (n, guest) in (2..).zip(&guests) {
+        guest.sh(&format!("ip addr add 198.51.100.{n}/24 dev eth0"))?;
+    }
+    let [a, _, c] = &guests[..] else { unreachable!() };
+    for guest in &guests {
+        assert!(reaches(guest, "198.51.100.1")?, "the world");
+    }
+    assert!(reaches(a, "198.51.100.3")?, "two in bridge mode");
+    assert!(!reaches(a, "198.51.100.4")?, "one in bridge mode, one in private mode");
+
+    segment.host.run("ip link set up0 down")?;
+    link_is(c, false)?;
+    segment.host.run("ip link set up0 up")?;
+    link_is(c, true)?;
+    until("the world is reached again", || reaches(c, "198.51.100.1"))?;
+
+    // A macvtap outlives its process; the next hawser removes it.
+    let [a, b, mut c] = hawsers;
+    c.process().kill();
+    assert_eq!(segment.host.run("ip -br link")?.matches("hwm").count(), 3);
+    let d = start("d", "--macvtap=up0:vepa")?;
+    assert_eq!(segment.host.run("ip -br link")?.matches("hwm").count(), 3);
+    for hawser in [a, b, d] {
+        hawser.stop()?;
+    }
+    assert_eq!(settled(&segment.host)?, before);
+    Ok(())
+}
+
+/// Everything on the pod's link that is a DHCP message.
+fn listen_for_dhcp(lab: &Lab) -> Result<Background> {
+    let mut command = lab.networks.world.command("tcpdump");
+    command.args([
+        "-i",
+        "pod0",
+        "-n",
+        "-l",
+        "--immediate-mode",
+        "udp port 67 or udp port 68",
+    ]);
+    let mut listener = Background::start(command, "tcpdump (package tcpdump)", lab.path("dhcp.log"))?;
+    listener.wait_until("listening", PATIENCE, |log| log.contains("listening on"))?;
+    Ok(listener)
+}
+
+/// Whether somebody at the pod's address answers, if only that there is nothing on the port.
+fn answers(world: &Namespace) -> Result<bool> {
+    const DISCARD: u16 = 9;
+    let to = SocketAddr::new(POD4.parse()?, DISCARD);
+    let refused = world.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)))?;
+    Ok(refused.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+fn take_over(lab: &Lab, name: &str) -> Result<Hawser> {
+    let runtime = format!("--runtime-dir={}", lab.path("run").display());
+    lab.hawser_named(
+        name,
+        &["--mode=bridge", "--pod-interface=eth0", "--dns=203.0.113.7", &runtime],
+    )
+}
+
+#[test]
+fn a_guest_takes_the_place_of_its_pod_which_gets_it_back_even_after_a_kill() -> Result<()> {
+    let lab = Lab::with_link_mtu(1400)?;
+    let (pod, world) = (&lab.networks.pod, &lab.networks.world);
+    pod.run("ip route add 198.51.100.0/24 via 192.0.2.9 metric 77")?;
+    let before = settled(pod)?;
+    let mac = mac_of(pod, "eth0")?;
+
+    let mut killed = take_over(&lab, "killed")?;
+    killed.process().kill();
+    assert_ne!(snapshot(pod)?, before, "nobody has put it back yet");
+
+    let mut hawser = take_over(&lab, "vm")?;
+    let addresses = pod.run("ip addr show dev eth0")?;
+    assert!(
+        addresses.contains(&format!("inet {POD4}/24")),
+        "still to be seen:\n{addresses}"
+    );
+    world.run("ip neigh flush all")?;
+    assert!(!answers(world)?, "the pod answers for its guest");
+    let neighbours = world.run(&format!("ip neigh show {POD4}"))?;
+    assert!(
+        !neighbours.contains("lladdr"),
+        "the pod answers ARP for its guest: {neighbours}"
+    );
+
+    let dhcp = listen_for_dhcp(&lab)?;
+    let guest = Plan::new(Kind::Uml, hawser.socket()).boot()?;
+    guest.sh("net-up 4")?;
+    let lease = guest.sh("cat /run/dhcp4")?;
+    for line in [
+        format!("ip={POD4}"),
+        "mask=24".into(),
+        "serverid=169.254.75.10".into(),
+        format!("router={WORLD4}"),
+        "dns=203.0.113.7".into(),
+        "mtu=1400".into(),
+    ] {
+        assert!(lease.lines().any(|told| told == line), "{line}:\n{lease}");
+    }
+    assert_eq!(guest.sh("cat /sys/class/net/eth0/address")?.trim(), mac);
+    guest.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
+    let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
+    peers::traffic(world, &format!("send to={POD4}:{PORT} bytes=5000000"))?;
+    let neighbours = world.run(&format!("ip neigh show {POD4}"))?;
+    assert!(neighbours.contains(&mac), "{neighbours}");
+    assert_eq!(hawser.counters()?.get("dhcp4_leases"), 1);
+    assert!(!dhcp.log().contains("BOOTP"), "DHCP on the wire:\n{}", dhcp.log());
+
+    hawser.stop()?;
+    assert_eq!(settled(pod)?, before);
+    assert!(answers(world)?, "the pod is there again");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()> {
+    let segment = Segment::new(1500)?;
+    let host = &segment.host;
+    add_uplink(host)?;
+    segment.add_tap("tap0", "")?;
+    for line in [
+        "ip link add down0 type veth peer name down1",
+        "ip link add link up0 name mvt0 type macvtap",
+        "ip link set mvt0 address 02:00:00:00:00:77 up",
+        "ip link add k6t-far0 type bridge",
+    ] {
+        host.run(line)?;
+    }
+    let before = settled(host)?;
+    let refusals: [(&[&str], &[&str]); 18] = [
+        (&["--bridge=br9"], &["--bridge=br9", "no link of that name", "br0"]),
+        (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
+        (&["--bridge=br0", "--mtu=1501"], &["--mtu=1501", "1500", "br0"]),
+        (
+            &["--bridge=br0", "--hairpin-mode", "--promisc-mode"],
+            &["--hairpin-mode", "--promisc-mode"],
+        ),
+        (&["--bridge=br0", "--tap=tap0"], &["--bridge", "--tap"]),
+        (&["--hairpin-mode", "--tap=tap0"], &["--bridge"]),
+        (&["--bridge=a/b"], &["--bridge", "name of a network interface"]),
+        (&["--tap=br0"], &["--tap=br0", "a bridge", "--bridge=br0"]),
+        (&["--tap=tap0", "--mtu=9000"], &["--mtu=9000", "tap0"]),
+        (&["--macvtap=nowhere0"], &["--macvtap=nowhere0", "no link of that name"]),
+        (&["--macvtap=up0:source"], &["--macvtap", "source", "passthru"]),
+        (
+            &["--macvtap=tap0"],
+            &["--macvtap=tap0", "a port of br0", "--bridge=br0"],
+        ),
+        (&["--macvtap=down0"], &["down0 is down", "ip link set down0 up"]),
+        (&["--macvtap=up0:passthru"], &["--macvtap=up0", "choose another mode"]),
+        (
+            &["--macvtap=mvt0", "--mac=02:00:00:00:00:01"],
+            &["--mac=02:00:00:00:00:01", "02:00:00:00:00:77"],
+        ),
+        (&["--pod-interface=up0"], &["--pod-interface=up0", "IPv4 address"]),
+        (
+            &["--pod-interface=far0"],
+            &["--pod-interface=far0", "k6t-far0", "there already"],
+        ),
+        (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
+    ];
+    let socket = segment.path("refused.sock");
+    let runtime = format!("--runtime-dir={}", segment.path("run").display());
+    let refused = |program: &[&str], options: &[&str]| -> Result<String> {
+        let hawser = artifacts::hawser()?;
+        let hawser = hawser.to_string_lossy();
+        // One that is not refused would serve for ever.
+        let words = [&["timeout", "10"], program, &[&*hawser]].concat();
+        let output = host
+            .command(words[0])
+            .args(&words[1..])
+            .arg(format!("--socket-path={}", socket.display()))
+            .args(["--mode=bridge", &runtime])
+            .args(options)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{options:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!socket.exists());
+        Ok(said)
+    };
+    for (options, words) in refusals {
+        let said = refused(&[], options)?;
+        for word in words {
+            assert!(said.contains(word), "{options:?}: no {word} in: {said}");
+        }
+    }
+    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    for way in ["--bridge=br0", "--tap=new0", "--macvtap=up0", "--pod-interface=far0"] {
+        let said = refused(&unprivileged, &[way])?;
+        for word in [way, "CAP_NET_ADMIN"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+    assert_eq!(settled(host)?, before);
+    Ok(())
+}
