@@ -51,15 +51,16 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     segment
         .host
         .run(&format!("ip link set {BRIDGE} type bridge mcast_snooping 0"))?;
-    segment
-        .host
-        .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
     segment.host.run(&format!("ip route add 239.0.0.0/8 dev {BRIDGE}"))?;
     segment.add_tap("tap0", "")?;
     let mut hawser = segment.hawser("vm", &["--tap=tap0", &format!("--mac={MAC}")])?;
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
+    // Not before the bridge has its last MAC, which comes with its ports and forgets neighbours.
+    segment
+        .host
+        .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
     let features = guest.features()?;
     assert_eq!(features & CONTROL, CONTROL, "{features:#x}");
 
