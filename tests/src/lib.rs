@@ -17,6 +17,12 @@ pub mod process;
 pub mod segment;
 pub mod sniffer;
 
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longest [`until`] waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What went wrong, for whoever reads the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What everything here returns, and tests too.
@@ -25,4 +31,16 @@ pub type Result<T> = std::result::Result<T, Failure>;
 /// A failure with a message.
 pub fn failure(message: impl Into<String>) -> Failure {
     message.into().into()
+}
+
+/// Waits until something holds, `what` in words.
+pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds()? {
+        if Instant::now() > deadline {
+            return Err(failure(format!("it does not happen that {what}")));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }

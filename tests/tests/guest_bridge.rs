@@ -119,18 +119,16 @@ fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
     )?;
     thread::sleep(Duration::from_millis(200));
     segment.host.run("ip link set tap0 down")?;
-    hawser.wait_for_counters("frames for a segment that is down", |c| c.dropped("segment_down") > 0)?;
+    guest.wait_for_carrier(false)?;
     assert!(bulk.poll().is_none(), "the transfer ended early");
     segment.host.run("ip link set tap0 up")?;
+    guest.wait_for_carrier(true)?;
     let output = bulk.wait(Duration::from_secs(60))?;
     assert_eq!(output.status, Some(0), "{output:?}");
 
-    let before = hawser.counters()?.dropped("segment_down");
     segment.host.run("ip link del tap0")?;
+    guest.wait_for_carrier(false)?;
     assert_ne!(guest.run(&format!("ping -c 2 -W 1 {HOST4}"))?.status, Some(0));
-    hawser.wait_for_counters("frames for a segment that has gone", |c| {
-        c.dropped("segment_down") > before
-    })?;
     hawser.assert_alive()?;
     hawser.stop()
 }

@@ -8,11 +8,10 @@ use hawser_testkit::netns::Namespace;
 use hawser_testkit::netns::address::{POD4, WORLD4};
 use hawser_testkit::process::Background;
 use hawser_testkit::segment::{BRIDGE, HOST4, Segment};
-use hawser_testkit::{Result, artifacts, failure, peers};
+use hawser_testkit::{Result, artifacts, failure, peers, until};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const GUEST4: &str = "192.0.2.9";
@@ -42,31 +41,13 @@ fn settled(namespace: &Namespace) -> Result<String> {
     snapshot(namespace)
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds()? {
-        if Instant::now() > deadline {
-            return Err(failure(format!("it does not happen that {what}")));
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
-fn link_is(guest: &Guest, up: bool) -> Result<()> {
-    let wanted = if up { "1" } else { "0" };
-    until(&format!("the guest sees its link as {wanted}"), || {
-        Ok(guest.sh("cat /sys/class/net/eth0/carrier")?.trim() == wanted)
-    })
-}
-
 fn reaches(guest: &Guest, address: &str) -> Result<bool> {
     Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
 }
 
 /// Gets through once more, after the neighbours have found each other again.
 fn recovers(guest: &Guest) -> Result<()> {
-    link_is(guest, true)?;
+    guest.wait_for_carrier(true)?;
     until("the host is reached", || reaches(guest, HOST4))
 }
 
@@ -104,7 +85,7 @@ fn a_bridge_port_is_made_followed_through_all_that_happens_to_it_and_removed() -
         (format!("ip link set {BRIDGE} down"), format!("ip link set {BRIDGE} up")),
     ] {
         host.run(&goes)?;
-        link_is(&guest, false)?;
+        guest.wait_for_carrier(false)?;
         host.run(&comes)?;
         recovers(&guest)?;
     }
@@ -113,7 +94,7 @@ fn a_bridge_port_is_made_followed_through_all_that_happens_to_it_and_removed() -
     assert_eq!(device(host, "hw")?, tap, "made again");
     let bridge_mac = mac_of(host, BRIDGE)?;
     host.run(&format!("ip link del {BRIDGE}"))?;
-    link_is(&guest, false)?;
+    guest.wait_for_carrier(false)?;
     for line in [
         format!("ip link add {BRIDGE} address {bridge_mac} type bridge"),
         format!("ip link set {BRIDGE} mtu 9000 up"),
@@ -169,9 +150,9 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     assert!(!reaches(a, "198.51.100.4")?, "one in bridge mode, one in private mode");
 
     segment.host.run("ip link set up0 down")?;
-    link_is(c, false)?;
+    c.wait_for_carrier(false)?;
     segment.host.run("ip link set up0 up")?;
-    link_is(c, true)?;
+    c.wait_for_carrier(true)?;
     until("the world is reached again", || reaches(c, "198.51.100.1"))?;
 
     // A macvtap outlives its process; the next hawser removes it.

@@ -10,7 +10,7 @@ mod cpio;
 
 use crate::frontend::Withholding;
 use crate::process::Background;
-use crate::{Result, artifacts, failure};
+use crate::{Result, artifacts, failure, until};
 use channel::Channel;
 pub use channel::{Output, Running};
 use serde_json::Value;
@@ -166,7 +166,10 @@ impl Plan {
             },
         );
         command.arg(format!("mem={}M", self.memory_mib));
+        // At the end of its memory, where it is to stay: this kernel's checksums read up to
+        // seven bytes more than there are, and behind the last page is nothing.
         command.arg(format!("initrd={}", initramfs.display()));
+        command.arg("retain_initrd");
         command.arg(format!("uml_dir={}", folder.display()));
         for socket in [socket]
             .into_iter()
@@ -338,6 +341,14 @@ impl Guest {
     /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
     pub fn net_up(&self) -> Result<()> {
         self.sh("net-up").map(drop)
+    }
+
+    /// Waits until the card has a carrier, or none.
+    pub fn wait_for_carrier(&self, up: bool) -> Result<()> {
+        let wanted = if up { "1" } else { "0" };
+        until(&format!("the guest sees its carrier as {wanted}"), || {
+            Ok(self.sh("cat /sys/class/net/eth0/carrier")?.trim() == wanted)
+        })
     }
 
     /// The virtio features agreed on with the card's driver, as a mask.
