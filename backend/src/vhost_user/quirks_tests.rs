@@ -8,6 +8,7 @@ const REPLY: u32 = 1 << 2;
 struct Recorder {
     announced: RefCell<Vec<MacAddr>>,
     mtu: Cell<Option<u64>>,
+    back_channels: Cell<usize>,
 }
 
 impl Actions for Recorder {
@@ -18,6 +19,10 @@ impl Actions for Recorder {
     fn set_mtu(&self, mtu: u64) -> bool {
         self.mtu.set(Some(mtu));
         mtu >= 1500
+    }
+
+    fn set_back_channel(&self, _: OwnedFd) {
+        self.back_channels.set(self.back_channels.get() + 1);
     }
 }
 
@@ -116,6 +121,19 @@ fn a_front_end_without_protocol_features_has_its_rings_enabled_by_the_daemon() {
     assert_eq!(codes(&verdict), [2]);
     let verdict = quirks.on_request(enable(0, 1, 0), &recorder).unwrap();
     assert!(verdict.to_daemon.is_empty());
+}
+
+#[test]
+fn a_back_channel_is_kept_here_and_one_without_a_descriptor_is_refused() {
+    let (mut quirks, recorder) = with_reply_ack(1, 2);
+    let mut message = request(Request::SetBackendReqFd, NEED_REPLY, &[]);
+    message.files.push(std::fs::File::open("/dev/null").unwrap().into());
+    for (message, success) in [(message, 0), (request(Request::SetBackendReqFd, NEED_REPLY, &[]), 1)] {
+        let verdict = quirks.on_request(message, &recorder).unwrap();
+        assert!(verdict.to_daemon.is_empty());
+        assert_eq!(reply_value(&verdict), Some(success));
+        assert_eq!(recorder.back_channels.get(), 1);
+    }
 }
 
 #[test]
