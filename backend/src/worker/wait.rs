@@ -6,6 +6,9 @@ use crate::time::Instant;
 use std::io;
 use std::time::Duration;
 
+/// Bytes whose moving is as much work as a frame is by itself.
+const FRAME: u64 = 512;
+
 /// Events of one wait.
 pub(super) type Events = Vec<(Token, Readiness)>;
 
@@ -55,9 +58,11 @@ impl Worker {
             .map(drop)
     }
 
-    /// Bytes moved since this was asked last.
+    /// Bytes moved since this was asked last, each frame counted as [`FRAME`] more: many small
+    /// ones are bulk too.
     fn moved_since(&mut self) -> u64 {
-        let moved = self.counters.count(Count::TxBytes) + self.counters.count(Count::RxBytes);
+        let sum = |a, b| self.counters.count(a) + self.counters.count(b);
+        let moved = sum(Count::TxBytes, Count::RxBytes) + FRAME * sum(Count::TxFrames, Count::RxFrames);
         moved - std::mem::replace(&mut self.moved, moved)
     }
 
