@@ -21,11 +21,12 @@ fn assert_transfers(guest: &Guest, server: &str, bytes: u64, connections: u32) -
 }
 
 /// hawser on a TAP device of its own, and a UML guest with a fixed address on it.
-fn attached(segment: &Segment, number: usize) -> Result<(Hawser, Guest)> {
+fn attached(segment: &Segment, number: usize, options: &[&str]) -> Result<(Hawser, Guest)> {
     let tap = format!("tap{number}");
     segment.add_tap(&tap, "")?;
-    let arguments = [&format!("--tap={tap}"), &format!("--mac={}", MACS[number])];
-    let hawser = segment.hawser(&format!("vm{number}"), &arguments.map(String::as_str))?;
+    let (device, mac) = (format!("--tap={tap}"), format!("--mac={}", MACS[number]));
+    let arguments = [&[device.as_str(), mac.as_str()], options].concat();
+    let hawser = segment.hawser(&format!("vm{number}"), &arguments)?;
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh(&format!("ip addr add {}/24 dev eth0", GUESTS4[number]))?;
     Ok((hawser, guest))
@@ -62,8 +63,8 @@ fn a_guest_gets_its_address_from_a_dhcp_server_on_the_segment_and_moves_bytes_bo
 #[test]
 fn two_guests_on_one_bridge_of_a_large_mtu_reach_each_other_and_small_datagrams_travel_together() -> Result<()> {
     let segment = Segment::new(9000)?;
-    let (mut first, sender) = attached(&segment, 0)?;
-    let (mut second, receiver) = attached(&segment, 1)?;
+    let (mut first, sender) = attached(&segment, 0, &[])?;
+    let (mut second, receiver) = attached(&segment, 1, &[])?;
     assert_eq!(sender.sh("cat /sys/class/net/eth0/mtu")?.trim(), "9000");
     sender.sh(&format!("ping -c 2 -W 2 -s 8972 {}", GUESTS4[1]))?;
     let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
@@ -81,6 +82,30 @@ fn two_guests_on_one_bridge_of_a_large_mtu_reach_each_other_and_small_datagrams_
     assert!(report["received"].as_u64() > Some(1000), "{report}");
     first.assert_alive()?;
     second.assert_alive()
+}
+
+#[test]
+fn guests_of_one_vlan_exchange_large_frames_that_carry_its_tag_on_the_segment() -> Result<()> {
+    let segment = Segment::new(1500)?;
+    let wire = segment.listen("ear")?;
+    let (first, sender) = attached(&segment, 0, &["--vlan=7"])?;
+    let (_second, receiver) = attached(&segment, 1, &["--vlan=7"])?;
+    let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
+    // Segments of TCP are tagged and untagged as the large frames they come in.
+    assert_transfers(&sender, GUESTS4[1], 50_000_000, 2)?;
+    sender.traffic(&format!(
+        "udp to={}:{PORT} sizes=1,22,1400,1472,8000 count=40",
+        GUESTS4[1]
+    ))?;
+    wire.wait_for(1, "vlan 7 and arp")?;
+    assert_eq!(
+        wire.seen("arp and not vlan")?,
+        [String::new(); 0],
+        "a frame without its tag"
+    );
+    // Who is not in the VLAN hears nothing of it, and is not heard.
+    assert_ne!(sender.run(&format!("ping -c 1 -W 1 {HOST4}"))?.status, Some(0));
+    first.stop()
 }
 
 #[test]
@@ -112,7 +137,7 @@ fn several_queues_carry_the_flows_of_a_guest_with_several_processors() -> Result
 fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
     let mut segment = Segment::new(1500)?;
     segment.serve()?;
-    let (mut hawser, guest) = attached(&segment, 0)?;
+    let (mut hawser, guest) = attached(&segment, 0, &[])?;
     let bulk = guest.start(
         &format!("hawser-traffic send to={HOST4}:{PORT} bytes=400000000"),
         Duration::from_secs(60),

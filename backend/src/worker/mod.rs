@@ -125,8 +125,8 @@ struct Worker {
     control: Option<Control>,
     link: Link,
     pace: Pace,
-    /// Bytes moved in all turns before this one.
-    moved: u64,
+    /// What moved in all turns before this one.
+    moved: wait::Moved,
 }
 
 impl Worker {
@@ -152,7 +152,7 @@ impl Worker {
             control: None,
             link: Link::Down,
             pace: Pace::new(spec.busy_poll),
-            moved: 0,
+            moved: wait::Moved::default(),
         }
     }
 

@@ -5,7 +5,9 @@
 //! one for a moment. Where that was in vain it wants to see more and more quick answers
 //! before it tries again, so that nobody pays for long: not an idle guest, which is never
 //! looked out for, nor one that shares its only processor with us and cannot answer while
-//! we look. In bulk there is nothing to gain: what was put off comes in one piece.
+//! we look. In bulk there is nothing to gain: what was put off comes in one piece. Nor
+//! where only one side speaks: a flood needs the processor for those it comes from and
+//! goes to.
 
 use crate::time::Instant;
 use std::time::Duration;
@@ -15,6 +17,9 @@ const BULK: u64 = 32 * 1024;
 /// Most quick answers to be seen before the worker stays awake again.
 const MOST_PATIENCE: u32 = 256;
 
+/// Frames one way, none the other way between them, from which on it is no conversation.
+const MONOLOGUE: u64 = 32;
+
 /// What the last waits were like.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -22,6 +27,10 @@ pub(super) struct Pace {
     limit: Duration,
     /// Bytes moved lately.
     recent: u64,
+    /// Frames from the guest since the last one to it.
+    from_guest: u64,
+    /// Frames to the guest since the last one from it.
+    to_guest: u64,
     /// Quick answers, one after the other.
     quick: u32,
     /// Quick answers wanted before the worker stays awake.
@@ -34,6 +43,8 @@ impl Pace {
         Self {
             limit,
             recent: 0,
+            from_guest: 0,
+            to_guest: 0,
             quick: 0,
             patience: 1,
         }
@@ -44,9 +55,20 @@ impl Pace {
         self.recent = self.recent / 2 + bytes;
     }
 
+    /// Frames that moved in a turn.
+    pub(super) const fn passed(&mut self, from_guest: u64, to_guest: u64) {
+        (self.from_guest, self.to_guest) = match (from_guest, to_guest) {
+            (0, 0) => return,
+            (out, 0) => (self.from_guest + out, 0),
+            (0, into) => (0, self.to_guest + into),
+            _ => (0, 0),
+        };
+    }
+
     /// Until when to stay awake after a turn that ended `now`.
     pub(super) fn awake_until(&self, now: Instant) -> Option<Instant> {
         let is_talking = !self.limit.is_zero() && self.quick >= self.patience && self.recent < BULK;
+        let is_talking = is_talking && self.from_guest < MONOLOGUE && self.to_guest < MONOLOGUE;
         is_talking.then(|| now + self.limit)
     }
 
@@ -125,6 +147,24 @@ mod tests {
         assert_eq!(pace.awake_until(NOW), None, "an acknowledgment between is bulk too");
         pace.moved(66);
         assert!(stays_awake(&pace));
+    }
+
+    #[test]
+    fn where_only_one_side_speaks_it_sleeps_until_the_other_answers() {
+        let mut pace = Pace::new(LIMIT);
+        pace.woken(QUICK);
+        (0..31).for_each(|_| pace.passed(0, 1));
+        assert!(stays_awake(&pace));
+        pace.passed(0, 1);
+        assert_eq!(pace.awake_until(NOW), None);
+        pace.passed(0, 0);
+        assert_eq!(pace.awake_until(NOW), None, "a turn that moved nothing says nothing");
+        pace.passed(1, 0);
+        assert!(stays_awake(&pace));
+        pace.passed(40, 0);
+        assert_eq!(pace.awake_until(NOW), None);
+        pace.passed(40, 40);
+        assert!(stays_awake(&pace), "within a turn the order is not known");
     }
 
     #[test]

@@ -9,6 +9,14 @@ use std::time::Duration;
 /// Bytes whose moving is as much work as a frame is by itself.
 const FRAME: u64 = 512;
 
+/// What has moved, from the beginning.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    bytes: u64,
+    from_guest: u64,
+    to_guest: u64,
+}
+
 /// Events of one wait.
 pub(super) type Events = Vec<(Token, Readiness)>;
 
@@ -16,8 +24,7 @@ impl Worker {
     /// Waits until there is something to do.
     pub(super) fn wait(&mut self, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<()> {
         let start = clock::now();
-        let bytes = self.moved_since();
-        self.pace.moved(bytes);
+        self.tell_pace();
         let mut timeout = self.timeout(start);
         if timeout != Some(Duration::ZERO)
             && let Some(until) = self.pace.awake_until(start)
@@ -58,12 +65,19 @@ impl Worker {
             .map(drop)
     }
 
-    /// Bytes moved since this was asked last, each frame counted as [`FRAME`] more: many small
-    /// ones are bulk too.
-    fn moved_since(&mut self) -> u64 {
-        let sum = |a, b| self.counters.count(a) + self.counters.count(b);
-        let moved = sum(Count::TxBytes, Count::RxBytes) + FRAME * sum(Count::TxFrames, Count::RxFrames);
-        moved - std::mem::replace(&mut self.moved, moved)
+    /// Tells the pace what moved since it was told last. Each frame counts as [`FRAME`] bytes
+    /// more: many small ones are bulk too.
+    fn tell_pace(&mut self) {
+        let count = |c| self.counters.count(c);
+        let now = Moved {
+            bytes: count(Count::TxBytes) + count(Count::RxBytes),
+            from_guest: count(Count::TxFrames),
+            to_guest: count(Count::RxFrames),
+        };
+        let before = std::mem::replace(&mut self.moved, now);
+        let (out, into) = (now.from_guest - before.from_guest, now.to_guest - before.to_guest);
+        self.pace.moved(now.bytes - before.bytes + FRAME * (out + into));
+        self.pace.passed(out, into);
     }
 
     /// True if the guest has sent frames since the last turn that may be taken.
