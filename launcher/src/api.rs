@@ -8,6 +8,7 @@
 //! own; an asker that does not read keeps that thread waiting and nobody else.
 
 use crate::failure::Failure;
+use crate::machine::Machine;
 use hawser_backend::port::Port;
 use hawser_backend::port::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
 use std::collections::BTreeMap;
@@ -37,11 +38,11 @@ pub struct Api {
 }
 
 impl Api {
-    /// Answers for `ports` on a socket at `path`.
+    /// Answers for `machine` on a socket at `path`.
     ///
     /// # Errors
     /// If there cannot be a socket.
-    pub fn start(path: &Path, ports: Vec<Arc<Port>>) -> Result<Self, Failure> {
+    pub fn start(path: &Path, machine: Arc<Machine>) -> Result<Self, Failure> {
         let failed =
             |error: &dyn std::fmt::Display| Failure::runtime(format_args!("--api-socket={}: {error}", path.display()));
         remove_dead(path).map_err(|e| failed(&e))?;
@@ -54,7 +55,7 @@ impl Api {
             .name("api".into())
             .spawn(move || {
                 for request in requests.incoming_requests() {
-                    answer(request, &ports);
+                    answer(request, &machine.ports());
                 }
             })
             .map_err(|e| failed(&e))?;

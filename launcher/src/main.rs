@@ -1,7 +1,7 @@
 //! `hawser`: everything that is not a packet.
 //!
 //! Options become a checked configuration ([`config`]), that becomes a port and a
-//! server ([`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
+//! server ([`machine`], [`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
 //! ([`manifest`], [`plan`]), whose NICs go the same way ([`run`]). Whatever is wrong ends
 //! as one line and an exit status ([`failure`]).
 
@@ -15,6 +15,7 @@ mod config;
 mod failure;
 mod forward;
 mod host;
+mod machine;
 mod manifest;
 mod plan;
 mod plan_text;
@@ -33,8 +34,8 @@ use cli::{Cli, Command, VmmArgs};
 use config::{ConfigError, Plan};
 use failure::Failure;
 use host::Host;
+use machine::{Meeting, Nic};
 use manifest::vm::DeviceHints;
-use serve::{Meeting, Nic};
 use std::io::Write as _;
 use std::process::ExitCode;
 use vmm::{Card, Vm, VmmError};

@@ -23,10 +23,10 @@ pub fn start_log(filter: &str) {
 ///
 /// # Errors
 /// If even the hard limit does not hold the forwarded ports.
-pub fn raise_limits(ports: &[&ModeConfig]) -> Result<(), Failure> {
+pub fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
     let limit = host::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
-    let needed = OWN_DESCRIPTORS + ports.iter().map(|mode| listening(mode)).sum::<u64>();
+    let needed = OWN_DESCRIPTORS + ports.map(listening).sum::<u64>();
     if needed > limit {
         return Err(Failure::runtime(format_args!(
             "--port: the forwarded ports need {needed} open files and the hard limit is {limit}: \

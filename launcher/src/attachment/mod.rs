@@ -25,7 +25,7 @@ use crate::host::link::PortManner;
 use crate::host::namespace::{Namespace, NamespaceError};
 use crate::host::netlink::Netlink;
 use crate::host::tap_node::NodeError;
-use crate::serve::inherited;
+use crate::machine::inherited;
 use crate::values::Stack;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};

@@ -106,13 +106,15 @@ impl Watch {
         let namespace = keeper.namespace.clone();
         let thread = {
             let end = Arc::clone(&end);
-            thread::Builder::new().name("links".into()).spawn(move || {
-                // Queues are opened in the namespace the thread is in.
-                let watched = namespace.run(|| watch(keeper, &events, netlink, &port, &end));
-                if let Err(error) = watched {
-                    log::error!("cannot watch the network's links: {error}");
-                }
-            })
+            thread::Builder::new()
+                .name(format!("{}-links", port.config().name))
+                .spawn(move || {
+                    // Queues are opened in the namespace the thread is in.
+                    let watched = namespace.run(|| watch(keeper, &events, netlink, &port, &end));
+                    if let Err(error) = watched {
+                        log::error!("cannot watch the network's links: {error}");
+                    }
+                })
         };
         Ok(Self {
             end,

@@ -1,0 +1,147 @@
+//! One port of the machine: made ready, served by a thread of its own, and put away.
+
+use super::summary::Summary;
+use super::{Nic, Shared};
+use crate::attachment::{Attached, Site, Survey, Watch};
+use crate::config::Plan;
+use crate::failure::Failure;
+use crate::startup;
+use hawser_backend::config::ModeConfig;
+use hawser_backend::port::Port;
+use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
+use std::io::Write as _;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// A port that front ends can connect to, and that nobody serves yet. Dropping it leaves
+/// nothing behind.
+pub(super) struct ReadyPort {
+    server: Server,
+    port: Arc<Port>,
+    /// Ends before the segment goes.
+    links: Option<Watch>,
+    attached: Option<Attached>,
+    /// The option that names its socket, for messages.
+    option: &'static str,
+    summary: String,
+}
+
+/// A port that is served.
+pub(super) struct ServedPort {
+    pub port: Arc<Port>,
+    pub life: Life,
+    /// What it is, for the log.
+    pub summary: String,
+    stop: StopHandle,
+    thread: JoinHandle<()>,
+    links: Option<Watch>,
+    attached: Option<Attached>,
+}
+
+/// Whether a port's front ends are still served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    Served,
+    /// None may come any more, or it failed.
+    Ended,
+}
+
+impl ReadyPort {
+    /// Makes the port and its socket.
+    pub fn new(nic: Nic, site: &Site, lifetime: Lifetime) -> Result<Self, Failure> {
+        let Nic {
+            meeting,
+            mut plan,
+            survey,
+        } = nic;
+        if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
+            startup::warn_of_restrictions(masquerade);
+        }
+        let attached = attach(&mut plan, survey)?;
+        let summary = format!("serving {meeting}: {}", Summary(&plan.port));
+        let option = meeting.option();
+        // The workers' threads, and so their sockets, are of the namespace this one is in.
+        let port = site.namespace.run(|| Port::new(plan.port)).map_err(Failure::runtime)?;
+        let port = Arc::new(port.map_err(Failure::runtime)?);
+        let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
+            .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
+        let links = attached
+            .as_ref()
+            .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port)));
+        Ok(Self {
+            links: links.transpose()?,
+            server,
+            port,
+            attached,
+            option,
+            summary,
+        })
+    }
+
+    /// Serves it, on a thread named after it that tells `shared` of its end.
+    pub fn serve(self, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
+        let (server, option) = (self.server, self.option);
+        let stop = server.stop_handle();
+        let (port, shared) = (Arc::clone(&self.port), Arc::clone(shared));
+        let serve = move || {
+            let served = server.run();
+            shared.ended(
+                &port,
+                served.map_err(|e| Failure::runtime(format_args!("{option}: {e}"))),
+            );
+        };
+        let thread = thread::Builder::new()
+            .name(self.port.config().name.clone())
+            .spawn(serve);
+        Ok(ServedPort {
+            thread: thread.map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?,
+            life: Life::Served,
+            summary: self.summary,
+            port: self.port,
+            stop,
+            links: self.links,
+            attached: self.attached,
+        })
+    }
+}
+
+#[allow(dead_code, reason = "plug and unplug are about to come")]
+impl ServedPort {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.port.config().name
+    }
+
+    /// Tells its thread to end.
+    pub fn stop(&self) {
+        self.stop.stop();
+    }
+
+    /// Ends it, takes it off its segment, and writes what it did.
+    pub fn put_away(self) {
+        self.stop.stop();
+        // One that panicked has said so, and has nothing more to serve.
+        let _ = self.thread.join();
+        drop(self.links);
+        drop(self.attached);
+        if log::log_enabled!(log::Level::Info) {
+            write_report(&self.port);
+        }
+    }
+}
+
+/// Opens the way to the segment, in bridge mode.
+fn attach(plan: &mut Plan, survey: Option<Survey>) -> Result<Option<Attached>, Failure> {
+    let (Some(survey), ModeConfig::Bridge(bridge)) = (survey, &mut plan.port.mode) else {
+        return Ok(None);
+    };
+    let opened = survey.open(plan.port.queue_pairs.get().into())?;
+    bridge.queues = opened.queues.into_iter().map(Arc::new).collect();
+    Ok(Some(opened.attached))
+}
+
+/// Counters on standard error, in one piece, whatever the log level.
+pub(super) fn write_report(port: &Port) {
+    // A standard error nobody reads any more is no reason to stop serving.
+    let _ = std::io::stderr().lock().write_all(port.report().as_bytes());
+}
