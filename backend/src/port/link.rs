@@ -1,22 +1,33 @@
 //! The link of the guest's card, as the guest sees it: VIRTIO_NET_S_LINK_UP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is called when the link has changed.
 type Listener = Box<dyn Fn() + Send>;
 
-/// The link: up at first. Whoever shows it to the guest is told of changes.
+/// The link: up while its segment carries frames and the operator wants it up, as both do at
+/// first. Whoever shows it to the guest is told of changes.
 pub struct Link {
     up: AtomicBool,
-    listener: Mutex<Option<Listener>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    segment: bool,
+    wanted: bool,
+    listener: Option<Listener>,
 }
 
 impl Default for Link {
     fn default() -> Self {
         Self {
             up: AtomicBool::new(true),
-            listener: Mutex::new(None),
+            state: Mutex::new(State {
+                segment: true,
+                wanted: true,
+                listener: None,
+            }),
         }
     }
 }
@@ -27,17 +38,39 @@ impl Link {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Who is told from now on.
-    pub fn tell(&self, listener: Option<Listener>) {
-        *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = listener;
+    /// Whether the operator wants it up, whatever its segment is.
+    pub fn is_wanted(&self) -> bool {
+        self.lock().wanted
     }
 
-    pub(super) fn set(&self, up: bool) {
+    /// Who is told from now on.
+    pub fn tell(&self, listener: Option<Listener>) {
+        self.lock().listener = listener;
+    }
+
+    /// What the segment has become.
+    pub(super) fn set_segment(&self, up: bool) {
+        self.change(|state| state.segment = up);
+    }
+
+    /// What the operator wants.
+    pub(super) fn set_wanted(&self, up: bool) {
+        self.change(|state| state.wanted = up);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let up = state.segment && state.wanted;
         if self.up.swap(up, Ordering::AcqRel) != up
-            && let Some(listener) = &*self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(listener) = &state.listener
         {
             listener();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,17 +83,33 @@ mod tests {
     #[test]
     fn only_changes_are_told_and_to_the_last_listener_only() {
         let (link, calls) = (Link::default(), Arc::new(AtomicUsize::new(0)));
-        link.set(false);
+        link.set_segment(false);
         let counter = Arc::clone(&calls);
         link.tell(Some(Box::new(move || {
             counter.fetch_add(1, Ordering::Relaxed);
         })));
         for up in [false, true, true, false] {
-            link.set(up);
+            link.set_segment(up);
         }
         assert_eq!((calls.load(Ordering::Relaxed), link.is_up()), (2, false));
         link.tell(None);
-        link.set(true);
+        link.set_segment(true);
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn it_is_up_only_if_the_segment_and_the_operator_say_so() {
+        let (link, calls) = (Link::default(), Arc::new(AtomicUsize::new(0)));
+        let counter = Arc::clone(&calls);
+        link.tell(Some(Box::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        })));
+        link.set_wanted(false);
+        link.set_segment(false);
+        link.set_wanted(true);
+        assert!(!link.is_up() && link.is_wanted());
+        link.set_segment(true);
+        assert!(link.is_up());
         assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
 }

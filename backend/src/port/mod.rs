@@ -172,7 +172,16 @@ impl Port {
         for worker in &self.workers {
             worker.change_segment(change.clone());
         }
-        self.link.set(up);
+        self.link.set_segment(up);
+    }
+
+    /// The operator takes the guest off the port (down: no frame passes, those of the guest wait
+    /// in its rings), or puts it on again; the guest is told.
+    pub fn set_link(&self, up: bool) {
+        for worker in &self.workers {
+            worker.set_link(up);
+        }
+        self.link.set_wanted(up);
     }
 
     /// The segment has other queues now, one for each worker, and carries frames.
@@ -180,7 +189,7 @@ impl Port {
         for (worker, queue) in self.workers.iter().zip(queues) {
             worker.change_segment(SegmentChange::Replaced(queue));
         }
-        self.link.set(true);
+        self.link.set_segment(true);
     }
 
     /// The workers, one per queue pair.

@@ -54,6 +54,7 @@ pub(super) enum Command {
     SetEnabled(RingRole, bool),
     SetCall(RingRole, Option<File>),
     SetError(RingRole, Option<File>),
+    SetLink(bool),
     ChangeSegment(SegmentChange),
     Exit,
 }

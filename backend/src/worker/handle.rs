@@ -74,6 +74,11 @@ impl WorkerHandle {
         self.commands.send(Command::SetError(role, error));
     }
 
+    /// Lets frames pass, or not, whatever the front end has enabled.
+    pub fn set_link(&self, up: bool) {
+        self.commands.send(Command::SetLink(up));
+    }
+
     /// Tells the mode what became of the segment it attaches the guest to.
     pub fn change_segment(&self, change: SegmentChange) {
         self.commands.send(Command::ChangeSegment(change));

@@ -124,6 +124,8 @@ struct Worker {
     receive: Receive,
     control: Option<Control>,
     link: Link,
+    /// Whether the operator lets frames pass.
+    admin: Link,
     pace: Pace,
     /// What moved in all turns before this one.
     moved: wait::Moved,
@@ -151,6 +153,7 @@ impl Worker {
             transmit: None,
             control: None,
             link: Link::Down,
+            admin: Link::Up,
             pace: Pace::new(spec.busy_poll),
             moved: wait::Moved::default(),
         }
@@ -252,6 +255,7 @@ impl Worker {
                 Command::SetEnabled(role, enabled) => self.set_enabled(role, enabled),
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
+                Command::SetLink(up) => self.set_link(up),
                 Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,
             }

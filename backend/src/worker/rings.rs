@@ -2,7 +2,7 @@
 
 use super::command::{RingRole, RingSetup};
 use super::slot::RingState;
-use super::{Owner, Worker};
+use super::{Link, Owner, Worker};
 use crate::counters::DropReason;
 use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
@@ -109,13 +109,26 @@ impl Worker {
         }
     }
 
+    /// Lets the rings of frames run that the front end has enabled, or none.
+    pub(super) fn set_link(&mut self, up: bool) {
+        self.admin = if up { Link::Up } else { Link::Down };
+        for role in [RingRole::Receive, RingRole::Transmit] {
+            if up {
+                self.try_run(role);
+            } else {
+                self.halt(role);
+            }
+        }
+    }
+
     /// Starts a ring if everything for it is there.
     fn try_run(&mut self, role: RingRole) {
         let slot = &self.slots[role as usize];
         let (Some(layout), Some(map)) = (slot.layout, &self.map) else {
             return;
         };
-        if slot.state != RingState::Stopped || !slot.enabled {
+        let may_run = slot.enabled && (role == RingRole::Control || self.admin == Link::Up);
+        if slot.state != RingState::Stopped || !may_run {
             return;
         }
         if let Err(error) = self.run_ring(role, Arc::clone(map), layout) {

@@ -167,6 +167,22 @@ fn a_disabled_ring_takes_and_gives_nothing() {
 }
 
 #[test]
+fn nothing_passes_a_link_the_operator_took_down_whatever_the_front_end_enables() {
+    let mut guest = Guest::started(PLAIN);
+    guest.port.set_link(false);
+    assert_eq!(guest.hears(), Told::LinkDown);
+    assert!(!guest.port.link().is_up());
+    guest.start();
+    guest.post_receive(4, 1536);
+    guest.send(&frame(1, 60));
+    assert!(guest.hears_nothing());
+    assert_eq!(guest.transmit.driver.used_idx(&guest.memory), 0);
+    guest.port.set_link(true);
+    assert_eq!(guest.hears(), Told::LinkUp);
+    assert_eq!(guest.wait_frames(1), [frame(1, 60)]);
+}
+
+#[test]
 fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
     let mut guest = Guest::started(EVENTS);
     guest.post_receive(10, 1536);
