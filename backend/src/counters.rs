@@ -20,6 +20,11 @@ macro_rules! counters {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
+
+            /// What it counts, in a sentence.
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
         }
 
         impl fmt::Display for $name {
@@ -145,6 +150,8 @@ counters! {
         TxThrottled = "tx_throttled",
         /// Times the guest had been sent what it may while there was more.
         RxThrottled = "rx_throttled",
+        /// Times there was something for the guest, and it had posted no buffers.
+        RxStalls = "rx_stalls",
         /// Frames that came on another queue than their flow's.
         Handovers = "handovers",
         /// TCP connections opened by the guest.
@@ -178,11 +185,26 @@ counters! {
     }
 }
 
+counters! {
+    /// What there is at the moment.
+    Gauge {
+        /// Queue pairs that the guest's driver runs.
+        QueuePairs = "queue_pairs",
+        /// TCP connections of the guest, TIME-WAIT included.
+        TcpFlows = "tcp_flows",
+        /// UDP flows of the guest.
+        UdpFlows = "udp_flows_open",
+        /// Conversations of echo requests of the guest.
+        EchoFlows = "echo_flows",
+    }
+}
+
 /// One set of counters: a worker's.
 #[derive(Debug)]
 pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
     counts: [AtomicU64; Count::ALL.len()],
+    gauges: [AtomicU64; Gauge::ALL.len()],
     /// Position of the reason counted last, or [`NO_DROP`].
     last_drop: AtomicUsize,
 }
@@ -194,6 +216,7 @@ impl Default for Counters {
         Self {
             drops: [const { AtomicU64::new(0) }; DropReason::ALL.len()],
             counts: [const { AtomicU64::new(0) }; Count::ALL.len()],
+            gauges: [const { AtomicU64::new(0) }; Gauge::ALL.len()],
             last_drop: AtomicUsize::new(NO_DROP),
         }
     }
@@ -226,6 +249,29 @@ impl Counters {
     /// Adds `n` to a count.
     pub fn add(&self, count: Count, n: u64) {
         bump(&self.counts[count as usize], n);
+    }
+
+    /// Says how much of something there is now.
+    pub fn set(&self, gauge: Gauge, n: u64) {
+        self.gauges[gauge as usize].store(n, Ordering::Relaxed);
+    }
+
+    /// How much of something there is.
+    pub fn level(&self, gauge: Gauge) -> u64 {
+        self.gauges[gauge as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds what another has counted, and has.
+    pub fn merge(&self, other: &Self) {
+        for &reason in DropReason::ALL {
+            bump(&self.drops[reason as usize], other.dropped(reason));
+        }
+        for &count in Count::ALL {
+            self.add(count, other.count(count));
+        }
+        for &gauge in Gauge::ALL {
+            bump(&self.gauges[gauge as usize], other.level(gauge));
+        }
     }
 
     /// How often `reason` was met.

@@ -18,6 +18,17 @@ pub enum SegmentChange {
     Replaced(Arc<TapQueue>),
 }
 
+/// How many conversations of a guest a mode keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCount {
+    /// TCP connections.
+    pub tcp: usize,
+    /// UDP flows.
+    pub udp: usize,
+    /// Conversations of echo requests.
+    pub echo: usize,
+}
+
 /// One mode of a port (masquerade, bridge, …) on one worker.
 ///
 /// The worker calls exactly one method at a time, from one thread. After each turn
@@ -43,6 +54,11 @@ pub trait Mode: Send {
     /// calls [`on_room`](Self::on_room) soon without waiting for the guest.
     fn has_backlog(&self) -> bool {
         false
+    }
+
+    /// What it keeps of conversations, asked once a turn.
+    fn flow_count(&self) -> FlowCount {
+        FlowCount::default()
     }
 
     /// The guest's driver is up (rings run): frames may be sent from now on.

@@ -61,6 +61,11 @@ pub struct Cli {
     pub run: RunArgs,
 }
 
+/// `--socket-dir` where nobody says otherwise.
+const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
+/// The API socket of `hawser run`, in its --socket-dir.
+pub const API_SOCKET: &str = "api.sock";
+
 /// What to do instead of serving.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -70,6 +75,8 @@ pub enum Command {
     CloudHypervisorArgs(VmmArgs),
     /// Write the packets that cross a port of a running process, as pcapng
     Capture(CaptureArgs),
+    /// Show the NICs of a running process: addresses, MAC, link
+    Status(StatusArgs),
     /// Check a VM's manifests: say what is wrong with them, or what would be served
     Validate(ValidateArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
@@ -85,7 +92,7 @@ pub struct ManifestArgs {
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
     /// Where the sockets are made, <interface name>.sock each
-    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_SOCKET_DIR)]
     pub socket_dir: PathBuf,
 }
 
@@ -127,6 +134,14 @@ pub struct RunManifest {
     /// How the process runs.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+impl RunManifest {
+    /// Where the process can be asked.
+    pub fn api_socket(&self) -> PathBuf {
+        let given = self.run.api_socket.clone();
+        given.unwrap_or_else(|| self.manifest.socket_dir.join(API_SOCKET))
+    }
 }
 
 /// A VMM that flags can be printed for.
@@ -285,16 +300,54 @@ pub enum Mode {
     Bridge,
 }
 
+/// Which running process is asked, and about what.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct AskArgs {
+    /// Unix socket of the running process (its --api-socket)
+    #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
+    pub api_socket: Option<PathBuf>,
+    /// Folder of the running process (the --socket-dir of hawser run), where api.sock is
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = DEFAULT_SOCKET_DIR,
+        conflicts_with = "api_socket"
+    )]
+    pub socket_dir: PathBuf,
+    /// Name of the port, where the process serves several
+    #[arg(long, value_name = "NAME")]
+    pub port: Option<String>,
+}
+
+impl AskArgs {
+    /// Where the process is met.
+    pub fn socket(&self) -> PathBuf {
+        self.api_socket
+            .clone()
+            .unwrap_or_else(|| self.socket_dir.join(API_SOCKET))
+    }
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct StatusArgs {
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Whose packets are to be seen, and which.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct CaptureArgs {
-    /// Unix socket of the running process (its --api-socket)
-    #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
-    pub api_socket: PathBuf,
-    /// Name of the port, where the process serves several
-    #[arg(long, value_name = "NAME")]
-    pub port: Option<String>,
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
     /// Bytes kept of each packet [default: all]
     #[arg(long, value_name = "BYTES")]
     pub snap_length: Option<u32>,
@@ -312,7 +365,7 @@ fn capture_filter(text: &str) -> Result<String, BadFilter> {
 }
 
 /// How the process runs.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct RunArgs {
     /// End when the first front end goes away, instead of waiting for the next
@@ -326,7 +379,8 @@ pub struct RunArgs {
     /// [default: $RUNTIME_DIRECTORY, /run/hawser, or $XDG_RUNTIME_DIR/hawser]
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     pub runtime_dir: Option<PathBuf>,
-    /// Unix socket where the running process can be asked, by hawser capture for one
+    /// Unix socket where the running process can be asked and told, by hawser status for one
+    /// [default: with hawser run, api.sock beside the others; else none]
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
     /// What is written to standard error: error, warn, info, debug, trace, off, or a filter

@@ -8,8 +8,8 @@
 mod api;
 mod attachment;
 mod capabilities;
-mod capture;
 mod cli;
+mod client;
 mod companion;
 mod config;
 mod failure;
@@ -62,7 +62,8 @@ fn run() -> Result<(), Failure> {
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::Run(args)) => run::run(args),
-        Some(Command::Capture(args)) => capture::run(args),
+        Some(Command::Status(args)) => client::status::run(args),
+        Some(Command::Capture(args)) => client::capture::run(args),
         None => serve_port(&cli),
     }
 }

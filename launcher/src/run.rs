@@ -4,7 +4,7 @@
 //! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
 
 use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
-use crate::cli::{Mode, PortArgs, RunManifest, Vmm};
+use crate::cli::{Mode, PortArgs, RunArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -50,7 +50,11 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     }
     let vmm = vmm_words(&args.vmm, args.memory.as_deref(), &cards)?;
     make_folder(&args.manifest.socket_dir)?;
-    serve::serve(nics, &site, &args.run, &vmm)
+    let run = RunArgs {
+        api_socket: Some(args.api_socket()),
+        ..args.run.clone()
+    };
+    serve::serve(nics, &site, &run, &vmm)
 }
 
 /// The cards of the NICs.

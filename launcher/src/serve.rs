@@ -6,7 +6,7 @@
 //! clean up, ports are bound before the socket is there to be met, and only then is
 //! anybody told that we are ready.
 
-use crate::api::Api;
+use crate::api::{Api, Context};
 use crate::attachment::Site;
 use crate::cli::RunArgs;
 use crate::companion::Companion;
@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -41,11 +42,7 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     };
     let machine = Arc::new(Machine::start(setup, nics)?);
     let watch = SignalWatch::start(signals, Arc::clone(&machine))?;
-    let api = run
-        .api_socket
-        .as_deref()
-        .map(|path| Api::start(path, Arc::clone(&machine)))
-        .transpose()?;
+    let api = start_api(run.api_socket.as_deref(), site, &machine)?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
@@ -58,6 +55,17 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     drop(api);
     machine.end();
     served
+}
+
+/// Answers the operator, if there is a socket for it, from the namespace the ports are in:
+/// what requests open is opened there.
+fn start_api(path: Option<&Path>, site: &Site, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let context = Context {
+        machine: Arc::clone(machine),
+    };
+    let started = site.namespace.run(|| Api::start(path, context));
+    started.map_err(Failure::runtime)?.map(Some)
 }
 
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;

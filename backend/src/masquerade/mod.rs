@@ -37,7 +37,7 @@ use self::udp::{Datagram, UdpFlows};
 use crate::config::{MasqueradeConfig, PortConfig};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
-use crate::mode::Mode;
+use crate::mode::{FlowCount, Mode};
 use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, Replies, Responders, ServiceConfig};
@@ -264,6 +264,14 @@ impl Mode for Masquerade {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    fn flow_count(&self) -> FlowCount {
+        FlowCount {
+            tcp: self.tcp.count(),
+            udp: self.udp.len(),
+            echo: self.echo.count(),
+        }
     }
 
     fn has_backlog(&self) -> bool {

@@ -201,12 +201,7 @@ impl Port {
     pub fn counters(&self) -> Counters {
         let total = Counters::default();
         for counters in &self.counters {
-            for &reason in DropReason::ALL {
-                total.count_drops(reason, counters.dropped(reason));
-            }
-            for &count in Count::ALL {
-                total.add(count, counters.count(count));
-            }
+            total.merge(counters);
         }
         total
     }

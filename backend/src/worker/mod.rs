@@ -20,7 +20,7 @@ mod wait;
 pub use command::{RingRole, RingSetup};
 pub use handle::WorkerHandle;
 
-use crate::counters::{Count, Counters};
+use crate::counters::{Count, Counters, Gauge};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
@@ -276,6 +276,21 @@ impl Worker {
         self.stop_broken();
         self.await_room();
         self.update_link(now);
+        self.take_stock();
+    }
+
+    /// Tells how much there is of what comes and goes.
+    fn take_stock(&self) {
+        let flows = self.mode.flow_count();
+        let levels = [
+            (Gauge::QueuePairs, usize::from(self.link == Link::Up)),
+            (Gauge::TcpFlows, flows.tcp),
+            (Gauge::UdpFlows, flows.udp),
+            (Gauge::EchoFlows, flows.echo),
+        ];
+        for (gauge, n) in levels {
+            self.counters.set(gauge, n as u64);
+        }
     }
 
     /// Gives the mode what the guest sent. While the guest cannot be answered, or has
@@ -369,6 +384,7 @@ impl Worker {
         if !ring.is_quiet() {
             return;
         }
+        self.counters.add(Count::RxStalls, 1);
         match ring.enable_kicks() {
             Ok(posted) => self.slots[RingRole::Receive as usize].due = posted,
             Err(error) => self.fail(RingRole::Receive, &error),

@@ -133,6 +133,11 @@ impl Default for EchoFlows {
 }
 
 impl EchoFlows {
+    /// Number of conversations.
+    pub fn count(&self) -> usize {
+        self.flows.len()
+    }
+
     /// No flows yet. Finds out what the system permits.
     pub fn new() -> Self {
         Self::with(EchoAvailability {

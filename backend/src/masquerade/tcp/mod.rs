@@ -170,6 +170,11 @@ impl TcpFlows {
         Ok(())
     }
 
+    /// Number of connections, those in TIME-WAIT included.
+    pub fn count(&self) -> usize {
+        self.flows.len()
+    }
+
     /// True if the connection is one of ours.
     pub fn has(&self, key: &FlowKey) -> bool {
         self.slot_of(key).is_some()

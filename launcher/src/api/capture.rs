@@ -1,0 +1,80 @@
+//! `/v1/capture`: the packets that cross a port.
+//!
+//! Each capture is written by a thread of its own; a client that does not read keeps that
+//! thread waiting and nobody else.
+
+use super::http::{Answer, Method, Request, Stream};
+use super::openapi::{Operation, Parameter};
+use super::router::Route;
+use super::{Context, Refusal};
+use hawser_backend::port::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
+use std::io::{self, BufWriter, Write};
+use std::time::{Duration, SystemTime};
+
+/// Where captures are asked for.
+pub const PATH: &str = "/v1/capture";
+/// The routes of this group.
+pub const ROUTES: &[Route] = &[Route {
+    method: Method::Get,
+    path: PATH,
+    handler: get,
+    describe: |_| {
+        Operation::new("Packets as they cross a port, as pcapng, until the client goes")
+            .port()
+            .parameter(Parameter::number("snap-length", "Bytes kept of each packet"))
+            .parameter(Parameter::text(
+                "filter",
+                "Words all of which must hold: in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N, mac=MAC",
+            ))
+            .binary(KIND)
+    },
+}];
+const KIND: &str = "application/x-pcapng";
+/// How soon it is noticed that the client has gone while nothing crosses the port.
+const IDLE: Duration = Duration::from_secs(1);
+
+fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
+    let port = context.port(request)?;
+    let snap_length = match request.query.get("snap-length").map(|text| text.parse::<usize>()) {
+        None => SNAP_LENGTH_MAX,
+        Some(Ok(length)) if length > 0 => length.min(SNAP_LENGTH_MAX),
+        Some(_) => {
+            return Err(Refusal::bad_request(
+                "snap-length is no number of bytes",
+                "write a number above 0",
+            ));
+        }
+    };
+    let filter: CaptureFilter = request
+        .query
+        .get("filter")
+        .map_or("", String::as_str)
+        .parse()
+        .map_err(|error| Refusal::bad_request(format!("filter: {error}"), "see hawser capture --help"))?;
+    let rules = CaptureRules { snap_length, filter };
+    let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
+    let stream = port.capture().start(rules).map_err(busy)?;
+    let name = port.config().name.clone();
+    let write: Stream = Box::new(move |client| write(client, &name, snap_length, &stream));
+    Ok(Answer::Stream {
+        kind: KIND,
+        thread: "capture",
+        write,
+    })
+}
+
+fn write(out: impl Write, name: &str, snap_length: usize, stream: &CaptureStream) -> io::Result<()> {
+    let mut writer = PcapngWriter::new(BufWriter::new(out), name, snap_length)?;
+    loop {
+        writer.flush()?;
+        let Ok(packet) = stream.next(IDLE) else { return Ok(()) };
+        let Some(packet) = packet else {
+            writer.idle(SystemTime::now())?;
+            continue;
+        };
+        writer.packet(&packet)?;
+        while let Some(packet) = stream.ready() {
+            writer.packet(&packet)?;
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `/v1/metrics`: what Prometheus scrapes, in its text format (OpenMetrics 1.0).
+//!
+//! Names and help are those of the counters ([`hawser_backend::counters`]): a counter that
+//! is added there is here too, as `hawser_port_NAME_total`.
+
+use super::http::{Answer, Method, Request};
+use super::openapi::Operation;
+use super::router::Route;
+use super::{Context, Refusal};
+use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
+use hawser_backend::port::Port;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use std::fmt;
+use std::sync::Arc;
+
+/// The routes of this group.
+pub const ROUTES: &[Route] = &[Route {
+    method: Method::Get,
+    path: "/v1/metrics",
+    handler: get,
+    describe: |_| Operation::new("Counters of every port, for Prometheus").whole(KIND, json!({"type": "string"})),
+}];
+const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+fn get(context: &Context, _request: &Request) -> Result<Answer, Refusal> {
+    let failed = |error: fmt::Error| Refusal::internal(error, "report this as a bug");
+    Ok(Answer::Whole {
+        status: 200,
+        kind: KIND,
+        body: render(&context.machine.ports()).map_err(failed)?.into_bytes(),
+    })
+}
+
+fn render(ports: &[Arc<Port>]) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("hawser");
+    registry.register_collector(Box::new(Ports(ports.iter().map(|port| Sample::of(port)).collect())));
+    let mut body = String::new();
+    text::encode(&mut body, &registry)?;
+    Ok(body)
+}
+
+/// What was counted of all ports at about one moment.
+#[derive(Debug)]
+struct Ports(Vec<Sample>);
+
+#[derive(Debug)]
+struct Sample {
+    port: String,
+    counters: Counters,
+    link_up: bool,
+}
+
+impl Sample {
+    fn of(port: &Port) -> Self {
+        Self {
+            port: port.config().name.clone(),
+            counters: port.counters(),
+            link_up: port.link().is_up(),
+        }
+    }
+}
+
+const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
+
+impl Collector for Ports {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encoder
+            .encode_descriptor("build", "The program that answers", None, MetricType::Info)?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        for &count in Count::ALL {
+            let name = format!("port_{count}");
+            let mut metric = encoder.encode_descriptor(&name, count.help(), None, MetricType::Counter)?;
+            for sample in &self.0 {
+                metric
+                    .encode_family(&[("port", sample.port.as_str())])?
+                    .encode_counter(&sample.counters.count(count), NO_EXEMPLAR)?;
+            }
+        }
+        let help = "What went nowhere, by reason: frames, or messages in them";
+        let mut metric = encoder.encode_descriptor("port_drops", help, None, MetricType::Counter)?;
+        for sample in &self.0 {
+            for &reason in DropReason::ALL {
+                metric
+                    .encode_family(&[("port", sample.port.as_str()), ("reason", reason.name())])?
+                    .encode_counter(&sample.counters.dropped(reason), NO_EXEMPLAR)?;
+            }
+        }
+        for &gauge in Gauge::ALL {
+            let name = format!("port_{gauge}");
+            let mut metric = encoder.encode_descriptor(&name, gauge.help(), None, MetricType::Gauge)?;
+            for sample in &self.0 {
+                metric
+                    .encode_family(&[("port", sample.port.as_str())])?
+                    .encode_gauge(&sample.counters.level(gauge))?;
+            }
+        }
+        let help = "Whether the guest is shown a link that is up";
+        let mut metric = encoder.encode_descriptor("port_link_up", help, None, MetricType::Gauge)?;
+        for sample in &self.0 {
+            metric
+                .encode_family(&[("port", sample.port.as_str())])?
+                .encode_gauge(&u64::from(sample.link_up))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{ask, context};
+    use super::*;
+
+    #[test]
+    fn every_counter_and_reason_of_every_port_is_there_once() {
+        let answer = ask(&context(&["net0", "net1"]), "GET", "/v1/metrics", "");
+        assert_eq!(answer.status, 200);
+        let text = answer.text();
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let per_port = Count::ALL.len() + DropReason::ALL.len() + Gauge::ALL.len() + 1;
+        assert_eq!(samples.len(), 2 * per_port + 1, "{text}");
+        for expected in [
+            "hawser_port_tx_bytes_total{port=\"net0\"} 0",
+            "hawser_port_drops_total{port=\"net1\",reason=\"spoofed_mac\"} 0",
+            "hawser_port_tcp_flows{port=\"net0\"} 0",
+            "hawser_port_link_up{port=\"net1\"} 1",
+        ] {
+            assert_eq!(
+                samples.iter().filter(|line| **line == expected).count(),
+                1,
+                "{expected}\n{text}"
+            );
+        }
+        assert!(
+            text.contains("# HELP hawser_port_tx_frames Frames the guest sent.\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

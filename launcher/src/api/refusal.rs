@@ -1,0 +1,84 @@
+//! What a request that is not granted is answered: what is wrong, and what to do.
+
+use super::http::Answer;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Why a request was not granted. Nothing has been changed by it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    #[serde(skip)]
+    status: u16,
+    /// What is wrong.
+    pub error: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Refusal {
+    fn new(status: u16, error: impl ToString, remedy: impl ToString) -> Self {
+        Self {
+            status,
+            error: error.to_string(),
+            remedy: remedy.to_string(),
+        }
+    }
+
+    /// The request makes no sense.
+    pub fn bad_request(error: impl ToString, remedy: impl ToString) -> Self {
+        Self::new(400, error, remedy)
+    }
+
+    /// What it names is not there.
+    pub fn not_found(error: impl ToString, remedy: impl ToString) -> Self {
+        Self::new(404, error, remedy)
+    }
+
+    /// It makes sense, but not as things are.
+    pub fn conflict(error: impl ToString, remedy: impl ToString) -> Self {
+        Self::new(409, error, remedy)
+    }
+
+    /// The system does not let us.
+    pub fn internal(error: impl ToString, remedy: impl ToString) -> Self {
+        Self::new(500, error, remedy)
+    }
+
+    pub(super) fn wrong_method(method: &str, path: &str, allowed: &str) -> Self {
+        Self::new(405, format!("{path} does not take {method}"), format!("use {allowed}"))
+    }
+
+    pub(super) fn unknown_method(method: &str) -> Self {
+        Self::new(
+            501,
+            format!("there is no method {method:?}"),
+            "use GET, POST, PUT or DELETE",
+        )
+    }
+
+    pub(super) fn not_http(error: &httparse::Error) -> Self {
+        Self::new(400, format!("this is no HTTP request: {error}"), "speak HTTP/1.1")
+    }
+
+    pub(super) fn timeout() -> Self {
+        Self::new(408, "the request did not come whole in time", "send it at once")
+    }
+
+    pub(super) fn length_required() -> Self {
+        Self::new(
+            411,
+            "the length of the body is not said",
+            "send Content-Length, and no Transfer-Encoding",
+        )
+    }
+
+    pub(super) fn too_large(error: impl ToString) -> Self {
+        Self::new(413, error, "make the request shorter")
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        super::json(refusal.status, &refusal)
+    }
+}

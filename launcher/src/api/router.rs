@@ -1,0 +1,47 @@
+//! Which request goes to whom. The table is what requests are found by, and what the
+//! OpenAPI description is made from ([`super::openapi`]): neither knows more than the other.
+
+use super::http::{Answer, Method, Request};
+use super::openapi::Operation;
+use super::refusal::Refusal;
+use super::{Context, capture, metrics, openapi, status};
+
+/// One thing that can be asked.
+pub struct Route {
+    /// How.
+    pub method: Method,
+    /// Under which path.
+    pub path: &'static str,
+    /// Who answers.
+    pub handler: fn(&Context, &Request) -> Result<Answer, Refusal>,
+    /// What the description says of it.
+    pub describe: fn(&mut schemars::SchemaGenerator) -> Operation,
+}
+
+/// Everything that can be asked, one group after the other.
+pub fn routes() -> impl Iterator<Item = &'static Route> {
+    [status::ROUTES, metrics::ROUTES, capture::ROUTES, openapi::ROUTES]
+        .into_iter()
+        .flatten()
+}
+
+/// Answers a request.
+pub fn answer(context: &Context, request: &Request) -> Answer {
+    let here = || routes().filter(|route| route.path == request.path);
+    let found = here().find(|route| route.method == request.method);
+    let outcome = match found {
+        Some(route) => (route.handler)(context, request),
+        None if here().next().is_some() => {
+            let allowed: Vec<&str> = here().map(|route| route.method.name()).collect();
+            let (method, allowed) = (request.method.name(), allowed.join(" or "));
+            Err(Refusal::wrong_method(method, &request.path, &allowed))
+        }
+        None => {
+            let mut paths: Vec<&str> = routes().map(|route| route.path).collect();
+            paths.dedup();
+            let remedy = format!("there are {}", paths.join(", "));
+            Err(Refusal::not_found(format!("there is no {}", request.path), remedy))
+        }
+    };
+    outcome.unwrap_or_else(Answer::from)
+}

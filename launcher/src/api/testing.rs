@@ -1,0 +1,102 @@
+//! A machine of ports nobody is connected to, and requests without a socket.
+
+use super::http::{Answer, Method, Request};
+use super::{Context, router};
+use crate::attachment::Site;
+use crate::cli::Cli;
+use crate::config;
+use crate::host::Host;
+use crate::host::namespace::Namespace;
+use crate::machine::{Machine, MachineSetup, Meeting, Nic};
+use clap::Parser as _;
+use hawser_backend::vhost_user::Lifetime;
+use serde_json::Value;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// What requests are about, while it is there.
+pub struct Stage {
+    context: Context,
+    _folder: tempfile::TempDir,
+}
+
+impl Deref for Stage {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// Masquerades of these names with IPv4 in the guest.
+pub fn context(names: &[&str]) -> Stage {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = MachineSetup {
+        site: Site {
+            namespace: Namespace::default(),
+            runtime_folder: folder.path().to_owned(),
+        },
+        lifetime: Lifetime::Persistent,
+        names_interfaces: true,
+    };
+    let nic = |name: &&str| {
+        let options = ["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"];
+        let cli = Cli::try_parse_from(options).unwrap();
+        Nic {
+            meeting: Meeting::Listen(folder.path().join(name)),
+            plan: config::resolve(&cli.port, (*name).into(), &Host::default()).unwrap(),
+            survey: None,
+        }
+    };
+    let machine = Machine::start(setup, names.iter().map(nic).collect());
+    Stage {
+        context: Context {
+            machine: Arc::new(machine.unwrap()),
+        },
+        _folder: folder,
+    }
+}
+
+/// What a request was answered.
+pub struct Answered {
+    pub status: u16,
+    body: Vec<u8>,
+}
+
+impl Answered {
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// Asks; `target` may have a query.
+pub fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answered {
+    let method = match method {
+        "GET" => Method::Get,
+        "PUT" => Method::Put,
+        "POST" => Method::Post,
+        _ => Method::Delete,
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let request = Request {
+        method,
+        path: path.into(),
+        query: query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        body: body.into(),
+    };
+    match router::answer(context, &request) {
+        Answer::Whole { status, body, .. } => Answered { status, body },
+        Answer::Stream { .. } => Answered {
+            status: 200,
+            body: Vec::new(),
+        },
+    }
+}

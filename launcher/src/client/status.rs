@@ -1,0 +1,57 @@
+//! `hawser status`: the NICs of a running process.
+
+use super::{Client, Target, show};
+use crate::api::status::{Driver, Interface, LinkState, Status};
+use crate::cli::StatusArgs;
+use crate::failure::Failure;
+use std::fmt::Write as _;
+
+/// Prints the status.
+///
+/// # Errors
+/// If there is no such process.
+pub fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let mut status: Status = Client::of(&args.ask).get(&Target::new("/v1/status"))?;
+    if let Some(name) = &args.ask.port {
+        status.interfaces.retain(|nic| nic.name == *name);
+        if status.interfaces.is_empty() {
+            return Err(Failure::runtime(format_args!("there is no port {name:?}")));
+        }
+    }
+    show(args.json, &status, text)
+}
+
+/// A paragraph for each NIC.
+fn text(status: &Status) -> String {
+    status.interfaces.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+}
+
+fn paragraph(nic: &Interface) -> String {
+    let link = match nic.link_state {
+        LinkState::Up => "up",
+        LinkState::Down => "down",
+    };
+    let driver = match nic.driver {
+        Driver::Running => "running",
+        Driver::Absent => "absent",
+    };
+    let addresses: Vec<String> = nic.ip_addresses.iter().map(ToString::to_string).collect();
+    let lines = [
+        ("mac", nic.mac.clone().unwrap_or_default()),
+        ("addresses", addresses.join(" ")),
+        ("in the guest", nic.interface_name.clone().unwrap_or_default()),
+        ("link", link.to_owned()),
+        ("driver", driver.to_owned()),
+        (
+            "mode",
+            format!("{}, MTU {}, {} queue pairs", nic.mode.name(), nic.mtu, nic.queue_count),
+        ),
+        ("known from", nic.info_source.clone()),
+    ];
+    let mut text = format!("{}\n", nic.name);
+    for (what, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {what:<13} {value}");
+    }
+    text
+}
