@@ -1,9 +1,12 @@
 //! A synthetic guest: just enough of a driver and of TCP to keep one flow at full speed.
 
+use super::crowd::{Beside, Crowd};
 use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
-use super::{Outcome, PIECE, UNIT, UNITS, Way, thread_time};
-use hawser_backend::config::{DEFAULT_BUSY_POLL, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use super::{Outcome, PATIENCE, PIECE, UNIT, UNITS, Way, thread_time};
+use hawser_backend::config::{
+    DEFAULT_BUSY_POLL, Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig, Transport,
+};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
@@ -21,13 +24,14 @@ const NAME: &str = "engine";
 const WORKER: &str = "engine-0";
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-const GUEST_PORT: u16 = 40_000;
+const GUEST_PORT: u16 = 9000;
+/// A port of the host that is the guest's.
+pub const FORWARDED: u16 = 9001;
 const RING_SIZE: u16 = 256;
 /// Receive buffers are pages, as Linux posts them for a bulk flow.
 const RECEIVE_BUFFER: u32 = 4096;
 /// Bytes of a receive buffer that are looked at.
 const LOOKED_AT: usize = VIRTIO + HEADERS + OPTIONS;
-const PATIENCE: Duration = Duration::from_secs(2);
 
 fn port_config() -> Result<PortConfig> {
     let link = Ipv4Link {
@@ -44,6 +48,13 @@ fn port_config() -> Result<PortConfig> {
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig {
             ipv4: Some(link),
+            forwards: vec![Forward {
+                transport: Transport::Tcp,
+                bind: None,
+                host_port: FORWARDED,
+                guest_port: FORWARDED,
+                count: NonZeroU16::MIN,
+            }],
             ..MasqueradeConfig::default()
         }),
     })
@@ -54,6 +65,15 @@ fn port_config() -> Result<PortConfig> {
 /// # Errors
 /// The connection fails, or stands still.
 pub fn run(way: Way, time: Duration) -> Result<Outcome> {
+    run_beside(way, time, Beside::Idle(0)).map(|(outcome, _)| outcome)
+}
+
+/// Moves units through hawser for `time`, with others beside; and how many connections they
+/// made meanwhile.
+///
+/// # Errors
+/// A connection fails, or stands still.
+pub fn run_beside(way: Way, time: Duration, beside: Beside) -> Result<(Outcome, u64)> {
     let far = FarEnd::new(way)?;
     let SocketAddr::V4(at) = far.at else {
         return Err(failure("the far end is IPv4"));
@@ -70,19 +90,27 @@ pub fn run(way: Way, time: Duration) -> Result<Outcome> {
     };
     let mut vmm = Vmm::connect(ours, config)?;
     let outcome = Guest::new(&mut vmm, at).and_then(|mut guest| {
-        let outcome = guest.measure(way, time, &far);
+        let mut crowd = Crowd::gather(&mut guest, beside)?;
+        guest.connect()?;
+        crowd.begin(beside);
+        let outcome = guest.measure(way, time, &far, &mut crowd);
+        let storm = crowd.end()?;
         guest.send(FIN | ACK | RST, None)?;
-        outcome
+        outcome.map(|outcome| (outcome, storm))
     });
     // The worker still has to see the end of the connection.
     thread::sleep(Duration::from_millis(20));
     drop(vmm);
     serving.join().map_err(|_| failure("the server panicked"))??;
-    far.join()?;
+    // One that never got its connection still waits for it.
+    if outcome.is_ok() {
+        far.join()?;
+    }
     outcome
 }
 
-struct Guest<'a> {
+/// A driver and its one flow; those of a [`Crowd`] are not kept.
+pub struct Guest<'a> {
     ram: Arc<Ram>,
     receive: &'a mut Ring,
     transmit: &'a mut Ring,
@@ -101,6 +129,8 @@ struct Guest<'a> {
     window: u32,
     scale: u8,
     is_over: bool,
+    /// Port and sequence number of each SYN that answered one of a crowd's.
+    answers: Vec<(u16, u32)>,
 }
 
 #[derive(Clone, Copy)]
@@ -139,6 +169,7 @@ impl<'a> Guest<'a> {
             window: 0,
             scale: 0,
             is_over: false,
+            answers: Vec::new(),
             ram,
         };
         for _ in 0..RING_SIZE {
@@ -146,7 +177,6 @@ impl<'a> Guest<'a> {
             guest.post(at)?;
         }
         guest.receive.publish_and_kick()?;
-        guest.connect()?;
         Ok(guest)
     }
 
@@ -180,6 +210,23 @@ impl<'a> Guest<'a> {
     /// Puts a segment into the ring and tells the device; with the payload of a unit, or
     /// with none. False if there is no room.
     fn queue(&mut self, flags: u8, payload: Option<usize>) -> Result<bool> {
+        let segment = Segment {
+            seq: self.snd_nxt,
+            ack: self.rcv_nxt,
+            flags,
+            window: u16::MAX,
+            payload: payload.unwrap_or(0),
+        };
+        if !self.put(&self.ends.clone(), segment)? {
+            return Ok(false);
+        }
+        let takes = u32::try_from(segment.payload)? + u32::from(flags & (SYN | FIN) != 0);
+        self.snd_nxt = self.snd_nxt.wrapping_add(takes);
+        Ok(true)
+    }
+
+    /// Puts a segment of any flow into the ring. False if there is no room.
+    pub(super) fn put(&mut self, ends: &Ends, segment: Segment) -> Result<bool> {
         while let Some((head, _)) = self.transmit.used() {
             self.free_units.push(self.unit_of[usize::from(head)]);
         }
@@ -187,23 +234,14 @@ impl<'a> Guest<'a> {
             return Ok(false);
         };
         let memory = self.units[unit];
-        let bytes = segment::emit(
-            &self.ends,
-            Segment {
-                seq: self.snd_nxt,
-                ack: self.rcv_nxt,
-                flags,
-                window: u16::MAX,
-                payload: payload.unwrap_or(0),
-            },
-        );
+        let bytes = segment::emit(ends, segment);
         self.ram.write(memory.head, &bytes);
         let mut chain = vec![Buffer {
             at: memory.head,
             len: u32::try_from(bytes.len())?,
             writable: false,
         }];
-        for offset in (0..payload.unwrap_or(0)).step_by(PIECE) {
+        for offset in (0..segment.payload).step_by(PIECE) {
             chain.push(Buffer {
                 at: memory.payload + offset as u64,
                 len: u32::try_from(PIECE.min(UNIT - offset))?,
@@ -213,9 +251,32 @@ impl<'a> Guest<'a> {
         let head = self.transmit.add_indirect(memory.table, &chain);
         let head = head.ok_or_else(|| failure("no room in the ring"))?;
         self.unit_of[usize::from(head)] = unit;
-        let takes = u32::try_from(payload.unwrap_or(0))? + u32::from(flags & (SYN | FIN) != 0);
-        self.snd_nxt = self.snd_nxt.wrapping_add(takes);
         Ok(true)
+    }
+
+    /// The ends of a flow of a crowd.
+    pub(super) const fn ends_of(&self, port: u16, far: SocketAddrV4) -> Ends {
+        Ends {
+            mac: MAC,
+            guest: SocketAddrV4::new(GUEST, port),
+            far,
+        }
+    }
+
+    /// Tells the device of all that was put.
+    pub(super) fn publish(&mut self) -> Result<()> {
+        Ok(self.transmit.publish_and_kick()?)
+    }
+
+    /// Waits for frames; false if none come.
+    pub(super) fn wait(&mut self, time: Duration) -> bool {
+        self.receive.wait_used(time)
+    }
+
+    /// Takes what came; the answers to a crowd's SYNs.
+    pub(super) fn take_answers(&mut self) -> Result<Vec<(u16, u32)>> {
+        self.receive_all()?;
+        Ok(std::mem::take(&mut self.answers))
     }
 
     fn send(&mut self, flags: u8, payload: Option<usize>) -> Result<()> {
@@ -253,6 +314,12 @@ impl<'a> Guest<'a> {
 
     /// What a segment says; the payload that is new.
     fn take(&mut self, segment: Received) -> Result<usize> {
+        if segment.port != GUEST_PORT {
+            if segment.flags == SYN | ACK {
+                self.answers.push((segment.port, segment.seq));
+            }
+            return Ok(0);
+        }
         if segment.flags & RST != 0 {
             return Err(failure("the connection was reset"));
         }
@@ -272,11 +339,12 @@ impl<'a> Guest<'a> {
         Ok(segment.payload)
     }
 
-    fn measure(&mut self, way: Way, time: Duration, far: &FarEnd) -> Result<Outcome> {
+    fn measure(&mut self, way: Way, time: Duration, far: &FarEnd, crowd: &mut Crowd) -> Result<Outcome> {
         let swallowed = || far.swallowed.load(std::sync::atomic::Ordering::Relaxed);
         let (start, cpu, before) = (Instant::now(), thread_time(WORKER)?, swallowed());
         let mut received = 0;
         while start.elapsed() < time {
+            crowd.turn(self)?;
             match way {
                 Way::Out => self.push()?,
                 Way::In => received += self.pull()?,

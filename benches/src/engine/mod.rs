@@ -5,6 +5,7 @@
 //! kind what nobody can leave out: one sendmsg, or one peek and one discard, per unit of
 //! the same size. What lies between the two is virtio, TCP and everything else.
 
+pub mod crowd;
 pub mod floor;
 pub mod guest;
 pub mod peer;
@@ -22,6 +23,9 @@ pub const PIECE: usize = 4096;
 pub const UNITS: usize = 32;
 /// Address on loopback of the socket at the far end.
 pub const FAR: &str = "192.0.2.1";
+
+/// Longest anything may take to happen.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

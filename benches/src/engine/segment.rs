@@ -99,6 +99,8 @@ fn low(n: usize) -> u16 {
 /// What the guest looks at of a segment for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
+    /// Port of the guest.
+    pub port: u16,
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
@@ -126,6 +128,7 @@ pub fn parse(bytes: &[u8]) -> Option<Received> {
     let tcp_len = usize::from(*tcp.get(12)? >> 4) * 4;
     let options = tcp.get(TCP..tcp_len).unwrap_or_default();
     Some(Received {
+        port: word(tcp, 2)?,
         seq: long(tcp, 4)?,
         ack: long(tcp, 8)?,
         flags: tcp[13],

@@ -1,0 +1,170 @@
+//! One flow beside many: see `hawser_benches::engine::crowd`.
+//!
+//! Run by `hack/bench --scale`.
+
+use clap::Parser;
+use hawser_benches::engine::crowd::Beside;
+use hawser_benches::engine::{FAR, Way, guest};
+use hawser_benches::machine::{self, Machine};
+use hawser_benches::numbers::Spread;
+use hawser_testkit::Result;
+use hawser_testkit::netns::Namespace;
+use serde_json::{Value, json};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Idle flows, as far as the limit on open files allows.
+const CROWDS: [u32; 3] = [10, 20_000, 50_000];
+/// Descriptors for everything but idle flows.
+const OTHERS: u64 = 500;
+
+/// Measures one flow without a VM, beside few and many idle ones, and storms of connections.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Rounds; each measures every case once
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Milliseconds of each run
+    #[arg(long, default_value_t = 500)]
+    millis: u64,
+    /// File for all samples
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A case and what it measured, by way: Gbit/s, and connections of the storm per second.
+struct Case {
+    key: String,
+    title: String,
+    beside: Beside,
+    rates: [Vec<f64>; 2],
+    storm: Vec<f64>,
+}
+
+const WAYS: [(Way, &str); 2] = [(Way::Out, "out"), (Way::In, "in")];
+
+fn cases(descriptors: u64) -> Vec<Case> {
+    let most = u32::try_from(descriptors.saturating_sub(OTHERS)).unwrap_or(u32::MAX);
+    let mut crowds = CROWDS.map(|n| n.min(most)).to_vec();
+    crowds.dedup();
+    let idle = crowds
+        .into_iter()
+        .map(|n| (format!("idle_{n}"), format!("{n} idle flows"), Beside::Idle(n)));
+    let storms = [
+        ("storm_guest", "the guest opens connections", Beside::StormOfGuest),
+        ("storm_world", "clients connect", Beside::StormOfWorld),
+    ];
+    let storms = storms.map(|(key, title, beside)| (key.to_owned(), title.to_owned(), beside));
+    let case = |(key, title, beside)| Case {
+        key,
+        title,
+        beside,
+        rates: [Vec::new(), Vec::new()],
+        storm: Vec::new(),
+    };
+    idle.chain(storms).map(case).collect()
+}
+
+fn cell(samples: &[f64], digits: usize) -> String {
+    Spread::of(samples).map_or_else(String::new, |s| {
+        format!("{:.digits$} ({:.digits$}–{:.digits$})", s.median, s.min, s.max)
+    })
+}
+
+fn print(cases: &[Case]) {
+    println!(
+        "| beside | guest → host, Gbit/s | host → guest, Gbit/s | connections/s of the storm |\n|---|---|---|---|"
+    );
+    for case in cases {
+        let [out, into] = [0, 1].map(|way: usize| cell(&case.rates[way], 1));
+        let storm = if matches!(case.beside, Beside::Idle(_)) {
+            String::new()
+        } else {
+            cell(&case.storm, 0)
+        };
+        println!("| {} | {out} | {into} | {storm} |", case.title);
+    }
+    println!("\n| rate beside, compared with 10 idle flows | guest → host | host → guest |\n|---|---|---|");
+    for case in &cases[1..] {
+        let ratio = |way: usize| {
+            Spread::of_ratios(&case.rates[way], &cases[0].rates[way])
+                .map_or_else(String::new, |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max))
+        };
+        println!("| {} | {} | {} |", case.title, ratio(0), ratio(1));
+    }
+}
+
+fn to_json(cases: &[Case]) -> Value {
+    let all = |samples: &[f64]| json!({ "samples": samples, "spread": Spread::of(samples).map(Spread::to_json) });
+    let one = |case: &Case| json!({ "beside": case.title, "out": all(&case.rates[0]), "in": all(&case.rates[1]), "storm": all(&case.storm) });
+    cases
+        .iter()
+        .map(|case| (case.key.clone(), one(case)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// Raises the limit on open files as far as it goes; how far that is.
+fn raise_descriptors() -> Result<u64> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is filled in by the first call and only read by the second.
+    let done = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if done {
+        Ok(limit.rlim_max)
+    } else {
+        Err(io::Error::last_os_error().into())
+    }
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let (machine, load) = (Machine::this(), machine::load());
+    let time = Duration::from_millis(options.millis);
+    let mut cases = cases(raise_descriptors()?);
+    for round in 1..=options.rounds {
+        for case in &mut cases {
+            for (index, (way, name)) in WAYS.into_iter().enumerate() {
+                eprintln!("round {round} of {}: {}, {name}", options.rounds, case.title);
+                let (outcome, storm) = guest::run_beside(way, time, case.beside)?;
+                case.rates[index].push(outcome.rate());
+                case.storm.push(storm as f64 / outcome.time.as_secs_f64());
+            }
+        }
+    }
+    println!("{}; load average before the run: {load:.1}\n", machine.describe());
+    print(&cases);
+    if let Some(path) = &options.json {
+        let json = json!({ "machine": machine.to_json(), "load_before": load, "cases": to_json(&cases) });
+        fs::write(path, format!("{json:#}\n"))?;
+    }
+    Ok(())
+}
+
+fn run() -> Result<()> {
+    let options = Options::parse();
+    let namespace = Namespace::new()?;
+    namespace.run(&format!("ip addr add {FAR}/32 dev lo"))?;
+    // One port of ours for each flow to the same port of theirs.
+    namespace.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
+    namespace.inside(|| measure(&options))?
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
