@@ -191,11 +191,11 @@ counters! {
         /// Queue pairs that the guest's driver runs.
         QueuePairs = "queue_pairs",
         /// TCP connections of the guest, TIME-WAIT included.
-        TcpFlows = "tcp_flows",
+        TcpFlows = "tcp_flows_open",
         /// UDP flows of the guest.
         UdpFlows = "udp_flows_open",
         /// Conversations of echo requests of the guest.
-        EchoFlows = "echo_flows",
+        EchoFlows = "echo_flows_open",
     }
 }
 

@@ -2,11 +2,12 @@
 //! in [`crate::values`]; what the options mean together, in [`crate::config`].
 
 use crate::attachment::SegmentArgs;
+use crate::client::rate::Wanted;
 use crate::forward;
-use crate::policy::PolicyArgs;
+use crate::policy::{self, PolicyArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hawser_backend::config::Forward;
+use hawser_backend::config::{Forward, Rate};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -77,6 +78,10 @@ pub enum Command {
     Capture(CaptureArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
+    /// Show or change how much may cross a port of a running process
+    Rate(RateArgs),
+    /// Show or change what a running process logs
+    Loglevel(LogLevelArgs),
     /// Check a VM's manifests: say what is wrong with them, or what would be served
     Validate(ValidateArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
@@ -341,6 +346,54 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
+/// Options of `rate`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct RateArgs {
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Most the guest is sent: bits per second such as 500M or 1G, and how many bytes may come
+    /// at once; off: no limit
+    #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::byte_rate))]
+    pub rate_in: Option<Wanted>,
+    /// Most the guest may send, like --rate-in
+    #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::byte_rate))]
+    pub rate_out: Option<Wanted>,
+    /// Most packets per second the guest is sent, and how many may come at once; off: no limit
+    #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::packet_rate))]
+    pub packet_rate_in: Option<Wanted>,
+    /// Most packets per second the guest may send, like --packet-rate-in
+    #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::packet_rate))]
+    pub packet_rate_out: Option<Wanted>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn wanted(text: &str, parse: fn(&str) -> Result<Rate, String>) -> Result<Wanted, String> {
+    match text {
+        "off" => Ok(Wanted::Off),
+        text => parse(text).map(Wanted::Limit),
+    }
+}
+
+/// Options of `loglevel`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct LogLevelArgs {
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// What is to be logged: error, warn, info, debug, trace, off, or a filter such as
+    /// info,hawser_backend::vhost_user=debug
+    #[arg(value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
+    pub filter: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Whose packets are to be seen, and which.
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -383,6 +436,10 @@ pub struct RunArgs {
     /// [default: with hawser run, api.sock beside the others; else none]
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
+    /// Unix socket of the QEMU guest agent, which hawser status asks for the guest's names and
+    /// addresses
+    #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
+    pub guest_agent: Option<PathBuf>,
     /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
     /// such as info,hawser_backend::vhost_user=debug
     #[arg(

@@ -15,6 +15,7 @@ mod config;
 mod failure;
 mod forward;
 mod host;
+mod logging;
 mod machine;
 mod manifest;
 mod plan;
@@ -62,6 +63,8 @@ fn run() -> Result<(), Failure> {
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::Run(args)) => run::run(args),
+        Some(Command::Rate(args)) => client::rate::run(args),
+        Some(Command::Loglevel(args)) => client::loglevel::run(args),
         Some(Command::Status(args)) => client::status::run(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         None => serve_port(&cli),

@@ -235,34 +235,48 @@ const DEFAULT_BURST: u64 = 20;
 /// Default bursts are no less than a frame that stands for many.
 const MIN_DEFAULT_BURST: u64 = 128 << 10;
 const MIN_DEFAULT_PACKETS: u64 = 64;
-const BITS: u64 = 8;
+/// Bits of a byte.
+pub const BITS: u64 = 8;
 
 /// `--rate-in`, `--rate-out`: bits per second, and bytes at once.
-fn byte_rate(text: &str) -> Parsed<Rate> {
+pub fn byte_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let rate = rate.strip_suffix("bit").unwrap_or(rate);
     let bits = decimal(rate).ok_or("give bits per second such as 800k, 500M, 1G or 1gbit, and :BYTES for the burst")?;
+    let burst = burst.map(|burst| binary(burst).ok_or("give the burst in bytes, such as 256K or 1M"));
+    byte_rate_of(bits, burst.transpose()?)
+}
+
+/// A rate of so many bits per second.
+///
+/// # Errors
+/// It is less than anything could live with.
+pub fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     let per_second = bits / BITS;
     if per_second < MIN_BYTES_PER_SECOND {
         return Err(format!("give {}k or more", MIN_BYTES_PER_SECOND * BITS / 1000));
     }
-    let burst = match burst {
-        Some(burst) => binary(burst).ok_or("give the burst in bytes, such as 256K or 1M")?,
-        None => (per_second / DEFAULT_BURST).max(MIN_DEFAULT_BURST),
-    };
+    let burst = burst.unwrap_or_else(|| (per_second / DEFAULT_BURST).max(MIN_DEFAULT_BURST));
     Ok(Rate { per_second, burst })
 }
 
 /// `--packet-rate-in`, `--packet-rate-out`: packets per second, and packets at once.
-fn packet_rate(text: &str) -> Parsed<Rate> {
+pub fn packet_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
-    let per_second = decimal(rate)
-        .filter(|n| *n > 0)
-        .ok_or("give packets per second such as 5000 or 100k, and :PACKETS for the burst")?;
-    let burst = match burst {
-        Some(burst) => decimal(burst).ok_or("give the burst in packets, such as 1000")?,
-        None => (per_second / DEFAULT_BURST).max(MIN_DEFAULT_PACKETS),
-    };
+    let shape = "give packets per second such as 5000 or 100k, and :PACKETS for the burst";
+    let burst = burst.map(|burst| decimal(burst).ok_or("give the burst in packets, such as 1000"));
+    packet_rate_of(decimal(rate).ok_or(shape)?, burst.transpose()?)
+}
+
+/// A rate of so many packets per second.
+///
+/// # Errors
+/// It is none.
+pub fn packet_rate_of(per_second: u64, burst: Option<u64>) -> Parsed<Rate> {
+    if per_second == 0 {
+        return Err("give packets per second such as 5000, 1 or more".into());
+    }
+    let burst = burst.unwrap_or_else(|| (per_second / DEFAULT_BURST).max(MIN_DEFAULT_PACKETS));
     Ok(Rate { per_second, burst })
 }
 

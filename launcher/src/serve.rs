@@ -6,6 +6,7 @@
 //! clean up, ports are bound before the socket is there to be met, and only then is
 //! anybody told that we are ready.
 
+use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
 use crate::attachment::Site;
 use crate::cli::RunArgs;
@@ -18,7 +19,6 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -42,7 +42,7 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     };
     let machine = Arc::new(Machine::start(setup, nics)?);
     let watch = SignalWatch::start(signals, Arc::clone(&machine))?;
-    let api = start_api(run.api_socket.as_deref(), site, &machine)?;
+    let api = start_api(run, site, &machine)?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
@@ -59,10 +59,11 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
 
 /// Answers the operator, if there is a socket for it, from the namespace the ports are in:
 /// what requests open is opened there.
-fn start_api(path: Option<&Path>, site: &Site, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
-    let Some(path) = path else { return Ok(None) };
+fn start_api(run: &RunArgs, site: &Site, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
+    let Some(path) = &run.api_socket else { return Ok(None) };
     let context = Context {
         machine: Arc::clone(machine),
+        agent: run.guest_agent.clone().map(GuestAgent::new),
     };
     let started = site.namespace.run(|| Api::start(path, context));
     started.map_err(Failure::runtime)?.map(Some)

@@ -2,7 +2,7 @@
 //! know about the system.
 
 use crate::failure::Failure;
-use crate::host;
+use crate::{host, logging};
 use hawser_backend::config::{Forward, MasqueradeConfig, ModeConfig};
 
 /// Descriptors the process needs besides sockets of flows and forwards: memory regions,
@@ -11,11 +11,7 @@ const OWN_DESCRIPTORS: u64 = 256;
 
 /// Starts logging to standard error. `filter` has been checked by its option's parser.
 pub fn start_log(filter: &str) {
-    env_logger::Builder::new()
-        .parse_filters(filter)
-        .format_target(false)
-        .format_timestamp_millis()
-        .init();
+    logging::start(filter);
 }
 
 /// Raises the limit of open descriptors and checks that the forwards fit into it: every

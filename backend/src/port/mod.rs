@@ -8,25 +8,27 @@ pub mod filter;
 mod guard;
 mod link;
 pub mod rate;
+mod sightings;
 pub mod vlan;
 
 pub use admission::Admission;
 pub use card::{Card, CardState};
 pub use link::Link;
+pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup};
-use crate::config::{ModeConfig, PortConfig};
+use crate::config::{ModeConfig, PortConfig, Rates};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, SegmentChange};
 use crate::poller::Poller;
 use crate::sys::tap::TapQueue;
-use crate::worker::{self, WorkerHandle};
+use crate::worker::{self, Limits, WorkerHandle};
 use capture::Capture;
-use rate::{Gate, Limiter};
 use std::fmt::Write as _;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// A port of a VM.
 pub struct Port {
@@ -36,6 +38,8 @@ pub struct Port {
     card: Arc<Card>,
     capture: Arc<Capture>,
     link: Link,
+    sightings: Arc<Sightings>,
+    rates: Mutex<Rates>,
 }
 
 /// Connections of one protocol a worker holds. The limit on open files usually comes first.
@@ -114,10 +118,11 @@ impl Port {
             card: Arc::new(Card::new(&config)),
             capture: Arc::default(),
             link: Link::default(),
+            sightings: Arc::default(),
+            rates: Mutex::new(config.policy.rates),
             config,
         };
-        let rates = port.config.policy.rates;
-        let (to_guest, from_guest) = (Limiter::new(rates.to_guest), Limiter::new(rates.from_guest));
+        let limits = Limits::new(port.config.policy.rates);
         for index in 0..usize::from(port.config.queue_pairs.get()) {
             let poller = Poller::new()?;
             let counters = Arc::new(Counters::default());
@@ -132,8 +137,8 @@ impl Port {
                 index,
                 busy_poll: port.config.busy_poll,
                 admission: Admission::new(port.config.mac, &port.config.policy),
-                to_guest: Gate::new(to_guest.clone()),
-                from_guest: Gate::new(from_guest.clone()),
+                limits: limits.clone(),
+                sightings: Arc::clone(&port.sightings),
                 card: Arc::clone(&port.card),
                 capture: Arc::clone(&port.capture),
                 poller,
@@ -164,6 +169,29 @@ impl Port {
     /// The link to the segment, as the guest sees it.
     pub const fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Addresses the guest was seen to use, those seen last first, and how long ago that was.
+    pub fn sightings(&self) -> Vec<(Sighting, Duration)> {
+        let now = worker::now();
+        let all = self.sightings.all().into_iter();
+        all.map(|sighting| (sighting, now.since(sighting.seen))).collect()
+    }
+
+    /// How much may cross the port.
+    pub fn rates(&self) -> Rates {
+        *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has other limits from now on, with full buckets.
+    pub fn set_rates(&self, rates: Rates) {
+        // Held until all are told, so that two who set them do not mix.
+        let mut current = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = Limits::new(rates);
+        for worker in &self.workers {
+            worker.set_rates(limits.clone());
+        }
+        *current = rates;
     }
 
     /// The segment carries frames, or no longer: modes and guest are told.

@@ -150,6 +150,14 @@ impl Gate {
         }
     }
 
+    /// Has another limit, or none, from now on. Who waited for tokens of the one before is to
+    /// look again.
+    pub fn replace(&mut self, now: Instant, limiter: Option<Arc<Limiter>>) {
+        self.settle();
+        *self = Self::new(limiter);
+        self.look(now);
+    }
+
     /// Says what time it is, and looks into the buckets. True if the gate was closed
     /// and has opened.
     pub fn look(&mut self, now: Instant) -> bool {

@@ -4,7 +4,7 @@ use crate::time::Instant;
 use std::sync::OnceLock;
 
 /// What time it is. All workers of a process share one start.
-pub(super) fn now() -> Instant {
+pub fn now() -> Instant {
     static START: OnceLock<std::time::Instant> = OnceLock::new();
     let passed = START.get_or_init(std::time::Instant::now).elapsed();
     Instant::from_nanos(u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX))

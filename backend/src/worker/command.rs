@@ -4,7 +4,9 @@
 //! Those that hand memory or rings back wait until the worker has let go of them, and
 //! features until they hold: a migration counts on every write after that being logged.
 
+use crate::config::Rates;
 use crate::mode::SegmentChange;
+use crate::port::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -45,6 +47,25 @@ pub struct RingSetup {
     pub error: Option<File>,
 }
 
+/// What the workers of a port share of its rates: `None` where there is no limit.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Towards the guest.
+    pub to_guest: Option<Arc<Limiter>>,
+    /// From the guest.
+    pub from_guest: Option<Arc<Limiter>>,
+}
+
+impl Limits {
+    /// Buckets for `rates`.
+    pub fn new(rates: Rates) -> Self {
+        Self {
+            to_guest: Limiter::new(rates.to_guest),
+            from_guest: Limiter::new(rates.from_guest),
+        }
+    }
+}
+
 /// One order to a worker.
 pub(super) enum Command {
     SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
@@ -56,6 +77,7 @@ pub(super) enum Command {
     SetError(RingRole, Option<File>),
     SetLink(bool),
     ChangeSegment(SegmentChange),
+    SetRates(Limits),
     Exit,
 }
 

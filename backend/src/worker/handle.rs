@@ -1,6 +1,6 @@
 //! The vhost-user side's hold on a worker.
 
-use super::command::{Command, CommandSender, RingRole, RingSetup};
+use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
 use crate::mode::SegmentChange;
 use crate::virtio::GuestMap;
 use std::fs::File;
@@ -77,6 +77,11 @@ impl WorkerHandle {
     /// Lets frames pass, or not, whatever the front end has enabled.
     pub fn set_link(&self, up: bool) {
         self.commands.send(Command::SetLink(up));
+    }
+
+    /// Replaces the limits on what passes.
+    pub fn set_rates(&self, limits: Limits) {
+        self.commands.send(Command::SetRates(limits));
     }
 
     /// Tells the mode what became of the segment it attaches the guest to.

@@ -17,7 +17,8 @@ mod rings;
 mod slot;
 mod wait;
 
-pub use command::{RingRole, RingSetup};
+pub use clock::now;
+pub use command::{Limits, RingRole, RingSetup};
 pub use handle::WorkerHandle;
 
 use crate::counters::{Count, Counters, Gauge};
@@ -26,7 +27,7 @@ use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::capture::{Capture, CaptureTap};
 use crate::port::rate::Gate;
-use crate::port::{Admission, Card};
+use crate::port::{Admission, Card, Sightings};
 use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
@@ -53,10 +54,10 @@ pub struct WorkerSpec {
     pub index: usize,
     /// Which frames of the guest come in.
     pub admission: Admission,
-    /// How much the guest may be sent.
-    pub to_guest: Gate,
-    /// How much the guest may send.
-    pub from_guest: Gate,
+    /// How much may pass.
+    pub limits: Limits,
+    /// Where addresses are noted that the guest is seen to use.
+    pub sightings: Arc<Sightings>,
     /// The guest's card, which all workers of the port share.
     pub card: Arc<Card>,
     /// The view of what crosses the port.
@@ -114,6 +115,7 @@ struct Worker {
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
     admission: Admission,
+    sightings: Arc<Sightings>,
     from_guest: Gate,
     commands: CommandReceiver,
     map: Option<Arc<GuestMap>>,
@@ -140,12 +142,13 @@ impl Worker {
             capture: CaptureTap::new(Arc::clone(&spec.capture)),
             poller: spec.poller,
             receive: Receive::new(Arc::clone(&spec.counters))
-                .behind(spec.to_guest)
+                .behind(Gate::new(spec.limits.to_guest))
                 .seen_by(CaptureTap::new(spec.capture)),
             counters: spec.counters,
             mode: spec.mode,
             admission: spec.admission,
-            from_guest: spec.from_guest,
+            sightings: spec.sightings,
+            from_guest: Gate::new(spec.limits.from_guest),
             commands,
             map: None,
             features: Features::default(),
@@ -256,12 +259,22 @@ impl Worker {
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
                 Command::SetLink(up) => self.set_link(up),
+                Command::SetRates(limits) => self.set_rates(now, limits),
                 Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,
             }
             self.update_link(now);
         }
         Flow::Continue
+    }
+
+    /// Has other limits. Whoever waited for tokens looks again.
+    fn set_rates(&mut self, now: Instant, limits: Limits) {
+        self.from_guest.replace(now, limits.from_guest);
+        self.receive.gate().replace(now, limits.to_guest);
+        for role in [RingRole::Receive, RingRole::Transmit] {
+            self.slots[role as usize].due = true;
+        }
     }
 
     /// Everything there is to do after the events of one wait.
@@ -314,8 +327,9 @@ impl Worker {
                 self.from_guest.budget(),
                 |head| {
                     let admitted = self.admission.admit(head);
-                    if let Err(reason) = admitted {
-                        self.capture.refused(head, reason);
+                    match admitted {
+                        Ok(()) => self.sightings.look(now, head),
+                        Err(reason) => self.capture.refused(head, reason),
                     }
                     admitted
                 },

@@ -126,7 +126,7 @@ mod tests {
         for expected in [
             "hawser_port_tx_bytes_total{port=\"net0\"} 0",
             "hawser_port_drops_total{port=\"net1\",reason=\"spoofed_mac\"} 0",
-            "hawser_port_tcp_flows{port=\"net0\"} 0",
+            "hawser_port_tcp_flows_open{port=\"net0\"} 0",
             "hawser_port_link_up{port=\"net1\"} 1",
         ] {
             assert_eq!(

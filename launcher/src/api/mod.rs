@@ -8,10 +8,13 @@
 //!
 //! docs/api.md is for those who use it.
 
+pub mod agent;
 pub mod capture;
 pub mod http;
+pub mod log;
 pub mod metrics;
 pub mod openapi;
+pub mod rate;
 pub mod refusal;
 pub mod router;
 pub mod status;
@@ -25,6 +28,7 @@ use crate::machine::Machine;
 use hawser_backend::port::Port;
 use http::{Answer, Request, Server};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
@@ -40,6 +44,8 @@ const JSON: &str = "application/json";
 pub struct Context {
     /// The ports that are served, while they come and go.
     pub machine: Arc<Machine>,
+    /// The agent in the guest, if there is a way to it.
+    pub agent: Option<agent::GuestAgent>,
 }
 
 /// The endpoint. Dropping it ends it and removes its socket.
@@ -108,6 +114,12 @@ impl Context {
                 .ok_or_else(|| Refusal::not_found(format!("there is no port {name:?}"), names())),
         }
     }
+}
+
+/// What came with a request.
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
+    let remedy = "send JSON as /v1/openapi.json describes it, with Content-Length";
+    serde_json::from_slice(&request.body).map_err(|error| Refusal::bad_request(error, remedy))
 }
 
 /// An answer in JSON.

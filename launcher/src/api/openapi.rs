@@ -67,6 +67,15 @@ impl Operation {
         ))
     }
 
+    /// It takes a `T`.
+    #[must_use]
+    pub fn takes<T: JsonSchema>(mut self, generator: &mut SchemaGenerator) -> Self {
+        let schema = generator.subschema_for::<T>().to_value();
+        let body = json!({"required": true, "content": {JSON: {"schema": schema}}});
+        self.0.insert("requestBody".into(), body);
+        self
+    }
+
     /// It answers a `T`.
     #[must_use]
     pub fn answers<T: JsonSchema>(self, generator: &mut SchemaGenerator) -> Self {

@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, metrics, openapi, status};
+use super::{Context, capture, log, metrics, openapi, rate, status};
 
 /// One thing that can be asked.
 pub struct Route {
@@ -20,9 +20,16 @@ pub struct Route {
 
 /// Everything that can be asked, one group after the other.
 pub fn routes() -> impl Iterator<Item = &'static Route> {
-    [status::ROUTES, metrics::ROUTES, capture::ROUTES, openapi::ROUTES]
-        .into_iter()
-        .flatten()
+    [
+        status::ROUTES,
+        metrics::ROUTES,
+        rate::ROUTES,
+        log::ROUTES,
+        capture::ROUTES,
+        openapi::ROUTES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Answers a request.

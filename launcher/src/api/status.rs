@@ -1,12 +1,14 @@
 //! `/v1/status`: every NIC, in the words of KubeVirt's `VirtualMachineInstanceNetworkInterface`.
 
 use super::Context;
+use super::agent::{GuestAgent, GuestInterface};
 use super::http::{Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use hawser_backend::config::ModeConfig;
-use hawser_backend::counters::Gauge;
-use hawser_backend::port::Port;
+use hawser_backend::counters::{Count, Gauge};
+use hawser_backend::packet::MacAddr;
+use hawser_backend::port::{Port, SightingSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -46,7 +48,8 @@ pub struct Interface {
     /// What the guest calls the interface, where its agent tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface_name: Option<String>,
-    /// Where this is known from, several with commas: `domain` (what it was configured to be).
+    /// Where this is known from, several with commas: `domain` (what it was configured to be),
+    /// `dhcp`, `arp` and `nd` (what the guest was seen to use), `guest-agent`.
     pub info_source: String,
     /// Queue pairs offered.
     pub queue_count: u16,
@@ -102,24 +105,31 @@ pub enum Driver {
 
 impl Status {
     fn of(context: &Context) -> Self {
+        let agent = context.agent.as_ref().map(GuestAgent::interfaces).unwrap_or_default();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            interfaces: context.machine.ports().iter().map(|port| Interface::of(port)).collect(),
+            interfaces: context
+                .machine
+                .ports()
+                .iter()
+                .map(|port| Interface::of(port, &agent))
+                .collect(),
         }
     }
 }
 
 impl Interface {
-    fn of(port: &Port) -> Self {
+    fn of(port: &Port, agent: &[GuestInterface]) -> Self {
         let config = port.config();
-        let mac = port.card().mac().or(config.mac);
+        let learned = Learned::of(port, agent);
+        let mac = mac_of(port);
         Self {
             name: config.name.clone(),
             mac: mac.map(|mac| mac.to_string()),
-            ip_address: None,
-            ip_addresses: Vec::new(),
-            interface_name: None,
-            info_source: "domain".into(),
+            ip_address: learned.addresses.first().copied(),
+            ip_addresses: learned.addresses,
+            interface_name: learned.name,
+            info_source: learned.sources.join(", "),
             queue_count: config.queue_pairs.get(),
             link_state: if port.link().is_up() {
                 LinkState::Up
@@ -136,6 +146,87 @@ impl Interface {
                 _ => Driver::Running,
             },
         }
+    }
+}
+
+/// The MAC the guest's card has; where nobody said, the one it was last seen to use.
+fn mac_of(port: &Port) -> Option<MacAddr> {
+    let seen = || port.sightings().first().map(|(sighting, _)| sighting.mac);
+    port.card().mac().or(port.config().mac).or_else(seen)
+}
+
+/// What is known of a guest's addresses, and where from.
+#[derive(Debug, Default)]
+struct Learned {
+    addresses: Vec<IpAddr>,
+    name: Option<String>,
+    sources: Vec<&'static str>,
+}
+
+impl Learned {
+    /// What was leased first, then what was seen, latest first, link-local last; then what the
+    /// guest's agent adds.
+    fn of(port: &Port, agent: &[GuestInterface]) -> Self {
+        let mut learned = Self {
+            sources: vec!["domain"],
+            ..Self::default()
+        };
+        if let Some(leased) = leased(port) {
+            learned.add("dhcp", leased);
+        }
+        let mut sightings = port.sightings();
+        sightings.sort_by_key(|(sighting, _)| is_link_local(sighting.address));
+        for (sighting, _) in sightings {
+            let source = match sighting.source {
+                SightingSource::Arp => "arp",
+                SightingSource::NeighbourDiscovery => "nd",
+                SightingSource::Dhcp => "dhcp",
+            };
+            learned.add(source, sighting.address);
+        }
+        let mac = mac_of(port);
+        if let Some(interface) = agent.iter().find(|interface| mac.is_some() && interface.mac == mac) {
+            learned.name = Some(interface.name.clone());
+            learned.add_source("guest-agent");
+            for &address in &interface.addresses {
+                learned.add("guest-agent", address);
+            }
+        }
+        learned
+    }
+
+    fn add(&mut self, source: &'static str, address: IpAddr) {
+        self.add_source(source);
+        if !self.addresses.contains(&address) {
+            self.addresses.push(address);
+        }
+    }
+
+    fn add_source(&mut self, source: &'static str) {
+        if !self.sources.contains(&source) {
+            self.sources.push(source);
+        }
+    }
+}
+
+/// The address our own DHCP server has given the guest.
+fn leased(port: &Port) -> Option<IpAddr> {
+    let counters = port.counters();
+    let given = counters.count(Count::Dhcp4Leases);
+    let back = counters.count(Count::Dhcp4Releases) + counters.count(Count::Dhcp4Declines);
+    if given <= back {
+        return None;
+    }
+    match &port.config().mode {
+        ModeConfig::Masquerade(mode) => mode.ipv4.map(|link| link.guest.into()),
+        ModeConfig::Bridge(mode) => mode.lease.as_ref().map(|lease| lease.address.addr().into()),
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

@@ -52,6 +52,7 @@ pub fn context(names: &[&str]) -> Stage {
     Stage {
         context: Context {
             machine: Arc::new(machine.unwrap()),
+            agent: None,
         },
         _folder: folder,
     }

@@ -2,6 +2,8 @@
 //! they share.
 
 pub mod capture;
+pub mod loglevel;
+pub mod rate;
 pub mod status;
 
 use crate::api::Refusal;
@@ -77,6 +79,20 @@ impl Client {
     /// If nobody answers, or not that.
     pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
         self.ask(Method::Get, target, &[])
+    }
+
+    /// Sends `body`.
+    ///
+    /// # Errors
+    /// If nobody answers, or it is refused.
+    pub fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &Target,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(Failure::runtime)?;
+        self.ask(method, target, &body)
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, target: &Target, body: &[u8]) -> Result<T, Failure> {

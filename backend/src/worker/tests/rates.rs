@@ -72,3 +72,36 @@ fn waiting_for_tokens_costs_few_turns() {
     let waits = counters.count(Count::TxThrottled) + counters.count(Count::RxThrottled);
     assert!((20..200).contains(&waits), "{waits}");
 }
+
+#[test]
+fn who_waits_for_tokens_goes_on_at_once_where_the_limit_is_lifted_and_waits_where_one_comes() {
+    let crawl = RateLimit {
+        bytes: None,
+        packets: Some(Rate {
+            per_second: 1,
+            burst: 1,
+        }),
+    };
+    let both = Rates {
+        from_guest: crawl,
+        to_guest: crawl,
+    };
+    let mut guest = Guest::of(limited(both)).up(PLAIN);
+    guest.post_receive(40, 1536);
+    let sent: Vec<_> = (0..30).map(|i| frame(i, 60)).collect();
+    for frame in &sent {
+        guest.post_transmit(frame);
+    }
+    guest.transmit.kick();
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(guest.port.counters().count(Count::TxFrames) < 5);
+    guest.port.set_rates(Rates::default());
+    assert!(guest.wait_frames(30) == sent, "all of them, in order");
+    assert_eq!(guest.port.rates(), Rates::default());
+    guest.port.set_rates(Rates {
+        from_guest: PACKETS,
+        ..Rates::default()
+    });
+    let time = echo_thirty(&mut guest);
+    assert!(time >= Duration::from_millis(190), "{time:?}");
+}

@@ -1,0 +1,168 @@
+//! Addresses the guest was seen to use, per port.
+//!
+//! Only frames that speak of addresses are looked into: ARP, neighbour discovery, and DHCP
+//! of a client that has its address (`ciaddr`, RFC 2131 table 1). Others cost a look at their
+//! EtherType and protocol. The table is of fixed length, and the address seen longest ago
+//! gives way: a guest that makes up addresses costs no memory. Workers never wait for who
+//! reads it; what they meet meanwhile is seen the next time.
+
+use crate::packet::icmp::v6;
+use crate::packet::vlan::{VlanTag, is_tag};
+use crate::packet::{ArpPacket, EtherType, EthernetHeader, MacAddr, be16, protocol};
+use crate::time::Instant;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+
+/// Addresses of a guest that are kept.
+pub const SIGHTINGS_MAX: usize = 32;
+
+const IPV4_LEN: usize = 20;
+const IPV4_NO_OPTIONS: u8 = 0x45;
+const IPV4_PROTOCOL: usize = 9;
+const IPV6_LEN: usize = 40;
+const IPV6_NEXT_HEADER: usize = 6;
+const IPV6_SOURCE: usize = 8;
+const ND_TARGET: usize = 8;
+const UDP_LEN: usize = 8;
+const DHCP_CLIENT_PORT: u16 = 68;
+const DHCP_SERVER_PORT: u16 = 67;
+/// Where a DHCP message has the address its client has.
+const DHCP_CIADDR: usize = 12;
+
+/// What gave an address away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SightingSource {
+    /// The sender of an ARP packet.
+    Arp,
+    /// A neighbour message: its source, or the address it is about.
+    NeighbourDiscovery,
+    /// A DHCPv4 message of a client that has an address.
+    Dhcp,
+}
+
+/// An address the guest was seen to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The address.
+    pub address: IpAddr,
+    /// From which MAC.
+    pub mac: MacAddr,
+    /// What last gave it away.
+    pub source: SightingSource,
+    /// When that was.
+    pub seen: Instant,
+}
+
+/// The addresses of the guest of one port.
+#[derive(Debug)]
+pub struct Sightings(Mutex<Vec<Sighting>>);
+
+impl Default for Sightings {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::with_capacity(SIGHTINGS_MAX)))
+    }
+}
+
+impl Sightings {
+    /// Looks at the first bytes of an admitted frame of the guest.
+    #[inline]
+    pub fn look(&self, now: Instant, head: &[u8]) {
+        if let Some((source, address)) = address_of(head) {
+            self.note(now, head, source, address);
+        }
+    }
+
+    /// The addresses, those seen last first.
+    pub fn all(&self) -> Vec<Sighting> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by_key(|sighting| std::cmp::Reverse(sighting.seen));
+        all
+    }
+
+    #[cold]
+    fn note(&self, now: Instant, head: &[u8], source: SightingSource, address: IpAddr) {
+        let Ok(ethernet) = EthernetHeader::parse(head) else {
+            return;
+        };
+        let Ok(mut table) = self.0.try_lock() else { return };
+        let sighting = Sighting {
+            address,
+            mac: ethernet.src,
+            source,
+            seen: now,
+        };
+        let known = table.iter().position(|known| known.address == address);
+        if known.is_none() && table.len() < SIGHTINGS_MAX {
+            table.push(sighting);
+            return;
+        }
+        let oldest = || (0..table.len()).min_by_key(|&at| table[at].seen);
+        if let Some(at) = known.or_else(oldest) {
+            table[at] = sighting;
+        }
+    }
+}
+
+/// The address a frame gives away, if it is of a kind that does.
+#[inline]
+fn address_of(head: &[u8]) -> Option<(SightingSource, IpAddr)> {
+    let mut at = EthernetHeader::LEN;
+    let mut ethertype = be16(head.get(..at)?, at - 2);
+    if is_tag(ethertype) {
+        ethertype = VlanTag::parse_at(head, at - 2)?.inner;
+        at += VlanTag::LEN;
+    }
+    let packet = &head[at..];
+    match ethertype.into() {
+        EtherType::Ipv4 => (packet.get(IPV4_PROTOCOL) == Some(&protocol::UDP))
+            .then(|| dhcp(packet))
+            .flatten(),
+        EtherType::Ipv6 => (packet.get(IPV6_NEXT_HEADER) == Some(&protocol::ICMPV6))
+            .then(|| neighbour(packet))
+            .flatten(),
+        EtherType::Arp => arp(packet),
+        EtherType::Other(_) => None,
+    }
+}
+
+fn arp(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+    let arp = ArpPacket::parse(packet)?;
+    let usable = !arp.sender.is_unspecified() && !arp.sender.is_multicast() && !arp.sender.is_broadcast();
+    usable.then(|| (SightingSource::Arp, arp.sender.into()))
+}
+
+/// A solicitation from nobody is about an address the guest is about to use (RFC 4862 5.4.2).
+fn neighbour(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+    let source = address6(packet, IPV6_SOURCE)?;
+    let target = address6(packet, IPV6_LEN + ND_TARGET)?;
+    let address = match *packet.get(IPV6_LEN)? {
+        v6::NEIGHBOUR_SOLICITATION if source.is_unspecified() => target,
+        v6::NEIGHBOUR_SOLICITATION => source,
+        v6::NEIGHBOUR_ADVERTISEMENT => target,
+        _ => return None,
+    };
+    let usable = !address.is_unspecified() && !address.is_multicast();
+    usable.then(|| (SightingSource::NeighbourDiscovery, address.into()))
+}
+
+fn dhcp(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+    if *packet.first()? != IPV4_NO_OPTIONS {
+        return None;
+    }
+    let udp = packet.get(IPV4_LEN..IPV4_LEN + UDP_LEN)?;
+    if (be16(udp, 0), be16(udp, 2)) != (DHCP_CLIENT_PORT, DHCP_SERVER_PORT) {
+        return None;
+    }
+    let at = IPV4_LEN + UDP_LEN + DHCP_CIADDR;
+    let address = Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?);
+    let usable = !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast();
+    usable.then(|| (SightingSource::Dhcp, address.into()))
+}
+
+fn address6(packet: &[u8], at: usize) -> Option<Ipv6Addr> {
+    packet.get(at..)?.first_chunk::<16>().map(|bytes| (*bytes).into())
+}
+
+#[cfg(test)]
+#[path = "sightings_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+//! The QEMU guest agent, asked for the guest's interfaces over its Unix socket.
+//!
+//! The guest is not trusted, and may not answer: an answer is waited for [`PATIENCE`], is at
+//! most [`ANSWER_MAX`] bytes and [`INTERFACES_MAX`] interfaces, and holds for [`FRESH`], so
+//! that many who ask cost the guest one answer. One asks at a time; others take what was
+//! known before.
+
+use hawser_backend::packet::MacAddr;
+use serde::Deserialize;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+/// How long the agent may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long what it said holds.
+const FRESH: Duration = Duration::from_secs(2);
+/// Longest answer.
+const ANSWER_MAX: usize = 256 << 10;
+/// Interfaces, and addresses of each, that are kept.
+const INTERFACES_MAX: usize = 64;
+/// What the agent sends before the answer to `guest-sync-delimited`.
+const DELIMITER: u8 = 0xff;
+
+/// An interface as the guest has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestInterface {
+    /// Its name there.
+    pub name: String,
+    /// Its MAC.
+    pub mac: Option<MacAddr>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The agent in the guest.
+#[derive(Debug)]
+pub struct GuestAgent {
+    socket: PathBuf,
+    known: Mutex<Vec<GuestInterface>>,
+    /// Held by who asks; when somebody last did.
+    asking: Mutex<Option<Instant>>,
+    next_sync: AtomicU64,
+}
+
+impl GuestAgent {
+    /// The agent behind `socket`. Nobody is asked yet.
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            known: Mutex::default(),
+            asking: Mutex::default(),
+            next_sync: AtomicU64::new(u64::from(std::process::id())),
+        }
+    }
+
+    /// The guest's interfaces; none if it does not say.
+    pub fn interfaces(&self) -> Vec<GuestInterface> {
+        match self.asking.try_lock() {
+            Ok(mut asked) => self.refresh(&mut asked),
+            Err(TryLockError::Poisoned(asked)) => self.refresh(&mut asked.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn refresh(&self, asked: &mut Option<Instant>) {
+        if asked.is_some_and(|at| at.elapsed() < FRESH) {
+            return;
+        }
+        let sync = self.next_sync.fetch_add(1, Ordering::Relaxed);
+        let interfaces = ask(&self.socket, sync).unwrap_or_else(|error| {
+            log::debug!("--guest-agent={}: {error}", self.socket.display());
+            Vec::new()
+        });
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = interfaces;
+        *asked = Some(Instant::now());
+    }
+}
+
+fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut agent = UnixStream::connect(socket)?;
+    agent.set_write_timeout(Some(PATIENCE))?;
+    // The delimiter throws away half a request of somebody before us (QGA protocol).
+    let request = format!(
+        "\u{0}{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{sync}}}}}\n\
+         {{\"execute\":\"guest-network-get-interfaces\"}}\n"
+    );
+    let mut request = request.into_bytes();
+    request[0] = DELIMITER;
+    agent.write_all(&request)?;
+    let mut answer = Vec::new();
+    loop {
+        if let Some(interfaces) = parse(&answer, sync)? {
+            return Ok(interfaces);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        agent.set_read_timeout(Some(left))?;
+        let mut piece = [0; 4096];
+        match agent.read(&mut piece)? {
+            0 => return Err(ErrorKind::UnexpectedEof.into()),
+            n if answer.len() + n > ANSWER_MAX => return Err(ErrorKind::InvalidData.into()),
+            n => answer.extend_from_slice(&piece[..n]),
+        }
+    }
+}
+
+/// An answer of the agent.
+#[derive(Deserialize)]
+struct Reply<T> {
+    #[serde(rename = "return")]
+    value: Option<T>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    name: String,
+    #[serde(rename = "hardware-address")]
+    mac: Option<String>,
+    #[serde(rename = "ip-addresses", default)]
+    addresses: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(rename = "ip-address")]
+    address: String,
+}
+
+/// Reads the lines after the delimiter: the answer to our sync, then the interfaces.
+fn parse(answer: &[u8], sync: u64) -> io::Result<Option<Vec<GuestInterface>>> {
+    let Some(start) = answer.iter().rposition(|byte| *byte == DELIMITER) else {
+        return Ok(None);
+    };
+    let complete = answer[start + 1..].split_inclusive(|byte| *byte == b'\n');
+    let mut lines = complete.filter(|line| line.ends_with(b"\n"));
+    let Some(first) = lines.next() else { return Ok(None) };
+    let bad = |_| io::Error::from(ErrorKind::InvalidData);
+    let synced: Reply<u64> = serde_json::from_slice(first).map_err(bad)?;
+    if synced.value != Some(sync) {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let Some(second) = lines.next() else { return Ok(None) };
+    let reply: Reply<Vec<Entry>> = serde_json::from_slice(second).map_err(bad)?;
+    let entries = reply.value.ok_or(ErrorKind::Unsupported)?;
+    Ok(Some(entries.into_iter().take(INTERFACES_MAX).map(interface).collect()))
+}
+
+fn interface(entry: Entry) -> GuestInterface {
+    let addresses = entry
+        .addresses
+        .iter()
+        .filter_map(|address| address.address.parse().ok());
+    GuestInterface {
+        // It is shown on terminals.
+        name: entry.name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect(),
+        mac: entry.mac.and_then(|mac| mac.parse().ok()),
+        addresses: addresses.take(INTERFACES_MAX).collect(),
+    }
+}
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -1,0 +1,78 @@
+use super::*;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixListener;
+use std::thread::{self, JoinHandle};
+
+const INTERFACES: &str = r#"{"return": [
+ {"name": "lo", "hardware-address": "00:00:00:00:00:00", "ip-addresses": [{"ip-address": "127.0.0.1", "prefix": 8, "ip-address-type": "ipv4"}]},
+ {"name": "eth0\u001b[2J", "hardware-address": "02:00:00:00:00:09", "ip-addresses": [
+  {"ip-address": "10.0.2.2", "prefix": 24, "ip-address-type": "ipv4"},
+  {"ip-address": "fe80::9", "prefix": 64, "ip-address-type": "ipv6"},
+  {"ip-address": "nonsense", "prefix": 0, "ip-address-type": "ipv4"}]},
+ {"name": "sit0"}]}"#;
+
+/// An agent that answers one client with what `answer` makes of the number it is sent.
+fn agent(folder: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> (PathBuf, JoinHandle<UnixStream>) {
+    let path = folder.join("qga.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let thread = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(&stream).split(b'\n');
+        let sync = lines.next().unwrap().unwrap();
+        assert_eq!(sync[0], DELIMITER);
+        let sync: serde_json::Value = serde_json::from_slice(&sync[1..]).unwrap();
+        let asked = lines.next().unwrap().unwrap();
+        assert!(asked.windows(28).any(|words| words == b"guest-network-get-interfaces"));
+        (&stream)
+            .write_all(&answer(sync["arguments"]["id"].as_u64().unwrap()))
+            .unwrap();
+        stream
+    });
+    (path, thread)
+}
+
+fn answer(sync: u64) -> Vec<u8> {
+    let interfaces = INTERFACES.replace('\n', "");
+    // Something left of an earlier client comes first.
+    let mut bytes = b"{\"return\": {}}\n".to_vec();
+    bytes.push(DELIMITER);
+    bytes.extend(format!("{{\"return\": {sync}}}\n{interfaces}\n").into_bytes());
+    bytes
+}
+
+#[test]
+fn the_agents_interfaces_are_taken_and_asked_for_once_in_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, thread) = agent(folder.path(), answer);
+    let agent = GuestAgent::new(path);
+    let interfaces = agent.interfaces();
+    assert_eq!(interfaces.len(), 3, "{interfaces:?}");
+    assert_eq!(interfaces[1].name, "eth0[2J");
+    assert_eq!(interfaces[1].mac, "02:00:00:00:00:09".parse().ok());
+    let addresses: Vec<IpAddr> = vec!["10.0.2.2".parse().unwrap(), "fe80::9".parse().unwrap()];
+    assert_eq!(interfaces[1].addresses, addresses);
+    thread.join().unwrap();
+    // Nobody answers any more, and nobody is asked.
+    assert_eq!(agent.interfaces(), interfaces);
+}
+
+#[test]
+fn an_agent_that_is_silent_talks_without_end_or_answers_another_keeps_nobody() {
+    let babble = |_| vec![b' '; ANSWER_MAX + 1];
+    let answers: [fn(u64) -> Vec<u8>; 4] = [
+        |_| Vec::new(),
+        babble,
+        |sync| answer(sync + 1),
+        |_| b"\xff{\"return\": [[[[\n".to_vec(),
+    ];
+    for answer in answers {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, thread) = agent(folder.path(), answer);
+        let begun = Instant::now();
+        assert_eq!(GuestAgent::new(path).interfaces(), []);
+        assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
+        // It may have been hung up on in the middle of a word.
+        let _ = thread.join();
+    }
+    assert_eq!(GuestAgent::new("/nonexistent".into()).interfaces(), []);
+}

@@ -1,0 +1,55 @@
+//! `/v1/loglevel`: what is written to standard error, changed while it runs.
+
+use super::http::{Answer, Method, Request};
+use super::openapi::Operation;
+use super::router::Route;
+use super::{Context, Refusal};
+use crate::{logging, values};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The routes of this group.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: Method::Get,
+        path: PATH,
+        handler: |_, _| {
+            Ok(super::json(
+                200,
+                &LogLevel {
+                    filter: logging::filter(),
+                },
+            ))
+        },
+        describe: |generator| Operation::new("What is logged").answers::<LogLevel>(generator),
+    },
+    Route {
+        method: Method::Put,
+        path: PATH,
+        handler: put,
+        describe: |generator| {
+            Operation::new("Sets what is logged")
+                .takes::<LogLevel>(generator)
+                .answers::<LogLevel>(generator)
+        },
+    },
+];
+/// Where what is logged is set.
+pub const PATH: &str = "/v1/loglevel";
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogLevel {
+    /// As `--log` has it: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
+    pub filter: String,
+}
+
+fn put(_context: &Context, request: &Request) -> Result<Answer, Refusal> {
+    let wanted: LogLevel = super::body(request)?;
+    let bad = |remedy| Refusal::bad_request(format!("filter: {:?} is no filter", wanted.filter), remedy);
+    let filter = values::log_filter(&wanted.filter).map_err(bad)?;
+    logging::set_filter(&filter);
+    log::info!("what is logged is now {filter}");
+    Ok(super::json(200, &LogLevel { filter }))
+}
