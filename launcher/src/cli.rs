@@ -5,6 +5,7 @@ use crate::attachment::SegmentArgs;
 use crate::client::rate::Wanted;
 use crate::forward;
 use crate::policy::{self, PolicyArgs};
+use crate::store::args::{Leases, StoreArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hawser_backend::config::{Forward, Rate};
@@ -86,6 +87,8 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
     Run(RunManifest),
+    /// Reserve, list and release the MACs and addresses of VMs
+    Leases(Leases),
 }
 
 /// A VM's manifests.
@@ -136,6 +139,9 @@ pub struct RunManifest {
     /// memory and the cards, hands on signals, and ends when it ends, with its exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
     pub vmm: Vec<OsString>,
+    /// Where leases are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// How the process runs.
     #[command(flatten)]
     pub run: RunArgs,

@@ -15,6 +15,7 @@ mod config;
 mod failure;
 mod forward;
 mod host;
+mod leases;
 mod logging;
 mod machine;
 mod manifest;
@@ -25,6 +26,7 @@ mod resolv;
 mod run;
 mod serve;
 mod startup;
+mod store;
 mod validate;
 mod values;
 mod vmm;
@@ -67,6 +69,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Loglevel(args)) => client::loglevel::run(args),
         Some(Command::Status(args)) => client::status::run(args),
         Some(Command::Capture(args)) => client::capture::run(args),
+        Some(Command::Leases(args)) => leases::run(&args.command),
         None => serve_port(&cli),
     }
 }

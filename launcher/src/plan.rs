@@ -8,7 +8,7 @@
 use crate::forward;
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
-use crate::manifest::ipam::{Ipam, StaticAddress};
+use crate::manifest::ipam::{Ipam, Range, Route};
 use crate::manifest::network::NamedNetwork;
 use crate::manifest::report::{Report, Spot};
 use crate::manifest::service::{Service, ServicePort, TargetPort};
@@ -18,6 +18,7 @@ use crate::manifest::vm::{
 use crate::values;
 use hawser_backend::config::{Forward, Transport};
 use hawser_backend::packet::MacAddr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct VmPlan {
     pub namespace: String,
     /// The NICs that are served, in the order of the interfaces.
     pub nics: Vec<NicPlan>,
+    /// Interfaces whose state is absent: not served, and not gone for good.
+    pub absent: Vec<String>,
 }
 
 /// One NIC.
@@ -58,7 +61,7 @@ impl NicPlan {
     pub fn tells_names(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) | NicMode::Pod(_) => true,
-            NicMode::Bridge(segment) => matches!(segment.ipam, Ipam::Static { .. }),
+            NicMode::Bridge(segment) => matches!(segment.ipam, Ipam::Static { .. } | Ipam::HostLocal { .. }),
         }
     }
 }
@@ -105,8 +108,7 @@ pub fn make(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Option
         [vm] => vm,
         [] => {
             if !report.has_errors() {
-                let message = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
-                report.error(&Spot::file("-f"), message);
+                report.error(&Spot::file("-f"), NO_VM);
             }
             return None;
         }
@@ -118,13 +120,41 @@ pub fn make(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Option
             return None;
         }
     };
+    Some(plan(manifests, vm, socket_dir, report))
+}
+
+/// Makes the plans of every VM of the files.
+pub fn make_all(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Vec<VmPlan> {
+    let machines = &manifests.machines;
+    for (n, vm) in machines.iter().enumerate() {
+        let same = |other: &&Vm| (&other.namespace, &other.name) == (&vm.namespace, &vm.name);
+        if let Some(other) = machines[..n].iter().find(same) {
+            let message = format!(
+                "a VM of this name is at {}:{} already: leave one out",
+                other.spot.file, other.spot.line
+            );
+            report.error(&vm.spot, message);
+        }
+    }
+    if machines.is_empty() && !report.has_errors() {
+        report.error(&Spot::file("-f"), NO_VM);
+    }
+    machines
+        .iter()
+        .map(|vm| plan(manifests, vm, socket_dir, report))
+        .collect()
+}
+
+const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
+
+fn plan(manifests: &Manifests, vm: &Vm, socket_dir: &Path, report: &Report) -> VmPlan {
     let planner = Planner {
         manifests,
         vm,
         socket_dir,
         report,
     };
-    Some(planner.plan())
+    planner.plan()
 }
 
 struct Planner<'a> {
@@ -142,6 +172,9 @@ impl Planner<'_> {
             let message = "every interface is absent: nothing is left to serve";
             self.report.error(&self.vm.spot, message);
         }
+        let is_absent = |interface: &&Interface| interface.state == LinkState::Absent;
+        let absent = self.vm.interfaces.iter().filter(is_absent);
+        let absent = absent.map(|interface| interface.name.clone()).collect();
         let masqueraded = nics.iter().any(|nic| matches!(nic.mode, NicMode::Masquerade(_)));
         if !masqueraded {
             for service in self.services() {
@@ -153,6 +186,7 @@ impl Planner<'_> {
             name: self.vm.name.clone(),
             namespace: self.vm.namespace.clone(),
             nics,
+            absent,
         }
     }
 
@@ -331,36 +365,21 @@ impl Planner<'_> {
         None
     }
 
-    /// What of a segment depends on the interface, or is not there yet.
+    /// What of a segment's addresses the guest is not told.
     fn check_segment(&self, interface: &Interface, segment: &Segment) {
         let warn = |message: &str| self.report.warn(&interface.spot, message);
-        let shares_mac = matches!(segment.attachment, Attachment::Ipvtap { .. });
-        if let (Attachment::Bridge(port), None) = (&segment.attachment, interface.mac)
-            && port.mac_spoof_check
-        {
-            self.report.error(
-                &interface.spot,
-                "its network has macspoofchk, and the guest's MAC is not known: give macAddress",
-            );
-        }
-        match &segment.ipam {
-            Ipam::None | Ipam::Dhcp => {}
-            Ipam::HostLocal { .. } => warn(
-                "host-local: hawser gives out no addresses of ranges yet: the guest has to have its own, or another \
-                 server on its segment",
-            ),
-            Ipam::Static { addresses, routes } => {
-                let v4 = |net: &&StaticAddress| net.address.addr().is_ipv4();
-                if addresses.iter().filter(v4).count() > 1 || !addresses.iter().all(|a| v4(&a)) {
-                    warn("the guest is told the first IPv4 address only: DHCPv4 has one, and IPv6 is not served here");
-                } else if routes.iter().any(|route| route.destination.addr().is_ipv6()) {
-                    warn("the guest is told routes of IPv4 only: IPv6 is not served here");
-                }
-                if interface.mac.is_none() && !shares_mac && addresses.iter().any(|a| v4(&a)) {
-                    let message = "its address is given to a MAC, and the guest's is not known: give macAddress";
-                    self.report.error(&interface.spot, message);
-                }
+        let (addresses, routes): (Vec<IpAddr>, &[Route]) = match &segment.ipam {
+            Ipam::None | Ipam::Dhcp => return,
+            Ipam::HostLocal { ranges, routes } => {
+                let first = |set: &Vec<Range>| set.first().map(|range| range.first);
+                (ranges.iter().filter_map(first).collect(), routes)
             }
+            Ipam::Static { addresses, routes } => (addresses.iter().map(|a| a.address.addr()).collect(), routes),
+        };
+        if addresses.iter().filter(|a| a.is_ipv4()).count() > 1 || !addresses.iter().all(IpAddr::is_ipv4) {
+            warn("the guest is told the first IPv4 address only: DHCPv4 has one, and IPv6 is not served here");
+        } else if routes.iter().any(|route| route.destination.addr().is_ipv6()) {
+            warn("the guest is told routes of IPv4 only: IPv6 is not served here");
         }
     }
 

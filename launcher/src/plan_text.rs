@@ -1,5 +1,6 @@
 //! A plan for people and for programs.
 
+use crate::leases::has_own_mac;
 use crate::manifest::cni::{Attachment, BridgePort, Segment};
 use crate::manifest::ipam::Ipam;
 use crate::manifest::report::Problem;
@@ -29,7 +30,7 @@ fn nic_text(nic: &NicPlan) -> String {
     let mut line = |name: &str, value: String| {
         let _ = write!(text, "\n  {name:<8} {value}");
     };
-    line("MAC", nic.mac.map_or("given by the VMM".into(), |mac| mac.to_string()));
+    line("MAC", nic.mac.map_or_else(|| mac_text(nic), |mac| mac.to_string()));
     if nic.queue_pairs.get() > 1 {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
@@ -48,6 +49,15 @@ fn nic_text(nic: &NicPlan) -> String {
         }
     }
     text
+}
+
+/// Where the MAC of a NIC comes from whose manifest gives none.
+fn mac_text(nic: &NicPlan) -> String {
+    if has_own_mac(nic) {
+        "one of the pool, kept for the VM".into()
+    } else {
+        "that of the link below".into()
+    }
 }
 
 fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {

@@ -15,7 +15,7 @@ use crate::plan::{NicMode, NicPlan};
 use crate::policy::PolicyArgs;
 use crate::values::{self, Family, Stack};
 use crate::vmm::{Card, Vm};
-use crate::{config, serve, startup, validate, vmm};
+use crate::{config, leases, serve, startup, validate, vmm};
 use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net};
@@ -29,7 +29,7 @@ use std::path::Path;
 /// # Errors
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
-    let checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
+    let mut checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
         log::warn!("{warning}");
@@ -37,6 +37,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let site = Site::from_args(&args.run)?;
     site.recover();
     let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
+    leases::settle(&mut checked.plan, &args.store)?;
     let nics: Result<Vec<Nic>, Failure> = checked
         .plan
         .nics

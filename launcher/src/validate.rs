@@ -34,11 +34,30 @@ pub struct Rejected {
 /// # Errors
 /// A file that cannot be read; what is wrong with the manifests is inside.
 pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
+    Ok(check_sources(&read_sources(&args.files)?, &args.socket_dir))
+}
+
+fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     let mut files = Vec::new();
-    for path in &args.files {
-        read_source(path, &mut files)?;
-    }
-    Ok(check_sources(&files, &args.socket_dir))
+    paths.iter().try_for_each(|path| read_source(path, &mut files))?;
+    Ok(files)
+}
+
+/// The same for files that may have several VMs, without what is not wrong with them.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
+    let files = read_sources(&args.files)?;
+    let report = Report::default();
+    let manifests = manifest::read(&files, &report);
+    let plans = plan::make_all(&manifests, &args.socket_dir, &report);
+    let (errors, warnings) = report.into_parts();
+    Ok(if errors.is_empty() {
+        Ok(plans)
+    } else {
+        Err(Rejected { errors, warnings })
+    })
 }
 
 /// Plans what `files` say.

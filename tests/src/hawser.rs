@@ -43,8 +43,9 @@ impl Hawser {
         let mut command = namespace.command(artifacts::hawser()?);
         command.arg("run").arg("-f").arg(manifest);
         command.arg(format!("--socket-dir={}", folder.display()));
-        // Notes of changes to the network are this test's own.
+        // Notes of changes to the network and leases are this test's own.
         command.arg(format!("--runtime-dir={}", folder.join("run").display()));
+        command.arg(format!("--store={}", folder.join("store.db").display()));
         let mut process = Background::start(command, "hawser run", folder.join("hawser.log"))?;
         let sockets: Vec<PathBuf> = nics.iter().map(|nic| folder.join(format!("{nic}.sock"))).collect();
         for socket in &sockets {

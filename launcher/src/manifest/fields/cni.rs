@@ -47,7 +47,7 @@ pub static BRIDGE: ObjectType = ObjectType {
         ),
         honoured(
             "macspoofchk",
-            "only frames from the interface's macAddress leave it, which must be given",
+            "only frames from the interface's own MAC leave it: its macAddress, or that of its lease",
         ),
         MTU,
         honoured("hairpinMode", "not together with promiscMode"),
@@ -192,12 +192,15 @@ pub static HOST_LOCAL: ObjectType = ObjectType {
     unknown: Unknown::Ignored,
     fields: &[
         honoured("type", ""),
-        honoured("ranges", "sets of ranges, checked; no address is given out yet"),
+        honoured(
+            "ranges",
+            "sets of ranges: an address of each is the interface's; the guest is told the first of IPv4, by DHCP",
+        ),
         honoured("subnet", "one range, as older configurations write it"),
         honoured("rangeStart", "of it"),
         honoured("rangeEnd", "of it"),
         honoured("gateway", "of it"),
-        honoured("routes", ""),
+        honoured("routes", "by the gateway of the range if `gw` is not given"),
         ignored("dataDir", "leases are kept in hawser's own store"),
         ignored("resolvConf", "name servers are those of the pod's /etc/resolv.conf"),
     ],
@@ -214,7 +217,10 @@ pub static HOST_LOCAL_RANGE: ObjectType = ObjectType {
             "rangeEnd",
             "in the subnet, not below rangeStart; its last host if not given",
         ),
-        honoured("gateway", "in the subnet; its first host if not given"),
+        honoured(
+            "gateway",
+            "in the subnet; its first host if not given; never given out, and the guest's router only by a route",
+        ),
     ],
 };
 
@@ -226,7 +232,7 @@ pub static STATIC: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "addresses",
-            "one at least; the guest is told the first of IPv4, by DHCP, under its macAddress",
+            "one at least, on its segment nobody else's; the guest is told the first of IPv4, by DHCP",
         ),
         honoured("routes", ""),
         DNS,

@@ -286,19 +286,19 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
         problems(&(vm + &nad)).join("\n")
     };
     let checked = r#"{"type": "cnv-bridge", "bridge": "b", "macspoofchk": true}"#;
-    assert!(on("", checked).contains("the guest's MAC is not known: give macAddress"));
-    assert_eq!(on(", macAddress: 02:00:00:00:00:01", checked), "");
+    // A MAC is given to it where the manifest has none.
+    assert_eq!(on("", checked), "");
     let fixed = |kind: &str, addresses: &str| {
         format!(
             r#"{{"type": "{kind}", "bridge": "b", "master": "e", "ipam": {{"type": "static", "addresses": [{addresses}]}}}}"#
         )
     };
     let v4 = r#"{"address": "192.0.2.5/24"}"#;
-    assert!(on("", &fixed("bridge", v4)).contains("the guest's is not known: give macAddress"));
-    // An ipvtap has the MAC of its lower device, whatever the manifest says.
-    assert!(!on("", &fixed("ipvlan", v4)).contains("give macAddress"));
+    assert!(!on("", &fixed("bridge", v4)).contains("macAddress"));
     let both = format!(r#"{v4}, {{"address": "2001:db8::5/64"}}"#);
     assert!(on(", macAddress: 02:00:00:00:00:01", &fixed("bridge", &both)).contains("the first IPv4 address only"));
+    let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
+    assert!(on("", ranges).contains("the first IPv4 address only"));
     assert!(on(", state: down", checked).contains("state down is not served"));
     assert!(on(", state: absent", checked).contains("every interface is absent"));
 }

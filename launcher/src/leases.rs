@@ -1,0 +1,323 @@
+//! MACs and addresses of a plan's NICs, and `hawser leases`.
+//!
+//! Before a plan is served, its NICs' claims go to the store ([`settle`]), and what comes back
+//! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
+//! addresses in place of `host-local` ranges. What comes after knows nothing of leases.
+
+use crate::cli::ManifestArgs;
+use crate::failure::Failure;
+use crate::manifest::cni::{Attachment, MacvtapMode, Segment};
+use crate::manifest::ipam::{Ipam, Range, Route, StaticAddress};
+use crate::plan::{NicMode, NicPlan, VmPlan};
+use crate::store::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
+use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
+use crate::store::range::MacRange;
+use crate::store::sqlite::{Access, Sqlite};
+use crate::store::{Lease, Store, VmName};
+use crate::validate::{self, Rejected};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// What keeps it from being done.
+pub fn run(command: &LeasesCommand) -> Result<(), Failure> {
+    match command {
+        LeasesCommand::Allocate(args) => allocate(args),
+        LeasesCommand::List(args) => list(args),
+        LeasesCommand::Release(args) => release(args),
+    }
+}
+
+/// Gives the NICs of a plan their MACs and addresses, for good.
+///
+/// # Errors
+/// If the store fails, or cannot give what is claimed.
+pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
+    if args.store == Some(StorePlace::Off) {
+        return plan.nics.iter_mut().try_for_each(without_store);
+    }
+    let mut store = open(args, Access::Make)?;
+    for lease in reserve(&mut store, plan, &args.mac_range)? {
+        log::info!("interface {}: lease of {}", lease.holder.interface, held(&lease));
+        let nic = plan.nics.iter_mut().find(|nic| nic.name == lease.holder.interface);
+        nic.into_iter().for_each(|nic| apply(nic, &lease));
+    }
+    Ok(())
+}
+
+/// The leases of a plan's NICs, in their order.
+fn reserve(store: &mut dyn Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
+    let vm = VmName {
+        namespace: plan.namespace.clone(),
+        name: plan.name.clone(),
+    };
+    let claims: Vec<Claim> = plan.nics.iter().filter_map(|nic| claim_of(&vm, nic)).collect();
+    let mut step = store.begin().map_err(Failure::runtime)?;
+    let leases = claim::claim(&mut *step, &vm, &claims, &plan.absent, pool).map_err(Failure::runtime)?;
+    step.commit().map_err(Failure::runtime)?;
+    Ok(leases)
+}
+
+/// What a NIC has to be given; `None` if it lives on what another was given.
+fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
+    let (segment, addresses) = match &nic.mode {
+        // Behind NAT every VM is alone.
+        NicMode::Masquerade(_) => (format!("masquerade of {vm}"), Vec::new()),
+        NicMode::Bridge(segment) => (segment_name(segment), addresses(&segment.ipam)),
+        NicMode::Pod(_) => return None,
+    };
+    Some(Claim {
+        interface: nic.name.clone(),
+        network: nic.network.clone(),
+        segment,
+        mac: match nic.mac {
+            Some(mac) => MacClaim::Explicit(mac),
+            None if has_own_mac(nic) => MacClaim::Pool,
+            None => MacClaim::Segment,
+        },
+        addresses,
+    })
+}
+
+/// Whether a NIC can have any MAC: not where it shares that of the link below it.
+pub const fn has_own_mac(nic: &NicPlan) -> bool {
+    match &nic.mode {
+        NicMode::Masquerade(_) => true,
+        NicMode::Bridge(segment) => !matches!(
+            segment.attachment,
+            Attachment::Ipvtap { .. }
+                | Attachment::Macvtap {
+                    mode: MacvtapMode::Passthru,
+                    ..
+                }
+        ),
+        NicMode::Pod(_) => false,
+    }
+}
+
+/// Which L2 segment it is, whatever the networks are called that lead there: within it nothing
+/// may be there twice.
+fn segment_name(segment: &Segment) -> String {
+    match &segment.attachment {
+        Attachment::Bridge(port) => match port.vlan {
+            Some(vlan) => format!("bridge {} VLAN {vlan}", port.bridge),
+            None => format!("bridge {}", port.bridge),
+        },
+        Attachment::Macvtap { lower, .. } | Attachment::Ipvtap { lower, .. } => format!("link {lower}"),
+        Attachment::Sriov => "sriov".into(),
+        Attachment::Overlay => "overlay".into(),
+    }
+}
+
+fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
+    match ipam {
+        Ipam::None | Ipam::Dhcp => Vec::new(),
+        Ipam::Static { addresses, .. } => addresses.iter().map(|a| AddressClaim::Fixed(a.address)).collect(),
+        Ipam::HostLocal { ranges, .. } => ranges.iter().cloned().map(AddressClaim::OneOf).collect(),
+    }
+}
+
+/// Writes a lease into the plan.
+fn apply(nic: &mut NicPlan, lease: &Lease) {
+    nic.mac = nic.mac.or(lease.mac);
+    if let NicMode::Bridge(Segment { ipam, .. }) = &mut nic.mode
+        && let Ipam::HostLocal { ranges, routes } = ipam
+    {
+        *ipam = fixed(ranges, routes, &lease.addresses);
+    }
+}
+
+/// `static` of what was given out of ranges. A range always has a gateway, which is the
+/// guest's router only if a route says so.
+fn fixed(ranges: &[Vec<Range>], routes: &[Route], given: &[IpNet]) -> Ipam {
+    let of = |address: &IpNet| {
+        let contains = |range: &&Range| range.subnet.contains(&address.addr());
+        ranges.iter().flatten().find(contains).map(|range| range.gateway)
+    };
+    // As the plugin does: what goes by no named hop goes by the first gateway of its family.
+    let gateway = |ipv4: bool| given.iter().filter_map(of).find(|gateway| gateway.is_ipv4() == ipv4);
+    let hop = |route: &Route| route.via.or_else(|| gateway(route.destination.addr().is_ipv4()));
+    let routes: Vec<Route> = routes
+        .iter()
+        .map(|route| Route {
+            via: hop(route),
+            ..*route
+        })
+        .collect();
+    let router = |address: &IpNet| {
+        let is_default = |route: &&Route| {
+            let ipv4 = route.destination.addr().is_ipv4();
+            route.destination.prefix_len() == 0 && ipv4 == address.addr().is_ipv4()
+        };
+        routes.iter().find(is_default).and_then(|route| route.via)
+    };
+    let address = |address: &IpNet| StaticAddress {
+        address: *address,
+        gateway: router(address),
+    };
+    Ipam::Static {
+        addresses: given.iter().map(address).collect(),
+        routes,
+    }
+}
+
+/// What a NIC cannot have without a store.
+fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
+    let NicMode::Bridge(segment) = &nic.mode else {
+        return Ok(());
+    };
+    let named = nic.mac.is_some() || !has_own_mac(nic);
+    let checked = matches!(&segment.attachment, Attachment::Bridge(port) if port.mac_spoof_check);
+    let message = match &segment.ipam {
+        Ipam::HostLocal { .. } => "addresses of host-local ranges are kept in the store: leave out --store=off",
+        Ipam::Static { addresses, .. } if !named && addresses.iter().any(|a| a.address.addr().is_ipv4()) => {
+            "its address is given to a MAC, and none is known: give macAddress, or leave out --store=off"
+        }
+        _ if checked && !named => {
+            "its network has macspoofchk, and no MAC is known: give macAddress, or leave out --store=off"
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(message).of(&nic.name))
+}
+
+/// `hawser leases allocate`: each VM's as soon as it is kept.
+fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
+    let manifest = ManifestArgs {
+        files: args.files.clone(),
+        socket_dir: PathBuf::new(),
+    };
+    let plans = validate::check_all(&manifest)?.map_err(Rejected::tell)?;
+    let mut store = open(&args.store, Access::Make)?;
+    for plan in &plans {
+        let of_vm = |failure| match failure {
+            Failure::Runtime(message) => Failure::runtime(format_args!("{}/{}: {message}", plan.namespace, plan.name)),
+            failure => failure,
+        };
+        let leases = reserve(&mut store, plan, &args.store.mac_range).map_err(of_vm)?;
+        crate::print(&text(&leases))?;
+    }
+    Ok(())
+}
+
+/// `hawser leases list`
+fn list(args: &ListLeases) -> Result<(), Failure> {
+    let store = open(&args.store, Access::Read)?;
+    let leases = store.leases(args.vm.as_ref()).map_err(Failure::runtime)?;
+    if args.json {
+        let leases: Vec<Value> = leases.iter().map(as_json).collect();
+        let text = serde_json::to_string_pretty(&leases).map_err(Failure::runtime)?;
+        return crate::print(&(text + "\n"));
+    }
+    crate::print(&text(&leases))
+}
+
+/// `hawser leases release`
+fn release(args: &ReleaseLeases) -> Result<(), Failure> {
+    let mut store = open(&args.store, Access::Change)?;
+    let mut step = store.begin().map_err(Failure::runtime)?;
+    let wanted = |lease: &Lease| {
+        args.interface
+            .as_ref()
+            .is_none_or(|name| *name == lease.holder.interface)
+    };
+    let mut leases = step.leases(Some(&args.vm)).map_err(Failure::runtime)?;
+    leases.retain(wanted);
+    if leases.is_empty() {
+        let of = args.interface.as_ref().map(|name| format!(" for interface {name}"));
+        return Err(Failure::runtime(format_args!(
+            "VM {} holds no lease{}: hawser leases list names those that do",
+            args.vm,
+            of.unwrap_or_default()
+        )));
+    }
+    for lease in &leases {
+        step.remove(&lease.holder).map_err(Failure::runtime)?;
+    }
+    step.commit().map_err(Failure::runtime)?;
+    crate::print(&text(&leases))
+}
+
+/// One line each: VM, interface, network, MAC, addresses.
+fn text(leases: &[Lease]) -> String {
+    let line = |lease: &Lease| {
+        let Lease { holder, network, .. } = lease;
+        format!("{} {} {network} {}\n", holder.vm, holder.interface, held(lease))
+    };
+    leases.iter().map(line).collect()
+}
+
+fn held(lease: &Lease) -> String {
+    let mac = lease.mac.map_or("-".into(), |mac| mac.to_string());
+    let addresses = lease.addresses.iter().map(ToString::to_string);
+    std::iter::once(mac).chain(addresses).collect::<Vec<String>>().join(" ")
+}
+
+fn as_json(lease: &Lease) -> Value {
+    json!({
+        "namespace": lease.holder.vm.namespace,
+        "vm": lease.holder.vm.name,
+        "interface": lease.holder.interface,
+        "network": lease.network,
+        "segment": lease.segment,
+        "mac": lease.mac.map(|mac| mac.to_string()),
+        "addresses": lease.addresses,
+    })
+}
+
+/// Opens the store of the options.
+fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
+    let path = match &args.store {
+        Some(StorePlace::File(path)) => path.clone(),
+        Some(StorePlace::Off) => return Err(Failure::usage("--store=off: leases are in a store; name its file")),
+        None => default_file(access)?,
+    };
+    Sqlite::open(&path, access).map_err(Failure::runtime)
+}
+
+const FILE: &str = "store.db";
+
+/// The store where no option names one: what systemd made for us (StateDirectory=), else a
+/// folder of root's, else one of the user's (XDG Base Directory Specification). The folder is
+/// made if need be.
+fn default_file(access: Access) -> Result<PathBuf, Failure> {
+    let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
+    let folder = if let Some(folders) = set("STATE_DIRECTORY") {
+        // Several are separated by colons.
+        let folders = folders.to_string_lossy().into_owned();
+        PathBuf::from(folders.split(':').next().unwrap_or_default())
+    } else if rustix::process::geteuid().is_root() {
+        PathBuf::from("/var/lib/hawser")
+    } else if let Some(state) = set("XDG_STATE_HOME") {
+        PathBuf::from(state).join("hawser")
+    } else if let Some(home) = set("HOME") {
+        PathBuf::from(home).join(".local/state/hawser")
+    } else {
+        return Err(Failure::usage(
+            "no folder of the user's is known where leases could be kept (HOME is not set): name a file with \
+             --store=PATH, or give --store=off",
+        ));
+    };
+    let file = folder.join(FILE);
+    if access == Access::Make {
+        // For its owner alone, as that specification asks.
+        const OWNER_ONLY: u32 = 0o700;
+        let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&folder);
+        made.map_err(|error| {
+            let problem = crate::store::StoreProblem::Folder(error);
+            let path = file.clone();
+            Failure::runtime(crate::store::StoreError { path, problem })
+        })?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! Options of leases and their store, as clap sees them.
+
+use super::VmName;
+use super::range::MacRange;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+/// `--store`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePlace {
+    /// Nowhere, so that there are none.
+    Off,
+    /// In this file.
+    File(PathBuf),
+}
+
+fn store_place(text: &str) -> Result<StorePlace, String> {
+    match text {
+        "" => Err("name a file".into()),
+        "off" => Ok(StorePlace::Off),
+        path => Ok(StorePlace::File(path.into())),
+    }
+}
+
+/// Where leases are kept, and what may be leased.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct StoreArgs {
+    /// File that keeps which MACs and addresses belong to which VM, shared by the hawser
+    /// processes of the node; off: none are given out [default: store.db in $STATE_DIRECTORY,
+    /// in /var/lib/hawser for root, in $XDG_STATE_HOME/hawser or ~/.local/state/hawser]
+    #[arg(
+        long,
+        value_name = "PATH|off",
+        help_heading = "Leases",
+        value_parser = store_place
+    )]
+    pub store: Option<StorePlace>,
+    /// MACs that are given to interfaces without a macAddress
+    #[arg(
+        long,
+        value_name = "FIRST-LAST",
+        help_heading = "Leases",
+        default_value_t = MacRange::DEFAULT,
+        value_parser = MacRange::parse
+    )]
+    pub mac_range: MacRange,
+}
+
+/// `leases`
+#[derive(Debug, Args)]
+pub struct Leases {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub command: LeasesCommand,
+}
+
+/// What can be done with leases.
+#[derive(Debug, Subcommand)]
+pub enum LeasesCommand {
+    /// Reserve what the VMs of manifests are to have, before they run, and print it
+    Allocate(ReserveLeases),
+    /// Print the leases: VM, interface, network, MAC, addresses
+    List(ListLeases),
+    /// Release the leases of a VM that is gone, and print them
+    Release(ReleaseLeases),
+}
+
+/// Options of `leases allocate`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ReserveLeases {
+    /// Manifests of VMs and their networks: a file, a directory, or - for standard input; may be
+    /// repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Where leases are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `leases list`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ListLeases {
+    /// Only those of this VM
+    #[arg(value_name = "NAMESPACE/VM")]
+    pub vm: Option<VmName>,
+    /// Print them as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where leases are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Options of `leases release`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ReleaseLeases {
+    /// The VM
+    #[arg(value_name = "NAMESPACE/VM")]
+    pub vm: VmName,
+    /// Only that of this interface
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Where leases are kept.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}

@@ -1,0 +1,299 @@
+//! What is given to whom: a VM's claims become leases.
+//!
+//! What an interface has it keeps, whatever of its manifest changes, as long as the manifest
+//! allows it: a MAC also where it was the manifest's and is not any more (as KubeMacPool
+//! does), an address while it lies in the ranges. A MAC or an address that the manifest names
+//! is the interface's unless another holds it on the same segment. MACs of the pool are unique
+//! among all segments.
+
+use super::range::{self, MacRange, Number};
+use super::{Holder, Lease, Ledger, StoreError, VmName};
+use crate::manifest::ipam::Range;
+use hawser_backend::packet::MacAddr;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// What an interface is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Name of the interface.
+    pub interface: String,
+    /// "pod", or namespace/name of the network.
+    pub network: String,
+    /// The L2 segment.
+    pub segment: String,
+    /// Its MAC.
+    pub mac: MacClaim,
+    /// Its addresses.
+    pub addresses: Vec<AddressClaim>,
+}
+
+/// Which MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacClaim {
+    /// This one.
+    Explicit(MacAddr),
+    /// A free one.
+    Pool,
+    /// The segment gives it.
+    Segment,
+}
+
+/// Which address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressClaim {
+    /// This one.
+    Fixed(IpNet),
+    /// A free one of a set of ranges.
+    OneOf(Vec<Range>),
+}
+
+/// Why a claim cannot be met.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Another has the MAC.
+    #[error(
+        "MAC {mac} is held by {holder} on the same segment ({segment}): give another macAddress, or release that one \
+         (hawser leases release {}) if it is not used any more", holder.vm
+    )]
+    MacTaken {
+        /// The MAC.
+        mac: MacAddr,
+        /// Who has it.
+        holder: Holder,
+        /// Where.
+        segment: String,
+    },
+    /// Another has the address.
+    #[error(
+        "address {address} is held by {holder} on the same segment ({segment}): give another, or release that one \
+         (hawser leases release {}) if it is not used any more", holder.vm
+    )]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: Holder,
+        /// Where.
+        segment: String,
+    },
+    /// No MAC is left.
+    #[error("every MAC of {0} is given out: widen --mac-range, or release VMs that are gone (hawser leases list)")]
+    NoMac(MacRange),
+    /// No address is left.
+    #[error("every address of {0} is given out: widen the ranges, or release VMs that are gone (hawser leases list)")]
+    NoAddress(String),
+    /// The random number generator fails.
+    #[error("no random number is to be had: {0}")]
+    Random(String),
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes the leases of `vm` those of `claims`, in their order. Leases of interfaces that are
+/// neither claimed nor among `kept` are released.
+///
+/// # Errors
+/// [`ClaimError`]; the step is not to be committed then.
+pub fn claim(
+    ledger: &mut dyn Ledger,
+    vm: &VmName,
+    claims: &[Claim],
+    kept: &[String],
+    pool: &MacRange,
+) -> Result<Vec<Lease>, ClaimError> {
+    let held = ledger.leases(Some(vm))?;
+    let of = |interface: &str| held.iter().find(|lease| lease.holder.interface == interface);
+    if are_met(&held, claims, kept) {
+        return Ok(claims
+            .iter()
+            .filter_map(|claim| of(&claim.interface))
+            .cloned()
+            .collect());
+    }
+    for lease in &held {
+        if !kept.contains(&lease.holder.interface) {
+            ledger.remove(&lease.holder)?;
+        }
+    }
+    // What the manifest names goes before what was held, and that before what can be anything.
+    let mut order: Vec<&Claim> = claims.iter().collect();
+    order.sort_by_key(|claim| {
+        let explicit = matches!(claim.mac, MacClaim::Explicit(_));
+        (!explicit, of(&claim.interface).is_none())
+    });
+    let mut leases = Vec::new();
+    for claim in order {
+        let holder = Holder {
+            vm: vm.clone(),
+            interface: claim.interface.clone(),
+        };
+        let giver = Giver {
+            ledger,
+            claim,
+            held: of(&claim.interface),
+            pool,
+        };
+        let lease = giver.lease(holder)?;
+        ledger.put(&lease)?;
+        leases.push(lease);
+    }
+    let place = |lease: &Lease| {
+        claims
+            .iter()
+            .position(|claim| claim.interface == lease.holder.interface)
+    };
+    leases.sort_by_key(place);
+    Ok(leases)
+}
+
+/// Whether the leases a VM holds are what its claims would give it, so that there is nothing
+/// to change.
+fn are_met(held: &[Lease], claims: &[Claim], kept: &[String]) -> bool {
+    let known = |lease: &Lease| {
+        let name = &lease.holder.interface;
+        kept.contains(name) || claims.iter().any(|claim| claim.interface == *name)
+    };
+    let met = |claim: &Claim| {
+        let lease = held.iter().find(|lease| lease.holder.interface == claim.interface);
+        lease.is_some_and(|lease| is_met(lease, claim))
+    };
+    held.iter().all(known) && claims.iter().all(met)
+}
+
+fn is_met(lease: &Lease, claim: &Claim) -> bool {
+    let mac = match claim.mac {
+        MacClaim::Explicit(mac) => lease.mac == Some(mac),
+        MacClaim::Pool => lease.mac.is_some(),
+        MacClaim::Segment => lease.mac.is_none(),
+    };
+    let address = |(claim, address): (&AddressClaim, &IpNet)| match claim {
+        AddressClaim::Fixed(fixed) => fixed == address,
+        AddressClaim::OneOf(set) => width_in(set, address.addr()) == Some(address.prefix_len()),
+    };
+    mac && lease.network == claim.network
+        && lease.segment == claim.segment
+        && lease.addresses.len() == claim.addresses.len()
+        && claim.addresses.iter().zip(&lease.addresses).all(address)
+}
+
+/// The width of the network that `address` is of, if it may be given out of `set`.
+fn width_in(set: &[Range], address: IpAddr) -> Option<u8> {
+    let contains =
+        |range: &&Range| range.first.is_ipv4() == address.is_ipv4() && range.first <= address && address <= range.last;
+    let is_gateway = set.iter().any(|range| range.gateway == address);
+    let range = set.iter().find(contains).filter(|_| !is_gateway)?;
+    Some(range.subnet.prefix_len())
+}
+
+/// Gives one interface what it claims.
+struct Giver<'a> {
+    ledger: &'a mut dyn Ledger,
+    claim: &'a Claim,
+    held: Option<&'a Lease>,
+    pool: &'a MacRange,
+}
+
+impl Giver<'_> {
+    fn lease(mut self, holder: Holder) -> Result<Lease, ClaimError> {
+        let mac = match self.claim.mac {
+            MacClaim::Explicit(mac) => Some(self.explicit_mac(mac)?),
+            MacClaim::Pool => Some(self.pool_mac()?),
+            MacClaim::Segment => None,
+        };
+        let mut addresses: Vec<IpNet> = Vec::new();
+        for claim in &self.claim.addresses {
+            addresses.push(match claim {
+                AddressClaim::Fixed(address) => self.fixed_address(*address)?,
+                AddressClaim::OneOf(set) => self.free_address(set, &addresses)?,
+            });
+        }
+        Ok(Lease {
+            holder,
+            network: self.claim.network.clone(),
+            segment: self.claim.segment.clone(),
+            mac,
+            addresses,
+        })
+    }
+
+    fn explicit_mac(&self, mac: MacAddr) -> Result<MacAddr, ClaimError> {
+        match self.ledger.mac_holder(Some(&self.claim.segment), mac)? {
+            None => Ok(mac),
+            Some(holder) => Err(ClaimError::MacTaken {
+                mac,
+                holder,
+                segment: self.claim.segment.clone(),
+            }),
+        }
+    }
+
+    fn pool_mac(&mut self) -> Result<MacAddr, ClaimError> {
+        if let Some(mac) = self.held.and_then(|lease| lease.mac)
+            && self.ledger.mac_holder(Some(&self.claim.segment), mac)?.is_none()
+        {
+            return Ok(mac);
+        }
+        let name = format!("MACs {}", self.pool);
+        let cursor = match self.ledger.cursor(&name)? {
+            Some(cursor) => cursor,
+            None => {
+                let random = getrandom::u64().map_err(|e| ClaimError::Random(e.to_string()))?;
+                self.pool.begin(random)
+            }
+        };
+        let taken = |number| Ok::<_, StoreError>(self.ledger.mac_holder(None, range::mac(number))?.is_some());
+        let found = range::next_free(&self.pool.spans(), Some(cursor), taken)?;
+        let number = found.ok_or(ClaimError::NoMac(*self.pool))?;
+        self.ledger.set_cursor(&name, number)?;
+        Ok(range::mac(number))
+    }
+
+    fn fixed_address(&self, address: IpNet) -> Result<IpNet, ClaimError> {
+        match self.ledger.address_holder(&self.claim.segment, address.addr())? {
+            None => Ok(address),
+            Some(holder) => Err(ClaimError::AddressTaken {
+                address: address.addr(),
+                holder,
+                segment: self.claim.segment.clone(),
+            }),
+        }
+    }
+
+    fn free_address(&mut self, set: &[Range], given: &[IpNet]) -> Result<IpNet, ClaimError> {
+        let segment = &self.claim.segment;
+        let net = |address| {
+            let width = width_in(set, address)?;
+            IpNet::new(address, width).ok()
+        };
+        let held = self.held.map_or(&[][..], |lease| &lease.addresses);
+        for address in held.iter().filter_map(|held| net(held.addr())) {
+            if !given.contains(&address) && self.ledger.address_holder(segment, address.addr())?.is_none() {
+                return Ok(address);
+            }
+        }
+        // By the network, so that ranges that grow go on where they were.
+        let network = set.first().map(|range| range.subnet.to_string()).unwrap_or_default();
+        let name = format!("addresses {segment}: {network}");
+        let cursor = self.ledger.cursor(&name)?;
+        let taken = |number: Number| {
+            let address = range::address(number);
+            // Its network's router is not to be given out.
+            let Some(net) = net(address) else { return Ok(true) };
+            let held = self.ledger.address_holder(segment, address)?;
+            Ok::<_, StoreError>(held.is_some() || given.contains(&net))
+        };
+        let found = range::next_free(&range::spans(set), cursor, taken)?;
+        let full = || ClaimError::NoAddress(text(set));
+        let number = found.ok_or_else(full)?;
+        self.ledger.set_cursor(&name, number)?;
+        net(range::address(number)).ok_or_else(full)
+    }
+}
+
+/// A set of ranges as people write it.
+fn text(set: &[Range]) -> String {
+    let ranges: Vec<String> = set.iter().map(|r| format!("{}-{}", r.first, r.last)).collect();
+    ranges.join(",")
+}

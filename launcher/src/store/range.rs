@@ -1,0 +1,248 @@
+//! Which number is next: ranges of addresses or MACs as numbers, and a cursor.
+//!
+//! As in the CNI plugin host-local and in KubeMacPool, the search begins behind the number that
+//! was given out last, and not at the lowest free one: what was released is not given to
+//! another at once, but when the whole range has had its turn.
+
+use crate::manifest::ipam;
+use hawser_backend::config::GATEWAY_MAC;
+use hawser_backend::packet::MacAddr;
+use std::fmt;
+use std::net::IpAddr;
+
+/// An address or a MAC as a number.
+pub type Number = u128;
+
+/// Numbers from `first` to `last`, both among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The least.
+    pub first: Number,
+    /// The greatest.
+    pub last: Number,
+}
+
+impl Span {
+    const fn contains(&self, number: Number) -> bool {
+        self.first <= number && number <= self.last
+    }
+}
+
+/// The first number after `cursor` that is in one of `spans` and not taken, in the order of the
+/// spans and round to the cursor itself at last; from the beginning where there is no cursor
+/// or it lies outside. `None` if all are taken.
+///
+/// # Errors
+/// What `taken` fails with.
+pub fn next_free<E>(
+    spans: &[Span],
+    cursor: Option<Number>,
+    mut taken: impl FnMut(Number) -> Result<bool, E>,
+) -> Result<Option<Number>, E> {
+    let at = cursor.and_then(|cursor| Some((spans.iter().position(|span| span.contains(cursor))?, cursor)));
+    let ahead = at.map(|(n, cursor)| {
+        let rest = (cursor < spans[n].last).then(|| Span {
+            first: cursor + 1,
+            last: spans[n].last,
+        });
+        rest.into_iter().chain(spans[n + 1..].iter().copied())
+    });
+    let behind = match at {
+        Some((n, cursor)) => spans[..n]
+            .iter()
+            .copied()
+            .chain(Some(Span {
+                first: spans[n].first,
+                last: cursor,
+            }))
+            .collect(),
+        None => spans.to_vec(),
+    };
+    for span in ahead.into_iter().flatten().chain(behind) {
+        for number in span.first..=span.last {
+            if !taken(number)? {
+                return Ok(Some(number));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The number an address is; those of the two families do not meet.
+pub fn number(address: IpAddr) -> Number {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The address a number is.
+pub fn address(number: Number) -> IpAddr {
+    IpAddr::V6(number.into()).to_canonical()
+}
+
+/// A set of ranges as spans.
+pub fn spans(set: &[ipam::Range]) -> Vec<Span> {
+    let span = |range: &ipam::Range| Span {
+        first: number(range.first),
+        last: number(range.last),
+    };
+    set.iter().map(span).collect()
+}
+
+/// MACs that may be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MacRange {
+    first: MacAddr,
+    last: MacAddr,
+}
+
+impl MacRange {
+    /// The range of KubeMacPool's own manifest: all of 02.
+    pub const DEFAULT: Self = Self {
+        first: MacAddr([2, 0, 0, 0, 0, 0]),
+        last: MacAddr([2, 0xff, 0xff, 0xff, 0xff, 0xff]),
+    };
+
+    /// Reads FIRST-LAST.
+    ///
+    /// # Errors
+    /// What is wrong with it, for a person.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (first, last) = text
+            .split_once('-')
+            .ok_or("give FIRST-LAST, such as 02:00:00:00:00:00-02:ff:ff:ff:ff:ff")?;
+        let mac = |text: &str| text.parse::<MacAddr>().map_err(|e| e.to_string());
+        let (first, last) = (mac(first)?, mac(last)?);
+        if first.is_multicast() || last.is_multicast() {
+            return Err("these are multicast addresses; the first byte of a card's MAC is even".into());
+        }
+        if first.0[0] != last.0[0] {
+            return Err(
+                "the first bytes differ, so that multicast addresses lie between: begin both with the same".into(),
+            );
+        }
+        if first > last {
+            return Err("it ends before it begins: give the lower MAC first".into());
+        }
+        Ok(Self { first, last })
+    }
+
+    /// The range as numbers, without the MAC of the gateway of masquerade.
+    pub fn spans(&self) -> Vec<Span> {
+        let (first, last) = (mac_number(self.first), mac_number(self.last));
+        let gateway = mac_number(GATEWAY_MAC);
+        let whole = Span { first, last };
+        if !whole.contains(gateway) {
+            return vec![whole];
+        }
+        let below = (first < gateway).then(|| Span {
+            first,
+            last: gateway - 1,
+        });
+        let above = (gateway < last).then(|| Span {
+            first: gateway + 1,
+            last,
+        });
+        below.into_iter().chain(above).collect()
+    }
+
+    /// Where to begin where nothing was given out yet: anywhere, so that nodes that know
+    /// nothing of each other do not give out the same MACs.
+    pub fn begin(&self, random: u64) -> Number {
+        let (first, last) = (mac_number(self.first), mac_number(self.last));
+        first + Number::from(random) % (last - first + 1)
+    }
+}
+
+impl fmt::Display for MacRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+/// The number a MAC is.
+pub fn mac_number(mac: MacAddr) -> Number {
+    mac.0.iter().fold(0, |number, byte| number << 8 | Number::from(*byte))
+}
+
+/// The MAC a number is.
+pub fn mac(number: Number) -> MacAddr {
+    let [.., a, b, c, d, e, f] = number.to_be_bytes();
+    MacAddr([a, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    fn next(spans: &[Span], cursor: Option<Number>, taken: &[Number]) -> Option<Number> {
+        let Ok(found) = next_free(spans, cursor, |n| Ok::<_, Infallible>(taken.contains(&n)));
+        found
+    }
+
+    const SPANS: [Span; 2] = [Span { first: 10, last: 12 }, Span { first: 5, last: 6 }];
+
+    #[test]
+    fn the_search_goes_on_behind_the_cursor_and_comes_round_to_it() {
+        let mut cursor = None;
+        let mut given = Vec::new();
+        for _ in 0..7 {
+            cursor = next(&SPANS, cursor, &[]);
+            given.extend(cursor);
+        }
+        assert_eq!(given, [10, 11, 12, 5, 6, 10, 11]);
+        // What was released last is the last to be given again.
+        assert_eq!(next(&SPANS, Some(11), &[10, 12, 5, 6]), Some(11));
+        assert_eq!(next(&SPANS, Some(6), &[10, 11, 12, 5]), Some(6));
+        assert_eq!(next(&SPANS, Some(11), &[10, 11, 12, 5, 6]), None);
+    }
+
+    #[test]
+    fn a_cursor_of_another_range_begins_at_the_beginning() {
+        assert_eq!(next(&SPANS, Some(7), &[10]), Some(11));
+        assert_eq!(next(&SPANS, None, &[]), Some(10));
+        let end = Span {
+            first: Number::MAX,
+            last: Number::MAX,
+        };
+        assert_eq!(next(&[end], Some(Number::MAX), &[]), Some(Number::MAX));
+        assert_eq!(next(&[], Some(1), &[]), None);
+    }
+
+    #[test]
+    fn the_gateways_mac_is_never_given_out() {
+        let spans = MacRange::DEFAULT.spans();
+        assert_eq!(mac(spans[0].first).to_string(), "02:00:00:00:00:01");
+        let only = MacRange::parse("02:00:00:00:00:00-02:00:00:00:00:00").unwrap();
+        assert_eq!(only.spans(), []);
+        let other = MacRange::parse("0a:00:00:00:00:00-0a:00:00:00:00:0f").unwrap();
+        assert_eq!(other.spans().len(), 1);
+        assert_eq!(mac(other.begin(0x13)).to_string(), "0a:00:00:00:00:03");
+    }
+
+    #[test]
+    fn a_range_of_macs_has_two_ends_and_no_multicast_between() {
+        for (text, why) in [
+            ("02:00:00:00:00:00", "FIRST-LAST"),
+            ("02:00:00:00:00-02:00:00:00:00:ff", "is not a MAC address"),
+            ("03:00:00:00:00:00-03:00:00:00:00:01", "multicast"),
+            ("02:00:00:00:00:00-04:00:00:00:00:01", "first bytes differ"),
+            ("02:00:00:00:00:02-02:00:00:00:00:01", "ends before it begins"),
+        ] {
+            let error = MacRange::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_addresses_and_macs_again() {
+        for text in ["0.0.0.1", "10.10.1.20", "255.255.255.255", "fd00::1", "2001:db8:ffff::"] {
+            let given: IpAddr = text.parse().unwrap();
+            assert_eq!(address(number(given)), given);
+        }
+        let given: MacAddr = "02:ab:00:00:12:ff".parse().unwrap();
+        assert_eq!(mac(mac_number(given)), given);
+    }
+}

@@ -1,0 +1,374 @@
+//! A store in one SQLite file that the processes of a node share.
+//!
+//! Every step is a transaction that holds the file's write lock from its beginning (BEGIN
+//! IMMEDIATE), so that what it read is still so when it writes. The journal is SQLite's
+//! rollback journal, not WAL: a process makes one short transaction and closes the file, for
+//! which WAL has nothing to offer, and would leave two more files beside it that every user
+//! of the store must be able to write. `synchronous` is EXTRA: a lease that was given out is
+//! on the disk, its journal's removal included. What a killed process left half done is
+//! undone by SQLite when the next one opens the file. That no MAC and no address has two
+//! holders on a segment is in the tables too, as unique keys.
+
+use super::range::{Number, address, mac, mac_number, number};
+use super::{Holder, Lease, Ledger, Store, StoreError, StoreProblem, VmName};
+use hawser_backend::packet::MacAddr;
+use ipnet::IpNet;
+use rusqlite::types::Type;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
+};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// Layout of the tables below, in `user_version`.
+const LAYOUT: i64 = 1;
+/// "hawr", in `application_id`: whose database it is.
+const APPLICATION: i64 = 0x6861_7772;
+const SCHEMA: &str = "
+CREATE TABLE lease (
+    id INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL,
+    vm TEXT NOT NULL,
+    interface TEXT NOT NULL,
+    network TEXT NOT NULL,
+    segment TEXT NOT NULL,
+    mac INTEGER,
+    UNIQUE (namespace, vm, interface)
+) STRICT;
+CREATE UNIQUE INDEX lease_mac ON lease (mac, segment);
+CREATE TABLE address (
+    number BLOB NOT NULL,
+    segment TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    lease INTEGER NOT NULL REFERENCES lease ON DELETE CASCADE,
+    place INTEGER NOT NULL,
+    PRIMARY KEY (number, segment)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX address_lease ON address (lease, place);
+CREATE TABLE cursor (
+    name TEXT PRIMARY KEY,
+    last BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// How long a process waits while others have the file.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest pause before it looks again, and the mean one.
+const MAX_PAUSE_MILLIS: u32 = 10;
+const MEAN_PAUSE_MILLIS: u64 = 5;
+
+/// Pauses while the file is another's; false when it has been long enough. How long each
+/// pause is, is left to chance, so that everybody who waits has the same prospects.
+fn wait<const SECONDS: u64>(pauses: i32) -> bool {
+    let random = getrandom::u32().unwrap_or_default();
+    thread::sleep(Duration::from_millis(u64::from(random % MAX_PAUSE_MILLIS) + 1));
+    u64::try_from(pauses).unwrap_or_default() * MEAN_PAUSE_MILLIS < SECONDS * 1000
+}
+
+/// What a process may do with the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Change it, and make it if there is none.
+    Make,
+    /// Change it.
+    Change,
+    /// Read it only.
+    Read,
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Sqlite {
+    connection: Connection,
+    file: File,
+}
+
+/// Which file it is, and how long is waited for it.
+#[derive(Clone, Debug)]
+struct File {
+    path: PathBuf,
+    seconds: u64,
+}
+
+impl File {
+    fn error(&self, problem: StoreProblem) -> StoreError {
+        StoreError {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+
+    /// What an error of SQLite's means for the operator.
+    #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+    fn failed(&self, error: rusqlite::Error) -> StoreError {
+        let text = error.to_string();
+        self.error(match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreProblem::Locked(self.seconds),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreProblem::Damaged(text),
+            Some(
+                ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DiskFull,
+            ) => StoreProblem::Access(text),
+            // A value that no hawser writes.
+            None if matches!(
+                error,
+                rusqlite::Error::FromSqlConversionFailure(..)
+                    | rusqlite::Error::IntegralValueOutOfRange(..)
+                    | rusqlite::Error::InvalidColumnType(..)
+            ) =>
+            {
+                StoreProblem::Damaged(text)
+            }
+            _ => StoreProblem::Other(text),
+        })
+    }
+}
+
+impl Sqlite {
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the file is as it was.
+    pub fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
+        const SECONDS: u64 = PATIENCE.as_secs();
+        Self::open_waiting::<SECONDS>(path, access)
+    }
+
+    fn open_waiting<const SECONDS: u64>(path: &Path, access: Access) -> Result<Self, StoreError> {
+        let file = File {
+            path: path.to_owned(),
+            seconds: SECONDS,
+        };
+        if access != Access::Make && !path.exists() {
+            return Err(file.error(StoreProblem::Missing));
+        }
+        let flags = match access {
+            Access::Make => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+            Access::Change => OpenFlags::SQLITE_OPEN_READ_WRITE,
+            Access::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        };
+        let failed = |error| file.failed(error);
+        let mut connection =
+            Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(failed)?;
+        connection.busy_handler(Some(wait::<SECONDS>)).map_err(failed)?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
+        let mut store = Self { connection, file };
+        if store.is_empty(&store.connection)? && access == Access::Make {
+            store.make()?;
+        }
+        Ok(store)
+    }
+
+    /// Whether there is nothing in it yet; if there is something, it is ours.
+    fn is_empty(&self, connection: &Connection) -> Result<bool, StoreError> {
+        let failed = |error| self.file.failed(error);
+        let value = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let count = "SELECT count(*) FROM sqlite_schema";
+        let tables: i64 = connection.query_row(count, (), |row| row.get(0)).map_err(failed)?;
+        let application = value("application_id").map_err(failed)?;
+        let found = value("user_version").map_err(failed)?;
+        match (application, found) {
+            (0, 0) if tables == 0 => Ok(true),
+            (APPLICATION, LAYOUT) => Ok(false),
+            (APPLICATION, found) if found > LAYOUT => {
+                Err(self.file.error(StoreProblem::Newer { found, known: LAYOUT }))
+            }
+            _ => Err(self.file.error(StoreProblem::Foreign)),
+        }
+    }
+
+    /// Makes the tables, unless another has made them meanwhile.
+    fn make(&mut self) -> Result<(), StoreError> {
+        let file = self.file.clone();
+        let failed = |error| file.failed(error);
+        let behavior = TransactionBehavior::Immediate;
+        let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(failed)?;
+        if self.is_empty(&transaction)? {
+            transaction.execute_batch(SCHEMA).map_err(failed)?;
+            transaction
+                .pragma_update(None, "application_id", APPLICATION)
+                .map_err(failed)?;
+            transaction
+                .pragma_update(None, "user_version", LAYOUT)
+                .map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    /// All leases as they are now, or those of one VM, without keeping anybody from changing
+    /// them.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
+        if self.is_empty(&self.connection)? {
+            return Ok(Vec::new());
+        }
+        read_leases(&self.connection, vm).map_err(|error| self.file.failed(error))
+    }
+}
+
+impl Store for Sqlite {
+    fn begin(&mut self) -> Result<Box<dyn Ledger + '_>, StoreError> {
+        let file = self.file.clone();
+        let begun = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = begun.map_err(|error| file.failed(error))?;
+        Ok(Box::new(Step { transaction, file }))
+    }
+}
+
+/// A transaction.
+struct Step<'a> {
+    transaction: Transaction<'a>,
+    file: File,
+}
+
+impl Step<'_> {
+    fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| self.file.failed(error))
+    }
+}
+
+impl Ledger for Step<'_> {
+    fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
+        self.done(read_leases(&self.transaction, vm))
+    }
+
+    fn mac_holder(&self, segment: Option<&str>, mac: MacAddr) -> Result<Option<Holder>, StoreError> {
+        let sql = "SELECT namespace, vm, interface FROM lease WHERE mac = ?1 AND (?2 IS NULL OR segment = ?2) LIMIT 1";
+        let find = || {
+            let mut statement = self.transaction.prepare(sql)?;
+            statement
+                .query_row(params![stored_mac(mac), segment], read_holder)
+                .optional()
+        };
+        self.done(find())
+    }
+
+    fn address_holder(&self, segment: &str, address: IpAddr) -> Result<Option<Holder>, StoreError> {
+        let sql = "SELECT namespace, vm, interface FROM lease JOIN address ON lease.id = address.lease \
+                   WHERE number = ?1 AND address.segment = ?2";
+        let number = number(address).to_be_bytes();
+        let find = || {
+            let mut statement = self.transaction.prepare(sql)?;
+            statement.query_row(params![number, segment], read_holder).optional()
+        };
+        self.done(find())
+    }
+
+    fn cursor(&self, range: &str) -> Result<Option<Number>, StoreError> {
+        let sql = "SELECT last FROM cursor WHERE name = ?1";
+        let read = |row: &Row<'_>| Ok(Number::from_be_bytes(row.get(0)?));
+        self.done(self.transaction.query_row(sql, [range], read).optional())
+    }
+
+    fn set_cursor(&mut self, range: &str, last: Number) -> Result<(), StoreError> {
+        let sql = "INSERT INTO cursor (name, last) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET last = ?2";
+        let done = self.transaction.execute(sql, params![range, last.to_be_bytes()]);
+        self.done(done.map(drop))
+    }
+
+    fn put(&mut self, lease: &Lease) -> Result<(), StoreError> {
+        let put = || {
+            let Holder { vm, interface } = &lease.holder;
+            self.transaction.execute(
+                "INSERT INTO lease (namespace, vm, interface, network, segment, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                params![
+                    vm.namespace,
+                    vm.name,
+                    interface,
+                    lease.network,
+                    lease.segment,
+                    lease.mac.map(stored_mac)
+                ],
+            )?;
+            let id = self.transaction.last_insert_rowid();
+            for (place, address) in (0_i64..).zip(&lease.addresses) {
+                self.transaction.execute(
+                    "INSERT INTO address (number, segment, width, lease, place) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![
+                        number(address.addr()).to_be_bytes(),
+                        lease.segment,
+                        address.prefix_len(),
+                        id,
+                        place
+                    ],
+                )?;
+            }
+            Ok(())
+        };
+        self.done(put())
+    }
+
+    fn remove(&mut self, holder: &Holder) -> Result<(), StoreError> {
+        let sql = "DELETE FROM lease WHERE namespace = ?1 AND vm = ?2 AND interface = ?3";
+        let Holder { vm, interface } = holder;
+        let done = self.transaction.execute(sql, [&vm.namespace, &vm.name, interface]);
+        self.done(done.map(drop))
+    }
+
+    fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { transaction, file } = *self;
+        transaction.commit().map_err(|error| file.failed(error))
+    }
+}
+
+/// SQLite's integers have 64 bits, and a MAC 48.
+fn stored_mac(mac: MacAddr) -> i64 {
+    i64::try_from(mac_number(mac)).unwrap_or_default()
+}
+
+fn read_holder(row: &Row<'_>) -> rusqlite::Result<Holder> {
+    Ok(Holder {
+        vm: VmName {
+            namespace: row.get(0)?,
+            name: row.get(1)?,
+        },
+        interface: row.get(2)?,
+    })
+}
+
+fn read_leases(connection: &Connection, vm: Option<&VmName>) -> rusqlite::Result<Vec<Lease>> {
+    let sql = "SELECT namespace, vm, interface, network, lease.segment, mac, number, width \
+               FROM lease LEFT JOIN address ON address.lease = lease.id \
+               WHERE ?1 IS NULL OR (namespace = ?1 AND vm = ?2) ORDER BY namespace, vm, interface, place";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(params![vm.map(|vm| &vm.namespace), vm.map(|vm| &vm.name)])?;
+    let mut leases: Vec<Lease> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let holder = read_holder(row)?;
+        let number: Option<[u8; 16]> = row.get(6)?;
+        let address = number.map(|bytes| read_address(bytes, row)).transpose()?;
+        if let Some(last) = leases.last_mut().filter(|last| last.holder == holder) {
+            last.addresses.extend(address);
+            continue;
+        }
+        let number: Option<i64> = row.get(5)?;
+        leases.push(Lease {
+            holder,
+            network: row.get(3)?,
+            segment: row.get(4)?,
+            mac: number.and_then(|number| Some(mac(Number::try_from(number).ok()?))),
+            addresses: address.into_iter().collect(),
+        });
+    }
+    Ok(leases)
+}
+
+fn read_address(bytes: [u8; 16], row: &Row<'_>) -> rusqlite::Result<IpNet> {
+    let address = address(Number::from_be_bytes(bytes));
+    IpNet::new(address, row.get(7)?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(7, Type::Integer, Box::new(error)))
+}
+
+#[cfg(test)]
+#[path = "sqlite_tests.rs"]
+mod tests;
