@@ -216,9 +216,12 @@ fn the_readme_has_every_option_and_no_other() {
     let readme = include_str!("../../README.md");
     let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
     let help = hawser(&["--help"]);
+    let leases = hawser(&["leases", "allocate", "--help"]);
     let mut known = options(text(&help.stdout));
-    known.remove("--help");
-    known.remove("--version");
+    known.extend(options(text(&leases.stdout)));
+    for option in ["--help", "--version", "--filename"] {
+        known.remove(option);
+    }
     assert_eq!(options(&table.join("\n")), known);
 }
 
@@ -260,6 +263,7 @@ fn run_prints_the_flags_of_each_card_for_a_vmm() {
             "--socket-dir=/run/vm",
             &vmm,
             "--memory=2G",
+            "--store=off",
             "--log=off",
         ])
     };

@@ -51,7 +51,9 @@ impl Stage {
     }
 
     fn hawser(&self) -> Command {
-        self.command(env!("CARGO_BIN_EXE_hawser"))
+        let mut command = self.command(env!("CARGO_BIN_EXE_hawser"));
+        command.env("STATE_DIRECTORY", self.dir.path());
+        command
     }
 
     /// The next thing the service manager is told.
@@ -393,7 +395,7 @@ fn a_manifest_is_served_in_a_folder_of_sockets_and_ends_like_any_port() {
     assert!(hawser.line_with("without ports").contains("interfaces[0]"));
     hawser.line_with("serving on");
     assert_eq!(stage.told(), "READY=1");
-    assert!(socket.exists());
+    assert!(socket.exists() && stage.path("store.db").exists());
 
     let (status, error) = Running::start(&mut start()).ended();
     assert_eq!(status.code(), Some(1), "{error}");
