@@ -2,8 +2,10 @@
 //! (the launcher), never parsed here.
 
 mod policy;
+mod ports;
 
 pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
+pub use ports::{EveryPort, Otherwise, PortSet};
 
 use crate::packet::MacAddr;
 use crate::sys::tap::TapQueue;
@@ -89,6 +91,8 @@ pub struct MasqueradeConfig {
     pub names: NameConfig,
     /// Inbound ports.
     pub forwards: Vec<Forward>,
+    /// All others too.
+    pub every_port: Option<EveryPort>,
     /// An address of the gateway's network that reaches the loopback of our network
     /// namespace; `None`: the guest cannot reach it.
     pub map_host_loopback: Vec<IpAddr>,

@@ -36,6 +36,7 @@ impl Bench {
             ipv6: services.ipv6,
             names: services.names,
             forwards: vec![],
+            every_port: None,
             map_host_loopback: vec![],
             dns_forward: vec![],
         };

@@ -7,6 +7,7 @@
 
 mod classify;
 mod context;
+mod every_port;
 mod fragmenter;
 pub mod icmp;
 mod index;
@@ -18,7 +19,7 @@ pub mod reassembly;
 mod steering;
 pub mod tcp;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 #[cfg(any(test, feature = "testing"))]
 mod testing;
 pub mod udp;
@@ -41,6 +42,7 @@ use crate::mode::{FlowCount, Mode};
 use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, Replies, Responders, ServiceConfig};
+use crate::sys::lookup::{LookupError, SocketLookup};
 use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
@@ -51,6 +53,9 @@ pub enum MasqueradeError {
     /// A port of `--port`.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Every port was asked for by name.
+    #[error("--port=all: {0}; name the ports instead")]
+    EveryPort(#[from] LookupError),
     /// Several workers cannot reach each other.
     #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
     Steering(#[from] io::Error),
@@ -116,6 +121,8 @@ pub struct Masquerade {
     udp: UdpFlows,
     echo: EchoFlows,
     sorted: Sorted,
+    /// What leads to the sockets of every port.
+    _every_port: Option<SocketLookup>,
 }
 
 /// What a masquerade is made from.
@@ -152,9 +159,11 @@ impl Masquerade {
             max_flows: setup.flow_limit,
             families,
         });
+        let mut every_port = None;
         if setup.worker == 0 {
             tcp.listen(&mode.forwards, families, &setup.poller)?;
             udp.listen(&mode.forwards, &setup.poller)?;
+            every_port = every_port::serve(&setup, families, &mut tcp, &mut udp)?;
         }
         let responders = Responders::new(ServiceConfig {
             ipv4: mode.ipv4,
@@ -189,6 +198,7 @@ impl Masquerade {
             udp,
             echo: EchoFlows::new(),
             sorted: Sorted::default(),
+            _every_port: every_port,
         })
     }
 

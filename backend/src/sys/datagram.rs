@@ -86,6 +86,17 @@ pub fn watch_local_address(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
+/// Asks to be told the local port each datagram came to.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn watch_local_port(socket: &Socket, domain: Domain) -> io::Result<()> {
+    match domain {
+        Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR).set(socket, 1),
+        _ => IntOption(libc::SOL_IP, libc::IP_RECVORIGDSTADDR).set(socket, 1),
+    }
+}
+
 /// Lets only ICMP or ICMPv6 messages of one type through to a raw socket.
 ///
 /// # Errors
@@ -168,6 +179,15 @@ pub(super) fn local_address(level: libc::c_int, kind: libc::c_int, data: &[u8]) 
         }
         _ => None,
     }
+}
+
+/// The local port in IP_ORIGDSTADDR or IPV6_ORIGDSTADDR (socket addresses).
+pub(super) fn local_port(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<u16> {
+    let is_original = matches!(
+        (level, kind),
+        (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR)
+    );
+    is_original.then(|| socket_address(data)).flatten().map(|to| to.port())
 }
 
 /// The address in a `sockaddr_in` or `sockaddr_in6` given as bytes.

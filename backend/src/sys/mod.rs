@@ -3,6 +3,7 @@
 
 pub mod datagram;
 pub mod error_queue;
+pub mod lookup;
 mod option;
 pub mod receive_batch;
 pub mod send_batch;

@@ -2,7 +2,7 @@
 //! first and into a spill buffer of ours after that, so that a datagram larger than
 //! the room is not cut.
 
-use super::datagram::{Control, control_int, for_each_control, local_address, socket_address};
+use super::datagram::{Control, control_int, for_each_control, local_address, local_port, socket_address};
 use crate::frame::{GuestSink, GuestSliceMut, copy_from_room};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,8 @@ pub const MAX_BATCH: usize = 32;
 /// Bytes of a spill buffer: no datagram is larger.
 const SPILL: usize = 65_536;
 
-/// UDP_GRO (20) and either packet info (28 or 36), with room to spare.
+/// UDP_GRO (20, aligned 24), either packet info (28 or 36, aligned 40) and either original
+/// destination (32 or 44, aligned 48), with room to spare.
 const CONTROL: usize = 128;
 
 /// Bytes of the name of a message (`sockaddr_in6`, rounded up).
@@ -35,6 +36,8 @@ pub struct Received {
     pub source: Option<SocketAddr>,
     /// The local address it came to, if that was asked for.
     pub local: Option<IpAddr>,
+    /// The local port it came to, if that was asked for.
+    pub local_port: Option<u16>,
 }
 
 /// Buffers for receiving, used again and again without allocating.
@@ -201,6 +204,7 @@ impl ReceiveBatch {
         message.source = socket_address(&self.names[index].0[..name_len]);
         message.segment = None;
         message.local = None;
+        message.local_port = None;
         // SAFETY: the header is as recvmmsg left it, its control buffer is ours.
         unsafe {
             for_each_control(&header.msg_hdr, |level, kind, data| {
@@ -208,6 +212,8 @@ impl ReceiveBatch {
                     message.segment = control_int(data).and_then(|n| u16::try_from(n).ok());
                 } else if let Some(address) = local_address(level, kind, data) {
                     message.local = Some(address);
+                } else if let Some(port) = local_port(level, kind, data) {
+                    message.local_port = Some(port);
                 }
             });
         }

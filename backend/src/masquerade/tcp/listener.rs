@@ -21,10 +21,32 @@ pub struct Client {
     pub guest_port: u16,
 }
 
+/// The port of the guest that clients of a listening socket are for.
+#[derive(Clone, Copy, Debug)]
+pub enum GuestPort {
+    /// This one.
+    One(u16),
+    /// The one they asked for.
+    AsAsked,
+}
+
+impl GuestPort {
+    fn of(self, client: &Socket) -> io::Result<u16> {
+        match self {
+            Self::One(port) => Ok(port),
+            Self::AsAsked => {
+                let asked = client.local_addr()?.as_socket();
+                // The kernel names our end of every TCP connection.
+                Ok(asked.ok_or(io::ErrorKind::InvalidData)?.port())
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Listener {
     socket: Socket,
-    guest_port: u16,
+    guest_port: GuestPort,
     /// In `Listeners::waiting`.
     is_waiting: bool,
 }
@@ -45,13 +67,18 @@ impl Listeners {
     pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
-            families.listen(forward, |at, guest_port| all.add(at, guest_port, poller))?;
+            families.listen(forward, |at, guest_port| {
+                all.add(host_socket::listen(at)?, GuestPort::One(guest_port), poller)
+            })?;
         }
         Ok(all)
     }
 
-    fn add(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
-        let socket = host_socket::listen(at)?;
+    /// Takes clients of a listening socket.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
         poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
         self.listeners.push(Listener {
@@ -68,10 +95,14 @@ impl Listeners {
         loop {
             match host_socket::accept(&listener.socket) {
                 Ok((stream, address)) => {
+                    let Ok(guest_port) = listener.guest_port.of(&stream) else {
+                        counters.count_drop(DropReason::SocketError);
+                        continue;
+                    };
                     return Some(Client {
                         stream,
                         address,
-                        guest_port: listener.guest_port,
+                        guest_port,
                     });
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,

@@ -28,12 +28,20 @@ const STRAY_BATCH: usize = 4;
 /// given up, since whose datagrams wait in its socket cannot be told any more.
 const MAX_STRAYS: usize = 1024;
 
+/// Which ports a listener is for.
+#[derive(Clone, Copy, Debug)]
+enum Ports {
+    /// One of the host that stands for one of the guest.
+    Forward { host: u16, guest: u16 },
+    /// Any, which is the guest's too. Datagrams tell theirs.
+    Any,
+}
+
 /// A socket waiting for clients.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    host_port: u16,
-    guest_port: u16,
+    ports: Ports,
     /// True while it waits for its turn or for room in the guest.
     pub waiting: bool,
 }
@@ -45,12 +53,30 @@ struct Stray {
     body: Vec<u8>,
 }
 
-/// Who sent a datagram to which address of ours, and which port of the guest it is for.
+impl Ports {
+    /// Of the host, for a datagram that came to port `asked`, where that is known.
+    fn host(self, asked: Option<u16>) -> Option<u16> {
+        match self {
+            Self::Forward { host, .. } => Some(host),
+            Self::Any => asked,
+        }
+    }
+
+    /// Of the guest, for a datagram to port `host`.
+    fn guest(self, host: u16) -> u16 {
+        match self {
+            Self::Forward { guest, .. } => guest,
+            Self::Any => host,
+        }
+    }
+}
+
+/// Who sent a datagram to which address of ours, and which ports it is for.
 #[derive(Clone, Copy)]
 struct Arrival {
     source: SocketAddr,
     local: SocketAddr,
-    guest_port: u16,
+    ports: Ports,
 }
 
 impl UdpFlows {
@@ -69,13 +95,30 @@ impl UdpFlows {
 
     fn listen_on(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
         let (socket, domain) = socket::listening(at)?;
+        let ports = Ports::Forward {
+            host: at.port(),
+            guest: guest_port,
+        };
+        self.add_listener(socket, ports, poller)?;
+        self.table.own_port(domain, at.port());
+        Ok(())
+    }
+
+    /// Takes datagrams of a socket that waits for clients of any port: each is for the port
+    /// of the guest that it was sent to.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
+        self.add_listener(socket, Ports::Any, poller)
+    }
+
+    fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
         poller.add(&socket, Token::new(Owner::UdpListener, index), Interest::ReadEdge)?;
-        self.table.own_port(domain, at.port());
         self.listeners.push(Listener {
             socket,
-            host_port: at.port(),
-            guest_port,
+            ports,
             waiting: false,
         });
         Ok(())
@@ -96,7 +139,7 @@ impl UdpFlows {
             return Turn::NoRoom;
         }
         ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
-        let (host_port, guest_port) = (listener.host_port, listener.guest_port);
+        let ports = listener.ports;
         let Ok(n) = self.receiver.batch.receive_to_spill(&listener.socket, usize::MAX) else {
             ctx.counters.count_drop(DropReason::SocketError);
             return Turn::Again;
@@ -104,36 +147,29 @@ impl UdpFlows {
         let mut strays = Vec::new();
         for i in 0..n {
             let message = self.receiver.batch.message(i);
-            let (Some(source), Some(local)) = (message.source, message.local) else {
+            let port = ports.host(message.local_port);
+            let (Some(source), Some(local), Some(port)) = (message.source, message.local, port) else {
                 ctx.counters.count_drop(DropReason::UdpNoFlow);
                 continue;
             };
-            let local = local_end(local, host_port, source);
-            let arrival = Arrival {
-                source,
-                local,
-                guest_port,
-            };
+            let local = local_end(local, port, source);
+            let arrival = Arrival { source, local, ports };
             if let Some(key) = self.admit(ctx, arrival, &mut strays)
                 && self.receiver.pass_on(key, ctx, i).is_err()
             {
                 ctx.counters.count_drop(DropReason::NoRoom);
             }
         }
-        self.handle_strays(ctx, guest_port, strays);
+        self.handle_strays(ctx, ports, strays);
         if n == 0 { Turn::Done } else { Turn::Again }
     }
 
     /// Strays may make flows, and so more strays.
-    fn handle_strays(&mut self, ctx: &mut Context<'_>, guest_port: u16, mut strays: Vec<Stray>) {
+    fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
         while done < strays.len() {
             let Stray { source, local, .. } = strays[done];
-            let arrival = Arrival {
-                source,
-                local,
-                guest_port,
-            };
+            let arrival = Arrival { source, local, ports };
             let key = self.admit(ctx, arrival, &mut strays);
             if let Some(key) = key
                 && self.receiver.pass_on_bytes(key, ctx, &strays[done].body).is_err()
@@ -146,11 +182,7 @@ impl UdpFlows {
 
     /// The flow of a datagram, made if there is none; `None` if it goes nowhere.
     fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowKey> {
-        let Arrival {
-            source,
-            local,
-            guest_port,
-        } = arrival;
+        let Arrival { source, local, ports } = arrival;
         let seen = ctx.nat.inbound(source.ip());
         let guest = seen.and_then(|seen| ctx.link.guest_address(seen));
         let (Some(seen), Some(guest)) = (seen, guest) else {
@@ -158,7 +190,7 @@ impl UdpFlows {
             return None;
         };
         let key = FlowKey {
-            guest: SocketAddr::new(guest, guest_port),
+            guest: SocketAddr::new(guest, ports.guest(local.port())),
             peer: SocketAddr::new(seen, source.port()),
         };
         if let Some(known) = self.table.find(&key)
@@ -171,18 +203,13 @@ impl UdpFlows {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return None;
         }
-        let made = self.open_inbound(ctx, key, local, source)?;
+        let made = self.open_inbound(ctx, key, arrival)?;
         self.take_strays(ctx, made, source, strays);
         Some(key)
     }
 
-    fn open_inbound(
-        &mut self,
-        ctx: &mut Context<'_>,
-        key: FlowKey,
-        local: SocketAddr,
-        client: SocketAddr,
-    ) -> Option<FlowRef> {
+    fn open_inbound(&mut self, ctx: &mut Context<'_>, key: FlowKey, arrival: Arrival) -> Option<FlowRef> {
+        let (local, client) = (arrival.local, arrival.source);
         let coalesce = takes_runs(&ctx.sink.caps(), key.guest.ip());
         let open = || socket::inbound(local, client, coalesce);
         let opened = self.retry_without_oldest(open);
@@ -195,6 +222,9 @@ impl UdpFlows {
         };
         let mut flow = Flow::new(key, made.socket, made.domain, Side::World, ctx.now);
         flow.local = Some(local);
+        // The listener of a forward has the port as long as there are flows. Of any other it
+        // is ours from now on, and the guest may send from it to others.
+        flow.kept_port = matches!(arrival.ports, Ports::Any).then_some(local.port());
         self.start(ctx, flow)
     }
 

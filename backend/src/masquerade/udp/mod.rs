@@ -33,6 +33,7 @@ use flow::{Flow, FlowKey, FlowRef, Side};
 use inbound::Listener;
 use receive::{Receiver, Round};
 use socket::PortUse;
+pub(super) use socket::listening_at_any_port as listen_at_any_port;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;

@@ -111,6 +111,17 @@ pub fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Resul
     })
 }
 
+/// A socket that waits for clients of any port, and is told which it was. Its own address,
+/// `address`, is nothing they need to know.
+///
+/// # Errors
+/// What socket(2) and bind(2) say.
+pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
+    let (socket, domain) = listening(address)?;
+    datagram::watch_local_port(&socket, domain)?;
+    Ok(socket)
+}
+
 /// A socket that waits for clients at `address`.
 ///
 /// # Errors

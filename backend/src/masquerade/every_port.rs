@@ -1,0 +1,255 @@
+//! Every port of the pod that nobody else has, given to the guest: one socket for each
+//! transport and family, and a program in the network namespace that leads there
+//! ([`SocketLookup`]).
+//!
+//! A client that is accepted tells the port it asked for by its socket's own address, a
+//! datagram by its ancillary data. The program comes before the kernel's own look for who
+//! listens, so it is told which ports are the pod's: those of programs that listen when we
+//! start, those of forwards, and those that are kept on purpose.
+
+use super::tcp::{TcpFlows, host_socket};
+use super::udp::{self, UdpFlows};
+use super::{Families, MasqueradeError, MasqueradeSetup};
+use crate::config::{EveryPort, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
+use crate::sys::lookup::{LookupError, SocketLookup, Taker};
+use rustix::thread::{CapabilitySet, capabilities};
+use socket2::Socket;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const DNS_PORT: u16 = 53;
+
+/// Has `tcp` and `udp` serve every port that is wanted, while what is returned lives.
+/// Forwards must be listened on already.
+///
+/// # Errors
+/// The system does not let us, and that is not to be taken with a warning.
+pub fn serve(
+    setup: &MasqueradeSetup<'_>,
+    families: Families,
+    tcp: &mut TcpFlows,
+    udp: &mut UdpFlows,
+) -> Result<Option<SocketLookup>, MasqueradeError> {
+    let Some(wanted) = &setup.mode.every_port else {
+        return Ok(None);
+    };
+    let name = &setup.port.name;
+    let opened = match open(setup.mode, wanted, families) {
+        Ok(opened) => opened,
+        Err(error) if wanted.otherwise == Otherwise::Warn => {
+            let forwards: Vec<String> = setup.mode.forwards.iter().map(ToString::to_string).collect();
+            let reached = match &forwards[..] {
+                [] => "no port reaches".into(),
+                forwards => format!("only {} of every port reach", forwards.join(" ")),
+            };
+            log::warn!("port {name}: {reached} the guest from outside: {error}; what the guest begins is served");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if !opened.kept.is_empty() {
+        log::warn!(
+            "port {name}: {} do not reach the guest: programs of this network namespace have them",
+            opened.kept
+        );
+    }
+    if !opened.forbidden.is_empty() {
+        log::warn!(
+            "port {name}: {} do not reach the guest: answers from there take CAP_NET_BIND_SERVICE, or the sysctl \
+             net.ipv4.ip_unprivileged_port_start=0",
+            opened.forbidden
+        );
+    }
+    let unwatched = |source| LookupError::System {
+        step: "cannot watch a socket",
+        source,
+    };
+    for socket in opened.tcp {
+        tcp.listen_at_any_port(socket, &setup.poller).map_err(unwatched)?;
+    }
+    for socket in opened.udp {
+        udp.listen_at_any_port(socket, &setup.poller).map_err(unwatched)?;
+    }
+    Ok(Some(opened.lookup))
+}
+
+/// The sockets of every port, while the program leads to them.
+#[derive(Debug)]
+struct AnyPort {
+    /// Listening sockets of TCP.
+    tcp: Vec<Socket>,
+    /// Sockets of UDP.
+    udp: Vec<Socket>,
+    /// What leads to them.
+    lookup: SocketLookup,
+    /// Ports that were wanted, and that programs of the pod have.
+    kept: PortSet,
+    /// UDP ports that were wanted, and that we may not answer from.
+    forbidden: PortSet,
+}
+
+/// Opens the sockets and leads `wanted` there, in the network namespace of the calling
+/// thread.
+///
+/// # Errors
+/// [`LookupError`]; then nothing has changed.
+fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Result<AnyPort, LookupError> {
+    let failed = |step| move |source| LookupError::System { step, source };
+    let mut ports = wanted.ports.clone();
+    ports.remove_all(&forwarded(config));
+    let mut kept = listening().map_err(failed("cannot see who listens in this network namespace"))?;
+    kept.remove_all(&forwarded(config));
+    kept.retain(&ports);
+    ports.remove_all(&kept);
+    let mut forbidden = unanswerable();
+    forbidden.retain(&ports);
+    ports.remove_all(&forbidden);
+
+    let make = |listen: fn(SocketAddr) -> io::Result<Socket>| -> io::Result<Vec<Socket>> {
+        let on = |address: &SocketAddr| {
+            if address.is_ipv4() {
+                families.ipv4
+            } else {
+                families.ipv6
+            }
+        };
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        any.map(|any| SocketAddr::new(any, 0))
+            .into_iter()
+            .filter(on)
+            .map(listen)
+            .collect()
+    };
+    let tcp = make(host_socket::listen).map_err(failed("cannot listen"))?;
+    let udp = make(udp::listen_at_any_port).map_err(failed("cannot listen"))?;
+    let taker = |transport| {
+        move |socket| Taker {
+            transport,
+            is_ipv6: is_ipv6(socket),
+            socket,
+        }
+    };
+    let takers: Vec<Taker<'_>> = tcp
+        .iter()
+        .map(taker(Transport::Tcp))
+        .chain(udp.iter().map(taker(Transport::Udp)))
+        .collect();
+    let lookup = SocketLookup::attach(&takers, &ports)?;
+    Ok(AnyPort {
+        tcp,
+        udp,
+        lookup,
+        kept,
+        forbidden,
+    })
+}
+
+fn is_ipv6(socket: &Socket) -> bool {
+    socket.local_addr().is_ok_and(|address| address.is_ipv6())
+}
+
+/// Ports that are listened on one by one, and that of the pod's loopback name server, which
+/// the guest asks through us.
+fn forwarded(config: &MasqueradeConfig) -> PortSet {
+    let mut ports = PortSet::default();
+    for forward in &config.forwards {
+        let Forward {
+            transport,
+            host_port,
+            count,
+            ..
+        } = *forward;
+        ports.insert(transport, host_port..=host_port.saturating_add(count.get() - 1));
+    }
+    if !config.dns_forward.is_empty() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            ports.insert(transport, DNS_PORT..=DNS_PORT);
+        }
+    }
+    ports
+}
+
+/// UDP ports that we may not bind the socket of a client's to.
+fn unanswerable() -> PortSet {
+    /// Of IPv6 too.
+    const FIRST_FREE: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+    let mut ports = PortSet::default();
+    let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_BIND_SERVICE));
+    let first_free = fs::read_to_string(FIRST_FREE)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    if let (false, Some(last)) = (may, first_free.unwrap_or(1024u16).checked_sub(1)) {
+        ports.insert(Transport::Udp, 0..=last);
+    }
+    ports
+}
+
+/// Ports of the calling thread's network namespace that somebody listens on, or has an
+/// unconnected socket on.
+fn listening() -> io::Result<PortSet> {
+    let mut ports = PortSet::default();
+    for (transport, ipv4, ipv6) in [(Transport::Tcp, "tcp", "tcp6"), (Transport::Udp, "udp", "udp6")] {
+        for name in [ipv4, ipv6] {
+            match fs::read_to_string(format!("/proc/thread-self/net/{name}")) {
+                Ok(table) => add_listening(&mut ports, transport, &table),
+                // A kernel without IPv6 has no such file.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && name == ipv6 => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// Adds the ports of a table of /proc/net (proc_net_tcp(5)): second column address and port,
+/// fourth the state.
+fn add_listening(ports: &mut PortSet, transport: Transport, table: &str) {
+    const LISTEN: &str = "0A";
+    /// An unconnected socket of UDP has the state of a closed one of TCP.
+    const CLOSE: &str = "07";
+    let state = match transport {
+        Transport::Tcp => LISTEN,
+        Transport::Udp => CLOSE,
+    };
+    for line in table.lines().skip(1) {
+        let mut columns = line.split_ascii_whitespace().skip(1).step_by(2);
+        let (Some(local), Some(found)) = (columns.next(), columns.next()) else {
+            continue;
+        };
+        let port = local
+            .rsplit_once(':')
+            .and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+        if let (true, Some(port)) = (found == state, port) {
+            ports.insert(transport, port..=port);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_listens_is_read_from_the_systems_tables() {
+        let tcp = "  sl  local_address rem_address   st tx_queue rx_queue tr\n\
+                   \x20  0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000\n\
+                   \x20  1: 0100007F:1F90 0100007F:D431 01 00000000:00000000 00:00000000\n";
+        let udp6 = "  sl  local_address                         remote_address\n\
+                    \x20 10: 00000000000000000000000000000000:0044 00000000000000000000000000000000:0000 07 00000000\n\
+                    \x20 11: 00000000000000000000000000000000:C001 00000000000000000000000000000001:0035 01 00000000\n";
+        let mut ports = PortSet::default();
+        add_listening(&mut ports, Transport::Tcp, tcp);
+        add_listening(&mut ports, Transport::Udp, udp6);
+        assert_eq!(ports.to_string(), "tcp:22 udp:68");
+    }
+
+    #[test]
+    fn a_socket_of_this_process_is_among_those_that_listen() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(listening().unwrap().contains(Transport::Tcp, port));
+        drop(socket);
+        assert!(!listening().unwrap().contains(Transport::Tcp, port));
+    }
+}
