@@ -3,12 +3,12 @@
 
 use crate::attachment::SegmentArgs;
 use crate::client::rate::Wanted;
-use crate::forward;
+use crate::forward::{self, Kept, Ports};
 use crate::policy::{self, PolicyArgs};
 use crate::store::args::{Leases, StoreArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hawser_backend::config::{Forward, Rate};
+use hawser_backend::config::Rate;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -135,6 +135,16 @@ pub struct RunManifest {
         value_parser = values::memory_size
     )]
     pub memory: Option<String>,
+    /// Where an interface without ports has every one, those that do not reach the guest but
+    /// this network namespace's own programs: [tcp|udp]:PORT[-PORT2]; may be repeated
+    #[arg(
+        long = "keep-port",
+        value_name = "PORT,…",
+        help_heading = "Reachability",
+        value_delimiter = ',',
+        value_parser = forward::parse_kept
+    )]
+    pub kept_ports: Vec<Kept>,
     /// VMM to start when the sockets are ready, with its own options; hawser adds those of the
     /// memory and the cards, hands on signals, and ends when it ends, with its exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
@@ -267,15 +277,26 @@ pub struct PortArgs {
     pub search: Vec<String>,
 
     /// Ports that reach the guest: [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], TCP unless
-    /// said otherwise, an IPv6 ADDR in brackets; may be repeated
+    /// said otherwise, an IPv6 ADDR in brackets; or all, tcp:all, udp:all: every port that no
+    /// program here listens on (takes CAP_NET_ADMIN and CAP_BPF at start); may be repeated
     #[arg(
         long = "port",
         value_name = "SPEC,…",
         help_heading = "Reachability",
         value_delimiter = ',',
-        value_parser = forward::parse
+        value_parser = forward::parse_ports
     )]
-    pub ports: Vec<Forward>,
+    pub ports: Vec<Ports>,
+    /// Of every port, those that do not reach the guest but this network namespace's own
+    /// programs: [tcp|udp]:PORT[-PORT2]; may be repeated
+    #[arg(
+        long = "keep-port",
+        value_name = "PORT,…",
+        help_heading = "Reachability",
+        value_delimiter = ',',
+        value_parser = forward::parse_kept
+    )]
+    pub kept_ports: Vec<Kept>,
     /// Address of the guest's network that stands for the loopback of this network namespace,
     /// which the guest cannot reach otherwise; may be repeated
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]

@@ -6,7 +6,10 @@ use crate::forward;
 use crate::host::Host;
 use crate::policy::PolicyError;
 use crate::values::Family;
-use hawser_backend::config::{BridgeConfig, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, PortConfig};
+use hawser_backend::config::{
+    BridgeConfig, EveryPort, Forward, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, Otherwise,
+    PortConfig,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -40,6 +43,9 @@ pub enum ConfigError {
         /// The later one.
         second: String,
     },
+    /// Ports are kept where none are taken.
+    #[error("--keep-port goes with --port=all: leave it out, or ask for every port")]
+    KeptOfNone,
     /// A forward listens on a family the guest has not got.
     #[error("--port={0} listens on an address of a family the guest does not have: see --ipv4 and --ipv6")]
     ForwardFamily(String),
@@ -131,6 +137,7 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
             (!takes_over && !args.dns.is_empty(), "--dns"),
             (!takes_over && !args.search.is_empty(), "--search"),
             (!args.ports.is_empty(), "--port"),
+            (!args.kept_ports.is_empty(), "--keep-port"),
             (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
         ],
     )?;
@@ -183,7 +190,11 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
     }
     let links = Links { ipv4, ipv6 };
     let mtu = mtu(args.mtu, &links, host)?;
-    check_forwards(args, &links)?;
+    let (forwards, every_port) = forward::split(&args.ports, &args.kept_ports);
+    if every_port.is_none() && !args.kept_ports.is_empty() {
+        return Err(ConfigError::KeptOfNone);
+    }
+    check_forwards(&forwards, &links)?;
     for addr in &args.map_host_loopback {
         links.check_loopback_alias(*addr)?;
     }
@@ -198,7 +209,11 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             search: given_or(&args.search, &host.resolv.search),
             dhcp_options: Vec::new(),
         },
-        forwards: args.ports.clone(),
+        forwards,
+        every_port: every_port.map(|ports| EveryPort {
+            ports,
+            otherwise: Otherwise::Fail,
+        }),
         map_host_loopback: args.map_host_loopback.clone(),
         dns_forward,
     };
@@ -328,15 +343,14 @@ impl Links {
     }
 }
 
-fn check_forwards(args: &PortArgs, links: &Links) -> Result<(), ConfigError> {
-    if let Some((first, second)) = forward::overlap(&args.ports) {
+fn check_forwards(forwards: &[Forward], links: &Links) -> Result<(), ConfigError> {
+    if let Some((first, second)) = forward::overlap(forwards) {
         return Err(ConfigError::Overlap {
             first: first.to_string(),
             second: second.to_string(),
         });
     }
-    match args
-        .ports
+    match forwards
         .iter()
         .find(|f| f.bind.is_some_and(|addr| !links.has_family_of(addr)))
     {

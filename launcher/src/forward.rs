@@ -1,12 +1,109 @@
 //! `--port`: which ports of the host reach the guest.
 //!
-//! `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`: fields between colons, an IPv6
+//! `[tcp|udp:]all`, or `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`: fields between colons, an IPv6
 //! address in brackets. Fields are told apart by their look: a protocol has letters, an
 //! address dots or brackets, ports only digits and a hyphen.
 
-use hawser_backend::config::{Forward, Transport};
+use hawser_backend::config::{Forward, PortSet, Transport};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+
+/// One value of `--port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// These.
+    Some(Forward),
+    /// Every one, of this transport or of both: `all`, `tcp:all`, `udp:all`.
+    All(Option<Transport>),
+}
+
+/// The word for every port.
+const ALL: &str = "all";
+
+/// Parses `--port`.
+pub fn parse_ports(text: &str) -> Result<Ports, String> {
+    match text.rsplit_once(':') {
+        None if text.eq_ignore_ascii_case(ALL) => Ok(Ports::All(None)),
+        Some((transport, all)) if all.eq_ignore_ascii_case(ALL) => {
+            let found = [Transport::Tcp, Transport::Udp]
+                .into_iter()
+                .find(|known| transport.eq_ignore_ascii_case(&known.to_string()));
+            match found {
+                Some(transport) => Ok(Ports::All(Some(transport))),
+                None => Err(format!("{transport:?} before all is neither tcp nor udp")),
+            }
+        }
+        _ => parse(text).map(Ports::Some),
+    }
+}
+
+/// Ports that stay the pod's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Of what.
+    pub transport: Transport,
+    /// First and last.
+    pub ports: RangeInclusive<u16>,
+}
+
+impl Kept {
+    /// One port of TCP.
+    pub const fn tcp(port: u16) -> Self {
+        Self {
+            transport: Transport::Tcp,
+            ports: port..=port,
+        }
+    }
+}
+
+/// As the option is written.
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.transport, self.ports.start())?;
+        if self.ports.start() != self.ports.end() {
+            write!(f, "-{}", self.ports.end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Parses `--keep-port`: `[tcp|udp]:PORT[-PORT2]`.
+pub fn parse_kept(text: &str) -> Result<Kept, String> {
+    let (transport, rest) = split_transport(text)?;
+    let (first, last) =
+        port_range(rest).map_err(|_| "write [tcp|udp]:PORT[-PORT2], such as 9100 or udp:5353".to_owned())?;
+    Ok(Kept {
+        transport,
+        ports: first..=last,
+    })
+}
+
+/// The ports of the forwards and of the words for every one; `None` if there is no such word.
+pub fn split(ports: &[Ports], kept: &[Kept]) -> (Vec<Forward>, Option<PortSet>) {
+    let mut forwards = Vec::new();
+    let mut every: Option<PortSet> = None;
+    for given in ports {
+        match given {
+            Ports::Some(forward) => forwards.push(forward.clone()),
+            Ports::All(transport) => {
+                let every = every.get_or_insert_default();
+                for known in [Transport::Tcp, Transport::Udp] {
+                    if transport.is_none_or(|asked| asked == known) {
+                        every.insert(known, 1..=u16::MAX);
+                    }
+                }
+            }
+        }
+    }
+    for Kept { transport, ports } in kept {
+        if let Some(every) = &mut every {
+            every.remove(*transport, ports.clone());
+        }
+    }
+    (forwards, every)
+}
 
 const SHAPE: &str = "write [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], such as 2222:22 or udp:[::1]:5000-5009";
 

@@ -87,6 +87,38 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
 }
 
 #[test]
+fn every_port_may_be_asked_for_and_some_of_them_kept() {
+    use Transport::{Tcp, Udp};
+    for (text, expected) in [
+        ("all", Ports::All(None)),
+        ("tcp:all", Ports::All(Some(Tcp))),
+        ("UDP:ALL", Ports::All(Some(Udp))),
+        ("80", Ports::Some(parse("80").unwrap())),
+    ] {
+        assert_eq!(parse_ports(text), Ok(expected), "{text}");
+    }
+    assert!(parse_ports("sctp:all").unwrap_err().contains("neither tcp nor udp"));
+    assert_eq!(parse_ports("10.0.0.1:all:7"), Err(SHAPE.into()));
+
+    let kept: Vec<Kept> = ["22", "udp:53-54"].map(|text| parse_kept(text).unwrap()).into();
+    assert_eq!(
+        kept.iter().map(Kept::to_string).collect::<Vec<_>>(),
+        ["tcp:22", "udp:53-54"]
+    );
+    assert!(parse_kept("22:23").unwrap_err().contains("[tcp|udp]:PORT[-PORT2]"));
+    let every = |ports: &[&str]| {
+        let ports: Vec<Ports> = ports.iter().map(|text| parse_ports(text).unwrap()).collect();
+        let (forwards, every) = split(&ports, &kept);
+        (forwards.len(), every.map(|every| every.to_string()))
+    };
+    assert_eq!(every(&["80", "81:82"]), (2, None));
+    assert_eq!(every(&["80", "tcp:all"]), (1, Some("tcp:1-21 tcp:23-65535".into())));
+    let both = "tcp:1-21 tcp:23-65535 udp:1-52 udp:55-65535";
+    assert_eq!(every(&["all"]), (0, Some(both.into())));
+    assert_eq!(every(&["tcp:all", "udp:all"]), (0, Some(both.into())));
+}
+
+#[test]
 fn overlaps_are_found_whatever_the_order() {
     let clash = |a: &str, b: &str| {
         let (a, b) = (parse(a).unwrap(), parse(b).unwrap());

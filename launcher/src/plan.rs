@@ -5,11 +5,12 @@
 //! system: the same files give the same plan anywhere. What the system adds (which
 //! families the pod has, MTU, name servers) comes in when the plan is served.
 
-use crate::forward;
+use crate::forward::{self, Kept};
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
 use crate::manifest::ipam::{Ipam, Range, Route};
 use crate::manifest::network::NamedNetwork;
+use crate::manifest::ports::ISTIO_RESERVED;
 use crate::manifest::report::{Report, Spot};
 use crate::manifest::service::{Service, ServicePort, TargetPort};
 use crate::manifest::vm::{
@@ -98,6 +99,8 @@ pub struct MasqueradePlan {
     pub forwards: Vec<Forward>,
     /// The manifest names no ports, by which it means every one.
     pub every_port: bool,
+    /// Ports that stay the pod's then.
+    pub kept: Vec<Kept>,
     /// More for DHCP to tell.
     pub dhcp: DhcpOptions,
 }
@@ -405,14 +408,13 @@ impl Planner<'_> {
             }
         }
         let every_port = interface.ports.is_none();
-        if every_port {
-            self.report.warn(&interface.spot, EVERY_PORT);
-        }
+        let istio = ISTIO_RESERVED.iter().filter(|_| every_port && self.vm.istio);
         self.check_overlap(&forwards);
         MasqueradePlan {
             network,
             forwards: forwards.into_iter().map(|(_, forward)| forward).collect(),
             every_port,
+            kept: istio.map(|port| Kept::tcp(*port)).collect(),
             dhcp: interface.dhcp.clone(),
         }
     }
@@ -487,8 +489,3 @@ impl Planner<'_> {
         }
     }
 }
-
-/// What is missing of KubeVirt's meaning of an interface without ports.
-const EVERY_PORT: &str = "without ports, KubeVirt lets every port and protocol in. hawser does not have that yet: \
-     it listens on the ports of NodePort Services only, and nothing else reaches the guest from outside; \
-     what the guest begins is served. List the ports it is to be reached on";

@@ -71,7 +71,11 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
         "IPv6",
         plan.network.ipv6.map_or_else(|| usual("IPv6"), |net| net.to_string()),
     );
-    let ports: Vec<String> = plan.forwards.iter().map(ToString::to_string).collect();
+    let every = plan.every_port.then(|| "every one".to_owned());
+    let ports: Vec<String> = every
+        .into_iter()
+        .chain(plan.forwards.iter().map(ToString::to_string))
+        .collect();
     line(
         "ports",
         if ports.is_empty() {
@@ -80,7 +84,15 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
             ports.join(" ")
         },
     );
+    if !plan.kept.is_empty() {
+        line("kept", kept(plan).join(" "));
+    }
     dhcp_text(&plan.dhcp, line);
+}
+
+/// Ports that stay the pod's.
+fn kept(plan: &MasqueradePlan) -> Vec<String> {
+    plan.kept.iter().map(ToString::to_string).collect()
 }
 
 fn dhcp_text(dhcp: &DhcpOptions, line: &mut impl FnMut(&str, String)) {
@@ -229,6 +241,7 @@ fn masquerade_json(plan: &MasqueradePlan) -> Value {
         "vmIPv6NetworkCIDR": plan.network.ipv6,
         "forwards": forwards,
         "everyPort": plan.every_port,
+        "keptPorts": kept(plan),
         "dhcpOptions": plan.dhcp.encoded(),
     })
 }

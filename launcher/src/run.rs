@@ -7,16 +7,17 @@ use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
 use crate::cli::{Mode, PortArgs, RunArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
+use crate::forward::{Kept, Ports};
 use crate::host::Host;
 use crate::machine::{Meeting, Nic};
 use crate::manifest::cni::{self, BridgePort, Segment};
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
-use crate::plan::{NicMode, NicPlan};
+use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::policy::PolicyArgs;
 use crate::values::{self, Family, Stack};
 use crate::vmm::{Card, Vm};
 use crate::{config, leases, serve, startup, validate, vmm};
-use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig};
+use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig, Otherwise};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
@@ -30,6 +31,7 @@ use std::path::Path;
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
+    keep(&args.kept_ports, &mut checked.plan)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
         log::warn!("{warning}");
@@ -56,6 +58,24 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         ..args.run.clone()
     };
     serve::serve(nics, &site, &run, &vmm)
+}
+
+/// Leaves ports to the pod, of the NIC that has every one.
+fn keep(ports: &[Kept], plan: &mut VmPlan) -> Result<(), Failure> {
+    let mut every = plan.nics.iter_mut().filter_map(|nic| match &mut nic.mode {
+        NicMode::Masquerade(plan) if plan.every_port => Some(plan),
+        _ => None,
+    });
+    match every.next() {
+        Some(plan) => plan.kept.extend_from_slice(ports),
+        None if ports.is_empty() => {}
+        None => {
+            return Err(Failure::usage(
+                "--keep-port: no interface of the manifest has every port: leave the option out",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The cards of the NICs.
@@ -173,6 +193,10 @@ fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Fai
     match (&mut plan.port.mode, &nic.mode) {
         (ModeConfig::Masquerade(config), NicMode::Masquerade(wanted)) => {
             config.names.dhcp_options = wanted.dhcp.encoded();
+            // What the guest begins can be served where not every port can.
+            if let Some(every) = &mut config.every_port {
+                every.otherwise = Otherwise::Warn;
+            }
         }
         (ModeConfig::Bridge(config), NicMode::Pod(wanted)) => {
             if let Some(lease) = &mut config.lease {
@@ -229,6 +253,12 @@ fn static_ipv4(ipam: &Ipam) -> Option<StaticIpv4> {
     Some((address, gateway, routes))
 }
 
+/// The ports of a masqueraded NIC as options name them.
+fn port_specs(plan: &MasqueradePlan) -> Vec<Ports> {
+    let forwards = plan.forwards.iter().cloned().map(Ports::Some);
+    forwards.chain(plan.every_port.then_some(Ports::All(None))).collect()
+}
+
 /// A NIC as the options of the command line would say it.
 fn port_args(nic: &NicPlan) -> PortArgs {
     let unset = PortArgs::unset();
@@ -243,7 +273,8 @@ fn port_args(nic: &NicPlan) -> PortArgs {
             ipv4: plan.network.ipv4.map(Family::On),
             ipv6: plan.network.ipv6.map(Family::On),
             hostname: nic.hostname.clone(),
-            ports: plan.forwards.clone(),
+            ports: port_specs(plan),
+            kept_ports: plan.kept.clone(),
             ..args
         },
         NicMode::Bridge(segment) => PortArgs {

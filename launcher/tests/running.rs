@@ -391,8 +391,9 @@ fn a_manifest_is_served_in_a_folder_of_sockets_and_ends_like_any_port() {
         command
     };
     let mut hawser = Running::start(&mut start());
-    // Where KubeVirt would open every port, the operator hears that hawser does not.
-    assert!(hawser.line_with("without ports").contains("interfaces[0]"));
+    // In the system's own namespace, or without the capabilities, not every port is taken.
+    let told = hawser.line_with("no port reaches the guest from outside");
+    assert!(told.contains("what the guest begins is served"), "{told}");
     hawser.line_with("serving on");
     assert_eq!(stage.told(), "READY=1");
     assert!(socket.exists() && stage.path("store.db").exists());

@@ -17,6 +17,7 @@ use socket2::Socket;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 const DNS_PORT: u16 = 53;
 
@@ -35,7 +36,7 @@ pub fn serve(
         return Ok(None);
     };
     let name = &setup.port.name;
-    let opened = match open(setup.mode, wanted, families) {
+    let opened = match check_namespace(wanted).and_then(|()| open(setup.mode, wanted, families)) {
         Ok(opened) => opened,
         Err(error) if wanted.otherwise == Otherwise::Warn => {
             let forwards: Vec<String> = setup.mode.forwards.iter().map(ToString::to_string).collect();
@@ -61,7 +62,7 @@ pub fn serve(
             opened.forbidden
         );
     }
-    let unwatched = |source| LookupError::System {
+    let unwatched = |source| EveryPortError::Socket {
         step: "cannot watch a socket",
         source,
     };
@@ -72,6 +73,37 @@ pub fn serve(
         udp.listen_at_any_port(socket, &setup.poller).map_err(unwatched)?;
     }
     Ok(Some(opened.lookup))
+}
+
+/// Why not every port reaches the guest.
+#[derive(Debug, thiserror::Error)]
+pub enum EveryPortError {
+    /// There is no program to lead to the sockets.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// Sockets cannot be had.
+    #[error("{step}: {source}")]
+    Socket {
+        /// What was being done.
+        step: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A node's own namespace, where programs that start later need their ports.
+    #[error(
+        "in the system's own network namespace its programs need theirs: serve from a pod's (--netns), or name the ports"
+    )]
+    SystemsOwn,
+}
+
+/// Refuses the system's own namespace to who has not asked for every port by name.
+fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
+    /// Limits of the whole system's network show in its own namespace only.
+    const SYSTEMS_OWN: &str = "/proc/sys/net/core/netdev_budget";
+    if wanted.otherwise == Otherwise::Warn && Path::new(SYSTEMS_OWN).exists() {
+        return Err(EveryPortError::SystemsOwn);
+    }
+    Ok(())
 }
 
 /// The sockets of every port, while the program leads to them.
@@ -93,9 +125,9 @@ struct AnyPort {
 /// thread.
 ///
 /// # Errors
-/// [`LookupError`]; then nothing has changed.
-fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Result<AnyPort, LookupError> {
-    let failed = |step| move |source| LookupError::System { step, source };
+/// [`EveryPortError`]; then nothing has changed.
+fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Result<AnyPort, EveryPortError> {
+    let failed = |step| move |source| EveryPortError::Socket { step, source };
     let mut ports = wanted.ports.clone();
     ports.remove_all(&forwarded(config));
     let mut kept = listening().map_err(failed("cannot see who listens in this network namespace"))?;

@@ -25,6 +25,7 @@ mod testing;
 pub mod udp;
 
 pub use context::Context;
+pub use every_port::EveryPortError;
 pub use link::{Link, Packet, PacketSpec};
 pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
@@ -42,7 +43,7 @@ use crate::mode::{FlowCount, Mode};
 use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, Replies, Responders, ServiceConfig};
-use crate::sys::lookup::{LookupError, SocketLookup};
+use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
@@ -55,7 +56,7 @@ pub enum MasqueradeError {
     Listen(#[from] ListenError),
     /// Every port was asked for by name.
     #[error("--port=all: {0}; name the ports instead")]
-    EveryPort(#[from] LookupError),
+    EveryPort(#[from] EveryPortError),
     /// Several workers cannot reach each other.
     #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
     Steering(#[from] io::Error),

@@ -22,7 +22,7 @@ pub struct PortRange {
 }
 
 /// Ports of TCP that Istio's proxy has for itself in the pod's namespace.
-const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
+pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
 /// Ports a number can be.
 const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
 /// Most ranges KubeVirt takes.

@@ -19,6 +19,8 @@ pub struct Vm {
     pub name: String,
     /// `metadata.namespace`
     pub namespace: String,
+    /// A proxy of Istio is in its pod.
+    pub istio: bool,
     /// What Services select it by.
     pub labels: BTreeMap<String, String>,
     /// The guest's host name.
@@ -250,6 +252,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: &Item<'_>) -> Option
         hostname: hostname.or_else(from_name),
         name: name.unwrap_or_default(),
         namespace: metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
+        istio,
         labels: metadata.labels,
         multiqueue: multiqueue.then(|| virtual_cpus(&domain)),
         interfaces: interfaces(&devices, istio),

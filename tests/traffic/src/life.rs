@@ -1,6 +1,6 @@
 //! How connections begin and end: refused, half-closed, aborted.
 
-use crate::wire::{PATIENCE, Request, ask, read_line};
+use crate::wire::{PATIENCE, Request, ask, ask_from, read_line};
 use crate::{Arguments, Failure, Report, stream};
 use serde_json::json;
 use socket2::SockRef;
@@ -86,7 +86,10 @@ pub fn connect(arguments: &Arguments) -> Report {
 
 /// The address the server sees.
 pub fn peer(arguments: &Arguments) -> Report {
-    let connection = ask(arguments.to()?, &Request::Peer)?;
+    let connection = match arguments.text("from") {
+        Ok(from) => ask_from(from.parse()?, arguments.to()?, &Request::Peer)?,
+        Err(_) => ask(arguments.to()?, &Request::Peer)?,
+    };
     let local = connection.local_addr()?;
     let seen: SocketAddr = read_line(&mut BufReader::new(connection))?
         .parse()

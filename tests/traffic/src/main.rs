@@ -38,7 +38,7 @@ hawser-traffic COMMAND [name=value]…
   half-close to=ADDR:PORT bytes=N [first=client|server]   one side ends its direction early
   reset      to=ADDR:PORT by=client|server      one side aborts, the other must see it
   connect    to=ADDR:PORT [wait=SECONDS]        how a connection attempt ends
-  peer       to=ADDR:PORT                       the address the server sees us come from
+  peer       to=ADDR:PORT [from=ADDR]           the address the server sees us come from
   udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time

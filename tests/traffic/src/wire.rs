@@ -1,8 +1,9 @@
 //! What a client asks a server: one line of JSON at the start of each TCP connection.
 
 use serde::{Deserialize, Serialize};
+use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longest a blocked read or write may take before it counts as a failure.
@@ -51,9 +52,22 @@ pub fn be_patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))
 }
 
+/// Connects from an address of our own, which need not be the usual one, and asks.
+pub fn ask_from(from: IpAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.connect_timeout(&to.into(), PATIENCE)?;
+    let stream = socket.into();
+    be_patient(&stream)?;
+    put(stream, request)
+}
+
 /// Connects and asks.
 pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
-    let mut stream = open(to)?;
+    put(open(to)?, request)
+}
+
+fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;

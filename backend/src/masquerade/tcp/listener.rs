@@ -1,6 +1,6 @@
 //! Listening sockets for connections to the guest.
 
-use super::host_socket;
+use super::{TcpFlows, host_socket};
 use crate::config::{Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::masquerade::{Families, ListenError};
@@ -141,6 +141,17 @@ impl Listeners {
         let index = self.waiting.pop_front()?;
         self.listeners[index].is_waiting = false;
         Some(index)
+    }
+}
+
+impl TcpFlows {
+    /// Takes clients of a socket that listens at every port: each is for the port of the guest
+    /// that it asked for.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
+        self.listeners.add(socket, GuestPort::AsAsked, poller)
     }
 }
 

@@ -29,7 +29,7 @@ mod tests;
 
 use self::connection::{Connection, Opening, Progress, State};
 use self::isn::IsnSecret;
-use self::listener::{Client, GuestPort, Listeners};
+use self::listener::{Client, Listeners};
 use self::spill::SpillPool;
 use super::icmp::{self, IcmpError};
 use super::index::SlotIndex;
@@ -173,15 +173,6 @@ impl TcpFlows {
     /// Number of connections, those in TIME-WAIT included.
     pub fn count(&self) -> usize {
         self.flows.len()
-    }
-
-    /// Takes clients of a socket that listens at every port: each is for the port of the guest
-    /// that it asked for.
-    ///
-    /// # Errors
-    /// It cannot be watched.
-    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
-        self.listeners.add(socket, GuestPort::AsAsked, poller)
     }
 
     /// True if the connection is one of ours.

@@ -37,7 +37,8 @@ pub static METADATA: ObjectType = ObjectType {
         ),
         honoured(
             "annotations",
-            "`sidecar.istio.io/inject: \"true\"` makes the ports of Istio's proxy unavailable to the VM; \
+            "`sidecar.istio.io/inject: \"true\"` leaves the ports of Istio's proxy to it: an interface cannot list them, and every port is every \
+             other; \
              `k8s.v1.cni.cncf.io/resourceName` of a macvtap network names its lower device",
         ),
     ],
@@ -153,7 +154,10 @@ pub static INTERFACE: ObjectType = ObjectType {
         ),
         later("sriov", "the mode sriov"),
         later("binding", "the mode layer2"),
-        honoured("ports", "masquerade: the ports that reach the guest"),
+        honoured(
+            "ports",
+            "masquerade: the ports that reach the guest; without them and `portRanges` every port of TCP and UDP",
+        ),
         honoured("portRanges", "masquerade: ranges of them; not together with `ports`"),
         honoured(
             "macAddress",

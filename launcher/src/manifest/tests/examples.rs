@@ -52,6 +52,11 @@ fn the_examples_mean_what_they_say() {
         ),
         ("istio.yaml", "  ports    tcp:8080 tcp:22\n"),
         (
+            "istio-every-port.yaml",
+            "  ports    every one tcp:30022:22\n  kept     tcp:15000 tcp:15001 tcp:15004 tcp:15006 tcp:15008 tcp:15009 \
+             tcp:15020 tcp:15021 tcp:15053 tcp:15090\n",
+        ),
+        (
             "cnv-bridge-vlan.yaml",
             "MAC      02:00:00:00:01:00\n  mode     bridge: a TAP in br1, VLAN 100, MAC spoof check\n",
         ),

@@ -137,13 +137,9 @@ fn ports_are_checked() {
 }
 
 #[test]
-fn an_interface_without_ports_is_served_and_the_user_told_what_does_not_reach_it() {
-    let problems = of_interface("ports: []");
-    assert_eq!(problems.len(), 1);
-    assert!(
-        problems[0].contains("warning: ") && problems[0].contains("nothing else reaches the guest"),
-        "{problems:?}"
-    );
+fn an_interface_without_ports_has_every_one() {
+    assert_eq!(of_interface("ports: []"), [""; 0]);
+    assert_eq!(of_interface("portRanges: []"), [""; 0]);
 }
 
 #[test]
@@ -325,6 +321,10 @@ fn services_lead_to_ports_the_guest_has() {
     };
     assert_eq!(service("{port: 22, nodePort: 30022}"), "");
     assert_eq!(service("{port: 1, targetPort: ssh, nodePort: 30022}"), "");
+    let more = "{port: 22, nodePort: 30022}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: t}\nspec:\n  \
+                type: LoadBalancer\n  selector: {app: x}\n  ports: [{port: 1, targetPort: 22, nodePort: NODE}]";
+    assert_eq!(service(&more.replace("NODE", "30023")), "");
+    assert!(service(&more.replace("NODE", "30022")).contains("hawser listens on this port for vm.yaml:"));
     for (port, expected) in [
         (
             "{port: 80, nodePort: 30080}",

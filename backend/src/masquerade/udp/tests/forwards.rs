@@ -29,6 +29,27 @@ fn clients_reach_the_guest_and_are_answered_from_the_port_they_asked() {
 }
 
 #[test]
+fn a_client_of_any_port_reaches_that_port_and_the_guest_may_use_it_towards_others() {
+    for address in BOTH {
+        let mut bench = Bench::new();
+        let socket = socket::listening_at_any_port(SocketAddr::new(ip(address), 0)).unwrap();
+        let asked = socket.local_addr().unwrap().as_socket().unwrap();
+        bench.flows.listen_at_any_port(socket, &bench.around.poller).unwrap();
+        let (client, _) = peer(address);
+        client.send_to(b"one", asked).unwrap();
+        let (seen, server, body) = bench.receive(1).remove(0);
+        assert_eq!((server, body), (guest(ip(address), asked.port()), b"one".to_vec()));
+        bench.send(server, seen, b"answer");
+        assert_eq!(take(&client), (b"answer".to_vec(), asked));
+        // From the same port of the guest to somebody else: the port stays.
+        let (other, port) = peer(address);
+        bench.send(server, host_seen(ip(address), port), b"hello");
+        assert_eq!(take(&other).1.port(), asked.port());
+        assert_eq!(bench.flows.len(), 2);
+    }
+}
+
+#[test]
 fn a_burst_of_many_new_clients_is_delivered_whole() {
     let host_port = free_port();
     let mut bench = listening(&[forward(host_port, 7, Some(ip("127.0.0.1")))]);
