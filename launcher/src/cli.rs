@@ -135,16 +135,9 @@ pub struct RunManifest {
         value_parser = values::memory_size
     )]
     pub memory: Option<String>,
-    /// Where an interface without ports has every one, those that do not reach the guest but
-    /// this network namespace's own programs: [tcp|udp]:PORT[-PORT2]; may be repeated
-    #[arg(
-        long = "keep-port",
-        value_name = "PORT,…",
-        help_heading = "Reachability",
-        value_delimiter = ',',
-        value_parser = forward::parse_kept
-    )]
-    pub kept_ports: Vec<Kept>,
+    /// What of every port is not the guest's.
+    #[command(flatten)]
+    pub kept: KeptArgs,
     /// VMM to start when the sockets are ready, with its own options; hawser adds those of the
     /// memory and the cards, hands on signals, and ends when it ends, with its exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
@@ -287,16 +280,9 @@ pub struct PortArgs {
         value_parser = forward::parse_ports
     )]
     pub ports: Vec<Ports>,
-    /// Of every port, those that do not reach the guest but this network namespace's own
-    /// programs: [tcp|udp]:PORT[-PORT2]; may be repeated
-    #[arg(
-        long = "keep-port",
-        value_name = "PORT,…",
-        help_heading = "Reachability",
-        value_delimiter = ',',
-        value_parser = forward::parse_kept
-    )]
-    pub kept_ports: Vec<Kept>,
+    /// What of every port is not the guest's.
+    #[command(flatten)]
+    pub kept: KeptArgs,
     /// Address of the guest's network that stands for the loopback of this network namespace,
     /// which the guest cannot reach otherwise; may be repeated
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
@@ -308,6 +294,22 @@ pub struct PortArgs {
     /// What crosses the port.
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+/// Ports that are nobody's but the pod's.
+#[derive(Clone, Debug, Default, Args)]
+#[group(skip)]
+pub struct KeptArgs {
+    /// Of every port (--port=all, or an interface without ports), those that do not reach the
+    /// guest but this network namespace's own programs: [tcp|udp]:PORT[-PORT2]; may be repeated
+    #[arg(
+        long = "keep-port",
+        value_name = "PORT,…",
+        help_heading = "Reachability",
+        value_delimiter = ',',
+        value_parser = forward::parse_kept
+    )]
+    pub ports: Vec<Kept>,
 }
 
 impl PortArgs {

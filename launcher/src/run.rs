@@ -4,7 +4,7 @@
 //! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
 
 use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
-use crate::cli::{Mode, PortArgs, RunArgs, RunManifest, Vmm};
+use crate::cli::{KeptArgs, Mode, PortArgs, RunArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
 use crate::forward::{Kept, Ports};
@@ -31,7 +31,7 @@ use std::path::Path;
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
-    keep(&args.kept_ports, &mut checked.plan)?;
+    keep(&args.kept.ports, &mut checked.plan)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
         log::warn!("{warning}");
@@ -274,7 +274,9 @@ fn port_args(nic: &NicPlan) -> PortArgs {
             ipv6: plan.network.ipv6.map(Family::On),
             hostname: nic.hostname.clone(),
             ports: port_specs(plan),
-            kept_ports: plan.kept.clone(),
+            kept: KeptArgs {
+                ports: plan.kept.clone(),
+            },
             ..args
         },
         NicMode::Bridge(segment) => PortArgs {

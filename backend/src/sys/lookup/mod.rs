@@ -15,6 +15,7 @@ mod program;
 
 use crate::config::{PortSet, Transport};
 use program::{Instruction, MAX_SOCKETS, PORTS_SIZE};
+use rustix::thread::{CapabilitySet, capabilities};
 use socket2::Socket;
 use std::fs::File;
 use std::io;
@@ -79,6 +80,10 @@ impl SocketLookup {
     /// # Errors
     /// [`LookupError`]; then nothing has changed.
     pub fn attach(takers: &[Taker<'_>], ports: &PortSet) -> Result<Self, LookupError> {
+        // Asked first: where system calls are filtered, bpf(2) may end the process.
+        if !may_load() {
+            return Err(LookupError::NotPermitted);
+        }
         let namespace = File::open("/proc/thread-self/ns/net").map_err(|source| LookupError::System {
             step: "cannot open the network namespace",
             source,
@@ -205,6 +210,14 @@ fn bpf<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<Raw
         Ok(result) if result >= 0 => Ok(result),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// True if the calling thread has the capabilities, or the one that stood for both before
+/// Linux 5.8 and still does.
+fn may_load() -> bool {
+    let both = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    let enough = [both, CapabilitySet::SYS_ADMIN];
+    capabilities(None).is_ok_and(|sets| enough.iter().any(|these| sets.effective.contains(*these)))
 }
 
 /// A command that returns a descriptor.
