@@ -79,6 +79,8 @@ pub enum Command {
     Capture(CaptureArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
+    /// Watch what crosses the ports of a running process: rates, flows, drops by reason
+    Top(TopArgs),
     /// Show or change how much may cross a port of a running process
     Rate(RateArgs),
     /// Show or change what a running process logs
@@ -373,6 +375,29 @@ pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `top`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct TopArgs {
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Seconds between samples
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: f64,
+    /// Show one sample and end
+    #[arg(long)]
+    pub once: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "give 0.1 to 3600 seconds".to_owned())
 }
 
 /// Options of `rate`.

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod loglevel;
 pub mod rate;
 pub mod status;
+pub mod top;
 
 use crate::api::Refusal;
 use crate::api::http::{self, Method};
