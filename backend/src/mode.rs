@@ -2,9 +2,11 @@
 //! and that gives frames back.
 
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
+use crate::masquerade::ForwardChange;
 use crate::poller::{Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
+use std::io;
 use std::sync::Arc;
 
 /// What becomes of the segment a guest is attached to, as whoever watches it tells.
@@ -54,6 +56,14 @@ pub trait Mode: Send {
     /// calls [`on_room`](Self::on_room) soon without waiting for the guest.
     fn has_backlog(&self) -> bool {
         false
+    }
+
+    /// Has clients from outside reach the guest by other ways, or not any more.
+    ///
+    /// # Errors
+    /// The mode has none, or cannot watch them; nothing has changed then.
+    fn change_forwards(&mut self, _change: ForwardChange) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// What it keeps of conversations, asked once a turn.

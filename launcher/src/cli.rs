@@ -8,7 +8,7 @@ use crate::policy::{self, PolicyArgs};
 use crate::store::args::{Leases, StoreArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hawser_backend::config::Rate;
+use hawser_backend::config::{Forward, Rate};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -79,6 +79,9 @@ pub enum Command {
     Capture(CaptureArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
+    /// Show or change which ports of the host reach a guest of a running process
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Watch what crosses the ports of a running process: rates, flows, drops by reason
     Top(TopArgs),
     /// Show or change how much may cross a port of a running process
@@ -369,6 +372,43 @@ impl AskArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct StatusArgs {
+    /// The process.
+    #[command(flatten)]
+    pub ask: AskArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with forwards.
+#[derive(Debug, Subcommand)]
+pub enum ForwardCommand {
+    /// Have one more port reach the guest
+    Add {
+        /// [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], as --port has it
+        #[arg(value_name = "SPEC", value_parser = forward::parse)]
+        forward: Forward,
+        /// Where.
+        #[command(flatten)]
+        args: ForwardArgs,
+    },
+    /// Let go of a port; connections that came by it stay
+    Remove {
+        /// The forward as it is listed; the guest's port may be left out
+        #[arg(value_name = "SPEC", value_parser = forward::parse)]
+        forward: Forward,
+        /// Where.
+        #[command(flatten)]
+        args: ForwardArgs,
+    },
+    /// List the ports that reach the guest
+    List(ForwardArgs),
+}
+
+/// Options of `forward`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ForwardArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,

@@ -65,6 +65,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
         Some(Command::Run(args)) => run::run(args),
+        Some(Command::Forward(args)) => client::forward::run(args),
         Some(Command::Top(args)) => client::top::run(args),
         Some(Command::Rate(args)) => client::rate::run(args),
         Some(Command::Loglevel(args)) => client::loglevel::run(args),

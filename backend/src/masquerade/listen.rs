@@ -1,6 +1,7 @@
 //! Where forwarded ports are listened on, and why not, for TCP and UDP alike.
 
-use crate::config::Forward;
+use crate::config::{Forward, ModeConfig};
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -37,6 +38,26 @@ impl Families {
             }
         }
         Ok(())
+    }
+
+    /// The families of a masquerade's guest; `None` in other modes.
+    pub const fn of(mode: &ModeConfig) -> Option<Self> {
+        match mode {
+            ModeConfig::Masquerade(mode) => Some(Self {
+                ipv4: mode.ipv4.is_some(),
+                ipv6: mode.ipv6.is_some(),
+            }),
+            ModeConfig::Bridge(_) => None,
+        }
+    }
+
+    /// Every address and port a forward listens on; none if it cannot.
+    pub fn ends(self, forward: &Forward) -> HashSet<SocketAddr> {
+        let addresses = self.addresses(forward).unwrap_or_default();
+        let ports = (0..forward.count.get()).map(|step| forward.host_port.saturating_add(step));
+        ports
+            .flat_map(|port| addresses.iter().map(move |&address| SocketAddr::new(address, port)))
+            .collect()
     }
 
     fn addresses(self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {

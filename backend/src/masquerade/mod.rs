@@ -8,6 +8,7 @@
 mod classify;
 mod context;
 mod every_port;
+mod forwards;
 mod fragmenter;
 pub mod icmp;
 mod index;
@@ -26,6 +27,7 @@ pub mod udp;
 
 pub use context::Context;
 pub use every_port::EveryPortError;
+pub use forwards::{BoundForward, ForwardChange, ForwardSocket};
 pub use link::{Link, Packet, PacketSpec};
 pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
@@ -123,7 +125,7 @@ pub struct Masquerade {
     echo: EchoFlows,
     sorted: Sorted,
     /// What leads to the sockets of every port.
-    _every_port: Option<SocketLookup>,
+    every_port: Option<SocketLookup>,
 }
 
 /// What a masquerade is made from.
@@ -199,7 +201,7 @@ impl Masquerade {
             udp,
             echo: EchoFlows::new(),
             sorted: Sorted::default(),
-            _every_port: every_port,
+            every_port,
         })
     }
 
@@ -275,6 +277,10 @@ impl Mode for Masquerade {
         .into_iter()
         .flatten()
         .min()
+    }
+
+    fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
+        self.change(change)
     }
 
     fn flow_count(&self) -> FlowCount {

@@ -5,6 +5,7 @@ mod admission;
 pub mod capture;
 mod card;
 pub mod filter;
+mod forwards;
 mod guard;
 mod link;
 pub mod rate;
@@ -13,6 +14,7 @@ pub mod vlan;
 
 pub use admission::Admission;
 pub use card::{Card, CardState};
+pub use forwards::ForwardError;
 pub use link::Link;
 pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
@@ -40,6 +42,7 @@ pub struct Port {
     link: Link,
     sightings: Arc<Sightings>,
     rates: Mutex<Rates>,
+    forwards: Mutex<Vec<forwards::Known>>,
 }
 
 /// Connections of one protocol a worker holds. The limit on open files usually comes first.
@@ -120,6 +123,7 @@ impl Port {
             link: Link::default(),
             sightings: Arc::default(),
             rates: Mutex::new(config.policy.rates),
+            forwards: Mutex::new(forwards::initial(&config.mode)),
             config,
         };
         let limits = Limits::new(port.config.policy.rates);

@@ -5,6 +5,7 @@
 //! features until they hold: a migration counts on every write after that being logged.
 
 use crate::config::Rates;
+use crate::masquerade::ForwardChange;
 use crate::mode::SegmentChange;
 use crate::port::rate::Limiter;
 use crate::virtio::GuestMap;
@@ -78,6 +79,7 @@ pub(super) enum Command {
     SetLink(bool),
     ChangeSegment(SegmentChange),
     SetRates(Limits),
+    ChangeForwards(ForwardChange, SyncSender<io::Result<()>>),
     Exit,
 }
 

@@ -1,9 +1,11 @@
 //! The vhost-user side's hold on a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
+use crate::masquerade::ForwardChange;
 use crate::mode::SegmentChange;
 use crate::virtio::GuestMap;
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -82,6 +84,16 @@ impl WorkerHandle {
     /// Replaces the limits on what passes.
     pub fn set_rates(&self, limits: Limits) {
         self.commands.send(Command::SetRates(limits));
+    }
+
+    /// Has clients from outside reach the guest by other ways, or not any more. Returns when it
+    /// is so.
+    ///
+    /// # Errors
+    /// What the mode says; that the worker is gone.
+    pub fn change_forwards(&self, change: ForwardChange) -> io::Result<()> {
+        let done = self.commands.ask(|reply| Command::ChangeForwards(change, reply));
+        done.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
     }
 
     /// Tells the mode what became of the segment it attaches the guest to.

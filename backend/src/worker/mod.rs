@@ -259,6 +259,9 @@ impl Worker {
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
                 Command::SetLink(up) => self.set_link(up),
+                Command::ChangeForwards(change, reply) => {
+                    let _ = reply.send(self.mode.change_forwards(change));
+                }
                 Command::SetRates(limits) => self.set_rates(now, limits),
                 Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,

@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod capture;
+pub mod forwards;
 pub mod http;
 pub mod log;
 pub mod metrics;

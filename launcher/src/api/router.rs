@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, log, metrics, openapi, rate, status};
+use super::{Context, capture, forwards, log, metrics, openapi, rate, status};
 
 /// One thing that can be asked.
 pub struct Route {
@@ -24,6 +24,7 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
         status::ROUTES,
         metrics::ROUTES,
         rate::ROUTES,
+        forwards::ROUTES,
         log::ROUTES,
         capture::ROUTES,
         openapi::ROUTES,

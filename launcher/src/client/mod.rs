@@ -2,6 +2,7 @@
 //! they share.
 
 pub mod capture;
+pub mod forward;
 pub mod loglevel;
 pub mod rate;
 pub mod status;

@@ -3,10 +3,12 @@
 use super::{TcpFlows, host_socket};
 use crate::config::{Forward, Transport};
 use crate::counters::{Counters, DropReason};
+use crate::masquerade::forwards::ForwardSocket;
 use crate::masquerade::{Families, ListenError};
 use crate::poller::{Interest, Owner, Poller, Token};
+use slab::Slab;
 use socket2::Socket;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 
@@ -54,7 +56,7 @@ struct Listener {
 /// The listening sockets of one worker.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    listeners: Vec<Listener>,
+    listeners: Slab<Listener>,
     /// Those where clients may wait that met a limit, or whose turn is not yet.
     waiting: VecDeque<usize>,
 }
@@ -74,19 +76,36 @@ impl Listeners {
         Ok(all)
     }
 
+    /// Takes clients of a socket that listens already.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        self.add(listening.socket, GuestPort::One(listening.guest_port), poller)
+    }
+
     /// Takes clients of a listening socket.
     ///
     /// # Errors
     /// It cannot be watched.
     pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
-        let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
         poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
-        self.listeners.push(Listener {
+        self.listeners.insert(Listener {
             socket,
             guest_port,
             is_waiting: false,
         });
         Ok(())
+    }
+
+    /// Closes the sockets that listen at `addresses`.
+    pub fn close(&mut self, addresses: &HashSet<SocketAddr>) {
+        let local = |socket: &Socket| socket.local_addr().ok()?.as_socket();
+        self.listeners
+            .retain(|_, listener| local(&listener.socket).is_none_or(|at| !addresses.contains(&at)));
+        let listeners = &self.listeners;
+        self.waiting.retain(|index| listeners.contains(*index));
     }
 
     /// The next client at listener `index`.

@@ -31,6 +31,7 @@ use self::connection::{Connection, Opening, Progress, State};
 use self::isn::IsnSecret;
 use self::listener::{Client, Listeners};
 use self::spill::SpillPool;
+use super::forwards::ForwardSocket;
 use super::icmp::{self, IcmpError};
 use super::index::SlotIndex;
 use super::steering::Claim;
@@ -44,7 +45,7 @@ use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
 use socket2::Socket;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -168,6 +169,19 @@ impl TcpFlows {
     pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
         self.listeners = Listeners::bind(forwards, families, poller)?;
         Ok(())
+    }
+
+    /// Takes clients of one more listening socket.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        self.listeners.adopt(listening, poller)
+    }
+
+    /// Listens at `addresses` no more.
+    pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
+        self.listeners.close(addresses);
     }
 
     /// Number of connections, those in TIME-WAIT included.

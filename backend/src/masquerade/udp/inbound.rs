@@ -13,11 +13,13 @@ use super::{Turn, UdpFlows, socket};
 use crate::config::{Forward, Transport};
 use crate::counters::{Count, DropReason};
 use crate::frame::{Layout, Offload};
+use crate::masquerade::forwards::ForwardSocket;
 use crate::masquerade::{Context, ListenError};
 use crate::packet::protocol;
 use crate::poller::{Interest, Owner, Poller, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -94,13 +96,22 @@ impl UdpFlows {
     }
 
     fn listen_on(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
-        let (socket, domain) = socket::listening(at)?;
+        let (socket, _) = socket::listening(at)?;
+        self.adopt(ForwardSocket { socket, at, guest_port }, poller)
+    }
+
+    /// Takes datagrams of one more socket that waits for clients.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        let ForwardSocket { socket, at, guest_port } = listening;
         let ports = Ports::Forward {
             host: at.port(),
             guest: guest_port,
         };
         self.add_listener(socket, ports, poller)?;
-        self.table.own_port(domain, at.port());
+        self.table.own_port(socket::domain_of(at.ip()), at.port());
         Ok(())
     }
 
@@ -114,14 +125,27 @@ impl UdpFlows {
     }
 
     fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
-        let index = u32::try_from(self.listeners.len()).unwrap_or(u32::MAX);
+        let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
         poller.add(&socket, Token::new(Owner::UdpListener, index), Interest::ReadEdge)?;
-        self.listeners.push(Listener {
+        self.listeners.insert(Listener {
             socket,
             ports,
             waiting: false,
         });
         Ok(())
+    }
+
+    /// Waits for clients at `addresses` no more.
+    pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
+        let table = &mut self.table;
+        self.listeners.retain(|_, listener| {
+            let at = listener.socket.local_addr().ok().and_then(|at| at.as_socket());
+            let Some(at) = at.filter(|at| addresses.contains(at)) else {
+                return true;
+            };
+            table.disown_port(socket::domain_of(at.ip()), at.port());
+            false
+        });
     }
 
     /// Takes some of what waits in a listener.

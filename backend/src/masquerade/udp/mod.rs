@@ -32,13 +32,23 @@ use crate::time::Instant;
 use flow::{Flow, FlowKey, FlowRef, Side};
 use inbound::Listener;
 use receive::{Receiver, Round};
+use slab::Slab;
 use socket::PortUse;
 pub(super) use socket::listening_at_any_port as listen_at_any_port;
+use socket2::Socket;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use table::FlowTable;
 use transmit::{FlowBurst, Transmitter};
+
+/// A socket that waits for clients at an address.
+///
+/// # Errors
+/// What socket(2) and bind(2) say.
+pub fn listen(at: SocketAddr) -> io::Result<Socket> {
+    socket::listening(at).map(|(socket, _)| socket)
+}
 
 /// Rounds of receiving a source has before others get their turn.
 const ROUNDS_PER_TURN: usize = 8;
@@ -94,7 +104,7 @@ enum Turn {
 pub struct UdpFlows {
     config: UdpConfig,
     table: FlowTable,
-    listeners: Vec<Listener>,
+    listeners: Slab<Listener>,
     transmitter: Transmitter,
     receiver: Receiver,
     /// Made when the first client comes.
@@ -114,7 +124,7 @@ impl UdpFlows {
         Self {
             config,
             table: FlowTable::new(config.max_flows),
-            listeners: Vec::new(),
+            listeners: Slab::new(),
             transmitter: Transmitter::default(),
             receiver: Receiver::default(),
             stray_batch: None,

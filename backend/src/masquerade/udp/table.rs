@@ -79,7 +79,8 @@ impl FlowTable {
         *self.ports.entry((domain.into(), port)).or_default() += 1;
     }
 
-    fn disown_port(&mut self, domain: Domain, port: u16) {
+    /// Notes that one of ours less has it.
+    pub fn disown_port(&mut self, domain: Domain, port: u16) {
         if let Some(n) = self.ports.get_mut(&(domain.into(), port)) {
             *n -= 1;
             if *n == 0 {

@@ -1,0 +1,111 @@
+//! Forwards of a running port, on the side of whoever changes them.
+
+use super::Port;
+use crate::config::{Forward, ModeConfig};
+use crate::masquerade::{BoundForward, Families, ForwardChange, ListenError};
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{MutexGuard, PoisonError};
+
+/// A forward there is, and where its sockets wait; known once they were opened here.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    forward: Forward,
+    addresses: HashSet<SocketAddr>,
+}
+
+/// Why forwards cannot be changed. Nothing has been.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The guest is on a segment of its own.
+    #[error("the port is not in masquerade mode: its guest is reached under its own addresses")]
+    NotMasquerade,
+    /// Every port is forwarded, under its own number.
+    #[error("every port reaches the guest already")]
+    EveryPort,
+    /// A port cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// There is no such forward.
+    #[error("{0} is not forwarded")]
+    Unknown(Forward),
+    /// The worker could not take it over.
+    #[error("the sockets cannot be watched: {0}")]
+    Watch(#[from] io::Error),
+}
+
+impl Port {
+    /// The forwards of a masquerade.
+    pub fn forwards(&self) -> Vec<Forward> {
+        let known = self.known_forwards();
+        known.iter().map(|known| known.forward.clone()).collect()
+    }
+
+    /// Has clients of the forward reach the guest. Sockets are opened by the calling thread, in
+    /// its network namespace.
+    ///
+    /// # Errors
+    /// [`ForwardError`]
+    pub fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
+        let families = self.families()?;
+        let mut known = self.known_forwards();
+        let bound = BoundForward::open(forward, families)?;
+        let addresses = bound.addresses().clone();
+        self.tell_listener(ForwardChange::Add(bound))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => ForwardError::EveryPort,
+                _ => error.into(),
+            })?;
+        known.push(Known {
+            forward: forward.clone(),
+            addresses,
+        });
+        Ok(())
+    }
+
+    /// Lets go of the forward with the transport, address and ports of `forward` on the host.
+    /// What came by it goes on. Returns it.
+    ///
+    /// # Errors
+    /// [`ForwardError`]
+    pub fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
+        let host = |f: &Forward| (f.transport, f.bind, f.host_port, f.count);
+        self.families()?;
+        let mut known = self.known_forwards();
+        let at = known.iter().position(|known| host(&known.forward) == host(forward));
+        let at = at.ok_or_else(|| ForwardError::Unknown(forward.clone()))?;
+        let addresses = known[at].addresses.clone();
+        self.tell_listener(ForwardChange::Remove(forward.transport, addresses))?;
+        Ok(known.remove(at).forward)
+    }
+
+    /// Held by who changes them, so that two who do take turns.
+    fn known_forwards(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Worker 0 has the listening sockets.
+    fn tell_listener(&self, change: ForwardChange) -> io::Result<()> {
+        match self.workers.first() {
+            Some(worker) => worker.change_forwards(change),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn families(&self) -> Result<Families, ForwardError> {
+        Families::of(&self.config.mode).ok_or(ForwardError::NotMasquerade)
+    }
+}
+
+/// The forwards a port is made with.
+pub(super) fn initial(mode: &ModeConfig) -> Vec<Known> {
+    let (ModeConfig::Masquerade(config), Some(families)) = (mode, Families::of(mode)) else {
+        return Vec::new();
+    };
+    let known = |forward: &Forward| Known {
+        forward: forward.clone(),
+        addresses: families.ends(forward),
+    };
+    config.forwards.iter().map(known).collect()
+}

@@ -1,0 +1,262 @@
+//! `/v1/forwards`: which ports of the host reach the guest, while it runs.
+
+use super::http::{Answer, Method, Request};
+use super::openapi::Operation;
+use super::router::Route;
+use super::{Context, Refusal};
+use crate::forward;
+use hawser_backend::config::{Forward, Transport};
+use hawser_backend::port::{ForwardError, Port};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Where forwards are.
+pub const PATH: &str = "/v1/forwards";
+/// Ports of one forward that is added to a running process: the worker takes all its sockets
+/// over between two packets.
+const PORTS_MAX: u16 = 1024;
+
+/// The routes of this group.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: Method::Get,
+        path: PATH,
+        handler: |context, request| context.port(request).map(|port| list(&port)),
+        describe: |generator| {
+            Operation::new("The ports that reach a guest")
+                .port()
+                .answers::<Forwards>(generator)
+        },
+    },
+    Route {
+        method: Method::Post,
+        path: PATH,
+        handler: add,
+        describe: |generator| {
+            Operation::new("Has one more port, or range, reach a guest in masquerade")
+                .port()
+                .takes::<Change>(generator)
+                .answers::<Forwards>(generator)
+        },
+    },
+    Route {
+        method: Method::Delete,
+        path: PATH,
+        handler: remove,
+        describe: |generator| {
+            Operation::new("Lets go of a port, or range, as it was added; connections that came by it stay")
+                .port()
+                .takes::<Change>(generator)
+                .answers::<Forwards>(generator)
+        },
+    },
+];
+
+/// A forward that is to come or go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// As `--port` has it: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
+    pub forward: String,
+}
+
+/// The ports that reach a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Forwards {
+    /// In the order in which they came.
+    pub forwards: Vec<Entry>,
+}
+
+/// Ports that reach a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// All of it, as `--port` has it.
+    pub forward: String,
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// Address of the host; left out: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// First port of the host.
+    pub host_port: u16,
+    /// First port of the guest.
+    pub guest_port: u16,
+    /// How many ports.
+    pub count: u16,
+}
+
+/// Transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+fn list(port: &Port) -> Answer {
+    let forwards = port.forwards().iter().map(Entry::from).collect();
+    super::json(200, &Forwards { forwards })
+}
+
+fn add(context: &Context, request: &Request) -> Result<Answer, Refusal> {
+    let (port, forward) = asked(context, request)?;
+    if forward.count.get() > PORTS_MAX {
+        let error = format!("{forward} is {} ports", forward.count);
+        let remedy = format!("add at most {PORTS_MAX} at a time, or give --port when hawser is started");
+        return Err(Refusal::bad_request(error, remedy));
+    }
+    if let Some(other) = port.forwards().iter().find(|other| forward::collide(other, &forward)) {
+        let error = format!("{forward} is forwarded already, by {other}");
+        return Err(Refusal::conflict(
+            error,
+            "remove that one first, or choose another port",
+        ));
+    }
+    port.add_forward(&forward).map_err(refusal)?;
+    log::info!("{} has {forward} now", port.config().name);
+    Ok(list(&port))
+}
+
+fn remove(context: &Context, request: &Request) -> Result<Answer, Refusal> {
+    let (port, forward) = asked(context, request)?;
+    let gone = port.remove_forward(&forward).map_err(refusal)?;
+    log::info!("{} has {gone} no more", port.config().name);
+    Ok(list(&port))
+}
+
+fn asked(context: &Context, request: &Request) -> Result<(Arc<Port>, Forward), Refusal> {
+    let port = context.port(request)?;
+    let change: Change = super::body(request)?;
+    let bad = |why| Refusal::bad_request(format!("forward: {why}"), "write it as --port has it, such as 2222:22");
+    Ok((port, forward::parse(&change.forward).map_err(bad)?))
+}
+
+fn refusal(error: ForwardError) -> Refusal {
+    match error {
+        ForwardError::NotMasquerade => Refusal::conflict(error, "ask for a port in masquerade mode"),
+        ForwardError::EveryPort => Refusal::conflict(error, "give --port beside --port=all when hawser is started"),
+        ForwardError::Unknown(_) => Refusal::not_found(error, format!("GET {PATH} lists those there are")),
+        ForwardError::Listen(_) => Refusal::conflict(error, "nothing listens that did not before"),
+        ForwardError::Watch(_) => Refusal::internal(error, "raise the limits on open files and epoll watches"),
+    }
+}
+
+impl From<&Forward> for Entry {
+    fn from(forward: &Forward) -> Self {
+        Self {
+            forward: forward.to_string(),
+            protocol: match forward.transport {
+                Transport::Tcp => Protocol::Tcp,
+                Transport::Udp => Protocol::Udp,
+            },
+            address: forward.bind,
+            host_port: forward.host_port,
+            guest_port: forward.guest_port,
+            count: forward.count.get(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{ask, context};
+    use serde_json::json;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    /// A port nobody has, of either protocol.
+    fn free_port() -> u16 {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        tcp.local_addr().unwrap().port()
+    }
+
+    fn body(forward: &str) -> String {
+        json!({"forward": forward}).to_string()
+    }
+
+    #[test]
+    fn a_forward_listens_from_when_it_is_added_until_it_is_removed() {
+        let context = context(&["net0"]);
+        let port = free_port();
+        let spec = format!("tcp:127.0.0.1:{port}:22");
+        for _ in 0..3 {
+            let added = ask(&context, "POST", "/v1/forwards?port=net0", &body(&spec));
+            assert_eq!(added.status, 200, "{}", added.text());
+            let expected = json!({"forwards": [{
+                "forward": spec, "protocol": "tcp", "address": "127.0.0.1", "hostPort": port, "guestPort": 22, "count": 1
+            }]});
+            assert_eq!(ask(&context, "GET", "/v1/forwards", "").json(), expected);
+            TcpStream::connect(("127.0.0.1", port)).unwrap();
+            // The guest's port need not be said.
+            let removed = ask(&context, "DELETE", "/v1/forwards", &body(&format!("127.0.0.1:{port}")));
+            assert_eq!((removed.status, removed.json()), (200, json!({"forwards": []})));
+            let error = TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[test]
+    fn a_udp_forward_has_its_port_while_it_is_there() {
+        let context = context(&["net0"]);
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let spec = format!("udp:127.0.0.1:{port}");
+        assert_eq!(ask(&context, "POST", "/v1/forwards", &body(&spec)).status, 200);
+        assert_eq!(
+            UdpSocket::bind(("127.0.0.1", port)).unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
+        assert_eq!(ask(&context, "DELETE", "/v1/forwards", &body(&spec)).status, 200);
+        UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    }
+
+    #[test]
+    fn a_range_of_which_one_port_is_taken_is_not_forwarded_at_all() {
+        let context = context(&["net0"]);
+        let (first, taken) = loop {
+            let first = free_port();
+            if let Ok(taken) = TcpListener::bind(("127.0.0.1", first.saturating_add(2))) {
+                break (first, taken);
+            }
+        };
+        let spec = format!("127.0.0.1:{first}-{}", first + 2);
+        let refused = ask(&context, "POST", "/v1/forwards", &body(&spec));
+        assert_eq!(refused.status, 409, "{}", refused.text());
+        assert!(
+            refused.text().contains(&format!("port {} is in use", first + 2)),
+            "{}",
+            refused.text()
+        );
+        assert_eq!(ask(&context, "GET", "/v1/forwards", "").json(), json!({"forwards": []}));
+        TcpListener::bind(("127.0.0.1", first)).unwrap();
+        drop(taken);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_a_remedy() {
+        let context = context(&["net0"]);
+        let port = free_port();
+        let spec = format!("127.0.0.1:{port}");
+        assert_eq!(ask(&context, "POST", "/v1/forwards", &body(&spec)).status, 200);
+        let cases = [
+            ("POST", body(&spec), 409),
+            ("POST", body(&format!("{port}:80")), 409),
+            ("POST", body("ftp:21"), 400),
+            ("POST", body("1-65535"), 400),
+            ("POST", "{\"forward\": 22}".into(), 400),
+            ("DELETE", body("127.0.0.1:1"), 404),
+            ("DELETE", body(&format!("udp:127.0.0.1:{port}")), 404),
+            ("PUT", body(&spec), 405),
+        ];
+        for (method, body, status) in cases {
+            let answer = ask(&context, method, "/v1/forwards", &body);
+            assert_eq!(answer.status, status, "{method} {body}: {}", answer.text());
+            assert!(answer.json()["remedy"].as_str().is_some_and(|text| !text.is_empty()));
+        }
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+}
