@@ -2,6 +2,7 @@
 //! again whenever the device has come back.
 
 use super::AttachError;
+use crate::host::bridge_vlan::PortVlans;
 use crate::host::journal::{Journal, Undo};
 use crate::host::link::{Link, NewKind, NewLink, PortManner};
 use crate::host::netlink::Netlink;
@@ -55,6 +56,8 @@ pub struct BridgePort {
     pub manner: PortManner,
     /// The bridge is put into promiscuous mode.
     pub promiscuous: bool,
+    /// VLANs the guest is in, for a bridge that filters; `None`: nothing is said of VLANs.
+    pub vlans: Option<PortVlans>,
 }
 
 /// A macvtap or ipvtap above another link.
@@ -164,6 +167,7 @@ impl BridgePort {
         netlink.silence(tap)?;
         netlink.set_master(tap, Some(bridge.index))?;
         netlink.set_port_manner(tap, self.manner)?;
+        self.join_vlans(netlink, &bridge, tap)?;
         if self.promiscuous && !bridge.is_promiscuous {
             if let Some(journal) = journal {
                 journal.note(Undo::ClearPromiscuous {
@@ -182,6 +186,14 @@ impl BridgePort {
         bridge.ok_or_else(|| AttachError::Vanished(self.bridge.clone()))
     }
 
+    /// Has a bridge that filters VLANs let those of the guest through.
+    fn join_vlans(&self, netlink: &mut Netlink, bridge: &Link, tap: u32) -> io::Result<()> {
+        match (&self.vlans, bridge.default_vlan) {
+            (Some(vlans), Some(default)) => netlink.set_port_vlans(tap, vlans, default),
+            _ => Ok(()),
+        }
+    }
+
     /// True if frames get through the port. A port that has lost its bridge is given to the
     /// one that has its name now.
     fn check(&self, netlink: &mut Netlink, tap: &Link) -> io::Result<bool> {
@@ -192,6 +204,7 @@ impl BridgePort {
                 if let Some(bridge) = &bridge {
                     netlink.set_master(tap.index, Some(bridge.index))?;
                     netlink.set_port_manner(tap.index, self.manner)?;
+                    self.join_vlans(netlink, bridge, tap.index)?;
                 }
                 bridge
             }

@@ -8,6 +8,7 @@ use crate::cli::PortArgs;
 use crate::config::{self, Plan};
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::host::bridge_vlan::PortVlans;
 use crate::host::journal::Journal;
 use crate::host::link::{Link, NewKind, PortManner};
 use crate::host::namespace::Namespace;
@@ -151,6 +152,12 @@ pub(super) fn look(way: Way, args: &PortArgs, netlink: &mut Netlink) -> Result<F
                 manner,
                 promiscuous,
                 bridge: name,
+                // What contradicts itself has been refused by now.
+                vlans: args
+                    .policy
+                    .on_segment()
+                    .ok()
+                    .and_then(|policy| PortVlans::of(&policy.vlan)),
             };
             Finding::of(Segment::BridgePort(port), Some(&bridge))
         }
@@ -391,6 +398,7 @@ fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> 
         mtu: link.mtu,
         manner: PortManner::default(),
         promiscuous: false,
+        vlans: None,
     };
     Ok(Finding {
         mac: Some(takeover.guest_mac()),

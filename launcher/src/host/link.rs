@@ -5,8 +5,9 @@ use hawser_backend::packet::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoBridgePort, InfoData, InfoIpVtap, InfoKind,
-    InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVtapMode,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoBridge, InfoBridgePort, InfoData,
+    InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, MacVtapMode,
 };
 use std::io;
 
@@ -31,6 +32,8 @@ pub struct Link {
     pub has_carrier: bool,
     /// Put into promiscuous mode by the administrator (IFF_PROMISC).
     pub is_promiscuous: bool,
+    /// Of a bridge that filters VLANs, the one its new ports are in; 0: none.
+    pub default_vlan: Option<u16>,
 }
 
 impl Link {
@@ -46,6 +49,7 @@ impl Link {
             is_up: flags.contains(LinkFlags::Up),
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
+            default_vlan: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -59,6 +63,7 @@ impl Link {
                         _ => None,
                     });
                     link.kind = kind.unwrap_or_default();
+                    link.default_vlan = infos.iter().find_map(filtering_vlan);
                 }
                 _ => {}
             }
@@ -302,6 +307,19 @@ impl Netlink {
     fn change(&mut self, message: LinkMessage) -> io::Result<()> {
         self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
+}
+
+/// The default VLAN of a bridge that filters them.
+fn filtering_vlan(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Bridge(infos)) = info else {
+        return None;
+    };
+    let filters = infos.contains(&InfoBridge::VlanFiltering(true));
+    let default = infos.iter().find_map(|info| match info {
+        InfoBridge::VlanDefaultPvid(id) => Some(*id),
+        _ => None,
+    });
+    filters.then(|| default.unwrap_or(0))
 }
 
 fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {

@@ -3,6 +3,7 @@
 //! below change it: links, addresses and routes, in a namespace, and back again.
 
 pub mod addresses;
+pub mod bridge_vlan;
 pub mod journal;
 pub mod link;
 pub mod namespace;
