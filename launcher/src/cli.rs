@@ -314,7 +314,7 @@ pub struct KeptArgs {
         value_delimiter = ',',
         value_parser = forward::parse_kept
     )]
-    pub ports: Vec<Kept>,
+    pub kept_ports: Vec<Kept>,
 }
 
 impl PortArgs {

@@ -137,7 +137,7 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
             (!takes_over && !args.dns.is_empty(), "--dns"),
             (!takes_over && !args.search.is_empty(), "--search"),
             (!args.ports.is_empty(), "--port"),
-            (!args.kept.ports.is_empty(), "--keep-port"),
+            (!args.kept.kept_ports.is_empty(), "--keep-port"),
             (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
         ],
     )?;
@@ -190,8 +190,8 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
     }
     let links = Links { ipv4, ipv6 };
     let mtu = mtu(args.mtu, &links, host)?;
-    let (forwards, every_port) = forward::split(&args.ports, &args.kept.ports);
-    if every_port.is_none() && !args.kept.ports.is_empty() {
+    let (forwards, every_port) = forward::split(&args.ports, &args.kept.kept_ports);
+    if every_port.is_none() && !args.kept.kept_ports.is_empty() {
         return Err(ConfigError::KeptOfNone);
     }
     check_forwards(&forwards, &links)?;

@@ -31,7 +31,7 @@ use std::path::Path;
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
-    keep(&args.kept.ports, &mut checked.plan)?;
+    keep(&args.kept.kept_ports, &mut checked.plan)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
         log::warn!("{warning}");
@@ -275,7 +275,7 @@ fn port_args(nic: &NicPlan) -> PortArgs {
             hostname: nic.hostname.clone(),
             ports: port_specs(plan),
             kept: KeptArgs {
-                ports: plan.kept.clone(),
+                kept_ports: plan.kept.clone(),
             },
             ..args
         },
