@@ -8,6 +8,7 @@ use hawser_testkit::netns::address::POD4;
 use hawser_testkit::segment::{HOST4, PORT, Segment};
 use hawser_testkit::sniffer::Sniffer;
 use hawser_testkit::{Result, peers};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -192,11 +193,25 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     drop(guest);
     hawser.stop()?;
 
-    // Of a range of the manifest's nothing is given out yet: the segment's server answers.
+    // One of a range, again the same one after a kill.
     segment.host.run("ip link add test-bridge type bridge")?;
+    segment.host.run("ip addr add 10.10.0.254/16 dev test-bridge")?;
     segment.host.run("ip link set test-bridge up")?;
     let manifest = example("bridge-host-local.yaml");
-    Hawser::run(&segment.host, &manifest, segment.folder(), &["lan"])?.stop()?;
+    let mut macs = BTreeSet::new();
+    for _ in 0..2 {
+        let (mut hawser, guest) = up(&segment.host, &manifest, segment.folder(), &["lan"])?;
+        guest.sh("net-up 4")?;
+        let told = guest.sh("cat /run/dhcp4")?;
+        for line in ["ip=10.10.1.20", "mask=16", "router=10.10.0.254", "hostname=in-a-range"] {
+            assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
+        }
+        ping(&guest, "10.10.0.254")?;
+        macs.insert(guest.sh("cat /sys/class/net/eth0/address")?);
+        hawser.process().kill();
+        drop(guest);
+    }
+    assert_eq!(macs.len(), 1, "{macs:?}");
 
     let manifest = segment.path("static.yaml");
     fs::write(&manifest, STATIC)?;
