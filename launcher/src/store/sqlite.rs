@@ -56,8 +56,8 @@ CREATE TABLE cursor (
 /// How long a process waits while others have the file.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest pause before it looks again, and the mean one.
-const MAX_PAUSE_MILLIS: u32 = 10;
-const MEAN_PAUSE_MILLIS: u64 = 5;
+const MAX_PAUSE_MILLIS: u32 = 30;
+const MEAN_PAUSE_MILLIS: u64 = 15;
 
 /// Pauses while the file is another's; false when it has been long enough. How long each
 /// pause is, is left to chance, so that everybody who waits has the same prospects.
