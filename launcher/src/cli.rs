@@ -5,6 +5,7 @@ use crate::attachment::SegmentArgs;
 use crate::client::rate::Wanted;
 use crate::forward::{self, Kept, Ports};
 use crate::policy::{self, PolicyArgs};
+use crate::sandbox::SandboxArgs;
 use crate::store::args::{Leases, StoreArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -544,6 +545,19 @@ pub struct RunArgs {
         value_parser = values::log_filter
     )]
     pub log: String,
+    /// What the process gives up.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    /// Modes of NICs that may be plugged while it runs, besides those it is started with: what
+    /// bridge mode takes is kept for them
+    #[arg(
+        long,
+        value_name = "MODE,…",
+        help_heading = "Process",
+        value_enum,
+        value_delimiter = ','
+    )]
+    pub plug_mode: Vec<Mode>,
 }
 
 /// Options of the subcommands that describe a VMM's side.

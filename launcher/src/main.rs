@@ -24,6 +24,7 @@ mod plan_text;
 mod policy;
 mod resolv;
 mod run;
+mod sandbox;
 mod serve;
 mod startup;
 mod store;
@@ -109,7 +110,7 @@ fn plan(
     attachment: Option<Attachment>,
     site: &Site,
 ) -> Result<(Plan, Option<Survey>), Failure> {
-    let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
+    let host = Host::probe();
     let mut plan = config::resolve(args, name.to_owned(), &host).map_err(|error: ConfigError| {
         if error.is_usage() {
             Failure::usage(error)

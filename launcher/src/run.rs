@@ -38,7 +38,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     }
     let site = Site::from_args(&args.run)?;
     site.recover();
-    let host = site.namespace.run(Host::probe).map_err(Failure::runtime)?;
+    let host = Host::probe();
     leases::settle(&mut checked.plan, &args.store)?;
     let nics: Result<Vec<Nic>, Failure> = checked
         .plan

@@ -3,8 +3,9 @@
 //!
 //! Order matters: the inherited descriptor is taken before anything else is opened (or
 //! its number could be somebody else's), signals are caught before there is something to
-//! clean up, ports are bound before the socket is there to be met, and only then is
-//! anybody told that we are ready.
+//! clean up, ports are bound before the socket is there to be met, the VMM is started before
+//! the process gives up what it no longer needs, and only then is anybody told that we are
+//! ready.
 
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
@@ -13,6 +14,7 @@ use crate::cli::RunArgs;
 use crate::companion::Companion;
 use crate::failure::Failure;
 use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
+use crate::sandbox::{Needs, Sandbox, ThreadKind};
 use hawser_backend::vhost_user::Lifetime;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -31,8 +33,10 @@ use std::thread::{self, JoinHandle};
 pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Result<(), Failure> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
+    let needs = Needs::of(&nics, site, run, !vmm.is_empty());
+    let sandbox = Sandbox::new(run.sandbox, needs)?;
     let setup = MachineSetup {
-        site: site.clone(),
+        sandbox: sandbox.clone(),
         lifetime: if run.one_off {
             Lifetime::OneOff
         } else {
@@ -41,12 +45,24 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
         names_interfaces: nics.len() > 1,
     };
     let machine = Arc::new(Machine::start(setup, nics)?);
-    let watch = SignalWatch::start(signals, Arc::clone(&machine))?;
-    let api = start_api(run, site, &machine)?;
+    let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
-    let vmm = accompany(vmm, &watch, &machine)?;
+    let companion = match vmm {
+        [] => None,
+        words => Some(
+            site.namespace
+                .outside(|| Companion::start(words))
+                .map_err(Failure::runtime)??,
+        ),
+    };
+    if let Some(vmm) = &companion {
+        watch.hand_to(vmm.signals());
+    }
+    sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
+    let api = start_api(run, &machine)?;
+    let vmm = companion.map(|vmm| accompany(vmm, &machine)).transpose()?;
     tell_service_manager(NotifyState::Ready);
     let served = machine.wait();
     tell_service_manager(NotifyState::Stopping);
@@ -57,28 +73,20 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     served
 }
 
-/// Answers the operator, if there is a socket for it, from the namespace the ports are in:
-/// what requests open is opened there.
-fn start_api(run: &RunArgs, site: &Site, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
+/// Answers the operator, if there is a socket for it.
+fn start_api(run: &RunArgs, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
     let Some(path) = &run.api_socket else { return Ok(None) };
     let context = Context {
         machine: Arc::clone(machine),
         agent: run.guest_agent.clone().map(GuestAgent::new),
     };
-    let started = site.namespace.run(|| Api::start(path, context));
-    started.map_err(Failure::runtime)?.map(Some)
+    Api::start(path, context).map(Some)
 }
 
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
 
-/// Starts the VMM, if there is one, and a thread that waits for its end, which ends the
-/// machine too. From now on signals are the VMM's.
-fn accompany(words: &[OsString], watch: &SignalWatch, machine: &Arc<Machine>) -> Result<Option<VmmThread>, Failure> {
-    if words.is_empty() {
-        return Ok(None);
-    }
-    let companion = Companion::start(words)?;
-    watch.hand_to(companion.signals());
+/// Starts a thread that waits for the VMM's end, which ends the machine too.
+fn accompany(companion: Companion, machine: &Arc<Machine>) -> Result<VmmThread, Failure> {
     let machine = Arc::clone(machine);
     let wait = move || {
         let status = companion.wait();
@@ -87,7 +95,7 @@ fn accompany(words: &[OsString], watch: &SignalWatch, machine: &Arc<Machine>) ->
     };
     let thread = thread::Builder::new().name("vmm".into()).spawn(wait);
     let failed = |e| Failure::runtime(format_args!("cannot start a thread: {e}"));
-    Ok(Some(thread.map_err(failed)?))
+    thread.map_err(failed)
 }
 
 /// Waits for the VMM, and ends as it did.

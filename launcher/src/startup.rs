@@ -66,6 +66,12 @@ pub fn warn_of_restrictions(config: &MasqueradeConfig) {
     }
 }
 
+/// True if echo requests go out through raw sockets: this system permits those and no ping
+/// sockets.
+pub fn echo_takes_raw_sockets() -> bool {
+    [true, false].into_iter().any(host::echo_is_raw)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, SegmentChange};
 use crate::poller::Poller;
 use crate::sys::tap::TapQueue;
-use crate::worker::{self, Limits, WorkerHandle};
+use crate::worker::{self, Limits, ThreadStart, WorkerHandle};
 use capture::Capture;
 use std::fmt::Write as _;
 use std::io;
@@ -78,9 +78,17 @@ impl Port {
     /// # Errors
     /// [`PortError`]
     pub fn new(config: PortConfig) -> Result<Self, PortError> {
+        Self::with_start(config, &ThreadStart::default())
+    }
+
+    /// The same, and `start` is what its workers' threads do first.
+    ///
+    /// # Errors
+    /// [`PortError`]
+    pub fn with_start(config: PortConfig, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
-        Self::with_modes(config, &mut |context| match &port.mode {
+        Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = MasqueradeSetup {
                     port: &port,
@@ -113,6 +121,14 @@ impl Port {
     /// [`PortError`]
     pub fn with_modes(
         config: PortConfig,
+        make: &mut dyn FnMut(ModeContext) -> Result<Box<dyn Mode>, ModeError>,
+    ) -> Result<Self, PortError> {
+        Self::make(config, &ThreadStart::default(), make)
+    }
+
+    fn make(
+        config: PortConfig,
+        start: &ThreadStart,
         make: &mut dyn FnMut(ModeContext) -> Result<Box<dyn Mode>, ModeError>,
     ) -> Result<Self, PortError> {
         let mut port = Self {
@@ -149,7 +165,7 @@ impl Port {
                 counters: Arc::clone(&counters),
                 mode,
             };
-            port.workers.push(worker::spawn(spec)?);
+            port.workers.push(worker::spawn(spec, start)?);
             port.counters.push(counters);
         }
         Ok(port)

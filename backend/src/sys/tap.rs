@@ -13,7 +13,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-const TUN_DEVICE: &str = "/dev/net/tun";
+/// Where TAP devices are opened.
+pub const TUN_DEVICE: &str = "/dev/net/tun";
 
 /// One queue of a device, attached: non-blocking, without packet information, with the
 /// virtio header in front of each frame.

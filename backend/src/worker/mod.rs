@@ -15,11 +15,13 @@ mod handle;
 mod pace;
 mod rings;
 mod slot;
+mod start;
 mod wait;
 
 pub use clock::now;
 pub use command::{Limits, RingRole, RingSetup};
 pub use handle::WorkerHandle;
+pub use start::ThreadStart;
 
 use crate::counters::{Count, Counters, Gauge};
 use crate::frame::GuestSink as _;
@@ -35,7 +37,7 @@ use command::{Command, CommandReceiver, command_channel};
 use pace::Pace;
 use slot::Slot;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// Bursts of the transmit ring in one turn.
@@ -75,14 +77,25 @@ pub struct WorkerSpec {
 /// Starts a worker.
 ///
 /// # Errors
-/// The system has no descriptor or thread left.
-pub fn spawn(spec: WorkerSpec) -> io::Result<WorkerHandle> {
+/// The system has no descriptor or thread left, or `start` fails.
+pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> {
     let (sender, receiver) = command_channel()?;
     spec.poller
         .add(&receiver, Token::new(Owner::Command, 0), Interest::ReadLevel)?;
+    let (tell, told) = mpsc::sync_channel(1);
+    let start = start.clone();
     let thread = std::thread::Builder::new()
         .name(thread_name(&spec.name, spec.index))
-        .spawn(move || Worker::new(spec, receiver).run())?;
+        .spawn(move || {
+            let outcome = start.run();
+            let started = outcome.is_ok();
+            // Who asked waits for this.
+            let _ = tell.send(outcome);
+            if started {
+                Worker::new(spec, receiver).run();
+            }
+        })?;
+    told.recv().map_err(io::Error::other)??;
     Ok(WorkerHandle::new(sender, thread))
 }
 

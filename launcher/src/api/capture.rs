@@ -7,6 +7,7 @@ use super::http::{Answer, Method, Request, Stream};
 use super::openapi::{Operation, Parameter};
 use super::router::Route;
 use super::{Context, Refusal};
+use crate::sandbox::ThreadKind;
 use hawser_backend::port::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
 use std::io::{self, BufWriter, Write};
 use std::time::{Duration, SystemTime};
@@ -55,7 +56,11 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
     let stream = port.capture().start(rules).map_err(busy)?;
     let name = port.config().name.clone();
-    let write: Stream = Box::new(move |client| write(client, &name, snap_length, &stream));
+    let sandbox = context.machine.sandbox().clone();
+    let write: Stream = Box::new(move |client| {
+        sandbox.enter(ThreadKind::Capture).map_err(io::Error::other)?;
+        write(client, &name, snap_length, &stream)
+    });
     Ok(Answer::Stream {
         kind: KIND,
         thread: "capture",

@@ -2,12 +2,11 @@
 
 use super::http::{Answer, Method, Request};
 use super::{Context, router};
-use crate::attachment::Site;
 use crate::cli::Cli;
 use crate::config;
 use crate::host::Host;
-use crate::host::namespace::Namespace;
 use crate::machine::{Machine, MachineSetup, Meeting, Nic};
+use crate::sandbox::Sandbox;
 use clap::Parser as _;
 use hawser_backend::vhost_user::Lifetime;
 use serde_json::Value;
@@ -32,10 +31,7 @@ impl Deref for Stage {
 pub fn context(names: &[&str]) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let setup = MachineSetup {
-        site: Site {
-            namespace: Namespace::default(),
-            runtime_folder: folder.path().to_owned(),
-        },
+        sandbox: Sandbox::default(),
         lifetime: Lifetime::Persistent,
         names_interfaces: true,
     };

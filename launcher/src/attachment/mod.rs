@@ -57,7 +57,7 @@ impl Site {
     /// # Errors
     /// If the namespace cannot be entered.
     pub fn from_args(args: &RunArgs) -> Result<Self, Failure> {
-        let namespace = args.netns.as_deref().map(Namespace::open).transpose();
+        let namespace = args.netns.as_deref().map(Namespace::enter).transpose();
         Ok(Self {
             namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
             runtime_folder: args.runtime_dir.clone().unwrap_or_else(default_runtime_folder),
@@ -66,7 +66,7 @@ impl Site {
 
     /// Puts back what processes changed here that died. To be called before anything is looked at.
     pub fn recover(&self) {
-        journal::recover(&self.runtime_folder, &self.namespace);
+        journal::recover(&self.runtime_folder);
     }
 }
 
@@ -225,11 +225,9 @@ impl Attachment {
     /// Whatever keeps the guest from the segment.
     pub fn survey(self, args: &PortArgs, site: &Site) -> Result<Survey, Failure> {
         let Self { way, option } = self;
-        let looked = site
-            .namespace
-            .run(|| survey::look(way, args, &mut Netlink::open()?))
+        let looked = Netlink::open()
             .map_err(AttachError::from)
-            .and_then(|looked| looked);
+            .and_then(|mut netlink| survey::look(way, args, &mut netlink));
         match looked {
             Ok(finding) => Ok(Survey {
                 finding,

@@ -11,8 +11,8 @@ use crate::host::Host;
 use crate::host::bridge_vlan::PortVlans;
 use crate::host::journal::Journal;
 use crate::host::link::{Link, NewKind, PortManner};
-use crate::host::namespace::Namespace;
 use crate::host::netlink::Netlink;
+use crate::sandbox::Needs;
 use crate::values::Stack;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::packet::MacAddr;
@@ -84,6 +84,16 @@ impl Survey {
         }
     }
 
+    /// Adds what it takes to look after the device while it is used, and to put things back.
+    pub fn add_needs(&self, needs: &mut Needs) {
+        match &self.finding.segment {
+            Segment::BridgePort(_) | Segment::Tap { .. } => needs.links = true,
+            Segment::Stacked(_) => (needs.links, needs.devices) = (true, true),
+            Segment::Adopted { .. } => needs.devices = true,
+            Segment::Descriptors => {}
+        }
+    }
+
     /// Makes what is to be made, and opens `count` queues. If that fails, everything is as it
     /// was when this returns.
     ///
@@ -93,26 +103,16 @@ impl Survey {
         let Self { finding, option, site } = self;
         let failure = |error: &AttachError| Attachment::failure(&option, error);
         let journal = if finding.needs_journal() {
-            let journal = Journal::begin(&site.runtime_folder, &site.namespace);
+            let journal = Journal::begin(&site.runtime_folder);
             Some(journal.map_err(|error| failure(&error.into()))?)
         } else {
             None
         };
-        let made = site
-            .namespace
-            .run(|| make(finding, count, journal, &site.namespace))
-            .map_err(AttachError::from)
-            .and_then(|made| made);
-        made.map_err(|error| failure(&error))
+        make(finding, count, journal).map_err(|error| failure(&error))
     }
 }
 
-fn make(
-    finding: Finding,
-    count: usize,
-    mut journal: Option<Journal>,
-    namespace: &Namespace,
-) -> Result<Opened, AttachError> {
+fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<Opened, AttachError> {
     let mut netlink = Netlink::open()?;
     if let (Some(takeover), Some(journal)) = (&finding.takeover, &mut journal) {
         takeover.perform(&mut netlink, journal)?;
@@ -128,7 +128,7 @@ fn make(
     };
     Ok(Opened {
         attached: Attached {
-            keeper: Keeper::new(finding.segment, index, namespace.clone(), count),
+            keeper: Keeper::new(finding.segment, index, count),
             _journal: journal,
         },
         queues,

@@ -7,15 +7,14 @@
 use super::segment::State;
 use super::{AttachError, Segment};
 use crate::failure::Failure;
-use crate::host::namespace::Namespace;
 use crate::host::netlink::Netlink;
+use crate::sandbox::{Sandbox, ThreadKind};
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// Keeps the port's queues those of the device that is there.
 #[derive(Clone, Debug)]
@@ -23,7 +22,6 @@ pub struct Keeper {
     segment: Segment,
     /// Number of the device; `None` if it is in no namespace we see.
     device: Option<u32>,
-    namespace: Namespace,
     /// How many queues the port has.
     count: usize,
     told: State,
@@ -31,11 +29,10 @@ pub struct Keeper {
 
 impl Keeper {
     /// For a device that has just been opened; frames get through until something else is seen.
-    pub const fn new(segment: Segment, device: Option<u32>, namespace: Namespace, count: usize) -> Self {
+    pub const fn new(segment: Segment, device: Option<u32>, count: usize) -> Self {
         Self {
             segment,
             device,
-            namespace,
             count,
             told: State::Up,
         }
@@ -93,32 +90,20 @@ impl Watch {
     ///
     /// # Errors
     /// The system has no thread, descriptor or netlink left.
-    pub fn start(keeper: Keeper, port: Arc<Port>) -> Result<Self, Failure> {
+    pub fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let failed =
             |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
         let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?);
-        let open = || Ok::<_, io::Error>((Netlink::watch_links()?, Netlink::open()?));
-        let (events, netlink) = keeper
-            .namespace
-            .run(open)
-            .map_err(|e| failed(&e))?
-            .map_err(|e| failed(&e))?;
-        let namespace = keeper.namespace.clone();
+        let events = Netlink::watch_links().map_err(|e| failed(&e))?;
+        let netlink = Netlink::open().map_err(|e| failed(&e))?;
         let thread = {
             let end = Arc::clone(&end);
-            thread::Builder::new()
-                .name(format!("{}-links", port.config().name))
-                .spawn(move || {
-                    // Queues are opened in the namespace the thread is in.
-                    let watched = namespace.run(|| watch(keeper, &events, netlink, &port, &end));
-                    if let Err(error) = watched {
-                        log::error!("cannot watch the network's links: {error}");
-                    }
-                })
+            let watch = move || watch(keeper, &events, netlink, &port, &end);
+            sandbox.spawn(ThreadKind::Links, "links", watch)?
         };
         Ok(Self {
             end,
-            thread: Some(thread.map_err(|e| failed(&e))?),
+            thread: Some(thread),
         })
     }
 }

@@ -7,7 +7,7 @@
 //! be undone whether or not its change was made, and more than once.
 
 use super::addresses::Recorded;
-use super::namespace::{self, Namespace};
+use super::namespace;
 use super::netlink::Netlink;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -77,7 +77,6 @@ pub struct JournalError {
 /// The changes of this process in one network namespace. Undone on drop.
 #[derive(Debug)]
 pub struct Journal {
-    namespace: Namespace,
     path: PathBuf,
     file: File,
     undo: Vec<Undo>,
@@ -88,17 +87,17 @@ impl Journal {
     ///
     /// # Errors
     /// [`JournalError`]
-    pub fn begin(folder: &Path, namespace: &Namespace) -> Result<Self, JournalError> {
-        Self::try_begin(folder, namespace).map_err(|source| JournalError {
+    pub fn begin(folder: &Path) -> Result<Self, JournalError> {
+        Self::try_begin(folder).map_err(|source| JournalError {
             folder: folder.to_owned(),
             source,
         })
     }
 
-    fn try_begin(folder: &Path, namespace: &Namespace) -> io::Result<Self> {
+    fn try_begin(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let _gate = close_gate(folder)?;
-        let cookie = namespace.run(namespace::cookie).map_err(io::Error::other)??;
+        let cookie = namespace::cookie()?;
         let pid = std::process::id();
         let path = (0..)
             .map(|n: u32| folder.join(format!("{cookie}-{pid}-{n}.{SUFFIX}")))
@@ -112,7 +111,6 @@ impl Journal {
         };
         write_line(&mut file, &header)?;
         Ok(Self {
-            namespace: namespace.clone(),
             path,
             file,
             undo: Vec::new(),
@@ -132,9 +130,10 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        let undone = self.namespace.run(|| undo_all(&self.undo));
-        if matches!(undone, Ok(true)) {
-            // Without changes there is nothing to keep; and if it stays, it is empty work.
+        if undo_all(&self.undo) {
+            // Without changes there is nothing to keep; and if the file stays, because the
+            // folder is not the user's this process has become, it is empty.
+            let _ = self.file.set_len(0);
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -156,8 +155,8 @@ fn close_gate(folder: &Path) -> io::Result<File> {
 
 /// Undoes what processes left that died in `namespace`. Where nobody has ever kept a journal,
 /// or this process may not read it, there is nothing to be done.
-pub fn recover(folder: &Path, namespace: &Namespace) {
-    let recovered = close_gate(folder).and_then(|_gate| try_recover(folder, namespace));
+pub fn recover(folder: &Path) {
+    let recovered = close_gate(folder).and_then(|_gate| try_recover(folder));
     match recovered {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
         Err(error) => log::warn!(
@@ -168,8 +167,8 @@ pub fn recover(folder: &Path, namespace: &Namespace) {
     }
 }
 
-fn try_recover(folder: &Path, namespace: &Namespace) -> io::Result<()> {
-    let cookie = namespace.run(namespace::cookie).map_err(io::Error::other)??;
+fn try_recover(folder: &Path) -> io::Result<()> {
+    let cookie = namespace::cookie()?;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_none_or(|extension| extension != SUFFIX) {
@@ -183,7 +182,7 @@ fn try_recover(folder: &Path, namespace: &Namespace) -> io::Result<()> {
         if !undo.is_empty() {
             log::warn!("putting back what a hawser that died had changed ({})", path.display());
         }
-        if namespace.run(|| undo_all(&undo)).map_err(io::Error::other)? {
+        if undo_all(&undo) {
             fs::remove_file(&path)?;
         }
     }

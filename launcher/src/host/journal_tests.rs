@@ -11,7 +11,7 @@ fn delete(name: &str) -> Undo {
 #[test]
 fn a_journal_is_read_back_up_to_the_line_that_was_cut_off() {
     let folder = tempfile::tempdir().unwrap();
-    let mut journal = Journal::begin(folder.path(), &Namespace::default()).unwrap();
+    let mut journal = Journal::begin(folder.path()).unwrap();
     let cookie = namespace::cookie().unwrap();
     let steps = [delete("a"), delete("b")];
     for step in &steps {
@@ -25,9 +25,8 @@ fn a_journal_is_read_back_up_to_the_line_that_was_cut_off() {
 #[test]
 fn a_journal_with_an_owner_is_left_alone_and_goes_with_it() {
     let folder = tempfile::tempdir().unwrap();
-    let here = Namespace::default();
-    let first = Journal::begin(folder.path(), &here).unwrap();
-    let second = Journal::begin(folder.path(), &here).unwrap();
+    let first = Journal::begin(folder.path()).unwrap();
+    let second = Journal::begin(folder.path()).unwrap();
     assert!(first.path.exists() && second.path.exists() && first.path != second.path);
     drop(first);
     drop(second);
@@ -41,7 +40,6 @@ fn a_journal_with_an_owner_is_left_alone_and_goes_with_it() {
 #[test]
 fn a_journal_without_an_owner_is_undone_by_the_next() {
     let folder = tempfile::tempdir().unwrap();
-    let here = Namespace::default();
     let cookie = namespace::cookie().unwrap();
     let left = folder.path().join(format!("{cookie}-1-0.{SUFFIX}"));
     let mut file = File::create(&left).unwrap();
@@ -53,6 +51,6 @@ fn a_journal_without_an_owner_is_undone_by_the_next() {
     // Undoing it means to look for a link that is not there.
     write_line(&mut file, &delete("hawser-nobody")).unwrap();
     drop(file);
-    recover(folder.path(), &here);
+    recover(folder.path());
     assert!(!left.exists());
 }

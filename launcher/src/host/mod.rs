@@ -13,7 +13,7 @@ pub mod tap_node;
 use crate::resolv::ResolvConf;
 use crate::values;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Protocol, SocketType};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -93,13 +93,21 @@ fn default_route_mtu() -> Option<u16> {
 
 /// Whether echo requests can be sent for a guest: by a ping socket, or by a raw one.
 pub fn echo_permitted(ipv4: bool) -> bool {
+    echo_opens(ipv4, SocketType::DGRAM) || echo_opens(ipv4, SocketType::RAW)
+}
+
+/// Whether they can be sent by a raw socket only.
+pub fn echo_is_raw(ipv4: bool) -> bool {
+    !echo_opens(ipv4, SocketType::DGRAM) && echo_opens(ipv4, SocketType::RAW)
+}
+
+fn echo_opens(ipv4: bool, kind: SocketType) -> bool {
     let (family, protocol) = if ipv4 {
         (AddressFamily::INET, rustix::net::ipproto::ICMP)
     } else {
         (AddressFamily::INET6, rustix::net::ipproto::ICMPV6)
     };
-    let opens = |kind: SocketType, protocol: Protocol| rustix::net::socket(family, kind, Some(protocol)).is_ok();
-    opens(SocketType::DGRAM, protocol) || opens(SocketType::RAW, protocol)
+    rustix::net::socket(family, kind, Some(protocol)).is_ok()
 }
 
 /// Raises the limit of open descriptors to what this process may have, and returns it.

@@ -1,7 +1,6 @@
-//! Network namespaces: work done in another one, on a thread that ends with it.
-//!
-//! Sockets, TAP queues and threads made there belong there for ever; the rest of the
-//! process stays where it was.
+//! Network namespaces: the process moves into the one it is to serve from, before it has
+//! threads. What is to stay where it was started, a VMM that hawser starts, is started from
+//! there.
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
@@ -13,12 +12,14 @@ use std::thread;
 
 /// Where `ip netns` keeps namespaces that have names.
 const NAMED: &str = "/run/netns";
+/// That of the calling thread.
+const OWN: &str = "/proc/thread-self/ns/net";
 
-/// A network namespace.
+/// The network namespace this process serves from.
 #[derive(Clone, Debug, Default)]
 pub struct Namespace {
-    /// `None`: the one this process is in.
-    other: Option<Arc<File>>,
+    /// The one it was started in; `None`: the same.
+    outside: Option<Arc<File>>,
 }
 
 /// Why a namespace cannot be used.
@@ -41,40 +42,42 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
-    /// The namespace an option names: a path, or a name as `ip netns` gives it. It has been
-    /// entered once when this returns.
+    /// Enters the namespace an option names: a path, or a name as `ip netns` gives it. The calling
+    /// thread and those it starts are in it from now on, so that nobody needs the right to enter
+    /// it later. To be called on the main thread, before there are others.
     ///
     /// # Errors
     /// [`NamespaceError`]
-    pub fn open(option: &Path) -> Result<Self, NamespaceError> {
+    pub fn enter(option: &Path) -> Result<Self, NamespaceError> {
         let path = if option.components().count() == 1 && !option.starts_with("/") {
             Path::new(NAMED).join(option)
         } else {
             option.to_owned()
         };
-        let file = File::open(&path).map_err(|source| NamespaceError::Open { path, source })?;
-        let namespace = Self {
-            other: Some(Arc::new(file)),
-        };
-        namespace.run(|| ())?;
-        Ok(namespace)
+        let open = |path: PathBuf| File::open(&path).map_err(|source| NamespaceError::Open { path, source });
+        let outside = open(OWN.into())?;
+        let file = open(path)?;
+        enter(&file).map_err(NamespaceError::Enter)?;
+        Ok(Self {
+            outside: Some(Arc::new(outside)),
+        })
     }
 
-    /// Runs `work` inside.
+    /// Runs `work` in the namespace the process was started in.
     ///
     /// # Errors
-    /// [`NamespaceError`], once it has been opened only if the system runs out of threads.
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
-        let Some(file) = &self.other else {
+    /// [`NamespaceError`]
+    pub fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
+        let Some(file) = &self.outside else {
             return Ok(work());
         };
         thread::scope(|scope| {
             let inside = move || -> io::Result<T> {
-                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                enter(file)?;
                 Ok(work())
             };
             let thread = thread::Builder::new()
-                .name("namespace".into())
+                .name("outside".into())
                 .spawn_scoped(scope, inside)
                 .map_err(NamespaceError::Thread)?;
             match thread.join() {
@@ -83,6 +86,13 @@ impl Namespace {
             }
         })
     }
+}
+
+fn enter(file: &File) -> io::Result<()> {
+    Ok(move_into_link_name_space(
+        file.as_fd(),
+        Some(LinkNameSpaceType::Network),
+    )?)
 }
 
 /// A number for the network namespace the calling thread is in, which no other namespace

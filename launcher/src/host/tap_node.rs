@@ -11,6 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// A queue: to read and write, without waiting.
 const QUEUE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -73,8 +74,10 @@ pub fn open_queues(name: &str, index: u32, count: usize) -> Result<Vec<OwnedFd>,
 /// Major and minor number, from a sysfs of this namespace, or from the /sys there is if that
 /// is one.
 fn device_number(name: &str, index: u32) -> io::Result<(u32, u32)> {
-    let own = detached("sysfs").and_then(|sysfs| read_number(&sysfs, "", name, index));
-    own.or_else(|_| read_number(CWD, "/sys/", name, index))
+    let own = Detached::get().sysfs.as_ref();
+    own.ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+        .and_then(|sysfs| read_number(sysfs, "", name, index))
+        .or_else(|_: io::Error| read_number(CWD, "/sys/", name, index))
 }
 
 fn read_number(root: impl AsFd, prefix: &str, name: &str, index: u32) -> io::Result<(u32, u32)> {
@@ -99,12 +102,18 @@ fn read_number(root: impl AsFd, prefix: &str, name: &str, index: u32) -> io::Res
 
 fn open_queue(index: u32, device: u64) -> io::Result<OwnedFd> {
     let path = format!("/dev/tap{index}");
-    if stat(&path).is_ok_and(|stat| stat.st_rdev == device && FileType::from_raw_mode(stat.st_mode).is_char_device()) {
-        return Ok(openat(CWD, &path, QUEUE, Mode::empty())?);
+    let is_device = |mode| FileType::from_raw_mode(mode).is_char_device();
+    if stat(&path).is_ok_and(|stat| stat.st_rdev == device && is_device(stat.st_mode))
+        && let Ok(queue) = openat(CWD, &path, QUEUE, Mode::empty())
+    {
+        return Ok(queue);
     }
-    let private = detached("tmpfs").and_then(|tmpfs| open_made(&tmpfs, "tap", device));
+    let private = Detached::get().tmpfs.as_ref();
+    let private = private
+        .ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+        .and_then(|tmpfs| open_made(tmpfs, "tap", device));
     // Without CAP_SYS_ADMIN: a container's /dev is usually a tmpfs that takes devices.
-    private.or_else(|_| open_made(CWD, &format!("/dev/.hawser-tap{index}-{}", std::process::id()), device))
+    private.or_else(|_: io::Error| open_made(CWD, &format!("/dev/.hawser-tap{index}-{}", std::process::id()), device))
 }
 
 /// Makes a device file, opens it, and removes the file again.
@@ -120,6 +129,27 @@ fn open_made(folder: impl AsFd, name: &str, device: u64) -> io::Result<OwnedFd> 
     // It was made just now, by us.
     let _: Result<(), Errno> = unlinkat(&folder, name, rustix::fs::AtFlags::empty());
     Ok(opened?)
+}
+
+/// File systems that are mounted nowhere, which it takes CAP_SYS_ADMIN to make: made once, so
+/// that what comes later, a device that has come back, can do without.
+#[derive(Debug)]
+pub struct Detached {
+    /// With the links of the network namespace the process is in.
+    pub sysfs: Option<OwnedFd>,
+    /// Empty.
+    pub tmpfs: Option<OwnedFd>,
+}
+
+impl Detached {
+    /// Makes them the first time.
+    pub fn get() -> &'static Self {
+        static MADE: OnceLock<Detached> = OnceLock::new();
+        MADE.get_or_init(|| Self {
+            sysfs: detached("sysfs").ok(),
+            tmpfs: detached("tmpfs").ok(),
+        })
+    }
 }
 
 /// A file system of this kind that is mounted nowhere.

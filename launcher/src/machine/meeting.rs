@@ -52,6 +52,14 @@ impl Meeting {
         }
     }
 
+    /// The socket that is made here.
+    pub fn listens_at(&self) -> Option<PathBuf> {
+        match self {
+            Self::Listen(path) => Some(path.clone()),
+            Self::Connect(_) | Self::Inherited(..) => None,
+        }
+    }
+
     pub(super) fn into_endpoint(self) -> Endpoint {
         match self {
             Self::Listen(path) => Endpoint::Listen(path),

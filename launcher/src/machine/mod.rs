@@ -23,9 +23,10 @@ mod summary;
 pub use meeting::{Meeting, inherited};
 pub use signals::SignalWatch;
 
-use crate::attachment::{Site, Survey};
+use crate::attachment::Survey;
 use crate::config::Plan;
 use crate::failure::Failure;
+use crate::sandbox::Sandbox;
 use crate::startup;
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::Lifetime;
@@ -46,8 +47,8 @@ pub struct Nic {
 /// How a machine's ports are served.
 #[derive(Clone, Debug)]
 pub struct MachineSetup {
-    /// Where.
-    pub site: Site,
+    /// What their threads give up.
+    pub sandbox: Sandbox,
     /// How long each.
     pub lifetime: Lifetime,
     /// Whether messages say which interface they are of: not where there is but one ever.
@@ -176,6 +177,11 @@ impl Machine {
         known
     }
 
+    /// What its threads give up.
+    pub const fn sandbox(&self) -> &Sandbox {
+        &self.setup.sandbox
+    }
+
     /// Every port there is, in the order they came.
     pub fn ports(&self) -> Vec<Arc<Port>> {
         let state = self.shared.lock();
@@ -236,7 +242,8 @@ impl Machine {
                 log::warn!("{notice}");
             }
         }
-        ReadyPort::new(nic, &self.setup.site, self.setup.lifetime).map_err(|failure| self.shared.named(&name, failure))
+        ReadyPort::new(nic, &self.setup.sandbox, self.setup.lifetime)
+            .map_err(|failure| self.shared.named(&name, failure))
     }
 
     fn take(&self, ready: ReadyPort) -> Result<Arc<Port>, Failure> {
@@ -245,7 +252,7 @@ impl Machine {
         if state.run == Run::Stopped {
             return Err(Failure::runtime("hawser is about to end"));
         }
-        let served = ready.serve(&self.shared)?;
+        let served = ready.serve(&self.setup.sandbox, &self.shared)?;
         let port = Arc::clone(&served.port);
         state.ports.push(served);
         Ok(port)

@@ -2,16 +2,17 @@
 
 use super::summary::Summary;
 use super::{Nic, Shared};
-use crate::attachment::{Attached, Site, Survey, Watch};
+use crate::attachment::{Attached, Survey, Watch};
 use crate::config::Plan;
 use crate::failure::Failure;
+use crate::sandbox::{Sandbox, ThreadKind};
 use crate::startup;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
 use std::io::Write as _;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// A port that front ends can connect to, and that nobody serves yet. Dropping it leaves
 /// nothing behind.
@@ -48,7 +49,7 @@ pub(super) enum Life {
 
 impl ReadyPort {
     /// Makes the port and its socket.
-    pub fn new(nic: Nic, site: &Site, lifetime: Lifetime) -> Result<Self, Failure> {
+    pub fn new(nic: Nic, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
         let Nic {
             meeting,
             mut plan,
@@ -60,14 +61,18 @@ impl ReadyPort {
         let attached = attach(&mut plan, survey)?;
         let summary = format!("serving {meeting}: {}", Summary(&plan.port));
         let option = meeting.option();
-        // The workers' threads, and so their sockets, are of the namespace this one is in.
-        let port = site.namespace.run(|| Port::new(plan.port)).map_err(Failure::runtime)?;
-        let port = Arc::new(port.map_err(Failure::runtime)?);
+        let socket = meeting.listens_at();
+        let port = Port::with_start(plan.port, &sandbox.workers()).map_err(Failure::runtime)?;
+        let port = Arc::new(port);
         let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
             .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
+        if let Some(path) = &socket {
+            let owned = sandbox.own(path);
+            owned.map_err(|e| Failure::runtime(format_args!("{option}: cannot give it to --user: {e}")))?;
+        }
         let links = attached
             .as_ref()
-            .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port)));
+            .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port), sandbox));
         Ok(Self {
             links: links.transpose()?,
             server,
@@ -79,7 +84,7 @@ impl ReadyPort {
     }
 
     /// Serves it, on a thread named after it that tells `shared` of its end.
-    pub fn serve(self, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
+    pub fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
         let (server, option) = (self.server, self.option);
         let stop = server.stop_handle();
         let (port, shared) = (Arc::clone(&self.port), Arc::clone(shared));
@@ -90,11 +95,8 @@ impl ReadyPort {
                 served.map_err(|e| Failure::runtime(format_args!("{option}: {e}"))),
             );
         };
-        let thread = thread::Builder::new()
-            .name(self.port.config().name.clone())
-            .spawn(serve);
         Ok(ServedPort {
-            thread: thread.map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?,
+            thread: sandbox.spawn(ThreadKind::FrontEnd, &self.port.config().name, serve)?,
             life: Life::Served,
             summary: self.summary,
             port: self.port,

@@ -3,10 +3,11 @@
 use super::Machine;
 use crate::companion::SignalSink;
 use crate::failure::Failure;
+use crate::sandbox::{Sandbox, ThreadKind};
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::{Handle, Signals};
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 /// The thread that turns signals into calls. Ends on drop.
 pub struct SignalWatch {
@@ -21,22 +22,20 @@ impl SignalWatch {
     ///
     /// # Errors
     /// If there is no thread to be had.
-    pub fn start(mut signals: Signals, machine: Arc<Machine>) -> Result<Self, Failure> {
+    pub fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let handle = signals.handle();
         let vmm: Arc<OnceLock<SignalSink>> = Arc::default();
         let sink = Arc::clone(&vmm);
-        let thread = thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                for signal in &mut signals {
-                    match sink.get() {
-                        _ if signal == SIGUSR1 => machine.write_reports(),
-                        Some(vmm) => vmm.send(signal),
-                        None => machine.stop(),
-                    }
+        let watch = move || {
+            for signal in &mut signals {
+                match sink.get() {
+                    _ if signal == SIGUSR1 => machine.write_reports(),
+                    Some(vmm) => vmm.send(signal),
+                    None => machine.stop(),
                 }
-            })
-            .map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?;
+            }
+        };
+        let thread = sandbox.spawn(ThreadKind::Signals, "signals", watch)?;
         Ok(Self {
             handle,
             vmm,

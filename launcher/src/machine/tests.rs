@@ -2,7 +2,6 @@ use super::*;
 use crate::cli::Cli;
 use crate::config;
 use crate::host::Host;
-use crate::host::namespace::Namespace;
 use clap::Parser as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,10 +26,7 @@ fn socket(folder: &Path, name: &str) -> PathBuf {
 
 fn machine(folder: &Path, names: &[&str], lifetime: Lifetime) -> Result<Machine, Failure> {
     let setup = MachineSetup {
-        site: Site {
-            namespace: Namespace::default(),
-            runtime_folder: folder.to_owned(),
-        },
+        sandbox: Sandbox::default(),
         lifetime,
         names_interfaces: true,
     };

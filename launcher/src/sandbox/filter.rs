@@ -1,0 +1,200 @@
+//! From lists of calls to seccomp filters of a thread.
+//!
+//! Two filters, of which the kernel takes the stricter answer: one refuses what libraries only
+//! try, the other stops at whatever is in no list. Most calls are allowed whatever their
+//! arguments; the kernel finds that out when a filter is installed, keeps it as one bit per
+//! call, and runs no filter for those, so that neither length nor number of filters costs a
+//! packet anything (seccomp_cache_prepare, Linux 5.11).
+//!
+//! A forbidden call raises SIGSYS instead of ending the process silently: the handler says which
+//! it was, on standard error, and ends the process by the same signal. The call is not made
+//! either way, and no thread may change the handler.
+
+use super::calls::{self, Argument, Call};
+use super::names;
+use super::{Level, ThreadKind};
+use libc::c_long;
+use seccompiler::{
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io;
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Why there is no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// It cannot be compiled.
+    #[error("no filter can be made for this processor: {0}")]
+    Compile(#[from] BackendError),
+    /// The kernel does not take it.
+    #[error("the kernel takes no filter: {0}")]
+    Install(#[from] seccompiler::Error),
+    /// A forbidden call could not be told of.
+    #[error("cannot catch SIGSYS: {0}")]
+    Handler(#[from] io::Error),
+}
+
+/// Filters the calling thread, and those it starts.
+///
+/// # Errors
+/// [`FilterError`]; the thread is as it was, or filtered in part.
+pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
+    let (otherwise, refuse) = match level {
+        Level::Off => return Ok(()),
+        Level::Log => (SeccompAction::Log, false),
+        Level::Strict => (SeccompAction::Trap, true),
+    };
+    let allowed = rules(&calls::allowed(kind))?;
+    let refused: Rules = probes()
+        .filter(|call| !allowed.contains_key(call))
+        .map(|call| (call, Vec::new()))
+        .collect();
+    let mut passed = allowed;
+    passed.extend(refused.clone());
+    // The stopping one last: the other is installed with calls of its own.
+    if refuse {
+        let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+        seccompiler::apply_filter(&compile(refused, SeccompAction::Allow, action)?)?;
+    }
+    seccompiler::apply_filter(&compile(passed, otherwise, SeccompAction::Allow)?)?;
+    Ok(())
+}
+
+fn probes() -> impl Iterator<Item = c_long> {
+    calls::PROBES.iter().copied().chain(calls::NEWER)
+}
+
+fn compile(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> Result<BpfProgram, BackendError> {
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, otherwise, listed, arch)?.try_into()
+}
+
+fn rules(lists: &[&[Call]]) -> Result<Rules, BackendError> {
+    let mut rules = Rules::new();
+    let mut always = Vec::new();
+    for call in lists.iter().copied().flatten() {
+        let known = rules.entry(call.number).or_default();
+        if call.when.is_empty() {
+            always.push(call.number);
+        }
+        for argument in call.when {
+            known.push(SeccompRule::new(vec![condition(*argument)?])?);
+        }
+    }
+    for call in always {
+        rules.insert(call, Vec::new());
+    }
+    Ok(rules)
+}
+
+fn condition(argument: Argument) -> Result<SeccompCondition, BackendError> {
+    let Argument { index, mask, value } = argument;
+    let compare = SeccompCmpOp::MaskedEq(mask.into());
+    SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value.into())
+}
+
+/// Has forbidden calls told of. To be called once, before any thread is filtered.
+///
+/// # Errors
+/// What sigaction(2) says.
+pub fn catch_violations() -> io::Result<()> {
+    // SAFETY: all bytes zero are a value of this plain structure.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = told;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // Once only, and not blocked inside: the handler ends the process with the same signal.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER;
+    // SAFETY: `action` is complete; the handler makes only calls that are safe in one.
+    match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What the kernel says of SIGSYS (`struct siginfo`, `_sigsys`).
+#[repr(C)]
+struct Refused {
+    signal: libc::c_int,
+    errno: libc::c_int,
+    code: libc::c_int,
+    _padding: libc::c_int,
+    _address: *mut libc::c_void,
+    call: libc::c_int,
+    _arch: libc::c_uint,
+}
+
+/// `si_code` of a call that a filter stopped (`SYS_SECCOMP`, not in the libc crate).
+const BY_FILTER: libc::c_int = 1;
+
+extern "C" fn told(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    // SAFETY: the kernel hands a handler with SA_SIGINFO a whole siginfo, of which these are
+    // the first fields in the case of SIGSYS.
+    let refused = unsafe { &*info.cast::<Refused>() };
+    let mut line = Line::default();
+    let written = if refused.code == BY_FILTER {
+        let call = c_long::from(refused.call);
+        writeln!(
+            line,
+            "hawser: ended: thread {} made the system call {call} ({}), which its sandbox forbids. Report this; \
+             --sandbox=log lets it pass and has the kernel log it, see docs/security.md",
+            thread_name().as_str(),
+            names::name_of(call)
+        )
+    } else {
+        writeln!(line, "hawser: ended by SIGSYS from elsewhere")
+    };
+    // A line that is too long is cut.
+    let _ = written;
+    // SAFETY: the buffer is ours; tgkill names this thread. With the default action back in
+    // place it does not return.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, line.bytes.as_ptr().cast(), line.len);
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), libc::gettid(), signal);
+        libc::_exit(libc::EXIT_FAILURE);
+    }
+}
+
+/// The calling thread's name. Safe in a signal handler.
+fn thread_name() -> Line {
+    let mut line = Line::default();
+    // SAFETY: the kernel writes at most 16 bytes there, the last of them zero.
+    if unsafe { libc::prctl(libc::PR_GET_NAME, line.bytes.as_mut_ptr()) } == 0 {
+        line.len = line.bytes.iter().position(|&byte| byte == 0).unwrap_or(0);
+    }
+    line
+}
+
+/// Text without an allocator.
+struct Line {
+    bytes: [u8; 320],
+    len: usize,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; 320],
+            len: 0,
+        }
+    }
+}
+
+impl Line {
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or("?")
+    }
+}
+
+impl std::fmt::Write for Line {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = &mut self.bytes[self.len..];
+        let n = text.len().min(room.len());
+        room[..n].copy_from_slice(&text.as_bytes()[..n]);
+        self.len += n;
+        if n == text.len() { Ok(()) } else { Err(std::fmt::Error) }
+    }
+}

@@ -1,0 +1,237 @@
+//! Least privilege: what the process gives up once it is set up.
+//!
+//! Every thread gives up its own, in the order in which that is possible: user and capabilities
+//! ([`privilege`]), files ([`files`]), system calls ([`filter`], [`calls`]). What it has given up
+//! the threads it starts do not have either. So the main thread does it when whatever takes a
+//! privilege is done and the VMM, if there is one, has been started; threads that are started
+//! later inherit that, and give up more where their kind needs less. Workers are started
+//! earlier, by the port that binds their sockets, and do it first of all.
+//!
+//! This stands between a fault that the guest or the network could use and the rest of the
+//! system, not between threads: they share their memory.
+
+mod calls;
+mod files;
+mod filter;
+mod names;
+mod needs;
+mod privilege;
+
+pub use files::{Access, Reach};
+pub use needs::Needs;
+pub use privilege::{User, parse_user};
+
+use crate::failure::Failure;
+use clap::ValueEnum;
+use filter::FilterError;
+use hawser_backend::worker::ThreadStart;
+use rustix::thread::CapabilitySet;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+/// How much is given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Everything that is not needed; a forbidden system call ends the process.
+    #[default]
+    Strict,
+    /// Capabilities only; system calls that would be forbidden are made, and logged by the kernel.
+    Log,
+    /// Nothing.
+    Off,
+}
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Moves packets.
+    Worker,
+    /// Listens to front ends of one port, and the threads of their connections.
+    FrontEnd,
+    /// Watches links, and puts them back.
+    Links,
+    /// Waits for signals.
+    Signals,
+    /// Writes a capture to who asked for it.
+    Capture,
+    /// The main thread, and every thread that is none of the others.
+    Launcher,
+}
+
+/// Why a thread cannot be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The user cannot be changed, or capabilities not be given up.
+    #[error("cannot give up privileges: {0}; --user takes root (CAP_SETUID and CAP_SETGID)")]
+    Privilege(#[source] io::Error),
+    /// No Landlock rules.
+    #[error("cannot give up files: {0}; --sandbox=off goes without")]
+    Files(#[from] landlock::RulesetError),
+    /// No filter.
+    #[error("cannot give up system calls: {0}; --sandbox=off goes without")]
+    Filter(#[from] FilterError),
+}
+
+/// The options.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[group(skip)]
+pub struct SandboxArgs {
+    /// How much the process gives up when it is set up: strict, all it does not need; log, system
+    /// calls are only logged by the kernel; off, nothing
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        help_heading = "Process",
+        value_enum,
+        default_value = "strict"
+    )]
+    pub sandbox: Level,
+    /// User to become when all is set up, started as root: NAME or UID, and a group if it is to
+    /// be another than the user's
+    #[arg(
+        long,
+        value_name = "USER[:GROUP]",
+        help_heading = "Process",
+        value_parser = parse_user
+    )]
+    pub user: Option<User>,
+}
+
+/// What threads give up.
+#[derive(Clone, Debug)]
+pub struct Sandbox(Arc<Rules>);
+
+#[derive(Debug)]
+struct Rules {
+    args: SandboxArgs,
+    needs: Needs,
+}
+
+impl Default for Sandbox {
+    /// Nothing is given up.
+    fn default() -> Self {
+        Self(Arc::new(Rules {
+            args: SandboxArgs {
+                sandbox: Level::Off,
+                user: None,
+            },
+            needs: Needs::default(),
+        }))
+    }
+}
+
+impl Sandbox {
+    /// Gets ready; nothing is given up yet.
+    ///
+    /// # Errors
+    /// [`SandboxError`]
+    pub fn new(args: SandboxArgs, needs: Needs) -> Result<Self, Failure> {
+        if args.sandbox == Level::Strict {
+            filter::catch_violations()
+                .map_err(|error| Failure::runtime(SandboxError::from(FilterError::from(error))))?;
+        }
+        Ok(Self(Arc::new(Rules { args, needs })))
+    }
+
+    /// Gives up what the calling thread does not need, beyond what it has inherited.
+    ///
+    /// # Errors
+    /// [`SandboxError`]; the thread must not go on.
+    pub fn enter(&self, kind: ThreadKind) -> Result<(), SandboxError> {
+        let args = self.0.args;
+        if args.sandbox == Level::Off && args.user.is_none() {
+            return Ok(());
+        }
+        privilege::give_up(args.user, self.capabilities(kind)).map_err(SandboxError::Privilege)?;
+        if args.sandbox == Level::Strict {
+            let enforced = files::restrict(&self.reach(kind))?;
+            if !enforced && kind == ThreadKind::Launcher {
+                log::warn!("this kernel has no Landlock: hawser may open what its user may open");
+            }
+        }
+        filter::install(kind, args.sandbox)?;
+        Ok(())
+    }
+
+    /// Starts a thread that is confined before it does its work.
+    ///
+    /// # Errors
+    /// There is no thread to be had, or [`SandboxError`].
+    pub fn spawn(
+        &self,
+        kind: ThreadKind,
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle<()>, Failure> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let sandbox = self.clone();
+        let confined = move || {
+            let entered = sandbox.enter(kind);
+            let is_confined = entered.is_ok();
+            // Who asked waits for this.
+            let _ = tell.send(entered);
+            if is_confined {
+                work();
+            }
+        };
+        let failed = |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot start a thread: {e}"));
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(confined);
+        let thread = thread.map_err(|e| failed(&e))?;
+        told.recv().map_err(|e| failed(&e))?.map_err(Failure::runtime)?;
+        Ok(thread)
+    }
+
+    /// What workers do first.
+    pub fn workers(&self) -> ThreadStart {
+        let sandbox = self.clone();
+        ThreadStart::new(move || sandbox.enter(ThreadKind::Worker).map_err(io::Error::other))
+    }
+
+    /// Gives a file that was made before the user changed to the user, so that it can be used
+    /// and removed.
+    ///
+    /// # Errors
+    /// What chown(2) says.
+    pub fn own(&self, path: &Path) -> io::Result<()> {
+        match self.0.args.user {
+            Some(User { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// What a kind of thread reaches.
+    fn reach(&self, kind: ThreadKind) -> Reach {
+        let whole = &self.0.needs.reach;
+        match kind {
+            ThreadKind::Launcher | ThreadKind::Links | ThreadKind::FrontEnd => whole.clone(),
+            ThreadKind::Signals => Reach {
+                signals: whole.signals,
+                ..Reach::default()
+            },
+            ThreadKind::Worker | ThreadKind::Capture => Reach::default(),
+        }
+    }
+
+    /// What a kind of thread keeps of what it has.
+    fn capabilities(&self, kind: ThreadKind) -> CapabilitySet {
+        let needs = &self.0.needs;
+        let mut kept = CapabilitySet::empty();
+        let restores = matches!(kind, ThreadKind::Launcher | ThreadKind::Links);
+        if restores && needs.links {
+            kept |= CapabilitySet::NET_ADMIN;
+        }
+        if restores && needs.devices {
+            kept |= CapabilitySet::MKNOD;
+        }
+        // The launcher for the workers of ports that come later.
+        if needs.raw_sockets && matches!(kind, ThreadKind::Launcher | ThreadKind::Worker) {
+            kept |= CapabilitySet::NET_RAW;
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! What the process goes on to need once everything is set up: from what it serves, and from
+//! what it was told may come later.
+
+use super::{Access, Reach};
+use crate::attachment::Site;
+use crate::cli::{Mode, RunArgs};
+use crate::host::tap_node::Detached;
+use crate::machine::Nic;
+use crate::startup;
+use hawser_backend::config::ModeConfig;
+use hawser_backend::sys::tap::TUN_DEVICE;
+use std::os::unix::ffi::OsStrExt as _;
+
+/// Read again for a port that comes later, or for metrics.
+const READ: [&str; 4] = [
+    "/etc/resolv.conf",
+    "/run/systemd/resolve",
+    "/proc/self",
+    "/proc/sys/net",
+];
+/// Where the numbers of devices are found without a sysfs of our own.
+const SYSFS: [&str; 2] = ["/sys/class/net", "/sys/devices"];
+const DEVICES: &str = "/dev";
+
+/// What is needed.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// Links are made, changed or put back.
+    pub links: bool,
+    /// Devices of links that come back are made.
+    pub devices: bool,
+    /// The guest's pings go out through raw sockets.
+    pub raw_sockets: bool,
+    /// Files.
+    pub reach: Reach,
+}
+
+impl Needs {
+    /// Of a process that serves `nics`, beside the VMM it starts if there is one.
+    pub fn of(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Self {
+        let later = |mode: Mode| run.plug_mode.contains(&mode);
+        let pings = || startup::echo_takes_raw_sockets();
+        let mut needs = Self {
+            links: later(Mode::Bridge),
+            devices: later(Mode::Bridge),
+            raw_sockets: later(Mode::Masquerade) && pings(),
+            reach: Reach {
+                signals: has_vmm,
+                // systemd's own may be one.
+                abstract_sockets: std::env::var_os("NOTIFY_SOCKET")
+                    .is_some_and(|path| path.as_bytes().starts_with(b"@")),
+                ..Reach::default()
+            },
+        };
+        for nic in nics {
+            if let Some(path) = nic.meeting.listens_at() {
+                needs.reach.folder_of(&path, Access::Sockets);
+            }
+            match (&nic.survey, &nic.plan.port.mode) {
+                (Some(survey), _) => survey.add_needs(&mut needs),
+                (None, ModeConfig::Masquerade(_)) => needs.raw_sockets |= pings(),
+                (None, ModeConfig::Bridge(_)) => {}
+            }
+        }
+        if let Some(path) = &run.api_socket {
+            needs.reach.folder_of(path, Access::Sockets);
+        }
+        needs.add_files(site);
+        needs
+    }
+
+    fn add_files(&mut self, site: &Site) {
+        let reach = &mut self.reach;
+        reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
+        if self.links {
+            reach.paths.push((site.runtime_folder.clone(), Access::Notes));
+            reach.paths.push((TUN_DEVICE.into(), Access::Device));
+        }
+        if self.devices {
+            let Detached { sysfs, tmpfs } = Detached::get();
+            reach.detached.extend(sysfs.as_ref().map(|root| (root, Access::Read)));
+            reach
+                .detached
+                .extend(tmpfs.as_ref().map(|root| (root, Access::NewDevices)));
+            reach.paths.extend(SYSFS.map(|path| (path.into(), Access::Read)));
+            if tmpfs.is_none() {
+                reach.paths.push((DEVICES.into(), Access::NewDevices));
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! User, groups and capabilities of a thread.
+//!
+//! All of them are the thread's own in Linux; the C library's setuid(2) makes it look as if they
+//! were the process's by interrupting every thread, which a filtered thread would not survive.
+//! So each thread gives up its own, with the system calls themselves.
+
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+use std::fs;
+use std::io;
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
+/// Whom to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// The group; there are no further ones.
+    pub gid: u32,
+}
+
+/// Parses `NAME|UID[:GROUP|GID]`.
+///
+/// # Errors
+/// If there is no such user or group.
+pub fn parse_user(text: &str) -> Result<User, String> {
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    resolve(text, &read(PASSWD), &read(GROUP))
+}
+
+fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let number = |text: &str| text.parse::<u32>().ok().filter(|&id| id != u32::MAX);
+    let entry = entry(passwd, user);
+    let uid = number(user).or_else(|| number(entry.as_ref()?.get(2)?));
+    let uid = uid.ok_or_else(|| format!("there is no user {user:?} in {PASSWD}: name one, or give a number"))?;
+    let gid = match group {
+        Some(group) => number(group)
+            .or_else(|| number(self::entry(groups, group)?.get(2)?))
+            .ok_or_else(|| format!("there is no group {group:?} in {GROUP}: name one, or give a number"))?,
+        // A number without a group stands for the same group, as in most systems.
+        None => entry.and_then(|entry| number(entry.get(3)?)).unwrap_or(uid),
+    };
+    Ok(User { uid, gid })
+}
+
+/// The fields of the line about `name`.
+fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let mut lines = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    lines.find(|fields| fields[0] == name)
+}
+
+/// Makes the calling thread `user`'s, and takes every capability from it but those of `keep`
+/// that it has. Nothing it does later gives it more.
+///
+/// # Errors
+/// What the kernel says; EPERM: only root changes its user.
+pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
+    let had = capabilities(None)?;
+    let kept = had.permitted & keep;
+    forget_bounds(kept);
+    if let Some(user) = user {
+        become_user(user)?;
+    }
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets)?;
+    // Empty already unless a service manager gave some.
+    match clear_ambient_capability_set() {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    set_no_new_privs(true)?;
+    Ok(())
+}
+
+/// What a program that is executed could get. It executes none, so that nothing depends on this;
+/// it takes CAP_SETPCAP, without which the set stays as it is.
+fn forget_bounds(kept: CapabilitySet) {
+    /// Capabilities the kernel may know of: a set has as many bits.
+    const NUMBERS: u32 = u64::BITS;
+    for bit in 0..NUMBERS {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(capability) {
+            continue;
+        }
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            // No such capability, and none above it.
+            Err(_) => return,
+        }
+        if remove_capability_from_bounding_set(capability).is_err() {
+            return;
+        }
+    }
+}
+
+fn become_user(user: User) -> io::Result<()> {
+    if geteuid().as_raw() == user.uid && !geteuid().is_root() {
+        return Ok(());
+    }
+    // Or a change of user would take what is to be kept.
+    set_keep_capabilities(true)?;
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_groups(&[])?;
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USERS: &str = "root:x:0:0:root:/root:/bin/bash\nvm:x:1001:1002::/:/usr/sbin/nologin\n";
+    const GROUPS: &str = "root:x:0:\nkvm:x:105:\n";
+
+    #[test]
+    fn users_have_names_or_numbers_and_a_group_of_their_own_or_another() {
+        let user = |text: &str| resolve(text, USERS, GROUPS).map(|user| (user.uid, user.gid));
+        assert_eq!(user("vm"), Ok((1001, 1002)));
+        assert_eq!(user("vm:kvm"), Ok((1001, 105)));
+        assert_eq!(user("77"), Ok((77, 77)));
+        assert_eq!(user("77:105"), Ok((77, 105)));
+        for (wrong, word) in [
+            ("nobody-here", "user"),
+            ("vm:none", "group"),
+            ("4294967295", "user"),
+            ("", "user"),
+        ] {
+            assert!(user(wrong).is_err_and(|e| e.contains(word)), "{wrong}");
+        }
+    }
+}
