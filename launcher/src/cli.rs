@@ -9,6 +9,7 @@ use crate::sandbox::SandboxArgs;
 use crate::store::args::{Leases, StoreArgs};
 use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use hawser_backend::config::{Forward, Rate};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
@@ -95,6 +96,28 @@ pub enum Command {
     Run(RunManifest),
     /// Reserve, list and release the MACs and addresses of VMs
     Leases(Leases),
+    /// Print what completes options and commands in a shell
+    Completion(CompletionArgs),
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true)]
+    ManualPages(ManualArgs),
+}
+
+/// Options of `completion`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Options of `manual-pages`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ManualArgs {
+    /// The folder
+    pub folder: PathBuf,
 }
 
 /// A VM's manifests.

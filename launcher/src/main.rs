@@ -14,6 +14,7 @@ mod companion;
 mod config;
 mod failure;
 mod forward;
+mod handbook;
 mod host;
 mod leases;
 mod logging;
@@ -73,6 +74,8 @@ fn run() -> Result<(), Failure> {
         Some(Command::Status(args)) => client::status::run(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases::run(&args.command),
+        Some(Command::Completion(args)) => handbook::completion(args.shell),
+        Some(Command::ManualPages(args)) => handbook::manual_pages(&args.folder),
         None => serve_port(&cli),
     }
 }

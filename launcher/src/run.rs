@@ -14,6 +14,7 @@ use crate::manifest::cni::{self, BridgePort, Segment};
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::policy::PolicyArgs;
+use crate::sandbox::User;
 use crate::values::{self, Family, Stack};
 use crate::vmm::{Card, Vm};
 use crate::{config, leases, serve, startup, validate, vmm};
@@ -52,7 +53,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         return print_args(vmm, args.memory.as_deref(), &cards);
     }
     let vmm = vmm_words(&args.vmm, args.memory.as_deref(), &cards)?;
-    make_folder(&args.manifest.socket_dir)?;
+    make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
     let run = RunArgs {
         api_socket: Some(args.api_socket()),
         ..args.run.clone()
@@ -148,14 +149,15 @@ fn own_memory(arguments: &[OsString]) -> Result<Option<&str>, Failure> {
     }
 }
 
-/// Makes the folder of the sockets, if its parent is there.
-fn make_folder(folder: &Path) -> Result<(), Failure> {
+/// Makes the folder of the sockets, if its parent is there, for the user who will remove them.
+fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
+    let failed = |error| Failure::runtime(format_args!("--socket-dir={}: {error}", folder.display()));
     match std::fs::create_dir(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Failure::runtime(format_args!(
-            "--socket-dir={}: {error}",
-            folder.display()
-        ))),
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(()) => user.map_or(Ok(()), |User { uid, gid }| {
+            std::os::unix::fs::lchown(folder, Some(uid), Some(gid)).map_err(failed)
+        }),
     }
 }
 

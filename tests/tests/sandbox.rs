@@ -1,0 +1,178 @@
+//! What a running process has given up, as the kernel tells it of each thread.
+
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::netns::Namespace;
+use hawser_testkit::process::Background;
+use hawser_testkit::{Result, artifacts, failure};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An ordinary user without any capability.
+const NOBODY: u32 = 65534;
+/// A guest's network that asks nothing of the namespace.
+const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
+
+/// Bits of capabilities in /proc.
+const CAP_NET_ADMIN: u64 = 1 << 12;
+const CAP_NET_RAW: u64 = 1 << 13;
+
+/// What /proc tells of a thread.
+type Status = BTreeMap<String, String>;
+
+/// Every thread of a process by its name.
+fn threads(id: u32) -> Vec<(String, Status)> {
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let read = |path: &Path| {
+        let text = fs::read_to_string(path.join("status")).ok()?;
+        let fields = text.lines().filter_map(|line| line.split_once(":\t"));
+        let status: Status = fields.map(|(name, value)| (name.into(), value.trim().into())).collect();
+        Some((status.get("Name")?.clone(), status))
+    };
+    tasks.filter_map(|task| read(&task.path())).collect()
+}
+
+fn set(status: &Status, name: &str) -> u64 {
+    u64::from_str_radix(&status[name], 16).expect("a set of capabilities")
+}
+
+/// Waits until everything is given up: the socket is there a little earlier.
+fn confined(process: &mut Background) -> Result<Vec<(String, Status)>> {
+    let id = process.id();
+    let filtered = |(_, status): &(String, Status)| status["Seccomp"] == "2";
+    process.wait_until("its confinement", PATIENCE, |_| threads(id).iter().all(filtered))?;
+    Ok(threads(id))
+}
+
+fn assert_gives_up(threads: &[(String, Status)], kept: impl Fn(&str) -> u64) {
+    for (name, status) in threads {
+        assert_eq!(status["NoNewPrivs"], "1", "{name}");
+        for caps in ["CapPrm", "CapEff"] {
+            assert_eq!(set(status, caps), kept(name), "{name} {caps}");
+        }
+        for caps in ["CapInh", "CapAmb"] {
+            assert_eq!(set(status, caps), 0, "{name} {caps}");
+        }
+        assert_eq!(set(status, "CapBnd"), kept(name), "{name} CapBnd");
+    }
+}
+
+/// A namespace in which ping sockets are permitted, as they are in most pods.
+fn pod() -> Result<Namespace> {
+    let namespace = Namespace::new()?;
+    namespace.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
+    Ok(namespace)
+}
+
+#[test]
+fn masquerade_keeps_no_capability_and_every_thread_is_filtered() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    let (socket, api) = (folder.path().join("vm.sock"), folder.path().join("api.sock"));
+    let api = format!("--api-socket={}", api.display());
+    let mut hawser = Hawser::start(
+        &namespace,
+        &socket,
+        &[NETWORK[0], NETWORK[1], "--queue-pairs=2", "--port=22", &api],
+    )?;
+    let threads = confined(hawser.process())?;
+    assert_gives_up(&threads, |_| 0);
+    let names: Vec<&str> = threads.iter().map(|(name, _)| name.as_str()).collect();
+    for name in ["hawser", "signals", "vm", "vm-0", "vm-1"] {
+        assert!(names.contains(&name), "{name} is not in {names:?}");
+    }
+    // It still answers signals.
+    hawser.counters()?;
+    hawser.stop()?;
+    assert!(!socket.exists());
+    Ok(())
+}
+
+#[test]
+fn without_ping_sockets_the_workers_keep_raw_ones_and_nothing_else() -> Result<()> {
+    let (namespace, folder) = (Namespace::new()?, tempfile::tempdir()?);
+    namespace.sysctl("net/ipv4/ping_group_range", "1 0")?;
+    let mut hawser = Hawser::start(&namespace, &folder.path().join("vm.sock"), &NETWORK)?;
+    let threads = confined(hawser.process())?;
+    assert_gives_up(&threads, |name| match name {
+        "vm-0" | "hawser" => CAP_NET_RAW,
+        _ => 0,
+    });
+    hawser.stop()
+}
+
+#[test]
+fn bridge_mode_keeps_what_puts_links_back_where_it_is_done() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    namespace.run("ip link add br0 type bridge")?;
+    namespace.run("ip link set br0 up")?;
+    let notes = format!("--runtime-dir={}", folder.path().join("run").display());
+    let options = ["--mode=bridge", "--bridge=br0", &notes];
+    let mut hawser = Hawser::start(&namespace, &folder.path().join("vm.sock"), &options)?;
+    let threads = confined(hawser.process())?;
+    assert_gives_up(&threads, |name| match name {
+        "links" | "hawser" => CAP_NET_ADMIN,
+        _ => 0,
+    });
+    hawser.stop()
+}
+
+#[test]
+fn every_thread_is_the_users_and_what_it_made_is_removed_at_the_end() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
+    let socket = folder.path().join("vm.sock");
+    // A port only root binds.
+    let options = [NETWORK[0], NETWORK[1], "--port=22", "--user=65534"];
+    let mut hawser = Hawser::start(&namespace, &socket, &options)?;
+    let threads = confined(hawser.process())?;
+    assert_gives_up(&threads, |_| 0);
+    for (name, status) in &threads {
+        assert_eq!(status["Uid"], "65534\t65534\t65534\t65534", "{name}");
+        assert_eq!(status["Gid"], "65534\t65534\t65534\t65534", "{name}");
+        assert_eq!(status["Groups"], "", "{name}");
+    }
+    assert_eq!(fs::metadata(&socket)?.uid(), NOBODY);
+    hawser.stop()?;
+    assert!(!socket.exists());
+    Ok(())
+}
+
+#[test]
+fn who_has_no_privilege_is_confined_too() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
+    let program = folder.path().join("hawser");
+    fs::copy(artifacts::hawser()?, &program)?;
+    let socket = folder.path().join("vm.sock");
+    let mut command = namespace.command("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(program);
+    command.arg(format!("--socket-path={}", socket.display())).args(NETWORK);
+    let mut process = Background::start(command, "hawser", folder.path().join("log"))?;
+    process.wait_for_socket(&socket, PATIENCE)?;
+    for (name, status) in confined(&mut process)? {
+        assert_eq!((set(&status, "CapEff"), &*status["NoNewPrivs"]), (0, "1"), "{name}");
+    }
+    process.signal(libc::SIGTERM)?;
+    let status = process.wait(PATIENCE)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failure(status.to_string()))
+    }
+}
+
+#[test]
+fn nothing_is_given_up_where_the_sandbox_is_off() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    let options = [NETWORK[0], NETWORK[1], "--sandbox=off"];
+    let mut hawser = Hawser::start(&namespace, &folder.path().join("vm.sock"), &options)?;
+    for (name, status) in threads(hawser.process().id()) {
+        assert_eq!((&*status["Seccomp"], &*status["NoNewPrivs"]), ("0", "0"), "{name}");
+    }
+    hawser.stop()
+}
