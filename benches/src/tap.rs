@@ -41,7 +41,11 @@ const OFFLOAD_USO6: u32 = 0x40;
 
 /// A TAP device.
 #[derive(Debug)]
-pub struct Tap(File);
+pub struct Tap {
+    file: File,
+    /// The kernel may leave work to the guest.
+    offloads: bool,
+}
 
 impl Tap {
     /// Makes a TAP device of this `name` in our network namespace, gone with the value.
@@ -65,11 +69,24 @@ impl Tap {
             check(libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const header))?;
             check(libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK))?;
         }
-        Ok(Self(file))
+        Ok(Self { file, offloads: true })
+    }
+
+    /// The kernel is never told that the guest takes offloads (TUNSETOFFLOAD): each frame is a
+    /// segment of the MTU.
+    #[must_use]
+    pub fn without_offloads(self) -> Self {
+        Self {
+            offloads: false,
+            ..self
+        }
     }
 
     /// Has the kernel leave to the guest what the guest takes.
     fn set_offloads(&self, caps: GuestCaps) -> io::Result<()> {
+        if !self.offloads {
+            return Ok(());
+        }
         let mut flags = 0;
         for (taken, flag) in [
             (caps.checksum, OFFLOAD_CSUM),
@@ -81,7 +98,7 @@ impl Tap {
             flags |= if taken { flag } else { 0 };
         }
         // SAFETY: TUNSETOFFLOAD takes a plain number.
-        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
     }
 }
 
@@ -112,7 +129,7 @@ impl TapMode {
     /// # Errors
     /// The device cannot be watched.
     pub fn new(tap: Tap, poller: &Poller, counters: Arc<Counters>) -> io::Result<Self> {
-        poller.add(&tap.0, Token::new(Owner::UdpListener, 0), Interest::ReadEdge)?;
+        poller.add(&tap.file, Token::new(Owner::UdpListener, 0), Interest::ReadEdge)?;
         Ok(Self {
             tap,
             counters,
@@ -135,7 +152,7 @@ impl TapMode {
         self.slices.extend_from_slice(payload);
         let count = libc::c_int::try_from(self.slices.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the slices are readable as long as `frame` and `header` live.
-        let written = unsafe { libc::writev(self.tap.0.as_raw_fd(), self.slices.as_ptr(), count) };
+        let written = unsafe { libc::writev(self.tap.file.as_raw_fd(), self.slices.as_ptr(), count) };
         if written < 0 {
             self.counters.count_drop(DropReason::SocketError);
         }
@@ -170,7 +187,7 @@ impl TapMode {
             .extend(room.iter().map(|slice| iovec(slice.as_ptr(), slice.len())));
         let count = libc::c_int::try_from(self.slices.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: the slices are writable: two of ours, and the reservation.
-        let read = unsafe { libc::readv(self.tap.0.as_raw_fd(), self.slices.as_ptr(), count) };
+        let read = unsafe { libc::readv(self.tap.file.as_raw_fd(), self.slices.as_ptr(), count) };
         let Ok(read) = usize::try_from(read) else {
             self.readable = false;
             return Ok(());

@@ -155,5 +155,9 @@ fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
     guest.wait_for_carrier(false)?;
     assert_ne!(guest.run(&format!("ping -c 2 -W 1 {HOST4}"))?.status, Some(0));
     hawser.assert_alive()?;
+    // It comes back when somebody makes the device again.
+    segment.add_tap("tap0", "")?;
+    guest.wait_for_carrier(true)?;
+    assert_transfers(&guest, HOST4, 5_000_000, 1)?;
     hawser.stop()
 }

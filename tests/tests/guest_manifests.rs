@@ -226,6 +226,46 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     hawser.stop()
 }
 
+#[test]
+fn a_vm_bridged_to_the_pod_network_takes_the_place_of_its_pod() -> Result<()> {
+    let lab = Lab::with_link_mtu(1400)?;
+    let (pod, world) = (&lab.networks.pod, &lab.networks.world);
+    let before = pod.run("ip -4 addr show dev eth0")?;
+    let manifest = lab.path("bridged-pod.yaml");
+    fs::write(&manifest, BRIDGED_POD)?;
+    let (hawser, guest) = up(pod, &manifest, lab.folder(), &["default"])?;
+    guest.sh("net-up 4")?;
+    let told = guest.sh("cat /run/dhcp4")?;
+    for line in [
+        &format!("ip={POD4}"),
+        "serverid=169.254.75.10",
+        "mtu=1400",
+        "hostname=bridged",
+    ] {
+        assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
+    }
+    let _server = guest.serve("0.0.0.0:7000")?;
+    peers::traffic(world, &format!("send to={POD4}:7000 bytes=1000000"))?;
+    drop(guest);
+    hawser.stop()?;
+    assert_eq!(
+        pod.run("ip -4 addr show dev eth0")?,
+        before,
+        "the pod has its address again"
+    );
+    Ok(())
+}
+
+/// KubeVirt's bridge binding of the pod network.
+const BRIDGED_POD: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: bridged}
+spec:
+  domain: {devices: {interfaces: [{name: default, bridge: {}}]}}
+  networks: [{name: default, pod: {}}]
+"#;
+
 /// A fixed address on the bridge of the set-up, where another DHCP server is.
 const STATIC: &str = r#"
 apiVersion: k8s.cni.cncf.io/v1

@@ -24,9 +24,26 @@ struct Options {
     /// Seconds of each TCP transfer
     #[arg(long, default_value_t = 2)]
     seconds: u64,
+    /// Back ends to measure: hawser, plain, plain-unmerged, as-cloud-hypervisor (default: all)
+    #[arg(long, value_delimiter = ',')]
+    peers: Vec<String>,
+    /// What to measure: out, in, between, round-trip, udp, bare (default: all)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+impl Options {
+    fn measures(&self, what: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == what)
+    }
+
+    fn peers(&self) -> impl Iterator<Item = Peer> {
+        let named = |peer: &Peer| self.peers.is_empty() || self.peers.iter().any(|name| name == peer.key());
+        Peer::ALL.into_iter().filter(named)
+    }
 }
 
 fn round(setup: &Setup, options: &Options, results: &mut Results) {
@@ -40,35 +57,39 @@ fn round(setup: &Setup, options: &Options, results: &mut Results) {
             results.add(setup.peer, *metric, value);
         }
     };
-    keep(
-        &[Metric::TcpOut, Metric::CpuOut],
-        setup.transfer(time, "").map(Vec::from),
-    );
-    keep(
-        &[Metric::TcpIn, Metric::CpuIn],
-        setup.transfer(time, "--reverse").map(Vec::from),
-    );
-    let between = setup.between_guests(time).map(|rate| rate.into_iter().collect());
-    keep(&[Metric::Between], between);
-    for (metric, scale, name, arguments) in [
-        (Metric::RoundTrip, 1.0, "p50_us", "rounds count=2000"),
+    if options.measures("out") {
+        let found = setup.transfer(time, "").map(Vec::from);
+        keep(&[Metric::TcpOut, Metric::CpuOut], found);
+    }
+    if options.measures("in") {
+        let found = setup.transfer(time, "--reverse").map(Vec::from);
+        keep(&[Metric::TcpIn, Metric::CpuIn], found);
+    }
+    if options.measures("between") {
+        let found = setup.between_guests(time).map(|rate| rate.into_iter().collect());
+        keep(&[Metric::Between], found);
+    }
+    for (what, metric, scale, name, arguments) in [
+        ("round-trip", Metric::RoundTrip, 1.0, "p50_us", "rounds count=2000"),
         (
+            "udp",
             Metric::UdpOut64,
             1e3,
             "received_per_second",
             "flood from=client size=64 millis=700",
         ),
         (
+            "udp",
             Metric::UdpIn64,
             1e3,
             "received_per_second",
             "flood from=server size=64 millis=700",
         ),
     ] {
-        keep(
-            &[metric],
-            setup.traffic(arguments, name).map(|value| vec![value / scale]),
-        );
+        if options.measures(what) {
+            let found = setup.traffic(arguments, name).map(|value| vec![value / scale]);
+            keep(&[metric], found);
+        }
     }
 }
 
@@ -76,20 +97,22 @@ fn run() -> Result<()> {
     let options = Options::parse();
     let _machine = have_machine()?;
     let (machine, load) = (machine::Machine::this(), machine::load());
-    let setups = Peer::ALL.map(|peer| {
+    let setups = options.peers().map(|peer| {
         eprintln!("starting {}", peer.title());
         Setup::new(peer)
     });
-    let setups = setups.into_iter().collect::<Result<Vec<_>>>()?;
+    let setups = setups.collect::<Result<Vec<_>>>()?;
     let mut results = Results::default();
     for number in 1..=options.rounds {
         for setup in &setups {
             eprintln!("round {number} of {}: {}", options.rounds, setup.peer.title());
             round(setup, &options, &mut results);
         }
-        let bare = large_frames::run(Duration::from_secs(options.seconds))?;
-        results.add(Peer::Hawser, Metric::BareWrite, bare.write);
-        results.add(Peer::Hawser, Metric::BareRead, bare.read);
+        if options.measures("bare") {
+            let bare = large_frames::run(Duration::from_secs(options.seconds))?;
+            results.add(Peer::Hawser, Metric::BareWrite, bare.write);
+            results.add(Peer::Hawser, Metric::BareRead, bare.read);
+        }
     }
     let note = format!(
         "{}; medians of {} interleaved rounds",

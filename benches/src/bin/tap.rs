@@ -1,6 +1,6 @@
 //! Serves a guest from a TAP device: the plain reference of the benches.
 //!
-//!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf]
+//!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]
 
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
 use hawser_backend::port::Port;
@@ -17,9 +17,14 @@ use std::time::Duration;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(socket), Some(name), Some(mac)) = (arguments.next(), arguments.next(), arguments.next()) else {
-        return Err("usage: tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf]".into());
+        return Err("usage: tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]".into());
     };
-    let mut tap = Some(Tap::new(&name)?);
+    let as_what = arguments.next();
+    let tap = Tap::new(&name)?;
+    let mut tap = Some(match as_what.as_deref() {
+        Some("as-cloud-hypervisor") => tap.without_offloads(),
+        _ => tap,
+    });
     let config = PortConfig {
         name: "tap".into(),
         mac: Some(mac.parse()?),
@@ -35,13 +40,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(Box::new(TapMode::new(tap, &context.poller, context.counters)?))
     })?;
     let socket = PathBuf::from(socket);
-    if arguments.next().is_none() {
-        return serve(socket, port);
-    }
+    let withheld = match as_what.as_deref() {
+        None => return serve(socket, port),
+        Some("without-mrg-rxbuf") => feature::MRG_RXBUF,
+        Some("as-cloud-hypervisor") => feature::MRG_RXBUF | feature::INDIRECT_DESC,
+        Some(other) => return Err(format!("no features are known as '{other}'").into()),
+    };
     let behind = socket.with_extension("all-features");
     let server = Server::bind(Endpoint::Listen(behind.clone()), Arc::new(port), Lifetime::OneOff)?;
     let serving = thread::spawn(move || server.run());
-    Withholding::bind(&socket, &behind, feature::MRG_RXBUF)?.serve()?;
+    Withholding::bind(&socket, &behind, withheld)?.serve()?;
     Ok(serving.join().map_err(|_| "the server panicked")??)
 }
 

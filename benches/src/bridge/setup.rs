@@ -112,7 +112,7 @@ fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
     let (tap, path, mac) = (format!("tap{number}"), socket(segment, number), MACS[number]);
     let mut command = segment.host.command(match peer {
         Peer::Hawser => artifacts::hawser()?,
-        Peer::Plain | Peer::PlainUnmerged => std::env::current_exe()?.with_file_name("tap"),
+        Peer::Plain | Peer::PlainUnmerged | Peer::AsCloudHypervisor => std::env::current_exe()?.with_file_name("tap"),
     });
     match peer {
         Peer::Hawser => {
@@ -125,6 +125,7 @@ fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
         }
         Peer::Plain => drop(command.arg(&path).args([&tap, mac])),
         Peer::PlainUnmerged => drop(command.arg(&path).args([&tap, mac, "without-mrg-rxbuf"])),
+        Peer::AsCloudHypervisor => drop(command.arg(&path).args([&tap, mac, "as-cloud-hypervisor"])),
     }
     let mut process = Background::start(command, peer.key(), path.with_extension("log"))?;
     process.wait_for_socket(&path, PATIENCE)?;
