@@ -50,9 +50,12 @@ impl Pace {
         }
     }
 
-    /// A turn that moved `bytes` has ended.
+    /// A turn that moved `bytes` has ended. One that moved nothing says nothing: between two
+    /// frames of a bulk transfer are some, and acknowledgments.
     pub(super) const fn moved(&mut self, bytes: u64) {
-        self.recent = self.recent / 2 + bytes;
+        if bytes > 0 {
+            self.recent = self.recent - self.recent / 4 + bytes;
+        }
     }
 
     /// Frames that moved in a turn.
@@ -145,6 +148,9 @@ mod tests {
         pace.moved(64 * 1024);
         pace.moved(66);
         assert_eq!(pace.awake_until(NOW), None, "an acknowledgment between is bulk too");
+        pace.moved(66);
+        pace.moved(0);
+        assert_eq!(pace.awake_until(NOW), None, "nor does it end where nothing moves");
         pace.moved(66);
         assert!(stays_awake(&pace));
     }
