@@ -54,6 +54,11 @@ impl Segment {
         self.readable && !self.is_gone()
     }
 
+    /// What has been written is often answered at once: worth a look before anybody tells us.
+    pub(super) fn expect_frames(&mut self) {
+        self.readable = true;
+    }
+
     /// There was nothing to read; the next frame gives an event.
     pub(super) fn drained(&mut self) {
         self.readable = false;
