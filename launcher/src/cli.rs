@@ -572,7 +572,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sandbox: SandboxArgs,
     /// Modes of NICs that may be plugged while it runs, besides those it is started with: what
-    /// bridge mode takes is kept for them
+    /// bridge mode takes is kept for them [default: all for hawser run, else none]
     #[arg(
         long,
         value_name = "MODE,…",
@@ -581,6 +581,9 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub plug_mode: Vec<Mode>,
+    /// The file that keeps leases, if any are made while it runs.
+    #[arg(skip)]
+    pub store: Option<PathBuf>,
 }
 
 /// Options of the subcommands that describe a VMM's side.

@@ -281,6 +281,15 @@ fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
     Sqlite::open(&path, access).map_err(Failure::runtime)
 }
 
+/// The file leases are kept in, if there is one.
+pub fn file(args: &StoreArgs) -> Option<PathBuf> {
+    match &args.store {
+        Some(StorePlace::Off) => None,
+        Some(StorePlace::File(path)) => Some(path.clone()),
+        None => default_file(Access::Make).ok(),
+    }
+}
+
 const FILE: &str = "store.db";
 
 /// The store where no option names one: what systemd made for us (StateDirectory=), else a

@@ -54,10 +54,16 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     }
     let vmm = vmm_words(&args.vmm, args.memory.as_deref(), &cards)?;
     make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
-    let run = RunArgs {
+    let mut run = RunArgs {
         api_socket: Some(args.api_socket()),
+        store: leases::file(&args.store),
         ..args.run.clone()
     };
+    if run.plug_mode.is_empty() {
+        // Whoever gives the rights for bridge mode to a VM that NICs may be plugged into gives
+        // them for those too.
+        run.plug_mode = vec![Mode::Masquerade, Mode::Bridge];
+    }
     serve::serve(nics, &site, &run, &vmm)
 }
 

@@ -65,6 +65,9 @@ impl Needs {
         if let Some(path) = &run.api_socket {
             needs.reach.folder_of(path, Access::Sockets);
         }
+        if let Some(path) = &run.store {
+            needs.reach.folder_of(path, Access::Notes);
+        }
         needs.add_files(site);
         needs
     }
@@ -73,6 +76,9 @@ impl Needs {
         let reach = &mut self.reach;
         reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
         if self.links {
+            // It must be there to be reached later. Where it cannot be made, none is needed, or
+            // who needs it says so.
+            let _ = std::fs::create_dir_all(&site.runtime_folder);
             reach.paths.push((site.runtime_folder.clone(), Access::Notes));
             reach.paths.push((TUN_DEVICE.into(), Access::Device));
         }
