@@ -176,3 +176,29 @@ fn nothing_is_given_up_where_the_sandbox_is_off() -> Result<()> {
     }
     hawser.stop()
 }
+
+#[test]
+fn systemd_takes_the_unit_as_it_is() -> Result<()> {
+    let unit = include_str!("../../launcher/dist/hawser@.service");
+    assert!(
+        unit.contains("ExecStart=/usr/bin/hawser run "),
+        "it runs another program"
+    );
+    let folder = tempfile::tempdir()?;
+    // Whether program and manual are installed here is not the question.
+    let unit = unit
+        .replace("/usr/bin/hawser", "/bin/true")
+        .replace("Documentation=", "#");
+    fs::write(folder.path().join("hawser@.service"), unit)?;
+    let verify = std::process::Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(folder.path().join("hawser@vm.service"))
+        .output();
+    let Ok(output) = verify else {
+        eprintln!("skipped: there is no systemd-analyze");
+        return Ok(());
+    };
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.is_empty(), "{told}");
+    Ok(())
+}
