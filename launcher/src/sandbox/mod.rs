@@ -229,6 +229,9 @@ impl Sandbox {
         if needs.raw_sockets && matches!(kind, ThreadKind::Launcher | ThreadKind::Worker) {
             kept |= CapabilitySet::NET_RAW;
         }
+        if needs.low_ports && kind == ThreadKind::Worker {
+            kept |= CapabilitySet::NET_BIND_SERVICE;
+        }
         kept
     }
 }

@@ -31,6 +31,8 @@ pub struct Needs {
     pub devices: bool,
     /// The guest's pings go out through raw sockets.
     pub raw_sockets: bool,
+    /// Clients of any UDP port of the guest are answered from it, low ones too.
+    pub low_ports: bool,
     /// Files.
     pub reach: Reach,
 }
@@ -44,6 +46,8 @@ impl Needs {
             links: later(Mode::Bridge),
             devices: later(Mode::Bridge),
             raw_sockets: later(Mode::Masquerade) && pings(),
+            // Every port is had at the start, or not at all.
+            low_ports: false,
             reach: Reach {
                 signals: has_vmm,
                 // systemd's own may be one.
@@ -58,7 +62,10 @@ impl Needs {
             }
             match (&nic.survey, &nic.plan.port.mode) {
                 (Some(survey), _) => survey.add_needs(&mut needs),
-                (None, ModeConfig::Masquerade(_)) => needs.raw_sockets |= pings(),
+                (None, ModeConfig::Masquerade(masquerade)) => {
+                    needs.raw_sockets |= pings();
+                    needs.low_ports |= masquerade.every_port.is_some();
+                }
                 (None, ModeConfig::Bridge(_)) => {}
             }
         }
