@@ -2,7 +2,8 @@
 //!
 //! Options become a checked configuration ([`config`]), that becomes a port and a
 //! server ([`machine`], [`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
-//! ([`manifest`], [`plan`]), whose NICs go the same way ([`run`]). Whatever is wrong ends
+//! ([`manifest`], [`plan`]), are given MACs and addresses ([`leases`], [`store`]), and their NICs
+//! go the same way ([`run`]). Whatever is wrong ends
 //! as one line and an exit status ([`failure`]).
 
 mod api;

@@ -17,6 +17,7 @@ use rusqlite::types::Type;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
 };
+use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -53,7 +54,7 @@ CREATE TABLE cursor (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// How long a process waits while others have the file.
+/// How long a process waits while another has the file and does nothing with it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest pause before it looks again, and the mean one.
 const MAX_PAUSE_MILLIS: u32 = 30;
@@ -97,6 +98,19 @@ impl File {
         StoreError {
             path: self.path.clone(),
             problem,
+        }
+    }
+
+    /// Tries until it is done, or nobody has let the file go for long: while others change it,
+    /// it is their turn, however many they are.
+    fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let changed = || fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
+        loop {
+            let before = changed();
+            match attempt() {
+                Err(error) if matches!(error.problem, StoreProblem::Locked(_)) && changed() != before => {}
+                done => return done,
+            }
         }
     }
 
@@ -144,6 +158,11 @@ impl Sqlite {
             path: path.to_owned(),
             seconds: SECONDS,
         };
+        file.patiently(|| Self::try_open::<SECONDS>(&file, access))
+    }
+
+    fn try_open<const SECONDS: u64>(file: &File, access: Access) -> Result<Self, StoreError> {
+        let (file, path) = (file.clone(), &file.path);
         if access != Access::Make && !path.exists() {
             return Err(file.error(StoreProblem::Missing));
         }
@@ -210,7 +229,8 @@ impl Sqlite {
         if self.is_empty(&self.connection)? {
             return Ok(Vec::new());
         }
-        read_leases(&self.connection, vm).map_err(|error| self.file.failed(error))
+        let read = || read_leases(&self.connection, vm).map_err(|error| self.file.failed(error));
+        self.file.patiently(read)
     }
 }
 
