@@ -558,6 +558,10 @@ pub struct RunArgs {
     /// addresses
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub guest_agent: Option<PathBuf>,
+    /// File to add a line of JSON to for each thing that happens to a card (lease given, link
+    /// changed, guest announced, spoof seen); -: standard output
+    #[arg(long, value_name = "FILE|-", help_heading = "Process")]
+    pub event_log: Option<PathBuf>,
     /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
     /// such as info,hawser_backend::vhost_user=debug
     #[arg(

@@ -13,6 +13,7 @@ mod cli;
 mod client;
 mod companion;
 mod config;
+mod events;
 mod failure;
 mod forward;
 mod handbook;

@@ -12,6 +12,7 @@ use crate::api::{Api, Context};
 use crate::attachment::Site;
 use crate::cli::RunArgs;
 use crate::companion::Companion;
+use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
 use crate::sandbox::{Needs, Sandbox, ThreadKind};
@@ -46,6 +47,7 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     };
     let machine = Arc::new(Machine::start(setup, nics)?);
     let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
+    let events = run.event_log.as_deref().map(EventFile::open).transpose()?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
@@ -61,6 +63,7 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
         watch.hand_to(vmm.signals());
     }
     sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
+    let events = events.map(|file| EventLog::start(file, &machine)).transpose()?;
     let api = start_api(run, &machine)?;
     let vmm = companion.map(|vmm| accompany(vmm, &machine)).transpose()?;
     tell_service_manager(NotifyState::Ready);
@@ -69,6 +72,7 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     let served = served.and(ended(vmm));
     drop(watch);
     drop(api);
+    drop(events);
     machine.end();
     served
 }

@@ -171,8 +171,8 @@ impl Learned {
             sources: vec!["domain"],
             ..Self::default()
         };
-        if let Some(leased) = leased(port) {
-            learned.add("dhcp", leased);
+        for address in leased(port) {
+            learned.add("dhcp", address);
         }
         let mut sightings = port.sightings();
         sightings.sort_by_key(|(sighting, _)| is_link_local(sighting.address));
@@ -209,18 +209,22 @@ impl Learned {
     }
 }
 
-/// The address our own DHCP server has given the guest.
-fn leased(port: &Port) -> Option<IpAddr> {
+/// The addresses our own DHCP servers have given the guest.
+fn leased(port: &Port) -> Vec<IpAddr> {
     let counters = port.counters();
-    let given = counters.count(Count::Dhcp4Leases);
-    let back = counters.count(Count::Dhcp4Releases) + counters.count(Count::Dhcp4Declines);
-    if given <= back {
-        return None;
-    }
-    match &port.config().mode {
-        ModeConfig::Masquerade(mode) => mode.ipv4.map(|link| link.guest.into()),
-        ModeConfig::Bridge(mode) => mode.lease.as_ref().map(|lease| lease.address.addr().into()),
-    }
+    let holds = |given, back: [Count; 2]| {
+        let back: u64 = back.iter().map(|count| counters.count(*count)).sum();
+        counters.count(given) > back
+    };
+    let has4 = holds(Count::Dhcp4Leases, [Count::Dhcp4Releases, Count::Dhcp4Declines]);
+    let has6 = holds(Count::Dhcp6Leases, [Count::Dhcp6Releases, Count::Dhcp6Declines]);
+    let (v4, v6) = match &port.config().mode {
+        ModeConfig::Masquerade(mode) => (mode.ipv4.map(|link| link.guest), mode.ipv6.map(|link| link.guest)),
+        ModeConfig::Bridge(mode) => (mode.lease.as_ref().map(|lease| lease.address.addr()), None),
+    };
+    let v4 = v4.filter(|_| has4).map(IpAddr::from);
+    let v6 = v6.filter(|_| has6).map(IpAddr::from);
+    [v4, v6].into_iter().flatten().collect()
 }
 
 const fn is_link_local(address: IpAddr) -> bool {

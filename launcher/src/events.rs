@@ -1,0 +1,309 @@
+//! `--event-log`: what happens to the NICs, a line of JSON each.
+//!
+//! A thread looks at what the ports show four times a second and writes what is new. So the
+//! threads that packets go through know nothing of it, and there is at most one line of a
+//! kind for a port and look, however often the thing happened: the line says how often. New
+//! addresses are as many as a port remembers at most.
+
+use crate::failure::Failure;
+use crate::machine::Machine;
+use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
+use hawser_backend::port::{Port, SightingSource};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Between two looks.
+const PERIOD: Duration = Duration::from_millis(250);
+/// Standard output, as a file name.
+const STANDARD_OUTPUT: &str = "-";
+
+/// The reasons that tell of a guest that pretends to be another.
+const SPOOFS: [DropReason; 6] = [
+    DropReason::SpoofedMac,
+    DropReason::SpoofedAddress,
+    DropReason::SpoofedArp,
+    DropReason::SpoofedNeighbour,
+    DropReason::DhcpGuard,
+    DropReason::RouterGuard,
+];
+
+/// Something that happened to a NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    /// It is served from now on.
+    PortAdded,
+    /// It is no longer.
+    PortRemoved,
+    /// Our DHCP server gave or renewed leases.
+    LeaseGiven { protocol: &'static str, count: u64 },
+    /// The guest is shown another link.
+    LinkChanged { up: bool },
+    /// A driver in the guest has started the queues, or is gone.
+    DriverChanged { running: bool },
+    /// The guest has shown an address that it did not before.
+    GuestAnnounced {
+        address: IpAddr,
+        mac: String,
+        source: &'static str,
+    },
+    /// The guest pretended to be another.
+    SpoofSeen { reason: &'static str, count: u64 },
+}
+
+/// A line.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970.
+    time: f64,
+    port: &'a str,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+/// The thread that writes. Dropping it ends it.
+pub struct EventLog {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where events are written.
+pub struct EventFile(Box<dyn Write + Send>);
+
+impl EventFile {
+    /// The end of `path`, or standard output for `-`.
+    ///
+    /// # Errors
+    /// If it cannot be written to.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new(STANDARD_OUTPUT) {
+            return Ok(Self(Box::new(io::stdout())));
+        }
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        let file = opened.map_err(|e| Failure::runtime(format_args!("--event-log={}: {e}", path.display())))?;
+        Ok(Self(Box::new(file)))
+    }
+}
+
+impl EventLog {
+    /// Writes what happens to the ports of `machine`.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(file: EventFile, machine: &Arc<Machine>) -> Result<Self, Failure> {
+        let EventFile(mut out) = file;
+        let (end, ended) = channel();
+        let machine: Weak<Machine> = Arc::downgrade(machine);
+        let thread = thread::Builder::new().name("events".into()).spawn(move || {
+            let mut watch = Watch::default();
+            while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                let Some(machine) = machine.upgrade() else { return };
+                let events = watch.look(machine.ports().iter().map(|port| State::of(port)).collect());
+                drop(machine);
+                if let Err(error) = write(&mut out, &events) {
+                    log::error!("the event log cannot be written, and ends: {error}");
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            end: Some(end),
+            thread: Some(thread.map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?),
+        })
+    }
+}
+
+impl Drop for EventLog {
+    fn drop(&mut self) {
+        self.end = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write(out: &mut impl Write, events: &[(String, Event)]) -> io::Result<()> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    for (port, event) in events {
+        let line = Line {
+            time: since.as_secs_f64(),
+            port,
+            event,
+        };
+        let mut text = serde_json::to_vec(&line)?;
+        text.push(b'\n');
+        out.write_all(&text)?;
+    }
+    if events.is_empty() { Ok(()) } else { out.flush() }
+}
+
+/// What a port shows.
+#[derive(Debug)]
+struct State {
+    name: String,
+    counters: Counters,
+    link: bool,
+    addresses: BTreeMap<IpAddr, (String, &'static str)>,
+}
+
+impl State {
+    fn of(port: &Port) -> Self {
+        let sightings = port.sightings().into_iter();
+        let addresses = sightings.map(|(sighting, _)| {
+            let source = match sighting.source {
+                SightingSource::Arp => "arp",
+                SightingSource::NeighbourDiscovery => "nd",
+                SightingSource::Dhcp => "dhcp",
+            };
+            (sighting.address, (sighting.mac.to_string(), source))
+        });
+        Self {
+            name: port.config().name.clone(),
+            counters: port.counters(),
+            link: port.link().is_up(),
+            addresses: addresses.collect(),
+        }
+    }
+}
+
+/// What the ports showed when they were last looked at.
+#[derive(Debug, Default)]
+struct Watch(BTreeMap<String, State>);
+
+impl Watch {
+    /// What is new.
+    fn look(&mut self, states: Vec<State>) -> Vec<(String, Event)> {
+        let mut events = Vec::new();
+        let names: BTreeSet<&str> = states.iter().map(|state| state.name.as_str()).collect();
+        for gone in self.0.keys().filter(|name| !names.contains(name.as_str())) {
+            events.push((gone.clone(), Event::PortRemoved));
+        }
+        for state in &states {
+            if !self.0.contains_key(&state.name) {
+                events.push((state.name.clone(), Event::PortAdded));
+            }
+            let mut tell = |event| events.push((state.name.clone(), event));
+            changes(self.0.get(&state.name), state, &mut tell);
+        }
+        self.0 = states.into_iter().map(|state| (state.name.clone(), state)).collect();
+        events
+    }
+}
+
+fn changes(before: Option<&State>, now: &State, tell: &mut dyn FnMut(Event)) {
+    let counted = |count| {
+        let old = before.map_or(0, |before| before.counters.count(count));
+        now.counters.count(count).saturating_sub(old)
+    };
+    for (count, protocol) in [(Count::Dhcp4Leases, "dhcp4"), (Count::Dhcp6Leases, "dhcp6")] {
+        match counted(count) {
+            0 => {}
+            count => tell(Event::LeaseGiven { protocol, count }),
+        }
+    }
+    if now.link != before.is_none_or(|before| before.link) {
+        tell(Event::LinkChanged { up: now.link });
+    }
+    let is_running = |state: &State| state.counters.level(Gauge::QueuePairs) > 0;
+    if is_running(now) != before.is_some_and(is_running) {
+        tell(Event::DriverChanged {
+            running: is_running(now),
+        });
+    }
+    for (&address, (mac, source)) in &now.addresses {
+        if before.is_none_or(|before| !before.addresses.contains_key(&address)) {
+            let mac = mac.clone();
+            tell(Event::GuestAnnounced { address, mac, source });
+        }
+    }
+    for reason in SPOOFS {
+        let old = before.map_or(0, |before| before.counters.dropped(reason));
+        match now.counters.dropped(reason).saturating_sub(old) {
+            0 => {}
+            count => tell(Event::SpoofSeen {
+                reason: reason.name(),
+                count,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        State {
+            name: "net0".into(),
+            counters: Counters::default(),
+            link: true,
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn each_thing_that_happens_is_told_once_with_how_often() {
+        let mut watch = Watch::default();
+        let told = watch.look(vec![state()]);
+        assert_eq!(told, [("net0".into(), Event::PortAdded)]);
+        assert_eq!(watch.look(vec![state()]), []);
+        let busy = || {
+            let mut busy = state();
+            busy.link = false;
+            busy.counters.add(Count::Dhcp4Leases, 1);
+            busy.counters.set(Gauge::QueuePairs, 1);
+            busy.counters.count_drops(DropReason::SpoofedMac, 70_000);
+            let address = "10.0.2.2".parse().unwrap();
+            busy.addresses.insert(address, ("02:00:00:00:00:09".into(), "arp"));
+            busy
+        };
+        let told: Vec<Event> = watch.look(vec![busy()]).into_iter().map(|(_, event)| event).collect();
+        let expected = [
+            Event::LeaseGiven {
+                protocol: "dhcp4",
+                count: 1,
+            },
+            Event::LinkChanged { up: false },
+            Event::DriverChanged { running: true },
+            Event::GuestAnnounced {
+                address: "10.0.2.2".parse().unwrap(),
+                mac: "02:00:00:00:00:09".into(),
+                source: "arp",
+            },
+            Event::SpoofSeen {
+                reason: "spoofed_mac",
+                count: 70_000,
+            },
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(watch.look(vec![busy()]), []);
+        assert_eq!(watch.look(Vec::new()), [("net0".into(), Event::PortRemoved)]);
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json() {
+        let mut out = Vec::new();
+        let event = Event::SpoofSeen {
+            reason: "spoofed_mac",
+            count: 2,
+        };
+        write(&mut out, &[("net0".into(), event)]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches('\n').count(), 1);
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(line["time"].as_f64().unwrap() > 1e9);
+        assert_eq!(
+            (&line["port"], &line["event"], &line["reason"], &line["count"]),
+            (&"net0".into(), &"spoof-seen".into(), &"spoofed_mac".into(), &2.into())
+        );
+    }
+}
