@@ -1,6 +1,7 @@
 //! The command line, as clap sees it. What a value must look like on its own is said
 //! in [`crate::values`]; what the options mean together, in [`crate::config`].
 
+use crate::api::status::LinkState;
 use crate::attachment::SegmentArgs;
 use crate::client::rate::Wanted;
 use crate::forward::{self, Kept, Ports};
@@ -79,6 +80,13 @@ pub enum Command {
     CloudHypervisorArgs(VmmArgs),
     /// Write the packets that cross a port of a running process, as pcapng
     Capture(CaptureArgs),
+    /// Make the NICs of a running VM those of its manifests: plug new ones, unplug those that are
+    /// gone or absent, take links up and down
+    Plug(PlugArgs),
+    /// Unplug a NIC of a running VM, when its guest lets go of it
+    Unplug(UnplugArgs),
+    /// Take the link of a NIC up or down, as its guest sees it
+    Link(LinkArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
     /// Show or change which ports of the host reach a guest of a running process
@@ -167,6 +175,26 @@ pub struct RunManifest {
     /// What of every port is not the guest's.
     #[command(flatten)]
     pub kept: KeptArgs,
+    /// Monitor of the QEMU that runs (its -qmp), for NICs that come and go [default: with QEMU
+    /// after --, one of its own]
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Virtual machine",
+        value_parser = values::socket_path,
+        conflicts_with_all = ["cloud_hypervisor", "vmm"]
+    )]
+    pub qmp: Option<PathBuf>,
+    /// API socket of the cloud-hypervisor that runs (its --api-socket), for NICs that come and
+    /// go [default: with cloud-hypervisor after --, one of its own]
+    #[arg(
+        long,
+        value_name = "PATH",
+        help_heading = "Virtual machine",
+        value_parser = values::socket_path,
+        conflicts_with = "vmm"
+    )]
+    pub cloud_hypervisor: Option<PathBuf>,
     /// VMM to start when the sockets are ready, with its own options; hawser adds those of the
     /// memory and the cards, hands on signals, and ends when it ends, with its exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
@@ -363,10 +391,10 @@ pub enum Mode {
     Bridge,
 }
 
-/// Which running process is asked, and about what.
+/// Which running process is asked.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct AskArgs {
+pub struct ProcessArgs {
     /// Unix socket of the running process (its --api-socket)
     #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
@@ -378,18 +406,70 @@ pub struct AskArgs {
         conflicts_with = "api_socket"
     )]
     pub socket_dir: PathBuf,
+}
+
+/// Which running process is asked, and about what.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct AskArgs {
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
     /// Name of the port, where the process serves several
     #[arg(long, value_name = "NAME")]
     pub port: Option<String>,
 }
 
-impl AskArgs {
+impl ProcessArgs {
     /// Where the process is met.
     pub fn socket(&self) -> PathBuf {
         self.api_socket
             .clone()
             .unwrap_or_else(|| self.socket_dir.join(API_SOCKET))
     }
+}
+
+/// Options of `plug`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct PlugArgs {
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// The VM's manifests as they are to be: a file, a directory, or - for standard input; may be
+    /// repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The only interface to be changed
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+}
+
+/// Options of `unplug`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct UnplugArgs {
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// Name of the interface
+    #[arg(value_name = "INTERFACE")]
+    pub interface: String,
+}
+
+/// Options of `link`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct LinkArgs {
+    /// The process.
+    #[command(flatten)]
+    pub process: ProcessArgs,
+    /// Name of the interface
+    #[arg(value_name = "INTERFACE")]
+    pub interface: String,
+    /// What its link is to be
+    #[arg(value_name = "STATE")]
+    pub state: LinkState,
 }
 
 /// Options of `status`.

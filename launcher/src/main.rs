@@ -18,6 +18,7 @@ mod failure;
 mod forward;
 mod handbook;
 mod host;
+mod hotplug;
 mod leases;
 mod logging;
 mod machine;
@@ -43,6 +44,7 @@ use failure::Failure;
 use host::Host;
 use machine::{Meeting, Nic};
 use manifest::vm::DeviceHints;
+use serve::Order;
 use std::io::Write as _;
 use std::process::ExitCode;
 use vmm::{Card, Vm, VmmError};
@@ -74,6 +76,9 @@ fn run() -> Result<(), Failure> {
         Some(Command::Rate(args)) => client::rate::run(args),
         Some(Command::Loglevel(args)) => client::loglevel::run(args),
         Some(Command::Status(args)) => client::status::run(args),
+        Some(Command::Plug(args)) => client::plug::plug(args),
+        Some(Command::Unplug(args)) => client::plug::unplug(args),
+        Some(Command::Link(args)) => client::plug::link(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases::run(&args.command),
         Some(Command::Completion(args)) => handbook::completion(args.shell),
@@ -89,8 +94,19 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
     let site = Site::from_args(&cli.run)?;
     site.recover();
     let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
-    let nic = Nic { meeting, plan, survey };
-    serve::serve(vec![nic], &site, &cli.run, &[])
+    let nic = Nic {
+        meeting,
+        plan,
+        survey,
+        link_up: true,
+    };
+    serve::serve(Order {
+        nics: vec![nic],
+        site: &site,
+        run: &cli.run,
+        vmm: &[],
+        hotplug: None,
+    })
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {
@@ -103,6 +119,7 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
             vmm_listens: args.socket.connect,
             port: &plan.port,
             device: DeviceHints::default(),
+            bus: None,
         }],
     };
     print(&flags(&vm).map_err(Failure::usage)?)

@@ -37,7 +37,7 @@ pub struct VmPlan {
 }
 
 /// One NIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NicPlan {
     /// Name of the interface.
     pub name: String,
@@ -51,6 +51,8 @@ pub struct NicPlan {
     pub queue_pairs: NonZeroU16,
     /// The guest's host name.
     pub hostname: Option<String>,
+    /// Up, or down: whether the guest is to have a carrier.
+    pub state: LinkState,
     /// What it is to be attached to, and how.
     pub mode: NicMode,
     /// What only the VMM needs to know.
@@ -68,7 +70,7 @@ impl NicPlan {
 }
 
 /// What stands between a NIC and the world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum NicMode {
     /// NAT on sockets of the pod.
     Masquerade(MasqueradePlan),
@@ -79,7 +81,7 @@ pub enum NicMode {
 }
 
 /// A NIC that takes over the pod's interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
     /// Name of the interface.
     pub interface: String,
@@ -91,7 +93,7 @@ pub struct PodPlan {
 const POD_INTERFACE: &str = "eth0";
 
 /// A masqueraded NIC.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MasqueradePlan {
     /// The guest's networks, where they are not the usual ones.
     pub network: PodNetwork,
@@ -229,14 +231,8 @@ impl Planner<'_> {
             self.report.error(&interface.spot, message);
             return None;
         };
-        match interface.state {
-            LinkState::Up => {}
-            LinkState::Down => {
-                let message = "state down is not served: hawser cannot take a guest's link down yet; leave it out";
-                self.report.error(&interface.spot, message);
-                return None;
-            }
-            LinkState::Absent => return None,
+        if interface.state == LinkState::Absent {
+            return None;
         }
         let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
         Some(NicPlan {
@@ -246,6 +242,7 @@ impl Planner<'_> {
             mac: interface.mac,
             queue_pairs: self.queue_pairs(),
             hostname: self.vm.hostname.clone(),
+            state: interface.state,
             mode,
             device: interface.device.clone(),
         })

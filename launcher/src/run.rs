@@ -9,20 +9,24 @@ use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
 use crate::forward::{Kept, Ports};
 use crate::host::Host;
+use crate::hotplug::HotplugSetup;
 use crate::machine::{Meeting, Nic};
 use crate::manifest::cni::{self, BridgePort, Segment};
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
+use crate::manifest::vm::LinkState;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::policy::PolicyArgs;
 use crate::sandbox::User;
+use crate::serve::Order;
 use crate::values::{self, Family, Stack};
+use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
 use crate::{config, leases, serve, startup, validate, vmm};
-use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig, Otherwise};
+use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -52,7 +56,8 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     if let Some(vmm) = args.print_args {
         return print_args(vmm, args.memory.as_deref(), &cards);
     }
-    let vmm = vmm_words(&args.vmm, args.memory.as_deref(), &cards)?;
+    let started = vmm_socket(args)?;
+    let vmm = vmm_words(args, started.as_ref(), cards)?;
     make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
     let mut run = RunArgs {
         api_socket: Some(args.api_socket()),
@@ -64,11 +69,29 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         // them for those too.
         run.plug_mode = vec![Mode::Masquerade, Mode::Bridge];
     }
-    serve::serve(nics, &site, &run, &vmm)
+    let hotplug = HotplugSetup {
+        site: site.clone(),
+        socket_dir: args.manifest.socket_dir.clone(),
+        vmm: started,
+        patience: Patience::default(),
+        store: args.store.clone(),
+        kept: args.kept.kept_ports.clone(),
+        plan: checked.plan,
+    };
+    serve::serve(Order {
+        nics,
+        site: &site,
+        run: &run,
+        vmm: &vmm,
+        hotplug: Some(hotplug),
+    })
 }
 
 /// Leaves ports to the pod, of the NIC that has every one.
-fn keep(ports: &[Kept], plan: &mut VmPlan) -> Result<(), Failure> {
+///
+/// # Errors
+/// If there are ports, and no such NIC.
+pub fn keep(ports: &[Kept], plan: &mut VmPlan) -> Result<(), Failure> {
     let mut every = plan.nics.iter_mut().filter_map(|nic| match &mut nic.mode {
         NicMode::Masquerade(plan) if plan.every_port => Some(plan),
         _ => None,
@@ -88,13 +111,19 @@ fn keep(ports: &[Kept], plan: &mut VmPlan) -> Result<(), Failure> {
 /// The cards of the NICs.
 fn cards<'a>(plans: &'a [NicPlan], nics: &'a [Nic]) -> Vec<Card<'a>> {
     let pairs = plans.iter().zip(nics);
-    let card = |(plan, nic): (&'a NicPlan, &'a Nic)| Card {
+    let card = |(plan, nic): (&'a NicPlan, &'a Nic)| card(plan, &nic.plan.port);
+    pairs.map(card).collect()
+}
+
+/// The card of a NIC.
+pub fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
+    Card {
         socket: &plan.socket,
         vmm_listens: false,
-        port: &nic.plan.port,
+        port,
         device: plan.device.clone(),
-    };
-    pairs.map(card).collect()
+        bus: None,
+    }
 }
 
 /// Memory of a VM where nobody says how much.
@@ -111,34 +140,101 @@ fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), 
     crate::print(&flags.map_err(Failure::usage)?)
 }
 
-/// The words of the VMM's command line with those of its memory and cards; none if there
-/// is no VMM to start.
-fn vmm_words(given: &[OsString], memory: Option<&str>, cards: &[Card<'_>]) -> Result<Vec<OsString>, Failure> {
-    let [program, arguments @ ..] = given else {
+/// A kind of VMM, by the name of its program.
+fn kind(program: &OsStr) -> Result<Vmm, Failure> {
+    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+    if name.contains("qemu") {
+        Ok(Vmm::Qemu)
+    } else if name.contains("cloud-hypervisor") {
+        Ok(Vmm::CloudHypervisor)
+    } else {
+        Err(Failure::usage(format_args!(
+            "{name} after --: start a VMM whose name has qemu or cloud-hypervisor in it, so that hawser knows its flags"
+        )))
+    }
+}
+
+/// Where the VMM takes orders: as the options say, or where one is told to that is started here.
+fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
+    /// Beside those of the NICs.
+    const QMP: &str = "qmp.sock";
+    const CLOUD_HYPERVISOR: &str = "cloud-hypervisor.sock";
+    let folder = &args.manifest.socket_dir;
+    if let Some(path) = &args.qmp {
+        return Ok(Some(VmmSocket::Qemu(path.clone())));
+    }
+    if let Some(path) = &args.cloud_hypervisor {
+        return Ok(Some(VmmSocket::CloudHypervisor(path.clone())));
+    }
+    let Some(program) = args.vmm.first() else {
+        return Ok(None);
+    };
+    let own = |name: &str| args.vmm.iter().any(|word| word == name);
+    Ok(match kind(program)? {
+        Vmm::Qemu => Some(VmmSocket::Qemu(folder.join(QMP))),
+        // It has one API, and somebody else has it already.
+        Vmm::CloudHypervisor if own(API_FLAG) => None,
+        Vmm::CloudHypervisor => Some(VmmSocket::CloudHypervisor(folder.join(CLOUD_HYPERVISOR))),
+    })
+}
+
+const API_FLAG: &str = "--api-socket";
+
+/// The words of the VMM's command line with those of its memory, its cards and the socket
+/// where it takes orders; none if there is no VMM to start.
+fn vmm_words(
+    args: &RunManifest,
+    socket: Option<&VmmSocket>,
+    mut cards: Vec<Card<'_>>,
+) -> Result<Vec<OsString>, Failure> {
+    let [program, arguments @ ..] = &args.vmm[..] else {
         return Ok(Vec::new());
     };
-    let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
     let own = own_memory(arguments)?;
-    let memory = memory.or(own).unwrap_or(DEFAULT_MEMORY);
-    let vm = Vm { memory, cards };
-    let mut flags = if name.contains("qemu") {
-        vmm::qemu_flags(&vm)
-    } else if name.contains("cloud-hypervisor") {
-        vmm::cloud_hypervisor_flags(&vm)
-    } else {
-        return Err(Failure::usage(format_args!(
-            "{name} after --: start a VMM whose name has qemu or cloud-hypervisor in it, so that hawser knows its flags"
-        )));
+    let memory = args.memory.as_deref().or(own).unwrap_or(DEFAULT_MEMORY);
+    let mut flags = Vec::new();
+    match kind(program)? {
+        Vmm::Qemu => {
+            if has_root_ports(arguments) {
+                flags.extend(vmm::qemu_root_ports(cards.len()));
+                for (n, card) in cards.iter_mut().enumerate() {
+                    card.bus = Some(vmm::root_port(n));
+                }
+            }
+            let cards = &cards;
+            flags.extend(vmm::qemu_flags(&Vm { memory, cards }).map_err(Failure::usage)?);
+            if let Some(VmmSocket::Qemu(path)) = socket {
+                flags.push(vmm::qemu_monitor(path).map_err(Failure::usage)?);
+            }
+        }
+        Vmm::CloudHypervisor => {
+            if let Some(VmmSocket::CloudHypervisor(path)) = socket {
+                flags.push((API_FLAG, vec![format!("path={}", path.display())]));
+            }
+            let cards = &cards;
+            flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards }).map_err(Failure::usage)?);
+        }
     }
-    .map_err(Failure::usage)?;
     // Said once is enough, and twice would be an error to some.
     flags.retain(|(flag, _)| *flag != QEMU_MEMORY || own.is_none());
-    let mut words = given.to_vec();
+    let mut words = args.vmm.clone();
     for (flag, values) in flags {
         words.push(flag.into());
         words.extend(values.into_iter().map(OsString::from));
     }
     Ok(words)
+}
+
+/// Whether QEMU's own options name a machine with a PCI Express root.
+fn has_root_ports(arguments: &[OsString]) -> bool {
+    let is_machine = |pair: &&[OsString]| matches!(pair[0].to_str(), Some("-M" | "-machine" | "--machine"));
+    let is_express = |pair: &[OsString]| {
+        let words = pair[1].to_str().unwrap_or_default().split(',');
+        words
+            .map(|word| word.strip_prefix("type=").unwrap_or(word))
+            .any(|word| word == "q35" || word.starts_with("pc-q35") || word == "virt" || word.starts_with("virt-"))
+    };
+    arguments.windows(2).filter(is_machine).any(is_express)
 }
 
 const QEMU_MEMORY: &str = "-m";
@@ -168,7 +264,10 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
 }
 
 /// A NIC as it is served on this system.
-fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
+///
+/// # Errors
+/// What keeps it from being served here.
+pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
     let args = port_args(nic);
     let attachment = Attachment::from_args(&args)?;
     let mut plan = config::resolve(&args, nic.name.clone(), host).map_err(|error| match error {
@@ -193,6 +292,7 @@ fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
         meeting: Meeting::Listen(nic.socket.clone()),
         plan,
         survey,
+        link_up: nic.state == LinkState::Up,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::cli::RunArgs;
 use crate::companion::Companion;
 use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
+use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
 use crate::sandbox::{Needs, Sandbox, ThreadKind};
 use hawser_backend::vhost_user::Lifetime;
@@ -26,12 +27,33 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+/// What is to be served.
+pub struct Order<'a> {
+    /// The NICs there are at first.
+    pub nics: Vec<Nic>,
+    /// Where.
+    pub site: &'a Site,
+    /// How.
+    pub run: &'a RunArgs,
+    /// The VMM to start, with its arguments; none if somebody else does.
+    pub vmm: &'a [OsString],
+    /// How NICs come and go; `None`: they do not.
+    pub hotplug: Option<HotplugSetup>,
+}
+
 /// Serves the NICs until told to stop, or until for none of them anybody will come any
 /// more, or the VMM that was to be started has ended.
 ///
 /// # Errors
 /// What keeps one from starting, or ended one.
-pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Result<(), Failure> {
+pub fn serve(order: Order<'_>) -> Result<(), Failure> {
+    let Order {
+        nics,
+        site,
+        run,
+        vmm,
+        hotplug,
+    } = order;
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
     let needs = Needs::of(&nics, site, run, !vmm.is_empty());
@@ -62,9 +84,20 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
     if let Some(vmm) = &companion {
         watch.hand_to(vmm.signals());
     }
+    // Who puts cards in makes their ports, which takes what the others give up here.
+    let start_hotplug = |setup| Hotplug::start(setup, Arc::clone(&machine));
+    let (early, late) = match hotplug {
+        Some(setup) if setup.vmm.is_some() => (Some(setup), None),
+        other => (None, other),
+    };
+    let early = early.map(start_hotplug).transpose()?;
     sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
     let events = events.map(|file| EventLog::start(file, &machine)).transpose()?;
-    let api = start_api(run, &machine)?;
+    let hotplug = early.map_or_else(|| late.map(start_hotplug).transpose(), |early| Ok(Some(early)))?;
+    if let (Some(hotplug), Some(_)) = (&hotplug, &companion) {
+        hotplug.show_links();
+    }
+    let api = start_api(run, &machine, hotplug)?;
     let vmm = companion.map(|vmm| accompany(vmm, &machine)).transpose()?;
     tell_service_manager(NotifyState::Ready);
     let served = machine.wait();
@@ -78,9 +111,10 @@ pub fn serve(nics: Vec<Nic>, site: &Site, run: &RunArgs, vmm: &[OsString]) -> Re
 }
 
 /// Answers the operator, if there is a socket for it.
-fn start_api(run: &RunArgs, machine: &Arc<Machine>) -> Result<Option<Api>, Failure> {
+fn start_api(run: &RunArgs, machine: &Arc<Machine>, hotplug: Option<Hotplug>) -> Result<Option<Api>, Failure> {
     let Some(path) = &run.api_socket else { return Ok(None) };
     let context = Context {
+        hotplug,
         machine: Arc::clone(machine),
         agent: run.guest_agent.clone().map(GuestAgent::new),
     };

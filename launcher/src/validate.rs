@@ -37,7 +37,11 @@ pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> 
     Ok(check_sources(&read_sources(&args.files)?, &args.socket_dir))
 }
 
-fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
+/// Reads files, standard input (`-`), and the manifests of directories.
+///
+/// # Errors
+/// What cannot be read.
+pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
     let mut files = Vec::new();
     paths.iter().try_for_each(|path| read_source(path, &mut files))?;
     Ok(files)

@@ -164,11 +164,14 @@ fn the_same_options_print_a_vmms_flags() {
     ];
     let qemu = hawser(&[&["qemu-args"], &options[..]].concat());
     assert_eq!(qemu.status.code(), Some(0), "{}", text(&qemu.stderr));
-    assert!(text(&qemu.stdout).ends_with("-device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=\n"));
+    assert!(
+        text(&qemu.stdout)
+            .ends_with("-device virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=\n")
+    );
     let ch = hawser(&[&["cloud-hypervisor-args"], &options[..]].concat());
     assert_eq!(
         text(&ch.stdout),
-        "--memory size=1G,shared=on --net vhost_user=true,socket=/s,num_queues=2,mtu=1500\n"
+        "--memory size=1G,shared=on --net id=hawser-vm,vhost_user=true,socket=/s,num_queues=2,mtu=1500\n"
     );
 }
 
@@ -196,11 +199,11 @@ memory-backend-memfd,id=hawser-mem,size=1G,share=on
 -machine
 memory-backend=hawser-mem
 -chardev
-socket,id=hawser-chr0,path=/a  b'c\"$(d);e,reconnect-ms=1000
+socket,id=hawser-chr-vm,path=/a  b'c\"$(d);e,reconnect-ms=1000
 -netdev
-vhost-user,id=hawser0,chardev=hawser-chr0
+vhost-user,id=hawser-vm,chardev=hawser-chr-vm
 -device
-virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
+virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=
 ";
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
 }
@@ -275,7 +278,7 @@ fn run_prints_the_flags_of_each_card_for_a_vmm() {
         "{flags}"
     );
     assert!(
-        flags.contains("-device virtio-net-pci,netdev=hawser0,mac=02:00:00:00:00:10,"),
+        flags.contains("-device virtio-net-pci,id=hawser-nic-default,netdev=hawser-default,mac=02:00:00:00:00:10,"),
         "{flags}"
     );
     let output = print("cloud-hypervisor");

@@ -40,12 +40,24 @@ impl Hawser {
     /// Starts `hawser run -f MANIFEST --socket-dir=FOLDER` in `namespace` and waits until it
     /// listens for each of `nics`.
     pub fn run(namespace: &Namespace, manifest: &Path, folder: &Path, nics: &[&str]) -> Result<Self> {
+        Self::run_with(namespace, manifest, folder, nics, &[])
+    }
+
+    /// The same, with further arguments.
+    pub fn run_with(
+        namespace: &Namespace,
+        manifest: &Path,
+        folder: &Path,
+        nics: &[&str],
+        arguments: &[&str],
+    ) -> Result<Self> {
         let mut command = namespace.command(artifacts::hawser()?);
         command.arg("run").arg("-f").arg(manifest);
         command.arg(format!("--socket-dir={}", folder.display()));
         // Notes of changes to the network and leases are this test's own.
         command.arg(format!("--runtime-dir={}", folder.join("run").display()));
         command.arg(format!("--store={}", folder.join("store.db").display()));
+        command.args(arguments);
         let mut process = Background::start(command, "hawser run", folder.join("hawser.log"))?;
         let sockets: Vec<PathBuf> = nics.iter().map(|nic| folder.join(format!("{nic}.sock"))).collect();
         for socket in &sockets {

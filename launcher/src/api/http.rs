@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 pub const THREADS: usize = 4;
 /// Longest request line with headers.
 pub const HEAD_MAX: usize = 8 << 10;
-/// Longest body.
-pub const BODY_MAX: usize = 64 << 10;
+/// Longest body: all manifests of a VM.
+pub const BODY_MAX: usize = 256 << 10;
 /// How long a request may take to come, and a client to take a piece of the answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Headers of a request that are looked at.

@@ -15,6 +15,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod openapi;
+pub mod plug;
 pub mod rate;
 pub mod refusal;
 pub mod router;
@@ -25,6 +26,7 @@ mod testing;
 pub use refusal::Refusal;
 
 use crate::failure::Failure;
+use crate::hotplug::Hotplug;
 use crate::machine::Machine;
 use hawser_backend::port::Port;
 use http::{Answer, Request, Server};
@@ -47,6 +49,8 @@ pub struct Context {
     pub machine: Arc<Machine>,
     /// The agent in the guest, if there is a way to it.
     pub agent: Option<agent::GuestAgent>,
+    /// Who changes them; `None` if there are no manifests to change.
+    pub hotplug: Option<Hotplug>,
 }
 
 /// The endpoint. Dropping it ends it and removes its socket.

@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, forwards, log, metrics, openapi, rate, status};
+use super::{Context, capture, forwards, log, metrics, openapi, plug, rate, status};
 
 /// One thing that can be asked.
 pub struct Route {
@@ -22,6 +22,7 @@ pub struct Route {
 pub fn routes() -> impl Iterator<Item = &'static Route> {
     [
         status::ROUTES,
+        plug::ROUTES,
         metrics::ROUTES,
         rate::ROUTES,
         forwards::ROUTES,

@@ -42,6 +42,7 @@ pub fn context(names: &[&str]) -> Stage {
             meeting: Meeting::Listen(folder.path().join(name)),
             plan: config::resolve(&cli.port, (*name).into(), &Host::default()).unwrap(),
             survey: None,
+            link_up: true,
         }
     };
     let machine = Machine::start(setup, names.iter().map(nic).collect());
@@ -49,6 +50,7 @@ pub fn context(names: &[&str]) -> Stage {
         context: Context {
             machine: Arc::new(machine.unwrap()),
             agent: None,
+            hotplug: None,
         },
         _folder: folder,
     }

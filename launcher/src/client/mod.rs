@@ -4,13 +4,14 @@
 pub mod capture;
 pub mod forward;
 pub mod loglevel;
+pub mod plug;
 pub mod rate;
 pub mod status;
 pub mod top;
 
 use crate::api::Refusal;
 use crate::api::http::{self, Method};
-use crate::cli::AskArgs;
+use crate::cli::{AskArgs, ProcessArgs};
 use crate::failure::Failure;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -72,6 +73,11 @@ impl Client {
 
     /// The process that options name.
     pub fn of(args: &AskArgs) -> Self {
+        Self::of_process(&args.process)
+    }
+
+    /// The process that options name, where no port is.
+    pub fn of_process(args: &ProcessArgs) -> Self {
         Self::new(&args.socket())
     }
 

@@ -42,6 +42,8 @@ pub struct Nic {
     pub plan: Plan,
     /// What it is attached to, in bridge mode.
     pub survey: Option<Survey>,
+    /// Whether the guest has a carrier at first.
+    pub link_up: bool,
 }
 
 /// How a machine's ports are served.
@@ -117,7 +119,6 @@ impl Shared {
     }
 }
 
-#[allow(dead_code, reason = "plug and unplug are about to come")]
 impl Machine {
     /// Serves `nics`, all or none.
     ///

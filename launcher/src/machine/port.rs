@@ -54,6 +54,7 @@ impl ReadyPort {
             meeting,
             mut plan,
             survey,
+            link_up,
         } = nic;
         if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
             startup::warn_of_restrictions(masquerade);
@@ -64,6 +65,9 @@ impl ReadyPort {
         let socket = meeting.listens_at();
         let port = Port::with_start(plan.port, &sandbox.workers()).map_err(Failure::runtime)?;
         let port = Arc::new(port);
+        if !link_up {
+            port.set_link(false);
+        }
         let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
             .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
         if let Some(path) = &socket {
@@ -107,7 +111,6 @@ impl ReadyPort {
     }
 }
 
-#[allow(dead_code, reason = "plug and unplug are about to come")]
 impl ServedPort {
     /// Its name.
     pub fn name(&self) -> &str {

@@ -17,6 +17,7 @@ fn nic(folder: &Path, name: &str) -> Nic {
         meeting: Meeting::Listen(socket(folder, name)),
         plan: config::resolve(&cli.port, name.into(), &Host::default()).unwrap(),
         survey: None,
+        link_up: true,
     }
 }
 

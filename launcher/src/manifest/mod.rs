@@ -24,6 +24,8 @@ pub mod yaml;
 use network::NamedNetwork;
 use reader::{Item, Object, ObjectType};
 use report::{Report, Spot};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use service::Service;
 use std::rc::Rc;
 use vm::Vm;
@@ -40,7 +42,7 @@ pub struct Manifests {
 }
 
 /// A file and what it holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SourceFile {
     /// Its name, as problems show it.
     pub name: String,

@@ -152,7 +152,7 @@ pub enum NetworkSource {
 }
 
 /// `pod`
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PodNetwork {
     /// `vmNetworkCIDR`
     pub ipv4: Option<Ipv4Net>,

@@ -23,7 +23,7 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
 }
 
 /// Where leases are kept, and what may be leased.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct StoreArgs {
     /// File that keeps which MACs and addresses belong to which VM, shared by the hawser

@@ -74,6 +74,8 @@ pub struct Plan {
     pub properties: Vec<String>,
     /// QEMU: how it meets the back end.
     pub meeting: Meeting,
+    /// QEMU: arguments besides.
+    pub arguments: Vec<String>,
     /// Features of the back end that the guest is not told of, as a mask: what properties
     /// are to QEMU. Not where QEMU listens.
     pub withheld: u64,
@@ -92,6 +94,7 @@ impl Plan {
             mac: None,
             properties: Vec::new(),
             meeting: Meeting::default(),
+            arguments: Vec::new(),
             withheld: 0,
         }
     }
@@ -214,6 +217,7 @@ impl Plan {
             .arg("-smp")
             .arg(self.queue_pairs.to_string())
             .args(["-chardev", &chardev, "-netdev", &netdev, "-device", &device])
+            .args(&self.arguments)
             .args(["-serial", "stdio"])
             .arg("-chardev")
             .arg(format!("socket,id=agent,fd={AGENT_FD}"))

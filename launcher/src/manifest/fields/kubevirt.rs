@@ -169,7 +169,7 @@ pub static INTERFACE: ObjectType = ObjectType {
         ),
         honoured(
             "state",
-            "`up`, `absent` (no socket; with bridge only); `down` is refused for now",
+            "`up`; `down`: the card is there without a carrier; `absent`: no card and no socket, with bridge only. Changed while the VM runs with `hawser plug`",
         ),
         honoured("dhcpOptions", "on the pod network: more for DHCPv4 to tell"),
         honoured(

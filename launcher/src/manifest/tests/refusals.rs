@@ -295,7 +295,6 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
     assert!(on(", macAddress: 02:00:00:00:00:01", &fixed("bridge", &both)).contains("the first IPv4 address only"));
     let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
     assert!(on("", ranges).contains("the first IPv4 address only"));
-    assert!(on(", state: down", checked).contains("state down is not served"));
     assert!(on(", state: absent", checked).contains("every interface is absent"));
 }
 

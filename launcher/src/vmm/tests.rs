@@ -23,6 +23,7 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
             vmm_listens: args.socket.connect,
             port: &plan.port,
             device: DeviceHints::default(),
+            bus: None,
         }],
     })
 }
@@ -33,9 +34,9 @@ fn qemu_connects_to_the_socket_and_comes_back() {
 -m 1G \
 -object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
 -machine memory-backend=hawser-mem \
--chardev socket,id=hawser-chr0,path=/run/vm.sock,reconnect-ms=1000 \
--netdev vhost-user,id=hawser0,chardev=hawser-chr0 \
--device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile=
+-chardev socket,id=hawser-chr-vm,path=/run/vm.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser-vm,chardev=hawser-chr-vm \
+-device virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=
 ";
     assert_eq!(
         flags("qemu-args", &["--socket-path=/run/vm.sock"]).as_deref(),
@@ -57,9 +58,9 @@ fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
 -m 512M \
 -object memory-backend-memfd,id=hawser-mem,size=512M,share=on \
 -machine memory-backend=hawser-mem \
--chardev socket,id=hawser-chr0,path=/run/vm.sock,server=on \
--netdev vhost-user,id=hawser0,chardev=hawser-chr0,queues=4 \
--device virtio-net-pci,netdev=hawser0,mac=02:00:00:12:34:56,mq=on,vectors=10,host_mtu=9000,romfile=
+-chardev socket,id=hawser-chr-vm,path=/run/vm.sock,server=on \
+-netdev vhost-user,id=hawser-vm,chardev=hawser-chr-vm,queues=4 \
+-device virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,mac=02:00:00:12:34:56,mq=on,vectors=10,host_mtu=9000,romfile=
 ";
     assert_eq!(flags("qemu-args", &options).as_deref(), Ok(expected));
 }
@@ -76,6 +77,7 @@ fn each_card_has_its_own_flags() {
         vmm_listens: false,
         port,
         device,
+        bus: None,
     };
     let hints = DeviceHints {
         boot_order: Some(1),
@@ -94,17 +96,17 @@ fn each_card_has_its_own_flags() {
 -m 1G \
 -object memory-backend-memfd,id=hawser-mem,size=1G,share=on \
 -machine memory-backend=hawser-mem \
--chardev socket,id=hawser-chr0,path=/s/a.sock,reconnect-ms=1000 \
--netdev vhost-user,id=hawser0,chardev=hawser-chr0 \
--device virtio-net-pci,netdev=hawser0,host_mtu=1500,romfile= \
--chardev socket,id=hawser-chr1,path=/s/b.sock,reconnect-ms=1000 \
--netdev vhost-user,id=hawser1,chardev=hawser-chr1 \
--device virtio-net-pci,netdev=hawser1,bootindex=1,acpi-index=7,host_mtu=1500,romfile=
+-chardev socket,id=hawser-chr-a,path=/s/a.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser-a,chardev=hawser-chr-a \
+-device virtio-net-pci,id=hawser-nic-a,netdev=hawser-a,host_mtu=1500,romfile= \
+-chardev socket,id=hawser-chr-b,path=/s/b.sock,reconnect-ms=1000 \
+-netdev vhost-user,id=hawser-b,chardev=hawser-chr-b \
+-device virtio-net-pci,id=hawser-nic-b,netdev=hawser-b,bootindex=1,acpi-index=7,host_mtu=1500,romfile=
 ";
     assert_eq!(qemu_args(&vm).as_deref(), Ok(expected));
     let expected = "\
 --memory size=1G,shared=on \
---net vhost_user=true,socket=/s/a.sock,num_queues=2,mtu=1500 vhost_user=true,socket=/s/b.sock,num_queues=2,mtu=1500
+--net id=hawser-a,vhost_user=true,socket=/s/a.sock,num_queues=2,mtu=1500 id=hawser-b,vhost_user=true,socket=/s/b.sock,num_queues=2,mtu=1500
 ";
     assert_eq!(cloud_hypervisor_args(&vm).as_deref(), Ok(expected));
 }
@@ -113,7 +115,7 @@ fn each_card_has_its_own_flags() {
 fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
     let expected = "\
 --memory size=1G,shared=on \
---net vhost_user=true,socket=/run/vm.sock,num_queues=2,mtu=1500
+--net id=hawser-vm,vhost_user=true,socket=/run/vm.sock,num_queues=2,mtu=1500
 ";
     let command = "cloud-hypervisor-args";
     assert_eq!(flags(command, &["--socket-path=/run/vm.sock"]).as_deref(), Ok(expected));
@@ -127,7 +129,7 @@ fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
     ];
     let expected = "\
 --memory size=2G,shared=on \
---net vhost_user=true,socket=/run/vm.sock,vhost_mode=server,mac=02:00:00:12:34:56,num_queues=4,mtu=9000
+--net id=hawser-vm,vhost_user=true,socket=/run/vm.sock,vhost_mode=server,mac=02:00:00:12:34:56,num_queues=4,mtu=9000
 ";
     assert_eq!(flags(command, &options).as_deref(), Ok(expected));
 }
@@ -136,12 +138,12 @@ fn cloud_hypervisor_shares_its_memory_and_counts_queues_one_by_one() {
 fn odd_paths_survive_the_shell_and_the_vmm() {
     let qemu = flags("qemu-args", &["--socket-path=/tmp/a b,it's"]).unwrap();
     assert!(
-        qemu.contains(r"-chardev 'socket,id=hawser-chr0,path=/tmp/a b,,it'\''s,reconnect-ms=1000'"),
+        qemu.contains(r"-chardev 'socket,id=hawser-chr-vm,path=/tmp/a b,,it'\''s,reconnect-ms=1000'"),
         "{qemu}"
     );
     let ch = flags("cloud-hypervisor-args", &["--socket-path=/tmp/a,b"]).unwrap();
     assert!(
-        ch.contains(r#"--net 'vhost_user=true,socket="/tmp/a,b",num_queues=2,mtu=1500'"#),
+        ch.contains(r#"--net 'id=hawser-vm,vhost_user=true,socket="/tmp/a,b",num_queues=2,mtu=1500'"#),
         "{ch}"
     );
 }

@@ -1,7 +1,16 @@
-//! The flags a VMM needs so that its card meets this back end.
+//! The flags a VMM needs so that its card meets this back end; and the VMM that runs, told
+//! to take cards in and give them up ([`running`]).
 //!
-//! One line, each word quoted for the shell where it has to be: good for
+//! The flags are one line, each word quoted for the shell where it has to be: good for
 //! `eval "vmm … $(hawser …)"`, and without quoting where nothing in it is special.
+//!
+//! A card is called after its port in both, so that one of either kind can be found again.
+
+mod cloud_hypervisor;
+mod http;
+mod qemu;
+mod qmp;
+pub mod running;
 
 use crate::manifest::vm::DeviceHints;
 use hawser_backend::config::PortConfig;
@@ -31,6 +40,58 @@ pub struct Card<'a> {
     pub port: &'a PortConfig,
     /// How the guest's firmware is to see it.
     pub device: DeviceHints,
+    /// QEMU: the bus it is on; `None`: QEMU's choice.
+    pub bus: Option<String>,
+}
+
+/// What a card is called in QEMU.
+struct QemuNames {
+    chardev: String,
+    netdev: String,
+    device: String,
+}
+
+impl QemuNames {
+    fn of(port: &str) -> Self {
+        Self {
+            chardev: format!("hawser-chr-{port}"),
+            netdev: format!("hawser-{port}"),
+            device: format!("hawser-nic-{port}"),
+        }
+    }
+}
+
+/// Ports of a PCI Express root that are left for cards that come while the VM runs.
+const SPARE_PORTS: usize = 4;
+/// Chassis of those ports, far from those people number: chassis and slot are a port's
+/// identity.
+const CHASSIS: u8 = 200;
+
+/// The bus behind root port `n`.
+pub fn root_port(n: usize) -> String {
+    format!("{ROOT_PORT}{n}")
+}
+
+/// What the buses behind root ports are called, before their number.
+const ROOT_PORT: &str = "hawser-port";
+
+/// Flags for QEMU that make a root port for each of `cards` cards, and spare ones: on the bus
+/// of the root itself nothing can be plugged while a machine runs.
+pub fn qemu_root_ports(cards: usize) -> Vec<Flag> {
+    let port = |n| {
+        let value = format!("pcie-root-port,id={},chassis={CHASSIS},slot={n}", root_port(n));
+        ("-device", vec![value])
+    };
+    (0..cards + SPARE_PORTS).map(port).collect()
+}
+
+/// The flag for QEMU that makes a monitor at `path`.
+///
+/// # Errors
+/// If the path cannot be written.
+pub fn qemu_monitor(path: &Path) -> Result<Flag, VmmError> {
+    let path = utf8(path)?.replace(',', ",,");
+    Ok(("-qmp", vec![format!("unix:{path},server=on,wait=off")]))
 }
 
 /// Options that a VMM cannot be told.
@@ -74,8 +135,8 @@ pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
         ),
         ("-machine", vec!["memory-backend=hawser-mem".to_owned()]),
     ];
-    for (n, card) in vm.cards.iter().enumerate() {
-        let [chardev, netdev, device] = qemu_card(n, card)?;
+    for card in vm.cards {
+        let [chardev, netdev, device] = qemu_card(card)?;
         flags.extend([
             ("-chardev", vec![chardev]),
             ("-netdev", vec![netdev]),
@@ -85,8 +146,8 @@ pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     Ok(flags)
 }
 
-/// Values of -chardev, -netdev and -device for card `n`.
-fn qemu_card(n: usize, card: &Card<'_>) -> Result<[String; 3], VmmError> {
+/// Values of -chardev, -netdev and -device for a card.
+fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     // QEMU reads a doubled comma as one that is part of the value.
     let path = utf8(card.socket)?.replace(',', ",,");
     let pairs = card.port.queue_pairs.get();
@@ -95,14 +156,18 @@ fn qemu_card(n: usize, card: &Card<'_>) -> Result<[String; 3], VmmError> {
     } else {
         format!("reconnect-ms={RECONNECT_MS}")
     };
-    let (mut queues, mut device) = (String::new(), format!("virtio-net-pci,netdev=hawser{n}"));
+    let names = QemuNames::of(&card.port.name);
+    let mut queues = String::new();
+    let mut device = format!("virtio-net-pci,id={},netdev={}", names.device, names.netdev);
+    if let Some(bus) = &card.bus {
+        push(&mut device, format_args!(",bus={bus}"));
+    }
     if let Some(mac) = card.port.mac {
         push(&mut device, format_args!(",mac={mac}"));
     }
     if pairs > 1 {
-        // A vector for each ring, one for changes of configuration, one for the control ring.
         push(&mut queues, format_args!(",queues={pairs}"));
-        push(&mut device, format_args!(",mq=on,vectors={}", 2 * pairs + 2));
+        push(&mut device, format_args!(",mq=on,vectors={}", vectors(pairs)));
     }
     if let Some(order) = card.device.boot_order {
         push(&mut device, format_args!(",bootindex={order}"));
@@ -112,10 +177,20 @@ fn qemu_card(n: usize, card: &Card<'_>) -> Result<[String; 3], VmmError> {
     }
     push(&mut device, format_args!(",host_mtu={},romfile=", card.port.mtu));
     Ok([
-        format!("socket,id=hawser-chr{n},path={path},{role}"),
-        format!("vhost-user,id=hawser{n},chardev=hawser-chr{n}{queues}"),
+        format!("socket,id={},path={path},{role}", names.chardev),
+        format!("vhost-user,id={},chardev={}{queues}", names.netdev, names.chardev),
         device,
     ])
+}
+
+/// A vector for each ring, one for changes of configuration, one for the control ring.
+const fn vectors(pairs: u16) -> u16 {
+    2 * pairs + 2
+}
+
+/// What a card is called in cloud-hypervisor.
+fn cloud_hypervisor_name(port: &str) -> String {
+    format!("hawser-{port}")
 }
 
 /// Flags for cloud-hypervisor, for a shell.
@@ -151,7 +226,8 @@ fn cloud_hypervisor_card(card: &Card<'_>) -> Result<String, VmmError> {
     } else {
         path.to_owned()
     };
-    let mut net = format!("vhost_user=true,socket={path}");
+    let id = cloud_hypervisor_name(&card.port.name);
+    let mut net = format!("id={id},vhost_user=true,socket={path}");
     if card.vmm_listens {
         net.push_str(",vhost_mode=server");
     }
@@ -192,5 +268,4 @@ fn shell_word(word: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "vmm_tests.rs"]
 mod tests;

@@ -1,0 +1,142 @@
+//! `/v1/plug`, `/v1/unplug`, `/v1/link`: NICs that come, go, and lose their carrier.
+
+use super::http::{Answer, Method, Request};
+use super::openapi::Operation;
+use super::router::Route;
+use super::status::LinkState;
+use super::{Context, Refusal};
+use crate::hotplug::{Changes, Hotplug, HotplugError};
+use crate::manifest::SourceFile;
+use crate::vmm::running::RunningError;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Where manifests are given.
+pub const PLUG: &str = "/v1/plug";
+/// Where an interface is taken out.
+pub const UNPLUG: &str = "/v1/unplug";
+/// Where a link is taken up or down.
+pub const LINK: &str = "/v1/link";
+
+/// The routes of this group.
+pub const ROUTES: &[Route] = &[
+    Route {
+        method: Method::Post,
+        path: PLUG,
+        handler: |context, request| {
+            let Plug { manifests, interface } = body(request)?;
+            answer(hotplug(context)?.plug(manifests, interface))
+        },
+        describe: |generator| {
+            Operation::new("Makes the VM's NICs those of its manifests")
+                .takes::<Plug>(generator)
+                .answers::<Changes>(generator)
+        },
+    },
+    Route {
+        method: Method::Post,
+        path: UNPLUG,
+        handler: |context, request| {
+            let Unplug { interface } = body(request)?;
+            answer(hotplug(context)?.unplug(interface))
+        },
+        describe: |generator| {
+            Operation::new("Takes a NIC out of the VM, when its guest lets go of it")
+                .takes::<Unplug>(generator)
+                .answers::<Changes>(generator)
+        },
+    },
+    Route {
+        method: Method::Post,
+        path: LINK,
+        handler: |context, request| link(context, body(request)?),
+        describe: |generator| {
+            Operation::new("Takes the link of a NIC up or down, as the guest sees it")
+                .takes::<Link>(generator)
+                .answers::<Changes>(generator)
+        },
+    },
+];
+
+/// What a VM's NICs are to be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plug {
+    /// The VM's manifests as they are to be.
+    pub manifests: Vec<SourceFile>,
+    /// The only interface to be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+}
+
+/// What is to go.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Unplug {
+    /// Name of the interface.
+    pub interface: String,
+}
+
+/// What a link is to be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// Name of the interface.
+    pub interface: String,
+    /// Up or down.
+    pub state: LinkState,
+}
+
+fn link(context: &Context, wanted: Link) -> Result<Answer, Refusal> {
+    let Link { interface, state } = wanted;
+    let up = state == LinkState::Up;
+    if let Some(hotplug) = &context.hotplug {
+        return answer(hotplug.set_link(interface, up));
+    }
+    let Some(port) = context.machine.port(&interface) else {
+        return answer(Err(HotplugError::Unknown(interface)));
+    };
+    let mut changes = Changes::default();
+    if port.link().is_wanted() != up {
+        port.set_link(up);
+        let list = if up { &mut changes.up } else { &mut changes.down };
+        list.push(interface);
+    }
+    answer(Ok(changes))
+}
+
+fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
+    serde_json::from_slice(&request.body)
+        .map_err(|error| Refusal::bad_request(format!("the body is not as described: {error}"), "see /v1/openapi.json"))
+}
+
+fn hotplug(context: &Context) -> Result<&Hotplug, Refusal> {
+    let remedy = "serve the VM's manifests, with hawser run";
+    let refusal = || Refusal::conflict("this process serves one NIC of its command line", remedy);
+    context.hotplug.as_ref().ok_or_else(refusal)
+}
+
+/// The answer to a change that was made, or why it was not.
+fn answer(changes: Result<Changes, HotplugError>) -> Result<Answer, Refusal> {
+    changes.map(|changes| super::json(200, &changes)).map_err(|error| {
+        let remedy = "all is as it was";
+        match &error {
+            HotplugError::Manifests(_) | HotplugError::OtherVm { .. } => {
+                Refusal::bad_request(&error, "correct the manifests")
+            }
+            HotplugError::Unknown(_) => Refusal::not_found(&error, "hawser status lists those there are"),
+            HotplugError::Changed(_) => Refusal::conflict(&error, "unplug it first"),
+            HotplugError::NoVmm => Refusal::conflict(&error, "hawser unplug and hawser link need none"),
+            HotplugError::Port(_) => Refusal::conflict(&error, remedy),
+            HotplugError::Vmm(vmm) => match vmm {
+                vmm if vmm.is_unreachable() => {
+                    Refusal::internal(&error, "see that the VMM runs and takes orders there")
+                }
+                RunningError::Qemu(_) | RunningError::Answer { .. } => Refusal::internal(&error, remedy),
+                _ => Refusal::conflict(&error, remedy),
+            },
+            HotplugError::Ending => Refusal::internal(&error, "start it again"),
+        }
+    })
+}

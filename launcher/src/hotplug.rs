@@ -1,0 +1,453 @@
+//! NICs that come and go while the VM runs.
+//!
+//! The manifests are what is wanted, as they are to start with: what they say now is compared
+//! with what is served, and the difference is a list of steps. Each step has one that undoes
+//! it; if one fails, those before it are undone, so that a change is made whole or not at all.
+//!
+//! ```text
+//!  plug:    port made, socket there ── card put in by the VMM, which connects
+//!  unplug:  guest asked by the VMM, lets go, card gone ── port put away
+//! ```
+//!
+//! All of it is done by one thread, one order after the other. It is not that of whoever asks:
+//! threads of ports are born of it, and are to have its priority, not that of the API's. Where
+//! a VMM is known it keeps the process's privileges, which making a port takes; where none is
+//! it has given them up, and takes cards out and links down only.
+
+use crate::attachment::Site;
+use crate::failure::Failure;
+use crate::forward::Kept;
+use crate::host::Host;
+use crate::leases;
+use crate::machine::{Machine, Nic};
+use crate::manifest::SourceFile;
+use crate::manifest::vm::LinkState;
+use crate::plan::{NicPlan, VmPlan};
+use crate::run;
+use crate::store::args::StoreArgs;
+use crate::validate::{self, Checked};
+use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What changes are made with.
+#[derive(Debug)]
+pub struct HotplugSetup {
+    /// Where ports are made.
+    pub site: Site,
+    /// Where their sockets are.
+    pub socket_dir: PathBuf,
+    /// Where the VMM takes orders; `None`: somebody else puts cards in and takes them out.
+    pub vmm: Option<VmmSocket>,
+    /// How long a guest may take.
+    pub patience: Patience,
+    /// Where leases are kept.
+    pub store: StoreArgs,
+    /// Ports left to the pod, of an interface that has every one.
+    pub kept: Vec<Kept>,
+    /// What is served at first.
+    pub plan: VmPlan,
+}
+
+/// What a change did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Changes {
+    /// Interfaces that were plugged.
+    pub plugged: Vec<String>,
+    /// Interfaces that were unplugged.
+    pub unplugged: Vec<String>,
+    /// Interfaces whose link was taken up.
+    pub up: Vec<String>,
+    /// Interfaces whose link was taken down.
+    pub down: Vec<String>,
+    /// What is not as the manifests say, and what is left to do.
+    pub warnings: Vec<String>,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum HotplugError {
+    /// Manifests that cannot be served.
+    #[error("{0}")]
+    Manifests(String),
+    /// Manifests of another VM.
+    #[error("the manifests are of {asked}, and {served} is served here")]
+    OtherVm {
+        /// Theirs.
+        asked: String,
+        /// Ours.
+        served: String,
+    },
+    /// No such interface.
+    #[error("there is no interface {0:?}")]
+    Unknown(String),
+    /// An interface that is served and is to be another.
+    #[error("interface {0} is to change in more than its state, which it cannot while it is plugged")]
+    Changed(String),
+    /// A port that cannot be made.
+    #[error("{0}")]
+    Port(Failure),
+    /// The VMM.
+    #[error("{0}")]
+    Vmm(#[from] RunningError),
+    /// Nobody puts cards in.
+    #[error(
+        "no VMM is known that could be given cards: start hawser with --qmp or --cloud-hypervisor, or the VMM after --"
+    )]
+    NoVmm,
+    /// The process is about to end.
+    #[error("hawser is about to end")]
+    Ending,
+}
+
+/// What can be asked for.
+enum Order {
+    Plug {
+        files: Vec<SourceFile>,
+        only: Option<String>,
+    },
+    Unplug(String),
+    Link(String, LinkState),
+    ShowLinks,
+}
+
+type Outcome = Result<Changes, HotplugError>;
+
+/// Whom to ask for changes. The thread that makes them ends with the last of these.
+#[derive(Clone)]
+pub struct Hotplug(Sender<(Order, SyncSender<Outcome>)>);
+
+impl Hotplug {
+    /// Starts the thread that changes `machine`.
+    ///
+    /// # Errors
+    /// If there is none to be had.
+    pub fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
+        let (sender, orders) = mpsc::channel();
+        let operator = Operator { setup, machine };
+        thread::Builder::new()
+            .name("hotplug".into())
+            .spawn(move || operator.work(&orders))
+            .map_err(|e| Failure::runtime(format_args!("cannot start a thread: {e}")))?;
+        Ok(Self(sender))
+    }
+
+    /// Makes the NICs those of the manifests; only that one, if one is named.
+    ///
+    /// # Errors
+    /// [`HotplugError`]; all is as it was.
+    pub fn plug(&self, files: Vec<SourceFile>, only: Option<String>) -> Outcome {
+        self.order(Order::Plug { files, only })
+    }
+
+    /// Takes a NIC out.
+    ///
+    /// # Errors
+    /// [`HotplugError`]; it is there as before.
+    pub fn unplug(&self, name: String) -> Outcome {
+        self.order(Order::Unplug(name))
+    }
+
+    /// Takes the link of a NIC up or down.
+    ///
+    /// # Errors
+    /// [`HotplugError`]; it is as it was.
+    pub fn set_link(&self, name: String, up: bool) -> Outcome {
+        let state = if up { LinkState::Up } else { LinkState::Down };
+        self.order(Order::Link(name, state))
+    }
+
+    /// Has a VMM that is starting show the links that are down. Waits for nothing.
+    pub fn show_links(&self) {
+        let (reply, _) = mpsc::sync_channel(1);
+        // Fails only if the thread has gone.
+        let _ = self.0.send((Order::ShowLinks, reply));
+    }
+
+    fn order(&self, order: Order) -> Outcome {
+        let (reply, outcome) = mpsc::sync_channel(1);
+        self.0.send((order, reply)).map_err(|_| HotplugError::Ending)?;
+        outcome.recv().map_err(|_| HotplugError::Ending)?
+    }
+}
+
+/// Who makes the changes.
+struct Operator {
+    setup: HotplugSetup,
+    machine: Arc<Machine>,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+enum Step {
+    Plug(NicPlan),
+    Unplug(NicPlan),
+    Link(String, LinkState),
+}
+
+impl Step {
+    fn undoing(&self) -> Self {
+        match self {
+            Self::Plug(nic) => Self::Unplug(nic.clone()),
+            Self::Unplug(nic) => Self::Plug(nic.clone()),
+            Self::Link(name, LinkState::Up) => Self::Link(name.clone(), LinkState::Down),
+            Self::Link(name, _) => Self::Link(name.clone(), LinkState::Up),
+        }
+    }
+}
+
+impl Operator {
+    fn work(mut self, orders: &Receiver<(Order, SyncSender<Outcome>)>) {
+        for (order, reply) in orders {
+            let outcome = match order {
+                Order::Plug { .. } if self.setup.vmm.is_none() => Err(HotplugError::NoVmm),
+                Order::Plug { files, only } => self.plug(&files, only.as_deref()),
+                Order::Unplug(name) => self.unplug(&name),
+                Order::Link(name, state) => self.link(name, state),
+                Order::ShowLinks => self.show_links(),
+            };
+            match &outcome {
+                Ok(changes) => changes.log(),
+                Err(error) => log::warn!("nothing was changed: {error}"),
+            }
+            // Whoever asked may have gone; what was done is done.
+            let _ = reply.send(outcome);
+        }
+    }
+
+    fn plug(&mut self, files: &[SourceFile], only: Option<&str>) -> Outcome {
+        let checked = validate::check_sources(files, &self.setup.socket_dir);
+        let Checked { mut plan, warnings } = checked.map_err(|rejected| {
+            let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
+            HotplugError::Manifests(lines.join("\n"))
+        })?;
+        let name = |plan: &VmPlan| format!("{}/{}", plan.namespace, plan.name);
+        let (asked, served) = (name(&plan), name(&self.setup.plan));
+        if asked != served {
+            return Err(HotplugError::OtherVm { asked, served });
+        }
+        // An error is that no interface has every port any more.
+        let _ = run::keep(&self.setup.kept, &mut plan);
+        if let Some(name) = only {
+            plan.nics = merged(&self.setup.plan.nics, &plan.nics, name)?;
+        }
+        let mut changes = self.become_plan(plan).inspect_err(|_| {
+            // Leases of what is not served after all.
+            let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
+            again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
+        })?;
+        changes.warnings.extend(warnings.iter().map(ToString::to_string));
+        Ok(changes)
+    }
+
+    fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
+        leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
+        let changes = self.carry_out(&steps(&self.setup.plan.nics, &plan.nics)?)?;
+        self.setup.plan.absent = plan.absent;
+        Ok(changes)
+    }
+
+    fn unplug(&mut self, name: &str) -> Outcome {
+        let nic = self.known(name)?.clone();
+        self.carry_out(&[Step::Unplug(nic)])
+    }
+
+    fn link(&mut self, name: String, state: LinkState) -> Outcome {
+        if self.known(&name)?.state == state {
+            return Ok(Changes::default());
+        }
+        self.carry_out(&[Step::Link(name, state)])
+    }
+
+    fn known(&self, name: &str) -> Result<&NicPlan, HotplugError> {
+        let mut nics = self.setup.plan.nics.iter();
+        nics.find(|nic| nic.name == name)
+            .ok_or_else(|| HotplugError::Unknown(name.to_owned()))
+    }
+
+    /// Takes all steps, or none.
+    fn carry_out(&mut self, steps: &[Step]) -> Outcome {
+        let mut changes = Changes::default();
+        if steps.is_empty() {
+            return Ok(changes);
+        }
+        // What is wrong already is found before anything is done.
+        for step in steps {
+            if let Step::Plug(nic) = step {
+                self.resolve(nic)?;
+            }
+        }
+        let mut vmm = self.setup.vmm.as_ref().map(VmmSocket::meet).transpose()?;
+        for (done, step) in steps.iter().enumerate() {
+            if let Err(error) = self.take(step, vmm.as_mut()) {
+                for step in steps[..done].iter().rev().map(Step::undoing) {
+                    if let Err(error) = self.take(&step, vmm.as_mut()) {
+                        log::error!("cannot undo a change: {error}");
+                    }
+                }
+                return Err(error);
+            }
+            changes.note(step);
+        }
+        if vmm.is_none() && !(changes.plugged.is_empty() && changes.unplugged.is_empty()) {
+            let warning =
+                "no VMM is known (--qmp, --cloud-hypervisor): its cards are to be plugged and unplugged there";
+            changes.warnings.push(warning.into());
+        }
+        Ok(changes)
+    }
+
+    fn take(&mut self, step: &Step, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+        match step {
+            Step::Plug(nic) => self.take_in(nic, vmm),
+            Step::Unplug(nic) => {
+                if let Some(vmm) = vmm {
+                    vmm.unplug(&nic.name, &self.setup.patience)?;
+                }
+                self.machine.remove(&nic.name);
+                self.setup.plan.nics.retain(|other| other.name != nic.name);
+                Ok(())
+            }
+            Step::Link(name, state) => self.set_link(name, *state, vmm),
+        }
+    }
+
+    fn take_in(&mut self, nic: &NicPlan, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+        let port = self.machine.add(self.resolve(nic)?).map_err(HotplugError::Port)?;
+        let told = match vmm {
+            Some(vmm) => vmm.plug(&run::card(nic, port.config())).and_then(|()| {
+                let shown = match nic.state {
+                    LinkState::Down => vmm.set_link(&nic.name, false).map(drop),
+                    _ => Ok(()),
+                };
+                shown.inspect_err(|_| {
+                    if let Err(error) = vmm.unplug(&nic.name, &self.setup.patience) {
+                        log::error!("cannot undo a change: {error}");
+                    }
+                })
+            }),
+            None => Ok(()),
+        };
+        drop(port);
+        if let Err(error) = told {
+            self.machine.remove(&nic.name);
+            return Err(error.into());
+        }
+        self.setup.plan.nics.push(nic.clone());
+        Ok(())
+    }
+
+    fn set_link(&mut self, name: &str, state: LinkState, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+        let up = state == LinkState::Up;
+        let port = self.machine.port(name);
+        let port = port.ok_or_else(|| HotplugError::Unknown(name.to_owned()))?;
+        if let Some(vmm) = vmm {
+            vmm.set_link(name, up)?;
+        }
+        port.set_link(up);
+        let mut nics = self.setup.plan.nics.iter_mut();
+        if let Some(nic) = nics.find(|nic| nic.name == name) {
+            nic.state = state;
+        }
+        Ok(())
+    }
+
+    /// Links that are down, shown by a VMM that may not listen yet.
+    fn show_links(&self) -> Outcome {
+        /// How long it may take to listen, and how often that is tried.
+        const STARTING: Duration = Duration::from_secs(10);
+        const AGAIN: Duration = Duration::from_millis(50);
+        let down = |nic: &&NicPlan| nic.state == LinkState::Down;
+        let down: Vec<&NicPlan> = self.setup.plan.nics.iter().filter(down).collect();
+        let (Some(socket), false) = (&self.setup.vmm, down.is_empty()) else {
+            return Ok(Changes::default());
+        };
+        let deadline = Instant::now() + STARTING;
+        let mut vmm = loop {
+            match socket.meet() {
+                Err(error) if error.is_unreachable() && Instant::now() < deadline => thread::sleep(AGAIN),
+                met => break met?,
+            }
+        };
+        for nic in down {
+            vmm.set_link(&nic.name, false)?;
+        }
+        Ok(Changes::default())
+    }
+
+    fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
+        let site = &self.setup.site;
+        let host = Host::probe();
+        run::resolve(nic, &host, site).map_err(|failure| HotplugError::Port(failure.of(&nic.name)))
+    }
+}
+
+/// What is served, but for one interface, which is as it is wanted.
+fn merged(served: &[NicPlan], wanted: &[NicPlan], name: &str) -> Result<Vec<NicPlan>, HotplugError> {
+    let is_it = |nic: &&NicPlan| nic.name == name;
+    let wanted = wanted.iter().find(is_it);
+    if wanted.is_none() && !served.iter().any(|nic| nic.name == name) {
+        return Err(HotplugError::Unknown(name.to_owned()));
+    }
+    let others = served.iter().filter(|nic| nic.name != name);
+    Ok(others.chain(wanted).cloned().collect())
+}
+
+/// What leads from the NICs that are served to those that are wanted.
+fn steps(served: &[NicPlan], wanted: &[NicPlan]) -> Result<Vec<Step>, HotplugError> {
+    let find = |nics: &[NicPlan], name: &str| nics.iter().find(|nic| nic.name == name).cloned();
+    let gone = served.iter().filter(|nic| find(wanted, &nic.name).is_none());
+    let mut steps: Vec<Step> = gone.cloned().map(Step::Unplug).collect();
+    for nic in wanted {
+        let Some(mut now) = find(served, &nic.name) else {
+            steps.push(Step::Plug(nic.clone()));
+            continue;
+        };
+        if now.state != nic.state {
+            steps.push(Step::Link(nic.name.clone(), nic.state));
+            now.state = nic.state;
+        }
+        if now != *nic {
+            return Err(HotplugError::Changed(nic.name.clone()));
+        }
+    }
+    Ok(steps)
+}
+
+impl Changes {
+    fn note(&mut self, step: &Step) {
+        match step {
+            Step::Plug(nic) => self.plugged.push(nic.name.clone()),
+            Step::Unplug(nic) => self.unplugged.push(nic.name.clone()),
+            Step::Link(name, LinkState::Up) => self.up.push(name.clone()),
+            Step::Link(name, _) => self.down.push(name.clone()),
+        }
+    }
+
+    /// What was done, a line for each; none if nothing was.
+    pub fn lines(&self) -> Vec<String> {
+        let all = [
+            ("plugged", &self.plugged),
+            ("unplugged", &self.unplugged),
+            ("link up", &self.up),
+            ("link down", &self.down),
+        ];
+        all.iter()
+            .flat_map(|(what, names)| names.iter().map(move |name| format!("{name}: {what}")))
+            .collect()
+    }
+
+    fn log(&self) {
+        self.lines().iter().for_each(|line| log::info!("interface {line}"));
+        self.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    }
+}
+
+#[cfg(test)]
+#[path = "hotplug_tests.rs"]
+mod tests;

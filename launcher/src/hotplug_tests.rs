@@ -1,0 +1,185 @@
+use super::*;
+use crate::host::namespace::Namespace;
+use crate::machine::MachineSetup;
+use crate::sandbox::Sandbox;
+use crate::store::args::StorePlace;
+use crate::store::range::MacRange;
+use hawser_backend::vhost_user::Lifetime;
+use std::path::Path;
+
+/// A VM whose interfaces are masqueraded or on a bridge nobody has, each with its state.
+fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
+    let mut text = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  \
+        domain:\n    devices:\n      interfaces:\n"
+        .to_owned();
+    let mut networks = String::new();
+    let mut attachments = String::new();
+    for (name, binding, state) in interfaces {
+        // Every port would take rights.
+        let ports = if *binding == "masquerade" {
+            "ports: [{port: 22000}], "
+        } else {
+            ""
+        };
+        text += &format!(
+            "      - {{name: {name}, {binding}: {{}}, {ports}state: {state}, macAddress: \"02:00:00:00:00:{:02x}\"}}\n",
+            name.len()
+        );
+        networks += &match *binding {
+            "masquerade" => format!("  - {{name: {name}, pod: {{vmNetworkCIDR: 10.0.2.0/24}}}}\n"),
+            _ => format!("  - {{name: {name}, multus: {{networkName: {name}}}}}\n"),
+        };
+        if *binding == "bridge" {
+            attachments += &format!(
+                "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: {name}}}\n\
+                 spec:\n  config: '{{\"cniVersion\": \"1.0.0\", \"type\": \"bridge\", \"bridge\": \"nobody-has-it\"}}'\n"
+            );
+        }
+    }
+    vec![SourceFile {
+        name: "vm.yaml".into(),
+        text: format!("{text}  networks:\n{networks}{attachments}"),
+    }]
+}
+
+fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
+    validate::check_sources(&source(interfaces), folder).unwrap().plan
+}
+
+/// A machine that serves `interfaces`, and who changes it.
+fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSocket>) -> Operator {
+    let site = Site {
+        namespace: Namespace::default(),
+        runtime_folder: folder.to_owned(),
+    };
+    let setup = HotplugSetup {
+        site: site.clone(),
+        socket_dir: folder.to_owned(),
+        vmm,
+        patience: Patience::default(),
+        store: StoreArgs {
+            store: Some(StorePlace::Off),
+            mac_range: MacRange::DEFAULT,
+        },
+        kept: Vec::new(),
+        plan: plan(folder, interfaces),
+    };
+    let host = Host::default();
+    let nics = setup.plan.nics.iter();
+    let nics = nics.map(|nic| run::resolve(nic, &host, &site).unwrap()).collect();
+    let machine = MachineSetup {
+        sandbox: Sandbox::default(),
+        lifetime: Lifetime::Persistent,
+        names_interfaces: true,
+    };
+    Operator {
+        machine: Arc::new(Machine::start(machine, nics).unwrap()),
+        setup,
+    }
+}
+
+fn is_up(operator: &Operator, name: &str) -> bool {
+    operator.machine.port(name).unwrap().link().is_up()
+}
+
+const DEFAULT: (&str, &str, &str) = ("default", "masquerade", "up");
+
+#[test]
+fn what_the_manifests_say_becomes_steps_and_each_can_be_undone() {
+    let folder = Path::new("/s");
+    let served = plan(folder, &[DEFAULT, ("net", "bridge", "up"), ("older", "bridge", "up")]);
+    let wanted = plan(
+        folder,
+        &[
+            DEFAULT,
+            ("net", "bridge", "down"),
+            ("new1", "bridge", "up"),
+            ("older", "bridge", "absent"),
+        ],
+    );
+    let steps = steps(&served.nics, &wanted.nics).unwrap();
+    assert!(
+        matches!(&steps[..], [Step::Unplug(older), Step::Link(net, LinkState::Down), Step::Plug(new)]
+            if older.name == "older" && net == "net" && new.name == "new1"),
+        "{steps:?}"
+    );
+    assert!(matches!(steps[0].undoing(), Step::Plug(nic) if nic.name == "older"));
+    assert!(matches!(steps[1].undoing(), Step::Link(_, LinkState::Up)));
+    assert!(matches!(steps[2].undoing(), Step::Unplug(nic) if nic.name == "new1"));
+    assert!(super::steps(&served.nics, &served.nics).unwrap().is_empty());
+}
+
+#[test]
+fn one_interface_is_changed_without_the_others() {
+    let folder = Path::new("/s");
+    let served = plan(folder, &[DEFAULT, ("net", "bridge", "up")]);
+    let wanted = plan(folder, &[("default", "masquerade", "down"), ("new1", "bridge", "up")]);
+    let names = |name| {
+        let merged = merged(&served.nics, &wanted.nics, name)?;
+        Ok::<_, HotplugError>(merged.into_iter().map(|nic| (nic.name, nic.state)).collect::<Vec<_>>())
+    };
+    let up = |name: &str| (name.to_owned(), LinkState::Up);
+    assert_eq!(names("new1").unwrap(), [up("default"), up("net"), up("new1")]);
+    assert_eq!(names("net").unwrap(), [up("default")]);
+    assert!(matches!(names("other"), Err(HotplugError::Unknown(_))));
+}
+
+#[test]
+fn an_interface_that_is_to_be_another_is_refused() {
+    let folder = Path::new("/s");
+    let served = plan(folder, &[DEFAULT]);
+    let mut other = served.clone();
+    other.nics[0].mac = None;
+    let refused = steps(&served.nics, &other.nics).unwrap_err();
+    assert!(matches!(refused, HotplugError::Changed(name) if name == "default"));
+}
+
+#[test]
+fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut operator = operator(folder.path(), &[("default", "masquerade", "down")], None);
+    assert!(!is_up(&operator, "default"));
+    let changes = operator.plug(&source(&[DEFAULT]), None).unwrap();
+    assert_eq!(changes.up, ["default"]);
+    assert!(is_up(&operator, "default"));
+    let again = operator.plug(&source(&[DEFAULT]), None).unwrap();
+    assert!(again.lines().is_empty(), "{again:?}");
+    let changes = operator.link("default".into(), LinkState::Down).unwrap();
+    assert_eq!(
+        (changes.down, is_up(&operator, "default")),
+        (vec!["default".to_owned()], false)
+    );
+}
+
+#[test]
+fn a_change_that_cannot_be_made_whole_is_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    // The first wants a bridge that is not there; the second a VMM.
+    for (vmm, what) in [
+        (None, "nobody-has-it"),
+        (Some(VmmSocket::Qemu(folder.path().join("no-qemu"))), "monitor"),
+    ] {
+        let mut operator = operator(folder.path(), &[DEFAULT], vmm);
+        let wanted = match what {
+            "monitor" => source(&[("default", "masquerade", "down")]),
+            _ => source(&[("default", "masquerade", "down"), ("net", "bridge", "up")]),
+        };
+        let error = operator.plug(&wanted, None).unwrap_err();
+        assert!(error.to_string().contains(what), "{error}");
+        assert!(is_up(&operator, "default"));
+        assert_eq!(operator.machine.ports().len(), 1);
+        assert_eq!(operator.setup.plan.nics.len(), 1);
+    }
+}
+
+#[test]
+fn manifests_of_another_vm_and_wrong_ones_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut operator = operator(folder.path(), &[DEFAULT], None);
+    let mut other = source(&[DEFAULT]);
+    other[0].text = other[0].text.replace("name: vm}", "name: other}");
+    assert!(matches!(operator.plug(&other, None), Err(HotplugError::OtherVm { .. })));
+    let wrong = operator.plug(&source(&[("default", "bogus", "up")]), None).unwrap_err();
+    assert!(wrong.to_string().contains("vm.yaml:"), "{wrong}");
+    assert!(matches!(operator.unplug("net"), Err(HotplugError::Unknown(_))));
+}

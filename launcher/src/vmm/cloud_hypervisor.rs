@@ -1,0 +1,91 @@
+//! Cards of a cloud-hypervisor that runs, over its HTTP API (`--api-socket`).
+//!
+//! Removing a device is a request to the guest there too; that it has let go shows in
+//! the tree of devices, which is looked at from time to time.
+
+use super::http::{self, Answer};
+use super::running::{Patience, RunningError};
+use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often the tree of devices is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Its API.
+#[derive(Debug)]
+pub struct CloudHypervisor(PathBuf);
+
+impl CloudHypervisor {
+    /// The one that listens at `path`.
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Puts a card in.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
+        // What cannot be said on the command line cannot be asked for here.
+        cloud_hypervisor_card(card).map_err(RunningError::Card)?;
+        let mut net = json!({
+            "id": cloud_hypervisor_name(&card.port.name),
+            "vhost_user": true,
+            "vhost_socket": card.socket,
+            "vhost_mode": if card.vmm_listens { "Server" } else { "Client" },
+            "num_queues": 2 * card.port.queue_pairs.get(),
+            "mtu": card.port.mtu,
+        });
+        if let Some(mac) = card.port.mac {
+            net["mac"] = mac.to_string().into();
+        }
+        self.ask("PUT", "vm.add-net", &net).map(drop)
+    }
+
+    /// Takes a card out, when the guest lets go of it. One that has gone already is fine.
+    ///
+    /// # Errors
+    /// What it says, and [`RunningError::Kept`].
+    pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
+        let id = cloud_hypervisor_name(port);
+        let deadline = Instant::now() + patience.whole;
+        if !self.has_device(&id)? {
+            return Ok(());
+        }
+        self.ask("PUT", "vm.remove-device", &json!({"id": id}))?;
+        while self.has_device(&id)? {
+            if Instant::now() >= deadline {
+                return Err(RunningError::Kept(port.to_owned(), patience.whole));
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn has_device(&mut self, id: &str) -> Result<bool, RunningError> {
+        let info = self.ask("GET", "vm.info", &Value::Null)?;
+        Ok(info["device_tree"].get(id).is_some())
+    }
+
+    fn ask(&mut self, method: &str, what: &str, body: &Value) -> Result<Value, RunningError> {
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let answer = http::exchange(&self.0, method, &format!("/api/v1/{what}"), &body);
+        let Answer { status, body } = answer.map_err(RunningError::CloudHypervisor)?;
+        if !(200..300).contains(&status) {
+            let why = String::from_utf8_lossy(&body).trim().to_owned();
+            return Err(RunningError::Answer {
+                what: what.to_owned(),
+                status,
+                why,
+            });
+        }
+        Ok(serde_json::from_slice(&body).unwrap_or_default())
+    }
+}

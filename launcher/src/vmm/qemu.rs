@@ -1,0 +1,208 @@
+//! Cards of a QEMU that runs, over its monitor.
+//!
+//! A card is three objects there: a chardev (the socket), a netdev (the front end) and the
+//! device itself, made in this order and removed in the other. Removing the device is a
+//! request to the guest: QEMU says with an event when the guest has let go.
+
+use super::qmp::{Qmp, QmpError};
+use super::running::{Patience, RunningError};
+use super::{Card, QemuNames, RECONNECT_MS, ROOT_PORT, vectors};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Instant;
+
+/// QEMU's class of error for a name that is not there.
+const NOT_FOUND: &str = "DeviceNotFound";
+/// What QEMU says of a device whose guest has been asked already.
+const ASKED_ALREADY: &str = "already in the process of unplug";
+
+/// A monitor in use.
+#[derive(Debug)]
+pub struct Qemu(Qmp);
+
+impl Qemu {
+    /// Connects to the monitor at `path`.
+    ///
+    /// # Errors
+    /// [`QmpError`]
+    pub fn connect(path: &Path) -> Result<Self, QmpError> {
+        Qmp::connect(path).map(Self)
+    }
+
+    /// Puts a card in. Nothing is left of one that cannot be.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
+        let names = QemuNames::of(&card.port.name);
+        if self.has_device(&names.device)? {
+            return Err(RunningError::There(card.port.name.clone()));
+        }
+        // Of a card the guest let go of after we had stopped waiting.
+        self.sweep(&names)?;
+        let made = self.make(card, &names);
+        if made.is_err()
+            && let Err(error) = self.sweep(&names)
+        {
+            log::error!("cannot put back what was made in QEMU for {}: {error}", card.port.name);
+        }
+        made
+    }
+
+    fn make(&mut self, card: &Card<'_>, names: &QemuNames) -> Result<(), RunningError> {
+        let path = super::utf8(card.socket).map_err(RunningError::Card)?;
+        let mut socket = json!({"addr": {"type": "unix", "data": {"path": path}}, "server": card.vmm_listens});
+        if card.vmm_listens {
+            socket["wait"] = false.into();
+        } else {
+            socket["reconnect-ms"] = RECONNECT_MS.into();
+        }
+        let backend = json!({"type": "socket", "data": socket});
+        self.0
+            .execute("chardev-add", json!({"id": names.chardev, "backend": backend}))?;
+        let pairs = card.port.queue_pairs.get();
+        self.0.execute(
+            "netdev_add",
+            json!({"type": "vhost-user", "id": names.netdev, "chardev": names.chardev, "queues": pairs}),
+        )?;
+        self.make_device(card, names)
+    }
+
+    /// On a root port that is free, or where QEMU would put it.
+    fn make_device(&mut self, card: &Card<'_>, names: &QemuNames) -> Result<(), RunningError> {
+        let device = device(card, names);
+        let buses = match &card.bus {
+            Some(bus) => vec![bus.clone()],
+            None => free_ports(&self.0.execute("query-pci", json!({}))?),
+        };
+        let mut refused = None;
+        for bus in buses {
+            let mut device = device.clone();
+            device["bus"] = bus.into();
+            match self.0.execute("device_add", device) {
+                Ok(_) => return Ok(()),
+                // The guest has not numbered its buses yet: it may not be free after all.
+                Err(error @ QmpError::Refused { .. }) => refused = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match refused {
+            Some(error) => Err(error.into()),
+            None => self.0.execute("device_add", device).map(drop).map_err(no_port),
+        }
+    }
+
+    /// Takes a card out, when the guest lets go of it. One that has gone already is fine.
+    ///
+    /// # Errors
+    /// What QEMU says, and [`RunningError::Kept`]: the card is there as before.
+    pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
+        let names = QemuNames::of(port);
+        let deadline = Instant::now() + patience.whole;
+        // A guest that was booting has not heard the first request.
+        while self.ask_back(&names.device)? {
+            let turn = deadline.min(Instant::now() + patience.again);
+            let about_it = |event: &Value| event["data"]["device"] == *names.device;
+            let ended = self.0.event(turn, |event| {
+                about_it(event) && (event["event"] == "DEVICE_DELETED" || event["event"] == "DEVICE_UNPLUG_GUEST_ERROR")
+            })?;
+            match ended {
+                Some(event) if event["event"] == "DEVICE_DELETED" => break,
+                Some(_) => return Err(RunningError::Refused(port.to_owned())),
+                None if Instant::now() >= deadline => return Err(RunningError::Kept(port.to_owned(), patience.whole)),
+                None => {}
+            }
+        }
+        self.sweep(&names)
+    }
+
+    /// Asks the guest to let go; false if the device is not there any more.
+    fn ask_back(&mut self, device: &str) -> Result<bool, QmpError> {
+        match self.0.execute("device_del", json!({"id": device})) {
+            Ok(_) => Ok(true),
+            Err(QmpError::Refused { class, .. }) if class == NOT_FOUND => Ok(false),
+            Err(QmpError::Refused { description, .. }) if description.contains(ASKED_ALREADY) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shows the guest a link.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn set_link(&mut self, port: &str, up: bool) -> Result<(), RunningError> {
+        let name = QemuNames::of(port).netdev;
+        self.0.execute("set_link", json!({"name": name, "up": up}))?;
+        Ok(())
+    }
+
+    fn has_device(&mut self, device: &str) -> Result<bool, QmpError> {
+        let list = self.0.execute("qom-list", json!({"path": "/machine/peripheral"}))?;
+        let entries = list.as_array().into_iter().flatten();
+        Ok(entries.into_iter().any(|entry| entry["name"] == *device))
+    }
+
+    /// Removes netdev and chardev where they are there. The device is not.
+    fn sweep(&mut self, names: &QemuNames) -> Result<(), RunningError> {
+        // QEMU has no class of its own for a name it does not know here, only words.
+        let unless_absent = |done: Result<Value, QmpError>| match done {
+            Err(QmpError::Refused { class, description, .. })
+                if class == NOT_FOUND || description.contains("not found") =>
+            {
+                Ok(())
+            }
+            other => other.map(drop),
+        };
+        unless_absent(self.0.execute("netdev_del", json!({"id": names.netdev})))?;
+        unless_absent(self.0.execute("chardev-remove", json!({"id": names.chardev})))?;
+        Ok(())
+    }
+}
+
+/// device_add's arguments, but for the bus.
+fn device(card: &Card<'_>, names: &QemuNames) -> Value {
+    let pairs = card.port.queue_pairs.get();
+    let mut device = json!({
+        "driver": "virtio-net-pci",
+        "id": names.device,
+        "netdev": names.netdev,
+        "host_mtu": card.port.mtu,
+        "romfile": "",
+    });
+    if let Some(mac) = card.port.mac {
+        device["mac"] = mac.to_string().into();
+    }
+    if pairs > 1 {
+        device["mq"] = true.into();
+        device["vectors"] = vectors(pairs).into();
+    }
+    // The order of booting is the firmware's, which has run.
+    if let Some(index) = card.device.acpi_index {
+        device["acpi-index"] = index.into();
+    }
+    device
+}
+
+/// Names of the root ports nothing is behind, ours first.
+fn free_ports(pci: &Value) -> Vec<String> {
+    let buses = pci.as_array().into_iter().flatten();
+    let devices = buses.flat_map(|bus| bus["devices"].as_array().into_iter().flatten());
+    let free = devices.filter(|device| {
+        let behind = device["pci_bridge"]["devices"].as_array();
+        device.get("pci_bridge").is_some() && behind.is_none_or(Vec::is_empty)
+    });
+    let names = free.filter_map(|device| device["qdev_id"].as_str());
+    let mut names: Vec<String> = names.filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    names.sort_by_key(|name| !name.starts_with(ROOT_PORT));
+    names
+}
+
+/// What QEMU says where no port is free, and what to do about it.
+fn no_port(error: QmpError) -> RunningError {
+    match error {
+        QmpError::Refused { description, .. } if description.contains("does not support hotplug") => {
+            RunningError::NoPort(description)
+        }
+        error => error.into(),
+    }
+}

@@ -1,0 +1,185 @@
+//! NICs that come and go in a QEMU that runs.
+
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::peers::{self, Iperf};
+use hawser_testkit::segment::{HOST4, Segment};
+use hawser_testkit::{Result, artifacts, failure, until};
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// How long a guest that is emulated may take to find a card, or to lose it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// MAC of the card that stays.
+const MAC: &str = "02:00:00:00:0a:00";
+/// How long a round may take.
+const ROUND: Duration = Duration::from_secs(7);
+/// Cards besides the one that stays: name, bridge, MAC, the guest's address and the host's.
+const CARDS: [Card; 2] = [
+    Card {
+        name: "trunk",
+        bridge: "br1",
+        mac: "02:00:00:00:0a:01",
+        guest: "10.1.0.2",
+        host: "10.1.0.1",
+    },
+    Card {
+        name: "storage",
+        bridge: "br2",
+        mac: "02:00:00:00:0a:02",
+        guest: "10.2.0.2",
+        host: "10.2.0.1",
+    },
+];
+
+struct Card {
+    name: &'static str,
+    bridge: &'static str,
+    mac: &'static str,
+    guest: &'static str,
+    host: &'static str,
+}
+
+/// A VM with a masqueraded NIC and those of the cards, each with a state.
+fn manifest(cards: &[(&Card, &str)]) -> String {
+    let mut interfaces = format!("      - {{name: default, masquerade: {{}}, macAddress: \"{MAC}\"}}\n");
+    let mut networks = "  - {name: default, pod: {}}\n".to_owned();
+    let mut attachments = String::new();
+    for (Card { name, bridge, mac, .. }, state) in cards {
+        interfaces += &format!("      - {{name: {name}, bridge: {{}}, macAddress: \"{mac}\", state: {state}}}\n");
+        networks += &format!("  - {{name: {name}, multus: {{networkName: {name}}}}}\n");
+        attachments += &format!(
+            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: {name}}}\n\
+             spec:\n  config: '{{\"cniVersion\": \"1.0.0\", \"type\": \"bridge\", \"bridge\": \"{bridge}\"}}'\n"
+        );
+    }
+    format!(
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: vm}}\nspec:\n  \
+         domain:\n    devices:\n      interfaces:\n{interfaces}  networks:\n{networks}{attachments}"
+    )
+}
+
+/// hawser with one NIC, QEMU with room for more, and iperf3 over the one.
+struct Stage {
+    segment: Segment,
+    hawser: Hawser,
+    guest: Guest,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let segment = Segment::new(1500)?;
+        for card in &CARDS {
+            let bridge = card.bridge;
+            segment.host.run(&format!("ip link add {bridge} type bridge"))?;
+            segment.host.run(&format!("ip link set {bridge} up"))?;
+            segment
+                .host
+                .run(&format!("ip addr add {}/24 dev {bridge}", card.host))?;
+        }
+        let file = segment.path("vm.yaml");
+        fs::write(&file, manifest(&[]))?;
+        let monitor = segment.path("qmp.sock");
+        let qmp = format!("--qmp={}", monitor.display());
+        let hawser = Hawser::run_with(&segment.host, &file, segment.folder(), &["default"], &[&qmp])?;
+        let mut plan = Plan::new(Kind::Qemu, hawser.socket());
+        plan.mac = Some(MAC.into());
+        plan.arguments = vec!["-qmp".into(), format!("unix:{},server=on,wait=off", monitor.display())];
+        for slot in 1..=CARDS.len() {
+            let port = format!("pcie-root-port,id=port{slot},chassis=1,slot={slot}");
+            plan.arguments.extend(["-device".into(), port]);
+        }
+        let guest = plan.boot()?;
+        guest.sh("net-up 4")?;
+        Ok(Self { segment, hawser, guest })
+    }
+
+    /// What `hawser plug` says of the VM with these cards.
+    fn plug(&self, cards: &[(&Card, &str)]) -> Result<String> {
+        let file = self.segment.path("vm.yaml");
+        fs::write(&file, manifest(cards))?;
+        self.ask(&["plug", "-f", &file.to_string_lossy()])
+    }
+
+    fn ask(&self, words: &[&str]) -> Result<String> {
+        let mut command = self.segment.host.command(artifacts::hawser()?);
+        let output = command
+            .args(words)
+            .arg(format!("--socket-dir={}", self.segment.folder().display()))
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            Ok(text)
+        } else {
+            Err(failure(format!(
+                "{words:?}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            )))
+        }
+    }
+
+    /// What the guest calls the card of this MAC; `None` if it has none.
+    fn link(&self, card: &Card) -> Result<Option<String>> {
+        let found = self
+            .guest
+            .run(&format!("grep -l {} /sys/class/net/*/address", card.mac))?;
+        Ok(found.out.trim().split('/').nth(4).map(str::to_owned))
+    }
+
+    /// Waits until the guest has the card, and sends over it.
+    fn use_card(&self, card: &Card) -> Result<()> {
+        until("the guest finds its card", || Ok(self.link(card)?.is_some()))?;
+        let link = self.link(card)?.unwrap_or_default();
+        let Card { guest, host, .. } = card;
+        self.guest
+            .sh(&format!("ip link set {link} up && ip addr add {guest}/24 dev {link}"))?;
+        self.guest.sh(&format!("ping -q -c 2 -W 5 {host}"))?;
+        Ok(())
+    }
+
+    /// Both cards come, are used, and go, `rounds` times, while iperf3 counts datagrams on the
+    /// card that stays.
+    fn rounds(&mut self, rounds: u32) -> Result<()> {
+        let _server = peers::iperf_server(&self.segment.host, self.segment.folder(), HOST4)?;
+        let time = ROUND * rounds;
+        let traffic = format!("iperf3 -c {HOST4} -u -b 4M -l 1200 -t {} --json", time.as_secs());
+        let running = self.guest.start(&traffic, time + PATIENCE)?;
+        let began = Instant::now();
+        for _ in 0..rounds {
+            let all: Vec<(&Card, &str)> = CARDS.iter().map(|card| (card, "up")).collect();
+            assert_eq!(self.plug(&all)?, "trunk: plugged\nstorage: plugged\n");
+            for card in &CARDS {
+                self.use_card(card)?;
+            }
+            let resident = self.hawser.process().resident_kib()?;
+            println!("resident memory with three NICs: {resident} KiB");
+            assert_eq!(self.plug(&[])?, "trunk: unplugged\nstorage: unplugged\n");
+            for card in &CARDS {
+                assert_eq!(self.link(card)?, None, "{} is still there", card.name);
+                assert!(!self.segment.path(&format!("{}.sock", card.name)).exists());
+            }
+        }
+        println!("{rounds} rounds of two cards took {:?}", began.elapsed());
+        assert!(running.poll().is_none(), "the rounds took longer than the traffic");
+        let measured = Iperf::parse(&running.wait(time + PATIENCE)?.out)?;
+        println!("{measured:?}");
+        assert!(measured.bits_per_second > 3e6, "{measured:?}");
+        assert!(measured.lost_percent == 0.0, "{measured:?}");
+        Ok(())
+    }
+}
+
+#[test]
+fn nics_come_and_go_while_another_loses_nothing() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.rounds(2)?;
+    stage.hawser.assert_alive()
+}
+
+#[test]
+#[ignore = "longer than the suite has time for"]
+fn nics_come_and_go_ten_times_while_another_loses_nothing() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.rounds(10)?;
+    stage.hawser.assert_alive()
+}
