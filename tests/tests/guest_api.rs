@@ -1,0 +1,172 @@
+//! The control API of a hawser that serves a real guest.
+
+use hawser_testkit::guest::{Guest, Kind};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::lab::{Lab, PORT};
+use hawser_testkit::netns::address::{POD4, WORLD4};
+use hawser_testkit::{Result, artifacts, failure, peers};
+use serde_json::Value;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+/// Bytes of a transfer whose cost is measured.
+const BULK: u64 = 400_000_000;
+/// Clients that ask all the time, more than there are threads to answer them.
+const HAMMERS: usize = 6;
+
+/// What `hawser WORDS… --json` says of the process on `socket`.
+fn ask(socket: &Path, words: &[&str]) -> Result<Value> {
+    let output = Command::new(artifacts::hawser()?)
+        .args(words)
+        .arg("--json")
+        .arg(format!("--api-socket={}", socket.display()))
+        .output()?;
+    if !output.status.success() {
+        return Err(failure(String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn up() -> Result<(Lab, Hawser, Guest)> {
+    let lab = Lab::new()?;
+    let socket = format!("--api-socket={}", lab.path("api.sock").display());
+    let (hawser, guest) = lab.up(Kind::Uml, &[&socket])?;
+    guest.serve(&format!("[::]:{PORT}"))?;
+    Ok((lab, hawser, guest))
+}
+
+#[test]
+fn a_running_hawser_tells_its_guests_addresses_takes_forwards_and_rates_and_counts() -> Result<()> {
+    let (mut lab, mut hawser, guest) = up()?;
+    let api = lab.path("api.sock");
+    let world = lab.serve_world(WORLD4)?;
+    guest.traffic(&format!("send to={world} bytes=1000"))?;
+    let nic = ask(&api, &["status"])?["interfaces"][0].clone();
+    let mac = guest.sh("cat /sys/class/net/eth0/address")?;
+    assert_eq!(nic["mac"], mac.trim(), "{nic}");
+    assert_eq!(nic["ipAddress"], "10.0.2.2", "{nic}");
+    let addresses = nic["ipAddresses"].as_array().cloned().unwrap_or_default();
+    assert!(addresses.contains(&"fd10:0:2::2".into()), "{nic}");
+    assert_eq!((&nic["linkState"], &nic["driver"]), (&"up".into(), &"running".into()));
+
+    let forward = format!("tcp:8080:{PORT}");
+    let refused = peers::traffic(&lab.networks.world, &format!("connect to={POD4}:8080 wait=3"))?;
+    assert_eq!(refused["outcome"], "ConnectionRefused");
+    ask(&api, &["forward", "add", &forward])?;
+    peers::traffic(&lab.networks.world, &format!("send to={POD4}:8080 bytes=1000000"))?;
+    ask(&api, &["forward", "remove", &forward])?;
+    let refused = peers::traffic(&lab.networks.world, &format!("connect to={POD4}:8080 wait=3"))?;
+    assert_eq!(refused["outcome"], "ConnectionRefused");
+
+    // A megabyte and a half beyond the burst at 8 Mbit/s takes that many seconds.
+    ask(&api, &["rate", "--rate-out=8M:128K"])?;
+    let begun = Instant::now();
+    guest.traffic(&format!("send to={world} bytes=1500000"))?;
+    assert!(begun.elapsed().as_secs_f64() > 1.2, "{:?}", begun.elapsed());
+    ask(&api, &["rate", "--rate-out=off"])?;
+    let begun = Instant::now();
+    guest.traffic(&format!("send to={world} bytes=1500000"))?;
+    assert!(begun.elapsed().as_secs_f64() < 1.2, "{:?}", begun.elapsed());
+
+    let metrics = get(&api, "/v1/metrics")?;
+    let value = |series: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(series));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(-1.0)
+    };
+    let port = "{port=\"hawser\"}";
+    assert!(
+        value(&format!("hawser_port_tx_bytes_total{port}")) > 3_000_000.0,
+        "{metrics}"
+    );
+    assert!(
+        value(&format!("hawser_port_tx_throttled_total{port}")) > 0.0,
+        "{metrics}"
+    );
+    assert!(
+        (value(&format!("hawser_port_queue_pairs{port}")) - 1.0).abs() < 0.1,
+        "{metrics}"
+    );
+    hawser.assert_alive()
+}
+
+/// The body of an answer.
+fn get(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    body.ok_or_else(|| failure(answer))
+}
+
+/// Nanoseconds of processor time of the worker's thread.
+fn worker_time(process: u32) -> Result<u64> {
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?.path();
+        if fs::read_to_string(task.join("comm"))?.trim() == "hawser-0" {
+            let times = fs::read_to_string(task.join("schedstat"))?;
+            return Ok(times.split(' ').next().unwrap_or_default().parse()?);
+        }
+    }
+    Err(failure("no worker"))
+}
+
+#[test]
+fn a_packet_costs_the_same_while_the_api_is_hammered() -> Result<()> {
+    let (mut lab, mut hawser, guest) = up()?;
+    let api = lab.path("api.sock");
+    let world = lab.serve_world(WORLD4)?;
+    let process = hawser.process().id();
+    let transfer = || -> Result<f64> {
+        let before = worker_time(process)?;
+        guest.traffic(&format!("send to={world} bytes={BULK}"))?;
+        let spent = worker_time(process)? - before;
+        Ok(spent as f64 / BULK as f64)
+    };
+    transfer()?;
+    let (ending, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let hammer = |n: usize| {
+        // What is measured is what hawser does, not what its clients take from everybody.
+        // SAFETY: no memory is involved; 0 is the calling thread.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+        while !ending.load(Ordering::Relaxed) {
+            // Half of them send what is no request.
+            let outcome = match n % 2 {
+                0 => get(&api, if n == 0 { "/v1/metrics" } else { "/v1/status" }),
+                _ => get(&api, "/\r\n\r\n\0garbage"),
+            };
+            answered.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
+        }
+    };
+    let mut costs = Vec::new();
+    for _ in 0..3 {
+        let quiet = transfer()?;
+        ending.store(false, Ordering::Relaxed);
+        let hammered = thread::scope(|scope| {
+            for n in 0..HAMMERS {
+                let hammer = &hammer;
+                scope.spawn(move || hammer(n));
+            }
+            let hammered = transfer();
+            ending.store(true, Ordering::Relaxed);
+            hammered
+        })?;
+        costs.push((quiet, hammered));
+    }
+    let answered = answered.into_inner();
+    println!("ns of the worker per byte, quiet and hammered: {costs:?}; {answered} requests");
+    assert!(answered > 100, "{answered}");
+    let best = |pick: fn(&(f64, f64)) -> f64| costs.iter().map(pick).fold(f64::MAX, f64::min);
+    let (quiet, hammered) = (best(|cost| cost.0), best(|cost| cost.1));
+    // Caches and processors are shared with the clients; more than that would be a lock.
+    assert!(hammered < quiet * 1.5, "{quiet} {hammered}");
+    let threads = fs::read_dir(format!("/proc/{process}/task"))?.count();
+    assert!(threads < 12, "{threads}");
+    hawser.assert_alive()
+}
