@@ -21,7 +21,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Layout of the tables below, in `user_version`.
 const LAYOUT: i64 = 1;
@@ -106,9 +106,12 @@ impl File {
     fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let changed = || fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
         loop {
-            let before = changed();
+            let (before, start) = (changed(), Instant::now());
             match attempt() {
-                Err(error) if matches!(error.problem, StoreProblem::Locked(_)) && changed() != before => {}
+                // SQLite does not always wait itself.
+                Err(error)
+                    if matches!(error.problem, StoreProblem::Locked(_))
+                        && (changed() != before || start.elapsed().as_secs() + 1 < self.seconds) => {}
                 done => return done,
             }
         }
@@ -337,7 +340,8 @@ impl Ledger for Step<'_> {
 
     fn commit(self: Box<Self>) -> Result<(), StoreError> {
         let Self { transaction, file } = *self;
-        transaction.commit().map_err(|error| file.failed(error))
+        let commit = || transaction.execute_batch("COMMIT");
+        file.patiently(|| commit().map_err(|error| file.failed(error)))
     }
 }
 
