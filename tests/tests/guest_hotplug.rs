@@ -42,7 +42,8 @@ struct Card {
 
 /// A VM with a masqueraded NIC and those of the cards, each with a state.
 fn manifest(cards: &[(&Card, &str)]) -> String {
-    let mut interfaces = format!("      - {{name: default, masquerade: {{}}, macAddress: \"{MAC}\"}}\n");
+    let mut interfaces =
+        format!("      - {{name: default, masquerade: {{}}, ports: [{{port: 22}}], macAddress: \"{MAC}\"}}\n");
     let mut networks = "  - {name: default, pod: {}}\n".to_owned();
     let mut attachments = String::new();
     for (Card { name, bridge, mac, .. }, state) in cards {
@@ -160,7 +161,9 @@ impl Stage {
             }
         }
         println!("{rounds} rounds of two cards took {:?}", began.elapsed());
-        assert!(running.poll().is_none(), "the rounds took longer than the traffic");
+        if let Some(ended) = running.poll() {
+            return Err(failure(format!("the traffic ended before the rounds: {ended:?}")));
+        }
         let measured = Iperf::parse(&running.wait(time + PATIENCE)?.out)?;
         println!("{measured:?}");
         assert!(measured.bits_per_second > 3e6, "{measured:?}");
