@@ -220,6 +220,9 @@ const LAUNCHER_REQUESTS: &[Argument] = &[
     request(TUNSETVNETLE),
     request(TUNSETQUEUE),
     request(SIOCGIFMTU),
+    request(SIOCGIFINDEX),
+    request(SIOCGIFNAME),
+    request(SIOCGIFFLAGS),
 ];
 
 /// Everything else: requests of the operator, ports that come and go, links that are put back.
@@ -294,6 +297,7 @@ const LAUNCHER_CALLS: &[Call] = always![
     SYS_getresuid,
     SYS_getresgid,
     SYS_getppid,
+    SYS_prlimit64,
     SYS_uname,
     SYS_sysinfo,
     SYS_getrusage,
