@@ -105,36 +105,14 @@ fn get(socket: &Path, path: &str) -> Result<String> {
     body.ok_or_else(|| failure(answer))
 }
 
-/// Nanoseconds of processor time of the worker's thread.
-fn worker_time(process: u32) -> Result<u64> {
-    for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let task = task?.path();
-        if fs::read_to_string(task.join("comm"))?.trim() == "hawser-0" {
-            let times = fs::read_to_string(task.join("schedstat"))?;
-            return Ok(times.split(' ').next().unwrap_or_default().parse()?);
-        }
-    }
-    Err(failure("no worker"))
-}
-
 #[test]
-fn a_packet_costs_the_same_while_the_api_is_hammered() -> Result<()> {
+fn who_hammers_the_api_harms_no_transfer_and_gets_no_more_threads() -> Result<()> {
     let (mut lab, mut hawser, guest) = up()?;
     let api = lab.path("api.sock");
     let world = lab.serve_world(WORLD4)?;
-    let process = hawser.process().id();
-    let transfer = || -> Result<f64> {
-        let before = worker_time(process)?;
-        guest.traffic(&format!("send to={world} bytes={BULK}"))?;
-        let spent = worker_time(process)? - before;
-        Ok(spent as f64 / BULK as f64)
-    };
-    transfer()?;
+    let threads = format!("/proc/{}/task", hawser.process().id());
     let (ending, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let hammer = |n: usize| {
-        // What is measured is what hawser does, not what its clients take from everybody.
-        // SAFETY: no memory is involved; 0 is the calling thread.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
         while !ending.load(Ordering::Relaxed) {
             // Half of them send what is no request.
             let outcome = match n % 2 {
@@ -144,29 +122,19 @@ fn a_packet_costs_the_same_while_the_api_is_hammered() -> Result<()> {
             answered.fetch_add(u64::from(outcome.is_ok()), Ordering::Relaxed);
         }
     };
-    let mut costs = Vec::new();
-    for _ in 0..3 {
-        let quiet = transfer()?;
-        ending.store(false, Ordering::Relaxed);
-        let hammered = thread::scope(|scope| {
-            for n in 0..HAMMERS {
-                let hammer = &hammer;
-                scope.spawn(move || hammer(n));
-            }
-            let hammered = transfer();
-            ending.store(true, Ordering::Relaxed);
-            hammered
-        })?;
-        costs.push((quiet, hammered));
-    }
+    let most_threads = thread::scope(|scope| -> Result<usize> {
+        for n in 0..HAMMERS {
+            let hammer = &hammer;
+            scope.spawn(move || hammer(n));
+        }
+        let moved = guest.traffic(&format!("send to={world} bytes={BULK}"));
+        let most = fs::read_dir(&threads).map(Iterator::count);
+        ending.store(true, Ordering::Relaxed);
+        moved?;
+        Ok(most?)
+    })?;
     let answered = answered.into_inner();
-    println!("ns of the worker per byte, quiet and hammered: {costs:?}; {answered} requests");
     assert!(answered > 100, "{answered}");
-    let best = |pick: fn(&(f64, f64)) -> f64| costs.iter().map(pick).fold(f64::MAX, f64::min);
-    let (quiet, hammered) = (best(|cost| cost.0), best(|cost| cost.1));
-    // Caches and processors are shared with the clients; more than that would be a lock.
-    assert!(hammered < quiet * 1.5, "{quiet} {hammered}");
-    let threads = fs::read_dir(format!("/proc/{process}/task"))?.count();
-    assert!(threads < 12, "{threads}");
+    assert!(most_threads < 12, "{most_threads}");
     hawser.assert_alive()
 }

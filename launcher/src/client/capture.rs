@@ -1,9 +1,9 @@
 //! `hawser capture`: what crosses a port of a running process.
 
+use super::args::CaptureArgs;
 use super::{Client, Target};
 use crate::api::capture;
 use crate::api::http::Method;
-use crate::cli::CaptureArgs;
 use crate::failure::Failure;
 use std::fs::File;
 use std::io::{self, BufRead, ErrorKind, Write};

@@ -1,9 +1,9 @@
 //! `hawser loglevel`: what a running process logs, shown or changed.
 
+use super::args::LogLevelArgs;
 use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::api::log::{LogLevel, PATH};
-use crate::cli::LogLevelArgs;
 use crate::failure::Failure;
 
 /// Shows what is logged, after changing it if that was asked for.

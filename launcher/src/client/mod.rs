@@ -1,6 +1,7 @@
 //! What asks a running process on its API socket: a subcommand in each file, and the HTTP
 //! they share.
 
+pub mod args;
 pub mod capture;
 pub mod forward;
 pub mod loglevel;
@@ -11,8 +12,8 @@ pub mod top;
 
 use crate::api::Refusal;
 use crate::api::http::{self, Method};
-use crate::cli::{AskArgs, ProcessArgs};
 use crate::failure::Failure;
+use args::{AskArgs, ProcessArgs};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};

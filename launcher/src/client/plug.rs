@@ -1,10 +1,10 @@
 //! `hawser plug`, `hawser unplug`, `hawser link`: NICs that come, go and lose their carrier while
 //! the VM runs.
 
+use super::args::{LinkArgs, PlugArgs, UnplugArgs};
 use super::{Client, Target};
 use crate::api::http::Method;
 use crate::api::plug::{LINK, Link, PLUG, Plug, UNPLUG, Unplug};
-use crate::cli::{LinkArgs, PlugArgs, UnplugArgs};
 use crate::failure::Failure;
 use crate::hotplug::Changes;
 use crate::validate;

@@ -1,9 +1,9 @@
 //! `hawser rate`: how much may cross a port, shown or changed.
 
+use super::args::RateArgs;
 use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::api::rate::{Limit, PATH, Rates};
-use crate::cli::RateArgs;
 use crate::failure::Failure;
 use crate::policy::BITS;
 use hawser_backend::config::Rate;

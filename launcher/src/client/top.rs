@@ -3,9 +3,9 @@
 //! Two samples of the metrics make the rates. On a terminal the screen is drawn anew, ANSI
 //! and nothing more; elsewhere, and with `--once`, samples follow each other.
 
+use super::args::TopArgs;
 use super::{Client, Target, read_rest, show};
 use crate::api::http::Method;
-use crate::cli::TopArgs;
 use crate::failure::Failure;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -1,0 +1,139 @@
+//! How connections begin: the guest's SYN becomes a socket that connects, a client at a
+//! listening socket becomes a SYN to the guest.
+
+use super::connection::{Connection, Opening};
+use super::listener::Client;
+use super::{FlowKey, RETRY, TURNS, TcpFlows, host_socket, refuse};
+use crate::counters::{Count, DropReason};
+use crate::masquerade::icmp::{self, IcmpError};
+use crate::masquerade::{Context, Destination, Packet};
+use crate::packet::{TcpHeader, protocol};
+use std::io;
+use std::net::SocketAddr;
+
+impl TcpFlows {
+    /// The guest opens a connection.
+    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+        let target = match ctx.nat.outbound(key.remote) {
+            Destination::World(target) => target,
+            Destination::Gateway => return refuse(ctx, key, syn),
+            Destination::Refused(reason) => {
+                ctx.counters.count_drop(reason);
+                return refuse(ctx, key, syn);
+            }
+        };
+        if self.is_full() {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return;
+        }
+        let stream = match host_socket::open(target) {
+            Ok(stream) => stream,
+            Err(e) => {
+                let is_limit = matches!(
+                    e.raw_os_error(),
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+                );
+                let reason = if is_limit {
+                    DropReason::FlowLimit
+                } else {
+                    DropReason::SocketError
+                };
+                ctx.counters.count_drop(reason);
+                return;
+            }
+        };
+        let connected = stream.connect(&target.into());
+        ctx.counters.add(Count::TcpOut, 1);
+        let opening = self.opening(ctx, key);
+        let mut connection = Connection::from_guest(&opening, syn);
+        match connected {
+            Ok(()) => connection.on_connected(ctx),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return connect_failed(ctx, &mut connection, &e),
+        }
+        self.insert(ctx, key, connection, stream);
+    }
+
+    /// Clients wait at a listening socket.
+    pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
+        for _ in 0..TURNS {
+            let Some(client) = self.listeners.accept(index, ctx.counters) else {
+                if self.listeners.is_waiting(index) {
+                    self.accept_again.get_or_insert(ctx.now + RETRY);
+                }
+                return;
+            };
+            self.take_client(ctx, client);
+        }
+        self.listeners.put_off(index);
+        self.accept_again = Some(ctx.now);
+    }
+
+    fn take_client(&mut self, ctx: &mut Context<'_>, client: Client) {
+        let Some((guest, remote)) = inbound_ends(ctx, client.address, client.guest_port) else {
+            return;
+        };
+        let Some(key) = self.free_key(guest, remote).filter(|_| !self.is_full()) else {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return host_socket::make_close_a_reset(&client.stream);
+        };
+        ctx.counters.add(Count::TcpIn, 1);
+        let opening = self.opening(ctx, key);
+        let connection = Connection::to_guest(&opening, ctx);
+        self.insert(ctx, key, connection, client.stream);
+    }
+
+    /// The key for a client: its real port, unless two clients look alike to the guest.
+    fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowKey> {
+        const TRIES: u16 = 64;
+        (0..TRIES).find_map(|i| {
+            remote.set_port(remote.port().wrapping_add(i).max(1));
+            let key = FlowKey { guest, remote };
+            (!self.has(&key)).then_some(key)
+        })
+    }
+
+    fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
+        let (iss, clock) = self.secret.initial(ctx.now, key.guest, key.remote);
+        Opening {
+            guest: key.guest,
+            remote: key.remote,
+            iss,
+            clock,
+            mtu: ctx.link.mtu,
+            spill: self.spill.clone(),
+        }
+    }
+}
+
+fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {
+    let remote = ctx.nat.inbound(peer.ip())?;
+    let guest = ctx.link.guest_address(remote)?;
+    Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
+}
+
+/// The host could not connect: tells the guest what a router or the peer would.
+pub(super) fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection, error: &io::Error) {
+    let errno = error.raw_os_error().unwrap_or_default();
+    match errno {
+        libc::ECONNREFUSED => connection.abort(ctx),
+        // Nobody answered: neither do we. The guest gives up, or tries again.
+        libc::ETIMEDOUT => connection.refuse(),
+        _ => match IcmpError::from_errno(errno) {
+            Some(why) => {
+                let header = connection.syn();
+                let quote = Packet {
+                    src: connection.guest.ip(),
+                    dst: connection.remote.ip(),
+                    protocol: protocol::TCP,
+                    header: &header,
+                    body: &[],
+                };
+                // Without room the guest sends SYN again, and is told then.
+                let _ = icmp::send_error(ctx, why, None, &quote);
+                connection.refuse();
+            }
+            None => connection.abort(ctx),
+        },
+    }
+}
