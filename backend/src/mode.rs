@@ -39,6 +39,9 @@ pub trait Mode: Send {
     /// Frames from the guest, in ring order, already admitted by the port.
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink);
 
+    /// All frames of a burst have been given: what answers them may be there already.
+    fn after_burst(&mut self, _now: Instant, _sink: &mut dyn GuestSink) {}
+
     /// A file descriptor the mode registered is ready.
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink);
 

@@ -87,18 +87,20 @@ impl Bridge {
 
 impl Mode for Bridge {
     fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
-        if let Some(lease) = &mut self.lease {
-            for rest in burst.split(|frame| lease.wants(frame)) {
-                self.outbound.send(&mut self.segment, rest);
-            }
-            for frame in burst {
-                if lease.wants(frame) {
-                    lease.answer(frame, sink);
-                }
-            }
-        } else {
-            self.outbound.send(&mut self.segment, burst);
+        let Some(lease) = &mut self.lease else {
+            return self.outbound.send(&mut self.segment, burst);
+        };
+        for rest in burst.split(|frame| lease.wants(frame)) {
+            self.outbound.send(&mut self.segment, rest);
         }
+        for frame in burst {
+            if lease.wants(frame) {
+                lease.answer(frame, sink);
+            }
+        }
+    }
+
+    fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
         // The host's kernel acknowledges within the write: one interrupt for both directions.
         self.segment.expect_frames();
         self.inbound.receive(&mut self.segment, sink);

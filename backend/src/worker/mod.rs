@@ -352,14 +352,18 @@ impl Worker {
                 |burst| {
                     self.from_guest.pass_all(burst);
                     if !self.capture.is_on() {
-                        return self.mode.on_burst(now, burst, &mut self.receive);
+                        self.mode.on_burst(now, burst, &mut self.receive);
+                        return self.mode.after_burst(now, &mut self.receive);
                     }
                     // One by one, so that it shows which one goes nowhere.
                     for frame in burst {
                         self.counters.take_last_drop();
+                        self.receive.capture().hold();
                         self.mode.on_burst(now, std::slice::from_ref(frame), &mut self.receive);
                         self.capture.frame(frame, self.counters.take_last_drop());
+                        self.receive.capture().release();
                     }
+                    self.mode.after_burst(now, &mut self.receive);
                 },
             );
             match taken {

@@ -14,7 +14,7 @@ pub use pcapng::PcapngWriter;
 
 use crate::counters::DropReason;
 use crate::frame::{GuestFrame, GuestSlice, copy_from_guest};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,6 +151,8 @@ pub struct CaptureTap {
     generation: u64,
     session: Option<Session>,
     lost: Cell<u64>,
+    /// What is shown later, while [`hold`](Self::hold) is in force.
+    held: RefCell<Option<Vec<Packet>>>,
 }
 
 impl CaptureTap {
@@ -161,6 +163,7 @@ impl CaptureTap {
             generation: 0,
             session: None,
             lost: Cell::new(0),
+            held: RefCell::default(),
         }
     }
 
@@ -186,6 +189,20 @@ impl CaptureTap {
     #[inline]
     pub const fn is_on(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// Keeps back what is shown from now on: an answer must not come before the question,
+    /// whose fate is known only when it has been answered.
+    pub fn hold(&mut self) {
+        self.held.get_mut().get_or_insert_default();
+    }
+
+    /// Shows what was kept back.
+    pub fn release(&mut self) {
+        for mut packet in self.held.take().unwrap_or_default() {
+            packet.at = SystemTime::now();
+            self.send(packet);
+        }
     }
 
     /// Shows a frame of the guest.
@@ -244,8 +261,17 @@ impl CaptureTap {
             bytes,
             len,
             dropped,
-            lost: self.lost.take(),
+            lost: 0,
         };
+        if let Some(held) = &mut *self.held.borrow_mut() {
+            return held.push(packet);
+        }
+        self.send(packet);
+    }
+
+    fn send(&self, mut packet: Packet) {
+        let Some(session) = &self.session else { return };
+        packet.lost = self.lost.take();
         // A reader that is gone is found to be at the next look.
         if let Err(TrySendError::Full(packet)) = session.sender.try_send(packet) {
             self.lost.set(packet.lost + 1);

@@ -44,6 +44,30 @@ fn nothing_is_kept_while_nobody_looks_and_again_after() {
 }
 
 #[test]
+fn an_answer_comes_after_its_question() {
+    let capture = Arc::new(Capture::default());
+    let (mut worker, mut ring) = (
+        CaptureTap::new(Arc::clone(&capture)),
+        CaptureTap::new(Arc::clone(&capture)),
+    );
+    let stream = capture.start(rules("", SNAP_LENGTH_MAX)).unwrap();
+    worker.look();
+    ring.look();
+    ring.hold();
+    ring.parts_to_guest(&[&frame(1)], None);
+    ring.parts_to_guest(&[&frame(2)], None);
+    worker.refused(&frame(3), DropReason::SpoofedMac);
+    ring.release();
+    ring.parts_to_guest(&[&frame(4)], None);
+    let seen = all(&stream);
+    assert_eq!(
+        seen.iter().map(|packet| packet.bytes.clone()).collect::<Vec<_>>(),
+        [3, 1, 2, 4].map(frame)
+    );
+    assert!(seen.is_sorted_by_key(|packet| packet.at));
+}
+
+#[test]
 fn packets_are_cut_and_say_how_long_they_were() {
     let capture = Arc::new(Capture::default());
     let mut tap = CaptureTap::new(Arc::clone(&capture));
