@@ -84,16 +84,11 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     if let Some(vmm) = &companion {
         watch.hand_to(vmm.signals());
     }
-    // Who puts cards in makes their ports, which takes what the others give up here.
-    let start_hotplug = |setup| Hotplug::start(setup, Arc::clone(&machine));
-    let (early, late) = match hotplug {
-        Some(setup) if setup.vmm.is_some() => (Some(setup), None),
-        other => (None, other),
-    };
-    let early = early.map(start_hotplug).transpose()?;
     sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
     let events = events.map(|file| EventLog::start(file, &machine)).transpose()?;
-    let hotplug = early.map_or_else(|| late.map(start_hotplug).transpose(), |early| Ok(Some(early)))?;
+    let hotplug = hotplug
+        .map(|setup| Hotplug::start(setup, Arc::clone(&machine)))
+        .transpose()?;
     if let (Some(hotplug), Some(_)) = (&hotplug, &companion) {
         hotplug.show_links();
     }
