@@ -233,6 +233,7 @@ impl Operator {
         }
         // An error is that no interface has every port any more.
         let _ = run::keep(&self.setup.kept, &mut plan);
+        plan.mac_range = plan.mac_range.or(self.setup.plan.mac_range);
         if let Some(name) = only {
             plan.nics = merged(&self.setup.plan.nics, &plan.nics, name)?;
         }

@@ -3,7 +3,6 @@ use crate::host::namespace::Namespace;
 use crate::machine::MachineSetup;
 use crate::sandbox::Sandbox;
 use crate::store::args::StorePlace;
-use crate::store::range::MacRange;
 use hawser_backend::vhost_user::Lifetime;
 use std::path::Path;
 
@@ -59,7 +58,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
         patience: Patience::default(),
         store: StoreArgs {
             store: Some(StorePlace::Off),
-            mac_range: MacRange::DEFAULT,
+            mac_range: None,
         },
         kept: Vec::new(),
         plan: plan(folder, interfaces),

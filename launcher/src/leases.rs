@@ -43,7 +43,7 @@ pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
         return plan.nics.iter_mut().try_for_each(without_store);
     }
     let mut store = open(args, Access::Make)?;
-    for lease in reserve(&mut store, plan, &args.mac_range)? {
+    for lease in reserve(&mut store, plan, &args.pool(plan.mac_range))? {
         log::info!("interface {}: lease of {}", lease.holder.interface, held(&lease));
         let nic = plan.nics.iter_mut().find(|nic| nic.name == lease.holder.interface);
         nic.into_iter().for_each(|nic| apply(nic, &lease));
@@ -200,7 +200,7 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
             Failure::Runtime(message) => Failure::runtime(format_args!("{}/{}: {message}", plan.namespace, plan.name)),
             failure => failure,
         };
-        let leases = reserve(&mut store, plan, &args.store.mac_range).map_err(of_vm)?;
+        let leases = reserve(&mut store, plan, &args.store.pool(plan.mac_range)).map_err(of_vm)?;
         crate::print(&text(&leases))?;
     }
     Ok(())

@@ -170,3 +170,30 @@ fn without_a_store_what_needs_one_is_refused_by_name() {
     settle(&mut plan, &args.store).unwrap();
     assert_eq!(plan.nics[0].mac, None);
 }
+
+#[test]
+fn macs_come_from_the_option_else_from_kubemacpools_config_map() {
+    const POOL: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kubemacpool-mac-range-config}\ndata:\n  \
+                        RANGE_START: 0a:00:00:00:00:01\n  RANGE_END: 0a:00:00:00:00:02\n---\n";
+    let vm = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  domain: {devices: \
+              {interfaces: [{name: default, masquerade: {}, ports: [{port: 22}]}]}}\n  networks: [{name: default, pod: {}}]\n";
+    let settled = |manifest: String, option: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let store = format!("--store={}", folder.path().join("store.db").display());
+        let words = ["hawser", "run", "-f", "x", &store]
+            .into_iter()
+            .chain(option.iter().copied());
+        let Some(crate::cli::Command::Run(args)) = Cli::parse_from(words).command else {
+            panic!("run was parsed")
+        };
+        let (name, text) = ("vm.yaml".into(), manifest);
+        let checked = validate::check_sources(&[SourceFile { name, text }], Path::new("/run/hawser"));
+        let mut plan = checked.unwrap().plan;
+        settle(&mut plan, &args.store).unwrap();
+        plan.nics[0].mac.unwrap().to_string()
+    };
+    assert!(settled(format!("{POOL}{vm}"), &[]).starts_with("0a:00:00:00:00:0"));
+    let option = ["--mac-range=0e:00:00:00:00:07-0e:00:00:00:00:07"];
+    assert_eq!(settled(format!("{POOL}{vm}"), &option), "0e:00:00:00:00:07");
+    assert!(settled(vm.into(), &[]).starts_with("02:"));
+}

@@ -16,6 +16,7 @@ use crate::manifest::service::{Service, ServicePort, TargetPort};
 use crate::manifest::vm::{
     Binding, DEFAULT_NAMESPACE, DeviceHints, DhcpOptions, Interface, LinkState, Network, NetworkSource, PodNetwork, Vm,
 };
+use crate::store::range::MacRange;
 use crate::values;
 use hawser_backend::config::{Forward, Transport};
 use hawser_backend::packet::MacAddr;
@@ -34,6 +35,8 @@ pub struct VmPlan {
     pub nics: Vec<NicPlan>,
     /// Interfaces whose state is absent: not served, and not gone for good.
     pub absent: Vec<String>,
+    /// MACs for interfaces that name none, if the manifests say which.
+    pub mac_range: Option<MacRange>,
 }
 
 /// One NIC.
@@ -192,6 +195,7 @@ impl Planner<'_> {
             namespace: self.vm.namespace.clone(),
             nics,
             absent,
+            mac_range: self.manifests.mac_pools.first().map(|pool| pool.range),
         }
     }
 
@@ -210,6 +214,15 @@ impl Planner<'_> {
         for network in self.vm.networks.iter().filter(is_pod).skip(1) {
             let message = "another network is the pod's too: a VM has one pod network";
             self.report.error(&network.spot, message);
+        }
+        if let [first, more @ ..] = &self.manifests.mac_pools[..] {
+            for pool in more {
+                let message = format!(
+                    "KubeMacPool's range is at {}:{} already: leave one out",
+                    first.spot.file, first.spot.line
+                );
+                self.report.error(&pool.spot, message);
+            }
         }
         let networks = &self.manifests.networks;
         for (n, network) in networks.iter().enumerate() {

@@ -6,6 +6,7 @@ use crate::manifest::ipam::Ipam;
 use crate::manifest::report::Problem;
 use crate::manifest::vm::DhcpOptions;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
+use crate::store::range::MacRange;
 use crate::validate::{Checked, Rejected};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -20,17 +21,20 @@ pub fn text(plan: &VmPlan) -> String {
     let mut text = format!("VM {}/{}, {nics}\n", plan.namespace, plan.name);
     for nic in &plan.nics {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", nic_text(nic));
+        let _ = writeln!(text, "{}", nic_text(nic, plan.mac_range));
     }
     text
 }
 
-fn nic_text(nic: &NicPlan) -> String {
+fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     let mut text = format!("{} on {}\n  socket   {}", nic.name, nic.network, nic.socket.display());
     let mut line = |name: &str, value: String| {
         let _ = write!(text, "\n  {name:<8} {value}");
     };
-    line("MAC", nic.mac.map_or_else(|| mac_text(nic), |mac| mac.to_string()));
+    line(
+        "MAC",
+        nic.mac.map_or_else(|| mac_text(nic, pool), |mac| mac.to_string()),
+    );
     if nic.queue_pairs.get() > 1 {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
@@ -52,11 +56,11 @@ fn nic_text(nic: &NicPlan) -> String {
 }
 
 /// Where the MAC of a NIC comes from whose manifest gives none.
-fn mac_text(nic: &NicPlan) -> String {
-    if has_own_mac(nic) {
-        "one of the pool, kept for the VM".into()
-    } else {
-        "that of the link below".into()
+fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
+    match pool {
+        _ if !has_own_mac(nic) => "that of the link below".into(),
+        Some(range) => format!("one of {range}, kept for the VM"),
+        None => "one of the pool, kept for the VM".into(),
     }
 }
 

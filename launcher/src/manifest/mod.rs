@@ -13,6 +13,7 @@
 pub mod cni;
 pub mod fields;
 pub mod ipam;
+pub mod mac_pool;
 pub mod network;
 pub mod ports;
 pub mod reader;
@@ -21,6 +22,7 @@ pub mod service;
 pub mod vm;
 pub mod yaml;
 
+use mac_pool::MacPool;
 use network::NamedNetwork;
 use reader::{Item, Object, ObjectType};
 use report::{Report, Spot};
@@ -39,6 +41,8 @@ pub struct Manifests {
     pub networks: Vec<NamedNetwork>,
     /// Services.
     pub services: Vec<Service>,
+    /// Ranges of MACs for interfaces that name none.
+    pub mac_pools: Vec<MacPool>,
 }
 
 /// A file and what it holds.
@@ -83,10 +87,11 @@ enum Kind {
     ClusterUserDefined,
     Sriov,
     Service,
+    MacPool,
 }
 
 /// Kinds, the group and version they are read in, and the table.
-const KINDS: [(&str, &str, Kind); 7] = [
+const KINDS: [(&str, &str, Kind); 8] = [
     ("VirtualMachine", "kubevirt.io/v1", Kind::Machine),
     ("VirtualMachineInstance", "kubevirt.io/v1", Kind::Instance),
     ("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", Kind::Attachment),
@@ -94,7 +99,10 @@ const KINDS: [(&str, &str, Kind); 7] = [
     ("ClusterUserDefinedNetwork", "k8s.ovn.org/v1", Kind::ClusterUserDefined),
     ("SriovNetwork", "sriovnetwork.openshift.io/v1", Kind::Sriov),
     ("Service", "v1", Kind::Service),
+    (CONFIG_MAP, "v1", Kind::MacPool),
 ];
+
+const CONFIG_MAP: &str = "ConfigMap";
 
 impl Kind {
     const fn table(self) -> &'static ObjectType {
@@ -106,6 +114,7 @@ impl Kind {
             Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
             Self::Sriov => &network::SRIOV_NETWORK,
             Self::Service => &network::SERVICE,
+            Self::MacPool => &network::MAC_POOL,
         }
     }
 }
@@ -129,9 +138,12 @@ impl Manifests {
         let Some(kind) = item.field_text("kind") else {
             return item.error("this is no Kubernetes object: kind is missing");
         };
-        let Some((_, version, kind)) = KINDS.iter().find(|(name, ..)| *name == kind) else {
+        let Some((name, version, kind)) = KINDS.iter().find(|(name, ..)| *name == kind) else {
             return item.warn(format!("ignored: kind {kind} is not read here"));
         };
+        if *name == CONFIG_MAP && !mac_pool::is_mac_pool(item) {
+            return item.warn(format!("ignored: of ConfigMaps only {} is read here", mac_pool::NAME));
+        }
         let Some(object) = item.object(kind.table()) else {
             return;
         };
@@ -153,6 +165,7 @@ impl Manifests {
             Kind::ClusterUserDefined => self.networks.push(network::read_cluster_user_defined(object)),
             Kind::Sriov => self.networks.push(network::read_sriov(object)),
             Kind::Service => self.services.extend(service::read(object)),
+            Kind::MacPool => self.mac_pools.extend(mac_pool::read(object)),
         }
     }
 }

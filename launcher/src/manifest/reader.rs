@@ -285,6 +285,16 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// A field by which it is decided whether this map is read at all.
+    pub fn inner(&self, name: &str) -> Option<Item<'a>> {
+        let entry = self.node.entry(name)?;
+        Some(Item {
+            report: self.report,
+            spot: self.spot.field(name, entry.line),
+            node: &entry.value,
+        })
+    }
+
     /// True if this is a map that has the field.
     pub fn has_field(&self, name: &str) -> bool {
         self.node.entry(name).is_some()

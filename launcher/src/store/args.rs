@@ -36,15 +36,22 @@ pub struct StoreArgs {
         value_parser = store_place
     )]
     pub store: Option<StorePlace>,
-    /// MACs that are given to interfaces without a macAddress
+    /// MACs that are given to interfaces without a macAddress [default: those of KubeMacPool's
+    /// ConfigMap among the manifests, else 02:00:00:00:00:00-02:ff:ff:ff:ff:ff]
     #[arg(
         long,
         value_name = "FIRST-LAST",
         help_heading = "Leases",
-        default_value_t = MacRange::DEFAULT,
         value_parser = MacRange::parse
     )]
-    pub mac_range: MacRange,
+    pub mac_range: Option<MacRange>,
+}
+
+impl StoreArgs {
+    /// The MACs for interfaces that name none: the option's, the manifests', or the usual ones.
+    pub fn pool(&self, manifests: Option<MacRange>) -> MacRange {
+        self.mac_range.or(manifests).unwrap_or(MacRange::DEFAULT)
+    }
 }
 
 /// `leases`

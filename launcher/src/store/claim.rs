@@ -78,7 +78,9 @@ pub enum ClaimError {
         segment: String,
     },
     /// No MAC is left.
-    #[error("every MAC of {0} is given out: widen --mac-range, or release VMs that are gone (hawser leases list)")]
+    #[error(
+        "every MAC of {0} is given out: widen --mac-range (or KubeMacPool's RANGE_END), or release VMs that are gone (hawser leases list)"
+    )]
     NoMac(MacRange),
     /// No address is left.
     #[error("every address of {0} is given out: widen the ranges, or release VMs that are gone (hawser leases list)")]

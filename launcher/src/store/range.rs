@@ -113,7 +113,14 @@ impl MacRange {
             .split_once('-')
             .ok_or("give FIRST-LAST, such as 02:00:00:00:00:00-02:ff:ff:ff:ff:ff")?;
         let mac = |text: &str| text.parse::<MacAddr>().map_err(|e| e.to_string());
-        let (first, last) = (mac(first)?, mac(last)?);
+        Self::new(mac(first)?, mac(last)?)
+    }
+
+    /// All from `first` to `last`.
+    ///
+    /// # Errors
+    /// What is wrong with them, for a person.
+    pub fn new(first: MacAddr, last: MacAddr) -> Result<Self, String> {
         if first.is_multicast() || last.is_multicast() {
             return Err("these are multicast addresses; the first byte of a card's MAC is even".into());
         }

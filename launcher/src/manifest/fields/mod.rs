@@ -30,6 +30,8 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &network::SERVICE,
     &network::SERVICE_SPEC,
     &network::SERVICE_PORT,
+    &network::MAC_POOL,
+    &network::MAC_POOL_DATA,
     &network::ATTACHMENT,
     &network::ATTACHMENT_SPEC,
     &cni::CONF_LIST,

@@ -85,6 +85,38 @@ pub static SERVICE_PORT: ObjectType = ObjectType {
     ],
 };
 
+/// KubeMacPool's ConfigMap.
+pub static MAC_POOL: ObjectType = ObjectType {
+    name: "ConfigMap of KubeMacPool",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`v1`"),
+        honoured("kind", ""),
+        honoured(
+            "metadata",
+            "the name is `kubemacpool-mac-range-config`, in whatever namespace; other ConfigMaps are ignored with a \
+             warning",
+        ),
+        honoured("data", ""),
+    ],
+};
+
+/// Its `data`.
+pub static MAC_POOL_DATA: ObjectType = ObjectType {
+    name: "ConfigMap data",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "RANGE_START",
+            "first MAC for interfaces without a macAddress; `--mac-range` goes before it",
+        ),
+        honoured(
+            "RANGE_END",
+            "last of them: above RANGE_START, and with the same first byte",
+        ),
+    ],
+};
+
 /// `k8s.ovn.org/v1`
 pub static USER_DEFINED: ObjectType = ObjectType {
     name: "UserDefinedNetwork",

@@ -91,6 +91,11 @@ kind: UserDefinedNetwork
 metadata: {name: u}
 spec: {topology: Layer2, layer2: {role: Secondary}}
 ---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kubemacpool-mac-range-config}
+data: {RANGE_START: "02:00:00:00:00:00", RANGE_END: 02:ff:ff:ff:ff:ff}
+---
 apiVersion: k8s.ovn.org/v1
 kind: UserDefinedNetwork
 metadata: {name: v}

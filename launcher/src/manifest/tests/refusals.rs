@@ -451,3 +451,55 @@ proptest::proptest! {
         let _ = problems(&text);
     }
 }
+
+/// KubeMacPool's ConfigMap with such data.
+fn mac_pool(data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kubemacpool-mac-range-config, namespace: k}}\ndata:\n{data}"
+    )
+}
+
+#[test]
+fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line() {
+    let ends = |first: &str, last: &str| format!("  RANGE_START: {first}\n  RANGE_END: {last}\n");
+    let vm = machine("{name: default, masquerade: {}, ports: [{port: 22}]}", POD);
+    for (data, expected) in [
+        (
+            ends("02:00:00:00:00:10", "02:00:00:00:00:0F"),
+            "vm.yaml:6: data.RANGE_END: it ends before it begins: give the lower MAC first",
+        ),
+        (
+            ends("02:00:00:00:00:10", "02:00:00:00:00:10"),
+            "vm.yaml:6: data.RANGE_END: it is RANGE_START: give a higher MAC",
+        ),
+        (
+            ends("03:00:00:00:00:00", "03:00:00:00:00:10"),
+            "vm.yaml:5: data.RANGE_START: \"03:00:00:00:00:00\": this is a multicast address; the first byte of a card's MAC is even",
+        ),
+        (
+            ends("02:00:00:00:00:00", "06:00:00:00:00:00"),
+            "vm.yaml:6: data.RANGE_END: the first bytes differ, so that multicast addresses lie between: begin both with the same",
+        ),
+        (
+            "  RANGE_END: \"02:00:00:00:00:00\"\n".into(),
+            "vm.yaml:4: data: RANGE_START is missing: give a MAC, such as 02:00:00:00:00:00",
+        ),
+    ] {
+        let problems = problems(&format!("{}---\n{vm}", mac_pool(&data)));
+        let first = problems.first().map(String::as_str).unwrap_or_default();
+        assert_eq!(first, expected, "{data}");
+    }
+    let twice = format!(
+        "{0}---\n{0}---\n{vm}",
+        mac_pool(&ends("02:00:00:00:00:00", "02:00:00:00:00:01"))
+    );
+    assert_eq!(
+        problems(&twice),
+        ["vm.yaml:8: KubeMacPool's range is at vm.yaml:1 already: leave one out"]
+    );
+    let other = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: other}}\n---\n{vm}");
+    assert_eq!(
+        problems(&other),
+        ["vm.yaml:1: ignored: of ConfigMaps only kubemacpool-mac-range-config is read here"]
+    );
+}

@@ -1,0 +1,55 @@
+//! KubeMacPool's ConfigMap: which MACs are given to interfaces that name none.
+
+use super::fields::network as table;
+use super::reader::{Item, Object};
+use super::report::Spot;
+use crate::store::range::MacRange;
+use hawser_backend::packet::MacAddr;
+
+/// What KubeMacPool's manifests call it, in whatever namespace.
+pub const NAME: &str = "kubemacpool-mac-range-config";
+
+/// The range of the cluster's pool.
+#[derive(Clone, Debug)]
+pub struct MacPool {
+    /// Where it is.
+    pub spot: Spot,
+    /// The MACs.
+    pub range: MacRange,
+}
+
+/// Whether a ConfigMap is KubeMacPool's.
+pub fn is_mac_pool(item: &Item<'_>) -> bool {
+    item.inner("metadata").and_then(|metadata| metadata.field_text("name")) == Some(NAME)
+}
+
+/// Reads it. As in KubeMacPool the end is above the start, and neither is a multicast address.
+pub fn read(object: &Object<'_>) -> Option<MacPool> {
+    // Its name is known; the table says that it is read.
+    let _ = object.get("metadata");
+    let data = object.need("data", "give RANGE_START and RANGE_END")?;
+    let data = data.object(&table::MAC_POOL_DATA)?;
+    let end = |name| {
+        let item = data.need(name, "give a MAC, such as 02:00:00:00:00:00");
+        Some((item.as_ref()?.parsed(mac)?, item?))
+    };
+    let (first, last) = (end("RANGE_START"), end("RANGE_END"));
+    let ((first, _), (last, item)) = (first?, last?);
+    match MacRange::new(first, last) {
+        Ok(_) if first == last => item.error("it is RANGE_START: give a higher MAC"),
+        Err(why) => item.error(why),
+        Ok(range) => {
+            let spot = object.spot().clone();
+            return Some(MacPool { spot, range });
+        }
+    }
+    None
+}
+
+fn mac(text: &str) -> Result<MacAddr, String> {
+    let mac: MacAddr = text.parse().map_err(|e| format!("{e}"))?;
+    if mac.is_multicast() {
+        return Err("this is a multicast address; the first byte of a card's MAC is even".into());
+    }
+    Ok(mac)
+}
