@@ -51,6 +51,22 @@ pub struct BridgeConfig {
     pub queues: Vec<Arc<TapQueue>>,
     /// What the guest is told when it asks for an address; `None`: the segment is asked.
     pub lease: Option<LeaseConfig>,
+    /// How frames find their receiver there.
+    pub forwarding: Forwarding,
+}
+
+/// How frames find their receiver on a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// By their MACs, and neighbours answer for themselves.
+    #[default]
+    Switched,
+    /// By the addresses of their packets: the host's kernel takes packets of IP for one
+    /// receiver and nothing else. To the guest all its neighbours are at [`GATEWAY_MAC`].
+    Routed {
+        /// The device's MAC, the only one it takes packets for.
+        device: MacAddr,
+    },
 }
 
 /// An address that is the guest's for good, and what goes with it: what DHCP says to a guest

@@ -71,8 +71,8 @@ pub enum ConfigError {
     )]
     NoSegment,
     /// An option of another way to the segment.
-    #[error("{0} goes with --bridge only: leave it out")]
-    OnlyWithBridge(&'static str),
+    #[error("{0} goes with {1} only: leave it out")]
+    OnlyWith(&'static str, &'static str),
     /// Not a descriptor for each queue pair.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
     TapDescriptors {
@@ -146,12 +146,8 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
     if args.segment.way().is_none() {
         return Err(ConfigError::NoSegment);
     }
-    if let Some(option) = args
-        .segment
-        .only_with_bridge()
-        .filter(|_| args.segment.bridge.is_none())
-    {
-        return Err(ConfigError::OnlyWithBridge(option));
+    if let Some((option, other)) = args.segment.alone() {
+        return Err(ConfigError::OnlyWith(option, other));
     }
     if descriptors != 0 && descriptors != usize::from(pairs) {
         return Err(ConfigError::TapDescriptors { descriptors, pairs });

@@ -330,6 +330,14 @@ fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Fai
     Ok(())
 }
 
+/// The addresses a guest is known to have.
+fn fixed_addresses(ipam: &Ipam) -> Vec<IpAddr> {
+    match ipam {
+        Ipam::Static { addresses, .. } => addresses.iter().map(|given| given.address.addr()).collect(),
+        _ => Vec::new(),
+    }
+}
+
 type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
 
 /// What DHCPv4 can tell of a fixed address: the first of IPv4, and routes of IPv4, the
@@ -437,6 +445,7 @@ fn segment_args(segment: &Segment) -> SegmentArgs {
                     cni::IpvtapMode::L3s => IpVtapMode::L3S,
                 }),
             }),
+            guest_address: fixed_addresses(&segment.ipam),
             ..unset
         },
         // The planner has refused these.

@@ -96,8 +96,11 @@ fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
         (macvtap.lower.as_str(), macvtap.mode),
         ("eth1", Some(MacVtapMode::Bridge))
     );
-    let ipvtap = port_args(&nics("ipvlan-static.yaml")[0]).segment.ipvtap.unwrap();
+    let segment = port_args(&nics("ipvlan-static.yaml")[0]).segment;
+    let ipvtap = segment.ipvtap.unwrap();
     assert_eq!((ipvtap.lower.as_str(), ipvtap.mode), ("eth1", Some(IpVtapMode::L3)));
+    let address: std::net::IpAddr = [192, 168, 10, 10].into();
+    assert_eq!(segment.guest_address, [address]);
 }
 
 #[test]

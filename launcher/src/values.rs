@@ -118,6 +118,18 @@ pub fn ipvtap(text: &str) -> Parsed<Stack<IpVtapMode>> {
     stack(text, &modes)
 }
 
+/// `--guest-address`
+pub fn guest_address(text: &str) -> Parsed<IpAddr> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| "give an address such as 192.0.2.5 or 2001:db8::5".to_owned())?;
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if address.is_multicast() || address.is_unspecified() || address.is_loopback() || link_local {
+        return Err("no guest is reached at this address; choose one of its network".into());
+    }
+    Ok(address)
+}
+
 /// `--mac`
 pub fn guest_mac(text: &str) -> Parsed<MacAddr> {
     let mac: MacAddr = MacAddr::from_str(text).map_err(|e| e.to_string())?;

@@ -31,6 +31,22 @@ fn a_guest_mac_is_a_single_cards_own() {
 }
 
 #[test]
+fn a_guests_address_is_one_it_is_reached_at() {
+    assert_eq!(guest_address("192.0.2.5"), Ok([192, 0, 2, 5].into()));
+    let words = "no guest is reached";
+    refused(
+        guest_address,
+        &[
+            ("0.0.0.0", words),
+            ("127.0.0.1", words),
+            ("224.0.0.1", words),
+            ("fe80::1", words),
+            ("192.0.2.5/24", "give an address"),
+        ],
+    );
+}
+
+#[test]
 fn an_mtu_is_what_ip_allows() {
     assert_eq!(mtu("68"), Ok(68));
     assert_eq!(mtu("65535"), Ok(65535));

@@ -13,11 +13,12 @@
 
 use super::segment::Segment;
 use super::split::Split;
+use crate::config::{Forwarding, GATEWAY_MAC};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{
     Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
 };
-use crate::packet::EthernetHeader;
+use crate::packet::{EthernetHeader, MacAddr};
 use crate::port::vlan::VlanRules;
 use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use std::io;
@@ -38,6 +39,8 @@ const OWN: usize = HEADER_LEN + HEAD_MAX;
 pub(super) struct Inbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
+    /// Whoever sends to the guest is shown to it as this one.
+    sender: Option<MacAddr>,
     /// Virtio header and frame; what is behind the head may be in guest memory instead.
     buffer: Vec<u8>,
     scatter: ScatterList,
@@ -77,10 +80,14 @@ enum Read {
 }
 
 impl Inbound {
-    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules, forwarding: Forwarding) -> Self {
         Self {
             counters,
             vlan,
+            sender: match forwarding {
+                Forwarding::Switched => None,
+                Forwarding::Routed { .. } => Some(GATEWAY_MAC),
+            },
             buffer: vec![0; HEADER_LEN + MAX_FRAME],
             scatter: ScatterList::default(),
             copies: 0,
@@ -195,6 +202,9 @@ impl Inbound {
         if offload.checksum == Checksum::Valid && !caps.checksum {
             // It is in the bytes too.
             offload.checksum = Checksum::Complete;
+        }
+        if let Some(sender) = self.sender {
+            self.buffer[HEADER_LEN..][EthernetHeader::SRC].copy_from_slice(&sender.0);
         }
         let head = &self.buffer[HEADER_LEN..n.min(OWN)];
         let edit = self.vlan.incoming(head)?;

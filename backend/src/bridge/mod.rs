@@ -6,22 +6,23 @@
 //! itself (TUNSETOFFLOAD). [`outbound`] writes what the guest sends straight from guest
 //! memory, [`inbound`] reads what the segment sends straight into it.
 //!
-//! Where the segment has no DHCP server for the guest, [`lease`] answers in its place.
+//! Where the segment has no DHCP server for the guest, or takes no question for a neighbour,
+//! [`services`] answer in its place.
 //!
 //! The device may go down or away while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
 //! up again or another queue is handed in ([`SegmentChange`]).
 
 mod inbound;
-mod lease;
 mod merge;
 mod outbound;
 mod segment;
+mod services;
 mod split;
 #[cfg(test)]
 mod testing;
 
-use crate::config::{LeaseConfig, VlanConfig};
+use crate::config::{Forwarding, LeaseConfig, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::mode::{Mode, SegmentChange};
@@ -30,9 +31,9 @@ use crate::port::vlan::VlanRules;
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
 use inbound::Inbound;
-use lease::Lease;
 use outbound::Outbound;
 use segment::Segment;
+use services::Services;
 use std::io;
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub struct BridgeSetup<'a> {
     pub vlan: &'a VlanConfig,
     /// The guest's DHCP is answered here, with this and the segment's MTU.
     pub lease: Option<(&'a LeaseConfig, u16)>,
+    /// How frames find their receiver.
+    pub forwarding: Forwarding,
 }
 
 /// One queue pair of a guest on a segment.
@@ -66,7 +69,7 @@ pub struct Bridge {
     segment: Segment,
     inbound: Inbound,
     outbound: Outbound,
-    lease: Option<Lease>,
+    services: Option<Services>,
 }
 
 impl Bridge {
@@ -75,27 +78,32 @@ impl Bridge {
     /// # Errors
     /// [`BridgeError::Watch`]
     pub fn new(setup: BridgeSetup<'_>) -> Result<Self, BridgeError> {
-        let BridgeSetup { counters, vlan, .. } = setup;
+        let BridgeSetup {
+            counters,
+            vlan,
+            forwarding,
+            ..
+        } = setup;
         Ok(Self {
             segment: Segment::new(setup.queue, setup.poller)?,
-            inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan)),
-            outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan)),
-            lease: setup.lease.map(|(config, mtu)| Lease::new(config, mtu, counters)),
+            inbound: Inbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
+            outbound: Outbound::new(Arc::clone(&counters), VlanRules::new(vlan), forwarding),
+            services: Services::new(setup.lease, forwarding, counters),
         })
     }
 }
 
 impl Mode for Bridge {
     fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
-        let Some(lease) = &mut self.lease else {
+        let Some(services) = &mut self.services else {
             return self.outbound.send(&mut self.segment, burst);
         };
-        for rest in burst.split(|frame| lease.wants(frame)) {
+        for rest in burst.split(|frame| services.wants(frame)) {
             self.outbound.send(&mut self.segment, rest);
         }
         for frame in burst {
-            if lease.wants(frame) {
-                lease.answer(frame, sink);
+            if services.wants(frame) {
+                services.answer(frame, sink);
             }
         }
     }

@@ -8,8 +8,10 @@
 
 use super::merge::{MAX_FRAMES, MAX_HEADERS, Plan, Run};
 use super::segment::Segment;
+use crate::config::Forwarding;
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{GatherList, GuestBurst, GuestCaps, GuestFrame, GuestSlice, Offload};
+use crate::packet::{EthernetHeader, MacAddr};
 use crate::port::vlan::{TagEdit, VlanRules};
 use crate::virtio::net_header;
 use std::io;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 pub(super) struct Outbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
+    /// Whoever the guest sends to, this is where it goes.
+    receiver: Option<MacAddr>,
     plan: Plan,
     /// The virtio header, headers of the frame, and as much payload as has been copied.
     bytes: Vec<u8>,
@@ -26,10 +30,14 @@ pub(super) struct Outbound {
 }
 
 impl Outbound {
-    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, vlan: VlanRules, forwarding: Forwarding) -> Self {
         Self {
             counters,
             vlan,
+            receiver: match forwarding {
+                Forwarding::Switched => None,
+                Forwarding::Routed { device } => Some(device),
+            },
             plan: Plan::default(),
             bytes: Vec::new(),
             gather: GatherList::default(),
@@ -79,6 +87,7 @@ impl Outbound {
 
     /// Begins a frame: the virtio header, and `head` with its tag as `edit` says.
     fn put_headers(&mut self, offload: Offload, edit: TagEdit, head: &[u8]) {
+        let start = self.bytes.len() + net_header::HEADER_LEN;
         match edit.header(head) {
             None => {
                 self.bytes
@@ -86,13 +95,15 @@ impl Outbound {
                 self.bytes.extend_from_slice(head);
             }
             Some(edited) => {
-                let start = self.bytes.len() + net_header::HEADER_LEN;
                 self.bytes.extend_from_slice(&[0; net_header::HEADER_LEN]);
                 self.bytes.extend_from_slice(edited.bytes());
                 self.bytes.extend_from_slice(&head[edited.replaces..]);
                 let header = net_header::encode(edit.offload(offload), &self.bytes[start..], 0, GuestCaps::ALL);
                 self.bytes[start - net_header::HEADER_LEN..start].copy_from_slice(&header);
             }
+        }
+        if let Some(receiver) = self.receiver {
+            self.bytes[start..][EthernetHeader::DST].copy_from_slice(&receiver.0);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Malformed, be16};
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 /// A MAC address.
@@ -121,6 +122,10 @@ pub struct EthernetHeader {
 impl EthernetHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 14;
+    /// Where the destination is.
+    pub const DST: Range<usize> = 0..6;
+    /// Where the source is.
+    pub const SRC: Range<usize> = 6..12;
 
     /// Parses the header at the start of `frame`.
     ///
@@ -137,8 +142,8 @@ impl EthernetHeader {
 
     /// Writes the header to the start of `out`.
     pub fn emit(&self, out: &mut [u8]) {
-        out[..6].copy_from_slice(&self.dst.0);
-        out[6..12].copy_from_slice(&self.src.0);
+        out[Self::DST].copy_from_slice(&self.dst.0);
+        out[Self::SRC].copy_from_slice(&self.src.0);
         out[12..14].copy_from_slice(&u16::from(self.ethertype).to_be_bytes());
     }
 }

@@ -109,6 +109,7 @@ impl Port {
                     counters: context.counters,
                     vlan: &port.policy.vlan,
                     lease: mode.lease.as_ref().map(|lease| (lease, port.mtu)),
+                    forwarding: mode.forwarding,
                 };
                 Ok(Box::new(Bridge::new(setup)?))
             }

@@ -1,19 +1,23 @@
-//! ARP (RFC 826) for the addresses found at the gateway, and for no other.
+//! ARP (RFC 826) for what is found at the gateway, and for nothing else.
 
 use super::{Answer, Replies};
 use crate::config::GATEWAY_MAC;
 use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, MacAddr};
-use std::net::Ipv4Addr;
 
-/// Answers the ARP packet `packet` if it asks for one of `neighbours`.
-pub(super) fn answer(neighbours: &[Ipv4Addr], guest_mac: MacAddr, packet: &[u8], replies: &mut Replies) -> Answer {
+/// Answers the ARP packet `packet` if `is_here` says that what it asks for is found at the gateway.
+pub(super) fn answer(
+    is_here: impl Fn(&ArpPacket) -> bool,
+    guest_mac: MacAddr,
+    packet: &[u8],
+    replies: &mut Replies,
+) -> Answer {
     let Some(request) = ArpPacket::parse(packet) else {
         return Answer::Refused(DropReason::BadService);
     };
     let ArpPacket { sender, target, .. } = request;
     match request.operation {
-        ArpPacket::REQUEST if neighbours.contains(&target) => {
+        ArpPacket::REQUEST if is_here(&request) => {
             let reply = ArpPacket {
                 operation: ArpPacket::REPLY,
                 sender_mac: GATEWAY_MAC,

@@ -14,6 +14,7 @@ mod echo;
 mod lease;
 mod names;
 mod ndp;
+mod proxy;
 mod replies;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -21,11 +22,14 @@ pub mod testing;
 mod tests;
 
 pub use lease::LeaseServer;
+pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol};
+use crate::packet::{
+    ArpPacket, EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol,
+};
 use crate::time::Instant;
 use names::SearchList;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -189,7 +193,8 @@ impl Responders {
         let payload = transport(&headers, frame);
         match (headers.network, &self.ipv4, &mut self.ipv6) {
             (Network::Arp, Some(ipv4), _) => {
-                arp::answer(&ipv4.neighbours, guest_mac, &frame[EthernetHeader::LEN..], replies)
+                let is_here = |request: &ArpPacket| ipv4.neighbours.contains(&request.target);
+                arp::answer(is_here, guest_mac, &frame[EthernetHeader::LEN..], replies)
             }
             (Network::Ipv4(header), Some(ipv4), _) => {
                 let packet = Packet {

@@ -120,72 +120,16 @@ impl Router {
         counters: &Counters,
         replies: &mut Replies,
     ) -> Answer {
-        let (src, dst) = (packet.src.into(), packet.dst.into());
-        let Ok(header) = IcmpHeader::parse(packet.payload) else {
-            return Answer::Refused(DropReason::BadService);
-        };
-        let is_sound = packet.hop_limit == LINK_HOP_LIMIT
-            && header.code == 0
-            && !packet.src.is_multicast()
-            && icmp::checksum_ok(src, dst, packet.payload);
-        if !is_sound {
-            return Answer::Refused(DropReason::BadService);
-        }
-        match header.kind {
-            icmp::v6::NEIGHBOUR_SOLICITATION => self.on_neighbour_solicitation(packet, replies),
-            icmp::v6::ROUTER_SOLICITATION => self.on_router_solicitation(now, packet, counters, replies),
+        match kind(packet) {
+            Some(icmp::v6::NEIGHBOUR_SOLICITATION) => {
+                on_solicitation(|target, _| self.neighbours.contains(target), packet, replies)
+            }
+            Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
             // The guest announces itself: there is one guest, and we know it.
-            icmp::v6::NEIGHBOUR_ADVERTISEMENT => Answer::Done,
+            Some(icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,
             // A guest is no router.
             _ => Answer::Refused(DropReason::BadService),
         }
-    }
-
-    fn on_neighbour_solicitation(&self, packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
-        let (Some(target), Some(options)) = (
-            packet.payload.get(8..).and_then(<[u8]>::first_chunk::<16>),
-            packet.payload.get(NEIGHBOUR_LEN..).and_then(Options::check),
-        ) else {
-            return Answer::Refused(DropReason::BadService);
-        };
-        let target = Ipv6Addr::from(*target);
-        let is_probe = packet.src.is_unspecified();
-        // RFC 4861 7.1.1
-        let is_odd_probe = is_probe && (options.has_source || packet.dst != solicited_node(target));
-        if target.is_multicast() || is_odd_probe {
-            return Answer::Refused(DropReason::BadService);
-        }
-        if !self.neighbours.contains(&target) {
-            // Duplicate address detection (RFC 4862 5.4) of an address of the guest's
-            // own: silence is the answer.
-            return if is_probe {
-                Answer::Done
-            } else {
-                Answer::Refused(DropReason::NoSuchNeighbour)
-            };
-        }
-        let (mac, dst, solicited) = if is_probe {
-            (ALL_NODES_MAC, ALL_NODES, 0)
-        } else {
-            (packet.guest_mac, packet.src, NA_SOLICITED)
-        };
-        let route = Route {
-            mac,
-            src: target,
-            dst,
-            hop_limit: LINK_HOP_LIMIT,
-        };
-        replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
-            let header = IcmpHeader {
-                kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
-                code: 0,
-                rest: [NA_ROUTER | NA_OVERRIDE | solicited, 0, 0, 0],
-            };
-            header.emit(message, 0);
-            message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
-            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER));
-        });
-        Answer::Done
     }
 
     fn on_router_solicitation(
@@ -224,6 +168,71 @@ impl Router {
         counters.add(Count::RouterAdvertisements, 1);
         self.reschedule(Schedule::At(now + ADVERTISE_EVERY));
     }
+}
+
+/// The type of a message, if it is a sound one of neighbour discovery.
+pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
+    let (src, dst) = (packet.src.into(), packet.dst.into());
+    let header = IcmpHeader::parse(packet.payload).ok()?;
+    let is_sound = packet.hop_limit == LINK_HOP_LIMIT
+        && header.code == 0
+        && !packet.src.is_multicast()
+        && icmp::checksum_ok(src, dst, packet.payload);
+    is_sound.then_some(header.kind)
+}
+
+/// Answers a neighbour solicitation if `is_here` says that what it asks for is found at the
+/// gateway; it is told the target, and whether the guest asks for itself (duplicate address
+/// detection).
+pub(super) fn on_solicitation(
+    is_here: impl Fn(&Ipv6Addr, bool) -> bool,
+    packet: &Packet<'_, Ipv6Addr>,
+    replies: &mut Replies,
+) -> Answer {
+    let (Some(target), Some(options)) = (
+        packet.payload.get(8..).and_then(<[u8]>::first_chunk::<16>),
+        packet.payload.get(NEIGHBOUR_LEN..).and_then(Options::check),
+    ) else {
+        return Answer::Refused(DropReason::BadService);
+    };
+    let target = Ipv6Addr::from(*target);
+    let is_probe = packet.src.is_unspecified();
+    // RFC 4861 7.1.1
+    let is_odd_probe = is_probe && (options.has_source || packet.dst != solicited_node(target));
+    if target.is_multicast() || is_odd_probe {
+        return Answer::Refused(DropReason::BadService);
+    }
+    if !is_here(&target, is_probe) {
+        // Duplicate address detection (RFC 4862 5.4) of an address of the guest's
+        // own: silence is the answer.
+        return if is_probe {
+            Answer::Done
+        } else {
+            Answer::Refused(DropReason::NoSuchNeighbour)
+        };
+    }
+    let (mac, dst, solicited) = if is_probe {
+        (ALL_NODES_MAC, ALL_NODES, 0)
+    } else {
+        (packet.guest_mac, packet.src, NA_SOLICITED)
+    };
+    let route = Route {
+        mac,
+        src: target,
+        dst,
+        hop_limit: LINK_HOP_LIMIT,
+    };
+    replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
+        let header = IcmpHeader {
+            kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
+            code: 0,
+            rest: [NA_ROUTER | NA_OVERRIDE | solicited, 0, 0, 0],
+        };
+        header.emit(message, 0);
+        message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
+        message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER));
+    });
+    Answer::Done
 }
 
 /// What matters about the options of a message.

@@ -5,6 +5,7 @@ mod dhcp6;
 mod lease;
 mod link;
 mod properties;
+mod proxy;
 
 use super::*;
 use crate::counters::Count;

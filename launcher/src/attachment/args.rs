@@ -3,6 +3,7 @@
 use crate::values::{self, Stack};
 use clap::Args;
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 /// How the guest is attached to a segment: one of the ways, and what goes with it.
@@ -56,6 +57,16 @@ pub struct SegmentArgs {
         value_parser = values::ipvtap
     )]
     pub ipvtap: Option<Stack<IpVtapMode>>,
+    /// With --ipvtap: addresses of the guest, which are put on the ipvtap so that the kernel knows
+    /// what is for the guest
+    #[arg(
+        long,
+        value_name = "ADDR,…",
+        help_heading = "Segment (--mode=bridge)",
+        value_delimiter = ',',
+        value_parser = values::guest_address
+    )]
+    pub guest_address: Vec<IpAddr>,
     /// Interface of the pod whose MAC and addresses the guest takes over, as KubeVirt's bridge
     /// binding does; it is put back at the end
     #[arg(
@@ -83,13 +94,19 @@ fn given(options: &[(bool, &'static str)]) -> Option<&'static str> {
 }
 
 impl SegmentArgs {
-    /// An option that means something with `--bridge` only, if one was given.
-    pub fn only_with_bridge(&self) -> Option<&'static str> {
-        given(&[
-            (self.hairpin_mode, "--hairpin-mode"),
-            (self.promisc_mode, "--promisc-mode"),
-            (self.port_isolation, "--port-isolation"),
-        ])
+    /// An option that means something with another only which was not given, and that one.
+    pub fn alone(&self) -> Option<(&'static str, &'static str)> {
+        const BRIDGE: &str = "--bridge";
+        const IPVTAP: &str = "--ipvtap";
+        let (bridge, ipvtap) = (self.bridge.is_some(), self.ipvtap.is_some());
+        let options = [
+            (self.hairpin_mode && !bridge, "--hairpin-mode", BRIDGE),
+            (self.promisc_mode && !bridge, "--promisc-mode", BRIDGE),
+            (self.port_isolation && !bridge, "--port-isolation", BRIDGE),
+            (!self.guest_address.is_empty() && !ipvtap, "--guest-address", IPVTAP),
+        ];
+        let alone = options.iter().find(|(alone, ..)| *alone);
+        alone.map(|(_, option, other)| (*option, *other))
     }
 
     /// The option that says how the segment is reached, if there is one.

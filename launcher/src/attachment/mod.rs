@@ -31,6 +31,7 @@ use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -81,7 +82,7 @@ enum Way {
     Tap(String),
     Descriptors(Vec<(RawFd, OwnedFd)>),
     Macvtap(Stack<MacVtapMode>),
-    Ipvtap(Stack<IpVtapMode>),
+    Ipvtap(Stack<IpVtapMode>, Vec<IpAddr>),
     PodInterface(String),
 }
 
@@ -168,6 +169,28 @@ pub enum AttachError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The guest's address cannot be put on its ipvtap.
+    #[error("cannot give {guest} to an ipvtap on {lower}: {source}; see that no other link on {lower} has it")]
+    GuestAddress {
+        /// The address.
+        guest: IpAddr,
+        /// The link below.
+        lower: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// An address that cannot be reached in that mode.
+    #[error(
+        "the guest's address {0} cannot be reached through an ipvtap in l3s, which passes IPv4 on and no IPv6; leave it \
+         out, or choose mode l3"
+    )]
+    Ipv6InL3s(IpAddr),
+    /// Addresses for an ipvtap that somebody else made.
+    #[error("{0} is an ipvtap of somebody else's, who gives it the guest's addresses; leave --guest-address out")]
+    GuestsOfAdopted(String),
+    /// Tags on a segment without frames.
+    #[error("{0} carries packets and no tags in this mode; leave --vlan and --vlan-trunk out, or choose mode l2")]
+    Untaggable(String),
     /// The device cannot be opened.
     #[error(transparent)]
     Tap(#[from] TapError),
@@ -257,7 +280,10 @@ impl Way {
         } else if let Some(stack) = &args.macvtap {
             (Self::Macvtap(stack.clone()), format!("--macvtap={}", stack.lower))
         } else if let Some(stack) = &args.ipvtap {
-            (Self::Ipvtap(stack.clone()), format!("--ipvtap={}", stack.lower))
+            (
+                Self::Ipvtap(stack.clone(), args.guest_address.clone()),
+                format!("--ipvtap={}", stack.lower),
+            )
         } else if let Some(name) = &args.pod_interface {
             (Self::PodInterface(name.clone()), format!("--pod-interface={name}"))
         } else if !args.tap_fd.is_empty() {

@@ -9,7 +9,9 @@ use crate::host::netlink::Netlink;
 use crate::host::tap_node;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::TapQueue;
+use netlink_packet_route::link::IpVtapMode;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 /// First byte of the MAC of a TAP device: the highest there is that is no group's, so that
@@ -71,6 +73,8 @@ pub struct Stacked {
     pub kind: NewKind,
     /// Its MAC; `None`: that of the link below.
     pub mac: Option<MacAddr>,
+    /// Of an ipvtap: addresses of the guest, put on it.
+    pub guests: Vec<IpAddr>,
 }
 
 /// Whether frames get through.
@@ -246,7 +250,25 @@ impl Stacked {
         let index = link.ok_or_else(|| AttachError::Vanished(self.name.clone()))?.index;
         netlink.silence(index)?;
         netlink.set_up(index, true)?;
+        if let NewKind::Ipvtap(mode) = self.kind {
+            self.add_guests(netlink, index, mode)?;
+        }
         adopt(tap_node::open_queues(&self.name, index, count)?)
+    }
+
+    fn add_guests(&self, netlink: &mut Netlink, index: u32, mode: IpVtapMode) -> Result<(), AttachError> {
+        if mode == IpVtapMode::L3S {
+            netlink.forward_from(index)?;
+        }
+        for &guest in &self.guests {
+            let added = netlink.add_guest_address(index, mode, guest);
+            added.map_err(|source| AttachError::GuestAddress {
+                guest,
+                lower: self.lower.clone(),
+                source,
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -14,11 +14,12 @@ use crate::host::link::{Link, NewKind, PortManner};
 use crate::host::netlink::Netlink;
 use crate::sandbox::Needs;
 use crate::values::Stack;
-use hawser_backend::config::ModeConfig;
+use hawser_backend::config::{Forwarding, ModeConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::TapQueue;
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::io;
+use std::net::IpAddr;
 
 /// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
 /// be put between them and their segment.
@@ -42,6 +43,7 @@ pub(super) struct Finding {
     mtu: Option<(u32, String)>,
     /// The MAC the guest must have to be reached.
     mac: Option<MacAddr>,
+    forwarding: Forwarding,
     takeover: Option<Takeover>,
 }
 
@@ -52,6 +54,7 @@ impl Finding {
             descriptors: Vec::new(),
             mtu: link.map(|link| (link.mtu, link.name.clone())),
             mac: None,
+            forwarding: Forwarding::Switched,
             takeover: None,
         }
     }
@@ -73,6 +76,9 @@ impl Survey {
             plan.port.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX);
         }
         plan.port.mac = plan.port.mac.or(self.finding.mac);
+        if let ModeConfig::Bridge(bridge) = &mut plan.port.mode {
+            bridge.forwarding = self.finding.forwarding;
+        }
         if let (ModeConfig::Bridge(bridge), Some(takeover)) = (&mut plan.port.mode, &self.finding.takeover) {
             let names = config::segment_names(args, host);
             if names.dns.is_empty() {
@@ -175,7 +181,7 @@ pub(super) fn look(way: Way, args: &PortArgs, netlink: &mut Netlink) -> Result<F
             }
         }
         Way::Macvtap(stack) => look_at_macvtap(netlink, stack, args)?,
-        Way::Ipvtap(stack) => look_at_ipvtap(netlink, stack)?,
+        Way::Ipvtap(stack, guests) => look_at_ipvtap(netlink, stack, guests, args)?,
         Way::PodInterface(name) => look_at_pod_interface(netlink, &name, args)?,
     };
     check_mtu(&finding, args)?;
@@ -349,6 +355,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &Port
         kind: NewKind::Macvtap(mode),
         mac: Some(mac),
         lower: stack.lower,
+        guests: Vec::new(),
     });
     Ok(Finding {
         mac: Some(mac),
@@ -356,26 +363,61 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &Port
     })
 }
 
-fn look_at_ipvtap(netlink: &mut Netlink, stack: Stack<IpVtapMode>) -> Result<Finding, AttachError> {
+fn look_at_ipvtap(
+    netlink: &mut Netlink,
+    stack: Stack<IpVtapMode>,
+    guests: Vec<IpAddr>,
+    args: &PortArgs,
+) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("ipvtap") {
-        return match stack.mode {
-            Some(_) => Err(mode_of_adopted(&lower)),
-            None => Ok(adopted(lower)),
-        };
+        if stack.mode.is_some() {
+            return Err(mode_of_adopted(&lower));
+        }
+        if !guests.is_empty() {
+            return Err(AttachError::GuestsOfAdopted(lower.name));
+        }
+        let forwarding = forwarding(lower.ipvtap_mode, lower.mac, &lower.name, args)?;
+        return Ok(Finding {
+            forwarding,
+            ..adopted(lower)
+        });
     }
     let mac = check_lower(netlink, &lower)?;
     require_privilege(netlink, "making an ipvtap")?;
+    let mode = stack.mode.unwrap_or(IpVtapMode::L2);
+    let forwarding = forwarding(Some(mode), Some(mac), &lower.name, args)?;
+    if let (IpVtapMode::L3S, Some(guest)) = (mode, guests.iter().find(|guest| guest.is_ipv6())) {
+        return Err(AttachError::Ipv6InL3s(*guest));
+    }
     let segment = Segment::Stacked(Stacked {
         name: random_name("hwi")?,
-        kind: NewKind::Ipvtap(stack.mode.unwrap_or(IpVtapMode::L2)),
+        kind: NewKind::Ipvtap(mode),
         mac: None,
         lower: stack.lower,
+        guests,
     });
     Ok(Finding {
         mac: Some(mac),
+        forwarding,
         ..Finding::of(segment, Some(&lower))
     })
+}
+
+/// How frames find their receiver on an ipvtap of that mode and MAC.
+fn forwarding(
+    mode: Option<IpVtapMode>,
+    mac: Option<MacAddr>,
+    name: &str,
+    args: &PortArgs,
+) -> Result<Forwarding, AttachError> {
+    let (Some(IpVtapMode::L3 | IpVtapMode::L3S), Some(device)) = (mode, mac) else {
+        return Ok(Forwarding::Switched);
+    };
+    if args.policy.vlan.is_some() || !args.policy.vlan_trunk.is_empty() {
+        return Err(AttachError::Untaggable(name.to_owned()));
+    }
+    Ok(Forwarding::Routed { device })
 }
 
 fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> Result<Finding, AttachError> {

@@ -34,6 +34,8 @@ pub struct Link {
     pub is_promiscuous: bool,
     /// Of a bridge that filters VLANs, the one its new ports are in; 0: none.
     pub default_vlan: Option<u16>,
+    /// Of an ipvtap, its mode.
+    pub ipvtap_mode: Option<IpVtapMode>,
 }
 
 impl Link {
@@ -50,6 +52,7 @@ impl Link {
             has_carrier: flags.contains(LinkFlags::LowerUp),
             is_promiscuous: flags.contains(LinkFlags::Promisc),
             default_vlan: None,
+            ipvtap_mode: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -64,6 +67,7 @@ impl Link {
                     });
                     link.kind = kind.unwrap_or_default();
                     link.default_vlan = infos.iter().find_map(filtering_vlan);
+                    link.ipvtap_mode = infos.iter().find_map(ipvtap_mode);
                 }
                 _ => {}
             }
@@ -320,6 +324,16 @@ fn filtering_vlan(info: &LinkInfo) -> Option<u16> {
         _ => None,
     });
     filters.then(|| default.unwrap_or(0))
+}
+
+fn ipvtap_mode(info: &LinkInfo) -> Option<IpVtapMode> {
+    let LinkInfo::Data(InfoData::IpVtap(infos)) = info else {
+        return None;
+    };
+    infos.iter().find_map(|info| match info {
+        InfoIpVtap::Mode(mode) => Some(*mode),
+        _ => None,
+    })
 }
 
 fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {

@@ -145,7 +145,7 @@ fn an_echo_request_longer_than_is_copied_is_left_to_the_mode() {
     assert_eq!(answer, Answer::NotMine);
 }
 
-fn solicitation(src: &str, dst: &str, target: &str, options: &[u8]) -> Vec<u8> {
+pub(super) fn solicitation(src: &str, dst: &str, target: &str, options: &[u8]) -> Vec<u8> {
     let header = IcmpHeader {
         kind: icmp::v6::NEIGHBOUR_SOLICITATION,
         ..IcmpHeader::default()
@@ -154,7 +154,7 @@ fn solicitation(src: &str, dst: &str, target: &str, options: &[u8]) -> Vec<u8> {
     icmp_message(v6(src), v6(dst), header, &body)
 }
 
-const SOURCE_OPTION: [u8; 8] = [1, 1, 0x52, 0x54, 0, 0x12, 0x34, 0x56];
+pub(super) const SOURCE_OPTION: [u8; 8] = [1, 1, 0x52, 0x54, 0, 0x12, 0x34, 0x56];
 
 #[test]
 fn a_solicitation_of_the_gateway_is_answered_as_a_router_does() {

@@ -1,0 +1,102 @@
+//! Addresses of a guest on an ipvtap: the kernel gives a packet to the ipvtap that has the
+//! address it is for, and takes what the guest sends for its own if it has not.
+//!
+//! An address on a link is the host's too, by a route the kernel makes for it (table "local").
+//! In IPv4 that route is taken away again, so that the host answers neither ARP nor connections
+//! in the guest's place. Where the link routes, another one leads to the ipvtap instead: the
+//! host reaches its guest by it, and in l3s, where packets cross the host's own IP before they
+//! come to the ipvtap, they find their way by it.
+
+use super::netlink::Netlink;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{AfSpecInet, AfSpecUnspec, InetDevConf, IpVtapMode, LinkAttribute, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// RT_TABLE_LOCAL
+const LOCAL_TABLE: u8 = 255;
+
+/// A new address of the link `index`, alone in its network.
+fn address(index: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    let (family, length) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    message.header.family = family;
+    message.header.prefix_len = length;
+    message.header.index = index;
+    // Never what the host speaks from by itself.
+    message.header.scope = AddressScope::Host;
+    let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+        AddressAttribute::Flags(flags),
+    ];
+    message
+}
+
+/// A route to one address by way of the link `index`.
+fn route(index: u32, to: Ipv4Addr, table: u8, kind: RouteType, scope: RouteScope) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: 32,
+        table,
+        kind,
+        scope,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet(to)),
+        RouteAttribute::Oif(index),
+    ];
+    message
+}
+
+impl Netlink {
+    /// Puts an address of the guest behind it on an ipvtap in that mode, which must be up.
+    ///
+    /// # Errors
+    /// What the kernel says: EADDRINUSE if another link on the same one has the address.
+    pub fn add_guest_address(&mut self, index: u32, mode: IpVtapMode, guest: IpAddr) -> io::Result<()> {
+        let new = RouteNetlinkMessage::NewAddress(address(index, guest));
+        self.request(new, NLM_F_CREATE | NLM_F_EXCL)?;
+        let IpAddr::V4(guest) = guest else { return Ok(()) };
+        let own = route(index, guest, LOCAL_TABLE, RouteType::Local, RouteScope::Host);
+        self.request(RouteNetlinkMessage::DelRoute(own), 0)?;
+        if mode == IpVtapMode::L2 {
+            return Ok(());
+        }
+        let mut there = route(
+            index,
+            guest,
+            RouteHeader::RT_TABLE_MAIN,
+            RouteType::Unicast,
+            RouteScope::Link,
+        );
+        there.header.protocol = RouteProtocol::Static;
+        self.request(RouteNetlinkMessage::NewRoute(there), NLM_F_CREATE | NLM_F_EXCL)
+            .map(drop)
+    }
+
+    /// Has the host's IP pass on what comes to an ipvtap in l3s.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn forward_from(&mut self, index: u32) -> io::Result<()> {
+        let mut conf = InetDevConf::default();
+        conf.forwarding = 1;
+        let ipv4 = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]);
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![ipv4]));
+        self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+}
