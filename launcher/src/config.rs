@@ -70,6 +70,12 @@ pub enum ConfigError {
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
     )]
     NoSegment,
+    /// What the bridge CNI plugin refuses too: the bridge would give the guest its own frames twice.
+    #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
+    HairpinPromiscuous,
+    /// A check against a MAC that nobody has said.
+    #[error("--mac-spoof-check holds the guest to the MAC of --mac, which is missing: give it, or leave the check out")]
+    CheckWithoutMac,
     /// An option of another way to the segment.
     #[error("{0} goes with {1} only: leave it out")]
     OnlyWith(&'static str, &'static str),
@@ -110,6 +116,9 @@ pub struct Plan {
 /// # Errors
 /// The first contradiction found.
 pub fn resolve(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
+    if args.policy.mac_spoof_check && args.mac.is_none() {
+        return Err(ConfigError::CheckWithoutMac);
+    }
     match args.mode {
         Mode::Masquerade => masquerade(args, name, host),
         Mode::Bridge => bridge(args, name),
@@ -148,6 +157,9 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
     }
     if let Some((option, other)) = args.segment.alone() {
         return Err(ConfigError::OnlyWith(option, other));
+    }
+    if args.segment.hairpin_mode && args.segment.promisc_mode {
+        return Err(ConfigError::HairpinPromiscuous);
     }
     if descriptors != 0 && descriptors != usize::from(pairs) {
         return Err(ConfigError::TapDescriptors { descriptors, pairs });

@@ -1,6 +1,6 @@
 //! How the process says that it cannot go on: one line, one exit status.
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -70,7 +70,15 @@ impl Failure {
             };
             Some(format!(" (a similar {what} exists: '{names}')"))
         });
-        Self::usage(format_args!("{first}{}; see hawser --help", tip.unwrap_or_default()))
+        let remedy = match error.kind() {
+            ErrorKind::ArgumentConflict if first.ends_with("multiple times") => ": give it once",
+            ErrorKind::ArgumentConflict => ": leave one of them out",
+            _ => "",
+        };
+        Self::usage(format_args!(
+            "{first}{remedy}{}; see hawser --help",
+            tip.unwrap_or_default()
+        ))
     }
 
     /// Writes the line and gives the status.

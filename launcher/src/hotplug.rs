@@ -384,7 +384,7 @@ impl Operator {
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
         let site = &self.setup.site;
         let host = Host::probe();
-        run::resolve(nic, &host, site).map_err(|failure| HotplugError::Port(failure.of(&nic.name)))
+        run::resolve(nic, &host, site).map_err(HotplugError::Port)
     }
 }
 

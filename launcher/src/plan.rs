@@ -60,6 +60,26 @@ pub struct NicPlan {
     pub mode: NicMode,
     /// What only the VMM needs to know.
     pub device: DeviceHints,
+    /// Where it stands.
+    pub places: Places,
+}
+
+/// Where in the manifests what the system may not agree with stands, as `file:line: path.to.field`.
+/// Plans are the same wherever they stand.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// What names the link of the segment.
+    pub segment: String,
+    /// `mtu`
+    pub mtu: String,
+    /// `macAddress`
+    pub mac: String,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl NicPlan {
@@ -247,8 +267,10 @@ impl Planner<'_> {
         if interface.state == LinkState::Absent {
             return None;
         }
-        let (network, mode) = self.mode(interface, network.source.as_ref()?)?;
+        let source = network.source.as_ref()?;
+        let (network, mode) = self.mode(interface, source)?;
         Some(NicPlan {
+            places: self.places(interface, source),
             name: interface.name.clone(),
             network,
             socket: self.socket(interface)?,
@@ -259,6 +281,20 @@ impl Planner<'_> {
             mode,
             device: interface.device.clone(),
         })
+    }
+
+    fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
+        let network = match source {
+            NetworkSource::Pod(_) => None,
+            NetworkSource::Multus { spot, namespace, name } => self.find(spot, namespace.as_deref(), name),
+        };
+        let here = &interface.spot;
+        let fields = network.and_then(|network| network.fields.as_ref());
+        Places {
+            segment: fields.map_or(here, |fields| &fields.link).to_string(),
+            mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
+            mac: here.field("macAddress", here.line).to_string(),
+        }
     }
 
     fn socket(&self, interface: &Interface) -> Option<PathBuf> {

@@ -25,14 +25,14 @@ pub struct PolicyArgs {
     )]
     pub vlan_trunk: Vec<RangeInclusive<VlanId>>,
     /// VLAN of the guest's untagged frames on a trunk: another name of --vlan
-    #[arg(long, value_name = "ID", help_heading = "Segment", requires = "vlan_trunk")]
+    #[arg(long, value_name = "ID", help_heading = "Segment")]
     pub native_vlan: Option<VlanId>,
     /// Leave the guest in the segment's default VLAN, the one without a tag, beside its own
     #[arg(long, help_heading = "Segment")]
     pub preserve_default_vlan: bool,
 
     /// Drop what the guest sends from another MAC than --mac (always so with --mode=masquerade)
-    #[arg(long, help_heading = "Checks", requires = "mac")]
+    #[arg(long, help_heading = "Checks")]
     pub mac_spoof_check: bool,
     /// Addresses and networks the guest may use as its own; drop what it sends, in IP, ARP or
     /// neighbour discovery, under others. A family that is not named is closed
@@ -90,6 +90,9 @@ pub enum PolicyError {
         /// The VLAN.
         id: VlanId,
     },
+    /// Untagged frames of no trunk.
+    #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
+    NativeWithoutTrunk(VlanId),
     /// Nothing the default VLAN could be beside.
     #[error("--preserve-default-vlan has a meaning beside --vlan or --vlan-trunk only: give one, or leave it out")]
     NothingToPreserve,
@@ -139,10 +142,11 @@ impl PolicyArgs {
     fn vlans(&self) -> Result<VlanConfig, PolicyError> {
         let keep_default = self.preserve_default_vlan;
         if self.vlan_trunk.is_empty() {
-            return match self.vlan {
-                Some(id) => Ok(VlanConfig::Access { id, keep_default }),
-                None if keep_default => Err(PolicyError::NothingToPreserve),
-                None => Ok(VlanConfig::Transparent),
+            return match (self.vlan, self.native_vlan) {
+                (Some(id), _) => Ok(VlanConfig::Access { id, keep_default }),
+                (None, Some(id)) => Err(PolicyError::NativeWithoutTrunk(id)),
+                (None, None) if keep_default => Err(PolicyError::NothingToPreserve),
+                (None, None) => Ok(VlanConfig::Transparent),
             };
         }
         let mut tagged = VlanSet::default();

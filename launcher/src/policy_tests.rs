@@ -64,7 +64,7 @@ fn vlans_that_contradict_are_refused_by_option_and_remedy() {
         &["--vlan-trunk=10-20", "--native-vlan=15"],
         &["--native-vlan=15", "--vlan-trunk=10-20", "leave it out"],
     );
-    refused(&["--native-vlan=15"], &["--vlan-trunk"]);
+    refused(&["--native-vlan=15"], &["--native-vlan=15", "give --vlan-trunk too"]);
     refused(
         &["--vlan-trunk=10", "--native-vlan=15", "--vlan=16"],
         &["--native-vlan", "--vlan"],
@@ -91,7 +91,6 @@ fn checks_are_off_on_a_segment_unless_asked_for() {
 
 #[test]
 fn checks_name_what_they_miss() {
-    refused(&["--mac-spoof-check"], &["--mac"]);
     refused(
         &["--ip-spoof-check=192.0.2"],
         &["--ip-spoof-check", "such as 192.0.2.5"],

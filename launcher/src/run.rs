@@ -3,7 +3,7 @@
 //! A NIC of the plan becomes what the options of a NIC on the command line become
 //! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
 
-use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site};
+use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site, Survey};
 use crate::cli::{KeptArgs, Mode, PortArgs, RunArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
@@ -44,13 +44,9 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let site = Site::from_args(&args.run)?;
     site.recover();
     let host = Host::probe();
+    look(&checked.plan.nics, &site)?;
     leases::settle(&mut checked.plan, &args.store)?;
-    let nics: Result<Vec<Nic>, Failure> = checked
-        .plan
-        .nics
-        .iter()
-        .map(|nic| resolve(nic, &host, &site).map_err(|failure| failure.of(&nic.name)))
-        .collect();
+    let nics: Result<Vec<Nic>, Failure> = checked.plan.nics.iter().map(|nic| resolve(nic, &host, &site)).collect();
     let nics = nics?;
     let cards = cards(&checked.plan.nics, &nics);
     if let Some(vmm) = args.print_args {
@@ -263,23 +259,35 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
     }
 }
 
+/// Whether the segments of NICs are there, before anything is given to their VM.
+fn look(nics: &[NicPlan], site: &Site) -> Result<(), Failure> {
+    for nic in nics {
+        let args = port_args(nic);
+        survey(nic, &args, site)?;
+    }
+    Ok(())
+}
+
+fn survey(nic: &NicPlan, args: &PortArgs, site: &Site) -> Result<Option<Survey>, Failure> {
+    let attachment = Attachment::from_args(args)?.map(|attachment| attachment.named_by(&nic.places));
+    attachment.map(|attachment| attachment.survey(args, site)).transpose()
+}
+
 /// A NIC as it is served on this system.
 ///
 /// # Errors
 /// What keeps it from being served here.
 pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
     let args = port_args(nic);
-    let attachment = Attachment::from_args(&args)?;
-    let mut plan = config::resolve(&args, nic.name.clone(), host).map_err(|error| match error {
+    let plan = config::resolve(&args, nic.name.clone(), host).map_err(|error| match error {
         ConfigError::NoAddress => Failure::runtime(
             "this network namespace has no address that reaches beyond its link: give it one, or name the guest's \
              network with vmNetworkCIDR",
         ),
         error => Failure::runtime(error),
-    })?;
-    let survey = attachment
-        .map(|attachment| attachment.survey(&args, site))
-        .transpose()?;
+    });
+    let mut plan = plan.map_err(|failure| failure.of(&nic.name))?;
+    let survey = survey(nic, &args, site)?;
     if let Some(survey) = &survey {
         survey.complete(&mut plan, &args, host);
     }
@@ -287,7 +295,7 @@ pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> 
         hostname: nic.hostname.clone(),
         ..config::segment_names(&args, host)
     };
-    complete(&mut plan, nic, names)?;
+    complete(&mut plan, nic, names).map_err(|failure| failure.of(&nic.name))?;
     Ok(Nic {
         meeting: Meeting::Listen(nic.socket.clone()),
         plan,

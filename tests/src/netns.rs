@@ -1,7 +1,7 @@
 //! Network namespaces without names: held by a descriptor, gone with it, so that a test
 //! that dies leaves nothing behind.
 
-use crate::{Result, failure};
+use crate::{Result, failure, until};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -116,6 +116,25 @@ impl Namespace {
             Ok(result) => Ok(result?),
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    }
+
+    /// Links, addresses and routes, without what changes by itself, once no address is tentative.
+    pub fn settled(&self) -> Result<String> {
+        until("addresses are no longer tentative", || {
+            Ok(!self.run("ip addr")?.contains("tentative"))
+        })?;
+        let mut text = String::new();
+        for line in ["ip -d link", "ip addr", "ip route show table all", "ip -6 route"] {
+            text += &self.run(line)?;
+        }
+        let mut words = Vec::new();
+        for word in text.split_whitespace() {
+            let is_timer = words.last().is_some_and(|last: &&str| last.ends_with("timer"));
+            if !is_timer {
+                words.push(word);
+            }
+        }
+        Ok(words.join(" "))
     }
 
     /// Sets a parameter of the namespace, such as `net/ipv4/ip_forward`.

@@ -99,6 +99,19 @@ impl Segment {
         Ok(())
     }
 
+    /// Makes a link, `up0`, with a neighbour on it, `far0`, that is not of the segment.
+    pub fn add_uplink(&self) -> Result<()> {
+        for line in [
+            "ip link add up0 type veth peer name far0",
+            "ip link set up0 up",
+            "ip addr add 198.51.100.1/24 dev far0",
+            "ip link set far0 up",
+        ] {
+            self.host.run(line)?;
+        }
+        Ok(())
+    }
+
     /// Listens to all that the bridge sends to one more port, as another host would.
     pub fn listen(&self, name: &str) -> Result<Sniffer> {
         let port = format!("{name}p");

@@ -8,7 +8,7 @@ use hawser_testkit::netns::Namespace;
 use hawser_testkit::netns::address::{POD4, WORLD4};
 use hawser_testkit::process::Background;
 use hawser_testkit::segment::{BRIDGE, HOST4, Segment};
-use hawser_testkit::{Result, artifacts, failure, peers, until};
+use hawser_testkit::{Result, failure, peers, until};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -16,30 +16,6 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 const GUEST4: &str = "192.0.2.9";
 const MAC: &str = "52:54:00:12:34:56";
-
-/// Links, addresses and routes, without what changes by itself.
-fn snapshot(namespace: &Namespace) -> Result<String> {
-    let mut text = String::new();
-    for line in ["ip -d link", "ip addr", "ip route show table all", "ip -6 route"] {
-        text += &namespace.run(line)?;
-    }
-    let mut words = Vec::new();
-    for word in text.split_whitespace() {
-        let is_timer = words.last().is_some_and(|last: &&str| last.ends_with("timer"));
-        if !is_timer {
-            words.push(word);
-        }
-    }
-    Ok(words.join(" "))
-}
-
-/// Waits until neither addresses are tentative nor anything else changes by itself.
-fn settled(namespace: &Namespace) -> Result<String> {
-    until("addresses are no longer tentative", || {
-        Ok(!namespace.run("ip addr")?.contains("tentative"))
-    })?;
-    snapshot(namespace)
-}
 
 fn reaches(guest: &Guest, address: &str) -> Result<bool> {
     Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
@@ -106,29 +82,16 @@ fn a_bridge_port_is_made_followed_through_all_that_happens_to_it_and_removed() -
     guest.kill(&flood)?;
     hawser.assert_alive()?;
     hawser.stop()?;
-    let after = settled(host)?;
+    let after = host.settled()?;
     assert!(!after.contains(&tap), "{after}");
-    Ok(())
-}
-
-/// A link with a neighbour on it that is not of this host's making.
-fn add_uplink(host: &Namespace) -> Result<()> {
-    for line in [
-        "ip link add up0 type veth peer name far0",
-        "ip link set up0 up",
-        "ip addr add 198.51.100.1/24 dev far0",
-        "ip link set far0 up",
-    ] {
-        host.run(line)?;
-    }
     Ok(())
 }
 
 #[test]
 fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_mode() -> Result<()> {
     let segment = Segment::new(1500)?;
-    add_uplink(&segment.host)?;
-    let before = settled(&segment.host)?;
+    segment.add_uplink()?;
+    let before = segment.host.settled()?;
     let runtime = format!("--runtime-dir={}", segment.path("run").display());
     let start = |name: &str, way: &str| segment.hawser(name, &[way, &runtime]);
     // One of them from elsewhere.
@@ -164,7 +127,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     for hawser in [a, b, d] {
         hawser.stop()?;
     }
-    assert_eq!(settled(&segment.host)?, before);
+    assert_eq!(segment.host.settled()?, before);
     Ok(())
 }
 
@@ -205,12 +168,12 @@ fn a_guest_takes_the_place_of_its_pod_which_gets_it_back_even_after_a_kill() -> 
     let lab = Lab::with_link_mtu(1400)?;
     let (pod, world) = (&lab.networks.pod, &lab.networks.world);
     pod.run("ip route add 198.51.100.0/24 via 192.0.2.9 metric 77")?;
-    let before = settled(pod)?;
+    let before = pod.settled()?;
     let mac = mac_of(pod, "eth0")?;
 
     let mut killed = take_over(&lab, "killed")?;
     killed.process().kill();
-    assert_ne!(snapshot(pod)?, before, "nobody has put it back yet");
+    assert_ne!(pod.settled()?, before, "nobody has put it back yet");
 
     let mut hawser = take_over(&lab, "vm")?;
     let addresses = pod.run("ip addr show dev eth0")?;
@@ -250,91 +213,7 @@ fn a_guest_takes_the_place_of_its_pod_which_gets_it_back_even_after_a_kill() -> 
     assert!(!dhcp.log().contains("BOOTP"), "DHCP on the wire:\n{}", dhcp.log());
 
     hawser.stop()?;
-    assert_eq!(settled(pod)?, before);
+    assert_eq!(pod.settled()?, before);
     assert!(answers(world)?, "the pod is there again");
-    Ok(())
-}
-
-#[test]
-fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()> {
-    let segment = Segment::new(1500)?;
-    let host = &segment.host;
-    add_uplink(host)?;
-    segment.add_tap("tap0", "")?;
-    for line in [
-        "ip link add down0 type veth peer name down1",
-        "ip link add link up0 name mvt0 type macvtap",
-        "ip link set mvt0 address 02:00:00:00:00:77 up",
-        "ip link add k6t-far0 type bridge",
-    ] {
-        host.run(line)?;
-    }
-    let before = settled(host)?;
-    let refusals: [(&[&str], &[&str]); 18] = [
-        (&["--bridge=br9"], &["--bridge=br9", "no link of that name", "br0"]),
-        (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
-        (&["--bridge=br0", "--mtu=1501"], &["--mtu=1501", "1500", "br0"]),
-        (
-            &["--bridge=br0", "--hairpin-mode", "--promisc-mode"],
-            &["--hairpin-mode", "--promisc-mode"],
-        ),
-        (&["--bridge=br0", "--tap=tap0"], &["--bridge", "--tap"]),
-        (&["--hairpin-mode", "--tap=tap0"], &["--bridge"]),
-        (&["--bridge=a/b"], &["--bridge", "name of a network interface"]),
-        (&["--tap=br0"], &["--tap=br0", "a bridge", "--bridge=br0"]),
-        (&["--tap=tap0", "--mtu=9000"], &["--mtu=9000", "tap0"]),
-        (&["--macvtap=nowhere0"], &["--macvtap=nowhere0", "no link of that name"]),
-        (&["--macvtap=up0:source"], &["--macvtap", "source", "passthru"]),
-        (
-            &["--macvtap=tap0"],
-            &["--macvtap=tap0", "a port of br0", "--bridge=br0"],
-        ),
-        (&["--macvtap=down0"], &["down0 is down", "ip link set down0 up"]),
-        (&["--macvtap=up0:passthru"], &["--macvtap=up0", "choose another mode"]),
-        (
-            &["--macvtap=mvt0", "--mac=02:00:00:00:00:01"],
-            &["--mac=02:00:00:00:00:01", "02:00:00:00:00:77"],
-        ),
-        (&["--pod-interface=up0"], &["--pod-interface=up0", "IPv4 address"]),
-        (
-            &["--pod-interface=far0"],
-            &["--pod-interface=far0", "k6t-far0", "there already"],
-        ),
-        (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
-    ];
-    let socket = segment.path("refused.sock");
-    let runtime = format!("--runtime-dir={}", segment.path("run").display());
-    let refused = |program: &[&str], options: &[&str]| -> Result<String> {
-        let hawser = artifacts::hawser()?;
-        let hawser = hawser.to_string_lossy();
-        // One that is not refused would serve for ever.
-        let words = [&["timeout", "10"], program, &[&*hawser]].concat();
-        let output = host
-            .command(words[0])
-            .args(&words[1..])
-            .arg(format!("--socket-path={}", socket.display()))
-            .args(["--mode=bridge", &runtime])
-            .args(options)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{options:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(!socket.exists());
-        Ok(said)
-    };
-    for (options, words) in refusals {
-        let said = refused(&[], options)?;
-        for word in words {
-            assert!(said.contains(word), "{options:?}: no {word} in: {said}");
-        }
-    }
-    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
-    for way in ["--bridge=br0", "--tap=new0", "--macvtap=up0", "--pod-interface=far0"] {
-        let said = refused(&unprivileged, &[way])?;
-        for word in [way, "CAP_NET_ADMIN"] {
-            assert!(said.contains(word), "{said}");
-        }
-    }
-    assert_eq!(settled(host)?, before);
     Ok(())
 }

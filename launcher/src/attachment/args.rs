@@ -78,7 +78,7 @@ pub struct SegmentArgs {
     )]
     pub pod_interface: Option<String>,
     /// With --bridge: let the bridge send frames back to the guest they came from
-    #[arg(long, help_heading = "Segment (--mode=bridge)", conflicts_with = "promisc_mode")]
+    #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub hairpin_mode: bool,
     /// With --bridge: put it into promiscuous mode for as long as the guest is there
     #[arg(long, help_heading = "Segment (--mode=bridge)")]

@@ -26,6 +26,7 @@ use crate::host::namespace::{Namespace, NamespaceError};
 use crate::host::netlink::Netlink;
 use crate::host::tap_node::NodeError;
 use crate::machine::inherited;
+use crate::plan::Places;
 use crate::values::Stack;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
@@ -39,8 +40,41 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub struct Attachment {
     way: Way,
-    /// The option that names it, for messages.
-    option: String,
+    naming: Naming,
+}
+
+/// What messages call what may be wrong: options, or fields of a manifest.
+#[derive(Clone, Debug)]
+struct Naming {
+    /// The option or field that names the link, with its value.
+    segment: String,
+    mtu: String,
+    mac: String,
+}
+
+impl Naming {
+    fn of_options(segment: String) -> Self {
+        Self {
+            segment,
+            mtu: "--mtu".into(),
+            mac: "--mac".into(),
+        }
+    }
+
+    /// The failure that `error` is.
+    fn failure(&self, error: &AttachError) -> Failure {
+        let place = match error {
+            AttachError::Mtu { .. } => &self.mtu,
+            AttachError::Mac { .. } => &self.mac,
+            _ => &self.segment,
+        };
+        let message = format!("{place}: {error}");
+        if error.is_usage() {
+            Failure::usage(message)
+        } else {
+            Failure::runtime(message)
+        }
+    }
 }
 
 /// Where an attachment is made.
@@ -105,7 +139,7 @@ pub enum AttachError {
         remedy: String,
     },
     /// The link belongs to another.
-    #[error("{name} is a port of {master}; attach the guest to that instead, with --bridge={master}")]
+    #[error("{name} is a port of {master}; attach the guest to that instead (--bridge={master}, CNI bridge)")]
     Port {
         /// The link.
         name: String,
@@ -125,9 +159,7 @@ pub enum AttachError {
         what: &'static str,
     },
     /// More than the segment carries.
-    #[error(
-        "--mtu={asked} is more than the {segment} bytes of the segment ({name}); lower it, or raise the link's MTU"
-    )]
+    #[error("{asked} is more than the {segment} bytes of the segment ({name}); lower it, or raise the link's MTU")]
     Mtu {
         /// What was asked for.
         asked: u16,
@@ -137,7 +169,7 @@ pub enum AttachError {
         name: String,
     },
     /// The guest would not be reached under the MAC it was to have.
-    #[error("--mac={asked} is not the MAC of {name}, which lets only frames for {link} through; {remedy}")]
+    #[error("{asked} is not the MAC of {name}, which lets only frames for {link} through; {remedy}")]
     Mac {
         /// What was asked for.
         asked: MacAddr,
@@ -158,9 +190,9 @@ pub enum AttachError {
     #[error("{0} has gone away; try again")]
     Vanished(String),
     /// A link above another cannot be made.
-    #[error("cannot make a {kind} on {lower}: {source}; {remedy}")]
+    #[error("cannot make {kind} on {lower}: {source}; {remedy}")]
     Make {
-        /// Its kind.
+        /// Its kind, with its article.
         kind: &'static str,
         /// The link below.
         lower: String,
@@ -226,20 +258,20 @@ impl Attachment {
             return Ok(None);
         }
         let named = Way::from_args(&args.segment)?;
-        Ok(named.map(|(way, option)| Self { way, option }))
+        Ok(named.map(|(way, option)| Self {
+            way,
+            naming: Naming::of_options(option),
+        }))
     }
 
-    /// The failure of this attachment that `error` is.
-    fn failure(option: &str, error: &AttachError) -> Failure {
-        let message = match error {
-            AttachError::Mtu { .. } | AttachError::Mac { .. } => error.to_string(),
-            _ => format!("{option}: {error}"),
+    /// The same, whose messages name the fields of the manifest it comes from.
+    pub fn named_by(self, places: &Places) -> Self {
+        let naming = Naming {
+            segment: format!("{}: {}", places.segment, self.way.link()),
+            mtu: places.mtu.clone(),
+            mac: places.mac.clone(),
         };
-        if error.is_usage() {
-            Failure::usage(message)
-        } else {
-            Failure::runtime(message)
-        }
+        Self { naming, ..self }
     }
 
     /// Looks at the system without changing anything.
@@ -247,17 +279,17 @@ impl Attachment {
     /// # Errors
     /// Whatever keeps the guest from the segment.
     pub fn survey(self, args: &PortArgs, site: &Site) -> Result<Survey, Failure> {
-        let Self { way, option } = self;
+        let Self { way, naming } = self;
         let looked = Netlink::open()
             .map_err(AttachError::from)
             .and_then(|mut netlink| survey::look(way, args, &mut netlink));
         match looked {
             Ok(finding) => Ok(Survey {
                 finding,
-                option,
+                naming,
                 site: site.clone(),
             }),
-            Err(error) => Err(Self::failure(&option, &error)),
+            Err(error) => Err(naming.failure(&error)),
         }
     }
 }
@@ -292,6 +324,16 @@ impl Way {
             return Ok(None);
         };
         Ok(Some(way))
+    }
+
+    /// The link it names; nothing for descriptors.
+    fn link(&self) -> &str {
+        match self {
+            Self::Bridge { name, .. } | Self::Tap(name) | Self::PodInterface(name) => name,
+            Self::Macvtap(stack) => &stack.lower,
+            Self::Ipvtap(stack) => &stack.lower,
+            Self::Descriptors(_) => "",
+        }
     }
 
     fn descriptors(numbers: &[RawFd]) -> Result<Self, Failure> {

@@ -241,7 +241,10 @@ impl Stacked {
             lower: Some(lower.index),
         });
         made.map_err(|source| AttachError::Make {
-            kind: self.kind.name(),
+            kind: match self.kind {
+                NewKind::Ipvtap(_) => "an ipvtap",
+                _ => "a macvtap",
+            },
             lower: self.lower.clone(),
             remedy: make_remedy(&source),
             source,

@@ -3,7 +3,7 @@
 
 use super::pod::Takeover;
 use super::segment::{BridgePort, Stacked, port_mac, random_mac, random_name};
-use super::{AttachError, Attached, Attachment, Keeper, Opened, Segment, Site, Way};
+use super::{AttachError, Attached, Keeper, Naming, Opened, Segment, Site, Way};
 use crate::cli::PortArgs;
 use crate::config::{self, Plan};
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 #[derive(Debug)]
 pub struct Survey {
     pub(super) finding: Finding,
-    pub(super) option: String,
+    pub(super) naming: Naming,
     pub(super) site: Site,
 }
 
@@ -106,8 +106,8 @@ impl Survey {
     /// # Errors
     /// What the system refuses.
     pub fn open(self, count: usize) -> Result<Opened, Failure> {
-        let Self { finding, option, site } = self;
-        let failure = |error: &AttachError| Attachment::failure(&option, error);
+        let Self { finding, naming, site } = self;
+        let failure = |error: &AttachError| naming.failure(error);
         let journal = if finding.needs_journal() {
             let journal = Journal::begin(&site.runtime_folder);
             Some(journal.map_err(|error| failure(&error.into()))?)
@@ -204,9 +204,12 @@ fn check_mac(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
     let (name, remedy) = match &finding.segment {
         Segment::Adopted { name, .. } => (
             name,
-            "leave the option out, or give the link that MAC (ip link set … address …)",
+            "leave it out, or give the link that MAC (ip link set … address …)",
         ),
-        Segment::Stacked(stacked) => (&stacked.lower, "leave the option out, or use --macvtap"),
+        Segment::Stacked(stacked) => (
+            &stacked.lower,
+            "leave it out, or attach the guest by macvtap (--macvtap, CNI macvlan)",
+        ),
         _ => return Ok(()),
     };
     match (args.mac, finding.mac) {
@@ -228,7 +231,7 @@ fn find_bridge(netlink: &mut Netlink, name: &str) -> Result<Link, AttachError> {
     Err(AttachError::Kind {
         found: article(&bridge.kind),
         wanted: "a bridge",
-        remedy: format!("name a bridge, or attach the guest above the link with --macvtap={name}"),
+        remedy: format!("name a bridge, or attach the guest above the link (--macvtap={name}, CNI macvlan)"),
         name: bridge.name,
     })
 }
@@ -274,6 +277,15 @@ fn look_at_tap(netlink: &mut Netlink, name: String, args: &PortArgs) -> Result<F
         return Ok(Finding::of(Segment::Tap { name, mtu }, None));
     };
     if link.is("tun") {
+        // With Ethernet, it has a MAC.
+        if link.mac.is_none() {
+            return Err(AttachError::Kind {
+                found: "a TUN device, which carries no Ethernet".into(),
+                wanted: "a TAP device",
+                remedy: "make it anew (ip tuntap add NAME mode tap vnet_hdr), or name another".into(),
+                name,
+            });
+        }
         return Ok(Finding::of(Segment::Tap { name, mtu: None }, Some(&link)));
     }
     let remedy = match link.kind.as_str() {
@@ -426,7 +438,7 @@ fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> 
         return Err(AttachError::Kind {
             found: format!("{}, which passes on only frames of its own MAC", article(&link.kind)),
             wanted: "a link that can be a port of a bridge",
-            remedy: "attach the guest to the link below it, with --macvtap".into(),
+            remedy: "attach the guest to the link below it (--macvtap, CNI macvlan)".into(),
             name: link.name,
         });
     }

@@ -34,8 +34,16 @@ pub enum NamespaceError {
         source: io::Error,
     },
     /// It cannot be entered.
-    #[error("--netns: cannot enter the namespace: {0}; it takes CAP_SYS_ADMIN, and a network namespace")]
-    Enter(#[source] io::Error),
+    #[error("--netns={}: cannot enter it: {source}; {}", path.display(), enter_remedy(source))]
+    Enter {
+        /// What was opened.
+        path: PathBuf,
+        /// What setns(2) says.
+        source: io::Error,
+    },
+    /// Nobody finds back.
+    #[error("cannot enter the network namespace hawser was started in: {0}")]
+    Return(#[source] io::Error),
     /// No thread to enter it with.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -54,10 +62,15 @@ impl Namespace {
         } else {
             option.to_owned()
         };
-        let open = |path: PathBuf| File::open(&path).map_err(|source| NamespaceError::Open { path, source });
-        let outside = open(OWN.into())?;
-        let file = open(path)?;
-        enter(&file).map_err(NamespaceError::Enter)?;
+        let open = |path: &Path| {
+            File::open(path).map_err(|source| NamespaceError::Open {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let outside = open(Path::new(OWN))?;
+        let file = open(&path)?;
+        enter(&file).map_err(|source| NamespaceError::Enter { path, source })?;
         Ok(Self {
             outside: Some(Arc::new(outside)),
         })
@@ -81,10 +94,18 @@ impl Namespace {
                 .spawn_scoped(scope, inside)
                 .map_err(NamespaceError::Thread)?;
             match thread.join() {
-                Ok(done) => done.map_err(NamespaceError::Enter),
+                Ok(done) => done.map_err(NamespaceError::Return),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+}
+
+fn enter_remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => "it is no network namespace: name one of `ip netns list`",
+        Some(libc::EPERM) => "it takes CAP_SYS_ADMIN: start hawser with it, or in the namespace (ip netns exec)",
+        _ => "see that it is a network namespace, and that this process has CAP_SYS_ADMIN",
     }
 }
 

@@ -7,7 +7,7 @@
 use super::fields::cni as table;
 use super::ipam::{self, Ipam};
 use super::reader::{Item, Object, ObjectType};
-use super::report::Report;
+use super::report::{Report, Spot};
 use super::yaml;
 use serde::Serialize;
 use std::ops::RangeInclusive;
@@ -23,6 +23,15 @@ pub struct Segment {
     pub mtu: Option<u16>,
     /// Where the guest's addresses come from.
     pub ipam: Ipam,
+}
+
+/// Where the fields stand that the system may not agree with.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    /// What names the link; the configuration if nothing does.
+    pub link: Spot,
+    /// `mtu`, in the same way.
+    pub mtu: Spot,
 }
 
 /// How a NIC is attached to its segment.
@@ -108,7 +117,7 @@ const VLANS: RangeInclusive<i64> = 1..=4094;
 const MTUS: RangeInclusive<i64> = 68..=65_535;
 
 /// Reads `spec.config`.
-pub fn read(report: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
+pub fn read(report: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, Fields)> {
     config.text()?;
     let scalar = config.scalar()?;
     let mut spot = config.spot().clone();
@@ -172,7 +181,7 @@ fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
     })
 }
 
-fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
+fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, Fields)> {
     let Some(kind) = item.field_text("type") else {
         item.error("type is missing: name the CNI plugin, such as cnv-bridge or macvlan");
         return None;
@@ -191,22 +200,29 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Segment> {
     } else {
         Ipam::None
     };
-    Some(Segment {
+    let spot = |names: &[&str]| {
+        let mut given = names.iter().filter(|name| table.reads(name));
+        let given = given.find_map(|name| object.get(name));
+        given.map_or_else(|| object.spot().clone(), |item| item.spot().clone())
+    };
+    let fields = Fields {
+        link: spot(&["bridge", "master"]),
+        mtu: spot(&["mtu"]),
+    };
+    let segment = Segment {
         attachment: attachment?,
         mtu,
         ipam,
-    })
+    };
+    Some((segment, fields))
 }
 
 fn mtu(object: &Object<'_>) -> Option<u16> {
-    let mtu = object.integer("mtu", 0..=*MTUS.end())?;
-    usable_mtu(object, mtu)
-}
-
-/// Zero is how a CNI configuration says "not given".
-fn usable_mtu(object: &Object<'_>, mtu: u16) -> Option<u16> {
+    let item = object.get("mtu")?;
+    let mtu: u16 = item.integer(0..=*MTUS.end())?;
+    // Zero is how a CNI configuration says "not given".
     if mtu != 0 && !MTUS.contains(&i64::from(mtu)) {
-        object.error(format!("mtu is {mtu}: give {} to {}", MTUS.start(), MTUS.end()));
+        item.error(format!("{mtu}: give {} to {}", MTUS.start(), MTUS.end()));
     }
     (mtu != 0).then_some(mtu)
 }
@@ -327,10 +343,31 @@ fn bridge_port(object: &Object<'_>) -> Option<BridgePort> {
         promiscuous: flag("promiscMode"),
         isolated: flag("portIsolation"),
     };
+    if let Some(vlan) = port
+        .vlan
+        .filter(|vlan| port.trunk.iter().any(|range| range.contains(vlan)))
+    {
+        error_at(
+            object,
+            "vlan",
+            format!("{vlan} is in vlanTrunk too, and cannot be with and without a tag: leave it out of one"),
+        );
+    }
     if port.hairpin && port.promiscuous {
-        object.error("hairpinMode and promiscMode do not go together: leave one out");
+        error_at(
+            object,
+            "promiscMode",
+            "it does not go together with hairpinMode: leave one of them out".into(),
+        );
     }
     Some(port)
+}
+
+/// A problem with a field that is given.
+fn error_at(object: &Object<'_>, field: &str, message: String) {
+    if let Some(item) = object.get(field) {
+        item.error(message);
+    }
 }
 
 fn trunk(object: &Object<'_>) -> Vec<RangeInclusive<u16>> {
@@ -358,7 +395,8 @@ fn trunk_range(entry: &Object<'_>) -> Option<RangeInclusive<u16>> {
             let (first, last): (Option<u16>, Option<u16>) = (first.integer(VLANS), last.integer(VLANS));
             let range = first?..=last?;
             if range.is_empty() {
-                entry.error("maxID is less than minID");
+                let (first, last) = (range.start(), range.end());
+                entry.error(format!("maxID {last} is less than minID {first}: swap them"));
                 return None;
             }
             Some(range)

@@ -1,7 +1,7 @@
 //! Networks that interfaces name: NetworkAttachmentDefinition, and what makes one of its
 //! own (UserDefinedNetwork, SriovNetwork).
 
-use super::cni::{self, Attachment, Segment, Surroundings};
+use super::cni::{self, Attachment, Fields, Segment, Surroundings};
 use super::fields::network as table;
 use super::ipam::{self, Ipam};
 use super::reader::Object;
@@ -19,6 +19,8 @@ pub struct NamedNetwork {
     pub name: String,
     /// What it is; `None` if a problem was found with that.
     pub segment: Option<Segment>,
+    /// Where what it is stands, if that is a CNI configuration.
+    pub fields: Option<Fields>,
     /// It takes the place of the pod network in its namespace.
     pub primary: bool,
 }
@@ -34,6 +36,7 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
         namespace: Some(metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into())),
         name: metadata.name.unwrap_or_default(),
         segment: None,
+        fields: None,
         primary: false,
     }
 }
@@ -52,8 +55,10 @@ pub fn read_attachment(report: &Report, object: &Object<'_>) -> NamedNetwork {
         let config = spec.need("config", "give the CNI configuration")?;
         cni::read(report, &config, &around)
     };
+    let (segment, fields) = config().unzip();
     NamedNetwork {
-        segment: config(),
+        segment,
+        fields,
         ..named(object, metadata)
     }
 }

@@ -45,12 +45,30 @@ impl Spot {
         self.with(format!("{}[{index}]", self.path), line)
     }
 
+    /// Writes `file:line: path`, with `between` before the path.
+    fn write(&self, f: &mut fmt::Formatter<'_>, between: &str) -> fmt::Result {
+        let Self { file, line, path } = self;
+        write!(f, "{file}")?;
+        if *line > 0 {
+            write!(f, ":{line}")?;
+        }
+        f.write_str(between)?;
+        if path.is_empty() { Ok(()) } else { write!(f, ": {path}") }
+    }
+
     fn with(&self, path: String, line: usize) -> Self {
         Self {
             file: Rc::clone(&self.file),
             line,
             path,
         }
+    }
+}
+
+/// `file:line: path.to.field`
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, "")
     }
 }
 
@@ -77,18 +95,12 @@ pub struct Problem {
 /// `file:line: path.to.field: what is wrong, what is allowed`
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spot { file, line, path } = &self.spot;
-        write!(f, "{file}:")?;
-        if *line > 0 {
-            write!(f, "{line}:")?;
-        }
-        if self.severity == Severity::Warning {
-            f.write_str(" warning:")?;
-        }
-        if !path.is_empty() {
-            write!(f, " {path}:")?;
-        }
-        write!(f, " {}", self.message)
+        let warning = match self.severity {
+            Severity::Warning => ": warning",
+            Severity::Error => "",
+        };
+        self.spot.write(f, warning)?;
+        write!(f, ": {}", self.message)
     }
 }
 

@@ -220,6 +220,38 @@ fn a_cni_configuration_is_answered_at_its_own_lines() {
 }
 
 #[test]
+fn what_a_bridge_port_cannot_be_is_refused_at_its_field() {
+    let of = |fields: &str| {
+        let text = format!(
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  config: |\n    \
+             {{\"type\": \"cnv-bridge\", \"bridge\": \"br0\",\n    {fields}}}\n"
+        );
+        problems(&text)
+    };
+    for (fields, expected) in [
+        (
+            r#""hairpinMode": true, "promiscMode": true"#,
+            "promiscMode: it does not go together with hairpinMode: leave one of them out",
+        ),
+        (
+            r#""vlan": 5, "vlanTrunk": [{"minID": 1, "maxID": 9}]"#,
+            "vlan: 5 is in vlanTrunk too, and cannot be with and without a tag: leave it out of one",
+        ),
+        (
+            r#""vlanTrunk": [{"minID": 9, "maxID": 1}]"#,
+            "vlanTrunk[0]: maxID 1 is less than minID 9: swap them",
+        ),
+        (
+            r#""vlanTrunk": [{"id": 4095}]"#,
+            "vlanTrunk[0].id: found \"4095\"; it must be a whole number from 1 to 4094, without quotes",
+        ),
+        (r#""mtu": 10"#, "mtu: 10: give 68 to 65535"),
+    ] {
+        assert_eq!(of(fields), [format!("vm.yaml:7: spec.config.{expected}")], "{fields}");
+    }
+}
+
+#[test]
 fn addresses_are_checked_as_their_plugins_do() {
     let of = |ipam: &str| {
         let text = format!(

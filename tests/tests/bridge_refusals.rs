@@ -1,0 +1,223 @@
+//! What cannot be attached to a segment: said with option or field and remedy, and nothing on
+//! the host is other than before.
+
+use hawser_testkit::segment::Segment;
+use hawser_testkit::{Result, artifacts};
+use std::fs;
+
+const MAC: &str = "52:54:00:12:34:56";
+
+/// Options, and what is said of them.
+const REFUSALS: &[(&[&str], &[&str])] = &[
+    (&["--bridge=br9"], &["--bridge=br9", "no link of that name", "br0"]),
+    (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
+    (
+        &["--bridge=br0", "--mtu=1501"],
+        &["--mtu: 1501", "1500", "br0", "lower it"],
+    ),
+    (
+        &["--bridge=br0", "--hairpin-mode", "--promisc-mode"],
+        &["--hairpin-mode", "--promisc-mode", "leave one of them out"],
+    ),
+    (
+        &["--bridge=br0", "--tap=tap0"],
+        &["--bridge", "--tap", "leave one of them out"],
+    ),
+    (&["--bridge=br0", "--vlan=4095"], &["--vlan", "from 1 to 4094"]),
+    (
+        &["--bridge=br0", "--vlan-trunk=10-20,15"],
+        &["--vlan-trunk=10-20,15", "VLAN 15 twice", "one range"],
+    ),
+    (
+        &["--bridge=br0", "--mac-spoof-check"],
+        &["--mac-spoof-check", "--mac", "give it"],
+    ),
+    (
+        &["--bridge=br0", "--netns=none"],
+        &["--netns=/run/netns/none", "ip netns list"],
+    ),
+    (
+        &["--bridge=br0", "--netns=/etc/passwd"],
+        &["--netns=/etc/passwd", "no network namespace"],
+    ),
+    (&["--tap=busy0"], &["--tap=busy0", "another process has it"]),
+    (
+        &["--tap=tap0", "--queue-pairs=2"],
+        &["--tap=tap0", "multi_queue", "one pair"],
+    ),
+    (&["--tap=tun0"], &["--tap=tun0", "a TUN device", "mode tap"]),
+    (&["--hairpin-mode", "--tap=tap0"], &["--bridge"]),
+    (&["--bridge=a/b"], &["--bridge", "name of a network interface"]),
+    (&["--tap=br0"], &["--tap=br0", "a bridge", "--bridge=br0"]),
+    (&["--tap=tap0", "--mtu=9000"], &["--mtu: 9000", "tap0"]),
+    (&["--macvtap=nowhere0"], &["--macvtap=nowhere0", "no link of that name"]),
+    (&["--macvtap=up0:source"], &["--macvtap", "source", "passthru"]),
+    (
+        &["--macvtap=tap0"],
+        &["--macvtap=tap0", "a port of br0", "--bridge=br0"],
+    ),
+    (&["--macvtap=down0"], &["down0 is down", "ip link set down0 up"]),
+    (&["--macvtap=up0:passthru"], &["--macvtap=up0", "choose another mode"]),
+    (
+        &["--macvtap=mvt0", "--mac=02:00:00:00:00:01"],
+        &["--mac: 02:00:00:00:00:01", "02:00:00:00:00:77"],
+    ),
+    (&["--pod-interface=up0"], &["--pod-interface=up0", "IPv4 address"]),
+    (
+        &["--pod-interface=far0"],
+        &["--pod-interface=far0", "k6t-far0", "there already"],
+    ),
+    (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
+];
+
+#[test]
+fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()> {
+    let segment = Segment::beside(1500)?;
+    let host = &segment.host;
+    segment.add_uplink()?;
+    segment.add_tap("tap0", "")?;
+    for line in [
+        "ip link add down0 type veth peer name down1",
+        "ip link add link up0 name mvt0 type macvtap",
+        "ip link set mvt0 address 02:00:00:00:00:77 up",
+        "ip link add k6t-far0 type bridge",
+        "ip tuntap add dev tun0 mode tun",
+    ] {
+        host.run(line)?;
+    }
+    segment.add_tap("busy0", "")?;
+    let owner = segment.hawser("owner", &["--tap=busy0"])?;
+    let before = host.settled()?;
+    let socket = segment.path("refused.sock");
+    let runtime = format!("--runtime-dir={}", segment.path("run").display());
+    let refused = |program: &[&str], options: &[&str]| -> Result<String> {
+        let hawser = artifacts::hawser()?;
+        let hawser = hawser.to_string_lossy();
+        // One that is not refused would serve for ever.
+        let words = [&["timeout", "10"], program, &[&*hawser]].concat();
+        let output = host
+            .command(words[0])
+            .args(&words[1..])
+            .arg(format!("--socket-path={}", socket.display()))
+            .args(["--mode=bridge", &runtime])
+            .args(options)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{options:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!socket.exists());
+        Ok(said)
+    };
+    for (options, words) in REFUSALS {
+        let said = refused(&[], options)?;
+        for word in *words {
+            assert!(said.contains(word), "{options:?}: no {word} in: {said}");
+        }
+    }
+    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    for way in ["--bridge=br0", "--tap=new0", "--macvtap=up0", "--pod-interface=far0"] {
+        let said = refused(&unprivileged, &[way])?;
+        for word in [way, "CAP_NET_ADMIN"] {
+            assert!(said.contains(word), "{said}");
+        }
+    }
+    assert_eq!(host.settled()?, before);
+    owner.stop()
+}
+
+/// A VM with one interface on a network of this CNI configuration.
+fn manifest(config: &str) -> String {
+    format!(
+        "apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {{name: vm}}
+spec:
+  domain:
+    devices:
+      interfaces:
+      - {{name: red, bridge: {{}}, macAddress: \"{MAC}\"}}
+  networks:
+  - {{name: red, multus: {{networkName: n}}}}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {{name: n}}
+spec:
+  config: '{config}'
+"
+    )
+}
+
+#[test]
+fn what_a_manifest_cannot_be_attached_to_is_refused_at_its_field_and_nothing_has_changed() -> Result<()> {
+    let segment = Segment::beside(1500)?;
+    let host = &segment.host;
+    segment.add_uplink()?;
+    segment.add_tap("tap0", "")?;
+    let before = host.settled()?;
+    let (file, store, sockets) = (segment.path("vm.yaml"), segment.path("store"), segment.path("sockets"));
+    let refused = |program: &[&str], config: &str, place: &str| -> Result<String> {
+        fs::write(&file, manifest(config))?;
+        let hawser = artifacts::hawser()?;
+        let words = [&["timeout", "10"], program].concat();
+        let output = host
+            .command(words[0])
+            .args(&words[1..])
+            .arg(hawser)
+            .arg("run")
+            .arg(format!("--filename={}", file.display()))
+            .arg(format!("--store={}", store.display()))
+            .arg(format!("--socket-dir={}", sockets.display()))
+            .arg(format!("--runtime-dir={}", segment.path("run").display()))
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{config}: {said}");
+        assert!(
+            said.contains(&format!("{}:{place}: ", file.display())),
+            "{config}: {said}"
+        );
+        assert!(!store.exists() && !sockets.exists(), "{config}");
+        Ok(said)
+    };
+    for (config, place, words) in [
+        (
+            r#"{"type": "cnv-bridge", "bridge": "br9"}"#,
+            "16: spec.config.bridge",
+            "which has br0",
+        ),
+        (
+            r#"{"type": "cnv-bridge", "bridge": "br0", "mtu": 1501}"#,
+            "16: spec.config.mtu",
+            "1501 is more than the 1500 bytes of the segment (br0); lower it",
+        ),
+        (
+            r#"{"type": "cnv-bridge", "bridge": "br0", "vlan": 4095}"#,
+            "16: spec.config.vlan",
+            "to 4094",
+        ),
+        (
+            r#"{"type": "macvlan", "master": "nowhere0"}"#,
+            "16: spec.config.master",
+            "make it first",
+        ),
+        (
+            r#"{"type": "macvlan", "master": "tap0"}"#,
+            "16: spec.config.master",
+            "CNI bridge",
+        ),
+        (
+            r#"{"type": "ipvlan", "master": "up0"}"#,
+            "8: spec.domain.devices.interfaces[0].macAddress",
+            "leave it out",
+        ),
+    ] {
+        let said = refused(&[], config, place)?;
+        assert!(said.contains(words), "{config}: {said}");
+    }
+    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+    let config = r#"{"type": "cnv-bridge", "bridge": "br0"}"#;
+    let said = refused(&unprivileged, config, "16: spec.config.bridge")?;
+    assert!(said.contains("CAP_NET_ADMIN"), "{said}");
+    assert_eq!(host.settled()?, before);
+    Ok(())
+}
