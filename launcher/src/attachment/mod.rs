@@ -331,7 +331,7 @@ impl Way {
         match self {
             Self::Bridge { name, .. } | Self::Tap(name) | Self::PodInterface(name) => name,
             Self::Macvtap(stack) => &stack.lower,
-            Self::Ipvtap(stack) => &stack.lower,
+            Self::Ipvtap(stack, _) => &stack.lower,
             Self::Descriptors(_) => "",
         }
     }
