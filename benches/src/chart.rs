@@ -1,23 +1,28 @@
-//! The picture: a panel per quantity, a bar per peer, whiskers from least to most.
+//! The picture: a panel per quantity, a bar per back end, whiskers from least to most.
 
-use crate::metric::{Metric, Peer};
+use crate::metric::About;
 use crate::numbers::Spread;
-use crate::results::Results;
 use std::fmt::Write as _;
 
-/// What the picture shows of what was measured.
-const SHOWN: [Metric; 10] = [
-    Metric::TcpOut,
-    Metric::TcpIn,
-    Metric::CpuOut,
-    Metric::CpuIn,
-    Metric::RoundTrip,
-    Metric::Connections64,
-    Metric::UdpOut1400,
-    Metric::UdpIn1400,
-    Metric::ResidentStart,
-    Metric::ResidentEnd,
-];
+/// A quantity of several back ends.
+#[derive(Clone, Debug)]
+pub struct Panel {
+    /// The quantity.
+    pub about: About,
+    /// From top to bottom.
+    pub bars: Vec<Bar>,
+}
+
+/// What was measured of one of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Bar {
+    /// What people read.
+    pub name: &'static str,
+    /// It is hawser's.
+    pub ours: bool,
+    /// `None`: nothing was measured.
+    pub spread: Option<Spread>,
+}
 
 const COLUMNS: usize = 2;
 const PANEL_WIDTH: f64 = 460.0;
@@ -29,8 +34,10 @@ const BAR: f64 = 14.0;
 /// Height of a panel's title, and the space below the panel.
 const HEAD: f64 = 30.0;
 const FOOT: f64 = 22.0;
-/// Where bars start, for the names on their left, and the room for figures on their right.
-const NAMES: f64 = 164.0;
+/// Width of a letter of the names on the left, and of the space around them.
+const LETTER: f64 = 6.6;
+const NAME_SPACE: f64 = 12.0;
+/// Room for figures on the right of bars.
 const FIGURES: f64 = 64.0;
 
 const STYLE: &str = "\
@@ -41,14 +48,16 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;f
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.note{fill:#9198a1}.bar{fill:#4d5661}\
 .bar.ours{fill:#4493f8}.axis{stroke:#3d444d}.whisker{stroke:#e6edf3}}";
 
-/// Draws the picture; `note` says when and where it was measured.
-pub fn svg(results: &Results, note: &str) -> String {
-    let peers: Vec<_> = results.peers().collect();
-    let panels: Vec<_> = SHOWN
-        .into_iter()
-        .filter(|&metric| results.spread(Peer::Hawser, metric).is_some())
-        .collect();
-    let panel_height = HEAD + ROW * count(peers.len()) + FOOT;
+/// Draws the picture; `note` says when and where it was measured. Panels without hawser are
+/// left out.
+pub fn svg(panels: &[Panel], note: &str) -> String {
+    let has_ours = |panel: &&Panel| panel.bars.iter().any(|bar| bar.ours && bar.spread.is_some());
+    let panels: Vec<_> = panels.iter().filter(has_ours).collect();
+    let bars = || panels.iter().flat_map(|panel| &panel.bars);
+    let longest = bars().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
+    let names = count(longest) * LETTER + NAME_SPACE;
+    let rows = panels.iter().map(|panel| panel.bars.len()).max().unwrap_or(0);
+    let panel_height = HEAD + ROW * count(rows) + FOOT;
     let columns = count(COLUMNS);
     let width = 2.0 * MARGIN + columns * PANEL_WIDTH + (columns - 1.0) * GAP;
     let height = TITLE + count(panels.len().div_ceil(COLUMNS)) * panel_height + MARGIN;
@@ -59,10 +68,10 @@ pub fn svg(results: &Results, note: &str) -> String {
     );
     label(&mut out, "title", MARGIN, 30.0, "The same guest on each back end");
     label(&mut out, "note", MARGIN, 48.0, note);
-    for (n, &metric) in panels.iter().enumerate() {
+    for (n, panel) in panels.iter().enumerate() {
         let x = MARGIN + count(n % COLUMNS) * (PANEL_WIDTH + GAP);
         let y = TITLE + count(n / COLUMNS) * panel_height;
-        panel(&mut out, (x, y), metric, results, &peers);
+        draw(&mut out, (x, y), names, panel);
     }
     out.push_str("</svg>\n");
     out
@@ -72,8 +81,8 @@ fn count(n: usize) -> f64 {
     f64::from(u16::try_from(n).unwrap_or(u16::MAX))
 }
 
-fn panel(out: &mut String, (x, y): (f64, f64), metric: Metric, results: &Results, peers: &[Peer]) {
-    let about = metric.about();
+fn draw(out: &mut String, (x, y): (f64, f64), names: f64, panel: &Panel) {
+    let (about, bars) = (panel.about, &panel.bars);
     let better = if about.more_is_better {
         "more is better"
     } else {
@@ -82,30 +91,26 @@ fn panel(out: &mut String, (x, y): (f64, f64), metric: Metric, results: &Results
     label(out, "head", x, y + 18.0, about.title);
     let hint = format!("{}, {better}", about.unit);
     text(out, "note", (x + PANEL_WIDTH, y + 18.0), "end", &hint);
-    let spreads: Vec<_> = peers.iter().map(|&peer| results.spread(peer, metric)).collect();
-    let most = spreads
-        .iter()
-        .flatten()
-        .map(|s| s.max)
-        .fold(f64::MIN_POSITIVE, f64::max);
-    let scale = (PANEL_WIDTH - NAMES - FIGURES) / most;
-    for (n, (&peer, spread)) in peers.iter().zip(&spreads).enumerate() {
+    let spreads = bars.iter().filter_map(|bar| bar.spread);
+    let most = spreads.map(|s| s.max).fold(f64::MIN_POSITIVE, f64::max);
+    let scale = (PANEL_WIDTH - names - FIGURES) / most;
+    for (n, Bar { name, ours, spread }) in bars.iter().enumerate() {
         let middle = y + HEAD + ROW * (count(n) + 0.5);
-        let ours = if peer == Peer::Hawser { " ours" } else { "" };
+        let ours = if *ours { " ours" } else { "" };
         text(
             out,
             &format!("name{ours}"),
-            (x + NAMES - 8.0, middle + 4.0),
+            (x + names - 8.0, middle + 4.0),
             "end",
-            peer.title(),
+            name,
         );
         match spread {
-            Some(spread) => bar(out, (x + NAMES, middle), scale, *spread, ours, about.digits),
-            None => label(out, "note", x + NAMES + 6.0, middle + 4.0, "not measured"),
+            Some(spread) => bar(out, (x + names, middle), scale, *spread, ours, about.digits),
+            None => label(out, "note", x + names + 6.0, middle + 4.0, "not measured"),
         }
     }
-    let (top, bottom) = (y + HEAD, y + HEAD + ROW * count(peers.len()));
-    let axis = x + NAMES;
+    let (top, bottom) = (y + HEAD, y + HEAD + ROW * count(bars.len()));
+    let axis = x + names;
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         out,
@@ -153,6 +158,8 @@ fn text(out: &mut String, class: &str, (x, y): (f64, f64), anchor: &str, what: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::{Metric, Peer};
+    use crate::results::Results;
 
     #[test]
     fn each_peer_has_a_bar_in_each_panel_that_was_measured() {
@@ -162,7 +169,7 @@ mod tests {
                 results.add(peer, Metric::TcpOut, value);
             }
         }
-        let picture = svg(&results, "today <here>");
+        let picture = svg(&results.panels(), "today <here>");
         assert_eq!(picture.matches("<rect class=\"bar").count(), 2);
         assert_eq!(picture.matches("<path class=\"whisker").count(), 2);
         assert_eq!(picture.matches("class=\"head\"").count(), 1);

@@ -1,10 +1,25 @@
 //! All samples of a run: as JSON, as a table, and held against the targets.
 
+use crate::chart::{Bar, Panel};
 use crate::metric::{Bound, Metric, Peer, TARGETS};
 use crate::numbers::Spread;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+
+/// What the picture shows of what was measured.
+const SHOWN: [Metric; 10] = [
+    Metric::TcpOut,
+    Metric::TcpIn,
+    Metric::CpuOut,
+    Metric::CpuIn,
+    Metric::RoundTrip,
+    Metric::Connections64,
+    Metric::UdpOut1400,
+    Metric::UdpIn1400,
+    Metric::ResidentStart,
+    Metric::ResidentEnd,
+];
 
 /// Samples by peer and metric, those of one round at the same place.
 #[derive(Debug, Default)]
@@ -43,6 +58,20 @@ impl Results {
     /// What is said of one quantity of one peer.
     pub fn spread(&self, peer: Peer, metric: Metric) -> Option<Spread> {
         Spread::of(self.of(peer, metric))
+    }
+
+    /// What the picture shows.
+    pub fn panels(&self) -> Vec<Panel> {
+        let bar = |metric, peer: Peer| Bar {
+            name: peer.title(),
+            ours: peer == Peer::Hawser,
+            spread: self.spread(peer, metric),
+        };
+        let panel = |metric: Metric| Panel {
+            about: metric.about(),
+            bars: self.peers().map(|peer| bar(metric, peer)).collect(),
+        };
+        SHOWN.into_iter().map(panel).collect()
     }
 
     /// All targets.

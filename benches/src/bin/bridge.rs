@@ -7,7 +7,7 @@ use clap::Parser;
 use hawser_benches::bridge::large_frames;
 use hawser_benches::bridge::results::{Metric, Peer, Results};
 use hawser_benches::bridge::setup::Setup;
-use hawser_benches::machine;
+use hawser_benches::{chart, machine};
 use hawser_testkit::Result;
 use hawser_testkit::lab::have_machine;
 use std::fs;
@@ -33,6 +33,9 @@ struct Options {
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
+    /// File for the picture
+    #[arg(long)]
+    chart: Option<PathBuf>,
 }
 
 impl Options {
@@ -115,7 +118,7 @@ fn run() -> Result<()> {
         }
     }
     let note = format!(
-        "{}; medians of {} interleaved rounds",
+        "{}; medians of {} interleaved rounds, whiskers: least and most",
         machine.describe(),
         options.rounds
     );
@@ -123,6 +126,9 @@ fn run() -> Result<()> {
         "{note}\nload average before the run: {load:.1}\n\n{}",
         results.to_markdown()
     );
+    if let Some(path) = &options.chart {
+        fs::write(path, chart::svg(&results.panels(), &note))?;
+    }
     if let Some(path) = &options.json {
         let mut json = results.to_json();
         json["machine"] = machine.to_json();

@@ -160,7 +160,7 @@ fn run(options: &Options) -> Result<()> {
         results.to_markdown()
     );
     if let Some(path) = &options.chart {
-        fs::write(path, chart::svg(&results, &note))?;
+        fs::write(path, chart::svg(&results.panels(), &note))?;
     }
     if let Some(path) = &options.json {
         let mut json = results.to_json();

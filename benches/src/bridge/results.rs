@@ -1,5 +1,7 @@
 //! All samples of a run on a bridge, and the targets set for it.
 
+use crate::chart::{Bar, Panel};
+use crate::metric::About;
 use crate::numbers::Spread;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -76,21 +78,43 @@ impl Metric {
         Self::UdpIn64,
     ];
 
-    const fn about(self) -> (&'static str, &'static str, usize) {
-        match self {
-            Self::TcpOut => ("tcp_out", "TCP guest → host, Gbit/s", 2),
-            Self::TcpIn => ("tcp_in", "TCP host → guest, Gbit/s", 2),
-            Self::Between => ("tcp_between", "TCP guest → guest on the bridge, Gbit/s", 2),
-            Self::CpuOut => ("cpu_out", "CPU of the back end, guest → host, s/GB", 3),
-            Self::BareWrite => ("bare_write", "CPU of a bare loop of write(2), s/GB", 3),
-            Self::CpuIn => ("cpu_in", "CPU of the back end, host → guest, s/GB", 3),
-            Self::BareRead => ("bare_read", "CPU of a bare loop of read(2), s/GB", 3),
-            Self::RoundTrip => ("round_trip", "TCP round trip, 1 byte, µs", 0),
-            Self::UdpOut64 => ("udp_out_64", "UDP 64 bytes guest → host, flood, 1000/s", 1),
-            Self::UdpIn64 => ("udp_in_64", "UDP 64 bytes host → guest, flood, 1000/s", 1),
+    const fn about(self) -> About {
+        let (key, title, unit, digits) = match self {
+            Self::TcpOut => ("tcp_out", "TCP guest → host", "Gbit/s", 2),
+            Self::TcpIn => ("tcp_in", "TCP host → guest", "Gbit/s", 2),
+            Self::Between => ("tcp_between", "TCP guest → guest on the bridge", "Gbit/s", 2),
+            Self::CpuOut => ("cpu_out", "CPU of the back end, guest → host", "s/GB", 3),
+            Self::BareWrite => ("bare_write", "CPU of a bare loop of write(2)", "s/GB", 3),
+            Self::CpuIn => ("cpu_in", "CPU of the back end, host → guest", "s/GB", 3),
+            Self::BareRead => ("bare_read", "CPU of a bare loop of read(2)", "s/GB", 3),
+            Self::RoundTrip => ("round_trip", "TCP round trip, 1 byte", "µs", 0),
+            Self::UdpOut64 => ("udp_out_64", "UDP 64 bytes guest → host, flood", "1000/s", 1),
+            Self::UdpIn64 => ("udp_in_64", "UDP 64 bytes host → guest, flood", "1000/s", 1),
+        };
+        let less_is_better = matches!(
+            self,
+            Self::CpuOut | Self::CpuIn | Self::BareWrite | Self::BareRead | Self::RoundTrip
+        );
+        About {
+            key,
+            title,
+            unit,
+            digits,
+            more_is_better: !less_is_better,
         }
     }
 }
+
+/// What the picture shows, with the bare loop beside what it stands for.
+const SHOWN: [(Metric, Option<Metric>); 7] = [
+    (Metric::TcpOut, None),
+    (Metric::TcpIn, None),
+    (Metric::CpuOut, Some(Metric::BareWrite)),
+    (Metric::CpuIn, Some(Metric::BareRead)),
+    (Metric::UdpOut64, None),
+    (Metric::UdpIn64, None),
+    (Metric::RoundTrip, None),
+];
 
 /// Ours, theirs, how many times, and whether that is the least.
 const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
@@ -118,6 +142,43 @@ impl Results {
         self.0.get(&(peer, metric)).map_or(&[], Vec::as_slice)
     }
 
+    /// What the picture shows.
+    pub fn panels(&self) -> Vec<Panel> {
+        let spread = |peer, metric| Spread::of(self.of(peer, metric));
+        let measured = |peer: &Peer| self.0.keys().any(|(known, _)| known == peer);
+        let panel = |(metric, bare): (Metric, Option<Metric>)| {
+            let peers = Peer::ALL.into_iter().filter(measured).map(|peer| Bar {
+                name: peer.title(),
+                ours: peer == Peer::Hawser,
+                spread: spread(peer, metric),
+            });
+            let bare = bare.map(|bare| Bar {
+                name: "bare loop",
+                ours: false,
+                spread: spread(Peer::Hawser, bare),
+            });
+            Panel {
+                about: metric.about(),
+                bars: peers.chain(bare).collect(),
+            }
+        };
+        let mut panels: Vec<Panel> = SHOWN.into_iter().map(panel).collect();
+        panels.push(Panel {
+            about: About {
+                title: "TCP between guests, and to the host",
+                ..Metric::Between.about()
+            },
+            bars: [("guest → guest", Metric::Between), ("guest → host", Metric::TcpOut)]
+                .map(|(name, metric)| Bar {
+                    name,
+                    ours: true,
+                    spread: spread(Peer::Hawser, metric),
+                })
+                .into(),
+        });
+        panels
+    }
+
     /// What was demanded, what was measured, and whether that will do.
     fn verdicts(&self) -> impl Iterator<Item = (String, Option<Spread>, bool)> {
         TARGETS.iter().map(|&(metric, peer, theirs, times, at_least)| {
@@ -125,11 +186,15 @@ impl Results {
             let met = spread.is_some_and(|s| if at_least { s.median >= times } else { s.median <= times });
             let sign = if at_least { '≥' } else { '≤' };
             let against = if peer == Peer::Hawser {
-                theirs.about().1
+                theirs.about().title
             } else {
                 peer.title()
             };
-            (format!("{}: {sign} {times}× {against}", metric.about().1), spread, met)
+            (
+                format!("{}: {sign} {times}× {against}", metric.about().title),
+                spread,
+                met,
+            )
         })
     }
 
@@ -142,8 +207,10 @@ impl Results {
         }
         text.push_str("\n|---|---|---|---|---|\n");
         for metric in Metric::ALL {
-            let (_, title, digits) = metric.about();
-            let _ = write!(text, "| {title} |");
+            let About {
+                title, unit, digits, ..
+            } = metric.about();
+            let _ = write!(text, "| {title}, {unit} |");
             for peer in Peer::ALL {
                 let cell = Spread::of(self.of(peer, metric)).map_or_else(
                     || "—".to_owned(),
@@ -175,12 +242,35 @@ impl Results {
             let Some(spread) = Spread::of(samples) else { continue };
             let mut value = spread.to_json();
             value["samples"] = json!(samples);
-            peers.entry(peer.key()).or_insert_with(|| json!({}))[metric.about().0] = value;
+            value["unit"] = json!(metric.about().unit);
+            peers.entry(peer.key()).or_insert_with(|| json!({}))[metric.about().key] = value;
         }
         let verdicts: Vec<_> = self
             .verdicts()
             .map(|(target, spread, met)| json!({ "target": target, "measured": spread.map(Spread::to_json), "met": met }))
             .collect();
         json!({ "peers": peers, "targets": verdicts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chart;
+
+    #[test]
+    fn the_bare_loop_and_the_way_between_guests_are_in_the_picture() {
+        let mut results = Results::default();
+        for metric in [Metric::CpuIn, Metric::BareRead, Metric::Between, Metric::TcpOut] {
+            results.add(Peer::Hawser, metric, 2.0);
+        }
+        results.add(Peer::Plain, Metric::CpuIn, 1.0);
+        let picture = chart::svg(&results.panels(), "");
+        for name in ["bare loop", "plain TAP", "guest → guest"] {
+            assert!(picture.contains(name), "{name}");
+        }
+        // Those of CPU, of throughput, and of both ways beside each other.
+        assert_eq!(picture.matches("<rect class=\"bar").count(), 3 + 1 + 2);
+        assert_eq!(picture.matches("not measured").count(), 1);
     }
 }
