@@ -145,7 +145,9 @@ pub struct NameConfig {
     pub hostname: Option<String>,
     /// Name servers the guest is told, either family.
     pub dns: Vec<IpAddr>,
-    /// Search domains, most specific first.
+    /// The guest's own domain; `None`: the longest of those it searches.
+    pub domain: Option<String>,
+    /// Search domains, most specific first; none: the guest's own.
     pub search: Vec<String>,
     /// More options of DHCPv4, told whatever the guest asks for: code, and up to 255 bytes.
     pub dhcp_options: Vec<(u8, Vec<u8>)>,

@@ -215,6 +215,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
             dns,
             search: given_or(&args.search, &host.resolv.search),
+            domain: None,
             dhcp_options: Vec::new(),
         },
         forwards,
@@ -247,6 +248,7 @@ pub fn segment_names(args: &PortArgs, host: &Host) -> NameConfig {
         hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
         dns,
         search: given_or(&args.search, &host.resolv.search),
+        domain: None,
         dhcp_options: Vec::new(),
     }
 }

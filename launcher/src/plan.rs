@@ -418,7 +418,12 @@ impl Planner<'_> {
     fn check_segment(&self, interface: &Interface, segment: &Segment) {
         let warn = |message: &str| self.report.warn(&interface.spot, message);
         let (addresses, routes): (Vec<IpAddr>, &[Route]) = match &segment.ipam {
-            Ipam::None | Ipam::Dhcp => return,
+            Ipam::None | Ipam::Dhcp => {
+                if segment.dns.is_some() {
+                    warn("dns of its network is not told to the guest: the DHCP server there is not hawser's");
+                }
+                return;
+            }
             Ipam::HostLocal { ranges, routes } => {
                 let first = |set: &Vec<Range>| set.first().map(|range| range.first);
                 (ranges.iter().filter_map(first).collect(), routes)

@@ -2,6 +2,7 @@
 
 use crate::leases::has_own_mac;
 use crate::manifest::cni::{Attachment, BridgePort, Segment};
+use crate::manifest::dns::Dns;
 use crate::manifest::ipam::Ipam;
 use crate::manifest::report::Problem;
 use crate::manifest::vm::DhcpOptions;
@@ -135,6 +136,24 @@ fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
             line("address", sets.join(", and "));
         }
     }
+    let told = matches!(segment.ipam, Ipam::Static { .. } | Ipam::HostLocal { .. });
+    if let Some(dns) = segment.dns.as_ref().filter(|_| told) {
+        line("DNS", dns_text(dns));
+    }
+}
+
+fn dns_text(dns: &Dns) -> String {
+    let servers: Vec<String> = dns.nameservers.iter().map(ToString::to_string).collect();
+    let parts = [
+        ("", servers.join(" ")),
+        ("domain ", dns.domain.clone().unwrap_or_default()),
+        ("search ", dns.search.join(" ")),
+    ];
+    let given = parts.iter().filter(|(_, value)| !value.is_empty());
+    given
+        .map(|(name, value)| format!("{name}{value}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn bridge_text(port: &BridgePort) -> String {

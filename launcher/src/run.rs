@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::hotplug::HotplugSetup;
 use crate::machine::{Meeting, Nic};
 use crate::manifest::cni::{self, BridgePort, Segment};
+use crate::manifest::dns::Dns;
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
 use crate::manifest::vm::LinkState;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
@@ -329,7 +330,7 @@ fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Fai
                     server: DHCP_SERVER,
                     router: gateway,
                     routes,
-                    names,
+                    names: with_dns(names, segment.dns.as_ref()),
                 });
             }
         }
@@ -344,6 +345,19 @@ fn fixed_addresses(ipam: &Ipam) -> Vec<IpAddr> {
         Ipam::Static { addresses, .. } => addresses.iter().map(|given| given.address.addr()).collect(),
         _ => Vec::new(),
     }
+}
+
+/// Names of the pod, but for those the network has of its own.
+fn with_dns(mut names: NameConfig, dns: Option<&Dns>) -> NameConfig {
+    let Some(dns) = dns else { return names };
+    if !dns.nameservers.is_empty() {
+        names.dns.clone_from(&dns.nameservers);
+    }
+    if dns.domain.is_some() || !dns.search.is_empty() {
+        names.domain.clone_from(&dns.domain);
+        names.search.clone_from(&dns.search);
+    }
+    names
 }
 
 type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);

@@ -140,4 +140,18 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
         .collect();
     assert_eq!(routes, ["198.51.100.0/24 192.0.2.9", "0.0.0.0/0 192.0.2.1"]);
     assert_eq!(ipam(r#"{"type": "dhcp"}"#), None);
+    // Names of the addresses, and of the network in place of those; the pod's where neither says any.
+    let named = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}],
+        "dns": {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["a.example"]}}"#;
+    let told = |ipam: Option<LeaseConfig>| {
+        let NameConfig {
+            dns, domain, search, ..
+        } = ipam.unwrap().names;
+        let dns: Vec<String> = dns.iter().map(ToString::to_string).collect();
+        (dns.join(" "), domain.unwrap_or_default(), search.join(" "))
+    };
+    let text = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    assert_eq!(told(ipam(named)), text("192.0.2.53 2001:db8::53", "", "a.example"));
+    let own = format!(r#"{named}, "dns": {{"domain": "b.example"}}"#);
+    assert_eq!(told(ipam(&own)), text("10.96.0.10", "b.example", ""));
 }

@@ -218,7 +218,15 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     let (hawser, guest) = up(&segment.host, &manifest, segment.folder(), &["lan"])?;
     guest.sh("net-up 4")?;
     let told = guest.sh("cat /run/dhcp4")?;
-    for line in ["ip=192.0.2.77", "router=192.0.2.1", "hostname=fixed"] {
+    for line in [
+        "ip=192.0.2.77",
+        "router=192.0.2.1",
+        "hostname=fixed",
+        "dns=192.0.2.53",
+        "domain=lan.example",
+        "search=lan.example wide.example",
+        "staticroutes=198.51.100.0/24 192.0.2.9 0.0.0.0/0 192.0.2.1",
+    ] {
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     ping(&guest, HOST4)?;
@@ -274,7 +282,9 @@ metadata: {name: lan}
 spec:
   config: |
     {"cniVersion": "1.0.0", "type": "bridge", "bridge": "br0",
-     "ipam": {"type": "static", "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}]}}
+     "dns": {"nameservers": ["192.0.2.53"], "domain": "lan.example", "search": ["lan.example", "wide.example"]},
+     "ipam": {"type": "static", "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}],
+              "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.9"}]}}
 ---
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance

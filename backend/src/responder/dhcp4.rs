@@ -115,7 +115,7 @@ impl Server {
         if let Some(hostname) = hostname {
             parameters.insert(DhcpOption::Hostname(hostname));
         }
-        if let Some(domain) = search.longest() {
+        if let Some(domain) = search.domain() {
             // Windows reads no option 119.
             parameters.insert(DhcpOption::DomainName(domain.to_owned()));
             parameters.insert(DhcpOption::DomainSearch(search.names()));

@@ -28,7 +28,7 @@ impl LeaseServer {
             mtu,
         };
         let hostname = names::checked_hostname(config.names.hostname.as_deref());
-        let search = SearchList::new(&config.names.search);
+        let search = SearchList::of(&config.names);
         Self {
             dhcp: dhcp4::Server::new(terms, hostname, dns, &search).with_options(&config.names.dhcp_options),
         }

@@ -141,7 +141,7 @@ impl Responders {
             advertise,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
-        let search = SearchList::new(&names.search);
+        let search = SearchList::of(&names);
         let hostname = names::checked_hostname(names.hostname.as_deref());
         let (dns4, dns6) = names::servers(&names.dns);
         Self {

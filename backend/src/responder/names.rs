@@ -1,5 +1,6 @@
 //! Domain names handed out to the guest, checked once when a port is made.
 
+use crate::config::NameConfig;
 use dhcproto::Name;
 use log::warn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,16 +14,26 @@ const MAX_SEARCH: usize = 512;
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
 
-/// Search domains in wire form.
+/// Search domains in wire form, and the guest's own domain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SearchList {
     /// Domains as text, without a final dot.
     domains: Vec<String>,
     /// RFC 1035 3.1, one after the other, without compression.
     wire: Vec<u8>,
+    /// The guest's own, if one was named.
+    own: Option<String>,
 }
 
 impl SearchList {
+    /// The domains of `names` that can be handed out.
+    pub(super) fn of(names: &NameConfig) -> Self {
+        let own: &[String] = names.domain.as_slice();
+        let mut list = Self::new(if names.search.is_empty() { own } else { &names.search });
+        list.own = Self::new(own).domains.pop();
+        list
+    }
+
     /// The domains of `search` that can be handed out, in order; the others are named
     /// in the log.
     pub(super) fn new(search: &[String]) -> Self {
@@ -61,8 +72,12 @@ impl SearchList {
             .collect()
     }
 
-    /// The longest domain, the first of them if several are.
-    pub(super) fn longest(&self) -> Option<&str> {
+    /// The guest's own domain: the one that was named, or the longest, the first of them if
+    /// several are.
+    pub(super) fn domain(&self) -> Option<&str> {
+        if let Some(own) = &self.own {
+            return Some(own);
+        }
         let longest = self.domains.iter().rev().max_by_key(|d| d.len())?;
         Some(longest)
     }
@@ -152,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_longest_domain_is_the_first_of_equals() {
-        assert_eq!(list(&["aa.b", "cc.d", "e"]).longest(), Some("aa.b"));
-        assert_eq!(list(&[]).longest(), None);
+        assert_eq!(list(&["aa.b", "cc.d", "e"]).domain(), Some("aa.b"));
+        assert_eq!(list(&[]).domain(), None);
     }
 }

@@ -40,6 +40,7 @@ pub fn config() -> ServiceConfig {
             search: ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"]
                 .map(str::to_owned)
                 .to_vec(),
+            domain: None,
             dhcp_options: Vec::new(),
         },
         mtu: 1500,

@@ -4,6 +4,7 @@
 //! is JSON has been seen before by a JSON parser, so that nothing passes here which a
 //! CNI runtime would refuse.
 
+use super::dns::{self, Dns};
 use super::fields::cni as table;
 use super::ipam::{self, Ipam};
 use super::reader::{Item, Object, ObjectType};
@@ -23,6 +24,9 @@ pub struct Segment {
     pub mtu: Option<u16>,
     /// Where the guest's addresses come from.
     pub ipam: Ipam,
+    /// Names and servers; those of the pod if nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
 }
 
 /// Where the fields stand that the system may not agree with.
@@ -195,11 +199,13 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, F
     let object = item.object(table)?;
     let attachment = read_attachment(&object, around);
     let mtu = if table.reads("mtu") { mtu(&object) } else { None };
-    let ipam = if table.reads("ipam") {
+    let (ipam, of_ipam) = if table.reads("ipam") {
         ipam::read(&object)
     } else {
-        Ipam::None
+        (Ipam::None, None)
     };
+    // As the plugins do: what the addresses came with gives way to the configuration's own.
+    let dns = if table.reads("dns") { dns::read(&object) } else { None };
     let spot = |names: &[&str]| {
         let mut given = names.iter().filter(|name| table.reads(name));
         let given = given.find_map(|name| object.get(name));
@@ -213,6 +219,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, F
         attachment: attachment?,
         mtu,
         ipam,
+        dns: dns.or(of_ipam),
     };
     Some((segment, fields))
 }

@@ -1,5 +1,6 @@
 //! Address management as the CNI plugins host-local, static and dhcp describe it.
 
+use super::dns::{self, Dns};
 use super::fields::cni as table;
 use super::reader::{Item, Object};
 use ipnet::IpNet;
@@ -66,17 +67,21 @@ pub struct Route {
 /// Longest prefixes that leave a network two hosts.
 const MAX_PREFIX: (u8, u8) = (30, 126);
 
-/// Reads `ipam` of a configuration.
-pub fn read(config: &Object<'_>) -> Ipam {
+/// Reads `ipam` of a configuration, and the names that come with it.
+pub fn read(config: &Object<'_>) -> (Ipam, Option<Dns>) {
     config.get("ipam").and_then(|item| read_item(&item)).unwrap_or_default()
 }
 
-fn read_item(item: &Item<'_>) -> Option<Ipam> {
+fn read_item(item: &Item<'_>) -> Option<(Ipam, Option<Dns>)> {
+    let plain = |ipam| (ipam, None);
     match item.field_text("type") {
-        None => item.object(&table::NO_IPAM).map(|_| Ipam::None),
-        Some("host-local") => host_local(&item.object(&table::HOST_LOCAL)?),
-        Some("static") => fixed(&item.object(&table::STATIC)?),
-        Some("dhcp") => item.object(&table::DHCP).map(|_| Ipam::Dhcp),
+        None => item.object(&table::NO_IPAM).map(|_| plain(Ipam::None)),
+        Some("host-local") => host_local(&item.object(&table::HOST_LOCAL)?).map(plain),
+        Some("static") => {
+            let object = item.object(&table::STATIC)?;
+            fixed(&object).map(|ipam| (ipam, dns::read(&object)))
+        }
+        Some("dhcp") => item.object(&table::DHCP).map(|_| plain(Ipam::Dhcp)),
         Some(other) => {
             item.error(format!(
                 "type {other:?} is not served: choose host-local, static or dhcp"

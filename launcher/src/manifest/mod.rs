@@ -11,6 +11,7 @@
 //! mean together is for [`crate::plan`].
 
 pub mod cni;
+pub mod dns;
 pub mod fields;
 pub mod ipam;
 pub mod mac_pool;

@@ -68,6 +68,7 @@ fn overlay() -> Segment {
         attachment: Attachment::Overlay,
         mtu: None,
         ipam: Ipam::None,
+        dns: None,
     }
 }
 
@@ -121,6 +122,7 @@ pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
         attachment: Attachment::Sriov,
         mtu: None,
         ipam: Ipam::None,
+        dns: None,
     });
     let spec = object
         .need("spec", "give resourceName")
@@ -152,7 +154,7 @@ pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
         spec.error(format!("minTxRate {least} is above maxTxRate {most}"));
     }
     if let Some(segment) = &mut network.segment {
-        segment.ipam = spec.get("ipam").map(|_| ipam::read(&spec)).unwrap_or_default();
+        segment.ipam = spec.get("ipam").map(|_| ipam::read(&spec).0).unwrap_or_default();
     }
     network
 }

@@ -395,7 +395,7 @@ fn bad_names_are_left_out_and_the_rest_is_handed_out() {
                 hostname: Some("not a host name".to_owned()),
                 dns: vec![],
                 search: vec!["..".to_owned(), "UPPER.example.".to_owned(), "a b".to_owned()],
-                dhcp_options: vec![],
+                ..NameConfig::default()
             },
             ..config()
         }),

@@ -398,7 +398,7 @@ fn the_largest_reply_fits_the_least_mtu_of_ipv6() {
                 .map(|i| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, i]))
                 .collect(),
             search: (0..40).map(|i| format!("domain-{i:02}.example")).collect(),
-            dhcp_options: vec![],
+            ..NameConfig::default()
         },
         mtu: 1280,
         ..config()

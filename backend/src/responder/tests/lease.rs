@@ -86,3 +86,45 @@ fn only_datagrams_to_servers_of_dhcp_are_kept_from_the_segment() {
     }
     assert!(!server.wants(&[0; 14], 14));
 }
+
+#[test]
+fn a_domain_of_its_own_is_told_beside_the_domains_it_searches_and_searched_where_there_are_none() {
+    let told = |domain: Option<&str>, search: &[&str]| {
+        let config = LeaseConfig {
+            client: GUEST_MAC,
+            address: "10.244.1.7/24".parse().expect("a network"),
+            server: SERVER,
+            router: None,
+            routes: Vec::new(),
+            names: NameConfig {
+                domain: domain.map(str::to_owned),
+                search: search.iter().map(|&name| name.to_owned()).collect(),
+                ..NameConfig::default()
+            },
+        };
+        let (_, replies) = answer(
+            &LeaseServer::new(&config, 1500),
+            &packet(&message(MessageType::Discover)),
+        );
+        let reply = Message::decode(&mut Decoder::new(&replies[0][42..])).expect("a message");
+        let searched = match reply.opts().get(OptionCode::DomainSearch) {
+            Some(DhcpOption::DomainSearch(names)) => names.iter().map(ToString::to_string).collect(),
+            _ => Vec::new(),
+        };
+        let domain = match reply.opts().get(OptionCode::DomainName) {
+            Some(DhcpOption::DomainName(name)) => name.clone(),
+            _ => String::new(),
+        };
+        (domain, searched.join(" "))
+    };
+    let pair = |domain: &str, search: &str| (domain.to_owned(), search.to_owned());
+    assert_eq!(
+        told(Some("a.example"), &["much.longer.example"]),
+        pair("a.example", "much.longer.example.")
+    );
+    assert_eq!(told(Some("a.example"), &[]), pair("a.example", "a.example."));
+    assert_eq!(
+        told(None, &["b.example", "longer.example"]),
+        pair("longer.example", "b.example. longer.example.")
+    );
+}

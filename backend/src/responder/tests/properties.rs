@@ -41,8 +41,7 @@ proptest! {
         search in vec("([a-zA-Z0-9_.-]{0,70}|.{0,20})", 0..30),
         mtu in 68u16..,
     ) {
-        let names = NameConfig { hostname, dns: config().names.dns, search, dhcp_options: Vec::new(),
-};
+        let names = NameConfig { hostname, search, ..config().names };
         let mut bench = Bench::with(ServiceConfig { names, mtu, ..config() });
         for (_, request) in testing::requests() {
             let (answer, replies) = bench.send(&request);

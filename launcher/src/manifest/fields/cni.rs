@@ -13,7 +13,26 @@ const TYPE: Field = honoured("type", "which plugin, and so which of these tables
 const IPAM: Field = honoured("ipam", "by its `type`: see below");
 const MTU: Field = honoured("mtu", "bytes, 68 to 65535; that of the segment if not given");
 const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
-const DNS: Field = ignored("dns", "name servers are those of the pod's /etc/resolv.conf");
+const DNS: Field = honoured(
+    "dns",
+    "told to the guest by hawser's DHCP server (`static`, `host-local`); what is not given is that of the pod's \
+     /etc/resolv.conf. Where the segment's own server answers, a warning says that it is not told",
+);
+
+/// `dns` of a configuration, or of `static` addresses.
+pub static NAMES: ObjectType = ObjectType {
+    name: "CNI dns",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("nameservers", "IPv4 addresses as option 6; IPv6 is not told by DHCPv4"),
+        honoured(
+            "domain",
+            "the guest's own domain, option 15; searched where `search` is not given",
+        ),
+        honoured("search", "domains that are searched, option 119"),
+        ignored("options", "DHCP has nothing for them"),
+    ],
+};
 
 /// A list of plugins.
 pub static CONF_LIST: ObjectType = ObjectType {
@@ -131,6 +150,7 @@ pub static TAP: ObjectType = ObjectType {
         honoured("bridge", "the bridge the TAP is put into; must be given"),
         MTU,
         IPAM,
+        DNS,
         ignored("mac", "the MAC is the interface's macAddress"),
         passed_over("multiQueue", "as many queues as the interface has"),
         passed_over("owner", "hawser opens the TAP itself"),
@@ -235,7 +255,7 @@ pub static STATIC: ObjectType = ObjectType {
             "one at least, on its segment nobody else's; the guest is told the first of IPv4, by DHCP",
         ),
         honoured("routes", ""),
-        DNS,
+        honoured("dns", "as that of the configuration, which goes before it"),
     ],
 };
 

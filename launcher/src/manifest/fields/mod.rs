@@ -43,6 +43,7 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &cni::MACVTAP,
     &cni::SRIOV,
     &cni::OVN,
+    &cni::NAMES,
     &cni::NO_IPAM,
     &cni::HOST_LOCAL,
     &cni::HOST_LOCAL_RANGE,

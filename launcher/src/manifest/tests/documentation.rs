@@ -124,7 +124,23 @@ spec: {resourceName: r, ipam: {type: static, addresses: [{address: 10.0.0.2/24}]
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: a}
-spec: {config: '{"type": "tap", "bridge": "br0", "ipam": {}}'}
+spec: {config: '{"type": "tap", "bridge": "br0", "ipam": {},
+  "dns": {"nameservers": ["192.0.2.53"], "domain": "example.com", "search": ["example.com"]}}'}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: f}
+spec: {config: '{"type": "macvlan", "master": "e", "dns": {}}'}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: g}
+spec: {config: '{"type": "ipvlan", "master": "e", "dns": {}}'}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: h}
+spec: {config: '{"type": "bridge", "dns": {}}'}
 ---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition

@@ -274,6 +274,14 @@ fn addresses_are_checked_as_their_plugins_do() {
             r#"{"type": "static", "addresses": [{"address": "10.0.0.1/24", "gateway": "10.1.0.1"}]}"#,
             "10.1.0.1 is not in the network of 10.0.0.1/24",
         ),
+        (
+            r#"{"type": "dhcp"}, "dns": {"nameservers": ["ns1"]}"#,
+            "config.dns.nameservers[0]: \"ns1\": give an IPv4 or IPv6 address",
+        ),
+        (
+            r#"{"type": "dhcp"}, "dns": {"domain": "a b", "search": ["c..d"]}"#,
+            "config.dns.domain: \"a b\": give a domain name such as example.com",
+        ),
         (r#"{"type": "host-local"}"#, "config.ipam: it has no range"),
         (
             r#"{"type": "host-local", "ranges": [[{"subnet": "10.0.0.1/24"}]]}"#,
