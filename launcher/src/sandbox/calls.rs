@@ -1,9 +1,10 @@
 //! What each kind of thread may ask of the kernel.
 //!
-//! The lists were taken from what the program does in its tests, and widened to the calls the
-//! libraries below it may take instead (glibc's allocator and its fallbacks, thread start and
-//! end, a kernel without a vdso clock). A call that is in no list ends the process; one in
-//! [`PROBES`] or [`NEWER`] is refused: libraries know how to go on without those.
+//! The lists are what the program was seen to call in its tests (`hack/trace-calls`, which keeps
+//! that in traced.txt), widened to what it, or a library below it, calls in cases the tests do
+//! not meet: those have the reason beside them, and the tests ask for it. A call that is in no
+//! list ends the process; one in [`PROBES`] or [`NEWER`] is refused: libraries know how to go on
+//! without those.
 
 use super::ThreadKind;
 use libc::*;
@@ -15,6 +16,9 @@ pub struct Call {
     pub number: c_long,
     /// One of these must hold; none: it is allowed always.
     pub when: &'static [Argument],
+    /// Why it is allowed although no trace shows it.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for readers, and the test that asks for it"))]
+    pub untraced: Option<&'static str>,
 }
 
 /// A condition on one argument: `value` is what its bits in `mask` must be.
@@ -53,8 +57,32 @@ const fn request(value: c_ulong) -> Argument {
 /// Calls that are allowed whatever their arguments.
 macro_rules! always {
     ($($number:ident),* $(,)?) => {
-        &[$(Call { number: $number, when: &[] }),*]
+        &[$(only($number, &[])),*]
     };
+}
+
+/// The same for calls that no trace shows, each group with the reason why they are allowed.
+macro_rules! untraced {
+    ($($why:literal: [$($number:ident),* $(,)?]),* $(,)?) => {
+        &[$($(only($number, &[]).because($why)),*),*]
+    };
+}
+
+/// A call that is allowed with some arguments.
+const fn only(number: c_long, when: &'static [Argument]) -> Call {
+    Call {
+        number,
+        when,
+        untraced: None,
+    }
+}
+
+impl Call {
+    /// No trace shows it, and it is allowed all the same.
+    const fn because(mut self, why: &'static str) -> Self {
+        self.untraced = Some(why);
+        self
+    }
 }
 
 /// Every thread: memory, waiting, the clock, its own end, and descriptors it has already.
@@ -66,38 +94,32 @@ const EVERY: &[Call] = always![
     SYS_close,
     SYS_futex,
     SYS_ppoll,
-    SYS_epoll_pwait,
-    SYS_epoll_pwait2,
     SYS_epoll_ctl,
     SYS_epoll_create1,
     SYS_eventfd2,
     SYS_munmap,
-    SYS_mremap,
     SYS_madvise,
-    SYS_brk,
-    SYS_clock_gettime,
-    SYS_clock_getres,
-    SYS_clock_nanosleep,
-    SYS_nanosleep,
-    SYS_gettimeofday,
     SYS_getrandom,
     SYS_getpid,
     SYS_gettid,
-    SYS_getcpu,
-    SYS_sched_yield,
     SYS_sched_getaffinity,
     SYS_rt_sigreturn,
     SYS_rt_sigprocmask,
     SYS_sigaltstack,
-    SYS_restart_syscall,
     SYS_set_robust_list,
     SYS_rseq,
-    SYS_membarrier,
-    SYS_fstat,
-    SYS_lseek,
-    SYS_dup,
     SYS_exit,
     SYS_exit_group,
+];
+
+const EVERY_UNTRACED: &[Call] = untraced![
+    "the allocator, when much is asked for": [SYS_mremap, SYS_brk],
+    "the clock and the processor's number, where the kernel does not show them in user memory":
+        [SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_getcpu],
+    "waits that are short, or go on after a signal":
+        [SYS_nanosleep, SYS_clock_nanosleep, SYS_sched_yield, SYS_restart_syscall],
+    "epoll_wait(2) where processors have no other": [SYS_epoll_pwait],
+    "files that are open, by some versions of the C library": [SYS_fstat, SYS_lseek],
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -108,31 +130,17 @@ const EVERY_OLD: &[Call] = &[];
 /// Every thread, with some arguments only.
 const EVERY_CHECKED: &[Call] = &[
     // Nothing that can be written becomes code.
-    Call {
-        number: SYS_mmap,
-        when: &[bits(2, PROT_EXEC, 0)],
-    },
-    Call {
-        number: SYS_mprotect,
-        when: &[bits(2, PROT_EXEC, 0)],
-    },
-    Call {
-        number: SYS_prctl,
-        when: &[is(0, PR_SET_NAME), is(0, PR_GET_NAME), is(0, PR_SET_VMA)],
-    },
-    Call {
-        number: SYS_fcntl,
-        when: &[
-            is(1, F_GETFD),
-            is(1, F_SETFD),
-            is(1, F_GETFL),
-            is(1, F_SETFL),
-            is(1, F_DUPFD_CLOEXEC),
-        ],
-    },
+    only(SYS_mmap, &[bits(2, PROT_EXEC, 0)]),
+    only(SYS_mprotect, &[bits(2, PROT_EXEC, 0)]),
+    only(SYS_prctl, &[is(0, PR_SET_NAME)]),
+    only(SYS_prctl, &[is(0, PR_GET_NAME)]).because("to name the thread that made a forbidden call"),
+    only(SYS_prctl, &[is(0, PR_SET_VMA)]).because("newer C libraries give names to memory"),
+    only(SYS_fcntl, &[is(1, F_GETFL), is(1, F_SETFL), is(1, F_DUPFD_CLOEXEC)]),
+    only(SYS_fcntl, &[is(1, F_GETFD)]).because("builds with checks look at what they close"),
+    only(SYS_fcntl, &[is(1, F_SETFD)]).because("descriptors that come without CLOEXEC get it"),
 ];
 
-/// Sockets that are there.
+/// A worker's sockets.
 const TALKING: &[Call] = always![
     SYS_sendto,
     SYS_sendmsg,
@@ -140,243 +148,224 @@ const TALKING: &[Call] = always![
     SYS_recvmsg,
     SYS_shutdown,
     SYS_getsockname,
-    SYS_getpeername,
     SYS_getsockopt,
     SYS_setsockopt,
 ];
 
-/// New connections, of either side.
-const MEETING: &[Call] = always![SYS_bind, SYS_connect, SYS_listen, SYS_accept, SYS_accept4];
-
 /// Many datagrams at once.
 const BATCHES: &[Call] = always![SYS_sendmmsg, SYS_recvmmsg];
 
-const DEVICES: &[Argument] = &[
-    request(FIONBIO),
-    request(FIONREAD),
-    request(TUNSETOFFLOAD),
-    request(TUNSETVNETHDRSZ),
-    request(TUNSETVNETLE),
-    request(TUNSETQUEUE),
-    request(TUNGETIFF),
-];
-
 /// A worker: internet sockets of its flows, and queues of its device.
 const WORKER: &[Call] = &[
-    Call {
-        number: SYS_socket,
-        when: &[is(0, AF_INET), is(0, AF_INET6)],
-    },
-    Call {
-        number: SYS_ioctl,
-        when: DEVICES,
-    },
+    only(SYS_socket, &[is(0, AF_INET), is(0, AF_INET6)]),
+    only(SYS_bind, &[]),
+    only(SYS_connect, &[]),
+    only(SYS_accept4, &[]),
+    only(
+        SYS_ioctl,
+        &[request(FIONBIO), request(TUNSETOFFLOAD), request(TUNSETQUEUE)],
+    ),
 ];
 
 /// Threads of this process, and no process.
-const THREADS: &[Call] = &[Call {
-    number: SYS_clone,
-    when: &[bits(0, CLONE_THREAD, CLONE_THREAD)],
-}];
+const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];
 
-/// The front ends of a port: Unix sockets, and the threads of a connection.
+/// The front ends of a port: Unix sockets, and the file of the one that is listened at.
 const FRONT_END: &[Call] = &[
-    Call {
-        number: SYS_socket,
-        when: &[is(0, AF_UNIX)],
-    },
-    Call {
-        number: SYS_ioctl,
-        when: &[request(FIONBIO), request(FIONREAD)],
-    },
+    only(SYS_socket, &[is(0, AF_UNIX)]),
+    only(SYS_bind, &[]),
+    only(SYS_connect, &[]),
+    only(SYS_listen, &[]),
+    only(SYS_accept4, &[]),
+    only(SYS_sendto, &[]),
+    only(SYS_sendmsg, &[]),
+    only(SYS_recvmsg, &[]),
+    only(SYS_shutdown, &[]),
+    only(SYS_ioctl, &[request(FIONBIO)]),
+    only(SYS_statx, &[]),
 ];
 
-/// The socket's file, removed when the port goes; and regions of the guest's memory, which may
-/// be files.
-const FRONT_END_FILES: &[Call] = always![
-    SYS_newfstatat,
-    SYS_statx,
-    SYS_unlinkat,
-    SYS_fstatfs,
-    SYS_madvise,
-    SYS_ftruncate,
-    SYS_sendmmsg,
+const FRONT_END_UNTRACED: &[Call] = untraced![
+    "where statx(2) is not known": [SYS_newfstatat],
+    "removing a file, where processors have no other": [SYS_unlinkat],
+    "bytes without descriptors, and what a connection may be asked": [SYS_recvfrom, SYS_getsockopt, SYS_setsockopt],
 ];
 
 #[cfg(target_arch = "x86_64")]
-const FRONT_END_FILES_OLD: &[Call] = always![SYS_unlink, SYS_lstat, SYS_stat];
+const FRONT_END_OLD: &[Call] = always![SYS_unlink];
 #[cfg(not(target_arch = "x86_64"))]
-const FRONT_END_FILES_OLD: &[Call] = &[];
+const FRONT_END_OLD: &[Call] = &[];
 
-const LAUNCHER_REQUESTS: &[Argument] = &[
+/// Links of the segment, asked for by sockets there are; what comes back is opened anew.
+const LINKS: &[Call] = &[
+    only(SYS_sendto, &[]),
+    only(SYS_recvfrom, &[]),
+    only(SYS_openat, &[]),
+    only(SYS_ioctl, OPENING),
+];
+
+/// A queue that is opened, of a TUN or TAP device.
+const OPENING: &[Argument] = &[
     request(FIONBIO),
-    request(FIONREAD),
-    request(TCGETS),
-    request(TIOCGWINSZ),
     request(TUNSETIFF),
     request(TUNGETIFF),
-    request(TUNSETOFFLOAD),
     request(TUNSETVNETHDRSZ),
     request(TUNSETVNETLE),
-    request(TUNSETQUEUE),
-    request(SIOCGIFMTU),
-    request(SIOCGIFINDEX),
-    request(SIOCGIFNAME),
-    request(SIOCGIFFLAGS),
+];
+
+const LINKS_UNTRACED: &[Call] = &[
+    only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
+        .because("a device that others made may have offloads and queues set"),
+    only(
+        SYS_ioctl,
+        &[request(SIOCGIFMTU), request(SIOCGIFINDEX), request(SIOCGIFFLAGS)],
+    )
+    .because("what a device that came back has"),
+    only(SYS_socket, &[is(0, AF_INET)]).because("to ask it"),
+    only(SYS_newfstatat, &[]).because("a macvtap that came back: whether its device file is there"),
+    only(SYS_statx, &[]).because("as newfstatat"),
+    only(SYS_mknodat, &[]).because("a macvtap that came back: its device file"),
+    only(SYS_unlinkat, &[]).because("as mknodat"),
+];
+
+/// Signals are bytes of a socket pair by the time they are looked at.
+const SIGNALS: &[Call] = &[
+    only(SYS_recvfrom, &[]),
+    only(SYS_sendto, &[]).because("a signal that comes meanwhile"),
+    only(SYS_pidfd_send_signal, &[]).because("a VMM that hawser started is sent the signals meant for it"),
+];
+
+/// The connection to whoever captures.
+const CAPTURE: &[Call] = &[only(SYS_sendto, &[])];
+
+const CAPTURE_UNTRACED: &[Call] = untraced![
+    "what the API's connection may do": [SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_shutdown, SYS_getsockopt,
+        SYS_setsockopt],
 ];
 
 /// Everything else: requests of the operator, ports that come and go, links that are put back.
 const LAUNCHER: &[Call] = &[
-    Call {
-        number: SYS_socket,
-        when: &[is(0, AF_UNIX), is(0, AF_NETLINK), is(0, AF_INET), is(0, AF_INET6)],
-    },
-    Call {
-        number: SYS_ioctl,
-        when: LAUNCHER_REQUESTS,
-    },
+    only(
+        SYS_socket,
+        &[is(0, AF_UNIX), is(0, AF_NETLINK), is(0, AF_INET), is(0, AF_INET6)],
+    ),
+    only(SYS_ioctl, OPENING),
+    only(SYS_ioctl, &[request(SIOCGIFINDEX)]),
     // A port that comes later confines its worker.
-    Call {
-        number: SYS_prctl,
-        when: &[
+    only(
+        SYS_prctl,
+        &[
             is(0, PR_SET_NO_NEW_PRIVS),
-            is(0, PR_SET_KEEPCAPS),
             is(0, PR_CAP_AMBIENT),
             is(0, PR_CAPBSET_DROP),
             is(0, PR_CAPBSET_READ),
-            is(0, PR_GET_SECCOMP),
         ],
-    },
-    Call {
-        number: SYS_fcntl,
-        when: &[is(1, F_GETLK), is(1, F_SETLK), is(1, F_SETLKW), is(1, F_OFD_SETLK)],
-    },
+    ),
+    // SQLite.
+    only(SYS_fcntl, &[is(1, F_SETLK)]),
+];
+
+const LAUNCHER_CHECKED_UNTRACED: &[Call] = &[
+    only(SYS_ioctl, &[request(TCGETS), request(TIOCGWINSZ)]).because("whether and how wide a terminal is"),
+    only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
+        .because("a device that others made may have offloads and queues set"),
+    only(
+        SYS_ioctl,
+        &[request(SIOCGIFMTU), request(SIOCGIFNAME), request(SIOCGIFFLAGS)],
+    )
+    .because("what a device that others made has"),
+    only(SYS_prctl, &[is(0, PR_SET_KEEPCAPS)]).because("a worker that comes later becomes --user's"),
+    only(SYS_prctl, &[is(0, PR_GET_SECCOMP)]).because("whether there are filters"),
+    only(SYS_fcntl, &[is(1, F_GETLK), is(1, F_SETLKW), is(1, F_OFD_SETLK)])
+        .because("SQLite, when a process has died in the midst of a change or others wait"),
 ];
 
 const LAUNCHER_CALLS: &[Call] = always![
+    SYS_bind,
+    SYS_connect,
+    SYS_listen,
+    SYS_accept4,
+    SYS_sendto,
+    SYS_recvfrom,
+    SYS_recvmsg,
+    SYS_shutdown,
+    SYS_getsockname,
+    SYS_getsockopt,
+    SYS_setsockopt,
     SYS_openat,
     SYS_newfstatat,
     SYS_statx,
-    SYS_statfs,
-    SYS_fstatfs,
-    SYS_readlinkat,
-    SYS_faccessat,
-    SYS_faccessat2,
-    SYS_getcwd,
-    SYS_getdents64,
-    SYS_unlinkat,
-    SYS_mkdirat,
-    SYS_renameat,
-    SYS_renameat2,
-    SYS_fchmod,
-    SYS_fchmodat,
     SYS_fchown,
-    SYS_fchownat,
-    SYS_mknodat,
-    SYS_umask,
-    SYS_flock,
     SYS_fsync,
-    SYS_fdatasync,
     SYS_ftruncate,
     SYS_pread64,
     SYS_pwrite64,
-    SYS_msync,
-    SYS_utimensat,
-    SYS_pipe2,
-    SYS_socketpair,
-    SYS_dup3,
-    SYS_timerfd_create,
-    SYS_timerfd_settime,
-    SYS_inotify_init1,
-    SYS_inotify_add_watch,
-    SYS_inotify_rm_watch,
-    SYS_getuid,
     SYS_geteuid,
-    SYS_getgid,
-    SYS_getegid,
-    SYS_getresuid,
-    SYS_getresgid,
-    SYS_getppid,
     SYS_prlimit64,
     SYS_uname,
-    SYS_sysinfo,
-    SYS_getrusage,
     SYS_capget,
     SYS_capset,
     SYS_seccomp,
     SYS_landlock_create_ruleset,
     SYS_landlock_add_rule,
     SYS_landlock_restrict_self,
-    SYS_wait4,
-    SYS_waitid,
-    SYS_pidfd_send_signal,
+];
+
+const LAUNCHER_UNTRACED: &[Call] = untraced![
+    "SQLite, when it finds the journal of a process that died, or files of other rights":
+        [SYS_fdatasync, SYS_fchmod, SYS_getcwd, SYS_readlinkat, SYS_statfs, SYS_fstatfs, SYS_faccessat,
+        SYS_faccessat2, SYS_utimensat, SYS_getuid, SYS_getgid, SYS_getegid],
+    "notes of NICs that come later, and of links that are put back": [SYS_flock, SYS_mkdirat, SYS_getdents64,
+        SYS_unlinkat, SYS_renameat, SYS_renameat2],
+    "a macvtap that comes later: its device file": [SYS_mknodat],
+    "modes of sockets, where processors have no other": [SYS_fchmodat],
+    "a VMM that hawser started is waited for, and sent the signals meant for it":
+        [SYS_wait4, SYS_waitid, SYS_pidfd_send_signal],
+    "memory and processors, by some versions of the C library": [SYS_sysinfo, SYS_getrusage],
+    "sockets in pairs, which libraries wake threads by": [SYS_socketpair, SYS_pipe2],
+    "bytes and descriptors on Unix sockets": [SYS_sendmsg, SYS_getpeername],
 ];
 
 #[cfg(target_arch = "x86_64")]
-const LAUNCHER_OLD: &[Call] = always![
-    SYS_open,
-    SYS_stat,
-    SYS_lstat,
-    SYS_access,
-    SYS_readlink,
-    SYS_unlink,
-    SYS_mkdir,
-    SYS_rmdir,
-    SYS_rename,
-    SYS_chmod,
-    SYS_chown,
-    SYS_mknod,
-    SYS_pipe,
-];
+const LAUNCHER_OLD: &[Call] = always![SYS_unlink, SYS_chmod];
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCHER_OLD: &[Call] = &[];
 
-/// Links of the segment: looked at, put back together, and their queues opened anew.
-const LINKS: &[Call] = &[Call {
-    number: SYS_socket,
-    when: &[is(0, AF_NETLINK), is(0, AF_INET)],
-}];
-
-const LINKS_FILES: &[Call] = always![SYS_openat, SYS_newfstatat, SYS_statx, SYS_mknodat, SYS_unlinkat];
-
-const LINKS_DEVICES: &[Call] = &[Call {
-    number: SYS_ioctl,
-    when: LAUNCHER_REQUESTS,
-}];
-
-/// The VMM is sent the signals meant for it.
-const SIGNALS: &[Call] = always![SYS_pidfd_send_signal];
+#[cfg(target_arch = "x86_64")]
+const LAUNCHER_OLD_UNTRACED: &[Call] = untraced![
+    "as their newer names, by SQLite and some versions of the C library": [SYS_open, SYS_stat, SYS_lstat, SYS_access,
+        SYS_readlink, SYS_mkdir, SYS_rmdir, SYS_rename],
+];
+#[cfg(not(target_arch = "x86_64"))]
+const LAUNCHER_OLD_UNTRACED: &[Call] = &[];
 
 /// What a kind of thread may call. A call that is in several of the lists is allowed if one of
 /// them allows it.
 pub fn allowed(kind: ThreadKind) -> Vec<&'static [Call]> {
-    let every = [EVERY, EVERY_OLD, EVERY_CHECKED];
-    let own: &[&'static [Call]] = match kind {
-        ThreadKind::Worker => &[WORKER, TALKING, MEETING, BATCHES],
-        ThreadKind::FrontEnd => &[
-            FRONT_END,
-            FRONT_END_FILES,
-            FRONT_END_FILES_OLD,
-            TALKING,
-            MEETING,
-            THREADS,
-        ],
-        ThreadKind::Links => &[LINKS, LINKS_FILES, LINKS_DEVICES, TALKING, MEETING],
-        ThreadKind::Signals => &[TALKING, SIGNALS],
-        ThreadKind::Capture => &[TALKING],
+    EVERY_KIND.iter().chain(own(kind)).copied().collect()
+}
+
+/// What every kind may call.
+pub const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHECKED];
+
+/// What a kind of thread may call besides.
+pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
+    match kind {
+        ThreadKind::Worker => &[WORKER, TALKING, BATCHES],
+        ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
+        ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
+        ThreadKind::Signals => &[SIGNALS],
+        ThreadKind::Capture => &[CAPTURE, CAPTURE_UNTRACED],
         ThreadKind::Launcher => &[
             LAUNCHER,
+            LAUNCHER_CHECKED_UNTRACED,
             LAUNCHER_CALLS,
+            LAUNCHER_UNTRACED,
             LAUNCHER_OLD,
-            FRONT_END_FILES,
-            FRONT_END_FILES_OLD,
-            TALKING,
-            MEETING,
-            BATCHES,
+            LAUNCHER_OLD_UNTRACED,
             THREADS,
         ],
-    };
-    every.into_iter().chain(own.iter().copied()).collect()
+    }
 }
 
 /// What libraries ask for and do without, or take older calls for: they are told that there is

@@ -48,13 +48,7 @@ pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
         Level::Log => (SeccompAction::Log, false),
         Level::Strict => (SeccompAction::Trap, true),
     };
-    let allowed = rules(&calls::allowed(kind))?;
-    let refused: Rules = probes()
-        .filter(|call| !allowed.contains_key(call))
-        .map(|call| (call, Vec::new()))
-        .collect();
-    let mut passed = allowed;
-    passed.extend(refused.clone());
+    let (passed, refused) = passed_and_refused(kind)?;
     // The stopping one last: the other is installed with calls of its own.
     if refuse {
         let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
@@ -64,7 +58,27 @@ pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
     Ok(())
 }
 
-fn probes() -> impl Iterator<Item = c_long> {
+/// What the one filter lets through, and what of that the other refuses.
+fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> {
+    let allowed = rules(&calls::allowed(kind))?;
+    let refused: Rules = probes()
+        .filter(|call| !allowed.contains_key(call))
+        .map(|call| (call, Vec::new()))
+        .collect();
+    let mut passed = allowed;
+    passed.extend(refused.clone());
+    Ok((passed, refused))
+}
+
+/// The length of a kind's last filter, by which traces tell the kinds apart.
+#[cfg(test)]
+pub(super) fn passed_length(kind: ThreadKind) -> Result<usize, BackendError> {
+    let (passed, _) = passed_and_refused(kind)?;
+    Ok(compile(passed, SeccompAction::Trap, SeccompAction::Allow)?.len())
+}
+
+/// Calls that are refused where they are not allowed.
+pub(super) fn probes() -> impl Iterator<Item = c_long> {
     calls::PROBES.iter().copied().chain(calls::NEWER)
 }
 

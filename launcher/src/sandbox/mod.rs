@@ -238,3 +238,5 @@ impl Sandbox {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traces;

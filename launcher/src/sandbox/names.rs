@@ -18,6 +18,13 @@ pub fn name_of(call: c_long) -> &'static str {
     named.map_or("?", |(_, name)| &name[PREFIX..])
 }
 
+/// The number of a call.
+#[cfg(test)]
+pub fn number_of(name: &str) -> Option<c_long> {
+    let named = COMMON.iter().chain(OLD).find(|(_, known)| &known[PREFIX..] == name);
+    named.map(|(number, _)| *number)
+}
+
 #[rustfmt::skip]
 const COMMON: &[(c_long, &str)] = named![
     SYS_read, SYS_write, SYS_close, SYS_fstat, SYS_lseek, SYS_mmap, SYS_mprotect, SYS_munmap, SYS_brk,
