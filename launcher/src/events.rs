@@ -5,16 +5,17 @@
 //! kind for a port and look, however often the thing happened: the line says how often. New
 //! addresses are as many as a port remembers at most.
 
+mod file;
+
+pub use file::EventFile;
+
 use crate::failure::Failure;
 use crate::machine::Machine;
 use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
 use hawser_backend::port::{Port, SightingSource};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
@@ -22,8 +23,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
-/// Standard output, as a file name.
-const STANDARD_OUTPUT: &str = "-";
 
 /// The reasons that tell of a guest that pretends to be another.
 const SPOOFS: [DropReason; 6] = [
@@ -75,31 +74,13 @@ pub struct EventLog {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where events are written.
-pub struct EventFile(Box<dyn Write + Send>);
-
-impl EventFile {
-    /// The end of `path`, or standard output for `-`.
-    ///
-    /// # Errors
-    /// If it cannot be written to.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
-        if path == Path::new(STANDARD_OUTPUT) {
-            return Ok(Self(Box::new(io::stdout())));
-        }
-        let opened = OpenOptions::new().create(true).append(true).open(path);
-        let file = opened.map_err(|e| Failure::runtime(format_args!("--event-log={}: {e}", path.display())))?;
-        Ok(Self(Box::new(file)))
-    }
-}
-
 impl EventLog {
     /// Writes what happens to the ports of `machine`.
     ///
     /// # Errors
     /// The system has no thread left.
     pub fn start(file: EventFile, machine: &Arc<Machine>) -> Result<Self, Failure> {
-        let EventFile(mut out) = file;
+        let mut out = file;
         let (end, ended) = channel();
         let machine: Weak<Machine> = Arc::downgrade(machine);
         let thread = thread::Builder::new().name("events".into()).spawn(move || {
@@ -108,9 +89,8 @@ impl EventLog {
                 let Some(machine) = machine.upgrade() else { return };
                 let events = watch.look(machine.ports().iter().map(|port| State::of(port)).collect());
                 drop(machine);
-                if let Err(error) = write(&mut out, &events) {
-                    log::error!("the event log cannot be written, and ends: {error}");
-                    return;
+                if !events.is_empty() {
+                    out.write(&lines(&events));
                 }
             }
         });
@@ -131,19 +111,21 @@ impl Drop for EventLog {
     }
 }
 
-fn write(out: &mut impl Write, events: &[(String, Event)]) -> io::Result<()> {
+/// What is written of events.
+fn lines(events: &[(String, Event)]) -> Vec<u8> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut text = Vec::new();
     for (port, event) in events {
         let line = Line {
             time: since.as_secs_f64(),
             port,
             event,
         };
-        let mut text = serde_json::to_vec(&line)?;
+        // Fails for no value these can have.
+        text.extend(serde_json::to_vec(&line).unwrap_or_default());
         text.push(b'\n');
-        out.write_all(&text)?;
     }
-    if events.is_empty() { Ok(()) } else { out.flush() }
+    text
 }
 
 /// What a port shows.
@@ -291,13 +273,11 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_of_json() {
-        let mut out = Vec::new();
         let event = Event::SpoofSeen {
             reason: "spoofed_mac",
             count: 2,
         };
-        write(&mut out, &[("net0".into(), event)]).unwrap();
-        let text = String::from_utf8(out).unwrap();
+        let text = String::from_utf8(lines(&[("net0".into(), event)])).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(line["time"].as_f64().unwrap() > 1e9);

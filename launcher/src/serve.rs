@@ -69,7 +69,11 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     };
     let machine = Arc::new(Machine::start(setup, nics)?);
     let watch = SignalWatch::start(signals, Arc::clone(&machine), &sandbox)?;
-    let events = run.event_log.as_deref().map(EventFile::open).transpose()?;
+    let events = run
+        .event_log
+        .as_deref()
+        .map(|path| EventFile::open(path, &sandbox))
+        .transpose()?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }

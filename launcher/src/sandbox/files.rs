@@ -22,6 +22,8 @@ pub enum Access {
     Sockets,
     /// Read, write, make and remove files.
     Notes,
+    /// Make a file, and add to it.
+    Log,
     /// Read.
     Read,
     /// Read and write devices.
@@ -42,6 +44,7 @@ impl Access {
                     | AccessFs::RemoveFile
                     | AccessFs::Truncate
             }
+            Self::Log => AccessFs::WriteFile | AccessFs::MakeReg,
             Self::Read => AccessFs::ReadFile | AccessFs::ReadDir,
             Self::Device => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev,
             Self::NewDevices => Self::Device.rights() | AccessFs::MakeChar | AccessFs::RemoveFile,

@@ -10,6 +10,7 @@ use crate::startup;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::sys::tap::TUN_DEVICE;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// Read again for a port that comes later, or for metrics.
 const READ: [&str; 4] = [
@@ -71,6 +72,9 @@ impl Needs {
         }
         if let Some(path) = &run.api_socket {
             needs.reach.folder_of(path, Access::Sockets);
+        }
+        if let Some(path) = run.event_log.as_ref().filter(|path| *path != Path::new("-")) {
+            needs.reach.folder_of(path, Access::Log);
         }
         if let Some(path) = &run.store {
             needs.reach.folder_of(path, Access::Notes);
