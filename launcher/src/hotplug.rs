@@ -13,6 +13,12 @@
 //! threads of ports are born of it, and are to have its priority, not that of the API's. Where
 //! a VMM is known it keeps the process's privileges, which making a port takes; where none is
 //! it has given them up, and takes cards out and links down only.
+//!
+//! Asking the guest to shut down is done here too, for it is the VMM that asks: [`PowerDown`].
+
+mod power;
+
+pub use power::PowerDown;
 
 use crate::attachment::Site;
 use crate::failure::Failure;
@@ -24,6 +30,7 @@ use crate::manifest::SourceFile;
 use crate::manifest::vm::LinkState;
 use crate::plan::{NicPlan, VmPlan};
 use crate::run;
+use crate::service_manager;
 use crate::store::args::StoreArgs;
 use crate::validate::{self, Checked};
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
@@ -114,6 +121,7 @@ enum Order {
     Unplug(String),
     Link(String, LinkState),
     ShowLinks,
+    PowerDown(PowerDown),
 }
 
 type Outcome = Result<Changes, HotplugError>;
@@ -169,6 +177,13 @@ impl Hotplug {
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
+    /// Has the guest asked to shut down. Waits for nothing.
+    pub fn power_down(&self, request: PowerDown) {
+        let (reply, _) = mpsc::sync_channel(1);
+        // Fails only if the thread has gone.
+        let _ = self.0.send((Order::PowerDown(request), reply));
+    }
+
     fn order(&self, order: Order) -> Outcome {
         let (reply, outcome) = mpsc::sync_channel(1);
         self.0.send((order, reply)).map_err(|_| HotplugError::Ending)?;
@@ -203,16 +218,25 @@ impl Step {
 
 impl Operator {
     fn work(mut self, orders: &Receiver<(Order, SyncSender<Outcome>)>) {
-        for (order, reply) in orders {
+        let mut ending = PowerDown::default();
+        while let Some((order, reply)) = ending.wait_beside(orders) {
             let outcome = match order {
-                Order::Plug { .. } if self.setup.vmm.is_none() => Err(HotplugError::NoVmm),
                 Order::Plug { files, only } => self.plug(&files, only.as_deref()),
                 Order::Unplug(name) => self.unplug(&name),
                 Order::Link(name, state) => self.link(name, state),
                 Order::ShowLinks => self.show_links(),
+                Order::PowerDown(request) => {
+                    ending = request.begin(self.setup.vmm.as_ref(), self.setup.plan.grace);
+                    Ok(Changes::default())
+                }
             };
             match &outcome {
-                Ok(changes) => changes.log(),
+                Ok(changes) => {
+                    changes.log();
+                    if !changes.lines().is_empty() {
+                        service_manager::changed(&self.machine);
+                    }
+                }
                 Err(error) => log::warn!("nothing was changed: {error}"),
             }
             // Whoever asked may have gone; what was done is done.
@@ -248,8 +272,13 @@ impl Operator {
 
     fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
-        let changes = self.carry_out(&steps(&self.setup.plan.nics, &plan.nics)?)?;
+        let steps = steps(&self.setup.plan.nics, &plan.nics)?;
+        if self.setup.vmm.is_none() && steps.iter().any(|step| matches!(step, Step::Plug(_))) {
+            return Err(HotplugError::NoVmm);
+        }
+        let changes = self.carry_out(&steps)?;
         self.setup.plan.absent = plan.absent;
+        self.setup.plan.grace = plan.grace;
         Ok(changes)
     }
 

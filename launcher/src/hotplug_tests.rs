@@ -153,10 +153,13 @@ fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
 #[test]
 fn a_change_that_cannot_be_made_whole_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
-    // The first wants a bridge that is not there; the second a VMM.
+    // The first has no VMM to give a card to, the second wants a bridge that is not there, the third
+    // a VMM.
+    let no_qemu = VmmSocket::Qemu(folder.path().join("no-qemu"));
     for (vmm, what) in [
-        (None, "nobody-has-it"),
-        (Some(VmmSocket::Qemu(folder.path().join("no-qemu"))), "monitor"),
+        (None, "no VMM is known"),
+        (Some(no_qemu.clone()), "nobody-has-it"),
+        (Some(no_qemu), "monitor"),
     ] {
         let mut operator = operator(folder.path(), &[DEFAULT], vmm);
         let wanted = match what {

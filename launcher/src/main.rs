@@ -30,6 +30,7 @@ mod resolv;
 mod run;
 mod sandbox;
 mod serve;
+mod service_manager;
 mod startup;
 mod store;
 mod validate;

@@ -23,6 +23,7 @@ use hawser_backend::packet::MacAddr;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What of a VM is served.
 #[derive(Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct VmPlan {
     pub namespace: String,
     /// The NICs that are served, in the order of the interfaces.
     pub nics: Vec<NicPlan>,
+    /// How long the guest may take to shut down.
+    pub grace: Duration,
     /// Interfaces whose state is absent: not served, and not gone for good.
     pub absent: Vec<String>,
     /// MACs for interfaces that name none, if the manifests say which.
@@ -214,6 +217,7 @@ impl Planner<'_> {
             name: self.vm.name.clone(),
             namespace: self.vm.namespace.clone(),
             nics,
+            grace: self.vm.grace,
             absent,
             mac_range: self.manifests.mac_pools.first().map(|pool| pool.range),
         }

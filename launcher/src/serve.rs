@@ -17,8 +17,8 @@ use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
 use crate::sandbox::{Needs, Sandbox, ThreadKind};
+use crate::service_manager;
 use hawser_backend::vhost_user::Lifetime;
-use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -95,12 +95,13 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
         .transpose()?;
     if let (Some(hotplug), Some(_)) = (&hotplug, &companion) {
         hotplug.show_links();
+        watch.ask_first(hotplug.clone());
     }
     let api = start_api(run, &machine, hotplug)?;
     let vmm = companion.map(|vmm| accompany(vmm, &machine)).transpose()?;
-    tell_service_manager(NotifyState::Ready);
+    service_manager::ready(&machine);
     let served = machine.wait();
-    tell_service_manager(NotifyState::Stopping);
+    service_manager::stopping();
     let served = served.and(ended(vmm));
     drop(watch);
     drop(api);
@@ -150,11 +151,5 @@ fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
         Ok(0) => Ok(()),
         Ok(code) => Err(Failure::Vmm(code)),
         Err(_) => Err(Failure::Vmm(1)),
-    }
-}
-
-fn tell_service_manager(state: NotifyState<'_>) {
-    if let Err(e) = sd_notify::notify(&[state]) {
-        log::warn!("cannot tell the service manager (NOTIFY_SOCKET): {e}");
     }
 }

@@ -56,11 +56,13 @@ impl Stage {
         command
     }
 
-    /// The next thing the service manager is told.
+    /// The next thing the service manager is told, but for its status.
     fn told(&self) -> String {
         let mut buffer = [0; 256];
         let n = self.manager.recv(&mut buffer).expect("a notification in time");
-        String::from_utf8_lossy(&buffer[..n]).trim().to_owned()
+        let told = String::from_utf8_lossy(&buffer[..n]);
+        let lines = told.lines().filter(|line| !line.starts_with("STATUS="));
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -1,8 +1,12 @@
 //! Signals become calls.
+//!
+//! Where there is a VMM the first signal that would end hawser asks the guest to shut down, and
+//! a second one is the VMM's: so is the first where the guest cannot be asked.
 
 use super::Machine;
 use crate::companion::SignalSink;
 use crate::failure::Failure;
+use crate::hotplug::{Hotplug, PowerDown};
 use crate::sandbox::{Sandbox, ThreadKind};
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::{Handle, Signals};
@@ -12,9 +16,17 @@ use std::thread::JoinHandle;
 /// The thread that turns signals into calls. Ends on drop.
 pub struct SignalWatch {
     handle: Handle,
-    /// Who is sent the signals that would end hawser, where there is a VMM.
-    vmm: Arc<OnceLock<SignalSink>>,
+    vmm: Arc<Vmm>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Who is told of the signals that would end hawser, where there is a VMM.
+#[derive(Default)]
+struct Vmm {
+    /// The VMM itself.
+    signals: OnceLock<SignalSink>,
+    /// Who asks its guest first.
+    asks: OnceLock<Hotplug>,
 }
 
 impl SignalWatch {
@@ -24,14 +36,22 @@ impl SignalWatch {
     /// If there is no thread to be had.
     pub fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let handle = signals.handle();
-        let vmm: Arc<OnceLock<SignalSink>> = Arc::default();
-        let sink = Arc::clone(&vmm);
+        let vmm: Arc<Vmm> = Arc::default();
+        let told = Arc::clone(&vmm);
         let watch = move || {
+            let mut asked = false;
             for signal in &mut signals {
-                match sink.get() {
-                    _ if signal == SIGUSR1 => machine.write_reports(),
-                    Some(vmm) => vmm.send(signal),
-                    None => machine.stop(),
+                if signal == SIGUSR1 {
+                    machine.write_reports();
+                    continue;
+                }
+                match (told.signals.get(), told.asks.get()) {
+                    (Some(vmm), Some(hotplug)) if !asked => {
+                        asked = true;
+                        hotplug.power_down(PowerDown::new(vmm.clone(), signal));
+                    }
+                    (Some(vmm), _) => vmm.send(signal),
+                    (None, _) => machine.stop(),
                 }
             }
         };
@@ -46,7 +66,13 @@ impl SignalWatch {
     /// From now on signals are the VMM's.
     pub fn hand_to(&self, vmm: SignalSink) {
         // Set once.
-        let _ = self.vmm.set(vmm);
+        let _ = self.vmm.signals.set(vmm);
+    }
+
+    /// From now on the VMM's guest is asked first.
+    pub fn ask_first(&self, hotplug: Hotplug) {
+        // Set once.
+        let _ = self.vmm.asks.set(hotplug);
     }
 }
 

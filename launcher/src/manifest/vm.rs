@@ -9,6 +9,7 @@ use hawser_backend::packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 /// A VM.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct Vm {
     pub labels: BTreeMap<String, String>,
     /// The guest's host name.
     pub hostname: Option<String>,
+    /// `terminationGracePeriodSeconds`: how long the guest may take to shut down.
+    pub grace: Duration,
     /// Virtual CPUs, where each interface gets a queue pair for each.
     pub multiqueue: Option<u32>,
     /// Its interfaces, in their order.
@@ -175,6 +178,9 @@ pub struct Metadata {
 
 /// Where names are looked for that say no namespace.
 pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// How long KubeVirt gives a guest to shut down.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 /// Network and interface names have to be a file's name and part of QEMU's identifiers.
 const MAX_INTERFACE_NAME: usize = 63;
@@ -250,6 +256,9 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: &Item<'_>) -> Option
     Some(Vm {
         spot: object.spot().clone(),
         hostname: hostname.or_else(from_name),
+        grace: spec
+            .integer("terminationGracePeriodSeconds", 0..=i64::from(u32::MAX))
+            .map_or(DEFAULT_GRACE, Duration::from_secs),
         name: name.unwrap_or_default(),
         namespace: metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
         istio,

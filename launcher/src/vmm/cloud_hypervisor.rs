@@ -65,6 +65,14 @@ impl CloudHypervisor {
         Ok(())
     }
 
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn power_down(&mut self) -> Result<(), RunningError> {
+        self.ask("PUT", "vm.power-button", &Value::Null).map(drop)
+    }
+
     fn has_device(&mut self, id: &str) -> Result<bool, RunningError> {
         let info = self.ask("GET", "vm.info", &Value::Null)?;
         Ok(info["device_tree"].get(id).is_some())

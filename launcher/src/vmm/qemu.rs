@@ -136,6 +136,15 @@ impl Qemu {
         Ok(())
     }
 
+    /// Presses the power button.
+    ///
+    /// # Errors
+    /// What QEMU says.
+    pub fn power_down(&mut self) -> Result<(), RunningError> {
+        self.0.execute("system_powerdown", json!({}))?;
+        Ok(())
+    }
+
     fn has_device(&mut self, device: &str) -> Result<bool, QmpError> {
         let list = self.0.execute("qom-list", json!({"path": "/machine/peripheral"}))?;
         let entries = list.as_array().into_iter().flatten();

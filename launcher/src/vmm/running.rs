@@ -128,6 +128,17 @@ impl RunningVmm {
         }
     }
 
+    /// Presses the power button: the guest is asked to shut down.
+    ///
+    /// # Errors
+    /// [`RunningError`]
+    pub fn power_down(&mut self) -> Result<(), RunningError> {
+        match self {
+            Self::Qemu(vmm) => vmm.power_down(),
+            Self::CloudHypervisor(vmm) => vmm.power_down(),
+        }
+    }
+
     /// Takes a card out and comes back when the guest has let go of it.
     ///
     /// # Errors

@@ -76,6 +76,10 @@ pub static VMI_SPEC: ObjectType = ObjectType {
         honoured("domain", ""),
         honoured("networks", ""),
         honoured("hostname", "the guest's host name: one label"),
+        honoured(
+            "terminationGracePeriodSeconds",
+            "how long the guest may take to shut down, where hawser starts the VMM; 30 if not given, 0: no time",
+        ),
         ignored(
             "subdomain",
             "the search list is that of the pod's /etc/resolv.conf alone",
