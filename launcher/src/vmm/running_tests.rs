@@ -264,6 +264,47 @@ fn fake_cloud_hypervisor(answers: Vec<(u16, Value)>) -> (RunningVmm, Receiver<(S
     (VmmSocket::CloudHypervisor(path).meet().unwrap(), told, folder)
 }
 
+type IsRight = fn(&Value) -> bool;
+
+/// Properties of cloud-hypervisor's `NetConfig` (its OpenAPI description, version 0.3.0) by the type of
+/// their values; whoever names others is refused.
+const NET_CONFIG: [(&str, IsRight); 16] = [
+    ("tap", Value::is_string),
+    ("ip", Value::is_string),
+    ("mask", Value::is_string),
+    ("mac", Value::is_string),
+    ("host_mac", Value::is_string),
+    ("mtu", Value::is_u64),
+    ("iommu", Value::is_boolean),
+    ("num_queues", Value::is_u64),
+    ("queue_size", Value::is_u64),
+    ("vhost_user", Value::is_boolean),
+    ("vhost_socket", Value::is_string),
+    ("vhost_mode", |mode| mode == "Client" || mode == "Server"),
+    ("id", Value::is_string),
+    ("pci_segment", Value::is_u64),
+    ("pci_device_id", Value::is_u64),
+    ("rate_limiter_config", Value::is_object),
+];
+
+#[test]
+fn a_card_is_asked_for_in_the_words_of_cloud_hypervisors_description() {
+    let silent = PortConfig { mac: None, ..port() };
+    for (port, vmm_listens) in [(port(), false), (silent, true)] {
+        let (mut vmm, told, _folder) = fake_cloud_hypervisor(vec![(200, json!({"id": "x", "bdf": "0000:00:05.0"}))]);
+        vmm.plug(&Card {
+            vmm_listens,
+            ..card(&port)
+        })
+        .unwrap();
+        let (_, body) = told.recv().unwrap();
+        for (name, value) in body.as_object().unwrap() {
+            let known = NET_CONFIG.iter().find(|(known, _)| known == name);
+            assert!(known.is_some_and(|(_, is_right)| is_right(value)), "{name}: {value}");
+        }
+    }
+}
+
 fn read_request(stream: &UnixStream) -> (String, Value) {
     let mut reader = BufReader::new(stream);
     let (mut first, mut length) = (String::new(), 0);
@@ -305,6 +346,12 @@ fn cloud_hypervisor_is_asked_for_a_card_and_for_its_removal_until_it_is_gone() {
     let info = "GET /api/v1/vm.info";
     assert_eq!(paths, [info, "PUT /api/v1/vm.remove-device", info, info]);
     assert_eq!(requests[1].1, json!({"id": "hawser-net1"}));
+    let (mut vmm, told, _folder) = fake_cloud_hypervisor(vec![(204, Value::Null)]);
+    vmm.power_down().unwrap();
+    assert_eq!(
+        told.recv().unwrap(),
+        ("PUT /api/v1/vm.power-button".to_owned(), Value::Null)
+    );
 }
 
 #[test]
