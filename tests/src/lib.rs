@@ -16,6 +16,7 @@ pub mod peers;
 pub mod process;
 pub mod segment;
 pub mod sniffer;
+pub mod systemd;
 
 use std::thread;
 use std::time::{Duration, Instant};
