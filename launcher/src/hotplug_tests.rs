@@ -5,6 +5,15 @@ use crate::sandbox::Sandbox;
 use crate::store::args::StorePlace;
 use hawser_backend::vhost_user::Lifetime;
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+thread_local! {
+    /// The port each test forwards, its own: they run at the same time.
+    static PORT: u16 = {
+        static NEXT: AtomicU16 = AtomicU16::new(22_000);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    };
+}
 
 /// A VM whose interfaces are masqueraded or on a bridge nobody has, each with its state.
 fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
@@ -16,9 +25,9 @@ fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     for (name, binding, state) in interfaces {
         // Every port would take rights.
         let ports = if *binding == "masquerade" {
-            "ports: [{port: 22000}], "
+            format!("ports: [{{port: {}}}], ", PORT.with(|port| *port))
         } else {
-            ""
+            String::new()
         };
         text += &format!(
             "      - {{name: {name}, {binding}: {{}}, {ports}state: {state}, macAddress: \"02:00:00:00:00:{:02x}\"}}\n",

@@ -134,6 +134,9 @@ pub enum StoreProblem {
     /// It cannot be opened, read or written.
     #[error("{0}; name a file that this process can write in a folder it can write, or give --store=off")]
     Access(String),
+    /// No room.
+    #[error("its disk is full: make room there and try again; no lease was changed")]
+    Full,
     /// A newer layout.
     #[error(
         "a newer hawser made it (layout {found}, and this one knows {known}): use that one, or name another file; \

@@ -123,13 +123,10 @@ impl File {
         let text = error.to_string();
         self.error(match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreProblem::Locked(self.seconds),
+            Some(ErrorCode::DiskFull) => StoreProblem::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreProblem::Damaged(text),
             Some(
-                ErrorCode::CannotOpen
-                | ErrorCode::ReadOnly
-                | ErrorCode::PermissionDenied
-                | ErrorCode::SystemIoFailure
-                | ErrorCode::DiskFull,
+                ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::SystemIoFailure,
             ) => StoreProblem::Access(text),
             // A value that no hawser writes.
             None if matches!(

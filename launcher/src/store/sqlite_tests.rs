@@ -363,6 +363,24 @@ fn a_store_that_somebody_does_not_let_go_of_is_told_and_unchanged() {
 }
 
 #[test]
+fn a_store_whose_disk_is_full_says_so_and_has_the_leases_it_had() {
+    let (_folder, path) = folder();
+    let mut store = Sqlite::open(&path, Access::Make).unwrap();
+    store.connection.pragma_update(None, "max_page_count", 1).unwrap();
+    let mut given = 0;
+    let error = loop {
+        let mac = format!("02:00:00:00:01:{given:02x}");
+        match give(&mut store, &given.to_string(), &[explicit("lan", "s", &mac)]) {
+            Ok(_) => given += 1,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("its disk is full: make room there"), "{error}");
+    let again = Sqlite::open(&path, Access::Make).unwrap();
+    assert_eq!(again.leases(None).unwrap().len(), given);
+}
+
+#[test]
 fn a_store_that_is_not_there_is_made_only_where_leases_are_given() {
     let (_folder, path) = folder();
     for access in [Access::Change, Access::Read] {
