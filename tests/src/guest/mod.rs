@@ -76,6 +76,8 @@ pub struct Plan {
     pub meeting: Meeting,
     /// QEMU: arguments besides.
     pub arguments: Vec<String>,
+    /// Files of `hack/guests` that the initramfs is continued with, such as `qemu/agent.cpio`.
+    pub archives: Vec<&'static str>,
     /// Features of the back end that the guest is not told of, as a mask: what properties
     /// are to QEMU. Not where QEMU listens.
     pub withheld: u64,
@@ -95,6 +97,7 @@ impl Plan {
             properties: Vec::new(),
             meeting: Meeting::default(),
             arguments: Vec::new(),
+            archives: Vec::new(),
             withheld: 0,
         }
     }
@@ -109,14 +112,27 @@ impl Plan {
     /// Starts the guest without waiting: needed where QEMU waits for the back end itself.
     pub fn start(&self) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
-        let initramfs = folder.path().join("initramfs.cpio");
-        let (ours, theirs) = UnixStream::pair()?;
         let socket = self.socket_for_guest(folder.path())?;
-        let mut command = match self.kind {
+        let initramfs = folder.path().join("initramfs.cpio");
+        let command = match self.kind {
             Kind::Uml => self.uml(&socket, folder.path(), &initramfs)?,
             Kind::Qemu => self.qemu(&socket, &initramfs)?,
         };
-        write_initramfs(self.kind, &initramfs)?;
+        self.start_command(command, folder)
+    }
+
+    /// Starts a QEMU guest by another program, which is given QEMU's command line after its own
+    /// words and adds the cards and the memory that is shared.
+    pub fn start_by(&self, mut program: Command) -> Result<Guest> {
+        let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
+        let machine = self.qemu_machine(&folder.path().join("initramfs.cpio"))?;
+        program.arg(machine.get_program()).args(machine.get_args());
+        self.start_command(program, folder)
+    }
+
+    fn start_command(&self, mut command: Command, folder: TempDir) -> Result<Guest> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.write_initramfs(&folder.path().join("initramfs.cpio"))?;
         let fd = theirs.as_raw_fd();
         // SAFETY: only async-signal-safe calls on a descriptor that outlives the spawn.
         unsafe {
@@ -186,8 +202,9 @@ impl Plan {
         Ok(command)
     }
 
+    /// QEMU with the card, and memory it shares.
     fn qemu(&self, socket: &Path, initramfs: &Path) -> Result<Command> {
-        let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
+        let mut command = self.qemu_machine(initramfs)?;
         let path = socket.display();
         let chardev = match self.meeting {
             Meeting::Connects => format!("socket,id=net,path={path}"),
@@ -206,17 +223,21 @@ impl Plan {
         for property in &self.properties {
             device += &format!(",{property}");
         }
-        let (size, kernel) = (self.memory_mib, artifacts::guest_file("qemu/vmlinuz")?);
+        let memory = format!("memory-backend-memfd,id=mem,size={}M,share=on", self.memory_mib);
+        command
+            .args(["-machine", "memory-backend=mem", "-object", &memory])
+            .args(["-chardev", &chardev, "-netdev", &netdev, "-device", &device]);
+        Ok(command)
+    }
+
+    /// QEMU without a card.
+    fn qemu_machine(&self, initramfs: &Path) -> Result<Command> {
+        let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
+        let (memory, kernel) = (self.memory_mib, artifacts::guest_file("qemu/vmlinuz")?);
         command
             .args(["-nodefaults", "-no-reboot", "-display", "none", "-cpu", "max"])
-            .args(["-machine", "q35,accel=tcg,memory-backend=mem"])
-            .arg("-m")
-            .arg(format!("{size}M"))
-            .arg("-object")
-            .arg(format!("memory-backend-memfd,id=mem,size={size}M,share=on"))
-            .arg("-smp")
-            .arg(self.queue_pairs.to_string())
-            .args(["-chardev", &chardev, "-netdev", &netdev, "-device", &device])
+            .args(["-machine", "q35,accel=tcg", "-m", &format!("{memory}M")])
+            .args(["-smp", &self.queue_pairs.to_string()])
             .args(&self.arguments)
             .args(["-serial", "stdio"])
             .arg("-chardev")
@@ -233,23 +254,26 @@ impl Plan {
             ));
         Ok(command)
     }
-}
 
-fn write_initramfs(kind: Kind, path: &Path) -> Result<()> {
-    let base = match kind {
-        Kind::Uml => "uml/initramfs.cpio",
-        Kind::Qemu => "qemu/initramfs.cpio",
-    };
-    fs::copy(artifacts::guest_file(base)?, path)?;
-    let traffic = fs::read(artifacts::traffic()?)?;
-    let mut addition = fs::OpenOptions::new().append(true).open(path)?;
-    let mut bytes = Vec::with_capacity(traffic.len() + 4096);
-    cpio::write(
-        &mut bytes,
-        &["etc", "etc/hawser"],
-        &[("usr/bin/hawser-traffic", &traffic), ("etc/hawser/boot", BOOT)],
-    )?;
-    Ok(addition.write_all(&bytes)?)
+    fn write_initramfs(&self, path: &Path) -> Result<()> {
+        let base = match self.kind {
+            Kind::Uml => "uml/initramfs.cpio",
+            Kind::Qemu => "qemu/initramfs.cpio",
+        };
+        fs::copy(artifacts::guest_file(base)?, path)?;
+        let mut whole = fs::OpenOptions::new().append(true).open(path)?;
+        for archive in &self.archives {
+            whole.write_all(&fs::read(artifacts::guest_file(archive)?)?)?;
+        }
+        let traffic = fs::read(artifacts::traffic()?)?;
+        let mut bytes = Vec::with_capacity(traffic.len() + 4096);
+        cpio::write(
+            &mut bytes,
+            &["etc", "etc/hawser"],
+            &[("usr/bin/hawser-traffic", &traffic), ("etc/hawser/boot", BOOT)],
+        )?;
+        Ok(whole.write_all(&bytes)?)
+    }
 }
 
 /// A guest that runs. Killed on drop.

@@ -1,0 +1,341 @@
+//! `hawser run -- qemu-system-x86_64 …`: QEMU started, told of links and cards, and ended.
+
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::lab::{Lab, PORT};
+use hawser_testkit::netns::Namespace;
+use hawser_testkit::netns::address::WORLD4;
+use hawser_testkit::process::Background;
+use hawser_testkit::{Result, artifacts, failure, until};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bridges of the pod: the guest's address there and the pod's.
+const TRUNK: [&str; 3] = ["br1", "10.1.0.2/24", "10.1.0.1"];
+const STORAGE: [&str; 3] = ["br2", "10.2.0.2/24", "10.2.0.1"];
+
+/// A VM with interfaces (name, `up` or `down`) of which `default` is masqueraded, and the others are
+/// on the bridges.
+fn manifest(interfaces: &[(&str, &str)], grace: u32) -> String {
+    let (mut cards, mut networks, mut attachments) = (String::new(), String::new(), String::new());
+    for (name, state) in interfaces {
+        let binding = if *name == "default" {
+            networks += "  - {name: default, pod: {}}\n";
+            "masquerade: {}, ports: [{port: 22}]"
+        } else {
+            networks += &format!("  - {{name: {name}, multus: {{networkName: {name}}}}}\n");
+            let bridge = if *name == "trunk" { TRUNK[0] } else { STORAGE[0] };
+            attachments += &format!(
+                "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: {name}}}\n\
+                 spec:\n  config: '{{\"cniVersion\": \"1.0.0\", \"type\": \"bridge\", \"bridge\": \"{bridge}\"}}'\n"
+            );
+            "bridge: {}"
+        };
+        cards += &format!("      - {{name: {name}, {binding}, state: {state}}}\n");
+    }
+    format!(
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: vm}}\nspec:\n  \
+         terminationGracePeriodSeconds: {grace}\n  \
+         domain:\n    devices:\n      interfaces:\n{cards}  networks:\n{networks}{attachments}"
+    )
+}
+
+/// `hawser run -f MANIFEST … --`, to be followed by the words of a VMM.
+fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String]) -> Result<Command> {
+    let file = folder.join("vm.yaml");
+    fs::write(&file, manifest)?;
+    let mut command = namespace.command(artifacts::hawser()?);
+    command.arg("run").arg("-f").arg(file);
+    command.arg(format!("--socket-dir={}", folder.display()));
+    command.arg(format!("--runtime-dir={}", folder.join("run").display()));
+    command.arg("--store=off").args(options).arg("--");
+    Ok(command)
+}
+
+/// A VM that hawser has started.
+struct Stage {
+    lab: Lab,
+    /// Its process is hawser's.
+    guest: Guest,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let lab = Lab::new()?;
+        for [bridge, _, pod] in [TRUNK, STORAGE] {
+            lab.networks.pod.run(&format!("ip link add {bridge} type bridge"))?;
+            lab.networks.pod.run(&format!("ip addr add {pod}/24 dev {bridge}"))?;
+            lab.networks.pod.run(&format!("ip link set {bridge} up"))?;
+        }
+        let agent = lab.path("agent.sock").display().to_string();
+        let options = [format!("--guest-agent={agent}"), "--plug-mode=bridge".to_owned()];
+        let vm = manifest(&[("default", "up"), ("trunk", "down")], 30);
+        let hawser = run(&lab.networks.pod, lab.folder(), &vm, &options)?;
+        let mut plan = Plan::new(Kind::Qemu, Path::new(""));
+        plan.archives = vec!["qemu/agent.cpio"];
+        plan.arguments = [
+            "-device virtio-serial-pci",
+            "-device virtserialport,chardev=agent0,name=org.qemu.guest_agent.0",
+        ]
+        .iter()
+        .flat_map(|words| words.split(' '))
+        .map(str::to_owned)
+        .collect();
+        plan.arguments.extend([
+            "-chardev".into(),
+            format!("socket,id=agent0,path={agent},server=on,wait=off"),
+        ]);
+        let mut guest = plan.start_by(hawser)?;
+        guest.wait_for_boot()?;
+        Ok(Self { lab, guest })
+    }
+
+    /// What `hawser WORDS…` prints.
+    fn ask(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(artifacts::hawser()?);
+        let folder = format!("--socket-dir={}", self.lab.folder().display());
+        let output = command.args(words).arg(folder).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failure(format!(
+            "{words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        )))
+    }
+
+    /// Waits until the guest sees a card's carrier so.
+    fn carrier(&self, card: &str, up: bool) -> Result<()> {
+        let wanted = if up { "1" } else { "0" };
+        until(&format!("the guest sees the carrier of {card} as {wanted}"), || {
+            Ok(self
+                .guest
+                .run(&format!("cat /sys/class/net/{card}/carrier"))?
+                .out
+                .trim()
+                == wanted)
+        })
+    }
+
+    fn use_bridge(&self, card: &str, [_, guest, pod]: [&str; 3]) -> Result<()> {
+        self.guest
+            .sh(&format!("ip link set {card} up && ip addr replace {guest} dev {card}"))?;
+        self.guest.sh(&format!("ping -q -c 2 -W 5 {pod}")).map(drop)
+    }
+
+    fn links(&mut self) -> Result<()> {
+        let world = self.lab.serve_world(WORLD4)?;
+        assert_eq!(world.port(), PORT);
+        self.guest.sh("net-up 4")?;
+        self.guest.traffic(&format!("send to={world} bytes=1000000"))?;
+        // It was to be down, and is so before anybody asks.
+        self.guest.sh("ip link set eth1 up")?;
+        self.carrier("eth1", false)?;
+        assert_eq!(self.ask(&["link", "trunk", "up"])?, "trunk: link up\n");
+        self.carrier("eth1", true)?;
+        self.use_bridge("eth1", TRUNK)?;
+
+        assert_eq!(self.ask(&["link", "default", "down"])?, "default: link down\n");
+        self.carrier("eth0", false)?;
+        assert_eq!(self.status("default")?["linkState"], "down");
+        assert_eq!(self.ask(&["link", "default", "up"])?, "default: link up\n");
+        self.carrier("eth0", true)?;
+        self.guest.traffic(&format!("send to={world} bytes=1000000"))?;
+        Ok(())
+    }
+
+    /// The NIC as `hawser status` has it.
+    fn status(&self, name: &str) -> Result<Value> {
+        let status: Value = serde_json::from_str(&self.ask(&["status", "--json"])?)?;
+        let nics = status["interfaces"].as_array().into_iter().flatten();
+        let nic = nics.into_iter().find(|nic| nic["name"] == name);
+        nic.cloned().ok_or_else(|| failure(format!("no {name} in {status}")))
+    }
+
+    fn agent(&self) -> Result<()> {
+        // Nobody answers, and the status is there all the same.
+        let nic = self.status("default")?;
+        assert_eq!(nic["interfaceName"], Value::Null, "{nic}");
+        self.guest
+            .sh("while read -r module; do insmod $module; done </etc/agent-modules; mkdir -p /var/run")?;
+        self.guest.sh("ip addr add 192.168.77.7/32 dev eth0")?;
+        self.guest
+            .sh("qemu-ga --daemonize --method=virtio-serial --path=/dev/$(basename /sys/class/virtio-ports/*)")?;
+        until("the agent answers", || {
+            Ok(self.status("default")?["interfaceName"] == "eth0")
+        })?;
+        let nic = self.status("default")?;
+        let sources = nic["infoSource"].as_str().unwrap_or_default();
+        assert!(
+            sources.starts_with("domain, dhcp, ") && sources.ends_with(", guest-agent"),
+            "{nic}"
+        );
+        assert_eq!(nic["ipAddress"], "10.0.2.2", "{nic}");
+        let addresses = nic["ipAddresses"].as_array().cloned().unwrap_or_default();
+        assert!(addresses.contains(&"192.168.77.7".into()), "{nic}");
+        assert!(self.ask(&["status"])?.contains("eth0"));
+        Ok(())
+    }
+
+    fn cards(&self) -> Result<()> {
+        let all = [("default", "up"), ("trunk", "up"), ("storage", "up")];
+        let file = self.lab.path("vm.yaml");
+        fs::write(&file, manifest(&all, 30))?;
+        let plugged = self.ask(&["plug", "-f", &file.display().to_string()])?;
+        assert_eq!(plugged, "storage: plugged\n");
+        until("the guest finds its card", || {
+            Ok(self.guest.run("ip link show dev eth2")?.status == Some(0))
+        })?;
+        self.use_bridge("eth2", STORAGE)?;
+        assert_eq!(self.ask(&["unplug", "storage"])?, "storage: unplugged\n");
+        assert_ne!(self.guest.run("ip link show dev eth2")?.status, Some(0));
+        assert!(!self.lab.path("storage.sock").exists());
+        Ok(())
+    }
+
+    fn log_and_rates(&mut self) -> Result<()> {
+        self.ask(&["loglevel", "debug"])?;
+        assert_eq!(self.ask(&["loglevel"])?, "debug\n");
+        self.ask(&["loglevel", "info"])?;
+        let traffic = self.guest.start(&format!("ping -i 0.01 -c 200 {WORLD4}"), PATIENCE)?;
+        let top = self.ask(&["top", "--once", "--interval=0.5", "--json"])?;
+        let ports: Value = serde_json::from_str(&top)?;
+        assert_eq!(ports[0]["port"], "default", "{ports}");
+        assert!(ports[0]["outFramesPerSecond"].as_f64() > Some(10.0), "{ports}");
+        assert!(ports[0]["inFramesPerSecond"].as_f64() > Some(10.0), "{ports}");
+        assert_eq!(ports[1]["outFramesPerSecond"], 0.0, "{ports}");
+        self.guest.kill(&traffic)
+    }
+
+    /// The guest is asked to shut down, does, and everything ends with it.
+    fn end(mut self) -> Result<()> {
+        // What a distribution has a daemon for. There is one such device.
+        let event = self
+            .guest
+            .sh("grep -l 'Power Button' /sys/class/input/event*/device/name")?;
+        let event = event.trim().split('/').nth(4).unwrap_or_default();
+        let button =
+            format!("head -c 1 /dev/input/{event} >/dev/null; echo guest: shutting down >/dev/console; poweroff -f");
+        let _waiting = self.guest.start(&button, PATIENCE * 2)?;
+        self.guest
+            .sh("for n in $(seq 100); do pidof head && exit; usleep 20000; done; exit 1")?;
+        let hawser = self.guest.process();
+        hawser.signal(libc::SIGTERM)?;
+        let status = hawser.wait(PATIENCE)?;
+        let log = hawser.log();
+        assert!(log.contains("guest: shutting down"), "{log}");
+        assert!(status.success(), "{status}: {log}");
+        for name in ["default", "trunk", "api"] {
+            assert!(!self.lab.path(&format!("{name}.sock")).exists(), "{name}.sock is left");
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_vm_started_with_hawser_is_served_asked_changed_and_shut_down_in_order() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.links()?;
+    stage.agent()?;
+    stage.cards()?;
+    stage.log_and_rates()?;
+    stage.end()
+}
+
+/// hawser with a QEMU that has nothing to boot, and so does not hear its power button.
+struct Deaf {
+    hawser: Background,
+    folder: tempfile::TempDir,
+    _namespace: Namespace,
+}
+
+impl Deaf {
+    fn new(grace: u32, words: &[&str]) -> Result<Self> {
+        let (namespace, folder) = (Namespace::new()?, tempfile::tempdir()?);
+        namespace.run("ip addr add 192.0.2.1/32 dev lo")?;
+        let vm = manifest(&[("default", "up")], grace);
+        let mut command = run(&namespace, folder.path(), &vm, &[])?;
+        command.arg(artifacts::guest_file("bin/qemu-system-x86_64")?);
+        command.args([
+            "-nodefaults",
+            "-display",
+            "none",
+            "-machine",
+            "q35,accel=tcg",
+            "-m",
+            "64M",
+        ]);
+        command.args(words);
+        let hawser = Background::start(command, "hawser", folder.path().join("log"))?;
+        Ok(Self {
+            hawser,
+            folder,
+            _namespace: namespace,
+        })
+    }
+
+    /// Waits until QEMU runs; its process.
+    fn qemu(&mut self) -> Result<i32> {
+        let monitor = self.folder.path().join("qmp.sock");
+        self.hawser.wait_for_socket(&monitor, PATIENCE)?;
+        // It listens and greets before it catches signals, and answers after.
+        let mut monitor = UnixStream::connect(monitor)?;
+        monitor.write_all(b"{\"execute\": \"qmp_capabilities\"}\n")?;
+        let lines: Vec<String> = BufReader::new(monitor)
+            .lines()
+            .take(2)
+            .collect::<std::io::Result<_>>()?;
+        assert!(lines[1].contains("return"), "{lines:?}");
+        let hawser = self.hawser.id();
+        let children = fs::read_to_string(format!("/proc/{hawser}/task/{hawser}/children"))?;
+        Ok(children.trim().parse()?)
+    }
+
+    fn end(&mut self) -> Result<ExitStatus> {
+        let status = self.hawser.wait(PATIENCE)?;
+        assert_eq!(status.signal(), None, "{}", self.hawser.log());
+        assert!(!self.folder.path().join("default.sock").exists());
+        Ok(status)
+    }
+}
+
+#[test]
+fn hawser_ends_as_its_vmm_does() -> Result<()> {
+    // As it says itself.
+    let mut refused = Deaf::new(30, &["-device", "no-such-device"])?;
+    assert_eq!(refused.end()?.code(), Some(1));
+
+    // By a signal.
+    let mut killed = Deaf::new(30, &[])?;
+    let qemu = killed.qemu()?;
+    // SAFETY: takes plain numbers; hawser has not reaped it yet.
+    assert_eq!(unsafe { libc::kill(qemu, libc::SIGKILL) }, 0);
+    assert_eq!(killed.end()?.code(), Some(128 + libc::SIGKILL));
+
+    // By the signal that is meant for it, when the guest has had its time; or at once where it has
+    // none, or somebody insists.
+    let mut slow = Deaf::new(1, &[])?;
+    slow.qemu()?;
+    slow.hawser.signal(libc::SIGTERM)?;
+    assert_eq!(slow.end()?.code(), Some(0));
+    let log = slow.hawser.log();
+    assert!(log.contains("the guest has not shut down in time"), "{log}");
+
+    for (grace, signals) in [(0, 1), (600, 2)] {
+        let mut hasty = Deaf::new(grace, &[])?;
+        hasty.qemu()?;
+        for _ in 0..signals {
+            hasty.hawser.signal(libc::SIGTERM)?;
+            // Signals of one kind that come at once are one.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        assert_eq!(hasty.end()?.code(), Some(0));
+    }
+    Ok(())
+}
