@@ -36,11 +36,14 @@ use crate::validate::{self, Checked};
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::future::Future;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// What changes are made with.
 #[derive(Debug)]
@@ -124,11 +127,17 @@ enum Order {
     PowerDown(PowerDown),
 }
 
-type Outcome = Result<Changes, HotplugError>;
+/// What became of a change.
+pub type Outcome = Result<Changes, HotplugError>;
 
 /// Whom to ask for changes. The thread that makes them ends with the last of these.
+///
+/// A change is under way from when it is asked for, whether or not its outcome is waited for.
 #[derive(Clone)]
-pub struct Hotplug(Sender<(Order, SyncSender<Outcome>)>);
+pub struct Hotplug(Sender<(Order, oneshot::Sender<Outcome>)>);
+
+/// What becomes of a change, when it has been made.
+pub type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl Hotplug {
     /// Starts the thread that changes `machine`.
@@ -147,47 +156,47 @@ impl Hotplug {
 
     /// Makes the NICs those of the manifests; only that one, if one is named.
     ///
-    /// # Errors
-    /// [`HotplugError`]; all is as it was.
-    pub fn plug(&self, files: Vec<SourceFile>, only: Option<String>) -> Outcome {
+    /// An error: all is as it was.
+    pub fn plug(&self, files: Vec<SourceFile>, only: Option<String>) -> Coming {
         self.order(Order::Plug { files, only })
     }
 
     /// Takes a NIC out.
     ///
-    /// # Errors
-    /// [`HotplugError`]; it is there as before.
-    pub fn unplug(&self, name: String) -> Outcome {
+    /// An error: it is there as before.
+    pub fn unplug(&self, name: String) -> Coming {
         self.order(Order::Unplug(name))
     }
 
     /// Takes the link of a NIC up or down.
     ///
-    /// # Errors
-    /// [`HotplugError`]; it is as it was.
-    pub fn set_link(&self, name: String, up: bool) -> Outcome {
+    /// An error: it is as it was.
+    pub fn set_link(&self, name: String, up: bool) -> Coming {
         let state = if up { LinkState::Up } else { LinkState::Down };
         self.order(Order::Link(name, state))
     }
 
     /// Has a VMM that is starting show the links that are down. Waits for nothing.
     pub fn show_links(&self) {
-        let (reply, _) = mpsc::sync_channel(1);
+        let (reply, _) = oneshot::channel();
         // Fails only if the thread has gone.
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
     /// Has the guest asked to shut down. Waits for nothing.
     pub fn power_down(&self, request: PowerDown) {
-        let (reply, _) = mpsc::sync_channel(1);
+        let (reply, _) = oneshot::channel();
         // Fails only if the thread has gone.
         let _ = self.0.send((Order::PowerDown(request), reply));
     }
 
-    fn order(&self, order: Order) -> Outcome {
-        let (reply, outcome) = mpsc::sync_channel(1);
-        self.0.send((order, reply)).map_err(|_| HotplugError::Ending)?;
-        outcome.recv().map_err(|_| HotplugError::Ending)?
+    fn order(&self, order: Order) -> Coming {
+        let (reply, outcome) = oneshot::channel();
+        let sent = self.0.send((order, reply));
+        Box::pin(async move {
+            sent.map_err(|_| HotplugError::Ending)?;
+            outcome.await.map_err(|_| HotplugError::Ending)?
+        })
     }
 }
 
@@ -217,7 +226,7 @@ impl Step {
 }
 
 impl Operator {
-    fn work(mut self, orders: &Receiver<(Order, SyncSender<Outcome>)>) {
+    fn work(mut self, orders: &Receiver<(Order, oneshot::Sender<Outcome>)>) {
         let mut ending = PowerDown::default();
         while let Some((order, reply)) = ending.wait_beside(orders) {
             let outcome = match order {

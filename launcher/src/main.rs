@@ -14,6 +14,7 @@ mod client;
 mod companion;
 mod config;
 mod events;
+mod exchange;
 mod failure;
 mod forward;
 mod handbook;

@@ -116,7 +116,7 @@ fn start_api(run: &RunArgs, machine: &Arc<Machine>, hotplug: Option<Hotplug>) ->
     let context = Context {
         hotplug,
         machine: Arc::clone(machine),
-        agent: run.guest_agent.clone().map(GuestAgent::new),
+        agent: run.guest_agent.clone().map(GuestAgent::new).map(Arc::new),
     };
     Api::start(path, context).map(Some)
 }

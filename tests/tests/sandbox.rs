@@ -7,7 +7,9 @@ use hawser_testkit::{Result, artifacts, failure};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -88,6 +90,78 @@ fn masquerade_keeps_no_capability_and_every_thread_is_filtered() -> Result<()> {
     hawser.stop()?;
     assert!(!socket.exists());
     Ok(())
+}
+
+/// nice(2) of the threads of that name.
+fn niceness(id: u32, thread: &str) -> Vec<i32> {
+    /// Where it is behind the name (proc_pid_stat(5)).
+    const FIELD: usize = 16;
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            let (name, fields) = stat.split_once(") ")?;
+            let nice = fields.split(' ').nth(FIELD)?.parse().ok()?;
+            name.ends_with(&format!("({thread}")).then_some(nice)
+        })
+        .collect()
+}
+
+#[test]
+fn who_is_confined_answers_the_api_all_the_same_and_after_packets() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    let (socket, api) = (folder.path().join("vm.sock"), folder.path().join("api.sock"));
+    let agent = folder.path().join("agent.sock");
+    let listener = UnixListener::bind(&agent)?;
+    let (api, agent) = (
+        format!("--api-socket={}", api.display()),
+        format!("--guest-agent={}", agent.display()),
+    );
+    let mut hawser = Hawser::start(&namespace, &socket, &[NETWORK[0], NETWORK[1], &api, &agent])?;
+    let id = hawser.process().id();
+    let packets = niceness(id, "vm-0")[0];
+    let requests = [(packets + 10).min(19)];
+    let answers = |_: &str| niceness(id, "api") == requests;
+    hawser.process().wait_until("the API's thread", PATIENCE, answers)?;
+    let threads = confined(hawser.process())?;
+    assert!(threads.iter().any(|(name, _)| name == "api"));
+    assert_gives_up(&threads, |_| 0);
+
+    let ask = |words: &[&str]| -> Result<String> {
+        let output = Command::new(artifacts::hawser()?).args(words).arg(&api).output()?;
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?)
+        } else {
+            Err(failure(String::from_utf8_lossy(&output.stderr)))
+        }
+    };
+    assert!(ask(&["status"])?.starts_with("vm\n"));
+    // The guest's agent was asked, too, and given up for silent.
+    listener.set_nonblocking(true)?;
+    listener.accept()?;
+    for forward in ["tcp:127.0.0.1:2222:22", "udp:2223:53"] {
+        assert_eq!(ask(&["forward", "add", forward])?.trim(), forward);
+        ask(&["forward", "remove", forward])?;
+    }
+    ask(&["rate", "--rate-in=8M"])?;
+    ask(&["loglevel", "debug"])?;
+    ask(&["top", "--once", "--interval=0.1"])?;
+
+    let file = folder.path().join("seen.pcapng");
+    let mut command = Command::new(artifacts::hawser()?);
+    command.args(["capture", &api, "--write"]).arg(&file);
+    let mut capture = Background::start(command, "hawser capture", folder.path().join("capture.log"))?;
+    capture.wait_until("the capture's head", PATIENCE, |_| {
+        fs::metadata(&file).is_ok_and(|file| file.len() > 0)
+    })?;
+    assert_eq!(niceness(id, "capture"), requests);
+    capture.signal(libc::SIGTERM)?;
+    capture.wait(PATIENCE)?;
+    hawser
+        .process()
+        .wait_until("the capture's end", PATIENCE, |_| niceness(id, "capture").is_empty())?;
+    assert_eq!(niceness(id, "api"), requests);
+    hawser.stop()
 }
 
 #[test]

@@ -7,13 +7,15 @@
 
 use hawser_backend::packet::MacAddr;
 use serde::Deserialize;
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -43,7 +45,7 @@ pub struct GuestAgent {
     socket: PathBuf,
     known: Mutex<Vec<GuestInterface>>,
     /// Held by who asks; when somebody last did.
-    asking: Mutex<Option<Instant>>,
+    asking: tokio::sync::Mutex<Option<Instant>>,
     next_sync: AtomicU64,
 }
 
@@ -53,27 +55,26 @@ impl GuestAgent {
         Self {
             socket,
             known: Mutex::default(),
-            asking: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             next_sync: AtomicU64::new(u64::from(std::process::id())),
         }
     }
 
     /// The guest's interfaces; none if it does not say.
-    pub fn interfaces(&self) -> Vec<GuestInterface> {
-        match self.asking.try_lock() {
-            Ok(mut asked) => self.refresh(&mut asked),
-            Err(TryLockError::Poisoned(asked)) => self.refresh(&mut asked.into_inner()),
-            Err(TryLockError::WouldBlock) => {}
+    pub async fn interfaces(&self) -> Vec<GuestInterface> {
+        if let Ok(mut asked) = self.asking.try_lock() {
+            self.refresh(&mut asked).await;
         }
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn refresh(&self, asked: &mut Option<Instant>) {
+    async fn refresh(&self, asked: &mut Option<Instant>) {
         if asked.is_some_and(|at| at.elapsed() < FRESH) {
             return;
         }
         let sync = self.next_sync.fetch_add(1, Ordering::Relaxed);
-        let interfaces = ask(&self.socket, sync).unwrap_or_else(|error| {
+        let answer = timeout(PATIENCE, ask(&self.socket, sync)).await;
+        let interfaces = answer.unwrap_or_else(|late| Err(late.into())).unwrap_or_else(|error| {
             log::debug!("--guest-agent={}: {error}", self.socket.display());
             Vec::new()
         });
@@ -82,10 +83,8 @@ impl GuestAgent {
     }
 }
 
-fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
-    let deadline = Instant::now() + PATIENCE;
-    let mut agent = UnixStream::connect(socket)?;
-    agent.set_write_timeout(Some(PATIENCE))?;
+async fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
+    let mut agent = UnixStream::connect(socket).await?;
     // The delimiter throws away half a request of somebody before us (QGA protocol).
     let request = format!(
         "\u{0}{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{sync}}}}}\n\
@@ -93,19 +92,14 @@ fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
     );
     let mut request = request.into_bytes();
     request[0] = DELIMITER;
-    agent.write_all(&request)?;
+    agent.write_all(&request).await?;
     let mut answer = Vec::new();
     loop {
         if let Some(interfaces) = parse(&answer, sync)? {
             return Ok(interfaces);
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        agent.set_read_timeout(Some(left))?;
         let mut piece = [0; 4096];
-        match agent.read(&mut piece)? {
+        match agent.read(&mut piece).await? {
             0 => return Err(ErrorKind::UnexpectedEof.into()),
             n if answer.len() + n > ANSWER_MAX => return Err(ErrorKind::InvalidData.into()),
             n => answer.extend_from_slice(&piece[..n]),

@@ -1,6 +1,7 @@
+use super::super::testing::block_on;
 use super::*;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::net::UnixListener;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::{self, JoinHandle};
 
 const INTERFACES: &str = r#"{"return": [
@@ -45,7 +46,7 @@ fn the_agents_interfaces_are_taken_and_asked_for_once_in_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let (path, thread) = agent(folder.path(), answer);
     let agent = GuestAgent::new(path);
-    let interfaces = agent.interfaces();
+    let interfaces = block_on(agent.interfaces());
     assert_eq!(interfaces.len(), 3, "{interfaces:?}");
     assert_eq!(interfaces[1].name, "eth0[2J");
     assert_eq!(interfaces[1].mac, "02:00:00:00:00:09".parse().ok());
@@ -53,7 +54,7 @@ fn the_agents_interfaces_are_taken_and_asked_for_once_in_a_while() {
     assert_eq!(interfaces[1].addresses, addresses);
     thread.join().unwrap();
     // Nobody answers any more, and nobody is asked.
-    assert_eq!(agent.interfaces(), interfaces);
+    assert_eq!(block_on(agent.interfaces()), interfaces);
 }
 
 #[test]
@@ -69,10 +70,10 @@ fn an_agent_that_is_silent_talks_without_end_or_answers_another_keeps_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let (path, thread) = agent(folder.path(), answer);
         let begun = Instant::now();
-        assert_eq!(GuestAgent::new(path).interfaces(), []);
+        assert_eq!(block_on(GuestAgent::new(path).interfaces()), []);
         assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
         // It may have been hung up on in the middle of a word.
         let _ = thread.join();
     }
-    assert_eq!(GuestAgent::new("/nonexistent".into()).interfaces(), []);
+    assert_eq!(block_on(GuestAgent::new("/nonexistent".into()).interfaces()), []);
 }

@@ -9,7 +9,7 @@ use super::router::Route;
 use super::{Context, Refusal};
 use crate::sandbox::ThreadKind;
 use hawser_backend::port::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 /// Where captures are asked for.
@@ -31,8 +31,9 @@ pub const ROUTES: &[Route] = &[Route {
     },
 }];
 const KIND: &str = "application/x-pcapng";
-/// How soon it is noticed that the client has gone while nothing crosses the port.
-const IDLE: Duration = Duration::from_secs(1);
+/// How often something is written while nothing crosses the port: of a client that has gone the
+/// first is for nothing, and the second fails.
+const IDLE: Duration = Duration::from_millis(500);
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let port = context.port(request)?;
@@ -56,20 +57,17 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
     let stream = port.capture().start(rules).map_err(busy)?;
     let name = port.config().name.clone();
-    let sandbox = context.machine.sandbox().clone();
-    let write: Stream = Box::new(move |client| {
-        sandbox.enter(ThreadKind::Capture).map_err(io::Error::other)?;
-        write(client, &name, snap_length, &stream)
-    });
+    let write: Stream = Box::new(move |client| write(client, &name, snap_length, &stream));
     Ok(Answer::Stream {
         kind: KIND,
-        thread: "capture",
+        thread: ThreadKind::Capture,
+        name: "capture",
         write,
     })
 }
 
 fn write(out: impl Write, name: &str, snap_length: usize, stream: &CaptureStream) -> io::Result<()> {
-    let mut writer = PcapngWriter::new(BufWriter::new(out), name, snap_length)?;
+    let mut writer = PcapngWriter::new(out, name, snap_length)?;
     loop {
         writer.flush()?;
         let Ok(packet) = stream.next(IDLE) else { return Ok(()) };

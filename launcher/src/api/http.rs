@@ -1,39 +1,64 @@
-//! HTTP/1.1 as far as an operator's socket needs it: one request and one answer a connection.
+//! The API's HTTP/1.1, by `hyper`: one request and one answer a connection.
 //!
-//! What a client can cost is bounded: [`THREADS`] requests at a time, the others wait in
-//! the kernel's queue; a head of [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; and
-//! [`PATIENCE`] from the first byte waited for to the last, so that half a request does not
-//! keep a thread. The threads are niced: when processors are short, packets go first.
+//! One thread answers all clients, on a runtime that has no other. What they can cost is
+//! bounded: [`CONNECTIONS`] at a time, the others wait in the kernel's queue; a head of
+//! [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; [`PATIENCE`] for the request to come
+//! whole and again for the answer to be taken, so that half a request does not keep a place.
+//! The thread is niced: when processors are short, packets go first.
+//!
+//! What is no HTTP `hyper` answers itself, with a status and no words.
 
 use super::refusal::Refusal;
-use rustix::net::Shutdown;
+use crate::failure::Failure;
+use crate::sandbox::{Sandbox, ThreadKind};
+use http_body_util::{BodyExt as _, Either, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Response, header};
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::net::UnixListener;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Requests that are answered at a time.
-pub const THREADS: usize = 4;
+/// Name of the thread.
+pub const THREAD: &str = "api";
+/// Clients that are heard at a time.
+pub const CONNECTIONS: usize = 16;
 /// Longest request line with headers.
 pub const HEAD_MAX: usize = 8 << 10;
 /// Longest body: all manifests of a VM.
 pub const BODY_MAX: usize = 256 << 10;
-/// How long a request may take to come, and a client to take a piece of the answer.
+/// How long a request may take to come, and a client to take the answer.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// Headers of a request that are looked at.
 const HEADERS_MAX: usize = 32;
-/// How much less a request matters than a packet (nice(2)).
+/// How much less a request matters than a packet (added to the process's, nice(2)).
 const NICENESS: i32 = 10;
 /// How long to wait when the system has no descriptor left for a client.
 const RETRY: Duration = Duration::from_millis(100);
+/// Pieces of a stream that wait for the client, and the length of one.
+const PIECES: usize = 4;
+const PIECE: usize = 32 << 10;
 
 /// The methods there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Asks.
+    /// Asks. HEAD is the same to us: `hyper` leaves the body out.
     Get,
     /// Adds or does.
     Post,
@@ -54,10 +79,24 @@ impl Method {
         }
     }
 
-    fn parse(name: &str) -> Option<Self> {
+    fn of(method: &hyper::Method) -> Option<Self> {
+        if *method == hyper::Method::HEAD {
+            return Some(Self::Get);
+        }
         [Self::Get, Self::Post, Self::Put, Self::Delete]
             .into_iter()
-            .find(|method| method.name() == name)
+            .find(|known| known.name() == method.as_str())
+    }
+}
+
+impl From<Method> for hyper::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Post => Self::POST,
+            Method::Put => Self::PUT,
+            Method::Delete => Self::DELETE,
+        }
     }
 }
 
@@ -74,26 +113,34 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// Writes an answer whose end is not known when it begins.
-pub type Stream = Box<dyn FnOnce(UnixStream) -> io::Result<()> + Send>;
+/// Writes an answer whose end is not known when it begins, on a thread of its own.
+pub type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// A whole document.
+#[derive(Debug)]
+pub struct Document {
+    /// HTTP status.
+    pub status: u16,
+    /// Media type.
+    pub kind: &'static str,
+    /// What it says.
+    pub body: Vec<u8>,
+}
 
 /// What a request is answered.
 pub enum Answer {
-    /// A whole document.
-    Whole {
-        /// HTTP status.
-        status: u16,
-        /// Media type.
-        kind: &'static str,
-        /// Document.
-        body: Vec<u8>,
-    },
-    /// A document that goes on until the client goes, on a thread of its own.
+    /// It is there.
+    Whole(Document),
+    /// It takes a while: other clients are answered meanwhile.
+    Later(Pin<Box<dyn Future<Output = Document>>>),
+    /// A document that goes on until the client goes.
     Stream {
         /// Media type.
         kind: &'static str,
+        /// Kind of the thread.
+        thread: ThreadKind,
         /// Name of the thread.
-        thread: &'static str,
+        name: &'static str,
         /// Who writes it.
         write: Stream,
     },
@@ -101,266 +148,259 @@ pub enum Answer {
 
 /// Answers requests until it is dropped.
 pub struct Server {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    listener: UnixListener,
-    handler: Box<dyn Fn(&Request) -> Answer + Send + Sync>,
-    ending: AtomicBool,
-    /// Whom each thread answers.
-    clients: [Mutex<Option<Arc<UnixStream>>>; THREADS],
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Has `handler` answer whoever comes to `listener`.
+    /// Has `handler` answer whoever comes to `listener`, on a thread that is confined.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// The system has no thread left, or nothing to wait with.
     pub fn start(
+        sandbox: &Sandbox,
         listener: UnixListener,
-        handler: impl Fn(&Request) -> Answer + Send + Sync + 'static,
-    ) -> io::Result<Self> {
-        let mut server = Self {
-            shared: Arc::new(Shared {
-                listener,
+        handler: impl Fn(&Request) -> Answer + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::runtime(format_args!("the API cannot be served: {error}"));
+        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (end, ending) = oneshot::channel();
+        let of_streams = sandbox.clone();
+        let work = move || {
+            // Where the system does not let us, requests matter as much as packets.
+            let _ = rustix::process::nice(NICENESS);
+            let host = Host {
+                sandbox: of_streams,
                 handler: Box::new(handler),
-                ending: AtomicBool::new(false),
-                clients: Default::default(),
-            }),
-            threads: Vec::with_capacity(THREADS),
+            };
+            if let Err(error) = serve(&runtime, listener, host, ending) {
+                log::error!("the API is not served: {error}");
+            }
         };
-        for index in 0..THREADS {
-            let shared = Arc::clone(&server.shared);
-            let thread = thread::Builder::new().name(format!("api-{index}"));
-            server.threads.push(thread.spawn(move || shared.serve(index))?);
-        }
-        Ok(server)
+        Ok(Self {
+            end: Some(end),
+            thread: Some(sandbox.spawn(ThreadKind::Api, THREAD, work)?),
+        })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shared.ending.store(true, Ordering::SeqCst);
-        // Wakes all that wait for a client: what accept(2) waits for can no longer come.
-        let _ = rustix::net::shutdown(&self.shared.listener, Shutdown::Both);
-        for client in &self.shared.clients {
-            let client = client.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(client) = &*client {
-                // A client that has gone is as good.
-                let _ = client.shutdown(std::net::Shutdown::Both);
-            }
-        }
-        for thread in self.threads.drain(..) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
             // One that panicked has said so.
             let _ = thread.join();
         }
     }
 }
 
-impl Shared {
-    fn serve(&self, index: usize) {
-        // Where the system does not let us, requests matter as much as packets.
-        let _ = rustix::process::setpriority_process(None, NICENESS);
-        let slot = || self.clients[index].lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let accepted = self.listener.accept();
-            if self.ending.load(Ordering::SeqCst) {
-                return;
-            }
-            let Ok((client, _)) = accepted else {
-                thread::sleep(RETRY);
-                continue;
-            };
-            let client = Arc::new(client);
-            *slot() = Some(Arc::clone(&client));
-            if self.ending.load(Ordering::SeqCst) {
-                return;
-            }
-            let stream = self.answer(&client);
-            *slot() = None;
-            if let (Some(stream), Some(client)) = (stream, Arc::into_inner(client)) {
-                start_stream(stream, client);
-            }
-        }
-    }
-
-    /// Answers a client; what is left to do if the answer has no end yet.
-    fn answer(&self, client: &UnixStream) -> Option<(&'static str, Stream)> {
-        let answer = match read_request(client) {
-            Ok(request) => (self.handler)(&request),
-            Err(Some(refusal)) => refusal.into(),
-            Err(None) => return None,
-        };
-        // A client that has gone needs no answer.
-        match answer {
-            Answer::Whole { status, kind, body } => {
-                let _ = write_whole(client, status, kind, &body);
-                None
-            }
-            Answer::Stream { kind, thread, write } => {
-                write_head(client, 200, kind, None).ok()?;
-                client.set_write_timeout(None).ok()?;
-                Some((thread, write))
-            }
-        }
-    }
+/// Who answers, and who confines the threads that go on answering.
+struct Host {
+    sandbox: Sandbox,
+    handler: Box<dyn Fn(&Request) -> Answer>,
 }
 
-fn start_stream((name, stream): (&'static str, Stream), client: UnixStream) {
-    let thread = thread::Builder::new().name(name.into()).spawn(move || {
-        // It ends when the client goes, which is what ends most.
-        let _ = stream(client);
-    });
-    if let Err(error) = thread {
-        log::warn!("cannot start a thread for a request: {error}");
-    }
+/// Serves until `ending` says so. Clients that are there then are left.
+fn serve(runtime: &Runtime, listener: UnixListener, host: Host, ending: oneshot::Receiver<()>) -> io::Result<()> {
+    let _guard = runtime.enter();
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let clients = LocalSet::new();
+    clients.spawn_local(meet(listener, Rc::new(host)));
+    // Said or dropped, it is the end.
+    let _ = clients.block_on(runtime, ending);
+    Ok(())
 }
 
-/// Reads a request; `None`: the client has gone.
-fn read_request(client: &UnixStream) -> Result<Request, Option<Refusal>> {
-    client.set_write_timeout(Some(PATIENCE)).map_err(|_| None)?;
-    let deadline = Instant::now() + PATIENCE;
-    let mut bytes = Vec::with_capacity(1 << 10);
+/// Takes clients in as long as there are places.
+async fn meet(listener: tokio::net::UnixListener, host: Rc<Host>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        if let Some((mut request, head_len, body_len)) = parse_head(&bytes)? {
-            if body_len > BODY_MAX {
-                return Err(Some(Refusal::too_large(format!(
-                    "a body of {body_len} bytes is longer than {BODY_MAX}"
-                ))));
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let visit = Visit::new(Rc::clone(&host), place);
+                tokio::task::spawn_local(visit.run(client));
             }
-            while bytes.len() < head_len + body_len {
-                read_more(client, deadline, &mut bytes)?;
+            Err(_) => sleep(RETRY).await,
+        }
+    }
+}
+
+/// A client, from when it has come until its answer is out.
+struct Visit {
+    host: Rc<Host>,
+    /// When it is sent away; `None`: not before it goes.
+    deadline: Cell<Option<Instant>>,
+    /// Given up by those whose answer has no end.
+    place: RefCell<Option<OwnedSemaphorePermit>>,
+}
+
+impl Visit {
+    fn new(host: Rc<Host>, place: OwnedSemaphorePermit) -> Rc<Self> {
+        Rc::new(Self {
+            host,
+            deadline: Cell::new(Some(Instant::now() + PATIENCE)),
+            place: RefCell::new(Some(place)),
+        })
+    }
+
+    async fn run(self: Rc<Self>, client: UnixStream) {
+        let visit = Rc::clone(&self);
+        let service = service_fn(move |request| {
+            let visit = Rc::clone(&visit);
+            async move { Ok::<_, Infallible>(visit.respond(request).await) }
+        });
+        let mut http = http1::Builder::new();
+        // Whoever has said all may close its side before it hears the answer.
+        http.half_close(true)
+            .keep_alive(false)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(HEAD_MAX);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(client), service));
+        let mut alarm = pin!(sleep_until(Instant::now()));
+        poll_fn(|context| {
+            // A client that has gone, or said nothing that makes sense, needs no more.
+            if connection.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
             }
-            request.body = bytes.split_off(head_len);
-            request.body.truncate(body_len);
-            return Ok(request);
+            let Some(deadline) = self.deadline.get() else {
+                return Poll::Pending;
+            };
+            if alarm.deadline() != deadline {
+                alarm.as_mut().reset(deadline);
+            }
+            alarm.as_mut().poll(context)
+        })
+        .await;
+    }
+
+    async fn respond(&self, request: hyper::Request<Incoming>) -> Response<Reply> {
+        let is_head = request.method() == hyper::Method::HEAD;
+        let answer = match self.read(request).await {
+            Ok(request) => {
+                self.deadline.set(None);
+                (self.host.handler)(&request)
+            }
+            Err(refusal) => refusal.into(),
+        };
+        let document = match answer {
+            Answer::Whole(document) => document,
+            Answer::Later(document) => document.await,
+            Answer::Stream {
+                kind,
+                thread,
+                name,
+                write,
+            } => {
+                let (sender, pieces) = mpsc::channel(PIECES);
+                if !is_head {
+                    drop(self.place.take());
+                    start_stream(self.host.sandbox.clone(), (thread, name), write, sender);
+                }
+                return reply(200, kind, Either::Right(Pieces(pieces)));
+            }
+        };
+        self.deadline.set(Some(Instant::now() + PATIENCE));
+        reply(document.status, document.kind, Either::Left(Full::from(document.body)))
+    }
+
+    async fn read(&self, request: hyper::Request<Incoming>) -> Result<Request, Refusal> {
+        let (head, body) = request.into_parts();
+        let method = Method::of(&head.method).ok_or_else(|| Refusal::unknown_method(head.method.as_str()))?;
+        let too_large = || Refusal::too_large(format!("a body of more than {BODY_MAX} bytes"));
+        if usize::try_from(body.size_hint().lower()).is_ok_and(|length| length > BODY_MAX) {
+            return Err(too_large());
         }
-        if bytes.len() >= HEAD_MAX {
-            return Err(Some(Refusal::too_large(format!("a head longer than {HEAD_MAX} bytes"))));
-        }
-        read_more(client, deadline, &mut bytes)?;
+        let deadline = self.deadline.get().unwrap_or_else(Instant::now);
+        let body = timeout_at(deadline, Limited::new(body, BODY_MAX).collect())
+            .await
+            .map_err(|_| Refusal::timeout())?
+            .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+                Some(_) => too_large(),
+                None => Refusal::not_whole(&error),
+            })?;
+        Ok(Request {
+            method,
+            path: head.uri.path().to_owned(),
+            query: parse_query(head.uri.query().unwrap_or_default()),
+            body: body.to_bytes().to_vec(),
+        })
     }
 }
 
-fn read_more(mut client: &UnixStream, deadline: Instant, bytes: &mut Vec<u8>) -> Result<(), Option<Refusal>> {
-    let late = || Some(Refusal::timeout());
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(late());
-    }
-    client.set_read_timeout(Some(left)).map_err(|_| None)?;
-    let mut piece = [0; 4 << 10];
-    match client.read(&mut piece) {
-        Ok(0) => Err(None),
-        Ok(n) => {
-            bytes.extend_from_slice(&piece[..n]);
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => Err(late()),
-        Err(_) => Err(None),
-    }
-}
-
-/// Reads a head; with it its own length and that of the body. `None`: it has not come whole.
-fn parse_head(bytes: &[u8]) -> Result<Option<(Request, usize, usize)>, Refusal> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut head = httparse::Request::new(&mut headers);
-    let parsed = head.parse(bytes).map_err(|error| Refusal::not_http(&error))?;
-    let httparse::Status::Complete(head_len) = parsed else {
-        return Ok(None);
-    };
-    let method = head.method.unwrap_or_default();
-    let method = Method::parse(method).ok_or_else(|| Refusal::unknown_method(method))?;
-    let target = head.path.unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let header = |name: &str| {
-        head.headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))
-    };
-    if header("Transfer-Encoding").is_some() {
-        return Err(Refusal::length_required());
-    }
-    let body_len = match header("Content-Length") {
-        None => 0,
-        Some(length) => std::str::from_utf8(length.value)
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .ok_or_else(Refusal::length_required)?,
-    };
-    let request = Request {
-        method,
-        path: decode(path),
-        query: parse_query(query),
-        body: Vec::new(),
-    };
-    Ok(Some((request, head_len, body_len)))
-}
-
-fn write_whole(client: &UnixStream, status: u16, kind: &str, body: &[u8]) -> io::Result<()> {
-    write_head(client, status, kind, Some(body.len()))?;
-    let mut client = client;
-    client.write_all(body)
-}
-
-fn write_head(mut client: &UnixStream, status: u16, kind: &str, len: Option<usize>) -> io::Result<()> {
-    let length = len.map(|len| format!("Content-Length: {len}\r\n")).unwrap_or_default();
-    let phrase = phrase(status);
-    let head = format!("HTTP/1.1 {status} {phrase}\r\nContent-Type: {kind}\r\n{length}Connection: close\r\n\r\n");
-    client.write_all(head.as_bytes())
-}
-
-/// What a status means (RFC 9110 15).
-const fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        501 => "Not Implemented",
-        _ => "Internal Server Error",
-    }
+fn reply(status: u16, kind: &'static str, body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    // All there are, are statuses.
+    *response.status_mut() = status.try_into().unwrap_or_default();
+    let kind = header::HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 fn parse_query(query: &str) -> BTreeMap<String, String> {
-    query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// Undoes percent-encoding (RFC 3986 2.1); what is no encoding stays as it is.
-fn decode(text: &str) -> String {
-    let (bytes, mut decoded) = (text.as_bytes(), Vec::with_capacity(text.len()));
-    let mut at = 0;
-    while at < bytes.len() {
-        let byte = text
-            .get(at + 1..at + 3)
-            .filter(|_| bytes[at] == b'%')
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(byte.unwrap_or(bytes[at]));
-        at += if byte.is_some() { 3 } else { 1 };
+/// The body of an answer.
+type Reply = Either<Full<Bytes>, Pieces>;
+
+/// A body that another thread writes.
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.0.poll_recv(context);
+        piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
-    String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// Percent-encodes what a query's value cannot have.
-pub fn encode(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~,:=".contains(&byte);
-    text.bytes()
-        .map(|byte| match byte {
-            byte if is_plain(byte) => char::from(byte).to_string(),
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
+/// Where that thread writes: it waits for a client that is slow, and learns when it has gone.
+struct Outlet {
+    pieces: mpsc::Sender<Bytes>,
+    written: Vec<u8>,
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.written.extend_from_slice(bytes);
+        if self.written.len() >= PIECE {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.written.is_empty() {
+            return Ok(());
+        }
+        let piece = Bytes::from(std::mem::take(&mut self.written));
+        let sent = self.pieces.blocking_send(piece);
+        sent.map_err(|_| ErrorKind::BrokenPipe.into())
+    }
+}
+
+fn start_stream(sandbox: Sandbox, (kind, name): (ThreadKind, &str), write: Stream, pieces: mpsc::Sender<Bytes>) {
+    let work = move || {
+        if let Err(error) = sandbox.enter(kind) {
+            log::warn!("{error}");
+            return;
+        }
+        let written = Vec::new();
+        // It ends when the client goes, which is what ends most.
+        let _ = write(&mut Outlet { pieces, written });
+    };
+    if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {
+        log::warn!("cannot start a thread for a request: {error}");
+    }
 }
 
 #[cfg(test)]

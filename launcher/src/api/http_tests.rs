@@ -1,5 +1,8 @@
 use super::*;
+use std::io::Read as _;
+use std::os::unix::net::UnixStream as Client;
 use std::path::PathBuf;
+use std::time::Instant;
 
 struct Stage {
     server: Option<Server>,
@@ -8,16 +11,12 @@ struct Stage {
 }
 
 impl Stage {
-    /// Answers with what was asked.
+    /// Answers with what was asked; `/v1/later` after [`PATIENCE`], `/v1/stream` without end.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let server = Server::start(listener, |request| Answer::Whole {
-            status: 200,
-            kind: "text/plain",
-            body: format!("{} {:?} {}", request.path, request.query, request.body.len()).into_bytes(),
-        });
+        let server = Server::start(&Sandbox::default(), listener, answer);
         Self {
             server: Some(server.unwrap()),
             path,
@@ -25,8 +24,8 @@ impl Stage {
         }
     }
 
-    fn connect(&self) -> UnixStream {
-        UnixStream::connect(&self.path).unwrap()
+    fn connect(&self) -> Client {
+        Client::connect(&self.path).unwrap()
     }
 
     fn ask(&self, request: &[u8]) -> String {
@@ -37,7 +36,33 @@ impl Stage {
     }
 }
 
-fn read(mut stream: UnixStream) -> String {
+fn answer(request: &Request) -> Answer {
+    let document = Document {
+        status: 200,
+        kind: "text/plain",
+        body: format!("{} {:?} {}", request.path, request.query, request.body.len()).into_bytes(),
+    };
+    match request.path.as_str() {
+        "/v1/later" => Answer::Later(Box::pin(async {
+            sleep(PATIENCE).await;
+            document
+        })),
+        "/v1/stream" => Answer::Stream {
+            kind: "text/plain",
+            thread: ThreadKind::Capture,
+            name: "endless",
+            write: Box::new(|out| {
+                loop {
+                    out.write_all(b"and so on ")?;
+                    out.flush()?;
+                }
+            }),
+        },
+        _ => Answer::Whole(document),
+    }
+}
+
+fn read(mut stream: Client) -> String {
     let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
     // Whoever is not heard out is told with a reset after the answer.
     while let Ok(n @ 1..) = stream.read(&mut piece) {
@@ -46,16 +71,23 @@ fn read(mut stream: UnixStream) -> String {
     String::from_utf8(answer).unwrap()
 }
 
+fn threads(name: &str) -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = threads.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+    names.filter(|found| found.trim() == name).count()
+}
+
 #[test]
 fn a_query_comes_through_whole() {
-    let filter = "host=fe80::1,port=53";
+    let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let filter = "host=fe80::1,port=53 tcp";
     let query = format!("port={}&filter={}&x", encode("vm 1&é%"), encode(filter));
     let parsed = parse_query(&query);
     assert_eq!(
         (parsed["port"].as_str(), parsed["filter"].as_str()),
         ("vm 1&é%", filter)
     );
-    assert_eq!(decode("%zz%4"), "%zz%4");
+    assert_eq!(parse_query("a=%zz%4&b=1%202")["b"], "1 2");
 }
 
 #[test]
@@ -65,36 +97,76 @@ fn a_request_is_answered_however_it_is_cut_up() {
     let whole = stage.ask(request);
     assert!(whole.starts_with("HTTP/1.1 200 OK\r\n"), "{whole}");
     assert!(whole.ends_with("\r\n\r\n/v1/x {\"a\": \"b\"} 5"), "{whole}");
+    let body = |answer: &str| answer.split_once("\r\n\r\n").unwrap().1.to_owned();
     let mut stream = stage.connect();
     for byte in request {
         stream.write_all(&[*byte]).unwrap();
     }
-    assert_eq!(read(stream), whole);
+    // Whoever has said all may say so.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(body(&read(stream)), body(&whole));
+    let chunks = b"PUT /v1/x?a=b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n";
+    assert_eq!(body(&stage.ask(chunks)), body(&whole));
 }
 
 #[test]
-fn what_is_no_request_is_refused_with_a_reason() {
+fn a_head_without_its_body_is_what_head_asks_for() {
+    let stage = Stage::new();
+    let get = stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n");
+    let head = stage.ask(b"HEAD /v1/x HTTP/1.1\r\n\r\n");
+    assert!(get.contains("content-length: 10\r\n"), "{get}");
+    assert!(
+        head.contains("content-length: 10\r\n") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    let stream = stage.ask(b"HEAD /v1/stream HTTP/1.1\r\n\r\n");
+    assert!(stream.ends_with("\r\n\r\n"), "{stream}");
+}
+
+#[test]
+fn what_is_no_request_is_refused() {
     let stage = Stage::new();
     let long = [b"GET /".as_slice(), &[b'a'; HEAD_MAX]].concat();
-    let cases: [(&[u8], &str); 7] = [
-        (b"\x00\xff\x16\x03 garbage\r\n\r\n", "HTTP/1.1 400"),
-        (b"BREW /v1/status HTTP/1.1\r\n\r\n", "HTTP/1.1 501"),
-        (b"PUT /v1/x HTTP/1.1\r\nContent-Length: 262145\r\n\r\n", "HTTP/1.1 413"),
+    let endless = [
+        b"PUT /v1/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n50000\r\n".as_slice(),
+        &[b'a'; BODY_MAX + 1],
+    ]
+    .concat();
+    // Whether there are words beside the status.
+    let cases: [(&[u8], &str, bool); 8] = [
+        (b"\x00\xff\x16\x03 garbage\r\n\r\n", "HTTP/1.1 400", false),
+        (b"BREW /v1/status HTTP/1.1\r\n\r\n", "HTTP/1.1 501", true),
+        (
+            b"PUT /v1/x HTTP/1.1\r\nContent-Length: 262145\r\n\r\n",
+            "HTTP/1.1 413",
+            true,
+        ),
+        (&endless, "HTTP/1.1 413", true),
         (
             b"PUT /v1/x HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
-            "HTTP/1.1 411",
+            "HTTP/1.1 400",
+            false,
         ),
-        (b"PUT /v1/x HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "HTTP/1.1 411"),
         (
-            b"PUT /v1/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            "HTTP/1.1 411",
+            b"PUT /v1/x HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 400",
+            false,
         ),
-        (&long, "HTTP/1.1 413"),
+        (
+            b"PUT /v1/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+            "HTTP/1.1 400",
+            true,
+        ),
+        (&long, "HTTP/1.1 431", false),
     ];
-    for (request, expected) in cases {
+    for (request, expected, has_words) in cases {
         let answer = stage.ask(request);
         assert!(answer.starts_with(expected), "{answer}");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        if !has_words {
+            assert_eq!(body, "", "{answer}");
+            continue;
+        }
         let refusal: serde_json::Value = serde_json::from_str(body).unwrap();
         assert!(
             refusal["error"].is_string() && refusal["remedy"].is_string(),
@@ -104,28 +176,75 @@ fn what_is_no_request_is_refused_with_a_reason() {
 }
 
 #[test]
-fn half_a_request_keeps_a_thread_for_a_limited_time_and_no_memory_or_thread_beyond() {
+fn half_a_request_keeps_a_place_for_a_limited_time_and_nobody_gets_a_thread() {
     let stage = Stage::new();
-    let mut halves: Vec<UnixStream> = (0..2 * THREADS).map(|_| stage.connect()).collect();
-    for half in &mut halves {
-        half.write_all(b"GET /v1/x HTT").unwrap();
+    let head = b"PUT /v1/x HTTP/1.1\r\nContent-Length: 5\r\n\r\n";
+    let mut halves: Vec<Client> = (0..2 * CONNECTIONS).map(|_| stage.connect()).collect();
+    for (n, half) in halves.iter_mut().enumerate() {
+        half.write_all(&head[..if n % 2 == 0 { 10 } else { head.len() }])
+            .unwrap();
     }
     let begun = Instant::now();
     // Behind all halves, and answered when the last of them has had its time.
     assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
     assert!(begun.elapsed() < PATIENCE * 3, "{:?}", begun.elapsed());
+    assert_eq!(read(halves.remove(0)), "");
     assert!(read(halves.remove(0)).starts_with("HTTP/1.1 408"));
-    let threads = std::fs::read_dir("/proc/self/task").unwrap();
-    let names = threads.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
-    // Other tests have servers too, each with its threads.
-    assert_eq!(names.filter(|name| name.starts_with("api-")).count() % THREADS, 0);
+    // One a server, and other tests have servers too.
+    assert!(threads(THREAD) < 12, "{}", threads(THREAD));
+}
+
+#[test]
+fn what_takes_a_while_keeps_nobody_else_waiting_and_is_answered() {
+    let stage = Stage::new();
+    let mut slow: Vec<Client> = (0..3).map(|_| stage.connect()).collect();
+    for client in &mut slow {
+        client.write_all(b"POST /v1/later HTTP/1.1\r\n\r\n").unwrap();
+    }
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+    }
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    for client in slow {
+        assert!(read(client).starts_with("HTTP/1.1 200"));
+    }
+    assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_stream_comes_as_it_comes_and_whoever_does_not_read_it_keeps_no_place() {
+    let stage = Stage::new();
+    let mut streams: Vec<Client> = (0..2 * CONNECTIONS).map(|_| stage.connect()).collect();
+    for stream in &mut streams {
+        stream.write_all(b"GET /v1/stream HTTP/1.1\r\n\r\n").unwrap();
+    }
+    assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
+    let mut read = [0; 1 << 10];
+    streams[0].read_exact(&mut read).unwrap();
+    let text = String::from_utf8_lossy(&read);
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("and so on "),
+        "{text}"
+    );
+    // Its time is not measured.
+    thread::sleep(PATIENCE + PATIENCE / 4);
+    streams[0].read_exact(&mut read).unwrap();
+    drop(streams);
+    let begun = Instant::now();
+    while threads("endless") > 0 {
+        assert!(begun.elapsed() < PATIENCE, "{}", threads("endless"));
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
 fn the_end_does_not_wait_for_clients() {
     let mut stage = Stage::new();
-    let clients: Vec<UnixStream> = (0..2 * THREADS).map(|_| stage.connect()).collect();
-    std::thread::sleep(Duration::from_millis(50));
+    let mut clients: Vec<Client> = (0..2 * CONNECTIONS).map(|_| stage.connect()).collect();
+    clients[0].write_all(b"GET /v1/stream HTTP/1.1\r\n\r\n").unwrap();
+    clients[1].write_all(b"POST /v1/later HTTP/1.1\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(50));
     let begun = Instant::now();
     drop(stage.server.take());
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());

@@ -3,7 +3,7 @@
 //! Names and help are those of the counters ([`hawser_backend::counters`]): a counter that
 //! is added there is here too, as `hawser_port_NAME_total`.
 
-use super::http::{Answer, Method, Request};
+use super::http::{Answer, Document, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
@@ -29,11 +29,11 @@ const KIND: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 fn get(context: &Context, _request: &Request) -> Result<Answer, Refusal> {
     let failed = |error: fmt::Error| Refusal::internal(error, "report this as a bug");
-    Ok(Answer::Whole {
+    Ok(Answer::Whole(Document {
         status: 200,
         kind: KIND,
         body: render(&context.machine.ports()).map_err(failed)?.into_bytes(),
-    })
+    }))
 }
 
 fn render(ports: &[Arc<Port>]) -> Result<String, fmt::Error> {

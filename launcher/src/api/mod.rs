@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::hotplug::Hotplug;
 use crate::machine::Machine;
 use hawser_backend::port::Port;
-use http::{Answer, Request, Server};
+use http::{Answer, Document, Request, Server};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, Permissions};
@@ -48,7 +48,7 @@ pub struct Context {
     /// The ports that are served, while they come and go.
     pub machine: Arc<Machine>,
     /// The agent in the guest, if there is a way to it.
-    pub agent: Option<agent::GuestAgent>,
+    pub agent: Option<Arc<agent::GuestAgent>>,
     /// Who changes them; `None` if there are no manifests to change.
     pub hotplug: Option<Hotplug>,
 }
@@ -70,9 +70,10 @@ impl Api {
         remove_dead(path).map_err(failed)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
-        let server = Server::start(listener, move |request| router::answer(&context, request));
+        let sandbox = context.machine.sandbox().clone();
+        let server = Server::start(&sandbox, listener, move |request| router::answer(&context, request));
         Ok(Self {
-            server: Some(server.map_err(failed)?),
+            server: Some(server?),
             path: path.to_owned(),
         })
     }
@@ -129,10 +130,15 @@ fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
 
 /// An answer in JSON.
 fn json(status: u16, value: &impl Serialize) -> Answer {
+    Answer::Whole(document(status, value))
+}
+
+/// A document in JSON.
+fn document(status: u16, value: &impl Serialize) -> Document {
     // Fails for maps whose keys are no text, and there are none.
     let mut body = serde_json::to_vec_pretty(value).unwrap_or_default();
     body.push(b'\n');
-    Answer::Whole {
+    Document {
         status,
         kind: JSON,
         body,

@@ -1,11 +1,11 @@
 //! `/v1/plug`, `/v1/unplug`, `/v1/link`: NICs that come, go, and lose their carrier.
 
-use super::http::{Answer, Method, Request};
+use super::http::{Answer, Document, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::status::LinkState;
 use super::{Context, Refusal};
-use crate::hotplug::{Changes, Hotplug, HotplugError};
+use crate::hotplug::{Changes, Coming, Hotplug, HotplugError, Outcome};
 use crate::manifest::SourceFile;
 use crate::vmm::running::RunningError;
 use schemars::JsonSchema;
@@ -26,7 +26,7 @@ pub const ROUTES: &[Route] = &[
         path: PLUG,
         handler: |context, request| {
             let Plug { manifests, interface } = body(request)?;
-            answer(hotplug(context)?.plug(manifests, interface))
+            Ok(later(hotplug(context)?.plug(manifests, interface)))
         },
         describe: |generator| {
             Operation::new("Makes the VM's NICs those of its manifests")
@@ -39,7 +39,7 @@ pub const ROUTES: &[Route] = &[
         path: UNPLUG,
         handler: |context, request| {
             let Unplug { interface } = body(request)?;
-            answer(hotplug(context)?.unplug(interface))
+            Ok(later(hotplug(context)?.unplug(interface)))
         },
         describe: |generator| {
             Operation::new("Takes a NIC out of the VM, when its guest lets go of it")
@@ -50,7 +50,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: Method::Post,
         path: LINK,
-        handler: |context, request| link(context, body(request)?),
+        handler: |context, request| Ok(link(context, body(request)?)),
         describe: |generator| {
             Operation::new("Takes the link of a NIC up or down, as the guest sees it")
                 .takes::<Link>(generator)
@@ -88,14 +88,14 @@ pub struct Link {
     pub state: LinkState,
 }
 
-fn link(context: &Context, wanted: Link) -> Result<Answer, Refusal> {
+fn link(context: &Context, wanted: Link) -> Answer {
     let Link { interface, state } = wanted;
     let up = state == LinkState::Up;
     if let Some(hotplug) = &context.hotplug {
-        return answer(hotplug.set_link(interface, up));
+        return later(hotplug.set_link(interface, up));
     }
     let Some(port) = context.machine.port(&interface) else {
-        return answer(Err(HotplugError::Unknown(interface)));
+        return Answer::Whole(answer(Err(HotplugError::Unknown(interface))));
     };
     let mut changes = Changes::default();
     if port.link().is_wanted() != up {
@@ -103,7 +103,7 @@ fn link(context: &Context, wanted: Link) -> Result<Answer, Refusal> {
         let list = if up { &mut changes.up } else { &mut changes.down };
         list.push(interface);
     }
-    answer(Ok(changes))
+    Answer::Whole(answer(Ok(changes)))
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
@@ -117,26 +117,34 @@ fn hotplug(context: &Context) -> Result<&Hotplug, Refusal> {
     context.hotplug.as_ref().ok_or_else(refusal)
 }
 
+/// The answer to a change that is under way.
+fn later(coming: Coming) -> Answer {
+    Answer::Later(Box::pin(async { answer(coming.await) }))
+}
+
 /// The answer to a change that was made, or why it was not.
-fn answer(changes: Result<Changes, HotplugError>) -> Result<Answer, Refusal> {
-    changes.map(|changes| super::json(200, &changes)).map_err(|error| {
-        let remedy = "all is as it was";
-        match &error {
-            HotplugError::Manifests(_) | HotplugError::OtherVm { .. } => {
-                Refusal::bad_request(&error, "correct the manifests")
-            }
-            HotplugError::Unknown(_) => Refusal::not_found(&error, "hawser status lists those there are"),
-            HotplugError::Changed(_) => Refusal::conflict(&error, "unplug it first"),
-            HotplugError::NoVmm => Refusal::conflict(&error, "hawser unplug and hawser link need none"),
-            HotplugError::Port(_) => Refusal::conflict(&error, remedy),
-            HotplugError::Vmm(vmm) => match vmm {
-                vmm if vmm.is_unreachable() => {
-                    Refusal::internal(&error, "see that the VMM runs and takes orders there")
-                }
-                RunningError::Qemu(_) | RunningError::Answer { .. } => Refusal::internal(&error, remedy),
-                _ => Refusal::conflict(&error, remedy),
-            },
-            HotplugError::Ending => Refusal::internal(&error, "start it again"),
+fn answer(outcome: Outcome) -> Document {
+    match outcome {
+        Ok(changes) => super::document(200, &changes),
+        Err(error) => refusal(&error).into(),
+    }
+}
+
+fn refusal(error: &HotplugError) -> Refusal {
+    let remedy = "all is as it was";
+    match error {
+        HotplugError::Manifests(_) | HotplugError::OtherVm { .. } => {
+            Refusal::bad_request(error, "correct the manifests")
         }
-    })
+        HotplugError::Unknown(_) => Refusal::not_found(error, "hawser status lists those there are"),
+        HotplugError::Changed(_) => Refusal::conflict(error, "unplug it first"),
+        HotplugError::NoVmm => Refusal::conflict(error, "hawser unplug and hawser link need none"),
+        HotplugError::Port(_) => Refusal::conflict(error, remedy),
+        HotplugError::Vmm(vmm) => match vmm {
+            vmm if vmm.is_unreachable() => Refusal::internal(error, "see that the VMM runs and takes orders there"),
+            RunningError::Qemu(_) | RunningError::Answer { .. } => Refusal::internal(error, remedy),
+            _ => Refusal::conflict(error, remedy),
+        },
+        HotplugError::Ending => Refusal::internal(error, "start it again"),
+    }
 }

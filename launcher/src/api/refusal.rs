@@ -1,6 +1,6 @@
 //! What a request that is not granted is answered: what is wrong, and what to do.
 
-use super::http::Answer;
+use super::http::{Answer, Document};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -56,20 +56,12 @@ impl Refusal {
         )
     }
 
-    pub(super) fn not_http(error: &httparse::Error) -> Self {
-        Self::new(400, format!("this is no HTTP request: {error}"), "speak HTTP/1.1")
+    pub(super) fn not_whole(error: impl ToString) -> Self {
+        Self::new(400, error, "send the body whole")
     }
 
     pub(super) fn timeout() -> Self {
         Self::new(408, "the request did not come whole in time", "send it at once")
-    }
-
-    pub(super) fn length_required() -> Self {
-        Self::new(
-            411,
-            "the length of the body is not said",
-            "send Content-Length, and no Transfer-Encoding",
-        )
     }
 
     pub(super) fn too_large(error: impl ToString) -> Self {
@@ -79,6 +71,12 @@ impl Refusal {
 
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
-        super::json(refusal.status, &refusal)
+        Self::Whole(refusal.into())
+    }
+}
+
+impl From<Refusal> for Document {
+    fn from(refusal: Refusal) -> Self {
+        super::document(refusal.status, &refusal)
     }
 }

@@ -1,10 +1,11 @@
 //! `/v1/status`: every NIC, in the words of KubeVirt's `VirtualMachineInstanceNetworkInterface`.
 
 use super::Context;
-use super::agent::{GuestAgent, GuestInterface};
-use super::http::{Method, Request};
+use super::agent::GuestInterface;
+use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
+use crate::machine::Machine;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::counters::{Count, Gauge};
 use hawser_backend::packet::MacAddr;
@@ -12,12 +13,13 @@ use hawser_backend::port::{Port, SightingSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// The routes of this group.
 pub const ROUTES: &[Route] = &[Route {
     method: Method::Get,
     path: "/v1/status",
-    handler: |context, _: &Request| Ok(super::json(200, &Status::of(context))),
+    handler: |context, _: &Request| Ok(get(context)),
     describe: |generator| Operation::new("Every NIC of the VM").answers::<Status>(generator),
 }];
 
@@ -103,17 +105,23 @@ pub enum Driver {
     Absent,
 }
 
+fn get(context: &Context) -> Answer {
+    let (machine, agent) = (Arc::clone(&context.machine), context.agent.clone());
+    Answer::Later(Box::pin(async move {
+        let told = match &agent {
+            Some(agent) => agent.interfaces().await,
+            None => Vec::new(),
+        };
+        super::document(200, &Status::of(&machine, &told))
+    }))
+}
+
 impl Status {
-    fn of(context: &Context) -> Self {
-        let agent = context.agent.as_ref().map(GuestAgent::interfaces).unwrap_or_default();
+    fn of(machine: &Machine, told: &[GuestInterface]) -> Self {
+        let ports = machine.ports();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            interfaces: context
-                .machine
-                .ports()
-                .iter()
-                .map(|port| Interface::of(port, &agent))
-                .collect(),
+            interfaces: ports.iter().map(|port| Interface::of(port, told)).collect(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A machine of ports nobody is connected to, and requests without a socket.
 
-use super::http::{Answer, Method, Request};
+use super::http::{Answer, Document, Method, Request};
 use super::{Context, router};
 use crate::cli::Cli;
 use crate::config;
@@ -10,6 +10,7 @@ use crate::sandbox::Sandbox;
 use clap::Parser as _;
 use hawser_backend::vhost_user::Lifetime;
 use serde_json::Value;
+use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -62,6 +63,12 @@ pub struct Answered {
     body: Vec<u8>,
 }
 
+impl From<Document> for Answered {
+    fn from(Document { status, body, .. }: Document) -> Self {
+        Self { status, body }
+    }
+}
+
 impl Answered {
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
@@ -70,6 +77,12 @@ impl Answered {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
+}
+
+/// Waits for what takes a while.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(work)
 }
 
 /// Asks; `target` may have a query.
@@ -92,7 +105,8 @@ pub fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answere
         body: body.into(),
     };
     match router::answer(context, &request) {
-        Answer::Whole { status, body, .. } => Answered { status, body },
+        Answer::Whole(document) => document.into(),
+        Answer::Later(document) => block_on(document).into(),
         Answer::Stream { .. } => Answered {
             status: 200,
             body: Vec::new(),

@@ -4,9 +4,10 @@ use super::args::CaptureArgs;
 use super::{Client, Target};
 use crate::api::capture;
 use crate::api::http::Method;
+use crate::exchange::Answer;
 use crate::failure::Failure;
 use std::fs::File;
-use std::io::{self, BufRead, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 
 /// Writes packets until the process, or who reads them, ends.
 ///
@@ -35,15 +36,10 @@ pub fn run(args: &CaptureArgs) -> Result<(), Failure> {
 }
 
 /// Hands on what comes as it comes.
-fn copy(from: &mut impl BufRead, to: &mut impl Write) -> io::Result<()> {
-    loop {
-        let bytes = from.fill_buf()?;
-        if bytes.is_empty() {
-            return to.flush();
-        }
-        to.write_all(bytes)?;
-        let taken = bytes.len();
-        from.consume(taken);
+fn copy(from: &mut Answer, to: &mut impl Write) -> io::Result<()> {
+    while let Some(bytes) = from.piece()? {
+        to.write_all(&bytes)?;
         to.flush()?;
     }
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! What asks a running process on its API socket: a subcommand in each file, and the HTTP
-//! they share.
+//! What asks a running process on its API socket: a subcommand in each file, and what they
+//! share.
 
 pub mod args;
 pub mod capture;
@@ -11,21 +11,22 @@ pub mod status;
 pub mod top;
 
 use crate::api::Refusal;
-use crate::api::http::{self, Method};
+use crate::api::http::Method;
+use crate::exchange::{self, Answer, Question};
 use crate::failure::Failure;
 use args::{AskArgs, ProcessArgs};
+use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest head of an answer.
-const HEAD_MAX: u64 = 16 << 10;
+/// Status of what is granted.
+const OK: u16 = 200;
 /// Longest answer that is read whole.
-const ANSWER_MAX: u64 = 16 << 20;
-/// How long an answer may take.
+const ANSWER_MAX: usize = 16 << 20;
+/// How long an answer may take to come once it has begun.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running process.
@@ -50,7 +51,8 @@ impl Target {
         self.0.push(if self.0.contains('?') { '&' } else { '?' });
         self.0.push_str(name);
         self.0.push('=');
-        self.0.push_str(&http::encode(&value.to_string()));
+        self.0
+            .extend(form_urlencoded::byte_serialize(value.to_string().as_bytes()));
         self
     }
 
@@ -105,11 +107,8 @@ impl Client {
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, target: &Target, body: &[u8]) -> Result<T, Failure> {
-        let mut answer = self.open(method, target, body)?;
-        let stream = answer.get_ref();
-        stream.set_read_timeout(Some(PATIENCE)).map_err(|e| self.failed(&e))?;
-        let text = read_rest(&mut answer).map_err(|e| self.failed(&e))?;
-        serde_json::from_str(&text).map_err(|error| {
+        let text = self.whole(method, target, body)?;
+        serde_json::from_slice(&text).map_err(|error| {
             self.failed(&io::Error::new(
                 ErrorKind::InvalidData,
                 format!("what answers there is not this version of hawser: {error}"),
@@ -117,25 +116,36 @@ impl Client {
         })
     }
 
+    /// Asks, and waits for the whole answer.
+    ///
+    /// # Errors
+    /// If nobody answers, or it is refused.
+    pub fn whole(&self, method: Method, target: &Target, body: &[u8]) -> Result<Bytes, Failure> {
+        let answer = self.open(method, target, body)?;
+        answer.whole(ANSWER_MAX, PATIENCE).map_err(|e| self.failed(&e))
+    }
+
     /// Asks, and has the answer come as it comes.
     ///
     /// # Errors
     /// If nobody answers, or it is refused.
-    pub fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<BufReader<UnixStream>, Failure> {
-        let mut stream = UnixStream::connect(&self.socket).map_err(|e| self.failed(&e))?;
-        let (method, target, len) = (method.name(), &target.0, body.len());
-        let head = format!("{method} {target} HTTP/1.1\r\nHost: hawser\r\nContent-Length: {len}\r\n\r\n");
-        stream.write_all(head.as_bytes()).map_err(|e| self.failed(&e))?;
-        stream.write_all(body).map_err(|e| self.failed(&e))?;
-        let mut answer = BufReader::new(stream);
-        let status = read_head(&mut answer).map_err(|e| self.failed(&e))?;
-        if status == 200 {
+    pub fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
+        let question = Question {
+            method: method.into(),
+            target: &target.0,
+            body: body.to_vec(),
+            // A guest is waited for.
+            patience: None,
+        };
+        let answer = exchange::ask(&self.socket, question).map_err(|e| self.failed(&e))?;
+        if answer.status == OK {
             return Ok(answer);
         }
-        let text = read_rest(&mut answer).map_err(|e| self.failed(&e))?;
-        Err(Failure::runtime(match serde_json::from_str::<Refusal>(&text) {
+        let status = answer.status;
+        let text = answer.whole(ANSWER_MAX, PATIENCE).map_err(|e| self.failed(&e))?;
+        Err(Failure::runtime(match serde_json::from_slice::<Refusal>(&text) {
             Ok(refusal) => format!("hawser refuses: {}: {}", refusal.error, refusal.remedy),
-            Err(_) => format!("hawser refuses: {}", text.trim_end()),
+            Err(_) => format!("hawser refuses: {status} {}", String::from_utf8_lossy(&text).trim_end()),
         }))
     }
 
@@ -146,26 +156,6 @@ impl Client {
         };
         Failure::runtime(format_args!("--api-socket={}: {error}{hint}", self.socket.display()))
     }
-}
-
-/// Reads up to the empty line; the status.
-fn read_head(answer: &mut impl BufRead) -> io::Result<u16> {
-    let mut lines = answer.take(HEAD_MAX).lines();
-    let bad = || io::Error::new(ErrorKind::InvalidData, "what answers there is not hawser");
-    let first = lines.next().ok_or_else(bad)??;
-    let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
-    for line in lines {
-        if line?.is_empty() {
-            return status.ok_or_else(bad);
-        }
-    }
-    Err(bad())
-}
-
-fn read_rest(answer: &mut impl BufRead) -> io::Result<String> {
-    let mut text = String::new();
-    answer.take(ANSWER_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Prints a value as JSON, or as a person reads it.

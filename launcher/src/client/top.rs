@@ -4,7 +4,7 @@
 //! and nothing more; elsewhere, and with `--once`, samples follow each other.
 
 use super::args::TopArgs;
-use super::{Client, Target, read_rest, show};
+use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::failure::Failure;
 use serde::Serialize;
@@ -68,9 +68,8 @@ pub fn run(args: &TopArgs) -> Result<(), Failure> {
 }
 
 fn sample(client: &Client) -> Result<Sample, Failure> {
-    let mut answer = client.open(Method::Get, &Target::new("/v1/metrics"), &[])?;
-    let text = read_rest(&mut answer).map_err(Failure::runtime)?;
-    Ok(parse(&text))
+    let text = client.whole(Method::Get, &Target::new("/v1/metrics"), &[])?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
 }
 
 fn parse(text: &str) -> Sample {

@@ -235,12 +235,47 @@ const SIGNALS: &[Call] = &[
     only(SYS_pidfd_send_signal, &[]).because("a VMM that hawser started is sent the signals meant for it"),
 ];
 
-/// The connection to whoever captures.
-const CAPTURE: &[Call] = &[only(SYS_sendto, &[])];
+/// The API: its clients, the agent in the guest, and forwards that are added.
+const API: &[Call] = &[
+    only(SYS_socket, &[is(0, AF_UNIX), is(0, AF_INET), is(0, AF_INET6)]),
+    only(SYS_bind, &[]),
+    only(SYS_connect, &[]),
+    only(SYS_listen, &[]),
+    only(SYS_accept4, &[]),
+    only(SYS_sendto, &[]),
+    only(SYS_recvfrom, &[]),
+    only(SYS_shutdown, &[]),
+    only(SYS_getsockopt, &[]),
+    only(SYS_setsockopt, &[]),
+    // Where what is logged goes to.
+    only(SYS_ioctl, &[request(TCGETS)]),
+];
 
-const CAPTURE_UNTRACED: &[Call] = untraced![
-    "what the API's connection may do": [SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_shutdown, SYS_getsockopt,
-        SYS_setsockopt],
+/// Requests matter less than packets.
+const NICE: &[Call] = &[
+    only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
+    only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
+];
+
+/// A thread that starts another which is confined further.
+const CONFINING: &[Call] = &[
+    only(
+        SYS_prctl,
+        &[
+            is(0, PR_SET_NO_NEW_PRIVS),
+            is(0, PR_CAP_AMBIENT),
+            is(0, PR_CAPBSET_DROP),
+            is(0, PR_CAPBSET_READ),
+        ],
+    ),
+    only(SYS_prctl, &[is(0, PR_SET_KEEPCAPS)]).because("a thread that comes later becomes --user's"),
+    only(SYS_prctl, &[is(0, PR_GET_SECCOMP)]).because("whether there are filters"),
+    only(SYS_geteuid, &[]).because("a thread that comes later becomes --user's"),
+    only(SYS_capget, &[]),
+    only(SYS_capset, &[]),
+    only(SYS_seccomp, &[]),
+    only(SYS_landlock_create_ruleset, &[]),
+    only(SYS_landlock_restrict_self, &[]),
 ];
 
 /// Everything else: requests of the operator, ports that come and go, links that are put back.
@@ -251,16 +286,6 @@ const LAUNCHER: &[Call] = &[
     ),
     only(SYS_ioctl, OPENING),
     only(SYS_ioctl, &[request(SIOCGIFINDEX)]),
-    // A port that comes later confines its worker.
-    only(
-        SYS_prctl,
-        &[
-            is(0, PR_SET_NO_NEW_PRIVS),
-            is(0, PR_CAP_AMBIENT),
-            is(0, PR_CAPBSET_DROP),
-            is(0, PR_CAPBSET_READ),
-        ],
-    ),
     // SQLite.
     only(SYS_fcntl, &[is(1, F_SETLK)]),
 ];
@@ -274,8 +299,8 @@ const LAUNCHER_CHECKED_UNTRACED: &[Call] = &[
         &[request(SIOCGIFMTU), request(SIOCGIFNAME), request(SIOCGIFFLAGS)],
     )
     .because("what a device that others made has"),
-    only(SYS_prctl, &[is(0, PR_SET_KEEPCAPS)]).because("a worker that comes later becomes --user's"),
-    only(SYS_prctl, &[is(0, PR_GET_SECCOMP)]).because("whether there are filters"),
+    only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]).because("the API's thread, which has this list too"),
+    only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]).because("as getpriority"),
     only(SYS_fcntl, &[is(1, F_GETLK), is(1, F_SETLKW), is(1, F_OFD_SETLK)])
         .because("SQLite, when a process has died in the midst of a change or others wait"),
 ];
@@ -300,15 +325,9 @@ const LAUNCHER_CALLS: &[Call] = always![
     SYS_ftruncate,
     SYS_pread64,
     SYS_pwrite64,
-    SYS_geteuid,
     SYS_prlimit64,
     SYS_uname,
-    SYS_capget,
-    SYS_capset,
-    SYS_seccomp,
-    SYS_landlock_create_ruleset,
     SYS_landlock_add_rule,
-    SYS_landlock_restrict_self,
 ];
 
 const LAUNCHER_UNTRACED: &[Call] = untraced![
@@ -355,7 +374,8 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Signals => &[SIGNALS],
-        ThreadKind::Capture => &[CAPTURE, CAPTURE_UNTRACED],
+        ThreadKind::Api => &[API, NICE, THREADS, CONFINING],
+        ThreadKind::Capture => &[],
         ThreadKind::Launcher => &[
             LAUNCHER,
             LAUNCHER_CHECKED_UNTRACED,
@@ -364,6 +384,7 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
             LAUNCHER_OLD,
             LAUNCHER_OLD_UNTRACED,
             THREADS,
+            CONFINING,
         ],
     }
 }

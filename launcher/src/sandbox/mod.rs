@@ -54,6 +54,8 @@ pub enum ThreadKind {
     Links,
     /// Waits for signals.
     Signals,
+    /// Answers who asks on the API socket.
+    Api,
     /// Writes a capture to who asked for it.
     Capture,
     /// The main thread, and every thread that is none of the others.
@@ -210,7 +212,7 @@ impl Sandbox {
                 signals: whole.signals,
                 ..Reach::default()
             },
-            ThreadKind::Worker | ThreadKind::Capture => Reach::default(),
+            ThreadKind::Worker | ThreadKind::Api | ThreadKind::Capture => Reach::default(),
         }
     }
 

@@ -22,11 +22,12 @@ const TRACES: &str = "HAWSER_TRACES";
 /// Set: the record is to be written.
 const UPDATE: &str = "UPDATE_TRACED";
 
-const KINDS: [(ThreadKind, &str); 6] = [
+const KINDS: [(ThreadKind, &str); 7] = [
     (ThreadKind::Worker, "worker"),
     (ThreadKind::FrontEnd, "front-end"),
     (ThreadKind::Links, "links"),
     (ThreadKind::Signals, "signals"),
+    (ThreadKind::Api, "api"),
     (ThreadKind::Capture, "capture"),
     (ThreadKind::Launcher, "launcher"),
 ];

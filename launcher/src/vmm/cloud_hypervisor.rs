@@ -3,9 +3,10 @@
 //! Removing a device is a request to the guest there too; that it has let go shows in
 //! the tree of devices, which is looked at from time to time.
 
-use super::http::{self, Answer};
 use super::running::{Patience, RunningError};
 use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
+use crate::exchange::{self, Question};
+use hyper::Method;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// How often the tree of devices is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long the head of an answer may take, and its body.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest body.
+const ANSWER_MAX: usize = 4 << 20;
 
 /// Its API.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ impl CloudHypervisor {
         if let Some(mac) = card.port.mac {
             net["mac"] = mac.to_string().into();
         }
-        self.ask("PUT", "vm.add-net", &net).map(drop)
+        self.ask(Method::PUT, "vm.add-net", &net).map(drop)
     }
 
     /// Takes a card out, when the guest lets go of it. One that has gone already is fine.
@@ -55,7 +60,7 @@ impl CloudHypervisor {
         if !self.has_device(&id)? {
             return Ok(());
         }
-        self.ask("PUT", "vm.remove-device", &json!({"id": id}))?;
+        self.ask(Method::PUT, "vm.remove-device", &json!({"id": id}))?;
         while self.has_device(&id)? {
             if Instant::now() >= deadline {
                 return Err(RunningError::Kept(port.to_owned(), patience.whole));
@@ -70,22 +75,31 @@ impl CloudHypervisor {
     /// # Errors
     /// What it says.
     pub fn power_down(&mut self) -> Result<(), RunningError> {
-        self.ask("PUT", "vm.power-button", &Value::Null).map(drop)
+        self.ask(Method::PUT, "vm.power-button", &Value::Null).map(drop)
     }
 
     fn has_device(&mut self, id: &str) -> Result<bool, RunningError> {
-        let info = self.ask("GET", "vm.info", &Value::Null)?;
+        let info = self.ask(Method::GET, "vm.info", &Value::Null)?;
         Ok(info["device_tree"].get(id).is_some())
     }
 
-    fn ask(&mut self, method: &str, what: &str, body: &Value) -> Result<Value, RunningError> {
-        let body = if body.is_null() {
-            String::new()
-        } else {
-            body.to_string()
+    fn ask(&mut self, method: Method, what: &str, body: &Value) -> Result<Value, RunningError> {
+        let target = format!("/api/v1/{what}");
+        let question = Question {
+            method,
+            target: &target,
+            body: if body.is_null() {
+                Vec::new()
+            } else {
+                body.to_string().into_bytes()
+            },
+            patience: Some(PATIENCE),
         };
-        let answer = http::exchange(&self.0, method, &format!("/api/v1/{what}"), &body);
-        let Answer { status, body } = answer.map_err(RunningError::CloudHypervisor)?;
+        let answer = exchange::ask(&self.0, question).map_err(RunningError::CloudHypervisor)?;
+        let status = answer.status;
+        let body = answer
+            .whole(ANSWER_MAX, PATIENCE)
+            .map_err(RunningError::CloudHypervisor)?;
         if !(200..300).contains(&status) {
             let why = String::from_utf8_lossy(&body).trim().to_owned();
             return Err(RunningError::Answer {

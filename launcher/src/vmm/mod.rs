@@ -7,7 +7,6 @@
 //! A card is called after its port in both, so that one of either kind can be found again.
 
 mod cloud_hypervisor;
-mod http;
 mod qemu;
 mod qmp;
 pub mod running;
