@@ -3,6 +3,7 @@
 
 use super::AttachError;
 use crate::host::bridge_vlan::PortVlans;
+use crate::host::guest_address::Ipvtap;
 use crate::host::journal::{Journal, Undo};
 use crate::host::link::{Link, NewKind, NewLink, PortManner};
 use crate::host::netlink::Netlink;
@@ -254,17 +255,18 @@ impl Stacked {
         netlink.silence(index)?;
         netlink.set_up(index, true)?;
         if let NewKind::Ipvtap(mode) = self.kind {
-            self.add_guests(netlink, index, mode)?;
+            let lower = lower.index;
+            self.add_guests(netlink, Ipvtap { index, mode, lower })?;
         }
         adopt(tap_node::open_queues(&self.name, index, count)?)
     }
 
-    fn add_guests(&self, netlink: &mut Netlink, index: u32, mode: IpVtapMode) -> Result<(), AttachError> {
-        if mode == IpVtapMode::L3S {
-            netlink.forward_from(index)?;
+    fn add_guests(&self, netlink: &mut Netlink, ipvtap: Ipvtap) -> Result<(), AttachError> {
+        if ipvtap.mode == IpVtapMode::L3S {
+            netlink.forward_from(ipvtap.index)?;
         }
         for &guest in &self.guests {
-            let added = netlink.add_guest_address(index, mode, guest);
+            let added = netlink.add_guest_address(ipvtap, guest);
             added.map_err(|source| AttachError::GuestAddress {
                 guest,
                 lower: self.lower.clone(),

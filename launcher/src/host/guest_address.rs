@@ -21,6 +21,17 @@ use std::net::{IpAddr, Ipv4Addr};
 /// RT_TABLE_LOCAL
 const LOCAL_TABLE: u8 = 255;
 
+/// An ipvtap that is given addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Ipvtap {
+    /// Its number.
+    pub index: u32,
+    /// Its mode.
+    pub mode: IpVtapMode,
+    /// Number of the link below.
+    pub lower: u32,
+}
+
 /// A new address of the link `index`, alone in its network.
 fn address(index: u32, address: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
@@ -61,11 +72,12 @@ fn route(index: u32, to: Ipv4Addr, table: u8, kind: RouteType, scope: RouteScope
 }
 
 impl Netlink {
-    /// Puts an address of the guest behind it on an ipvtap in that mode, which must be up.
+    /// Puts an address of the guest behind it on an ipvtap, which must be up.
     ///
     /// # Errors
     /// What the kernel says: EADDRINUSE if another link on the same one has the address.
-    pub fn add_guest_address(&mut self, index: u32, mode: IpVtapMode, guest: IpAddr) -> io::Result<()> {
+    pub fn add_guest_address(&mut self, ipvtap: Ipvtap, guest: IpAddr) -> io::Result<()> {
+        let Ipvtap { index, mode, lower } = ipvtap;
         let new = RouteNetlinkMessage::NewAddress(address(index, guest));
         self.request(new, NLM_F_CREATE | NLM_F_EXCL)?;
         let IpAddr::V4(guest) = guest else { return Ok(()) };
@@ -82,8 +94,25 @@ impl Netlink {
             RouteScope::Link,
         );
         there.header.protocol = RouteProtocol::Static;
+        if let Some(host) = self.own_ipv4(lower)? {
+            there
+                .attributes
+                .push(RouteAttribute::PrefSource(RouteAddress::Inet(host)));
+        }
         self.request(RouteNetlinkMessage::NewRoute(there), NLM_F_CREATE | NLM_F_EXCL)
             .map(drop)
+    }
+
+    /// The address under which the host is known on a link.
+    fn own_ipv4(&mut self, index: u32) -> io::Result<Option<Ipv4Addr>> {
+        let addresses = self.addresses(index)?;
+        let global = addresses.iter().filter(|address| address.is_global());
+        Ok(global
+            .map(|address| address.net.addr())
+            .find_map(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            }))
     }
 
     /// Has the host's IP pass on what comes to an ipvtap in l3s.

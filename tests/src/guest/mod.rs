@@ -7,16 +7,19 @@
 
 mod channel;
 mod cpio;
+mod machine;
+mod shell;
 
 use crate::frontend::Withholding;
 use crate::process::Background;
-use crate::{Result, artifacts, failure, until};
-use channel::Channel;
+use crate::{Result, artifacts};
 pub use channel::{Output, Running};
-use serde_json::Value;
+pub use machine::{Machine, Nested};
+pub use shell::Shell;
 use std::fs;
 use std::io::Write as _;
-use std::os::fd::AsRawFd;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,8 +28,6 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Longest a command runs unless said otherwise.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The descriptor on which a guest finds its end of the command channel: far from those in use.
 const AGENT_FD: i32 = 100;
 
@@ -133,30 +134,15 @@ impl Plan {
     fn start_command(&self, mut command: Command, folder: TempDir) -> Result<Guest> {
         let (ours, theirs) = UnixStream::pair()?;
         self.write_initramfs(&folder.path().join("initramfs.cpio"))?;
-        let fd = theirs.as_raw_fd();
-        // SAFETY: only async-signal-safe calls on a descriptor that outlives the spawn.
-        unsafe {
-            command.pre_exec(move || {
-                // A copy onto itself would keep close-on-exec.
-                let done = if fd == AGENT_FD {
-                    libc::fcntl(fd, libc::F_SETFD, 0)
-                } else {
-                    libc::dup2(fd, AGENT_FD)
-                };
-                if done < 0 {
-                    Err(std::io::Error::last_os_error())
-                } else {
-                    Ok(())
-                }
-            });
-        }
+        hand_over(&mut command, vec![(theirs.as_raw_fd(), AGENT_FD)]);
         let name = format!("{:?} guest", self.kind);
-        let process = Background::start(command, &name, folder.path().join("console.log"))?;
+        let console = folder.path().join("console.log");
+        let process = Background::start(command, &name, console.clone())?;
         drop(theirs);
         Ok(Guest {
             kind: self.kind,
             process,
-            channel: Channel::new(ours)?,
+            shell: Shell::new(ours, Some(console))?,
             _folder: folder,
         })
     }
@@ -276,13 +262,43 @@ impl Plan {
     }
 }
 
+/// Gives a process descriptors under other numbers: (ours, its).
+fn hand_over(command: &mut Command, descriptors: Vec<(RawFd, RawFd)>) {
+    // SAFETY: only async-signal-safe calls, on descriptors that outlive the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            for &(ours, its) in &descriptors {
+                // A copy onto itself would keep close-on-exec.
+                let done = if ours == its {
+                    libc::fcntl(ours, libc::F_SETFD, 0)
+                } else {
+                    libc::dup2(ours, its)
+                };
+                if done < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
 /// A guest that runs. Killed on drop.
 #[derive(Debug)]
 pub struct Guest {
     kind: Kind,
     process: Background,
-    channel: Channel,
+    shell: Shell,
     _folder: TempDir,
+}
+
+/// What can be asked of any guest.
+impl Deref for Guest {
+    type Target = Shell;
+
+    fn deref(&self) -> &Shell {
+        &self.shell
+    }
 }
 
 impl Guest {
@@ -294,7 +310,7 @@ impl Guest {
         };
         let step = Duration::from_millis(500);
         for _ in 0..limit.as_millis() / step.as_millis() {
-            if self.channel.is_ready(step) {
+            if self.shell.is_ready(step) {
                 return Ok(());
             }
             self.process.assert_alive()?;
@@ -302,99 +318,9 @@ impl Guest {
         Err(self.process.failed(&format!("did not boot within {limit:?}")))
     }
 
-    /// Runs a shell command, a minute at the longest.
-    pub fn run(&self, command: &str) -> Result<Output> {
-        self.run_for(command, PATIENCE)
-    }
-
-    /// Runs a shell command, `limit` at the longest.
-    pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
-        // A little more, so that the guest can say that it ended the command.
-        let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
-        output.map_err(|e| self.process.failed(&format!("({e})")))
-    }
-
-    /// Runs a shell command that must succeed; its standard output.
-    pub fn sh(&self, command: &str) -> Result<String> {
-        let output = self.run(command)?;
-        match output.status {
-            Some(0) => Ok(output.out),
-            status => Err(failure(format!(
-                "in the guest, status {status:?} from: {command}\n{}{}",
-                output.out, output.err
-            ))),
-        }
-    }
-
-    /// Starts a shell command and comes back; it is ended after `limit`.
-    pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
-        self.channel.start(command, limit)
-    }
-
-    /// Ends a command that was started.
-    pub fn kill(&self, running: &Running) -> Result<()> {
-        self.channel.kill(running)
-    }
-
-    /// Runs a client of `hawser-traffic` that must succeed; its report.
-    pub fn traffic(&self, arguments: &str) -> Result<Value> {
-        self.traffic_for(arguments, PATIENCE)
-    }
-
-    /// Runs a client of `hawser-traffic` that must succeed, `limit` at the longest.
-    pub fn traffic_for(&self, arguments: &str, limit: Duration) -> Result<Value> {
-        let output = self.run_for(&format!("hawser-traffic {arguments}"), limit)?;
-        if output.status != Some(0) {
-            let Output { status, out, err } = output;
-            return Err(failure(format!(
-                "in the guest: hawser-traffic {arguments}: status {status:?}: {out}{err}"
-            )));
-        }
-        Ok(serde_json::from_str(&output.out)?)
-    }
-
-    /// Starts a server of `hawser-traffic` on `at` and waits until it serves.
-    pub fn serve(&self, at: &str) -> Result<Running> {
-        let file = format!("/run/serve-{}", at.replace(['[', ']', ':'], "_"));
-        let running = self.start(
-            &format!("exec hawser-traffic serve at={at} >{file} 2>&1"),
-            Duration::from_secs(3600),
-        )?;
-        self.sh(&format!(
-            "for n in $(seq 100); do grep -q serving {file} && exit; usleep 50000; done; cat {file}; exit 1"
-        ))?;
-        Ok(running)
-    }
-
-    /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
-    pub fn net_up(&self) -> Result<()> {
-        self.sh("net-up").map(drop)
-    }
-
-    /// Waits until the card has a carrier, or none.
-    pub fn wait_for_carrier(&self, up: bool) -> Result<()> {
-        let wanted = if up { "1" } else { "0" };
-        until(&format!("the guest sees its carrier as {wanted}"), || {
-            Ok(self.sh("cat /sys/class/net/eth0/carrier")?.trim() == wanted)
-        })
-    }
-
-    /// The virtio features agreed on with the card's driver, as a mask.
-    pub fn features(&self) -> Result<u64> {
-        let digits = self.sh("cat /sys/class/net/eth0/device/features")?;
-        // One digit for each feature, the first for bit 0.
-        let reversed: String = digits.trim().chars().rev().collect();
-        Ok(u64::from_str_radix(&reversed, 2)?)
-    }
-
     /// The process that plays the machine.
     pub fn process(&mut self) -> &mut Background {
         &mut self.process
-    }
-
-    /// All that the guest wrote to its console.
-    pub fn console(&self) -> String {
-        self.process.log()
     }
 
     /// Takes the machine away, as if its power were cut.

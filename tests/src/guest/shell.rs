@@ -1,0 +1,136 @@
+//! A guest's command line: what can be asked of any guest, wherever it runs.
+
+use super::channel::{Channel, Output, Running};
+use crate::{Result, failure, until};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest a command runs unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The command line.
+#[derive(Debug)]
+pub struct Shell {
+    channel: Channel,
+    /// What the guest writes to its console, if that is a file here.
+    console: Option<PathBuf>,
+}
+
+impl Shell {
+    /// A guest's at the other end of `line`.
+    pub(super) fn new(line: UnixStream, console: Option<PathBuf>) -> Result<Self> {
+        Ok(Self {
+            channel: Channel::new(line)?,
+            console,
+        })
+    }
+
+    /// Whether the guest said that it is up, within `limit`.
+    pub(super) fn is_ready(&self, limit: Duration) -> bool {
+        self.channel.is_ready(limit)
+    }
+
+    /// All that the guest wrote to its console.
+    pub fn console(&self) -> String {
+        let bytes = self.console.as_ref().and_then(|path| fs::read(path).ok());
+        bytes.map_or_else(String::new, |bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Runs a shell command, a minute at the longest.
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.run_for(command, PATIENCE)
+    }
+
+    /// Runs a shell command, `limit` at the longest.
+    pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
+        // A little more, so that the guest can say that it ended the command.
+        let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
+        output.map_err(|e| failure(format!("{e}; its console says:\n{}", self.console())))
+    }
+
+    /// Runs a shell command that must succeed; its standard output.
+    pub fn sh(&self, command: &str) -> Result<String> {
+        let output = self.run(command)?;
+        match output.status {
+            Some(0) => Ok(output.out),
+            status => Err(failure(format!(
+                "in the guest, status {status:?} from: {command}\n{}{}",
+                output.out, output.err
+            ))),
+        }
+    }
+
+    /// Starts a shell command and comes back; it is ended after `limit`.
+    pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
+        self.channel.start(command, limit)
+    }
+
+    /// Ends a command that was started.
+    pub fn kill(&self, running: &Running) -> Result<()> {
+        self.channel.kill(running)
+    }
+
+    /// Runs a client of `hawser-traffic` that must succeed; its report.
+    pub fn traffic(&self, arguments: &str) -> Result<Value> {
+        self.traffic_for(arguments, PATIENCE)
+    }
+
+    /// Runs a client of `hawser-traffic` that must succeed, `limit` at the longest.
+    pub fn traffic_for(&self, arguments: &str, limit: Duration) -> Result<Value> {
+        let output = self.run_for(&format!("hawser-traffic {arguments}"), limit)?;
+        if output.status != Some(0) {
+            let Output { status, out, err } = output;
+            return Err(failure(format!(
+                "in the guest: hawser-traffic {arguments}: status {status:?}: {out}{err}"
+            )));
+        }
+        Ok(serde_json::from_str(&output.out)?)
+    }
+
+    /// Starts a server of `hawser-traffic` on `at` and waits until it serves.
+    pub fn serve(&self, at: &str) -> Result<Running> {
+        let file = format!("/run/serve-{}", at.replace(['[', ']', ':'], "_"));
+        self.serve_by("exec", &file, at)
+    }
+
+    /// The same in a network namespace of the guest's.
+    pub fn serve_in(&self, namespace: &str, at: &str) -> Result<Running> {
+        let file = format!("/run/serve-{namespace}-{}", at.replace(['[', ']', ':'], "_"));
+        self.serve_by(&format!("exec ip netns exec {namespace}"), &file, at)
+    }
+
+    fn serve_by(&self, start: &str, file: &str, at: &str) -> Result<Running> {
+        let running = self.start(
+            &format!("{start} hawser-traffic serve at={at} >{file} 2>&1"),
+            Duration::from_secs(3600),
+        )?;
+        self.sh(&format!(
+            "for n in $(seq 100); do grep -q serving {file} && exit; usleep 50000; done; cat {file}; exit 1"
+        ))?;
+        Ok(running)
+    }
+
+    /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
+    pub fn net_up(&self) -> Result<()> {
+        self.sh("net-up").map(drop)
+    }
+
+    /// Waits until the card has a carrier, or none.
+    pub fn wait_for_carrier(&self, up: bool) -> Result<()> {
+        let wanted = if up { "1" } else { "0" };
+        until(&format!("the guest sees its carrier as {wanted}"), || {
+            Ok(self.sh("cat /sys/class/net/eth0/carrier")?.trim() == wanted)
+        })
+    }
+
+    /// The virtio features agreed on with the card's driver, as a mask.
+    pub fn features(&self) -> Result<u64> {
+        let digits = self.sh("cat /sys/class/net/eth0/device/features")?;
+        // One digit for each feature, the first for bit 0.
+        let reversed: String = digits.trim().chars().rev().collect();
+        Ok(u64::from_str_radix(&reversed, 2)?)
+    }
+}
