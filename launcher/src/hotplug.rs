@@ -14,10 +14,13 @@
 //! a VMM is known it keeps the process's privileges, which making a port takes; where none is
 //! it has given them up, and takes cards out and links down only.
 //!
-//! Asking the guest to shut down is done here too, for it is the VMM that asks: [`PowerDown`].
+//! Asking the guest to shut down is done here too, for it is the VMM that asks ([`PowerDown`]), and
+//! holding links down that the VMM shows up ([`links`]).
 
+mod links;
 mod power;
 
+use links::DownLinks;
 pub use power::PowerDown;
 
 use crate::attachment::Site;
@@ -40,7 +43,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -228,7 +231,8 @@ impl Step {
 impl Operator {
     fn work(mut self, orders: &Receiver<(Order, oneshot::Sender<Outcome>)>) {
         let mut ending = PowerDown::default();
-        while let Some((order, reply)) = ending.wait_beside(orders) {
+        let mut links = DownLinks::new();
+        while let Some((order, reply)) = self.next(orders, &mut ending, &mut links) {
             let outcome = match order {
                 Order::Plug { files, only } => self.plug(&files, only.as_deref()),
                 Order::Unplug(name) => self.unplug(&name),
@@ -250,6 +254,25 @@ impl Operator {
             }
             // Whoever asked may have gone; what was done is done.
             let _ = reply.send(outcome);
+        }
+    }
+
+    /// The next order; `None` if there will be none any more. What has its time is done meanwhile.
+    fn next<T>(&self, orders: &Receiver<T>, ending: &mut PowerDown, links: &mut DownLinks) -> Option<T> {
+        let HotplugSetup { vmm, plan, .. } = &self.setup;
+        loop {
+            let deadlines = [ending.deadline(), links.deadline(vmm.as_ref(), &plan.nics)];
+            let Some(deadline) = deadlines.into_iter().flatten().min() else {
+                return orders.recv().ok();
+            };
+            match orders.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(order) => return Some(order),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    ending.expire();
+                    links.hold(vmm.as_ref(), &plan.nics, &self.machine);
+                }
+            }
         }
     }
 

@@ -78,11 +78,8 @@ impl Stage {
                 .host
                 .run(&format!("ip addr add {}/24 dev {bridge}", card.host))?;
         }
-        let file = segment.path("vm.yaml");
-        fs::write(&file, manifest(&[]))?;
+        let hawser = Self::serve(&segment, &manifest(&[]), &["default"])?;
         let monitor = segment.path("qmp.sock");
-        let qmp = format!("--qmp={}", monitor.display());
-        let hawser = Hawser::run_with(&segment.host, &file, segment.folder(), &["default"], &[&qmp])?;
         let mut plan = Plan::new(Kind::Qemu, hawser.socket());
         plan.mac = Some(MAC.into());
         plan.arguments = vec!["-qmp".into(), format!("unix:{},server=on,wait=off", monitor.display())];
@@ -138,6 +135,33 @@ impl Stage {
         Ok(())
     }
 
+    /// hawser dies, and serves again a VM whose card is to have no link: the VMM, which meets it again
+    /// and was not asked before, shows the guest none.
+    fn restart_with_a_link_down(&mut self) -> Result<()> {
+        let [card, _] = &CARDS;
+        self.plug(&[(card, "up")])?;
+        self.use_card(card)?;
+        let link = self.link(card)?.unwrap_or_default();
+        self.hawser.process().kill();
+        self.hawser = Self::serve(&self.segment, &manifest(&[(card, "down")]), &["default", card.name])?;
+        // QEMU took it down when the socket closed, and takes it up when it connects again.
+        let told = |log: &str| log.contains("trunk: the VMM is told that its link is down");
+        self.hawser
+            .process()
+            .wait_until("the link is taken down again", PATIENCE, told)?;
+        until("the guest loses its carrier", || {
+            Ok(self.guest.sh(&format!("cat /sys/class/net/{link}/carrier"))?.trim() == "0")
+        })
+    }
+
+    /// hawser with these NICs, which gives orders to QEMU.
+    fn serve(segment: &Segment, manifest: &str, nics: &[&str]) -> Result<Hawser> {
+        let file = segment.path("vm.yaml");
+        fs::write(&file, manifest)?;
+        let qmp = format!("--qmp={}", segment.path("qmp.sock").display());
+        Hawser::run_with(&segment.host, &file, segment.folder(), nics, &[&qmp])
+    }
+
     /// Both cards come, are used, and go, `rounds` times, while iperf3 counts datagrams on the
     /// card that stays.
     fn rounds(&mut self, rounds: u32) -> Result<()> {
@@ -176,6 +200,7 @@ impl Stage {
 fn nics_come_and_go_while_another_loses_nothing() -> Result<()> {
     let mut stage = Stage::new()?;
     stage.rounds(2)?;
+    stage.restart_with_a_link_down()?;
     stage.hawser.assert_alive()
 }
 

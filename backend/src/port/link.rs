@@ -48,6 +48,11 @@ impl Link {
         self.lock().listener = listener;
     }
 
+    /// Whether somebody is told: a front end is there, and has a channel for it.
+    pub fn is_told(&self) -> bool {
+        self.lock().listener.is_some()
+    }
+
     /// What the segment has become.
     pub(super) fn set_segment(&self, up: bool) {
         self.change(|state| state.segment = up);

@@ -3,7 +3,6 @@
 
 use crate::companion::SignalSink;
 use crate::vmm::running::VmmSocket;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// A VM that is to end, or none.
@@ -54,19 +53,17 @@ impl PowerDown {
         Self(None)
     }
 
-    /// The next of `orders`; `None` if there will be none any more. Ends the VMM when its time
-    /// has come.
-    pub(super) fn wait_beside<T>(&mut self, orders: &Receiver<T>) -> Option<T> {
-        while let Some((ending, deadline)) = self.0.as_ref().and_then(|ending| Some((ending, ending.deadline?))) {
-            match orders.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(order) => return Some(order),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    log::warn!("the guest has not shut down in time: the VMM is told to end");
-                    *self = Self::force(ending);
-                }
-            }
+    /// When the VMM is told to end.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.as_ref()?.deadline
+    }
+
+    /// Tells it, if it is time.
+    pub(super) fn expire(&mut self) {
+        let Some(ending) = &self.0 else { return };
+        if ending.deadline.is_some_and(|at| at <= Instant::now()) {
+            log::warn!("the guest has not shut down in time: the VMM is told to end");
+            *self = Self::force(ending);
         }
-        orders.recv().ok()
     }
 }
