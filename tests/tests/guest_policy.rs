@@ -1,7 +1,9 @@
 //! What crosses a guest's port on a segment, and what does not.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
 use hawser_testkit::segment::{BRIDGE, HOST4, PORT, Segment};
+use hawser_testkit::sniffer::Sniffer;
 use hawser_testkit::{Result, failure};
 
 /// VIRTIO_NET_F_CTRL_MAC_ADDR
@@ -112,6 +114,26 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     hawser.assert_alive()
 }
 
+/// The guest on trunk 10,20-30 is heard with the tags of these VLANs, and with no others.
+fn assert_trunked(listener: &Sniffer, hawser: &mut Hawser, guest: &Guest, mac: &str) -> Result<()> {
+    const STRANGER: &str = "52:54:00:00:00:99";
+    let digits = |mac: &str| mac.replace(':', "");
+    for vlan in [10u16, 25, 31, 40] {
+        let rest = "5a".repeat(46);
+        let frame = format!("{}{}8100{vlan:04x}88b5{rest}", digits(STRANGER), digits(mac));
+        guest.traffic(&format!("frame on=eth0 bytes={frame}"))?;
+    }
+    let counters = hawser.wait_for_counters("frames of other VLANs", |c| c.dropped("vlan_not_member") >= 2)?;
+    assert_eq!(counters.dropped("vlan_not_member"), 2);
+    listener.wait_for(1, &format!("ether dst {STRANGER} and vlan 25"))?;
+    let mut seen = listener.seen(&format!("ether dst {STRANGER}"))?;
+    // Of what it does not know tcpdump shows the bytes, on lines of their own.
+    seen.retain(|line| line.contains(STRANGER));
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[0].contains("vlan 10,") && seen[1].contains("vlan 25,"), "{seen:?}");
+    Ok(())
+}
+
 #[test]
 fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
     const PEER: &str = "192.0.2.6";
@@ -147,6 +169,7 @@ fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
         .host
         .inside(|| std::net::UdpSocket::bind((HOST4, 0))?.send_to(b"untagged", (OWN, 9)))??;
     access.wait_for_counters("the untagged datagram", |c| c.dropped("vlan_other") > 0)?;
+    assert_trunked(&listener, &mut trunk, &peer, PEER_MAC)?;
     access.assert_alive()?;
     trunk.assert_alive()
 }

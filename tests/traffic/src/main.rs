@@ -14,6 +14,7 @@ mod bulk;
 mod dial;
 mod flood;
 mod life;
+mod raw;
 mod rounds;
 mod server;
 mod storm;
@@ -44,6 +45,7 @@ hawser-traffic COMMAND [name=value]…
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
+  frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
 ";
 
@@ -107,6 +109,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "dial" => dial::dial(arguments),
         "hold" => dial::hold(arguments),
         "flood" => flood::flood(arguments),
+        "frame" => raw::frame(arguments),
         "agent" => agent::serve(arguments.text("tty")?),
         _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),
     }
