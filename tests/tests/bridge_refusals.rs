@@ -1,9 +1,11 @@
 //! What cannot be attached to a segment: said with option or field and remedy, and nothing on
 //! the host is other than before.
 
+use hawser_testkit::netns::Namespace;
 use hawser_testkit::segment::Segment;
 use hawser_testkit::{Result, artifacts};
 use std::fs;
+use std::path::Path;
 
 const MAC: &str = "52:54:00:12:34:56";
 
@@ -70,6 +72,22 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
 ];
 
+/// Starts a program without the right to change the network.
+const UNPRIVILEGED: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+
+/// What hawser says, started by `program`, when it ends with the status of a refusal.
+fn refused(host: &Namespace, program: &[&str], arguments: &[&str]) -> Result<String> {
+    let hawser = artifacts::hawser()?;
+    // One that is not refused would serve for ever.
+    let words = [&["timeout", "10"], program].concat();
+    let mut command = host.command(words[0]);
+    command.args(&words[1..]).arg(hawser).args(arguments);
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments:?}: {said}");
+    Ok(said)
+}
+
 #[test]
 fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()> {
     let segment = Segment::beside(1500)?;
@@ -86,37 +104,30 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
         host.run(line)?;
     }
     segment.add_tap("busy0", "")?;
-    let owner = segment.hawser("owner", &["--tap=busy0"])?;
+    host.run("ip link set busy0 down")?;
+    let mut owner = segment.hawser("owner", &["--tap=busy0"])?;
+    // That is no reason not to start.
+    let log = owner.process().log();
+    assert!(log.contains("ip link set busy0 up"), "{log}");
     let before = host.settled()?;
     let socket = segment.path("refused.sock");
+    let socket_option = format!("--socket-path={}", socket.display());
     let runtime = format!("--runtime-dir={}", segment.path("run").display());
-    let refused = |program: &[&str], options: &[&str]| -> Result<String> {
-        let hawser = artifacts::hawser()?;
-        let hawser = hawser.to_string_lossy();
-        // One that is not refused would serve for ever.
-        let words = [&["timeout", "10"], program, &[&*hawser]].concat();
-        let output = host
-            .command(words[0])
-            .args(&words[1..])
-            .arg(format!("--socket-path={}", socket.display()))
-            .args(["--mode=bridge", &runtime])
-            .args(options)
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{options:?}: {said}");
+    let said = |program: &[&str], options: &[&str]| -> Result<String> {
+        let own = [&socket_option, "--mode=bridge", "--log=error", &runtime];
+        let said = refused(host, program, &[&own[..], options].concat())?;
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(!socket.exists());
         Ok(said)
     };
     for (options, words) in REFUSALS {
-        let said = refused(&[], options)?;
+        let said = said(&[], options)?;
         for word in *words {
             assert!(said.contains(word), "{options:?}: no {word} in: {said}");
         }
     }
-    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
     for way in ["--bridge=br0", "--tap=new0", "--macvtap=up0", "--pod-interface=far0"] {
-        let said = refused(&unprivileged, &[way])?;
+        let said = said(UNPRIVILEGED, &[way])?;
         for word in [way, "CAP_NET_ADMIN"] {
             assert!(said.contains(word), "{said}");
         }
@@ -156,26 +167,19 @@ fn what_a_manifest_cannot_be_attached_to_is_refused_at_its_field_and_nothing_has
     segment.add_tap("tap0", "")?;
     let before = host.settled()?;
     let (file, store, sockets) = (segment.path("vm.yaml"), segment.path("store"), segment.path("sockets"));
-    let refused = |program: &[&str], config: &str, place: &str| -> Result<String> {
+    let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let options = [
+        option("filename", &file),
+        option("store", &store),
+        option("socket-dir", &sockets),
+        option("runtime-dir", &segment.path("run")),
+    ];
+    let said = |program: &[&str], config: &str, place: &str| -> Result<String> {
         fs::write(&file, manifest(config))?;
-        let hawser = artifacts::hawser()?;
-        let words = [&["timeout", "10"], program].concat();
-        let output = host
-            .command(words[0])
-            .args(&words[1..])
-            .arg(hawser)
-            .arg("run")
-            .arg(format!("--filename={}", file.display()))
-            .arg(format!("--store={}", store.display()))
-            .arg(format!("--socket-dir={}", sockets.display()))
-            .arg(format!("--runtime-dir={}", segment.path("run").display()))
-            .output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{config}: {said}");
-        assert!(
-            said.contains(&format!("{}:{place}: ", file.display())),
-            "{config}: {said}"
-        );
+        let options = options.iter().map(String::as_str);
+        let said = refused(host, program, &[&["run"], &options.collect::<Vec<_>>()[..]].concat())?;
+        let place = format!("{}:{place}: ", file.display());
+        assert!(said.contains(&place), "{config}: {said}");
         assert!(!store.exists() && !sockets.exists(), "{config}");
         Ok(said)
     };
@@ -211,12 +215,11 @@ fn what_a_manifest_cannot_be_attached_to_is_refused_at_its_field_and_nothing_has
             "leave it out",
         ),
     ] {
-        let said = refused(&[], config, place)?;
+        let said = said(&[], config, place)?;
         assert!(said.contains(words), "{config}: {said}");
     }
-    let unprivileged = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
     let config = r#"{"type": "cnv-bridge", "bridge": "br0"}"#;
-    let said = refused(&unprivileged, config, "16: spec.config.bridge")?;
+    let said = said(UNPRIVILEGED, config, "16: spec.config.bridge")?;
     assert!(said.contains("CAP_NET_ADMIN"), "{said}");
     assert_eq!(host.settled()?, before);
     Ok(())

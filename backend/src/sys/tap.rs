@@ -267,7 +267,10 @@ fn attach(fd: &OwnedFd, name: &CStr, several: bool) -> io::Result<()> {
 fn attach_remedy(error: &io::Error, several: bool) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EBUSY) => "another process has it: end that, or name another device",
-        Some(libc::EPERM) => "give this process CAP_NET_ADMIN, or the device to its user (ip tuntap add … user …)",
+        Some(libc::EPERM) => {
+            "it is another user's: make it for the one of this process (ip tuntap add … user …), or give that \
+             CAP_NET_ADMIN"
+        }
         Some(libc::EINVAL) if several => {
             "make it for several queues (ip tuntap add … multi_queue), or ask for one pair"
         }

@@ -41,6 +41,8 @@ pub(super) struct Finding {
     descriptors: Vec<TapQueue>,
     /// MTU of the segment, and the link that says so.
     mtu: Option<(u32, String)>,
+    /// The link, if it is switched off.
+    down: Option<String>,
     /// The MAC the guest must have to be reached.
     mac: Option<MacAddr>,
     forwarding: Forwarding,
@@ -53,6 +55,7 @@ impl Finding {
             segment,
             descriptors: Vec::new(),
             mtu: link.map(|link| (link.mtu, link.name.clone())),
+            down: link.filter(|link| !link.is_up).map(|link| link.name.clone()),
             mac: None,
             forwarding: Forwarding::Switched,
             takeover: None,
@@ -76,6 +79,11 @@ impl Survey {
             plan.port.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX);
         }
         plan.port.mac = plan.port.mac.or(self.finding.mac);
+        if let Some(down) = &self.finding.down {
+            plan.notices.push(format!(
+                "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
+            ));
+        }
         if let ModeConfig::Bridge(bridge) = &mut plan.port.mode {
             bridge.forwarding = self.finding.forwarding;
         }
