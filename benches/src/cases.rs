@@ -4,6 +4,8 @@
 //! so that the clock, or a tool that counts instructions, sees that part alone. Memory is
 //! warm, which a guest on another processor would not leave it.
 
+mod port;
+
 use hawser_backend::config::{DEFAULT_BUSY_POLL, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::testing::{OwnedFrame, TestSink};
@@ -48,7 +50,7 @@ pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 pub type Case = (&'static str, fn() -> Result<Round>);
 
 /// All of them.
-pub const ALL: [Case; 13] = [
+pub const ALL: [Case; 15] = [
     ("transmit-60", || Ok(transmit(&[72], false))),
     ("transmit-1514-two-buffers", || Ok(transmit(&[12, 1514], false))),
     ("transmit-64k-indirect", || {
@@ -65,6 +67,8 @@ pub const ALL: [Case; 13] = [
     ("checksum-1500", || Ok(sum(1500))),
     ("udp-burst-one-flow", || udp_burst(1)),
     ("udp-burst-64-flows-of-512", || udp_burst(BURST)),
+    ("port-burst-1", || port::burst(1)),
+    ("port-burst-64", || port::burst(BURST)),
 ];
 
 fn count(n: usize) -> u32 {

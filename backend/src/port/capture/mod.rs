@@ -1,7 +1,8 @@
 //! A view of what crosses a port, for whoever asks: frames of both directions, and why
 //! those that went nowhere did.
 //!
-//! While nobody looks, a burst costs one load. While somebody does, each frame's first
+//! While nobody looks, a turn of the worker costs a load for either direction, and a frame for
+//! the guest a test. While somebody does, each frame's first
 //! bytes are copied and sent over a channel of limited length: a slow reader loses
 //! packets, is told how many, and holds up nobody. Frames of the guest are then given
 //! to the mode one by one, so that a reason that is counted belongs to the frame.
@@ -206,6 +207,7 @@ impl CaptureTap {
     }
 
     /// Shows a frame of the guest.
+    #[cold]
     pub fn frame(&self, frame: &GuestFrame<'_>, dropped: Option<DropReason>) {
         self.show(Direction::FromGuest, dropped, frame.head, frame.len, |bytes| {
             frame.copy_to(0, bytes);
@@ -216,6 +218,7 @@ impl CaptureTap {
     }
 
     /// Shows the head of a frame of the guest that did not come in.
+    #[cold]
     pub fn refused(&self, head: &[u8], reason: DropReason) {
         self.show(Direction::FromGuest, Some(reason), head, head.len(), |bytes| {
             bytes.copy_from_slice(&head[..bytes.len()]);
@@ -223,6 +226,7 @@ impl CaptureTap {
     }
 
     /// Shows a frame for the guest: its header, and its payload as slices.
+    #[cold]
     pub fn to_guest(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>) {
         self.show(Direction::ToGuest, dropped, head, head.len() + len, |bytes| {
             let in_head = head.len().min(bytes.len());
@@ -232,6 +236,7 @@ impl CaptureTap {
     }
 
     /// Shows a frame for the guest that lies in `parts`.
+    #[cold]
     pub fn parts_to_guest(&self, parts: &[&[u8]], dropped: Option<DropReason>) {
         let head = parts.first().copied().unwrap_or_default();
         let len = parts.iter().map(|part| part.len()).sum();

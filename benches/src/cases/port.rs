@@ -1,0 +1,130 @@
+//! Bursts through a whole port and back: what its worker does with them on its own thread.
+//!
+//! Beside what is said in [`super`], tools that count see the worker's part of it,
+//! `Worker::drain_transmit`: frames taken, admitted, given to the mode and, as it gives each back,
+//! to the guest. With a capture compiled in and nobody looking, as it is everywhere.
+
+use super::{MAC, Round, count};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::frame::{GuestBurst, GuestSink, Offload};
+use hawser_backend::mode::Mode;
+use hawser_backend::poller::{Readiness, Token};
+use hawser_backend::port::Port;
+use hawser_backend::time::Instant;
+use hawser_backend::vhost_user::{Endpoint, Lifetime, Server, StopHandle};
+use hawser_testkit::frontend::{Header, Vmm, VmmConfig};
+use hawser_testkit::{Result, failure};
+use std::num::NonZeroU16;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A frame that lies whole in the head that is copied out of guest memory.
+const LEN: usize = 60;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Gives every frame back.
+struct Echo;
+
+impl Mode for Echo {
+    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        for frame in burst {
+            // Without room the case fails: it counts what comes back.
+            let _ = sink.send(Offload::NONE, &[frame.head]);
+        }
+    }
+
+    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
+
+    fn on_room(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+
+    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+
+    fn on_link_down(&mut self, _: Instant) {}
+}
+
+/// A port and its driver.
+struct Served {
+    vmm: Vmm,
+    stop: StopHandle,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    fn start() -> Result<Self> {
+        let config = PortConfig {
+            name: "case".into(),
+            mac: Some(MAC),
+            mtu: 1500,
+            queue_pairs: NonZeroU16::MIN,
+            // It would look at the ring as often as it has time to.
+            busy_poll: Duration::ZERO,
+            policy: PolicyConfig::default(),
+            mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
+        };
+        let port = Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Echo)))?);
+        let (ours, theirs) = UnixStream::pair()?;
+        let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
+        let stop = server.stop_handle();
+        let server = thread::spawn(move || {
+            if let Err(error) = server.run() {
+                eprintln!("{error}");
+            }
+        });
+        let mut vmm = Vmm::connect(ours, VmmConfig::default())?;
+        vmm.post_all()?;
+        Ok(Self {
+            vmm,
+            stop,
+            server: Some(server),
+        })
+    }
+
+    /// Sends `burst` frames with one kick, and waits until all have come back.
+    fn echo(&mut self, frame: &[u8], burst: usize) -> Result<()> {
+        let nic = &mut self.vmm.nics[0];
+        for _ in 0..burst {
+            if !nic.queue(Header::default(), frame) {
+                return Err(failure("no room in the ring"));
+            }
+        }
+        nic.transmit.publish_and_kick()?;
+        for _ in 0..burst {
+            nic.recv(PATIENCE)?
+                .ok_or_else(|| failure("a frame did not come back"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(server) = self.server.take() {
+            // If it panicked, the panic hook has said so.
+            let _ = server.join();
+        }
+    }
+}
+
+/// Bursts of so many frames.
+///
+/// # Errors
+/// The port cannot be served.
+pub fn burst(frames: usize) -> Result<Round> {
+    let mut served = Served::start()?;
+    let mut frame = super::ethernet([0x88, 0xb5]);
+    frame.resize(LEN, 0x5a);
+    Ok(Box::new(move || {
+        let start = std::time::Instant::now();
+        served.echo(&frame, frames).expect("frames come back");
+        (start.elapsed(), count(frames))
+    }))
+}
