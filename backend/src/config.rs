@@ -51,6 +51,8 @@ pub struct BridgeConfig {
     pub queues: Vec<Arc<TapQueue>>,
     /// What the guest is told when it asks for an address; `None`: the segment is asked.
     pub lease: Option<LeaseConfig>,
+    /// The same of IPv6.
+    pub lease6: Option<Lease6Config>,
     /// How frames find their receiver there.
     pub forwarding: Forwarding,
 }
@@ -84,6 +86,18 @@ pub struct LeaseConfig {
     /// Routes in the order in which they can be made, the default one last; by way of
     /// 0.0.0.0: to neighbours (RFC 3442).
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// Names and servers.
+    pub names: NameConfig,
+}
+
+/// An IPv6 address that is the guest's for good: what DHCPv6 says to a guest whose segment has
+/// no server for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease6Config {
+    /// Who is given it.
+    pub client: MacAddr,
+    /// The address, and the width of its network, all of which is on the link.
+    pub address: Ipv6Net,
     /// Names and servers.
     pub names: NameConfig,
 }

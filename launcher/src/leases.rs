@@ -176,7 +176,7 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     let checked = matches!(&segment.attachment, Attachment::Bridge(port) if port.mac_spoof_check);
     let message = match &segment.ipam {
         Ipam::HostLocal { .. } => "addresses of host-local ranges are kept in the store: leave out --store=off",
-        Ipam::Static { addresses, .. } if !named && addresses.iter().any(|a| a.address.addr().is_ipv4()) => {
+        Ipam::Static { .. } if !named => {
             "its address is given to a MAC, and none is known: give macAddress, or leave out --store=off"
         }
         _ if checked && !named => {

@@ -421,7 +421,7 @@ impl Planner<'_> {
     /// What of a segment's addresses the guest is not told.
     fn check_segment(&self, interface: &Interface, segment: &Segment) {
         let warn = |message: &str| self.report.warn(&interface.spot, message);
-        let (addresses, routes): (Vec<IpAddr>, &[Route]) = match &segment.ipam {
+        let (addresses, routes, has_router6): (Vec<IpAddr>, &[Route], bool) = match &segment.ipam {
             Ipam::None | Ipam::Dhcp => {
                 if segment.dns.is_some() {
                     warn("dns of its network is not told to the guest: the DHCP server there is not hawser's");
@@ -430,14 +430,25 @@ impl Planner<'_> {
             }
             Ipam::HostLocal { ranges, routes } => {
                 let first = |set: &Vec<Range>| set.first().map(|range| range.first);
-                (ranges.iter().filter_map(first).collect(), routes)
+                (ranges.iter().filter_map(first).collect(), routes, false)
             }
-            Ipam::Static { addresses, routes } => (addresses.iter().map(|a| a.address.addr()).collect(), routes),
+            Ipam::Static { addresses, routes } => {
+                let has_router6 = addresses
+                    .iter()
+                    .any(|a| a.gateway.is_some_and(|gateway| gateway.is_ipv6()));
+                (
+                    addresses.iter().map(|a| a.address.addr()).collect(),
+                    routes,
+                    has_router6,
+                )
+            }
         };
-        if addresses.iter().filter(|a| a.is_ipv4()).count() > 1 || !addresses.iter().all(IpAddr::is_ipv4) {
-            warn("the guest is told the first IPv4 address only: DHCPv4 has one, and IPv6 is not served here");
-        } else if routes.iter().any(|route| route.destination.addr().is_ipv6()) {
-            warn("the guest is told routes of IPv4 only: IPv6 is not served here");
+        let of_family = |ipv4: bool| addresses.iter().filter(move |a| a.is_ipv4() == ipv4).count();
+        if of_family(true) > 1 || of_family(false) > 1 {
+            warn("the guest is told the first address of each family only");
+        }
+        if routes.iter().any(|route| route.destination.addr().is_ipv6()) || has_router6 {
+            warn("the guest is told no routes and gateway of IPv6: it hears of them from the segment's routers");
         }
     }
 

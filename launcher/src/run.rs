@@ -23,9 +23,9 @@ use crate::values::{self, Family, Stack};
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
 use crate::{config, leases, serve, startup, validate, vmm};
-use hawser_backend::config::{LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
+use hawser_backend::config::{Lease6Config, LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
 use hawser_backend::packet::vlan::VlanId;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};
@@ -321,16 +321,24 @@ fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Fai
             }
         }
         (ModeConfig::Bridge(config), NicMode::Bridge(segment)) => {
+            let names = with_dns(names, segment.dns.as_ref());
+            let client = plan.port.mac;
+            let client = || client.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"));
+            if let Some(address) = static_ipv6(&segment.ipam) {
+                config.lease6 = Some(Lease6Config {
+                    client: client()?,
+                    address,
+                    names: names.clone(),
+                });
+            }
             if let Some((address, gateway, routes)) = static_ipv4(&segment.ipam) {
-                let client = plan.port.mac;
-                let client = client.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"))?;
                 config.lease = Some(LeaseConfig {
-                    client,
+                    client: client()?,
                     address,
                     server: DHCP_SERVER,
                     router: gateway,
                     routes,
-                    names: with_dns(names, segment.dns.as_ref()),
+                    names,
                 });
             }
         }
@@ -358,6 +366,17 @@ fn with_dns(mut names: NameConfig, dns: Option<&Dns>) -> NameConfig {
         names.search.clone_from(&dns.search);
     }
     names
+}
+
+/// What DHCPv6 can tell of fixed addresses: the first of IPv6.
+fn static_ipv6(ipam: &Ipam) -> Option<Ipv6Net> {
+    let Ipam::Static { addresses, .. } = ipam else {
+        return None;
+    };
+    addresses.iter().find_map(|given| match given.address {
+        IpNet::V6(address) => Some(address),
+        IpNet::V4(_) => None,
+    })
 }
 
 type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);

@@ -105,7 +105,7 @@ fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
 
 #[test]
 fn a_static_address_is_given_by_dhcp_with_its_routes() {
-    let ipam = |json: &str| {
+    let both = |json: &str| {
         let config = format!(r#"{{"type": "bridge", "bridge": "br0", "ipam": {json}}}"#);
         let text = format!(
             "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec: {{config: '{config}'}}\n---\n\
@@ -118,8 +118,9 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
         let ModeConfig::Bridge(config) = plan.port.mode else {
             panic!()
         };
-        config.lease
+        (config.lease, config.lease6)
     };
+    let ipam = |json: &str| both(json).0;
     let plain =
         ipam(r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24", "gateway": "192.0.2.1"}]}"#).unwrap();
     assert_eq!(
@@ -140,6 +141,16 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
         .collect();
     assert_eq!(routes, ["198.51.100.0/24 192.0.2.9", "0.0.0.0/0 192.0.2.1"]);
     assert_eq!(ipam(r#"{"type": "dhcp"}"#), None);
+    let dual = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}, {"address": "2001:db8::5/64"},
+        {"address": "2001:db8::6/64"}]}"#;
+    let (lease, lease6) = both(dual);
+    let lease6 = lease6.unwrap();
+    assert_eq!(
+        (lease6.address.to_string(), lease6.client),
+        ("2001:db8::5/64".into(), lease.unwrap().client)
+    );
+    let (lease, lease6) = both(r#"{"type": "static", "addresses": [{"address": "2001:db8::5/64"}]}"#);
+    assert!(lease.is_none() && lease6.is_some());
     // Names of the addresses, and of the network in place of those; the pod's where neither says any.
     let named = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}],
         "dns": {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["a.example"]}}"#;

@@ -7,7 +7,7 @@ use hawser_testkit::netns::Namespace;
 use hawser_testkit::netns::address::POD4;
 use hawser_testkit::segment::{HOST4, PORT, Segment};
 use hawser_testkit::sniffer::Sniffer;
-use hawser_testkit::{Result, peers};
+use hawser_testkit::{Result, peers, until};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,6 +230,15 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     ping(&guest, HOST4)?;
+    // By DHCPv6, and an advertisement of nobody's.
+    until("the guest's own address of its link", || {
+        let addresses = guest.sh("ip -6 addr show dev eth0 scope link")?;
+        Ok(addresses.contains("inet6") && !addresses.contains("tentative"))
+    })?;
+    guest.sh("dhclient -6 -1 -sf /etc/hawser/dhclient6 -lf /run/leases6 -pf /run/pid6 eth0")?;
+    assert!(guest.sh("ip -6 addr show dev eth0")?.contains("2001:db8:77::5/"));
+    assert!(guest.sh("ip -6 route show dev eth0")?.contains("2001:db8:77::/64"));
+    assert_eq!(guest.sh("ip -6 route show default")?, "");
     drop(guest);
     hawser.stop()
 }
@@ -283,7 +292,8 @@ spec:
   config: |
     {"cniVersion": "1.0.0", "type": "bridge", "bridge": "br0",
      "dns": {"nameservers": ["192.0.2.53"], "domain": "lan.example", "search": ["lan.example", "wide.example"]},
-     "ipam": {"type": "static", "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}],
+     "ipam": {"type": "static",
+              "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}, {"address": "2001:db8:77::5/64"}],
               "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.9"}]}}
 ---
 apiVersion: kubevirt.io/v1

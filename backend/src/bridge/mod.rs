@@ -22,7 +22,7 @@ mod split;
 #[cfg(test)]
 mod testing;
 
-use crate::config::{Forwarding, LeaseConfig, VlanConfig};
+use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::mode::{Mode, SegmentChange};
@@ -33,6 +33,7 @@ use crate::time::Instant;
 use inbound::Inbound;
 use outbound::Outbound;
 use segment::Segment;
+pub use services::Leases;
 use services::Services;
 use std::io;
 use std::sync::Arc;
@@ -58,8 +59,8 @@ pub struct BridgeSetup<'a> {
     pub counters: Arc<Counters>,
     /// What VLAN tags mean.
     pub vlan: &'a VlanConfig,
-    /// The guest's DHCP is answered here, with this and the segment's MTU.
-    pub lease: Option<(&'a LeaseConfig, u16)>,
+    /// What of the guest's DHCP is answered here.
+    pub lease: Leases<'a>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,
 }
@@ -94,7 +95,7 @@ impl Bridge {
 }
 
 impl Mode for Bridge {
-    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+    fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         let Some(services) = &mut self.services else {
             return self.outbound.send(&mut self.segment, burst);
         };
@@ -102,8 +103,8 @@ impl Mode for Bridge {
             self.outbound.send(&mut self.segment, rest);
         }
         for frame in burst {
-            if services.wants(frame) {
-                services.answer(frame, sink);
+            if services.wants(frame) || services.hears(frame) {
+                services.answer(now, frame, sink);
             }
         }
     }

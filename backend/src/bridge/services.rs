@@ -1,38 +1,49 @@
 //! What is answered here instead of by the segment, because the segment cannot: the guest's
-//! DHCP, where nobody there has an address for it (nothing the guest says to UDP port 67
-//! reaches the segment then), and the questions for its neighbours, where the segment carries
+//! DHCP, where nobody there has an address for it (nothing the guest says to UDP port 67, or
+//! port 547 of IPv6, reaches the segment then), and the questions for its neighbours, where the segment carries
 //! packets only.
 
-use crate::config::{Forwarding, LeaseConfig};
+use crate::config::{Forwarding, Lease6Config, LeaseConfig};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestFrame, GuestSink, Offload};
-use crate::responder::{Answer, LeaseServer, MAX_FRAME, NeighbourProxy, Replies};
+use crate::responder::{Answer, Lease6Server, LeaseServer, MAX_FRAME, NeighbourProxy, Replies};
+use crate::time::Instant;
 use std::sync::Arc;
+
+/// What the guest is told when it asks for addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leases<'a> {
+    /// By DHCPv4; `None`: the segment is asked.
+    pub ipv4: Option<&'a LeaseConfig>,
+    /// By DHCPv6, in the same way.
+    pub ipv6: Option<&'a Lease6Config>,
+    /// The segment's MTU.
+    pub mtu: u16,
+}
 
 /// Answers between the guest and the segment.
 pub(super) struct Services {
     lease: Option<LeaseServer>,
+    lease6: Option<Lease6Server>,
     neighbours: Option<NeighbourProxy>,
     replies: Replies,
     counters: Arc<Counters>,
 }
 
 impl Services {
-    /// The services there are, if any: a lease with the segment's MTU, and what `forwarding` asks for.
-    pub(super) fn new(
-        lease: Option<(&LeaseConfig, u16)>,
-        forwarding: Forwarding,
-        counters: Arc<Counters>,
-    ) -> Option<Self> {
+    /// The services there are, if any: leases, and what `forwarding` asks for.
+    pub(super) fn new(leases: Leases<'_>, forwarding: Forwarding, counters: Arc<Counters>) -> Option<Self> {
+        let Leases { ipv4, ipv6, mtu } = leases;
         let neighbours = match forwarding {
             Forwarding::Switched => None,
             Forwarding::Routed { .. } => Some(NeighbourProxy),
         };
-        if lease.is_none() && neighbours.is_none() {
+        if ipv4.is_none() && ipv6.is_none() && neighbours.is_none() {
             return None;
         }
         Some(Self {
-            lease: lease.map(|(config, mtu)| LeaseServer::new(config, mtu)),
+            lease: ipv4.map(|config| LeaseServer::new(config, mtu)),
+            lease6: ipv6.map(|config| Lease6Server::new(config, mtu)),
             neighbours,
             replies: Replies::default(),
             counters,
@@ -41,7 +52,23 @@ impl Services {
 
     /// True for what does not go to the segment.
     pub(super) fn wants(&self, frame: &GuestFrame<'_>) -> bool {
-        self.is_for_lease(frame) || self.neighbours.is_some_and(|proxy| proxy.wants(frame.head))
+        self.is_for_lease(frame)
+            || self
+                .lease6
+                .as_ref()
+                .is_some_and(|lease| lease.wants(frame.head, frame.len))
+            || self.neighbours.is_some_and(|proxy| proxy.wants(frame.head))
+    }
+
+    /// True for what is answered and, unless it is wanted, goes to the segment all the same.
+    pub(super) fn hears(&self, frame: &GuestFrame<'_>) -> bool {
+        let lease = self.lease6.as_ref();
+        lease.is_some_and(|lease| lease.hears(frame.head, frame.len))
+    }
+
+    fn is_for_lease6(&self, frame: &GuestFrame<'_>) -> bool {
+        let lease = self.lease6.as_ref();
+        lease.is_some_and(|lease| lease.wants(frame.head, frame.len) || lease.hears(frame.head, frame.len))
     }
 
     fn is_for_lease(&self, frame: &GuestFrame<'_>) -> bool {
@@ -50,14 +77,16 @@ impl Services {
             .is_some_and(|lease| lease.wants(frame.head, frame.len))
     }
 
-    /// Deals with a frame that is wanted.
-    pub(super) fn answer(&mut self, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+    /// Deals with a frame that is wanted or heard.
+    pub(super) fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         let mut copy = [0; MAX_FRAME];
         let n = frame.copy_to(0, &mut copy);
         let answer = if frame.len > MAX_FRAME {
             Answer::Refused(DropReason::BadService)
         } else if let (true, Some(lease)) = (self.is_for_lease(frame), &self.lease) {
             lease.answer(&copy[..n], &self.counters, &mut self.replies)
+        } else if let (true, Some(lease)) = (self.is_for_lease6(frame), &mut self.lease6) {
+            lease.answer(now, &copy[..n], &self.counters, &mut self.replies)
         } else {
             let proxy = self.neighbours.unwrap_or_default();
             proxy.answer(&copy[..n], &mut self.replies)

@@ -18,7 +18,7 @@ pub use forwards::ForwardError;
 pub use link::Link;
 pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
-use crate::bridge::{Bridge, BridgeError, BridgeSetup};
+use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::config::{ModeConfig, PortConfig, Rates};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
@@ -108,7 +108,11 @@ impl Port {
                     poller: context.poller,
                     counters: context.counters,
                     vlan: &port.policy.vlan,
-                    lease: mode.lease.as_ref().map(|lease| (lease, port.mtu)),
+                    lease: Leases {
+                        ipv4: mode.lease.as_ref(),
+                        ipv6: mode.lease6.as_ref(),
+                        mtu: port.mtu,
+                    },
                     forwarding: mode.forwarding,
                 };
                 Ok(Box::new(Bridge::new(setup)?))

@@ -12,6 +12,7 @@ mod dhcp4;
 mod dhcp6;
 mod echo;
 mod lease;
+mod lease6;
 mod names;
 mod ndp;
 mod proxy;
@@ -22,6 +23,7 @@ pub mod testing;
 mod tests;
 
 pub use lease::LeaseServer;
+pub use lease6::Lease6Server;
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
@@ -156,7 +158,7 @@ impl Responders {
                 router: ndp::Router::new(
                     link,
                     aliases6,
-                    ndp::advertisement(&link, mtu, &dns6, &search),
+                    ndp::advertisement(&link, ndp::LIFETIME_SECS, mtu, &dns6, &search),
                     advertise,
                 ),
                 dhcp: dhcp6::Server::new(link, dns6, &search),

@@ -25,7 +25,7 @@ const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
 /// Lifetime of the default route and of name servers: three times the above, the
 /// default of RFC 4861 6.2.1 and RFC 8106 5.1.
-const LIFETIME_SECS: u16 = 1800;
+pub(super) const LIFETIME_SECS: u16 = 1800;
 /// A prefix on this link stays there for ever.
 const INFINITE: u32 = u32::MAX;
 /// The least MTU of IPv6; receivers ignore an MTU option that says less.
@@ -267,9 +267,16 @@ fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
     bytes
 }
 
-/// The advertisement of `link`, without its checksum.
-pub(super) fn advertisement(link: &Ipv6Link, mtu: u16, dns: &[Ipv6Addr], search: &SearchList) -> Vec<u8> {
-    let lifetime = LIFETIME_SECS.to_be_bytes();
+/// The advertisement of `link`, without its checksum: of a router for so many seconds, or of
+/// none.
+pub(super) fn advertisement(
+    link: &Ipv6Link,
+    router_secs: u16,
+    mtu: u16,
+    dns: &[Ipv6Addr],
+    search: &SearchList,
+) -> Vec<u8> {
+    let lifetime = router_secs.to_be_bytes();
     let header = IcmpHeader {
         kind: icmp::v6::ROUTER_ADVERTISEMENT,
         code: 0,

@@ -3,6 +3,7 @@
 mod dhcp4;
 mod dhcp6;
 mod lease;
+mod lease6;
 mod link;
 mod properties;
 mod proxy;

@@ -243,7 +243,7 @@ fn an_advertisement_of_the_guest_is_taken_without_a_word() {
     Bench::new().silence(&icmp_message(v6("fe80::1"), v6("ff02::1"), header, &[0; 16]));
 }
 
-fn router_solicitation(src: &str, options: &[u8]) -> Vec<u8> {
+pub(super) fn router_solicitation(src: &str, options: &[u8]) -> Vec<u8> {
     let header = IcmpHeader {
         kind: icmp::v6::ROUTER_SOLICITATION,
         ..IcmpHeader::default()

@@ -24,7 +24,10 @@ pub static NAMES: ObjectType = ObjectType {
     name: "CNI dns",
     unknown: Unknown::Ignored,
     fields: &[
-        honoured("nameservers", "IPv4 addresses as option 6; IPv6 is not told by DHCPv4"),
+        honoured(
+            "nameservers",
+            "those of IPv4 by DHCPv4 (option 6), those of IPv6 by DHCPv6",
+        ),
         honoured(
             "domain",
             "the guest's own domain, option 15; searched where `search` is not given",
@@ -214,7 +217,7 @@ pub static HOST_LOCAL: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "ranges",
-            "sets of ranges: an address of each is the interface's; the guest is told the first of IPv4, by DHCP",
+            "sets of ranges: an address of each is the interface's; the guest is told the first of each family, by DHCPv4 and DHCPv6",
         ),
         honoured("subnet", "one range, as older configurations write it"),
         honoured("rangeStart", "of it"),
@@ -252,7 +255,7 @@ pub static STATIC: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "addresses",
-            "one at least, on its segment nobody else's; the guest is told the first of IPv4, by DHCP",
+            "one at least, on its segment nobody else's; the guest is told the first of each family, by DHCPv4 and DHCPv6",
         ),
         honoured("routes", ""),
         honoured("dns", "as that of the configuration, which goes before it"),

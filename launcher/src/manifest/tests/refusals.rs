@@ -332,9 +332,13 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
     let v4 = r#"{"address": "192.0.2.5/24"}"#;
     assert!(!on("", &fixed("bridge", v4)).contains("macAddress"));
     let both = format!(r#"{v4}, {{"address": "2001:db8::5/64"}}"#);
-    assert!(on(", macAddress: 02:00:00:00:00:01", &fixed("bridge", &both)).contains("the first IPv4 address only"));
+    assert!(!on("", &fixed("bridge", &both)).contains("the guest is told"));
+    let more = format!(r#"{both}, {{"address": "2001:db8::6/64", "gateway": "2001:db8::1"}}"#);
+    let told = on("", &fixed("bridge", &more));
+    assert!(told.contains("the first address of each family only"), "{told}");
+    assert!(told.contains("no routes and gateway of IPv6"), "{told}");
     let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
-    assert!(on("", ranges).contains("the first IPv4 address only"));
+    assert_eq!(on("", ranges), "");
     assert!(on(", state: absent", checked).contains("every interface is absent"));
 }
 
