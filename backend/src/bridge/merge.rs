@@ -23,7 +23,7 @@ const MAX_PACKET: usize = 65_535;
 /// Flows of a burst whose datagrams are told apart.
 const MAX_RUNS: usize = 16;
 /// Frames a plan is made for at a time.
-pub(super) const MAX_FRAMES: usize = 64;
+pub(super) const MAX_FRAMES: usize = 256;
 
 const IP: usize = EthernetHeader::LEN;
 const IPV4_HEADERS: usize = IP + 20 + UdpHeader::LEN;

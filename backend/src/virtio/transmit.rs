@@ -1,6 +1,6 @@
 //! From the guest: chains of the transmit ring as frames.
 //!
-//! A burst of up to [`BURST`] chains goes through four passes: take the chains, copy
+//! A burst of up to [`BURST`] chains, fewer of large frames, goes through four passes: take the chains, copy
 //! each head out of guest memory once and check it, let the mode act on what is
 //! left, give the chains back. Every buffer of the passes is reused.
 
@@ -13,8 +13,12 @@ use crate::packet::EthernetHeader;
 use crate::port::rate::Budget;
 use std::ops::Range;
 
-/// Chains of one burst.
-pub const BURST: usize = 64;
+/// Chains of one burst: the more, the more datagrams of a flow are found that can go on
+/// together.
+pub const BURST: usize = 256;
+/// A burst ends with the chain that makes it this long, so that the guest gets large buffers
+/// back while others are under way.
+const BYTE_BUDGET: usize = 4 * 1024 * 1024;
 /// A burst ends early when it has this many buffers.
 const SEGMENT_BUDGET: usize = 2048;
 /// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
@@ -102,9 +106,13 @@ impl Transmit {
     }
 
     fn take_chains(&mut self, mut budget: Budget) -> Result<(), RingError> {
-        while self.chains.len() < BURST && self.segments.len() < SEGMENT_BUDGET && !budget.is_spent() {
+        let mut bytes = 0;
+        let may_take =
+            |chains: usize, segments: usize, bytes| chains < BURST && segments < SEGMENT_BUDGET && bytes < BYTE_BUDGET;
+        while may_take(self.chains.len(), self.segments.len(), bytes) && !budget.is_spent() {
             match self.ring.pop(&mut self.segments)? {
                 Some(chain) => {
+                    bytes += chain.len;
                     budget = budget.after(chain.len as u64, 1);
                     self.chains.push(chain);
                 }

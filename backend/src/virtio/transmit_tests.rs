@@ -182,8 +182,9 @@ fn what_is_no_frame_is_dropped_for_its_reason_and_given_back() {
 #[test]
 fn bursts_have_a_bound_and_lose_nothing() {
     let mut guest = Guest::new(1024, MODERN);
-    for i in 0..200u8 {
-        guest.post(&with_header(&[i; 60]), &[]);
+    for i in 0..600u16 {
+        let [high, low] = i.to_be_bytes();
+        guest.post(&with_header(&[&[low, high][..], &[1; 58]].concat()), &[]);
     }
     let mut all = Vec::new();
     let mut sizes = Vec::new();
@@ -194,11 +195,21 @@ fn bursts_have_a_bound_and_lose_nothing() {
             break;
         }
         sizes.push(taken);
-        all.extend(seen.iter().map(|s| s.bytes[0]));
+        all.extend(seen.iter().map(|s| u16::from_be_bytes([s.bytes[1], s.bytes[0]])));
     }
-    assert_eq!(sizes, [64, 64, 64, 8]);
-    let expected: Vec<u8> = (0..200).filter(|i| *i != 0xbb).collect();
+    assert_eq!(sizes, [256, 256, 88]);
+    let expected: Vec<u16> = (0..600).filter(|i| i & 0xff != 0xbb).collect();
     assert_eq!(all, expected);
+}
+
+#[test]
+fn large_frames_end_a_burst_early() {
+    let mut guest = Guest::new(256, MODERN);
+    for _ in 0..80 {
+        guest.post(&with_header(&pattern(60_000)), &[]);
+    }
+    assert_eq!(guest.burst().0, Ok(70), "4 MiB and the frame that fills them");
+    assert_eq!(guest.burst().0, Ok(10));
 }
 
 #[test]
