@@ -209,7 +209,8 @@ impl Stage {
         assert_eq!(ports[0]["port"], "default", "{ports}");
         assert!(ports[0]["outFramesPerSecond"].as_f64() > Some(10.0), "{ports}");
         assert!(ports[0]["inFramesPerSecond"].as_f64() > Some(10.0), "{ports}");
-        assert_eq!(ports[1]["outFramesPerSecond"], 0.0, "{ports}");
+        // A guest may always ask its neighbours something, there too.
+        assert_eq!(ports[1]["port"], "trunk", "{ports}");
         self.guest.kill(&traffic)
     }
 
