@@ -3,7 +3,7 @@
 use super::crowd::{Beside, Crowd};
 use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
-use super::{Outcome, PATIENCE, PIECE, UNIT, UNITS, Way, thread_time};
+use super::{Outcome, PATIENCE, PIECE, UNIT, UNITS, Way, thread_time_in};
 use hawser_backend::config::{
     DEFAULT_BUSY_POLL, Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig, Transport,
 };
@@ -15,12 +15,22 @@ use hawser_testkit::{Result, failure};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Name of the port; its worker is the thread that is measured.
-const NAME: &str = "engine";
+pub const NAME: &str = "engine";
+/// What a hawser in another process is to be given, for the same port.
+pub const OPTIONS_OF_PORT: [&str; 4] = [
+    "--ipv4=10.0.2.0/24",
+    "--ipv6=off",
+    "--mac=52:54:00:68:61:77",
+    "--mtu=1500",
+];
+/// The worker's process, where it is this one.
+const SELF: &str = "self";
 const WORKER: &str = "engine-0";
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -75,32 +85,11 @@ pub fn run(way: Way, time: Duration) -> Result<Outcome> {
 /// A connection fails, or stands still.
 pub fn run_beside(way: Way, time: Duration, beside: Beside) -> Result<(Outcome, u64)> {
     let far = FarEnd::new(way)?;
-    let SocketAddr::V4(at) = far.at else {
-        return Err(failure("the far end is IPv4"));
-    };
     let port = Arc::new(Port::new(port_config()?)?);
     let (ours, theirs) = UnixStream::pair()?;
     let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
     let serving = thread::spawn(move || server.run());
-    let config = VmmConfig {
-        ring_size: RING_SIZE,
-        memory: vec![(0, 32 << 20)],
-        receive_buffer: RECEIVE_BUFFER,
-        ..VmmConfig::default()
-    };
-    let mut vmm = Vmm::connect(ours, config)?;
-    let outcome = Guest::new(&mut vmm, at).and_then(|mut guest| {
-        let mut crowd = Crowd::gather(&mut guest, beside)?;
-        guest.connect()?;
-        crowd.begin(beside);
-        let outcome = guest.measure(way, time, &far, &mut crowd);
-        let storm = crowd.end()?;
-        guest.send(FIN | ACK | RST, None)?;
-        outcome.map(|outcome| (outcome, storm))
-    });
-    // The worker still has to see the end of the connection.
-    thread::sleep(Duration::from_millis(20));
-    drop(vmm);
+    let outcome = drive(ours, SELF, &far, (way, time), beside);
     serving.join().map_err(|_| failure("the server panicked"))??;
     // One that never got its connection still waits for it.
     if outcome.is_ok() {
@@ -109,9 +98,57 @@ pub fn run_beside(way: Way, time: Duration, beside: Beside) -> Result<(Outcome, 
     outcome
 }
 
+/// Moves units for `time` through the hawser of another process, that listens at `socket` with
+/// a port of this [`NAME`] and the options [`OPTIONS_OF_PORT`].
+///
+/// # Errors
+/// The connection fails, or stands still.
+pub fn run_against(socket: &Path, process: u32, way: Way, time: Duration) -> Result<Outcome> {
+    let far = FarEnd::new(way)?;
+    let front = UnixStream::connect(socket)?;
+    let (outcome, _) = drive(front, &process.to_string(), &far, (way, time), Beside::Idle(0))?;
+    far.join()?;
+    Ok(outcome)
+}
+
+/// Connects as a front end and moves units.
+fn drive(
+    front: UnixStream,
+    process: &str,
+    far: &FarEnd,
+    (way, time): (Way, Duration),
+    beside: Beside,
+) -> Result<(Outcome, u64)> {
+    let SocketAddr::V4(at) = far.at else {
+        return Err(failure("the far end is IPv4"));
+    };
+    let config = VmmConfig {
+        ring_size: RING_SIZE,
+        memory: vec![(0, 32 << 20)],
+        receive_buffer: RECEIVE_BUFFER,
+        ..VmmConfig::default()
+    };
+    let mut vmm = Vmm::connect(front, config)?;
+    let outcome = Guest::new(&mut vmm, at).and_then(|mut guest| {
+        process.clone_into(&mut guest.process);
+        let mut crowd = Crowd::gather(&mut guest, beside)?;
+        guest.connect()?;
+        crowd.begin(beside);
+        let outcome = guest.measure(way, time, far, &mut crowd);
+        let storm = crowd.end()?;
+        guest.send(FIN | ACK | RST, None)?;
+        outcome.map(|outcome| (outcome, storm))
+    });
+    // The worker still has to see the end of the connection.
+    thread::sleep(Duration::from_millis(20));
+    outcome
+}
+
 /// A driver and its one flow; those of a [`Crowd`] are not kept.
 pub struct Guest<'a> {
     ram: Arc<Ram>,
+    /// Whose worker is measured.
+    process: String,
     receive: &'a mut Ring,
     transmit: &'a mut Ring,
     ends: Ends,
@@ -152,6 +189,7 @@ impl<'a> Guest<'a> {
             })
             .collect();
         let mut guest = Self {
+            process: SELF.into(),
             receive: &mut nic.receive,
             transmit: &mut nic.transmit,
             ends: Ends {
@@ -341,7 +379,8 @@ impl<'a> Guest<'a> {
 
     fn measure(&mut self, way: Way, time: Duration, far: &FarEnd, crowd: &mut Crowd) -> Result<Outcome> {
         let swallowed = || far.swallowed.load(std::sync::atomic::Ordering::Relaxed);
-        let (start, cpu, before) = (Instant::now(), thread_time(WORKER)?, swallowed());
+        let (start, before) = (Instant::now(), swallowed());
+        let cpu = thread_time_in(&self.process, WORKER)?;
         let mut received = 0;
         while start.elapsed() < time {
             crowd.turn(self)?;
@@ -357,7 +396,7 @@ impl<'a> Guest<'a> {
                 received
             },
             time: start.elapsed(),
-            cpu: thread_time(WORKER)?.saturating_sub(cpu),
+            cpu: thread_time_in(&self.process, WORKER)?.saturating_sub(cpu),
         })
     }
 

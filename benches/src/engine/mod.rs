@@ -61,7 +61,12 @@ impl Outcome {
 
 /// Processor time so far of the thread of this process with this name.
 pub fn thread_time(name: &str) -> Result<Duration> {
-    for task in fs::read_dir("/proc/self/task")? {
+    thread_time_in("self", name)
+}
+
+/// The same of another process, by its number.
+pub fn thread_time_in(process: &str, name: &str) -> Result<Duration> {
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let path = task?.path();
         if fs::read_to_string(path.join("comm"))?.trim_end() == name {
             let times = fs::read_to_string(path.join("schedstat"))?;
