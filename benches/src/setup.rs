@@ -40,8 +40,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything and configures the guest's card.
-    pub fn new(peer: Peer) -> Result<Self> {
+    /// Starts everything and configures the guest's card. The guest's kernel gets `parameters`.
+    pub fn new(peer: Peer, parameters: &[String]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
         let networks = Networks::new(LINK_MTU)?;
         let servers = [
@@ -50,7 +50,9 @@ impl Setup {
         ];
         let backend = start(peer, &networks, folder.path())?;
         let resident_start_kib = backend.resident_kib()?;
-        let guest = Plan::new(Kind::Uml, &folder.path().join("vm.sock")).boot()?;
+        let mut plan = Plan::new(Kind::Uml, &folder.path().join("vm.sock"));
+        plan.kernel_arguments.extend_from_slice(parameters);
+        let guest = plan.boot()?;
         match peer {
             Peer::Tap | Peer::TapUnmerged => configure_by_hand(&guest)?,
             _ => guest.sh("net-up 4").map(drop)?,

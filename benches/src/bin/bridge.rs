@@ -30,6 +30,10 @@ struct Options {
     /// What to measure: out, in, between, round-trip, udp, bare (default: all)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Parameter for the guests' kernel, such as seccomp=on, which makes system calls in
+    /// User-Mode Linux quicker
+    #[arg(long, value_name = "PARAMETER")]
+    guest_kernel: Vec<String>,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
@@ -102,7 +106,7 @@ fn run() -> Result<()> {
     let (machine, load) = (machine::Machine::this(), machine::load());
     let setups = options.peers().map(|peer| {
         eprintln!("starting {}", peer.title());
-        Setup::new(peer)
+        Setup::new(peer, &options.guest_kernel)
     });
     let setups = setups.collect::<Result<Vec<_>>>()?;
     let mut results = Results::default();
@@ -133,6 +137,7 @@ fn run() -> Result<()> {
         let mut json = results.to_json();
         json["machine"] = machine.to_json();
         json["rounds"] = options.rounds.into();
+        json["guest_kernel"] = options.guest_kernel.into();
         json["load_before"] = load.into();
         fs::write(path, format!("{json:#}\n"))?;
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds; each measures every back end once
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 9)]
     rounds: u32,
     /// Seconds of each TCP transfer
     #[arg(long, default_value_t = 2)]
@@ -38,6 +38,10 @@ struct Options {
     /// Measure only these (keys of the JSON file, such as tcp_out,connections_64)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Parameter for the guests' kernel, such as seccomp=on, which makes system calls in
+    /// User-Mode Linux quicker
+    #[arg(long, value_name = "PARAMETER")]
+    guest_kernel: Vec<String>,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
@@ -83,11 +87,11 @@ impl Progress {
 }
 
 /// Starts all peers; one that does not start is left out, except hawser.
-fn start(peers: &[Peer], progress: &Progress) -> Result<Vec<Setup>> {
+fn start(peers: &[Peer], parameters: &[String], progress: &Progress) -> Result<Vec<Setup>> {
     let mut setups = Vec::new();
     for &peer in peers {
         progress.say(&format!("starting {}", peer.title()));
-        match Setup::new(peer) {
+        match Setup::new(peer, parameters) {
             Ok(setup) => setups.push(setup),
             Err(error) if peer != Peer::Hawser => eprintln!("{} is left out: {error}", peer.title()),
             Err(error) => return Err(error),
@@ -148,7 +152,7 @@ fn run(options: &Options) -> Result<()> {
     progress.say("waiting for the machine, building, fetching guests");
     let _lab = Lab::new()?;
     let (machine, load) = (machine::Machine::this(), machine::load());
-    let setups = start(&peers, &progress)?;
+    let setups = start(&peers, &options.guest_kernel, &progress)?;
     let results = measure(&setups, options, &progress)?;
     let note = format!(
         "{}; medians of {} interleaved rounds, whiskers: least and most",
@@ -166,6 +170,7 @@ fn run(options: &Options) -> Result<()> {
         let mut json = results.to_json();
         json["machine"] = machine.to_json();
         json["rounds"] = options.rounds().into();
+        json["guest_kernel"] = options.guest_kernel.clone().into();
         json["load_before"] = load.into();
         fs::write(path, format!("{json:#}\n"))?;
     }

@@ -28,11 +28,12 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything. To be called by somebody who has the machine.
+    /// Starts everything. To be called by somebody who has the machine. The guests' kernels
+    /// get `parameters`.
     ///
     /// # Errors
     /// Something does not start.
-    pub fn new(peer: Peer) -> Result<Self> {
+    pub fn new(peer: Peer, parameters: &[String]) -> Result<Self> {
         let mut segment = Segment::beside(MTU)?;
         segment.serve()?;
         let servers = peers::iperf_server(&segment.host, segment.folder(), HOST4)?;
@@ -40,7 +41,9 @@ impl Setup {
         let backends = (0..count)
             .map(|n| start(peer, n, &segment))
             .collect::<Result<Vec<_>>>()?;
-        let guests = (0..count).map(|n| boot(n, &segment)).collect::<Result<Vec<_>>>()?;
+        let guests = (0..count)
+            .map(|n| boot(n, &segment, parameters))
+            .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             peer,
             guests,
@@ -135,8 +138,10 @@ fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
     Ok(process)
 }
 
-fn boot(number: usize, segment: &Segment) -> Result<Guest> {
-    let guest = Plan::new(Kind::Uml, &socket(segment, number)).boot()?;
+fn boot(number: usize, segment: &Segment, parameters: &[String]) -> Result<Guest> {
+    let mut plan = Plan::new(Kind::Uml, &socket(segment, number));
+    plan.kernel_arguments.extend_from_slice(parameters);
+    let guest = plan.boot()?;
     let address = ADDRESSES[number];
     guest.sh(&format!("ip link set eth0 up && ip addr add {address}/24 dev eth0"))?;
     Ok(guest)
