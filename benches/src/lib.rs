@@ -12,3 +12,16 @@ pub mod packets;
 pub mod results;
 pub mod setup;
 pub mod tap;
+
+use std::process::ExitCode;
+
+/// How a bench ends: what went wrong is said on standard error.
+pub fn exit(outcome: hawser_testkit::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -305,13 +305,7 @@ impl Operator {
     fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
         // What is plugged has its MAC, whatever a store that was put in place of ours would give.
         for nic in plan.nics.iter_mut().filter(|nic| nic.mac.is_none()) {
-            nic.mac = self
-                .setup
-                .plan
-                .nics
-                .iter()
-                .find(|served| served.name == nic.name)
-                .and_then(|served| served.mac);
+            nic.mac = self.known(&nic.name).ok().and_then(|served| served.mac);
         }
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
         let steps = steps(&self.setup.plan.nics, &plan.nics)?;

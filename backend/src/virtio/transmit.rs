@@ -107,9 +107,11 @@ impl Transmit {
 
     fn take_chains(&mut self, mut budget: Budget) -> Result<(), RingError> {
         let mut bytes = 0;
-        let may_take =
-            |chains: usize, segments: usize, bytes| chains < BURST && segments < SEGMENT_BUDGET && bytes < BYTE_BUDGET;
-        while may_take(self.chains.len(), self.segments.len(), bytes) && !budget.is_spent() {
+        while self.chains.len() < BURST
+            && self.segments.len() < SEGMENT_BUDGET
+            && bytes < BYTE_BUDGET
+            && !budget.is_spent()
+        {
             match self.ring.pop(&mut self.segments)? {
                 Some(chain) => {
                     bytes += chain.len;

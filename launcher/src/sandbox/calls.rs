@@ -155,6 +155,19 @@ const TALKING: &[Call] = always![
 /// Many datagrams at once.
 const BATCHES: &[Call] = always![SYS_sendmmsg, SYS_recvmmsg];
 
+/// Clients that are met, and sockets to others.
+const MEETING: &[Call] = always![
+    SYS_bind,
+    SYS_connect,
+    SYS_listen,
+    SYS_accept4,
+    SYS_sendto,
+    SYS_recvfrom,
+    SYS_shutdown,
+    SYS_getsockopt,
+    SYS_setsockopt,
+];
+
 /// A worker: internet sockets of its flows, and queues of its device.
 const WORKER: &[Call] = &[
     only(SYS_socket, &[is(0, AF_INET), is(0, AF_INET6)]),
@@ -213,9 +226,12 @@ const OPENING: &[Argument] = &[
     request(TUNSETVNETLE),
 ];
 
+/// A queue that others opened.
+const ADOPTED: Call = only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
+    .because("a device that others made may have offloads and queues set");
+
 const LINKS_UNTRACED: &[Call] = &[
-    only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
-        .because("a device that others made may have offloads and queues set"),
+    ADOPTED,
     only(
         SYS_ioctl,
         &[request(SIOCGIFMTU), request(SIOCGIFINDEX), request(SIOCGIFFLAGS)],
@@ -238,15 +254,6 @@ const SIGNALS: &[Call] = &[
 /// The API: its clients, the agent in the guest, and forwards that are added.
 const API: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX), is(0, AF_INET), is(0, AF_INET6)]),
-    only(SYS_bind, &[]),
-    only(SYS_connect, &[]),
-    only(SYS_listen, &[]),
-    only(SYS_accept4, &[]),
-    only(SYS_sendto, &[]),
-    only(SYS_recvfrom, &[]),
-    only(SYS_shutdown, &[]),
-    only(SYS_getsockopt, &[]),
-    only(SYS_setsockopt, &[]),
     // Where what is logged goes to.
     only(SYS_ioctl, &[request(TCGETS)]),
 ];
@@ -292,8 +299,7 @@ const LAUNCHER: &[Call] = &[
 
 const LAUNCHER_CHECKED_UNTRACED: &[Call] = &[
     only(SYS_ioctl, &[request(TCGETS), request(TIOCGWINSZ)]).because("whether and how wide a terminal is"),
-    only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
-        .because("a device that others made may have offloads and queues set"),
+    ADOPTED,
     only(
         SYS_ioctl,
         &[request(SIOCGIFMTU), request(SIOCGIFNAME), request(SIOCGIFFLAGS)],
@@ -306,17 +312,8 @@ const LAUNCHER_CHECKED_UNTRACED: &[Call] = &[
 ];
 
 const LAUNCHER_CALLS: &[Call] = always![
-    SYS_bind,
-    SYS_connect,
-    SYS_listen,
-    SYS_accept4,
-    SYS_sendto,
-    SYS_recvfrom,
     SYS_recvmsg,
-    SYS_shutdown,
     SYS_getsockname,
-    SYS_getsockopt,
-    SYS_setsockopt,
     SYS_openat,
     SYS_newfstatat,
     SYS_statx,
@@ -374,12 +371,13 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Signals => &[SIGNALS],
-        ThreadKind::Api => &[API, NICE, THREADS, CONFINING],
+        ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING],
         ThreadKind::Capture => &[],
         ThreadKind::Launcher => &[
             LAUNCHER,
             LAUNCHER_CHECKED_UNTRACED,
             LAUNCHER_CALLS,
+            MEETING,
             LAUNCHER_UNTRACED,
             LAUNCHER_OLD,
             LAUNCHER_OLD_UNTRACED,
