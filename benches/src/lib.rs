@@ -11,6 +11,7 @@ pub mod numbers;
 pub mod packets;
 pub mod results;
 pub mod setup;
+pub mod surroundings;
 pub mod tap;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! A guest, the back end it is attached to, and servers it can reach: one peer's set-up.
 
 use crate::metric::Peer;
+use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::netns::Networks;
 use hawser_testkit::netns::address::FAR4;
@@ -40,10 +41,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything and configures the guest's card. The guest's kernel gets `parameters`.
-    pub fn new(peer: Peer, parameters: &[String]) -> Result<Self> {
+    /// Starts everything and configures the guest's card. All of it in these `surroundings`.
+    pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
         let networks = Networks::new(LINK_MTU)?;
+        for namespace in [&networks.pod, &networks.world] {
+            surroundings.apply_to_namespace(namespace)?;
+        }
         let servers = [
             peers::serve(&networks.world, folder.path(), format!("{FAR4}:{PORT}").parse()?)?,
             peers::iperf_server(&networks.world, folder.path(), FAR4)?,
@@ -51,7 +55,7 @@ impl Setup {
         let backend = start(peer, &networks, folder.path())?;
         let resident_start_kib = backend.resident_kib()?;
         let mut plan = Plan::new(Kind::Uml, &folder.path().join("vm.sock"));
-        plan.kernel_arguments.extend_from_slice(parameters);
+        surroundings.apply_to_guest(&mut plan, 0);
         let guest = plan.boot()?;
         match peer {
             Peer::Tap | Peer::TapUnmerged => configure_by_hand(&guest)?,

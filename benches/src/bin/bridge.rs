@@ -7,6 +7,7 @@ use clap::Parser;
 use hawser_benches::bridge::large_frames;
 use hawser_benches::bridge::results::{Metric, Peer, Results};
 use hawser_benches::bridge::setup::Setup;
+use hawser_benches::surroundings::Surroundings;
 use hawser_benches::{chart, machine};
 use hawser_testkit::Result;
 use hawser_testkit::lab::have_machine;
@@ -30,10 +31,8 @@ struct Options {
     /// What to measure: out, in, between, round-trip, udp, bare (default: all)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Parameter for the guests' kernel, such as seccomp=on, which makes system calls in
-    /// User-Mode Linux quicker
-    #[arg(long, value_name = "PARAMETER")]
-    guest_kernel: Vec<String>,
+    #[command(flatten)]
+    surroundings: Surroundings,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
@@ -106,7 +105,7 @@ fn run() -> Result<()> {
     let (machine, load) = (machine::Machine::this(), machine::load());
     let setups = options.peers().map(|peer| {
         eprintln!("starting {}", peer.title());
-        Setup::new(peer, &options.guest_kernel)
+        Setup::new(peer, &options.surroundings)
     });
     let setups = setups.collect::<Result<Vec<_>>>()?;
     let mut results = Results::default();
@@ -116,7 +115,7 @@ fn run() -> Result<()> {
             round(setup, &options, &mut results);
         }
         if options.measures("bare") {
-            let bare = large_frames::run(Duration::from_secs(options.seconds))?;
+            let bare = large_frames::run(Duration::from_secs(options.seconds), &options.surroundings)?;
             results.add(Peer::Hawser, Metric::BareWrite, bare.write);
             results.add(Peer::Hawser, Metric::BareRead, bare.read);
         }
@@ -137,7 +136,7 @@ fn run() -> Result<()> {
         let mut json = results.to_json();
         json["machine"] = machine.to_json();
         json["rounds"] = options.rounds.into();
-        json["guest_kernel"] = options.guest_kernel.into();
+        json["surroundings"] = options.surroundings.to_json();
         json["load_before"] = load.into();
         fs::write(path, format!("{json:#}\n"))?;
     }

@@ -8,6 +8,7 @@ use hawser_benches::measure::{self, Lengths};
 use hawser_benches::metric::{Metric, Peer};
 use hawser_benches::results::Results;
 use hawser_benches::setup::Setup;
+use hawser_benches::surroundings::Surroundings;
 use hawser_benches::{chart, machine};
 use hawser_testkit::Result;
 use hawser_testkit::lab::Lab;
@@ -38,10 +39,8 @@ struct Options {
     /// Measure only these (keys of the JSON file, such as tcp_out,connections_64)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Parameter for the guests' kernel, such as seccomp=on, which makes system calls in
-    /// User-Mode Linux quicker
-    #[arg(long, value_name = "PARAMETER")]
-    guest_kernel: Vec<String>,
+    #[command(flatten)]
+    surroundings: Surroundings,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
@@ -87,11 +86,11 @@ impl Progress {
 }
 
 /// Starts all peers; one that does not start is left out, except hawser.
-fn start(peers: &[Peer], parameters: &[String], progress: &Progress) -> Result<Vec<Setup>> {
+fn start(peers: &[Peer], surroundings: &Surroundings, progress: &Progress) -> Result<Vec<Setup>> {
     let mut setups = Vec::new();
     for &peer in peers {
         progress.say(&format!("starting {}", peer.title()));
-        match Setup::new(peer, parameters) {
+        match Setup::new(peer, surroundings) {
             Ok(setup) => setups.push(setup),
             Err(error) if peer != Peer::Hawser => eprintln!("{} is left out: {error}", peer.title()),
             Err(error) => return Err(error),
@@ -152,7 +151,7 @@ fn run(options: &Options) -> Result<()> {
     progress.say("waiting for the machine, building, fetching guests");
     let _lab = Lab::new()?;
     let (machine, load) = (machine::Machine::this(), machine::load());
-    let setups = start(&peers, &options.guest_kernel, &progress)?;
+    let setups = start(&peers, &options.surroundings, &progress)?;
     let results = measure(&setups, options, &progress)?;
     let note = format!(
         "{}; medians of {} interleaved rounds, whiskers: least and most",
@@ -170,7 +169,7 @@ fn run(options: &Options) -> Result<()> {
         let mut json = results.to_json();
         json["machine"] = machine.to_json();
         json["rounds"] = options.rounds().into();
-        json["guest_kernel"] = options.guest_kernel.clone().into();
+        json["surroundings"] = options.surroundings.to_json();
         json["load_before"] = load.into();
         fs::write(path, format!("{json:#}\n"))?;
     }

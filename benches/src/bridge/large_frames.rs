@@ -4,6 +4,7 @@
 //! it. The processor time of each call on a frame of the flow is taken by itself, so that
 //! waiting, looking at the other direction and taking the time count for nothing.
 
+use crate::surroundings::Surroundings;
 use hawser_backend::frame::{GuestCaps, GuestSlice, GuestSliceMut};
 use hawser_backend::sys::tap::TapQueue;
 use hawser_testkit::netns::Namespace;
@@ -45,9 +46,10 @@ pub struct Cost {
 ///
 /// # Errors
 /// The flow does not come about.
-pub fn run(time: Duration) -> Result<Cost> {
+pub fn run(time: Duration, surroundings: &Surroundings) -> Result<Cost> {
     let ends = [end(SENDER)?, end(RECEIVER)?];
     let [(near, near_queue), (far, far_queue)] = ends;
+    surroundings.apply_to_namespace(&near)?;
     let stop = Arc::new(AtomicBool::new(false));
     let relay = {
         let stop = Arc::clone(&stop);

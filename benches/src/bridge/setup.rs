@@ -1,6 +1,7 @@
 //! A guest on a bridge, the back end it is attached to, and servers on the segment.
 
 use super::results::Peer;
+use crate::surroundings::Surroundings;
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::process::Background;
 use hawser_testkit::segment::{HOST4, PORT, Segment};
@@ -28,21 +29,22 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything. To be called by somebody who has the machine. The guests' kernels
-    /// get `parameters`.
+    /// Starts everything. To be called by somebody who has the machine. All of it in these
+    /// `surroundings`.
     ///
     /// # Errors
     /// Something does not start.
-    pub fn new(peer: Peer, parameters: &[String]) -> Result<Self> {
+    pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
         let mut segment = Segment::beside(MTU)?;
         segment.serve()?;
+        surroundings.apply_to_namespace(&segment.host)?;
         let servers = peers::iperf_server(&segment.host, segment.folder(), HOST4)?;
         let count = if peer == Peer::Hawser { 2 } else { 1 };
         let backends = (0..count)
             .map(|n| start(peer, n, &segment))
             .collect::<Result<Vec<_>>>()?;
         let guests = (0..count)
-            .map(|n| boot(n, &segment, parameters))
+            .map(|n| boot(n, &segment, surroundings))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self {
             peer,
@@ -138,9 +140,9 @@ fn start(peer: Peer, number: usize, segment: &Segment) -> Result<Background> {
     Ok(process)
 }
 
-fn boot(number: usize, segment: &Segment, parameters: &[String]) -> Result<Guest> {
+fn boot(number: usize, segment: &Segment, surroundings: &Surroundings) -> Result<Guest> {
     let mut plan = Plan::new(Kind::Uml, &socket(segment, number));
-    plan.kernel_arguments.extend_from_slice(parameters);
+    surroundings.apply_to_guest(&mut plan, number);
     let guest = plan.boot()?;
     let address = ADDRESSES[number];
     guest.sh(&format!("ip link set eth0 up && ip addr add {address}/24 dev eth0"))?;

@@ -65,6 +65,8 @@ pub struct Plan {
     pub more_sockets: Vec<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// UML: the processor it is held to; `None`: any.
+    pub processor: Option<usize>,
     /// Parameters for the guest's kernel.
     pub kernel_arguments: Vec<String>,
     /// QEMU: queue pairs, and as many processors.
@@ -92,6 +94,7 @@ impl Plan {
             socket: socket.to_owned(),
             more_sockets: Vec::new(),
             memory_mib: 512,
+            processor: None,
             kernel_arguments: Vec::new(),
             queue_pairs: 1,
             mac: None,
@@ -160,7 +163,15 @@ impl Plan {
     }
 
     fn uml(&self, socket: &Path, folder: &Path, initramfs: &Path) -> Result<Command> {
-        let mut command = Command::new(artifacts::guest_file("bin/linux.uml")?);
+        let program = artifacts::guest_file("bin/linux.uml")?;
+        let mut command = match self.processor {
+            None => Command::new(program),
+            Some(number) => {
+                let mut held = Command::new("taskset");
+                held.arg("--cpu-list").arg(number.to_string()).arg(program);
+                held
+            }
+        };
         // Guest memory is a file there, shared with the back end: better not on a disk.
         command.env(
             "TMPDIR",
