@@ -1,7 +1,7 @@
 //! One thread per queue pair: rings, sockets and timers of one mode.
 //!
-//! A turn of the worker: wait for events (for ever, if nothing is due: an idle guest
-//! never wakes us); carry out orders; let the mode handle its sockets; drain the
+//! A turn of the worker: rest a moment if much moved, and wait for events (for ever, if
+//! nothing is due: an idle guest never wakes us); carry out orders; let the mode handle its sockets; drain the
 //! transmit ring in bursts, a few at most so that sockets get their share; run
 //! timers; then show the guest all at once what was written, and interrupt it once
 //! if it wants that.
@@ -12,6 +12,7 @@
 mod clock;
 mod command;
 mod handle;
+mod moderation;
 mod pace;
 mod rings;
 mod slot;
@@ -34,6 +35,7 @@ use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
 use command::{Command, CommandReceiver, command_channel};
+use moderation::Moderation;
 use pace::Pace;
 use slot::Slot;
 use std::io;
@@ -142,8 +144,9 @@ struct Worker {
     /// Whether the operator lets frames pass.
     admin: Link,
     pace: Pace,
+    moderation: Moderation,
     /// What moved in all turns before this one.
-    moved: wait::Moved,
+    moved: wait::Totals,
 }
 
 impl Worker {
@@ -171,7 +174,8 @@ impl Worker {
             link: Link::Down,
             admin: Link::Up,
             pace: Pace::new(spec.busy_poll),
-            moved: wait::Moved::default(),
+            moderation: Moderation::new(),
+            moved: wait::Totals::default(),
         }
     }
 

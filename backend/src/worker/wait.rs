@@ -1,9 +1,11 @@
 //! Between two turns: awake, or asleep with everybody asked to wake us.
 
+use super::moderation::Moved;
 use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
 use crate::counters::Count;
 use crate::time::Instant;
 use std::io;
+use std::thread;
 use std::time::Duration;
 
 /// Bytes whose moving is as much work as a frame is by itself.
@@ -11,10 +13,9 @@ const FRAME: u64 = 512;
 
 /// What has moved, from the beginning.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moved {
-    bytes: u64,
-    from_guest: u64,
-    to_guest: u64,
+pub(super) struct Totals {
+    from_guest: Moved,
+    to_guest: Moved,
 }
 
 /// Events of one wait.
@@ -24,8 +25,17 @@ impl Worker {
     /// Waits until there is something to do.
     pub(super) fn wait(&mut self, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<()> {
         let start = clock::now();
-        self.tell_pace();
+        let rest = self.take_note(start);
         let mut timeout = self.timeout(start);
+        if timeout != Some(Duration::ZERO)
+            && let Some(rest) = rest
+        {
+            thread::sleep(rest);
+            if self.has_posted() {
+                return self.take_events(buffer, Some(Duration::ZERO), events);
+            }
+            timeout = self.timeout(clock::now());
+        }
         if timeout != Some(Duration::ZERO)
             && let Some(until) = self.pace.awake_until(start)
         {
@@ -65,19 +75,24 @@ impl Worker {
             .map(drop)
     }
 
-    /// Tells the pace what moved since it was told last. Each frame counts as [`FRAME`] bytes
-    /// more: many small ones are bulk too.
-    fn tell_pace(&mut self) {
-        let count = |c| self.counters.count(c);
-        let now = Moved {
-            bytes: count(Count::TxBytes) + count(Count::RxBytes),
-            from_guest: count(Count::TxFrames),
-            to_guest: count(Count::RxFrames),
+    /// Tells pace and moderation what moved in the turn before `now`; how long to rest. For the
+    /// pace each frame counts as [`FRAME`] bytes more: many small ones are bulk too.
+    fn take_note(&mut self, now: Instant) -> Option<Duration> {
+        let way = |frames, bytes| Moved {
+            frames: self.counters.count(frames),
+            bytes: self.counters.count(bytes),
         };
-        let before = std::mem::replace(&mut self.moved, now);
-        let (out, into) = (now.from_guest - before.from_guest, now.to_guest - before.to_guest);
-        self.pace.moved(now.bytes - before.bytes + FRAME * (out + into));
-        self.pace.passed(out, into);
+        let totals = Totals {
+            from_guest: way(Count::TxFrames, Count::TxBytes),
+            to_guest: way(Count::RxFrames, Count::RxBytes),
+        };
+        let before = std::mem::replace(&mut self.moved, totals);
+        let out = totals.from_guest.since(before.from_guest);
+        let into = totals.to_guest.since(before.to_guest);
+        self.pace
+            .moved(out.bytes + into.bytes + FRAME * (out.frames + into.frames));
+        self.pace.passed(out.frames, into.frames);
+        self.moderation.rest(now, out, into)
     }
 
     /// True if the guest has sent frames since the last turn that may be taken.
