@@ -27,8 +27,8 @@ pub struct PortConfig {
     pub mtu: u16,
     /// Receive/transmit queue pairs offered, at least one.
     pub queue_pairs: NonZeroU16,
-    /// How long a worker stays awake for the answer in a quick conversation; zero: never.
-    pub busy_poll: Duration,
+    /// How the workers go from turn to turn.
+    pub pace: PaceConfig,
     /// Which frames cross the port.
     pub policy: PolicyConfig,
     /// What stands between the VM and the world.
@@ -102,9 +102,34 @@ pub struct Lease6Config {
     pub names: NameConfig,
 }
 
-/// [`PortConfig::busy_poll`] where nobody says otherwise: longer than the answers of a peer
-/// close by take, sleep and waking included. KVM's halt_poll_ns has the same default.
-pub const DEFAULT_BUSY_POLL: Duration = Duration::from_micros(200);
+/// How the workers of a port go from turn to turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaceConfig {
+    /// How long a worker stays awake for the answer in a quick conversation; zero: never.
+    pub busy_poll: Duration,
+    /// How long a worker rests at most between turns that move much; zero: never.
+    pub rest: Duration,
+}
+
+impl PaceConfig {
+    /// Sleeps after each turn until something comes.
+    pub const PLAIN: Self = Self {
+        busy_poll: Duration::ZERO,
+        rest: Duration::ZERO,
+    };
+}
+
+impl Default for PaceConfig {
+    /// Awake for longer than the answers of a peer close by take, sleep and waking included
+    /// (KVM's halt_poll_ns has the same default), and rests no longer than network cards put
+    /// interrupts off.
+    fn default() -> Self {
+        Self {
+            busy_poll: Duration::from_micros(200),
+            rest: Duration::from_micros(150),
+        }
+    }
+}
 
 /// MAC of the gateway every masqueraded guest sees (as in KubeVirt, so that a guest's
 /// neighbour entry stays right wherever the VM moves).

@@ -6,7 +6,7 @@
 
 mod port;
 
-use hawser_backend::config::{DEFAULT_BUSY_POLL, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::testing::{OwnedFrame, TestSink};
 use hawser_backend::frame::{GuestSink, Layout, Offload};
@@ -243,7 +243,7 @@ fn masquerade() -> Result<Masquerade> {
         mac: Some(MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
-        busy_poll: DEFAULT_BUSY_POLL,
+        pace: PaceConfig::default(),
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(mode.clone()),
     };

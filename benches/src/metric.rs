@@ -66,7 +66,7 @@ impl Metric {
             Self::CpuOut => ("cpu_out", "CPU of the back end, guest → host", "s/GB", 3, false),
             Self::CpuIn => ("cpu_in", "CPU of the back end, host → guest", "s/GB", 3, false),
             Self::RoundTrip => ("round_trip", "TCP round trip, 1 byte", "µs", 0, false),
-            Self::Connections1 => ("connections_1", "Connections, one at a time", "/s", 0, true),
+            Self::Connections1 => ("connections_1", "Connections, one at a time (median)", "/s", 0, true),
             Self::Connections64 => ("connections_64", "Connections, 64 at once", "/s", 0, true),
             Self::UdpOut1400 => ("udp_out_1400", "UDP 1400 bytes guest → host, flood", "1000/s", 1, true),
             Self::UdpIn1400 => ("udp_in_1400", "UDP 1400 bytes host → guest, flood", "1000/s", 1, true),

@@ -56,6 +56,8 @@ impl Setup {
         let resident_start_kib = backend.resident_kib()?;
         let mut plan = Plan::new(Kind::Uml, &folder.path().join("vm.sock"));
         surroundings.apply_to_guest(&mut plan, 0);
+        // Nothing here speaks it, and a guest that asks for routers is not idle.
+        plan.kernel_arguments.push("ipv6.disable=1".into());
         let guest = plan.boot()?;
         match peer {
             Peer::Tap | Peer::TapUnmerged => configure_by_hand(&guest)?,

@@ -6,6 +6,7 @@ use crate::client::args::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
 use crate::forward::{self, Kept, Ports};
+use crate::pace::PaceArgs;
 use crate::policy::PolicyArgs;
 use crate::sandbox::SandboxArgs;
 use crate::store::args::{Leases, StoreArgs};
@@ -19,7 +20,6 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -282,17 +282,8 @@ pub struct PortArgs {
         value_parser = values::queue_pairs
     )]
     pub queue_pairs: NonZeroU16,
-    /// How long a thread stays awake for the next message while guest and peer answer each other
-    /// quickly, 0 to 1000: shortens their round trips, costs processor time meanwhile and none
-    /// when the guest is idle; 0: never
-    #[arg(
-        long,
-        value_name = "MICROSECONDS",
-        help_heading = "Network card",
-        default_value = values::DEFAULT_BUSY_POLL_MICROS,
-        value_parser = values::busy_poll
-    )]
-    pub busy_poll: Duration,
+    #[command(flatten)]
+    pub pace: PaceArgs,
 
     /// The guest's IPv4 network: gateway .1, guest .2 [default: 10.0.2.0/24 where this
     /// network namespace has an IPv4 address, else off]

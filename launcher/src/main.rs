@@ -24,6 +24,7 @@ mod leases;
 mod logging;
 mod machine;
 mod manifest;
+mod pace;
 mod plan;
 mod plan_text;
 mod policy;

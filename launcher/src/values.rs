@@ -161,18 +161,16 @@ pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
         .ok_or_else(|| format!("give 1 to {MAX_QUEUE_PAIRS}"))
 }
 
-/// [`hawser_backend::config::DEFAULT_BUSY_POLL`], as the option is written.
-pub const DEFAULT_BUSY_POLL_MICROS: &str = "200";
-/// Longest time a thread stays awake, in microseconds: a whole timer tick of a guest.
-const MAX_BUSY_POLL: u16 = 1000;
+/// Longest time a thread stays awake or rests, in microseconds: a whole timer tick of a guest.
+const MAX_PAUSE: u16 = 1000;
 
-/// `--busy-poll`
-pub fn busy_poll(text: &str) -> Parsed<Duration> {
+/// `--busy-poll`, `--rest`
+pub fn pause(text: &str) -> Parsed<Duration> {
     text.parse()
         .ok()
-        .filter(|micros: &u16| *micros <= MAX_BUSY_POLL)
+        .filter(|micros: &u16| *micros <= MAX_PAUSE)
         .map(|micros: u16| Duration::from_micros(micros.into()))
-        .ok_or_else(|| format!("give 0 (never) to {MAX_BUSY_POLL} microseconds"))
+        .ok_or_else(|| format!("give 0 (never) to {MAX_PAUSE} microseconds"))
 }
 
 /// `--ipv4`

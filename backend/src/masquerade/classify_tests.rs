@@ -1,6 +1,6 @@
 //! Which frames are a service's, which go nowhere, and what is counted for it.
 
-use crate::config::{DEFAULT_BUSY_POLL, GATEWAY_MAC, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use crate::config::{GATEWAY_MAC, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
@@ -45,7 +45,7 @@ impl Bench {
             mac: None,
             mtu: 9000,
             queue_pairs: NonZeroU16::MIN,
-            busy_poll: DEFAULT_BUSY_POLL,
+            pace: PaceConfig::default(),
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(masquerade.clone()),
         };

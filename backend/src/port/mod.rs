@@ -160,7 +160,7 @@ impl Port {
             let spec = worker::WorkerSpec {
                 name: port.config.name.clone(),
                 index,
-                busy_poll: port.config.busy_poll,
+                pace: port.config.pace,
                 admission: Admission::new(port.config.mac, &port.config.policy),
                 limits: limits.clone(),
                 sightings: Arc::clone(&port.sightings),

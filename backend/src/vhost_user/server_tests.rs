@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{DEFAULT_BUSY_POLL, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use crate::frame::{GuestBurst, GuestSink};
 use crate::mode::Mode;
 use crate::poller::{Readiness, Token};
@@ -29,7 +29,7 @@ fn port() -> Arc<Port> {
         mac: None,
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
-        busy_poll: DEFAULT_BUSY_POLL,
+        pace: PaceConfig::default(),
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };

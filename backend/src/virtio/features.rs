@@ -102,7 +102,7 @@ impl Features {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{DEFAULT_BUSY_POLL, MasqueradeConfig, ModeConfig, PolicyConfig};
+    use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig};
     use std::num::NonZeroU16;
 
     /// A port with this many queue pairs.
@@ -112,7 +112,7 @@ pub(crate) mod tests {
             mac: None,
             mtu: 1500,
             queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
-            busy_poll: DEFAULT_BUSY_POLL,
+            pace: PaceConfig::default(),
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
         }

@@ -24,6 +24,7 @@ pub use command::{Limits, RingRole, RingSetup};
 pub use handle::WorkerHandle;
 pub use start::ThreadStart;
 
+use crate::config::PaceConfig;
 use crate::counters::{Count, Counters, Gauge};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
@@ -66,8 +67,8 @@ pub struct WorkerSpec {
     pub card: Arc<Card>,
     /// The view of what crosses the port.
     pub capture: Arc<Capture>,
-    /// How long to stay awake for a quick answer; zero: never.
-    pub busy_poll: Duration,
+    /// How to go from turn to turn.
+    pub pace: PaceConfig,
     /// The epoll instance the mode's sockets are in.
     pub poller: Poller,
     /// Where the worker counts.
@@ -173,8 +174,8 @@ impl Worker {
             control: None,
             link: Link::Down,
             admin: Link::Up,
-            pace: Pace::new(spec.busy_poll),
-            moderation: Moderation::new(),
+            pace: Pace::new(spec.pace.busy_poll),
+            moderation: Moderation::new(spec.pace.rest),
             moved: wait::Totals::default(),
         }
     }

@@ -12,17 +12,12 @@
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Rests to choose from. The kernel adds its timer slack, 50 µs by default.
-const RESTS: [Duration; 4] = [
-    Duration::ZERO,
-    Duration::from_micros(50),
-    Duration::from_micros(100),
-    Duration::from_micros(150),
-];
+/// The longest rest is reached in so many steps.
+const STEPS: u32 = 3;
 /// How long a rest is tried before what moved is compared.
-const TRIAL: Duration = Duration::from_millis(8);
+const TRIAL: Duration = Duration::from_millis(16);
 /// Rates that differ by less than one part in this many are the same.
-const TOLERANCE: u64 = 16;
+const TOLERANCE: u64 = 32;
 /// Most trials until a longer rest is tried again.
 const MOST_PATIENCE: u32 = 128;
 /// Bytes of one direction in a turn from which on it is bulk,
@@ -70,8 +65,9 @@ enum Outcome {
 /// The rest in use, and what is known of it.
 #[derive(Debug)]
 pub(super) struct Moderation {
-    /// Place in [`RESTS`].
-    step: usize,
+    /// The rest in use is so many `step_length`.
+    step: u32,
+    step_length: Duration,
     change: Change,
     /// Trials until a longer rest is tried.
     wait: u32,
@@ -85,10 +81,12 @@ pub(super) struct Moderation {
 }
 
 impl Moderation {
-    /// Does not rest yet.
-    pub(super) const fn new() -> Self {
+    /// Rests for at most `longest`, and not yet. The kernel adds its timer slack to each rest,
+    /// 50 µs by default.
+    pub(super) fn new(longest: Duration) -> Self {
         Self {
             step: 0,
+            step_length: longest / STEPS,
             change: Change::None,
             wait: 0,
             patience: 1,
@@ -107,13 +105,13 @@ impl Moderation {
             (self.begun, self.bytes) = (now, 0);
         }
         let rests = self.step > 0 && (from_guest.is_bulk() || to_guest.is_bulk());
-        rests.then(|| RESTS[self.step])
+        rests.then(|| self.step_length * self.step)
     }
 
     fn conclude(&mut self, tried: Duration) {
         if tried >= 2 * TRIAL {
             // Nothing to do for a long time: what was known holds no more.
-            *self = Self::new();
+            *self = Self::new(self.step_length * STEPS);
             return;
         }
         let nanos = u64::try_from(tried.as_nanos()).unwrap_or(u64::MAX);
@@ -144,7 +142,7 @@ impl Moderation {
                 self.change = Change::Shorter;
             }
             _ if self.wait > 0 => self.wait -= 1,
-            _ if self.step + 1 < RESTS.len() => {
+            _ if self.step < STEPS && !self.step_length.is_zero() => {
                 self.step += 1;
                 self.change = Change::Longer;
             }

@@ -1,5 +1,6 @@
 use super::*;
 
+const LONGEST: Duration = Duration::from_micros(150);
 const TURN: Duration = Duration::from_micros(100);
 
 /// A flow of GSO frames for a while; `rate` says the bytes a second by the rest in use.
@@ -26,7 +27,7 @@ fn mean(rests: &[Duration]) -> Duration {
 }
 
 fn start() -> (Moderation, Instant) {
-    (Moderation::new(), Instant::from_nanos(1_000_000_000))
+    (Moderation::new(LONGEST), Instant::from_nanos(1_000_000_000))
 }
 
 #[test]
@@ -35,7 +36,7 @@ fn where_rest_costs_nothing_it_becomes_the_longest() {
     let rests = run(&mut moderation, &mut now, 1000, |_| 1_500_000_000);
     assert_eq!(rests[0], Duration::ZERO, "a flow begins without");
     assert!(
-        rests[500..].iter().all(|rest| *rest == RESTS[3]),
+        rests[500..].iter().all(|rest| *rest == LONGEST),
         "{:?}",
         mean(&rests[500..])
     );
@@ -61,7 +62,7 @@ fn the_best_of_several_rests_is_kept() {
         _ => 1_000_000_000,
     };
     let rests = run(&mut moderation, &mut now, 20_000, best_at_100);
-    let at_best = rests[5000..].iter().filter(|rest| **rest == RESTS[2]).count();
+    let at_best = rests[5000..].iter().filter(|rest| **rest == LONGEST * 2 / 3).count();
     assert!(at_best > 14_000, "{at_best} of 15000");
 }
 
@@ -91,7 +92,7 @@ fn small_frames_and_small_turns_are_not_kept_waiting() {
     };
     assert_eq!(moderation.rest(now, acknowledgment, acknowledgment), None);
     assert_eq!(moderation.rest(now, flood, Moved::default()), None);
-    assert_eq!(moderation.rest(now, bulk, acknowledgment), Some(RESTS[3]));
+    assert_eq!(moderation.rest(now, bulk, acknowledgment), Some(LONGEST));
 }
 
 #[test]
@@ -100,4 +101,13 @@ fn after_a_pause_it_begins_anew() {
     run(&mut moderation, &mut now, 1000, |_| 1_500_000_000);
     now = now + Duration::from_secs(1);
     assert_eq!(run(&mut moderation, &mut now, 1, |_| 1_500_000_000), [Duration::ZERO]);
+}
+
+#[test]
+fn with_a_longest_rest_of_zero_it_never_rests() {
+    let mut moderation = Moderation::new(Duration::ZERO);
+    let rests = run(&mut moderation, &mut Instant::from_nanos(1_000_000_000), 1000, |_| {
+        1_500_000_000
+    });
+    assert_eq!(mean(&rests), Duration::ZERO);
 }

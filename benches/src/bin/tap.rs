@@ -2,7 +2,7 @@
 //!
 //!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]
 
-use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
 use hawser_benches::tap::{Tap, TapMode};
@@ -12,7 +12,6 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -30,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mac: Some(mac.parse()?),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
-        busy_poll: Duration::ZERO,
+        pace: PaceConfig::PLAIN,
         policy: PolicyConfig::default(),
         // Not made: the mode below takes its place.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),

@@ -5,7 +5,7 @@
 //! to the guest. With a capture compiled in and nobody looking, as it is everywhere.
 
 use super::{MAC, Round, count};
-use hawser_backend::config::{MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::frame::{GuestBurst, GuestSink, Offload};
 use hawser_backend::mode::Mode;
 use hawser_backend::poller::{Readiness, Token};
@@ -65,7 +65,7 @@ impl Served {
             mtu: 1500,
             queue_pairs: NonZeroU16::MIN,
             // It would look at the ring as often as it has time to.
-            busy_poll: Duration::ZERO,
+            pace: PaceConfig::PLAIN,
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
         };

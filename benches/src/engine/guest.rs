@@ -5,7 +5,7 @@ use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
 use super::{Outcome, PATIENCE, PIECE, UNIT, UNITS, Way, thread_time_in};
 use hawser_backend::config::{
-    DEFAULT_BUSY_POLL, Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig, Transport,
+    Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
 };
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
@@ -54,7 +54,7 @@ fn port_config() -> Result<PortConfig> {
         mac: Some(MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
-        busy_poll: DEFAULT_BUSY_POLL,
+        pace: PaceConfig::default(),
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig {
             ipv4: Some(link),

@@ -4,7 +4,7 @@ use super::frames::LEN;
 use super::sender::{Sender, deaf};
 use super::{HEADERS, Load, MAC, Outcome, PAYLOAD, TAP, set_up};
 use crate::engine::thread_time;
-use hawser_backend::config::{BridgeConfig, DEFAULT_BUSY_POLL, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{BridgeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Count;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::Port;
@@ -37,7 +37,7 @@ fn port_config(queue: TapQueue) -> PortConfig {
         mtu: 1500,
         queue_pairs: NonZeroU16::MIN,
         policy: PolicyConfig::default(),
-        busy_poll: DEFAULT_BUSY_POLL,
+        pace: PaceConfig::default(),
         mode: ModeConfig::Bridge(BridgeConfig {
             queues: vec![Arc::new(queue)],
             ..BridgeConfig::default()

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
-use hawser_backend::config::{DEFAULT_BUSY_POLL, MasqueradeConfig, ModeConfig, PolicyConfig, PortConfig};
+use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::frame::{GuestBurst, GuestSink, NoRoom};
 use hawser_backend::mode::Mode;
 use hawser_backend::packet::MacAddr;
@@ -141,7 +141,7 @@ fn config(queue_pairs: u16) -> PortConfig {
         mac: Some(GUEST_MAC),
         mtu: 1500,
         queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
-        busy_poll: DEFAULT_BUSY_POLL,
+        pace: PaceConfig::default(),
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     }

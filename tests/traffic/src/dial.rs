@@ -22,13 +22,17 @@ fn once(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn repeat(to: SocketAddr, until: Instant) -> io::Result<u64> {
-    let mut done = 0;
-    while Instant::now() < until {
+/// How long each connection took.
+fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
+    let mut taken = Vec::new();
+    let mut start = Instant::now();
+    while start < until {
         once(to)?;
-        done += 1;
+        let end = Instant::now();
+        taken.push(end - start);
+        start = end;
     }
-    Ok(done)
+    Ok(taken)
 }
 
 /// Connects again and again for a while, `at_once` at a time.
@@ -44,17 +48,21 @@ pub fn dial(arguments: &Arguments) -> Report {
                 .spawn(move || repeat(to, start + time))
         })
         .collect::<io::Result<_>>()?;
-    let (mut done, mut errors) = (0, Vec::new());
+    let (mut taken, mut errors) = (Vec::new(), Vec::new());
     for thread in threads {
         match thread.join() {
-            Ok(Ok(n)) => done += n,
+            Ok(Ok(more)) => taken.extend(more),
             Ok(Err(error)) => errors.push(error.to_string()),
             Err(_) => errors.push("the thread panicked".to_owned()),
         }
     }
+    let elapsed = start.elapsed();
+    taken.sort_unstable();
+    let median = taken.get(taken.len() / 2).map_or(f64::NAN, Duration::as_secs_f64);
     let report = json!({
-        "connections": done,
-        "per_second": done as f64 / start.elapsed().as_secs_f64(),
+        "connections": taken.len(),
+        "per_second": taken.len() as f64 / elapsed.as_secs_f64(),
+        "per_second_by_median": at_once as f64 / median,
         "errors": errors,
     });
     Ok((errors.is_empty(), report))

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A guest whose worker stays awake for `limit`.
 fn guest(limit: Duration, features: u64) -> Guest {
     let mut config = port(1);
-    config.busy_poll = limit;
+    config.pace.busy_poll = limit;
     let mut guest = Guest::of(config).up(features);
     guest.post_receive(8, 1536);
     guest.settle();

@@ -1,0 +1,51 @@
+//! How the threads of a port go from turn to turn: the options.
+
+use crate::values;
+use clap::Args;
+use hawser_backend::config::PaceConfig;
+use std::time::Duration;
+
+/// Options of every port.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Network card")]
+pub struct PaceArgs {
+    /// How long a thread stays awake for the next message while guest and peer answer each other
+    /// quickly, 0 to 1000: shortens their round trips, costs processor time meanwhile and none
+    /// when the guest is idle; 0: never
+    #[arg(long, value_name = "MICROSECONDS", default_value = "200", value_parser = values::pause)]
+    pub busy_poll: Duration,
+    /// How long a thread lets frames gather at most while a transfer moves more that way, 0 to
+    /// 1000: fewer interrupts for the guest; 0: never
+    #[arg(long, value_name = "MICROSECONDS", default_value = "150", value_parser = values::pause)]
+    pub rest: Duration,
+}
+
+impl PaceArgs {
+    /// For the port.
+    pub const fn config(self) -> PaceConfig {
+        PaceConfig {
+            busy_poll: self.busy_poll,
+            rest: self.rest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Options {
+        #[command(flatten)]
+        pace: PaceArgs,
+    }
+
+    #[test]
+    fn without_options_the_pace_is_that_of_a_port() {
+        let options = Options::parse_from(["hawser"]);
+        assert_eq!(options.pace.config(), PaceConfig::default());
+        let options = Options::parse_from(["hawser", "--busy-poll=0", "--rest=0"]);
+        assert_eq!(options.pace.config(), PaceConfig::PLAIN);
+    }
+}
