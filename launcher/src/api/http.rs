@@ -1,10 +1,10 @@
 //! The API's HTTP/1.1, by `hyper`: one request and one answer a connection.
 //!
 //! One thread answers all clients, on a runtime that has no other. What they can cost is
-//! bounded: [`CONNECTIONS`] at a time, the others wait in the kernel's queue; a head of
-//! [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; [`PATIENCE`] for the request to come
-//! whole and again for the answer to be taken, so that half a request does not keep a place.
-//! The thread is niced: when processors are short, packets go first.
+//! bounded: [`CONNECTIONS`] at a time and [`CLIENTS`] in each [`SPAN`], the others wait in the
+//! kernel's queue; a head of [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; [`PATIENCE`] for
+//! the request to come whole and again for the answer to be taken, so that half a request does
+//! not keep a place. The thread is niced: when processors are short, packets go first.
 //!
 //! What is no HTTP `hyper` answers itself, with a status and no words.
 
@@ -39,6 +39,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 pub const THREAD: &str = "api";
 /// Clients that are heard at a time.
 pub const CONNECTIONS: usize = 16;
+/// Clients that are heard in a [`SPAN`]: more than anybody needs, and what they cost is no
+/// packet's harm.
+pub const CLIENTS: u32 = 25;
+/// See [`CLIENTS`].
+pub const SPAN: Duration = Duration::from_millis(50);
 /// Longest request line with headers.
 pub const HEAD_MAX: usize = 8 << 10;
 /// Longest body: all manifests of a VM.
@@ -212,15 +217,43 @@ fn serve(runtime: &Runtime, listener: UnixListener, host: Host, ending: oneshot:
     Ok(())
 }
 
+/// When the next client may come in.
+struct Turnstile {
+    /// When the span began.
+    since: Instant,
+    /// Clients in it.
+    clients: u32,
+}
+
+impl Turnstile {
+    fn new(now: Instant) -> Self {
+        Self { since: now, clients: 0 }
+    }
+
+    /// Counts a client who would come `now`; says when it may.
+    fn pass(&mut self, now: Instant) -> Instant {
+        let end = self.since + SPAN;
+        if now >= end {
+            *self = Self::new(now);
+        } else if self.clients == CLIENTS {
+            *self = Self::new(end);
+        }
+        self.clients += 1;
+        now.max(self.since)
+    }
+}
+
 /// Takes clients in as long as there are places.
 async fn meet(listener: tokio::net::UnixListener, host: Rc<Host>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut turnstile = Turnstile::new(Instant::now());
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((client, _)) => {
+                sleep_until(turnstile.pass(Instant::now())).await;
                 let visit = Visit::new(Rc::clone(&host), place);
                 tokio::task::spawn_local(visit.run(client));
             }

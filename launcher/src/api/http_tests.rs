@@ -250,3 +250,16 @@ fn the_end_does_not_wait_for_clients() {
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
     drop(clients);
 }
+
+#[test]
+fn who_comes_too_often_waits_and_others_do_not() {
+    let start = tokio::time::Instant::now();
+    let mut turnstile = Turnstile::new(start);
+    let moments: Vec<_> = (0..2 * CLIENTS + 1).map(|_| turnstile.pass(start)).collect();
+    let after = |spans: u32| usize::try_from(spans * CLIENTS).unwrap();
+    assert!(moments[..after(1)].iter().all(|at| *at == start));
+    assert!(moments[after(1)..after(2)].iter().all(|at| *at == start + SPAN));
+    assert_eq!(moments[after(2)], start + 2 * SPAN);
+    let later = start + 10 * SPAN;
+    assert_eq!(turnstile.pass(later), later);
+}
