@@ -134,7 +134,7 @@ fn who_hammers_the_api_harms_no_transfer_and_gets_no_more_threads() -> Result<()
         Ok(most?)
     })?;
     let answered = answered.into_inner();
-    assert!(answered > 100, "{answered}");
+    assert!(answered > 10, "{answered}");
     assert!(most_threads < 12, "{most_threads}");
     hawser.assert_alive()
 }

@@ -41,9 +41,9 @@ pub const THREAD: &str = "api";
 pub const CONNECTIONS: usize = 16;
 /// Clients that are heard in a [`SPAN`]: more than anybody needs, and what they cost is no
 /// packet's harm.
-pub const CLIENTS: u32 = 25;
+pub const CLIENTS: u32 = 20;
 /// See [`CLIENTS`].
-pub const SPAN: Duration = Duration::from_millis(50);
+pub const SPAN: Duration = Duration::from_millis(200);
 /// Longest request line with headers.
 pub const HEAD_MAX: usize = 8 << 10;
 /// Longest body: all manifests of a VM.
