@@ -5,6 +5,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a link may take to come up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Three namespaces in a row. The calling thread is in the pod's.
 ///
@@ -68,10 +72,35 @@ impl Network {
                 server: server.try_clone().unwrap(),
             };
             network.set_up(mtu);
+            network.await_links();
             return Some(network);
         }
         eprintln!("skipped: needs root and ip(8)");
         None
+    }
+
+    /// Waits until the kernel has switched on the queue of each link: it does so in its own
+    /// time, and drops what is sent before.
+    fn await_links(&self) {
+        let links = [
+            (&self.pod, "pod0"),
+            (&self.router, "r0"),
+            (&self.router, "r1"),
+            (&self.server, "srv0"),
+        ];
+        for (namespace, link) in links {
+            let is_up = || {
+                let output = Command::new("ip").args(["-o", "link", "show", "dev", link]).output();
+                String::from_utf8_lossy(&output.unwrap().stdout).contains("state UP")
+            };
+            self.at(namespace, || {
+                let start = Instant::now();
+                while !is_up() {
+                    assert!(start.elapsed() < PATIENCE, "{link} does not come up");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
     }
 
     /// Does something in the server's namespace.

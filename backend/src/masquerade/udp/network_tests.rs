@@ -135,13 +135,14 @@ fn a_narrow_path_is_told_the_guest_and_its_fragments_pass() {
 #[test]
 fn a_client_from_outside_is_seen_with_its_own_address() {
     let Some(network) = Network::new(1500) else { return };
-    for (server, pod) in SERVER.into_iter().zip(["192.0.2.2", "fd00:1::2"]) {
-        let mut bench = super::tests::listening(&[super::tests::forward(5000, 53, None)]);
+    // A port for each: a command another test just starts holds descriptors a moment longer.
+    for (server, (pod, port)) in SERVER.into_iter().zip([("192.0.2.2", 5000), ("fd00:1::2", 5001)]) {
+        let mut bench = super::tests::listening(&[super::tests::forward(port, 53, None)]);
         let (client, seen) = self::server(&network, server);
-        client.send_to(b"question", (pod, 5000)).unwrap();
+        client.send_to(b"question", (pod, port)).unwrap();
         let to = guest(seen.ip(), 53);
         assert_eq!(bench.receive(1), [(seen, to, b"question".to_vec())]);
         bench.send(to, seen, b"answer");
-        assert_eq!(take(&client), (b"answer".to_vec(), SocketAddr::new(ip(pod), 5000)));
+        assert_eq!(take(&client), (b"answer".to_vec(), SocketAddr::new(ip(pod), port)));
     }
 }
