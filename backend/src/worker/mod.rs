@@ -1,10 +1,10 @@
 //! One thread per queue pair: rings, sockets and timers of one mode.
 //!
 //! A turn of the worker: rest a moment if much moved, and wait for events (for ever, if
-//! nothing is due: an idle guest never wakes us); carry out orders; let the mode handle its sockets; drain the
-//! transmit ring in bursts, a few at most so that sockets get their share; run
-//! timers; then show the guest all at once what was written, and interrupt it once
-//! if it wants that.
+//! nothing is due: an idle guest never wakes us); carry out orders; let the mode handle its
+//! sockets; drain the transmit ring in bursts, a few at most so that sockets get their
+//! share; run timers; then show the guest all at once what was written, and interrupt it
+//! once if it wants that.
 //!
 //! Kicks of the transmit ring are on only while the worker sleeps. Kicks of the receive ring
 //! are on only while somebody has met `NoRoom`.
