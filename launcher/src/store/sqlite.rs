@@ -178,14 +178,22 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
         let mut store = Self { connection, file };
-        if store.is_empty(&store.connection)? && access == Access::Make {
+        let empty = store.is_empty(&store.reading()?)?;
+        if empty && access == Access::Make {
             store.make()?;
         }
         Ok(store)
     }
 
+    /// What is read in it is one state of the file: without, another process's change may lie
+    /// between two reads.
+    fn reading(&self) -> Result<Transaction<'_>, StoreError> {
+        let begun = Transaction::new_unchecked(&self.connection, TransactionBehavior::Deferred);
+        begun.map_err(|error| self.file.failed(error))
+    }
+
     /// Whether there is nothing in it yet; if there is something, it is ours.
-    fn is_empty(&self, connection: &Connection) -> Result<bool, StoreError> {
+    fn is_empty(&self, connection: &Transaction<'_>) -> Result<bool, StoreError> {
         let failed = |error| self.file.failed(error);
         let value = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let count = "SELECT count(*) FROM sqlite_schema";
@@ -226,11 +234,13 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`]
     pub fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
-        if self.is_empty(&self.connection)? {
-            return Ok(Vec::new());
-        }
-        let read = || read_leases(&self.connection, vm).map_err(|error| self.file.failed(error));
-        self.file.patiently(read)
+        self.file.patiently(|| {
+            let transaction = self.reading()?;
+            if self.is_empty(&transaction)? {
+                return Ok(Vec::new());
+            }
+            read_leases(&transaction, vm).map_err(|error| self.file.failed(error))
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::manifest::ipam::Range;
 use crate::store::claim::{AddressClaim, Claim, ClaimError, MacClaim, claim};
 use crate::store::range::MacRange;
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 fn vm(name: &str) -> VmName {
@@ -347,6 +348,32 @@ fn a_file_that_is_no_store_of_ours_is_refused_and_left_as_it_is() {
     noisy[4096..].fill(0x5a);
     fs::write(&path, noisy).unwrap();
     refused("it is damaged");
+}
+
+#[test]
+fn a_file_that_another_makes_a_store_meanwhile_is_not_taken_for_a_foreign_one() {
+    let (_folder, path) = folder();
+    let made = format!("{SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {LAYOUT};");
+    let emptied = "DROP TABLE lease; DROP TABLE address; DROP TABLE cursor; \
+                   PRAGMA application_id = 0; PRAGMA user_version = 0;";
+    fs::write(&path, "").unwrap();
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let writer = Connection::open(&path).unwrap();
+            writer.pragma_update(None, "synchronous", "OFF").unwrap();
+            writer.busy_timeout(PATIENCE).unwrap();
+            for change in [made.as_str(), emptied].into_iter().cycle() {
+                writer.execute_batch(&format!("BEGIN; {change} COMMIT")).unwrap();
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let found: Result<Vec<_>, _> = (0..200).map(|_| Sqlite::open(&path, Access::Read)).collect();
+        ended.store(true, Ordering::Relaxed);
+        found.unwrap();
+    });
 }
 
 #[test]
