@@ -92,7 +92,7 @@ impl Worker {
         self.pace
             .moved(out.bytes + into.bytes + FRAME * (out.frames + into.frames));
         self.pace.passed(out.frames, into.frames);
-        self.moderation.rest(now, out, into)
+        self.moderation.rest(now, [out, into], clock::busy)
     }
 
     /// True if the guest has sent frames since the last turn that may be taken.
