@@ -5,12 +5,13 @@
 //! its worker by payload, in turns with and without the clients.
 
 use clap::Parser;
-use hawser_benches::engine::{FAR, Outcome, Way, guest};
+use hawser_benches::engine::placement::Reserved;
+use hawser_benches::engine::{FAR, Outcome, Run, Way, guest};
 use hawser_benches::machine;
 use hawser_benches::numbers::Spread;
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
-use hawser_testkit::{Result, failure};
+use hawser_testkit::{Failure, Result, failure};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -68,7 +69,65 @@ fn hammered<T>(api: &Path, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)>
     Ok((outcome, answered.into_inner()))
 }
 
-fn compare(title: &str, way: Way, options: &Options, namespace: &Namespace) -> Result<()> {
+/// What a byte cost, run by run, and the answers a second.
+#[derive(Default)]
+struct Costs {
+    /// Nobody asks.
+    quiet: Vec<f64>,
+    /// Nobody asks either: what two runs differ by anyhow.
+    control: Vec<f64>,
+    /// Clients ask.
+    loud: Vec<f64>,
+    answers: Vec<f64>,
+}
+
+impl Costs {
+    fn measure(api: &Path, rounds: u32, title: &str, run: impl Fn() -> Result<Outcome>) -> Result<Self> {
+        let mut costs = Self::default();
+        for round in 0..rounds {
+            eprintln!("{title}: round {} of {rounds}", round + 1);
+            // Whatever changes slowly, or with each run, falls on all.
+            for kind in 0..3 {
+                match (kind + round) % 3 {
+                    0 => costs.quiet.push(run()?.cost()),
+                    1 => costs.control.push(run()?.cost()),
+                    _ => {
+                        let (outcome, answered) = hammered(api, &run)?;
+                        costs.loud.push(outcome.cost());
+                        costs.answers.push(answered as f64 / outcome.time.as_secs_f64());
+                    }
+                }
+            }
+        }
+        Ok(costs)
+    }
+
+    fn print(&self, title: &str) -> Result<()> {
+        let none = || failure("no rounds");
+        let text = |spread: Option<Spread>, digits: usize| {
+            let Spread { median, min, max, .. } = spread.ok_or_else(none)?;
+            Ok::<_, Failure>(format!("{median:.digits$} ({min:.digits$}–{max:.digits$})"))
+        };
+        let of = |values: &[f64], digits| text(Spread::of(values), digits);
+        let ratio = Spread::of_ratios(&self.loud, &self.quiet);
+        let mark = if ratio.is_some_and(|ratio| ratio.median <= MOST) {
+            "met"
+        } else {
+            "**missed**"
+        };
+        println!(
+            "| {title} | {} | {} | {} | {} | {} | {mark} |",
+            of(&self.quiet, 3)?,
+            of(&self.loud, 3)?,
+            of(&self.answers, 0)?,
+            text(Spread::of_ratios(&self.control, &self.quiet), 2)?,
+            text(ratio, 2)?,
+        );
+        Ok(())
+    }
+}
+
+fn compare(title: &str, run: Run, options: &Options, namespace: &Namespace) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
     let socket = folder.path().join(guest::NAME).with_extension("sock");
     let api = folder.path().join("api.sock");
@@ -77,56 +136,22 @@ fn compare(title: &str, way: Way, options: &Options, namespace: &Namespace) -> R
     arguments.push(&api_socket);
     let mut hawser = Hawser::start(namespace, &socket, &arguments)?;
     let process = hawser.process().id();
-    let time = Duration::from_millis(options.millis);
-    let run = || guest::run_against(&socket, process, way, time);
-    let (mut quiet, mut loud, mut requests) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 1..=options.rounds {
-        eprintln!("{title}: round {round} of {}", options.rounds);
-        let beside = |loud: &mut Vec<Outcome>, requests: &mut Vec<f64>| -> Result<()> {
-            let (outcome, answered) = hammered(&api, run)?;
-            requests.push(answered as f64 / outcome.time.as_secs_f64());
-            loud.push(outcome);
-            Ok(())
-        };
-        // Whatever changes slowly falls on both.
-        if round % 2 == 0 {
-            beside(&mut loud, &mut requests)?;
-            quiet.push(run()?);
-        } else {
-            quiet.push(run()?);
-            beside(&mut loud, &mut requests)?;
-        }
-    }
-    let costs = |outcomes: &[Outcome]| outcomes.iter().map(Outcome::cost).collect::<Vec<_>>();
-    let (quiet, loud) = (costs(&quiet), costs(&loud));
-    let none = || failure("no rounds");
-    let ratio = Spread::of_ratios(&loud, &quiet).ok_or_else(none)?;
-    let text = |values: &[f64], digits: usize| {
-        let spread = Spread::of(values).ok_or_else(none)?;
-        let (median, min, max) = (spread.median, spread.min, spread.max);
-        Ok::<_, hawser_testkit::Failure>(format!("{median:.digits$} ({min:.digits$}–{max:.digits$})"))
-    };
-    let mark = if ratio.median <= MOST { "met" } else { "**missed**" };
-    println!(
-        "| {title} | {} | {} | {} | {:.2}× ({:.2}–{:.2}) | {mark} |",
-        text(&quiet, 3)?,
-        text(&loud, 3)?,
-        text(&requests, 0)?,
-        ratio.median,
-        ratio.min,
-        ratio.max
-    );
+    let measured = || guest::run_against(&socket, process, run);
+    Costs::measure(&api, options.rounds, title, measured)?.print(title)?;
     hawser.stop()
 }
 
 fn measure(options: &Options, namespace: &Namespace) -> Result<()> {
     println!("load average before the run: {:.1}\n", machine::load());
     println!(
-        "| | ns of the worker a byte, nobody asks | {CLIENTS} clients ask | answers/s | ratio, ≤ {MOST}× | |\n\
-         |---|---|---|---|---|---|"
+        "| | ns of the worker a byte, nobody asks | {CLIENTS} clients ask | answers/s | nobody again | ratio, ≤ {MOST}× | |\n\
+         |---|---|---|---|---|---|---|"
     );
-    compare("guest → host", Way::Out, options, namespace)?;
-    compare("host → guest", Way::In, options, namespace)
+    let (time, reserved) = (Duration::from_millis(options.millis), Reserved::new()?);
+    for (title, way) in [("guest → host", Way::Out), ("host → guest", Way::In)] {
+        compare(title, Run { way, time, reserved }, options, namespace)?;
+    }
+    Ok(())
 }
 
 fn run() -> Result<()> {

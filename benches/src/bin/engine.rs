@@ -3,7 +3,7 @@
 //! Run by `hack/bench --engine`.
 
 use clap::Parser;
-use hawser_benches::engine::{FAR, Outcome, Way, floor, guest};
+use hawser_benches::engine::{FAR, Outcome, Run, Way, floor, guest};
 use hawser_benches::machine;
 use hawser_benches::numbers::Spread;
 use hawser_testkit::Result;
@@ -39,13 +39,12 @@ fn line(what: &str, outcomes: &[Outcome]) {
     );
 }
 
-fn compare(title: &str, way: Way, options: &Options) -> Result<Option<Spread>> {
+fn compare(title: &str, run: Run, options: &Options) -> Result<Option<Spread>> {
     let (mut ours, mut floors) = (Vec::new(), Vec::new());
-    let time = Duration::from_millis(options.millis);
     for round in 1..=options.rounds {
         eprintln!("{title}: round {round} of {}", options.rounds);
-        ours.push(guest::run(way, time)?);
-        floors.push(floor::run(way, time)?);
+        ours.push(guest::run(run)?);
+        floors.push(floor::run(run)?);
     }
     line(&format!("{title}: engine"), &ours);
     line(&format!("{title}: floor"), &floors);
@@ -61,15 +60,20 @@ fn compare(title: &str, way: Way, options: &Options) -> Result<Option<Spread>> {
 
 fn measure(options: &Options) -> Result<()> {
     let time = Duration::from_millis(options.millis);
+    let run = |way| Run {
+        way,
+        time,
+        reserved: None,
+    };
     if let Some(way) = &options.only {
         let way = if way == "in" { Way::In } else { Way::Out };
-        line("engine", &[guest::run(way, time)?]);
+        line("engine", &[guest::run(run(way))?]);
         return Ok(());
     }
     println!("load average before the run: {:.1}\n", machine::load());
     println!("| | Gbit/s | CPU of the thread, s/GB |\n|---|---|---|");
-    let out = compare("guest → host", Way::Out, options)?;
-    let into = compare("host → guest", Way::In, options)?;
+    let out = compare("guest → host", run(Way::Out), options)?;
+    let into = compare("host → guest", run(Way::In), options)?;
     println!("\n| target | measured | |\n|---|---|---|");
     for (title, ratio) in [("guest → host", out), ("host → guest", into)] {
         let Some(ratio) = ratio else { continue };

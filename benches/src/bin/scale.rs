@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use hawser_benches::engine::crowd::Beside;
-use hawser_benches::engine::{FAR, Way, guest};
+use hawser_benches::engine::{FAR, Run, Way, guest};
 use hawser_benches::machine::{self, Machine};
 use hawser_benches::numbers::Spread;
 use hawser_testkit::Result;
@@ -30,17 +30,22 @@ struct Options {
     /// Milliseconds of each run
     #[arg(long, default_value_t = 500)]
     millis: u64,
+    /// Only cases whose keys begin so, beside 10 idle flows: idle, storm_guest
+    #[arg(long, default_value = "", hide_default_value = true)]
+    only: String,
     /// File for all samples
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// A case and what it measured, by way: Gbit/s, and connections of the storm per second.
+/// A case and what it measured, by way: Gbit/s, the worker's processor seconds per GB, and
+/// connections of the storm per second.
 struct Case {
     key: String,
     title: String,
     beside: Beside,
     rates: [Vec<f64>; 2],
+    costs: [Vec<f64>; 2],
     storm: Vec<f64>,
 }
 
@@ -62,7 +67,8 @@ fn cases(descriptors: u64) -> Vec<Case> {
         key,
         title,
         beside,
-        rates: [Vec::new(), Vec::new()],
+        rates: Default::default(),
+        costs: Default::default(),
         storm: Vec::new(),
     };
     idle.chain(storms).map(case).collect()
@@ -87,19 +93,25 @@ fn print(cases: &[Case]) {
         };
         println!("| {} | {out} | {into} | {storm} |", case.title);
     }
-    println!("\n| rate beside, compared with 10 idle flows | guest → host | host → guest |\n|---|---|---|");
+    println!(
+        "\n| beside, compared with 10 idle flows | rate, guest → host | host → guest | worker's time a byte, guest → host \
+         | host → guest |\n|---|---|---|---|---|"
+    );
     for case in &cases[1..] {
-        let ratio = |way: usize| {
-            Spread::of_ratios(&case.rates[way], &cases[0].rates[way])
+        let ratio = |ours: &[f64], reference: &[f64]| {
+            Spread::of_ratios(ours, reference)
                 .map_or_else(String::new, |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max))
         };
-        println!("| {} | {} | {} |", case.title, ratio(0), ratio(1));
+        let few = &cases[0];
+        let rates = [0, 1].map(|way| ratio(&case.rates[way], &few.rates[way]));
+        let costs = [0, 1].map(|way| ratio(&case.costs[way], &few.costs[way]));
+        println!("| {} | {} | {} |", case.title, rates.join(" | "), costs.join(" | "));
     }
 }
 
 fn to_json(cases: &[Case]) -> Value {
     let all = |samples: &[f64]| json!({ "samples": samples, "spread": Spread::of(samples).map(Spread::to_json) });
-    let one = |case: &Case| json!({ "beside": case.title, "out": all(&case.rates[0]), "in": all(&case.rates[1]), "storm": all(&case.storm) });
+    let one = |case: &Case| json!({ "beside": case.title, "out": all(&case.rates[0]), "in": all(&case.rates[1]), "cost_out": all(&case.costs[0]), "cost_in": all(&case.costs[1]), "storm": all(&case.storm) });
     cases
         .iter()
         .map(|case| (case.key.clone(), one(case)))
@@ -131,12 +143,22 @@ fn measure(options: &Options) -> Result<()> {
     let (machine, load) = (Machine::this(), machine::load());
     let time = Duration::from_millis(options.millis);
     let mut cases = cases(raise_descriptors()?);
+    let reference = cases[0].key.clone();
+    cases.retain(|case| case.key == reference || case.key.starts_with(&options.only));
     for round in 1..=options.rounds {
         for case in &mut cases {
             for (index, (way, name)) in WAYS.into_iter().enumerate() {
                 eprintln!("round {round} of {}: {}, {name}", options.rounds, case.title);
-                let (outcome, storm) = guest::run_beside(way, time, case.beside)?;
+                let (outcome, storm) = guest::run_beside(
+                    Run {
+                        way,
+                        time,
+                        reserved: None,
+                    },
+                    case.beside,
+                )?;
                 case.rates[index].push(outcome.rate());
+                case.costs[index].push(outcome.cost());
                 case.storm.push(storm as f64 / outcome.time.as_secs_f64());
             }
         }

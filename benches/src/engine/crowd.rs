@@ -4,12 +4,13 @@ use super::guest::{FORWARDED, Guest};
 use super::segment::{ACK, Ends, SYN, Segment};
 use super::{FAR, PATIENCE};
 use hawser_testkit::{Result, failure};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use std::io;
 use std::net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// First port of the guest's idle flows; there is room for 50,000.
 const FIRST_IDLE: u16 = 10_000;
@@ -96,7 +97,9 @@ impl Clients {
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&made));
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                TcpStream::connect((FAR, FORWARDED))?;
+                // Reset, or after 30,000 of them a client would look for a free port for 10 ms.
+                let client = TcpStream::connect((FAR, FORWARDED))?;
+                SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
                 count.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())

@@ -1,7 +1,7 @@
 //! What nobody can leave out: the system calls on the payload.
 
 use super::peer::FarEnd;
-use super::{Outcome, PIECE, UNIT, UNITS, Way};
+use super::{Outcome, PIECE, Run, UNIT, UNITS, Way};
 use hawser_backend::frame::{GuestSlice, GuestSliceMut};
 use hawser_backend::sys::stream::{PeekAt, discard, peek, send, set_peek_offset};
 use hawser_testkit::{Result, failure};
@@ -9,15 +9,16 @@ use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const THREAD: &str = "floor";
 
-/// Moves units for `time`.
+/// Moves units.
 ///
 /// # Errors
 /// The socket fails.
-pub fn run(way: Way, time: Duration) -> Result<Outcome> {
+pub fn run(run: Run) -> Result<Outcome> {
+    let Run { way, time, .. } = run;
     let far = FarEnd::new(way)?;
     let stream = TcpStream::connect(far.at)?;
     stream.set_nonblocking(true)?;

@@ -3,7 +3,7 @@
 use super::crowd::{Beside, Crowd};
 use super::peer::FarEnd;
 use super::segment::{self, ACK, Ends, FIN, HEADERS, OPTIONS, PSH, RST, Received, SYN, Segment, VIRTIO, WINDOW_SCALE};
-use super::{Outcome, PATIENCE, PIECE, UNIT, UNITS, Way, thread_time_in};
+use super::{Outcome, PATIENCE, PIECE, Run, UNIT, UNITS, Way, thread_time_in};
 use hawser_backend::config::{
     Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
 };
@@ -70,26 +70,26 @@ fn port_config() -> Result<PortConfig> {
     })
 }
 
-/// Moves units through hawser for `time`.
+/// Moves units through hawser.
 ///
 /// # Errors
 /// The connection fails, or stands still.
-pub fn run(way: Way, time: Duration) -> Result<Outcome> {
-    run_beside(way, time, Beside::Idle(0)).map(|(outcome, _)| outcome)
+pub fn run(run: Run) -> Result<Outcome> {
+    run_beside(run, Beside::Idle(0)).map(|(outcome, _)| outcome)
 }
 
-/// Moves units through hawser for `time`, with others beside; and how many connections they
+/// Moves units through hawser, with others beside; and how many connections they
 /// made meanwhile.
 ///
 /// # Errors
 /// A connection fails, or stands still.
-pub fn run_beside(way: Way, time: Duration, beside: Beside) -> Result<(Outcome, u64)> {
-    let far = FarEnd::new(way)?;
+pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
+    let far = FarEnd::new(run.way)?;
     let port = Arc::new(Port::new(port_config()?)?);
     let (ours, theirs) = UnixStream::pair()?;
     let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
     let serving = thread::spawn(move || server.run());
-    let outcome = drive(ours, SELF, &far, (way, time), beside);
+    let outcome = drive(ours, SELF, &far, run, beside);
     serving.join().map_err(|_| failure("the server panicked"))??;
     // One that never got its connection still waits for it.
     if outcome.is_ok() {
@@ -98,27 +98,21 @@ pub fn run_beside(way: Way, time: Duration, beside: Beside) -> Result<(Outcome, 
     outcome
 }
 
-/// Moves units for `time` through the hawser of another process, that listens at `socket` with
+/// Moves units through the hawser of another process, that listens at `socket` with
 /// a port of this [`NAME`] and the options [`OPTIONS_OF_PORT`].
 ///
 /// # Errors
 /// The connection fails, or stands still.
-pub fn run_against(socket: &Path, process: u32, way: Way, time: Duration) -> Result<Outcome> {
-    let far = FarEnd::new(way)?;
+pub fn run_against(socket: &Path, process: u32, run: Run) -> Result<Outcome> {
+    let far = FarEnd::new(run.way)?;
     let front = UnixStream::connect(socket)?;
-    let (outcome, _) = drive(front, &process.to_string(), &far, (way, time), Beside::Idle(0))?;
+    let (outcome, _) = drive(front, &process.to_string(), &far, run, Beside::Idle(0))?;
     far.join()?;
     Ok(outcome)
 }
 
 /// Connects as a front end and moves units.
-fn drive(
-    front: UnixStream,
-    process: &str,
-    far: &FarEnd,
-    (way, time): (Way, Duration),
-    beside: Beside,
-) -> Result<(Outcome, u64)> {
+fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Beside) -> Result<(Outcome, u64)> {
     let SocketAddr::V4(at) = far.at else {
         return Err(failure("the far end is IPv4"));
     };
@@ -134,7 +128,10 @@ fn drive(
         let mut crowd = Crowd::gather(&mut guest, beside)?;
         guest.connect()?;
         crowd.begin(beside);
-        let outcome = guest.measure(way, time, far, &mut crowd);
+        if let Some(reserved) = run.reserved {
+            reserved.give_to(process, WORKER)?;
+        }
+        let outcome = guest.measure(run, far, &mut crowd);
         let storm = crowd.end()?;
         guest.send(FIN | ACK | RST, None)?;
         outcome.map(|outcome| (outcome, storm))
@@ -377,20 +374,20 @@ impl<'a> Guest<'a> {
         Ok(segment.payload)
     }
 
-    fn measure(&mut self, way: Way, time: Duration, far: &FarEnd, crowd: &mut Crowd) -> Result<Outcome> {
+    fn measure(&mut self, run: Run, far: &FarEnd, crowd: &mut Crowd) -> Result<Outcome> {
         let swallowed = || far.swallowed.load(std::sync::atomic::Ordering::Relaxed);
         let (start, before) = (Instant::now(), swallowed());
         let cpu = thread_time_in(&self.process, WORKER)?;
         let mut received = 0;
-        while start.elapsed() < time {
+        while start.elapsed() < run.time {
             crowd.turn(self)?;
-            match way {
+            match run.way {
                 Way::Out => self.push()?,
                 Way::In => received += self.pull()?,
             }
         }
         Ok(Outcome {
-            bytes: if way == Way::Out {
+            bytes: if run.way == Way::Out {
                 swallowed() - before
             } else {
                 received

@@ -9,10 +9,14 @@ pub mod crowd;
 pub mod floor;
 pub mod guest;
 pub mod peer;
+pub mod placement;
 mod segment;
 
 use hawser_testkit::{Result, failure};
+use placement::Reserved;
+use rustix::thread::Pid;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Payload of a unit: 44 segments of 1460 bytes, as Linux cuts its TSO frames.
@@ -34,6 +38,18 @@ pub enum Way {
     Out,
     /// To the guest.
     In,
+}
+
+/// What is to be moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Which way.
+    pub way: Way,
+    /// For how long.
+    pub time: Duration,
+    /// Where the measured thread runs; `None` leaves it to the scheduler, as a rate wants it: of
+    /// two processors the other would be the limit.
+    pub reserved: Option<Reserved>,
 }
 
 /// What was moved, and what it took.
@@ -66,14 +82,23 @@ pub fn thread_time(name: &str) -> Result<Duration> {
 
 /// The same of another process, by its number.
 pub fn thread_time_in(process: &str, name: &str) -> Result<Duration> {
+    let (_, path) = thread_in(process, name)?;
+    let times = fs::read_to_string(path.join("schedstat"))?;
+    let nanos = times.split(' ').next().and_then(|word| word.parse().ok());
+    nanos
+        .map(Duration::from_nanos)
+        .ok_or_else(|| failure("no processor time in /proc"))
+}
+
+/// A thread of a process (a number, or self) by its name, and its folder in /proc.
+fn thread_in(process: &str, name: &str) -> Result<(Pid, PathBuf)> {
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
-        let path = task?.path();
+        let task = task?;
+        let path = task.path();
         if fs::read_to_string(path.join("comm"))?.trim_end() == name {
-            let times = fs::read_to_string(path.join("schedstat"))?;
-            let nanos = times.split(' ').next().and_then(|word| word.parse().ok());
-            return nanos
-                .map(Duration::from_nanos)
-                .ok_or_else(|| failure("no processor time in /proc"));
+            let number = task.file_name().to_string_lossy().parse()?;
+            let thread = Pid::from_raw(number).ok_or_else(|| failure("a thread without a number"))?;
+            return Ok((thread, path));
         }
     }
     Err(failure(format!("there is no thread '{name}'")))
