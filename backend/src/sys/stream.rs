@@ -11,14 +11,27 @@ use crate::frame::{GuestSlice, GuestSliceMut, ScatterList};
 use std::cell::RefCell;
 use std::io;
 use std::mem::size_of;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
 
 const LOW_WATER: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_RCVLOWAT);
 const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
+/// IP_LOCAL_PORT_RANGE, of IPv6 too: ip(7).
+const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
+
+/// Has the kernel choose the socket's own port in a range, when it connects. A bound outside of
+/// net.ipv4.ip_local_port_range is none.
+///
+/// # Errors
+/// What setsockopt(2) says: before Linux 6.3 there is no such option.
+pub fn set_port_range(socket: &impl AsRawFd, ports: RangeInclusive<u16>) -> io::Result<()> {
+    let value = u32::from(*ports.end()) << 16 | u32::from(*ports.start());
+    LOCAL_PORT_RANGE.set(socket, value.cast_signed())
+}
 
 /// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the
 /// kernel took.

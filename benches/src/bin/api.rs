@@ -31,11 +31,11 @@ const ASKED: [&str; 2] = ["/v1/metrics", "/v1/status"];
 /// Measures what a byte costs with the API hammered, and without.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Pairs of runs, one with the clients and one without
-    #[arg(long, default_value_t = 9)]
+    /// Rounds: with the clients, without, and without again
+    #[arg(long, default_value_t = 15)]
     rounds: u32,
     /// Milliseconds of each run
-    #[arg(long, default_value_t = 700)]
+    #[arg(long, default_value_t = 1000)]
     millis: u64,
 }
 

@@ -25,10 +25,10 @@ const OTHERS: u64 = 500;
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds; each measures every case once
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 9)]
     rounds: u32,
     /// Milliseconds of each run
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 1000)]
     millis: u64,
     /// Only cases whose keys begin so, beside 10 idle flows: idle, storm_guest
     #[arg(long, default_value = "", hide_default_value = true)]

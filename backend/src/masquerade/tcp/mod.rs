@@ -15,6 +15,7 @@ mod emit;
 pub(super) mod host_socket;
 mod isn;
 mod listener;
+mod local_ports;
 mod open;
 mod receive;
 mod rtt;
@@ -31,6 +32,7 @@ mod tests;
 use self::connection::{Connection, Progress, State};
 use self::isn::IsnSecret;
 use self::listener::Listeners;
+use self::local_ports::LocalPorts;
 use self::open::connect_failed;
 use self::spill::SpillPool;
 use super::forwards::ForwardSocket;
@@ -122,6 +124,7 @@ pub struct TcpFlows {
     in_time_wait: usize,
     next_generation: u32,
     secret: IsnSecret,
+    local_ports: LocalPorts,
     gather: GatherList,
     spill: SpillPool,
     /// Slot and place of each segment of a burst.
@@ -157,6 +160,7 @@ impl TcpFlows {
             in_time_wait: 0,
             next_generation: 0,
             secret: IsnSecret::random()?,
+            local_ports: LocalPorts::of_namespace(),
             gather: GatherList::default(),
             spill: SpillPool::default(),
             order: Vec::new(),

@@ -42,7 +42,12 @@ impl TcpFlows {
                 return;
             }
         };
-        let connected = stream.connect(&target.into());
+        let connected = self.local_ports.connect(&stream, key.guest.port(), target);
+        if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
+            // The guest asks again in a second, and TIME_WAIT ends.
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return;
+        }
         ctx.counters.add(Count::TcpOut, 1);
         let opening = self.opening(ctx, key);
         let mut connection = Connection::from_guest(&opening, syn);

@@ -1,0 +1,174 @@
+//! Which port of the host a connection of the guest comes from.
+//!
+//! Left alone, the kernel looks for a free port one by one, over those that rest in TIME_WAIT
+//! too: beside 15,000 connections to the same peer that have just ended a connect(2) takes 1 to
+//! 3 ms, for which every flow of the worker waits. So it is asked for the guest's own port,
+//! which nobody else is likely to have, and then for any of a few at a random place: each is a
+//! short search. Unlike with bind(2) the port stays free for connections to other peers.
+
+use crate::sys::stream::set_port_range;
+use socket2::{Domain, Socket, Type};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+
+/// Ports of one search.
+const WINDOW: u16 = 256;
+/// Searches at random places: where one port in a hundred is free, all fail once in 10,000.
+const SEARCHES: usize = 4;
+/// Linux's own.
+const USUAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// The ports the kernel gives out in this network namespace.
+#[derive(Clone, Debug)]
+pub struct LocalPorts(RangeInclusive<u16>);
+
+impl LocalPorts {
+    /// Those of the namespace the calling thread is in.
+    pub fn of_namespace() -> Self {
+        let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        Self::parse(&text).unwrap_or(Self(USUAL))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut bounds = text.split_whitespace().map(|word| word.parse().ok());
+        Some(Self(bounds.next()??..=bounds.next()??))
+    }
+
+    /// Connects, from `wanted` if that port can be had.
+    ///
+    /// # Errors
+    /// What connect(2) says: EINPROGRESS mostly, EAGAIN if no port is free towards `target`.
+    pub fn connect(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
+        // From its own port a socket would connect to itself.
+        let guests_own = (wanted != target.port()).then_some(wanted..=wanted);
+        let searches = std::iter::repeat_with(|| self.window()).take(SEARCHES);
+        for ports in guests_own.into_iter().chain(searches) {
+            if set_port_range(stream, ports).is_err() {
+                // Linux before 6.3.
+                return stream.connect(&target.into());
+            }
+            match stream.connect(&target.into()) {
+                Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+                done => return done,
+            }
+        }
+        // The same is said where the host has no address that suits the target.
+        let probe = Socket::new(Domain::for_address(target), Type::DGRAM.cloexec(), None)?;
+        probe.connect(&target.into())?;
+        Err(io::Error::from_raw_os_error(libc::EAGAIN))
+    }
+
+    /// Some ports at a random place.
+    fn window(&self) -> RangeInclusive<u16> {
+        let (first, last) = (*self.0.start(), *self.0.end());
+        let places = u32::from(last.saturating_sub(first).saturating_sub(WINDOW - 1)) + 1;
+        let offset = u16::try_from(getrandom::u32().unwrap_or_default() % places).unwrap_or_default();
+        let start = first + offset;
+        start..=start.saturating_add(WINDOW - 1).min(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::masquerade::tcp::host_socket::{make_close_a_reset, open};
+    use std::io::Read;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+
+    fn connected(target: SocketAddr, port: u16) -> (Socket, u16) {
+        let stream = open(target).unwrap();
+        stream.set_nonblocking(false).unwrap();
+        LocalPorts::of_namespace().connect(&stream, port, target).unwrap();
+        let port = stream.local_addr().unwrap().as_socket().unwrap().port();
+        (stream, port)
+    }
+
+    /// A port that nobody has, of those the kernel gives out.
+    fn free_port(listener: &TcpListener) -> u16 {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let port = stream.local_addr().unwrap().port();
+        make_close_a_reset(&stream.into());
+        listener.accept().unwrap();
+        port
+    }
+
+    #[test]
+    fn a_connection_keeps_the_guest_s_port_to_each_peer() {
+        for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+            let listeners = [0, 0].map(|port| TcpListener::bind(SocketAddr::new(address, port)).unwrap());
+            let port = free_port(&listeners[0]);
+            let streams = listeners
+                .each_ref()
+                .map(|listener| connected(listener.local_addr().unwrap(), port));
+            // Linux 6.3; an older one chooses.
+            let kept = set_port_range(&streams[0].0, USUAL).is_ok();
+            assert!(!kept || streams.iter().all(|(_, from)| *from == port), "{streams:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_taken_or_rests_in_time_wait_is_replaced() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let port = free_port(&listener);
+        let (first, kept) = connected(at, port);
+        let (_second, other) = connected(at, port);
+        assert_ne!(kept, other);
+        let (mut server, _) = listener.accept().unwrap();
+        first.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        drop(server);
+        assert_eq!((&first).read(&mut [0]).unwrap(), 0);
+        drop(first);
+        let (_third, other) = connected(at, port);
+        assert_ne!(kept, other);
+    }
+
+    #[test]
+    fn where_no_port_is_free_it_is_said_and_no_other_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let port = free_port(&listener);
+        let (first, kept) = connected(at, port);
+        if set_port_range(&first, USUAL).is_err() {
+            return;
+        }
+        let full = LocalPorts(kept..=kept);
+        let error = full.connect(&open(at).unwrap(), kept, at).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+    }
+
+    #[test]
+    fn a_guest_s_port_that_is_the_target_s_does_not_make_the_socket_its_own_peer() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        drop(listener);
+        let stream = open(at).unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let refused = LocalPorts(USUAL).connect(&stream, at.port(), at).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED));
+    }
+
+    #[test]
+    fn windows_lie_within_the_namespace_s_ports() {
+        for (text, ports) in [
+            ("32768\t60999\n", 32_768..=60_999),
+            ("1024 65535", 1024..=65_535),
+            ("40000 40010", 40_000..=40_010),
+            ("7 7", 7..=7),
+        ] {
+            let local = LocalPorts::parse(text).unwrap();
+            assert_eq!(local.0, ports);
+            for window in (0..1000).map(|_| local.window()) {
+                assert!(
+                    ports.contains(window.start()) && ports.contains(window.end()),
+                    "{window:?}"
+                );
+                assert_eq!(window.len(), usize::from(WINDOW).min(ports.len()));
+            }
+        }
+        assert!(LocalPorts::parse("").is_none() && LocalPorts::parse("1 x").is_none());
+    }
+}
