@@ -9,3 +9,4 @@ pub mod receive_batch;
 pub mod send_batch;
 pub mod stream;
 pub mod tap;
+pub mod thread_time;

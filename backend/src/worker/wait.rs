@@ -3,6 +3,7 @@
 use super::moderation::Moved;
 use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
 use crate::counters::Count;
+use crate::sys::thread_time::thread_time;
 use crate::time::Instant;
 use std::io;
 use std::thread;
@@ -92,7 +93,7 @@ impl Worker {
         self.pace
             .moved(out.bytes + into.bytes + FRAME * (out.frames + into.frames));
         self.pace.passed(out.frames, into.frames);
-        self.moderation.rest(now, [out, into], clock::busy)
+        self.moderation.rest(now, [out, into], thread_time)
     }
 
     /// True if the guest has sent frames since the last turn that may be taken.

@@ -3,55 +3,72 @@
 //! Left alone, the kernel looks for a free port one by one, over those that rest in TIME_WAIT
 //! too: beside 15,000 connections to the same peer that have just ended a connect(2) takes 1 to
 //! 3 ms, for which every flow of the worker waits. So it is asked for the guest's own port,
-//! which nobody else is likely to have, and then for any of a few at a random place: each is a
-//! short search. Unlike with bind(2) the port stays free for connections to other peers.
+//! which nobody else is likely to have, and then for any of a few at random places: each is a
+//! short search. Only then it searches all, and that not often: where next to nothing is free a
+//! guest that goes on asking would stop everybody. Unlike with bind(2) the port stays free for
+//! connections to other peers.
 
 use crate::sys::stream::set_port_range;
+use crate::time::Instant;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Ports of one search.
-const WINDOW: u16 = 256;
-/// Searches at random places: where one port in a hundred is free, all fail once in 10,000.
-const SEARCHES: usize = 4;
+const WINDOW: u16 = 32;
+/// Searches at random places: where one port in fifty is free, all fail once in a million.
+const SEARCHES: usize = 32;
+/// From one search of all ports, which takes up to 3 ms, to the next.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Linux's own.
 const USUAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// The ports the kernel gives out in this network namespace.
 #[derive(Clone, Debug)]
-pub struct LocalPorts(RangeInclusive<u16>);
+pub struct LocalPorts {
+    all: RangeInclusive<u16>,
+    /// When all may be searched.
+    again: Instant,
+}
 
 impl LocalPorts {
     /// Those of the namespace the calling thread is in.
     pub fn of_namespace() -> Self {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-        Self::parse(&text).unwrap_or(Self(USUAL))
+        Self::new(parse(&text).unwrap_or(USUAL))
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut bounds = text.split_whitespace().map(|word| word.parse().ok());
-        Some(Self(bounds.next()??..=bounds.next()??))
+    const fn new(all: RangeInclusive<u16>) -> Self {
+        let again = Instant::from_nanos(0);
+        Self { all, again }
     }
 
     /// Connects, from `wanted` if that port can be had.
     ///
     /// # Errors
     /// What connect(2) says: EINPROGRESS mostly, EAGAIN if no port is free towards `target`.
-    pub fn connect(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
+    pub fn connect(&mut self, now: Instant, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
+        if set_port_range(stream, self.all.clone()).is_err() {
+            // Before Linux 6.3 the kernel searches all, always.
+            return stream.connect(&target.into());
+        }
         // From its own port a socket would connect to itself.
         let guests_own = (wanted != target.port()).then_some(wanted..=wanted);
         let searches = std::iter::repeat_with(|| self.window()).take(SEARCHES);
-        for ports in guests_own.into_iter().chain(searches) {
-            if set_port_range(stream, ports).is_err() {
-                // Linux before 6.3.
-                return stream.connect(&target.into());
-            }
-            match stream.connect(&target.into()) {
-                Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
-                done => return done,
+        let found = guests_own
+            .into_iter()
+            .chain(searches)
+            .find_map(|ports| connect_from(ports, stream, target));
+        if let Some(done) = found {
+            return done;
+        }
+        if now >= self.again {
+            self.again = now + PAUSE;
+            if let Some(done) = connect_from(self.all.clone(), stream, target) {
+                return done;
             }
         }
         // The same is said where the host has no address that suits the target.
@@ -62,12 +79,25 @@ impl LocalPorts {
 
     /// Some ports at a random place.
     fn window(&self) -> RangeInclusive<u16> {
-        let (first, last) = (*self.0.start(), *self.0.end());
+        let (first, last) = (*self.all.start(), *self.all.end());
         let places = u32::from(last.saturating_sub(first).saturating_sub(WINDOW - 1)) + 1;
         let offset = u16::try_from(getrandom::u32().unwrap_or_default() % places).unwrap_or_default();
         let start = first + offset;
         start..=start.saturating_add(WINDOW - 1).min(last)
     }
+}
+
+/// `None` if none of the ports is free.
+fn connect_from(ports: RangeInclusive<u16>, stream: &Socket, target: SocketAddr) -> Option<io::Result<()>> {
+    match set_port_range(stream, ports).and_then(|()| stream.connect(&target.into())) {
+        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => None,
+        done => Some(done),
+    }
+}
+
+fn parse(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut bounds = text.split_whitespace().map(|word| word.parse().ok());
+    Some(bounds.next()??..=bounds.next()??)
 }
 
 #[cfg(test)]
@@ -77,10 +107,12 @@ mod tests {
     use std::io::Read;
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 
+    const NOW: Instant = Instant::from_nanos(7);
+
     fn connected(target: SocketAddr, port: u16) -> (Socket, u16) {
         let stream = open(target).unwrap();
         stream.set_nonblocking(false).unwrap();
-        LocalPorts::of_namespace().connect(&stream, port, target).unwrap();
+        LocalPorts::of_namespace().connect(NOW, &stream, port, target).unwrap();
         let port = stream.local_addr().unwrap().as_socket().unwrap().port();
         (stream, port)
     }
@@ -135,9 +167,12 @@ mod tests {
         if set_port_range(&first, USUAL).is_err() {
             return;
         }
-        let full = LocalPorts(kept..=kept);
-        let error = full.connect(&open(at).unwrap(), kept, at).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        let mut full = LocalPorts::new(kept..=kept);
+        for now in [NOW, NOW + PAUSE / 2] {
+            let error = full.connect(now, &open(at).unwrap(), kept, at).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+            assert_eq!(full.again, NOW + PAUSE);
+        }
     }
 
     #[test]
@@ -147,7 +182,7 @@ mod tests {
         drop(listener);
         let stream = open(at).unwrap();
         stream.set_nonblocking(false).unwrap();
-        let refused = LocalPorts(USUAL).connect(&stream, at.port(), at).unwrap_err();
+        let refused = LocalPorts::new(USUAL).connect(NOW, &stream, at.port(), at).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED));
     }
 
@@ -159,8 +194,8 @@ mod tests {
             ("40000 40010", 40_000..=40_010),
             ("7 7", 7..=7),
         ] {
-            let local = LocalPorts::parse(text).unwrap();
-            assert_eq!(local.0, ports);
+            assert_eq!(parse(text), Some(ports.clone()));
+            let local = LocalPorts::new(ports.clone());
             for window in (0..1000).map(|_| local.window()) {
                 assert!(
                     ports.contains(window.start()) && ports.contains(window.end()),
@@ -169,6 +204,6 @@ mod tests {
                 assert_eq!(window.len(), usize::from(WINDOW).min(ports.len()));
             }
         }
-        assert!(LocalPorts::parse("").is_none() && LocalPorts::parse("1 x").is_none());
+        assert!(parse("").is_none() && parse("1 x").is_none());
     }
 }

@@ -42,7 +42,7 @@ impl TcpFlows {
                 return;
             }
         };
-        let connected = self.local_ports.connect(&stream, key.guest.port(), target);
+        let connected = self.local_ports.connect(ctx.now, &stream, key.guest.port(), target);
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
             // The guest asks again in a second, and TIME_WAIT ends.
             ctx.counters.count_drop(DropReason::FlowLimit);
