@@ -82,6 +82,26 @@ fn a_hundred_connections_at_once_carry_bulk() -> Result<()> {
 }
 
 #[test]
+fn a_narrow_way_that_loses_what_it_cannot_hold_neither_stalls_a_transfer_nor_harms_it() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
+    let ends = [(&lab.networks.pod, "eth0"), (&lab.networks.world, "pod0")];
+    for (namespace, device) in ends {
+        namespace.run(&format!(
+            "tc qdisc add dev {device} root tbf rate 200mbit burst 100k limit 100k"
+        ))?;
+    }
+    both_ways(&guest, &servers, 20 * MB, 1)?;
+    both_ways(&guest, &servers[..1], 20 * MB, 10)?;
+    for (namespace, device) in ends {
+        let seen = namespace.run(&format!("tc -s qdisc show dev {device}"))?;
+        assert!(!seen.contains("dropped 0,"), "nothing was lost: {seen}");
+    }
+    Ok(())
+}
+
+#[test]
 fn any_subset_of_features_a_guest_accepts_carries_bulk() -> Result<()> {
     let no_offloads = format!("{NO_TSO},{NO_CHECKSUMS}");
     for properties in [
