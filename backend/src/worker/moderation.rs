@@ -7,9 +7,8 @@
 //! Where a window is smaller than the goal, resting makes the flow wait for itself; where turns
 //! move much anyway, more than the caches hold is dearer to move. Neither can be told from
 //! here, so it is tried: for some moments with rests and for some without, by turns. Rests stay
-//! where they save the worker processor time and cost no speed; otherwise
-//! there are none until the next trial, and each trial in vain makes the time until the next
-//! one longer.
+//! where they save the worker processor time and cost no speed; otherwise there are none until
+//! the next trial, and each trial in vain makes the time until the next one longer.
 //!
 //! Only turns of large frames count as bulk: a queue of small ones runs over in a rest.
 
@@ -200,9 +199,9 @@ impl Moderation {
                 };
             }
             self.last_bulk = now;
-        }
-        if now >= self.until {
-            self.go_on(now, busy());
+            if now >= self.until {
+                self.go_on(now, busy());
+            }
         }
         if is_bulk && self.may_rest() {
             self.adjust(from_guest, to_guest)

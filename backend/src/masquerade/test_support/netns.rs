@@ -121,6 +121,13 @@ impl Network {
     }
 
     fn set_up(&self, mtu: u32) {
+        // A router asks for its neighbours from its link-local address, and for a second or two
+        // it would look whether somebody else has that.
+        for namespace in [&self.pod, &self.router, &self.server] {
+            self.at(namespace, || {
+                std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();
+            });
+        }
         let path = |ns: &File| format!("/proc/{}/fd/{}", std::process::id(), ns.as_raw_fd());
         enter(&self.pod);
         run(&format!(
