@@ -35,6 +35,18 @@ impl Spread {
         Self::of(&pairs.map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }
 
+    /// For people to read: the median, and the extremes in parentheses.
+    pub fn text(self, digits: usize) -> String {
+        let Self { median, min, max } = self;
+        format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+    }
+
+    /// The same of a ratio.
+    pub fn times(self) -> String {
+        let Self { median, min, max } = self;
+        format!("{median:.2}× ({min:.2}–{max:.2})")
+    }
+
     /// For machines to read.
     pub fn to_json(self) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max })

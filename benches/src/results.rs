@@ -85,17 +85,16 @@ impl Results {
     fn verdict(&self, metric: Metric, bound: Bound) -> Verdict {
         let about = metric.about();
         let ratio = |peer| Spread::of_ratios(self.of(Peer::Hawser, metric), self.of(peer, metric));
-        let times = |spread: Spread| format!("{:.2}× ({:.2}–{:.2})", spread.median, spread.min, spread.max);
         let (demand, measured, met) = match bound {
             Bound::AtLeastTimes(peer, least) => {
                 let spread = ratio(peer);
                 let met = spread.is_some_and(|s| s.median >= least);
-                (format!("≥ {least}× {}", peer.title()), spread.map(times), met)
+                (format!("≥ {least}× {}", peer.title()), spread.map(Spread::times), met)
             }
             Bound::AtMostTimes(peer, most) => {
                 let spread = ratio(peer);
                 let met = spread.is_some_and(|s| s.median <= most);
-                (format!("≤ {most}× {}", peer.title()), spread.map(times), met)
+                (format!("≤ {most}× {}", peer.title()), spread.map(Spread::times), met)
             }
             Bound::AtMost(most) => {
                 let spread = self.spread(Peer::Hawser, metric);
@@ -171,13 +170,13 @@ impl Results {
 }
 
 fn cell(spread: Option<Spread>, digits: usize) -> String {
-    let Some(Spread { median, min, max }) = spread else {
+    let Some(spread) = spread else {
         return "—".to_owned();
     };
-    if (max - min).abs() < f64::EPSILON {
-        format!("{median:.digits$}")
+    if (spread.max - spread.min).abs() < f64::EPSILON {
+        format!("{:.digits$}", spread.median)
     } else {
-        format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
+        spread.text(digits)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::option::IntOption;
 use crate::frame::{GuestSlice, GuestSliceMut, ScatterList};
+use socket2::{Domain, Socket, Type};
 use std::cell::RefCell;
 use std::io;
 use std::mem::size_of;
@@ -23,11 +24,17 @@ const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
 
+/// True if this kernel takes a range for a socket's own port: Linux 6.3.
+pub fn has_port_range() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| on_every_family(|socket| set_port_range(socket, 0..=0).is_ok()))
+}
+
 /// Has the kernel choose the socket's own port in a range, when it connects. A bound outside of
 /// net.ipv4.ip_local_port_range is none.
 ///
 /// # Errors
-/// What setsockopt(2) says: before Linux 6.3 there is no such option.
+/// What setsockopt(2) says: where [`has_port_range`] is false there is no such option.
 pub fn set_port_range(socket: &impl AsRawFd, ports: RangeInclusive<u16>) -> io::Result<()> {
     let value = u32::from(*ports.end()) << 16 | u32::from(*ports.start());
     LOCAL_PORT_RANGE.set(socket, value.cast_signed())
@@ -151,14 +158,16 @@ pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
 /// True if this kernel peeks TCP at an offset, over both families: Linux 6.9 to 6.11 can
 /// do so over IPv4 only.
 pub fn has_peek_offset() -> bool {
-    use socket2::{Domain, Socket, Type};
     static KNOWN: OnceLock<bool> = OnceLock::new();
-    *KNOWN.get_or_init(|| {
-        let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
-        // A host may lack one of the families.
-        let mut there = sockets.iter().flatten().peekable();
-        there.peek().is_some() && there.all(|socket| PEEK_OFF.set(socket, 0).is_ok())
-    })
+    *KNOWN.get_or_init(|| on_every_family(|socket| PEEK_OFF.set(socket, 0).is_ok()))
+}
+
+/// Whether all TCP sockets can do something.
+fn on_every_family(can: impl Fn(&Socket) -> bool) -> bool {
+    let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
+    // A host may lack one of the families.
+    let mut there = sockets.iter().flatten().peekable();
+    there.peek().is_some() && there.all(can)
 }
 
 /// Sets where the next peek starts. Does nothing on a kernel that cannot.

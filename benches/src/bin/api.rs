@@ -2,7 +2,8 @@
 //!
 //! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow
 //! through a hawser as users run it, confined and all; what is measured is processor time of
-//! its worker by payload, in turns with and without the clients.
+//! its worker by payload, in turns with and without the clients. The worker has a processor;
+//! guest, far end, clients and the thread that answers them have the others.
 
 use clap::Parser;
 use hawser_benches::engine::placement::Reserved;
@@ -104,10 +105,7 @@ impl Costs {
 
     fn print(&self, title: &str) -> Result<()> {
         let none = || failure("no rounds");
-        let text = |spread: Option<Spread>, digits: usize| {
-            let Spread { median, min, max, .. } = spread.ok_or_else(none)?;
-            Ok::<_, Failure>(format!("{median:.digits$} ({min:.digits$}–{max:.digits$})"))
-        };
+        let text = |spread: Option<Spread>, digits: usize| Ok::<_, Failure>(spread.ok_or_else(none)?.text(digits));
         let of = |values: &[f64], digits| text(Spread::of(values), digits);
         let ratio = Spread::of_ratios(&self.loud, &self.quiet);
         let mark = if ratio.is_some_and(|ratio| ratio.median <= MOST) {

@@ -33,10 +33,7 @@ fn line(what: &str, outcomes: &[Outcome]) {
     let (Some(rate), Some(cost)) = (of(Outcome::rate), of(Outcome::cost)) else {
         return;
     };
-    println!(
-        "| {what} | {:.1} ({:.1}–{:.1}) | {:.3} ({:.3}–{:.3}) |",
-        rate.median, rate.min, rate.max, cost.median, cost.min, cost.max
-    );
+    println!("| {what} | {} | {} |", rate.text(1), cost.text(3));
 }
 
 fn compare(title: &str, run: Run, options: &Options) -> Result<Option<Spread>> {
@@ -60,11 +57,7 @@ fn compare(title: &str, run: Run, options: &Options) -> Result<Option<Spread>> {
 
 fn measure(options: &Options) -> Result<()> {
     let time = Duration::from_millis(options.millis);
-    let run = |way| Run {
-        way,
-        time,
-        reserved: None,
-    };
+    let run = |way| Run::anywhere(way, time);
     if let Some(way) = &options.only {
         let way = if way == "in" { Way::In } else { Way::Out };
         line("engine", &[guest::run(run(way))?]);
@@ -78,10 +71,7 @@ fn measure(options: &Options) -> Result<()> {
     for (title, ratio) in [("guest → host", out), ("host → guest", into)] {
         let Some(ratio) = ratio else { continue };
         let mark = if ratio.median >= LEAST { "met" } else { "**missed**" };
-        println!(
-            "| engine, {title}: ≥ {LEAST}× floor | {:.2}× ({:.2}–{:.2}) | {mark} |",
-            ratio.median, ratio.min, ratio.max
-        );
+        println!("| engine, {title}: ≥ {LEAST}× floor | {} | {mark} |", ratio.times());
     }
     Ok(())
 }

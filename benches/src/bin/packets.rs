@@ -35,10 +35,7 @@ fn line(what: &str, outcomes: &[Outcome]) {
     let (Some(rate), Some(cost)) = (of(Outcome::rate), of(Outcome::cost)) else {
         return;
     };
-    println!(
-        "| {what} | {:.2} ({:.2}–{:.2}) | {:.0} ({:.0}–{:.0}) |",
-        rate.median, rate.min, rate.max, cost.median, cost.min, cost.max
-    );
+    println!("| {what} | {} | {} |", rate.text(2), cost.text(0));
 }
 
 fn compare(load: Load, options: &Options) -> Result<Option<Spread>> {
@@ -73,11 +70,9 @@ fn run() -> Result<()> {
         let Some(ratio) = ratio else { continue };
         let mark = if ratio.median >= LEAST { "met" } else { "**missed**" };
         println!(
-            "| {}: ≥ {LEAST}× bare loop | {:.2}× ({:.2}–{:.2}) | {mark} |",
+            "| {}: ≥ {LEAST}× bare loop | {} | {mark} |",
             load.title(),
-            ratio.median,
-            ratio.min,
-            ratio.max
+            ratio.times()
         );
     }
     Ok(())

@@ -75,9 +75,7 @@ fn cases(descriptors: u64) -> Vec<Case> {
 }
 
 fn cell(samples: &[f64], digits: usize) -> String {
-    Spread::of(samples).map_or_else(String::new, |s| {
-        format!("{:.digits$} ({:.digits$}–{:.digits$})", s.median, s.min, s.max)
-    })
+    Spread::of(samples).map_or_else(String::new, |spread| spread.text(digits))
 }
 
 fn print(cases: &[Case]) {
@@ -99,8 +97,7 @@ fn print(cases: &[Case]) {
     );
     for case in &cases[1..] {
         let ratio = |ours: &[f64], reference: &[f64]| {
-            Spread::of_ratios(ours, reference)
-                .map_or_else(String::new, |r| format!("{:.2} ({:.2}–{:.2})", r.median, r.min, r.max))
+            Spread::of_ratios(ours, reference).map_or_else(String::new, |spread| spread.text(2))
         };
         let few = &cases[0];
         let rates = [0, 1].map(|way| ratio(&case.rates[way], &few.rates[way]));
@@ -149,14 +146,7 @@ fn measure(options: &Options) -> Result<()> {
         for case in &mut cases {
             for (index, (way, name)) in WAYS.into_iter().enumerate() {
                 eprintln!("round {round} of {}: {}, {name}", options.rounds, case.title);
-                let (outcome, storm) = guest::run_beside(
-                    Run {
-                        way,
-                        time,
-                        reserved: None,
-                    },
-                    case.beside,
-                )?;
+                let (outcome, storm) = guest::run_beside(Run::anywhere(way, time), case.beside)?;
                 case.rates[index].push(outcome.rate());
                 case.costs[index].push(outcome.cost());
                 case.storm.push(storm as f64 / outcome.time.as_secs_f64());

@@ -212,20 +212,14 @@ impl Results {
             } = metric.about();
             let _ = write!(text, "| {title}, {unit} |");
             for peer in Peer::ALL {
-                let cell = Spread::of(self.of(peer, metric)).map_or_else(
-                    || "—".to_owned(),
-                    |s| format!("{:.digits$} ({:.digits$}–{:.digits$})", s.median, s.min, s.max),
-                );
+                let cell = Spread::of(self.of(peer, metric)).map_or_else(|| "—".to_owned(), |s| s.text(digits));
                 let _ = write!(text, " {cell} |");
             }
             text.push('\n');
         }
         text.push_str("\n| target | measured | |\n|---|---|---|\n");
         for (target, spread, met) in self.verdicts() {
-            let measured = spread.map_or_else(
-                || "—".to_owned(),
-                |s| format!("{:.2}× ({:.2}–{:.2})", s.median, s.min, s.max),
-            );
+            let measured = spread.map_or_else(|| "—".to_owned(), Spread::times);
             let _ = writeln!(
                 text,
                 "| {target} | {measured} | {} |",

@@ -52,6 +52,17 @@ pub struct Run {
     pub reserved: Option<Reserved>,
 }
 
+impl Run {
+    /// With all threads left to the scheduler.
+    pub const fn anywhere(way: Way, time: Duration) -> Self {
+        Self {
+            way,
+            time,
+            reserved: None,
+        }
+    }
+}
+
 /// What was moved, and what it took.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {

@@ -177,18 +177,18 @@ impl Sqlite {
         connection.busy_handler(Some(wait::<SECONDS>)).map_err(failed)?;
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
-        let mut store = Self { connection, file };
-        let empty = store.is_empty(&store.reading()?)?;
+        let store = Self { connection, file };
+        let empty = store.is_empty(&store.transaction(TransactionBehavior::Deferred)?)?;
         if empty && access == Access::Make {
             store.make()?;
         }
         Ok(store)
     }
 
-    /// What is read in it is one state of the file: without, another process's change may lie
-    /// between two reads.
-    fn reading(&self) -> Result<Transaction<'_>, StoreError> {
-        let begun = Transaction::new_unchecked(&self.connection, TransactionBehavior::Deferred);
+    /// What is read in a deferred one is one state of the file: without, another process's change
+    /// may lie between two reads.
+    fn transaction(&self, behavior: TransactionBehavior) -> Result<Transaction<'_>, StoreError> {
+        let begun = Transaction::new_unchecked(&self.connection, behavior);
         begun.map_err(|error| self.file.failed(error))
     }
 
@@ -211,11 +211,9 @@ impl Sqlite {
     }
 
     /// Makes the tables, unless another has made them meanwhile.
-    fn make(&mut self) -> Result<(), StoreError> {
-        let file = self.file.clone();
-        let failed = |error| file.failed(error);
-        let behavior = TransactionBehavior::Immediate;
-        let transaction = Transaction::new_unchecked(&self.connection, behavior).map_err(failed)?;
+    fn make(&self) -> Result<(), StoreError> {
+        let failed = |error| self.file.failed(error);
+        let transaction = self.transaction(TransactionBehavior::Immediate)?;
         if self.is_empty(&transaction)? {
             transaction.execute_batch(SCHEMA).map_err(failed)?;
             transaction
@@ -235,7 +233,7 @@ impl Sqlite {
     /// [`StoreError`]
     pub fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
         self.file.patiently(|| {
-            let transaction = self.reading()?;
+            let transaction = self.transaction(TransactionBehavior::Deferred)?;
             if self.is_empty(&transaction)? {
                 return Ok(Vec::new());
             }
