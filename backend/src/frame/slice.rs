@@ -58,6 +58,11 @@ impl<'a> GuestSlice<'a> {
         self.iov.iov_len == 0
     }
 
+    /// Address of the first byte.
+    pub const fn as_ptr(&self) -> *const u8 {
+        self.iov.iov_base.cast_const().cast()
+    }
+
     /// The part from `offset` on, at most `len` bytes of it.
     #[must_use]
     pub fn range(&self, offset: usize, len: usize) -> Self {

@@ -228,9 +228,15 @@ impl TapQueue {
     /// # Errors
     /// What writev(2) says: EIO while the device is down, EBADFD after it has gone.
     pub fn write(&self, frame: &[GuestSlice<'_>]) -> io::Result<usize> {
-        let count = libc::c_int::try_from(frame.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: GuestSlice has the layout of iovec, and each promises readable memory.
-        let n = unsafe { libc::writev(self.as_raw_fd(), frame.as_ptr().cast(), count) };
+        let n = if let [whole] = frame {
+            // The kernel takes this faster than a list of one.
+            // SAFETY: GuestSlice promises readable memory.
+            unsafe { libc::write(self.as_raw_fd(), whole.as_ptr().cast(), whole.len()) }
+        } else {
+            let count = libc::c_int::try_from(frame.len()).unwrap_or(libc::c_int::MAX);
+            // SAFETY: GuestSlice has the layout of iovec, and each promises readable memory.
+            unsafe { libc::writev(self.as_raw_fd(), frame.as_ptr().cast(), count) }
+        };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 

@@ -1,8 +1,9 @@
 //! From the guest: chains of the transmit ring as frames.
 //!
-//! A burst of up to [`BURST`] chains, fewer of large frames, goes through four passes: take the chains, copy
-//! each head out of guest memory once and check it, let the mode act on what is
-//! left, give the chains back. Every buffer of the passes is reused.
+//! A burst of up to [`BURST`] chains, but of no more than half of the ring and fewer of large
+//! frames, goes through four passes: take the chains, copy each head out of guest memory once
+//! and check it, let the mode act on what is left, give the chains back. Every buffer of the
+//! passes is reused. While one half of the ring is under way the guest fills the other.
 
 use super::features::Features;
 use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
@@ -68,6 +69,11 @@ impl Transmit {
         &mut self.ring
     }
 
+    /// Chains of a whole burst.
+    pub fn most(&self) -> usize {
+        usize::from(self.ring.size() / 2).clamp(1, BURST)
+    }
+
     /// Follows newly acknowledged features.
     pub const fn set_features(&mut self, features: Features) {
         self.features = features;
@@ -75,7 +81,7 @@ impl Transmit {
         self.ring.set_features(features);
     }
 
-    /// Takes up to [`BURST`] chains, no more than `budget` lets through, drops (and counts) what is no frame or is not
+    /// Takes up to a burst of chains, no more than `budget` lets through, drops (and counts) what is no frame or is not
     /// admitted, shows the rest to `act`, and gives all chains back to the guest.
     /// Returns how many chains there were.
     ///
@@ -106,8 +112,9 @@ impl Transmit {
     }
 
     fn take_chains(&mut self, mut budget: Budget) -> Result<(), RingError> {
+        let most = self.most();
         let mut bytes = 0;
-        while self.chains.len() < BURST
+        while self.chains.len() < most
             && self.segments.len() < SEGMENT_BUDGET
             && bytes < BYTE_BUDGET
             && !budget.is_spent()

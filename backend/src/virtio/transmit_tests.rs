@@ -203,6 +203,17 @@ fn bursts_have_a_bound_and_lose_nothing() {
 }
 
 #[test]
+fn a_burst_leaves_half_of_the_ring_to_the_guest() {
+    for (size, burst) in [(256, 128), (64, 32), (2, 1), (1, 1)] {
+        let mut guest = Guest::new(size, MODERN);
+        for _ in 0..size {
+            guest.post(&with_header(&[1; 60]), &[]);
+        }
+        assert_eq!(guest.burst().0, Ok(burst), "of a ring of {size}");
+    }
+}
+
+#[test]
 fn large_frames_end_a_burst_early() {
     let mut guest = Guest::new(256, MODERN);
     for _ in 0..80 {

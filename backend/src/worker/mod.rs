@@ -378,8 +378,14 @@ impl Worker {
                     slot.due = false;
                     return;
                 }
-                Ok(_) if clock::now().since(now) > BURST_TIME => return,
-                Ok(_) => {}
+                Ok(taken) => {
+                    // A guest whose ring was full fills it again while the next burst is under way.
+                    let waits = taken >= transmit.most() && transmit.ring().wants_call();
+                    slot.call_if(waits, &self.counters);
+                    if clock::now().since(now) > BURST_TIME {
+                        return;
+                    }
+                }
                 Err(error) => return self.fail(RingRole::Transmit, &error),
             }
         }
@@ -405,10 +411,7 @@ impl Worker {
         let receive = self.receive.publish();
         let transmit = self.transmit.as_mut().is_some_and(|t| t.ring().wants_call());
         for (wanted, role) in [(receive, RingRole::Receive), (transmit, RingRole::Transmit)] {
-            if wanted {
-                self.counters.add(Count::Calls, 1);
-                self.slots[role as usize].call();
-            }
+            self.slots[role as usize].call_if(wanted, &self.counters);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a worker knows of a ring beside the ring itself.
 
 use super::command::RingSetup;
+use crate::counters::{Count, Counters};
 use crate::virtio::ring::RingLayout;
 use std::fs::File;
 use std::io::Write;
@@ -91,6 +92,14 @@ impl Slot {
     /// Interrupts the guest.
     pub(super) fn call(&self) {
         signal(self.call.as_ref());
+    }
+
+    /// Interrupts the guest if that is wanted, and counts it.
+    pub(super) fn call_if(&self, wanted: bool, counters: &Counters) {
+        if wanted {
+            counters.add(Count::Calls, 1);
+            self.call();
+        }
     }
 
     /// Tells the front end that the ring is broken.

@@ -2,18 +2,7 @@
 
 use super::guest::{EVENTS, Guest, PLAIN, frame};
 use crate::counters::Count;
-use crate::virtio::features::tests::port;
 use std::time::Duration;
-
-/// A guest whose worker stays awake for `limit`.
-fn guest(limit: Duration, features: u64) -> Guest {
-    let mut config = port(1);
-    config.pace.busy_poll = limit;
-    let mut guest = Guest::of(config).up(features);
-    guest.post_receive(8, 1536);
-    guest.settle();
-    guest
-}
 
 fn kicks(guest: &Guest) -> u64 {
     guest.port.counters().count(Count::Kicks)
@@ -22,7 +11,8 @@ fn kicks(guest: &Guest) -> u64 {
 #[test]
 fn in_a_conversation_frames_are_taken_without_a_kick() {
     for features in [PLAIN, EVENTS] {
-        let mut guest = guest(Duration::from_secs(60), features);
+        let mut guest = Guest::awake_for(Duration::from_secs(60), features);
+        guest.post_receive(8, 1536);
         for id in 0..2 {
             guest.send(&frame(id, 60));
             guest.wait_frames(1);
@@ -39,7 +29,8 @@ fn in_a_conversation_frames_are_taken_without_a_kick() {
 
 #[test]
 fn a_worker_that_never_stays_awake_asks_for_every_kick() {
-    let mut guest = guest(Duration::ZERO, PLAIN);
+    let mut guest = Guest::awake_for(Duration::ZERO, PLAIN);
+    guest.post_receive(8, 1536);
     for id in 0..6 {
         guest.send(&frame(id, 60));
         guest.wait_frames(1);

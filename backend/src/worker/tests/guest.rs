@@ -225,6 +225,13 @@ impl Guest {
         Self::new().up(features)
     }
 
+    /// One whose worker stays awake for `limit` in conversation, its rings running.
+    pub fn awake_for(limit: Duration, features: u64) -> Self {
+        let mut config = port(1);
+        config.pace.busy_poll = limit;
+        Self::of(config).up(features)
+    }
+
     /// The same, its rings running.
     pub fn up(self, features: u64) -> Self {
         let guest = self;

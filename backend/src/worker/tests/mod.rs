@@ -38,22 +38,36 @@ fn frames_go_in_and_come_back_whole_and_in_order() {
     }
 }
 
-#[test]
-fn a_burst_makes_one_interrupt() {
-    let mut guest = Guest::started(PLAIN);
-    guest.post_receive(41, 1536);
+/// Interrupts that a guest gets for so many frames that are sent at once, and echoed.
+fn interrupts_for(frames: u8) -> u64 {
+    let mut guest = Guest::awake_for(Duration::ZERO, PLAIN);
+    guest.post_receive(usize::from(frames) + 1, 1536);
     guest.send(&frame(0, 60));
     guest.wait_frames(1);
     guest.settle();
-    for i in 0..40 {
+    // An awake worker would not wait for the kick.
+    for i in 0..frames {
         guest.post_transmit(&frame(i, 60));
     }
     let before = guest.port.counters().count(Count::Calls);
     guest.transmit.kick();
-    assert_eq!(guest.wait_frames(40).len(), 40);
+    assert_eq!(guest.wait_frames(frames.into()).len(), usize::from(frames));
     guest.settle();
-    let calls = guest.port.counters().count(Count::Calls) - before;
-    assert_eq!(calls, 2, "each ring has its own");
+    guest.port.counters().count(Count::Calls) - before
+}
+
+#[test]
+fn a_burst_makes_one_interrupt() {
+    assert_eq!(interrupts_for(30), 2, "each ring has its own");
+}
+
+#[test]
+fn a_guest_that_filled_its_ring_hears_of_the_first_half_before_the_second_is_sent() {
+    assert_eq!(
+        interrupts_for(40),
+        3,
+        "of 64: after 32, after all, and of what came back"
+    );
 }
 
 #[test]
