@@ -60,9 +60,21 @@ impl Connection {
             self.snd_wnd = window;
             self.snd_wl1 = seq;
             self.snd_wl2 = ack;
+            if self.is_window_taken_back() {
+                self.go_back();
+            }
         }
         self.on_sign_of_life(ctx);
         true
+    }
+
+    /// Bytes are under way that the guest no longer has a window for. It drops them, as Linux does
+    /// that runs out of room for a socket, and says no more of it: they go again with the next
+    /// window it opens (RFC 9293 3.8.6), not a time-out later. Less than the scale can say is rounding
+    /// (RFC 7323 2.4).
+    fn is_window_taken_back(&self) -> bool {
+        let edge = self.snd_una + self.snd_wnd;
+        self.snd_nxt.after(edge + (1 << self.snd_scale))
     }
 
     /// A guest that answers probes is alive, and may keep its window closed for as long as

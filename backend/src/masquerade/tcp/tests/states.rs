@@ -368,6 +368,39 @@ fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
 }
 
+/// An acknowledgment with a window of so many units of 128 bytes.
+fn granting(ack: u32, window: u16) -> TcpHeader {
+    TcpHeader {
+        window,
+        ..header(ACK, ISS + 1, ack)
+    }
+}
+
+#[test]
+fn what_lay_beyond_a_window_that_was_taken_back_goes_with_the_next_one() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    assert_eq!(steps.world_sends(&[7; 8000]).len(), 1);
+    let mut kept = nxt.wrapping_add(1460);
+    assert_eq!(steps.send(granting(kept, 0), b""), [], "the rest was dropped");
+    for sent in [2920, 2 * 2920] {
+        let again = steps.send(granting(kept, 23), b"");
+        assert_eq!(again.iter().map(|segment| segment.seq).collect::<Vec<_>>(), [kept]);
+        assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), sent);
+        kept = kept.wrapping_add(2920);
+    }
+}
+
+#[test]
+fn a_window_that_was_rounded_down_was_not_taken_back() {
+    let mut steps = Steps::established();
+    let nxt = steps.snd_nxt();
+    steps.world_sends(&[7; 8000]);
+    // 6540 bytes are under way.
+    assert_eq!(steps.send(granting(nxt.wrapping_add(1460), 51), b""), []);
+    assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 0);
+}
+
 #[test]
 fn urgent_bytes_stay_in_the_stream() {
     let mut steps = Steps::established();
