@@ -64,6 +64,7 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
         &["--macvtap=mvt0", "--mac=02:00:00:00:00:01"],
         &["--mac: 02:00:00:00:00:01", "02:00:00:00:00:77"],
     ),
+    (&["--macvtap=mvt1"], &["--macvtap=mvt1", "another process has it"]),
     (&["--pod-interface=up0"], &["--pod-interface=up0", "IPv4 address"]),
     (
         &["--pod-interface=far0"],
@@ -98,6 +99,8 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
         "ip link add down0 type veth peer name down1",
         "ip link add link up0 name mvt0 type macvtap",
         "ip link set mvt0 address 02:00:00:00:00:77 up",
+        "ip link add link up0 name mvt1 type macvtap",
+        "ip link set mvt1 up",
         "ip link add k6t-far0 type bridge",
         "ip tuntap add dev tun0 mode tun",
     ] {
@@ -109,6 +112,7 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
     // That is no reason not to start.
     let log = owner.process().log();
     assert!(log.contains("ip link set busy0 up"), "{log}");
+    let another = segment.hawser("another", &["--macvtap=mvt1"])?;
     let before = host.settled()?;
     let socket = segment.path("refused.sock");
     let socket_option = format!("--socket-path={}", socket.display());
@@ -133,6 +137,8 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
         }
     }
     assert_eq!(host.settled()?, before);
+    another.stop()?;
+    segment.hawser("next", &["--macvtap=mvt1"])?.stop()?;
     owner.stop()
 }
 

@@ -20,6 +20,7 @@ pub use watch::{Keeper, Watch};
 
 use crate::cli::{Mode, PortArgs, RunArgs};
 use crate::failure::Failure;
+use crate::host::claim::Claim;
 use crate::host::journal::{self, Journal, JournalError};
 use crate::host::link::PortManner;
 use crate::host::namespace::{Namespace, NamespaceError};
@@ -146,6 +147,9 @@ pub enum AttachError {
         /// What it is a port of.
         master: String,
     },
+    /// Another process reads the frames of the link.
+    #[error("{0} is taken, another process has it: end that, or name another link")]
+    InUse(String),
     /// The link is switched off.
     #[error("{0} is down; switch it on first (ip link set {0} up)")]
     LinkDown(String),
@@ -368,6 +372,8 @@ pub struct Attached {
     keeper: Keeper,
     /// Undone on drop.
     _journal: Option<Journal>,
+    /// On a link that is not ours alone by itself.
+    _claim: Option<Claim>,
 }
 
 impl Attached {

@@ -9,6 +9,7 @@ use crate::config::{self, Plan};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::host::bridge_vlan::PortVlans;
+use crate::host::claim::Claim;
 use crate::host::journal::Journal;
 use crate::host::link::{Link, NewKind, PortManner};
 use crate::host::netlink::Netlink;
@@ -47,6 +48,7 @@ pub(super) struct Finding {
     mac: Option<MacAddr>,
     forwarding: Forwarding,
     takeover: Option<Takeover>,
+    claim: Option<Claim>,
 }
 
 impl Finding {
@@ -59,6 +61,7 @@ impl Finding {
             mac: None,
             forwarding: Forwarding::Switched,
             takeover: None,
+            claim: None,
         }
     }
 
@@ -144,6 +147,7 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
         attached: Attached {
             keeper: Keeper::new(finding.segment, index, count),
             _journal: journal,
+            _claim: finding.claim,
         },
         queues,
     })
@@ -333,15 +337,20 @@ fn check_lower(netlink: &mut Netlink, lower: &Link) -> Result<MacAddr, AttachErr
     Ok(mac)
 }
 
-fn adopted(link: Link) -> Finding {
+fn adopted(link: Link) -> Result<Finding, AttachError> {
+    let claim = Claim::on(&link.name).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => AttachError::InUse(link.name.clone()),
+        _ => error.into(),
+    })?;
     let segment = Segment::Adopted {
         name: link.name.clone(),
         kind: link.kind.clone(),
     };
-    Finding {
+    Ok(Finding {
         mac: link.mac,
+        claim: Some(claim),
         ..Finding::of(segment, Some(&link))
-    }
+    })
 }
 
 fn mode_of_adopted(link: &Link) -> AttachError {
@@ -358,7 +367,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &Port
     if lower.is("macvtap") {
         return match stack.mode {
             Some(_) => Err(mode_of_adopted(&lower)),
-            None => Ok(adopted(lower)),
+            None => adopted(lower),
         };
     }
     let lower_mac = check_lower(netlink, &lower)?;
@@ -400,7 +409,7 @@ fn look_at_ipvtap(
         let forwarding = forwarding(lower.ipvtap_mode, lower.mac, &lower.name, args)?;
         return Ok(Finding {
             forwarding,
-            ..adopted(lower)
+            ..adopted(lower)?
         });
     }
     let mac = check_lower(netlink, &lower)?;

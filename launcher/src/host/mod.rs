@@ -4,6 +4,7 @@
 
 pub mod addresses;
 pub mod bridge_vlan;
+pub mod claim;
 pub mod guest_address;
 pub mod journal;
 pub mod link;

@@ -1,0 +1,44 @@
+//! A claim on a link of the network namespace, for as long as its holder lives.
+//!
+//! The kernel gives a queue of a macvtap to whoever opens its device, and deals the frames to
+//! all: two processes would each lose some. It refuses a TAP device that is taken; this does
+//! the same for the others, among hawsers: who has bound the name is who has the link. Names of
+//! abstract Unix sockets are those of one network namespace, as links are, and go with their
+//! process, however that ends.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// A link that no other hawser takes; given back on drop.
+#[derive(Debug)]
+pub struct Claim {
+    _name: UnixDatagram,
+}
+
+impl Claim {
+    /// Claims the link `name` of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What bind(2) says: EADDRINUSE if another has it.
+    pub fn on(name: &str) -> io::Result<Self> {
+        let address = SocketAddr::from_abstract_name(format!("hawser/link/{name}"))?;
+        UnixDatagram::bind_addr(&address).map(|name| Self { _name: name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_has_one_holder_and_is_free_again_after_it() {
+        let name = format!("claim{}", std::process::id());
+        let claim = Claim::on(&name).unwrap();
+        let other = Claim::on(&name).unwrap_err();
+        assert_eq!(other.kind(), io::ErrorKind::AddrInUse);
+        Claim::on(&format!("{name}x")).unwrap();
+        drop(claim);
+        Claim::on(&name).unwrap();
+    }
+}
