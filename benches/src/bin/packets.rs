@@ -26,7 +26,7 @@ struct Options {
     #[arg(long, default_value_t = 700)]
     millis: u64,
     /// Measure only what has this in its title, such as "cannot be merged"
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     only: String,
     /// Let the guest take datagrams that are merged
     #[arg(long)]

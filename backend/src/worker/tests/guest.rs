@@ -229,7 +229,9 @@ impl Guest {
     pub fn awake_for(limit: Duration, features: u64) -> Self {
         let mut config = port(1);
         config.pace.busy_poll = limit;
-        Self::of(config).up(features)
+        let guest = Self::of(config).up(features);
+        guest.settle();
+        guest
     }
 
     /// The same, its rings running.

@@ -117,6 +117,14 @@ pub(super) fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
     }
 }
 
+/// An acknowledgment with a window of so many units of 128 bytes.
+fn granting(ack: u32, window: u16) -> TcpHeader {
+    TcpHeader {
+        window,
+        ..header(ACK, ISS + 1, ack)
+    }
+}
+
 fn frame(header: &TcpHeader, payload: &[u8]) -> OwnedFrame {
     let tcp_len = header.emitted_len() + payload.len();
     let mut bytes = vec![0; EthernetHeader::LEN + Ipv4Header::LEN + header.emitted_len()];
@@ -311,19 +319,11 @@ fn a_silent_guest_is_probed_after_two_hours() {
 fn a_closed_window_is_probed_and_then_used() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
-    let closed = TcpHeader {
-        window: 0,
-        ..header(ACK, ISS + 1, nxt)
-    };
-    steps.send(closed, b"");
+    steps.send(granting(nxt, 0), b"");
     assert_eq!(steps.world_sends(b"waiting"), []);
     let probe = steps.wait(Duration::from_secs(2));
     assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
-    let opened = TcpHeader {
-        window: 10,
-        ..header(ACK, ISS + 1, nxt)
-    };
-    let data = steps.send(opened, b"");
+    let data = steps.send(granting(nxt, 10), b"");
     assert_eq!((data.len(), data[0].seq), (1, nxt));
 }
 
@@ -368,14 +368,6 @@ fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
 }
 
-/// An acknowledgment with a window of so many units of 128 bytes.
-fn granting(ack: u32, window: u16) -> TcpHeader {
-    TcpHeader {
-        window,
-        ..header(ACK, ISS + 1, ack)
-    }
-}
-
 #[test]
 fn what_lay_beyond_a_window_that_was_taken_back_goes_with_the_next_one() {
     let mut steps = Steps::established();
@@ -413,18 +405,14 @@ fn urgent_bytes_stay_in_the_stream() {
 fn a_guest_that_answers_may_keep_its_window_closed() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
-    let window = |window| TcpHeader {
-        window,
-        ..header(ACK, ISS + 1, nxt)
-    };
-    steps.send(window(0), b"");
+    steps.send(granting(nxt, 0), b"");
     assert_eq!(steps.world_sends(b"waiting"), []);
     for _ in 0..100 {
         let probe = steps.wait(Duration::from_secs(61));
         assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
-        assert_eq!(steps.send(window(0), b""), []);
+        assert_eq!(steps.send(granting(nxt, 0), b""), []);
     }
-    assert_eq!(steps.send(window(10), b"").len(), 1);
+    assert_eq!(steps.send(granting(nxt, 10), b"").len(), 1);
     let again = steps.wait(Duration::from_secs(2));
     assert_eq!(again.len(), 1, "the pause between probes says nothing about the way");
 }
