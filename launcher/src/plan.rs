@@ -138,9 +138,7 @@ pub fn make(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Option
     let vm = match &manifests.machines[..] {
         [vm] => vm,
         [] => {
-            if !report.has_errors() {
-                report.error(&Spot::file("-f"), NO_VM);
-            }
+            without_vm(manifests, report);
             return None;
         }
         [_, more @ ..] => {
@@ -167,8 +165,8 @@ pub fn make_all(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Ve
             report.error(&vm.spot, message);
         }
     }
-    if machines.is_empty() && !report.has_errors() {
-        report.error(&Spot::file("-f"), NO_VM);
+    if machines.is_empty() {
+        without_vm(manifests, report);
     }
     machines
         .iter()
@@ -177,6 +175,16 @@ pub fn make_all(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Ve
 }
 
 const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
+
+/// Without a VM the networks are what is to be checked.
+fn without_vm(manifests: &Manifests, report: &Report) {
+    for network in &manifests.networks {
+        report.adopt(&network.problems);
+    }
+    if !report.has_errors() {
+        report.error(&Spot::file("-f"), NO_VM);
+    }
+}
 
 fn plan(manifests: &Manifests, vm: &Vm, socket_dir: &Path, report: &Report) -> VmPlan {
     let planner = Planner {
@@ -374,6 +382,7 @@ impl Planner<'_> {
         let Some(primary) = self.manifests.networks.iter().find(here) else {
             return Some(());
         };
+        self.report.adopt(&primary.problems);
         let message = format!(
             "the pod network of this namespace is {:?} ({}:{}), which needs the mode layer2, which hawser does not have yet",
             primary.name, primary.spot.file, primary.spot.line
@@ -394,10 +403,13 @@ impl Planner<'_> {
         }
         let fits = |n: &&NamedNetwork| n.name == name && n.namespace.as_deref().is_none_or(|ns| ns == namespace);
         let found = self.manifests.networks.iter().find(fits);
-        if found.is_none() {
-            let message =
-                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
-            self.report.error(spot, message);
+        match found {
+            Some(network) => self.report.adopt(&network.problems),
+            None => {
+                let message =
+                    format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+                self.report.error(spot, message);
+            }
         }
         found
     }

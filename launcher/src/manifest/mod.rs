@@ -152,16 +152,16 @@ impl Manifests {
             Some((Some(given), item)) if given != *version => {
                 item.error(format!("{given:?}: this kind is read as {version}"));
             }
-            Some(_) => self.read(report, *kind, &object),
+            Some(_) => self.read(*kind, &object),
             None => object.error(format!("apiVersion is missing: give {version}")),
         }
     }
 
-    fn read(&mut self, report: &Report, kind: Kind, object: &Object<'_>) {
+    fn read(&mut self, kind: Kind, object: &Object<'_>) {
         match kind {
             Kind::Machine => self.machines.extend(vm::read_machine(object)),
             Kind::Instance => self.machines.extend(vm::read_instance(object)),
-            Kind::Attachment => self.networks.push(network::read_attachment(report, object)),
+            Kind::Attachment => self.networks.push(network::read_attachment(object)),
             Kind::UserDefined => self.networks.push(network::read_user_defined(object)),
             Kind::ClusterUserDefined => self.networks.push(network::read_cluster_user_defined(object)),
             Kind::Sriov => self.networks.push(network::read_sriov(object)),

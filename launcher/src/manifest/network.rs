@@ -23,6 +23,8 @@ pub struct NamedNetwork {
     pub fields: Option<Fields>,
     /// It takes the place of the pod network in its namespace.
     pub primary: bool,
+    /// What is wrong with what it is. It concerns only the VMs that name the network.
+    pub problems: Report,
 }
 
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
@@ -38,27 +40,34 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
         segment: None,
         fields: None,
         primary: false,
+        problems: Report::default(),
     }
 }
 
-/// Reads `kind: NetworkAttachmentDefinition`.
-pub fn read_attachment(report: &Report, object: &Object<'_>) -> NamedNetwork {
+/// Reads `kind: NetworkAttachmentDefinition`. The API server takes whatever its configuration
+/// says, and only a pod that names it finds out.
+pub fn read_attachment(object: &Object<'_>) -> NamedNetwork {
+    let problems = Report::default();
     let metadata = Metadata::read(object);
     let resource = metadata.annotations.get(RESOURCE_NAME).cloned();
     let around = Surroundings {
         resource: resource.as_deref(),
     };
     let config = || {
-        let spec = object
-            .need("spec", "give spec.config")?
-            .object(&table::ATTACHMENT_SPEC)?;
-        let config = spec.need("config", "give the CNI configuration")?;
-        cni::read(report, &config, &around)
+        let spec = object.object("spec", &table::ATTACHMENT_SPEC);
+        let Some(config) = spec.as_ref().and_then(|spec| spec.get("config")) else {
+            // Multus looks for a file of the node then, which has the network's name.
+            let place = spec.as_ref().map_or_else(|| object.spot(), Object::spot);
+            problems.error(place, "spec.config is missing: give the CNI configuration");
+            return None;
+        };
+        cni::read(&problems, &config, &around)
     };
     let (segment, fields) = config().unzip();
     NamedNetwork {
         segment,
         fields,
+        problems,
         ..named(object, metadata)
     }
 }

@@ -105,7 +105,7 @@ impl fmt::Display for Problem {
 }
 
 /// The problems found so far, the first [`MAX_PROBLEMS`] of them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Report(RefCell<Vec<Problem>>);
 
 /// More than anybody reads; there is no end to what can be wrong with a file.
@@ -122,12 +122,22 @@ impl Report {
         self.add(Severity::Warning, spot, message.into());
     }
 
+    /// Takes over what was found on its own, such as the problems of a network that an
+    /// interface turns out to name.
+    pub fn adopt(&self, other: &Self) {
+        other.0.borrow().iter().cloned().for_each(|problem| self.put(problem));
+    }
+
     fn add(&self, severity: Severity, spot: &Spot, message: String) {
-        let problem = Problem {
+        self.put(Problem {
             severity,
             spot: spot.clone(),
             message,
-        };
+        });
+    }
+
+    fn put(&self, problem: Problem) {
+        let severity = problem.severity;
         let mut problems = self.0.borrow_mut();
         // An error is kept whatever else was said: it decides whether anything is served.
         let room = problems.len() < MAX_PROBLEMS || severity == Severity::Error && !has_error(&problems);

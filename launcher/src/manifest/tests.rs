@@ -6,6 +6,7 @@ use std::path::Path;
 
 mod documentation;
 mod examples;
+mod networks;
 mod refusals;
 
 /// The problems of one file, errors first.
