@@ -72,7 +72,7 @@ pub fn read(files: &[SourceFile], report: &Report) -> Manifests {
             report.error(&spot(error.line), error.message);
         }
         for document in &documents {
-            manifests.take(report, &Item::root(report, spot(document.line), document));
+            manifests.take(&Item::root(report, spot(document.line), document));
         }
     }
     manifests
@@ -121,7 +121,7 @@ impl Kind {
 }
 
 impl Manifests {
-    fn take(&mut self, report: &Report, item: &Item<'_>) {
+    fn take(&mut self, item: &Item<'_>) {
         // `kubectl get -o yaml` wraps what it found.
         if item.field_text("kind") == Some("List") {
             /// A list of objects.
@@ -132,7 +132,7 @@ impl Manifests {
             };
             let list = item.object(&LIST).map(|list| list.list("items"));
             for item in list.unwrap_or_default() {
-                self.take(report, &item);
+                self.take(&item);
             }
             return;
         }
