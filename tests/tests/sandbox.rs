@@ -215,6 +215,33 @@ fn every_thread_is_the_users_and_what_it_made_is_removed_at_the_end() -> Result<
 }
 
 #[test]
+fn root_is_a_user_like_any_other_and_threads_started_later_stay_root() -> Result<()> {
+    let (namespace, folder) = (pod()?, tempfile::tempdir()?);
+    let (socket, api) = (folder.path().join("vm.sock"), folder.path().join("api.sock"));
+    let api_option = format!("--api-socket={}", api.display());
+    let options = [NETWORK[0], NETWORK[1], "--user=root", &api_option];
+    let mut hawser = Hawser::start(&namespace, &socket, &options)?;
+    // The thread of the API is started after the process has given up its privileges.
+    hawser.process().wait_for_socket(&api, PATIENCE)?;
+    let id = hawser.process().id();
+    hawser.process().wait_until("the API's thread", PATIENCE, |_| {
+        threads(id).iter().any(|(name, _)| name == "api")
+    })?;
+    let threads = confined(hawser.process())?;
+    assert_gives_up(&threads, |_| 0);
+    for (name, status) in &threads {
+        assert_eq!(status["Uid"], "0\t0\t0\t0", "{name}");
+        assert_eq!(status["Groups"], "", "{name}");
+    }
+    let status = Command::new(artifacts::hawser()?)
+        .arg("status")
+        .arg(&api_option)
+        .output()?;
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    hawser.stop()
+}
+
+#[test]
 fn who_has_no_privilege_is_confined_too() -> Result<()> {
     let (namespace, folder) = (pod()?, tempfile::tempdir()?);
     chown(folder.path(), Some(NOBODY), Some(NOBODY))?;

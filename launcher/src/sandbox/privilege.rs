@@ -63,6 +63,9 @@ fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
 /// Makes the calling thread `user`'s, and takes every capability from it but those of `keep`
 /// that it has. Nothing it does later gives it more.
 ///
+/// A thread that runs as `user` already and cannot change users keeps its identity: it inherited
+/// both from a thread that has given up its privileges, root included.
+///
 /// # Errors
 /// What the kernel says; EPERM: only root changes its user.
 pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
@@ -70,7 +73,10 @@ pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
     let kept = had.permitted & keep;
     forget_bounds(kept);
     if let Some(user) = user {
-        become_user(user)?;
+        let may_change = had.permitted.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
+        if may_change || geteuid().as_raw() != user.uid {
+            become_user(user)?;
+        }
     }
     let sets = CapabilitySets {
         effective: kept,
@@ -110,9 +116,6 @@ fn forget_bounds(kept: CapabilitySet) {
 }
 
 fn become_user(user: User) -> io::Result<()> {
-    if geteuid().as_raw() == user.uid && !geteuid().is_root() {
-        return Ok(());
-    }
     // Or a change of user would take what is to be kept.
     set_keep_capabilities(true)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
