@@ -254,6 +254,7 @@ fn masquerade() -> Result<Masquerade> {
         counters: Arc::new(Counters::default()),
         worker: 0,
         directory: None,
+        held: Arc::default(),
         flow_limit: 1024,
     })?)
 }

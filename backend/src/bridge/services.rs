@@ -6,12 +6,12 @@
 use crate::config::{Forwarding, Lease6Config, LeaseConfig};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestFrame, GuestSink, Offload};
-use crate::responder::{Answer, Lease6Server, LeaseServer, MAX_FRAME, NeighbourProxy, Replies};
+use crate::responder::{Answer, HeldLeases, Lease6Server, LeaseServer, MAX_FRAME, NeighbourProxy, Replies};
 use crate::time::Instant;
 use std::sync::Arc;
 
 /// What the guest is told when it asks for addresses.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Leases<'a> {
     /// By DHCPv4; `None`: the segment is asked.
     pub ipv4: Option<&'a LeaseConfig>,
@@ -19,6 +19,8 @@ pub struct Leases<'a> {
     pub ipv6: Option<&'a Lease6Config>,
     /// The segment's MTU.
     pub mtu: u16,
+    /// Where leases given and given back are noted.
+    pub held: Arc<HeldLeases>,
 }
 
 /// Answers between the guest and the segment.
@@ -33,7 +35,7 @@ pub(super) struct Services {
 impl Services {
     /// The services there are, if any: leases, and what `forwarding` asks for.
     pub(super) fn new(leases: Leases<'_>, forwarding: Forwarding, counters: Arc<Counters>) -> Option<Self> {
-        let Leases { ipv4, ipv6, mtu } = leases;
+        let Leases { ipv4, ipv6, mtu, held } = leases;
         let neighbours = match forwarding {
             Forwarding::Switched => None,
             Forwarding::Routed { .. } => Some(NeighbourProxy),
@@ -42,8 +44,8 @@ impl Services {
             return None;
         }
         Some(Self {
-            lease: ipv4.map(|config| LeaseServer::new(config, mtu)),
-            lease6: ipv6.map(|config| Lease6Server::new(config, mtu)),
+            lease: ipv4.map(|config| LeaseServer::new(config, mtu, Arc::clone(&held))),
+            lease6: ipv6.map(|config| Lease6Server::new(config, mtu, held)),
             neighbours,
             replies: Replies::default(),
             counters,

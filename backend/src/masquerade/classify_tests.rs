@@ -57,6 +57,7 @@ impl Bench {
             counters: Arc::clone(&counters),
             worker,
             directory,
+            held: Arc::default(),
             flow_limit: 16,
         };
         Self {

@@ -44,7 +44,7 @@ use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offl
 use crate::mode::{FlowCount, Mode};
 use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
-use crate::responder::{Answer, Replies, Responders, ServiceConfig};
+use crate::responder::{Answer, HeldLeases, Replies, Responders, ServiceConfig};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
@@ -142,6 +142,8 @@ pub struct MasqueradeSetup<'a> {
     pub worker: usize,
     /// Shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
+    /// Where leases given and given back are noted; shared by the workers of the port.
+    pub held: Arc<HeldLeases>,
     /// Connections of one protocol this worker may hold.
     pub flow_limit: usize,
 }
@@ -174,6 +176,7 @@ impl Masquerade {
             aliases: mode.map_host_loopback.clone(),
             names: mode.names.clone(),
             mtu: port.mtu,
+            held: setup.held,
             advertise: setup.worker == 0,
         });
         let link = Link {

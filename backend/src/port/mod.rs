@@ -24,6 +24,7 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, SegmentChange};
 use crate::poller::Poller;
+use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
 use crate::worker::{self, Limits, ThreadStart, WorkerHandle};
 use capture::Capture;
@@ -41,6 +42,7 @@ pub struct Port {
     capture: Arc<Capture>,
     link: Link,
     sightings: Arc<Sightings>,
+    held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
     forwards: Mutex<Vec<forwards::Known>>,
 }
@@ -56,6 +58,8 @@ pub struct ModeContext {
     pub counters: Arc<Counters>,
     /// Number of the worker, from 0.
     pub worker: usize,
+    /// Where the mode's DHCP servers note what the guest holds.
+    pub held: Arc<HeldLeases>,
 }
 
 /// Why a mode could not be made.
@@ -97,6 +101,7 @@ impl Port {
                     counters: context.counters,
                     worker: context.worker,
                     directory: directory.clone(),
+                    held: context.held,
                     flow_limit: FLOW_LIMIT,
                 };
                 Ok(Box::new(Masquerade::new(setup)?))
@@ -112,6 +117,7 @@ impl Port {
                         ipv4: mode.lease.as_ref(),
                         ipv6: mode.lease6.as_ref(),
                         mtu: port.mtu,
+                        held: context.held,
                     },
                     forwarding: mode.forwarding,
                 };
@@ -143,6 +149,7 @@ impl Port {
             capture: Arc::default(),
             link: Link::default(),
             sightings: Arc::default(),
+            held: Arc::default(),
             rates: Mutex::new(config.policy.rates),
             forwards: Mutex::new(forwards::initial(&config.mode)),
             config,
@@ -155,6 +162,7 @@ impl Port {
                 poller: poller.clone(),
                 counters: Arc::clone(&counters),
                 worker: index,
+                held: Arc::clone(&port.held),
             })
             .map_err(PortError::Mode)?;
             let spec = worker::WorkerSpec {
@@ -201,6 +209,11 @@ impl Port {
         let now = worker::now();
         let all = self.sightings.all().into_iter();
         all.map(|sighting| (sighting, now.since(sighting.seen))).collect()
+    }
+
+    /// The leases of the port's own DHCP servers that the guest holds.
+    pub fn held_leases(&self) -> &HeldLeases {
+        &self.held
     }
 
     /// How much may cross the port.

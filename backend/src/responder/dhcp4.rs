@@ -9,7 +9,7 @@
 
 use super::names::SearchList;
 use super::replies::{Ports, Route};
-use super::{Answer, HOP_LIMIT, Packet, Replies};
+use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
 use crate::config::Ipv4Link;
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{Ipv4Header, MacAddr, UdpHeader};
@@ -20,6 +20,7 @@ use dhcproto::v4::{
 };
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 /// 999 days, as in KubeVirt: an idle guest is not woken to renew.
 const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
@@ -70,6 +71,7 @@ pub(super) struct Server {
     terms: Terms,
     /// What every client is told besides message type, server and lease.
     parameters: DhcpOptions,
+    held: Arc<HeldLeases>,
 }
 
 /// What is looked at in a request.
@@ -120,7 +122,11 @@ impl Server {
             parameters.insert(DhcpOption::DomainName(domain.to_owned()));
             parameters.insert(DhcpOption::DomainSearch(search.names()));
         }
-        Self { terms, parameters }
+        Self {
+            terms,
+            parameters,
+            held: Arc::default(),
+        }
     }
 
     /// Tells these options too, whatever the client asks for. One the server knows a value
@@ -130,6 +136,12 @@ impl Server {
             let option = UnknownOption::new(OptionCode::from(*code), data.clone());
             self.parameters.insert(DhcpOption::Unknown(option));
         }
+        self
+    }
+
+    /// Notes in `held` whether the guest holds its lease.
+    pub(super) fn with_held(mut self, held: Arc<HeldLeases>) -> Self {
+        self.held = held;
         self
     }
 
@@ -157,10 +169,16 @@ impl Server {
             MessageType::Inform if self.terms.network.contains(&request.message.ciaddr()) => Verdict::Inform,
             MessageType::Decline => {
                 counters.add(Count::Dhcp4Declines, 1);
+                if request.requested == Some(self.terms.guest) {
+                    self.held.set_v4(false);
+                }
                 return Answer::Done;
             }
             MessageType::Release => {
                 counters.add(Count::Dhcp4Releases, 1);
+                if request.message.ciaddr() == self.terms.guest {
+                    self.held.set_v4(false);
+                }
                 return Answer::Done;
             }
             _ => return Answer::Refused(DropReason::BadService),
@@ -170,6 +188,7 @@ impl Server {
         };
         if matches!(verdict, Verdict::Ack { .. }) {
             counters.add(Count::Dhcp4Leases, 1);
+            self.held.set_v4(true);
         }
         let ports = Ports {
             src: SERVER_PORT,

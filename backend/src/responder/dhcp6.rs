@@ -13,7 +13,7 @@ mod request;
 
 use super::names::SearchList;
 use super::replies::{Ports, Route};
-use super::{Answer, HOP_LIMIT, Packet, Replies};
+use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
 use crate::config::{GATEWAY_MAC, Ipv6Link};
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::UdpHeader;
@@ -23,6 +23,7 @@ use dhcproto::v6::{
 };
 use request::{Association, Kind, Request};
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 /// All_DHCP_Relay_Agents_and_Servers
 const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
@@ -43,6 +44,7 @@ pub(super) struct Server {
     duid: Vec<u8>,
     /// What every client is told besides its address.
     parameters: Vec<DhcpOption>,
+    held: Arc<HeldLeases>,
 }
 
 /// A reply in the making: its message type and options. `None` in its place means
@@ -65,7 +67,14 @@ impl Server {
             link,
             duid: [&DUID_HEAD[..], &GATEWAY_MAC.0].concat(),
             parameters,
+            held: Arc::default(),
         }
+    }
+
+    /// Notes in `held` whether the guest holds its lease.
+    pub(super) fn with_held(mut self, held: Arc<HeldLeases>) -> Self {
+        self.held = held;
+        self
     }
 
     /// True if a UDP datagram to `dst` can be for the server.
@@ -143,10 +152,12 @@ impl Server {
             MessageType::Confirm => self.confirm(request),
             MessageType::Release => {
                 counters.add(Count::Dhcp6Releases, 1);
+                self.give_back(request);
                 Some((MessageType::Reply, acknowledge(request)))
             }
             MessageType::Decline => {
                 counters.add(Count::Dhcp6Declines, 1);
+                self.give_back(request);
                 Some((MessageType::Reply, acknowledge(request)))
             }
             MessageType::InformationRequest => Some((MessageType::Reply, self.parameters.clone())),
@@ -166,7 +177,7 @@ impl Server {
                 Kind::Addresses if is_ours && is_wrong => status(Status::NotOnLink, "not an address of this link"),
                 Kind::Addresses if is_ours => {
                     if let Some(counters) = committed {
-                        counters.add(Count::Dhcp6Leases, 1);
+                        self.give(counters);
                     }
                     address(self.link.guest, LEASE_SECS)
                 }
@@ -178,12 +189,26 @@ impl Server {
         options
     }
 
+    fn give(&self, counters: &Counters) {
+        counters.add(Count::Dhcp6Leases, 1);
+        self.held.set_v6(true);
+    }
+
+    /// The lease ends if the guest's own address is among those it names.
+    fn give_back(&self, request: &Request<'_>) {
+        let names_it =
+            |(ia, is_ours): (&Association<'_>, bool)| is_ours && ia.addresses().any(|a| a == self.link.guest);
+        if request.associations().any(names_it) {
+            self.held.set_v6(false);
+        }
+    }
+
     /// RENEW and REBIND (RFC 8415 18.3.4, 18.3.5).
     fn extend(&self, request: &Request<'_>, counters: &Counters) -> Vec<DhcpOption> {
         let mut options = self.parameters.clone();
         for (ia, is_ours) in request.associations() {
             let contents = if is_ours {
-                counters.add(Count::Dhcp6Leases, 1);
+                self.give(counters);
                 let others = ia.addresses().filter(|a| *a != self.link.guest);
                 // A lifetime of zero tells the client to stop using an address.
                 let ended = others.take(request::MAX_ADDRESSES).map(|a| address(a, 0));

@@ -2,10 +2,11 @@
 //! question it has for a DHCP server answered here or by nobody.
 
 use super::names::{self, SearchList};
-use super::{Answer, Packet, Replies, dhcp4, transport, udp_dst};
+use super::{Answer, HeldLeases, Packet, Replies, dhcp4, transport, udp_dst};
 use crate::config::LeaseConfig;
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EthernetHeader, Headers, Ipv4Header, Network, protocol};
+use std::sync::Arc;
 
 /// The server.
 #[derive(Debug)]
@@ -15,8 +16,8 @@ pub struct LeaseServer {
 
 impl LeaseServer {
     /// A server that gives away this lease, on a link with this MTU. Names that cannot be
-    /// handed out are left out, with a warning in the log.
-    pub fn new(config: &LeaseConfig, mtu: u16) -> Self {
+    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in `held`.
+    pub fn new(config: &LeaseConfig, mtu: u16, held: Arc<HeldLeases>) -> Self {
         let (dns, _) = names::servers(&config.names.dns);
         let terms = dhcp4::Terms {
             network: config.address,
@@ -30,7 +31,9 @@ impl LeaseServer {
         let hostname = names::checked_hostname(config.names.hostname.as_deref());
         let search = SearchList::of(&config.names);
         Self {
-            dhcp: dhcp4::Server::new(terms, hostname, dns, &search).with_options(&config.names.dhcp_options),
+            dhcp: dhcp4::Server::new(terms, hostname, dns, &search)
+                .with_options(&config.names.dhcp_options)
+                .with_held(held),
         }
     }
 

@@ -6,12 +6,13 @@
 //! answer it too; who is a router, and the way to other networks, the guest hears from them.
 
 use super::names::{self, SearchList};
-use super::{Answer, Packet, Replies, dhcp6, ndp, transport, udp_dst};
+use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, transport, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EthernetHeader, Headers, Ipv6Header, MacAddr, Network, icmp, protocol};
 use crate::time::Instant;
 use ipnet::Ipv6Net;
+use std::sync::Arc;
 
 /// Of a router that is none (RFC 4861 4.2).
 const NO_ROUTER: u16 = 0;
@@ -26,8 +27,8 @@ pub struct Lease6Server {
 
 impl Lease6Server {
     /// A server that gives away this lease, on a link with this MTU. Names that cannot be
-    /// handed out are left out, with a warning in the log.
-    pub fn new(config: &Lease6Config, mtu: u16) -> Self {
+    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in `held`.
+    pub fn new(config: &Lease6Config, mtu: u16, held: Arc<HeldLeases>) -> Self {
         let (_, dns) = names::servers(&config.names.dns);
         let link = Ipv6Link {
             network: config.address,
@@ -38,7 +39,7 @@ impl Lease6Server {
         let advertisement = ndp::advertisement(&on_link(&link), NO_ROUTER, mtu, &[], &SearchList::default());
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(link, dns, &SearchList::of(&config.names)),
+            dhcp: dhcp6::Server::new(link, dns, &SearchList::of(&config.names)).with_held(held),
             router: ndp::Router::new(link, Vec::new(), advertisement, false),
         }
     }

@@ -11,6 +11,7 @@ mod arp;
 mod dhcp4;
 mod dhcp6;
 mod echo;
+mod held;
 mod lease;
 mod lease6;
 mod names;
@@ -22,6 +23,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use held::HeldLeases;
 pub use lease::LeaseServer;
 pub use lease6::Lease6Server;
 pub use proxy::NeighbourProxy;
@@ -35,6 +37,7 @@ use crate::packet::{
 use crate::time::Instant;
 use names::SearchList;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
@@ -57,6 +60,8 @@ pub struct ServiceConfig {
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
+    /// Where leases given and given back are noted.
+    pub held: Arc<HeldLeases>,
     /// Whether router advertisements are sent unasked. Of the workers that serve one
     /// guest, one does that.
     pub advertise: bool,
@@ -140,6 +145,7 @@ impl Responders {
             aliases,
             names,
             mtu,
+            held,
             advertise,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
@@ -151,7 +157,8 @@ impl Responders {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
                 dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), hostname, dns4, &search)
-                    .with_options(&names.dhcp_options),
+                    .with_options(&names.dhcp_options)
+                    .with_held(Arc::clone(&held)),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
@@ -161,7 +168,7 @@ impl Responders {
                     ndp::advertisement(&link, ndp::LIFETIME_SECS, mtu, &dns6, &search),
                     advertise,
                 ),
-                dhcp: dhcp6::Server::new(link, dns6, &search),
+                dhcp: dhcp6::Server::new(link, dns6, &search).with_held(held),
             }),
         }
     }

@@ -44,6 +44,7 @@ pub fn config() -> ServiceConfig {
             dhcp_options: Vec::new(),
         },
         mtu: 1500,
+        held: std::sync::Arc::default(),
         advertise: true,
     }
 }

@@ -20,6 +20,7 @@ const START: Instant = Instant::from_nanos(1_000_000_000);
 /// The services under test with everything around them.
 struct Bench {
     responders: Responders,
+    held: Arc<HeldLeases>,
     counters: Counters,
     replies: Replies,
     now: Instant,
@@ -32,6 +33,7 @@ impl Bench {
 
     fn with(config: ServiceConfig) -> Self {
         Self {
+            held: Arc::clone(&config.held),
             responders: Responders::new(config),
             counters: Counters::default(),
             replies: Replies::default(),

@@ -7,7 +7,7 @@ use super::openapi::Operation;
 use super::router::Route;
 use crate::machine::Machine;
 use hawser_backend::config::ModeConfig;
-use hawser_backend::counters::{Count, Gauge};
+use hawser_backend::counters::Gauge;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::port::{Port, SightingSource};
 use schemars::JsonSchema;
@@ -217,22 +217,24 @@ impl Learned {
     }
 }
 
-/// The addresses our own DHCP servers have given the guest.
+/// The addresses of our own DHCP servers that the guest holds.
 fn leased(port: &Port) -> Vec<IpAddr> {
-    let counters = port.counters();
-    let holds = |given, back: [Count; 2]| {
-        let back: u64 = back.iter().map(|count| counters.count(*count)).sum();
-        counters.count(given) > back
-    };
-    let has4 = holds(Count::Dhcp4Leases, [Count::Dhcp4Releases, Count::Dhcp4Declines]);
-    let has6 = holds(Count::Dhcp6Leases, [Count::Dhcp6Releases, Count::Dhcp6Declines]);
-    let (v4, v6) = match &port.config().mode {
+    let held = port.held_leases();
+    let [v4, v6] = leases_of(&port.config().mode);
+    let held = [v4.filter(|_| held.has_v4()), v6.filter(|_| held.has_v6())];
+    held.into_iter().flatten().collect()
+}
+
+/// The addresses that a mode's DHCPv4 and DHCPv6 servers give, where it has them.
+fn leases_of(mode: &ModeConfig) -> [Option<IpAddr>; 2] {
+    let (v4, v6) = match mode {
         ModeConfig::Masquerade(mode) => (mode.ipv4.map(|link| link.guest), mode.ipv6.map(|link| link.guest)),
-        ModeConfig::Bridge(mode) => (mode.lease.as_ref().map(|lease| lease.address.addr()), None),
+        ModeConfig::Bridge(mode) => (
+            mode.lease.as_ref().map(|lease| lease.address.addr()),
+            mode.lease6.as_ref().map(|lease| lease.address.addr()),
+        ),
     };
-    let v4 = v4.filter(|_| has4).map(IpAddr::from);
-    let v6 = v6.filter(|_| has6).map(IpAddr::from);
-    [v4, v6].into_iter().flatten().collect()
+    [v4.map(IpAddr::from), v6.map(IpAddr::from)]
 }
 
 const fn is_link_local(address: IpAddr) -> bool {
@@ -245,6 +247,22 @@ const fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{ask, context};
+    use super::leases_of;
+    use hawser_backend::config::{BridgeConfig, Lease6Config, ModeConfig, NameConfig};
+    use hawser_backend::packet::MacAddr;
+
+    #[test]
+    fn the_dhcpv6_lease_of_a_bridged_guest_is_one_of_its_leases() {
+        let mode = ModeConfig::Bridge(BridgeConfig {
+            lease6: Some(Lease6Config {
+                client: MacAddr([2, 0, 0, 0, 0, 9]),
+                address: "2001:db8::5/64".parse().unwrap(),
+                names: NameConfig::default(),
+            }),
+            ..BridgeConfig::default()
+        });
+        assert_eq!(leases_of(&mode), [None, Some("2001:db8::5".parse().unwrap())]);
+    }
 
     #[test]
     fn a_nic_is_told_in_the_words_of_kubevirt() {

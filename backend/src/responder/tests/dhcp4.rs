@@ -248,6 +248,31 @@ fn decline_and_release_are_counted_and_not_answered() {
 }
 
 #[test]
+fn a_lease_is_held_from_its_acknowledgment_until_its_release_however_often_it_was_renewed() {
+    let mut bench = Bench::new();
+    exchange(&mut bench, &message(MessageType::Discover));
+    assert!(!bench.held.has_v4(), "an offer is no lease");
+    let request = with(message(MessageType::Request), DhcpOption::RequestedIpAddress(GUEST));
+    for _ in 0..3 {
+        exchange(&mut bench, &request);
+    }
+    assert!(bench.held.has_v4());
+    let mut release = message(MessageType::Release);
+    release.set_ciaddr(OTHER);
+    bench.silence(&packet(&release));
+    assert!(bench.held.has_v4(), "the release of another address");
+    release.set_ciaddr(GUEST);
+    bench.silence(&packet(&release));
+    assert!(!bench.held.has_v4());
+
+    exchange(&mut bench, &request);
+    let decline = with(message(MessageType::Decline), DhcpOption::RequestedIpAddress(GUEST));
+    bench.silence(&packet(&decline));
+    assert!(!bench.held.has_v4());
+    assert_eq!(bench.counters.count(Count::Dhcp4Leases), 4);
+}
+
+#[test]
 fn the_client_identifier_comes_back() {
     let id = DhcpOption::ClientIdentifier(vec![0xff, 1, 2, 3, 4]);
     let reply = exchange(&mut Bench::new(), &with(message(MessageType::Discover), id.clone()));

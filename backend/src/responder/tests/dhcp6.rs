@@ -238,6 +238,31 @@ fn release_and_decline_are_counted_and_acknowledged() {
 }
 
 #[test]
+fn a_lease_is_held_from_its_reply_until_its_release_however_often_it_was_renewed() {
+    let mut bench = Bench::new();
+    exchange(&mut bench, MessageType::Solicit, [client(), ia(IAID, &[])]);
+    assert!(!bench.held.has_v6(), "an advertisement is no lease");
+    for kind in [MessageType::Request, MessageType::Renew, MessageType::Renew] {
+        exchange(&mut bench, kind, [client(), server(), ia(IAID, &[GUEST])]);
+    }
+    assert!(bench.held.has_v6());
+    let other = [client(), server(), ia(IAID, &["fd10:0:2::3"])];
+    exchange(&mut bench, MessageType::Release, other);
+    assert!(bench.held.has_v6(), "the release of another address");
+    for kind in [MessageType::Release, MessageType::Decline] {
+        exchange(
+            &mut bench,
+            MessageType::Request,
+            [client(), server(), ia(IAID, &[GUEST])],
+        );
+        assert!(bench.held.has_v6());
+        exchange(&mut bench, kind, [client(), server(), ia(IAID, &[GUEST])]);
+        assert!(!bench.held.has_v6());
+    }
+    assert_eq!(leases(&bench), 5);
+}
+
+#[test]
 fn an_information_request_gets_parameters_only() {
     let mut bench = Bench::new();
     let oro = DhcpOption::ORO(ORO {

@@ -27,7 +27,7 @@ fn server(client: MacAddr) -> LeaseServer {
             ..NameConfig::default()
         },
     };
-    LeaseServer::new(&config, 1400)
+    LeaseServer::new(&config, 1400, Arc::default())
 }
 
 fn answer(server: &LeaseServer, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
@@ -103,7 +103,7 @@ fn a_domain_of_its_own_is_told_beside_the_domains_it_searches_and_searched_where
             },
         };
         let (_, replies) = answer(
-            &LeaseServer::new(&config, 1500),
+            &LeaseServer::new(&config, 1500, Arc::default()),
             &packet(&message(MessageType::Discover)),
         );
         let reply = Message::decode(&mut Decoder::new(&replies[0][42..])).expect("a message");

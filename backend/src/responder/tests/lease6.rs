@@ -18,7 +18,7 @@ fn server(client: MacAddr) -> Lease6Server {
             ..NameConfig::default()
         },
     };
-    Lease6Server::new(&config, 1500)
+    Lease6Server::new(&config, 1500, Arc::default())
 }
 
 /// What comes of a frame that is taken, from the segment or beside it.
