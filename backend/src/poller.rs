@@ -43,10 +43,12 @@ pub enum Owner {
     Handover,
     /// A queue of a TAP device.
     Tap,
+    /// What the kernel says of the pod's addresses.
+    Addresses,
 }
 
 impl Owner {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::TransmitKick,
         Self::ReceiveKick,
         Self::ControlKick,
@@ -58,6 +60,7 @@ impl Owner {
         Self::Echo,
         Self::Handover,
         Self::Tap,
+        Self::Addresses,
     ];
 }
 

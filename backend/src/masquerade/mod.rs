@@ -5,6 +5,7 @@
 //! protocol act on its part of the burst (TCP and UDP hand payload to the kernel
 //! straight from guest memory), and leave publishing to the worker.
 
+mod addresses;
 mod classify;
 mod context;
 mod every_port;
@@ -33,6 +34,7 @@ pub use listen::{Families, ListenError};
 pub use nat::{AddressMap, Destination};
 pub use steering::Directory;
 
+use self::addresses::PodAddresses;
 use self::icmp::EchoFlows;
 use self::reassembly::Reassembler;
 use self::steering::Steering;
@@ -126,6 +128,8 @@ pub struct Masquerade {
     sorted: Sorted,
     /// What leads to the sockets of every port.
     every_port: Option<SocketLookup>,
+    /// `None` where the system does not tell.
+    addresses: Option<PodAddresses>,
 }
 
 /// What a masquerade is made from.
@@ -189,6 +193,13 @@ impl Masquerade {
             .directory
             .map(|directory| Steering::new(directory, setup.worker, &setup.poller))
             .transpose()?;
+        let addresses = PodAddresses::watch(&setup.poller)
+            .inspect_err(|e| {
+                log::warn!(
+                    "the pod's addresses are not watched ({e}): connections from one that goes end by time only"
+                );
+            })
+            .ok();
         Ok(Self {
             surroundings: Surroundings {
                 link,
@@ -205,6 +216,7 @@ impl Masquerade {
             echo: EchoFlows::new(),
             sorted: Sorted::default(),
             every_port,
+            addresses,
         })
     }
 
@@ -235,12 +247,16 @@ impl Mode for Masquerade {
         if token.owner == Owner::Handover {
             return self.on_handover(now, sink);
         }
+        if token.owner == Owner::Addresses && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
+            return;
+        }
         self.surroundings.follow_guest_mac();
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
             Owner::Echo => self.echo.on_event(ctx, token, ready),
+            Owner::Addresses => self.tcp.on_addresses_removed(ctx),
             Owner::TransmitKick
             | Owner::ReceiveKick
             | Owner::ControlKick

@@ -23,6 +23,7 @@ mod seq;
 mod spill;
 mod stream;
 mod transmit;
+mod vanished;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -35,6 +36,7 @@ use self::listener::Listeners;
 use self::local_ports::LocalPorts;
 use self::open::connect_failed;
 use self::spill::SpillPool;
+use self::vanished::Walk;
 use super::forwards::ForwardSocket;
 use super::index::SlotIndex;
 use super::steering::Claim;
@@ -118,6 +120,8 @@ pub struct TcpFlows {
     listeners: Listeners,
     /// When clients are looked after that had to wait.
     accept_again: Option<Instant>,
+    /// After an address was removed: the connections that are still to be looked at.
+    walk: Option<Walk>,
     /// Most connections, those in TIME-WAIT apart: they hold no descriptor. Of them there
     /// may be as many again.
     limit: usize,
@@ -156,6 +160,7 @@ impl TcpFlows {
             is_starved: false,
             listeners: Listeners::default(),
             accept_again: None,
+            walk: None,
             limit,
             in_time_wait: 0,
             next_generation: 0,
@@ -348,7 +353,11 @@ impl TcpFlows {
 
     /// When [`on_timer`](Self::on_timer) is due.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.timers.deadline(), self.accept_again].into_iter().flatten().min()
+        let walk = self.walk.as_ref().map(|walk| walk.at);
+        [self.timers.deadline(), self.accept_again, walk]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Timers are due.
@@ -371,6 +380,7 @@ impl TcpFlows {
                 .get(slot as usize)
                 .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
         });
+        self.walk_on(ctx);
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
             for _ in 0..LISTENERS_PER_TURN.min(self.listeners.waiting()) {
                 if let Some(index) = self.listeners.next_waiting() {

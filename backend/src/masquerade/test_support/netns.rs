@@ -49,7 +49,8 @@ pub fn enter_fresh() -> bool {
     true
 }
 
-fn run(line: &str) {
+/// Runs a command in the namespace of the calling thread.
+pub fn run(line: &str) {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(

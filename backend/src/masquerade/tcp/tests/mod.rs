@@ -7,3 +7,4 @@ mod properties;
 mod sockets;
 mod states;
 mod timestamps;
+mod vanished;

@@ -19,25 +19,25 @@ const FIN: TcpFlags = TcpFlags::FIN;
 const QUIET: Duration = Duration::from_millis(50);
 
 /// A guest with one connection, and the table it is in.
-struct Bench {
-    around: Surroundings,
-    flows: TcpFlows,
-    key: FlowKey,
+pub(super) struct Bench {
+    pub(super) around: Surroundings,
+    pub(super) flows: TcpFlows,
+    pub(super) key: FlowKey,
     /// Number of the guest's next byte, and of the next it expects.
-    next: u32,
-    expected: u32,
+    pub(super) next: u32,
+    pub(super) expected: u32,
     /// Right edge of the window the guest was offered.
     edge: u32,
 }
 
 /// A segment that came to the guest.
-struct Arrived {
-    header: TcpHeader,
-    payload: Vec<u8>,
+pub(super) struct Arrived {
+    pub(super) header: TcpHeader,
+    pub(super) payload: Vec<u8>,
 }
 
 impl Bench {
-    fn new(port: u16) -> Self {
+    pub(super) fn new(port: u16) -> Self {
         let remote = host_seen(ip("10.0.2.9"), port);
         Self {
             around: Surroundings::new(),
@@ -53,7 +53,7 @@ impl Bench {
     }
 
     /// The guest connects to a listener of the host, which accepts.
-    fn connected() -> (Self, TcpStream) {
+    pub(super) fn connected() -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut bench = Self::new(listener.local_addr().unwrap().port());
         bench.send_syn();
@@ -65,7 +65,7 @@ impl Bench {
     }
 
     /// Forwards a port of the host to the guest's port 80; so many clients of it.
-    fn clients(&mut self, n: usize) -> Vec<TcpStream> {
+    pub(super) fn clients(&mut self, n: usize) -> Vec<TcpStream> {
         let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = probe.local_addr().unwrap().port();
         drop(probe);
@@ -82,13 +82,13 @@ impl Bench {
         (0..n).map(connect).collect()
     }
 
-    fn send_syn(&mut self) {
+    pub(super) fn send_syn(&mut self) {
         self.send(TcpFlags::SYN, b"");
         self.next += 1;
     }
 
     /// The guest sends a segment with its next bytes.
-    fn send(&mut self, flags: TcpFlags, payload: &[u8]) {
+    pub(super) fn send(&mut self, flags: TcpFlags, payload: &[u8]) {
         let is_syn = flags == TcpFlags::SYN;
         let header = TcpHeader {
             src_port: self.key.guest.port(),
@@ -126,7 +126,7 @@ impl Bench {
 
     /// Handles events until there are none for a while, at most `ROUNDS` times; returns how
     /// many there were.
-    fn handle_events(&mut self) -> usize {
+    pub(super) fn handle_events(&mut self) -> usize {
         const ROUNDS: usize = 200;
         let mut buffer = EventBuffer::with_capacity(64);
         let mut all = 0;
@@ -151,7 +151,7 @@ impl Bench {
     }
 
     /// What came to the guest; notes what it acknowledges next.
-    fn take(&mut self) -> Vec<Arrived> {
+    pub(super) fn take(&mut self) -> Vec<Arrived> {
         let frames = self.around.sink.take();
         let arrived: Vec<_> = frames
             .iter()
@@ -174,7 +174,7 @@ impl Bench {
     }
 
     /// Bytes that came to the guest, and whether FIN came behind them.
-    fn take_bytes(&mut self) -> (Vec<u8>, bool) {
+    pub(super) fn take_bytes(&mut self) -> (Vec<u8>, bool) {
         let arrived = self.take();
         let fin = arrived.iter().any(|a| a.header.flags.has(FIN));
         (arrived.into_iter().flat_map(|a| a.payload).collect(), fin)
