@@ -1,15 +1,11 @@
-//! The CNI configuration inside a NetworkAttachmentDefinition: JSON in text.
-//!
-//! It is read with the YAML parser, which gives lines and takes JSON as it is; that it
-//! is JSON has been seen before by a JSON parser, so that nothing passes here which a
-//! CNI runtime would refuse.
+//! The CNI configuration inside a NetworkAttachmentDefinition.
 
 use super::dns::{self, Dns};
 use super::fields::cni as table;
 use super::ipam::{self, Ipam};
+use super::json::Json;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
-use super::yaml;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 
@@ -27,6 +23,16 @@ pub struct Segment {
     /// Names and servers; those of the pod if nothing is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
+}
+
+/// What a configuration says.
+pub struct Configuration {
+    /// What the network is made of.
+    pub segment: Segment,
+    /// Where that stands.
+    pub fields: Fields,
+    /// It takes the place of the pod network of its namespace.
+    pub primary: bool,
 }
 
 /// Where the fields stand that the system may not agree with.
@@ -120,34 +126,10 @@ const MAX_DEVICE_NAME: usize = 15;
 const VLANS: RangeInclusive<i64> = 1..=4094;
 const MTUS: RangeInclusive<i64> = 68..=65_535;
 
-/// Reads `spec.config`.
-pub fn read(report: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, Fields)> {
-    config.text()?;
-    let scalar = config.scalar()?;
-    let mut spot = config.spot().clone();
-    let (text, first) = match &scalar.lines {
-        Some(lines) => (lines.text.as_str(), Some(lines.first)),
-        None => (scalar.text.as_str(), None),
-    };
-    // Lines of the text as lines of the file: the same where they can be told.
-    let line_of = |inner: usize| first.map_or(config.spot().line, |first| first + inner - 1);
-    if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) {
-        spot.line = line_of(error.line().max(1));
-        let what = error.to_string();
-        let what = what.split(" at line ").next().unwrap_or_default();
-        report.error(&spot, format!("this is no JSON (column {}): {what}", error.column()));
-        return None;
-    }
-    // A tab in JSON is white space; YAML has other thoughts about it.
-    let (mut documents, errors) = yaml::parse(&text.replace('\t', " "));
-    if let Some(error) = errors.first() {
-        spot.line = line_of(error.line);
-        report.error(&spot, error.message.clone());
-        return None;
-    }
-    let mut root = documents.pop()?;
-    root.move_lines(&line_of);
-    let item = Item::root(report, spot, &root);
+/// Reads `spec.config`. What is wrong with what it says goes to `problems`.
+pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
+    let json = Json::read(config, problems)?;
+    let item = json.item(problems);
     if item.has_field("plugins") {
         let list = item.object(&table::CONF_LIST)?;
         let plugins = list.list("plugins");
@@ -185,7 +167,7 @@ fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
     })
 }
 
-fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, Fields)> {
+fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
     let Some(kind) = item.field_text("type") else {
         item.error("type is missing: name the CNI plugin, such as cnv-bridge or macvlan");
         return None;
@@ -200,7 +182,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, F
     let attachment = read_attachment(&object, around);
     let mtu = if table.reads("mtu") { mtu(&object) } else { None };
     let (ipam, of_ipam) = if table.reads("ipam") {
-        ipam::read(&object)
+        object.get("ipam").as_ref().and_then(ipam::read).unwrap_or_default()
     } else {
         (Ipam::None, None)
     };
@@ -221,7 +203,11 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<(Segment, F
         ipam,
         dns: dns.or(of_ipam),
     };
-    Some((segment, fields))
+    Some(Configuration {
+        segment,
+        fields,
+        primary: table.reads("role") && is_primary(&object),
+    })
 }
 
 fn mtu(object: &Object<'_>) -> Option<u16> {
@@ -236,8 +222,17 @@ fn mtu(object: &Object<'_>) -> Option<u16> {
 
 fn overlay(object: &Object<'_>) -> Option<Attachment> {
     let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, Attachment::Overlay));
-    let topology = object.need("topology", "give layer2, layer3 or localnet")?;
-    topology.choice(&topologies)
+    match object.get("topology") {
+        Some(topology) => topology.choice(&topologies),
+        // The cluster's default network, which a NetworkAttachmentDefinition may name too.
+        None => Some(Attachment::Overlay),
+    }
+}
+
+/// Whether a network of OVN-Kubernetes takes the place of the pod network. Localnet has no role.
+fn is_primary(object: &Object<'_>) -> bool {
+    let role = |role: &Item<'_>| role.choice(&[("primary", true), ("secondary", false), ("", false)]);
+    object.get("role").as_ref().and_then(role) == Some(true)
 }
 
 fn tap(object: &Object<'_>) -> Option<Attachment> {

@@ -68,11 +68,7 @@ pub struct Route {
 const MAX_PREFIX: (u8, u8) = (30, 126);
 
 /// Reads `ipam` of a configuration, and the names that come with it.
-pub fn read(config: &Object<'_>) -> (Ipam, Option<Dns>) {
-    config.get("ipam").and_then(|item| read_item(&item)).unwrap_or_default()
-}
-
-fn read_item(item: &Item<'_>) -> Option<(Ipam, Option<Dns>)> {
+pub fn read(item: &Item<'_>) -> Option<(Ipam, Option<Dns>)> {
     let plain = |ipam| (ipam, None);
     match item.field_text("type") {
         None => item.object(&table::NO_IPAM).map(|_| plain(Ipam::None)),

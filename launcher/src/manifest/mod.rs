@@ -14,6 +14,7 @@ pub mod cni;
 pub mod dns;
 pub mod fields;
 pub mod ipam;
+pub mod json;
 pub mod mac_pool;
 pub mod network;
 pub mod ports;

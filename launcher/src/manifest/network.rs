@@ -4,7 +4,8 @@
 use super::cni::{self, Attachment, Fields, Segment, Surroundings};
 use super::fields::network as table;
 use super::ipam::{self, Ipam};
-use super::reader::Object;
+use super::json::Json;
+use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
 use super::vm::{DEFAULT_NAMESPACE, Metadata};
 
@@ -63,10 +64,11 @@ pub fn read_attachment(object: &Object<'_>) -> NamedNetwork {
         };
         cni::read(&problems, &config, &around)
     };
-    let (segment, fields) = config().unzip();
+    let found = config();
     NamedNetwork {
-        segment,
-        fields,
+        primary: found.as_ref().is_some_and(|found| found.primary),
+        fields: found.as_ref().map(|found| found.fields.clone()),
+        segment: found.map(|found| found.segment),
         problems,
         ..named(object, metadata)
     }
@@ -81,23 +83,45 @@ fn overlay() -> Segment {
     }
 }
 
+/// A topology: its name, the field of what belongs to it, and the table of that.
+type Topology = (&'static str, (&'static str, &'static ObjectType));
+
+const LAYER2: Topology = ("Layer2", ("layer2", &table::LAYER2));
+const LAYER3: Topology = ("Layer3", ("layer3", &table::LAYER3));
+const LOCALNET: Topology = ("Localnet", ("localnet", &table::LOCALNET));
+
 /// Reads the topology of a user-defined network: true if it is primary.
-fn read_topology(spec: &Object<'_>, topologies: &[(&str, &str)]) -> Option<bool> {
-    let field = spec.need("topology", "give Layer2 or Layer3")?.choice(topologies)?;
-    let details = spec
-        .need(field, "give what belongs to the topology")?
-        .object(&table::TOPOLOGY)?;
-    let role = details.need("role", "give Primary or Secondary")?;
-    role.choice(&[("Primary", true), ("Secondary", false)])
+fn read_topology(spec: &Object<'_>, topologies: &[Topology]) -> Option<bool> {
+    let (field, kind) = spec.need("topology", "give Layer2 or Layer3")?.choice(topologies)?;
+    for (topology, (other, _)) in topologies.iter().filter(|(_, (other, _))| *other != field) {
+        if let Some(item) = spec.get(other) {
+            item.error(format!(
+                "it belongs to the topology {topology}: leave it out, or give that topology"
+            ));
+        }
+    }
+    let details = spec.need(field, "give what belongs to the topology")?.object(kind)?;
+    let roles = [("Secondary", false), ("Primary", true)];
+    if field == LOCALNET.1.0 {
+        return details.need("role", "give Secondary")?.choice(&roles[..1]);
+    }
+    details.need("role", "give Primary or Secondary")?.choice(&roles)
+}
+
+/// Fields of the API that need a mode hawser does not have: they refuse the VMs that name the
+/// network, as the network itself does.
+fn refuse_unserved(object: &Object<'_>, problems: &Report) {
+    for (spot, note) in object.unserved() {
+        problems.error(&spot, format!("not served yet, so that the network is refused: {note}"));
+    }
 }
 
 /// Reads `kind: UserDefinedNetwork`.
 pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
-    let topologies = [("Layer2", "layer2"), ("Layer3", "layer3")];
     let spec = object
         .need("spec", "give the topology")
         .and_then(|spec| spec.object(&table::USER_DEFINED_SPEC));
-    let primary = spec.and_then(|spec| read_topology(&spec, &topologies));
+    let primary = spec.and_then(|spec| read_topology(&spec, &[LAYER2, LAYER3]));
     NamedNetwork {
         segment: primary.map(|_| overlay()),
         primary: primary == Some(true),
@@ -107,19 +131,24 @@ pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
 
 /// Reads `kind: ClusterUserDefinedNetwork`.
 pub fn read_cluster_user_defined(object: &Object<'_>) -> NamedNetwork {
-    let topologies = [("Layer2", "layer2"), ("Layer3", "layer3"), ("Localnet", "localnet")];
+    let problems = Report::default();
     let network = || {
         let spec = object
             .need("spec", "give the network")?
             .object(&table::CLUSTER_USER_DEFINED_SPEC)?;
+        refuse_unserved(&spec, &problems);
         spec.need("network", "give the topology")?
             .object(&table::CLUSTER_NETWORK)
     };
-    let primary = network().and_then(|spec| read_topology(&spec, &topologies));
+    let primary = network().and_then(|spec| {
+        refuse_unserved(&spec, &problems);
+        read_topology(&spec, &[LAYER2, LAYER3, LOCALNET])
+    });
     NamedNetwork {
         segment: primary.map(|_| overlay()),
         primary: primary == Some(true),
         namespace: None,
+        problems,
         ..named(object, Metadata::read(object))
     }
 }
@@ -162,8 +191,27 @@ pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
     {
         spec.error(format!("minTxRate {least} is above maxTxRate {most}"));
     }
-    if let Some(segment) = &mut network.segment {
-        segment.ipam = spec.get("ipam").map(|_| ipam::read(&spec).0).unwrap_or_default();
+    spec.text("capabilities");
+    let problems = Report::default();
+    let ipam = spec.get("ipam").and_then(|item| sriov_ipam(&item, &problems));
+    if let Some(item) = spec.get("metaPlugins").filter(|item| item.text().is_some()) {
+        problems.warn(item.spot(), "ignored: hawser runs no plugins after the first");
     }
+    if let Some(segment) = &mut network.segment {
+        segment.ipam = ipam.unwrap_or_default();
+    }
+    network.problems = problems;
     network
+}
+
+/// Reads `ipam`, the string of JSON that the operator puts into the configuration it writes.
+fn sriov_ipam(item: &Item<'_>, problems: &Report) -> Option<Ipam> {
+    if item
+        .scalar()
+        .is_some_and(|scalar| scalar.is_text() && scalar.text.is_empty())
+    {
+        return None;
+    }
+    let json = Json::read(item, problems)?;
+    Some(ipam::read(&json.item(problems))?.0)
 }

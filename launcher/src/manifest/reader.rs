@@ -169,6 +169,14 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Fields that are given and need a mode that is not there yet: where, and the note of each.
+    pub fn unserved(&self) -> Vec<(Spot, &'static str)> {
+        let later = self.kind.fields.iter().filter(|row| row.treatment == Treatment::Later);
+        later
+            .filter_map(|row| Some((self.get(row.name)?.spot, row.note)))
+            .collect()
+    }
+
     /// Where this is.
     pub const fn spot(&self) -> &Spot {
         &self.spot
@@ -293,6 +301,11 @@ impl<'a> Item<'a> {
             spot: self.spot.field(name, entry.line),
             node: &entry.value,
         })
+    }
+
+    /// True if this is a map.
+    pub const fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
     }
 
     /// True if this is a map that has the field.

@@ -195,7 +195,15 @@ pub static OVN: ObjectType = ObjectType {
     unknown: Unknown::PassedOver,
     fields: &[
         later("type", "an interface on it needs the mode layer2"),
-        honoured("topology", "`layer2`, `layer3`, `localnet`"),
+        honoured(
+            "topology",
+            "`layer2`, `layer3`, `localnet`; the cluster's default network if not given",
+        ),
+        honoured(
+            "role",
+            "a `primary` network takes the place of the pod network of its namespace: an interface on `pod` is refused \
+             there until hawser has the mode layer2",
+        ),
     ],
 };
 

@@ -56,7 +56,9 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &network::CLUSTER_USER_DEFINED,
     &network::CLUSTER_USER_DEFINED_SPEC,
     &network::CLUSTER_NETWORK,
-    &network::TOPOLOGY,
+    &network::LAYER2,
+    &network::LAYER3,
+    &network::LOCALNET,
     &network::SRIOV_NETWORK,
     &network::SRIOV_NETWORK_SPEC,
 ];

@@ -1,7 +1,7 @@
 //! NetworkAttachmentDefinition, Service, and the networks of OVN-Kubernetes and the
 //! SR-IOV operator.
 
-use crate::manifest::reader::{ObjectType, Unknown, honoured, ignored, later, passed_over};
+use crate::manifest::reader::{Field, ObjectType, Unknown, honoured, ignored, later, passed_over};
 
 /// `k8s.cni.cncf.io/v1`
 pub static ATTACHMENT: ObjectType = ObjectType {
@@ -137,9 +137,9 @@ pub static USER_DEFINED_SPEC: ObjectType = ObjectType {
     name: "UserDefinedNetwork spec",
     unknown: Unknown::Refused,
     fields: &[
-        later(
+        honoured(
             "topology",
-            "`Layer2`, `Layer3`; an interface on it needs the mode layer2",
+            "`Layer2`, `Layer3`; an interface on it is refused: it needs the mode layer2",
         ),
         honoured("layer2", ""),
         honoured("layer3", ""),
@@ -168,6 +168,7 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
             "labels of namespaces are not known here: it is taken to select the VM's",
         ),
         honoured("network", "as `spec` of a UserDefinedNetwork, and `Localnet`"),
+        later("uplinks", "the way out of the cluster is the mode layer2's"),
     ],
 };
 
@@ -176,24 +177,68 @@ pub static CLUSTER_NETWORK: ObjectType = ObjectType {
     name: "ClusterUserDefinedNetwork spec.network",
     unknown: Unknown::Refused,
     fields: &[
-        later(
+        honoured(
             "topology",
-            "`Layer2`, `Layer3`, `Localnet`; an interface on it needs the mode layer2",
+            "`Layer2`, `Layer3`, `Localnet`; an interface on it is refused: it needs the mode layer2",
         ),
         honoured("layer2", ""),
         honoured("layer3", ""),
         honoured("localnet", ""),
+        later(
+            "transport",
+            "`NoOverlay` and `EVPN` are ways between nodes, which the mode layer2 is to have first",
+        ),
+        later("noOverlay", "as transport"),
+        later("evpn", "as transport"),
     ],
 };
 
-/// `layer2`, `layer3`, `localnet`
-pub static TOPOLOGY: ObjectType = ObjectType {
-    name: "UserDefinedNetwork spec.layer2, layer3, localnet",
-    unknown: Unknown::PassedOver,
-    fields: &[honoured(
-        "role",
-        "a `Primary` network takes the place of the pod network of its namespace",
-    )],
+const ROLE: Field = honoured(
+    "role",
+    "a `Primary` network takes the place of the pod network of its namespace",
+);
+
+/// `layer2`
+pub static LAYER2: ObjectType = ObjectType {
+    name: "UserDefinedNetwork spec.layer2",
+    unknown: Unknown::Refused,
+    fields: &[
+        ROLE,
+        passed_over("mtu", "of the mode layer2, as those below"),
+        passed_over("subnets", ""),
+        passed_over("reservedSubnets", ""),
+        passed_over("infrastructureSubnets", ""),
+        passed_over("defaultGatewayIPs", ""),
+        passed_over("joinSubnets", ""),
+        passed_over("ipam", ""),
+    ],
+};
+
+/// `layer3`
+pub static LAYER3: ObjectType = ObjectType {
+    name: "UserDefinedNetwork spec.layer3",
+    unknown: Unknown::Refused,
+    fields: &[
+        ROLE,
+        passed_over("mtu", "of the mode layer2, as those below"),
+        passed_over("subnets", ""),
+        passed_over("joinSubnets", ""),
+    ],
+};
+
+/// `localnet`
+pub static LOCALNET: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork spec.network.localnet",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("role", "`Secondary`"),
+        passed_over("physicalNetworkName", "of the mode layer2, as those below"),
+        passed_over("subnets", ""),
+        passed_over("excludeSubnets", ""),
+        passed_over("ipam", ""),
+        passed_over("mtu", ""),
+        passed_over("vlan", ""),
+    ],
 };
 
 /// `sriovnetwork.openshift.io/v1`
@@ -226,9 +271,16 @@ pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
         honoured("linkState", "`auto`, `enable`, `disable`"),
         honoured("minTxRate", "Mbit/s, not above maxTxRate"),
         honoured("maxTxRate", "Mbit/s"),
-        honoured("ipam", "as in a CNI configuration"),
-        passed_over("capabilities", "the cluster's affair"),
-        passed_over("metaPlugins", "the cluster's affair"),
+        honoured(
+            "ipam",
+            "a string of JSON: what a CNI configuration has as `ipam`. An object is refused, as the API server does",
+        ),
+        honoured("capabilities", "a string of JSON; what it says is the cluster's affair"),
+        honoured(
+            "metaPlugins",
+            "a string of JSON; ignored, with a warning where an interface names the network: hawser runs no plugins \
+             after the first",
+        ),
         passed_over("logLevel", ""),
         passed_over("logFile", ""),
     ],

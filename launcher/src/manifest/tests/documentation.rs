@@ -119,7 +119,9 @@ spec: {network: {topology: Layer3, layer3: {role: Secondary}}}
 apiVersion: sriovnetwork.openshift.io/v1
 kind: SriovNetwork
 metadata: {name: s}
-spec: {resourceName: r, ipam: {type: static, addresses: [{address: 10.0.0.2/24}], routes: [{dst: 10.0.0.0/8}]}}
+spec:
+  resourceName: r
+  ipam: '{"type": "static", "addresses": [{"address": "10.0.0.2/24"}], "routes": [{"dst": "10.0.0.0/8"}]}'
 ---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition

@@ -51,3 +51,132 @@ fn a_network_that_no_interface_names_is_no_problem() {
         ["vm.yaml:12: spec.config is missing: give the CNI configuration"]
     );
 }
+
+/// A SriovNetwork `n` with such fields, its first at line 17.
+fn sriov(fields: &str) -> String {
+    format!(
+        "---\napiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {{name: n}}\nspec:\n  \
+         resourceName: r\n  {fields}\n"
+    )
+}
+
+#[test]
+fn ipam_of_a_sriov_network_is_a_string_of_json() {
+    let string = r#"ipam: '{"type": "host-local", "subnet": "10.0.0.0/24"}'"#;
+    let mode = "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"n\" needs the mode sriov, which hawser \
+                does not have yet";
+    for ipam in [string, "ipam: ''", "ipam: |\n    {\"type\": \"dhcp\"}", "ipam: '{}'"] {
+        assert_eq!(problems(&(on_pod() + &sriov(ipam))), [""; 0], "{ipam}");
+        assert_eq!(problems(&(on_n() + &sriov(ipam))), [mode], "{ipam}");
+    }
+    // The API server refuses an object, whoever names the network.
+    assert_eq!(
+        problems(&(on_pod() + &sriov("ipam: {type: dhcp}"))),
+        [
+            "vm.yaml:17: spec.ipam: found fields; it is a string of JSON, and the API server refuses an object: write \
+             '{\"type\": …}'"
+        ]
+    );
+    // What the string says is a plugin's affair.
+    for (ipam, expected) in [
+        ("ipam: '{'", "vm.yaml:17: spec.ipam: this is no JSON"),
+        (
+            r#"ipam: '{"type": "static"}'"#,
+            "vm.yaml:17: spec.ipam: addresses is missing or empty",
+        ),
+        (
+            "metaPlugins: '{\"type\": \"tuning\"}'",
+            "vm.yaml:17: warning: spec.metaPlugins: ignored: hawser runs",
+        ),
+    ] {
+        assert_eq!(problems(&(on_pod() + &sriov(ipam))), [""; 0], "{ipam}");
+        let named = problems(&(on_n() + &sriov(ipam)));
+        assert!(
+            named.len() == 2 && named.iter().any(|p| p.starts_with(expected)),
+            "{ipam}: {named:?}"
+        );
+    }
+    let object = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec: {config: {type: bridge}}\n";
+    assert!(problems(&(on_pod() + object))[0].contains("spec.config: found fields; it is a string of JSON"));
+}
+
+#[test]
+fn a_primary_network_may_be_given_as_what_ovn_kubernetes_makes_of_it() {
+    let of = |role: &str| {
+        let config = format!(
+            r#"{{"cniVersion": "1.0.0", "type": "ovn-k8s-cni-overlay", "name": "n", "netAttachDefName": "default/n", "topology": "layer2", "subnets": "10.100.0.0/16"{role}}}"#
+        );
+        problems(&(on_pod() + &attachment(&config)))
+    };
+    assert_eq!(
+        of(r#", "role": "primary""#),
+        [
+            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace is \"n\" (vm.yaml:12), which \
+             needs the mode layer2, which hawser does not have yet"
+        ]
+    );
+    for role in ["", r#", "role": """#, r#", "role": "secondary""#] {
+        assert_eq!(of(role), [""; 0], "{role}");
+    }
+    // Another namespace's is nothing to this VM.
+    let elsewhere = attachment(r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "role": "primary"}"#)
+        .replace("{name: n}", "{name: n, namespace: other}");
+    assert_eq!(problems(&(on_pod() + &elsewhere)), [""; 0]);
+}
+
+/// The ClusterUserDefinedNetwork `n` with such a spec.
+fn cluster_network(spec: &str) -> String {
+    format!(
+        "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: n}}\nspec:\n  \
+         namespaceSelector: {{}}\n  {spec}\n"
+    )
+}
+
+#[test]
+fn a_field_of_the_api_that_needs_a_mode_is_no_unknown_field() {
+    let evpn = "network: {topology: Layer2, layer2: {role: Secondary, subnets: [10.0.0.0/24]}, transport: EVPN, \
+                evpn: {vtep: v}, noOverlay: {}}\n  uplinks: [u]";
+    assert_eq!(problems(&(on_pod() + &cluster_network(evpn))), [""; 0]);
+    let named = problems(&(on_n() + &cluster_network(evpn)));
+    let starts = [
+        "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"n\" needs the mode layer2",
+        "vm.yaml:17: spec.network.transport: not served yet, so that the network is refused: ",
+        "vm.yaml:17: spec.network.noOverlay: not served yet, so that the network is refused: ",
+        "vm.yaml:17: spec.network.evpn: not served yet, so that the network is refused: ",
+        "vm.yaml:18: spec.uplinks: not served yet, so that the network is refused: ",
+    ];
+    assert!(
+        named.len() == 5 && starts.iter().all(|start| named.iter().any(|p| p.starts_with(start))),
+        "{named:#?}"
+    );
+}
+
+#[test]
+fn every_field_of_a_topology_is_known_and_others_are_not() {
+    let layer3 = "network: {topology: Layer3, layer3: {role: Secondary, mtu: 1400, subnets: [{cidr: 10.0.0.0/16}], \
+                  joinSubnets: [100.65.0.0/16]}}";
+    let layer2 = "network: {topology: Layer2, layer2: {role: Secondary, mtu: 1400, subnets: [10.0.0.0/16], \
+                  reservedSubnets: [], infrastructureSubnets: [], defaultGatewayIPs: [], joinSubnets: [], ipam: {}}}";
+    let localnet = "network: {topology: Localnet, localnet: {role: Secondary, physicalNetworkName: p, subnets: [], \
+                    excludeSubnets: [], ipam: {}, mtu: 1500, vlan: {}}}";
+    for spec in [layer2, layer3, localnet] {
+        assert_eq!(problems(&(on_pod() + &cluster_network(spec))), [""; 0], "{spec}");
+    }
+    for (spec, expected) in [
+        (
+            "network: {topology: Layer2, layer2: {role: Secondary, subnet: x}}",
+            "spec.network.layer2.subnet: there is no such field",
+        ),
+        (
+            "network: {topology: Layer2, layer2: {role: Secondary}, layer3: {}}",
+            "spec.network.layer3: it belongs to the topology Layer3: leave it out, or give that topology",
+        ),
+        (
+            "network: {topology: Localnet, localnet: {role: Primary}}",
+            "spec.network.localnet.role: \"Primary\": choose one of \"Secondary\"",
+        ),
+    ] {
+        let problems = problems(&(on_pod() + &cluster_network(spec)));
+        assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
+    }
+}
