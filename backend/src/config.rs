@@ -44,6 +44,33 @@ pub enum ModeConfig {
     Bridge(BridgeConfig),
 }
 
+impl ModeConfig {
+    /// The resolvers that the mode's services begin with; `None` if it has no such service.
+    pub fn resolvers(&self) -> Option<Resolvers> {
+        let (names, forward) = match self {
+            Self::Masquerade(mode) => (&mode.names, &mode.dns_forward[..]),
+            Self::Bridge(mode) => {
+                let lease4 = mode.lease.as_ref().map(|lease| &lease.names);
+                let lease6 = || mode.lease6.as_ref().map(|lease| &lease.names);
+                (lease4.or_else(lease6)?, &[][..])
+            }
+        };
+        Some(Resolvers {
+            dns: names.dns.clone(),
+            search: names.search.clone(),
+            forward: forward.to_vec(),
+        })
+    }
+}
+
+impl NameConfig {
+    /// Replaces what follows the system.
+    pub fn follow(&mut self, resolvers: &Resolvers) {
+        self.dns.clone_from(&resolvers.dns);
+        self.search.clone_from(&resolvers.search);
+    }
+}
+
 /// Configuration of bridge mode. Whoever makes it has opened the way to the segment.
 #[derive(Clone, Debug, Default)]
 pub struct BridgeConfig {
@@ -151,8 +178,21 @@ pub struct MasqueradeConfig {
     /// An address of the gateway's network that reaches the loopback of our network
     /// namespace; `None`: the guest cannot reach it.
     pub map_host_loopback: Vec<IpAddr>,
-    /// Where packets to the gateway's port 53 go (loopback name servers of the pod).
+    /// Where packets to the gateway's port 53 go: name servers that the guest cannot reach by
+    /// their own addresses.
     pub dns_forward: Vec<IpAddr>,
+}
+
+/// Name servers and search domains of a guest, as far as they follow the system and may change
+/// while a port lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolvers {
+    /// [`NameConfig::dns`]
+    pub dns: Vec<IpAddr>,
+    /// [`NameConfig::search`]
+    pub search: Vec<String>,
+    /// [`MasqueradeConfig::dns_forward`]; empty in other modes.
+    pub forward: Vec<IpAddr>,
 }
 
 /// IPv4 addresses of the guest's network.

@@ -1,6 +1,7 @@
 //! What a mode is to the worker: the thing a frame is given to once it is admitted,
 //! and that gives frames back.
 
+use crate::config::Resolvers;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::masquerade::ForwardChange;
 use crate::poller::{Readiness, Token};
@@ -68,6 +69,9 @@ pub trait Mode: Send {
     fn change_forwards(&mut self, _change: ForwardChange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    /// Hands out other name servers and search domains from the next answer on.
+    fn change_resolvers(&mut self, _now: Instant, _resolvers: &Resolvers) {}
 
     /// What it keeps of conversations, asked once a turn.
     fn flow_count(&self) -> FlowCount {

@@ -22,7 +22,7 @@ mod split;
 #[cfg(test)]
 mod testing;
 
-use crate::config::{Forwarding, VlanConfig};
+use crate::config::{Forwarding, Resolvers, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::mode::{Mode, SegmentChange};
@@ -140,6 +140,12 @@ impl Mode for Bridge {
 
     fn on_offloads(&mut self, caps: GuestCaps) {
         self.segment.set_offloads(caps);
+    }
+
+    fn change_resolvers(&mut self, _: Instant, resolvers: &Resolvers) {
+        if let Some(services) = &mut self.services {
+            services.set_resolvers(resolvers);
+        }
     }
 
     fn on_segment(&mut self, _: Instant, change: SegmentChange, sink: &mut dyn GuestSink) {

@@ -3,7 +3,7 @@
 //! port 547 of IPv6, reaches the segment then), and the questions for its neighbours, where the segment carries
 //! packets only.
 
-use crate::config::{Forwarding, Lease6Config, LeaseConfig};
+use crate::config::{Forwarding, Lease6Config, LeaseConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestFrame, GuestSink, Offload};
 use crate::responder::{Answer, HeldLeases, Lease6Server, LeaseServer, MAX_FRAME, NeighbourProxy, Replies};
@@ -50,6 +50,16 @@ impl Services {
             replies: Replies::default(),
             counters,
         })
+    }
+
+    /// Hands out other name servers and search domains from the next answer on.
+    pub(super) fn set_resolvers(&mut self, resolvers: &Resolvers) {
+        if let Some(lease) = &mut self.lease {
+            lease.set_resolvers(resolvers);
+        }
+        if let Some(lease) = &mut self.lease6 {
+            lease.set_resolvers(resolvers);
+        }
     }
 
     /// True for what does not go to the segment.

@@ -194,7 +194,8 @@ fn forwarded(config: &MasqueradeConfig) -> PortSet {
         } = *forward;
         ports.insert(transport, host_port..=host_port.saturating_add(count.get() - 1));
     }
-    if !config.dns_forward.is_empty() {
+    // A server on the pod's loopback has that port.
+    if config.dns_forward.iter().any(IpAddr::is_loopback) {
         for transport in [Transport::Tcp, Transport::Udp] {
             ports.insert(transport, DNS_PORT..=DNS_PORT);
         }

@@ -40,7 +40,7 @@ use self::reassembly::Reassembler;
 use self::steering::Steering;
 use self::tcp::{Incoming, TcpFlows};
 use self::udp::{Datagram, UdpFlows};
-use crate::config::{MasqueradeConfig, PortConfig};
+use crate::config::{MasqueradeConfig, PortConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
 use crate::mode::{FlowCount, Mode};
@@ -300,6 +300,14 @@ impl Mode for Masquerade {
 
     fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
         self.change(change)
+    }
+
+    fn change_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
+        self.responders.set_resolvers(now, resolvers);
+        let nat = &mut self.surroundings.nat;
+        nat.set_dns_forward(&resolvers.forward);
+        // Their sockets are connected to the servers there were.
+        self.udp.drop_peers(|peer| nat.is_dns(peer));
     }
 
     fn flow_count(&self) -> FlowCount {

@@ -1,7 +1,7 @@
 //! How addresses map between the guest's private network and the host's sockets.
 //!
-//! Outbound: most destinations are left as they are. The gateway's port 53 goes to
-//! the pod's loopback name server, mapped addresses go to the pod's loopback, and
+//! Outbound: most destinations are left as they are. The gateway's port 53 goes to a
+//! name server the guest cannot reach itself (on the pod's loopback, for one), mapped addresses go to the pod's loopback, and
 //! what must not be reached (loopback, the private network itself) is refused.
 //! Inbound: a client on the pod's own loopback is seen by the guest as the gateway.
 
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const DNS_PORT: u16 = 53;
 
-/// The address map of one port. Never changes while the port lives.
+/// The address map of one port. Only the name servers change while the port lives.
 #[derive(Clone, Debug)]
 pub struct AddressMap {
     ipv4: Option<Ipv4Link>,
@@ -42,11 +42,21 @@ impl AddressMap {
         }
     }
 
+    /// Sends packets to the gateway's port 53 to other name servers.
+    pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
+        self.dns_forward = servers.to_vec();
+    }
+
+    /// True if `dst` is the gateway's port 53.
+    pub fn is_dns(&self, dst: SocketAddr) -> bool {
+        dst.port() == DNS_PORT && self.gateway(dst.ip()) == Some(dst.ip())
+    }
+
     /// Where the guest's packet to `dst` goes. For protocols without ports, port 0.
     pub fn outbound(&self, dst: SocketAddr) -> Destination {
         let address = dst.ip();
         let is_gateway = self.gateway(address) == Some(address);
-        if is_gateway && dst.port() == DNS_PORT {
+        if self.is_dns(dst) {
             let same_family = |a: &&IpAddr| a.is_ipv4() == address.is_ipv4();
             let any = self.dns_forward.first();
             if let Some(server) = self.dns_forward.iter().find(same_family).or(any) {

@@ -19,7 +19,7 @@ pub use link::Link;
 pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
-use crate::config::{ModeConfig, PortConfig, Rates};
+use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, SegmentChange};
@@ -44,6 +44,8 @@ pub struct Port {
     sightings: Arc<Sightings>,
     held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
+    /// `None` where the mode tells the guest no names.
+    resolvers: Mutex<Option<Resolvers>>,
     forwards: Mutex<Vec<forwards::Known>>,
 }
 
@@ -151,6 +153,7 @@ impl Port {
             sightings: Arc::default(),
             held: Arc::default(),
             rates: Mutex::new(config.policy.rates),
+            resolvers: Mutex::new(config.mode.resolvers()),
             forwards: Mutex::new(forwards::initial(&config.mode)),
             config,
         };
@@ -230,6 +233,21 @@ impl Port {
             worker.set_rates(limits.clone());
         }
         *current = rates;
+    }
+
+    /// Replaces the name servers and search domains the guest gets, from the next answer on;
+    /// queries to the gateway go to the new servers at once. False if nothing changes.
+    pub fn change_resolvers(&self, resolvers: Resolvers) -> bool {
+        let mut current = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_none_or(|current| *current == resolvers) {
+            return false;
+        }
+        let shared = Arc::new(resolvers.clone());
+        for worker in &self.workers {
+            worker.change_resolvers(Arc::clone(&shared));
+        }
+        *current = Some(resolvers);
+        true
     }
 
     /// The segment carries frames, or no longer: modes and guest are told.

@@ -7,7 +7,7 @@
 //! Requests are read with the codec's borrowed view: it takes apart only the options
 //! asked for. Replies start as a copy of the request's fixed fields.
 
-use super::names::SearchList;
+use super::names::Told;
 use super::replies::{Ports, Route};
 use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
 use crate::config::Ipv4Link;
@@ -99,50 +99,20 @@ enum Verdict {
 }
 
 impl Server {
-    /// A server that gives away `terms` and these names.
-    pub(super) fn new(terms: Terms, hostname: Option<String>, dns: Vec<Ipv4Addr>, search: &SearchList) -> Self {
-        let mut parameters = DhcpOptions::new();
-        parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
-        parameters.insert(DhcpOption::InterfaceMtu(terms.mtu));
-        if let Some(router) = terms.router {
-            parameters.insert(DhcpOption::Router(vec![router]));
-        }
-        if !terms.routes.is_empty() {
-            // RFC 3442: a client that knows this option leaves the router's alone.
-            parameters.insert(DhcpOption::ClasslessStaticRoute(terms.routes.clone()));
-        }
-        if !dns.is_empty() {
-            parameters.insert(DhcpOption::DomainNameServer(dns));
-        }
-        if let Some(hostname) = hostname {
-            parameters.insert(DhcpOption::Hostname(hostname));
-        }
-        if let Some(domain) = search.domain() {
-            // Windows reads no option 119.
-            parameters.insert(DhcpOption::DomainName(domain.to_owned()));
-            parameters.insert(DhcpOption::DomainSearch(search.names()));
-        }
+    /// A server that gives away `terms` and what is `told`, and notes in `held` whether the guest holds
+    /// its lease.
+    pub(super) fn new(terms: Terms, told: &Told, held: Arc<HeldLeases>) -> Self {
+        let parameters = parameters(&terms, told);
         Self {
             terms,
             parameters,
-            held: Arc::default(),
+            held,
         }
     }
 
-    /// Tells these options too, whatever the client asks for. One the server knows a value
-    /// for itself takes the given one.
-    pub(super) fn with_options(mut self, options: &[(u8, Vec<u8>)]) -> Self {
-        for (code, data) in options {
-            let option = UnknownOption::new(OptionCode::from(*code), data.clone());
-            self.parameters.insert(DhcpOption::Unknown(option));
-        }
-        self
-    }
-
-    /// Notes in `held` whether the guest holds its lease.
-    pub(super) fn with_held(mut self, held: Arc<HeldLeases>) -> Self {
-        self.held = held;
-        self
+    /// Tells this from the next answer on.
+    pub(super) fn tell(&mut self, told: &Told) {
+        self.parameters = parameters(&self.terms, told);
     }
 
     /// True if a UDP datagram to `dst` can be for the server.
@@ -341,6 +311,37 @@ impl<'a> Request<'a> {
         fixed[236..].copy_from_slice(&dhcproto::v4::MAGIC);
         Message::decode(&mut Decoder::new(&fixed)).ok()
     }
+}
+
+/// What every client is told besides message type, server and lease.
+fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
+    let mut parameters = DhcpOptions::new();
+    parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
+    parameters.insert(DhcpOption::InterfaceMtu(terms.mtu));
+    if let Some(router) = terms.router {
+        parameters.insert(DhcpOption::Router(vec![router]));
+    }
+    if !terms.routes.is_empty() {
+        // RFC 3442: a client that knows this option leaves the router's alone.
+        parameters.insert(DhcpOption::ClasslessStaticRoute(terms.routes.clone()));
+    }
+    if !told.dns4.is_empty() {
+        parameters.insert(DhcpOption::DomainNameServer(told.dns4.clone()));
+    }
+    if let Some(hostname) = &told.hostname {
+        parameters.insert(DhcpOption::Hostname(hostname.clone()));
+    }
+    if let Some(domain) = told.search.domain() {
+        // Windows reads no option 119.
+        parameters.insert(DhcpOption::DomainName(domain.to_owned()));
+        parameters.insert(DhcpOption::DomainSearch(told.search.names()));
+    }
+    // Told whatever the client asks for; one the server knows a value for takes the given one.
+    for (code, data) in &told.options {
+        let option = UnknownOption::new(OptionCode::from(*code), data.clone());
+        parameters.insert(DhcpOption::Unknown(option));
+    }
+    parameters
 }
 
 fn udp_payload(datagram: &[u8]) -> Option<&[u8]> {

@@ -11,7 +11,7 @@
 
 mod request;
 
-use super::names::SearchList;
+use super::names::Told;
 use super::replies::{Ports, Route};
 use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
 use crate::config::{GATEWAY_MAC, Ipv6Link};
@@ -52,29 +52,20 @@ pub(super) struct Server {
 type Reply = (MessageType, Vec<DhcpOption>);
 
 impl Server {
-    /// The server of `link`.
-    pub(super) fn new(link: Ipv6Link, dns: Vec<Ipv6Addr>, search: &SearchList) -> Self {
-        let mut parameters = Vec::new();
-        if !dns.is_empty() {
-            parameters.push(DhcpOption::DomainNameServers(dns));
-        }
-        if !search.is_empty() {
-            // As bytes: the codec would compress the names, which RFC 8415 10 forbids.
-            let list = UnknownOption::new(OptionCode::DomainSearchList, search.wire().to_vec());
-            parameters.push(DhcpOption::Unknown(list));
-        }
+    /// The server of `link`, which tells what is `told` and notes in `held` whether the guest holds its
+    /// lease.
+    pub(super) fn new(link: Ipv6Link, told: &Told, held: Arc<HeldLeases>) -> Self {
         Self {
             link,
             duid: [&DUID_HEAD[..], &GATEWAY_MAC.0].concat(),
-            parameters,
-            held: Arc::default(),
+            parameters: parameters(told),
+            held,
         }
     }
 
-    /// Notes in `held` whether the guest holds its lease.
-    pub(super) fn with_held(mut self, held: Arc<HeldLeases>) -> Self {
-        self.held = held;
-        self
+    /// Tells this from the next answer on.
+    pub(super) fn tell(&mut self, told: &Told) {
+        self.parameters = parameters(told);
     }
 
     /// True if a UDP datagram to `dst` can be for the server.
@@ -250,6 +241,20 @@ impl Server {
         payload.extend(options.into_iter().collect::<DhcpOptions>().to_vec().ok()?);
         Some(payload)
     }
+}
+
+/// What every client is told besides its address.
+fn parameters(told: &Told) -> Vec<DhcpOption> {
+    let mut parameters = Vec::new();
+    if !told.dns6.is_empty() {
+        parameters.push(DhcpOption::DomainNameServers(told.dns6.clone()));
+    }
+    if !told.search.is_empty() {
+        // As bytes: the codec would compress the names, which RFC 8415 10 forbids.
+        let list = UnknownOption::new(OptionCode::DomainSearchList, told.search.wire().to_vec());
+        parameters.push(DhcpOption::Unknown(list));
+    }
+    parameters
 }
 
 /// RELEASE and DECLINE (RFC 8415 18.3.7, 18.3.8): there is nothing to undo.

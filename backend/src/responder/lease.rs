@@ -1,9 +1,9 @@
 //! DHCPv4 alone, for a guest on a segment of others: one address for one guest, and every
 //! question it has for a DHCP server answered here or by nobody.
 
-use super::names::{self, SearchList};
+use super::names::Told;
 use super::{Answer, HeldLeases, Packet, Replies, dhcp4, transport, udp_dst};
-use crate::config::LeaseConfig;
+use crate::config::{LeaseConfig, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EthernetHeader, Headers, Ipv4Header, Network, protocol};
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use std::sync::Arc;
 /// The server.
 #[derive(Debug)]
 pub struct LeaseServer {
+    names: NameConfig,
     dhcp: dhcp4::Server,
 }
 
 impl LeaseServer {
     /// A server that gives away this lease, on a link with this MTU. Names that cannot be
-    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in `held`.
+    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in
+    /// `held`.
     pub fn new(config: &LeaseConfig, mtu: u16, held: Arc<HeldLeases>) -> Self {
-        let (dns, _) = names::servers(&config.names.dns);
         let terms = dhcp4::Terms {
             network: config.address,
             server: config.server,
@@ -28,13 +29,16 @@ impl LeaseServer {
             routes: config.routes.clone(),
             mtu,
         };
-        let hostname = names::checked_hostname(config.names.hostname.as_deref());
-        let search = SearchList::of(&config.names);
         Self {
-            dhcp: dhcp4::Server::new(terms, hostname, dns, &search)
-                .with_options(&config.names.dhcp_options)
-                .with_held(held),
+            dhcp: dhcp4::Server::new(terms, &Told::of(&config.names), held),
+            names: config.names.clone(),
         }
+    }
+
+    /// Hands out other name servers and search domains from the next answer on.
+    pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
+        self.names.follow(resolvers);
+        self.dhcp.tell(&Told::of(&self.names));
     }
 
     /// True for a frame of `len` bytes, beginning with `head`, that is for a DHCP server,

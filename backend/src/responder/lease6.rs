@@ -5,9 +5,9 @@
 //! addresses are neighbours, and to ask. The question goes on to the segment, whose routers
 //! answer it too; who is a router, and the way to other networks, the guest hears from them.
 
-use super::names::{self, SearchList};
+use super::names::{SearchList, Told};
 use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, transport, udp_dst};
-use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config};
+use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EthernetHeader, Headers, Ipv6Header, MacAddr, Network, icmp, protocol};
 use crate::time::Instant;
@@ -21,6 +21,7 @@ const NO_ROUTER: u16 = 0;
 #[derive(Debug)]
 pub struct Lease6Server {
     client: MacAddr,
+    names: NameConfig,
     dhcp: dhcp6::Server,
     router: ndp::Router,
 }
@@ -29,7 +30,6 @@ impl Lease6Server {
     /// A server that gives away this lease, on a link with this MTU. Names that cannot be
     /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in `held`.
     pub fn new(config: &Lease6Config, mtu: u16, held: Arc<HeldLeases>) -> Self {
-        let (_, dns) = names::servers(&config.names.dns);
         let link = Ipv6Link {
             network: config.address,
             gateway: GATEWAY_MAC.link_local(),
@@ -39,9 +39,16 @@ impl Lease6Server {
         let advertisement = ndp::advertisement(&on_link(&link), NO_ROUTER, mtu, &[], &SearchList::default());
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(link, dns, &SearchList::of(&config.names)).with_held(held),
+            dhcp: dhcp6::Server::new(link, &Told::of(&config.names), held),
+            names: config.names.clone(),
             router: ndp::Router::new(link, Vec::new(), advertisement, false),
         }
+    }
+
+    /// Hands out other name servers and search domains from the next answer on.
+    pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
+        self.names.follow(resolvers);
+        self.dhcp.tell(&Told::of(&self.names));
     }
 
     /// True for a frame of `len` bytes, beginning with `head`, that is for a DHCPv6 server,

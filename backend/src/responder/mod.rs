@@ -29,13 +29,13 @@ pub use lease6::Lease6Server;
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
-use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
+use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{
     ArpPacket, EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol,
 };
 use crate::time::Instant;
-use names::SearchList;
+use names::Told;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
 /// The services of one link.
 #[derive(Debug)]
 pub struct Responders {
+    mtu: u16,
+    names: NameConfig,
     ipv4: Option<Ipv4Services>,
     ipv6: Option<Ipv6Services>,
 }
@@ -149,27 +151,35 @@ impl Responders {
             advertise,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
-        let search = SearchList::of(&names);
-        let hostname = names::checked_hostname(names.hostname.as_deref());
-        let (dns4, dns6) = names::servers(&names.dns);
+        let told = Told::of(&names);
         Self {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
-                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), hostname, dns4, &search)
-                    .with_options(&names.dhcp_options)
-                    .with_held(Arc::clone(&held)),
+                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), &told, Arc::clone(&held)),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
-                router: ndp::Router::new(
-                    link,
-                    aliases6,
-                    ndp::advertisement(&link, ndp::LIFETIME_SECS, mtu, &dns6, &search),
-                    advertise,
-                ),
-                dhcp: dhcp6::Server::new(link, dns6, &search).with_held(held),
+                router: ndp::Router::new(link, aliases6, advertisement(&link, mtu, &told), advertise),
+                dhcp: dhcp6::Server::new(link, &told, held),
             }),
+            mtu,
+            names,
+        }
+    }
+
+    /// Hands out other name servers and search domains from the next answer on. A guest whose
+    /// driver is up gets a router advertisement soon.
+    pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
+        self.names.follow(resolvers);
+        let told = Told::of(&self.names);
+        if let Some(ipv4) = &mut self.ipv4 {
+            ipv4.dhcp.tell(&told);
+        }
+        if let Some(ipv6) = &mut self.ipv6 {
+            ipv6.dhcp.tell(&told);
+            let advertisement = advertisement(&ipv6.link, self.mtu, &told);
+            ipv6.router.set_advertisement(now, advertisement);
         }
     }
 
@@ -279,6 +289,11 @@ impl Responders {
             Network::Other(_) => None,
         }
     }
+}
+
+/// The advertisement of the gateway as a router.
+fn advertisement(link: &Ipv6Link, mtu: u16, told: &Told) -> Vec<u8> {
+    ndp::advertisement(link, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
 }
 
 impl Ipv4Services {

@@ -14,6 +14,30 @@ const MAX_SEARCH: usize = 512;
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
 
+/// Everything of a [`NameConfig`] that can be handed out. What cannot is named in the log, once.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub hostname: Option<String>,
+    pub dns4: Vec<Ipv4Addr>,
+    pub dns6: Vec<Ipv6Addr>,
+    pub search: SearchList,
+    /// More options of DHCPv4: code, and data.
+    pub options: Vec<(u8, Vec<u8>)>,
+}
+
+impl Told {
+    pub(super) fn of(names: &NameConfig) -> Self {
+        let (dns4, dns6) = servers(&names.dns);
+        Self {
+            hostname: checked_hostname(names.hostname.as_deref()),
+            dns4,
+            dns6,
+            search: SearchList::of(names),
+            options: names.dhcp_options.clone(),
+        }
+    }
+}
+
 /// Search domains in wire form, and the guest's own domain.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SearchList {
@@ -102,7 +126,7 @@ fn to_wire(domain: &str) -> Option<Vec<u8>> {
 }
 
 /// A host name that fits an option; `None`, with a line in the log, if it is none.
-pub(super) fn checked_hostname(hostname: Option<&str>) -> Option<String> {
+fn checked_hostname(hostname: Option<&str>) -> Option<String> {
     let hostname = hostname?;
     if to_wire(hostname).is_none() {
         warn!("host name {hostname:?} is not a host name: the guest is not told of it");
@@ -112,7 +136,7 @@ pub(super) fn checked_hostname(hostname: Option<&str>) -> Option<String> {
 }
 
 /// The name servers of each family, as many as are handed out.
-pub(super) fn servers(dns: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
+fn servers(dns: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let (mut v4, mut v6) = super::by_family(dns);
     for (family, len) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
         if len > MAX_SERVERS {

@@ -59,7 +59,7 @@ const GUEST_HOP_LIMIT: u8 = 64;
 pub(super) struct Router {
     /// What is found at the gateway's MAC.
     neighbours: Vec<Ipv6Addr>,
-    /// The advertisement, checksum aside. It never changes.
+    /// The advertisement, checksum aside.
     advertisement: Vec<u8>,
     schedule: Schedule,
 }
@@ -104,6 +104,14 @@ impl Router {
     /// The link is down: nothing is sent unasked.
     pub(super) fn stop(&mut self) {
         self.reschedule(Schedule::LinkUp);
+    }
+
+    /// Sends another advertisement from now on: at the next turn, if one is due some day.
+    pub(super) fn set_advertisement(&mut self, now: Instant, advertisement: Vec<u8>) {
+        self.advertisement = advertisement;
+        if matches!(self.schedule, Schedule::At(_)) {
+            self.schedule = Schedule::At(now);
+        }
     }
 
     fn reschedule(&mut self, schedule: Schedule) {

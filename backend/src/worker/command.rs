@@ -4,7 +4,7 @@
 //! Those that hand memory or rings back wait until the worker has let go of them, and
 //! features until they hold: a migration counts on every write after that being logged.
 
-use crate::config::Rates;
+use crate::config::{Rates, Resolvers};
 use crate::masquerade::ForwardChange;
 use crate::mode::SegmentChange;
 use crate::port::rate::Limiter;
@@ -79,6 +79,7 @@ pub(super) enum Command {
     SetLink(bool),
     ChangeSegment(SegmentChange),
     SetRates(Limits),
+    ChangeResolvers(Arc<Resolvers>),
     ChangeForwards(ForwardChange, SyncSender<io::Result<()>>),
     Exit,
 }

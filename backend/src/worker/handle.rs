@@ -1,6 +1,7 @@
 //! The vhost-user side's hold on a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
+use crate::config::Resolvers;
 use crate::masquerade::ForwardChange;
 use crate::mode::SegmentChange;
 use crate::virtio::GuestMap;
@@ -94,6 +95,11 @@ impl WorkerHandle {
     pub fn change_forwards(&self, change: ForwardChange) -> io::Result<()> {
         let done = self.commands.ask(|reply| Command::ChangeForwards(change, reply));
         done.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Replaces the name servers and search domains that the mode hands out.
+    pub fn change_resolvers(&self, resolvers: Arc<Resolvers>) {
+        self.commands.send(Command::ChangeResolvers(resolvers));
     }
 
     /// Tells the mode what became of the segment it attaches the guest to.

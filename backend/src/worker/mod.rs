@@ -281,6 +281,7 @@ impl Worker {
                     let _ = reply.send(self.mode.change_forwards(change));
                 }
                 Command::SetRates(limits) => self.set_rates(now, limits),
+                Command::ChangeResolvers(resolvers) => self.mode.change_resolvers(now, &resolvers),
                 Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,
             }

@@ -345,6 +345,11 @@ impl UdpFlows {
         self.starved = false;
     }
 
+    /// Drops the flows to a peer that `is_gone` names; the guest's next datagram makes them anew.
+    pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+        self.table.drop_peers(is_gone);
+    }
+
     /// True if there is work that does not wait for the guest.
     pub fn has_backlog(&self) -> bool {
         !self.starved && !self.waiting.is_empty()

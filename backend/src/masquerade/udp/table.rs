@@ -12,6 +12,7 @@ use crate::timers::TimerQueue;
 use slab::Slab;
 use socket2::Domain;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 
 /// Of all flows, at most one in this many may be begun by the world and not answered.
 const INBOUND_SHARE: usize = 4;
@@ -207,6 +208,16 @@ impl FlowTable {
         }
         if let Some(port) = gone.kept_port {
             self.disown_port(gone.domain, port);
+        }
+    }
+
+    /// Drops the flows to a peer that `is_gone` names.
+    pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+        let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.peer));
+        let gone: Vec<u32> = gone.filter_map(|(index, _)| u32::try_from(index).ok()).collect();
+        for index in gone {
+            let generation = self.flows[index as usize].generation;
+            self.remove(FlowRef { index, generation });
         }
     }
 

@@ -1,7 +1,9 @@
 //! ARP, neighbour and router discovery, echo.
 
 use super::*;
+use crate::config::Resolvers;
 use crate::responder::testing::arp;
+use dhcproto::v4::{Decodable as _, Decoder, DhcpOption, Message, MessageType, OptionCode};
 
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1));
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
@@ -330,6 +332,67 @@ fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
     bench.responders.on_link_down();
     assert_eq!(bench.responders.deadline(), None);
     assert_eq!(bench.counters.count(Count::RouterAdvertisements), 3);
+}
+
+#[test]
+fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_once() {
+    let mut bench = Bench::new();
+    let resolvers = Resolvers {
+        dns: vec!["192.0.2.53".parse().expect("v4"), v6("2001:db8::53")],
+        search: vec!["new.example".to_owned()],
+        forward: Vec::new(),
+    };
+    // Without a driver nothing is due.
+    bench.responders.set_resolvers(bench.now, &resolvers);
+    assert_eq!(bench.responders.deadline(), None);
+    bench
+        .responders
+        .on_link_up(bench.now, &bench.counters, &mut bench.replies);
+    let new = bench.take().remove(0);
+
+    bench.responders.set_resolvers(bench.now, &config_resolvers());
+    assert_eq!(bench.responders.deadline(), Some(bench.now));
+    bench
+        .responders
+        .on_timer(bench.now, &bench.counters, &mut bench.replies);
+    let old = bench.take().remove(0);
+    for (advertisement, server) in [(&new, "2001:db8::53"), (&old, "fd00::a")] {
+        assert_eq!(rdnss(advertisement), [addr6(server)]);
+    }
+    // What does not follow the system stays.
+    let reply = bench.reply_to(&super::dhcp4::packet(&super::dhcp4::message(MessageType::Discover)));
+    let message = Message::decode(&mut Decoder::new(&reply[42..])).expect("a message");
+    assert_eq!(
+        message.opts().get(OptionCode::Hostname),
+        Some(&DhcpOption::Hostname("vm-1".to_owned()))
+    );
+    let servers = vec![Ipv4Addr::new(10, 96, 0, 10), Ipv4Addr::new(10, 96, 0, 11)];
+    assert_eq!(
+        message.opts().get(OptionCode::DomainNameServer),
+        Some(&DhcpOption::DomainNameServer(servers))
+    );
+}
+
+/// The resolvers the test guest begins with.
+fn config_resolvers() -> Resolvers {
+    let names = config().names;
+    Resolvers {
+        dns: names.dns,
+        search: names.search,
+        forward: Vec::new(),
+    }
+}
+
+/// The name servers of a router advertisement.
+fn rdnss(frame: &[u8]) -> Vec<Ipv6Addr> {
+    let mut options = &frame[70..];
+    while options[0] != 25 {
+        options = &options[usize::from(options[1]) * 8..];
+    }
+    let addresses = options[8..usize::from(options[1]) * 8].chunks_exact(16);
+    addresses
+        .map(|bytes| Ipv6Addr::from(<[u8; 16]>::try_from(bytes).expect("an address")))
+        .collect()
 }
 
 #[test]

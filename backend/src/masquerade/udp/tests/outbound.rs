@@ -117,3 +117,26 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     let peer = flow.socket.peer_addr().unwrap().as_socket().unwrap();
     assert_eq!(peer, SocketAddr::new(ip("::1"), 53));
 }
+
+#[test]
+fn questions_to_the_gateway_go_to_another_name_server_as_soon_as_it_is_known() {
+    let around = Surroundings::with_config(|c| c.dns_forward = vec![ip("127.0.0.2")]);
+    let mut bench = Bench::with(around, config());
+    // From the same port of the guest both times. No test may rely on port 53 being free: the
+    // flow is looked at, not its answer.
+    let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
+    let server_of = |bench: &mut Bench| {
+        bench.send(src, dst, b"name?");
+        let flow = bench.flows.table.find(&FlowKey { guest: src, peer: dst }).unwrap();
+        let flow = bench.flows.table.get(flow).unwrap();
+        flow.socket.peer_addr().unwrap().as_socket().unwrap()
+    };
+    assert_eq!(server_of(&mut bench), SocketAddr::new(ip("127.0.0.2"), 53));
+    bench.send(src, SocketAddr::new(ip("10.0.2.9"), 53), b"another peer");
+
+    bench.around.nat.set_dns_forward(&[ip("127.0.0.3")]);
+    let nat = bench.around.nat.clone();
+    bench.flows.drop_peers(|peer| nat.is_dns(peer));
+    assert_eq!(bench.flows.len(), 1, "flows to others stay");
+    assert_eq!(server_of(&mut bench), SocketAddr::new(ip("127.0.0.3"), 53));
+}
