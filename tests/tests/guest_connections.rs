@@ -162,3 +162,46 @@ fn memory_is_flat_when_connections_come_and_go() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_guest_that_probes_learns_in_its_own_time_that_its_peer_is_gone() -> Result<()> {
+    let (lab, mut hawser, guest, [server, _]) = up(Kind::Uml, &[])?;
+    let idle = guest.traffic_for(
+        &format!("keepalive to={server} idle=1 interval=1 count=2 wait=8"),
+        Duration::from_secs(20),
+    )?;
+    assert_eq!(idle["outcome"], "idle", "a peer that is there answers: {idle}");
+    let opened = hawser.counters()?.get("tcp_connections_out");
+    let command = format!("hawser-traffic keepalive to={server} idle=4 interval=2 count=3 wait=60");
+    let running = guest.start(&command, Duration::from_secs(90))?;
+    while hawser.counters()?.get("tcp_connections_out") == opened {}
+    // It hears everything and can answer nothing.
+    lab.networks.world.run(&format!("ip route add blackhole {POD4}/32"))?;
+    let output = running.wait(Duration::from_secs(90))?;
+    let report: serde_json::Value = serde_json::from_str(&output.out)?;
+    assert_eq!(report["outcome"], "TimedOut", "{report}");
+    // A plain host: 4 + 3 * 2 seconds.
+    let seconds = report["seconds"].as_f64().unwrap_or_default();
+    assert!((9.0..13.0).contains(&seconds), "{report}");
+    hawser.assert_alive()
+}
+
+#[test]
+fn connections_of_a_guest_are_reset_when_the_pod_loses_its_address() -> Result<()> {
+    let (lab, mut hawser, guest, servers) = up(Kind::Uml, &[])?;
+    let addresses = [format!("{POD4}/24"), format!("{POD6}/64")];
+    for (server, address) in servers.iter().zip(addresses) {
+        let opened = hawser.counters()?.get("tcp_connections_out");
+        let command = format!("hawser-traffic keepalive to={server} idle=100 interval=100 count=3 wait=60");
+        let running = guest.start(&command, Duration::from_secs(90))?;
+        while hawser.counters()?.get("tcp_connections_out") == opened {}
+        let report = guest.traffic(&format!("connect to={server}"))?;
+        assert_eq!(report["outcome"], "connected", "{report}");
+        lab.networks.pod.run(&format!("ip addr del {address} dev eth0"))?;
+        let output = running.wait(Duration::from_secs(90))?;
+        let report: serde_json::Value = serde_json::from_str(&output.out)?;
+        assert_eq!(report["outcome"], "ConnectionReset", "{server}: {report}");
+        assert!(report["seconds"].as_f64() < Some(10.0), "{server}: {report}");
+    }
+    hawser.assert_alive()
+}

@@ -15,8 +15,11 @@ use std::mem::size_of;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const LOW_WATER: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+const KEEP_COUNT: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
+const KEEP_IDLE: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
 const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 /// IP_LOCAL_PORT_RANGE, of IPv6 too: ip(7).
 const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
@@ -207,6 +210,46 @@ fn socklen(n: usize) -> libc::socklen_t {
 pub fn widen_receive_queue(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
     LOW_WATER.set(socket, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))?;
     LOW_WATER.set(socket, 1)
+}
+
+/// How long ago the peer was last heard: bytes, or an acknowledgment.
+///
+/// # Errors
+/// What getsockopt(2) says.
+pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
+    // SAFETY: a tcp_info is numbers only, all of which may be zero.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = socklen(size_of::<libc::tcp_info>());
+    // SAFETY: the kernel writes at most `length` bytes into `info`; an older one writes fewer.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if r != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let millis = info.tcpi_last_data_recv.min(info.tcpi_last_ack_recv);
+    Ok(Duration::from_millis(millis.into()))
+}
+
+/// Has the kernel probe the peer whenever that has been silent for so long, in whole seconds:
+/// at once if it has been already (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Probes that
+/// are not answered end the connection as late as the kernel allows.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn probe_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
+    /// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPCNT.
+    const LONGEST: libc::c_int = 32_767;
+    const MOST: libc::c_int = 127;
+    let seconds = libc::c_int::try_from(silence.as_secs()).unwrap_or(LONGEST);
+    KEEP_COUNT.set(socket, MOST)?;
+    KEEP_IDLE.set(socket, seconds.clamp(1, LONGEST))
 }
 
 /// What a socket's send queue holds and may hold, in bytes of kernel memory.

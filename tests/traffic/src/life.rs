@@ -3,7 +3,7 @@
 use crate::wire::{PATIENCE, Request, ask, ask_from, read_line};
 use crate::{Arguments, Failure, Report, stream};
 use serde_json::json;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,6 +76,31 @@ pub fn connect(arguments: &Arguments) -> Report {
     let start = Instant::now();
     let outcome = match TcpStream::connect_timeout(&arguments.to()?, wait) {
         Ok(_) => "connected".to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    };
+    Ok((
+        true,
+        json!({ "outcome": outcome, "seconds": start.elapsed().as_secs_f64() }),
+    ))
+}
+
+/// How an idle connection ends whose server is probed. Never fails: the caller knows what it
+/// wants to see.
+pub fn keepalive(arguments: &Arguments) -> Report {
+    let seconds = |name| arguments.get(name).map(Duration::from_secs);
+    let mut connection = ask(arguments.to()?, &Request::Echo)?;
+    let probes = TcpKeepalive::new()
+        .with_time(seconds("idle")?)
+        .with_interval(seconds("interval")?)
+        .with_retries(arguments.get("count")?);
+    SockRef::from(&connection).set_tcp_keepalive(&probes)?;
+    let wait = Duration::from_secs(arguments.get_or("wait", PATIENCE.as_secs())?);
+    connection.set_read_timeout(Some(wait))?;
+    let start = Instant::now();
+    let outcome = match connection.read(&mut [0]) {
+        Ok(0) => "end".to_owned(),
+        Ok(_) => "data".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => "idle".to_owned(),
         Err(error) => format!("{:?}", error.kind()),
     };
     Ok((

@@ -44,6 +44,7 @@ hawser-traffic COMMAND [name=value]…
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
+  keepalive  to=ADDR:PORT idle=S interval=S count=N [wait=SECONDS]   how an idle connection ends
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
@@ -108,6 +109,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "rounds" => rounds::rounds(arguments),
         "dial" => dial::dial(arguments),
         "hold" => dial::hold(arguments),
+        "keepalive" => life::keepalive(arguments),
         "flood" => flood::flood(arguments),
         "frame" => raw::frame(arguments),
         "agent" => agent::serve(arguments.text("tty")?),

@@ -98,6 +98,8 @@ pub(super) enum Timer {
     Persist(Instant),
     /// Nothing happens.
     Keepalive(Instant),
+    /// The guest has `asked` whether its peer is there, and the peer is to be heard.
+    Answer { at: Instant, asked: Instant },
     /// TIME-WAIT ends.
     TimeWait(Instant),
 }
@@ -257,7 +259,11 @@ impl Connection {
     pub const fn deadline(&self) -> Option<Instant> {
         match self.timer {
             Timer::Off => None,
-            Timer::Retransmit(at) | Timer::Persist(at) | Timer::Keepalive(at) | Timer::TimeWait(at) => Some(at),
+            Timer::Retransmit(at)
+            | Timer::Persist(at)
+            | Timer::Keepalive(at)
+            | Timer::Answer { at, .. }
+            | Timer::TimeWait(at) => Some(at),
         }
     }
 
@@ -395,6 +401,7 @@ impl Connection {
         match (self.timer, stream) {
             (Timer::Retransmit(_), Some(stream)) => return self.on_retransmit_timer(ctx, stream),
             (Timer::Persist(_) | Timer::Keepalive(_), Some(_)) => self.on_probe_timer(ctx),
+            (Timer::Answer { asked, .. }, Some(stream)) => return self.look_for_answer(ctx, stream, asked),
             (Timer::Off, _) => {}
             (Timer::TimeWait(_), _) | (_, None) => self.end(State::Closed),
         }

@@ -14,6 +14,7 @@ mod connection;
 mod emit;
 pub(super) mod host_socket;
 mod isn;
+mod keepalive;
 mod listener;
 mod local_ports;
 mod open;

@@ -49,6 +49,8 @@ struct Intake<'l, 'g> {
     next: Seq,
     /// The guest's FIN follows them.
     fin: bool,
+    /// The guest asks whether its peer is there.
+    keepalive: bool,
 }
 
 /// One part in this many of a send queue is left for the kernel's overhead.
@@ -79,6 +81,7 @@ impl Connection {
             run: gather.start(),
             next: self.rcv_nxt,
             fin: false,
+            keepalive: false,
         };
         for segment in segments {
             match self.state {
@@ -106,6 +109,9 @@ impl Connection {
             if self.flush_spill(ctx, stream).is_err() {
                 return Progress::Done;
             }
+        }
+        if intake.keepalive {
+            self.on_keepalive(ctx, stream);
         }
         self.answer(ctx, stream)
     }
@@ -194,8 +200,12 @@ impl Connection {
         let header = &segment.header;
         let seq = Seq(header.seq);
         let end = seq + segment.sequence_len();
+        if seq + 1 == intake.next && self.is_keepalive(segment) {
+            intake.keepalive = true;
+            return;
+        }
         if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
-            // Keepalives and window probes are one number short, to be answered (RFC 9293 3.8.4).
+            // Window probes are one number short, to be answered (RFC 9293 3.8.6.1).
             if end + 1 != intake.next || segment.sequence_len() > 0 {
                 ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             }

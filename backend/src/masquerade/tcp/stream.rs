@@ -4,6 +4,7 @@ use crate::frame::{GuestSlice, GuestSliceMut};
 use crate::sys::stream::{self, PeekAt};
 use std::io;
 use std::net::Shutdown;
+use std::time::Duration;
 
 /// A connected host socket. Nothing here waits.
 pub trait HostStream {
@@ -30,6 +31,13 @@ pub trait HostStream {
 
     /// The connection moves bulk to the guest: lets more wait in the queue.
     fn widen(&mut self);
+
+    /// How long the peer has not been heard, whatever it said.
+    fn silence(&mut self) -> Duration;
+
+    /// Has the kernel probe a peer that has been silent for this long, now and from now on.
+    /// Whether a peer that does not answer is gone is not for the kernel to say.
+    fn probe_after(&mut self, silence: Duration);
 
     /// Bytes the kernel would take now, and whether its queue is nearly full.
     fn send_room(&mut self) -> SendRoom;
@@ -80,6 +88,16 @@ impl HostStream for socket2::Socket {
     fn widen(&mut self) {
         // Without it the connection is slower, not wrong.
         let _ = stream::widen_receive_queue(self, WIDE_QUEUE);
+    }
+
+    fn silence(&mut self) -> Duration {
+        // Where the kernel does not tell, somebody is taken to be there.
+        stream::silence(self).unwrap_or_default()
+    }
+
+    fn probe_after(&mut self, silence: Duration) {
+        // Without it the guest's probes are answered by what is heard anyway.
+        let _ = stream::probe_after(self, silence);
     }
 
     fn send_room(&mut self) -> SendRoom {

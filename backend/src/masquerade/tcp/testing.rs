@@ -34,6 +34,10 @@ pub struct FakeStream {
     peek_offset: usize,
     /// The connection is gone.
     pub broken: bool,
+    /// How long the world has been silent.
+    pub silence: Duration,
+    /// The silences after which the kernel was to probe.
+    pub probes: Vec<Duration>,
 }
 
 impl FakeStream {
@@ -106,6 +110,14 @@ impl HostStream for FakeStream {
     }
 
     fn widen(&mut self) {}
+
+    fn silence(&mut self) -> Duration {
+        self.silence
+    }
+
+    fn probe_after(&mut self, silence: Duration) {
+        self.probes.push(silence);
+    }
 
     fn send_room(&mut self) -> SendRoom {
         let bytes = self.limit.saturating_sub(self.queued);

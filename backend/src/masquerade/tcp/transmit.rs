@@ -87,7 +87,7 @@ impl Connection {
                 self.rtt.forget_back_off();
                 self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
             }
-            Timer::Off | Timer::Retransmit(_) | Timer::TimeWait(_) => {}
+            Timer::Off | Timer::Retransmit(_) | Timer::Answer { .. } | Timer::TimeWait(_) => {}
         }
     }
 

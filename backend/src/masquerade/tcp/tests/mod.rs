@@ -1,6 +1,7 @@
 //! Connections against an independent TCP (smoltcp) over a bad link, in virtual time; and
 //! the table of connections with sockets of the loopback.
 
+mod keepalive;
 mod opening;
 mod pair;
 mod properties;
