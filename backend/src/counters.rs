@@ -120,6 +120,10 @@ counters! {
         BadService = "bad_service_message",
         /// The host does not let us send echo requests.
         EchoForbidden = "echo_forbidden",
+        /// An echo reply of a host the guest has not asked.
+        EchoNoFlow = "echo_no_flow",
+        /// An ICMP message of the guest that goes no further: only echo requests do.
+        IcmpNotServed = "icmp_not_served",
         /// The segment is not there: its device is down, or has gone.
         SegmentDown = "segment_down",
         /// The segment gave a frame in a form the guest does not take.
@@ -168,6 +172,8 @@ counters! {
         UdpFlows = "udp_flows",
         /// Echo requests of the guest passed on.
         Echos = "echos",
+        /// Echo requests passed on without their IP options (record route, timestamps).
+        IpOptions = "ip_options_left_out",
         /// DHCPv4 leases given or renewed.
         Dhcp4Leases = "dhcp4_leases",
         /// DHCPv4 addresses the guest declined: it believes somebody else has them.

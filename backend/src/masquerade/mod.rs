@@ -18,6 +18,7 @@ mod listen;
 mod manner;
 mod nat;
 pub mod reassembly;
+mod recency;
 mod steering;
 pub mod tcp;
 #[cfg(test)]

@@ -5,8 +5,13 @@
 use super::datagram::{Control, for_each_control, socket_address};
 use std::io;
 use std::mem::size_of;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+
+/// Bytes of a socket address (`sockaddr_in6`, rounded up).
+const NAME: usize = 32;
+#[allow(clippy::cast_possible_truncation, reason = "32")]
+const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
 
 /// Who reported an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct QueuedError {
     pub info: u32,
     /// Who sent the ICMP message.
     pub offender: Option<IpAddr>,
+    /// Where the packet went that the error is about.
+    pub destination: Option<SocketAddr>,
     /// Bytes written to the buffer: the packet's payload after the transport header
     /// (for ping and raw sockets from the transport header on), as far as it was quoted.
     pub len: usize,
@@ -48,6 +55,9 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
     };
     // SAFETY: an all-zero msghdr is a valid, empty one.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut name = Control([0u8; NAME]);
+    message.msg_name = name.0.as_mut_ptr().cast();
+    message.msg_namelen = NAME_LEN;
     message.msg_iov = &raw mut iov;
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
@@ -62,6 +72,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
             _ => Err(error),
         };
     };
+    let destination = socket_address(&name.0[..(message.msg_namelen as usize).min(NAME)]);
     let mut found = None;
     // SAFETY: `message` is as recvmsg left it, `control` alive.
     unsafe {
@@ -70,7 +81,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
                 (level, kind),
                 (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
             ) {
-                found = parse(data, len);
+                found = parse(data, destination, len);
             }
         });
     }
@@ -80,12 +91,13 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
         origin: Origin::Local,
         info: 0,
         offender: None,
+        destination,
         len,
     })))
 }
 
 /// `struct sock_extended_err`, the offender's address behind it.
-fn parse(data: &[u8], len: usize) -> Option<QueuedError> {
+fn parse(data: &[u8], destination: Option<SocketAddr>, len: usize) -> Option<QueuedError> {
     const LEN: usize = size_of::<libc::sock_extended_err>();
     let fixed: &[u8; LEN] = data.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
@@ -100,6 +112,7 @@ fn parse(data: &[u8], len: usize) -> Option<QueuedError> {
         origin,
         info: word(8),
         offender: socket_address(&data[LEN..]).map(|a| a.ip()),
+        destination,
         len,
     })
 }

@@ -10,3 +10,8 @@ pub mod send_batch;
 pub mod stream;
 pub mod tap;
 pub mod thread_time;
+
+/// True if the process or the system has no room for one more descriptor.
+pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}

@@ -1,12 +1,14 @@
-//! Several datagrams of one connected socket in one system call (sendmmsg(2)), their
+//! Several datagrams of one socket in one system call (sendmmsg(2)), their
 //! payload left where it is. A message may stand for several datagrams of one size
 //! (UDP_SEGMENT, Linux 4.18); an older kernel refuses such a message with EINVAL and
 //! the caller sends its datagrams one by one.
 
 use super::datagram::Control;
 use crate::frame::{Gather, GatherList};
+use socket2::SockAddr;
 use std::io;
 use std::mem::size_of;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 /// Bytes of a control message that holds a u16, and where its data begins.
@@ -37,6 +39,7 @@ impl SendBatch {
         self.messages.clear();
         Outgoing {
             gather: self.gather.start(),
+            address: None,
             messages: &mut self.messages,
             headers: &mut self.headers,
             controls: &mut self.controls,
@@ -47,6 +50,7 @@ impl SendBatch {
 /// A batch being put together and sent.
 pub struct Outgoing<'l, 'g> {
     gather: Gather<'l, 'g>,
+    address: Option<SockAddr>,
     messages: &'l mut Vec<Message>,
     headers: &'l mut Vec<libc::mmsghdr>,
     controls: &'l mut Vec<Control<SEGMENT_LEN>>,
@@ -62,6 +66,11 @@ impl<'l, 'g> Outgoing<'l, 'g> {
             slices: first..self.gather.slices().len(),
             segment,
         });
+    }
+
+    /// Sends the messages to `address`: for a socket that is not connected.
+    pub fn address(&mut self, address: SocketAddr) {
+        self.address = Some(address.into());
     }
 
     /// Sends message `from` and those after it, without waiting; returns how many the
@@ -92,6 +101,10 @@ impl<'l, 'g> Outgoing<'l, 'g> {
             let slices = &self.gather.slices()[message.slices.clone()];
             header.msg_hdr.msg_iov = slices.as_ptr().cast_mut().cast();
             header.msg_hdr.msg_iovlen = slices.len() as _;
+            if let Some(address) = &self.address {
+                header.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
+                header.msg_hdr.msg_namelen = address.len();
+            }
             if let Some(control) = message.segment.and_then(|_| controls.next()) {
                 header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
                 header.msg_hdr.msg_controllen = SEGMENT_LEN as _;

@@ -1,39 +1,32 @@
 //! The guest's echo requests, passed on through sockets of the host.
 //!
-//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege but a group within the
-//! sysctl net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. What the system
-//! permits is found out once. Each triple of guest, peer and identifier has a socket of
-//! its own, so the kernel sorts the replies. The identifier on the wire may be another
-//! than the guest's; sequence number and payload are kept.
+//! What the system permits is found out once ([`super::echo_socket`]). Replies are given to
+//! the conversation of their peer and identifier ([`super::echo_table`]). The identifier on
+//! the wire may be another than the guest's; sequence number and payload are kept.
+//!
+//! Echo is all there is to it: a ping socket sends nothing else. Other messages of the guest
+//! are counted ([`DropReason::IcmpNotServed`]), and IP options do not travel
+//! ([`Count::IpOptions`]).
 
 use super::super::fragmenter::Fragmenter;
-use super::super::manner::{Manner, SocketManner};
+use super::super::manner::Manner;
 use super::super::{Context, Destination, Packet};
+use super::echo_socket::{EchoAvailability, EchoSupport};
+use super::echo_table::{EchoFlow, EchoKey, EchoSocket, EchoTable};
 use super::error::{IcmpError, refuse, send_error};
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSlice, Offload};
 use crate::packet::checksum::Sum;
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{IcmpHeader, protocol};
-use crate::poller::{GENERATION_MASK, Interest, Owner, Readiness, Token};
-use crate::sys::datagram;
-use crate::sys::error_queue;
+use crate::packet::{EthernetHeader, IcmpHeader, protocol};
+use crate::poller::{Readiness, Token};
+use crate::sys::error_queue::{self, Origin};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::sys::send_batch::SendBatch;
 use crate::time::Instant;
-use crate::timers::{Scheduled, TimerQueue};
-use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::HashMap;
+use socket2::Domain;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
-
-/// How long a flow lives without a request or a reply.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// Flows at a time; then the one idle longest gives way.
-const MAX_FLOWS: usize = 256;
+use std::net::{IpAddr, SocketAddr};
 
 /// Replies taken per system call, and calls per event.
 const BATCH: usize = 4;
@@ -42,38 +35,11 @@ const MAX_ROUNDS: usize = 16;
 /// Bytes quoted from a request that met an error.
 const MAX_QUOTED: usize = 1200;
 
-/// What the system lets us send echo requests with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EchoSupport {
-    /// Ping sockets.
-    Ping,
-    /// Raw sockets only.
-    Raw,
-    /// Nothing: the guest's echo requests to the world go unanswered.
-    None,
-}
+/// Times a request is handed to the kernel: errors about earlier requests come in between.
+const SEND_ATTEMPTS: usize = 4;
 
-/// What the system lets us do, by family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EchoAvailability {
-    /// IPv4.
-    pub ipv4: EchoSupport,
-    /// IPv6.
-    pub ipv6: EchoSupport,
-}
-
-impl EchoSupport {
-    fn find_out(domain: Domain, protocol: Protocol) -> Self {
-        let works = |kind: Type| Socket::new(domain, kind.cloexec(), Some(protocol)).is_ok();
-        if works(Type::DGRAM) {
-            Self::Ping
-        } else if works(Type::RAW) {
-            Self::Raw
-        } else {
-            Self::None
-        }
-    }
-}
+/// Entries of an error queue that are told in one go.
+const MAX_ENTRIES: usize = 64;
 
 /// An echo request of the guest.
 #[derive(Clone, Copy, Debug)]
@@ -90,37 +56,10 @@ pub struct EchoRequest {
     pub ttl: u8,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct EchoKey {
-    guest: IpAddr,
-    peer: IpAddr,
-    ident: u16,
-}
-
-#[derive(Debug)]
-struct EchoFlow {
-    key: EchoKey,
-    socket: Socket,
-    domain: Domain,
-    support: EchoSupport,
-    manner: SocketManner,
-    last_used: Instant,
-    scheduled: Scheduled,
-    generation: u32,
-}
-
-type FlowRef = (u32, u32);
-
 /// The echo flows of a port.
 pub struct EchoFlows {
     availability: EchoAvailability,
-    flows: Slab<EchoFlow>,
-    by_key: HashMap<EchoKey, u32>,
-    timers: TimerQueue<FlowRef>,
-    next_generation: u32,
-    /// Raw sockets of several processes see each other's replies: identifiers are
-    /// mixed with a number of our own.
-    salt: u16,
+    table: EchoTable,
     send: SendBatch,
     receive: ReceiveBatch,
     fragmenter: Fragmenter,
@@ -132,29 +71,31 @@ impl Default for EchoFlows {
     }
 }
 
+/// What a socket's error queue held.
+#[derive(Clone, Copy, Debug, Default)]
+struct Report {
+    /// Entries about earlier requests.
+    earlier: usize,
+    /// What the host's own stack said about the request that was just refused.
+    own: Option<IcmpError>,
+}
+
 impl EchoFlows {
     /// Number of conversations.
     pub fn count(&self) -> usize {
-        self.flows.len()
+        self.table.len()
     }
 
     /// No flows yet. Finds out what the system permits.
     pub fn new() -> Self {
-        Self::with(EchoAvailability {
-            ipv4: EchoSupport::find_out(Domain::IPV4, Protocol::ICMPV4),
-            ipv6: EchoSupport::find_out(Domain::IPV6, Protocol::ICMPV6),
-        })
+        Self::with(EchoAvailability::find_out())
     }
 
     fn with(availability: EchoAvailability) -> Self {
         let salt = getrandom::u32().unwrap_or(0).to_ne_bytes();
         Self {
             availability,
-            flows: Slab::new(),
-            by_key: HashMap::new(),
-            timers: TimerQueue::default(),
-            next_generation: 0,
-            salt: u16::from_ne_bytes([salt[0], salt[1]]),
+            table: EchoTable::new(u16::from_ne_bytes([salt[0], salt[1]])),
             send: SendBatch::default(),
             receive: ReceiveBatch::with_capacity(BATCH),
             fragmenter: Fragmenter::default(),
@@ -175,7 +116,7 @@ impl EchoFlows {
             return;
         };
         if (header.kind, header.code) != (request_kind(request.src), 0) {
-            ctx.counters.count_drop(DropReason::BadService);
+            ctx.counters.count_drop(DropReason::IcmpNotServed);
             return;
         }
         let peer = match ctx.nat.outbound(SocketAddr::new(request.dst, 0)) {
@@ -188,12 +129,15 @@ impl EchoFlows {
             peer: request.dst,
             ident: header.echo_ident(),
         };
-        let known = self.by_key.get(&key).copied();
-        match known.map_or_else(|| self.open(ctx, key, peer), Ok) {
-            Ok(index) => self.pass_on(ctx, frame, request, index, &head),
-            Err(reason) => {
-                ctx.counters.count_drop(reason.0);
-                if let Some(news) = reason.1 {
+        let flow = match self.table.find(&key) {
+            Some(flow) => Ok(flow),
+            None => self.open(ctx, key, peer),
+        };
+        match flow {
+            Ok(flow) => self.pass_on(ctx, frame, request, flow, &head),
+            Err((reason, news)) => {
+                ctx.counters.count_drop(reason);
+                if let Some(news) = news {
                     tell(ctx, news, frame);
                 }
             }
@@ -215,45 +159,15 @@ impl EchoFlows {
         key: EchoKey,
         peer: IpAddr,
     ) -> Result<u32, (DropReason, Option<IcmpError>)> {
-        if self.flows.len() >= MAX_FLOWS {
-            let oldest = self.flows.iter().min_by_key(|(_, f)| f.last_used).map(|(i, _)| i);
-            oldest.into_iter().for_each(|i| self.remove(i));
-        }
-        let support = match peer {
-            IpAddr::V4(_) => self.availability.ipv4,
-            IpAddr::V6(_) => self.availability.ipv6,
-        };
+        let support = self.availability.of(peer);
         if support == EchoSupport::None {
             return Err((DropReason::EchoForbidden, Some(IcmpError::Prohibited)));
         }
-        let failed = |e: io::Error| {
+        let made = self.table.open(ctx.now, ctx.poller, support, key, peer);
+        made.map_err(|e: io::Error| {
             let news = e.raw_os_error().and_then(IcmpError::from_errno);
             (DropReason::SocketError, news)
-        };
-        let (socket, domain) = open_socket(support, key.ident, peer).map_err(failed)?;
-        let index = u32::try_from(self.flows.vacant_key()).map_err(|_| (DropReason::FlowLimit, None))?;
-        let token = Token {
-            owner: Owner::Echo,
-            generation: self.next_generation,
-            index,
-        };
-        ctx.poller.add(&socket, token, Interest::ReadLevel).map_err(failed)?;
-        let mut flow = EchoFlow {
-            key,
-            socket,
-            domain,
-            support,
-            manner: SocketManner::default(),
-            last_used: ctx.now,
-            scheduled: Scheduled::default(),
-            generation: self.next_generation,
-        };
-        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
-        let entry = (index, flow.generation);
-        self.timers.schedule(&mut flow.scheduled, entry, ctx.now + IDLE);
-        self.flows.insert(flow);
-        self.by_key.insert(key, index);
-        Ok(index)
+        })
     }
 
     /// `head`: the ICMP header as the guest sent it.
@@ -262,67 +176,67 @@ impl EchoFlows {
         ctx: &mut Context<'_>,
         frame: &GuestFrame<'_>,
         request: &EchoRequest,
-        index: u32,
+        flow: u32,
         head: &[u8; IcmpHeader::LEN],
     ) {
-        let Some(flow) = self.flows.get_mut(index as usize) else {
+        self.table.used(flow, ctx.now);
+        let Some((flow, socket)) = self.table.flow_and_socket(flow) else {
             return;
         };
-        flow.last_used = ctx.now;
+        if has_options(frame, request) {
+            ctx.counters.add(Count::IpOptions, 1);
+        }
         let manner = Manner::of(frame, request.src, request.ttl, false, ctx.link);
-        flow.manner.adapt(&flow.socket, flow.domain, manner);
-        let head = match flow.support {
-            // The kernel writes identifier and checksum.
-            EchoSupport::Ping | EchoSupport::None => *head,
-            EchoSupport::Raw => with_ident(*head, flow.key.ident ^ self.salt),
-        };
+        socket.manner.adapt(&socket.socket, socket.domain, manner);
+        // The kernel writes identifier and checksum of what leaves by a ping socket.
+        let head = with_ident(*head, flow.ident);
+        let (peer, slot) = (flow.peer, flow.socket);
         let mut out = self.send.start();
         out.push(None, |gather| {
             gather.push(GuestSlice::from_bytes(&head));
             let body = request.len - IcmpHeader::LEN;
             frame.gather(request.offset + IcmpHeader::LEN, body, gather);
         });
-        let mut sent = out.transmit(&flow.socket, 0);
-        if sent.is_err() {
-            // It may be about an earlier request; the socket says so once.
-            flow.report(ctx);
-            sent = out.transmit(&flow.socket, 0);
-        }
-        match sent {
-            Ok(_) => ctx.counters.add(Count::Echos, 1),
-            Err(e) => {
-                ctx.counters.count_drop(DropReason::SocketError);
-                flow.report(ctx);
-                if let Some(news) = e.raw_os_error().and_then(IcmpError::from_errno) {
-                    tell(ctx, news, frame);
-                }
+        out.address(SocketAddr::new(peer, 0));
+        let mut news = None;
+        for attempt in 0..SEND_ATTEMPTS {
+            let Some(socket) = self.table.socket(slot) else { return };
+            let error = match out.transmit(&socket.socket, 0) {
+                Ok(_) => return ctx.counters.add(Count::Echos, 1),
+                Err(error) => error,
+            };
+            // An error about an earlier request fails one call, whichever comes next.
+            let found = report(&self.table, slot, ctx);
+            news = found
+                .own
+                .or_else(|| error.raw_os_error().and_then(IcmpError::from_errno));
+            if found.own.is_some() || (attempt > 0 && found.earlier == 0) {
+                break;
             }
+        }
+        ctx.counters.count_drop(DropReason::SocketError);
+        if let Some(news) = news {
+            tell(ctx, news, frame);
         }
     }
 
     /// A socket of ours is ready.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
-        let Some(flow) = self.flows.get_mut(token.index as usize) else {
-            return;
-        };
-        if flow.generation != token.generation {
+        if !self.table.is_current(token) {
             return;
         }
+        let slot = token.index;
         if ready.error {
-            flow.report(ctx);
+            report(&self.table, slot, ctx);
         }
         for _ in 0..MAX_ROUNDS {
-            let Ok(n) = self.receive.receive_to_spill(&flow.socket, BATCH) else {
-                flow.report(ctx);
+            let Some(socket) = self.table.socket(slot) else { return };
+            let Ok(n) = self.receive.receive_to_spill(&socket.socket, BATCH) else {
+                report(&self.table, slot, ctx);
                 continue;
             };
             for i in 0..n {
-                let Some((sequence, body)) = flow.reply(self.receive.spilled(i), self.salt) else {
-                    continue;
-                };
-                flow.last_used = ctx.now;
-                let EchoKey { guest, peer, ident } = flow.key;
-                send_reply(&mut self.fragmenter, ctx, [peer, guest], [ident, sequence], body);
+                self.on_reply(ctx, slot, i);
             }
             if n < BATCH {
                 break;
@@ -330,78 +244,112 @@ impl EchoFlows {
         }
     }
 
-    fn remove(&mut self, index: usize) {
-        let gone = self.flows.remove(index);
-        self.by_key.remove(&gone.key);
+    /// Gives reply `index` of the last call to the conversation it is for.
+    fn on_reply(&mut self, ctx: &mut Context<'_>, slot: u32, index: usize) {
+        let Some(socket) = self.table.socket(slot) else { return };
+        let source = self.receive.message(index).source;
+        let reply = parse_reply(socket, self.receive.spilled(index));
+        let (Some(source), Some((header, body))) = (source, reply) else {
+            return;
+        };
+        let Some(index) = self.table.find_on_wire(slot, source.ip(), header.echo_ident()) else {
+            // A raw socket sees what is for other programs too.
+            if socket.support != EchoSupport::Raw {
+                ctx.counters.count_drop(DropReason::EchoNoFlow);
+            }
+            return;
+        };
+        let Some(&EchoFlow { key, .. }) = self.table.flow(index) else {
+            return;
+        };
+        let EchoKey { guest, peer, ident } = key;
+        self.table.used(index, ctx.now);
+        send_reply(
+            &mut self.fragmenter,
+            ctx,
+            [peer, guest],
+            [ident, header.echo_sequence()],
+            body,
+        );
     }
 
     /// Drops the flows whose time is up.
     pub fn on_timer(&mut self, now: Instant) {
-        while let Some((at, entry)) = self.timers.pop_due(now) {
-            let (index, generation) = (entry.0 as usize, entry.1);
-            let Some(flow) = self.flows.get_mut(index) else {
-                continue;
-            };
-            if flow.generation != generation || !flow.scheduled.fire(at) {
-                continue;
-            }
-            let expires = flow.last_used + IDLE;
-            if expires <= now {
-                self.remove(index);
-            } else {
-                self.timers.schedule(&mut flow.scheduled, entry, expires);
-            }
-        }
+        self.table.on_timer(now);
     }
 
     /// When [`on_timer`](Self::on_timer) wants to be called next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.timers.deadline()
+        self.table.deadline()
     }
 }
 
-impl EchoFlow {
-    /// Sequence number and payload of a reply that is for this flow.
-    fn reply<'a>(&self, bytes: &'a [u8], salt: u16) -> Option<(u16, &'a [u8])> {
-        let is_raw = self.support == EchoSupport::Raw;
-        let message = match self.domain {
-            // Only IPv4 raw sockets show the network header.
-            Domain::IPV4 if is_raw => bytes.get(usize::from(bytes.first()? & 0xf) * 4..)?,
-            _ => bytes,
-        };
-        let header = IcmpHeader::parse(message).ok()?;
-        let kind = match self.domain {
-            Domain::IPV6 => v6::ECHO_REPLY,
-            _ => v4::ECHO_REPLY,
-        };
-        let is_ours = !is_raw || header.echo_ident() == self.key.ident ^ salt;
-        (header.kind == kind && is_ours).then_some((header.echo_sequence(), &message[IcmpHeader::LEN..]))
-    }
+/// True if an IPv4 header is longer than one without options.
+fn has_options(frame: &GuestFrame<'_>, request: &EchoRequest) -> bool {
+    const PLAIN: u8 = 0x45;
+    request.src.is_ipv4() && frame.head.get(EthernetHeader::LEN) != Some(&PLAIN)
+}
 
-    /// Empties the socket's error queue and tells the guest.
-    fn report(&self, ctx: &mut Context<'_>) {
-        let mut quoted = [0; MAX_QUOTED];
-        while let Ok(Some(entry)) = error_queue::take(&self.socket, &mut quoted) {
-            let Some(error) = IcmpError::from_queue(&entry) else {
-                continue;
-            };
-            let known = &quoted[..entry.len.min(MAX_QUOTED)];
-            let sequence = IcmpHeader::parse(known).map_or(0, |h| h.echo_sequence());
-            let mut header = [0; IcmpHeader::LEN];
-            IcmpHeader::echo(request_kind(self.key.guest), self.key.ident, sequence).emit(&mut header, 0);
-            let quote = Packet {
-                src: self.key.guest,
-                dst: self.key.peer,
-                protocol: icmp_protocol(self.key.guest),
-                header: &header,
-                body: known.get(IcmpHeader::LEN..).unwrap_or_default(),
-            };
-            if send_error(ctx, error, entry.offender, &quote).is_err() {
-                ctx.counters.count_drop(DropReason::NoRoom);
-            }
+/// Header and payload of an echo reply.
+fn parse_reply<'a>(socket: &EchoSocket, bytes: &'a [u8]) -> Option<(IcmpHeader, &'a [u8])> {
+    let message = match socket.domain {
+        // Only IPv4 raw sockets show the network header.
+        Domain::IPV4 if socket.support == EchoSupport::Raw => bytes.get(usize::from(bytes.first()? & 0xf) * 4..)?,
+        _ => bytes,
+    };
+    let header = IcmpHeader::parse(message).ok()?;
+    let kind = match socket.domain {
+        Domain::IPV6 => v6::ECHO_REPLY,
+        _ => v4::ECHO_REPLY,
+    };
+    (header.kind == kind).then_some((header, &message[IcmpHeader::LEN..]))
+}
+
+/// Empties a socket's error queue and tells the guest what is about earlier requests. What
+/// the host's own stack says is about the request being sent, of which it quotes nothing.
+fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
+    let mut found = Report::default();
+    let Some(socket) = table.socket(slot) else {
+        return found;
+    };
+    let mut quoted = [0; MAX_QUOTED];
+    for _ in 0..MAX_ENTRIES {
+        let Ok(Some(entry)) = error_queue::take(&socket.socket, &mut quoted) else {
+            break;
+        };
+        let error = IcmpError::from_queue(&entry);
+        if entry.origin == Origin::Local {
+            found.own = error.or(found.own);
+            continue;
         }
-        let _ = self.socket.take_error();
+        found.earlier += 1;
+        let known = &quoted[..entry.len.min(MAX_QUOTED)];
+        let flow = entry
+            .destination
+            .zip(IcmpHeader::parse(known).ok())
+            .and_then(|(to, request)| {
+                let flow = table.find_on_wire(slot, to.ip(), request.echo_ident())?;
+                Some((table.flow(flow)?, request))
+            });
+        let (Some(error), Some((flow, request))) = (error, flow) else {
+            continue;
+        };
+        let EchoKey { guest, peer, ident } = flow.key;
+        let mut header = [0; IcmpHeader::LEN];
+        IcmpHeader::echo(request_kind(guest), ident, request.echo_sequence()).emit(&mut header, 0);
+        let quote = Packet {
+            src: guest,
+            dst: peer,
+            protocol: icmp_protocol(guest),
+            header: &header,
+            body: known.get(IcmpHeader::LEN..).unwrap_or_default(),
+        };
+        if send_error(ctx, error, entry.offender, &quote).is_err() {
+            ctx.counters.count_drop(DropReason::NoRoom);
+        }
     }
+    let _ = socket.socket.take_error();
+    found
 }
 
 /// Sends an echo reply with `[ident, sequence]` from one address to the other.
@@ -457,36 +405,6 @@ const fn icmp_protocol(like: IpAddr) -> u8 {
         IpAddr::V4(_) => protocol::ICMP,
         IpAddr::V6(_) => protocol::ICMPV6,
     }
-}
-
-fn open_socket(support: EchoSupport, ident: u16, peer: IpAddr) -> io::Result<(Socket, Domain)> {
-    let (domain, protocol, reply, any): (_, _, _, IpAddr) = match peer {
-        IpAddr::V4(_) => (
-            Domain::IPV4,
-            Protocol::ICMPV4,
-            v4::ECHO_REPLY,
-            Ipv4Addr::UNSPECIFIED.into(),
-        ),
-        IpAddr::V6(_) => (
-            Domain::IPV6,
-            Protocol::ICMPV6,
-            v6::ECHO_REPLY,
-            Ipv6Addr::UNSPECIFIED.into(),
-        ),
-    };
-    let socket = if support == EchoSupport::Raw {
-        let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
-        datagram::pass_only_icmp_type(&socket, domain, reply)?;
-        socket
-    } else {
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
-        // The port of a ping socket is its identifier. Taken: the kernel chooses one.
-        let _ = socket.bind(&SocketAddr::new(any, ident).into());
-        socket
-    };
-    datagram::watch_errors(&socket, domain)?;
-    socket.connect(&SocketAddr::new(peer, 0).into())?;
-    Ok((socket, domain))
 }
 
 /// An ICMP header with another identifier and the checksum moved by the difference

@@ -1,9 +1,11 @@
 //! Real sockets on loopback, where the kernel answers pings.
 
+use super::super::echo_table::{IDLE, MAX_FLOWS, MAX_SOCKETS};
 use super::*;
 use crate::frame::testing::Delivered;
 use crate::masquerade::test_support::{Surroundings, guest, host_seen, icmp_message, ip, packet, parse, with_burst};
 use crate::packet::icmp::fill_checksum;
+use std::time::Duration;
 
 const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 
@@ -42,6 +44,10 @@ impl Bench {
             eprintln!("skipped: the system permits neither ping nor raw sockets");
         }
         support != EchoSupport::None
+    }
+
+    pub fn open_sockets(&self) -> usize {
+        self.flows.table.sockets()
     }
 
     pub fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
@@ -97,7 +103,7 @@ fn an_echo_request_is_answered_with_its_identifier_sequence_and_payload() {
             let want = IcmpHeader::echo(reply_kind(peer), 0xbeef, sequence);
             assert_eq!(icmp_message(&frames[0]), (peer, want, b"odd bytes".to_vec()));
         }
-        assert_eq!(bench.flows.flows.len(), 1);
+        assert_eq!(bench.flows.count(), 1);
         assert_eq!(bench.around.counters.count(Count::Echos), 3);
     }
 }
@@ -164,25 +170,57 @@ fn an_echo_flow_ends_after_a_minute() {
     let start = bench.around.now;
     assert_eq!(bench.flows.deadline(), Some(start + IDLE));
     bench.flows.on_timer(start + IDLE);
-    assert_eq!((bench.flows.flows.len(), bench.flows.deadline()), (0, None));
+    assert_eq!((bench.flows.count(), bench.flows.deadline()), (0, None));
+    assert_eq!(bench.flows.table.sockets(), 0);
 }
 
 #[test]
-fn only_so_many_flows_are_kept_and_the_idle_ones_give_way() {
+fn only_so_many_sockets_are_kept_and_the_idle_ones_give_way() {
+    const MORE: u16 = 30;
+    let mut bench = Bench::new();
+    if !bench.can("127.0.0.1") || bench.flows.availability().ipv4 != EchoSupport::Ping {
+        return;
+    }
+    let peer = host_seen(ip("127.0.0.1"), 0).ip();
+    let most = u16::try_from(MAX_SOCKETS).unwrap();
+    for ident in 0..most + MORE {
+        bench.around.now = bench.around.now + Duration::from_millis(1);
+        bench.ping(peer, ident, 1, &[]);
+        // One is in use all the time.
+        bench.ping(peer, 0, 2, &[]);
+    }
+    assert_eq!(
+        (bench.flows.count(), bench.flows.table.sockets()),
+        (MAX_SOCKETS, MAX_SOCKETS)
+    );
+    assert!(bench.flows.table.keys().all(|k| k.ident == 0 || k.ident > MORE));
+    assert!(bench.flows.table.keys().any(|k| k.ident == 0));
+}
+
+#[test]
+fn a_full_table_gives_way_to_the_conversation_idle_longest() {
     let mut bench = Bench::new();
     if !bench.can("127.0.0.1") {
         return;
     }
-    let peer = host_seen(ip("127.0.0.1"), 0).ip();
-    for ident in 0..300 {
+    // Nothing has to leave for a table to fill: the conversation is there before.
+    for n in 0..u32::try_from(MAX_FLOWS).unwrap() + 10 {
         bench.around.now = bench.around.now + Duration::from_millis(1);
-        bench.ping(peer, ident, 1, &[]);
+        let key = EchoKey {
+            guest: ip("10.0.2.2"),
+            peer: std::net::Ipv4Addr::from(0xc633_6400 + n).into(),
+            ident: 1,
+        };
+        let support = bench.flows.availability().ipv4;
+        let Bench { around, flows } = &mut bench;
+        flows
+            .table
+            .open(around.now, &around.poller, support, key, key.peer)
+            .unwrap();
     }
-    assert_eq!(
-        (bench.flows.flows.len(), bench.flows.by_key.len()),
-        (MAX_FLOWS, MAX_FLOWS)
-    );
-    assert!(bench.flows.by_key.keys().all(|k| k.ident >= 44));
+    let kept: Vec<_> = bench.flows.table.keys().map(|k| k.peer).collect();
+    assert_eq!((kept.len(), bench.flows.table.sockets()), (MAX_FLOWS, 1));
+    assert!(!kept.contains(&ip("198.51.100.9")) && kept.contains(&ip("198.51.100.10")));
 }
 
 #[test]
@@ -198,10 +236,12 @@ fn moving_the_identifier_moves_the_checksum() {
 }
 
 #[test]
-fn other_icmp_messages_are_not_passed_on() {
+fn other_icmp_messages_are_not_passed_on_and_counted_under_a_name_of_their_own() {
     let mut bench = Bench::new();
     let (src, dst) = (ip("10.0.2.2"), ip("192.0.2.1"));
-    for message in [&[13u8, 0, 0, 0, 0, 0, 0, 0][..], &[8, 0, 0]] {
+    // A timestamp request, a reply nobody asked for, and half a header.
+    let timestamp = [&[13u8, 0, 0, 0, 0, 9, 0, 1][..], &[0; 12]].concat();
+    for message in [&timestamp[..], &[0, 0, 0, 0, 0, 9, 0, 1], &[8, 0, 0]] {
         let frame = packet(src, dst, protocol::ICMP, 64, message);
         let request = EchoRequest {
             src,
@@ -214,7 +254,87 @@ fn other_icmp_messages_are_not_passed_on() {
             bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request)
         });
     }
-    assert_eq!(bench.around.counters.dropped(DropReason::BadService), 1);
+    assert_eq!(bench.around.counters.dropped(DropReason::IcmpNotServed), 2);
     assert_eq!(bench.around.counters.dropped(DropReason::Truncated), 1);
-    assert!(bench.flows.flows.is_empty());
+    assert_eq!(bench.flows.count(), 0);
+}
+
+#[test]
+fn record_route_is_left_out_and_counted() {
+    let mut bench = Bench::new();
+    if !bench.can("127.0.0.1") {
+        return;
+    }
+    let (src, dst) = (guest(ip("127.0.0.1"), 0).ip(), host_seen(ip("127.0.0.1"), 0).ip());
+    let mut message = vec![0; IcmpHeader::LEN];
+    IcmpHeader::echo(v4::ECHO_REQUEST, 7, 1).emit(&mut message, 0);
+    fill_checksum(src, dst, &mut message);
+    let mut frame = packet(src, dst, protocol::ICMP, 64, &message);
+    // Record route, room for one address, padding.
+    frame[14] = 0x47;
+    frame.splice(34..34, [7, 7, 4, 0, 0, 0, 0, 0]);
+    let request = EchoRequest {
+        src,
+        dst,
+        offset: 42,
+        len: message.len(),
+        ttl: 64,
+    };
+    with_burst(&[frame], |burst| {
+        bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request)
+    });
+    let frames = bench.turn();
+    assert_eq!(icmp_message(&frames[0]).1, IcmpHeader::echo(v4::ECHO_REPLY, 7, 1));
+    assert_eq!(bench.around.counters.count(Count::IpOptions), 1);
+}
+
+#[test]
+fn two_mapped_peers_that_are_one_to_the_host_are_told_apart() {
+    for (like, other) in [("127.0.0.1", "10.0.2.8"), ("::1", "fd10:0:2::8")] {
+        let around = Surroundings::with_config(|config| config.map_host_loopback.push(ip(other)));
+        let mut bench = Bench {
+            around,
+            flows: EchoFlows::new(),
+        };
+        if !bench.can(like) {
+            continue;
+        }
+        let peers = [host_seen(ip(like), 0).ip(), ip(other)];
+        for peer in peers {
+            bench.ping(peer, 1, 5, b"who");
+        }
+        let mut told = Vec::new();
+        while told.len() < peers.len() {
+            told.extend(bench.turn().iter().map(|f| icmp_message(f).0));
+        }
+        told.sort_by_key(|from| *from != peers[0]);
+        assert_eq!(told, peers);
+    }
+}
+
+#[test]
+fn a_reply_of_a_host_that_was_not_asked_is_counted() {
+    let mut bench = Bench::with(EchoSupport::Ping);
+    if EchoFlows::new().availability().ipv4 != EchoSupport::Ping {
+        eprintln!("skipped: no ping sockets");
+        return;
+    }
+    // The conversation speaks of another address of the host than the one that answers.
+    let key = EchoKey {
+        guest: ip("10.0.2.2"),
+        peer: ip("192.0.2.77"),
+        ident: 3,
+    };
+    let Bench { around, flows } = &mut bench;
+    flows
+        .table
+        .open(around.now, &around.poller, EchoSupport::Ping, key, key.peer)
+        .unwrap();
+    let (flow, socket) = flows.table.flow_and_socket(0).unwrap();
+    let mut request = [0; IcmpHeader::LEN];
+    IcmpHeader::echo(v4::ECHO_REQUEST, flow.ident, 1).emit(&mut request, 0);
+    let to = SocketAddr::new(ip("127.0.0.1"), 0);
+    socket.socket.send_to(&request, &to.into()).unwrap();
+    assert!(bench.turn().is_empty());
+    assert_eq!(bench.around.counters.dropped(DropReason::EchoNoFlow), 1);
 }

@@ -2,9 +2,12 @@
 //! the guest's echo requests passed on through sockets of the host.
 
 mod echo;
+mod echo_socket;
+mod echo_table;
 mod error;
 
-pub use echo::{EchoAvailability, EchoFlows, EchoRequest, EchoSupport};
+pub use echo::{EchoFlows, EchoRequest};
+pub use echo_socket::{EchoAvailability, EchoSupport};
 pub use error::{IcmpError, refuse, send_error};
 
 #[cfg(test)]

@@ -114,6 +114,25 @@ impl Network {
         self.at(&self.pod, || run(line));
     }
 
+    /// Runs a command in the router's namespace.
+    pub fn router_run(&self, line: &str) {
+        self.at(&self.router, || run(line));
+    }
+
+    /// Gives the pod other addresses, IPv4 and IPv6, and takes the old ones away.
+    pub fn renumber_pod(&self, old: [&str; 2], new: [&str; 2]) {
+        for (old, length) in old.iter().zip([24, 64]) {
+            self.pod_run(&format!("ip address del {old}/{length} dev pod0"));
+        }
+        self.at(&self.pod, || {
+            address(
+                "pod0",
+                [&format!("{}/24", new[0]), &format!("{}/64", new[1])],
+                ["192.0.2.1", "fd00:1::1"],
+            )
+        });
+    }
+
     fn at<R>(&self, namespace: &File, f: impl FnOnce() -> R) -> R {
         enter(namespace);
         let result = f();
@@ -174,6 +193,6 @@ impl Network {
 fn address(device: &str, [v4, v6]: [&str; 2], [v4_via, v6_via]: [&str; 2]) {
     run(&format!("ip address add {v4} dev {device}"));
     run(&format!("ip address add {v6} dev {device} nodad"));
-    run(&format!("ip route add default via {v4_via}"));
-    run(&format!("ip -6 route add default via {v6_via}"));
+    run(&format!("ip route replace default via {v4_via}"));
+    run(&format!("ip -6 route replace default via {v6_via}"));
 }

@@ -17,6 +17,7 @@ use crate::masquerade::forwards::ForwardSocket;
 use crate::masquerade::{Context, ListenError};
 use crate::packet::protocol;
 use crate::poller::{Interest, Owner, Poller, Token};
+use crate::sys::is_out_of_descriptors;
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
 use std::collections::HashSet;
@@ -310,11 +311,6 @@ impl UdpFlows {
             other => other,
         }
     }
-}
-
-/// True if there is no room for one more descriptor.
-pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Our end of a datagram. A link-local address needs the client's scope to be bound to.

@@ -378,7 +378,7 @@ const fn refusal_error(reason: DropReason) -> Option<IcmpError> {
 
 /// Under which name a socket that could not be made is counted.
 fn refusal_reason(error: &io::Error) -> DropReason {
-    if inbound::is_out_of_descriptors(error) {
+    if crate::sys::is_out_of_descriptors(error) {
         DropReason::FlowLimit
     } else {
         DropReason::SocketError

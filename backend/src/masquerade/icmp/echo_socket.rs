@@ -1,0 +1,122 @@
+//! Host sockets that echo requests leave through.
+//!
+//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege but a group within the
+//! sysctl net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected:
+//! the kernel gives a reply to a ping socket by the identifier alone, whatever the socket is
+//! connected to (ping_lookup in net/ipv4/ping.c), so that one socket serves an identifier
+//! towards every host and the peer of a reply is compared here.
+
+use crate::packet::icmp::{v4, v6};
+use crate::sys::datagram;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Bytes asked for of waiting replies: those to a sweep come together. The kernel grants
+/// at most net.core.rmem_max.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// What the system lets us send echo requests with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EchoSupport {
+    /// Ping sockets.
+    Ping,
+    /// Raw sockets only.
+    Raw,
+    /// Nothing: the guest's echo requests to the world go unanswered.
+    None,
+}
+
+/// What the system lets us do, by family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EchoAvailability {
+    /// IPv4.
+    pub ipv4: EchoSupport,
+    /// IPv6.
+    pub ipv6: EchoSupport,
+}
+
+impl EchoAvailability {
+    /// Tries what the system permits.
+    pub fn find_out() -> Self {
+        Self {
+            ipv4: EchoSupport::find_out(Domain::IPV4, Protocol::ICMPV4),
+            ipv6: EchoSupport::find_out(Domain::IPV6, Protocol::ICMPV6),
+        }
+    }
+
+    /// What there is for the family of `like`.
+    pub const fn of(self, like: IpAddr) -> EchoSupport {
+        match like {
+            IpAddr::V4(_) => self.ipv4,
+            IpAddr::V6(_) => self.ipv6,
+        }
+    }
+}
+
+impl EchoSupport {
+    fn find_out(domain: Domain, protocol: Protocol) -> Self {
+        let works = |kind: Type| Socket::new(domain, kind.cloexec(), Some(protocol)).is_ok();
+        if works(Type::DGRAM) {
+            Self::Ping
+        } else if works(Type::RAW) {
+            Self::Raw
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// A ping socket with identifier `ident` where that is free, with one of the kernel's
+/// choice where it is not; and the identifier.
+///
+/// # Errors
+/// What socket(2), setsockopt(2) and bind(2) say.
+pub fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
+    let (domain, protocol, _, any) = family(like);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
+    // The kernel makes ping sockets with SO_REUSEADDR on, and then gives one identifier to
+    // several of them, of other programs too; replies go to any.
+    socket.set_reuse_address(false)?;
+    // The port of a ping socket is its identifier.
+    let bind = |port: u16| socket.bind(&SocketAddr::new(any, port).into());
+    bind(ident).or_else(|_| bind(0))?;
+    finish(&socket, domain)?;
+    let bound = socket.local_addr()?.as_socket().map_or(ident, |at| at.port());
+    Ok((socket, bound))
+}
+
+/// A raw socket that sees all echo replies of the pod.
+///
+/// # Errors
+/// What socket(2) and setsockopt(2) say.
+pub fn raw(like: IpAddr) -> io::Result<Socket> {
+    let (domain, protocol, reply, _) = family(like);
+    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+    datagram::pass_only_icmp_type(&socket, domain, reply)?;
+    finish(&socket, domain)?;
+    Ok(socket)
+}
+
+fn finish(socket: &Socket, domain: Domain) -> io::Result<()> {
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    datagram::watch_errors(socket, domain)
+}
+
+/// Socket family, protocol, type of a reply and wildcard address.
+const fn family(like: IpAddr) -> (Domain, Protocol, u8, IpAddr) {
+    match like {
+        IpAddr::V4(_) => (
+            Domain::IPV4,
+            Protocol::ICMPV4,
+            v4::ECHO_REPLY,
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ),
+        IpAddr::V6(_) => (
+            Domain::IPV6,
+            Protocol::ICMPV6,
+            v6::ECHO_REPLY,
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ),
+    }
+}
