@@ -115,10 +115,11 @@ impl Ring {
         }
     }
 
-    /// Stops the worker if it runs the ring, to go on later.
-    fn pause(&mut self) {
+    /// Stops the worker if it runs the ring, to go on later. One that is gone cannot say where
+    /// it was: what it took and did not return is then as if never taken.
+    fn pause(&mut self, used_idx: Option<u16>) {
         if self.phase == Phase::Running {
-            self.next_avail = self.host.stop().unwrap_or(self.next_avail);
+            self.next_avail = self.host.stop().or(used_idx).unwrap_or(self.next_avail);
             self.phase = Phase::Waiting;
         }
     }
@@ -161,7 +162,7 @@ impl Vring {
     /// Changes something a running worker cannot change under way.
     fn reconfigure(&self, change: impl FnOnce(&mut Ring)) {
         let mut ring = self.ring();
-        ring.pause();
+        ring.pause(self.daemon.queue_used_idx().ok());
         change(&mut ring);
         ring.start(self.daemon.queue_used_idx().ok());
     }
@@ -262,7 +263,7 @@ impl VringT<Memory> for Vring {
         self.daemon.set_queue_ready(ready);
         let mut ring = self.ring();
         if !ready {
-            ring.pause();
+            ring.pause(self.daemon.queue_used_idx().ok());
             ring.phase = Phase::Stopped;
         } else if ring.phase == Phase::Stopped {
             ring.phase = Phase::Waiting;

@@ -131,12 +131,13 @@ fn get_vring_base_says_where_the_worker_was() {
 }
 
 #[test]
-fn a_ring_the_worker_gave_up_keeps_its_last_known_index() {
+fn a_ring_whose_worker_cannot_say_where_it_was_goes_on_behind_what_came_back() {
     let bench = bench(None);
     bench.set_used_idx(12);
     bench.start(12);
+    bench.set_used_idx(15);
     bench.vring.set_queue_ready(false);
-    assert_eq!(bench.vring.queue_next_avail(), 12);
+    assert_eq!(bench.vring.queue_next_avail(), 15);
 }
 
 #[test]

@@ -1,25 +1,21 @@
 //! The control queue (5.1.6.5): a driver's orders beside the packets.
 //!
-//! Rare and small, so the queue of the `virtio-queue` crate serves it. What an order
-//! needs a feature for is taken only with that feature, everything else is answered
-//! with an error. Tables of addresses are read up to a length of ours; longer ones are
-//! known to be longer, and nothing of theirs is kept. Most front ends keep this queue
-//! to themselves and enable rings instead.
+//! Rare and small. What an order needs a feature for is taken only with that feature,
+//! everything else is answered with an error. Each part of an order is copied out of guest
+//! memory once and checked on the copy. Tables of addresses are read up to a length of ours;
+//! longer ones are known to be longer, and nothing of theirs is kept. Most front ends keep
+//! this queue to themselves and enable rings instead.
 
 use super::features::Features;
 use super::memory::GuestMap;
-use super::ring::RingLayout;
+use super::ring::{Ring, RingError, RingLayout, Segments};
+use crate::frame::{GuestSlice, copy_from_guest};
 use crate::packet::MacAddr;
-use std::io::Read;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA,
     VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ,
 };
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::{Error, Queue, QueueOwnedT, QueueT, Reader};
-use vm_memory::bitmap::BitmapSlice;
 
 /// VIRTIO_NET_OK
 const OK: u8 = 0;
@@ -48,6 +44,9 @@ mod class {
     pub const OFFLOADS: u8 = 5;
     pub const OFFLOADS_SET: u8 = 0;
 }
+
+/// Orders of one turn; frames wait meanwhile.
+const ORDERS_PER_TURN: usize = 64;
 
 /// Addresses kept of each table. Linux has no limit of its own, QEMU keeps 64.
 pub const MAC_TABLE_MAX: usize = 256;
@@ -105,10 +104,19 @@ pub enum Order {
     Offloads(u64),
 }
 
+/// What a turn of the queue leaves to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The driver is to be told that it has been answered.
+    pub call: bool,
+    /// There may be more orders: it is to be served again.
+    pub more: bool,
+}
+
 /// A running control queue.
 pub struct Control {
-    queue: Queue,
-    map: Arc<GuestMap>,
+    ring: Ring,
+    segments: Segments,
     features: Features,
 }
 
@@ -117,85 +125,103 @@ impl Control {
     ///
     /// # Errors
     /// The queue's place or size is wrong.
-    pub fn new(map: Arc<GuestMap>, layout: RingLayout, features: Features) -> Result<Self, Error> {
-        let mut queue = Queue::new(super::MAX_RING_SIZE)?;
-        queue.try_set_size(layout.size)?;
-        queue.try_set_desc_table_address(vm_memory::GuestAddress(layout.descriptors))?;
-        queue.try_set_avail_ring_address(vm_memory::GuestAddress(layout.available))?;
-        queue.try_set_used_ring_address(vm_memory::GuestAddress(layout.used))?;
-        queue.set_next_avail(layout.next_avail);
-        let used = queue.used_idx(&**map.memory(), Ordering::Relaxed)?;
-        queue.set_next_used(used.0);
-        queue.set_ready(true);
-        if !queue.is_valid(&**map.memory()) {
-            return Err(Error::QueueNotReady);
-        }
-        let mut control = Self { queue, map, features };
-        control.set_features(features);
-        Ok(control)
+    pub fn new(map: Arc<GuestMap>, layout: RingLayout, features: Features) -> Result<Self, RingError> {
+        Ok(Self {
+            ring: Ring::new(map, layout, features)?,
+            segments: Segments::default(),
+            features,
+        })
     }
 
     /// Follows newly acknowledged features.
-    pub fn set_features(&mut self, features: Features) {
+    pub const fn set_features(&mut self, features: Features) {
         self.features = features;
-        self.queue.set_event_idx(features.has(VIRTIO_RING_F_EVENT_IDX));
+        self.ring.set_features(features);
     }
 
     /// Where another takes the queue up.
-    pub fn layout(&self) -> RingLayout {
-        RingLayout {
-            size: self.queue.size(),
-            descriptors: self.queue.desc_table(),
-            available: self.queue.avail_ring(),
-            used: self.queue.used_ring(),
-            next_avail: self.queue.next_avail(),
-        }
+    pub const fn layout(&self) -> RingLayout {
+        self.ring.layout()
     }
 
-    /// Answers all orders; `act` says whether it could carry one out. Returns whether
-    /// the driver is to be told.
+    /// Descriptors looked at in the last turn.
+    pub const fn visited(&self) -> usize {
+        self.ring.visited()
+    }
+
+    /// Answers orders; `act` says whether it could carry one out.
     ///
     /// # Errors
     /// The queue is broken and must stop.
-    pub fn serve(&mut self, act: &mut dyn FnMut(Order) -> bool) -> Result<bool, Error> {
-        let memory = Arc::clone(self.map.memory());
-        let memory = &*memory;
-        // No more turns than the queue has entries, however fast the guest is.
-        for _ in 0..=self.queue.size() {
-            let Some(chain) = self.queue.iter(memory)?.next() else {
-                if self.queue.enable_notification(memory)? {
-                    continue;
+    pub fn serve(&mut self, act: &mut dyn FnMut(Order) -> bool) -> Result<Served, RingError> {
+        self.ring.forget_visited();
+        let mut orders = 0;
+        let result = loop {
+            match self.ring.pop(&mut self.segments) {
+                // However fast the guest is, the rings of frames are looked at between.
+                Ok(Some(chain)) => {
+                    let written = self.answer(chain.first + chain.readable, act);
+                    self.ring.push_used(chain.head, written);
+                    self.segments.clear();
+                    orders += 1;
+                    if orders == ORDERS_PER_TURN {
+                        break Ok(true);
+                    }
                 }
-                break;
-            };
-            let head = chain.head_index();
-            let written = match chain.clone().reader(memory).and_then(|reader| {
-                let writer = chain.writer(memory)?;
-                Ok((Request { reader }.parse(self.features), writer))
-            }) {
-                Ok((order, mut writer)) => {
-                    // What cannot be answered is not carried out either.
-                    let carried_out = writer.available_bytes() > 0 && order.is_some_and(&mut *act);
-                    writer.write_obj(if carried_out { OK } else { ERR }).map_or(0, |()| 1)
-                }
-                Err(_) => 0,
-            };
-            self.queue.add_used(memory, head, written)?;
+                Ok(None) => match self.ring.enable_kicks() {
+                    Ok(true) => {}
+                    stop => break stop,
+                },
+                Err(error) => break Err(error),
+            }
+        };
+        self.ring.publish();
+        Ok(Served {
+            more: result?,
+            call: self.ring.wants_call(),
+        })
+    }
+
+    /// Carries out the order in the buffers before `writable` and writes the answer behind
+    /// them; returns how many bytes were written.
+    fn answer(&mut self, writable: usize, act: &mut dyn FnMut(Order) -> bool) -> u32 {
+        // What cannot be answered is not carried out either.
+        if writable == self.segments.len() {
+            return 0;
         }
-        self.queue.needs_notification(memory)
+        let request = Request {
+            slices: self.segments.slices(0..writable),
+            at: 0,
+        };
+        let carried_out = request.parse(self.features).is_some_and(act);
+        let answer = if carried_out { OK } else { ERR };
+        let room = self.segments.slices_mut(writable..writable + 1);
+        room[0].copy_from(&[answer]);
+        self.ring.mark_written(room[0].as_ptr(), 1);
+        1
     }
 }
 
-/// The bytes of an order.
-struct Request<'a, B> {
-    reader: Reader<'a, B>,
+/// The bytes of an order, read from the front; each byte once.
+struct Request<'g> {
+    slices: &'g [GuestSlice<'g>],
+    at: usize,
 }
 
-impl<B: BitmapSlice> Request<'_, B> {
+impl Request<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let mut bytes = [0; N];
-        self.reader.read_exact(&mut bytes).ok()?;
-        Some(bytes)
+        let n = copy_from_guest(self.slices, self.at, &mut bytes);
+        self.at += n;
+        (n == N).then_some(bytes)
+    }
+
+    /// Passes over `n` bytes, if there are so many.
+    fn skip(&mut self, n: usize) -> Option<()> {
+        let total: usize = self.slices.iter().map(GuestSlice::len).sum();
+        let left = total - self.at;
+        self.at += n;
+        (n <= left).then_some(())
     }
 
     /// The order, if it is one and the driver has acknowledged what it needs.
@@ -250,18 +276,18 @@ impl<B: BitmapSlice> Request<'_, B> {
     fn table(&mut self) -> Option<MacTable> {
         let entries = usize::try_from(u32::from_le_bytes(self.take()?)).ok()?;
         let bytes = entries.checked_mul(size_of::<MacAddr>())?;
-        if bytes > self.reader.available_bytes() {
-            return None;
-        }
         if entries == 0 {
             return Some(MacTable::Empty);
         }
         if entries > MAC_TABLE_MAX {
-            self.reader = self.reader.split_at(bytes).ok()?;
+            self.skip(bytes)?;
             return Some(MacTable::TooMany);
         }
-        let table: Option<Vec<MacAddr>> = (0..entries).map(|_| self.take().map(MacAddr)).collect();
-        table.map(MacTable::Some)
+        let mut table = vec![0; bytes];
+        let n = copy_from_guest(self.slices, self.at, &mut table);
+        self.at += n;
+        let (macs, []) = table.as_chunks() else { return None };
+        (n == bytes).then(|| MacTable::Some(macs.iter().copied().map(MacAddr).collect()))
     }
 }
 

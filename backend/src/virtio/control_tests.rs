@@ -1,5 +1,6 @@
 use super::*;
 use crate::packet::MacAddr;
+use crate::virtio::ring::MAX_SEGMENTS;
 use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 
 const PLAIN: Features = Features(1 << 32);
@@ -65,7 +66,7 @@ impl Guest {
             orders.push(order);
             is_fine
         });
-        (told.ok(), orders)
+        (told.ok().map(|served| served.call), orders)
     }
 
     fn answer(&self, ack: u64) -> u8 {
@@ -207,15 +208,49 @@ fn an_order_without_room_for_an_answer_goes_back() {
         writable: false,
     };
     guest.driver.post(&guest.memory, &[buffer]);
-    let outside = Buffer {
-        address: 0x1000_0000,
-        ..buffer
-    };
-    guest.driver.post(&guest.memory, &[outside]);
     let (told, orders) = guest.serve();
     assert!(told.is_some());
     assert_eq!(orders, [], "what cannot be answered is not carried out");
-    assert_eq!(guest.driver.take_used(&guest.memory), [(0, 0), (1, 0)]);
+    assert_eq!(guest.driver.take_used(&guest.memory), [(0, 0)]);
+}
+
+#[test]
+fn an_order_outside_memory_breaks_the_queue_after_those_before_it() {
+    let mut guest = Guest::new();
+    let ack = guest.order(&[4, 0, 2, 0]);
+    let outside = Buffer {
+        address: 0x1000_0000,
+        len: 4,
+        writable: false,
+    };
+    guest.driver.post(&guest.memory, &[outside]);
+    assert_eq!(guest.serve(), (None, vec![Order::QueuePairs(2)]));
+    assert_eq!(guest.answer(ack), OK);
+    assert_eq!(guest.driver.take_used(&guest.memory), [(0, 1)]);
+}
+
+#[test]
+fn a_turn_takes_so_many_orders_and_looks_at_so_many_descriptors_and_no_more() {
+    let mut memory = TestMemory::new(0x40_0000);
+    let mut driver = DriverRing::new(&mut memory, 256);
+    let features = Features(ALL.0 | 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC);
+    let mut control = Control::new(Arc::clone(&memory.map), driver.layout, features).unwrap();
+    // As long as a chain may be, of nothing.
+    let nothing = Buffer {
+        address: 0x100,
+        len: 0,
+        writable: false,
+    };
+    let table = memory.take(16 * MAX_SEGMENTS as u64, 16);
+    for _ in 0..=ORDERS_PER_TURN {
+        driver.post_table(&memory, table, &vec![nothing; MAX_SEGMENTS]);
+    }
+    let served = control.serve(&mut |_| true).unwrap();
+    assert!(served.more, "it is served again without a kick");
+    assert_eq!(driver.take_used(&memory).len(), ORDERS_PER_TURN);
+    assert_eq!(control.visited(), ORDERS_PER_TURN * (1 + MAX_SEGMENTS));
+    assert!(!control.serve(&mut |_| true).unwrap().more);
+    assert_eq!(driver.take_used(&memory).len(), 1);
 }
 
 #[test]

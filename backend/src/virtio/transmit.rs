@@ -22,6 +22,8 @@ pub const BURST: usize = 256;
 const BYTE_BUDGET: usize = 4 * 1024 * 1024;
 /// A burst ends early when it has this many buffers.
 const SEGMENT_BUDGET: usize = 2048;
+/// A burst ends early when it has looked at this many descriptors, empty ones included.
+const VISIT_BUDGET: usize = SEGMENT_BUDGET;
 /// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
 /// Bytes copied of every chain: its virtio header and the frame's head.
@@ -114,7 +116,10 @@ impl Transmit {
     fn take_chains(&mut self, mut budget: Budget) -> Result<(), RingError> {
         let most = self.most();
         let mut bytes = 0;
+        self.ring.forget_visited();
+        // Empty buffers are in no list, but a descriptor of theirs takes as long as any.
         while self.chains.len() < most
+            && self.ring.visited() < VISIT_BUDGET
             && self.segments.len() < SEGMENT_BUDGET
             && bytes < BYTE_BUDGET
             && !budget.is_spent()

@@ -12,6 +12,20 @@ struct Guest {
     counters: Counters,
 }
 
+/// A chain of the most descriptors one may have, all empty but the last of 60 bytes.
+fn mostly_nothing(address: u64) -> Vec<Buffer> {
+    let mut buffers = vec![
+        Buffer {
+            address,
+            len: 0,
+            writable: false
+        };
+        MAX_SEGMENTS
+    ];
+    buffers[MAX_SEGMENTS - 1].len = 72;
+    buffers
+}
+
 /// What a mode saw of a frame.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
@@ -268,4 +282,21 @@ fn chains_beyond_the_budget_stay_in_the_ring() {
     // The last may be longer than what is left.
     assert_eq!(guest.burst_within(budget(1013, 9)).0, Ok(2));
     assert_eq!(guest.burst().0, Ok(2));
+}
+
+#[test]
+fn a_burst_ends_when_it_has_looked_at_enough_descriptors_whatever_is_in_them() {
+    let mut guest = Guest::new(256, MODERN);
+    let address = guest.memory.take(72, 16);
+    let table = guest.memory.take(16 * MAX_SEGMENTS as u64, 16);
+    for _ in 0..128 {
+        guest.driver.post_table(&guest.memory, table, &mostly_nothing(address));
+    }
+    let mut taken = 0;
+    while taken < 128 {
+        let (burst, seen) = guest.burst();
+        taken += burst.unwrap();
+        assert_eq!(seen.len(), 2, "of 1,024 descriptors each");
+        assert!(guest.transmit.ring().visited() <= VISIT_BUDGET + crate::virtio::ring::MAX_VISITS);
+    }
 }

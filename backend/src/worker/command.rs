@@ -10,10 +10,10 @@ use crate::mode::SegmentChange;
 use crate::port::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::{io, time};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// What a ring is for.
@@ -96,11 +96,6 @@ pub(super) struct CommandReceiver {
     bell: Arc<EventFd>,
 }
 
-/// How long a caller waits for the worker before it gives up on it. A turn of the
-/// worker is bounded and far shorter; only a thread that has died takes longer, and
-/// then the channel says so at once.
-const PATIENCE: time::Duration = time::Duration::from_secs(10);
-
 /// A connected pair.
 pub(super) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> {
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK)?);
@@ -121,11 +116,13 @@ impl CommandSender {
         }
     }
 
-    /// Sends and waits for the answer; `None` if the worker is gone.
+    /// Sends and waits for the answer; `None` if the worker is gone, which the channel says at
+    /// once. There is no other limit: a turn of the worker is bounded, and whoever went on
+    /// without the answer would tell the front end something wrong.
     pub(super) fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         self.send(command(reply));
-        answer.recv_timeout(PATIENCE).ok()
+        answer.recv().ok()
     }
 }
 

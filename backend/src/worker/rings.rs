@@ -7,7 +7,7 @@ use crate::counters::DropReason;
 use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
 use crate::virtio::GuestMap;
-use crate::virtio::control::Control;
+use crate::virtio::control::{Control, Served};
 use crate::virtio::features::Features;
 use crate::virtio::ring::{Ring, RingLayout};
 use crate::virtio::transmit::Transmit;
@@ -222,8 +222,12 @@ impl Worker {
         let features = self.features;
         let result = control.serve(&mut |order| self.card.obey(order, features));
         match result {
-            Ok(true) => slot.call(),
-            Ok(false) => {}
+            Ok(Served { call, more }) => {
+                slot.due = more;
+                if call {
+                    slot.call();
+                }
+            }
             Err(error) => self.fail(RingRole::Control, &error),
         }
         self.follow_card();

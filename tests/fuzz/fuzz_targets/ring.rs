@@ -1,7 +1,8 @@
 //! Split rings, whatever stands in them: the input is features, ring size and the bytes of
 //! descriptor tables, rings and buffers. Frames shown to a mode lie in guest memory and
 //! are as long as they say; room given to one lies there too; a frame written into it
-//! is shown whole. No panic, no access outside.
+//! is shown whole. No panic, no access outside, and no turn looks at more descriptors than
+//! a turn may: memory is large enough for tables longer than any chain.
 #![no_main]
 
 use hawser_backend::counters::Counters;
@@ -10,14 +11,22 @@ use hawser_backend::port::rate::Budget;
 use hawser_backend::virtio::control::Control;
 use hawser_backend::virtio::features::Features;
 use hawser_backend::virtio::receive::Receive;
-use hawser_backend::virtio::ring::{Ring, RingLayout};
+use hawser_backend::virtio::ring::{MAX_VISITS, Ring, RingLayout};
 use hawser_backend::virtio::testing::{DriverRing, TestMemory};
 use hawser_backend::virtio::transmit::Transmit;
 use libfuzzer_sys::fuzz_target;
 use std::ops::Range;
 use std::sync::Arc;
 
-const MEMORY: usize = 0x1_0000;
+const MEMORY: usize = 0x20_0000;
+/// Bytes of it that the input fills.
+const FILLED: usize = 0x1_0000;
+/// Descriptors a burst looks at: its budget, and one chain that goes beyond it.
+const BURST_VISITS: usize = 2048 + MAX_VISITS;
+/// Descriptors the receive side looks at in a turn.
+const TURN_VISITS: usize = 32_768 + MAX_VISITS;
+/// Descriptors of a turn of the control queue.
+const ORDER_VISITS: usize = 64 * MAX_VISITS;
 /// Where the fake driver starts to lay out rings.
 const NOISE: u64 = 0x1000;
 
@@ -41,7 +50,7 @@ fuzz_target!(|data: &[u8]| {
     ] {
         let mut memory = TestMemory::new(MEMORY);
         let layout = DriverRing::new(&mut memory, size).layout;
-        let room = MEMORY - NOISE as usize;
+        let room = FILLED - NOISE as usize;
         memory.write(NOISE, &noise[..noise.len().min(room)]);
         let start = memory.map.range(0, 1).expect("mapped").addr();
         act(&Input {
@@ -81,6 +90,7 @@ fn transmit(input: &Input) {
                 }
             },
         );
+        assert!(transmit.ring().visited() <= BURST_VISITS);
         transmit.ring().wants_call();
         if !matches!(taken, Ok(1..)) || transmit.ring().enable_kicks() != Ok(true) {
             return;
@@ -118,6 +128,8 @@ fn receive(input: &Input) {
                 Offload::VALID
             });
         }
+        let visited = receive.ring().map_or(0, |ring| ring.visited());
+        assert!(visited <= TURN_VISITS);
         receive.publish();
     }
     receive.take_broken();
@@ -128,6 +140,7 @@ fn serve_control(input: &Input) {
     let control = Control::new(Arc::clone(&input.memory.map), input.layout, input.features);
     if let Ok(mut control) = control {
         let _ = control.serve(&mut |_| true);
+        assert!(control.visited() <= ORDER_VISITS);
         control.layout();
     }
 }

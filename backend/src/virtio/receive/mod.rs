@@ -162,6 +162,7 @@ impl Receive {
         self.rejected = 0;
         self.gate.settle();
         self.ring.as_mut().is_some_and(|ring| {
+            ring.forget_visited();
             ring.publish();
             ring.wants_call()
         })

@@ -19,6 +19,10 @@ const SWEEP_AT: usize = 4096;
 /// Most buffers of waiting chains.
 const MAX_WAITING_SEGMENTS: usize = 8192;
 
+/// Descriptors looked at in one turn: ten times what a guest's buffers for 64 connections
+/// that each get 64 KiB are, and a few milliseconds.
+pub(super) const VISITS_PER_TURN: usize = 32_768;
+
 /// Room set aside for frames: ranges of waiting chains and of payload buffers.
 #[derive(Default)]
 pub(super) struct Reservation {
@@ -157,9 +161,10 @@ impl Receive {
         while self.waiting.len() <= index {
             self.sweep();
             let Some(ring) = &mut self.ring else { return false };
-            // A guest that posts nothing but junk does not keep us here: what it posts
-            // meanwhile is looked at in the next turn.
-            if self.rejected > ring.size() || self.broken.is_some() {
+            // A guest that posts nothing but junk, or long chains of nothing, does not keep
+            // us here: what it posts meanwhile is looked at in the next turn.
+            let is_spent = self.rejected > ring.size() || ring.visited() >= VISITS_PER_TURN;
+            if is_spent || self.broken.is_some() {
                 return false;
             }
             match ring.pop(&mut self.segments) {

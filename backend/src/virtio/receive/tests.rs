@@ -2,6 +2,7 @@ use super::*;
 use crate::counters::{Count, DropReason};
 use crate::frame::{Checksum, Segmentation};
 use crate::virtio::features::LOG_ALL;
+use crate::virtio::ring::MAX_SEGMENTS;
 use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 use proptest::prelude::*;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -596,4 +597,41 @@ proptest! {
         let stopped = guest.receive.stop();
         prop_assert_eq!(stopped.map(|l| l.next_avail), Some(guest.driver.used_idx(&guest.memory)));
     }
+}
+
+#[test]
+fn a_turn_looks_at_so_many_descriptors_and_the_next_goes_on() {
+    let mut guest = Guest::new(MERGE | 1 << virtio_bindings::virtio_ring::VIRTIO_RING_F_INDIRECT_DESC);
+    let address = guest.memory.take(64, 16);
+    let table = guest.memory.take(16 * MAX_SEGMENTS as u64, 16);
+    let mut buffers = vec![
+        Buffer {
+            address,
+            len: 0,
+            writable: true
+        };
+        MAX_SEGMENTS
+    ];
+    // Too small for a frame: each is given back.
+    buffers[0].len = 4;
+    for _ in 0..200 {
+        guest.driver.post_table(&guest.memory, table, &buffers);
+    }
+    let mut turns = 0;
+    let mut used = 0;
+    while used < 200 {
+        assert_eq!(guest.receive.send(Offload::NONE, &[&[0; 60]]), Err(NoRoom));
+        let visited = guest.receive.ring().unwrap().visited();
+        assert!(
+            visited <= room::VISITS_PER_TURN + crate::virtio::ring::MAX_VISITS,
+            "{visited}"
+        );
+        used += guest.used().len();
+        turns += 1;
+    }
+    assert_eq!(
+        turns,
+        200usize.div_ceil(room::VISITS_PER_TURN.div_ceil(1 + MAX_SEGMENTS))
+    );
+    assert_eq!(guest.counters.dropped(DropReason::BufferTooSmall), 200);
 }

@@ -6,9 +6,19 @@ use crate::frame::{GuestSlice, GuestSliceMut};
 use std::ops::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
-/// Most buffers of one chain; what one readv(2) or sendmsg(2) takes (IOV_MAX). Drivers
-/// make some twenty.
+/// Most buffers of one chain; what one readv(2) or sendmsg(2) takes (IOV_MAX), and what QEMU
+/// takes (VIRTQUEUE_MAX_SIZE). Drivers make some twenty.
+///
+/// 2.7.5.3.1 of virtio 1.3 asks for no more than the queue size. Linux makes longer tables for
+/// small rings (`virtqueue_add_split` counts a table as one descriptor), so that is not held
+/// against a driver.
 pub const MAX_SEGMENTS: usize = 1024;
+/// Most entries of an indirect table: more than `next` (16 bits) can walk through in a chain
+/// that visits none twice. vhost in the kernel and rust-vmm draw the line there too.
+const MAX_TABLE: u32 = 65_535;
+/// Most descriptors of one chain that are looked at: those of the ring, which may lead to an
+/// indirect table, and those of the table.
+pub const MAX_VISITS: usize = 2 * MAX_SEGMENTS;
 
 /// A chain taken from the ring. Its buffers are `first..first + readable + writable`
 /// of the [`Segments`] it was popped into.
@@ -183,6 +193,14 @@ struct Table {
     indirect: bool,
 }
 
+impl Table {
+    /// A chain visits no descriptor twice, so it is no longer than its table; and it has no
+    /// more buffers than are taken, empty ones included.
+    fn longest_chain(&self) -> usize {
+        (self.len as usize).min(MAX_SEGMENTS)
+    }
+}
+
 impl Ring {
     /// Walks the chain that starts at descriptor `head`.
     pub(super) fn walk(&mut self, head: u16, segments: &mut Segments) -> Result<Chain, RingError> {
@@ -208,18 +226,19 @@ impl Ring {
             indirect: false,
         };
         let mut index = chain.head;
-        // A chain visits no descriptor twice, so it is no longer than its table.
-        let mut left = table.len;
+        let mut left = table.longest_chain();
         loop {
             if u32::from(index) >= table.len {
                 return Err(RingError::DescriptorIndex(index));
             }
+            // Empty buffers count as well: they take no room in the list, but time.
             left = left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
+            self.visited += 1;
             // SAFETY: the index lies in the table, which was translated as a whole.
             let descriptor = unsafe { Descriptor::read(table.base.add(usize::from(index) * 16)) };
             if descriptor.has(VRING_DESC_F_INDIRECT) {
                 table = self.indirect_table(&table, &descriptor)?;
-                (index, left) = (0, table.len);
+                (index, left) = (0, table.longest_chain());
                 continue;
             }
             let before = segments.len();
@@ -244,6 +263,9 @@ impl Ring {
         let malformed = len == 0 || !len.is_multiple_of(DESCRIPTOR_SIZE) || descriptor.has(VRING_DESC_F_NEXT);
         if malformed || table.indirect || !self.indirect {
             return Err(RingError::Indirect);
+        }
+        if len > u64::from(MAX_TABLE) * DESCRIPTOR_SIZE {
+            return Err(RingError::TableTooLong(descriptor.len / 16));
         }
         let outside = RingError::OutsideMemory(descriptor.address);
         let (base, room) = self.map.find(&mut self.cache, descriptor.address).ok_or(outside)?;

@@ -13,10 +13,14 @@
 //!
 //! Everything in guest memory is read once (volatile or atomic) and checked on the
 //! copy. What contradicts itself is a [`RingError`]; whoever owns the ring stops it.
+//!
+//! Time is counted in descriptors: a chain costs no more than [`MAX_VISITS`], and
+//! [`Ring::visited`] says how many there were, so that whoever takes chains can stop before
+//! a guest that makes long ones of nothing has held it for long.
 
 mod chain;
 
-pub use chain::{Chain, MAX_SEGMENTS, Segments};
+pub use chain::{Chain, MAX_SEGMENTS, MAX_VISITS, Segments};
 
 use super::MAX_RING_SIZE;
 use super::features::Features;
@@ -84,6 +88,9 @@ pub enum RingError {
     /// that is no multiple of a descriptor's (2.7.5.3.1).
     #[error("an indirect descriptor is malformed or was not negotiated")]
     Indirect,
+    /// An indirect table longer than a chain can be.
+    #[error("an indirect table of {0} descriptors is longer than any chain")]
+    TableTooLong(u32),
 }
 
 /// A running split ring.
@@ -112,6 +119,8 @@ pub struct Ring {
     logging: bool,
     /// True while the guest is asked not to kick.
     quiet: bool,
+    /// Descriptors looked at since this was last forgotten.
+    visited: usize,
 }
 
 // SAFETY: the pointers lead into the mapping `map` keeps alive, which is no thread's own.
@@ -164,6 +173,7 @@ impl Ring {
             indirect: false,
             logging: false,
             quiet: false,
+            visited: 0,
             map,
         };
         // Elements returned before a stop or a migration stay returned.
@@ -228,6 +238,19 @@ impl Ring {
         let chain = self.walk(head, segments)?;
         self.next_avail = self.next_avail.wrapping_add(1);
         Ok(Some(chain))
+    }
+
+    /// Descriptors looked at since [`forget_visited`](Self::forget_visited): what taking
+    /// chains has cost so far.
+    #[inline]
+    pub const fn visited(&self) -> usize {
+        self.visited
+    }
+
+    /// Counts descriptors afresh.
+    #[inline]
+    pub const fn forget_visited(&mut self) {
+        self.visited = 0;
     }
 
     /// Gives the last `n` chains taken back to the ring, as if they had never been.

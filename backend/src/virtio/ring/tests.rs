@@ -292,6 +292,58 @@ fn a_chain_that_loops_is_an_error() {
 }
 
 #[test]
+fn a_table_longer_than_any_chain_is_an_error() {
+    let mut memory = TestMemory::new(0x20_0000);
+    let driver = DriverRing::new(&mut memory, 8);
+    let table = memory.take(16 * 65_536, 16);
+    for (entries, expected) in [
+        (65_535, Ok(16)),
+        (65_536, Err(RingError::TableTooLong(65_536))),
+        (0x0fff_ffff, Err(RingError::TableTooLong(0x0fff_ffff))),
+    ] {
+        let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
+        let whole = descriptor(table, 16 * entries, false);
+        DriverRing::write_descriptor(&memory, table, 0, descriptor(0x100, 16, false), 0, 0);
+        DriverRing::write_descriptor(&memory, driver.layout.descriptors, 0, whole, INDIRECT, 0);
+        memory.write(driver.layout.available, &[0, 0, 1, 0, 0, 0]);
+        let popped = ring.pop(&mut Segments::default());
+        assert_eq!(popped.map(|chain| chain.unwrap().len), expected, "{entries}");
+    }
+}
+
+#[test]
+fn a_chain_of_nothing_costs_no_more_than_a_chain_may() {
+    let mut memory = TestMemory::new(0x20_0000);
+    let mut driver = DriverRing::new(&mut memory, 8);
+    let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
+    let table = memory.take(16 * 65_535, 16);
+    // Empty buffers, and the last leads back to the first.
+    for i in 0..=u16::MAX - 1 {
+        DriverRing::write_descriptor(&memory, table, i, descriptor(0x100, 0, false), NEXT, (i + 1) % 65_535);
+    }
+    let whole = descriptor(table, 16 * 65_535, false);
+    DriverRing::write_descriptor(&memory, driver.layout.descriptors, 0, whole, INDIRECT, 0);
+    driver.post_head(&memory, 0);
+    assert_eq!(ring.pop(&mut Segments::default()), Err(RingError::ChainTooLong));
+    assert_eq!(ring.visited(), 1 + MAX_SEGMENTS);
+    // As many in the ring itself before the table make it no worse than twice that.
+    assert!(ring.visited() <= MAX_VISITS);
+}
+
+#[test]
+fn empty_buffers_count_as_buffers() {
+    let mut pair = Pair::new(4, PLAIN);
+    let mut buffers = vec![descriptor(0x100, 0, false); MAX_SEGMENTS];
+    buffers[MAX_SEGMENTS - 1].len = 60;
+    pair.driver.post_indirect(&mut pair.memory, &buffers);
+    let chain = pair.pop().unwrap().unwrap();
+    assert_eq!((chain.readable, chain.len), (1, 60));
+    buffers.insert(0, buffers[0]);
+    pair.driver.post_indirect(&mut pair.memory, &buffers);
+    assert_eq!(pair.pop(), Err(RingError::ChainTooLong));
+}
+
+#[test]
 fn buffers_outside_memory_are_errors() {
     let end = MEMORY as u64;
     for (address, len, at) in [
@@ -381,7 +433,10 @@ fn exercise(ring: &mut Ring, memory: &TestMemory) -> Result<usize, RingError> {
     let mut chains = 0;
     // As many as a worker takes in a few turns.
     for _ in 0..256 {
-        let Some(chain) = ring.pop(&mut segments)? else { break };
+        ring.forget_visited();
+        let popped = ring.pop(&mut segments);
+        assert!(ring.visited() <= MAX_VISITS);
+        let Some(chain) = popped? else { break };
         assert!(chain.readable + chain.writable <= MAX_SEGMENTS);
         for buffer in segments.raw(chain.segments()) {
             let base = memory.map.range(0, 1).unwrap().addr();
