@@ -170,7 +170,9 @@ fn pings_go_on_after_the_pod_has_changed_its_address() {
         let mut all_answer = |sequence| {
             for (bench, server) in benches.iter_mut().zip(SERVER.map(ip)) {
                 bench.ping(server, 1, sequence, b"who");
-                let (from, header, _) = icmp_message(&bench.turn()[0]);
+                let frames = bench.turn();
+                assert_eq!(frames.len(), 1, "{support:?} {server} {sequence}");
+                let (from, header, _) = icmp_message(&frames[0]);
                 assert_eq!((from, header.echo_sequence()), (server, sequence), "{support:?}");
             }
         };

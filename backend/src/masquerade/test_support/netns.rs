@@ -51,6 +51,11 @@ pub fn enter_fresh() -> bool {
 
 /// Runs a command in the namespace of the calling thread.
 pub fn run(line: &str) {
+    output(line);
+}
+
+/// What a command says that must succeed.
+fn output(line: &str) -> String {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(
@@ -58,6 +63,7 @@ pub fn run(line: &str) {
         "{line}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 impl Network {
@@ -125,11 +131,15 @@ impl Network {
             self.pod_run(&format!("ip address del {old}/{length} dev pod0"));
         }
         self.at(&self.pod, || {
-            address(
-                "pod0",
-                [&format!("{}/24", new[0]), &format!("{}/64", new[1])],
-                ["192.0.2.1", "fd00:1::1"],
-            )
+            let prefixes = [format!("{}/24", new[0]), format!("{}/64", new[1])];
+            address("pod0", [&prefixes[0], &prefixes[1]], ["192.0.2.1", "fd00:1::1"]);
+            // Also without duplicate address detection the kernel takes an address into use
+            // a moment later.
+            let start = Instant::now();
+            while !output("ip -6 route show table local").contains(new[1]) {
+                assert!(start.elapsed() < PATIENCE, "{new:?} is not in use");
+                std::thread::sleep(Duration::from_millis(1));
+            }
         });
     }
 
