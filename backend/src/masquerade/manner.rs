@@ -4,6 +4,7 @@ use super::Link;
 use crate::frame::GuestFrame;
 use crate::packet::EthernetHeader;
 use crate::sys::datagram::{self, Fragmentation};
+use crate::sys::traffic_class::set_traffic_class;
 use socket2::{Domain, Socket};
 use std::net::IpAddr;
 
@@ -14,6 +15,23 @@ pub struct Manner {
     pub ttl: u8,
     /// Whether it may be fragmented on the way.
     pub fragmentation: Fragmentation,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+}
+
+/// DSCP and ECN of a packet of the guest, of whose frame this is the head: the TOS of IPv4, the
+/// traffic class of IPv6 (RFC 2474, RFC 3168).
+pub fn traffic_class(head: &[u8]) -> u8 {
+    let [first, second] = head
+        .get(EthernetHeader::LEN..)
+        .and_then(<[u8]>::first_chunk)
+        .copied()
+        .unwrap_or([0; 2]);
+    match first >> 4 {
+        4 => second,
+        6 => first << 4 | second >> 4,
+        _ => 0,
+    }
 }
 
 impl Manner {
@@ -35,6 +53,7 @@ impl Manner {
             } else {
                 Fragmentation::Allow
             },
+            traffic_class: traffic_class(frame.head),
         }
     }
 }
@@ -44,15 +63,20 @@ impl Manner {
 pub struct SocketManner {
     ttl: Option<u8>,
     fragmentation: Option<Fragmentation>,
+    traffic_class: u8,
 }
 
 impl SocketManner {
     /// Makes the socket send like `wanted`. A socket that has once been allowed to
     /// fragment stays so: what fits the path's MTU carries don't-fragment all the same.
     pub fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: Manner) {
-        // Both fail only for values out of range or a socket of the other family.
+        // All fail only for values out of range or a socket of the other family.
         if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {
             self.ttl = Some(wanted.ttl);
+        }
+        if self.traffic_class != wanted.traffic_class && set_traffic_class(socket, domain, wanted.traffic_class).is_ok()
+        {
+            self.traffic_class = wanted.traffic_class;
         }
         let settled = self.fragmentation == Some(Fragmentation::Allow);
         if !settled
@@ -61,5 +85,23 @@ impl SocketManner {
         {
             self.fragmentation = Some(wanted.fragmentation);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::masquerade::test_support::{ip, packet};
+    use crate::packet::protocol;
+
+    #[test]
+    fn the_traffic_class_of_either_family_is_found() {
+        let mut v4 = packet(ip("10.0.2.2"), ip("192.0.2.1"), protocol::UDP, 64, b"");
+        v4[EthernetHeader::LEN + 1] = 0xb9;
+        let mut v6 = packet(ip("fd10:0:2::2"), ip("2001:db8::1"), protocol::UDP, 64, b"");
+        v6[EthernetHeader::LEN] |= 0x0b;
+        v6[EthernetHeader::LEN + 1] = 0x9f;
+        assert_eq!((traffic_class(&v4), traffic_class(&v6)), (0xb9, 0xb9));
+        assert_eq!(traffic_class(&v4[..EthernetHeader::LEN + 1]), 0);
     }
 }

@@ -10,6 +10,7 @@ pub mod send_batch;
 pub mod stream;
 pub mod tap;
 pub mod thread_time;
+pub mod traffic_class;
 
 /// True if the process or the system has no room for one more descriptor.
 pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {

@@ -1,6 +1,7 @@
 //! Host sockets of streams: made, accepted, and closed in the way the guest's connection is.
 
 use crate::sys::stream::set_peek_offset;
+use crate::sys::traffic_class::set_traffic_class;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
@@ -56,6 +57,15 @@ pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
     // The kernel names the peer of every TCP connection.
     let address = address.ok_or(io::ErrorKind::InvalidData)?;
     Ok((stream.into(), address))
+}
+
+/// Has what the socket sends carry a DSCP, in the place it has in the header. ECN stays the
+/// kernel's, which speaks it with the peer.
+pub fn set_dscp(stream: &Socket, dscp: u8) {
+    // Without it segments go as all others do.
+    let _ = stream
+        .domain()
+        .and_then(|domain| set_traffic_class(stream, domain, dscp));
 }
 
 /// Makes closing the socket a reset, so that its peer sees RST.

@@ -40,6 +40,7 @@ use self::spill::SpillPool;
 use self::vanished::Walk;
 use super::forwards::ForwardSocket;
 use super::index::SlotIndex;
+use super::manner::traffic_class;
 use super::steering::Claim;
 use super::{Context, Families, ListenError};
 use crate::config::Forward;
@@ -89,6 +90,8 @@ struct Flow {
     is_queued: bool,
     /// The poller was asked to tell when the host socket has room again, and has not yet.
     awaits_room: bool,
+    /// DSCP of the guest's segments, as the host socket was told.
+    dscp: u8,
     /// Its entry among the flows of all workers, if there are several.
     _claim: Option<Claim>,
 }
@@ -105,6 +108,16 @@ impl Flow {
         FlowKey {
             guest: self.connection.guest,
             remote: self.connection.remote,
+        }
+    }
+
+    /// Has the host socket's segments carry the DSCP of the guest's.
+    fn follow_dscp(&mut self, dscp: u8) {
+        if dscp != self.dscp
+            && let Some(stream) = &self.stream
+        {
+            host_socket::set_dscp(stream, dscp);
+            self.dscp = dscp;
         }
     }
 }
@@ -216,7 +229,8 @@ impl TcpFlows {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         for (place, item) in incoming.iter().enumerate() {
-            if let Some(slot) = self.find_or_open(ctx, item) {
+            let dscp = dscp(burst, &item.segment);
+            if let Some(slot) = self.find_or_open(ctx, item, dscp) {
                 order.push((slot, place));
             }
         }
@@ -225,6 +239,9 @@ impl TcpFlows {
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let slot = group[0].0;
             let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if let Some(&(_, last)) = group.last() {
+                flow.follow_dscp(dscp(burst, &incoming[last].segment));
+            }
             let segments = group.iter().map(|&(_, place)| &incoming[place].segment);
             let progress = flow
                 .connection
@@ -234,7 +251,7 @@ impl TcpFlows {
         self.order = order;
     }
 
-    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming) -> Option<usize> {
+    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming, dscp: u8) -> Option<usize> {
         let header = &item.segment.header;
         let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
         if let Some(slot) = self.slot_of(&item.key) {
@@ -245,7 +262,7 @@ impl TcpFlows {
             self.remove(slot);
         }
         if is_syn && !header.flags.has(TcpFlags::RST) {
-            self.open_from_guest(ctx, item.key, header);
+            self.open_from_guest(ctx, item, dscp);
         } else {
             ctx.counters.count_drop(DropReason::TcpNoConnection);
             reset(ctx, item);
@@ -253,7 +270,7 @@ impl TcpFlows {
         None
     }
 
-    fn insert(&mut self, ctx: &mut Context<'_>, key: FlowKey, connection: Connection, stream: Socket) {
+    fn insert(&mut self, ctx: &mut Context<'_>, key: FlowKey, connection: Connection, stream: Socket, dscp: u8) {
         let generation = self.next_generation;
         self.next_generation = (generation + 1) & GENERATION_MASK;
         let claim = ctx.claim(protocol::TCP, key.guest, key.remote);
@@ -267,6 +284,7 @@ impl TcpFlows {
             scheduled: Scheduled::default(),
             is_queued: false,
             awaits_room: false,
+            dscp,
             _claim: claim,
         });
         let flow = &self.flows[slot];
@@ -470,6 +488,13 @@ fn narrow(slot: usize) -> u32 {
 
 fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
     flows[slot as usize].key()
+}
+
+/// DSCP of a segment, in the place it has in the header. Its ECN is between the guest and us.
+fn dscp(burst: &GuestBurst<'_>, segment: &Segment) -> u8 {
+    const DSCP: u8 = 0xfc;
+    let head = burst.get(segment.frame).map_or(&[][..], |frame| frame.head);
+    traffic_class(head) & DSCP
 }
 
 /// Answers a SYN with RST.

@@ -3,17 +3,18 @@
 
 use super::connection::{Connection, Opening};
 use super::listener::Client;
-use super::{FlowKey, RETRY, TURNS, TcpFlows, host_socket, refuse};
+use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, host_socket, refuse};
 use crate::counters::{Count, DropReason};
 use crate::masquerade::icmp::{self, IcmpError};
 use crate::masquerade::{Context, Destination, Packet};
-use crate::packet::{TcpHeader, protocol};
+use crate::packet::protocol;
 use std::io;
 use std::net::SocketAddr;
 
 impl TcpFlows {
-    /// The guest opens a connection.
-    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+    /// The guest opens a connection with `item`, a SYN that carries `dscp`.
+    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, dscp: u8) {
+        let (key, syn) = (item.key, &item.segment.header);
         let target = match ctx.nat.outbound(key.remote) {
             Destination::World(target) => target,
             Destination::Gateway => return refuse(ctx, key, syn),
@@ -42,6 +43,9 @@ impl TcpFlows {
                 return;
             }
         };
+        if dscp != 0 {
+            host_socket::set_dscp(&stream, dscp);
+        }
         let connected = self.local_ports.connect(ctx.now, &stream, key.guest.port(), target);
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
             // The guest asks again in a second, and TIME_WAIT ends.
@@ -56,7 +60,7 @@ impl TcpFlows {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return connect_failed(ctx, &mut connection, &e),
         }
-        self.insert(ctx, key, connection, stream);
+        self.insert(ctx, key, connection, stream, dscp);
     }
 
     /// Clients wait at a listening socket.
@@ -85,7 +89,7 @@ impl TcpFlows {
         ctx.counters.add(Count::TcpIn, 1);
         let opening = self.opening(ctx, key);
         let connection = Connection::to_guest(&opening, ctx);
-        self.insert(ctx, key, connection, client.stream);
+        self.insert(ctx, key, connection, client.stream, 0);
     }
 
     /// The key for a client: its real port, unless two clients look alike to the guest.

@@ -4,10 +4,11 @@
 use crate::counters::DropReason;
 use crate::masquerade::tcp::{FlowKey, Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
 use crate::masquerade::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
-use crate::packet::{TcpFlags, TcpHeader, TcpOptions, protocol};
+use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, TcpOptions, protocol};
 use crate::poller::EventBuffer;
 use crate::sys::stream::has_port_range;
-use socket2::SockRef;
+use crate::sys::traffic_class::traffic_class;
+use socket2::{Domain, SockRef};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -28,6 +29,8 @@ pub(super) struct Bench {
     pub(super) expected: u32,
     /// Right edge of the window the guest was offered.
     edge: u32,
+    /// TOS of what the guest sends.
+    pub(super) tos: u8,
 }
 
 /// A segment that came to the guest.
@@ -49,6 +52,7 @@ impl Bench {
             next: ISS,
             expected: 0,
             edge: ISS,
+            tos: 0,
         }
     }
 
@@ -109,7 +113,8 @@ impl Bench {
         let payload_offset = 34 + rest.len();
         rest.extend_from_slice(payload);
         let ends = (self.key.guest.ip(), self.key.remote.ip());
-        let frame = packet(ends.0, ends.1, protocol::TCP, 64, &rest);
+        let mut frame = packet(ends.0, ends.1, protocol::TCP, 64, &rest);
+        frame[EthernetHeader::LEN + 1] = self.tos;
         let segment = Segment {
             frame: 0,
             header,
@@ -416,4 +421,26 @@ fn connections_in_time_wait_leave_the_limit_to_others() {
     bench.around.now = bench.around.now + Duration::from_secs(300);
     bench.flows.on_timer(&mut bench.around.context());
     assert_eq!((bench.flows.flows.len(), bench.flows.in_time_wait), (0, 0));
+}
+
+#[test]
+fn the_dscp_of_the_guest_is_the_host_sockets_and_ecn_is_not() {
+    const EF: u8 = 0xb8;
+    const ECT: u8 = 0x02;
+    let class = |bench: &Bench| {
+        let (_, flow) = bench.flows.flows.iter().next().unwrap();
+        traffic_class(flow.stream.as_ref().unwrap(), Domain::IPV4).unwrap()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bench = Bench::new(listener.local_addr().unwrap().port());
+    bench.tos = EF | ECT;
+    bench.send_syn();
+    assert_eq!(class(&bench), EF, "from the first segment on");
+    bench.handle_events();
+    bench.take();
+    for tos in [ECT, EF, 0x20] {
+        bench.tos = tos;
+        bench.send(ACK, b"x");
+        assert_eq!(class(&bench), tos & !ECT);
+    }
 }
