@@ -122,7 +122,11 @@ impl Outbound {
         let mut gather = self.gather.start();
         gather.push(GuestSlice::from_bytes(&self.bytes));
         for (frame, offset) in frames {
-            gather.push_range(frame.slices, offset, frame.len - offset);
+            if frame.head.len() == frame.len {
+                gather.push(GuestSlice::from_bytes(&frame.head[offset..]));
+            } else {
+                frame.gather(offset, frame.len - offset, &mut gather);
+            }
         }
         segment.queue().write(gather.slices()).map(drop)
     }

@@ -114,3 +114,31 @@ impl Services {
         self.replies.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::testing::{OwnedFrame, TestSink};
+    use crate::responder::testing::{GUEST_MAC, requests};
+
+    #[test]
+    fn neighbours_are_answered_for_as_they_were_asked_for_whatever_the_guest_writes_meanwhile() {
+        let forwarding = Forwarding::Routed { device: GUEST_MAC };
+        let mut services = Services::new(Leases::default(), forwarding, Arc::default()).unwrap();
+        let mut answer = |frame: &GuestFrame<'_>| {
+            let mut sink = TestSink::default();
+            if services.wants(frame) {
+                services.answer(Instant::from_nanos(1), frame, &mut sink);
+            }
+            sink.take()
+        };
+        let mut answered = 0;
+        for (name, request) in requests() {
+            let request = OwnedFrame::new(request);
+            let expected = request.with(&mut answer);
+            assert_eq!(request.with_head_overwritten(&mut answer), expected, "{name}");
+            answered += expected.len();
+        }
+        assert_ne!(answered, 0);
+    }
+}

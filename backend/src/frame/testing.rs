@@ -168,4 +168,13 @@ impl OwnedFrame {
     pub fn with<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
         f(&self.view(&self.slices()))
     }
+
+    /// Calls `f` with the frame as the worker would show it if the guest overwrote all that had
+    /// been copied as soon as it was.
+    pub fn with_head_overwritten<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
+        let mut memory = self.bytes.clone();
+        let head = memory.len().min(HEAD_MAX);
+        memory[..head].fill(0xff);
+        f(&self.view(&[GuestSlice::from_bytes(&memory)]))
+    }
 }

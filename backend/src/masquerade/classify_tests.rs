@@ -107,6 +107,18 @@ fn every_service_answers_through_the_mode() {
 }
 
 #[test]
+fn services_answer_what_was_classified_whatever_the_guest_writes_meanwhile() {
+    let (mut still, mut moving) = (Bench::new(), Bench::new());
+    for (name, request) in testing::requests() {
+        let expected = still.send(request.clone());
+        let (mode, sink) = (&mut moving.mode, &mut moving.sink);
+        OwnedFrame::new(request).with_head_overwritten(|frame| mode.on_burst(NOW, &[*frame], sink));
+        let got: Vec<_> = moving.sink.take().into_iter().map(|d| d.bytes).collect();
+        assert_eq!(got, expected, "{name}");
+    }
+}
+
+#[test]
 fn a_link_that_comes_up_is_told_of_its_router_and_again_when_it_is_time() {
     let mut bench = Bench::new();
     assert_eq!(bench.mode.deadline(), None, "nothing to do without a guest");

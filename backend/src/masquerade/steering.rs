@@ -236,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_handed_over_is_what_was_classified() {
+        let (a, b) = pair();
+        let bytes: Vec<u8> = (0..200).collect();
+        assert!(OwnedFrame::new(bytes.clone()).with_head_overwritten(|frame| b.hand_over(0, frame)));
+        assert_eq!(a.take()[0].bytes, bytes);
+    }
+
+    #[test]
     fn a_frame_is_handed_over_whole_and_in_order_until_the_box_is_full() {
         let (a, b) = pair();
         for n in 0..3 {

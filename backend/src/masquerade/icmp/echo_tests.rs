@@ -138,6 +138,29 @@ fn a_reply_above_the_mtu_comes_in_fragments() {
 }
 
 #[test]
+fn the_gateway_answers_what_was_asked_whatever_the_guest_writes_meanwhile() {
+    let mut bench = Bench::with(EchoSupport::None);
+    let (src, dst) = (ip("10.0.2.2"), ip("10.0.2.1"));
+    let mut message = vec![0; IcmpHeader::LEN];
+    IcmpHeader::echo(request_kind(src), 77, 3).emit(&mut message, 0);
+    message.extend_from_slice(b"abc");
+    let frame = packet(src, dst, icmp_protocol(src), 64, &message);
+    let request = EchoRequest {
+        src,
+        dst,
+        offset: frame.len() - message.len(),
+        len: message.len(),
+        ttl: 64,
+    };
+    crate::frame::testing::OwnedFrame::new(frame).with_head_overwritten(|frame| {
+        bench.flows.on_echo(&mut bench.around.context(), frame, &request);
+    });
+    let want = IcmpHeader::echo(reply_kind(dst), 77, 3);
+    let frames = bench.around.sink.take();
+    assert_eq!(icmp_message(&frames[0]), (dst, want, b"abc".to_vec()));
+}
+
+#[test]
 fn the_gateway_answers_by_itself() {
     for gateway in ["10.0.2.1", "fd10:0:2::1"] {
         let mut bench = Bench::with(EchoSupport::None);

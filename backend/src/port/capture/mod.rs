@@ -211,9 +211,6 @@ impl CaptureTap {
     pub fn frame(&self, frame: &GuestFrame<'_>, dropped: Option<DropReason>) {
         self.show(Direction::FromGuest, dropped, frame.head, frame.len, |bytes| {
             frame.copy_to(0, bytes);
-            // What was decided on, whatever the guest has written since.
-            let head = frame.head.len().min(bytes.len());
-            bytes[..head].copy_from_slice(&frame.head[..head]);
         });
     }
 
