@@ -7,7 +7,7 @@
 use crate::cli::ManifestArgs;
 use crate::failure::Failure;
 use crate::manifest::cni::{Attachment, MacvtapMode, Segment};
-use crate::manifest::ipam::{Ipam, Range, Route, StaticAddress};
+use crate::manifest::ipam::{Ipam, Range};
 use crate::plan::{NicMode, NicPlan, VmPlan};
 use crate::store::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
 use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
@@ -15,7 +15,6 @@ use crate::store::range::MacRange;
 use crate::store::sqlite::{Access, Sqlite};
 use crate::store::{Lease, Store, VmName};
 use crate::validate::{self, Rejected};
-use ipnet::IpNet;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -119,7 +118,11 @@ fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
     match ipam {
         Ipam::None | Ipam::Dhcp => Vec::new(),
         Ipam::Static { addresses, .. } => addresses.iter().map(|a| AddressClaim::Fixed(a.address)).collect(),
-        Ipam::HostLocal { ranges, .. } => ranges.iter().cloned().map(AddressClaim::OneOf).collect(),
+        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
+            let one_of = |set: &Vec<Range>| AddressClaim::OneOf(set.clone(), ranges.choice);
+            let named = ranges.addresses.iter().map(|a| AddressClaim::Fixed(a.address));
+            ranges.ranges.iter().map(one_of).chain(named).collect()
+        }
     }
 }
 
@@ -127,43 +130,9 @@ fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
 fn apply(nic: &mut NicPlan, lease: &Lease) {
     nic.mac = nic.mac.or(lease.mac);
     if let NicMode::Bridge(Segment { ipam, .. }) = &mut nic.mode
-        && let Ipam::HostLocal { ranges, routes } = ipam
+        && let Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) = ipam
     {
-        *ipam = fixed(ranges, routes, &lease.addresses);
-    }
-}
-
-/// `static` of what was given out of ranges. A range always has a gateway, which is the
-/// guest's router only if a route says so.
-fn fixed(ranges: &[Vec<Range>], routes: &[Route], given: &[IpNet]) -> Ipam {
-    let of = |address: &IpNet| {
-        let contains = |range: &&Range| range.subnet.contains(&address.addr());
-        ranges.iter().flatten().find(contains).map(|range| range.gateway)
-    };
-    // As the plugin does: what goes by no named hop goes by the first gateway of its family.
-    let gateway = |ipv4: bool| given.iter().filter_map(of).find(|gateway| gateway.is_ipv4() == ipv4);
-    let hop = |route: &Route| route.via.or_else(|| gateway(route.destination.addr().is_ipv4()));
-    let routes: Vec<Route> = routes
-        .iter()
-        .map(|route| Route {
-            via: hop(route),
-            ..*route
-        })
-        .collect();
-    let router = |address: &IpNet| {
-        let is_default = |route: &&Route| {
-            let ipv4 = route.destination.addr().is_ipv4();
-            route.destination.prefix_len() == 0 && ipv4 == address.addr().is_ipv4()
-        };
-        routes.iter().find(is_default).and_then(|route| route.via)
-    };
-    let address = |address: &IpNet| StaticAddress {
-        address: *address,
-        gateway: router(address),
-    };
-    Ipam::Static {
-        addresses: given.iter().map(address).collect(),
-        routes,
+        *ipam = ranges.given(&lease.addresses);
     }
 }
 
@@ -175,7 +144,8 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     let named = nic.mac.is_some() || !has_own_mac(nic);
     let checked = matches!(&segment.attachment, Attachment::Bridge(port) if port.mac_spoof_check);
     let message = match &segment.ipam {
-        Ipam::HostLocal { .. } => "addresses of host-local ranges are kept in the store: leave out --store=off",
+        Ipam::HostLocal(_) => "addresses of host-local ranges are kept in the store: leave out --store=off",
+        Ipam::Whereabouts(_) => "addresses of whereabouts ranges are kept in the store: leave out --store=off",
         Ipam::Static { .. } if !named => {
             "its address is given to a MAC, and none is known: give macAddress, or leave out --store=off"
         }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::cli::Cli;
 use crate::manifest::SourceFile;
+use crate::manifest::ipam::StaticAddress;
 use crate::store::Holder;
 use clap::Parser as _;
 use std::path::Path;
@@ -196,4 +197,210 @@ fn macs_come_from_the_option_else_from_kubemacpools_config_map() {
     let option = ["--mac-range=0e:00:00:00:00:07-0e:00:00:00:00:07"];
     assert_eq!(settled(format!("{POOL}{vm}"), &option), "0e:00:00:00:00:07");
     assert!(settled(vm.into(), &[]).starts_with("02:"));
+}
+
+/// The addresses that VMs `vm0`, `vm1` … are given on networks of these configurations, one
+/// after another, from one store.
+fn given(configs: &[String]) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("--store={}", folder.path().join("store.db").display());
+    let Some(crate::cli::Command::Run(args)) = Cli::parse_from(["hawser", "run", "-f", "x", &store]).command else {
+        panic!("run was parsed")
+    };
+    let of = |(n, config): (usize, &String)| {
+        let mut plan = planned("", config);
+        plan.name = format!("vm{n}");
+        match settle(&mut plan, &args.store) {
+            Ok(()) => fixed_text(&plan),
+            Err(failure) => failure.to_string(),
+        }
+    };
+    configs.iter().enumerate().map(of).collect()
+}
+
+/// What the guest would be told: addresses, the router of each, routes.
+fn fixed_text(plan: &VmPlan) -> String {
+    let NicMode::Bridge(segment) = &plan.nics[0].mode else {
+        panic!("bridge was planned")
+    };
+    let Ipam::Static { addresses, routes } = &segment.ipam else {
+        panic!("it is not fixed: {:?}", segment.ipam)
+    };
+    let via = |via: Option<std::net::IpAddr>| via.map(|via| format!(" via {via}")).unwrap_or_default();
+    let addresses = addresses.iter().map(|a| format!("{}{}", a.address, via(a.gateway)));
+    let routes = routes.iter().map(|r| format!("{}{}", r.destination, via(r.via)));
+    let parts: Vec<String> = addresses.chain(routes).collect();
+    parts.join(", ")
+}
+
+fn whereabouts(ipam: &str) -> String {
+    format!(r#"{{"type": "macvlan", "master": "eth0", "ipam": {{"type": "whereabouts", {ipam}}}}}"#)
+}
+
+#[test]
+fn whereabouts_ranges_are_those_of_its_documentation() {
+    for (ipam, expected) in [
+        // Host bits mean nothing; .229/30 takes .228 to .231 out.
+        (
+            r#""range": "192.168.2.225/28", "exclude": ["192.168.2.229/30", "192.168.2.236/32"]"#,
+            &[
+                "192.168.2.225/28",
+                "192.168.2.226/28",
+                "192.168.2.227/28",
+                "192.168.2.232/28",
+            ][..],
+        ),
+        (
+            r#""range": "192.168.2.225-192.168.2.226/28""#,
+            &[
+                "192.168.2.225/28",
+                "192.168.2.226/28",
+                "every address of 192.168.2.225-192.168.2.226 is given out: widen the ranges, or release VMs that are \
+                 gone (hawser leases list)",
+            ],
+        ),
+        (
+            r#""range": "10.0.0.0/24", "range_start": "10.0.0.9", "range_end": "10.0.0.10""#,
+            &["10.0.0.9/24", "10.0.0.10/24"],
+        ),
+        (
+            r#""range": "2001:db8::/116", "gateway": "2001:db8::1""#,
+            &["2001:db8::2/116"],
+        ),
+        (
+            r#""ipRanges": [{"range": "192.168.10.1/24"}, {"range": "fd00::1/64", "exclude": ["fd00::1"]}], "range": "172.16.0.0/16""#,
+            &[
+                "172.16.0.1/16, 192.168.10.1/24, fd00::2/64",
+                "172.16.0.2/16, 192.168.10.2/24, fd00::3/64",
+            ],
+        ),
+        // The gateway is no guest's address, and the router only by a route.
+        (r#""range": "10.0.0.0/24", "gateway": "10.0.0.1""#, &["10.0.0.2/24"]),
+        (
+            r#""range": "10.0.0.0/24", "gateway": "10.0.0.254", "routes": [{"dst": "0.0.0.0/0"}], "addresses": [{"address": "10.9.0.5/24"}]"#,
+            &["10.0.0.1/24 via 10.0.0.254, 10.9.0.5/24 via 10.0.0.254, 0.0.0.0/0 via 10.0.0.254"],
+        ),
+    ] {
+        let configs = vec![whereabouts(ipam); expected.len()];
+        assert_eq!(given(&configs), expected, "{ipam}");
+    }
+}
+
+#[test]
+fn pools_of_whereabouts_know_of_each_other_unless_they_are_named() {
+    let on = |master: &str, ipam: &str| whereabouts(ipam).replace("eth0", master);
+    let range = r#""range": "10.0.0.0/24""#;
+    let wider = r#""range": "10.0.0.0/16""#;
+    let named = r#""range": "10.0.0.0/24", "network_name": "mine""#;
+    let alone = r#""range": "10.0.0.0/24", "enable_overlapping_ranges": false"#;
+    assert_eq!(
+        given(&[
+            on("eth0", range),
+            on("eth1", wider),
+            on("eth2", named),
+            on("eth3", alone),
+            on("eth1", range)
+        ]),
+        [
+            "10.0.0.1/24",
+            "10.0.0.2/16",
+            "10.0.0.1/24",
+            "10.0.0.1/24",
+            "10.0.0.3/24"
+        ]
+    );
+}
+
+#[test]
+fn with_is_default_gateway_the_guest_has_the_route_the_bridge_plugin_would_set() {
+    let on_bridge = |fields: &str| format!(r#"{{"type": "bridge", {fields}}}"#);
+    let local = r#""ipam": {"type": "host-local", "subnet": "10.22.0.0/16""#;
+    let fixed = r#""ipam": {"type": "static", "addresses": [{"address": "10.22.0.9/16"}]"#;
+    for (fields, expected) in [
+        // The example of the plugin's documentation.
+        (
+            format!(r#""isDefaultGateway": true, {local}}}"#),
+            "10.22.0.2/16 via 10.22.0.1, 0.0.0.0/0 via 10.22.0.1",
+        ),
+        (format!(r#""isDefaultGateway": false, {local}}}"#), "10.22.0.2/16"),
+        (format!(r#""isGateway": true, {local}}}"#), "10.22.0.2/16"),
+        // A default route that is there already goes by its own hop.
+        (
+            format!(r#""isDefaultGateway": true, {local}, "routes": [{{"dst": "0.0.0.0/0", "gw": "10.22.9.9"}}]}}"#),
+            "10.22.0.2/16 via 10.22.9.9, 0.0.0.0/0 via 10.22.9.9",
+        ),
+        (
+            format!(r#""isDefaultGateway": true, {fixed}, "routes": [{{"dst": "10.0.0.0/8"}}]}}"#),
+            "10.22.0.9/16, 10.0.0.0/8 via 10.22.0.1, 0.0.0.0/0 via 10.22.0.1",
+        ),
+        (
+            format!(r#""isGateway": true, {fixed}, "routes": [{{"dst": "10.0.0.0/8"}}]}}"#),
+            "10.22.0.9/16, 10.0.0.0/8 via 10.22.0.1",
+        ),
+    ] {
+        assert_eq!(given(&[on_bridge(&fields)]), [expected], "{fields}");
+    }
+}
+
+#[test]
+fn addresses_a_configuration_asks_for_are_the_ones_given() {
+    let on_bridge = |fields: &str| format!(r#"{{"type": "bridge", {fields}}}"#);
+    let local =
+        r#""ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/16"}], [{"subnet": "fd00::/64"}]]}"#;
+    let fixed = r#""ipam": {"type": "static", "addresses": [{"address": "10.22.0.9/16", "gateway": "10.22.0.1"}]}"#;
+    for (fields, expected) in [
+        (
+            format!(
+                r#"{local}, "args": {{"cni": {{"ips": ["10.22.3.4"]}}}}, "runtimeConfig": {{"ips": ["fd00::5/64"]}}"#
+            ),
+            "10.22.3.4/16, fd00::5/64",
+        ),
+        (
+            format!(r#"{local}, "runtimeConfig": {{"ipRanges": [[{{"subnet": "10.7.0.0/16"}}]]}}"#),
+            "10.7.0.2/16, 10.22.0.2/16, fd00::2/64",
+        ),
+        (
+            format!(r#"{fixed}, "args": {{"cni": {{"ips": ["10.22.3.4/16"]}}}}"#),
+            "10.22.3.4/16",
+        ),
+        (
+            format!(
+                r#"{fixed}, "args": {{"cni": {{"ips": ["10.22.3.4/16"]}}}}, "runtimeConfig": {{"ips": ["10.22.3.5/16"]}}"#
+            ),
+            "10.22.3.5/16",
+        ),
+    ] {
+        assert_eq!(given(&[on_bridge(&fields)]), [expected], "{fields}");
+    }
+}
+
+#[test]
+fn a_mac_of_the_configuration_is_that_of_an_interface_without_one() {
+    let mac = |interface: &str, config: &str| {
+        let mac = planned(interface, config).nics[0].mac;
+        mac.map(|mac| mac.to_string()).unwrap_or_default()
+    };
+    let [a, b, c] = ["02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"];
+    let args = format!(r#""args": {{"cni": {{"mac": "{a}"}}}}"#);
+    let runtime = format!(r#""runtimeConfig": {{"mac": "{b}"}}"#);
+    let own = format!(r#""mac": "{c}""#);
+    let bridge = r#""type": "bridge""#;
+    let macvlan = r#""type": "macvlan", "master": "eth0""#;
+    let tap = r#""type": "tap", "bridge": "br0""#;
+    let ipvlan = r#""type": "ipvlan", "master": "eth0""#;
+    for (config, expected) in [
+        (format!("{{{bridge}, {args}}}"), a),
+        (format!("{{{bridge}, {args}, {runtime}}}"), b),
+        (format!("{{{macvlan}, {own}}}"), c),
+        (format!("{{{macvlan}, {own}, {runtime}}}"), b),
+        (format!("{{{tap}, {own}}}"), c),
+        // What its plugin does not read.
+        (format!("{{{bridge}, {own}}}"), ""),
+        (format!("{{{macvlan}, {args}}}"), ""),
+        (format!("{{{ipvlan}, {own}, {args}}}"), ""),
+    ] {
+        assert_eq!(mac("", &config), expected, "{config}");
+    }
+    let given = mac(", macAddress: \"02:00:00:00:00:07\"", &format!("{{{bridge}, {args}}}"));
+    assert_eq!(given, "02:00:00:00:00:07");
 }

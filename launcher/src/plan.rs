@@ -8,7 +8,7 @@
 use crate::forward::{self, Kept};
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
-use crate::manifest::ipam::{Ipam, Range, Route};
+use crate::manifest::ipam::{Ipam, Route};
 use crate::manifest::network::NamedNetwork;
 use crate::manifest::ports::ISTIO_RESERVED;
 use crate::manifest::report::{Report, Spot};
@@ -90,7 +90,7 @@ impl NicPlan {
     pub fn tells_names(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) | NicMode::Pod(_) => true,
-            NicMode::Bridge(segment) => matches!(segment.ipam, Ipam::Static { .. } | Ipam::HostLocal { .. }),
+            NicMode::Bridge(segment) => segment.ipam.is_told(),
         }
     }
 }
@@ -104,6 +104,16 @@ pub enum NicMode {
     Bridge(Segment),
     /// The pod's interface is the guest's.
     Pod(PodPlan),
+}
+
+impl NicMode {
+    /// The MAC that its network gives a NIC without one.
+    const fn mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Bridge(segment) => segment.mac,
+            Self::Masquerade(_) | Self::Pod(_) => None,
+        }
+    }
 }
 
 /// A NIC that takes over the pod's interface.
@@ -286,7 +296,7 @@ impl Planner<'_> {
             name: interface.name.clone(),
             network,
             socket: self.socket(interface)?,
-            mac: interface.mac,
+            mac: interface.mac.or_else(|| mode.mac()),
             queue_pairs: self.queue_pairs(),
             hostname: self.vm.hostname.clone(),
             state: interface.state,
@@ -305,7 +315,10 @@ impl Planner<'_> {
         Places {
             segment: fields.map_or(here, |fields| &fields.link).to_string(),
             mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
-            mac: here.field("macAddress", here.line).to_string(),
+            mac: match fields.and_then(|fields| fields.mac.as_ref()) {
+                Some(spot) if interface.mac.is_none() => spot.to_string(),
+                _ => here.field("macAddress", here.line).to_string(),
+            },
         }
     }
 
@@ -440,10 +453,7 @@ impl Planner<'_> {
                 }
                 return;
             }
-            Ipam::HostLocal { ranges, routes } => {
-                let first = |set: &Vec<Range>| set.first().map(|range| range.first);
-                (ranges.iter().filter_map(first).collect(), routes, false)
-            }
+            Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => (ranges.samples(), &ranges.routes, false),
             Ipam::Static { addresses, routes } => {
                 let has_router6 = addresses
                     .iter()

@@ -3,7 +3,7 @@
 use crate::leases::has_own_mac;
 use crate::manifest::cni::{Attachment, BridgePort, Segment};
 use crate::manifest::dns::Dns;
-use crate::manifest::ipam::Ipam;
+use crate::manifest::ipam::{Ipam, Range};
 use crate::manifest::report::Problem;
 use crate::manifest::vm::DhcpOptions;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
@@ -127,17 +127,17 @@ fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
             let addresses: Vec<String> = addresses.iter().map(|a| a.address.to_string()).collect();
             line("address", addresses.join(", "));
         }
-        Ipam::HostLocal { ranges, .. } => {
-            let set = |set: &Vec<crate::manifest::ipam::Range>| {
+        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
+            let set = |set: &Vec<Range>| {
                 let ranges: Vec<String> = set.iter().map(|r| format!("{} to {}", r.first, r.last)).collect();
                 format!("one of {}", ranges.join(" or "))
             };
-            let sets: Vec<String> = ranges.iter().map(set).collect();
+            let named = ranges.addresses.iter().map(|named| named.address.to_string());
+            let sets: Vec<String> = ranges.ranges.iter().map(set).chain(named).collect();
             line("address", sets.join(", and "));
         }
     }
-    let told = matches!(segment.ipam, Ipam::Static { .. } | Ipam::HostLocal { .. });
-    if let Some(dns) = segment.dns.as_ref().filter(|_| told) {
+    if let Some(dns) = segment.dns.as_ref().filter(|_| segment.ipam.is_told()) {
         line("DNS", dns_text(dns));
     }
 }

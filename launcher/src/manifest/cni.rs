@@ -2,10 +2,12 @@
 
 use super::dns::{self, Dns};
 use super::fields::cni as table;
-use super::ipam::{self, Ipam};
+use super::ipam::{self, Ipam, Requested};
 use super::json::Json;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
+use crate::values;
+use hawser_backend::packet::MacAddr;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 
@@ -15,6 +17,9 @@ pub struct Segment {
     /// How it is attached to.
     #[serde(flatten)]
     pub attachment: Attachment,
+    /// The guest's MAC where its interface has no macAddress.
+    #[serde(skip)]
+    pub mac: Option<MacAddr>,
     /// `mtu`; that of the segment if it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
@@ -42,6 +47,8 @@ pub struct Fields {
     pub link: Spot,
     /// `mtu`, in the same way.
     pub mtu: Spot,
+    /// The MAC, if the configuration gives one.
+    pub mac: Option<Spot>,
 }
 
 /// How a NIC is attached to its segment.
@@ -181,11 +188,18 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     let object = item.object(table)?;
     let attachment = read_attachment(&object, around);
     let mtu = if table.reads("mtu") { mtu(&object) } else { None };
-    let (ipam, of_ipam) = if table.reads("ipam") {
-        object.get("ipam").as_ref().and_then(ipam::read).unwrap_or_default()
+    let arguments = Arguments::read(&object, table);
+    let mut mac = table.reads("mac").then(|| object.get("mac")).flatten();
+    mac = arguments.mac.clone().or(mac);
+    let (mut ipam, of_ipam) = if table.reads("ipam") {
+        let read = |item: &Item<'_>| ipam::read(item, &arguments.requested);
+        object.get("ipam").as_ref().and_then(read).unwrap_or_default()
     } else {
         (Ipam::None, None)
     };
+    if table.reads("isDefaultGateway") {
+        put_behind_gateway(&object, &mut ipam);
+    }
     // As the plugins do: what the addresses came with gives way to the configuration's own.
     let dns = if table.reads("dns") { dns::read(&object) } else { None };
     let spot = |names: &[&str]| {
@@ -196,9 +210,11 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     let fields = Fields {
         link: spot(&["bridge", "master"]),
         mtu: spot(&["mtu"]),
+        mac: mac.as_ref().map(|item| item.spot().clone()),
     };
     let segment = Segment {
         attachment: attachment?,
+        mac: mac.and_then(|item| item.parsed(values::guest_mac)),
         mtu,
         ipam,
         dns: dns.or(of_ipam),
@@ -208,6 +224,53 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
         fields,
         primary: table.reads("role") && is_primary(&object),
     })
+}
+
+/// `args.cni` and `runtimeConfig`: what a runtime tells plugins, and a configuration may say
+/// itself.
+struct Arguments<'a> {
+    /// The MAC that goes before that of the configuration; `runtimeConfig` before `args`.
+    mac: Option<Item<'a>>,
+    requested: Requested<'a>,
+}
+
+impl<'a> Arguments<'a> {
+    fn read(object: &Object<'a>, table: &'static ObjectType) -> Self {
+        let object_of = |name, kind| table.reads(name).then(|| object.object(name, kind)).flatten();
+        let args = object_of("args", &table::ARGS).and_then(|args| args.object("cni", &table::CNI_ARGS));
+        let runtime = object_of("runtimeConfig", &table::RUNTIME_CONFIG);
+        let of_args = args.as_ref().and_then(|args| args.get("mac"));
+        // Of the plugins that are served only bridge takes it (BridgeArgs of its bridge.go).
+        let of_args = of_args.filter(|item| {
+            let is_read = std::ptr::eq(table, &raw const table::BRIDGE);
+            if !is_read {
+                item.warn("ignored: this plugin does not take it; give mac or runtimeConfig.mac");
+            }
+            is_read
+        });
+        let list = |object: &Option<Object<'a>>, name| object.as_ref().map(|o| o.list(name)).unwrap_or_default();
+        Self {
+            mac: runtime.as_ref().and_then(|runtime| runtime.get("mac")).or(of_args),
+            requested: Requested {
+                ips: [list(&args, "ips"), list(&runtime, "ips")],
+                ranges: list(&runtime, "ipRanges"),
+            },
+        }
+    }
+}
+
+/// What `isGateway` and `isDefaultGateway` mean for the guest. The bridge itself is as it is.
+fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
+    let [gateway, default] = ["isGateway", "isDefaultGateway"].map(|name| object.get(name));
+    let is_on = |item: &Option<Item<'_>>| item.as_ref().and_then(Item::boolean) == Some(true);
+    let (is_gateway, is_default) = (is_on(&gateway), is_on(&default));
+    let Some(item) = default.filter(|_| is_default).or(gateway.filter(|_| is_gateway)) else {
+        return;
+    };
+    if ipam.is_told() {
+        ipam.behind_gateway(is_default);
+        item.warn("hawser puts no address on the bridge: see that it has the gateway's");
+    }
 }
 
 fn mtu(object: &Object<'_>) -> Option<u16> {

@@ -3,7 +3,7 @@
 
 use super::cni::{self, Attachment, Fields, Segment, Surroundings};
 use super::fields::network as table;
-use super::ipam::{self, Ipam};
+use super::ipam::{self, Ipam, Requested};
 use super::json::Json;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
@@ -77,6 +77,7 @@ pub fn read_attachment(object: &Object<'_>) -> NamedNetwork {
 fn overlay() -> Segment {
     Segment {
         attachment: Attachment::Overlay,
+        mac: None,
         mtu: None,
         ipam: Ipam::None,
         dns: None,
@@ -158,6 +159,7 @@ pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
     let mut network = named(object, Metadata::read(object));
     network.segment = Some(Segment {
         attachment: Attachment::Sriov,
+        mac: None,
         mtu: None,
         ipam: Ipam::None,
         dns: None,
@@ -213,5 +215,5 @@ fn sriov_ipam(item: &Item<'_>, problems: &Report) -> Option<Ipam> {
         return None;
     }
     let json = Json::read(item, problems)?;
-    Some(ipam::read(&json.item(problems))?.0)
+    Some(ipam::read(&json.item(problems), &Requested::default())?.0)
 }

@@ -8,7 +8,7 @@
 
 use super::range::{self, MacRange, Number};
 use super::{Holder, Lease, Ledger, StoreError, VmName};
-use crate::manifest::ipam::Range;
+use crate::manifest::ipam::{Choice, Range};
 use hawser_backend::packet::MacAddr;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -45,7 +45,7 @@ pub enum AddressClaim {
     /// This one.
     Fixed(IpNet),
     /// A free one of a set of ranges.
-    OneOf(Vec<Range>),
+    OneOf(Vec<Range>, Choice),
 }
 
 /// Why a claim cannot be met.
@@ -172,7 +172,7 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
     };
     let address = |(claim, address): (&AddressClaim, &IpNet)| match claim {
         AddressClaim::Fixed(fixed) => fixed == address,
-        AddressClaim::OneOf(set) => width_in(set, address.addr()) == Some(address.prefix_len()),
+        AddressClaim::OneOf(set, _) => width_in(set, address.addr()) == Some(address.prefix_len()),
     };
     mac && lease.network == claim.network
         && lease.segment == claim.segment
@@ -182,10 +182,11 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
 
 /// The width of the network that `address` is of, if it may be given out of `set`.
 fn width_in(set: &[Range], address: IpAddr) -> Option<u8> {
-    let contains =
-        |range: &&Range| range.first.is_ipv4() == address.is_ipv4() && range.first <= address && address <= range.last;
-    let is_gateway = set.iter().any(|range| range.gateway == address);
-    let range = set.iter().find(contains).filter(|_| !is_gateway)?;
+    let is_gateway = set.iter().any(|range| range.gateway == Some(address));
+    let range = set
+        .iter()
+        .find(|range| range.contains(address))
+        .filter(|_| !is_gateway)?;
     Some(range.subnet.prefix_len())
 }
 
@@ -208,7 +209,7 @@ impl Giver<'_> {
         for claim in &self.claim.addresses {
             addresses.push(match claim {
                 AddressClaim::Fixed(address) => self.fixed_address(*address)?,
-                AddressClaim::OneOf(set) => self.free_address(set, &addresses)?,
+                AddressClaim::OneOf(set, choice) => self.free_address(set, *choice, &addresses)?,
             });
         }
         Ok(Lease {
@@ -253,7 +254,7 @@ impl Giver<'_> {
     }
 
     fn fixed_address(&self, address: IpNet) -> Result<IpNet, ClaimError> {
-        match self.ledger.address_holder(&self.claim.segment, address.addr())? {
+        match self.ledger.address_holder(Some(&self.claim.segment), address.addr())? {
             None => Ok(address),
             Some(holder) => Err(ClaimError::AddressTaken {
                 address: address.addr(),
@@ -263,33 +264,40 @@ impl Giver<'_> {
         }
     }
 
-    fn free_address(&mut self, set: &[Range], given: &[IpNet]) -> Result<IpNet, ClaimError> {
+    fn free_address(&mut self, set: &[Range], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
         let segment = &self.claim.segment;
+        // Where it must not be held.
+        let among = (choice != Choice::LowestAnywhere).then_some(segment.as_str());
         let net = |address| {
             let width = width_in(set, address)?;
             IpNet::new(address, width).ok()
         };
         let held = self.held.map_or(&[][..], |lease| &lease.addresses);
         for address in held.iter().filter_map(|held| net(held.addr())) {
-            if !given.contains(&address) && self.ledger.address_holder(segment, address.addr())?.is_none() {
+            if !given.contains(&address) && self.ledger.address_holder(among, address.addr())?.is_none() {
                 return Ok(address);
             }
         }
         // By the network, so that ranges that grow go on where they were.
         let network = set.first().map(|range| range.subnet.to_string()).unwrap_or_default();
         let name = format!("addresses {segment}: {network}");
-        let cursor = self.ledger.cursor(&name)?;
+        let cursor = match choice {
+            Choice::Next => self.ledger.cursor(&name)?,
+            Choice::Lowest | Choice::LowestAnywhere => None,
+        };
         let taken = |number: Number| {
             let address = range::address(number);
             // Its network's router is not to be given out.
             let Some(net) = net(address) else { return Ok(true) };
-            let held = self.ledger.address_holder(segment, address)?;
+            let held = self.ledger.address_holder(among, address)?;
             Ok::<_, StoreError>(held.is_some() || given.contains(&net))
         };
         let found = range::next_free(&range::spans(set), cursor, taken)?;
         let full = || ClaimError::NoAddress(text(set));
         let number = found.ok_or_else(full)?;
-        self.ledger.set_cursor(&name, number)?;
+        if choice == Choice::Next {
+            self.ledger.set_cursor(&name, number)?;
+        }
         net(range::address(number)).ok_or_else(full)
     }
 }

@@ -98,8 +98,8 @@ pub trait Ledger {
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError>;
     /// Who has `mac` on a segment, or on any.
     fn mac_holder(&self, segment: Option<&str>, mac: MacAddr) -> Result<Option<Holder>, StoreError>;
-    /// Who has `address` on a segment.
-    fn address_holder(&self, segment: &str, address: IpAddr) -> Result<Option<Holder>, StoreError>;
+    /// Who has `address` on a segment, or on any.
+    fn address_holder(&self, segment: Option<&str>, address: IpAddr) -> Result<Option<Holder>, StoreError>;
     /// What was given out last of the range called `range`.
     fn cursor(&self, range: &str) -> Result<Option<Number>, StoreError>;
     /// Notes what was given out last.

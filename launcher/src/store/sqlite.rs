@@ -281,9 +281,9 @@ impl Ledger for Step<'_> {
         self.done(find())
     }
 
-    fn address_holder(&self, segment: &str, address: IpAddr) -> Result<Option<Holder>, StoreError> {
+    fn address_holder(&self, segment: Option<&str>, address: IpAddr) -> Result<Option<Holder>, StoreError> {
         let sql = "SELECT namespace, vm, interface FROM lease JOIN address ON lease.id = address.lease \
-                   WHERE number = ?1 AND address.segment = ?2";
+                   WHERE number = ?1 AND (?2 IS NULL OR address.segment = ?2) LIMIT 1";
         let number = number(address).to_be_bytes();
         let find = || {
             let mut statement = self.transaction.prepare(sql)?;

@@ -1,7 +1,7 @@
 //! A store's file, and what comes of claims in it.
 
 use super::*;
-use crate::manifest::ipam::Range;
+use crate::manifest::ipam::{Choice, Range};
 use crate::store::claim::{AddressClaim, Claim, ClaimError, MacClaim, claim};
 use crate::store::range::MacRange;
 use std::fs;
@@ -27,7 +27,7 @@ fn range(subnet: &str, first: &str, last: &str) -> Range {
         subnet,
         first: first.parse().unwrap(),
         last: last.parse().unwrap(),
-        gateway: address(number(subnet.network()) + 1),
+        gateway: Some(address(number(subnet.network()) + 1)),
     }
 }
 
@@ -39,7 +39,7 @@ fn of_range(interface: &str, last: u8) -> Claim {
         network: "default/lan".into(),
         segment: "bridge br0".into(),
         mac: MacClaim::Pool,
-        addresses: vec![AddressClaim::OneOf(set)],
+        addresses: vec![AddressClaim::OneOf(set, Choice::Next)],
     }
 }
 
@@ -232,11 +232,17 @@ fn addresses_of_both_families_and_of_several_ranges_are_given_one_of_each_set() 
     let (_folder, path) = folder();
     let mut store = Sqlite::open(&path, Access::Make).unwrap();
     let sets = vec![
-        AddressClaim::OneOf(vec![
-            range("10.0.0.0/24", "10.0.0.5", "10.0.0.5"),
-            range("10.9.0.0/16", "10.9.0.7", "10.9.0.7"),
-        ]),
-        AddressClaim::OneOf(vec![range("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff")]),
+        AddressClaim::OneOf(
+            vec![
+                range("10.0.0.0/24", "10.0.0.5", "10.0.0.5"),
+                range("10.9.0.0/16", "10.9.0.7", "10.9.0.7"),
+            ],
+            Choice::Next,
+        ),
+        AddressClaim::OneOf(
+            vec![range("fd00::/64", "fd00::1", "fd00::ffff:ffff:ffff:ffff")],
+            Choice::Next,
+        ),
     ];
     let claim = Claim {
         addresses: sets,
@@ -246,6 +252,49 @@ fn addresses_of_both_families_and_of_several_ranges_are_given_one_of_each_set() 
     let second = give(&mut store, "b", std::slice::from_ref(&claim)).unwrap();
     assert_eq!(addresses(&first), ["10.0.0.5/24", "fd00::2/64"]);
     assert_eq!(addresses(&second), ["10.9.0.7/16", "fd00::3/64"]);
+}
+
+#[test]
+fn whereabouts_gives_out_the_lowest_free_address_and_looks_at_every_segment() {
+    let (_folder, path) = folder();
+    let mut store = Sqlite::open(&path, Access::Make).unwrap();
+    let of = |segment: &str, choice| Claim {
+        segment: segment.into(),
+        addresses: vec![AddressClaim::OneOf(
+            vec![range("10.0.0.0/24", "10.0.0.1", "10.0.0.4")],
+            choice,
+        )],
+        ..of_range("lan", 0)
+    };
+    let mut given = |name: &str, segment: &str, choice| {
+        let leases = give(&mut store, name, &[of(segment, choice)]);
+        leases.map(|leases| addresses(&leases).remove(0))
+    };
+    // .1 is the gateway.
+    assert_eq!(given("a", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.2/24");
+    assert_eq!(given("b", "blue", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
+    // A pool that knows nothing of the others.
+    assert_eq!(given("c", "blue", Choice::Lowest).unwrap(), "10.0.0.2/24");
+    assert_eq!(given("d", "blue", Choice::Lowest).unwrap(), "10.0.0.4/24");
+    assert!(matches!(
+        given("e", "green", Choice::LowestAnywhere),
+        Err(ClaimError::NoAddress(_))
+    ));
+    // What is free again is given at once, where host-local would go on.
+    let mut step = store.begin().unwrap();
+    step.remove(&Holder {
+        vm: vm("b"),
+        interface: "lan".into(),
+    })
+    .unwrap();
+    step.commit().unwrap();
+    let mut given = |name: &str, segment: &str, choice| {
+        let leases = give(&mut store, name, &[of(segment, choice)]);
+        leases.map(|leases| addresses(&leases).remove(0))
+    };
+    assert_eq!(given("f", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
+    // And kept, whatever else is free.
+    assert_eq!(given("f", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
 }
 
 #[test]

@@ -12,6 +12,9 @@ const VERSION: Field = passed_over("cniVersion", "");
 const TYPE: Field = honoured("type", "which plugin, and so which of these tables");
 const IPAM: Field = honoured("ipam", "by its `type`: see below");
 const MTU: Field = honoured("mtu", "bytes, 68 to 65535; that of the segment if not given");
+const MAC: Field = honoured("mac", "the guest's MAC where its interface has no macAddress");
+const ARGUMENTS: Field = honoured("args", "`cni`: see below");
+const RUNTIME: Field = honoured("runtimeConfig", "as if the runtime had given it: see below");
 const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
 const DNS: Field = honoured(
     "dns",
@@ -34,6 +37,43 @@ pub static NAMES: ObjectType = ObjectType {
         ),
         honoured("search", "domains that are searched, option 119"),
         ignored("options", "DHCP has nothing for them"),
+    ],
+};
+
+/// `args`
+pub static ARGS: ObjectType = ObjectType {
+    name: "CNI args",
+    unknown: Unknown::Ignored,
+    fields: &[honoured("cni", "")],
+};
+
+/// `args.cni`
+pub static CNI_ARGS: ObjectType = ObjectType {
+    name: "CNI args.cni",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "mac",
+            "of bridge and cnv-bridge: the guest's MAC where its interface has no macAddress",
+        ),
+        honoured(
+            "ips",
+            "`static`: in place of its addresses, each with its prefix; `host-local`: addresses of its ranges",
+        ),
+    ],
+};
+
+/// `runtimeConfig`
+pub static RUNTIME_CONFIG: ObjectType = ObjectType {
+    name: "CNI runtimeConfig",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "mac",
+            "goes before `mac` and `args.cni.mac`, and the interface's macAddress before it",
+        ),
+        honoured("ips", "as those of `args.cni`, which they go before with `static`"),
+        honoured("ipRanges", "sets of ranges before those of `host-local`"),
     ],
 };
 
@@ -76,13 +116,22 @@ pub static BRIDGE: ObjectType = ObjectType {
         honoured("promiscMode", ""),
         honoured("portIsolation", ""),
         IPAM,
-        ignored("isGateway", "the bridge's addresses are the node's affair"),
-        ignored("isDefaultGateway", "as isGateway"),
-        ignored("forceAddress", "as isGateway"),
+        honoured(
+            "isGateway",
+            "what of `ipam` has no gateway has the first host of its network as one. The bridge's addresses are the \
+             node's affair: a warning says so",
+        ),
+        honoured(
+            "isDefaultGateway",
+            "as isGateway, and the gateway is the guest's router, unless `routes` names another",
+        ),
+        ignored("forceAddress", "the bridge's addresses are the node's affair"),
         ignored("ipMasq", "what leaves the node is the node's affair"),
         ignored("ipMasqBackend", "as ipMasq"),
         passed_over("enabledad", "addresses are the guest's"),
         passed_over("disableContainerInterface", "there is no container interface"),
+        ARGUMENTS,
+        RUNTIME,
         DNS,
         CAPABILITIES,
     ],
@@ -118,6 +167,9 @@ pub static MACVLAN: ObjectType = ObjectType {
         MTU,
         LINK_IN_CONTAINER,
         IPAM,
+        MAC,
+        ARGUMENTS,
+        RUNTIME,
         ignored("bcqueuelen", "the lower device's default is used"),
         DNS,
         CAPABILITIES,
@@ -137,6 +189,12 @@ pub static IPVLAN: ObjectType = ObjectType {
         MTU,
         LINK_IN_CONTAINER,
         IPAM,
+        ignored(
+            "mac",
+            "an ipvlan has the MAC of the link below it, and the plugin takes none",
+        ),
+        ARGUMENTS,
+        RUNTIME,
         DNS,
         CAPABILITIES,
     ],
@@ -154,7 +212,9 @@ pub static TAP: ObjectType = ObjectType {
         MTU,
         IPAM,
         DNS,
-        ignored("mac", "the MAC is the interface's macAddress"),
+        MAC,
+        ARGUMENTS,
+        RUNTIME,
         passed_over("multiQueue", "as many queues as the interface has"),
         passed_over("owner", "hawser opens the TAP itself"),
         passed_over("group", "as owner"),
@@ -213,7 +273,7 @@ pub static NO_IPAM: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[honoured(
         "type",
-        "`host-local`, `static`, `dhcp`; `{}` is no address management",
+        "`host-local`, `whereabouts`, `static`, `dhcp`; `{}` is no address management",
     )],
 };
 
@@ -252,6 +312,75 @@ pub static HOST_LOCAL_RANGE: ObjectType = ObjectType {
             "gateway",
             "in the subnet; its first host if not given; never given out, and the guest's router only by a route",
         ),
+    ],
+};
+
+/// `whereabouts`
+pub static WHEREABOUTS: ObjectType = ObjectType {
+    name: "IPAM whereabouts",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("type", ""),
+        honoured(
+            "range",
+            "`192.0.2.0/24`, whose host bits mean nothing, or `192.0.2.10-192.0.2.20/24`: the lowest free address is the \
+             interface's. The store is the node's: nodes that share a segment need ranges of their own",
+        ),
+        honoured(
+            "range_start",
+            "the first; ignored with a warning if it is no host of the range",
+        ),
+        honoured("range_end", "the last; in the same way"),
+        honoured("exclude", "networks and addresses that are not given out"),
+        honoured("ipRanges", "more ranges: an address of each is the interface's"),
+        honoured(
+            "gateway",
+            "never given out, and the guest's router only by a route, as that of host-local",
+        ),
+        honoured("routes", "by the gateway if `gw` is not given"),
+        honoured("addresses", "as those of `static`, besides those of the ranges"),
+        honoured("dns", "as that of the configuration, which goes before it"),
+        honoured(
+            "enable_overlapping_ranges",
+            "with `true` (also where nothing is given) no address is given out that another lease has on any segment; \
+             else only its own segment counts",
+        ),
+        honoured("network_name", "with a name only the own segment counts"),
+        refused(
+            "node_slice_size",
+            "which slice is this node's is known to the cluster's controller: leave it out, and give each node a range",
+        ),
+        ignored(
+            "configuration_path",
+            "what is to be read has to be in the configuration",
+        ),
+        passed_over("datastore", "leases are kept in hawser's own store"),
+        passed_over("kubernetes", "as datastore"),
+        passed_over("etcd_host", "as datastore"),
+        passed_over("etcd_username", "as datastore"),
+        passed_over("etcd_password", "as datastore"),
+        passed_over("etcd_key_file", "as datastore"),
+        passed_over("etcd_cert_file", "as datastore"),
+        passed_over("etcd_ca_cert_file", "as datastore"),
+        passed_over("leader_lease_duration", "as datastore"),
+        passed_over("leader_renew_deadline", "as datastore"),
+        passed_over("leader_retry_period", "as datastore"),
+        passed_over("reconciler_cron_expression", "as datastore"),
+        passed_over("sleep_for_race", "as datastore"),
+        passed_over("log_file", "hawser's log is its own"),
+        passed_over("log_level", "as log_file"),
+    ],
+};
+
+/// `whereabouts` `ipRanges[]`
+pub static WHEREABOUTS_RANGE: ObjectType = ObjectType {
+    name: "IPAM whereabouts ipRanges[]",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured("range", "as above, and those below"),
+        honoured("range_start", ""),
+        honoured("range_end", ""),
+        honoured("exclude", ""),
     ],
 };
 

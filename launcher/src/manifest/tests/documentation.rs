@@ -137,7 +137,22 @@ spec: {config: '{"type": "macvlan", "master": "e", "dns": {}}'}
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: g}
-spec: {config: '{"type": "ipvlan", "master": "e", "dns": {}}'}
+spec:
+  config: |
+    {"type": "ipvlan", "master": "e", "dns": {}, "args": {"cni": {"mac": "02:00:00:00:00:01", "ips": ["10.0.0.2/24"]}},
+     "runtimeConfig": {"mac": "02:00:00:00:00:01", "ips": ["10.0.0.2/24"], "ipRanges": [[{"subnet": "10.0.0.0/24"}]]},
+     "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "dns": {},
+      "ipRanges": [{"range": "10.1.0.0/24", "range_start": "10.1.0.1", "range_end": "10.1.0.2", "exclude": []}]}}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: i}
+spec: {config: '{"type": "macvlan", "master": "e", "runtimeConfig": {}}'}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: j}
+spec: {config: '{"type": "tap", "bridge": "e", "args": {}, "runtimeConfig": {}}'}
 ---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition

@@ -69,6 +69,11 @@ fn the_examples_mean_what_they_say() {
             "mode     bridge: macvtap on eth1, mode bridge\n  address  from the segment's DHCP server\n",
         ),
         (
+            "macvlan-whereabouts.yaml",
+            "address  one of 192.168.2.225 to 192.168.2.227 or 192.168.2.232 to 192.168.2.235 or 192.168.2.237 to \
+             192.168.2.238, and one of fd00:2::100 to fd00:2::ffff:ffff:ffff:fffe\n",
+        ),
+        (
             "ipvlan-static.yaml",
             "hostname shares-a-mac\n  mode     bridge: ipvtap on eth1, mode l3\n  address  192.168.10.10/24\n",
         ),

@@ -180,3 +180,123 @@ fn every_field_of_a_topology_is_known_and_others_are_not() {
         assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
     }
 }
+
+#[test]
+fn what_whereabouts_takes_no_notice_of_is_said() {
+    let of = |ipam: &str| {
+        let config = format!(r#"{{"type": "macvlan", "master": "e", "ipam": {{"type": "whereabouts", {ipam}}}}}"#);
+        problems(&(on_n() + &attachment(&config)))
+    };
+    for ipam in [
+        r#""range": "10.0.0.0/24", "log_file": "/tmp/w.log", "kubernetes": {"kubeconfig": "/k"}, "datastore": "kubernetes""#,
+        r#""range": "10.0.0.0-10.0.0.255/24", "exclude": []"#,
+        r#""range": "10.0.0.0/24", "network_name": "", "enable_overlapping_ranges": true"#,
+    ] {
+        assert_eq!(of(ipam), [""; 0], "{ipam}");
+    }
+    for (ipam, expected) in [
+        (
+            r#""range": "10.0.0.0/24", "range_start": "10.0.1.5""#,
+            "warning: spec.config.ipam.range_start: its start 10.0.1.5 is ignored, as whereabouts does: it is none of \
+             10.0.0.1 to 10.0.0.254",
+        ),
+        (
+            r#""range": "10.0.0.9-10.0.0.5/24""#,
+            "warning: spec.config.ipam.range: its end 10.0.0.5 is ignored, as whereabouts does: it is none of 10.0.0.9 \
+             to 10.0.0.254",
+        ),
+        (
+            r#""range": "10.0.0.0/24", "range_end": "last""#,
+            "warning: spec.config.ipam.range_end: ignored, as whereabouts does: it is no address",
+        ),
+        (
+            r#""range": "10.0.0.1-10.0.0.5/24", "range_end": "10.0.0.9""#,
+            "warning: spec.config.ipam.range_end: ignored: range says itself where it begins and ends",
+        ),
+        (
+            r#""ipRanges": [{"range": "10.0.0.0/24"}], "exclude": ["10.0.0.1"]"#,
+            "warning: spec.config.ipam.exclude: ignored: it belongs to range, which is not given",
+        ),
+        (
+            r#""range": "10.0.0.0/31""#,
+            "spec.config.ipam.range: \"10.0.0.0/31\": it is too narrow: give /30 or wider",
+        ),
+        (
+            r#""range": "10.1.0.1-10.0.0.5/24""#,
+            "spec.config.ipam.range: \"10.1.0.1-10.0.0.5/24\": 10.1.0.1 is not in 10.0.0.0/24: give a first address that is",
+        ),
+        (
+            r#""range": "10.0.0.0/30", "exclude": ["10.0.0.0/24"]"#,
+            "spec.config.ipam: exclude leaves no address of 10.0.0.1 to 10.0.0.2",
+        ),
+        (
+            r#""range": "10.0.0.0/24", "exclude": ["all"]"#,
+            "spec.config.ipam.exclude[0]: \"all\": give a network or an address, such as 192.0.2.16/28",
+        ),
+        (
+            r#""range": "10.0.0.0/24", "node_slice_size": "/26""#,
+            "spec.config.ipam.node_slice_size: not served: which slice is this node's is known to the cluster's \
+             controller: leave it out, and give each node a range",
+        ),
+        (
+            r#""gateway": "10.0.0.1""#,
+            "spec.config.ipam: it has no range: give range, such as 192.0.2.0/24, or ipRanges",
+        ),
+    ] {
+        assert_eq!(of(ipam), [format!("vm.yaml:16: {expected}")], "{ipam}");
+    }
+}
+
+#[test]
+fn many_excluded_networks_are_no_burden() {
+    let exclude: Vec<String> = (0..20_000)
+        .map(|n| format!("\"10.{}.{}.9\"", n / 256, n % 256))
+        .collect();
+    let config = format!(
+        r#"{{"type": "macvlan", "master": "e", "ipam": {{"type": "whereabouts", "range": "10.0.0.0/8", "exclude": [{}]}}}}"#,
+        exclude.join(",")
+    );
+    let started = std::time::Instant::now();
+    assert_eq!(problems(&(on_n() + &attachment(&config))), [""; 0]);
+    assert!(
+        started.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+#[test]
+fn what_a_configuration_asks_for_in_vain_is_said() {
+    let of = |fields: &str| {
+        let config = format!(r#"{{"type": "bridge", {fields}}}"#);
+        problems(&(on_n() + &attachment(&config)))
+    };
+    let local = r#""ipam": {"type": "host-local", "subnet": "10.22.0.0/16"}"#;
+    for (fields, expected) in [
+        (
+            format!(r#"{local}, "args": {{"cni": {{"ips": ["10.9.0.1"]}}}}"#),
+            "spec.config.args.cni.ips[0]: 10.9.0.1 is in no range of ipam: ask for one that is, or leave it out",
+        ),
+        (
+            format!(r#"{local}, "runtimeConfig": {{"ips": ["10.22.0.1"]}}"#),
+            "spec.config.runtimeConfig.ips[0]: 10.22.0.1 is the gateway: ask for another, or leave it out",
+        ),
+        (
+            r#""ipam": {"type": "dhcp"}, "runtimeConfig": {"ips": ["10.22.0.1"]}"#.into(),
+            "warning: spec.config.runtimeConfig.ips[0]: ignored: only ipam of type static or host-local takes it",
+        ),
+        (
+            r#""args": {"cni": {"mac": "03:00:00:00:00:01"}}"#.into(),
+            "spec.config.args.cni.mac: \"03:00:00:00:00:01\": this is a multicast address; the first byte of a card's \
+             MAC is even",
+        ),
+        (
+            format!(r#"{local}, "isDefaultGateway": true"#),
+            "warning: spec.config.isDefaultGateway: hawser puts no address on the bridge: see that it has the gateway's",
+        ),
+    ] {
+        assert_eq!(of(&fields), [format!("vm.yaml:16: {expected}")], "{fields}");
+    }
+    // Where no address is hawser's, neither is a router.
+    assert_eq!(of(r#""isDefaultGateway": true"#), [""; 0]);
+}

@@ -262,8 +262,8 @@ fn addresses_are_checked_as_their_plugins_do() {
     };
     for (ipam, expected) in [
         (
-            r#"{"type": "whereabouts"}"#,
-            "config.ipam: type \"whereabouts\" is not served: choose host-local, static or dhcp",
+            r#"{"type": "spiderpool"}"#,
+            "config.ipam: type \"spiderpool\" is not served: choose host-local, whereabouts, static or dhcp",
         ),
         (r#"{"type": "static"}"#, "config.ipam: addresses is missing or empty"),
         (

@@ -1,0 +1,377 @@
+//! Address management as the CNI plugins host-local, static and dhcp, and whereabouts,
+//! describe it.
+//!
+//! What a guest is told in the end is always [`Ipam::Static`]: ranges become that when an
+//! address was given out of them ([`Ranges::given`]).
+
+mod host_local;
+mod whereabouts;
+
+use super::dns::{self, Dns};
+use super::fields::cni as table;
+use super::reader::{Item, Object};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where a guest's addresses come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Ipam {
+    /// From nowhere hawser knows of.
+    #[default]
+    None,
+    /// From the segment's own DHCP server.
+    Dhcp,
+    /// These.
+    Static {
+        /// Addresses with their networks.
+        addresses: Vec<StaticAddress>,
+        /// Routes besides that of the networks.
+        routes: Vec<Route>,
+    },
+    /// A free one of each set.
+    #[serde(rename = "host-local")]
+    HostLocal(Ranges),
+    /// The same by the rules of whereabouts.
+    Whereabouts(Ranges),
+}
+
+/// Sets of ranges: the guest has a free address of each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ranges {
+    /// The sets.
+    pub ranges: Vec<Vec<Range>>,
+    /// Addresses it has besides, whatever is free.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<StaticAddress>,
+    /// Routes besides that of the networks.
+    pub routes: Vec<Route>,
+    /// Which free one.
+    #[serde(skip)]
+    pub choice: Choice,
+}
+
+/// Which of the free addresses is given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The next behind the one that was given out last (host-local).
+    Next,
+    /// The lowest (whereabouts).
+    Lowest,
+    /// The lowest that is given out nowhere, on no other segment either: whereabouts, whose
+    /// pools know of each other.
+    LowestAnywhere,
+}
+
+/// An address the manifest names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticAddress {
+    /// The address, with the length of its network's prefix.
+    pub address: IpNet,
+    /// The network's router.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Addresses of a network that may be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Range {
+    /// The network.
+    pub subnet: IpNet,
+    /// The first of them.
+    pub first: IpAddr,
+    /// The last.
+    pub last: IpAddr,
+    /// The network's router, never given out.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Next hop; the gateway if it is not given.
+    pub via: Option<IpAddr>,
+}
+
+/// What a configuration says about addresses outside of `ipam`: `args.cni` and `runtimeConfig`.
+#[derive(Default)]
+pub struct Requested<'a> {
+    /// `ips` of `args.cni`, then those of `runtimeConfig`.
+    pub ips: [Vec<Item<'a>>; 2],
+    /// `runtimeConfig.ipRanges`
+    pub ranges: Vec<Item<'a>>,
+}
+
+impl Requested<'_> {
+    /// Says what of it no plugin reads.
+    fn warn_of_unread(&self, kind: Option<&str>) {
+        let (ips, ranges) = (
+            matches!(kind, Some("static" | "host-local")),
+            kind == Some("host-local"),
+        );
+        for item in self.ips.iter().flatten().filter(|_| !ips) {
+            item.warn("ignored: only ipam of type static or host-local takes it");
+        }
+        for item in self.ranges.iter().filter(|_| !ranges) {
+            item.warn("ignored: only ipam of type host-local takes it");
+        }
+    }
+}
+
+/// Longest prefixes that leave a network two hosts.
+const MAX_PREFIX: (u8, u8) = (30, 126);
+const DEFAULT_ROUTES: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
+
+/// Reads `ipam` of a configuration, and the names that come with it.
+pub fn read(item: &Item<'_>, requested: &Requested<'_>) -> Option<(Ipam, Option<Dns>)> {
+    let plain = |ipam| (ipam, None);
+    let kind = item.field_text("type");
+    requested.warn_of_unread(kind);
+    match kind {
+        None => item.object(&table::NO_IPAM).map(|_| plain(Ipam::None)),
+        Some("host-local") => host_local::read(&item.object(&table::HOST_LOCAL)?, requested).map(plain),
+        Some("static") => {
+            let object = item.object(&table::STATIC)?;
+            static_addresses(&object, requested).map(|ipam| (ipam, dns::read(&object)))
+        }
+        Some("dhcp") => item.object(&table::DHCP).map(|_| plain(Ipam::Dhcp)),
+        Some("whereabouts") => {
+            let object = item.object(&table::WHEREABOUTS)?;
+            whereabouts::read(&object).map(|ipam| (ipam, dns::read(&object)))
+        }
+        Some(other) => {
+            item.error(format!(
+                "type {other:?} is not served: choose host-local, whereabouts, static or dhcp"
+            ));
+            None
+        }
+    }
+}
+
+impl Ipam {
+    /// True if hawser's own DHCP server tells the guest its addresses.
+    pub const fn is_told(&self) -> bool {
+        matches!(self, Self::Static { .. } | Self::HostLocal(_) | Self::Whereabouts(_))
+    }
+
+    /// Does what the CNI plugin bridge does to addresses and routes with `isGateway`
+    /// (`calcGateways` in its bridge.go): what has no gateway has the first host of its network
+    /// as one, by which routes without a next hop go; with `isDefaultGateway` the default route
+    /// goes by it too, unless one with a next hop is there.
+    pub fn behind_gateway(&mut self, is_default: bool) {
+        match self {
+            Self::None | Self::Dhcp => {}
+            Self::Static { addresses, routes } => {
+                for ipv4 in [true, false] {
+                    let first = addresses.iter().find(|given| given.address.addr().is_ipv4() == ipv4);
+                    let Some(first) = first else { continue };
+                    let gateway = first.gateway.unwrap_or_else(|| hosts(first.address).0);
+                    let of_family = routes.iter_mut().filter(|route| route.is_ipv4() == ipv4);
+                    of_family.for_each(|route| route.via = route.via.or(Some(gateway)));
+                    if is_default {
+                        add_default(routes, ipv4, Some(gateway));
+                    }
+                }
+            }
+            Self::HostLocal(ranges) | Self::Whereabouts(ranges) => ranges.behind_gateway(is_default),
+        }
+    }
+}
+
+/// Adds a default route of a family that has none.
+fn add_default(routes: &mut Vec<Route>, ipv4: bool, via: Option<IpAddr>) {
+    if !routes.iter().any(|route| route.is_default() && route.is_ipv4() == ipv4) {
+        let destination = DEFAULT_ROUTES[usize::from(!ipv4)];
+        routes.push(Route { destination, via });
+    }
+}
+
+impl Route {
+    const fn is_ipv4(&self) -> bool {
+        matches!(self.destination, IpNet::V4(_))
+    }
+
+    fn is_default(&self) -> bool {
+        self.destination.prefix_len() == 0
+    }
+}
+
+impl Range {
+    /// True if an address lies between its bounds.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
+impl Ranges {
+    /// `static` of what was given out of the ranges, and the addresses besides. A gateway is
+    /// the guest's router only if a route says so: plugins put no route of their own there
+    /// (`ConfigureIface` of the CNI plugins).
+    pub fn given(&self, given: &[IpNet]) -> Ipam {
+        // What goes by no named hop goes by the first gateway of its family.
+        let gateway = |ipv4: bool| {
+            let gateways = given.iter().filter_map(|address| self.gateway_of(address));
+            gateways.into_iter().find(|gateway| gateway.is_ipv4() == ipv4)
+        };
+        let hop = |route: &Route| route.via.or_else(|| gateway(route.is_ipv4()));
+        let routes: Vec<Route> = self
+            .routes
+            .iter()
+            .map(|route| Route {
+                via: hop(route),
+                ..*route
+            })
+            .collect();
+        let router = |address: &IpNet| {
+            let ipv4 = address.addr().is_ipv4();
+            let leads = |route: &&Route| route.is_default() && route.is_ipv4() == ipv4;
+            routes.iter().find(leads).and_then(|route| route.via)
+        };
+        let address = |address: &IpNet| StaticAddress {
+            address: *address,
+            gateway: router(address),
+        };
+        Ipam::Static {
+            addresses: given.iter().map(address).collect(),
+            routes,
+        }
+    }
+
+    fn gateway_of(&self, address: &IpNet) -> Option<IpAddr> {
+        if let Some(named) = self.addresses.iter().find(|named| named.address == *address) {
+            return named.gateway;
+        }
+        let contains = |range: &&Range| range.subnet.contains(&address.addr());
+        self.ranges.iter().flatten().find(contains)?.gateway
+    }
+
+    fn behind_gateway(&mut self, is_default: bool) {
+        for range in self.ranges.iter_mut().flatten() {
+            range.gateway = range.gateway.or(Some(hosts(range.subnet).0));
+        }
+        for named in &mut self.addresses {
+            named.gateway = named.gateway.or(Some(hosts(named.address).0));
+        }
+        let subnets = self.ranges.iter().flatten().map(|range| range.subnet);
+        let all: Vec<IpNet> = subnets
+            .chain(self.addresses.iter().map(|named| named.address))
+            .collect();
+        for ipv4 in [true, false] {
+            if is_default && all.iter().any(|net| net.addr().is_ipv4() == ipv4) {
+                add_default(&mut self.routes, ipv4, None);
+            }
+        }
+    }
+
+    /// One address of each set, the first, and those that are named: of which families there
+    /// are how many.
+    pub fn samples(&self) -> Vec<IpAddr> {
+        let first = |set: &Vec<Range>| set.first().map(|range| range.first);
+        let named = self.addresses.iter().map(|named| named.address.addr());
+        self.ranges.iter().filter_map(first).chain(named).collect()
+    }
+}
+
+fn address(item: &Item<'_>) -> Option<IpAddr> {
+    item.parsed(|text| text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned()))
+}
+
+/// A network, with or without host bits, that has two hosts at least.
+fn network(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text
+        .parse()
+        .map_err(|_| "give a network such as 10.10.0.0/16".to_owned())?;
+    let most = if net.addr().is_ipv4() {
+        MAX_PREFIX.0
+    } else {
+        MAX_PREFIX.1
+    };
+    if net.prefix_len() > most {
+        return Err(format!("it is too narrow: give /{most} or wider"));
+    }
+    Ok(net)
+}
+
+/// First and last address of a network that a host can have.
+fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
+    match subnet {
+        IpNet::V4(net) => {
+            let (first, last) = (net.network().to_bits() + 1, net.broadcast().to_bits() - 1);
+            (IpAddr::V4(first.into()), IpAddr::V4(last.into()))
+        }
+        IpNet::V6(net) => {
+            let (first, last) = (net.network().to_bits() + 1, net.broadcast().to_bits());
+            (IpAddr::V6(first.into()), IpAddr::V6(last.into()))
+        }
+    }
+}
+
+/// `static`
+fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
+    // What is asked for takes the place of what is there, and has no gateway.
+    let asked = requested.ips.iter().rev().find(|ips| !ips.is_empty());
+    let addresses = match asked {
+        Some(ips) => {
+            let read = |item: &Item<'_>| {
+                let address = item.parsed(with_prefix)?;
+                Some(StaticAddress { address, gateway: None })
+            };
+            ips.iter().filter_map(read).collect()
+        }
+        None => {
+            let addresses = named_addresses(object);
+            if object.list("addresses").is_empty() {
+                object.error("addresses is missing or empty: give one at least, such as {address: 192.0.2.5/24}");
+            }
+            addresses
+        }
+    };
+    Some(Ipam::Static {
+        addresses,
+        routes: routes(object),
+    })
+}
+
+fn with_prefix(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .map_err(|_| "give an address with its prefix, such as 192.0.2.5/24".to_owned())
+}
+
+/// `addresses`
+fn named_addresses(object: &Object<'_>) -> Vec<StaticAddress> {
+    let read = |item: &Item<'_>| {
+        let object = item.object(&table::STATIC_ADDRESS)?;
+        let gateway = object.get("gateway");
+        let address: IpNet = object
+            .need("address", "give it with its prefix: 192.0.2.5/24")?
+            .parsed(with_prefix)?;
+        let gateway = gateway.as_ref().and_then(|item| {
+            let gateway = self::address(item)?;
+            if !address.contains(&gateway) {
+                item.error(format!("{gateway} is not in the network of {address}"));
+            }
+            Some(gateway)
+        });
+        Some(StaticAddress { address, gateway })
+    };
+    object.list("addresses").iter().filter_map(read).collect()
+}
+
+fn routes(object: &Object<'_>) -> Vec<Route> {
+    let read = |item: &Item<'_>| {
+        let object = item.object(&table::ROUTE)?;
+        let via = object.get("gw").as_ref().and_then(address);
+        let destination: IpNet = object.need("dst", "give a network such as 0.0.0.0/0")?.parsed(|text| {
+            text.parse()
+                .map(|net: IpNet| net.trunc())
+                .map_err(|_| "give a network such as 0.0.0.0/0".to_owned())
+        })?;
+        Some(Route { destination, via })
+    };
+    object.list("routes").iter().filter_map(read).collect()
+}
