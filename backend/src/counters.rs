@@ -102,6 +102,12 @@ counters! {
         TcpSocketFull = "tcp_socket_full",
         /// No room for one more flow, or no file descriptor for it.
         FlowLimit = "flow_limit",
+        /// A TCP connection one side had closed that gave way to another.
+        TcpHalfClosedEvicted = "tcp_half_closed_evicted",
+        /// A TCP connection the guest did not answer on that gave way to another.
+        TcpUnansweredEvicted = "tcp_unanswered_evicted",
+        /// A TCP connection that was being made and gave way to another.
+        TcpOpeningEvicted = "tcp_opening_evicted",
         /// The host refused a socket operation.
         SocketError = "socket_error",
         /// The worker that owns the flow has more frames handed to it than it takes.

@@ -49,8 +49,14 @@ pub struct Port {
     forwards: Mutex<Vec<forwards::Known>>,
 }
 
-/// Connections of one protocol a worker holds. The limit on open files usually comes first.
+/// Connections of one protocol a worker holds, where the limit on open files allows it.
 const FLOW_LIMIT: usize = 65_536;
+
+/// The same where it does not.
+fn flow_limit() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.map_or(FLOW_LIMIT, |n| usize::try_from(n).unwrap_or(FLOW_LIMIT).min(FLOW_LIMIT))
+}
 
 /// What a mode is made with: one mode per worker.
 pub struct ModeContext {
@@ -104,7 +110,7 @@ impl Port {
                     worker: context.worker,
                     directory: directory.clone(),
                     held: context.held,
-                    flow_limit: FLOW_LIMIT,
+                    flow_limit: flow_limit(),
                 };
                 Ok(Box::new(Masquerade::new(setup)?))
             }

@@ -104,16 +104,29 @@ pub(super) enum Timer {
     TimeWait(Instant),
 }
 
-/// How long both sides may be silent before the guest is probed (RFC 9293 3.8.4).
+/// How long both sides may be silent before the guest is probed (RFC 9293 3.8.4): Linux's
+/// net.ipv4.tcp_keepalive_time.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+/// The same once one side has closed. A guest whose program is done waits 60 s for the other
+/// side (net.ipv4.tcp_fin_timeout), and answers the next segment with RST; one that has closed
+/// one direction on purpose answers with an acknowledgment.
+const HALF_CLOSED: Duration = Duration::from_secs(75);
+/// How long the host socket may stand still with the last bytes of a guest that is done: what
+/// Linux gives a socket that nobody has any more (net.ipv4.tcp_orphan_retries).
+const DRAINING: Duration = Duration::from_secs(120);
 /// How long a guest that came up again is given to get its addresses.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
-/// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2).
-pub(super) const MAX_RETRIES: u8 = 15;
-/// Times a SYN is sent again.
-pub(super) const MAX_SYN_RETRIES: u8 = 5;
+/// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2):
+/// net.ipv4.tcp_retries2.
+const MAX_RETRIES: u8 = 15;
+/// Times a SYN is sent again: net.ipv4.tcp_synack_retries.
+const MAX_SYN_RETRIES: u8 = 5;
+/// Times a SYN is sent again to a guest that is merely slow: after 1 s and after 3 s.
+const SLOW_TO_OPEN: u8 = 2;
+/// Times a FIN is sent again to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
+const MAX_LAST_RETRIES: u8 = 8;
 /// Our window scale (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of 4.
 const WINDOW_SCALE: u8 = 7;
 /// MSS of a peer that does not say (RFC 9293 3.7.1).
@@ -253,6 +266,51 @@ impl Connection {
     /// True if the connection is over and its slot may be freed.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Closed | State::Aborted)
+    }
+
+    /// True if one direction has ended, or both have, and there still is a host socket.
+    pub const fn is_half_closed(&self) -> bool {
+        let is_open = matches!((self.sending, self.receiving), (Sending::Open, Receiving::Open));
+        matches!(self.state, State::Established) && !is_open
+    }
+
+    /// True if the guest is done in both directions: nothing can be asked of it.
+    const fn is_forgotten_by_guest(&self) -> bool {
+        matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
+    }
+
+    /// True if the guest owes an answer to something that was sent again, or to a probe.
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.state, State::Established) && self.retries > 0
+    }
+
+    /// True if the guest has not answered SYN for seconds: the third one is on its way.
+    pub fn is_slow_to_open(&self) -> bool {
+        self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
+    }
+
+    /// For how long nothing has happened; `None` while something does.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        match self.timer {
+            Timer::Keepalive(at) => Some(self.patience().saturating_sub(at.since(now))),
+            _ => None,
+        }
+    }
+
+    /// How long nothing may happen before the guest is probed.
+    const fn patience(&self) -> Duration {
+        if self.is_forgotten_by_guest() {
+            DRAINING
+        } else if self.is_half_closed() {
+            HALF_CLOSED
+        } else {
+            KEEPALIVE
+        }
+    }
+
+    /// Nothing is to be done but to wait, from now on.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.timer = Timer::Keepalive(now + self.patience());
     }
 
     /// When [`on_timer`](Self::on_timer) is to be called.
@@ -410,7 +468,12 @@ impl Connection {
 
     fn on_retransmit_timer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         let is_opening = matches!(self.state, State::SynSent | State::SynReceived);
-        let limit = if is_opening { MAX_SYN_RETRIES } else { MAX_RETRIES };
+        let limit = match (is_opening, self.receiving) {
+            (true, _) => MAX_SYN_RETRIES,
+            (false, Receiving::Open) => MAX_RETRIES,
+            (false, _) if self.sending == Sending::FinSent => MAX_LAST_RETRIES,
+            (false, _) => MAX_RETRIES,
+        };
         if self.retries >= limit {
             self.abort(ctx);
             return Progress::Done;
@@ -427,7 +490,7 @@ impl Connection {
     /// Asks the guest for a sign of life: a segment before its window, which it must
     /// answer with an acknowledgment (RFC 9293 3.8.4) that also tells its window.
     fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
-        if self.retries >= MAX_RETRIES {
+        if self.retries >= MAX_RETRIES || self.is_forgotten_by_guest() {
             self.abort(ctx);
             return;
         }

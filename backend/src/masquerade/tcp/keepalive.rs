@@ -10,9 +10,9 @@
 //!
 //! The other way there is nothing to pass on: a peer's keepalives are answered by the host's
 //! kernel, which tells nobody of them, as long as the host socket is open. The guest is probed
-//! after [`KEEPALIVE`] instead, whatever its peer does, and when its link comes up.
+//! after two hours instead, whatever its peer does, and when its link comes up.
 
-use super::connection::{Connection, KEEPALIVE, Progress, State, Timer};
+use super::connection::{Connection, Progress, State, Timer};
 use super::receive::Segment;
 use super::stream::HostStream;
 use crate::masquerade::Context;
@@ -64,18 +64,14 @@ impl Connection {
         asked: Instant,
     ) -> Progress {
         let waited = ctx.now.since(asked);
-        self.timer = if waited < LAST_LOOK {
-            Timer::Answer {
-                at: ctx.now + waited,
-                asked,
-            }
-        } else {
-            Timer::Keepalive(ctx.now + KEEPALIVE)
-        };
+        self.rest(ctx.now);
         if stream.silence() >= waited {
+            if waited < LAST_LOOK {
+                let at = ctx.now + waited;
+                self.timer = Timer::Answer { at, asked };
+            }
             return Progress::Done;
         }
-        self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
         self.ack_due = true;
         self.answer(ctx, stream)
     }

@@ -6,6 +6,7 @@ use crate::counters::{Counters, DropReason};
 use crate::masquerade::forwards::ForwardSocket;
 use crate::masquerade::{Families, ListenError};
 use crate::poller::{Interest, Owner, Poller, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 use socket2::Socket;
 use std::collections::{HashSet, VecDeque};
@@ -21,6 +22,17 @@ pub struct Client {
     pub address: SocketAddr,
     /// The guest's port it is for.
     pub guest_port: u16,
+}
+
+/// What came of asking for the next client.
+#[derive(Debug)]
+pub enum Accepted {
+    /// This one.
+    Client(Client),
+    /// Nobody waits.
+    Nobody,
+    /// There is no descriptor or no memory for it.
+    Limited,
 }
 
 /// The port of the guest that clients of a listening socket are for.
@@ -109,8 +121,10 @@ impl Listeners {
     }
 
     /// The next client at listener `index`.
-    pub fn accept(&mut self, index: usize, counters: &Counters) -> Option<Client> {
-        let listener = self.listeners.get_mut(index)?;
+    pub fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
+        let Some(listener) = self.listeners.get_mut(index) else {
+            return Accepted::Nobody;
+        };
         loop {
             match host_socket::accept(&listener.socket) {
                 Ok((stream, address)) => {
@@ -118,27 +132,19 @@ impl Listeners {
                         counters.count_drop(DropReason::SocketError);
                         continue;
                     };
-                    return Some(Client {
+                    return Accepted::Client(Client {
                         stream,
                         address,
                         guest_port,
                     });
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
                 Err(e) if is_of_one_client(&e) => {}
-                Err(_) => {
-                    // No descriptor or no memory: they wait until there is.
-                    counters.count_drop(DropReason::FlowLimit);
-                    self.put_off(index);
-                    return None;
-                }
+                // The kernel looks for a descriptor before it looks for a client.
+                Err(_) if has_client(&listener.socket) => return Accepted::Limited,
+                Err(_) => return Accepted::Nobody,
             }
         }
-    }
-
-    /// True if clients wait at listener `index` that met a limit.
-    pub fn is_waiting(&self, index: usize) -> bool {
-        self.listeners.get(index).is_some_and(|l| l.is_waiting)
     }
 
     /// Notes that the turn of clients at listener `index` is not yet.
@@ -172,6 +178,12 @@ impl TcpFlows {
     pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
         self.listeners.add(socket, GuestPort::AsAsked, poller)
     }
+}
+
+fn has_client(listener: &Socket) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    // It fails for want of memory; then somebody may wait.
+    poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
 /// Errors that tell of the client, not of us (accept(2)).

@@ -18,6 +18,7 @@ mod keepalive;
 mod listener;
 mod local_ports;
 mod open;
+mod pressure;
 mod receive;
 mod rtt;
 mod seq;
@@ -36,6 +37,7 @@ use self::isn::IsnSecret;
 use self::listener::Listeners;
 use self::local_ports::LocalPorts;
 use self::open::connect_failed;
+use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
 use self::vanished::Walk;
 use super::forwards::ForwardSocket;
@@ -92,6 +94,9 @@ struct Flow {
     awaits_room: bool,
     /// DSCP of the guest's segments, as the host socket was told.
     dscp: u8,
+    /// Whether it gives way to others, and its entry among those that do.
+    standing: Standing,
+    entry: u32,
     /// Its entry among the flows of all workers, if there are several.
     _claim: Option<Claim>,
 }
@@ -140,6 +145,8 @@ pub struct TcpFlows {
     /// may be as many again.
     limit: usize,
     in_time_wait: usize,
+    /// Those that give way when there is no room.
+    pressure: Pressure,
     next_generation: u32,
     secret: IsnSecret,
     local_ports: LocalPorts,
@@ -177,6 +184,7 @@ impl TcpFlows {
             walk: None,
             limit,
             in_time_wait: 0,
+            pressure: Pressure::new(limit),
             next_generation: 0,
             secret: IsnSecret::random()?,
             local_ports: LocalPorts::of_namespace(),
@@ -285,6 +293,8 @@ impl TcpFlows {
             is_queued: false,
             awaits_room: false,
             dscp,
+            standing: Standing::default(),
+            entry: 0,
             _claim: claim,
         });
         let flow = &self.flows[slot];
@@ -399,6 +409,8 @@ impl TcpFlows {
                 .get(slot as usize)
                 .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
         });
+        let flows = &self.flows;
+        self.pressure.sweep(|slot| flows.get(slot as usize));
         self.walk_on(ctx);
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
             for _ in 0..LISTENERS_PER_TURN.min(self.listeners.waiting()) {
@@ -426,6 +438,7 @@ impl TcpFlows {
             self.remove(slot);
             return;
         }
+        self.pressure.note(flow, narrow(slot));
         if flow.connection.state() == State::TimeWait && flow.stream.is_some() {
             if self.in_time_wait >= self.limit {
                 // As Linux does beyond net.ipv4.tcp_max_tw_buckets.
@@ -460,6 +473,7 @@ impl TcpFlows {
 
     fn remove(&mut self, slot: usize) {
         let flow = self.flows.remove(slot);
+        self.pressure.forget(&flow);
         self.slots.remove(&flow.key(), narrow(slot));
         match &flow.stream {
             None => self.in_time_wait -= 1,

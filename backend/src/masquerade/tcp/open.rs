@@ -2,7 +2,8 @@
 //! listening socket becomes a SYN to the guest.
 
 use super::connection::{Connection, Opening};
-use super::listener::Client;
+use super::listener::{Accepted, Client};
+use super::pressure::{Side, Standing};
 use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, host_socket, refuse};
 use crate::counters::{Count, DropReason};
 use crate::masquerade::icmp::{self, IcmpError};
@@ -23,18 +24,19 @@ impl TcpFlows {
                 return refuse(ctx, key, syn);
             }
         };
-        if self.is_full() {
+        self.keep_share(ctx, Standing::OpeningOut);
+        if self.is_full() && !self.make_room(ctx, Side::Guest) {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
-        let stream = match host_socket::open(target) {
+        let opened = match host_socket::open(target) {
+            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => host_socket::open(target),
+            other => other,
+        };
+        let stream = match opened {
             Ok(stream) => stream,
             Err(e) => {
-                let is_limit = matches!(
-                    e.raw_os_error(),
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-                );
-                let reason = if is_limit {
+                let reason = if is_limit(&e) {
                     DropReason::FlowLimit
                 } else {
                     DropReason::SocketError
@@ -66,13 +68,23 @@ impl TcpFlows {
     /// Clients wait at a listening socket.
     pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
         for _ in 0..TURNS {
-            let Some(client) = self.listeners.accept(index, ctx.counters) else {
-                if self.listeners.is_waiting(index) {
-                    self.accept_again.get_or_insert(ctx.now + RETRY);
-                }
-                return;
+            let accepted = if self.has_share(ctx, Standing::OpeningIn) {
+                self.listeners.accept(index, ctx.counters)
+            } else {
+                Accepted::Limited
             };
-            self.take_client(ctx, client);
+            match accepted {
+                Accepted::Client(client) => self.take_client(ctx, client),
+                Accepted::Nobody => return,
+                Accepted::Limited if self.make_room(ctx, Side::World) => {}
+                Accepted::Limited => {
+                    // They wait until there is a descriptor, or the guest has answered others.
+                    ctx.counters.count_drop(DropReason::FlowLimit);
+                    self.listeners.put_off(index);
+                    self.accept_again.get_or_insert(ctx.now + RETRY);
+                    return;
+                }
+            }
         }
         self.listeners.put_off(index);
         self.accept_again = Some(ctx.now);
@@ -82,7 +94,9 @@ impl TcpFlows {
         let Some((guest, remote)) = inbound_ends(ctx, client.address, client.guest_port) else {
             return;
         };
-        let Some(key) = self.free_key(guest, remote).filter(|_| !self.is_full()) else {
+        self.keep_share(ctx, Standing::OpeningIn);
+        let has_room = !self.is_full() || self.make_room(ctx, Side::World);
+        let Some(key) = self.free_key(guest, remote).filter(|_| has_room) else {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return host_socket::make_close_a_reset(&client.stream);
         };
@@ -113,6 +127,12 @@ impl TcpFlows {
             spill: self.spill.clone(),
         }
     }
+}
+
+/// True if there is no descriptor or no memory for a socket.
+fn is_limit(error: &io::Error) -> bool {
+    let limits = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| limits.contains(&errno))
 }
 
 fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {

@@ -6,7 +6,7 @@
 //! ordinary course nothing is refused after it was sent.
 
 use super::clock;
-use super::connection::{Connection, KEEPALIVE, Progress, Readable, Receiving, Sending, State, Timer};
+use super::connection::{Connection, Progress, Readable, Receiving, Sending, State, Timer};
 use super::seq::Seq;
 use super::stream::HostStream;
 use crate::counters::{Count, DropReason};
@@ -106,6 +106,9 @@ impl Connection {
             self.rcv_nxt += 1;
             self.receiving = Receiving::Draining;
             self.ack_due = true;
+            if matches!(self.timer, Timer::Keepalive(_)) {
+                self.rest(ctx.now);
+            }
             if self.flush_spill(ctx, stream).is_err() {
                 return Progress::Done;
             }
@@ -185,7 +188,7 @@ impl Connection {
         self.retries = 0;
         self.rtt.acknowledged(ctx.now, ack);
         self.rtt.forget_back_off();
-        self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
+        self.rest(ctx.now);
     }
 
     /// RFC 9293 3.10.7.4, in its order: sequence number (after RFC 7323 5.3's timestamp),
@@ -262,12 +265,24 @@ impl Connection {
     /// The guest has reset the connection. Once both sides have sent FIN that is no error
     /// (RFC 9293 3.10.7.4, CLOSING and LAST-ACK): a guest that is done answers whatever
     /// comes late with RST, and what it sent before its FIN still goes out.
+    ///
+    /// Nor is it one if a guest that has sent FIN answers a probe so: its program has closed
+    /// the connection and its kernel forgotten it. The world gets all the guest sent and then,
+    /// as from a Linux host, RST only if it sends anything more.
     fn on_reset(&mut self, ctx: &mut Context<'_>) {
-        if self.sending == Sending::Open || self.receiving == Receiving::Open {
-            self.give_up(ctx);
-        } else {
-            self.sending = Sending::Closed;
-            self.finish_if_closed(ctx.now);
+        let was_asked = self.retries > 0 && matches!(self.timer, Timer::Keepalive(_));
+        match (self.sending, self.receiving) {
+            (_, Receiving::Open) => self.give_up(ctx),
+            (Sending::Open, _) if !was_asked => self.give_up(ctx),
+            (Sending::Open, Receiving::Closed) => self.end(State::Closed),
+            _ => {
+                self.sending = Sending::Closed;
+                self.readable = Readable::No;
+                self.snd_una = self.snd_max;
+                self.snd_nxt = self.snd_max;
+                self.rest(ctx.now);
+                self.finish_if_closed(ctx.now);
+            }
         }
     }
 
@@ -349,9 +364,14 @@ impl Connection {
 
     /// Hands over what was kept, and FIN after it.
     fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
-        if self.spill.flush(stream).is_err() {
-            self.abort(ctx);
-            return Err(Broken);
+        match self.spill.flush(stream) {
+            Err(_) => {
+                self.abort(ctx);
+                return Err(Broken);
+            }
+            Ok(0) => {}
+            Ok(_) if self.sending == Sending::Closed => self.rest(ctx.now),
+            Ok(_) => {}
         }
         if self.receiving == Receiving::Draining && self.spill.is_empty() {
             self.receiving = Receiving::Closed;

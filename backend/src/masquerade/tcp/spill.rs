@@ -81,21 +81,23 @@ impl Spill {
         true
     }
 
-    /// Hands what is kept to the host socket, as far as it takes it.
+    /// Hands what is kept to the host socket, as far as it takes it; returns how much it took.
     ///
     /// # Errors
     /// The socket failed.
-    pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
-        let Some(kept) = &mut self.kept else { return Ok(()) };
+    pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<usize> {
+        let Some(kept) = &mut self.kept else { return Ok(0) };
+        let before = kept.sent;
         while kept.sent < kept.bytes.len() {
             match stream.send(&[GuestSlice::from_bytes(&kept.bytes[kept.sent..])]) {
                 Ok(n) => kept.sent += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(kept.sent - before),
                 Err(e) => return Err(e),
             }
         }
+        let taken = kept.sent - before;
         self.clear();
-        Ok(())
+        Ok(taken)
     }
 
     fn clear(&mut self) {

@@ -6,7 +6,7 @@
 //! back N). A guest that takes TSO frames gets up to 64 KiB under one header, whatever
 //! its MTU; the frame is a multiple of the MSS, as the guest's own stack would merge it.
 
-use super::connection::{Connection, KEEPALIVE, Progress, Readable, Sending, State, Timer};
+use super::connection::{Connection, Progress, Readable, Sending, State, Timer};
 use super::emit::DataHeader;
 use super::receive::Segment;
 use super::seq::Seq;
@@ -85,7 +85,7 @@ impl Connection {
             Timer::Persist(_) | Timer::Keepalive(_) => {
                 self.retries = 0;
                 self.rtt.forget_back_off();
-                self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
+                self.rest(ctx.now);
             }
             Timer::Off | Timer::Retransmit(_) | Timer::Answer { .. } | Timer::TimeWait(_) => {}
         }
@@ -105,7 +105,7 @@ impl Connection {
         self.rtt.acknowledged(ctx.now, ack);
         if self.snd_una == self.snd_max {
             self.rtt.forget_back_off();
-            self.timer = Timer::Keepalive(ctx.now + KEEPALIVE);
+            self.rest(ctx.now);
             self.finish_if_closed(ctx.now);
         } else {
             self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());

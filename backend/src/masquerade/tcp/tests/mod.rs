@@ -1,9 +1,11 @@
 //! Connections against an independent TCP (smoltcp) over a bad link, in virtual time; and
 //! the table of connections with sockets of the loopback.
 
+mod closing;
 mod keepalive;
 mod opening;
 mod pair;
+mod pressure;
 mod properties;
 mod sockets;
 mod states;

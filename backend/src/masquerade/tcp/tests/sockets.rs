@@ -44,7 +44,7 @@ impl Bench {
         let remote = host_seen(ip("10.0.2.9"), port);
         Self {
             around: Surroundings::new(),
-            flows: TcpFlows::new(1000).unwrap(),
+            flows: TcpFlows::new(2000).unwrap(),
             key: FlowKey {
                 guest: guest(remote.ip(), 40_000),
                 remote,
@@ -153,6 +153,13 @@ impl Bench {
             }
         }
         all
+    }
+
+    /// Handles the events of one wait.
+    pub(super) fn handle_ready(&mut self) {
+        for (token, ready) in self.around.events() {
+            self.flows.on_event(&mut self.around.context(), token, ready);
+        }
     }
 
     /// What came to the guest; notes what it acknowledges next.
@@ -286,7 +293,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
 }
 
 /// Takes every descriptor there is but `left`, in this thread alone.
-fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
+pub(super) fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
     // SAFETY: gives this thread a descriptor table of its own; it owns all it uses.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
     let null = std::fs::File::open("/dev/null").unwrap();

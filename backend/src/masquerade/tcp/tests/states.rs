@@ -75,7 +75,7 @@ impl Steps {
         self.pair.connection.as_ref().map_or(State::Closed, |c| c.state())
     }
 
-    fn halves(&self) -> (Sending, Receiving) {
+    pub(super) fn halves(&self) -> (Sending, Receiving) {
         let c = self.pair.connection.as_ref().unwrap();
         (c.sending, c.receiving)
     }
@@ -89,7 +89,7 @@ impl Steps {
         self.pair.answers()
     }
 
-    fn world_closes(&mut self) -> Vec<TcpHeader> {
+    pub(super) fn world_closes(&mut self) -> Vec<TcpHeader> {
         self.pair.world_closes();
         self.pair.answers()
     }
