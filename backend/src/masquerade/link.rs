@@ -29,6 +29,8 @@ pub struct PacketSpec {
     pub dst: IpAddr,
     /// What follows ([`crate::packet::protocol`]).
     pub protocol: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
     /// Bytes after the network header.
     pub payload_len: usize,
     /// Set for a fragment.
@@ -45,7 +47,7 @@ impl PacketSpec {
                     dst,
                     protocol: self.protocol,
                     ttl: TTL,
-                    tos: 0,
+                    tos: self.traffic_class,
                     dont_fragment: self.fragment.is_none(),
                     fragment: self.fragment,
                     header_len: Ipv4Header::LEN,
@@ -65,7 +67,7 @@ impl PacketSpec {
                     dst,
                     protocol: self.protocol,
                     hop_limit: TTL,
-                    traffic_class: 0,
+                    traffic_class: self.traffic_class,
                     fragment: self.fragment,
                     header_len: Ipv6Header::LEN + extra,
                     payload_len: self.payload_len,
@@ -91,6 +93,8 @@ pub struct Packet<'a> {
     pub dst: IpAddr,
     /// What it carries ([`crate::packet::protocol`]).
     pub protocol: u8,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
     /// Header of the transport protocol.
     pub header: &'a [u8],
     /// What follows that header.
@@ -109,6 +113,7 @@ impl Packet<'_> {
             src: self.src,
             dst: self.dst,
             protocol: self.protocol,
+            traffic_class: self.traffic_class,
             payload_len: self.len(),
             fragment: None,
         }

@@ -47,6 +47,7 @@ fn fragments(like: &str, mtu: u16, ident: usize, body: &[u8]) -> Vec<Vec<u8>> {
         src: guest(ip(like), 0).ip(),
         dst: host_seen(ip(like), 0).ip(),
         protocol: protocol::UDP,
+        traffic_class: 0,
         header: &[1, 2, 3, 4, 5, 6, 7, 8],
         body,
     };

@@ -3,6 +3,7 @@
 //! the room is not cut.
 
 use super::datagram::{Control, control_int, for_each_control, local_address, local_port, socket_address};
+use super::traffic_class::received_class;
 use crate::frame::{GuestSink, GuestSliceMut, copy_from_room};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,9 +15,10 @@ pub const MAX_BATCH: usize = 32;
 /// Bytes of a spill buffer: no datagram is larger.
 const SPILL: usize = 65_536;
 
-/// UDP_GRO (20, aligned 24), either packet info (28 or 36, aligned 40) and either original
-/// destination (32 or 44, aligned 48), with room to spare.
-const CONTROL: usize = 128;
+/// UDP_GRO (20, aligned 24), either packet info (28 or 36, aligned 40), either original
+/// destination (32 or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room
+/// to spare.
+const CONTROL: usize = 160;
 
 /// Bytes of the name of a message (`sockaddr_in6`, rounded up).
 const NAME: usize = 32;
@@ -38,6 +40,8 @@ pub struct Received {
     pub local: Option<IpAddr>,
     /// The local port it came to, if that was asked for.
     pub local_port: Option<u16>,
+    /// Its DSCP and ECN; 0 if they were not asked for.
+    pub traffic_class: u8,
 }
 
 /// Buffers for receiving, used again and again without allocating.
@@ -205,6 +209,7 @@ impl ReceiveBatch {
         message.segment = None;
         message.local = None;
         message.local_port = None;
+        message.traffic_class = 0;
         // SAFETY: the header is as recvmmsg left it, its control buffer is ours.
         unsafe {
             for_each_control(&header.msg_hdr, |level, kind, data| {
@@ -214,6 +219,8 @@ impl ReceiveBatch {
                     message.local = Some(address);
                 } else if let Some(port) = local_port(level, kind, data) {
                     message.local_port = Some(port);
+                } else if let Some(class) = received_class(level, kind, data) {
+                    message.traffic_class = class;
                 }
             });
         }

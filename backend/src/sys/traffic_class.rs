@@ -2,6 +2,7 @@
 //!
 //! Nothing here is newer than any kernel we meet.
 
+use super::datagram::control_int;
 use super::option::IntOption;
 use socket2::{Domain, Socket};
 use std::io;
@@ -15,6 +16,26 @@ pub fn set_traffic_class(socket: &Socket, domain: Domain, class: u8) -> io::Resu
     match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_TCLASS).set(socket, class.into()),
         _ => IntOption(libc::SOL_IP, libc::IP_TOS).set(socket, class.into()),
+    }
+}
+
+/// Asks to be told DSCP and ECN of each datagram.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn watch_traffic_class(socket: &Socket, domain: Domain) -> io::Result<()> {
+    match domain {
+        Domain::IPV6 => socket.set_recv_tclass_v6(true),
+        _ => socket.set_recv_tos_v4(true),
+    }
+}
+
+/// DSCP and ECN in IP_TOS, a byte, or IPV6_TCLASS, a C `int`.
+pub(super) fn received_class(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Option<u8> {
+    match (level, kind) {
+        (libc::SOL_IP, libc::IP_TOS) => data.first().copied(),
+        (libc::SOL_IPV6, libc::IPV6_TCLASS) => u8::try_from(control_int(data)?).ok(),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@
 //! ([`Count::IpOptions`]).
 
 use super::super::fragmenter::Fragmenter;
-use super::super::manner::Manner;
+use super::super::manner::{Manner, traffic_class};
 use super::super::{Context, Destination, Packet};
 use super::echo_socket::{EchoAvailability, EchoSupport};
 use super::echo_table::{EchoFlow, EchoKey, EchoSocket, EchoTable};
@@ -21,7 +21,7 @@ use crate::packet::icmp::{v4, v6};
 use crate::packet::{EthernetHeader, IcmpHeader, protocol};
 use crate::poller::{Readiness, Token};
 use crate::sys::error_queue::{self, Origin};
-use crate::sys::receive_batch::ReceiveBatch;
+use crate::sys::receive_batch::{ReceiveBatch, Received};
 use crate::sys::send_batch::SendBatch;
 use crate::time::Instant;
 use socket2::Domain;
@@ -150,7 +150,9 @@ impl EchoFlows {
         frame.copy_to(request.offset + IcmpHeader::LEN, &mut body);
         let [guest, gateway] = [request.src, request.dst];
         let [a, b] = [header.echo_ident(), header.echo_sequence()];
-        send_reply(&mut self.fragmenter, ctx, [gateway, guest], [a, b], &body);
+        // As a Linux host does (net/ipv4/icmp.c, icmp_reply).
+        let class = traffic_class(frame.head);
+        send_reply(&mut self.fragmenter, ctx, [gateway, guest], [a, b], class, &body);
     }
 
     fn open(
@@ -247,7 +249,9 @@ impl EchoFlows {
     /// Gives reply `index` of the last call to the conversation it is for.
     fn on_reply(&mut self, ctx: &mut Context<'_>, slot: u32, index: usize) {
         let Some(socket) = self.table.socket(slot) else { return };
-        let source = self.receive.message(index).source;
+        let Received {
+            source, traffic_class, ..
+        } = *self.receive.message(index);
         let reply = parse_reply(socket, self.receive.spilled(index));
         let (Some(source), Some((header, body))) = (source, reply) else {
             return;
@@ -269,6 +273,7 @@ impl EchoFlows {
             ctx,
             [peer, guest],
             [ident, header.echo_sequence()],
+            traffic_class,
             body,
         );
     }
@@ -341,6 +346,7 @@ fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
             src: guest,
             dst: peer,
             protocol: icmp_protocol(guest),
+            traffic_class: 0,
             header: &header,
             body: known.get(IcmpHeader::LEN..).unwrap_or_default(),
         };
@@ -358,6 +364,7 @@ fn send_reply(
     ctx: &mut Context<'_>,
     [src, dst]: [IpAddr; 2],
     [ident, sequence]: [u16; 2],
+    traffic_class: u8,
     body: &[u8],
 ) {
     let (kind, sum) = match src {
@@ -379,6 +386,7 @@ fn send_reply(
         src,
         dst,
         protocol: icmp_protocol(src),
+        traffic_class,
         header: &header,
         body,
     };

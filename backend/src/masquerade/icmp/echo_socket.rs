@@ -8,6 +8,7 @@
 
 use crate::packet::icmp::{v4, v6};
 use crate::sys::datagram;
+use crate::sys::traffic_class::watch_traffic_class;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -100,6 +101,8 @@ pub fn raw(like: IpAddr) -> io::Result<Socket> {
 
 fn finish(socket: &Socket, domain: Domain) -> io::Result<()> {
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    // Without it replies have none.
+    let _ = watch_traffic_class(socket, domain);
     datagram::watch_errors(socket, domain)
 }
 

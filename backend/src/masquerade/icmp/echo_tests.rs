@@ -3,7 +3,9 @@
 use super::super::echo_table::{IDLE, MAX_FLOWS, MAX_SOCKETS};
 use super::*;
 use crate::frame::testing::Delivered;
-use crate::masquerade::test_support::{Surroundings, guest, host_seen, icmp_message, ip, packet, parse, with_burst};
+use crate::masquerade::test_support::{
+    Surroundings, guest, host_seen, icmp_message, ip, mark, packet, parse, with_burst,
+};
 use crate::packet::icmp::fill_checksum;
 use std::time::Duration;
 
@@ -55,12 +57,17 @@ impl Bench {
     }
 
     pub fn ping_with_ttl(&mut self, dst: IpAddr, ttl: u8, ident: u16, sequence: u16, body: &[u8]) {
+        self.ping_marked(dst, [ttl, 0], ident, sequence, body);
+    }
+
+    fn ping_marked(&mut self, dst: IpAddr, [ttl, class]: [u8; 2], ident: u16, sequence: u16, body: &[u8]) {
         let src = guest(dst, 0).ip();
         let mut message = vec![0; IcmpHeader::LEN];
         IcmpHeader::echo(request_kind(src), ident, sequence).emit(&mut message, 0);
         message.extend_from_slice(body);
         fill_checksum(src, dst, &mut message);
-        let frame = packet(src, dst, icmp_protocol(src), ttl, &message);
+        let mut frame = packet(src, dst, icmp_protocol(src), ttl, &message);
+        mark(&mut frame, class);
         let request = EchoRequest {
             src,
             dst,
@@ -79,6 +86,10 @@ impl Bench {
         }
         self.around.sink.take()
     }
+}
+
+fn gateway(like: &str) -> IpAddr {
+    ip(if ip(like).is_ipv4() { "10.0.2.1" } else { "fd10:0:2::1" })
 }
 
 pub fn reply_kind(like: IpAddr) -> u8 {
@@ -105,6 +116,28 @@ fn an_echo_request_is_answered_with_its_identifier_sequence_and_payload() {
         }
         assert_eq!(bench.flows.count(), 1);
         assert_eq!(bench.around.counters.count(Count::Echos), 3);
+    }
+}
+
+#[test]
+fn dscp_and_ecn_of_a_ping_are_kept_there_and_back() {
+    for like in BOTH {
+        let mut bench = Bench::new();
+        if !bench.can(like) {
+            continue;
+        }
+        // The kernel answers with what the request had, and so does the gateway.
+        for address in [host_seen(ip(like), 0).ip(), gateway(like)] {
+            for (sequence, class) in [(1, 0xb8), (2, 0xba), (3, 0)] {
+                bench.ping_marked(address, [64, class], 7, sequence, b"marked");
+                let mut frames = bench.around.sink.take();
+                if frames.is_empty() {
+                    frames = bench.turn();
+                }
+                assert_eq!(frames.len(), 1);
+                assert_eq!(traffic_class(&frames[0].bytes), class, "{address}");
+            }
+        }
     }
 }
 

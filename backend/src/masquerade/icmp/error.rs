@@ -206,6 +206,7 @@ fn send(ctx: &mut Context<'_>, error: IcmpError, [src, dst]: [IpAddr; 2], quoted
         src,
         dst,
         protocol,
+        traffic_class: 0,
         payload_len: end - start,
         fragment: None,
     };

@@ -24,6 +24,7 @@ pub fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHead
         src,
         dst,
         protocol: protocol::TCP,
+        traffic_class: 0,
         payload_len: length,
         fragment: None,
     };
@@ -65,6 +66,7 @@ impl DataHeader<'_> {
             src: self.src,
             dst: self.dst,
             protocol: protocol::TCP,
+            traffic_class: 0,
             payload_len: segment_len,
             fragment: None,
         };

@@ -155,6 +155,7 @@ pub(super) fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection,
                     src: connection.guest.ip(),
                     dst: connection.remote.ip(),
                     protocol: protocol::TCP,
+                    traffic_class: 0,
                     header: &header,
                     body: &[],
                 };

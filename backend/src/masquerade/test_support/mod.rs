@@ -107,6 +107,17 @@ pub fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> V
     frame
 }
 
+/// Gives a frame without tags DSCP and ECN.
+pub fn mark(frame: &mut [u8], class: u8) {
+    let network = &mut frame[EthernetHeader::LEN..];
+    if network[0] >> 4 == 4 {
+        network[1] = class;
+    } else {
+        network[0] = 0x60 | class >> 4;
+        network[1] = network[1] & 0x0f | class << 4;
+    }
+}
+
 /// A UDP datagram of the guest as a frame.
 pub fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut rest = vec![0; UdpHeader::LEN];

@@ -41,6 +41,7 @@ fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Op
         src: flow.key.guest.ip(),
         dst: flow.key.peer.ip(),
         protocol: protocol::UDP,
+        traffic_class: 0,
         header: &header,
         body,
     };

@@ -53,6 +53,7 @@ pub struct Listener {
 struct Stray {
     source: SocketAddr,
     local: SocketAddr,
+    traffic_class: u8,
     body: Vec<u8>,
 }
 
@@ -193,11 +194,19 @@ impl UdpFlows {
     fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
         while done < strays.len() {
-            let Stray { source, local, .. } = strays[done];
+            let Stray {
+                source,
+                local,
+                traffic_class,
+                ..
+            } = strays[done];
             let arrival = Arrival { source, local, ports };
             let key = self.admit(ctx, arrival, &mut strays);
             if let Some(key) = key
-                && self.receiver.pass_on_bytes(key, ctx, &strays[done].body).is_err()
+                && self
+                    .receiver
+                    .pass_on_bytes(key, ctx, traffic_class, &strays[done].body)
+                    .is_err()
             {
                 ctx.counters.count_drop(DropReason::NoRoom);
             }
@@ -266,10 +275,12 @@ impl UdpFlows {
                 let body = batch.spilled(i);
                 let size = batch.message(i).segment.map_or(body.len(), usize::from).max(1);
                 let source = batch.message(i).source.unwrap_or(peer);
+                let traffic_class = batch.message(i).traffic_class;
                 let bodies = body.chunks(size).chain(body.is_empty().then_some(body));
                 strays.extend(bodies.map(|body| Stray {
                     source,
                     local,
+                    traffic_class,
                     body: body.to_vec(),
                 }));
             }

@@ -77,6 +77,8 @@ struct Towards {
     /// Most payload bytes of a frame that is one packet.
     whole: usize,
     caps: GuestCaps,
+    /// DSCP and ECN of a datagram that goes by copy.
+    traffic_class: u8,
 }
 
 impl Towards {
@@ -87,7 +89,12 @@ impl Towards {
             header,
             whole: (EthernetHeader::LEN + usize::from(ctx.link.mtu)).saturating_sub(header),
             caps: ctx.sink.caps(),
+            traffic_class: 0,
         }
+    }
+
+    const fn with_class(self, traffic_class: u8) -> Self {
+        Self { traffic_class, ..self }
     }
 
     fn takes_runs(&self) -> bool {
@@ -206,6 +213,7 @@ impl Receiver {
                 src,
                 dst,
                 protocol: protocol::UDP,
+                traffic_class: self.batch.message(i).traffic_class,
                 payload_len: UdpHeader::LEN + len,
                 fragment: None,
             };
@@ -223,6 +231,7 @@ impl Receiver {
         index: usize,
         segment: Option<u16>,
     ) -> Result<(), NoRoom> {
+        let towards = &towards.with_class(self.batch.message(index).traffic_class);
         let body = self.batch.spilled(index);
         match segment {
             Some(size) if !towards.takes_runs() => body
@@ -246,8 +255,14 @@ impl Receiver {
     ///
     /// # Errors
     /// [`NoRoom`]
-    pub fn pass_on_bytes(&mut self, key: FlowKey, ctx: &mut Context<'_>, body: &[u8]) -> Result<(), NoRoom> {
-        let towards = Towards::new(key, ctx);
+    pub fn pass_on_bytes(
+        &mut self,
+        key: FlowKey,
+        ctx: &mut Context<'_>,
+        traffic_class: u8,
+        body: &[u8],
+    ) -> Result<(), NoRoom> {
+        let towards = Towards::new(key, ctx).with_class(traffic_class);
         send_copy(&mut self.fragmenter, ctx, &towards, body, None)
     }
 
@@ -277,6 +292,7 @@ fn send_copy(
         src: towards.key.peer.ip(),
         dst: towards.key.guest.ip(),
         protocol: protocol::UDP,
+        traffic_class: towards.traffic_class,
         header: &[0; UdpHeader::LEN],
         body,
     };

@@ -8,6 +8,7 @@
 //! afterwards so that ours may follow.
 
 use crate::sys::datagram;
+use crate::sys::traffic_class::watch_traffic_class;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -60,6 +61,11 @@ fn bind(socket: &Socket, address: SocketAddr, port_use: PortUse) -> io::Result<(
     socket.set_reuse_address(true)
 }
 
+fn watch_class(socket: &Socket, domain: Domain) {
+    // Without it what comes has none.
+    let _ = watch_traffic_class(socket, domain);
+}
+
 /// A flow's socket.
 #[derive(Debug)]
 pub struct FlowSocket {
@@ -73,6 +79,7 @@ pub struct FlowSocket {
 
 fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> io::Result<()> {
     datagram::watch_errors(socket, domain)?;
+    watch_class(socket, domain);
     if coalesce {
         // Without it datagrams come one by one.
         let _ = datagram::set_coalescing(socket, true);
@@ -129,6 +136,7 @@ pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
 pub fn listening(address: SocketAddr) -> io::Result<(Socket, Domain)> {
     let (socket, domain) = open(address.ip())?;
     datagram::watch_local_address(&socket, domain)?;
+    watch_class(&socket, domain);
     bind(&socket, address, PortUse::First)?;
     Ok((socket, domain))
 }

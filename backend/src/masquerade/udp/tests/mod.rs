@@ -5,6 +5,7 @@ mod ends;
 mod forwards;
 mod outbound;
 mod refusals;
+mod traffic_class;
 
 use super::*;
 use crate::config::{Forward, Transport};
