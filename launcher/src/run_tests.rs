@@ -108,9 +108,9 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
     let both = |json: &str| {
         let config = format!(r#"{{"type": "bridge", "bridge": "br0", "ipam": {json}}}"#);
         let text = format!(
-            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec: {{config: '{config}'}}\n---\n\
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec: {{config: '{config}'}}\n---\n\
              apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: v}}\nspec: {{domain: {{devices: {{interfaces: \
-             [{{name: a, bridge: {{}}, macAddress: 02:00:00:00:00:07}}]}}}}, networks: [{{name: a, multus: {{networkName: n}}}}]}}\n"
+             [{{name: a, bridge: {{}}, macAddress: 02:00:00:00:00:07}}]}}}}, networks: [{{name: a, multus: {{networkName: net}}}}]}}\n"
         );
         let file = SourceFile { name: "f".into(), text };
         let checked = validate::check_sources(&[file], Path::new("/s")).unwrap();

@@ -154,11 +154,11 @@ spec:
       interfaces:
       - {{name: red, bridge: {{}}, macAddress: \"{MAC}\"}}
   networks:
-  - {{name: red, multus: {{networkName: n}}}}
+  - {{name: red, multus: {{networkName: net}}}}
 ---
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
-metadata: {{name: n}}
+metadata: {{name: net}}
 spec:
   config: '{config}'
 "

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use service::Service;
 use std::rc::Rc;
 use vm::Vm;
+use yaml::Budget;
 
 /// What was found in all files.
 #[derive(Debug, Default)]
@@ -62,18 +63,19 @@ pub const MAX_FILE: u64 = 1 << 20;
 /// Reads all documents of all files.
 pub fn read(files: &[SourceFile], report: &Report) -> Manifests {
     let mut manifests = Manifests::default();
+    let mut budget = Budget::default();
     for file in files {
-        let (documents, errors) = yaml::parse(&file.text);
         let spot = |line| Spot {
             file: Rc::from(file.name.as_str()),
             line,
             path: String::new(),
         };
-        for error in errors {
-            report.error(&spot(error.line), error.message);
-        }
-        for document in &documents {
-            manifests.take(&Item::root(report, spot(document.line), document));
+        // One tree at a time: what is read from it does not need it any more.
+        for document in yaml::documents(&file.text, &mut budget) {
+            match document {
+                Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root)),
+                Err(error) => report.error(&spot(error.line), error.message),
+            }
         }
     }
     manifests

@@ -3,7 +3,7 @@
 //! answer that is not as it should be is a problem with a place.
 
 use super::report::{Report, Spot};
-use super::yaml::{Entry, Node, Scalar, Value};
+use super::yaml::{Entry, Meaning, Node, Scalar, Value};
 use std::ops::RangeInclusive;
 
 /// What hawser does about a field.
@@ -191,7 +191,7 @@ impl<'a> Object<'a> {
         );
         #[cfg(test)]
         trace::asked(self.kind.name, name);
-        let entry = self.entries.iter().find(|e| e.key == name && !is_null(&e.value))?;
+        let entry = self.entries.iter().find(|e| &*e.key == name && !is_null(&e.value))?;
         Some(Item {
             report: self.report,
             spot: self.spot.field(name, entry.line),
@@ -337,20 +337,34 @@ impl<'a> Item<'a> {
                 spot: self.spot.field(&entry.key, entry.line),
                 node: &entry.value,
             };
-            (entry.key.as_str(), value)
+            if let Some(written) = &entry.written {
+                value.error(format!(
+                    "the key {written} is {} to kubectl: write it in quotes",
+                    entry.key
+                ));
+            }
+            (&*entry.key, value)
         };
         entries.iter().map(pair).collect()
     }
 
     /// The value as a map of quantities, which may be written as text or number.
     pub fn texts_or_numbers(&self) -> Vec<(&'a str, &'a str)> {
-        let pairs = self.texts();
-        let plain = |(key, value): (&'a str, Item<'a>)| Some((key, value.scalar()?.text.as_str()));
-        pairs.into_iter().filter_map(plain).collect()
+        let quantity = |(key, value): (&'a str, Item<'a>)| {
+            let scalar = value.scalar()?;
+            match scalar.meaning {
+                Meaning::Whole(read) if scalar.text != read.to_string() => {
+                    value.error(format!("{} is {read} to kubectl: write {read}", scalar.text));
+                    None
+                }
+                _ => Some((key, scalar.text.as_str())),
+            }
+        };
+        self.texts().into_iter().filter_map(quantity).collect()
     }
 
     /// The value as it was written.
-    pub const fn scalar(&self) -> Option<&'a Scalar> {
+    pub fn scalar(&self) -> Option<&'a Scalar> {
         match &self.node.value {
             Value::Scalar(scalar) => Some(scalar),
             _ => None,
@@ -362,10 +376,8 @@ impl<'a> Item<'a> {
         match self.scalar() {
             Some(scalar) if scalar.is_text() => Some(&scalar.text),
             Some(scalar) if !scalar.is_null() => {
-                let text = &scalar.text;
-                self.error(format!(
-                    "{text} is a number or a boolean to YAML; write it in quotes: \"{text}\""
-                ));
+                let (text, read) = (&scalar.text, scalar.to_kubectl());
+                self.error(format!("{text} is {read} to kubectl; write it in quotes: \"{text}\""));
                 None
             }
             _ => self.wrong("text"),
@@ -411,6 +423,14 @@ impl<'a> Item<'a> {
                 range.end()
             )
         };
+        if let Some(read) = self.scalar().and_then(Scalar::octal) {
+            let text = self.scalar().map_or("", |scalar| &scalar.text);
+            let digits = text.trim_start_matches('0');
+            self.error(format!(
+                "{text} is octal to kubectl, which reads {read}: write {read} or {digits}"
+            ));
+            return None;
+        }
         let number = self.scalar().and_then(Scalar::integer).filter(|n| range.contains(n));
         let number = number.and_then(|n| T::try_from(n).ok());
         number.or_else(|| self.wrong(&what()))

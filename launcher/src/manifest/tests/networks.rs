@@ -11,13 +11,13 @@ fn on_pod() -> String {
 
 /// A VM bound with bridge to the network `n`.
 fn on_n() -> String {
-    machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: n}}")
+    machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: net}}")
 }
 
 /// The NetworkAttachmentDefinition `n` with such a configuration.
 fn attachment(config: &str) -> String {
     format!(
-        "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  \
+        "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  \
          config: '{config}'\n"
     )
 }
@@ -44,7 +44,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
         let alone = problems(&attachment(config));
         assert!(alone.iter().any(|p| p.contains(expected)), "{config}: {alone:?}");
     }
-    let without = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\n";
+    let without = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net}\n";
     assert_eq!(problems(&(on_pod() + without)), [""; 0]);
     assert_eq!(
         problems(&(on_n() + without)),
@@ -55,7 +55,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
 /// A SriovNetwork `n` with such fields, its first at line 17.
 fn sriov(fields: &str) -> String {
     format!(
-        "---\napiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {{name: n}}\nspec:\n  \
+        "---\napiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {{name: net}}\nspec:\n  \
          resourceName: r\n  {fields}\n"
     )
 }
@@ -63,7 +63,7 @@ fn sriov(fields: &str) -> String {
 #[test]
 fn ipam_of_a_sriov_network_is_a_string_of_json() {
     let string = r#"ipam: '{"type": "host-local", "subnet": "10.0.0.0/24"}'"#;
-    let mode = "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"n\" needs the mode sriov, which hawser \
+    let mode = "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" needs the mode sriov, which hawser \
                 does not have yet";
     for ipam in [string, "ipam: ''", "ipam: |\n    {\"type\": \"dhcp\"}", "ipam: '{}'"] {
         assert_eq!(problems(&(on_pod() + &sriov(ipam))), [""; 0], "{ipam}");
@@ -96,7 +96,7 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
             "{ipam}: {named:?}"
         );
     }
-    let object = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec: {config: {type: bridge}}\n";
+    let object = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net}\nspec: {config: {type: bridge}}\n";
     assert!(problems(&(on_pod() + object))[0].contains("spec.config: found fields; it is a string of JSON"));
 }
 
@@ -104,14 +104,14 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
 fn a_primary_network_may_be_given_as_what_ovn_kubernetes_makes_of_it() {
     let of = |role: &str| {
         let config = format!(
-            r#"{{"cniVersion": "1.0.0", "type": "ovn-k8s-cni-overlay", "name": "n", "netAttachDefName": "default/n", "topology": "layer2", "subnets": "10.100.0.0/16"{role}}}"#
+            r#"{{"cniVersion": "1.0.0", "type": "ovn-k8s-cni-overlay", "name": "net", "netAttachDefName": "default/net", "topology": "layer2", "subnets": "10.100.0.0/16"{role}}}"#
         );
         problems(&(on_pod() + &attachment(&config)))
     };
     assert_eq!(
         of(r#", "role": "primary""#),
         [
-            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace is \"n\" (vm.yaml:12), which \
+            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace is \"net\" (vm.yaml:12), which \
              needs the mode layer2, which hawser does not have yet"
         ]
     );
@@ -120,14 +120,14 @@ fn a_primary_network_may_be_given_as_what_ovn_kubernetes_makes_of_it() {
     }
     // Another namespace's is nothing to this VM.
     let elsewhere = attachment(r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "role": "primary"}"#)
-        .replace("{name: n}", "{name: n, namespace: other}");
+        .replace("{name: net}", "{name: net, namespace: other}");
     assert_eq!(problems(&(on_pod() + &elsewhere)), [""; 0]);
 }
 
 /// The ClusterUserDefinedNetwork `n` with such a spec.
 fn cluster_network(spec: &str) -> String {
     format!(
-        "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: n}}\nspec:\n  \
+        "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: net}}\nspec:\n  \
          namespaceSelector: {{}}\n  {spec}\n"
     )
 }
@@ -139,7 +139,7 @@ fn a_field_of_the_api_that_needs_a_mode_is_no_unknown_field() {
     assert_eq!(problems(&(on_pod() + &cluster_network(evpn))), [""; 0]);
     let named = problems(&(on_n() + &cluster_network(evpn)));
     let starts = [
-        "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"n\" needs the mode layer2",
+        "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" needs the mode layer2",
         "vm.yaml:17: spec.network.transport: not served yet, so that the network is refused: ",
         "vm.yaml:17: spec.network.noOverlay: not served yet, so that the network is refused: ",
         "vm.yaml:17: spec.network.evpn: not served yet, so that the network is refused: ",

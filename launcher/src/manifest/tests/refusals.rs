@@ -32,7 +32,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
         ),
         (
             "state: off",
-            ".state: off is a number or a boolean to YAML; write it in quotes: \"off\"",
+            ".state: off is false to kubectl; write it in quotes: \"off\"",
         ),
         (
             "state: gone",
@@ -154,7 +154,7 @@ fn interfaces_and_networks_must_meet() {
     );
     let two = machine(
         "{name: a, bridge: {}}\n      - {name: a, bridge: {}, bootOrder: 1}",
-        "{name: a, multus: {networkName: other/n}}\n  - {name: c}",
+        "{name: a, multus: {networkName: other/net}}\n  - {name: c}",
     );
     let found = problems(&two).join("\n");
     for expected in [
@@ -171,18 +171,18 @@ fn interfaces_and_networks_must_meet() {
 fn modes_that_are_not_built_are_refused_by_name() {
     let nad = |config: &str| {
         format!(
-            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  \
+            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  \
              config: '{config}'\n"
         )
     };
     let on = |binding: &str, config: &str| {
         let vm = machine(
             &format!("{{name: a, {binding}}}"),
-            "{name: a, multus: {networkName: n}}",
+            "{name: a, multus: {networkName: net}}",
         );
         problems(&(vm + &nad(config))).join("\n")
     };
-    let overlay = r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "name": "n"}"#;
+    let overlay = r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "name": "net"}"#;
     assert!(on("bridge: {}", overlay).contains("needs the mode layer2, which hawser does not have yet"));
     assert!(
         on("sriov: {}", r#"{"type": "sriov"}"#).contains("sriov needs the mode sriov, which hawser does not have yet")
@@ -199,7 +199,7 @@ fn modes_that_are_not_built_are_refused_by_name() {
 
 #[test]
 fn a_cni_configuration_is_answered_at_its_own_lines() {
-    let text = "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec:\n  config: |\n    {\n      \
+    let text = "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net}\nspec:\n  config: |\n    {\n      \
                 \"type\": \"cnv-bridge\",\n      \"vlan\": 5000,\n      \"vlanTrunk\": [{\"id\": 7},\n        {\"minID\": 1, \"maxID\": 9}],\n      \
                 \"macspoofchk\": \"yes\",\n      \"speed\": 1\n    }\n";
     assert_eq!(
@@ -223,7 +223,7 @@ fn a_cni_configuration_is_answered_at_its_own_lines() {
 fn what_a_bridge_port_cannot_be_is_refused_at_its_field() {
     let of = |fields: &str| {
         let text = format!(
-            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  config: |\n    \
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  config: |\n    \
              {{\"type\": \"cnv-bridge\", \"bridge\": \"br0\",\n    {fields}}}\n"
         );
         problems(&text)
@@ -255,7 +255,7 @@ fn what_a_bridge_port_cannot_be_is_refused_at_its_field() {
 fn addresses_are_checked_as_their_plugins_do() {
     let of = |ipam: &str| {
         let text = format!(
-            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  \
+            "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  \
              config: '{{\"type\": \"macvlan\", \"master\": \"eth1\", \"ipam\": {ipam}}}'\n"
         );
         problems(&text).join("\n")
@@ -313,10 +313,10 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
     let on = |interface: &str, config: &str| {
         let vm = machine(
             &format!("{{name: a, bridge: {{}}{interface}}}"),
-            "{name: a, multus: {networkName: n}}",
+            "{name: a, multus: {networkName: net}}",
         );
         let nad = format!(
-            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: n}}\nspec:\n  \
+            "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  \
              config: '{config}'\n"
         );
         problems(&(vm + &nad)).join("\n")
@@ -407,9 +407,10 @@ fn istio_keeps_its_ports() {
     assert_eq!(problems(&vm), [""; 0]);
     assert!(problems(&mesh)[0].contains("portRanges[0]: TCP port 15000 is one of Istio's proxy's own"));
     let unquoted = vm.replace("{name: vm}", "{name: vm, annotations: {sidecar.istio.io/inject: true}}");
-    assert!(problems(&unquoted)[0].contains(
-        "metadata.annotations[\"sidecar.istio.io/inject\"]: true is a number or a boolean to YAML; write it in quotes"
-    ));
+    assert!(
+        problems(&unquoted)[0]
+            .contains("metadata.annotations[\"sidecar.istio.io/inject\"]: true is true to kubectl; write it in quotes")
+    );
 }
 
 #[test]
@@ -421,7 +422,7 @@ fn sriov_networks_are_checked_though_not_served() {
         [
             "vm.yaml:4: spec: minTxRate 9 is above maxTxRate 3",
             "vm.yaml:6: spec.vlan: found \"4095\"; it must be a whole number from 0 to 4094, without quotes",
-            "vm.yaml:7: spec.spoofChk: on is a number or a boolean to YAML; write it in quotes: \"on\"",
+            "vm.yaml:7: spec.spoofChk: on is true to kubectl; write it in quotes: \"on\"",
             "vm.yaml:8: spec.vlanQoS: found \"9\"; it must be a whole number from 0 to 7, without quotes",
             "vm.yaml:9: spec.linkState: \"up\": choose one of \"auto\", \"enable\", \"disable\"",
         ]

@@ -1,0 +1,101 @@
+//! Quoted text that stands less far to the right than YAML 1.2 says it must, or is indented
+//! with tabs. go-yaml, and so kubectl, does not mind, and most CNI configurations are written
+//! so (`}'` below the `config` they belong to). Its lines are moved to the right, which
+//! changes no line's number, and no value either: white space at the start of a line of quoted
+//! text is not part of it.
+
+use super::budget::{Budget, Exhausted};
+use granit_parser::{Scanner, StrInput};
+use std::collections::HashMap;
+
+/// A text, and what its lines were moved by.
+pub struct Indented {
+    /// The text.
+    pub text: String,
+    /// Spaces that were put before a line (from 1).
+    pub by: HashMap<usize, usize>,
+}
+
+/// Quoted text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quoted {
+    /// Byte of its first quote.
+    pub start: usize,
+    /// Byte behind its last; `None`: there is none.
+    pub end: Option<usize>,
+}
+
+/// The quoted text in which, or behind which, scanning fails.
+pub fn failing_quote(text: &str) -> Option<Quoted> {
+    let mut end = 0;
+    let mut quoted = None;
+    for token in Scanner::new(StrInput::new(text)) {
+        match token {
+            Ok(token) => end = token.span().end.byte_offset().map_or(end, |byte| byte.max(end)),
+            Err(_) => {
+                quoted = opening(text, end).map(|start| Quoted {
+                    start,
+                    end: closing(text, start),
+                });
+                break;
+            }
+        }
+    }
+    quoted
+}
+
+/// The first quote behind white space, comments, anchors and tags.
+fn opening(text: &str, from: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        let rest = &text[at..];
+        at += match rest.chars().next()? {
+            '\'' | '"' => return Some(at),
+            '#' => rest.find('\n')?,
+            '&' | '!' => rest.find(char::is_whitespace)?,
+            other => other.len_utf8(),
+        };
+    }
+}
+
+fn closing(text: &str, start: usize) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let quote = bytes[start];
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if quote == b'"' => at += 2,
+            _ if *byte != quote => at += 1,
+            b'\'' if bytes.get(at + 1) == Some(&b'\'') => at += 2,
+            _ => return Some(at + 1),
+        }
+    }
+    None
+}
+
+impl Indented {
+    /// A text as it is.
+    pub fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            by: HashMap::new(),
+        }
+    }
+
+    /// Moves the lines of quoted text to behind its first quote.
+    pub fn indent(&mut self, quoted: Quoted, budget: &mut Budget) -> Result<(), Exhausted> {
+        let line_start = self.text[..quoted.start].rfind('\n').map_or(0, |at| at + 1);
+        let by = quoted.start - line_start + 1;
+        let end = quoted.end.unwrap_or(self.text.len());
+        let inside = &self.text[quoted.start..end];
+        let breaks = inside.matches('\n').count();
+        let first = self.text[..quoted.start].matches('\n').count() + 2;
+        budget.repeat(self.text.len() + by * breaks)?;
+        let inside = inside.replace('\n', &format!("\n{}", " ".repeat(by)));
+        self.text.replace_range(quoted.start..end, &inside);
+        for line in first..first + breaks {
+            *self.by.entry(line).or_default() += by;
+        }
+        Ok(())
+    }
+}
