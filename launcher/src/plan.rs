@@ -5,10 +5,13 @@
 //! system: the same files give the same plan anywhere. What the system adds (which
 //! families the pod has, MTU, name servers) comes in when the plan is served.
 
+mod claims;
+
 use crate::forward::{self, Kept};
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
 use crate::manifest::ipam::{Ipam, Route};
+use crate::manifest::ipam_claim::IpamClaim;
 use crate::manifest::network::NamedNetwork;
 use crate::manifest::ports::ISTIO_RESERVED;
 use crate::manifest::report::{Report, Spot};
@@ -360,11 +363,13 @@ impl Planner<'_> {
             }
             (Binding::Masquerade, NetworkSource::Pod(network)) => {
                 self.check_primary(interface)?;
+                self.no_claim(interface);
                 let mode = NicMode::Masquerade(self.masquerade(interface, *network));
                 Some(("pod".into(), mode))
             }
             (Binding::Bridge, NetworkSource::Pod(_)) => {
                 self.check_primary(interface)?;
+                self.no_claim(interface);
                 let mode = NicMode::Pod(PodPlan {
                     interface: POD_INTERFACE.into(),
                     dhcp: interface.dhcp.clone(),
@@ -374,7 +379,10 @@ impl Planner<'_> {
             (Binding::Bridge, NetworkSource::Multus { spot, namespace, name }) => {
                 self.no_dhcp_options(interface);
                 let network = self.find(spot, namespace.as_deref(), name)?;
-                let segment = self.served(interface, network)?;
+                let mut segment = self.served(interface, network)?;
+                if let Some(claim) = self.claim(interface) {
+                    claims::apply(claim, &mut segment.ipam, self.report);
+                }
                 self.check_segment(interface, &segment);
                 let namespace = network.namespace.as_deref().unwrap_or(&self.vm.namespace);
                 Some((format!("{namespace}/{name}"), NicMode::Bridge(segment)))
@@ -386,6 +394,21 @@ impl Planner<'_> {
         if interface.dhcp != DhcpOptions::default() {
             let message = "dhcpOptions are ignored: the DHCP server of this network is not hawser's";
             self.report.warn(&interface.spot, message);
+        }
+    }
+
+    /// The addresses that are kept for an interface.
+    fn claim(&self, interface: &Interface) -> Option<&IpamClaim> {
+        let (namespace, vm) = (&self.vm.namespace, &self.vm.name);
+        let mut claims = self.manifests.ipam_claims.iter();
+        claims.find(|claim| claim.is_for(namespace, vm, &interface.name))
+    }
+
+    /// On the pod network the addresses are the pod's.
+    fn no_claim(&self, interface: &Interface) {
+        if let Some(claim) = self.claim(interface) {
+            let message = "ignored: the interface is on the pod network, whose addresses are the pod's";
+            self.report.warn(&claim.spot, message);
         }
     }
 

@@ -14,6 +14,7 @@ pub mod cni;
 pub mod dns;
 pub mod fields;
 pub mod ipam;
+pub mod ipam_claim;
 pub mod json;
 pub mod mac_pool;
 pub mod network;
@@ -24,6 +25,7 @@ pub mod service;
 pub mod vm;
 pub mod yaml;
 
+use ipam_claim::IpamClaim;
 use mac_pool::MacPool;
 use network::NamedNetwork;
 use reader::{Item, Object, ObjectType};
@@ -46,6 +48,8 @@ pub struct Manifests {
     pub services: Vec<Service>,
     /// Ranges of MACs for interfaces that name none.
     pub mac_pools: Vec<MacPool>,
+    /// Addresses that are kept for interfaces.
+    pub ipam_claims: Vec<IpamClaim>,
 }
 
 /// A file and what it holds.
@@ -92,10 +96,11 @@ enum Kind {
     Sriov,
     Service,
     MacPool,
+    IpamClaim,
 }
 
 /// Kinds, the group and version they are read in, and the table.
-const KINDS: [(&str, &str, Kind); 8] = [
+const KINDS: &[(&str, &str, Kind)] = &[
     ("VirtualMachine", "kubevirt.io/v1", Kind::Machine),
     ("VirtualMachineInstance", "kubevirt.io/v1", Kind::Instance),
     ("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", Kind::Attachment),
@@ -104,6 +109,7 @@ const KINDS: [(&str, &str, Kind); 8] = [
     ("SriovNetwork", "sriovnetwork.openshift.io/v1", Kind::Sriov),
     ("Service", "v1", Kind::Service),
     (CONFIG_MAP, "v1", Kind::MacPool),
+    ("IPAMClaim", "k8s.cni.cncf.io/v1alpha1", Kind::IpamClaim),
 ];
 
 const CONFIG_MAP: &str = "ConfigMap";
@@ -119,6 +125,7 @@ impl Kind {
             Self::Sriov => &network::SRIOV_NETWORK,
             Self::Service => &network::SERVICE,
             Self::MacPool => &network::MAC_POOL,
+            Self::IpamClaim => &network::IPAM_CLAIM,
         }
     }
 }
@@ -170,6 +177,7 @@ impl Manifests {
             Kind::Sriov => self.networks.push(network::read_sriov(object)),
             Kind::Service => self.services.extend(service::read(object)),
             Kind::MacPool => self.mac_pools.extend(mac_pool::read(object)),
+            Kind::IpamClaim => self.ipam_claims.extend(ipam_claim::read(object)),
         }
     }
 }

@@ -117,6 +117,44 @@ pub static MAC_POOL_DATA: ObjectType = ObjectType {
     ],
 };
 
+/// `k8s.cni.cncf.io/v1alpha1`
+pub static IPAM_CLAIM: ObjectType = ObjectType {
+    name: "IPAMClaim",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`k8s.cni.cncf.io/v1alpha1`"),
+        honoured("kind", ""),
+        honoured(
+            "metadata",
+            "the name says whose it is: VM.NETWORK, as KubeVirt's ipam-extensions makes it; those of other VMs are left \
+             alone",
+        ),
+        honoured("spec", ""),
+        honoured("status", ""),
+    ],
+};
+
+/// Its `spec`.
+pub static IPAM_CLAIM_SPEC: ObjectType = ObjectType {
+    name: "IPAMClaim spec",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured("network", "must be given; the interface is found by the claim's name"),
+        honoured("interface", "as network"),
+    ],
+};
+
+/// Its `status`.
+pub static IPAM_CLAIM_STATUS: ObjectType = ObjectType {
+    name: "IPAMClaim status",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured(
+        "ips",
+        "addresses with their prefixes: the interface's, where its network has ranges they lie in, or no `ipam`; told \
+         by hawser's DHCP server. Ignored with a warning where others give the addresses",
+    )],
+};
+
 /// `k8s.ovn.org/v1`
 pub static USER_DEFINED: ObjectType = ObjectType {
     name: "UserDefinedNetwork",

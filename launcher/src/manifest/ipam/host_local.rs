@@ -30,15 +30,16 @@ pub fn read(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
             ));
         }
     }
-    for item in requested.ips.iter().flatten() {
-        ask_for(&mut ranges, item);
-    }
-    Some(Ipam::HostLocal(Ranges {
+    let mut ranges = Ranges {
         ranges,
         addresses: Vec::new(),
         routes,
         choice: Choice::Next,
-    }))
+    };
+    for item in requested.ips.iter().flatten() {
+        ask_for(&mut ranges, item);
+    }
+    Some(Ipam::HostLocal(ranges))
 }
 
 fn range(object: &Object<'_>) -> Option<Range> {
@@ -79,22 +80,10 @@ fn range(object: &Object<'_>) -> Option<Range> {
 }
 
 /// Leaves only the address that is asked for of the set it lies in.
-fn ask_for(ranges: &mut [Vec<Range>], item: &Item<'_>) {
+fn ask_for(ranges: &mut Ranges, item: &Item<'_>) {
     let parse = |text: &str| text.split('/').next().unwrap_or(text).parse::<IpAddr>();
     let asked = item.parsed(|text| parse(text).map_err(|_| "give an IPv4 or IPv6 address".to_owned()));
-    let Some(asked) = asked else { return };
-    let of_set = |set: &Vec<Range>| set.iter().copied().find(|range| range.contains(asked));
-    let Some((set, range)) = ranges.iter_mut().find_map(|set| of_set(set).map(|range| (set, range))) else {
-        return item.error(format!(
-            "{asked} is in no range of ipam: ask for one that is, or leave it out"
-        ));
-    };
-    if range.gateway == Some(asked) {
-        item.error(format!("{asked} is the gateway: ask for another, or leave it out"));
+    if let Some(Err(why)) = asked.map(|asked| ranges.ask_for(asked)) {
+        item.error(why);
     }
-    *set = vec![Range {
-        first: asked,
-        last: asked,
-        ..range
-    }];
 }

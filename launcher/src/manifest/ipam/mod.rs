@@ -242,6 +242,29 @@ impl Ranges {
         }
     }
 
+    /// Leaves only this address of the set it lies in.
+    ///
+    /// # Errors
+    /// If it cannot be given out, for a person.
+    pub fn ask_for(&mut self, asked: IpAddr) -> Result<(), String> {
+        let of_set = |set: &Vec<Range>| set.iter().copied().find(|range| range.contains(asked));
+        let mut sets = self.ranges.iter_mut();
+        let Some((set, range)) = sets.find_map(|set| of_set(set).map(|range| (set, range))) else {
+            return Err(format!(
+                "{asked} is in no range of ipam: ask for one that is, or leave it out"
+            ));
+        };
+        if range.gateway == Some(asked) {
+            return Err(format!("{asked} is the gateway: ask for another, or leave it out"));
+        }
+        *set = vec![Range {
+            first: asked,
+            last: asked,
+            ..range
+        }];
+        Ok(())
+    }
+
     fn gateway_of(&self, address: &IpNet) -> Option<IpAddr> {
         if let Some(named) = self.addresses.iter().find(|named| named.address == *address) {
             return named.gateway;
@@ -337,7 +360,8 @@ fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ip
     })
 }
 
-fn with_prefix(text: &str) -> Result<IpNet, String> {
+/// An address with its prefix.
+pub fn with_prefix(text: &str) -> Result<IpNet, String> {
     text.parse()
         .map_err(|_| "give an address with its prefix, such as 192.0.2.5/24".to_owned())
 }

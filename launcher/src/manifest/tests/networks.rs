@@ -1,6 +1,9 @@
 //! Networks: what concerns the VM, and what is said about it.
 
 use super::{machine, problems};
+use crate::plan_text;
+use crate::validate::check_sources;
+use std::path::Path;
 
 const POD: &str = "{name: default, pod: {}}";
 
@@ -299,4 +302,91 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     }
     // Where no address is hawser's, neither is a router.
     assert_eq!(of(r#""isDefaultGateway": true"#), [""; 0]);
+}
+
+/// The IPAMClaim of the VM's interface `network` with such addresses.
+fn ipam_claim(network: &str, ips: &str) -> String {
+    format!(
+        "---\napiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {{name: vm.{network}}}\nspec: {{network: n, \
+         interface: net1}}\nstatus:\n  ips: {ips}\n"
+    )
+}
+
+/// The lines on addresses of the plan of the VM on network `n`.
+fn planned_addresses(config: &str, claim: &str) -> String {
+    let file = super::SourceFile {
+        name: "vm.yaml".into(),
+        text: on_n() + &attachment(config) + claim,
+    };
+    let checked = check_sources(&[file], Path::new("/run/hawser")).unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    assert_eq!(checked.warnings, []);
+    let text = plan_text::text(&checked.plan);
+    let lines = text.lines().filter_map(|line| line.strip_prefix("  address  "));
+    lines.collect()
+}
+
+#[test]
+fn an_interface_has_the_addresses_of_its_ipam_claim() {
+    let claim = ipam_claim("a", "[10.0.0.7/24, \"fd00::7/64\"]");
+    let both = "10.0.0.7/24, fd00::7/64";
+    assert_eq!(
+        planned_addresses(r#"{"type": "cnv-bridge", "bridge": "b"}"#, &claim),
+        both
+    );
+    let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges":
+        [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}], [{"subnet": "10.9.0.0/30"}]]}}"#;
+    let one_of = "one of 10.0.0.7 to 10.0.0.7, and one of fd00::7 to fd00::7, and one of 10.9.0.1 to 10.9.0.2";
+    let ranges = ranges.replace('\n', " ");
+    let file = super::SourceFile {
+        name: "vm.yaml".into(),
+        text: on_n() + &attachment(&ranges) + &claim,
+    };
+    let checked = check_sources(&[file], Path::new("/run/hawser")).unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    assert!(plan_text::text(&checked.plan).contains(one_of));
+    let whereabouts =
+        r#"{"type": "bridge", "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["10.0.0.0/29"]}}"#;
+    let nine = ipam_claim("a", "[10.0.0.9/24]");
+    assert_eq!(planned_addresses(whereabouts, &nine), "one of 10.0.0.9 to 10.0.0.9");
+    // Another interface's, and one without addresses yet.
+    assert_eq!(
+        planned_addresses(r#"{"type": "bridge"}"#, &ipam_claim("b", "[10.0.0.7/24]")),
+        ""
+    );
+    assert_eq!(planned_addresses(r#"{"type": "bridge"}"#, &ipam_claim("a", "[]")), "");
+}
+
+#[test]
+fn an_ipam_claim_that_cannot_be_met_is_said_at_its_line() {
+    let of = |config: &str, ips: &str| problems(&(on_n() + &attachment(config) + &ipam_claim("a", ips)));
+    let local = r#"{"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}}"#;
+    for (config, ips, expected) in [
+        (
+            local,
+            "[10.0.1.7/24]",
+            "status.ips: 10.0.1.7/24 of vm.a: 10.0.1.7 is in no range of ipam: ask for one that is, or leave it out",
+        ),
+        (
+            local,
+            "[10.0.0.1/24]",
+            "status.ips: 10.0.0.1/24 of vm.a: 10.0.0.1 is the gateway: ask for another, or leave it out",
+        ),
+        (
+            local,
+            "[10.0.0.7]",
+            "status.ips[0]: \"10.0.0.7\": give an address with its prefix, such as 192.0.2.5/24",
+        ),
+    ] {
+        assert_eq!(of(config, ips), [format!("vm.yaml:23: {expected}")], "{ips}");
+    }
+    assert_eq!(
+        of(r#"{"type": "bridge", "ipam": {"type": "dhcp"}}"#, "[10.0.0.7/24]"),
+        ["vm.yaml:23: warning: status.ips: ignored: the segment's DHCP server gives the interface its addresses"]
+    );
+    let on_pod = on_pod() + &ipam_claim("default", "[10.0.0.7/24]");
+    assert_eq!(
+        problems(&on_pod),
+        [
+            "vm.yaml:17: warning: status.ips: ignored: the interface is on the pod network, whose addresses are the pod's"
+        ]
+    );
 }
