@@ -4,11 +4,12 @@
 use crate::cli::{Mode, PortArgs};
 use crate::forward;
 use crate::host::Host;
+use crate::links::Links;
+use crate::names::NameSource;
 use crate::policy::PolicyError;
 use crate::values::Family;
 use hawser_backend::config::{
-    BridgeConfig, EveryPort, Forward, Ipv4Link, Ipv6Link, MasqueradeConfig, ModeConfig, NameConfig, Otherwise,
-    PortConfig,
+    BridgeConfig, EveryPort, Forward, MasqueradeConfig, ModeConfig, NameConfig, Otherwise, PortConfig, Resolvers,
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -107,6 +108,8 @@ impl ConfigError {
 pub struct Plan {
     /// What the port is made from.
     pub port: PortConfig,
+    /// Where the names that the guest gets come from.
+    pub names: NameSource,
     /// One line each, for the log.
     pub notices: Vec<String>,
 }
@@ -174,6 +177,7 @@ fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
             policy,
             mode: ModeConfig::Bridge(BridgeConfig::default()),
         },
+        names: NameSource::on_segment(args),
         notices: Vec::new(),
     })
 }
@@ -186,8 +190,8 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
         });
     }
     refuse("masquerade", &args.policy.of_a_segment())?;
-    let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4)).map(ipv4_link);
-    let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6)).map(ipv6_link);
+    let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4));
+    let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6));
     if ipv4.is_none() && ipv6.is_none() {
         let asked = args.ipv4 == Some(Family::Off) && args.ipv6 == Some(Family::Off);
         return Err(if asked {
@@ -196,7 +200,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             ConfigError::NoAddress
         });
     }
-    let links = Links { ipv4, ipv6 };
+    let links = Links::new(ipv4, ipv6);
     let mtu = mtu(args.mtu, &links, host)?;
     let (forwards, every_port) = forward::split(&args.ports, &args.kept.kept_ports);
     if every_port.is_none() && !args.kept.kept_ports.is_empty() {
@@ -204,17 +208,18 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
     }
     check_forwards(&forwards, &links)?;
     for addr in &args.map_host_loopback {
-        links.check_loopback_alias(*addr)?;
+        check_loopback_alias(&links, *addr)?;
     }
-    let (dns, dns_forward) = links.name_servers(args, host);
-    let notices = notices(&links, &dns, host);
+    let names = NameSource::through_gateway(args, links);
+    let Resolvers { dns, search, forward } = names.resolve(&host.resolv);
+    let notices = notices(&links, &names, host);
     let masquerade = MasqueradeConfig {
-        ipv4,
-        ipv6,
+        ipv4: links.ipv4,
+        ipv6: links.ipv6,
         names: NameConfig {
             hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
             dns,
-            search: given_or(&args.search, &host.resolv.search),
+            search,
             domain: None,
             dhcp_options: Vec::new(),
         },
@@ -224,7 +229,7 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             otherwise: Otherwise::Fail,
         }),
         map_host_loopback: args.map_host_loopback.clone(),
-        dns_forward,
+        dns_forward: forward,
     };
     Ok(Plan {
         port: PortConfig {
@@ -236,21 +241,19 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
             policy: args.policy.off_segment(),
             mode: ModeConfig::Masquerade(masquerade),
         },
+        names,
         notices,
     })
 }
 
-/// Names for a guest on its segment: loopback servers are out of its reach.
+/// Names for a guest on its segment.
 pub fn segment_names(args: &PortArgs, host: &Host) -> NameConfig {
-    let mut dns = given_or(&args.dns, &host.resolv.name_servers);
-    dns.retain(|server| !server.is_loopback());
-    NameConfig {
+    let mut names = NameConfig {
         hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
-        dns,
-        search: given_or(&args.search, &host.resolv.search),
-        domain: None,
-        dhcp_options: Vec::new(),
-    }
+        ..NameConfig::default()
+    };
+    names.follow(&NameSource::on_segment(args).resolve(&host.resolv));
+    names
 }
 
 /// The guest's MTU. One taken from the system is raised to what IPv6 needs, one that was
@@ -264,10 +267,6 @@ fn mtu(asked: Option<u16>, links: &Links, host: &Host) -> Result<u16, ConfigErro
     }
 }
 
-fn given_or<T: Clone>(given: &[T], default: &[T]) -> Vec<T> {
-    if given.is_empty() { default } else { given }.to_vec()
-}
-
 fn family<N>(asked: Option<Family<N>>, default: N, namespace_has_it: bool) -> Option<N> {
     match asked {
         Some(Family::On(net)) => Some(net),
@@ -276,80 +275,24 @@ fn family<N>(asked: Option<Family<N>>, default: N, namespace_has_it: bool) -> Op
     }
 }
 
-/// Gateway and guest are the first two hosts of a network, whose width the option's
-/// parser has seen to.
-fn ipv4_link(network: Ipv4Net) -> Ipv4Link {
-    let first = network.network().to_bits();
-    Ipv4Link {
-        network,
-        gateway: Ipv4Addr::from_bits(first + 1),
-        guest: Ipv4Addr::from_bits(first + 2),
-    }
-}
-
-fn ipv6_link(network: Ipv6Net) -> Ipv6Link {
-    let first = network.network().to_bits();
-    Ipv6Link {
-        network,
-        gateway: Ipv6Addr::from_bits(first + 1),
-        guest: Ipv6Addr::from_bits(first + 2),
-    }
-}
-
-/// The families the guest has.
-struct Links {
-    ipv4: Option<Ipv4Link>,
-    ipv6: Option<Ipv6Link>,
-}
-
-impl Links {
-    const fn has_family_of(&self, addr: IpAddr) -> bool {
-        match addr {
-            IpAddr::V4(_) => self.ipv4.is_some(),
-            IpAddr::V6(_) => self.ipv6.is_some(),
+/// That an address stands for the gateway's loopback makes sense.
+fn check_loopback_alias(links: &Links, addr: IpAddr) -> Result<(), ConfigError> {
+    let (taken, network) = match (addr, links.ipv4, links.ipv6) {
+        (IpAddr::V4(v4), Some(link), _) => {
+            let net = link.network;
+            let taken = [link.guest, net.network(), net.broadcast()].contains(&v4);
+            (taken, format!(" {net}"))
         }
-    }
-
-    fn check_loopback_alias(&self, addr: IpAddr) -> Result<(), ConfigError> {
-        let (inside, taken, network) = match (addr, self.ipv4, self.ipv6) {
-            (IpAddr::V4(v4), Some(link), _) => {
-                let net = link.network;
-                let taken = [link.guest, net.network(), net.broadcast()].contains(&v4);
-                (net.contains(&v4), taken, format!(" {net}"))
-            }
-            (IpAddr::V6(v6), _, Some(link)) => {
-                let taken = [link.guest, link.network.network()].contains(&v6);
-                (link.network.contains(&v6), taken, format!(" {}", link.network))
-            }
-            _ => (false, false, String::new()),
-        };
-        match (inside, taken) {
-            (false, _) => Err(ConfigError::OutsideNetwork { addr, network }),
-            (true, true) => Err(ConfigError::TakenAddress(addr)),
-            (true, false) => Ok(()),
+        (IpAddr::V6(v6), _, Some(link)) => {
+            let taken = [link.guest, link.network.network()].contains(&v6);
+            (taken, format!(" {}", link.network))
         }
-    }
-
-    /// The gateway that stands for a loopback server: of its own family if the guest has it.
-    fn gateway_for(&self, server: IpAddr) -> Option<IpAddr> {
-        let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));
-        let v6 = self.ipv6.map(|link| IpAddr::from(link.gateway));
-        if server.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
-    }
-
-    /// Servers the guest is told, and those its queries to the gateway go to.
-    fn name_servers(&self, args: &PortArgs, host: &Host) -> (Vec<IpAddr>, Vec<IpAddr>) {
-        let (mut told, mut forward) = (Vec::new(), Vec::new());
-        for server in given_or(&args.dns, &host.resolv.name_servers) {
-            let tell = if server.is_loopback() {
-                forward.push(server);
-                self.gateway_for(server)
-            } else {
-                Some(server).filter(|s| self.has_family_of(*s))
-            };
-            told.extend(tell.filter(|t| !told.contains(t)));
-        }
-        (told, forward)
+        _ => (false, String::new()),
+    };
+    match (links.covers(addr), taken) {
+        (false, _) => Err(ConfigError::OutsideNetwork { addr, network }),
+        (true, true) => Err(ConfigError::TakenAddress(addr)),
+        (true, false) => Ok(()),
     }
 }
 
@@ -369,29 +312,17 @@ fn check_forwards(forwards: &[Forward], links: &Links) -> Result<(), ConfigError
     }
 }
 
-fn notices(links: &Links, dns: &[IpAddr], host: &Host) -> Vec<String> {
+fn notices(links: &Links, names: &NameSource, host: &Host) -> Vec<String> {
     let mut notices = Vec::new();
     for addr in &host.addresses {
-        let covering = match addr {
-            IpAddr::V4(v4) => links
-                .ipv4
-                .filter(|l| l.network.contains(v4))
-                .map(|l| ("--ipv4", l.network.to_string())),
-            IpAddr::V6(v6) => links
-                .ipv6
-                .filter(|l| l.network.contains(v6))
-                .map(|l| ("--ipv6", l.network.to_string())),
-        };
-        if let Some((option, network)) = covering {
+        if let Some((option, network)) = links.covering(*addr) {
             notices.push(format!(
                 "the guest's network {network} covers {addr} of this system, whose neighbours the guest cannot \
                  reach: choose another with {option}"
             ));
         }
     }
-    if dns.is_empty() {
-        notices.push("the guest is told no name server: /etc/resolv.conf has none it can use, give --dns".into());
-    }
+    notices.extend(names.notices(&host.resolv));
     notices
 }
 

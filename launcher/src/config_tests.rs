@@ -2,6 +2,7 @@ use super::*;
 use crate::cli::Cli;
 use crate::resolv::ResolvConf;
 use clap::Parser as _;
+use hawser_backend::config::{Ipv4Link, Ipv6Link};
 
 /// A pod with both families, a cluster's name server and a search list.
 fn pod() -> Host {
@@ -138,11 +139,33 @@ fn loopback_name_servers_are_reached_through_the_gateway() {
         names(&["--dns=127.0.0.53", "--ipv4=off"]),
         (addresses(&["fd10:0:2::1"]), addresses(&["127.0.0.53"]))
     );
-    // A server the guest has no family for would be of no use to it.
+    // A server the guest has no family for is asked through the gateway too.
     assert_eq!(
-        names(&["--dns=2001:db8::53,1.1.1.1", "--ipv6=off"]).0,
-        addresses(&["1.1.1.1"])
+        names(&["--dns=2001:db8::53,1.1.1.1", "--ipv6=off"]),
+        (addresses(&["10.0.2.1", "1.1.1.1"]), addresses(&["2001:db8::53"]))
     );
+}
+
+#[test]
+fn a_name_server_in_the_guests_own_network_is_asked_through_the_gateway_and_the_operator_is_warned() {
+    let host = Host {
+        resolv: ResolvConf::parse("nameserver 10.0.2.3\nnameserver fd10:0:2::3\nnameserver 10.96.0.10\n"),
+        ..pod()
+    };
+    let plan = plan_on(&host, &[]).unwrap();
+    let config = masquerade(&plan);
+    assert_eq!(
+        (config.names.dns.clone(), config.dns_forward.clone()),
+        (
+            addresses(&["10.0.2.1", "fd10:0:2::1", "10.96.0.10"]),
+            addresses(&["10.0.2.3", "fd10:0:2::3"])
+        )
+    );
+    let [v4, v6] = plan.notices.as_slice() else {
+        panic!("{:?}", plan.notices)
+    };
+    assert!(v4.contains("10.0.2.3 lies in the guest's network 10.0.2.0/24") && v4.contains("--ipv4"));
+    assert!(v6.contains("fd10:0:2::3") && v6.contains("--ipv6"));
 }
 
 #[test]

@@ -1,7 +1,14 @@
 //! /etc/resolv.conf: the name servers and search domains of this system (resolv.conf(5)).
 
+pub mod watch;
+
 use crate::values;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+/// Where it is.
+pub const PATH: &str = "/etc/resolv.conf";
 
 /// What of resolv.conf concerns a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +21,14 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// What open(2) and read(2) say.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(Self::parse(&String::from_utf8_lossy(&std::fs::read(path)?)))
+    }
+
     /// Reads the file's text. What makes no sense is passed over, as resolvers do: a
     /// name server with a zone (fe80::1%eth0), which means nothing to a guest, among it.
     pub fn parse(text: &str) -> Self {

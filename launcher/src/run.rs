@@ -12,7 +12,6 @@ use crate::host::Host;
 use crate::hotplug::HotplugSetup;
 use crate::machine::{Meeting, Nic};
 use crate::manifest::cni::{self, BridgePort, Segment};
-use crate::manifest::dns::Dns;
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
 use crate::manifest::vm::LinkState;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
@@ -292,11 +291,7 @@ pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> 
     if let Some(survey) = &survey {
         survey.complete(&mut plan, &args, host);
     }
-    let names = NameConfig {
-        hostname: nic.hostname.clone(),
-        ..config::segment_names(&args, host)
-    };
-    complete(&mut plan, nic, names).map_err(|failure| failure.of(&nic.name))?;
+    complete(&mut plan, nic, host).map_err(|failure| failure.of(&nic.name))?;
     Ok(Nic {
         meeting: Meeting::Listen(nic.socket.clone()),
         plan,
@@ -306,7 +301,7 @@ pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> 
 }
 
 /// Fills in what no option says.
-fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Failure> {
+fn complete(plan: &mut Plan, nic: &NicPlan, host: &Host) -> Result<(), Failure> {
     match (&mut plan.port.mode, &nic.mode) {
         (ModeConfig::Masquerade(config), NicMode::Masquerade(wanted)) => {
             config.names.dhcp_options = wanted.dhcp.encoded();
@@ -321,7 +316,14 @@ fn complete(plan: &mut Plan, nic: &NicPlan, names: NameConfig) -> Result<(), Fai
             }
         }
         (ModeConfig::Bridge(config), NicMode::Bridge(segment)) => {
-            let names = with_dns(names, segment.dns.as_ref());
+            let dns = segment.dns.as_ref();
+            plan.names = plan.names.clone().with_network(dns);
+            let mut names = NameConfig {
+                hostname: nic.hostname.clone(),
+                domain: dns.and_then(|dns| dns.domain.clone()),
+                ..NameConfig::default()
+            };
+            names.follow(&plan.names.resolve(&host.resolv));
             let client = plan.port.mac;
             let client = || client.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"));
             if let Some(address) = static_ipv6(&segment.ipam) {
@@ -353,19 +355,6 @@ fn fixed_addresses(ipam: &Ipam) -> Vec<IpAddr> {
         Ipam::Static { addresses, .. } => addresses.iter().map(|given| given.address.addr()).collect(),
         _ => Vec::new(),
     }
-}
-
-/// Names of the pod, but for those the network has of its own.
-fn with_dns(mut names: NameConfig, dns: Option<&Dns>) -> NameConfig {
-    let Some(dns) = dns else { return names };
-    if !dns.nameservers.is_empty() {
-        names.dns.clone_from(&dns.nameservers);
-    }
-    if dns.domain.is_some() || !dns.search.is_empty() {
-        names.domain.clone_from(&dns.domain);
-        names.search.clone_from(&dns.search);
-    }
-    names
 }
 
 /// What DHCPv6 can tell of fixed addresses: the first of IPv6.

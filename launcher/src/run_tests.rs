@@ -28,7 +28,7 @@ fn nics(example: &str) -> Vec<NicPlan> {
 fn configured(nic: &NicPlan) -> Plan {
     let args = port_args(nic);
     let mut plan = config::resolve(&args, nic.name.clone(), &pod()).unwrap();
-    complete(&mut plan, nic, config::segment_names(&args, &pod())).unwrap();
+    complete(&mut plan, nic, &pod()).unwrap();
     plan
 }
 

@@ -16,6 +16,7 @@ use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
+use crate::resolv;
 use crate::sandbox::{Needs, Sandbox, ThreadKind};
 use crate::service_manager;
 use hawser_backend::vhost_user::Lifetime;
@@ -74,6 +75,9 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
         .as_deref()
         .map(|path| EventFile::open(path, &sandbox))
         .transpose()?;
+    // A NIC that is plugged later may follow it.
+    let follows = hotplug.is_some() || machine.follows_resolv_conf();
+    let resolv = follows.then(|| resolv::watch::follow(&machine, &sandbox)).transpose()?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
@@ -106,6 +110,7 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     drop(watch);
     drop(api);
     drop(events);
+    drop(resolv);
     machine.end();
     served
 }

@@ -3,7 +3,8 @@
 use hawser_testkit::guest::Kind;
 use hawser_testkit::lab::Lab;
 use hawser_testkit::netns::address::{FAR4, FAR6};
-use hawser_testkit::{Result, failure, peers};
+use hawser_testkit::{Result, failure, peers, until};
+use std::fs;
 
 /// The value of `name` in the lines `name=value` that a DHCP script left in `file`.
 fn told(text: &str, name: &str) -> Result<String> {
@@ -147,6 +148,37 @@ fn a_name_server_on_the_pod_s_loopback_is_reached_through_the_gateway() -> Resul
     assert_eq!(told(&lease, "search")?, "pod.example");
     let said = guest.sh("nslookup server.example")?;
     assert!(said.contains(FAR4) && said.contains(FAR6), "{said}");
+    Ok(())
+}
+
+#[test]
+fn name_servers_follow_resolv_conf_at_the_next_answer_and_queries_to_the_gateway_at_once() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let first = peers::dns_server(&lab.networks.pod, lab.folder(), "127.0.0.53")?;
+    let resolv = peers::resolv_conf(lab.folder(), "search old.example\nnameserver 127.0.0.53\n")?;
+    lab.networks.pod.set_resolv_conf(&resolv);
+    let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
+    guest.sh("nslookup server.example 10.0.2.1")?;
+
+    // A server in the network that the guest takes for its own, which only the gateway reaches.
+    let world = &lab.networks.world;
+    world.run("ip addr add 10.0.2.53/32 dev lo")?;
+    let folder = lab.path("second");
+    fs::create_dir(&folder)?;
+    let _second = peers::dns_server(world, &folder, "10.0.2.53")?;
+    // In place, as what mounts the file into a pod does.
+    fs::write(
+        &resolv,
+        "search new.example\nnameserver 10.0.2.53\nnameserver 203.0.113.7\n",
+    )?;
+    drop(first);
+    until("an answer of the new server", || {
+        Ok(guest.run("nslookup server.example 10.0.2.1")?.status == Some(0))
+    })?;
+    guest.sh("net-up 4")?;
+    let lease = guest.sh("cat /run/dhcp4")?;
+    assert_eq!(told(&lease, "dns")?, "10.0.2.1 203.0.113.7");
+    assert_eq!(told(&lease, "search")?, "new.example");
     Ok(())
 }
 

@@ -10,13 +10,13 @@ mod args;
 mod pod;
 mod segment;
 mod survey;
-mod watch;
+pub mod watch;
 
 pub use args::SegmentArgs;
 pub use pod::DHCP_SERVER;
 pub use segment::Segment;
 pub use survey::Survey;
-pub use watch::{Keeper, Watch};
+pub use watch::Keeper;
 
 use crate::cli::{Mode, PortArgs, RunArgs};
 use crate::failure::Failure;
@@ -377,7 +377,7 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// What [`Watch`] needs to know of it.
+    /// What [`watch`] needs to know of it.
     pub fn keeper(&self) -> Keeper {
         self.keeper.clone()
     }

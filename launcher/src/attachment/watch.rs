@@ -9,12 +9,10 @@ use super::{AttachError, Segment};
 use crate::failure::Failure;
 use crate::host::netlink::Netlink;
 use crate::sandbox::{Sandbox, ThreadKind};
+use crate::watcher::{End, Wake, Watcher};
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 /// Keeps the port's queues those of the device that is there.
 #[derive(Clone, Debug)]
@@ -78,61 +76,29 @@ const fn describe(state: State) -> &'static str {
     }
 }
 
-/// The thread that watches. Ends on drop.
-#[derive(Debug)]
-pub struct Watch {
-    end: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+/// Starts to watch for `port`, until what this returns is dropped.
+///
+/// # Errors
+/// The system has no thread, descriptor or netlink left.
+pub fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
+    let events = Netlink::watch_links().map_err(|e| failed(&e))?;
+    let netlink = Netlink::open().map_err(|e| failed(&e))?;
+    Watcher::start(sandbox, ThreadKind::Links, "links", move |end| {
+        watch(keeper, &events, netlink, &port, end);
+    })
 }
 
-impl Watch {
-    /// Starts to watch for `port`.
-    ///
-    /// # Errors
-    /// The system has no thread, descriptor or netlink left.
-    pub fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Self, Failure> {
-        let failed =
-            |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
-        let end = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| failed(&e))?);
-        let events = Netlink::watch_links().map_err(|e| failed(&e))?;
-        let netlink = Netlink::open().map_err(|e| failed(&e))?;
-        let thread = {
-            let end = Arc::clone(&end);
-            let watch = move || watch(keeper, &events, netlink, &port, &end);
-            sandbox.spawn(ThreadKind::Links, "links", watch)?
-        };
-        Ok(Self {
-            end,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        // Fails only if the counter is full, and then the thread is told already.
-        let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, the panic hook has said so.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn watch(mut keeper: Keeper, events: &Netlink, mut netlink: Netlink, port: &Port, end: &OwnedFd) {
+fn watch(mut keeper: Keeper, events: &Netlink, mut netlink: Netlink, port: &Port, end: &End) {
     loop {
         if let Err(error) = keeper.check(&mut netlink, port) {
             // Tried again with the next change.
             log::warn!("the segment: {error}");
         }
-        let mut waits = [PollFd::new(events, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
-        match poll(&mut waits, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        match end.or_event(events) {
+            Ok(Wake::Event) => events.drain(),
+            Ok(Wake::End) => return,
             Err(error) => return log::error!("the segment is not watched any more: {error}"),
         }
-        if !waits[1].revents().is_empty() {
-            return;
-        }
-        events.drain();
     }
 }

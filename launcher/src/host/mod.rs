@@ -12,13 +12,14 @@ pub mod namespace;
 pub mod netlink;
 pub mod tap_node;
 
-use crate::resolv::ResolvConf;
+use crate::resolv::{self, ResolvConf};
 use crate::values;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 
 /// The facts of a system that options default to.
 #[derive(Clone, Debug, Default)]
@@ -33,8 +34,6 @@ pub struct Host {
     pub resolv: ResolvConf,
 }
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 impl Host {
     /// Asks the system.
     pub fn probe() -> Self {
@@ -42,7 +41,7 @@ impl Host {
             addresses: global_addresses(),
             mtu: default_route_mtu(),
             hostname: first_label(&rustix::system::uname().nodename().to_string_lossy()),
-            resolv: ResolvConf::parse(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+            resolv: ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default(),
         }
     }
 }

@@ -26,6 +26,7 @@ pub use signals::SignalWatch;
 use crate::attachment::Survey;
 use crate::config::Plan;
 use crate::failure::Failure;
+use crate::resolv::ResolvConf;
 use crate::sandbox::Sandbox;
 use crate::startup;
 use hawser_backend::port::Port;
@@ -227,6 +228,18 @@ impl Machine {
     pub fn summaries(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.ports.iter().map(|entry| entry.summary.clone()).collect()
+    }
+
+    /// Whether resolv.conf can mean anything to a guest's NIC.
+    pub fn follows_resolv_conf(&self) -> bool {
+        let state = self.shared.lock();
+        state.ports.iter().any(ServedPort::follows_resolv_conf)
+    }
+
+    /// Hands out what resolv.conf says now, on every port that follows it.
+    pub fn change_resolvers(&self, resolv: &ResolvConf) {
+        let state = self.shared.lock();
+        state.ports.iter().for_each(|entry| entry.change_resolvers(resolv));
     }
 
     /// Writes the counters of every port to standard error.

@@ -2,11 +2,14 @@
 
 use super::summary::Summary;
 use super::{Nic, Shared};
-use crate::attachment::{Attached, Survey, Watch};
+use crate::attachment::{Attached, Survey, watch};
 use crate::config::Plan;
 use crate::failure::Failure;
+use crate::names::NameSource;
+use crate::resolv::{self, ResolvConf};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::startup;
+use crate::watcher::Watcher;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::port::Port;
 use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
@@ -19,8 +22,9 @@ use std::thread::JoinHandle;
 pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
+    names: NameSource,
     /// Ends before the segment goes.
-    links: Option<Watch>,
+    links: Option<Watcher>,
     attached: Option<Attached>,
     /// The option that names its socket, for messages.
     option: &'static str,
@@ -35,7 +39,8 @@ pub(super) struct ServedPort {
     pub summary: String,
     stop: StopHandle,
     thread: JoinHandle<()>,
-    links: Option<Watch>,
+    names: NameSource,
+    links: Option<Watcher>,
     attached: Option<Attached>,
 }
 
@@ -76,11 +81,12 @@ impl ReadyPort {
         }
         let links = attached
             .as_ref()
-            .map(|attached| Watch::start(attached.keeper(), Arc::clone(&port), sandbox));
+            .map(|attached| watch::start(attached.keeper(), Arc::clone(&port), sandbox));
         Ok(Self {
             links: links.transpose()?,
             server,
             port,
+            names: plan.names,
             attached,
             option,
             summary,
@@ -105,6 +111,7 @@ impl ReadyPort {
             summary: self.summary,
             port: self.port,
             stop,
+            names: self.names,
             links: self.links,
             attached: self.attached,
         })
@@ -115,6 +122,27 @@ impl ServedPort {
     /// Its name.
     pub fn name(&self) -> &str {
         &self.port.config().name
+    }
+
+    /// Whether the guest gets names of resolv.conf's.
+    pub fn follows_resolv_conf(&self) -> bool {
+        self.port.config().mode.resolvers().is_some() && self.names.follows_system()
+    }
+
+    /// Hands out what resolv.conf says now, as far as nothing else was asked for.
+    pub fn change_resolvers(&self, resolv: &ResolvConf) {
+        let resolvers = self.names.resolve(resolv);
+        if !self.port.change_resolvers(resolvers) {
+            return;
+        }
+        log::info!(
+            "port {}: the guest gets other name servers, as {} changed",
+            self.name(),
+            resolv::PATH
+        );
+        for notice in self.names.notices(resolv) {
+            log::warn!("port {}: {notice}", self.name());
+        }
     }
 
     /// Tells its thread to end.

@@ -244,6 +244,20 @@ const LINKS_UNTRACED: &[Call] = &[
     only(SYS_unlinkat, &[]).because("as mknodat"),
 ];
 
+/// resolv.conf is read when the kernel reports a change.
+const NAMES: &[Call] = &[
+    only(SYS_inotify_add_watch, &[]).because("no traced test lasts until resolv.conf changes"),
+    only(SYS_openat, &[bits(2, O_ACCMODE, O_RDONLY)]).because("as inotify_add_watch"),
+    only(SYS_newfstatat, &[]).because("as inotify_add_watch: the size of what is read"),
+    only(SYS_statx, &[]).because("as newfstatat"),
+    only(SYS_readlinkat, &[]).because("as inotify_add_watch: where resolv.conf leads"),
+    only(SYS_getcwd, &[]).because("as readlinkat"),
+];
+#[cfg(target_arch = "x86_64")]
+const NAMES_OLD: &[Call] = untraced!["as readlinkat": [SYS_readlink, SYS_lstat]];
+#[cfg(not(target_arch = "x86_64"))]
+const NAMES_OLD: &[Call] = &[];
+
 /// Signals are bytes of a socket pair by the time they are looked at.
 const SIGNALS: &[Call] = &[
     only(SYS_recvfrom, &[]),
@@ -370,6 +384,7 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
         ThreadKind::Worker => &[WORKER, TALKING, BATCHES],
         ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
+        ThreadKind::Names => &[NAMES, NAMES_OLD],
         ThreadKind::Signals => &[SIGNALS],
         ThreadKind::Api => &[API, MEETING, NICE, THREADS, CONFINING],
         ThreadKind::Capture => &[],

@@ -19,6 +19,7 @@ mod privilege;
 
 pub use files::{Access, Reach};
 pub use needs::Needs;
+use needs::resolv_conf;
 pub use privilege::{User, parse_user};
 
 use crate::failure::Failure;
@@ -52,6 +53,8 @@ pub enum ThreadKind {
     FrontEnd,
     /// Watches links, and puts them back.
     Links,
+    /// Waits for changes of resolv.conf.
+    Names,
     /// Waits for signals.
     Signals,
     /// Answers who asks on the API socket.
@@ -210,6 +213,10 @@ impl Sandbox {
             ThreadKind::Launcher | ThreadKind::Links | ThreadKind::FrontEnd => whole.clone(),
             ThreadKind::Signals => Reach {
                 signals: whole.signals,
+                ..Reach::default()
+            },
+            ThreadKind::Names => Reach {
+                paths: resolv_conf(self.0.args.user),
                 ..Reach::default()
             },
             ThreadKind::Worker | ThreadKind::Api | ThreadKind::Capture => Reach::default(),

@@ -1,27 +1,45 @@
 //! What the process goes on to need once everything is set up: from what it serves, and from
 //! what it was told may come later.
 
-use super::{Access, Reach};
+use super::{Access, Reach, User};
 use crate::attachment::Site;
 use crate::cli::{Mode, RunArgs};
 use crate::host::tap_node::Detached;
 use crate::machine::Nic;
+use crate::resolv;
 use crate::startup;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::sys::tap::TUN_DEVICE;
+use rustix::process::geteuid;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Read again for a port that comes later, or for metrics.
-const READ: [&str; 4] = [
-    "/etc/resolv.conf",
-    "/run/systemd/resolve",
-    "/proc/self",
-    "/proc/sys/net",
-];
+const READ: [&str; 2] = ["/proc/self", "/proc/sys/net"];
+const ETC: &str = "/etc";
+/// Where the target of resolv.conf is, or will be, where systemd-resolved runs.
+const SYSTEMD_RESOLVE: &str = "/run/systemd/resolve";
 /// Where the numbers of devices are found without a sysfs of our own.
 const SYSFS: [&str; 2] = ["/sys/class/net", "/sys/devices"];
 const DEVICES: &str = "/dev";
+
+/// Where resolv.conf may be read. Rules are about files there are, not names: what is renamed over
+/// the file can be read by a rule about its folder only. `/etc` is not opened up to root, to whom
+/// all of it is readable.
+pub(super) fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
+    let file = Path::new(resolv::PATH);
+    let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    let stays_root = user.map_or_else(|| geteuid().is_root(), |user| user.uid == 0);
+    let folder = target
+        .parent()
+        .filter(|folder| !(stays_root && *folder == Path::new(ETC)));
+    let places = [Some(file), Some(Path::new(SYSTEMD_RESOLVE)), folder];
+    places
+        .into_iter()
+        .flatten()
+        .map(|path| (path.to_owned(), Access::Read))
+        .collect()
+}
 
 /// What is needed.
 #[derive(Debug, Default)]
@@ -79,6 +97,7 @@ impl Needs {
         if let Some(path) = &run.store {
             needs.reach.folder_of(path, Access::Notes);
         }
+        needs.reach.paths.extend(resolv_conf(run.sandbox.user));
         needs.add_files(site);
         needs
     }

@@ -22,10 +22,11 @@ const TRACES: &str = "HAWSER_TRACES";
 /// Set: the record is to be written.
 const UPDATE: &str = "UPDATE_TRACED";
 
-const KINDS: [(ThreadKind, &str); 7] = [
+const KINDS: [(ThreadKind, &str); 8] = [
     (ThreadKind::Worker, "worker"),
     (ThreadKind::FrontEnd, "front-end"),
     (ThreadKind::Links, "links"),
+    (ThreadKind::Names, "names"),
     (ThreadKind::Signals, "signals"),
     (ThreadKind::Api, "api"),
     (ThreadKind::Capture, "capture"),

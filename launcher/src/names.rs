@@ -1,0 +1,116 @@
+//! Name servers and search domains of a guest: those of options and manifests where they name
+//! some, else those of resolv.conf, which may change while the guest runs.
+
+use crate::cli::PortArgs;
+use crate::links::Links;
+use crate::manifest::dns::Dns;
+use crate::resolv::ResolvConf;
+use hawser_backend::config::Resolvers;
+use std::net::IpAddr;
+
+/// Where the names of one NIC come from.
+#[derive(Clone, Debug)]
+pub struct NameSource {
+    /// Name servers of the operator's; `None`: resolv.conf's.
+    dns: Option<Vec<IpAddr>>,
+    /// Search domains of the operator's; `None`: resolv.conf's.
+    search: Option<Vec<String>>,
+    way: Way,
+}
+
+/// How the guest reaches name servers.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Through a gateway of ours, which forwards queries to those the guest cannot reach.
+    Gateway(Links),
+    /// On a segment, where the pod's loopback is out of reach.
+    Segment,
+}
+
+impl NameSource {
+    /// For a guest in masquerade.
+    pub fn through_gateway(args: &PortArgs, links: Links) -> Self {
+        Self::new(args, Way::Gateway(links))
+    }
+
+    /// For a guest on its segment.
+    pub fn on_segment(args: &PortArgs) -> Self {
+        Self::new(args, Way::Segment)
+    }
+
+    fn new(args: &PortArgs, way: Way) -> Self {
+        let dns = (!args.dns.is_empty()).then(|| args.dns.clone());
+        let search = (!args.search.is_empty()).then(|| args.search.clone());
+        Self { dns, search, way }
+    }
+
+    /// The same, but for what the network says of its own.
+    pub fn with_network(mut self, dns: Option<&Dns>) -> Self {
+        let Some(dns) = dns else { return self };
+        if !dns.nameservers.is_empty() {
+            self.dns = Some(dns.nameservers.clone());
+        }
+        if dns.domain.is_some() || !dns.search.is_empty() {
+            self.search = Some(dns.search.clone());
+        }
+        self
+    }
+
+    /// Whether a change of resolv.conf can mean anything to the guest.
+    pub const fn follows_system(&self) -> bool {
+        self.dns.is_none() || self.search.is_none()
+    }
+
+    /// What the guest gets while the system's resolv.conf is `resolv`.
+    pub fn resolve(&self, resolv: &ResolvConf) -> Resolvers {
+        let mut resolvers = Resolvers {
+            search: self.search.as_ref().unwrap_or(&resolv.search).clone(),
+            ..Resolvers::default()
+        };
+        for &server in self.servers(resolv) {
+            let told = match self.way {
+                Way::Segment => Some(server).filter(|server| !server.is_loopback()),
+                Way::Gateway(links) if is_reachable(&links, server) => Some(server),
+                Way::Gateway(links) => {
+                    resolvers.forward.push(server);
+                    links.gateway_for(server)
+                }
+            };
+            let known = &resolvers.dns;
+            let new = told.filter(|told| !known.contains(told));
+            resolvers.dns.extend(new);
+        }
+        resolvers
+    }
+
+    /// What the operator should know of the name servers: one line each.
+    pub fn notices(&self, resolv: &ResolvConf) -> Vec<String> {
+        let mut notices = Vec::new();
+        if let Way::Gateway(links) = self.way {
+            for &server in self.servers(resolv) {
+                let covering = links.covering(server);
+                let Some(((option, network), gateway)) = covering.zip(links.gateway_for(server)) else {
+                    continue;
+                };
+                notices.push(format!(
+                    "the name server {server} lies in the guest's network {network}, where the guest cannot reach \
+                     it: the gateway {gateway} forwards to it; choose another network with {option} for the guest \
+                     to ask it directly"
+                ));
+            }
+        }
+        if self.resolve(resolv).dns.is_empty() {
+            notices.push("the guest is told no name server: /etc/resolv.conf has none it can use, give --dns".into());
+        }
+        notices
+    }
+
+    fn servers<'a>(&'a self, resolv: &'a ResolvConf) -> &'a [IpAddr] {
+        self.dns.as_ref().unwrap_or(&resolv.name_servers)
+    }
+}
+
+/// Whether a guest on `links` can send packets to `server` itself.
+fn is_reachable(links: &Links, server: IpAddr) -> bool {
+    !server.is_loopback() && links.has_family_of(server) && !links.covers(server)
+}

@@ -1,0 +1,149 @@
+//! Follows resolv.conf while the process runs, however it is replaced.
+//!
+//! Programs write it in place (a container engine that mounts the file), rename another over it
+//! (NetworkManager), or replace the file a link leads to (systemd-resolved). inotify reports the
+//! first for the file, and the others for the folders that the file and the target of the link
+//! lie in. After each report the file is read whole and compared, so that nothing is lost when
+//! reports are.
+
+use super::{PATH, ResolvConf};
+use crate::failure::Failure;
+use crate::machine::Machine;
+use crate::sandbox::{Sandbox, ThreadKind};
+use crate::watcher::{End, Wake, Watcher};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::DELETE_SELF);
+/// Bytes of reports read at once; what they say does not matter.
+const REPORTS: usize = 4096;
+
+/// Tells `machine` of every change of resolv.conf until it is dropped.
+///
+/// # Errors
+/// The system has no thread or inotify instance left.
+pub fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
+    let failed = |e: Errno| Failure::runtime(format_args!("cannot watch {PATH}: {e}"));
+    let reports = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
+    let machine = Arc::clone(machine);
+    Watcher::start(sandbox, ThreadKind::Names, "resolv.conf", move |end| {
+        if let Err(error) = watch(Path::new(PATH), &reports, end, |conf| machine.change_resolvers(conf)) {
+            log::error!("{PATH} is no longer watched: {error}");
+        }
+    })
+}
+
+/// Calls `changed` with the file's contents at first and whenever they differ.
+fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&ResolvConf)) -> Result<(), Errno> {
+    let mut seen = None;
+    let mut failure = None;
+    loop {
+        // Before it is read, or a change between the two would be missed; each time, as another
+        // file may have taken the name.
+        add_watches(path, reports);
+        match ResolvConf::read(path) {
+            Ok(conf) if seen.as_ref() != Some(&conf) => {
+                changed(&conf);
+                (seen, failure) = (Some(conf), None);
+            }
+            Ok(_) => failure = None,
+            // What was read last stays, and the log says so once.
+            Err(error) if failure != Some(error.kind()) => {
+                log::warn!("{} cannot be read, its last name servers stay: {error}", path.display());
+                failure = Some(error.kind());
+            }
+            Err(_) => {}
+        }
+        if end.or_event(reports)? == Wake::End {
+            return Ok(());
+        }
+        drain(reports);
+    }
+}
+
+/// Watches the file and the folders it may be replaced in. A path that is not there is noticed
+/// when the folder above it changes.
+fn add_watches(path: &Path, reports: &OwnedFd) {
+    let target = path.canonicalize().ok();
+    let folders = [Some(path), target.as_deref()]
+        .into_iter()
+        .flatten()
+        .filter_map(Path::parent);
+    for place in folders.chain([path]) {
+        let _ = inotify::add_watch(reports, place, CHANGES);
+    }
+}
+
+fn drain(reports: &OwnedFd) {
+    let mut buffer = [0; REPORTS];
+    while rustix::io::read(reports, &mut buffer).is_ok_and(|n| n > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn watched(path: &Path) -> (Watcher, Receiver<Vec<String>>) {
+        let (sender, changes) = channel();
+        let path = path.to_owned();
+        let reports = inotify::init(CreateFlags::NONBLOCK).unwrap();
+        let watcher = Watcher::start(&Sandbox::default(), ThreadKind::Names, "test", move |end| {
+            let tell = |conf: &ResolvConf| {
+                let servers = conf.name_servers.iter().map(ToString::to_string).collect();
+                sender.send(servers).unwrap();
+            };
+            watch(&path, &reports, end, tell).unwrap();
+        });
+        (watcher.unwrap(), changes)
+    }
+
+    #[test]
+    fn a_file_that_is_written_renamed_or_linked_anew_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let write = |name: &str, server: &str| fs::write(at(name), format!("nameserver {server}\n")).unwrap();
+        fs::create_dir(at("run")).unwrap();
+        write("resolv.conf", "192.0.2.1");
+        let (watcher, changes) = watched(&at("resolv.conf"));
+        let expect = |server: &str| loop {
+            // One that is written in place is empty for a moment.
+            let told = changes.recv_timeout(PATIENCE).unwrap();
+            if !told.is_empty() {
+                assert_eq!(told, [server]);
+                break;
+            }
+        };
+        expect("192.0.2.1");
+        write("resolv.conf", "192.0.2.2");
+        expect("192.0.2.2");
+        write("new", "192.0.2.3");
+        fs::rename(at("new"), at("resolv.conf")).unwrap();
+        expect("192.0.2.3");
+        write("run/stub", "192.0.2.4");
+        symlink("run/stub", at("link")).unwrap();
+        fs::rename(at("link"), at("resolv.conf")).unwrap();
+        expect("192.0.2.4");
+        write("run/new", "192.0.2.5");
+        fs::rename(at("run/new"), at("run/stub")).unwrap();
+        expect("192.0.2.5");
+        // One that is gone says nothing, and is followed when it is back.
+        fs::remove_file(at("run/stub")).unwrap();
+        write("run/stub", "192.0.2.6");
+        expect("192.0.2.6");
+        drop(watcher);
+        assert!(changes.try_recv().is_err());
+    }
+}

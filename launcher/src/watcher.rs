@@ -1,0 +1,82 @@
+//! A thread that waits for events of a descriptor until its owner drops it.
+
+use crate::failure::Failure;
+use crate::sandbox::{Sandbox, ThreadKind};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The thread. Dropping this ends it.
+#[derive(Debug)]
+pub struct Watcher {
+    end: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a wait came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// The descriptor has something to read.
+    Event,
+    /// The thread is to end.
+    End,
+}
+
+/// The end of the watch, as its thread sees it.
+#[derive(Clone, Debug)]
+pub struct End(Arc<OwnedFd>);
+
+impl Watcher {
+    /// Starts a thread that does `watch` until [`End::or_event`] says [`Wake::End`].
+    ///
+    /// # Errors
+    /// The system has no thread or descriptor left.
+    pub fn start(
+        sandbox: &Sandbox,
+        kind: ThreadKind,
+        name: &str,
+        watch: impl FnOnce(&End) + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let end = eventfd(0, EventfdFlags::CLOEXEC);
+        let end = end.map_err(|e| Failure::runtime(format_args!("cannot start the thread {name}: {e}")))?;
+        let end = Arc::new(end);
+        let seen = End(Arc::clone(&end));
+        let thread = sandbox.spawn(kind, name, move || watch(&seen))?;
+        Ok(Self {
+            end,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl End {
+    /// Waits for something to read from `events`, or for the end.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn or_event(&self, events: &impl AsFd) -> Result<Wake, Errno> {
+        let mut waits = [PollFd::new(events, PollFlags::IN), PollFd::new(&*self.0, PollFlags::IN)];
+        match poll(&mut waits, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(if waits[1].revents().is_empty() {
+            Wake::Event
+        } else {
+            Wake::End
+        })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Fails only if the counter is full, and then the thread is told already.
+        let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, the panic hook has said so.
+            let _ = thread.join();
+        }
+    }
+}
