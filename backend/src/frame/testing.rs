@@ -20,6 +20,8 @@ pub struct TestSink {
     pub caps: GuestCaps,
     /// Frames the guest still has buffers for.
     pub room: usize,
+    /// Bytes of the largest frame it has buffers for.
+    pub largest: usize,
     layout: Layout,
     storage: Vec<u8>,
     slices: Vec<libc::iovec>,
@@ -35,6 +37,7 @@ impl Default for TestSink {
             frames: Vec::new(),
             caps: GuestCaps::ALL,
             room: usize::MAX,
+            largest: usize::MAX,
             layout: Layout {
                 header: 0,
                 payload: 0,
@@ -71,6 +74,9 @@ impl GuestSink for TestSink {
     }
 
     fn send(&mut self, offload: Offload, parts: &[&[u8]]) -> Result<(), NoRoom> {
+        if parts.iter().map(|part| part.len()).sum::<usize>() > self.largest {
+            return Err(NoRoom);
+        }
         self.room = self.room.checked_sub(1).ok_or(NoRoom)?;
         self.frames.push(Delivered {
             bytes: parts.concat(),

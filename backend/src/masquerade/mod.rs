@@ -257,7 +257,10 @@ impl Mode for Masquerade {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
             Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
             Owner::Echo => self.echo.on_event(ctx, token, ready),
-            Owner::Addresses => self.tcp.on_addresses_removed(ctx),
+            Owner::Addresses => {
+                self.tcp.on_addresses_removed(ctx);
+                self.udp.on_addresses_removed(ctx);
+            }
             Owner::TransmitKick
             | Owner::ReceiveKick
             | Owner::ControlKick
@@ -278,7 +281,7 @@ impl Mode for Masquerade {
         self.surroundings.follow_guest_mac();
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_timer(ctx);
-        self.udp.on_timer(now);
+        self.udp.on_timer(ctx);
         self.echo.on_timer(now);
         self.reassembler.on_timer(now, &self.surroundings.counters);
         self.responders

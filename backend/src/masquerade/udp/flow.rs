@@ -114,13 +114,23 @@ impl Flow {
         }
     }
 
+    /// The address and port its socket sends from.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()?.as_socket()
+    }
+
     /// When the flow is over if nothing more is sent.
     pub fn expires(&self) -> Instant {
-        let timeout = match self.exchange {
-            Exchange::BothSince(since) if self.last_used.since(since) >= STREAM_AFTER => STREAM_TIMEOUT,
-            Exchange::BothSince(_) | Exchange::From(_) => TIMEOUT,
-        };
+        let timeout = if self.is_stream() { STREAM_TIMEOUT } else { TIMEOUT };
         self.last_used + timeout
+    }
+
+    /// True once both sides have used it for a while.
+    pub const fn is_stream(&self) -> bool {
+        match self.exchange {
+            Exchange::BothSince(since) => self.last_used.since(since).as_nanos() >= STREAM_AFTER.as_nanos(),
+            Exchange::From(_) => false,
+        }
     }
 
     /// True as long as only the side that began has sent something.

@@ -8,6 +8,7 @@
 //! listener.
 
 use super::flow::{Flow, FlowKey, FlowRef, Side};
+use super::held::Arrived;
 use super::receive::takes_runs;
 use super::{Turn, UdpFlows, socket};
 use crate::config::{Forward, Transport};
@@ -180,14 +181,16 @@ impl UdpFlows {
             };
             let local = local_end(local, port, source);
             let arrival = Arrival { source, local, ports };
-            if let Some(key) = self.admit(ctx, arrival, &mut strays)
-                && self.receiver.pass_on(key, ctx, i).is_err()
-            {
-                ctx.counters.count_drop(DropReason::NoRoom);
+            if let Some(key) = self.admit(ctx, arrival, &mut strays) {
+                self.receiver.pass_on(key, ctx, i);
             }
         }
         self.handle_strays(ctx, ports, strays);
-        if n == 0 { Turn::Done } else { Turn::Again }
+        match n {
+            _ if self.receiver.delivery.is_holding() => Turn::NoRoom,
+            0 => Turn::Done,
+            _ => Turn::Again,
+        }
     }
 
     /// Strays may make flows, and so more strays.
@@ -202,13 +205,14 @@ impl UdpFlows {
             } = strays[done];
             let arrival = Arrival { source, local, ports };
             let key = self.admit(ctx, arrival, &mut strays);
-            if let Some(key) = key
-                && self
-                    .receiver
-                    .pass_on_bytes(key, ctx, traffic_class, &strays[done].body)
-                    .is_err()
-            {
-                ctx.counters.count_drop(DropReason::NoRoom);
+            if let Some(key) = key {
+                let arrived = Arrived {
+                    key,
+                    traffic_class,
+                    segment: None,
+                    body: &strays[done].body,
+                };
+                self.receiver.delivery.send(ctx, &arrived);
             }
             done += 1;
         }
@@ -246,7 +250,7 @@ impl UdpFlows {
         let (local, client) = (arrival.local, arrival.source);
         let coalesce = takes_runs(&ctx.sink.caps(), key.guest.ip());
         let open = || socket::inbound(local, client, coalesce);
-        let opened = self.retry_without_oldest(open);
+        let opened = self.open_or_make_room(Side::World, open);
         let made = match opened {
             Ok(made) => made,
             Err(e) => {
@@ -314,11 +318,11 @@ impl UdpFlows {
         Some(made)
     }
 
-    /// Opens a socket; if there is no descriptor left, once more without the oldest
-    /// flow that nobody has answered.
-    pub(super) fn retry_without_oldest<T>(&mut self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    /// Opens a socket for a flow that `origin` begins; if there is no descriptor left, once
+    /// more without the flow that gives way to it.
+    pub(super) fn open_or_make_room<T>(&mut self, origin: Side, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match open() {
-            Err(e) if is_out_of_descriptors(&e) && self.table.evict_any() => open(),
+            Err(e) if is_out_of_descriptors(&e) && self.table.give_way(origin) => open(),
             other => other,
         }
     }

@@ -16,7 +16,9 @@
 
 mod errors;
 mod flow;
+mod held;
 mod inbound;
+mod readdress;
 mod receive;
 mod socket;
 mod table;
@@ -31,6 +33,7 @@ use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
 use flow::{Flow, FlowKey, FlowRef, Side};
 use inbound::Listener;
+use readdress::Walk;
 use receive::{Receiver, Round};
 use slab::Slab;
 use socket::PortUse;
@@ -40,7 +43,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use table::FlowTable;
-use transmit::{FlowBurst, Transmitter};
+use transmit::{FlowBurst, Stranded, Transmitter, Try};
 
 /// A socket that waits for clients at an address.
 ///
@@ -116,6 +119,8 @@ pub struct UdpFlows {
     /// Datagrams of a burst by flow, and those of one flow; kept for their memory.
     by_flow: Vec<(FlowRef, u32)>,
     members: Vec<u32>,
+    /// After an address was removed: the flows that are still to be looked at.
+    walk: Option<Walk>,
 }
 
 impl UdpFlows {
@@ -132,6 +137,7 @@ impl UdpFlows {
             starved: false,
             by_flow: Vec::new(),
             members: Vec::new(),
+            walk: None,
         }
     }
 
@@ -154,12 +160,13 @@ impl UdpFlows {
     pub fn on_datagrams(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
         self.sort_by_flow(ctx, burst, datagrams);
         let mut rest = std::mem::take(&mut self.by_flow);
+        let mut members = std::mem::take(&mut self.members);
         for group in rest.chunk_by(|a, b| a.0 == b.0) {
             let flow = group[0].0;
-            self.members.clear();
-            self.members.extend(group.iter().map(|(_, datagram)| *datagram));
+            members.clear();
+            members.extend(group.iter().map(|(_, datagram)| *datagram));
             self.table.heard(flow, Side::Guest, ctx.now);
-            let Some(flow) = self.table.get(flow) else {
+            let Some(found) = self.table.get(flow) else {
                 // It gave way to a later one of the same burst.
                 ctx.counters.count_drops(DropReason::FlowLimit, group.len() as u64);
                 continue;
@@ -167,12 +174,19 @@ impl UdpFlows {
             let work = FlowBurst {
                 burst,
                 datagrams,
-                members: &self.members,
+                members: &members,
             };
-            self.transmitter.send(flow, ctx, work);
+            if let Err(Stranded { from }) = self.transmitter.send(found, ctx, work, Try::First) {
+                self.readdress(ctx, flow);
+                let Some(found) = self.table.get(flow) else { continue };
+                let rest = work.from(from);
+                // Errors of a second try are the guest's to know.
+                let _ = self.transmitter.send(found, ctx, rest, Try::Last);
+            }
         }
         rest.clear();
         self.by_flow = rest;
+        self.members = members;
     }
 
     fn sort_by_flow(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
@@ -229,7 +243,7 @@ impl UdpFlows {
             PortUse::First
         };
         let coalesce = receive::takes_runs(&ctx.sink.caps(), key.guest.ip());
-        let opened = self.retry_without_oldest(|| socket::outbound(peer, port, port_use, coalesce));
+        let opened = self.open_or_make_room(Side::Guest, || socket::outbound(peer, port, port_use, coalesce));
         let made = match opened {
             Ok(made) => made,
             Err(e) => {
@@ -293,6 +307,8 @@ impl UdpFlows {
         let mut turn = Turn::Again;
         for _ in 0..ROUNDS_PER_TURN {
             turn = match source {
+                // What was taken before goes before.
+                _ if self.receiver.delivery.flush(ctx).is_err() => Turn::NoRoom,
                 Source::Flow(flow) => self.serve_flow(ctx, flow),
                 Source::Listener(index) => self.serve_listener(ctx, index),
             };
@@ -330,7 +346,10 @@ impl UdpFlows {
 
     /// The guest has room again, or it is the turn of what was put off.
     pub fn on_room(&mut self, ctx: &mut Context<'_>) {
-        self.starved = false;
+        self.starved = self.receiver.delivery.flush(ctx).is_err();
+        if self.starved {
+            return;
+        }
         for _ in 0..self.waiting.len().min(SOURCES_PER_TURN) {
             let Some(source) = self.waiting.pop_front() else { break };
             if self.serve(ctx, source) == Turn::NoRoom {
@@ -352,17 +371,19 @@ impl UdpFlows {
 
     /// True if there is work that does not wait for the guest.
     pub fn has_backlog(&self) -> bool {
-        !self.starved && !self.waiting.is_empty()
+        !self.starved && (!self.waiting.is_empty() || self.receiver.delivery.is_holding())
     }
 
     /// Drops the flows whose time is up.
-    pub fn on_timer(&mut self, now: Instant) {
-        self.table.on_timer(now);
+    pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        self.table.on_timer(ctx.now);
+        self.walk_on(ctx);
     }
 
     /// When [`on_timer`](Self::on_timer) wants to be called next.
     pub fn deadline(&self) -> Option<Instant> {
-        self.table.deadline()
+        let walk = self.walk.as_ref().map(|walk| walk.at);
+        [self.table.deadline(), walk].into_iter().flatten().min()
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::tests::{Bench, SERVER, take};
 use super::*;
+use crate::counters::Count;
 use crate::masquerade::test_support::netns::Network;
 use crate::masquerade::test_support::{guest, icmp_message, ip, udp_frame};
-use crate::packet::EthernetHeader;
 use crate::packet::icmp::{v4, v6};
+use crate::packet::{EthernetHeader, UdpHeader};
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
@@ -110,8 +111,14 @@ fn a_narrow_path_is_told_the_guest_and_its_fragments_pass() {
         let (from, header, _) = icmp_message(&bench.around.sink.take()[0]);
         assert_eq!((from, told_mtu(header, from)), (ip(router), FAR_MTU));
         bench.send(src, dst, &payload);
-        let (from, header, _) = icmp_message(&bench.around.sink.take()[0]);
+        let frames = bench.around.sink.take();
+        assert_eq!(frames.len(), 1, "it is told once");
+        let (from, header, quoted) = icmp_message(&frames[0]);
         assert_eq!(told_mtu(header, from), FAR_MTU);
+        // Quoted is the datagram that was not sent, its length included.
+        let udp = if from.is_ipv4() { 20 } else { 40 };
+        let length = u16::from_be_bytes([quoted[udp + 4], quoted[udp + 5]]);
+        assert_eq!(usize::from(length), UdpHeader::LEN + payload.len());
         // Two that would go as one message are told as two.
         bench.send_frames(
             &[udp_frame(src, dst, 64, &payload), udp_frame(src, dst, 64, &payload)],
@@ -145,4 +152,87 @@ fn a_client_from_outside_is_seen_with_its_own_address() {
         bench.send(to, seen, b"answer");
         assert_eq!(take(&client), (b"answer".to_vec(), SocketAddr::new(ip(pod), port)));
     }
+}
+
+const POD: [&str; 2] = ["192.0.2.2", "fd00:1::2"];
+const POD_AFTERWARDS: [&str; 2] = ["192.0.2.3", "fd00:1::3"];
+
+#[test]
+fn a_flow_goes_on_from_its_port_after_the_pod_has_changed_its_address() {
+    let Some(network) = Network::new(1500) else { return };
+    for (i, server) in SERVER.into_iter().enumerate() {
+        // Told by netlink, and found by a send that fails; IPv6 says nothing of it then.
+        for is_told in [true, false] {
+            if !is_told && i == 1 {
+                continue;
+            }
+            let mut bench = Bench::new();
+            let (socket, dst) = self::server(&network, server);
+            let src = guest(dst.ip(), 41_000);
+            bench.send(src, dst, b"before");
+            assert_eq!(
+                take(&socket),
+                (b"before".to_vec(), SocketAddr::new(ip(POD[i]), src.port()))
+            );
+            network.renumber_pod(POD, POD_AFTERWARDS);
+            if is_told {
+                bench.flows.on_addresses_removed(&mut bench.around.context());
+            }
+            bench.send(src, dst, b"afterwards");
+            let (got, from) = take(&socket);
+            assert_eq!(got, b"afterwards");
+            assert_eq!(from, SocketAddr::new(ip(POD_AFTERWARDS[i]), src.port()));
+            socket.send_to(b"answer", from).unwrap();
+            assert_eq!(bench.receive(1), [(dst, src, b"answer".to_vec())]);
+            assert_eq!(bench.flows.len(), 1);
+            assert_eq!(bench.around.counters.count(Count::UdpFlows), 1);
+            network.renumber_pod(POD_AFTERWARDS, POD);
+        }
+    }
+}
+
+#[test]
+fn a_client_of_a_forward_is_answered_from_the_pods_new_address() {
+    let Some(network) = Network::new(1500) else { return };
+    for (i, server) in SERVER.into_iter().enumerate() {
+        let port = 5100 + u16::try_from(i).unwrap();
+        let mut bench = super::tests::listening(&[super::tests::forward(port, 53, None)]);
+        let (client, seen) = self::server(&network, server);
+        client.send_to(b"question", (POD[i], port)).unwrap();
+        let to = guest(seen.ip(), 53);
+        bench.receive(1);
+        network.renumber_pod(POD, POD_AFTERWARDS);
+        bench.flows.on_addresses_removed(&mut bench.around.context());
+        bench.send(to, seen, b"answer");
+        let pod = SocketAddr::new(ip(POD_AFTERWARDS[i]), port);
+        assert_eq!(take(&client), (b"answer".to_vec(), pod));
+        client.send_to(b"more", pod).unwrap();
+        assert_eq!(bench.receive(1), [(seen, to, b"more".to_vec())]);
+        assert_eq!(bench.flows.len(), 1);
+        network.renumber_pod(POD_AFTERWARDS, POD);
+    }
+}
+
+#[test]
+fn without_any_address_the_guest_is_told_and_the_flow_goes_on_when_there_is_one() {
+    let Some(network) = Network::new(1500) else { return };
+    let mut bench = Bench::new();
+    let (socket, dst) = self::server(&network, SERVER[0]);
+    let src = guest(dst.ip(), 41_002);
+    bench.send(src, dst, b"before");
+    take(&socket);
+    network.pod_run("ip address del 192.0.2.2/24 dev pod0");
+    bench.flows.on_addresses_removed(&mut bench.around.context());
+    bench.send(src, dst, b"lost");
+    let (_, header, _) = icmp_message(&bench.around.sink.take()[0]);
+    assert_eq!((header.kind, header.code), (v4::UNREACHABLE, v4::unreachable::NETWORK));
+    assert_eq!(bench.around.counters.dropped(DropReason::UdpSendFailed), 1);
+    network.pod_run("ip address add 192.0.2.3/24 dev pod0");
+    network.pod_run("ip route replace default via 192.0.2.1");
+    bench.send(src, dst, b"afterwards");
+    let (got, from) = take(&socket);
+    assert_eq!(
+        (got.as_slice(), from.to_string().as_str()),
+        (&b"afterwards"[..], "192.0.2.3:41002")
+    );
 }

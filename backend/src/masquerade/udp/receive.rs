@@ -10,7 +10,7 @@ use super::super::fragmenter::Fragmenter;
 use super::super::{Context, Link, Packet, PacketSpec};
 use super::errors;
 use super::flow::{Flow, FlowKey};
-use crate::counters::DropReason;
+use super::held::{Arrived, Delivery};
 use crate::frame::{Checksum, GuestCaps, Layout, NoRoom, Offload, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{EthernetHeader, UdpHeader, protocol};
@@ -57,21 +57,22 @@ pub enum Round {
 pub struct Receiver {
     /// The buffers.
     pub batch: ReceiveBatch,
-    fragmenter: Fragmenter,
+    /// What goes by copy.
+    pub delivery: Delivery,
 }
 
 impl Default for Receiver {
     fn default() -> Self {
         Self {
             batch: ReceiveBatch::with_capacity(MAX_BATCH),
-            fragmenter: Fragmenter::default(),
+            delivery: Delivery::default(),
         }
     }
 }
 
 /// What the guest takes for a flow.
 #[derive(Clone, Copy)]
-struct Towards {
+pub(super) struct Towards {
     key: FlowKey,
     header: usize,
     /// Most payload bytes of a frame that is one packet.
@@ -82,7 +83,7 @@ struct Towards {
 }
 
 impl Towards {
-    fn new(key: FlowKey, ctx: &Context<'_>) -> Self {
+    pub(super) fn new(key: FlowKey, ctx: &Context<'_>) -> Self {
         let header = Link::header_len(key.peer.ip()) + UdpHeader::LEN;
         Self {
             key,
@@ -93,11 +94,11 @@ impl Towards {
         }
     }
 
-    const fn with_class(self, traffic_class: u8) -> Self {
+    pub(super) const fn with_class(self, traffic_class: u8) -> Self {
         Self { traffic_class, ..self }
     }
 
-    fn takes_runs(&self) -> bool {
+    pub(super) fn takes_runs(&self) -> bool {
         takes_runs(&self.caps, self.key.guest.ip())
     }
 
@@ -179,15 +180,16 @@ impl Receiver {
         }
         self.commit(ctx, &towards, direct);
         for i in direct..n {
-            let segment = self.batch.message(i).segment;
-            if self.copy(ctx, &towards, i, segment).is_err() {
-                ctx.counters.count_drop(DropReason::NoRoom);
-            }
+            self.pass_on(flow.key, ctx, i);
         }
         if n > 0 {
             flow.intake = self.expectation(n, granted, &towards);
         }
-        let round = if n < granted { Round::Empty } else { Round::More };
+        let round = match n {
+            _ if self.delivery.is_holding() => Round::NoRoom,
+            n if n < granted => Round::Empty,
+            _ => Round::More,
+        };
         (round, n > 0)
     }
 
@@ -223,47 +225,16 @@ impl Receiver {
         });
     }
 
-    /// Sends the datagram or run in spill buffer `index` on by copy.
-    fn copy(
-        &mut self,
-        ctx: &mut Context<'_>,
-        towards: &Towards,
-        index: usize,
-        segment: Option<u16>,
-    ) -> Result<(), NoRoom> {
-        let towards = &towards.with_class(self.batch.message(index).traffic_class);
-        let body = self.batch.spilled(index);
-        match segment {
-            Some(size) if !towards.takes_runs() => body
-                .chunks(size.into())
-                .try_for_each(|body| send_copy(&mut self.fragmenter, ctx, towards, body, None)),
-            segment => send_copy(&mut self.fragmenter, ctx, towards, body, segment),
-        }
-    }
-
-    /// Sends the datagram in spill buffer `index` to the guest's end of `key` by copy.
-    ///
-    /// # Errors
-    /// [`NoRoom`]
-    pub fn pass_on(&mut self, key: FlowKey, ctx: &mut Context<'_>, index: usize) -> Result<(), NoRoom> {
-        let towards = Towards::new(key, ctx);
-        let segment = self.batch.message(index).segment;
-        self.copy(ctx, &towards, index, segment)
-    }
-
-    /// Sends one datagram to the guest's end of `key` by copy.
-    ///
-    /// # Errors
-    /// [`NoRoom`]
-    pub fn pass_on_bytes(
-        &mut self,
-        key: FlowKey,
-        ctx: &mut Context<'_>,
-        traffic_class: u8,
-        body: &[u8],
-    ) -> Result<(), NoRoom> {
-        let towards = Towards::new(key, ctx).with_class(traffic_class);
-        send_copy(&mut self.fragmenter, ctx, &towards, body, None)
+    /// Sends the datagram or run in spill buffer `index` to the guest's end of `key` by copy.
+    pub fn pass_on(&mut self, key: FlowKey, ctx: &mut Context<'_>, index: usize) {
+        let message = self.batch.message(index);
+        let arrived = Arrived {
+            key,
+            traffic_class: message.traffic_class,
+            segment: message.segment,
+            body: self.batch.spilled(index),
+        };
+        self.delivery.send(ctx, &arrived);
     }
 
     fn expectation(&self, n: usize, granted: usize, towards: &Towards) -> Intake {
@@ -280,7 +251,11 @@ impl Receiver {
     }
 }
 
-fn send_copy(
+/// Sends a datagram, or a run for a guest that takes those, by copy.
+///
+/// # Errors
+/// [`NoRoom`]
+pub(super) fn send_copy(
     fragmenter: &mut Fragmenter,
     ctx: &mut Context<'_>,
     towards: &Towards,

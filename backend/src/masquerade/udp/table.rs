@@ -1,17 +1,22 @@
 //! The flows of a port: found by their ends, dropped when idle, bounded in number.
 //!
-//! When the table is full the oldest flow nobody has answered gives way. Flows begun
-//! by the world have a share of their own, so that a flood of made-up clients cannot
-//! push out what the guest began.
+//! When the table is full a flow gives way, as with the early drop of conntrack
+//! (`early_drop_list` in net/netfilter/nf_conntrack_core.c): flows that are no streams first,
+//! the one idle longest of them. Whether such a flow was answered decides between equals
+//! only: a question under way is worth more than an older one that has its answer. After
+//! those the stream idle longest goes, which conntrack would keep and lose the new flow.
+//! Flows begun by the world have a share of their own and never push out a stream of the
+//! guest's, so that a flood of made-up clients cannot end what the guest began.
 
 use super::super::index::SlotIndex;
-use super::flow::{Flow, FlowKey, FlowRef, Side};
+use super::super::recency::Recency;
+use super::flow::{Exchange, Flow, FlowKey, FlowRef, Side};
 use crate::poller::{GENERATION_MASK, Owner, Token};
 use crate::time::Instant;
 use crate::timers::TimerQueue;
 use slab::Slab;
 use socket2::Domain;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 /// Of all flows, at most one in this many may be begun by the world and not answered.
@@ -20,15 +25,54 @@ const INBOUND_SHARE: usize = 4;
 /// Timers that are seen to before the worker looks at other things.
 const TIMERS_PER_TURN: usize = 256;
 
+/// How much a flow is worth when another one needs its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    /// Only the side that began has sent something.
+    Unreplied,
+    /// Both have, for less than it takes to be a stream: a question and its answer.
+    Answered,
+    /// Both have for a while.
+    Stream,
+}
+
+/// A list of flows: who began them, and what they are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rank(Side, Worth);
+
+impl Rank {
+    const COUNT: usize = 6;
+
+    const fn of(flow: &Flow) -> Self {
+        let worth = match flow.exchange {
+            Exchange::From(_) => Worth::Unreplied,
+            Exchange::BothSince(_) if flow.is_stream() => Worth::Stream,
+            Exchange::BothSince(_) => Worth::Answered,
+        };
+        Self(flow.origin, worth)
+    }
+
+    /// Its list.
+    const fn list(self) -> u8 {
+        let worth = match self.1 {
+            Worth::Unreplied => 0,
+            Worth::Answered => 1,
+            Worth::Stream => 2,
+        };
+        match self.0 {
+            Side::Guest => worth,
+            Side::World => worth + 3,
+        }
+    }
+}
+
 /// All flows of a port.
 pub struct FlowTable {
     flows: Slab<Flow>,
     by_key: SlotIndex,
     timers: TimerQueue<FlowRef>,
-    /// Flows in order of their making, per side that began; answered and gone ones are
-    /// left in until they come up.
-    guest_began: VecDeque<FlowRef>,
-    world_began: VecDeque<FlowRef>,
+    /// Flows by [`Rank`], in the order of their last use.
+    order: Recency<{ Rank::COUNT }>,
     unanswered_inbound: usize,
     max_flows: usize,
     next_generation: u32,
@@ -43,8 +87,7 @@ impl FlowTable {
             flows: Slab::new(),
             by_key: SlotIndex::default(),
             timers: TimerQueue::default(),
-            guest_began: VecDeque::new(),
-            world_began: VecDeque::new(),
+            order: Recency::default(),
             unanswered_inbound: 0,
             max_flows,
             next_generation: 0,
@@ -62,6 +105,17 @@ impl FlowTable {
         let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
         let generation = self.flows[index as usize].generation;
         Some(FlowRef { index, generation })
+    }
+
+    /// The flows from slot `from` on, at most `count` slots, and whether there are more.
+    pub fn slots(&self, from: usize, count: usize) -> (Vec<FlowRef>, bool) {
+        let end = self.flows.capacity().min(from + count);
+        let refs = (from..end).filter_map(|slot| {
+            let generation = self.flows.get(slot)?.generation;
+            let index = u32::try_from(slot).ok()?;
+            Some(FlowRef { index, generation })
+        });
+        (refs.collect(), end < self.flows.capacity())
     }
 
     /// The flow, if it still is the one meant.
@@ -94,33 +148,43 @@ impl FlowTable {
     pub fn make_room(&mut self, origin: Side) -> bool {
         let inbound_limit = (self.max_flows / INBOUND_SHARE).max(1);
         if origin == Side::World && self.unanswered_inbound >= inbound_limit {
-            self.evict(Side::World);
+            self.evict(&[Rank(Side::World, Worth::Unreplied)]);
         }
-        self.len() < self.max_flows || self.evict_any()
+        self.len() < self.max_flows || self.give_way(origin)
     }
 
-    /// Drops the oldest unanswered flow; false if every flow is answered.
-    pub fn evict_any(&mut self) -> bool {
-        self.evict(Side::World) || self.evict(Side::Guest)
+    /// Drops the flow that one begun by `origin` is to have the place of; false if there is
+    /// none.
+    pub fn give_way(&mut self, origin: Side) -> bool {
+        use Side::{Guest, World};
+        use Worth::{Answered, Stream, Unreplied};
+        // Steps, the first that has any flow gives one.
+        let steps: [&[Rank]; 4] = match origin {
+            Guest => [
+                &[Rank(World, Unreplied)],
+                &[Rank(Guest, Unreplied), Rank(World, Answered), Rank(Guest, Answered)],
+                &[Rank(World, Stream), Rank(Guest, Stream)],
+                &[],
+            ],
+            World => [
+                &[Rank(World, Unreplied)],
+                &[Rank(World, Answered)],
+                &[Rank(Guest, Unreplied), Rank(Guest, Answered)],
+                &[Rank(World, Stream)],
+            ],
+        };
+        steps.into_iter().any(|ranks| self.evict(ranks))
     }
 
-    fn evict(&mut self, origin: Side) -> bool {
-        loop {
-            let Some(oldest) = self.order(origin).pop_front() else {
-                return false;
-            };
-            if self.get(oldest).is_some_and(|f| f.is_unreplied()) {
-                self.remove(oldest);
-                return true;
-            }
-        }
-    }
-
-    fn order(&mut self, origin: Side) -> &mut VecDeque<FlowRef> {
-        match origin {
-            Side::Guest => &mut self.guest_began,
-            Side::World => &mut self.world_began,
-        }
+    /// Drops the flow idle longest of some ranks, of equals the one whose rank comes first;
+    /// false if there is none.
+    fn evict(&mut self, ranks: &[Rank]) -> bool {
+        let candidates = ranks.iter().filter_map(|rank| self.order.oldest(rank.list()));
+        let oldest = candidates.min_by_key(|&slot| self.flows[slot as usize].last_used);
+        let Some(index) = oldest else { return false };
+        let generation = self.flows[index as usize].generation;
+        self.remove(FlowRef { index, generation });
+        true
     }
 
     /// The token a socket gets that [`insert`](Self::insert) is called with next.
@@ -152,7 +216,7 @@ impl FlowTable {
         if let Some(port) = flow.kept_port {
             self.own_port(flow.domain, port);
         }
-        self.remember(flow.origin, made);
+        self.order.touch(Rank::of(&flow).list(), made.index);
         let flows = &self.flows;
         self.by_key.insert(&flow.key, made.index, |known| key_at(flows, known));
         self.flows.insert(flow);
@@ -170,30 +234,16 @@ impl FlowTable {
         });
     }
 
-    /// Adds to the order of making, and now and then sweeps out what means nothing any more.
-    fn remember(&mut self, origin: Side, made: FlowRef) {
-        let flows = &self.flows;
-        let order = match origin {
-            Side::Guest => &mut self.guest_began,
-            Side::World => &mut self.world_began,
-        };
-        if order.len() >= 2 * self.max_flows.max(1) {
-            order.retain(|r| {
-                let flow = flows.get(r.index as usize);
-                flow.is_some_and(|f| f.generation == r.generation && f.is_unreplied())
-            });
-        }
-        order.push_back(made);
-    }
-
     /// Notes that `side` has sent something.
     pub fn heard(&mut self, flow: FlowRef, side: Side, now: Instant) {
         let Some(found) = self.get(flow) else { return };
         let was_unreplied = found.is_unreplied();
         found.heard(side, now);
+        let list = Rank::of(found).list();
         if was_unreplied && !found.is_unreplied() && found.origin == Side::World {
             self.unanswered_inbound -= 1;
         }
+        self.order.touch(list, flow.index);
     }
 
     /// Drops a flow and closes its socket.
@@ -202,6 +252,7 @@ impl FlowTable {
             return;
         }
         let gone = self.flows.remove(flow.index as usize);
+        self.order.remove(flow.index);
         self.by_key.remove(&gone.key, flow.index);
         if gone.origin == Side::World && gone.is_unreplied() {
             self.unanswered_inbound -= 1;
@@ -258,24 +309,100 @@ mod tests {
     use socket2::{Socket, Type};
     use std::net::SocketAddr;
 
+    const MILLI: u64 = 1_000_000;
+
+    /// A flow from port `port` of the guest that `origin` begins.
+    fn flow(port: u16, origin: Side, now: Instant) -> Flow {
+        let key = FlowKey {
+            guest: SocketAddr::new([10, 0, 2, 2].into(), port),
+            peer: SocketAddr::new([192, 0, 2, 1].into(), 53),
+        };
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        Flow::new(key, socket, Domain::IPV4, origin, now)
+    }
+
+    /// Ports of the flows there are.
+    fn ports(table: &FlowTable) -> Vec<u16> {
+        let mut ports: Vec<_> = table.flows.iter().map(|(_, f)| f.key.guest.port()).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    #[test]
+    fn a_question_under_way_outlives_older_ones_that_have_their_answer() {
+        const MOST: usize = 8;
+        let mut table = FlowTable::new(MOST);
+        let at = |n: u16| Instant::from_nanos(u64::from(n) * MILLI);
+        for port in 1..=8 {
+            assert!(table.make_room(Side::Guest));
+            let asked = table.insert(flow(port, Side::Guest, at(port)));
+            table.heard(asked, Side::World, at(port));
+        }
+        // Four questions at once: none pushes out another, and all are answered.
+        let asked: Vec<_> = (101..=104)
+            .map(|port| {
+                assert!(table.make_room(Side::Guest));
+                table.insert(flow(port, Side::Guest, at(100)))
+            })
+            .collect();
+        assert_eq!(ports(&table), [5, 6, 7, 8, 101, 102, 103, 104]);
+        assert!(asked.iter().all(|asked| table.get(*asked).is_some()));
+    }
+
+    #[test]
+    fn of_flows_idle_as_long_the_unanswered_one_goes_and_streams_go_last() {
+        let mut table = FlowTable::new(4);
+        let start = Instant::from_nanos(MILLI);
+        let later = start + std::time::Duration::from_secs(3);
+        let stream = table.insert(flow(1, Side::Guest, start));
+        table.heard(stream, Side::World, start);
+        table.heard(stream, Side::Guest, later);
+        let answered = table.insert(flow(2, Side::Guest, later));
+        table.heard(answered, Side::World, later);
+        table.insert(flow(3, Side::Guest, later));
+        table.insert(flow(4, Side::World, later));
+        for left in [&[1, 2, 3][..], &[1, 2], &[1], &[]] {
+            assert!(table.give_way(Side::Guest));
+            assert_eq!(ports(&table), left);
+        }
+        assert!(!table.give_way(Side::Guest));
+    }
+
+    #[test]
+    fn clients_from_outside_never_push_out_a_stream_of_the_guests() {
+        let mut table = FlowTable::new(4);
+        let start = Instant::from_nanos(MILLI);
+        let later = start + std::time::Duration::from_secs(3);
+        for (port, origin) in [(1, Side::Guest), (2, Side::World)] {
+            let made = table.insert(flow(port, origin, start));
+            let other = if origin == Side::Guest {
+                Side::World
+            } else {
+                Side::Guest
+            };
+            table.heard(made, other, start);
+            table.heard(made, origin, later);
+        }
+        assert!(table.give_way(Side::World));
+        assert_eq!(ports(&table), [1]);
+        assert!(!table.give_way(Side::World));
+        assert_eq!(ports(&table), [1]);
+    }
+
     #[test]
     fn flows_that_gave_way_leave_nothing_behind() {
         const MOST: usize = 4;
         let mut table = FlowTable::new(MOST);
         for port in 1..1000 {
             assert!(table.make_room(Side::Guest));
-            let key = FlowKey {
-                guest: SocketAddr::new([10, 0, 2, 2].into(), port),
-                peer: SocketAddr::new([192, 0, 2, 1].into(), 53),
-            };
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
             let now = Instant::from_nanos(u64::from(port));
-            table.insert(Flow::new(key, socket, Domain::IPV4, Side::Guest, now));
+            table.insert(flow(port, Side::Guest, now));
         }
         assert_eq!(table.len(), MOST);
         assert!(table.timers.len() < 100, "{}", table.timers.len());
         let end = Instant::from_nanos(0) + std::time::Duration::from_secs(60);
         table.on_timer(end);
         assert_eq!((table.len(), table.timers.len()), (0, 0));
+        assert!((0..6).all(|list| table.order.oldest(list).is_none()));
     }
 }

@@ -34,6 +34,11 @@ impl<'a> FlowBurst<'a> {
         self.members.len()
     }
 
+    /// Its datagrams from number `from` on.
+    pub fn from(&self, from: usize) -> Self {
+        self.part(from, self.len())
+    }
+
     fn part(&self, from: usize, to: usize) -> Self {
         Self {
             members: &self.members[from..to],
@@ -84,8 +89,26 @@ pub struct Transmitter {
     singles: Vec<Message>,
 }
 
+/// Whether a flow may be given another socket in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Try {
+    /// It may.
+    First,
+    /// It was, or it is of no use.
+    Last,
+}
+
+/// The host has no way from the flow's own address any more: nothing was sent of the
+/// burst's datagrams from number `from` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranded {
+    /// Number of the first datagram that was not sent.
+    pub from: usize,
+}
+
 /// What to do after a message was refused.
 enum Verdict {
+    Stranded,
     Again,
     OneByOne,
     Skip,
@@ -95,19 +118,38 @@ enum Verdict {
 impl Transmitter {
     /// Sends one flow's part of a burst. What the kernel does not take is counted; what
     /// is news for the guest is told it by ICMP.
-    pub fn send(&mut self, flow: &mut Flow, ctx: &mut Context<'_>, work: FlowBurst<'_>) {
+    ///
+    /// # Errors
+    /// [`Stranded`], only with [`Try::First`].
+    pub fn send(
+        &mut self,
+        flow: &mut Flow,
+        ctx: &mut Context<'_>,
+        work: FlowBurst<'_>,
+        attempt: Try,
+    ) -> Result<(), Stranded> {
         let mut from = 0;
         while from < work.len() {
             let how = manner(&work, from, ctx.link);
             let run = (from..work.len()).take_while(|i| manner(&work, *i, ctx.link) == how);
             let to = from + run.count();
             flow.manner.adapt(&flow.socket, flow.domain, how);
-            self.send_alike(flow, ctx, work.part(from, to));
+            self.send_alike(flow, ctx, work.part(from, to), attempt)
+                .map_err(|stranded| Stranded {
+                    from: from + stranded.from,
+                })?;
             from = to;
         }
+        Ok(())
     }
 
-    fn send_alike(&mut self, flow: &mut Flow, ctx: &mut Context<'_>, work: FlowBurst<'_>) {
+    fn send_alike(
+        &mut self,
+        flow: &mut Flow,
+        ctx: &mut Context<'_>,
+        work: FlowBurst<'_>,
+        attempt: Try,
+    ) -> Result<(), Stranded> {
         plan(&mut self.messages, &work, flow, ctx.link);
         let mut out = self.batch.start();
         for message in &self.messages {
@@ -120,6 +162,14 @@ impl Transmitter {
                 Err(error) => {
                     let message = &self.messages[done];
                     match judge(flow, ctx, &work, message, &error, attempts) {
+                        Verdict::Stranded if attempt == Try::First && message.offset == 0 => {
+                            return Err(Stranded { from: message.first });
+                        }
+                        Verdict::Stranded => {
+                            tell(ctx, &work, message, news_of(&error));
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, message.datagrams());
+                            (done, attempts) = (done + 1, 0);
+                        }
                         Verdict::Again => attempts += 1,
                         Verdict::OneByOne => {
                             split(&mut self.singles, &work, message);
@@ -133,12 +183,13 @@ impl Transmitter {
                         Verdict::Stop => {
                             let lost = self.messages[done..].iter().map(Message::datagrams).sum();
                             ctx.counters.count_drops(DropReason::UdpSendFailed, lost);
-                            return;
+                            return Ok(());
                         }
                     }
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -168,6 +219,11 @@ fn send_singly(
             Ok(taken) => (done, attempts) = (done + taken, 0),
             Err(error) => match judge(flow, ctx, work, &messages[done], &error, attempts) {
                 Verdict::Again => attempts += 1,
+                Verdict::Stranded => {
+                    tell(ctx, work, &messages[done], news_of(&error));
+                    ctx.counters.count_drop(DropReason::UdpSendFailed);
+                    (done, attempts) = (done + 1, 0);
+                }
                 Verdict::OneByOne | Verdict::Skip => {
                     ctx.counters.count_drop(DropReason::UdpSendFailed);
                     (done, attempts) = (done + 1, 0);
@@ -301,17 +357,34 @@ fn judge(
     }
     // The error may be about something sent earlier: the network's answer waits in the
     // error queue, and the socket reports it once.
-    errors::report(flow, ctx);
-    let news = IcmpError::from_errno(errno);
-    match news {
-        Some(_) if attempts == 0 => Verdict::Again,
-        Some(news) => {
-            let frame = &work.burst[work.datagram(message.first).frame];
-            if refuse(ctx, news, frame).is_err() {
-                ctx.counters.count_drop(DropReason::NoRoom);
-            }
+    let own = errors::report(flow, ctx);
+    match errno {
+        libc::EMSGSIZE if own.is_some() => {
+            tell(ctx, work, message, own);
             Verdict::Skip
         }
-        None => Verdict::Skip,
+        libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL if attempts > 0 => Verdict::Stranded,
+        libc::EINVAL => Verdict::Again,
+        _ if IcmpError::from_errno(errno).is_none() => Verdict::Skip,
+        _ if attempts == 0 => Verdict::Again,
+        _ => {
+            tell(ctx, work, message, IcmpError::from_errno(errno));
+            Verdict::Skip
+        }
     }
+}
+
+/// Tells the guest what the host said against one of its datagrams, if it is any news.
+fn tell(ctx: &mut Context<'_>, work: &FlowBurst<'_>, message: &Message, news: Option<IcmpError>) {
+    let frame = &work.burst[work.datagram(message.first).frame];
+    if let Some(news) = news
+        && refuse(ctx, news, frame).is_err()
+    {
+        ctx.counters.count_drop(DropReason::NoRoom);
+    }
+}
+
+/// What a failed send means for the guest.
+fn news_of(error: &io::Error) -> Option<IcmpError> {
+    error.raw_os_error().and_then(IcmpError::from_errno)
 }

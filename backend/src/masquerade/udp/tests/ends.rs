@@ -87,3 +87,38 @@ fn flows_beyond_the_limit_take_the_place_of_the_oldest_unanswered() {
     let frames = bench.around.sink.take();
     assert_eq!(udp_datagram(frames.last().unwrap()).2, b"answered flows stay");
 }
+
+#[test]
+fn a_resolver_that_has_asked_more_than_there_is_room_for_asks_on() {
+    const MOST: usize = 16;
+    let mut bench = Bench::with(
+        Surroundings::new(),
+        UdpConfig {
+            max_flows: MOST,
+            ..config()
+        },
+    );
+    let (server, port) = peer("127.0.0.1");
+    let dst = host_seen(ip("127.0.0.1"), port);
+    // Each question has a port of its own, as a resolver's have; some are asked at once.
+    for round in 0..5_u8 {
+        bench.around.now = bench.around.now + Duration::from_millis(10);
+        let asked: Vec<_> = (0..4_u8).map(|n| (guest(dst.ip(), free_port()), [round, n])).collect();
+        let frames: Vec<_> = asked.iter().map(|(src, q)| udp_frame(*src, dst, 64, q)).collect();
+        bench.send_frames(&frames, None);
+        for _ in &asked {
+            let (question, from) = take(&server);
+            server.send_to(&question, from).unwrap();
+        }
+        let mut answers: Vec<_> = bench
+            .receive(asked.len())
+            .into_iter()
+            .map(|(_, to, a)| (to, a))
+            .collect();
+        answers.sort_by_key(|(_, answer)| answer[1]);
+        let want: Vec<_> = asked.iter().map(|(src, q)| (*src, q.to_vec())).collect();
+        assert_eq!(answers, want);
+    }
+    assert_eq!(bench.flows.len(), MOST);
+    assert_eq!(bench.dropped(DropReason::FlowLimit), 0);
+}

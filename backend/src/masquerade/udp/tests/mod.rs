@@ -87,7 +87,7 @@ impl Bench {
     /// Time passes.
     fn wait_until(&mut self, then: crate::time::Instant) {
         self.around.now = then;
-        self.flows.on_timer(then);
+        self.flows.on_timer(&mut self.around.context());
     }
 
     fn dropped(&self, reason: DropReason) -> u64 {
