@@ -30,6 +30,7 @@ use crate::host::Host;
 use crate::leases;
 use crate::machine::{Machine, Nic};
 use crate::manifest::SourceFile;
+use crate::manifest::report::Problem;
 use crate::manifest::vm::LinkState;
 use crate::plan::{NicPlan, VmPlan};
 use crate::run;
@@ -298,7 +299,7 @@ impl Operator {
             let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
             again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
         })?;
-        changes.warnings.extend(warnings.iter().map(ToString::to_string));
+        changes.warnings.extend(warnings.iter().map(Problem::without_severity));
         Ok(changes)
     }
 

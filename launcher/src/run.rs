@@ -39,7 +39,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     keep(&args.kept.kept_ports, &mut checked.plan)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
-        log::warn!("{warning}");
+        log::warn!("{}", warning.without_severity());
     }
     let site = Site::from_args(&args.run)?;
     site.recover();

@@ -2,7 +2,7 @@
 
 use crate::cli::{ManifestArgs, ValidateArgs};
 use crate::failure::Failure;
-use crate::manifest::report::{Problem, Report};
+use crate::manifest::report::{MAX_PROBLEMS, Problem, Report};
 use crate::manifest::{self, MAX_FILE, SourceFile};
 use crate::plan::{self, VmPlan};
 use crate::plan_text;
@@ -106,6 +106,8 @@ impl Rejected {
     fn failure(&self) -> Failure {
         let problems = match self.errors.len() {
             1 => "1 problem".into(),
+            // The last says how many more there are.
+            n if n > MAX_PROBLEMS => format!("more than {MAX_PROBLEMS} problems"),
             n => format!("{n} problems"),
         };
         Failure::usage(format_args!("{problems} with the manifests, nothing is served"))

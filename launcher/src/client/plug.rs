@@ -47,7 +47,7 @@ pub fn link(args: &LinkArgs) -> Result<(), Failure> {
 fn tell(changes: &Changes) -> Result<(), Failure> {
     for warning in &changes.warnings {
         // Where nobody reads standard error, standard output still tells.
-        let _ = writeln!(std::io::stderr(), "{warning}");
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     let mut lines = changes.lines();
     if lines.is_empty() {

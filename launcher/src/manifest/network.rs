@@ -41,14 +41,14 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
         segment: None,
         fields: None,
         primary: false,
-        problems: Report::default(),
+        problems: object.apart(),
     }
 }
 
 /// Reads `kind: NetworkAttachmentDefinition`. The API server takes whatever its configuration
 /// says, and only a pod that names it finds out.
 pub fn read_attachment(object: &Object<'_>) -> NamedNetwork {
-    let problems = Report::default();
+    let problems = object.apart();
     let metadata = Metadata::read(object);
     let resource = metadata.annotations.get(RESOURCE_NAME).cloned();
     let around = Surroundings {
@@ -132,7 +132,7 @@ pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
 
 /// Reads `kind: ClusterUserDefinedNetwork`.
 pub fn read_cluster_user_defined(object: &Object<'_>) -> NamedNetwork {
-    let problems = Report::default();
+    let problems = object.apart();
     let network = || {
         let spec = object
             .need("spec", "give the network")?
@@ -194,7 +194,7 @@ pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
         spec.error(format!("minTxRate {least} is above maxTxRate {most}"));
     }
     spec.text("capabilities");
-    let problems = Report::default();
+    let problems = object.apart();
     let ipam = spec.get("ipam").and_then(|item| sriov_ipam(&item, &problems));
     if let Some(item) = spec.get("metaPlugins").filter(|item| item.text().is_some()) {
         problems.warn(item.spot(), "ignored: hawser runs no plugins after the first");

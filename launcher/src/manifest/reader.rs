@@ -233,6 +233,11 @@ impl<'a> Object<'a> {
         self.get(name)?.integer(range)
     }
 
+    /// A report of what matters only where this object is named.
+    pub fn apart(&self) -> Report {
+        self.report.apart()
+    }
+
     /// A problem with this object as a whole.
     pub fn error(&self, message: impl Into<String>) {
         self.error_at(&self.spot, message);

@@ -1,6 +1,6 @@
 //! What is wrong with a manifest, where, and what would be right.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -92,6 +92,14 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// `file:line: path.to.field: what is wrong`, where the severity is said beside it.
+    pub fn without_severity(&self) -> String {
+        let Self { spot, message, .. } = self;
+        format!("{spot}: {message}")
+    }
+}
+
 /// `file:line: path.to.field: what is wrong, what is allowed`
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,14 +112,48 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems found so far, the first [`MAX_PROBLEMS`] of them.
+/// The problems found so far, the first of them in full, the others by their number.
+///
+/// What is found about one object may be kept apart ([`Report::apart`]) until it turns out
+/// whether the object matters; all reports together keep [`MAX_KEPT`] problems.
+#[derive(Clone, Debug)]
+pub struct Report {
+    found: RefCell<Found>,
+    room: Rc<Cell<usize>>,
+}
+
 #[derive(Clone, Debug, Default)]
-pub struct Report(RefCell<Vec<Problem>>);
+struct Found {
+    problems: Vec<Problem>,
+    /// Errors and warnings that are not among them.
+    more: (usize, usize),
+}
 
 /// More than anybody reads; there is no end to what can be wrong with a file.
-const MAX_PROBLEMS: usize = 500;
+pub const MAX_PROBLEMS: usize = 500;
+/// Problems kept for all objects, whether they matter or not.
+const MAX_KEPT: usize = 10 * MAX_PROBLEMS;
+/// Characters of a message: what a manifest says is quoted there, and may be long.
+const MAX_MESSAGE: usize = 1000;
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            found: RefCell::default(),
+            room: Rc::new(Cell::new(MAX_KEPT)),
+        }
+    }
+}
 
 impl Report {
+    /// A report of what concerns one object, which may be adopted later.
+    pub fn apart(&self) -> Self {
+        Self {
+            found: RefCell::default(),
+            room: Rc::clone(&self.room),
+        }
+    }
+
     /// Something that keeps the manifest from being served.
     pub fn error(&self, spot: &Spot, message: impl Into<String>) {
         self.add(Severity::Error, spot, message.into());
@@ -125,10 +167,18 @@ impl Report {
     /// Takes over what was found on its own, such as the problems of a network that an
     /// interface turns out to name.
     pub fn adopt(&self, other: &Self) {
-        other.0.borrow().iter().cloned().for_each(|problem| self.put(problem));
+        let other = other.found.borrow();
+        other.problems.iter().cloned().for_each(|problem| self.put(problem));
+        let mut found = self.found.borrow_mut();
+        found.more.0 += other.more.0;
+        found.more.1 += other.more.1;
     }
 
     fn add(&self, severity: Severity, spot: &Spot, message: String) {
+        let message = match message.char_indices().nth(MAX_MESSAGE) {
+            Some((end, _)) => format!("{} …", &message[..end]),
+            None => message,
+        };
         self.put(Problem {
             severity,
             spot: spot.clone(),
@@ -137,34 +187,56 @@ impl Report {
     }
 
     fn put(&self, problem: Problem) {
-        let severity = problem.severity;
-        let mut problems = self.0.borrow_mut();
+        let mut found = self.found.borrow_mut();
+        let Found { problems, more } = &mut *found;
         // An error is kept whatever else was said: it decides whether anything is served.
-        let room = problems.len() < MAX_PROBLEMS || severity == Severity::Error && !has_error(&problems);
-        if room && !problems.contains(&problem) {
+        let decides = problem.severity == Severity::Error && !has_error(problems);
+        let room = self.room.get();
+        if !decides && (problems.len() >= MAX_PROBLEMS || room == 0) {
+            match problem.severity {
+                Severity::Error => more.0 += 1,
+                Severity::Warning => more.1 += 1,
+            }
+        } else if !problems.contains(&problem) {
+            self.room.set(room.saturating_sub(1));
             problems.push(problem);
         }
     }
 
     /// True if nothing can be served.
     pub fn has_errors(&self) -> bool {
-        has_error(&self.0.borrow())
+        has_error(&self.found.borrow().problems)
     }
 
     /// What was found: errors and warnings apart, each in the order of files and lines.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
         let mut files: Vec<Rc<str>> = Vec::new();
-        let mut problems = self.0.into_inner();
+        let Found { mut problems, more } = self.found.into_inner();
         for problem in &problems {
             if !files.contains(&problem.spot.file) {
                 files.push(Rc::clone(&problem.spot.file));
             }
         }
         problems.sort_by_key(|p| (files.iter().position(|f| *f == p.spot.file), p.spot.line));
-        problems.into_iter().partition(|p| p.severity == Severity::Error)
+        let (mut errors, mut warnings): (Vec<_>, Vec<_>) =
+            problems.into_iter().partition(|p| p.severity == Severity::Error);
+        let rest = |severity, count, what| {
+            (count > 0).then(|| Problem {
+                severity,
+                spot: Spot::file("the manifests"),
+                message: format!("{count} more {what} that are not shown"),
+            })
+        };
+        errors.extend(rest(Severity::Error, more.0, "errors"));
+        warnings.extend(rest(Severity::Warning, more.1, "warnings"));
+        (errors, warnings)
     }
 }
 
 fn has_error(problems: &[Problem]) -> bool {
     problems.iter().any(|p| p.severity == Severity::Error)
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;
