@@ -177,7 +177,7 @@ spec: {config: '{"type": "ovn-k8s-cni-overlay", "topology": "layer2"}'}
 apiVersion: k8s.cni.cncf.io/v1alpha1
 kind: IPAMClaim
 metadata: {name: vm.x}
-spec: {network: n, interface: i}
+spec: {network: net, interface: i}
 status: {ips: [10.0.0.2/24]}
 ---
 apiVersion: kubevirt.io/v1

@@ -307,7 +307,7 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
 /// The IPAMClaim of the VM's interface `network` with such addresses.
 fn ipam_claim(network: &str, ips: &str) -> String {
     format!(
-        "---\napiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {{name: vm.{network}}}\nspec: {{network: n, \
+        "---\napiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {{name: vm.{network}}}\nspec: {{network: net, \
          interface: net1}}\nstatus:\n  ips: {ips}\n"
     )
 }
