@@ -142,7 +142,7 @@ proptest! {
     fn tcp_survives_emit_and_parse(
         ports in any::<[u16; 2]>(),
         numbers in any::<[u32; 2]>(),
-        (flags, window, checksum) in any::<(u8, u16, u16)>(),
+        (flags, window, urgent, checksum) in any::<(u8, u16, u16, u16)>(),
         mss in any::<Option<u16>>(),
         window_scale in proptest::option::of(0..=14u8),
         stamp in any::<Option<[u32; 2]>>(),
@@ -155,6 +155,7 @@ proptest! {
             ack: numbers[1],
             flags: TcpFlags(flags),
             window,
+            urgent,
             options: TcpOptions { mss, window_scale, timestamps },
             header_len: 0,
         };

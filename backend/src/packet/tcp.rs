@@ -142,6 +142,8 @@ pub struct TcpHeader {
     pub flags: TcpFlags,
     /// Window as on the wire, not scaled (SEG.WND).
     pub window: u16,
+    /// Urgent pointer (SEG.UP), where URG is set.
+    pub urgent: u16,
     /// Options we understand.
     pub options: TcpOptions,
     /// Bytes of header, options included (20 to 60). Ignored by `emit`.
@@ -170,6 +172,7 @@ impl TcpHeader {
             ack: be32(h, 8),
             flags: TcpFlags(h[13]),
             window: be16(h, 14),
+            urgent: be16(h, 18),
             options: TcpOptions::parse(options),
             header_len,
         })
@@ -190,7 +193,7 @@ impl TcpHeader {
         out[13] = self.flags.0;
         out[14..16].copy_from_slice(&self.window.to_be_bytes());
         out[16..18].copy_from_slice(&checksum.to_be_bytes());
-        out[18..20].fill(0);
+        out[18..20].copy_from_slice(&self.urgent.to_be_bytes());
         self.options.emit(&mut out[Self::LEN..]);
     }
 }

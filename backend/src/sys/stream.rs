@@ -24,6 +24,9 @@ const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 /// IP_LOCAL_PORT_RANGE, of IPv6 too: ip(7).
 const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 
+/// Whether the next byte is the urgent one: include/uapi/asm-generic/sockios.h.
+pub const SIOCATMARK: libc::c_ulong = 0x8905;
+
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
 
@@ -135,6 +138,45 @@ fn peek_past(fd: RawFd, skip: usize, peer_closed: bool, slices: &mut [GuestSlice
             Some(rest) => Ok(rest),
         }
     })
+}
+
+/// Sends one byte that the kernel's urgent pointer is to point at, without waiting.
+///
+/// # Errors
+/// What send(2) says.
+pub fn send_urgent(socket: &Socket, byte: u8) -> io::Result<()> {
+    let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    socket.send_with_flags(&[byte], flags).map(drop)
+}
+
+/// Bytes of the receive queue before the urgent one, if that is among them. The socket must keep
+/// urgent bytes in their place (SO_OOBINLINE).
+///
+/// The kernel tells the number of bytes up to the mark only while the option is off (SIOCINQ,
+/// net/ipv4/tcp.c, `tcp_inq`). With the mark in front it is not switched off: then a second
+/// urgent pointer would make the kernel throw the byte away (`tcp_check_urg`).
+///
+/// # Errors
+/// What ioctl(2) and setsockopt(2) say.
+pub fn urgent_at(socket: &Socket) -> io::Result<Option<u32>> {
+    let all = rustix::io::ioctl_fionread(socket)?;
+    if is_at_mark(socket)? {
+        return Ok((all > 0).then_some(0));
+    }
+    socket.set_out_of_band_inline(false)?;
+    let before = rustix::io::ioctl_fionread(socket);
+    socket.set_out_of_band_inline(true)?;
+    let before = before?;
+    Ok(u32::try_from(before).ok().filter(|_| before < all))
+}
+
+fn is_at_mark(socket: &Socket) -> io::Result<bool> {
+    let mut answer: libc::c_int = 0;
+    // SAFETY: the kernel writes one C int into `answer`.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCATMARK as _, &raw mut answer) } {
+        0 => Ok(answer != 0),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Drops the first `n` bytes of the receive queue without copying them; returns how

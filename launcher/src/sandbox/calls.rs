@@ -7,6 +7,7 @@
 //! without those.
 
 use super::ThreadKind;
+use hawser_backend::sys::stream::SIOCATMARK;
 use libc::*;
 
 /// A call, and the arguments it is allowed with.
@@ -179,6 +180,9 @@ const WORKER: &[Call] = &[
         &[request(FIONBIO), request(TUNSETOFFLOAD), request(TUNSETQUEUE)],
     ),
 ];
+
+const WORKER_UNTRACED: &[Call] =
+    &[only(SYS_ioctl, &[request(FIONREAD), request(SIOCATMARK)]).because("where an urgent byte of a peer lies")];
 
 /// Threads of this process, and no process.
 const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];
@@ -381,7 +385,7 @@ pub const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHE
 /// What a kind of thread may call besides.
 pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     match kind {
-        ThreadKind::Worker => &[WORKER, TALKING, BATCHES],
+        ThreadKind::Worker => &[WORKER, WORKER_UNTRACED, TALKING, BATCHES],
         ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Names => &[NAMES, NAMES_OLD],

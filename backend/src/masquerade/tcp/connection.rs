@@ -16,6 +16,7 @@ use super::rtt::RttEstimator;
 use super::seq::Seq;
 use super::spill::{Spill, SpillPool};
 use super::stream::HostStream;
+use super::urgent::{self, Urgent};
 use crate::frame::NoRoom;
 use crate::masquerade::Context;
 use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
@@ -168,9 +169,9 @@ pub struct Connection {
     pub(super) spill: Spill,
 
     pub(super) readable: Readable,
-    /// The peer uses urgent data: a read that stops short may have met a mark, not the end
-    /// of what is there.
-    pub(super) has_urgent: bool,
+    /// Set once either side has used urgent data: a read that stops short may then have met
+    /// the mark, not the end of what is there.
+    pub(super) urgent: Option<Box<Urgent>>,
     /// The offered window is small because the host socket is nearly full.
     pub(super) window_tight: bool,
     /// An acknowledgment is due.
@@ -230,7 +231,7 @@ impl Connection {
             rcv_scale: 0,
             spill: Spill::new(opening.spill.clone()),
             readable: Readable::No,
-            has_urgent: false,
+            urgent: None,
             window_tight: false,
             ack_due: false,
             syn_due: false,
@@ -546,10 +547,16 @@ impl Connection {
 
     /// A segment with number `seq` that says what was received so far.
     pub(super) fn acknowledgment(&self, now: Instant, seq: Seq) -> TcpHeader {
+        let urgent = self.urgent_to_guest().and_then(|byte| urgent::pointer(byte, seq));
         TcpHeader {
             seq: seq.0,
             ack: self.rcv_nxt.0,
-            flags: TcpFlags::ACK,
+            flags: if urgent.is_some() {
+                TcpFlags::ACK | TcpFlags::URG
+            } else {
+                TcpFlags::ACK
+            },
+            urgent: urgent.unwrap_or_default(),
             window: self.window_field(),
             options: TcpOptions {
                 timestamps: self.ts_recent.map(|echo| self.clock.stamp(now, echo)),

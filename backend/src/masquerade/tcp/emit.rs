@@ -1,6 +1,7 @@
 //! Segments towards the guest, header by header.
 
 use super::seq::Seq;
+use super::urgent;
 use crate::frame::{Checksum, NoRoom, Offload, Segmentation};
 use crate::masquerade::link::PacketSpec;
 use crate::masquerade::{Context, Link};
@@ -53,7 +54,9 @@ pub struct DataHeader<'a> {
     pub dst: IpAddr,
     /// Payload bytes per segment on the guest's side.
     pub mss: u16,
-    /// The header, but for SEQ and PSH.
+    /// Number of an urgent byte, if there is one.
+    pub urgent: Option<Seq>,
+    /// The header, but for SEQ, PSH and URG.
     pub tcp: TcpHeader,
 }
 
@@ -71,7 +74,7 @@ impl DataHeader<'_> {
             fragment: None,
         };
         let at = self.link.emit(&spec, buf);
-        let header = TcpHeader {
+        let mut header = TcpHeader {
             seq: seq.0,
             flags: if push {
                 TcpFlags::ACK | TcpFlags::PSH
@@ -80,6 +83,11 @@ impl DataHeader<'_> {
             },
             ..self.tcp
         };
+        if let Some(byte) = self.urgent {
+            let pointer = urgent::pointer(byte, seq);
+            header.urgent = pointer.unwrap_or_default();
+            header.flags = header.flags | pointer.map_or(TcpFlags(0), |_| TcpFlags::URG);
+        }
         let partial = Sum::default().pseudo_header(spec.src, spec.dst, protocol::TCP, segment_len);
         header.emit(&mut buf[at..], partial.fold());
         Offload {

@@ -25,6 +25,7 @@ mod seq;
 mod spill;
 mod stream;
 mod transmit;
+mod urgent;
 mod vanished;
 
 #[cfg(any(test, feature = "testing"))]

@@ -242,6 +242,9 @@ impl Connection {
             }
             self.establish(ctx, Seq(header.ack));
         }
+        if segment.has(TcpFlags::URG) {
+            self.on_urgent_pointer(segment, intake.next);
+        }
         if self.on_ack(ctx, segment) {
             self.take_payload(ctx, segment, burst, intake);
         }
@@ -334,6 +337,9 @@ impl Connection {
             return Ok(());
         }
         self.flush_spill(ctx, stream)?;
+        if let Some(place) = self.take_urgent_among(bytes) {
+            return self.hand_over_urgent(ctx, stream, intake, place);
+        }
         let mut taken = 0;
         if self.spill.is_empty() {
             taken = match stream.send(intake.run.slices()) {
@@ -360,6 +366,26 @@ impl Connection {
         self.rcv_nxt += u32::try_from(taken).unwrap_or(u32::MAX);
         intake.next = self.rcv_nxt;
         Ok(())
+    }
+
+    /// The same with an urgent byte among them, which goes by itself.
+    fn hand_over_urgent(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: &mut impl HostStream,
+        intake: &mut Intake<'_, '_>,
+        place: usize,
+    ) -> Result<(), Broken> {
+        let bytes = intake.run.bytes();
+        if self.spill.keep_urgent(intake.run.slices(), bytes, place) {
+            self.rcv_nxt += u32::try_from(bytes).unwrap_or(u32::MAX);
+        } else {
+            ctx.counters.count_drop(DropReason::TcpSocketFull);
+            intake.fin = false;
+        }
+        intake.run.clear();
+        intake.next = self.rcv_nxt;
+        self.flush_spill(ctx, stream)
     }
 
     /// Hands over what was kept, and FIN after it.
@@ -448,11 +474,6 @@ impl Connection {
         if self.state != State::TimeWait && !self.is_over() {
             self.readable = Readable::UntilEnd;
         }
-    }
-
-    /// There is an urgent byte among those at the host socket.
-    pub const fn on_urgent(&mut self) {
-        self.has_urgent = true;
     }
 
     /// Bytes arrived at the host socket.

@@ -55,6 +55,26 @@ pub struct Spill {
 struct Kept {
     bytes: Vec<u8>,
     sent: usize,
+    /// Place of an urgent byte among them.
+    urgent: Option<usize>,
+}
+
+impl Kept {
+    /// Hands over what goes in one call.
+    fn send_some(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
+        let until = match self.urgent {
+            Some(place) if place == self.sent => {
+                stream.send_urgent(self.bytes[place])?;
+                self.urgent = None;
+                self.sent += 1;
+                return Ok(());
+            }
+            Some(place) if place > self.sent => place,
+            _ => self.bytes.len(),
+        };
+        self.sent += stream.send(&[GuestSlice::from_bytes(&self.bytes[self.sent..until])])?;
+        Ok(())
+    }
 }
 
 impl Spill {
@@ -81,6 +101,15 @@ impl Spill {
         true
     }
 
+    /// Keeps the first `n` bytes of `slices`, of which the one at `place` is urgent.
+    pub fn keep_urgent(&mut self, slices: &[GuestSlice<'_>], n: usize, place: usize) -> bool {
+        let is_kept = self.keep(slices, 0, n);
+        if let Some(kept) = self.kept.as_mut().filter(|_| is_kept) {
+            kept.urgent = Some(kept.bytes.len() - n + place);
+        }
+        is_kept
+    }
+
     /// Hands what is kept to the host socket, as far as it takes it; returns how much it took.
     ///
     /// # Errors
@@ -89,8 +118,8 @@ impl Spill {
         let Some(kept) = &mut self.kept else { return Ok(0) };
         let before = kept.sent;
         while kept.sent < kept.bytes.len() {
-            match stream.send(&[GuestSlice::from_bytes(&kept.bytes[kept.sent..])]) {
-                Ok(n) => kept.sent += n,
+            match kept.send_some(stream) {
+                Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(kept.sent - before),
                 Err(e) => return Err(e),
             }

@@ -14,6 +14,15 @@ pub trait HostStream {
     /// `WouldBlock`: none now. Anything else ends the connection.
     fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize>;
 
+    /// Hands one byte to the kernel as urgent.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    fn send_urgent(&mut self, byte: u8) -> io::Result<()>;
+
+    /// Bytes of the queue before the urgent one, if there is one.
+    fn urgent_at(&mut self) -> Option<u32>;
+
     /// Reads bytes at `at` without taking them from the queue; 0 at the end of the stream.
     ///
     /// # Errors
@@ -63,6 +72,15 @@ impl SendRoom {
 impl HostStream for socket2::Socket {
     fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize> {
         stream::send(self, data)
+    }
+
+    fn send_urgent(&mut self, byte: u8) -> io::Result<()> {
+        stream::send_urgent(self, byte)
+    }
+
+    fn urgent_at(&mut self) -> Option<u32> {
+        // Not found it comes in its place, as one among others.
+        stream::urgent_at(self).ok().flatten()
     }
 
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {

@@ -34,6 +34,10 @@ pub struct FakeStream {
     peek_offset: usize,
     /// The connection is gone.
     pub broken: bool,
+    /// Places of the guest's urgent bytes in what was received.
+    pub urgent: Vec<usize>,
+    /// Place of an urgent byte of the world in the queue.
+    pub mark: Option<usize>,
     /// How long the world has been silent.
     pub silence: Duration,
     /// The silences after which the kernel was to probe.
@@ -81,7 +85,10 @@ impl HostStream for FakeStream {
 
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
-        let mut bytes = self.inbox.iter().copied().skip(self.peek_offset);
+        // As the kernel does: a read stops before the mark and goes on there.
+        let mark = self.mark.filter(|mark| *mark > self.peek_offset);
+        let end = mark.unwrap_or(self.inbox.len()).min(self.inbox.len());
+        let mut bytes = self.inbox.iter().copied().take(end).skip(self.peek_offset);
         let mut n = 0;
         for slice in room {
             let part: Vec<u8> = bytes.by_ref().take(slice.len()).collect();
@@ -102,6 +109,7 @@ impl HostStream for FakeStream {
         let n = n as usize;
         assert!(n <= self.inbox.len(), "acknowledged more than was there");
         self.inbox.drain(..n);
+        self.mark = self.mark.and_then(|mark| mark.checked_sub(n));
         self.peek_offset = self.peek_offset.saturating_sub(n);
     }
 
@@ -110,6 +118,18 @@ impl HostStream for FakeStream {
     }
 
     fn widen(&mut self) {}
+
+    fn send_urgent(&mut self, byte: u8) -> io::Result<()> {
+        let place = self.received.len();
+        HostStream::send(self, &[GuestSlice::from_bytes(&[byte])])?;
+        self.urgent.push(place);
+        Ok(())
+    }
+
+    fn urgent_at(&mut self) -> Option<u32> {
+        let mark = self.mark.filter(|mark| *mark < self.inbox.len())?;
+        u32::try_from(mark).ok()
+    }
 
     fn silence(&mut self) -> Duration {
         self.silence
@@ -275,6 +295,7 @@ impl Player {
             // RST and SYN, but seldom: they end the game.
             flags: TcpFlags(if c % 16 == 15 { c } else { 0x10 | (c & 0x29) }),
             window: u16::try_from(number).unwrap_or(u16::MAX),
+            urgent: u16::try_from(number / 7).unwrap_or_default(),
             options: TcpOptions {
                 // Now and then one that is old, or none at all.
                 timestamps: (c & 0x40 == 0).then(|| Timestamps {

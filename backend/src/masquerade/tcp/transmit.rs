@@ -161,6 +161,9 @@ impl Connection {
         if self.snd_nxt == self.snd_una && self.snd_nxt != self.snd_max {
             stream.seek_peek(0);
         }
+        if self.urgent.is_some() {
+            self.seek_urgent(stream);
+        }
         let mut sent = 0;
         let mut progress = Progress::More;
         while self.sending == Sending::Open && progress == Progress::More {
@@ -232,7 +235,7 @@ impl Connection {
             stream.widen();
         }
         *sent += n;
-        if n < room && !until_end && !self.has_urgent {
+        if n < room && !until_end && self.urgent.is_none() {
             // The queue is drained; the poller tells when there is more.
             self.readable = Readable::No;
         }
@@ -278,6 +281,7 @@ impl Connection {
             src: self.remote.ip(),
             dst: self.guest.ip(),
             mss: self.mss,
+            urgent: self.urgent_to_guest(),
             tcp: self.acknowledgment(ctx.now, seq),
         };
         ctx.sink.commit(&lengths[..frames], &mut |i, length, buf| {

@@ -10,4 +10,5 @@ mod properties;
 mod sockets;
 mod states;
 mod timestamps;
+mod urgent;
 mod vanished;

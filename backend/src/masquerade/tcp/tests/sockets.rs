@@ -31,6 +31,8 @@ pub(super) struct Bench {
     edge: u32,
     /// TOS of what the guest sends.
     pub(super) tos: u8,
+    /// Its urgent pointer.
+    urgent: u16,
 }
 
 /// A segment that came to the guest.
@@ -53,6 +55,7 @@ impl Bench {
             expected: 0,
             edge: ISS,
             tos: 0,
+            urgent: 0,
         }
     }
 
@@ -101,6 +104,7 @@ impl Bench {
             ack: if is_syn { 0 } else { self.expected },
             flags,
             window: 60_000,
+            urgent: self.urgent,
             options: TcpOptions {
                 mss: is_syn.then_some(1460),
                 window_scale: is_syn.then_some(0),
@@ -278,8 +282,15 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
     peer.write_all(b"abc").unwrap();
     assert_eq!(SockRef::from(&peer).send_out_of_band(b"d").unwrap(), 1);
     peer.write_all(b"efg").unwrap();
+    let first = bench.expected;
     bench.handle_events();
-    assert_eq!(bench.take_bytes().0, b"abcdefg");
+    let arrived = bench.take();
+    let bytes: Vec<u8> = arrived.iter().flat_map(|a| a.payload.clone()).collect();
+    assert_eq!(bytes, b"abcdefg");
+    // The last segment that begins before the urgent byte, or with it, points behind it.
+    let pointing = arrived.iter().rfind(|a| a.header.flags.has(TcpFlags::URG)).unwrap();
+    let behind = pointing.header.seq.wrapping_add(pointing.header.urgent.into());
+    assert_eq!(behind.wrapping_sub(first), 4);
     bench.send(ACK, b"");
     peer.write_all(b"hij").unwrap();
     bench.handle_events();
@@ -290,6 +301,57 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
     bench.around.now = bench.around.now + Duration::from_secs(2);
     bench.flows.on_timer(&mut bench.around.context());
     assert_eq!(bench.take_bytes().0, b"hij", "sent again");
+}
+
+#[test]
+fn an_urgent_byte_of_a_peer_is_pointed_at_wherever_it_lies_in_the_queue() {
+    let (mut bench, peer) = Bench::connected();
+    peer.set_nodelay(true).unwrap();
+    // Alone, and behind bytes that the guest has not acknowledged.
+    for n in 0..3 {
+        assert_eq!(SockRef::from(&peer).send_out_of_band(b"!").unwrap(), 1);
+        bench.handle_events();
+        let arrived = bench.take();
+        let [only] = &arrived[..] else {
+            panic!("{} segments", arrived.len())
+        };
+        assert_eq!(only.payload, b"!", "{n}");
+        assert!(only.header.flags.has(TcpFlags::URG), "{n}");
+        assert_eq!(only.header.urgent, 1, "{n}");
+    }
+    bench.send(ACK, b"");
+    (&peer).write_all(b"plain").unwrap();
+    bench.handle_events();
+    let arrived = bench.take();
+    assert_eq!(arrived[0].payload, b"plain");
+    assert!(!arrived[0].header.flags.has(TcpFlags::URG) && arrived[0].header.urgent == 0);
+}
+
+#[test]
+fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
+    let (mut bench, peer) = Bench::connected();
+    bench.urgent = 3;
+    bench.send(ACK | TcpFlags::URG, b"12U34");
+    bench.urgent = 0;
+    bench.send(ACK, b"5");
+    let peer = SockRef::from(&peer);
+    peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let read = || {
+        let mut room = [0; 16];
+        let n = (&*peer).read(&mut room).unwrap();
+        room[..n].to_vec()
+    };
+    // A read stops at the mark, and goes on behind the byte that is out of band.
+    assert_eq!(read(), b"12");
+    let mut urgent = [std::mem::MaybeUninit::uninit()];
+    assert_eq!(peer.recv_out_of_band(&mut urgent).unwrap(), 1);
+    // SAFETY: one byte was received.
+    assert_eq!(unsafe { urgent[0].assume_init() }, b'U');
+    let mut rest = read();
+    while rest.len() < 3 {
+        rest.extend(read());
+    }
+    assert_eq!(rest, b"345");
 }
 
 /// Takes every descriptor there is but `left`, in this thread alone.
