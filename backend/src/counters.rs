@@ -126,6 +126,10 @@ counters! {
         BadService = "bad_service_message",
         /// The host does not let us send echo requests.
         EchoForbidden = "echo_forbidden",
+        /// A datagram the guest refused with an ICMP error (a closed port, a firewall); its flow has ended.
+        UdpRefused = "udp_refused_by_guest",
+        /// A packet of a link-local address of the guest to an address beyond its link.
+        BeyondScope = "beyond_scope",
         /// An echo reply of a host the guest has not asked.
         EchoNoFlow = "echo_no_flow",
         /// An ICMP message of the guest that goes no further: only echo requests do.

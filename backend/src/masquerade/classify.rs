@@ -7,13 +7,16 @@
 use super::icmp::{self, IcmpError};
 use super::steering::SteeringKey;
 use super::tcp::{FlowKey, Incoming, Segment};
-use super::{Datagram, Masquerade, Sorted};
+use super::{Datagram, Masquerade, Sorted, udp};
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
 use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
 use crate::responder::MAX_FRAME;
 use crate::time::Instant;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The least type of an ICMPv6 message that is no error (RFC 4443 2.1).
+const ICMPV6_INFORMATIONAL: u8 = 128;
 
 /// The transport part of an IP packet, still to be parsed.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,7 @@ impl Masquerade {
             self.surroundings.learn_guest_mac(mac);
         }
         match verdict {
+            Err(DropReason::BeyondScope) => self.refuse_scope(now, &headers, frame, sink),
             Err(reason) => self.surroundings.counters.count_drop(reason),
             Ok(_) if is_fragment(&headers) => self.on_fragment(now, &headers, frame, sink),
             Ok(transport) => {
@@ -79,7 +83,10 @@ impl Masquerade {
             return Err(DropReason::Multicast);
         }
         if !self.surroundings.link.is_guest(src) {
-            return Err(DropReason::SpoofedAddress);
+            return Err(match (src, dst) {
+                (IpAddr::V6(src), IpAddr::V6(dst)) if is_beyond(src, dst) => DropReason::BeyondScope,
+                _ => DropReason::SpoofedAddress,
+            });
         }
         Ok(Transport {
             frame,
@@ -118,7 +125,6 @@ impl Masquerade {
             }
             // Either over the other's IP is nobody's protocol (RFC 792, RFC 4443).
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
-                let ctx = &mut self.surroundings.context(now, sink);
                 let Transport {
                     src,
                     dst,
@@ -134,6 +140,10 @@ impl Masquerade {
                     len,
                     ttl,
                 };
+                if let Some(key) = icmp::refused_datagram(frame, &echo) {
+                    return self.refuse_datagram(now, key, frame, sink);
+                }
+                let ctx = &mut self.surroundings.context(now, sink);
                 self.echo.on_echo(ctx, frame, &echo);
             }
             _ => {
@@ -144,6 +154,43 @@ impl Masquerade {
             }
         }
         Ok(())
+    }
+
+    /// The guest has refused a datagram of flow `key`.
+    fn refuse_datagram(
+        &mut self,
+        now: Instant,
+        key: udp::FlowKey,
+        frame: &GuestFrame<'_>,
+        sink: &mut dyn GuestSink,
+    ) -> Result<(), DropReason> {
+        let is_elsewhere =
+            !self.udp.has(key.guest, key.peer) && self.hand_over(protocol::UDP, key.guest, key.peer, frame)?;
+        let ctx = &self.surroundings.context(now, sink);
+        if is_elsewhere || self.udp.on_refusal(ctx, &key) {
+            Ok(())
+        } else {
+            Err(DropReason::IcmpNotServed)
+        }
+    }
+
+    /// Tells a guest that has a link-local address only why its packet goes nowhere, as a
+    /// Linux router does (ip6_forward in net/ipv6/ip6_output.c): its program would wait for
+    /// an answer.
+    fn refuse_scope(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        self.surroundings.counters.count_drop(DropReason::BeyondScope);
+        // Nobody is told of an error by an error (RFC 4443 2.4 e).
+        let is_error = headers.network.transport().is_some_and(|(protocol, at, _)| {
+            protocol == protocol::ICMPV6 && frame.head.get(at).is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
+        });
+        if is_error || !self.error_rate.take(now) {
+            return;
+        }
+        self.surroundings.learn_guest_mac(headers.ethernet.src);
+        let ctx = &mut self.surroundings.context(now, sink);
+        if icmp::refuse(ctx, IcmpError::BeyondScope, frame).is_err() {
+            ctx.counters.count_drop(DropReason::NoRoom);
+        }
     }
 
     /// Hands a frame to the worker that owns its flow; false if that is this one or
@@ -202,6 +249,11 @@ impl Masquerade {
             Err(why) => self.surroundings.counters.count_drop(why.into()),
         }
     }
+}
+
+/// True if `src` speaks for its link only and `dst` is not on it.
+const fn is_beyond(src: Ipv6Addr, dst: Ipv6Addr) -> bool {
+    src.is_unicast_link_local() && !dst.is_unicast_link_local() && !dst.is_loopback() && !dst.is_unspecified()
 }
 
 fn is_fragment(headers: &Headers) -> bool {

@@ -5,12 +5,12 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
-use crate::packet::{EtherType, IcmpHeader, MacAddr, icmp, protocol};
+use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, icmp, protocol};
 use crate::poller::Poller;
 use crate::responder::MAX_FRAME;
 use crate::responder::testing::{self, GUEST_MAC, check_reply, frame, icmp_message, ip, udp};
 use crate::time::Instant;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -37,7 +37,9 @@ impl Bench {
             names: services.names,
             forwards: vec![],
             every_port: None,
-            map_host_loopback: vec![],
+            map_host_loopback: ["10.0.2.9", "fd10:0:2::9"]
+                .map(|a| a.parse().expect("an address"))
+                .into(),
             dns_forward: vec![],
         };
         let port = PortConfig {
@@ -245,4 +247,108 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
         stranger,
     ));
     assert_eq!(bench.mode.surroundings.link.guest_mac, stranger);
+}
+
+/// An ICMP error of the guest about `packet`, a frame it got.
+fn refusal(packet: &[u8], code: u8) -> Vec<u8> {
+    let quoted = &packet[EthernetHeader::LEN..];
+    let headers = Headers::parse(packet, packet.len()).expect("a sound frame");
+    let (peer, guest) = headers.network.addresses().expect("IP");
+    let kind = if guest.is_ipv4() {
+        icmp::v4::UNREACHABLE
+    } else {
+        icmp::v6::UNREACHABLE
+    };
+    let header = IcmpHeader {
+        kind,
+        code,
+        rest: [0; 4],
+    };
+    icmp_message(guest, peer, header, &quoted[..quoted.len().min(300)])
+}
+
+#[test]
+fn a_flow_ends_when_the_guest_refuses_a_datagram_of_it() {
+    for (guest, mapped, host, code) in [
+        ("10.0.2.2", "10.0.2.9", "127.0.0.1", icmp::v4::unreachable::PORT),
+        ("fd10:0:2::2", "fd10:0:2::9", "::1", icmp::v6::unreachable::PORT),
+    ] {
+        let [guest, mapped, host] = [guest, mapped, host].map(|a| a.parse::<IpAddr>().expect("an address"));
+        // Worker 1 has the flow, the error comes to worker 0's ring.
+        let directory = Directory::new(2).expect("descriptors");
+        let (mut other, mut bench) = (Bench::worker(0, directory.clone()), Bench::worker(1, directory));
+        let server = UdpSocket::bind((host, 0)).expect("a socket");
+        let port = server.local_addr().expect("an address").port();
+        assert!(bench.send(udp(guest, mapped, (7000, port), b"question")).is_empty());
+        assert_eq!(bench.mode.flow_count().udp, 1);
+        let answer = udp(mapped, guest, (port, 7000), b"late");
+        let about_another = refusal(&udp(mapped, guest, (port, 7001), b"?"), code);
+        other.dropped(about_another, DropReason::IcmpNotServed);
+        assert!(other.send(refusal(&answer, code)).is_empty());
+        bench.mode.on_handover(NOW, &mut bench.sink);
+        assert_eq!(bench.mode.flow_count().udp, 0);
+        assert_eq!(bench.counters.dropped(DropReason::UdpRefused), 1);
+    }
+}
+
+#[test]
+fn too_big_and_odd_errors_of_the_guest_end_nothing() {
+    let mut bench = Bench::new();
+    let mapped = "10.0.2.9".parse::<IpAddr>().expect("an address");
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = server.local_addr().expect("an address").port();
+    bench.send(udp(GUEST, mapped, (7000, port), b"question"));
+    let answer = udp(mapped, GUEST, (port, 7000), b"late");
+    let too_big = refusal(&answer, icmp::v4::unreachable::FRAGMENTATION_NEEDED);
+    bench.dropped(too_big, DropReason::IcmpNotServed);
+    // Cut off in the quoted headers, at each byte.
+    let mut whole = refusal(&answer, icmp::v4::unreachable::PORT);
+    whole.truncate(EthernetHeader::LEN + 20 + IcmpHeader::LEN + 24);
+    testing::repair(&mut whole);
+    for len in EthernetHeader::LEN + 20 + IcmpHeader::LEN..whole.len() {
+        let mut cut = whole[..len].to_vec();
+        testing::repair(&mut cut);
+        bench.dropped(cut, DropReason::IcmpNotServed);
+    }
+    assert_eq!(bench.mode.flow_count().udp, 1);
+    bench.send(whole);
+    assert_eq!(bench.mode.flow_count().udp, 0);
+}
+
+#[test]
+fn a_guest_with_a_link_local_address_only_is_told_that_it_does_not_reach_beyond_the_link() {
+    let mut bench = Bench::new();
+    let (guest, world) = (
+        IpAddr::V6(GUEST_MAC.link_local()),
+        "2001:db8::1".parse::<IpAddr>().expect("an address"),
+    );
+    let asked = udp(guest, world, (7000, 53), b"question");
+    let replies = bench.send(asked.clone());
+    let headers = Headers::parse(&replies[0], replies[0].len()).expect("a sound frame");
+    assert_eq!(
+        headers.network.addresses(),
+        Some((GATEWAY_MAC.link_local().into(), guest))
+    );
+    assert_eq!((headers.ethernet.src, headers.ethernet.dst), (GATEWAY_MAC, GUEST_MAC));
+    let (_, at, _) = headers.network.transport().expect("ICMPv6");
+    let message = &replies[0][at..];
+    assert!(icmp::checksum_ok(GATEWAY_MAC.link_local().into(), guest, message));
+    let header = IcmpHeader::parse(message).expect("a header");
+    assert_eq!(
+        (header.kind, header.code),
+        (icmp::v6::UNREACHABLE, icmp::v6::unreachable::BEYOND_SCOPE)
+    );
+    assert_eq!(message[IcmpHeader::LEN..], asked[EthernetHeader::LEN..]);
+    // Ten at once, and no more.
+    let told = (1..20).filter(|_| !bench.send(asked.clone()).is_empty()).count();
+    assert_eq!((told, bench.counters.dropped(DropReason::BeyondScope)), (9, 20));
+    // An error is no reason for an error, and a neighbour is not beyond the link.
+    let mut bench = Bench::new();
+    let error = IcmpHeader {
+        kind: icmp::v6::TIME_EXCEEDED,
+        ..IcmpHeader::default()
+    };
+    bench.dropped(icmp_message(guest, world, error, &[0; 48]), DropReason::BeyondScope);
+    let neighbour = "fe80::77".parse::<IpAddr>().expect("an address");
+    bench.dropped(udp(guest, neighbour, (7000, 53), b"?"), DropReason::SpoofedAddress);
 }

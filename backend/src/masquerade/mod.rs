@@ -36,7 +36,7 @@ pub use nat::{AddressMap, Destination};
 pub use steering::Directory;
 
 use self::addresses::PodAddresses;
-use self::icmp::EchoFlows;
+use self::icmp::{EchoFlows, ErrorRate};
 use self::reassembly::Reassembler;
 use self::steering::Steering;
 use self::tcp::{Incoming, TcpFlows};
@@ -126,6 +126,7 @@ pub struct Masquerade {
     tcp: TcpFlows,
     udp: UdpFlows,
     echo: EchoFlows,
+    error_rate: ErrorRate,
     sorted: Sorted,
     /// What leads to the sockets of every port.
     every_port: Option<SocketLookup>,
@@ -215,6 +216,7 @@ impl Masquerade {
             tcp,
             udp,
             echo: EchoFlows::new(),
+            error_rate: ErrorRate::default(),
             sorted: Sorted::default(),
             every_port,
             addresses,

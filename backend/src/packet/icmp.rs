@@ -74,6 +74,8 @@ pub mod v6 {
         pub const NO_ROUTE: u8 = 0;
         /// Communication administratively prohibited
         pub const PROHIBITED: u8 = 1;
+        /// Beyond scope of source address
+        pub const BEYOND_SCOPE: u8 = 2;
         /// Address unreachable
         pub const ADDRESS: u8 = 3;
         /// Port unreachable

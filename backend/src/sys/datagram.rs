@@ -31,9 +31,22 @@ pub enum Fragmentation {
 /// # Errors
 /// What setsockopt(2) says.
 pub fn watch_errors(socket: &Socket, domain: Domain) -> io::Result<()> {
-    match domain {
-        Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVERR).set(socket, 1),
-        _ => IntOption(libc::SOL_IP, libc::IP_RECVERR).set(socket, 1),
+    receive_errors(domain).set(socket, 1)
+}
+
+/// Asks for no errors on the error queue any more; what is there is dropped.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn ignore_errors(socket: &Socket, domain: Domain) -> io::Result<()> {
+    receive_errors(domain).set(socket, 0)
+}
+
+fn receive_errors(domain: Domain) -> IntOption {
+    if domain == Domain::IPV6 {
+        IntOption(libc::SOL_IPV6, libc::IPV6_RECVERR)
+    } else {
+        IntOption(libc::SOL_IP, libc::IP_RECVERR)
     }
 }
 

@@ -5,10 +5,14 @@ mod echo;
 mod echo_socket;
 mod echo_table;
 mod error;
+mod error_rate;
+mod refusal;
 
 pub use echo::{EchoFlows, EchoRequest};
 pub use echo_socket::{EchoAvailability, EchoSupport};
 pub use error::{IcmpError, refuse, send_error};
+pub use error_rate::ErrorRate;
+pub use refusal::refused_datagram;
 
 #[cfg(test)]
 mod network_tests;

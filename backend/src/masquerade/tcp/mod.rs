@@ -37,7 +37,7 @@ use self::connection::{Connection, Progress, State};
 use self::isn::IsnSecret;
 use self::listener::Listeners;
 use self::local_ports::LocalPorts;
-use self::open::connect_failed;
+use self::open::{connect_failed, forget_refusals};
 use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
 use self::vanished::Walk;
@@ -331,8 +331,11 @@ impl TcpFlows {
         };
         if connection.state() == State::Connecting {
             match error {
-                Some(e) => connect_failed(ctx, connection, &e),
-                None if ready.writable => connection.on_connected(ctx),
+                Some(e) => connect_failed(ctx, connection, &e, Some(stream)),
+                None if ready.writable => {
+                    forget_refusals(stream, connection.remote.is_ipv6());
+                    connection.on_connected(ctx);
+                }
                 None => {}
             }
         } else if error.is_some() {

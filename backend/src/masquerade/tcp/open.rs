@@ -9,6 +9,9 @@ use crate::counters::{Count, DropReason};
 use crate::masquerade::icmp::{self, IcmpError};
 use crate::masquerade::{Context, Destination, Packet};
 use crate::packet::protocol;
+use crate::sys::datagram;
+use crate::sys::error_queue::{self, Origin};
+use socket2::{Domain, Socket};
 use std::io;
 use std::net::SocketAddr;
 
@@ -48,6 +51,7 @@ impl TcpFlows {
         if dscp != 0 {
             host_socket::set_dscp(&stream, dscp);
         }
+        watch_refusals(&stream, target);
         let connected = self.local_ports.connect(ctx.now, &stream, key.guest.port(), target);
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
             // The guest asks again in a second, and TIME_WAIT ends.
@@ -58,9 +62,12 @@ impl TcpFlows {
         let opening = self.opening(ctx, key);
         let mut connection = Connection::from_guest(&opening, syn);
         match connected {
-            Ok(()) => connection.on_connected(ctx),
+            Ok(()) => {
+                forget_refusals(&stream, target.is_ipv6());
+                connection.on_connected(ctx);
+            }
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
-            Err(e) => return connect_failed(ctx, &mut connection, &e),
+            Err(e) => return connect_failed(ctx, &mut connection, &e, None),
         }
         self.insert(ctx, key, connection, stream, dscp);
     }
@@ -141,14 +148,42 @@ fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<
     Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
 }
 
+/// Has the ICMPv6 message that ends the making of a connection put on the error queue. For
+/// IPv4 that is so anyway.
+fn watch_refusals(stream: &Socket, target: SocketAddr) {
+    if target.is_ipv6() {
+        // Without it the error number is all there is.
+        let _ = datagram::watch_errors(stream, Domain::IPV6);
+    }
+}
+
+/// Lets ICMPv6 messages be what they are for a connection that is made: no reason to end it.
+pub(super) fn forget_refusals(stream: &Socket, is_ipv6: bool) {
+    if is_ipv6 {
+        let _ = datagram::ignore_errors(stream, Domain::IPV6);
+    }
+}
+
 /// The host could not connect: tells the guest what a router or the peer would.
-pub(super) fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection, error: &io::Error) {
+///
+/// The error number says less than the ICMP message it comes from, which is on the error queue
+/// of `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being made).
+pub(super) fn connect_failed(
+    ctx: &mut Context<'_>,
+    connection: &mut Connection,
+    error: &io::Error,
+    stream: Option<&Socket>,
+) {
+    let said = stream.and_then(|stream| error_queue::take(stream, &mut []).ok()?);
+    let reporter = said.and_then(|entry| entry.offender);
+    let said = said.filter(|entry| entry.origin != Origin::Local);
+    let said = said.and_then(|entry| IcmpError::from_queue(&entry));
     let errno = error.raw_os_error().unwrap_or_default();
     match errno {
         libc::ECONNREFUSED => connection.abort(ctx),
         // Nobody answered: neither do we. The guest gives up, or tries again.
         libc::ETIMEDOUT => connection.refuse(),
-        _ => match IcmpError::from_errno(errno) {
+        _ => match said.or(IcmpError::from_errno(errno)) {
             Some(why) => {
                 let header = connection.syn();
                 let quote = Packet {
@@ -160,7 +195,7 @@ pub(super) fn connect_failed(ctx: &mut Context<'_>, connection: &mut Connection,
                     body: &[],
                 };
                 // Without room the guest sends SYN again, and is told then.
-                let _ = icmp::send_error(ctx, why, None, &quote);
+                let _ = icmp::send_error(ctx, why, reporter, &quote);
                 connection.refuse();
             }
             None => connection.abort(ctx),

@@ -31,7 +31,8 @@ use crate::frame::GuestBurst;
 use crate::poller::{Owner, Readiness, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
-use flow::{Flow, FlowKey, FlowRef, Side};
+pub use flow::FlowKey;
+use flow::{Flow, FlowRef, Side};
 use inbound::Listener;
 use readdress::Walk;
 use receive::{Receiver, Round};
@@ -270,6 +271,22 @@ impl UdpFlows {
                 return;
             }
         }
+    }
+
+    /// The guest has refused a datagram with an ICMP error: the flow ends. False if there is
+    /// no such flow.
+    ///
+    /// The client of a forward is not told: the kernel says "port unreachable" by itself where
+    /// no socket has the port, and the forward's has it; only a raw socket could, and workers
+    /// give the right to have one up. Who answers a flow of the guest's is told by the kernel
+    /// when it sends the next datagram.
+    pub fn on_refusal(&mut self, ctx: &Context<'_>, key: &FlowKey) -> bool {
+        let Some(flow) = self.table.find(key) else {
+            return false;
+        };
+        self.table.remove(flow);
+        ctx.counters.count_drop(DropReason::UdpRefused);
+        true
     }
 
     /// A socket of ours is ready.

@@ -236,3 +236,23 @@ fn without_any_address_the_guest_is_told_and_the_flow_goes_on_when_there_is_one(
         (&b"afterwards"[..], "192.0.2.3:41002")
     );
 }
+
+#[test]
+fn what_a_router_forbids_is_told_with_its_type_and_code() {
+    let Some(network) = Network::new(1500) else { return };
+    let far = ["203.0.113.1", "2001:db8:99::1"];
+    network.router_run("ip route add prohibit 203.0.113.0/24");
+    network.router_run("ip -6 route add prohibit 2001:db8:99::/64");
+    for ((far, router), code) in far
+        .into_iter()
+        .zip(ROUTER)
+        .zip([v4::unreachable::PROHIBITED, v6::unreachable::PROHIBITED])
+    {
+        let mut bench = Bench::new();
+        let dst = SocketAddr::new(ip(far), 9);
+        bench.send(guest(dst.ip(), 40_000), dst, b"probe");
+        bench.turn();
+        let (from, header, _) = icmp_message(&bench.around.sink.take()[0]);
+        assert_eq!((from, header.code), (ip(router), code));
+    }
+}

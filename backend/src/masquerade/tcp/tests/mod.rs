@@ -6,6 +6,7 @@ mod keepalive;
 mod opening;
 mod pair;
 mod pressure;
+mod prohibited;
 mod properties;
 mod sockets;
 mod states;
