@@ -124,6 +124,8 @@ counters! {
         FragmentTimeout = "fragment_timeout",
         /// A message of a service (ARP, NDP, DHCP, ICMP) that makes no sense.
         BadService = "bad_service_message",
+        /// The guest asked for its address with another MAC than the one the lease is for.
+        LeaseOfOtherMac = "lease_of_other_mac",
         /// The host does not let us send echo requests.
         EchoForbidden = "echo_forbidden",
         /// A datagram the guest refused with an ICMP error (a closed port, a firewall); its flow has ended.

@@ -126,8 +126,9 @@ impl Server {
         let Some(request) = udp_payload(packet.payload).and_then(Request::parse) else {
             return Answer::Refused(DropReason::BadService);
         };
-        if self.terms.client.is_some_and(|client| client != request.chaddr) {
-            return Answer::Refused(DropReason::BadService);
+        if let Some(client) = self.terms.client.filter(|client| *client != request.chaddr) {
+            self.held.refuse(client, request.chaddr);
+            return Answer::Refused(DropReason::LeaseOfOtherMac);
         }
         let verdict = match request.kind {
             MessageType::Discover if request.rapid_commit => Verdict::Ack { rapid_commit: true },

@@ -22,6 +22,7 @@ const NO_ROUTER: u16 = 0;
 pub struct Lease6Server {
     client: MacAddr,
     names: NameConfig,
+    held: Arc<HeldLeases>,
     dhcp: dhcp6::Server,
     router: ndp::Router,
 }
@@ -39,7 +40,8 @@ impl Lease6Server {
         let advertisement = ndp::advertisement(&on_link(&link), NO_ROUTER, mtu, &[], &SearchList::default());
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(link, &Told::of(&config.names), held),
+            dhcp: dhcp6::Server::new(link, &Told::of(&config.names), Arc::clone(&held)),
+            held,
             names: config.names.clone(),
             router: ndp::Router::new(link, Vec::new(), advertisement, false),
         }
@@ -72,7 +74,8 @@ impl Lease6Server {
             return Answer::NotMine;
         };
         if headers.ethernet.src != self.client {
-            return Answer::Refused(DropReason::BadService);
+            self.held.refuse(self.client, headers.ethernet.src);
+            return Answer::Refused(DropReason::LeaseOfOtherMac);
         }
         let payload = transport(&headers, frame);
         let packet = Packet {

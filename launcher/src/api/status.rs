@@ -63,6 +63,9 @@ pub struct Interface {
     pub mtu: u16,
     /// Whether a driver in the guest runs it.
     pub driver: Driver,
+    /// What keeps the guest from using it as it was configured, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A link.
@@ -153,8 +156,26 @@ impl Interface {
                 0 => Driver::Absent,
                 _ => Driver::Running,
             },
+            warnings: warnings(port),
         }
     }
+}
+
+fn warnings(port: &Port) -> Vec<String> {
+    let stranger = port.held_leases().stranger();
+    let of_lease = stranger
+        .zip(lease_client(&port.config().mode))
+        .map(|(stranger, client)| {
+            format!("the guest asks for its address with the MAC {stranger}, and the lease is for {client}")
+        });
+    of_lease.into_iter().collect()
+}
+
+/// The only MAC that the mode's DHCP servers answer.
+fn lease_client(mode: &ModeConfig) -> Option<MacAddr> {
+    let ModeConfig::Bridge(mode) = mode else { return None };
+    let lease6 = || mode.lease6.as_ref().map(|lease| lease.client);
+    mode.lease.as_ref().map(|lease| lease.client).or_else(lease6)
 }
 
 /// The MAC the guest's card has; where nobody said, the one it was last seen to use.

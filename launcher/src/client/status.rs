@@ -47,6 +47,7 @@ fn paragraph(nic: &Interface) -> String {
             format!("{}, MTU {}, {} queue pairs", nic.mode.name(), nic.mtu, nic.queue_count),
         ),
         ("known from", nic.info_source.clone()),
+        ("warning", nic.warnings.join("; ")),
     ];
     let mut text = format!("{}\n", nic.name);
     for (what, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

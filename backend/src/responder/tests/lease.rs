@@ -13,6 +13,10 @@ const ROUTER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// A pod's addresses as some network plugins give them: a host's address, and a router that
 /// is a neighbour by a route only.
 fn server(client: MacAddr) -> LeaseServer {
+    server_noting(client, Arc::default())
+}
+
+fn server_noting(client: MacAddr, held: Arc<HeldLeases>) -> LeaseServer {
     let config = LeaseConfig {
         client,
         address: "10.244.1.7/32".parse().expect("a network"),
@@ -27,7 +31,7 @@ fn server(client: MacAddr) -> LeaseServer {
             ..NameConfig::default()
         },
     };
-    LeaseServer::new(&config, 1400, Arc::default())
+    LeaseServer::new(&config, 1400, held)
 }
 
 fn answer(server: &LeaseServer, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
@@ -61,11 +65,19 @@ fn a_pods_guest_is_told_its_address_and_its_routes_the_default_one_last() {
 }
 
 #[test]
-fn a_client_with_another_mac_gets_no_lease() {
-    let server = server(MacAddr([2, 0, 0, 0, 0, 9]));
+fn a_client_with_another_mac_gets_no_lease_and_is_remembered_until_the_right_one_comes() {
+    let held = Arc::new(HeldLeases::default());
+    let server = server_noting(MacAddr([2, 0, 0, 0, 0, 9]), Arc::clone(&held));
+    assert_eq!(held.stranger(), None);
     let (verdict, replies) = answer(&server, &packet(&message(MessageType::Discover)));
-    assert_eq!(verdict, Answer::Refused(DropReason::BadService));
+    assert_eq!(verdict, Answer::Refused(DropReason::LeaseOfOtherMac));
     assert!(replies.is_empty());
+    assert_eq!(held.stranger(), Some(GUEST_MAC));
+
+    let server = server_noting(GUEST_MAC, Arc::clone(&held));
+    let request = with(message(MessageType::Request), DhcpOption::RequestedIpAddress(GUEST));
+    assert_eq!(answer(&server, &packet(&request)).0, Answer::Done);
+    assert_eq!(held.stranger(), None);
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn nothing_else_of_a_guest_is_taken_from_the_segment_and_nobody_else_is_answered
     for frame in [solicit(), router_solicitation("fe80::1", &[])] {
         assert_eq!(
             answer(&mut other, &frame),
-            (Answer::Refused(DropReason::BadService), vec![])
+            (Answer::Refused(DropReason::LeaseOfOtherMac), vec![])
         );
     }
     let server = server(GUEST_MAC);
