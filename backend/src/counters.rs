@@ -170,6 +170,9 @@ counters! {
         RxStalls = "rx_stalls",
         /// Frames that came on another queue than their flow's.
         Handovers = "handovers",
+        /// Flows given to another queue's worker: their own was switched off, or is not the one
+        /// the guest sends them on.
+        FlowsMoved = "flows_moved",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",
         /// TCP connections opened to the guest.

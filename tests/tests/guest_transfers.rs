@@ -174,6 +174,39 @@ fn several_queue_pairs_share_the_work() -> Result<()> {
 }
 
 #[test]
+fn connections_outlive_the_queue_pair_they_were_made_on() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let servers = servers(&mut lab)?;
+    let mut hawser = lab.hawser(&["--queue-pairs=2"])?;
+    let guest = Plan {
+        queue_pairs: 2,
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    }
+    .boot()?;
+    guest.net_up()?;
+    for direction in ["receive", "send"] {
+        guest.sh("ethtool -L eth0 combined 2")?;
+        let before = hawser.counters()?;
+        let transfer = format!(
+            "hawser-traffic {direction} to={} bytes={} connections=8",
+            servers[0],
+            100 * MB
+        );
+        let running = guest.start(&transfer, Duration::from_secs(120))?;
+        hawser.wait_for_counters("the transfer", |now| {
+            now.get("tcp_connections_out") >= before.get("tcp_connections_out") + 8
+        })?;
+        assert!(running.poll().is_none(), "it was over before the pair was");
+        guest.sh("ethtool -L eth0 combined 1")?;
+        let output = running.wait(Duration::from_secs(120))?;
+        assert_eq!(output.status, Some(0), "{direction}: {output:?}");
+        let moved = hawser.counters()?.get("flows_moved") - before.get("flows_moved");
+        assert!(moved > 0, "{direction}: no connection was on the pair that went");
+    }
+    Ok(())
+}
+
+#[test]
 fn datagrams_above_the_mtu_travel_both_ways() -> Result<()> {
     let mut lab = Lab::new()?;
     let servers = servers(&mut lab)?;

@@ -5,7 +5,7 @@
 //! decided on the copied head.
 
 use super::icmp::{self, IcmpError};
-use super::steering::SteeringKey;
+use super::steering::{Owner, SteeringKey};
 use super::tcp::{FlowKey, Incoming, Segment};
 use super::{Datagram, Masquerade, Sorted, udp};
 use crate::counters::{Count, DropReason};
@@ -112,14 +112,14 @@ impl Masquerade {
             (protocol::TCP, _) => {
                 let incoming = segment(frame, transport, bytes)?;
                 let FlowKey { guest, remote } = incoming.key;
-                if self.tcp.has(&incoming.key) || !self.hand_over(protocol::TCP, guest, remote, frame)? {
+                if self.tcp.has(&incoming.key) || !self.hand_over(now, (protocol::TCP, guest, remote), frame, sink)? {
                     sorted.segments.push(incoming);
                 }
             }
             (protocol::UDP, _) => {
                 let datagram = datagram(frame, transport, bytes)?;
                 let (guest, remote) = (datagram.src, datagram.dst);
-                if self.udp.has(guest, remote) || !self.hand_over(protocol::UDP, guest, remote, frame)? {
+                if self.udp.has(guest, remote) || !self.hand_over(now, (protocol::UDP, guest, remote), frame, sink)? {
                     sorted.datagrams.push(datagram);
                 }
             }
@@ -196,11 +196,11 @@ impl Masquerade {
     /// Hands a frame to the worker that owns its flow; false if that is this one or
     /// nobody yet.
     fn hand_over(
-        &self,
-        protocol: u8,
-        guest: SocketAddr,
-        remote: SocketAddr,
+        &mut self,
+        now: Instant,
+        (protocol, guest, remote): (u8, SocketAddr, SocketAddr),
         frame: &GuestFrame<'_>,
+        sink: &mut dyn GuestSink,
     ) -> Result<bool, DropReason> {
         let Some(steering) = &self.surroundings.steering else {
             return Ok(false);
@@ -210,14 +210,19 @@ impl Masquerade {
             guest,
             remote,
         };
-        let Some(owner) = steering.owner(&key) else {
-            return Ok(false);
-        };
-        if !steering.hand_over(owner, frame) {
-            return Err(DropReason::HandoverFull);
+        match steering.owner(&key) {
+            None => Ok(false),
+            Some(Owner::Me) => {
+                // It was given to us and has not been taken in.
+                self.take_in(now, sink);
+                Ok(false)
+            }
+            Some(Owner::Worker(owner)) if steering.hand_over(owner, frame) => {
+                self.surroundings.counters.add(Count::Handovers, 1);
+                Ok(true)
+            }
+            Some(Owner::Worker(_)) => Err(DropReason::HandoverFull),
         }
-        self.surroundings.counters.add(Count::Handovers, 1);
-        Ok(true)
     }
 
     fn on_fragment(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {

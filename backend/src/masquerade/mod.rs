@@ -16,6 +16,7 @@ mod index;
 mod link;
 mod listen;
 mod manner;
+mod moving;
 mod nat;
 pub mod reassembly;
 mod recency;
@@ -37,6 +38,7 @@ pub use steering::Directory;
 
 use self::addresses::PodAddresses;
 use self::icmp::{EchoFlows, ErrorRate};
+use self::moving::Habits;
 use self::reassembly::Reassembler;
 use self::steering::Steering;
 use self::tcp::{Incoming, TcpFlows};
@@ -128,6 +130,10 @@ pub struct Masquerade {
     echo: EchoFlows,
     error_rate: ErrorRate,
     sorted: Sorted,
+    /// On which pair the guest sends flows that other workers hand to us.
+    habits: Habits,
+    /// The queue pair is not in use: when its flows go to others.
+    leave_at: Option<Instant>,
     /// What leads to the sockets of every port.
     every_port: Option<SocketLookup>,
     /// `None` where the system does not tell.
@@ -218,6 +224,8 @@ impl Masquerade {
             echo: EchoFlows::new(),
             error_rate: ErrorRate::default(),
             sorted: Sorted::default(),
+            habits: Habits::default(),
+            leave_at: None,
             every_port,
             addresses,
         })
@@ -289,6 +297,7 @@ impl Mode for Masquerade {
         self.responders
             .on_timer(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
+        self.leave(now);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -298,6 +307,7 @@ impl Mode for Masquerade {
             self.echo.deadline(),
             self.reassembler.deadline(),
             self.responders.deadline(),
+            self.leave_at,
         ]
         .into_iter()
         .flatten()
@@ -329,6 +339,7 @@ impl Mode for Masquerade {
     }
 
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.on_pair(now, true);
         self.responders
             .on_link_up(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
@@ -337,8 +348,10 @@ impl Mode for Masquerade {
         self.udp.on_link_up();
     }
 
-    /// Addresses, listening sockets and connections belong to the VM and stay.
-    fn on_link_down(&mut self, _now: Instant) {
+    /// Addresses, listening sockets and connections belong to the VM and stay; or go to another
+    /// worker, if it is only this queue pair that is gone.
+    fn on_link_down(&mut self, now: Instant) {
+        self.on_pair(now, false);
         self.responders.on_link_down();
     }
 }
@@ -363,6 +376,8 @@ impl Masquerade {
             .as_ref()
             .map(Steering::take)
             .unwrap_or_default();
+        self.take_in(now, sink);
+        self.leave(now);
         for letter in handed {
             let slices = [GuestSlice::from_bytes(&letter.bytes)];
             let frame = GuestFrame {
@@ -372,6 +387,7 @@ impl Masquerade {
                 offload: letter.offload,
             };
             self.on_burst(now, &[frame], sink);
+            self.follow_guest(letter.from);
         }
     }
 

@@ -4,18 +4,26 @@
 //! each frame anew, as a rule by the CPU the program runs on, so a frame may come to
 //! another worker than its flow's. That worker looks the owner up and hands it a copy.
 //! With one queue pair none of this exists.
+//!
+//! A flow is given to another worker when the guest has switched its owner's queue pair off,
+//! or sends it on another pair for good ([`moving`](super::moving)). The flow is put into the
+//! other's mailbox before that one is entered as its owner: whoever finds himself entered and
+//! does not have the flow finds it there.
 
+use super::moving::MovedFlow;
 use crate::frame::{GuestFrame, Offload};
 use crate::packet::MacAddr;
-use crate::poller::{Interest, Owner, Poller, Token};
+use crate::poller::{self, Interest, Poller, Token};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+/// No worker has this number.
+const NOBODY: usize = usize::MAX;
 /// Bytes of frames that may wait for one worker.
 const MAILBOX: usize = 4 << 20;
 
@@ -36,10 +44,22 @@ pub struct Handed {
     pub bytes: Vec<u8>,
     /// Its offload metadata.
     pub offload: Offload,
+    /// The worker whose ring it came on.
+    pub from: usize,
+}
+
+/// Whose a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This worker's.
+    Me,
+    /// Another one's.
+    Worker(usize),
 }
 
 #[derive(Default)]
 struct Letters {
+    flows: Vec<MovedFlow>,
     frames: Vec<Handed>,
     bytes: usize,
 }
@@ -47,6 +67,15 @@ struct Letters {
 struct Mailbox {
     letters: Mutex<Letters>,
     wake: EventFd,
+    /// Whether the worker's queue pair is in use.
+    is_up: AtomicBool,
+}
+
+impl Mailbox {
+    fn ring(&self) {
+        // Fails only if the counter is at its highest, and then the owner is told anyway.
+        let _ = self.wake.write(1);
+    }
 }
 
 /// What the workers of a port share.
@@ -71,6 +100,7 @@ impl Directory {
                 Ok(Mailbox {
                     letters: Mutex::default(),
                     wake: EventFd::new(EFD_NONBLOCK)?,
+                    is_up: AtomicBool::new(false),
                 })
             })
             .collect::<io::Result<_>>()?;
@@ -98,6 +128,15 @@ struct Entry {
     steering: Steering,
 }
 
+impl Claim {
+    /// Lets go of the flow without taking it out: another worker is about to be its owner.
+    pub fn pass_on(mut self) -> SteeringKey {
+        let key = self.0.key;
+        self.0.steering.me = NOBODY;
+        key
+    }
+}
+
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Claim({:?})", self.0.key)
@@ -110,7 +149,7 @@ impl Steering {
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
-        let token = Token::new(Owner::Handover, 0);
+        let token = Token::new(poller::Owner::Handover, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
         Ok(Self { me, directory })
     }
@@ -139,10 +178,35 @@ impl Steering {
         }))
     }
 
-    /// The other worker that owns the flow, if one does.
-    pub fn owner(&self, key: &SteeringKey) -> Option<usize> {
+    /// Who owns the flow, if somebody does.
+    pub fn owner(&self, key: &SteeringKey) -> Option<Owner> {
         let owners = self.directory.owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(key).copied().filter(|&owner| owner != self.me)
+        owners.get(key).map(|&owner| match owner {
+            me if me == self.me => Owner::Me,
+            other => Owner::Worker(other),
+        })
+    }
+
+    /// Says whether this worker's queue pair is in use. Those whose pairs are not are woken by
+    /// one that is from now on: it may take their flows.
+    pub fn set_up(&self, up: bool) {
+        let was = self.directory.mailboxes[self.me].is_up.swap(up, Ordering::AcqRel);
+        if up && !was {
+            self.others(false)
+                .for_each(|other| self.directory.mailboxes[other].ring());
+        }
+    }
+
+    /// Whether this worker's queue pair is in use.
+    pub fn is_up(&self) -> bool {
+        self.directory.mailboxes[self.me].is_up.load(Ordering::Acquire)
+    }
+
+    /// The other workers whose queue pairs are in use, or are not.
+    pub fn others(&self, up: bool) -> impl Iterator<Item = usize> {
+        let all = self.directory.mailboxes.iter().enumerate();
+        all.filter(move |&(worker, mailbox)| worker != self.me && mailbox.is_up.load(Ordering::Acquire) == up)
+            .map(|(worker, _)| worker)
     }
 
     /// Hands a copy of `frame` to worker `owner`; false if its mailbox is full.
@@ -158,14 +222,24 @@ impl Steering {
         letters.frames.push(Handed {
             bytes,
             offload: frame.offload,
+            from: self.me,
         });
         let is_first = letters.frames.len() == 1;
         drop(letters);
         if is_first {
-            // Fails only if the counter is at its highest, and then the owner is told anyway.
-            let _ = mailbox.wake.write(1);
+            mailbox.ring();
         }
         true
+    }
+
+    /// Gives a flow to worker `owner`.
+    pub fn give(&self, owner: usize, key: SteeringKey, flow: MovedFlow) {
+        let mailbox = &self.directory.mailboxes[owner];
+        lock(&mailbox.letters).flows.push(flow);
+        let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
+        owners.insert(key, owner);
+        drop(owners);
+        mailbox.ring();
     }
 
     /// Takes the frames handed to us.
@@ -173,7 +247,14 @@ impl Steering {
         let mailbox = &self.directory.mailboxes[self.me];
         // Nothing to read means only that somebody else's wake-up came with ours.
         let _ = mailbox.wake.read();
-        std::mem::take(&mut *lock(&mailbox.letters)).frames
+        let mut letters = lock(&mailbox.letters);
+        letters.bytes = 0;
+        std::mem::take(&mut letters.frames)
+    }
+
+    /// Takes the flows given to us.
+    pub fn take_flows(&self) -> Vec<MovedFlow> {
+        std::mem::take(&mut lock(&self.directory.mailboxes[self.me].letters).flows)
     }
 }
 
@@ -226,13 +307,29 @@ mod tests {
     fn a_flow_belongs_to_who_made_it_until_it_ends() {
         let (a, b) = pair();
         let claim = a.claim(key(1));
-        assert_eq!((a.owner(&key(1)), b.owner(&key(1))), (None, Some(0)));
+        assert_eq!(
+            (a.owner(&key(1)), b.owner(&key(1))),
+            (Some(Owner::Me), Some(Owner::Worker(0)))
+        );
         assert_eq!(b.owner(&key(2)), None);
         let anew = b.claim(key(1));
         drop(claim);
-        assert_eq!(a.owner(&key(1)), Some(1), "the later claim stands");
+        assert_eq!(a.owner(&key(1)), Some(Owner::Worker(1)), "the later claim stands");
         drop(anew);
         assert_eq!(a.owner(&key(1)), None);
+    }
+
+    #[test]
+    fn who_comes_up_wakes_those_whose_pairs_are_not_in_use() {
+        let (a, b) = pair();
+        assert!(!a.is_up());
+        a.set_up(true);
+        assert_eq!(b.others(true).collect::<Vec<_>>(), [0]);
+        let wakes = |of: &Steering| of.directory.mailboxes[of.me].wake.read().is_ok();
+        assert!(wakes(&b));
+        b.set_up(true);
+        a.set_up(true);
+        assert!(!wakes(&a) && !wakes(&b), "nobody's flows are without a pair");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod isn;
 mod keepalive;
 mod listener;
 mod local_ports;
+mod moving;
 mod open;
 mod pressure;
 mod receive;
@@ -60,6 +61,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use self::moving::MovedFlow;
 pub use self::receive::Segment;
 
 /// Both ends of a connection, as the guest sees them.
@@ -99,7 +101,7 @@ struct Flow {
     standing: Standing,
     entry: u32,
     /// Its entry among the flows of all workers, if there are several.
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
 }
 
 /// Besides this an idle flow takes five bytes of index and one timer.
@@ -279,36 +281,53 @@ impl TcpFlows {
         None
     }
 
-    fn insert(&mut self, ctx: &mut Context<'_>, key: FlowKey, connection: Connection, stream: Socket, dscp: u8) {
-        let generation = self.next_generation;
-        self.next_generation = (generation + 1) & GENERATION_MASK;
-        let claim = ctx.claim(protocol::TCP, key.guest, key.remote);
+    fn insert(&mut self, ctx: &mut Context<'_>, connection: Connection, stream: Socket, dscp: u8) {
+        let slot = self.put_in(
+            ctx,
+            Flow {
+                connection,
+                stream: Some(stream),
+                generation: 0,
+                scheduled: Scheduled::default(),
+                is_queued: false,
+                awaits_room: false,
+                dscp,
+                standing: Standing::default(),
+                entry: 0,
+                claim: None,
+            },
+        );
+        let progress = self.flows[slot].connection.progress();
+        self.settle(ctx, slot, progress);
+    }
+
+    /// Gives a flow its slot and has its socket watched.
+    fn put_in(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> usize {
+        let key = flow.key();
+        flow.generation = self.next_generation;
+        self.next_generation = (flow.generation + 1) & GENERATION_MASK;
+        flow.claim = ctx.claim(protocol::TCP, key.guest, key.remote);
+        flow.scheduled = Scheduled::default();
+        (flow.is_queued, flow.awaits_room) = (false, false);
+        flow.standing = Standing::default();
         let slot = self.flows.vacant_key();
+        let watched = match &flow.stream {
+            Some(stream) => ctx
+                .poller
+                .add(stream, token(slot, flow.generation), Interest::StreamEdge),
+            None => {
+                self.in_time_wait += 1;
+                Ok(())
+            }
+        };
         let flows = &self.flows;
         self.slots.insert(&key, narrow(slot), |known| key_at(flows, known));
-        self.flows.insert(Flow {
-            connection,
-            stream: Some(stream),
-            generation,
-            scheduled: Scheduled::default(),
-            is_queued: false,
-            awaits_room: false,
-            dscp,
-            standing: Standing::default(),
-            entry: 0,
-            _claim: claim,
-        });
-        let flow = &self.flows[slot];
-        let watched = flow
-            .stream
-            .as_ref()
-            .map(|s| ctx.poller.add(s, token(slot, flow.generation), Interest::StreamEdge));
-        if let Some(Err(_)) = watched {
+        self.flows.insert(flow);
+        if watched.is_err() {
             ctx.counters.count_drop(DropReason::SocketError);
             self.flows[slot].connection.abort(ctx);
         }
-        let progress = self.flows[slot].connection.progress();
-        self.settle(ctx, slot, progress);
+        slot
     }
 
     /// A host socket or a listening socket is ready.
@@ -476,14 +495,20 @@ impl TcpFlows {
     }
 
     fn remove(&mut self, slot: usize) {
+        let flow = self.take_out(slot);
+        if let Some(stream) = &flow.stream
+            && flow.connection.state() == State::Aborted
+        {
+            host_socket::make_close_a_reset(stream);
+        }
+    }
+
+    fn take_out(&mut self, slot: usize) -> Flow {
         let flow = self.flows.remove(slot);
         self.pressure.forget(&flow);
         self.slots.remove(&flow.key(), narrow(slot));
-        match &flow.stream {
-            None => self.in_time_wait -= 1,
-            Some(stream) if flow.connection.state() == State::Aborted => host_socket::make_close_a_reset(stream),
-            Some(_) => {}
-        }
+        self.in_time_wait -= usize::from(flow.stream.is_none());
+        flow
     }
 
     fn is_full(&self) -> bool {

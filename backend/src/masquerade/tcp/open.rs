@@ -69,7 +69,7 @@ impl TcpFlows {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return connect_failed(ctx, &mut connection, &e, None),
         }
-        self.insert(ctx, key, connection, stream, dscp);
+        self.insert(ctx, connection, stream, dscp);
     }
 
     /// Clients wait at a listening socket.
@@ -110,7 +110,7 @@ impl TcpFlows {
         ctx.counters.add(Count::TcpIn, 1);
         let opening = self.opening(ctx, key);
         let connection = Connection::to_guest(&opening, ctx);
-        self.insert(ctx, key, connection, client.stream, 0);
+        self.insert(ctx, connection, client.stream, 0);
     }
 
     /// The key for a client: its real port, unless two clients look alike to the guest.

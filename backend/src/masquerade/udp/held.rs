@@ -35,7 +35,7 @@ pub struct Arrived<'a> {
 
 /// Something that waits for room.
 #[derive(Debug)]
-struct Held {
+pub struct Held {
     key: FlowKey,
     traffic_class: u8,
     segment: Option<u16>,
@@ -68,6 +68,26 @@ impl Delivery {
     /// True if something waits for room.
     pub fn is_holding(&self) -> bool {
         !self.held.is_empty()
+    }
+
+    /// Takes out what is held of a flow that goes to another worker.
+    pub fn take(&mut self, key: &FlowKey) -> Vec<Held> {
+        let mut taken = Vec::new();
+        for held in std::mem::take(&mut self.held) {
+            if held.key == *key {
+                self.bytes -= held.body.len();
+                taken.push(held);
+            } else {
+                self.held.push_back(held);
+            }
+        }
+        taken
+    }
+
+    /// Holds what another worker held of a flow.
+    pub fn put(&mut self, held: Vec<Held>) {
+        self.bytes += held.iter().map(|held| held.body.len()).sum::<usize>();
+        self.held.extend(held);
     }
 
     /// Sends a datagram, or a run of them; holds it if there is no room.

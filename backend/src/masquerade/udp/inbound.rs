@@ -300,7 +300,14 @@ impl UdpFlows {
     }
 
     /// Puts a flow into the table and has its socket watched.
-    pub(super) fn start(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
+    pub(super) fn start(&mut self, ctx: &mut Context<'_>, flow: Flow) -> Option<FlowRef> {
+        let made = self.watch(ctx, flow)?;
+        ctx.counters.add(Count::UdpFlows, 1);
+        Some(made)
+    }
+
+    /// Gives a flow its slot and has its socket watched.
+    pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
         flow.claim = ctx.claim(protocol::UDP, flow.key.guest, flow.key.peer);
         let made = self.table.insert(flow);
         let token = Token {
@@ -314,7 +321,6 @@ impl UdpFlows {
             self.table.remove(made);
             return None;
         }
-        ctx.counters.add(Count::UdpFlows, 1);
         Some(made)
     }
 

@@ -18,11 +18,14 @@ mod errors;
 mod flow;
 mod held;
 mod inbound;
+mod moving;
 mod readdress;
 mod receive;
 mod socket;
 mod table;
 mod transmit;
+
+pub use self::moving::MovedFlow;
 
 use super::icmp::{IcmpError, refuse};
 use super::{Context, Destination, Families};

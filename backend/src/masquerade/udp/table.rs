@@ -13,7 +13,7 @@ use super::super::recency::Recency;
 use super::flow::{Exchange, Flow, FlowKey, FlowRef, Side};
 use crate::poller::{GENERATION_MASK, Owner, Token};
 use crate::time::Instant;
-use crate::timers::TimerQueue;
+use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
 use socket2::Domain;
 use std::collections::HashMap;
@@ -209,8 +209,9 @@ impl FlowTable {
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
         flow.generation = made.generation;
         let deadline = flow.expires();
+        flow.scheduled = Scheduled::default();
         self.timers.schedule(&mut flow.scheduled, made, deadline);
-        if flow.origin == Side::World {
+        if flow.origin == Side::World && flow.is_unreplied() {
             self.unanswered_inbound += 1;
         }
         if let Some(port) = flow.kept_port {
@@ -246,11 +247,19 @@ impl FlowTable {
         self.order.touch(list, flow.index);
     }
 
+    /// One of the flows, if there is any.
+    pub fn any(&self) -> Option<FlowKey> {
+        self.flows.iter().next().map(|(_, flow)| flow.key)
+    }
+
     /// Drops a flow and closes its socket.
     pub fn remove(&mut self, flow: FlowRef) {
-        if self.get(flow).is_none() {
-            return;
-        }
+        drop(self.take_out(flow));
+    }
+
+    /// Takes a flow out of the table.
+    pub fn take_out(&mut self, flow: FlowRef) -> Option<Flow> {
+        self.get(flow)?;
         let gone = self.flows.remove(flow.index as usize);
         self.order.remove(flow.index);
         self.by_key.remove(&gone.key, flow.index);
@@ -260,6 +269,7 @@ impl FlowTable {
         if let Some(port) = gone.kept_port {
             self.disown_port(gone.domain, port);
         }
+        Some(gone)
     }
 
     /// Drops the flows to a peer that `is_gone` names.

@@ -1,0 +1,407 @@
+//! Two workers of a port, and peers on the host's loopback: flows go to where the guest can be
+//! reached, and to where it sends them.
+
+use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
+use crate::masquerade::moving::{OFTEN, SETTLED};
+use crate::masquerade::test_support::{GUEST_MAC, guest, host_seen, ip, packet, parse, udp_datagram, udp_frame};
+use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
+use crate::mode::{FlowCount, Mode};
+use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, protocol};
+use crate::poller::{EventBuffer, Poller};
+use crate::responder::testing;
+use crate::time::Instant;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Worker {
+    mode: Masquerade,
+    poller: Poller,
+    counters: Arc<Counters>,
+    sink: TestSink,
+}
+
+/// The workers of a port of two queue pairs, both in use.
+struct Port {
+    workers: [Worker; 2],
+    now: Instant,
+}
+
+impl Port {
+    fn new() -> Self {
+        let directory = Directory::new(2).unwrap();
+        let services = testing::config();
+        let masquerade = MasqueradeConfig {
+            ipv4: services.ipv4,
+            map_host_loopback: vec![ip("10.0.2.9")],
+            ..MasqueradeConfig::default()
+        };
+        let port = PortConfig {
+            name: "test".to_owned(),
+            mac: Some(GUEST_MAC),
+            mtu: 1500,
+            queue_pairs: NonZeroU16::new(2).unwrap(),
+            pace: PaceConfig::default(),
+            policy: PolicyConfig::default(),
+            mode: ModeConfig::Masquerade(masquerade.clone()),
+        };
+        let now = Instant::from_nanos(1_000_000_000);
+        let workers = [0, 1].map(|worker| {
+            let (poller, counters) = (Poller::new().unwrap(), Arc::new(Counters::default()));
+            let setup = MasqueradeSetup {
+                port: &port,
+                mode: &masquerade,
+                poller: poller.clone(),
+                counters: Arc::clone(&counters),
+                worker,
+                directory: directory.clone(),
+                held: Arc::default(),
+                flow_limit: 16,
+            };
+            let mut worker = Worker {
+                mode: Masquerade::new(setup).unwrap(),
+                poller,
+                counters,
+                sink: TestSink::default(),
+            };
+            worker.mode.on_link_up(now, &mut worker.sink);
+            worker
+        });
+        Self { workers, now }
+    }
+
+    /// The guest sends a frame on a pair.
+    fn send(&mut self, worker: usize, bytes: Vec<u8>) {
+        let Worker { mode, sink, .. } = &mut self.workers[worker];
+        OwnedFrame::new(bytes).with(|frame| mode.on_burst(self.now, &[*frame], sink));
+    }
+
+    /// Handles what is ready at a worker; true if anything was.
+    fn turn(&mut self, worker: usize, timeout: Duration) -> bool {
+        let Worker { mode, sink, poller, .. } = &mut self.workers[worker];
+        let mut events = Vec::new();
+        let mut buffer = EventBuffer::with_capacity(16);
+        poller
+            .wait(&mut buffer, Some(timeout), |token, ready| events.push((token, ready)))
+            .unwrap();
+        for &(token, ready) in &events {
+            mode.on_event(self.now, token, ready, sink);
+        }
+        !events.is_empty()
+    }
+
+    /// Lets a worker handle what comes until a frame for the guest of a flow has.
+    fn wait_frame(&mut self, worker: usize) -> Delivered {
+        let started = std::time::Instant::now();
+        while started.elapsed() < PATIENCE {
+            let mut frames = self.workers[worker].sink.take();
+            // Advertisements of routers are no flow's.
+            frames.retain(|frame| {
+                parse(&frame.bytes)
+                    .0
+                    .network
+                    .transport()
+                    .is_some_and(|(p, ..)| p != protocol::ICMPV6)
+            });
+            if let Some(frame) = frames.pop() {
+                return frame;
+            }
+            self.turn(worker, PATIENCE);
+        }
+        panic!("nothing came to the guest on pair {worker}");
+    }
+
+    fn drain(&mut self, worker: usize) {
+        while self.turn(worker, Duration::ZERO) {}
+    }
+
+    /// The guest switches a pair off, and time passes.
+    fn switch_off(&mut self, worker: usize) {
+        self.workers[worker].mode.on_link_down(self.now);
+        self.workers[worker].sink.room = 0;
+        self.pass(worker);
+    }
+
+    fn pass(&mut self, worker: usize) {
+        self.now = self.now + SETTLED;
+        let Worker { mode, sink, .. } = &mut self.workers[worker];
+        if mode.deadline().is_some_and(|at| at <= self.now) {
+            mode.on_timer(self.now, sink);
+        }
+    }
+
+    fn switch_on(&mut self, worker: usize) {
+        let Worker { mode, sink, .. } = &mut self.workers[worker];
+        sink.room = usize::MAX;
+        mode.on_link_up(self.now, sink);
+    }
+
+    fn flows(&self) -> [FlowCount; 2] {
+        [0, 1].map(|worker| self.workers[worker].mode.flow_count())
+    }
+
+    fn count(&self, worker: usize, count: Count) -> u64 {
+        self.workers[worker].counters.count(count)
+    }
+
+    fn dropped(&self) -> u64 {
+        let all = self
+            .workers
+            .iter()
+            .flat_map(|w| DropReason::ALL.iter().map(|r| w.counters.dropped(*r)));
+        all.sum()
+    }
+}
+
+const fn flows(tcp: usize, udp: usize) -> FlowCount {
+    FlowCount { tcp, udp, echo: 0 }
+}
+
+/// A UDP flow of the guest through a pair: the peer's socket, and how it sees the guest.
+struct Udp {
+    server: UdpSocket,
+    client: SocketAddr,
+    guest: SocketAddr,
+    remote: SocketAddr,
+}
+
+impl Udp {
+    fn open(port: &mut Port, worker: usize) -> Self {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let remote = host_seen(ip("10.0.2.9"), server.local_addr().unwrap().port());
+        let guest = guest(remote.ip(), 40_000);
+        port.send(worker, udp_frame(guest, remote, 64, b"question"));
+        let (_, client) = server.recv_from(&mut [0; 64]).unwrap();
+        Self {
+            server,
+            client,
+            guest,
+            remote,
+        }
+    }
+
+    fn answer(&self, bytes: &[u8]) {
+        self.server.send_to(bytes, self.client).unwrap();
+    }
+
+    fn send(&self, port: &mut Port, worker: usize) {
+        port.send(worker, udp_frame(self.guest, self.remote, 64, b"more"));
+    }
+
+    fn hear(&self) {
+        let (n, from) = self.server.recv_from(&mut [0; 64]).unwrap();
+        assert_eq!((n, from), (4, self.client), "by the same socket");
+    }
+}
+
+#[test]
+fn a_udp_flow_whose_pair_is_switched_off_goes_on_at_another() {
+    let mut port = Port::new();
+    let flow = Udp::open(&mut port, 1);
+    assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
+    flow.answer(b"first");
+    assert_eq!(udp_datagram(&port.wait_frame(1)).2, b"first");
+    // The answer comes while nobody can give it to the guest.
+    port.workers[1].mode.on_link_down(port.now);
+    port.workers[1].sink.room = 0;
+    flow.answer(b"second");
+    while !port.turn(1, PATIENCE) {}
+    port.pass(1);
+    assert_eq!(
+        udp_datagram(&port.wait_frame(0)),
+        (flow.remote, flow.guest, b"second".to_vec())
+    );
+    assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
+    assert_eq!(port.count(1, Count::FlowsMoved), 1);
+    flow.send(&mut port, 0);
+    flow.hear();
+    assert_eq!((port.dropped(), port.count(0, Count::Handovers)), (0, 0));
+}
+
+#[test]
+fn a_device_that_stops_moves_nothing_until_a_pair_is_back() {
+    let mut port = Port::new();
+    let flow = Udp::open(&mut port, 1);
+    for worker in [0, 1] {
+        port.workers[worker].mode.on_link_down(port.now);
+    }
+    port.pass(1);
+    assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
+    // The guest is back with one pair.
+    port.switch_on(0);
+    port.drain(1);
+    port.drain(0);
+    assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
+    flow.answer(b"still");
+    assert_eq!(udp_datagram(&port.wait_frame(0)).2, b"still");
+}
+
+#[test]
+fn a_device_that_stops_and_starts_at_once_moves_nothing() {
+    let mut port = Port::new();
+    let _flow = Udp::open(&mut port, 1);
+    port.workers[1].mode.on_link_down(port.now);
+    port.switch_on(1);
+    port.pass(1);
+    port.drain(1);
+    assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
+}
+
+#[test]
+fn a_flow_follows_the_guest_to_the_pair_it_sends_on() {
+    let mut port = Port::new();
+    let flow = Udp::open(&mut port, 1);
+    for _ in 0..OFTEN {
+        assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)], "a few frames are no habit");
+        flow.send(&mut port, 0);
+        port.drain(1);
+        flow.hear();
+    }
+    port.drain(0);
+    assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
+    flow.answer(b"here");
+    assert_eq!(udp_datagram(&port.wait_frame(0)).2, b"here");
+    flow.send(&mut port, 0);
+    flow.hear();
+    assert_eq!(port.count(0, Count::Handovers), u64::from(OFTEN), "it is at home");
+    assert_eq!(port.dropped(), 0);
+}
+
+#[test]
+fn a_frame_that_is_faster_than_its_flow_finds_it() {
+    let mut port = Port::new();
+    let flow = Udp::open(&mut port, 1);
+    port.switch_off(1);
+    // Worker 0 has not looked into its mailbox.
+    flow.send(&mut port, 0);
+    flow.hear();
+    assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
+    assert_eq!(port.count(0, Count::UdpFlows), 0, "it is the one there was");
+}
+
+/// A TCP connection of the guest.
+struct Tcp {
+    peer: TcpStream,
+    guest: SocketAddr,
+    remote: SocketAddr,
+    next: u32,
+    expected: u32,
+}
+
+impl Tcp {
+    fn open(port: &mut Port, worker: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let remote = host_seen(ip("10.0.2.9"), listener.local_addr().unwrap().port());
+        let guest = guest(remote.ip(), 40_000);
+        port.send(worker, segment(guest, remote, TcpFlags::SYN, 1000, 0, b""));
+        let (peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (header, _) = tcp_segment(&port.wait_frame(worker));
+        assert!(header.flags.has(TcpFlags::SYN));
+        let mut made = Self {
+            peer,
+            guest,
+            remote,
+            next: 1001,
+            expected: header.seq.wrapping_add(1),
+        };
+        made.send(port, worker, b"");
+        made
+    }
+
+    fn send(&mut self, port: &mut Port, worker: usize, payload: &[u8]) {
+        let frame = segment(
+            self.guest,
+            self.remote,
+            TcpFlags::ACK,
+            self.next,
+            self.expected,
+            payload,
+        );
+        self.next += u32::try_from(payload.len()).unwrap();
+        port.send(worker, frame);
+    }
+
+    /// The next segment with bytes for the guest.
+    fn receive(&mut self, port: &mut Port, worker: usize) -> Vec<u8> {
+        loop {
+            let (header, payload) = tcp_segment(&port.wait_frame(worker));
+            if !payload.is_empty() {
+                assert_eq!(header.seq, self.expected);
+                self.expected += u32::try_from(payload.len()).unwrap();
+                return payload;
+            }
+        }
+    }
+}
+
+fn segment(src: SocketAddr, dst: SocketAddr, flags: TcpFlags, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+    let header = TcpHeader {
+        src_port: src.port(),
+        dst_port: dst.port(),
+        seq,
+        ack,
+        flags,
+        window: 65_535,
+        ..TcpHeader::default()
+    };
+    let mut bytes = vec![0; TcpHeader::LEN];
+    header.emit(&mut bytes, 0);
+    bytes.extend_from_slice(payload);
+    packet(src.ip(), dst.ip(), protocol::TCP, 64, &bytes)
+}
+
+fn tcp_segment(delivered: &Delivered) -> (TcpHeader, Vec<u8>) {
+    let (headers, _) = parse(&delivered.bytes);
+    let (_, at, len) = headers.network.transport().unwrap();
+    assert!(at >= EthernetHeader::LEN);
+    let bytes = &delivered.bytes[at..at + len];
+    let header = TcpHeader::parse(bytes, len).unwrap();
+    (header, bytes[header.header_len..].to_vec())
+}
+
+#[test]
+fn a_connection_whose_pair_is_switched_off_goes_on_at_another_and_loses_nothing() {
+    let mut port = Port::new();
+    let mut flow = Tcp::open(&mut port, 1);
+    flow.peer.write_all(b"first").unwrap();
+    assert_eq!(flow.receive(&mut port, 1), b"first");
+    flow.send(&mut port, 1, b"");
+    // What comes while there is no ring to give it to the guest by.
+    port.workers[1].mode.on_link_down(port.now);
+    port.workers[1].sink.room = 0;
+    flow.peer.write_all(b"second").unwrap();
+    while !port.turn(1, PATIENCE) {}
+    port.pass(1);
+    assert_eq!(flow.receive(&mut port, 0), b"second");
+    flow.send(&mut port, 0, b"third");
+    let mut got = [0; 5];
+    flow.peer.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"third");
+    assert_eq!(port.flows(), [flows(1, 0), flows(0, 0)]);
+    assert_eq!((port.count(1, Count::FlowsMoved), port.dropped()), (1, 0));
+}
+
+#[test]
+fn a_connection_follows_the_guest_too() {
+    let mut port = Port::new();
+    let mut flow = Tcp::open(&mut port, 1);
+    for _ in 0..OFTEN {
+        flow.send(&mut port, 0, b"x");
+        port.drain(1);
+    }
+    let mut got = [0; OFTEN as usize];
+    flow.peer.read_exact(&mut got).unwrap();
+    port.drain(0);
+    assert_eq!(port.flows(), [flows(1, 0), flows(0, 0)]);
+    flow.peer.write_all(b"answer").unwrap();
+    assert_eq!(flow.receive(&mut port, 0), b"answer");
+    assert_eq!(port.dropped(), 0);
+}
