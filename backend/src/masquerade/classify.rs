@@ -164,8 +164,8 @@ impl Masquerade {
         frame: &GuestFrame<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<(), DropReason> {
-        let is_elsewhere =
-            !self.udp.has(key.guest, key.peer) && self.hand_over(protocol::UDP, key.guest, key.peer, frame)?;
+        let is_elsewhere = !self.udp.has(key.guest, key.peer)
+            && self.hand_over(now, (protocol::UDP, key.guest, key.peer), frame, sink)?;
         let ctx = &self.surroundings.context(now, sink);
         if is_elsewhere || self.udp.on_refusal(ctx, &key) {
             Ok(())
