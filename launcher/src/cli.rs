@@ -7,6 +7,8 @@ use crate::client::args::{
 };
 use crate::forward::{self, Kept, Ports};
 use crate::pace::PaceArgs;
+use crate::plan::PlanSetup;
+use crate::plan::args::PlanArgs;
 use crate::policy::PolicyArgs;
 use crate::sandbox::SandboxArgs;
 use crate::store::args::{Leases, StoreArgs};
@@ -138,6 +140,16 @@ pub struct ManifestArgs {
     /// Where the sockets are made, <interface name>.sock each
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SOCKET_DIR)]
     pub socket_dir: PathBuf,
+    /// What the files do not say.
+    #[command(flatten)]
+    pub plan: PlanArgs,
+}
+
+impl ManifestArgs {
+    /// What the plan is made with.
+    pub fn setup(&self) -> PlanSetup<'_> {
+        PlanSetup::new(&self.socket_dir, &self.plan)
+    }
 }
 
 /// Options of `validate`.

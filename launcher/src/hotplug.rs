@@ -30,9 +30,10 @@ use crate::host::Host;
 use crate::leases;
 use crate::machine::{Machine, Nic};
 use crate::manifest::SourceFile;
+use crate::manifest::interface::LinkState;
 use crate::manifest::report::Problem;
-use crate::manifest::vm::LinkState;
-use crate::plan::{NicPlan, VmPlan};
+use crate::plan::args::PlanArgs;
+use crate::plan::{NicPlan, PlanSetup, VmPlan};
 use crate::run;
 use crate::service_manager;
 use crate::store::args::StoreArgs;
@@ -62,6 +63,8 @@ pub struct HotplugSetup {
     pub patience: Patience,
     /// Where leases are kept.
     pub store: StoreArgs,
+    /// What manifests are read with.
+    pub args: PlanArgs,
     /// Ports left to the pod, of an interface that has every one.
     pub kept: Vec<Kept>,
     /// What is served at first.
@@ -278,7 +281,12 @@ impl Operator {
     }
 
     fn plug(&mut self, files: &[SourceFile], only: Option<&str>) -> Outcome {
-        let checked = validate::check_sources(files, &self.setup.socket_dir);
+        let setup = PlanSetup {
+            socket_dir: &self.setup.socket_dir,
+            args: &self.setup.args,
+            served: Some((&self.setup.plan.namespace, &self.setup.plan.name)),
+        };
+        let checked = validate::check_sources(files, &setup);
         let Checked { mut plan, warnings } = checked.map_err(|rejected| {
             let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
             HotplugError::Manifests(lines.join("\n"))

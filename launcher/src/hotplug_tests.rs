@@ -51,7 +51,9 @@ fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
 }
 
 fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
-    validate::check_sources(&source(interfaces), folder).unwrap().plan
+    validate::check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanArgs::default()))
+        .unwrap()
+        .plan
 }
 
 /// A machine that serves `interfaces`, and who changes it.
@@ -63,6 +65,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
     let setup = HotplugSetup {
         site: site.clone(),
         socket_dir: folder.to_owned(),
+        args: PlanArgs::default(),
         vmm,
         patience: Patience::default(),
         store: StoreArgs {

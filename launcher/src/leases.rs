@@ -162,6 +162,7 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     let manifest = ManifestArgs {
         files: args.files.clone(),
         socket_dir: PathBuf::new(),
+        plan: args.plan.clone(),
     };
     let plans = validate::check_all(&manifest)?.map_err(Rejected::tell)?;
     let mut store = open(&args.store, Access::Make)?;

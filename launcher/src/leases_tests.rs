@@ -4,6 +4,8 @@ use super::*;
 use crate::cli::Cli;
 use crate::manifest::SourceFile;
 use crate::manifest::ipam::StaticAddress;
+use crate::plan::PlanSetup;
+use crate::plan::args::PlanArgs;
 use crate::store::Holder;
 use clap::Parser as _;
 use std::path::Path;
@@ -20,7 +22,10 @@ fn planned(interface: &str, config: &str) -> VmPlan {
         name: "vm.yaml".into(),
         text,
     };
-    let checked = validate::check_sources(&[source], Path::new("/run/hawser"));
+    let checked = validate::check_sources(
+        &[source],
+        &PlanSetup::new(Path::new("/run/hawser"), &PlanArgs::default()),
+    );
     checked.unwrap_or_else(|rejected| panic!("{:?}", rejected.errors)).plan
 }
 
@@ -188,7 +193,10 @@ fn macs_come_from_the_option_else_from_kubemacpools_config_map() {
             panic!("run was parsed")
         };
         let (name, text) = ("vm.yaml".into(), manifest);
-        let checked = validate::check_sources(&[SourceFile { name, text }], Path::new("/run/hawser"));
+        let checked = validate::check_sources(
+            &[SourceFile { name, text }],
+            &PlanSetup::new(Path::new("/run/hawser"), &PlanArgs::default()),
+        );
         let mut plan = checked.unwrap().plan;
         settle(&mut plan, &args.store).unwrap();
         plan.nics[0].mac.unwrap().to_string()

@@ -49,7 +49,7 @@ use config::{ConfigError, Plan};
 use failure::Failure;
 use host::Host;
 use machine::{Meeting, Nic};
-use manifest::vm::DeviceHints;
+use manifest::interface::DeviceHints;
 use serve::Order;
 use std::io::Write as _;
 use std::process::ExitCode;

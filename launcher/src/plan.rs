@@ -5,23 +5,27 @@
 //! system: the same files give the same plan anywhere. What the system adds (which
 //! families the pod has, MTU, name servers) comes in when the plan is served.
 
+pub mod args;
+mod choice;
 mod claims;
+mod policies;
+mod services;
 
 use crate::forward::{self, Kept};
 use crate::manifest::Manifests;
 use crate::manifest::cni::{Attachment, Segment};
+use crate::manifest::interface::{Binding, DeviceHints, DhcpOptions, Interface, LinkState};
 use crate::manifest::ipam::{Ipam, Route};
 use crate::manifest::ipam_claim::IpamClaim;
+use crate::manifest::metadata::DEFAULT_NAMESPACE;
 use crate::manifest::network::NamedNetwork;
 use crate::manifest::ports::ISTIO_RESERVED;
 use crate::manifest::report::{Report, Spot};
-use crate::manifest::service::{Service, ServicePort, TargetPort};
-use crate::manifest::vm::{
-    Binding, DEFAULT_NAMESPACE, DeviceHints, DhcpOptions, Interface, LinkState, Network, NetworkSource, PodNetwork, Vm,
-};
+use crate::manifest::vm::{Network, NetworkSource, PodNetwork, Vm};
 use crate::store::range::MacRange;
 use crate::values;
-use hawser_backend::config::{Forward, Transport};
+use args::PlanArgs;
+use hawser_backend::config::Forward;
 use hawser_backend::packet::MacAddr;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -80,6 +84,8 @@ pub struct Places {
     pub mtu: String,
     /// `macAddress`
     pub mac: String,
+    /// Nowhere: the interface is one KubeVirt adds.
+    pub added: bool,
 }
 
 impl PartialEq for Places {
@@ -146,64 +152,67 @@ pub struct MasqueradePlan {
     pub dhcp: DhcpOptions,
 }
 
-/// Makes the plan. `None` if there is none to make; the report says why.
-pub fn make(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Option<VmPlan> {
-    let vm = match &manifests.machines[..] {
-        [vm] => vm,
-        [] => {
-            without_vm(manifests, report);
-            return None;
-        }
-        [_, more @ ..] => {
-            for vm in more {
-                let message = "one process serves one VM, and the files have another before this: leave one out";
-                report.error(&vm.spot, message);
-            }
-            return None;
-        }
-    };
-    Some(plan(manifests, vm, socket_dir, report))
+/// What a plan is made with, beside the manifests.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanSetup<'a> {
+    /// Where the sockets are.
+    pub socket_dir: &'a Path,
+    /// The options.
+    pub args: &'a PlanArgs,
+    /// Namespace and name of the VM that is served already.
+    pub served: Option<(&'a str, &'a str)>,
 }
 
-/// Makes the plans of every VM of the files.
-pub fn make_all(manifests: &Manifests, socket_dir: &Path, report: &Report) -> Vec<VmPlan> {
-    let machines = &manifests.machines;
-    for (n, vm) in machines.iter().enumerate() {
-        let same = |other: &&Vm| (&other.namespace, &other.name) == (&vm.namespace, &vm.name);
-        if let Some(other) = machines[..n].iter().find(same) {
-            let message = format!(
-                "a VM of this name is at {}:{} already: leave one out",
-                other.spot.file, other.spot.line
-            );
-            report.error(&vm.spot, message);
+impl<'a> PlanSetup<'a> {
+    /// Before anything is served.
+    pub const fn new(socket_dir: &'a Path, args: &'a PlanArgs) -> Self {
+        Self {
+            socket_dir,
+            args,
+            served: None,
         }
     }
-    if machines.is_empty() {
-        without_vm(manifests, report);
-    }
-    machines
-        .iter()
-        .map(|vm| plan(manifests, vm, socket_dir, report))
-        .collect()
+}
+
+/// Makes the plan. `None` if there is none to make; the report says why.
+pub fn make(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<VmPlan> {
+    let vm = choice::one(manifests, setup, report)?;
+    Some(plan(manifests, vm, setup, report))
+}
+
+/// Makes the plans of every VM of the files that the options mean.
+pub fn make_all(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<VmPlan> {
+    let machines = choice::all(manifests, setup, report);
+    let plans = machines.into_iter().map(|vm| plan(manifests, vm, setup, report));
+    plans.collect()
 }
 
 const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
 
-/// Without a VM the networks are what is to be checked.
+/// Without a VM the other objects are what is to be checked.
 fn without_vm(manifests: &Manifests, report: &Report) {
-    for network in &manifests.networks {
-        report.adopt(&network.problems);
-    }
+    let networks = manifests.networks.iter().map(|network| &network.problems);
+    let services = manifests.services.iter().map(|service| &service.problems);
+    let policies = manifests.policies.iter().map(|policy| &policy.problems);
+    networks
+        .chain(services)
+        .chain(policies)
+        .for_each(|problems| report.adopt(problems));
     if !report.has_errors() {
         report.error(&Spot::file("-f"), NO_VM);
     }
 }
 
-fn plan(manifests: &Manifests, vm: &Vm, socket_dir: &Path, report: &Report) -> VmPlan {
+fn plan(manifests: &Manifests, vm: &Vm, setup: &PlanSetup<'_>, report: &Report) -> VmPlan {
+    report.adopt(&vm.problems);
+    let with_default = vm
+        .default_interface
+        .then(|| vm.with_default_interface(setup.args.default_binding.binding()));
     let planner = Planner {
         manifests,
-        vm,
-        socket_dir,
+        vm: with_default.as_ref().unwrap_or(vm),
+        socket_dir: setup.socket_dir,
+        args: setup.args,
         report,
     };
     planner.plan()
@@ -213,15 +222,22 @@ struct Planner<'a> {
     manifests: &'a Manifests,
     vm: &'a Vm,
     socket_dir: &'a Path,
+    args: &'a PlanArgs,
     report: &'a Report,
 }
 
 impl Planner<'_> {
     fn plan(&self) -> VmPlan {
         self.check_names();
+        self.check_services();
+        self.check_policies();
         let nics: Vec<NicPlan> = self.vm.interfaces.iter().filter_map(|i| self.nic(i)).collect();
         if nics.is_empty() && !self.report.has_errors() {
-            let message = "every interface is absent: nothing is left to serve";
+            let message = if self.vm.interfaces.is_empty() {
+                "it has no interfaces, and autoattachPodInterface: false adds none: nothing is to be served"
+            } else {
+                "every interface is absent: nothing is left to serve"
+            };
             self.report.error(&self.vm.spot, message);
         }
         let is_absent = |interface: &&Interface| interface.state == LinkState::Absent;
@@ -269,17 +285,6 @@ impl Planner<'_> {
                 self.report.error(&pool.spot, message);
             }
         }
-        let networks = &self.manifests.networks;
-        for (n, network) in networks.iter().enumerate() {
-            let same = |other: &&NamedNetwork| other.name == network.name && other.namespace == network.namespace;
-            if let Some(other) = networks[..n].iter().find(same) {
-                let message = format!(
-                    "a network of this name is at {}:{} already: leave one out",
-                    other.spot.file, other.spot.line
-                );
-                self.report.error(&network.spot, message);
-            }
-        }
     }
 
     fn nic(&self, interface: &Interface) -> Option<NicPlan> {
@@ -322,6 +327,7 @@ impl Planner<'_> {
                 Some(spot) if interface.mac.is_none() => spot.to_string(),
                 _ => here.field("macAddress", here.line).to_string(),
             },
+            added: self.vm.default_interface,
         }
     }
 
@@ -414,7 +420,7 @@ impl Planner<'_> {
 
     /// A primary user-defined network is what `pod` means in its namespace.
     fn check_primary(&self, interface: &Interface) -> Option<()> {
-        let here = |n: &&NamedNetwork| n.primary && n.namespace.as_ref().is_none_or(|ns| *ns == self.vm.namespace);
+        let here = |n: &&NamedNetwork| n.primary && self.is_in(n, &self.vm.namespace);
         let Some(primary) = self.manifests.networks.iter().find(here) else {
             return Some(());
         };
@@ -427,27 +433,44 @@ impl Planner<'_> {
         None
     }
 
+    /// Whether a network can be named in a namespace.
+    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> bool {
+        match (&network.namespaces, &network.namespace) {
+            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)) != Some(false),
+            (None, Some(own)) => own == namespace,
+            (None, None) => true,
+        }
+    }
+
     fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
-        if namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE {
+        let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
+        if others && self.args.namespace_isolation {
             let message = format!(
-                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: networks of others cannot be named",
+                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: with --namespace-isolation \
+                 networks of others cannot be named",
                 self.vm.namespace
             );
             self.report.error(spot, message);
             return None;
         }
-        let fits = |n: &&NamedNetwork| n.name == name && n.namespace.as_deref().is_none_or(|ns| ns == namespace);
-        let found = self.manifests.networks.iter().find(fits);
-        match found {
-            Some(network) => self.report.adopt(&network.problems),
-            None => {
-                let message =
-                    format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
-                self.report.error(spot, message);
-            }
+        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace);
+        let mut found = self.manifests.networks.iter().filter(fits);
+        let Some(network) = found.next() else {
+            let message =
+                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+            self.report.error(spot, message);
+            return None;
+        };
+        for other in found {
+            let message = format!(
+                "a network of this name is at {}:{} already: leave one out",
+                network.spot.file, network.spot.line
+            );
+            self.report.error(&other.spot, message);
         }
-        found
+        self.report.adopt(&network.problems);
+        Some(network)
     }
 
     /// The segment of a network, if there is a mode for it.
@@ -514,7 +537,7 @@ impl Planner<'_> {
         }
         for service in self.services().filter(|service| service.on_nodes) {
             for port in &service.ports {
-                let forward = self.service_forward(interface, port);
+                let forward = self.service_forward(interface, service, port);
                 forwards.extend(forward.map(|forward| (port.spot.clone(), forward)));
             }
         }
@@ -536,66 +559,6 @@ impl Planner<'_> {
             if let Some((other, _)) = forwards[..n].iter().find(collides) {
                 let message = format!("hawser listens on this port for {}:{} already", other.file, other.line);
                 self.report.error(spot, message);
-            }
-        }
-    }
-
-    /// The Services that lead to the VM.
-    fn services(&self) -> impl Iterator<Item = &Service> {
-        let labels = &self.vm.labels;
-        self.manifests.services.iter().filter(move |service| {
-            let mut selector = service.selector.iter();
-            service.namespace == self.vm.namespace
-                && !service.selector.is_empty()
-                && selector.all(|(key, value)| labels.get(key) == Some(value))
-        })
-    }
-
-    fn service_forward(&self, interface: &Interface, port: &ServicePort) -> Option<Forward> {
-        let Some(host_port) = port.node_port else {
-            let message = "not served: the cluster would choose a nodePort; give one";
-            self.report.warn(&port.spot, message);
-            return None;
-        };
-        let guest_port = self.target(interface, port)?;
-        Some(Forward {
-            transport: port.transport,
-            bind: None,
-            host_port,
-            guest_port,
-            count: NonZeroU16::MIN,
-        })
-    }
-
-    /// The guest's port a Service leads to.
-    fn target(&self, interface: &Interface, port: &ServicePort) -> Option<u16> {
-        let ports = interface.ports.as_deref();
-        let open = |transport: Transport, port: u16| {
-            ports.is_none_or(|ports| ports.iter().any(|range| range.contains(transport, port)))
-        };
-        match &port.target {
-            TargetPort::Number(number) if open(port.transport, *number) => Some(*number),
-            TargetPort::Number(number) => {
-                let message = format!(
-                    "targetPort {number} is not among the ports of interface {:?}: add it there, or lead elsewhere",
-                    interface.name
-                );
-                self.report.error(&port.spot, message);
-                None
-            }
-            TargetPort::Name(name) => {
-                let named = |range: &&crate::manifest::ports::PortRange| {
-                    range.name.as_ref() == Some(name) && range.transport == port.transport
-                };
-                let found = ports.unwrap_or_default().iter().find(named);
-                if found.is_none() {
-                    let message = format!(
-                        "targetPort {name:?} is the name of no {} port of interface {:?}: name one there, or give its number",
-                        port.transport, interface.name
-                    );
-                    self.report.error(&port.spot, message);
-                }
-                found.map(|range| range.first)
             }
         }
     }

@@ -3,9 +3,9 @@
 use crate::leases::has_own_mac;
 use crate::manifest::cni::{Attachment, BridgePort, Segment};
 use crate::manifest::dns::Dns;
+use crate::manifest::interface::DhcpOptions;
 use crate::manifest::ipam::{Ipam, Range};
 use crate::manifest::report::Problem;
-use crate::manifest::vm::DhcpOptions;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::store::range::MacRange;
 use crate::validate::{Checked, Rejected};
@@ -36,6 +36,12 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
         "MAC",
         nic.mac.map_or_else(|| mac_text(nic, pool), |mac| mac.to_string()),
     );
+    if nic.places.added {
+        line(
+            "origin",
+            "added, as KubeVirt does where no interface is written: --default-binding".into(),
+        );
+    }
     if nic.queue_pairs.get() > 1 {
         line("queues", format!("{} pairs", nic.queue_pairs));
     }
@@ -251,6 +257,7 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
     set("bootOrder", json!(nic.device.boot_order));
     set("acpiIndex", json!(nic.device.acpi_index));
     set("hostname", json!(nic.hostname));
+    set("added", json!(nic.places.added.then_some(true)));
     set("mode", json!(mode));
     set(mode, details);
     object.retain(|_, value| !value.is_null());

@@ -12,8 +12,8 @@ use crate::host::Host;
 use crate::hotplug::HotplugSetup;
 use crate::machine::{Meeting, Nic};
 use crate::manifest::cni::{self, BridgePort, Segment};
+use crate::manifest::interface::LinkState;
 use crate::manifest::ipam::{Ipam, Route, StaticAddress};
-use crate::manifest::vm::LinkState;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::policy::PolicyArgs;
 use crate::sandbox::User;
@@ -68,6 +68,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let hotplug = HotplugSetup {
         site: site.clone(),
         socket_dir: args.manifest.socket_dir.clone(),
+        args: args.manifest.plan.clone(),
         vmm: started,
         patience: Patience::default(),
         store: args.store.clone(),

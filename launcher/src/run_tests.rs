@@ -1,5 +1,7 @@
 use super::*;
 use crate::manifest::SourceFile;
+use crate::plan::PlanSetup;
+use crate::plan::args::PlanArgs;
 use crate::resolv::ResolvConf;
 use hawser_backend::config::{MacCheck, MasqueradeConfig, VlanConfig};
 
@@ -21,7 +23,10 @@ fn nics(example: &str) -> Vec<NicPlan> {
         name: example.into(),
         text: std::fs::read_to_string(path).unwrap(),
     };
-    validate::check_sources(&[file], Path::new("/s")).unwrap().plan.nics
+    validate::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanArgs::default()))
+        .unwrap()
+        .plan
+        .nics
 }
 
 /// The configuration of the only NIC of an example, but for its segment.
@@ -113,7 +118,7 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
              [{{name: a, bridge: {{}}, macAddress: 02:00:00:00:00:07}}]}}}}, networks: [{{name: a, multus: {{networkName: net}}}}]}}\n"
         );
         let file = SourceFile { name: "f".into(), text };
-        let checked = validate::check_sources(&[file], Path::new("/s")).unwrap();
+        let checked = validate::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanArgs::default())).unwrap();
         let plan = configured(&checked.plan.nics[0]);
         let ModeConfig::Bridge(config) = plan.port.mode else {
             panic!()

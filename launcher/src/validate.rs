@@ -4,7 +4,7 @@ use crate::cli::{ManifestArgs, ValidateArgs};
 use crate::failure::Failure;
 use crate::manifest::report::{MAX_PROBLEMS, Problem, Report};
 use crate::manifest::{self, MAX_FILE, SourceFile};
-use crate::plan::{self, VmPlan};
+use crate::plan::{self, PlanSetup, VmPlan};
 use crate::plan_text;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -34,7 +34,7 @@ pub struct Rejected {
 /// # Errors
 /// A file that cannot be read; what is wrong with the manifests is inside.
 pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
-    Ok(check_sources(&read_sources(&args.files)?, &args.socket_dir))
+    Ok(check_sources(&read_sources(&args.files)?, &args.setup()))
 }
 
 /// Reads files, standard input (`-`), and the manifests of directories.
@@ -54,8 +54,8 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
 pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
     let files = read_sources(&args.files)?;
     let report = Report::default();
-    let manifests = manifest::read(&files, &report);
-    let plans = plan::make_all(&manifests, &args.socket_dir, &report);
+    let manifests = manifest::read(&files, args.plan.namespace(), &report);
+    let plans = plan::make_all(&manifests, &args.setup(), &report);
     let (errors, warnings) = report.into_parts();
     Ok(if errors.is_empty() {
         Ok(plans)
@@ -65,10 +65,10 @@ pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, F
 }
 
 /// Plans what `files` say.
-pub fn check_sources(files: &[SourceFile], socket_dir: &Path) -> Result<Checked, Rejected> {
+pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Checked, Rejected> {
     let report = Report::default();
-    let manifests = manifest::read(files, &report);
-    let plan = plan::make(&manifests, socket_dir, &report);
+    let manifests = manifest::read(files, setup.args.namespace(), &report);
+    let plan = plan::make(&manifests, setup, &report);
     let (errors, warnings) = report.into_parts();
     match plan {
         Some(plan) if errors.is_empty() => Ok(Checked { plan, warnings }),

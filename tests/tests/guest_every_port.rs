@@ -47,7 +47,7 @@ fn every_port_of_the_pod_but_those_kept_reaches_the_guest() -> Result<()> {
         // Nobody listens there in the guest.
         peers::traffic(world, &format!("reset to={pod}:81 by=server"))?;
     }
-    let report = peers::traffic(world, &format!("peer to={POD4}:30022"))?;
+    let report = peers::traffic(world, &format!("peer to={POD4}:30023"))?;
     assert_eq!(report["seen_ip"], format!("::ffff:{WORLD4}"), "{report}");
     // The pod's own servers are of IPv4 only, and tell the address that way.
     for port in [EARLY, ISTIO_INBOUND] {

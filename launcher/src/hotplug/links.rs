@@ -5,7 +5,7 @@
 //! after that: it is told at the next look.
 
 use crate::machine::Machine;
-use crate::manifest::vm::LinkState;
+use crate::manifest::interface::LinkState;
 use crate::plan::NicPlan;
 use crate::vmm::running::{RunningError, VmmSocket};
 use std::collections::BTreeSet;

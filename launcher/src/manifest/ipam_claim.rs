@@ -3,9 +3,9 @@
 
 use super::fields::network as table;
 use super::ipam::with_prefix;
+use super::metadata::Metadata;
 use super::reader::Object;
 use super::report::Spot;
-use super::vm::{DEFAULT_NAMESPACE, Metadata};
 use ipnet::IpNet;
 
 /// An IPAMClaim that has addresses.
@@ -43,8 +43,8 @@ fn name_of(vm: &str, network: &str) -> String {
 }
 
 /// Reads `kind: IPAMClaim`; `None` while it has no addresses.
-pub fn read(object: &Object<'_>) -> Option<IpamClaim> {
-    let metadata = Metadata::read(object);
+pub fn read(object: &Object<'_>, namespace: &str) -> Option<IpamClaim> {
+    let metadata = Metadata::read(object, namespace);
     if metadata.name.is_none() {
         object.error("metadata.name is missing: give VM.NETWORK, whose addresses these are");
     }
@@ -62,7 +62,7 @@ pub fn read(object: &Object<'_>) -> Option<IpamClaim> {
     let ips: Vec<IpNet> = item.items().iter().filter_map(|ip| ip.parsed(with_prefix)).collect();
     (!ips.is_empty()).then(|| IpamClaim {
         spot: item.spot().clone(),
-        namespace: metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into()),
+        namespace: metadata.namespace,
         name: metadata.name.unwrap_or_default(),
         ips,
     })

@@ -11,28 +11,40 @@
 //! mean together is for [`crate::plan`].
 
 pub mod cni;
+pub mod cpu;
 pub mod dns;
 pub mod fields;
+pub mod interface;
 pub mod ipam;
 pub mod ipam_claim;
 pub mod json;
+mod kinds;
 pub mod mac_pool;
+pub mod metadata;
+pub mod names;
 pub mod network;
+pub mod policy;
 pub mod ports;
 pub mod reader;
 pub mod report;
+pub mod selector;
 pub mod service;
 pub mod vm;
 pub mod yaml;
 
 use ipam_claim::IpamClaim;
+use kinds::Kind;
 use mac_pool::MacPool;
+use metadata::Metadata;
 use network::NamedNetwork;
+use policy::Policy;
 use reader::{Item, Object, ObjectType};
 use report::{Report, Spot};
 use schemars::JsonSchema;
+use selector::KnownLabels;
 use serde::{Deserialize, Serialize};
 use service::Service;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use vm::Vm;
 use yaml::Budget;
@@ -50,6 +62,12 @@ pub struct Manifests {
     pub mac_pools: Vec<MacPool>,
     /// Addresses that are kept for interfaces.
     pub ipam_claims: Vec<IpamClaim>,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Labels of namespaces whose Namespace is in the files.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where objects are that name none.
+    namespace: String,
 }
 
 /// A file and what it holds.
@@ -64,9 +82,12 @@ pub struct SourceFile {
 /// Largest file that is read; manifests have kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// Reads all documents of all files.
-pub fn read(files: &[SourceFile], report: &Report) -> Manifests {
-    let mut manifests = Manifests::default();
+/// Reads all documents of all files; objects that name no namespace are in `namespace`.
+pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests {
+    let mut manifests = Manifests {
+        namespace: namespace.to_owned(),
+        ..Manifests::default()
+    };
     let mut budget = Budget::default();
     for file in files {
         let spot = |line| Spot {
@@ -85,51 +106,6 @@ pub fn read(files: &[SourceFile], report: &Report) -> Manifests {
     manifests
 }
 
-/// A kind of object that is read.
-#[derive(Clone, Copy)]
-enum Kind {
-    Machine,
-    Instance,
-    Attachment,
-    UserDefined,
-    ClusterUserDefined,
-    Sriov,
-    Service,
-    MacPool,
-    IpamClaim,
-}
-
-/// Kinds, the group and version they are read in, and the table.
-const KINDS: &[(&str, &str, Kind)] = &[
-    ("VirtualMachine", "kubevirt.io/v1", Kind::Machine),
-    ("VirtualMachineInstance", "kubevirt.io/v1", Kind::Instance),
-    ("NetworkAttachmentDefinition", "k8s.cni.cncf.io/v1", Kind::Attachment),
-    ("UserDefinedNetwork", "k8s.ovn.org/v1", Kind::UserDefined),
-    ("ClusterUserDefinedNetwork", "k8s.ovn.org/v1", Kind::ClusterUserDefined),
-    ("SriovNetwork", "sriovnetwork.openshift.io/v1", Kind::Sriov),
-    ("Service", "v1", Kind::Service),
-    (CONFIG_MAP, "v1", Kind::MacPool),
-    ("IPAMClaim", "k8s.cni.cncf.io/v1alpha1", Kind::IpamClaim),
-];
-
-const CONFIG_MAP: &str = "ConfigMap";
-
-impl Kind {
-    const fn table(self) -> &'static ObjectType {
-        use fields::{kubevirt, network};
-        match self {
-            Self::Machine | Self::Instance => &kubevirt::VIRTUAL_MACHINE,
-            Self::Attachment => &network::ATTACHMENT,
-            Self::UserDefined => &network::USER_DEFINED,
-            Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
-            Self::Sriov => &network::SRIOV_NETWORK,
-            Self::Service => &network::SERVICE,
-            Self::MacPool => &network::MAC_POOL,
-            Self::IpamClaim => &network::IPAM_CLAIM,
-        }
-    }
-}
-
 impl Manifests {
     fn take(&mut self, item: &Item<'_>) {
         // `kubectl get -o yaml` wraps what it found.
@@ -146,38 +122,85 @@ impl Manifests {
             }
             return;
         }
-        let Some(kind) = item.field_text("kind") else {
+        let Some(name) = item.field_text("kind") else {
             return item.error("this is no Kubernetes object: kind is missing");
         };
-        let Some((name, version, kind)) = KINDS.iter().find(|(name, ..)| *name == kind) else {
-            return item.warn(format!("ignored: kind {kind} is not read here"));
+        let version = item.field_text("apiVersion");
+        let Some(known) = kinds::find(name, version) else {
+            let of = version.map(|version| format!(" of {version}")).unwrap_or_default();
+            return item.warn(format!("ignored: kind {name}{of} is not read here"));
         };
-        if *name == CONFIG_MAP && !mac_pool::is_mac_pool(item) {
+        if matches!(known.kind, Kind::MacPool) && !mac_pool::is_mac_pool(item) {
             return item.warn(format!("ignored: of ConfigMaps only {} is read here", mac_pool::NAME));
         }
-        let Some(object) = item.object(kind.table()) else {
-            return;
+        // What is wrong with an object concerns those that have to do with it.
+        let report = item.report();
+        let own = report.apart();
+        let item = item.told_to(&own);
+        let Some(object) = item.object(known.kind.table()) else {
+            return report.adopt(&own);
         };
-        match object.get("apiVersion").map(|item| (item.text(), item)) {
-            Some((Some(given), item)) if given != *version => {
-                item.error(format!("{given:?}: this kind is read as {version}"));
-            }
-            Some(_) => self.read(*kind, &object),
-            None => object.error(format!("apiVersion is missing: give {version}")),
-        }
+        known.check_version(&object);
+        self.read(known.kind, &object, &own, report);
     }
 
-    fn read(&mut self, kind: Kind, object: &Object<'_>) {
-        match kind {
-            Kind::Machine => self.machines.extend(vm::read_machine(object)),
-            Kind::Instance => self.machines.extend(vm::read_instance(object)),
-            Kind::Attachment => self.networks.push(network::read_attachment(object)),
-            Kind::UserDefined => self.networks.push(network::read_user_defined(object)),
-            Kind::ClusterUserDefined => self.networks.push(network::read_cluster_user_defined(object)),
-            Kind::Sriov => self.networks.push(network::read_sriov(object)),
-            Kind::Service => self.services.extend(service::read(object)),
-            Kind::MacPool => self.mac_pools.extend(mac_pool::read(object)),
-            Kind::IpamClaim => self.ipam_claims.extend(ipam_claim::read(object)),
+    /// Reads an object whose problems are in `own`; they go to `report` if nothing comes of it.
+    fn read(&mut self, kind: Kind, object: &Object<'_>, own: &Report, report: &Report) {
+        let namespace = self.namespace.as_str();
+        let network = match kind {
+            Kind::Machine | Kind::Instance => {
+                let mut vm = match kind {
+                    Kind::Machine => vm::read_machine(object, namespace),
+                    _ => vm::read_instance(object, namespace),
+                };
+                vm.problems = own.clone();
+                return self.machines.push(vm);
+            }
+            Kind::Service => {
+                let mut service = service::read(object, namespace);
+                service.problems = own.clone();
+                return self.services.push(service);
+            }
+            Kind::Policy(kind) => {
+                let mut policy = policy::read(kind, object, namespace);
+                policy.problems = own.clone();
+                return self.policies.push(policy);
+            }
+            Kind::MacPool => {
+                self.mac_pools.extend(mac_pool::read(object));
+                return report.adopt(own);
+            }
+            Kind::IpamClaim => {
+                self.ipam_claims.extend(ipam_claim::read(object, namespace));
+                return report.adopt(own);
+            }
+            Kind::Namespace => {
+                let metadata = Metadata::read(object, namespace);
+                let name = metadata.need_name(object, "the namespace");
+                self.namespaces.insert(name, metadata.labels);
+                return report.adopt(own);
+            }
+            Kind::Attachment => network::read_attachment(object, namespace),
+            Kind::UserDefined => network::read_user_defined(object, namespace),
+            Kind::ClusterUserDefined => network::read_cluster_user_defined(object, namespace),
+            Kind::Sriov => network::read_sriov(object, namespace),
+        };
+        // An object the API server refuses is wrong whoever names it; what a plugin would refuse is
+        // with the network.
+        report.adopt(own);
+        self.networks.push(network);
+    }
+
+    /// The labels of a namespace, as far as they are known: its name is one, and a Namespace of
+    /// the files has all.
+    pub fn labels_of_namespace(&self, name: &str) -> KnownLabels {
+        const NAME: &str = "kubernetes.io/metadata.name";
+        let written = self.namespaces.get(name);
+        let mut labels = written.cloned().unwrap_or_default();
+        labels.insert(NAME.into(), name.into());
+        KnownLabels {
+            labels,
+            complete: written.is_some(),
         }
     }
 }

@@ -5,9 +5,10 @@ use super::cni::{self, Attachment, Fields, Segment, Surroundings};
 use super::fields::network as table;
 use super::ipam::{self, Ipam, Requested};
 use super::json::Json;
+use super::metadata::Metadata;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
-use super::vm::{DEFAULT_NAMESPACE, Metadata};
+use super::selector::Selector;
 
 /// A network that can be named.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct NamedNetwork {
     pub fields: Option<Fields>,
     /// It takes the place of the pod network in its namespace.
     pub primary: bool,
+    /// Of a network of the cluster, the namespaces it is in; `None`: that of `namespace`.
+    pub namespaces: Option<Selector>,
     /// What is wrong with what it is. It concerns only the VMs that name the network.
     pub problems: Report,
 }
@@ -36,20 +39,21 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
     }
     NamedNetwork {
         spot: object.spot().clone(),
-        namespace: Some(metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into())),
+        namespace: Some(metadata.namespace),
         name: metadata.name.unwrap_or_default(),
         segment: None,
         fields: None,
         primary: false,
+        namespaces: None,
         problems: object.apart(),
     }
 }
 
 /// Reads `kind: NetworkAttachmentDefinition`. The API server takes whatever its configuration
 /// says, and only a pod that names it finds out.
-pub fn read_attachment(object: &Object<'_>) -> NamedNetwork {
+pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
-    let metadata = Metadata::read(object);
+    let metadata = Metadata::read(object, namespace);
     let resource = metadata.annotations.get(RESOURCE_NAME).cloned();
     let around = Surroundings {
         resource: resource.as_deref(),
@@ -118,7 +122,7 @@ fn refuse_unserved(object: &Object<'_>, problems: &Report) {
 }
 
 /// Reads `kind: UserDefinedNetwork`.
-pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
+pub fn read_user_defined(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let spec = object
         .need("spec", "give the topology")
         .and_then(|spec| spec.object(&table::USER_DEFINED_SPEC));
@@ -126,37 +130,40 @@ pub fn read_user_defined(object: &Object<'_>) -> NamedNetwork {
     NamedNetwork {
         segment: primary.map(|_| overlay()),
         primary: primary == Some(true),
-        ..named(object, Metadata::read(object))
+        ..named(object, Metadata::read(object, namespace))
     }
 }
 
 /// Reads `kind: ClusterUserDefinedNetwork`.
-pub fn read_cluster_user_defined(object: &Object<'_>) -> NamedNetwork {
+pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
-    let network = || {
-        let spec = object
-            .need("spec", "give the network")?
-            .object(&table::CLUSTER_USER_DEFINED_SPEC)?;
-        refuse_unserved(&spec, &problems);
+    let spec = object.need("spec", "give the network");
+    let spec = spec.and_then(|spec| spec.object(&table::CLUSTER_USER_DEFINED_SPEC));
+    let network = spec.as_ref().and_then(|spec| {
+        refuse_unserved(spec, &problems);
         spec.need("network", "give the topology")?
             .object(&table::CLUSTER_NETWORK)
-    };
-    let primary = network().and_then(|spec| {
+    });
+    let primary = network.and_then(|spec| {
         refuse_unserved(&spec, &problems);
         read_topology(&spec, &[LAYER2, LAYER3, LOCALNET])
     });
+    let namespaces = spec
+        .as_ref()
+        .and_then(|spec| spec.need("namespaceSelector", "give {} for all"));
     NamedNetwork {
         segment: primary.map(|_| overlay()),
         primary: primary == Some(true),
         namespace: None,
+        namespaces: namespaces.and_then(|item| Selector::read(&item)),
         problems,
-        ..named(object, Metadata::read(object))
+        ..named(object, Metadata::read(object, namespace))
     }
 }
 
 /// Reads `kind: SriovNetwork`.
-pub fn read_sriov(object: &Object<'_>) -> NamedNetwork {
-    let mut network = named(object, Metadata::read(object));
+pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
+    let mut network = named(object, Metadata::read(object, namespace));
     network.segment = Some(Segment {
         attachment: Attachment::Sriov,
         mac: None,

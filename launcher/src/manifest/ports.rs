@@ -1,9 +1,9 @@
 //! `ports` and `portRanges` of an interface: what reaches the guest.
 
 use super::fields::kubevirt as table;
+use super::interface::Binding;
 use super::reader::{Item, Object};
 use super::report::Spot;
-use super::vm::Binding;
 use hawser_backend::config::Transport;
 
 /// Ports of the guest.
@@ -23,6 +23,8 @@ pub struct PortRange {
 
 /// Ports of TCP that Istio's proxy has for itself in the pod's namespace.
 pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
+/// Words of `protocol`.
+const TRANSPORTS: &[(&str, Transport)] = &[("TCP", Transport::Tcp), ("UDP", Transport::Udp)];
 /// Ports a number can be.
 const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
 /// Most ranges KubeVirt takes.
@@ -93,29 +95,32 @@ fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
 /// `protocol`: TCP if it is not given.
 pub fn protocol(object: &Object<'_>) -> Option<Transport> {
     match object.get("protocol") {
-        Some(item) => item.choice(&[("TCP", Transport::Tcp), ("UDP", Transport::Udp)]),
+        Some(item) => item.choice(TRANSPORTS),
         None => Some(Transport::Tcp),
     }
 }
 
-fn name(object: &Object<'_>) -> Option<String> {
-    object.get("name")?.parsed(|text| {
-        let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let edges = !text.starts_with('-') && !text.ends_with('-') && !text.contains("--");
-        let shape = text.bytes().all(letters) && edges && text.bytes().any(|b| b.is_ascii_lowercase());
-        if shape && text.len() <= MAX_NAME {
-            Ok(text.to_owned())
-        } else {
-            Err(format!(
-                "give up to {MAX_NAME} small letters, digits and hyphens, such as http"
-            ))
-        }
-    })
+/// `IsValidPortName`: an IANA service name (RFC 6335 section 5.1).
+///
+/// # Errors
+/// What is allowed.
+pub fn port_name(text: &str) -> Result<String, String> {
+    let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edges = !text.starts_with('-') && !text.ends_with('-') && !text.contains("--");
+    let shape = text.bytes().all(letters) && edges && text.bytes().any(|b| b.is_ascii_lowercase());
+    if shape && text.len() <= MAX_NAME {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give up to {MAX_NAME} small letters, digits and hyphens, such as http"
+        ))
+    }
 }
 
 fn port(item: &Item<'_>) -> Option<PortRange> {
     let object = item.object(&table::PORT)?;
-    let (transport, name) = (protocol(&object), name(&object));
+    let transport = protocol(&object);
+    let name = object.get("name").and_then(|item| item.parsed(port_name));
     let port = object.need("port", "give the port's number")?.integer(PORTS)?;
     Some(PortRange {
         spot: item.spot().clone(),
@@ -128,7 +133,8 @@ fn port(item: &Item<'_>) -> Option<PortRange> {
 
 fn range(item: &Item<'_>) -> Option<PortRange> {
     let object = item.object(&table::PORT_RANGE)?;
-    let (transport, name) = (protocol(&object), name(&object));
+    let protocol = object.need("protocol", "give TCP or UDP, which a range must name");
+    let transport = protocol.and_then(|item| item.choice(TRANSPORTS));
     let first: Option<u16> = object
         .need("start", "give its first port")
         .and_then(|i| i.integer(PORTS));
@@ -143,6 +149,6 @@ fn range(item: &Item<'_>) -> Option<PortRange> {
         transport: transport?,
         first,
         last,
-        name,
+        name: None,
     })
 }

@@ -3,7 +3,7 @@
 //! answer that is not as it should be is a problem with a place.
 
 use super::report::{Report, Spot};
-use super::yaml::{Entry, Meaning, Node, Scalar, Value};
+use super::yaml::{Entry, Node, Scalar, Value};
 use std::ops::RangeInclusive;
 
 /// What hawser does about a field.
@@ -182,6 +182,15 @@ impl<'a> Object<'a> {
         &self.spot
     }
 
+    /// True if a field is given that the table refuses, which says what to write in its place.
+    pub fn has_refused(&self) -> bool {
+        let refused = |entry: &&Entry| {
+            let row = self.kind.field(&entry.key);
+            row.is_some_and(|row| row.treatment == Treatment::Refused) && !is_null(&entry.value)
+        };
+        self.entries.iter().any(|entry| refused(&entry))
+    }
+
     /// A field, if it is given and not null. Its table must say that it is read.
     pub fn get(&self, name: &str) -> Option<Item<'a>> {
         debug_assert!(
@@ -265,6 +274,23 @@ impl<'a> Item<'a> {
     /// The root of a document.
     pub const fn root(report: &'a Report, spot: Spot, node: &'a Node) -> Self {
         Self { report, spot, node }
+    }
+
+    /// Where its problems go.
+    pub const fn report(&self) -> &'a Report {
+        self.report
+    }
+
+    /// The same value, whose problems go to another report.
+    pub fn told_to<'b>(&self, report: &'b Report) -> Item<'b>
+    where
+        'a: 'b,
+    {
+        Item {
+            report,
+            spot: self.spot.clone(),
+            node: self.node,
+        }
     }
 
     /// Where this is.
@@ -351,21 +377,6 @@ impl<'a> Item<'a> {
             (&*entry.key, value)
         };
         entries.iter().map(pair).collect()
-    }
-
-    /// The value as a map of quantities, which may be written as text or number.
-    pub fn texts_or_numbers(&self) -> Vec<(&'a str, &'a str)> {
-        let quantity = |(key, value): (&'a str, Item<'a>)| {
-            let scalar = value.scalar()?;
-            match scalar.meaning {
-                Meaning::Whole(read) if scalar.text != read.to_string() => {
-                    value.error(format!("{} is {read} to kubectl: write {read}", scalar.text));
-                    None
-                }
-                _ => Some((key, scalar.text.as_str())),
-            }
-        };
-        self.texts().into_iter().filter_map(quantity).collect()
     }
 
     /// The value as it was written.

@@ -1,21 +1,36 @@
 //! Whole manifests: what is said about them, and where.
 
 use super::*;
-use crate::validate::check_sources;
+use crate::plan::PlanSetup;
+use crate::plan::args::PlanArgs;
+use crate::validate::{Checked, Rejected, check_sources};
 use std::path::Path;
 
 mod documentation;
 mod examples;
+mod machines;
 mod networks;
+mod policies;
 mod refusals;
+mod services;
 
-/// The problems of one file, errors first.
-pub fn problems(text: &str) -> Vec<String> {
+/// What is planned of one file.
+pub fn planned(text: &str, args: &PlanArgs) -> Result<Checked, Rejected> {
     let file = SourceFile {
         name: "vm.yaml".into(),
         text: text.into(),
     };
-    let (errors, warnings) = match check_sources(&[file], Path::new("/run/hawser")) {
+    check_sources(&[file], &PlanSetup::new(Path::new("/run/hawser"), args))
+}
+
+/// The problems of one file, errors first.
+pub fn problems(text: &str) -> Vec<String> {
+    problems_with(text, &PlanArgs::default())
+}
+
+/// The same with options.
+pub fn problems_with(text: &str, args: &PlanArgs) -> Vec<String> {
+    let (errors, warnings) = match planned(text, args) {
         Ok(checked) => (Vec::new(), checked.warnings),
         Err(rejected) => (rejected.errors, rejected.warnings),
     };

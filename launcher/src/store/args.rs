@@ -2,6 +2,7 @@
 
 use super::VmName;
 use super::range::MacRange;
+use crate::plan::args::PlanArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -81,6 +82,9 @@ pub struct ReserveLeases {
     /// repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
+    /// What the files do not say.
+    #[command(flatten)]
+    pub plan: PlanArgs,
     /// Where leases are kept.
     #[command(flatten)]
     pub store: StoreArgs,

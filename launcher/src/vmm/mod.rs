@@ -11,7 +11,7 @@ mod qemu;
 mod qmp;
 pub mod running;
 
-use crate::manifest::vm::DeviceHints;
+use crate::manifest::interface::DeviceHints;
 use hawser_backend::config::PortConfig;
 use std::fmt::Write as _;
 use std::path::Path;

@@ -2,7 +2,7 @@ use super::*;
 use crate::cli::{Cli, Command};
 use crate::config;
 use crate::host::Host;
-use crate::manifest::vm::DeviceHints;
+use crate::manifest::interface::DeviceHints;
 use clap::Parser as _;
 use hawser_backend::config::PortConfig;
 use serde_json::{Value, json};

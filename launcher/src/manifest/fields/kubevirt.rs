@@ -7,8 +7,11 @@ pub static VIRTUAL_MACHINE: ObjectType = ObjectType {
     name: "VirtualMachine, VirtualMachineInstance",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("apiVersion", "`kubevirt.io/v1`"),
-        honoured("kind", "one of the two; the files name one VM"),
+        honoured("apiVersion", "`kubevirt.io/v1`; `v1alpha3` is read too, with a warning"),
+        honoured(
+            "kind",
+            "one of the two; of several VMs `--vm` and `--namespace` choose one",
+        ),
         honoured(
             "metadata",
             "of a VirtualMachineInstance, also its labels and annotations",
@@ -25,15 +28,17 @@ pub static METADATA: ObjectType = ObjectType {
     fields: &[
         honoured(
             "name",
-            "the VM's is the guest's host name, where `spec.hostname` is not given",
+            "the first label of the VM's, up to 63 bytes, is the guest's host name, where `spec.hostname` is not given",
         ),
         honoured(
             "namespace",
-            "where names of networks are looked for; `default` if not given",
+            "where names of networks are looked for; that of `--namespace` if not given, else `default`",
         ),
         honoured(
             "labels",
-            "what a Service selects the VM by; of a VirtualMachine, those of its template",
+            "what Services and policies select the VM by, with those KubeVirt puts on the pod (`kubevirt.io`, \
+             `vmi.kubevirt.io/id`, `vm.kubevirt.io/name`, `sidecar.istio.io/inject`); of a VirtualMachine, those of its \
+             template",
         ),
         honoured(
             "annotations",
@@ -52,8 +57,16 @@ pub static VM_SPEC: ObjectType = ObjectType {
         honoured("template", "the VirtualMachineInstance it makes"),
         passed_over("runStrategy", "hawser serves while it runs"),
         passed_over("running", "as runStrategy"),
-        passed_over("instancetype", "of the cluster; it knows nothing of networks"),
-        passed_over("preference", "of the cluster"),
+        ignored(
+            "instancetype",
+            "instance types are not read, so that its CPUs are not known, for which networkInterfaceMultiqueue makes \
+             queue pairs: give spec.template.spec.domain.cpu without it where that matters",
+        ),
+        ignored(
+            "preference",
+            "preferences are not read: what it prefers for interfaces (model, masquerade, networkInterfaceMultiqueue, \
+             autoattachPodInterface) is not known, and must be in the manifest to count",
+        ),
         passed_over("dataVolumeTemplates", "disks"),
     ],
 };
@@ -103,7 +116,10 @@ pub static DOMAIN: ObjectType = ObjectType {
     fields: &[
         honoured("devices", ""),
         honoured("cpu", "for the number of queues"),
-        honoured("resources", "for the number of queues, where `cpu` is not given"),
+        honoured(
+            "resources",
+            "for the number of queues, where `cpu` says no sockets, cores and threads",
+        ),
     ],
 };
 
@@ -112,9 +128,10 @@ pub static CPU: ObjectType = ObjectType {
     name: "spec.domain.cpu",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("sockets", "1 if not given"),
-        honoured("cores", "1 if not given"),
-        honoured("threads", "1 if not given"),
+        honoured("sockets", "1 if not given, or zero"),
+        honoured("cores", "1 if not given, or zero"),
+        honoured("threads", "1 if not given, or zero"),
+        passed_over("maxSockets", "KubeVirt makes no queues for sockets that may come"),
     ],
 };
 
@@ -133,15 +150,16 @@ pub static DEVICES: ObjectType = ObjectType {
     name: "spec.domain.devices",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("interfaces", "one socket each"),
+        honoured(
+            "interfaces",
+            "one socket each; where neither they nor networks are given, KubeVirt adds the interface `default` on the pod \
+             network, bound as `--default-binding` says",
+        ),
         honoured(
             "networkInterfaceMultiqueue",
             "a queue pair for each virtual CPU (sockets × cores × threads), as far as vhost-user has numbers",
         ),
-        ignored(
-            "autoattachPodInterface",
-            "no interface is made up: write the interfaces and networks",
-        ),
+        honoured("autoattachPodInterface", "`false`: no interface is added"),
     ],
 };
 
@@ -202,7 +220,7 @@ pub static BINDING: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[later(
         "name",
-        "`l2bridge` needs the mode layer2; other plugins are not known",
+        "`l2bridge` needs the mode layer2; of others the message says what to write in their place",
     )],
 };
 
@@ -224,8 +242,7 @@ pub static PORT_RANGE: ObjectType = ObjectType {
     fields: &[
         honoured("start", "1 to 65535"),
         honoured("end", "not less than `start`"),
-        honoured("protocol", "`TCP` (also where nothing is given) or `UDP`"),
-        honoured("name", ""),
+        honoured("protocol", "`TCP` or `UDP`; it must be given"),
     ],
 };
 
@@ -283,7 +300,8 @@ pub static MULTUS_NETWORK: ObjectType = ObjectType {
     fields: &[
         honoured(
             "networkName",
-            "`[namespace/]name` of a network among the files, in the VM's namespace or `default`",
+            "`[namespace/]name` of a network among the files; with `--namespace-isolation` only of the VM's namespace and \
+             of `default`",
         ),
         honoured(
             "default",

@@ -5,6 +5,7 @@
 pub mod cni;
 pub mod kubevirt;
 pub mod network;
+pub mod policy;
 
 /// Every table, in the order of the documentation.
 #[cfg(test)]
@@ -69,4 +70,16 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &network::LOCALNET,
     &network::SRIOV_NETWORK,
     &network::SRIOV_NETWORK_SPEC,
+    &policy::NAMESPACE,
+    &policy::NETWORK_POLICY,
+    &policy::MULTI_NETWORK_POLICY,
+    &policy::POLICY_SPEC,
+    &policy::CLUSTER_POLICY,
+    &policy::CLUSTER_POLICY_SPEC,
+    &policy::SUBJECT,
+    &policy::SUBJECT_PODS,
+    &policy::EGRESS_FIREWALL,
+    &policy::OTHER_POLICY,
+    &policy::SELECTOR,
+    &policy::REQUIREMENT,
 ];

@@ -48,7 +48,7 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
         ),
         honoured(
             "selector",
-            "the VM's labels; a Service that selects none of them is left alone",
+            "labels of the VM's pod; one in the VM's namespace that selects no VM of the files is named in a warning",
         ),
         honoured("ports", ""),
         ignored(
@@ -60,8 +60,20 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
             "the client's address is seen by the guest either way",
         ),
         passed_over("clusterIP", "the cluster's affair"),
-        passed_over("ipFamilies", "the families are those of the namespace"),
-        passed_over("ipFamilyPolicy", "as ipFamilies"),
+        honoured(
+            "ipFamilies",
+            "one family: hawser listens on addresses of that one, unless `ipFamilyPolicy` wants both",
+        ),
+        honoured("ipFamilyPolicy", "`SingleStack`, `PreferDualStack`, `RequireDualStack`"),
+        honoured(
+            "sessionAffinity",
+            "`None`, `ClientIP`: every client comes to the one VM either way",
+        ),
+        passed_over("sessionAffinityConfig", "as sessionAffinity"),
+        honoured(
+            "loadBalancerSourceRanges",
+            "checked; not enforced, with a warning: the nodePort is open to all, in the cluster too",
+        ),
     ],
 };
 
@@ -80,7 +92,7 @@ pub static SERVICE_PORT: ObjectType = ObjectType {
             "the port hawser listens on; without it the cluster would choose, hawser does not",
         ),
         honoured("protocol", "`TCP` (also where nothing is given) or `UDP`"),
-        passed_over("name", ""),
+        honoured("name", "must be given where there are several ports"),
         passed_over("appProtocol", ""),
     ],
 };
@@ -191,7 +203,7 @@ pub static CLUSTER_USER_DEFINED: ObjectType = ObjectType {
     fields: &[
         honoured("apiVersion", "`k8s.ovn.org/v1`"),
         honoured("kind", ""),
-        honoured("metadata", "the network goes by its name in every namespace"),
+        honoured("metadata", "the network goes by its name in every namespace it selects"),
         honoured("spec", ""),
     ],
 };
@@ -201,9 +213,10 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
     name: "ClusterUserDefinedNetwork spec",
     unknown: Unknown::Refused,
     fields: &[
-        passed_over(
+        honoured(
             "namespaceSelector",
-            "labels of namespaces are not known here: it is taken to select the VM's",
+            "by `kubernetes.io/metadata.name`, and by the labels of Namespaces among the files; where it hangs on labels \
+             that are not known it is taken to select the VM's",
         ),
         honoured("network", "as `spec` of a UserDefinedNetwork, and `Localnet`"),
         later("uplinks", "the way out of the cluster is the mode layer2's"),

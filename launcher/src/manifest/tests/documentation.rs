@@ -86,6 +86,44 @@ fn every_field_called_honoured_is_read() {
 
 /// Objects the examples have none of.
 const EVERYTHING: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: s}
+spec: {type: LoadBalancer, loadBalancerSourceRanges: [10.0.0.0/8], ipFamilies: [IPv4], ipFamilyPolicy: SingleStack,
+  sessionAffinity: None, selector: {a: b}, ports: [{port: 1, name: a, nodePort: 2}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: p}
+spec: {podSelector: {matchLabels: {a: b}, matchExpressions: [{key: a, operator: In, values: [b]}]}}
+---
+apiVersion: k8s.cni.cncf.io/v1beta2
+kind: MultiNetworkPolicy
+metadata: {name: p}
+spec: {podSelector: {}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: AdminNetworkPolicy
+metadata: {name: p}
+spec: {subject: {namespaces: {}}}
+---
+apiVersion: policy.networking.k8s.io/v1alpha1
+kind: BaselineAdminNetworkPolicy
+metadata: {name: default}
+spec: {subject: {pods: {namespaceSelector: {}, podSelector: {}}}}
+---
+apiVersion: k8s.ovn.org/v1
+kind: EgressFirewall
+metadata: {name: default}
+---
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: p}
+---
 apiVersion: k8s.ovn.org/v1
 kind: UserDefinedNetwork
 metadata: {name: u}

@@ -1,6 +1,8 @@
 //! docs/examples: each is served as it says.
 
 use super::SourceFile;
+use crate::plan::PlanSetup;
+use crate::plan::args::PlanArgs;
 use crate::plan_text;
 use crate::validate::{Checked, check_sources};
 use std::path::{Path, PathBuf};
@@ -23,8 +25,11 @@ pub fn sources() -> Vec<SourceFile> {
 
 fn planned(name: &str) -> Checked {
     let source = sources().into_iter().find(|source| source.name == name).unwrap();
-    check_sources(&[source], Path::new("/run/hawser"))
-        .unwrap_or_else(|rejected| panic!("{name}: {:?}", rejected.errors))
+    check_sources(
+        &[source],
+        &PlanSetup::new(Path::new("/run/hawser"), &PlanArgs::default()),
+    )
+    .unwrap_or_else(|rejected| panic!("{name}: {:?}", rejected.errors))
 }
 
 #[test]
@@ -53,7 +58,7 @@ fn the_examples_mean_what_they_say() {
         ("istio.yaml", "  ports    tcp:8080 tcp:22\n"),
         (
             "istio-every-port.yaml",
-            "  ports    every one tcp:30022:22\n  kept     tcp:15000 tcp:15001 tcp:15004 tcp:15006 tcp:15008 tcp:15009 \
+            "  ports    every one tcp:30023:22\n  kept     tcp:15000 tcp:15001 tcp:15004 tcp:15006 tcp:15008 tcp:15009 \
              tcp:15020 tcp:15021 tcp:15053 tcp:15090\n",
         ),
         (

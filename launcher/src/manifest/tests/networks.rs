@@ -1,9 +1,8 @@
 //! Networks: what concerns the VM, and what is said about it.
 
-use super::{machine, problems};
+use super::{machine, planned, problems, problems_with};
+use crate::plan::args::PlanArgs;
 use crate::plan_text;
-use crate::validate::check_sources;
-use std::path::Path;
 
 const POD: &str = "{name: default, pod: {}}";
 
@@ -314,11 +313,8 @@ fn ipam_claim(network: &str, ips: &str) -> String {
 
 /// The lines on addresses of the plan of the VM on network `n`.
 fn planned_addresses(config: &str, claim: &str) -> String {
-    let file = super::SourceFile {
-        name: "vm.yaml".into(),
-        text: on_n() + &attachment(config) + claim,
-    };
-    let checked = check_sources(&[file], Path::new("/run/hawser")).unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    let text = on_n() + &attachment(config) + claim;
+    let checked = planned(&text, &PlanArgs::default()).unwrap_or_else(|rejected| panic!("{rejected:?}"));
     assert_eq!(checked.warnings, []);
     let text = plan_text::text(&checked.plan);
     let lines = text.lines().filter_map(|line| line.strip_prefix("  address  "));
@@ -337,11 +333,8 @@ fn an_interface_has_the_addresses_of_its_ipam_claim() {
         [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}], [{"subnet": "10.9.0.0/30"}]]}}"#;
     let one_of = "one of 10.0.0.7 to 10.0.0.7, and one of fd00::7 to fd00::7, and one of 10.9.0.1 to 10.9.0.2";
     let ranges = ranges.replace('\n', " ");
-    let file = super::SourceFile {
-        name: "vm.yaml".into(),
-        text: on_n() + &attachment(&ranges) + &claim,
-    };
-    let checked = check_sources(&[file], Path::new("/run/hawser")).unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    let text = on_n() + &attachment(&ranges) + &claim;
+    let checked = planned(&text, &PlanArgs::default()).unwrap_or_else(|rejected| panic!("{rejected:?}"));
     assert!(plan_text::text(&checked.plan).contains(one_of));
     let whereabouts =
         r#"{"type": "bridge", "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["10.0.0.0/29"]}}"#;
@@ -389,4 +382,85 @@ fn an_ipam_claim_that_cannot_be_met_is_said_at_its_line() {
             "vm.yaml:17: warning: status.ips: ignored: the interface is on the pod network, whose addresses are the pod's"
         ]
     );
+}
+
+/// A VM in the namespace shop on a network of this name.
+fn in_shop(network: &str) -> String {
+    machine(
+        "{name: a, bridge: {}}",
+        &format!("{{name: a, multus: {{networkName: {network}}}}}"),
+    )
+    .replace("{name: vm}", "{name: vm, namespace: shop}")
+}
+
+#[test]
+fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
+    let isolated = PlanArgs {
+        namespace_isolation: true,
+        ..PlanArgs::default()
+    };
+    let of = |namespace: &str| {
+        attachment(r#"{"type": "bridge", "bridge": "br0"}"#)
+            .replace("{name: n}", &format!("{{name: n, namespace: {namespace}}}"))
+    };
+    for (namespace, refused) in [("shop", false), ("default", false), ("infra", true)] {
+        let text = in_shop(&format!("{namespace}/n")) + &of(namespace);
+        assert_eq!(problems(&text), [""; 0], "{namespace}");
+        let found = problems_with(&text, &isolated);
+        assert_eq!(found.len(), usize::from(refused), "{found:?}");
+        if refused {
+            assert!(found[0].contains(
+                "networkName: namespace infra is neither the VM's (shop) nor default: with --namespace-isolation"
+            ));
+        }
+    }
+    // The same name means another network elsewhere, also twice.
+    assert_eq!(
+        problems(&(in_shop("n") + &of("shop") + &of("infra") + &of("infra"))),
+        [""; 0]
+    );
+    let twice = problems(&(in_shop("n") + &of("shop") + &of("shop")));
+    assert_eq!(
+        twice,
+        ["vm.yaml:18: a network of this name is at vm.yaml:12 already: leave one out"]
+    );
+}
+
+#[test]
+fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
+    let network = |selector: &str, role: &str| {
+        format!(
+            "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: n}}\nspec:\n  \
+             namespaceSelector: {selector}\n  network: {{topology: Layer2, layer2: {{role: {role}}}}}\n"
+        )
+    };
+    let on_pod = on_pod().replace("{name: vm}", "{name: vm, namespace: shop}");
+    for (selector, selects) in [
+        ("{matchLabels: {kubernetes.io/metadata.name: shop}}", true),
+        ("{matchLabels: {kubernetes.io/metadata.name: other}}", false),
+        (
+            "{matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [a, shop]}]}",
+            true,
+        ),
+        (
+            "{matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [a, b]}]}",
+            false,
+        ),
+        ("{}", true),
+        // Not known, and taken to select.
+        ("{matchLabels: {env: prod}}", true),
+    ] {
+        let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
+        assert_eq!(primary.len(), usize::from(selects), "{selector}: {primary:?}");
+        let secondary = problems(&(in_shop("n") + &network(selector, "Secondary"))).join("\n");
+        let expected = if selects {
+            "needs the mode layer2"
+        } else {
+            "no NetworkAttachmentDefinition shop/n is in the files"
+        };
+        assert!(secondary.contains(expected), "{selector}: {secondary}");
+    }
+    let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {env: test}}\n";
+    let labelled = on_pod + &network("{matchLabels: {env: prod}}", "Primary") + namespace;
+    assert_eq!(problems(&labelled), [""; 0]);
 }

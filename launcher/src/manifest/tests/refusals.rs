@@ -71,7 +71,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
             ".dhcpOptions.ntpServers[0]: \"fd00::1\": give an IPv4 address",
         ),
         (
-            "portRanges: [{start: 1, end: 2}]",
+            "portRanges: [{start: 1, end: 2, protocol: TCP}]",
             ".portRanges: ports is given too: write one or the other",
         ),
     ];
@@ -115,11 +115,19 @@ fn ports_are_checked() {
             ".ports[0]: port is missing: give the port's number",
         ),
         (
-            "portRanges: [{start: 9, end: 3}]",
+            "portRanges: [{start: 3, end: 9}]",
+            ".portRanges[0]: protocol is missing: give TCP or UDP, which a range must name",
+        ),
+        (
+            "portRanges: [{start: 3, end: 9, protocol: TCP, name: a}]",
+            ".portRanges[0].name: there is no such field in interfaces[].portRanges[]; it may have start, end, protocol",
+        ),
+        (
+            "portRanges: [{start: 9, end: 3, protocol: UDP}]",
             ".portRanges[0]: the range ends (3) before it starts (9)",
         ),
         (
-            "portRanges: [{start: 1, end: 9}, {start: 9, end: 9}]",
+            "portRanges: [{start: 1, end: 9, protocol: TCP}, {start: 9, end: 9, protocol: TCP}]",
             ".portRanges[1]: these ports are in the list already: leave them out once",
         ),
     ];
@@ -159,7 +167,7 @@ fn interfaces_and_networks_must_meet() {
     let found = problems(&two).join("\n");
     for expected in [
         "vm.yaml:9: spec.domain.devices.interfaces[1]: another interface is named \"a\" too: give each its own name",
-        "vm.yaml:11: spec.networks[0].multus.networkName: namespace other is neither the VM's (default) nor default: networks of others cannot be named",
+        "vm.yaml:11: spec.networks[0].multus.networkName: no NetworkAttachmentDefinition other/n is in the files: give it with -f too",
         "vm.yaml:12: spec.networks[1]: it says no network: give pod: {} or multus.networkName",
         "vm.yaml:12: spec.networks[1]: no interface is named \"c\": add it, or leave the network out",
     ] {
@@ -397,7 +405,7 @@ fn services_lead_to_ports_the_guest_has() {
 #[test]
 fn istio_keeps_its_ports() {
     let vm = machine(
-        "{name: d, masquerade: {}, portRanges: [{start: 15000, end: 15010}]}",
+        "{name: d, masquerade: {}, portRanges: [{start: 15000, end: 15010, protocol: TCP}]}",
         "{name: d, pod: {}}",
     );
     let mesh = vm.replace(
@@ -459,7 +467,7 @@ fn there_is_one_vm() {
     assert!(
         problems(&format!("{vm}---\n{vm}"))
             .iter()
-            .any(|p| p.starts_with("vm.yaml:12: one process serves one VM"))
+            .any(|p| p.starts_with("vm.yaml:12: a VM of this name is at vm.yaml:1 already"))
     );
     assert!(problems("[1]")[0].starts_with("vm.yaml:1: this is no Kubernetes object"));
     assert!(problems("").len() == 1 && problems("\u{0}").len() == 1);
@@ -477,7 +485,11 @@ fn a_socket_that_has_no_room_for_its_name_is_refused() {
         text: vm,
     };
     let long = format!("/run/{}", "d".repeat(60));
-    let rejected = super::check_sources(&[file], std::path::Path::new(&long)).unwrap_err();
+    let rejected = super::check_sources(
+        &[file],
+        &super::PlanSetup::new(std::path::Path::new(&long), &super::PlanArgs::default()),
+    )
+    .unwrap_err();
     assert!(rejected.errors[0].message.contains("too long for a Unix socket"));
 }
 

@@ -1,0 +1,178 @@
+//! Which kinds of objects are read, and in which versions of their API.
+
+use super::fields::{kubevirt, network, policy as policy_table};
+use super::policy::PolicyKind;
+use super::reader::{Object, ObjectType};
+
+/// A kind of object that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Machine,
+    Instance,
+    Attachment,
+    UserDefined,
+    ClusterUserDefined,
+    Sriov,
+    Service,
+    MacPool,
+    IpamClaim,
+    Namespace,
+    Policy(PolicyKind),
+}
+
+/// A kind as manifests name it.
+#[derive(Debug)]
+pub struct KnownKind {
+    name: &'static str,
+    group: &'static str,
+    /// Those that are read; the first is the one to write.
+    versions: &'static [&'static str],
+    /// Those that are read and will go from the API.
+    deprecated: &'static [&'static str],
+    /// What it is read as.
+    pub kind: Kind,
+}
+
+const fn known(name: &'static str, group: &'static str, versions: &'static [&'static str], kind: Kind) -> KnownKind {
+    KnownKind {
+        name,
+        group,
+        versions,
+        deprecated: &[],
+        kind,
+    }
+}
+
+/// KubeVirt serves its first API still (`ApiSupportedVersions` in
+/// staging/src/kubevirt.io/api/core/v1/register.go), and the fields are the same.
+const fn machine(name: &'static str, kind: Kind) -> KnownKind {
+    KnownKind {
+        deprecated: &["v1alpha3"],
+        ..known(name, "kubevirt.io", &["v1"], kind)
+    }
+}
+
+const fn policy(group: &'static str, versions: &'static [&'static str], kind: PolicyKind) -> KnownKind {
+    known(kind.name(), group, versions, Kind::Policy(kind))
+}
+
+const ADMIN: &str = "policy.networking.k8s.io";
+const ALPHA1: &[&str] = &["v1alpha1"];
+/// Those whose versions do not matter, since nothing but their name is read.
+const ANY: &[&str] = &[];
+
+static KINDS: &[KnownKind] = &[
+    machine("VirtualMachine", Kind::Machine),
+    machine("VirtualMachineInstance", Kind::Instance),
+    known(
+        "NetworkAttachmentDefinition",
+        "k8s.cni.cncf.io",
+        &["v1"],
+        Kind::Attachment,
+    ),
+    known("UserDefinedNetwork", "k8s.ovn.org", &["v1"], Kind::UserDefined),
+    known(
+        "ClusterUserDefinedNetwork",
+        "k8s.ovn.org",
+        &["v1"],
+        Kind::ClusterUserDefined,
+    ),
+    known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
+    known("Service", "", &["v1"], Kind::Service),
+    known("ConfigMap", "", &["v1"], Kind::MacPool),
+    known("Namespace", "", &["v1"], Kind::Namespace),
+    known("IPAMClaim", "k8s.cni.cncf.io", ALPHA1, Kind::IpamClaim),
+    policy("networking.k8s.io", &["v1"], PolicyKind::Network),
+    policy("k8s.cni.cncf.io", &["v1beta1", "v1beta2"], PolicyKind::MultiNetwork),
+    policy(ADMIN, ALPHA1, PolicyKind::Cluster("AdminNetworkPolicy")),
+    policy(ADMIN, ALPHA1, PolicyKind::Cluster("BaselineAdminNetworkPolicy")),
+    policy(ADMIN, &["v1alpha2"], PolicyKind::Cluster("ClusterNetworkPolicy")),
+    policy("k8s.ovn.org", &["v1"], PolicyKind::EgressFirewall),
+    policy(
+        "network.openshift.io",
+        ANY,
+        PolicyKind::OtherNamespaced("EgressNetworkPolicy"),
+    ),
+    policy("cilium.io", ANY, PolicyKind::OtherNamespaced("CiliumNetworkPolicy")),
+    policy(
+        "cilium.io",
+        ANY,
+        PolicyKind::OtherCluster("CiliumClusterwideNetworkPolicy"),
+    ),
+    policy("projectcalico.org", ANY, PolicyKind::OtherNamespaced("NetworkPolicy")),
+    policy(
+        "projectcalico.org",
+        ANY,
+        PolicyKind::OtherCluster("GlobalNetworkPolicy"),
+    ),
+    policy(
+        "crd.projectcalico.org",
+        ANY,
+        PolicyKind::OtherNamespaced("NetworkPolicy"),
+    ),
+    policy(
+        "crd.projectcalico.org",
+        ANY,
+        PolicyKind::OtherCluster("GlobalNetworkPolicy"),
+    ),
+];
+
+/// The kind of an object. A name that means something else in another group is not it; a VM of
+/// another group is a mistake.
+pub fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKind> {
+    let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
+    let mut named = KINDS.iter().filter(|known| known.name == name);
+    let first = named.clone().next()?;
+    let is_machine = matches!(first.kind, Kind::Machine | Kind::Instance);
+    match group {
+        Some(group) if group.contains('.') && !is_machine => named.find(|known| known.group == group),
+        Some(group) => named.find(|known| known.group == group).or(Some(first)),
+        None => Some(first),
+    }
+}
+
+impl KnownKind {
+    /// The first of its versions, with the group.
+    fn version(&self) -> String {
+        let version = self.versions.first().copied().unwrap_or("v1");
+        match self.group {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
+        }
+    }
+
+    /// Says what is wrong with the object's version. It is read nevertheless.
+    pub fn check_version(&self, object: &Object<'_>) {
+        let Some(item) = object.get("apiVersion") else {
+            return object.error(format!("apiVersion is missing: give {}", self.version()));
+        };
+        let Some(given) = item.text() else { return };
+        let (group, version) = given.split_once('/').unwrap_or(("", given));
+        if group == self.group && self.deprecated.contains(&version) {
+            item.warn(format!(
+                "{given:?} is deprecated and will go from the API: write {}",
+                self.version()
+            ));
+        } else if group != self.group || !self.versions.is_empty() && !self.versions.contains(&version) {
+            item.error(format!("{given:?}: this kind is read as {}", self.version()));
+        }
+    }
+}
+
+impl Kind {
+    /// Its table.
+    pub const fn table(self) -> &'static ObjectType {
+        match self {
+            Self::Machine | Self::Instance => &kubevirt::VIRTUAL_MACHINE,
+            Self::Attachment => &network::ATTACHMENT,
+            Self::UserDefined => &network::USER_DEFINED,
+            Self::ClusterUserDefined => &network::CLUSTER_USER_DEFINED,
+            Self::Sriov => &network::SRIOV_NETWORK,
+            Self::Service => &network::SERVICE,
+            Self::MacPool => &network::MAC_POOL,
+            Self::IpamClaim => &network::IPAM_CLAIM,
+            Self::Namespace => &policy_table::NAMESPACE,
+            Self::Policy(kind) => kind.table(),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Name, namespace, labels and annotations of an object.
+
+use super::fields::kubevirt as table;
+use super::names;
+use super::reader::{Item, Object};
+use std::collections::BTreeMap;
+
+/// Where objects are whose manifest and whose reader name no namespace.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// `metadata`
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    /// `name`
+    pub name: Option<String>,
+    /// `namespace`, or where objects are that name none.
+    pub namespace: String,
+    /// `labels`
+    pub labels: BTreeMap<String, String>,
+    /// `annotations`
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// Reads the `metadata` of `object`; `namespace` is where it is if it does not say.
+    pub fn read(object: &Object<'_>, namespace: &str) -> Self {
+        let Some(metadata) = object.object("metadata", &table::METADATA) else {
+            return Self {
+                namespace: namespace.to_owned(),
+                ..Self::default()
+            };
+        };
+        let parsed = |name, parse: fn(&str) -> Result<String, String>| {
+            let item = metadata.get(name)?;
+            // A name that is wrong is a name still: what names it is found.
+            item.parsed(parse).or_else(|| Some(item.scalar()?.text.clone()))
+        };
+        let labels = metadata.get("labels");
+        let annotations = metadata.get("annotations");
+        for (key, value) in labels.iter().flat_map(Item::texts) {
+            check_key(key, &value);
+            if value
+                .scalar()
+                .is_some_and(|s| s.is_text() && !names::is_label_value(&s.text))
+            {
+                value.error(names::VALUE_RULE);
+            }
+        }
+        for (key, value) in annotations.iter().flat_map(Item::texts) {
+            check_key(&key.to_lowercase(), &value);
+        }
+        Self {
+            name: parsed("name", names::dns_subdomain),
+            namespace: parsed("namespace", names::dns_label).unwrap_or_else(|| namespace.to_owned()),
+            labels: texts(labels),
+            annotations: texts(annotations),
+        }
+    }
+
+    /// The name, which must be given to `what`.
+    pub fn need_name(&self, object: &Object<'_>, what: &str) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            object.error(format!("metadata.name is missing: give {what} a name"));
+            String::new()
+        })
+    }
+}
+
+fn check_key(key: &str, value: &Item<'_>) {
+    if !names::is_label_key(key) {
+        value.error(format!("{key:?} {}", names::KEY_RULE));
+    }
+}
+
+/// A map of text to text.
+pub fn texts(item: Option<Item<'_>>) -> BTreeMap<String, String> {
+    let pairs = item.map(|item| item.texts()).unwrap_or_default();
+    let texts = pairs
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value.text()?.to_owned())));
+    texts.collect()
+}

@@ -1,0 +1,131 @@
+//! Names as the API server takes them (k8s.io/apimachinery `pkg/util/validation`).
+
+/// Most bytes of a label of a DNS name (RFC 1123).
+pub const MAX_LABEL: usize = 63;
+/// Most bytes of a DNS name (RFC 1123).
+const MAX_SUBDOMAIN: usize = 253;
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=MAX_LABEL).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// `IsDNS1123Label`: names of namespaces and Services, host names.
+///
+/// # Errors
+/// What is allowed.
+pub fn dns_label(text: &str) -> Result<String, String> {
+    if is_dns_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give up to {MAX_LABEL} small letters, digits and hyphens, a letter or digit at both ends"
+        ))
+    }
+}
+
+/// `IsDNS1123Subdomain`: names of most objects. One label of it may be longer than DNS allows.
+fn is_subdomain(text: &str) -> bool {
+    let label = |label: &str| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !label.is_empty() && label.bytes().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
+}
+
+/// As [`is_subdomain`].
+///
+/// # Errors
+/// What is allowed.
+pub fn dns_subdomain(text: &str) -> Result<String, String> {
+    if is_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "no API server takes this name: give up to {MAX_SUBDOMAIN} small letters, digits, hyphens and dots, a \
+             letter or digit at both ends of each part"
+        ))
+    }
+}
+
+/// The part after the slash of a label's key, and its value where there is one.
+fn is_label_name(text: &str) -> bool {
+    let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=MAX_LABEL).contains(&text.len())
+        && text.bytes().all(inner)
+        && end(text.bytes().next())
+        && end(text.bytes().last())
+}
+
+/// `IsQualifiedName`: keys of labels, and in small letters those of annotations.
+pub fn is_label_key(text: &str) -> bool {
+    match text.split_once('/') {
+        Some((prefix, name)) => is_subdomain(prefix) && is_label_name(name),
+        None => is_label_name(text),
+    }
+}
+
+/// `IsValidLabelValue`
+pub fn is_label_value(text: &str) -> bool {
+    text.is_empty() || is_label_name(text)
+}
+
+/// Keys of labels and annotations, as a message says it.
+pub const KEY_RULE: &str = "is no key an API server takes: give [domain/]name, the name up to 63 letters, digits, \
+                            hyphens, underscores and dots, a letter or digit at both ends";
+/// Values of labels, as a message says it.
+pub const VALUE_RULE: &str = "no API server takes this value of a label: give up to 63 letters, digits, hyphens, \
+                              underscores and dots, a letter or digit at both ends";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_an_api_server_takes() {
+        let long = |n| "a".repeat(n);
+        for (name, label, subdomain) in [
+            ("vm-1", true, true),
+            ("1", true, true),
+            ("a.b", false, true),
+            ("a..b", false, false),
+            (".a", false, false),
+            ("Web", false, false),
+            ("web_1", false, false),
+            ("-a", false, false),
+            ("a-", false, false),
+            ("a.-b", false, false),
+            ("", false, false),
+            (&long(63), true, true),
+            (&long(64), false, true),
+            (&long(253), false, true),
+            (&long(254), false, false),
+        ] {
+            assert_eq!(dns_label(name).is_ok(), label, "{name}");
+            assert_eq!(dns_subdomain(name).is_ok(), subdomain, "{name}");
+        }
+        for (key, takes) in [
+            ("app", true),
+            ("app.kubernetes.io/name", true),
+            ("App_1.x", true),
+            ("a/b/c", false),
+            ("/a", false),
+            ("a/", false),
+            ("-a", false),
+            ("UPPER.io/name", false),
+            (&long(64), false),
+        ] {
+            assert_eq!(is_label_key(key), takes, "{key}");
+        }
+        for (value, takes) in [
+            ("", true),
+            ("v1.2_x", true),
+            ("a b", false),
+            ("x-", false),
+            (&long(64), false),
+        ] {
+            assert_eq!(is_label_value(value), takes, "{value}");
+        }
+    }
+}

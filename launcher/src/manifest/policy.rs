@@ -1,0 +1,143 @@
+//! Policies, as far as it can be told which VMs they select. Nothing of what they say is
+//! enforced: [`crate::plan`] refuses a VM that one selects.
+
+use super::fields::policy as table;
+use super::metadata::Metadata;
+use super::reader::{Item, Object, ObjectType};
+use super::report::{Report, Spot};
+use super::selector::Selector;
+
+/// A policy.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Where it is.
+    pub spot: Spot,
+    /// `kind`
+    pub kind: &'static str,
+    /// Its namespace; `None` for those of the cluster.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// What it selects.
+    pub subject: Subject,
+    /// What is wrong with it.
+    pub problems: Report,
+}
+
+/// What a policy selects.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// Pods of its namespace, on the pod network.
+    Pods(Selector),
+    /// Pods of namespaces, on the pod network; without a selector of pods, all of them.
+    Namespaces(Selector, Option<Selector>),
+    /// Pods of its namespace, on networks named `[namespace/]name`.
+    Networks(Vec<String>, Selector),
+    /// Its selector is in a language that is not read here.
+    Unread,
+}
+
+/// `k8s.v1.cni.cncf.io/policy-for`: the networks of a MultiNetworkPolicy.
+const POLICY_FOR: &str = "k8s.v1.cni.cncf.io/policy-for";
+
+impl Policy {
+    /// `kind [namespace/]name`
+    pub fn title(&self) -> String {
+        let Self { kind, name, .. } = self;
+        match &self.namespace {
+            Some(namespace) => format!("{kind} {namespace}/{name}"),
+            None => format!("{kind} {name}"),
+        }
+    }
+}
+
+/// Which policies there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// NetworkPolicy
+    Network,
+    /// MultiNetworkPolicy
+    MultiNetwork,
+    /// AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy
+    Cluster(&'static str),
+    /// EgressFirewall
+    EgressFirewall,
+    /// Those of other projects, in a namespace.
+    OtherNamespaced(&'static str),
+    /// Those of other projects, of the cluster.
+    OtherCluster(&'static str),
+}
+
+impl PolicyKind {
+    /// Its table.
+    pub const fn table(self) -> &'static ObjectType {
+        match self {
+            Self::Network => &table::NETWORK_POLICY,
+            Self::MultiNetwork => &table::MULTI_NETWORK_POLICY,
+            Self::Cluster(_) => &table::CLUSTER_POLICY,
+            Self::EgressFirewall => &table::EGRESS_FIREWALL,
+            Self::OtherNamespaced(_) | Self::OtherCluster(_) => &table::OTHER_POLICY,
+        }
+    }
+
+    /// `kind`
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Network => "NetworkPolicy",
+            Self::MultiNetwork => "MultiNetworkPolicy",
+            Self::EgressFirewall => "EgressFirewall",
+            Self::Cluster(name) | Self::OtherNamespaced(name) | Self::OtherCluster(name) => name,
+        }
+    }
+}
+
+/// Reads one. A selector with a problem is taken to select, which the problem's VM hears of.
+pub fn read(kind: PolicyKind, object: &Object<'_>, namespace: &str) -> Policy {
+    let metadata = Metadata::read(object, namespace);
+    let of_cluster = matches!(kind, PolicyKind::Cluster(_) | PolicyKind::OtherCluster(_));
+    let selector = |item: Option<Item<'_>>| item.and_then(|item| Selector::read(&item)).unwrap_or_default();
+    let subject = match kind {
+        PolicyKind::Network => Subject::Pods(selector(pod_selector(object))),
+        PolicyKind::MultiNetwork => {
+            let networks = metadata.annotations.get(POLICY_FOR).map(String::as_str);
+            let networks = networks.unwrap_or_default().split(',').map(str::trim);
+            let networks = networks.filter(|name| !name.is_empty()).map(str::to_owned);
+            Subject::Networks(networks.collect(), selector(pod_selector(object)))
+        }
+        PolicyKind::Cluster(_) => cluster_subject(object),
+        PolicyKind::EgressFirewall => Subject::Pods(Selector::default()),
+        PolicyKind::OtherNamespaced(_) | PolicyKind::OtherCluster(_) => Subject::Unread,
+    };
+    Policy {
+        spot: object.spot().clone(),
+        kind: kind.name(),
+        name: metadata.need_name(object, "the policy"),
+        namespace: (!of_cluster).then_some(metadata.namespace),
+        subject,
+        problems: object.apart(),
+    }
+}
+
+fn pod_selector<'a>(object: &Object<'a>) -> Option<Item<'a>> {
+    let spec = object.need("spec", "give podSelector")?.object(&table::POLICY_SPEC)?;
+    spec.get("podSelector")
+}
+
+fn cluster_subject(object: &Object<'_>) -> Subject {
+    let read = || {
+        let spec = object
+            .need("spec", "give the subject")?
+            .object(&table::CLUSTER_POLICY_SPEC)?;
+        let subject = spec
+            .need("subject", "give namespaces or pods")?
+            .object(&table::SUBJECT)?;
+        if let Some(namespaces) = subject.get("namespaces") {
+            return Some(Subject::Namespaces(Selector::read(&namespaces)?, None));
+        }
+        let pods = subject.need("pods", "or namespaces")?.object(&table::SUBJECT_PODS)?;
+        let selector = |name| Selector::read(&pods.need(name, "give {} for all")?);
+        let (namespaces, pods) = (selector("namespaceSelector"), selector("podSelector"));
+        Some(Subject::Namespaces(namespaces?, Some(pods?)))
+    };
+    read().unwrap_or_else(|| Subject::Namespaces(Selector::default(), None))
+}

@@ -1,0 +1,114 @@
+//! Policies that select the VM, none of which is enforced.
+
+use super::Planner;
+use crate::manifest::interface::{Interface, LinkState};
+use crate::manifest::policy::{Policy, Subject};
+use crate::manifest::selector::{KnownLabels, Selector};
+use crate::manifest::vm::NetworkSource;
+
+/// Whether a policy is about the VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Selection {
+    No,
+    Yes,
+    /// It hangs on labels of the VM's namespace that are not known.
+    Perhaps,
+    /// Its selectors are not read.
+    Unread,
+}
+
+impl Planner<'_> {
+    pub(super) fn check_policies(&self) {
+        for policy in &self.manifests.policies {
+            let selection = self.selection(policy);
+            if selection != Selection::No {
+                self.report.adopt(&policy.problems);
+                self.refuse(policy, selection);
+            }
+        }
+    }
+
+    fn refuse(&self, policy: &Policy, selection: Selection) {
+        let vm = format!("VM {}/{}", self.vm.namespace, self.vm.name);
+        let policy_name = policy.title();
+        let what = match selection {
+            Selection::Yes => format!("{policy_name} selects {vm}"),
+            _ => format!("{policy_name} may select {vm}"),
+        };
+        if self.args.ignore_policies {
+            let message = format!("{what}, and is not enforced: --ignore-policies");
+            return self.report.warn(&policy.spot, message);
+        }
+        let more = match selection {
+            Selection::Perhaps => format!(
+                "; labels of the namespace {} decide, which are not known: give its Namespace with -f",
+                self.vm.namespace
+            ),
+            Selection::Unread => "; its selectors are not read here".into(),
+            _ => String::new(),
+        };
+        let message = format!(
+            "{what}{more}. hawser enforces no policies: leave it out, or serve the VM open with --ignore-policies"
+        );
+        self.report.error(&policy.spot, message);
+    }
+
+    fn selection(&self, policy: &Policy) -> Selection {
+        let vm = self.vm;
+        if policy
+            .namespace
+            .as_ref()
+            .is_some_and(|namespace| *namespace != vm.namespace)
+        {
+            return Selection::No;
+        }
+        let pod = KnownLabels {
+            labels: vm.labels.clone(),
+            complete: true,
+        };
+        let selects = |selector: &Selector| selector.selects(&pod).is_some_and(|selects| selects);
+        let certain = |selects: bool| if selects { Selection::Yes } else { Selection::No };
+        match &policy.subject {
+            Subject::Networks(networks, pods) => certain(self.is_on_any(networks) && selects(pods)),
+            _ if !self.is_on_pod_network() => Selection::No,
+            Subject::Pods(pods) => certain(selects(pods)),
+            Subject::Unread => Selection::Unread,
+            Subject::Namespaces(_, Some(pods)) if !selects(pods) => Selection::No,
+            Subject::Namespaces(namespaces, _) => {
+                match namespaces.selects(&self.manifests.labels_of_namespace(&vm.namespace)) {
+                    Some(selects) => certain(selects),
+                    None => Selection::Perhaps,
+                }
+            }
+        }
+    }
+
+    /// What the interfaces that are there are on.
+    fn sources(&self) -> impl Iterator<Item = &NetworkSource> {
+        let is_there = |interface: &&Interface| interface.state != LinkState::Absent;
+        let interfaces = self.vm.interfaces.iter().filter(is_there);
+        interfaces.filter_map(|interface| {
+            let mut networks = self.vm.networks.iter();
+            networks.find(|network| network.name == interface.name)?.source.as_ref()
+        })
+    }
+
+    fn is_on_pod_network(&self) -> bool {
+        self.sources().any(|source| matches!(source, NetworkSource::Pod(_)))
+    }
+
+    /// Whether the VM is on any of these networks, `[namespace/]name`; those without a namespace
+    /// are in the VM's.
+    fn is_on_any(&self, networks: &[String]) -> bool {
+        let own = self.vm.namespace.as_str();
+        self.sources().any(|source| {
+            let NetworkSource::Multus { namespace, name, .. } = source else {
+                return false;
+            };
+            let on = (namespace.as_deref().unwrap_or(own), name.as_str());
+            networks
+                .iter()
+                .any(|network| network.split_once('/').unwrap_or((own, network)) == on)
+        })
+    }
+}
