@@ -50,7 +50,7 @@ impl Metadata {
             check_key(&key.to_lowercase(), &value);
         }
         Self {
-            name: parsed("name", names::dns_subdomain),
+            name: parsed("name", names::dns_subdomain).or_else(|| generated_name(&metadata)),
             namespace: parsed("namespace", names::dns_label).unwrap_or_else(|| namespace.to_owned()),
             labels: texts(labels),
             annotations: texts(annotations),
@@ -64,6 +64,16 @@ impl Metadata {
             String::new()
         })
     }
+}
+
+/// What the name of an object begins with that gets the rest from the API server.
+fn generated_name(metadata: &Object<'_>) -> Option<String> {
+    let item = metadata.get("generateName")?;
+    let name = item.text()?.trim_end_matches(['-', '.']);
+    item.warn(format!(
+        "the API server would add letters of its own to the name: {name} is taken, always the same"
+    ));
+    Some(name.to_owned())
 }
 
 fn check_key(key: &str, value: &Item<'_>) {

@@ -31,6 +31,10 @@ pub static METADATA: ObjectType = ObjectType {
             "the first label of the VM's, up to 63 bytes, is the guest's host name, where `spec.hostname` is not given",
         ),
         honoured(
+            "generateName",
+            "the name, without the hyphen at its end, where `name` is not given; with a warning",
+        ),
+        honoured(
             "namespace",
             "where names of networks are looked for; that of `--namespace` if not given, else `default`",
         ),

@@ -266,6 +266,23 @@ fn names_that_no_api_server_takes_are_refused() {
 }
 
 #[test]
+fn a_name_the_api_server_would_finish_is_taken_as_it_is() {
+    let vm = machine(OPEN, POD).replace("{name: vm}", "{generateName: web-}");
+    let made = planned(&vm, &PlanArgs::default()).unwrap();
+    assert_eq!(
+        (made.plan.name.as_str(), made.plan.nics[0].hostname.as_deref()),
+        ("web", Some("web"))
+    );
+    assert_eq!(
+        problems(&vm),
+        [
+            "vm.yaml:3: warning: metadata.generateName: the API server would add letters of its own to the name: web is \
+             taken, always the same"
+        ]
+    );
+}
+
+#[test]
 fn istio_is_asked_for_as_kubevirt_reads_it() {
     let vm = machine("{name: default, masquerade: {}}", POD);
     for (inject, kept) in [
@@ -368,9 +385,9 @@ fn one_of_several_vms_is_chosen_and_the_others_do_not_matter() {
 
 #[test]
 fn objects_without_a_namespace_are_in_that_of_the_option() {
-    let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n}\nspec:\n  \
+    let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net}\nspec:\n  \
                config: '{\"type\": \"bridge\", \"bridge\": \"br0\"}'\n";
-    let text = machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: n}}") + nad;
+    let text = machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: net}}") + nad;
     let args = PlanArgs {
         namespace: Some("shop".into()),
         ..PlanArgs::default()
@@ -378,7 +395,7 @@ fn objects_without_a_namespace_are_in_that_of_the_option() {
     let shop = plan(&text, &args);
     assert_eq!(
         (shop.namespace.as_str(), shop.nics[0].network.as_str()),
-        ("shop", "shop/n")
+        ("shop", "shop/net")
     );
-    assert_eq!(plan(&text, &PlanArgs::default()).nics[0].network, "default/n");
+    assert_eq!(plan(&text, &PlanArgs::default()).nics[0].network, "default/net");
 }

@@ -401,10 +401,10 @@ fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
     };
     let of = |namespace: &str| {
         attachment(r#"{"type": "bridge", "bridge": "br0"}"#)
-            .replace("{name: n}", &format!("{{name: n, namespace: {namespace}}}"))
+            .replace("{name: net}", &format!("{{name: net, namespace: {namespace}}}"))
     };
     for (namespace, refused) in [("shop", false), ("default", false), ("infra", true)] {
-        let text = in_shop(&format!("{namespace}/n")) + &of(namespace);
+        let text = in_shop(&format!("{namespace}/net")) + &of(namespace);
         assert_eq!(problems(&text), [""; 0], "{namespace}");
         let found = problems_with(&text, &isolated);
         assert_eq!(found.len(), usize::from(refused), "{found:?}");
@@ -416,10 +416,10 @@ fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
     }
     // The same name means another network elsewhere, also twice.
     assert_eq!(
-        problems(&(in_shop("n") + &of("shop") + &of("infra") + &of("infra"))),
+        problems(&(in_shop("net") + &of("shop") + &of("infra") + &of("infra"))),
         [""; 0]
     );
-    let twice = problems(&(in_shop("n") + &of("shop") + &of("shop")));
+    let twice = problems(&(in_shop("net") + &of("shop") + &of("shop")));
     assert_eq!(
         twice,
         ["vm.yaml:18: a network of this name is at vm.yaml:12 already: leave one out"]
@@ -430,7 +430,7 @@ fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
 fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
     let network = |selector: &str, role: &str| {
         format!(
-            "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: n}}\nspec:\n  \
+            "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: net}}\nspec:\n  \
              namespaceSelector: {selector}\n  network: {{topology: Layer2, layer2: {{role: {role}}}}}\n"
         )
     };
@@ -452,11 +452,11 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
     ] {
         let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
         assert_eq!(primary.len(), usize::from(selects), "{selector}: {primary:?}");
-        let secondary = problems(&(in_shop("n") + &network(selector, "Secondary"))).join("\n");
+        let secondary = problems(&(in_shop("net") + &network(selector, "Secondary"))).join("\n");
         let expected = if selects {
             "needs the mode layer2"
         } else {
-            "no NetworkAttachmentDefinition shop/n is in the files"
+            "no NetworkAttachmentDefinition shop/net is in the files"
         };
         assert!(secondary.contains(expected), "{selector}: {secondary}");
     }

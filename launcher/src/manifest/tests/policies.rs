@@ -11,11 +11,11 @@ fn vm() -> String {
     )
 }
 
-/// A VM on the network shop/n alone.
+/// A VM on the network shop/net alone.
 fn on_segment() -> String {
-    let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: n, namespace: \
+    let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net, namespace: \
                shop}\nspec:\n  config: '{\"type\": \"bridge\", \"bridge\": \"br0\"}'\n";
-    machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: n}}")
+    machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: net}}")
         .replace("{name: vm}", "{name: vm, namespace: shop, labels: {app: web}}")
         + nad
 }
@@ -168,7 +168,7 @@ fn a_policy_of_other_networks_selects_vms_on_those() {
         let spec = format!("{{podSelector: {selector}}}");
         policy("k8s.cni.cncf.io/v1beta2", "MultiNetworkPolicy", &metadata, &spec)
     };
-    for networks in ["n", "shop/n", "m, n", "other/x,shop/n"] {
+    for networks in ["net", "shop/net", "m, net", "other/x,shop/net"] {
         let found = problems(&(on_segment() + &multi(networks, "{}")));
         assert!(
             found.len() == 1 && found[0].contains("MultiNetworkPolicy shop/p selects VM shop/vm. hawser enforces"),
@@ -177,9 +177,9 @@ fn a_policy_of_other_networks_selects_vms_on_those() {
     }
     for (networks, selector) in [
         ("m", "{}"),
-        ("other/n", "{}"),
+        ("other/net", "{}"),
         ("", "{}"),
-        ("n", "{matchLabels: {app: db}}"),
+        ("net", "{matchLabels: {app: db}}"),
     ] {
         assert_eq!(
             problems(&(on_segment() + &multi(networks, selector))),
@@ -187,7 +187,7 @@ fn a_policy_of_other_networks_selects_vms_on_those() {
             "{networks}"
         );
     }
-    assert_eq!(problems(&(vm() + &multi("n", "{}"))), [""; 0]);
+    assert_eq!(problems(&(vm() + &multi("net", "{}"))), [""; 0]);
 }
 
 #[test]

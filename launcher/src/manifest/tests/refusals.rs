@@ -167,7 +167,7 @@ fn interfaces_and_networks_must_meet() {
     let found = problems(&two).join("\n");
     for expected in [
         "vm.yaml:9: spec.domain.devices.interfaces[1]: another interface is named \"a\" too: give each its own name",
-        "vm.yaml:11: spec.networks[0].multus.networkName: no NetworkAttachmentDefinition other/n is in the files: give it with -f too",
+        "vm.yaml:11: spec.networks[0].multus.networkName: no NetworkAttachmentDefinition other/net is in the files: give it with -f too",
         "vm.yaml:12: spec.networks[1]: it says no network: give pod: {} or multus.networkName",
         "vm.yaml:12: spec.networks[1]: no interface is named \"c\": add it, or leave the network out",
     ] {

@@ -82,13 +82,13 @@ fn the_labels_kubevirt_puts_on_a_pod_are_selected_by() {
 #[test]
 fn services_that_lead_nowhere_are_named() {
     let web = vm("{name: web, labels: {app: x}}");
-    let leads_nowhere = "vm.yaml:12: warning: Service default/s leads nowhere: no VM of the files has the labels app=y";
-    for selector in ["{app: y}", "{app: y, kubevirt.io: virt-launcher}"] {
+    let leads_nowhere = "vm.yaml:12: warning: Service default/s leads nowhere: no VM of the files has the labels app=z";
+    for selector in ["{app: z}", "{app: z, kubevirt.io: virt-launcher}"] {
         let found = problems(&(web.clone() + &node_port(selector, "")));
         assert!(found.len() == 1 && found[0].starts_with(leads_nowhere), "{found:?}");
     }
     // Of another namespace, without a selector, a name's, or another VM's.
-    let elsewhere = node_port("{app: y}", "").replace("{name: s}", "{name: s, namespace: other}");
+    let elsewhere = node_port("{app: z}", "").replace("{name: s}", "{name: s, namespace: other}");
     assert_eq!(problems(&(web.clone() + &elsewhere)), [""; 0]);
     assert_eq!(
         problems(&(web.clone() + &service("s", "{ports: [{port: 1}]}"))),
@@ -96,13 +96,13 @@ fn services_that_lead_nowhere_are_named() {
     );
     let external = service(
         "s",
-        "{type: ExternalName, externalName: example.com, selector: {app: y}}",
+        "{type: ExternalName, externalName: example.com, selector: {app: z}}",
     );
     assert_eq!(problems(&(web.clone() + &external)), [""; 0]);
     let two = format!(
         "{web}---\n{}{}",
-        vm("{name: db, labels: {app: y}}"),
-        node_port("{app: y}", "")
+        vm("{name: db, labels: {app: z}}"),
+        node_port("{app: z}", "")
     );
     let args = PlanArgs {
         vm: Some("web".into()),
@@ -116,11 +116,11 @@ fn a_service_of_another_workload_is_no_problem_whatever_it_says() {
     let web = vm("{name: web, labels: {app: x}}");
     let other = service(
         "other",
-        "{type: NodePort, selector: {app: y}, ports: [{port: 1, protocol: SCTP, nodePort: 99999}, {port: x}]}",
+        "{type: NodePort, selector: {app: z}, ports: [{port: 1, protocol: SCTP, nodePort: 99999}, {port: x}]}",
     );
     let found = problems(&(web.clone() + &other));
     assert!(found.len() == 1 && found[0].contains("leads nowhere"), "{found:?}");
-    let own = problems(&(web + &other.replace("app: y", "app: x"))).join("\n");
+    let own = problems(&(web + &other.replace("app: z", "app: x"))).join("\n");
     assert!(own.contains("spec.ports[0].protocol: \"SCTP\": choose one of"), "{own}");
     assert!(own.contains("spec.ports[0].nodePort: found \"99999\""), "{own}");
     // Knative's is another kind, not a version of this one.

@@ -26,7 +26,7 @@ mod scalar;
 
 pub use budget::Budget;
 pub use documents::documents;
-pub use scalar::{Meaning, Scalar};
+pub use scalar::Scalar;
 
 use budget::{MAX_BYTES, MAX_NODES};
 use std::rc::Rc;

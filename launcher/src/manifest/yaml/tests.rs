@@ -1,3 +1,4 @@
+use super::scalar::Meaning;
 use super::*;
 
 fn parse(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
