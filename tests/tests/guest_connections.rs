@@ -5,6 +5,7 @@ use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::lab::{Lab, PORT};
 use hawser_testkit::netns::address::{FAR4, FAR6, NOWHERE4, NOWHERE6, POD4, POD6};
+use hawser_testkit::sniffer::Sniffer;
 use hawser_testkit::{Result, failure, peers};
 use std::time::Duration;
 
@@ -202,6 +203,52 @@ fn connections_of_a_guest_are_reset_when_the_pod_loses_its_address() -> Result<(
         let report: serde_json::Value = serde_json::from_str(&output.out)?;
         assert_eq!(report["outcome"], "ConnectionReset", "{server}: {report}");
         assert!(report["seconds"].as_f64() < Some(10.0), "{server}: {report}");
+    }
+    hawser.assert_alive()
+}
+
+#[test]
+fn urgent_bytes_pass_between_a_guest_and_the_world_out_of_band() -> Result<()> {
+    let (lab, mut hawser, guest, servers) = up(Kind::Uml, &["--port=8080:7000"])?;
+    let _server = guest.serve(&format!("[::]:{PORT}"))?;
+    for server in &servers {
+        guest.traffic(&format!("urgent to={server}"))?;
+    }
+    for pod in [format!("{POD4}:8080"), format!("[{POD6}]:8080")] {
+        peers::traffic(&lab.networks.world, &format!("urgent to={pod}"))?;
+    }
+    hawser.assert_alive()
+}
+
+#[test]
+fn the_dscp_of_a_guest_is_on_the_wire_from_the_first_packet_on() -> Result<()> {
+    /// Expedited forwarding, as TOS and traffic class say it.
+    const EF: u8 = 0xb8;
+    let (lab, mut hawser, guest, servers) = up(Kind::Uml, &[])?;
+    let wire = Sniffer::start(&lab.networks.world, lab.folder(), "pod0")?;
+    for server in &servers {
+        guest.traffic(&format!("marked to={server} class={EF}"))?;
+    }
+    for (marks, to) in [
+        (format!("ip[1] == {EF}"), FAR4),
+        (format!("ip6[0:2] & 0xff0 == {}", u16::from(EF) << 4), FAR6),
+    ] {
+        for what in [
+            "tcp[tcpflags] & tcp-syn != 0",
+            "tcp[tcpflags] & tcp-fin != 0",
+            "udp port 7000",
+        ] {
+            // Filters look into no TCP header behind that of IPv6.
+            let what = if to == FAR6 {
+                what.replace("tcp[tcpflags]", "ip6[53]")
+            } else {
+                what.to_owned()
+            };
+            let marked = format!("{marks} and {what} and dst host {to}");
+            wire.wait_for(1, &marked)?;
+        }
+        let unmarked = wire.seen(&format!("not ({marks}) and (tcp or udp) and dst host {to}"))?;
+        assert!(unmarked.is_empty(), "{unmarked:?}");
     }
     hawser.assert_alive()
 }

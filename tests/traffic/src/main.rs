@@ -14,6 +14,7 @@ mod bulk;
 mod dial;
 mod flood;
 mod life;
+mod marks;
 mod raw;
 mod rounds;
 mod server;
@@ -45,6 +46,8 @@ hawser-traffic COMMAND [name=value]…
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
   keepalive  to=ADDR:PORT idle=S interval=S count=N [wait=SECONDS]   how an idle connection ends
+  urgent     to=ADDR:PORT                       an urgent byte among others, there and back
+  marked     to=ADDR:PORT class=N               TCP and UDP with a traffic class
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
@@ -110,6 +113,8 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "dial" => dial::dial(arguments),
         "hold" => dial::hold(arguments),
         "keepalive" => life::keepalive(arguments),
+        "urgent" => marks::urgent(arguments),
+        "marked" => marks::marked(arguments),
         "flood" => flood::flood(arguments),
         "frame" => raw::frame(arguments),
         "agent" => agent::serve(arguments.text("tty")?),

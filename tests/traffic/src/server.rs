@@ -1,7 +1,7 @@
 //! The server: one thread per connection, told what to do by the client.
 
 use crate::wire::{Request, be_patient, read_line};
-use crate::{Report, flood, stream};
+use crate::{Report, flood, marks, stream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
@@ -116,5 +116,11 @@ fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
         Request::Count { size } => flood::count(&stream, size),
         Request::Pour { size, millis } => flood::pour(&stream, size, Duration::from_millis(millis)),
         Request::Peer => writeln!(writer, "{}", stream.peer_addr()?),
+        Request::Urgent => {
+            writeln!(writer, "ready")?;
+            let came = marks::receive_urgent(&stream)?;
+            writeln!(writer, "{came}")?;
+            marks::send_urgent(&stream)
+        }
     }
 }

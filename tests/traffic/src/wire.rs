@@ -31,6 +31,8 @@ pub enum Request {
     Recall { token: u64 },
     /// Answer with the address the client comes from.
     Peer,
+    /// Say when ready, take an urgent byte among others, say how they came, send the same.
+    Urgent,
     /// Answer with a UDP port, count datagrams of `size` bytes there until the client's
     /// direction ends, answer with their number.
     Count { size: usize },
@@ -67,7 +69,8 @@ pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     put(open(to)?, request)
 }
 
-fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
+/// Asks on a connection there is.
+pub fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
