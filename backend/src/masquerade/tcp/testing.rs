@@ -58,6 +58,11 @@ impl FakeStream {
         self.inbox.extend(bytes);
     }
 
+    /// Of the bytes the world sends next the one at `place` is urgent.
+    pub fn push_urgent(&mut self, place: usize) {
+        self.mark = Some(self.inbox.len() + place);
+    }
+
     /// The world reads up to `n` bytes.
     pub fn drain(&mut self, n: usize) {
         self.queued -= n.min(self.queued);
@@ -238,6 +243,10 @@ impl Player {
             3 => {
                 let bytes: Vec<u8> = (0..number % 5000).map(|i| byte_at(self.world_sent + i)).collect();
                 if !self.stream.inbox_closed {
+                    if c % 8 == 7 && !bytes.is_empty() {
+                        self.stream.push_urgent(number % bytes.len());
+                        self.connection.on_urgent();
+                    }
                     self.stream.push(&bytes);
                     self.world_sent += bytes.len();
                 }
@@ -263,6 +272,7 @@ impl Player {
             }
             6 => {
                 self.around.now = self.around.now + Duration::from_millis(number as u64 * 10);
+                self.stream.silence = Duration::from_millis(u64::from(c) * 50);
                 self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
             }
             _ => self.call(|connection, ctx, _, _| {
