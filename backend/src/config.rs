@@ -45,6 +45,13 @@ pub enum ModeConfig {
 }
 
 impl ModeConfig {
+    /// Lets go of the queues of a device: whoever keeps the configuration is not to keep them.
+    pub fn forget_queues(&mut self) {
+        if let Self::Bridge(bridge) = self {
+            bridge.queues.clear();
+        }
+    }
+
     /// The resolvers that the mode's services begin with; `None` if it has no such service.
     pub fn resolvers(&self) -> Option<Resolvers> {
         let (names, forward) = match self {

@@ -100,6 +100,9 @@ impl Port {
     pub fn with_start(config: PortConfig, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
+        // The workers' modes have the queues: one kept here would outlive its replacement.
+        let mut config = config;
+        config.mode.forget_queues();
         Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = MasqueradeSetup {
@@ -314,5 +317,38 @@ fn line(text: &mut String, prefix: &str, name: &str, value: u64) {
     if value != 0 {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {prefix}{name} {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::BridgeConfig;
+    use crate::masquerade::test_support::netns::enter_fresh;
+    use crate::virtio::features::tests::port;
+    use std::time::Instant;
+
+    #[test]
+    fn a_queue_that_was_replaced_is_closed() {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        if !enter_fresh() {
+            return;
+        }
+        let open = |name| Arc::new(TapQueue::open(name, 1).unwrap().remove(0));
+        let (first, second) = (open("first0"), open("second0"));
+        let watched = Arc::downgrade(&first);
+        let mut config = port(1);
+        config.mode = ModeConfig::Bridge(BridgeConfig {
+            queues: vec![first],
+            ..BridgeConfig::default()
+        });
+        let port = Port::new(config).unwrap();
+        assert_eq!(watched.strong_count(), 1, "the worker's");
+        port.replace_segment(vec![second]);
+        let started = Instant::now();
+        while watched.strong_count() > 0 {
+            assert!(started.elapsed() < PATIENCE, "somebody keeps it open");
+            std::thread::yield_now();
+        }
     }
 }

@@ -85,7 +85,8 @@ impl Transmit {
 
     /// Takes up to a burst of chains, no more than `budget` lets through, drops (and counts) what is no frame or is not
     /// admitted, shows the rest to `act`, and gives all chains back to the guest.
-    /// Returns how many chains there were.
+    /// Returns how many chains there were. What is no frame is shown to `refused`, as much of
+    /// its head as was looked at.
     ///
     /// # Errors
     /// A [`RingError`], after the chains before it have been handled: the ring must stop.
@@ -93,7 +94,7 @@ impl Transmit {
         &mut self,
         counters: &Counters,
         budget: Budget,
-        mut admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        mut admit: impl FnMut(&[u8], Result<(), DropReason>) -> Result<(), DropReason>,
         act: impl FnOnce(&GuestBurst<'_>),
     ) -> Result<usize, RingError> {
         let result = self.take_chains(budget);
@@ -136,19 +137,34 @@ impl Transmit {
         Ok(())
     }
 
-    fn parse_chains(&mut self, counters: &Counters, admit: &mut impl FnMut(&[u8]) -> Result<(), DropReason>) {
+    fn parse_chains(
+        &mut self,
+        counters: &Counters,
+        admit: &mut impl FnMut(&[u8], Result<(), DropReason>) -> Result<(), DropReason>,
+    ) {
         for index in 0..self.chains.len() {
-            match self.parse(index).and_then(|parsed| {
-                admit(&self.copies[parsed.copy][self.header_len..][..parsed.head])?;
-                Ok(parsed)
-            }) {
+            let (head, parsed) = self.parse(index);
+            let head = &self.copies[index][self.header_len..][..head];
+            let checked = parsed.as_ref().map_or_else(|reason| Err(*reason), |_| Ok(()));
+            match admit(head, checked).and(parsed) {
                 Ok(parsed) => self.parsed.push(parsed),
                 Err(reason) => counters.count_drop(reason),
             }
         }
     }
 
-    fn parse(&mut self, index: usize) -> Result<Parsed, DropReason> {
+    /// Copies the head of a chain's frame, and checks the chain. Returns how many bytes of the
+    /// head there are.
+    fn parse(&mut self, index: usize) -> (usize, Result<Parsed, DropReason>) {
+        let chain = &self.chains[index];
+        let readable = chain.first..chain.first + chain.readable;
+        let copy = &mut self.copies[index][..self.header_len + HEAD_MAX];
+        let copied = copy_from_guest(self.segments.slices(readable), 0, copy);
+        let head = copied.saturating_sub(self.header_len);
+        (head, self.check(index, head))
+    }
+
+    fn check(&mut self, index: usize, head: usize) -> Result<Parsed, DropReason> {
         let chain = &self.chains[index];
         if chain.writable != 0 || chain.len <= self.header_len {
             return Err(DropReason::BadChain);
@@ -157,14 +173,7 @@ impl Transmit {
         if len > MAX_FRAME {
             return Err(DropReason::FrameTooLong);
         }
-        let copy = &mut self.copies[index];
-        let head = len.min(HEAD_MAX);
-        copy_from_guest(
-            self.segments.slices(chain.segments()),
-            0,
-            &mut copy[..self.header_len + head],
-        );
-        let (header, bytes) = copy.split_at(self.header_len);
+        let (header, bytes) = self.copies[index].split_at(self.header_len);
         let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(DropReason::BadChain)?;
         let offload = net_header::decode(header, &bytes[..head], self.features)?;
         Ok(Parsed {

@@ -72,7 +72,8 @@ impl Guest {
 
     fn burst_within(&mut self, budget: Budget) -> (Result<usize, RingError>, Vec<Seen>) {
         let mut seen = Vec::new();
-        let admit = |head: &[u8]| {
+        let admit = |head: &[u8], checked: Result<(), DropReason>| {
+            checked?;
             if head.first() == Some(&0xbb) {
                 Err(DropReason::SpoofedMac)
             } else {
@@ -299,4 +300,33 @@ fn a_burst_ends_when_it_has_looked_at_enough_descriptors_whatever_is_in_them() {
         assert_eq!(seen.len(), 2, "of 1,024 descriptors each");
         assert!(guest.transmit.ring().visited() <= VISIT_BUDGET + crate::virtio::ring::MAX_VISITS);
     }
+}
+
+#[test]
+fn what_is_no_frame_is_told_of_with_what_there_is_of_a_head() {
+    let mut guest = Guest::new(16, MODERN);
+    let frame = [vec![0; 12], vec![7; 60]].concat();
+    guest.post(&frame[..12], &[]);
+    guest.post(&[vec![0; 12], vec![7; MAX_FRAME + 1]].concat(), &[]);
+    // An offload that makes no sense.
+    guest.post(&[vec![1, 0x7f], vec![0; 10], vec![7; 60]].concat(), &[]);
+    guest.post(&frame, &[]);
+    let mut told = Vec::new();
+    let taken = guest.transmit.burst(
+        &guest.counters,
+        Budget::UNLIMITED,
+        |head, checked| {
+            told.push((head.to_vec(), checked));
+            checked
+        },
+        |burst| assert_eq!(burst.len(), 1),
+    );
+    assert_eq!(taken, Ok(4));
+    let expected = [
+        (vec![], Err(DropReason::BadChain)),
+        (vec![7; HEAD_MAX], Err(DropReason::FrameTooLong)),
+        (vec![7; 60], Err(DropReason::BadOffload)),
+        (vec![7; 60], Ok(())),
+    ];
+    assert_eq!(told, expected);
 }

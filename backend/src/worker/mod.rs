@@ -349,8 +349,8 @@ impl Worker {
             let taken = transmit.burst(
                 &self.counters,
                 self.from_guest.budget(),
-                |head| {
-                    let admitted = self.admission.admit(head);
+                |head, checked| {
+                    let admitted = checked.and_then(|()| self.admission.admit(head));
                     match admitted {
                         Ok(()) => self.sightings.look(now, head),
                         Err(reason) => self.capture.refused(head, reason),

@@ -79,7 +79,7 @@ fn transmit(input: &Input) {
         let taken = transmit.burst(
             &counters,
             Budget::UNLIMITED,
-            |_| Ok(()),
+            |_, checked| checked,
             |burst| {
                 for frame in burst {
                     let mut bytes = vec![0; frame.len + 1];
