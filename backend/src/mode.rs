@@ -88,6 +88,13 @@ pub trait Mode: Send {
     /// Something has become of the segment the mode attaches the guest to.
     fn on_segment(&mut self, _now: Instant, _change: SegmentChange, _sink: &mut dyn GuestSink) {}
 
+    /// The device was reset: the next driver may be another guest's, or the same one's that slept.
+    fn on_reset(&mut self) {}
+
+    /// The front end has gone, and with it perhaps the guest. Told after
+    /// [`on_link_down`](Self::on_link_down).
+    fn on_front_end_gone(&mut self, _now: Instant) {}
+
     /// The guest's driver is gone, or a new one is about to come; nothing can be sent.
     fn on_link_down(&mut self, now: Instant);
 }

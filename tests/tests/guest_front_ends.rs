@@ -5,6 +5,8 @@ use hawser_testkit::guest::{Guest, Kind, Meeting, Plan};
 use hawser_testkit::lab::{Lab, PORT};
 use hawser_testkit::netns::address::{FAR4, POD4};
 use hawser_testkit::{Result, peers};
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,36 @@ fn a_new_guest_takes_the_place_of_one_whose_power_was_cut() -> Result<()> {
     }
     assert_eq!(hawser.counters()?.get("dhcp4_leases"), 3);
     hawser.stop()
+}
+
+#[test]
+fn an_idle_client_is_reset_when_the_guest_reboots() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut hawser = lab.hawser(&["--port=8080:7000"])?;
+    // In QEMU, not by starting another: the connection to the front end stays.
+    let mut guest = Plan {
+        arguments: vec!["-action".into(), "reboot=reset".into()],
+        ..Plan::new(Kind::Qemu, hawser.socket())
+    }
+    .boot()?;
+    guest.net_up()?;
+    let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
+    let at = format!("{POD4}:8080");
+    let client = lab.networks.world.inside(|| TcpStream::connect(&at))??;
+    hawser.wait_for_counters("the client", |counters| counters.get("tcp_connections_in") == 1)?;
+    let _gone = guest.start("sleep 1; echo b >/proc/sysrq-trigger", Duration::from_secs(60))?;
+    std::thread::sleep(Duration::from_secs(3));
+    guest.wait_for_boot()?;
+    guest.net_up()?;
+    // The next question comes at most as long after the address as that came after the driver.
+    client.set_read_timeout(Some(Duration::from_secs(40)))?;
+    let waited = (&client).read(&mut [0]).map_err(|e| e.kind());
+    assert_eq!(waited, Err(ErrorKind::ConnectionReset), "{}", hawser.process().log());
+    assert_eq!(hawser.counters()?.get("tcp_resets"), 1);
+    // And it is the same process, with a place for the next one.
+    let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
+    peers::traffic(&lab.networks.world, &format!("send to={at} bytes=5000"))?;
+    hawser.assert_alive()
 }
 
 #[test]

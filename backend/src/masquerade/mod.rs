@@ -348,6 +348,14 @@ impl Mode for Masquerade {
         self.udp.on_link_up();
     }
 
+    fn on_reset(&mut self) {
+        self.tcp.on_reset();
+    }
+
+    fn on_front_end_gone(&mut self, now: Instant) {
+        self.tcp.on_front_end_gone(now);
+    }
+
     /// Addresses, listening sockets and connections belong to the VM and stay; or go to another
     /// worker, if it is only this queue pair that is gone.
     fn on_link_down(&mut self, now: Instant) {

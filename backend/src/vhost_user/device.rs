@@ -125,6 +125,7 @@ impl VhostUserBackend for Device {
 
     fn reset_device(&self) {
         self.reset_rings();
+        self.for_each_worker(WorkerHandle::reset);
         self.for_each_worker(|worker| worker.set_features(0));
     }
 

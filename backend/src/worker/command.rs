@@ -71,6 +71,7 @@ impl Limits {
 pub(super) enum Command {
     SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
     SetFeatures(u64, SyncSender<()>),
+    Reset,
     StartRing(RingRole, Box<RingSetup>),
     StopRing(RingRole, SyncSender<Option<u16>>),
     SetEnabled(RingRole, bool),

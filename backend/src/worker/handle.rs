@@ -50,6 +50,11 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::SetFeatures(features, reply));
     }
 
+    /// Tells the mode that the device was reset.
+    pub fn reset(&self) {
+        self.commands.send(Command::Reset);
+    }
+
     /// Starts a ring. It serves once it is enabled too ([`set_enabled`](Self::set_enabled)).
     pub fn start_ring(&self, role: RingRole, setup: RingSetup) {
         self.commands.send(Command::StartRing(role, Box::new(setup)));

@@ -258,8 +258,12 @@ impl Worker {
         while let Some(command) = self.commands.next() {
             match command {
                 Command::SetMemory(map, reply) => {
+                    let is_gone = map.is_none();
                     self.set_memory(map);
                     self.update_link(now);
+                    if is_gone {
+                        self.mode.on_front_end_gone(now);
+                    }
                     // The one who asked may have given up; nothing is lost with the answer.
                     let _ = reply.send(());
                 }
@@ -267,6 +271,7 @@ impl Worker {
                     self.set_features(Features(features));
                     let _ = reply.send(());
                 }
+                Command::Reset => self.mode.on_reset(),
                 Command::StartRing(role, setup) => self.start_ring(role, *setup),
                 Command::StopRing(role, reply) => {
                     let next_avail = self.stop_ring(role);

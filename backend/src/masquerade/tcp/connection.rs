@@ -115,8 +115,6 @@ const HALF_CLOSED: Duration = Duration::from_secs(75);
 /// How long the host socket may stand still with the last bytes of a guest that is done: what
 /// Linux gives a socket that nobody has any more (net.ipv4.tcp_orphan_retries).
 const DRAINING: Duration = Duration::from_secs(120);
-/// How long a guest that came up again is given to get its addresses.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
 /// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2):
@@ -298,6 +296,15 @@ impl Connection {
         }
     }
 
+    /// How often the guest is told or asked the same before it is given up.
+    const fn max_retries(&self) -> u8 {
+        match (self.state, self.sending, self.receiving) {
+            (State::SynSent | State::SynReceived, ..) => MAX_SYN_RETRIES,
+            (_, Sending::FinSent, Receiving::Draining | Receiving::Closed) => MAX_LAST_RETRIES,
+            _ => MAX_RETRIES,
+        }
+    }
+
     /// How long nothing may happen before the guest is probed.
     const fn patience(&self) -> Duration {
         if self.is_forgotten_by_guest() {
@@ -468,20 +475,13 @@ impl Connection {
     }
 
     fn on_retransmit_timer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
-        let is_opening = matches!(self.state, State::SynSent | State::SynReceived);
-        let limit = match (is_opening, self.receiving) {
-            (true, _) => MAX_SYN_RETRIES,
-            (false, Receiving::Open) => MAX_RETRIES,
-            (false, _) if self.sending == Sending::FinSent => MAX_LAST_RETRIES,
-            (false, _) => MAX_RETRIES,
-        };
-        if self.retries >= limit {
+        if self.retries >= self.max_retries() {
             self.abort(ctx);
             return Progress::Done;
         }
         self.retries += 1;
         self.rtt.back_off();
-        if is_opening {
+        if matches!(self.state, State::SynSent | State::SynReceived) {
             self.send_syn(ctx);
             return self.progress();
         }
@@ -491,7 +491,7 @@ impl Connection {
     /// Asks the guest for a sign of life: a segment before its window, which it must
     /// answer with an acknowledgment (RFC 9293 3.8.4) that also tells its window.
     fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
-        if self.retries >= MAX_RETRIES || self.is_forgotten_by_guest() {
+        if self.retries >= self.max_retries() || self.is_forgotten_by_guest() {
             self.abort(ctx);
             return;
         }
@@ -514,12 +514,20 @@ impl Connection {
         let _ = self.emit_control(ctx, &header);
     }
 
-    /// A driver came up in the guest: asks whether it is still the guest we know. One that
-    /// has just started has no address yet and hears nothing, so it is asked again soon.
-    pub fn on_link_up(&mut self, ctx: &mut Context<'_>) {
-        self.probe(ctx);
-        if matches!(self.timer, Timer::Keepalive(_)) {
-            self.timer = Timer::Keepalive(ctx.now + ASK_AGAIN);
+    /// A driver came up in the guest: from `at` on asks whether it is still the guest we know,
+    /// `times` or as often as ever. One that has just started has no address yet and hears
+    /// nothing, so it is asked again soon, and then after twice that time.
+    pub fn doubt(&mut self, at: Instant, times: Option<u8>) {
+        self.timer = match self.timer {
+            _ if self.is_forgotten_by_guest() => return,
+            Timer::Retransmit(_) => Timer::Retransmit(at),
+            Timer::Persist(_) => Timer::Persist(at),
+            Timer::Keepalive(_) | Timer::Answer { .. } => Timer::Keepalive(at),
+            Timer::Off | Timer::TimeWait(_) => return,
+        };
+        self.rtt.forget_back_off();
+        if self.state == State::Established {
+            self.retries = times.map_or(0, |times| self.max_retries().saturating_sub(times));
         }
     }
 

@@ -11,6 +11,7 @@
 
 mod clock;
 mod connection;
+mod driver;
 mod emit;
 pub(super) mod host_socket;
 mod isn;
@@ -35,6 +36,7 @@ pub mod testing;
 mod tests;
 
 use self::connection::{Connection, Progress, State};
+use self::driver::Driver;
 use self::isn::IsnSecret;
 use self::listener::Listeners;
 use self::local_ports::LocalPorts;
@@ -148,6 +150,7 @@ pub struct TcpFlows {
     /// may be as many again.
     limit: usize,
     in_time_wait: usize,
+    driver: Driver,
     /// Those that give way when there is no room.
     pressure: Pressure,
     next_generation: u32,
@@ -187,6 +190,7 @@ impl TcpFlows {
             walk: None,
             limit,
             in_time_wait: 0,
+            driver: Driver::default(),
             pressure: Pressure::new(limit),
             next_generation: 0,
             secret: IsnSecret::random()?,
@@ -406,7 +410,7 @@ impl TcpFlows {
     /// When [`on_timer`](Self::on_timer) is due.
     pub fn deadline(&self) -> Option<Instant> {
         let walk = self.walk.as_ref().map(|walk| walk.at);
-        [self.timers.deadline(), self.accept_again, walk]
+        [self.timers.deadline(), self.accept_again, walk, self.driver.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -435,6 +439,7 @@ impl TcpFlows {
         let flows = &self.flows;
         self.pressure.sweep(|slot| flows.get(slot as usize));
         self.walk_on(ctx);
+        self.end_if_abandoned(ctx);
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
             for _ in 0..LISTENERS_PER_TURN.min(self.listeners.waiting()) {
                 if let Some(index) = self.listeners.next_waiting() {
@@ -444,13 +449,6 @@ impl TcpFlows {
             if self.accept_again.is_none() && self.listeners.waiting() > 0 {
                 self.accept_again = Some(ctx.now);
             }
-        }
-    }
-
-    /// A driver came up in the guest: is it still the one our connections know?
-    pub fn on_link_up(&mut self, ctx: &mut Context<'_>) {
-        for (_, flow) in &mut self.flows {
-            flow.connection.on_link_up(ctx);
         }
     }
 

@@ -276,7 +276,7 @@ impl Player {
                 self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
             }
             _ => self.call(|connection, ctx, _, _| {
-                connection.on_link_up(ctx);
+                connection.doubt(ctx.now, (c & 1 == 0).then_some(4));
                 Progress::Done
             }),
         }

@@ -30,6 +30,8 @@ pub const NEVER_MS: i32 = 50;
 pub enum Told {
     LinkUp,
     LinkDown,
+    Reset,
+    FrontEndGone,
     Room,
     Timer,
 }
@@ -111,6 +113,15 @@ impl Mode for Echo {
 
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {
         self.told.send(Told::LinkUp).unwrap();
+    }
+
+    fn on_reset(&mut self) {
+        self.told.send(Told::Reset).unwrap();
+    }
+
+    fn on_front_end_gone(&mut self, _: Instant) {
+        // The test may be over.
+        let _ = self.told.send(Told::FrontEndGone);
     }
 
     fn on_link_down(&mut self, _: Instant) {

@@ -310,6 +310,17 @@ fn who_waits_for_room_still_does_with_new_memory() {
 }
 
 #[test]
+fn a_mode_is_told_of_a_reset_before_the_next_driver_comes() {
+    let guest = Guest::started(PLAIN);
+    guest.worker().stop_ring(RingRole::Transmit);
+    guest.worker().reset();
+    assert_eq!(guest.hears(), Told::LinkDown);
+    assert_eq!(guest.hears(), Told::Reset);
+    guest.start();
+    assert_eq!(guest.hears(), Told::LinkUp);
+}
+
+#[test]
 fn memory_taken_away_stops_the_rings_and_nothing_else() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
@@ -321,6 +332,7 @@ fn memory_taken_away_stops_the_rings_and_nothing_else() {
     guest.send(&frame(1, 60));
     assert_eq!(guest.dropped(DropReason::BrokenRing), 2);
     guest.worker().clear_memory();
+    assert_eq!(guest.hears(), Told::FrontEndGone);
     let mut again = Guest {
         receive: End::new(&mut guest.memory),
         transmit: End::new(&mut guest.memory),

@@ -2,6 +2,7 @@
 //! the table of connections with sockets of the loopback.
 
 mod closing;
+mod driver;
 mod keepalive;
 mod opening;
 mod pair;

@@ -498,22 +498,6 @@ fn a_queue_smaller_than_a_segment_is_offered_all_the_same() {
 }
 
 #[test]
-fn a_flow_of_the_guest_before_is_asked_for_soon_after_a_driver_came_up() {
-    let mut steps = Steps::established();
-    let nxt = steps.snd_nxt();
-    steps.pair.call(|c, ctx, _| {
-        c.on_link_up(ctx);
-        Progress::Done
-    });
-    assert_eq!(steps.pair.answers().len(), 1);
-    // A guest that has just started has no address yet and says nothing. Later it does.
-    let probe = steps.wait(Duration::from_secs(61));
-    assert_eq!((probe.len(), probe[0].seq), (1, nxt - 1));
-    steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
-    assert!(steps.pair.connection.is_none());
-}
-
-#[test]
 fn a_reset_after_both_fins_loses_nothing_of_what_the_guest_sent() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
