@@ -34,6 +34,18 @@ pub fn traffic_class(head: &[u8]) -> u8 {
     }
 }
 
+/// TTL or hop limit of a packet of the guest, of whose frame this is the head.
+pub fn ttl(head: &[u8]) -> Option<u8> {
+    const IPV4_TTL: usize = 8;
+    const IPV6_HOP_LIMIT: usize = 7;
+    let packet = head.get(EthernetHeader::LEN..)?;
+    match packet.first()? >> 4 {
+        4 => packet.get(IPV4_TTL).copied(),
+        6 => packet.get(IPV6_HOP_LIMIT).copied(),
+        _ => None,
+    }
+}
+
 impl Manner {
     /// The manner of `frame`, a packet from `src` with this `ttl`. In IPv4 the
     /// don't-fragment bit decides. In IPv6 what the guest sent in one piece must stay in
@@ -103,5 +115,7 @@ mod tests {
         v6[EthernetHeader::LEN + 1] = 0x9f;
         assert_eq!((traffic_class(&v4), traffic_class(&v6)), (0xb9, 0xb9));
         assert_eq!(traffic_class(&v4[..EthernetHeader::LEN + 1]), 0);
+        assert_eq!((ttl(&v4), ttl(&v6)), (Some(64), Some(64)));
+        assert_eq!(ttl(&v4[..EthernetHeader::LEN + 8]), None);
     }
 }

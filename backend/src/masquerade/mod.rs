@@ -344,7 +344,7 @@ impl Mode for Masquerade {
             .on_link_up(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
         self.surroundings.follow_guest_mac();
-        self.tcp.on_link_up(&mut self.surroundings.context(now, sink));
+        self.tcp.on_link_up(&self.surroundings.context(now, sink));
         self.udp.on_link_up();
     }
 

@@ -1,5 +1,6 @@
 //! Host sockets of streams: made, accepted, and closed in the way the guest's connection is.
 
+use crate::sys::datagram;
 use crate::sys::stream::set_peek_offset;
 use crate::sys::traffic_class::set_traffic_class;
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -66,6 +67,19 @@ pub fn set_dscp(stream: &Socket, dscp: u8) {
     let _ = stream
         .domain()
         .and_then(|domain| set_traffic_class(stream, domain, dscp));
+}
+
+/// TTL of what a host sends that was told nothing (net.ipv4.ip_default_ttl).
+const USUAL_TTL: u8 = 64;
+
+/// Has what the socket sends carry a TTL or hop limit.
+pub fn set_ttl(stream: &Socket, ttl: u8) {
+    if ttl != USUAL_TTL {
+        // It fails for 0, which no router passes on either.
+        let _ = stream
+            .domain()
+            .and_then(|domain| datagram::set_ttl(stream, domain, ttl));
+    }
 }
 
 /// Makes closing the socket a reset, so that its peer sees RST.

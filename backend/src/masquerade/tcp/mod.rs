@@ -244,8 +244,7 @@ impl TcpFlows {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         for (place, item) in incoming.iter().enumerate() {
-            let dscp = dscp(burst, &item.segment);
-            if let Some(slot) = self.find_or_open(ctx, item, dscp) {
+            if let Some(slot) = self.find_or_open(ctx, item, head(burst, &item.segment)) {
                 order.push((slot, place));
             }
         }
@@ -255,7 +254,7 @@ impl TcpFlows {
             let slot = group[0].0;
             let Some(flow) = self.flows.get_mut(slot) else { continue };
             if let Some(&(_, last)) = group.last() {
-                flow.follow_dscp(dscp(burst, &incoming[last].segment));
+                flow.follow_dscp(dscp(head(burst, &incoming[last].segment)));
             }
             let segments = group.iter().map(|&(_, place)| &incoming[place].segment);
             let progress = flow
@@ -266,7 +265,7 @@ impl TcpFlows {
         self.order = order;
     }
 
-    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming, dscp: u8) -> Option<usize> {
+    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) -> Option<usize> {
         let header = &item.segment.header;
         let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
         if let Some(slot) = self.slot_of(&item.key) {
@@ -277,7 +276,7 @@ impl TcpFlows {
             self.remove(slot);
         }
         if is_syn && !header.flags.has(TcpFlags::RST) {
-            self.open_from_guest(ctx, item, dscp);
+            self.open_from_guest(ctx, item, head);
         } else {
             ctx.counters.count_drop(DropReason::TcpNoConnection);
             reset(ctx, item);
@@ -531,10 +530,14 @@ fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
     flows[slot as usize].key()
 }
 
+/// The head of a segment's frame.
+fn head<'b>(burst: &'b GuestBurst<'_>, segment: &Segment) -> &'b [u8] {
+    burst.get(segment.frame).map_or(&[][..], |frame| frame.head)
+}
+
 /// DSCP of a segment, in the place it has in the header. Its ECN is between the guest and us.
-fn dscp(burst: &GuestBurst<'_>, segment: &Segment) -> u8 {
+fn dscp(head: &[u8]) -> u8 {
     const DSCP: u8 = 0xfc;
-    let head = burst.get(segment.frame).map_or(&[][..], |frame| frame.head);
     traffic_class(head) & DSCP
 }
 

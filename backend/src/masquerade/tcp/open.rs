@@ -4,9 +4,10 @@
 use super::connection::{Connection, Opening};
 use super::listener::{Accepted, Client};
 use super::pressure::{Side, Standing};
-use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, host_socket, refuse};
+use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, dscp, host_socket, refuse};
 use crate::counters::{Count, DropReason};
 use crate::masquerade::icmp::{self, IcmpError};
+use crate::masquerade::manner::ttl;
 use crate::masquerade::{Context, Destination, Packet};
 use crate::packet::protocol;
 use crate::sys::datagram;
@@ -16,8 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 
 impl TcpFlows {
-    /// The guest opens a connection with `item`, a SYN that carries `dscp`.
-    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, dscp: u8) {
+    /// The guest opens a connection with `item`, a SYN in a frame with this `head`.
+    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) {
         let (key, syn) = (item.key, &item.segment.header);
         let target = match ctx.nat.outbound(key.remote) {
             Destination::World(target) => target,
@@ -48,8 +49,14 @@ impl TcpFlows {
                 return;
             }
         };
+        let dscp = dscp(head);
         if dscp != 0 {
             host_socket::set_dscp(&stream, dscp);
+        }
+        // A trace finds the routers on the way by it; and what speaks to its neighbours only
+        // (BGP) or wants to be sure of them (RFC 5082) sets it on purpose.
+        if let Some(ttl) = ttl(head) {
+            host_socket::set_ttl(&stream, ttl);
         }
         watch_refusals(&stream, target);
         let connected = self.local_ports.connect(ctx.now, &stream, key.guest.port(), target);
@@ -180,7 +187,7 @@ pub(super) fn connect_failed(
     let said = said.and_then(|entry| IcmpError::from_queue(&entry));
     let errno = error.raw_os_error().unwrap_or_default();
     match errno {
-        libc::ECONNREFUSED => connection.abort(ctx),
+        libc::ECONNREFUSED if said.is_none() => connection.abort(ctx),
         // Nobody answered: neither do we. The guest gives up, or tries again.
         libc::ETIMEDOUT => connection.refuse(),
         _ => match said.or(IcmpError::from_errno(errno)) {

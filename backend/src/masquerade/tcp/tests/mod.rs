@@ -12,5 +12,6 @@ mod properties;
 mod sockets;
 mod states;
 mod timestamps;
+mod trace;
 mod urgent;
 mod vanished;

@@ -33,6 +33,8 @@ pub(super) struct Bench {
     pub(super) tos: u8,
     /// Its urgent pointer.
     urgent: u16,
+    /// TTL or hop limit of it.
+    pub(super) ttl: u8,
 }
 
 /// A segment that came to the guest.
@@ -56,6 +58,7 @@ impl Bench {
             edge: ISS,
             tos: 0,
             urgent: 0,
+            ttl: 64,
         }
     }
 
@@ -117,7 +120,7 @@ impl Bench {
         let payload_offset = 34 + rest.len();
         rest.extend_from_slice(payload);
         let ends = (self.key.guest.ip(), self.key.remote.ip());
-        let mut frame = packet(ends.0, ends.1, protocol::TCP, 64, &rest);
+        let mut frame = packet(ends.0, ends.1, protocol::TCP, self.ttl, &rest);
         frame[EthernetHeader::LEN + 1] = self.tos;
         let segment = Segment {
             frame: 0,
