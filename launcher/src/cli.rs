@@ -174,6 +174,9 @@ pub struct RunManifest {
     /// Print the flags to give this VMM for the VM's cards, instead of serving them
     #[arg(long, value_name = "VMM", help_heading = "Virtual machine")]
     pub print_args: Option<Vmm>,
+    /// Say what would be served and done, and do nothing: no lease, socket, link or process is made
+    #[arg(long, conflicts_with = "print_args")]
+    pub dry_run: bool,
     /// Memory of the VM in bytes, or with K, M, G, for the flags [default: that of -m after
     /// --, or 1G]
     #[arg(

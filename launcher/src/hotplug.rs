@@ -71,6 +71,20 @@ pub struct HotplugSetup {
     pub plan: VmPlan,
 }
 
+/// What a VM's NICs are to be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Plug {
+    /// The VM's manifests as they are to be.
+    pub manifests: Vec<SourceFile>,
+    /// The only interface to be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Nothing is changed: the answer says what would be.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// What a change did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changes {
@@ -124,10 +138,7 @@ pub enum HotplugError {
 
 /// What can be asked for.
 enum Order {
-    Plug {
-        files: Vec<SourceFile>,
-        only: Option<String>,
-    },
+    Plug(Plug),
     Unplug(String),
     Link(String, LinkState),
     ShowLinks,
@@ -164,8 +175,8 @@ impl Hotplug {
     /// Makes the NICs those of the manifests; only that one, if one is named.
     ///
     /// An error: all is as it was.
-    pub fn plug(&self, files: Vec<SourceFile>, only: Option<String>) -> Coming {
-        self.order(Order::Plug { files, only })
+    pub fn plug(&self, wanted: Plug) -> Coming {
+        self.order(Order::Plug(wanted))
     }
 
     /// Takes a NIC out.
@@ -237,8 +248,9 @@ impl Operator {
         let mut ending = PowerDown::default();
         let mut links = DownLinks::new();
         while let Some((order, reply)) = self.next(orders, &mut ending, &mut links) {
+            let is_trial = matches!(&order, Order::Plug(wanted) if wanted.dry_run);
             let outcome = match order {
-                Order::Plug { files, only } => self.plug(&files, only.as_deref()),
+                Order::Plug(wanted) => self.plug(&wanted),
                 Order::Unplug(name) => self.unplug(&name),
                 Order::Link(name, state) => self.link(name, state),
                 Order::ShowLinks => self.show_links(),
@@ -248,6 +260,7 @@ impl Operator {
                 }
             };
             match &outcome {
+                Ok(_) if is_trial => {}
                 Ok(changes) => {
                     changes.log();
                     if !changes.lines().is_empty() {
@@ -280,13 +293,13 @@ impl Operator {
         }
     }
 
-    fn plug(&mut self, files: &[SourceFile], only: Option<&str>) -> Outcome {
+    fn plug(&mut self, wanted: &Plug) -> Outcome {
         let setup = PlanSetup {
             socket_dir: &self.setup.socket_dir,
             args: &self.setup.args,
             served: Some((&self.setup.plan.namespace, &self.setup.plan.name)),
         };
-        let checked = validate::check_sources(files, &setup);
+        let checked = validate::check_sources(&wanted.manifests, &setup);
         let Checked { mut plan, warnings } = checked.map_err(|rejected| {
             let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
             HotplugError::Manifests(lines.join("\n"))
@@ -299,32 +312,62 @@ impl Operator {
         // An error is that no interface has every port any more.
         let _ = run::keep(&self.setup.kept, &mut plan);
         plan.mac_range = plan.mac_range.or(self.setup.plan.mac_range);
-        if let Some(name) = only {
+        if let Some(name) = &wanted.interface {
             plan.nics = merged(&self.setup.plan.nics, &plan.nics, name)?;
         }
-        let mut changes = self.become_plan(plan).inspect_err(|_| {
-            // Leases of what is not served after all.
-            let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
-            again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
-        })?;
-        changes.warnings.extend(warnings.iter().map(Problem::without_severity));
-        Ok(changes)
-    }
-
-    fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
         // What is plugged has its MAC, whatever a store that was put in place of ours would give.
         for nic in plan.nics.iter_mut().filter(|nic| nic.mac.is_none()) {
             nic.mac = self.known(&nic.name).ok().and_then(|served| served.mac);
         }
+        let mut changes = if wanted.dry_run {
+            self.changes_to(plan)?
+        } else {
+            self.become_plan(plan).inspect_err(|_| {
+                // Leases of what is not served after all.
+                let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
+                again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
+            })?
+        };
+        changes.warnings.extend(warnings.iter().map(Problem::without_severity));
+        Ok(changes)
+    }
+
+    /// What [`Self::become_plan`] would do, as far as that can be told without doing it.
+    fn changes_to(&self, mut plan: VmPlan) -> Outcome {
+        let preview = leases::preview(&plan, &self.setup.store).map_err(HotplugError::Port)?;
+        preview.apply_all(&mut plan);
+        let steps = self.steps_to(&plan)?;
+        self.check(&steps)?;
+        let mut changes = Changes::default();
+        steps.iter().for_each(|step| changes.note(step));
+        Ok(changes)
+    }
+
+    fn become_plan(&mut self, mut plan: VmPlan) -> Outcome {
         leases::settle(&mut plan, &self.setup.store).map_err(HotplugError::Port)?;
-        let steps = steps(&self.setup.plan.nics, &plan.nics)?;
-        if self.setup.vmm.is_none() && steps.iter().any(|step| matches!(step, Step::Plug(_))) {
-            return Err(HotplugError::NoVmm);
-        }
+        let steps = self.steps_to(&plan)?;
         let changes = self.carry_out(&steps)?;
         self.setup.plan.absent = plan.absent;
         self.setup.plan.grace = plan.grace;
         Ok(changes)
+    }
+
+    fn steps_to(&self, plan: &VmPlan) -> Result<Vec<Step>, HotplugError> {
+        let steps = steps(&self.setup.plan.nics, &plan.nics)?;
+        if self.setup.vmm.is_none() && steps.iter().any(|step| matches!(step, Step::Plug(_))) {
+            return Err(HotplugError::NoVmm);
+        }
+        Ok(steps)
+    }
+
+    /// What is wrong already is found before anything is done.
+    fn check(&self, steps: &[Step]) -> Result<(), HotplugError> {
+        for step in steps {
+            if let Step::Plug(nic) = step {
+                self.resolve(nic)?;
+            }
+        }
+        Ok(())
     }
 
     fn unplug(&mut self, name: &str) -> Outcome {
@@ -351,12 +394,7 @@ impl Operator {
         if steps.is_empty() {
             return Ok(changes);
         }
-        // What is wrong already is found before anything is done.
-        for step in steps {
-            if let Step::Plug(nic) = step {
-                self.resolve(nic)?;
-            }
-        }
+        self.check(steps)?;
         let mut vmm = self.setup.vmm.as_ref().map(VmmSocket::meet).transpose()?;
         for (done, step) in steps.iter().enumerate() {
             if let Err(error) = self.take(step, vmm.as_mut()) {
@@ -506,14 +544,24 @@ impl Changes {
 
     /// What was done, a line for each; none if nothing was.
     pub fn lines(&self) -> Vec<String> {
-        let all = [
-            ("plugged", &self.plugged),
-            ("unplugged", &self.unplugged),
-            ("link up", &self.up),
-            ("link down", &self.down),
-        ];
+        self.lines_with(["plugged", "unplugged", "link up", "link down"])
+    }
+
+    /// The same of changes that were not made, only looked at.
+    pub fn lines_to_be(&self) -> Vec<String> {
+        self.lines_with([
+            "would be plugged",
+            "would be unplugged",
+            "link would go up",
+            "link would go down",
+        ])
+    }
+
+    fn lines_with(&self, words: [&str; 4]) -> Vec<String> {
+        let all = [&self.plugged, &self.unplugged, &self.up, &self.down];
         all.iter()
-            .flat_map(|(what, names)| names.iter().map(move |name| format!("{name}: {what}")))
+            .zip(words)
+            .flat_map(|(names, what)| names.iter().map(move |name| format!("{name}: {what}")))
             .collect()
     }
 

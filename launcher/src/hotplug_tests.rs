@@ -50,6 +50,15 @@ fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     }]
 }
 
+/// The order to make the NICs those of `manifests`.
+fn wanted(manifests: Vec<SourceFile>) -> Plug {
+    Plug {
+        manifests,
+        interface: None,
+        dry_run: false,
+    }
+}
+
 fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
     validate::check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanArgs::default()))
         .unwrap()
@@ -150,10 +159,10 @@ fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let mut operator = operator(folder.path(), &[("default", "masquerade", "down")], None);
     assert!(!is_up(&operator, "default"));
-    let changes = operator.plug(&source(&[DEFAULT]), None).unwrap();
+    let changes = operator.plug(&wanted(source(&[DEFAULT]))).unwrap();
     assert_eq!(changes.up, ["default"]);
     assert!(is_up(&operator, "default"));
-    let again = operator.plug(&source(&[DEFAULT]), None).unwrap();
+    let again = operator.plug(&wanted(source(&[DEFAULT]))).unwrap();
     assert!(again.lines().is_empty(), "{again:?}");
     let changes = operator.link("default".into(), LinkState::Down).unwrap();
     assert_eq!(
@@ -174,11 +183,11 @@ fn a_change_that_cannot_be_made_whole_is_not_made() {
         (Some(no_qemu), "monitor"),
     ] {
         let mut operator = operator(folder.path(), &[DEFAULT], vmm);
-        let wanted = match what {
+        let changed = match what {
             "monitor" => source(&[("default", "masquerade", "down")]),
             _ => source(&[("default", "masquerade", "down"), ("net", "bridge", "up")]),
         };
-        let error = operator.plug(&wanted, None).unwrap_err();
+        let error = operator.plug(&wanted(changed)).unwrap_err();
         assert!(error.to_string().contains(what), "{error}");
         assert!(is_up(&operator, "default"));
         assert_eq!(operator.machine.ports().len(), 1);
@@ -192,8 +201,51 @@ fn manifests_of_another_vm_and_wrong_ones_change_nothing() {
     let mut operator = operator(folder.path(), &[DEFAULT], None);
     let mut other = source(&[DEFAULT]);
     other[0].text = other[0].text.replace("name: vm}", "name: other}");
-    assert!(matches!(operator.plug(&other, None), Err(HotplugError::OtherVm { .. })));
-    let wrong = operator.plug(&source(&[("default", "bogus", "up")]), None).unwrap_err();
+    assert!(matches!(
+        operator.plug(&wanted(other)),
+        Err(HotplugError::OtherVm { .. })
+    ));
+    let wrong = operator
+        .plug(&wanted(source(&[("default", "bogus", "up")])))
+        .unwrap_err();
     assert!(wrong.to_string().contains("vm.yaml:"), "{wrong}");
     assert!(matches!(operator.unplug("net"), Err(HotplugError::Unknown(_))));
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_changed_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut operator = operator(folder.path(), &[DEFAULT], None);
+    let store = folder.path().join("store.db");
+    operator.setup.store.store = Some(StorePlace::File(store.clone()));
+    let dry = |interfaces: &[(&str, &str, &str)]| Plug {
+        dry_run: true,
+        ..wanted(source(interfaces))
+    };
+    let changes = operator.plug(&dry(&[("default", "masquerade", "down")])).unwrap();
+    assert_eq!(changes.lines_to_be(), ["default: link would go down"]);
+    assert!(is_up(&operator, "default"));
+    assert!(operator.plug(&dry(&[DEFAULT])).unwrap().lines_to_be().is_empty());
+    // What would be refused is refused.
+    let two = [DEFAULT, ("net", "bridge", "up")];
+    assert!(matches!(operator.plug(&dry(&two)), Err(HotplugError::NoVmm)));
+    operator.setup.vmm = Some(VmmSocket::Qemu(folder.path().join("no-qemu")));
+    let refused = operator.plug(&dry(&two)).unwrap_err();
+    assert!(refused.to_string().contains("nobody-has-it"), "{refused}");
+    assert_eq!((operator.machine.ports().len(), store.exists()), (1, false));
+    assert_eq!(operator.setup.plan.nics.len(), 1);
+}
+
+#[test]
+fn of_several_vms_in_the_files_the_one_that_is_served_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut operator = operator(folder.path(), &[DEFAULT], None);
+    let mut files = source(&[("default", "masquerade", "down")]);
+    let other = source(&[DEFAULT])[0].text.replace("name: vm}", "name: other}");
+    files[0].text = format!("{other}---\n{}", files[0].text);
+    let changes = operator.plug(&wanted(files)).unwrap();
+    assert_eq!(
+        (changes.down, is_up(&operator, "default")),
+        (vec!["default".to_owned()], false)
+    );
 }

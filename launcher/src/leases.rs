@@ -4,6 +4,10 @@
 //! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
 //! addresses in place of `host-local` ranges. What comes after knows nothing of leases.
 
+mod preview;
+
+pub use preview::preview;
+
 use crate::cli::ManifestArgs;
 use crate::failure::Failure;
 use crate::manifest::cni::{Attachment, MacvtapMode, Segment};
@@ -56,11 +60,15 @@ fn reserve(store: &mut dyn Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<
         namespace: plan.namespace.clone(),
         name: plan.name.clone(),
     };
-    let claims: Vec<Claim> = plan.nics.iter().filter_map(|nic| claim_of(&vm, nic)).collect();
+    let claims = claims(&vm, plan);
     let mut step = store.begin().map_err(Failure::runtime)?;
     let leases = claim::claim(&mut *step, &vm, &claims, &plan.absent, pool).map_err(Failure::runtime)?;
     step.commit().map_err(Failure::runtime)?;
     Ok(leases)
+}
+
+fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
+    plan.nics.iter().filter_map(|nic| claim_of(vm, nic)).collect()
 }
 
 /// What a NIC has to be given; `None` if it lives on what another was given.

@@ -21,12 +21,13 @@ use crate::serve::Order;
 use crate::values::{self, Family, Stack};
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
-use crate::{config, leases, serve, startup, validate, vmm};
+use crate::{config, leases, plan_text, serve, startup, validate, vmm};
 use hawser_backend::config::{Lease6Config, LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
 use hawser_backend::packet::vlan::VlanId;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -42,16 +43,15 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         log::warn!("{}", warning.without_severity());
     }
     let site = Site::from_args(&args.run)?;
+    if args.dry_run || args.print_args.is_some() {
+        return only_say(args, checked.plan, &site);
+    }
     site.recover();
     let host = Host::probe();
     look(&checked.plan.nics, &site)?;
     leases::settle(&mut checked.plan, &args.store)?;
-    let nics: Result<Vec<Nic>, Failure> = checked.plan.nics.iter().map(|nic| resolve(nic, &host, &site)).collect();
-    let nics = nics?;
+    let nics = resolve_all(&checked.plan, &host, &site)?;
     let cards = cards(&checked.plan.nics, &nics);
-    if let Some(vmm) = args.print_args {
-        return print_args(vmm, args.memory.as_deref(), &cards);
-    }
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
     make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
@@ -82,6 +82,47 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         vmm: &vmm,
         hotplug: Some(hotplug),
     })
+}
+
+/// `--print-args` and `--dry-run`: all is looked at and checked as when it is served, and nothing is
+/// made: no lease, no link, no folder, no socket.
+fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Failure> {
+    look(&plan.nics, site)?;
+    let preview = leases::preview(&plan, &args.store)?;
+    let mut tried = plan.clone();
+    preview.apply_all(&mut tried);
+    let nics = resolve_all(&tried, &Host::probe(), site)?;
+    let cards = cards(&tried.nics, &nics);
+    if let Some(vmm) = args.print_args {
+        preview.need_macs()?;
+        return print_args(vmm, args.memory.as_deref(), &cards);
+    }
+    let started = vmm_socket(args)?;
+    let vmm = vmm_words(args, started.as_ref(), cards)?;
+    preview.apply_kept(&mut plan);
+    let mut text = plan_text::text(&plan) + "would be done\n";
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {name:<8} {value}");
+    };
+    for interface in preview.new_holders() {
+        line("lease", &format_args!("one for {interface}"));
+    }
+    if !args.manifest.socket_dir.is_dir() {
+        line("folder", &args.manifest.socket_dir.display());
+    }
+    for socket in plan.nics.iter().map(|nic| &nic.socket).chain([&args.api_socket()]) {
+        line("socket", &socket.display());
+    }
+    if !vmm.is_empty() {
+        let words: Vec<_> = vmm.iter().map(|word| word.to_string_lossy()).collect();
+        line("start", &words.join(" "));
+    }
+    crate::print(&text)
+}
+
+fn resolve_all(plan: &VmPlan, host: &Host, site: &Site) -> Result<Vec<Nic>, Failure> {
+    plan.nics.iter().map(|nic| resolve(nic, host, site)).collect()
 }
 
 /// Leaves ports to the pod, of the NIC that has every one.

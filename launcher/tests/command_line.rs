@@ -288,6 +288,93 @@ fn run_prints_the_flags_of_each_card_for_a_vmm() {
 }
 
 #[test]
+fn what_is_only_printed_makes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    let manifest = MANIFEST
+        .replace("ports: [", "macAddress: MAC, ports: [")
+        .replace("pod: {}", "pod: {vmNetworkCIDR: 10.0.2.0/24}");
+    let run = |mac: &str, options: &[&str]| {
+        let file = place("vm.yaml");
+        std::fs::write(&file, manifest.replace("macAddress: MAC, ", mac)).expect("a file");
+        let places = [
+            format!("--filename={}", file.display()),
+            format!("--socket-dir={}", place("sockets").display()),
+            format!("--store={}", place("store.db").display()),
+            format!("--runtime-dir={}", place("runtime").display()),
+        ];
+        let places = places.iter().map(String::as_str);
+        let words: Vec<&str> = ["run", "--log=off"]
+            .into_iter()
+            .chain(places)
+            .chain(options.iter().copied())
+            .collect();
+        hawser(&words)
+    };
+    let left = || {
+        let entries = std::fs::read_dir(folder.path()).expect("the folder");
+        entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect::<Vec<_>>()
+    };
+    let output = run("", &["--dry-run"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    for expected in [
+        "MAC      one of the pool, kept for the VM\n",
+        "would be done\n  lease    one for default\n  folder   ",
+        "/sockets/default.sock\n",
+        "/sockets/api.sock\n",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let output = run(
+        "macAddress: 02:00:00:00:00:07, ",
+        &["--dry-run", "--", "/nonexistent/qemu", "-m", "1G"],
+    );
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("MAC      02:00:00:00:00:07\n") && !said.contains("lease "),
+        "{said}"
+    );
+    assert!(said.contains("  start    /nonexistent/qemu -m 1G "), "{said}");
+    // A MAC that nothing keeps would not be that of the VM when it is served.
+    let output = run("", &["--print-args=qemu"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
+    assert!(text(&output.stderr).contains("default: no MAC is kept for it yet, and --print-args reserves none"));
+    let output = run("macAddress: 02:00:00:00:00:07, ", &["--print-args=qemu"]);
+    assert!(
+        text(&output.stdout).contains("mac=02:00:00:00:00:07"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(left(), ["vm.yaml"]);
+    // One that is kept is.
+    let file = place("vm.yaml");
+    std::fs::write(&file, manifest.replace("macAddress: MAC, ", "")).expect("a file");
+    let store = format!("--store={}", place("store.db").display());
+    let allocated = hawser(&["leases", "allocate", &format!("--filename={}", file.display()), &store]);
+    let mac = text(&allocated.stdout)
+        .split_whitespace()
+        .nth(3)
+        .expect("a MAC")
+        .to_owned();
+    let before = std::fs::read(place("store.db")).expect("the store");
+    for option in ["--print-args=qemu", "--dry-run"] {
+        let output = run("", &[option]);
+        assert!(
+            text(&output.stdout).contains(&mac),
+            "{option}: {}",
+            text(&output.stderr)
+        );
+        assert!(!text(&output.stdout).contains("lease "), "{}", text(&output.stdout));
+    }
+    assert_eq!(std::fs::read(place("store.db")).expect("the store"), before);
+    let both = run("", &["--dry-run", "--print-args=qemu"]);
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
 fn validate_prints_every_problem_with_file_line_and_field_and_status_2() {
     let broken = MANIFEST.replace("port: 22", "port: 0").replace("pod: {}", "pot: {}");
     let output = validate(&broken, &[]);

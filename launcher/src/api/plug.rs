@@ -5,8 +5,7 @@ use super::openapi::Operation;
 use super::router::Route;
 use super::status::LinkState;
 use super::{Context, Refusal};
-use crate::hotplug::{Changes, Coming, Hotplug, HotplugError, Outcome};
-use crate::manifest::SourceFile;
+use crate::hotplug::{Changes, Coming, Hotplug, HotplugError, Outcome, Plug};
 use crate::vmm::running::RunningError;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -24,10 +23,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: Method::Post,
         path: PLUG,
-        handler: |context, request| {
-            let Plug { manifests, interface } = body(request)?;
-            Ok(later(hotplug(context)?.plug(manifests, interface)))
-        },
+        handler: |context, request| Ok(later(hotplug(context)?.plug(body(request)?))),
         describe: |generator| {
             Operation::new("Makes the VM's NICs those of its manifests")
                 .takes::<Plug>(generator)
@@ -58,17 +54,6 @@ pub const ROUTES: &[Route] = &[
         },
     },
 ];
-
-/// What a VM's NICs are to be.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Plug {
-    /// The VM's manifests as they are to be.
-    pub manifests: Vec<SourceFile>,
-    /// The only interface to be changed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interface: Option<String>,
-}
 
 /// What is to go.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]

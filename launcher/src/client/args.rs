@@ -61,6 +61,9 @@ pub struct PlugArgs {
     /// The only interface to be changed
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
+    /// Say what would be changed, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Options of `unplug`.

@@ -4,9 +4,9 @@
 use super::args::{LinkArgs, PlugArgs, UnplugArgs};
 use super::{Client, Target};
 use crate::api::http::Method;
-use crate::api::plug::{LINK, Link, PLUG, Plug, UNPLUG, Unplug};
+use crate::api::plug::{LINK, Link, PLUG, UNPLUG, Unplug};
 use crate::failure::Failure;
-use crate::hotplug::Changes;
+use crate::hotplug::{Changes, Plug};
 use crate::validate;
 use std::io::Write as _;
 
@@ -17,8 +17,19 @@ use std::io::Write as _;
 pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
     let manifests = validate::read_sources(&args.files)?;
     let interface = args.interface.clone();
-    let wanted = Plug { manifests, interface };
-    tell(&Client::of_process(&args.process).send(Method::Post, &Target::new(PLUG), &wanted)?)
+    let dry_run = args.dry_run;
+    let wanted = Plug {
+        manifests,
+        interface,
+        dry_run,
+    };
+    let changes: Changes = Client::of_process(&args.process).send(Method::Post, &Target::new(PLUG), &wanted)?;
+    let lines = if dry_run {
+        changes.lines_to_be()
+    } else {
+        changes.lines()
+    };
+    tell(&changes, lines)
 }
 
 /// Takes one out.
@@ -28,7 +39,7 @@ pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
 pub fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
     let interface = args.interface.clone();
     let wanted = Unplug { interface };
-    tell(&Client::of_process(&args.process).send(Method::Post, &Target::new(UNPLUG), &wanted)?)
+    tell_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(UNPLUG), &wanted)?)
 }
 
 /// Takes the link of one up or down.
@@ -40,16 +51,19 @@ pub fn link(args: &LinkArgs) -> Result<(), Failure> {
         interface: args.interface.clone(),
         state: args.state,
     };
-    tell(&Client::of_process(&args.process).send(Method::Post, &Target::new(LINK), &wanted)?)
+    tell_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(LINK), &wanted)?)
 }
 
-/// Warnings on standard error, what was done on standard output.
-fn tell(changes: &Changes) -> Result<(), Failure> {
+fn tell_done(changes: &Changes) -> Result<(), Failure> {
+    tell(changes, changes.lines())
+}
+
+/// Warnings on standard error, the changes on standard output.
+fn tell(changes: &Changes, mut lines: Vec<String>) -> Result<(), Failure> {
     for warning in &changes.warnings {
         // Where nobody reads standard error, standard output still tells.
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
-    let mut lines = changes.lines();
     if lines.is_empty() {
         lines.push("nothing to change".into());
     }

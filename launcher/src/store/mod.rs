@@ -9,6 +9,7 @@
 
 pub mod args;
 pub mod claim;
+pub mod copy;
 pub mod range;
 pub mod sqlite;
 

@@ -1,0 +1,116 @@
+//! What the store has for a plan, looked at without writing: for `--dry-run` and `--print-args`.
+
+use super::{apply, claims, default_file, without_store};
+use crate::failure::Failure;
+use crate::plan::VmPlan;
+use crate::store::args::{StoreArgs, StorePlace};
+use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
+use crate::store::copy::Copy;
+use crate::store::sqlite::{Access, Sqlite};
+use crate::store::{Lease, VmName};
+use std::path::Path;
+
+/// The leases a plan would be served with.
+#[derive(Debug, Default)]
+pub struct Preview {
+    /// Those that are kept already, or leave nothing to choose.
+    kept: Vec<Lease>,
+    /// Those that would be made. What of them is chosen may be another choice then.
+    new: Vec<Lease>,
+    /// Interfaces of the latter whose MAC would be chosen.
+    without_mac: Vec<String>,
+}
+
+/// Looks what a plan would be served with.
+///
+/// # Errors
+/// As [`super::settle`], but for a store that is not there yet.
+pub fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
+    let file = match &args.store {
+        Some(StorePlace::Off) => {
+            let mut nics = plan.nics.clone();
+            nics.iter_mut().try_for_each(without_store)?;
+            return Ok(Preview::default());
+        }
+        Some(StorePlace::File(path)) => path.clone(),
+        None => default_file(Access::Read)?,
+    };
+    let stored = read(&file)?;
+    let vm = VmName {
+        namespace: plan.namespace.clone(),
+        name: plan.name.clone(),
+    };
+    let claims = claims(&vm, plan);
+    let mut copy = Copy::new(stored.clone());
+    let pool = args.pool(plan.mac_range);
+    let leases = claim::claim(&mut copy, &vm, &claims, &plan.absent, &pool).map_err(Failure::runtime)?;
+    let mut preview = Preview::default();
+    for lease in leases {
+        let claim = claims.iter().find(|claim| claim.interface == lease.holder.interface);
+        let held = stored.iter().find(|held| held.holder == lease.holder);
+        let is_same = |held: &Lease| held.mac == lease.mac && held.addresses == lease.addresses;
+        if held.is_some_and(is_same) || claim.is_some_and(leaves_nothing_to_choose) {
+            preview.kept.push(lease);
+            continue;
+        }
+        let chosen = claim.is_some_and(|claim| claim.mac == MacClaim::Pool);
+        if chosen && held.is_none_or(|held| held.mac != lease.mac) {
+            preview.without_mac.push(lease.holder.interface.clone());
+        }
+        preview.new.push(lease);
+    }
+    Ok(preview)
+}
+
+fn read(file: &Path) -> Result<Vec<Lease>, Failure> {
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let store = Sqlite::open(file, Access::Read).map_err(Failure::runtime)?;
+    store.leases(None).map_err(Failure::runtime)
+}
+
+fn leaves_nothing_to_choose(claim: &Claim) -> bool {
+    let fixed = |claim: &AddressClaim| matches!(claim, AddressClaim::Fixed(_));
+    claim.mac != MacClaim::Pool && claim.addresses.iter().all(fixed)
+}
+
+impl Preview {
+    /// Writes into the plan what is sure.
+    pub fn apply_kept(&self, plan: &mut VmPlan) {
+        write(&self.kept, plan);
+    }
+
+    /// Writes into the plan also what would be chosen if it were done now.
+    pub fn apply_all(&self, plan: &mut VmPlan) {
+        write(&self.kept, plan);
+        write(&self.new, plan);
+    }
+
+    /// Interfaces that would get a lease.
+    pub fn new_holders(&self) -> impl Iterator<Item = &str> {
+        self.new.iter().map(|lease| lease.holder.interface.as_str())
+    }
+
+    /// Fails if the MAC of an interface is not known yet, which the flags of its card have to say.
+    ///
+    /// # Errors
+    /// What to do first.
+    pub fn need_macs(&self) -> Result<(), Failure> {
+        match &self.without_mac[..] {
+            [] => Ok(()),
+            [interface, ..] => Err(Failure::usage(
+                "no MAC is kept for it yet, and --print-args reserves none: hawser leases allocate -f FILE does, as \
+                 does hawser run when it serves; or give macAddress",
+            )
+            .of(interface)),
+        }
+    }
+}
+
+fn write(leases: &[Lease], plan: &mut VmPlan) {
+    for lease in leases {
+        let nic = plan.nics.iter_mut().find(|nic| nic.name == lease.holder.interface);
+        nic.into_iter().for_each(|nic| apply(nic, lease));
+    }
+}
