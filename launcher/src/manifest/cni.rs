@@ -49,6 +49,8 @@ pub struct Fields {
     pub mtu: Spot,
     /// The MAC, if the configuration gives one.
     pub mac: Option<Spot>,
+    /// The lower device is named by a resource of a device plugin.
+    pub is_resource: bool,
 }
 
 /// How a NIC is attached to its segment.
@@ -211,6 +213,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
         link: spot(&["bridge", "master"]),
         mtu: spot(&["mtu"]),
         mac: mac.as_ref().map(|item| item.spot().clone()),
+        is_resource: std::ptr::eq(table, &raw const table::MACVTAP),
     };
     let segment = Segment {
         attachment: attachment?,
@@ -329,7 +332,11 @@ fn macvtap(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Attachment>
     })
 }
 
-fn device_name(text: &str) -> Result<String, String> {
+/// The name of a network device, as the kernel takes it.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn device_name(text: &str) -> Result<String, String> {
     let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
     if letters && (1..=MAX_DEVICE_NAME).contains(&text.len()) && text != "." && text != ".." {
         Ok(text.to_owned())
@@ -347,7 +354,8 @@ fn lower_device(object: &Object<'_>) -> Option<String> {
     object.need("master", "name the lower device")?.parsed(device_name)
 }
 
-fn macvtap_mode(item: &Item<'_>) -> Option<MacvtapMode> {
+/// Reads a mode of macvtap.
+pub fn macvtap_mode(item: &Item<'_>) -> Option<MacvtapMode> {
     item.choice(&[
         ("bridge", MacvtapMode::Bridge),
         ("private", MacvtapMode::Private),
@@ -364,10 +372,11 @@ fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Strin
     if object.boolean("promiscMode") == Some(true) {
         object.error("promiscMode: true is not served: leave it out");
     }
-    let lower = around.resource.and_then(|resource| resource.rsplit('/').next());
-    match lower.map(device_name) {
-        Some(Ok(lower)) => Some(lower),
-        _ => {
+    // Which device the resource is on is looked up later: macvtap::resolve.
+    let resource = around.resource.and_then(|resource| resource.rsplit('/').next());
+    match resource.filter(|name| !name.is_empty()) {
+        Some(name) => Some(name.to_owned()),
+        None => {
             object.error(
                 "the lower device is not known: name it in the annotation \
                  k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE",

@@ -15,6 +15,7 @@ pub enum Kind {
     Sriov,
     Service,
     MacPool,
+    Macvtap,
     IpamClaim,
     Namespace,
     Policy(PolicyKind),
@@ -79,6 +80,7 @@ static KINDS: &[KnownKind] = &[
     ),
     known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
     known("Service", "", &["v1"], Kind::Service),
+    // Which it is says its name.
     known("ConfigMap", "", &["v1"], Kind::MacPool),
     known("Namespace", "", &["v1"], Kind::Namespace),
     known("IPAMClaim", "k8s.cni.cncf.io", ALPHA1, Kind::IpamClaim),
@@ -170,6 +172,7 @@ impl Kind {
             Self::Sriov => &network::SRIOV_NETWORK,
             Self::Service => &network::SERVICE,
             Self::MacPool => &network::MAC_POOL,
+            Self::Macvtap => &network::MACVTAP_PLUGIN,
             Self::IpamClaim => &network::IPAM_CLAIM,
             Self::Namespace => &policy_table::NAMESPACE,
             Self::Policy(kind) => kind.table(),

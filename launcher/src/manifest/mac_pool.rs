@@ -1,7 +1,7 @@
 //! KubeMacPool's ConfigMap: which MACs are given to interfaces that name none.
 
 use super::fields::network as table;
-use super::reader::{Item, Object};
+use super::reader::Object;
 use super::report::Spot;
 use crate::store::range::MacRange;
 use hawser_backend::packet::MacAddr;
@@ -16,11 +16,6 @@ pub struct MacPool {
     pub spot: Spot,
     /// The MACs.
     pub range: MacRange,
-}
-
-/// Whether a ConfigMap is KubeMacPool's.
-pub fn is_mac_pool(item: &Item<'_>) -> bool {
-    item.inner("metadata").and_then(|metadata| metadata.field_text("name")) == Some(NAME)
 }
 
 /// Reads it. As in KubeMacPool the end is above the start, and neither is a multicast address.

@@ -20,6 +20,7 @@ pub mod ipam_claim;
 pub mod json;
 mod kinds;
 pub mod mac_pool;
+pub mod macvtap;
 pub mod metadata;
 pub mod names;
 pub mod network;
@@ -35,6 +36,7 @@ pub mod yaml;
 use ipam_claim::IpamClaim;
 use kinds::Kind;
 use mac_pool::MacPool;
+use macvtap::DevicePlugin;
 use metadata::Metadata;
 use network::NamedNetwork;
 use policy::Policy;
@@ -62,6 +64,8 @@ pub struct Manifests {
     pub mac_pools: Vec<MacPool>,
     /// Addresses that are kept for interfaces.
     pub ipam_claims: Vec<IpamClaim>,
+    /// What the device plugin of macvtap offers.
+    macvtap: Vec<DevicePlugin>,
     /// Policies.
     pub policies: Vec<Policy>,
     /// Labels of namespaces whose Namespace is in the files.
@@ -103,7 +107,18 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
             }
         }
     }
+    macvtap::resolve(&mut manifests.networks, &manifests.macvtap);
     manifests
+}
+
+/// Which of the ConfigMaps that are read one is, by its name.
+fn config_map(item: &Item<'_>) -> Option<Kind> {
+    let metadata = item.inner("metadata")?;
+    match metadata.field_text("name")? {
+        mac_pool::NAME => Some(Kind::MacPool),
+        macvtap::NAME => Some(Kind::Macvtap),
+        _ => None,
+    }
 }
 
 impl Manifests {
@@ -130,18 +145,25 @@ impl Manifests {
             let of = version.map(|version| format!(" of {version}")).unwrap_or_default();
             return item.warn(format!("ignored: kind {name}{of} is not read here"));
         };
-        if matches!(known.kind, Kind::MacPool) && !mac_pool::is_mac_pool(item) {
-            return item.warn(format!("ignored: of ConfigMaps only {} is read here", mac_pool::NAME));
-        }
+        let kind = match known.kind {
+            Kind::MacPool => config_map(item),
+            kind => Some(kind),
+        };
+        let Some(kind) = kind else {
+            let (pool, macvtap) = (mac_pool::NAME, macvtap::NAME);
+            return item.warn(format!(
+                "ignored: of ConfigMaps only {pool} and {macvtap} are read here"
+            ));
+        };
         // What is wrong with an object concerns those that have to do with it.
         let report = item.report();
         let own = report.apart();
         let item = item.told_to(&own);
-        let Some(object) = item.object(known.kind.table()) else {
+        let Some(object) = item.object(kind.table()) else {
             return report.adopt(&own);
         };
         known.check_version(&object);
-        self.read(known.kind, &object, &own, report);
+        self.read(kind, &object, &own, report);
     }
 
     /// Reads an object whose problems are in `own`; they go to `report` if nothing comes of it.
@@ -168,6 +190,10 @@ impl Manifests {
             }
             Kind::MacPool => {
                 self.mac_pools.extend(mac_pool::read(object));
+                return report.adopt(own);
+            }
+            Kind::Macvtap => {
+                self.macvtap.extend(macvtap::read(object));
                 return report.adopt(own);
             }
             Kind::IpamClaim => {

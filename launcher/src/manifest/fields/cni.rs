@@ -235,7 +235,8 @@ pub static MACVTAP: ObjectType = ObjectType {
         honoured(
             "promiscMode",
             "`false` only. The lower device is the last part of the annotation \
-             `k8s.v1.cni.cncf.io/resourceName`, as in `macvtap.network.kubevirt.io/eth0`",
+             `k8s.v1.cni.cncf.io/resourceName`, as in `macvtap.network.kubevirt.io/eth0`, or what the ConfigMap of the \
+             device plugin says of it",
         ),
         ignored("deviceID", "the device is named by the resource"),
         CAPABILITIES,

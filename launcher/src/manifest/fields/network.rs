@@ -106,8 +106,8 @@ pub static MAC_POOL: ObjectType = ObjectType {
         honoured("kind", ""),
         honoured(
             "metadata",
-            "the name is `kubemacpool-mac-range-config`, in whatever namespace; other ConfigMaps are ignored with a \
-             warning",
+            "the name is `kubemacpool-mac-range-config`, in whatever namespace; of other ConfigMaps only that of \
+             macvtap's device plugin is read",
         ),
         honoured("data", ""),
     ],
@@ -126,6 +126,47 @@ pub static MAC_POOL_DATA: ObjectType = ObjectType {
             "RANGE_END",
             "last of them: above RANGE_START, and with the same first byte",
         ),
+    ],
+};
+
+/// The ConfigMap of macvtap-cni's device plugin.
+pub static MACVTAP_PLUGIN: ObjectType = ObjectType {
+    name: "ConfigMap of macvtap's device plugin",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("apiVersion", "`v1`"),
+        honoured("kind", ""),
+        honoured(
+            "metadata",
+            "the name is `macvtap-deviceplugin-config`, in whatever namespace",
+        ),
+        honoured("data", ""),
+    ],
+};
+
+/// Its `data`.
+pub static MACVTAP_DATA: ObjectType = ObjectType {
+    name: "macvtap's ConfigMap data",
+    unknown: Unknown::Ignored,
+    fields: &[honoured(
+        "DP_MACVTAP_CONF",
+        "a string of JSON: a list of resources. If it is empty, or the ConfigMap is not given, each is called after its \
+         device",
+    )],
+};
+
+/// One of the resources.
+pub static MACVTAP_RESOURCE: ObjectType = ObjectType {
+    name: "DP_MACVTAP_CONF[]",
+    unknown: Unknown::Ignored,
+    fields: &[
+        honoured(
+            "name",
+            "what follows `macvtap.network.kubevirt.io/` in the annotation of a network of type macvtap",
+        ),
+        honoured("lowerDevice", "the device below"),
+        honoured("mode", "as that of macvlan"),
+        passed_over("capacity", "hawser makes one for each interface"),
     ],
 };
 

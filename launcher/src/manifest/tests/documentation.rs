@@ -212,6 +212,11 @@ kind: NetworkAttachmentDefinition
 metadata: {name: e}
 spec: {config: '{"type": "ovn-k8s-cni-overlay", "topology": "layer2"}'}
 ---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: macvtap-deviceplugin-config}
+data: {DP_MACVTAP_CONF: '[{"name": "eth0", "lowerDevice": "eth0", "mode": "bridge"}]'}
+---
 apiVersion: k8s.cni.cncf.io/v1alpha1
 kind: IPAMClaim
 metadata: {name: vm.x}

@@ -311,12 +311,16 @@ fn ipam_claim(network: &str, ips: &str) -> String {
     )
 }
 
+/// The plan of a manifest without a warning.
+fn plan_of(text: &str) -> String {
+    let checked = planned(text, &PlanArgs::default()).unwrap_or_else(|rejected| panic!("{rejected:?}"));
+    assert_eq!(checked.warnings, []);
+    plan_text::text(&checked.plan)
+}
+
 /// The lines on addresses of the plan of the VM on network `n`.
 fn planned_addresses(config: &str, claim: &str) -> String {
-    let text = on_n() + &attachment(config) + claim;
-    let checked = planned(&text, &PlanArgs::default()).unwrap_or_else(|rejected| panic!("{rejected:?}"));
-    assert_eq!(checked.warnings, []);
-    let text = plan_text::text(&checked.plan);
+    let text = plan_of(&(on_n() + &attachment(config) + claim));
     let lines = text.lines().filter_map(|line| line.strip_prefix("  address  "));
     lines.collect()
 }
@@ -329,13 +333,11 @@ fn an_interface_has_the_addresses_of_its_ipam_claim() {
         planned_addresses(r#"{"type": "cnv-bridge", "bridge": "b"}"#, &claim),
         both
     );
-    let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges":
-        [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}], [{"subnet": "10.9.0.0/30"}]]}}"#;
-    let one_of = "one of 10.0.0.7 to 10.0.0.7, and one of fd00::7 to fd00::7, and one of 10.9.0.1 to 10.9.0.2";
-    let ranges = ranges.replace('\n', " ");
-    let text = on_n() + &attachment(&ranges) + &claim;
-    let checked = planned(&text, &PlanArgs::default()).unwrap_or_else(|rejected| panic!("{rejected:?}"));
-    assert!(plan_text::text(&checked.plan).contains(one_of));
+    let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
+    assert_eq!(
+        planned_addresses(ranges, &claim),
+        "one of 10.0.0.7 to 10.0.0.7, and one of fd00::7 to fd00::7"
+    );
     let whereabouts =
         r#"{"type": "bridge", "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["10.0.0.0/29"]}}"#;
     let nine = ipam_claim("a", "[10.0.0.9/24]");
@@ -463,4 +465,64 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
     let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {env: test}}\n";
     let labelled = on_pod + &network("{matchLabels: {env: prod}}", "Primary") + namespace;
     assert_eq!(problems(&labelled), [""; 0]);
+}
+
+/// A network of type macvtap that names such a resource.
+fn of_resource(name: &str) -> String {
+    let annotated =
+        format!("{{name: net, annotations: {{k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/{name}}}}}");
+    attachment(r#"{"type": "macvtap"}"#).replace("{name: net}", &annotated)
+}
+
+/// The ConfigMap of macvtap's device plugin.
+fn device_plugin(json: &str) -> String {
+    format!(
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: macvtap-deviceplugin-config}}\ndata:\n  DP_MACVTAP_CONF: \
+         '{json}'\n"
+    )
+}
+
+#[test]
+fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
+    // As in the README of macvtap-cni, with another mode.
+    let list = r#"[{"name": "dataplane-network-1", "lowerDevice": "eth0", "mode": "vepa", "capacity": 50}]"#;
+    for (resource, plugin, expected) in [
+        ("eth1", String::new(), "macvtap on eth1, mode bridge"),
+        ("eth1", device_plugin("[]"), "macvtap on eth1, mode bridge"),
+        ("dataplane-network-1", device_plugin(list), "macvtap on eth0, mode vepa"),
+    ] {
+        // Whichever is read first.
+        let first = format!("{plugin}---\n{}{}", on_n(), of_resource(resource));
+        let last = on_n() + &of_resource(resource) + &plugin;
+        for text in [first, last] {
+            assert!(plan_of(&text).contains(expected), "{text}");
+        }
+    }
+    let named = |resource: &str, plugin: &str| problems(&(on_n() + &of_resource(resource) + plugin));
+    assert_eq!(
+        named("eth1", &device_plugin(list)),
+        [
+            "vm.yaml:16: spec.config: the device plugin has no resource \"eth1\" (vm.yaml:18): it has dataplane-network-1"
+        ]
+    );
+    assert_eq!(
+        named("dataplane-network-1", ""),
+        [
+            "vm.yaml:16: spec.config: the lower device of \"dataplane-network-1\" is not known: name it in the annotation \
+             k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE, or give the ConfigMap \
+             macvtap-deviceplugin-config with -f too"
+        ]
+    );
+    let broken = named("eth1", &device_plugin("{"));
+    assert!(
+        broken
+            .iter()
+            .any(|p| p.starts_with("vm.yaml:22: data.DP_MACVTAP_CONF: ")),
+        "{broken:?}"
+    );
+    // It concerns nobody else.
+    assert_eq!(
+        problems(&(on_pod() + &of_resource("eth1") + &device_plugin("{"))),
+        [""; 0]
+    );
 }

@@ -558,6 +558,8 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
     let other = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: other}}\n---\n{vm}");
     assert_eq!(
         problems(&other),
-        ["vm.yaml:1: warning: ignored: of ConfigMaps only kubemacpool-mac-range-config is read here"]
+        [
+            "vm.yaml:1: warning: ignored: of ConfigMaps only kubemacpool-mac-range-config and macvtap-deviceplugin-config are read here"
+        ]
     );
 }

@@ -1,0 +1,116 @@
+//! The resources of macvtap-cni's device plugin: a network of type macvtap names one, and the
+//! plugin's ConfigMap says on which device it is made. Without one, or with an empty list, the
+//! resources are called after the devices themselves.
+
+use super::cni::{self, Attachment, MacvtapMode};
+use super::fields::network as table;
+use super::json::Json;
+use super::network::NamedNetwork;
+use super::reader::{Item, Object};
+use super::report::{Report, Spot};
+
+/// What the plugin's manifests call its ConfigMap, in whatever namespace.
+pub const NAME: &str = "macvtap-deviceplugin-config";
+
+/// The device plugin's configuration.
+#[derive(Debug)]
+pub struct DevicePlugin {
+    spot: Spot,
+    resources: Vec<Resource>,
+    /// What is wrong with it, which concerns the networks of type macvtap.
+    problems: Report,
+}
+
+#[derive(Debug)]
+struct Resource {
+    name: String,
+    lower: String,
+    mode: MacvtapMode,
+}
+
+/// Reads the ConfigMap.
+pub fn read(object: &Object<'_>) -> Option<DevicePlugin> {
+    // Its name is known; the table says that it is read.
+    let _ = object.get("metadata");
+    let data = object.need("data", "give DP_MACVTAP_CONF")?;
+    let data = data.object(&table::MACVTAP_DATA)?;
+    let problems = Report::default();
+    let item = data.need("DP_MACVTAP_CONF", "give a list of resources, such as []")?;
+    let json = Json::read(&item, &problems);
+    let entries = json.as_ref().map(|json| json.item(&problems).items());
+    let resources = entries.unwrap_or_default().iter().filter_map(resource).collect();
+    Some(DevicePlugin {
+        spot: object.spot().clone(),
+        resources,
+        problems,
+    })
+}
+
+fn resource(item: &Item<'_>) -> Option<Resource> {
+    let object = item.object(&table::MACVTAP_RESOURCE)?;
+    let name = object.need("name", "name the resource")?.text()?.to_owned();
+    let lower = object
+        .need("lowerDevice", "name the device")?
+        .parsed(cni::device_name)?;
+    let mode = match object.get("mode") {
+        Some(mode) => cni::macvtap_mode(&mode)?,
+        None => MacvtapMode::Bridge,
+    };
+    Some(Resource { name, lower, mode })
+}
+
+/// Puts the devices of the resources into the networks that name them.
+pub fn resolve(networks: &mut [NamedNetwork], plugins: &[DevicePlugin]) {
+    for network in networks {
+        let (Some(segment), Some(fields)) = (&mut network.segment, &network.fields) else {
+            continue;
+        };
+        let (Attachment::Macvtap { lower, mode }, true) = (&mut segment.attachment, fields.is_resource) else {
+            continue;
+        };
+        let found = match plugins.first() {
+            Some(plugin) => {
+                network.problems.adopt(&plugin.problems);
+                plugin.find(lower)
+            }
+            None => of_device(lower),
+        };
+        match found {
+            Ok(found) => (*lower, *mode) = found,
+            Err(why) => {
+                network.problems.error(&fields.link, why);
+                network.segment = None;
+            }
+        }
+    }
+}
+
+impl DevicePlugin {
+    fn find(&self, name: &str) -> Result<(String, MacvtapMode), String> {
+        if self.resources.is_empty() {
+            return of_device(name);
+        }
+        // As in the plugin, the last of a name counts.
+        if let Some(found) = self.resources.iter().rev().find(|resource| resource.name == name) {
+            return Ok((found.lower.clone(), found.mode));
+        }
+        let names: Vec<&str> = self.resources.iter().map(|resource| resource.name.as_str()).collect();
+        Err(format!(
+            "the device plugin has no resource {name:?} ({}:{}): it has {}",
+            self.spot.file,
+            self.spot.line,
+            names.join(", ")
+        ))
+    }
+}
+
+/// A resource that is called after its device.
+fn of_device(name: &str) -> Result<(String, MacvtapMode), String> {
+    let lower = cni::device_name(name);
+    lower.map(|lower| (lower, MacvtapMode::Bridge)).map_err(|_| {
+        format!(
+            "the lower device of {name:?} is not known: name it in the annotation k8s.v1.cni.cncf.io/resourceName: \
+             macvtap.network.kubevirt.io/DEVICE, or give the ConfigMap {NAME} with -f too"
+        )
+    })
+}
