@@ -42,6 +42,8 @@ enum Event {
     PortAdded,
     /// It is no longer.
     PortRemoved,
+    /// It cannot be served any more.
+    PortFailed { reason: String },
     /// Our DHCP server gave or renewed leases.
     LeaseGiven { protocol: &'static str, count: u64 },
     /// The guest is shown another link.
@@ -134,6 +136,7 @@ struct State {
     name: String,
     counters: Counters,
     link: bool,
+    failure: Option<String>,
     addresses: BTreeMap<IpAddr, (String, &'static str)>,
 }
 
@@ -152,6 +155,7 @@ impl State {
             name: port.config().name.clone(),
             counters: port.counters(),
             link: port.link().is_up(),
+            failure: port.health().failure().map(str::to_owned),
             addresses: addresses.collect(),
         }
     }
@@ -192,6 +196,12 @@ fn changes(before: Option<&State>, now: &State, tell: &mut dyn FnMut(Event)) {
             count => tell(Event::LeaseGiven { protocol, count }),
         }
     }
+    if let Some(reason) = &now.failure
+        && before.is_none_or(|before| before.failure.is_none())
+    {
+        let reason = reason.clone();
+        tell(Event::PortFailed { reason });
+    }
     if now.link != before.is_none_or(|before| before.link) {
         tell(Event::LinkChanged { up: now.link });
     }
@@ -228,6 +238,7 @@ mod tests {
             name: "net0".into(),
             counters: Counters::default(),
             link: true,
+            failure: None,
             addresses: BTreeMap::new(),
         }
     }
@@ -241,6 +252,7 @@ mod tests {
         let busy = || {
             let mut busy = state();
             busy.link = false;
+            busy.failure = Some("worker net0-0 panicked".into());
             busy.counters.add(Count::Dhcp4Leases, 1);
             busy.counters.set(Gauge::QueuePairs, 1);
             busy.counters.count_drops(DropReason::SpoofedMac, 70_000);
@@ -253,6 +265,9 @@ mod tests {
             Event::LeaseGiven {
                 protocol: "dhcp4",
                 count: 1,
+            },
+            Event::PortFailed {
+                reason: "worker net0-0 panicked".into(),
             },
             Event::LinkChanged { up: false },
             Event::DriverChanged { running: true },

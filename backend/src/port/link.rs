@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 type Listener = Box<dyn Fn() + Send>;
 
 /// The link: up while its segment carries frames and the operator wants it up, as both do at
-/// first. Whoever shows it to the guest is told of changes.
+/// first, and the port has not failed. Whoever shows it to the guest is told of changes.
 pub struct Link {
     up: AtomicBool,
     state: Mutex<State>,
@@ -16,6 +16,7 @@ pub struct Link {
 struct State {
     segment: bool,
     wanted: bool,
+    failed: bool,
     listener: Option<Listener>,
 }
 
@@ -26,6 +27,7 @@ impl Default for Link {
             state: Mutex::new(State {
                 segment: true,
                 wanted: true,
+                failed: false,
                 listener: None,
             }),
         }
@@ -63,10 +65,15 @@ impl Link {
         self.change(|state| state.wanted = up);
     }
 
+    /// The port has failed, for good.
+    pub(super) fn set_failed(&self) {
+        self.change(|state| state.failed = true);
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         change(&mut state);
-        let up = state.segment && state.wanted;
+        let up = state.segment && state.wanted && !state.failed;
         if self.up.swap(up, Ordering::AcqRel) != up
             && let Some(listener) = &state.listener
         {

@@ -7,6 +7,7 @@ mod card;
 pub mod filter;
 mod forwards;
 mod guard;
+mod health;
 mod link;
 pub mod rate;
 mod sightings;
@@ -15,6 +16,7 @@ pub mod vlan;
 pub use admission::Admission;
 pub use card::{Card, CardState};
 pub use forwards::ForwardError;
+pub use health::Health;
 pub use link::Link;
 pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
@@ -41,6 +43,7 @@ pub struct Port {
     card: Arc<Card>,
     capture: Arc<Capture>,
     link: Link,
+    health: Arc<Health>,
     sightings: Arc<Sightings>,
     held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
@@ -159,6 +162,7 @@ impl Port {
             card: Arc::new(Card::new(&config)),
             capture: Arc::default(),
             link: Link::default(),
+            health: Arc::default(),
             sightings: Arc::default(),
             held: Arc::default(),
             rates: Mutex::new(config.policy.rates),
@@ -185,6 +189,7 @@ impl Port {
                 limits: limits.clone(),
                 sightings: Arc::clone(&port.sightings),
                 card: Arc::clone(&port.card),
+                health: Arc::clone(&port.health),
                 capture: Arc::clone(&port.capture),
                 poller,
                 counters: Arc::clone(&counters),
@@ -214,6 +219,16 @@ impl Port {
     /// The link to the segment, as the guest sees it.
     pub const fn link(&self) -> &Link {
         &self.link
+    }
+
+    /// Whether its workers are there.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// A worker is gone: the guest is shown a link that is down.
+    pub fn set_failed(&self) {
+        self.link.set_failed();
     }
 
     /// Addresses the guest was seen to use, those seen last first, and how long ago that was.

@@ -28,6 +28,8 @@ pub enum Request {
     SetOwner,
     /// VHOST_USER_RESET_OWNER
     ResetOwner,
+    /// VHOST_USER_SET_MEM_TABLE
+    SetMemTable,
     /// VHOST_USER_SET_LOG_BASE
     SetLogBase,
     /// VHOST_USER_SET_PROTOCOL_FEATURES
@@ -51,10 +53,11 @@ pub enum Request {
 }
 
 impl Request {
-    const KNOWN: [(u32, Self); 12] = [
+    const KNOWN: [(u32, Self); 13] = [
         (2, Self::SetFeatures),
         (3, Self::SetOwner),
         (4, Self::ResetOwner),
+        (5, Self::SetMemTable),
         (6, Self::SetLogBase),
         (16, Self::SetProtocolFeatures),
         (17, Self::GetQueueNum),

@@ -8,6 +8,7 @@
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings | told apart by having sent SET_OWNER first |
 //! | any | SET_BACKEND_REQ_FD (the daemon's proxy has no word for a change of configuration) | kept here |
 //! | a broken one | ADD_MEM_REG of memory beyond all addresses (the daemon panics) | refused |
+//! | a broken one | SET_MEM_TABLE, ADD_MEM_REG of memory beyond the end of its file (using it ends the process) | refused |
 //! | a broken one | SET_LOG_BASE with a log longer than its file (writing there ends the process) | refused |
 //!
 //! Everything else passes untouched. No I/O here, but for a look at a file's length: [`Quirks::on_request`] is given a
@@ -15,6 +16,7 @@
 
 use super::message::{Malformed, Message, Request};
 use crate::packet::MacAddr;
+use rustix::fs::FileType;
 use std::os::fd::OwnedFd;
 
 /// VHOST_USER_F_PROTOCOL_FEATURES, among the virtio features.
@@ -65,6 +67,16 @@ pub enum Refused {
         at: u64,
         /// Bytes.
         len: u64,
+    },
+    /// Memory that is not there.
+    #[error("the front end has memory of {len} bytes at {offset:#x} of a file of {file}")]
+    ShortMemory {
+        /// Bytes of the region.
+        len: u64,
+        /// Where it starts in the file.
+        offset: u64,
+        /// Bytes of the file.
+        file: u64,
     },
     /// A dirty log that is not there.
     #[error("the front end has a dirty log of {size} bytes at {offset:#x} of a file of {file}")]
@@ -151,6 +163,7 @@ impl Quirks {
                 return Ok(self.acknowledge(&request, taken));
             }
             Request::AddMemReg => check_region(&request)?,
+            Request::SetMemTable => check_table(&request)?,
             Request::SetLogBase => check_log(&request)?,
             Request::Other(_) => {}
         }
@@ -241,29 +254,55 @@ fn expect_plain<const N: usize>(request: &Message) -> Result<[u8; N], Malformed>
     }
 }
 
-/// The daemon checks the regions of SET_MEM_TABLE, but not this one.
+/// The daemon checks the addresses of SET_MEM_TABLE, but not of this one.
 fn check_region(request: &Message) -> Result<(), Refused> {
     let body: [u8; 40] = request.body_array()?;
     let (words, _) = body.as_chunks::<8>();
-    let [_, guest, len, front_end, _] = [0, 1, 2, 3, 4].map(|i| u64::from_ne_bytes(words[i]));
+    let [_, guest, len, front_end, offset] = [0, 1, 2, 3, 4].map(|i| u64::from_ne_bytes(words[i]));
     let beyond = [guest, front_end].into_iter().find(|at| at.checked_add(len).is_none());
-    beyond.map_or(Ok(()), |at| Err(Refused::BadRegion { at, len }))
+    beyond.map_or(Ok(()), |at| Err(Refused::BadRegion { at, len }))?;
+    check_memory(request.files.first(), len, offset)
 }
 
-/// The daemon checks that memory lies in its file, but not that the log does.
+/// The daemon checks all of a table but what its files have. A body of another length is the
+/// daemon's to refuse.
+fn check_table(request: &Message) -> Result<(), Refused> {
+    // The number of regions, and padding.
+    let Some((_, regions)) = request.body().split_first_chunk::<8>() else {
+        return Ok(());
+    };
+    let (words, _) = regions.as_chunks::<8>();
+    let (regions, _) = words.as_chunks::<4>();
+    for (region, file) in regions.iter().zip(&request.files) {
+        let [_, len, _, offset] = region.map(u64::from_ne_bytes);
+        check_memory(Some(file), len, offset)?;
+    }
+    Ok(())
+}
+
+fn check_memory(file: Option<&OwnedFd>, len: u64, offset: u64) -> Result<(), Refused> {
+    ends_beyond(file, len, offset).map_or(Ok(()), |file| Err(Refused::ShortMemory { len, offset, file }))
+}
+
+/// The daemon does not check that the log lies in its file.
 fn check_log(request: &Message) -> Result<(), Refused> {
     let body: [u8; 16] = request.body_array()?;
     let (words, _) = body.as_chunks::<8>();
     let [size, offset] = [0, 1].map(|i| u64::from_ne_bytes(words[i]));
-    // A request without a descriptor is the daemon's to refuse.
-    let Some(Ok(stat)) = request.files.first().map(rustix::fs::fstat) else {
-        return Ok(());
-    };
-    let file = u64::try_from(stat.st_size).unwrap_or(0);
-    match size.checked_add(offset) {
-        Some(end) if end <= file => Ok(()),
-        _ => Err(Refused::ShortLog { size, offset, file }),
+    let beyond = ends_beyond(request.files.first(), size, offset);
+    beyond.map_or(Ok(()), |file| Err(Refused::ShortLog { size, offset, file }))
+}
+
+/// The length of a file, if `len` bytes from `offset` on do not lie in it. A request without a
+/// descriptor is the daemon's to refuse; what is no regular file (a device) has no length.
+fn ends_beyond(file: Option<&OwnedFd>, len: u64, offset: u64) -> Option<u64> {
+    let stat = rustix::fs::fstat(file?).ok()?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
     }
+    let file = u64::try_from(stat.st_size).unwrap_or(0);
+    let lies_in = len.checked_add(offset).is_some_and(|end| end <= file);
+    (!lies_in).then_some(file)
 }
 
 #[cfg(test)]

@@ -235,6 +235,45 @@ fn memory_beyond_the_end_of_the_address_space_never_reaches_the_daemon() {
 }
 
 #[test]
+fn memory_beyond_the_end_of_its_file_never_reaches_the_daemon() {
+    let (mut quirks, recorder) = with_reply_ack(1, 2);
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(8192).unwrap();
+    let message = |kind, head: &[u64], regions: &[(u64, u64)]| {
+        let regions = regions
+            .iter()
+            .flat_map(|&(len, offset)| [0x10_0000, len, 0x20_0000, offset]);
+        let body: Vec<u8> = head.iter().copied().chain(regions).flat_map(u64::to_ne_bytes).collect();
+        let mut message = request(kind, 0, &body);
+        let files = (body.len() - 8) / 32;
+        message
+            .files
+            .extend((0..files).map(|_| OwnedFd::from(file.try_clone().unwrap())));
+        message
+    };
+    let table = |regions: &[(u64, u64)]| message(Request::SetMemTable, &[regions.len() as u64], regions);
+    let added = |region| message(Request::AddMemReg, &[0], &[region]);
+    for good in [
+        table(&[(8192, 0)]),
+        table(&[(4096, 0), (4096, 4096)]),
+        added((4096, 4096)),
+    ] {
+        assert_eq!(quirks.on_request(good, &recorder).unwrap().to_daemon.len(), 1);
+    }
+    let bad = [
+        (table(&[(8193, 0)]), 8193, 0),
+        (table(&[(4096, 0), (8192, 4096)]), 8192, 4096),
+        (table(&[(u64::MAX, 4096)]), u64::MAX, 4096),
+        (added((8192, 1)), 8192, 1),
+    ];
+    for (bad, len, offset) in bad {
+        let refused = quirks.on_request(bad, &recorder).unwrap_err();
+        let file = 8192;
+        assert_eq!(refused, Refused::ShortMemory { len, offset, file });
+    }
+}
+
+#[test]
 fn a_dirty_log_longer_than_its_file_never_reaches_the_daemon() {
     let (mut quirks, recorder) = with_reply_ack(1, 2);
     let file = tempfile::tempfile().unwrap();

@@ -74,6 +74,9 @@ pub enum ServeError {
     /// The descriptor is of another kind.
     #[error("the descriptor given is no Unix stream socket: pass a connected or a listening one")]
     BadFd,
+    /// A worker of the port has ended that was not to.
+    #[error("{0}; the port is not served any more")]
+    Failed(String),
     /// The system refused.
     #[error("cannot wait for front ends: {0}")]
     System(#[from] io::Error),
@@ -138,6 +141,8 @@ impl Server {
             Endpoint::Fd(fd) => adopt(fd)?,
         };
         let stop = StopHandle(Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?));
+        let ended = stop.clone();
+        port.health().tell(Box::new(move || ended.stop()));
         Ok(Self {
             source,
             port,
@@ -157,6 +162,17 @@ impl Server {
     /// # Errors
     /// [`ServeError`]. What a front end does wrong is logged and is no error.
     pub fn run(mut self) -> Result<(), ServeError> {
+        let served = self.serve_all();
+        match self.port.health().failure() {
+            Some(why) => {
+                self.port.set_failed();
+                Err(ServeError::Failed(why.to_owned()))
+            }
+            None => served,
+        }
+    }
+
+    fn serve_all(&mut self) -> Result<(), ServeError> {
         while let Some(front) = self.next_front()? {
             let name = &self.port.config().name;
             let ended = session::serve(&self.port, front, self.stop.as_raw_fd());

@@ -36,6 +36,47 @@ fn port() -> Arc<Port> {
     Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Idle))).unwrap())
 }
 
+/// A mode that falls over the first time the guest's driver goes.
+struct Fragile;
+
+impl Mode for Fragile {
+    fn on_burst(&mut self, _: Instant, _: &GuestBurst<'_>, _: &mut dyn GuestSink) {}
+    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
+    fn on_room(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_link_down(&mut self, _: Instant) {}
+    fn change_forwards(&mut self, _: crate::masquerade::ForwardChange) -> io::Result<()> {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let config = port().config().clone();
+    let port = Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Fragile))).unwrap());
+    let server = Server::bind(Endpoint::Listen(path.clone()), Arc::clone(&port), Lifetime::Persistent).unwrap();
+    let thread = std::thread::spawn(move || server.run());
+    let mut front = UnixStream::connect(&path).unwrap();
+    get_features(&mut front);
+    assert!(port.link().is_up());
+    // The order is never answered, and whoever gave it hears that at once.
+    let change =
+        crate::masquerade::ForwardChange::Remove(crate::config::Transport::Tcp, std::collections::HashSet::default());
+    let refused = port.workers()[0].change_forwards(change).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+    let ended = thread.join().unwrap().unwrap_err();
+    assert!(ended.to_string().starts_with("worker test-0 panicked"), "{ended}");
+    assert!(!port.link().is_up());
+    assert_eq!(front.read(&mut [0; 1]).unwrap(), 0, "its front end is left");
+    assert!(!path.exists());
+}
+
 struct Running {
     stop: StopHandle,
     thread: JoinHandle<Result<(), ServeError>>,

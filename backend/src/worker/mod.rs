@@ -31,7 +31,7 @@ use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::capture::{Capture, CaptureTap};
 use crate::port::rate::Gate;
-use crate::port::{Admission, Card, Sightings};
+use crate::port::{Admission, Card, Health, Sightings};
 use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
@@ -65,6 +65,8 @@ pub struct WorkerSpec {
     pub sightings: Arc<Sightings>,
     /// The guest's card, which all workers of the port share.
     pub card: Arc<Card>,
+    /// Where it is told if the worker ends that was not to.
+    pub health: Arc<Health>,
     /// The view of what crosses the port.
     pub capture: Arc<Capture>,
     /// How to go from turn to turn.
@@ -95,7 +97,8 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
             // Who asked waits for this.
             let _ = tell.send(outcome);
             if started {
-                Worker::new(spec, receiver).run();
+                let lifeline = Lifeline::new(&spec);
+                lifeline.ends(Worker::new(spec, receiver).run());
             }
         })?;
     told.recv().map_err(io::Error::other)??;
@@ -105,6 +108,39 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
 /// The kernel keeps 15 bytes of a name, and the number is the part that tells threads apart.
 fn thread_name(port: &str, index: usize) -> String {
     format!("{port:.12}-{index}")
+}
+
+/// Tells the port of a worker's end, also of one by panic.
+struct Lifeline {
+    name: String,
+    health: Arc<Health>,
+}
+
+impl Lifeline {
+    fn new(spec: &WorkerSpec) -> Self {
+        Self {
+            name: thread_name(&spec.name, spec.index),
+            health: Arc::clone(&spec.health),
+        }
+    }
+
+    fn ends(&self, how: io::Result<()>) {
+        if let Err(error) = how {
+            let name = &self.name;
+            self.health
+                .fail(format!("worker {name} cannot wait for events: {error}"));
+        }
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let name = &self.name;
+            self.health
+                .fail(format!("worker {name} panicked; report this as a bug"));
+        }
+    }
 }
 
 /// Whether the guest's driver is up, as the mode has been told.
@@ -180,15 +216,13 @@ impl Worker {
         }
     }
 
-    fn run(mut self) {
+    /// Works until told to end.
+    fn run(mut self) -> io::Result<()> {
         let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
         loop {
             events.clear();
-            if let Err(error) = self.wait(&mut buffer, &mut events) {
-                log::error!("{}: waiting for events failed, the port stops: {error}", self.name);
-                return;
-            }
+            self.wait(&mut buffer, &mut events)?;
             let now = clock::now();
             self.look_at_gates(now);
             self.follow_card();
@@ -197,7 +231,7 @@ impl Worker {
             for &(token, ready) in &events {
                 if self.dispatch(now, token, ready) == Flow::Exit {
                     self.halt_all();
-                    return;
+                    return Ok(());
                 }
             }
             self.turn(now);

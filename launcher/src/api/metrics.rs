@@ -53,6 +53,7 @@ struct Sample {
     port: String,
     counters: Counters,
     link_up: bool,
+    failed: bool,
 }
 
 impl Sample {
@@ -61,9 +62,13 @@ impl Sample {
             port: port.config().name.clone(),
             counters: port.counters(),
             link_up: port.link().is_up(),
+            failed: port.health().failure().is_some(),
         }
     }
 }
+
+/// Whether something is so at a port.
+type Holds = fn(&Sample) -> bool;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
@@ -99,12 +104,25 @@ impl Collector for Ports {
                     .encode_gauge(&sample.counters.level(gauge))?;
             }
         }
-        let help = "Whether the guest is shown a link that is up";
-        let mut metric = encoder.encode_descriptor("port_link_up", help, None, MetricType::Gauge)?;
-        for sample in &self.0 {
-            metric
-                .encode_family(&[("port", sample.port.as_str())])?
-                .encode_gauge(&u64::from(sample.link_up))?;
+        let states: [(&str, &str, Holds); 2] = [
+            (
+                "port_link_up",
+                "Whether the guest is shown a link that is up",
+                |sample| sample.link_up,
+            ),
+            (
+                "port_failed",
+                "Whether the port has failed and is not served any more",
+                |sample| sample.failed,
+            ),
+        ];
+        for (name, help, holds) in states {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for sample in &self.0 {
+                metric
+                    .encode_family(&[("port", sample.port.as_str())])?
+                    .encode_gauge(&u64::from(holds(sample)))?;
+            }
         }
         Ok(())
     }
@@ -121,13 +139,14 @@ mod tests {
         assert_eq!(answer.status, 200);
         let text = answer.text();
         let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        let per_port = Count::ALL.len() + DropReason::ALL.len() + Gauge::ALL.len() + 1;
+        let per_port = Count::ALL.len() + DropReason::ALL.len() + Gauge::ALL.len() + 2;
         assert_eq!(samples.len(), 2 * per_port + 1, "{text}");
         for expected in [
             "hawser_port_tx_bytes_total{port=\"net0\"} 0",
             "hawser_port_drops_total{port=\"net1\",reason=\"spoofed_mac\"} 0",
             "hawser_port_tcp_flows_open{port=\"net0\"} 0",
             "hawser_port_link_up{port=\"net1\"} 1",
+            "hawser_port_failed{port=\"net1\"} 0",
         ] {
             assert_eq!(
                 samples.iter().filter(|line| **line == expected).count(),

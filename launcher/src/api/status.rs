@@ -168,7 +168,9 @@ fn warnings(port: &Port) -> Vec<String> {
         .map(|(stranger, client)| {
             format!("the guest asks for its address with the MAC {stranger}, and the lease is for {client}")
         });
-    of_lease.into_iter().collect()
+    let failed = port.health().failure();
+    let of_failure = failed.map(|why| format!("it has failed and is not served any more: {why}"));
+    of_failure.into_iter().chain(of_lease).collect()
 }
 
 /// The only MAC that the mode's DHCP servers answer.

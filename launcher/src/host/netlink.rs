@@ -3,12 +3,14 @@
 //!
 //! A request is sent and its answer read to the end before the next: set-up takes a few
 //! dozen of them, so nothing is gained by having several under way. What the kernel refuses
-//! comes back as the error number it named.
+//! comes back as the error number it named. An answer is waited for so long and no longer: one
+//! that the kernel dropped (its queue was full, or memory short) never comes.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
@@ -16,6 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The kernel, as an address; also: any address, for our own end.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
+/// How long an answer may take. The kernel answers within the request, but some requests wait
+/// for its lock on all links, which others hold for as long as theirs take.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// Multicast group of changes of links (RTNLGRP_LINK), as the bit bind(2) takes.
 const LINK_GROUP: u32 = 1;
 
@@ -55,7 +60,7 @@ impl Netlink {
     /// What the kernel refuses it with.
     pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        self.answers(false)
+        self.answers(false, &PATIENCE)
     }
 
     /// Asks for all there is of a kind. What this library cannot read is left out.
@@ -64,7 +69,7 @@ impl Netlink {
     /// What the kernel refuses it with.
     pub fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
-        self.answers(true)
+        self.answers(true, &PATIENCE)
     }
 
     /// Throws away what has come of a socket that watches. Messages that did not fit are
@@ -93,9 +98,10 @@ impl Netlink {
         Ok(())
     }
 
-    fn answers(&self, lenient: bool) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn answers(&self, lenient: bool, patience: &Timespec) -> io::Result<Vec<RouteNetlinkMessage>> {
         let (mut found, mut buffer) = (Vec::new(), Vec::new());
         loop {
+            await_answer(&self.socket, patience)?;
             receive(&self.socket, &mut buffer)?;
             let mut rest = buffer.as_slice();
             while !rest.is_empty() {
@@ -128,6 +134,23 @@ impl AsFd for Netlink {
     }
 }
 
+/// Waits until there is something to read.
+fn await_answer(socket: &OwnedFd, patience: &Timespec) -> io::Result<()> {
+    loop {
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(patience)) {
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the kernel did not answer in time",
+                ));
+            }
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Reads one datagram, however long it is.
 fn receive(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
     let (_, len) = rustix::net::recv(socket, &mut [0u8; 0][..], RecvFlags::PEEK | RecvFlags::TRUNC)?;
@@ -147,4 +170,18 @@ fn split(datagram: &[u8]) -> io::Result<(&[u8], &[u8])> {
     let len = usize::try_from(message.length()).unwrap_or(usize::MAX);
     let padded = len.next_multiple_of(ALIGNMENT).min(datagram.len());
     Ok((&datagram[..len], &datagram[padded..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_never_comes_is_waited_for_so_long_and_no_longer() {
+        let netlink = Netlink::open().unwrap();
+        // Nothing was asked, so nothing comes.
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 1 };
+        let error = netlink.answers(false, &at_once).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+    }
 }

@@ -1,0 +1,69 @@
+//! Whether the port's workers are there. A worker ends when it is told to; one that ends
+//! otherwise takes a queue pair with it, and all that hangs on it: the port has failed.
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+type Listener = Box<dyn Fn() + Send>;
+
+/// What became of the workers of a port.
+#[derive(Default)]
+pub struct Health {
+    failure: OnceLock<String>,
+    listener: Mutex<Option<Listener>>,
+}
+
+impl Health {
+    /// What ended a worker that was not to end; the first, if there are several.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Calls `listener` when a worker ends that was not to; at once if one has already.
+    pub fn tell(&self, listener: Listener) {
+        let mut current = self.lock();
+        if self.failure.get().is_some() {
+            listener();
+        }
+        *current = Some(listener);
+    }
+
+    /// A worker has ended.
+    pub(crate) fn fail(&self, why: String) {
+        let listener = self.lock();
+        // The first tells the reason; what follows may follow from it.
+        if self.failure.set(why).is_ok()
+            && let Some(listener) = &*listener
+        {
+            listener();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Listener>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn the_first_failure_is_told_once_also_to_who_comes_later() {
+        let (health, calls) = (Health::default(), Arc::new(AtomicUsize::new(0)));
+        let count = || -> Listener {
+            let calls = Arc::clone(&calls);
+            Box::new(move || {
+                calls.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        health.tell(count());
+        assert_eq!(health.failure(), None);
+        health.fail("one".to_owned());
+        health.fail("two".to_owned());
+        assert_eq!((health.failure(), calls.load(Ordering::Relaxed)), (Some("one"), 1));
+        health.tell(count());
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+    }
+}
