@@ -224,6 +224,25 @@ pub struct Ipv6Link {
     pub guest: Ipv6Addr,
 }
 
+impl Ipv6Link {
+    /// Bits of a prefix in which a guest can make up its address: an interface identifier has
+    /// the other 64 (RFC 4291 2.5.1, RFC 2464 4).
+    const AUTOCONFIGURATION: u8 = 64;
+
+    /// True if the guest may make up addresses of its own (RFC 4862), besides the one DHCPv6
+    /// gives it.
+    pub const fn autoconfigures(&self) -> bool {
+        self.network.prefix_len() == Self::AUTOCONFIGURATION
+    }
+
+    /// True if the guest may have `address`: all there are where it makes them up, but for the
+    /// gateway's, the anycast address of routers among them.
+    pub fn may_be_guest(&self, address: Ipv6Addr) -> bool {
+        let is_gateway = [self.gateway, self.network.network()].contains(&address);
+        address == self.guest || self.autoconfigures() && self.network.contains(&address) && !is_gateway
+    }
+}
+
 /// Names and servers handed out to the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameConfig {

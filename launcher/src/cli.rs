@@ -304,8 +304,9 @@ pub struct PortArgs {
     /// network namespace has an IPv4 address, else off]
     #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv4_network)]
     pub ipv4: Option<Family<Ipv4Net>>,
-    /// The guest's IPv6 network: gateway ::1, guest ::2 [default: fd10:0:2::/120 where this
-    /// network namespace has a global IPv6 address, else off]
+    /// The guest's IPv6 network: gateway ::1, guest ::2; with 64 bits a guest without DHCPv6
+    /// makes up its address [default: fd10:0:2::/120 where this network namespace has a global
+    /// IPv6 address, else off]
     #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv6_network)]
     pub ipv6: Option<Family<Ipv6Net>>,
     /// Host name given to the guest, one label [default: this system's]

@@ -57,8 +57,11 @@ impl Masquerade {
             }
         }
         let verdict = self.admit(index, &headers);
-        if verdict.is_ok() {
+        if let Ok(transport) = &verdict {
             self.surroundings.learn_guest_mac(mac);
+            if let IpAddr::V6(address) = transport.src {
+                self.surroundings.learn_guest_address(address);
+            }
         }
         match verdict {
             Err(DropReason::BeyondScope) => self.refuse_scope(now, &headers, frame, sink),

@@ -1,18 +1,19 @@
 //! Which frames are a service's, which go nowhere, and what is counted for it.
 
-use crate::config::{GATEWAY_MAC, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
+use crate::config::{GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
 use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
-use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, icmp, protocol};
-use crate::poller::Poller;
+use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, UdpHeader, icmp, protocol};
+use crate::poller::{EventBuffer, Poller};
 use crate::responder::MAX_FRAME;
 use crate::responder::testing::{self, GUEST_MAC, check_reply, frame, icmp_message, ip, udp};
 use crate::time::Instant;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1));
@@ -30,7 +31,14 @@ impl Bench {
     }
 
     fn worker(worker: usize, directory: Option<Arc<Directory>>) -> Self {
-        let services = testing::config();
+        Self::on("fd10:0:2::/120", worker, directory)
+    }
+
+    /// A worker of a guest whose IPv6 network is `network`.
+    fn on(network: &str, worker: usize, directory: Option<Arc<Directory>>) -> Self {
+        let mut services = testing::config();
+        let network = network.parse().expect("a network");
+        services.ipv6 = services.ipv6.map(|link| Ipv6Link { network, ..link });
         let masquerade = MasqueradeConfig {
             ipv4: services.ipv4,
             ipv6: services.ipv6,
@@ -73,6 +81,24 @@ impl Bench {
     fn send(&mut self, bytes: Vec<u8>) -> Vec<Vec<u8>> {
         let (mode, sink) = (&mut self.mode, &mut self.sink);
         OwnedFrame::new(bytes).with(|frame| mode.on_burst(NOW, &[*frame], sink));
+        self.sink.take().into_iter().map(|d| d.bytes).collect()
+    }
+
+    /// Waits for events of sockets; returns what came to the guest.
+    fn await_frames(&mut self) -> Vec<Vec<u8>> {
+        let mut buffer = EventBuffer::with_capacity(16);
+        let started = std::time::Instant::now();
+        while self.sink.frames.is_empty() && started.elapsed() < Duration::from_secs(5) {
+            let mut events = Vec::new();
+            let wait = Some(Duration::from_millis(100));
+            let poller = &self.mode.surroundings.poller;
+            poller
+                .wait(&mut buffer, wait, |token, ready| events.push((token, ready)))
+                .expect("epoll");
+            for (token, ready) in events {
+                self.mode.on_event(NOW, token, ready, &mut self.sink);
+            }
+        }
         self.sink.take().into_iter().map(|d| d.bytes).collect()
     }
 
@@ -351,4 +377,90 @@ fn a_guest_with_a_link_local_address_only_is_told_that_it_does_not_reach_beyond_
     bench.dropped(icmp_message(guest, world, error, &[0; 48]), DropReason::BeyondScope);
     let neighbour = "fe80::77".parse::<IpAddr>().expect("an address");
     bench.dropped(udp(guest, neighbour, (7000, 53), b"?"), DropReason::SpoofedAddress);
+}
+
+/// Ends and payload of a UDP frame.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr, Vec<u8>) {
+    let headers = Headers::parse(frame, frame.len()).expect("a sound frame");
+    let (src, dst) = headers.network.addresses().expect("IP");
+    let (_, at, len) = headers.network.transport().expect("UDP");
+    let header = UdpHeader::parse(&frame[at..], len, false).expect("a header");
+    let payload = frame[at + UdpHeader::LEN..].to_vec();
+    (
+        SocketAddr::new(src, header.src_port),
+        SocketAddr::new(dst, header.dst_port),
+        payload,
+    )
+}
+
+#[test]
+fn a_guest_on_64_bits_speaks_from_every_address_it_makes_up() {
+    let mapped = "fd10:0:2::9".parse::<IpAddr>().expect("an address");
+    let mut bench = Bench::on("fd10:0:2::/64", 0, None);
+    let server = UdpSocket::bind("[::1]:0").expect("a socket");
+    server
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a timeout");
+    let port = server.local_addr().expect("an address").port();
+    // The one of DHCPv6, a stable one and a temporary one, all with one port.
+    for guest in ["fd10:0:2::2", "fd10:0:2:0:5054:ff:fe12:3456", "fd10:0:2::9b1d:77"] {
+        let guest = guest.parse::<IpAddr>().expect("an address");
+        assert!(bench.send(udp(guest, mapped, (7000, port), b"who")).is_empty());
+        let mut question = [0; 16];
+        let (n, from) = server.recv_from(&mut question).expect("a question");
+        server.send_to(&question[..n], from).expect("sent");
+        let frames = bench.await_frames();
+        let want = (
+            SocketAddr::new(mapped, port),
+            SocketAddr::new(guest, 7000),
+            b"who".to_vec(),
+        );
+        assert_eq!(ends(&frames[0]), want);
+    }
+    assert_eq!(bench.mode.flow_count().udp, 3);
+    for spoofed in ["fd10:0:2::1", "fd10:0:2::", "fd10:0:3::2", "2001:db8::1"] {
+        let spoofed = spoofed.parse().expect("an address");
+        bench.dropped(udp(spoofed, mapped, (7000, port), b"?"), DropReason::SpoofedAddress);
+    }
+    // Where there are not 64 bits, the one address of DHCPv6 is all.
+    let made_up = "fd10:0:2::77".parse().expect("an address");
+    Bench::new().dropped(udp(made_up, mapped, (7000, port), b"?"), DropReason::SpoofedAddress);
+}
+
+#[test]
+fn clients_reach_a_guest_on_64_bits_at_the_address_it_claimed_or_used_last() {
+    let directory = Directory::new(2).expect("descriptors");
+    let mut first = Bench::on("fd10:0:2::/64", 0, directory.clone());
+    let mut second = Bench::on("fd10:0:2::/64", 1, directory);
+    let address = |bench: &mut Bench| {
+        bench.mode.on_room(NOW, &mut bench.sink);
+        let like = "2001:db8::1".parse().expect("an address");
+        bench.mode.surroundings.link.guest_address(like).map(|a| a.to_string())
+    };
+    // DHCPv6's until there is another, on every worker.
+    for bench in [&mut first, &mut second] {
+        assert_eq!(address(bench).as_deref(), Some("fd10:0:2::2"));
+    }
+    let chosen = "fd10:0:2::abcd:1".parse::<Ipv6Addr>().expect("an address");
+    let header = IcmpHeader {
+        kind: icmp::v6::NEIGHBOUR_SOLICITATION,
+        ..IcmpHeader::default()
+    };
+    let all = "ff02::1:ffcd:1".parse().expect("an address");
+    let mut probe = icmp_message(Ipv6Addr::UNSPECIFIED.into(), all, header, &chosen.octets());
+    probe[EthernetHeader::LEN + 7] = 255;
+    assert!(second.send(probe).is_empty());
+    for bench in [&mut second, &mut first] {
+        assert_eq!(address(bench).as_deref(), Some("fd10:0:2::abcd:1"));
+    }
+    let world = "2001:db8::1".parse().expect("an address");
+    first.send(udp(
+        "fd10:0:2::abcd:2".parse().expect("an address"),
+        world,
+        (7000, 53),
+        b"?",
+    ));
+    for bench in [&mut first, &mut second] {
+        assert_eq!(address(bench).as_deref(), Some("fd10:0:2::abcd:2"));
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link};
 use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Hop limit of everything we send to the guest, and of what we quote.
 const TTL: u8 = 64;
@@ -18,6 +18,8 @@ pub struct Link {
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 addresses, if on.
     pub ipv6: Option<Ipv6Link>,
+    /// The address the guest used last, where it makes up its own: what comes in goes there.
+    pub chosen_ipv6: Option<Ipv6Addr>,
 }
 
 /// The network header of a packet towards the guest.
@@ -121,11 +123,12 @@ impl Packet<'_> {
 }
 
 impl Link {
-    /// The guest's address of the family of `like`, if that family is on.
+    /// The guest's address of the family of `like`, if that family is on: of several the one
+    /// it used last.
     pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.guest)),
-            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(l.guest)),
+            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(self.chosen_ipv6.unwrap_or(l.guest))),
         }
     }
 
@@ -139,7 +142,10 @@ impl Link {
 
     /// True if `address` is one the guest may send from.
     pub fn is_guest(&self, address: IpAddr) -> bool {
-        self.guest_address(address) == Some(address)
+        match address {
+            IpAddr::V4(a) => self.ipv4.is_some_and(|l| l.guest == a),
+            IpAddr::V6(a) => self.ipv6.is_some_and(|l| l.may_be_guest(a)),
+        }
     }
 
     /// Bytes of Ethernet and network header towards the guest for the family of `like`

@@ -43,7 +43,7 @@ use self::reassembly::Reassembler;
 use self::steering::Steering;
 use self::tcp::{Incoming, TcpFlows};
 use self::udp::{Datagram, UdpFlows};
-use crate::config::{MasqueradeConfig, PortConfig, Resolvers};
+use crate::config::{Ipv6Link, MasqueradeConfig, PortConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
 use crate::mode::{FlowCount, Mode};
@@ -53,6 +53,7 @@ use crate::responder::{Answer, HeldLeases, Replies, Responders, ServiceConfig};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 /// A masquerade that cannot be set up.
@@ -92,10 +93,26 @@ impl Surroundings {
         }
     }
 
+    /// Notes an address the guest uses, where it may make up its own.
+    fn learn_guest_address(&mut self, address: Ipv6Addr) {
+        let may_choose = |link: &Ipv6Link| link.autoconfigures() && link.may_be_guest(address);
+        if self.link.chosen_ipv6 != Some(address) && self.link.ipv6.as_ref().is_some_and(may_choose) {
+            self.link.chosen_ipv6 = Some(address);
+            if let Some(steering) = &self.steering {
+                steering.tell_guest_address(address);
+            }
+        }
+    }
+
     /// Takes over what another worker has learned: the guest may never have sent us a frame.
-    fn follow_guest_mac(&mut self) {
-        if let Some(mac) = self.steering.as_ref().and_then(Steering::guest_mac) {
+    fn follow_guest(&mut self) {
+        let Some(steering) = &self.steering else { return };
+        if let Some(mac) = steering.guest_mac() {
             self.link.guest_mac = mac;
+        }
+        let prefix = self.link.ipv6.map(|link| link.network);
+        if let Some(address) = prefix.and_then(|prefix| steering.guest_address(prefix)) {
+            self.link.chosen_ipv6 = Some(address);
         }
     }
 
@@ -196,6 +213,7 @@ impl Masquerade {
             mtu: port.mtu,
             ipv4: mode.ipv4,
             ipv6: mode.ipv6,
+            chosen_ipv6: None,
         };
         let steering = setup
             .directory
@@ -261,7 +279,7 @@ impl Mode for Masquerade {
         if token.owner == Owner::Addresses && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
             return;
         }
-        self.surroundings.follow_guest_mac();
+        self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
             Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
@@ -281,14 +299,14 @@ impl Mode for Masquerade {
     }
 
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.surroundings.follow_guest_mac();
+        self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_room(ctx);
         self.udp.on_room(ctx);
     }
 
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.surroundings.follow_guest_mac();
+        self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
         self.tcp.on_timer(ctx);
         self.udp.on_timer(ctx);
@@ -343,7 +361,7 @@ impl Mode for Masquerade {
         self.responders
             .on_link_up(now, &self.surroundings.counters, &mut self.replies);
         self.flush_replies(sink);
-        self.surroundings.follow_guest_mac();
+        self.surroundings.follow_guest();
         self.tcp.on_link_up(&self.surroundings.context(now, sink));
         self.udp.on_link_up();
     }
@@ -405,7 +423,12 @@ impl Masquerade {
         let answer = self.responders.answer(now, mac, frame, counters, &mut self.replies);
         match answer {
             Answer::NotMine => return false,
-            Answer::Done => self.surroundings.learn_guest_mac(mac),
+            Answer::Done => {
+                self.surroundings.learn_guest_mac(mac);
+                if let Some(address) = self.responders.take_claimed() {
+                    self.surroundings.learn_guest_address(address);
+                }
+            }
             Answer::Refused(reason) => counters.count_drop(reason),
         }
         self.flush_replies(sink);

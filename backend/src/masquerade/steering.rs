@@ -14,10 +14,11 @@ use super::moving::MovedFlow;
 use crate::frame::{GuestFrame, Offload};
 use crate::packet::MacAddr;
 use crate::poller::{self, Interest, Poller, Token};
+use ipnet::Ipv6Net;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -82,6 +83,8 @@ impl Mailbox {
 pub struct Directory {
     /// The guest's MAC as a number, 0 while no frame of the guest has come.
     guest_mac: AtomicU64,
+    /// The interface identifier of the address the guest made up and used last, 0 for none.
+    guest_identifier: AtomicU64,
     owners: RwLock<HashMap<SteeringKey, usize>>,
     mailboxes: Vec<Mailbox>,
 }
@@ -106,6 +109,7 @@ impl Directory {
             .collect::<io::Result<_>>()?;
         Ok(Some(Arc::new(Self {
             guest_mac: AtomicU64::new(0),
+            guest_identifier: AtomicU64::new(0),
             owners: RwLock::default(),
             mailboxes,
         })))
@@ -166,6 +170,19 @@ impl Steering {
         let number = self.directory.guest_mac.load(Ordering::Relaxed);
         let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
         (number != 0).then_some(MacAddr([a, b, c, d, e, f]))
+    }
+
+    /// Tells the other workers which address of its prefix, which has 64 bits, the guest uses.
+    pub fn tell_guest_address(&self, address: Ipv6Addr) {
+        let [.., a, b, c, d, e, f, g, h] = address.octets();
+        let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        self.directory.guest_identifier.store(number, Ordering::Relaxed);
+    }
+
+    /// The address of `prefix` the guest uses, once a worker has seen one it made up.
+    pub fn guest_address(&self, prefix: Ipv6Net) -> Option<Ipv6Addr> {
+        let number = self.directory.guest_identifier.load(Ordering::Relaxed);
+        (number != 0).then(|| Ipv6Addr::from_bits(prefix.network().to_bits() | u128::from(number)))
     }
 
     /// Notes that a flow made now is ours.

@@ -60,6 +60,7 @@ impl Surroundings {
                 mtu: 1500,
                 ipv4: config.ipv4,
                 ipv6: config.ipv6,
+                chosen_ipv6: None,
             },
             nat: AddressMap::new(&config),
             poller: Poller::new()?,

@@ -37,7 +37,14 @@ impl Lease6Server {
             guest: config.address.addr(),
         };
         // Names are DHCP's to tell: what an advertisement says of them runs out.
-        let advertisement = ndp::advertisement(&on_link(&link), NO_ROUTER, mtu, &[], &SearchList::default());
+        let advertisement = ndp::advertisement(
+            &on_link(&link),
+            ndp::Prefix::OnLink,
+            NO_ROUTER,
+            mtu,
+            &[],
+            &SearchList::default(),
+        );
         Self {
             client: config.client,
             dhcp: dhcp6::Server::new(link, &Told::of(&config.names), Arc::clone(&held)),

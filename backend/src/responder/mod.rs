@@ -248,6 +248,14 @@ impl Responders {
         }
     }
 
+    /// The address the guest looked for before it takes it (RFC 4862 5.4), since the last call.
+    pub const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
+        match &mut self.ipv6 {
+            Some(ipv6) => ipv6.router.take_claimed(),
+            None => None,
+        }
+    }
+
     /// The guest's driver is up: it is told of its router.
     pub fn on_link_up(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if let Some(ipv6) = &mut self.ipv6 {
@@ -293,7 +301,12 @@ impl Responders {
 
 /// The advertisement of the gateway as a router.
 fn advertisement(link: &Ipv6Link, mtu: u16, told: &Told) -> Vec<u8> {
-    ndp::advertisement(link, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
+    let prefix = if link.autoconfigures() {
+        ndp::Prefix::Autonomous
+    } else {
+        ndp::Prefix::OnLink
+    };
+    ndp::advertisement(link, prefix, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
 }
 
 impl Ipv4Services {
@@ -317,10 +330,10 @@ impl Ipv4Services {
 }
 
 impl Ipv6Services {
-    /// True for what the guest may speak to the gateway from: its address, or one of
+    /// True for what the guest may speak to the gateway from: one of its addresses, or of
     /// the link's own, which are the guest's choice.
     fn is_guest(&self, src: Ipv6Addr) -> bool {
-        src == self.link.guest || src.is_unicast_link_local()
+        self.link.may_be_guest(src) || src.is_unicast_link_local()
     }
 
     /// `transport` is the beginning of what follows the IP headers.

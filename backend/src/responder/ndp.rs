@@ -1,8 +1,8 @@
 //! Neighbour discovery (RFC 4861): the gateway as neighbour and as router.
 //!
 //! A guest learns its default route, the MTU and name servers (RFC 8106) from router
-//! advertisements; its address comes from DHCPv6, so the M and O flags are set and no
-//! prefix is for autoconfiguration. Advertisements go out when the guest's link comes
+//! advertisements; its address comes from DHCPv6, so the M and O flags are set. A prefix of 64
+//! bits is for autoconfiguration too, for guests without DHCPv6. Advertisements go out when the guest's link comes
 //! up, when it asks, and otherwise only often enough that their lifetimes do not run
 //! out: each one wakes an idle guest.
 
@@ -51,8 +51,18 @@ const NA_OVERRIDE: u8 = 0x20;
 const RA_MANAGED: u8 = 0x80;
 const RA_OTHER: u8 = 0x40;
 const PREFIX_ON_LINK: u8 = 0x80;
+const PREFIX_AUTONOMOUS: u8 = 0x40;
 /// Hop limit the guest is told to use.
 const GUEST_HOP_LIMIT: u8 = 64;
+
+/// What the prefix of an advertisement is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prefix {
+    /// Its addresses are neighbours.
+    OnLink,
+    /// The guest may make up an address of it, too (RFC 4862).
+    Autonomous,
+}
 
 /// The gateway in neighbour discovery.
 #[derive(Debug)]
@@ -62,6 +72,8 @@ pub(super) struct Router {
     /// The advertisement, checksum aside.
     advertisement: Vec<u8>,
     schedule: Schedule,
+    /// The address the guest looked for last, to take it.
+    claimed: Option<Ipv6Addr>,
 }
 
 /// When advertisements are sent unasked.
@@ -82,8 +94,14 @@ impl Router {
         Self {
             neighbours: [vec![link.gateway, GATEWAY_MAC.link_local()], aliases].concat(),
             advertisement,
+            claimed: None,
             schedule: if advertise { Schedule::LinkUp } else { Schedule::Never },
         }
+    }
+
+    /// The address the guest has looked for, to take it, since the last call.
+    pub(super) const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
+        self.claimed.take()
     }
 
     /// When the next unsolicited advertisement is due.
@@ -130,7 +148,15 @@ impl Router {
     ) -> Answer {
         match kind(packet) {
             Some(icmp::v6::NEIGHBOUR_SOLICITATION) => {
-                on_solicitation(|target, _| self.neighbours.contains(target), packet, replies)
+                let (neighbours, claimed) = (&self.neighbours, &mut self.claimed);
+                let is_here = |target: &Ipv6Addr, is_probe| {
+                    let is_here = neighbours.contains(target);
+                    if is_probe && !is_here {
+                        *claimed = Some(*target);
+                    }
+                    is_here
+                };
+                on_solicitation(is_here, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
             // The guest announces itself: there is one guest, and we know it.
@@ -193,7 +219,7 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
 /// gateway; it is told the target, and whether the guest asks for itself (duplicate address
 /// detection).
 pub(super) fn on_solicitation(
-    is_here: impl Fn(&Ipv6Addr, bool) -> bool,
+    mut is_here: impl FnMut(&Ipv6Addr, bool) -> bool,
     packet: &Packet<'_, Ipv6Addr>,
     replies: &mut Replies,
 ) -> Answer {
@@ -279,6 +305,7 @@ fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
 /// none.
 pub(super) fn advertisement(
     link: &Ipv6Link,
+    prefix: Prefix,
     router_secs: u16,
     mtu: u16,
     dns: &[Ipv6Addr],
@@ -302,10 +329,14 @@ pub(super) fn advertisement(
         });
     }
     // On-link, as the IPv4 netmask says of the IPv4 network: the gateway's ::1 is then a
-    // neighbour with or without a default route. Not for autoconfiguration: the guest
-    // has the one address DHCPv6 gives it, packets from others are dropped.
+    // neighbour with or without a default route. For autoconfiguration only where packets
+    // from any of its addresses are let through.
     push_option(&mut message, option::PREFIX, |body| {
-        body.extend([link.network.prefix_len(), PREFIX_ON_LINK]);
+        let flags = match prefix {
+            Prefix::OnLink => PREFIX_ON_LINK,
+            Prefix::Autonomous => PREFIX_ON_LINK | PREFIX_AUTONOMOUS,
+        };
+        body.extend([link.network.prefix_len(), flags]);
         body.extend(INFINITE.to_be_bytes());
         body.extend(INFINITE.to_be_bytes());
         body.extend([0; 4]);

@@ -284,6 +284,44 @@ fn a_router_advertisement_carries_route_mtu_prefix_and_name_servers() {
     assert_eq!(reply[54..], expected);
 }
 
+/// The services of a network whose guests make up their addresses.
+fn wide() -> ServiceConfig {
+    let mut config = config();
+    config.ipv6 = config.ipv6.map(|link| crate::config::Ipv6Link {
+        network: "fd10:0:2::/64".parse().expect("a network"),
+        ..link
+    });
+    config
+}
+
+#[test]
+fn a_prefix_of_64_bits_is_for_autoconfiguration_too() {
+    for (config, length, flags) in [(config(), 120, 0x80), (wide(), 64, 0xc0)] {
+        let mut bench = Bench::with(config);
+        let reply = bench.reply_to(&router_solicitation("fe80::1", &[]));
+        // Behind the fixed part, the link-layer address and the MTU.
+        assert_eq!(reply[54 + 16 + 16..][..4], [3, 4, length, flags]);
+        assert_eq!(reply[54 + 5], 0xc0, "DHCPv6 gives its address all the same");
+    }
+}
+
+#[test]
+fn an_address_of_the_guests_own_choice_may_ask_the_gateway_and_is_noted_when_it_is_probed() {
+    let mut bench = Bench::with(wide());
+    let chosen = "fd10:0:2::abcd:1";
+    assert_eq!(bench.responders.take_claimed(), None);
+    bench.silence(&solicitation("::", "ff02::1:ffcd:1", chosen, &[]));
+    assert_eq!(bench.responders.take_claimed(), Some(addr6(chosen)));
+    assert_eq!(bench.responders.take_claimed(), None);
+    // The gateway defends its own.
+    bench.reply_to(&solicitation("::", "ff02::1:ff00:1", "fd10:0:2::1", &[]));
+    assert_eq!(bench.responders.take_claimed(), None);
+    let echo = |src: &str| icmp_message(v6(src), v6("fd10:0:2::1"), IcmpHeader::echo(128, 1, 2), b"x");
+    bench.reply_to(&echo(chosen));
+    bench.refused(&echo("fd10:0:2::"), DropReason::SpoofedAddress);
+    bench.refused(&echo("fd10:0:3::2"), DropReason::SpoofedAddress);
+}
+
 #[test]
 fn a_solicitation_from_nobody_is_answered_to_everybody() {
     let mut bench = Bench::new();
