@@ -101,6 +101,8 @@ pub enum Command {
     Loglevel(LogLevelArgs),
     /// Check a VM's manifests: say what is wrong with them, or what would be served
     Validate(ValidateArgs),
+    /// Print the network data for cloud-init that fit what a VM's manifests ask for
+    CloudInit(CloudInitArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
     Run(RunManifest),
     /// Reserve, list and release the MACs and addresses of VMs
@@ -162,6 +164,18 @@ pub struct ValidateArgs {
     /// Print plan and problems as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `cloud-init`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct CloudInitArgs {
+    /// The manifests.
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Where MACs come from that the manifests do not give.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// Options of `run`.

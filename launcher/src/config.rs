@@ -18,8 +18,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const FALLBACK_MTU: u16 = 1500;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 const MIN_IPV6_MTU: u16 = 1280;
-const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
-const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
+/// The guest's network of IPv4, where nothing is said.
+pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
+/// That of IPv6.
+pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
 /// Options that contradict each other or the system.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

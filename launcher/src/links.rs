@@ -53,7 +53,7 @@ impl Links {
     }
 }
 
-fn ipv4_link(network: Ipv4Net) -> Ipv4Link {
+pub fn ipv4_link(network: Ipv4Net) -> Ipv4Link {
     let first = network.network().to_bits();
     Ipv4Link {
         network,
@@ -62,7 +62,8 @@ fn ipv4_link(network: Ipv4Net) -> Ipv4Link {
     }
 }
 
-fn ipv6_link(network: Ipv6Net) -> Ipv6Link {
+/// The same of IPv6.
+pub fn ipv6_link(network: Ipv6Net) -> Ipv6Link {
     let first = network.network().to_bits();
     Ipv6Link {
         network,

@@ -11,6 +11,7 @@ mod attachment;
 mod capabilities;
 mod cli;
 mod client;
+mod cloud_init;
 mod companion;
 mod config;
 mod events;
@@ -76,6 +77,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::QemuArgs(args)) => print_flags(args, vmm::qemu_args),
         Some(Command::CloudHypervisorArgs(args)) => print_flags(args, vmm::cloud_hypervisor_args),
         Some(Command::Validate(args)) => validate::run(args),
+        Some(Command::CloudInit(args)) => cloud_init::run(args),
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Forward(args)) => client::forward::run(args),
         Some(Command::Top(args)) => client::top::run(args),

@@ -78,6 +78,10 @@ pub struct NicPlan {
 /// Plans are the same wherever they stand.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
+    /// The interface.
+    pub interface: String,
+    /// `ipam`
+    pub ipam: String,
     /// What names the link of the segment.
     pub segment: String,
     /// `mtu`
@@ -321,6 +325,8 @@ impl Planner<'_> {
         let here = &interface.spot;
         let fields = network.and_then(|network| network.fields.as_ref());
         Places {
+            interface: here.to_string(),
+            ipam: fields.map_or(here, |fields| &fields.ipam).to_string(),
             segment: fields.map_or(here, |fields| &fields.link).to_string(),
             mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
             mac: match fields.and_then(|fields| fields.mac.as_ref()) {

@@ -1,9 +1,10 @@
 //! `hawser validate`: what is wrong with manifests, or what would be served.
 
 use crate::cli::{ManifestArgs, ValidateArgs};
+use crate::cloud_init;
 use crate::failure::Failure;
 use crate::manifest::report::{MAX_PROBLEMS, Problem, Report};
-use crate::manifest::{self, MAX_FILE, SourceFile};
+use crate::manifest::{self, MAX_FILE, Manifests, SourceFile};
 use crate::plan::{self, PlanSetup, VmPlan};
 use crate::plan_text;
 use std::fmt::Write as _;
@@ -56,6 +57,7 @@ pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, F
     let report = Report::default();
     let manifests = manifest::read(&files, args.plan.namespace(), &report);
     let plans = plan::make_all(&manifests, &args.setup(), &report);
+    plans.iter().for_each(|plan| compare(&manifests, plan, &report));
     let (errors, warnings) = report.into_parts();
     Ok(if errors.is_empty() {
         Ok(plans)
@@ -69,11 +71,20 @@ pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Chec
     let report = Report::default();
     let manifests = manifest::read(files, setup.args.namespace(), &report);
     let plan = plan::make(&manifests, setup, &report);
+    plan.iter().for_each(|plan| compare(&manifests, plan, &report));
     let (errors, warnings) = report.into_parts();
     match plan {
         Some(plan) if errors.is_empty() => Ok(Checked { plan, warnings }),
         _ => Err(Rejected { errors, warnings }),
     }
+}
+
+/// Says what of the network data of a plan's VM contradicts the plan.
+fn compare(manifests: &Manifests, plan: &VmPlan, report: &Report) {
+    let mut machines = manifests.machines.iter();
+    let vm = machines.find(|vm| (&vm.namespace, &vm.name) == (&plan.namespace, &plan.name));
+    vm.iter()
+        .for_each(|vm| cloud_init::check(&vm.network_data, plan, report));
 }
 
 /// Runs the subcommand: problems on standard error, the plan on standard output.
@@ -114,7 +125,8 @@ impl Rejected {
     }
 }
 
-fn tell(problems: &[Problem]) {
+/// Writes problems to standard error.
+pub fn tell(problems: &[Problem]) {
     let mut text = String::new();
     for problem in problems {
         // Writing to a string cannot fail.

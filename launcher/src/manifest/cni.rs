@@ -47,6 +47,8 @@ pub struct Fields {
     pub link: Spot,
     /// `mtu`, in the same way.
     pub mtu: Spot,
+    /// `ipam`, in the same way.
+    pub ipam: Spot,
     /// The MAC, if the configuration gives one.
     pub mac: Option<Spot>,
     /// The lower device is named by a resource of a device plugin.
@@ -212,6 +214,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     let fields = Fields {
         link: spot(&["bridge", "master"]),
         mtu: spot(&["mtu"]),
+        ipam: spot(&["ipam"]),
         mac: mac.as_ref().map(|item| item.spot().clone()),
         is_resource: std::ptr::eq(table, &raw const table::MACVTAP),
     };

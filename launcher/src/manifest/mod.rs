@@ -24,6 +24,7 @@ pub mod macvtap;
 pub mod metadata;
 pub mod names;
 pub mod network;
+pub mod network_data;
 pub mod policy;
 pub mod ports;
 pub mod reader;

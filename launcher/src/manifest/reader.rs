@@ -308,6 +308,11 @@ impl<'a> Item<'a> {
         self.report.warn(&self.spot, message);
     }
 
+    /// Something the user should know about what stands within this value.
+    pub fn warn_at(&self, spot: &Spot, message: impl Into<String>) {
+        self.report.warn(spot, message);
+    }
+
     /// The value as a map, read by `kind`'s table.
     pub fn object(&self, kind: &'static ObjectType) -> Option<Object<'a>> {
         match &self.node.value {

@@ -40,6 +40,11 @@ impl Spot {
         self.with(path, line)
     }
 
+    /// The same on another line.
+    pub fn on_line(&self, line: usize) -> Self {
+        self.with(self.path.clone(), line)
+    }
+
     /// An item of what is here.
     pub fn item(&self, index: usize, line: usize) -> Self {
         self.with(format!("{}[{index}]", self.path), line)

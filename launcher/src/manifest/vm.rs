@@ -5,6 +5,7 @@ use super::fields::kubevirt as table;
 use super::interface::{self, Binding, Interface, interface_name};
 use super::metadata::Metadata;
 use super::names;
+use super::network_data::{self, Device};
 use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use crate::values::{self, Family};
@@ -38,6 +39,8 @@ pub struct Vm {
     pub interfaces: Vec<Interface>,
     /// Its networks.
     pub networks: Vec<Network>,
+    /// What cloud-init is to make of them in the guest.
+    pub network_data: Vec<Device>,
     /// What is wrong with it. It concerns only whoever serves this VM.
     pub problems: Report,
 }
@@ -156,6 +159,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
         default_interface: none_written && !is_declined,
         interfaces: interfaces.unwrap_or_default(),
         networks,
+        network_data: spec.as_ref().map(network_data::read).unwrap_or_default(),
         problems: object.apart(),
         hostname,
         name,

@@ -106,9 +106,9 @@ pub static VMI_SPEC: ObjectType = ObjectType {
             "the pod's /etc/resolv.conf, which hawser reads, is made from it",
         ),
         passed_over("dnsConfig", "as dnsPolicy"),
-        passed_over(
+        honoured(
             "volumes",
-            "disks; addresses that cloud-init sets are the guest's affair",
+            "what cloud-init is to make of the network; disks are the VMM's",
         ),
     ],
 };

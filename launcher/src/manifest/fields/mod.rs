@@ -2,6 +2,7 @@
 //! (docs/manifests.md) is made from them; the readers may read only what they call
 //! honoured, and a test sees to it that they read all of that.
 
+pub mod cloud_init;
 pub mod cni;
 pub mod kubevirt;
 pub mod network;
@@ -15,6 +16,15 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &kubevirt::VM_SPEC,
     &kubevirt::TEMPLATE,
     &kubevirt::VMI_SPEC,
+    &cloud_init::VOLUME,
+    &cloud_init::CLOUD_INIT,
+    &cloud_init::NETWORK_DATA,
+    &cloud_init::ETHERNET,
+    &cloud_init::MATCH,
+    &cloud_init::ROUTE,
+    &cloud_init::CONFIG,
+    &cloud_init::SUBNET,
+    &cloud_init::SUBNET_ROUTE,
     &kubevirt::DOMAIN,
     &kubevirt::CPU,
     &kubevirt::RESOURCES,

@@ -86,6 +86,28 @@ fn every_field_called_honoured_is_read() {
 
 /// Objects the examples have none of.
 const EVERYTHING: &str = r#"
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: w}
+spec:
+  domain: {devices: {interfaces: [{name: default, masquerade: {}}]}}
+  networks: [{name: default, pod: {}}]
+  volumes:
+  - name: v1
+    cloudInitConfigDrive:
+      networkData: |
+        network:
+          version: 1
+          config:
+          - type: physical
+            subnets:
+            - {type: static, address: 10.0.2.2, routes: [{destination: 0.0.0.0/0, gateway: 10.0.2.1}]}
+  - name: v2
+    cloudInitNoCloud:
+      networkData: |
+        version: 2
+        ethernets: {a: {match: {name: "e*"}, dhcp4: true, routes: [{to: default, via: 10.0.2.1}]}}
+---
 apiVersion: v1
 kind: Namespace
 metadata: {name: default}

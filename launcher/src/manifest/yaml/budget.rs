@@ -36,6 +36,16 @@ impl Default for Budget {
 pub struct Exhausted;
 
 impl Budget {
+    /// A smaller one, for a text within a manifest.
+    pub const fn within(nodes: usize, bytes: usize) -> Self {
+        Self {
+            nodes,
+            bytes,
+            repeated: bytes,
+            exhausted: false,
+        }
+    }
+
     /// Nodes and bytes of a tree.
     pub fn take(&mut self, size: Size) -> Result<(), Exhausted> {
         let left = (self.nodes.checked_sub(size.nodes), self.bytes.checked_sub(size.bytes));

@@ -1,0 +1,119 @@
+//! Volumes that hold cloud-init's data, and the network configuration inside, in both versions
+//! cloud-init reads (cloudinit/net/network_state.py).
+
+use super::super::reader::{ObjectType, Unknown, honoured, passed_over};
+
+/// `spec.volumes[]`
+pub static VOLUME: ObjectType = ObjectType {
+    name: "spec.volumes[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("cloudInitNoCloud", "its network data are compared with what is served"),
+        honoured("cloudInitConfigDrive", "as cloudInitNoCloud"),
+        passed_over("name", ""),
+    ],
+};
+
+/// `cloudInitNoCloud`, `cloudInitConfigDrive`
+pub static CLOUD_INIT: ObjectType = ObjectType {
+    name: "cloudInitNoCloud, cloudInitConfigDrive",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("networkData", "version 1 or 2, also under a key `network`"),
+        honoured("networkDataBase64", "the same in base64"),
+        honoured(
+            "networkDataSecretRef",
+            "a warning says that the Secret's text is not known here",
+        ),
+        passed_over("userData", "the guest's affair"),
+    ],
+};
+
+/// The whole of the network data.
+pub static NETWORK_DATA: ObjectType = ObjectType {
+    name: "networkData",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("network", "the same within, as cloud-init's own configuration has it"),
+        honoured("version", "1 or 2"),
+        honoured("config", "version 1: `disabled`, or the list of devices"),
+        honoured("ethernets", "version 2: devices by their names"),
+        passed_over("bonds", "made of devices in the guest"),
+        passed_over("bridges", "as bonds"),
+        passed_over("vlans", "as bonds"),
+    ],
+};
+
+/// `ethernets.*`
+pub static ETHERNET: ObjectType = ObjectType {
+    name: "networkData ethernets.*",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("match", "which NIC; the key is the device's name without it"),
+        honoured("macaddress", "a MAC the guest gives the card"),
+        honoured("mtu", "not above that of the network"),
+        honoured("dhcp4", ""),
+        honoured("dhcp6", ""),
+        honoured("accept-ra", ""),
+        honoured("addresses", ""),
+        honoured("gateway4", ""),
+        honoured("gateway6", ""),
+        honoured("routes", "the default ones"),
+    ],
+};
+
+/// `ethernets.*.match`
+pub static MATCH: ObjectType = ObjectType {
+    name: "networkData ethernets.*.match",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("macaddress", "that of a NIC"),
+        honoured("name", "`eth0`, a pattern"),
+    ],
+};
+
+/// `ethernets.*.routes[]`
+pub static ROUTE: ObjectType = ObjectType {
+    name: "networkData ethernets.*.routes[]",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured("to", "`default`, `0.0.0.0/0`, `::/0`"), honoured("via", "")],
+};
+
+/// `config[]`
+pub static CONFIG: ObjectType = ObjectType {
+    name: "networkData config[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("type", "`physical`; others are made of devices in the guest"),
+        honoured("name", "the device's name"),
+        honoured("mac_address", "which NIC"),
+        honoured("mtu", "not above that of the network"),
+        honoured("accept-ra", ""),
+        honoured("subnets", ""),
+    ],
+};
+
+/// `config[].subnets[]`
+pub static SUBNET: ObjectType = ObjectType {
+    name: "networkData config[].subnets[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("type", "`dhcp`, `dhcp4`, `dhcp6`, `static`, `static6` and their like"),
+        honoured("address", "with a prefix, or beside a netmask"),
+        honoured("netmask", "of the address, if that has no prefix"),
+        honoured("gateway", ""),
+        honoured("routes", "the default ones"),
+    ],
+};
+
+/// `config[].subnets[].routes[]`
+pub static SUBNET_ROUTE: ObjectType = ObjectType {
+    name: "networkData config[].subnets[].routes[]",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("network", "with a prefix, or beside a netmask"),
+        honoured("destination", "as network"),
+        honoured("netmask", "of the network, if that has no prefix"),
+        honoured("gateway", ""),
+    ],
+};
