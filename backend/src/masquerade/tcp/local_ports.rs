@@ -4,7 +4,8 @@
 //! too: beside 15,000 connections to the same peer that have just ended a connect(2) takes 1 to
 //! 3 ms, for which every flow of the worker waits. So it is asked for the guest's own port,
 //! which nobody else is likely to have, and then for any of a few at random places: each is a
-//! short search. Only then it searches all, and that not often: where next to nothing is free a
+//! short search. A port of the guest's that the kernel does not give out (below 1024 for NFS and
+//! the like, or whatever a program chose) is bound instead. Only then it searches all, and that not often: where next to nothing is free a
 //! guest that goes on asking would stop everybody. Unlike with bind(2) the port stays free for
 //! connections to other peers.
 
@@ -13,7 +14,7 @@ use crate::time::Instant;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -25,6 +26,17 @@ const SEARCHES: usize = 32;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Linux's own.
 const USUAL: RangeInclusive<u16> = 32_768..=60_999;
+
+/// What became of a connection from a port of the guest's that the kernel does not give out.
+#[derive(Debug)]
+pub enum OwnPort {
+    /// It comes from there; what connect(2) said.
+    Used(io::Result<()>),
+    /// The socket is bound to the port, which is taken towards this peer.
+    Bound,
+    /// The port is not to be had, and the socket as it was.
+    Unavailable,
+}
 
 /// The ports the kernel gives out in this network namespace.
 #[derive(Clone, Debug)]
@@ -44,6 +56,25 @@ impl LocalPorts {
     const fn new(all: RangeInclusive<u16>) -> Self {
         let again = Instant::from_nanos(0);
         Self { all, again }
+    }
+
+    /// Connects from `wanted`, a port the kernel does not give out. `None`: that port cannot be
+    /// had, and another socket is needed if `stream` is [`Bound`](OwnPort::Bound) to it.
+    pub fn connect_from_own(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> OwnPort {
+        if self.all.contains(&wanted) || wanted == 0 || wanted == target.port() {
+            return OwnPort::Unavailable;
+        }
+        // Others of the guest's connections may have the port, towards other peers. It is not to
+        // be had where somebody listens, or below net.ipv4.ip_unprivileged_port_start without
+        // CAP_NET_BIND_SERVICE.
+        let from = SocketAddr::new(any(target.ip()), wanted);
+        if bind(stream, from).is_err() {
+            return OwnPort::Unavailable;
+        }
+        match stream.connect(&target.into()) {
+            Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => OwnPort::Bound,
+            done => OwnPort::Used(done),
+        }
     }
 
     /// Connects, from `wanted` if that port can be had.
@@ -87,6 +118,22 @@ impl LocalPorts {
     }
 }
 
+fn bind(stream: &Socket, from: SocketAddr) -> io::Result<()> {
+    stream.set_reuse_address(true)?;
+    if from.is_ipv6() {
+        stream.set_only_v6(true)?;
+    }
+    stream.bind(&from.into())
+}
+
+/// All addresses of the family of `like`.
+const fn any(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 /// `None` if none of the ports is free.
 fn connect_from(ports: RangeInclusive<u16>, stream: &Socket, target: SocketAddr) -> Option<io::Result<()>> {
     match set_port_range(stream, ports).and_then(|()| stream.connect(&target.into())) {
@@ -105,7 +152,7 @@ mod tests {
     use super::*;
     use crate::masquerade::tcp::host_socket::{make_close_a_reset, open};
     use std::io::Read;
-    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
 
     const NOW: Instant = Instant::from_nanos(7);
 

@@ -3,6 +3,7 @@
 
 use super::connection::{Connection, Opening};
 use super::listener::{Accepted, Client};
+use super::local_ports::OwnPort;
 use super::pressure::{Side, Standing};
 use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, dscp, host_socket, refuse};
 use crate::counters::{Count, DropReason};
@@ -12,6 +13,7 @@ use crate::masquerade::{Context, Destination, Packet};
 use crate::packet::protocol;
 use crate::sys::datagram;
 use crate::sys::error_queue::{self, Origin};
+use crate::time::Instant;
 use socket2::{Domain, Socket};
 use std::io;
 use std::net::SocketAddr;
@@ -33,12 +35,13 @@ impl TcpFlows {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
-        let opened = match host_socket::open(target) {
-            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => host_socket::open(target),
+        let opened = match socket_like(target, head) {
+            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => socket_like(target, head),
             other => other,
         };
-        let stream = match opened {
-            Ok(stream) => stream,
+        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest.port(), (target, head)));
+        let (stream, connected) = match opened {
+            Ok(opened) => opened,
             Err(e) => {
                 let reason = if is_limit(&e) {
                     DropReason::FlowLimit
@@ -49,17 +52,6 @@ impl TcpFlows {
                 return;
             }
         };
-        let dscp = dscp(head);
-        if dscp != 0 {
-            host_socket::set_dscp(&stream, dscp);
-        }
-        // A trace finds the routers on the way by it; and what speaks to its neighbours only
-        // (BGP) or wants to be sure of them (RFC 5082) sets it on purpose.
-        if let Some(ttl) = ttl(head) {
-            host_socket::set_ttl(&stream, ttl);
-        }
-        watch_refusals(&stream, target);
-        let connected = self.local_ports.connect(ctx.now, &stream, key.guest.port(), target);
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
             // The guest asks again in a second, and TIME_WAIT ends.
             ctx.counters.count_drop(DropReason::FlowLimit);
@@ -76,7 +68,27 @@ impl TcpFlows {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return connect_failed(ctx, &mut connection, &e, None),
         }
-        self.insert(ctx, connection, stream, dscp);
+        self.insert(ctx, connection, stream, dscp(head));
+    }
+
+    /// Connects `stream`, or one more like it, from `port` where that can be had.
+    fn connect(
+        &mut self,
+        now: Instant,
+        stream: Socket,
+        port: u16,
+        (target, head): (SocketAddr, &[u8]),
+    ) -> io::Result<(Socket, io::Result<()>)> {
+        let stream = match self.local_ports.connect_from_own(&stream, port, target) {
+            OwnPort::Used(connected) => return Ok((stream, connected)),
+            OwnPort::Unavailable => stream,
+            OwnPort::Bound => {
+                drop(stream);
+                socket_like(target, head)?
+            }
+        };
+        let connected = self.local_ports.connect(now, &stream, port, target);
+        Ok((stream, connected))
     }
 
     /// Clients wait at a listening socket.
@@ -141,6 +153,22 @@ impl TcpFlows {
             spill: self.spill.clone(),
         }
     }
+}
+
+/// A socket towards `target` whose segments travel as that frame of the guest's with this `head`.
+fn socket_like(target: SocketAddr, head: &[u8]) -> io::Result<Socket> {
+    let stream = host_socket::open(target)?;
+    let dscp = dscp(head);
+    if dscp != 0 {
+        host_socket::set_dscp(&stream, dscp);
+    }
+    // A trace finds the routers on the way by it; and what speaks to its neighbours only
+    // (BGP) or wants to be sure of them (RFC 5082) sets it on purpose.
+    if let Some(ttl) = ttl(head) {
+        host_socket::set_ttl(&stream, ttl);
+    }
+    watch_refusals(&stream, target);
+    Ok(stream)
 }
 
 /// True if there is no descriptor or no memory for a socket.

@@ -5,6 +5,7 @@ mod closing;
 mod driver;
 mod keepalive;
 mod opening;
+mod own_port;
 mod pair;
 mod pressure;
 mod prohibited;
