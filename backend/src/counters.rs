@@ -54,6 +54,8 @@ counters! {
         BadChain = "bad_chain",
         /// A descriptor or ring of the guest is malformed; the queue was stopped.
         BrokenRing = "broken_ring",
+        /// A frame of the guest on a queue pair that was switched off.
+        PairOff = "queue_pair_off",
         /// Source MAC is not the guest's.
         SpoofedMac = "spoofed_mac",
         /// Source address is not the guest's.

@@ -66,8 +66,8 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::StopRing(role, reply)).flatten()
     }
 
-    /// Enables or disables a ring, started or not. A disabled ring takes nothing from
-    /// the guest and gives nothing to it.
+    /// Enables or disables a ring, started or not. A disabled ring gives nothing to the guest;
+    /// what the guest sends on one that ran is taken, after a moment, and goes nowhere.
     pub fn set_enabled(&self, role: RingRole, enabled: bool) {
         self.commands.send(Command::SetEnabled(role, enabled));
     }

@@ -25,12 +25,12 @@ pub use handle::WorkerHandle;
 pub use start::ThreadStart;
 
 use crate::config::PaceConfig;
-use crate::counters::{Count, Counters, Gauge};
+use crate::counters::{Count, Counters, DropReason, Gauge};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
 use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
 use crate::port::capture::{Capture, CaptureTap};
-use crate::port::rate::Gate;
+use crate::port::rate::{Budget, Gate};
 use crate::port::{Admission, Card, Health, Sightings};
 use crate::time::Instant;
 use crate::virtio::features::Features;
@@ -48,6 +48,9 @@ const BURSTS_PER_TURN: usize = 4;
 /// A turn in which the transmit ring took this long takes no further burst: frames that
 /// each open a connection take a hundred times as long as others.
 const BURST_TIME: Duration = Duration::from_micros(500);
+/// How long a transmit ring has been disabled before what comes on it is discarded: one that a
+/// front end disables on its way to stop it keeps its frames.
+const RETIRED: Duration = Duration::from_millis(100);
 /// Events taken in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
@@ -178,6 +181,8 @@ struct Worker {
     receive: Receive,
     control: Option<Control>,
     link: Link,
+    /// When the front end disabled the transmit ring that runs.
+    retired_at: Option<Instant>,
     /// Whether the operator lets frames pass.
     admin: Link,
     pace: Pace,
@@ -209,6 +214,7 @@ impl Worker {
             transmit: None,
             control: None,
             link: Link::Down,
+            retired_at: None,
             admin: Link::Up,
             pace: Pace::new(spec.pace.busy_poll),
             moderation: Moderation::new(spec.pace.rest),
@@ -253,6 +259,9 @@ impl Worker {
             self.mode.deadline(),
             self.from_guest.opens_at(),
             self.receive.opens_at(),
+            self.retired_at
+                .filter(|_| is_due(RingRole::Transmit))
+                .map(|at| at + RETIRED),
         ];
         moments.into_iter().flatten().min().map(|at| at.since(now))
     }
@@ -312,7 +321,7 @@ impl Worker {
                     self.update_link(now);
                     let _ = reply.send(next_avail);
                 }
-                Command::SetEnabled(role, enabled) => self.set_enabled(role, enabled),
+                Command::SetEnabled(role, enabled) => self.set_enabled(now, role, enabled),
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
                 Command::SetLink(up) => self.set_link(up),
@@ -342,6 +351,7 @@ impl Worker {
     fn turn(&mut self, now: Instant) {
         self.use_room(now);
         self.drain_transmit(now);
+        self.discard(now);
         self.serve_control();
         if self.mode.deadline().is_some_and(|at| at <= now) {
             self.mode.on_timer(now, &mut self.receive);
@@ -431,6 +441,37 @@ impl Worker {
         }
     }
 
+    /// Takes what stands in a transmit ring that was disabled, and is to be processed all the
+    /// same (vhost-user, "Ring states"): a guest that has switched the pair off would wait for
+    /// its frames for ever, and send none of them on another.
+    fn discard(&mut self, now: Instant) {
+        let slot = &mut self.slots[RingRole::Transmit as usize];
+        let is_time = self.retired_at.is_some_and(|at| now.since(at) >= RETIRED);
+        let Some(transmit) = self.transmit.as_mut().filter(|_| is_time && slot.due) else {
+            return;
+        };
+        for _ in 0..BURSTS_PER_TURN {
+            let refuse = |head: &[u8], checked: Result<(), DropReason>| {
+                let refused = checked.and(Err(DropReason::PairOff));
+                if let Err(reason) = refused {
+                    self.capture.refused(head, reason);
+                }
+                refused
+            };
+            let taken = transmit.burst(&self.counters, Budget::UNLIMITED, refuse, |_| {});
+            let kicks = match taken {
+                Ok(0) => transmit.ring().enable_kicks(),
+                Ok(_) => continue,
+                Err(error) => Err(error),
+            };
+            match kicks {
+                Ok(posted) => slot.due = posted,
+                Err(error) => self.fail(RingRole::Transmit, &error),
+            }
+            return;
+        }
+    }
+
     /// Tells the mode that there is room again, or lets it do what it put off.
     fn use_room(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Receive as usize];
@@ -479,7 +520,8 @@ impl Worker {
     fn update_link(&mut self, now: Instant) {
         let up = [RingRole::Receive, RingRole::Transmit]
             .iter()
-            .all(|role| self.slots[*role as usize].is_running());
+            .map(|role| &self.slots[*role as usize])
+            .all(|slot| slot.is_running() && slot.enabled);
         match (self.link, up) {
             (Link::Down, true) => {
                 self.link = Link::Up;

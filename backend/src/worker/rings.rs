@@ -6,6 +6,7 @@ use super::{Link, Owner, Worker};
 use crate::counters::DropReason;
 use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
+use crate::time::Instant;
 use crate::virtio::GuestMap;
 use crate::virtio::control::{Control, Served};
 use crate::virtio::features::Features;
@@ -100,8 +101,17 @@ impl Worker {
         self.slots[role as usize].tear_down()
     }
 
-    pub(super) fn set_enabled(&mut self, role: RingRole, enabled: bool) {
-        self.slots[role as usize].enabled = enabled;
+    pub(super) fn set_enabled(&mut self, now: Instant, role: RingRole, enabled: bool) {
+        let slot = &mut self.slots[role as usize];
+        slot.enabled = enabled;
+        if role == RingRole::Transmit {
+            self.retired_at = (!enabled && slot.is_running()).then_some(now);
+            if slot.is_running() {
+                // What stands in it goes out now, or nowhere.
+                slot.due = true;
+                return;
+            }
+        }
         if enabled {
             self.try_run(role);
         } else {
@@ -175,6 +185,9 @@ impl Worker {
         }
         slot.state = RingState::Stopped;
         slot.due = false;
+        if role == RingRole::Transmit {
+            self.retired_at = None;
+        }
         if let Some(kick) = &slot.kick {
             // The descriptor lives on in the front end, so closing ours would not end
             // the watch. It fails only if it was never there.

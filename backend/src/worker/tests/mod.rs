@@ -321,6 +321,36 @@ fn a_mode_is_told_of_a_reset_before_the_next_driver_comes() {
 }
 
 #[test]
+fn what_comes_on_a_pair_that_was_switched_off_is_taken_and_counted() {
+    for features in [PLAIN, EVENTS] {
+        let mut guest = Guest::started(features);
+        guest.post_receive(4, 1536);
+        for role in [RingRole::Receive, RingRole::Transmit] {
+            guest.worker().set_enabled(role, false);
+        }
+        assert_eq!(guest.hears(), Told::LinkDown);
+        for sent in 1..=3 {
+            guest.send(&frame(sent, 60));
+            let started = std::time::Instant::now();
+            while guest.transmit.driver.used_idx(&guest.memory) != u16::from(sent) {
+                assert!(
+                    started.elapsed() < Duration::from_secs(5),
+                    "frame {sent} stays in the ring"
+                );
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(guest.dropped(DropReason::PairOff), 3);
+        for role in [RingRole::Receive, RingRole::Transmit] {
+            guest.worker().set_enabled(role, true);
+        }
+        assert_eq!(guest.hears(), Told::LinkUp);
+        guest.send(&frame(9, 60));
+        assert_eq!(guest.wait_frames(1), [frame(9, 60)]);
+    }
+}
+
+#[test]
 fn memory_taken_away_stops_the_rings_and_nothing_else() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
