@@ -13,6 +13,8 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 pub struct Metadata {
     /// `name`
     pub name: Option<String>,
+    /// `generateName` is given.
+    pub is_generated: bool,
     /// `namespace`, or where objects are that name none.
     pub namespace: String,
     /// `labels`
@@ -50,7 +52,8 @@ impl Metadata {
             check_key(&key.to_lowercase(), &value);
         }
         Self {
-            name: parsed("name", names::dns_subdomain).or_else(|| generated_name(&metadata)),
+            name: parsed("name", names::dns_subdomain),
+            is_generated: metadata.get("generateName").is_some(),
             namespace: parsed("namespace", names::dns_label).unwrap_or_else(|| namespace.to_owned()),
             labels: texts(labels),
             annotations: texts(annotations),
@@ -60,20 +63,16 @@ impl Metadata {
     /// The name, which must be given to `what`.
     pub fn need_name(&self, object: &Object<'_>, what: &str) -> String {
         self.name.clone().unwrap_or_else(|| {
-            object.error(format!("metadata.name is missing: give {what} a name"));
+            object.error(if self.is_generated {
+                format!(
+                    "generateName is finished by the API server, with letters not known here: give {what} metadata.name"
+                )
+            } else {
+                format!("metadata.name is missing: give {what} a name")
+            });
             String::new()
         })
     }
-}
-
-/// What the name of an object begins with that gets the rest from the API server.
-fn generated_name(metadata: &Object<'_>) -> Option<String> {
-    let item = metadata.get("generateName")?;
-    let name = item.text()?.trim_end_matches(['-', '.']);
-    item.warn(format!(
-        "the API server would add letters of its own to the name: {name} is taken, always the same"
-    ));
-    Some(name.to_owned())
 }
 
 fn check_key(key: &str, value: &Item<'_>) {

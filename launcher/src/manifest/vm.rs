@@ -114,6 +114,7 @@ pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     let spec = template.and_then(|template| template.need("spec", "give domain and networks"));
     let metadata = Metadata {
         name: own.name,
+        is_generated: own.is_generated,
         namespace: own.namespace,
         ..inner.unwrap_or_default()
     };

@@ -32,7 +32,7 @@ pub static METADATA: ObjectType = ObjectType {
         ),
         honoured(
             "generateName",
-            "the name, without the hyphen at its end, where `name` is not given; with a warning",
+            "in place of `name` it is refused: the API server finishes it",
         ),
         honoured(
             "namespace",
