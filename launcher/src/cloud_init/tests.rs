@@ -285,6 +285,13 @@ fn every_source_of_network_data_is_read() {
             "cloudInitNoCloud: {networkDataBase64: '?'}",
             "! vm.yaml:8: spec.volumes[0].cloudInitNoCloud.networkDataBase64: this is no base64 of a text",
         ),
+        (
+            "cloudInitNoCloud: {networkdata: a}",
+            "! vm.yaml:8: spec.volumes[0].cloudInitNoCloud.networkdata: there is no such field in cloudInitNoCloud, \
+             cloudInitConfigDrive; it may have networkData, networkDataBase64, networkDataSecretRef",
+        ),
+        ("cloudInitNoCloud: {userDataBase64: YQ==}", ""),
+        ("cloudInitNoCloud: {secretRef: {name: a}}", ""),
         ("cloudInitNoCloud: {userData: a}", ""),
         ("containerDisk: {image: a}", ""),
     ] {

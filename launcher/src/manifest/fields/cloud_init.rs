@@ -17,7 +17,7 @@ pub static VOLUME: ObjectType = ObjectType {
 /// `cloudInitNoCloud`, `cloudInitConfigDrive`
 pub static CLOUD_INIT: ObjectType = ObjectType {
     name: "cloudInitNoCloud, cloudInitConfigDrive",
-    unknown: Unknown::PassedOver,
+    unknown: Unknown::Refused,
     fields: &[
         honoured("networkData", "version 1 or 2, also under a key `network`"),
         honoured("networkDataBase64", "the same in base64"),
@@ -26,6 +26,8 @@ pub static CLOUD_INIT: ObjectType = ObjectType {
             "a warning says that the Secret's text is not known here",
         ),
         passed_over("userData", "the guest's affair"),
+        passed_over("userDataBase64", "as userData"),
+        passed_over("secretRef", "as userData"),
     ],
 };
 
