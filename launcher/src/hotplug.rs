@@ -32,6 +32,7 @@ use crate::machine::{Machine, Nic};
 use crate::manifest::SourceFile;
 use crate::manifest::interface::LinkState;
 use crate::manifest::report::Problem;
+use crate::memory;
 use crate::plan::args::PlanArgs;
 use crate::plan::{NicPlan, PlanSetup, VmPlan};
 use crate::run;
@@ -250,7 +251,12 @@ impl Operator {
         while let Some((order, reply)) = self.next(orders, &mut ending, &mut links) {
             let is_trial = matches!(&order, Order::Plug(wanted) if wanted.dry_run);
             let outcome = match order {
-                Order::Plug(wanted) => self.plug(&wanted),
+                Order::Plug(wanted) => {
+                    let outcome = self.plug(&wanted);
+                    drop(wanted);
+                    memory::give_back();
+                    outcome
+                }
                 Order::Unplug(name) => self.unplug(&name),
                 Order::Link(name, state) => self.link(name, state),
                 Order::ShowLinks => self.show_links(),

@@ -26,6 +26,7 @@ mod links;
 mod logging;
 mod machine;
 mod manifest;
+mod memory;
 mod names;
 mod pace;
 mod plan;

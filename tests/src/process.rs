@@ -134,6 +134,11 @@ impl Background {
         self.status_kib("VmRSS:")
     }
 
+    /// The most memory of the process that ever was in RAM, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        self.status_kib("VmHWM:")
+    }
+
     /// Resident memory it shares with others through files of memory, in KiB: of a back end
     /// that is what it has touched of its guest's.
     pub fn shared_kib(&self) -> Result<u64> {
