@@ -3,7 +3,7 @@
 use crate::cli::{ManifestArgs, ValidateArgs};
 use crate::cloud_init;
 use crate::failure::Failure;
-use crate::manifest::report::{MAX_PROBLEMS, Problem, Report};
+use crate::manifest::report::{MAX_PROBLEMS, Problem, Report, Severity, Spot};
 use crate::manifest::{self, MAX_FILE, Manifests, SourceFile};
 use crate::plan::{self, PlanSetup, VmPlan};
 use crate::plan_text;
@@ -30,6 +30,34 @@ pub struct Rejected {
     pub warnings: Vec<Problem>,
 }
 
+/// A file that cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl From<Unreadable> for Failure {
+    fn from(Unreadable { path, error }: Unreadable) -> Self {
+        Self::usage(format_args!("-f {}: {error}", path.display()))
+    }
+}
+
+impl Unreadable {
+    /// The same as a problem of that file.
+    fn rejected(&self) -> Rejected {
+        let problem = Problem {
+            severity: Severity::Error,
+            spot: Spot::file(&self.path.to_string_lossy()),
+            message: format!("it cannot be read: {}", self.error),
+        };
+        Rejected {
+            errors: vec![problem],
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// Reads the files of the options and plans.
 ///
 /// # Errors
@@ -42,7 +70,7 @@ pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> 
 ///
 /// # Errors
 /// What cannot be read.
-pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Failure> {
+pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
     let mut files = Vec::new();
     paths.iter().try_for_each(|path| read_source(path, &mut files))?;
     Ok(files)
@@ -92,9 +120,16 @@ fn compare(manifests: &Manifests, plan: &VmPlan, report: &Report) {
 /// # Errors
 /// If there are problems, or no way to tell them.
 pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let checked = check(&args.manifest)?;
+    let files = read_sources(&args.manifest.files).map_err(|unreadable| {
+        let told = match args.json {
+            true => print_json(Err(&unreadable.rejected())),
+            false => Ok(()),
+        };
+        told.err().unwrap_or_else(|| unreadable.into())
+    })?;
+    let checked = check_sources(&files, &args.manifest.setup());
     if args.json {
-        crate::print(&(plan_text::json(checked.as_ref()).map_err(Failure::runtime)? + "\n"))?;
+        print_json(checked.as_ref())?;
         return match checked {
             Ok(_) => Ok(()),
             Err(rejected) => Err(rejected.failure()),
@@ -103,6 +138,10 @@ pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let checked = checked.map_err(|rejected| rejected.tell())?;
     tell(&checked.warnings);
     crate::print(&plan_text::text(&checked.plan))
+}
+
+fn print_json(checked: Result<&Checked, &Rejected>) -> Result<(), Failure> {
+    crate::print(&(plan_text::json(checked).map_err(Failure::runtime)? + "\n"))
 }
 
 impl Rejected {
@@ -137,8 +176,11 @@ pub fn tell(problems: &[Problem]) {
 }
 
 /// Reads a file, standard input (`-`), or the manifests of a directory.
-fn read_source(path: &Path, files: &mut Vec<SourceFile>) -> Result<(), Failure> {
-    let unreadable = |e: io::Error| Failure::usage(format_args!("-f {}: {e}", path.display()));
+fn read_source(path: &Path, files: &mut Vec<SourceFile>) -> Result<(), Unreadable> {
+    let unreadable = |error: io::Error| Unreadable {
+        path: path.to_owned(),
+        error,
+    };
     if path == Path::new("-") {
         files.push(read_text("standard input", io::stdin().lock()).map_err(unreadable)?);
         return Ok(());
@@ -171,4 +213,22 @@ fn read_text(name: &str, source: impl Read) -> io::Result<SourceFile> {
     }
     let name = name.to_owned();
     Ok(SourceFile { name, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_problem_of_its_own_in_json() {
+        let path = PathBuf::from("/nowhere/vm.yaml");
+        let unreadable = read_sources(&[path]).unwrap_err();
+        let json = plan_text::json(Err(&unreadable.rejected())).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["errors"][0]["file"], "/nowhere/vm.yaml");
+        let message = json["errors"][0]["message"].as_str().unwrap();
+        assert!(message.starts_with("it cannot be read: No such file"), "{message}");
+        let failure = Failure::from(unreadable).to_string();
+        assert!(failure.starts_with("-f /nowhere/vm.yaml: No such file"), "{failure}");
+    }
 }

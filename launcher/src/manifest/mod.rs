@@ -73,6 +73,16 @@ pub struct Manifests {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Where objects are that name none.
     namespace: String,
+    /// What is said of objects that are not read: where the first is, and how many there are.
+    ignored: BTreeMap<String, (Spot, usize)>,
+}
+
+/// What an object of a list is that says neither kind nor apiVersion, as those of a list that
+/// the API server made (`decodeToList` in apimachinery's unstructured/helpers.go).
+#[derive(Clone, Copy, Debug, Default)]
+struct Inherited<'a> {
+    kind: Option<&'a str>,
+    version: Option<&'a str>,
 }
 
 /// A file and what it holds.
@@ -103,12 +113,19 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
         // One tree at a time: what is read from it does not need it any more.
         for document in yaml::documents(&file.text, &mut budget) {
             match document {
-                Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root)),
+                Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root), Inherited::default()),
                 Err(error) => report.error(&spot(error.line), error.message),
             }
         }
     }
     macvtap::resolve(&mut manifests.networks, &manifests.macvtap);
+    for (what, (spot, count)) in &manifests.ignored {
+        let all = match count {
+            1 => String::new(),
+            all => format!(" ({all} objects, this is the first)"),
+        };
+        report.warn(spot, format!("ignored: {what}{all}"));
+    }
     manifests
 }
 
@@ -123,28 +140,37 @@ fn config_map(item: &Item<'_>) -> Option<Kind> {
 }
 
 impl Manifests {
-    fn take(&mut self, item: &Item<'_>) {
-        // `kubectl get -o yaml` wraps what it found.
-        if item.field_text("kind") == Some("List") {
+    fn take(&mut self, item: &Item<'_>, inherited: Inherited<'_>) {
+        let (kind, version) = (item.field_text("kind"), item.field_text("apiVersion"));
+        let is_bare = !item.has_field("kind") && !item.has_field("apiVersion");
+        let (kind, version) = match is_bare {
+            true => (inherited.kind, inherited.version),
+            false => (kind, version),
+        };
+        let Some(name) = kind else {
+            return item.error("this is no Kubernetes object: kind is missing");
+        };
+        // To kubectl every object with items is a list.
+        if name == "List" || item.has_field("items") {
             /// A list of objects.
             static LIST: ObjectType = ObjectType {
                 name: "List",
                 unknown: reader::Unknown::PassedOver,
                 fields: &[reader::honoured("items", "")],
             };
+            let inherited = Inherited {
+                kind: name.strip_suffix("List").filter(|kind| !kind.is_empty()),
+                version,
+            };
             let list = item.object(&LIST).map(|list| list.list("items"));
             for item in list.unwrap_or_default() {
-                self.take(&item);
+                self.take(&item, inherited);
             }
             return;
         }
-        let Some(name) = item.field_text("kind") else {
-            return item.error("this is no Kubernetes object: kind is missing");
-        };
-        let version = item.field_text("apiVersion");
         let Some(known) = kinds::find(name, version) else {
             let of = version.map(|version| format!(" of {version}")).unwrap_or_default();
-            return item.warn(format!("ignored: kind {name}{of} is not read here"));
+            return self.ignore(item, format!("kind {name}{of} is not read here"));
         };
         let kind = match known.kind {
             Kind::MacPool => config_map(item),
@@ -152,9 +178,7 @@ impl Manifests {
         };
         let Some(kind) = kind else {
             let (pool, macvtap) = (mac_pool::NAME, macvtap::NAME);
-            return item.warn(format!(
-                "ignored: of ConfigMaps only {pool} and {macvtap} are read here"
-            ));
+            return self.ignore(item, format!("of ConfigMaps only {pool} and {macvtap} are read here"));
         };
         // What is wrong with an object concerns those that have to do with it.
         let report = item.report();
@@ -163,8 +187,16 @@ impl Manifests {
         let Some(object) = item.object(kind.table()) else {
             return report.adopt(&own);
         };
-        known.check_version(&object);
+        if !is_bare {
+            known.check_version(&object);
+        }
         self.read(kind, &object, &own, report);
+    }
+
+    /// One line says it of all objects like this.
+    fn ignore(&mut self, item: &Item<'_>, what: String) {
+        let first = || (item.spot().clone(), 0);
+        self.ignored.entry(what).or_insert_with(first).1 += 1;
     }
 
     /// Reads an object whose problems are in `own`; they go to `report` if nothing comes of it.

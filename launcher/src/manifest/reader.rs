@@ -88,6 +88,10 @@ impl ObjectType {
         self.fields.iter().find(|field| field.name == name)
     }
 
+    fn row_of(&self, entry: &Entry) -> Option<&'static Field> {
+        self.fields.iter().find(|field| entry.is(field.name))
+    }
+
     /// True if a field of the table is to be read.
     pub fn reads(&self, name: &str) -> bool {
         self.field(name)
@@ -151,7 +155,7 @@ impl<'a> Object<'a> {
     /// Says what is to be said about a field whatever its value.
     fn judge(&self, entry: &Entry) {
         let spot = self.spot.field(&entry.key, entry.line);
-        match (self.kind.field(&entry.key), self.kind.unknown) {
+        match (self.kind.row_of(entry), self.kind.unknown) {
             (Some(row), _) => match row.treatment {
                 Treatment::Honoured | Treatment::Later | Treatment::PassedOver => {}
                 Treatment::Refused => self.report.error(&spot, format!("not served: {}", row.note)),
@@ -185,7 +189,7 @@ impl<'a> Object<'a> {
     /// True if a field is given that the table refuses, which says what to write in its place.
     pub fn has_refused(&self) -> bool {
         let refused = |entry: &&Entry| {
-            let row = self.kind.field(&entry.key);
+            let row = self.kind.row_of(entry);
             row.is_some_and(|row| row.treatment == Treatment::Refused) && !is_null(&entry.value)
         };
         self.entries.iter().any(|entry| refused(&entry))
@@ -200,7 +204,7 @@ impl<'a> Object<'a> {
         );
         #[cfg(test)]
         trace::asked(self.kind.name, name);
-        let entry = self.entries.iter().find(|e| &*e.key == name && !is_null(&e.value))?;
+        let entry = self.entries.iter().find(|e| e.is(name) && !is_null(&e.value))?;
         Some(Item {
             report: self.report,
             spot: self.spot.field(name, entry.line),

@@ -11,6 +11,7 @@ mod examples;
 mod machines;
 mod networks;
 mod policies;
+mod reading;
 mod refusals;
 mod services;
 

@@ -308,6 +308,7 @@ impl<'a> Builder<'a> {
                 Some(Key::Plain { key, written, line }) => map.put(Entry {
                     key,
                     written,
+                    folded: None,
                     line,
                     value: complete.node,
                 })?,

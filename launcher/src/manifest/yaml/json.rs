@@ -16,7 +16,8 @@ use std::rc::Rc;
 pub enum Dialect {
     /// By Kubernetes, to which 1e3 and 1000.0 are whole.
     Kubernetes,
-    /// By a program in Go, to which they are not (`literalStore` in encoding/json/decode.go).
+    /// By a program in Go, to which they are not (`literalStore` in encoding/json/decode.go), and
+    /// which finds its fields without regard to case.
     Go,
 }
 
@@ -247,7 +248,10 @@ impl<'de, F: Fn(usize) -> usize> Visitor<'de> for Seed<'_, F> {
         while let Some(key) = map.next_key::<String>()? {
             state.take(0, key.len())?;
             let (key, line): (Rc<str>, _) = (key.into(), state.line());
-            if let Some(first) = lines.insert(Rc::clone(&key), line) {
+            let folded: Option<Rc<str>> = (state.dialect == Dialect::Go).then(|| super::fold(&key).into());
+            // To Go Vlan and vlan are one field, which has what comes last.
+            let compared = folded.as_ref().unwrap_or(&key);
+            if let Some(first) = lines.insert(Rc::clone(compared), line) {
                 return Err(state.refuse(SyntaxError::twice(&key, line, first)));
             }
             let value = map.next_value_seed(Seed {
@@ -257,6 +261,7 @@ impl<'de, F: Fn(usize) -> usize> Visitor<'de> for Seed<'_, F> {
             entries.push(Entry {
                 key,
                 written: None,
+                folded,
                 line,
                 value,
             });

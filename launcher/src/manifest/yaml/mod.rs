@@ -61,6 +61,8 @@ pub struct Entry {
     pub key: Rc<str>,
     /// The key as it was written, where kubectl makes another of it.
     pub written: Option<Rc<str>>,
+    /// The key without regard to case, where a program in Go reads it so.
+    pub folded: Option<Rc<str>>,
     /// Its line.
     pub line: usize,
     /// What it stands for.
@@ -80,10 +82,28 @@ impl Node {
     /// A pair of a map.
     pub fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
+            Value::Map(entries) => entries.iter().find(|entry| entry.is(key)),
             _ => None,
         }
     }
+}
+
+impl Entry {
+    /// True if this is the pair of a key.
+    pub fn is(&self, key: &str) -> bool {
+        match &self.folded {
+            Some(folded) => **folded == fold(key),
+            None => &*self.key == key,
+        }
+    }
+}
+
+/// A key as encoding/json compares it with the fields of a struct (`foldName` in fold.go).
+fn fold(key: &str) -> String {
+    key.chars()
+        .flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 impl SyntaxError {
