@@ -2,7 +2,7 @@
 
 use super::fields::{kubevirt, network, policy as policy_table};
 use super::policy::PolicyKind;
-use super::reader::{Object, ObjectType};
+use super::reader::{Item, Object, ObjectType};
 
 /// A kind of object that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,20 +143,30 @@ impl KnownKind {
         }
     }
 
-    /// Says what is wrong with the object's version. It is read nevertheless.
-    pub fn check_version(&self, object: &Object<'_>) {
-        let Some(item) = object.get("apiVersion") else {
-            return object.error(format!("apiVersion is missing: give {}", self.version()));
+    /// Says what is wrong with the object's version, which may be that of its list. It is read
+    /// nevertheless.
+    pub fn check_version(&self, object: &Object<'_>, inherited: Option<&str>) {
+        let item = object.get("apiVersion");
+        let given = match &item {
+            Some(item) => item.text(),
+            None if inherited.is_none() => {
+                return object.error(format!("apiVersion is missing: give {}", self.version()));
+            }
+            None => inherited,
         };
-        let Some(given) = item.text() else { return };
+        let Some(given) = given else { return };
+        let spot = item.as_ref().map_or_else(|| object.spot(), Item::spot);
         let (group, version) = given.split_once('/').unwrap_or(("", given));
         if group == self.group && self.deprecated.contains(&version) {
-            item.warn(format!(
-                "{given:?} is deprecated and will go from the API: write {}",
-                self.version()
-            ));
+            object.warn_at(
+                spot,
+                format!(
+                    "{given:?} is deprecated and will go from the API: write {}",
+                    self.version()
+                ),
+            );
         } else if group != self.group || !self.versions.is_empty() && !self.versions.contains(&version) {
-            item.error(format!("{given:?}: this kind is read as {}", self.version()));
+            object.error_at(spot, format!("{given:?}: this kind is read as {}", self.version()));
         }
     }
 }

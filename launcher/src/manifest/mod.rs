@@ -187,9 +187,7 @@ impl Manifests {
         let Some(object) = item.object(kind.table()) else {
             return report.adopt(&own);
         };
-        if !is_bare {
-            known.check_version(&object);
-        }
+        known.check_version(&object, version.filter(|_| is_bare));
         self.read(kind, &object, &own, report);
     }
 

@@ -256,6 +256,11 @@ impl<'a> Object<'a> {
         self.error_at(&self.spot, message);
     }
 
+    /// Something the user should know about a part of this object that was read earlier.
+    pub fn warn_at(&self, spot: &Spot, message: impl Into<String>) {
+        self.report.warn(spot, message);
+    }
+
     /// A problem with a part of this object that was read earlier.
     pub fn error_at(&self, spot: &Spot, message: impl Into<String>) {
         self.report.error(spot, message);

@@ -15,9 +15,15 @@ fn whatever_has_items_is_a_list_as_for_kubectl() {
     let bare = "kind: VirtualMachineInstanceList\napiVersion: kubevirt.io/v1\nitems:\n- metadata: {name: vm}\n  spec:\n    \
                 domain: {devices: {interfaces: [{name: default, masquerade: {}}]}}\n    networks: [{name: default, pod: {}}]\n";
     assert_eq!(problems(bare), [""; 0]);
+    let wrong = problems(&bare.replace("masquerade: {}", "masquerade: 1"));
     assert!(
-        problems(&bare.replace("v1", "v7"))[0].contains("read as kubevirt.io/v1")
-            || problems(&bare.replace("masquerade: {}", "masquerade: 1")).len() == 1
+        wrong[0].starts_with("vm.yaml:6: items[0].spec.domain.devices.interfaces[0].masquerade"),
+        "{wrong:?}"
+    );
+    let wrong = problems(&bare.replace("io/v1", "io/v7"));
+    assert_eq!(
+        wrong,
+        ["vm.yaml:4: items[0]: \"kubevirt.io/v7\": this kind is read as kubevirt.io/v1"]
     );
     let indented: String = vm().lines().map(|line| format!("  {line}\n")).collect();
     let indented = format!("-{}", &indented[1..]);
