@@ -412,8 +412,9 @@ fn static_ipv6(ipam: &Ipam) -> Option<Ipv6Net> {
 
 type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
 
-/// What DHCPv4 can tell of a fixed address: the first of IPv4, and routes of IPv4, the
-/// default one last (RFC 3442 lets a client forget the router option beside routes).
+/// What DHCPv4 can tell of a fixed address: the first of IPv4, its router, and routes of IPv4, the
+/// default one last (RFC 3442 lets a client forget the router option beside routes). Only a default
+/// route makes a router of a gateway, as in a pod (`ConfigureIface` of the CNI plugins).
 fn static_ipv4(ipam: &Ipam) -> Option<StaticIpv4> {
     let Ipam::Static { addresses, routes } = ipam else {
         return None;
@@ -431,14 +432,9 @@ fn static_ipv4(ipam: &Ipam) -> Option<StaticIpv4> {
     };
     let mut routes: Vec<(Ipv4Net, Ipv4Addr)> = routes.iter().filter_map(route).collect();
     let is_default = |net: &Ipv4Net| net.prefix_len() == 0;
-    if let (Some(gateway), false) = (
-        gateway,
-        routes.is_empty() || routes.iter().any(|(net, _)| is_default(net)),
-    ) {
-        routes.push((Ipv4Net::default(), gateway));
-    }
     routes.sort_by_key(|(net, _)| is_default(net));
-    Some((address, gateway, routes))
+    let default = routes.iter().find(|(net, _)| is_default(net)).map(|(_, via)| *via);
+    Some((address, default.filter(|via| !via.is_unspecified()), routes))
 }
 
 /// The ports of a masqueraded NIC as options name them.

@@ -294,7 +294,7 @@ spec:
      "dns": {"nameservers": ["192.0.2.53"], "domain": "lan.example", "search": ["lan.example", "wide.example"]},
      "ipam": {"type": "static",
               "addresses": [{"address": "192.0.2.77/24", "gateway": "192.0.2.1"}, {"address": "2001:db8:77::5/64"}],
-              "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.9"}]}}
+              "routes": [{"dst": "198.51.100.0/24", "gw": "192.0.2.9"}, {"dst": "0.0.0.0/0"}]}}
 ---
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance

@@ -183,7 +183,7 @@ fn which_nic_a_name_means_is_not_certain_among_several() {
 #[test]
 fn a_segment_hands_out_what_its_ipam_says() {
     let fixed = "\"mtu\": 1400, \"ipam\": {\"type\": \"static\", \"addresses\": [{\"address\": \"192.0.2.5/24\",\n\
-                 \"gateway\": \"192.0.2.1\"}]}";
+                 \"gateway\": \"192.0.2.1\"}], \"routes\": [{\"dst\": \"0.0.0.0/0\"}]}";
     let data =
         "version: 2\nethernets:\n  eth0:\n    mtu: 9000\n    addresses: [192.0.2.6/24]\n    gateway4: 192.0.2.254";
     let place = "(vm.yaml:23: spec.config.ipam)";

@@ -195,14 +195,18 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     let arguments = Arguments::read(&object, table);
     let mut mac = table.reads("mac").then(|| object.get("mac")).flatten();
     mac = arguments.mac.clone().or(mac);
-    let (mut ipam, of_ipam) = if table.reads("ipam") {
-        let read = |item: &Item<'_>| ipam::read(item, &arguments.requested);
-        object.get("ipam").as_ref().and_then(read).unwrap_or_default()
-    } else {
-        (Ipam::None, None)
-    };
+    let ipam_item = table.reads("ipam").then(|| object.get("ipam")).flatten();
+    let read = |item: &Item<'_>| ipam::read(item, &arguments.requested);
+    let (mut ipam, of_ipam) = ipam_item.as_ref().and_then(read).unwrap_or_default();
+    let idle_gateway = ipam.idle_gateway();
     if table.reads("isDefaultGateway") {
         put_behind_gateway(&object, &mut ipam);
+    }
+    if let (Some(gateway), false, Some(item)) = (idle_gateway, ipam.has_default_route(), &ipam_item) {
+        item.warn(format!(
+            "no route goes by the gateway {gateway}, and the guest gets no router, as a pod gets none; add \
+             routes: [{{\"dst\": \"0.0.0.0/0\"}}] if it is to have one"
+        ));
     }
     // As the plugins do: what the addresses came with gives way to the configuration's own.
     let dns = if table.reads("dns") { dns::read(&object) } else { None };

@@ -406,7 +406,10 @@ pub static STATIC_ADDRESS: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("address", "with its prefix: 192.0.2.5/24"),
-        honoured("gateway", "an address of that network"),
+        honoured(
+            "gateway",
+            "an address of that network; the guest's router only by a route",
+        ),
     ],
 };
 

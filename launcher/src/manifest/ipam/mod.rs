@@ -183,6 +183,43 @@ impl Ipam {
     }
 }
 
+impl Ipam {
+    /// A gateway of IPv4 that the configuration names and no route goes by: the guest never hears
+    /// of it.
+    pub fn idle_gateway(&self) -> Option<IpAddr> {
+        let gateway = match self {
+            Self::None | Self::Dhcp => None,
+            Self::Static { addresses, .. } => addresses.iter().find_map(|given| v4(given.gateway)),
+            Self::HostLocal(ranges) | Self::Whereabouts(ranges) => {
+                // The first host of the subnet may be what stands in for one that is not named.
+                let is_named = |range: &&Range| range.gateway != Some(hosts(range.subnet).0);
+                let named = ranges.ranges.iter().flatten().filter(is_named);
+                named.map(|range| range.gateway).find_map(v4)
+            }
+        }?;
+        let goes_by = |route: &Route| route.is_ipv4() && route.via.is_none_or(|via| via == gateway);
+        (!self.routes().iter().any(goes_by)).then_some(gateway)
+    }
+
+    /// Whether there is a default route of IPv4.
+    pub fn has_default_route(&self) -> bool {
+        let leads = |route: &Route| route.is_ipv4() && route.is_default();
+        self.routes().iter().any(leads)
+    }
+
+    fn routes(&self) -> &[Route] {
+        match self {
+            Self::None | Self::Dhcp => &[],
+            Self::Static { routes, .. } => routes,
+            Self::HostLocal(ranges) | Self::Whereabouts(ranges) => &ranges.routes,
+        }
+    }
+}
+
+fn v4(gateway: Option<IpAddr>) -> Option<IpAddr> {
+    gateway.filter(IpAddr::is_ipv4)
+}
+
 /// Adds a default route of a family that has none.
 fn add_default(routes: &mut Vec<Route>, ipv4: bool, via: Option<IpAddr>) {
     if !routes.iter().any(|route| route.is_default() && route.is_ipv4() == ipv4) {

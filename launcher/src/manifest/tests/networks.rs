@@ -299,6 +299,21 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     ] {
         assert_eq!(of(&fields), [format!("vm.yaml:16: {expected}")], "{fields}");
     }
+    // A gateway alone is no router of the guest's.
+    let ipam = |addresses: &str, routes: &str| {
+        of(&format!(
+            r#""ipam": {{"type": "static", "addresses": [{addresses}], "routes": [{routes}]}}"#
+        ))
+    };
+    let with_gateway = r#"{"address": "10.22.0.9/16", "gateway": "10.22.0.1"}"#;
+    for routes in ["", r#"{"dst": "10.0.0.0/8", "gw": "10.22.0.7"}"#] {
+        let [said] = &ipam(with_gateway, routes)[..] else {
+            panic!("{routes}")
+        };
+        assert!(said.starts_with("vm.yaml:16: warning: spec.config.ipam: no route goes by the gateway 10.22.0.1"));
+    }
+    assert_eq!(ipam(with_gateway, r#"{"dst": "10.0.0.0/8"}"#), [""; 0]);
+    assert_eq!(ipam(r#"{"address": "10.22.0.9/16"}"#, ""), [""; 0]);
     // Where no address is hawser's, neither is a router.
     assert_eq!(of(r#""isDefaultGateway": true"#), [""; 0]);
 }
