@@ -39,7 +39,8 @@ pub enum Unknown {
     Refused,
     /// A warning.
     Ignored,
-    /// Nothing: most of this object is not about the network.
+    /// Nothing, as most of this object is not about the network: unless it looks like a field that
+    /// is, misspelt.
     PassedOver,
 }
 
@@ -84,6 +85,23 @@ pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
 }
 
 impl ObjectType {
+    /// The honoured field that `key`, which is none, looks like.
+    fn misspelt(&self, key: &str) -> Option<&'static str> {
+        /// From so many letters on two may be wrong, else one; shorter names are too much alike.
+        const LONG: usize = 9;
+        const SHORT: usize = 4;
+        let is_near = |name: &str| {
+            let errors = match name.len() {
+                LONG.. => 2,
+                SHORT.. => 1,
+                _ => 0,
+            };
+            name.eq_ignore_ascii_case(key) || strsim::osa_distance(name, key) <= errors
+        };
+        let honoured = self.fields.iter().filter(|row| row.treatment == Treatment::Honoured);
+        honoured.map(|row| row.name).find(|name| is_near(name))
+    }
+
     fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }
@@ -161,7 +179,15 @@ impl<'a> Object<'a> {
                 Treatment::Refused => self.report.error(&spot, format!("not served: {}", row.note)),
                 Treatment::Ignored => self.report.warn(&spot, format!("ignored: {}", row.note)),
             },
-            (None, Unknown::PassedOver) => {}
+            (None, Unknown::PassedOver) => {
+                if let Some(meant) = self.kind.misspelt(&entry.key) {
+                    let message = format!(
+                        "there is no such field in {}: write {meant}, if that is meant",
+                        self.kind.name
+                    );
+                    self.report.error(&spot, message);
+                }
+            }
             (None, Unknown::Ignored) => self
                 .report
                 .warn(&spot, format!("ignored: no field of {} known here", self.kind.name)),

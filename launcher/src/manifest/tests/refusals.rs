@@ -563,3 +563,25 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
         ]
     );
 }
+
+#[test]
+fn a_field_of_the_network_that_is_misspelt_is_no_field_of_another() {
+    let text = |field: &str| {
+        machine("{name: default, masquerade: {}}", POD)
+            .replace("  networks:", &format!("  {field}\n  networks:"))
+            .replace(
+                "    devices:",
+                "    cpu: {coresx: 4, model: host-model}\n    devices:\n      networkInterfaceMultiqueue: true",
+            )
+    };
+    let said = problems(&text("hostnamex: vm"));
+    let expected = [
+        ".cpu.coresx: there is no such field in spec.domain.cpu: write cores, if that is meant",
+        "spec.hostnamex: there is no such field in VirtualMachineInstance spec: write hostname, if that is meant",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:?}");
+    for expected in expected {
+        assert!(said.iter().any(|said| said.ends_with(expected)), "{said:?}");
+    }
+    assert!(problems(&text("evictionStrategy: LiveMigrate")).len() == 1);
+}
