@@ -191,6 +191,10 @@ fn a_guest_that_probes_learns_in_its_own_time_that_its_peer_is_gone() -> Result<
 fn connections_of_a_guest_are_reset_when_the_pod_loses_its_address() -> Result<()> {
     let (lab, mut hawser, guest, servers) = up(Kind::Uml, &[])?;
     let addresses = [format!("{POD4}/24"), format!("{POD6}/64")];
+    // Flows of UDP are there too: they get other sockets, which the sandbox must allow.
+    for server in &servers {
+        guest.traffic(&format!("udp to={server} sizes=100 count=3"))?;
+    }
     for (server, address) in servers.iter().zip(addresses) {
         let opened = hawser.counters()?.get("tcp_connections_out");
         let command = format!("hawser-traffic keepalive to={server} idle=100 interval=100 count=3 wait=60");

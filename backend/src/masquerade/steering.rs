@@ -252,10 +252,12 @@ impl Steering {
     /// Gives a flow to worker `owner`.
     pub fn give(&self, owner: usize, key: SteeringKey, flow: MovedFlow) {
         let mailbox = &self.directory.mailboxes[owner];
-        lock(&mailbox.letters).flows.push(flow);
+        let mut letters = lock(&mailbox.letters);
+        letters.flows.push(flow);
+        // Before the new owner can take the flow, and end it or pass it on.
         let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
         owners.insert(key, owner);
-        drop(owners);
+        drop((owners, letters));
         mailbox.ring();
     }
 

@@ -12,6 +12,8 @@ pub struct HeldLeases {
     v6: AtomicBool,
     /// The MAC that was refused last, as its six bytes before two of ones; 0: none.
     stranger: AtomicU64,
+    /// Whether the log has said that one was refused: the guest chooses how often that is.
+    is_logged: AtomicBool,
 }
 
 impl HeldLeases {
@@ -36,7 +38,8 @@ impl HeldLeases {
     pub(super) fn refuse(&self, client: MacAddr, stranger: MacAddr) {
         let [a, b, c, d, e, f] = stranger.0;
         let marked = u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX]);
-        if self.stranger.swap(marked, Ordering::Relaxed) == 0 {
+        self.stranger.store(marked, Ordering::Relaxed);
+        if !self.is_logged.swap(true, Ordering::Relaxed) {
             log::warn!(
                 "the guest asks for its address with the MAC {stranger}, and the lease is for {client}: it gets none \
                  until the VM's card has that MAC"

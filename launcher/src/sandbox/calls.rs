@@ -181,8 +181,10 @@ const WORKER: &[Call] = &[
     ),
 ];
 
-const WORKER_UNTRACED: &[Call] =
-    &[only(SYS_ioctl, &[request(FIONREAD), request(SIOCATMARK)]).because("where an urgent byte of a peer lies")];
+const WORKER_UNTRACED: &[Call] = &[
+    only(SYS_ioctl, &[request(FIONREAD), request(SIOCATMARK)]).because("where an urgent byte of a peer lies"),
+    only(SYS_getpeername, &[]).because("a flow whose address the pod has lost gets another socket to its peer"),
+];
 
 /// Threads of this process, and no process.
 const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];

@@ -355,7 +355,7 @@ impl TcpFlows {
             match error {
                 Some(e) => connect_failed(ctx, connection, &e, Some(stream)),
                 None if ready.writable => {
-                    forget_refusals(stream, connection.remote.is_ipv6());
+                    forget_refusals(stream);
                     connection.on_connected(ctx);
                 }
                 None => {}
@@ -435,8 +435,6 @@ impl TcpFlows {
                 .get(slot as usize)
                 .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
         });
-        let flows = &self.flows;
-        self.pressure.sweep(|slot| flows.get(slot as usize));
         self.walk_on(ctx);
         self.end_if_abandoned(ctx);
         if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
@@ -458,7 +456,11 @@ impl TcpFlows {
             self.remove(slot);
             return;
         }
-        self.pressure.note(flow, narrow(slot));
+        if self.pressure.note(flow, narrow(slot)) {
+            let flows = &self.flows;
+            self.pressure.sweep(|slot| flows.get(slot as usize));
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.connection.state() == State::TimeWait && flow.stream.is_some() {
             if self.in_time_wait >= self.limit {
                 // As Linux does beyond net.ipv4.tcp_max_tw_buckets.

@@ -62,7 +62,7 @@ impl TcpFlows {
         let mut connection = Connection::from_guest(&opening, syn);
         match connected {
             Ok(()) => {
-                forget_refusals(&stream, target.is_ipv6());
+                forget_refusals(&stream);
                 connection.on_connected(ctx);
             }
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
@@ -94,26 +94,27 @@ impl TcpFlows {
     /// Clients wait at a listening socket.
     pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
         for _ in 0..TURNS {
-            let accepted = if self.has_share(ctx, Standing::OpeningIn) {
-                self.listeners.accept(index, ctx.counters)
-            } else {
-                Accepted::Limited
-            };
-            match accepted {
+            // Where the guest has not answered its share of clients yet, no other connection that
+            // ended would change that.
+            if !self.has_share(ctx, Standing::OpeningIn) {
+                return self.accept_later(ctx, index);
+            }
+            match self.listeners.accept(index, ctx.counters) {
                 Accepted::Client(client) => self.take_client(ctx, client),
                 Accepted::Nobody => return,
                 Accepted::Limited if self.make_room(ctx, Side::World) => {}
-                Accepted::Limited => {
-                    // They wait until there is a descriptor, or the guest has answered others.
-                    ctx.counters.count_drop(DropReason::FlowLimit);
-                    self.listeners.put_off(index);
-                    self.accept_again.get_or_insert(ctx.now + RETRY);
-                    return;
-                }
+                Accepted::Limited => return self.accept_later(ctx, index),
             }
         }
         self.listeners.put_off(index);
         self.accept_again = Some(ctx.now);
+    }
+
+    /// Clients wait until there is a descriptor, or the guest has answered others.
+    fn accept_later(&mut self, ctx: &Context<'_>, index: usize) {
+        ctx.counters.count_drop(DropReason::FlowLimit);
+        self.listeners.put_off(index);
+        self.accept_again.get_or_insert(ctx.now + RETRY);
     }
 
     fn take_client(&mut self, ctx: &mut Context<'_>, client: Client) {
@@ -193,8 +194,9 @@ fn watch_refusals(stream: &Socket, target: SocketAddr) {
 }
 
 /// Lets ICMPv6 messages be what they are for a connection that is made: no reason to end it.
-pub(super) fn forget_refusals(stream: &Socket, is_ipv6: bool) {
-    if is_ipv6 {
+pub(super) fn forget_refusals(stream: &Socket) {
+    // Not always of the family in which the guest asked: a name server may stand behind the gateway.
+    if stream.domain().is_ok_and(|domain| domain == Domain::IPV6) {
         let _ = datagram::ignore_errors(stream, Domain::IPV6);
     }
 }

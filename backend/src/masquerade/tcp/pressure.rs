@@ -104,22 +104,24 @@ impl Pressure {
         }
     }
 
-    /// Looks at how a connection stands now.
-    pub fn note(&mut self, flow: &mut Flow, slot: u32) {
+    /// Looks at how a connection stands now. True if it came to stand in a queue, which may have to
+    /// be swept.
+    pub fn note(&mut self, flow: &mut Flow, slot: u32) -> bool {
         let standing = Standing::of(&flow.connection);
         if standing == flow.standing {
-            return;
+            return false;
         }
         self.forget(flow);
         flow.standing = standing;
         if standing == Standing::Settled {
-            return;
+            return false;
         }
         self.next_entry = self.next_entry.wrapping_add(1);
         flow.entry = self.next_entry;
         let queue = &mut self.queues[standing as usize];
         queue.count += 1;
         queue.entries.push_back((slot, flow.entry));
+        true
     }
 
     /// A connection is no longer in the queue it was in.

@@ -34,6 +34,9 @@ impl UdpFlows {
 
     /// Takes a flow that another worker has let go of.
     pub fn take_in(&mut self, ctx: &mut Context<'_>, MovedFlow { flow, held }: MovedFlow) {
+        if let Some(same) = self.table.find(&flow.key) {
+            self.table.remove(same);
+        }
         self.receiver.delivery.put(held);
         // One that cannot be watched is counted, and made anew by the guest's next datagram.
         let _ = self.watch(ctx, flow);

@@ -222,6 +222,20 @@ fn clients_of_a_silent_guest_wait_for_a_moment_and_then_take_its_oldest_ones_pla
 }
 
 #[test]
+fn clients_that_wait_for_their_share_take_no_other_connections_place() {
+    const LIMIT: usize = 40;
+    let (mut bench, listener) = bench(LIMIT);
+    let (mut closed, _peer) = connect(&mut bench, &listener, 40_000);
+    send(&mut bench, &mut closed, FIN | ACK);
+    pass(&mut bench, 2 * SECOND);
+    let _clients = bench.clients(LIMIT / 4 + 3);
+    bench.handle_events();
+    bench.take();
+    assert_eq!(counted(&bench), [0, 0, 0, 1]);
+    assert!(bench.flows.has(&closed.key));
+}
+
+#[test]
 fn entries_that_mean_nothing_do_not_pile_up() {
     let (mut bench, mut peer) = Bench::connected();
     for _ in 0..500 {
