@@ -76,6 +76,8 @@ struct Shared {
 struct State {
     ports: Vec<ServedPort>,
     run: Run,
+    /// resolv.conf as it was last seen, if it is followed.
+    resolv: Option<ResolvConf>,
     /// The first failure of a port.
     outcome: Result<(), Failure>,
 }
@@ -131,6 +133,7 @@ impl Machine {
             state: Mutex::new(State {
                 ports: Vec::new(),
                 run: Run::On,
+                resolv: None,
                 outcome: Ok(()),
             }),
             changed: Condvar::new(),
@@ -238,8 +241,9 @@ impl Machine {
 
     /// Hands out what resolv.conf says now, on every port that follows it.
     pub fn change_resolvers(&self, resolv: &ResolvConf) {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
         state.ports.iter().for_each(|entry| entry.change_resolvers(resolv));
+        state.resolv = Some(resolv.clone());
     }
 
     /// Writes the counters of every port to standard error.
@@ -268,6 +272,10 @@ impl Machine {
         }
         let served = ready.serve(&self.setup.sandbox, &self.shared)?;
         let port = Arc::clone(&served.port);
+        // It may have changed since the NIC was made ready.
+        if let Some(resolv) = &state.resolv {
+            served.change_resolvers(resolv);
+        }
         state.ports.push(served);
         Ok(port)
     }

@@ -16,12 +16,16 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
 
 const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::CREATE)
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
+/// How long a program may take from emptying the file to filling it.
+const WRITING: Duration = Duration::from_millis(50);
 /// Bytes of reports read at once; what they say does not matter.
 const REPORTS: usize = 4096;
 
@@ -48,7 +52,7 @@ fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&Res
         // Before it is read, or a change between the two would be missed; each time, as another
         // file may have taken the name.
         add_watches(path, reports);
-        match ResolvConf::read(path) {
+        match read_whole(path) {
             Ok(conf) if seen.as_ref() != Some(&conf) => {
                 changed(&conf);
                 (seen, failure) = (Some(conf), None);
@@ -66,6 +70,16 @@ fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&Res
         }
         drain(reports);
     }
+}
+
+/// Reads the file. One without name servers may be about to be written, and is read once more.
+fn read_whole(path: &Path) -> io::Result<ResolvConf> {
+    let conf = ResolvConf::read(path)?;
+    if !conf.name_servers.is_empty() {
+        return Ok(conf);
+    }
+    thread::sleep(WRITING);
+    ResolvConf::read(path)
 }
 
 /// Watches the file and the folders it may be replaced in. A path that is not there is noticed
@@ -92,7 +106,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::mpsc::{Receiver, channel};
-    use std::time::Duration;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

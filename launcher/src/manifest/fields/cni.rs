@@ -18,7 +18,7 @@ const RUNTIME: Field = honoured("runtimeConfig", "as if the runtime had given it
 const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
 const DNS: Field = honoured(
     "dns",
-    "told to the guest by hawser's DHCP server (`static`, `host-local`); what is not given is that of the pod's \
+    "told to the guest by hawser's DHCP server (`static`, `host-local`, `whereabouts`); what is not given is that of the pod's \
      /etc/resolv.conf. Where the segment's own server answers, a warning says that it is not told",
 );
 

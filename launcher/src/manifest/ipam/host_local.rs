@@ -10,7 +10,18 @@ pub fn read(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
     let sets = object.list("ranges");
     let set = |set: &Item<'_>| -> Vec<Range> {
         let read = |item: &Item<'_>| range(&item.object(&table::HOST_LOCAL_RANGE)?);
-        set.items().iter().filter_map(read).collect()
+        let items = set.items();
+        if items.is_empty() {
+            set.error("this set is empty: give a range such as {subnet: 10.10.0.0/16}, or leave it out");
+        }
+        let ranges: Vec<Range> = items.iter().filter_map(read).collect();
+        if ranges
+            .iter()
+            .any(|range| range.first.is_ipv4() != ranges[0].first.is_ipv4())
+        {
+            set.error("this set has ranges of both families: give each family a set of its own");
+        }
+        ranges
     };
     let mut ranges: Vec<Vec<Range>> = requested.ranges.iter().map(set).collect();
     if object.get("subnet").is_some() {

@@ -357,15 +357,19 @@ fn network(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
-/// First and last address of a network that a host can have.
+/// First and last address of a network that a host can have. One of a single address has none, and
+/// the pair means nothing.
 fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
     match subnet {
         IpNet::V4(net) => {
-            let (first, last) = (net.network().to_bits() + 1, net.broadcast().to_bits() - 1);
+            let (first, last) = (
+                net.network().to_bits().saturating_add(1),
+                net.broadcast().to_bits().saturating_sub(1),
+            );
             (IpAddr::V4(first.into()), IpAddr::V4(last.into()))
         }
         IpNet::V6(net) => {
-            let (first, last) = (net.network().to_bits() + 1, net.broadcast().to_bits());
+            let (first, last) = (net.network().to_bits().saturating_add(1), net.broadcast().to_bits());
             (IpAddr::V6(first.into()), IpAddr::V6(last.into()))
         }
     }

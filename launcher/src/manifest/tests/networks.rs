@@ -314,6 +314,15 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     }
     assert_eq!(ipam(with_gateway, r#"{"dst": "10.0.0.0/8"}"#), [""; 0]);
     assert_eq!(ipam(r#"{"address": "10.22.0.9/16"}"#, ""), [""; 0]);
+    // A network without room for a gateway ends nothing.
+    for address in [
+        "0.0.0.0/32",
+        "255.255.255.255/32",
+        "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
+    ] {
+        let ipam = format!(r#""ipam": {{"type": "static", "addresses": [{{"address": "{address}"}}]}}"#);
+        of(&format!(r#"{ipam}, "isDefaultGateway": true"#));
+    }
     // Where no address is hawser's, neither is a router.
     assert_eq!(of(r#""isDefaultGateway": true"#), [""; 0]);
 }

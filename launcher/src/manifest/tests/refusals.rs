@@ -292,6 +292,14 @@ fn addresses_are_checked_as_their_plugins_do() {
         ),
         (r#"{"type": "host-local"}"#, "config.ipam: it has no range"),
         (
+            r#"{"type": "host-local", "ranges": [[]]}"#,
+            "ranges[0]: this set is empty",
+        ),
+        (
+            r#"{"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "fd00::/64"}]]}"#,
+            "ranges[0]: this set has ranges of both families",
+        ),
+        (
             r#"{"type": "host-local", "ranges": [[{"subnet": "10.0.0.1/24"}]]}"#,
             "it has host bits: give 10.0.0.0/24",
         ),
