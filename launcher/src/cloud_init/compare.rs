@@ -4,7 +4,8 @@
 //! would reach nothing, which only masquerade can know: NAT answers for one gateway, and
 //! carries one address of each family. Which NIC a device is, is certain by its MAC, and for
 //! the only device of an only NIC; where names of devices decide, the guest's kernel may
-//! count in another order, and all is a warning.
+//! count in another order, and all is a warning. So it is in a family whose network the
+//! manifest does not name: the pod may be without it.
 
 use super::offer::{Lease, Offer, Told, is_ipv4};
 use crate::manifest::ipam::Range;
@@ -130,22 +131,25 @@ impl Comparison<'_> {
         let addresses: Vec<&Given<IpNet>> = self.device.addresses.iter().filter(of_family).collect();
         let of_family = |given: &&Given<IpAddr>| given.value.is_ipv4() == ipv4 && !is_link_local(given.value);
         let gateways: Vec<&Given<IpAddr>> = self.device.gateways.iter().filter(of_family).collect();
+        let family = family_name(ipv4);
+        let missing = told.may_be_missing().then_some(family);
         match told {
             Told::Nothing | Told::ByTheSegment => {}
             Told::ThePods => self.pods(&addresses),
-            Told::Private(lease) => self.private(lease, &addresses, &gateways),
+            Told::Private { lease, .. } => self.private(lease, missing, &addresses, &gateways),
             Told::Addresses(leases) => self.leased(leases, &addresses, &gateways),
             Told::OneOf(ranges) => self.free(ranges, &addresses),
         }
-        if told.is_told() && addresses.is_empty() && !self.asks(ipv4) {
-            let (family, field) = if ipv4 {
-                ("IPv4", "dhcp4: true")
+        if told.is_told() && addresses.is_empty() && !self.asks(ipv4) && !self.device.is_member {
+            let field = if ipv4 {
+                "dhcp4: true"
             } else {
-                ("IPv6", "dhcp6: true, or leave out accept-ra: false")
+                "dhcp6: true, or leave out accept-ra: false"
             };
+            let only = missing.map_or_else(String::new, |family| format!(", if the pod has {family}"));
             let message = format!(
                 "the guest gives itself no address of {family} and asks for none, where one is handed out on interface \
-                 {:?} ({}): give {field}",
+                 {:?} ({}){only}: give {field}",
                 self.nic.name, self.nic.places.ipam
             );
             self.report.warn(&self.device.spot, message);
@@ -162,19 +166,23 @@ impl Comparison<'_> {
         }
     }
 
-    /// Something that leaves the guest without a network, if this is the NIC.
-    fn cut_off(&self, spot: &Spot, message: String) {
-        if self.certain {
+    /// Something that leaves the guest without a network, if this is the NIC, and the pod has
+    /// the family that may be missing.
+    fn cut_off(&self, spot: &Spot, missing: Option<&str>, message: String) {
+        let nic = (!self.certain).then(|| format!("this is interface {:?}", self.nic.name));
+        let family = missing.map(|family| format!("the pod has {family}"));
+        let conditions: Vec<String> = nic.into_iter().chain(family).collect();
+        if conditions.is_empty() {
             self.report.error(spot, message);
         } else {
-            let message = format!("if this is interface {:?}: {message}", self.nic.name);
+            let message = format!("if {}: {message}", conditions.join(" and "));
             self.report.warn(spot, message);
         }
     }
 
-    fn private(&self, lease: &Lease, addresses: &[&Given<IpNet>], gateways: &[&Given<IpAddr>]) {
+    fn private(&self, lease: &Lease, missing: Option<&str>, addresses: &[&Given<IpNet>], gateways: &[&Given<IpAddr>]) {
         for given in addresses {
-            self.private_address(lease, given);
+            self.private_address(lease, missing, given);
         }
         let ipv4 = is_ipv4(&lease.address);
         let (name, place) = (&self.nic.name, &self.nic.places.ipam);
@@ -187,7 +195,7 @@ impl Comparison<'_> {
                  {gateway}, or none",
                 given.value
             );
-            self.cut_off(&given.spot, message);
+            self.cut_off(&given.spot, missing, message);
         }
         if let (Some(given), true, false) = (addresses.first(), gateways.is_empty(), self.asks(ipv4)) {
             let message = format!(
@@ -198,7 +206,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn private_address(&self, lease: &Lease, given: &Given<IpNet>) {
+    fn private_address(&self, lease: &Lease, missing: Option<&str>, given: &Given<IpNet>) {
         let address = given.value;
         let (name, place) = (&self.nic.name, &self.nic.places.ipam);
         let reaches = lease.gateway.is_some_and(|gateway| address.contains(&gateway));
@@ -225,7 +233,7 @@ impl Comparison<'_> {
         if self.asks(ipv4) {
             self.report.warn(&given.spot, message);
         } else {
-            self.cut_off(&given.spot, message);
+            self.cut_off(&given.spot, missing, message);
         }
     }
 
@@ -277,6 +285,10 @@ impl Comparison<'_> {
             self.report.warn(&given.spot, message);
         }
     }
+}
+
+const fn family_name(ipv4: bool) -> &'static str {
+    if ipv4 { "IPv4" } else { "IPv6" }
 }
 
 /// What every card has besides, and what no router carries.

@@ -40,7 +40,9 @@ pub fn run(args: &CloudInitArgs) -> Result<(), Failure> {
 
 /// True if a NIC's MAC is for the store to give.
 fn leaves_open(plan: &VmPlan) -> bool {
-    plan.nics.iter().any(|nic| nic.mac.is_none())
+    plan.nics
+        .iter()
+        .any(|nic| nic.mac.is_none() && leases::has_own_mac(nic))
 }
 
 #[cfg(test)]

@@ -27,8 +27,13 @@ pub enum Told {
     ByTheSegment,
     /// What the pod has.
     ThePods,
-    /// The one address NAT knows the guest by.
-    Private(Lease),
+    /// The one address NAT knows the guest by, in a family the pod may be without.
+    Private {
+        /// The address.
+        lease: Lease,
+        /// True if the manifest names the family's network, and so counts on it.
+        named: bool,
+    },
     /// Its addresses on a segment.
     Addresses(Vec<Lease>),
     /// A free address of these.
@@ -72,15 +77,14 @@ impl Offer {
         // The widths are those of networks.
         let address4 = Ipv4Net::new(ipv4.guest, ipv4.network.prefix_len()).unwrap_or(ipv4.network);
         let address6 = Ipv6Net::new(ipv6.guest, ipv6.network.prefix_len()).unwrap_or(ipv6.network);
-        let lease = |address: IpNet, gateway: IpAddr| {
-            Told::Private(Lease {
-                address,
-                gateway: Some(gateway),
-            })
+        let private = |address: IpNet, gateway: IpAddr, named: bool| {
+            let gateway = Some(gateway);
+            let lease = Lease { address, gateway };
+            Told::Private { lease, named }
         };
         Self {
-            ipv4: lease(address4.into(), ipv4.gateway.into()),
-            ipv6: lease(address6.into(), ipv6.gateway.into()),
+            ipv4: private(address4.into(), ipv4.gateway.into(), network.ipv4.is_some()),
+            ipv6: private(address6.into(), ipv6.gateway.into(), network.ipv6.is_some()),
             mtu: None,
         }
     }
@@ -90,6 +94,11 @@ impl Told {
     /// True if hawser's own server tells an address.
     pub const fn is_told(&self) -> bool {
         !matches!(self, Self::Nothing | Self::ByTheSegment)
+    }
+
+    /// True if the pod may be without the family, so that nothing is told.
+    pub const fn may_be_missing(&self) -> bool {
+        matches!(self, Self::ThePods | Self::Private { named: false, .. })
     }
 }
 

@@ -9,7 +9,9 @@ use std::path::Path;
 
 const MASQUERADE: &str = "{name: default, macAddress: '02:00:00:00:00:05', masquerade: {}}";
 const BRIDGE: &str = "{name: default, macAddress: '02:00:00:00:00:05', bridge: {}}";
-const POD: &str = "pod: {}";
+/// A pod that is known to have both families.
+const POD: &str = "pod: {vmNetworkCIDR: 10.0.2.0/24, vmIPv6NetworkCIDR: 'fd10:0:2::/120'}";
+const ANY_POD: &str = "pod: {}";
 const LAN: &str = "multus: {networkName: lan}";
 
 /// A VM of one NIC, and its network where `network` names one. The volume begins in line 8.
@@ -152,6 +154,58 @@ fn what_leaves_the_guest_some_network_is_a_warning() {
 }
 
 #[test]
+fn a_family_the_pod_may_be_without_is_never_an_error() {
+    let of_any_pod = |data: &str| said(&manifest(MASQUERADE, ANY_POD, &volume(data), ""));
+    for (data, expected) in [
+        (
+            "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    accept-ra: false\n    addresses: ['2001:db8::5/64']",
+            "vm.yaml:15: warning: DATA.ethernets.eth0.addresses[0]: if the pod has IPv6: the network of interface",
+        ),
+        (
+            "version: 2\nethernets:\n  eth0:\n    addresses: [10.200.0.1/24]\n    gateway4: 10.0.2.1",
+            "vm.yaml:13: warning: DATA.ethernets.eth0.addresses[0]: if the pod has IPv4: the network of interface",
+        ),
+        (
+            "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    gateway6: 'fd10:0:2::fe'",
+            "vm.yaml:14: warning: DATA.ethernets.eth0.gateway6: if the pod has IPv6: the gateway of interface",
+        ),
+    ] {
+        let said = of_any_pod(data);
+        assert!(said[0].starts_with(expected), "{data}: {said:?}");
+        assert!(said.iter().all(|problem| !problem.starts_with('!')), "{said:?}");
+    }
+    let deaf = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    accept-ra: false";
+    let expected = format!(
+        "vm.yaml:12: warning: DATA.ethernets.eth0: the guest gives itself no address of IPv6 and asks for none, where one is \
+         handed out on interface \"default\" {HERE}, if the pod has IPv6: give dhcp6: true, or leave out accept-ra: false"
+    );
+    for binding in [MASQUERADE, BRIDGE] {
+        assert_eq!(
+            said(&manifest(binding, ANY_POD, &volume(deaf), "")),
+            [expected.as_str()]
+        );
+    }
+}
+
+#[test]
+fn a_part_of_a_bond_bridge_or_vlan_need_not_ask() {
+    let v2 = "version: 2\nethernets: {eth0: {dhcp4: false, accept-ra: false}}\n";
+    let v1 = "version: 1\nconfig:\n- {type: physical, name: eth0}\n";
+    for (head, made) in [
+        (v2, "bridges: {br0: {interfaces: [eth0], dhcp4: true}}"),
+        (v2, "bonds: {bond0: {interfaces: [eth0], dhcp4: true}}"),
+        (v2, "vlans: {vlan7: {id: 7, link: eth0, dhcp4: true}}"),
+        (v1, "- {type: bond, name: bond0, bond_interfaces: [eth0]}"),
+        (v1, "- {type: bridge, name: br0, bridge_interfaces: [eth0]}"),
+        (v1, "- {type: vlan, name: vlan7, vlan_id: 7, vlan_link: eth0}"),
+    ] {
+        assert_eq!(of_masquerade(&format!("{head}{made}")), Vec::<String>::new(), "{made}");
+        let other = of_masquerade(&format!("{head}{}", made.replace("eth0", "eth1")));
+        assert!(other.iter().any(|s| s.contains("asks for none")), "{made}: {other:?}");
+    }
+}
+
+#[test]
 fn which_nic_a_name_means_is_not_certain_among_several() {
     let data = "version: 2\nethernets:\n  eth0:\n    addresses: [10.200.0.1/24]\n    gateway4: 10.200.0.254\n  \
                 eth1: {dhcp4: true}";
@@ -241,6 +295,50 @@ fn version_1_says_the_same_as_version_2() {
         "{said:?}"
     );
     assert_eq!(of_masquerade("version: 1\nconfig: disabled"), Vec::<String>::new());
+}
+
+/// The order of cloud-init's `_normalize_net_keys` (cloudinit/net/network_state.py).
+#[test]
+fn version_1_takes_a_prefix_from_where_cloud_init_does() {
+    let fits = "10.0.2.2, gateway: 10.0.2.1";
+    for (subnet, fit) in [
+        (fits.to_owned(), true),
+        ("'fd10:0:2::2', gateway: 'fd10:0:2::1'".to_owned(), true),
+        (fits.replace(".2,", ".2/255.255.255.0,"), true),
+        (format!("{fits}, prefix: 24"), true),
+        (format!("{fits}, prefix: 24, netmask: 255.255.255.255"), true),
+        (fits.replace(".2,", ".2/24, prefix: 32,"), true),
+        (format!("{fits}, prefix: 32"), false),
+        (format!("{fits}, prefix: 32, netmask: 255.255.255.0"), false),
+        (format!("{fits}, netmask: 255.255.255.255"), false),
+        (fits.replace(".2,", ".2/32, prefix: 24,"), false),
+    ] {
+        let data = format!(
+            "version: 1\nconfig:\n- type: physical\n  name: eth0\n  subnets: [{{type: dhcp}}, {{type: static, address: \
+             {subnet}}}]"
+        );
+        let said = of_masquerade(&data);
+        let cut_off = said.iter().any(|problem| problem.contains("the guest reaches nothing"));
+        assert!(cut_off != fit && said.is_empty() == fit, "{subnet}: {said:?}");
+    }
+    let route = "version: 1\nconfig:\n- type: physical\n  name: eth0\n  subnets: [{type: dhcp, routes: [{network: 0.0.0.0, \
+                 prefix: 0, gateway: 10.0.2.9}]}]";
+    assert!(of_masquerade(route)[0].contains("by 10.0.2.9 the guest reaches nothing"));
+}
+
+#[test]
+fn only_a_mac_the_store_gives_opens_it() {
+    let without_mac = |interface: &str| interface.replace("macAddress: '02:00:00:00:00:05', ", "");
+    for (interface, network, open) in [
+        (without_mac(MASQUERADE), POD, true),
+        (MASQUERADE.to_owned(), POD, false),
+        (without_mac(BRIDGE), LAN, true),
+        (without_mac(BRIDGE), ANY_POD, false),
+    ] {
+        let text = manifest(&interface, network, "containerDisk: {image: a}", "\"vlan\": 7");
+        let plan = checked(&text).map_err(|rejected| rejected.errors).unwrap().plan;
+        assert_eq!(super::leaves_open(&plan), open, "{interface} {network}");
+    }
 }
 
 #[test]

@@ -40,9 +40,22 @@ pub static NETWORK_DATA: ObjectType = ObjectType {
         honoured("version", "1 or 2"),
         honoured("config", "version 1: `disabled`, or the list of devices"),
         honoured("ethernets", "version 2: devices by their names"),
-        passed_over("bonds", "made of devices in the guest"),
-        passed_over("bridges", "as bonds"),
-        passed_over("vlans", "as bonds"),
+        honoured(
+            "bonds",
+            "made in the guest, of devices that need no address of their own",
+        ),
+        honoured("bridges", "as bonds"),
+        honoured("vlans", "as bonds"),
+    ],
+};
+
+/// `bonds.*`, `bridges.*`, `vlans.*`
+pub static MADE: ObjectType = ObjectType {
+    name: "networkData bonds.*, bridges.*, vlans.*",
+    unknown: Unknown::PassedOver,
+    fields: &[
+        honoured("interfaces", "devices that need no address of their own"),
+        honoured("link", "as interfaces"),
     ],
 };
 
@@ -92,6 +105,9 @@ pub static CONFIG: ObjectType = ObjectType {
         honoured("mtu", "not above that of the network"),
         honoured("accept-ra", ""),
         honoured("subnets", ""),
+        honoured("bond_interfaces", "devices that need no address of their own"),
+        honoured("bridge_interfaces", "as bond_interfaces"),
+        honoured("vlan_link", "as bond_interfaces"),
     ],
 };
 
@@ -101,8 +117,9 @@ pub static SUBNET: ObjectType = ObjectType {
     unknown: Unknown::PassedOver,
     fields: &[
         honoured("type", "`dhcp`, `dhcp4`, `dhcp6`, `static`, `static6` and their like"),
-        honoured("address", "with a prefix, or beside a netmask"),
-        honoured("netmask", "of the address, if that has no prefix"),
+        honoured("address", "with `/24` or `/255.255.255.0`; alone /24, of IPv6 /64"),
+        honoured("prefix", "of the address, if that has none"),
+        honoured("netmask", "as prefix, which goes before it"),
         honoured("gateway", ""),
         honoured("routes", "the default ones"),
     ],
@@ -113,9 +130,10 @@ pub static SUBNET_ROUTE: ObjectType = ObjectType {
     name: "networkData config[].subnets[].routes[]",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("network", "with a prefix, or beside a netmask"),
+        honoured("network", "as address"),
         honoured("destination", "as network"),
-        honoured("netmask", "of the network, if that has no prefix"),
+        honoured("prefix", "of the network, if that has none"),
+        honoured("netmask", "as prefix, which goes before it"),
         honoured("gateway", ""),
     ],
 };

@@ -19,6 +19,7 @@ pub const ALL: &[&super::reader::ObjectType] = &[
     &cloud_init::VOLUME,
     &cloud_init::CLOUD_INIT,
     &cloud_init::NETWORK_DATA,
+    &cloud_init::MADE,
     &cloud_init::ETHERNET,
     &cloud_init::MATCH,
     &cloud_init::ROUTE,

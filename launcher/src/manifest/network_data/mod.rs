@@ -33,6 +33,8 @@ pub struct Device {
     pub spot: Spot,
     /// Which NIC it is.
     pub is: Match,
+    /// Part of a bond, bridge or VLAN, which has the addresses in its place.
+    pub is_member: bool,
     /// A MAC the guest gives the card.
     pub own_mac: Option<Given<MacAddr>>,
     /// MTU.
@@ -66,6 +68,7 @@ impl Device {
         Self {
             spot,
             is,
+            is_member: false,
             own_mac: None,
             mtu: None,
             dhcp4: false,
@@ -194,7 +197,7 @@ fn of_root(root: &Item<'_>) -> Vec<Device> {
             .get("config")
             .map(|config| v1::devices(&config))
             .unwrap_or_default(),
-        Some(2) => data.get("ethernets").map(|list| v2::devices(&list)).unwrap_or_default(),
+        Some(2) => v2::devices(&data),
         Some(_) => Vec::new(),
         None => {
             if data.get("version").is_none() {
@@ -212,6 +215,11 @@ fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Optio
         value: read(item)?,
         spot,
     })
+}
+
+/// A device's name, of which nothing is said if it is none.
+fn name(item: &Item<'_>) -> Option<String> {
+    item.scalar().map(|scalar| scalar.text.clone())
 }
 
 fn mac(item: &Item<'_>) -> Option<MacAddr> {

@@ -2,7 +2,7 @@
 
 use super::super::fields::cloud_init as table;
 use super::super::reader::{Item, Object};
-use super::{Device, Given, Match, address, given, mac, mtu};
+use super::{Device, Given, Match, address, given, mac, mtu, name};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -12,11 +12,23 @@ pub fn devices(config: &Item<'_>) -> Vec<Device> {
     if config.scalar().is_some() {
         return Vec::new();
     }
-    config.items().iter().filter_map(device).collect()
+    let items = config.items();
+    let objects: Vec<Object<'_>> = items.iter().filter_map(|item| item.object(&table::CONFIG)).collect();
+    let members: Vec<String> = objects.iter().flat_map(members).collect();
+    objects.iter().filter_map(|config| device(config, &members)).collect()
 }
 
-fn device(item: &Item<'_>) -> Option<Device> {
-    let config = item.object(&table::CONFIG)?;
+/// The devices that one made in the guest is made of.
+fn members(config: &Object<'_>) -> Vec<String> {
+    let lists = ["bond_interfaces", "bridge_interfaces"];
+    let listed = lists.iter().flat_map(|field| config.list(field));
+    listed
+        .chain(config.get("vlan_link"))
+        .filter_map(|item| name(&item))
+        .collect()
+}
+
+fn device(config: &Object<'_>, members: &[String]) -> Option<Device> {
     if config.text("type")? != "physical" {
         return None;
     }
@@ -26,7 +38,10 @@ fn device(item: &Item<'_>) -> Option<Device> {
         (None, Some(name)) => Match::Name(name.to_owned()),
         (None, None) => Match::Unknown,
     };
-    let mut device = Device::new(item.spot().clone(), is);
+    let mut device = Device::new(config.spot().clone(), is);
+    device.is_member = config
+        .text("name")
+        .is_some_and(|name| members.iter().any(|m| m == name));
     device.mtu = config.get("mtu").and_then(|item| given(&item, mtu));
     device.accept_ra = config.boolean("accept-ra");
     for subnet in config.list("subnets") {
@@ -63,30 +78,51 @@ fn add_subnet(device: &mut Device, subnet: &Object<'_>) {
     }
 }
 
-/// An address with its prefix, or with that of `netmask` beside it. Without either it is the
-/// address alone, as cloud-init has it.
+/// An address with its prefix: its own, that of `prefix` beside it, or that of `netmask`.
+/// Without any it has what cloud-init gives it (`_normalize_net_keys` in
+/// cloudinit/net/network_state.py).
 fn network(item: &Item<'_>, beside: &Object<'_>) -> Option<Given<IpNet>> {
     let text = item.text()?.trim();
-    let mask = beside.get("netmask").and_then(|item| mask(&item));
-    let alone = |address: IpAddr| match mask {
-        Some(prefix) => IpNet::new(address, prefix).ok(),
-        None => Some(address.into()),
+    let (alone, own) = match text.split_once('/') {
+        Some((alone, own)) => (alone, Some(own)),
+        None => (text, None),
     };
-    let network = text.parse::<IpNet>().ok();
-    let network = network.or_else(|| text.parse::<IpAddr>().ok().and_then(alone));
+    let address = alone.parse::<IpAddr>();
+    let by_default = if text.contains(':') { IPV6_PREFIX } else { IPV4_PREFIX };
+    let prefix = match own {
+        Some(own) => prefix(own),
+        None => match beside.get("prefix").or_else(|| beside.get("netmask")) {
+            Some(item) => Some(mask(&item)?),
+            None => Some(by_default),
+        },
+    };
+    let network = address
+        .ok()
+        .zip(prefix)
+        .and_then(|(a, width)| IpNet::new(a, width).ok());
     if network.is_none() {
         item.error(format!("{text:?}: this is no address"));
     }
     given(item, |_| network)
 }
 
-/// `255.255.255.0`, or a number.
+/// What an item says of a prefix.
 fn mask(item: &Item<'_>) -> Option<u8> {
     let text = &item.scalar()?.text;
-    let of_address = || ipnet::ip_mask_to_prefix(text.parse().ok()?).ok();
-    let prefix = text.parse().ok().or_else(of_address);
+    let prefix = prefix(text);
     if prefix.is_none() {
         item.error(format!("{text:?}: this is no netmask"));
     }
     prefix
 }
+
+/// `255.255.255.0`, or a number.
+fn prefix(text: &str) -> Option<u8> {
+    let of_address = || ipnet::ip_mask_to_prefix(text.parse().ok()?).ok();
+    text.parse().ok().or_else(of_address)
+}
+
+/// cloud-init's for an address of IPv4 alone.
+const IPV4_PREFIX: u8 = 24;
+/// The same of IPv6.
+const IPV6_PREFIX: u8 = 64;

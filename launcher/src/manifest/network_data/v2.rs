@@ -1,14 +1,32 @@
 //! Version 2, which is netplan's: devices by their names.
 
 use super::super::fields::cloud_init as table;
-use super::super::reader::Item;
-use super::{Device, Match, address, given, mac, mtu};
+use super::super::reader::{Item, Object};
+use super::{Device, Match, address, given, mac, mtu, name};
 use ipnet::IpNet;
 
-/// Reads `ethernets`.
-pub fn devices(ethernets: &Item<'_>) -> Vec<Device> {
-    let pairs = ethernets.texts();
-    pairs.iter().filter_map(|(name, item)| device(name, item)).collect()
+/// Reads the whole of it.
+pub fn devices(data: &Object<'_>) -> Vec<Device> {
+    let kinds = ["bonds", "bridges", "vlans"];
+    let made = kinds.iter().filter_map(|kind| data.get(kind));
+    let members: Vec<String> = made.flat_map(|kind| members(&kind)).collect();
+    let Some(ethernets) = data.get("ethernets") else {
+        return Vec::new();
+    };
+    let read = |(key, item): (&str, Item<'_>)| {
+        let mut device = device(key, &item)?;
+        device.is_member = members.iter().any(|member| member == key);
+        Some(device)
+    };
+    ethernets.texts().into_iter().filter_map(read).collect()
+}
+
+/// The devices that those made in the guest are made of.
+fn members(kind: &Item<'_>) -> Vec<String> {
+    let made = kind.texts();
+    let made = made.iter().filter_map(|(_, item)| item.object(&table::MADE));
+    let items = made.flat_map(|made| made.list("interfaces").into_iter().chain(made.get("link")));
+    items.filter_map(|item| name(&item)).collect()
 }
 
 fn device(name: &str, item: &Item<'_>) -> Option<Device> {

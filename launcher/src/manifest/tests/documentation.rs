@@ -102,11 +102,13 @@ spec:
           - type: physical
             subnets:
             - {type: static, address: 10.0.2.2, routes: [{destination: 0.0.0.0/0, gateway: 10.0.2.1}]}
+            - {type: dhcp, routes: [{network: 0.0.0.0, netmask: 0.0.0.0, gateway: 10.0.2.1}]}
   - name: v2
     cloudInitNoCloud:
       networkData: |
         version: 2
         ethernets: {a: {match: {name: "e*"}, dhcp4: true, routes: [{to: default, via: 10.0.2.1}]}}
+        bridges: {br0: {interfaces: [b]}}
 ---
 apiVersion: v1
 kind: Namespace
