@@ -320,7 +320,7 @@ impl Planner<'_> {
     fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
         let network = match source {
             NetworkSource::Pod(_) => None,
-            NetworkSource::Multus { spot, namespace, name } => self.find(spot, namespace.as_deref(), name),
+            NetworkSource::Multus { namespace, name, .. } => self.named(namespace.as_deref(), name).first().copied(),
         };
         let here = &interface.spot;
         let fields = network.and_then(|network| network.fields.as_ref());
@@ -426,28 +426,51 @@ impl Planner<'_> {
 
     /// A primary user-defined network is what `pod` means in its namespace.
     fn check_primary(&self, interface: &Interface) -> Option<()> {
-        let here = |n: &&NamedNetwork| n.primary && self.is_in(n, &self.vm.namespace);
-        let Some(primary) = self.manifests.networks.iter().find(here) else {
-            return Some(());
+        let namespace = self.vm.namespace.as_str();
+        let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
+        let (primary, certain) = match primaries().find(|n| self.is_in(n, namespace) == Some(true)) {
+            Some(primary) => (primary, true),
+            None => match primaries().find(|n| self.is_in(n, namespace).is_none()) {
+                Some(primary) => (primary, false),
+                None => return Some(()),
+            },
         };
         self.report.adopt(&primary.problems);
+        let (may, more) = if certain {
+            ("is", String::new())
+        } else {
+            let more = format!(
+                "; labels of the namespace {namespace} decide, which are not known: give its Namespace with -f"
+            );
+            ("may be", more)
+        };
         let message = format!(
-            "the pod network of this namespace is {:?} ({}:{}), which needs the mode layer2, which hawser does not have yet",
+            "the pod network of this namespace {may} {:?} ({}:{}), which needs the mode layer2, which hawser does not have \
+             yet{more}",
             primary.name, primary.spot.file, primary.spot.line
         );
         self.report.error(&interface.spot, message);
         None
     }
 
-    /// Whether a network can be named in a namespace.
-    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> bool {
+    /// Whether a network can be named in a namespace; `None` if that hangs on labels of it that are
+    /// not known.
+    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
         match (&network.namespaces, &network.namespace) {
-            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)) != Some(false),
-            (None, Some(own)) => own == namespace,
-            (None, None) => true,
+            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
+            (None, Some(own)) => Some(own == namespace),
+            (None, None) => Some(true),
         }
     }
 
+    /// The networks an interface can mean by a name.
+    fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
+        self.manifests.networks.iter().filter(fits).collect()
+    }
+
+    /// The network an interface means, with what is wrong with it.
     fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
         let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
@@ -460,8 +483,7 @@ impl Planner<'_> {
             self.report.error(spot, message);
             return None;
         }
-        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace);
-        let mut found = self.manifests.networks.iter().filter(fits);
+        let mut found = self.named(Some(namespace), name).into_iter();
         let Some(network) = found.next() else {
             let message =
                 format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");

@@ -258,6 +258,7 @@ impl Manifests {
         KnownLabels {
             labels,
             complete: written.is_some(),
+            unknown: &[],
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What is wrong with a manifest, where, and what would be right.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -125,6 +126,8 @@ impl fmt::Display for Problem {
 pub struct Report {
     found: RefCell<Found>,
     room: Rc<Cell<usize>>,
+    /// Tells this report from others.
+    id: Rc<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -132,6 +135,8 @@ struct Found {
     problems: Vec<Problem>,
     /// Errors and warnings that are not among them.
     more: (usize, usize),
+    /// The reports that were adopted.
+    adopted: BTreeMap<*const (), Rc<()>>,
 }
 
 /// More than anybody reads; there is no end to what can be wrong with a file.
@@ -146,6 +151,7 @@ impl Default for Report {
         Self {
             found: RefCell::default(),
             room: Rc::new(Cell::new(MAX_KEPT)),
+            id: Rc::default(),
         }
     }
 }
@@ -156,6 +162,7 @@ impl Report {
         Self {
             found: RefCell::default(),
             room: Rc::clone(&self.room),
+            id: Rc::default(),
         }
     }
 
@@ -170,13 +177,38 @@ impl Report {
     }
 
     /// Takes over what was found on its own, such as the problems of a network that an
-    /// interface turns out to name.
+    /// interface turns out to name. Of what several name it is done once.
     pub fn adopt(&self, other: &Self) {
+        if !self.is_first(other) {
+            return;
+        }
         let other = other.found.borrow();
         other.problems.iter().cloned().for_each(|problem| self.put(problem));
         let mut found = self.found.borrow_mut();
         found.more.0 += other.more.0;
         found.more.1 += other.more.1;
+    }
+
+    /// Takes it over as warnings, where an option waives what is wrong.
+    pub fn adopt_waived(&self, other: &Self) {
+        if !self.is_first(other) {
+            return;
+        }
+        let other = other.found.borrow();
+        for problem in &other.problems {
+            self.put(Problem {
+                severity: Severity::Warning,
+                ..problem.clone()
+            });
+        }
+        self.found.borrow_mut().more.1 += other.more.0 + other.more.1;
+    }
+
+    /// True if it was not adopted before, which it is now.
+    fn is_first(&self, other: &Self) -> bool {
+        let mut found = self.found.borrow_mut();
+        let id = Rc::clone(&other.id);
+        found.adopted.insert(Rc::as_ptr(&id), id).is_none()
     }
 
     fn add(&self, severity: Severity, spot: &Spot, message: String) {
@@ -193,7 +225,7 @@ impl Report {
 
     fn put(&self, problem: Problem) {
         let mut found = self.found.borrow_mut();
-        let Found { problems, more } = &mut *found;
+        let Found { problems, more, .. } = &mut *found;
         // An error is kept whatever else was said: it decides whether anything is served.
         let decides = problem.severity == Severity::Error && !has_error(problems);
         let room = self.room.get();
@@ -216,7 +248,7 @@ impl Report {
     /// What was found: errors and warnings apart, each in the order of files and lines.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
         let mut files: Vec<Rc<str>> = Vec::new();
-        let Found { mut problems, more } = self.found.into_inner();
+        let Found { mut problems, more, .. } = self.found.into_inner();
         for problem in &problems {
             if !files.contains(&problem.spot.file) {
                 files.push(Rc::clone(&problem.spot.file));

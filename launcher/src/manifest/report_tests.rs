@@ -57,3 +57,15 @@ fn a_message_quotes_no_more_of_a_manifest_than_can_be_read() {
     let (errors, _) = report.into_parts();
     assert_eq!(errors[0].message.chars().count(), MAX_MESSAGE + 2);
 }
+
+#[test]
+fn what_is_adopted_twice_is_counted_once() {
+    let whole = Report::default();
+    let part = whole.apart();
+    (0..600).for_each(|n| part.error(&spot(n), "e"));
+    whole.adopt(&part);
+    whole.adopt(&part);
+    let (errors, _) = whole.into_parts();
+    assert_eq!(errors.len(), MAX_PROBLEMS + 1);
+    assert_eq!(errors.last().unwrap().message, "100 more errors that are not shown");
+}

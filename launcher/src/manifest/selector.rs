@@ -30,8 +30,10 @@ enum Operator {
 pub struct KnownLabels {
     /// Those that are known.
     pub labels: BTreeMap<String, String>,
-    /// There are no others.
+    /// There are no others, but for the unknown.
     pub complete: bool,
+    /// Keys the cluster itself puts there, or may: what they say is not known.
+    pub unknown: &'static [&'static str],
 }
 
 impl Selector {
@@ -56,11 +58,12 @@ impl Selector {
     pub fn selects(&self, known: &KnownLabels) -> Option<bool> {
         let mut all_known = true;
         for Requirement { key, operator } in &self.0 {
-            let holds = match (known.labels.get(key), operator) {
-                (None, _) if !known.complete => {
-                    all_known = false;
-                    continue;
-                }
+            let value = known.labels.get(key);
+            if known.unknown.contains(&key.as_str()) || (value.is_none() && !known.complete) {
+                all_known = false;
+                continue;
+            }
+            let holds = match (value, operator) {
                 (value, Operator::In(values)) => value.is_some_and(|value| values.contains(value)),
                 (value, Operator::NotIn(values)) => value.is_none_or(|value| !values.contains(value)),
                 (value, Operator::Exists) => value.is_some(),

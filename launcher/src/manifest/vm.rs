@@ -192,9 +192,19 @@ fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Optio
     hostname
 }
 
+/// Labels of the pod that the cluster puts there, with values of its own: KubeVirt those with UIDs
+/// (`CreatedByLabel`, `MigrationJobLabel`), the API server those of the node's place
+/// (PodTopologyLabels).
+pub const UNKNOWN_POD_LABELS: &[&str] = &[
+    "kubevirt.io/created-by",
+    "kubevirt.io/migrationJobUID",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+
 /// The labels of the pod KubeVirt makes for a VirtualMachineInstance (`podLabels` in
-/// pkg/virt-controller/services/template.go): its own, and those KubeVirt puts over them. That
-/// with the object's UID (`kubevirt.io/created-by`) cannot be known.
+/// pkg/virt-controller/services/template.go): its own, and those KubeVirt puts over them. Those
+/// of [`UNKNOWN_POD_LABELS`] cannot be known.
 fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMap<String, String> {
     let mut labels = metadata.labels;
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());

@@ -4,7 +4,7 @@ use super::Planner;
 use crate::manifest::interface::{Interface, LinkState};
 use crate::manifest::policy::{Policy, Subject};
 use crate::manifest::selector::{KnownLabels, Selector};
-use crate::manifest::vm::NetworkSource;
+use crate::manifest::vm::{NetworkSource, UNKNOWN_POD_LABELS};
 
 /// Whether a policy is about the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,9 @@ enum Selection {
     No,
     Yes,
     /// It hangs on labels of the VM's namespace that are not known.
-    Perhaps,
+    PerhapsNamespace,
+    /// It hangs on labels of its pod that the cluster puts there.
+    PerhapsPod,
     /// Its selectors are not read.
     Unread,
 }
@@ -22,7 +24,11 @@ impl Planner<'_> {
         for policy in &self.manifests.policies {
             let selection = self.selection(policy);
             if selection != Selection::No {
-                self.report.adopt(&policy.problems);
+                if self.args.ignore_policies {
+                    self.report.adopt_waived(&policy.problems);
+                } else {
+                    self.report.adopt(&policy.problems);
+                }
                 self.refuse(policy, selection);
             }
         }
@@ -40,10 +46,11 @@ impl Planner<'_> {
             return self.report.warn(&policy.spot, message);
         }
         let more = match selection {
-            Selection::Perhaps => format!(
+            Selection::PerhapsNamespace => format!(
                 "; labels of the namespace {} decide, which are not known: give its Namespace with -f",
                 self.vm.namespace
             ),
+            Selection::PerhapsPod => "; labels that the cluster puts on its pod decide, which are not known".into(),
             Selection::Unread => "; its selectors are not read here".into(),
             _ => String::new(),
         };
@@ -65,19 +72,26 @@ impl Planner<'_> {
         let pod = KnownLabels {
             labels: vm.labels.clone(),
             complete: true,
+            unknown: UNKNOWN_POD_LABELS,
         };
-        let selects = |selector: &Selector| selector.selects(&pod).is_some_and(|selects| selects);
-        let certain = |selects: bool| if selects { Selection::Yes } else { Selection::No };
+        let selects = |selector: &Selector| match selector.selects(&pod) {
+            Some(true) => Selection::Yes,
+            Some(false) => Selection::No,
+            None => Selection::PerhapsPod,
+        };
         match &policy.subject {
-            Subject::Networks(networks, pods) => certain(self.is_on_any(networks) && selects(pods)),
+            Subject::Networks(networks, pods) if self.is_on_any(networks) => selects(pods),
+            Subject::Networks(..) => Selection::No,
             _ if !self.is_on_pod_network() => Selection::No,
-            Subject::Pods(pods) => certain(selects(pods)),
+            Subject::Pods(pods) => selects(pods),
             Subject::Unread => Selection::Unread,
-            Subject::Namespaces(_, Some(pods)) if !selects(pods) => Selection::No,
-            Subject::Namespaces(namespaces, _) => {
-                match namespaces.selects(&self.manifests.labels_of_namespace(&vm.namespace)) {
-                    Some(selects) => certain(selects),
-                    None => Selection::Perhaps,
+            Subject::Namespaces(namespaces, pods) => {
+                let namespace = namespaces.selects(&self.manifests.labels_of_namespace(&vm.namespace));
+                let pods = pods.as_ref().map_or(Selection::Yes, selects);
+                match namespace {
+                    Some(false) => Selection::No,
+                    None if pods != Selection::No => Selection::PerhapsNamespace,
+                    _ => pods,
                 }
             }
         }

@@ -487,7 +487,16 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
         assert!(secondary.contains(expected), "{selector}: {secondary}");
     }
     let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {env: test}}\n";
-    let labelled = on_pod + &network("{matchLabels: {env: prod}}", "Primary") + namespace;
+    let by_label = on_pod + &network("{matchLabels: {env: prod}}", "Primary");
+    assert_eq!(
+        problems(&by_label),
+        [
+            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace may be \"net\" (vm.yaml:12), \
+             which needs the mode layer2, which hawser does not have yet; labels of the namespace shop decide, which are \
+             not known: give its Namespace with -f"
+        ]
+    );
+    let labelled = by_label + namespace;
     assert_eq!(problems(&labelled), [""; 0]);
 }
 

@@ -263,3 +263,37 @@ fn selectors_are_checked_where_they_concern_the_vm() {
         assert!(found.contains(expected), "{selector}: {found}");
     }
 }
+
+#[test]
+fn the_option_waives_also_what_is_wrong_with_a_policy() {
+    let typo = network_policy(OWN, "{matchlabel: {app: web}}");
+    let version = typo.replace("networking.k8s.io/v1", "networking.k8s.io/v7");
+    for text in [typo, version] {
+        let found = problems(&(vm() + &text));
+        assert!(found.iter().all(|p| !p.contains(": warning: ")), "{found:?}");
+        let waived = problems_with(&(vm() + &text), &ignoring());
+        assert_eq!(waived.len(), found.len(), "{waived:?}");
+        assert!(waived.iter().all(|p| p.contains(": warning: ")), "{waived:?}");
+    }
+}
+
+#[test]
+fn a_policy_by_labels_the_cluster_puts_on_the_pod_may_select_the_vm() {
+    for selector in [
+        "{matchExpressions: [{key: kubevirt.io/created-by, operator: Exists}]}",
+        "{matchLabels: {topology.kubernetes.io/zone: a}}",
+        "{matchExpressions: [{key: kubevirt.io/migrationJobUID, operator: DoesNotExist}]}",
+    ] {
+        assert_eq!(
+            problems(&(vm() + &network_policy(OWN, selector))),
+            [
+                "vm.yaml:12: NetworkPolicy shop/p may select VM shop/vm; labels that the cluster puts on its pod decide, \
+                 which are not known. hawser enforces no policies: leave it out, or serve the VM open with \
+                 --ignore-policies"
+            ],
+            "{selector}"
+        );
+    }
+    let other = "{matchLabels: {app: db}, matchExpressions: [{key: kubevirt.io/created-by, operator: Exists}]}";
+    assert_eq!(problems(&(vm() + &network_policy(OWN, other))), [""; 0]);
+}
