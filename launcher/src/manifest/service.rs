@@ -85,7 +85,7 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Service {
         selector: texts(spec.as_ref().and_then(|spec| spec.get("selector")).filter(|_| selects)),
         on_nodes: matches!(kind, Type::NodePort | Type::LoadBalancer),
         bind: spec.as_ref().and_then(bind),
-        ports: spec.as_ref().map(ports).unwrap_or_default(),
+        ports: spec.as_ref().map(|spec| ports(spec, kind)).unwrap_or_default(),
         problems: object.apart(),
     }
 }
@@ -165,7 +165,7 @@ fn bind(spec: &Object<'_>) -> Option<IpAddr> {
     None
 }
 
-fn ports(spec: &Object<'_>) -> Vec<ServicePort> {
+fn ports(spec: &Object<'_>, kind: Type) -> Vec<ServicePort> {
     let items = spec.list("ports");
     let mut names = BTreeSet::new();
     let mut ports = Vec::new();
@@ -183,13 +183,25 @@ fn ports(spec: &Object<'_>) -> Vec<ServicePort> {
                 }
             }
         }
-        ports.extend(port(item, &object));
+        ports.extend(port(item, &object, kind));
     }
     ports
 }
 
-fn port(item: &Item<'_>, object: &Object<'_>) -> Option<ServicePort> {
-    let transport = ports::protocol(object);
+/// `protocol`. Where nodes listen, hawser has to serve it; another Service's is the cluster's affair.
+fn transport(object: &Object<'_>, kind: Type) -> Option<Transport> {
+    let on_nodes = matches!(kind, Type::NodePort | Type::LoadBalancer);
+    match object.get("protocol") {
+        Some(item) if !on_nodes && item.scalar().is_some_and(|scalar| scalar.text == "SCTP") => {
+            item.warn("not served: masquerade carries TCP and UDP");
+            None
+        }
+        _ => ports::protocol(object),
+    }
+}
+
+fn port(item: &Item<'_>, object: &Object<'_>, kind: Type) -> Option<ServicePort> {
+    let transport = transport(object, kind);
     let port: Option<u16> = object
         .need("port", "give its number")
         .and_then(|item| item.integer(PORTS));

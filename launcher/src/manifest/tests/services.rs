@@ -215,3 +215,22 @@ fn fields_of_a_service_are_checked() {
     let unnamed = service("Bad_Name", "{type: NodePort, selector: {app: x}, ports: []}");
     assert!(problems(&(web.clone() + &unnamed))[0].contains("metadata.name: \"Bad_Name\": no API server takes"));
 }
+
+#[test]
+fn sctp_is_an_error_only_where_nodes_listen_for_it() {
+    let sctp = |kind: &str| {
+        let spec = format!("{{type: {kind}, selector: {{app: x}}, ports: [{{port: 1, protocol: SCTP}}]}}");
+        problems(&(vm("{name: web, labels: {app: x}}") + &service("s", &spec))).join("\n")
+    };
+    assert_eq!(
+        sctp("ClusterIP"),
+        "vm.yaml:15: warning: spec.ports[0].protocol: not served: masquerade carries TCP and UDP"
+    );
+    for kind in ["NodePort", "LoadBalancer"] {
+        assert!(
+            sctp(kind).contains("protocol: \"SCTP\": choose one of"),
+            "{}",
+            sctp(kind)
+        );
+    }
+}
