@@ -412,3 +412,25 @@ fn a_mac_of_the_configuration_is_that_of_an_interface_without_one() {
     let given = mac(", macAddress: \"02:00:00:00:00:07\"", &format!("{{{bridge}, {args}}}"));
     assert_eq!(given, "02:00:00:00:00:07");
 }
+
+#[test]
+fn a_preview_names_each_lease_that_is_not_kept_yet() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("--store={}", folder.path().join("store.db").display());
+    let Some(crate::cli::Command::Run(args)) = Cli::parse_from(["hawser", "run", "-f", "x", &store]).command else {
+        panic!("run was parsed")
+    };
+    let args = args.store;
+    // Its MAC is given, which leaves nothing to choose.
+    let mut plan = planned(
+        ", macAddress: \"02:00:00:00:00:07\"",
+        r#"{"type": "bridge", "bridge": "br1"}"#,
+    );
+    let holders = |plan: &VmPlan| -> Vec<String> {
+        let preview = preview(plan, &args).unwrap();
+        preview.new_holders().map(str::to_owned).collect()
+    };
+    assert_eq!(holders(&plan), ["lan"]);
+    settle(&mut plan, &args).unwrap();
+    assert_eq!(holders(&plan), [""; 0]);
+}

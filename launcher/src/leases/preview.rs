@@ -17,7 +17,9 @@ pub struct Preview {
     kept: Vec<Lease>,
     /// Those that would be made. What of them is chosen may be another choice then.
     new: Vec<Lease>,
-    /// Interfaces of the latter whose MAC would be chosen.
+    /// Interfaces that get a lease which is not kept already, whether or not it leaves a choice.
+    holders: Vec<String>,
+    /// Interfaces whose MAC would be chosen.
     without_mac: Vec<String>,
 }
 
@@ -49,7 +51,11 @@ pub fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
         let claim = claims.iter().find(|claim| claim.interface == lease.holder.interface);
         let held = stored.iter().find(|held| held.holder == lease.holder);
         let is_same = |held: &Lease| held.mac == lease.mac && held.addresses == lease.addresses;
-        if held.is_some_and(is_same) || claim.is_some_and(leaves_nothing_to_choose) {
+        let is_held = held.is_some_and(is_same);
+        if !is_held {
+            preview.holders.push(lease.holder.interface.clone());
+        }
+        if is_held || claim.is_some_and(leaves_nothing_to_choose) {
             preview.kept.push(lease);
             continue;
         }
@@ -89,7 +95,7 @@ impl Preview {
 
     /// Interfaces that would get a lease.
     pub fn new_holders(&self) -> impl Iterator<Item = &str> {
-        self.new.iter().map(|lease| lease.holder.interface.as_str())
+        self.holders.iter().map(String::as_str)
     }
 
     /// Fails if the MAC of an interface is not known yet, which the flags of its card have to say.
