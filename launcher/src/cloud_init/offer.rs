@@ -83,7 +83,8 @@ impl Offer {
             Told::Private { lease, named }
         };
         Self {
-            ipv4: private(address4.into(), ipv4.gateway.into(), network.ipv4.is_some()),
+            // A guest with a wrong address of IPv4 is cut off in nearly every pod there is.
+            ipv4: private(address4.into(), ipv4.gateway.into(), true),
             ipv6: private(address6.into(), ipv6.gateway.into(), network.ipv6.is_some()),
             mtu: None,
         }
