@@ -334,7 +334,7 @@ fn what_is_only_printed_makes_nothing() {
     );
     let said = text(&output.stdout);
     assert!(
-        said.contains("MAC      02:00:00:00:00:07\n") && !said.contains("lease "),
+        said.contains("MAC      02:00:00:00:00:07\n") && said.contains("  lease    one for default\n"),
         "{said}"
     );
     assert!(said.contains("  start    /nonexistent/qemu -m 1G "), "{said}");
