@@ -10,8 +10,7 @@
 //! Use: the mode calls [`PodAddresses::removed`] when [`Owner::Addresses`] is ready. If it
 //! answers true, each protocol is told ([`TcpFlows::on_addresses_removed`], and the same of
 //! others), looks at the local end of its flows and asks a [`LocalAddresses`] of its own
-//! whether that end is still there. A table that does not do so in one turn keeps the
-//! `LocalAddresses` with its place.
+//! whether that end is still there. A table does so in turns, with a [`Walk`].
 //!
 //! Where net.ipv4.ip_nonlocal_bind is on any address can be bound to, and nothing is seen to
 //! go: flows then end by their own time.
@@ -19,6 +18,7 @@
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
 use crate::poller::{Interest, Owner, Poller, Token};
+use crate::time::Instant;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
@@ -76,6 +76,31 @@ fn tells_of_removal(message: &[u8]) -> bool {
     const KIND_AT: usize = 4;
     let kind = message.get(KIND_AT..).and_then(<[u8]>::first_chunk);
     kind.is_some_and(|kind| u16::from_ne_bytes(*kind) == libc::RTM_DELADDR)
+}
+
+/// Flows looked at before the worker looks at other things: each costs a system call.
+pub const FLOWS_PER_TURN: usize = 512;
+
+/// A walk through all flows of a protocol, in turns.
+#[derive(Debug)]
+pub struct Walk {
+    /// The slot that is next.
+    pub next: usize,
+    /// When it goes on.
+    pub at: Instant,
+    /// What is known of the pod's addresses since it began.
+    pub addresses: LocalAddresses,
+}
+
+impl Walk {
+    /// A walk that begins now.
+    pub fn begin(now: Instant) -> Self {
+        Self {
+            next: 0,
+            at: now,
+            addresses: LocalAddresses::default(),
+        }
+    }
 }
 
 /// Which addresses are the pod's now: the kernel is asked once for each.

@@ -43,7 +43,7 @@ use self::local_ports::LocalPorts;
 use self::open::{connect_failed, forget_refusals};
 use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
-use self::vanished::Walk;
+use super::addresses::Walk;
 use super::forwards::ForwardSocket;
 use super::index::SlotIndex;
 use super::manner::traffic_class;

@@ -10,31 +10,13 @@
 use super::connection::{Progress, State};
 use super::{Flow, TcpFlows};
 use crate::masquerade::Context;
-use crate::masquerade::addresses::LocalAddresses;
-use crate::time::Instant;
-
-/// Connections looked at before the worker looks at other things: each costs a system call.
-const FLOWS_PER_TURN: usize = 512;
-
-/// A walk through all connections.
-#[derive(Debug)]
-pub(super) struct Walk {
-    /// The slot that is next.
-    next: usize,
-    /// When it goes on.
-    pub(super) at: Instant,
-    addresses: LocalAddresses,
-}
+use crate::masquerade::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 
 impl TcpFlows {
     /// The pod has lost an address, or several: ends the connections that came from them.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
         // One that is under way begins again, with what is known now.
-        self.walk = Some(Walk {
-            next: 0,
-            at: ctx.now,
-            addresses: LocalAddresses::default(),
-        });
+        self.walk = Some(Walk::begin(ctx.now));
         self.walk_on(ctx);
     }
 

@@ -27,6 +27,7 @@ mod transmit;
 
 pub use self::moving::MovedFlow;
 
+use super::addresses::Walk;
 use super::icmp::{IcmpError, refuse};
 use super::{Context, Destination, Families};
 use crate::counters::DropReason;
@@ -37,7 +38,6 @@ use crate::time::Instant;
 pub use flow::FlowKey;
 use flow::{Flow, FlowRef, Side};
 use inbound::Listener;
-use readdress::Walk;
 use receive::{Receiver, Round};
 use slab::Slab;
 use socket::PortUse;

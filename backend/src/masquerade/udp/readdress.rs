@@ -8,38 +8,20 @@
 //! net/netfilter/nf_nat_masquerade.c).
 
 use super::super::Context;
-use super::super::addresses::LocalAddresses;
+use super::super::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use super::super::manner::SocketManner;
 use super::UdpFlows;
 use super::flow::{FlowRef, Side};
 use super::receive::{Intake, takes_runs};
 use super::socket::{self, PortUse};
 use crate::poller::{Interest, Owner, Token};
-use crate::time::Instant;
 use std::io;
-
-/// Flows looked at before the worker looks at other things: each costs a system call.
-const FLOWS_PER_TURN: usize = 512;
-
-/// A walk through all flows.
-#[derive(Debug)]
-pub(super) struct Walk {
-    /// The slot that is next.
-    next: usize,
-    /// When it goes on.
-    pub(super) at: Instant,
-    addresses: LocalAddresses,
-}
 
 impl UdpFlows {
     /// The pod has lost an address, or several: flows that came from them go on from others.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
         // One that is under way begins again, with what is known now.
-        self.walk = Some(Walk {
-            next: 0,
-            at: ctx.now,
-            addresses: LocalAddresses::default(),
-        });
+        self.walk = Some(Walk::begin(ctx.now));
         self.walk_on(ctx);
     }
 
