@@ -211,10 +211,7 @@ fn connections_of_a_guest_are_reset_when_the_pod_loses_its_address() -> Result<(
     hawser.assert_alive()
 }
 
-// Towards the guest a byte that is read before the kernel tells of its mark stays an ordinary one
-// (docs/masquerade.md): that happens in one of three runs, and the receiver then waits in vain.
 #[test]
-#[ignore = "one of three runs meets the limit that docs/masquerade.md tells of"]
 fn urgent_bytes_pass_between_a_guest_and_the_world_out_of_band() -> Result<()> {
     let (lab, mut hawser, guest, servers) = up(Kind::Uml, &["--port=8080:7000"])?;
     let _server = guest.serve(&format!("[::]:{PORT}"))?;

@@ -38,6 +38,8 @@ pub struct FakeStream {
     pub urgent: Vec<usize>,
     /// Place of an urgent byte of the world in the queue.
     pub mark: Option<usize>,
+    /// Bytes that arrive right after the next read, the first of them urgent.
+    pub arriving: Vec<u8>,
     /// How long the world has been silent.
     pub silence: Duration,
     /// The silences after which the kernel was to probe.
@@ -100,6 +102,10 @@ impl HostStream for FakeStream {
             n += slice.copy_from(&part);
         }
         self.peek_offset += n;
+        if !self.arriving.is_empty() {
+            self.mark = Some(self.inbox.len());
+            self.inbox.extend(self.arriving.drain(..));
+        }
         if n == 0 && !self.inbox_closed {
             return Err(io::ErrorKind::WouldBlock.into());
         }

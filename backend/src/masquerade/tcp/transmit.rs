@@ -229,6 +229,9 @@ impl Connection {
                 return Progress::Done;
             }
         };
+        if self.urgent.is_some() {
+            self.seek_urgent(stream);
+        }
         let was_small = self.snd_max.since(self.iss) < BULK;
         let room = self.deliver(ctx, granted, n);
         if was_small && self.snd_max.since(self.iss) >= BULK {

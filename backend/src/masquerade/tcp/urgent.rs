@@ -8,10 +8,13 @@
 //! kernel points at it. What came before and after it in one burst goes by way of the spill,
 //! which keeps the order.
 //!
-//! To the guest: the poller tells that a host socket has an urgent byte (EPOLLPRI); where it
-//! lies in the queue is then looked up, and segments up to it get the pointer. A byte that was
-//! already sent when the poller tells of it stays one among others: a receiver does not look
-//! at a pointer behind what it has (RFC 9293 3.10.7.4).
+//! To the guest: the poller tells that a host socket has an urgent byte (EPOLLPRI). The kernel
+//! ends a read before that byte, so it is in front when its event comes. Once a connection has had
+//! an urgent byte in either direction, the socket is asked after each read too: the kernel sets
+//! its mark before the byte can be read. Segments up to the byte get the pointer. The one byte
+//! that can pass unmarked is the first of a connection, if it arrives between an event of other
+//! bytes and the read that follows it. It then stays an ordinary one: a receiver does not look at
+//! a pointer behind what it has (RFC 9293 3.10.7.4).
 //!
 //! There is one pointer in either direction. A new one takes the place of an earlier one that
 //! has not been reached, as in any TCP. A connection without urgent data pays for none of this.
@@ -28,8 +31,6 @@ pub(super) struct Urgent {
     from_guest: Option<Seq>,
     /// For the guest, not acknowledged yet.
     to_guest: Option<Seq>,
-    /// There is one at the host socket, to be looked for.
-    is_sought: bool,
 }
 
 impl Connection {
@@ -59,24 +60,23 @@ impl Connection {
 
     /// There is an urgent byte among those at the host socket.
     pub fn on_urgent(&mut self) {
-        self.urgent.get_or_insert_default().is_sought = true;
+        self.urgent.get_or_insert_default();
     }
 
-    /// Finds the urgent byte the poller has told of. To be called when the front of the queue is
-    /// SND.UNA.
+    /// Looks for an urgent byte in the host socket's queue. To be called when the front of the
+    /// queue is SND.UNA.
     pub(super) fn seek_urgent(&mut self, stream: &mut impl HostStream) {
         let is_closed = self.snd_una + self.snd_wnd == self.snd_nxt;
         let Some(urgent) = &mut self.urgent else { return };
         if urgent.to_guest.is_some_and(|byte| byte.before(self.snd_una)) {
             urgent.to_guest = None;
         }
-        if !std::mem::take(&mut urgent.is_sought) {
-            return;
-        }
         let found = stream.urgent_at().map(|place| self.snd_una + place);
+        // Sent already, it went as an ordinary one.
+        let found = found.filter(|byte| !byte.before(self.snd_max));
         if found.is_some() && found != urgent.to_guest {
             urgent.to_guest = found;
-            // The guest is told also while it takes no bytes (RFC 9293 3.8.5).
+            // A closed window does not keep the pointer from the guest (RFC 9293 3.8.5).
             self.ack_due |= is_closed;
         }
     }

@@ -113,3 +113,27 @@ fn a_guest_that_takes_no_bytes_is_told_of_an_urgent_one() {
     assert_eq!(answers.len(), 1);
     assert_eq!((answers[0].seq, points_at(&answers[0], first)), (first, Some(2)));
 }
+
+#[test]
+fn an_urgent_byte_that_arrives_between_two_reads_is_pointed_at() {
+    let mut steps = Steps::established();
+    let first = steps.snd_nxt();
+    world_sends_urgent(&mut steps, b"U", 0);
+    steps.pair.stream.arriving = b"U34".to_vec();
+    // The event of these bytes says nothing of an urgent one.
+    let answers = steps.world_sends(b"12");
+    let seen: Vec<_> = answers.iter().map(|a| (a.seq - first, points_at(a, first))).collect();
+    assert_eq!(seen, [(1, Some(3)), (3, Some(3))]);
+}
+
+#[test]
+fn an_urgent_byte_that_was_sent_as_an_ordinary_one_is_not_pointed_at() {
+    let mut steps = Steps::established();
+    let first = steps.snd_nxt();
+    steps.world_sends(b"12U34");
+    steps.pair.stream.mark = Some(2);
+    steps.pair.connection.as_mut().unwrap().on_urgent();
+    let answers = steps.world_sends(b"56");
+    assert_eq!(answers.len(), 1);
+    assert_eq!(points_at(&answers[0], first), None);
+}
