@@ -12,7 +12,6 @@ pub mod counters;
 pub mod frame;
 pub mod masquerade;
 pub mod mode;
-pub mod packet;
 pub mod poller;
 pub mod port;
 pub mod responder;
@@ -22,3 +21,5 @@ pub mod timers;
 pub mod vhost_user;
 pub mod virtio;
 pub mod worker;
+
+pub use hawser_packet as packet;

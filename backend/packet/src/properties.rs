@@ -2,10 +2,12 @@
 
 use super::checksum::Sum;
 use super::*;
-use crate::frame::HEAD_MAX;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Bytes of a frame that a caller copies before it parses the headers.
+const HEAD_MAX: usize = 128;
 
 /// A frame whose first bytes make it IP often enough.
 fn frame() -> impl Strategy<Value = Vec<u8>> {

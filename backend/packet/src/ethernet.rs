@@ -14,11 +14,13 @@ impl MacAddr {
     pub const BROADCAST: Self = Self([0xff; 6]);
 
     /// True for group addresses, broadcast included.
+    #[inline]
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 
     /// The link-local address made from this MAC (RFC 4291 appendix A).
+    #[inline]
     pub const fn link_local(self) -> std::net::Ipv6Addr {
         let m = self.0;
         std::net::Ipv6Addr::from_octets([
@@ -87,6 +89,7 @@ pub enum EtherType {
 }
 
 impl From<u16> for EtherType {
+    #[inline]
     fn from(value: u16) -> Self {
         match value {
             0x0800 => Self::Ipv4,
@@ -98,6 +101,7 @@ impl From<u16> for EtherType {
 }
 
 impl From<EtherType> for u16 {
+    #[inline]
     fn from(value: EtherType) -> Self {
         match value {
             EtherType::Ipv4 => 0x0800,
@@ -131,6 +135,7 @@ impl EthernetHeader {
     ///
     /// # Errors
     /// [`Malformed::Truncated`]
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
         let h: &[u8; Self::LEN] = frame.first_chunk().ok_or(Malformed::Truncated)?;
         Ok(Self {
@@ -141,6 +146,7 @@ impl EthernetHeader {
     }
 
     /// Writes the header to the start of `out`.
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         out[Self::DST].copy_from_slice(&self.dst.0);
         out[Self::SRC].copy_from_slice(&self.src.0);

@@ -103,12 +103,14 @@ impl IcmpHeader {
     ///
     /// # Errors
     /// [`Malformed::Truncated`]
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let [kind, code, _, _, rest @ ..] = *bytes.first_chunk::<{ Self::LEN }>().ok_or(Malformed::Truncated)?;
         Ok(Self { kind, code, rest })
     }
 
     /// The header of an echo request or reply.
+    #[inline]
     pub const fn echo(kind: u8, ident: u16, sequence: u16) -> Self {
         let [a, b] = ident.to_be_bytes();
         let [c, d] = sequence.to_be_bytes();
@@ -120,16 +122,19 @@ impl IcmpHeader {
     }
 
     /// Identifier of an echo request or reply.
+    #[inline]
     pub fn echo_ident(&self) -> u16 {
         be16(&self.rest, 0)
     }
 
     /// Sequence number of an echo request or reply.
+    #[inline]
     pub fn echo_sequence(&self) -> u16 {
         be16(&self.rest, 2)
     }
 
     /// Writes the header with the checksum field `checksum` to the start of `out`.
+    #[inline]
     pub fn emit(&self, out: &mut [u8], checksum: u16) {
         out[0] = self.kind;
         out[1] = self.code;
@@ -140,6 +145,7 @@ impl IcmpHeader {
 
 /// The one's complement sum of a whole message with its pseudo-header: only ICMPv6
 /// has one (RFC 4443 2.3).
+#[inline]
 fn sum(src: IpAddr, dst: IpAddr, message: &[u8]) -> Sum {
     let sum = Sum::default().bytes(message);
     match src {
@@ -149,11 +155,13 @@ fn sum(src: IpAddr, dst: IpAddr, message: &[u8]) -> Sum {
 }
 
 /// True if the checksum of `message`, which is whole, is right.
+#[inline]
 pub fn checksum_ok(src: IpAddr, dst: IpAddr, message: &[u8]) -> bool {
     sum(src, dst, message).finish() == 0
 }
 
 /// Writes the checksum of `message`, which is whole and at least a header long, into it.
+#[inline]
 pub fn fill_checksum(src: IpAddr, dst: IpAddr, message: &mut [u8]) {
     message[IcmpHeader::CHECKSUM].fill(0);
     let checksum = sum(src, dst, message).finish();

@@ -16,6 +16,7 @@ pub const TPID_9100: u16 = 0x9100;
 pub const VID_MASK: u16 = 0x0fff;
 
 /// True for EtherTypes that are followed by tag control information and another EtherType.
+#[inline]
 pub const fn is_tag(ethertype: u16) -> bool {
     matches!(ethertype, TPID_8021Q | TPID_8021AD | TPID_9100)
 }
@@ -31,6 +32,7 @@ impl VlanId {
     pub const MAX: Self = Self(4094);
 
     /// The VLAN numbered `id`, if that is a VLAN's number.
+    #[inline]
     pub const fn new(id: u16) -> Option<Self> {
         if id >= 1 && id <= Self::MAX.0 {
             Some(Self(id))
@@ -40,6 +42,7 @@ impl VlanId {
     }
 
     /// Its number.
+    #[inline]
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -84,6 +87,7 @@ impl VlanTag {
 
     /// The tag at offset `at` of `frame`, where the caller found its EtherType.
     /// `None`: the frame ends inside it.
+    #[inline]
     pub fn parse_at(frame: &[u8], at: usize) -> Option<Self> {
         (frame.len() >= at + Self::LEN + 2).then(|| Self {
             tpid: be16(frame, at),
@@ -93,6 +97,7 @@ impl VlanTag {
     }
 
     /// The VLAN's number; 0 for a tag that carries a priority only.
+    #[inline]
     pub const fn vid(self) -> u16 {
         self.tci & VID_MASK
     }

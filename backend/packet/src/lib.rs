@@ -1,10 +1,14 @@
 //! Packet headers as plain values: parsed from a copied head, emitted into a buffer.
 //!
-//! The contract: `parse` never panics, whatever the bytes, and says why it refused
-//! ([`Malformed`]). What it returns is consistent in itself: lengths lie within the
-//! frame, and headers within the bytes that were given. `emit` writes a whole header
-//! into a buffer the caller made large enough.
-//! No I/O, no clock, no allocation.
+//! No-panic contract: `parse` never panics, whatever the bytes, and names the reason of a
+//! refusal ([`Malformed`]). A parsed header is consistent in itself: lengths lie within the
+//! frame, and headers within the bytes that were passed in. `emit` writes a whole header into
+//! a buffer that the caller made large enough.
+//!
+//! No I/O, no clock, no allocation. Functions on the packet path are `#[inline]`, so that they
+//! cost their callers in other crates no call.
+
+#![forbid(unsafe_code)]
 
 mod arp;
 pub mod checksum;
@@ -44,11 +48,13 @@ pub enum Malformed {
 }
 
 /// Reads a big-endian 16-bit field. Panics only if the caller did not check the length.
-pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
+#[inline]
+pub fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// Reads a big-endian 32-bit field. Panics only if the caller did not check the length.
-pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
+#[inline]
+pub fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -10,6 +10,7 @@ impl Sum {
     /// Adds bytes; a part of odd length is padded with a zero, so only the last part
     /// of a message may have one.
     #[must_use]
+    #[inline]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
@@ -26,12 +27,14 @@ impl Sum {
 
     /// Adds one 16-bit field.
     #[must_use]
+    #[inline]
     pub const fn word(self, value: u16) -> Self {
         Self(self.0 + value as u64)
     }
 
     /// Adds the pseudo-header of IPv4 or IPv6 (RFC 793 3.1, RFC 8200 8.1).
     #[must_use]
+    #[inline]
     pub fn pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> Self {
         let sum = match (src, dst) {
             (IpAddr::V4(s), IpAddr::V4(d)) => self.bytes(&s.octets()).bytes(&d.octets()),
@@ -43,6 +46,7 @@ impl Sum {
 
     /// The folded sum, not complemented: what a partial checksum field holds.
     #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+    #[inline]
     pub const fn fold(self) -> u16 {
         let mut sum = self.0;
         while sum >> 16 != 0 {
@@ -52,12 +56,14 @@ impl Sum {
     }
 
     /// The checksum: the complement of the folded sum.
+    #[inline]
     pub const fn finish(self) -> u16 {
         !self.fold()
     }
 }
 
 /// Checksum of one stretch of bytes.
+#[inline]
 pub fn of(bytes: &[u8]) -> u16 {
     Sum::default().bytes(bytes).finish()
 }

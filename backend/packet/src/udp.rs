@@ -23,6 +23,7 @@ impl UdpHeader {
     ///
     /// # Errors
     /// [`Malformed::Truncated`] or [`Malformed::Length`].
+    #[inline]
     pub fn parse(bytes: &[u8], available: usize, segmented: bool) -> Result<Self, Malformed> {
         let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         if available < Self::LEN {
@@ -41,6 +42,7 @@ impl UdpHeader {
     }
 
     /// Writes the header with the checksum field `checksum` to the start of `out`.
+    #[inline]
     pub fn emit(&self, out: &mut [u8], checksum: u16) {
         let length = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
         out[..2].copy_from_slice(&self.src_port.to_be_bytes());

@@ -66,6 +66,7 @@ impl Ipv4Header {
     ///
     /// # Errors
     /// Any [`Malformed`].
+    #[inline]
     pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
         let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         if h[0] >> 4 != 4 {
@@ -102,6 +103,7 @@ impl Ipv4Header {
 
     /// Writes a header without options to the start of `out`, checksum included.
     /// `payload_len` is cut to what 16 bits can say.
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let total = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
         let fragment = self.fragment.unwrap_or(FragmentInfo {
@@ -159,6 +161,7 @@ impl Ipv6Header {
     ///
     /// # Errors
     /// Any [`Malformed`].
+    #[inline]
     pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
         let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         if h[0] >> 4 != 6 {
@@ -186,6 +189,7 @@ impl Ipv6Header {
         Ok(header)
     }
 
+    #[inline]
     fn walk_extensions(&mut self, bytes: &[u8], total_len: usize) -> Result<(), Malformed> {
         loop {
             let at = self.header_len;
@@ -228,6 +232,7 @@ impl Ipv6Header {
 
     /// Writes the header to the start of `out`: 40 bytes, 48 if this is a fragment.
     /// `payload_len` is cut to what 16 bits can say.
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let extra = if self.fragment.is_some() { Self::FRAGMENT_LEN } else { 0 };
         let length = u16::try_from(self.payload_len + extra).unwrap_or(u16::MAX);

@@ -31,6 +31,7 @@ impl ArpPacket {
 
     /// The packet at the start of `bytes`; `None` if it is cut short or not for IPv4
     /// over Ethernet.
+    #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let p: &[u8; Self::LEN] = bytes.first_chunk()?;
         (p[..6] == ETHERNET_IPV4).then(|| Self {
@@ -43,6 +44,7 @@ impl ArpPacket {
     }
 
     /// Writes the packet to the start of `out`.
+    #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         out[..6].copy_from_slice(&ETHERNET_IPV4);
         out[6..8].copy_from_slice(&self.operation.to_be_bytes());

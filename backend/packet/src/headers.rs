@@ -30,6 +30,7 @@ impl Headers {
     ///
     /// # Errors
     /// Any [`Malformed`].
+    #[inline]
     pub fn parse(head: &[u8], frame_len: usize) -> Result<Self, Malformed> {
         let ethernet = EthernetHeader::parse(head)?;
         let packet = &head[EthernetHeader::LEN..];
@@ -46,6 +47,7 @@ impl Headers {
 
 impl Network {
     /// Source and destination, if this is IP.
+    #[inline]
     pub const fn addresses(&self) -> Option<(IpAddr, IpAddr)> {
         match self {
             Self::Ipv4(h) => Some((IpAddr::V4(h.src), IpAddr::V4(h.dst))),
@@ -56,6 +58,7 @@ impl Network {
 
     /// Protocol, offset of the L4 header from the start of the frame, and bytes from
     /// there to the end of the packet, if this is IP.
+    #[inline]
     pub const fn transport(&self) -> Option<(u8, usize, usize)> {
         match self {
             Self::Ipv4(h) => Some((h.protocol, EthernetHeader::LEN + h.header_len, h.payload_len)),

@@ -21,6 +21,7 @@ impl TcpFlags {
     pub const URG: Self = Self(0x20);
 
     /// True if all bits of `other` are set.
+    #[inline]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -29,6 +30,7 @@ impl TcpFlags {
 impl std::ops::BitOr for TcpFlags {
     type Output = Self;
 
+    #[inline]
     fn bitor(self, rhs: Self) -> Self {
         Self(self.0 | rhs.0)
     }
@@ -66,6 +68,7 @@ impl TcpOptions {
     const WINDOW_SCALE: u8 = 3;
     const TIMESTAMPS: u8 = 8;
 
+    #[inline]
     fn parse(mut bytes: &[u8]) -> Self {
         let mut options = Self::default();
         while let [kind, rest @ ..] = bytes {
@@ -96,6 +99,7 @@ impl TcpOptions {
     }
 
     /// Bytes the options take in a header, padded to a multiple of four.
+    #[inline]
     pub const fn emitted_len(&self) -> usize {
         let mss = if self.mss.is_some() { 4 } else { 0 };
         let scale = if self.window_scale.is_some() { 4 } else { 0 };
@@ -107,6 +111,7 @@ impl TcpOptions {
         mss + scale + timestamps
     }
 
+    #[inline]
     fn emit(&self, out: &mut [u8]) {
         let mut at = 0;
         if let Some(mss) = self.mss {
@@ -158,6 +163,7 @@ impl TcpHeader {
     ///
     /// # Errors
     /// Any [`Malformed`].
+    #[inline]
     pub fn parse(bytes: &[u8], available: usize) -> Result<Self, Malformed> {
         let h: &[u8; Self::LEN] = bytes.first_chunk().ok_or(Malformed::Truncated)?;
         let header_len = usize::from(h[12] >> 4) * 4;
@@ -179,11 +185,13 @@ impl TcpHeader {
     }
 
     /// Bytes `emit` writes.
+    #[inline]
     pub const fn emitted_len(&self) -> usize {
         Self::LEN + self.options.emitted_len()
     }
 
     /// Writes the header with the checksum field `checksum` to the start of `out`.
+    #[inline]
     pub fn emit(&self, out: &mut [u8], checksum: u16) {
         out[..2].copy_from_slice(&self.src_port.to_be_bytes());
         out[2..4].copy_from_slice(&self.dst_port.to_be_bytes());
