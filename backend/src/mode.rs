@@ -1,13 +1,15 @@
 //! What a mode is to the worker: the thing a frame is given to once it is admitted,
 //! and that gives frames back.
 
-use crate::config::Resolvers;
+use crate::config::{Resolvers, Transport};
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
-use crate::masquerade::ForwardChange;
 use crate::poller::{Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
+use socket2::Socket;
+use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// What becomes of the segment a guest is attached to, as whoever watches it tells.
@@ -19,6 +21,43 @@ pub enum SegmentChange {
     Down,
     /// This queue takes the place of the one there was; the segment is up.
     Replaced(Arc<TapQueue>),
+}
+
+/// A socket that listens for clients of one port of the guest.
+#[derive(Debug)]
+pub struct ForwardSocket {
+    /// Bound, and for TCP listening.
+    pub socket: Socket,
+    /// Address and port the socket is bound to.
+    pub at: SocketAddr,
+    /// Port of the guest.
+    pub guest_port: u16,
+}
+
+/// A port forward whose sockets are open. The thread that requests a forward opens them, so
+/// that a port in use is reported there; the worker only takes the sockets over.
+#[derive(Debug)]
+pub struct BoundForward {
+    /// Transport of all sockets.
+    pub transport: Transport,
+    /// One socket per address and port of the forward.
+    pub sockets: Vec<ForwardSocket>,
+}
+
+impl BoundForward {
+    /// Addresses and ports the sockets are bound to.
+    pub fn addresses(&self) -> HashSet<SocketAddr> {
+        self.sockets.iter().map(|socket| socket.at).collect()
+    }
+}
+
+/// A change of the port forwards of a running mode.
+#[derive(Debug)]
+pub enum ForwardChange {
+    /// Serves clients of these sockets.
+    Add(BoundForward),
+    /// Closes the listening sockets bound to these addresses.
+    Remove(Transport, HashSet<SocketAddr>),
 }
 
 /// How many conversations of a guest a mode keeps.
@@ -62,10 +101,10 @@ pub trait Mode: Send {
         false
     }
 
-    /// Has clients from outside reach the guest by other ways, or not any more.
+    /// Adds or removes port forwards. Connections and flows of a removed forward stay.
     ///
     /// # Errors
-    /// The mode has none, or cannot watch them; nothing has changed then.
+    /// The mode has no forwards, or a socket cannot be watched; nothing has changed then.
     fn change_forwards(&mut self, _change: ForwardChange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }

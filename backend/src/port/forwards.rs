@@ -2,7 +2,8 @@
 
 use super::Port;
 use crate::config::{Forward, ModeConfig};
-use crate::masquerade::{BoundForward, Families, ForwardChange, ListenError};
+use crate::masquerade::{Families, ListenError, forwards};
+use crate::mode::ForwardChange;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -50,8 +51,8 @@ impl Port {
     pub fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
         let families = self.families()?;
         let mut known = self.known_forwards();
-        let bound = BoundForward::open(forward, families)?;
-        let addresses = bound.addresses().clone();
+        let bound = forwards::bind(forward, families)?;
+        let addresses = bound.addresses();
         self.tell_listener(ForwardChange::Add(bound))
             .map_err(|error| match error.kind() {
                 io::ErrorKind::AddrInUse => ForwardError::EveryPort,

@@ -49,7 +49,7 @@ impl Mode for Fragile {
     }
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
     fn on_link_down(&mut self, _: Instant) {}
-    fn change_forwards(&mut self, _: crate::masquerade::ForwardChange) -> io::Result<()> {
+    fn change_forwards(&mut self, _: crate::mode::ForwardChange) -> io::Result<()> {
         panic!("on purpose");
     }
 }
@@ -67,7 +67,7 @@ fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
     assert!(port.link().is_up());
     // The order is never answered, and whoever gave it hears that at once.
     let change =
-        crate::masquerade::ForwardChange::Remove(crate::config::Transport::Tcp, std::collections::HashSet::default());
+        crate::mode::ForwardChange::Remove(crate::config::Transport::Tcp, std::collections::HashSet::default());
     let refused = port.workers()[0].change_forwards(change).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
     let ended = thread.join().unwrap().unwrap_err();

@@ -5,8 +5,7 @@
 //! features until they hold: a migration counts on every write after that being logged.
 
 use crate::config::{Rates, Resolvers};
-use crate::masquerade::ForwardChange;
-use crate::mode::SegmentChange;
+use crate::mode::{ForwardChange, SegmentChange};
 use crate::port::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::fs::File;

@@ -2,8 +2,7 @@
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
 use crate::config::Resolvers;
-use crate::masquerade::ForwardChange;
-use crate::mode::SegmentChange;
+use crate::mode::{ForwardChange, SegmentChange};
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::io;

@@ -3,8 +3,8 @@
 use super::{TcpFlows, host_socket};
 use crate::config::{Forward, Transport};
 use crate::counters::{Counters, DropReason};
-use crate::masquerade::forwards::ForwardSocket;
 use crate::masquerade::{Families, ListenError};
+use crate::mode::ForwardSocket;
 use crate::poller::{Interest, Owner, Poller, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
