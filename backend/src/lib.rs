@@ -1,7 +1,7 @@
 //! The packet side of hawser.
 //!
 //! Arrows between modules go one way:
-//! `vhost_user` → `worker` → `port` → mode (`masquerade`, `bridge`) → `responder` → `packet`.
+//! `vhost_user` → `worker` → `port` → mode (`masquerade`, `bridge`) → `nat`, `responder` → `packet`.
 //! `frame` is the vocabulary between the worker and the modes, `sys` the only
 //! place for odd system calls. `packet`, `responder` and the TCP connection own no
 //! socket and read no clock: time is an argument ([`time::Instant`]).
@@ -12,6 +12,7 @@ pub mod counters;
 pub mod frame;
 pub mod masquerade;
 pub mod mode;
+pub mod nat;
 pub mod poller;
 pub mod port;
 pub mod responder;

@@ -4,12 +4,13 @@
 //! datagram, an echo request, or goes nowhere under a named reason. Everything is
 //! decided on the copied head.
 
-use super::icmp::{self, IcmpError};
-use super::steering::{Owner, SteeringKey};
-use super::tcp::{FlowKey, Incoming, Segment};
-use super::{Datagram, Masquerade, Sorted, udp};
+use super::{Datagram, Masquerade, Sorted};
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
+use crate::nat::icmp::{self, IcmpError};
+use crate::nat::steering::{Owner, SteeringKey};
+use crate::nat::tcp::{FlowKey, Incoming, Segment};
+use crate::nat::udp;
 use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
 use crate::responder::MAX_FRAME;
 use crate::time::Instant;

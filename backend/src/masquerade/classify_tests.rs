@@ -3,8 +3,9 @@
 use crate::config::{GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
-use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
+use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
+use crate::nat::steering::Directory;
 use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, UdpHeader, icmp, protocol};
 use crate::poller::{EventBuffer, Poller};
 use crate::responder::MAX_FRAME;

@@ -7,10 +7,11 @@
 //! listens, so it is told which ports are the pod's: those of programs that listen when we
 //! start, those of forwards, and those that are kept on purpose.
 
-use super::tcp::{TcpFlows, host_socket};
-use super::udp::{self, UdpFlows};
-use super::{Families, MasqueradeError, MasqueradeSetup};
+use super::{MasqueradeError, MasqueradeSetup};
 use crate::config::{EveryPort, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
+use crate::nat::listen::Families;
+use crate::nat::tcp::{self, TcpFlows};
+use crate::nat::udp::{self, UdpFlows};
 use crate::sys::lookup::{LookupError, SocketLookup, Taker};
 use rustix::thread::{CapabilitySet, capabilities};
 use socket2::Socket;
@@ -153,7 +154,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
             .map(listen)
             .collect()
     };
-    let tcp = make(host_socket::listen).map_err(failed("cannot listen"))?;
+    let tcp = make(tcp::listen).map_err(failed("cannot listen"))?;
     let udp = make(udp::listen_at_any_port).map_err(failed("cannot listen"))?;
     let taker = |transport| {
         move |socket| Taker {

@@ -4,10 +4,11 @@
 //! and costs no packet; the worker only takes the sockets over, or closes them. Connections and
 //! flows of a removed forward stay.
 
-use super::listen::{Families, ListenError};
-use super::{Masquerade, tcp, udp};
+use super::Masquerade;
 use crate::config::{Forward, Transport};
 use crate::mode::{BoundForward, ForwardChange, ForwardSocket};
+use crate::nat::listen::{Families, ListenError};
+use crate::nat::{tcp, udp};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ pub fn bind(forward: &Forward, families: Families) -> Result<BoundForward, Liste
     let mut sockets = Vec::new();
     families.listen(forward, |at, guest_port| {
         let socket = match forward.transport {
-            Transport::Tcp => tcp::host_socket::listen(at)?,
+            Transport::Tcp => tcp::listen(at)?,
             Transport::Udp => udp::listen(at)?,
         };
         sockets.push(ForwardSocket { socket, at, guest_port });

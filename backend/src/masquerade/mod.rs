@@ -5,47 +5,28 @@
 //! protocol act on its part of the burst (TCP and UDP hand payload to the kernel
 //! straight from guest memory), and leave publishing to the worker.
 
-mod addresses;
 mod classify;
-mod context;
 mod every_port;
 pub mod forwards;
-mod fragmenter;
-pub mod icmp;
-mod index;
-mod link;
-mod listen;
-mod manner;
 mod moving;
-mod nat;
-pub mod reassembly;
-mod recency;
-mod steering;
-pub mod tcp;
-#[cfg(test)]
-pub(crate) mod test_support;
-#[cfg(any(test, feature = "testing"))]
-mod testing;
-pub mod udp;
 
-pub use context::Context;
 pub use every_port::EveryPortError;
-pub use link::{Link, Packet, PacketSpec};
-pub use listen::{Families, ListenError};
-pub use nat::{AddressMap, Destination};
-pub use steering::Directory;
 
-use self::addresses::PodAddresses;
-use self::icmp::{EchoFlows, ErrorRate};
 use self::moving::Habits;
-use self::reassembly::Reassembler;
-use self::steering::Steering;
-use self::tcp::{Incoming, TcpFlows};
-use self::udp::{Datagram, UdpFlows};
 use crate::config::{Ipv6Link, MasqueradeConfig, PortConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
 use crate::mode::{FlowCount, ForwardChange, Mode};
+use crate::nat::address_map::AddressMap;
+use crate::nat::addresses::PodAddresses;
+use crate::nat::context::Context;
+use crate::nat::icmp::{EchoFlows, ErrorRate};
+use crate::nat::link::Link;
+use crate::nat::listen::{Families, ListenError};
+use crate::nat::reassembly::Reassembler;
+use crate::nat::steering::{Directory, Steering};
+use crate::nat::tcp::{Incoming, TcpFlows};
+use crate::nat::udp::{self, Datagram, UdpFlows};
 use crate::packet::MacAddr;
 use crate::poller::{Owner, Poller, Readiness, Token};
 use crate::responder::{Answer, HeldLeases, Replies, Responders, ServiceConfig};

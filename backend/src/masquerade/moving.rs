@@ -11,10 +11,11 @@
 //! A socket goes from one poller to another; edge-triggered, the other says at once what is
 //! there to be read.
 
-use super::steering::SteeringKey;
-use super::{Masquerade, tcp, udp};
+use super::Masquerade;
 use crate::counters::Count;
 use crate::frame::GuestSink;
+use crate::nat::steering::{MovedFlow, SteeringKey};
+use crate::nat::tcp;
 use crate::packet::protocol;
 use crate::time::Instant;
 use std::collections::HashMap;
@@ -31,14 +32,6 @@ const FLOWS_PER_TURN: usize = 256;
 const OFTEN: u8 = 8;
 /// Flows whose frames come on other pairs that are remembered.
 const REMEMBERED: usize = 1024;
-
-/// A flow on its way.
-pub enum MovedFlow {
-    /// A connection.
-    Tcp(tcp::MovedFlow),
-    /// Datagrams between two ends.
-    Udp(udp::MovedFlow),
-}
 
 /// On which pair the guest sends the flows that others hand to us.
 #[derive(Debug, Default)]

@@ -5,9 +5,10 @@ use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, Port
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
 use crate::masquerade::moving::{OFTEN, SETTLED};
-use crate::masquerade::test_support::{GUEST_MAC, guest, host_seen, ip, packet, parse, udp_datagram, udp_frame};
-use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
+use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::{FlowCount, Mode};
+use crate::nat::steering::Directory;
+use crate::nat::test_support::{GUEST_MAC, guest, host_seen, ip, packet, parse, udp_datagram, udp_frame};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, protocol};
 use crate::poller::{EventBuffer, Poller};
 use crate::responder::testing;

@@ -2,8 +2,9 @@
 
 use super::Port;
 use crate::config::{Forward, ModeConfig};
-use crate::masquerade::{Families, ListenError, forwards};
+use crate::masquerade::forwards;
 use crate::mode::ForwardChange;
+use crate::nat::listen::{Families, ListenError};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;

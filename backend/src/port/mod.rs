@@ -23,8 +23,9 @@ pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
-use crate::masquerade::{Directory, Masquerade, MasqueradeSetup};
+use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, SegmentChange};
+use crate::nat::steering::Directory;
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
@@ -339,7 +340,7 @@ fn line(text: &mut String, prefix: &str, name: &str, value: u64) {
 mod tests {
     use super::*;
     use crate::config::BridgeConfig;
-    use crate::masquerade::test_support::netns::enter_fresh;
+    use crate::sys::netns::enter_fresh;
     use crate::virtio::features::tests::port;
     use std::time::Instant;
 

@@ -4,6 +4,8 @@
 pub mod datagram;
 pub mod error_queue;
 pub mod lookup;
+#[cfg(test)]
+pub(crate) mod netns;
 mod option;
 pub mod receive_batch;
 pub mod send_batch;

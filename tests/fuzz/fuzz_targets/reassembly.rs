@@ -6,7 +6,7 @@
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::HEAD_MAX;
 use hawser_backend::frame::testing::OwnedFrame;
-use hawser_backend::masquerade::reassembly::Reassembler;
+use hawser_backend::nat::reassembly::Reassembler;
 use hawser_backend::packet::{
     EtherType, EthernetHeader, FragmentInfo, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, protocol,
 };

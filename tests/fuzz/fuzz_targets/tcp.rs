@@ -2,7 +2,7 @@
 //! byte that arrives is the right one, and the connection's numbers stay consistent.
 #![no_main]
 
-use hawser_backend::masquerade::tcp::testing::Player;
+use hawser_backend::nat::tcp::testing::Player;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,8 +1,8 @@
 //! The program in a network namespace of its own. Needs root and `ip`.
 
 use super::*;
-use crate::masquerade::test_support::netns;
 use crate::sys::datagram::{watch_local_address, watch_local_port};
+use crate::sys::netns;
 use crate::sys::receive_batch::ReceiveBatch;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use socket2::Domain;

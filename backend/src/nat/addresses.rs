@@ -1,0 +1,186 @@
+//! The pod's addresses: when one of them goes, the flows that came from it have nowhere to
+//! come from.
+//!
+//! The kernel says on a netlink socket that an address was removed. Which ones are left is
+//! then looked at and not read from the message, so that nothing is lost when messages are:
+//! an address is the pod's as long as a socket can be bound to it. Each worker has a netlink
+//! socket of its own in its epoll instance, opened with the mode and so in the pod's
+//! namespace; it costs nothing until an address changes.
+//!
+//! Use: the mode calls [`PodAddresses::removed`] when [`Owner::Addresses`] is ready. If it
+//! answers true, each protocol is told ([`TcpFlows::on_addresses_removed`], and the same of
+//! others), looks at the local end of its flows and asks a [`LocalAddresses`] of its own
+//! whether that end is still there. A table does so in turns, with a [`Walk`].
+//!
+//! Where net.ipv4.ip_nonlocal_bind is on any address can be bound to, and nothing is seen to
+//! go: flows then end by their own time.
+//!
+//! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
+
+use crate::poller::{Interest, Owner, Poller, Token};
+use crate::time::Instant;
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+/// Multicast groups of changes of addresses, as the bits bind(2) takes.
+const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).cast_unsigned();
+/// Messages read in one turn; the socket stays readable as long as there are more.
+const MESSAGES_PER_TURN: usize = 64;
+/// Bytes of a message that are read: its header and more.
+const HEAD: usize = 64;
+
+/// What the kernel says of the pod's addresses.
+#[derive(Debug)]
+pub struct PodAddresses {
+    socket: OwnedFd,
+}
+
+impl PodAddresses {
+    /// Listens to the kernel, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What socket(2) and bind(2) say, and that the socket cannot be watched.
+    pub fn watch(poller: &Poller) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
+        poller.add(&socket, Token::new(Owner::Addresses, 0), Interest::ReadLevel)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes what the kernel has said; true if an address was removed since the last call.
+    pub fn removed(&self) -> bool {
+        let mut is_removed = false;
+        for _ in 0..MESSAGES_PER_TURN {
+            let mut head = [0; HEAD];
+            match recv(&self.socket, &mut head[..], RecvFlags::empty()) {
+                Ok((n, _)) => is_removed |= tells_of_removal(&head[..n]),
+                // Messages were lost: there may have been one of that kind.
+                Err(Errno::NOBUFS) => is_removed = true,
+                Err(Errno::INTR) => {}
+                Err(_) => break,
+            }
+        }
+        is_removed
+    }
+}
+
+/// True if a message of the kernel (`struct nlmsghdr`) says that an address was removed. The
+/// kernel sends each change by itself.
+fn tells_of_removal(message: &[u8]) -> bool {
+    const KIND_AT: usize = 4;
+    let kind = message.get(KIND_AT..).and_then(<[u8]>::first_chunk);
+    kind.is_some_and(|kind| u16::from_ne_bytes(*kind) == libc::RTM_DELADDR)
+}
+
+/// Flows looked at before the worker looks at other things: each costs a system call.
+pub const FLOWS_PER_TURN: usize = 512;
+
+/// A walk through all flows of a protocol, in turns.
+#[derive(Debug)]
+pub struct Walk {
+    /// The slot that is next.
+    pub next: usize,
+    /// When it goes on.
+    pub at: Instant,
+    /// What is known of the pod's addresses since it began.
+    pub addresses: LocalAddresses,
+}
+
+impl Walk {
+    /// A walk that begins now.
+    pub fn begin(now: Instant) -> Self {
+        Self {
+            next: 0,
+            at: now,
+            addresses: LocalAddresses::default(),
+        }
+    }
+}
+
+/// Which addresses are the pod's now: the kernel is asked once for each.
+#[derive(Debug, Default)]
+pub struct LocalAddresses {
+    known: Vec<(IpAddr, bool)>,
+}
+
+impl LocalAddresses {
+    /// True if the pod has the address of `local`, a socket's own end.
+    pub fn have(&mut self, local: SocketAddr) -> bool {
+        let address = local.ip();
+        if let Some((_, has)) = self.known.iter().find(|(known, _)| *known == address) {
+            return *has;
+        }
+        let has = can_be_bound(local);
+        self.known.push((address, has));
+        has
+    }
+}
+
+/// False only where the kernel says that there is no such address.
+fn can_be_bound(mut local: SocketAddr) -> bool {
+    local.set_port(0);
+    let probe = Socket::new(Domain::for_address(local), Type::DGRAM.cloexec(), None);
+    let bound = probe.and_then(|probe| probe.bind(&local.into()));
+    !matches!(bound, Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::poller::EventBuffer;
+    use crate::sys::netns::{enter_fresh, run};
+    use std::time::Duration;
+
+    fn is_told(poller: &Poller) -> bool {
+        let mut owners = Vec::new();
+        let mut buffer = EventBuffer::with_capacity(4);
+        let wait = Some(Duration::ZERO);
+        poller
+            .wait(&mut buffer, wait, |token, _| owners.push(token.owner))
+            .unwrap();
+        assert!(owners.iter().all(|owner| *owner == Owner::Addresses));
+        !owners.is_empty()
+    }
+
+    #[test]
+    fn a_removed_address_is_told_and_is_the_pods_no_more() {
+        if !enter_fresh() {
+            return;
+        }
+        std::fs::write("/proc/sys/net/ipv6/conf/all/accept_dad", "0").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/lo/accept_dad", "0").unwrap();
+        let poller = Poller::new().unwrap();
+        let addresses = PodAddresses::watch(&poller).unwrap();
+        assert!(!is_told(&poller));
+        for (address, length) in [("192.0.2.7", 32), ("fd00:7::7", 128)] {
+            let at = SocketAddr::new(address.parse().unwrap(), 80);
+            let change = |what: &str| run(&format!("ip address {what} {address}/{length} dev lo"));
+            assert!(!LocalAddresses::default().have(at));
+            change("add");
+            assert!(is_told(&poller) && !addresses.removed(), "one that comes ends nothing");
+            let mut local = LocalAddresses::default();
+            assert!(local.have(at));
+            change("del");
+            assert!(is_told(&poller) && addresses.removed());
+            assert!(!is_told(&poller), "taken");
+            assert!(local.have(at), "asked once");
+            assert!(!LocalAddresses::default().have(at));
+        }
+    }
+
+    #[test]
+    fn loopback_and_the_wildcard_are_always_there() {
+        let mut local = LocalAddresses::default();
+        for at in ["127.0.0.1:1", "0.0.0.0:0", "[::]:0", "[::1]:1"] {
+            assert!(local.have(at.parse().unwrap()), "{at}");
+        }
+        assert!(!tells_of_removal(&[]) && !tells_of_removal(&[21, 0, 0, 0, 20, 0]));
+        assert!(tells_of_removal(&[20, 0, 0, 0, 21, 0, 0, 0]));
+    }
+}

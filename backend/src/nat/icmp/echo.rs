@@ -1,0 +1,433 @@
+//! The guest's echo requests, passed on through sockets of the host.
+//!
+//! What the system permits is found out once ([`super::echo_socket`]). Replies are given to
+//! the conversation of their peer and identifier ([`super::echo_table`]). The identifier on
+//! the wire may be another than the guest's; sequence number and payload are kept.
+//!
+//! Echo is all there is to it: a ping socket sends nothing else. Other messages of the guest
+//! are counted ([`DropReason::IcmpNotServed`]), and IP options do not travel
+//! ([`Count::IpOptions`]).
+
+use super::echo_socket::{EchoAvailability, EchoSupport};
+use super::echo_table::{EchoFlow, EchoKey, EchoSocket, EchoTable};
+use super::error::{IcmpError, refuse, send_error};
+use crate::counters::{Count, DropReason};
+use crate::frame::{GuestFrame, GuestSlice, Offload};
+use crate::nat::address_map::Destination;
+use crate::nat::context::Context;
+use crate::nat::fragmenter::Fragmenter;
+use crate::nat::ip_options::{IpOptions, traffic_class};
+use crate::nat::link::Packet;
+use crate::packet::checksum::Sum;
+use crate::packet::icmp::{v4, v6};
+use crate::packet::{EthernetHeader, IcmpHeader, protocol};
+use crate::poller::{Readiness, Token};
+use crate::sys::error_queue::{self, Origin};
+use crate::sys::receive_batch::{ReceiveBatch, Received};
+use crate::sys::send_batch::SendBatch;
+use crate::time::Instant;
+use socket2::Domain;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+/// Replies taken per system call, and calls per event.
+const BATCH: usize = 4;
+const MAX_ROUNDS: usize = 16;
+
+/// Bytes quoted from a request that met an error.
+const MAX_QUOTED: usize = 1200;
+
+/// Times a request is handed to the kernel: errors about earlier requests come in between.
+const SEND_ATTEMPTS: usize = 4;
+
+/// Entries of an error queue that are told in one go.
+const MAX_ENTRIES: usize = 64;
+
+/// An echo request of the guest.
+#[derive(Clone, Copy, Debug)]
+pub struct EchoRequest {
+    /// The guest.
+    pub src: IpAddr,
+    /// Whom it asks, as the guest sees it; same family.
+    pub dst: IpAddr,
+    /// Where the ICMP header begins, in bytes from the Ethernet header on.
+    pub offset: usize,
+    /// Bytes of ICMP message.
+    pub len: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+}
+
+/// The echo flows of a port.
+pub struct EchoFlows {
+    availability: EchoAvailability,
+    table: EchoTable,
+    send: SendBatch,
+    receive: ReceiveBatch,
+    fragmenter: Fragmenter,
+}
+
+impl Default for EchoFlows {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a socket's error queue held.
+#[derive(Clone, Copy, Debug, Default)]
+struct Report {
+    /// Entries about earlier requests.
+    earlier: usize,
+    /// What the host's own stack said about the request that was just refused.
+    own: Option<IcmpError>,
+}
+
+impl EchoFlows {
+    /// Number of conversations.
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// No flows yet. Finds out what the system permits.
+    pub fn new() -> Self {
+        Self::with(EchoAvailability::find_out())
+    }
+
+    fn with(availability: EchoAvailability) -> Self {
+        let salt = getrandom::u32().unwrap_or(0).to_ne_bytes();
+        Self {
+            availability,
+            table: EchoTable::new(u16::from_ne_bytes([salt[0], salt[1]])),
+            send: SendBatch::default(),
+            receive: ReceiveBatch::with_capacity(BATCH),
+            fragmenter: Fragmenter::default(),
+        }
+    }
+
+    /// What the system permits.
+    pub const fn availability(&self) -> EchoAvailability {
+        self.availability
+    }
+
+    /// Passes an ICMP message of the guest on if it is an echo request; counts any other.
+    pub fn on_echo(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &EchoRequest) {
+        let mut head = [0; IcmpHeader::LEN];
+        let n = frame.copy_to(request.offset, &mut head);
+        let header = IcmpHeader::parse(&head[..n.min(request.len)]);
+        let Ok(header) = header.map_err(|e| ctx.counters.count_drop(e.into())) else {
+            return;
+        };
+        if (header.kind, header.code) != (request_kind(request.src), 0) {
+            ctx.counters.count_drop(DropReason::IcmpNotServed);
+            return;
+        }
+        let peer = match ctx.nat.outbound(SocketAddr::new(request.dst, 0)) {
+            Destination::World(peer) => peer.ip(),
+            Destination::Gateway => return self.answer(ctx, frame, request, header),
+            Destination::Refused(reason) => return ctx.counters.count_drop(reason),
+        };
+        let key = EchoKey {
+            guest: request.src,
+            peer: request.dst,
+            ident: header.echo_ident(),
+        };
+        let flow = match self.table.find(&key) {
+            Some(flow) => Ok(flow),
+            None => self.open(ctx, key, peer),
+        };
+        match flow {
+            Ok(flow) => self.pass_on(ctx, frame, request, flow, &head),
+            Err((reason, news)) => {
+                ctx.counters.count_drop(reason);
+                if let Some(news) = news {
+                    tell(ctx, news, frame);
+                }
+            }
+        }
+    }
+
+    /// Answers a request to the gateway itself.
+    fn answer(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &EchoRequest, header: IcmpHeader) {
+        let mut body = vec![0; request.len - IcmpHeader::LEN];
+        frame.copy_to(request.offset + IcmpHeader::LEN, &mut body);
+        let [guest, gateway] = [request.src, request.dst];
+        let [a, b] = [header.echo_ident(), header.echo_sequence()];
+        // As a Linux host does (net/ipv4/icmp.c, icmp_reply).
+        let class = traffic_class(frame.head);
+        send_reply(&mut self.fragmenter, ctx, [gateway, guest], [a, b], class, &body);
+    }
+
+    fn open(
+        &mut self,
+        ctx: &mut Context<'_>,
+        key: EchoKey,
+        peer: IpAddr,
+    ) -> Result<u32, (DropReason, Option<IcmpError>)> {
+        let support = self.availability.of(peer);
+        if support == EchoSupport::None {
+            return Err((DropReason::EchoForbidden, Some(IcmpError::Prohibited)));
+        }
+        let made = self.table.open(ctx.now, ctx.poller, support, key, peer);
+        made.map_err(|e: io::Error| {
+            let news = e.raw_os_error().and_then(IcmpError::from_errno);
+            (DropReason::SocketError, news)
+        })
+    }
+
+    /// `head`: the ICMP header as the guest sent it.
+    fn pass_on(
+        &mut self,
+        ctx: &mut Context<'_>,
+        frame: &GuestFrame<'_>,
+        request: &EchoRequest,
+        flow: u32,
+        head: &[u8; IcmpHeader::LEN],
+    ) {
+        self.table.used(flow, ctx.now);
+        let Some((flow, socket)) = self.table.flow_and_socket(flow) else {
+            return;
+        };
+        if has_options(frame, request) {
+            ctx.counters.add(Count::IpOptions, 1);
+        }
+        let ip_options = IpOptions::of(frame, request.src, request.ttl, false, ctx.link);
+        socket.ip_options.adapt(&socket.socket, socket.domain, ip_options);
+        // The kernel writes identifier and checksum of what leaves by a ping socket.
+        let head = with_ident(*head, flow.ident);
+        let (peer, slot) = (flow.peer, flow.socket);
+        let mut out = self.send.start();
+        out.push(None, |gather| {
+            gather.push(GuestSlice::from_bytes(&head));
+            let body = request.len - IcmpHeader::LEN;
+            frame.gather(request.offset + IcmpHeader::LEN, body, gather);
+        });
+        out.address(SocketAddr::new(peer, 0));
+        let mut news = None;
+        for attempt in 0..SEND_ATTEMPTS {
+            let Some(socket) = self.table.socket(slot) else { return };
+            let error = match out.transmit(&socket.socket, 0) {
+                Ok(_) => return ctx.counters.add(Count::Echos, 1),
+                Err(error) => error,
+            };
+            // An error about an earlier request fails one call, whichever comes next.
+            let found = report(&self.table, slot, ctx);
+            news = found
+                .own
+                .or_else(|| error.raw_os_error().and_then(IcmpError::from_errno));
+            if found.own.is_some() || (attempt > 0 && found.earlier == 0) {
+                break;
+            }
+        }
+        ctx.counters.count_drop(DropReason::SocketError);
+        if let Some(news) = news {
+            tell(ctx, news, frame);
+        }
+    }
+
+    /// A socket of ours is ready.
+    pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
+        if !self.table.is_current(token) {
+            return;
+        }
+        let slot = token.index;
+        if ready.error {
+            report(&self.table, slot, ctx);
+        }
+        for _ in 0..MAX_ROUNDS {
+            let Some(socket) = self.table.socket(slot) else { return };
+            let Ok(n) = self.receive.receive_to_spill(&socket.socket, BATCH) else {
+                report(&self.table, slot, ctx);
+                continue;
+            };
+            for i in 0..n {
+                self.on_reply(ctx, slot, i);
+            }
+            if n < BATCH {
+                break;
+            }
+        }
+    }
+
+    /// Gives reply `index` of the last call to the conversation it is for.
+    fn on_reply(&mut self, ctx: &mut Context<'_>, slot: u32, index: usize) {
+        let Some(socket) = self.table.socket(slot) else { return };
+        let Received {
+            source, traffic_class, ..
+        } = *self.receive.message(index);
+        let reply = parse_reply(socket, self.receive.spilled(index));
+        let (Some(source), Some((header, body))) = (source, reply) else {
+            return;
+        };
+        let Some(index) = self.table.find_on_wire(slot, source.ip(), header.echo_ident()) else {
+            // A raw socket sees what is for other programs too.
+            if socket.support != EchoSupport::Raw {
+                ctx.counters.count_drop(DropReason::EchoNoFlow);
+            }
+            return;
+        };
+        let Some(&EchoFlow { key, .. }) = self.table.flow(index) else {
+            return;
+        };
+        let EchoKey { guest, peer, ident } = key;
+        self.table.used(index, ctx.now);
+        send_reply(
+            &mut self.fragmenter,
+            ctx,
+            [peer, guest],
+            [ident, header.echo_sequence()],
+            traffic_class,
+            body,
+        );
+    }
+
+    /// Drops the flows whose time is up.
+    pub fn on_timer(&mut self, now: Instant) {
+        self.table.on_timer(now);
+    }
+
+    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.table.deadline()
+    }
+}
+
+/// True if an IPv4 header is longer than one without options.
+fn has_options(frame: &GuestFrame<'_>, request: &EchoRequest) -> bool {
+    const PLAIN: u8 = 0x45;
+    request.src.is_ipv4() && frame.head.get(EthernetHeader::LEN) != Some(&PLAIN)
+}
+
+/// Header and payload of an echo reply.
+fn parse_reply<'a>(socket: &EchoSocket, bytes: &'a [u8]) -> Option<(IcmpHeader, &'a [u8])> {
+    let message = match socket.domain {
+        // Only IPv4 raw sockets show the network header.
+        Domain::IPV4 if socket.support == EchoSupport::Raw => bytes.get(usize::from(bytes.first()? & 0xf) * 4..)?,
+        _ => bytes,
+    };
+    let header = IcmpHeader::parse(message).ok()?;
+    let kind = match socket.domain {
+        Domain::IPV6 => v6::ECHO_REPLY,
+        _ => v4::ECHO_REPLY,
+    };
+    (header.kind == kind).then_some((header, &message[IcmpHeader::LEN..]))
+}
+
+/// Empties a socket's error queue and tells the guest what is about earlier requests. What
+/// the host's own stack says is about the request being sent, of which it quotes nothing.
+fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
+    let mut found = Report::default();
+    let Some(socket) = table.socket(slot) else {
+        return found;
+    };
+    let mut quoted = [0; MAX_QUOTED];
+    for _ in 0..MAX_ENTRIES {
+        let Ok(Some(entry)) = error_queue::take(&socket.socket, &mut quoted) else {
+            break;
+        };
+        let error = IcmpError::from_queue(&entry);
+        if entry.origin == Origin::Local {
+            found.own = error.or(found.own);
+            continue;
+        }
+        found.earlier += 1;
+        let known = &quoted[..entry.len.min(MAX_QUOTED)];
+        let flow = entry
+            .destination
+            .zip(IcmpHeader::parse(known).ok())
+            .and_then(|(to, request)| {
+                let flow = table.find_on_wire(slot, to.ip(), request.echo_ident())?;
+                Some((table.flow(flow)?, request))
+            });
+        let (Some(error), Some((flow, request))) = (error, flow) else {
+            continue;
+        };
+        let EchoKey { guest, peer, ident } = flow.key;
+        let mut header = [0; IcmpHeader::LEN];
+        IcmpHeader::echo(request_kind(guest), ident, request.echo_sequence()).emit(&mut header, 0);
+        let quote = Packet {
+            src: guest,
+            dst: peer,
+            protocol: icmp_protocol(guest),
+            traffic_class: 0,
+            header: &header,
+            body: known.get(IcmpHeader::LEN..).unwrap_or_default(),
+        };
+        if send_error(ctx, error, entry.offender, &quote).is_err() {
+            ctx.counters.count_drop(DropReason::NoRoom);
+        }
+    }
+    let _ = socket.socket.take_error();
+    found
+}
+
+/// Sends an echo reply with `[ident, sequence]` from one address to the other.
+fn send_reply(
+    fragmenter: &mut Fragmenter,
+    ctx: &mut Context<'_>,
+    [src, dst]: [IpAddr; 2],
+    [ident, sequence]: [u16; 2],
+    traffic_class: u8,
+    body: &[u8],
+) {
+    let (kind, sum) = match src {
+        IpAddr::V4(_) => (v4::ECHO_REPLY, Sum::default()),
+        IpAddr::V6(_) => {
+            let len = IcmpHeader::LEN + body.len();
+            (
+                v6::ECHO_REPLY,
+                Sum::default().pseudo_header(src, dst, protocol::ICMPV6, len),
+            )
+        }
+    };
+    let reply = IcmpHeader::echo(kind, ident, sequence);
+    let mut header = [0; IcmpHeader::LEN];
+    reply.emit(&mut header, 0);
+    let sum = sum.bytes(&header).bytes(body).finish();
+    reply.emit(&mut header, sum);
+    let packet = Packet {
+        src,
+        dst,
+        protocol: icmp_protocol(src),
+        traffic_class,
+        header: &header,
+        body,
+    };
+    if fragmenter.send(ctx, &packet, Offload::NONE).is_err() {
+        ctx.counters.count_drop(DropReason::NoRoom);
+    }
+}
+
+fn tell(ctx: &mut Context<'_>, news: IcmpError, frame: &GuestFrame<'_>) {
+    if refuse(ctx, news, frame).is_err() {
+        ctx.counters.count_drop(DropReason::NoRoom);
+    }
+}
+
+const fn request_kind(like: IpAddr) -> u8 {
+    match like {
+        IpAddr::V4(_) => v4::ECHO_REQUEST,
+        IpAddr::V6(_) => v6::ECHO_REQUEST,
+    }
+}
+
+const fn icmp_protocol(like: IpAddr) -> u8 {
+    match like {
+        IpAddr::V4(_) => protocol::ICMP,
+        IpAddr::V6(_) => protocol::ICMPV6,
+    }
+}
+
+/// An ICMP header with another identifier and the checksum moved by the difference
+/// (RFC 1624); the payload need not be looked at.
+fn with_ident(mut header: [u8; IcmpHeader::LEN], ident: u16) -> [u8; IcmpHeader::LEN] {
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let (checksum, old) = (word(2), word(4));
+    let sum = Sum::default().word(!checksum).word(!old).word(ident).finish();
+    header[2..4].copy_from_slice(&sum.to_be_bytes());
+    header[4..6].copy_from_slice(&ident.to_be_bytes());
+    header
+}
+
+#[cfg(test)]
+#[path = "echo_tests.rs"]
+pub(super) mod tests;

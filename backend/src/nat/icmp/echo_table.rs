@@ -1,0 +1,348 @@
+//! Conversations of echo requests, and the sockets they share.
+//!
+//! A conversation is a guest's address, a peer and an identifier. All conversations of one
+//! identifier share a ping socket, so that a sweep of a network takes one descriptor; raw
+//! sockets see the replies to each other, so that there is one for all. A full table gives
+//! way to the conversation idle longest.
+
+use super::echo_socket::{self, EchoSupport};
+use crate::nat::ip_options::SocketIpOptions;
+use crate::nat::recency::Recency;
+use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Token};
+use crate::time::Instant;
+use crate::timers::{Scheduled, TimerQueue};
+use slab::Slab;
+use socket2::{Domain, Socket};
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// How long a conversation lives without a request or a reply.
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// Conversations at a time: a sweep of a /18.
+pub const MAX_FLOWS: usize = 16_384;
+
+/// Sockets at a time: each costs a descriptor, and has identifiers of its own.
+pub const MAX_SOCKETS: usize = 1024;
+
+/// Conversations whose time is looked at before the worker turns to other things.
+const TIMERS_PER_TURN: usize = 1024;
+
+/// A conversation as the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EchoKey {
+    pub guest: IpAddr,
+    pub peer: IpAddr,
+    pub ident: u16,
+}
+
+/// A conversation as a socket sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct WireKey {
+    socket: u32,
+    peer: IpAddr,
+    ident: u16,
+}
+
+/// Which conversations share a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum SocketKey {
+    /// Those of one address of the guest and one identifier. Peers that the host knows under
+    /// another address have a socket each: two of them may be one to the host.
+    Ping {
+        guest: IpAddr,
+        ident: u16,
+        mapped: Option<IpAddr>,
+    },
+    /// All of a family.
+    Raw { ipv6: bool },
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct EchoFlow {
+    pub key: EchoKey,
+    /// Whom the host asks.
+    pub peer: IpAddr,
+    /// The identifier on the wire.
+    pub ident: u16,
+    pub socket: u32,
+    last_used: Instant,
+    scheduled: Scheduled,
+    generation: u32,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub struct EchoSocket {
+    key: SocketKey,
+    pub socket: Socket,
+    pub domain: Domain,
+    pub support: EchoSupport,
+    pub ip_options: SocketIpOptions,
+    /// Identifier of a ping socket.
+    ident: u16,
+    /// Conversations that use it.
+    users: usize,
+    generation: u32,
+}
+
+type FlowRef = (u32, u32);
+
+/// All conversations of a port.
+#[derive(Debug, Default)]
+pub struct EchoTable {
+    flows: Slab<EchoFlow>,
+    by_key: HashMap<EchoKey, u32>,
+    by_wire: HashMap<WireKey, u32>,
+    order: Recency<1>,
+    timers: TimerQueue<FlowRef>,
+    sockets: Slab<EchoSocket>,
+    by_use: HashMap<SocketKey, u32>,
+    next_generation: u32,
+    /// Raw sockets of several processes see each other's replies: identifiers are mixed with
+    /// a number of our own.
+    salt: u16,
+}
+
+impl EchoTable {
+    pub fn new(salt: u16) -> Self {
+        Self {
+            salt,
+            ..Self::default()
+        }
+    }
+
+    /// Conversations.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    #[cfg(test)]
+    pub fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    #[cfg(test)]
+    pub fn keys(&self) -> impl Iterator<Item = &EchoKey> {
+        self.by_key.keys()
+    }
+
+    /// Slot of a conversation.
+    pub fn find(&self, key: &EchoKey) -> Option<u32> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Slot of the conversation that `peer` speaks of to a socket.
+    pub fn find_on_wire(&self, socket: u32, peer: IpAddr, ident: u16) -> Option<u32> {
+        self.by_wire.get(&WireKey { socket, peer, ident }).copied()
+    }
+
+    pub fn flow(&self, flow: u32) -> Option<&EchoFlow> {
+        self.flows.get(flow as usize)
+    }
+
+    /// A conversation and its socket.
+    pub fn flow_and_socket(&mut self, flow: u32) -> Option<(&EchoFlow, &mut EchoSocket)> {
+        let flow = self.flows.get(flow as usize)?;
+        Some((flow, self.sockets.get_mut(flow.socket as usize)?))
+    }
+
+    pub fn socket(&self, socket: u32) -> Option<&EchoSocket> {
+        self.sockets.get(socket as usize)
+    }
+
+    /// True if an event is for the socket that has the slot now.
+    pub fn is_current(&self, token: Token) -> bool {
+        self.socket(token.index)
+            .is_some_and(|s| s.generation == token.generation)
+    }
+
+    /// Notes that a request or a reply has passed.
+    pub fn used(&mut self, flow: u32, now: Instant) {
+        if let Some(found) = self.flows.get_mut(flow as usize) {
+            found.last_used = now;
+            self.order.touch(0, flow);
+        }
+    }
+
+    /// Adds a conversation with `peer`, as the host knows it.
+    ///
+    /// # Errors
+    /// No socket can be made for it.
+    pub fn open(
+        &mut self,
+        now: Instant,
+        poller: &Poller,
+        support: EchoSupport,
+        key: EchoKey,
+        peer: IpAddr,
+    ) -> io::Result<u32> {
+        while self.flows.len() >= MAX_FLOWS && self.give_way() {}
+        let wanted = match support {
+            EchoSupport::Raw => SocketKey::Raw { ipv6: peer.is_ipv6() },
+            EchoSupport::Ping | EchoSupport::None => SocketKey::Ping {
+                guest: key.guest,
+                ident: key.ident,
+                mapped: (peer != key.peer).then_some(key.peer),
+            },
+        };
+        let socket = match self.by_use.get(&wanted) {
+            Some(&socket) => socket,
+            None => self.open_socket(poller, support, wanted, key.ident, peer)?,
+        };
+        let ident = match support {
+            EchoSupport::Raw => self.free_ident(socket, peer, key.ident ^ self.salt),
+            EchoSupport::Ping | EchoSupport::None => self.sockets[socket as usize].ident,
+        };
+        Ok(self.insert(
+            now,
+            EchoFlow {
+                key,
+                peer,
+                ident,
+                socket,
+                last_used: now,
+                scheduled: Scheduled::default(),
+                generation: self.next_generation,
+            },
+        ))
+    }
+
+    fn insert(&mut self, now: Instant, mut flow: EchoFlow) -> u32 {
+        let index = u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX);
+        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
+        self.timers
+            .schedule(&mut flow.scheduled, (index, flow.generation), now + IDLE);
+        self.by_key.insert(flow.key, index);
+        self.by_wire.insert(wire_key(&flow), index);
+        self.order.touch(0, index);
+        self.sockets[flow.socket as usize].users += 1;
+        self.flows.insert(flow);
+        let flows = &self.flows;
+        self.timers.sweep(flows.len(), |_, (index, generation)| {
+            flows.get(index as usize).is_some_and(|f| f.generation == generation)
+        });
+        index
+    }
+
+    /// An identifier towards `peer` that no other conversation of a raw socket has: several
+    /// addresses of the guest may use one, and several peers be one to the host. There are
+    /// more identifiers than conversations.
+    fn free_ident(&self, socket: u32, peer: IpAddr, wanted: u16) -> u16 {
+        (0..=u16::MAX)
+            .map(|i| wanted.wrapping_add(i))
+            .find(|&ident| self.find_on_wire(socket, peer, ident).is_none())
+            .unwrap_or(wanted)
+    }
+
+    fn open_socket(
+        &mut self,
+        poller: &Poller,
+        support: EchoSupport,
+        key: SocketKey,
+        ident: u16,
+        peer: IpAddr,
+    ) -> io::Result<u32> {
+        if self.sockets.len() >= MAX_SOCKETS {
+            self.give_up_socket();
+        }
+        let open = || match support {
+            EchoSupport::Raw => echo_socket::raw(peer).map(|socket| (socket, 0)),
+            EchoSupport::Ping | EchoSupport::None => echo_socket::ping(peer, ident),
+        };
+        let (socket, ident) = match open() {
+            Err(e) if crate::sys::is_out_of_descriptors(&e) && self.give_up_socket() => open()?,
+            other => other?,
+        };
+        let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
+        let token = Token {
+            owner: Owner::Echo,
+            generation: self.next_generation,
+            index,
+        };
+        poller.add(&socket, token, Interest::ReadLevel)?;
+        self.sockets.insert(EchoSocket {
+            key,
+            socket,
+            domain: if peer.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 },
+            support,
+            ip_options: SocketIpOptions::default(),
+            ident,
+            users: 0,
+            generation: self.next_generation,
+        });
+        self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
+        self.by_use.insert(key, index);
+        Ok(index)
+    }
+
+    /// Drops the conversation idle longest; false if there is none.
+    fn give_way(&mut self) -> bool {
+        let oldest = self.order.oldest(0);
+        oldest.into_iter().for_each(|flow| self.remove(flow));
+        oldest.is_some()
+    }
+
+    /// Drops the conversations idle longest until a socket has none; false if none is left.
+    fn give_up_socket(&mut self) -> bool {
+        let before = self.sockets.len();
+        while self.sockets.len() == before && self.give_way() {}
+        self.sockets.len() < before
+    }
+
+    /// Drops a conversation, and its socket if that was the last one.
+    fn remove(&mut self, flow: u32) {
+        let Some(gone) = self.flows.try_remove(flow as usize) else {
+            return;
+        };
+        self.order.remove(flow);
+        self.by_key.remove(&gone.key);
+        self.by_wire.remove(&wire_key(&gone));
+        let slot = gone.socket as usize;
+        let Some(socket) = self.sockets.get_mut(slot) else {
+            return;
+        };
+        socket.users -= 1;
+        if socket.users == 0 {
+            self.by_use.remove(&socket.key);
+            self.sockets.remove(slot);
+        }
+    }
+
+    /// Drops the conversations whose time is up.
+    pub fn on_timer(&mut self, now: Instant) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((at, entry)) = self.timers.pop_due(now) else {
+                return;
+            };
+            let Some(flow) = self.flows.get_mut(entry.0 as usize) else {
+                continue;
+            };
+            if flow.generation != entry.1 || !flow.scheduled.fire(at) {
+                continue;
+            }
+            let expires = flow.last_used + IDLE;
+            if expires <= now {
+                self.remove(entry.0);
+            } else {
+                self.timers.schedule(&mut flow.scheduled, entry, expires);
+            }
+        }
+    }
+
+    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.deadline()
+    }
+}
+
+const fn wire_key(flow: &EchoFlow) -> WireKey {
+    WireKey {
+        socket: flow.socket,
+        peer: flow.peer,
+        ident: flow.ident,
+    }
+}

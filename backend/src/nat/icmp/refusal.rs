@@ -1,0 +1,43 @@
+//! The guest's own ICMP errors: which of its flows one is about.
+//!
+//! A host answers a datagram to a closed port with "port unreachable" (RFC 1122 4.1.3.1), a
+//! firewall with "administratively prohibited"; both quote the datagram.
+
+use super::EchoRequest;
+use crate::frame::GuestFrame;
+use crate::nat::udp::FlowKey;
+use crate::packet::icmp::{v4, v6};
+use crate::packet::{IcmpHeader, be16, protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Header of the error, the longest IPv4 header, and two ports.
+const LOOKED_AT: usize = IcmpHeader::LEN + 60 + 4;
+
+/// The flow whose datagram an ICMP message of the guest refuses: `None` if it is another
+/// message, or about something else.
+pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option<FlowKey> {
+    let mut bytes = [0; LOOKED_AT];
+    let n = frame.copy_to(message.offset, &mut bytes);
+    let bytes = &bytes[..n.min(message.len)];
+    let header = IcmpHeader::parse(bytes).ok()?;
+    let quoted = &bytes[IcmpHeader::LEN..];
+    let (src, dst, ports): (IpAddr, IpAddr, _) = match message.src {
+        IpAddr::V4(_) => {
+            let is_refusal = header.kind == v4::UNREACHABLE && header.code != v4::unreachable::FRAGMENTATION_NEEDED;
+            let is_udp = quoted.first()? >> 4 == 4 && *quoted.get(9)? == protocol::UDP;
+            let at = usize::from(quoted[0] & 0xf) * 4;
+            let address = |at: usize| Some(Ipv4Addr::from(*quoted.get(at..)?.first_chunk::<4>()?).into());
+            (is_refusal && is_udp).then_some((address(12)?, address(16)?, at))?
+        }
+        IpAddr::V6(_) => {
+            let is_udp = quoted.first()? >> 4 == 6 && *quoted.get(6)? == protocol::UDP;
+            let address = |at: usize| Some(Ipv6Addr::from(*quoted.get(at..)?.first_chunk::<16>()?).into());
+            (header.kind == v6::UNREACHABLE && is_udp).then_some((address(8)?, address(24)?, 40))?
+        }
+    };
+    let ports = quoted.get(ports..)?.first_chunk::<4>()?;
+    Some(FlowKey {
+        guest: SocketAddr::new(dst, be16(ports, 2)),
+        peer: SocketAddr::new(src, be16(ports, 0)),
+    })
+}

@@ -1,0 +1,600 @@
+//! One TCP connection of the guest: state and variables, opening and ending it.
+//!
+//! We are the guest's peer: towards the guest a full RFC 9293 endpoint, towards the
+//! world an application with a socket. The two directions are independent: bytes from
+//! the guest are acknowledged when the host socket has taken them (`receive.rs`),
+//! bytes for the guest stay in the host socket until the guest acknowledges them
+//! (`transmit.rs`).
+//!
+//! RFC 9293 states map to [`State`], [`Sending`] and [`Receiving`]:
+//! ESTABLISHED = (Open, Open); CLOSE-WAIT = (Open, Closed); FIN-WAIT-1 = (FinSent,
+//! Open); FIN-WAIT-2 = (Closed, Open); CLOSING and LAST-ACK = (FinSent, Closed);
+//! TIME-WAIT = [`State::TimeWait`]. LISTEN has no connection.
+
+use super::clock::Clock;
+use super::rtt::RttEstimator;
+use super::seq::Seq;
+use super::spill::{Spill, SpillPool};
+use super::stream::HostStream;
+use super::urgent::{self, Urgent};
+use crate::frame::NoRoom;
+use crate::nat::context::Context;
+use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
+use crate::time::Instant;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Phase of a connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The guest sent SYN; the host socket is connecting, the guest waits.
+    Connecting,
+    /// SYN-RECEIVED: we answered the guest's SYN.
+    SynReceived,
+    /// SYN-SENT: a client of the host was accepted, the guest has not answered our SYN.
+    SynSent,
+    /// Data may flow; see [`Sending`] and [`Receiving`].
+    Established,
+    /// Both directions are closed; answers late segments of the guest.
+    TimeWait,
+    /// Over: close the host socket.
+    Closed,
+    /// Over: reset the host socket, so that its peer sees RST.
+    Aborted,
+}
+
+/// The direction to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Bytes may follow.
+    Open,
+    /// FIN was sent, not acknowledged.
+    FinSent,
+    /// FIN was acknowledged.
+    Closed,
+}
+
+/// The direction from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiving {
+    /// Bytes may follow.
+    Open,
+    /// The guest's FIN was taken; it is passed on after bytes the host socket has not.
+    Draining,
+    /// The guest's FIN was taken and passed on.
+    Closed,
+}
+
+/// How a call to send ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// All was sent that can be, for now.
+    Done,
+    /// There is more; others have their turn first.
+    More,
+    /// The guest has no receive buffers.
+    Starved,
+}
+
+/// What is known about bytes waiting in the host socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readable {
+    /// None, until the poller says otherwise.
+    No,
+    /// Some, perhaps.
+    Yes,
+    /// Read until the end of the stream shows: the peer has closed.
+    UntilEnd,
+}
+
+/// The one timer of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// Waits for nothing.
+    Off,
+    /// Something is in flight (SYN, data or FIN).
+    Retransmit(Instant),
+    /// The guest's window is closed and bytes wait.
+    Persist(Instant),
+    /// Nothing happens.
+    Keepalive(Instant),
+    /// The guest has `asked` whether its peer is there, and the peer is to be heard.
+    Answer { at: Instant, asked: Instant },
+    /// TIME-WAIT ends.
+    TimeWait(Instant),
+}
+
+/// How long both sides may be silent before the guest is probed (RFC 9293 3.8.4): Linux's
+/// net.ipv4.tcp_keepalive_time.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
+/// The same once one side has closed. A guest whose program is done waits 60 s for the other
+/// side (net.ipv4.tcp_fin_timeout), and answers the next segment with RST; one that has closed
+/// one direction on purpose answers with an acknowledgment.
+const HALF_CLOSED: Duration = Duration::from_secs(75);
+/// How long the host socket may stand still with the last bytes of a guest that is done: what
+/// Linux gives a socket that nobody has any more (net.ipv4.tcp_orphan_retries).
+const DRAINING: Duration = Duration::from_secs(120);
+/// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
+const TIME_WAIT: Duration = Duration::from_secs(2);
+/// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2):
+/// net.ipv4.tcp_retries2.
+const MAX_RETRIES: u8 = 15;
+/// Times a SYN is sent again: net.ipv4.tcp_synack_retries.
+const MAX_SYN_RETRIES: u8 = 5;
+/// Times a SYN is sent again to a guest that is merely slow: after 1 s and after 3 s.
+const SLOW_TO_OPEN: u8 = 2;
+/// Times a FIN is sent again to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
+const MAX_LAST_RETRIES: u8 = 8;
+/// Our window scale (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of 4.
+const WINDOW_SCALE: u8 = 7;
+/// MSS of a peer that does not say (RFC 9293 3.7.1).
+const DEFAULT_MSS: u16 = 536;
+
+/// One connection. Field names are RFC 9293's where it has one.
+#[derive(Debug)]
+pub struct Connection {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+    pub(super) state: State,
+    pub(super) sending: Sending,
+    pub(super) receiving: Receiving,
+
+    pub(super) iss: Seq,
+    pub(super) snd_una: Seq,
+    pub(super) snd_nxt: Seq,
+    /// Highest sequence number ever sent; `snd_nxt` falls back behind it to send again.
+    pub(super) snd_max: Seq,
+    /// Number of our FIN, once it was sent for the first time.
+    pub(super) fin_seq: Option<Seq>,
+    pub(super) snd_wnd: u32,
+    pub(super) snd_wl1: Seq,
+    pub(super) snd_wl2: Seq,
+    pub(super) snd_scale: u8,
+    /// Payload bytes per segment the guest takes, room for options taken off.
+    pub(super) mss: u16,
+    clock: Clock,
+    /// The guest's timestamp to echo (TS.Recent), if both SYNs had the option.
+    pub(super) ts_recent: Option<u32>,
+
+    pub(super) rcv_nxt: Seq,
+    /// Right edge of the window offered last (RCV.NXT + RCV.WND); never moves back.
+    pub(super) rcv_edge: Seq,
+    pub(super) rcv_scale: u8,
+    /// Bytes before RCV.NXT that the host socket has not taken yet.
+    pub(super) spill: Spill,
+
+    pub(super) readable: Readable,
+    /// Set once either side has used urgent data: a read that stops short may then have met
+    /// the mark, not the end of what is there.
+    pub(super) urgent: Option<Box<Urgent>>,
+    /// The offered window is small because the host socket is nearly full.
+    pub(super) window_tight: bool,
+    /// An acknowledgment is due.
+    pub(super) ack_due: bool,
+    /// A SYN met no room in the guest.
+    pub(super) syn_due: bool,
+    /// Acknowledged by the guest, still in the host socket's queue.
+    pub(super) to_discard: u32,
+    pub(super) dup_acks: u8,
+    /// No second fast retransmission before this is acknowledged (RFC 6582 recover).
+    pub(super) recover: Seq,
+    pub(super) rtt: RttEstimator,
+    pub(super) retries: u8,
+    pub(super) timer: Timer,
+}
+
+/// A connection to be made.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end, as the guest sees it.
+    pub remote: SocketAddr,
+    /// Our initial sequence number.
+    pub iss: Seq,
+    /// The clock of our timestamps.
+    pub clock: Clock,
+    /// MTU of the guest's link.
+    pub mtu: u16,
+    /// Where bytes are kept that the host socket does not take at once.
+    pub spill: SpillPool,
+}
+
+impl Connection {
+    fn new(opening: &Opening, state: State) -> Self {
+        let iss = opening.iss;
+        Self {
+            guest: opening.guest,
+            remote: opening.remote,
+            state,
+            sending: Sending::Open,
+            receiving: Receiving::Open,
+            iss,
+            snd_una: iss,
+            snd_nxt: iss,
+            snd_max: iss,
+            fin_seq: None,
+            snd_wnd: 0,
+            snd_wl1: Seq(0),
+            snd_wl2: Seq(0),
+            snd_scale: 0,
+            mss: our_mss(opening.guest, opening.mtu),
+            clock: opening.clock,
+            ts_recent: None,
+            rcv_nxt: Seq(0),
+            rcv_edge: Seq(0),
+            rcv_scale: 0,
+            spill: Spill::new(opening.spill.clone()),
+            readable: Readable::No,
+            urgent: None,
+            window_tight: false,
+            ack_due: false,
+            syn_due: false,
+            to_discard: 0,
+            dup_acks: 0,
+            recover: iss,
+            rtt: RttEstimator::default(),
+            retries: 0,
+            timer: Timer::Off,
+        }
+    }
+
+    /// The guest sent `syn`. It is answered once the host socket is connected.
+    pub fn from_guest(opening: &Opening, syn: &TcpHeader) -> Self {
+        let mut connection = Self::new(opening, State::Connecting);
+        connection.take_syn(syn);
+        connection
+    }
+
+    /// A client of the host was accepted: sends SYN to the guest.
+    pub fn to_guest(opening: &Opening, ctx: &mut Context<'_>) -> Self {
+        let mut connection = Self::new(opening, State::SynSent);
+        connection.rcv_scale = WINDOW_SCALE;
+        connection.send_syn(ctx);
+        connection
+    }
+
+    /// State of the connection.
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// True if the connection is over and its slot may be freed.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, State::Closed | State::Aborted)
+    }
+
+    /// True if one direction has ended, or both have, and there still is a host socket.
+    pub const fn is_half_closed(&self) -> bool {
+        let is_open = matches!((self.sending, self.receiving), (Sending::Open, Receiving::Open));
+        matches!(self.state, State::Established) && !is_open
+    }
+
+    /// True if the guest is done in both directions: nothing can be asked of it.
+    const fn is_forgotten_by_guest(&self) -> bool {
+        matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
+    }
+
+    /// True if the guest owes an answer to something that was sent again, or to a probe.
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.state, State::Established) && self.retries > 0
+    }
+
+    /// True if the guest has not answered SYN for seconds: the third one is on its way.
+    pub fn is_slow_to_open(&self) -> bool {
+        self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
+    }
+
+    /// For how long nothing has happened; `None` while something does.
+    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+        match self.timer {
+            Timer::Keepalive(at) => Some(self.patience().saturating_sub(at.since(now))),
+            _ => None,
+        }
+    }
+
+    /// How often the guest is told or asked the same before it is given up.
+    const fn max_retries(&self) -> u8 {
+        match (self.state, self.sending, self.receiving) {
+            (State::SynSent | State::SynReceived, ..) => MAX_SYN_RETRIES,
+            (_, Sending::FinSent, Receiving::Draining | Receiving::Closed) => MAX_LAST_RETRIES,
+            _ => MAX_RETRIES,
+        }
+    }
+
+    /// How long nothing may happen before the guest is probed.
+    const fn patience(&self) -> Duration {
+        if self.is_forgotten_by_guest() {
+            DRAINING
+        } else if self.is_half_closed() {
+            HALF_CLOSED
+        } else {
+            KEEPALIVE
+        }
+    }
+
+    /// Nothing is to be done but to wait, from now on.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.timer = Timer::Keepalive(now + self.patience());
+    }
+
+    /// When [`on_timer`](Self::on_timer) is to be called.
+    pub const fn deadline(&self) -> Option<Instant> {
+        match self.timer {
+            Timer::Off => None,
+            Timer::Retransmit(at)
+            | Timer::Persist(at)
+            | Timer::Keepalive(at)
+            | Timer::Answer { at, .. }
+            | Timer::TimeWait(at) => Some(at),
+        }
+    }
+
+    /// Whether something small is to be sent that met no room: the table then gives the
+    /// connection a turn once there is some, instead of a timer an attempt in vain.
+    pub const fn progress(&self) -> Progress {
+        if self.ack_due || self.syn_due {
+            Progress::Starved
+        } else {
+            Progress::Done
+        }
+    }
+
+    /// True if the poller must be asked to tell when the host socket has room again.
+    pub const fn is_window_tight(&self) -> bool {
+        self.window_tight
+    }
+
+    /// Takes what a SYN says: sequence number, MSS, window scale, timestamps.
+    pub(super) fn take_syn(&mut self, syn: &TcpHeader) {
+        self.rcv_nxt = Seq(syn.seq) + 1;
+        self.rcv_edge = self.rcv_nxt + u32::from(SYN_WINDOW);
+        let ours = self.mss;
+        self.mss = syn.options.mss.unwrap_or(DEFAULT_MSS).clamp(MIN_MSS, ours);
+        // RFC 7323 1.3: scaling is used only if both SYNs ask for it.
+        if let Some(shift) = syn.options.window_scale {
+            self.snd_scale = shift;
+            self.rcv_scale = WINDOW_SCALE;
+        } else {
+            self.snd_scale = 0;
+            self.rcv_scale = 0;
+        }
+        self.ts_recent = syn.options.timestamps.map(|t| t.value);
+        if self.ts_recent.is_some() {
+            // The MSS of a SYN knows of no options (RFC 6691).
+            self.mss -= u16::try_from(Timestamps::EMITTED_LEN).unwrap_or_default();
+        }
+        self.snd_wnd = u32::from(syn.window);
+        self.snd_wl1 = Seq(syn.seq);
+    }
+
+    /// The host socket is connected: answers the guest's SYN. Bytes that wait already show
+    /// as an event, as after [`to_guest`](Self::to_guest): sockets are watched from the start.
+    pub fn on_connected(&mut self, ctx: &mut Context<'_>) {
+        debug_assert_eq!(self.state, State::Connecting);
+        self.state = State::SynReceived;
+        self.send_syn(ctx);
+    }
+
+    /// Sends SYN or SYN and ACK, for the first time or again.
+    pub(super) fn send_syn(&mut self, ctx: &mut Context<'_>) {
+        let (flags, ack, echo) = match self.state {
+            State::SynReceived => (TcpFlags::SYN | TcpFlags::ACK, self.rcv_nxt.0, self.ts_recent),
+            _ => (TcpFlags::SYN, 0, Some(0)),
+        };
+        let options = TcpOptions {
+            mss: Some(our_mss(self.guest, ctx.link.mtu)),
+            window_scale: (self.rcv_scale != 0).then_some(WINDOW_SCALE),
+            timestamps: echo.map(|echo| self.clock.stamp(ctx.now, echo)),
+        };
+        let header = TcpHeader {
+            seq: self.iss.0,
+            ack,
+            flags,
+            window: SYN_WINDOW,
+            options,
+            ..self.ports()
+        };
+        self.syn_due = self.emit_control(ctx, &header).is_err();
+        self.snd_nxt = self.iss + 1;
+        self.snd_max = self.snd_max.max(self.snd_nxt);
+        if self.retries == 0 {
+            self.rtt.sent(ctx.now, self.snd_nxt);
+        } else {
+            self.rtt.retransmitted();
+        }
+        self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
+    }
+
+    /// The host socket failed, or the connection is given up: tells the guest with RST.
+    pub fn abort(&mut self, ctx: &mut Context<'_>) {
+        if self.is_over() {
+            return;
+        }
+        let header = TcpHeader {
+            // RFC 9293 3.10.7.1: the answer to a SYN nobody listens for has number 0.
+            seq: if self.state == State::Connecting {
+                0
+            } else {
+                self.snd_nxt.0
+            },
+            ack: self.rcv_nxt.0,
+            flags: TcpFlags::RST | TcpFlags::ACK,
+            ..self.ports()
+        };
+        // Without room the guest learns it when it next sends.
+        let _ = self.emit_control(ctx, &header);
+        self.give_up(ctx);
+    }
+
+    /// Ends the connection without a word to the guest, which reset it or will not answer.
+    pub(super) fn give_up(&mut self, ctx: &Context<'_>) {
+        ctx.counters.add(crate::counters::Count::TcpResets, 1);
+        self.end(State::Aborted);
+    }
+
+    /// The host could not connect and the guest has been told by other means.
+    pub fn refuse(&mut self) {
+        self.end(State::Closed);
+    }
+
+    pub(super) fn end(&mut self, state: State) {
+        self.state = state;
+        self.timer = Timer::Off;
+        self.ack_due = false;
+        self.syn_due = false;
+        self.readable = Readable::No;
+    }
+
+    /// Moves on to TIME-WAIT when both directions are closed.
+    pub(super) fn finish_if_closed(&mut self, now: Instant) {
+        if self.sending == Sending::Closed && self.receiving == Receiving::Closed {
+            self.state = State::TimeWait;
+            self.readable = Readable::No;
+            self.window_tight = false;
+            self.timer = Timer::TimeWait(now + TIME_WAIT);
+        }
+    }
+
+    /// The timer has expired. `stream` is the host socket, while there is one.
+    pub fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
+        if self.deadline().is_none_or(|at| at > ctx.now) {
+            return Progress::Done;
+        }
+        match (self.timer, stream) {
+            (Timer::Retransmit(_), Some(stream)) => return self.on_retransmit_timer(ctx, stream),
+            (Timer::Persist(_) | Timer::Keepalive(_), Some(_)) => self.on_probe_timer(ctx),
+            (Timer::Answer { asked, .. }, Some(stream)) => return self.look_for_answer(ctx, stream, asked),
+            (Timer::Off, _) => {}
+            (Timer::TimeWait(_), _) | (_, None) => self.end(State::Closed),
+        }
+        Progress::Done
+    }
+
+    fn on_retransmit_timer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
+        if self.retries >= self.max_retries() {
+            self.abort(ctx);
+            return Progress::Done;
+        }
+        self.retries += 1;
+        self.rtt.back_off();
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            self.send_syn(ctx);
+            return self.progress();
+        }
+        self.retransmit(ctx, stream)
+    }
+
+    /// Asks the guest for a sign of life: a segment before its window, which it must
+    /// answer with an acknowledgment (RFC 9293 3.8.4) that also tells its window.
+    fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
+        if self.retries >= self.max_retries() || self.is_forgotten_by_guest() {
+            self.abort(ctx);
+            return;
+        }
+        self.retries += 1;
+        self.rtt.back_off();
+        self.probe(ctx);
+        let at = ctx.now + self.rtt.timeout();
+        self.timer = match self.timer {
+            Timer::Persist(_) => Timer::Persist(at),
+            _ => Timer::Keepalive(at),
+        };
+    }
+
+    /// Sends one probe. A guest that does not know the connection answers with RST.
+    fn probe(&mut self, ctx: &mut Context<'_>) {
+        if self.state != State::Established {
+            return;
+        }
+        let header = self.acknowledgment(ctx.now, self.snd_una - 1);
+        let _ = self.emit_control(ctx, &header);
+    }
+
+    /// A driver came up in the guest: from `at` on asks whether it is still the guest we know,
+    /// `times` or as often as ever. One that has just started has no address yet and hears
+    /// nothing, so it is asked again soon, and then after twice that time.
+    pub fn doubt(&mut self, at: Instant, times: Option<u8>) {
+        self.timer = match self.timer {
+            _ if self.is_forgotten_by_guest() => return,
+            Timer::Retransmit(_) => Timer::Retransmit(at),
+            Timer::Persist(_) => Timer::Persist(at),
+            Timer::Keepalive(_) | Timer::Answer { .. } => Timer::Keepalive(at),
+            Timer::Off | Timer::TimeWait(_) => return,
+        };
+        self.rtt.forget_back_off();
+        if self.state == State::Established {
+            self.retries = times.map_or(0, |times| self.max_retries().saturating_sub(times));
+        }
+    }
+
+    /// The guest's SYN, made again from what is known of it, to be quoted in an ICMP error.
+    pub fn syn(&self) -> [u8; TcpHeader::LEN] {
+        let header = TcpHeader {
+            src_port: self.guest.port(),
+            dst_port: self.remote.port(),
+            seq: (self.rcv_nxt - 1).0,
+            flags: TcpFlags::SYN,
+            ..TcpHeader::default()
+        };
+        let mut bytes = [0; TcpHeader::LEN];
+        header.emit(&mut bytes, 0);
+        bytes
+    }
+
+    pub(super) fn ports(&self) -> TcpHeader {
+        TcpHeader {
+            src_port: self.remote.port(),
+            dst_port: self.guest.port(),
+            ..TcpHeader::default()
+        }
+    }
+
+    /// A segment with number `seq` that says what was received so far.
+    pub(super) fn acknowledgment(&self, now: Instant, seq: Seq) -> TcpHeader {
+        let urgent = self.urgent_to_guest().and_then(|byte| urgent::pointer(byte, seq));
+        TcpHeader {
+            seq: seq.0,
+            ack: self.rcv_nxt.0,
+            flags: if urgent.is_some() {
+                TcpFlags::ACK | TcpFlags::URG
+            } else {
+                TcpFlags::ACK
+            },
+            urgent: urgent.unwrap_or_default(),
+            window: self.window_field(),
+            options: TcpOptions {
+                timestamps: self.ts_recent.map(|echo| self.clock.stamp(now, echo)),
+                ..TcpOptions::default()
+            },
+            ..self.ports()
+        }
+    }
+
+    /// The window field of a segment sent now.
+    pub(super) fn window_field(&self) -> u16 {
+        let window = self.rcv_edge.since(self.rcv_nxt) >> self.rcv_scale;
+        u16::try_from(window).unwrap_or(u16::MAX)
+    }
+
+    /// Sends a segment without data.
+    pub(super) fn emit_control(&self, ctx: &mut Context<'_>, header: &TcpHeader) -> Result<(), NoRoom> {
+        super::emit::control(ctx, self.remote.ip(), self.guest.ip(), header)
+    }
+}
+
+/// Least MSS taken from a guest: what fits RFC 791's least MTU after headers and options.
+const MIN_MSS: u16 = 88;
+/// Window of a SYN: never scaled, and less than any host socket's queue takes.
+const SYN_WINDOW: u16 = u16::MAX;
+
+/// The MSS we announce: what fits the guest's MTU.
+fn our_mss(guest: SocketAddr, mtu: u16) -> u16 {
+    const IPV4_AND_TCP: u16 = 40;
+    const IPV6_AND_TCP: u16 = 60;
+    let headers = if guest.is_ipv4() { IPV4_AND_TCP } else { IPV6_AND_TCP };
+    mtu.saturating_sub(headers).max(MIN_MSS)
+}

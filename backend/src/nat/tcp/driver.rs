@@ -1,0 +1,94 @@
+//! The guest's driver comes, goes and comes again: is it still the guest our connections know?
+//!
+//! | what is seen | what it may be |
+//! |---|---|
+//! | rings stop and start | the VM was paused, migrates and fails, or has a new driver |
+//! | the front end goes and comes | it, or the network between, was restarted; or there is another VM |
+//! | RESET_DEVICE | the VM was reset; or a driver was unloaded, or went to sleep and keeps its connections |
+//!
+//! QEMU sends RESET_DEVICE for every reset of the device, the driver's own included (virtio_reset
+//! in hw/virtio/virtio.c since 9.1; before, only where the driver had not stopped the device
+//! first, hence seldom). So nothing says for sure that a guest has forgotten its connections,
+//! but the guest does: it answers a segment of one it does not know with RST as soon as it has
+//! its address. Each connection is asked for when rings run again, then after 2 s, 4 s and so
+//! on. After RESET_DEVICE an answer must come within half a minute: a guest that slept answers
+//! at once. If no front end comes back for two minutes, all connections end.
+
+use super::connection::Progress;
+use super::{TcpFlows, narrow};
+use crate::nat::context::Context;
+use crate::time::Instant;
+use std::time::Duration;
+
+/// How long connections wait for a front end.
+const ABANDONED: Duration = Duration::from_secs(120);
+/// Questions without an answer that are enough after a reset: the last wait ends after 30 s.
+const QUESTIONS_AFTER_RESET: u8 = 4;
+/// Connections that are asked for at once; the next ones are a step later, so that the guest
+/// has buffers for all.
+pub(super) const AT_ONCE: usize = 64;
+const STEP: Duration = Duration::from_millis(1);
+/// Connections ended in one turn.
+const ENDS_PER_TURN: usize = 512;
+
+/// What is known of the guest's driver.
+#[derive(Debug, Default)]
+pub(super) struct Driver {
+    /// The device was reset since rings ran last.
+    was_reset: bool,
+    /// When all connections end, while there is no front end.
+    abandoned: Option<Instant>,
+}
+
+impl Driver {
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.abandoned
+    }
+}
+
+impl TcpFlows {
+    /// The device was reset.
+    pub fn on_reset(&mut self) {
+        self.driver.was_reset = true;
+    }
+
+    /// There is no front end any more, for now at least.
+    pub fn on_front_end_gone(&mut self, now: Instant) {
+        if !self.flows.is_empty() {
+            self.driver.abandoned.get_or_insert(now + ABANDONED);
+        }
+    }
+
+    /// A driver came up in the guest.
+    pub fn on_link_up(&mut self, ctx: &Context<'_>) {
+        let times = self.driver.was_reset.then_some(QUESTIONS_AFTER_RESET);
+        self.driver = Driver::default();
+        let mut at = ctx.now;
+        for (place, (slot, flow)) in self.flows.iter_mut().enumerate() {
+            if place > 0 && place % AT_ONCE == 0 {
+                at = at + STEP;
+            }
+            flow.connection.doubt(at, times);
+            if let Some(deadline) = flow.connection.deadline() {
+                self.timers
+                    .schedule(&mut flow.scheduled, (narrow(slot), flow.generation), deadline);
+            }
+        }
+    }
+
+    /// Ends all connections if no front end has come back in time.
+    pub(super) fn end_if_abandoned(&mut self, ctx: &mut Context<'_>) {
+        if self.driver.abandoned.is_none_or(|at| at > ctx.now) {
+            return;
+        }
+        let slots: Vec<_> = self.flows.iter().map(|(slot, _)| slot).take(ENDS_PER_TURN).collect();
+        for slot in slots {
+            let connection = &mut self.flows[slot].connection;
+            connection.abort(ctx);
+            self.settle(ctx, slot, Progress::Done);
+        }
+        if self.flows.is_empty() {
+            self.driver.abandoned = None;
+        }
+    }
+}

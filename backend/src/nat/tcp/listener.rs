@@ -1,0 +1,195 @@
+//! Listening sockets for connections to the guest.
+
+use super::{TcpFlows, host_socket};
+use crate::config::{Forward, Transport};
+use crate::counters::{Counters, DropReason};
+use crate::mode::ForwardSocket;
+use crate::nat::listen::{Families, ListenError};
+use crate::poller::{Interest, Owner, Poller, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use slab::Slab;
+use socket2::Socket;
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+
+/// A client that was accepted.
+#[derive(Debug)]
+pub struct Client {
+    /// The connection to it.
+    pub stream: Socket,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The guest's port it is for.
+    pub guest_port: u16,
+}
+
+/// What came of asking for the next client.
+#[derive(Debug)]
+pub enum Accepted {
+    /// This one.
+    Client(Client),
+    /// Nobody waits.
+    Nobody,
+    /// There is no descriptor or no memory for it.
+    Limited,
+}
+
+/// The port of the guest that clients of a listening socket are for.
+#[derive(Clone, Copy, Debug)]
+pub enum GuestPort {
+    /// This one.
+    One(u16),
+    /// The one they asked for.
+    AsAsked,
+}
+
+impl GuestPort {
+    fn of(self, client: &Socket) -> io::Result<u16> {
+        match self {
+            Self::One(port) => Ok(port),
+            Self::AsAsked => {
+                let asked = client.local_addr()?.as_socket();
+                // The kernel names our end of every TCP connection.
+                Ok(asked.ok_or(io::ErrorKind::InvalidData)?.port())
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: Socket,
+    guest_port: GuestPort,
+    /// In `Listeners::waiting`.
+    is_waiting: bool,
+}
+
+/// The listening sockets of one worker.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    listeners: Slab<Listener>,
+    /// Those where clients may wait that met a limit, or whose turn is not yet.
+    waiting: VecDeque<usize>,
+}
+
+impl Listeners {
+    /// Listens for the TCP ones of `forwards` on all addresses asked for.
+    ///
+    /// # Errors
+    /// The first port that cannot be listened on.
+    pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
+        let mut all = Self::default();
+        for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
+            families.listen(forward, |at, guest_port| {
+                all.add(host_socket::listen(at)?, GuestPort::One(guest_port), poller)
+            })?;
+        }
+        Ok(all)
+    }
+
+    /// Takes clients of a socket that listens already.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        self.add(listening.socket, GuestPort::One(listening.guest_port), poller)
+    }
+
+    /// Takes clients of a listening socket.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
+        let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
+        poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
+        self.listeners.insert(Listener {
+            socket,
+            guest_port,
+            is_waiting: false,
+        });
+        Ok(())
+    }
+
+    /// Closes the sockets that listen at `addresses`.
+    pub fn close(&mut self, addresses: &HashSet<SocketAddr>) {
+        let local = |socket: &Socket| socket.local_addr().ok()?.as_socket();
+        self.listeners
+            .retain(|_, listener| local(&listener.socket).is_none_or(|at| !addresses.contains(&at)));
+        let listeners = &self.listeners;
+        self.waiting.retain(|index| listeners.contains(*index));
+    }
+
+    /// The next client at listener `index`.
+    pub fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
+        let Some(listener) = self.listeners.get_mut(index) else {
+            return Accepted::Nobody;
+        };
+        loop {
+            match host_socket::accept(&listener.socket) {
+                Ok((stream, address)) => {
+                    let Ok(guest_port) = listener.guest_port.of(&stream) else {
+                        counters.count_drop(DropReason::SocketError);
+                        continue;
+                    };
+                    return Accepted::Client(Client {
+                        stream,
+                        address,
+                        guest_port,
+                    });
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
+                Err(e) if is_of_one_client(&e) => {}
+                // The kernel looks for a descriptor before it looks for a client.
+                Err(_) if has_client(&listener.socket) => return Accepted::Limited,
+                Err(_) => return Accepted::Nobody,
+            }
+        }
+    }
+
+    /// Notes that the turn of clients at listener `index` is not yet.
+    pub fn put_off(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index)
+            && !std::mem::replace(&mut listener.is_waiting, true)
+        {
+            self.waiting.push_back(index);
+        }
+    }
+
+    /// How many listeners there are where clients wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The listener where clients have waited longest; it counts as seen to.
+    pub fn next_waiting(&mut self) -> Option<usize> {
+        let index = self.waiting.pop_front()?;
+        self.listeners[index].is_waiting = false;
+        Some(index)
+    }
+}
+
+impl TcpFlows {
+    /// Takes clients of a socket that listens at every port: each is for the port of the guest
+    /// that it asked for.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
+        self.listeners.add(socket, GuestPort::AsAsked, poller)
+    }
+}
+
+fn has_client(listener: &Socket) -> bool {
+    let mut asked = [PollFd::new(listener, PollFlags::IN)];
+    // It fails for want of memory; then somebody may wait.
+    poll(&mut asked, Some(&Timespec::default())) != Ok(0)
+}
+
+/// Errors that tell of the client, not of us (accept(2)).
+fn is_of_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ENETDOWN | libc::ENETUNREACH | libc::EHOSTUNREACH)
+    )
+}

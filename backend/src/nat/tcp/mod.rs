@@ -1,0 +1,579 @@
+//! TCP of the guest, ended here and carried on by host sockets.
+//!
+//! A [`Connection`] is the guest's peer and knows neither sockets nor time. This module
+//! gives it both: the table of connections, their host sockets, the poller's events, one
+//! timer queue, and turns, so that no connection starves the others.
+//!
+//! Opening from the guest: the SYN is answered only when the host socket is connected,
+//! so a refused or unreachable destination looks to the guest as it would without us.
+//! Opening to the guest: a client accepted by a listening socket becomes a SYN to the
+//! guest; if the guest refuses, the client is reset.
+
+mod clock;
+mod connection;
+mod driver;
+mod emit;
+mod host_socket;
+mod isn;
+mod keepalive;
+mod listener;
+mod local_ports;
+mod moving;
+mod open;
+mod pressure;
+mod receive;
+mod rtt;
+mod seq;
+mod spill;
+mod stream;
+mod transmit;
+mod urgent;
+mod vanished;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+use self::connection::{Connection, Progress, State};
+use self::driver::Driver;
+use self::isn::IsnSecret;
+use self::listener::Listeners;
+use self::local_ports::LocalPorts;
+use self::open::{connect_failed, forget_refusals};
+use self::pressure::{Pressure, Standing};
+use self::spill::SpillPool;
+use super::addresses::Walk;
+use super::index::SlotIndex;
+use super::ip_options::traffic_class;
+use super::steering::Claim;
+use crate::config::Forward;
+use crate::counters::DropReason;
+use crate::frame::{GatherList, GuestBurst};
+use crate::mode::ForwardSocket;
+use crate::nat::context::Context;
+use crate::nat::listen::{Families, ListenError};
+use crate::packet::{TcpFlags, TcpHeader, protocol};
+use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Readiness, Token};
+use crate::time::Instant;
+use crate::timers::{Scheduled, TimerQueue};
+use slab::Slab;
+use socket2::Socket;
+use std::collections::{HashSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use self::host_socket::listen;
+pub use self::moving::MovedFlow;
+pub use self::receive::Segment;
+
+/// Both ends of a connection, as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The guest's end.
+    pub guest: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// A segment of the guest and the connection it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming {
+    /// The connection.
+    pub key: FlowKey,
+    /// The segment.
+    pub segment: Segment,
+}
+
+/// Idle ones are many: what is rarely used is behind a pointer, and `connection` alone
+/// knows the ends.
+#[derive(Debug)]
+struct Flow {
+    connection: Connection,
+    /// The host socket; `None` in TIME-WAIT, when both directions are closed.
+    stream: Option<Socket>,
+    generation: u32,
+    scheduled: Scheduled,
+    /// In the backlog already.
+    is_queued: bool,
+    /// The poller was asked to tell when the host socket has room again, and has not yet.
+    awaits_room: bool,
+    /// DSCP of the guest's segments, as the host socket was told.
+    dscp: u8,
+    /// Whether it gives way to others, and its entry among those that do.
+    standing: Standing,
+    entry: u32,
+    /// Its entry among the flows of all workers, if there are several.
+    claim: Option<Claim>,
+}
+
+/// Besides this an idle flow takes five bytes of index and one timer.
+const _: () = assert!(size_of::<Flow>() <= 256, "put what is rare behind a pointer");
+
+impl Flow {
+    fn is(&self, key: &FlowKey) -> bool {
+        self.connection.guest == key.guest && self.connection.remote == key.remote
+    }
+
+    const fn key(&self) -> FlowKey {
+        FlowKey {
+            guest: self.connection.guest,
+            remote: self.connection.remote,
+        }
+    }
+
+    /// Has the host socket's segments carry the DSCP of the guest's.
+    fn follow_dscp(&mut self, dscp: u8) {
+        if dscp != self.dscp
+            && let Some(stream) = &self.stream
+        {
+            host_socket::set_dscp(stream, dscp);
+            self.dscp = dscp;
+        }
+    }
+}
+
+/// All TCP connections of one worker.
+pub struct TcpFlows {
+    flows: Slab<Flow>,
+    slots: SlotIndex,
+    timers: TimerQueue<(u32, u32)>,
+    /// Flows that have more to send, in the order of their turns.
+    backlog: VecDeque<usize>,
+    /// The backlog waits for receive buffers.
+    is_starved: bool,
+    listeners: Listeners,
+    /// When clients are looked after that had to wait.
+    accept_again: Option<Instant>,
+    /// After an address was removed: the connections that are still to be looked at.
+    walk: Option<Walk>,
+    /// Most connections, those in TIME-WAIT apart: they hold no descriptor. Of them there
+    /// may be as many again.
+    limit: usize,
+    in_time_wait: usize,
+    driver: Driver,
+    /// Those that give way when there is no room.
+    pressure: Pressure,
+    next_generation: u32,
+    secret: IsnSecret,
+    local_ports: LocalPorts,
+    gather: GatherList,
+    spill: SpillPool,
+    /// Slot and place of each segment of a burst.
+    order: Vec<(usize, usize)>,
+}
+
+/// Flows, or clients of one listening socket, that get a turn before the worker looks at
+/// other things.
+const TURNS: usize = 16;
+/// Timers that are seen to before the worker looks at other things, and listening sockets
+/// with clients that were put off.
+const TIMERS_PER_TURN: usize = 256;
+const LISTENERS_PER_TURN: usize = 4;
+/// How long clients wait that met a limit on descriptors or memory. Whose they are nobody
+/// tells, so there is nothing better than to try again.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl TcpFlows {
+    /// No connections yet, and never more than `limit`.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(limit: usize) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            flows: Slab::new(),
+            slots: SlotIndex::default(),
+            timers: TimerQueue::default(),
+            backlog: VecDeque::new(),
+            is_starved: false,
+            listeners: Listeners::default(),
+            accept_again: None,
+            walk: None,
+            limit,
+            in_time_wait: 0,
+            driver: Driver::default(),
+            pressure: Pressure::new(limit),
+            next_generation: 0,
+            secret: IsnSecret::random()?,
+            local_ports: LocalPorts::of_namespace(),
+            gather: GatherList::default(),
+            spill: SpillPool::default(),
+            order: Vec::new(),
+        })
+    }
+
+    /// Listens for the TCP ones of `forwards`.
+    ///
+    /// # Errors
+    /// A port that cannot be listened on; none is kept then.
+    pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
+        self.listeners = Listeners::bind(forwards, families, poller)?;
+        Ok(())
+    }
+
+    /// Takes clients of one more listening socket.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        self.listeners.adopt(listening, poller)
+    }
+
+    /// Listens at `addresses` no more.
+    pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
+        self.listeners.close(addresses);
+    }
+
+    /// Number of connections, those in TIME-WAIT included.
+    pub fn count(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// True if the connection is one of ours.
+    pub fn has(&self, key: &FlowKey) -> bool {
+        self.slot_of(key).is_some()
+    }
+
+    fn slot_of(&self, key: &FlowKey) -> Option<usize> {
+        self.slots
+            .find(key, |slot| self.flows[slot as usize].is(key))
+            .map(|slot| slot as usize)
+    }
+
+    /// Takes the TCP segments of a burst, in ring order.
+    pub fn on_segments(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, incoming: &[Incoming]) {
+        let mut order = std::mem::take(&mut self.order);
+        order.clear();
+        for (place, item) in incoming.iter().enumerate() {
+            if let Some(slot) = self.find_or_open(ctx, item, head(burst, &item.segment)) {
+                order.push((slot, place));
+            }
+        }
+        // Segments of one connection stay in order: places are unique and ascending.
+        order.sort_unstable();
+        for group in order.chunk_by(|a, b| a.0 == b.0) {
+            let slot = group[0].0;
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if let Some(&(_, last)) = group.last() {
+                flow.follow_dscp(dscp(head(burst, &incoming[last].segment)));
+            }
+            let segments = group.iter().map(|&(_, place)| &incoming[place].segment);
+            let progress = flow
+                .connection
+                .on_segments(ctx, flow.stream.as_mut(), burst, segments, &mut self.gather);
+            self.settle(ctx, slot, progress);
+        }
+        self.order = order;
+    }
+
+    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) -> Option<usize> {
+        let header = &item.segment.header;
+        let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
+        if let Some(slot) = self.slot_of(&item.key) {
+            let reopens = is_syn && self.flows[slot].connection.state() == State::TimeWait;
+            if !reopens {
+                return Some(slot);
+            }
+            self.remove(slot);
+        }
+        if is_syn && !header.flags.has(TcpFlags::RST) {
+            self.open_from_guest(ctx, item, head);
+        } else {
+            ctx.counters.count_drop(DropReason::TcpNoConnection);
+            reset(ctx, item);
+        }
+        None
+    }
+
+    fn insert(&mut self, ctx: &mut Context<'_>, connection: Connection, stream: Socket, dscp: u8) {
+        let slot = self.put_in(
+            ctx,
+            Flow {
+                connection,
+                stream: Some(stream),
+                generation: 0,
+                scheduled: Scheduled::default(),
+                is_queued: false,
+                awaits_room: false,
+                dscp,
+                standing: Standing::default(),
+                entry: 0,
+                claim: None,
+            },
+        );
+        let progress = self.flows[slot].connection.progress();
+        self.settle(ctx, slot, progress);
+    }
+
+    /// Gives a flow its slot and has its socket watched.
+    fn put_in(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> usize {
+        let key = flow.key();
+        flow.generation = self.next_generation;
+        self.next_generation = (flow.generation + 1) & GENERATION_MASK;
+        flow.claim = ctx.claim(protocol::TCP, key.guest, key.remote);
+        flow.scheduled = Scheduled::default();
+        (flow.is_queued, flow.awaits_room) = (false, false);
+        flow.standing = Standing::default();
+        let slot = self.flows.vacant_key();
+        let watched = match &flow.stream {
+            Some(stream) => ctx
+                .poller
+                .add(stream, token(slot, flow.generation), Interest::StreamEdge),
+            None => {
+                self.in_time_wait += 1;
+                Ok(())
+            }
+        };
+        let flows = &self.flows;
+        self.slots.insert(&key, narrow(slot), |known| key_at(flows, known));
+        self.flows.insert(flow);
+        if watched.is_err() {
+            ctx.counters.count_drop(DropReason::SocketError);
+            self.flows[slot].connection.abort(ctx);
+        }
+        slot
+    }
+
+    /// A host socket or a listening socket is ready.
+    pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
+        let slot = token.index as usize;
+        if token.owner == Owner::TcpListener {
+            return self.accept(ctx, slot);
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.generation != token.generation {
+            return;
+        }
+        let Some(stream) = flow.stream.as_mut() else { return };
+        flow.awaits_room &= !ready.writable;
+        let connection = &mut flow.connection;
+        let error = if ready.error {
+            stream.take_error().unwrap_or_else(Some)
+        } else {
+            None
+        };
+        if connection.state() == State::Connecting {
+            match error {
+                Some(e) => connect_failed(ctx, connection, &e, Some(stream)),
+                None if ready.writable => {
+                    forget_refusals(stream);
+                    connection.on_connected(ctx);
+                }
+                None => {}
+            }
+        } else if error.is_some() {
+            connection.abort(ctx);
+        }
+        // The event that tells of the connection may tell of bytes and of their end too.
+        if ready.urgent {
+            connection.on_urgent();
+        }
+        if ready.readable {
+            connection.on_readable();
+        }
+        if ready.read_closed || ready.hung_up {
+            connection.on_read_closed();
+        }
+        if ready.writable {
+            connection.on_writable(ctx, stream);
+        }
+        let progress = connection.answer(ctx, stream);
+        self.settle(ctx, slot, progress);
+    }
+
+    /// The guest has receive buffers again, or a turn has come round.
+    pub fn on_room(&mut self, ctx: &mut Context<'_>) {
+        self.is_starved = false;
+        for _ in 0..self.backlog.len().min(TURNS) {
+            if self.is_starved {
+                break;
+            }
+            let Some(slot) = self.backlog.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if !std::mem::take(&mut flow.is_queued) {
+                continue;
+            }
+            let Some(stream) = flow.stream.as_mut() else {
+                flow.connection.send_ack_if_due(ctx);
+                continue;
+            };
+            let progress = flow.connection.answer(ctx, stream);
+            self.settle(ctx, slot, progress);
+        }
+    }
+
+    /// True if flows wait for a turn, not for the guest.
+    pub fn has_backlog(&self) -> bool {
+        !self.is_starved && !self.backlog.is_empty()
+    }
+
+    /// When [`on_timer`](Self::on_timer) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        let walk = self.walk.as_ref().map(|walk| walk.at);
+        [self.timers.deadline(), self.accept_again, walk, self.driver.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Timers are due.
+    pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) else {
+                break;
+            };
+            let slot = slot as usize;
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if flow.generation != generation || !flow.scheduled.fire(at) {
+                continue;
+            }
+            let progress = flow.connection.on_timer(ctx, flow.stream.as_mut());
+            self.settle(ctx, slot, progress);
+        }
+        let flows = &self.flows;
+        self.timers.sweep(flows.len(), |at, (slot, generation)| {
+            flows
+                .get(slot as usize)
+                .is_some_and(|flow| flow.generation == generation && flow.scheduled.is_at(at))
+        });
+        self.walk_on(ctx);
+        self.end_if_abandoned(ctx);
+        if self.accept_again.take_if(|at| *at <= ctx.now).is_some() {
+            for _ in 0..LISTENERS_PER_TURN.min(self.listeners.waiting()) {
+                if let Some(index) = self.listeners.next_waiting() {
+                    self.accept(ctx, index);
+                }
+            }
+            if self.accept_again.is_none() && self.listeners.waiting() > 0 {
+                self.accept_again = Some(ctx.now);
+            }
+        }
+    }
+
+    /// After a call to a connection: timers, turns, and its end.
+    fn settle(&mut self, ctx: &mut Context<'_>, slot: usize, progress: Progress) {
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.connection.is_over() {
+            self.remove(slot);
+            return;
+        }
+        if self.pressure.note(flow, narrow(slot)) {
+            let flows = &self.flows;
+            self.pressure.sweep(|slot| flows.get(slot as usize));
+        }
+        let Some(flow) = self.flows.get_mut(slot) else { return };
+        if flow.connection.state() == State::TimeWait && flow.stream.is_some() {
+            if self.in_time_wait >= self.limit {
+                // As Linux does beyond net.ipv4.tcp_max_tw_buckets.
+                return self.remove(slot);
+            }
+            flow.stream = None;
+            self.in_time_wait += 1;
+        }
+        if flow.connection.is_window_tight()
+            && !flow.awaits_room
+            && let Some(stream) = &flow.stream
+        {
+            // Once, not at each call: asking brings an event at once if there is anything to
+            // read, or the peer has closed its side. Fails only for a descriptor that is not
+            // watched, and this one is.
+            let asked = ctx
+                .poller
+                .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
+            flow.awaits_room = asked.is_ok();
+        }
+        if let Some(deadline) = flow.connection.deadline() {
+            self.timers
+                .schedule(&mut flow.scheduled, (narrow(slot), flow.generation), deadline);
+        }
+        if progress != Progress::Done {
+            self.is_starved |= progress == Progress::Starved;
+            if !std::mem::replace(&mut flow.is_queued, true) {
+                self.backlog.push_back(slot);
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let flow = self.take_out(slot);
+        if let Some(stream) = &flow.stream
+            && flow.connection.state() == State::Aborted
+        {
+            host_socket::make_close_a_reset(stream);
+        }
+    }
+
+    fn take_out(&mut self, slot: usize) -> Flow {
+        let flow = self.flows.remove(slot);
+        self.pressure.forget(&flow);
+        self.slots.remove(&flow.key(), narrow(slot));
+        self.in_time_wait -= usize::from(flow.stream.is_none());
+        flow
+    }
+
+    fn is_full(&self) -> bool {
+        self.flows.len() - self.in_time_wait >= self.limit
+    }
+}
+
+fn token(slot: usize, generation: u32) -> Token {
+    Token {
+        owner: Owner::Tcp,
+        generation,
+        index: narrow(slot),
+    }
+}
+
+/// A slot as tokens, timers and the index keep it: the limit on flows fits by far.
+fn narrow(slot: usize) -> u32 {
+    u32::try_from(slot).unwrap_or(u32::MAX)
+}
+
+fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
+    flows[slot as usize].key()
+}
+
+/// The head of a segment's frame.
+fn head<'b>(burst: &'b GuestBurst<'_>, segment: &Segment) -> &'b [u8] {
+    burst.get(segment.frame).map_or(&[][..], |frame| frame.head)
+}
+
+/// DSCP of a segment, in the place it has in the header. Its ECN is between the guest and us.
+fn dscp(head: &[u8]) -> u8 {
+    const DSCP: u8 = 0xfc;
+    traffic_class(head) & DSCP
+}
+
+/// Answers a SYN with RST.
+fn refuse(ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+    let segment = Segment {
+        frame: 0,
+        header: *syn,
+        payload_offset: 0,
+        payload_len: 0,
+    };
+    reset(ctx, &Incoming { key, segment });
+}
+
+/// Answers a segment that belongs to no connection (RFC 9293 3.10.7.1).
+fn reset(ctx: &mut Context<'_>, item: &Incoming) {
+    let header = &item.segment.header;
+    if header.flags.has(TcpFlags::RST) {
+        return;
+    }
+    let mut answer = TcpHeader {
+        src_port: item.key.remote.port(),
+        dst_port: item.key.guest.port(),
+        flags: TcpFlags::RST,
+        seq: header.ack,
+        ..TcpHeader::default()
+    };
+    if !header.flags.has(TcpFlags::ACK) {
+        answer.flags = TcpFlags::RST | TcpFlags::ACK;
+        answer.seq = 0;
+        answer.ack = header.seq.wrapping_add(item.segment.sequence_len());
+    }
+    // Without room the guest sends again, and is answered then.
+    let _ = emit::control(ctx, item.key.remote.ip(), item.key.guest.ip(), &answer);
+}

@@ -1,0 +1,45 @@
+//! Connections that go from one worker to another.
+
+use super::{Flow, FlowKey, Progress, TcpFlows};
+use crate::nat::context::Context;
+use crate::poller::Poller;
+
+/// A connection between two workers.
+pub struct MovedFlow(Flow);
+
+impl TcpFlows {
+    /// One of the connections, if there is any.
+    pub fn any(&self) -> Option<FlowKey> {
+        self.flows.iter().next().map(|(_, flow)| flow.key())
+    }
+
+    /// Lets go of a connection, for another worker.
+    pub fn release(&mut self, key: &FlowKey, poller: &Poller) -> Option<MovedFlow> {
+        let slot = self.slot_of(key)?;
+        let mut flow = self.take_out(slot);
+        if let Some(stream) = &flow.stream {
+            // Fails only for a descriptor that is not watched.
+            let _ = poller.remove(stream);
+        }
+        if let Some(claim) = flow.claim.take() {
+            claim.pass_on();
+        }
+        Some(MovedFlow(flow))
+    }
+
+    /// Takes a connection that another worker has let go of.
+    pub fn take_in(&mut self, ctx: &mut Context<'_>, MovedFlow(flow): MovedFlow) {
+        if let Some(slot) = self.slot_of(&flow.key()) {
+            self.remove(slot);
+        }
+        let had_more = flow.is_queued;
+        let slot = self.put_in(ctx, flow);
+        // What was to be read is told of by the poller; what met no room is not.
+        let progress = if had_more {
+            Progress::More
+        } else {
+            self.flows[slot].connection.progress()
+        };
+        self.settle(ctx, slot, progress);
+    }
+}

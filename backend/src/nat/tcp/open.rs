@@ -1,0 +1,243 @@
+//! How connections begin: the guest's SYN becomes a socket that connects, a client at a
+//! listening socket becomes a SYN to the guest.
+
+use super::connection::{Connection, Opening};
+use super::listener::{Accepted, Client};
+use super::local_ports::OwnPort;
+use super::pressure::{Side, Standing};
+use super::{FlowKey, Incoming, RETRY, TURNS, TcpFlows, dscp, host_socket, refuse};
+use crate::counters::{Count, DropReason};
+use crate::nat::address_map::Destination;
+use crate::nat::context::Context;
+use crate::nat::icmp::{self, IcmpError};
+use crate::nat::ip_options::ttl;
+use crate::nat::link::Packet;
+use crate::packet::protocol;
+use crate::sys::datagram;
+use crate::sys::error_queue::{self, Origin};
+use crate::time::Instant;
+use socket2::{Domain, Socket};
+use std::io;
+use std::net::SocketAddr;
+
+impl TcpFlows {
+    /// The guest opens a connection with `item`, a SYN in a frame with this `head`.
+    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) {
+        let (key, syn) = (item.key, &item.segment.header);
+        let target = match ctx.nat.outbound(key.remote) {
+            Destination::World(target) => target,
+            Destination::Gateway => return refuse(ctx, key, syn),
+            Destination::Refused(reason) => {
+                ctx.counters.count_drop(reason);
+                return refuse(ctx, key, syn);
+            }
+        };
+        self.keep_share(ctx, Standing::OpeningOut);
+        if self.is_full() && !self.make_room(ctx, Side::Guest) {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return;
+        }
+        let opened = match socket_like(target, head) {
+            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => socket_like(target, head),
+            other => other,
+        };
+        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest.port(), (target, head)));
+        let (stream, connected) = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                let reason = if is_limit(&e) {
+                    DropReason::FlowLimit
+                } else {
+                    DropReason::SocketError
+                };
+                ctx.counters.count_drop(reason);
+                return;
+            }
+        };
+        if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
+            // The guest asks again in a second, and TIME_WAIT ends.
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return;
+        }
+        ctx.counters.add(Count::TcpOut, 1);
+        let opening = self.opening(ctx, key);
+        let mut connection = Connection::from_guest(&opening, syn);
+        match connected {
+            Ok(()) => {
+                forget_refusals(&stream);
+                connection.on_connected(ctx);
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return connect_failed(ctx, &mut connection, &e, None),
+        }
+        self.insert(ctx, connection, stream, dscp(head));
+    }
+
+    /// Connects `stream`, or one more like it, from `port` where that can be had.
+    fn connect(
+        &mut self,
+        now: Instant,
+        stream: Socket,
+        port: u16,
+        (target, head): (SocketAddr, &[u8]),
+    ) -> io::Result<(Socket, io::Result<()>)> {
+        let stream = match self.local_ports.connect_from_own(&stream, port, target) {
+            OwnPort::Used(connected) => return Ok((stream, connected)),
+            OwnPort::Unavailable => stream,
+            OwnPort::Bound => {
+                drop(stream);
+                socket_like(target, head)?
+            }
+        };
+        let connected = self.local_ports.connect(now, &stream, port, target);
+        Ok((stream, connected))
+    }
+
+    /// Clients wait at a listening socket.
+    pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
+        for _ in 0..TURNS {
+            // Where the guest has not answered its share of clients yet, no other connection that
+            // ended would change that.
+            if !self.has_share(ctx, Standing::OpeningIn) {
+                return self.accept_later(ctx, index);
+            }
+            match self.listeners.accept(index, ctx.counters) {
+                Accepted::Client(client) => self.take_client(ctx, client),
+                Accepted::Nobody => return,
+                Accepted::Limited if self.make_room(ctx, Side::World) => {}
+                Accepted::Limited => return self.accept_later(ctx, index),
+            }
+        }
+        self.listeners.put_off(index);
+        self.accept_again = Some(ctx.now);
+    }
+
+    /// Clients wait until there is a descriptor, or the guest has answered others.
+    fn accept_later(&mut self, ctx: &Context<'_>, index: usize) {
+        ctx.counters.count_drop(DropReason::FlowLimit);
+        self.listeners.put_off(index);
+        self.accept_again.get_or_insert(ctx.now + RETRY);
+    }
+
+    fn take_client(&mut self, ctx: &mut Context<'_>, client: Client) {
+        let Some((guest, remote)) = inbound_ends(ctx, client.address, client.guest_port) else {
+            return;
+        };
+        self.keep_share(ctx, Standing::OpeningIn);
+        let has_room = !self.is_full() || self.make_room(ctx, Side::World);
+        let Some(key) = self.free_key(guest, remote).filter(|_| has_room) else {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return host_socket::make_close_a_reset(&client.stream);
+        };
+        ctx.counters.add(Count::TcpIn, 1);
+        let opening = self.opening(ctx, key);
+        let connection = Connection::to_guest(&opening, ctx);
+        self.insert(ctx, connection, client.stream, 0);
+    }
+
+    /// The key for a client: its real port, unless two clients look alike to the guest.
+    fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowKey> {
+        const TRIES: u16 = 64;
+        (0..TRIES).find_map(|i| {
+            remote.set_port(remote.port().wrapping_add(i).max(1));
+            let key = FlowKey { guest, remote };
+            (!self.has(&key)).then_some(key)
+        })
+    }
+
+    fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
+        let (iss, clock) = self.secret.initial(ctx.now, key.guest, key.remote);
+        Opening {
+            guest: key.guest,
+            remote: key.remote,
+            iss,
+            clock,
+            mtu: ctx.link.mtu,
+            spill: self.spill.clone(),
+        }
+    }
+}
+
+/// A socket towards `target` whose segments travel as that frame of the guest's with this `head`.
+fn socket_like(target: SocketAddr, head: &[u8]) -> io::Result<Socket> {
+    let stream = host_socket::open(target)?;
+    let dscp = dscp(head);
+    if dscp != 0 {
+        host_socket::set_dscp(&stream, dscp);
+    }
+    // A trace finds the routers on the way by it; and what speaks to its neighbours only
+    // (BGP) or wants to be sure of them (RFC 5082) sets it on purpose.
+    if let Some(ttl) = ttl(head) {
+        host_socket::set_ttl(&stream, ttl);
+    }
+    watch_refusals(&stream, target);
+    Ok(stream)
+}
+
+/// True if there is no descriptor or no memory for a socket.
+fn is_limit(error: &io::Error) -> bool {
+    let limits = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| limits.contains(&errno))
+}
+
+fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<(SocketAddr, SocketAddr)> {
+    let remote = ctx.nat.inbound(peer.ip())?;
+    let guest = ctx.link.guest_address(remote)?;
+    Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
+}
+
+/// Has the ICMPv6 message that ends the making of a connection put on the error queue. For
+/// IPv4 that is so anyway.
+fn watch_refusals(stream: &Socket, target: SocketAddr) {
+    if target.is_ipv6() {
+        // Without it the error number is all there is.
+        let _ = datagram::watch_errors(stream, Domain::IPV6);
+    }
+}
+
+/// Lets ICMPv6 messages be what they are for a connection that is made: no reason to end it.
+pub(super) fn forget_refusals(stream: &Socket) {
+    // Not always of the family in which the guest asked: a name server may stand behind the gateway.
+    if stream.domain().is_ok_and(|domain| domain == Domain::IPV6) {
+        let _ = datagram::ignore_errors(stream, Domain::IPV6);
+    }
+}
+
+/// The host could not connect: tells the guest what a router or the peer would.
+///
+/// The error number says less than the ICMP message it comes from, which is on the error queue
+/// of `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being made).
+pub(super) fn connect_failed(
+    ctx: &mut Context<'_>,
+    connection: &mut Connection,
+    error: &io::Error,
+    stream: Option<&Socket>,
+) {
+    let said = stream.and_then(|stream| error_queue::take(stream, &mut []).ok()?);
+    let reporter = said.and_then(|entry| entry.offender);
+    let said = said.filter(|entry| entry.origin != Origin::Local);
+    let said = said.and_then(|entry| IcmpError::from_queue(&entry));
+    let errno = error.raw_os_error().unwrap_or_default();
+    match errno {
+        libc::ECONNREFUSED if said.is_none() => connection.abort(ctx),
+        // Nobody answered: neither do we. The guest gives up, or tries again.
+        libc::ETIMEDOUT => connection.refuse(),
+        _ => match said.or(IcmpError::from_errno(errno)) {
+            Some(why) => {
+                let header = connection.syn();
+                let quote = Packet {
+                    src: connection.guest.ip(),
+                    dst: connection.remote.ip(),
+                    protocol: protocol::TCP,
+                    traffic_class: 0,
+                    header: &header,
+                    body: &[],
+                };
+                // Without room the guest sends SYN again, and is told then.
+                let _ = icmp::send_error(ctx, why, reporter, &quote);
+                connection.refuse();
+            }
+            None => connection.abort(ctx),
+        },
+    }
+}

@@ -1,0 +1,485 @@
+//! The direction from the guest: segments in, bytes out to the host socket.
+//!
+//! All segments of one connection in a burst become one `sendmsg` straight from guest
+//! memory and one acknowledgment. RCV.NXT moves by what the kernel took, and the
+//! window offered is what it will take (its send queue is the only buffer), so in the
+//! ordinary course nothing is refused after it was sent.
+
+use super::clock;
+use super::connection::{Connection, Progress, Readable, Receiving, Sending, State, Timer};
+use super::seq::Seq;
+use super::stream::HostStream;
+use crate::counters::{Count, DropReason};
+use crate::frame::{Gather, GatherList, GuestBurst};
+use crate::nat::context::Context;
+use crate::packet::{TcpFlags, TcpHeader};
+use crate::sys::stream::MAX_SLICES;
+use std::io;
+
+/// A TCP segment of the guest, parsed.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Index of its frame in the burst.
+    pub frame: usize,
+    /// Its header.
+    pub header: TcpHeader,
+    /// Where the payload starts in the frame.
+    pub payload_offset: usize,
+    /// Bytes of payload.
+    pub payload_len: usize,
+}
+
+impl Segment {
+    const fn has(&self, flag: TcpFlags) -> bool {
+        self.header.flags.has(flag)
+    }
+
+    /// SEG.LEN: payload plus SYN and FIN.
+    pub(super) fn sequence_len(&self) -> u32 {
+        let payload = u32::try_from(self.payload_len).unwrap_or(u32::MAX);
+        payload + u32::from(self.has(TcpFlags::SYN)) + u32::from(self.has(TcpFlags::FIN))
+    }
+}
+
+/// What a run of segments adds up to.
+struct Intake<'l, 'g> {
+    /// Bytes for the host socket.
+    run: Gather<'l, 'g>,
+    /// RCV.NXT once they are taken.
+    next: Seq,
+    /// The guest's FIN follows them.
+    fin: bool,
+    /// The guest asks whether its peer is there.
+    keepalive: bool,
+}
+
+/// One part in this many of a send queue is left for the kernel's overhead.
+const OVERHEAD: u32 = 16;
+/// A window that grew by this much is worth telling, whatever the MSS: a jumbo segment may
+/// be more than all a host socket's queue holds. So is a fourth of that queue (RFC 9293
+/// 3.8.6.2.2), which is less than the third the kernel waits for before it tells of room.
+const WORTHWHILE: u32 = 8 * 1024;
+
+/// A host socket that failed: the connection is to be aborted.
+struct Broken;
+
+impl Connection {
+    /// Takes segments of the guest, in the order they were sent.
+    pub fn on_segments<'s, S: HostStream>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: Option<&mut S>,
+        burst: &GuestBurst<'_>,
+        segments: impl Iterator<Item = &'s Segment>,
+        gather: &mut GatherList,
+    ) -> Progress {
+        let Some(stream) = stream else {
+            segments.for_each(|segment| self.on_segment_without_stream(ctx, segment));
+            return Progress::Done;
+        };
+        let mut intake = Intake {
+            run: gather.start(),
+            next: self.rcv_nxt,
+            fin: false,
+            keepalive: false,
+        };
+        for segment in segments {
+            match self.state {
+                State::SynSent => {
+                    self.on_segment_in_syn_sent(ctx, segment);
+                    intake.next = self.rcv_nxt;
+                }
+                State::SynReceived | State::Established => {
+                    self.on_segment(ctx, segment, burst, &mut intake);
+                }
+                State::Connecting => self.on_segment_without_stream(ctx, segment),
+                State::TimeWait | State::Closed | State::Aborted => break,
+            }
+            if intake.run.slices().len() > MAX_SLICES / 2 && self.hand_over(ctx, stream, &mut intake).is_err() {
+                return Progress::Done;
+            }
+        }
+        if self.hand_over(ctx, stream, &mut intake).is_err() || self.is_over() {
+            return Progress::Done;
+        }
+        if intake.fin && self.receiving == Receiving::Open {
+            self.rcv_nxt += 1;
+            self.receiving = Receiving::Draining;
+            self.ack_due = true;
+            if matches!(self.timer, Timer::Keepalive(_)) {
+                self.rest(ctx.now);
+            }
+            if self.flush_spill(ctx, stream).is_err() {
+                return Progress::Done;
+            }
+        }
+        if intake.keepalive {
+            self.on_keepalive(ctx, stream);
+        }
+        self.answer(ctx, stream)
+    }
+
+    /// While the host connects the guest may only give up; in TIME-WAIT its FIN is
+    /// acknowledged again.
+    fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
+        match self.state {
+            // RFC 5961 3.2: another number may be that of a connection before.
+            State::Connecting if segment.has(TcpFlags::RST) && Seq(segment.header.seq) == self.rcv_nxt => {
+                self.give_up(ctx);
+            }
+            State::TimeWait if segment.has(TcpFlags::RST) => self.end(State::Closed),
+            State::TimeWait if segment.sequence_len() > 0 => {
+                self.ack_due = true;
+                self.send_ack_if_due(ctx);
+            }
+            _ => {}
+        }
+    }
+
+    /// RFC 9293 3.10.7.3.
+    fn on_segment_in_syn_sent(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
+        let header = &segment.header;
+        let has_ack = segment.has(TcpFlags::ACK);
+        if has_ack && Seq(header.ack) != self.snd_nxt {
+            self.disown(ctx, segment);
+            return;
+        }
+        if segment.has(TcpFlags::RST) {
+            if has_ack {
+                self.give_up(ctx);
+            }
+            return;
+        }
+        if !segment.has(TcpFlags::SYN) {
+            return;
+        }
+        self.take_syn(header);
+        if has_ack {
+            self.establish(ctx, Seq(header.ack));
+            self.ack_due = true;
+        } else {
+            // Both sides opened at once.
+            self.state = State::SynReceived;
+            self.send_syn(ctx);
+        }
+    }
+
+    /// While opening, a segment that acknowledges anything but our SYN is of a connection the
+    /// guest still has from before: RST makes it forget that one (RFC 9293 3.5.1).
+    fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
+        ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+        if segment.has(TcpFlags::RST) {
+            return;
+        }
+        let header = TcpHeader {
+            seq: segment.header.ack,
+            flags: TcpFlags::RST,
+            ..self.ports()
+        };
+        // Without room the guest learns it from our next SYN.
+        let _ = self.emit_control(ctx, &header);
+    }
+
+    fn establish(&mut self, ctx: &Context<'_>, ack: Seq) {
+        self.state = State::Established;
+        self.syn_due = false;
+        self.snd_una = ack;
+        self.snd_wl2 = ack;
+        self.retries = 0;
+        self.rtt.acknowledged(ctx.now, ack);
+        self.rtt.forget_back_off();
+        self.rest(ctx.now);
+    }
+
+    /// RFC 9293 3.10.7.4, in its order: sequence number (after RFC 7323 5.3's timestamp),
+    /// RST, SYN, ACK, data, FIN.
+    fn on_segment<'g>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        segment: &Segment,
+        burst: &GuestBurst<'g>,
+        intake: &mut Intake<'_, 'g>,
+    ) {
+        let header = &segment.header;
+        let seq = Seq(header.seq);
+        let end = seq + segment.sequence_len();
+        if seq + 1 == intake.next && self.is_keepalive(segment) {
+            intake.keepalive = true;
+            return;
+        }
+        if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
+            // Window probes are one number short, to be answered (RFC 9293 3.8.6.1).
+            if end + 1 != intake.next || segment.sequence_len() > 0 {
+                ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+            }
+            self.ack_due |= !segment.has(TcpFlags::RST);
+            return;
+        }
+        if segment.has(TcpFlags::RST) {
+            // RFC 5961 3.2: only the exact number resets, others are challenged.
+            if seq == intake.next {
+                self.on_reset(ctx);
+            } else {
+                self.ack_due = true;
+            }
+            return;
+        }
+        if segment.has(TcpFlags::SYN) {
+            if self.state == State::SynReceived {
+                self.send_syn(ctx);
+            } else {
+                self.ack_due = true;
+            }
+            return;
+        }
+        if !segment.has(TcpFlags::ACK) {
+            return;
+        }
+        if self.state == State::SynReceived {
+            if Seq(header.ack) != self.snd_max {
+                self.disown(ctx, segment);
+                return;
+            }
+            self.establish(ctx, Seq(header.ack));
+        }
+        if segment.has(TcpFlags::URG) {
+            self.on_urgent_pointer(segment, intake.next);
+        }
+        if self.on_ack(ctx, segment) {
+            self.take_payload(ctx, segment, burst, intake);
+        }
+    }
+
+    /// RFC 7323 5.3: false for a segment older than the newest one known. What is echoed is
+    /// the timestamp of the first segment that was not acknowledged yet (4.3).
+    fn take_timestamp(&mut self, segment: &Segment) -> bool {
+        let (Some(recent), Some(stamp)) = (&mut self.ts_recent, segment.header.options.timestamps) else {
+            return true;
+        };
+        if clock::is_older(stamp.value, *recent) {
+            return segment.has(TcpFlags::RST);
+        }
+        if !self.ack_due && !Seq(segment.header.seq).after(self.rcv_nxt) {
+            *recent = stamp.value;
+        }
+        true
+    }
+
+    /// The guest has reset the connection. Once both sides have sent FIN that is no error
+    /// (RFC 9293 3.10.7.4, CLOSING and LAST-ACK): a guest that is done answers whatever
+    /// comes late with RST, and what it sent before its FIN still goes out.
+    ///
+    /// Nor is it one if a guest that has sent FIN answers a probe so: its program has closed
+    /// the connection and its kernel forgotten it. The world gets all the guest sent and then,
+    /// as from a Linux host, RST only if it sends anything more.
+    fn on_reset(&mut self, ctx: &mut Context<'_>) {
+        let was_asked = self.retries > 0 && matches!(self.timer, Timer::Keepalive(_));
+        match (self.sending, self.receiving) {
+            (_, Receiving::Open) => self.give_up(ctx),
+            (Sending::Open, _) if !was_asked => self.give_up(ctx),
+            (Sending::Open, Receiving::Closed) => self.end(State::Closed),
+            _ => {
+                self.sending = Sending::Closed;
+                self.readable = Readable::No;
+                self.snd_una = self.snd_max;
+                self.snd_nxt = self.snd_max;
+                self.rest(ctx.now);
+                self.finish_if_closed(ctx.now);
+            }
+        }
+    }
+
+    fn take_payload<'g>(
+        &mut self,
+        ctx: &Context<'_>,
+        segment: &Segment,
+        burst: &GuestBurst<'g>,
+        intake: &mut Intake<'_, 'g>,
+    ) {
+        if segment.sequence_len() == 0 {
+            return;
+        }
+        self.ack_due = true;
+        let seq = Seq(segment.header.seq);
+        if self.receiving != Receiving::Open || intake.fin {
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+            return;
+        }
+        if seq.after(intake.next) {
+            ctx.counters.count_drop(DropReason::TcpOutOfOrder);
+            return;
+        }
+        let known = (intake.next.since(seq) as usize).min(segment.payload_len);
+        let new = segment.payload_len - known;
+        let fits = new.min(self.rcv_edge.since(intake.next) as usize);
+        if fits > 0 {
+            let frame = &burst[segment.frame];
+            frame.gather(segment.payload_offset + known, fits, &mut intake.run);
+            intake.next += u32::try_from(fits).unwrap_or(u32::MAX);
+        }
+        if fits < new {
+            ctx.counters.count_drop(DropReason::TcpOutOfWindow);
+        } else if segment.has(TcpFlags::FIN) {
+            intake.fin = true;
+        }
+    }
+
+    /// Hands the bytes gathered so far to the host socket. What it does not take is
+    /// kept; only if that may not be either, the guest has to send it again.
+    fn hand_over(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: &mut impl HostStream,
+        intake: &mut Intake<'_, '_>,
+    ) -> Result<(), Broken> {
+        let bytes = intake.run.bytes();
+        if bytes == 0 || self.is_over() {
+            return Ok(());
+        }
+        self.flush_spill(ctx, stream)?;
+        if let Some(place) = self.take_urgent_among(bytes) {
+            return self.hand_over_urgent(ctx, stream, intake, place);
+        }
+        let mut taken = 0;
+        if self.spill.is_empty() {
+            taken = match stream.send(intake.run.slices()) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => {
+                    self.abort(ctx);
+                    return Err(Broken);
+                }
+            };
+        }
+        if taken < bytes {
+            self.window_tight = true;
+            if self.spill.keep(intake.run.slices(), taken, bytes - taken) {
+                ctx.counters.add(Count::TcpSpilled, (bytes - taken) as u64);
+                taken = bytes;
+            } else {
+                // What follows has a hole before it now: the guest sends it all again.
+                ctx.counters.count_drop(DropReason::TcpSocketFull);
+                intake.fin = false;
+            }
+        }
+        intake.run.clear();
+        self.rcv_nxt += u32::try_from(taken).unwrap_or(u32::MAX);
+        intake.next = self.rcv_nxt;
+        Ok(())
+    }
+
+    /// The same with an urgent byte among them, which goes by itself.
+    fn hand_over_urgent(
+        &mut self,
+        ctx: &mut Context<'_>,
+        stream: &mut impl HostStream,
+        intake: &mut Intake<'_, '_>,
+        place: usize,
+    ) -> Result<(), Broken> {
+        let bytes = intake.run.bytes();
+        if self.spill.keep_urgent(intake.run.slices(), bytes, place) {
+            self.rcv_nxt += u32::try_from(bytes).unwrap_or(u32::MAX);
+        } else {
+            ctx.counters.count_drop(DropReason::TcpSocketFull);
+            intake.fin = false;
+        }
+        intake.run.clear();
+        intake.next = self.rcv_nxt;
+        self.flush_spill(ctx, stream)
+    }
+
+    /// Hands over what was kept, and FIN after it.
+    fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
+        match self.spill.flush(stream) {
+            Err(_) => {
+                self.abort(ctx);
+                return Err(Broken);
+            }
+            Ok(0) => {}
+            Ok(_) if self.sending == Sending::Closed => self.rest(ctx.now),
+            Ok(_) => {}
+        }
+        if self.receiving == Receiving::Draining && self.spill.is_empty() {
+            self.receiving = Receiving::Closed;
+            stream.shutdown_write();
+            self.finish_if_closed(ctx.now);
+        }
+        Ok(())
+    }
+
+    /// Offers the guest what the host socket will take. The right edge never moves back
+    /// (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
+    /// (3.8.6.2.2, silly window).
+    pub(super) fn refresh_window(&mut self, stream: &mut impl HostStream) {
+        if self.receiving != Receiving::Open {
+            self.window_tight = !self.spill.is_empty();
+            return;
+        }
+        let room = stream.send_room();
+        // The kernel counts more than our bytes: a part of the room is for that.
+        let bytes = if self.spill.is_empty() {
+            room.bytes - room.bytes / OVERHEAD
+        } else {
+            0
+        };
+        let largest = u32::from(u16::MAX) << self.rcv_scale;
+        let edge = self.rcv_nxt + bytes.min(largest);
+        let step = u32::from(self.mss).min(WORTHWHILE).min(room.limit / 4);
+        if edge.since(self.rcv_edge) >= step || bytes >= largest {
+            self.rcv_edge = self.rcv_edge.max(edge);
+        }
+        self.window_tight = room.is_tight() || self.window_field() == 0 || !self.spill.is_empty();
+    }
+
+    /// The host socket may have room again: tells the guest if its window had been small.
+    pub fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
+        if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
+            return;
+        }
+        let before = self.rcv_edge;
+        self.refresh_window(stream);
+        self.ack_due |= self.rcv_edge != before;
+    }
+
+    /// After a run of segments: frees what was acknowledged, sends what may be sent, and
+    /// acknowledges if nothing sent did.
+    pub fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
+        if self.to_discard > 0 {
+            stream.discard(std::mem::take(&mut self.to_discard));
+        }
+        if self.ack_due {
+            self.refresh_window(stream);
+        }
+        if self.syn_due {
+            self.send_syn(ctx);
+        }
+        let progress = self.pump(ctx, stream);
+        self.send_ack_if_due(ctx);
+        match self.progress() {
+            Progress::Done => progress,
+            starved => starved,
+        }
+    }
+
+    pub(super) fn send_ack_if_due(&mut self, ctx: &mut Context<'_>) {
+        if !self.ack_due || self.is_over() || self.state == State::Connecting {
+            return;
+        }
+        let header = self.acknowledgment(ctx.now, self.snd_nxt);
+        self.ack_due = self.emit_control(ctx, &header).is_err();
+    }
+
+    /// The peer has closed its side: reads until the end shows.
+    pub fn on_read_closed(&mut self) {
+        if self.state != State::TimeWait && !self.is_over() {
+            self.readable = Readable::UntilEnd;
+        }
+    }
+
+    /// Bytes arrived at the host socket.
+    pub fn on_readable(&mut self) {
+        if self.readable == Readable::No {
+            self.readable = Readable::Yes;
+        }
+    }
+}

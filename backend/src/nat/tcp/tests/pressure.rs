@@ -1,0 +1,255 @@
+//! Connections that give way to others, with sockets of the loopback.
+
+use super::sockets::Bench;
+use crate::counters::DropReason;
+use crate::nat::tcp::{FlowKey, TcpFlows};
+use crate::nat::test_support::{guest, host_seen, ip};
+use crate::packet::TcpFlags;
+use socket2::{Domain, Socket, Type};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+const ISS: u32 = 1000;
+const ACK: TcpFlags = TcpFlags::ACK;
+const FIN: TcpFlags = TcpFlags::FIN;
+const SECOND: Duration = Duration::from_secs(1);
+
+const EVICTIONS: [DropReason; 4] = [
+    DropReason::TcpHalfClosedEvicted,
+    DropReason::TcpUnansweredEvicted,
+    DropReason::TcpOpeningEvicted,
+    DropReason::FlowLimit,
+];
+
+/// A table for `limit` connections and a listener of the host.
+fn bench(limit: usize) -> (Bench, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut bench = Bench::new(listener.local_addr().unwrap().port());
+    bench.flows = TcpFlows::new(limit).unwrap();
+    (bench, listener)
+}
+
+/// What the guest knows of one of its connections.
+#[derive(Clone, Copy)]
+struct Known {
+    key: FlowKey,
+    next: u32,
+    expected: u32,
+}
+
+/// The guest asks for a connection to `port` of the host from its own port `from`.
+fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowKey {
+    bench.key = FlowKey {
+        guest: guest(ip("10.0.2.2"), from),
+        remote: host_seen(ip("10.0.2.9"), port),
+    };
+    bench.next = ISS;
+    bench.send_syn();
+    bench.key
+}
+
+fn connect(bench: &mut Bench, listener: &TcpListener, from: u16) -> (Known, TcpStream) {
+    let key = ask(bench, from, listener.local_addr().unwrap().port());
+    let (peer, _) = listener.accept().unwrap();
+    bench.handle_events();
+    bench.take();
+    bench.send(ACK, b"");
+    let known = Known {
+        key,
+        next: bench.next,
+        expected: bench.expected,
+    };
+    (known, peer)
+}
+
+fn send(bench: &mut Bench, known: &mut Known, flags: TcpFlags) {
+    (bench.key, bench.next, bench.expected) = (known.key, known.next, known.expected);
+    bench.send(flags, b"");
+    bench.take();
+    known.next += u32::from(flags.has(FIN));
+}
+
+fn pass(bench: &mut Bench, time: Duration) {
+    bench.around.now = bench.around.now + time;
+    bench.flows.on_timer(&mut bench.around.context());
+}
+
+fn counted(bench: &Bench) -> [u64; 4] {
+    EVICTIONS.map(|reason| bench.around.counters.dropped(reason))
+}
+
+/// True if RST has come, before or after FIN.
+fn is_reset(mut peer: &TcpStream) -> bool {
+    peer.write(b"x").is_err()
+}
+
+#[test]
+fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
+    let (mut bench, listener) = bench(4);
+    let mut peers = Vec::new();
+    for from in 40_000..40_004 {
+        peers.push(connect(&mut bench, &listener, from));
+    }
+    // The second one and then the first one are closed by the guest, the third by the world.
+    for i in [1, 0] {
+        send(&mut bench, &mut peers[i].0, FIN | ACK);
+        pass(&mut bench, SECOND);
+    }
+    peers[2].1.shutdown(std::net::Shutdown::Write).unwrap();
+    bench.handle_events();
+    bench.take();
+    peers[2].0.expected += 1;
+    send(&mut bench, &mut peers[2].0, ACK);
+    pass(&mut bench, SECOND);
+    for (from, gone) in [(40_100, 1), (40_101, 0), (40_102, 2)] {
+        let (new, _) = connect(&mut bench, &listener, from);
+        assert!(bench.flows.has(&new.key) && !bench.flows.has(&peers[gone].0.key));
+    }
+    assert!(is_reset(&peers[1].1));
+    assert_eq!(counted(&bench), [3, 0, 0, 0]);
+    // Those that are open in both directions stay, and there is no room.
+    ask(&mut bench, 40_103, listener.local_addr().unwrap().port());
+    assert_eq!(counted(&bench), [3, 0, 0, 1]);
+    assert!(bench.flows.has(&peers[3].0.key));
+}
+
+#[test]
+fn a_half_closed_connection_in_use_is_passed_over() {
+    let (mut bench, listener) = bench(2);
+    let (mut busy, mut peer) = connect(&mut bench, &listener, 40_000);
+    send(&mut bench, &mut busy, FIN | ACK);
+    let (mut idle, _other) = connect(&mut bench, &listener, 40_001);
+    send(&mut bench, &mut idle, FIN | ACK);
+    pass(&mut bench, SECOND);
+    peer.write_all(b"an answer").unwrap();
+    bench.handle_events();
+    bench.take();
+    let (new, _) = connect(&mut bench, &listener, 40_002);
+    assert!(bench.flows.has(&busy.key) && bench.flows.has(&new.key));
+    assert!(!bench.flows.has(&idle.key));
+}
+
+#[test]
+fn without_descriptors_a_half_closed_connection_gives_way_too() {
+    let (mut bench, listener) = bench(1000);
+    let (mut old, _peer) = connect(&mut bench, &listener, 40_000);
+    let (mut older, _) = connect(&mut bench, &listener, 40_001);
+    send(&mut bench, &mut older, FIN | ACK);
+    send(&mut bench, &mut old, FIN | ACK);
+    pass(&mut bench, SECOND);
+    let taken = super::sockets::exhaust_descriptors(0);
+    let key = ask(&mut bench, 40_002, listener.local_addr().unwrap().port());
+    assert!(bench.flows.has(&key) && bench.flows.has(&old.key) && !bench.flows.has(&older.key));
+    // And for a client as well.
+    drop(taken);
+    assert_eq!(counted(&bench), [1, 0, 0, 0]);
+    let clients = bench.clients(1);
+    let taken = super::sockets::exhaust_descriptors(0);
+    bench.handle_events();
+    assert!(!bench.flows.has(&old.key));
+    assert_eq!(counted(&bench), [2, 0, 0, 0]);
+    drop((taken, clients));
+}
+
+#[test]
+fn a_connection_the_guest_does_not_answer_on_gives_way_after_those() {
+    let (mut bench, listener) = bench(3);
+    let (silent, mut peer) = connect(&mut bench, &listener, 40_000);
+    let (_open, _peer) = connect(&mut bench, &listener, 40_001);
+    let (mut closed, _other) = connect(&mut bench, &listener, 40_002);
+    send(&mut bench, &mut closed, FIN | ACK);
+    peer.write_all(b"hello?").unwrap();
+    bench.handle_events();
+    bench.take();
+    pass(&mut bench, SECOND);
+    assert_eq!(bench.take().len(), 1, "sent again");
+    connect(&mut bench, &listener, 40_003);
+    assert_eq!(counted(&bench), [1, 0, 0, 0]);
+    connect(&mut bench, &listener, 40_004);
+    assert_eq!(counted(&bench), [1, 1, 0, 0]);
+    assert!(!bench.flows.has(&silent.key));
+    assert!(is_reset(&peer));
+}
+
+/// A listener that answers no SYN: its queue is full.
+fn silent() -> (Socket, TcpStream, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let at = socket.local_addr().unwrap().as_socket().unwrap();
+    let first = TcpStream::connect(at).unwrap();
+    (socket, first, at)
+}
+
+#[test]
+fn a_scan_of_silent_ports_takes_its_share_and_stops_nobody() {
+    const LIMIT: usize = 40;
+    const SHARE: usize = LIMIT / 4;
+    const SCAN: u16 = 100;
+    let (mut bench, listener) = bench(LIMIT);
+    let (_queue, _first, at) = silent();
+    let scanned: Vec<_> = (0..SCAN).map(|i| ask(&mut bench, 30_000 + i, at.port())).collect();
+    assert_eq!(bench.flows.count(), SHARE);
+    assert_eq!(counted(&bench), [0, 0, u64::from(SCAN) - SHARE as u64, 0]);
+    let (gone, left) = scanned.split_at(scanned.len() - SHARE);
+    assert!(left.iter().all(|key| bench.flows.has(key)), "the youngest are there");
+    assert!(!gone.iter().any(|key| bench.flows.has(key)));
+    assert_eq!(bench.take().len(), 0, "the guest is not told that anybody refused it");
+    let (new, _peer) = connect(&mut bench, &listener, 40_000);
+    assert!(bench.flows.has(&new.key));
+}
+
+#[test]
+fn clients_of_a_silent_guest_wait_for_a_moment_and_then_take_its_oldest_ones_place() {
+    const LIMIT: usize = 40;
+    const SHARE: usize = LIMIT / 4;
+    const MORE: usize = 3;
+    let (mut bench, _listener) = bench(LIMIT);
+    let mut clients = bench.clients(SHARE + MORE);
+    bench.handle_events();
+    assert_eq!(bench.take().len(), SHARE);
+    assert_eq!(counted(&bench), [0, 0, 0, 1]);
+    pass(&mut bench, SECOND);
+    assert_eq!(bench.flows.count(), SHARE);
+    assert_eq!(counted(&bench), [0, 0, 0, 2]);
+    pass(&mut bench, 2 * SECOND);
+    bench.take();
+    assert_eq!(counted(&bench), [0, 0, MORE as u64, 2]);
+    assert_eq!(bench.flows.count(), SHARE);
+    assert!(clients.drain(..MORE).all(|client| is_reset(&client)));
+}
+
+#[test]
+fn clients_that_wait_for_their_share_take_no_other_connections_place() {
+    const LIMIT: usize = 40;
+    let (mut bench, listener) = bench(LIMIT);
+    let (mut closed, _peer) = connect(&mut bench, &listener, 40_000);
+    send(&mut bench, &mut closed, FIN | ACK);
+    pass(&mut bench, 2 * SECOND);
+    let _clients = bench.clients(LIMIT / 4 + 3);
+    bench.handle_events();
+    bench.take();
+    assert_eq!(counted(&bench), [0, 0, 0, 1]);
+    assert!(bench.flows.has(&closed.key));
+}
+
+#[test]
+fn entries_that_mean_nothing_do_not_pile_up() {
+    let (mut bench, mut peer) = Bench::connected();
+    for _ in 0..500 {
+        peer.write_all(b"x").unwrap();
+        bench.handle_ready();
+        bench.take();
+        pass(&mut bench, SECOND);
+        bench.take();
+        bench.send(ACK, b"");
+        pass(&mut bench, SECOND);
+    }
+    assert!(
+        bench.flows.pressure.entries() < 100,
+        "{}",
+        bench.flows.pressure.entries()
+    );
+}

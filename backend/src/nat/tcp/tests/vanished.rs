@@ -1,0 +1,75 @@
+//! Connections from an address that the pod loses, in a namespace of the test's own.
+
+use super::sockets::Bench;
+use crate::nat::addresses::PodAddresses;
+use crate::nat::tcp::FlowKey;
+use crate::nat::test_support::{guest, ip};
+use crate::packet::TcpFlags;
+use crate::poller::Owner;
+use crate::sys::netns::{Network, enter_fresh, run};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+const POD: &str = "192.0.2.7";
+
+/// The guest connects to `listener` at `address`, from port `port`.
+fn connect(bench: &mut Bench, listener: &TcpListener, address: &str, port: u16) -> (FlowKey, TcpStream) {
+    let remote = SocketAddr::new(ip(address), listener.local_addr().unwrap().port());
+    bench.key = FlowKey {
+        guest: guest(remote.ip(), port),
+        remote,
+    };
+    bench.next = 1000;
+    bench.send_syn();
+    let (peer, _) = listener.accept().unwrap();
+    bench.handle_events();
+    bench.take();
+    bench.send(TcpFlags::ACK, b"");
+    (bench.key, peer)
+}
+
+#[test]
+fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
+    if !enter_fresh() {
+        return;
+    }
+    run(&format!("ip address add {POD}/32 dev lo"));
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let mut bench = Bench::new(0);
+    let addresses = PodAddresses::watch(&bench.around.poller).unwrap();
+    // The way to an address of the pod's own begins there.
+    let (lost, _peer) = connect(&mut bench, &listener, POD, 40_000);
+    let (kept, _other) = connect(&mut bench, &listener, "10.0.2.9", 40_001);
+    run(&format!("ip address del {POD}/32 dev lo"));
+    let events = bench.around.events();
+    assert!(events.iter().any(|(token, _)| token.owner == Owner::Addresses));
+    assert!(addresses.removed());
+    bench.flows.on_addresses_removed(&mut bench.around.context());
+    let arrived = bench.take();
+    assert_eq!(arrived.len(), 1);
+    assert!(arrived[0].header.flags.has(TcpFlags::RST));
+    assert_eq!(arrived[0].header.dst_port, lost.guest.port());
+    assert!(!bench.flows.has(&lost) && bench.flows.has(&kept));
+    assert_eq!(
+        bench.flows.deadline(),
+        bench.flows.timers.deadline(),
+        "nothing is left to look at"
+    );
+}
+
+#[test]
+fn a_connection_that_is_being_made_is_forgotten_so_that_the_next_syn_leaves_from_elsewhere() {
+    let Some(network) = Network::new(1500) else { return };
+    let mut bench = Bench::new(0);
+    // Nobody has this address.
+    let remote = SocketAddr::new(ip("192.0.2.99"), 80);
+    bench.key = FlowKey {
+        guest: guest(remote.ip(), 40_000),
+        remote,
+    };
+    bench.send_syn();
+    assert_eq!(bench.flows.count(), 1);
+    network.pod_run("ip address del 192.0.2.2/24 dev pod0");
+    bench.flows.on_addresses_removed(&mut bench.around.context());
+    assert_eq!(bench.flows.count(), 0);
+    assert_eq!(bench.take().len(), 0);
+}

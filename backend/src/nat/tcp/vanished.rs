@@ -1,0 +1,49 @@
+//! Connections from an address the pod has no longer.
+//!
+//! Nothing they send gets anywhere and no answer finds them: the kernel tries for a quarter of
+//! an hour (net.ipv4.tcp_retries2), and an idle one is never told. Linux's masquerade forgets
+//! the flows of an address with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so
+//! that whatever the guest sends next is answered with RST. Here RST goes to the guest at once.
+//! A connection that is being made is forgotten without a word instead: the guest sends SYN
+//! again after a second, and that one leaves from an address there is.
+
+use super::connection::{Progress, State};
+use super::{Flow, TcpFlows};
+use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
+use crate::nat::context::Context;
+
+impl TcpFlows {
+    /// The pod has lost an address, or several: ends the connections that came from them.
+    pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
+        // One that is under way begins again, with what is known now.
+        self.walk = Some(Walk::begin(ctx.now));
+        self.walk_on(ctx);
+    }
+
+    /// Looks at some more connections, if a walk is under way.
+    pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
+        let Some(mut walk) = self.walk.take() else { return };
+        let end = self.flows.capacity().min(walk.next + FLOWS_PER_TURN);
+        for slot in walk.next..end {
+            let Some(flow) = self.flows.get_mut(slot) else { continue };
+            if has_address(flow, &mut walk.addresses) {
+                continue;
+            }
+            if flow.connection.state() == State::Connecting {
+                flow.connection.refuse();
+            } else {
+                flow.connection.abort(ctx);
+            }
+            self.settle(ctx, slot, Progress::Done);
+        }
+        walk.next = end;
+        walk.at = ctx.now;
+        self.walk = (end < self.flows.capacity()).then_some(walk);
+    }
+}
+
+fn has_address(flow: &Flow, addresses: &mut LocalAddresses) -> bool {
+    let stream = flow.stream.as_ref();
+    let local = stream.and_then(|stream| stream.local_addr().ok()?.as_socket());
+    local.is_none_or(|local| addresses.have(local))
+}

@@ -1,0 +1,86 @@
+//! What stands around a protocol of masquerade in tests and fuzz targets: a guest made of
+//! memory on the default addresses, and a clock that is set by hand.
+
+use crate::config::{Ipv4Link, Ipv6Link, MasqueradeConfig};
+use crate::counters::Counters;
+use crate::frame::testing::TestSink;
+use crate::nat::address_map::AddressMap;
+use crate::nat::context::Context;
+use crate::nat::link::Link;
+use crate::packet::MacAddr;
+use crate::poller::Poller;
+use crate::time::Instant;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The guest's MAC.
+pub const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+/// A guest and its surroundings.
+pub struct Surroundings {
+    /// What time it is.
+    pub now: Instant,
+    /// The guest's link.
+    pub link: Link,
+    /// Its address map.
+    pub nat: AddressMap,
+    /// Where sockets are watched.
+    pub poller: Poller,
+    /// Where things are counted.
+    pub counters: Counters,
+    /// The guest's receive side.
+    pub sink: TestSink,
+}
+
+impl Surroundings {
+    /// The default addresses of both families, and what `change` makes of them.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn make(change: impl FnOnce(&mut MasqueradeConfig)) -> io::Result<Self> {
+        let v4 = |host| Ipv4Addr::new(10, 0, 2, host);
+        let v6 = |host| Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, host);
+        let mut config = MasqueradeConfig {
+            ipv4: Some(Ipv4Link {
+                network: Ipv4Net::new_assert(v4(0), 24),
+                gateway: v4(1),
+                guest: v4(2),
+            }),
+            ipv6: Some(Ipv6Link {
+                network: Ipv6Net::new_assert(v6(0), 120),
+                gateway: v6(1),
+                guest: v6(2),
+            }),
+            ..MasqueradeConfig::default()
+        };
+        change(&mut config);
+        Ok(Self {
+            now: Instant::from_nanos(1_000_000_000),
+            link: Link {
+                guest_mac: GUEST_MAC,
+                mtu: 1500,
+                ipv4: config.ipv4,
+                ipv6: config.ipv6,
+                chosen_ipv6: None,
+            },
+            nat: AddressMap::new(&config),
+            poller: Poller::new()?,
+            counters: Counters::default(),
+            sink: TestSink::default(),
+        })
+    }
+
+    /// What a protocol is handed with a call.
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            now: self.now,
+            link: &self.link,
+            nat: &self.nat,
+            poller: &self.poller,
+            counters: &self.counters,
+            steering: None,
+            sink: &mut self.sink,
+        }
+    }
+}

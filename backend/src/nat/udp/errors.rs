@@ -1,0 +1,58 @@
+//! What the network says about a flow's datagrams: from the socket's error queue to
+//! ICMP for the guest.
+
+use super::flow::Flow;
+use crate::counters::DropReason;
+use crate::nat::context::Context;
+use crate::nat::icmp::{IcmpError, send_error};
+use crate::nat::link::Packet;
+use crate::packet::{UdpHeader, protocol};
+use crate::sys::error_queue::{self, Origin};
+
+/// Entries taken in one go; the kernel bounds the queue by the receive buffer.
+const MAX_ENTRIES: usize = 64;
+
+/// Payload bytes quoted: an ICMP error of IPv6 has 1280 bytes in all.
+const MAX_QUOTED: usize = 1200;
+
+/// Empties the error queue of a flow's socket, and its pending error with it. Returns what
+/// the host's own stack says: that is about what was just sent, of which it quotes nothing.
+pub fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
+    let mut quoted = [0; MAX_QUOTED];
+    let mut own = None;
+    for _ in 0..MAX_ENTRIES {
+        let Ok(Some(entry)) = error_queue::take(&flow.socket, &mut quoted) else {
+            break;
+        };
+        let error = IcmpError::from_queue(&entry);
+        if entry.origin == Origin::Local {
+            own = error.or(own);
+        } else if let Some(error) = error {
+            tell_guest(flow, ctx, error, entry.offender, &quoted[..entry.len.min(MAX_QUOTED)]);
+        }
+    }
+    // An error without an entry (the queue was full) must not stay for the next send.
+    let _ = flow.socket.take_error();
+    own
+}
+
+fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Option<std::net::IpAddr>, body: &[u8]) {
+    let mut header = [0; UdpHeader::LEN];
+    UdpHeader {
+        src_port: flow.key.guest.port(),
+        dst_port: flow.key.peer.port(),
+        payload_len: body.len(),
+    }
+    .emit(&mut header, 0);
+    let quote = Packet {
+        src: flow.key.guest.ip(),
+        dst: flow.key.peer.ip(),
+        protocol: protocol::UDP,
+        traffic_class: 0,
+        header: &header,
+        body,
+    };
+    if send_error(ctx, error, offender, &quote).is_err() {
+        ctx.counters.count_drop(DropReason::NoRoom);
+    }
+}

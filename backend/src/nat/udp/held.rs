@@ -1,0 +1,181 @@
+//! Datagrams that go to the guest by copy, and those of them it had no room for.
+//!
+//! What was taken from a socket cannot be put back. So a datagram, or a run of them, that
+//! meets a guest without room is held and goes first when there is some. Nothing more is
+//! taken from any socket meanwhile: what waits there is the kernel's to bound, and held is
+//! what one call brought.
+
+use super::flow::FlowKey;
+use super::receive::{Towards, send_copy};
+use crate::counters::DropReason;
+use crate::frame::{HEAD_MAX, Layout, NoRoom, Offload};
+use crate::nat::context::Context;
+use crate::nat::fragmenter::Fragmenter;
+use std::collections::VecDeque;
+
+/// Most bytes held: two calls of runs of 64 KiB.
+const MAX_BYTES: usize = 4 << 20;
+
+/// Times a datagram is tried although there was room for a part of it: a guest whose ring
+/// is smaller than its fragments must not keep everything behind it waiting.
+const MAX_TRIES: u32 = 8;
+
+/// What came for a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived<'a> {
+    /// Whom it is for.
+    pub key: FlowKey,
+    /// DSCP and ECN.
+    pub traffic_class: u8,
+    /// Set for a run of datagrams of this size.
+    pub segment: Option<u16>,
+    /// Payload.
+    pub body: &'a [u8],
+}
+
+/// Something that waits for room.
+#[derive(Debug)]
+pub struct Held {
+    key: FlowKey,
+    traffic_class: u8,
+    segment: Option<u16>,
+    body: Vec<u8>,
+    /// Bytes of a run that are with the guest already.
+    gone: usize,
+    tries: u32,
+}
+
+impl Held {
+    fn rest(&self) -> Arrived<'_> {
+        Arrived {
+            key: self.key,
+            traffic_class: self.traffic_class,
+            segment: self.segment,
+            body: &self.body[self.gone..],
+        }
+    }
+}
+
+/// Sends by copy, in order.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    fragmenter: Fragmenter,
+    held: VecDeque<Held>,
+    bytes: usize,
+}
+
+impl Delivery {
+    /// True if something waits for room.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Takes out what is held of a flow that goes to another worker.
+    pub fn take(&mut self, key: &FlowKey) -> Vec<Held> {
+        let mut taken = Vec::new();
+        for held in std::mem::take(&mut self.held) {
+            if held.key == *key {
+                self.bytes -= held.body.len();
+                taken.push(held);
+            } else {
+                self.held.push_back(held);
+            }
+        }
+        taken
+    }
+
+    /// Holds what another worker held of a flow.
+    pub fn put(&mut self, held: Vec<Held>) {
+        self.bytes += held.iter().map(|held| held.body.len()).sum::<usize>();
+        self.held.extend(held);
+    }
+
+    /// Sends a datagram, or a run of them; holds it if there is no room.
+    pub fn send(&mut self, ctx: &mut Context<'_>, arrived: &Arrived<'_>) {
+        let gone = if self.is_holding() {
+            0
+        } else {
+            match attempt(&mut self.fragmenter, ctx, arrived) {
+                Ok(()) => return,
+                Err(gone) => gone,
+            }
+        };
+        let rest = Arrived {
+            body: &arrived.body[gone..],
+            ..*arrived
+        };
+        if self.bytes + rest.body.len() > MAX_BYTES {
+            return ctx.counters.count_drops(DropReason::NoRoom, rest.datagrams());
+        }
+        self.bytes += rest.body.len();
+        self.held.push_back(Held {
+            key: rest.key,
+            traffic_class: rest.traffic_class,
+            segment: rest.segment,
+            body: rest.body.to_vec(),
+            gone: 0,
+            tries: 0,
+        });
+    }
+
+    /// Sends what was held, as far as there is room.
+    ///
+    /// # Errors
+    /// [`NoRoom`]: something is held still.
+    pub fn flush(&mut self, ctx: &mut Context<'_>) -> Result<(), NoRoom> {
+        while let Some(held) = self.held.front_mut() {
+            has_room(ctx)?;
+            if let Err(gone) = attempt(&mut self.fragmenter, ctx, &held.rest()) {
+                held.gone += gone;
+                held.tries = if gone == 0 { held.tries + 1 } else { 0 };
+                if held.tries < MAX_TRIES {
+                    return Err(NoRoom);
+                }
+                ctx.counters.count_drops(DropReason::NoRoom, held.rest().datagrams());
+            }
+            let done = self.held.pop_front();
+            self.bytes -= done.map_or(0, |held| held.body.len());
+        }
+        Ok(())
+    }
+}
+
+impl Arrived<'_> {
+    /// How many datagrams it stands for.
+    fn datagrams(&self) -> u64 {
+        let n = self
+            .segment
+            .map_or(1, |size| self.body.len().div_ceil(usize::from(size).max(1)));
+        u64::try_from(n).unwrap_or(u64::MAX)
+    }
+}
+
+/// Whether the guest has room for any frame at all.
+fn has_room(ctx: &mut Context<'_>) -> Result<(), NoRoom> {
+    let probe = Layout {
+        header: HEAD_MAX,
+        payload: 0,
+        count: 1,
+    };
+    ctx.sink.reserve(probe)?;
+    ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
+    Ok(())
+}
+
+/// Sends a datagram, or a run: as one frame where the guest takes that and has room for it,
+/// else one by one, since its ring may never hold the whole. On error the bytes that went
+/// before.
+fn attempt(fragmenter: &mut Fragmenter, ctx: &mut Context<'_>, arrived: &Arrived<'_>) -> Result<(), usize> {
+    let Arrived { key, segment, body, .. } = *arrived;
+    let towards = Towards::new(key, ctx).with_class(arrived.traffic_class);
+    let Some(size) = segment.map(|size| usize::from(size).max(1)) else {
+        return send_copy(fragmenter, ctx, &towards, body, None).map_err(|NoRoom| 0);
+    };
+    if towards.takes_runs() && send_copy(fragmenter, ctx, &towards, body, segment).is_ok() {
+        return Ok(());
+    }
+    for (i, part) in body.chunks(size).enumerate() {
+        send_copy(fragmenter, ctx, &towards, part, None).map_err(|NoRoom| i * size)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! Forwarded ports: sockets that wait for datagrams of clients nobody has heard of.
+//!
+//! The first datagram of a client makes a flow with a socket of its own, bound to the
+//! address the client sent to and connected to the client: from then on the kernel
+//! gives the client's datagrams to that socket, and answers leave from the right
+//! address. In the moment between bind and connect that socket gets everybody's
+//! datagrams. They are taken out right after and handled as if they had come to the
+//! listener.
+
+use super::flow::{Flow, FlowKey, FlowRef, Side};
+use super::held::Arrived;
+use super::receive::takes_runs;
+use super::{Turn, UdpFlows, socket};
+use crate::config::{Forward, Transport};
+use crate::counters::{Count, DropReason};
+use crate::frame::{Layout, Offload};
+use crate::mode::ForwardSocket;
+use crate::nat::context::Context;
+use crate::nat::listen::ListenError;
+use crate::packet::protocol;
+use crate::poller::{Interest, Owner, Poller, Token};
+use crate::sys::is_out_of_descriptors;
+use crate::sys::receive_batch::ReceiveBatch;
+use socket2::Socket;
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+/// Datagrams of strangers taken at a time from a socket that was just connected.
+const STRAY_BATCH: usize = 4;
+
+/// Most datagrams that are handled because of one connect: beyond that the flow is
+/// given up, since whose datagrams wait in its socket cannot be told any more.
+const MAX_STRAYS: usize = 1024;
+
+/// Which ports a listener is for.
+#[derive(Clone, Copy, Debug)]
+enum Ports {
+    /// One of the host that stands for one of the guest.
+    Forward { host: u16, guest: u16 },
+    /// Any, which is the guest's too. Datagrams tell theirs.
+    Any,
+}
+
+/// A socket waiting for clients.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    ports: Ports,
+    /// True while it waits for its turn or for room in the guest.
+    pub waiting: bool,
+}
+
+/// A datagram that came to a flow's socket before it was connected.
+struct Stray {
+    source: SocketAddr,
+    local: SocketAddr,
+    traffic_class: u8,
+    body: Vec<u8>,
+}
+
+impl Ports {
+    /// Of the host, for a datagram that came to port `asked`, where that is known.
+    fn host(self, asked: Option<u16>) -> Option<u16> {
+        match self {
+            Self::Forward { host, .. } => Some(host),
+            Self::Any => asked,
+        }
+    }
+
+    /// Of the guest, for a datagram to port `host`.
+    fn guest(self, host: u16) -> u16 {
+        match self {
+            Self::Forward { guest, .. } => guest,
+            Self::Any => host,
+        }
+    }
+}
+
+/// Who sent a datagram to which address of ours, and which ports it is for.
+#[derive(Clone, Copy)]
+struct Arrival {
+    source: SocketAddr,
+    local: SocketAddr,
+    ports: Ports,
+}
+
+impl UdpFlows {
+    /// Listens on the UDP ports among `forwards`.
+    ///
+    /// # Errors
+    /// The first port that cannot be had. Those before it are listened on; drop the
+    /// whole to let them go.
+    pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
+        let families = self.config.families;
+        for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
+            families.listen(forward, |at, guest_port| self.listen_on(at, guest_port, poller))?;
+        }
+        Ok(())
+    }
+
+    fn listen_on(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
+        let (socket, _) = socket::listening(at)?;
+        self.adopt(ForwardSocket { socket, at, guest_port }, poller)
+    }
+
+    /// Takes datagrams of one more socket that waits for clients.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
+        let ForwardSocket { socket, at, guest_port } = listening;
+        let ports = Ports::Forward {
+            host: at.port(),
+            guest: guest_port,
+        };
+        self.add_listener(socket, ports, poller)?;
+        self.table.own_port(socket::domain_of(at.ip()), at.port());
+        Ok(())
+    }
+
+    /// Takes datagrams of a socket that waits for clients of any port: each is for the port
+    /// of the guest that it was sent to.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
+        self.add_listener(socket, Ports::Any, poller)
+    }
+
+    fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
+        let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
+        poller.add(&socket, Token::new(Owner::UdpListener, index), Interest::ReadEdge)?;
+        self.listeners.insert(Listener {
+            socket,
+            ports,
+            waiting: false,
+        });
+        Ok(())
+    }
+
+    /// Waits for clients at `addresses` no more.
+    pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
+        let table = &mut self.table;
+        self.listeners.retain(|_, listener| {
+            let at = listener.socket.local_addr().ok().and_then(|at| at.as_socket());
+            let Some(at) = at.filter(|at| addresses.contains(at)) else {
+                return true;
+            };
+            table.disown_port(socket::domain_of(at.ip()), at.port());
+            false
+        });
+    }
+
+    /// Takes some of what waits in a listener.
+    pub(super) fn serve_listener(&mut self, ctx: &mut Context<'_>, index: u32) -> Turn {
+        let Some(listener) = self.listeners.get(index as usize) else {
+            return Turn::Done;
+        };
+        // What is taken from the socket has to go somewhere.
+        let probe = Layout {
+            header: crate::frame::HEAD_MAX,
+            payload: 0,
+            count: 1,
+        };
+        if ctx.sink.reserve(probe).is_err() {
+            return Turn::NoRoom;
+        }
+        ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
+        let ports = listener.ports;
+        let Ok(n) = self.receiver.batch.receive_to_spill(&listener.socket, usize::MAX) else {
+            ctx.counters.count_drop(DropReason::SocketError);
+            return Turn::Again;
+        };
+        let mut strays = Vec::new();
+        for i in 0..n {
+            let message = self.receiver.batch.message(i);
+            let port = ports.host(message.local_port);
+            let (Some(source), Some(local), Some(port)) = (message.source, message.local, port) else {
+                ctx.counters.count_drop(DropReason::UdpNoFlow);
+                continue;
+            };
+            let local = local_end(local, port, source);
+            let arrival = Arrival { source, local, ports };
+            if let Some(key) = self.admit(ctx, arrival, &mut strays) {
+                self.receiver.pass_on(key, ctx, i);
+            }
+        }
+        self.handle_strays(ctx, ports, strays);
+        match n {
+            _ if self.receiver.delivery.is_holding() => Turn::NoRoom,
+            0 => Turn::Done,
+            _ => Turn::Again,
+        }
+    }
+
+    /// Strays may make flows, and so more strays.
+    fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
+        let mut done = 0;
+        while done < strays.len() {
+            let Stray {
+                source,
+                local,
+                traffic_class,
+                ..
+            } = strays[done];
+            let arrival = Arrival { source, local, ports };
+            let key = self.admit(ctx, arrival, &mut strays);
+            if let Some(key) = key {
+                let arrived = Arrived {
+                    key,
+                    traffic_class,
+                    segment: None,
+                    body: &strays[done].body,
+                };
+                self.receiver.delivery.send(ctx, &arrived);
+            }
+            done += 1;
+        }
+    }
+
+    /// The flow of a datagram, made if there is none; `None` if it goes nowhere.
+    fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowKey> {
+        let Arrival { source, local, ports } = arrival;
+        let seen = ctx.nat.inbound(source.ip());
+        let guest = seen.and_then(|seen| ctx.link.guest_address(seen));
+        let (Some(seen), Some(guest)) = (seen, guest) else {
+            ctx.counters.count_drop(DropReason::UdpNoFlow);
+            return None;
+        };
+        let key = FlowKey {
+            guest: SocketAddr::new(guest, ports.guest(local.port())),
+            peer: SocketAddr::new(seen, source.port()),
+        };
+        if let Some(known) = self.table.find(&key)
+            && self.table.get(known).is_some_and(|f| f.local == Some(local))
+        {
+            self.table.heard(known, Side::World, ctx.now);
+            return Some(key);
+        }
+        if !self.table.make_room(Side::World) {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return None;
+        }
+        let made = self.open_inbound(ctx, key, arrival)?;
+        self.take_strays(ctx, made, source, strays);
+        Some(key)
+    }
+
+    fn open_inbound(&mut self, ctx: &mut Context<'_>, key: FlowKey, arrival: Arrival) -> Option<FlowRef> {
+        let (local, client) = (arrival.local, arrival.source);
+        let coalesce = takes_runs(&ctx.sink.caps(), key.guest.ip());
+        let open = || socket::inbound(local, client, coalesce);
+        let opened = self.open_or_make_room(Side::World, open);
+        let made = match opened {
+            Ok(made) => made,
+            Err(e) => {
+                ctx.counters.count_drop(super::refusal_reason(&e));
+                return None;
+            }
+        };
+        let mut flow = Flow::new(key, made.socket, made.domain, Side::World, ctx.now);
+        flow.local = Some(local);
+        // The listener of a forward has the port as long as there are flows. Of any other it
+        // is ours from now on, and the guest may send from it to others.
+        flow.kept_port = matches!(arrival.ports, Ports::Any).then_some(local.port());
+        self.start(ctx, flow)
+    }
+
+    /// Takes what came to a flow's socket before it was connected; what its peer has sent
+    /// since is among it. Gives the flow up if there is no end to it.
+    fn take_strays(&mut self, ctx: &mut Context<'_>, flow: FlowRef, peer: SocketAddr, strays: &mut Vec<Stray>) {
+        let batch = self
+            .stray_batch
+            .get_or_insert_with(|| ReceiveBatch::with_capacity(STRAY_BATCH));
+        let Some(found) = self.table.get(flow) else { return };
+        let Some(local) = found.local else { return };
+        while let Ok(n) = batch.receive_to_spill(&found.socket, STRAY_BATCH) {
+            for i in 0..n {
+                let body = batch.spilled(i);
+                let size = batch.message(i).segment.map_or(body.len(), usize::from).max(1);
+                let source = batch.message(i).source.unwrap_or(peer);
+                let traffic_class = batch.message(i).traffic_class;
+                let bodies = body.chunks(size).chain(body.is_empty().then_some(body));
+                strays.extend(bodies.map(|body| Stray {
+                    source,
+                    local,
+                    traffic_class,
+                    body: body.to_vec(),
+                }));
+            }
+            if n < STRAY_BATCH {
+                return;
+            }
+            if strays.len() > MAX_STRAYS {
+                ctx.counters.count_drop(DropReason::FlowLimit);
+                self.table.remove(flow);
+                return;
+            }
+        }
+    }
+
+    /// Puts a flow into the table and has its socket watched.
+    pub(super) fn start(&mut self, ctx: &mut Context<'_>, flow: Flow) -> Option<FlowRef> {
+        let made = self.watch(ctx, flow)?;
+        ctx.counters.add(Count::UdpFlows, 1);
+        Some(made)
+    }
+
+    /// Gives a flow its slot and has its socket watched.
+    pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
+        flow.claim = ctx.claim(protocol::UDP, flow.key.guest, flow.key.peer);
+        let made = self.table.insert(flow);
+        let token = Token {
+            owner: Owner::Udp,
+            generation: made.generation,
+            index: made.index,
+        };
+        let flow = self.table.get(made)?;
+        if ctx.poller.add(&flow.socket, token, Interest::ReadEdge).is_err() {
+            ctx.counters.count_drop(DropReason::SocketError);
+            self.table.remove(made);
+            return None;
+        }
+        Some(made)
+    }
+
+    /// Opens a socket for a flow that `origin` begins; if there is no descriptor left, once
+    /// more without the flow that gives way to it.
+    pub(super) fn open_or_make_room<T>(&mut self, origin: Side, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match open() {
+            Err(e) if is_out_of_descriptors(&e) && self.table.give_way(origin) => open(),
+            other => other,
+        }
+    }
+}
+
+/// Our end of a datagram. A link-local address needs the client's scope to be bound to.
+fn local_end(address: IpAddr, port: u16, client: SocketAddr) -> SocketAddr {
+    match (address, client) {
+        (IpAddr::V6(a), SocketAddr::V6(client)) if a.is_unicast_link_local() => {
+            std::net::SocketAddrV6::new(a, port, 0, client.scope_id()).into()
+        }
+        _ => SocketAddr::new(address, port),
+    }
+}

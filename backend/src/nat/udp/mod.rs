@@ -1,0 +1,434 @@
+//! UDP of masquerade: one connected host socket per pair of ends.
+//!
+//! Guest to world: the datagrams of a burst are sorted by flow, and each flow's go to
+//! its socket in one call, payload straight from guest memory ([`transmit`]). World to
+//! guest: edge-triggered; the kernel writes into guest memory ([`receive`]). A socket
+//! whose data has nowhere to go waits in a queue until the guest posts buffers, and one
+//! that has too much gives others a turn: nothing spins. What the network says against
+//! a datagram comes back to the guest as ICMP ([`errors`]).
+//!
+//! The host-side destination may be another than the one the guest sees, and of the
+//! other family (a name server behind the gateway): a flow keeps the guest's view in
+//! its key and the host's in its socket, and nothing else knows both.
+//!
+//! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the
+//! guest stands where the pod stands, and a trace begins with the pod's first router.
+
+mod errors;
+mod flow;
+mod held;
+mod inbound;
+mod moving;
+mod readdress;
+mod receive;
+mod socket;
+mod table;
+mod transmit;
+
+pub use self::moving::MovedFlow;
+
+use super::addresses::Walk;
+use super::icmp::{IcmpError, refuse};
+use crate::counters::DropReason;
+use crate::frame::GuestBurst;
+use crate::nat::address_map::Destination;
+use crate::nat::context::Context;
+use crate::nat::listen::Families;
+use crate::poller::{Owner, Readiness, Token};
+use crate::sys::receive_batch::ReceiveBatch;
+use crate::time::Instant;
+pub use flow::FlowKey;
+use flow::{Flow, FlowRef, Side};
+use inbound::Listener;
+use receive::{Receiver, Round};
+use slab::Slab;
+use socket::PortUse;
+pub use socket::listening_at_any_port as listen_at_any_port;
+use socket2::Socket;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use table::FlowTable;
+use transmit::{FlowBurst, Stranded, Transmitter, Try};
+
+/// A socket that waits for clients at an address.
+///
+/// # Errors
+/// What socket(2) and bind(2) say.
+pub fn listen(at: SocketAddr) -> io::Result<Socket> {
+    socket::listening(at).map(|(socket, _)| socket)
+}
+
+/// Rounds of receiving a source has before others get their turn.
+const ROUNDS_PER_TURN: usize = 8;
+
+/// Sources that were put off and get a turn before the worker looks at other things.
+const SOURCES_PER_TURN: usize = 16;
+
+/// What UDP needs to know about its port.
+#[derive(Clone, Copy, Debug)]
+pub struct UdpConfig {
+    /// Most flows at a time; each costs a file descriptor.
+    pub max_flows: usize,
+    /// Families the guest has.
+    pub families: Families,
+}
+
+/// One datagram of the guest, or several that came as one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Index of its frame in the burst.
+    pub frame: usize,
+    /// The guest's end.
+    pub src: SocketAddr,
+    /// The other end as the guest sees it.
+    pub dst: SocketAddr,
+    /// Where the payload begins, in bytes from the Ethernet header on.
+    pub payload_offset: usize,
+    /// Bytes of payload.
+    pub payload_len: usize,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Set if the payload stands for datagrams of this many bytes each, the last may be
+    /// shorter (USO).
+    pub segment_size: Option<u16>,
+}
+
+/// Something that has datagrams for the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Flow(FlowRef),
+    Listener(u32),
+}
+
+/// How a source's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Done,
+    Again,
+    NoRoom,
+}
+
+/// All UDP of a port.
+pub struct UdpFlows {
+    config: UdpConfig,
+    table: FlowTable,
+    listeners: Slab<Listener>,
+    transmitter: Transmitter,
+    receiver: Receiver,
+    /// Made when the first client comes.
+    stray_batch: Option<ReceiveBatch>,
+    /// Sources that have, or may have, something the guest has not got.
+    waiting: VecDeque<Source>,
+    /// The guest had no room when one of them was last asked.
+    starved: bool,
+    /// Datagrams of a burst by flow, and those of one flow; kept for their memory.
+    by_flow: Vec<(FlowRef, u32)>,
+    members: Vec<u32>,
+    /// After an address was removed: the flows that are still to be looked at.
+    walk: Option<Walk>,
+}
+
+impl UdpFlows {
+    /// UDP without any flow yet.
+    pub fn new(config: UdpConfig) -> Self {
+        Self {
+            config,
+            table: FlowTable::new(config.max_flows),
+            listeners: Slab::new(),
+            transmitter: Transmitter::default(),
+            receiver: Receiver::default(),
+            stray_batch: None,
+            waiting: VecDeque::new(),
+            starved: false,
+            by_flow: Vec::new(),
+            members: Vec::new(),
+            walk: None,
+        }
+    }
+
+    /// True if the flow is one of ours.
+    pub fn has(&self, guest: SocketAddr, peer: SocketAddr) -> bool {
+        self.table.find(&FlowKey { guest, peer }).is_some()
+    }
+
+    /// Number of flows.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// True if there is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sends datagrams of the guest on. They must come from the guest's own address.
+    pub fn on_datagrams(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
+        self.sort_by_flow(ctx, burst, datagrams);
+        let mut rest = std::mem::take(&mut self.by_flow);
+        let mut members = std::mem::take(&mut self.members);
+        for group in rest.chunk_by(|a, b| a.0 == b.0) {
+            let flow = group[0].0;
+            members.clear();
+            members.extend(group.iter().map(|(_, datagram)| *datagram));
+            self.table.heard(flow, Side::Guest, ctx.now);
+            let Some(found) = self.table.get(flow) else {
+                // It gave way to a later one of the same burst.
+                ctx.counters.count_drops(DropReason::FlowLimit, group.len() as u64);
+                continue;
+            };
+            let work = FlowBurst {
+                burst,
+                datagrams,
+                members: &members,
+            };
+            if let Err(Stranded { from }) = self.transmitter.send(found, ctx, work, Try::First) {
+                self.readdress(ctx, flow);
+                let Some(found) = self.table.get(flow) else { continue };
+                let rest = work.from(from);
+                // Errors of a second try are the guest's to know.
+                let _ = self.transmitter.send(found, ctx, rest, Try::Last);
+            }
+        }
+        rest.clear();
+        self.by_flow = rest;
+        self.members = members;
+    }
+
+    fn sort_by_flow(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
+        self.by_flow.clear();
+        let mut last: Option<(FlowKey, FlowRef)> = None;
+        for (i, datagram) in datagrams.iter().enumerate() {
+            let key = FlowKey {
+                guest: datagram.src,
+                peer: datagram.dst,
+            };
+            let same = last.filter(|(k, _)| *k == key).map(|(_, flow)| flow);
+            let found = same
+                .or_else(|| self.table.find(&key))
+                .or_else(|| self.open_outbound(ctx, key, burst, datagram));
+            if let Some(flow) = found {
+                last = Some((key, flow));
+                self.by_flow.push((flow, u32::try_from(i).unwrap_or(u32::MAX)));
+            }
+        }
+        self.by_flow.sort_unstable();
+    }
+
+    fn open_outbound(
+        &mut self,
+        ctx: &mut Context<'_>,
+        key: FlowKey,
+        burst: &GuestBurst<'_>,
+        datagram: &Datagram,
+    ) -> Option<FlowRef> {
+        let give_up = |ctx: &mut Context<'_>, error: Option<IcmpError>| {
+            if let Some(error) = error
+                && refuse(ctx, error, &burst[datagram.frame]).is_err()
+            {
+                ctx.counters.count_drop(DropReason::NoRoom);
+            }
+            None
+        };
+        let peer = match ctx.nat.outbound(key.peer) {
+            Destination::World(peer) => peer,
+            Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
+            Destination::Refused(reason) => {
+                ctx.counters.count_drop(reason);
+                return give_up(ctx, refusal_error(reason));
+            }
+        };
+        if !self.table.make_room(Side::Guest) {
+            ctx.counters.count_drop(DropReason::FlowLimit);
+            return None;
+        }
+        let port = key.guest.port();
+        let port_use = if self.table.owns_port(socket::domain_of(peer.ip()), port) {
+            PortUse::Shared
+        } else {
+            PortUse::First
+        };
+        let coalesce = receive::takes_runs(&ctx.sink.caps(), key.guest.ip());
+        let opened = self.open_or_make_room(Side::Guest, || socket::outbound(peer, port, port_use, coalesce));
+        let made = match opened {
+            Ok(made) => made,
+            Err(e) => {
+                ctx.counters.count_drop(refusal_reason(&e));
+                return give_up(ctx, e.raw_os_error().and_then(IcmpError::from_errno));
+            }
+        };
+        if made.kept_port.is_some() {
+            self.discard_strays(&made.socket);
+        }
+        let mut flow = Flow::new(key, made.socket, made.domain, Side::Guest, ctx.now);
+        flow.kept_port = made.kept_port;
+        self.start(ctx, flow)
+    }
+
+    /// Takes out what strangers sent to the socket between bind and connect: the guest
+    /// would take it for its peer's. What waited then is at the head of the queue, which
+    /// holds less than the rounds take in all.
+    fn discard_strays(&mut self, socket: &socket2::Socket) {
+        const MAX_ROUNDS: usize = 1024;
+        for _ in 0..MAX_ROUNDS {
+            let came = self.receiver.batch.receive_to_spill(socket, usize::MAX);
+            if !came.is_ok_and(|n| n > 0) {
+                return;
+            }
+        }
+    }
+
+    /// The guest has refused a datagram with an ICMP error: the flow ends. False if there is
+    /// no such flow.
+    ///
+    /// The client of a forward is not told: the kernel says "port unreachable" by itself where
+    /// no socket has the port, and the forward's has it; only a raw socket could, and workers
+    /// give the right to have one up. Who answers a flow of the guest's is told by the kernel
+    /// when it sends the next datagram.
+    pub fn on_refusal(&mut self, ctx: &Context<'_>, key: &FlowKey) -> bool {
+        let Some(flow) = self.table.find(key) else {
+            return false;
+        };
+        self.table.remove(flow);
+        ctx.counters.count_drop(DropReason::UdpRefused);
+        true
+    }
+
+    /// A socket of ours is ready.
+    pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
+        let source = match token.owner {
+            Owner::UdpListener => Source::Listener(token.index),
+            _ => Source::Flow(FlowRef {
+                index: token.index,
+                generation: token.generation,
+            }),
+        };
+        if ready.error
+            && let Source::Flow(flow) = source
+            && let Some(flow) = self.table.get(flow)
+        {
+            errors::report(flow, ctx);
+        }
+        if ready.readable && !self.mark_waiting(source, true) {
+            self.serve(ctx, source);
+        }
+    }
+
+    /// Sets whether a source is in the waiting queue; returns whether it was.
+    fn mark_waiting(&mut self, source: Source, waiting: bool) -> bool {
+        let mark = match source {
+            Source::Flow(flow) => self.table.get(flow).map(|f| &mut f.waiting),
+            Source::Listener(index) => self.listeners.get_mut(index as usize).map(|l| &mut l.waiting),
+        };
+        mark.is_some_and(|mark| std::mem::replace(mark, waiting))
+    }
+
+    /// Gives a source that is marked as waiting its turn, and puts it back into the
+    /// queue if it has more.
+    fn serve(&mut self, ctx: &mut Context<'_>, source: Source) -> Turn {
+        let mut turn = Turn::Again;
+        for _ in 0..ROUNDS_PER_TURN {
+            turn = match source {
+                // What was taken before goes before.
+                _ if self.receiver.delivery.flush(ctx).is_err() => Turn::NoRoom,
+                Source::Flow(flow) => self.serve_flow(ctx, flow),
+                Source::Listener(index) => self.serve_listener(ctx, index),
+            };
+            if turn != Turn::Again {
+                break;
+            }
+        }
+        match turn {
+            Turn::Done => {
+                self.mark_waiting(source, false);
+            }
+            Turn::Again => self.waiting.push_back(source),
+            Turn::NoRoom => {
+                self.starved = true;
+                self.waiting.push_front(source);
+            }
+        }
+        turn
+    }
+
+    fn serve_flow(&mut self, ctx: &mut Context<'_>, flow: FlowRef) -> Turn {
+        let Some(found) = self.table.get(flow) else {
+            return Turn::Done;
+        };
+        let (round, came) = self.receiver.round(found, ctx);
+        if came {
+            self.table.heard(flow, Side::World, ctx.now);
+        }
+        match round {
+            Round::Empty => Turn::Done,
+            Round::More => Turn::Again,
+            Round::NoRoom => Turn::NoRoom,
+        }
+    }
+
+    /// The guest has room again, or it is the turn of what was put off.
+    pub fn on_room(&mut self, ctx: &mut Context<'_>) {
+        self.starved = self.receiver.delivery.flush(ctx).is_err();
+        if self.starved {
+            return;
+        }
+        for _ in 0..self.waiting.len().min(SOURCES_PER_TURN) {
+            let Some(source) = self.waiting.pop_front() else { break };
+            if self.serve(ctx, source) == Turn::NoRoom {
+                break;
+            }
+        }
+    }
+
+    /// The guest's driver is up. Nobody has been turned away by its rings yet, so what
+    /// waited for an earlier driver's is no longer waited for but tried.
+    pub fn on_link_up(&mut self) {
+        self.starved = false;
+    }
+
+    /// Drops the flows to a peer that `is_gone` names; the guest's next datagram makes them anew.
+    pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+        self.table.drop_peers(is_gone);
+    }
+
+    /// True if there is work that does not wait for the guest.
+    pub fn has_backlog(&self) -> bool {
+        !self.starved && (!self.waiting.is_empty() || self.receiver.delivery.is_holding())
+    }
+
+    /// Drops the flows whose time is up.
+    pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
+        self.table.on_timer(ctx.now);
+        self.walk_on(ctx);
+    }
+
+    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    pub fn deadline(&self) -> Option<Instant> {
+        let walk = self.walk.as_ref().map(|walk| walk.at);
+        [self.table.deadline(), walk].into_iter().flatten().min()
+    }
+}
+
+/// What the guest is told about a destination that is refused: nothing about multicast
+/// (RFC 1122 3.2.2).
+const fn refusal_error(reason: DropReason) -> Option<IcmpError> {
+    match reason {
+        DropReason::ForbiddenDestination => Some(IcmpError::Prohibited),
+        DropReason::NoSuchNeighbour => Some(IcmpError::HostUnreachable),
+        _ => None,
+    }
+}
+
+/// Under which name a socket that could not be made is counted.
+fn refusal_reason(error: &io::Error) -> DropReason {
+    if crate::sys::is_out_of_descriptors(error) {
+        DropReason::FlowLimit
+    } else {
+        DropReason::SocketError
+    }
+}
+
+#[cfg(test)]
+mod network_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! Flows that go from one worker to another.
+
+use super::held::Held;
+use super::{Flow, FlowKey, UdpFlows};
+use crate::nat::context::Context;
+use crate::poller::Poller;
+use std::net::SocketAddr;
+
+/// A flow between two workers, and what the guest had no room for.
+pub struct MovedFlow {
+    flow: Flow,
+    held: Vec<Held>,
+}
+
+impl UdpFlows {
+    /// The ends of one of the flows, if there is any: the guest's, and its peer's.
+    pub fn any(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.table.any().map(|key| (key.guest, key.peer))
+    }
+
+    /// Lets go of a flow, for another worker.
+    pub fn release(&mut self, guest: SocketAddr, peer: SocketAddr, poller: &Poller) -> Option<MovedFlow> {
+        let key = FlowKey { guest, peer };
+        let flow = self.table.find(&key)?;
+        let mut flow = self.table.take_out(flow)?;
+        // Fails only for a descriptor that is not watched.
+        let _ = poller.remove(&flow.socket);
+        if let Some(claim) = flow.claim.take() {
+            claim.pass_on();
+        }
+        flow.waiting = false;
+        let held = self.receiver.delivery.take(&key);
+        Some(MovedFlow { flow, held })
+    }
+
+    /// Takes a flow that another worker has let go of.
+    pub fn take_in(&mut self, ctx: &mut Context<'_>, MovedFlow { flow, held }: MovedFlow) {
+        if let Some(same) = self.table.find(&flow.key) {
+            self.table.remove(same);
+        }
+        self.receiver.delivery.put(held);
+        // One that cannot be watched is counted, and made anew by the guest's next datagram.
+        let _ = self.watch(ctx, flow);
+    }
+}

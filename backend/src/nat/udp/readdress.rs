@@ -1,0 +1,96 @@
+//! Flows whose address the pod has lost.
+//!
+//! A connected socket keeps the address it was connected from: once that is gone nothing
+//! it sends gets anywhere, and IPv6 does not even say so. An unconnected socket of the pod
+//! would go on from the address there is now. So such a flow gets another socket, from the
+//! same port where it had the guest's, or the one its client asked; the kernel's masquerade
+//! does the same by forgetting the flow (`masq_inet_event` in
+//! net/netfilter/nf_nat_masquerade.c).
+
+use super::UdpFlows;
+use super::flow::{FlowRef, Side};
+use super::receive::{Intake, takes_runs};
+use super::socket::{self, PortUse};
+use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
+use crate::nat::context::Context;
+use crate::nat::ip_options::SocketIpOptions;
+use crate::poller::{Interest, Owner, Token};
+use std::io;
+
+impl UdpFlows {
+    /// The pod has lost an address, or several: flows that came from them go on from others.
+    pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
+        // One that is under way begins again, with what is known now.
+        self.walk = Some(Walk::begin(ctx.now));
+        self.walk_on(ctx);
+    }
+
+    /// Looks at some more flows, if a walk is under way.
+    pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
+        let Some(mut walk) = self.walk.take() else { return };
+        let (flows, is_more) = self.table.slots(walk.next, FLOWS_PER_TURN);
+        for flow in flows {
+            let local = self.table.get(flow).and_then(|flow| flow.local_addr());
+            if local.is_some_and(|local| !walk.addresses.have(local)) {
+                self.move_to_new_socket(ctx, flow);
+            }
+        }
+        walk.next += FLOWS_PER_TURN;
+        walk.at = ctx.now;
+        self.walk = is_more.then_some(walk);
+    }
+
+    /// Gives a flow that cannot send another socket if its address is gone.
+    pub(super) fn readdress(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
+        let local = self.table.get(flow).and_then(|flow| flow.local_addr());
+        if local.is_some_and(|local| !LocalAddresses::default().have(local)) {
+            self.move_to_new_socket(ctx, flow);
+        }
+    }
+
+    /// Where that fails, for there may be no address at the moment, the flow keeps its old
+    /// socket until it sends again.
+    fn move_to_new_socket(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
+        // Only the flow that cannot go on would notice.
+        let _ = self.try_new_socket(ctx, flow);
+    }
+
+    fn try_new_socket(&mut self, ctx: &mut Context<'_>, at: FlowRef) -> io::Result<()> {
+        let Some(flow) = self.table.get(at) else { return Ok(()) };
+        let Some(peer) = flow.socket.peer_addr()?.as_socket() else {
+            return Ok(());
+        };
+        let coalesce = takes_runs(&ctx.sink.caps(), flow.key.guest.ip());
+        // The port is ours where another socket of ours has it: the old one, or a listener.
+        let (port, port_use) = match (flow.origin, flow.local, flow.kept_port) {
+            (Side::World, Some(local), _) => (local.port(), PortUse::Shared),
+            (_, _, Some(port)) => (port, PortUse::Shared),
+            _ => (flow.key.guest.port(), PortUse::First),
+        };
+        let made = socket::outbound(peer, port, port_use, coalesce)?;
+        self.discard_strays(&made.socket);
+        let token = Token {
+            owner: Owner::Udp,
+            generation: at.generation,
+            index: at.index,
+        };
+        ctx.poller.add(&made.socket, token, Interest::ReadEdge)?;
+        let Some(flow) = self.table.get(at) else { return Ok(()) };
+        flow.local = flow
+            .local
+            .and(made.socket.local_addr().ok().and_then(|at| at.as_socket()));
+        flow.socket = made.socket;
+        flow.ip_options = SocketIpOptions::default();
+        flow.segmenting = true;
+        flow.intake = Intake::default();
+        let before = std::mem::replace(&mut flow.kept_port, made.kept_port);
+        let domain = flow.domain;
+        if let Some(port) = made.kept_port {
+            self.table.own_port(domain, port);
+        }
+        if let Some(port) = before {
+            self.table.disown_port(domain, port);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,285 @@
+//! Datagrams of the world to the guest.
+//!
+//! The usual way: the kernel writes several datagrams into as many frames of guest
+//! memory in one call, then headers are written in front. A datagram that does not fit
+//! its frame (larger than the MTU, or a run of datagrams the kernel handed over as one)
+//! ends in a spill buffer; it is put together there and goes on by copy, and the flow
+//! asks for other room the next time.
+
+use super::errors;
+use super::flow::{Flow, FlowKey};
+use super::held::{Arrived, Delivery};
+use crate::frame::{Checksum, GuestCaps, Layout, NoRoom, Offload, Segmentation};
+use crate::nat::context::Context;
+use crate::nat::fragmenter::Fragmenter;
+use crate::nat::link::{Link, Packet, PacketSpec};
+use crate::packet::checksum::Sum;
+use crate::packet::{EthernetHeader, UdpHeader, protocol};
+use crate::sys::datagram::MAX_PAYLOAD;
+use crate::sys::receive_batch::{MAX_BATCH, ReceiveBatch};
+use std::net::IpAddr;
+
+/// Frames asked for while a flow has not shown that it sends more at a time: with one
+/// more than what usually comes, one call also shows that no more is there.
+const FIRST_BURST: usize = 2;
+
+/// Frames asked for at a time where each may be 64 KiB.
+const COALESCED_BURST: usize = 2;
+
+/// What a flow is expected to bring next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// Datagrams below the MTU, about that many at a time.
+    Datagrams(usize),
+    /// Datagrams above the MTU: one at a time, so that their fragments stay in order.
+    Large,
+    /// Runs of datagrams the kernel hands over as one.
+    Coalesced,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self::Datagrams(FIRST_BURST)
+    }
+}
+
+/// How one round of receiving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// Nothing more waits.
+    Empty,
+    /// Something may still wait; `usize` datagrams or runs came.
+    More,
+    /// The guest has no room.
+    NoRoom,
+}
+
+/// Receives for flows, with buffers that are used again and again.
+pub struct Receiver {
+    /// The buffers.
+    pub batch: ReceiveBatch,
+    /// What goes by copy.
+    pub delivery: Delivery,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self {
+            batch: ReceiveBatch::with_capacity(MAX_BATCH),
+            delivery: Delivery::default(),
+        }
+    }
+}
+
+/// What the guest takes for a flow.
+#[derive(Clone, Copy)]
+pub(super) struct Towards {
+    key: FlowKey,
+    header: usize,
+    /// Most payload bytes of a frame that is one packet.
+    whole: usize,
+    caps: GuestCaps,
+    /// DSCP and ECN of a datagram that goes by copy.
+    traffic_class: u8,
+}
+
+impl Towards {
+    pub(super) fn new(key: FlowKey, ctx: &Context<'_>) -> Self {
+        let header = Link::header_len(key.peer.ip()) + UdpHeader::LEN;
+        Self {
+            key,
+            header,
+            whole: (EthernetHeader::LEN + usize::from(ctx.link.mtu)).saturating_sub(header),
+            caps: ctx.sink.caps(),
+            traffic_class: 0,
+        }
+    }
+
+    pub(super) const fn with_class(self, traffic_class: u8) -> Self {
+        Self { traffic_class, ..self }
+    }
+
+    pub(super) fn takes_runs(&self) -> bool {
+        takes_runs(&self.caps, self.key.guest.ip())
+    }
+
+    fn layout(&self, intake: Intake) -> Layout {
+        let (payload, count) = match intake {
+            Intake::Datagrams(count) => (self.whole, count),
+            Intake::Large => (self.whole, 1),
+            Intake::Coalesced => (MAX_PAYLOAD, COALESCED_BURST),
+        };
+        Layout {
+            header: self.header,
+            payload,
+            count,
+        }
+    }
+
+    /// The UDP header of `len` payload bytes, with the sum of the payload if it is to be
+    /// complete.
+    fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
+        let header = UdpHeader {
+            src_port: self.key.peer.port(),
+            dst_port: self.key.guest.port(),
+            payload_len: len,
+        };
+        let (src, dst) = (self.key.peer.ip(), self.key.guest.ip());
+        let pseudo = |sum: Sum| sum.pseudo_header(src, dst, protocol::UDP, UdpHeader::LEN + len);
+        header.emit(out, 0);
+        let sum = match payload {
+            None => pseudo(Sum::default()).fold(),
+            // Zero would mean "none" (RFC 768).
+            Some(payload) => match pseudo(payload).bytes(&out[..UdpHeader::LEN]).finish() {
+                0 => u16::MAX,
+                sum => sum,
+            },
+        };
+        header.emit(out, sum);
+    }
+
+    fn offload(&self, segment: Option<u16>) -> Offload {
+        const CHECKSUM_FIELD: u16 = 6;
+        let start = u16::try_from(self.header - UdpHeader::LEN).unwrap_or(0);
+        Offload {
+            checksum: Checksum::Partial {
+                start,
+                offset: CHECKSUM_FIELD,
+            },
+            segmentation: segment.map_or(Segmentation::None, |size| Segmentation::Udp { size }),
+        }
+    }
+}
+
+/// True if the guest takes frames that stand for several datagrams to `address`.
+pub const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
+    caps.checksum
+        && match address {
+            IpAddr::V4(_) => caps.uso4,
+            IpAddr::V6(_) => caps.uso6,
+        }
+}
+
+impl Receiver {
+    /// One round: as many datagrams as are expected. Returns how it ended, and whether
+    /// anything came.
+    pub fn round(&mut self, flow: &mut Flow, ctx: &mut Context<'_>) -> (Round, bool) {
+        let towards = Towards::new(flow.key, ctx);
+        let Ok(granted) = ctx.sink.reserve(towards.layout(flow.intake)) else {
+            return (Round::NoRoom, false);
+        };
+        let granted = granted.min(MAX_BATCH);
+        let Ok(n) = self.batch.receive_to_guest(&flow.socket, ctx.sink, granted) else {
+            // Reports are frames too, and must not run into the reservation.
+            ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
+            errors::report(flow, ctx);
+            return (Round::More, false);
+        };
+        let direct = (0..n).take_while(|i| self.fits(*i, &towards)).count();
+        for i in direct..n {
+            self.batch.collect(i, ctx.sink.payload(i));
+        }
+        self.commit(ctx, &towards, direct);
+        for i in direct..n {
+            self.pass_on(flow.key, ctx, i);
+        }
+        if n > 0 {
+            flow.intake = self.expectation(n, granted, &towards);
+        }
+        let round = match n {
+            _ if self.delivery.is_holding() => Round::NoRoom,
+            n if n < granted => Round::Empty,
+            _ => Round::More,
+        };
+        (round, n > 0)
+    }
+
+    /// True if datagram `index` can go to the guest as it lies in its frame.
+    fn fits(&self, index: usize, towards: &Towards) -> bool {
+        let message = self.batch.message(index);
+        message.room == message.len
+            && match message.segment {
+                None => message.len <= towards.whole,
+                Some(_) => towards.takes_runs(),
+            }
+    }
+
+    fn commit(&self, ctx: &mut Context<'_>, towards: &Towards, count: usize) {
+        let mut lengths = [0; MAX_BATCH];
+        for (i, length) in lengths[..count].iter_mut().enumerate() {
+            *length = self.batch.message(i).len;
+        }
+        let (src, dst) = (towards.key.peer.ip(), towards.key.guest.ip());
+        let link = ctx.link;
+        ctx.sink.commit(&lengths[..count], &mut |i, len, out| {
+            let spec = PacketSpec {
+                src,
+                dst,
+                protocol: protocol::UDP,
+                traffic_class: self.batch.message(i).traffic_class,
+                payload_len: UdpHeader::LEN + len,
+                fragment: None,
+            };
+            let at = link.emit(&spec, out);
+            towards.udp_header(len, None, &mut out[at..]);
+            towards.offload(self.batch.message(i).segment)
+        });
+    }
+
+    /// Sends the datagram or run in spill buffer `index` to the guest's end of `key` by copy.
+    pub fn pass_on(&mut self, key: FlowKey, ctx: &mut Context<'_>, index: usize) {
+        let message = self.batch.message(index);
+        let arrived = Arrived {
+            key,
+            traffic_class: message.traffic_class,
+            segment: message.segment,
+            body: self.batch.spilled(index),
+        };
+        self.delivery.send(ctx, &arrived);
+    }
+
+    fn expectation(&self, n: usize, granted: usize, towards: &Towards) -> Intake {
+        let last = self.batch.message(n - 1);
+        if last.segment.is_some() && towards.takes_runs() {
+            Intake::Coalesced
+        } else if last.segment.is_none() && last.len > towards.whole {
+            Intake::Large
+        } else if n == granted {
+            Intake::Datagrams((2 * n).clamp(FIRST_BURST, MAX_BATCH))
+        } else {
+            Intake::Datagrams((n + 1).clamp(FIRST_BURST, MAX_BATCH))
+        }
+    }
+}
+
+/// Sends a datagram, or a run for a guest that takes those, by copy.
+///
+/// # Errors
+/// [`NoRoom`]
+pub(super) fn send_copy(
+    fragmenter: &mut Fragmenter,
+    ctx: &mut Context<'_>,
+    towards: &Towards,
+    body: &[u8],
+    segment: Option<u16>,
+) -> Result<(), NoRoom> {
+    let mut header = [0; UdpHeader::LEN];
+    let mut packet = Packet {
+        src: towards.key.peer.ip(),
+        dst: towards.key.guest.ip(),
+        protocol: protocol::UDP,
+        traffic_class: towards.traffic_class,
+        header: &[0; UdpHeader::LEN],
+        body,
+    };
+    // A fragment cannot leave its checksum to whoever takes it.
+    let complete = segment.is_none() && !packet.fits(ctx.link);
+    towards.udp_header(body.len(), complete.then(|| Sum::default().bytes(body)), &mut header);
+    packet.header = &header;
+    let offload = if complete {
+        Offload::NONE
+    } else {
+        towards.offload(segment)
+    };
+    fragmenter.send(ctx, &packet, offload)
+}

@@ -1,0 +1,390 @@
+//! Datagrams of the guest to the host socket of their flow: in one system call for all
+//! of a burst that belong to one flow, runs of equal datagrams as one message.
+
+use super::flow::Flow;
+use super::{Datagram, errors};
+use crate::counters::DropReason;
+use crate::frame::{Gather, GuestBurst};
+use crate::nat::context::Context;
+use crate::nat::icmp::{IcmpError, refuse};
+use crate::nat::ip_options::IpOptions;
+use crate::nat::link::Link;
+use crate::packet::{EthernetHeader, UdpHeader};
+use crate::sys::datagram::{MAX_PAYLOAD, MAX_SEGMENTS};
+use crate::sys::send_batch::SendBatch;
+use std::io;
+
+/// The datagrams of one flow in a burst, in order.
+#[derive(Clone, Copy)]
+pub struct FlowBurst<'a> {
+    /// All frames.
+    pub burst: &'a GuestBurst<'a>,
+    /// All datagrams of the burst.
+    pub datagrams: &'a [Datagram],
+    /// Which of them belong to the flow.
+    pub members: &'a [u32],
+}
+
+impl<'a> FlowBurst<'a> {
+    fn datagram(&self, member: usize) -> &'a Datagram {
+        &self.datagrams[self.members[member] as usize]
+    }
+
+    fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Its datagrams from number `from` on.
+    pub fn from(&self, from: usize) -> Self {
+        self.part(from, self.len())
+    }
+
+    fn part(&self, from: usize, to: usize) -> Self {
+        Self {
+            members: &self.members[from..to],
+            ..*self
+        }
+    }
+
+    fn gather(&self, message: &Message, gather: &mut Gather<'_, 'a>) {
+        for member in message.first..message.first + message.count {
+            let datagram = self.datagram(member);
+            let frame = &self.burst[datagram.frame];
+            let len = message.len_of_each(datagram);
+            frame.gather(datagram.payload_offset + message.offset, len, gather);
+        }
+    }
+}
+
+/// One message for the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Message {
+    /// The datagrams it is made of, by their place in the flow's burst.
+    first: usize,
+    count: usize,
+    /// For a part of a datagram: where it starts and how long it is.
+    offset: usize,
+    part: Option<usize>,
+    /// Payload bytes in all.
+    bytes: usize,
+    /// Set if it stands for several datagrams of this size.
+    segment: Option<u16>,
+    /// False once nothing may follow in the same message.
+    open: bool,
+}
+
+impl Message {
+    fn len_of_each(&self, datagram: &Datagram) -> usize {
+        self.part.unwrap_or(datagram.payload_len)
+    }
+}
+
+/// Sends bursts, with buffers that are used again and again.
+#[derive(Default)]
+pub struct Transmitter {
+    batch: SendBatch,
+    messages: Vec<Message>,
+    /// For what the kernel refused to segment.
+    single_batch: SendBatch,
+    singles: Vec<Message>,
+}
+
+/// Whether a flow may be given another socket in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Try {
+    /// It may.
+    First,
+    /// It was, or it is of no use.
+    Last,
+}
+
+/// The host has no way from the flow's own address any more: nothing was sent of the
+/// burst's datagrams from number `from` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranded {
+    /// Number of the first datagram that was not sent.
+    pub from: usize,
+}
+
+/// What to do after a message was refused.
+enum Verdict {
+    Stranded,
+    Again,
+    OneByOne,
+    Skip,
+    Stop,
+}
+
+impl Transmitter {
+    /// Sends one flow's part of a burst. What the kernel does not take is counted; what
+    /// is news for the guest is told it by ICMP.
+    ///
+    /// # Errors
+    /// [`Stranded`], only with [`Try::First`].
+    pub fn send(
+        &mut self,
+        flow: &mut Flow,
+        ctx: &mut Context<'_>,
+        work: FlowBurst<'_>,
+        attempt: Try,
+    ) -> Result<(), Stranded> {
+        let mut from = 0;
+        while from < work.len() {
+            let how = ip_options(&work, from, ctx.link);
+            let run = (from..work.len()).take_while(|i| ip_options(&work, *i, ctx.link) == how);
+            let to = from + run.count();
+            flow.ip_options.adapt(&flow.socket, flow.domain, how);
+            self.send_alike(flow, ctx, work.part(from, to), attempt)
+                .map_err(|stranded| Stranded {
+                    from: from + stranded.from,
+                })?;
+            from = to;
+        }
+        Ok(())
+    }
+
+    fn send_alike(
+        &mut self,
+        flow: &mut Flow,
+        ctx: &mut Context<'_>,
+        work: FlowBurst<'_>,
+        attempt: Try,
+    ) -> Result<(), Stranded> {
+        plan(&mut self.messages, &work, flow, ctx.link);
+        let mut out = self.batch.start();
+        for message in &self.messages {
+            out.push(message.segment, |gather| work.gather(message, gather));
+        }
+        let (mut done, mut attempts) = (0, 0);
+        while done < self.messages.len() {
+            match out.transmit(&flow.socket, done) {
+                Ok(taken) => (done, attempts) = (done + taken, 0),
+                Err(error) => {
+                    let message = &self.messages[done];
+                    match judge(flow, ctx, &work, message, &error, attempts) {
+                        Verdict::Stranded if attempt == Try::First && message.offset == 0 => {
+                            return Err(Stranded { from: message.first });
+                        }
+                        Verdict::Stranded => {
+                            tell(ctx, &work, message, news_of(&error));
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, message.datagrams());
+                            (done, attempts) = (done + 1, 0);
+                        }
+                        Verdict::Again => attempts += 1,
+                        Verdict::OneByOne => {
+                            split(&mut self.singles, &work, message);
+                            send_singly(&mut self.single_batch, &self.singles, flow, ctx, &work);
+                            (done, attempts) = (done + 1, 0);
+                        }
+                        Verdict::Skip => {
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, message.datagrams());
+                            (done, attempts) = (done + 1, 0);
+                        }
+                        Verdict::Stop => {
+                            let lost = self.messages[done..].iter().map(Message::datagrams).sum();
+                            ctx.counters.count_drops(DropReason::UdpSendFailed, lost);
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Message {
+    /// How many datagrams the message stands for.
+    fn datagrams(&self) -> u64 {
+        let n = self.segment.map_or(1, |s| self.bytes.div_ceil(usize::from(s)));
+        u64::try_from(n).unwrap_or(u64::MAX)
+    }
+}
+
+/// Sends datagrams the kernel would not segment.
+fn send_singly(
+    batch: &mut SendBatch,
+    messages: &[Message],
+    flow: &mut Flow,
+    ctx: &mut Context<'_>,
+    work: &FlowBurst<'_>,
+) {
+    let mut out = batch.start();
+    for message in messages {
+        out.push(None, |gather| work.gather(message, gather));
+    }
+    let (mut done, mut attempts) = (0, 0);
+    while done < messages.len() {
+        match out.transmit(&flow.socket, done) {
+            Ok(taken) => (done, attempts) = (done + taken, 0),
+            Err(error) => match judge(flow, ctx, work, &messages[done], &error, attempts) {
+                Verdict::Again => attempts += 1,
+                Verdict::Stranded => {
+                    tell(ctx, work, &messages[done], news_of(&error));
+                    ctx.counters.count_drop(DropReason::UdpSendFailed);
+                    (done, attempts) = (done + 1, 0);
+                }
+                Verdict::OneByOne | Verdict::Skip => {
+                    ctx.counters.count_drop(DropReason::UdpSendFailed);
+                    (done, attempts) = (done + 1, 0);
+                }
+                Verdict::Stop => {
+                    let lost = u64::try_from(messages.len() - done).unwrap_or(u64::MAX);
+                    ctx.counters.count_drops(DropReason::UdpSendFailed, lost);
+                    return;
+                }
+            },
+        }
+    }
+}
+
+fn ip_options(work: &FlowBurst<'_>, member: usize, link: &Link) -> IpOptions {
+    let datagram = work.datagram(member);
+    let frame = &work.burst[datagram.frame];
+    let segmented = datagram.segment_size.is_some();
+    IpOptions::of(frame, datagram.src.ip(), datagram.ttl, segmented, link)
+}
+
+/// Puts datagrams together into messages.
+fn plan(messages: &mut Vec<Message>, work: &FlowBurst<'_>, flow: &Flow, link: &Link) {
+    let network = Link::header_len(flow.key.guest.ip()) - EthernetHeader::LEN;
+    let largest_segment = usize::from(link.mtu).saturating_sub(network + UdpHeader::LEN);
+    messages.clear();
+    for member in 0..work.len() {
+        let datagram = work.datagram(member);
+        let len = datagram.payload_len;
+        if let Some(size) = datagram.segment_size.filter(|s| usize::from(*s) < len && *s > 0) {
+            cut(messages, member, len, size, flow.segmenting);
+            continue;
+        }
+        let may_join = flow.segmenting && len > 0 && len <= largest_segment;
+        if may_join && messages.last_mut().is_some_and(|m| m.join(len)) {
+            continue;
+        }
+        messages.push(Message {
+            first: member,
+            count: 1,
+            offset: 0,
+            part: None,
+            bytes: len,
+            segment: None,
+            open: may_join,
+        });
+    }
+}
+
+impl Message {
+    /// Takes one more datagram in if the message then still is a run of equal ones, of
+    /// which only the last may be shorter.
+    fn join(&mut self, len: usize) -> bool {
+        let size = match self.segment {
+            Some(size) => usize::from(size),
+            None => self.bytes,
+        };
+        let fits = self.count < MAX_SEGMENTS && self.bytes + len <= MAX_PAYLOAD;
+        let Ok(segment) = u16::try_from(size) else { return false };
+        if !self.open || !fits || len > size {
+            return false;
+        }
+        self.segment = Some(segment);
+        self.count += 1;
+        self.bytes += len;
+        self.open = len == size;
+        true
+    }
+}
+
+/// Cuts a frame that stands for several datagrams into messages the kernel takes.
+fn cut(messages: &mut Vec<Message>, member: usize, len: usize, size: u16, segmenting: bool) {
+    let step = match usize::from(size) {
+        size if segmenting => size * MAX_SEGMENTS.min(MAX_PAYLOAD / size).max(1),
+        size => size,
+    };
+    for offset in (0..len).step_by(step) {
+        let bytes = step.min(len - offset);
+        messages.push(Message {
+            first: member,
+            count: 1,
+            offset,
+            part: Some(bytes),
+            bytes,
+            segment: (bytes > usize::from(size)).then_some(size),
+            open: false,
+        });
+    }
+}
+
+/// The datagrams of a message, each a message of its own.
+fn split(singles: &mut Vec<Message>, work: &FlowBurst<'_>, message: &Message) {
+    singles.clear();
+    if message.part.is_some() {
+        let size = message.segment.unwrap_or(u16::MAX);
+        cut(singles, message.first, message.offset + message.bytes, size, false);
+        singles.retain(|m| m.offset >= message.offset);
+        return;
+    }
+    for member in message.first..message.first + message.count {
+        let len = work.datagram(member).payload_len;
+        singles.push(Message {
+            first: member,
+            count: 1,
+            bytes: len,
+            segment: None,
+            ..*message
+        });
+    }
+}
+
+fn judge(
+    flow: &mut Flow,
+    ctx: &mut Context<'_>,
+    work: &FlowBurst<'_>,
+    message: &Message,
+    error: &io::Error,
+    attempts: u32,
+) -> Verdict {
+    let errno = error.raw_os_error().unwrap_or(0);
+    match errno {
+        libc::EINTR if attempts == 0 => return Verdict::Again,
+        // The socket's buffer is full: the rest of the burst would not fit either.
+        libc::EAGAIN => return Verdict::Stop,
+        libc::EMSGSIZE | libc::EINVAL | libc::EIO if message.segment.is_some() => {
+            // EMSGSIZE speaks of the size, the others of the kernel or the route.
+            flow.segmenting &= errno == libc::EMSGSIZE;
+            return Verdict::OneByOne;
+        }
+        _ => {}
+    }
+    // The error may be about something sent earlier: the network's answer waits in the
+    // error queue, and the socket reports it once.
+    let own = errors::report(flow, ctx);
+    match errno {
+        libc::EMSGSIZE if own.is_some() => {
+            tell(ctx, work, message, own);
+            Verdict::Skip
+        }
+        libc::ENETUNREACH | libc::EINVAL | libc::EADDRNOTAVAIL if attempts > 0 => Verdict::Stranded,
+        libc::EINVAL => Verdict::Again,
+        _ if IcmpError::from_errno(errno).is_none() => Verdict::Skip,
+        _ if attempts == 0 => Verdict::Again,
+        _ => {
+            tell(ctx, work, message, IcmpError::from_errno(errno));
+            Verdict::Skip
+        }
+    }
+}
+
+/// Tells the guest what the host said against one of its datagrams, if it is any news.
+fn tell(ctx: &mut Context<'_>, work: &FlowBurst<'_>, message: &Message, news: Option<IcmpError>) {
+    let frame = &work.burst[work.datagram(message.first).frame];
+    if let Some(news) = news
+        && refuse(ctx, news, frame).is_err()
+    {
+        ctx.counters.count_drop(DropReason::NoRoom);
+    }
+}
+
+/// What a failed send means for the guest.
+fn news_of(error: &io::Error) -> Option<IcmpError> {
+    error.raw_os_error().and_then(IcmpError::from_errno)
+}
