@@ -1,9 +1,9 @@
 use super::*;
-use crate::host::namespace::Namespace;
 use crate::machine::MachineSetup;
 use crate::sandbox::Sandbox;
 use crate::store::args::StorePlace;
 use hawser_backend::vhost_user::Lifetime;
+use hawser_host::namespace::Namespace;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 

@@ -2,8 +2,9 @@
 //! know about the system.
 
 use crate::failure::Failure;
-use crate::{host, logging};
+use crate::logging;
 use hawser_backend::config::{Forward, MasqueradeConfig, ModeConfig};
+use hawser_host::system;
 
 /// Descriptors the process needs besides sockets of flows and forwards: memory regions,
 /// ring events, epoll instances, signals.
@@ -20,7 +21,7 @@ pub fn start_log(filter: &str) {
 /// # Errors
 /// If even the hard limit does not hold the forwarded ports.
 pub fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
-    let limit = host::raise_descriptor_limit()
+    let limit = system::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
     let needed = OWN_DESCRIPTORS + ports.map(listening).sum::<u64>();
     if needed > limit {
@@ -57,7 +58,7 @@ pub fn warn_of_restrictions(config: &MasqueradeConfig) {
         (config.ipv6.is_some(), false, "ping of IPv6"),
     ];
     for (enabled, ipv4, what) in echo {
-        if enabled && !host::echo_permitted(ipv4) {
+        if enabled && !system::echo_permitted(ipv4) {
             log::warn!(
                 "the guest's {what} goes unanswered: this system permits neither ping sockets (sysctl \
                  net.ipv4.ping_group_range) nor raw ones (CAP_NET_RAW)"
@@ -69,7 +70,7 @@ pub fn warn_of_restrictions(config: &MasqueradeConfig) {
 /// True if echo requests go out through raw sockets: this system permits those and no ping
 /// sockets.
 pub fn echo_takes_raw_sockets() -> bool {
-    [true, false].into_iter().any(host::echo_is_raw)
+    [true, false].into_iter().any(system::echo_is_raw)
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@
 
 use super::AttachError;
 use super::segment::random_mac;
-use crate::host::addresses::{Address, Ipv4Route, Route};
-use crate::host::journal::{Interface, Journal, Undo};
-use crate::host::link::{Link, NewKind, NewLink, PortManner};
-use crate::host::netlink::Netlink;
 use hawser_backend::config::{LeaseConfig, NameConfig};
 use hawser_backend::packet::MacAddr;
+use hawser_host::addresses::{Address, Ipv4Route, Route};
+use hawser_host::journal::{Interface, Journal, Undo};
+use hawser_host::link::{Link, NewKind, NewLink, PortManner};
+use hawser_host::netlink::Netlink;
 use ipnet::IpNet;
 use std::io;
 use std::net::Ipv4Addr;

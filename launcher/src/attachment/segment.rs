@@ -2,14 +2,14 @@
 //! again whenever the device has come back.
 
 use super::AttachError;
-use crate::host::bridge_vlan::PortVlans;
-use crate::host::guest_address::Ipvtap;
-use crate::host::journal::{Journal, Undo};
-use crate::host::link::{Link, NewKind, NewLink, PortManner};
-use crate::host::netlink::Netlink;
-use crate::host::tap_node;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::TapQueue;
+use hawser_host::bridge_vlan::PortVlans;
+use hawser_host::guest_address::Ipvtap;
+use hawser_host::journal::{Journal, Undo};
+use hawser_host::link::{Link, NewKind, NewLink, PortManner};
+use hawser_host::netlink::Netlink;
+use hawser_host::tap_node;
 use netlink_packet_route::link::IpVtapMode;
 use std::io;
 use std::net::IpAddr;

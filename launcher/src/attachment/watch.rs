@@ -7,11 +7,11 @@
 use super::segment::State;
 use super::{AttachError, Segment};
 use crate::failure::Failure;
-use crate::host::netlink::Netlink;
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{End, Wake, Watcher};
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
+use hawser_host::netlink::Netlink;
 use std::sync::Arc;
 
 /// Keeps the port's queues those of the device that is there.

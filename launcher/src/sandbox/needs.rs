@@ -4,12 +4,12 @@
 use super::{Access, Reach, User};
 use crate::attachment::Site;
 use crate::cli::{Mode, RunArgs};
-use crate::host::tap_node::Detached;
 use crate::machine::Nic;
 use crate::resolv;
 use crate::startup;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::sys::tap::TUN_DEVICE;
+use hawser_host::tap_node::Detached;
 use rustix::process::geteuid;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};

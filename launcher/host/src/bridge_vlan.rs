@@ -6,7 +6,7 @@
 
 use super::netlink::Netlink;
 use hawser_backend::config::VlanConfig;
-use hawser_backend::packet::vlan::VlanId;
+use hawser_packet::vlan::VlanId;
 use netlink_packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::io;

@@ -1,7 +1,7 @@
 //! Network interfaces ("links"): what the kernel says of one, and the changes made to them.
 
 use super::netlink::Netlink;
-use hawser_backend::packet::MacAddr;
+use hawser_packet::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{

@@ -121,6 +121,7 @@ fn enter(file: &File) -> io::Result<()> {
 ///
 /// # Errors
 /// What getsockopt(2) says: ENOPROTOOPT before Linux 5.14.
+#[allow(unsafe_code, reason = "neither rustix nor socket2 knows this option")]
 pub fn cookie() -> io::Result<u64> {
     /// Not in the libc crate.
     const SO_NETNS_COOKIE: libc::c_int = 71;

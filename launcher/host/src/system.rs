@@ -1,59 +1,14 @@
-//! What this process finds on its system: addresses, MTU, names, limits. Asked once, at
-//! the start; everything else takes a [`Host`] and can be tested without one. The modules
-//! below change it: links, addresses and routes, in a namespace, and back again.
+//! What the system offers this process: addresses, MTU, ping sockets, descriptors.
 
-pub mod addresses;
-pub mod bridge_vlan;
-pub mod claim;
-pub mod guest_address;
-pub mod journal;
-pub mod link;
-pub mod namespace;
-pub mod netlink;
-pub mod tap_node;
-
-use crate::resolv::{self, ResolvConf};
-use crate::values;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 
-/// The facts of a system that options default to.
-#[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// Addresses of this network namespace that are good beyond their link.
-    pub addresses: Vec<IpAddr>,
-    /// MTU of the default route.
-    pub mtu: Option<u16>,
-    /// First label of the system's name.
-    pub hostname: Option<String>,
-    /// Name servers and search domains.
-    pub resolv: ResolvConf,
-}
-
-impl Host {
-    /// Asks the system.
-    pub fn probe() -> Self {
-        Self {
-            addresses: global_addresses(),
-            mtu: default_route_mtu(),
-            hostname: first_label(&rustix::system::uname().nodename().to_string_lossy()),
-            resolv: ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default(),
-        }
-    }
-}
-
-fn first_label(name: &str) -> Option<String> {
-    let label = name.split('.').next()?;
-    values::hostname(label).ok().filter(|label| label != "localhost")
-}
-
-/// Addresses with which a socket can speak beyond its own link, as KubeVirt asks of a
-/// family before it gives it to a guest.
-fn global_addresses() -> Vec<IpAddr> {
+/// Addresses of this network namespace with which a socket reaches beyond its own link. KubeVirt
+/// asks for one per family before it gives the family to a guest.
+pub fn global_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     interfaces
         .iter()
@@ -70,10 +25,10 @@ fn is_global(addr: &IpAddr) -> bool {
     !(link_local || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
 }
 
-/// MTU of the default route. A connected datagram socket knows it and sends nothing to
-/// find out; the addresses are documentation's (RFC 5737, RFC 3849), so that no route
-/// but the default one leads there.
-fn default_route_mtu() -> Option<u16> {
+/// MTU of the default route, if there is one. A connected datagram socket knows it and sends
+/// nothing to find out. The addresses are reserved for documentation (RFC 5737, RFC 3849), so
+/// only the default route leads there.
+pub fn default_route_mtu() -> Option<u32> {
     const BEYOND_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const BEYOND_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
     const DISCARD: u16 = 9;
@@ -86,18 +41,22 @@ fn default_route_mtu() -> Option<u16> {
         };
         Ok(mtu?)
     };
-    let mtu = ask(Ipv4Addr::UNSPECIFIED.into(), BEYOND_V4)
+    ask(Ipv4Addr::UNSPECIFIED.into(), BEYOND_V4)
         .or_else(|_| ask(Ipv6Addr::UNSPECIFIED.into(), BEYOND_V6))
-        .ok()?;
-    Some(u16::try_from(mtu).unwrap_or(u16::MAX).max(values::MIN_MTU))
+        .ok()
 }
 
-/// Whether echo requests can be sent for a guest: by a ping socket, or by a raw one.
+/// The system's name, with its domain if it has one.
+pub fn node_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Whether this process can send echo requests for a guest, through a ping socket or a raw one.
 pub fn echo_permitted(ipv4: bool) -> bool {
     echo_opens(ipv4, SocketType::DGRAM) || echo_opens(ipv4, SocketType::RAW)
 }
 
-/// Whether they can be sent by a raw socket only.
+/// Whether echo requests take a raw socket.
 pub fn echo_is_raw(ipv4: bool) -> bool {
     !echo_opens(ipv4, SocketType::DGRAM) && echo_opens(ipv4, SocketType::RAW)
 }
@@ -111,10 +70,10 @@ fn echo_opens(ipv4: bool, kind: SocketType) -> bool {
     rustix::net::socket(family, kind, Some(protocol)).is_ok()
 }
 
-/// Raises the limit of open descriptors to what this process may have, and returns it.
+/// Raises the soft limit of open descriptors to the hard one, and returns it.
 ///
 /// # Errors
-/// What setrlimit(2) says.
+/// What setrlimit(2) returns.
 pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
@@ -130,14 +89,6 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_host_name_is_cut_at_its_first_dot_and_must_mean_something() {
-        assert_eq!(first_label("node-1.example.com").as_deref(), Some("node-1"));
-        for name in ["", "localhost", "localhost.localdomain", "(none)", "under_score"] {
-            assert_eq!(first_label(name), None, "{name}");
-        }
-    }
 
     #[test]
     fn only_addresses_good_beyond_the_link_switch_a_family_on() {

@@ -1,0 +1,22 @@
+//! The host's side of an attachment: links, addresses, routes and network namespaces.
+//!
+//! [`netlink`] sends one request at a time to the kernel's rtnetlink; the other modules give it
+//! words: [`link`], [`addresses`], [`bridge_vlan`], [`guest_address`]. Every change that outlives
+//! its process goes through the [`journal`] first, so that it is undone at exit, after a failure
+//! midway, and after a kill at the next start. [`system`] reads facts and limits and changes
+//! nothing on the network.
+//!
+//! The crate knows neither options nor manifests: it takes plain values.
+
+#![deny(unsafe_code)]
+
+pub mod addresses;
+pub mod bridge_vlan;
+pub mod claim;
+pub mod guest_address;
+pub mod journal;
+pub mod link;
+pub mod namespace;
+pub mod netlink;
+pub mod system;
+pub mod tap_node;

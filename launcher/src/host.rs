@@ -1,0 +1,56 @@
+//! The facts of the system that options default to, read once at the start. Everything else takes
+//! a [`Host`] and can be tested without a system.
+
+use crate::resolv::{self, ResolvConf};
+use crate::values;
+use hawser_host::system;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// The facts of a system that options default to.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Addresses of this network namespace that are good beyond their link.
+    pub addresses: Vec<IpAddr>,
+    /// MTU of the default route.
+    pub mtu: Option<u16>,
+    /// First label of the system's name.
+    pub hostname: Option<String>,
+    /// Name servers and search domains.
+    pub resolv: ResolvConf,
+}
+
+impl Host {
+    /// Asks the system.
+    pub fn probe() -> Self {
+        Self {
+            addresses: system::global_addresses(),
+            mtu: system::default_route_mtu().map(guest_mtu),
+            hostname: first_label(&system::node_name()),
+            resolv: ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The MTU a guest can have on a route.
+fn guest_mtu(route: u32) -> u16 {
+    u16::try_from(route).unwrap_or(u16::MAX).max(values::MIN_MTU)
+}
+
+fn first_label(name: &str) -> Option<String> {
+    let label = name.split('.').next()?;
+    values::hostname(label).ok().filter(|label| label != "localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_cut_at_its_first_dot_and_must_mean_something() {
+        assert_eq!(first_label("node-1.example.com").as_deref(), Some("node-1"));
+        for name in ["", "localhost", "localhost.localdomain", "(none)", "under_score"] {
+            assert_eq!(first_label(name), None, "{name}");
+        }
+    }
+}
