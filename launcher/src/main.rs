@@ -13,18 +13,19 @@ mod cli;
 mod client;
 mod cloud_init;
 mod companion;
+mod completion;
 mod config;
 mod events;
-mod exchange;
 mod failure;
 mod forward;
-mod handbook;
 mod host;
 mod hotplug;
+mod http_client;
 mod leases;
 mod links;
 mod logging;
 mod machine;
+mod man;
 mod manifest;
 mod memory;
 mod names;
@@ -90,8 +91,8 @@ fn run() -> Result<(), Failure> {
         Some(Command::Link(args)) => client::plug::link(args),
         Some(Command::Capture(args)) => client::capture::run(args),
         Some(Command::Leases(args)) => leases::run(&args.command),
-        Some(Command::Completion(args)) => handbook::completion(args.shell),
-        Some(Command::ManualPages(args)) => handbook::manual_pages(&args.folder),
+        Some(Command::Completion(args)) => completion::run(args.shell),
+        Some(Command::ManualPages(args)) => man::run(&args.folder),
         None => serve_port(&cli),
     }
 }

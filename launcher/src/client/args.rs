@@ -1,4 +1,4 @@
-//! Options of the commands that ask a running process, as clap sees them.
+//! Options of the subcommands that talk to a running process.
 
 use crate::api::status::LinkState;
 use crate::cli::{API_SOCKET, DEFAULT_SOCKET_DIR};
@@ -9,14 +9,14 @@ use hawser_backend::config::{Forward, Rate};
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use std::path::PathBuf;
 
-/// Which running process is asked.
+/// Options that select a running process.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ProcessArgs {
     /// Unix socket of the running process (its --api-socket)
     #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
-    /// Folder of the running process (the --socket-dir of hawser run), where api.sock is
+    /// Directory that holds api.sock of the running process (the --socket-dir of hawser run)
     #[arg(
         long,
         value_name = "DIR",
@@ -26,20 +26,20 @@ pub struct ProcessArgs {
     pub socket_dir: PathBuf,
 }
 
-/// Which running process is asked, and about what.
+/// Options that select a running process and one of its ports.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct AskArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
-    /// Name of the port, where the process serves several
+    /// Name of the port; required if the process serves several
     #[arg(long, value_name = "NAME")]
     pub port: Option<String>,
 }
 
 impl ProcessArgs {
-    /// Where the process is met.
+    /// Path of the API socket.
     pub fn socket(&self) -> PathBuf {
         self.api_socket
             .clone()
@@ -54,14 +54,14 @@ pub struct PlugArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
-    /// The VM's manifests as they are to be: a file, a directory, or - for standard input; may be
+    /// Manifests with the VM's new state: a file, a directory, or - for standard input; may be
     /// repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// The only interface to be changed
+    /// Change this interface only
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Say what would be changed, and change nothing
+    /// Print the changes without making them
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -88,7 +88,7 @@ pub struct LinkArgs {
     /// Name of the interface
     #[arg(value_name = "INTERFACE")]
     pub interface: String,
-    /// What its link is to be
+    /// New state of the link
     #[arg(value_name = "STATE")]
     pub state: LinkState,
 }
@@ -105,28 +105,28 @@ pub struct StatusArgs {
     pub json: bool,
 }
 
-/// What to do with forwards.
+/// Subcommands of `forward`.
 #[derive(Debug, Subcommand)]
 pub enum ForwardCommand {
-    /// Have one more port reach the guest
+    /// Add a port forward to the guest
     Add {
-        /// [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], as --port has it
+        /// [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], in the syntax of --port
         #[arg(value_name = "SPEC", value_parser = forward::parse)]
         forward: Forward,
-        /// Where.
+        /// The process and port.
         #[command(flatten)]
         args: ForwardArgs,
     },
-    /// Let go of a port; connections that came by it stay
+    /// Remove a port forward; its open connections stay
     Remove {
-        /// The forward as it is listed; the guest's port may be left out
+        /// The forward, as `hawser forward list` prints it; the guest's port is optional
         #[arg(value_name = "SPEC", value_parser = forward::parse)]
         forward: Forward,
-        /// Where.
+        /// The process and port.
         #[command(flatten)]
         args: ForwardArgs,
     },
-    /// List the ports that reach the guest
+    /// List the port forwards
     List(ForwardArgs),
 }
 
@@ -152,7 +152,7 @@ pub struct TopArgs {
     /// Seconds between samples
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
     pub interval: f64,
-    /// Show one sample and end
+    /// Print one sample and exit
     #[arg(long)]
     pub once: bool,
     /// Print JSON
@@ -162,7 +162,7 @@ pub struct TopArgs {
 
 fn interval(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
-    seconds.ok_or_else(|| "give 0.1 to 3600 seconds".to_owned())
+    seconds.ok_or_else(|| "must be 0.1 to 3600 seconds".to_owned())
 }
 
 /// Options of `rate`.
@@ -172,17 +172,17 @@ pub struct RateArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
-    /// Most the guest is sent: bits per second such as 500M or 1G, and how many bytes may come
-    /// at once; off: no limit
+    /// Limit on traffic to the guest: bits per second such as 500M or 1G, and burst in bytes;
+    /// off: no limit
     #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::byte_rate))]
     pub rate_in: Option<Wanted>,
-    /// Most the guest may send, like --rate-in
+    /// Limit on traffic from the guest, in the syntax of --rate-in
     #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::byte_rate))]
     pub rate_out: Option<Wanted>,
-    /// Most packets per second the guest is sent, and how many may come at once; off: no limit
+    /// Limit on packets per second to the guest, and burst in packets; off: no limit
     #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::packet_rate))]
     pub packet_rate_in: Option<Wanted>,
-    /// Most packets per second the guest may send, like --packet-rate-in
+    /// Limit on packets per second from the guest, in the syntax of --packet-rate-in
     #[arg(long, value_name = "RATE[:BURST]|off", value_parser = |text: &str| wanted(text, policy::packet_rate))]
     pub packet_rate_out: Option<Wanted>,
     /// Print JSON
@@ -204,8 +204,8 @@ pub struct LogLevelArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
-    /// What is to be logged: error, warn, info, debug, trace, off, or a filter such as
-    /// info,hawser_backend::vhost_user=debug
+    /// New log level: error, warn, info, debug, trace, off, or a filter such as
+    /// info,hawser_backend::vhost_user=debug [default: print the current one]
     #[arg(value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
     pub filter: Option<String>,
     /// Print JSON
@@ -213,17 +213,17 @@ pub struct LogLevelArgs {
     pub json: bool,
 }
 
-/// Whose packets are to be seen, and which.
+/// Options of `capture`.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct CaptureArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
-    /// Bytes kept of each packet [default: all]
+    /// Bytes to keep of each packet [default: all]
     #[arg(long, value_name = "BYTES")]
     pub snap_length: Option<u32>,
-    /// Which packets, all words of which hold: in, out, dropped, arp, ip, ip6, tcp, udp, icmp,
+    /// Write only packets that match every word: in, out, dropped, arp, ip, ip6, tcp, udp, icmp,
     /// host=ADDR, port=N, mac=MAC
     #[arg(long, value_name = "WORD,…", default_value = "", value_parser = capture_filter)]
     pub filter: String,

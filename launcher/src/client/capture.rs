@@ -1,18 +1,18 @@
-//! `hawser capture`: what crosses a port of a running process.
+//! `hawser capture`: writes the packets that cross a port of a running process, as pcapng.
 
 use super::args::CaptureArgs;
 use super::{Client, Target};
 use crate::api::capture;
 use crate::api::http::Method;
-use crate::exchange::Answer;
 use crate::failure::Failure;
+use crate::http_client::Response;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 
-/// Writes packets until the process, or who reads them, ends.
+/// Writes packets until the process ends or the reader closes the output.
 ///
 /// # Errors
-/// If there is no such process or port, or nothing can be written.
+/// If the process or port does not exist, or the output cannot be written.
 pub fn run(args: &CaptureArgs) -> Result<(), Failure> {
     let mut target = Target::new(capture::PATH)
         .with("filter", &args.filter)
@@ -20,7 +20,7 @@ pub fn run(args: &CaptureArgs) -> Result<(), Failure> {
     if let Some(length) = args.snap_length {
         target = target.with("snap-length", length);
     }
-    let mut answer = Client::of(&args.ask).open(Method::Get, &target, &[])?;
+    let mut response = Client::of(&args.ask).open(Method::Get, &target, &[])?;
     let mut out: Box<dyn Write> = match &args.write {
         Some(path) => {
             let file = File::create(path);
@@ -28,16 +28,16 @@ pub fn run(args: &CaptureArgs) -> Result<(), Failure> {
         }
         None => Box::new(io::stdout().lock()),
     };
-    match copy(&mut answer, &mut out) {
-        // Whoever looked has seen enough.
+    match copy(&mut response, &mut out) {
+        // The reader has closed the pipe: a normal end.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|e| Failure::runtime(format_args!("the capture ended: {e}"))),
     }
 }
 
-/// Hands on what comes as it comes.
-fn copy(from: &mut Answer, to: &mut impl Write) -> io::Result<()> {
-    while let Some(bytes) = from.piece()? {
+/// Copies chunk by chunk and flushes each, so that a reader sees packets at once.
+fn copy(from: &mut Response, to: &mut impl Write) -> io::Result<()> {
+    while let Some(bytes) = from.next_chunk()? {
         to.write_all(&bytes)?;
         to.flush()?;
     }

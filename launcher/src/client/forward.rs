@@ -1,4 +1,4 @@
-//! `hawser forward`: the ports that reach a guest of a running process.
+//! `hawser forward`: adds, removes and lists port forwards of a running process.
 
 use super::args::{ForwardArgs, ForwardCommand};
 use super::{Client, Target, show};
@@ -7,10 +7,10 @@ use crate::api::http::Method;
 use crate::failure::Failure;
 use hawser_backend::config::Forward;
 
-/// Adds, removes or lists, and shows what there is then.
+/// Adds or removes a forward, then prints all forwards.
 ///
 /// # Errors
-/// If there is no such process or port, or it refuses.
+/// If the process or port does not exist, or the process refuses.
 pub fn run(args: &ForwardCommand) -> Result<(), Failure> {
     let (method, forward, args) = match args {
         ForwardCommand::List(args) => (Method::Get, None, args),

@@ -1,4 +1,4 @@
-//! `hawser loglevel`: what a running process logs, shown or changed.
+//! `hawser loglevel`: shows or changes the log filter of a running process.
 
 use super::args::LogLevelArgs;
 use super::{Client, Target, show};
@@ -6,10 +6,10 @@ use crate::api::http::Method;
 use crate::api::log::{LogLevel, PATH};
 use crate::failure::Failure;
 
-/// Shows what is logged, after changing it if that was asked for.
+/// Changes the log filter if one is given, then prints it.
 ///
 /// # Errors
-/// If there is no such process.
+/// If the process does not exist.
 pub fn run(args: &LogLevelArgs) -> Result<(), Failure> {
     let (client, target) = (Client::of(&args.ask), Target::new(PATH));
     let level: LogLevel = match &args.filter {

@@ -1,5 +1,5 @@
-//! What asks a running process on its API socket: a subcommand in each file, and what they
-//! share.
+//! Subcommands that talk to a running process over its API socket: one file per subcommand, and
+//! the client they share.
 
 pub mod args;
 pub mod capture;
@@ -12,8 +12,8 @@ pub mod top;
 
 use crate::api::Refusal;
 use crate::api::http::Method;
-use crate::exchange::{self, Answer, Question};
 use crate::failure::Failure;
+use crate::http_client::{self, Request, Response};
 use args::{AskArgs, ProcessArgs};
 use hyper::body::Bytes;
 use serde::Serialize;
@@ -22,30 +22,30 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Status of what is granted.
+/// HTTP status of a granted request.
 const OK: u16 = 200;
-/// Longest answer that is read whole.
-const ANSWER_MAX: usize = 16 << 20;
-/// How long an answer may take to come once it has begun.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest response body that is read whole, in bytes.
+const BODY_MAX: usize = 16 << 20;
+/// Longest wait for a response body after its head.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running process.
+/// Client of one running process.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
 }
 
-/// What is asked, and of which port.
+/// Path and query of a request.
 #[derive(Debug)]
 pub struct Target(String);
 
 impl Target {
-    /// A path of the API.
+    /// A path of the API, without a query.
     pub fn new(path: &str) -> Self {
         Self(path.to_owned())
     }
 
-    /// With a value in its query.
+    /// Adds `name=value` to the query.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.0.push(if self.0.contains('?') { '&' } else { '?' });
@@ -56,7 +56,7 @@ impl Target {
         self
     }
 
-    /// Of a port, if one is named.
+    /// Adds the port to the query, if one is named.
     #[must_use]
     pub fn of(self, port: Option<&str>) -> Self {
         match port {
@@ -67,35 +67,35 @@ impl Target {
 }
 
 impl Client {
-    /// The process that listens on `socket`.
+    /// Client of the process that listens on `socket`.
     pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
-    /// The process that options name.
+    /// Client of the process that the options name.
     pub fn of(args: &AskArgs) -> Self {
         Self::of_process(&args.process)
     }
 
-    /// The process that options name, where no port is.
+    /// Client of the process that the options name, for commands without a port.
     pub fn of_process(args: &ProcessArgs) -> Self {
         Self::new(&args.socket())
     }
 
-    /// Asks.
+    /// Sends a GET request and reads its JSON response.
     ///
     /// # Errors
-    /// If nobody answers, or not that.
+    /// If no process answers, it refuses, or the response is not a `T`.
     pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
-        self.ask(Method::Get, target, &[])
+        self.exchange(Method::Get, target, &[])
     }
 
-    /// Sends `body`.
+    /// Sends `body` as JSON and reads the JSON response.
     ///
     /// # Errors
-    /// If nobody answers, or it is refused.
+    /// If no process answers, it refuses, or the response is not a `T`.
     pub fn send<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -103,65 +103,70 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).map_err(Failure::runtime)?;
-        self.ask(method, target, &body)
+        self.exchange(method, target, &body)
     }
 
-    fn ask<T: DeserializeOwned>(&self, method: Method, target: &Target, body: &[u8]) -> Result<T, Failure> {
+    fn exchange<T: DeserializeOwned>(&self, method: Method, target: &Target, body: &[u8]) -> Result<T, Failure> {
         let text = self.whole(method, target, body)?;
         serde_json::from_slice(&text).map_err(|error| {
             self.failed(&io::Error::new(
                 ErrorKind::InvalidData,
-                format!("what answers there is not this version of hawser: {error}"),
+                format!("the response is not one of this version of hawser: {error}; use the same version as the running process"),
             ))
         })
     }
 
-    /// Asks, and waits for the whole answer.
+    /// Sends a request and reads the whole response body.
     ///
     /// # Errors
-    /// If nobody answers, or it is refused.
+    /// If no process answers, or it refuses.
     pub fn whole(&self, method: Method, target: &Target, body: &[u8]) -> Result<Bytes, Failure> {
-        let answer = self.open(method, target, body)?;
-        answer.whole(ANSWER_MAX, PATIENCE).map_err(|e| self.failed(&e))
+        let response = self.open(method, target, body)?;
+        response.into_body(BODY_MAX, BODY_TIMEOUT).map_err(|e| self.failed(&e))
     }
 
-    /// Asks, and has the answer come as it comes.
+    /// Sends a request and returns its response, whose body can be read chunk by chunk.
     ///
     /// # Errors
-    /// If nobody answers, or it is refused.
-    pub fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Answer, Failure> {
-        let question = Question {
+    /// If no process answers, or it refuses.
+    pub fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Response, Failure> {
+        let request = Request {
             method: method.into(),
             target: &target.0,
             body: body.to_vec(),
-            // A guest is waited for.
-            patience: None,
+            // A plug or unplug waits for the guest.
+            timeout: None,
         };
-        let answer = exchange::ask(&self.socket, question).map_err(|e| self.failed(&e))?;
-        if answer.status == OK {
-            return Ok(answer);
+        let response = http_client::send(&self.socket, request).map_err(|e| self.failed(&e))?;
+        if response.status == OK {
+            return Ok(response);
         }
-        let status = answer.status;
-        let text = answer.whole(ANSWER_MAX, PATIENCE).map_err(|e| self.failed(&e))?;
+        let status = response.status;
+        let text = response
+            .into_body(BODY_MAX, BODY_TIMEOUT)
+            .map_err(|e| self.failed(&e))?;
         Err(Failure::runtime(match serde_json::from_slice::<Refusal>(&text) {
-            Ok(refusal) => format!("hawser refuses: {}: {}", refusal.error, refusal.remedy),
-            Err(_) => format!("hawser refuses: {status} {}", String::from_utf8_lossy(&text).trim_end()),
+            Ok(refusal) => format!("the running process refused: {}: {}", refusal.error, refusal.remedy),
+            Err(_) => format!(
+                "the running process refused: {status} {}",
+                String::from_utf8_lossy(&text).trim_end()
+            ),
         }))
     }
 
     fn failed(&self, error: &io::Error) -> Failure {
         let hint = match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; is hawser running there, with --api-socket?",
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => "; check that hawser runs there with --api-socket",
             _ => "",
         };
         Failure::runtime(format_args!("--api-socket={}: {error}{hint}", self.socket.display()))
     }
 }
 
-/// Prints a value as JSON, or as a person reads it.
+/// Prints a value as JSON, or as the text that `text` makes.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// If standard output cannot be written.
 pub fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     crate::print(&if json {
         serde_json::to_string_pretty(value).map_err(Failure::runtime)? + "\n"

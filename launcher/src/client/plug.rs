@@ -1,5 +1,4 @@
-//! `hawser plug`, `hawser unplug`, `hawser link`: NICs that come, go and lose their carrier while
-//! the VM runs.
+//! `hawser plug`, `hawser unplug`, `hawser link`: changes to the NICs of a running VM.
 
 use super::args::{LinkArgs, PlugArgs, UnplugArgs};
 use super::{Client, Target};
@@ -10,10 +9,10 @@ use crate::hotplug::{Changes, Plug};
 use crate::validate;
 use std::io::Write as _;
 
-/// Makes the NICs those of the manifests.
+/// Plugs and unplugs NICs until they match the manifests.
 ///
 /// # Errors
-/// If nobody answers, or it is refused.
+/// If no process answers, or it refuses.
 pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
     let manifests = validate::read_sources(&args.files)?;
     let interface = args.interface.clone();
@@ -29,39 +28,39 @@ pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
     } else {
         changes.lines()
     };
-    tell(&changes, lines)
+    report(&changes, lines)
 }
 
-/// Takes one out.
+/// Unplugs one NIC.
 ///
 /// # Errors
-/// If nobody answers, or it is refused.
+/// If no process answers, or it refuses.
 pub fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
     let interface = args.interface.clone();
     let wanted = Unplug { interface };
-    tell_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(UNPLUG), &wanted)?)
+    report_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(UNPLUG), &wanted)?)
 }
 
-/// Takes the link of one up or down.
+/// Sets the link of one NIC up or down.
 ///
 /// # Errors
-/// If nobody answers, or it is refused.
+/// If no process answers, or it refuses.
 pub fn link(args: &LinkArgs) -> Result<(), Failure> {
     let wanted = Link {
         interface: args.interface.clone(),
         state: args.state,
     };
-    tell_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(LINK), &wanted)?)
+    report_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(LINK), &wanted)?)
 }
 
-fn tell_done(changes: &Changes) -> Result<(), Failure> {
-    tell(changes, changes.lines())
+fn report_done(changes: &Changes) -> Result<(), Failure> {
+    report(changes, changes.lines())
 }
 
-/// Warnings on standard error, the changes on standard output.
-fn tell(changes: &Changes, mut lines: Vec<String>) -> Result<(), Failure> {
+/// Prints warnings to standard error and changes to standard output.
+fn report(changes: &Changes, mut lines: Vec<String>) -> Result<(), Failure> {
     for warning in &changes.warnings {
-        // Where nobody reads standard error, standard output still tells.
+        // A closed standard error must not hide the changes on standard output.
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     if lines.is_empty() {

@@ -1,4 +1,4 @@
-//! `hawser rate`: how much may cross a port, shown or changed.
+//! `hawser rate`: shows or changes the rate limits of a port.
 
 use super::args::RateArgs;
 use super::{Client, Target, show};
@@ -9,19 +9,19 @@ use crate::policy::BITS;
 use hawser_backend::config::Rate;
 use std::fmt::Write as _;
 
-/// A rate as an option gives it.
+/// Value of a rate option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// This.
+    /// Limit to this rate.
     Limit(Rate),
-    /// None.
+    /// Remove the limit.
     Off,
 }
 
-/// Shows the rates, after changing those that were given.
+/// Changes the limits that are given, then prints all limits.
 ///
 /// # Errors
-/// If there is no such process or port.
+/// If the process or port does not exist.
 pub fn run(args: &RateArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let target = || Target::new(PATH).of(args.ask.port.as_deref());

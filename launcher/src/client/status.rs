@@ -1,4 +1,4 @@
-//! `hawser status`: the NICs of a running process.
+//! `hawser status`: shows the NICs of a running process.
 
 use super::args::StatusArgs;
 use super::{Client, Target, show};
@@ -6,22 +6,23 @@ use crate::api::status::{Driver, Interface, LinkState, Status};
 use crate::failure::Failure;
 use std::fmt::Write as _;
 
-/// Prints the status.
+/// Prints one paragraph per NIC, or JSON.
 ///
 /// # Errors
-/// If there is no such process.
+/// If the process or port does not exist.
 pub fn run(args: &StatusArgs) -> Result<(), Failure> {
     let mut status: Status = Client::of(&args.ask).get(&Target::new("/v1/status"))?;
     if let Some(name) = &args.ask.port {
         status.interfaces.retain(|nic| nic.name == *name);
         if status.interfaces.is_empty() {
-            return Err(Failure::runtime(format_args!("there is no port {name:?}")));
+            return Err(Failure::runtime(format_args!(
+                "--port={name}: the process has no port of this name; hawser status without --port lists them"
+            )));
         }
     }
     show(args.json, &status, text)
 }
 
-/// A paragraph for each NIC.
 fn text(status: &Status) -> String {
     status.interfaces.iter().map(paragraph).collect::<Vec<_>>().join("\n")
 }

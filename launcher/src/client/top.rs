@@ -1,7 +1,7 @@
-//! `hawser top`: what crosses the ports of a running process, second by second.
+//! `hawser top`: shows rates, flows and drops per port of a running process, once per interval.
 //!
-//! Two samples of the metrics make the rates. On a terminal the screen is drawn anew, ANSI
-//! and nothing more; elsewhere, and with `--once`, samples follow each other.
+//! Rates are differences of two samples of the metrics. On a terminal each sample replaces the
+//! last one with plain ANSI sequences; otherwise samples are printed one after another.
 
 use super::args::TopArgs;
 use super::{Client, Target, show};
@@ -14,16 +14,16 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Cursor home, and everything behind it cleared.
+/// ANSI: cursor home, then clear to the end of the screen.
 const REDRAW: &str = "\x1b[H\x1b[J";
-/// Drop reasons that are shown of a port.
+/// Most drop reasons shown per port.
 const REASONS: usize = 5;
 const BITS: f64 = 8.0;
 
-/// Values by metric and labels, as they are written.
+/// Value of each series, keyed by its name and labels as the metrics text writes them.
 type Sample = BTreeMap<String, f64>;
 
-/// What crosses one port.
+/// Rates and flow counts of one port.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Activity {
@@ -36,14 +36,14 @@ struct Activity {
     udp_flows: u64,
     echo_flows: u64,
     stalls_per_second: f64,
-    /// Drops a second, most first.
+    /// Reason and drops per second, in descending order.
     drops_per_second: Vec<(String, f64)>,
 }
 
-/// Shows rates until interrupted, or once.
+/// Prints rates until interrupted, or once with `--once`.
 ///
 /// # Errors
-/// If there is no such process, or it has gone.
+/// If the process does not exist or ends.
 pub fn run(args: &TopArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let interval = Duration::from_secs_f64(args.interval);
@@ -95,7 +95,7 @@ fn activities(before: &Sample, now: &Sample, seconds: f64) -> Vec<Activity> {
     let per_second = |series: &str| {
         let old = before.get(series).copied().unwrap_or_default();
         let new = now.get(series).copied().unwrap_or_default();
-        // A port that was taken away and came back counts from zero.
+        // A port that was unplugged and plugged again counts from zero.
         (new - old).max(0.0) / seconds
     };
     ports
@@ -129,7 +129,7 @@ fn activities(before: &Sample, now: &Sample, seconds: f64) -> Vec<Activity> {
         .collect()
 }
 
-/// A whole number as Prometheus writes it.
+/// A gauge value as an integer.
 fn count(value: f64) -> u64 {
     format!("{value:.0}").parse().unwrap_or_default()
 }

@@ -5,7 +5,7 @@
 
 use super::running::{Patience, RunningError};
 use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
-use crate::exchange::{self, Question};
+use crate::http_client::{self, Request};
 use hyper::Method;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -85,7 +85,7 @@ impl CloudHypervisor {
 
     fn ask(&mut self, method: Method, what: &str, body: &Value) -> Result<Value, RunningError> {
         let target = format!("/api/v1/{what}");
-        let question = Question {
+        let request = Request {
             method,
             target: &target,
             body: if body.is_null() {
@@ -93,12 +93,12 @@ impl CloudHypervisor {
             } else {
                 body.to_string().into_bytes()
             },
-            patience: Some(PATIENCE),
+            timeout: Some(PATIENCE),
         };
-        let answer = exchange::ask(&self.0, question).map_err(RunningError::CloudHypervisor)?;
-        let status = answer.status;
-        let body = answer
-            .whole(ANSWER_MAX, PATIENCE)
+        let response = http_client::send(&self.0, request).map_err(RunningError::CloudHypervisor)?;
+        let status = response.status;
+        let body = response
+            .into_body(ANSWER_MAX, PATIENCE)
             .map_err(RunningError::CloudHypervisor)?;
         if !(200..300).contains(&status) {
             let why = String::from_utf8_lossy(&body).trim().to_owned();
