@@ -1,5 +1,5 @@
-//! The command line, as clap sees it. What a value must look like on its own is said
-//! in [`crate::values`]; what the options mean together, in [`crate::config`].
+//! Command line: options and subcommands, declared with clap. [`crate::values`] checks each value
+//! by itself, [`crate::config`] checks options against each other.
 
 use crate::attachment::SegmentArgs;
 use crate::client::args::{
@@ -25,29 +25,30 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
-  Serve one VM from this network namespace, its SSH reachable on port 2222:
+  Serve one VM from this network namespace, with its SSH on port 2222 of the host:
       hawser --socket-path=/run/user/1000/vm.sock --port=2222:22
 
-  The flags to give QEMU for it (quoted for the shell):
+  Start QEMU with the matching flags:
       eval \"qemu-system-x86_64 -nographic -hda disk.img \\
           $(hawser qemu-args --socket-path=/run/user/1000/vm.sock)\"
 
   QEMU or cloud-hypervisor listens on the socket and hawser connects:
       hawser --socket-path=/run/vm.sock --connect
 
-Signals: SIGTERM and SIGINT end it; SIGUSR1 writes the counters to standard error.
-Exit status: 0 ended as asked, 1 failed at run time, 2 wrong usage.";
+Signals: SIGTERM and SIGINT end hawser; SIGUSR1 writes the counters to standard error.
+Exit status: 0 ended on request, 1 failed at run time, 2 wrong usage.";
 
-/// hawser: the line that ties a virtual machine to its network.
+/// The command line of `hawser`.
 #[derive(Debug, Parser)]
 #[command(
     name = "hawser",
     version,
-    about = "Serves a virtual machine's network card over vhost-user, without root",
-    long_about = "Serves a virtual machine's network card (virtio-net) to QEMU or cloud-hypervisor over a \
-        vhost-user socket. The guest lives on a private network, gets its addresses by DHCP, DHCPv6 and router \
-        advertisement, and reaches the world through ordinary sockets of the network namespace hawser runs in. \
-        No privilege is needed.",
+    about = "Serves a virtual machine's network interface over vhost-user, without root",
+    long_about = "Serves a virtual machine's network interface (virtio-net) to QEMU or cloud-hypervisor over a \
+        vhost-user socket. By default (--mode=masquerade) the guest is on a private network, gets its addresses by \
+        DHCP, DHCPv6 and router advertisement, and reaches other hosts through ordinary sockets of the network \
+        namespace that hawser runs in; this needs no privilege. With --mode=bridge the guest is on an L2 segment \
+        of the host.",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
@@ -56,60 +57,60 @@ pub struct Cli {
     /// Print the flags for a VMM instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How the front end is met.
+    /// The vhost-user socket.
     #[command(flatten)]
     pub endpoint: EndpointArgs,
-    /// The port.
+    /// The NIC.
     #[command(flatten)]
     pub port: PortArgs,
-    /// How the process runs.
+    /// The process.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// `--socket-dir` where nobody says otherwise.
+/// Default of `--socket-dir`.
 pub const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
-/// The API socket of `hawser run`, in its --socket-dir.
+/// Name of the API socket of `hawser run`, in its `--socket-dir`.
 pub const API_SOCKET: &str = "api.sock";
 
-/// What to do instead of serving.
+/// Subcommands; without one, hawser serves the NIC that the options describe.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Print the flags to give QEMU for the same options
+    /// Print the QEMU flags that match these options
     QemuArgs(VmmArgs),
-    /// Print the flags to give cloud-hypervisor for the same options
+    /// Print the cloud-hypervisor flags that match these options
     CloudHypervisorArgs(VmmArgs),
     /// Write the packets that cross a port of a running process, as pcapng
     Capture(CaptureArgs),
-    /// Make the NICs of a running VM those of its manifests: plug new ones, unplug those that are
-    /// gone or absent, take links up and down
+    /// Bring the NICs of a running VM in line with its manifests: plug new ones, unplug removed or
+    /// absent ones, set links up or down
     Plug(PlugArgs),
-    /// Unplug a NIC of a running VM, when its guest lets go of it
+    /// Unplug a NIC of a running VM; the guest must release it
     Unplug(UnplugArgs),
-    /// Take the link of a NIC up or down, as its guest sees it
+    /// Set the link that the guest sees on a NIC up or down
     Link(LinkArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
-    /// Show or change which ports of the host reach a guest of a running process
+    /// List, add or remove port forwards of a running process
     #[command(subcommand)]
     Forward(ForwardCommand),
-    /// Watch what crosses the ports of a running process: rates, flows, drops by reason
+    /// Watch the ports of a running process: rates, flows, drops by reason
     Top(TopArgs),
-    /// Show or change how much may cross a port of a running process
+    /// Show or change the rate limits of a port of a running process
     Rate(RateArgs),
-    /// Show or change what a running process logs
+    /// Show or change the log filter of a running process
     Loglevel(LogLevelArgs),
-    /// Check a VM's manifests: say what is wrong with them, or what would be served
+    /// Check a VM's manifests: print what is wrong with them, or what would be served
     Validate(ValidateArgs),
-    /// Print the network data for cloud-init that fit what a VM's manifests ask for
+    /// Print cloud-init network data that matches a VM's manifests
     CloudInit(CloudInitArgs),
     /// Serve every NIC of a VM's manifests, each on its own socket
     Run(RunManifest),
     /// Reserve, list and release the MACs and addresses of VMs
     Leases(Leases),
-    /// Print what completes options and commands in a shell
+    /// Print a completion script for a shell
     Completion(CompletionArgs),
-    /// Write the manual pages into a folder, for packages
+    /// Write the manual pages into a directory, for packages
     #[command(hide = true)]
     ManualPages(ManualArgs),
 }
@@ -118,7 +119,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct CompletionArgs {
-    /// The shell
+    /// Shell to print the script for
     #[arg(value_enum)]
     pub shell: Shell,
 }
@@ -127,11 +128,11 @@ pub struct CompletionArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ManualArgs {
-    /// The folder
+    /// Directory to write to
     pub folder: PathBuf,
 }
 
-/// A VM's manifests.
+/// Options that name a VM's manifests.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ManifestArgs {
@@ -139,16 +140,16 @@ pub struct ManifestArgs {
     /// a file, a directory, or - for standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Where the sockets are made, <interface name>.sock each
+    /// Directory for the sockets, <interface name>.sock each
     #[arg(long, value_name = "DIR", default_value = DEFAULT_SOCKET_DIR)]
     pub socket_dir: PathBuf,
-    /// What the files do not say.
+    /// Options that complete the manifests.
     #[command(flatten)]
     pub plan: PlanArgs,
 }
 
 impl ManifestArgs {
-    /// What the plan is made with.
+    /// Input of the plan besides the manifests.
     pub fn setup(&self) -> PlanSetup<'_> {
         PlanSetup::new(&self.socket_dir, &self.plan)
     }
@@ -161,7 +162,7 @@ pub struct ValidateArgs {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Print plan and problems as JSON
+    /// Print the plan and all problems as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -173,7 +174,7 @@ pub struct CloudInitArgs {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Where MACs come from that the manifests do not give.
+    /// Source of MACs that the manifests do not give.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -185,13 +186,13 @@ pub struct RunManifest {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
-    /// Print the flags to give this VMM for the VM's cards, instead of serving them
+    /// Print the flags for this VMM to use the VM's NICs, instead of serving them
     #[arg(long, value_name = "VMM", help_heading = "Virtual machine")]
     pub print_args: Option<Vmm>,
-    /// Say what would be served and done, and do nothing: no lease, socket, link or process is made
+    /// Print what would be served and done; create no lease, socket, link or process
     #[arg(long, conflicts_with = "print_args")]
     pub dry_run: bool,
-    /// Memory of the VM in bytes, or with K, M, G, for the flags [default: that of -m after
+    /// Memory of the VM for the printed flags, in bytes or with K, M, G [default: that of -m after
     /// --, or 1G]
     #[arg(
         long,
@@ -200,11 +201,11 @@ pub struct RunManifest {
         value_parser = values::memory_size
     )]
     pub memory: Option<String>,
-    /// What of every port is not the guest's.
+    /// Exceptions from `--port=all`.
     #[command(flatten)]
     pub kept: KeptArgs,
-    /// Monitor of the QEMU that runs (its -qmp), for NICs that come and go [default: with QEMU
-    /// after --, one of its own]
+    /// QMP socket of the running QEMU (its -qmp), used to plug and unplug NICs [default: with QEMU
+    /// after --, a socket that hawser adds]
     #[arg(
         long,
         value_name = "PATH",
@@ -213,8 +214,8 @@ pub struct RunManifest {
         conflicts_with_all = ["cloud_hypervisor", "vmm"]
     )]
     pub qmp: Option<PathBuf>,
-    /// API socket of the cloud-hypervisor that runs (its --api-socket), for NICs that come and
-    /// go [default: with cloud-hypervisor after --, one of its own]
+    /// API socket of the running cloud-hypervisor (its --api-socket), used to plug and unplug NICs
+    /// [default: with cloud-hypervisor after --, a socket that hawser adds]
     #[arg(
         long,
         value_name = "PATH",
@@ -223,27 +224,27 @@ pub struct RunManifest {
         conflicts_with = "vmm"
     )]
     pub cloud_hypervisor: Option<PathBuf>,
-    /// VMM to start when the sockets are ready, with its own options; hawser adds those of the
-    /// memory and the cards, hands on signals, and ends when it ends, with its exit status
+    /// VMM to start when the sockets are ready, with its own options; hawser adds options for
+    /// memory and NICs, forwards signals, and exits with the VMM's exit status
     #[arg(last = true, value_name = "VMM OPTION", conflicts_with = "print_args")]
     pub vmm: Vec<OsString>,
-    /// Where leases are kept.
+    /// The lease store.
     #[command(flatten)]
     pub store: StoreArgs,
-    /// How the process runs.
+    /// Options of the process.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
 impl RunManifest {
-    /// Where the process can be asked.
+    /// Path of the API socket.
     pub fn api_socket(&self) -> PathBuf {
         let given = self.run.api_socket.clone();
         given.unwrap_or_else(|| self.manifest.socket_dir.join(API_SOCKET))
     }
 }
 
-/// A VMM that flags can be printed for.
+/// VMM whose flags `--print-args` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Vmm {
     /// QEMU 10 and later.
@@ -252,11 +253,12 @@ pub enum Vmm {
     CloudHypervisor,
 }
 
-/// Where the front end is met.
+/// Options of the vhost-user socket.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct EndpointArgs {
-    /// Unix socket where the VMM is met; made, and removed at the end, unless --connect is given
+    /// Unix socket the VMM connects to; hawser creates it and removes it at the end, unless
+    /// --connect is given
     #[arg(
         long,
         value_name = "PATH",
@@ -264,7 +266,7 @@ pub struct EndpointArgs {
         value_parser = values::socket_path
     )]
     pub socket_path: Option<PathBuf>,
-    /// Connect to a VMM that listens on --socket-path, instead of listening there
+    /// Connect to a VMM that listens on --socket-path, instead of listening
     #[arg(long, help_heading = "Front end", requires = "socket_path", conflicts_with = "fd")]
     pub connect: bool,
     /// Inherited descriptor of the vhost-user socket, listening or connected
@@ -276,17 +278,18 @@ pub struct EndpointArgs {
         value_parser = values::descriptor
     )]
     pub fd: Option<RawFd>,
-    /// Print what this back end can do, as JSON, and exit (other options are ignored)
+    /// Print the capabilities of this back end as JSON, as QEMU's convention for vhost-user
+    /// programs has it, and exit (other options are ignored)
     #[arg(long, help_heading = "Front end")]
     pub print_capabilities: bool,
 }
 
-/// What the guest is given and what reaches it.
+/// Options of one NIC.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct PortArgs {
-    /// What stands between the guest and the world: masquerade, a private network behind NAT; or
-    /// bridge, the L2 segment itself
+    /// How the guest is connected: masquerade, a private network behind NAT; or bridge, an L2
+    /// segment of the host
     #[arg(
         long,
         value_name = "MODE",
@@ -295,14 +298,14 @@ pub struct PortArgs {
         default_value = "masquerade"
     )]
     pub mode: Mode,
-    /// MAC of the guest's card [default: the one the VMM gives it]
+    /// MAC of the guest's NIC [default: the VMM's choice]
     #[arg(long, value_name = "MAC", help_heading = "Network card", value_parser = values::guest_mac)]
     pub mac: Option<MacAddr>,
-    /// MTU of the guest's card, 68 to 65535 [default: that of the default route or the segment,
+    /// MTU of the guest's NIC, 68 to 65535 [default: that of the default route or the segment,
     /// else 1500]
     #[arg(long, value_name = "BYTES", help_heading = "Network card", value_parser = values::mtu)]
     pub mtu: Option<u16>,
-    /// Receive and transmit queue pairs, one thread each
+    /// Number of receive and transmit queue pairs; each has its own thread
     #[arg(
         long,
         value_name = "N",
@@ -318,16 +321,16 @@ pub struct PortArgs {
     /// network namespace has an IPv4 address, else off]
     #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv4_network)]
     pub ipv4: Option<Family<Ipv4Net>>,
-    /// The guest's IPv6 network: gateway ::1, guest ::2; with 64 bits a guest without DHCPv6
-    /// makes up its address [default: fd10:0:2::/120 where this network namespace has a global
+    /// The guest's IPv6 network: gateway ::1, guest ::2; with a /64 a guest without
+    /// DHCPv6 chooses its own address [default: fd10:0:2::/120 where this network namespace has a global
     /// IPv6 address, else off]
     #[arg(long, value_name = "CIDR|off", help_heading = "Guest network", value_parser = values::ipv6_network)]
     pub ipv6: Option<Family<Ipv6Net>>,
-    /// Host name given to the guest, one label [default: this system's]
+    /// Host name for the guest, one label [default: this system's]
     #[arg(long, value_name = "NAME", help_heading = "Guest network", value_parser = values::hostname)]
     pub hostname: Option<String>,
-    /// Name servers given to the guest; a loopback address stands for a server of this network
-    /// namespace, reached through the gateway [default: those of /etc/resolv.conf]
+    /// Name servers for the guest; the guest reaches a server on a loopback address of this
+    /// network namespace through the gateway [default: those of /etc/resolv.conf]
     #[arg(
         long,
         value_name = "ADDR,…",
@@ -336,7 +339,7 @@ pub struct PortArgs {
         value_parser = values::name_server
     )]
     pub dns: Vec<IpAddr>,
-    /// Search domains given to the guest [default: those of /etc/resolv.conf]
+    /// Search domains for the guest [default: those of /etc/resolv.conf]
     #[arg(
         long,
         value_name = "DOMAIN,…",
@@ -346,9 +349,10 @@ pub struct PortArgs {
     )]
     pub search: Vec<String>,
 
-    /// Ports that reach the guest: [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], TCP unless
-    /// said otherwise, an IPv6 ADDR in brackets; or all, tcp:all, udp:all: every port that no
-    /// program here listens on (takes CAP_NET_ADMIN and CAP_BPF at start); may be repeated
+    /// Ports to forward to the guest: [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], TCP by
+    /// default, an IPv6 ADDR in brackets; or all, tcp:all, udp:all: every port that no program of
+    /// this network namespace listens on (needs CAP_NET_ADMIN and CAP_BPF at start); may be
+    /// repeated
     #[arg(
         long = "port",
         value_name = "SPEC,…",
@@ -357,28 +361,28 @@ pub struct PortArgs {
         value_parser = forward::parse_ports
     )]
     pub ports: Vec<Ports>,
-    /// What of every port is not the guest's.
+    /// Exceptions from `--port=all`.
     #[command(flatten)]
     pub kept: KeptArgs,
-    /// Address of the guest's network that stands for the loopback of this network namespace,
-    /// which the guest cannot reach otherwise; may be repeated
+    /// Address of the guest's network that leads to the loopback of this network namespace, which
+    /// the guest cannot reach otherwise; may be repeated
     #[arg(long, value_name = "ADDR,…", help_heading = "Reachability", value_delimiter = ',')]
     pub map_host_loopback: Vec<IpAddr>,
 
-    /// The segment, in bridge mode.
+    /// The segment (bridge mode).
     #[command(flatten)]
     pub segment: SegmentArgs,
-    /// What crosses the port.
+    /// Checks, VLANs and rate limits.
     #[command(flatten)]
     pub policy: PolicyArgs,
 }
 
-/// Ports that are nobody's but the pod's.
+/// Exceptions from `--port=all`.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub struct KeptArgs {
-    /// Of every port (--port=all, or an interface without ports), those that do not reach the
-    /// guest but this network namespace's own programs: [tcp|udp]:PORT[-PORT2]; may be repeated
+    /// Ports to leave to the programs of this network namespace when every other port is forwarded
+    /// (--port=all, or an interface without ports): [tcp|udp]:PORT[-PORT2]; may be repeated
     #[arg(
         long = "keep-port",
         value_name = "PORT,…",
@@ -390,9 +394,9 @@ pub struct KeptArgs {
 }
 
 impl PortArgs {
-    /// What the options are where none is given.
+    /// The default of every option.
     pub fn unset() -> Self {
-        /// A command line of nothing else.
+        /// A command line without other options.
         #[derive(Parser)]
         struct Bare {
             #[command(flatten)]
@@ -407,39 +411,39 @@ impl PortArgs {
 pub enum Mode {
     /// A private network behind NAT on ordinary sockets.
     Masquerade,
-    /// The L2 segment itself.
+    /// An L2 segment of the host.
     Bridge,
 }
 
-/// How the process runs.
+/// Options of the process.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct RunArgs {
-    /// End when the first front end goes away, instead of waiting for the next
+    /// Exit when the first front end disconnects, instead of waiting for the next
     #[arg(long, help_heading = "Process")]
     pub one_off: bool,
     /// Network namespace to serve from, as `ip netns` names it, or a path such as /proc/PID/ns/net
-    /// [default: the one hawser is started in]
+    /// [default: hawser's own]
     #[arg(long, value_name = "NAME|PATH", help_heading = "Process")]
     pub netns: Option<PathBuf>,
-    /// Folder where changes to the network are noted, so that they can be undone after a kill
+    /// Directory for the journal of network changes, which the next start undoes after a crash
     /// [default: $RUNTIME_DIRECTORY, /run/hawser, or $XDG_RUNTIME_DIR/hawser]
     #[arg(long, value_name = "PATH", help_heading = "Process")]
     pub runtime_dir: Option<PathBuf>,
-    /// Unix socket where the running process can be asked and told, by hawser status for one
-    /// [default: with hawser run, api.sock beside the others; else none]
+    /// Unix socket of the control API, which hawser status and other subcommands use [default: with
+    /// hawser run, api.sock in --socket-dir; else none]
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
-    /// Unix socket of the QEMU guest agent, which hawser status asks for the guest's names and
+    /// Unix socket of the QEMU guest agent, from which hawser status takes interface names and
     /// addresses
     #[arg(long, value_name = "PATH", help_heading = "Process", value_parser = values::socket_path)]
     pub guest_agent: Option<PathBuf>,
-    /// File to add a line of JSON to for each thing that happens to a card (lease given, link
-    /// changed, guest announced, spoof seen); -: standard output
+    /// File to append events of the NICs to, one line of JSON each (lease given, link changed,
+    /// guest announced, spoof seen); -: standard output
     #[arg(long, value_name = "FILE|-", help_heading = "Process")]
     pub event_log: Option<PathBuf>,
-    /// What is written to standard error: error, warn, info, debug, trace, off, or a filter
-    /// such as info,hawser_backend::vhost_user=debug
+    /// Log level on standard error: error, warn, info, debug, trace, off, or a filter such as
+    /// info,hawser_backend::vhost_user=debug
     #[arg(
         long,
         value_name = "LEVEL|FILTER",
@@ -448,11 +452,11 @@ pub struct RunArgs {
         value_parser = values::log_filter
     )]
     pub log: String,
-    /// What the process gives up.
+    /// The sandbox.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
-    /// Modes of NICs that may be plugged while it runs, besides those it is started with: what
-    /// bridge mode takes is kept for them [default: all for hawser run, else none]
+    /// Modes of NICs that may be plugged later, besides those of the start; the process keeps the
+    /// privileges they need [default: all for hawser run, else none]
     #[arg(
         long,
         value_name = "MODE,…",
@@ -461,12 +465,12 @@ pub struct RunArgs {
         value_delimiter = ','
     )]
     pub plug_mode: Vec<Mode>,
-    /// The file that keeps leases, if any are made while it runs.
+    /// File of the lease store, if leases may be made while the process runs.
     #[arg(skip)]
     pub store: Option<PathBuf>,
 }
 
-/// Options of the subcommands that describe a VMM's side.
+/// Options of the subcommands that print flags for a VMM.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct VmmArgs {
@@ -479,22 +483,22 @@ pub struct VmmArgs {
         value_parser = values::memory_size
     )]
     pub memory: String,
-    /// The socket, as hawser is given it.
+    /// The vhost-user socket.
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// The port, as hawser is given it.
+    /// The NIC.
     #[command(flatten)]
     pub port: PortArgs,
-    /// Accepted so that the same options can be given; without meaning here.
+    /// Accepted so that the same options can be passed; no effect here.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
-/// The part of [`EndpointArgs`] that means something to a VMM.
+/// The part of [`EndpointArgs`] that matters to a VMM.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct SocketArgs {
-    /// Unix socket where hawser is met
+    /// Unix socket that hawser listens on, or the VMM with --connect
     #[arg(long, value_name = "PATH", help_heading = "Front end", value_parser = values::socket_path)]
     pub socket_path: PathBuf,
     /// The VMM listens and hawser connects

@@ -9,13 +9,12 @@ use std::time::Duration;
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Network card")]
 pub struct PaceArgs {
-    /// How long a thread stays awake for the next message while guest and peer answer each other
-    /// quickly, 0 to 1000: shortens their round trips, costs processor time meanwhile and none
-    /// when the guest is idle; 0: never
+    /// Longest time a thread polls for the next message of a quick conversation, 0 to 1000;
+    /// shortens round trips, costs processor time only during the conversation; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value = "200", value_parser = values::pause)]
     pub busy_poll: Duration,
-    /// How long a thread lets frames gather at most while a transfer moves more that way, 0 to
-    /// 1000: fewer interrupts for the guest; 0: never
+    /// Longest time a thread sleeps between bursts of a transfer while that lowers its cost, 0 to
+    /// 1000; fewer interrupts for the guest; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value = "150", value_parser = values::pause)]
     pub rest: Duration,
 }

@@ -11,11 +11,11 @@ use std::ops::RangeInclusive;
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub struct PolicyArgs {
-    /// VLAN of the guest, 1 to 4094, whose tag it does not see; with --vlan-trunk, that of its
+    /// VLAN of the guest, 1 to 4094; the guest sees no tag. With --vlan-trunk, the VLAN of its
     /// untagged frames
     #[arg(long, value_name = "ID", help_heading = "Segment", conflicts_with = "native_vlan")]
     pub vlan: Option<VlanId>,
-    /// VLANs whose tags the guest sends and sees, such as 10,20-30
+    /// VLANs that the guest uses with tags, such as 10,20-30
     #[arg(
         long,
         value_name = "ID[-ID2],…",
@@ -24,18 +24,19 @@ pub struct PolicyArgs {
         value_parser = vlan_range
     )]
     pub vlan_trunk: Vec<RangeInclusive<VlanId>>,
-    /// VLAN of the guest's untagged frames on a trunk: another name of --vlan
+    /// VLAN of the guest's untagged frames on a trunk: another name for --vlan
     #[arg(long, value_name = "ID", help_heading = "Segment")]
     pub native_vlan: Option<VlanId>,
-    /// Leave the guest in the segment's default VLAN, the one without a tag, beside its own
+    /// Keep the guest in the segment's untagged VLAN as well as its own
     #[arg(long, help_heading = "Segment")]
     pub preserve_default_vlan: bool,
 
-    /// Drop what the guest sends from another MAC than --mac (always so with --mode=masquerade)
+    /// Drop frames that the guest sends from a MAC other than --mac (always on with
+    /// --mode=masquerade)
     #[arg(long, help_heading = "Checks")]
     pub mac_spoof_check: bool,
-    /// Addresses and networks the guest may use as its own; drop what it sends, in IP, ARP or
-    /// neighbour discovery, under others. A family that is not named is closed
+    /// Source addresses and networks the guest may use; drop its IP, ARP and neighbour discovery
+    /// frames from any other. A family without an entry is blocked
     #[arg(
         long,
         value_name = "ADDR[/LEN],…",
@@ -44,24 +45,24 @@ pub struct PolicyArgs {
         value_parser = own_network
     )]
     pub ip_spoof_check: Vec<IpNet>,
-    /// Drop what the guest sends as a DHCP or DHCPv6 server
+    /// Drop DHCP and DHCPv6 server messages of the guest
     #[arg(long, help_heading = "Checks")]
     pub dhcp_guard: bool,
     /// Drop router advertisements and redirects of the guest
     #[arg(long, help_heading = "Checks")]
     pub router_guard: bool,
 
-    /// Most the guest is sent: bits per second such as 500M, 1G or 1gbit, and how many bytes may
-    /// come at once [default burst: 50 ms of the rate]
+    /// Limit on traffic to the guest: bits per second such as 500M, 1G or 1gbit, and burst in
+    /// bytes [default burst: 50 ms of the rate]
     #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = byte_rate)]
     pub rate_in: Option<Rate>,
-    /// Most the guest may send, like --rate-in
+    /// Limit on traffic from the guest, in the syntax of --rate-in
     #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = byte_rate)]
     pub rate_out: Option<Rate>,
-    /// Most packets per second the guest is sent, and how many may come at once
+    /// Limit on packets per second to the guest, and burst in packets
     #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = packet_rate)]
     pub packet_rate_in: Option<Rate>,
-    /// Most packets per second the guest may send, like --packet-rate-in
+    /// Limit on packets per second from the guest, in the syntax of --packet-rate-in
     #[arg(long, value_name = "RATE[:BURST]", help_heading = "Rates", value_parser = packet_rate)]
     pub packet_rate_out: Option<Rate>,
 }

@@ -215,14 +215,16 @@ fn options(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn the_readme_has_every_option_and_no_other() {
-    let readme = include_str!("../../README.md");
-    let table: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `--")).collect();
-    let help = hawser(&["--help"]);
-    let leases = hawser(&["leases", "allocate", "--help"]);
-    let mut known = options(text(&help.stdout));
-    known.extend(options(text(&leases.stdout)));
-    for option in ["--help", "--version", "--filename"] {
+fn the_options_page_has_every_option_and_no_other() {
+    let page = include_str!("../../docs/options.md");
+    let table: Vec<&str> = page.lines().filter(|line| line.starts_with("| `-")).collect();
+    let commands = page.lines().filter_map(|line| line.strip_prefix("## hawser"));
+    let helps: Vec<Output> = commands
+        .map(|command| hawser(&command.split_whitespace().chain(["--help"]).collect::<Vec<_>>()))
+        .collect();
+    assert!(helps.len() > 20, "{} subcommands", helps.len());
+    let mut known: BTreeSet<&str> = helps.iter().flat_map(|help| options(text(&help.stdout))).collect();
+    for option in ["--help", "--version"] {
         known.remove(option);
     }
     assert_eq!(options(&table.join("\n")), known);

@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 #[derive(Debug, Default, Args)]
 #[group(skip)]
 pub struct SegmentArgs {
-    /// Linux bridge that a TAP device is made for and put on
+    /// Linux bridge; hawser creates a TAP device as a port of it
     #[arg(
         long,
         value_name = "NAME",
@@ -19,7 +19,7 @@ pub struct SegmentArgs {
         value_parser = values::interface_name
     )]
     pub bridge: Option<String>,
-    /// TAP device, made if it is not there
+    /// TAP device; created if it does not exist
     #[arg(
         long,
         value_name = "NAME",
@@ -28,7 +28,7 @@ pub struct SegmentArgs {
         value_parser = values::interface_name
     )]
     pub tap: Option<String>,
-    /// Inherited descriptor of a queue of a TAP or macvtap device; once for each queue pair
+    /// Inherited descriptor of a queue of a TAP or macvtap device; once per queue pair
     #[arg(
         long,
         value_name = "N",
@@ -37,8 +37,8 @@ pub struct SegmentArgs {
         value_parser = values::descriptor
     )]
     pub tap_fd: Vec<RawFd>,
-    /// Link that a macvtap is made on, with its mode: private, vepa, bridge or passthru; or a
-    /// macvtap that is there [default mode: bridge]
+    /// Link to create a macvtap on, and its mode: private, vepa, bridge or passthru; or an existing
+    /// macvtap [default mode: bridge]
     #[arg(
         long,
         value_name = "LINK[:MODE]",
@@ -47,8 +47,8 @@ pub struct SegmentArgs {
         value_parser = values::macvtap
     )]
     pub macvtap: Option<Stack<MacVtapMode>>,
-    /// Link that an ipvtap is made on, with its mode: l2, l3 or l3s; or an ipvtap that is there
-    /// [default mode: l2]
+    /// Link to create an ipvtap on, and its mode: l2, l3 or l3s; or an existing ipvtap [default
+    /// mode: l2]
     #[arg(
         long,
         value_name = "LINK[:MODE]",
@@ -57,8 +57,8 @@ pub struct SegmentArgs {
         value_parser = values::ipvtap
     )]
     pub ipvtap: Option<Stack<IpVtapMode>>,
-    /// With --ipvtap: addresses of the guest, which are put on the ipvtap so that the kernel knows
-    /// what is for the guest
+    /// With --ipvtap: addresses of the guest; hawser assigns them to the ipvtap so that the kernel
+    /// delivers the guest's packets there
     #[arg(
         long,
         value_name = "ADDR,…",
@@ -67,8 +67,8 @@ pub struct SegmentArgs {
         value_parser = values::guest_address
     )]
     pub guest_address: Vec<IpAddr>,
-    /// Interface of the pod whose MAC and addresses the guest takes over, as KubeVirt's bridge
-    /// binding does; it is put back at the end
+    /// Interface of the pod whose MAC and addresses the guest takes over, as with KubeVirt's bridge
+    /// binding; hawser restores it at the end
     #[arg(
         long,
         value_name = "NAME",
@@ -77,13 +77,13 @@ pub struct SegmentArgs {
         value_parser = values::interface_name
     )]
     pub pod_interface: Option<String>,
-    /// With --bridge: let the bridge send frames back to the guest they came from
+    /// With --bridge: let the bridge return frames to the port they came from (hairpin)
     #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub hairpin_mode: bool,
-    /// With --bridge: put it into promiscuous mode for as long as the guest is there
+    /// With --bridge: set the bridge to promiscuous mode while hawser serves the NIC
     #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub promisc_mode: bool,
-    /// With --bridge: keep the guest from its other isolated ports
+    /// With --bridge: isolate the guest from other isolated ports of the bridge
     #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub port_isolation: bool,
 }

@@ -9,10 +9,10 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub struct PlanArgs {
-    /// Which VM, where the files have several
+    /// Name of the VM; required if the files describe several
     #[arg(long, value_name = "NAME", help_heading = "Manifests", value_parser = names::dns_subdomain)]
     pub vm: Option<String>,
-    /// Namespace of the VM, and of objects that name none [default: default]
+    /// Namespace of the VM, and of objects without a namespace [default: default]
     #[arg(
         short = 'n',
         long,

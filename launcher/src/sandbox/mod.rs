@@ -83,8 +83,8 @@ pub enum SandboxError {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 #[group(skip)]
 pub struct SandboxArgs {
-    /// How much the process gives up when it is set up: strict, all it does not need; log, system
-    /// calls are only logged by the kernel; off, nothing
+    /// Privileges to drop after set-up: strict, all that are not needed; log, the same, but the
+    /// kernel only logs forbidden system calls; off, none
     #[arg(
         long,
         value_name = "LEVEL",
@@ -93,8 +93,8 @@ pub struct SandboxArgs {
         default_value = "strict"
     )]
     pub sandbox: Level,
-    /// User to become when all is set up, started as root: NAME or UID, and a group if it is to
-    /// be another than the user's
+    /// User to switch to after set-up when started as root: NAME or UID [default group: the
+    /// user's]
     #[arg(
         long,
         value_name = "USER[:GROUP]",

@@ -27,8 +27,8 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub struct StoreArgs {
-    /// File that keeps which MACs and addresses belong to which VM, shared by the hawser
-    /// processes of the node; off: none are given out [default: store.db in $STATE_DIRECTORY,
+    /// File that stores the MACs and addresses of VMs, shared by the hawser processes of the node;
+    /// off: hawser assigns none [default: store.db in $STATE_DIRECTORY,
     /// in /var/lib/hawser for root, in $XDG_STATE_HOME/hawser or ~/.local/state/hawser]
     #[arg(
         long,
@@ -37,7 +37,7 @@ pub struct StoreArgs {
         value_parser = store_place
     )]
     pub store: Option<StorePlace>,
-    /// MACs that are given to interfaces without a macAddress [default: those of KubeMacPool's
+    /// MACs for interfaces without a macAddress [default: those of KubeMacPool's
     /// ConfigMap among the manifests, else 02:00:00:00:00:00-02:ff:ff:ff:ff:ff]
     #[arg(
         long,
@@ -66,7 +66,7 @@ pub struct Leases {
 /// What can be done with leases.
 #[derive(Debug, Subcommand)]
 pub enum LeasesCommand {
-    /// Reserve what the VMs of manifests are to have, before they run, and print it
+    /// Reserve and print the leases of the VMs in the manifests, before they run
     Allocate(ReserveLeases),
     /// Print the leases: VM, interface, network, MAC, addresses
     List(ListLeases),
@@ -94,10 +94,10 @@ pub struct ReserveLeases {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ListLeases {
-    /// Only those of this VM
+    /// Print the leases of this VM only
     #[arg(value_name = "NAMESPACE/VM")]
     pub vm: Option<VmName>,
-    /// Print them as JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Where leases are kept.
@@ -109,10 +109,10 @@ pub struct ListLeases {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ReleaseLeases {
-    /// The VM
+    /// VM whose leases to release
     #[arg(value_name = "NAMESPACE/VM")]
     pub vm: VmName,
-    /// Only that of this interface
+    /// Release the lease of this interface only
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Where leases are kept.
