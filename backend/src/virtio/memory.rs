@@ -1,8 +1,8 @@
 //! A snapshot of guest memory: which guest-physical addresses are mapped where.
 //!
-//! A ring translates an address by two comparisons against the region it found last
-//! time. The snapshot keeps the mapping alive ([`Arc`]); a new memory table makes a
-//! new snapshot, and the worker says when it no longer uses the old one.
+//! A ring translates an address by one comparison against the region it found last time,
+//! of which it keeps a copy. The snapshot keeps the mapping alive ([`Arc`]); a new memory
+//! table makes a new snapshot, and the worker says when it no longer uses the old one.
 
 use super::DirtyBitmap;
 use std::sync::Arc;
@@ -32,9 +32,38 @@ unsafe impl Send for GuestMap {}
 // SAFETY: as above; all access through them is by raw pointer or atomic.
 unsafe impl Sync for GuestMap {}
 
-/// Remembers the region an address was found in last time.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RegionCache(usize);
+/// The region of one map that an address was last found in; empty at first.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionCache {
+    start: u64,
+    len: u64,
+    host: *mut u8,
+}
+
+impl Default for RegionCache {
+    fn default() -> Self {
+        Self {
+            start: 0,
+            len: 0,
+            host: std::ptr::null_mut(),
+        }
+    }
+}
+
+impl RegionCache {
+    /// As [`GuestMap::find`], in this region only.
+    #[inline]
+    fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
+        let offset = address.wrapping_sub(self.start);
+        if offset >= self.len {
+            return None;
+        }
+        // The region is mapped, so its length is one of this machine's.
+        #[allow(clippy::cast_possible_truncation, reason = "below the length of a mapping")]
+        let host = self.host.wrapping_add(offset as usize);
+        Some((host, self.len - offset))
+    }
+}
 
 impl GuestMap {
     /// A snapshot of `memory`. If there is an `earlier` one whose writes are being
@@ -76,17 +105,25 @@ impl GuestMap {
     }
 
     /// Host address of guest-physical `address` and how many bytes follow it in the
-    /// same region (at least one); `None` if it is not mapped.
+    /// same region (at least one); `None` if it is not mapped. The `cache` belongs to this map.
     #[inline]
     pub fn find(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
-        if let Some(found) = self.regions.get(cache.0).and_then(|r| r.at(address)) {
-            return Some(found);
-        }
+        cache.at(address).or_else(|| self.find_elsewhere(cache, address))
+    }
+
+    #[cold]
+    fn find_elsewhere(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
         // The last region that starts at or before the address.
         let index = self.regions.partition_point(|r| r.start <= address).checked_sub(1)?;
-        let found = self.regions[index].at(address)?;
-        cache.0 = index;
-        Some(found)
+        let region = &self.regions[index];
+        let found = RegionCache {
+            start: region.start,
+            len: region.len,
+            host: region.host,
+        };
+        let at = found.at(address)?;
+        *cache = found;
+        Some(at)
     }
 
     /// Host address of `len` bytes that lie in one region.
@@ -114,18 +151,6 @@ impl GuestMap {
         if let Some(region) = region {
             region.log.mark((host - region.host.addr()) as u64, len as u64);
         }
-    }
-}
-
-impl Region {
-    #[inline]
-    fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
-        let offset = address.checked_sub(self.start)?;
-        if offset >= self.len {
-            return None;
-        }
-        let host = self.host.wrapping_add(usize::try_from(offset).ok()?);
-        Some((host, self.len - offset))
     }
 }
 

@@ -163,13 +163,8 @@ impl Descriptor {
                 ]
             }
         } else {
-            // Only an indirect table may lie like this, and no driver does it.
-            let mut words = [[0u8; 8]; 2];
-            for (i, byte) in words.as_flattened_mut().iter_mut().enumerate() {
-                // SAFETY: i is below 16, mapped as the caller promises.
-                *byte = unsafe { ptr.add(i).read_volatile() };
-            }
-            words.map(u64::from_ne_bytes)
+            // SAFETY: mapped as the caller promises.
+            unsafe { read_unaligned(ptr) }
         };
         let rest = u64::from_le(rest);
         Self {
@@ -184,6 +179,21 @@ impl Descriptor {
     fn has(&self, flag: u32) -> bool {
         u32::from(self.flags) & flag != 0
     }
+}
+
+/// The two words of a descriptor that is not aligned. Only an indirect table may lie like this,
+/// and no driver does it.
+///
+/// # Safety
+/// 16 bytes must be mapped at `ptr`.
+#[cold]
+unsafe fn read_unaligned(ptr: *const u8) -> [u64; 2] {
+    let mut words = [[0u8; 8]; 2];
+    for (i, byte) in words.as_flattened_mut().iter_mut().enumerate() {
+        // SAFETY: i is below 16, mapped as the caller promises.
+        *byte = unsafe { ptr.add(i).read_volatile() };
+    }
+    words.map(u64::from_ne_bytes)
 }
 
 /// The table a walk is in: the ring's own, or an indirect one.
@@ -212,38 +222,43 @@ impl Ring {
             writable: 0,
             len: 0,
         };
-        let result = self.walk_into(&mut chain, segments);
+        let mut visited = 0;
+        let result = self.walk_into(&mut chain, &mut visited, segments);
+        self.visited += visited;
         if result.is_err() {
             segments.truncate(chain.first);
         }
         result.map(|()| chain)
     }
 
-    fn walk_into(&mut self, chain: &mut Chain, segments: &mut Segments) -> Result<(), RingError> {
+    // Inlined, so that what is counted stays in registers.
+    #[inline(always)]
+    fn walk_into(&mut self, chain: &mut Chain, visited: &mut usize, segments: &mut Segments) -> Result<(), RingError> {
         let mut table = Table {
             base: self.descriptors,
             len: u32::from(self.layout.size),
             indirect: false,
         };
         let mut index = chain.head;
-        let mut left = table.longest_chain();
+        let mut most = table.longest_chain();
         loop {
             if u32::from(index) >= table.len {
                 return Err(RingError::DescriptorIndex(index));
             }
             // Empty buffers count as well: they take no room in the list, but time.
-            left = left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
-            self.visited += 1;
+            if *visited == most {
+                return Err(RingError::ChainTooLong);
+            }
+            *visited += 1;
             // SAFETY: the index lies in the table, which was translated as a whole.
             let descriptor = unsafe { Descriptor::read(table.base.add(usize::from(index) * 16)) };
             if descriptor.has(VRING_DESC_F_INDIRECT) {
                 table = self.indirect_table(&table, &descriptor)?;
-                (index, left) = (0, table.longest_chain());
+                (index, most) = (0, *visited + table.longest_chain());
                 continue;
             }
-            let before = segments.len();
-            self.translate(&descriptor, chain, segments)?;
-            let added = segments.len() - before;
+            let added = self.translate(&descriptor, chain.first + MAX_SEGMENTS, segments)?;
+            chain.len += descriptor.len as usize;
             if descriptor.has(VRING_DESC_F_WRITE) {
                 chain.writable += added;
             } else if chain.writable == 0 {
@@ -279,33 +294,48 @@ impl Ring {
         })
     }
 
-    /// Adds the buffer of a descriptor; more than one entry where it goes on in a
-    /// neighbouring region. Empty buffers add nothing.
+    /// Adds the buffer of a descriptor to a list that may become `most` entries long; returns
+    /// how many entries that made. An empty buffer makes none.
     #[inline]
-    fn translate(
+    fn translate(&mut self, descriptor: &Descriptor, most: usize, segments: &mut Segments) -> Result<usize, RingError> {
+        if let Some((host, room)) = self.map.find(&mut self.cache, descriptor.address)
+            && u64::from(descriptor.len).wrapping_sub(1) < room
+            && segments.len() < most
+        {
+            segments.0.push(libc::iovec {
+                iov_base: host.cast(),
+                iov_len: descriptor.len as usize,
+            });
+            return Ok(1);
+        }
+        self.translate_parts(descriptor, most, segments)
+    }
+
+    /// The same for a buffer that continues in a neighbouring region, is empty or is not taken.
+    #[cold]
+    fn translate_parts(
         &mut self,
         descriptor: &Descriptor,
-        chain: &mut Chain,
+        most: usize,
         segments: &mut Segments,
-    ) -> Result<(), RingError> {
+    ) -> Result<usize, RingError> {
+        let before = segments.len();
         let (mut address, mut left) = (descriptor.address, u64::from(descriptor.len));
         while left > 0 {
             let outside = RingError::OutsideMemory(address);
             let (host, room) = self.map.find(&mut self.cache, address).ok_or(outside)?;
-            if segments.len() - chain.first == MAX_SEGMENTS {
+            if segments.len() >= most {
                 return Err(RingError::ChainTooLong);
             }
             let part = left.min(room);
-            // Not above 32 bits, as `left` is not.
-            let len = usize::try_from(part).map_err(|_| outside)?;
             segments.0.push(libc::iovec {
                 iov_base: host.cast(),
-                iov_len: len,
+                // Not above 32 bits, as `left` is not.
+                iov_len: usize::try_from(part).map_err(|_| outside)?,
             });
-            chain.len += len;
             left -= part;
             address = address.checked_add(part).ok_or(outside)?;
         }
-        Ok(())
+        Ok(segments.len() - before)
     }
 }
