@@ -51,6 +51,13 @@ struct Parsed {
     offload: Offload,
 }
 
+/// A chain that turned out to be none.
+struct Malformed {
+    reason: DropReason,
+    /// Bytes of its head that were copied.
+    head: usize,
+}
+
 impl Transmit {
     /// Takes frames from `ring`.
     pub fn new(ring: Ring, features: Features) -> Self {
@@ -83,10 +90,10 @@ impl Transmit {
         self.ring.set_features(features);
     }
 
-    /// Takes up to a burst of chains, no more than `budget` lets through, drops (and counts) what is no frame or is not
-    /// admitted, shows the rest to `act`, and gives all chains back to the guest.
-    /// Returns how many chains there were. What is no frame is shown to `refused`, as much of
-    /// its head as was looked at.
+    /// Takes up to a burst of chains, no more than `budget` lets through, drops (and counts)
+    /// what is no frame or is not admitted, shows the rest to `act`, and gives all chains back
+    /// to the guest. Returns how many chains there were. `malformed` sees what is no frame, as
+    /// much as there is of its head, and why it is none.
     ///
     /// # Errors
     /// A [`RingError`], after the chains before it have been handled: the ring must stop.
@@ -94,11 +101,12 @@ impl Transmit {
         &mut self,
         counters: &Counters,
         budget: Budget,
-        mut admit: impl FnMut(&[u8], Result<(), DropReason>) -> Result<(), DropReason>,
+        admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        malformed: impl FnMut(&[u8], DropReason),
         act: impl FnOnce(&GuestBurst<'_>),
     ) -> Result<usize, RingError> {
         let result = self.take_chains(budget);
-        self.parse_chains(counters, &mut admit);
+        self.parse_chains(counters, admit, malformed);
         if !self.parsed.is_empty() {
             self.show(counters, act);
         }
@@ -140,42 +148,50 @@ impl Transmit {
     fn parse_chains(
         &mut self,
         counters: &Counters,
-        admit: &mut impl FnMut(&[u8], Result<(), DropReason>) -> Result<(), DropReason>,
+        mut admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        mut malformed: impl FnMut(&[u8], DropReason),
     ) {
         for index in 0..self.chains.len() {
-            let (head, parsed) = self.parse(index);
-            let head = &self.copies[index][self.header_len..][..head];
-            let checked = parsed.as_ref().map_or_else(|reason| Err(*reason), |_| Ok(()));
-            match admit(head, checked).and(parsed) {
+            let verdict = match self.parse(index) {
+                Ok(parsed) => admit(self.head(index, parsed.head)).map(|()| parsed),
+                Err(Malformed { reason, head }) => {
+                    malformed(self.head(index, head), reason);
+                    Err(reason)
+                }
+            };
+            match verdict {
                 Ok(parsed) => self.parsed.push(parsed),
                 Err(reason) => counters.count_drop(reason),
             }
         }
     }
 
-    /// Copies the head of a chain's frame, and checks the chain. Returns how many bytes of the
-    /// head there are.
-    fn parse(&mut self, index: usize) -> (usize, Result<Parsed, DropReason>) {
-        let chain = &self.chains[index];
-        let readable = chain.first..chain.first + chain.readable;
-        let copy = &mut self.copies[index][..self.header_len + HEAD_MAX];
-        let copied = copy_from_guest(self.segments.slices(readable), 0, copy);
-        let head = copied.saturating_sub(self.header_len);
-        (head, self.check(index, head))
+    /// What was copied of the head of a chain's frame.
+    fn head(&self, index: usize, len: usize) -> &[u8] {
+        &self.copies[index][self.header_len..][..len]
     }
 
-    fn check(&mut self, index: usize, head: usize) -> Result<Parsed, DropReason> {
+    /// Checks a chain, and copies the head of its frame.
+    fn parse(&mut self, index: usize) -> Result<Parsed, Malformed> {
         let chain = &self.chains[index];
         if chain.writable != 0 || chain.len <= self.header_len {
-            return Err(DropReason::BadChain);
+            return Err(self.malformed(index, DropReason::BadChain));
         }
         let len = chain.len - self.header_len;
         if len > MAX_FRAME {
-            return Err(DropReason::FrameTooLong);
+            return Err(self.malformed(index, DropReason::FrameTooLong));
         }
-        let (header, bytes) = self.copies[index].split_at(self.header_len);
-        let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(DropReason::BadChain)?;
-        let offload = net_header::decode(header, &bytes[..head], self.features)?;
+        let copy = &mut self.copies[index];
+        let head = len.min(HEAD_MAX);
+        copy_from_guest(
+            self.segments.slices(chain.segments()),
+            0,
+            &mut copy[..self.header_len + head],
+        );
+        let (header, bytes) = copy.split_at(self.header_len);
+        let malformed = |reason| Malformed { reason, head };
+        let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(malformed(DropReason::BadChain))?;
+        let offload = net_header::decode(header, &bytes[..head], self.features).map_err(malformed)?;
         Ok(Parsed {
             copy: index,
             head,
@@ -185,13 +201,26 @@ impl Transmit {
         })
     }
 
+    /// Copies what can be read of the head of a chain that is no frame.
+    #[cold]
+    fn malformed(&mut self, index: usize, reason: DropReason) -> Malformed {
+        let chain = &self.chains[index];
+        let readable = chain.first..chain.first + chain.readable;
+        let copy = &mut self.copies[index][..self.header_len + HEAD_MAX];
+        let copied = copy_from_guest(self.segments.slices(readable), 0, copy);
+        Malformed {
+            reason,
+            head: copied.saturating_sub(self.header_len),
+        }
+    }
+
     fn show(&mut self, counters: &Counters, act: impl FnOnce(&GuestBurst<'_>)) {
         let mut frames = recycle(std::mem::take(&mut self.frames));
         let mut bytes = 0;
         for parsed in &self.parsed {
             bytes += parsed.len as u64;
             frames.push(GuestFrame {
-                head: &self.copies[parsed.copy][self.header_len..][..parsed.head],
+                head: self.head(parsed.copy, parsed.head),
                 slices: self.segments.slices(parsed.slices.clone()),
                 len: parsed.len,
                 offload: parsed.offload,

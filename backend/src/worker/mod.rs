@@ -398,14 +398,15 @@ impl Worker {
             let taken = transmit.burst(
                 &self.counters,
                 self.from_guest.budget(),
-                |head, checked| {
-                    let admitted = checked.and_then(|()| self.admission.admit(head));
+                |head| {
+                    let admitted = self.admission.admit(head);
                     match admitted {
                         Ok(()) => self.sightings.look(now, head),
                         Err(reason) => self.capture.refused(head, reason),
                     }
                     admitted
                 },
+                |head, reason| self.capture.refused(head, reason),
                 |burst| {
                     self.from_guest.pass_all(burst);
                     if !self.capture.is_on() {
@@ -451,14 +452,12 @@ impl Worker {
             return;
         };
         for _ in 0..BURSTS_PER_TURN {
-            let refuse = |head: &[u8], checked: Result<(), DropReason>| {
-                let refused = checked.and(Err(DropReason::PairOff));
-                if let Err(reason) = refused {
-                    self.capture.refused(head, reason);
-                }
-                refused
+            let refuse = |head: &[u8]| {
+                self.capture.refused(head, DropReason::PairOff);
+                Err(DropReason::PairOff)
             };
-            let taken = transmit.burst(&self.counters, Budget::UNLIMITED, refuse, |_| {});
+            let malformed = |head: &[u8], reason| self.capture.refused(head, reason);
+            let taken = transmit.burst(&self.counters, Budget::UNLIMITED, refuse, malformed, |_| {});
             let kicks = match taken {
                 Ok(0) => transmit.ring().enable_kicks(),
                 Ok(_) => continue,
