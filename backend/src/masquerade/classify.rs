@@ -116,14 +116,16 @@ impl Masquerade {
             (protocol::TCP, _) => {
                 let incoming = segment(frame, transport, bytes)?;
                 let FlowKey { guest, remote } = incoming.key;
-                if self.tcp.has(&incoming.key) || !self.hand_over(now, (protocol::TCP, guest, remote), frame, sink)? {
+                let is_ours = !self.is_steered() || self.tcp.has(&incoming.key);
+                if is_ours || !self.hand_over(now, (protocol::TCP, guest, remote), frame, sink)? {
                     sorted.segments.push(incoming);
                 }
             }
             (protocol::UDP, _) => {
                 let datagram = datagram(frame, transport, bytes)?;
                 let (guest, remote) = (datagram.src, datagram.dst);
-                if self.udp.has(guest, remote) || !self.hand_over(now, (protocol::UDP, guest, remote), frame, sink)? {
+                let is_ours = !self.is_steered() || self.udp.has(guest, remote);
+                if is_ours || !self.hand_over(now, (protocol::UDP, guest, remote), frame, sink)? {
                     sorted.datagrams.push(datagram);
                 }
             }
@@ -195,6 +197,11 @@ impl Masquerade {
         if icmp::refuse(ctx, IcmpError::BeyondScope, frame).is_err() {
             ctx.counters.count_drop(DropReason::NoRoom);
         }
+    }
+
+    /// True if another worker may have the flow of a frame.
+    const fn is_steered(&self) -> bool {
+        self.surroundings.steering.is_some()
     }
 
     /// Hands a frame to the worker that owns its flow; false if that is this one or

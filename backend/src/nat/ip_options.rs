@@ -51,6 +51,7 @@ impl IpOptions {
     /// The options of `frame`, a packet from `src` with this `ttl`. In IPv4 the
     /// don't-fragment bit decides. In IPv6 what the guest sent in one piece must stay in
     /// one piece (RFC 8200 5); `segmented` frames stand for such packets.
+    #[inline]
     pub fn of(frame: &GuestFrame<'_>, src: IpAddr, ttl: u8, segmented: bool, link: &Link) -> Self {
         /// The byte of an IPv4 header that holds the flags.
         const FLAGS_AT: usize = EthernetHeader::LEN + 6;

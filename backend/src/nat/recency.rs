@@ -1,95 +1,90 @@
 //! Slots of a table in the order of their last use, so that the one idle longest is found
 //! at once.
 //!
-//! Each slot is in one list at most. The lists are linked through one vector that grows
-//! with the table; every step takes the same time however many slots there are.
+//! Each slot is in one list at most. A list is a ring through one vector that grows with the
+//! table: its end, which stands before the slots, then its slots from oldest to newest. So
+//! every step takes the same few instructions however many slots there are, and a slot leaves
+//! its list without a look at which one it is.
 
-/// The end of a list.
-const NONE: u32 = u32::MAX;
-
+/// Neighbours in a ring, by place in the vector. One that is in no list is its own neighbour.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     older: u32,
     newer: u32,
-    /// The list the slot is in.
-    list: Option<u8>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    oldest: u32,
-    newest: u32,
+impl Node {
+    const fn alone(place: u32) -> Self {
+        Self {
+            older: place,
+            newer: place,
+        }
+    }
 }
 
 /// `LISTS` lists of slots.
 #[derive(Debug)]
 pub struct Recency<const LISTS: usize> {
+    /// The ends of the lists, then the slots.
     nodes: Vec<Node>,
-    lists: [Ends; LISTS],
 }
 
 impl<const LISTS: usize> Default for Recency<LISTS> {
     fn default() -> Self {
         Self {
-            nodes: Vec::new(),
-            lists: [Ends {
-                oldest: NONE,
-                newest: NONE,
-            }; LISTS],
+            nodes: (0..).map(Node::alone).take(LISTS).collect(),
         }
     }
 }
 
 impl<const LISTS: usize> Recency<LISTS> {
+    #[allow(clippy::cast_possible_truncation, reason = "a handful of lists")]
+    const FIRST: u32 = LISTS as u32;
+
     /// Makes `slot` the newest of `list`; it leaves the list it was in.
+    #[inline]
     pub fn touch(&mut self, list: u8, slot: u32) {
-        let at = slot as usize;
-        if at >= self.nodes.len() {
-            let unlinked = Node {
-                older: NONE,
-                newer: NONE,
-                list: None,
-            };
-            self.nodes.resize(at + 1, unlinked);
+        let (end, place) = (u32::from(list), slot + Self::FIRST);
+        if place as usize >= self.nodes.len() {
+            self.grow(place);
         }
-        if self.nodes[at].list == Some(list) && self.nodes[at].newer == NONE {
+        if self.nodes[place as usize].newer == end {
             return;
         }
-        self.remove(slot);
-        let ends = &mut self.lists[usize::from(list)];
-        let before = std::mem::replace(&mut ends.newest, slot);
-        match self.nodes.get_mut(before as usize) {
-            Some(before) => before.newer = slot,
-            None => ends.oldest = slot,
-        }
-        self.nodes[at] = Node {
-            older: before,
-            newer: NONE,
-            list: Some(list),
+        self.unlink(place);
+        let newest = std::mem::replace(&mut self.nodes[end as usize].older, place);
+        self.nodes[newest as usize].newer = place;
+        self.nodes[place as usize] = Node {
+            older: newest,
+            newer: end,
         };
     }
 
     /// Takes `slot` out of its list.
     pub fn remove(&mut self, slot: u32) {
-        let Some(node) = self.nodes.get_mut(slot as usize) else {
-            return;
-        };
-        let Some(list) = node.list.take() else { return };
-        let Node { older, newer, .. } = *node;
-        match self.nodes.get_mut(older as usize) {
-            Some(older) => older.newer = newer,
-            None => self.lists[usize::from(list)].oldest = newer,
-        }
-        match self.nodes.get_mut(newer as usize) {
-            Some(newer) => newer.older = older,
-            None => self.lists[usize::from(list)].newest = older,
+        let place = slot + Self::FIRST;
+        if (place as usize) < self.nodes.len() {
+            self.unlink(place);
+            self.nodes[place as usize] = Node::alone(place);
         }
     }
 
     /// The slot of `list` used longest ago.
     pub fn oldest(&self, list: u8) -> Option<u32> {
-        let slot = self.lists[usize::from(list)].oldest;
-        (slot != NONE).then_some(slot)
+        self.nodes[usize::from(list)].newer.checked_sub(Self::FIRST)
+    }
+
+    #[cold]
+    fn grow(&mut self, place: u32) {
+        let len = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        self.nodes.extend((len..=place).map(Node::alone));
+    }
+
+    #[inline]
+    fn unlink(&mut self, place: u32) {
+        let Node { older, newer } = self.nodes[place as usize];
+        self.nodes[older as usize].newer = newer;
+        self.nodes[newer as usize].older = older;
     }
 }
 

@@ -44,7 +44,7 @@ use self::open::{connect_failed, forget_refusals};
 use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
 use super::addresses::Walk;
-use super::index::SlotIndex;
+use super::index::{SlotIndex, hash_ends};
 use super::ip_options::traffic_class;
 use super::steering::Claim;
 use crate::config::Forward;
@@ -60,6 +60,7 @@ use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
 use socket2::Socket;
 use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,12 +70,18 @@ pub use self::moving::MovedFlow;
 pub use self::receive::Segment;
 
 /// Both ends of a connection, as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey {
     /// The guest's end.
     pub guest: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+}
+
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_ends([self.guest, self.remote], state);
+    }
 }
 
 /// A segment of the guest and the connection it belongs to.

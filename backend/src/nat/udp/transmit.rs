@@ -131,8 +131,8 @@ impl Transmitter {
         let mut from = 0;
         while from < work.len() {
             let how = ip_options(&work, from, ctx.link);
-            let run = (from..work.len()).take_while(|i| ip_options(&work, *i, ctx.link) == how);
-            let to = from + run.count();
+            let alike = (from + 1..work.len()).take_while(|i| ip_options(&work, *i, ctx.link) == how);
+            let to = from + 1 + alike.count();
             flow.ip_options.adapt(&flow.socket, flow.domain, how);
             self.send_alike(flow, ctx, work.part(from, to), attempt)
                 .map_err(|stranded| Stranded {
@@ -238,6 +238,7 @@ fn send_singly(
     }
 }
 
+#[inline]
 fn ip_options(work: &FlowBurst<'_>, member: usize, link: &Link) -> IpOptions {
     let datagram = work.datagram(member);
     let frame = &work.burst[datagram.frame];
