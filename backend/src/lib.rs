@@ -7,7 +7,6 @@
 //! socket and read no clock: time is an argument ([`time::Instant`]).
 
 pub mod bridge;
-pub mod config;
 pub mod counters;
 pub mod frame;
 pub mod masquerade;
@@ -23,4 +22,5 @@ pub mod vhost_user;
 pub mod virtio;
 pub mod worker;
 
+pub use hawser_config as config;
 pub use hawser_packet as packet;

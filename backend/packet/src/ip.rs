@@ -21,6 +21,12 @@ pub mod protocol {
     pub(super) const FRAGMENT: u8 = 44;
     /// IPv6 destination options
     pub(super) const DESTINATION: u8 = 60;
+
+    /// True for extension headers of IPv6 that another header follows.
+    #[inline]
+    pub(super) const fn is_extension(protocol: u8) -> bool {
+        matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+    }
 }
 
 /// Where a fragment belongs.
@@ -181,7 +187,9 @@ impl Ipv6Header {
             header_len: Self::LEN,
             payload_len: 0,
         };
-        header.walk_extensions(bytes, total_len)?;
+        if protocol::is_extension(header.protocol) {
+            header.walk_extensions(bytes, total_len)?;
+        }
         if header.header_len > bytes.len() {
             return Err(Malformed::HeadersTooLong);
         }
@@ -189,19 +197,14 @@ impl Ipv6Header {
         Ok(header)
     }
 
-    #[inline]
+    #[cold]
     fn walk_extensions(&mut self, bytes: &[u8], total_len: usize) -> Result<(), Malformed> {
         loop {
             let at = self.header_len;
-            let is_fragment = self.protocol == protocol::FRAGMENT;
-            if !is_fragment
-                && !matches!(
-                    self.protocol,
-                    protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION
-                )
-            {
+            if !protocol::is_extension(self.protocol) {
                 return Ok(());
             }
+            let is_fragment = self.protocol == protocol::FRAGMENT;
             if at + 8 > total_len {
                 return Err(Malformed::Length);
             }

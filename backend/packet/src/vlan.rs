@@ -1,6 +1,7 @@
 //! VLAN tags (IEEE 802.1Q-2022 clause 9).
 
 use super::be16;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,7 +23,8 @@ pub const fn is_tag(ethertype: u16) -> bool {
 }
 
 /// The number of a VLAN, 1 to 4094.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
 pub struct VlanId(u16);
 
 impl VlanId {
@@ -67,6 +69,20 @@ impl FromStr for VlanId {
             .ok()
             .and_then(Self::new)
             .ok_or_else(|| BadVlanId(text.to_owned()))
+    }
+}
+
+impl TryFrom<u16> for VlanId {
+    type Error = BadVlanId;
+
+    fn try_from(id: u16) -> Result<Self, BadVlanId> {
+        Self::new(id).ok_or_else(|| BadVlanId(id.to_string()))
+    }
+}
+
+impl From<VlanId> for u16 {
+    fn from(id: VlanId) -> Self {
+        id.get()
     }
 }
 

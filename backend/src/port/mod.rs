@@ -10,6 +10,7 @@ mod guard;
 mod health;
 mod link;
 pub mod rate;
+mod resources;
 mod sightings;
 pub mod vlan;
 
@@ -18,6 +19,7 @@ pub use card::{Card, CardState};
 pub use forwards::ForwardError;
 pub use health::Health;
 pub use link::Link;
+pub use resources::PortResources;
 pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
@@ -89,24 +91,23 @@ pub enum PortError {
 }
 
 impl Port {
-    /// Makes a port in the mode its configuration names.
+    /// Makes a port in the mode of its configuration.
     ///
     /// # Errors
     /// [`PortError`]
-    pub fn new(config: PortConfig) -> Result<Self, PortError> {
-        Self::with_start(config, &ThreadStart::default())
+    pub fn new(config: PortConfig, resources: PortResources) -> Result<Self, PortError> {
+        Self::with_start(config, resources, &ThreadStart::default())
     }
 
-    /// The same, and `start` is what its workers' threads do first.
+    /// Makes a port whose workers' threads run `start` first.
     ///
     /// # Errors
     /// [`PortError`]
-    pub fn with_start(config: PortConfig, start: &ThreadStart) -> Result<Self, PortError> {
+    pub fn with_start(config: PortConfig, resources: PortResources, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
-        // The workers' modes have the queues: one kept here would outlive its replacement.
-        let mut config = config;
-        config.mode.forget_queues();
+        // Each mode takes its queue: one kept here would outlive its replacement.
+        let mut queues = resources.queues.into_iter();
         Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = MasqueradeSetup {
@@ -122,9 +123,9 @@ impl Port {
                 Ok(Box::new(Masquerade::new(setup)?))
             }
             ModeConfig::Bridge(mode) => {
-                let queue = mode.queues.get(context.worker).ok_or(BridgeError::Queues)?;
+                let queue = queues.next().ok_or(BridgeError::Queues)?;
                 let setup = BridgeSetup {
-                    queue: Arc::clone(queue),
+                    queue,
                     poller: context.poller,
                     counters: context.counters,
                     vlan: &port.policy.vlan,
@@ -354,11 +355,9 @@ mod tests {
         let (first, second) = (open("first0"), open("second0"));
         let watched = Arc::downgrade(&first);
         let mut config = port(1);
-        config.mode = ModeConfig::Bridge(BridgeConfig {
-            queues: vec![first],
-            ..BridgeConfig::default()
-        });
-        let port = Port::new(config).unwrap();
+        config.mode = ModeConfig::Bridge(BridgeConfig::default());
+        let resources = PortResources { queues: vec![first] };
+        let port = Port::new(config, resources).unwrap();
         assert_eq!(watched.strong_count(), 1, "the worker's");
         port.replace_segment(vec![second]);
         let started = Instant::now();

@@ -8,7 +8,7 @@ use hawser_backend::config::{
     Forward, Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
 };
 use hawser_backend::packet::MacAddr;
-use hawser_backend::port::Port;
+use hawser_backend::port::{Port, PortResources};
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
 use hawser_testkit::frontend::{Buffer, Ram, Ring, Vmm, VmmConfig};
 use hawser_testkit::{Result, failure};
@@ -85,7 +85,7 @@ pub fn run(run: Run) -> Result<Outcome> {
 /// A connection fails, or stands still.
 pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
     let far = FarEnd::new(run.way)?;
-    let port = Arc::new(Port::new(port_config()?)?);
+    let port = Arc::new(Port::new(port_config()?, PortResources::default())?);
     let (ours, theirs) = UnixStream::pair()?;
     let server = Server::bind(Endpoint::Fd(theirs.into()), port, Lifetime::OneOff)?;
     let serving = thread::spawn(move || server.run());

@@ -7,7 +7,7 @@ use crate::engine::thread_time;
 use hawser_backend::config::{BridgeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Count;
 use hawser_backend::packet::MacAddr;
-use hawser_backend::port::Port;
+use hawser_backend::port::{Port, PortResources};
 use hawser_backend::sys::tap::TapQueue;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, Server};
 use hawser_testkit::frontend::{Buffer, Ram, Ring, Vmm, VmmConfig};
@@ -31,7 +31,7 @@ const VIRTIO: usize = 12;
 const GSO_UDP_L4: u8 = 5;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn port_config(queue: TapQueue) -> PortConfig {
+fn port_config() -> PortConfig {
     PortConfig {
         name: NAME.into(),
         mac: Some(MacAddr(MAC)),
@@ -39,10 +39,7 @@ fn port_config(queue: TapQueue) -> PortConfig {
         queue_pairs: NonZeroU16::MIN,
         policy: PolicyConfig::default(),
         pace: PaceConfig::default(),
-        mode: ModeConfig::Bridge(BridgeConfig {
-            queues: vec![Arc::new(queue)],
-            ..BridgeConfig::default()
-        }),
+        mode: ModeConfig::Bridge(BridgeConfig::default()),
     }
 }
 
@@ -53,7 +50,11 @@ fn port_config(queue: TapQueue) -> PortConfig {
 pub fn run(load: Load, features: u64, time: Duration) -> Result<Outcome> {
     let namespace = Namespace::new()?;
     let queue = namespace.inside(|| TapQueue::open(TAP, 1))??.pop();
-    let port = Arc::new(Port::new(port_config(queue.ok_or_else(|| failure("no queue"))?))?);
+    let queue = queue.ok_or_else(|| failure("no queue"))?;
+    let resources = PortResources {
+        queues: vec![Arc::new(queue)],
+    };
+    let port = Arc::new(Port::new(port_config(), resources)?);
     let host_mac = set_up(&namespace)?;
     let _deaf = namespace.inside(deaf)??;
     let (ours, theirs) = UnixStream::pair()?;

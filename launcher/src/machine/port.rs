@@ -11,7 +11,7 @@ use crate::sandbox::{Sandbox, ThreadKind};
 use crate::startup;
 use crate::watcher::Watcher;
 use hawser_backend::config::ModeConfig;
-use hawser_backend::port::Port;
+use hawser_backend::port::{Port, PortResources};
 use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -57,18 +57,22 @@ impl ReadyPort {
     pub fn new(nic: Nic, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
         let Nic {
             meeting,
-            mut plan,
+            plan,
             survey,
             link_up,
         } = nic;
         if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
             startup::warn_of_restrictions(masquerade);
         }
-        let attached = attach(&mut plan, survey)?;
-        let summary = format!("serving {meeting}: {}", Summary(&plan.port));
+        let (resources, attached) = attach(&plan, survey)?;
+        let summary = Summary {
+            config: &plan.port,
+            resources: &resources,
+        };
+        let summary = format!("serving {meeting}: {summary}");
         let option = meeting.option();
         let socket = meeting.listens_at();
-        let port = Port::with_start(plan.port, &sandbox.workers()).map_err(Failure::runtime)?;
+        let port = Port::with_start(plan.port, resources, &sandbox.workers()).map_err(Failure::runtime)?;
         let port = Arc::new(port);
         if !link_up {
             port.set_link(false);
@@ -164,13 +168,15 @@ impl ServedPort {
 }
 
 /// Opens the way to the segment, in bridge mode.
-fn attach(plan: &mut Plan, survey: Option<Survey>) -> Result<Option<Attached>, Failure> {
-    let (Some(survey), ModeConfig::Bridge(bridge)) = (survey, &mut plan.port.mode) else {
-        return Ok(None);
+fn attach(plan: &Plan, survey: Option<Survey>) -> Result<(PortResources, Option<Attached>), Failure> {
+    let (Some(survey), ModeConfig::Bridge(_)) = (survey, &plan.port.mode) else {
+        return Ok((PortResources::default(), None));
     };
     let opened = survey.open(plan.port.queue_pairs.get().into())?;
-    bridge.queues = opened.queues.into_iter().map(Arc::new).collect();
-    Ok(Some(opened.attached))
+    let resources = PortResources {
+        queues: opened.queues.into_iter().map(Arc::new).collect(),
+    };
+    Ok((resources, Some(opened.attached)))
 }
 
 /// Counters on standard error, in one piece, whatever the log level.

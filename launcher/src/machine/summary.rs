@@ -1,33 +1,37 @@
-//! What is served, in one line.
+//! Describes a port in one line.
 
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::port::PortResources;
 use std::fmt;
 
-/// One line that says what is served.
-pub(super) struct Summary<'a>(pub &'a PortConfig);
+/// Describes a port in one line.
+pub(super) struct Summary<'a> {
+    pub config: &'a PortConfig,
+    pub resources: &'a PortResources,
+}
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0.mode {
+        match &self.config.mode {
             ModeConfig::Masquerade(config) => {
                 write!(f, "masquerade, guest ")?;
                 write_addresses(f, config)?;
             }
-            ModeConfig::Bridge(config) => {
-                let device = config.queues.first().map(|queue| queue.name());
+            ModeConfig::Bridge(_) => {
+                let device = self.resources.queues.first().map(|queue| queue.name());
                 write!(f, "bridge, device {}", device.unwrap_or_default())?;
             }
         }
-        write!(f, ", MTU {}", self.0.mtu)?;
-        if let Some(mac) = self.0.mac {
+        write!(f, ", MTU {}", self.config.mtu)?;
+        if let Some(mac) = self.config.mac {
             write!(f, ", MAC {mac}")?;
         }
-        match self.0.queue_pairs.get() {
+        match self.config.queue_pairs.get() {
             1 => {}
             n => write!(f, ", {n} queue pairs")?,
         }
-        let ModeConfig::Masquerade(config) = &self.0.mode else {
-            return write!(f, ", {}", self.0.policy.vlan);
+        let ModeConfig::Masquerade(config) = &self.config.mode else {
+            return write!(f, ", {}", self.config.policy.vlan);
         };
         let mut separator = ", ports ";
         for forward in &config.forwards {

@@ -1,15 +1,20 @@
-//! Sets of ports, and which of them the guest has.
+//! Sets of ports, and which of them are forwarded to the guest.
 
-use super::Transport;
+use crate::Transport;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 
 /// Ports of TCP and of UDP.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<PortRange>", into = "Vec<PortRange>")]
 pub struct PortSet {
-    /// A bit for each port, first those of TCP.
+    /// One bit for each port, those of TCP first.
     words: Box<[u64]>,
 }
+
+/// Transport, first and last port.
+type PortRange = (Transport, u16, u16);
 
 const PORTS_OF_WORD: usize = 64;
 const WORDS_OF_TRANSPORT: usize = 65_536 / PORTS_OF_WORD;
@@ -23,7 +28,8 @@ impl Default for PortSet {
 }
 
 impl PortSet {
-    /// Where the bit of a port is: word and mask.
+    /// Word and mask of a port's bit.
+    #[inline]
     fn place(transport: Transport, port: u16) -> (usize, u64) {
         let first = match transport {
             Transport::Tcp => 0,
@@ -33,7 +39,7 @@ impl PortSet {
         (first + port / PORTS_OF_WORD, 1 << (port % PORTS_OF_WORD))
     }
 
-    /// Puts ports in.
+    /// Adds ports.
     pub fn insert(&mut self, transport: Transport, ports: RangeInclusive<u16>) {
         for port in ports {
             let (word, bit) = Self::place(transport, port);
@@ -41,7 +47,7 @@ impl PortSet {
         }
     }
 
-    /// Takes ports out.
+    /// Removes ports.
     pub fn remove(&mut self, transport: Transport, ports: RangeInclusive<u16>) {
         for port in ports {
             let (word, bit) = Self::place(transport, port);
@@ -49,27 +55,29 @@ impl PortSet {
         }
     }
 
-    /// Takes out what is in `other`.
+    /// Removes the ports that are in `other`.
     pub fn remove_all(&mut self, other: &Self) {
         for (word, gone) in self.words.iter_mut().zip(&other.words) {
             *word &= !gone;
         }
     }
 
-    /// Takes out what is not in `other`.
+    /// Removes the ports that are not in `other`.
     pub fn retain(&mut self, other: &Self) {
         for (word, stays) in self.words.iter_mut().zip(&other.words) {
             *word &= stays;
         }
     }
 
-    /// True if a port is in it.
+    /// True if the set has the port.
+    #[inline]
     pub fn contains(&self, transport: Transport, port: u16) -> bool {
         let (word, bit) = Self::place(transport, port);
         self.words[word] & bit != 0
     }
 
-    /// True if nothing is in it.
+    /// True without any port.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }
@@ -79,7 +87,7 @@ impl PortSet {
         &self.words
     }
 
-    /// The runs of ports in it, those of TCP first.
+    /// The runs of ports in the set, those of TCP first.
     fn ranges(&self) -> impl Iterator<Item = (Transport, RangeInclusive<u16>)> {
         [Transport::Tcp, Transport::Udp].into_iter().flat_map(move |transport| {
             let mut next = Some(0u16);
@@ -98,7 +106,24 @@ impl PortSet {
     }
 }
 
-/// Runs of ports as options name them: `tcp:22 tcp:15000-15001 udp:53`.
+impl From<PortSet> for Vec<PortRange> {
+    fn from(set: PortSet) -> Self {
+        let range = |(transport, range): (_, RangeInclusive<u16>)| (transport, *range.start(), *range.end());
+        set.ranges().map(range).collect()
+    }
+}
+
+impl From<Vec<PortRange>> for PortSet {
+    fn from(ranges: Vec<PortRange>) -> Self {
+        let mut set = Self::default();
+        for (transport, first, last) in ranges {
+            set.insert(transport, first..=last);
+        }
+        set
+    }
+}
+
+/// Runs of ports in the syntax of options: `tcp:22 tcp:15000-15001 udp:53`.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (transport, range)) in self.ranges().enumerate() {
@@ -120,21 +145,21 @@ impl fmt::Debug for PortSet {
     }
 }
 
-/// Every port that nobody else has is the guest's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Forwards every port that nothing else uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EveryPort {
-    /// Those the guest has, unless a forward or a program of the pod has them.
+    /// Ports to forward, unless a forward or a program of the pod uses them.
     pub ports: PortSet,
-    /// What if the system does not let us have them.
+    /// What to do if the system refuses.
     pub otherwise: Otherwise,
 }
 
-/// What becomes of a port that cannot be reached as it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What to do if ports cannot be forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Otherwise {
-    /// It is not served.
+    /// Do not serve the NIC.
     Fail,
-    /// It is served, and a warning says what does not reach the guest.
+    /// Serve it, with a warning that names what does not reach the guest.
     Warn,
 }
 

@@ -1,30 +1,31 @@
-//! Which frames cross a port, in either direction, whatever its mode. The default is
-//! what masquerade needs.
+//! Which frames cross a port, in either direction and in any mode. The defaults are what
+//! masquerade needs.
 
-use crate::packet::vlan::VlanId;
+use hawser_packet::vlan::VlanId;
 use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// What is let through between the guest and its mode.
-#[derive(Clone, Debug, Default)]
+/// Filters between the guest and its mode.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyConfig {
     /// What VLAN tags mean.
     pub vlan: VlanConfig,
-    /// Whether frames must have the guest's MAC as their source (`macspoofchk`).
+    /// Check of the source MAC of the guest's frames (`macspoofchk`).
     pub mac_check: MacCheck,
-    /// The addresses the guest may use; `None`: any.
+    /// Addresses the guest may use; `None`: any.
     pub addresses: Option<AddressCheck>,
     /// The guest may not serve DHCP or DHCPv6.
     pub dhcp_guard: bool,
     /// The guest may not advertise or redirect to routers.
     pub router_guard: bool,
-    /// How much may cross.
+    /// Rate limits.
     pub rates: Rates,
 }
 
-/// How much may cross a port, by direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Rate limits of a port, by direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
     /// Towards the guest.
     pub to_guest: RateLimit,
@@ -32,63 +33,61 @@ pub struct Rates {
     pub from_guest: RateLimit,
 }
 
-/// Limits of one direction; `None`: as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Limits of one direction; `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Bytes of frames, from the Ethernet header on, a large one as it crosses the rings.
+    /// Bytes of frames, from the Ethernet header on; a large frame counts as it crosses the rings.
     pub bytes: Option<Rate>,
-    /// Packets: a frame that stands for several segments counts as so many.
+    /// Packets; a frame that stands for several segments counts once for each.
     pub packets: Option<Rate>,
 }
 
 /// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// Tokens that come in a second, more than 0.
+    /// Tokens added per second, more than 0.
     pub per_second: u64,
     /// Tokens the bucket holds.
     pub burst: u64,
 }
 
-/// Whether the source MAC of the guest's frames is checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Check of the source MAC of the guest's frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MacCheck {
-    /// It must be the guest's, where that is known.
+    /// It must be the guest's, once that is known.
     #[default]
     Enforced,
-    /// It may be any card's: for a guest that is itself a bridge, or has virtual
-    /// cards of its own.
+    /// Any source: for a guest that is itself a bridge, or has virtual NICs of its own.
     Off,
 }
 
-/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery.
-/// A family without any is closed to the guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery. A family
+/// without an address is closed to the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressCheck {
     /// IPv4
     pub ipv4: Vec<Ipv4Net>,
-    /// IPv6; the link-local address made from the guest's MAC is among them unsaid.
+    /// IPv6. The link-local address made from the guest's MAC is always allowed.
     pub ipv6: Vec<Ipv6Net>,
 }
 
-/// What VLAN tags mean on a port. A guest that is on a VLAN by `Access` or `native`
-/// sends and receives untagged frames, which carry a tag on the segment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What VLAN tags mean on a port. A guest on a VLAN by `Access` or `native` sends and receives
+/// untagged frames, which carry a tag on the segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VlanConfig {
     /// Tagged frames of the guest are refused: the mode knows no VLANs.
     #[default]
     Refused,
-    /// Tags are not looked at, like on a bridge without VLAN filtering: they cross as
-    /// they are, 802.1ad ones too.
+    /// Tags cross unchanged, 802.1ad ones too, as on a bridge without VLAN filtering.
     Transparent,
-    /// One VLAN, which the guest does not see (`vlan` of the bridge CNI).
+    /// One VLAN, invisible to the guest (`vlan` of the bridge CNI).
     Access {
         /// The guest's VLAN.
         id: VlanId,
         /// The default VLAN stays on the port too (`preserveDefaultVlan`).
         keep_default: bool,
     },
-    /// Several VLANs, whose tags the guest sends and sees (`vlanTrunk`).
+    /// Several VLANs, with tags that the guest sends and receives (`vlanTrunk`).
     Trunk {
         /// The VLANs.
         tagged: VlanSet,
@@ -102,7 +101,8 @@ pub enum VlanConfig {
 const WORDS: usize = 64;
 
 /// A set of VLANs.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(VlanId, VlanId)>", into = "Vec<(VlanId, VlanId)>")]
 pub struct VlanSet(Box<[u64; WORDS]>);
 
 impl Default for VlanSet {
@@ -115,7 +115,7 @@ impl VlanSet {
     /// Adds the VLANs of a range.
     ///
     /// # Errors
-    /// One of them is in the set already: the first such.
+    /// The first VLAN of the range that is in the set already.
     pub fn add(&mut self, range: RangeInclusive<VlanId>) -> Result<(), VlanId> {
         let numbers = || range.start().get()..=range.end().get();
         if let Some(id) = numbers().find(|n| self.contains(*n)).and_then(VlanId::new) {
@@ -127,8 +127,7 @@ impl VlanSet {
         Ok(())
     }
 
-    /// Adds one VLAN or takes it out, whether it is in the set or not. False if `vid` is
-    /// no VLAN's number.
+    /// Adds or removes one VLAN. False if `vid` is not a VLAN's number.
     pub fn set(&mut self, vid: u16, member: bool) -> bool {
         if VlanId::new(vid).is_none() {
             return false;
@@ -138,36 +137,61 @@ impl VlanSet {
         true
     }
 
-    /// True if VLAN number `vid` is in the set. Numbers that are no VLAN's never are.
+    /// True if VLAN number `vid` is in the set; always false for what is not a VLAN's number.
+    #[inline]
     pub fn contains(&self, vid: u16) -> bool {
         self.0
             .get(usize::from(vid / 64))
             .is_some_and(|word| word & (1 << (vid % 64)) != 0)
     }
 
-    /// True if no VLAN is in it.
+    /// True without any VLAN.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }
 }
 
-/// As the option is written: `10,20-30`.
+impl VlanSet {
+    /// The runs of VLANs in the set, lowest first.
+    fn ranges(&self) -> impl Iterator<Item = (VlanId, VlanId)> {
+        let mut next = 1;
+        std::iter::from_fn(move || {
+            let first = (next..=VlanId::MAX.get()).find(|vid| self.contains(*vid))?;
+            next = (first..=VlanId::MAX.get())
+                .find(|vid| !self.contains(*vid))
+                .unwrap_or(VlanId::MAX.get() + 1);
+            VlanId::new(first).zip(VlanId::new(next - 1))
+        })
+    }
+}
+
+impl From<VlanSet> for Vec<(VlanId, VlanId)> {
+    fn from(set: VlanSet) -> Self {
+        set.ranges().collect()
+    }
+}
+
+impl From<Vec<(VlanId, VlanId)>> for VlanSet {
+    fn from(ranges: Vec<(VlanId, VlanId)>) -> Self {
+        let mut set = Self::default();
+        for (first, last) in ranges {
+            for vid in first.get()..=last.get() {
+                set.set(vid, true);
+            }
+        }
+        set
+    }
+}
+
+/// In the syntax of the option: `10,20-30`.
 impl fmt::Display for VlanSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
-        let mut next = 1;
-        while next <= VlanId::MAX.get() {
-            let first = next;
-            next += 1;
-            if !self.contains(first) {
-                continue;
-            }
-            while self.contains(next) {
-                next += 1;
-            }
-            match next - 1 {
-                last if last == first => write!(f, "{separator}{first}")?,
-                last => write!(f, "{separator}{first}-{last}")?,
+        for (first, last) in self.ranges() {
+            match (first, last) {
+                (first, last) if first == last => write!(f, "{separator}{first}")?,
+                (first, last) => write!(f, "{separator}{first}-{last}")?,
             }
             separator = ",";
         }

@@ -1,0 +1,62 @@
+//! Configuration of bridge mode.
+
+use crate::NameConfig;
+use hawser_packet::MacAddr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::net::Ipv4Addr;
+
+/// Configuration of bridge mode. The queues of the device travel beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeConfig {
+    /// The DHCPv4 lease of the guest; `None`: its requests go to the segment.
+    pub lease: Option<LeaseConfig>,
+    /// The DHCPv6 lease of the guest; `None`: its requests go to the segment.
+    pub lease6: Option<Lease6Config>,
+    /// How frames find their receiver on the segment.
+    pub forwarding: Forwarding,
+}
+
+/// How frames find their receiver on a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Forwarding {
+    /// By MAC; neighbours answer for themselves.
+    #[default]
+    Switched,
+    /// By IP address: the host's kernel accepts IP packets for one receiver and nothing else.
+    /// To the guest all neighbours have [`GATEWAY_MAC`](crate::GATEWAY_MAC).
+    Routed {
+        /// The device's MAC, the only one it accepts packets for.
+        device: MacAddr,
+    },
+}
+
+/// The permanent address of a guest whose segment has no DHCP server for it, and what DHCP says
+/// along with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseConfig {
+    /// The only client that gets the lease.
+    pub client: MacAddr,
+    /// The address, and the width of its network.
+    pub address: Ipv4Net,
+    /// Address the server answers from.
+    pub server: Ipv4Addr,
+    /// Default router.
+    pub router: Option<Ipv4Addr>,
+    /// Routes in an order in which they can be installed, the default one last. A gateway of
+    /// 0.0.0.0 means on-link (RFC 3442).
+    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// Names and servers.
+    pub names: NameConfig,
+}
+
+/// The permanent IPv6 address of a guest whose segment has no DHCPv6 server for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease6Config {
+    /// The only client that gets the lease.
+    pub client: MacAddr,
+    /// The address, and the width of its network, all of which is on-link.
+    pub address: Ipv6Net,
+    /// Names and servers.
+    pub names: NameConfig,
+}

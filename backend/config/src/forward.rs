@@ -1,0 +1,67 @@
+//! Inbound port forwards.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+/// Transport protocol of a forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+/// A range of ports of the host that reaches the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// Transport protocol.
+    pub transport: Transport,
+    /// Address to listen on; `None`: all addresses of the enabled families.
+    pub bind: Option<IpAddr>,
+    /// First port on the host.
+    pub host_port: u16,
+    /// First port in the guest.
+    pub guest_port: u16,
+    /// Number of ports.
+    pub count: NonZeroU16,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// In the syntax of the option: `udp:[::1]:5000-5009:53-62`, without the guest's ports where they
+/// are the host's.
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.transport)?;
+        match self.bind {
+            Some(IpAddr::V4(address)) => write!(f, "{address}:")?,
+            Some(IpAddr::V6(address)) => write!(f, "[{address}]:")?,
+            None => {}
+        }
+        self.write_range(f, self.host_port)?;
+        if self.guest_port != self.host_port {
+            f.write_str(":")?;
+            self.write_range(f, self.guest_port)?;
+        }
+        Ok(())
+    }
+}
+
+impl Forward {
+    fn write_range(&self, f: &mut fmt::Formatter<'_>, first: u16) -> fmt::Result {
+        match self.count.get() {
+            1 => write!(f, "{first}"),
+            count => write!(f, "{first}-{}", u32::from(first) + u32::from(count) - 1),
+        }
+    }
+}

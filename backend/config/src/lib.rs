@@ -1,0 +1,104 @@
+//! What a port is made with: plain data, checked by the launcher and never parsed here.
+//!
+//! Nothing here holds a descriptor, so that a configuration can be compared, printed, saved and
+//! sent to another process. Descriptors travel beside it.
+
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod forward;
+mod masquerade;
+mod names;
+mod policy;
+mod ports;
+
+pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig};
+pub use forward::{Forward, Transport};
+pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
+pub use names::{NameConfig, Resolvers};
+pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
+pub use ports::{EveryPort, Otherwise, PortSet};
+
+use hawser_packet::MacAddr;
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+/// Configuration of one port of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortConfig {
+    /// Name for logs and thread names.
+    pub name: String,
+    /// The guest's MAC. `None`: the front end names it, or the guest's first frame shows it.
+    pub mac: Option<MacAddr>,
+    /// MTU of the guest's NIC, in bytes of IP packet (68 to 65535).
+    pub mtu: u16,
+    /// Receive/transmit queue pairs offered.
+    pub queue_pairs: NonZeroU16,
+    /// Waiting between the turns of a worker.
+    pub pace: PaceConfig,
+    /// Which frames cross the port.
+    pub policy: PolicyConfig,
+    /// What stands between the VM and the world.
+    pub mode: ModeConfig,
+}
+
+/// The mode of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModeConfig {
+    /// NAT on ordinary host sockets.
+    Masquerade(MasqueradeConfig),
+    /// The L2 segment itself.
+    Bridge(BridgeConfig),
+}
+
+impl ModeConfig {
+    /// The resolvers that the mode's services start with; `None` without such a service.
+    pub fn resolvers(&self) -> Option<Resolvers> {
+        let (names, forward) = match self {
+            Self::Masquerade(mode) => (&mode.names, &mode.dns_forward[..]),
+            Self::Bridge(mode) => {
+                let lease4 = mode.lease.as_ref().map(|lease| &lease.names);
+                let lease6 = || mode.lease6.as_ref().map(|lease| &lease.names);
+                (lease4.or_else(lease6)?, &[][..])
+            }
+        };
+        Some(Resolvers {
+            dns: names.dns.clone(),
+            search: names.search.clone(),
+            forward: forward.to_vec(),
+        })
+    }
+}
+
+/// Waiting between the turns of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaceConfig {
+    /// How long a worker polls for the next message of a quick exchange; zero: never.
+    pub busy_poll: Duration,
+    /// Longest sleep between turns that move much data; zero: none.
+    pub rest: Duration,
+}
+
+impl PaceConfig {
+    /// Sleeps after each turn until an event arrives.
+    pub const PLAIN: Self = Self {
+        busy_poll: Duration::ZERO,
+        rest: Duration::ZERO,
+    };
+}
+
+impl Default for PaceConfig {
+    /// Polls for longer than the answers of a nearby peer take, sleep and wake-up included
+    /// (KVM's halt_poll_ns has the same default), and sleeps no longer than network cards delay
+    /// interrupts.
+    fn default() -> Self {
+        Self {
+            busy_poll: Duration::from_micros(200),
+            rest: Duration::from_micros(150),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

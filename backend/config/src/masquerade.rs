@@ -1,0 +1,74 @@
+//! Configuration of masquerade.
+
+use crate::{EveryPort, Forward, NameConfig};
+use hawser_packet::MacAddr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// MAC of the gateway every masqueraded guest sees. It is KubeVirt's, so that a guest's
+/// neighbour entry stays right wherever the VM moves.
+pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0]);
+
+/// Configuration of masquerade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasqueradeConfig {
+    /// IPv4 of the guest's private network; `None` switches IPv4 off.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6 of the guest's private network; `None` switches IPv6 off.
+    pub ipv6: Option<Ipv6Link>,
+    /// Names handed out by DHCP and RA.
+    pub names: NameConfig,
+    /// Inbound ports.
+    pub forwards: Vec<Forward>,
+    /// Forwards all other inbound ports too.
+    pub every_port: Option<EveryPort>,
+    /// Addresses of the gateway's network that lead to the loopback of our network namespace;
+    /// empty: the guest cannot reach it.
+    pub map_host_loopback: Vec<IpAddr>,
+    /// Name servers that answer queries to port 53 of the gateway: those the guest cannot reach
+    /// by their own addresses.
+    pub dns_forward: Vec<IpAddr>,
+}
+
+/// IPv4 addresses of the guest's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv4Link {
+    /// The network.
+    pub network: Ipv4Net,
+    /// The gateway: network + 1.
+    pub gateway: Ipv4Addr,
+    /// The guest: network + 2.
+    pub guest: Ipv4Addr,
+}
+
+/// IPv6 addresses of the guest's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Link {
+    /// The network.
+    pub network: Ipv6Net,
+    /// The gateway: network + 1.
+    pub gateway: Ipv6Addr,
+    /// The guest: network + 2.
+    pub guest: Ipv6Addr,
+}
+
+impl Ipv6Link {
+    /// Length of a prefix under which a guest can form its own addresses: an interface
+    /// identifier has the other 64 bits (RFC 4291 2.5.1, RFC 2464 4).
+    const AUTOCONFIGURATION: u8 = 64;
+
+    /// True if the guest may form addresses of its own (RFC 4862), besides its DHCPv6 lease.
+    #[inline]
+    pub const fn autoconfigures(&self) -> bool {
+        self.network.prefix_len() == Self::AUTOCONFIGURATION
+    }
+
+    /// True if the guest may have `address`: its lease, and where it forms addresses of its own
+    /// any address of the network but the gateway's and the routers' anycast address.
+    #[inline]
+    pub fn may_be_guest(&self, address: Ipv6Addr) -> bool {
+        let is_gateway = [self.gateway, self.network.network()].contains(&address);
+        address == self.guest || self.autoconfigures() && self.network.contains(&address) && !is_gateway
+    }
+}

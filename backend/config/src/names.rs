@@ -1,0 +1,39 @@
+//! Names and name servers that a guest gets.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Names and servers handed out to the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameConfig {
+    /// Host name (option 12), not qualified.
+    pub hostname: Option<String>,
+    /// Name servers of either family.
+    pub dns: Vec<IpAddr>,
+    /// The guest's own domain; `None`: the longest search domain.
+    pub domain: Option<String>,
+    /// Search domains, most specific first; empty: the guest's own domain.
+    pub search: Vec<String>,
+    /// More DHCPv4 options, sent whether or not the guest requests them: code, and up to 255 bytes.
+    pub dhcp_options: Vec<(u8, Vec<u8>)>,
+}
+
+impl NameConfig {
+    /// Replaces the servers and domains that follow the system.
+    pub fn follow(&mut self, resolvers: &Resolvers) {
+        self.dns.clone_from(&resolvers.dns);
+        self.search.clone_from(&resolvers.search);
+    }
+}
+
+/// Name servers and search domains of a guest that follow the system, and so may change while a
+/// port lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolvers {
+    /// [`NameConfig::dns`]
+    pub dns: Vec<IpAddr>,
+    /// [`NameConfig::search`]
+    pub search: Vec<String>,
+    /// [`MasqueradeConfig::dns_forward`](crate::MasqueradeConfig::dns_forward); empty in other modes.
+    pub forward: Vec<IpAddr>,
+}
