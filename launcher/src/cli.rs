@@ -1,21 +1,23 @@
-//! Command line: options and subcommands, declared with clap. [`crate::values`] checks each value
+//! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value
 //! by itself, [`crate::config`] checks options against each other.
 
 use crate::attachment::SegmentArgs;
 use crate::client::args::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
-use crate::forward::{self, Kept, Ports};
+use crate::logging;
 use crate::pace::PaceArgs;
-use crate::plan::PlanSetup;
-use crate::plan::args::PlanArgs;
+use crate::plan_args::PlanArgs;
 use crate::policy::PolicyArgs;
 use crate::sandbox::SandboxArgs;
 use crate::store::args::{Leases, StoreArgs};
-use crate::values::{self, Family};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hawser_backend::packet::MacAddr;
+use hawser_manifest::forward::{self, Kept, Ports};
+use hawser_manifest::plan::PlanSetup;
+use hawser_manifest::plan::options::PlanOptions;
+use hawser_manifest::values::{self, Family};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -149,9 +151,9 @@ pub struct ManifestArgs {
 }
 
 impl ManifestArgs {
-    /// Input of the plan besides the manifests.
-    pub fn setup(&self) -> PlanSetup<'_> {
-        PlanSetup::new(&self.socket_dir, &self.plan)
+    /// Input of the plan besides the manifests; `options` are those of `plan`.
+    pub fn setup<'a>(&'a self, options: &'a PlanOptions) -> PlanSetup<'a> {
+        PlanSetup::new(&self.socket_dir, options)
     }
 }
 
@@ -449,7 +451,7 @@ pub struct RunArgs {
         value_name = "LEVEL|FILTER",
         help_heading = "Process",
         default_value = "info",
-        value_parser = values::log_filter
+        value_parser = logging::parse_filter
     )]
     pub log: String,
     /// The sandbox.

@@ -2,26 +2,21 @@
 //! against another, and the typed configuration the back end takes.
 
 use crate::cli::{Mode, PortArgs};
-use crate::forward;
 use crate::host::Host;
-use crate::links::Links;
 use crate::names::NameSource;
 use crate::policy::PolicyError;
-use crate::values::Family;
 use hawser_backend::config::{
     BridgeConfig, EveryPort, Forward, MasqueradeConfig, ModeConfig, NameConfig, Otherwise, PortConfig, Resolvers,
 };
-use ipnet::{Ipv4Net, Ipv6Net};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use hawser_manifest::forward;
+use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
+use hawser_manifest::values::Family;
+use std::net::IpAddr;
 
 /// MTU where the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 const MIN_IPV6_MTU: u16 = 1280;
-/// The guest's network of IPv4, where nothing is said.
-pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
-/// That of IPv6.
-pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
 /// Options that contradict each other or the system.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

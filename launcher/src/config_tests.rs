@@ -3,6 +3,7 @@ use crate::cli::Cli;
 use crate::resolv::ResolvConf;
 use clap::Parser as _;
 use hawser_backend::config::{Ipv4Link, Ipv6Link};
+use std::net::Ipv4Addr;
 
 /// A pod with both families, a cluster's name server and a search list.
 fn pod() -> Host {

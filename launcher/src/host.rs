@@ -2,8 +2,8 @@
 //! a [`Host`] and can be tested without a system.
 
 use crate::resolv::{self, ResolvConf};
-use crate::values;
 use hawser_host::system;
+use hawser_manifest::values;
 use std::net::IpAddr;
 use std::path::Path;
 

@@ -25,21 +25,21 @@ pub use power::PowerDown;
 
 use crate::attachment::Site;
 use crate::failure::Failure;
-use crate::forward::Kept;
 use crate::host::Host;
 use crate::leases;
 use crate::machine::{Machine, Nic};
-use crate::manifest::SourceFile;
-use crate::manifest::interface::LinkState;
-use crate::manifest::report::Problem;
 use crate::memory;
-use crate::plan::args::PlanArgs;
-use crate::plan::{NicPlan, PlanSetup, VmPlan};
 use crate::run;
 use crate::service_manager;
 use crate::store::args::StoreArgs;
-use crate::validate::{self, Checked};
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
+use hawser_manifest::check::{Checked, check_sources};
+use hawser_manifest::forward::Kept;
+use hawser_manifest::objects::SourceFile;
+use hawser_manifest::objects::interface::LinkState;
+use hawser_manifest::objects::report::Problem;
+use hawser_manifest::plan::options::PlanOptions;
+use hawser_manifest::plan::{NicPlan, PlanSetup, VmPlan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -65,7 +65,7 @@ pub struct HotplugSetup {
     /// Where leases are kept.
     pub store: StoreArgs,
     /// What manifests are read with.
-    pub args: PlanArgs,
+    pub options: PlanOptions,
     /// Ports left to the pod, of an interface that has every one.
     pub kept: Vec<Kept>,
     /// What is served at first.
@@ -302,10 +302,10 @@ impl Operator {
     fn plug(&mut self, wanted: &Plug) -> Outcome {
         let setup = PlanSetup {
             socket_dir: &self.setup.socket_dir,
-            args: &self.setup.args,
+            options: &self.setup.options,
             served: Some((&self.setup.plan.namespace, &self.setup.plan.name)),
         };
-        let checked = validate::check_sources(&wanted.manifests, &setup);
+        let checked = check_sources(&wanted.manifests, &setup);
         let Checked { mut plan, warnings } = checked.map_err(|rejected| {
             let lines: Vec<String> = rejected.errors.iter().map(ToString::to_string).collect();
             HotplugError::Manifests(lines.join("\n"))

@@ -60,7 +60,7 @@ fn wanted(manifests: Vec<SourceFile>) -> Plug {
 }
 
 fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
-    validate::check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanArgs::default()))
+    hawser_manifest::check::check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanOptions::default()))
         .unwrap()
         .plan
 }
@@ -74,7 +74,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
     let setup = HotplugSetup {
         site: site.clone(),
         socket_dir: folder.to_owned(),
-        args: PlanArgs::default(),
+        options: PlanOptions::default(),
         vmm,
         patience: Patience::default(),
         store: StoreArgs {

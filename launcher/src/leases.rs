@@ -10,15 +10,15 @@ pub use preview::preview;
 
 use crate::cli::ManifestArgs;
 use crate::failure::Failure;
-use crate::manifest::cni::{Attachment, MacvtapMode, Segment};
-use crate::manifest::ipam::{Ipam, Range};
-use crate::plan::{NicMode, NicPlan, VmPlan};
 use crate::store::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
 use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
-use crate::store::range::MacRange;
 use crate::store::sqlite::{Access, Sqlite};
 use crate::store::{Lease, Store, VmName};
-use crate::validate::{self, Rejected};
+use crate::validate;
+use hawser_backend::packet::MacRange;
+use hawser_manifest::objects::cni::{Attachment, Segment};
+use hawser_manifest::objects::ipam::{Ipam, Range};
+use hawser_manifest::plan::{NicMode, NicPlan, VmPlan};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -85,27 +85,11 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
         segment,
         mac: match nic.mac {
             Some(mac) => MacClaim::Explicit(mac),
-            None if has_own_mac(nic) => MacClaim::Pool,
+            None if nic.has_own_mac() => MacClaim::Pool,
             None => MacClaim::Segment,
         },
         addresses,
     })
-}
-
-/// Whether a NIC can have any MAC: not where it shares that of the link below it.
-pub const fn has_own_mac(nic: &NicPlan) -> bool {
-    match &nic.mode {
-        NicMode::Masquerade(_) => true,
-        NicMode::Bridge(segment) => !matches!(
-            segment.attachment,
-            Attachment::Ipvtap { .. }
-                | Attachment::Macvtap {
-                    mode: MacvtapMode::Passthru,
-                    ..
-                }
-        ),
-        NicMode::Pod(_) => false,
-    }
 }
 
 /// Which L2 segment it is, whatever the networks are called that lead there: within it nothing
@@ -149,7 +133,7 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     let NicMode::Bridge(segment) = &nic.mode else {
         return Ok(());
     };
-    let named = nic.mac.is_some() || !has_own_mac(nic);
+    let named = nic.mac.is_some() || !nic.has_own_mac();
     let checked = matches!(&segment.attachment, Attachment::Bridge(port) if port.mac_spoof_check);
     let message = match &segment.ipam {
         Ipam::HostLocal(_) => "addresses of host-local ranges are kept in the store: leave out --store=off",
@@ -172,7 +156,7 @@ fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
         socket_dir: PathBuf::new(),
         plan: args.plan.clone(),
     };
-    let plans = validate::check_all(&manifest)?.map_err(Rejected::tell)?;
+    let plans = validate::check_all(&manifest)?.map_err(validate::tell_rejected)?;
     let mut store = open(&args.store, Access::Make)?;
     for plan in &plans {
         let of_vm = |failure| match failure {

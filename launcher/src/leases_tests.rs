@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::cli::Cli;
-use crate::manifest::SourceFile;
-use crate::manifest::ipam::StaticAddress;
-use crate::plan::PlanSetup;
-use crate::plan::args::PlanArgs;
 use crate::store::Holder;
 use clap::Parser as _;
+use hawser_manifest::objects::SourceFile;
+use hawser_manifest::objects::ipam::StaticAddress;
+use hawser_manifest::plan::PlanSetup;
+use hawser_manifest::plan::options::PlanOptions;
 use std::path::Path;
 
 /// The plan of a VM with one interface on a network of this configuration.
@@ -22,9 +22,9 @@ fn planned(interface: &str, config: &str) -> VmPlan {
         name: "vm.yaml".into(),
         text,
     };
-    let checked = validate::check_sources(
+    let checked = hawser_manifest::check::check_sources(
         &[source],
-        &PlanSetup::new(Path::new("/run/hawser"), &PlanArgs::default()),
+        &PlanSetup::new(Path::new("/run/hawser"), &PlanOptions::default()),
     );
     checked.unwrap_or_else(|rejected| panic!("{:?}", rejected.errors)).plan
 }
@@ -193,9 +193,9 @@ fn macs_come_from_the_option_else_from_kubemacpools_config_map() {
             panic!("run was parsed")
         };
         let (name, text) = ("vm.yaml".into(), manifest);
-        let checked = validate::check_sources(
+        let checked = hawser_manifest::check::check_sources(
             &[SourceFile { name, text }],
-            &PlanSetup::new(Path::new("/run/hawser"), &PlanArgs::default()),
+            &PlanSetup::new(Path::new("/run/hawser"), &PlanOptions::default()),
         );
         let mut plan = checked.unwrap().plan;
         settle(&mut plan, &args.store).unwrap();

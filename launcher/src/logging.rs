@@ -61,3 +61,39 @@ pub fn set_filter(filter: &str) {
 pub fn filter() -> String {
     LOGGER.with(|current| current.filter.clone()).unwrap_or_default()
 }
+
+/// `--log`: comma-separated levels and `target=level`.
+pub fn parse_filter(text: &str) -> Result<String, String> {
+    let is_level = |word: &str| word.parse::<log::LevelFilter>().is_ok();
+    let is_target = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b':'))
+    };
+    let directive = |part: &str| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    };
+    if text.split(',').all(|part| directive(part.trim())) {
+        Ok(text.to_owned())
+    } else {
+        Err("give error, warn, info, debug, trace or off, or a list such as info,hawser_backend::port=debug".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_filters_are_levels_and_targets() {
+        for filter in ["info", "OFF", "warn,hawser_backend::port=debug", "hawser=trace, info"] {
+            assert_eq!(parse_filter(filter).as_deref(), Ok(filter));
+        }
+        for filter in ["", "loud", "hawser=loud", "=info", "info,"] {
+            let error = parse_filter(filter).expect_err(filter);
+            assert!(error.contains("give error, warn"), "{filter}: {error}");
+        }
+    }
+}

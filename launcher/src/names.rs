@@ -2,10 +2,10 @@
 //! some, else those of resolv.conf, which may change while the guest runs.
 
 use crate::cli::PortArgs;
-use crate::links::Links;
-use crate::manifest::dns::Dns;
 use crate::resolv::ResolvConf;
 use hawser_backend::config::Resolvers;
+use hawser_manifest::links::Links;
+use hawser_manifest::objects::dns::Dns;
 use std::net::IpAddr;
 
 /// Where the names of one NIC come from.

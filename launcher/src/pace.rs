@@ -1,8 +1,8 @@
 //! How the threads of a port go from turn to turn: the options.
 
-use crate::values;
 use clap::Args;
 use hawser_backend::config::PaceConfig;
+use hawser_manifest::values;
 use std::time::Duration;
 
 /// Options of every port.

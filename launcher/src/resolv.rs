@@ -2,7 +2,7 @@
 
 pub mod watch;
 
-use crate::values;
+use hawser_manifest::values;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;

@@ -7,25 +7,25 @@ use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site, Survey};
 use crate::cli::{KeptArgs, Mode, PortArgs, RunArgs, RunManifest, Vmm};
 use crate::config::{ConfigError, Plan};
 use crate::failure::Failure;
-use crate::forward::{Kept, Ports};
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
 use crate::machine::{Meeting, Nic};
-use crate::manifest::cni::{self, BridgePort, Segment};
-use crate::manifest::interface::LinkState;
-use crate::manifest::ipam::{Ipam, Route, StaticAddress};
-use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use crate::policy::PolicyArgs;
 use crate::sandbox::User;
 use crate::serve::Order;
-use crate::values::{self, Family, Stack};
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
-use crate::{config, leases, plan_text, serve, startup, validate, vmm};
+use crate::{config, leases, serve, startup, validate, vmm};
 use hawser_backend::config::{Lease6Config, LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
 use hawser_backend::packet::vlan::VlanId;
+use hawser_manifest::forward::{Kept, Ports};
+use hawser_manifest::objects::cni::{self, BridgePort, Segment};
+use hawser_manifest::objects::interface::LinkState;
+use hawser_manifest::objects::ipam::{Ipam, Route, StaticAddress};
+use hawser_manifest::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
+use hawser_manifest::plan_text;
+use hawser_manifest::values::{self, Family, Stack};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
@@ -36,7 +36,7 @@ use std::path::Path;
 /// # Errors
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
-    let mut checked = validate::check(&args.manifest)?.map_err(validate::Rejected::tell)?;
+    let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     keep(&args.kept.kept_ports, &mut checked.plan)?;
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
@@ -68,7 +68,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let hotplug = HotplugSetup {
         site: site.clone(),
         socket_dir: args.manifest.socket_dir.clone(),
-        args: args.manifest.plan.clone(),
+        options: args.manifest.plan.options(),
         vmm: started,
         patience: Patience::default(),
         store: args.store.clone(),
@@ -495,23 +495,14 @@ fn segment_args(segment: &Segment) -> SegmentArgs {
         cni::Attachment::Macvtap { lower, mode } => SegmentArgs {
             macvtap: Some(Stack {
                 lower: lower.clone(),
-                mode: Some(match mode {
-                    cni::MacvtapMode::Bridge => MacVtapMode::Bridge,
-                    cni::MacvtapMode::Private => MacVtapMode::Private,
-                    cni::MacvtapMode::Vepa => MacVtapMode::Vepa,
-                    cni::MacvtapMode::Passthru => MacVtapMode::Passthrough,
-                }),
+                mode: Some(*mode),
             }),
             ..unset
         },
         cni::Attachment::Ipvtap { lower, mode } => SegmentArgs {
             ipvtap: Some(Stack {
                 lower: lower.clone(),
-                mode: Some(match mode {
-                    cni::IpvtapMode::L2 => IpVtapMode::L2,
-                    cni::IpvtapMode::L3 => IpVtapMode::L3,
-                    cni::IpvtapMode::L3s => IpVtapMode::L3S,
-                }),
+                mode: Some(*mode),
             }),
             guest_address: fixed_addresses(&segment.ipam),
             ..unset

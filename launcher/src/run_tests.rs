@@ -1,9 +1,9 @@
 use super::*;
-use crate::manifest::SourceFile;
-use crate::plan::PlanSetup;
-use crate::plan::args::PlanArgs;
 use crate::resolv::ResolvConf;
 use hawser_backend::config::{MacCheck, MasqueradeConfig, VlanConfig};
+use hawser_manifest::objects::SourceFile;
+use hawser_manifest::plan::PlanSetup;
+use hawser_manifest::plan::options::PlanOptions;
 
 fn pod() -> Host {
     Host {
@@ -23,7 +23,7 @@ fn nics(example: &str) -> Vec<NicPlan> {
         name: example.into(),
         text: std::fs::read_to_string(path).unwrap(),
     };
-    validate::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanArgs::default()))
+    hawser_manifest::check::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanOptions::default()))
         .unwrap()
         .plan
         .nics
@@ -99,11 +99,14 @@ fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
     let macvtap = port_args(&nics("macvlan-dhcp.yaml")[0]).segment.macvtap.unwrap();
     assert_eq!(
         (macvtap.lower.as_str(), macvtap.mode),
-        ("eth1", Some(MacVtapMode::Bridge))
+        ("eth1", Some(hawser_manifest::objects::cni::MacvtapMode::Bridge))
     );
     let segment = port_args(&nics("ipvlan-static.yaml")[0]).segment;
     let ipvtap = segment.ipvtap.unwrap();
-    assert_eq!((ipvtap.lower.as_str(), ipvtap.mode), ("eth1", Some(IpVtapMode::L3)));
+    assert_eq!(
+        (ipvtap.lower.as_str(), ipvtap.mode),
+        ("eth1", Some(hawser_manifest::objects::cni::IpvtapMode::L3))
+    );
     let address: std::net::IpAddr = [192, 168, 10, 10].into();
     assert_eq!(segment.guest_address, [address]);
 }
@@ -118,7 +121,9 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
              [{{name: a, bridge: {{}}, macAddress: 02:00:00:00:00:07}}]}}}}, networks: [{{name: a, multus: {{networkName: net}}}}]}}\n"
         );
         let file = SourceFile { name: "f".into(), text };
-        let checked = validate::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanArgs::default())).unwrap();
+        let checked =
+            hawser_manifest::check::check_sources(&[file], &PlanSetup::new(Path::new("/s"), &PlanOptions::default()))
+                .unwrap();
         let plan = configured(&checked.plan.nics[0]);
         let ModeConfig::Bridge(config) = plan.port.mode else {
             panic!()

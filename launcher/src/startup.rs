@@ -76,7 +76,7 @@ pub fn echo_takes_raw_sockets() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward;
+    use hawser_manifest::forward;
 
     #[test]
     fn a_port_without_an_address_listens_once_per_family() {

@@ -1,34 +1,16 @@
 //! `hawser validate`: what is wrong with manifests, or what would be served.
 
 use crate::cli::{ManifestArgs, ValidateArgs};
-use crate::cloud_init;
 use crate::failure::Failure;
-use crate::manifest::report::{MAX_PROBLEMS, Problem, Report, Severity, Spot};
-use crate::manifest::{self, MAX_FILE, Manifests, SourceFile};
-use crate::plan::{self, PlanSetup, VmPlan};
-use crate::plan_text;
+use hawser_manifest::check::{self, Checked, Rejected, check_sources};
+use hawser_manifest::objects::report::{MAX_PROBLEMS, Problem, Severity, Spot};
+use hawser_manifest::objects::{MAX_FILE, SourceFile};
+use hawser_manifest::plan::VmPlan;
+use hawser_manifest::plan_text;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-/// Manifests that can be served.
-#[derive(Debug)]
-pub struct Checked {
-    /// What would be.
-    pub plan: VmPlan,
-    /// What is not as the manifests say.
-    pub warnings: Vec<Problem>,
-}
-
-/// Manifests that cannot be served.
-#[derive(Debug)]
-pub struct Rejected {
-    /// Why.
-    pub errors: Vec<Problem>,
-    /// And what else is to be said about them.
-    pub warnings: Vec<Problem>,
-}
 
 /// A file that cannot be read.
 #[derive(Debug)]
@@ -63,7 +45,10 @@ impl Unreadable {
 /// # Errors
 /// A file that cannot be read; what is wrong with the manifests is inside.
 pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
-    Ok(check_sources(&read_sources(&args.files)?, &args.setup()))
+    Ok(check_sources(
+        &read_sources(&args.files)?,
+        &args.setup(&args.plan.options()),
+    ))
 }
 
 /// Reads files, standard input (`-`), and the manifests of directories.
@@ -82,37 +67,8 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
 /// As [`check`].
 pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
     let files = read_sources(&args.files)?;
-    let report = Report::default();
-    let manifests = manifest::read(&files, args.plan.namespace(), &report);
-    let plans = plan::make_all(&manifests, &args.setup(), &report);
-    plans.iter().for_each(|plan| compare(&manifests, plan, &report));
-    let (errors, warnings) = report.into_parts();
-    Ok(if errors.is_empty() {
-        Ok(plans)
-    } else {
-        Err(Rejected { errors, warnings })
-    })
-}
-
-/// Plans what `files` say.
-pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Checked, Rejected> {
-    let report = Report::default();
-    let manifests = manifest::read(files, setup.args.namespace(), &report);
-    let plan = plan::make(&manifests, setup, &report);
-    plan.iter().for_each(|plan| compare(&manifests, plan, &report));
-    let (errors, warnings) = report.into_parts();
-    match plan {
-        Some(plan) if errors.is_empty() => Ok(Checked { plan, warnings }),
-        _ => Err(Rejected { errors, warnings }),
-    }
-}
-
-/// Says what of the network data of a plan's VM contradicts the plan.
-fn compare(manifests: &Manifests, plan: &VmPlan, report: &Report) {
-    let mut machines = manifests.machines.iter();
-    let vm = machines.find(|vm| (&vm.namespace, &vm.name) == (&plan.namespace, &plan.name));
-    vm.iter()
-        .for_each(|vm| cloud_init::check(&vm.network_data, plan, report));
+    let options = args.plan.options();
+    Ok(check::check_all(&files, &args.setup(&options)))
 }
 
 /// Runs the subcommand: problems on standard error, the plan on standard output.
@@ -127,15 +83,15 @@ pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
         };
         told.err().unwrap_or_else(|| unreadable.into())
     })?;
-    let checked = check_sources(&files, &args.manifest.setup());
+    let checked = check_sources(&files, &args.manifest.setup(&args.manifest.plan.options()));
     if args.json {
         print_json(checked.as_ref())?;
         return match checked {
             Ok(_) => Ok(()),
-            Err(rejected) => Err(rejected.failure()),
+            Err(rejected) => Err(failure(&rejected)),
         };
     }
-    let checked = checked.map_err(|rejected| rejected.tell())?;
+    let checked = checked.map_err(tell_rejected)?;
     tell(&checked.warnings);
     crate::print(&plan_text::text(&checked.plan))
 }
@@ -144,24 +100,22 @@ fn print_json(checked: Result<&Checked, &Rejected>) -> Result<(), Failure> {
     crate::print(&(plan_text::json(checked).map_err(Failure::runtime)? + "\n"))
 }
 
-impl Rejected {
-    /// Writes all problems to standard error; the failure that ends the process.
-    pub fn tell(self) -> Failure {
-        let mut problems = self.errors.clone();
-        problems.extend(self.warnings.iter().cloned());
-        tell(&problems);
-        self.failure()
-    }
+/// Writes all problems to standard error and returns the failure that ends the process.
+pub fn tell_rejected(rejected: Rejected) -> Failure {
+    let mut problems = rejected.errors.clone();
+    problems.extend(rejected.warnings.iter().cloned());
+    tell(&problems);
+    failure(&rejected)
+}
 
-    fn failure(&self) -> Failure {
-        let problems = match self.errors.len() {
-            1 => "1 problem".into(),
-            // The last says how many more there are.
-            n if n > MAX_PROBLEMS => format!("more than {MAX_PROBLEMS} problems"),
-            n => format!("{n} problems"),
-        };
-        Failure::usage(format_args!("{problems} with the manifests, nothing is served"))
-    }
+fn failure(rejected: &Rejected) -> Failure {
+    let problems = match rejected.errors.len() {
+        1 => "1 problem".into(),
+        // The last says how many more there are.
+        n if n > MAX_PROBLEMS => format!("more than {MAX_PROBLEMS} problems"),
+        n => format!("{n} problems"),
+    };
+    Failure::usage(format_args!("{problems} with the manifests, nothing is served"))
 }
 
 /// Writes problems to standard error.

@@ -16,6 +16,7 @@ mod ethernet;
 mod headers;
 pub mod icmp;
 mod ip;
+mod mac_range;
 #[cfg(test)]
 mod properties;
 mod tcp;
@@ -23,10 +24,11 @@ mod udp;
 pub mod vlan;
 
 pub use arp::ArpPacket;
-pub use ethernet::{EtherType, EthernetHeader, MacAddr};
+pub use ethernet::{BadMac, EtherType, EthernetHeader, MacAddr};
 pub use headers::{Headers, Network};
 pub use icmp::IcmpHeader;
 pub use ip::{FragmentInfo, Ipv4Header, Ipv6Header, protocol};
+pub use mac_range::{MacRange, MacRangeError};
 pub use tcp::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 pub use udp::UdpHeader;
 

@@ -4,7 +4,7 @@ use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
-use crate::{logging, values};
+use crate::logging;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,7 @@ pub struct LogLevel {
 fn put(_context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let wanted: LogLevel = super::body(request)?;
     let bad = |remedy| Refusal::bad_request(format!("filter: {:?} is no filter", wanted.filter), remedy);
-    let filter = values::log_filter(&wanted.filter).map_err(bad)?;
+    let filter = logging::parse_filter(&wanted.filter).map_err(bad)?;
     logging::set_filter(&filter);
     log::info!("what is logged is now {filter}");
     Ok(super::json(200, &LogLevel { filter }))

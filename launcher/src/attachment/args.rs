@@ -1,8 +1,8 @@
 //! The options that say how a segment is reached.
 
-use crate::values::{self, Stack};
 use clap::Args;
-use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
+use hawser_manifest::values::{self, Stack};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
@@ -46,7 +46,7 @@ pub struct SegmentArgs {
         group = "way",
         value_parser = values::macvtap
     )]
-    pub macvtap: Option<Stack<MacVtapMode>>,
+    pub macvtap: Option<Stack<MacvtapMode>>,
     /// Link to create an ipvtap on, and its mode: l2, l3 or l3s; or an existing ipvtap [default
     /// mode: l2]
     #[arg(
@@ -56,7 +56,7 @@ pub struct SegmentArgs {
         group = "way",
         value_parser = values::ipvtap
     )]
-    pub ipvtap: Option<Stack<IpVtapMode>>,
+    pub ipvtap: Option<Stack<IpvtapMode>>,
     /// With --ipvtap: addresses of the guest; hawser assigns them to the ipvtap so that the kernel
     /// delivers the guest's packets there
     #[arg(

@@ -21,8 +21,6 @@ pub use watch::Keeper;
 use crate::cli::{Mode, PortArgs, RunArgs};
 use crate::failure::Failure;
 use crate::machine::inherited;
-use crate::plan::Places;
-use crate::values::Stack;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
 use hawser_host::claim::Claim;
@@ -31,7 +29,9 @@ use hawser_host::link::PortManner;
 use hawser_host::namespace::{Namespace, NamespaceError};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node::NodeError;
-use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
+use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
+use hawser_manifest::plan::Places;
+use hawser_manifest::values::Stack;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{OwnedFd, RawFd};
@@ -116,8 +116,8 @@ enum Way {
     },
     Tap(String),
     Descriptors(Vec<(RawFd, OwnedFd)>),
-    Macvtap(Stack<MacVtapMode>),
-    Ipvtap(Stack<IpVtapMode>, Vec<IpAddr>),
+    Macvtap(Stack<MacvtapMode>),
+    Ipvtap(Stack<IpvtapMode>, Vec<IpAddr>),
     PodInterface(String),
 }
 

@@ -9,7 +9,6 @@ use crate::config::{self, Plan};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::sandbox::Needs;
-use crate::values::Stack;
 use hawser_backend::config::{Forwarding, ModeConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::TapQueue;
@@ -18,6 +17,8 @@ use hawser_host::claim::Claim;
 use hawser_host::journal::Journal;
 use hawser_host::link::{Link, NewKind, PortManner};
 use hawser_host::netlink::Netlink;
+use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
+use hawser_manifest::values::Stack;
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::io;
 use std::net::IpAddr;
@@ -362,7 +363,26 @@ fn mode_of_adopted(link: &Link) -> AttachError {
     }
 }
 
-fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &PortArgs) -> Result<Finding, AttachError> {
+/// The kernel's word for a mode of macvtap.
+const fn macvtap_mode(mode: MacvtapMode) -> MacVtapMode {
+    match mode {
+        MacvtapMode::Bridge => MacVtapMode::Bridge,
+        MacvtapMode::Private => MacVtapMode::Private,
+        MacvtapMode::Vepa => MacVtapMode::Vepa,
+        MacvtapMode::Passthru => MacVtapMode::Passthrough,
+    }
+}
+
+/// The kernel's word for a mode of ipvtap.
+const fn ipvtap_mode(mode: IpvtapMode) -> IpVtapMode {
+    match mode {
+        IpvtapMode::L2 => IpVtapMode::L2,
+        IpvtapMode::L3 => IpVtapMode::L3,
+        IpvtapMode::L3s => IpVtapMode::L3S,
+    }
+}
+
+fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacvtapMode>, args: &PortArgs) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("macvtap") {
         return match stack.mode {
@@ -372,7 +392,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &Port
     }
     let lower_mac = check_lower(netlink, &lower)?;
     require_privilege(netlink, "making a macvtap")?;
-    let mode = stack.mode.unwrap_or(MacVtapMode::Bridge);
+    let mode = stack.mode.map_or(MacVtapMode::Bridge, macvtap_mode);
     // Only a passthru may have the MAC of the link below, and without being told, has it.
     let mac = match (args.mac, mode) {
         (Some(mac), _) => mac,
@@ -394,7 +414,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacVtapMode>, args: &Port
 
 fn look_at_ipvtap(
     netlink: &mut Netlink,
-    stack: Stack<IpVtapMode>,
+    stack: Stack<IpvtapMode>,
     guests: Vec<IpAddr>,
     args: &PortArgs,
 ) -> Result<Finding, AttachError> {
@@ -414,7 +434,7 @@ fn look_at_ipvtap(
     }
     let mac = check_lower(netlink, &lower)?;
     require_privilege(netlink, "making an ipvtap")?;
-    let mode = stack.mode.unwrap_or(IpVtapMode::L2);
+    let mode = stack.mode.map_or(IpVtapMode::L2, ipvtap_mode);
     let forwarding = forwarding(Some(mode), Some(mac), &lower.name, args)?;
     if let (IpVtapMode::L3S, Some(guest)) = (mode, guests.iter().find(|guest| guest.is_ipv6())) {
         return Err(AttachError::Ipv6InL3s(*guest));

@@ -3,10 +3,11 @@
 use crate::api::status::LinkState;
 use crate::cli::{API_SOCKET, DEFAULT_SOCKET_DIR};
 use crate::client::rate::Wanted;
-use crate::{forward, policy, values};
+use crate::{logging, policy};
 use clap::{Args, Subcommand};
 use hawser_backend::config::{Forward, Rate};
 use hawser_backend::port::capture::{BadFilter, CaptureFilter};
+use hawser_manifest::{forward, values};
 use std::path::PathBuf;
 
 /// Options that select a running process.
@@ -206,7 +207,7 @@ pub struct LogLevelArgs {
     pub ask: AskArgs,
     /// New log level: error, warn, info, debug, trace, off, or a filter such as
     /// info,hawser_backend::vhost_user=debug [default: print the current one]
-    #[arg(value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
+    #[arg(value_name = "LEVEL|FILTER", value_parser = logging::parse_filter)]
     pub filter: Option<String>,
     /// Print JSON
     #[arg(long)]

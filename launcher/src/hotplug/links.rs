@@ -5,9 +5,9 @@
 //! after that: it is told at the next look.
 
 use crate::machine::Machine;
-use crate::manifest::interface::LinkState;
-use crate::plan::NicPlan;
 use crate::vmm::running::{RunningError, VmmSocket};
+use hawser_manifest::objects::interface::LinkState;
+use hawser_manifest::plan::NicPlan;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -2,12 +2,12 @@
 
 use super::{apply, claims, default_file, without_store};
 use crate::failure::Failure;
-use crate::plan::VmPlan;
 use crate::store::args::{StoreArgs, StorePlace};
 use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
 use crate::store::copy::Copy;
 use crate::store::sqlite::{Access, Sqlite};
 use crate::store::{Lease, VmName};
+use hawser_manifest::plan::VmPlan;
 use std::path::Path;
 
 /// The leases a plan would be served with.

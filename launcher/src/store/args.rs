@@ -1,10 +1,11 @@
 //! Options of leases and their store, as clap sees them.
 
 use super::VmName;
-use super::range::MacRange;
-use crate::plan::args::PlanArgs;
+use crate::plan_args::PlanArgs;
 use clap::{Args, Subcommand};
+use hawser_backend::packet::MacRange;
 use std::path::PathBuf;
+use std::str::FromStr as _;
 
 /// `--store`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub struct StoreArgs {
         long,
         value_name = "FIRST-LAST",
         help_heading = "Leases",
-        value_parser = MacRange::parse
+        value_parser = MacRange::from_str
     )]
     pub mac_range: Option<MacRange>,
 }

@@ -6,10 +6,10 @@
 //! is the interface's unless another holds it on the same segment. MACs of the pool are unique
 //! among all segments.
 
-use super::range::{self, MacRange, Number};
+use super::range::{self, Number};
 use super::{Holder, Lease, Ledger, StoreError, VmName};
-use crate::manifest::ipam::{Choice, Range};
-use hawser_backend::packet::MacAddr;
+use hawser_backend::packet::{MacAddr, MacRange};
+use hawser_manifest::objects::ipam::{Choice, Range};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -243,11 +243,11 @@ impl Giver<'_> {
             Some(cursor) => cursor,
             None => {
                 let random = getrandom::u64().map_err(|e| ClaimError::Random(e.to_string()))?;
-                self.pool.begin(random)
+                range::begin(self.pool, random)
             }
         };
         let taken = |number| Ok::<_, StoreError>(self.ledger.mac_holder(None, range::mac(number))?.is_some());
-        let found = range::next_free(&self.pool.spans(), Some(cursor), taken)?;
+        let found = range::next_free(&range::mac_spans(self.pool), Some(cursor), taken)?;
         let number = found.ok_or(ClaimError::NoMac(*self.pool))?;
         self.ledger.set_cursor(&name, number)?;
         Ok(range::mac(number))

@@ -4,10 +4,9 @@
 //! was given out last, and not at the lowest free one: what was released is not given to
 //! another at once, but when the whole range has had its turn.
 
-use crate::manifest::ipam;
 use hawser_backend::config::GATEWAY_MAC;
-use hawser_backend::packet::MacAddr;
-use std::fmt;
+use hawser_backend::packet::{MacAddr, MacRange};
+use hawser_manifest::objects::ipam;
 use std::net::IpAddr;
 
 /// An address or a MAC as a number.
@@ -90,82 +89,30 @@ pub fn spans(set: &[ipam::Range]) -> Vec<Span> {
     set.iter().map(span).collect()
 }
 
-/// MACs that may be given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MacRange {
-    first: MacAddr,
-    last: MacAddr,
+/// A range of MACs as numbers, without the MAC of the gateway of masquerade.
+pub fn mac_spans(range: &MacRange) -> Vec<Span> {
+    let (first, last) = (mac_number(range.first()), mac_number(range.last()));
+    let gateway = mac_number(GATEWAY_MAC);
+    let whole = Span { first, last };
+    if !whole.contains(gateway) {
+        return vec![whole];
+    }
+    let below = (first < gateway).then(|| Span {
+        first,
+        last: gateway - 1,
+    });
+    let above = (gateway < last).then(|| Span {
+        first: gateway + 1,
+        last,
+    });
+    below.into_iter().chain(above).collect()
 }
 
-impl MacRange {
-    /// The range of KubeMacPool's own manifest: all of 02.
-    pub const DEFAULT: Self = Self {
-        first: MacAddr([2, 0, 0, 0, 0, 0]),
-        last: MacAddr([2, 0xff, 0xff, 0xff, 0xff, 0xff]),
-    };
-
-    /// Reads FIRST-LAST.
-    ///
-    /// # Errors
-    /// What is wrong with it, for a person.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (first, last) = text
-            .split_once('-')
-            .ok_or("give FIRST-LAST, such as 02:00:00:00:00:00-02:ff:ff:ff:ff:ff")?;
-        let mac = |text: &str| text.parse::<MacAddr>().map_err(|e| e.to_string());
-        Self::new(mac(first)?, mac(last)?)
-    }
-
-    /// All from `first` to `last`.
-    ///
-    /// # Errors
-    /// What is wrong with them, for a person.
-    pub fn new(first: MacAddr, last: MacAddr) -> Result<Self, String> {
-        if first.is_multicast() || last.is_multicast() {
-            return Err("these are multicast addresses; the first byte of a card's MAC is even".into());
-        }
-        if first.0[0] != last.0[0] {
-            return Err(
-                "the first bytes differ, so that multicast addresses lie between: begin both with the same".into(),
-            );
-        }
-        if first > last {
-            return Err("it ends before it begins: give the lower MAC first".into());
-        }
-        Ok(Self { first, last })
-    }
-
-    /// The range as numbers, without the MAC of the gateway of masquerade.
-    pub fn spans(&self) -> Vec<Span> {
-        let (first, last) = (mac_number(self.first), mac_number(self.last));
-        let gateway = mac_number(GATEWAY_MAC);
-        let whole = Span { first, last };
-        if !whole.contains(gateway) {
-            return vec![whole];
-        }
-        let below = (first < gateway).then(|| Span {
-            first,
-            last: gateway - 1,
-        });
-        let above = (gateway < last).then(|| Span {
-            first: gateway + 1,
-            last,
-        });
-        below.into_iter().chain(above).collect()
-    }
-
-    /// Where to begin where nothing was given out yet: anywhere, so that nodes that know
-    /// nothing of each other do not give out the same MACs.
-    pub fn begin(&self, random: u64) -> Number {
-        let (first, last) = (mac_number(self.first), mac_number(self.last));
-        first + Number::from(random) % (last - first + 1)
-    }
-}
-
-impl fmt::Display for MacRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
+/// The MAC to begin with where none was given out yet: any of the range, so that nodes that share
+/// no store do not give out the same MACs.
+pub fn begin(range: &MacRange, random: u64) -> Number {
+    let (first, last) = (mac_number(range.first()), mac_number(range.last()));
+    first + Number::from(random) % (last - first + 1)
 }
 
 /// The number a MAC is.
@@ -220,27 +167,13 @@ mod tests {
 
     #[test]
     fn the_gateways_mac_is_never_given_out() {
-        let spans = MacRange::DEFAULT.spans();
+        let spans = mac_spans(&MacRange::DEFAULT);
         assert_eq!(mac(spans[0].first).to_string(), "02:00:00:00:00:01");
-        let only = MacRange::parse("02:00:00:00:00:00-02:00:00:00:00:00").unwrap();
-        assert_eq!(only.spans(), []);
-        let other = MacRange::parse("0a:00:00:00:00:00-0a:00:00:00:00:0f").unwrap();
-        assert_eq!(other.spans().len(), 1);
-        assert_eq!(mac(other.begin(0x13)).to_string(), "0a:00:00:00:00:03");
-    }
-
-    #[test]
-    fn a_range_of_macs_has_two_ends_and_no_multicast_between() {
-        for (text, why) in [
-            ("02:00:00:00:00:00", "FIRST-LAST"),
-            ("02:00:00:00:00-02:00:00:00:00:ff", "is not a MAC address"),
-            ("03:00:00:00:00:00-03:00:00:00:00:01", "multicast"),
-            ("02:00:00:00:00:00-04:00:00:00:00:01", "first bytes differ"),
-            ("02:00:00:00:00:02-02:00:00:00:00:01", "ends before it begins"),
-        ] {
-            let error = MacRange::parse(text).unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
-        }
+        let only = "02:00:00:00:00:00-02:00:00:00:00:00".parse::<MacRange>().unwrap();
+        assert_eq!(mac_spans(&only), []);
+        let other = "0a:00:00:00:00:00-0a:00:00:00:00:0f".parse::<MacRange>().unwrap();
+        assert_eq!(mac_spans(&other).len(), 1);
+        assert_eq!(mac(begin(&other, 0x13)).to_string(), "0a:00:00:00:00:03");
     }
 
     #[test]

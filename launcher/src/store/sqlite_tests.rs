@@ -1,9 +1,9 @@
 //! A store's file, and what comes of claims in it.
 
 use super::*;
-use crate::manifest::ipam::{Choice, Range};
 use crate::store::claim::{AddressClaim, Claim, ClaimError, MacClaim, claim};
-use crate::store::range::MacRange;
+use hawser_backend::packet::MacRange;
+use hawser_manifest::objects::ipam::{Choice, Range};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
@@ -54,7 +54,7 @@ fn explicit(interface: &str, segment: &str, mac: &str) -> Claim {
 }
 
 fn pool() -> MacRange {
-    MacRange::parse("02:00:00:00:00:00-02:00:00:00:00:08").unwrap()
+    "02:00:00:00:00:00-02:00:00:00:00:08".parse().unwrap()
 }
 
 fn give(store: &mut dyn Store, name: &str, claims: &[Claim]) -> Result<Vec<Lease>, ClaimError> {

@@ -11,8 +11,8 @@ mod qemu;
 mod qmp;
 pub mod running;
 
-use crate::manifest::interface::DeviceHints;
 use hawser_backend::config::PortConfig;
+use hawser_manifest::objects::interface::DeviceHints;
 use std::fmt::Write as _;
 use std::path::Path;
 

@@ -1,0 +1,300 @@
+//! Where a VM's network data contradict what its NICs' guests are told.
+//!
+//! A contradiction is a warning: most guests live with it. It is an error where the guest
+//! would reach nothing, which only masquerade can know: NAT answers for one gateway, and
+//! carries one address of each family. Which NIC a device is, is certain by its MAC, and for
+//! the only device of an only NIC; where names of devices decide, the guest's kernel may
+//! count in another order, and all is a warning. So it is in a family whose network the
+//! manifest does not name: the pod may be without it.
+
+use super::offer::{Lease, Offer, Told, is_ipv4};
+use crate::objects::ipam::Range;
+use crate::objects::network_data::{Device, Given, Match};
+use crate::objects::report::{Report, Spot};
+use crate::plan::{NicPlan, VmPlan};
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// Says what of a VM's network data contradicts its plan.
+pub fn check(devices: &[Device], plan: &VmPlan, report: &Report) {
+    let alone = devices.len() == 1 && plan.nics.len() == 1;
+    for device in devices {
+        let Some((nic, certain)) = find(device, alone, plan, report) else {
+            continue;
+        };
+        let comparison = Comparison {
+            device,
+            nic,
+            certain,
+            report,
+        };
+        comparison.check(&Offer::of(nic));
+    }
+}
+
+/// The NIC a device is, and whether that is certain.
+fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> Option<(&'a NicPlan, bool)> {
+    let nics = &plan.nics;
+    match &device.is {
+        Match::Mac(mac) => {
+            let found = nics.iter().find(|nic| nic.mac == Some(mac.value));
+            if found.is_none() {
+                let message = format!(
+                    "no interface has this MAC, and cloud-init finds none by it: {}",
+                    macs(plan)
+                );
+                report.warn(&mac.spot, message);
+            }
+            Some((found?, true))
+        }
+        Match::Name(name) => {
+            if ethernet(name).is_some_and(|number| number >= nics.len()) {
+                let names: Vec<String> = nics.iter().map(|nic| format!("{:?}", nic.name)).collect();
+                let message = format!("a guest of {} NICs ({}) has no {name}", nics.len(), names.join(", "));
+                report.warn(&device.spot, message);
+            }
+            if alone {
+                return Some((nics.first()?, true));
+            }
+            Some((nics.get(position(name)?)?, false))
+        }
+        Match::Unknown => Some((nics.first().filter(|_| alone)?, true)),
+    }
+}
+
+/// Which NIC goes by a name, counted from 0: `eth0`, or `enp1s0` where each card has a port of
+/// its own, as KubeVirt's machines are.
+fn position(name: &str) -> Option<usize> {
+    let bus = || {
+        name.strip_prefix("enp")?
+            .strip_suffix("s0")?
+            .parse::<usize>()
+            .ok()?
+            .checked_sub(1)
+    };
+    ethernet(name).or_else(bus)
+}
+
+fn ethernet(name: &str) -> Option<usize> {
+    name.strip_prefix("eth")?.parse().ok()
+}
+
+/// Which NIC has which MAC, and where that stands.
+fn macs(plan: &VmPlan) -> String {
+    let of_nic = |nic: &NicPlan| match nic.mac {
+        Some(mac) => format!("{mac} is that of {:?} ({})", nic.name, nic.places.mac),
+        None => format!("that of {:?} is not given ({})", nic.name, nic.places.interface),
+    };
+    plan.nics.iter().map(of_nic).collect::<Vec<_>>().join(", ")
+}
+
+/// A device beside its NIC.
+struct Comparison<'a> {
+    device: &'a Device,
+    nic: &'a NicPlan,
+    certain: bool,
+    report: &'a Report,
+}
+
+impl Comparison<'_> {
+    fn check(&self, offer: &Offer) {
+        self.card(offer);
+        for ipv4 in [true, false] {
+            self.family(offer.family(ipv4), ipv4);
+        }
+    }
+
+    /// MAC and MTU.
+    fn card(&self, offer: &Offer) {
+        if let (Some(own), Some(mac)) = (&self.device.own_mac, self.nic.mac)
+            && own.value != mac
+        {
+            let message = format!(
+                "interface {:?} has {mac} ({}), by which its network knows the guest",
+                self.nic.name, self.nic.places.mac
+            );
+            self.report.warn(&own.spot, message);
+        }
+        if let (Some(mtu), Some(most)) = (&self.device.mtu, offer.mtu)
+            && mtu.value > u32::from(most)
+        {
+            let message = format!(
+                "{} is above the {most} of its network ({}): larger frames are lost",
+                mtu.value, self.nic.places.mtu
+            );
+            self.report.warn(&mtu.spot, message);
+        }
+    }
+
+    fn family(&self, told: &Told, ipv4: bool) {
+        let of_family = |given: &&Given<IpNet>| is_ipv4(&given.value) == ipv4 && !is_link_local(given.value.addr());
+        let addresses: Vec<&Given<IpNet>> = self.device.addresses.iter().filter(of_family).collect();
+        let of_family = |given: &&Given<IpAddr>| given.value.is_ipv4() == ipv4 && !is_link_local(given.value);
+        let gateways: Vec<&Given<IpAddr>> = self.device.gateways.iter().filter(of_family).collect();
+        let family = family_name(ipv4);
+        let missing = told.may_be_missing().then_some(family);
+        match told {
+            Told::Nothing | Told::ByTheSegment => {}
+            Told::ThePods => self.pods(&addresses),
+            Told::Private { lease, .. } => self.private(lease, missing, &addresses, &gateways),
+            Told::Addresses(leases) => self.leased(leases, &addresses, &gateways),
+            Told::OneOf(ranges) => self.free(ranges, &addresses),
+        }
+        if told.is_told() && addresses.is_empty() && !self.asks(ipv4) && !self.device.is_member {
+            let field = if ipv4 {
+                "dhcp4: true"
+            } else {
+                "dhcp6: true, or leave out accept-ra: false"
+            };
+            let only = missing.map_or_else(String::new, |family| format!(", if the pod has {family}"));
+            let message = format!(
+                "the guest gives itself no address of {family} and asks for none, where one is handed out on interface \
+                 {:?} ({}){only}: give {field}",
+                self.nic.name, self.nic.places.ipam
+            );
+            self.report.warn(&self.device.spot, message);
+        }
+    }
+
+    /// True if the guest asks for an address. For IPv6 it does so when a router advertisement
+    /// says that there is one to ask for, unless it is told not to listen.
+    fn asks(&self, ipv4: bool) -> bool {
+        if ipv4 {
+            self.device.dhcp4
+        } else {
+            self.device.dhcp6 || self.device.accept_ra != Some(false)
+        }
+    }
+
+    /// Something that leaves the guest without a network, if this is the NIC, and the pod has
+    /// the family that may be missing.
+    fn cut_off(&self, spot: &Spot, missing: Option<&str>, message: String) {
+        let nic = (!self.certain).then(|| format!("this is interface {:?}", self.nic.name));
+        let family = missing.map(|family| format!("the pod has {family}"));
+        let conditions: Vec<String> = nic.into_iter().chain(family).collect();
+        if conditions.is_empty() {
+            self.report.error(spot, message);
+        } else {
+            let message = format!("if {}: {message}", conditions.join(" and "));
+            self.report.warn(spot, message);
+        }
+    }
+
+    fn private(&self, lease: &Lease, missing: Option<&str>, addresses: &[&Given<IpNet>], gateways: &[&Given<IpAddr>]) {
+        for given in addresses {
+            self.private_address(lease, missing, given);
+        }
+        let ipv4 = is_ipv4(&lease.address);
+        let (name, place) = (&self.nic.name, &self.nic.places.ipam);
+        let Some(gateway) = lease.gateway else {
+            return;
+        };
+        for given in gateways.iter().filter(|given| given.value != gateway) {
+            let message = format!(
+                "the gateway of interface {name:?} is {gateway} ({place}), and by {} the guest reaches nothing: give \
+                 {gateway}, or none",
+                given.value
+            );
+            self.cut_off(&given.spot, missing, message);
+        }
+        if let (Some(given), true, false) = (addresses.first(), gateways.is_empty(), self.asks(ipv4)) {
+            let message = format!(
+                "no gateway is given, and none is asked for, so that the guest of interface {name:?} ({place}) reaches \
+                 no network but this: give {gateway}"
+            );
+            self.report.warn(&given.spot, message);
+        }
+    }
+
+    fn private_address(&self, lease: &Lease, missing: Option<&str>, given: &Given<IpNet>) {
+        let address = given.value;
+        let (name, place) = (&self.nic.name, &self.nic.places.ipam);
+        let reaches = lease.gateway.is_some_and(|gateway| address.contains(&gateway));
+        if reaches && lease.address.addr() == address.addr() {
+            return;
+        }
+        if reaches && lease.address.contains(&address.addr()) {
+            let message = format!(
+                "the guest of interface {name:?} is {} ({place}): what comes in goes there, not to {}",
+                lease.address,
+                address.addr()
+            );
+            self.report.warn(&given.spot, message);
+            return;
+        }
+        let ipv4 = is_ipv4(&lease.address);
+        let message = format!(
+            "the network of interface {name:?} is {} ({place}), and from {address} the guest reaches nothing: give {}, \
+             or {} alone",
+            lease.address.trunc(),
+            lease.address,
+            if ipv4 { "dhcp4: true" } else { "dhcp6: true" }
+        );
+        if self.asks(ipv4) {
+            self.report.warn(&given.spot, message);
+        } else {
+            self.cut_off(&given.spot, missing, message);
+        }
+    }
+
+    fn pods(&self, addresses: &[&Given<IpNet>]) {
+        for given in addresses {
+            let message = format!(
+                "the guest of interface {:?} takes over the pod's address, and is told it by DHCP ({}): {} is the \
+                 guest's own idea",
+                self.nic.name,
+                self.nic.places.ipam,
+                given.value.addr()
+            );
+            self.report.warn(&given.spot, message);
+        }
+    }
+
+    fn leased(&self, leases: &[Lease], addresses: &[&Given<IpNet>], gateways: &[&Given<IpAddr>]) {
+        let (name, place) = (&self.nic.name, &self.nic.places.ipam);
+        let is_leased = |given: &&&Given<IpNet>| leases.iter().any(|lease| lease.address.addr() == given.value.addr());
+        for given in addresses.iter().filter(|given| !is_leased(given)) {
+            let own: Vec<String> = leases.iter().map(|lease| lease.address.to_string()).collect();
+            let message = format!(
+                "the guest of interface {name:?} is given {} ({place}), and another VM may be given {}",
+                own.join(", "),
+                given.value.addr()
+            );
+            self.report.warn(&given.spot, message);
+        }
+        let known: Vec<IpAddr> = leases.iter().filter_map(|lease| lease.gateway).collect();
+        for given in gateways.iter().filter(|given| !known.contains(&given.value)) {
+            let own: Vec<String> = known.iter().map(ToString::to_string).collect();
+            let own = if own.is_empty() { "none".into() } else { own.join(", ") };
+            let message = format!("the network of interface {name:?} has {own} for a gateway ({place})");
+            self.report.warn(&given.spot, message);
+        }
+    }
+
+    fn free(&self, ranges: &[Range], addresses: &[&Given<IpNet>]) {
+        for given in addresses {
+            let own: Vec<String> = ranges.iter().map(|r| format!("{} to {}", r.first, r.last)).collect();
+            let message = format!(
+                "the guest of interface {:?} is given one of {} ({}), which need not be {}: an ipam of type static \
+                 keeps it",
+                self.nic.name,
+                own.join(", "),
+                self.nic.places.ipam,
+                given.value.addr()
+            );
+            self.report.warn(&given.spot, message);
+        }
+    }
+}
+
+const fn family_name(ipv4: bool) -> &'static str {
+    if ipv4 { "IPv4" } else { "IPv6" }
+}
+
+/// What every card has besides, and what no router carries.
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

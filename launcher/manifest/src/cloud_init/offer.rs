@@ -1,0 +1,148 @@
+//! What the guest of a NIC is told by hawser.
+
+use crate::links::{DEFAULT_IPV4, DEFAULT_IPV6};
+use crate::links::{ipv4_link, ipv6_link};
+use crate::objects::cni::Segment;
+use crate::objects::ipam::{Ipam, Range, Ranges, Route, StaticAddress};
+use crate::objects::vm::PodNetwork;
+use crate::plan::{NicMode, NicPlan};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::IpAddr;
+
+/// What a NIC's guest is told.
+pub struct Offer {
+    /// Of IPv4.
+    pub ipv4: Told,
+    /// Of IPv6.
+    pub ipv6: Told,
+    /// MTU, where the manifest says it.
+    pub mtu: Option<u16>,
+}
+
+/// What it is told of a family.
+pub enum Told {
+    /// Nothing, by anybody hawser knows of.
+    Nothing,
+    /// What the segment's own DHCP server says.
+    ByTheSegment,
+    /// What the pod has.
+    ThePods,
+    /// The one address NAT knows the guest by, in a family the pod may be without.
+    Private {
+        /// The address.
+        lease: Lease,
+        /// True if the manifest names the family's network, and so counts on it.
+        named: bool,
+    },
+    /// Its addresses on a segment.
+    Addresses(Vec<Lease>),
+    /// A free address of these.
+    OneOf(Vec<Range>),
+}
+
+/// An address and its network's router.
+pub struct Lease {
+    /// The address.
+    pub address: IpNet,
+    /// The router, if it has one.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Offer {
+    /// What the guest of `nic` is told.
+    pub fn of(nic: &NicPlan) -> Self {
+        match &nic.mode {
+            NicMode::Masquerade(plan) => Self::private(&plan.network),
+            NicMode::Pod(_) => Self {
+                ipv4: Told::ThePods,
+                ipv6: Told::ThePods,
+                mtu: None,
+            },
+            NicMode::Bridge(segment) => Self {
+                ipv4: on_segment(segment, true),
+                ipv6: on_segment(segment, false),
+                mtu: segment.mtu,
+            },
+        }
+    }
+
+    /// That of a family.
+    pub const fn family(&self, ipv4: bool) -> &Told {
+        if ipv4 { &self.ipv4 } else { &self.ipv6 }
+    }
+
+    fn private(network: &PodNetwork) -> Self {
+        let ipv4 = ipv4_link(network.ipv4.unwrap_or(DEFAULT_IPV4));
+        let ipv6 = ipv6_link(network.ipv6.unwrap_or(DEFAULT_IPV6));
+        // The widths are those of networks.
+        let address4 = Ipv4Net::new(ipv4.guest, ipv4.network.prefix_len()).unwrap_or(ipv4.network);
+        let address6 = Ipv6Net::new(ipv6.guest, ipv6.network.prefix_len()).unwrap_or(ipv6.network);
+        let private = |address: IpNet, gateway: IpAddr, named: bool| {
+            let gateway = Some(gateway);
+            let lease = Lease { address, gateway };
+            Told::Private { lease, named }
+        };
+        Self {
+            // A guest with a wrong address of IPv4 is cut off in nearly every pod there is.
+            ipv4: private(address4.into(), ipv4.gateway.into(), true),
+            ipv6: private(address6.into(), ipv6.gateway.into(), network.ipv6.is_some()),
+            mtu: None,
+        }
+    }
+}
+
+impl Told {
+    /// True if hawser's own server tells an address.
+    pub const fn is_told(&self) -> bool {
+        !matches!(self, Self::Nothing | Self::ByTheSegment)
+    }
+
+    /// True if the pod may be without the family, so that nothing is told.
+    pub const fn may_be_missing(&self) -> bool {
+        matches!(self, Self::ThePods | Self::Private { named: false, .. })
+    }
+}
+
+fn on_segment(segment: &Segment, ipv4: bool) -> Told {
+    match &segment.ipam {
+        Ipam::None => Told::Nothing,
+        Ipam::Dhcp => Told::ByTheSegment,
+        Ipam::Static { addresses, routes } => fixed(addresses, routes, ipv4),
+        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => of_ranges(ranges, ipv4),
+    }
+}
+
+fn fixed(addresses: &[StaticAddress], routes: &[Route], ipv4: bool) -> Told {
+    let of_family = addresses.iter().filter(|given| is_ipv4(&given.address) == ipv4);
+    let leases: Vec<Lease> = of_family
+        .map(|given| Lease {
+            address: given.address,
+            gateway: given.gateway.or_else(|| next_hop(routes, ipv4)),
+        })
+        .collect();
+    if leases.is_empty() {
+        Told::Nothing
+    } else {
+        Told::Addresses(leases)
+    }
+}
+
+fn of_ranges(ranges: &Ranges, ipv4: bool) -> Told {
+    let first = |set: &&Vec<Range>| set.first().is_some_and(|range| is_ipv4(&range.subnet) == ipv4);
+    let of_family: Vec<Range> = ranges.ranges.iter().filter(first).flatten().copied().collect();
+    if of_family.is_empty() {
+        return fixed(&ranges.addresses, &ranges.routes, ipv4);
+    }
+    Told::OneOf(of_family)
+}
+
+/// The next hop the default route names.
+fn next_hop(routes: &[Route], ipv4: bool) -> Option<IpAddr> {
+    let is_default = |route: &&Route| route.destination.prefix_len() == 0 && is_ipv4(&route.destination) == ipv4;
+    routes.iter().find(is_default)?.via
+}
+
+/// True for an address of IPv4.
+pub const fn is_ipv4(net: &IpNet) -> bool {
+    matches!(net, IpNet::V4(_))
+}

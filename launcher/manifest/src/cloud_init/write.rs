@@ -1,0 +1,138 @@
+//! The network data that fit a plan, in version 2.
+//!
+//! NICs are found by their MACs, which no guest counts otherwise than another. What hawser's
+//! own servers hand out is asked for, so that it stands in one place. Addresses of `static`
+//! are written down: DHCPv6 tells no router, and of several addresses the servers tell the
+//! first.
+
+use super::offer::{Offer, Told, is_ipv4};
+use crate::objects::dns::Dns;
+use crate::objects::ipam::{Ipam, Route};
+use crate::plan::{NicMode, NicPlan, VmPlan};
+use hawser_packet::MacAddr;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// Writes them. `macs` are those of the NICs, where they are known.
+///
+/// # Errors
+/// If several NICs could not be told from each other.
+pub fn network_data(plan: &VmPlan, macs: &[Option<MacAddr>]) -> Result<String, String> {
+    let mut text = format!(
+        "# For VM {}/{}: spec.volumes[].cloudInitNoCloud.networkData\nversion: 2\nethernets:\n",
+        plan.namespace, plan.name
+    );
+    for (number, nic) in plan.nics.iter().enumerate() {
+        let mac = macs.get(number).copied().flatten();
+        if mac.is_none() && plan.nics.len() > 1 {
+            return Err(format!(
+                "interface {:?}: its MAC is known where it is served, and a guest tells several NICs apart by theirs: \
+                 give it a macAddress",
+                nic.name
+            ));
+        }
+        ethernet(&mut text, number, nic, mac);
+    }
+    Ok(text)
+}
+
+fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr>) {
+    let mut line = |indent: usize, what: &str| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{:indent$}{what}", "");
+    };
+    // Outside of netplan cloud-init takes the key for the device's name and gives it to the
+    // card, so that it is one no kernel minds.
+    line(2, &format!("eth{number}: # interface {:?}", nic.name));
+    line(4, "match:");
+    match mac {
+        Some(mac) => line(6, &format!("macaddress: \"{mac}\"")),
+        None => line(6, "name: \"e*\""),
+    }
+    let offer = Offer::of(nic);
+    let written = is_written(nic);
+    if matches!((&offer.ipv4, &offer.ipv6), (Told::Nothing, Told::Nothing)) {
+        line(
+            4,
+            "# No addresses are handed out here that hawser knows of: give addresses, or dhcp4: true.",
+        );
+    }
+    let asks4 = !written && !matches!(offer.ipv4, Told::Nothing);
+    line(4, &format!("dhcp4: {asks4}"));
+    line(4, &format!("dhcp6: {}", !written && offer.ipv6.is_told()));
+    line(4, &format!("accept-ra: {}", accepts_routers(nic, &offer)));
+    if let Some(mtu) = offer.mtu {
+        line(4, &format!("mtu: {mtu}"));
+    }
+    if let (true, NicMode::Bridge(segment)) = (written, &nic.mode) {
+        if let Ipam::Static { routes, .. } = &segment.ipam {
+            fixed(&mut line, &offer, routes);
+        }
+        if let Some(dns) = &segment.dns {
+            names(&mut line, dns);
+        }
+    }
+}
+
+/// True if the addresses are written down instead of asked for.
+fn is_written(nic: &NicPlan) -> bool {
+    matches!(&nic.mode, NicMode::Bridge(segment) if matches!(segment.ipam, Ipam::Static { .. }))
+}
+
+/// Routers are hawser, the pod's, or the segment's own; where the manifest names one of IPv6,
+/// that one is meant.
+fn accepts_routers(nic: &NicPlan, offer: &Offer) -> bool {
+    let named = |told: &Told| matches!(told, Told::Addresses(leases) if leases.iter().any(|l| l.gateway.is_some()));
+    !(is_written(nic) && named(&offer.ipv6))
+}
+
+/// Addresses and routes.
+fn fixed(line: &mut impl FnMut(usize, &str), offer: &Offer, routes: &[Route]) {
+    line(4, "addresses:");
+    let mut hops: Vec<(String, IpAddr)> = Vec::new();
+    for told in [&offer.ipv4, &offer.ipv6] {
+        let Told::Addresses(leases) = told else {
+            continue;
+        };
+        for lease in leases {
+            line(6, &format!("- \"{}\"", lease.address));
+        }
+        let ipv4 = leases.first().is_some_and(|lease| is_ipv4(&lease.address));
+        let gateway = leases.iter().find_map(|lease| lease.gateway);
+        let of_family = routes.iter().filter(|route| is_ipv4(&route.destination) == ipv4);
+        hops.extend(of_family.filter_map(|route| Some((route.destination.to_string(), route.via.or(gateway)?))));
+        let default = if ipv4 { "0.0.0.0/0" } else { "::/0" };
+        let gateway = gateway.filter(|_| hops.iter().all(|(to, _)| to != default));
+        hops.extend(gateway.map(|gateway| (default.to_owned(), gateway)));
+    }
+    if !hops.is_empty() {
+        line(4, "routes:");
+    }
+    for (to, via) in hops {
+        line(6, &format!("- to: \"{to}\""));
+        line(6, &format!("  via: \"{via}\""));
+    }
+}
+
+fn names(line: &mut impl FnMut(usize, &str), dns: &Dns) {
+    let search = if dns.search.is_empty() {
+        dns.domain.as_slice()
+    } else {
+        &dns.search
+    };
+    if dns.nameservers.is_empty() && search.is_empty() {
+        return;
+    }
+    line(4, "nameservers:");
+    if !dns.nameservers.is_empty() {
+        line(6, &format!("addresses: [{}]", quoted(&dns.nameservers)));
+    }
+    if !search.is_empty() {
+        line(6, &format!("search: [{}]", quoted(search)));
+    }
+}
+
+fn quoted<T: ToString>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(|item| format!("{:?}", item.to_string())).collect();
+    items.join(", ")
+}

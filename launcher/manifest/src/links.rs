@@ -1,0 +1,79 @@
+//! The guest's private networks in masquerade.
+
+use hawser_config::{Ipv4Link, Ipv6Link};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The guest's IPv4 network unless one is chosen (KubeVirt's).
+pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
+/// The guest's IPv6 network unless one is chosen (KubeVirt's).
+pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
+
+/// The families the guest has. Gateway and guest are the first two hosts of each network, whose
+/// width the options' parser has checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    /// IPv4; `None`: off.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6; `None`: off.
+    pub ipv6: Option<Ipv6Link>,
+}
+
+impl Links {
+    /// The links of these networks.
+    pub fn new(ipv4: Option<Ipv4Net>, ipv6: Option<Ipv6Net>) -> Self {
+        Self {
+            ipv4: ipv4.map(ipv4_link),
+            ipv6: ipv6.map(ipv6_link),
+        }
+    }
+
+    /// Whether the guest speaks the address' family.
+    pub const fn has_family_of(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(_) => self.ipv4.is_some(),
+            IpAddr::V6(_) => self.ipv6.is_some(),
+        }
+    }
+
+    /// The guest's network that `addr` lies in, and the option that chooses another.
+    pub fn covering(&self, addr: IpAddr) -> Option<(&'static str, IpNet)> {
+        let (option, network) = match addr {
+            IpAddr::V4(_) => ("--ipv4", IpNet::V4(self.ipv4?.network)),
+            IpAddr::V6(_) => ("--ipv6", IpNet::V6(self.ipv6?.network)),
+        };
+        network.contains(&addr).then_some((option, network))
+    }
+
+    /// Whether `addr` lies in one of the guest's networks.
+    pub fn covers(&self, addr: IpAddr) -> bool {
+        self.covering(addr).is_some()
+    }
+
+    /// The gateway's address that stands for `server`: of its own family if the guest has it.
+    pub fn gateway_for(&self, server: IpAddr) -> Option<IpAddr> {
+        let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));
+        let v6 = self.ipv6.map(|link| IpAddr::from(link.gateway));
+        if server.is_ipv4() { v4.or(v6) } else { v6.or(v4) }
+    }
+}
+
+/// The IPv4 link on `network`.
+pub fn ipv4_link(network: Ipv4Net) -> Ipv4Link {
+    let first = network.network().to_bits();
+    Ipv4Link {
+        network,
+        gateway: Ipv4Addr::from_bits(first + 1),
+        guest: Ipv4Addr::from_bits(first + 2),
+    }
+}
+
+/// The IPv6 link on `network`.
+pub fn ipv6_link(network: Ipv6Net) -> Ipv6Link {
+    let first = network.network().to_bits();
+    Ipv6Link {
+        network,
+        gateway: Ipv6Addr::from_bits(first + 1),
+        guest: Ipv6Addr::from_bits(first + 2),
+    }
+}

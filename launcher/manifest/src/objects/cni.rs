@@ -1,0 +1,490 @@
+//! The CNI configuration inside a NetworkAttachmentDefinition.
+
+use super::dns::{self, Dns};
+use super::fields::cni as table;
+use super::ipam::{self, Ipam, Requested};
+use super::json::Json;
+use super::reader::{Item, Object, ObjectType};
+use super::report::{Report, Spot};
+use crate::values;
+use hawser_packet::MacAddr;
+use serde::Serialize;
+use std::ops::RangeInclusive;
+
+/// What a network is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Segment {
+    /// How it is attached to.
+    #[serde(flatten)]
+    pub attachment: Attachment,
+    /// The guest's MAC where its interface has no macAddress.
+    #[serde(skip)]
+    pub mac: Option<MacAddr>,
+    /// `mtu`; that of the segment if it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// Where the guest's addresses come from.
+    pub ipam: Ipam,
+    /// Names and servers; those of the pod if nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+}
+
+/// What a configuration says.
+pub struct Configuration {
+    /// What the network is made of.
+    pub segment: Segment,
+    /// Where that stands.
+    pub fields: Fields,
+    /// It takes the place of the pod network of its namespace.
+    pub primary: bool,
+}
+
+/// Where the fields stand that the system may not agree with.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    /// What names the link; the configuration if nothing does.
+    pub link: Spot,
+    /// `mtu`, in the same way.
+    pub mtu: Spot,
+    /// `ipam`, in the same way.
+    pub ipam: Spot,
+    /// The MAC, if the configuration gives one.
+    pub mac: Option<Spot>,
+    /// The lower device is named by a resource of a device plugin.
+    pub is_resource: bool,
+}
+
+/// How a NIC is attached to its segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "attachment")]
+pub enum Attachment {
+    /// A TAP in a Linux bridge.
+    Bridge(BridgePort),
+    /// A macvtap on a lower device.
+    Macvtap {
+        /// The lower device.
+        lower: String,
+        /// Which of its neighbours it speaks with.
+        mode: MacvtapMode,
+    },
+    /// An ipvtap on a lower device.
+    Ipvtap {
+        /// The lower device.
+        lower: String,
+        /// Where it switches or routes.
+        mode: IpvtapMode,
+    },
+    /// A virtual function.
+    Sriov,
+    /// A logical switch of OVN-Kubernetes.
+    Overlay,
+}
+
+/// A port of a Linux bridge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BridgePort {
+    /// The bridge.
+    pub bridge: String,
+    /// VLAN of the guest's untagged frames; `None`: untagged on the segment too.
+    pub vlan: Option<u16>,
+    /// VLANs the guest may tag its frames with; empty: none.
+    pub trunk: Vec<RangeInclusive<u16>>,
+    /// The bridge's default VLAN is left to the port beside these.
+    pub preserve_default_vlan: bool,
+    /// Only the guest's own MAC leaves it.
+    pub mac_spoof_check: bool,
+    /// Frames may leave by the port they came from.
+    pub hairpin: bool,
+    /// The bridge takes frames for any address.
+    pub promiscuous: bool,
+    /// The port speaks with ports that are not isolated only.
+    pub isolated: bool,
+}
+
+/// Modes of macvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum MacvtapMode {
+    Bridge,
+    Private,
+    Vepa,
+    Passthru,
+}
+
+/// Modes of ipvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum IpvtapMode {
+    L2,
+    L3,
+    L3s,
+}
+
+/// What of the NetworkAttachmentDefinition a plugin reads besides its configuration.
+pub struct Surroundings<'a> {
+    /// Its annotation `k8s.v1.cni.cncf.io/resourceName`.
+    pub resource: Option<&'a str>,
+}
+
+/// Bridge that the CNI plugin takes where none is named.
+const DEFAULT_BRIDGE: &str = "cni0";
+/// Longest name of a network device: IFNAMSIZ without its NUL.
+const MAX_DEVICE_NAME: usize = 15;
+const VLANS: RangeInclusive<i64> = 1..=4094;
+const MTUS: RangeInclusive<i64> = 68..=65_535;
+
+/// Reads `spec.config`. What is wrong with what it says goes to `problems`.
+pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
+    let json = Json::read(config, problems)?;
+    let item = json.item(problems);
+    if item.has_field("plugins") {
+        let list = item.object(&table::CONF_LIST)?;
+        let plugins = list.list("plugins");
+        for chained in plugins.iter().skip(1) {
+            let kind = chained.field_text("type").unwrap_or("?");
+            chained.warn(format!(
+                "ignored: the plugin {kind} is not run, only the first of the list is"
+            ));
+        }
+        return match plugins.first() {
+            Some(plugin) => read_plugin(plugin, around),
+            None => {
+                list.error("plugins is empty: give one at least");
+                None
+            }
+        };
+    }
+    read_plugin(&item, around)
+}
+
+/// Reads what of a configuration says how the network is attached to.
+type AttachmentReader = fn(&Object<'_>, &Surroundings<'_>) -> Option<Attachment>;
+
+/// The table of a plugin, and who reads its attachment.
+fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
+    Some(match kind {
+        "bridge" | "cnv-bridge" => (&table::BRIDGE, |object, _| bridge_port(object).map(Attachment::Bridge)),
+        "tap" => (&table::TAP, |object, _| tap(object)),
+        "macvlan" => (&table::MACVLAN, |object, _| macvlan(object)),
+        "ipvlan" => (&table::IPVLAN, |object, _| ipvlan(object)),
+        "macvtap" => (&table::MACVTAP, macvtap),
+        "sriov" => (&table::SRIOV, |_, _| Some(Attachment::Sriov)),
+        "ovn-k8s-cni-overlay" => (&table::OVN, |object, _| overlay(object)),
+        _ => return None,
+    })
+}
+
+fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
+    let Some(kind) = item.field_text("type") else {
+        item.error("type is missing: name the CNI plugin, such as cnv-bridge or macvlan");
+        return None;
+    };
+    let Some((table, read_attachment)) = plugin(kind) else {
+        item.error(format!(
+            "type {kind:?} is not served: choose bridge, cnv-bridge, macvlan, ipvlan, tap or macvtap"
+        ));
+        return None;
+    };
+    let object = item.object(table)?;
+    let attachment = read_attachment(&object, around);
+    let mtu = if table.reads("mtu") { mtu(&object) } else { None };
+    let arguments = Arguments::read(&object, table);
+    let mut mac = table.reads("mac").then(|| object.get("mac")).flatten();
+    mac = arguments.mac.clone().or(mac);
+    let ipam_item = table.reads("ipam").then(|| object.get("ipam")).flatten();
+    let read = |item: &Item<'_>| ipam::read(item, &arguments.requested);
+    let (mut ipam, of_ipam) = ipam_item.as_ref().and_then(read).unwrap_or_default();
+    let idle_gateway = ipam.idle_gateway();
+    if table.reads("isDefaultGateway") {
+        put_behind_gateway(&object, &mut ipam);
+    }
+    if let (Some(gateway), false, Some(item)) = (idle_gateway, ipam.has_default_route(), &ipam_item) {
+        item.warn(format!(
+            "no route goes by the gateway {gateway}, and the guest gets no router, as a pod gets none; add \
+             routes: [{{\"dst\": \"0.0.0.0/0\"}}] if it is to have one"
+        ));
+    }
+    // As the plugins do: what the addresses came with gives way to the configuration's own.
+    let dns = if table.reads("dns") { dns::read(&object) } else { None };
+    let spot = |names: &[&str]| {
+        let mut given = names.iter().filter(|name| table.reads(name));
+        let given = given.find_map(|name| object.get(name));
+        given.map_or_else(|| object.spot().clone(), |item| item.spot().clone())
+    };
+    let fields = Fields {
+        link: spot(&["bridge", "master"]),
+        mtu: spot(&["mtu"]),
+        ipam: spot(&["ipam"]),
+        mac: mac.as_ref().map(|item| item.spot().clone()),
+        is_resource: std::ptr::eq(table, &raw const table::MACVTAP),
+    };
+    let segment = Segment {
+        attachment: attachment?,
+        mac: mac.and_then(|item| item.parsed(values::guest_mac)),
+        mtu,
+        ipam,
+        dns: dns.or(of_ipam),
+    };
+    Some(Configuration {
+        segment,
+        fields,
+        primary: table.reads("role") && is_primary(&object),
+    })
+}
+
+/// `args.cni` and `runtimeConfig`: what a runtime tells plugins, and a configuration may say
+/// itself.
+struct Arguments<'a> {
+    /// The MAC that goes before that of the configuration; `runtimeConfig` before `args`.
+    mac: Option<Item<'a>>,
+    requested: Requested<'a>,
+}
+
+impl<'a> Arguments<'a> {
+    fn read(object: &Object<'a>, table: &'static ObjectType) -> Self {
+        let object_of = |name, kind| table.reads(name).then(|| object.object(name, kind)).flatten();
+        let args = object_of("args", &table::ARGS).and_then(|args| args.object("cni", &table::CNI_ARGS));
+        let runtime = object_of("runtimeConfig", &table::RUNTIME_CONFIG);
+        let of_args = args.as_ref().and_then(|args| args.get("mac"));
+        // Of the plugins that are served only bridge takes it (BridgeArgs of its bridge.go).
+        let of_args = of_args.filter(|item| {
+            let is_read = std::ptr::eq(table, &raw const table::BRIDGE);
+            if !is_read {
+                item.warn("ignored: this plugin does not take it; give mac or runtimeConfig.mac");
+            }
+            is_read
+        });
+        let list = |object: &Option<Object<'a>>, name| object.as_ref().map(|o| o.list(name)).unwrap_or_default();
+        Self {
+            mac: runtime.as_ref().and_then(|runtime| runtime.get("mac")).or(of_args),
+            requested: Requested {
+                ips: [list(&args, "ips"), list(&runtime, "ips")],
+                ranges: list(&runtime, "ipRanges"),
+            },
+        }
+    }
+}
+
+/// What `isGateway` and `isDefaultGateway` mean for the guest. The bridge itself is as it is.
+fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
+    let [gateway, default] = ["isGateway", "isDefaultGateway"].map(|name| object.get(name));
+    let is_on = |item: &Option<Item<'_>>| item.as_ref().and_then(Item::boolean) == Some(true);
+    let (is_gateway, is_default) = (is_on(&gateway), is_on(&default));
+    let Some(item) = default.filter(|_| is_default).or(gateway.filter(|_| is_gateway)) else {
+        return;
+    };
+    if ipam.is_told() {
+        ipam.behind_gateway(is_default);
+        item.warn("hawser puts no address on the bridge: see that it has the gateway's");
+    }
+}
+
+fn mtu(object: &Object<'_>) -> Option<u16> {
+    let item = object.get("mtu")?;
+    let mtu: u16 = item.integer(0..=*MTUS.end())?;
+    // Zero is how a CNI configuration says "not given".
+    if mtu != 0 && !MTUS.contains(&i64::from(mtu)) {
+        item.error(format!("{mtu}: give {} to {}", MTUS.start(), MTUS.end()));
+    }
+    (mtu != 0).then_some(mtu)
+}
+
+fn overlay(object: &Object<'_>) -> Option<Attachment> {
+    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, Attachment::Overlay));
+    match object.get("topology") {
+        Some(topology) => topology.choice(&topologies),
+        // The cluster's default network, which a NetworkAttachmentDefinition may name too.
+        None => Some(Attachment::Overlay),
+    }
+}
+
+/// Whether a network of OVN-Kubernetes takes the place of the pod network. Localnet has no role.
+fn is_primary(object: &Object<'_>) -> bool {
+    let role = |role: &Item<'_>| role.choice(&[("primary", true), ("secondary", false), ("", false)]);
+    object.get("role").as_ref().and_then(role) == Some(true)
+}
+
+fn tap(object: &Object<'_>) -> Option<Attachment> {
+    let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
+    let bridge = bridge.parsed(device_name)?;
+    Some(Attachment::Bridge(BridgePort::plain(bridge)))
+}
+
+fn macvlan(object: &Object<'_>) -> Option<Attachment> {
+    let lower = lower_device(object);
+    let mode = match object.get("mode") {
+        Some(mode) => macvtap_mode(&mode)?,
+        None => MacvtapMode::Bridge,
+    };
+    Some(Attachment::Macvtap { lower: lower?, mode })
+}
+
+fn ipvlan(object: &Object<'_>) -> Option<Attachment> {
+    let lower = lower_device(object);
+    let mode = match object.get("mode") {
+        Some(mode) => ipvtap_mode(&mode)?,
+        None => IpvtapMode::L2,
+    };
+    Some(Attachment::Ipvtap { lower: lower?, mode })
+}
+
+fn macvtap(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Attachment> {
+    Some(Attachment::Macvtap {
+        lower: macvtap_lower(object, around)?,
+        mode: MacvtapMode::Bridge,
+    })
+}
+
+/// The name of a network device, as the kernel takes it.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn device_name(text: &str) -> Result<String, String> {
+    let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+    if letters && (1..=MAX_DEVICE_NAME).contains(&text.len()) && text != "." && text != ".." {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give the name of a network device, up to {MAX_DEVICE_NAME} bytes"
+        ))
+    }
+}
+
+fn lower_device(object: &Object<'_>) -> Option<String> {
+    if object.boolean("linkInContainer") == Some(true) {
+        object.error("linkInContainer: true is not served: give hawser a namespace that has the lower device");
+    }
+    object.need("master", "name the lower device")?.parsed(device_name)
+}
+
+/// Reads a mode of macvtap.
+pub fn macvtap_mode(item: &Item<'_>) -> Option<MacvtapMode> {
+    item.choice(&[
+        ("bridge", MacvtapMode::Bridge),
+        ("private", MacvtapMode::Private),
+        ("vepa", MacvtapMode::Vepa),
+        ("passthru", MacvtapMode::Passthru),
+    ])
+}
+
+fn ipvtap_mode(item: &Item<'_>) -> Option<IpvtapMode> {
+    item.choice(&[("l2", IpvtapMode::L2), ("l3", IpvtapMode::L3), ("l3s", IpvtapMode::L3s)])
+}
+
+fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<String> {
+    if object.boolean("promiscMode") == Some(true) {
+        object.error("promiscMode: true is not served: leave it out");
+    }
+    // Which device the resource is on is looked up later: macvtap::resolve.
+    let resource = around.resource.and_then(|resource| resource.rsplit('/').next());
+    match resource.filter(|name| !name.is_empty()) {
+        Some(name) => Some(name.to_owned()),
+        None => {
+            object.error(
+                "the lower device is not known: name it in the annotation \
+                 k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE",
+            );
+            None
+        }
+    }
+}
+
+impl BridgePort {
+    fn plain(bridge: String) -> Self {
+        Self {
+            bridge,
+            vlan: None,
+            trunk: Vec::new(),
+            preserve_default_vlan: false,
+            mac_spoof_check: false,
+            hairpin: false,
+            promiscuous: false,
+            isolated: false,
+        }
+    }
+}
+
+fn bridge_port(object: &Object<'_>) -> Option<BridgePort> {
+    let bridge = match object.get("bridge") {
+        Some(item) => item.parsed(device_name)?,
+        None => DEFAULT_BRIDGE.to_owned(),
+    };
+    let flag = |name| object.boolean(name).unwrap_or(false);
+    let port = BridgePort {
+        bridge,
+        vlan: object.integer("vlan", 0..=*VLANS.end()).filter(|vlan| *vlan != 0),
+        trunk: trunk(object),
+        preserve_default_vlan: flag("preserveDefaultVlan"),
+        mac_spoof_check: flag("macspoofchk"),
+        hairpin: flag("hairpinMode"),
+        promiscuous: flag("promiscMode"),
+        isolated: flag("portIsolation"),
+    };
+    if let Some(vlan) = port
+        .vlan
+        .filter(|vlan| port.trunk.iter().any(|range| range.contains(vlan)))
+    {
+        error_at(
+            object,
+            "vlan",
+            format!("{vlan} is in vlanTrunk too, and cannot be with and without a tag: leave it out of one"),
+        );
+    }
+    if port.hairpin && port.promiscuous {
+        error_at(
+            object,
+            "promiscMode",
+            "it does not go together with hairpinMode: leave one of them out".into(),
+        );
+    }
+    Some(port)
+}
+
+/// A problem with a field that is given.
+fn error_at(object: &Object<'_>, field: &str, message: String) {
+    if let Some(item) = object.get(field) {
+        item.error(message);
+    }
+}
+
+fn trunk(object: &Object<'_>) -> Vec<RangeInclusive<u16>> {
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for item in object.list("vlanTrunk") {
+        let Some(range) = item.object(&table::VLAN_TRUNK).and_then(|entry| trunk_range(&entry)) else {
+            continue;
+        };
+        if ranges
+            .iter()
+            .any(|r| r.start() <= range.end() && range.start() <= r.end())
+        {
+            item.error("VLANs of this entry are in an earlier one too: name each once");
+        }
+        ranges.push(range);
+    }
+    ranges
+}
+
+fn trunk_range(entry: &Object<'_>) -> Option<RangeInclusive<u16>> {
+    let [id, first, last] = ["id", "minID", "maxID"].map(|name| entry.get(name));
+    match (id, first, last) {
+        (Some(id), None, None) => id.integer(VLANS).map(|id| id..=id),
+        (None, Some(first), Some(last)) => {
+            let (first, last): (Option<u16>, Option<u16>) = (first.integer(VLANS), last.integer(VLANS));
+            let range = first?..=last?;
+            if range.is_empty() {
+                let (first, last) = (range.start(), range.end());
+                entry.error(format!("maxID {last} is less than minID {first}: swap them"));
+                return None;
+            }
+            Some(range)
+        }
+        _ => {
+            entry.error("give id, or minID and maxID");
+            None
+        }
+    }
+}

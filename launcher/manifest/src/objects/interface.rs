@@ -1,0 +1,319 @@
+//! `interfaces[]` of a VM.
+
+use super::fields::kubevirt as table;
+use super::ports::{self, PortRange};
+use super::reader::{Item, Object};
+use super::report::Spot;
+use crate::values;
+use hawser_packet::MacAddr;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// `interfaces[]`
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Where it is.
+    pub spot: Spot,
+    /// `name`
+    pub name: String,
+    /// How it is bound to its network; `None` if a problem was found with that.
+    pub binding: Option<Binding>,
+    /// `macAddress`
+    pub mac: Option<MacAddr>,
+    /// `ports` and `portRanges`; `None` if neither is given, which means every port.
+    pub ports: Option<Vec<PortRange>>,
+    /// `state`
+    pub state: LinkState,
+    /// `dhcpOptions`
+    pub dhcp: DhcpOptions,
+    /// What only the VMM needs to know.
+    pub device: DeviceHints,
+}
+
+impl Interface {
+    /// One of which nothing but its binding is said.
+    pub fn plain(spot: Spot, name: String, binding: Binding) -> Self {
+        Self {
+            spot,
+            name,
+            binding: Some(binding),
+            mac: None,
+            ports: None,
+            state: LinkState::Up,
+            dhcp: DhcpOptions::default(),
+            device: DeviceHints::default(),
+        }
+    }
+}
+
+/// How an interface is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// `masquerade`
+    Masquerade,
+    /// `bridge`
+    Bridge,
+    /// `sriov`
+    Sriov,
+    /// The plugin `l2bridge`.
+    L2Bridge,
+}
+
+/// `state`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Also where nothing is given.
+    Up,
+    /// The guest has the card and no carrier.
+    Down,
+    /// The guest has not got the card.
+    Absent,
+}
+
+/// `dhcpOptions`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DhcpOptions {
+    /// Option 67.
+    pub boot_file: Option<String>,
+    /// Option 66.
+    pub tftp_server: Option<String>,
+    /// Option 42.
+    pub ntp_servers: Vec<Ipv4Addr>,
+    /// Options 224 to 254.
+    pub private: Vec<(u8, String)>,
+}
+
+impl DhcpOptions {
+    /// Their codes and values, as DHCPv4 writes them (RFC 2132).
+    pub fn encoded(&self) -> Vec<(u8, Vec<u8>)> {
+        const NTP_SERVERS: u8 = 42;
+        const TFTP_SERVER: u8 = 66;
+        const BOOT_FILE: u8 = 67;
+        let mut options = Vec::new();
+        let servers: Vec<u8> = self.ntp_servers.iter().flat_map(|a| a.octets()).collect();
+        if !servers.is_empty() {
+            options.push((NTP_SERVERS, servers));
+        }
+        let texts = [(TFTP_SERVER, &self.tftp_server), (BOOT_FILE, &self.boot_file)];
+        let given = texts.into_iter().filter_map(|(code, text)| Some((code, text.clone()?)));
+        options.extend(
+            given
+                .chain(self.private.clone())
+                .map(|(code, text)| (code, text.into_bytes())),
+        );
+        options
+    }
+}
+
+/// What of an interface is the VMM's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceHints {
+    /// `pciAddress`
+    pub pci_address: Option<String>,
+    /// `bootOrder`
+    pub boot_order: Option<u32>,
+    /// `acpiIndex`
+    pub acpi_index: Option<u32>,
+}
+
+/// Network and interface names have to be a file's name and part of QEMU's identifiers.
+const MAX_INTERFACE_NAME: usize = 63;
+
+/// Reads `interfaces`, which may be missing.
+pub fn read_all(devices: &Object<'_>, istio: bool) -> Vec<Interface> {
+    let items = devices.list("interfaces");
+    let mut interfaces: Vec<Interface> = Vec::new();
+    let (mut names, mut macs, mut boot) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for item in items {
+        let Some(interface) = interface(&item, istio) else {
+            continue;
+        };
+        if !names.insert(interface.name.clone()) {
+            item.error(format!(
+                "another interface is named {:?} too: give each its own name",
+                interface.name
+            ));
+        }
+        if interface.mac.is_some_and(|mac| !macs.insert(mac.0)) {
+            item.error("another interface of this VM has the same macAddress: give each its own");
+        }
+        if interface.device.boot_order.is_some_and(|order| !boot.insert(order)) {
+            item.error("another interface of this VM has the same bootOrder: give each its own");
+        }
+        interfaces.push(interface);
+    }
+    interfaces
+}
+
+/// The name of an interface or network, as KubeVirt takes it.
+pub fn interface_name(text: &str) -> Result<String, String> {
+    let letters = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if letters && (1..=MAX_INTERFACE_NAME).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give up to {MAX_INTERFACE_NAME} letters, digits, hyphens and underscores"
+        ))
+    }
+}
+
+fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
+    let object = item.object(&table::INTERFACE)?;
+    let name = object
+        .need("name", "give the name of its network")?
+        .parsed(interface_name)?;
+    let binding = binding(&object);
+    if let Some(model) = object.get("model") {
+        model.parsed(|text| match text {
+            "virtio" | "virtio-transitional" | "virtio-non-transitional" => Ok(()),
+            _ => Err("only virtio can be served over vhost-user; write virtio, or leave it out".into()),
+        });
+    }
+    let state = object.get("state").and_then(|item| {
+        item.choice(&[
+            ("up", LinkState::Up),
+            ("down", LinkState::Down),
+            ("absent", LinkState::Absent),
+        ])
+    });
+    let state = state.unwrap_or(LinkState::Up);
+    if state == LinkState::Absent && binding.is_some_and(|b| b != Binding::Bridge) {
+        object.error("state absent is for interfaces bound with bridge: remove this one from the manifest instead");
+    }
+    Some(Interface {
+        spot: item.spot().clone(),
+        mac: object.get("macAddress").and_then(|item| item.parsed(values::guest_mac)),
+        ports: ports::read(&object, binding, istio),
+        state,
+        dhcp: dhcp_options(&object),
+        device: DeviceHints {
+            pci_address: object.get("pciAddress").and_then(|item| item.parsed(pci_address)),
+            boot_order: object.integer("bootOrder", 1..=i64::from(u32::MAX)),
+            acpi_index: object.integer("acpiIndex", 1..=i64::from(u32::MAX)),
+        },
+        name,
+        binding,
+    })
+}
+
+fn binding(object: &Object<'_>) -> Option<Binding> {
+    /// The methods that are a field of their own, without any below it.
+    static EMPTY: super::reader::ObjectType = super::reader::ObjectType {
+        name: "a binding",
+        fields: &[],
+        unknown: super::reader::Unknown::Refused,
+    };
+    let methods = [
+        ("masquerade", Binding::Masquerade),
+        ("bridge", Binding::Bridge),
+        ("sriov", Binding::Sriov),
+    ];
+    let mut found: Vec<Option<Binding>> = Vec::new();
+    for (name, binding) in methods {
+        if let Some(item) = object.get(name) {
+            found.push(item.object(&EMPTY).map(|_| binding));
+        }
+    }
+    if let Some(plugin) = object.object("binding", &table::BINDING) {
+        let name = plugin.need("name", "name the binding plugin");
+        found.push(name.and_then(|item| item.parsed(binding_plugin)));
+    }
+    // What is refused by the table says what to write in its place.
+    let refused = object.has_refused();
+    match found[..] {
+        [binding] => binding,
+        [] if refused => None,
+        [] => {
+            object.error("it says no way to bind it to its network: give masquerade: {} or bridge: {}");
+            None
+        }
+        _ => {
+            object.error("it says several ways to bind it to its network: leave one");
+            None
+        }
+    }
+}
+
+/// What to write in place of the plugins of KubeVirt's repository (cmd/cniplugins, cmd/sidecars
+/// and docs/network) and of the user guide.
+fn binding_plugin(name: &str) -> Result<Binding, String> {
+    let instead = match name {
+        "l2bridge" => return Ok(Binding::L2Bridge),
+        "passt" => "write masquerade: {} in its place, which works the same way",
+        "slirp" => "KubeVirt has removed it: write masquerade: {} in its place",
+        "macvtap" => {
+            "write bridge: {} in its place, on a network of type macvtap or macvlan: hawser makes the macvtap itself"
+        }
+        "managedtap" => {
+            "write bridge: {} in its place: hawser's TAP leads to the segment, and no DHCP server of KubeVirt's is \
+             between in either"
+        }
+        _ => {
+            "plugins of the cluster are not known here: write masquerade: {} for the pod network, bridge: {} for \
+             another"
+        }
+    };
+    Err(instead.into())
+}
+
+/// `0000:81:01.0`
+fn pci_address(text: &str) -> Result<String, String> {
+    let lengths_of = |parts: &[&str]| parts.iter().map(|p| p.len()).collect::<Vec<_>>();
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    let hex = parts.iter().all(|p| p.bytes().all(|b| b.is_ascii_hexdigit()));
+    if hex && lengths_of(&parts) == [4, 2, 2, 1] && text.as_bytes()[10] == b'.' {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("give domain:bus:slot.function in hexadecimal, such as 0000:81:01.0".into())
+    }
+}
+
+fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
+    /// Bytes that fit into one option.
+    const MOST: usize = 255;
+    /// What one message leaves them beside hawser's own.
+    const MOST_OF_ALL: usize = 768;
+    /// IPv4 addresses that fit into one option.
+    const MOST_SERVERS: usize = 63;
+    let Some(object) = interface.object("dhcpOptions", &table::DHCP_OPTIONS) else {
+        return DhcpOptions::default();
+    };
+    let value = |text: &str| match text.len() {
+        1..=MOST => Ok(text.to_owned()),
+        _ => Err(format!("give 1 to {MOST} bytes")),
+    };
+    let text = |name| object.get(name).and_then(|item| item.parsed(value));
+    let server = |item: &Item<'_>| item.parsed(|text| text.parse().map_err(|_| "give an IPv4 address".to_owned()));
+    let private = |item: &Item<'_>| {
+        let option = item.object(&table::PRIVATE_OPTION)?;
+        let number = option.need("option", "give its number")?.integer(224..=254);
+        let value = option.need("value", "give its text")?.parsed(value);
+        Some((number?, value?))
+    };
+    let private: Vec<(u8, String)> = object.list("privateOptions").iter().filter_map(private).collect();
+    let numbers: BTreeSet<u8> = private.iter().map(|(number, _)| *number).collect();
+    if numbers.len() < private.len() {
+        object.error("privateOptions has an option twice: give each once");
+    }
+    let ntp_servers: Vec<Ipv4Addr> = object.list("ntpServers").iter().filter_map(server).collect();
+    if ntp_servers.len() > MOST_SERVERS {
+        object.error(format!(
+            "ntpServers has more servers than an option holds: give up to {MOST_SERVERS}"
+        ));
+    }
+    let options = DhcpOptions {
+        boot_file: text("bootFileName"),
+        tftp_server: text("tftpServerName"),
+        ntp_servers,
+        private,
+    };
+    let size: usize = options.encoded().iter().map(|(_, data)| data.len() + 2).sum();
+    if size > MOST_OF_ALL {
+        object.error(format!(
+            "{size} bytes of options are too many for a DHCP message: give up to {MOST_OF_ALL}"
+        ));
+    }
+    options
+}

@@ -1,0 +1,168 @@
+//! Address management as whereabouts describes it (k8snetworkplumbingwg/whereabouts: its
+//! README.md, pkg/config/config.go and pkg/allocate/allocate.go).
+//!
+//! It is lenient where host-local is not: bounds that are no hosts of the network are ignored,
+//! and it says nothing. Here the same addresses are given out, and a warning says why.
+
+use super::{Choice, Ipam, Range, Ranges, address, hosts, named_addresses, network, routes};
+use crate::objects::fields::cni as table;
+use crate::objects::reader::{Item, Object};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Reads `ipam`.
+pub fn read(object: &Object<'_>) -> Option<Ipam> {
+    let gateway = object.get("gateway").as_ref().and_then(address);
+    let mut ranges: Vec<Vec<Range>> = Vec::new();
+    if object.get("range").is_some() {
+        ranges.extend(range(object, gateway));
+    } else {
+        for name in ["range_start", "range_end", "exclude"] {
+            if let Some(item) = object.get(name) {
+                item.warn("ignored: it belongs to range, which is not given");
+            }
+        }
+    }
+    for item in object.list("ipRanges") {
+        let entry = item.object(&table::WHEREABOUTS_RANGE);
+        ranges.extend(entry.and_then(|entry| range(&entry, gateway)));
+    }
+    if object.get("range").is_none() && object.list("ipRanges").is_empty() {
+        object.error("it has no range: give range, such as 192.0.2.0/24, or ipRanges");
+    }
+    // Within a network_name of its own, or without enable_overlapping_ranges, a pool knows
+    // nothing of the others: only what is on its segment must differ.
+    let alone = object.text("network_name").is_some_and(|name| !name.is_empty())
+        || object.boolean("enable_overlapping_ranges") == Some(false);
+    Some(Ipam::Whereabouts(Ranges {
+        ranges,
+        addresses: named_addresses(object),
+        routes: routes(object),
+        choice: if alone { Choice::Lowest } else { Choice::LowestAnywhere },
+    }))
+}
+
+/// `range` with what belongs to it: what of it may be given out, in the order of addresses.
+fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
+    let item = object.need("range", "give a network such as 192.0.2.0/24")?;
+    let (start, net, end) = item.parsed(bounds)?;
+    let (first, last) = usable(net);
+    let [range_start, range_end] = ["range_start", "range_end"].map(|name| object.get(name));
+    let (start, end) = if end.is_some() {
+        for given in [&range_start, &range_end].into_iter().flatten() {
+            given.warn("ignored: range says itself where it begins and ends");
+        }
+        (start.map(|start| (start, &item)), end.map(|end| (end, &item)))
+    } else {
+        (range_start.as_ref().and_then(bound), range_end.as_ref().and_then(bound))
+    };
+    // As GetIPRange of its pkg/iphelpers does.
+    let within = |(bound, item): (IpAddr, &Item<'_>), least: IpAddr, what: &str| {
+        let is_host = bound.is_ipv4() == least.is_ipv4() && least <= bound && bound <= last;
+        if !is_host && !is_edge(net, bound) {
+            item.warn(format!(
+                "its {what} {bound} is ignored, as whereabouts does: it is none of {least} to {last}"
+            ));
+        }
+        is_host.then_some(bound)
+    };
+    let first = start.and_then(|start| within(start, first, "start")).unwrap_or(first);
+    let last = end.and_then(|end| within(end, first, "end")).unwrap_or(last);
+    let exclude = object.list("exclude");
+    let excluded: Vec<IpNet> = exclude.iter().filter_map(|item| item.parsed(excluded_net)).collect();
+    let whole = Range {
+        subnet: net.trunc(),
+        first,
+        last,
+        gateway: gateway.filter(|gateway| gateway.is_ipv4() == first.is_ipv4()),
+    };
+    let rest = without(whole, excluded);
+    if rest.is_empty() {
+        object.error(format!("exclude leaves no address of {first} to {last}"));
+    }
+    Some(rest)
+}
+
+/// `192.0.2.0/24`, whose host bits mean nothing, or `192.0.2.10-192.0.2.20/24`.
+fn bounds(text: &str) -> Result<(Option<IpAddr>, IpNet, Option<IpAddr>), String> {
+    let Some((start, rest)) = text.split_once('-') else {
+        return Ok((None, network(text)?, None));
+    };
+    let start: IpAddr = start
+        .parse()
+        .map_err(|_| "give FIRST-LAST/PREFIX, such as 192.0.2.10-192.0.2.20/24".to_owned())?;
+    let net = network(rest)?;
+    if !net.contains(&start) {
+        return Err(format!(
+            "{start} is not in {}: give a first address that is",
+            net.trunc()
+        ));
+    }
+    Ok((Some(start), net, Some(net.addr())))
+}
+
+/// A bound. What is no address is none, as in whereabouts.
+fn bound<'a, 'b>(item: &'b Item<'a>) -> Option<(IpAddr, &'b Item<'a>)> {
+    let text = item.text()?;
+    if text.parse::<IpAddr>().is_err() {
+        item.warn("ignored, as whereabouts does: it is no address");
+    }
+    Some((text.parse().ok()?, item))
+}
+
+/// An address, or a network.
+fn excluded_net(text: &str) -> Result<IpNet, String> {
+    let one = |address: IpAddr| IpNet::from(address);
+    let net = text.parse().or_else(|_| text.parse().map(one));
+    net.map(|net| net.trunc())
+        .map_err(|_: std::net::AddrParseError| "give a network or an address, such as 192.0.2.16/28".to_owned())
+}
+
+/// First and last address that it gives out: neither the network's first nor its last, in
+/// IPv6 either.
+fn usable(net: IpNet) -> (IpAddr, IpAddr) {
+    let (first, _) = hosts(net.trunc());
+    let last = step(net.broadcast(), false).unwrap_or(first);
+    (first, last)
+}
+
+/// The network's first or last address: to begin or end there is to have all of it.
+fn is_edge(net: IpNet, address: IpAddr) -> bool {
+    address == net.network() || address == net.broadcast()
+}
+
+/// What networks leave of a range.
+fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
+    excluded.retain(|net| net.addr().is_ipv4() == range.first.is_ipv4());
+    excluded.sort_unstable();
+    let mut rest = Vec::new();
+    let mut first = range.first;
+    for net in excluded.iter().filter(|net| net.network() <= range.last) {
+        let (from, to) = (net.network(), net.broadcast());
+        if let Some(last) = step(from, false).filter(|_| first < from) {
+            rest.push(Range { first, last, ..range });
+        }
+        match step(to, true) {
+            Some(next) if next <= range.last => first = first.max(next),
+            _ => return rest,
+        }
+    }
+    rest.push(Range { first, ..range });
+    rest
+}
+
+/// The next address, or the one before.
+fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => {
+            let bits = v4.to_bits();
+            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
+            next.map(|bits| Ipv4Addr::from_bits(bits).into())
+        }
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
+            next.map(|bits| Ipv6Addr::from_bits(bits).into())
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! KubeMacPool's ConfigMap: which MACs are given to interfaces that name none.
+
+use super::fields::network as table;
+use super::reader::Object;
+use super::report::Spot;
+use hawser_packet::MacAddr;
+use hawser_packet::MacRange;
+
+/// What KubeMacPool's manifests call it, in whatever namespace.
+pub const NAME: &str = "kubemacpool-mac-range-config";
+
+/// The range of the cluster's pool.
+#[derive(Clone, Debug)]
+pub struct MacPool {
+    /// Where it is.
+    pub spot: Spot,
+    /// The MACs.
+    pub range: MacRange,
+}
+
+/// Reads it. As in KubeMacPool the end is above the start, and neither is a multicast address.
+pub fn read(object: &Object<'_>) -> Option<MacPool> {
+    // Its name is known; the table says that it is read.
+    let _ = object.get("metadata");
+    let data = object.need("data", "give RANGE_START and RANGE_END")?;
+    let data = data.object(&table::MAC_POOL_DATA)?;
+    let end = |name| {
+        let item = data.need(name, "give a MAC, such as 02:00:00:00:00:00");
+        Some((item.as_ref()?.parsed(mac)?, item?))
+    };
+    let (first, last) = (end("RANGE_START"), end("RANGE_END"));
+    let ((first, _), (last, item)) = (first?, last?);
+    match MacRange::new(first, last) {
+        Ok(_) if first == last => item.error("it is RANGE_START: give a higher MAC"),
+        Err(why) => item.error(why.to_string()),
+        Ok(range) => {
+            let spot = object.spot().clone();
+            return Some(MacPool { spot, range });
+        }
+    }
+    None
+}
+
+fn mac(text: &str) -> Result<MacAddr, String> {
+    let mac: MacAddr = text.parse().map_err(|e| format!("{e}"))?;
+    if mac.is_multicast() {
+        return Err("this is a multicast address; the first byte of a card's MAC is even".into());
+    }
+    Ok(mac)
+}

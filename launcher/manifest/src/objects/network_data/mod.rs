@@ -1,0 +1,245 @@
+//! What cloud-init is to make of the guest's NICs: the network data among a VM's volumes.
+//!
+//! KubeVirt passes the text on unread, so that nothing in it keeps a VM from being served
+//! but what KubeVirt refuses too: two sources at once, and base64 that is none. What cannot
+//! be understood is a warning at its line. What can be becomes [`Device`]s, each with the
+//! places of its values; what they contradict is for [`crate::cloud_init`].
+
+mod v1;
+mod v2;
+
+use super::fields::cloud_init as table;
+use super::reader::{Item, Object};
+use super::report::{Report, Spot};
+use super::yaml::{self, Budget};
+use data_encoding::BASE64;
+use hawser_packet::MacAddr;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// Where.
+    pub spot: Spot,
+}
+
+/// A device of the guest.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Where it is.
+    pub spot: Spot,
+    /// Which NIC it is.
+    pub is: Match,
+    /// Part of a bond, bridge or VLAN, which has the addresses in its place.
+    pub is_member: bool,
+    /// A MAC the guest gives the card.
+    pub own_mac: Option<Given<MacAddr>>,
+    /// MTU.
+    pub mtu: Option<Given<u32>>,
+    /// The guest asks for an IPv4 address.
+    pub dhcp4: bool,
+    /// The guest asks for an IPv6 address, whatever routers say.
+    pub dhcp6: bool,
+    /// Whether the guest listens to routers, if it is said.
+    pub accept_ra: Option<bool>,
+    /// Addresses the guest gives itself.
+    pub addresses: Vec<Given<IpNet>>,
+    /// Where its default routes lead.
+    pub gateways: Vec<Given<IpAddr>>,
+}
+
+/// How a device is found in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// By its MAC.
+    Mac(Given<MacAddr>),
+    /// By the kernel's name for it, or a pattern of names.
+    Name(String),
+    /// By what is not known outside the guest, such as its driver.
+    Unknown,
+}
+
+impl Device {
+    /// A device that asks for nothing.
+    fn new(spot: Spot, is: Match) -> Self {
+        Self {
+            spot,
+            is,
+            is_member: false,
+            own_mac: None,
+            mtu: None,
+            dhcp4: false,
+            dhcp6: false,
+            accept_ra: None,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+        }
+    }
+
+    /// Every place in it.
+    fn spots(&mut self) -> Vec<&mut Spot> {
+        let mut spots = vec![&mut self.spot];
+        if let Match::Mac(mac) = &mut self.is {
+            spots.push(&mut mac.spot);
+        }
+        spots.extend(self.own_mac.as_mut().map(|mac| &mut mac.spot));
+        spots.extend(self.mtu.as_mut().map(|mtu| &mut mtu.spot));
+        spots.extend(self.addresses.iter_mut().map(|address| &mut address.spot));
+        spots.extend(self.gateways.iter_mut().map(|gateway| &mut gateway.spot));
+        spots
+    }
+}
+
+/// Reads the volumes of a VM.
+pub fn read(spec: &Object<'_>) -> Vec<Device> {
+    let volumes = spec.list("volumes");
+    let objects = volumes.iter().filter_map(|volume| volume.object(&table::VOLUME));
+    objects.flat_map(|volume| of_volume(&volume)).collect()
+}
+
+fn of_volume(volume: &Object<'_>) -> Vec<Device> {
+    let kinds = ["cloudInitNoCloud", "cloudInitConfigDrive"];
+    let sources = kinds.iter().filter_map(|kind| volume.object(kind, &table::CLOUD_INIT));
+    sources.flat_map(|source| of_source(&source)).collect()
+}
+
+fn of_source(source: &Object<'_>) -> Vec<Device> {
+    let plain = source.get("networkData").filter(|item| item.scalar().is_some());
+    let encoded = source.get("networkDataBase64");
+    let secret = source.get("networkDataSecretRef");
+    let given = [&plain, &encoded, &secret].into_iter().flatten().count();
+    if given > 1 {
+        source.error("networkData, networkDataBase64 and networkDataSecretRef exclude each other: give one of them");
+        return Vec::new();
+    }
+    if let Some(item) = secret {
+        let name = item.inner("name").and_then(|name| name.text()).unwrap_or_default();
+        item.warn(format!(
+            "not compared: what the guest's network is to be stands in the Secret {name:?}, which is not known here"
+        ));
+        return Vec::new();
+    }
+    if let Some(item) = encoded {
+        return of_base64(&item);
+    }
+    plain.map(|item| of_text(&item)).unwrap_or_default()
+}
+
+fn of_base64(item: &Item<'_>) -> Vec<Device> {
+    let Some(text) = item.text() else {
+        return Vec::new();
+    };
+    // Go's decoder, which KubeVirt has, passes over line breaks.
+    let text: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
+    let decoded = BASE64.decode(text.as_bytes());
+    let Some(decoded) = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+        item.error("this is no base64 of a text");
+        return Vec::new();
+    };
+    let line = item.spot().line;
+    parse(item, &decoded, |_| line)
+}
+
+fn of_text(item: &Item<'_>) -> Vec<Device> {
+    let Some(scalar) = item.scalar().filter(|_| item.text().is_some()) else {
+        return Vec::new();
+    };
+    match &scalar.lines {
+        // Lines of the text as lines of the file.
+        Some(lines) => parse(item, &lines.text, |inner| lines.first + inner - 1),
+        None => parse(item, &scalar.text, |_| item.spot().line),
+    }
+}
+
+/// Reads the text, whose lines are those of the file that `line_of` says.
+fn parse(item: &Item<'_>, text: &str, line_of: impl Fn(usize) -> usize) -> Vec<Device> {
+    if text.len() > MAX_LENGTH {
+        item.error(format!(
+            "KubeVirt takes {MAX_LENGTH} bytes here, and this is longer: give a networkDataSecretRef"
+        ));
+        return Vec::new();
+    }
+    let own = Report::default();
+    let mut budget = Budget::within(MAX_NODES, MAX_LENGTH * 2);
+    let mut devices = Vec::new();
+    match yaml::documents(text, &mut budget).next() {
+        None => {}
+        Some(Ok(root)) => devices = of_root(&Item::root(&own, item.spot().on_line(WHOLE), &root)),
+        Some(Err(error)) => own.error(&item.spot().on_line(error.line), error.message),
+    }
+    let moved = |spot: &Spot| match spot.line {
+        WHOLE => spot.on_line(item.spot().line),
+        line => spot.on_line(line_of(line)),
+    };
+    // What is wrong here is between the guest and cloud-init.
+    let (errors, warnings) = own.into_parts();
+    for problem in errors.iter().chain(&warnings) {
+        item.warn_at(&moved(&problem.spot), format!("not compared: {}", problem.message));
+    }
+    for device in &mut devices {
+        device.spots().into_iter().for_each(|spot| *spot = moved(spot));
+    }
+    devices
+}
+
+fn of_root(root: &Item<'_>) -> Vec<Device> {
+    let Some(data) = root.object(&table::NETWORK_DATA) else {
+        return Vec::new();
+    };
+    if let Some(inner) = data.get("network") {
+        return of_root(&inner);
+    }
+    match data.integer("version", 1..=2) {
+        Some(1) => data
+            .get("config")
+            .map(|config| v1::devices(&config))
+            .unwrap_or_default(),
+        Some(2) => v2::devices(&data),
+        Some(_) => Vec::new(),
+        None => {
+            if data.get("version").is_none() {
+                data.error("version is missing: give 1 or 2");
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// A value that `read` understands, and its place.
+fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Given<T>> {
+    let spot = item.spot().clone();
+    Some(Given {
+        value: read(item)?,
+        spot,
+    })
+}
+
+/// A device's name, of which nothing is said if it is none.
+fn name(item: &Item<'_>) -> Option<String> {
+    item.scalar().map(|scalar| scalar.text.clone())
+}
+
+fn mac(item: &Item<'_>) -> Option<MacAddr> {
+    item.parsed(|text| text.trim().parse().map_err(|_| "this is no MAC".to_owned()))
+}
+
+fn address(item: &Item<'_>) -> Option<IpAddr> {
+    item.parsed(|text| text.trim().parse().map_err(|_| "this is no address".to_owned()))
+}
+
+/// The line of what is about the text as a whole.
+const WHOLE: usize = 0;
+/// KubeVirt's own limit (cloudInitNetworkMaxLen in its vmi-create-admitter.go).
+const MAX_LENGTH: usize = 2048;
+/// Values, with those that aliases stand for: more than the length has room for otherwise.
+const MAX_NODES: usize = 4096;
+
+/// The largest MTU of any device: a length of IPv4.
+const MAX_MTU: i64 = 65_535;
+
+fn mtu(item: &Item<'_>) -> Option<u32> {
+    item.integer(1..=MAX_MTU)
+}

@@ -1,0 +1,154 @@
+//! `ports` and `portRanges` of an interface: what reaches the guest.
+
+use super::fields::kubevirt as table;
+use super::interface::Binding;
+use super::reader::{Item, Object};
+use super::report::Spot;
+use hawser_config::Transport;
+
+/// Ports of the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Where it is.
+    pub spot: Spot,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// What a Service may call it.
+    pub name: Option<String>,
+}
+
+/// Ports of TCP that Istio's proxy has for itself in the pod's namespace.
+pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
+/// Words of `protocol`.
+const TRANSPORTS: &[(&str, Transport)] = &[("TCP", Transport::Tcp), ("UDP", Transport::Udp)];
+/// Ports a number can be.
+const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
+/// Most ranges KubeVirt takes.
+const MAX_RANGES: usize = 10;
+/// Longest name of a port (RFC 6335 section 5.1).
+const MAX_NAME: usize = 15;
+
+impl PortRange {
+    /// True if a port is among them.
+    pub fn contains(&self, transport: Transport, port: u16) -> bool {
+        self.transport == transport && (self.first..=self.last).contains(&port)
+    }
+
+    fn collides(&self, other: &Self) -> bool {
+        self.transport == other.transport && self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// Reads what an interface says of ports; `None` if it says nothing.
+pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Option<Vec<PortRange>> {
+    let (ports, ranges) = (interface.get("ports"), interface.get("portRanges"));
+    let (given, ranges) = (
+        ports.as_ref().or(ranges.as_ref())?.clone(),
+        ranges.map(|r| (r.items(), r)),
+    );
+    if binding.is_some_and(|b| b != Binding::Masquerade) {
+        given.error("only an interface bound with masquerade has ports to choose: leave them out");
+    }
+    let mut all: Vec<PortRange> = Vec::new();
+    for item in ports.iter().flat_map(Item::items) {
+        all.extend(port(&item));
+    }
+    if let Some((items, ranges)) = ranges {
+        if ports.is_some() {
+            ranges.error("ports is given too: write one or the other");
+        }
+        if items.len() > MAX_RANGES {
+            ranges.error(format!("{} ranges are too many: give up to {MAX_RANGES}", items.len()));
+        }
+        for item in items {
+            all.extend(range(&item));
+        }
+    }
+    check(interface, &all, istio);
+    // A list without entries says as little as none.
+    (!all.is_empty()).then_some(all)
+}
+
+fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
+    for (n, range) in all.iter().enumerate() {
+        let before = &all[..n];
+        if before.iter().any(|b| b.collides(range)) {
+            interface.error_at(&range.spot, "these ports are in the list already: leave them out once");
+        }
+        if range.name.is_some() && before.iter().any(|b| b.name == range.name) {
+            interface.error_at(&range.spot, "another port has the same name: give each its own");
+        }
+        let reserved = ISTIO_RESERVED
+            .iter()
+            .find(|port| range.contains(Transport::Tcp, **port));
+        if let (true, Some(port)) = (istio, reserved) {
+            let message = format!("TCP port {port} is one of Istio's proxy's own: leave it out");
+            interface.error_at(&range.spot, message);
+        }
+    }
+}
+
+/// `protocol`: TCP if it is not given.
+pub fn protocol(object: &Object<'_>) -> Option<Transport> {
+    match object.get("protocol") {
+        Some(item) => item.choice(TRANSPORTS),
+        None => Some(Transport::Tcp),
+    }
+}
+
+/// `IsValidPortName`: an IANA service name (RFC 6335 section 5.1).
+///
+/// # Errors
+/// What is allowed.
+pub fn port_name(text: &str) -> Result<String, String> {
+    let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let edges = !text.starts_with('-') && !text.ends_with('-') && !text.contains("--");
+    let shape = text.bytes().all(letters) && edges && text.bytes().any(|b| b.is_ascii_lowercase());
+    if shape && text.len() <= MAX_NAME {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "give up to {MAX_NAME} small letters, digits and hyphens, such as http"
+        ))
+    }
+}
+
+fn port(item: &Item<'_>) -> Option<PortRange> {
+    let object = item.object(&table::PORT)?;
+    let transport = protocol(&object);
+    let name = object.get("name").and_then(|item| item.parsed(port_name));
+    let port = object.need("port", "give the port's number")?.integer(PORTS)?;
+    Some(PortRange {
+        spot: item.spot().clone(),
+        transport: transport?,
+        first: port,
+        last: port,
+        name,
+    })
+}
+
+fn range(item: &Item<'_>) -> Option<PortRange> {
+    let object = item.object(&table::PORT_RANGE)?;
+    let protocol = object.need("protocol", "give TCP or UDP, which a range must name");
+    let transport = protocol.and_then(|item| item.choice(TRANSPORTS));
+    let first: Option<u16> = object
+        .need("start", "give its first port")
+        .and_then(|i| i.integer(PORTS));
+    let last: Option<u16> = object.need("end", "give its last port").and_then(|i| i.integer(PORTS));
+    let (first, last) = (first?, last?);
+    if last < first {
+        object.error(format!("the range ends ({last}) before it starts ({first})"));
+        return None;
+    }
+    Some(PortRange {
+        spot: item.spot().clone(),
+        transport: transport?,
+        first,
+        last,
+        name: None,
+    })
+}

@@ -1,0 +1,47 @@
+//! Whole manifests: what is said about them, and where.
+
+use super::*;
+use crate::check::{Checked, Rejected, check_sources};
+use crate::plan::PlanSetup;
+use crate::plan::options::PlanOptions;
+use std::path::Path;
+
+mod documentation;
+mod examples;
+mod machines;
+mod networks;
+mod policies;
+mod reading;
+mod refusals;
+mod services;
+
+/// What is planned of one file.
+pub fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
+    let file = SourceFile {
+        name: "vm.yaml".into(),
+        text: text.into(),
+    };
+    check_sources(&[file], &PlanSetup::new(Path::new("/run/hawser"), args))
+}
+
+/// The problems of one file, errors first.
+pub fn problems(text: &str) -> Vec<String> {
+    problems_with(text, &PlanOptions::default())
+}
+
+/// The same with options.
+pub fn problems_with(text: &str, args: &PlanOptions) -> Vec<String> {
+    let (errors, warnings) = match planned(text, args) {
+        Ok(checked) => (Vec::new(), checked.warnings),
+        Err(rejected) => (rejected.errors, rejected.warnings),
+    };
+    errors.iter().chain(&warnings).map(ToString::to_string).collect()
+}
+
+/// A VM with one interface on one network, each in flow style.
+pub fn machine(interface: &str, network: &str) -> String {
+    format!(
+        "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: vm}}\nspec:\n  domain:\n    \
+         devices:\n      interfaces:\n      - {interface}\n  networks:\n  - {network}\n"
+    )
+}

@@ -1,0 +1,609 @@
+//! From what the manifests say to what would be served: one entry per NIC.
+//!
+//! Everything the documents say about each other is checked here (interfaces and their
+//! networks, names that must be found, ports that collide), and nothing about the
+//! system: the same files give the same plan anywhere. What the system adds (which
+//! families the pod has, MTU, name servers) comes in when the plan is served.
+
+mod choice;
+mod claims;
+pub mod options;
+mod policies;
+mod services;
+
+use crate::forward::{self, Kept};
+use crate::objects::Manifests;
+use crate::objects::cni::{Attachment, MacvtapMode, Segment};
+use crate::objects::interface::{Binding, DeviceHints, DhcpOptions, Interface, LinkState};
+use crate::objects::ipam::{Ipam, Route};
+use crate::objects::ipam_claim::IpamClaim;
+use crate::objects::metadata::DEFAULT_NAMESPACE;
+use crate::objects::network::NamedNetwork;
+use crate::objects::ports::ISTIO_RESERVED;
+use crate::objects::report::{Report, Spot};
+use crate::objects::vm::{Network, NetworkSource, PodNetwork, Vm};
+use crate::values;
+use hawser_config::Forward;
+use hawser_packet::MacAddr;
+use hawser_packet::MacRange;
+use options::PlanOptions;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What of a VM is served.
+#[derive(Clone, Debug)]
+pub struct VmPlan {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The NICs that are served, in the order of the interfaces.
+    pub nics: Vec<NicPlan>,
+    /// How long the guest may take to shut down.
+    pub grace: Duration,
+    /// Interfaces whose state is absent: not served, and not gone for good.
+    pub absent: Vec<String>,
+    /// MACs for interfaces that name none, if the manifests say which.
+    pub mac_range: Option<MacRange>,
+}
+
+/// One NIC.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NicPlan {
+    /// Name of the interface.
+    pub name: String,
+    /// "pod", or namespace/name.
+    pub network: String,
+    /// Where the VMM meets it.
+    pub socket: PathBuf,
+    /// Its MAC; `None`: the VMM gives it.
+    pub mac: Option<MacAddr>,
+    /// Receive and transmit queue pairs.
+    pub queue_pairs: NonZeroU16,
+    /// The guest's host name.
+    pub hostname: Option<String>,
+    /// Up, or down: whether the guest is to have a carrier.
+    pub state: LinkState,
+    /// What it is to be attached to, and how.
+    pub mode: NicMode,
+    /// What only the VMM needs to know.
+    pub device: DeviceHints,
+    /// Where it stands.
+    pub places: Places,
+}
+
+/// Where in the manifests what the system may not agree with stands, as `file:line: path.to.field`.
+/// Plans are the same wherever they stand.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The interface.
+    pub interface: String,
+    /// `ipam`
+    pub ipam: String,
+    /// What names the link of the segment.
+    pub segment: String,
+    /// `mtu`
+    pub mtu: String,
+    /// `macAddress`
+    pub mac: String,
+    /// Nowhere: the interface is one KubeVirt adds.
+    pub added: bool,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl NicPlan {
+    /// True if hawser's DHCP server is the guest's, so that it hears of names from us.
+    pub fn tells_names(&self) -> bool {
+        match &self.mode {
+            NicMode::Masquerade(_) | NicMode::Pod(_) => true,
+            NicMode::Bridge(segment) => segment.ipam.is_told(),
+        }
+    }
+
+    /// Whether the NIC can have any MAC: not where it shares that of the link below it.
+    pub const fn has_own_mac(&self) -> bool {
+        match &self.mode {
+            NicMode::Masquerade(_) => true,
+            NicMode::Bridge(segment) => !matches!(
+                segment.attachment,
+                Attachment::Ipvtap { .. }
+                    | Attachment::Macvtap {
+                        mode: MacvtapMode::Passthru,
+                        ..
+                    }
+            ),
+            NicMode::Pod(_) => false,
+        }
+    }
+}
+
+/// What stands between a NIC and the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NicMode {
+    /// NAT on sockets of the pod.
+    Masquerade(MasqueradePlan),
+    /// A segment.
+    Bridge(Segment),
+    /// The pod's interface is the guest's.
+    Pod(PodPlan),
+}
+
+impl NicMode {
+    /// The MAC that its network gives a NIC without one.
+    const fn mac(&self) -> Option<MacAddr> {
+        match self {
+            Self::Bridge(segment) => segment.mac,
+            Self::Masquerade(_) | Self::Pod(_) => None,
+        }
+    }
+}
+
+/// A NIC that takes over the pod's interface.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodPlan {
+    /// Name of the interface.
+    pub interface: String,
+    /// More for DHCP to tell.
+    pub dhcp: DhcpOptions,
+}
+
+/// What every CNI runtime calls the pod's own interface.
+const POD_INTERFACE: &str = "eth0";
+
+/// A masqueraded NIC.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MasqueradePlan {
+    /// The guest's networks, where they are not the usual ones.
+    pub network: PodNetwork,
+    /// Ports that reach the guest.
+    pub forwards: Vec<Forward>,
+    /// The manifest names no ports, by which it means every one.
+    pub every_port: bool,
+    /// Ports that stay the pod's then.
+    pub kept: Vec<Kept>,
+    /// More for DHCP to tell.
+    pub dhcp: DhcpOptions,
+}
+
+/// What a plan is made with, beside the manifests.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanSetup<'a> {
+    /// Where the sockets are.
+    pub socket_dir: &'a Path,
+    /// The options.
+    pub options: &'a PlanOptions,
+    /// Namespace and name of the VM that is served already.
+    pub served: Option<(&'a str, &'a str)>,
+}
+
+impl<'a> PlanSetup<'a> {
+    /// Before anything is served.
+    pub const fn new(socket_dir: &'a Path, options: &'a PlanOptions) -> Self {
+        Self {
+            socket_dir,
+            options,
+            served: None,
+        }
+    }
+}
+
+/// Makes the plan. `None` if there is none to make; the report says why.
+pub fn make(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<VmPlan> {
+    let vm = choice::one(manifests, setup, report)?;
+    Some(plan(manifests, vm, setup, report))
+}
+
+/// Makes the plans of every VM of the files that the options mean.
+pub fn make_all(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<VmPlan> {
+    let machines = choice::all(manifests, setup, report);
+    let plans = machines.into_iter().map(|vm| plan(manifests, vm, setup, report));
+    plans.collect()
+}
+
+const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
+
+/// Without a VM the other objects are what is to be checked.
+fn without_vm(manifests: &Manifests, report: &Report) {
+    let networks = manifests.networks.iter().map(|network| &network.problems);
+    let services = manifests.services.iter().map(|service| &service.problems);
+    let policies = manifests.policies.iter().map(|policy| &policy.problems);
+    networks
+        .chain(services)
+        .chain(policies)
+        .for_each(|problems| report.adopt(problems));
+    if !report.has_errors() {
+        report.error(&Spot::file("-f"), NO_VM);
+    }
+}
+
+fn plan(manifests: &Manifests, vm: &Vm, setup: &PlanSetup<'_>, report: &Report) -> VmPlan {
+    report.adopt(&vm.problems);
+    let with_default = vm
+        .default_interface
+        .then(|| vm.with_default_interface(setup.options.default_binding.binding()));
+    let planner = Planner {
+        manifests,
+        vm: with_default.as_ref().unwrap_or(vm),
+        socket_dir: setup.socket_dir,
+        options: setup.options,
+        report,
+    };
+    planner.plan()
+}
+
+struct Planner<'a> {
+    manifests: &'a Manifests,
+    vm: &'a Vm,
+    socket_dir: &'a Path,
+    options: &'a PlanOptions,
+    report: &'a Report,
+}
+
+impl Planner<'_> {
+    fn plan(&self) -> VmPlan {
+        self.check_names();
+        self.check_services();
+        self.check_policies();
+        let nics: Vec<NicPlan> = self.vm.interfaces.iter().filter_map(|i| self.nic(i)).collect();
+        if nics.is_empty() && !self.report.has_errors() {
+            let message = if self.vm.interfaces.is_empty() {
+                "it has no interfaces, and autoattachPodInterface: false adds none: nothing is to be served"
+            } else {
+                "every interface is absent: nothing is left to serve"
+            };
+            self.report.error(&self.vm.spot, message);
+        }
+        let is_absent = |interface: &&Interface| interface.state == LinkState::Absent;
+        let absent = self.vm.interfaces.iter().filter(is_absent);
+        let absent = absent.map(|interface| interface.name.clone()).collect();
+        let masqueraded = nics.iter().any(|nic| matches!(nic.mode, NicMode::Masquerade(_)));
+        if !masqueraded {
+            for service in self.services() {
+                let message = "ignored: the VM has no interface bound with masquerade that it could lead to";
+                self.report.warn(&service.spot, message);
+            }
+        }
+        VmPlan {
+            name: self.vm.name.clone(),
+            namespace: self.vm.namespace.clone(),
+            nics,
+            grace: self.vm.grace,
+            absent,
+            mac_range: self.manifests.mac_pools.first().map(|pool| pool.range),
+        }
+    }
+
+    /// Names that must be there once.
+    fn check_names(&self) {
+        for network in &self.vm.networks {
+            if !self.vm.interfaces.iter().any(|i| i.name == network.name) {
+                let message = format!(
+                    "no interface is named {:?}: add it, or leave the network out",
+                    network.name
+                );
+                self.report.error(&network.spot, message);
+            }
+        }
+        let is_pod = |n: &&Network| matches!(n.source, Some(NetworkSource::Pod(_)));
+        for network in self.vm.networks.iter().filter(is_pod).skip(1) {
+            let message = "another network is the pod's too: a VM has one pod network";
+            self.report.error(&network.spot, message);
+        }
+        if let [first, more @ ..] = &self.manifests.mac_pools[..] {
+            for pool in more {
+                let message = format!(
+                    "KubeMacPool's range is at {}:{} already: leave one out",
+                    first.spot.file, first.spot.line
+                );
+                self.report.error(&pool.spot, message);
+            }
+        }
+    }
+
+    fn nic(&self, interface: &Interface) -> Option<NicPlan> {
+        let network = self.vm.networks.iter().find(|n| n.name == interface.name);
+        let Some(network) = network else {
+            let message = format!("no network is named {:?}: add it to spec.networks", interface.name);
+            self.report.error(&interface.spot, message);
+            return None;
+        };
+        if interface.state == LinkState::Absent {
+            return None;
+        }
+        let source = network.source.as_ref()?;
+        let (network, mode) = self.mode(interface, source)?;
+        Some(NicPlan {
+            places: self.places(interface, source),
+            name: interface.name.clone(),
+            network,
+            socket: self.socket(interface)?,
+            mac: interface.mac.or_else(|| mode.mac()),
+            queue_pairs: self.queue_pairs(),
+            hostname: self.vm.hostname.clone(),
+            state: interface.state,
+            mode,
+            device: interface.device.clone(),
+        })
+    }
+
+    fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
+        let network = match source {
+            NetworkSource::Pod(_) => None,
+            NetworkSource::Multus { namespace, name, .. } => self.named(namespace.as_deref(), name).first().copied(),
+        };
+        let here = &interface.spot;
+        let fields = network.and_then(|network| network.fields.as_ref());
+        Places {
+            interface: here.to_string(),
+            ipam: fields.map_or(here, |fields| &fields.ipam).to_string(),
+            segment: fields.map_or(here, |fields| &fields.link).to_string(),
+            mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
+            mac: match fields.and_then(|fields| fields.mac.as_ref()) {
+                Some(spot) if interface.mac.is_none() => spot.to_string(),
+                _ => here.field("macAddress", here.line).to_string(),
+            },
+            added: self.vm.default_interface,
+        }
+    }
+
+    fn socket(&self, interface: &Interface) -> Option<PathBuf> {
+        let path = self.socket_dir.join(format!("{}.sock", interface.name));
+        match values::socket_path(&path.to_string_lossy()) {
+            Ok(_) => Some(path),
+            Err(why) => {
+                self.report.error(&interface.spot, format!("{}: {why}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn queue_pairs(&self) -> NonZeroU16 {
+        let most = values::MAX_QUEUE_PAIRS;
+        let wanted = self.vm.multiqueue.unwrap_or(1);
+        let served = u16::try_from(wanted).unwrap_or(most).min(most);
+        if u32::from(served) < wanted {
+            let message = format!("{wanted} CPUs get {served} queue pairs, which is all vhost-user can number");
+            self.report.warn(&self.vm.spot, message);
+        }
+        NonZeroU16::new(served).unwrap_or(NonZeroU16::MIN)
+    }
+
+    /// How an interface is served on its network, and what the network is called.
+    fn mode(&self, interface: &Interface, source: &NetworkSource) -> Option<(String, NicMode)> {
+        let refuse = |message: &str| {
+            self.report.error(&interface.spot, message);
+            None
+        };
+        match (interface.binding?, source) {
+            (Binding::Sriov, _) => refuse("sriov needs the mode sriov, which hawser does not have yet"),
+            (Binding::L2Bridge, _) => {
+                refuse("the binding l2bridge needs the mode layer2, which hawser does not have yet")
+            }
+            (Binding::Masquerade, NetworkSource::Multus { .. }) => {
+                refuse("masquerade is for the pod network: give bridge: {} for this one")
+            }
+            (Binding::Masquerade, NetworkSource::Pod(network)) => {
+                self.check_primary(interface)?;
+                self.no_claim(interface);
+                let mode = NicMode::Masquerade(self.masquerade(interface, *network));
+                Some(("pod".into(), mode))
+            }
+            (Binding::Bridge, NetworkSource::Pod(_)) => {
+                self.check_primary(interface)?;
+                self.no_claim(interface);
+                let mode = NicMode::Pod(PodPlan {
+                    interface: POD_INTERFACE.into(),
+                    dhcp: interface.dhcp.clone(),
+                });
+                Some(("pod".into(), mode))
+            }
+            (Binding::Bridge, NetworkSource::Multus { spot, namespace, name }) => {
+                self.no_dhcp_options(interface);
+                let network = self.find(spot, namespace.as_deref(), name)?;
+                let mut segment = self.served(interface, network)?;
+                if let Some(claim) = self.claim(interface) {
+                    claims::apply(claim, &mut segment.ipam, self.report);
+                }
+                self.check_segment(interface, &segment);
+                let namespace = network.namespace.as_deref().unwrap_or(&self.vm.namespace);
+                Some((format!("{namespace}/{name}"), NicMode::Bridge(segment)))
+            }
+        }
+    }
+
+    fn no_dhcp_options(&self, interface: &Interface) {
+        if interface.dhcp != DhcpOptions::default() {
+            let message = "dhcpOptions are ignored: the DHCP server of this network is not hawser's";
+            self.report.warn(&interface.spot, message);
+        }
+    }
+
+    /// The addresses that are kept for an interface.
+    fn claim(&self, interface: &Interface) -> Option<&IpamClaim> {
+        let (namespace, vm) = (&self.vm.namespace, &self.vm.name);
+        let mut claims = self.manifests.ipam_claims.iter();
+        claims.find(|claim| claim.is_for(namespace, vm, &interface.name))
+    }
+
+    /// On the pod network the addresses are the pod's.
+    fn no_claim(&self, interface: &Interface) {
+        if let Some(claim) = self.claim(interface) {
+            let message = "ignored: the interface is on the pod network, whose addresses are the pod's";
+            self.report.warn(&claim.spot, message);
+        }
+    }
+
+    /// A primary user-defined network is what `pod` means in its namespace.
+    fn check_primary(&self, interface: &Interface) -> Option<()> {
+        let namespace = self.vm.namespace.as_str();
+        let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
+        let (primary, certain) = match primaries().find(|n| self.is_in(n, namespace) == Some(true)) {
+            Some(primary) => (primary, true),
+            None => match primaries().find(|n| self.is_in(n, namespace).is_none()) {
+                Some(primary) => (primary, false),
+                None => return Some(()),
+            },
+        };
+        self.report.adopt(&primary.problems);
+        let (may, more) = if certain {
+            ("is", String::new())
+        } else {
+            let more = format!(
+                "; labels of the namespace {namespace} decide, which are not known: give its Namespace with -f"
+            );
+            ("may be", more)
+        };
+        let message = format!(
+            "the pod network of this namespace {may} {:?} ({}:{}), which needs the mode layer2, which hawser does not have \
+             yet{more}",
+            primary.name, primary.spot.file, primary.spot.line
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    /// Whether a network can be named in a namespace; `None` if that hangs on labels of it that are
+    /// not known.
+    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
+        match (&network.namespaces, &network.namespace) {
+            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
+            (None, Some(own)) => Some(own == namespace),
+            (None, None) => Some(true),
+        }
+    }
+
+    /// The networks an interface can mean by a name.
+    fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
+        self.manifests.networks.iter().filter(fits).collect()
+    }
+
+    /// The network an interface means, with what is wrong with it.
+    fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
+        if others && self.options.namespace_isolation {
+            let message = format!(
+                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: with --namespace-isolation \
+                 networks of others cannot be named",
+                self.vm.namespace
+            );
+            self.report.error(spot, message);
+            return None;
+        }
+        let mut found = self.named(Some(namespace), name).into_iter();
+        let Some(network) = found.next() else {
+            let message =
+                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+            self.report.error(spot, message);
+            return None;
+        };
+        for other in found {
+            let message = format!(
+                "a network of this name is at {}:{} already: leave one out",
+                network.spot.file, network.spot.line
+            );
+            self.report.error(&other.spot, message);
+        }
+        self.report.adopt(&network.problems);
+        Some(network)
+    }
+
+    /// The segment of a network, if there is a mode for it.
+    fn served(&self, interface: &Interface, network: &NamedNetwork) -> Option<Segment> {
+        let segment = network.segment.as_ref()?;
+        let mode = match segment.attachment {
+            Attachment::Sriov => "sriov",
+            Attachment::Overlay => "layer2",
+            _ => return Some(segment.clone()),
+        };
+        let message = format!(
+            "its network {:?} needs the mode {mode}, which hawser does not have yet",
+            network.name
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    /// What of a segment's addresses the guest is not told.
+    fn check_segment(&self, interface: &Interface, segment: &Segment) {
+        let warn = |message: &str| self.report.warn(&interface.spot, message);
+        let (addresses, routes, has_router6): (Vec<IpAddr>, &[Route], bool) = match &segment.ipam {
+            Ipam::None | Ipam::Dhcp => {
+                if segment.dns.is_some() {
+                    warn("dns of its network is not told to the guest: the DHCP server there is not hawser's");
+                }
+                return;
+            }
+            Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => (ranges.samples(), &ranges.routes, false),
+            Ipam::Static { addresses, routes } => {
+                let has_router6 = addresses
+                    .iter()
+                    .any(|a| a.gateway.is_some_and(|gateway| gateway.is_ipv6()));
+                (
+                    addresses.iter().map(|a| a.address.addr()).collect(),
+                    routes,
+                    has_router6,
+                )
+            }
+        };
+        let of_family = |ipv4: bool| addresses.iter().filter(move |a| a.is_ipv4() == ipv4).count();
+        if of_family(true) > 1 || of_family(false) > 1 {
+            warn("the guest is told the first address of each family only");
+        }
+        if routes.iter().any(|route| route.destination.addr().is_ipv6()) || has_router6 {
+            warn("the guest is told no routes and gateway of IPv6: it hears of them from the segment's routers");
+        }
+    }
+
+    fn masquerade(&self, interface: &Interface, network: PodNetwork) -> MasqueradePlan {
+        let mut forwards: Vec<(Spot, Forward)> = Vec::new();
+        for range in interface.ports.iter().flatten() {
+            let count = NonZeroU16::new(range.last - range.first + 1);
+            if let Some(count) = count {
+                let forward = Forward {
+                    transport: range.transport,
+                    bind: None,
+                    host_port: range.first,
+                    guest_port: range.first,
+                    count,
+                };
+                forwards.push((range.spot.clone(), forward));
+            }
+        }
+        for service in self.services().filter(|service| service.on_nodes) {
+            for port in &service.ports {
+                let forward = self.service_forward(interface, service, port);
+                forwards.extend(forward.map(|forward| (port.spot.clone(), forward)));
+            }
+        }
+        let every_port = interface.ports.is_none();
+        let istio = ISTIO_RESERVED.iter().filter(|_| every_port && self.vm.istio);
+        self.check_overlap(&forwards);
+        MasqueradePlan {
+            network,
+            forwards: forwards.into_iter().map(|(_, forward)| forward).collect(),
+            every_port,
+            kept: istio.map(|port| Kept::tcp(*port)).collect(),
+            dhcp: interface.dhcp.clone(),
+        }
+    }
+
+    fn check_overlap(&self, forwards: &[(Spot, Forward)]) {
+        for (n, (spot, forward)) in forwards.iter().enumerate() {
+            let collides = |(_, other): &&(Spot, Forward)| forward::collide(other, forward);
+            if let Some((other, _)) = forwards[..n].iter().find(collides) {
+                let message = format!("hawser listens on this port for {}:{} already", other.file, other.line);
+                self.report.error(spot, message);
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! IPAMClaims: an interface gets the addresses a cluster has kept for it, where hawser is what
+//! gives it addresses.
+
+use crate::objects::ipam::{Ipam, StaticAddress};
+use crate::objects::ipam_claim::IpamClaim;
+use crate::objects::report::Report;
+
+/// Gives a network's addressing the addresses of the claim for one interface.
+pub fn apply(claim: &IpamClaim, ipam: &mut Ipam, report: &Report) {
+    let why_not = match ipam {
+        Ipam::None => {
+            let fixed = |address: &ipnet::IpNet| StaticAddress {
+                address: *address,
+                gateway: None,
+            };
+            *ipam = Ipam::Static {
+                addresses: claim.ips.iter().map(fixed).collect(),
+                routes: Vec::new(),
+            };
+            return;
+        }
+        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
+            for ip in &claim.ips {
+                if let Err(why) = ranges.ask_for(ip.addr()) {
+                    report.error(&claim.spot, format!("{ip} of {}: {why}", claim.name));
+                }
+            }
+            return;
+        }
+        Ipam::Dhcp => "the segment's DHCP server gives the interface its addresses",
+        Ipam::Static { .. } => "the configuration of its network names the addresses",
+    };
+    report.warn(&claim.spot, format!("ignored: {why_not}"));
+}

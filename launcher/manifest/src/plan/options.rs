@@ -1,0 +1,47 @@
+//! What the files do not say themselves.
+
+use crate::objects::interface::Binding;
+use crate::objects::metadata::DEFAULT_NAMESPACE;
+
+/// How manifests are read.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// The VM to plan, where the files have several.
+    pub vm: Option<String>,
+    /// Namespace of the VM, and of objects that name none; `None`: `default`.
+    pub namespace: Option<String>,
+    /// Binding of the interface KubeVirt adds to a VM without interfaces and networks.
+    pub default_binding: DefaultBinding,
+    /// Refuse networks of namespaces other than the VM's and `default` (`namespaceIsolation` of
+    /// Multus).
+    pub namespace_isolation: bool,
+    /// Plan a VM that policies select, with a warning in place of an error.
+    pub ignore_policies: bool,
+}
+
+/// The cluster's choice for an interface that KubeVirt adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DefaultBinding {
+    /// NAT behind the pod's addresses.
+    #[default]
+    Masquerade,
+    /// The guest takes over the pod's interface.
+    Bridge,
+}
+
+impl DefaultBinding {
+    /// The binding as an interface has it.
+    pub const fn binding(self) -> Binding {
+        match self {
+            Self::Masquerade => Binding::Masquerade,
+            Self::Bridge => Binding::Bridge,
+        }
+    }
+}
+
+impl PlanOptions {
+    /// The namespace of objects that name none.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+    }
+}

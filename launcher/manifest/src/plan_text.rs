@@ -1,0 +1,276 @@
+//! A plan for people and for programs.
+
+use crate::check::{Checked, Rejected};
+use crate::objects::cni::{Attachment, BridgePort, Segment};
+use crate::objects::dns::Dns;
+use crate::objects::interface::DhcpOptions;
+use crate::objects::ipam::{Ipam, Range};
+use crate::objects::report::Problem;
+use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
+use hawser_packet::MacRange;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+/// The plan, a few lines per NIC.
+pub fn text(plan: &VmPlan) -> String {
+    let nics = match plan.nics.len() {
+        1 => "1 NIC".into(),
+        n => format!("{n} NICs"),
+    };
+    let mut text = format!("VM {}/{}, {nics}\n", plan.namespace, plan.name);
+    for nic in &plan.nics {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", nic_text(nic, plan.mac_range));
+    }
+    text
+}
+
+fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
+    let mut text = format!("{} on {}\n  socket   {}", nic.name, nic.network, nic.socket.display());
+    let mut line = |name: &str, value: String| {
+        let _ = write!(text, "\n  {name:<8} {value}");
+    };
+    line(
+        "MAC",
+        nic.mac.map_or_else(|| mac_text(nic, pool), |mac| mac.to_string()),
+    );
+    if nic.places.added {
+        line(
+            "origin",
+            "added, as KubeVirt does where no interface is written: --default-binding".into(),
+        );
+    }
+    if nic.queue_pairs.get() > 1 {
+        line("queues", format!("{} pairs", nic.queue_pairs));
+    }
+    if let Some(hostname) = nic.hostname.as_ref().filter(|_| nic.tells_names()) {
+        line("hostname", hostname.clone());
+    }
+    match &nic.mode {
+        NicMode::Masquerade(plan) => masquerade_text(plan, &mut line),
+        NicMode::Bridge(segment) => segment_text(segment, &mut line),
+        NicMode::Pod(plan) => {
+            line(
+                "mode",
+                format!("bridge: in place of {}, with its MAC and addresses", plan.interface),
+            );
+            dhcp_text(&plan.dhcp, &mut line);
+        }
+    }
+    text
+}
+
+/// Where the MAC of a NIC comes from whose manifest gives none.
+fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
+    match pool {
+        _ if !nic.has_own_mac() => "that of the link below".into(),
+        Some(range) => format!("one of {range}, kept for the VM"),
+        None => "one of the pool, kept for the VM".into(),
+    }
+}
+
+fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
+    line("mode", "masquerade".into());
+    let usual = |family: &str| format!("the usual network if the pod has {family}");
+    line(
+        "IPv4",
+        plan.network.ipv4.map_or_else(|| usual("IPv4"), |net| net.to_string()),
+    );
+    line(
+        "IPv6",
+        plan.network.ipv6.map_or_else(|| usual("IPv6"), |net| net.to_string()),
+    );
+    let every = plan.every_port.then(|| "every one".to_owned());
+    let ports: Vec<String> = every
+        .into_iter()
+        .chain(plan.forwards.iter().map(ToString::to_string))
+        .collect();
+    line(
+        "ports",
+        if ports.is_empty() {
+            "none".into()
+        } else {
+            ports.join(" ")
+        },
+    );
+    if !plan.kept.is_empty() {
+        line("kept", kept(plan).join(" "));
+    }
+    dhcp_text(&plan.dhcp, line);
+}
+
+/// Ports that stay the pod's.
+fn kept(plan: &MasqueradePlan) -> Vec<String> {
+    plan.kept.iter().map(ToString::to_string).collect()
+}
+
+fn dhcp_text(dhcp: &DhcpOptions, line: &mut impl FnMut(&str, String)) {
+    let options: Vec<String> = dhcp.encoded().iter().map(|(code, _)| code.to_string()).collect();
+    if !options.is_empty() {
+        line("DHCP", format!("also options {}", options.join(", ")));
+    }
+}
+
+fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
+    let lower_case = |mode: &dyn std::fmt::Debug| format!("{mode:?}").to_lowercase();
+    let attachment = match &segment.attachment {
+        Attachment::Bridge(port) => bridge_text(port),
+        Attachment::Macvtap { lower, mode } => format!("macvtap on {lower}, mode {}", lower_case(mode)),
+        Attachment::Ipvtap { lower, mode } => format!("ipvtap on {lower}, mode {}", lower_case(mode)),
+        Attachment::Sriov => "a virtual function".into(),
+        Attachment::Overlay => "an overlay".into(),
+    };
+    line("mode", format!("bridge: {attachment}"));
+    if let Some(mtu) = segment.mtu {
+        line("MTU", mtu.to_string());
+    }
+    match &segment.ipam {
+        Ipam::None => {}
+        Ipam::Dhcp => line("address", "from the segment's DHCP server".into()),
+        Ipam::Static { addresses, .. } => {
+            let addresses: Vec<String> = addresses.iter().map(|a| a.address.to_string()).collect();
+            line("address", addresses.join(", "));
+        }
+        Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
+            let set = |set: &Vec<Range>| {
+                let ranges: Vec<String> = set.iter().map(|r| format!("{} to {}", r.first, r.last)).collect();
+                format!("one of {}", ranges.join(" or "))
+            };
+            let named = ranges.addresses.iter().map(|named| named.address.to_string());
+            let sets: Vec<String> = ranges.ranges.iter().map(set).chain(named).collect();
+            line("address", sets.join(", and "));
+        }
+    }
+    if let Some(dns) = segment.dns.as_ref().filter(|_| segment.ipam.is_told()) {
+        line("DNS", dns_text(dns));
+    }
+}
+
+fn dns_text(dns: &Dns) -> String {
+    let servers: Vec<String> = dns.nameservers.iter().map(ToString::to_string).collect();
+    let parts = [
+        ("", servers.join(" ")),
+        ("domain ", dns.domain.clone().unwrap_or_default()),
+        ("search ", dns.search.join(" ")),
+    ];
+    let given = parts.iter().filter(|(_, value)| !value.is_empty());
+    given
+        .map(|(name, value)| format!("{name}{value}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn bridge_text(port: &BridgePort) -> String {
+    let mut text = format!("a TAP in {}", port.bridge);
+    let mut add = |what: &str| {
+        text.push_str(", ");
+        text.push_str(what);
+    };
+    if let Some(vlan) = port.vlan {
+        add(&format!("VLAN {vlan}"));
+    }
+    if !port.trunk.is_empty() {
+        let ranges = port.trunk.iter().map(|r| match (r.start(), r.end()) {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}-{last}"),
+        });
+        let ranges: Vec<String> = ranges.collect();
+        add(&format!("trunk {}", ranges.join(",")));
+    }
+    for (on, what) in [
+        (port.mac_spoof_check, "MAC spoof check"),
+        (port.preserve_default_vlan, "default VLAN kept"),
+        (port.hairpin, "hairpin"),
+        (port.promiscuous, "promiscuous"),
+        (port.isolated, "isolated"),
+    ] {
+        if on {
+            add(what);
+        }
+    }
+    text
+}
+
+/// What `--json` prints: plan (null if there is none), errors, warnings.
+///
+/// # Errors
+/// None that can happen: the values are plain.
+pub fn json(checked: Result<&Checked, &Rejected>) -> serde_json::Result<String> {
+    let (plan, errors, warnings) = match checked {
+        Ok(checked) => (plan_json(&checked.plan)?, &[][..], &checked.warnings),
+        Err(rejected) => (Value::Null, &rejected.errors[..], &rejected.warnings),
+    };
+    serde_json::to_string_pretty(&json!({
+        "plan": plan,
+        "errors": errors.iter().map(ProblemJson::of).collect::<Vec<_>>(),
+        "warnings": warnings.iter().map(ProblemJson::of).collect::<Vec<_>>(),
+    }))
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    file: &'a str,
+    line: usize,
+    path: &'a str,
+    message: &'a str,
+}
+
+impl<'a> ProblemJson<'a> {
+    fn of(problem: &'a Problem) -> Self {
+        Self {
+            file: &problem.spot.file,
+            line: problem.spot.line,
+            path: &problem.spot.path,
+            message: &problem.message,
+        }
+    }
+}
+
+fn plan_json(plan: &VmPlan) -> serde_json::Result<Value> {
+    let nics: serde_json::Result<Vec<Value>> = plan.nics.iter().map(nic_json).collect();
+    Ok(json!({ "name": plan.name, "namespace": plan.namespace, "interfaces": nics? }))
+}
+
+fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
+    let (mode, details) = match &nic.mode {
+        NicMode::Masquerade(plan) => ("masquerade", masquerade_json(plan)),
+        NicMode::Bridge(segment) => ("bridge", serde_json::to_value(segment)?),
+        NicMode::Pod(plan) => {
+            let details = json!({
+                "attachment": "podInterface",
+                "interface": plan.interface,
+                "dhcpOptions": plan.dhcp.encoded(),
+            });
+            ("bridge", details)
+        }
+    };
+    let mut object = Map::new();
+    let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
+    set("name", json!(nic.name));
+    set("network", json!(nic.network));
+    set("socket", json!(nic.socket));
+    set("mac", json!(nic.mac.map(|mac| mac.to_string())));
+    set("queuePairs", json!(nic.queue_pairs));
+    set("pciAddress", json!(nic.device.pci_address));
+    set("bootOrder", json!(nic.device.boot_order));
+    set("acpiIndex", json!(nic.device.acpi_index));
+    set("hostname", json!(nic.hostname));
+    set("added", json!(nic.places.added.then_some(true)));
+    set("mode", json!(mode));
+    set(mode, details);
+    object.retain(|_, value| !value.is_null());
+    Ok(Value::Object(object))
+}
+
+fn masquerade_json(plan: &MasqueradePlan) -> Value {
+    let forwards: Vec<String> = plan.forwards.iter().map(ToString::to_string).collect();
+    json!({
+        "vmNetworkCIDR": plan.network.ipv4,
+        "vmIPv6NetworkCIDR": plan.network.ipv6,
+        "forwards": forwards,
+        "everyPort": plan.every_port,
+        "keptPorts": kept(plan),
+        "dhcpOptions": plan.dhcp.encoded(),
+    })
+}

@@ -1,0 +1,277 @@
+//! What one option's value must look like, whatever the others say. Each function is a
+//! clap value parser: its error completes "invalid value '…' for '--option': ".
+
+use crate::objects::cni::{IpvtapMode, MacvtapMode};
+use hawser_config::GATEWAY_MAC;
+use hawser_packet::MacAddr;
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// An address family of the guest's network: switched off, or on with a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family<N> {
+    /// The guest does not get the family.
+    Off,
+    /// The guest lives on this network (host bits zero).
+    On(N),
+}
+
+/// Least MTU of IPv4 (RFC 791).
+pub const MIN_MTU: u16 = 68;
+/// Most queue pairs: vhost-user numbers rings with eight bits, and one is the control ring.
+pub const MAX_QUEUE_PAIRS: u16 = 127;
+/// Longest path of a Unix socket: sun_path without its closing NUL.
+const MAX_SOCKET_PATH: usize = 107;
+/// Longest label and longest name of DNS, in text without the last dot (RFC 1035 2.3.4).
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 253;
+/// First descriptor that is not standard input, output or error.
+const FIRST_FREE_DESCRIPTOR: RawFd = 3;
+/// Networks no narrower than these hold a gateway, a guest and the two ends.
+const MAX_IPV4_PREFIX: u8 = 30;
+const MAX_IPV6_PREFIX: u8 = 126;
+
+type Parsed<T> = Result<T, String>;
+
+/// `--socket-path`
+pub fn socket_path(text: &str) -> Parsed<PathBuf> {
+    let path = PathBuf::from(text);
+    match path.as_os_str().as_bytes().len() {
+        0 => Err("name a file for the socket".into()),
+        n if n > MAX_SOCKET_PATH => Err(format!(
+            "{n} bytes are too long for a Unix socket, which may have {MAX_SOCKET_PATH}; choose a shorter path"
+        )),
+        _ => Ok(path),
+    }
+}
+
+/// `--fd`
+pub fn descriptor(text: &str) -> Parsed<RawFd> {
+    text.parse()
+        .ok()
+        .filter(|fd| *fd >= FIRST_FREE_DESCRIPTOR)
+        .ok_or_else(|| format!("give the number of an inherited descriptor, {FIRST_FREE_DESCRIPTOR} or more"))
+}
+
+/// Longest name of a network interface: IFNAMSIZ without its closing NUL.
+const MAX_INTERFACE_NAME: usize = 15;
+
+/// A link to make another on, and in which mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stack<M> {
+    /// Name of the link.
+    pub lower: String,
+    /// What follows the colon.
+    pub mode: Option<M>,
+}
+
+/// Options that name a network interface, by the kernel's rules.
+pub fn interface_name(text: &str) -> Parsed<String> {
+    let is_wrong = |c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c);
+    if text.is_empty() || text.len() > MAX_INTERFACE_NAME || text.contains(is_wrong) || [".", ".."].contains(&text) {
+        return Err(format!(
+            "the name of a network interface has 1 to {MAX_INTERFACE_NAME} bytes, without spaces, slashes and colons"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn stack<M>(text: &str, modes: &[(&str, M)]) -> Parsed<Stack<M>>
+where
+    M: Copy,
+{
+    let (lower, mode) = match text.split_once(':') {
+        Some((lower, mode)) => (lower, Some(mode)),
+        None => (text, None),
+    };
+    let find = |asked: &str| {
+        let found = modes.iter().find(|(name, _)| *name == asked).map(|(_, mode)| *mode);
+        let names: Vec<&str> = modes.iter().map(|(name, _)| *name).collect();
+        found.ok_or_else(|| format!("'{asked}' is no mode; choose one of {}", names.join(", ")))
+    };
+    Ok(Stack {
+        lower: interface_name(lower)?,
+        mode: mode.map(find).transpose()?,
+    })
+}
+
+/// `--macvtap`
+pub fn macvtap(text: &str) -> Parsed<Stack<MacvtapMode>> {
+    let modes = [
+        ("private", MacvtapMode::Private),
+        ("vepa", MacvtapMode::Vepa),
+        ("bridge", MacvtapMode::Bridge),
+        ("passthru", MacvtapMode::Passthru),
+    ];
+    stack(text, &modes)
+}
+
+/// `--ipvtap`
+pub fn ipvtap(text: &str) -> Parsed<Stack<IpvtapMode>> {
+    let modes = [("l2", IpvtapMode::L2), ("l3", IpvtapMode::L3), ("l3s", IpvtapMode::L3s)];
+    stack(text, &modes)
+}
+
+/// `--guest-address`
+pub fn guest_address(text: &str) -> Parsed<IpAddr> {
+    let address: IpAddr = text
+        .parse()
+        .map_err(|_| "give an address such as 192.0.2.5 or 2001:db8::5".to_owned())?;
+    let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if address.is_multicast() || address.is_unspecified() || address.is_loopback() || link_local {
+        return Err("no guest is reached at this address; choose one of its network".into());
+    }
+    Ok(address)
+}
+
+/// `--mac`
+pub fn guest_mac(text: &str) -> Parsed<MacAddr> {
+    let mac: MacAddr = MacAddr::from_str(text).map_err(|e| e.to_string())?;
+    if mac.is_multicast() {
+        return Err("this is a multicast address; the first byte of a card's MAC is even".into());
+    }
+    if mac == GATEWAY_MAC {
+        return Err("this is the MAC of the gateway; choose another for the guest".into());
+    }
+    if mac == MacAddr::default() {
+        return Err("this is no card's address; choose another, or leave --mac out".into());
+    }
+    Ok(mac)
+}
+
+/// `--mtu`
+pub fn mtu(text: &str) -> Parsed<u16> {
+    text.parse()
+        .ok()
+        .filter(|mtu| *mtu >= MIN_MTU)
+        .ok_or_else(|| format!("give {MIN_MTU} to {} bytes", u16::MAX))
+}
+
+/// `--queue-pairs`
+pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
+    text.parse()
+        .ok()
+        .filter(|n: &NonZeroU16| n.get() <= MAX_QUEUE_PAIRS)
+        .ok_or_else(|| format!("give 1 to {MAX_QUEUE_PAIRS}"))
+}
+
+/// Longest time a thread stays awake or rests, in microseconds: a whole timer tick of a guest.
+const MAX_PAUSE: u16 = 1000;
+
+/// `--busy-poll`, `--rest`
+pub fn pause(text: &str) -> Parsed<Duration> {
+    text.parse()
+        .ok()
+        .filter(|micros: &u16| *micros <= MAX_PAUSE)
+        .map(|micros: u16| Duration::from_micros(micros.into()))
+        .ok_or_else(|| format!("give 0 (never) to {MAX_PAUSE} microseconds"))
+}
+
+/// `--ipv4`
+pub fn ipv4_network(text: &str) -> Parsed<Family<Ipv4Net>> {
+    if text == "off" {
+        return Ok(Family::Off);
+    }
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| "give a network such as 10.0.2.0/24, or off".to_owned())?;
+    let net = net.trunc();
+    let first = net.addr();
+    if net.prefix_len() > MAX_IPV4_PREFIX {
+        return Err(format!(
+            "gateway and guest need a network of /{MAX_IPV4_PREFIX} or wider"
+        ));
+    }
+    if first.octets()[0] == 0 || first.is_loopback() || first.is_multicast() || first.is_link_local() || is_class_e(net)
+    {
+        return Err("hosts cannot live on this network; take a private one such as 10.0.2.0/24".into());
+    }
+    Ok(Family::On(net))
+}
+
+/// 240.0.0.0/4, which hosts refuse as their address.
+fn is_class_e(net: Ipv4Net) -> bool {
+    net.addr().octets()[0] >= 240
+}
+
+/// `--ipv6`
+pub fn ipv6_network(text: &str) -> Parsed<Family<Ipv6Net>> {
+    if text == "off" {
+        return Ok(Family::Off);
+    }
+    let net: Ipv6Net = text
+        .parse()
+        .map_err(|_| "give a network such as fd10:0:2::/120, or off".to_owned())?;
+    let net = net.trunc();
+    let first = net.addr();
+    if net.prefix_len() > MAX_IPV6_PREFIX {
+        return Err(format!(
+            "gateway and guest need a network of /{MAX_IPV6_PREFIX} or wider"
+        ));
+    }
+    if first.segments()[0] == 0 || first.is_multicast() || first.is_unicast_link_local() {
+        return Err("hosts cannot live on this network; take a private one such as fd10:0:2::/120".into());
+    }
+    Ok(Family::On(net))
+}
+
+/// `--hostname`: one label of RFC 1123.
+pub fn hostname(text: &str) -> Parsed<String> {
+    if is_label(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("give one label of letters, digits and hyphens, without a dot".into())
+    }
+}
+
+/// `--dns`
+pub fn name_server(text: &str) -> Parsed<IpAddr> {
+    let addr: IpAddr = text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned())?;
+    if addr.is_multicast() || addr.is_unspecified() {
+        return Err("this is no server's address".into());
+    }
+    Ok(addr)
+}
+
+/// `--search`: a domain name; one dot at the end is allowed and dropped.
+pub fn search_domain(text: &str) -> Parsed<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() <= MAX_NAME && name.split('.').all(is_domain_label) {
+        Ok(name.to_owned())
+    } else {
+        Err("give a domain name such as example.com".into())
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    is_domain_label(text) && !text.contains('_')
+}
+
+/// A label of a domain: as of a host, and underscores, which cluster domains use.
+fn is_domain_label(label: &str) -> bool {
+    (1..=MAX_LABEL).contains(&label.len())
+        && label
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+/// `--memory`: digits and K, M or G, passed on as they are.
+pub fn memory_size(text: &str) -> Parsed<String> {
+    let digits = text.strip_suffix(['K', 'M', 'G']).unwrap_or(text);
+    match digits.parse::<u64>() {
+        Ok(n) if n > 0 => Ok(text.to_owned()),
+        _ => Err("give a size such as 512M or 2G".into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "values_tests.rs"]
+mod tests;

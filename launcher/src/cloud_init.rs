@@ -1,0 +1,24 @@
+//! `hawser cloud-init`: the network data for cloud-init that fit a VM's manifests.
+
+use crate::cli::CloudInitArgs;
+use crate::failure::Failure;
+use crate::leases;
+use crate::validate;
+use hawser_manifest::check::Checked;
+use hawser_manifest::cloud_init;
+
+/// Runs `hawser cloud-init`: prints the network data that fit the VM's NICs.
+///
+/// # Errors
+/// If the manifests cannot be served, or a NIC's MAC is not known.
+pub fn run(args: &CloudInitArgs) -> Result<(), Failure> {
+    let Checked { plan, warnings } = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
+    validate::tell(&warnings);
+    let mut settled = plan.clone();
+    if cloud_init::leaves_open(&plan) {
+        leases::settle(&mut settled, &args.store)?;
+    }
+    // The addresses stay those of the manifest: what is leased is told by DHCP.
+    let macs: Vec<_> = settled.nics.iter().map(|nic| nic.mac).collect();
+    crate::print(&cloud_init::network_data(&plan, &macs).map_err(Failure::usage)?)
+}
