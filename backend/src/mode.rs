@@ -12,14 +12,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What becomes of the segment a guest is attached to, as whoever watches it tells.
+/// A change of the segment a guest is attached to.
 #[derive(Clone, Debug)]
 pub enum SegmentChange {
-    /// It carries frames.
+    /// The segment carries frames.
     Up,
-    /// It does not, until further notice.
+    /// The segment carries no frames until it is up again.
     Down,
-    /// This queue takes the place of the one there was; the segment is up.
+    /// The segment is up, and reached through this queue from now on.
     Replaced(Arc<TapQueue>),
 }
 
@@ -58,6 +58,18 @@ pub enum ForwardChange {
     Add(BoundForward),
     /// Closes the listening sockets bound to these addresses.
     Remove(Transport, HashSet<SocketAddr>),
+}
+
+/// A command to a running mode. The worker hands it over without looking inside, so that a mode
+/// with a command of its own adds a variant here and nothing below.
+#[derive(Debug)]
+pub enum ModeCommand {
+    /// Adds or removes port forwards. Connections and flows of a removed forward stay.
+    Forwards(ForwardChange),
+    /// Hands out other name servers and search domains from the next answer on.
+    Resolvers(Arc<Resolvers>),
+    /// The segment that the guest is attached to has changed.
+    Segment(SegmentChange),
 }
 
 /// How many conversations of a guest a mode keeps.
@@ -101,16 +113,13 @@ pub trait Mode: Send {
         false
     }
 
-    /// Adds or removes port forwards. Connections and flows of a removed forward stay.
+    /// Carries out a command.
     ///
     /// # Errors
-    /// The mode has no forwards, or a socket cannot be watched; nothing has changed then.
-    fn change_forwards(&mut self, _change: ForwardChange) -> io::Result<()> {
+    /// The mode has no such command, or the system refuses; nothing has changed then.
+    fn on_command(&mut self, _now: Instant, _command: ModeCommand, _sink: &mut dyn GuestSink) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
-
-    /// Hands out other name servers and search domains from the next answer on.
-    fn change_resolvers(&mut self, _now: Instant, _resolvers: &Resolvers) {}
 
     /// What it keeps of conversations, asked once a turn.
     fn flow_count(&self) -> FlowCount {
@@ -123,9 +132,6 @@ pub trait Mode: Send {
     /// What the guest takes has become known, or has changed. Told before
     /// [`on_link_up`](Self::on_link_up), and whenever the guest changes it after that.
     fn on_offloads(&mut self, _caps: GuestCaps) {}
-
-    /// Something has become of the segment the mode attaches the guest to.
-    fn on_segment(&mut self, _now: Instant, _change: SegmentChange, _sink: &mut dyn GuestSink) {}
 
     /// The device was reset: the next driver may be another guest's, or the same one's that slept.
     fn on_reset(&mut self) {}

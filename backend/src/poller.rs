@@ -1,12 +1,12 @@
-//! The worker's epoll instance, and who an event is for.
+//! The worker's epoll instance, and what an event belongs to.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Who an event belongs to: an owner (8 bits), a generation (24 bits) against events
-/// for a slot that has been given to somebody else meanwhile, and an index (32 bits).
+/// What an event belongs to: an owner (8 bits), a generation (24 bits) that tells events of a
+/// reused slot from those of its former user, and an index (32 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// Part of the worker or mode the descriptor belongs to.
@@ -17,51 +17,29 @@ pub struct Token {
     pub index: u32,
 }
 
-/// Part of the worker or of a mode that registered a descriptor.
+/// Part of the worker or of a mode that registered a descriptor. Worker and modes number their
+/// parts themselves; an event of a mode's part goes to the mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Owner {
-    /// Kick of the transmit ring.
-    TransmitKick = 1,
-    /// Kick of the receive ring.
-    ReceiveKick,
-    /// Kick of the control ring.
-    ControlKick,
-    /// Commands from the vhost-user side.
-    Command,
-    /// A TCP flow's socket.
-    Tcp,
-    /// A TCP socket listening for inbound connections.
-    TcpListener,
-    /// A UDP flow's socket.
-    Udp,
-    /// A UDP socket waiting for inbound datagrams.
-    UdpListener,
-    /// A ping socket.
-    Echo,
-    /// Frames handed over by another worker.
-    Handover,
-    /// A queue of a TAP device.
-    Tap,
-    /// What the kernel says of the pod's addresses.
-    Addresses,
-}
+pub struct Owner(u8);
 
 impl Owner {
-    const ALL: [Self; 12] = [
-        Self::TransmitKick,
-        Self::ReceiveKick,
-        Self::ControlKick,
-        Self::Command,
-        Self::Tcp,
-        Self::TcpListener,
-        Self::Udp,
-        Self::UdpListener,
-        Self::Echo,
-        Self::Handover,
-        Self::Tap,
-        Self::Addresses,
-    ];
+    const MODE: u8 = 0x80;
+
+    /// Part number `part` of the worker, below 128.
+    pub const fn of_worker(part: u8) -> Self {
+        Self(part & !Self::MODE)
+    }
+
+    /// Part number `part` of a mode, below 128.
+    pub const fn of_mode(part: u8) -> Self {
+        Self(part | Self::MODE)
+    }
+
+    /// True for a part of a mode.
+    #[inline]
+    pub const fn is_mode(self) -> bool {
+        self.0 & Self::MODE != 0
+    }
 }
 
 /// Bits of [`Token::generation`] that survive the trip through the kernel.
@@ -78,19 +56,16 @@ impl Token {
     }
 
     fn to_bits(self) -> u64 {
-        (u64::from(self.owner as u8) << 56)
-            | (u64::from(self.generation & GENERATION_MASK) << 32)
-            | u64::from(self.index)
+        (u64::from(self.owner.0) << 56) | (u64::from(self.generation & GENERATION_MASK) << 32) | u64::from(self.index)
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "taking a word apart")]
-    fn from_bits(bits: u64) -> Option<Self> {
-        let owner = (bits >> 56) as u8;
-        Some(Self {
-            owner: *Owner::ALL.iter().find(|o| **o as u8 == owner)?,
+    const fn from_bits(bits: u64) -> Self {
+        Self {
+            owner: Owner((bits >> 56) as u8),
             generation: (bits >> 32) as u32 & GENERATION_MASK,
             index: bits as u32,
-        })
+        }
     }
 }
 
@@ -114,13 +89,13 @@ pub struct Readiness {
 /// How a descriptor is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Told as long as there is something to read.
+    /// Reports as long as there is something to read.
     ReadLevel,
-    /// Told once per change, for reading.
+    /// Reports once per change, for reading.
     ReadEdge,
-    /// Told of errors only, until it is armed again.
+    /// Reports errors only, until it is armed again.
     Nothing,
-    /// Told once per change, for reading, urgent bytes, writing and the peer's close.
+    /// Reports once per change, for reading, urgent bytes, writing and the peer's close.
     StreamEdge,
 }
 
@@ -169,7 +144,7 @@ impl Poller {
         epoll::ctl(self.epoll.as_raw_fd(), op, fd, event)
     }
 
-    /// Starts watching `fd`. Closing the descriptor ends it.
+    /// Starts watching `fd`. Closing the descriptor ends the watch.
     ///
     /// # Errors
     /// What epoll_ctl(2) says.
@@ -221,18 +196,34 @@ impl Poller {
         for event in &buffer.0[..n] {
             let (bits, data) = (event.events, event.data);
             let has = |e: epoll::Events| bits & e.bits() != 0;
-            if let Some(token) = Token::from_bits(data) {
-                let ready = Readiness {
-                    readable: has(epoll::Events::EPOLLIN),
-                    writable: has(epoll::Events::EPOLLOUT),
-                    read_closed: has(epoll::Events::EPOLLRDHUP),
-                    hung_up: has(epoll::Events::EPOLLHUP),
-                    urgent: has(epoll::Events::EPOLLPRI),
-                    error: has(epoll::Events::EPOLLERR),
-                };
-                f(token, ready);
-            }
+            let ready = Readiness {
+                readable: has(epoll::Events::EPOLLIN),
+                writable: has(epoll::Events::EPOLLOUT),
+                read_closed: has(epoll::Events::EPOLLRDHUP),
+                hung_up: has(epoll::Events::EPOLLHUP),
+                urgent: has(epoll::Events::EPOLLPRI),
+                error: has(epoll::Events::EPOLLERR),
+            };
+            f(Token::from_bits(data), ready);
         }
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_the_trip_through_the_kernel_and_tells_worker_from_mode() {
+        for owner in [Owner::of_worker(1), Owner::of_mode(1), Owner::of_mode(127)] {
+            let token = Token {
+                owner,
+                generation: GENERATION_MASK,
+                index: u32::MAX - 1,
+            };
+            assert_eq!(Token::from_bits(token.to_bits()), token);
+        }
+        assert!(Owner::of_mode(1).is_mode() && !Owner::of_worker(1).is_mode());
     }
 }

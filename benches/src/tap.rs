@@ -129,7 +129,7 @@ impl TapMode {
     /// # Errors
     /// The device cannot be watched.
     pub fn new(tap: Tap, poller: &Poller, counters: Arc<Counters>) -> io::Result<Self> {
-        poller.add(&tap.file, Token::new(Owner::UdpListener, 0), Interest::ReadEdge)?;
+        poller.add(&tap.file, Token::new(Owner::of_mode(1), 0), Interest::ReadEdge)?;
         Ok(Self {
             tap,
             counters,

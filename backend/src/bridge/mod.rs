@@ -11,7 +11,7 @@
 //!
 //! The device may go down or away while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
-//! up again or another queue is handed in ([`SegmentChange`]).
+//! up again or another queue is handed in ([`SegmentChange`](crate::mode::SegmentChange)).
 
 mod inbound;
 mod merge;
@@ -22,10 +22,10 @@ mod split;
 #[cfg(test)]
 mod testing;
 
-use crate::config::{Forwarding, Resolvers, VlanConfig};
+use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
-use crate::mode::{Mode, SegmentChange};
+use crate::mode::{Mode, ModeCommand};
 use crate::poller::{Poller, Readiness, Token};
 use crate::port::vlan::VlanRules;
 use crate::sys::tap::TapQueue;
@@ -142,15 +142,20 @@ impl Mode for Bridge {
         self.segment.set_offloads(caps);
     }
 
-    fn change_resolvers(&mut self, _: Instant, resolvers: &Resolvers) {
-        if let Some(services) = &mut self.services {
-            services.set_resolvers(resolvers);
+    fn on_command(&mut self, _: Instant, command: ModeCommand, sink: &mut dyn GuestSink) -> io::Result<()> {
+        match command {
+            ModeCommand::Segment(change) => {
+                self.segment.change(change);
+                self.inbound.receive(&mut self.segment, sink);
+            }
+            ModeCommand::Resolvers(resolvers) => {
+                if let Some(services) = &mut self.services {
+                    services.set_resolvers(&resolvers);
+                }
+            }
+            ModeCommand::Forwards(_) => return Err(io::ErrorKind::Unsupported.into()),
         }
-    }
-
-    fn on_segment(&mut self, _: Instant, change: SegmentChange, sink: &mut dyn GuestSink) {
-        self.segment.change(change);
-        self.inbound.receive(&mut self.segment, sink);
+        Ok(())
     }
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {

@@ -7,6 +7,9 @@ use crate::sys::tap::TapQueue;
 use std::io;
 use std::sync::Arc;
 
+/// Owner of the queue's events.
+const TAP: Owner = Owner::of_mode(1);
+
 /// Whether frames can pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -33,7 +36,7 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn new(queue: Arc<TapQueue>, poller: Poller) -> io::Result<Self> {
-        poller.add(&*queue, Token::new(Owner::Tap, 0), Interest::ReadEdge)?;
+        poller.add(&*queue, Token::new(TAP, 0), Interest::ReadEdge)?;
         queue.set_in_use(false)?;
         Ok(Self {
             queue,
@@ -80,7 +83,7 @@ impl Segment {
         }
         let interest = if muted { Interest::Nothing } else { Interest::ReadEdge };
         // It fails only for a descriptor that is not watched, whose news we miss anyway.
-        let _ = self.poller.rearm(&*self.queue, Token::new(Owner::Tap, 0), interest);
+        let _ = self.poller.rearm(&*self.queue, Token::new(TAP, 0), interest);
         self.muted = muted;
     }
 
@@ -123,9 +126,7 @@ impl Segment {
         // The old queue is watched until its last descriptor is closed, which others may hold.
         let _ = self.poller.remove(&*self.queue);
         self.queue = queue;
-        let watched = self
-            .poller
-            .add(&*self.queue, Token::new(Owner::Tap, 0), Interest::ReadEdge);
+        let watched = self.poller.add(&*self.queue, Token::new(TAP, 0), Interest::ReadEdge);
         self.state = match watched {
             Ok(()) => State::Up,
             Err(error) => {

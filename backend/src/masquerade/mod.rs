@@ -16,19 +16,20 @@ use self::moving::Habits;
 use crate::config::{Ipv6Link, MasqueradeConfig, PortConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Offload};
-use crate::mode::{FlowCount, ForwardChange, Mode};
+use crate::mode::{FlowCount, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::addresses::PodAddresses;
 use crate::nat::context::Context;
 use crate::nat::icmp::{EchoFlows, ErrorRate};
 use crate::nat::link::Link;
 use crate::nat::listen::{Families, ListenError};
+use crate::nat::owner;
 use crate::nat::reassembly::Reassembler;
 use crate::nat::steering::{Directory, Steering};
 use crate::nat::tcp::{Incoming, TcpFlows};
 use crate::nat::udp::{self, Datagram, UdpFlows};
 use crate::packet::MacAddr;
-use crate::poller::{Owner, Poller, Readiness, Token};
+use crate::poller::{Poller, Readiness, Token};
 use crate::responder::{Answer, HeldLeases, Replies, Responders, ServiceConfig};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
@@ -238,6 +239,14 @@ impl Masquerade {
         }
         self.replies.clear();
     }
+
+    fn change_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
+        self.responders.set_resolvers(now, resolvers);
+        let nat = &mut self.surroundings.nat;
+        nat.set_dns_forward(&resolvers.forward);
+        // Their sockets are connected to the servers there were.
+        self.udp.drop_peers(|peer| nat.is_dns(peer));
+    }
 }
 
 impl Mode for Masquerade {
@@ -253,28 +262,23 @@ impl Mode for Masquerade {
     }
 
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
-        if token.owner == Owner::Handover {
+        if token.owner == owner::HANDOVER {
             return self.on_handover(now, sink);
         }
-        if token.owner == Owner::Addresses && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
+        if token.owner == owner::ADDRESSES && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
             return;
         }
         self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
-            Owner::Tcp | Owner::TcpListener => self.tcp.on_event(ctx, token, ready),
-            Owner::Udp | Owner::UdpListener => self.udp.on_event(ctx, token, ready),
-            Owner::Echo => self.echo.on_event(ctx, token, ready),
-            Owner::Addresses => {
+            owner::TCP | owner::TCP_LISTENER => self.tcp.on_event(ctx, token, ready),
+            owner::UDP | owner::UDP_LISTENER => self.udp.on_event(ctx, token, ready),
+            owner::ECHO => self.echo.on_event(ctx, token, ready),
+            owner::ADDRESSES => {
                 self.tcp.on_addresses_removed(ctx);
                 self.udp.on_addresses_removed(ctx);
             }
-            Owner::TransmitKick
-            | Owner::ReceiveKick
-            | Owner::ControlKick
-            | Owner::Command
-            | Owner::Handover
-            | Owner::Tap => {}
+            _ => {}
         }
     }
 
@@ -312,16 +316,15 @@ impl Mode for Masquerade {
         .min()
     }
 
-    fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
-        self.change(change)
-    }
-
-    fn change_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
-        self.responders.set_resolvers(now, resolvers);
-        let nat = &mut self.surroundings.nat;
-        nat.set_dns_forward(&resolvers.forward);
-        // Their sockets are connected to the servers there were.
-        self.udp.drop_peers(|peer| nat.is_dns(peer));
+    fn on_command(&mut self, now: Instant, command: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
+        match command {
+            ModeCommand::Forwards(change) => self.change(change),
+            ModeCommand::Resolvers(resolvers) => {
+                self.change_resolvers(now, &resolvers);
+                Ok(())
+            }
+            ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn flow_count(&self) -> FlowCount {

@@ -7,7 +7,7 @@
 //! socket of its own in its epoll instance, opened with the mode and so in the pod's
 //! namespace; it costs nothing until an address changes.
 //!
-//! Use: the mode calls [`PodAddresses::removed`] when [`Owner::Addresses`] is ready. If it
+//! Use: the mode calls [`PodAddresses::removed`] when [`owner::ADDRESSES`] is ready. If it
 //! answers true, each protocol is told ([`TcpFlows::on_addresses_removed`], and the same of
 //! others), looks at the local end of its flows and asks a [`LocalAddresses`] of its own
 //! whether that end is still there. A table does so in turns, with a [`Walk`].
@@ -17,7 +17,8 @@
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
-use crate::poller::{Interest, Owner, Poller, Token};
+use crate::nat::owner;
+use crate::poller::{Interest, Poller, Token};
 use crate::time::Instant;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -49,7 +50,7 @@ impl PodAddresses {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-        poller.add(&socket, Token::new(Owner::Addresses, 0), Interest::ReadLevel)?;
+        poller.add(&socket, Token::new(owner::ADDRESSES, 0), Interest::ReadLevel)?;
         Ok(Self { socket })
     }
 
@@ -144,7 +145,7 @@ mod tests {
         poller
             .wait(&mut buffer, wait, |token, _| owners.push(token.owner))
             .unwrap();
-        assert!(owners.iter().all(|owner| *owner == Owner::Addresses));
+        assert!(owners.iter().all(|owner| *owner == owner::ADDRESSES));
         !owners.is_empty()
     }
 

@@ -10,6 +10,7 @@ mod index;
 mod ip_options;
 pub mod link;
 pub mod listen;
+pub mod owner;
 pub mod reassembly;
 mod recency;
 pub mod steering;

@@ -11,9 +11,10 @@
 //! does not have the flow finds it there.
 
 use crate::frame::{GuestFrame, Offload};
+use crate::nat::owner;
 use crate::nat::{tcp, udp};
 use crate::packet::MacAddr;
-use crate::poller::{self, Interest, Poller, Token};
+use crate::poller::{Interest, Poller, Token};
 use ipnet::Ipv6Net;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -161,7 +162,7 @@ impl Steering {
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
-        let token = Token::new(poller::Owner::Handover, 0);
+        let token = Token::new(owner::HANDOVER, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
         Ok(Self { me, directory })
     }

@@ -3,7 +3,7 @@
 use super::Port;
 use crate::config::{Forward, ModeConfig};
 use crate::masquerade::forwards;
-use crate::mode::ForwardChange;
+use crate::mode::{ForwardChange, ModeCommand};
 use crate::nat::listen::{Families, ListenError};
 use std::collections::HashSet;
 use std::io;
@@ -90,7 +90,7 @@ impl Port {
     /// Worker 0 has the listening sockets.
     fn tell_listener(&self, change: ForwardChange) -> io::Result<()> {
         match self.workers.first() {
-            Some(worker) => worker.change_forwards(change),
+            Some(worker) => worker.command_mode_and_wait(ModeCommand::Forwards(change)),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }

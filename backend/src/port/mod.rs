@@ -26,7 +26,7 @@ use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Masquerade, MasqueradeSetup};
-use crate::mode::{Mode, SegmentChange};
+use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::steering::Directory;
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -270,7 +270,7 @@ impl Port {
         }
         let shared = Arc::new(resolvers.clone());
         for worker in &self.workers {
-            worker.change_resolvers(Arc::clone(&shared));
+            worker.command_mode(ModeCommand::Resolvers(Arc::clone(&shared)));
         }
         *current = Some(resolvers);
         true
@@ -280,7 +280,7 @@ impl Port {
     pub fn set_segment(&self, up: bool) {
         let change = if up { SegmentChange::Up } else { SegmentChange::Down };
         for worker in &self.workers {
-            worker.change_segment(change.clone());
+            worker.command_mode(ModeCommand::Segment(change.clone()));
         }
         self.link.set_segment(up);
     }
@@ -297,7 +297,7 @@ impl Port {
     /// The segment has other queues now, one for each worker, and carries frames.
     pub fn replace_segment(&self, queues: Vec<Arc<TapQueue>>) {
         for (worker, queue) in self.workers.iter().zip(queues) {
-            worker.change_segment(SegmentChange::Replaced(queue));
+            worker.command_mode(ModeCommand::Segment(SegmentChange::Replaced(queue)));
         }
         self.link.set_segment(true);
     }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use crate::frame::{GuestBurst, GuestSink};
-use crate::mode::Mode;
+use crate::mode::{Mode, ModeCommand};
 use crate::poller::{Readiness, Token};
 use crate::time::Instant;
 use crate::vhost_user::message::Message;
@@ -49,7 +49,7 @@ impl Mode for Fragile {
     }
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
     fn on_link_down(&mut self, _: Instant) {}
-    fn change_forwards(&mut self, _: crate::mode::ForwardChange) -> io::Result<()> {
+    fn on_command(&mut self, _: Instant, _: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
         panic!("on purpose");
     }
 }
@@ -65,10 +65,12 @@ fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
     let mut front = UnixStream::connect(&path).unwrap();
     get_features(&mut front);
     assert!(port.link().is_up());
-    // The order is never answered, and whoever gave it hears that at once.
+    // The command is never answered, and its sender learns that at once.
     let change =
         crate::mode::ForwardChange::Remove(crate::config::Transport::Tcp, std::collections::HashSet::default());
-    let refused = port.workers()[0].change_forwards(change).unwrap_err();
+    let refused = port.workers()[0]
+        .command_mode_and_wait(ModeCommand::Forwards(change))
+        .unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
     let ended = thread.join().unwrap().unwrap_err();
     assert!(ended.to_string().starts_with("worker test-0 panicked"), "{ended}");

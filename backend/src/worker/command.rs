@@ -4,8 +4,8 @@
 //! Those that hand memory or rings back wait until the worker has let go of them, and
 //! features until they hold: a migration counts on every write after that being logged.
 
-use crate::config::{Rates, Resolvers};
-use crate::mode::{ForwardChange, SegmentChange};
+use crate::config::Rates;
+use crate::mode::ModeCommand;
 use crate::port::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::fs::File;
@@ -77,10 +77,9 @@ pub(super) enum Command {
     SetCall(RingRole, Option<File>),
     SetError(RingRole, Option<File>),
     SetLink(bool),
-    ChangeSegment(SegmentChange),
     SetRates(Limits),
-    ChangeResolvers(Arc<Resolvers>),
-    ChangeForwards(ForwardChange, SyncSender<io::Result<()>>),
+    /// For the mode; the reply is left out where the sender does not wait.
+    Mode(ModeCommand, Option<SyncSender<io::Result<()>>>),
     Exit,
 }
 

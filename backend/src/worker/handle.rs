@@ -1,8 +1,7 @@
 //! The vhost-user side's hold on a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
-use crate::config::Resolvers;
-use crate::mode::{ForwardChange, SegmentChange};
+use crate::mode::ModeCommand;
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::io;
@@ -81,34 +80,28 @@ impl WorkerHandle {
         self.commands.send(Command::SetError(role, error));
     }
 
-    /// Lets frames pass, or not, whatever the front end has enabled.
+    /// Lets frames pass or stops them, whatever rings the front end has enabled.
     pub fn set_link(&self, up: bool) {
         self.commands.send(Command::SetLink(up));
     }
 
-    /// Replaces the limits on what passes.
+    /// Replaces the rate limits.
     pub fn set_rates(&self, limits: Limits) {
         self.commands.send(Command::SetRates(limits));
     }
 
-    /// Has clients from outside reach the guest by other ways, or not any more. Returns when it
-    /// is so.
+    /// Hands a command to the mode.
+    pub fn command_mode(&self, command: ModeCommand) {
+        self.commands.send(Command::Mode(command, None));
+    }
+
+    /// Hands a command to the mode and waits until it is carried out.
     ///
     /// # Errors
-    /// What the mode says; that the worker is gone.
-    pub fn change_forwards(&self, change: ForwardChange) -> io::Result<()> {
-        let done = self.commands.ask(|reply| Command::ChangeForwards(change, reply));
+    /// What the mode says; BrokenPipe if the worker is gone.
+    pub fn command_mode_and_wait(&self, command: ModeCommand) -> io::Result<()> {
+        let done = self.commands.ask(|reply| Command::Mode(command, Some(reply)));
         done.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))
-    }
-
-    /// Replaces the name servers and search domains that the mode hands out.
-    pub fn change_resolvers(&self, resolvers: Arc<Resolvers>) {
-        self.commands.send(Command::ChangeResolvers(resolvers));
-    }
-
-    /// Tells the mode what became of the segment it attaches the guest to.
-    pub fn change_segment(&self, change: SegmentChange) {
-        self.commands.send(Command::ChangeSegment(change));
     }
 }
 

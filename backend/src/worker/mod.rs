@@ -13,6 +13,7 @@ mod clock;
 mod command;
 mod handle;
 mod moderation;
+mod owner;
 mod pace;
 mod rings;
 mod slot;
@@ -28,7 +29,7 @@ use crate::config::PaceConfig;
 use crate::counters::{Count, Counters, DropReason, Gauge};
 use crate::frame::GuestSink as _;
 use crate::mode::Mode;
-use crate::poller::{EventBuffer, Interest, Owner, Poller, Readiness, Token};
+use crate::poller::{EventBuffer, Interest, Poller, Readiness, Token};
 use crate::port::capture::{Capture, CaptureTap};
 use crate::port::rate::{Budget, Gate};
 use crate::port::{Admission, Card, Health, Sightings};
@@ -89,7 +90,7 @@ pub struct WorkerSpec {
 pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> {
     let (sender, receiver) = command_channel()?;
     spec.poller
-        .add(&receiver, Token::new(Owner::Command, 0), Interest::ReadLevel)?;
+        .add(&receiver, Token::new(owner::COMMAND, 0), Interest::ReadLevel)?;
     let (tell, told) = mpsc::sync_channel(1);
     let start = start.clone();
     let thread = std::thread::Builder::new()
@@ -281,11 +282,12 @@ impl Worker {
 
     fn dispatch(&mut self, now: Instant, token: Token, ready: Readiness) -> Flow {
         match token.owner {
-            Owner::Command => return self.obey(now),
-            Owner::TransmitKick => self.kicked(RingRole::Transmit),
-            Owner::ReceiveKick => self.kicked(RingRole::Receive),
-            Owner::ControlKick => self.kicked(RingRole::Control),
-            _ => self.mode.on_event(now, token, ready, &mut self.receive),
+            owner::COMMAND => return self.obey(now),
+            owner::TRANSMIT_KICK => self.kicked(RingRole::Transmit),
+            owner::RECEIVE_KICK => self.kicked(RingRole::Receive),
+            owner::CONTROL_KICK => self.kicked(RingRole::Control),
+            owner if owner.is_mode() => self.mode.on_event(now, token, ready, &mut self.receive),
+            _ => {}
         }
         Flow::Continue
     }
@@ -325,12 +327,13 @@ impl Worker {
                 Command::SetCall(role, call) => self.slots[role as usize].set_call(call),
                 Command::SetError(role, error) => self.slots[role as usize].set_error(error),
                 Command::SetLink(up) => self.set_link(up),
-                Command::ChangeForwards(change, reply) => {
-                    let _ = reply.send(self.mode.change_forwards(change));
+                Command::Mode(command, reply) => {
+                    let outcome = self.mode.on_command(now, command, &mut self.receive);
+                    if let Some(reply) = reply {
+                        let _ = reply.send(outcome);
+                    }
                 }
                 Command::SetRates(limits) => self.set_rates(now, limits),
-                Command::ChangeResolvers(resolvers) => self.mode.change_resolvers(now, &resolvers),
-                Command::ChangeSegment(change) => self.mode.on_segment(now, change, &mut self.receive),
                 Command::Exit => return Flow::Exit,
             }
             self.update_link(now);

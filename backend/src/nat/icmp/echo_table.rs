@@ -7,8 +7,9 @@
 
 use super::echo_socket::{self, EchoSupport};
 use crate::nat::ip_options::SocketIpOptions;
+use crate::nat::owner;
 use crate::nat::recency::Recency;
-use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Token};
+use crate::poller::{GENERATION_MASK, Interest, Poller, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
@@ -259,7 +260,7 @@ impl EchoTable {
         };
         let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
         let token = Token {
-            owner: Owner::Echo,
+            owner: owner::ECHO,
             generation: self.next_generation,
             index,
         };

@@ -5,7 +5,8 @@ use crate::config::{Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::mode::ForwardSocket;
 use crate::nat::listen::{Families, ListenError};
-use crate::poller::{Interest, Owner, Poller, Token};
+use crate::nat::owner;
+use crate::poller::{Interest, Poller, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 use socket2::Socket;
@@ -102,7 +103,7 @@ impl Listeners {
     /// It cannot be watched.
     pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(&socket, Token::new(Owner::TcpListener, index), Interest::ReadEdge)?;
+        poller.add(&socket, Token::new(owner::TCP_LISTENER, index), Interest::ReadEdge)?;
         self.listeners.insert(Listener {
             socket,
             guest_port,

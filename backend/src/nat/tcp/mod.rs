@@ -53,8 +53,9 @@ use crate::frame::{GatherList, GuestBurst};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::listen::{Families, ListenError};
+use crate::nat::owner;
 use crate::packet::{TcpFlags, TcpHeader, protocol};
-use crate::poller::{GENERATION_MASK, Interest, Owner, Poller, Readiness, Token};
+use crate::poller::{GENERATION_MASK, Interest, Poller, Readiness, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
@@ -345,7 +346,7 @@ impl TcpFlows {
     /// A host socket or a listening socket is ready.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let slot = token.index as usize;
-        if token.owner == Owner::TcpListener {
+        if token.owner == owner::TCP_LISTENER {
             return self.accept(ctx, slot);
         }
         let Some(flow) = self.flows.get_mut(slot) else { return };
@@ -526,7 +527,7 @@ impl TcpFlows {
 
 fn token(slot: usize, generation: u32) -> Token {
     Token {
-        owner: Owner::Tcp,
+        owner: owner::TCP,
         generation,
         index: narrow(slot),
     }

@@ -17,8 +17,9 @@ use crate::frame::{Layout, Offload};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::listen::ListenError;
+use crate::nat::owner;
 use crate::packet::protocol;
-use crate::poller::{Interest, Owner, Poller, Token};
+use crate::poller::{Interest, Poller, Token};
 use crate::sys::is_out_of_descriptors;
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
@@ -130,7 +131,7 @@ impl UdpFlows {
 
     fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(&socket, Token::new(Owner::UdpListener, index), Interest::ReadEdge)?;
+        poller.add(&socket, Token::new(owner::UDP_LISTENER, index), Interest::ReadEdge)?;
         self.listeners.insert(Listener {
             socket,
             ports,
@@ -312,7 +313,7 @@ impl UdpFlows {
         flow.claim = ctx.claim(protocol::UDP, flow.key.guest, flow.key.peer);
         let made = self.table.insert(flow);
         let token = Token {
-            owner: Owner::Udp,
+            owner: owner::UDP,
             generation: made.generation,
             index: made.index,
         };

@@ -34,7 +34,8 @@ use crate::frame::GuestBurst;
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
 use crate::nat::listen::Families;
-use crate::poller::{Owner, Readiness, Token};
+use crate::nat::owner;
+use crate::poller::{Readiness, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
 pub use flow::FlowKey;
@@ -297,7 +298,7 @@ impl UdpFlows {
     /// A socket of ours is ready.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let source = match token.owner {
-            Owner::UdpListener => Source::Listener(token.index),
+            owner::UDP_LISTENER => Source::Listener(token.index),
             _ => Source::Flow(FlowRef {
                 index: token.index,
                 generation: token.generation,

@@ -14,7 +14,8 @@ use super::socket::{self, PortUse};
 use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use crate::nat::context::Context;
 use crate::nat::ip_options::SocketIpOptions;
-use crate::poller::{Interest, Owner, Token};
+use crate::nat::owner;
+use crate::poller::{Interest, Token};
 use std::io;
 
 impl UdpFlows {
@@ -70,7 +71,7 @@ impl UdpFlows {
         let made = socket::outbound(peer, port, port_use, coalesce)?;
         self.discard_strays(&made.socket);
         let token = Token {
-            owner: Owner::Udp,
+            owner: owner::UDP,
             generation: at.generation,
             index: at.index,
         };

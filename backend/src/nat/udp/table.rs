@@ -10,8 +10,9 @@
 
 use super::flow::{Exchange, Flow, FlowKey, FlowRef, Side};
 use crate::nat::index::SlotIndex;
+use crate::nat::owner;
 use crate::nat::recency::Recency;
-use crate::poller::{GENERATION_MASK, Owner, Token};
+use crate::poller::{GENERATION_MASK, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
@@ -190,7 +191,7 @@ impl FlowTable {
     /// The token a socket gets that [`insert`](Self::insert) is called with next.
     pub fn next_token(&self) -> Token {
         Token {
-            owner: Owner::Udp,
+            owner: owner::UDP,
             generation: self.next_generation,
             index: u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX),
         }
