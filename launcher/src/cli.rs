@@ -5,12 +5,12 @@ use crate::attachment::SegmentArgs;
 use crate::client::args::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
+use crate::leases::args::{Leases, StoreArgs};
 use crate::logging;
 use crate::pace::PaceArgs;
 use crate::plan_args::PlanArgs;
 use crate::policy::PolicyArgs;
 use crate::sandbox::SandboxArgs;
-use crate::store::args::{Leases, StoreArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use hawser_backend::packet::MacAddr;

@@ -1,7 +1,7 @@
 use super::*;
+use crate::leases::args::StorePlace;
 use crate::machine::MachineSetup;
 use crate::sandbox::Sandbox;
-use crate::store::args::StorePlace;
 use hawser_backend::vhost_user::Lifetime;
 use hawser_host::namespace::Namespace;
 use std::path::Path;

@@ -4,21 +4,23 @@
 //! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
 //! addresses in place of `host-local` ranges. What comes after knows nothing of leases.
 
+pub mod args;
 mod preview;
 
 pub use preview::preview;
 
+use self::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
 use crate::cli::ManifestArgs;
 use crate::failure::Failure;
-use crate::store::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
-use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
-use crate::store::sqlite::{Access, Sqlite};
-use crate::store::{Lease, Store, VmName};
 use crate::validate;
-use hawser_backend::packet::MacRange;
 use hawser_manifest::objects::cni::{Attachment, Segment};
-use hawser_manifest::objects::ipam::{Ipam, Range};
+use hawser_manifest::objects::ipam::{self, Ipam};
 use hawser_manifest::plan::{NicMode, NicPlan, VmPlan};
+use hawser_packet::MacRange;
+use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
+use hawser_store::range::AddressRange;
+use hawser_store::sqlite::{Access, Sqlite};
+use hawser_store::{Lease, Store, VmName};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -111,10 +113,34 @@ fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
         Ipam::None | Ipam::Dhcp => Vec::new(),
         Ipam::Static { addresses, .. } => addresses.iter().map(|a| AddressClaim::Fixed(a.address)).collect(),
         Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) => {
-            let one_of = |set: &Vec<Range>| AddressClaim::OneOf(set.clone(), ranges.choice);
+            let one_of =
+                |set: &Vec<ipam::Range>| AddressClaim::OneOf(set.iter().map(range).collect(), choice(ranges.choice));
             let named = ranges.addresses.iter().map(|a| AddressClaim::Fixed(a.address));
             ranges.ranges.iter().map(one_of).chain(named).collect()
         }
+    }
+}
+
+fn range(range: &ipam::Range) -> AddressRange {
+    let ipam::Range {
+        subnet,
+        first,
+        last,
+        gateway,
+    } = *range;
+    AddressRange {
+        subnet,
+        first,
+        last,
+        gateway,
+    }
+}
+
+const fn choice(choice: ipam::Choice) -> Choice {
+    match choice {
+        ipam::Choice::Next => Choice::Next,
+        ipam::Choice::Lowest => Choice::Lowest,
+        ipam::Choice::LowestAnywhere => Choice::LowestAnywhere,
     }
 }
 
@@ -282,9 +308,9 @@ fn default_file(access: Access) -> Result<PathBuf, Failure> {
         const OWNER_ONLY: u32 = 0o700;
         let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&folder);
         made.map_err(|error| {
-            let problem = crate::store::StoreProblem::Folder(error);
+            let problem = hawser_store::StoreProblem::Folder(error);
             let path = file.clone();
-            Failure::runtime(crate::store::StoreError { path, problem })
+            Failure::runtime(hawser_store::StoreError { path, problem })
         })?;
     }
     Ok(file)

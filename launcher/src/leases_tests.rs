@@ -2,12 +2,12 @@
 
 use super::*;
 use crate::cli::Cli;
-use crate::store::Holder;
 use clap::Parser as _;
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::objects::ipam::StaticAddress;
 use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;
+use hawser_store::Holder;
 use std::path::Path;
 
 /// The plan of a VM with one interface on a network of this configuration.

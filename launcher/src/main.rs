@@ -2,7 +2,7 @@
 //!
 //! Options become a checked configuration ([`config`]), that becomes a port and a
 //! server ([`machine`], [`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
-//! ([`manifest`], [`plan`]), are given MACs and addresses ([`leases`], [`store`]), and their NICs
+//! ([`manifest`], [`plan`]), are given MACs and addresses ([`leases`], [`hawser_store`]), and their NICs
 //! go the same way ([`run`]). Whatever is wrong ends
 //! as one line and an exit status ([`failure`]).
 
@@ -35,7 +35,6 @@ mod sandbox;
 mod serve;
 mod service_manager;
 mod startup;
-mod store;
 mod validate;
 mod vmm;
 mod watcher;

@@ -5,7 +5,7 @@
 //! untagged, which a port with VLANs of its own is taken out of.
 
 use super::netlink::Netlink;
-use hawser_backend::config::VlanConfig;
+use hawser_config::VlanConfig;
 use hawser_packet::vlan::VlanId;
 use netlink_packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -103,7 +103,7 @@ impl Netlink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_backend::config::VlanSet;
+    use hawser_config::VlanSet;
     use netlink_packet_core::Emitable as _;
 
     #[test]

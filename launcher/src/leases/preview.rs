@@ -1,13 +1,13 @@
 //! What the store has for a plan, looked at without writing: for `--dry-run` and `--print-args`.
 
+use super::args::{StoreArgs, StorePlace};
 use super::{apply, claims, default_file, without_store};
 use crate::failure::Failure;
-use crate::store::args::{StoreArgs, StorePlace};
-use crate::store::claim::{self, AddressClaim, Claim, MacClaim};
-use crate::store::copy::Copy;
-use crate::store::sqlite::{Access, Sqlite};
-use crate::store::{Lease, VmName};
 use hawser_manifest::plan::VmPlan;
+use hawser_store::claim::{self, AddressClaim, Claim, MacClaim};
+use hawser_store::copy::Copy;
+use hawser_store::sqlite::{Access, Sqlite};
+use hawser_store::{Lease, VmName};
 use std::path::Path;
 
 /// The leases a plan would be served with.

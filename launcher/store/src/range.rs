@@ -4,9 +4,9 @@
 //! was given out last, and not at the lowest free one: what was released is not given to
 //! another at once, but when the whole range has had its turn.
 
-use hawser_backend::config::GATEWAY_MAC;
-use hawser_backend::packet::{MacAddr, MacRange};
-use hawser_manifest::objects::ipam;
+use hawser_config::GATEWAY_MAC;
+use hawser_packet::{MacAddr, MacRange};
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// An address or a MAC as a number.
@@ -80,9 +80,29 @@ pub fn address(number: Number) -> IpAddr {
     IpAddr::V6(number.into()).to_canonical()
 }
 
+/// Addresses of a network that may be given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    /// The network.
+    pub subnet: IpNet,
+    /// The first of them.
+    pub first: IpAddr,
+    /// The last.
+    pub last: IpAddr,
+    /// The network's router, never given out.
+    pub gateway: Option<IpAddr>,
+}
+
+impl AddressRange {
+    /// Whether `address` lies between the ends.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
 /// A set of ranges as spans.
-pub fn spans(set: &[ipam::Range]) -> Vec<Span> {
-    let span = |range: &ipam::Range| Span {
+pub fn spans(set: &[AddressRange]) -> Vec<Span> {
+    let span = |range: &AddressRange| Span {
         first: number(range.first),
         last: number(range.last),
     };

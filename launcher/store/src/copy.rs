@@ -1,8 +1,8 @@
 //! A copy of a store's leases, in memory: claims are tried on it, and nothing is kept.
 
-use super::range::Number;
-use super::{Holder, Lease, Ledger, StoreError, VmName};
-use hawser_backend::packet::MacAddr;
+use crate::range::Number;
+use crate::{Holder, Lease, Ledger, StoreError, VmName};
+use hawser_packet::MacAddr;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

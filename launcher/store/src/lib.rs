@@ -7,13 +7,14 @@
 //! given to whom is decided above it, the same for every store. [`sqlite`] is a file that the
 //! processes of one node share; a cluster's store would be another.
 
-pub mod args;
+#![forbid(unsafe_code)]
+
 pub mod claim;
 pub mod copy;
 pub mod range;
 pub mod sqlite;
 
-use hawser_backend::packet::MacAddr;
+use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use range::Number;
 use std::fmt;

@@ -1,9 +1,9 @@
 //! A store's file, and what comes of claims in it.
 
 use super::*;
-use crate::store::claim::{AddressClaim, Claim, ClaimError, MacClaim, claim};
-use hawser_backend::packet::MacRange;
-use hawser_manifest::objects::ipam::{Choice, Range};
+use crate::claim::{AddressClaim, Choice, Claim, ClaimError, MacClaim, claim};
+use crate::range::AddressRange;
+use hawser_packet::MacRange;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
@@ -21,9 +21,9 @@ fn folder() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn range(subnet: &str, first: &str, last: &str) -> Range {
+fn range(subnet: &str, first: &str, last: &str) -> AddressRange {
     let subnet: IpNet = subnet.parse().unwrap();
-    Range {
+    AddressRange {
         subnet,
         first: first.parse().unwrap(),
         last: last.parse().unwrap(),
@@ -135,7 +135,7 @@ fn what_was_released_is_given_to_another_only_when_the_range_has_had_its_turn() 
     distinct.sort_unstable();
     distinct.dedup();
     assert_eq!((distinct.len(), macs[8]), (8, macs[0]));
-    assert!(!distinct.contains(&hawser_backend::config::GATEWAY_MAC));
+    assert!(!distinct.contains(&hawser_config::GATEWAY_MAC));
 }
 
 #[test]

@@ -6,10 +6,9 @@
 //! is the interface's unless another holds it on the same segment. MACs of the pool are unique
 //! among all segments.
 
-use super::range::{self, Number};
-use super::{Holder, Lease, Ledger, StoreError, VmName};
-use hawser_backend::packet::{MacAddr, MacRange};
-use hawser_manifest::objects::ipam::{Choice, Range};
+use crate::range::{self, AddressRange, Number};
+use crate::{Holder, Lease, Ledger, StoreError, VmName};
+use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -45,7 +44,19 @@ pub enum AddressClaim {
     /// This one.
     Fixed(IpNet),
     /// A free one of a set of ranges.
-    OneOf(Vec<Range>, Choice),
+    OneOf(Vec<AddressRange>, Choice),
+}
+
+/// Which of the free addresses is given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The next behind the one that was given out last (host-local).
+    Next,
+    /// The lowest (whereabouts).
+    Lowest,
+    /// The lowest that is given out nowhere, on no other segment either: whereabouts, whose
+    /// pools know of each other.
+    LowestAnywhere,
 }
 
 /// Why a claim cannot be met.
@@ -181,7 +192,7 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
 }
 
 /// The width of the network that `address` is of, if it may be given out of `set`.
-fn width_in(set: &[Range], address: IpAddr) -> Option<u8> {
+fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     let is_gateway = set.iter().any(|range| range.gateway == Some(address));
     let range = set
         .iter()
@@ -264,7 +275,7 @@ impl Giver<'_> {
         }
     }
 
-    fn free_address(&mut self, set: &[Range], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
+    fn free_address(&mut self, set: &[AddressRange], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
         let segment = &self.claim.segment;
         // Where it must not be held.
         let among = (choice != Choice::LowestAnywhere).then_some(segment.as_str());
@@ -303,7 +314,7 @@ impl Giver<'_> {
 }
 
 /// A set of ranges as people write it.
-fn text(set: &[Range]) -> String {
+fn text(set: &[AddressRange]) -> String {
     let ranges: Vec<String> = set.iter().map(|r| format!("{}-{}", r.first, r.last)).collect();
     ranges.join(",")
 }

@@ -9,9 +9,9 @@
 //! undone by SQLite when the next one opens the file. That no MAC and no address has two
 //! holders on a segment is in the tables too, as unique keys.
 
-use super::range::{Number, address, mac, mac_number, number};
-use super::{Holder, Lease, Ledger, Store, StoreError, StoreProblem, VmName};
-use hawser_backend::packet::MacAddr;
+use crate::range::{Number, address, mac, mac_number, number};
+use crate::{Holder, Lease, Ledger, Store, StoreError, StoreProblem, VmName};
+use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use rusqlite::types::Type;
 use rusqlite::{

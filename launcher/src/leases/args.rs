@@ -1,9 +1,9 @@
 //! Options of leases and their store, as clap sees them.
 
-use super::VmName;
 use crate::plan_args::PlanArgs;
 use clap::{Args, Subcommand};
-use hawser_backend::packet::MacRange;
+use hawser_packet::MacRange;
+use hawser_store::VmName;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
