@@ -19,14 +19,14 @@ pub fn set_traffic_class(socket: &Socket, domain: Domain, class: u8) -> io::Resu
     }
 }
 
-/// Asks to be told DSCP and ECN of each datagram.
+/// Has the kernel report DSCP and ECN of each datagram, or no longer.
 ///
 /// # Errors
 /// What setsockopt(2) says.
-pub fn watch_traffic_class(socket: &Socket, domain: Domain) -> io::Result<()> {
+pub fn watch_traffic_class(socket: &Socket, domain: Domain, watch: bool) -> io::Result<()> {
     match domain {
-        Domain::IPV6 => socket.set_recv_tclass_v6(true),
-        _ => socket.set_recv_tos_v4(true),
+        Domain::IPV6 => socket.set_recv_tclass_v6(watch),
+        _ => socket.set_recv_tos_v4(watch),
     }
 }
 

@@ -102,7 +102,7 @@ pub fn raw(like: IpAddr) -> io::Result<Socket> {
 fn finish(socket: &Socket, domain: Domain) -> io::Result<()> {
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     // Without it replies have none.
-    let _ = watch_traffic_class(socket, domain);
+    let _ = watch_traffic_class(socket, domain, true);
     datagram::watch_errors(socket, domain)
 }
 

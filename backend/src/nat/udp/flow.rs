@@ -1,6 +1,7 @@
 //! One UDP flow: a pair of ends as the guest sees them, and the host socket that
 //! stands for it.
 
+use super::class_watch::ClassWatch;
 use super::receive::Intake;
 use crate::nat::index::hash_ends;
 use crate::nat::ip_options::SocketIpOptions;
@@ -92,6 +93,8 @@ pub struct Flow {
     pub segmenting: bool,
     /// What is expected from the world.
     pub intake: Intake,
+    /// Whether the kernel reports how what comes is marked.
+    pub class_watch: ClassWatch,
     /// True while it waits for its turn or for room in the guest.
     pub waiting: bool,
     /// The guest's port, if the socket has the same.
@@ -116,6 +119,7 @@ impl Flow {
             ip_options: SocketIpOptions::default(),
             segmenting: true,
             intake: Intake::default(),
+            class_watch: ClassWatch::default(),
             waiting: false,
             kept_port: None,
             claim: None,

@@ -14,6 +14,7 @@
 //! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the
 //! guest stands where the pod stands, and a trace begins with the pod's first router.
 
+mod class_watch;
 mod errors;
 mod flow;
 mod held;

@@ -8,6 +8,7 @@
 //! net/netfilter/nf_nat_masquerade.c).
 
 use super::UdpFlows;
+use super::class_watch::ClassWatch;
 use super::flow::{FlowRef, Side};
 use super::receive::{Intake, takes_runs};
 use super::socket::{self, PortUse};
@@ -81,6 +82,7 @@ impl UdpFlows {
             .local
             .and(made.socket.local_addr().ok().and_then(|at| at.as_socket()));
         flow.socket = made.socket;
+        flow.class_watch = ClassWatch::default();
         flow.ip_options = SocketIpOptions::default();
         flow.segmenting = true;
         flow.intake = Intake::default();

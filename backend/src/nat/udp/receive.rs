@@ -183,6 +183,8 @@ impl Receiver {
         for i in direct..n {
             self.pass_on(flow.key, ctx, i);
         }
+        flow.class_watch
+            .follow(&flow.socket, flow.domain, ctx.now, &self.batch, n);
         if n > 0 {
             flow.intake = self.expectation(n, granted, &towards);
         }

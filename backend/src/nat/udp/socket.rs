@@ -63,7 +63,7 @@ fn bind(socket: &Socket, address: SocketAddr, port_use: PortUse) -> io::Result<(
 
 fn watch_class(socket: &Socket, domain: Domain) {
     // Without it what comes has none.
-    let _ = watch_traffic_class(socket, domain);
+    let _ = watch_traffic_class(socket, domain, true);
 }
 
 /// A flow's socket.

@@ -14,7 +14,7 @@ fn watching(address: &str) -> (Socket, Domain, u16) {
     let (socket, port) = peer(address);
     let domain = socket::domain_of(ip(address));
     let socket = Socket::from(socket);
-    watch_traffic_class(&socket, domain).unwrap();
+    watch_traffic_class(&socket, domain, true).unwrap();
     (socket, domain, port)
 }
 
@@ -70,5 +70,41 @@ fn the_first_datagram_of_a_client_keeps_its_marks_too() {
             assert_eq!(frames.len(), 1);
             assert_eq!(traffic_class(&frames[0].bytes), EF | ECT0, "{address}");
         }
+    }
+}
+
+/// Sends `n` datagrams marked with `class`; those the guest gets are marked with what is returned.
+fn flood(bench: &mut Bench, (peer, domain): (&Socket, Domain), to: SocketAddr, class: u8, n: usize) -> Vec<u8> {
+    set_traffic_class(peer, domain, class).unwrap();
+    for _ in 0..n {
+        peer.send_to(b"x", &to.into()).unwrap();
+    }
+    let mut got = Vec::new();
+    while got.len() < n {
+        bench.turn();
+        let frames = bench.around.sink.take();
+        assert!(!frames.is_empty(), "{} of {n} datagrams", got.len());
+        got.extend(frames.iter().map(|frame| traffic_class(&frame.bytes)));
+    }
+    got
+}
+
+#[test]
+fn marks_that_come_after_a_flood_without_any_are_kept() {
+    for address in BOTH {
+        let mut bench = Bench::new();
+        let (peer, domain, port) = watching(address);
+        let (src, dst) = (guest(ip(address), free_port()), host_seen(ip(address), port));
+        bench.send(src, dst, b"x");
+        let (_, from) = classes(&peer);
+        let peer = (&peer, domain);
+        assert_eq!(flood(&mut bench, peer, from, EF, 100), [EF; 100], "{address}");
+        for _ in 0..5 {
+            assert_eq!(flood(&mut bench, peer, from, 0, 100), [0; 100], "{address}");
+        }
+        bench.around.now = bench.around.now + Duration::from_secs(1);
+        let came = flood(&mut bench, peer, from, EF, 100);
+        assert!(came.ends_with(&[EF; 60]), "{address}: {came:?}");
+        assert_eq!(flood(&mut bench, peer, from, ECT0, 1), [ECT0], "{address}");
     }
 }

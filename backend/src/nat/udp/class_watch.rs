@@ -1,0 +1,82 @@
+//! Whether the kernel reports DSCP and ECN of a flow's datagrams.
+//!
+//! A report costs the kernel a tenth of what a small datagram costs it. A flow that floods
+//! without any mark gets no reports for a second, then again for some datagrams. A flow that
+//! stops flooding gets them from then on, so the marks of flows that send little are always
+//! exact, and those of a flood are at most a second late.
+
+use crate::sys::receive_batch::ReceiveBatch;
+use crate::sys::traffic_class::watch_traffic_class;
+use crate::time::Instant;
+use socket2::{Domain, Socket};
+use std::time::Duration;
+
+/// Datagrams of one round from which on a flow floods.
+const FLOOD: usize = 8;
+/// Datagrams in a row without a mark after which the reports stop.
+const UNMARKED: usize = 256;
+/// How long they stop.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// State of the reports of one socket, which are on at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClassWatch {
+    /// On; that many datagrams of a flood have come without a mark.
+    On(usize),
+    /// Off until then.
+    Off(Instant),
+}
+
+impl Default for ClassWatch {
+    fn default() -> Self {
+        Self::On(0)
+    }
+}
+
+impl ClassWatch {
+    /// Notes that `n` datagrams of `batch` came, and switches the reports.
+    #[inline]
+    pub fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {
+        let is_flood = n >= FLOOD;
+        match self {
+            Self::On(unmarked) if is_flood => {
+                let is_marked = (0..n).any(|i| batch.message(i).traffic_class != 0);
+                *unmarked = if is_marked { 0 } else { *unmarked + n };
+                if *unmarked >= UNMARKED && watch_traffic_class(socket, domain, false).is_ok() {
+                    *self = Self::Off(now + PAUSE);
+                }
+            }
+            Self::On(unmarked) => *unmarked = 0,
+            Self::Off(until) if (!is_flood || now >= *until) && watch_traffic_class(socket, domain, true).is_ok() => {
+                *self = Self::On(0);
+            }
+            Self::Off(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::Type;
+
+    #[test]
+    fn reports_stop_in_a_flood_without_marks_for_a_second_or_until_it_pauses() {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        watch_traffic_class(&socket, Domain::IPV4, true).unwrap();
+        let batch = ReceiveBatch::with_capacity(32);
+        let start = Instant::from_nanos(0);
+        let mut watch = ClassWatch::default();
+        let mut follow = |now, n| {
+            watch.follow(&socket, Domain::IPV4, now, &batch, n);
+            socket.recv_tos_v4().unwrap()
+        };
+        for pause in [(start + PAUSE, 32), (start, FLOOD - 1), (start, 0)] {
+            let rounds: Vec<bool> = (0..10).map(|_| follow(start, 32)).collect();
+            assert_eq!(rounds, [&[true; 7][..], &[false; 3]].concat());
+            assert!(follow(pause.0, pause.1), "{pause:?}");
+            let slow = (0..100).all(|_| follow(start, FLOOD - 1));
+            assert!(slow, "a flow that sends little is always looked at");
+        }
+    }
+}
