@@ -279,7 +279,7 @@ fn a_front_end_that_lies_about_memory_ends_its_own_connection_only() {
         let mut vmm = backend.connect(VmmConfig::default());
         let mut region = vmm.ram.regions()[0];
         (region.guest, region.len, region.host) = (guest, len, host);
-        // Refused or hung up on, as the daemon sees fit.
+        // Refused, or the connection ends.
         let _ = vmm.wire.add_mem_region(&region, vmm.ram.fd());
         let _ = vmm.nics[0].send(&frame(1, 60));
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const SEQUENCES: u64 = 300;
 const STEPS: u64 = 60;
 
-/// On whatever thread: one that the daemon catches would only look like a hang-up.
+/// Panics on any thread.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 /// A pseudo-random sequence (splitmix64); the seed names it.

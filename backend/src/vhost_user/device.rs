@@ -1,8 +1,9 @@
-//! The device the daemon serves: a port, seen through `VhostUserBackend`.
+//! A port in the shape of a vhost-user device: [`VhostUserBackend`] and [`NetDevice`].
 
+use super::memory::Memory;
 use super::message::Message;
-use super::quirks::Actions;
-use super::vring::{Memory, RingHost, Vring};
+use super::ring::RingHost;
+use super::session::NetDevice;
 use crate::packet::MacAddr;
 use crate::port::Port;
 use crate::virtio::{ConfigSpace, DirtyBitmap, GuestMap, MAX_RING_SIZE, features};
@@ -11,9 +12,9 @@ use rustix::net::SendFlags;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::VhostUserBackend;
+use vhost_user_backend::{VhostUserBackend, VringMutex};
 use virtio_bindings::virtio_net::VIRTIO_NET_F_CTRL_VQ;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
@@ -21,22 +22,19 @@ use vmm_sys_util::epoll::EventSet;
 /// Largest MTU a virtio-net device may have, in bytes of IP packet.
 const MTU_MAX: u64 = 65535;
 
-/// A port in the shape of one connection's device.
+/// A port as the device of one connection.
 pub struct Device {
     port: Arc<Port>,
     /// The memory table the workers have; the next one goes on with its log.
     memory: Mutex<Option<Arc<GuestMap>>>,
-    /// The rings of this connection, once the daemon has made them.
-    rings: OnceLock<Vec<Vring>>,
 }
 
 impl Device {
-    /// A device in front of `port`, without rings yet.
+    /// A device in front of `port`.
     pub const fn new(port: Arc<Port>) -> Self {
         Self {
             port,
             memory: Mutex::new(None),
-            rings: OnceLock::new(),
         }
     }
 
@@ -60,40 +58,18 @@ impl Device {
         hosts
     }
 
-    /// Tells the device the rings the daemon has made.
-    pub fn set_rings(&self, rings: Vec<Vring>) {
-        // There is one daemon for one device, and it makes its rings once.
-        let _ = self.rings.set(rings);
-    }
-
     fn offers_control_ring(&self) -> bool {
         features::offered(self.port.config()) & (1 << VIRTIO_NET_F_CTRL_VQ) != 0
-    }
-
-    fn reset_rings(&self) {
-        self.rings.get().into_iter().flatten().for_each(Vring::reset);
     }
 
     fn for_each_worker(&self, f: impl FnMut(&WorkerHandle)) {
         self.port.workers().iter().for_each(f);
     }
-
-    /// The front end is gone: stops the rings and lets go of its memory. The port
-    /// stays as it is.
-    pub fn detach(&self) {
-        self.port.link().tell(None);
-        // All rings at once: a guest that still runs sends nothing more to a mode that
-        // has been told its link is down.
-        self.for_each_worker(WorkerHandle::clear_memory);
-        self.reset_rings();
-        self.for_each_worker(|worker| worker.set_features(0));
-        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
 impl VhostUserBackend for Device {
     type Bitmap = DirtyBitmap;
-    type Vring = Vring;
+    type Vring = VringMutex<Memory>;
 
     fn num_queues(&self) -> usize {
         2 * self.port.workers().len() + usize::from(self.offers_control_ring())
@@ -113,7 +89,6 @@ impl VhostUserBackend for Device {
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         use VhostUserProtocolFeatures as P;
-        // RARP, MTU and BACKEND_REQ are dealt with on the way here; REPLY_ACK is the daemon's own.
         let always =
             P::BACKEND_REQ | P::CONFIG | P::CONFIGURE_MEM_SLOTS | P::LOG_SHMFD | P::MTU | P::RARP | P::RESET_DEVICE;
         if self.port.workers().len() > 1 {
@@ -124,7 +99,6 @@ impl VhostUserBackend for Device {
     }
 
     fn reset_device(&self) {
-        self.reset_rings();
         self.for_each_worker(WorkerHandle::reset);
         self.for_each_worker(|worker| worker.set_features(0));
     }
@@ -146,16 +120,20 @@ impl VhostUserBackend for Device {
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
-        // None: the workers are ours.
+        // None: the port has workers of its own.
         Vec::new()
     }
 
-    fn handle_event(&self, _: u16, _: EventSet, _: &[Vring], _: usize) -> io::Result<()> {
+    fn handle_event(&self, _: u16, _: EventSet, _: &[Self::Vring], _: usize) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-impl Actions for Device {
+impl NetDevice for Device {
+    fn queue_pairs(&self) -> usize {
+        self.port.workers().len()
+    }
+
     fn announce(&self, mac: MacAddr) {
         // Where the guest's address is the pod's own there is no segment to tell.
         log::debug!("port {}: asked to announce {mac}", self.port.config().name);
@@ -176,10 +154,18 @@ impl Actions for Device {
 
     fn set_back_channel(&self, channel: OwnedFd) {
         self.port.link().tell(Some(Box::new(move || {
-            // A front end that does not read, or has gone, is not told; nothing waits for it.
+            // A front end that does not read, or has gone, misses the message; nothing waits for it.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let _ = rustix::net::send(&channel, Message::config_change().bytes(), flags);
         })));
+    }
+
+    fn detach(&self) {
+        self.port.link().tell(None);
+        // All rings at once: a guest that still runs sends nothing more to a mode whose
+        // link is down.
+        self.for_each_worker(WorkerHandle::clear_memory);
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -1,106 +1,41 @@
 //! vhost-user messages as bytes: a header of three 32-bit words in the machine's byte
 //! order, a body, and file descriptors that travel with the first byte.
 //!
-//! Nothing here does I/O. An [`Assembler`] is given bytes as they come and never asks
-//! for more than the message it is in the middle of, so that descriptors stay with the
-//! message they belong to.
+//! Nothing here does I/O. An [`Assembler`] takes bytes as they come and never asks for
+//! more than the rest of the current message, so that descriptors stay with the message
+//! they belong to. Numbers of requests and layouts of bodies are the `vhost` crate's.
 
 use std::os::fd::OwnedFd;
+use vhost::vhost_user::message::{
+    BackendReq, FrontendReq, MAX_ATTACHED_FD_ENTRIES, MAX_MSG_SIZE, VhostUserMsgValidator,
+};
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 12;
-/// Longest body taken, in bytes: as much as the daemon takes.
-pub const BODY_MAX: usize = 4096;
-/// Most descriptors taken with one message: as many as the daemon takes.
-pub const FILES_MAX: usize = 32;
+/// Longest body taken, in bytes.
+pub const BODY_MAX: usize = MAX_MSG_SIZE;
+/// Most descriptors taken with one message.
+pub const FILES_MAX: usize = MAX_ATTACHED_FD_ENTRIES;
 
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// The requests that are looked at on the way (vhost-user "Front-end message types").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// VHOST_USER_SET_FEATURES
-    SetFeatures,
-    /// VHOST_USER_SET_OWNER
-    SetOwner,
-    /// VHOST_USER_RESET_OWNER
-    ResetOwner,
-    /// VHOST_USER_SET_MEM_TABLE
-    SetMemTable,
-    /// VHOST_USER_SET_LOG_BASE
-    SetLogBase,
-    /// VHOST_USER_SET_PROTOCOL_FEATURES
-    SetProtocolFeatures,
-    /// VHOST_USER_GET_QUEUE_NUM
-    GetQueueNum,
-    /// VHOST_USER_SET_VRING_ENABLE
-    SetVringEnable,
-    /// VHOST_USER_SEND_RARP
-    SendRarp,
-    /// VHOST_USER_NET_SET_MTU
-    NetSetMtu,
-    /// VHOST_USER_SET_BACKEND_REQ_FD
-    SetBackendReqFd,
-    /// VHOST_USER_RESET_DEVICE
-    ResetDevice,
-    /// VHOST_USER_ADD_MEM_REG
-    AddMemReg,
-    /// Everything else.
-    Other(u32),
-}
-
-impl Request {
-    const KNOWN: [(u32, Self); 13] = [
-        (2, Self::SetFeatures),
-        (3, Self::SetOwner),
-        (4, Self::ResetOwner),
-        (5, Self::SetMemTable),
-        (6, Self::SetLogBase),
-        (16, Self::SetProtocolFeatures),
-        (17, Self::GetQueueNum),
-        (18, Self::SetVringEnable),
-        (19, Self::SendRarp),
-        (20, Self::NetSetMtu),
-        (21, Self::SetBackendReqFd),
-        (34, Self::ResetDevice),
-        (37, Self::AddMemReg),
-    ];
-
-    /// The request with number `code`.
-    pub fn from_code(code: u32) -> Self {
-        let known = Self::KNOWN.iter().find(|(c, _)| *c == code);
-        known.map_or(Self::Other(code), |(_, request)| *request)
-    }
-
-    /// The request's number.
-    pub fn code(self) -> u32 {
-        match self {
-            Self::Other(code) => code,
-            known => Self::KNOWN
-                .iter()
-                .find(|(_, r)| *r == known)
-                .map_or(0, |(code, _)| *code),
-        }
-    }
-}
-
 /// Why bytes are no vhost-user message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The version bits are not 1.
-    #[error("a message of protocol version {0} came, only version 1 exists: is the peer a vhost-user front end?")]
+    #[error("a message has protocol version {0}, only version 1 exists: is the peer a vhost-user front end?")]
     Version(u32),
     /// The body is longer than any message has.
-    #[error("a message with a body of {0} bytes was announced, at most {BODY_MAX} are taken")]
+    #[error("a message announces a body of {0} bytes, the longest allowed has {BODY_MAX}")]
     TooLong(u32),
     /// More descriptors than any message has.
-    #[error("a message came with {0} file descriptors, at most {FILES_MAX} are taken")]
+    #[error("a message has {0} file descriptors, at most {FILES_MAX} are allowed")]
     TooManyFiles(usize),
     /// The body does not have the length of its request.
-    #[error("request {code} came with a body of {got} bytes instead of {want}")]
+    #[error("request {code} has a body of {got} bytes instead of {want}")]
     BodyLength {
         /// The request's number.
         code: u32,
@@ -109,9 +44,20 @@ pub enum Malformed {
         /// Bytes the request has.
         want: usize,
     },
+    /// A field of the body has a value that the protocol does not have.
+    #[error(
+        "request {0} has flags that do not exist, an address that is not aligned, or a length that is out of range"
+    )]
+    Body(u32),
     /// Descriptors with a request that has none.
-    #[error("request {0} came with file descriptors, it has none")]
+    #[error("request {0} has file descriptors, it should have none")]
     UnexpectedFiles(u32),
+    /// A request without the descriptor it is about, or with several.
+    #[error("request {0} should have exactly one file descriptor for each thing it is about")]
+    MissingFiles(u32),
+    /// An answer where a request is due.
+    #[error("message {0} is an answer, but nothing was asked")]
+    Reply(u32),
     /// The connection ended in the middle of a message.
     #[error("the connection ended in the middle of a message")]
     Cut,
@@ -158,6 +104,11 @@ impl Header {
     pub const fn needs_reply(&self) -> bool {
         self.flags & NEED_REPLY != 0
     }
+
+    /// True for an answer.
+    pub const fn is_reply(&self) -> bool {
+        self.flags & REPLY != 0
+    }
 }
 
 /// A whole message.
@@ -183,29 +134,20 @@ impl Message {
         }
     }
 
-    /// A request nobody has to answer.
-    pub fn request(request: Request, body: &[u8]) -> Self {
-        Self::new(request.code(), 0, body)
+    /// A request that does not ask for an acknowledgement.
+    pub fn request(request: FrontendReq, body: &[u8]) -> Self {
+        Self::new(request.into(), 0, body)
     }
 
-    /// An answer that is one 64-bit number.
-    pub fn reply(code: u32, value: u64) -> Self {
-        Self::new(code, REPLY, &value.to_ne_bytes())
+    /// An answer.
+    pub fn reply(code: u32, body: &[u8]) -> Self {
+        Self::new(code, REPLY, body)
     }
 
     /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, for the front end's back channel: what the guest
     /// reads of its device's configuration has changed.
     pub fn config_change() -> Self {
-        const CONFIG_CHANGE: u32 = 2;
-        Self::new(CONFIG_CHANGE, 0, &[])
-    }
-
-    /// A SET_VRING_ENABLE.
-    pub fn vring_enable(ring: u32, enable: bool) -> Self {
-        let mut body = [0; 8];
-        body[..4].copy_from_slice(&ring.to_ne_bytes());
-        body[4..].copy_from_slice(&u32::from(enable).to_ne_bytes());
-        Self::request(Request::SetVringEnable, &body)
+        Self::new(BackendReq::CONFIG_CHANGE_MSG.into(), 0, &[])
     }
 
     /// The header.
@@ -219,11 +161,6 @@ impl Message {
             flags: word(4),
             size: word(8),
         }
-    }
-
-    /// What is asked for.
-    pub fn kind(&self) -> Request {
-        Request::from_code(self.header().code)
     }
 
     /// The body.
@@ -241,11 +178,7 @@ impl Message {
     /// # Errors
     /// [`Malformed::BodyLength`].
     pub fn body_array<const N: usize>(&self) -> Result<[u8; N], Malformed> {
-        self.body().try_into().map_err(|_| Malformed::BodyLength {
-            code: self.header().code,
-            got: self.body().len(),
-            want: N,
-        })
+        self.body().try_into().map_err(|_| self.wrong_length(N))
     }
 
     /// The body as one 64-bit number.
@@ -254,6 +187,41 @@ impl Message {
     /// [`Malformed::BodyLength`].
     pub fn body_u64(&self) -> Result<u64, Malformed> {
         self.body_array().map(u64::from_ne_bytes)
+    }
+
+    /// The body as a `T`, and nothing else.
+    ///
+    /// # Errors
+    /// [`Malformed::BodyLength`] and [`Malformed::Body`].
+    pub fn body_as<T: VhostUserMsgValidator + Default>(&self) -> Result<T, Malformed> {
+        match self.body_and_rest()? {
+            (body, []) => Ok(body),
+            _ => Err(self.wrong_length(size_of::<T>())),
+        }
+    }
+
+    /// A `T` at the start of the body, and what follows it.
+    ///
+    /// # Errors
+    /// As [`body_as`](Self::body_as).
+    pub fn body_and_rest<T: VhostUserMsgValidator + Default>(&self) -> Result<(T, &[u8]), Malformed> {
+        let split = self.body().split_at_checked(size_of::<T>());
+        let (bytes, rest) = split.ok_or_else(|| self.wrong_length(size_of::<T>()))?;
+        let mut body = T::default();
+        body.as_mut_slice().copy_from_slice(bytes);
+        if body.is_valid() {
+            Ok((body, rest))
+        } else {
+            Err(Malformed::Body(self.header().code))
+        }
+    }
+
+    fn wrong_length(&self, want: usize) -> Malformed {
+        Malformed::BodyLength {
+            code: self.header().code,
+            got: self.body().len(),
+            want,
+        }
     }
 }
 
@@ -333,9 +301,9 @@ mod tests {
     #[test]
     fn messages_come_out_whole_however_they_are_cut() {
         let stream = [
-            Message::request(Request::SetOwner, &[]),
-            Message::vring_enable(3, true),
-            Message::reply(17, 4),
+            Message::request(FrontendReq::SET_OWNER, &[]),
+            Message::request(FrontendReq::SET_VRING_ENABLE, &[3, 0, 0, 0, 1, 0, 0, 0]),
+            Message::reply(17, &4_u64.to_ne_bytes()),
         ];
         let bytes: Vec<u8> = stream.iter().flat_map(|m| m.bytes().to_vec()).collect();
         for step in 1..=bytes.len() {

@@ -1,28 +1,29 @@
-//! The protocol side: one front end (QEMU, cloud-hypervisor, a UML kernel, …) on a Unix
-//! socket, told through vhost-user what our device can do, telling us where guest memory
-//! and the rings are.
+//! The protocol side: serves one front end (QEMU, cloud-hypervisor, a UML kernel, …) at a
+//! time on a Unix socket. The front end negotiates features and names guest memory and
+//! rings; the workers of the port then move the packets.
 //!
 //! ```text
-//!  front end ── relay + quirks ── VhostUserDaemon ── Device, Vring ── workers
+//!  front end ── connection ── session ── device, rings ── workers
 //! ```
 //!
-//! [`server`] finds front ends, one after the other. For each it starts a
-//! `vhost_user_backend::VhostUserDaemon`, which maps guest memory, translates addresses
-//! and knows the messages; [`device`] is our side of it. The daemon runs no packet: it
-//! has no vring threads, and every change it makes to a ring is seen by [`vring`],
-//! which drives the workers. [`relay`] stands between socket and daemon for the few
-//! things front ends do that the daemon does not take ([`quirks`]).
+//! [`server`] finds front ends, one after the other. [`connection`] reads their messages
+//! ([`message`], [`socket`]), [`session`] does what each request asks for: it maps guest
+//! memory ([`memory`]), translates addresses, and starts and stops rings ([`ring`]).
+//! [`device`] is the port as a device of `vhost-user-backend`. All of it runs on the
+//! thread of the server; no packet passes here.
 //!
-//! When the front end is gone the rings are detached and guest memory is let go; the
-//! port (leases, listening sockets, flows) does not notice and waits for the next one.
+//! When the front end is gone, its rings stop and its memory is unmapped. The port keeps
+//! leases, listening sockets and flows for the next one.
 
+pub mod connection;
 pub mod device;
+pub mod memory;
 pub mod message;
-pub mod quirks;
-pub mod relay;
+pub mod ring;
 pub mod server;
-mod session;
+pub mod session;
 pub mod socket;
-pub mod vring;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use server::{Endpoint, Lifetime, ServeError, Server, StopHandle};

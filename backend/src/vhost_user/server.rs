@@ -3,7 +3,7 @@
 //! One front end is served at a time; the next one waits in the socket's queue. The
 //! port does not notice when they change.
 
-use super::session::{self, Ended};
+use super::connection::{self, Ended};
 use super::socket::{Ready, Watch, wait};
 use crate::port::Port;
 use socket2::{Domain, SockRef, Type};
@@ -175,7 +175,7 @@ impl Server {
     fn serve_all(&mut self) -> Result<(), ServeError> {
         while let Some(front) = self.next_front()? {
             let name = &self.port.config().name;
-            let ended = session::serve(&self.port, front, self.stop.as_raw_fd());
+            let ended = connection::serve(&self.port, front, self.stop.as_raw_fd());
             match &ended {
                 Ok(Ended::Stopped) => break,
                 Ok(Ended::Silent) => log::debug!("port {name}: somebody connected and left without a word"),

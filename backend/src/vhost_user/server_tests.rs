@@ -103,8 +103,8 @@ impl Running {
 }
 
 fn get_features(stream: &mut UnixStream) -> u64 {
-    use crate::vhost_user::message::Request;
-    let request = Message::request(Request::from_code(1), &[]);
+    use vhost::vhost_user::message::FrontendReq;
+    let request = Message::request(FrontendReq::GET_FEATURES, &[]);
     stream.write_all(request.bytes()).unwrap();
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).unwrap();

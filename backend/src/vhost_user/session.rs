@@ -1,136 +1,500 @@
-//! One connection of a front end, from its first message to its last.
+//! One front end: what it has agreed to, its memory and rings, and what each of its
+//! requests does ("Front-end message types" of the vhost-user specification).
+//!
+//! No socket here: [`Session::on_request`] takes a request and returns the answer. A
+//! request that breaks the protocol ends the connection ([`Rejected`]).
+//!
+//! Front ends differ. What is done about it, each with a test that names the front end:
+//!
+//! | front end | what it does | what is done here |
+//! |---|---|---|
+//! | QEMU | SET_VRING_ENABLE before SET_FEATURES, also after RESET_DEVICE | taken: the ring is enabled |
+//! | QEMU, DPDK | read GET_QUEUE_NUM as queue pairs | answered in pairs before SET_OWNER |
+//! | cloud-hypervisor | reads GET_QUEUE_NUM as rings, after SET_OWNER | answered in rings |
+//! | one without protocol features | enables no ring | SET_FEATURES enables all |
+//! | a broken one | memory beyond all addresses, or beyond the end of its file | refused |
+//! | a broken one | a log longer than its file, or too short for the memory | refused |
 
-use super::device::Device;
-use super::quirks::Quirks;
-use super::relay::{End, Relay};
-use super::vring::born_with;
-use crate::port::Port;
-use socket2::{Domain, SockAddr, Socket, Type};
-use std::io;
-use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use vhost::vhost_user::{Error as VhostUserError, Listener};
-use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use super::memory::MemoryTable;
+use super::message::{Malformed, Message};
+use super::ring::{Addresses, Ring, RingHost};
+use crate::packet::MacAddr;
+use crate::virtio::{DirtyBitmap, MAX_RING_SIZE};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use vhost::vhost_user::message::{
+    FrontendReq as Req, VhostUserConfig, VhostUserLog, VhostUserMemory, VhostUserMemoryRegion,
+    VhostUserProtocolFeatures as Protocol, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures, VhostUserVringAddr,
+    VhostUserVringState,
+};
+use vhost_user_backend::VhostUserBackend;
+use vm_memory::ByteValued;
 
-/// Serves one front end until it goes, or `stop` becomes readable. The error says why
-/// it could not be served any longer.
-pub fn serve(port: &Arc<Port>, front: UnixStream, stop: RawFd) -> Result<Ended, SessionError> {
-    let device = Arc::new(Device::new(Arc::clone(port)));
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let name = format!("{}-vhost", port.config().name);
-    let (daemon, rings) = born_with(device.ring_hosts(), || {
-        VhostUserDaemon::new(name, Arc::clone(&device), memory)
-    });
-    let mut daemon = daemon?;
-    let quirks = Quirks::new(port.config().queue_pairs.get(), rings.len());
-    device.set_rings(rings);
+/// VHOST_USER_F_PROTOCOL_FEATURES, among the virtio features.
+const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+/// Regions of memory a front end may have: as many as vhost in the kernel takes.
+const MEMORY_SLOTS: u64 = 509;
+/// The byte of SET_VRING_KICK, CALL and ERR that holds the ring.
+const EVENT_RING: u64 = 0xff;
+/// The bit of SET_VRING_KICK, CALL and ERR that says there is no descriptor.
+const EVENT_NONE: u64 = 1 << 8;
 
-    let (ours, listener) = private_rendezvous()?;
-    daemon.start(&mut Listener::from(listener))?;
-    let end = Relay::new(front, ours, quirks)?.run(stop, device.as_ref());
-    // The relay has closed its end of the socket: the daemon ends too.
-    let daemon_end = daemon.wait();
-    device.detach();
-    match end {
-        End::Stopped => Ok(Ended::Stopped),
-        End::Closed => Ok(Ended::Closed),
-        End::Silent => Ok(Ended::Silent),
-        End::Refused(why) => Err(why.into()),
-        End::Socket(why) => Err(why.into()),
-        End::DaemonClosed => match daemon_end {
-            Ok(()) | Err(DaemonError::HandleRequest(VhostUserError::Disconnected)) => Ok(Ended::Closed),
-            Err(why) => Err(why.into()),
-        },
-    }
+/// The device behind a session: what `vhost-user-backend` asks of one, and what it lacks.
+pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
+    /// Queue pairs offered; the control ring is in no pair.
+    fn queue_pairs(&self) -> usize;
+
+    /// SEND_RARP: the network should learn where the guest with this MAC is now.
+    fn announce(&self, mac: MacAddr);
+
+    /// NET_SET_MTU: the front end shows the guest this MTU. False if it does not fit ours.
+    fn set_mtu(&self, mtu: u64) -> bool;
+
+    /// SET_BACKEND_REQ_FD: the socket for what the device has to say to the front end.
+    fn set_back_channel(&self, channel: OwnedFd);
+
+    /// The front end is gone: lets its memory go. Its rings are reset afterwards.
+    fn detach(&self);
 }
 
-/// An ordinary end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The front end has gone.
-    Closed,
-    /// Somebody connected and left without a word: no front end.
-    Silent,
-    /// We were told to stop.
-    Stopped,
-}
-
-/// Why a front end could not be served any longer.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// A descriptor, thread or socket could not be had.
-    #[error("{0}")]
-    System(#[from] io::Error),
-    /// The front end asked for something that does not exist.
+/// Why a request ends the connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not a message of the protocol.
     #[error(transparent)]
-    Refused(#[from] super::quirks::Refused),
-    /// Its socket failed, or carries another protocol.
-    #[error(transparent)]
-    Socket(#[from] super::socket::SocketError),
-    /// The daemon could not go on.
-    #[error("{0}")]
-    Daemon(DaemonError),
+    Malformed(#[from] Malformed),
+    /// A request this back end does not have.
+    #[error("the front end sends request {0}, which was never offered")]
+    Unknown(u32),
+    /// A request of a protocol feature that was not agreed on.
+    #[error("the front end sends request {code} without having agreed to protocol feature {feature:?}")]
+    NotAgreed {
+        /// The request's number.
+        code: u32,
+        /// The feature it belongs to.
+        feature: Protocol,
+    },
+    /// SET_OWNER on a session that has an owner.
+    #[error("the front end sends SET_OWNER twice")]
+    Owned,
+    /// Features that were not offered.
+    #[error("the front end accepts virtio features {0:#x}, which were not offered")]
+    Features(u64),
+    /// A ring that does not exist.
+    #[error("the front end wants ring {ring}, but {rings} are offered: give it no more queues than --queue-pairs")]
+    NoSuchRing {
+        /// Ring asked for.
+        ring: u32,
+        /// Rings offered.
+        rings: u32,
+    },
+    /// A ring without descriptors, or with too many.
+    #[error("the front end wants a ring of {0} descriptors, 1 to {MAX_RING_SIZE} are possible")]
+    RingSize(u32),
+    /// SET_VRING_ENABLE with something else than 0 or 1.
+    #[error("SET_VRING_ENABLE says {0}, neither 0 nor 1")]
+    BadEnable(u32),
+    /// A ring outside the memory.
+    #[error("the front end has a ring at {0:#x}, which is in none of its memory regions")]
+    Unmapped(u64),
+    /// A ring that virtio does not allow.
+    #[error("the front end has a ring that cannot be used: {0}")]
+    Ring(String),
+    /// Memory that cannot be.
+    #[error("the front end has memory of {len} bytes at {at:#x}, beyond the end of the address space")]
+    BadRegion {
+        /// Guest-physical or front-end address.
+        at: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Memory that is not there.
+    #[error("the front end has memory of {len} bytes at {offset:#x} of a file of {file}")]
+    ShortMemory {
+        /// Bytes of the region.
+        len: u64,
+        /// Where it starts in the file.
+        offset: u64,
+        /// Bytes of the file.
+        file: u64,
+    },
+    /// Memory that cannot be mapped, overlaps, or is unknown.
+    #[error("the front end has memory that cannot be used: {0}")]
+    Memory(String),
+    /// A dirty log that is not there.
+    #[error("the front end has a dirty log of {size} bytes at {offset:#x} of a file of {file}")]
+    ShortLog {
+        /// Bytes of the log.
+        size: u64,
+        /// Where it starts in the file.
+        offset: u64,
+        /// Bytes of the file.
+        file: u64,
+    },
+    /// A dirty log that ends before the memory does.
+    #[error("the front end has a dirty log of {size} bytes, too short for its memory")]
+    LogTooShort {
+        /// Bytes of the log.
+        size: u64,
+    },
+    /// A dirty log that cannot be mapped.
+    #[error("the front end has a dirty log that cannot be mapped: {0}")]
+    Log(String),
 }
 
-impl From<DaemonError> for SessionError {
-    fn from(why: DaemonError) -> Self {
-        Self::Daemon(why)
+/// A request that ends the connection.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub why: Refused,
+    /// The last message for the front end, if it waits for one.
+    pub answer: Option<Message>,
+}
+
+/// What a request comes to.
+enum Outcome {
+    /// Nothing to say but whether it succeeded, if the front end asks.
+    Done(bool),
+    /// The answer every such request has.
+    Answer(Vec<u8>),
+}
+
+const DONE: Outcome = Outcome::Done(true);
+
+/// One front end in front of a device.
+pub struct Session<D: NetDevice> {
+    device: D,
+    memory: MemoryTable,
+    rings: Vec<Ring>,
+    owned: bool,
+    /// Accepted by SET_FEATURES.
+    features: Option<u64>,
+    protocol: Protocol,
+}
+
+impl<D: NetDevice> Session<D> {
+    /// A front end that has not said anything yet, for `device` with rings run by `hosts`.
+    ///
+    /// # Errors
+    /// As [`Ring::new`].
+    pub fn new(device: D, hosts: Vec<Box<dyn RingHost>>) -> Result<Self, virtio_queue::Error> {
+        let memory = MemoryTable::default();
+        let rings = hosts.into_iter().map(|host| Ring::new(host, memory.shared()));
+        Ok(Self {
+            rings: rings.collect::<Result<_, _>>()?,
+            device,
+            memory,
+            owned: false,
+            features: None,
+            protocol: Protocol::empty(),
+        })
+    }
+
+    /// Does what `request` asks for and returns the answer, if it has one.
+    ///
+    /// # Errors
+    /// [`Rejected`]: the connection must end.
+    pub fn on_request(&mut self, mut request: Message) -> Result<Option<Message>, Box<Rejected>> {
+        let header = request.header();
+        let outcome = self.handle(&mut request);
+        let acknowledged = self.protocol.contains(Protocol::REPLY_ACK) && header.needs_reply();
+        let acknowledge = |failed: bool| {
+            let body = u64::from(failed).to_ne_bytes();
+            acknowledged.then(|| Message::reply(header.code, &body))
+        };
+        match outcome {
+            Ok(Outcome::Answer(body)) => Ok(Some(Message::reply(header.code, &body))),
+            Ok(Outcome::Done(success)) => Ok(acknowledge(!success)),
+            Err(why) => Err(Box::new(Rejected {
+                why,
+                answer: acknowledge(true),
+            })),
+        }
+    }
+
+    fn handle(&mut self, request: &mut Message) -> Result<Outcome, Refused> {
+        let header = request.header();
+        let kind = Req::try_from(header.code).map_err(|()| Refused::Unknown(header.code))?;
+        if header.is_reply() {
+            return Err(Malformed::Reply(header.code).into());
+        }
+        if !request.files.is_empty() && !has_files(kind) {
+            return Err(Malformed::UnexpectedFiles(header.code).into());
+        }
+        if let Some(feature) = needed_feature(kind).filter(|&feature| !self.protocol.contains(feature)) {
+            let code = header.code;
+            return Err(Refused::NotAgreed { code, feature });
+        }
+        match kind {
+            Req::SET_MEM_TABLE | Req::ADD_MEM_REG | Req::REM_MEM_REG => self.change_memory(kind, request),
+            Req::SET_VRING_NUM
+            | Req::SET_VRING_ADDR
+            | Req::SET_VRING_BASE
+            | Req::GET_VRING_BASE
+            | Req::SET_VRING_KICK
+            | Req::SET_VRING_CALL
+            | Req::SET_VRING_ERR
+            | Req::SET_VRING_ENABLE => self.change_ring(kind, request),
+            Req::GET_FEATURES => question(request, self.device.features()),
+            Req::SET_FEATURES => self.set_features(request.body_u64()?),
+            Req::GET_PROTOCOL_FEATURES => {
+                // Acknowledgements are this module's own.
+                let offered = self.device.protocol_features() | Protocol::REPLY_ACK;
+                question(request, offered.bits())
+            }
+            Req::SET_PROTOCOL_FEATURES => {
+                self.protocol = Protocol::from_bits_retain(request.body_u64()?);
+                Ok(DONE)
+            }
+            Req::SET_OWNER => {
+                let [] = request.body_array()?;
+                match std::mem::replace(&mut self.owned, true) {
+                    true => Err(Refused::Owned),
+                    false => Ok(DONE),
+                }
+            }
+            Req::RESET_OWNER => {
+                let [] = request.body_array()?;
+                self.owned = false;
+                self.features = None;
+                Ok(DONE)
+            }
+            Req::RESET_DEVICE => {
+                let [] = request.body_array()?;
+                self.features = None;
+                self.rings.iter_mut().for_each(Ring::reset);
+                self.device.reset_device();
+                Ok(DONE)
+            }
+            Req::GET_QUEUE_NUM => question(request, self.queue_num()),
+            Req::GET_CONFIG => self.get_config(request),
+            Req::SET_CONFIG => self.set_config(request),
+            Req::SEND_RARP => {
+                let [a, b, c, d, e, f, _, _] = request.body_array()?;
+                self.device.announce(MacAddr([a, b, c, d, e, f]));
+                Ok(DONE)
+            }
+            Req::NET_SET_MTU => Ok(Outcome::Done(self.device.set_mtu(request.body_u64()?))),
+            Req::SET_BACKEND_REQ_FD => {
+                let channel = request.files.pop();
+                let taken = channel.map(|channel| self.device.set_back_channel(channel));
+                Ok(Outcome::Done(taken.is_some()))
+            }
+            Req::GET_MAX_MEM_SLOTS => question(request, MEMORY_SLOTS),
+            Req::SET_LOG_BASE => {
+                let log: VhostUserLog = plain(&request.body_array::<{ size_of::<VhostUserLog>() }>()?);
+                self.memory.set_log(log, only_file(request)?)?;
+                Ok(Outcome::Answer(log.as_slice().to_vec()))
+            }
+            _ => Err(Refused::Unknown(header.code)),
+        }
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<Outcome, Refused> {
+        let unknown = features & !self.device.features();
+        if unknown != 0 {
+            return Err(Refused::Features(unknown));
+        }
+        self.features = Some(features);
+        if features & F_PROTOCOL_FEATURES == 0 {
+            self.rings.iter_mut().for_each(|ring| ring.set_enabled(true));
+        }
+        self.device.acked_features(features);
+        Ok(DONE)
+    }
+
+    /// QEMU asks before SET_OWNER and means pairs, cloud-hypervisor after it and means rings.
+    fn queue_num(&self) -> u64 {
+        let num = if self.owned {
+            self.rings.len()
+        } else {
+            self.device.queue_pairs()
+        };
+        num as u64
+    }
+
+    fn get_config(&self, request: &Message) -> Result<Outcome, Refused> {
+        let (mut config, _room) = config_body(request)?;
+        let mut bytes = self.device.get_config(config.offset, config.size);
+        if bytes.len() as u64 != u64::from(config.size) {
+            bytes.clear();
+        }
+        // An answer without bytes says that they cannot be read.
+        config.size = u32::try_from(bytes.len()).unwrap_or(0);
+        Ok(Outcome::Answer([config.as_slice(), &bytes].concat()))
+    }
+
+    fn set_config(&self, request: &Message) -> Result<Outcome, Refused> {
+        let (config, bytes) = config_body(request)?;
+        Ok(Outcome::Done(self.device.set_config(config.offset, bytes).is_ok()))
+    }
+
+    fn change_memory(&mut self, kind: Req, request: &mut Message) -> Result<Outcome, Refused> {
+        if kind == Req::SET_MEM_TABLE {
+            self.memory.replace(regions(request)?)?;
+        } else {
+            let region: VhostUserSingleMemoryRegion = request.body_as()?;
+            match kind {
+                Req::ADD_MEM_REG => self.memory.add(&region, only_file(request)?)?,
+                // A descriptor may come with it; it is closed.
+                _ => self.memory.remove(&region)?,
+            }
+        }
+        let told = self.device.update_memory(self.memory.shared());
+        told.map_err(|e| Refused::Memory(e.to_string()))?;
+        Ok(DONE)
+    }
+
+    fn change_ring(&mut self, kind: Req, request: &mut Message) -> Result<Outcome, Refused> {
+        match kind {
+            Req::SET_VRING_ADDR => return self.set_vring_addr(request.body_as()?),
+            Req::SET_VRING_KICK => return self.set_event(request, Ring::set_kick),
+            Req::SET_VRING_CALL => return self.set_event(request, Ring::set_call),
+            Req::SET_VRING_ERR => return self.set_event(request, Ring::set_error),
+            _ => {}
+        }
+        let VhostUserVringState { index, num } = request.body_as()?;
+        // Without protocol features the rings of a device are always enabled.
+        let always_enabled = self
+            .features
+            .is_some_and(|features| features & F_PROTOCOL_FEATURES == 0);
+        let ring = self.ring(index)?;
+        match kind {
+            Req::SET_VRING_NUM => {
+                let size = u16::try_from(num).ok().filter(|n| (1..=MAX_RING_SIZE).contains(n));
+                ring.set_size(size.ok_or(Refused::RingSize(num))?);
+            }
+            Req::SET_VRING_BASE => {
+                // The upper half is for packed rings.
+                let [low, high, _, _] = num.to_le_bytes();
+                ring.set_base(u16::from_le_bytes([low, high]));
+            }
+            Req::GET_VRING_BASE => {
+                let state = VhostUserVringState::new(index, ring.stop().into());
+                return Ok(Outcome::Answer(state.as_slice().to_vec()));
+            }
+            _ => match num {
+                0 | 1 if always_enabled => {}
+                0 => ring.set_enabled(false),
+                1 => ring.set_enabled(true),
+                other => return Err(Refused::BadEnable(other)),
+            },
+        }
+        Ok(DONE)
+    }
+
+    fn set_vring_addr(&mut self, at: VhostUserVringAddr) -> Result<Outcome, Refused> {
+        let addresses = Addresses {
+            descriptors: self.memory.guest_address(at.descriptor)?,
+            available: self.memory.guest_address(at.available)?,
+            used: self.memory.guest_address(at.used)?,
+        };
+        let set = self.ring(at.index)?.set_addresses(addresses);
+        set.map_err(|e| Refused::Ring(e.to_string()))?;
+        Ok(DONE)
+    }
+
+    fn set_event(&mut self, request: &mut Message, set: fn(&mut Ring, Option<File>)) -> Result<Outcome, Refused> {
+        let body = request.body_u64()?;
+        let file = match (body & EVENT_NONE != 0, request.files.len()) {
+            (true, 0) => None,
+            (true, _) => return Err(Malformed::UnexpectedFiles(request.header().code).into()),
+            (false, _) => Some(only_file(request)?),
+        };
+        let ring = u32::try_from(body & EVENT_RING).unwrap_or(u32::MAX);
+        set(self.ring(ring)?, file);
+        Ok(DONE)
+    }
+
+    fn ring(&mut self, ring: u32) -> Result<&mut Ring, Refused> {
+        let rings = u32::try_from(self.rings.len()).unwrap_or(u32::MAX);
+        let found = usize::try_from(ring).ok().and_then(|i| self.rings.get_mut(i));
+        found.ok_or(Refused::NoSuchRing { ring, rings })
     }
 }
 
-/// A connected socket and the listener it waits at.
-///
-/// The daemon accepts its connection itself, so there must be a listening socket. It
-/// has a random name in the abstract namespace, which is nobody's file system, and a
-/// queue for exactly one connection: once ours is in it, nobody else's can be.
-fn private_rendezvous() -> io::Result<(UnixStream, UnixListener)> {
-    let mut name = *b"\0hawser-................";
-    let random: [u8; 8] = getrandom_bytes()?;
-    let hex = random.iter().flat_map(|b| [b >> 4, b & 15]);
-    for (place, digit) in name[8..].iter_mut().zip(hex) {
-        *place = b"0123456789abcdef"[usize::from(digit)];
+impl<D: NetDevice> Drop for Session<D> {
+    /// The front end is gone: its rings stop and its memory is let go.
+    fn drop(&mut self) {
+        self.device.detach();
+        self.rings.iter_mut().for_each(Ring::reset);
+        self.device.acked_features(0);
     }
-    let name = std::str::from_utf8(&name).map_err(io::Error::other)?;
-    let address = SockAddr::unix(name)?;
-    let listener = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    listener.bind(&address)?;
-    // The kernel takes one connection more than the number given here.
-    listener.listen(0)?;
-    let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Not to wait for room in the queue: if somebody was faster it is an error.
-    stream.set_nonblocking(true)?;
-    stream.connect(&address)?;
-    Ok((OwnedFd::from(stream).into(), OwnedFd::from(listener).into()))
 }
 
-fn getrandom_bytes<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
+/// Whether descriptors may come with a request.
+const fn has_files(request: Req) -> bool {
+    matches!(
+        request,
+        Req::SET_MEM_TABLE
+            | Req::ADD_MEM_REG
+            | Req::REM_MEM_REG
+            | Req::SET_LOG_BASE
+            | Req::SET_VRING_KICK
+            | Req::SET_VRING_CALL
+            | Req::SET_VRING_ERR
+            | Req::SET_BACKEND_REQ_FD
+    )
+}
+
+/// The protocol feature a request belongs to. SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD and
+/// GET_QUEUE_NUM are taken without it too.
+const fn needed_feature(request: Req) -> Option<Protocol> {
+    match request {
+        Req::RESET_DEVICE => Some(Protocol::RESET_DEVICE),
+        Req::GET_CONFIG | Req::SET_CONFIG => Some(Protocol::CONFIG),
+        Req::GET_MAX_MEM_SLOTS | Req::ADD_MEM_REG | Req::REM_MEM_REG => Some(Protocol::CONFIGURE_MEM_SLOTS),
+        Req::SET_LOG_BASE => Some(Protocol::LOG_SHMFD),
+        _ => None,
+    }
+}
+
+/// Answers a request without a body by a number.
+fn question(request: &Message, answer: u64) -> Result<Outcome, Refused> {
+    let [] = request.body_array()?;
+    Ok(Outcome::Answer(answer.to_ne_bytes().to_vec()))
+}
+
+fn config_body(request: &Message) -> Result<(VhostUserConfig, &[u8]), Refused> {
+    let (config, bytes): (VhostUserConfig, _) = request.body_and_rest()?;
+    if bytes.len() as u64 != u64::from(config.size) {
+        return Err(Malformed::Body(request.header().code).into());
+    }
+    Ok((config, bytes))
+}
+
+/// The regions of a memory table.
+fn regions(request: &mut Message) -> Result<Vec<(VhostUserMemoryRegion, File)>, Malformed> {
+    let code = request.header().code;
+    let (head, regions): (VhostUserMemory, _) = request.body_and_rest()?;
+    let (regions, rest) = regions.as_chunks::<{ size_of::<VhostUserMemoryRegion>() }>();
+    if !rest.is_empty() || u32::try_from(regions.len()) != Ok(head.num_regions) {
+        return Err(Malformed::Body(code));
+    }
+    let regions: Vec<_> = regions.iter().map(|bytes| plain(bytes)).collect();
+    if regions.len() != request.files.len() {
+        return Err(Malformed::MissingFiles(code));
+    }
+    let files = request.files.drain(..).map(File::from);
+    Ok(regions.into_iter().zip(files).collect())
+}
+
+/// A body whose values are checked where they are used.
+fn plain<T: ByteValued + Default>(bytes: &[u8]) -> T {
+    let mut body = T::default();
+    body.as_mut_slice().copy_from_slice(bytes);
+    body
+}
+
+/// The one descriptor a request has.
+fn only_file(request: &mut Message) -> Result<File, Malformed> {
+    let code = request.header().code;
+    match (request.files.pop(), request.files.is_empty()) {
+        (Some(file), true) => Ok(file.into()),
+        _ => Err(Malformed::MissingFiles(code)),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    #[test]
-    fn nobody_else_can_stand_in_the_queue_of_the_rendezvous() {
-        let (mut ours, listener) = private_rendezvous().unwrap();
-        let address = listener.local_addr().unwrap();
-        let intruder = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
-        intruder.set_nonblocking(true).unwrap();
-        let name = std::os::linux::net::SocketAddrExt::as_abstract_name(&address).unwrap();
-        let name = format!("\0{}", std::str::from_utf8(name).unwrap());
-        let refused = intruder.connect(&SockAddr::unix(name).unwrap()).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
-
-        let (mut accepted, _) = listener.accept().unwrap();
-        ours.write_all(b"us").unwrap();
-        let mut got = [0; 2];
-        io::Read::read_exact(&mut accepted, &mut got).unwrap();
-        assert_eq!(&got, b"us");
-    }
-}
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,18 +1,17 @@
 //! The log of pages we wrote, for live migration (vhost-user "Migration").
 //!
 //! The front end shares one bitmap for all guest memory, a bit per 4 KiB page of
-//! guest-physical address. `vhost-user-backend` hands it to each memory region
-//! ([`BitmapReplace`]); a region without a log costs a relaxed load per write. Regions
-//! made by a later memory table take the log over from the ones before
-//! ([`DirtyBitmap::inherit`]), which the crate alone would forget. Whether pages are
+//! guest-physical address. Each memory region marks its own part ([`DirtyBitmap`]); a
+//! region without a log costs a relaxed load per write. Regions of a later memory table
+//! take the log over from the ones before ([`DirtyBitmap::inherit`]). Whether pages are
 //! to be marked at all (the feature LOG_ALL) is the ring's business.
 
-use std::io;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use vhost_user_backend::bitmap::{AtomicBitmapMmap, BitmapReplace, MemRegionBitmap, MmapLogReg};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
-use vm_memory::{Address, GuestMemoryRegion};
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{Address, FileOffset, GuestMemoryRegion, MmapRegion, VolatileMemory};
 
 /// Bytes one bit of the log stands for (VHOST_LOG_PAGE).
 const PAGE: u64 = 4096;
@@ -37,45 +36,44 @@ struct Shared {
 /// The part of the front end's log that belongs to one region.
 #[derive(Clone, Debug)]
 pub struct RegionLog {
-    bytes: LogBytes,
+    pages: Arc<SharedLog>,
     /// Guest-physical address of the region.
     start: u64,
     /// Length of the region in bytes.
     len: u64,
 }
 
-/// The bitmap of all guest memory.
-#[derive(Clone, Debug)]
-enum LogBytes {
-    /// The front end's.
-    Shared(Arc<MmapLogReg>),
-    /// A test's: the crate lets nobody else map a log.
-    #[cfg(any(test, feature = "testing"))]
-    Own(Arc<[AtomicU8]>),
-}
+/// The bitmap of all guest memory, which the front end shares.
+#[derive(Debug)]
+pub struct SharedLog(MmapRegion);
 
-impl LogBytes {
-    /// Says whether the bitmap covers `region`.
-    fn check<R: GuestMemoryRegion>(&self, region: &R) -> io::Result<()> {
-        match self {
-            // The crate keeps the length to itself, but its own bitmap checks it.
-            Self::Shared(bytes) => AtomicBitmapMmap::new(region, Arc::clone(bytes)).map(drop),
-            #[cfg(any(test, feature = "testing"))]
-            Self::Own(bytes) => {
-                let end = region.start_addr().raw_value() + region.len();
-                let needed = end.div_ceil(PAGE * PAGES_PER_BYTE);
-                let enough = needed <= bytes.len() as u64;
-                enough.then_some(()).ok_or_else(|| io::ErrorKind::InvalidData.into())
-            }
-        }
+impl SharedLog {
+    /// Maps `len` bytes of `file` from `offset` on.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    pub fn map(file: File, offset: u64, len: u64) -> Result<Self, MmapRegionError> {
+        let len = usize::try_from(len).map_err(|_| MmapRegionError::InvalidOffsetLength)?;
+        MmapRegion::from_file(FileOffset::new(file, offset), len).map(Self)
     }
 
-    fn at(&self, index: usize) -> &AtomicU8 {
-        match self {
-            Self::Shared(bytes) => &bytes[index],
-            #[cfg(any(test, feature = "testing"))]
-            Self::Own(bytes) => &bytes[index],
-        }
+    /// A log of `len` bytes that no front end shares.
+    ///
+    /// # Errors
+    /// What mmap(2) says.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn anonymous(len: usize) -> Result<Self, MmapRegionError> {
+        MmapRegion::new(len).map(Self)
+    }
+
+    /// Bytes of the bitmap.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    /// Eight pages; `None` beyond the end.
+    pub fn byte(&self, index: usize) -> Option<&AtomicU8> {
+        self.0.get_atomic_ref(index).ok()
     }
 }
 
@@ -93,9 +91,15 @@ impl DirtyBitmap {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        if let Some(log) = log.and_then(|log| RegionLog::of_region(region, log.bytes).ok()) {
-            self.replace(log);
+        if let Some(log) = log.and_then(|log| RegionLog::new(region, &log.pages)) {
+            self.start(log);
         }
+    }
+
+    /// Marks writes in `log` from now on.
+    pub fn start(&self, log: RegionLog) {
+        *self.shared.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
+        self.shared.active.store(true, Ordering::Release);
     }
 
     /// Marks `len` bytes from `offset` of the region on.
@@ -118,19 +122,15 @@ impl DirtyBitmap {
 }
 
 impl RegionLog {
-    fn of_region<R: GuestMemoryRegion>(region: &R, bytes: LogBytes) -> io::Result<Self> {
-        bytes.check(region)?;
-        Ok(Self {
-            bytes,
-            start: region.start_addr().raw_value(),
-            len: region.len(),
+    /// The part of `region` in `pages`; `None` if the bitmap ends before the region does.
+    pub fn new(region: &impl GuestMemoryRegion, pages: &Arc<SharedLog>) -> Option<Self> {
+        let (start, len) = (region.start_addr().raw_value(), region.len());
+        let needed = start.checked_add(len)?.div_ceil(PAGE * PAGES_PER_BYTE);
+        (needed <= pages.size() as u64).then(|| Self {
+            pages: Arc::clone(pages),
+            start,
+            len,
         })
-    }
-
-    /// The log of `region` in a test's own bitmap.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn in_own_bytes<R: GuestMemoryRegion>(region: &R, bytes: Arc<[AtomicU8]>) -> io::Result<Self> {
-        Self::of_region(region, LogBytes::Own(bytes))
     }
 
     /// Page number, in guest-physical memory, of the byte at `offset` of the region.
@@ -147,7 +147,9 @@ impl RegionLog {
             let (byte, bit) = byte_and_bit(page);
             // Release: the front end that sees the bit and then copies the page must
             // find what was written before.
-            self.bytes.at(byte).fetch_or(bit, Ordering::Release);
+            if let Some(pages) = self.pages.byte(byte) {
+                pages.fetch_or(bit, Ordering::Release);
+            }
         }
     }
 
@@ -156,19 +158,14 @@ impl RegionLog {
             return false;
         }
         let (byte, bit) = byte_and_bit(self.page(offset));
-        self.bytes.at(byte).load(Ordering::Relaxed) & bit != 0
+        let pages = self.pages.byte(byte);
+        pages.is_some_and(|pages| pages.load(Ordering::Relaxed) & bit != 0)
     }
 }
 
 fn byte_and_bit(page: u64) -> (usize, u8) {
     let byte = usize::try_from(page / PAGES_PER_BYTE).unwrap_or(usize::MAX);
     (byte, 1 << (page % PAGES_PER_BYTE))
-}
-
-impl MemRegionBitmap for RegionLog {
-    fn new<R: GuestMemoryRegion>(region: &R, logmem: Arc<MmapLogReg>) -> io::Result<Self> {
-        Self::of_region(region, LogBytes::Shared(logmem))
-    }
 }
 
 impl Bitmap for DirtyBitmap {
@@ -186,15 +183,6 @@ impl Bitmap for DirtyBitmap {
             shared: Arc::clone(&self.shared),
             offset: self.offset.saturating_add(offset as u64),
         }
-    }
-}
-
-impl BitmapReplace for DirtyBitmap {
-    type InnerBitmap = RegionLog;
-
-    fn replace(&self, bitmap: RegionLog) {
-        *self.shared.log.write().unwrap_or_else(PoisonError::into_inner) = Some(bitmap);
-        self.shared.active.store(true, Ordering::Release);
     }
 }
 

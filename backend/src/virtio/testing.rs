@@ -1,11 +1,10 @@
 //! A driver without a guest: rings in ordinary memory, for tests of the device side.
 
-use super::dirty_log::{DirtyBitmap, RegionLog};
+use super::dirty_log::{DirtyBitmap, RegionLog, SharedLog};
 use super::memory::GuestMap;
 use super::ring::RingLayout;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use vhost_user_backend::bitmap::BitmapReplace;
+use std::sync::atomic::Ordering;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -73,25 +72,25 @@ impl TestMemory {
 }
 
 /// A dirty log as a front end shares one.
-pub struct DirtyLog(Arc<[AtomicU8]>);
+pub struct DirtyLog(Arc<SharedLog>);
 
 impl DirtyLog {
     /// Starts logging writes to `memory`.
     pub fn attach(memory: &TestMemory) -> Self {
         let end = memory.memory.last_addr().raw_value() + 1;
         let len = usize::try_from(end.div_ceil(0x1000 * 8)).expect("a small memory");
-        let bytes: Arc<[AtomicU8]> = (0..len).map(|_| AtomicU8::new(0)).collect();
+        let pages = Arc::new(SharedLog::anonymous(len).expect("memory for a test"));
         for region in memory.memory.iter() {
-            let log = RegionLog::in_own_bytes(region, Arc::clone(&bytes)).expect("long enough");
-            GuestMemoryRegion::bitmap(region).replace(log);
+            let log = RegionLog::new(region, &pages).expect("long enough");
+            GuestMemoryRegion::bitmap(region).start(log);
         }
-        Self(bytes)
+        Self(pages)
     }
 
     /// Page numbers marked since the last call.
     pub fn take(&self) -> Vec<u64> {
         let mut pages = Vec::new();
-        for (at, byte) in (0u64..).zip(self.0.iter()) {
+        for (at, byte) in (0u64..).zip((0..self.0.size()).filter_map(|at| self.0.byte(at))) {
             let bits = byte.swap(0, Ordering::Relaxed);
             pages.extend((0..8).filter(|bit| bits & (1 << bit) != 0).map(|bit| at * 8 + bit));
         }

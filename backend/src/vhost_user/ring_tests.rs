@@ -1,6 +1,6 @@
 use super::*;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
@@ -48,7 +48,7 @@ impl RingHost for FakeHost {
 const USED: u64 = 0x3000;
 
 struct Bench {
-    vring: Vring,
+    ring: Ring,
     memory: Memory,
     told: Receiver<Told>,
 }
@@ -58,9 +58,8 @@ fn bench(ahead: Option<u16>) -> Bench {
     let memory = GuestMemoryAtomic::new(memory);
     let (sender, told) = channel();
     let host: Box<dyn RingHost> = Box::new(FakeHost { told: sender, ahead });
-    let (vring, made) = born_with(vec![host], || Vring::new(memory.clone(), MAX_RING_SIZE).unwrap());
-    assert_eq!(made.len(), 1);
-    Bench { vring, memory, told }
+    let ring = Ring::new(host, memory.clone()).unwrap();
+    Bench { ring, memory, told }
 }
 
 impl Bench {
@@ -68,18 +67,26 @@ impl Bench {
         self.told.try_iter().collect()
     }
 
-    /// What the daemon does for NUM, BASE, ADDR and KICK.
-    fn start(&self, base: u16) {
-        self.vring.set_queue_size(256);
-        self.vring.set_queue_next_avail(base);
-        self.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
-        self.vring.set_kick(Some(event()));
-        self.vring.set_queue_ready(true);
+    /// NUM, BASE, ADDR and KICK.
+    fn start(&mut self, base: u16) {
+        self.ring.set_size(256);
+        self.ring.set_base(base);
+        self.ring.set_addresses(at(USED)).unwrap();
+        self.ring.set_kick(Some(event()));
     }
 
     fn set_used_idx(&self, idx: u16) {
         let at = GuestAddress(USED + 2);
         self.memory.memory().write_obj(idx, at).unwrap();
+    }
+}
+
+/// A ring with its used ring at `used`.
+fn at(used: u64) -> Addresses {
+    Addresses {
+        descriptors: 0x1000,
+        available: 0x2000,
+        used,
     }
 }
 
@@ -97,52 +104,49 @@ fn started(next_avail: u16) -> Told {
 
 #[test]
 fn a_ring_starts_once_when_everything_is_known() {
-    let bench = bench(Some(0));
-    bench.vring.set_queue_size(256);
-    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
-    bench.vring.set_call(Some(event()));
-    bench.vring.set_kick(Some(event()));
+    let mut bench = bench(Some(0));
+    bench.ring.set_size(256);
+    bench.ring.set_addresses(at(USED)).unwrap();
+    bench.ring.set_call(Some(event()));
     assert_eq!(bench.told(), []);
-    bench.vring.set_queue_ready(true);
-    bench.vring.set_queue_ready(true);
+    bench.ring.set_kick(Some(event()));
     assert_eq!(bench.told(), [started(0)]);
+    bench.ring.set_call(Some(event()));
+    assert_eq!(bench.told(), [Told::Call(true)]);
 }
 
 #[test]
 fn a_front_end_that_kicks_before_it_names_addresses_starts_the_ring_with_them() {
-    let bench = bench(Some(0));
-    bench.vring.set_queue_size(256);
-    bench.vring.set_kick(Some(event()));
-    bench.vring.set_queue_ready(true);
+    let mut bench = bench(Some(0));
+    bench.ring.set_size(256);
+    bench.ring.set_kick(Some(event()));
     assert_eq!(bench.told(), []);
-    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    bench.ring.set_addresses(at(USED)).unwrap();
     assert_eq!(bench.told(), [started(0)]);
 }
 
 #[test]
 fn get_vring_base_says_where_the_worker_was() {
-    let bench = bench(Some(77));
+    let mut bench = bench(Some(77));
     bench.start(0);
-    bench.vring.set_queue_ready(false);
+    assert_eq!(bench.ring.stop(), 77);
     assert_eq!(bench.told(), [started(0), Told::Stop]);
-    assert_eq!(bench.vring.queue_next_avail(), 77);
-    bench.vring.set_queue_ready(false);
+    assert_eq!(bench.ring.stop(), 77);
     assert_eq!(bench.told(), [], "a stopped ring is not stopped again");
 }
 
 #[test]
 fn a_ring_whose_worker_cannot_say_where_it_was_goes_on_behind_what_came_back() {
-    let bench = bench(None);
+    let mut bench = bench(None);
     bench.set_used_idx(12);
     bench.start(12);
     bench.set_used_idx(15);
-    bench.vring.set_queue_ready(false);
-    assert_eq!(bench.vring.queue_next_avail(), 15);
+    assert_eq!(bench.ring.stop(), 15);
 }
 
 #[test]
 fn cloud_hypervisor_reconnects_with_the_available_index_and_no_buffer_is_lost() {
-    let bench = bench(Some(0));
+    let mut bench = bench(Some(0));
     // 256 receive buffers posted, 40 used before the back end went away.
     bench.set_used_idx(40);
     bench.start(256);
@@ -151,26 +155,26 @@ fn cloud_hypervisor_reconnects_with_the_available_index_and_no_buffer_is_lost() 
 
 #[test]
 fn qemu_repeats_the_addresses_of_running_rings_when_a_migration_starts() {
-    let bench = bench(Some(5));
+    let mut bench = bench(Some(5));
     bench.start(0);
-    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
-    bench.vring.set_queue_size(256);
+    bench.ring.set_addresses(at(USED)).unwrap();
+    bench.ring.set_size(256);
     assert_eq!(bench.told(), [started(0)], "the ring was left alone");
 }
 
 #[test]
 fn other_addresses_or_another_size_restart_a_running_ring_where_it_was() {
-    let bench = bench(Some(5));
+    let mut bench = bench(Some(5));
     bench.start(0);
     bench.set_used_idx(5);
-    bench.vring.set_queue_size(512);
+    bench.ring.set_size(512);
     let resized = Told::Start {
         size: 512,
         used: USED,
         next_avail: 5,
     };
     assert_eq!(bench.told(), [started(0), Told::Stop, resized]);
-    bench.vring.set_queue_info(0x1000, 0x2000, 0x5000).unwrap();
+    bench.ring.set_addresses(at(0x5000)).unwrap();
     let moved = Told::Start {
         size: 512,
         used: 0x5000,
@@ -181,39 +185,38 @@ fn other_addresses_or_another_size_restart_a_running_ring_where_it_was() {
 
 #[test]
 fn a_size_that_is_no_power_of_two_never_reaches_the_worker() {
-    let bench = bench(Some(5));
+    let mut bench = bench(Some(5));
     bench.start(0);
-    bench.vring.set_queue_size(300);
+    bench.ring.set_size(300);
     assert_eq!(bench.told(), [started(0), Told::Stop]);
-    bench.vring.set_queue_size(256);
+    bench.ring.set_size(256);
     assert_eq!(bench.told().len(), 1, "a good size starts it again");
 }
 
 #[test]
 fn interrupts_are_replaced_without_stopping_the_ring() {
-    let bench = bench(Some(5));
+    let mut bench = bench(Some(5));
     bench.start(0);
-    bench.vring.set_call(Some(event()));
-    bench.vring.set_call(None);
-    bench.vring.set_err(Some(event()));
+    bench.ring.set_call(Some(event()));
+    bench.ring.set_call(None);
+    bench.ring.set_error(Some(event()));
     let want = [started(0), Told::Call(true), Told::Call(false), Told::Error(true)];
     assert_eq!(bench.told(), want);
 }
 
 #[test]
 fn a_reset_ring_knows_nothing_of_the_one_before() {
-    let bench = bench(Some(9));
+    let mut bench = bench(Some(9));
     bench.start(0);
-    bench.vring.set_enabled(true);
-    bench.vring.reset();
+    bench.ring.set_enabled(true);
+    bench.ring.reset();
     let want = [started(0), Told::Enabled(true), Told::Enabled(false), Told::Stop];
     assert_eq!(bench.told(), want);
-    assert_eq!(bench.vring.queue_next_avail(), 0);
-    bench.vring.set_kick(Some(event()));
-    bench.vring.set_queue_ready(true);
+    assert_eq!(bench.ring.stop(), 0);
+    bench.ring.set_kick(Some(event()));
     assert_eq!(bench.told(), [], "no address, no start");
-    bench.vring.set_queue_info(0x1000, 0x2000, USED).unwrap();
+    bench.ring.set_addresses(at(USED)).unwrap();
     assert_eq!(bench.told(), [], "no size, no start");
-    bench.vring.set_queue_size(256);
+    bench.ring.set_size(256);
     assert_eq!(bench.told(), [started(0)]);
 }

@@ -1,0 +1,178 @@
+//! Guest memory as the front end shares it: regions of files, each with the address it
+//! has in the guest and the address it has in the front end.
+//!
+//! Ring addresses come as addresses of the front end and are translated here. The rings
+//! and the device share [`Memory`], whose content each change replaces as a whole.
+
+use super::session::Refused;
+use crate::virtio::DirtyBitmap;
+use crate::virtio::dirty_log::{RegionLog, SharedLog};
+use rustix::fs::FileType;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::{Arc, PoisonError};
+use vhost::vhost_user::message::{VhostUserLog, VhostUserMemoryRegion};
+use vm_memory::{
+    GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap,
+};
+
+/// Guest memory with the log of pages written to it.
+pub type Memory = GuestMemoryAtomic<GuestMemoryMmap<DirtyBitmap>>;
+
+/// The memory table of one front end.
+#[derive(Debug)]
+pub struct MemoryTable {
+    memory: Memory,
+    mappings: Vec<Mapping>,
+}
+
+/// Where one region lies.
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    front_end: u64,
+    guest: u64,
+    len: u64,
+}
+
+impl Default for MemoryTable {
+    /// A table without a region.
+    fn default() -> Self {
+        Self {
+            memory: GuestMemoryAtomic::new(GuestMemoryMmap::new()),
+            mappings: Vec::new(),
+        }
+    }
+}
+
+impl MemoryTable {
+    /// The memory, whatever regions it has by the time it is looked at.
+    pub fn shared(&self) -> Memory {
+        self.memory.clone()
+    }
+
+    /// SET_MEM_TABLE: `regions` are all there is.
+    ///
+    /// # Errors
+    /// [`Refused`]; the table stays as it is.
+    pub fn replace(&mut self, regions: Vec<(VhostUserMemoryRegion, File)>) -> Result<(), Refused> {
+        let mappings = regions.iter().map(|(region, _)| Mapping::of(region)).collect();
+        let regions = regions.into_iter().map(|(region, file)| map(&region, file));
+        let memory = GuestMemoryMmap::from_regions(regions.collect::<Result<_, _>>()?);
+        self.set(memory.map_err(unusable)?);
+        self.mappings = mappings;
+        Ok(())
+    }
+
+    /// ADD_MEM_REG
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    pub fn add(&mut self, region: &VhostUserMemoryRegion, file: File) -> Result<(), Refused> {
+        let mapped = Arc::new(map(region, file)?);
+        let memory = self.memory.memory().insert_region(mapped);
+        self.set(memory.map_err(unusable)?);
+        self.mappings.push(Mapping::of(region));
+        Ok(())
+    }
+
+    /// REM_MEM_REG
+    ///
+    /// # Errors
+    /// As [`replace`](Self::replace).
+    pub fn remove(&mut self, region: &VhostUserMemoryRegion) -> Result<(), Refused> {
+        let guest = region.guest_phys_addr;
+        let rest = self
+            .memory
+            .memory()
+            .remove_region(GuestAddress(guest), region.memory_size);
+        let (memory, _removed) = rest.map_err(unusable)?;
+        self.set(memory);
+        self.mappings.retain(|mapping| mapping.guest != guest);
+        Ok(())
+    }
+
+    /// SET_LOG_BASE: pages written from now on are marked in this log.
+    ///
+    /// # Errors
+    /// [`Refused`]: it does not lie in its file, or does not cover the memory.
+    pub fn set_log(&self, log: VhostUserLog, file: File) -> Result<(), Refused> {
+        let (size, offset) = (log.mmap_size, log.mmap_offset);
+        if let Some(file) = ends_beyond(&file, size, offset) {
+            return Err(Refused::ShortLog { size, offset, file });
+        }
+        let log = SharedLog::map(file, offset, size).map_err(|e| Refused::Log(e.to_string()))?;
+        let log = Arc::new(log);
+        let memory = self.memory.memory();
+        let logs: Vec<_> = memory.iter().map(|region| RegionLog::new(region, &log)).collect();
+        let logs: Option<Vec<_>> = logs.into_iter().collect();
+        let logs = logs.ok_or(Refused::LogTooShort { size })?;
+        for (region, log) in memory.iter().zip(logs) {
+            GuestMemoryRegion::bitmap(region).start(log);
+        }
+        Ok(())
+    }
+
+    /// The guest-physical address of an address of the front end.
+    ///
+    /// # Errors
+    /// [`Refused::Unmapped`]
+    pub fn guest_address(&self, front_end: u64) -> Result<u64, Refused> {
+        let found = self
+            .mappings
+            .iter()
+            .find_map(|mapping| mapping.guest_address(front_end));
+        found.ok_or(Refused::Unmapped(front_end))
+    }
+
+    fn set(&self, memory: GuestMemoryMmap<DirtyBitmap>) {
+        self.memory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(memory);
+    }
+}
+
+impl Mapping {
+    const fn of(region: &VhostUserMemoryRegion) -> Self {
+        Self {
+            front_end: region.user_addr,
+            guest: region.guest_phys_addr,
+            len: region.memory_size,
+        }
+    }
+
+    fn guest_address(&self, front_end: u64) -> Option<u64> {
+        let offset = front_end.checked_sub(self.front_end)?;
+        (offset < self.len).then(|| self.guest + offset)
+    }
+}
+
+fn map(region: &VhostUserMemoryRegion, file: File) -> Result<GuestRegionMmap<DirtyBitmap>, Refused> {
+    let (guest, len) = (region.guest_phys_addr, region.memory_size);
+    let (front_end, offset) = (region.user_addr, region.mmap_offset);
+    if let Some(file) = ends_beyond(&file, len, offset) {
+        return Err(Refused::ShortMemory { len, offset, file });
+    }
+    if let Some(at) = [guest, front_end].into_iter().find(|at| at.checked_add(len).is_none()) {
+        return Err(Refused::BadRegion { at, len });
+    }
+    let mapped = region.mmap_region(file).map_err(unusable)?;
+    GuestRegionMmap::new(mapped, GuestAddress(guest)).ok_or(Refused::BadRegion { at: guest, len })
+}
+
+fn unusable(why: impl std::fmt::Display) -> Refused {
+    Refused::Memory(why.to_string())
+}
+
+/// The length of a file, if `len` bytes from `offset` on do not lie in it: using them would end
+/// the process (SIGBUS). What is no regular file (a device) has no length.
+fn ends_beyond(file: impl AsFd, len: u64, offset: u64) -> Option<u64> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
+    }
+    let file = u64::try_from(stat.st_size).unwrap_or(0);
+    let lies_in = len.checked_add(offset).is_some_and(|end| end <= file);
+    (!lies_in).then_some(file)
+}

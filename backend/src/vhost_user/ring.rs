@@ -1,0 +1,235 @@
+//! One ring as the front end describes it, and the ring of a worker that follows.
+//!
+//! A ring runs while the front end has started it *and* its size, addresses and kick
+//! are known. A change to a running ring stops it, takes the index where the worker
+//! was, and starts it again. `vhost-user-backend`'s vring keeps and checks the queue's
+//! parameters and reads the guest's used index.
+//!
+//! **Where a ring starts.** A worker returns every chain it took before it stops, in
+//! ring order, so the guest's used index is where the ring continues. It takes
+//! precedence over SET_VRING_BASE: after a reconnection cloud-hypervisor sends the
+//! *available* index, which would lose every receive buffer posted before.
+
+use super::memory::Memory;
+use crate::virtio::MAX_RING_SIZE;
+use crate::worker::RingSetup;
+use std::fs::File;
+use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::Error as QueueError;
+
+/// The worker's side of one ring.
+pub trait RingHost: Send {
+    /// Starts the ring.
+    fn start(&self, setup: RingSetup);
+    /// Stops it and says where it was; `None` if the worker never ran it.
+    fn stop(&self) -> Option<u16>;
+    /// Lets it serve, or not.
+    fn set_enabled(&self, enabled: bool);
+    /// Replaces the interrupt.
+    fn set_call(&self, call: Option<File>);
+    /// Replaces the error notice.
+    fn set_error(&self, error: Option<File>);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not started, or stopped by GET_VRING_BASE.
+    Stopped,
+    /// Started by the front end, but something is missing.
+    Waiting,
+    /// The worker runs it.
+    Running,
+}
+
+/// Guest-physical addresses of a ring's three parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// One ring: what the front end has said about it, and whether its worker runs it.
+pub struct Ring {
+    queue: VringMutex<Memory>,
+    host: Box<dyn RingHost>,
+    phase: Phase,
+    /// `None`: not set, or no power of two.
+    size: Option<u16>,
+    addresses: Option<Addresses>,
+    next_avail: u16,
+    kick: Option<File>,
+    call: Option<File>,
+    error: Option<File>,
+}
+
+impl Ring {
+    /// A ring in `memory` that `host` runs, of which nothing is known yet.
+    ///
+    /// # Errors
+    /// None with the constant size that is asked for here.
+    pub fn new(host: Box<dyn RingHost>, memory: Memory) -> Result<Self, QueueError> {
+        Ok(Self {
+            queue: VringMutex::new(memory, MAX_RING_SIZE)?,
+            host,
+            phase: Phase::Stopped,
+            size: None,
+            addresses: None,
+            next_avail: 0,
+            kick: None,
+            call: None,
+            error: None,
+        })
+    }
+
+    /// SET_VRING_ENABLE
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.host.set_enabled(enabled);
+    }
+
+    /// SET_VRING_NUM: a size that is no power of two keeps the ring from starting.
+    pub fn set_size(&mut self, size: u16) {
+        let accepted = self.queue.get_mut().get_queue_mut().try_set_size(size);
+        let size = accepted.is_ok().then_some(size).or_else(|| {
+            log::warn!(
+                "the front end asks for a ring of {size} descriptors, which will not start: \
+                 give it a power of two up to {MAX_RING_SIZE}"
+            );
+            None
+        });
+        if self.size != size {
+            self.reconfigure(|ring| ring.size = size);
+        }
+    }
+
+    /// SET_VRING_ADDR
+    ///
+    /// # Errors
+    /// A part is not aligned, or the used index is not in guest memory.
+    pub fn set_addresses(&mut self, addresses: Addresses) -> Result<(), QueueError> {
+        self.queue
+            .set_queue_info(addresses.descriptors, addresses.available, addresses.used)?;
+        self.queue.queue_used_idx()?;
+        // QEMU repeats the addresses of running rings when a migration starts.
+        if self.addresses != Some(addresses) {
+            self.reconfigure(|ring| ring.addresses = Some(addresses));
+        }
+        Ok(())
+    }
+
+    /// SET_VRING_BASE: a running ring knows better where it is.
+    pub fn set_base(&mut self, base: u16) {
+        if self.phase != Phase::Running {
+            self.next_avail = base;
+        }
+    }
+
+    /// SET_VRING_KICK, which starts the ring.
+    pub fn set_kick(&mut self, kick: Option<File>) {
+        self.reconfigure(|ring| ring.kick = kick);
+        self.ready();
+    }
+
+    /// SET_VRING_CALL; it starts the ring too where a kick is known.
+    pub fn set_call(&mut self, call: Option<File>) {
+        self.call = call;
+        if self.phase == Phase::Running {
+            self.host.set_call(duplicate(self.call.as_ref()));
+        }
+        self.ready();
+    }
+
+    /// SET_VRING_ERR
+    pub fn set_error(&mut self, error: Option<File>) {
+        self.error = error;
+        if self.phase == Phase::Running {
+            self.host.set_error(duplicate(self.error.as_ref()));
+        }
+    }
+
+    /// GET_VRING_BASE: stops the ring, waits for its worker, and returns the index of the
+    /// next available entry.
+    pub fn stop(&mut self) -> u16 {
+        self.pause();
+        self.phase = Phase::Stopped;
+        self.kick = None;
+        self.call = None;
+        self.next_avail
+    }
+
+    /// Back to the state before anything was said about the ring, for a device reset
+    /// and for a front end that is gone.
+    pub fn reset(&mut self) {
+        self.set_enabled(false);
+        self.stop();
+        self.error = None;
+        self.size = None;
+        self.addresses = None;
+        self.next_avail = 0;
+    }
+
+    fn ready(&mut self) {
+        if self.phase == Phase::Stopped && self.kick.is_some() {
+            self.phase = Phase::Waiting;
+            self.start();
+        }
+    }
+
+    /// Changes something a running worker cannot change under way.
+    fn reconfigure(&mut self, change: impl FnOnce(&mut Self)) {
+        self.pause();
+        change(self);
+        self.start();
+    }
+
+    /// Stops the worker if it runs the ring, to continue later. A worker that has ended
+    /// cannot say where it was: what it took and did not return counts as never taken.
+    fn pause(&mut self) {
+        if self.phase == Phase::Running {
+            let stopped_at = self.host.stop().or_else(|| self.used_idx());
+            self.next_avail = stopped_at.unwrap_or(self.next_avail);
+            self.phase = Phase::Waiting;
+        }
+    }
+
+    /// Starts the worker if the front end wants it and everything is known.
+    fn start(&mut self) {
+        let (Phase::Waiting, Some(size), Some(at)) = (self.phase, self.size, self.addresses) else {
+            return;
+        };
+        let Some(kick) = duplicate(self.kick.as_ref()) else {
+            return;
+        };
+        self.next_avail = self.used_idx().unwrap_or(self.next_avail);
+        self.host.start(RingSetup {
+            size,
+            descriptors: at.descriptors,
+            available: at.available,
+            used: at.used,
+            next_avail: self.next_avail,
+            kick,
+            call: duplicate(self.call.as_ref()),
+            error: duplicate(self.error.as_ref()),
+        });
+        self.phase = Phase::Running;
+    }
+
+    /// The used index in guest memory, if it is mapped.
+    fn used_idx(&self) -> Option<u16> {
+        self.queue.queue_used_idx().ok()
+    }
+}
+
+/// A ring without its kick cannot run; the reason is logged.
+fn duplicate(file: Option<&File>) -> Option<File> {
+    let copy = file?.try_clone();
+    copy.inspect_err(|e| log::error!("cannot keep an event descriptor of a ring: {e}"))
+        .ok()
+}
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;
