@@ -1,18 +1,18 @@
-//! How the process says that it cannot go on: one line, one exit status.
+//! Failures that end the process: one line on standard error and an exit status.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Why the process ends.
+/// Reason why the process ends.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The options are wrong: exit status 2.
+    /// Wrong usage: exit status 2.
     Usage(String),
-    /// The system or the front end does not let it go on: exit status 1.
+    /// Failure at run time, of the system or the front end: exit status 1.
     Runtime(String),
-    /// The VMM that hawser started ended with this status, and has said itself why.
+    /// The VMM that hawser started exited with this status and has reported the reason itself.
     Vmm(u8),
 }
 
@@ -26,17 +26,17 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// A failure at run time.
+    /// Makes a failure at run time.
     pub fn runtime(message: impl ToString) -> Self {
         Self::Runtime(message.to_string())
     }
 
-    /// A wrong use.
+    /// Makes a wrong-usage failure.
     pub fn usage(message: impl ToString) -> Self {
         Self::Usage(message.to_string())
     }
 
-    /// The same, said of one NIC among several.
+    /// Prefixes the message with the name of a NIC, for processes with several.
     pub fn of(self, nic: &str) -> Self {
         match self {
             Self::Usage(message) => Self::Usage(format!("interface {nic}: {message}")),
@@ -45,15 +45,15 @@ impl Failure {
         }
     }
 
-    /// Standard output cannot be written.
+    /// Failure to write standard output.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     pub fn standard_output(error: std::io::Error) -> Self {
         Self::runtime(format_args!("standard output: {error}"))
     }
 
-    /// Clap's answer as one line: what is wrong, and what it takes the user to have meant.
+    /// Reduces clap's error to one line: what is wrong, and the suggested spelling.
     pub fn from_clap(error: &clap::Error) -> Self {
-        // What is wrong it tells as text only: the first paragraph.
+        // clap gives the problem as text only: the first paragraph.
         let text = error.render().to_string();
         let first = text.split("\n\n").next().unwrap_or_default();
         let first = first.strip_prefix("error: ").unwrap_or(first);
@@ -81,7 +81,7 @@ impl Failure {
         ))
     }
 
-    /// Writes the line and gives the status.
+    /// Writes the line and returns the exit status.
     pub fn report(&self) -> ExitCode {
         let (message, status) = match self {
             Self::Usage(message) => (message, 2),
@@ -89,7 +89,7 @@ impl Failure {
             Self::Vmm(status) => return ExitCode::from(*status),
         };
         let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-        // Where nobody reads standard error, the status still tells.
+        // With a closed standard error, the status still reports the failure.
         let _ = writeln!(std::io::stderr(), "hawser: {line}");
         ExitCode::from(status)
     }

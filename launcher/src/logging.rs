@@ -1,4 +1,4 @@
-//! The log on standard error, whose filter can be changed while it is written.
+//! Logger on standard error whose filter can be changed at run time.
 
 use env_logger::Logger;
 use log::{Log, Metadata, Record};
@@ -35,14 +35,14 @@ impl Switchable {
     }
 }
 
-/// Starts logging. `filter` has been checked by its option's parser.
+/// Starts logging. The option's parser has validated `filter`.
 pub fn start(filter: &str) {
     set_filter(filter);
-    // Somebody has started it before, and is served as well.
+    // A logger set earlier stays in place; that is fine.
     let _ = log::set_logger(&LOGGER);
 }
 
-/// Has what `filter` lets through be written from now on.
+/// Replaces the filter.
 pub fn set_filter(filter: &str) {
     let logger = env_logger::Builder::new()
         .parse_filters(filter)
@@ -57,7 +57,7 @@ pub fn set_filter(filter: &str) {
     log::set_max_level(level);
 }
 
-/// What is let through.
+/// The current filter, as it was given.
 pub fn filter() -> String {
     LOGGER.with(|current| current.filter.clone()).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
-//! The QEMU guest agent, asked for the guest's interfaces over its Unix socket.
+//! Client of the QEMU guest agent: reads the guest's interfaces over the agent's Unix socket.
 //!
-//! The guest is not trusted, and may not answer: an answer is waited for [`PATIENCE`], is at
-//! most [`ANSWER_MAX`] bytes and [`INTERFACES_MAX`] interfaces, and holds for [`FRESH`], so
-//! that many who ask cost the guest one answer. One asks at a time; others take what was
-//! known before.
+//! The guest is not trusted and may not answer. An answer must arrive within [`PATIENCE`], is
+//! limited to [`ANSWER_MAX`] bytes and [`INTERFACES_MAX`] interfaces, and is reused for [`FRESH`],
+//! so that many status requests cost the guest one answer. One query runs at a time; concurrent
+//! requests get the last answer.
 
 use hawser_backend::packet::MacAddr;
 use serde::Deserialize;
@@ -17,21 +17,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// How long the agent may take.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long what it said holds.
+/// How long an answer is reused.
 const FRESH: Duration = Duration::from_secs(2);
-/// Longest answer.
+/// Longest answer, in bytes.
 const ANSWER_MAX: usize = 256 << 10;
-/// Interfaces, and addresses of each, that are kept.
+/// Most interfaces, and most addresses of each, that are kept.
 const INTERFACES_MAX: usize = 64;
-/// What the agent sends before the answer to `guest-sync-delimited`.
+/// Byte that the agent sends before the answer to `guest-sync-delimited`.
 const DELIMITER: u8 = 0xff;
 
-/// An interface as the guest has it.
+/// An interface as the guest reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestInterface {
-    /// Its name there.
+    /// Name in the guest.
     pub name: String,
     /// Its MAC.
     pub mac: Option<MacAddr>,
@@ -39,18 +39,18 @@ pub struct GuestInterface {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The agent in the guest.
+/// Connection data of an agent and its last answer.
 #[derive(Debug)]
 pub struct GuestAgent {
     socket: PathBuf,
     known: Mutex<Vec<GuestInterface>>,
-    /// Held by who asks; when somebody last did.
+    /// Time of the last query; locked during a query.
     asking: tokio::sync::Mutex<Option<Instant>>,
     next_sync: AtomicU64,
 }
 
 impl GuestAgent {
-    /// The agent behind `socket`. Nobody is asked yet.
+    /// The agent behind `socket`; sends nothing yet.
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -60,7 +60,7 @@ impl GuestAgent {
         }
     }
 
-    /// The guest's interfaces; none if it does not say.
+    /// The guest's interfaces; empty without an answer.
     pub async fn interfaces(&self) -> Vec<GuestInterface> {
         if let Ok(mut asked) = self.asking.try_lock() {
             self.refresh(&mut asked).await;
@@ -85,7 +85,7 @@ impl GuestAgent {
 
 async fn ask(socket: &Path, sync: u64) -> io::Result<Vec<GuestInterface>> {
     let mut agent = UnixStream::connect(socket).await?;
-    // The delimiter throws away half a request of somebody before us (QGA protocol).
+    // The delimiter discards half a request of an earlier client (QGA protocol).
     let request = format!(
         "\u{0}{{\"execute\":\"guest-sync-delimited\",\"arguments\":{{\"id\":{sync}}}}}\n\
          {{\"execute\":\"guest-network-get-interfaces\"}}\n"
@@ -129,7 +129,7 @@ struct Address {
     address: String,
 }
 
-/// Reads the lines after the delimiter: the answer to our sync, then the interfaces.
+/// Reads the lines after the delimiter: the answer to the sync, then the interfaces.
 fn parse(answer: &[u8], sync: u64) -> io::Result<Option<Vec<GuestInterface>>> {
     let Some(start) = answer.iter().rposition(|byte| *byte == DELIMITER) else {
         return Ok(None);
@@ -154,7 +154,7 @@ fn interface(entry: Entry) -> GuestInterface {
         .iter()
         .filter_map(|address| address.address.parse().ok());
     GuestInterface {
-        // It is shown on terminals.
+        // The name is printed on terminals, so control characters are removed.
         name: entry.name.chars().filter(|c| c.is_ascii_graphic()).take(15).collect(),
         mac: entry.mac.and_then(|mac| mac.parse().ok()),
         addresses: addresses.take(INTERFACES_MAX).collect(),

@@ -1,12 +1,12 @@
-//! The API's HTTP/1.1, by `hyper`: one request and one answer a connection.
+//! HTTP/1.1 server of the API, on `hyper`: one request and one response per connection.
 //!
-//! One thread answers all clients, on a runtime that has no other. What they can cost is
-//! bounded: [`CONNECTIONS`] at a time and [`CLIENTS`] in each [`SPAN`], the others wait in the
-//! kernel's queue; a head of [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; [`PATIENCE`] for
-//! the request to come whole and again for the answer to be taken, so that half a request does
-//! not keep a place. The thread is niced: when processors are short, packets go first.
+//! One thread serves all clients, on a single-threaded runtime. Their cost is bounded:
+//! [`CONNECTIONS`] at a time and [`CLIENTS`] per [`SPAN`], while others wait in the kernel's queue;
+//! a head of [`HEAD_MAX`] and a body of [`BODY_MAX`] bytes; [`PATIENCE`] for the complete request
+//! and again for the client to read the response, so that half a request does not occupy a place.
+//! The thread is niced, so packets take precedence when processors are busy.
 //!
-//! What is no HTTP `hyper` answers itself, with a status and no words.
+//! `hyper` itself answers malformed HTTP, with a status and no body.
 
 use super::refusal::Refusal;
 use crate::failure::Failure;
@@ -37,35 +37,34 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Name of the thread.
 pub const THREAD: &str = "api";
-/// Clients that are heard at a time.
+/// Most clients served at a time.
 pub const CONNECTIONS: usize = 16;
-/// Clients that are heard in a [`SPAN`]: more than anybody needs, and what they cost is no
-/// packet's harm.
+/// Most clients accepted per [`SPAN`]: enough for any use, and too few to slow packets down.
 pub const CLIENTS: u32 = 20;
 /// See [`CLIENTS`].
 pub const SPAN: Duration = Duration::from_millis(200);
-/// Longest request line with headers.
+/// Longest request line with headers, in bytes.
 pub const HEAD_MAX: usize = 8 << 10;
-/// Longest body: all manifests of a VM.
+/// Longest body, in bytes: room for all manifests of a VM.
 pub const BODY_MAX: usize = 256 << 10;
-/// How long a request may take to come, and a client to take the answer.
+/// Time for a request to arrive, and for a client to read the response.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// Headers of a request that are looked at.
+/// Most headers of a request.
 const HEADERS_MAX: usize = 32;
-/// How much less a request matters than a packet (added to the process's, nice(2)).
+/// Added to the nice value of the process (nice(2)): packets take precedence over requests.
 const NICENESS: i32 = 10;
-/// How long to wait when the system has no descriptor left for a client.
+/// Pause after the system ran out of descriptors for a client.
 const RETRY: Duration = Duration::from_millis(100);
-/// Pieces of a stream that wait for the client, and the length of one.
+/// Chunks of a stream that may wait for the client, and the length of one.
 const PIECES: usize = 4;
 const PIECE: usize = 32 << 10;
 
-/// The methods there are.
+/// Supported methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Asks. HEAD is the same to us: `hyper` leaves the body out.
+    /// Reads. HEAD is treated the same: `hyper` omits the body.
     Get,
-    /// Adds or does.
+    /// Adds or acts.
     Post,
     /// Sets.
     Put,
@@ -74,7 +73,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// As it is written in a request.
+    /// The name in a request line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -105,20 +104,20 @@ impl From<Method> for hyper::Method {
     }
 }
 
-/// A request that has come whole.
+/// A complete request.
 #[derive(Debug)]
 pub struct Request {
-    /// What to do.
+    /// Its method.
     pub method: Method,
-    /// With what: the path, without query.
+    /// Its path, without the query.
     pub path: String,
-    /// Values by name, percent-encoding undone.
+    /// Query values by name, percent-decoded.
     pub query: BTreeMap<String, String>,
-    /// What goes with it.
+    /// Its body.
     pub body: Vec<u8>,
 }
 
-/// Writes an answer whose end is not known when it begins, on a thread of its own.
+/// Writes a response of unknown length, on a thread of its own.
 pub type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 /// A whole document.
@@ -128,17 +127,17 @@ pub struct Document {
     pub status: u16,
     /// Media type.
     pub kind: &'static str,
-    /// What it says.
+    /// Text of the document.
     pub body: Vec<u8>,
 }
 
-/// What a request is answered.
+/// Result of a handler.
 pub enum Answer {
-    /// It is there.
+    /// A document that is ready.
     Whole(Document),
-    /// It takes a while: other clients are answered meanwhile.
+    /// A document that takes time; other clients are served meanwhile.
     Later(Pin<Box<dyn Future<Output = Document>>>),
-    /// A document that goes on until the client goes.
+    /// A document that continues until the client disconnects.
     Stream {
         /// Media type.
         kind: &'static str,
@@ -146,22 +145,22 @@ pub enum Answer {
         thread: ThreadKind,
         /// Name of the thread.
         name: &'static str,
-        /// Who writes it.
+        /// Function that writes the stream.
         write: Stream,
     },
 }
 
-/// Answers requests until it is dropped.
+/// A running server. Dropping it ends the thread.
 pub struct Server {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Has `handler` answer whoever comes to `listener`, on a thread that is confined.
+    /// Serves clients of `listener` with `handler`, on a confined thread.
     ///
     /// # Errors
-    /// The system has no thread left, or nothing to wait with.
+    /// If the thread or its runtime cannot be created.
     pub fn start(
         sandbox: &Sandbox,
         listener: UnixListener,
@@ -173,7 +172,7 @@ impl Server {
         let (end, ending) = oneshot::channel();
         let of_streams = sandbox.clone();
         let work = move || {
-            // Where the system does not let us, requests matter as much as packets.
+            // If this fails, requests have the priority of packets.
             let _ = rustix::process::nice(NICENESS);
             let host = Host {
                 sandbox: of_streams,
@@ -194,34 +193,34 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
+            // A panic has been reported already.
             let _ = thread.join();
         }
     }
 }
 
-/// Who answers, and who confines the threads that go on answering.
+/// The handler, and the sandbox for threads that write streams.
 struct Host {
     sandbox: Sandbox,
     handler: Box<dyn Fn(&Request) -> Answer>,
 }
 
-/// Serves until `ending` says so. Clients that are there then are left.
+/// Serves until `ending` fires; open connections are then dropped.
 fn serve(runtime: &Runtime, listener: UnixListener, host: Host, ending: oneshot::Receiver<()>) -> io::Result<()> {
     let _guard = runtime.enter();
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let clients = LocalSet::new();
     clients.spawn_local(meet(listener, Rc::new(host)));
-    // Said or dropped, it is the end.
+    // A message and a dropped sender both mean the end.
     let _ = clients.block_on(runtime, ending);
     Ok(())
 }
 
-/// When the next client may come in.
+/// Rate limit on accepted clients.
 struct Turnstile {
-    /// When the span began.
+    /// Start of the span.
     since: Instant,
-    /// Clients in it.
+    /// Clients accepted in the span.
     clients: u32,
 }
 
@@ -230,7 +229,7 @@ impl Turnstile {
         Self { since: now, clients: 0 }
     }
 
-    /// Counts a client who would come `now`; says when it may.
+    /// Counts a client that arrives `now`; returns when it may be accepted.
     fn pass(&mut self, now: Instant) -> Instant {
         let end = self.since + SPAN;
         if now >= end {
@@ -243,7 +242,7 @@ impl Turnstile {
     }
 }
 
-/// Takes clients in as long as there are places.
+/// Accepts clients while places are free.
 async fn meet(listener: tokio::net::UnixListener, host: Rc<Host>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut turnstile = Turnstile::new(Instant::now());
@@ -262,12 +261,12 @@ async fn meet(listener: tokio::net::UnixListener, host: Rc<Host>) {
     }
 }
 
-/// A client, from when it has come until its answer is out.
+/// Serves one client until its response is sent.
 struct Visit {
     host: Rc<Host>,
-    /// When it is sent away; `None`: not before it goes.
+    /// Deadline of the connection; `None` for a stream.
     deadline: Cell<Option<Instant>>,
-    /// Given up by those whose answer has no end.
+    /// The place among [`CONNECTIONS`]; a stream releases it.
     place: RefCell<Option<OwnedSemaphorePermit>>,
 }
 
@@ -287,7 +286,7 @@ impl Visit {
             async move { Ok::<_, Infallible>(visit.respond(request).await) }
         });
         let mut http = http1::Builder::new();
-        // Whoever has said all may close its side before it hears the answer.
+        // A client may close its sending side before it reads the response.
         http.half_close(true)
             .keep_alive(false)
             .max_headers(HEADERS_MAX)
@@ -295,7 +294,7 @@ impl Visit {
         let mut connection = pin!(http.serve_connection(TokioIo::new(client), service));
         let mut alarm = pin!(sleep_until(Instant::now()));
         poll_fn(|context| {
-            // A client that has gone, or said nothing that makes sense, needs no more.
+            // A client that disconnected, or sent garbage, needs no more.
             if connection.as_mut().poll(context).is_ready() {
                 return Poll::Ready(());
             }
@@ -366,7 +365,7 @@ impl Visit {
 
 fn reply(status: u16, kind: &'static str, body: Reply) -> Response<Reply> {
     let mut response = Response::new(body);
-    // All there are, are statuses.
+    // All values are valid status codes.
     *response.status_mut() = status.try_into().unwrap_or_default();
     let kind = header::HeaderValue::from_static(kind);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -377,7 +376,7 @@ fn parse_query(query: &str) -> BTreeMap<String, String> {
     form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// The body of an answer.
+/// Body of a response.
 type Reply = Either<Full<Bytes>, Pieces>;
 
 /// A body that another thread writes.
@@ -396,7 +395,7 @@ impl Body for Pieces {
     }
 }
 
-/// Where that thread writes: it waits for a client that is slow, and learns when it has gone.
+/// Writer for that thread: blocks while the client is slow, and fails after it disconnected.
 struct Outlet {
     pieces: mpsc::Sender<Bytes>,
     written: Vec<u8>,
@@ -428,7 +427,7 @@ fn start_stream(sandbox: Sandbox, (kind, name): (ThreadKind, &str), write: Strea
             return;
         }
         let written = Vec::new();
-        // It ends when the client goes, which is what ends most.
+        // An error is the usual end: the client disconnected.
         let _ = write(&mut Outlet { pieces, written });
     };
     if let Err(error) = thread::Builder::new().name(name.into()).spawn(work) {

@@ -1,12 +1,11 @@
-//! What a running process can be asked and told, over HTTP on a Unix socket of the
-//! operator's.
+//! The control API of a running process: HTTP on a Unix socket that only the operator can use.
 //!
-//! A file for each group of routes holds its table, what is asked and answered as typed
-//! structs, and who answers. [`router`] finds the route, [`http`] reads requests and bounds
-//! what they can cost, [`openapi`] describes all of it. What is refused says why and what
-//! to do ([`Refusal`]), and has changed nothing.
+//! Each group of routes has a file with its table, its typed requests and responses, and its
+//! handlers. [`router`] finds the route, [`http`] reads requests and bounds their cost, [`openapi`]
+//! describes the whole API. A refused request changes nothing; its response has a reason and a
+//! remedy ([`Refusal`]).
 //!
-//! docs/api.md is for those who use it.
+//! docs/api.md is the user's page.
 
 pub mod agent;
 pub mod capture;
@@ -39,32 +38,32 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Only the owner may look into the guest's traffic.
+/// Only the owner may read the guest's traffic.
 const SOCKET_MODE: u32 = 0o600;
 const JSON: &str = "application/json";
 
-/// What requests are about.
+/// State that handlers work on.
 pub struct Context {
-    /// The ports that are served, while they come and go.
+    /// The ports being served; the list changes at run time.
     pub machine: Arc<Machine>,
-    /// The agent in the guest, if there is a way to it.
+    /// The guest's agent, if its socket is known.
     pub agent: Option<Arc<agent::GuestAgent>>,
-    /// Who changes them; `None` if there are no manifests to change.
+    /// Handle of the thread that changes NICs; `None` without manifests.
     pub hotplug: Option<Hotplug>,
 }
 
-/// The endpoint. Dropping it ends it and removes its socket.
+/// A running API endpoint. Dropping it ends the thread and removes the socket.
 pub struct Api {
     server: Option<Server>,
     path: PathBuf,
 }
 
 impl Api {
-    /// Answers for what `context` has on a socket at `path`. What requests open is opened in
-    /// the network namespace this is called in.
+    /// Serves `context` on a socket at `path`. Sockets that requests open belong to the network
+    /// namespace of the caller.
     ///
     /// # Errors
-    /// If there cannot be a socket.
+    /// If the socket cannot be created.
     pub fn start(path: &Path, context: Context) -> Result<Self, Failure> {
         let failed = |error: io::Error| Failure::runtime(format_args!("--api-socket={}: {error}", path.display()));
         remove_dead(path).map_err(failed)?;
@@ -82,12 +81,12 @@ impl Api {
 impl Drop for Api {
     fn drop(&mut self) {
         self.server = None;
-        // It is gone if somebody else removed it.
+        // Another process may have removed it already.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Removes the socket of a process that is dead.
+/// Removes the socket that a dead process left.
 fn remove_dead(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -100,10 +99,10 @@ fn remove_dead(path: &Path) -> io::Result<()> {
 }
 
 impl Context {
-    /// The port a request names with `port`; it need not where there is only one.
+    /// The port that the query names with `port`; optional if there is only one port.
     ///
     /// # Errors
-    /// There is no such port, or there are several.
+    /// If the port does not exist, or the query names none of several.
     pub fn port(&self, request: &Request) -> Result<Arc<Port>, Refusal> {
         let ports = self.machine.ports();
         let names = || {
@@ -122,20 +121,20 @@ impl Context {
     }
 }
 
-/// What came with a request.
+/// Parses the body of a request as JSON.
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
     let remedy = "send JSON as /v1/openapi.json describes it, with Content-Length";
     serde_json::from_slice(&request.body).map_err(|error| Refusal::bad_request(error, remedy))
 }
 
-/// An answer in JSON.
+/// A JSON response.
 fn json(status: u16, value: &impl Serialize) -> Answer {
     Answer::Whole(document(status, value))
 }
 
-/// A document in JSON.
+/// A JSON document.
 fn document(status: u16, value: &impl Serialize) -> Document {
-    // Fails for maps whose keys are no text, and there are none.
+    // Fails only for maps with non-text keys, and there are none.
     let mut body = serde_json::to_vec_pretty(value).unwrap_or_default();
     body.push(b'\n');
     Document {

@@ -1,7 +1,7 @@
-//! Cards of a cloud-hypervisor that runs, over its HTTP API (`--api-socket`).
+//! NICs of a running cloud-hypervisor, over its HTTP API (`--api-socket`).
 //!
-//! Removing a device is a request to the guest there too; that it has let go shows in
-//! the tree of devices, which is looked at from time to time.
+//! Removing a device is a request to the guest. Its completion shows in the device tree, which is
+//! polled.
 
 use super::running::{Patience, RunningError};
 use super::{Card, cloud_hypervisor_card, cloud_hypervisor_name};
@@ -12,29 +12,29 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the tree of devices is looked at.
+/// Interval at which the device tree is polled.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long the head of an answer may take, and its body.
+/// Longest wait for the head of a response, and for its body.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest body.
+/// Longest body, in bytes.
 const ANSWER_MAX: usize = 4 << 20;
 
-/// Its API.
+/// Client of the API.
 #[derive(Debug)]
 pub struct CloudHypervisor(PathBuf);
 
 impl CloudHypervisor {
-    /// The one that listens at `path`.
+    /// Client of the API socket at `path`.
     pub fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
-    /// Puts a card in.
+    /// Adds a NIC.
     ///
     /// # Errors
-    /// What it says.
+    /// Errors of the socket or the API.
     pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
-        // What cannot be said on the command line cannot be asked for here.
+        // What the command line cannot express, the API does not accept either.
         cloud_hypervisor_card(card).map_err(RunningError::Card)?;
         let mut net = json!({
             "id": cloud_hypervisor_name(&card.port.name),
@@ -50,10 +50,10 @@ impl CloudHypervisor {
         self.ask(Method::PUT, "vm.add-net", &net).map(drop)
     }
 
-    /// Takes a card out, when the guest lets go of it. One that has gone already is fine.
+    /// Removes a NIC and waits until the guest has released it. A missing NIC is not an error.
     ///
     /// # Errors
-    /// What it says, and [`RunningError::Kept`].
+    /// Errors of the socket or the API, and [`RunningError::Kept`].
     pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         let id = cloud_hypervisor_name(port);
         let deadline = Instant::now() + patience.whole;
@@ -70,10 +70,10 @@ impl CloudHypervisor {
         Ok(())
     }
 
-    /// Presses the power button.
+    /// Presses the VM's power button.
     ///
     /// # Errors
-    /// What it says.
+    /// Errors of the socket or the API.
     pub fn power_down(&mut self) -> Result<(), RunningError> {
         self.ask(Method::PUT, "vm.power-button", &Value::Null).map(drop)
     }

@@ -1,10 +1,10 @@
-//! The flags a VMM needs so that its card meets this back end; and the VMM that runs, told
-//! to take cards in and give them up ([`running`]).
+//! Flags that connect a VMM's NICs to this back end, and changes to the NICs of a running VMM
+//! ([`running`]).
 //!
-//! The flags are one line, each word quoted for the shell where it has to be: good for
-//! `eval "vmm … $(hawser …)"`, and without quoting where nothing in it is special.
+//! The flags are one line for `eval "vmm … $(hawser …)"`; words with special characters are quoted
+//! for the shell.
 //!
-//! A card is called after its port in both, so that one of either kind can be found again.
+//! In both VMMs a NIC is named after its port, so that it can be found again.
 
 mod cloud_hypervisor;
 mod qemu;
@@ -16,34 +16,34 @@ use hawser_manifest::objects::interface::DeviceHints;
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// Least MTU cloud-hypervisor takes.
+/// Smallest MTU that cloud-hypervisor accepts.
 const CLOUD_HYPERVISOR_MIN_MTU: u16 = 1280;
-/// How soon QEMU tries again after hawser was away.
+/// Interval at which QEMU tries to reconnect.
 const RECONNECT_MS: u16 = 1000;
 
-/// What a VMM's flags are made from.
+/// Input for a VMM's flags.
 pub struct Vm<'a> {
     /// Memory, in the VMM's notation.
     pub memory: &'a str,
-    /// Its cards, in their order.
+    /// Its NICs, in order.
     pub cards: &'a [Card<'a>],
 }
 
-/// A network card.
+/// A NIC of the VM.
 pub struct Card<'a> {
-    /// Where hawser is met.
+    /// Its vhost-user socket.
     pub socket: &'a Path,
     /// Whether the VMM listens there and hawser connects.
     pub vmm_listens: bool,
-    /// What the card is.
+    /// Its port.
     pub port: &'a PortConfig,
-    /// How the guest's firmware is to see it.
+    /// Its position as the guest's firmware sees it.
     pub device: DeviceHints,
-    /// QEMU: the bus it is on; `None`: QEMU's choice.
+    /// QEMU: its bus; `None` for QEMU's choice.
     pub bus: Option<String>,
 }
 
-/// What a card is called in QEMU.
+/// Names of a NIC in QEMU.
 struct QemuNames {
     chardev: String,
     netdev: String,
@@ -60,10 +60,9 @@ impl QemuNames {
     }
 }
 
-/// Ports of a PCI Express root that are left for cards that come while the VM runs.
+/// Spare PCI Express root ports for NICs that are plugged later.
 const SPARE_PORTS: usize = 4;
-/// Chassis of those ports, far from those people number: chassis and slot are a port's
-/// identity.
+/// Chassis of these ports, far from numbers that users choose: chassis and slot identify a port.
 const CHASSIS: u8 = 200;
 
 /// The bus behind root port `n`.
@@ -71,11 +70,11 @@ pub fn root_port(n: usize) -> String {
     format!("{ROOT_PORT}{n}")
 }
 
-/// What the buses behind root ports are called, before their number.
+/// Name of the buses behind root ports, before the number.
 const ROOT_PORT: &str = "hawser-port";
 
-/// Flags for QEMU that make a root port for each of `cards` cards, and spare ones: on the bus
-/// of the root itself nothing can be plugged while a machine runs.
+/// QEMU flags for a root port per NIC (`cards` of them) and spare ones: nothing can be plugged into
+/// the root bus itself at run time.
 pub fn qemu_root_ports(cards: usize) -> Vec<Flag> {
     let port = |n| {
         let value = format!("pcie-root-port,id={},chassis={CHASSIS},slot={n}", root_port(n));
@@ -84,44 +83,44 @@ pub fn qemu_root_ports(cards: usize) -> Vec<Flag> {
     (0..cards + SPARE_PORTS).map(port).collect()
 }
 
-/// The flag for QEMU that makes a monitor at `path`.
+/// QEMU flag for a monitor at `path`.
 ///
 /// # Errors
-/// If the path cannot be written.
+/// If the path cannot be expressed as an option.
 pub fn qemu_monitor(path: &Path) -> Result<Flag, VmmError> {
     let path = utf8(path)?.replace(',', ",,");
     Ok(("-qmp", vec![format!("unix:{path},server=on,wait=off")]))
 }
 
-/// Options that a VMM cannot be told.
+/// Options that a VMM's command line cannot express.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VmmError {
-    /// A path that has no text form.
+    /// A path that is not UTF-8.
     #[error("--socket-path is not UTF-8: choose a path that can be written on a command line")]
     PathNotUtf8,
-    /// A character the VMM's option syntax has no way to write.
+    /// A character that the VMM's option syntax cannot express.
     #[error("--socket-path has a double quote, which cloud-hypervisor cannot be told: choose another path")]
     QuoteInPath,
-    /// Below what cloud-hypervisor takes.
+    /// An MTU below the minimum of cloud-hypervisor.
     #[error("--mtu={0} is less than the {CLOUD_HYPERVISOR_MIN_MTU} bytes cloud-hypervisor takes: raise it")]
     MtuTooSmall(u16),
 }
 
-/// A flag with its values, several where it takes several.
+/// A flag with its values.
 pub type Flag = (&'static str, Vec<String>);
 
-/// Flags for QEMU 10 and later (`reconnect-ms`), for a shell.
+/// QEMU flags for a shell; QEMU 10 or later (`reconnect-ms`).
 ///
 /// # Errors
-/// If a socket's path cannot be written.
+/// If a socket's path cannot be expressed.
 pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&qemu_flags(vm)?))
 }
 
-/// Flags for QEMU 10 and later (`reconnect-ms`).
+/// QEMU flags; QEMU 10 or later (`reconnect-ms`).
 ///
 /// # Errors
-/// If a socket's path cannot be written.
+/// If a socket's path cannot be expressed.
 pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let mut flags = vec![
         ("-m", vec![vm.memory.to_owned()]),
@@ -145,9 +144,9 @@ pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     Ok(flags)
 }
 
-/// Values of -chardev, -netdev and -device for a card.
+/// Values of -chardev, -netdev and -device for a NIC.
 fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
-    // QEMU reads a doubled comma as one that is part of the value.
+    // In QEMU's syntax a doubled comma is a literal comma.
     let path = utf8(card.socket)?.replace(',', ",,");
     let pairs = card.port.queue_pairs.get();
     let role = if card.vmm_listens {
@@ -182,28 +181,28 @@ fn qemu_card(card: &Card<'_>) -> Result<[String; 3], VmmError> {
     ])
 }
 
-/// A vector for each ring, one for changes of configuration, one for the control ring.
+/// One interrupt vector per ring, one for configuration changes, one for the control ring.
 const fn vectors(pairs: u16) -> u16 {
     2 * pairs + 2
 }
 
-/// What a card is called in cloud-hypervisor.
+/// Name of a NIC in cloud-hypervisor.
 fn cloud_hypervisor_name(port: &str) -> String {
     format!("hawser-{port}")
 }
 
-/// Flags for cloud-hypervisor, for a shell.
+/// cloud-hypervisor flags for a shell.
 ///
 /// # Errors
-/// If a socket's path or the MTU cannot be given to it.
+/// If a socket's path or the MTU cannot be expressed.
 pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&cloud_hypervisor_flags(vm)?))
 }
 
-/// Flags for cloud-hypervisor.
+/// cloud-hypervisor flags.
 ///
 /// # Errors
-/// If a socket's path or the MTU cannot be given to it.
+/// If a socket's path or the MTU cannot be expressed.
 pub fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
     Ok(vec![
@@ -256,7 +255,7 @@ fn line(flags: &[Flag]) -> String {
     words.join(" ") + "\n"
 }
 
-/// `word` as a POSIX shell reads it back, unchanged where nothing in it is special.
+/// `word`, quoted for a POSIX shell if it has special characters.
 fn shell_word(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_=.,/:+@%".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) {

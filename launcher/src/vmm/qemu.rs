@@ -1,8 +1,8 @@
-//! Cards of a QEMU that runs, over its monitor.
+//! NICs of a running QEMU, over its monitor.
 //!
-//! A card is three objects there: a chardev (the socket), a netdev (the front end) and the
-//! device itself, made in this order and removed in the other. Removing the device is a
-//! request to the guest: QEMU says with an event when the guest has let go.
+//! A NIC is three objects: a chardev (the socket), a netdev (the front end) and the device, created
+//! in this order and removed in reverse. Removing the device is a request to the guest; an event of
+//! QEMU reports its completion.
 
 use super::qmp::{Qmp, QmpError};
 use super::running::{Patience, RunningError};
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
-/// QEMU's class of error for a name that is not there.
+/// QEMU's error class for an unknown name.
 const NOT_FOUND: &str = "DeviceNotFound";
-/// What QEMU says of a device whose guest has been asked already.
+/// QEMU's error text for a device whose removal is already pending.
 const ASKED_ALREADY: &str = "already in the process of unplug";
 
-/// A monitor in use.
+/// A connected monitor.
 #[derive(Debug)]
 pub struct Qemu(Qmp);
 
@@ -29,16 +29,16 @@ impl Qemu {
         Qmp::connect(path).map(Self)
     }
 
-    /// Puts a card in. Nothing is left of one that cannot be.
+    /// Adds a NIC. After a failure none of its objects is left.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Errors of the monitor.
     pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
         let names = QemuNames::of(&card.port.name);
         if self.has_device(&names.device)? {
             return Err(RunningError::There(card.port.name.clone()));
         }
-        // Of a card the guest let go of after we had stopped waiting.
+        // Leftovers of a NIC that the guest released after the wait had ended.
         self.sweep(&names)?;
         let made = self.make(card, &names);
         if made.is_err()
@@ -68,7 +68,7 @@ impl Qemu {
         self.make_device(card, names)
     }
 
-    /// On a root port that is free, or where QEMU would put it.
+    /// Adds the device to a free root port, or lets QEMU place it.
     fn make_device(&mut self, card: &Card<'_>, names: &QemuNames) -> Result<(), RunningError> {
         let device = device(card, names);
         let buses = match &card.bus {
@@ -81,7 +81,7 @@ impl Qemu {
             device["bus"] = bus.into();
             match self.0.execute("device_add", device) {
                 Ok(_) => return Ok(()),
-                // The guest has not numbered its buses yet: it may not be free after all.
+                // Before the guest has numbered its buses, a port may look free and not be.
                 Err(error @ QmpError::Refused { .. }) => refused = Some(error),
                 Err(error) => return Err(error.into()),
             }
@@ -92,14 +92,14 @@ impl Qemu {
         }
     }
 
-    /// Takes a card out, when the guest lets go of it. One that has gone already is fine.
+    /// Removes a NIC and waits until the guest has released it. A missing NIC is not an error.
     ///
     /// # Errors
-    /// What QEMU says, and [`RunningError::Kept`]: the card is there as before.
+    /// Errors of the monitor, and [`RunningError::Kept`], which leaves the NIC as it was.
     pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         let names = QemuNames::of(port);
         let deadline = Instant::now() + patience.whole;
-        // A guest that was booting has not heard the first request.
+        // A guest that is booting misses the first request.
         while self.ask_back(&names.device)? {
             let turn = deadline.min(Instant::now() + patience.again);
             let about_it = |event: &Value| event["data"]["device"] == *names.device;
@@ -116,7 +116,7 @@ impl Qemu {
         self.sweep(&names)
     }
 
-    /// Asks the guest to let go; false if the device is not there any more.
+    /// Requests the release from the guest; false if the device no longer exists.
     fn ask_back(&mut self, device: &str) -> Result<bool, QmpError> {
         match self.0.execute("device_del", json!({"id": device})) {
             Ok(_) => Ok(true),
@@ -126,20 +126,20 @@ impl Qemu {
         }
     }
 
-    /// Shows the guest a link.
+    /// Sets the link state that the guest sees.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Errors of the monitor.
     pub fn set_link(&mut self, port: &str, up: bool) -> Result<(), RunningError> {
         let name = QemuNames::of(port).netdev;
         self.0.execute("set_link", json!({"name": name, "up": up}))?;
         Ok(())
     }
 
-    /// Presses the power button.
+    /// Presses the VM's power button.
     ///
     /// # Errors
-    /// What QEMU says.
+    /// Errors of the monitor.
     pub fn power_down(&mut self) -> Result<(), RunningError> {
         self.0.execute("system_powerdown", json!({}))?;
         Ok(())
@@ -151,9 +151,9 @@ impl Qemu {
         Ok(entries.into_iter().any(|entry| entry["name"] == *device))
     }
 
-    /// Removes netdev and chardev where they are there. The device is not.
+    /// Removes netdev and chardev if they exist; the device must be gone.
     fn sweep(&mut self, names: &QemuNames) -> Result<(), RunningError> {
-        // QEMU has no class of its own for a name it does not know here, only words.
+        // QEMU has no error class for an unknown name here, only text.
         let unless_absent = |done: Result<Value, QmpError>| match done {
             Err(QmpError::Refused { class, description, .. })
                 if class == NOT_FOUND || description.contains("not found") =>
@@ -168,7 +168,7 @@ impl Qemu {
     }
 }
 
-/// device_add's arguments, but for the bus.
+/// Arguments of device_add, without the bus.
 fn device(card: &Card<'_>, names: &QemuNames) -> Value {
     let pairs = card.port.queue_pairs.get();
     let mut device = json!({
@@ -185,14 +185,14 @@ fn device(card: &Card<'_>, names: &QemuNames) -> Value {
         device["mq"] = true.into();
         device["vectors"] = vectors(pairs).into();
     }
-    // The order of booting is the firmware's, which has run.
+    // The boot order concerns the firmware, which has already run.
     if let Some(index) = card.device.acpi_index {
         device["acpi-index"] = index.into();
     }
     device
 }
 
-/// Names of the root ports nothing is behind, ours first.
+/// Names of free root ports, hawser's own first.
 fn free_ports(pci: &Value) -> Vec<String> {
     let buses = pci.as_array().into_iter().flatten();
     let devices = buses.flat_map(|bus| bus["devices"].as_array().into_iter().flatten());
@@ -206,7 +206,7 @@ fn free_ports(pci: &Value) -> Vec<String> {
     names
 }
 
-/// What QEMU says where no port is free, and what to do about it.
+/// Adds the remedy to QEMU's error when no port is free.
 fn no_port(error: QmpError) -> RunningError {
     match error {
         QmpError::Refused { description, .. } if description.contains("does not support hotplug") => {

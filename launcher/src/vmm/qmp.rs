@@ -1,8 +1,7 @@
-//! QEMU's machine protocol: one JSON object a line, commands answered in order, events at
-//! any time between.
+//! QEMU Machine Protocol: one JSON object per line; commands are answered in order, events may come
+//! between.
 //!
-//! Every wait has a limit: a QEMU that hangs, or is talking to somebody else on a monitor that
-//! takes one client, does not keep us.
+//! Every wait has a limit, in case QEMU hangs or its monitor, which accepts one client, is in use.
 
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -11,14 +10,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long an answer may take.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest line; the answer to query-pci of a large machine has some hundred kilobytes.
+/// Longest line, in bytes; the answer to query-pci of a large machine takes some hundred kilobytes.
 const LINE_MAX: usize = 4 << 20;
-/// Events that are kept for somebody to ask for.
+/// Most events that are kept for a later [`Qmp::event`].
 const EVENTS_MAX: usize = 256;
 
-/// What comes of talking to QEMU.
+/// Errors of the monitor.
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// No answer in time.
@@ -27,32 +26,32 @@ pub enum QmpError {
     /// The socket failed.
     #[error("QEMU's monitor: {0}")]
     Socket(#[from] io::Error),
-    /// It is something else.
+    /// The peer is not a QEMU monitor.
     #[error("what listens there does not speak QEMU's machine protocol: give the socket of -qmp")]
     NoQmp,
-    /// A command that was not carried out.
+    /// QEMU refused a command.
     #[error("QEMU refuses {command}: {description}")]
     Refused {
         /// The command.
         command: &'static str,
         /// QEMU's class of error.
         class: String,
-        /// Why.
+        /// QEMU's description.
         description: String,
     },
 }
 
-/// A monitor, past its greeting.
+/// A monitor after its greeting.
 #[derive(Debug)]
 pub struct Qmp {
     stream: UnixStream,
-    /// What has come of the next line.
+    /// Received part of the next line.
     buffer: Vec<u8>,
     events: VecDeque<Value>,
 }
 
 impl Qmp {
-    /// Connects, and waits for QEMU's greeting.
+    /// Connects and waits for QEMU's greeting.
     ///
     /// # Errors
     /// [`QmpError`]
@@ -72,7 +71,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Carries out a command.
+    /// Executes a command.
     ///
     /// # Errors
     /// [`QmpError`]
@@ -98,8 +97,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event, one that has come already too; `None` if it does not come by
-    /// `deadline`.
+    /// Waits for an event, including one that came earlier; `None` after `deadline`.
     ///
     /// # Errors
     /// [`QmpError`]
@@ -124,7 +122,7 @@ impl Qmp {
         }
     }
 
-    /// The next line; `None` if it is not whole by `deadline`.
+    /// The next line; `None` if it is incomplete at `deadline`.
     fn next(&mut self, deadline: Instant) -> Result<Option<Value>, QmpError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {

@@ -1,7 +1,7 @@
-//! A VMM that runs: cards put in and taken out, links shown.
+//! Changes to a running VMM: adds and removes NICs, sets links.
 //!
-//! It is met anew for each change, so that nothing is held of one that may have gone, or
-//! that somebody else wants to talk to.
+//! Each change connects anew, so that a VMM that has ended, or whose monitor has another client,
+//! holds nothing up.
 
 use super::cloud_hypervisor::CloudHypervisor;
 use super::qemu::Qemu;
@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where a VMM takes orders.
+/// Control socket of a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VmmSocket {
     /// QEMU's monitor (`-qmp`).
@@ -20,12 +20,12 @@ pub enum VmmSocket {
     CloudHypervisor(PathBuf),
 }
 
-/// How long a guest may take to let go of a card.
+/// Time limits for a guest to release a NIC.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Altogether.
+    /// Total time.
     pub whole: Duration,
-    /// Until it is asked again.
+    /// Time until the request is repeated.
     pub again: Duration,
 }
 
@@ -33,59 +33,59 @@ impl Default for Patience {
     fn default() -> Self {
         Self {
             whole: Duration::from_secs(20),
-            // QEMU takes no second request for a card on a root port before five seconds.
+            // QEMU refuses a second request for a NIC on a root port within five seconds.
             again: Duration::from_secs(6),
         }
     }
 }
 
-/// Whether the guest is told of a link by the VMM.
+/// Whether the VMM can show the guest a link state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkShown {
-    /// It is.
+    /// It can.
     ByVmm,
-    /// Only what the back end can tell it.
+    /// It cannot; only the back end's own channel is left.
     ByBackEnd,
 }
 
-/// Why a VMM did not do as it was told.
+/// Why a change of a running VMM failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunningError {
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] QmpError),
-    /// cloud-hypervisor's socket.
+    /// The socket of cloud-hypervisor failed.
     #[error("cloud-hypervisor's API: {0}")]
     CloudHypervisor(io::Error),
-    /// cloud-hypervisor's answer.
+    /// cloud-hypervisor answered with an error.
     #[error("cloud-hypervisor refuses {what} with status {status}: {why}")]
     Answer {
-        /// What it was asked for.
+        /// The request.
         what: String,
         /// HTTP status.
         status: u16,
         /// What it says.
         why: String,
     },
-    /// A card that cannot be described to it.
+    /// A NIC that cannot be expressed as options of the VMM.
     #[error(transparent)]
     Card(VmmError),
-    /// QEMU has no place for it.
+    /// QEMU has no free root port.
     #[error("{0}, and no root port is free: start QEMU with more of -device pcie-root-port,id=…,chassis=…,slot=…")]
     NoPort(String),
-    /// A card of this name is in the VM.
+    /// The VM already has a NIC of this name.
     #[error("a card of interface {0} is in the VM already; unplug it first")]
     There(String),
-    /// The guest does not let go.
+    /// The guest did not release the NIC in time.
     #[error("the guest does not let go of the card of {0} within {1:?}: it is plugged as before; try again later")]
     Kept(String, Duration),
-    /// The guest says no.
+    /// The guest refused to release the NIC.
     #[error("the guest refuses to let go of the card of {0}: it is plugged as before")]
     Refused(String),
 }
 
 impl RunningError {
-    /// Whether the VMM could not be asked at all.
+    /// Whether the VMM could not be reached at all.
     pub const fn is_unreachable(&self) -> bool {
         matches!(
             self,
@@ -94,7 +94,7 @@ impl RunningError {
     }
 }
 
-/// A VMM that has been met.
+/// A connected VMM.
 #[derive(Debug)]
 pub enum RunningVmm {
     /// QEMU.
@@ -104,10 +104,10 @@ pub enum RunningVmm {
 }
 
 impl VmmSocket {
-    /// Meets it.
+    /// Connects to the VMM.
     ///
     /// # Errors
-    /// If nobody answers there.
+    /// If the VMM does not answer.
     pub fn meet(&self) -> Result<RunningVmm, RunningError> {
         Ok(match self {
             Self::Qemu(path) => RunningVmm::Qemu(Qemu::connect(path)?),
@@ -117,7 +117,7 @@ impl VmmSocket {
 }
 
 impl RunningVmm {
-    /// Puts a card in. Nothing is left of one that cannot be.
+    /// Adds a NIC. A failure leaves nothing behind.
     ///
     /// # Errors
     /// [`RunningError`]
@@ -128,7 +128,7 @@ impl RunningVmm {
         }
     }
 
-    /// Presses the power button: the guest is asked to shut down.
+    /// Presses the VM's power button, which requests a shutdown of the guest.
     ///
     /// # Errors
     /// [`RunningError`]
@@ -139,10 +139,10 @@ impl RunningVmm {
         }
     }
 
-    /// Takes a card out and comes back when the guest has let go of it.
+    /// Removes a NIC and returns once the guest has released it.
     ///
     /// # Errors
-    /// [`RunningError`]; the card is there as before.
+    /// [`RunningError`]; the NIC stays as it was.
     pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.unplug(port, patience),
@@ -150,7 +150,7 @@ impl RunningVmm {
         }
     }
 
-    /// Shows the guest a link, where the VMM can.
+    /// Sets the link state that the guest sees, if the VMM supports it.
     ///
     /// # Errors
     /// [`RunningError`]
