@@ -156,19 +156,19 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     };
     let tcp = make(tcp::listen).map_err(failed("cannot listen"))?;
     let udp = make(udp::listen_at_any_port).map_err(failed("cannot listen"))?;
-    let taker = |transport| {
+    let taker = |is_udp| {
         move |socket| Taker {
-            transport,
+            is_udp,
             is_ipv6: is_ipv6(socket),
             socket,
         }
     };
     let takers: Vec<Taker<'_>> = tcp
         .iter()
-        .map(taker(Transport::Tcp))
-        .chain(udp.iter().map(taker(Transport::Udp)))
+        .map(taker(false))
+        .chain(udp.iter().map(taker(true)))
         .collect();
-    let lookup = SocketLookup::attach(&takers, &ports)?;
+    let lookup = SocketLookup::attach(&takers, ports.words())?;
     Ok(AnyPort {
         tcp,
         udp,

@@ -1,6 +1,7 @@
 use super::*;
+use crate::port::testing::config as port;
 use crate::virtio::control::{MacTable, RxMode};
-use crate::virtio::features::{offered, tests::port};
+use crate::virtio::features::{offered, tests::device};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 8]);
@@ -13,7 +14,7 @@ fn config(mac_check: MacCheck) -> PortConfig {
 }
 
 fn all() -> Features {
-    Features(offered(&port(2)))
+    Features(offered(device(2)))
 }
 
 fn without(bit: u32) -> Features {

@@ -12,6 +12,8 @@ mod link;
 pub mod rate;
 mod resources;
 mod sightings;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod vlan;
 
 pub use admission::Admission;
@@ -31,6 +33,7 @@ use crate::nat::steering::Directory;
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
+use crate::virtio::config_space::DeviceConfig;
 use crate::worker::{self, Limits, ThreadStart, WorkerHandle};
 use capture::Capture;
 use std::fmt::Write as _;
@@ -208,6 +211,15 @@ impl Port {
         &self.config
     }
 
+    /// The properties of the NIC that its driver sees.
+    pub const fn device(&self) -> DeviceConfig {
+        DeviceConfig {
+            mac: self.config.mac,
+            mtu: self.config.mtu,
+            queue_pairs: self.config.queue_pairs,
+        }
+    }
+
     /// The view of what crosses it.
     pub const fn capture(&self) -> &Arc<Capture> {
         &self.capture
@@ -342,7 +354,6 @@ mod tests {
     use super::*;
     use crate::config::BridgeConfig;
     use crate::sys::netns::enter_fresh;
-    use crate::virtio::features::tests::port;
     use std::time::Instant;
 
     #[test]
@@ -354,7 +365,7 @@ mod tests {
         let open = |name| Arc::new(TapQueue::open(name, 1).unwrap().remove(0));
         let (first, second) = (open("first0"), open("second0"));
         let watched = Arc::downgrade(&first);
-        let mut config = port(1);
+        let mut config = testing::config(1);
         config.mode = ModeConfig::Bridge(BridgeConfig::default());
         let resources = PortResources { queues: vec![first] };
         let port = Port::new(config, resources).unwrap();

@@ -6,12 +6,15 @@
 //! what io_uring and SO_PEEK_OFF need elsewhere.
 
 use crate::frame::{GuestCaps, GuestSlice, GuestSliceMut};
-use crate::virtio::net_header::HEADER_LEN;
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
+use virtio_bindings::virtio_net::virtio_net_hdr_mrg_rxbuf;
+
+/// Bytes of the virtio header in front of each frame.
+pub const HEADER_LEN: usize = size_of::<virtio_net_hdr_mrg_rxbuf>();
 
 /// Where TAP devices are opened.
 pub const TUN_DEVICE: &str = "/dev/net/tun";

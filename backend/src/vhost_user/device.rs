@@ -59,7 +59,7 @@ impl Device {
     }
 
     fn offers_control_ring(&self) -> bool {
-        features::offered(self.port.config()) & (1 << VIRTIO_NET_F_CTRL_VQ) != 0
+        features::offered(self.port.device()) & (1 << VIRTIO_NET_F_CTRL_VQ) != 0
     }
 
     fn for_each_worker(&self, f: impl FnMut(&WorkerHandle)) {
@@ -80,7 +80,7 @@ impl VhostUserBackend for Device {
     }
 
     fn features(&self) -> u64 {
-        features::offered(self.port.config())
+        features::offered(self.port.device())
     }
 
     fn acked_features(&self, features: u64) {
@@ -108,7 +108,7 @@ impl VhostUserBackend for Device {
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        ConfigSpace::new(self.port.config(), self.port.link().is_up()).read(offset, size)
+        ConfigSpace::new(self.port.device(), self.port.link().is_up()).read(offset, size)
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {

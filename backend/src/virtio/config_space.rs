@@ -1,6 +1,7 @@
 //! The device configuration space of virtio-net (5.1.4), as bytes.
 
-use crate::config::PortConfig;
+use crate::packet::MacAddr;
+use std::num::NonZeroU16;
 
 /// VIRTIO_NET_S_LINK_UP
 const STATUS_LINK_UP: u16 = 1;
@@ -8,8 +9,19 @@ const STATUS_LINK_UP: u16 = 1;
 const SPEED_UNKNOWN: u32 = u32::MAX;
 const DUPLEX_UNKNOWN: u8 = 0xff;
 
-/// What the guest reads of its NIC: mac, status, max_virtqueue_pairs, mtu, speed,
-/// duplex. The guest writes nothing of it.
+/// The properties of a NIC that its driver sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// The MAC; `None`: the front end or the guest chooses.
+    pub mac: Option<MacAddr>,
+    /// MTU, in bytes of IP packet.
+    pub mtu: u16,
+    /// Receive/transmit queue pairs offered.
+    pub queue_pairs: NonZeroU16,
+}
+
+/// The device configuration space: mac, status, max_virtqueue_pairs, mtu, speed,
+/// duplex. All of it is read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace([u8; Self::LEN]);
 
@@ -17,8 +29,8 @@ impl ConfigSpace {
     /// Bytes of the fields we fill.
     pub const LEN: usize = 17;
 
-    /// The configuration space of a port, whose link is up or not.
-    pub fn new(config: &PortConfig, link_up: bool) -> Self {
+    /// The configuration space of `config`, with a link that is up or down.
+    pub fn new(config: DeviceConfig, link_up: bool) -> Self {
         let mut bytes = [0; Self::LEN];
         bytes[..6].copy_from_slice(&config.mac.unwrap_or_default().0);
         let status = if link_up { STATUS_LINK_UP } else { 0 };
@@ -46,16 +58,16 @@ impl ConfigSpace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::virtio::features::tests::port;
+    use crate::virtio::features::tests::device;
 
     #[test]
     fn fields_stand_where_the_driver_reads_them() {
-        let config = PortConfig {
+        let config = DeviceConfig {
             mac: Some("02:00:00:12:34:56".parse().unwrap()),
             mtu: 9000,
-            ..port(4)
+            ..device(4)
         };
-        let space = ConfigSpace::new(&config, true);
+        let space = ConfigSpace::new(config, true);
         let expected = [
             2, 0, 0, 0x12, 0x34, 0x56, 1, 0, 4, 0, 0x28, 0x23, 255, 255, 255, 255, 255,
         ];
@@ -65,7 +77,7 @@ mod tests {
 
     #[test]
     fn reads_beyond_the_fields_give_zeros() {
-        let space = ConfigSpace::new(&port(1), true);
+        let space = ConfigSpace::new(device(1), true);
         assert_eq!(space.read(16, 3), [255, 0, 0]);
         assert_eq!(space.read(u32::MAX, 2), [0, 0]);
         assert_eq!(space.read(0, 0), [0u8; 0]);

@@ -1,6 +1,6 @@
-//! Which virtio feature bits a port offers, and what the acknowledged ones mean.
+//! The virtio feature bits a NIC offers, and what the acknowledged ones mean.
 
-use crate::config::PortConfig;
+use super::config_space::DeviceConfig;
 use crate::frame::GuestCaps;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
@@ -26,8 +26,8 @@ pub const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
     | 1 << VIRTIO_NET_F_GUEST_USO4
     | 1 << VIRTIO_NET_F_GUEST_USO6;
 
-/// The features a port offers.
-pub fn offered(config: &PortConfig) -> u64 {
+/// The features a NIC offers.
+pub fn offered(config: DeviceConfig) -> u64 {
     let mut features = LOG_ALL | PROTOCOL_FEATURES;
     for bit in [
         VIRTIO_F_VERSION_1,
@@ -61,7 +61,7 @@ pub fn offered(config: &PortConfig) -> u64 {
         features |= 1 << VIRTIO_NET_F_MAC;
     }
     // A driver of a front end without several queue pairs (UML's) fails when MQ is
-    // offered: only where somebody asked for it.
+    // offered: only where several were configured.
     if config.queue_pairs.get() > 1 {
         features |= 1 << VIRTIO_NET_F_MQ;
     }
@@ -102,43 +102,39 @@ impl Features {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig};
+    use crate::packet::MacAddr;
     use std::num::NonZeroU16;
 
-    /// A port with this many queue pairs.
-    pub fn port(queue_pairs: u16) -> PortConfig {
-        PortConfig {
-            name: "test".into(),
+    /// A NIC with this many queue pairs.
+    pub fn device(queue_pairs: u16) -> DeviceConfig {
+        DeviceConfig {
             mac: None,
             mtu: 1500,
             queue_pairs: NonZeroU16::new(queue_pairs).unwrap(),
-            pace: PaceConfig::default(),
-            policy: PolicyConfig::default(),
-            mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
         }
     }
 
     #[test]
     fn several_queues_are_offered_only_where_they_were_asked_for() {
-        let one = Features(offered(&port(1)));
+        let one = Features(offered(device(1)));
         assert!(!one.has(VIRTIO_NET_F_MQ) && one.has(VIRTIO_NET_F_CTRL_VQ));
-        let two = Features(offered(&port(2)));
+        let two = Features(offered(device(2)));
         assert!(two.has(VIRTIO_NET_F_MQ) && two.has(VIRTIO_NET_F_CTRL_VQ));
     }
 
     #[test]
     fn a_mac_is_offered_only_where_there_is_one() {
-        assert!(!Features(offered(&port(1))).has(VIRTIO_NET_F_MAC));
-        let config = PortConfig {
-            mac: Some(crate::config::GATEWAY_MAC),
-            ..port(1)
+        assert!(!Features(offered(device(1))).has(VIRTIO_NET_F_MAC));
+        let config = DeviceConfig {
+            mac: Some(MacAddr([2, 0, 0, 0, 0, 0])),
+            ..device(1)
         };
-        assert!(Features(offered(&config)).has(VIRTIO_NET_F_MAC));
+        assert!(Features(offered(config)).has(VIRTIO_NET_F_MAC));
     }
 
     #[test]
     fn no_offload_towards_the_guest_without_its_checksum() {
-        let all = offered(&port(1));
+        let all = offered(device(1));
         let caps = Features(all).guest_caps();
         assert!(caps.checksum && caps.tso4 && caps.tso6 && caps.ecn && caps.uso4 && caps.uso6);
         let without = Features(all & !(1 << VIRTIO_NET_F_GUEST_CSUM));

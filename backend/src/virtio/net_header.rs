@@ -14,6 +14,8 @@ use virtio_bindings::virtio_net::{
 
 /// Bytes of the header with `num_buffers`: VERSION_1 or MRG_RXBUF.
 pub const HEADER_LEN: usize = 12;
+// Bridge mode copies headers between rings and TAP queues.
+const _: () = assert!(HEADER_LEN == crate::sys::tap::HEADER_LEN);
 /// Bytes of the header of a legacy driver without MRG_RXBUF.
 pub const LEGACY_HEADER_LEN: usize = 10;
 

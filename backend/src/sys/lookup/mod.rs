@@ -13,7 +13,6 @@
 
 mod program;
 
-use crate::config::{PortSet, Transport};
 use program::{Instruction, MAX_SOCKETS, PORTS_SIZE};
 use rustix::thread::{CapabilitySet, capabilities};
 use socket2::Socket;
@@ -59,11 +58,11 @@ impl LookupError {
 /// A socket that ports are given to: a TCP socket that listens, or a bound UDP socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Taker<'a> {
-    /// Of what.
-    pub transport: Transport,
-    /// IPv6, or else IPv4.
+    /// UDP; otherwise TCP.
+    pub is_udp: bool,
+    /// IPv6; otherwise IPv4.
     pub is_ipv6: bool,
-    /// The socket.
+    /// Listening (TCP) or bound (UDP).
     pub socket: &'a Socket,
 }
 
@@ -74,12 +73,13 @@ pub struct SocketLookup {
 }
 
 impl SocketLookup {
-    /// Has the calling thread's network namespace give `ports` to `takers`, of each transport
-    /// and family one.
+    /// Makes the calling thread's network namespace hand `ports` to `takers`, one per transport
+    /// and family. `ports` has one bit per port, the lowest first: 65,536 for TCP, then as many
+    /// for UDP.
     ///
     /// # Errors
     /// [`LookupError`]; then nothing has changed.
-    pub fn attach(takers: &[Taker<'_>], ports: &PortSet) -> Result<Self, LookupError> {
+    pub fn attach(takers: &[Taker<'_>], ports: &[u64]) -> Result<Self, LookupError> {
         // Asked first: where system calls are filtered, bpf(2) may end the process.
         if !may_load() {
             return Err(LookupError::NotPermitted);
@@ -92,11 +92,11 @@ impl SocketLookup {
             return Err(LookupError::Taken);
         }
         let bits = Map::new(BPF_MAP_TYPE_ARRAY, PORTS_SIZE, 1)?;
-        let words: Vec<u8> = ports.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let words: Vec<u8> = ports.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bits.set(0, &words)?;
         let sockets = Map::new(BPF_MAP_TYPE_SOCKMAP, FD_SIZE, MAX_SOCKETS)?;
         for taker in takers {
-            let key = u32::from(taker.transport == Transport::Udp) * 2 + u32::from(taker.is_ipv6);
+            let key = u32::from(taker.is_udp) * 2 + u32::from(taker.is_ipv6);
             sockets.set(key, &taker.socket.as_raw_fd().to_ne_bytes())?;
         }
         let program = load(&program::assemble(bits.fd.as_fd(), sockets.fd.as_fd()))?;

@@ -1,6 +1,7 @@
 //! The program in a network namespace of its own. Needs root and `ip`.
 
 use super::*;
+use crate::config::{PortSet, Transport};
 use crate::sys::datagram::{watch_local_address, watch_local_port};
 use crate::sys::netns;
 use crate::sys::receive_batch::ReceiveBatch;
@@ -35,16 +36,16 @@ impl Sockets {
     }
 
     fn attach(&self, ports: &PortSet) -> Result<SocketLookup, LookupError> {
-        let taker = |transport| {
+        let taker = |is_udp| {
             move |socket| Taker {
-                transport,
+                is_udp,
                 is_ipv6: domain(socket) == Domain::IPV6,
                 socket,
             }
         };
-        let tcp = self.tcp.iter().map(taker(Transport::Tcp));
-        let udp = self.udp.iter().map(taker(Transport::Udp));
-        SocketLookup::attach(&tcp.chain(udp).collect::<Vec<_>>(), ports)
+        let tcp = self.tcp.iter().map(taker(false));
+        let udp = self.udp.iter().map(taker(true));
+        SocketLookup::attach(&tcp.chain(udp).collect::<Vec<_>>(), ports.words())
     }
 }
 

@@ -5,7 +5,7 @@ use crate::config::PortConfig;
 use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestSink, Layout, NoRoom, Offload};
 use crate::port::Port;
-use crate::virtio::features::tests::port;
+use crate::port::testing::config as port;
 use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 use std::fs::File;
 use std::io::{Read, Write};

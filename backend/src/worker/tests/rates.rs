@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{PortConfig, Rate, RateLimit, Rates};
-use crate::virtio::features::tests::port;
+use crate::port::testing::config as port;
 use std::time::Instant as Clock;
 
 const PACKETS: RateLimit = RateLimit {
