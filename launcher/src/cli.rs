@@ -1,7 +1,6 @@
 //! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value
 //! by itself, [`crate::config`] checks options against each other.
 
-use crate::attachment::SegmentArgs;
 use crate::client::args::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
@@ -24,6 +23,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+
+mod segment;
+mod spec;
+
+use segment::SegmentArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -393,19 +397,6 @@ pub struct KeptArgs {
         value_parser = forward::parse_kept
     )]
     pub kept_ports: Vec<Kept>,
-}
-
-impl PortArgs {
-    /// The default of every option.
-    pub fn unset() -> Self {
-        /// A command line without other options.
-        #[derive(Parser)]
-        struct Bare {
-            #[command(flatten)]
-            port: PortArgs,
-        }
-        Bare::parse_from(["hawser"]).port
-    }
 }
 
 /// `--mode`

@@ -1,17 +1,20 @@
 //! What the options mean together: defaults from the system, checks of one option
 //! against another, and the typed configuration the back end takes.
 
-use crate::cli::{Mode, PortArgs};
+use crate::attachment::{self, Site, Survey};
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::names::NameSource;
 use crate::policy::PolicyError;
-use hawser_backend::config::{
-    BridgeConfig, EveryPort, Forward, MasqueradeConfig, ModeConfig, NameConfig, Otherwise, PortConfig, Resolvers,
-};
+use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NicSpec};
 use hawser_manifest::values::Family;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+
+mod lease;
 
 /// MTU where the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
@@ -100,97 +103,60 @@ impl ConfigError {
     }
 }
 
-/// A checked configuration, and what the operator should hear about it.
+/// What this host makes of a NIC that is asked for.
 #[derive(Debug)]
-pub struct Plan {
-    /// What the port is made from.
+pub struct Found {
+    /// Configuration of the port.
     pub port: PortConfig,
-    /// Where the names that the guest gets come from.
+    /// Source of the names that the guest gets.
     pub names: NameSource,
     /// One line each, for the log.
     pub notices: Vec<String>,
+    /// The way to the segment, in bridge mode.
+    pub segment: Option<Survey>,
 }
 
-/// Fills in defaults and checks the options against each other.
+/// Fills in what a NIC leaves to the host, and checks the NIC against the host. In bridge mode
+/// [`Found::look`] adds what the segment decides.
 ///
 /// # Errors
 /// The first contradiction found.
-pub fn resolve(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
-    if args.policy.mac_spoof_check && args.mac.is_none() {
+pub fn resolve(spec: &NicSpec, host: &Host) -> Result<Found, ConfigError> {
+    if spec.policy.mac_check == MacCheck::Enforced && spec.mac.is_none() && matches!(spec.mode, ModeSpec::Bridge(_)) {
         return Err(ConfigError::CheckWithoutMac);
     }
-    match args.mode {
-        Mode::Masquerade => masquerade(args, name, host),
-        Mode::Bridge => bridge(args, name),
+    match &spec.mode {
+        ModeSpec::Masquerade(mode) => masquerade(spec, mode, host),
+        ModeSpec::Bridge(_) => Ok(Found {
+            port: port(
+                spec,
+                spec.mtu.unwrap_or(FALLBACK_MTU),
+                ModeConfig::Bridge(BridgeConfig::default()),
+            ),
+            names: NameSource::on_segment(&spec.names),
+            notices: Vec::new(),
+            segment: None,
+        }),
     }
 }
 
-/// Refuses the first option that was given and belongs to another mode.
-fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), ConfigError> {
-    match options.iter().find(|(given, _)| *given) {
-        Some(&(_, option)) => Err(ConfigError::OtherMode { option, mode }),
-        None => Ok(()),
+fn port(spec: &NicSpec, mtu: u16, mode: ModeConfig) -> PortConfig {
+    PortConfig {
+        name: spec.name.clone(),
+        mac: spec.mac,
+        mtu,
+        queue_pairs: spec.queue_pairs,
+        pace: spec.pace,
+        policy: spec.policy.clone(),
+        mode,
     }
 }
 
-/// Bridge mode; what follows from the segment is filled in later, by [`crate::attachment`].
-fn bridge(args: &PortArgs, name: String) -> Result<Plan, ConfigError> {
-    // Only there is hawser the one who tells the guest names.
-    let takes_over = args.segment.pod_interface.is_some();
-    refuse(
-        "bridge",
-        &[
-            (args.ipv4.is_some(), "--ipv4"),
-            (args.ipv6.is_some(), "--ipv6"),
-            (!takes_over && args.hostname.is_some(), "--hostname"),
-            (!takes_over && !args.dns.is_empty(), "--dns"),
-            (!takes_over && !args.search.is_empty(), "--search"),
-            (!args.ports.is_empty(), "--port"),
-            (!args.kept.kept_ports.is_empty(), "--keep-port"),
-            (!args.map_host_loopback.is_empty(), "--map-host-loopback"),
-        ],
-    )?;
-    let policy = args.policy.on_segment()?;
-    let (descriptors, pairs) = (args.segment.tap_fd.len(), args.queue_pairs.get());
-    if args.segment.way().is_none() {
-        return Err(ConfigError::NoSegment);
-    }
-    if let Some((option, other)) = args.segment.alone() {
-        return Err(ConfigError::OnlyWith(option, other));
-    }
-    if args.segment.hairpin_mode && args.segment.promisc_mode {
-        return Err(ConfigError::HairpinPromiscuous);
-    }
-    if descriptors != 0 && descriptors != usize::from(pairs) {
-        return Err(ConfigError::TapDescriptors { descriptors, pairs });
-    }
-    Ok(Plan {
-        port: PortConfig {
-            name,
-            mac: args.mac,
-            mtu: args.mtu.unwrap_or(FALLBACK_MTU),
-            queue_pairs: args.queue_pairs,
-            pace: args.pace.config(),
-            policy,
-            mode: ModeConfig::Bridge(BridgeConfig::default()),
-        },
-        names: NameSource::on_segment(args),
-        notices: Vec::new(),
-    })
-}
-
-fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, ConfigError> {
-    if let Some(option) = args.segment.way() {
-        return Err(ConfigError::OtherMode {
-            option,
-            mode: "masquerade",
-        });
-    }
-    refuse("masquerade", &args.policy.of_a_segment())?;
-    let ipv4 = family(args.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4));
-    let ipv6 = family(args.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6));
+fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Found, ConfigError> {
+    let ipv4 = family(mode.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4));
+    let ipv6 = family(mode.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6));
     if ipv4.is_none() && ipv6.is_none() {
-        let asked = args.ipv4 == Some(Family::Off) && args.ipv6 == Some(Family::Off);
+        let asked = mode.ipv4 == Some(Family::Off) && mode.ipv6 == Some(Family::Off);
         return Err(if asked {
             ConfigError::NoFamily
         } else {
@@ -198,59 +164,97 @@ fn masquerade(args: &PortArgs, name: String, host: &Host) -> Result<Plan, Config
         });
     }
     let links = Links::new(ipv4, ipv6);
-    let mtu = mtu(args.mtu, &links, host)?;
-    let (forwards, every_port) = forward::split(&args.ports, &args.kept.kept_ports);
-    if every_port.is_none() && !args.kept.kept_ports.is_empty() {
-        return Err(ConfigError::KeptOfNone);
-    }
-    check_forwards(&forwards, &links)?;
-    for addr in &args.map_host_loopback {
+    let mtu = mtu(spec.mtu, &links, host)?;
+    check_forwards(&mode.forwards, &links)?;
+    for addr in &mode.map_host_loopback {
         check_loopback_alias(&links, *addr)?;
     }
-    let names = NameSource::through_gateway(args, links);
+    let names = NameSource::through_gateway(&spec.names, links);
     let Resolvers { dns, search, forward } = names.resolve(&host.resolv);
     let notices = notices(&links, &names, host);
     let masquerade = MasqueradeConfig {
         ipv4: links.ipv4,
         ipv6: links.ipv6,
         names: NameConfig {
-            hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
+            hostname: spec.names.hostname.clone().or_else(|| host.hostname.clone()),
             dns,
             search,
             domain: None,
-            dhcp_options: Vec::new(),
+            dhcp_options: spec.names.dhcp_options.clone(),
         },
-        forwards,
-        every_port: every_port.map(|ports| EveryPort {
-            ports,
-            otherwise: Otherwise::Fail,
-        }),
-        map_host_loopback: args.map_host_loopback.clone(),
+        forwards: mode.forwards.clone(),
+        every_port: mode.every_port.clone(),
+        map_host_loopback: mode.map_host_loopback.clone(),
         dns_forward: forward,
     };
-    Ok(Plan {
-        port: PortConfig {
-            name,
-            mac: args.mac,
-            mtu,
-            queue_pairs: args.queue_pairs,
-            pace: args.pace.config(),
-            policy: args.policy.off_segment(),
-            mode: ModeConfig::Masquerade(masquerade),
-        },
+    Ok(Found {
+        port: port(spec, mtu, ModeConfig::Masquerade(masquerade)),
         names,
         notices,
+        segment: None,
     })
 }
 
-/// Names for a guest on its segment.
-pub fn segment_names(args: &PortArgs, host: &Host) -> NameConfig {
-    let mut names = NameConfig {
-        hostname: args.hostname.clone().or_else(|| host.hostname.clone()),
-        ..NameConfig::default()
-    };
-    names.follow(&NameSource::on_segment(args).resolve(&host.resolv));
-    names
+impl Found {
+    /// Looks at the segment of a NIC in bridge mode, and fills in what follows from it. `queues` are
+    /// those of [`AttachmentSpec::Descriptors`](hawser_manifest::nic::AttachmentSpec::Descriptors).
+    ///
+    /// # Errors
+    /// Whatever keeps the guest from the segment.
+    pub fn look(mut self, spec: &NicSpec, queues: Vec<OwnedFd>, host: &Host, site: &Site) -> Result<Self, Failure> {
+        if let ModeSpec::Bridge(bridge) = &spec.mode {
+            self.segment = Some(attachment::survey(spec, bridge, queues, site)?);
+            self.complete(spec, bridge, host)?;
+        }
+        Ok(self)
+    }
+
+    /// Fills in what no look at a segment is needed for.
+    #[cfg(test)]
+    pub fn complete_without_segment(&mut self, spec: &NicSpec, host: &Host) -> Result<(), Failure> {
+        match &spec.mode {
+            ModeSpec::Bridge(bridge) => self.complete(spec, bridge, host),
+            ModeSpec::Masquerade(_) => Ok(()),
+        }
+    }
+
+    fn complete(&mut self, spec: &NicSpec, bridge: &BridgeSpec, host: &Host) -> Result<(), Failure> {
+        let ModeConfig::Bridge(config) = &mut self.port.mode else {
+            return Ok(());
+        };
+        if let Some(segment) = &self.segment {
+            self.port.mtu = spec.mtu.or_else(|| segment.mtu()).unwrap_or(self.port.mtu);
+            self.port.mac = self.port.mac.or(segment.mac());
+            if let Some(down) = segment.down() {
+                self.notices.push(format!(
+                    "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
+                ));
+            }
+            config.forwarding = segment.forwarding();
+        }
+        let resolvers = self.names.resolve(&host.resolv);
+        let mut names = NameConfig {
+            hostname: spec.names.hostname.clone(),
+            domain: spec.names.domain.clone(),
+            dhcp_options: spec.names.dhcp_options.clone(),
+            ..NameConfig::default()
+        };
+        names.follow(&resolvers);
+        if let AttachmentSpec::PodInterface(_) = bridge.attachment {
+            if names.dns.is_empty() {
+                self.notices.push(
+                    "the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into(),
+                );
+            }
+            names.hostname = names.hostname.or_else(|| host.hostname.clone());
+            config.lease = self.segment.as_ref().and_then(|segment| segment.takeover(|| names));
+            return Ok(());
+        }
+        let fixed = lease::fixed(bridge, self.port.mac, &names);
+        let (lease, lease6) = fixed.map_err(|failure| failure.of(&spec.name))?;
+        (config.lease, config.lease6) = (lease, lease6);
+        Ok(())
+    }
 }
 
 /// The guest's MTU. One taken from the system is raised to what IPv6 needs, one that was

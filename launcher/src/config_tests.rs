@@ -15,14 +15,15 @@ fn pod() -> Host {
     }
 }
 
-fn plan_on(host: &Host, options: &[&str]) -> Result<Plan, ConfigError> {
+fn plan_on(host: &Host, options: &[&str]) -> Result<Found, ConfigError> {
     let argv = ["hawser", "--socket-path=/s"]
         .into_iter()
         .chain(options.iter().copied());
-    resolve(&Cli::try_parse_from(argv).unwrap().port, "s".into(), host)
+    let spec = Cli::try_parse_from(argv).unwrap().port.spec("s".into())?;
+    resolve(&spec, host)
 }
 
-fn masquerade(plan: &Plan) -> &MasqueradeConfig {
+fn masquerade(plan: &Found) -> &MasqueradeConfig {
     match &plan.port.mode {
         ModeConfig::Masquerade(config) => config,
         ModeConfig::Bridge(_) => panic!("masquerade was planned"),

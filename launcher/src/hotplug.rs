@@ -30,9 +30,10 @@ use crate::leases;
 use crate::leases::args::StoreArgs;
 use crate::machine::{Machine, Nic};
 use crate::memory;
-use crate::run;
 use crate::service_manager;
+use crate::vmm::Card;
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
+use hawser_config::PortConfig;
 use hawser_manifest::check::{Checked, check_sources};
 use hawser_manifest::forward::Kept;
 use hawser_manifest::objects::SourceFile;
@@ -315,8 +316,8 @@ impl Operator {
         if asked != served {
             return Err(HotplugError::OtherVm { asked, served });
         }
-        // An error is that no interface has every port any more.
-        let _ = run::keep(&self.setup.kept, &mut plan);
+        // Nothing to keep where no interface has every port any more.
+        let _ = plan.keep_ports(&self.setup.kept);
         plan.mac_range = plan.mac_range.or(self.setup.plan.mac_range);
         if let Some(name) = &wanted.interface {
             plan.nics = merged(&self.setup.plan.nics, &plan.nics, name)?;
@@ -439,7 +440,7 @@ impl Operator {
     fn take_in(&mut self, nic: &NicPlan, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
         let port = self.machine.add(self.resolve(nic)?).map_err(HotplugError::Port)?;
         let told = match vmm {
-            Some(vmm) => vmm.plug(&run::card(nic, port.config())).and_then(|()| {
+            Some(vmm) => vmm.plug(&card(nic, port.config())).and_then(|()| {
                 let shown = match nic.state {
                     LinkState::Down => vmm.set_link(&nic.name, false).map(drop),
                     _ => Ok(()),
@@ -501,8 +502,18 @@ impl Operator {
 
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
         let site = &self.setup.site;
-        let host = Host::probe();
-        run::resolve(nic, &host, site).map_err(HotplugError::Port)
+        Nic::planned(nic, &Host::probe(), site).map_err(HotplugError::Port)
+    }
+}
+
+/// The card of a port that is served.
+fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
+    Card {
+        socket: &plan.socket,
+        vmm_listens: false,
+        port,
+        device: plan.device.clone(),
+        bus: None,
     }
 }
 

@@ -86,7 +86,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
     };
     let host = Host::default();
     let nics = setup.plan.nics.iter();
-    let nics = nics.map(|nic| run::resolve(nic, &host, &site).unwrap()).collect();
+    let nics = nics.map(|nic| Nic::planned(nic, &host, &site).unwrap()).collect();
     let machine = MachineSetup {
         sandbox: Sandbox::default(),
         lifetime: Lifetime::Persistent,

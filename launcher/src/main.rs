@@ -20,6 +20,7 @@ mod failure;
 mod host;
 mod hotplug;
 mod http_client;
+mod inherited;
 mod leases;
 mod logging;
 mod machine;
@@ -30,27 +31,30 @@ mod pace;
 mod plan_args;
 mod policy;
 mod resolv;
+mod resolv_watch;
 mod run;
 mod sandbox;
 mod serve;
 mod service_manager;
+mod signals;
 mod startup;
 mod validate;
 mod vmm;
 mod watcher;
 
-use attachment::{Attachment, Site, Survey};
+use attachment::Site;
 use clap::Parser as _;
 use cli::{Cli, Command, VmmArgs};
-use config::{ConfigError, Plan};
+use config::ConfigError;
 use failure::Failure;
-use hawser_manifest::objects::interface::DeviceHints;
+use hawser_manifest::nic::NicSpec;
 use host::Host;
-use machine::{Meeting, Nic};
+use machine::{Endpoint, Nic};
 use serve::Order;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use vmm::{Card, Vm, VmmError};
+use vmm::{Vm, VmmError};
 
 fn main() -> ExitCode {
     match run() {
@@ -92,18 +96,12 @@ fn run() -> Result<(), Failure> {
 }
 
 fn serve_port(cli: &Cli) -> Result<(), Failure> {
-    let meeting = Meeting::from_args(&cli.endpoint)?;
-    let attachment = Attachment::from_args(&cli.port)?;
+    let endpoint = cli.endpoint.endpoint()?;
+    let queues = cli.port.queues()?;
     startup::start_log(&cli.run.log);
-    let site = Site::from_args(&cli.run)?;
+    let site = cli.run.site()?;
     site.recover();
-    let (plan, survey) = plan(&cli.port, &meeting.port_name(), attachment, &site)?;
-    let nic = Nic {
-        meeting,
-        plan,
-        survey,
-        link_up: true,
-    };
+    let nic = nic(cli.port.spec(endpoint.port_name()), endpoint, queues, &site)?;
     serve::serve(Order {
         nics: vec![nic],
         site: &site,
@@ -114,41 +112,37 @@ fn serve_port(cli: &Cli) -> Result<(), Failure> {
 }
 
 fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmError>) -> Result<(), Failure> {
-    let attachment = Attachment::from_args(&args.port)?;
-    let (plan, _) = plan(&args.port, "vm", attachment, &Site::from_args(&args.run)?)?;
+    let queues = args.port.queues()?;
+    let path = args.socket.socket_path.clone();
+    let endpoint = match args.socket.connect {
+        true => Endpoint::Connect(path),
+        false => Endpoint::Listen(path),
+    };
+    let spec = args.port.spec("vm".to_owned());
+    let nic = nic(spec, endpoint, queues, &args.run.site()?)?;
     let vm = Vm {
         memory: &args.memory,
-        cards: &[Card {
-            socket: &args.socket.socket_path,
-            vmm_listens: args.socket.connect,
-            port: &plan.port,
-            device: DeviceHints::default(),
-            bus: None,
-        }],
+        cards: &nic.card().into_iter().collect::<Vec<_>>(),
     };
     print(&flags(&vm).map_err(Failure::usage)?)
 }
 
-/// The checked configuration, and what there is to attach the guest to.
-fn plan(
-    args: &cli::PortArgs,
-    name: &str,
-    attachment: Option<Attachment>,
+/// A NIC as this host can serve it.
+fn nic(
+    spec: Result<NicSpec, ConfigError>,
+    endpoint: Endpoint,
+    queues: Vec<OwnedFd>,
     site: &Site,
-) -> Result<(Plan, Option<Survey>), Failure> {
+) -> Result<Nic, Failure> {
     let host = Host::probe();
-    let mut plan = config::resolve(args, name.to_owned(), &host).map_err(|error: ConfigError| {
-        if error.is_usage() {
-            Failure::usage(error)
-        } else {
-            Failure::runtime(error)
-        }
-    })?;
-    let survey = attachment.map(|attachment| attachment.survey(args, site)).transpose()?;
-    if let Some(survey) = &survey {
-        survey.complete(&mut plan, args, &host);
-    }
-    Ok((plan, survey))
+    let failure = |error: ConfigError| match error.is_usage() {
+        true => Failure::usage(error),
+        false => Failure::runtime(error),
+    };
+    let spec = spec.map_err(failure)?;
+    let found = config::resolve(&spec, &host).map_err(failure)?;
+    let found = found.look(&spec, queues, &host, site)?;
+    Ok(Nic::vhost_user(&spec, endpoint, found))
 }
 
 /// Writes to standard output; a reader that has gone away is a failure, not a panic.

@@ -1,11 +1,10 @@
 //! Name servers and search domains of a guest: those of options and manifests where they name
 //! some, else those of resolv.conf, which may change while the guest runs.
 
-use crate::cli::PortArgs;
 use crate::resolv::ResolvConf;
 use hawser_backend::config::Resolvers;
 use hawser_manifest::links::Links;
-use hawser_manifest::objects::dns::Dns;
+use hawser_manifest::nic::NameSpec;
 use std::net::IpAddr;
 
 /// Where the names of one NIC come from.
@@ -29,31 +28,21 @@ enum Way {
 
 impl NameSource {
     /// For a guest in masquerade.
-    pub fn through_gateway(args: &PortArgs, links: Links) -> Self {
-        Self::new(args, Way::Gateway(links))
+    pub fn through_gateway(names: &NameSpec, links: Links) -> Self {
+        Self::new(names, Way::Gateway(links))
     }
 
     /// For a guest on its segment.
-    pub fn on_segment(args: &PortArgs) -> Self {
-        Self::new(args, Way::Segment)
+    pub fn on_segment(names: &NameSpec) -> Self {
+        Self::new(names, Way::Segment)
     }
 
-    fn new(args: &PortArgs, way: Way) -> Self {
-        let dns = (!args.dns.is_empty()).then(|| args.dns.clone());
-        let search = (!args.search.is_empty()).then(|| args.search.clone());
-        Self { dns, search, way }
-    }
-
-    /// The same, but for what the network says of its own.
-    pub fn with_network(mut self, dns: Option<&Dns>) -> Self {
-        let Some(dns) = dns else { return self };
-        if !dns.nameservers.is_empty() {
-            self.dns = Some(dns.nameservers.clone());
+    fn new(names: &NameSpec, way: Way) -> Self {
+        Self {
+            dns: names.servers.clone(),
+            search: names.search.clone(),
+            way,
         }
-        if dns.domain.is_some() || !dns.search.is_empty() {
-            self.search = Some(dns.search.clone());
-        }
-        self
     }
 
     /// Whether a change of resolv.conf can mean anything to the guest.

@@ -1,7 +1,5 @@
 //! /etc/resolv.conf: the name servers and search domains of this system (resolv.conf(5)).
 
-pub mod watch;
-
 use hawser_manifest::values;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,34 +1,25 @@
 //! `hawser run`: a VM's manifests served, one port for each NIC.
 //!
-//! A NIC of the plan becomes what the options of a NIC on the command line become
-//! ([`PortArgs`]), so that both are checked, completed and attached in the same way.
+//! A NIC of the plan lowers to the same spec as the options of a NIC on the command line
+//! ([`NicPlan::spec`]), so that both are checked, completed and attached in the same way.
 
-use crate::attachment::{Attachment, DHCP_SERVER, SegmentArgs, Site, Survey};
-use crate::cli::{KeptArgs, Mode, PortArgs, RunArgs, RunManifest, Vmm};
-use crate::config::{ConfigError, Plan};
+use crate::attachment::{self, Site};
+use crate::cli::{Mode, RunArgs, RunManifest, Vmm};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
-use crate::machine::{Meeting, Nic};
-use crate::policy::PolicyArgs;
+use crate::machine::Nic;
 use crate::sandbox::User;
 use crate::serve::Order;
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
-use crate::{config, leases, serve, startup, validate, vmm};
-use hawser_backend::config::{Lease6Config, LeaseConfig, ModeConfig, NameConfig, Otherwise, PortConfig};
-use hawser_backend::packet::vlan::VlanId;
-use hawser_manifest::forward::{Kept, Ports};
-use hawser_manifest::objects::cni::{self, BridgePort, Segment};
-use hawser_manifest::objects::interface::LinkState;
-use hawser_manifest::objects::ipam::{Ipam, Route, StaticAddress};
-use hawser_manifest::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
+use crate::{leases, serve, startup, validate, vmm};
+use hawser_manifest::nic::ModeSpec;
+use hawser_manifest::plan::{NicPlan, VmPlan};
 use hawser_manifest::plan_text;
-use hawser_manifest::values::{self, Family, Stack};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use hawser_manifest::values;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 /// Runs the subcommand, until all NICs have ended.
@@ -37,12 +28,16 @@ use std::path::Path;
 /// What keeps any of them from starting, or ended one.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
-    keep(&args.kept.kept_ports, &mut checked.plan)?;
+    if !checked.plan.keep_ports(&args.kept.kept_ports) && !args.kept.kept_ports.is_empty() {
+        return Err(Failure::usage(
+            "--keep-port: no interface of the manifest has every port: leave the option out",
+        ));
+    }
     startup::start_log(&args.run.log);
     for warning in &checked.warnings {
         log::warn!("{}", warning.without_severity());
     }
-    let site = Site::from_args(&args.run)?;
+    let site = args.run.site()?;
     if args.dry_run || args.print_args.is_some() {
         return only_say(args, checked.plan, &site);
     }
@@ -51,7 +46,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     look(&checked.plan.nics, &site)?;
     leases::settle(&mut checked.plan, &args.store)?;
     let nics = resolve_all(&checked.plan, &host, &site)?;
-    let cards = cards(&checked.plan.nics, &nics);
+    let cards = cards(&nics);
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
     make_folder(&args.manifest.socket_dir, args.run.sandbox.user)?;
@@ -92,7 +87,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     let mut tried = plan.clone();
     preview.apply_all(&mut tried);
     let nics = resolve_all(&tried, &Host::probe(), site)?;
-    let cards = cards(&tried.nics, &nics);
+    let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
         preview.need_macs()?;
         return print_args(vmm, args.memory.as_deref(), &cards);
@@ -121,47 +116,13 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     crate::print(&text)
 }
 
-fn resolve_all(plan: &VmPlan, host: &Host, site: &Site) -> Result<Vec<Nic>, Failure> {
-    plan.nics.iter().map(|nic| resolve(nic, host, site)).collect()
-}
-
-/// Leaves ports to the pod, of the NIC that has every one.
-///
-/// # Errors
-/// If there are ports, and no such NIC.
-pub fn keep(ports: &[Kept], plan: &mut VmPlan) -> Result<(), Failure> {
-    let mut every = plan.nics.iter_mut().filter_map(|nic| match &mut nic.mode {
-        NicMode::Masquerade(plan) if plan.every_port => Some(plan),
-        _ => None,
-    });
-    match every.next() {
-        Some(plan) => plan.kept.extend_from_slice(ports),
-        None if ports.is_empty() => {}
-        None => {
-            return Err(Failure::usage(
-                "--keep-port: no interface of the manifest has every port: leave the option out",
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// The cards of the NICs.
-fn cards<'a>(plans: &'a [NicPlan], nics: &'a [Nic]) -> Vec<Card<'a>> {
-    let pairs = plans.iter().zip(nics);
-    let card = |(plan, nic): (&'a NicPlan, &'a Nic)| card(plan, &nic.plan.port);
-    pairs.map(card).collect()
+fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
+    nics.iter().filter_map(Nic::card).collect()
 }
 
-/// The card of a NIC.
-pub fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
-    Card {
-        socket: &plan.socket,
-        vmm_listens: false,
-        port,
-        device: plan.device.clone(),
-        bus: None,
-    }
+fn resolve_all(plan: &VmPlan, host: &Host, site: &Site) -> Result<Vec<Nic>, Failure> {
+    plan.nics.iter().map(|nic| Nic::planned(nic, host, site)).collect()
 }
 
 /// Memory of a VM where nobody says how much.
@@ -304,228 +265,12 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
 /// Whether the segments of NICs are there, before anything is given to their VM.
 fn look(nics: &[NicPlan], site: &Site) -> Result<(), Failure> {
     for nic in nics {
-        let args = port_args(nic);
-        survey(nic, &args, site)?;
+        let spec = nic.spec();
+        if let ModeSpec::Bridge(bridge) = &spec.mode {
+            attachment::survey(&spec, bridge, Vec::new(), site)?;
+        }
     }
     Ok(())
-}
-
-fn survey(nic: &NicPlan, args: &PortArgs, site: &Site) -> Result<Option<Survey>, Failure> {
-    let attachment = Attachment::from_args(args)?.map(|attachment| attachment.named_by(&nic.places));
-    attachment.map(|attachment| attachment.survey(args, site)).transpose()
-}
-
-/// A NIC as it is served on this system.
-///
-/// # Errors
-/// What keeps it from being served here.
-pub fn resolve(nic: &NicPlan, host: &Host, site: &Site) -> Result<Nic, Failure> {
-    let args = port_args(nic);
-    let plan = config::resolve(&args, nic.name.clone(), host).map_err(|error| match error {
-        ConfigError::NoAddress => Failure::runtime(
-            "this network namespace has no address that reaches beyond its link: give it one, or name the guest's \
-             network with vmNetworkCIDR",
-        ),
-        error => Failure::runtime(error),
-    });
-    let mut plan = plan.map_err(|failure| failure.of(&nic.name))?;
-    let survey = survey(nic, &args, site)?;
-    if let Some(survey) = &survey {
-        survey.complete(&mut plan, &args, host);
-    }
-    complete(&mut plan, nic, host).map_err(|failure| failure.of(&nic.name))?;
-    Ok(Nic {
-        meeting: Meeting::Listen(nic.socket.clone()),
-        plan,
-        survey,
-        link_up: nic.state == LinkState::Up,
-    })
-}
-
-/// Fills in what no option says.
-fn complete(plan: &mut Plan, nic: &NicPlan, host: &Host) -> Result<(), Failure> {
-    match (&mut plan.port.mode, &nic.mode) {
-        (ModeConfig::Masquerade(config), NicMode::Masquerade(wanted)) => {
-            config.names.dhcp_options = wanted.dhcp.encoded();
-            // What the guest begins can be served where not every port can.
-            if let Some(every) = &mut config.every_port {
-                every.otherwise = Otherwise::Warn;
-            }
-        }
-        (ModeConfig::Bridge(config), NicMode::Pod(wanted)) => {
-            if let Some(lease) = &mut config.lease {
-                lease.names.dhcp_options = wanted.dhcp.encoded();
-            }
-        }
-        (ModeConfig::Bridge(config), NicMode::Bridge(segment)) => {
-            let dns = segment.dns.as_ref();
-            plan.names = plan.names.clone().with_network(dns);
-            let mut names = NameConfig {
-                hostname: nic.hostname.clone(),
-                domain: dns.and_then(|dns| dns.domain.clone()),
-                ..NameConfig::default()
-            };
-            names.follow(&plan.names.resolve(&host.resolv));
-            let client = plan.port.mac;
-            let client = || client.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"));
-            if let Some(address) = static_ipv6(&segment.ipam) {
-                config.lease6 = Some(Lease6Config {
-                    client: client()?,
-                    address,
-                    names: names.clone(),
-                });
-            }
-            if let Some((address, gateway, routes)) = static_ipv4(&segment.ipam) {
-                config.lease = Some(LeaseConfig {
-                    client: client()?,
-                    address,
-                    server: DHCP_SERVER,
-                    router: gateway,
-                    routes,
-                    names,
-                });
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// The addresses a guest is known to have.
-fn fixed_addresses(ipam: &Ipam) -> Vec<IpAddr> {
-    match ipam {
-        Ipam::Static { addresses, .. } => addresses.iter().map(|given| given.address.addr()).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// What DHCPv6 can tell of fixed addresses: the first of IPv6.
-fn static_ipv6(ipam: &Ipam) -> Option<Ipv6Net> {
-    let Ipam::Static { addresses, .. } = ipam else {
-        return None;
-    };
-    addresses.iter().find_map(|given| match given.address {
-        IpNet::V6(address) => Some(address),
-        IpNet::V4(_) => None,
-    })
-}
-
-type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
-
-/// What DHCPv4 can tell of a fixed address: the first of IPv4, its router, and routes of IPv4, the
-/// default one last (RFC 3442 lets a client forget the router option beside routes). Only a default
-/// route makes a router of a gateway, as in a pod (`ConfigureIface` of the CNI plugins).
-fn static_ipv4(ipam: &Ipam) -> Option<StaticIpv4> {
-    let Ipam::Static { addresses, routes } = ipam else {
-        return None;
-    };
-    let ipv4 = |given: &StaticAddress| match (given.address, given.gateway) {
-        (IpNet::V4(address), Some(IpAddr::V4(gateway))) => Some((address, Some(gateway))),
-        (IpNet::V4(address), _) => Some((address, None)),
-        _ => None,
-    };
-    let (address, gateway) = addresses.iter().find_map(ipv4)?;
-    let route = |route: &Route| match (route.destination, route.via) {
-        (IpNet::V4(net), Some(IpAddr::V4(via))) => Some((net, via)),
-        (IpNet::V4(net), None) => Some((net, gateway.unwrap_or(Ipv4Addr::UNSPECIFIED))),
-        _ => None,
-    };
-    let mut routes: Vec<(Ipv4Net, Ipv4Addr)> = routes.iter().filter_map(route).collect();
-    let is_default = |net: &Ipv4Net| net.prefix_len() == 0;
-    routes.sort_by_key(|(net, _)| is_default(net));
-    let default = routes.iter().find(|(net, _)| is_default(net)).map(|(_, via)| *via);
-    Some((address, default.filter(|via| !via.is_unspecified()), routes))
-}
-
-/// The ports of a masqueraded NIC as options name them.
-fn port_specs(plan: &MasqueradePlan) -> Vec<Ports> {
-    let forwards = plan.forwards.iter().cloned().map(Ports::Some);
-    forwards.chain(plan.every_port.then_some(Ports::All(None))).collect()
-}
-
-/// A NIC as the options of the command line would say it.
-fn port_args(nic: &NicPlan) -> PortArgs {
-    let unset = PortArgs::unset();
-    let args = PortArgs {
-        mac: nic.mac,
-        queue_pairs: nic.queue_pairs,
-        ..unset
-    };
-    match &nic.mode {
-        NicMode::Masquerade(plan) => PortArgs {
-            mode: Mode::Masquerade,
-            ipv4: plan.network.ipv4.map(Family::On),
-            ipv6: plan.network.ipv6.map(Family::On),
-            hostname: nic.hostname.clone(),
-            ports: port_specs(plan),
-            kept: KeptArgs {
-                kept_ports: plan.kept.clone(),
-            },
-            ..args
-        },
-        NicMode::Bridge(segment) => PortArgs {
-            mode: Mode::Bridge,
-            mtu: segment.mtu,
-            segment: segment_args(segment),
-            policy: policy_args(segment),
-            ..args
-        },
-        NicMode::Pod(plan) => PortArgs {
-            mode: Mode::Bridge,
-            hostname: nic.hostname.clone(),
-            segment: SegmentArgs {
-                pod_interface: Some(plan.interface.clone()),
-                ..SegmentArgs::default()
-            },
-            ..args
-        },
-    }
-}
-
-fn segment_args(segment: &Segment) -> SegmentArgs {
-    let unset = SegmentArgs::default();
-    match &segment.attachment {
-        cni::Attachment::Bridge(port) => SegmentArgs {
-            bridge: Some(port.bridge.clone()),
-            hairpin_mode: port.hairpin,
-            promisc_mode: port.promiscuous,
-            port_isolation: port.isolated,
-            ..unset
-        },
-        cni::Attachment::Macvtap { lower, mode } => SegmentArgs {
-            macvtap: Some(Stack {
-                lower: lower.clone(),
-                mode: Some(*mode),
-            }),
-            ..unset
-        },
-        cni::Attachment::Ipvtap { lower, mode } => SegmentArgs {
-            ipvtap: Some(Stack {
-                lower: lower.clone(),
-                mode: Some(*mode),
-            }),
-            guest_address: fixed_addresses(&segment.ipam),
-            ..unset
-        },
-        // The planner has refused these.
-        cni::Attachment::Sriov | cni::Attachment::Overlay => unset,
-    }
-}
-
-fn policy_args(segment: &Segment) -> PolicyArgs {
-    let cni::Attachment::Bridge(port) = &segment.attachment else {
-        return PolicyArgs::default();
-    };
-    let BridgePort { vlan, trunk, .. } = port;
-    let range = |first: u16, last: u16| Some(VlanId::new(first)?..=VlanId::new(last)?);
-    PolicyArgs {
-        vlan: vlan.and_then(VlanId::new),
-        vlan_trunk: trunk.iter().filter_map(|r| range(*r.start(), *r.end())).collect(),
-        // Without VLANs there is nothing to preserve beside.
-        preserve_default_vlan: port.preserve_default_vlan && (vlan.is_some() || !trunk.is_empty()),
-        mac_spoof_check: port.mac_spoof_check,
-        ..PolicyArgs::default()
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 use super::*;
+use crate::config::{self, Found};
 use crate::resolv::ResolvConf;
-use hawser_backend::config::{MacCheck, MasqueradeConfig, VlanConfig};
+use hawser_config::{LeaseConfig, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, VlanConfig};
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec};
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;
+use hawser_packet::vlan::VlanId;
+use std::net::IpAddr;
 
 fn pod() -> Host {
     Host {
@@ -30,14 +34,21 @@ fn nics(example: &str) -> Vec<NicPlan> {
 }
 
 /// The configuration of the only NIC of an example, but for its segment.
-fn configured(nic: &NicPlan) -> Plan {
-    let args = port_args(nic);
-    let mut plan = config::resolve(&args, nic.name.clone(), &pod()).unwrap();
-    complete(&mut plan, nic, &pod()).unwrap();
-    plan
+fn configured(nic: &NicPlan) -> Found {
+    let spec = nic.spec();
+    let mut found = config::resolve(&spec, &pod()).unwrap();
+    found.complete_without_segment(&spec, &pod()).unwrap();
+    found
 }
 
-fn masquerade(plan: &Plan) -> &MasqueradeConfig {
+fn bridge(nic: &NicPlan) -> BridgeSpec {
+    match nic.spec().mode {
+        ModeSpec::Bridge(bridge) => bridge,
+        mode @ ModeSpec::Masquerade(_) => panic!("{mode:?}"),
+    }
+}
+
+fn masquerade(plan: &Found) -> &MasqueradeConfig {
     let ModeConfig::Masquerade(config) = &plan.port.mode else {
         panic!("{plan:?}")
     };
@@ -70,8 +81,7 @@ fn a_masqueraded_nic_is_what_the_options_would_make_of_it() {
 #[test]
 fn a_bridge_network_becomes_a_segment_and_its_policy() {
     let nics = nics("cnv-bridge-vlan.yaml");
-    let args = port_args(&nics[1]);
-    assert_eq!(args.segment.way(), Some("--bridge"));
+    assert_eq!(bridge(&nics[1]).attachment.option(), "--bridge");
     let plan = configured(&nics[1]);
     let id = VlanId::new(100).unwrap();
     assert_eq!(
@@ -96,19 +106,22 @@ fn a_bridge_network_becomes_a_segment_and_its_policy() {
 
 #[test]
 fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
-    let macvtap = port_args(&nics("macvlan-dhcp.yaml")[0]).segment.macvtap.unwrap();
+    let AttachmentSpec::Macvtap(macvtap) = bridge(&nics("macvlan-dhcp.yaml")[0]).attachment else {
+        panic!()
+    };
     assert_eq!(
         (macvtap.lower.as_str(), macvtap.mode),
         ("eth1", Some(hawser_manifest::objects::cni::MacvtapMode::Bridge))
     );
-    let segment = port_args(&nics("ipvlan-static.yaml")[0]).segment;
-    let ipvtap = segment.ipvtap.unwrap();
+    let AttachmentSpec::Ipvtap(ipvtap, guests) = bridge(&nics("ipvlan-static.yaml")[0]).attachment else {
+        panic!()
+    };
     assert_eq!(
         (ipvtap.lower.as_str(), ipvtap.mode),
         ("eth1", Some(hawser_manifest::objects::cni::IpvtapMode::L3))
     );
     let address: std::net::IpAddr = [192, 168, 10, 10].into();
-    assert_eq!(segment.guest_address, [address]);
+    assert_eq!(guests, [address]);
 }
 
 #[test]

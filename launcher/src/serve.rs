@@ -10,20 +10,24 @@
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
 use crate::attachment::Site;
-use crate::cli::RunArgs;
+use crate::cli::{Mode, RunArgs};
 use crate::companion::Companion;
 use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
-use crate::machine::{Machine, MachineSetup, Nic, SignalWatch};
-use crate::resolv;
-use crate::sandbox::{Needs, Sandbox, ThreadKind};
+use crate::machine::{Machine, MachineSetup, Nic};
+use crate::resolv_watch;
+use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
 use crate::service_manager;
+use crate::signals::SignalWatch;
+use crate::startup;
 use hawser_backend::vhost_user::Lifetime;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -57,7 +61,7 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     } = order;
     let signals = Signals::new([SIGTERM, SIGINT, SIGUSR1])
         .map_err(|e| Failure::runtime(format_args!("cannot catch signals: {e}")))?;
-    let needs = Needs::of(&nics, site, run, !vmm.is_empty());
+    let needs = needs(&nics, site, run, !vmm.is_empty());
     let sandbox = Sandbox::new(run.sandbox, needs)?;
     let setup = MachineSetup {
         sandbox: sandbox.clone(),
@@ -77,7 +81,7 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
         .transpose()?;
     // A NIC that is plugged later may follow it.
     let follows = hotplug.is_some() || machine.follows_resolv_conf();
-    let resolv = follows.then(|| resolv::watch::follow(&machine, &sandbox)).transpose()?;
+    let resolv = follows.then(|| resolv_watch::follow(&machine, &sandbox)).transpose()?;
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
@@ -157,4 +161,36 @@ fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
         Ok(code) => Err(Failure::Vmm(code)),
         Err(_) => Err(Failure::Vmm(1)),
     }
+}
+
+/// What the process needs once everything is set up: for `nics`, for what may be plugged later,
+/// and beside the VMM it starts if there is one.
+fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
+    let later = |mode: Mode| run.plug_mode.contains(&mode);
+    let mut needs = Needs {
+        links: later(Mode::Bridge),
+        devices: later(Mode::Bridge),
+        raw_sockets: later(Mode::Masquerade) && startup::echo_takes_raw_sockets(),
+        // Every port is had at the start, or not at all.
+        low_ports: false,
+        reach: Reach {
+            signals: has_vmm,
+            // systemd's own may be one.
+            abstract_sockets: std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_bytes().starts_with(b"@")),
+            ..Reach::default()
+        },
+    };
+    nics.iter().for_each(|nic| nic.add_needs(&mut needs));
+    if let Some(path) = &run.api_socket {
+        needs.reach.folder_of(path, Access::Sockets);
+    }
+    if let Some(path) = run.event_log.as_ref().filter(|path| *path != Path::new("-")) {
+        needs.reach.folder_of(path, Access::Log);
+    }
+    if let Some(path) = &run.store {
+        needs.reach.folder_of(path, Access::Notes);
+    }
+    needs.reach.paths.extend(resolv_conf(run.sandbox.user));
+    needs.add_files(&site.runtime_folder);
+    needs
 }

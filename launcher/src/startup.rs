@@ -83,7 +83,8 @@ mod tests {
         let link = |options: &[&str]| {
             let argv = ["hawser", "--fd=3"].iter().chain(options);
             let cli = <crate::cli::Cli as clap::Parser>::parse_from(argv);
-            let plan = crate::config::resolve(&cli.port, "p".into(), &crate::host::Host::default()).unwrap();
+            let plan =
+                crate::config::resolve(&cli.port.spec("p".into()).unwrap(), &crate::host::Host::default()).unwrap();
             match plan.port.mode {
                 hawser_backend::config::ModeConfig::Masquerade(config) => config,
                 hawser_backend::config::ModeConfig::Bridge(_) => panic!("masquerade was planned"),

@@ -36,6 +36,7 @@ pub mod check;
 pub mod cloud_init;
 pub mod forward;
 pub mod links;
+pub mod nic;
 pub mod objects;
 pub mod plan;
 pub mod plan_text;

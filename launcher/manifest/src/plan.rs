@@ -10,6 +10,7 @@ mod claims;
 pub mod options;
 mod policies;
 mod services;
+mod spec;
 
 use crate::forward::{self, Kept};
 use crate::objects::Manifests;
@@ -95,6 +96,18 @@ pub struct Places {
 impl PartialEq for Places {
     fn eq(&self, _: &Self) -> bool {
         true
+    }
+}
+
+impl VmPlan {
+    /// Leaves ports to the pod, of the NIC that has every one. False without such a NIC.
+    pub fn keep_ports(&mut self, ports: &[Kept]) -> bool {
+        let mut every = self.nics.iter_mut().filter_map(|nic| match &mut nic.mode {
+            NicMode::Masquerade(plan) if plan.every_port => Some(plan),
+            _ => None,
+        });
+        let found = every.next();
+        found.map(|plan| plan.kept.extend_from_slice(ports)).is_some()
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Context, router};
 use crate::cli::Cli;
 use crate::config;
 use crate::host::Host;
-use crate::machine::{Machine, MachineSetup, Meeting, Nic};
+use crate::machine::{Endpoint, Machine, MachineSetup, Nic};
 use crate::sandbox::Sandbox;
 use clap::Parser as _;
 use hawser_backend::vhost_user::Lifetime;
@@ -39,12 +39,9 @@ pub fn context(names: &[&str]) -> Stage {
     let nic = |name: &&str| {
         let options = ["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"];
         let cli = Cli::try_parse_from(options).unwrap();
-        Nic {
-            meeting: Meeting::Listen(folder.path().join(name)),
-            plan: config::resolve(&cli.port, (*name).into(), &Host::default()).unwrap(),
-            survey: None,
-            link_up: true,
-        }
+        let spec = cli.port.spec((*name).into()).unwrap();
+        let found = config::resolve(&spec, &Host::default()).unwrap();
+        Nic::vhost_user(&spec, Endpoint::Listen(folder.path().join(name)), found)
     };
     let machine = Machine::start(setup, names.iter().map(nic).collect());
     Stage {

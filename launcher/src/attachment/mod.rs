@@ -6,43 +6,29 @@
 //! [`Journal`] before it is made, so that a failure midway, the end of the process, and after
 //! a kill the next start put it back.
 
-mod args;
 mod pod;
 mod segment;
 mod survey;
 pub mod watch;
 
-pub use args::SegmentArgs;
 pub use pod::DHCP_SERVER;
 pub use segment::Segment;
 pub use survey::Survey;
 pub use watch::Keeper;
 
-use crate::cli::{Mode, PortArgs, RunArgs};
 use crate::failure::Failure;
-use crate::machine::inherited;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
 use hawser_host::claim::Claim;
 use hawser_host::journal::{self, Journal, JournalError};
-use hawser_host::link::PortManner;
 use hawser_host::namespace::{Namespace, NamespaceError};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node::NodeError;
-use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
-use hawser_manifest::plan::Places;
-use hawser_manifest::values::Stack;
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-
-/// How the segment is reached, as the options say it.
-#[derive(Debug)]
-pub struct Attachment {
-    way: Way,
-    naming: Naming,
-}
 
 /// What messages call what may be wrong: options, or fields of a manifest.
 #[derive(Clone, Debug)]
@@ -54,11 +40,22 @@ struct Naming {
 }
 
 impl Naming {
-    fn of_options(segment: String) -> Self {
-        Self {
-            segment,
-            mtu: "--mtu".into(),
-            mac: "--mac".into(),
+    fn of(spec: &NicSpec, attachment: &AttachmentSpec) -> Self {
+        let link = attachment.link();
+        match &spec.places {
+            Some(places) => Self {
+                segment: format!("{}: {link}", places.segment),
+                mtu: places.mtu.clone(),
+                mac: places.mac.clone(),
+            },
+            None => Self {
+                segment: match attachment {
+                    AttachmentSpec::Descriptors => attachment.option().to_owned(),
+                    _ => format!("{}={link}", attachment.option()),
+                },
+                mtu: "--mtu".into(),
+                mac: "--mac".into(),
+            },
         }
     }
 
@@ -88,37 +85,10 @@ pub struct Site {
 }
 
 impl Site {
-    /// Reads the options.
-    ///
-    /// # Errors
-    /// If the namespace cannot be entered.
-    pub fn from_args(args: &RunArgs) -> Result<Self, Failure> {
-        let namespace = args.netns.as_deref().map(Namespace::enter).transpose();
-        Ok(Self {
-            namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
-            runtime_folder: args.runtime_dir.clone().unwrap_or_else(default_runtime_folder),
-        })
-    }
-
     /// Puts back what processes changed here that died. To be called before anything is looked at.
     pub fn recover(&self) {
         journal::recover(&self.runtime_folder);
     }
-}
-
-/// One of the options that name a segment.
-#[derive(Debug)]
-enum Way {
-    Bridge {
-        name: String,
-        manner: PortManner,
-        promiscuous: bool,
-    },
-    Tap(String),
-    Descriptors(Vec<(RawFd, OwnedFd)>),
-    Macvtap(Stack<MacvtapMode>),
-    Ipvtap(Stack<IpvtapMode>, Vec<IpAddr>),
-    PodInterface(String),
 }
 
 /// What keeps a guest from its segment.
@@ -251,112 +221,29 @@ impl AttachError {
     }
 }
 
-impl Attachment {
-    /// Reads the options, and takes over the descriptors they name. To be called before the
-    /// process opens anything.
-    ///
-    /// # Errors
-    /// If there is no such descriptor.
-    pub fn from_args(args: &PortArgs) -> Result<Option<Self>, Failure> {
-        if args.mode != Mode::Bridge {
-            return Ok(None);
-        }
-        let named = Way::from_args(&args.segment)?;
-        Ok(named.map(|(way, option)| Self {
-            way,
-            naming: Naming::of_options(option),
-        }))
-    }
-
-    /// The same, whose messages name the fields of the manifest it comes from.
-    pub fn named_by(self, places: &Places) -> Self {
-        let naming = Naming {
-            segment: format!("{}: {}", places.segment, self.way.link()),
-            mtu: places.mtu.clone(),
-            mac: places.mac.clone(),
-        };
-        Self { naming, ..self }
-    }
-
-    /// Looks at the system without changing anything.
-    ///
-    /// # Errors
-    /// Whatever keeps the guest from the segment.
-    pub fn survey(self, args: &PortArgs, site: &Site) -> Result<Survey, Failure> {
-        let Self { way, naming } = self;
-        let looked = Netlink::open()
-            .map_err(AttachError::from)
-            .and_then(|mut netlink| survey::look(way, args, &mut netlink));
-        match looked {
-            Ok(finding) => Ok(Survey {
-                finding,
-                naming,
-                site: site.clone(),
-            }),
-            Err(error) => Err(naming.failure(&error)),
-        }
-    }
-}
-
-impl Way {
-    fn from_args(args: &SegmentArgs) -> Result<Option<(Self, String)>, Failure> {
-        let way = if let Some(name) = &args.bridge {
-            let way = Self::Bridge {
-                name: name.clone(),
-                manner: PortManner {
-                    hairpin: args.hairpin_mode,
-                    isolated: args.port_isolation,
-                    no_learning: false,
-                },
-                promiscuous: args.promisc_mode,
-            };
-            (way, format!("--bridge={name}"))
-        } else if let Some(name) = &args.tap {
-            (Self::Tap(name.clone()), format!("--tap={name}"))
-        } else if let Some(stack) = &args.macvtap {
-            (Self::Macvtap(stack.clone()), format!("--macvtap={}", stack.lower))
-        } else if let Some(stack) = &args.ipvtap {
-            (
-                Self::Ipvtap(stack.clone(), args.guest_address.clone()),
-                format!("--ipvtap={}", stack.lower),
-            )
-        } else if let Some(name) = &args.pod_interface {
-            (Self::PodInterface(name.clone()), format!("--pod-interface={name}"))
-        } else if !args.tap_fd.is_empty() {
-            (Self::descriptors(&args.tap_fd)?, "--tap-fd".to_owned())
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(way))
-    }
-
-    /// The link it names; nothing for descriptors.
-    fn link(&self) -> &str {
-        match self {
-            Self::Bridge { name, .. } | Self::Tap(name) | Self::PodInterface(name) => name,
-            Self::Macvtap(stack) => &stack.lower,
-            Self::Ipvtap(stack, _) => &stack.lower,
-            Self::Descriptors(_) => "",
-        }
-    }
-
-    fn descriptors(numbers: &[RawFd]) -> Result<Self, Failure> {
-        let mut descriptors: Vec<(RawFd, OwnedFd)> = Vec::new();
-        for &number in numbers {
-            if descriptors.iter().any(|(known, _)| *known == number) {
-                return Err(Failure::usage(format_args!(
-                    "--tap-fd={number} was given twice: each queue has a descriptor of its own"
-                )));
-            }
-            descriptors.push((number, inherited("--tap-fd", number)?));
-        }
-        Ok(Self::Descriptors(descriptors))
+/// Looks at the way to a NIC's segment without changing anything. `queues` are those of
+/// [`AttachmentSpec::Descriptors`].
+///
+/// # Errors
+/// Whatever keeps the guest from the segment.
+pub fn survey(spec: &NicSpec, bridge: &BridgeSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Survey, Failure> {
+    let naming = Naming::of(spec, &bridge.attachment);
+    let looked = Netlink::open()
+        .map_err(AttachError::from)
+        .and_then(|mut netlink| survey::look(spec, &bridge.attachment, queues, &mut netlink));
+    match looked {
+        Ok(finding) => Ok(Survey {
+            finding,
+            naming,
+            site: site.clone(),
+        }),
+        Err(error) => Err(naming.failure(&error)),
     }
 }
 
 /// Where the journal is kept unless an option says otherwise: what systemd made for us
 /// (RuntimeDirectory=), else a folder of root's, else one of the user's.
-fn default_runtime_folder() -> PathBuf {
+pub fn default_runtime_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
         return folder.into();
     }

@@ -3,25 +3,24 @@
 
 use super::pod::Takeover;
 use super::segment::{BridgePort, Stacked, port_mac, random_mac, random_name};
-use super::{AttachError, Attached, Keeper, Naming, Opened, Segment, Site, Way};
-use crate::cli::PortArgs;
-use crate::config::{self, Plan};
+use super::{AttachError, Attached, Keeper, Naming, Opened, Segment, Site};
 use crate::failure::Failure;
-use crate::host::Host;
 use crate::sandbox::Needs;
-use hawser_backend::config::{Forwarding, ModeConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::TapQueue;
+use hawser_config::{Forwarding, LeaseConfig, NameConfig, VlanConfig};
 use hawser_host::bridge_vlan::PortVlans;
 use hawser_host::claim::Claim;
 use hawser_host::journal::Journal;
 use hawser_host::link::{Link, NewKind, PortManner};
 use hawser_host::netlink::Netlink;
+use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, NicSpec};
 use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
 use hawser_manifest::values::Stack;
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 /// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
 /// be put between them and their segment.
@@ -77,29 +76,30 @@ impl Finding {
 }
 
 impl Survey {
-    /// Fills in what follows from the segment, where the options say nothing.
-    pub fn complete(&self, plan: &mut Plan, args: &PortArgs, host: &Host) {
-        if let (None, Some((mtu, _))) = (args.mtu, &self.finding.mtu) {
-            plan.port.mtu = u16::try_from(*mtu).unwrap_or(u16::MAX);
-        }
-        plan.port.mac = plan.port.mac.or(self.finding.mac);
-        if let Some(down) = &self.finding.down {
-            plan.notices.push(format!(
-                "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
-            ));
-        }
-        if let ModeConfig::Bridge(bridge) = &mut plan.port.mode {
-            bridge.forwarding = self.finding.forwarding;
-        }
-        if let (ModeConfig::Bridge(bridge), Some(takeover)) = (&mut plan.port.mode, &self.finding.takeover) {
-            let names = config::segment_names(args, host);
-            if names.dns.is_empty() {
-                plan.notices.push(
-                    "the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into(),
-                );
-            }
-            bridge.lease = takeover.lease(names);
-        }
+    /// MTU of the segment.
+    pub fn mtu(&self) -> Option<u16> {
+        let (mtu, _) = self.finding.mtu.as_ref()?;
+        Some(u16::try_from(*mtu).unwrap_or(u16::MAX))
+    }
+
+    /// The MAC that the guest must have to be reached.
+    pub const fn mac(&self) -> Option<MacAddr> {
+        self.finding.mac
+    }
+
+    /// The link to the segment, if it is down.
+    pub fn down(&self) -> Option<&str> {
+        self.finding.down.as_deref()
+    }
+
+    /// How frames find their receiver on the segment.
+    pub const fn forwarding(&self) -> Forwarding {
+        self.finding.forwarding
+    }
+
+    /// What DHCP gives a guest that takes over an interface of the pod; `None` for any other.
+    pub fn takeover(&self, names: impl FnOnce() -> NameConfig) -> Option<LeaseConfig> {
+        self.finding.takeover.as_ref()?.lease(names())
     }
 
     /// Adds what it takes to look after the device while it is used, and to put things back.
@@ -154,56 +154,59 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
     })
 }
 
-/// Looks at what `way` names.
-pub(super) fn look(way: Way, args: &PortArgs, netlink: &mut Netlink) -> Result<Finding, AttachError> {
-    let finding = match way {
-        Way::Bridge {
-            name,
-            manner,
-            promiscuous,
-        } => {
-            let bridge = find_bridge(netlink, &name)?;
-            require_privilege(netlink, "making a TAP device a port of a bridge")?;
-            let port = BridgePort {
-                tap: random_name("hw")?,
-                mac: port_mac()?,
-                mtu: bridge.mtu,
-                manner,
-                promiscuous,
-                bridge: name,
-                // What contradicts itself has been refused by now.
-                vlans: args
-                    .policy
-                    .on_segment()
-                    .ok()
-                    .and_then(|policy| PortVlans::of(&policy.vlan)),
-            };
-            Finding::of(Segment::BridgePort(port), Some(&bridge))
-        }
-        Way::Tap(name) => look_at_tap(netlink, name, args)?,
-        Way::Descriptors(descriptors) => {
-            let adopted = descriptors.into_iter().map(|(_, fd)| TapQueue::adopt(fd));
-            let descriptors: Vec<TapQueue> = adopted.collect::<Result<_, _>>()?;
-            let mtu = descriptors
-                .first()
-                .map(|queue| Ok::<_, io::Error>((queue.mtu()?.into(), queue.name())));
-            Finding {
-                mtu: mtu.transpose()?,
-                descriptors,
-                ..Finding::of(Segment::Descriptors, None)
-            }
-        }
-        Way::Macvtap(stack) => look_at_macvtap(netlink, stack, args)?,
-        Way::Ipvtap(stack, guests) => look_at_ipvtap(netlink, stack, guests, args)?,
-        Way::PodInterface(name) => look_at_pod_interface(netlink, &name, args)?,
+/// Looks at the way to a segment.
+pub(super) fn look(
+    spec: &NicSpec,
+    attachment: &AttachmentSpec,
+    queues: Vec<OwnedFd>,
+    netlink: &mut Netlink,
+) -> Result<Finding, AttachError> {
+    let finding = match attachment {
+        AttachmentSpec::Bridge(port) => look_at_bridge(netlink, port, spec)?,
+        AttachmentSpec::Tap(name) => look_at_tap(netlink, name.clone(), spec)?,
+        AttachmentSpec::Descriptors => look_at_queues(queues)?,
+        AttachmentSpec::Macvtap(stack) => look_at_macvtap(netlink, stack, spec)?,
+        AttachmentSpec::Ipvtap(stack, guests) => look_at_ipvtap(netlink, stack, guests, spec)?,
+        AttachmentSpec::PodInterface(name) => look_at_pod_interface(netlink, name, spec)?,
     };
-    check_mtu(&finding, args)?;
-    check_mac(&finding, args)?;
+    check_mtu(&finding, spec)?;
+    check_mac(&finding, spec)?;
     Ok(finding)
 }
 
-fn check_mtu(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
-    match (args.mtu, &finding.mtu) {
+fn look_at_bridge(netlink: &mut Netlink, port: &BridgePortSpec, spec: &NicSpec) -> Result<Finding, AttachError> {
+    let bridge = find_bridge(netlink, &port.bridge)?;
+    require_privilege(netlink, "making a TAP device a port of a bridge")?;
+    let port = BridgePort {
+        tap: random_name("hw")?,
+        mac: port_mac()?,
+        mtu: bridge.mtu,
+        manner: PortManner {
+            hairpin: port.hairpin,
+            isolated: port.isolated,
+            no_learning: false,
+        },
+        promiscuous: port.promiscuous,
+        bridge: port.bridge.clone(),
+        vlans: PortVlans::of(&spec.policy.vlan),
+    };
+    Ok(Finding::of(Segment::BridgePort(port), Some(&bridge)))
+}
+
+fn look_at_queues(queues: Vec<OwnedFd>) -> Result<Finding, AttachError> {
+    let descriptors: Vec<TapQueue> = queues.into_iter().map(TapQueue::adopt).collect::<Result<_, _>>()?;
+    let mtu = descriptors
+        .first()
+        .map(|queue| Ok::<_, io::Error>((queue.mtu()?.into(), queue.name())));
+    Ok(Finding {
+        mtu: mtu.transpose()?,
+        descriptors,
+        ..Finding::of(Segment::Descriptors, None)
+    })
+}
+
+fn check_mtu(finding: &Finding, spec: &NicSpec) -> Result<(), AttachError> {
+    match (spec.mtu, &finding.mtu) {
         (Some(asked), Some((segment, name))) if u32::from(asked) > *segment => Err(AttachError::Mtu {
             asked,
             segment: *segment,
@@ -213,7 +216,7 @@ fn check_mtu(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
     }
 }
 
-fn check_mac(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
+fn check_mac(finding: &Finding, spec: &NicSpec) -> Result<(), AttachError> {
     let (name, remedy) = match &finding.segment {
         Segment::Adopted { name, .. } => (
             name,
@@ -225,7 +228,7 @@ fn check_mac(finding: &Finding, args: &PortArgs) -> Result<(), AttachError> {
         ),
         _ => return Ok(()),
     };
-    match (args.mac, finding.mac) {
+    match (spec.mac, finding.mac) {
         (Some(asked), Some(link)) if asked != link => Err(AttachError::Mac {
             asked,
             name: name.clone(),
@@ -283,10 +286,10 @@ fn require_privilege(netlink: &mut Netlink, what: &'static str) -> Result<(), At
     }
 }
 
-fn look_at_tap(netlink: &mut Netlink, name: String, args: &PortArgs) -> Result<Finding, AttachError> {
+fn look_at_tap(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Result<Finding, AttachError> {
     let Some(link) = netlink.link_named(&name)? else {
         require_privilege(netlink, "making a TAP device")?;
-        let mtu = args.mtu.map(u32::from);
+        let mtu = spec.mtu.map(u32::from);
         return Ok(Finding::of(Segment::Tap { name, mtu }, None));
     };
     if link.is("tun") {
@@ -382,7 +385,7 @@ const fn ipvtap_mode(mode: IpvtapMode) -> IpVtapMode {
     }
 }
 
-fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacvtapMode>, args: &PortArgs) -> Result<Finding, AttachError> {
+fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>, spec: &NicSpec) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("macvtap") {
         return match stack.mode {
@@ -394,7 +397,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacvtapMode>, args: &Port
     require_privilege(netlink, "making a macvtap")?;
     let mode = stack.mode.map_or(MacVtapMode::Bridge, macvtap_mode);
     // Only a passthru may have the MAC of the link below, and without being told, has it.
-    let mac = match (args.mac, mode) {
+    let mac = match (spec.mac, mode) {
         (Some(mac), _) => mac,
         (None, MacVtapMode::Passthrough) => lower_mac,
         (None, _) => random_mac()?,
@@ -403,7 +406,7 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacvtapMode>, args: &Port
         name: random_name("hwm")?,
         kind: NewKind::Macvtap(mode),
         mac: Some(mac),
-        lower: stack.lower,
+        lower: stack.lower.clone(),
         guests: Vec::new(),
     });
     Ok(Finding {
@@ -414,9 +417,9 @@ fn look_at_macvtap(netlink: &mut Netlink, stack: Stack<MacvtapMode>, args: &Port
 
 fn look_at_ipvtap(
     netlink: &mut Netlink,
-    stack: Stack<IpvtapMode>,
-    guests: Vec<IpAddr>,
-    args: &PortArgs,
+    stack: &Stack<IpvtapMode>,
+    guests: &[IpAddr],
+    spec: &NicSpec,
 ) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("ipvtap") {
@@ -426,7 +429,7 @@ fn look_at_ipvtap(
         if !guests.is_empty() {
             return Err(AttachError::GuestsOfAdopted(lower.name));
         }
-        let forwarding = forwarding(lower.ipvtap_mode, lower.mac, &lower.name, args)?;
+        let forwarding = forwarding(lower.ipvtap_mode, lower.mac, &lower.name, spec)?;
         return Ok(Finding {
             forwarding,
             ..adopted(lower)?
@@ -435,7 +438,7 @@ fn look_at_ipvtap(
     let mac = check_lower(netlink, &lower)?;
     require_privilege(netlink, "making an ipvtap")?;
     let mode = stack.mode.map_or(IpVtapMode::L2, ipvtap_mode);
-    let forwarding = forwarding(Some(mode), Some(mac), &lower.name, args)?;
+    let forwarding = forwarding(Some(mode), Some(mac), &lower.name, spec)?;
     if let (IpVtapMode::L3S, Some(guest)) = (mode, guests.iter().find(|guest| guest.is_ipv6())) {
         return Err(AttachError::Ipv6InL3s(*guest));
     }
@@ -443,8 +446,8 @@ fn look_at_ipvtap(
         name: random_name("hwi")?,
         kind: NewKind::Ipvtap(mode),
         mac: None,
-        lower: stack.lower,
-        guests,
+        lower: stack.lower.clone(),
+        guests: guests.to_vec(),
     });
     Ok(Finding {
         mac: Some(mac),
@@ -458,18 +461,18 @@ fn forwarding(
     mode: Option<IpVtapMode>,
     mac: Option<MacAddr>,
     name: &str,
-    args: &PortArgs,
+    spec: &NicSpec,
 ) -> Result<Forwarding, AttachError> {
     let (Some(IpVtapMode::L3 | IpVtapMode::L3S), Some(device)) = (mode, mac) else {
         return Ok(Forwarding::Switched);
     };
-    if args.policy.vlan.is_some() || !args.policy.vlan_trunk.is_empty() {
+    if spec.policy.vlan != VlanConfig::Transparent {
         return Err(AttachError::Untaggable(name.to_owned()));
     }
     Ok(Forwarding::Routed { device })
 }
 
-fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> Result<Finding, AttachError> {
+fn look_at_pod_interface(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<Finding, AttachError> {
     let link = find(netlink, name, "")?;
     if STACKED.contains(&link.kind.as_str()) {
         return Err(AttachError::Kind {
@@ -481,7 +484,7 @@ fn look_at_pod_interface(netlink: &mut Netlink, name: &str, args: &PortArgs) -> 
     }
     check_lower(netlink, &link)?;
     require_privilege(netlink, "taking over a pod's interface")?;
-    let takeover = Takeover::survey(netlink, &link, args.mac)?;
+    let takeover = Takeover::survey(netlink, &link, spec.mac)?;
     let port = BridgePort {
         bridge: takeover.bridge().to_owned(),
         tap: random_name("hw")?,

@@ -15,16 +15,14 @@
 //! has ended of itself (one-off, or a front end on a descriptor that has gone). A machine
 //! whose last port was removed goes on: one may be added.
 
-mod meeting;
+mod endpoint;
+mod nic;
 mod port;
-mod signals;
 mod summary;
 
-pub use meeting::{Meeting, inherited};
-pub use signals::SignalWatch;
+pub use endpoint::Endpoint;
+pub use nic::{Nic, VhostUserNic};
 
-use crate::attachment::Survey;
-use crate::config::Plan;
 use crate::failure::Failure;
 use crate::resolv::ResolvConf;
 use crate::sandbox::Sandbox;
@@ -33,19 +31,6 @@ use hawser_backend::port::Port;
 use hawser_backend::vhost_user::Lifetime;
 use port::{Life, ReadyPort, ServedPort, write_report};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-
-/// A NIC to be served.
-#[derive(Debug)]
-pub struct Nic {
-    /// Where its front end is met.
-    pub meeting: Meeting,
-    /// What it is.
-    pub plan: Plan,
-    /// What it is attached to, in bridge mode.
-    pub survey: Option<Survey>,
-    /// Whether the guest has a carrier at first.
-    pub link_up: bool,
-}
 
 /// How a machine's ports are served.
 #[derive(Clone, Debug)]
@@ -128,7 +113,7 @@ impl Machine {
     /// # Errors
     /// What keeps one from being served.
     pub fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
-        startup::raise_limits(nics.iter().map(|nic| &nic.plan.port.mode))?;
+        startup::raise_limits(nics.iter().filter_map(Nic::mode))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 ports: Vec::new(),
@@ -159,7 +144,7 @@ impl Machine {
     /// What keeps it from being served; that there is one of its name.
     pub fn add(&self, nic: Nic) -> Result<Arc<Port>, Failure> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = nic.plan.port.name.clone();
+        let name = nic.name().to_owned();
         match self.life(&name) {
             Some(Life::Served) => return Err(Failure::usage("an interface of this name is served already")),
             Some(Life::Ended) => self.put_away(&name),
@@ -167,7 +152,7 @@ impl Machine {
         }
         let modes = self.ports();
         let modes = modes.iter().map(|port| &port.config().mode);
-        startup::raise_limits(modes.chain([&nic.plan.port.mode]))?;
+        startup::raise_limits(modes.chain(nic.mode()))?;
         let ready = self.prepare(nic)?;
         let port = self.take(ready)?;
         Ok(port)
@@ -252,15 +237,16 @@ impl Machine {
     }
 
     fn prepare(&self, nic: Nic) -> Result<ReadyPort, Failure> {
-        let name = nic.plan.port.name.clone();
-        for notice in &nic.plan.notices {
+        let name = nic.name().to_owned();
+        for notice in nic.notices() {
             if self.setup.names_interfaces {
                 log::warn!("interface {name}: {notice}");
             } else {
                 log::warn!("{notice}");
             }
         }
-        ReadyPort::new(nic, &self.setup.sandbox, self.setup.lifetime)
+        let Nic::VhostUser(nic) = nic;
+        ReadyPort::new(*nic, &self.setup.sandbox, self.setup.lifetime)
             .map_err(|failure| self.shared.named(&name, failure))
     }
 

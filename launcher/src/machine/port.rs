@@ -1,18 +1,18 @@
 //! One port of the machine: made ready, served by a thread of its own, and put away.
 
 use super::summary::Summary;
-use super::{Nic, Shared};
+use super::{Shared, VhostUserNic};
 use crate::attachment::{Attached, Survey, watch};
-use crate::config::Plan;
+use crate::config::Found;
 use crate::failure::Failure;
 use crate::names::NameSource;
 use crate::resolv::{self, ResolvConf};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::startup;
 use crate::watcher::Watcher;
-use hawser_backend::config::ModeConfig;
 use hawser_backend::port::{Port, PortResources};
 use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
+use hawser_config::{ModeConfig, PortConfig};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -54,30 +54,36 @@ pub(super) enum Life {
 
 impl ReadyPort {
     /// Makes the port and its socket.
-    pub fn new(nic: Nic, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
-        let Nic {
-            meeting,
-            plan,
-            survey,
+    pub fn new(nic: VhostUserNic, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
+        let VhostUserNic {
+            endpoint,
+            found,
             link_up,
+            ..
         } = nic;
-        if let ModeConfig::Masquerade(masquerade) = &plan.port.mode {
+        let Found {
+            port: config,
+            names,
+            segment,
+            ..
+        } = found;
+        if let ModeConfig::Masquerade(masquerade) = &config.mode {
             startup::warn_of_restrictions(masquerade);
         }
-        let (resources, attached) = attach(&plan, survey)?;
+        let (resources, attached) = attach(&config, segment)?;
         let summary = Summary {
-            config: &plan.port,
+            config: &config,
             resources: &resources,
         };
-        let summary = format!("serving {meeting}: {summary}");
-        let option = meeting.option();
-        let socket = meeting.listens_at();
-        let port = Port::with_start(plan.port, resources, &sandbox.workers()).map_err(Failure::runtime)?;
+        let summary = format!("serving {endpoint}: {summary}");
+        let option = endpoint.option();
+        let socket = endpoint.listens_at();
+        let port = Port::with_start(config, resources, &sandbox.workers()).map_err(Failure::runtime)?;
         let port = Arc::new(port);
         if !link_up {
             port.set_link(false);
         }
-        let server = Server::bind(meeting.into_endpoint(), Arc::clone(&port), lifetime)
+        let server = Server::bind(endpoint.into_endpoint(), Arc::clone(&port), lifetime)
             .map_err(|e| Failure::runtime(format_args!("{option}: {e}")))?;
         if let Some(path) = &socket {
             let owned = sandbox.own(path);
@@ -90,7 +96,7 @@ impl ReadyPort {
             links: links.transpose()?,
             server,
             port,
-            names: plan.names,
+            names,
             attached,
             option,
             summary,
@@ -168,11 +174,11 @@ impl ServedPort {
 }
 
 /// Opens the way to the segment, in bridge mode.
-fn attach(plan: &Plan, survey: Option<Survey>) -> Result<(PortResources, Option<Attached>), Failure> {
-    let (Some(survey), ModeConfig::Bridge(_)) = (survey, &plan.port.mode) else {
+fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources, Option<Attached>), Failure> {
+    let (Some(survey), ModeConfig::Bridge(_)) = (survey, &config.mode) else {
         return Ok((PortResources::default(), None));
     };
-    let opened = survey.open(plan.port.queue_pairs.get().into())?;
+    let opened = survey.open(config.queue_pairs.get().into())?;
     let resources = PortResources {
         queues: opened.queues.into_iter().map(Arc::new).collect(),
     };

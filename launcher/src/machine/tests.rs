@@ -13,12 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A masqueraded NIC that needs nothing of the system.
 fn nic(folder: &Path, name: &str) -> Nic {
     let cli = Cli::try_parse_from(["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off"]).unwrap();
-    Nic {
-        meeting: Meeting::Listen(socket(folder, name)),
-        plan: config::resolve(&cli.port, name.into(), &Host::default()).unwrap(),
-        survey: None,
-        link_up: true,
-    }
+    let spec = cli.port.spec(name.into()).unwrap();
+    let found = config::resolve(&spec, &Host::default()).unwrap();
+    Nic::vhost_user(&spec, Endpoint::Listen(socket(folder, name)), found)
 }
 
 fn socket(folder: &Path, name: &str) -> PathBuf {

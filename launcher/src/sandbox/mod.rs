@@ -18,8 +18,7 @@ mod needs;
 mod privilege;
 
 pub use files::{Access, Reach};
-pub use needs::Needs;
-use needs::resolv_conf;
+pub use needs::{Needs, resolv_conf};
 pub use privilege::{User, parse_user};
 
 use crate::failure::Failure;

@@ -88,11 +88,6 @@ pub struct SegmentArgs {
     pub port_isolation: bool,
 }
 
-/// The first option of a list that was given.
-fn given(options: &[(bool, &'static str)]) -> Option<&'static str> {
-    options.iter().find(|(given, _)| *given).map(|(_, option)| *option)
-}
-
 impl SegmentArgs {
     /// An option that means something with another only which was not given, and that one.
     pub fn alone(&self) -> Option<(&'static str, &'static str)> {
@@ -107,17 +102,5 @@ impl SegmentArgs {
         ];
         let alone = options.iter().find(|(alone, ..)| *alone);
         alone.map(|(_, option, other)| (*option, *other))
-    }
-
-    /// The option that says how the segment is reached, if there is one.
-    pub fn way(&self) -> Option<&'static str> {
-        given(&[
-            (self.bridge.is_some(), "--bridge"),
-            (self.tap.is_some(), "--tap"),
-            (!self.tap_fd.is_empty(), "--tap-fd"),
-            (self.macvtap.is_some(), "--macvtap"),
-            (self.ipvtap.is_some(), "--ipvtap"),
-            (self.pod_interface.is_some(), "--pod-interface"),
-        ])
     }
 }

@@ -6,9 +6,9 @@
 //! lie in. After each report the file is read whole and compared, so that nothing is lost when
 //! reports are.
 
-use super::{PATH, ResolvConf};
 use crate::failure::Failure;
 use crate::machine::Machine;
+use crate::resolv::{PATH, ResolvConf};
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{End, Wake, Watcher};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};

@@ -3,10 +3,10 @@
 //! Where there is a VMM the first signal that would end hawser asks the guest to shut down, and
 //! a second one is the VMM's: so is the first where the guest cannot be asked.
 
-use super::Machine;
 use crate::companion::SignalSink;
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, PowerDown};
+use crate::machine::Machine;
 use crate::sandbox::{Sandbox, ThreadKind};
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::{Handle, Signals};

@@ -1,0 +1,178 @@
+//! From a NIC of the plan to its [`NicSpec`].
+
+use super::{MasqueradePlan, NicMode, NicPlan, PodPlan};
+use crate::forward::{self, Ports};
+use crate::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
+use crate::objects::cni::{Attachment, BridgePort, Segment};
+use crate::objects::dns::Dns;
+use crate::objects::interface::LinkState;
+use crate::objects::ipam::{Ipam, Route, StaticAddress};
+use crate::values::{Family, Stack};
+use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, VlanConfig, VlanSet};
+use hawser_packet::vlan::VlanId;
+use std::net::IpAddr;
+
+impl NicPlan {
+    /// What the launcher serves. Addresses of ranges have become `static` ones by then.
+    pub fn spec(&self) -> NicSpec {
+        let hostname = self.hostname.clone();
+        let (mtu, policy, names, mode) = match &self.mode {
+            NicMode::Masquerade(plan) => {
+                let names = NameSpec {
+                    hostname,
+                    dhcp_options: plan.dhcp.encoded(),
+                    ..NameSpec::default()
+                };
+                let mode = ModeSpec::Masquerade(masquerade(plan));
+                (None, PolicyConfig::default(), names, mode)
+            }
+            NicMode::Pod(plan) => {
+                let names = NameSpec {
+                    hostname,
+                    dhcp_options: plan.dhcp.encoded(),
+                    ..NameSpec::default()
+                };
+                (None, open_policy(), names, ModeSpec::Bridge(pod(plan)))
+            }
+            NicMode::Bridge(segment) => {
+                let names = names(hostname, segment.dns.as_ref());
+                let mode = ModeSpec::Bridge(bridge(segment));
+                (segment.mtu, policy(segment), names, mode)
+            }
+        };
+        NicSpec {
+            name: self.name.clone(),
+            mac: self.mac,
+            mtu,
+            queue_pairs: self.queue_pairs,
+            pace: PaceConfig::default(),
+            policy,
+            names,
+            link_up: self.state == LinkState::Up,
+            device: self.device.clone(),
+            mode,
+            places: Some(self.places.clone()),
+        }
+    }
+}
+
+fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
+    let all = plan.every_port.then_some(Ports::All(None));
+    let ports: Vec<Ports> = plan.forwards.iter().cloned().map(Ports::Some).chain(all).collect();
+    let (forwards, every_port) = forward::split(&ports, &plan.kept);
+    MasqueradeSpec {
+        ipv4: plan.network.ipv4.map(Family::On),
+        ipv6: plan.network.ipv6.map(Family::On),
+        forwards,
+        // What the guest begins can be served where not every port can.
+        every_port: every_port.map(|ports| EveryPort {
+            ports,
+            otherwise: Otherwise::Warn,
+        }),
+        map_host_loopback: Vec::new(),
+    }
+}
+
+fn pod(plan: &PodPlan) -> BridgeSpec {
+    BridgeSpec {
+        attachment: AttachmentSpec::PodInterface(plan.interface.clone()),
+        addresses: Vec::new(),
+        routes: Vec::new(),
+    }
+}
+
+/// The names of a network replace those of resolv.conf; a domain alone leaves nothing to search.
+fn names(hostname: Option<String>, dns: Option<&Dns>) -> NameSpec {
+    let Some(dns) = dns else {
+        return NameSpec {
+            hostname,
+            ..NameSpec::default()
+        };
+    };
+    let has_search = dns.domain.is_some() || !dns.search.is_empty();
+    NameSpec {
+        hostname,
+        servers: (!dns.nameservers.is_empty()).then(|| dns.nameservers.clone()),
+        search: has_search.then(|| dns.search.clone()),
+        domain: dns.domain.clone(),
+        dhcp_options: Vec::new(),
+    }
+}
+
+fn bridge(segment: &Segment) -> BridgeSpec {
+    let (addresses, routes): (&[StaticAddress], &[Route]) = match &segment.ipam {
+        Ipam::Static { addresses, routes } => (addresses, routes),
+        _ => (&[], &[]),
+    };
+    let guests = || -> Vec<IpAddr> { addresses.iter().map(|given| given.address.addr()).collect() };
+    let attachment = match &segment.attachment {
+        Attachment::Bridge(port) => AttachmentSpec::Bridge(BridgePortSpec {
+            bridge: port.bridge.clone(),
+            hairpin: port.hairpin,
+            isolated: port.isolated,
+            promiscuous: port.promiscuous,
+        }),
+        Attachment::Macvtap { lower, mode } => AttachmentSpec::Macvtap(Stack {
+            lower: lower.clone(),
+            mode: Some(*mode),
+        }),
+        Attachment::Ipvtap { lower, mode } => {
+            let stack = Stack {
+                lower: lower.clone(),
+                mode: Some(*mode),
+            };
+            AttachmentSpec::Ipvtap(stack, guests())
+        }
+        // The planner has refused these: no queue is ever handed over for one.
+        Attachment::Sriov | Attachment::Overlay => AttachmentSpec::Descriptors,
+    };
+    BridgeSpec {
+        attachment,
+        addresses: addresses.to_vec(),
+        routes: routes.to_vec(),
+    }
+}
+
+/// The policy of a segment that asks for none.
+fn open_policy() -> PolicyConfig {
+    PolicyConfig {
+        vlan: VlanConfig::Transparent,
+        mac_check: MacCheck::Off,
+        ..PolicyConfig::default()
+    }
+}
+
+fn policy(segment: &Segment) -> PolicyConfig {
+    let Attachment::Bridge(port) = &segment.attachment else {
+        return open_policy();
+    };
+    PolicyConfig {
+        vlan: vlans(port),
+        mac_check: if port.mac_spoof_check {
+            MacCheck::Enforced
+        } else {
+            MacCheck::Off
+        },
+        ..PolicyConfig::default()
+    }
+}
+
+/// The VLANs of a port. What contradicts itself was refused when the configuration was read.
+fn vlans(port: &BridgePort) -> VlanConfig {
+    let native = port.vlan.and_then(VlanId::new);
+    let keep_default = port.preserve_default_vlan;
+    if port.trunk.is_empty() {
+        return native.map_or(VlanConfig::Transparent, |id| VlanConfig::Access { id, keep_default });
+    }
+    let mut tagged = VlanSet::default();
+    for range in &port.trunk {
+        if let (Some(first), Some(last)) = (VlanId::new(*range.start()), VlanId::new(*range.end())) {
+            let _ = tagged.add(first..=last);
+        }
+    }
+    VlanConfig::Trunk {
+        tagged,
+        native,
+        keep_default,
+    }
+}

@@ -1,0 +1,208 @@
+//! Options lower to specs here and nowhere else: what is below the command line knows no options.
+
+use super::{EndpointArgs, Mode, PortArgs, RunArgs, SegmentArgs};
+use crate::attachment::{Site, default_runtime_folder};
+use crate::config::ConfigError;
+use crate::failure::Failure;
+use crate::inherited::inherited;
+use crate::machine::Endpoint;
+use hawser_config::{EveryPort, Otherwise};
+use hawser_host::namespace::Namespace;
+use hawser_manifest::forward;
+use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
+use hawser_manifest::objects::interface::DeviceHints;
+use std::os::fd::{OwnedFd, RawFd};
+
+impl EndpointArgs {
+    /// Where front ends connect. To be called before the process opens anything.
+    ///
+    /// # Errors
+    /// If no option says so, or the descriptor is not open.
+    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+        match (&self.socket_path, self.fd) {
+            (Some(path), _) if self.connect => Ok(Endpoint::Connect(path.clone())),
+            (Some(path), _) => Ok(Endpoint::Listen(path.clone())),
+            (None, Some(fd)) => Ok(Endpoint::Inherited(fd, inherited("--fd", fd)?)),
+            (None, None) => Err(Failure::usage(
+                "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
+            )),
+        }
+    }
+}
+
+impl RunArgs {
+    /// Where NICs are attached.
+    ///
+    /// # Errors
+    /// If the network namespace cannot be entered.
+    pub fn site(&self) -> Result<Site, Failure> {
+        let namespace = self.netns.as_deref().map(Namespace::enter).transpose();
+        Ok(Site {
+            namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
+            runtime_folder: self.runtime_dir.clone().unwrap_or_else(default_runtime_folder),
+        })
+    }
+}
+
+impl PortArgs {
+    /// Takes over the queues of `--tap-fd`. To be called before the process opens anything.
+    ///
+    /// # Errors
+    /// If a descriptor is named twice or is not open.
+    pub fn queues(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let numbers = match self.mode {
+            Mode::Bridge => &self.segment.tap_fd[..],
+            Mode::Masquerade => &[],
+        };
+        let queue = |(n, number): (usize, &RawFd)| {
+            if numbers[..n].contains(number) {
+                return Err(Failure::usage(format_args!(
+                    "--tap-fd={number} was given twice: each queue has a descriptor of its own"
+                )));
+            }
+            inherited("--tap-fd", *number)
+        };
+        numbers.iter().enumerate().map(queue).collect()
+    }
+
+    /// The NIC that the options ask for.
+    ///
+    /// # Errors
+    /// The first contradiction between them.
+    pub fn spec(&self, name: String) -> Result<NicSpec, ConfigError> {
+        if self.policy.mac_spoof_check && self.mac.is_none() {
+            return Err(ConfigError::CheckWithoutMac);
+        }
+        let (mode, policy) = match self.mode {
+            Mode::Masquerade => (ModeSpec::Masquerade(self.masquerade()?), self.policy.off_segment()),
+            Mode::Bridge => {
+                self.refuse_masquerade()?;
+                let policy = self.policy.on_segment()?;
+                (ModeSpec::Bridge(self.bridge()?), policy)
+            }
+        };
+        Ok(NicSpec {
+            name,
+            mac: self.mac,
+            mtu: self.mtu,
+            queue_pairs: self.queue_pairs,
+            pace: self.pace.config(),
+            policy,
+            names: NameSpec {
+                hostname: self.hostname.clone(),
+                servers: (!self.dns.is_empty()).then(|| self.dns.clone()),
+                search: (!self.search.is_empty()).then(|| self.search.clone()),
+                ..NameSpec::default()
+            },
+            link_up: true,
+            device: DeviceHints::default(),
+            mode,
+            places: None,
+        })
+    }
+
+    fn masquerade(&self) -> Result<MasqueradeSpec, ConfigError> {
+        if let Some(attachment) = self.segment.attachment() {
+            return Err(ConfigError::OtherMode {
+                option: attachment.option(),
+                mode: "masquerade",
+            });
+        }
+        refuse("masquerade", &self.policy.of_a_segment())?;
+        let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
+        if every_port.is_none() && !self.kept.kept_ports.is_empty() {
+            return Err(ConfigError::KeptOfNone);
+        }
+        Ok(MasqueradeSpec {
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            forwards,
+            every_port: every_port.map(|ports| EveryPort {
+                ports,
+                otherwise: Otherwise::Fail,
+            }),
+            map_host_loopback: self.map_host_loopback.clone(),
+        })
+    }
+
+    fn refuse_masquerade(&self) -> Result<(), ConfigError> {
+        // hawser gives the guest names only where it takes over an interface of the pod.
+        let takes_over = self.segment.pod_interface.is_some();
+        refuse(
+            "bridge",
+            &[
+                (self.ipv4.is_some(), "--ipv4"),
+                (self.ipv6.is_some(), "--ipv6"),
+                (!takes_over && self.hostname.is_some(), "--hostname"),
+                (!takes_over && !self.dns.is_empty(), "--dns"),
+                (!takes_over && !self.search.is_empty(), "--search"),
+                (!self.ports.is_empty(), "--port"),
+                (!self.kept.kept_ports.is_empty(), "--keep-port"),
+                (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
+            ],
+        )
+    }
+
+    fn bridge(&self) -> Result<BridgeSpec, ConfigError> {
+        let Some(attachment) = self.segment.attachment() else {
+            return Err(ConfigError::NoSegment);
+        };
+        if let Some((option, other)) = self.segment.alone() {
+            return Err(ConfigError::OnlyWith(option, other));
+        }
+        if self.segment.hairpin_mode && self.segment.promisc_mode {
+            return Err(ConfigError::HairpinPromiscuous);
+        }
+        let (descriptors, pairs) = (self.segment.tap_fd.len(), self.queue_pairs.get());
+        if descriptors != 0 && descriptors != usize::from(pairs) {
+            return Err(ConfigError::TapDescriptors { descriptors, pairs });
+        }
+        Ok(BridgeSpec {
+            attachment,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+        })
+    }
+}
+
+/// Refuses the first option that was given and belongs to another mode.
+fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), ConfigError> {
+    match options.iter().find(|(given, _)| *given) {
+        Some(&(_, option)) => Err(ConfigError::OtherMode { option, mode }),
+        None => Ok(()),
+    }
+}
+
+impl SegmentArgs {
+    /// The way to the segment; `None` if no option names one.
+    pub fn attachment(&self) -> Option<AttachmentSpec> {
+        let Self {
+            bridge,
+            tap,
+            tap_fd,
+            macvtap,
+            ipvtap,
+            pod_interface,
+            ..
+        } = self;
+        let bridge = bridge.as_ref().map(|name| {
+            AttachmentSpec::Bridge(BridgePortSpec {
+                bridge: name.clone(),
+                hairpin: self.hairpin_mode,
+                isolated: self.port_isolation,
+                promiscuous: self.promisc_mode,
+            })
+        });
+        let tap = tap.clone().map(AttachmentSpec::Tap);
+        let descriptors = (!tap_fd.is_empty()).then_some(AttachmentSpec::Descriptors);
+        let macvtap = macvtap.clone().map(AttachmentSpec::Macvtap);
+        let guests = || self.guest_address.clone();
+        let ipvtap = ipvtap.clone().map(|stack| AttachmentSpec::Ipvtap(stack, guests()));
+        let pod = pod_interface.clone().map(AttachmentSpec::PodInterface);
+        // clap refuses a second one.
+        [bridge, tap, descriptors, macvtap, ipvtap, pod]
+            .into_iter()
+            .flatten()
+            .next()
+    }
+}

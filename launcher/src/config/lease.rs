@@ -1,0 +1,73 @@
+//! Addresses of a manifest as what hawser's DHCP servers give the guest.
+
+use crate::attachment::DHCP_SERVER;
+use crate::failure::Failure;
+use hawser_config::{Lease6Config, LeaseConfig, NameConfig};
+use hawser_manifest::nic::BridgeSpec;
+use hawser_manifest::objects::ipam::{Route, StaticAddress};
+use hawser_packet::MacAddr;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The leases of both families.
+type Leases = (Option<LeaseConfig>, Option<Lease6Config>);
+
+/// The leases of a guest with fixed addresses; none for one without.
+///
+/// # Errors
+/// If there is no MAC that an address is given to.
+pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfig) -> Result<Leases, Failure> {
+    let client = || mac.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"));
+    let lease6 = match ipv6(&bridge.addresses) {
+        Some(address) => Some(Lease6Config {
+            client: client()?,
+            address,
+            names: names.clone(),
+        }),
+        None => None,
+    };
+    let lease = match ipv4(&bridge.addresses, &bridge.routes) {
+        Some((address, router, routes)) => Some(LeaseConfig {
+            client: client()?,
+            address,
+            server: DHCP_SERVER,
+            router,
+            routes,
+            names: names.clone(),
+        }),
+        None => None,
+    };
+    Ok((lease, lease6))
+}
+
+/// What DHCPv6 can tell of fixed addresses: the first of IPv6.
+fn ipv6(addresses: &[StaticAddress]) -> Option<Ipv6Net> {
+    addresses.iter().find_map(|given| match given.address {
+        IpNet::V6(address) => Some(address),
+        IpNet::V4(_) => None,
+    })
+}
+
+type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
+
+/// What DHCPv4 can tell of a fixed address: the first of IPv4, its router, and routes of IPv4, the
+/// default one last (RFC 3442 lets a client forget the router option beside routes). Only a default
+/// route makes a router of a gateway, as in a pod (`ConfigureIface` of the CNI plugins).
+fn ipv4(addresses: &[StaticAddress], routes: &[Route]) -> Option<StaticIpv4> {
+    let ipv4 = |given: &StaticAddress| match (given.address, given.gateway) {
+        (IpNet::V4(address), Some(IpAddr::V4(gateway))) => Some((address, Some(gateway))),
+        (IpNet::V4(address), _) => Some((address, None)),
+        _ => None,
+    };
+    let (address, gateway) = addresses.iter().find_map(ipv4)?;
+    let route = |route: &Route| match (route.destination, route.via) {
+        (IpNet::V4(net), Some(IpAddr::V4(via))) => Some((net, via)),
+        (IpNet::V4(net), None) => Some((net, gateway.unwrap_or(Ipv4Addr::UNSPECIFIED))),
+        _ => None,
+    };
+    let mut routes: Vec<(Ipv4Net, Ipv4Addr)> = routes.iter().filter_map(route).collect();
+    let is_default = |net: &Ipv4Net| net.prefix_len() == 0;
+    routes.sort_by_key(|(net, _)| is_default(net));
+    let default = routes.iter().find(|(net, _)| is_default(net)).map(|(_, via)| *via);
+    Some((address, default.filter(|via| !via.is_unspecified()), routes))
+}

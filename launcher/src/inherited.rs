@@ -1,0 +1,23 @@
+//! Descriptors the process was started with.
+
+use crate::failure::Failure;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+
+/// Takes over a descriptor that was open when the process started, named by `option`. To be
+/// called before the process opens anything, once for each number.
+///
+/// # Errors
+/// If it is not open.
+pub fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
+    // SAFETY: asking for the flags of a descriptor touches no memory; a number that
+    // names none gives EBADF.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(Failure::runtime(format_args!(
+            "{option}={number}: no such descriptor is open: start hawser with it under that number"
+        )));
+    }
+    // SAFETY: the descriptor is open (just seen), not one of the standard three (the
+    // option's parser), and nothing in this process has opened one before: it was
+    // inherited, and nobody else here knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,63 @@
+//! Where front ends of a port connect.
+
+use hawser_backend::vhost_user;
+use std::fmt;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+/// Where the front end connects.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// To a socket that hawser creates.
+    Listen(PathBuf),
+    /// The front end listens at this path.
+    Connect(PathBuf),
+    /// On a descriptor hawser was started with.
+    Inherited(RawFd, OwnedFd),
+}
+
+impl Endpoint {
+    /// A name for the port, in logs and of threads.
+    pub fn port_name(&self) -> String {
+        match self {
+            Self::Listen(path) | Self::Connect(path) => {
+                let stem = path.file_stem().unwrap_or(path.as_os_str());
+                stem.to_string_lossy().into_owned()
+            }
+            Self::Inherited(fd, _) => format!("fd{fd}"),
+        }
+    }
+
+    pub(super) fn option(&self) -> &'static str {
+        match self {
+            Self::Listen(_) | Self::Connect(_) => "--socket-path",
+            Self::Inherited(..) => "--fd",
+        }
+    }
+
+    /// The socket that hawser creates.
+    pub fn listens_at(&self) -> Option<PathBuf> {
+        match self {
+            Self::Listen(path) => Some(path.clone()),
+            Self::Connect(_) | Self::Inherited(..) => None,
+        }
+    }
+
+    pub(super) fn into_endpoint(self) -> vhost_user::Endpoint {
+        match self {
+            Self::Listen(path) => vhost_user::Endpoint::Listen(path),
+            Self::Connect(path) => vhost_user::Endpoint::Connect(path),
+            Self::Inherited(_, fd) => vhost_user::Endpoint::Fd(fd),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(path) => write!(f, "on {}", path.display()),
+            Self::Connect(path) => write!(f, "to who listens on {}", path.display()),
+            Self::Inherited(number, _) => write!(f, "on descriptor {number}"),
+        }
+    }
+}
