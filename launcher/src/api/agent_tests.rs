@@ -71,7 +71,7 @@ fn an_agent_that_is_silent_talks_without_end_or_answers_another_keeps_nobody() {
         let (path, thread) = agent(folder.path(), answer);
         let begun = Instant::now();
         assert_eq!(block_on(GuestAgent::new(path).interfaces()), []);
-        assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE * 20, "{:?}", begun.elapsed());
         // It may have been hung up on in the middle of a word.
         let _ = thread.join();
     }

@@ -168,11 +168,30 @@ mod tests {
     use serde_json::json;
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::process;
+    use std::sync::atomic::{AtomicU16, Ordering};
 
-    /// A port nobody has, of either protocol.
+    /// The first of `count` free ports in a row, free for UDP too. They lie below those that the
+    /// kernel gives out (net.ipv4.ip_local_port_range), so no test that runs beside gets one of
+    /// them by chance, and each call returns others.
+    fn free_ports(count: u16) -> u16 {
+        const LOWEST: u16 = 10_000;
+        const SPAN: u16 = 20_000;
+        static USED: AtomicU16 = AtomicU16::new(0);
+        let start = u16::try_from(process::id() % u32::from(SPAN)).unwrap();
+        loop {
+            let used = USED.fetch_add(count, Ordering::Relaxed);
+            let first = LOWEST + (start + used) % SPAN;
+            let is_free =
+                |port| TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok();
+            if (first..first + count).all(is_free) {
+                return first;
+            }
+        }
+    }
+
     fn free_port() -> u16 {
-        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        tcp.local_addr().unwrap().port()
+        free_ports(1)
     }
 
     fn body(forward: &str) -> String {
@@ -203,7 +222,7 @@ mod tests {
     #[test]
     fn a_udp_forward_has_its_port_while_it_is_there() {
         let context = context(&["net0"]);
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let spec = format!("udp:127.0.0.1:{port}");
         assert_eq!(ask(&context, "POST", "/v1/forwards", &body(&spec)).status, 200);
         assert_eq!(
@@ -217,12 +236,8 @@ mod tests {
     #[test]
     fn a_range_of_which_one_port_is_taken_is_not_forwarded_at_all() {
         let context = context(&["net0"]);
-        let (first, taken) = loop {
-            let first = free_port();
-            if let Ok(taken) = TcpListener::bind(("127.0.0.1", first.saturating_add(2))) {
-                break (first, taken);
-            }
-        };
+        let first = free_ports(3);
+        let taken = TcpListener::bind(("127.0.0.1", first + 2)).unwrap();
         let spec = format!("127.0.0.1:{first}-{}", first + 2);
         let refused = ask(&context, "POST", "/v1/forwards", &body(&spec));
         assert_eq!(refused.status, 409, "{}", refused.text());
