@@ -19,7 +19,7 @@ fail() {
 
 # need COMMAND PACKAGE: ends the script if COMMAND is missing.
 need() {
-    command -v "$1" >/dev/null || fail "'$1' is missing (Debian package $2)" "run $repo/hack/setup as root, or apt-get install $2"
+    command -v "$1" >/dev/null || fail "'$1' is missing" "install the Debian package $2: apt-get install $2"
 }
 
 need_root() {
