@@ -40,7 +40,9 @@ impl Standing {
 
     const fn of(connection: &Connection) -> Self {
         match connection.state() {
-            State::Connecting | State::SynReceived => Self::OpeningOut,
+            State::Connecting => Self::OpeningOut,
+            // The world has answered: what a scan of silent ports takes is not taken from these.
+            State::SynReceived => Self::Unanswered,
             State::SynSent => Self::OpeningIn,
             State::Established if connection.is_half_closed() => Self::HalfClosed,
             State::Established if connection.is_unanswered() => Self::Unanswered,

@@ -6,7 +6,7 @@ use crate::nat::tcp::{FlowKey, TcpFlows};
 use crate::nat::test_support::{guest, host_seen, ip};
 use crate::packet::TcpFlags;
 use socket2::{Domain, Socket, Type};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -209,6 +209,27 @@ fn a_scan_of_silent_ports_takes_its_share_and_stops_nobody() {
     assert_eq!(bench.take().len(), 0, "the guest is not told that anybody refused it");
     let (new, _peer) = connect(&mut bench, &listener, 40_000);
     assert!(bench.flows.has(&new.key));
+}
+
+#[test]
+fn a_connection_the_world_has_accepted_does_not_give_way_to_a_scan() {
+    const LIMIT: usize = 40;
+    const SCAN: u16 = 100;
+    let (mut bench, listener) = bench(LIMIT);
+    let (_queue, _first, at) = silent();
+    let key = ask(&mut bench, 40_000, listener.local_addr().unwrap().port());
+    let (peer, _) = listener.accept().unwrap();
+    bench.handle_events();
+    bench.take();
+    let (next, expected) = (bench.next, bench.expected);
+    for i in 0..SCAN {
+        ask(&mut bench, 30_000 + i, at.port());
+    }
+    // The guest's ACK comes behind the SYNs of its scan.
+    (bench.key, bench.next, bench.expected) = (key, next, expected);
+    bench.send(ACK, b"x");
+    assert!(bench.flows.has(&key));
+    assert_eq!((&peer).read(&mut [0]).unwrap(), 1);
 }
 
 #[test]
