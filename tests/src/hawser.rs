@@ -5,6 +5,7 @@ use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,23 @@ impl Hawser {
     /// Starts `hawser --socket-path=SOCKET ARGUMENTS…` in `namespace` and waits until it
     /// listens; with `--connect`, only until it runs.
     pub fn start(namespace: &Namespace, socket: &Path, arguments: &[&str]) -> Result<Self> {
-        let mut command = namespace.command(artifacts::hawser()?);
+        Self::start_by(namespace.command(artifacts::hawser()?), socket, arguments)
+    }
+
+    /// The same with so many descriptors and no more.
+    pub fn start_with_descriptors(
+        namespace: &Namespace,
+        socket: &Path,
+        arguments: &[&str],
+        descriptors: u32,
+    ) -> Result<Self> {
+        let mut command = namespace.command("prlimit");
+        command.arg(format!("--nofile={descriptors}:{descriptors}"));
+        command.arg(artifacts::hawser()?);
+        Self::start_by(command, socket, arguments)
+    }
+
+    fn start_by(mut command: Command, socket: &Path, arguments: &[&str]) -> Result<Self> {
         command
             .arg(format!("--socket-path={}", socket.display()))
             .args(arguments);

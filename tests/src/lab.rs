@@ -70,6 +70,12 @@ impl Lab {
         self.hawser_named("hawser", arguments)
     }
 
+    /// Starts hawser in the pod with so many descriptors and no more.
+    pub fn hawser_with_descriptors(&self, descriptors: u32, arguments: &[&str]) -> Result<Hawser> {
+        let socket = self.path("hawser.sock");
+        Hawser::start_with_descriptors(&self.networks.pod, &socket, arguments, descriptors)
+    }
+
     /// Starts one more hawser in the pod.
     pub fn hawser_named(&self, name: &str, arguments: &[&str]) -> Result<Hawser> {
         Hawser::start(&self.networks.pod, &self.path(name).with_extension("sock"), arguments)

@@ -11,6 +11,7 @@ pub mod frontend;
 pub mod guest;
 pub mod hawser;
 pub mod lab;
+pub mod losses;
 pub mod netns;
 pub mod peers;
 pub mod process;

@@ -56,8 +56,8 @@ pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Resu
 pub struct Iperf {
     /// Payload that arrived, in bits per second.
     pub bits_per_second: f64,
-    /// UDP: datagrams that did not arrive, in percent.
-    pub lost_percent: f64,
+    /// UDP: datagrams that did not arrive before others that were sent later.
+    pub lost: u64,
 }
 
 impl Iperf {
@@ -81,7 +81,7 @@ impl Iperf {
         let bits_per_second = bits.ok_or_else(|| failure(format!("iperf3 tells no rate: {json}")))?;
         Ok(Self {
             bits_per_second,
-            lost_percent,
+            lost: end["sum"]["lost_packets"].as_u64().unwrap_or(0),
         })
     }
 }

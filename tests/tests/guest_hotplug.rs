@@ -191,7 +191,7 @@ impl Stage {
         let measured = Iperf::parse(&running.wait(time + PATIENCE)?.out)?;
         println!("{measured:?}");
         assert!(measured.bits_per_second > 3e6, "{measured:?}");
-        assert!(measured.lost_percent == 0.0, "{measured:?}");
+        assert!(measured.lost == 0, "{measured:?}");
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! What hawser tells a real guest: DHCP, DHCPv6, router advertisements, names, echo.
 
-use hawser_testkit::guest::Kind;
+use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;
-use hawser_testkit::netns::address::{FAR4, FAR6};
+use hawser_testkit::netns::address::{FAR4, FAR6, POD6};
 use hawser_testkit::{Result, failure, peers, until};
 use std::fs;
 
@@ -53,11 +53,37 @@ fn the_networks_a_guest_lives_on_can_be_chosen() -> Result<()> {
     Ok(())
 }
 
+/// As Android and a guest with udhcpc alone: no DHCPv6 client, addresses of its own making.
+#[test]
+fn a_guest_without_dhcpv6_reaches_the_world_from_a_network_of_64_bits_and_is_reached() -> Result<()> {
+    let mut lab = Lab::new()?;
+    let server = lab.serve_world(FAR6)?;
+    let mut hawser = lab.hawser(&["--ipv6=fd99:7::/64", "--port=8080:7000"])?;
+    let guest = Plan::new(Kind::Uml, hawser.socket()).boot()?;
+    guest.sh("sysctl -w net.ipv6.conf.eth0.use_tempaddr=2")?;
+    guest.sh("net-up 4")?;
+    until("the guest has made up a stable and a temporary address", || {
+        let addresses = guest.sh("ip -6 -o addr show dev eth0 scope global")?;
+        Ok(addresses.matches("fd99:7::").count() == 2 && !addresses.contains("tentative"))
+    })?;
+    assert_eq!(hawser.counters()?.get("dhcp6_leases"), 0);
+    guest.sh(&format!("ping -6 -c 2 -W 2 {FAR6}"))?;
+    // Both are in use: the temporary one unless a program asks for another.
+    let addresses = guest.sh("ip -6 -o addr show dev eth0 scope global")?;
+    for address in addresses.split_whitespace().filter_map(|word| word.strip_suffix("/64")) {
+        guest.traffic(&format!("peer to={server} from={address}"))?;
+    }
+    guest.traffic(&format!("receive to={server} bytes=1000000"))?;
+    let _server = guest.serve("[::]:7000")?;
+    peers::traffic(&lab.networks.world, &format!("send to=[{POD6}]:8080 bytes=1000000"))?;
+    hawser.assert_alive()
+}
+
 #[test]
 fn a_family_that_is_off_is_not_offered() -> Result<()> {
     let lab = Lab::new()?;
     let mut hawser = lab.hawser(&["--ipv6=off"])?;
-    let guest = hawser_testkit::guest::Plan::new(Kind::Uml, hawser.socket()).boot()?;
+    let guest = Plan::new(Kind::Uml, hawser.socket()).boot()?;
     guest.sh("net-up 4")?;
     assert_ne!(
         guest.run("rdisc6 -1 -r 1 -w 1000 eth0")?.status,

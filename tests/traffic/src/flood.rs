@@ -2,10 +2,11 @@
 
 use crate::batch::Batch;
 use crate::wire::{Request, ask, read_line};
-use crate::{Arguments, Failure, Report};
+use crate::{Arguments, Failure, Report, any};
 use serde_json::json;
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 const TAIL: Duration = Duration::from_millis(300);
 /// How long the server's own count is waited for.
 const ANSWER: Duration = Duration::from_secs(3);
+/// Most segments of one call with UDP_SEGMENT (UDP_MAX_SEGMENTS of older kernels).
+const SEGMENTS: u64 = 64;
 /// Enough for the datagrams of a few milliseconds; the kernel gives what it allows.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -21,13 +24,6 @@ fn bind(at: IpAddr) -> io::Result<UdpSocket> {
     // A smaller buffer measures as well, with more loss.
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     Ok(socket)
-}
-
-const fn any(like: SocketAddr) -> IpAddr {
-    match like {
-        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    }
 }
 
 /// Sends for `time`; how many datagrams went.
@@ -82,6 +78,51 @@ pub fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<(
     socket.connect(from)?;
     let sent = send_for(&socket, size, time)?;
     writeln!(&*connection, "{sent}")
+}
+
+/// Server: tells a port, waits there for a first datagram and sends its sender `count`.
+pub fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<()> {
+    let socket = bind(connection.local_addr()?.ip())?;
+    writeln!(&*connection, "{}", socket.local_addr()?.port())?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let (_, from) = socket.recv_from(&mut [0; 16])?;
+    socket.connect(from)?;
+    let segment = i32::from(size);
+    // SAFETY: UDP_SEGMENT takes an int, which lives for the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const segment).cast(),
+            libc::socklen_t::try_from(size_of::<i32>()).unwrap_or(0),
+        )
+    };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut left = count;
+    while left > 0 {
+        let now = left.min(SEGMENTS).min(u64::from(u16::MAX - 100) / u64::from(size));
+        let bytes = vec![0x5a; usize::try_from(now).unwrap_or(0) * usize::from(size)];
+        socket.send(&bytes)?;
+        left -= now;
+    }
+    Ok(())
+}
+
+/// Client: has the server send a burst; good if all of it arrives.
+pub fn burst(arguments: &Arguments) -> Report {
+    let to = arguments.to()?;
+    let (size, count) = (arguments.get("size")?, arguments.get("count")?);
+    let socket = bind(any(to))?;
+    let connection = ask(to, &Request::Burst { size, count })?;
+    let port = number(&mut BufReader::new(&connection))?;
+    socket.connect(SocketAddr::new(to.ip(), u16::try_from(port)?))?;
+    socket.send(b"here")?;
+    let start = Instant::now();
+    let received = count_until(&socket, usize::from(size), || start.elapsed() >= ANSWER)?;
+    Ok((received == count, json!({ "sent": count, "received": received })))
 }
 
 fn number(reader: &mut impl io::BufRead) -> Result<u64, Failure> {

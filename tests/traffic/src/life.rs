@@ -1,11 +1,11 @@
 //! How connections begin and end: refused, half-closed, aborted.
 
 use crate::wire::{PATIENCE, Request, ask, ask_from, read_line};
-use crate::{Arguments, Failure, Report, stream};
+use crate::{Arguments, Failure, Report, any, stream};
 use serde_json::json;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io::{self, BufReader, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A number no other client of the server has.
@@ -72,10 +72,19 @@ pub fn reset(arguments: &Arguments) -> Report {
 
 /// How an attempt to connect ends. Never fails: the caller knows what it wants to see.
 pub fn connect(arguments: &Arguments) -> Report {
-    let wait = Duration::from_secs(arguments.get_or("wait", PATIENCE.as_secs())?);
+    let (to, wait) = (
+        arguments.to()?,
+        Duration::from_secs(arguments.get_or("wait", PATIENCE.as_secs())?),
+    );
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    match arguments.get_or("ttl", 0)? {
+        0 => {}
+        ttl if to.is_ipv4() => socket.set_ttl_v4(ttl)?,
+        ttl => socket.set_unicast_hops_v6(ttl)?,
+    }
     let start = Instant::now();
-    let outcome = match TcpStream::connect_timeout(&arguments.to()?, wait) {
-        Ok(_) => "connected".to_owned(),
+    let outcome = match socket.connect_timeout(&to.into(), wait) {
+        Ok(()) => "connected".to_owned(),
         Err(error) => format!("{:?}", error.kind()),
     };
     Ok((
@@ -111,10 +120,9 @@ pub fn keepalive(arguments: &Arguments) -> Report {
 
 /// The address the server sees.
 pub fn peer(arguments: &Arguments) -> Report {
-    let connection = match arguments.text("from") {
-        Ok(from) => ask_from(from.parse()?, arguments.to()?, &Request::Peer)?,
-        Err(_) => ask(arguments.to()?, &Request::Peer)?,
-    };
+    let to = arguments.to()?;
+    let from = SocketAddr::new(arguments.get_or("from", any(to))?, arguments.get_or("port", 0)?);
+    let connection = ask_from(from, to, &Request::Peer)?;
     let local = connection.local_addr()?;
     let seen: SocketAddr = read_line(&mut BufReader::new(connection))?
         .parse()

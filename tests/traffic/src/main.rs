@@ -17,6 +17,7 @@ mod life;
 mod marks;
 mod raw;
 mod rounds;
+mod scan;
 mod server;
 mod storm;
 mod stream;
@@ -26,7 +27,7 @@ mod wire;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -39,8 +40,8 @@ hawser-traffic COMMAND [name=value]…
   storm      to=ADDR:PORT connections=N [bytes=B]   open all, exchange on each, close
   half-close to=ADDR:PORT bytes=N [first=client|server]   one side ends its direction early
   reset      to=ADDR:PORT by=client|server      one side aborts, the other must see it
-  connect    to=ADDR:PORT [wait=SECONDS]        how a connection attempt ends
-  peer       to=ADDR:PORT [from=ADDR]           the address the server sees us come from
+  connect    to=ADDR:PORT [wait=SECONDS] [ttl=N]   how a connection attempt ends
+  peer       to=ADDR:PORT [from=ADDR] [port=N]  the address the server sees us come from
   udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
@@ -49,6 +50,9 @@ hawser-traffic COMMAND [name=value]…
   urgent     to=ADDR:PORT                       an urgent byte among others, there and back
   marked     to=ADDR:PORT class=N               TCP and UDP with a traffic class
   flood      to=ADDR:PORT size=N [millis=T] [from=client|server]   datagrams sent and received
+  burst      to=ADDR:PORT size=N count=N        datagrams that the server sends all at once
+  sweep      to=ADDR hosts=N                    echo requests of one identifier to addresses in a row
+  scan       to=ADDR:PORT ports=N               connect to ports in a row, say so, wait until killed
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
 ";
@@ -98,6 +102,14 @@ impl Arguments {
     }
 }
 
+/// The unspecified address of the same family.
+const fn any(like: SocketAddr) -> IpAddr {
+    match like {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 fn run(command: &str, arguments: &Arguments) -> Report {
     match command {
         "serve" => server::serve(arguments.get("at")?),
@@ -116,6 +128,9 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "urgent" => marks::urgent(arguments),
         "marked" => marks::marked(arguments),
         "flood" => flood::flood(arguments),
+        "burst" => flood::burst(arguments),
+        "sweep" => scan::sweep(arguments),
+        "scan" => scan::scan(arguments),
         "frame" => raw::frame(arguments),
         "agent" => agent::serve(arguments.text("tty")?),
         _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),

@@ -115,6 +115,7 @@ fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
         Request::Recall { token } => writeln!(writer, "{}", memory.recall(token)),
         Request::Count { size } => flood::count(&stream, size),
         Request::Pour { size, millis } => flood::pour(&stream, size, Duration::from_millis(millis)),
+        Request::Burst { size, count } => flood::send_burst(&stream, size, count),
         Request::Peer => writeln!(writer, "{}", stream.peer_addr()?),
         Request::Urgent => {
             writeln!(writer, "ready")?;

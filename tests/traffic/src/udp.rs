@@ -2,10 +2,10 @@
 
 use crate::stream::Stream;
 use crate::wire::PATIENCE;
-use crate::{Arguments, Failure, Report};
+use crate::{Arguments, Failure, Report, any};
 use serde_json::json;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// Sends one datagram of `len` bytes and waits for it to come back.
@@ -36,12 +36,7 @@ pub fn exchange(arguments: &Arguments) -> Report {
         .map(str::parse)
         .collect::<Result<_, _>>()
         .map_err(Failure::from)?;
-    let any: IpAddr = if to.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    let socket = UdpSocket::bind(SocketAddr::new(any(to), 0))?;
     socket.set_read_timeout(Some(Duration::from_secs(arguments.get_or("wait", 5)?)))?;
     socket
         .connect(to)

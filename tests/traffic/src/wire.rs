@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longest a blocked read or write may take before it counts as a failure.
@@ -39,6 +39,9 @@ pub enum Request {
     /// Answer with a UDP port, wait there for a datagram, flood its sender with datagrams
     /// of `size` bytes for `millis` milliseconds, answer with their number.
     Pour { size: usize, millis: u64 },
+    /// Answer with a UDP port, wait there for a datagram, send its sender `count` datagrams of
+    /// `size` bytes in as few calls as possible.
+    Burst { size: u16, count: u64 },
 }
 
 /// Connects, with [`PATIENCE`] for everything.
@@ -54,10 +57,10 @@ pub fn be_patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))
 }
 
-/// Connects from an address of our own, which need not be the usual one, and asks.
-pub fn ask_from(from: IpAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
+/// Connects from an address and port of our own, which need not be the usual ones, and asks.
+pub fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(from, 0).into())?;
+    socket.bind(&from.into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
     let stream = socket.into();
     be_patient(&stream)?;

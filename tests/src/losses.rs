@@ -1,0 +1,94 @@
+//! Where datagrams between a guest and the world are lost, and how many of them.
+
+use crate::guest::Shell;
+use crate::hawser::Hawser;
+use crate::netns::Networks;
+use crate::{Result, failure};
+
+const FILES: &str = "cat /proc/self/net/snmp /proc/self/net/snmp6 /proc/self/net/dev";
+
+/// Datagrams lost since boot, by the place that lost them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Queues of the link between pod and world, and sockets in the world.
+    pub world: u64,
+    /// hawser's own sockets in the pod, which were full.
+    pub pod: u64,
+    /// hawser, for want of room in the guest's rings or in its own sockets.
+    pub hawser: u64,
+    /// The guest's card and sockets.
+    pub guest: u64,
+}
+
+impl Losses {
+    /// What was lost so far.
+    pub fn read(networks: &Networks, hawser: &mut Hawser, guest: &Shell) -> Result<Self> {
+        Ok(Self {
+            world: lost(&networks.world.run(FILES)?)?,
+            pod: lost(&networks.pod.run(FILES)?)?,
+            hawser: {
+                let counters = hawser.counters()?;
+                counters.dropped("no_room") + counters.dropped("udp_send_failed")
+            },
+            guest: lost(&guest.sh(FILES)?)?,
+        })
+    }
+
+    /// What was lost between `before` and these.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            world: self.world - before.world,
+            pod: self.pod - before.pod,
+            hawser: self.hawser - before.hawser,
+            guest: self.guest - before.guest,
+        }
+    }
+
+    /// All of them.
+    pub fn sum(self) -> u64 {
+        self.world + self.pod + self.hawser + self.guest
+    }
+}
+
+/// Datagrams that met a full socket, and packets that met a full queue of an interface.
+fn lost(files: &str) -> Result<u64> {
+    let mut udp4 = files.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (udp4.next().unwrap_or_default(), udp4.next().unwrap_or_default());
+    let pairs = names.split_whitespace().zip(values.split_whitespace());
+    let udp4 = pairs
+        .filter(|(name, _)| *name == "RcvbufErrors")
+        .map(|(_, value)| value);
+    let udp6 = files.lines().filter_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    // Received and sent: bytes, packets, errors, dropped and four more, of each.
+    let devices = files.lines().filter_map(|line| line.split_once(": "));
+    let devices = devices.map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
+    let devices = devices.filter(|columns| columns.len() == 16);
+    let devices = devices.flat_map(|columns| [columns[3], columns[11]]);
+    let mut found = 0;
+    let mut sum = 0;
+    for value in udp4.chain(udp6).chain(devices) {
+        found += 1;
+        sum += value.trim().parse::<u64>()?;
+    }
+    // Both families and a loopback are everywhere.
+    if found < 4 {
+        return Err(failure(format!("the kernel tells of no losses:\n{files}")));
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_sockets_and_queues_are_found() {
+        let files = "Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors\nUdp: 9 9 9 9 5\n\
+                     Udp6RcvbufErrors                \t40\n\
+                     Inter-|   Receive  |  Transmit\n face |bytes    packets\n\
+                     lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n\
+                     eth0: 1091       5    0    300    0     0          0         0     1580      11    0    2000    0     0       0          0\n";
+        assert_eq!(lost(files).unwrap(), 2345);
+        assert!(lost("").is_err());
+    }
+}
