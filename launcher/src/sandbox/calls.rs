@@ -192,14 +192,11 @@ const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)
 /// The front ends of a port: Unix sockets, and the file of the one that is listened at.
 const FRONT_END: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX)]),
-    only(SYS_bind, &[]),
     only(SYS_connect, &[]),
-    only(SYS_listen, &[]),
     only(SYS_accept4, &[]),
     only(SYS_sendto, &[]),
     only(SYS_sendmsg, &[]),
     only(SYS_recvmsg, &[]),
-    only(SYS_shutdown, &[]),
     only(SYS_ioctl, &[request(FIONBIO)]),
     only(SYS_statx, &[]),
 ];
@@ -388,7 +385,7 @@ pub const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHE
 pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     match kind {
         ThreadKind::Worker => &[WORKER, WORKER_UNTRACED, TALKING, BATCHES],
-        ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD, THREADS],
+        ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD],
         ThreadKind::Links => &[LINKS, LINKS_UNTRACED],
         ThreadKind::Names => &[NAMES, NAMES_OLD],
         ThreadKind::Signals => &[SIGNALS],

@@ -48,7 +48,7 @@ pub enum Level {
 pub enum ThreadKind {
     /// Moves packets.
     Worker,
-    /// Listens to front ends of one port, and the threads of their connections.
+    /// Serves the front ends of one port, one at a time.
     FrontEnd,
     /// Watches links, and puts them back.
     Links,

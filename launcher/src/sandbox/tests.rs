@@ -154,7 +154,7 @@ fn a_forbidden_call_ends_the_process_which_says_which_it_was() {
         assert!(!told.contains("done"), "{deed}: {told}");
     }
     // The C library blocks all signals meanwhile: nobody is left to say it.
-    for deed in ["worker-thread", "worker-child", "launcher-child"] {
+    for deed in ["worker-thread", "front-end-thread", "worker-child", "launcher-child"] {
         let output = outcome(deed, "strict");
         assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{deed}: {}", text(&output));
     }
@@ -171,13 +171,7 @@ fn what_libraries_only_try_is_refused_and_the_thread_goes_on() {
 
 #[test]
 fn what_a_thread_needs_it_may_do() {
-    for deed in [
-        "worker-socket",
-        "front-end-unix",
-        "front-end-thread",
-        "launcher-socket",
-        "launcher-thread",
-    ] {
+    for deed in ["worker-socket", "front-end-unix", "launcher-socket", "launcher-thread"] {
         let output = outcome(deed, "strict");
         assert!(text(&output).contains("done"), "{deed}: {}", text(&output));
     }
