@@ -1,7 +1,7 @@
 //! Front ends that come, go and come back, and one that is hostile, with real guests.
 
 use hawser_testkit::frontend::{Buffer, Vmm, VmmConfig};
-use hawser_testkit::guest::{Guest, Kind, Meeting, Plan};
+use hawser_testkit::guest::{Chardev, Guest, Kind, Plan};
 use hawser_testkit::lab::{Lab, PORT};
 use hawser_testkit::netns::address::{FAR4, POD4};
 use hawser_testkit::{Result, peers};
@@ -88,7 +88,7 @@ fn qemu_meets_a_restarted_hawser_again_and_the_guest_goes_on() -> Result<()> {
     lab.serve_world(FAR4)?;
     let mut hawser = lab.hawser(&["--port=8080:7000"])?;
     let guest = Plan {
-        meeting: Meeting::Reconnects(100),
+        chardev: Chardev::Reconnects(100),
         ..Plan::new(Kind::Qemu, hawser.socket())
     }
     .boot()?;
@@ -115,7 +115,7 @@ fn qemu_may_listen_and_hawser_connect() -> Result<()> {
     lab.serve_world(FAR4)?;
     let socket = lab.path("vm.sock");
     let plan = Plan {
-        meeting: Meeting::Listens,
+        chardev: Chardev::Listens,
         ..Plan::new(Kind::Qemu, &socket)
     };
     let mut guest = plan.start()?;

@@ -42,9 +42,9 @@ pub enum Kind {
     Qemu,
 }
 
-/// How QEMU meets the back end.
+/// How QEMU reaches the back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Meeting {
+pub enum Chardev {
     /// QEMU connects to the back end's socket.
     #[default]
     Connects,
@@ -75,8 +75,8 @@ pub struct Plan {
     pub mac: Option<String>,
     /// QEMU: properties of the card, such as `mrg_rxbuf=off`.
     pub properties: Vec<String>,
-    /// QEMU: how it meets the back end.
-    pub meeting: Meeting,
+    /// QEMU: how it reaches the back end.
+    pub chardev: Chardev,
     /// QEMU: arguments besides.
     pub arguments: Vec<String>,
     /// Files of `hack/guests` that the initramfs is continued with, such as `qemu/agent.cpio`.
@@ -99,7 +99,7 @@ impl Plan {
             queue_pairs: 1,
             mac: None,
             properties: Vec::new(),
-            meeting: Meeting::default(),
+            chardev: Chardev::default(),
             arguments: Vec::new(),
             archives: Vec::new(),
             withheld: 0,
@@ -203,10 +203,10 @@ impl Plan {
     fn qemu(&self, socket: &Path, initramfs: &Path) -> Result<Command> {
         let mut command = self.qemu_machine(initramfs)?;
         let path = socket.display();
-        let chardev = match self.meeting {
-            Meeting::Connects => format!("socket,id=net,path={path}"),
-            Meeting::Reconnects(ms) => format!("socket,id=net,path={path},reconnect-ms={ms}"),
-            Meeting::Listens => format!("socket,id=net,path={path},server=on,wait=on"),
+        let chardev = match self.chardev {
+            Chardev::Connects => format!("socket,id=net,path={path}"),
+            Chardev::Reconnects(ms) => format!("socket,id=net,path={path},reconnect-ms={ms}"),
+            Chardev::Listens => format!("socket,id=net,path={path},server=on,wait=on"),
         };
         let mut netdev = "vhost-user,id=net0,chardev=net".to_owned();
         let mut device = "virtio-net-pci,netdev=net0,romfile=".to_owned();
