@@ -104,7 +104,7 @@ impl VhostUserBackend for Device {
     }
 
     fn set_event_idx(&self, _enabled: bool) {
-        // Among the acknowledged features.
+        // The workers read it from the acknowledged features.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
@@ -135,8 +135,8 @@ impl NetDevice for Device {
     }
 
     fn announce(&self, mac: MacAddr) {
-        // Where the guest's address is the pod's own there is no segment to tell.
-        log::debug!("port {}: asked to announce {mac}", self.port.config().name);
+        // In masquerade the guest has no address on a segment that could learn of it.
+        log::debug!("port {}: the front end announces {mac}", self.port.config().name);
     }
 
     fn set_mtu(&self, mtu: u64) -> bool {

@@ -1,7 +1,7 @@
-//! Where front ends come from, and serving them one after the other.
+//! Accepts front ends, or connects to them, and serves them one after the other.
 //!
 //! One front end is served at a time; the next one waits in the socket's queue. The
-//! port does not notice when they change.
+//! port keeps its state when they change.
 
 use super::connection::{self, Ended};
 use super::socket::{Ready, Watch, wait};
@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Mode of the socket we make: our user and group may connect.
+/// Mode of a socket file: user and group of this process may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// First pause before a front end that did not answer is tried again.
+/// First pause before another attempt to reach a front end.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -27,11 +27,11 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Where front ends come from.
 #[derive(Debug)]
 pub enum Endpoint {
-    /// They connect to a socket we make at this path.
+    /// They connect to a socket made at this path.
     Listen(PathBuf),
-    /// They listen at this path (QEMU `server=on`), we connect.
+    /// They listen at this path (QEMU `server=on`), the server connects.
     Connect(PathBuf),
-    /// A socket we were given: connected to a front end, or listening for them.
+    /// An open socket: connected to a front end, or listening for them.
     Fd(OwnedFd),
 }
 
@@ -40,7 +40,7 @@ pub enum Endpoint {
 pub enum Lifetime {
     /// Until the first front end has gone.
     OneOff,
-    /// Until stopped; the next front end takes over the port as it is.
+    /// Until stopped; the next front end finds the port as the last one left it.
     Persistent,
 }
 
@@ -74,8 +74,8 @@ pub enum ServeError {
     /// The descriptor is of another kind.
     #[error("the descriptor given is no Unix stream socket: pass a connected or a listening one")]
     BadFd,
-    /// A worker of the port has ended that was not to.
-    #[error("{0}; the port is not served any more")]
+    /// A worker of the port has ended early.
+    #[error("{0}; the port is no longer served")]
     Failed(String),
     /// The system refused.
     #[error("cannot wait for front ends: {0}")]
@@ -87,16 +87,16 @@ pub enum ServeError {
 pub struct StopHandle(Arc<EventFd>);
 
 impl StopHandle {
-    /// Ends the server: the front end is left, the socket file removed. Safe in a
-    /// signal handler: one write(2) to an eventfd.
+    /// Ends the server: it closes the connection to the front end and removes the socket
+    /// file. Safe in a signal handler: one write(2) to an eventfd.
     pub fn stop(&self) {
-        // Fails only when the counter is full: it was stopped often before.
+        // Fails only when the counter is full: the server is stopping already.
         let _ = self.0.write(1);
     }
 }
 
 impl AsRawFd for StopHandle {
-    /// The eventfd; a write of a 64-bit 1 in native byte order is what [`stop`](Self::stop) does.
+    /// The eventfd; writing a 64-bit 1 in native byte order does the same as [`stop`](Self::stop).
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
@@ -106,7 +106,7 @@ impl AsRawFd for StopHandle {
 enum Source {
     Listener {
         listener: UnixListener,
-        /// The file to remove at the end, if it is ours.
+        /// The file to remove at the end, if this process made it.
         _file: Option<SocketFile>,
     },
     Connect {
@@ -114,7 +114,7 @@ enum Source {
         /// Pause before the next attempt.
         delay: Duration,
     },
-    /// A connection handed over; taken when it is served.
+    /// A connection that was open already; `None` once it is served.
     Connected(Option<UnixStream>),
 }
 
@@ -156,11 +156,11 @@ impl Server {
         self.stop.clone()
     }
 
-    /// Serves front ends until stopped, or until there will be no more: after the
-    /// first if [`Lifetime::OneOff`], after its only one if a connection was given.
+    /// Serves front ends until stopped, or until no more can come: after the first if
+    /// [`Lifetime::OneOff`], after the only one if the endpoint is a connection.
     ///
     /// # Errors
-    /// [`ServeError`]. What a front end does wrong is logged and is no error.
+    /// [`ServeError`]. Faults of a front end are logged and are no error.
     pub fn run(mut self) -> Result<(), ServeError> {
         let served = self.serve_all();
         match self.port.health().failure() {
@@ -178,15 +178,15 @@ impl Server {
             let ended = connection::serve(&self.port, front, self.stop.as_raw_fd());
             match &ended {
                 Ok(Ended::Stopped) => break,
-                Ok(Ended::Silent) => log::debug!("port {name}: somebody connected and left without a word"),
+                Ok(Ended::Silent) => log::debug!("port {name}: a peer connected and left without a message"),
                 Ok(Ended::Closed) => log::info!("port {name}: the front end has gone"),
-                Err(why) => log::warn!("port {name}: the connection to the front end was ended: {why}"),
+                Err(why) => log::warn!("port {name}: the connection to the front end ended: {why}"),
             }
             if self.lifetime == Lifetime::OneOff && !matches!(ended, Ok(Ended::Silent)) {
                 break;
             }
             if let Source::Connect { delay, .. } = &mut self.source {
-                // One that hangs up at once, again and again, is not asked without pause.
+                // A front end that hangs up at once, again and again, is not tried without pause.
                 *delay = if matches!(ended, Ok(Ended::Closed)) {
                     RETRY_FIRST
                 } else {
@@ -197,7 +197,7 @@ impl Server {
         Ok(())
     }
 
-    /// The next front end; `None` if stopped, or if there will be none.
+    /// The next front end; `None` if stopped, or if no more can come.
     fn next_front(&mut self) -> Result<Option<UnixStream>, ServeError> {
         match &mut self.source {
             Source::Connected(stream) => Ok(stream.take()),
@@ -208,7 +208,7 @@ impl Server {
 }
 
 fn listen(path: PathBuf) -> Result<Source, ServeError> {
-    clear_the_way(&path)?;
+    remove_stale(&path)?;
     let failed = |source| ServeError::Bind {
         path: path.clone(),
         source,
@@ -223,8 +223,8 @@ fn listen(path: PathBuf) -> Result<Source, ServeError> {
     })
 }
 
-/// Removes the socket file of a process that is dead.
-fn clear_the_way(path: &Path) -> Result<(), ServeError> {
+/// Removes the socket file of a process that has ended.
+fn remove_stale(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError::Bind {
         path: path.to_owned(),
         source,
@@ -273,7 +273,7 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            // Out of descriptors or memory: that may pass, and the front end waits.
+            // Out of descriptors or memory: that may pass; the front end waits in the queue.
             Err(e) => {
                 log::warn!("cannot accept a front end: {e}; trying again");
                 if pause(stop, RETRY_MAX)? {
@@ -291,7 +291,7 @@ fn connect(
     lifetime: Lifetime,
     stop: RawFd,
 ) -> Result<Option<UnixStream>, ServeError> {
-    // Without a delay too: one that was stopped does not connect again.
+    // Also without a delay: a server that was stopped does not connect again.
     while !pause(stop, *delay)? {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(Some(stream)),
@@ -325,7 +325,8 @@ fn pause(stop: RawFd, duration: Duration) -> io::Result<bool> {
     Ok(readable)
 }
 
-/// A socket file we made; removed with it, unless somebody has put another in its place.
+/// A socket file this process made. Dropping it removes the file, unless another file has taken
+/// its place.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -344,7 +345,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // Nothing can be done about a directory that has become unwritable.
+            // The file stays if the directory has become unwritable.
             let _ = fs::remove_file(&self.path);
         }
     }

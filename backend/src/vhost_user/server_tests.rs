@@ -8,6 +8,7 @@ use crate::vhost_user::message::Message;
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
 use std::thread::JoinHandle;
+use vhost::vhost_user::message::FrontendReq;
 
 struct Idle;
 
@@ -79,6 +80,52 @@ fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
     assert!(!path.exists());
 }
 
+/// A mode that reports resets of the device.
+struct Watched(std::sync::mpsc::Sender<()>);
+
+impl Mode for Watched {
+    fn on_burst(&mut self, _: Instant, _: &GuestBurst<'_>, _: &mut dyn GuestSink) {}
+    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
+    fn on_room(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
+    fn on_link_down(&mut self, _: Instant) {}
+    fn on_reset(&mut self) {
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn reset_device_reaches_the_mode_of_every_worker() {
+    const REPLY_ACK_AND_RESET_DEVICE: u64 = 1 << 3 | 1 << 13;
+    let config = PortConfig {
+        queue_pairs: NonZeroU16::new(3).unwrap(),
+        ..port().config().clone()
+    };
+    let (sender, resets) = std::sync::mpsc::channel();
+    let port = Port::with_modes(config, &mut |_| Ok(Box::new(Watched(sender.clone())))).unwrap();
+    let (mut front, ours) = UnixStream::pair().unwrap();
+    let server = Server::bind(Endpoint::Fd(ours.into()), Arc::new(port), Lifetime::Persistent).unwrap();
+    let thread = std::thread::spawn(move || server.run());
+    let agree = REPLY_ACK_AND_RESET_DEVICE.to_ne_bytes();
+    let agree = Message::request(FrontendReq::SET_PROTOCOL_FEATURES, &agree);
+    front.write_all(agree.bytes()).unwrap();
+    assert!(resets.try_recv().is_err(), "nothing was reset yet");
+    for _ in 0..2 {
+        let reset = Message::request(FrontendReq::RESET_DEVICE, &[]);
+        front.write_all(reset.bytes()).unwrap();
+        for _ in 0..3 {
+            resets.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+    }
+    drop(front);
+    thread.join().unwrap().unwrap();
+    assert!(resets.try_recv().is_err(), "a front end that goes is no reset");
+}
+
 struct Running {
     stop: StopHandle,
     thread: JoinHandle<Result<(), ServeError>>,
@@ -103,7 +150,6 @@ impl Running {
 }
 
 fn get_features(stream: &mut UnixStream) -> u64 {
-    use vhost::vhost_user::message::FrontendReq;
     let request = Message::request(FrontendReq::GET_FEATURES, &[]);
     stream.write_all(request.bytes()).unwrap();
     let mut reply = [0; 20];

@@ -7,18 +7,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-/// What a non-blocking read brought.
+/// Result of a non-blocking read.
 #[derive(Debug)]
 pub enum Received {
     /// A whole message.
     Message(Message),
-    /// Part of one, or nothing: wait.
+    /// No whole message yet.
     Nothing,
     /// The peer has closed, between two messages.
     End,
 }
 
-/// Why a socket cannot be used any more.
+/// Why a socket is no longer usable.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The peer does not speak the protocol.
@@ -35,13 +35,13 @@ pub enum SocketError {
     Io(#[from] io::Error),
 }
 
-/// One side of a relay: a socket, the message being read and those being written.
+/// A socket, the message being read and those being written.
 #[derive(Debug)]
 pub struct MessageSocket {
     stream: UnixStream,
     incoming: Assembler,
     outgoing: VecDeque<Message>,
-    /// Bytes of the first outgoing message that are gone already.
+    /// Bytes of the first outgoing message that are sent already.
     sent: usize,
 }
 
@@ -60,7 +60,7 @@ impl MessageSocket {
         })
     }
 
-    /// Reads on; at most one message comes out, so call again until [`Received::Nothing`].
+    /// Reads at most one message; call again until [`Received::Nothing`].
     ///
     /// # Errors
     /// [`SocketError`].
@@ -71,7 +71,7 @@ impl MessageSocket {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
-                // What did not fit has been closed again: the message is of no use.
+                // The kernel has closed what did not fit: the message is incomplete.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(SocketError::FilesLost),
                 Err(e) => return Err(e.into()),
             };
@@ -93,13 +93,7 @@ impl MessageSocket {
         self.outgoing.push_back(message);
     }
 
-    /// Forgets what was not written: the peer will not read it.
-    pub fn discard(&mut self) {
-        self.outgoing.clear();
-        self.sent = 0;
-    }
-
-    /// True if messages wait until the peer reads.
+    /// True while messages wait for the peer to read.
     pub fn is_clogged(&self) -> bool {
         !self.outgoing.is_empty()
     }
@@ -150,12 +144,12 @@ fn receive_with_files(stream: &UnixStream, buf: &mut [u8]) -> io::Result<(usize,
     // written to it.
     let received = unsafe { stream.recv_with_fds(&mut iov, &mut fds) };
     let (n, files) = received.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-    // SAFETY: the kernel has just made these descriptors for us, nobody else knows them.
+    // SAFETY: the kernel has just made these descriptors for this call; nothing else owns them.
     let files = fds.iter().take(files).map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
     Ok((n, files.collect()))
 }
 
-/// What [`wait`] is to look for on a descriptor.
+/// What [`wait`] waits for on a descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
     /// The descriptor.
