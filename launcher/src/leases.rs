@@ -20,7 +20,7 @@ use hawser_packet::MacRange;
 use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
 use hawser_store::range::AddressRange;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Store, VmName};
+use hawser_store::{Lease, Ledger, Segment as LeaseSegment, Store, StoreError, VmName};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -57,16 +57,14 @@ pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
 }
 
 /// The leases of a plan's NICs, in their order.
-fn reserve(store: &mut dyn Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
+fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
     let vm = VmName {
         namespace: plan.namespace.clone(),
         name: plan.name.clone(),
     };
     let claims = claims(&vm, plan);
-    let mut step = store.begin().map_err(Failure::runtime)?;
-    let leases = claim::claim(&mut *step, &vm, &claims, &plan.absent, pool).map_err(Failure::runtime)?;
-    step.commit().map_err(Failure::runtime)?;
-    Ok(leases)
+    let leases = store.step(|ledger| claim::claim(ledger, &vm, &claims, &plan.absent, pool));
+    leases.map_err(Failure::runtime)
 }
 
 fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
@@ -77,8 +75,8 @@ fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
 fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     let (segment, addresses) = match &nic.mode {
         // Behind NAT every VM is alone.
-        NicMode::Masquerade(_) => (format!("masquerade of {vm}"), Vec::new()),
-        NicMode::Bridge(segment) => (segment_name(segment), addresses(&segment.ipam)),
+        NicMode::Masquerade(_) => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
+        NicMode::Bridge(segment) => (segment_of(nic, segment), addresses(&segment.ipam)),
         NicMode::Pod(_) => return None,
     };
     Some(Claim {
@@ -94,18 +92,17 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     })
 }
 
-/// Which L2 segment it is, whatever the networks are called that lead there: within it nothing
-/// may be there twice.
-fn segment_name(segment: &Segment) -> String {
-    match &segment.attachment {
+/// The L2 segment a NIC is on, whichever network of the manifests leads there.
+fn segment_of(nic: &NicPlan, segment: &Segment) -> LeaseSegment {
+    LeaseSegment::ThisNode(match &segment.attachment {
         Attachment::Bridge(port) => match port.vlan {
             Some(vlan) => format!("bridge {} VLAN {vlan}", port.bridge),
             None => format!("bridge {}", port.bridge),
         },
         Attachment::Macvtap { lower, .. } | Attachment::Ipvtap { lower, .. } => format!("link {lower}"),
         Attachment::Sriov => "sriov".into(),
-        Attachment::Overlay => "overlay".into(),
-    }
+        Attachment::Overlay => return LeaseSegment::Network(nic.network.clone()),
+    })
 }
 
 fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
@@ -210,14 +207,16 @@ fn list(args: &ListLeases) -> Result<(), Failure> {
 /// `hawser leases release`
 fn release(args: &ReleaseLeases) -> Result<(), Failure> {
     let mut store = open(&args.store, Access::Change)?;
-    let mut step = store.begin().map_err(Failure::runtime)?;
-    let wanted = |lease: &Lease| {
-        args.interface
-            .as_ref()
-            .is_none_or(|name| *name == lease.holder.interface)
+    let released = |ledger: &mut dyn Ledger| -> Result<Vec<Lease>, StoreError> {
+        let mut leases = ledger.leases(Some(&args.vm))?;
+        leases.retain(|lease| {
+            let name = &lease.holder.interface;
+            args.interface.as_ref().is_none_or(|wanted| wanted == name)
+        });
+        leases.iter().try_for_each(|lease| ledger.remove(&lease.holder))?;
+        Ok(leases)
     };
-    let mut leases = step.leases(Some(&args.vm)).map_err(Failure::runtime)?;
-    leases.retain(wanted);
+    let leases = store.step(released).map_err(Failure::runtime)?;
     if leases.is_empty() {
         let of = args.interface.as_ref().map(|name| format!(" for interface {name}"));
         return Err(Failure::runtime(format_args!(
@@ -226,10 +225,6 @@ fn release(args: &ReleaseLeases) -> Result<(), Failure> {
             of.unwrap_or_default()
         )));
     }
-    for lease in &leases {
-        step.remove(&lease.holder).map_err(Failure::runtime)?;
-    }
-    step.commit().map_err(Failure::runtime)?;
     crate::print(&text(&leases))
 }
 
@@ -254,7 +249,7 @@ fn as_json(lease: &Lease) -> Value {
         "vm": lease.holder.vm.name,
         "interface": lease.holder.interface,
         "network": lease.network,
-        "segment": lease.segment,
+        "segment": lease.segment.to_string(),
         "mac": lease.mac.map(|mac| mac.to_string()),
         "addresses": lease.addresses,
     })

@@ -63,8 +63,8 @@ fn a_segment_is_the_same_whatever_its_networks_are_called() {
     ] {
         let claim = claim("", &config);
         assert_eq!(
-            (claim.segment.as_str(), claim.mac, claim.network.as_str()),
-            (segment, mac, "default/lan")
+            (claim.segment, claim.mac, claim.network.as_str()),
+            (LeaseSegment::ThisNode(segment.into()), mac, "default/lan")
         );
     }
     let explicit = claim(", macAddress: \"02:00:00:00:00:07\"", &bridge(""));
@@ -83,7 +83,7 @@ fn told(ipam: &str, address: &str) -> (Ipam, Option<String>) {
             interface: "lan".into(),
         },
         network: "default/lan".into(),
-        segment: "bridge cni0".into(),
+        segment: LeaseSegment::ThisNode("bridge cni0".into()),
         mac: Some("02:00:00:00:00:09".parse().unwrap()),
         addresses: vec![address.parse().unwrap()],
     };

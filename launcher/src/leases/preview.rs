@@ -5,9 +5,9 @@ use super::{apply, claims, default_file, without_store};
 use crate::failure::Failure;
 use hawser_manifest::plan::VmPlan;
 use hawser_store::claim::{self, AddressClaim, Claim, MacClaim};
-use hawser_store::copy::Copy;
+use hawser_store::memory::Memory;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, VmName};
+use hawser_store::{Lease, Store as _, VmName};
 use std::path::Path;
 
 /// The leases a plan would be served with.
@@ -43,7 +43,7 @@ pub fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
         name: plan.name.clone(),
     };
     let claims = claims(&vm, plan);
-    let mut copy = Copy::new(stored.clone());
+    let mut copy = Memory::new(stored.clone());
     let pool = args.pool(plan.mac_range);
     let leases = claim::claim(&mut copy, &vm, &claims, &plan.absent, &pool).map_err(Failure::runtime)?;
     let mut preview = Preview::default();

@@ -6,8 +6,8 @@
 //! is the interface's unless another holds it on the same segment. MACs of the pool are unique
 //! among all segments.
 
-use crate::range::{self, AddressRange, Number};
-use crate::{Holder, Lease, Ledger, StoreError, VmName};
+use crate::range::{self, AddressRange, Number, Span};
+use crate::{Holder, Lease, Ledger, RangeId, Segment, StoreError, VmName};
 use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub struct Claim {
     /// "pod", or namespace/name of the network.
     pub network: String,
     /// The L2 segment.
-    pub segment: String,
+    pub segment: Segment,
     /// Its MAC.
     pub mac: MacClaim,
     /// Its addresses.
@@ -73,7 +73,7 @@ pub enum ClaimError {
         /// Who has it.
         holder: Holder,
         /// Where.
-        segment: String,
+        segment: Box<Segment>,
     },
     /// Another has the address.
     #[error(
@@ -86,7 +86,7 @@ pub enum ClaimError {
         /// Who has it.
         holder: Holder,
         /// Where.
-        segment: String,
+        segment: Box<Segment>,
     },
     /// No MAC is left.
     #[error(
@@ -108,7 +108,7 @@ pub enum ClaimError {
 /// neither claimed nor among `kept` are released.
 ///
 /// # Errors
-/// [`ClaimError`]; the step is not to be committed then.
+/// [`ClaimError`]; the step fails with it, so that nothing changes.
 pub fn claim(
     ledger: &mut dyn Ledger,
     vm: &VmName,
@@ -233,23 +233,23 @@ impl Giver<'_> {
     }
 
     fn explicit_mac(&self, mac: MacAddr) -> Result<MacAddr, ClaimError> {
-        match self.ledger.mac_holder(Some(&self.claim.segment), mac)? {
+        match self.ledger.mac_holder(&self.claim.segment, mac)? {
             None => Ok(mac),
             Some(holder) => Err(ClaimError::MacTaken {
                 mac,
                 holder,
-                segment: self.claim.segment.clone(),
+                segment: Box::new(self.claim.segment.clone()),
             }),
         }
     }
 
     fn pool_mac(&mut self) -> Result<MacAddr, ClaimError> {
         if let Some(mac) = self.held.and_then(|lease| lease.mac)
-            && self.ledger.mac_holder(Some(&self.claim.segment), mac)?.is_none()
+            && self.ledger.mac_holder(&self.claim.segment, mac)?.is_none()
         {
             return Ok(mac);
         }
-        let name = format!("MACs {}", self.pool);
+        let name = RangeId::Macs(*self.pool);
         let cursor = match self.ledger.cursor(&name)? {
             Some(cursor) => cursor,
             None => {
@@ -257,8 +257,8 @@ impl Giver<'_> {
                 range::begin(self.pool, random)
             }
         };
-        let taken = |number| Ok::<_, StoreError>(self.ledger.mac_holder(None, range::mac(number))?.is_some());
-        let found = range::next_free(&range::mac_spans(self.pool), Some(cursor), taken)?;
+        let held = |span: Span, limit| self.ledger.held_macs(span, limit);
+        let found = range::next_free(&range::mac_spans(self.pool), Some(cursor), |_| false, held)?;
         let number = found.ok_or(ClaimError::NoMac(*self.pool))?;
         self.ledger.set_cursor(&name, number)?;
         Ok(range::mac(number))
@@ -270,15 +270,16 @@ impl Giver<'_> {
             Some(holder) => Err(ClaimError::AddressTaken {
                 address: address.addr(),
                 holder,
-                segment: self.claim.segment.clone(),
+                segment: Box::new(self.claim.segment.clone()),
             }),
         }
     }
 
     fn free_address(&mut self, set: &[AddressRange], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
-        let segment = &self.claim.segment;
-        // Where it must not be held.
-        let among = (choice != Choice::LowestAnywhere).then_some(segment.as_str());
+        let full = || ClaimError::NoAddress(text(set));
+        let network = set.first().ok_or_else(full)?.subnet;
+        // The segments where it must not be held; `None`: all.
+        let among = (choice != Choice::LowestAnywhere).then_some(&self.claim.segment);
         let net = |address| {
             let width = width_in(set, address)?;
             IpNet::new(address, width).ok()
@@ -289,22 +290,15 @@ impl Giver<'_> {
                 return Ok(address);
             }
         }
-        // By the network, so that ranges that grow go on where they were.
-        let network = set.first().map(|range| range.subnet.to_string()).unwrap_or_default();
-        let name = format!("addresses {segment}: {network}");
+        let name = RangeId::Addresses(self.claim.segment.clone(), network);
         let cursor = match choice {
             Choice::Next => self.ledger.cursor(&name)?,
             Choice::Lowest | Choice::LowestAnywhere => None,
         };
-        let taken = |number: Number| {
-            let address = range::address(number);
-            // Its network's router is not to be given out.
-            let Some(net) = net(address) else { return Ok(true) };
-            let held = self.ledger.address_holder(among, address)?;
-            Ok::<_, StoreError>(held.is_some() || given.contains(&net))
-        };
-        let found = range::next_free(&range::spans(set), cursor, taken)?;
-        let full = || ClaimError::NoAddress(text(set));
+        // A router of the networks is not given out.
+        let is_excluded = |number: Number| net(range::address(number)).is_none_or(|net| given.contains(&net));
+        let held = |span: Span, limit| self.ledger.held_addresses(among, span, limit);
+        let found = range::next_free(&range::spans(set), cursor, is_excluded, held)?;
         let number = found.ok_or_else(full)?;
         if choice == Choice::Next {
             self.ledger.set_cursor(&name, number)?;

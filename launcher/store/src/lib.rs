@@ -1,22 +1,32 @@
 //! What outlives a VM's process: which MAC and which addresses belong to which interface.
 //!
-//! A VM's interfaces are given MACs and addresses as leases ([`claim`]), all of a VM's in one
-//! step that is made whole or not at all, and before anything is served: whoever is killed at
-//! any moment has either not given a lease out yet, or finds it again. A store keeps them. It
-//! knows how to keep, find and change records in such steps ([`Store`], [`Ledger`]); what is
-//! given to whom is decided above it, the same for every store. [`sqlite`] is a file that the
-//! processes of one node share; a cluster's store would be another.
+//! A VM's interfaces are given MACs and addresses as leases ([`claim`]), all of a VM's in one step
+//! that happens whole or not at all, and before anything is served: a process that is killed at any
+//! moment has either given out no lease yet, or finds it again. What is given to which interface is
+//! decided above the stores, the same for each. A store runs such steps ([`Store`]) over its records
+//! ([`Ledger`]), again if need be, so that it may be a remote one with compare-and-swap
+//! transactions. [`sqlite`] is a file that the processes of one node share; [`memory`] is a copy to
+//! try claims on.
+//!
+//! The crate knows neither manifests nor the plan made of them. It has no watch, epoch or liveness:
+//! leases are read once, before a VM is served. A store of many nodes brings these as a trait of its
+//! own.
 
 #![forbid(unsafe_code)]
 
 pub mod claim;
-pub mod copy;
+pub mod memory;
 pub mod range;
+mod segment;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
+
+pub use segment::{RangeId, Segment};
 
 use hawser_packet::MacAddr;
 use ipnet::IpNet;
-use range::Number;
+use range::{Number, Span};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -74,8 +84,8 @@ pub struct Lease {
     pub holder: Holder,
     /// "pod", or namespace/name of the network.
     pub network: String,
-    /// The L2 segment, on which MAC and addresses are this holder's alone.
-    pub segment: String,
+    /// The L2 segment, on which MAC and addresses have no other holder.
+    pub segment: Segment,
     /// The MAC; `None` where the segment gives it.
     pub mac: Option<MacAddr>,
     /// Addresses with the width of their networks.
@@ -84,34 +94,54 @@ pub struct Lease {
 
 /// A place that keeps leases for many processes.
 pub trait Store {
-    /// Begins a step. Until it is committed or dropped nobody else changes anything.
+    /// Runs `step` on one state of the records. All its changes happen together, or none if it
+    /// fails.
+    ///
+    /// A store that waits for the others before it starts a step runs it once. One that only finds
+    /// out at the end that another process has changed what the step read runs it again, on the
+    /// newer state. So `step` changes nothing but the ledger, and what follows from its result is
+    /// done after this returns.
+    ///
+    /// # Errors
+    /// That of `step`, or a [`StoreError`].
+    fn step<T, E: From<StoreError>>(&mut self, step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E>;
+
+    /// The leases of one VM, or of all, in the order of their holders, as of one moment. No writer
+    /// waits for this.
     ///
     /// # Errors
     /// [`StoreError`]
-    fn begin(&mut self) -> Result<Box<dyn Ledger + '_>, StoreError>;
+    fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError>;
 }
 
-/// The records of a store during one step. Dropped without a commit, nothing has happened.
+/// The records of a store during one [step](Store::step).
+///
+/// A store that compares at the end needs to compare these: the leases of each VM that was read,
+/// and that what [`put`](Self::put) gives out is still free. Cursors and held numbers are hints
+/// for the search: another process may change them in between.
 pub trait Ledger {
     /// Leases of one VM, or all, in the order of their holders.
     ///
     /// # Errors
     /// [`StoreError`], as of all that follow.
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError>;
-    /// Who has `mac` on a segment, or on any.
-    fn mac_holder(&self, segment: Option<&str>, mac: MacAddr) -> Result<Option<Holder>, StoreError>;
-    /// Who has `address` on a segment, or on any.
-    fn address_holder(&self, segment: Option<&str>, address: IpAddr) -> Result<Option<Holder>, StoreError>;
-    /// What was given out last of the range called `range`.
-    fn cursor(&self, range: &str) -> Result<Option<Number>, StoreError>;
-    /// Notes what was given out last.
-    fn set_cursor(&mut self, range: &str, last: Number) -> Result<(), StoreError>;
-    /// Notes a lease whose holder has none.
+    /// The holder of `mac` on a segment.
+    fn mac_holder(&self, segment: &Segment, mac: MacAddr) -> Result<Option<Holder>, StoreError>;
+    /// The holder of `address` on a segment, or on any.
+    fn address_holder(&self, segment: Option<&Segment>, address: IpAddr) -> Result<Option<Holder>, StoreError>;
+    /// The first `limit` MACs within `span` that are held on any segment, ascending, each once.
+    fn held_macs(&self, span: Span, limit: usize) -> Result<Vec<Number>, StoreError>;
+    /// The first `limit` addresses within `span` that are held on a segment, or on any, ascending,
+    /// each once.
+    fn held_addresses(&self, segment: Option<&Segment>, span: Span, limit: usize) -> Result<Vec<Number>, StoreError>;
+    /// The number that was given out last of a range.
+    fn cursor(&self, range: &RangeId) -> Result<Option<Number>, StoreError>;
+    /// Notes the number that was given out last.
+    fn set_cursor(&mut self, range: &RangeId, last: Number) -> Result<(), StoreError>;
+    /// Adds a lease whose holder has none.
     fn put(&mut self, lease: &Lease) -> Result<(), StoreError>;
-    /// Strikes out the lease of a holder, if there is one.
+    /// Removes the lease of a holder, if there is one.
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError>;
-    /// Makes the step happen, for good and for all to see.
-    fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
 /// Why a store cannot be used.

@@ -22,49 +22,88 @@ pub struct Span {
 }
 
 impl Span {
-    const fn contains(&self, number: Number) -> bool {
+    /// Whether a number lies between the ends.
+    pub const fn contains(&self, number: Number) -> bool {
         self.first <= number && number <= self.last
     }
 }
 
-/// The first number after `cursor` that is in one of `spans` and not taken, in the order of the
-/// spans and round to the cursor itself at last; from the beginning where there is no cursor
-/// or it lies outside. `None` if all are taken.
+/// Numbers that one read returns at most. A range of a node rarely has a longer run without a gap.
+const PAGE: usize = 256;
+
+/// The first number after `cursor` that lies in one of `spans` and is neither held nor excluded.
+/// The order is that of the spans, round to the cursor itself at last; without a cursor, or with
+/// one outside the spans, it starts at the first. `None` if no number is left.
+///
+/// `held` returns the first numbers held within a span, ascending, at most as many as it is asked
+/// for. One call usually answers: there are more only where so many are held without a gap.
 ///
 /// # Errors
-/// What `taken` fails with.
+/// What `held` fails with.
 pub fn next_free<E>(
     spans: &[Span],
     cursor: Option<Number>,
-    mut taken: impl FnMut(Number) -> Result<bool, E>,
+    is_excluded: impl Fn(Number) -> bool,
+    mut held: impl FnMut(Span, usize) -> Result<Vec<Number>, E>,
 ) -> Result<Option<Number>, E> {
-    let at = cursor.and_then(|cursor| Some((spans.iter().position(|span| span.contains(cursor))?, cursor)));
-    let ahead = at.map(|(n, cursor)| {
-        let rest = (cursor < spans[n].last).then(|| Span {
-            first: cursor + 1,
-            last: spans[n].last,
-        });
-        rest.into_iter().chain(spans[n + 1..].iter().copied())
-    });
-    let behind = match at {
-        Some((n, cursor)) => spans[..n]
-            .iter()
-            .copied()
-            .chain(Some(Span {
-                first: spans[n].first,
-                last: cursor,
-            }))
-            .collect(),
-        None => spans.to_vec(),
-    };
-    for span in ahead.into_iter().flatten().chain(behind) {
-        for number in span.first..=span.last {
-            if !taken(number)? {
-                return Ok(Some(number));
+    for span in in_turn(spans, cursor) {
+        let mut rest = Some(span);
+        while let Some(span) = rest {
+            let page = held(span, PAGE)?;
+            let is_last = page.len() < PAGE;
+            match first_gap(span, &page, &is_excluded, is_last) {
+                Gap::At(number) => return Ok(Some(number)),
+                Gap::NotBefore(first) if !is_last => rest = Some(Span { first, ..span }),
+                Gap::NotBefore(_) | Gap::None => rest = None,
             }
         }
     }
     Ok(None)
+}
+
+/// The spans in the order in which they are searched.
+fn in_turn(spans: &[Span], cursor: Option<Number>) -> Vec<Span> {
+    let at = cursor.and_then(|cursor| Some((spans.iter().position(|span| span.contains(cursor))?, cursor)));
+    let Some((n, cursor)) = at else { return spans.to_vec() };
+    let ahead = (cursor < spans[n].last).then(|| Span {
+        first: cursor + 1,
+        last: spans[n].last,
+    });
+    let behind = Span {
+        first: spans[n].first,
+        last: cursor,
+    };
+    let others = spans[n + 1..].iter().chain(&spans[..n]).copied();
+    ahead.into_iter().chain(others).chain([behind]).collect()
+}
+
+/// What one page of held numbers says of a span.
+enum Gap {
+    /// This number is free.
+    At(Number),
+    /// No number before this one is free.
+    NotBefore(Number),
+    /// No number is free.
+    None,
+}
+
+fn first_gap(span: Span, held: &[Number], is_excluded: &impl Fn(Number) -> bool, is_last: bool) -> Gap {
+    let mut first = span.first;
+    for &number in held {
+        if let Some(free) = (first..number).find(|number| !is_excluded(*number)) {
+            return Gap::At(free);
+        }
+        if number >= span.last {
+            return Gap::None;
+        }
+        first = number + 1;
+    }
+    if !is_last {
+        return Gap::NotBefore(first);
+    }
+    (first..=span.last)
+        .find(|number| !is_excluded(*number))
+        .map_or(Gap::None, Gap::At)
 }
 
 /// The number an address is; those of the two families do not meet.
@@ -149,11 +188,45 @@ pub fn mac(number: Number) -> MacAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::convert::Infallible;
 
     fn next(spans: &[Span], cursor: Option<Number>, taken: &[Number]) -> Option<Number> {
-        let Ok(found) = next_free(spans, cursor, |n| Ok::<_, Infallible>(taken.contains(&n)));
-        found
+        counted(spans, cursor, taken, &[]).0
+    }
+
+    /// What is found, and after how many reads.
+    fn counted(
+        spans: &[Span],
+        cursor: Option<Number>,
+        taken: &[Number],
+        excluded: &[Number],
+    ) -> (Option<Number>, usize) {
+        let taken: BTreeSet<Number> = taken.iter().copied().collect();
+        let mut reads = 0;
+        let held = |span: Span, limit| {
+            reads += 1;
+            Ok::<_, Infallible>(taken.range(span.first..=span.last).take(limit).copied().collect())
+        };
+        let Ok(found) = next_free(spans, cursor, |number| excluded.contains(&number), held);
+        (found, reads)
+    }
+
+    #[test]
+    fn a_search_reads_the_holders_once_and_not_once_per_candidate() {
+        let span = |last| Span { first: 0, last };
+        let taken: Vec<Number> = (0..200).collect();
+        assert_eq!(counted(&[span(1000)], None, &taken, &[]), (Some(200), 1));
+        assert_eq!(counted(&[span(1000)], None, &taken, &[200, 201]), (Some(202), 1));
+        assert_eq!(counted(&[span(199)], None, &taken, &[]), (None, 1));
+        assert_eq!(counted(&[span(Number::MAX)], Some(500), &taken, &[]), (Some(501), 1));
+        // More than a page without a gap.
+        let taken: Vec<Number> = (0..1000).collect();
+        assert_eq!(counted(&[span(2000)], None, &taken, &[]), (Some(1000), 4));
+        // A page that ends exactly at a gap, and excluded numbers behind it.
+        let taken: Vec<Number> = (0..256).collect();
+        assert_eq!(counted(&[span(2000)], None, &taken, &[256]), (Some(257), 2));
+        assert_eq!(counted(&[span(256)], None, &taken, &[256]), (None, 2));
     }
 
     const SPANS: [Span; 2] = [Span { first: 10, last: 12 }, Span { first: 5, last: 6 }];

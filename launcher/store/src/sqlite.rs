@@ -9,8 +9,8 @@
 //! undone by SQLite when the next one opens the file. That no MAC and no address has two
 //! holders on a segment is in the tables too, as unique keys.
 
-use crate::range::{Number, address, mac, mac_number, number};
-use crate::{Holder, Lease, Ledger, Store, StoreError, StoreProblem, VmName};
+use crate::range::{Number, Span, address, mac, mac_number, number};
+use crate::{Holder, Lease, Ledger, RangeId, Segment, Store, StoreError, StoreProblem, VmName};
 use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use rusqlite::types::Type;
@@ -24,7 +24,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Layout of the tables below, in `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
+/// The layout before, whose segments are names of one node without their kind.
+const UNTYPED_SEGMENTS: i64 = 1;
+/// How a name of that layout begins if the segment is the one behind a VM's NAT.
+const UNTYPED_OF_VM: &str = "masquerade of ";
 /// "hawr", in `application_id`: whose database it is.
 const APPLICATION: i64 = 0x6861_7772;
 const SCHEMA: &str = "
@@ -52,6 +56,15 @@ CREATE TABLE cursor (
     name TEXT PRIMARY KEY,
     last BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Makes layout 2 of layout 1: a segment is its key ([`Segment::key`]), and a cursor has that in its
+/// name.
+const TYPE_SEGMENTS: &str = "
+UPDATE lease SET segment = CASE WHEN substr(segment, 1, 14) = 'masquerade of '
+    THEN 'vm:' || substr(segment, 15) ELSE 'node:' || segment END;
+UPDATE address SET segment = (SELECT segment FROM lease WHERE lease.id = address.lease);
+UPDATE cursor SET name = 'addresses node:' || substr(name, 11) WHERE substr(name, 1, 10) = 'addresses ';
 ";
 
 /// How long a process waits while another has the file and does nothing with it.
@@ -84,6 +97,15 @@ pub enum Access {
 pub struct Sqlite {
     connection: Connection,
     file: File,
+}
+
+/// What a file has in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    /// Nothing yet.
+    Nothing,
+    /// Tables of this layout, which this version reads.
+    Tables(i64),
 }
 
 /// Which file it is, and how long is waited for it.
@@ -178,9 +200,10 @@ impl Sqlite {
         connection.pragma_update(None, "foreign_keys", true).map_err(failed)?;
         connection.pragma_update(None, "synchronous", "EXTRA").map_err(failed)?;
         let store = Self { connection, file };
-        let empty = store.is_empty(&store.transaction(TransactionBehavior::Deferred)?)?;
-        if empty && access == Access::Make {
-            store.make()?;
+        let contents = store.contents(&store.transaction(TransactionBehavior::Deferred)?)?;
+        match (contents, access) {
+            (Contents::Tables(LAYOUT), _) | (_, Access::Read) | (Contents::Nothing, Access::Change) => {}
+            (Contents::Nothing | Contents::Tables(_), Access::Make | Access::Change) => store.make_layout()?,
         }
         Ok(store)
     }
@@ -192,8 +215,8 @@ impl Sqlite {
         begun.map_err(|error| self.file.failed(error))
     }
 
-    /// Whether there is nothing in it yet; if there is something, it is ours.
-    fn is_empty(&self, connection: &Transaction<'_>) -> Result<bool, StoreError> {
+    /// What the file has in it, unless it is not a store this version reads.
+    fn contents(&self, connection: &Transaction<'_>) -> Result<Contents, StoreError> {
         let failed = |error| self.file.failed(error);
         let value = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let count = "SELECT count(*) FROM sqlite_schema";
@@ -201,8 +224,8 @@ impl Sqlite {
         let application = value("application_id").map_err(failed)?;
         let found = value("user_version").map_err(failed)?;
         match (application, found) {
-            (0, 0) if tables == 0 => Ok(true),
-            (APPLICATION, LAYOUT) => Ok(false),
+            (0, 0) if tables == 0 => Ok(Contents::Nothing),
+            (APPLICATION, UNTYPED_SEGMENTS | LAYOUT) => Ok(Contents::Tables(found)),
             (APPLICATION, found) if found > LAYOUT => {
                 Err(self.file.error(StoreProblem::Newer { found, known: LAYOUT }))
             }
@@ -210,12 +233,18 @@ impl Sqlite {
         }
     }
 
-    /// Makes the tables, unless another has made them meanwhile.
-    fn make(&self) -> Result<(), StoreError> {
+    /// Makes the tables, or makes them what this version writes, unless another process has done so
+    /// meanwhile.
+    fn make_layout(&self) -> Result<(), StoreError> {
         let failed = |error| self.file.failed(error);
         let transaction = self.transaction(TransactionBehavior::Immediate)?;
-        if self.is_empty(&transaction)? {
-            transaction.execute_batch(SCHEMA).map_err(failed)?;
+        let change = match self.contents(&transaction)? {
+            Contents::Nothing => Some(SCHEMA),
+            Contents::Tables(UNTYPED_SEGMENTS) => Some(TYPE_SEGMENTS),
+            Contents::Tables(_) => None,
+        };
+        if let Some(change) = change {
+            transaction.execute_batch(change).map_err(failed)?;
             transaction
                 .pragma_update(None, "application_id", APPLICATION)
                 .map_err(failed)?;
@@ -225,88 +254,125 @@ impl Sqlite {
         }
         transaction.commit().map_err(failed)
     }
-
-    /// All leases as they are now, or those of one VM, without keeping anybody from changing
-    /// them.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
-        self.file.patiently(|| {
-            let transaction = self.transaction(TransactionBehavior::Deferred)?;
-            if self.is_empty(&transaction)? {
-                return Ok(Vec::new());
-            }
-            read_leases(&transaction, vm).map_err(|error| self.file.failed(error))
-        })
-    }
 }
 
 impl Store for Sqlite {
-    fn begin(&mut self) -> Result<Box<dyn Ledger + '_>, StoreError> {
+    /// Waits for the file's write lock first, so that `step` runs once.
+    fn step<T, E: From<StoreError>>(&mut self, mut step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E> {
         let file = self.file.clone();
         let begun = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = begun.map_err(|error| file.failed(error))?;
-        Ok(Box::new(Step { transaction, file }))
+        let mut records = Records { transaction, file };
+        // Dropped without a commit, the transaction changes nothing.
+        let result = step(&mut records)?;
+        records.commit()?;
+        Ok(result)
+    }
+
+    fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
+        self.file.patiently(|| {
+            let transaction = self.transaction(TransactionBehavior::Deferred)?;
+            match self.contents(&transaction)? {
+                Contents::Nothing => Ok(Vec::new()),
+                Contents::Tables(layout) => {
+                    read_leases(&transaction, layout, vm).map_err(|error| self.file.failed(error))
+                }
+            }
+        })
     }
 }
 
-/// A transaction.
-struct Step<'a> {
+/// The records within a transaction.
+struct Records<'a> {
     transaction: Transaction<'a>,
     file: File,
 }
 
-impl Step<'_> {
+impl Records<'_> {
+    fn commit(self) -> Result<(), StoreError> {
+        let Self { transaction, file } = self;
+        let commit = || transaction.execute_batch("COMMIT");
+        file.patiently(|| commit().map_err(|error| file.failed(error)))
+    }
+
     fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
         result.map_err(|error| self.file.failed(error))
     }
 }
 
-impl Ledger for Step<'_> {
+impl Ledger for Records<'_> {
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
-        self.done(read_leases(&self.transaction, vm))
+        self.done(read_leases(&self.transaction, LAYOUT, vm))
     }
 
-    fn mac_holder(&self, segment: Option<&str>, mac: MacAddr) -> Result<Option<Holder>, StoreError> {
-        let sql = "SELECT namespace, vm, interface FROM lease WHERE mac = ?1 AND (?2 IS NULL OR segment = ?2) LIMIT 1";
+    fn mac_holder(&self, segment: &Segment, mac: MacAddr) -> Result<Option<Holder>, StoreError> {
+        let sql = "SELECT namespace, vm, interface FROM lease WHERE mac = ?1 AND segment = ?2";
         let find = || {
             let mut statement = self.transaction.prepare(sql)?;
             statement
-                .query_row(params![stored_mac(mac), segment], read_holder)
+                .query_row(params![stored_mac(mac), segment.key()], read_holder)
                 .optional()
         };
         self.done(find())
     }
 
-    fn address_holder(&self, segment: Option<&str>, address: IpAddr) -> Result<Option<Holder>, StoreError> {
+    fn address_holder(&self, segment: Option<&Segment>, address: IpAddr) -> Result<Option<Holder>, StoreError> {
         let sql = "SELECT namespace, vm, interface FROM lease JOIN address ON lease.id = address.lease \
                    WHERE number = ?1 AND (?2 IS NULL OR address.segment = ?2) LIMIT 1";
         let number = number(address).to_be_bytes();
         let find = || {
             let mut statement = self.transaction.prepare(sql)?;
-            statement.query_row(params![number, segment], read_holder).optional()
+            statement
+                .query_row(params![number, segment.map(Segment::key)], read_holder)
+                .optional()
         };
         self.done(find())
     }
 
-    fn cursor(&self, range: &str) -> Result<Option<Number>, StoreError> {
-        let sql = "SELECT last FROM cursor WHERE name = ?1";
-        let read = |row: &Row<'_>| Ok(Number::from_be_bytes(row.get(0)?));
-        self.done(self.transaction.query_row(sql, [range], read).optional())
+    fn held_macs(&self, span: Span, limit: usize) -> Result<Vec<Number>, StoreError> {
+        let sql = "SELECT DISTINCT mac FROM lease WHERE mac BETWEEN ?1 AND ?2 ORDER BY mac LIMIT ?3";
+        let ends = [span.first, span.last].map(|number| stored_mac(mac(number)));
+        let read = |row: &Row<'_>| Ok(Number::from(row.get::<_, i64>(0)?.unsigned_abs()));
+        let find = || {
+            let mut statement = self.transaction.prepare(sql)?;
+            let held = statement.query_map(params![ends[0], ends[1], stored_limit(limit)], read)?;
+            held.collect()
+        };
+        self.done(find())
     }
 
-    fn set_cursor(&mut self, range: &str, last: Number) -> Result<(), StoreError> {
+    fn held_addresses(&self, segment: Option<&Segment>, span: Span, limit: usize) -> Result<Vec<Number>, StoreError> {
+        let sql = "SELECT DISTINCT number FROM address \
+                   WHERE number BETWEEN ?1 AND ?2 AND (?3 IS NULL OR segment = ?3) ORDER BY number LIMIT ?4";
+        let ends = [span.first, span.last].map(Number::to_be_bytes);
+        let read = |row: &Row<'_>| Ok(Number::from_be_bytes(row.get(0)?));
+        let find = || {
+            let mut statement = self.transaction.prepare(sql)?;
+            let segment = segment.map(Segment::key);
+            let held = statement.query_map(params![ends[0], ends[1], segment, stored_limit(limit)], read)?;
+            held.collect()
+        };
+        self.done(find())
+    }
+
+    fn cursor(&self, range: &RangeId) -> Result<Option<Number>, StoreError> {
+        let sql = "SELECT last FROM cursor WHERE name = ?1";
+        let read = |row: &Row<'_>| Ok(Number::from_be_bytes(row.get(0)?));
+        self.done(self.transaction.query_row(sql, [range.key()], read).optional())
+    }
+
+    fn set_cursor(&mut self, range: &RangeId, last: Number) -> Result<(), StoreError> {
         let sql = "INSERT INTO cursor (name, last) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET last = ?2";
-        let done = self.transaction.execute(sql, params![range, last.to_be_bytes()]);
+        let done = self.transaction.execute(sql, params![range.key(), last.to_be_bytes()]);
         self.done(done.map(drop))
     }
 
     fn put(&mut self, lease: &Lease) -> Result<(), StoreError> {
         let put = || {
             let Holder { vm, interface } = &lease.holder;
+            let segment = lease.segment.key();
             self.transaction.execute(
                 "INSERT INTO lease (namespace, vm, interface, network, segment, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
@@ -314,7 +380,7 @@ impl Ledger for Step<'_> {
                     vm.name,
                     interface,
                     lease.network,
-                    lease.segment,
+                    segment,
                     lease.mac.map(stored_mac)
                 ],
             )?;
@@ -324,7 +390,7 @@ impl Ledger for Step<'_> {
                     "INSERT INTO address (number, segment, width, lease, place) VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![
                         number(address.addr()).to_be_bytes(),
-                        lease.segment,
+                        segment,
                         address.prefix_len(),
                         id,
                         place
@@ -342,17 +408,15 @@ impl Ledger for Step<'_> {
         let done = self.transaction.execute(sql, [&vm.namespace, &vm.name, interface]);
         self.done(done.map(drop))
     }
-
-    fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        let Self { transaction, file } = *self;
-        let commit = || transaction.execute_batch("COMMIT");
-        file.patiently(|| commit().map_err(|error| file.failed(error)))
-    }
 }
 
 /// SQLite's integers have 64 bits, and a MAC 48.
 fn stored_mac(mac: MacAddr) -> i64 {
     i64::try_from(mac_number(mac)).unwrap_or_default()
+}
+
+fn stored_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 fn read_holder(row: &Row<'_>) -> rusqlite::Result<Holder> {
@@ -365,7 +429,7 @@ fn read_holder(row: &Row<'_>) -> rusqlite::Result<Holder> {
     })
 }
 
-fn read_leases(connection: &Connection, vm: Option<&VmName>) -> rusqlite::Result<Vec<Lease>> {
+fn read_leases(connection: &Connection, layout: i64, vm: Option<&VmName>) -> rusqlite::Result<Vec<Lease>> {
     let sql = "SELECT namespace, vm, interface, network, lease.segment, mac, number, width \
                FROM lease LEFT JOIN address ON address.lease = lease.id \
                WHERE ?1 IS NULL OR (namespace = ?1 AND vm = ?2) ORDER BY namespace, vm, interface, place";
@@ -384,12 +448,23 @@ fn read_leases(connection: &Connection, vm: Option<&VmName>) -> rusqlite::Result
         leases.push(Lease {
             holder,
             network: row.get(3)?,
-            segment: row.get(4)?,
+            segment: read_segment(row, layout)?,
             mac: number.and_then(|number| Some(mac(Number::try_from(number).ok()?))),
             addresses: address.into_iter().collect(),
         });
     }
     Ok(leases)
+}
+
+fn read_segment(row: &Row<'_>, layout: i64) -> rusqlite::Result<Segment> {
+    const COLUMN: usize = 4;
+    let text: String = row.get(COLUMN)?;
+    if layout == UNTYPED_SEGMENTS {
+        let vm = text.strip_prefix(UNTYPED_OF_VM).and_then(|vm| vm.parse().ok());
+        return Ok(vm.map_or(Segment::ThisNode(text), Segment::OfVm));
+    }
+    let unknown = || format!("'{text}' is no segment").into();
+    Segment::from_key(&text).ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(COLUMN, Type::Text, unknown()))
 }
 
 fn read_address(bytes: [u8; 16], row: &Row<'_>) -> rusqlite::Result<IpNet> {

@@ -1,0 +1,118 @@
+//! Which L2 segment a lease is of, and whose it is.
+
+use crate::VmName;
+use hawser_packet::MacRange;
+use ipnet::IpNet;
+use std::fmt;
+
+/// An L2 segment: within it no MAC and no address has two holders.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    /// A segment of this node, such as `bridge br0`. The same name on another node is another
+    /// segment.
+    ThisNode(String),
+    /// A segment of another node. Only a store that nodes share returns it.
+    OtherNode {
+        /// The node.
+        node: String,
+        /// The segment's name there.
+        name: String,
+    },
+    /// A network that all nodes share, by namespace and name.
+    Network(String),
+    /// The segment behind a VM's own NAT, on every node: the VM is alone there.
+    OfVm(VmName),
+}
+
+impl Segment {
+    /// The segment as a key: distinct for distinct segments, and [`from_key`](Self::from_key) reads
+    /// it.
+    pub fn key(&self) -> String {
+        match self {
+            Self::ThisNode(name) => format!("node:{name}"),
+            Self::OtherNode { node, name } => format!("node/{node}:{name}"),
+            Self::Network(name) => format!("network:{name}"),
+            Self::OfVm(vm) => format!("vm:{vm}"),
+        }
+    }
+
+    /// Reads a [`key`](Self::key). Names of nodes have no colon.
+    pub fn from_key(key: &str) -> Option<Self> {
+        let (kind, name) = key.split_once(':')?;
+        match (kind, kind.strip_prefix("node/")) {
+            ("node", _) => Some(Self::ThisNode(name.into())),
+            ("network", _) => Some(Self::Network(name.into())),
+            ("vm", _) => name.parse().ok().map(Self::OfVm),
+            (_, Some(node)) => Some(Self::OtherNode {
+                node: node.into(),
+                name: name.into(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ThisNode(name) => f.write_str(name),
+            Self::OtherNode { node, name } => write!(f, "{name} of node {node}"),
+            Self::Network(name) => write!(f, "network {name}"),
+            Self::OfVm(vm) => write!(f, "masquerade of {vm}"),
+        }
+    }
+}
+
+/// A range that numbers are given out of in turn: the store keeps a cursor for each, the last
+/// number given out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RangeId {
+    /// MACs, for every segment.
+    Macs(MacRange),
+    /// Addresses of a network on a segment. The id is the network and not the range, so that a
+    /// range that grows keeps its cursor.
+    Addresses(Segment, IpNet),
+}
+
+impl RangeId {
+    /// The id as a key.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Macs(range) => format!("MACs {range}"),
+            Self::Addresses(segment, network) => format!("addresses {}: {network}", segment.key()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_segment_is_that_segment_again() {
+        let vm = VmName {
+            namespace: "default".into(),
+            name: "vm1".into(),
+        };
+        let segments = [
+            (Segment::ThisNode("bridge br0".into()), "node:bridge br0"),
+            (Segment::ThisNode("link a:b".into()), "node:link a:b"),
+            (
+                Segment::OtherNode {
+                    node: "n1".into(),
+                    name: "bridge br0".into(),
+                },
+                "node/n1:bridge br0",
+            ),
+            (Segment::Network("blue/lan".into()), "network:blue/lan"),
+            (Segment::OfVm(vm), "vm:default/vm1"),
+        ];
+        for (segment, key) in segments {
+            assert_eq!(segment.key(), key);
+            assert_eq!(Segment::from_key(key), Some(segment));
+        }
+        for key in ["bridge br0", "vm:", "vm:nowhere", "other:x"] {
+            assert_eq!(Segment::from_key(key), None, "{key}");
+        }
+    }
+}
