@@ -7,11 +7,13 @@
 //! socket and read no clock: time is an argument ([`time::Instant`]).
 
 pub mod bridge;
+pub mod capture;
 pub mod counters;
 pub mod frame;
 pub mod masquerade;
 pub mod mode;
 pub mod nat;
+pub mod policy;
 pub mod poller;
 pub mod port;
 pub mod responder;

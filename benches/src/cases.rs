@@ -8,13 +8,13 @@ mod port;
 
 use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Counters;
+use hawser_backend::frame::Budget;
 use hawser_backend::frame::testing::{OwnedFrame, TestSink};
 use hawser_backend::frame::{GuestSink, Layout, Offload};
 use hawser_backend::masquerade::{Masquerade, MasqueradeSetup};
 use hawser_backend::mode::Mode;
 use hawser_backend::packet::{Headers, MacAddr, checksum};
 use hawser_backend::poller::Poller;
-use hawser_backend::port::rate::Budget;
 use hawser_backend::virtio::features::Features;
 use hawser_backend::virtio::receive::Receive;
 use hawser_backend::virtio::ring::Ring;

@@ -12,7 +12,8 @@ pub use file::EventFile;
 use crate::failure::Failure;
 use crate::machine::Machine;
 use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
-use hawser_backend::port::{Port, SightingSource};
+use hawser_backend::policy::SnoopSource;
+use hawser_backend::port::Port;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -142,12 +143,12 @@ struct State {
 
 impl State {
     fn of(port: &Port) -> Self {
-        let sightings = port.sightings().into_iter();
+        let sightings = port.snooped().into_iter();
         let addresses = sightings.map(|(sighting, _)| {
             let source = match sighting.source {
-                SightingSource::Arp => "arp",
-                SightingSource::NeighbourDiscovery => "nd",
-                SightingSource::Dhcp => "dhcp",
+                SnoopSource::Arp => "arp",
+                SnoopSource::NeighbourDiscovery => "nd",
+                SnoopSource::Dhcp => "dhcp",
             };
             (sighting.address, (sighting.mac.to_string(), source))
         });

@@ -19,7 +19,7 @@ use crate::frame::{
     Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
 };
 use crate::packet::{EthernetHeader, MacAddr};
-use crate::port::vlan::VlanRules;
+use crate::policy::vlan::VlanRules;
 use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use std::io;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::config::Forwarding;
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{GatherList, GuestBurst, GuestCaps, GuestFrame, GuestSlice, Offload};
 use crate::packet::{EthernetHeader, MacAddr};
-use crate::port::vlan::{TagEdit, VlanRules};
+use crate::policy::vlan::{TagEdit, VlanRules};
 use crate::virtio::net_header;
 use std::io;
 use std::sync::Arc;

@@ -7,12 +7,14 @@
 //! Room towards the guest is a [`GuestSink`]: reserve, let the kernel write
 //! straight into guest memory, commit with the headers.
 
+mod budget;
 mod offload;
 mod sink;
 mod slice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use budget::Budget;
 pub use offload::{Checksum, Offload, Segmentation};
 pub use sink::{GuestCaps, GuestSink, Layout, NoRoom};
 pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, Scatter, ScatterList, copy_from_guest, copy_from_room};

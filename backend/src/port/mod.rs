@@ -1,41 +1,31 @@
 //! The VM's attachment: its workers with their modes, what is admitted, what is
 //! counted. A port outlives the front ends that connect to it one after the other.
 
-mod admission;
-pub mod capture;
-mod card;
-pub mod filter;
 mod forwards;
-mod guard;
 mod health;
 mod link;
-pub mod rate;
 mod resources;
-mod sightings;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod vlan;
 
-pub use admission::Admission;
-pub use card::{Card, CardState};
 pub use forwards::ForwardError;
 pub use health::Health;
 pub use link::Link;
 pub use resources::PortResources;
-pub use sightings::{SIGHTINGS_MAX, Sighting, SightingSource, Sightings};
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
+use crate::capture::Capture;
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::steering::Directory;
+use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
 use crate::virtio::config_space::DeviceConfig;
-use crate::worker::{self, Limits, ThreadStart, WorkerHandle};
-use capture::Capture;
+use crate::worker::{self, Limits, NicState, ThreadStart, WorkerHandle};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,11 +36,11 @@ pub struct Port {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
-    card: Arc<Card>,
+    nic: Arc<NicState>,
     capture: Arc<Capture>,
     link: Link,
     health: Arc<Health>,
-    sightings: Arc<Sightings>,
+    snooping: Arc<Snooping>,
     held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
     /// `None` where the mode tells the guest no names.
@@ -164,11 +154,11 @@ impl Port {
         let mut port = Self {
             workers: Vec::new(),
             counters: Vec::new(),
-            card: Arc::new(Card::new(&config)),
+            nic: Arc::new(NicState::new(&config)),
             capture: Arc::default(),
             link: Link::default(),
             health: Arc::default(),
-            sightings: Arc::default(),
+            snooping: Arc::default(),
             held: Arc::default(),
             rates: Mutex::new(config.policy.rates),
             resolvers: Mutex::new(config.mode.resolvers()),
@@ -191,9 +181,10 @@ impl Port {
                 index,
                 pace: port.config.pace,
                 admission: Admission::new(port.config.mac, &port.config.policy),
+                to_guest: None,
                 limits: limits.clone(),
-                sightings: Arc::clone(&port.sightings),
-                card: Arc::clone(&port.card),
+                snooping: Arc::clone(&port.snooping),
+                nic: Arc::clone(&port.nic),
                 health: Arc::clone(&port.health),
                 capture: Arc::clone(&port.capture),
                 poller,
@@ -226,8 +217,8 @@ impl Port {
     }
 
     /// The guest's card as its driver has set it.
-    pub fn card(&self) -> &Card {
-        &self.card
+    pub fn nic_state(&self) -> &NicState {
+        &self.nic
     }
 
     /// The link to the segment, as the guest sees it.
@@ -246,9 +237,9 @@ impl Port {
     }
 
     /// Addresses the guest was seen to use, those seen last first, and how long ago that was.
-    pub fn sightings(&self) -> Vec<(Sighting, Duration)> {
+    pub fn snooped(&self) -> Vec<(SnoopedAddress, Duration)> {
         let now = worker::now();
-        let all = self.sightings.all().into_iter();
+        let all = self.snooping.all().into_iter();
         all.map(|sighting| (sighting, now.since(sighting.seen))).collect()
     }
 

@@ -9,9 +9,8 @@ use super::features::Features;
 use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use super::ring::{Chain, MAX_SEGMENTS, Ring, RingError, Segments};
 use crate::counters::{Count, Counters, DropReason};
-use crate::frame::{GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
+use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
 use crate::packet::EthernetHeader;
-use crate::port::rate::Budget;
 use std::ops::Range;
 
 /// Chains of one burst: the more, the more datagrams of a flow are found that can go on

@@ -6,7 +6,7 @@
 
 use crate::config::Rates;
 use crate::mode::ModeCommand;
-use crate::port::rate::Limiter;
+use crate::policy::rate::Limiter;
 use crate::virtio::GuestMap;
 use std::fs::File;
 use std::io;

@@ -13,26 +13,32 @@ mod clock;
 mod command;
 mod handle;
 mod moderation;
+mod nic_state;
 mod owner;
 mod pace;
+mod receive_filter;
 mod rings;
 mod slot;
 mod start;
+mod to_guest;
 mod wait;
 
 pub use clock::now;
 pub use command::{Limits, RingRole, RingSetup};
 pub use handle::WorkerHandle;
+pub use nic_state::{NicState, ReceiveSettings};
+pub use receive_filter::ReceiveFilter;
 pub use start::ThreadStart;
 
+use crate::capture::{Capture, CaptureTap};
 use crate::config::PaceConfig;
 use crate::counters::{Count, Counters, DropReason, Gauge};
-use crate::frame::GuestSink as _;
+use crate::frame::{Budget, GuestSink as _};
 use crate::mode::Mode;
+use crate::policy::rate::Gate;
+use crate::policy::{Admission, Rule, Snooping};
 use crate::poller::{EventBuffer, Interest, Poller, Readiness, Token};
-use crate::port::capture::{Capture, CaptureTap};
-use crate::port::rate::{Budget, Gate};
-use crate::port::{Admission, Card, Health, Sightings};
+use crate::port::Health;
 use crate::time::Instant;
 use crate::virtio::features::Features;
 use crate::virtio::{GuestMap, control::Control, receive::Receive, transmit::Transmit};
@@ -43,6 +49,7 @@ use slot::Slot;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use to_guest::ToGuest;
 
 /// Bursts of the transmit ring in one turn.
 const BURSTS_PER_TURN: usize = 4;
@@ -63,12 +70,14 @@ pub struct WorkerSpec {
     pub index: usize,
     /// Which frames of the guest come in.
     pub admission: Admission,
+    /// Which frames reach the guest; all, if there is no rule.
+    pub to_guest: Option<Arc<dyn Rule>>,
     /// How much may pass.
     pub limits: Limits,
     /// Where addresses are noted that the guest is seen to use.
-    pub sightings: Arc<Sightings>,
+    pub snooping: Arc<Snooping>,
     /// The guest's card, which all workers of the port share.
-    pub card: Arc<Card>,
+    pub nic: Arc<NicState>,
     /// Where it is told if the worker ends that was not to.
     pub health: Arc<Health>,
     /// The view of what crosses the port.
@@ -163,15 +172,15 @@ enum Flow {
 
 struct Worker {
     name: String,
-    card: Arc<Card>,
+    nic: Arc<NicState>,
     /// The version of the card this worker follows.
-    card_version: u64,
+    nic_version: u64,
     capture: CaptureTap,
     poller: Poller,
     counters: Arc<Counters>,
     mode: Box<dyn Mode>,
     admission: Admission,
-    sightings: Arc<Sightings>,
+    snooping: Arc<Snooping>,
     from_guest: Gate,
     commands: CommandReceiver,
     map: Option<Arc<GuestMap>>,
@@ -179,7 +188,7 @@ struct Worker {
     /// By [`RingRole`].
     slots: [Slot; 3],
     transmit: Option<Transmit>,
-    receive: Receive,
+    receive: Receive<ToGuest>,
     control: Option<Control>,
     link: Link,
     /// When the front end disabled the transmit ring that runs.
@@ -196,17 +205,23 @@ impl Worker {
     fn new(spec: WorkerSpec, commands: CommandReceiver) -> Self {
         Self {
             name: format!("{}-{}", spec.name, spec.index),
-            card: spec.card,
-            card_version: 0,
+            nic: spec.nic,
+            nic_version: 0,
             capture: CaptureTap::new(Arc::clone(&spec.capture)),
             poller: spec.poller,
-            receive: Receive::new(Arc::clone(&spec.counters))
-                .behind(Gate::new(spec.limits.to_guest))
-                .seen_by(CaptureTap::new(spec.capture)),
+            receive: Receive::behind(
+                ToGuest {
+                    gate: Gate::new(spec.limits.to_guest),
+                    rule: spec.to_guest,
+                    filter: ReceiveFilter::default(),
+                    capture: CaptureTap::new(spec.capture),
+                },
+                Arc::clone(&spec.counters),
+            ),
             counters: spec.counters,
             mode: spec.mode,
             admission: spec.admission,
-            sightings: spec.sightings,
+            snooping: spec.snooping,
             from_guest: Gate::new(spec.limits.from_guest),
             commands,
             map: None,
@@ -232,9 +247,9 @@ impl Worker {
             self.wait(&mut buffer, &mut events)?;
             let now = clock::now();
             self.look_at_gates(now);
-            self.follow_card();
+            self.follow_nic_state();
             self.capture.look();
-            self.receive.capture().look();
+            self.receive.passage_mut().capture.look();
             for &(token, ready) in &events {
                 if self.dispatch(now, token, ready) == Flow::Exit {
                     self.halt_all();
@@ -259,7 +274,7 @@ impl Worker {
         let moments = [
             self.mode.deadline(),
             self.from_guest.opens_at(),
-            self.receive.opens_at(),
+            self.receive.passage().gate.opens_at(),
             self.retired_at
                 .filter(|_| is_due(RingRole::Transmit))
                 .map(|at| at + RETIRED),
@@ -270,7 +285,7 @@ impl Worker {
     /// Lets those go on who waited for tokens that are there now.
     fn look_at_gates(&mut self, now: Instant) {
         self.from_guest.look(now);
-        if self.receive.gate().look(now) {
+        if self.receive.passage_mut().gate.look(now) {
             self.slots[RingRole::Receive as usize].due = true;
         }
     }
@@ -282,7 +297,7 @@ impl Worker {
 
     fn dispatch(&mut self, now: Instant, token: Token, ready: Readiness) -> Flow {
         match token.owner {
-            owner::COMMAND => return self.obey(now),
+            owner::COMMAND => return self.apply(now),
             owner::TRANSMIT_KICK => self.kicked(RingRole::Transmit),
             owner::RECEIVE_KICK => self.kicked(RingRole::Receive),
             owner::CONTROL_KICK => self.kicked(RingRole::Control),
@@ -298,7 +313,7 @@ impl Worker {
     }
 
     /// Carries out orders.
-    fn obey(&mut self, now: Instant) -> Flow {
+    fn apply(&mut self, now: Instant) -> Flow {
         self.commands.silence();
         while let Some(command) = self.commands.next() {
             match command {
@@ -344,7 +359,7 @@ impl Worker {
     /// Has other limits. Whoever waited for tokens looks again.
     fn set_rates(&mut self, now: Instant, limits: Limits) {
         self.from_guest.replace(now, limits.from_guest);
-        self.receive.gate().replace(now, limits.to_guest);
+        self.receive.passage_mut().gate.replace(now, limits.to_guest);
         for role in [RingRole::Receive, RingRole::Transmit] {
             self.slots[role as usize].due = true;
         }
@@ -404,7 +419,7 @@ impl Worker {
                 |head| {
                     let admitted = self.admission.admit(head);
                     match admitted {
-                        Ok(()) => self.sightings.look(now, head),
+                        Ok(()) => self.snooping.look(now, head),
                         Err(reason) => self.capture.refused(head, reason),
                     }
                     admitted
@@ -419,10 +434,10 @@ impl Worker {
                     // One by one, so that it shows which one goes nowhere.
                     for frame in burst {
                         self.counters.take_last_drop();
-                        self.receive.capture().hold();
+                        self.receive.passage_mut().capture.hold();
                         self.mode.on_burst(now, std::slice::from_ref(frame), &mut self.receive);
                         self.capture.frame(frame, self.counters.take_last_drop());
-                        self.receive.capture().release();
+                        self.receive.passage_mut().capture.release();
                     }
                     self.mode.after_burst(now, &mut self.receive);
                 },
@@ -503,7 +518,7 @@ impl Worker {
         if !self.receive.is_starved() {
             return;
         }
-        if self.receive.opens_at().is_some() {
+        if self.receive.passage().gate.opens_at().is_some() {
             self.counters.add(Count::RxThrottled, 1);
             return;
         }

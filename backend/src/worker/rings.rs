@@ -56,7 +56,7 @@ impl Worker {
 
     pub(super) fn set_features(&mut self, features: Features) {
         self.features = features;
-        self.apply_card();
+        self.apply_nic_state();
         if let Some(transmit) = &mut self.transmit {
             transmit.set_features(features);
         }
@@ -66,19 +66,19 @@ impl Worker {
     }
 
     /// Does as the guest's driver has set its card, if that has changed.
-    pub(super) fn follow_card(&mut self) {
-        let version = self.card.version();
-        if version != self.card_version {
-            self.card_version = version;
-            self.apply_card();
+    pub(super) fn follow_nic_state(&mut self) {
+        let version = self.nic.version();
+        if version != self.nic_version {
+            self.nic_version = version;
+            self.apply_nic_state();
         }
     }
 
-    fn apply_card(&mut self) {
+    fn apply_nic_state(&mut self) {
         let before = self.receive.caps();
-        let state = self.card.state(self.features);
+        let state = self.nic.state(self.features);
         self.receive.set_features(state.features);
-        self.receive.set_filter(state.filter);
+        self.receive.passage_mut().filter = state.filter;
         let caps = self.receive.caps();
         if caps != before {
             self.mode.on_offloads(caps);
@@ -89,8 +89,8 @@ impl Worker {
         self.halt(role);
         if role == RingRole::Control && setup.next_avail == 0 {
             // A driver that starts from the beginning knows nothing of the one before.
-            self.card.reset();
-            self.follow_card();
+            self.nic.reset();
+            self.follow_nic_state();
         }
         self.slots[role as usize].set_up(setup);
         self.try_run(role);
@@ -233,7 +233,7 @@ impl Worker {
             return;
         };
         let features = self.features;
-        let result = control.serve(&mut |order| self.card.obey(order, features));
+        let result = control.serve(&mut |order| self.nic.apply(order, features));
         match result {
             Ok(Served { call, more }) => {
                 slot.due = more;
@@ -243,6 +243,6 @@ impl Worker {
             }
             Err(error) => self.fail(RingRole::Control, &error),
         }
-        self.follow_card();
+        self.follow_nic_state();
     }
 }

@@ -8,7 +8,7 @@ use super::openapi::{Operation, Parameter};
 use super::router::Route;
 use super::{Context, Refusal};
 use crate::sandbox::ThreadKind;
-use hawser_backend::port::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
+use hawser_backend::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 

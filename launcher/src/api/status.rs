@@ -9,7 +9,8 @@ use crate::machine::Machine;
 use hawser_backend::config::ModeConfig;
 use hawser_backend::counters::Gauge;
 use hawser_backend::packet::MacAddr;
-use hawser_backend::port::{Port, SightingSource};
+use hawser_backend::policy::SnoopSource;
+use hawser_backend::port::Port;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -182,8 +183,8 @@ fn lease_client(mode: &ModeConfig) -> Option<MacAddr> {
 
 /// The MAC the guest's card has; where nobody said, the one it was last seen to use.
 fn mac_of(port: &Port) -> Option<MacAddr> {
-    let seen = || port.sightings().first().map(|(sighting, _)| sighting.mac);
-    port.card().mac().or(port.config().mac).or_else(seen)
+    let seen = || port.snooped().first().map(|(sighting, _)| sighting.mac);
+    port.nic_state().mac().or(port.config().mac).or_else(seen)
 }
 
 /// What is known of a guest's addresses, and where from.
@@ -205,13 +206,13 @@ impl Learned {
         for address in leased(port) {
             learned.add("dhcp", address);
         }
-        let mut sightings = port.sightings();
+        let mut sightings = port.snooped();
         sightings.sort_by_key(|(sighting, _)| is_link_local(sighting.address));
         for (sighting, _) in sightings {
             let source = match sighting.source {
-                SightingSource::Arp => "arp",
-                SightingSource::NeighbourDiscovery => "nd",
-                SightingSource::Dhcp => "dhcp",
+                SnoopSource::Arp => "arp",
+                SnoopSource::NeighbourDiscovery => "nd",
+                SnoopSource::Dhcp => "dhcp",
             };
             learned.add(source, sighting.address);
         }

@@ -5,8 +5,8 @@ use crate::cli::{API_SOCKET, DEFAULT_SOCKET_DIR};
 use crate::client::rate::Wanted;
 use crate::{logging, policy};
 use clap::{Args, Subcommand};
+use hawser_backend::capture::{BadFilter, CaptureFilter};
 use hawser_backend::config::{Forward, Rate};
-use hawser_backend::port::capture::{BadFilter, CaptureFilter};
 use hawser_manifest::{forward, values};
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! Writing frames: virtio header, frame header, used elements.
 
-use super::Receive;
 use super::room::ReservedFrame;
+use super::{Passage, Receive};
 use crate::counters::{Count, DropReason};
 use crate::frame::{Checksum, GuestSliceMut, HEAD_MAX, NoRoom, Offload};
 use crate::packet::EthernetHeader;
@@ -9,7 +9,7 @@ use crate::virtio::complete::complete;
 use crate::virtio::net_header::{HEADER_LEN, encode};
 use std::ops::Range;
 
-impl Receive {
+impl<P: Passage> Receive<P> {
     pub(super) fn commit_frames(
         &mut self,
         lengths: &[usize],
@@ -48,10 +48,10 @@ impl Receive {
         let at = self.header_len;
         let head = &mut buffer[at..at + self.reservation.header];
         let mut offload = header(head);
-        let dropped = (!self.filter.takes(head)).then_some(DropReason::NotAskedFor);
-        if self.capture.is_on() {
-            self.capture
-                .to_guest(head, self.reservation.payload_read(frame), length, dropped);
+        let dropped = self.passage.check(head).err();
+        if self.passage.is_watched() {
+            self.passage
+                .show(head, self.reservation.payload_read(frame), length, dropped);
         }
         if let Some(reason) = dropped {
             self.counters.count_drop(reason);
@@ -73,13 +73,13 @@ impl Receive {
 
     pub(super) fn send_frame(&mut self, offload: Offload, parts: &[&[u8]]) -> Result<(), NoRoom> {
         self.reservation.clear();
-        if !self.gate.admits() {
+        if !self.passage.admits() {
             self.starved = true;
             return Err(NoRoom);
         }
-        if !parts.first().is_none_or(|head| self.filter.takes(head)) {
-            self.capture.parts_to_guest(parts, Some(DropReason::NotAskedFor));
-            self.counters.count_drop(DropReason::NotAskedFor);
+        if let Some(Err(reason)) = parts.first().map(|head| self.passage.check(head)) {
+            self.passage.show_parts(parts, Some(reason));
+            self.counters.count_drop(reason);
             return Ok(());
         }
         let frame_len: usize = parts.iter().map(|p| p.len()).sum();
@@ -95,8 +95,8 @@ impl Receive {
             self.counters.count_drop(DropReason::BufferTooSmall);
             return Ok(());
         }
-        if self.capture.is_on() {
-            self.capture.parts_to_guest(parts, None);
+        if self.passage.is_watched() {
+            self.passage.show_parts(parts, None);
         }
         let buffers = if self.mergeable { found.chains.len() } else { 1 };
         let buffers = u16::try_from(buffers).unwrap_or(u16::MAX);
@@ -172,7 +172,7 @@ impl Receive {
             }
             ring.push_used(chain.head, u32::try_from(len).unwrap_or(u32::MAX));
         }
-        self.gate.pass(total - self.header_len, offload.segmentation);
+        self.passage.pass(total - self.header_len, offload.segmentation);
         self.counters.add(Count::RxFrames, 1);
         self.counters.add(Count::RxBytes, (total - self.header_len) as u64);
     }

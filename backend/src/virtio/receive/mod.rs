@@ -10,8 +10,10 @@
 //! available ring has been passed.
 
 mod commit;
+mod passage;
 mod room;
 
+pub use passage::{Open, Passage};
 pub use room::MAX_RESERVED_SEGMENTS;
 
 use super::features::Features;
@@ -19,16 +21,12 @@ use super::net_header;
 use super::ring::{Chain, Ring, RingError, RingLayout, Segments};
 use crate::counters::Counters;
 use crate::frame::{GuestCaps, GuestSink, GuestSliceMut, Layout, NoRoom, Offload};
-use crate::port::capture::CaptureTap;
-use crate::port::filter::ReceiveFilter;
-use crate::port::rate::Gate;
-use crate::time::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 /// The receive side of a queue pair, whether its ring runs or not.
-pub struct Receive {
+pub struct Receive<P = Open> {
     ring: Option<Ring>,
     features: Features,
     caps: GuestCaps,
@@ -48,17 +46,20 @@ pub struct Receive {
     /// Chains given back empty in this turn.
     rejected: u16,
     broken: Option<RingError>,
-    /// How much the guest may be sent.
-    gate: Gate,
-    /// Which frames its driver wants.
-    filter: ReceiveFilter,
-    capture: CaptureTap,
+    passage: P,
     counters: Arc<Counters>,
 }
 
 impl Receive {
-    /// A receive side without a ring.
+    /// A receive side without a ring, and with nothing before it.
     pub fn new(counters: Arc<Counters>) -> Self {
+        Self::behind(Open, counters)
+    }
+}
+
+impl<P: Passage> Receive<P> {
+    /// A receive side without a ring, to which frames come through `passage`.
+    pub fn behind(passage: P, counters: Arc<Counters>) -> Self {
         Self {
             ring: None,
             features: Features::default(),
@@ -73,43 +74,19 @@ impl Receive {
             starved: false,
             rejected: 0,
             broken: None,
-            gate: Gate::default(),
-            filter: ReceiveFilter::default(),
-            capture: CaptureTap::new(Arc::default()),
+            passage,
             counters,
         }
     }
 
-    /// Drops what `filter` does not take, from now on.
-    pub fn set_filter(&mut self, filter: ReceiveFilter) {
-        self.filter = filter;
+    /// What frames come through.
+    pub const fn passage(&self) -> &P {
+        &self.passage
     }
 
-    /// When the gate before the guest opens, if it is closed.
-    pub const fn opens_at(&self) -> Option<Instant> {
-        self.gate.opens_at()
-    }
-
-    /// The gate before the guest.
-    pub const fn gate(&mut self) -> &mut Gate {
-        &mut self.gate
-    }
-
-    /// Puts `gate` before the guest: while it is closed there is no room.
-    #[must_use]
-    pub fn behind(self, gate: Gate) -> Self {
-        Self { gate, ..self }
-    }
-
-    /// Shows what the guest is sent to who looks at `capture`.
-    #[must_use]
-    pub fn seen_by(self, capture: CaptureTap) -> Self {
-        Self { capture, ..self }
-    }
-
-    /// Where it is shown.
-    pub const fn capture(&mut self) -> &mut CaptureTap {
-        &mut self.capture
+    /// What frames come through, to be changed.
+    pub const fn passage_mut(&mut self) -> &mut P {
+        &mut self.passage
     }
 
     /// Starts to use `ring`. Whoever met `NoRoom` before still waits for room.
@@ -160,7 +137,7 @@ impl Receive {
     /// Shows the guest what was written; true if it wants to be told.
     pub fn publish(&mut self) -> bool {
         self.rejected = 0;
-        self.gate.settle();
+        self.passage.settle();
         self.ring.as_mut().is_some_and(|ring| {
             ring.forget_visited();
             ring.publish();
@@ -184,7 +161,7 @@ impl Receive {
     }
 }
 
-impl GuestSink for Receive {
+impl<P: Passage> GuestSink for Receive<P> {
     fn caps(&self) -> GuestCaps {
         self.caps
     }

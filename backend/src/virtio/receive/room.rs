@@ -1,10 +1,9 @@
 //! Finding room: chains for a frame, and the payload part of their buffers.
 
-use super::Receive;
+use super::{Passage, Receive};
 use crate::counters::DropReason;
-use crate::frame::{GuestSliceMut, HEAD_MAX, Layout, NoRoom};
+use crate::frame::{Budget, GuestSliceMut, HEAD_MAX, Layout, NoRoom};
 use crate::packet::EthernetHeader;
-use crate::port::rate::Budget;
 use crate::virtio::ring::{Chain, Segments};
 use std::ops::Range;
 
@@ -72,12 +71,12 @@ impl Reservation {
     }
 }
 
-impl Receive {
+impl<P: Passage> Receive<P> {
     pub(super) fn reserve_frames(&mut self, layout: Layout) -> Result<usize, NoRoom> {
         debug_assert!(layout.header <= HEAD_MAX, "headers fit the head");
         self.reservation.clear();
         self.reservation.header = layout.header;
-        if !self.gate.admits() {
+        if !self.passage.admits() {
             self.starved = true;
             return Err(NoRoom);
         }
@@ -116,7 +115,7 @@ impl Receive {
 
     /// How many of `count` frames of up to `bytes` may pass, at least one.
     fn affordable(&self, count: usize, bytes: usize) -> usize {
-        let budget = self.gate.budget();
+        let budget = self.passage.budget();
         if budget == Budget::UNLIMITED {
             return count;
         }

@@ -11,7 +11,7 @@
 //! are no finer than that.
 
 use crate::config::{Rate, RateLimit};
-use crate::frame::{GuestBurst, Segmentation};
+use crate::frame::{Budget, GuestBurst, Segmentation};
 use crate::time::Instant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,37 +90,6 @@ impl Limiter {
             packets: limit.packets.map(Bucket::new),
         };
         (limiter.bytes.is_some() || limiter.packets.is_some()).then(|| Arc::new(limiter))
-    }
-}
-
-/// What may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Bytes of frames.
-    pub bytes: u64,
-    /// Packets.
-    pub packets: u64,
-}
-
-impl Budget {
-    /// Whatever there is.
-    pub const UNLIMITED: Self = Self {
-        bytes: u64::MAX,
-        packets: u64::MAX,
-    };
-
-    /// True if not even one frame may pass.
-    pub const fn is_spent(self) -> bool {
-        self.bytes == 0 || self.packets == 0
-    }
-
-    /// What is left after a packet of `bytes`.
-    #[must_use]
-    pub const fn after(self, bytes: u64, packets: u64) -> Self {
-        Self {
-            bytes: self.bytes.saturating_sub(bytes),
-            packets: self.packets.saturating_sub(packets),
-        }
     }
 }
 

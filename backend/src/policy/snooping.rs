@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 /// Addresses of a guest that are kept.
-pub const SIGHTINGS_MAX: usize = 32;
+pub const SNOOPED_MAX: usize = 32;
 
 const IPV4_LEN: usize = 20;
 const IPV4_NO_OPTIONS: u8 = 0x45;
@@ -31,7 +31,7 @@ const DHCP_CIADDR: usize = 12;
 
 /// What gave an address away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SightingSource {
+pub enum SnoopSource {
     /// The sender of an ARP packet.
     Arp,
     /// A neighbour message: its source, or the address it is about.
@@ -42,28 +42,28 @@ pub enum SightingSource {
 
 /// An address the guest was seen to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sighting {
+pub struct SnoopedAddress {
     /// The address.
     pub address: IpAddr,
     /// From which MAC.
     pub mac: MacAddr,
     /// What last gave it away.
-    pub source: SightingSource,
+    pub source: SnoopSource,
     /// When that was.
     pub seen: Instant,
 }
 
 /// The addresses of the guest of one port.
 #[derive(Debug)]
-pub struct Sightings(Mutex<Vec<Sighting>>);
+pub struct Snooping(Mutex<Vec<SnoopedAddress>>);
 
-impl Default for Sightings {
+impl Default for Snooping {
     fn default() -> Self {
-        Self(Mutex::new(Vec::with_capacity(SIGHTINGS_MAX)))
+        Self(Mutex::new(Vec::with_capacity(SNOOPED_MAX)))
     }
 }
 
-impl Sightings {
+impl Snooping {
     /// Looks at the first bytes of an admitted frame of the guest.
     #[inline]
     pub fn look(&self, now: Instant, head: &[u8]) {
@@ -73,26 +73,26 @@ impl Sightings {
     }
 
     /// The addresses, those seen last first.
-    pub fn all(&self) -> Vec<Sighting> {
+    pub fn all(&self) -> Vec<SnoopedAddress> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.sort_by_key(|sighting| std::cmp::Reverse(sighting.seen));
         all
     }
 
     #[cold]
-    fn note(&self, now: Instant, head: &[u8], source: SightingSource, address: IpAddr) {
+    fn note(&self, now: Instant, head: &[u8], source: SnoopSource, address: IpAddr) {
         let Ok(ethernet) = EthernetHeader::parse(head) else {
             return;
         };
         let Ok(mut table) = self.0.try_lock() else { return };
-        let sighting = Sighting {
+        let sighting = SnoopedAddress {
             address,
             mac: ethernet.src,
             source,
             seen: now,
         };
         let known = table.iter().position(|known| known.address == address);
-        if known.is_none() && table.len() < SIGHTINGS_MAX {
+        if known.is_none() && table.len() < SNOOPED_MAX {
             table.push(sighting);
             return;
         }
@@ -105,7 +105,7 @@ impl Sightings {
 
 /// The address a frame gives away, if it is of a kind that does.
 #[inline]
-fn address_of(head: &[u8]) -> Option<(SightingSource, IpAddr)> {
+fn address_of(head: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     let mut at = EthernetHeader::LEN;
     let mut ethertype = be16(head.get(..at)?, at - 2);
     if is_tag(ethertype) {
@@ -125,14 +125,14 @@ fn address_of(head: &[u8]) -> Option<(SightingSource, IpAddr)> {
     }
 }
 
-fn arp(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+fn arp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     let arp = ArpPacket::parse(packet)?;
     let usable = !arp.sender.is_unspecified() && !arp.sender.is_multicast() && !arp.sender.is_broadcast();
-    usable.then(|| (SightingSource::Arp, arp.sender.into()))
+    usable.then(|| (SnoopSource::Arp, arp.sender.into()))
 }
 
 /// A solicitation from nobody is about an address the guest is about to use (RFC 4862 5.4.2).
-fn neighbour(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+fn neighbour(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     let source = address6(packet, IPV6_SOURCE)?;
     let target = address6(packet, IPV6_LEN + ND_TARGET)?;
     let address = match *packet.get(IPV6_LEN)? {
@@ -142,10 +142,10 @@ fn neighbour(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
         _ => return None,
     };
     let usable = !address.is_unspecified() && !address.is_multicast();
-    usable.then(|| (SightingSource::NeighbourDiscovery, address.into()))
+    usable.then(|| (SnoopSource::NeighbourDiscovery, address.into()))
 }
 
-fn dhcp(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
+fn dhcp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     if *packet.first()? != IPV4_NO_OPTIONS {
         return None;
     }
@@ -156,7 +156,7 @@ fn dhcp(packet: &[u8]) -> Option<(SightingSource, IpAddr)> {
     let at = IPV4_LEN + UDP_LEN + DHCP_CIADDR;
     let address = Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?);
     let usable = !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast();
-    usable.then(|| (SightingSource::Dhcp, address.into()))
+    usable.then(|| (SnoopSource::Dhcp, address.into()))
 }
 
 fn address6(packet: &[u8], at: usize) -> Option<Ipv6Addr> {
@@ -164,5 +164,5 @@ fn address6(packet: &[u8], at: usize) -> Option<Ipv6Addr> {
 }
 
 #[cfg(test)]
-#[path = "sightings_tests.rs"]
+#[path = "snooping_tests.rs"]
 mod tests;

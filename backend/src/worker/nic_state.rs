@@ -4,7 +4,7 @@
 //! One worker hears the orders, all of them follow: each looks once a turn whether
 //! something has changed, which is a load of one number.
 
-use super::filter::{Asked, ReceiveFilter};
+use super::receive_filter::{Asked, ReceiveFilter};
 use crate::config::{MacCheck, PortConfig};
 use crate::packet::MacAddr;
 use crate::virtio::control::Order;
@@ -15,7 +15,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F
 
 /// The card of a port.
 #[derive(Debug)]
-pub struct Card {
+pub struct NicState {
     /// The MAC it was made with.
     mac: Option<MacAddr>,
     /// Whether its driver may give it another.
@@ -36,14 +36,14 @@ struct Settings {
 
 /// What follows for a worker.
 #[derive(Clone, Debug)]
-pub struct CardState {
+pub struct ReceiveSettings {
     /// What the card takes.
     pub filter: ReceiveFilter,
     /// The acknowledged features, without offloads that are switched off.
     pub features: Features,
 }
 
-impl Card {
+impl NicState {
     /// The card of a port, as no driver has touched it.
     pub fn new(config: &PortConfig) -> Self {
         let is_checked = config.mac.is_some() && config.policy.mac_check == MacCheck::Enforced;
@@ -66,7 +66,7 @@ impl Card {
 
     /// Carries out an order of a driver that has acknowledged `features`. False if it
     /// cannot be.
-    pub fn obey(&self, order: Order, features: Features) -> bool {
+    pub fn apply(&self, order: Order, features: Features) -> bool {
         self.change(|settings| match order {
             // The front end enables the rings of the pairs in use; nothing changes here.
             Order::QueuePairs(n) => (1..=self.queue_pairs).contains(&n),
@@ -106,7 +106,7 @@ impl Card {
     }
 
     /// What follows from the settings for a driver that has acknowledged `features`.
-    pub fn state(&self, features: Features) -> CardState {
+    pub fn state(&self, features: Features) -> ReceiveSettings {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let filter = if features.has(VIRTIO_NET_F_CTRL_RX) {
             let mut asked = settings.asked.clone();
@@ -121,7 +121,7 @@ impl Card {
             .offloads
             .filter(|_| features.has(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS));
         let features = narrowed.map_or(features, |on| Features(features.0 & (!GUEST_OFFLOADS | on)));
-        CardState { filter, features }
+        ReceiveSettings { filter, features }
     }
 
     fn change(&self, act: impl FnOnce(&mut Settings) -> bool) -> bool {
@@ -143,5 +143,5 @@ impl Settings {
 }
 
 #[cfg(test)]
-#[path = "card_tests.rs"]
+#[path = "nic_state_tests.rs"]
 mod tests;

@@ -44,8 +44,8 @@ fn dhcp(ciaddr: [u8; 4], server_port: u16) -> Vec<u8> {
     packet
 }
 
-fn seen(frames: &[Vec<u8>]) -> Vec<(SightingSource, String)> {
-    let sightings = Sightings::default();
+fn seen(frames: &[Vec<u8>]) -> Vec<(SnoopSource, String)> {
+    let sightings = Snooping::default();
     for (n, frame) in (0..).zip(frames) {
         sightings.look(Instant::from_nanos(n), frame);
     }
@@ -56,7 +56,7 @@ fn seen(frames: &[Vec<u8>]) -> Vec<(SightingSource, String)> {
 
 #[test]
 fn arp_neighbour_discovery_and_dhcp_give_addresses_away_tagged_or_not() {
-    use SightingSource::{Arp, Dhcp, NeighbourDiscovery};
+    use SnoopSource::{Arp, Dhcp, NeighbourDiscovery};
     for tag in [None, Some(7)] {
         let frames = [
             ethernet(0x0806, tag, &arp([192, 0, 2, 5])),
@@ -98,7 +98,7 @@ fn frames_cut_anywhere_are_no_harm() {
         ethernet(0x86dd, None, &nd(136, "fe80::9", "2001:db8::a")),
         ethernet(0x0800, None, &dhcp([192, 0, 2, 6], 67)),
     ];
-    let sightings = Sightings::default();
+    let sightings = Snooping::default();
     for frame in &whole {
         for len in 0..frame.len() {
             sightings.look(Instant::default(), &frame[..len]);
@@ -109,7 +109,7 @@ fn frames_cut_anywhere_are_no_harm() {
 
 #[test]
 fn a_guest_that_makes_up_addresses_fills_the_table_and_no_more() {
-    let sightings = Sightings::default();
+    let sightings = Snooping::default();
     let mut now = Instant::default();
     let own = ethernet(0x0806, None, &arp([192, 0, 2, 5]));
     for n in 0..10_000u16 {
@@ -121,7 +121,7 @@ fn a_guest_that_makes_up_addresses_fills_the_table_and_no_more() {
         }
     }
     let all = sightings.all();
-    assert_eq!(all.len(), SIGHTINGS_MAX);
+    assert_eq!(all.len(), SNOOPED_MAX);
     // One that is used stays.
     assert!(all.iter().any(|sighting| sighting.address.to_string() == "192.0.2.5"));
 }

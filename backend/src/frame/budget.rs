@@ -1,0 +1,32 @@
+//! How much may pass at once.
+
+/// What may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of frames.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+impl Budget {
+    /// Whatever there is.
+    pub const UNLIMITED: Self = Self {
+        bytes: u64::MAX,
+        packets: u64::MAX,
+    };
+
+    /// True if not even one frame may pass.
+    pub const fn is_spent(self) -> bool {
+        self.bytes == 0 || self.packets == 0
+    }
+
+    /// What is left after a packet of `bytes`.
+    #[must_use]
+    pub const fn after(self, bytes: u64, packets: u64) -> Self {
+        Self {
+            bytes: self.bytes.saturating_sub(bytes),
+            packets: self.packets.saturating_sub(packets),
+        }
+    }
+}
