@@ -1,4 +1,5 @@
-//! A port in the shape of a vhost-user device: [`VhostUserBackend`] and [`NetDevice`].
+//! A port as a vhost-user device ([`VhostUserBackend`], [`NetDevice`]): requests become commands
+//! to the workers.
 
 use super::memory::Memory;
 use super::message::Message;
@@ -25,7 +26,7 @@ const MTU_MAX: u64 = 65535;
 /// A port as the device of one connection.
 pub struct Device {
     port: Arc<Port>,
-    /// The memory table the workers have; the next one goes on with its log.
+    /// The memory table the workers use; the next one inherits its dirty log.
     memory: Mutex<Option<Arc<GuestMap>>>,
 }
 

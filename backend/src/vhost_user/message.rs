@@ -56,7 +56,7 @@ pub enum Malformed {
     #[error("request {0} should have exactly one file descriptor for each thing it is about")]
     MissingFiles(u32),
     /// An answer where a request is due.
-    #[error("message {0} is an answer, but nothing was asked")]
+    #[error("message {0} is an answer where a request is expected")]
     Reply(u32),
     /// The connection ended in the middle of a message.
     #[error("the connection ended in the middle of a message")]

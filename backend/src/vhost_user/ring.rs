@@ -70,7 +70,7 @@ impl Ring {
     /// A ring in `memory` that `host` runs, of which nothing is known yet.
     ///
     /// # Errors
-    /// None with the constant size that is asked for here.
+    /// None: the maximum size is a constant that the queue accepts.
     pub fn new(host: Box<dyn RingHost>, memory: Memory) -> Result<Self, QueueError> {
         Ok(Self {
             queue: VringMutex::new(memory, MAX_RING_SIZE)?,

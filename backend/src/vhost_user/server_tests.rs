@@ -37,7 +37,7 @@ fn port() -> Arc<Port> {
     Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Idle))).unwrap())
 }
 
-/// A mode that falls over the first time the guest's driver goes.
+/// A mode that panics at the first command.
 struct Fragile;
 
 impl Mode for Fragile {
@@ -177,7 +177,7 @@ fn one_off_ends_with_the_first_front_end_that_said_something() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let running = run(Endpoint::Listen(path.clone()), Lifetime::OneOff);
-    // Somebody only looks whether the socket is alive.
+    // A probe of whether the socket is alive.
     drop(UnixStream::connect(&path).unwrap());
     let mut front = UnixStream::connect(&path).unwrap();
     get_features(&mut front);
@@ -249,7 +249,7 @@ fn a_socket_somebody_else_has_put_in_place_of_ours_is_left_alone() {
 fn a_front_end_that_listens_is_connected_to_again_and_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
-    // Nobody listens yet: persistent waits for it.
+    // No front end listens yet: a persistent server waits for one.
     let running = run(Endpoint::Connect(path.clone()), Lifetime::Persistent);
     for _ in 0..2 {
         let listener = UnixListener::bind(&path).unwrap();

@@ -1,14 +1,14 @@
-//! One front end: what it has agreed to, its memory and rings, and what each of its
+//! One front end: the features it has accepted, its memory and rings, and what each of its
 //! requests does ("Front-end message types" of the vhost-user specification).
 //!
 //! No socket here: [`Session::on_request`] takes a request and returns the answer. A
 //! request that breaks the protocol ends the connection ([`Rejected`]).
 //!
-//! Front ends differ. What is done about it, each with a test that names the front end:
+//! Front ends differ. How the session treats each, with a test that names the front end:
 //!
-//! | front end | what it does | what is done here |
+//! | front end | what it does | effect |
 //! |---|---|---|
-//! | QEMU | SET_VRING_ENABLE before SET_FEATURES, also after RESET_DEVICE | taken: the ring is enabled |
+//! | QEMU | SET_VRING_ENABLE before SET_FEATURES, also after RESET_DEVICE | the ring is enabled |
 //! | QEMU, DPDK | read GET_QUEUE_NUM as queue pairs | answered in pairs before SET_OWNER |
 //! | cloud-hypervisor | reads GET_QUEUE_NUM as rings, after SET_OWNER | answered in rings |
 //! | one without protocol features | enables no ring | SET_FEATURES enables all |
@@ -39,21 +39,21 @@ const EVENT_RING: u64 = 0xff;
 /// The bit of SET_VRING_KICK, CALL and ERR that says there is no descriptor.
 const EVENT_NONE: u64 = 1 << 8;
 
-/// The device behind a session: what `vhost-user-backend` asks of one, and what it lacks.
+/// The device behind a session: a `vhost-user-backend` device with the requests of a NIC.
 pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     /// Queue pairs offered; the control ring is in no pair.
     fn queue_pairs(&self) -> usize;
 
-    /// SEND_RARP: the network should learn where the guest with this MAC is now.
+    /// SEND_RARP: announces on the network where the guest with this MAC is.
     fn announce(&self, mac: MacAddr);
 
     /// NET_SET_MTU: the front end shows the guest this MTU. False if it does not fit ours.
     fn set_mtu(&self, mtu: u64) -> bool;
 
-    /// SET_BACKEND_REQ_FD: the socket for what the device has to say to the front end.
+    /// SET_BACKEND_REQ_FD: the socket for requests of the device to the front end.
     fn set_back_channel(&self, channel: OwnedFd);
 
-    /// The front end is gone: lets its memory go. Its rings are reset afterwards.
+    /// The front end is gone: releases its memory. Its rings are reset afterwards.
     fn detach(&self);
 }
 
@@ -83,7 +83,7 @@ pub enum Refused {
     /// A ring that does not exist.
     #[error("the front end wants ring {ring}, but {rings} are offered: give it no more queues than --queue-pairs")]
     NoSuchRing {
-        /// Ring asked for.
+        /// Ring in the request.
         ring: u32,
         /// Rings offered.
         rings: u32,
@@ -151,11 +151,11 @@ pub struct Rejected {
     pub answer: Option<Message>,
 }
 
-/// What a request comes to.
+/// Result of a request.
 enum Outcome {
-    /// Nothing to say but whether it succeeded, if the front end asks.
+    /// An acknowledgement, true for success, if the front end wants one.
     Done(bool),
-    /// The answer every such request has.
+    /// The body of the answer that this request always has.
     Answer(Vec<u8>),
 }
 
@@ -173,7 +173,7 @@ pub struct Session<D: NetDevice> {
 }
 
 impl<D: NetDevice> Session<D> {
-    /// A front end that has not said anything yet, for `device` with rings run by `hosts`.
+    /// A session before its first request, for `device` with rings run by `hosts`.
     ///
     /// # Errors
     /// As [`Ring::new`].
@@ -190,7 +190,7 @@ impl<D: NetDevice> Session<D> {
         })
     }
 
-    /// Does what `request` asks for and returns the answer, if it has one.
+    /// Handles `request` and returns the answer, if it has one.
     ///
     /// # Errors
     /// [`Rejected`]: the connection must end.
@@ -414,7 +414,7 @@ impl<D: NetDevice> Session<D> {
 }
 
 impl<D: NetDevice> Drop for Session<D> {
-    /// The front end is gone: its rings stop and its memory is let go.
+    /// The front end is gone: stops its rings and releases its memory.
     fn drop(&mut self) {
         self.device.detach();
         self.rings.iter_mut().for_each(Ring::reset);
