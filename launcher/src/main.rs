@@ -12,7 +12,6 @@ mod capabilities;
 mod cli;
 mod client;
 mod cloud_init;
-mod companion;
 mod completion;
 mod config;
 mod events;
@@ -40,6 +39,7 @@ mod signals;
 mod startup;
 mod validate;
 mod vmm;
+mod vmm_process;
 mod watcher;
 
 use attachment::Site;

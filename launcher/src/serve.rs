@@ -11,7 +11,6 @@ use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
 use crate::attachment::Site;
 use crate::cli::{Mode, RunArgs};
-use crate::companion::Companion;
 use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
@@ -21,6 +20,7 @@ use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
 use crate::service_manager;
 use crate::signals::SignalWatch;
 use crate::startup;
+use crate::vmm_process::VmmProcess;
 use hawser_backend::vhost_user::Lifetime;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -85,15 +85,15 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     for summary in machine.summaries() {
         log::info!("{summary}");
     }
-    let companion = match vmm {
+    let vmm_process = match vmm {
         [] => None,
         words => Some(
             site.namespace
-                .outside(|| Companion::start(words))
+                .outside(|| VmmProcess::start(words))
                 .map_err(Failure::runtime)??,
         ),
     };
-    if let Some(vmm) = &companion {
+    if let Some(vmm) = &vmm_process {
         watch.hand_to(vmm.signals());
     }
     sandbox.enter(ThreadKind::Launcher).map_err(Failure::runtime)?;
@@ -101,12 +101,12 @@ pub fn serve(order: Order<'_>) -> Result<(), Failure> {
     let hotplug = hotplug
         .map(|setup| Hotplug::start(setup, Arc::clone(&machine)))
         .transpose()?;
-    if let (Some(hotplug), Some(_)) = (&hotplug, &companion) {
+    if let (Some(hotplug), Some(_)) = (&hotplug, &vmm_process) {
         hotplug.show_links();
         watch.ask_first(hotplug.clone());
     }
     let api = start_api(run, &machine, hotplug)?;
-    let vmm = companion.map(|vmm| accompany(vmm, &machine)).transpose()?;
+    let vmm = vmm_process.map(|vmm| accompany(vmm, &machine)).transpose()?;
     service_manager::ready(&machine);
     let served = machine.wait();
     service_manager::stopping();
@@ -133,10 +133,10 @@ fn start_api(run: &RunArgs, machine: &Arc<Machine>, hotplug: Option<Hotplug>) ->
 type VmmThread = JoinHandle<Result<ExitStatus, Failure>>;
 
 /// Starts a thread that waits for the VMM's end, which ends the machine too.
-fn accompany(companion: Companion, machine: &Arc<Machine>) -> Result<VmmThread, Failure> {
+fn accompany(process: VmmProcess, machine: &Arc<Machine>) -> Result<VmmThread, Failure> {
     let machine = Arc::clone(machine);
     let wait = move || {
-        let status = companion.wait();
+        let status = process.wait();
         machine.stop();
         status
     };

@@ -3,11 +3,11 @@
 //! Where there is a VMM the first signal that would end hawser asks the guest to shut down, and
 //! a second one is the VMM's: so is the first where the guest cannot be asked.
 
-use crate::companion::SignalSink;
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, PowerDown};
 use crate::machine::Machine;
 use crate::sandbox::{Sandbox, ThreadKind};
+use crate::vmm_process::SignalSink;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::{Handle, Signals};
 use std::sync::{Arc, OnceLock};

@@ -1,8 +1,8 @@
 //! The VM's end in order: its power button is pressed, the guest has the manifest's grace period
 //! to shut down, and only then is the VMM told to end.
 
-use crate::companion::SignalSink;
 use crate::vmm::running::VmmSocket;
+use crate::vmm_process::SignalSink;
 use std::time::{Duration, Instant};
 
 /// A VM that is to end, or none.

@@ -1,5 +1,5 @@
-//! The VMM as a companion: started when its sockets are ready, sent the signals that
-//! hawser is sent, and the end of it is the end of hawser.
+//! The VMM that hawser starts: when its sockets are ready. hawser forwards its own signals to it, and
+//! ends when it ends.
 
 use crate::failure::Failure;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -8,15 +8,15 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 
-/// A VMM that runs.
+/// A running VMM.
 #[derive(Debug)]
-pub struct Companion {
+pub struct VmmProcess {
     child: Child,
-    /// Names the process even when it has ended and its number is another's.
+    /// A pidfd: it names this process even after its number has another owner.
     handle: Arc<OwnedFd>,
 }
 
-/// What signals for the VMM are given to.
+/// Sends signals to the VMM.
 #[derive(Clone, Debug)]
 pub struct SignalSink(Arc<OwnedFd>);
 
@@ -24,13 +24,13 @@ impl SignalSink {
     /// Sends a signal, unless the VMM has ended.
     pub fn send(&self, signal: i32) {
         if let Some(signal) = Signal::from_named_raw(signal) {
-            // Fails only if nobody is left to hear it.
+            // Fails only if the process has ended.
             let _ = pidfd_send_signal(&*self.0, signal);
         }
     }
 }
 
-impl Companion {
+impl VmmProcess {
     /// Starts `words`: a program and its arguments.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Companion {
                 handle: Arc::new(handle),
             }),
             Err(error) => {
-                // Nobody waits for a VMM that cannot be told to end.
+                // Without a pidfd hawser could not end it later.
                 let _ = child.kill();
                 let _ = child.wait();
                 Err(Failure::runtime(format_args!("{}: {error}", program.display())))
@@ -56,15 +56,15 @@ impl Companion {
         }
     }
 
-    /// Where signals go.
+    /// A handle that sends signals to it.
     pub fn signals(&self) -> SignalSink {
         SignalSink(Arc::clone(&self.handle))
     }
 
-    /// Waits for the end.
+    /// Waits until it ends.
     ///
     /// # Errors
-    /// What waitpid(2) says.
+    /// What waitpid(2) returns.
     pub fn wait(mut self) -> Result<ExitStatus, Failure> {
         self.child
             .wait()
