@@ -7,13 +7,15 @@
 //! process, however that ends.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// A link that no other hawser takes; given back on drop.
+/// A link that no other hawser takes. The claim ends when its descriptor is closed, in every process
+/// that has a copy.
 #[derive(Debug)]
 pub struct Claim {
-    _name: UnixDatagram,
+    name: UnixDatagram,
 }
 
 impl Claim {
@@ -23,7 +25,19 @@ impl Claim {
     /// What bind(2) says: EADDRINUSE if another has it.
     pub fn on(name: &str) -> io::Result<Self> {
         let address = SocketAddr::from_abstract_name(format!("hawser/link/{name}"))?;
-        UnixDatagram::bind_addr(&address).map(|name| Self { _name: name })
+        UnixDatagram::bind_addr(&address).map(|name| Self { name })
+    }
+
+    /// Hands the claim over: the descriptor is all there is of it.
+    pub fn into_handover(self) -> OwnedFd {
+        self.name.into()
+    }
+
+    /// Takes over a claim.
+    pub fn from_handover(descriptor: OwnedFd) -> Self {
+        Self {
+            name: descriptor.into(),
+        }
     }
 }
 
@@ -38,6 +52,16 @@ mod tests {
         let other = Claim::on(&name).unwrap_err();
         assert_eq!(other.kind(), io::ErrorKind::AddrInUse);
         Claim::on(&format!("{name}x")).unwrap();
+        drop(claim);
+        Claim::on(&name).unwrap();
+    }
+
+    #[test]
+    fn a_claim_that_is_handed_over_lasts_until_its_new_holder_ends() {
+        let name = format!("handed{}", std::process::id());
+        let descriptor = Claim::on(&name).unwrap().into_handover();
+        let claim = Claim::from_handover(descriptor);
+        assert_eq!(Claim::on(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(claim);
         Claim::on(&name).unwrap();
     }

@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// Version of the lines below.
@@ -77,8 +78,21 @@ pub struct JournalError {
 /// The changes of this process in one network namespace. Undone on drop.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
+    /// `None` once it is handed over, so that the drop changes nothing.
+    kept: Option<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    record: JournalRecord,
+    /// Holds the lock on the file.
     file: File,
+}
+
+/// What a journal is beside its open file: plain data, for a process that takes it over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalRecord {
+    path: PathBuf,
     undo: Vec<Undo>,
 }
 
@@ -110,10 +124,9 @@ impl Journal {
             namespace: cookie,
         };
         write_line(&mut file, &header)?;
+        let record = JournalRecord { path, undo: Vec::new() };
         Ok(Self {
-            path,
-            file,
-            undo: Vec::new(),
+            kept: Some(Kept { record, file }),
         })
     }
 
@@ -122,19 +135,39 @@ impl Journal {
     /// # Errors
     /// What write(2) says; the change must not be made then.
     pub fn note(&mut self, undo: Undo) -> io::Result<()> {
-        write_line(&mut self.file, &undo)?;
-        self.undo.push(undo);
+        if let Some(kept) = &mut self.kept {
+            write_line(&mut kept.file, &undo)?;
+            kept.record.undo.push(undo);
+        }
         Ok(())
+    }
+
+    /// Hands the journal over: nothing is undone here. The descriptor holds the lock on the file.
+    /// Once every copy of it is closed, the next start takes the journal for that of a dead process.
+    pub fn into_handover(mut self) -> Option<(JournalRecord, OwnedFd)> {
+        let Kept { record, file } = self.kept.take()?;
+        Some((record, file.into()))
+    }
+
+    /// Takes over a journal, whose changes are undone when this is dropped.
+    pub fn from_handover(record: JournalRecord, file: OwnedFd) -> Self {
+        let file = file.into();
+        Self {
+            kept: Some(Kept { record, file }),
+        }
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        if undo_all(&self.undo) {
-            // Without changes there is nothing to keep; and if the file stays, because the
-            // folder is not the user's this process has become, it is empty.
-            let _ = self.file.set_len(0);
-            let _ = fs::remove_file(&self.path);
+        let Some(Kept { record, file }) = self.kept.take() else {
+            return;
+        };
+        if undo_all(&record.undo) {
+            // The file stays if its folder does not belong to the user this process has become.
+            // It is empty then.
+            let _ = file.set_len(0);
+            let _ = fs::remove_file(&record.path);
         }
     }
 }

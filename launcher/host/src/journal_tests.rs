@@ -8,6 +8,30 @@ fn delete(name: &str) -> Undo {
     }
 }
 
+fn path(journal: &Journal) -> &Path {
+    &journal.kept.as_ref().unwrap().record.path
+}
+
+#[test]
+fn a_journal_that_is_handed_over_is_undone_by_the_process_that_has_it_and_by_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::begin(folder.path()).unwrap();
+    let file = path(&journal).to_owned();
+    journal.note(delete("hawser-nobody")).unwrap();
+    let written = fs::read(&file).unwrap();
+    let (record, descriptor) = journal.into_handover().unwrap();
+    // Neither the old process nor one that starts meanwhile touches it.
+    recover(folder.path());
+    assert_eq!(fs::read(&file).unwrap(), written);
+    let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
+    let mut journal = Journal::from_handover(record, descriptor);
+    journal.note(delete("hawser-other")).unwrap();
+    recover(folder.path());
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 3);
+    drop(journal);
+    assert!(!file.exists());
+}
+
 #[test]
 fn a_journal_is_read_back_up_to_the_line_that_was_cut_off() {
     let folder = tempfile::tempdir().unwrap();
@@ -17,9 +41,11 @@ fn a_journal_is_read_back_up_to_the_line_that_was_cut_off() {
     for step in &steps {
         journal.note(step.clone()).unwrap();
     }
-    journal.file.write_all(b"{\"delete_link\":{\"na").unwrap();
-    assert_eq!(read(&File::open(&journal.path).unwrap(), cookie).unwrap(), steps);
-    assert_eq!(read(&File::open(&journal.path).unwrap(), cookie + 1), None);
+    let kept = journal.kept.as_mut().unwrap();
+    kept.file.write_all(b"{\"delete_link\":{\"na").unwrap();
+    let path = path(&journal);
+    assert_eq!(read(&File::open(path).unwrap(), cookie).unwrap(), steps);
+    assert_eq!(read(&File::open(path).unwrap(), cookie + 1), None);
 }
 
 #[test]
@@ -27,7 +53,7 @@ fn a_journal_with_an_owner_is_left_alone_and_goes_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let first = Journal::begin(folder.path()).unwrap();
     let second = Journal::begin(folder.path()).unwrap();
-    assert!(first.path.exists() && second.path.exists() && first.path != second.path);
+    assert!(path(&first).exists() && path(&second).exists() && path(&first) != path(&second));
     drop(first);
     drop(second);
     let left: Vec<_> = fs::read_dir(folder.path())
