@@ -7,11 +7,10 @@
 //! listens, so it is told which ports are the pod's: those of programs that listen when we
 //! start, those of forwards, and those that are kept on purpose.
 
-use super::{MasqueradeError, MasqueradeSetup};
 use crate::config::{EveryPort, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
+use crate::nat::engine::Engine;
 use crate::nat::listen::Families;
-use crate::nat::tcp::{self, TcpFlows};
-use crate::nat::udp::{self, UdpFlows};
+use crate::nat::{tcp, udp};
 use crate::sys::lookup::{LookupError, SocketLookup, Taker};
 use rustix::thread::{CapabilitySet, capabilities};
 use socket2::Socket;
@@ -22,25 +21,24 @@ use std::path::Path;
 
 const DNS_PORT: u16 = 53;
 
-/// Has `tcp` and `udp` serve every port that is wanted, while what is returned lives.
+/// Has `engine` serve every wanted port for as long as the returned program is attached.
 /// Forwards must be listened on already.
 ///
 /// # Errors
 /// The system does not let us, and that is not to be taken with a warning.
 pub fn serve(
-    setup: &MasqueradeSetup<'_>,
+    name: &str,
+    config: &MasqueradeConfig,
     families: Families,
-    tcp: &mut TcpFlows,
-    udp: &mut UdpFlows,
-) -> Result<Option<SocketLookup>, MasqueradeError> {
-    let Some(wanted) = &setup.mode.every_port else {
+    engine: &mut Engine,
+) -> Result<Option<SocketLookup>, EveryPortError> {
+    let Some(wanted) = &config.every_port else {
         return Ok(None);
     };
-    let name = &setup.port.name;
-    let opened = match check_namespace(wanted).and_then(|()| open(setup.mode, wanted, families)) {
+    let opened = match check_namespace(wanted).and_then(|()| open(config, wanted, families)) {
         Ok(opened) => opened,
         Err(error) if wanted.otherwise == Otherwise::Warn => {
-            let forwards: Vec<String> = setup.mode.forwards.iter().map(ToString::to_string).collect();
+            let forwards: Vec<String> = config.forwards.iter().map(ToString::to_string).collect();
             let reached = match &forwards[..] {
                 [] => "no port reaches".into(),
                 forwards => format!("only {} of every port reach", forwards.join(" ")),
@@ -48,7 +46,7 @@ pub fn serve(
             log::warn!("port {name}: {reached} the guest from outside: {error}; what the guest begins is served");
             return Ok(None);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if !opened.kept.is_empty() {
         log::warn!(
@@ -68,10 +66,10 @@ pub fn serve(
         source,
     };
     for socket in opened.tcp {
-        tcp.listen_at_any_port(socket, &setup.poller).map_err(unwatched)?;
+        engine.listen_at_any_port(Transport::Tcp, socket).map_err(unwatched)?;
     }
     for socket in opened.udp {
-        udp.listen_at_any_port(socket, &setup.poller).map_err(unwatched)?;
+        engine.listen_at_any_port(Transport::Udp, socket).map_err(unwatched)?;
     }
     Ok(Some(opened.lookup))
 }

@@ -1,23 +1,27 @@
 //! How addresses map between the guest's private network and the host's sockets.
 //!
-//! Outbound: most destinations are left as they are. The gateway's port 53 goes to a
-//! name server the guest cannot reach itself (on the pod's loopback, for one), mapped addresses go to the pod's loopback, and
-//! what must not be reached (loopback, the private network itself) is refused.
-//! Inbound: a client on the pod's own loopback is seen by the guest as the gateway.
+//! Outbound: most destinations are left as they are. The gateway's port 53 maps to a name server
+//! the guest cannot reach itself (on the pod's loopback, for one), mapped addresses map to the
+//! pod's loopback, and destinations that must not be reached (loopback, the private network
+//! itself) are refused. Inbound: the guest sees a client on the pod's loopback as the gateway.
 
-use crate::config::{Ipv4Link, Ipv6Link, MasqueradeConfig};
+use crate::config::{Ipv4Link, Ipv6Link};
 use crate::counters::DropReason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const DNS_PORT: u16 = 53;
 
-/// The address map of one port. Only the name servers change while the port lives.
-#[derive(Clone, Debug)]
+/// The address map of one port. Only the name servers change at run time.
+#[derive(Clone, Debug, Default)]
 pub struct AddressMap {
-    ipv4: Option<Ipv4Link>,
-    ipv6: Option<Ipv6Link>,
-    host_loopback: Vec<IpAddr>,
-    dns_forward: Vec<IpAddr>,
+    /// The guest's network, if the family is on.
+    pub ipv4: Option<Ipv4Link>,
+    /// The guest's network, if the family is on.
+    pub ipv6: Option<Ipv6Link>,
+    /// Addresses that stand for the host's loopback.
+    pub host_loopback: Vec<IpAddr>,
+    /// Name servers that questions to the gateway's port 53 go to.
+    pub dns_forward: Vec<IpAddr>,
 }
 
 /// Where a packet of the guest goes.
@@ -32,21 +36,6 @@ pub enum Destination {
 }
 
 impl AddressMap {
-    /// The map of `config`.
-    pub fn new(config: &MasqueradeConfig) -> Self {
-        Self {
-            ipv4: config.ipv4,
-            ipv6: config.ipv6,
-            host_loopback: config.map_host_loopback.clone(),
-            dns_forward: config.dns_forward.clone(),
-        }
-    }
-
-    /// Sends packets to the gateway's port 53 to other name servers.
-    pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
-        self.dns_forward = servers.to_vec();
-    }
-
     /// True if `dst` is the gateway's port 53.
     pub fn is_dns(&self, dst: SocketAddr) -> bool {
         dst.port() == DNS_PORT && self.gateway(dst.ip()) == Some(dst.ip())

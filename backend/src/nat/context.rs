@@ -1,17 +1,17 @@
-//! What every protocol of masquerade is handed with a call.
+//! What the engine passes to a protocol with each call.
 
-use super::steering::{Claim, Steering, SteeringKey};
 use crate::counters::Counters;
 use crate::frame::GuestSink;
 use crate::nat::address_map::AddressMap;
+use crate::nat::flow_key::{FlowKey, SteeringKey};
+use crate::nat::flow_owners::{Claim, Owners};
 use crate::nat::link::Link;
 use crate::poller::Poller;
 use crate::time::Instant;
-use std::net::SocketAddr;
 
-/// The surroundings of one call: the time, the guest, the world, and where to count.
+/// The surroundings of one call.
 pub struct Context<'a> {
-    /// What time it is.
+    /// The time of the call.
     pub now: Instant,
     /// Addresses and MTU of the guest's link.
     pub link: &'a Link,
@@ -21,20 +21,15 @@ pub struct Context<'a> {
     pub poller: &'a Poller,
     /// Where things are counted.
     pub counters: &'a Counters,
-    /// Who owns which flow, if there are several workers.
-    pub steering: Option<&'a Steering>,
+    /// The directory of flows, if there are several workers.
+    pub owners: Option<&'a Owners>,
     /// The guest's receive side.
     pub sink: &'a mut dyn GuestSink,
 }
 
 impl Context<'_> {
-    /// Notes that a flow made now belongs to this worker, if there are several.
-    pub fn claim(&self, protocol: u8, guest: SocketAddr, remote: SocketAddr) -> Option<Claim> {
-        let key = SteeringKey {
-            protocol,
-            guest,
-            remote,
-        };
-        self.steering.map(|steering| steering.claim(key))
+    /// Enters this worker as the owner of a new flow, if there are several workers.
+    pub fn claim(&self, protocol: u8, ends: FlowKey) -> Option<Claim> {
+        self.owners.map(|owners| owners.claim(SteeringKey { protocol, ends }))
     }
 }

@@ -1,25 +1,97 @@
-//! The guest's side of masquerade: its addresses, and headers written towards it.
+//! The guest's link: MACs and addresses of guest and gateway, and headers written towards the guest.
 
-use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link};
+use crate::config::{Ipv4Link, Ipv6Link};
 use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr};
-use std::net::{IpAddr, Ipv6Addr};
+use ipnet::Ipv6Net;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hop limit of everything we send to the guest, and of what we quote.
 const TTL: u8 = 64;
 
-/// The guest's link.
+/// The link between guest and gateway.
 #[derive(Clone, Debug)]
 pub struct Link {
+    /// Source of all frames to the guest.
+    pub gateway_mac: MacAddr,
     /// The guest's MAC: configured, or learned from its first frame.
     pub guest_mac: MacAddr,
     /// MTU in bytes of IP packet.
     pub mtu: u16,
-    /// IPv4 addresses, if on.
-    pub ipv4: Option<Ipv4Link>,
-    /// IPv6 addresses, if on.
-    pub ipv6: Option<Ipv6Link>,
-    /// The address the guest used last, where it makes up its own: what comes in goes there.
-    pub chosen_ipv6: Option<Ipv6Addr>,
+    /// The gateway's address of each family that is on.
+    pub gateway_ipv4: Option<Ipv4Addr>,
+    /// The gateway's address of IPv6.
+    pub gateway_ipv6: Option<Ipv6Addr>,
+    /// The guest's addresses.
+    pub guest: GuestAddresses,
+}
+
+/// The addresses a guest may send from, and the one of each family it is reached at.
+#[derive(Clone, Debug, Default)]
+pub struct GuestAddresses {
+    /// The guest's address, if the family is on.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The guest's address, if the family is on.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Set where the guest makes up further addresses (RFC 4862).
+    pub autoconfigured: Option<Autoconfigured>,
+}
+
+/// Addresses the guest makes up.
+#[derive(Clone, Copy, Debug)]
+pub struct Autoconfigured {
+    /// The prefix all are in, of 64 bits.
+    pub prefix: Ipv6Net,
+    /// The one address of the prefix, beside the anycast address of routers, that is the gateway's.
+    pub gateway: Ipv6Addr,
+    /// The guest's address used last: clients are connected to it.
+    pub last_used: Option<Ipv6Addr>,
+}
+
+impl Autoconfigured {
+    fn may_be_guest(&self, address: Ipv6Addr) -> bool {
+        self.prefix.contains(&address) && ![self.gateway, self.prefix.network()].contains(&address)
+    }
+}
+
+impl GuestAddresses {
+    /// The addresses of a guest on links with fixed addresses.
+    pub fn of_links(ipv4: Option<Ipv4Link>, ipv6: Option<Ipv6Link>) -> Self {
+        let autoconfigured = ipv6.filter(Ipv6Link::autoconfigures).map(|link| Autoconfigured {
+            prefix: link.network,
+            gateway: link.gateway,
+            last_used: None,
+        });
+        Self {
+            ipv4: ipv4.map(|link| link.guest),
+            ipv6: ipv6.map(|link| link.guest),
+            autoconfigured,
+        }
+    }
+
+    /// True if `address` is one the guest may send from.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.ipv4 == Some(address),
+            IpAddr::V6(address) => self.ipv6 == Some(address) || self.is_autoconfigured(address),
+        }
+    }
+
+    fn is_autoconfigured(&self, address: Ipv6Addr) -> bool {
+        self.autoconfigured.is_some_and(|own| own.may_be_guest(address))
+    }
+
+    /// Records that the guest has used or claimed `address`; true if that changes the address
+    /// it is reached at.
+    pub fn learn(&mut self, address: Ipv6Addr) -> bool {
+        let is_own = self.ipv6 == Some(address);
+        match &mut self.autoconfigured {
+            Some(own) if own.last_used != Some(address) && (is_own || own.may_be_guest(address)) => {
+                own.last_used = Some(address);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The network header of a packet towards the guest.
@@ -123,28 +195,23 @@ impl Packet<'_> {
 }
 
 impl Link {
-    /// The guest's address of the family of `like`, if that family is on: of several the one
-    /// it used last.
+    /// The guest's address of the family of `like`, if that family is on; where it has several,
+    /// the one it used last.
     pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
-            IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.guest)),
-            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(self.chosen_ipv6.unwrap_or(l.guest))),
+            IpAddr::V4(_) => self.guest.ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => {
+                let last_used = self.guest.autoconfigured.and_then(|own| own.last_used);
+                self.guest.ipv6.map(|fixed| IpAddr::V6(last_used.unwrap_or(fixed)))
+            }
         }
     }
 
     /// The gateway's address of the family of `like`, if that family is on.
     pub fn gateway_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
-            IpAddr::V4(_) => self.ipv4.map(|l| IpAddr::V4(l.gateway)),
-            IpAddr::V6(_) => self.ipv6.map(|l| IpAddr::V6(l.gateway)),
-        }
-    }
-
-    /// True if `address` is one the guest may send from.
-    pub fn is_guest(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(a) => self.ipv4.is_some_and(|l| l.guest == a),
-            IpAddr::V6(a) => self.ipv6.is_some_and(|l| l.may_be_guest(a)),
+            IpAddr::V4(_) => self.gateway_ipv4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.gateway_ipv6.map(IpAddr::V6),
         }
     }
 
@@ -165,7 +232,7 @@ impl Link {
         };
         EthernetHeader {
             dst: self.guest_mac,
-            src: GATEWAY_MAC,
+            src: self.gateway_mac,
             ethertype,
         }
         .emit(out);

@@ -1,44 +1,31 @@
-//! Several queue pairs: one worker owns a flow, whichever ring its frames come on.
+//! Several queue pairs: frames and flows that pass from one worker to another.
 //!
 //! A flow belongs to the worker that made it. The guest chooses the transmit ring of
 //! each frame anew, as a rule by the CPU the program runs on, so a frame may come to
-//! another worker than its flow's. That worker looks the owner up and hands it a copy.
-//! With one queue pair none of this exists.
+//! another worker than its flow's. That worker looks the owner up ([`flow_owners`](super::flow_owners))
+//! and hands it a copy. With one queue pair none of this exists.
 //!
 //! A flow is given to another worker when the guest has switched its owner's queue pair off,
-//! or sends it on another pair for good. The flow is put into the
-//! other's mailbox before that one is entered as its owner: whoever finds himself entered and
-//! does not have the flow finds it there.
+//! or sends it on another pair for good ([`moving`](super::moving)). The flow is put into the
+//! other's mailbox before that worker is entered as its owner: a worker that is entered as the
+//! owner and does not have the flow finds it in its mailbox.
 
+use super::flow_key::SteeringKey;
+use super::flow_owners::Owners;
+use super::owner;
+use super::{tcp, udp};
 use crate::frame::{GuestFrame, Offload};
-use crate::nat::owner;
-use crate::nat::{tcp, udp};
 use crate::packet::MacAddr;
 use crate::poller::{Interest, Poller, Token};
 use ipnet::Ipv6Net;
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// No worker has this number.
-const NOBODY: usize = usize::MAX;
 /// Bytes of frames that may wait for one worker.
 const MAILBOX: usize = 4 << 20;
-
-/// A flow of any protocol, by its ends as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SteeringKey {
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
-}
 
 /// A frame handed from one worker to another.
 pub struct Handed {
@@ -50,15 +37,6 @@ pub struct Handed {
     pub from: usize,
 }
 
-/// Whose a flow is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// This worker's.
-    Me,
-    /// Another one's.
-    Worker(usize),
-}
-
 /// A flow on its way to another worker.
 pub enum MovedFlow {
     /// A TCP connection.
@@ -68,14 +46,14 @@ pub enum MovedFlow {
 }
 
 #[derive(Default)]
-struct Letters {
+struct Contents {
     flows: Vec<MovedFlow>,
     frames: Vec<Handed>,
     bytes: usize,
 }
 
 struct Mailbox {
-    letters: Mutex<Letters>,
+    contents: Mutex<Contents>,
     wake: EventFd,
     /// Whether the worker's queue pair is in use.
     is_up: AtomicBool,
@@ -83,23 +61,23 @@ struct Mailbox {
 
 impl Mailbox {
     fn ring(&self) {
-        // Fails only if the counter is at its highest, and then the owner is told anyway.
+        // Fails only if the counter is at its highest, and then the owner is woken anyway.
         let _ = self.wake.write(1);
     }
 }
 
-/// What the workers of a port share.
+/// State shared by the workers of a port.
 pub struct Directory {
-    /// The guest's MAC as a number, 0 while no frame of the guest has come.
+    /// The guest's MAC as a number, 0 until a frame of the guest has arrived.
     guest_mac: AtomicU64,
     /// The interface identifier of the address the guest made up and used last, 0 for none.
     guest_identifier: AtomicU64,
-    owners: RwLock<HashMap<SteeringKey, usize>>,
+    owners: Vec<Owners>,
     mailboxes: Vec<Mailbox>,
 }
 
 impl Directory {
-    /// A directory for `workers` workers; `None` for one, who owns everything.
+    /// A directory for `workers` workers; `None` for one, which owns everything.
     ///
     /// # Errors
     /// The system has no descriptor left.
@@ -110,7 +88,7 @@ impl Directory {
         let mailboxes = (0..workers)
             .map(|_| {
                 Ok(Mailbox {
-                    letters: Mutex::default(),
+                    contents: Mutex::default(),
                     wake: EventFd::new(EFD_NONBLOCK)?,
                     is_up: AtomicBool::new(false),
                 })
@@ -119,52 +97,35 @@ impl Directory {
         Ok(Some(Arc::new(Self {
             guest_mac: AtomicU64::new(0),
             guest_identifier: AtomicU64::new(0),
-            owners: RwLock::default(),
+            owners: Owners::of_workers(workers),
             mailboxes,
         })))
     }
 }
 
-/// One worker's part in it.
+/// One worker's access to the shared state.
 #[derive(Clone)]
 pub struct Steering {
     me: usize,
+    owners: Owners,
     directory: Arc<Directory>,
 }
 
-/// A flow entered in the directory, until dropped. Behind a pointer: every flow has room
-/// for one, few ports have several workers.
-pub struct Claim(Box<Entry>);
-
-struct Entry {
-    key: SteeringKey,
-    steering: Steering,
-}
-
-impl Claim {
-    /// Lets go of the flow without taking it out: another worker is about to be its owner.
-    pub fn pass_on(mut self) -> SteeringKey {
-        let key = self.0.key;
-        self.0.steering.me = NOBODY;
-        key
-    }
-}
-
-impl std::fmt::Debug for Claim {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Claim({:?})", self.0.key)
-    }
-}
-
 impl Steering {
-    /// The part of worker `me`, whose poller tells when frames were handed to it.
+    /// Access for worker `me`, whose poller reports frames handed to it.
     ///
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
         let token = Token::new(owner::HANDOVER, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
-        Ok(Self { me, directory })
+        let owners = directory.owners[me].clone();
+        Ok(Self { me, owners, directory })
+    }
+
+    /// The directory of flows.
+    pub const fn owners(&self) -> &Owners {
+        &self.owners
     }
 
     /// Tells the other workers which MAC the guest uses.
@@ -194,27 +155,8 @@ impl Steering {
         (number != 0).then(|| Ipv6Addr::from_bits(prefix.network().to_bits() | u128::from(number)))
     }
 
-    /// Notes that a flow made now is ours.
-    pub fn claim(&self, key: SteeringKey) -> Claim {
-        let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
-        owners.insert(key, self.me);
-        Claim(Box::new(Entry {
-            key,
-            steering: self.clone(),
-        }))
-    }
-
-    /// Who owns the flow, if somebody does.
-    pub fn owner(&self, key: &SteeringKey) -> Option<Owner> {
-        let owners = self.directory.owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.get(key).map(|&owner| match owner {
-            me if me == self.me => Owner::Me,
-            other => Owner::Worker(other),
-        })
-    }
-
-    /// Says whether this worker's queue pair is in use. Those whose pairs are not are woken by
-    /// one that is from now on: it may take their flows.
+    /// Sets whether this worker's queue pair is in use. A pair that comes into use wakes the
+    /// workers whose pairs are not: it may take their flows.
     pub fn set_up(&self, up: bool) {
         let was = self.directory.mailboxes[self.me].is_up.swap(up, Ordering::AcqRel);
         if up && !was {
@@ -238,20 +180,20 @@ impl Steering {
     /// Hands a copy of `frame` to worker `owner`; false if its mailbox is full.
     pub fn hand_over(&self, owner: usize, frame: &GuestFrame<'_>) -> bool {
         let mailbox = &self.directory.mailboxes[owner];
-        let mut letters = lock(&mailbox.letters);
-        if letters.bytes + frame.len > MAILBOX {
+        let mut contents = lock(&mailbox.contents);
+        if contents.bytes + frame.len > MAILBOX {
             return false;
         }
         let mut bytes = vec![0; frame.len];
         frame.copy_to(0, &mut bytes);
-        letters.bytes += frame.len;
-        letters.frames.push(Handed {
+        contents.bytes += frame.len;
+        contents.frames.push(Handed {
             bytes,
             offload: frame.offload,
             from: self.me,
         });
-        let is_first = letters.frames.len() == 1;
-        drop(letters);
+        let is_first = contents.frames.len() == 1;
+        drop(contents);
         if is_first {
             mailbox.ring();
         }
@@ -261,60 +203,49 @@ impl Steering {
     /// Gives a flow to worker `owner`.
     pub fn give(&self, owner: usize, key: SteeringKey, flow: MovedFlow) {
         let mailbox = &self.directory.mailboxes[owner];
-        let mut letters = lock(&mailbox.letters);
-        letters.flows.push(flow);
+        let mut contents = lock(&mailbox.contents);
+        contents.flows.push(flow);
         // Before the new owner can take the flow, and end it or pass it on.
-        let mut owners = self.directory.owners.write().unwrap_or_else(PoisonError::into_inner);
-        owners.insert(key, owner);
-        drop((owners, letters));
+        self.owners.assign(key, owner);
+        drop(contents);
         mailbox.ring();
     }
 
     /// Takes the frames handed to us.
     pub fn take(&self) -> Vec<Handed> {
         let mailbox = &self.directory.mailboxes[self.me];
-        // Nothing to read means only that somebody else's wake-up came with ours.
+        // Nothing to read means only that two wake-ups were merged.
         let _ = mailbox.wake.read();
-        let mut letters = lock(&mailbox.letters);
-        letters.bytes = 0;
-        std::mem::take(&mut letters.frames)
+        let mut contents = lock(&mailbox.contents);
+        contents.bytes = 0;
+        std::mem::take(&mut contents.frames)
     }
 
     /// Takes the flows given to us.
     pub fn take_flows(&self) -> Vec<MovedFlow> {
-        std::mem::take(&mut lock(&self.directory.mailboxes[self.me].letters).flows)
+        std::mem::take(&mut lock(&self.directory.mailboxes[self.me].contents).flows)
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let Entry { key, steering } = &*self.0;
-        let mut owners = steering
-            .directory
-            .owners
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Another worker may have made the flow anew meanwhile.
-        if owners.get(key) == Some(&steering.me) {
-            owners.remove(key);
-        }
-    }
-}
-
-fn lock(letters: &Mutex<Letters>) -> MutexGuard<'_, Letters> {
-    letters.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(contents: &Mutex<Contents>) -> MutexGuard<'_, Contents> {
+    contents.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::testing::OwnedFrame;
+    use crate::nat::flow_key::FlowKey;
+    use crate::nat::flow_owners;
+    use std::net::SocketAddr;
 
     fn key(port: u16) -> SteeringKey {
         SteeringKey {
             protocol: 6,
-            guest: SocketAddr::new([10, 0, 2, 2].into(), port),
-            remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
+            ends: FlowKey {
+                guest: SocketAddr::new([10, 0, 2, 2].into(), port),
+                remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
+            },
         }
     }
 
@@ -334,15 +265,20 @@ mod tests {
     #[test]
     fn a_flow_belongs_to_who_made_it_until_it_ends() {
         let (a, b) = pair();
+        let (a, b) = (a.owners(), b.owners());
         let claim = a.claim(key(1));
         assert_eq!(
             (a.owner(&key(1)), b.owner(&key(1))),
-            (Some(Owner::Me), Some(Owner::Worker(0)))
+            (Some(flow_owners::Owner::Me), Some(flow_owners::Owner::Worker(0)))
         );
         assert_eq!(b.owner(&key(2)), None);
         let anew = b.claim(key(1));
         drop(claim);
-        assert_eq!(a.owner(&key(1)), Some(Owner::Worker(1)), "the later claim stands");
+        assert_eq!(
+            a.owner(&key(1)),
+            Some(flow_owners::Owner::Worker(1)),
+            "the later claim stands"
+        );
         drop(anew);
         assert_eq!(a.owner(&key(1)), None);
     }

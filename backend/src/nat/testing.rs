@@ -1,12 +1,12 @@
-//! What stands around a protocol of masquerade in tests and fuzz targets: a guest made of
-//! memory on the default addresses, and a clock that is set by hand.
+//! A protocol's surroundings in tests and fuzz targets: a guest made of memory on the default
+//! addresses, and a clock that is set by hand.
 
-use crate::config::{Ipv4Link, Ipv6Link, MasqueradeConfig};
+use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
 use crate::counters::Counters;
 use crate::frame::testing::TestSink;
 use crate::nat::address_map::AddressMap;
 use crate::nat::context::Context;
-use crate::nat::link::Link;
+use crate::nat::link::{GuestAddresses, Link};
 use crate::packet::MacAddr;
 use crate::poller::Poller;
 use crate::time::Instant;
@@ -19,7 +19,7 @@ pub const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// A guest and its surroundings.
 pub struct Surroundings {
-    /// What time it is.
+    /// The time.
     pub now: Instant,
     /// The guest's link.
     pub link: Link,
@@ -58,20 +58,26 @@ impl Surroundings {
         Ok(Self {
             now: Instant::from_nanos(1_000_000_000),
             link: Link {
+                gateway_mac: GATEWAY_MAC,
                 guest_mac: GUEST_MAC,
                 mtu: 1500,
+                gateway_ipv4: config.ipv4.map(|link| link.gateway),
+                gateway_ipv6: config.ipv6.map(|link| link.gateway),
+                guest: GuestAddresses::of_links(config.ipv4, config.ipv6),
+            },
+            nat: AddressMap {
                 ipv4: config.ipv4,
                 ipv6: config.ipv6,
-                chosen_ipv6: None,
+                host_loopback: config.map_host_loopback,
+                dns_forward: config.dns_forward,
             },
-            nat: AddressMap::new(&config),
             poller: Poller::new()?,
             counters: Counters::default(),
             sink: TestSink::default(),
         })
     }
 
-    /// What a protocol is handed with a call.
+    /// The context of a call.
     pub fn context(&mut self) -> Context<'_> {
         Context {
             now: self.now,
@@ -79,7 +85,7 @@ impl Surroundings {
             nat: &self.nat,
             poller: &self.poller,
             counters: &self.counters,
-            steering: None,
+            owners: None,
             sink: &mut self.sink,
         }
     }

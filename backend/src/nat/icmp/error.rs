@@ -5,7 +5,6 @@
 //! the packet the guest sent, made again from what the flow knows of it. Type and code stay
 //! what the network said, where the guest speaks the same family.
 
-use crate::config::GATEWAY_MAC;
 use crate::frame::{GuestFrame, NoRoom, Offload};
 use crate::nat::context::Context;
 use crate::nat::link::{Link, Packet, PacketSpec};
@@ -263,7 +262,9 @@ fn asker(packet: &[u8]) -> Option<IpAddr> {
 /// one of its own (RFC 6724 5, rule 2).
 fn gateway_towards(ctx: &Context<'_>, guest: IpAddr) -> Option<IpAddr> {
     match guest {
-        IpAddr::V6(a) if a.is_unicast_link_local() => ctx.link.ipv6.map(|_| GATEWAY_MAC.link_local().into()),
+        IpAddr::V6(a) if a.is_unicast_link_local() => {
+            ctx.link.gateway_ipv6.map(|_| ctx.link.gateway_mac.link_local().into())
+        }
         _ => ctx.link.gateway_address(guest),
     }
 }

@@ -5,7 +5,7 @@
 
 use super::EchoRequest;
 use crate::frame::GuestFrame;
-use crate::nat::udp::FlowKey;
+use crate::nat::flow_key::FlowKey;
 use crate::packet::icmp::{v4, v6};
 use crate::packet::{IcmpHeader, be16, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -38,6 +38,6 @@ pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option
     let ports = quoted.get(ports..)?.first_chunk::<4>()?;
     Some(FlowKey {
         guest: SocketAddr::new(dst, be16(ports, 2)),
-        peer: SocketAddr::new(src, be16(ports, 0)),
+        remote: SocketAddr::new(src, be16(ports, 0)),
     })
 }

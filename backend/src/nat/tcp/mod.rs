@@ -44,9 +44,10 @@ use self::open::{connect_failed, forget_refusals};
 use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
 use super::addresses::Walk;
-use super::index::{SlotIndex, hash_ends};
+use super::flow_key::FlowKey;
+use super::flow_owners::Claim;
+use super::index::SlotIndex;
 use super::ip_options::traffic_class;
-use super::steering::Claim;
 use crate::config::Forward;
 use crate::counters::DropReason;
 use crate::frame::{GatherList, GuestBurst};
@@ -61,7 +62,6 @@ use crate::timers::{Scheduled, TimerQueue};
 use slab::Slab;
 use socket2::Socket;
 use std::collections::{HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -69,21 +69,6 @@ use std::time::Duration;
 pub use self::host_socket::listen;
 pub use self::moving::MovedFlow;
 pub use self::receive::Segment;
-
-/// Both ends of a connection, as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowKey {
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The other end.
-    pub remote: SocketAddr,
-}
-
-impl Hash for FlowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_ends([self.guest, self.remote], state);
-    }
-}
 
 /// A segment of the guest and the connection it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -319,7 +304,7 @@ impl TcpFlows {
         let key = flow.key();
         flow.generation = self.next_generation;
         self.next_generation = (flow.generation + 1) & GENERATION_MASK;
-        flow.claim = ctx.claim(protocol::TCP, key.guest, key.remote);
+        flow.claim = ctx.claim(protocol::TCP, key);
         flow.scheduled = Scheduled::default();
         (flow.is_queued, flow.awaits_room) = (false, false);
         flow.standing = Standing::default();

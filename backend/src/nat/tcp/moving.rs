@@ -1,7 +1,8 @@
 //! Connections that go from one worker to another.
 
-use super::{Flow, FlowKey, Progress, TcpFlows};
+use super::{Flow, Progress, TcpFlows};
 use crate::nat::context::Context;
+use crate::nat::flow_key::FlowKey;
 use crate::poller::Poller;
 
 /// A connection between two workers.

@@ -40,13 +40,13 @@ fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Op
     let mut header = [0; UdpHeader::LEN];
     UdpHeader {
         src_port: flow.key.guest.port(),
-        dst_port: flow.key.peer.port(),
+        dst_port: flow.key.remote.port(),
         payload_len: body.len(),
     }
     .emit(&mut header, 0);
     let quote = Packet {
         src: flow.key.guest.ip(),
-        dst: flow.key.peer.ip(),
+        dst: flow.key.remote.ip(),
         protocol: protocol::UDP,
         traffic_class: 0,
         header: &header,

@@ -3,13 +3,12 @@
 
 use super::class_watch::ClassWatch;
 use super::receive::Intake;
-use crate::nat::index::hash_ends;
+use crate::nat::flow_key::FlowKey;
+use crate::nat::flow_owners::Claim;
 use crate::nat::ip_options::SocketIpOptions;
-use crate::nat::steering::Claim;
 use crate::time::Instant;
 use crate::timers::Scheduled;
 use socket2::{Domain, Socket};
-use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -23,21 +22,6 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(120);
 /// From when on a flow used by both sides is taken for a stream, as in
 /// nf_conntrack_proto_udp: a question and its answer are over after [`TIMEOUT`].
 const STREAM_AFTER: Duration = Duration::from_secs(2);
-
-/// The two ends of a flow as the guest sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowKey {
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The other end; same family.
-    pub peer: SocketAddr,
-}
-
-impl Hash for FlowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_ends([self.guest, self.peer], state);
-    }
-}
 
 /// A flow in the table, told apart from earlier users of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

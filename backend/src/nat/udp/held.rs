@@ -5,11 +5,11 @@
 //! taken from any socket meanwhile: what waits there is the kernel's to bound, and held is
 //! what one call brought.
 
-use super::flow::FlowKey;
 use super::receive::{Towards, send_copy};
 use crate::counters::DropReason;
 use crate::frame::{HEAD_MAX, Layout, NoRoom, Offload};
 use crate::nat::context::Context;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::fragmenter::Fragmenter;
 use std::collections::VecDeque;
 

@@ -7,7 +7,7 @@
 //! datagrams. They are taken out right after and handled as if they had come to the
 //! listener.
 
-use super::flow::{Flow, FlowKey, FlowRef, Side};
+use super::flow::{Flow, FlowRef, Side};
 use super::held::Arrived;
 use super::receive::takes_runs;
 use super::{Turn, UdpFlows, socket};
@@ -16,6 +16,7 @@ use crate::counters::{Count, DropReason};
 use crate::frame::{Layout, Offload};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::listen::ListenError;
 use crate::nat::owner;
 use crate::packet::protocol;
@@ -231,7 +232,7 @@ impl UdpFlows {
         };
         let key = FlowKey {
             guest: SocketAddr::new(guest, ports.guest(local.port())),
-            peer: SocketAddr::new(seen, source.port()),
+            remote: SocketAddr::new(seen, source.port()),
         };
         if let Some(known) = self.table.find(&key)
             && self.table.get(known).is_some_and(|f| f.local == Some(local))
@@ -310,7 +311,7 @@ impl UdpFlows {
 
     /// Gives a flow its slot and has its socket watched.
     pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
-        flow.claim = ctx.claim(protocol::UDP, flow.key.guest, flow.key.peer);
+        flow.claim = ctx.claim(protocol::UDP, flow.key);
         let made = self.table.insert(flow);
         let token = Token {
             owner: owner::UDP,

@@ -29,6 +29,7 @@ mod transmit;
 pub use self::moving::MovedFlow;
 
 use super::addresses::Walk;
+use super::flow_key::FlowKey;
 use super::icmp::{IcmpError, refuse};
 use crate::counters::DropReason;
 use crate::frame::GuestBurst;
@@ -39,7 +40,6 @@ use crate::nat::owner;
 use crate::poller::{Readiness, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
-pub use flow::FlowKey;
 use flow::{Flow, FlowRef, Side};
 use inbound::Listener;
 use receive::{Receiver, Round};
@@ -96,6 +96,16 @@ pub struct Datagram {
     pub segment_size: Option<u16>,
 }
 
+impl Datagram {
+    /// The ends of its flow.
+    pub const fn key(&self) -> FlowKey {
+        FlowKey {
+            guest: self.src,
+            remote: self.dst,
+        }
+    }
+}
+
 /// Something that has datagrams for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -150,8 +160,8 @@ impl UdpFlows {
     }
 
     /// True if the flow is one of ours.
-    pub fn has(&self, guest: SocketAddr, peer: SocketAddr) -> bool {
-        self.table.find(&FlowKey { guest, peer }).is_some()
+    pub fn has(&self, key: &FlowKey) -> bool {
+        self.table.find(key).is_some()
     }
 
     /// Number of flows.
@@ -201,10 +211,7 @@ impl UdpFlows {
         self.by_flow.clear();
         let mut last: Option<(FlowKey, FlowRef)> = None;
         for (i, datagram) in datagrams.iter().enumerate() {
-            let key = FlowKey {
-                guest: datagram.src,
-                peer: datagram.dst,
-            };
+            let key = datagram.key();
             let same = last.filter(|(k, _)| *k == key).map(|(_, flow)| flow);
             let found = same
                 .or_else(|| self.table.find(&key))
@@ -232,7 +239,7 @@ impl UdpFlows {
             }
             None
         };
-        let peer = match ctx.nat.outbound(key.peer) {
+        let peer = match ctx.nat.outbound(key.remote) {
             Destination::World(peer) => peer,
             Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
             Destination::Refused(reason) => {

@@ -1,10 +1,10 @@
 //! Flows that go from one worker to another.
 
 use super::held::Held;
-use super::{Flow, FlowKey, UdpFlows};
+use super::{Flow, UdpFlows};
 use crate::nat::context::Context;
+use crate::nat::flow_key::FlowKey;
 use crate::poller::Poller;
-use std::net::SocketAddr;
 
 /// A flow between two workers, and what the guest had no room for.
 pub struct MovedFlow {
@@ -13,15 +13,14 @@ pub struct MovedFlow {
 }
 
 impl UdpFlows {
-    /// The ends of one of the flows, if there is any: the guest's, and its peer's.
-    pub fn any(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.table.any().map(|key| (key.guest, key.peer))
+    /// The ends of one of the flows, if there is any.
+    pub fn any(&self) -> Option<FlowKey> {
+        self.table.any()
     }
 
     /// Lets go of a flow, for another worker.
-    pub fn release(&mut self, guest: SocketAddr, peer: SocketAddr, poller: &Poller) -> Option<MovedFlow> {
-        let key = FlowKey { guest, peer };
-        let flow = self.table.find(&key)?;
+    pub fn release(&mut self, key: &FlowKey, poller: &Poller) -> Option<MovedFlow> {
+        let flow = self.table.find(key)?;
         let mut flow = self.table.take_out(flow)?;
         // Fails only for a descriptor that is not watched.
         let _ = poller.remove(&flow.socket);
@@ -29,7 +28,7 @@ impl UdpFlows {
             claim.pass_on();
         }
         flow.waiting = false;
-        let held = self.receiver.delivery.take(&key);
+        let held = self.receiver.delivery.take(key);
         Some(MovedFlow { flow, held })
     }
 

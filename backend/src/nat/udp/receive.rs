@@ -7,10 +7,11 @@
 //! asks for other room the next time.
 
 use super::errors;
-use super::flow::{Flow, FlowKey};
+use super::flow::Flow;
 use super::held::{Arrived, Delivery};
 use crate::frame::{Checksum, GuestCaps, Layout, NoRoom, Offload, Segmentation};
 use crate::nat::context::Context;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::fragmenter::Fragmenter;
 use crate::nat::link::{Link, Packet, PacketSpec};
 use crate::packet::checksum::Sum;
@@ -85,7 +86,7 @@ pub(super) struct Towards {
 
 impl Towards {
     pub(super) fn new(key: FlowKey, ctx: &Context<'_>) -> Self {
-        let header = Link::header_len(key.peer.ip()) + UdpHeader::LEN;
+        let header = Link::header_len(key.remote.ip()) + UdpHeader::LEN;
         Self {
             key,
             header,
@@ -120,11 +121,11 @@ impl Towards {
     /// complete.
     fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
         let header = UdpHeader {
-            src_port: self.key.peer.port(),
+            src_port: self.key.remote.port(),
             dst_port: self.key.guest.port(),
             payload_len: len,
         };
-        let (src, dst) = (self.key.peer.ip(), self.key.guest.ip());
+        let (src, dst) = (self.key.remote.ip(), self.key.guest.ip());
         let pseudo = |sum: Sum| sum.pseudo_header(src, dst, protocol::UDP, UdpHeader::LEN + len);
         header.emit(out, 0);
         let sum = match payload {
@@ -211,7 +212,7 @@ impl Receiver {
         for (i, length) in lengths[..count].iter_mut().enumerate() {
             *length = self.batch.message(i).len;
         }
-        let (src, dst) = (towards.key.peer.ip(), towards.key.guest.ip());
+        let (src, dst) = (towards.key.remote.ip(), towards.key.guest.ip());
         let link = ctx.link;
         ctx.sink.commit(&lengths[..count], &mut |i, len, out| {
             let spec = PacketSpec {
@@ -267,7 +268,7 @@ pub(super) fn send_copy(
 ) -> Result<(), NoRoom> {
     let mut header = [0; UdpHeader::LEN];
     let mut packet = Packet {
-        src: towards.key.peer.ip(),
+        src: towards.key.remote.ip(),
         dst: towards.key.guest.ip(),
         protocol: protocol::UDP,
         traffic_class: towards.traffic_class,

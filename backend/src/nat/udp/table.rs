@@ -8,7 +8,8 @@
 //! Flows begun by the world have a share of their own and never push out a stream of the
 //! guest's, so that a flood of made-up clients cannot end what the guest began.
 
-use super::flow::{Exchange, Flow, FlowKey, FlowRef, Side};
+use super::flow::{Exchange, Flow, FlowRef, Side};
+use crate::nat::flow_key::FlowKey;
 use crate::nat::index::SlotIndex;
 use crate::nat::owner;
 use crate::nat::recency::Recency;
@@ -275,7 +276,7 @@ impl FlowTable {
 
     /// Drops the flows to a peer that `is_gone` names.
     pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
-        let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.peer));
+        let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.remote));
         let gone: Vec<u32> = gone.filter_map(|(index, _)| u32::try_from(index).ok()).collect();
         for index in gone {
             let generation = self.flows[index as usize].generation;
@@ -326,7 +327,7 @@ mod tests {
     fn flow(port: u16, origin: Side, now: Instant) -> Flow {
         let key = FlowKey {
             guest: SocketAddr::new([10, 0, 2, 2].into(), port),
-            peer: SocketAddr::new([192, 0, 2, 1].into(), 53),
+            remote: SocketAddr::new([192, 0, 2, 1].into(), 53),
         };
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         Flow::new(key, socket, Domain::IPV4, origin, now)

@@ -2,7 +2,7 @@
 
 use super::sockets::Bench;
 use super::states::{ACK, ISS, Steps};
-use crate::nat::tcp::FlowKey;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::tcp::connection::{Progress, State};
 use crate::nat::tcp::driver::AT_ONCE;
 use crate::nat::test_support::{guest, host_seen};

@@ -1,7 +1,7 @@
 //! Ports of the guest's that the kernel does not give out by itself.
 
 use super::sockets::Bench;
-use crate::nat::tcp::FlowKey;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, host_seen, ip};
 use crate::packet::TcpFlags;
 use crate::sys::netns::enter_fresh;

@@ -2,7 +2,8 @@
 
 use super::sockets::Bench;
 use crate::counters::DropReason;
-use crate::nat::tcp::{FlowKey, TcpFlows};
+use crate::nat::flow_key::FlowKey;
+use crate::nat::tcp::TcpFlows;
 use crate::nat::test_support::{guest, host_seen, ip};
 use crate::packet::TcpFlags;
 use socket2::{Domain, Socket, Type};

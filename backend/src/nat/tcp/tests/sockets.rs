@@ -2,7 +2,8 @@
 //! the host's loopback.
 
 use crate::counters::DropReason;
-use crate::nat::tcp::{FlowKey, Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
+use crate::nat::flow_key::FlowKey;
+use crate::nat::tcp::{Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
 use crate::nat::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, TcpOptions, protocol};
 use crate::poller::EventBuffer;

@@ -1,7 +1,7 @@
 //! How far SYNs of the guest travel, and what the network says against them, told the guest.
 
 use super::sockets::Bench;
-use crate::nat::tcp::FlowKey;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, icmp_message, ip};
 use crate::packet::icmp::{v4, v6};
 use crate::packet::{IcmpHeader, TcpFlags};

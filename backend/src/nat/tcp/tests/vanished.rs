@@ -2,8 +2,8 @@
 
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
+use crate::nat::flow_key::FlowKey;
 use crate::nat::owner;
-use crate::nat::tcp::FlowKey;
 use crate::nat::test_support::{guest, ip};
 use crate::packet::TcpFlags;
 use crate::sys::netns::{Network, enter_fresh, run};

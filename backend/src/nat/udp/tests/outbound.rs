@@ -95,7 +95,7 @@ fn the_ttl_of_the_guest_is_kept() {
     }
     let key = FlowKey {
         guest: src,
-        peer: host_seen(src.ip(), port),
+        remote: host_seen(src.ip(), port),
     };
     let flow = bench.flows.table.find(&key).unwrap();
     let flow = bench.flows.table.get(flow).unwrap();
@@ -112,7 +112,14 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     let mut bench = Bench::with(around, config());
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
     bench.send(src, dst, b"name?");
-    let flow = bench.flows.table.find(&FlowKey { guest: src, peer: dst }).unwrap();
+    let flow = bench
+        .flows
+        .table
+        .find(&FlowKey {
+            guest: src,
+            remote: dst,
+        })
+        .unwrap();
     let flow = bench.flows.table.get(flow).unwrap();
     let peer = flow.socket.peer_addr().unwrap().as_socket().unwrap();
     assert_eq!(peer, SocketAddr::new(ip("::1"), 53));
@@ -127,14 +134,21 @@ fn questions_to_the_gateway_go_to_another_name_server_as_soon_as_it_is_known() {
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
     let server_of = |bench: &mut Bench| {
         bench.send(src, dst, b"name?");
-        let flow = bench.flows.table.find(&FlowKey { guest: src, peer: dst }).unwrap();
+        let flow = bench
+            .flows
+            .table
+            .find(&FlowKey {
+                guest: src,
+                remote: dst,
+            })
+            .unwrap();
         let flow = bench.flows.table.get(flow).unwrap();
         flow.socket.peer_addr().unwrap().as_socket().unwrap()
     };
     assert_eq!(server_of(&mut bench), SocketAddr::new(ip("127.0.0.2"), 53));
     bench.send(src, SocketAddr::new(ip("10.0.2.9"), 53), b"another peer");
 
-    bench.around.nat.set_dns_forward(&[ip("127.0.0.3")]);
+    bench.around.nat.dns_forward = vec![ip("127.0.0.3")];
     let nat = bench.around.nat.clone();
     bench.flows.drop_peers(|peer| nat.is_dns(peer));
     assert_eq!(bench.flows.len(), 1, "flows to others stay");

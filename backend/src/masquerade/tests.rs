@@ -7,7 +7,7 @@ use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::Mode;
 use crate::nat::steering::Directory;
 use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, UdpHeader, icmp, protocol};
-use crate::poller::{EventBuffer, Poller};
+use crate::poller::{EventBuffer, Poller, Readiness, Token};
 use crate::responder::MAX_FRAME;
 use crate::responder::testing::{self, GUEST_MAC, check_reply, frame, icmp_message, ip, udp};
 use crate::time::Instant;
@@ -22,6 +22,7 @@ const NOW: Instant = Instant::from_nanos(1);
 
 struct Bench {
     mode: Masquerade,
+    poller: Poller,
     counters: Arc<Counters>,
     sink: TestSink,
 }
@@ -61,10 +62,11 @@ impl Bench {
             mode: ModeConfig::Masquerade(masquerade.clone()),
         };
         let counters = Arc::new(Counters::default());
+        let poller = Poller::new().expect("a poller");
         let setup = MasqueradeSetup {
             port: &port,
             mode: &masquerade,
-            poller: Poller::new().expect("a poller"),
+            poller: poller.clone(),
             counters: Arc::clone(&counters),
             worker,
             directory,
@@ -73,6 +75,7 @@ impl Bench {
         };
         Self {
             mode: Masquerade::new(setup).expect("a mode without sockets"),
+            poller,
             counters,
             sink: TestSink::default(),
         }
@@ -92,7 +95,7 @@ impl Bench {
         while self.sink.frames.is_empty() && started.elapsed() < Duration::from_secs(5) {
             let mut events = Vec::new();
             let wait = Some(Duration::from_millis(100));
-            let poller = &self.mode.surroundings.poller;
+            let poller = &self.poller;
             poller
                 .wait(&mut buffer, wait, |token, ready| events.push((token, ready)))
                 .expect("epoll");
@@ -228,7 +231,7 @@ fn every_worker_answers_to_the_mac_one_of_them_has_seen() {
     second.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
     // The first worker has never had a frame of the guest when it is its turn to speak.
     first.mode.on_room(NOW, &mut first.sink);
-    assert_eq!(first.mode.surroundings.link.guest_mac, GUEST_MAC);
+    assert_eq!(first.mode.engine.link().guest_mac, GUEST_MAC);
 }
 
 #[test]
@@ -261,19 +264,19 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
     let stranger = MacAddr([2, 0, 0, 0, 0, 0x77]);
     let spoofed = udp(other.into(), world.into(), (1, 2), b"?");
     bench.dropped(with_source(spoofed.clone(), stranger), DropReason::SpoofedAddress);
-    assert_eq!(bench.mode.surroundings.link.guest_mac, MacAddr::default());
+    assert_eq!(bench.mode.engine.link().guest_mac, MacAddr::default());
     bench.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
-    assert_eq!(bench.mode.surroundings.link.guest_mac, GUEST_MAC);
+    assert_eq!(bench.mode.engine.link().guest_mac, GUEST_MAC);
     bench.dropped(with_source(spoofed, stranger), DropReason::SpoofedAddress);
     let multicast = udp(GUEST, Ipv4Addr::new(224, 0, 0, 251).into(), (1, 2), b"?");
     bench.dropped(with_source(multicast, stranger), DropReason::Multicast);
-    assert_eq!(bench.mode.surroundings.link.guest_mac, GUEST_MAC);
+    assert_eq!(bench.mode.engine.link().guest_mac, GUEST_MAC);
     // A card that was replaced.
     bench.send(with_source(
         icmp_message(GUEST, GATEWAY, IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2), b""),
         stranger,
     ));
-    assert_eq!(bench.mode.surroundings.link.guest_mac, stranger);
+    assert_eq!(bench.mode.engine.link().guest_mac, stranger);
 }
 
 /// An ICMP error of the guest about `packet`, a frame it got.
@@ -312,7 +315,12 @@ fn a_flow_ends_when_the_guest_refuses_a_datagram_of_it() {
         let about_another = refusal(&udp(mapped, guest, (port, 7001), b"?"), code);
         other.dropped(about_another, DropReason::IcmpNotServed);
         assert!(other.send(refusal(&answer, code)).is_empty());
-        bench.mode.on_handover(NOW, &mut bench.sink);
+        bench.mode.on_event(
+            NOW,
+            Token::new(crate::nat::owner::HANDOVER, 0),
+            Readiness::default(),
+            &mut bench.sink,
+        );
         assert_eq!(bench.mode.flow_count().udp, 0);
         assert_eq!(bench.counters.dropped(DropReason::UdpRefused), 1);
     }
@@ -436,7 +444,7 @@ fn clients_reach_a_guest_on_64_bits_at_the_address_it_claimed_or_used_last() {
     let address = |bench: &mut Bench| {
         bench.mode.on_room(NOW, &mut bench.sink);
         let like = "2001:db8::1".parse().expect("an address");
-        bench.mode.surroundings.link.guest_address(like).map(|a| a.to_string())
+        bench.mode.engine.link().guest_address(like).map(|a| a.to_string())
     };
     // DHCPv6's until there is another, on every worker.
     for bench in [&mut first, &mut second] {

@@ -1,28 +1,28 @@
 //! Two workers of a port, and peers on the host's loopback: flows go to where the guest can be
 //! reached, and to where it sends them.
 
-use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
+use crate::config::{GATEWAY_MAC, Ipv4Link};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
-use crate::masquerade::moving::{OFTEN, SETTLED};
-use crate::masquerade::{Masquerade, MasqueradeSetup};
-use crate::mode::{FlowCount, Mode};
+use crate::mode::FlowCount;
+use crate::nat::address_map::AddressMap;
+use crate::nat::engine::{Engine, EngineConfig, NoServices};
+use crate::nat::link::{GuestAddresses, Link};
+use crate::nat::moving::{OFTEN, SETTLED};
 use crate::nat::steering::Directory;
 use crate::nat::test_support::{GUEST_MAC, guest, host_seen, ip, packet, parse, udp_datagram, udp_frame};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, protocol};
 use crate::poller::{EventBuffer, Poller};
-use crate::responder::testing;
 use crate::time::Instant;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 struct Worker {
-    mode: Masquerade,
+    engine: Engine,
     poller: Poller,
     counters: Arc<Counters>,
     sink: TestSink,
@@ -37,41 +37,41 @@ struct Port {
 impl Port {
     fn new() -> Self {
         let directory = Directory::new(2).unwrap();
-        let services = testing::config();
-        let masquerade = MasqueradeConfig {
-            ipv4: services.ipv4,
-            map_host_loopback: vec![ip("10.0.2.9")],
-            ..MasqueradeConfig::default()
-        };
-        let port = PortConfig {
-            name: "test".to_owned(),
-            mac: Some(GUEST_MAC),
-            mtu: 1500,
-            queue_pairs: NonZeroU16::new(2).unwrap(),
-            pace: PaceConfig::default(),
-            policy: PolicyConfig::default(),
-            mode: ModeConfig::Masquerade(masquerade.clone()),
-        };
+        let ipv4 = Some(Ipv4Link {
+            network: "10.0.2.0/24".parse().unwrap(),
+            gateway: [10, 0, 2, 1].into(),
+            guest: [10, 0, 2, 2].into(),
+        });
         let now = Instant::from_nanos(1_000_000_000);
         let workers = [0, 1].map(|worker| {
             let (poller, counters) = (Poller::new().unwrap(), Arc::new(Counters::default()));
-            let setup = MasqueradeSetup {
-                port: &port,
-                mode: &masquerade,
+            let config = EngineConfig {
+                link: Link {
+                    gateway_mac: GATEWAY_MAC,
+                    guest_mac: GUEST_MAC,
+                    mtu: 1500,
+                    gateway_ipv4: ipv4.map(|link| link.gateway),
+                    gateway_ipv6: None,
+                    guest: GuestAddresses::of_links(ipv4, None),
+                },
+                map: AddressMap {
+                    ipv4,
+                    host_loopback: vec![ip("10.0.2.9")],
+                    ..AddressMap::default()
+                },
                 poller: poller.clone(),
                 counters: Arc::clone(&counters),
                 worker,
                 directory: directory.clone(),
-                held: Arc::default(),
                 flow_limit: 16,
             };
             let mut worker = Worker {
-                mode: Masquerade::new(setup).unwrap(),
+                engine: Engine::new(config).unwrap(),
                 poller,
                 counters,
                 sink: TestSink::default(),
             };
-            worker.mode.on_link_up(now, &mut worker.sink);
+            worker.engine.on_link_up(now, &mut worker.sink);
             worker
         });
         Self { workers, now }
@@ -79,20 +79,22 @@ impl Port {
 
     /// The guest sends a frame on a pair.
     fn send(&mut self, worker: usize, bytes: Vec<u8>) {
-        let Worker { mode, sink, .. } = &mut self.workers[worker];
-        OwnedFrame::new(bytes).with(|frame| mode.on_burst(self.now, &[*frame], sink));
+        let Worker { engine, sink, .. } = &mut self.workers[worker];
+        OwnedFrame::new(bytes).with(|frame| engine.on_packets(self.now, &[*frame], &mut NoServices, sink));
     }
 
     /// Handles what is ready at a worker; true if anything was.
     fn turn(&mut self, worker: usize, timeout: Duration) -> bool {
-        let Worker { mode, sink, poller, .. } = &mut self.workers[worker];
+        let Worker {
+            engine, sink, poller, ..
+        } = &mut self.workers[worker];
         let mut events = Vec::new();
         let mut buffer = EventBuffer::with_capacity(16);
         poller
             .wait(&mut buffer, Some(timeout), |token, ready| events.push((token, ready)))
             .unwrap();
         for &(token, ready) in &events {
-            mode.on_event(self.now, token, ready, sink);
+            engine.on_event(self.now, token, ready, sink);
         }
         !events.is_empty()
     }
@@ -101,16 +103,7 @@ impl Port {
     fn wait_frame(&mut self, worker: usize) -> Delivered {
         let started = std::time::Instant::now();
         while started.elapsed() < PATIENCE {
-            let mut frames = self.workers[worker].sink.take();
-            // Advertisements of routers are no flow's.
-            frames.retain(|frame| {
-                parse(&frame.bytes)
-                    .0
-                    .network
-                    .transport()
-                    .is_some_and(|(p, ..)| p != protocol::ICMPV6)
-            });
-            if let Some(frame) = frames.pop() {
+            if let Some(frame) = self.workers[worker].sink.take().pop() {
                 return frame;
             }
             self.turn(worker, PATIENCE);
@@ -124,27 +117,27 @@ impl Port {
 
     /// The guest switches a pair off, and time passes.
     fn switch_off(&mut self, worker: usize) {
-        self.workers[worker].mode.on_link_down(self.now);
+        self.workers[worker].engine.on_link_down(self.now);
         self.workers[worker].sink.room = 0;
         self.pass(worker);
     }
 
     fn pass(&mut self, worker: usize) {
         self.now = self.now + SETTLED;
-        let Worker { mode, sink, .. } = &mut self.workers[worker];
-        if mode.deadline().is_some_and(|at| at <= self.now) {
-            mode.on_timer(self.now, sink);
+        let Worker { engine, sink, .. } = &mut self.workers[worker];
+        if engine.deadline().is_some_and(|at| at <= self.now) {
+            engine.on_timer(self.now, sink);
         }
     }
 
     fn switch_on(&mut self, worker: usize) {
-        let Worker { mode, sink, .. } = &mut self.workers[worker];
+        let Worker { engine, sink, .. } = &mut self.workers[worker];
         sink.room = usize::MAX;
-        mode.on_link_up(self.now, sink);
+        engine.on_link_up(self.now, sink);
     }
 
     fn flows(&self) -> [FlowCount; 2] {
-        [0, 1].map(|worker| self.workers[worker].mode.flow_count())
+        [0, 1].map(|worker| self.workers[worker].engine.flow_count())
     }
 
     fn count(&self, worker: usize, count: Count) -> u64 {
@@ -210,7 +203,7 @@ fn a_udp_flow_whose_pair_is_switched_off_goes_on_at_another() {
     flow.answer(b"first");
     assert_eq!(udp_datagram(&port.wait_frame(1)).2, b"first");
     // The answer comes while nobody can give it to the guest.
-    port.workers[1].mode.on_link_down(port.now);
+    port.workers[1].engine.on_link_down(port.now);
     port.workers[1].sink.room = 0;
     flow.answer(b"second");
     while !port.turn(1, PATIENCE) {}
@@ -231,7 +224,7 @@ fn a_device_that_stops_moves_nothing_until_a_pair_is_back() {
     let mut port = Port::new();
     let flow = Udp::open(&mut port, 1);
     for worker in [0, 1] {
-        port.workers[worker].mode.on_link_down(port.now);
+        port.workers[worker].engine.on_link_down(port.now);
     }
     port.pass(1);
     assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
@@ -248,7 +241,7 @@ fn a_device_that_stops_moves_nothing_until_a_pair_is_back() {
 fn a_device_that_stops_and_starts_at_once_moves_nothing() {
     let mut port = Port::new();
     let _flow = Udp::open(&mut port, 1);
-    port.workers[1].mode.on_link_down(port.now);
+    port.workers[1].engine.on_link_down(port.now);
     port.switch_on(1);
     port.pass(1);
     port.drain(1);
@@ -376,7 +369,7 @@ fn a_connection_whose_pair_is_switched_off_goes_on_at_another_and_loses_nothing(
     assert_eq!(flow.receive(&mut port, 1), b"first");
     flow.send(&mut port, 1, b"");
     // What comes while there is no ring to give it to the guest by.
-    port.workers[1].mode.on_link_down(port.now);
+    port.workers[1].engine.on_link_down(port.now);
     port.workers[1].sink.room = 0;
     flow.peer.write_all(b"second").unwrap();
     while !port.turn(1, PATIENCE) {}

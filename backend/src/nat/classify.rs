@@ -1,18 +1,18 @@
-//! The first pass over a burst: what is each frame, and whose is it?
+//! The first pass over a burst: each frame is classified and admitted.
 //!
 //! A frame is a service's (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP
-//! datagram, an echo request, or goes nowhere under a named reason. Everything is
-//! decided on the copied head.
+//! datagram, an ICMP message, or dropped for a named reason. Everything is decided on the
+//! copied head.
 
-use super::{Datagram, Masquerade, Sorted};
+use super::engine::{Engine, Service, Services, Sorted};
+use super::flow_key::{FlowKey, SteeringKey};
+use super::flow_owners::Owner;
+use super::icmp::{self, IcmpError};
+use super::tcp::{Incoming, Segment};
+use super::udp::Datagram;
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
-use crate::nat::icmp::{self, IcmpError};
-use crate::nat::steering::{Owner, SteeringKey};
-use crate::nat::tcp::{FlowKey, Incoming, Segment};
-use crate::nat::udp;
 use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
-use crate::responder::MAX_FRAME;
 use crate::time::Instant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -21,7 +21,7 @@ const ICMPV6_INFORMATIONAL: u8 = 128;
 
 /// The transport part of an IP packet, still to be parsed.
 #[derive(Clone, Copy, Debug)]
-struct Transport {
+pub(super) struct Transport {
     /// Index of the frame in its burst.
     frame: usize,
     protocol: u8,
@@ -34,50 +34,58 @@ struct Transport {
     len: usize,
 }
 
-impl Masquerade {
-    /// Finds out what `frame`, number `index` of its burst, is. TCP and UDP are put
-    /// into `sorted`; everything else is dealt with here.
-    pub(super) fn classify(
+impl Engine {
+    /// The packet in `frame`, number `index` of its burst, if it is the guest's and whole.
+    /// Services' frames, fragments and frames to be dropped are handled here.
+    pub(super) fn admit<S: Services>(
         &mut self,
         now: Instant,
         index: usize,
         frame: &GuestFrame<'_>,
-        sorted: &mut Sorted,
+        services: &mut S,
         sink: &mut dyn GuestSink,
-    ) {
+    ) -> Option<Transport> {
         let headers = match Headers::parse(frame.head, frame.len) {
             Ok(headers) => headers,
-            Err(why) => return self.surroundings.counters.count_drop(why.into()),
+            Err(why) => {
+                self.surroundings.counters.count_drop(why.into());
+                return None;
+            }
         };
         let mac = headers.ethernet.src;
-        if self.responders.wants(&headers, frame.head) {
-            let mut copy = [0; MAX_FRAME];
-            let n = frame.copy_to(0, &mut copy);
-            if frame.len <= MAX_FRAME && self.answer_service(now, mac, &copy[..n], sink) {
-                return;
+        match services.answer(now, &headers, frame, sink) {
+            Service::Pass => {}
+            Service::Answered { claimed } => {
+                self.surroundings.learn_guest_mac(mac);
+                if let Some(address) = claimed {
+                    self.surroundings.learn_guest_address(address);
+                }
+                return None;
+            }
+            Service::Refused(reason) => {
+                self.surroundings.counters.count_drop(reason);
+                return None;
             }
         }
-        let verdict = self.admit(index, &headers);
-        if let Ok(transport) = &verdict {
-            self.surroundings.learn_guest_mac(mac);
-            if let IpAddr::V6(address) = transport.src {
-                self.surroundings.learn_guest_address(address);
+        match self.packet(index, &headers) {
+            Ok(transport) => {
+                self.surroundings.learn_guest_mac(mac);
+                if let IpAddr::V6(address) = transport.src {
+                    self.surroundings.learn_guest_address(address);
+                }
+                if !is_fragment(&headers) {
+                    return Some(transport);
+                }
+                self.on_fragment(now, &headers, frame, sink);
             }
-        }
-        match verdict {
             Err(DropReason::BeyondScope) => self.refuse_scope(now, &headers, frame, sink),
             Err(reason) => self.surroundings.counters.count_drop(reason),
-            Ok(_) if is_fragment(&headers) => self.on_fragment(now, &headers, frame, sink),
-            Ok(transport) => {
-                if let Err(reason) = self.sort(now, frame, transport, sorted, sink) {
-                    self.surroundings.counters.count_drop(reason);
-                }
-            }
         }
+        None
     }
 
-    /// Lets through what comes from the guest's own address and goes to one destination.
-    fn admit(&self, frame: usize, headers: &Headers) -> Result<Transport, DropReason> {
+    /// A packet from one of the guest's addresses to one destination.
+    fn packet(&self, frame: usize, headers: &Headers) -> Result<Transport, DropReason> {
         let (ttl, (src, dst), (protocol, offset, len)) =
             match (headers.network.addresses(), headers.network.transport()) {
                 (Some(addresses), Some(transport)) => (ttl(&headers.network), addresses, transport),
@@ -86,7 +94,7 @@ impl Masquerade {
         if dst.is_multicast() || matches!(dst, IpAddr::V4(a) if a.is_broadcast()) {
             return Err(DropReason::Multicast);
         }
-        if !self.surroundings.link.is_guest(src) {
+        if !self.surroundings.link.guest.contain(src) {
             return Err(match (src, dst) {
                 (IpAddr::V6(src), IpAddr::V6(dst)) if is_beyond(src, dst) => DropReason::BeyondScope,
                 _ => DropReason::SpoofedAddress,
@@ -103,7 +111,21 @@ impl Masquerade {
         })
     }
 
-    fn sort(
+    /// Puts a TCP or UDP packet into `sorted`; everything else is handled here.
+    pub(super) fn sort(
+        &mut self,
+        now: Instant,
+        frame: &GuestFrame<'_>,
+        transport: Transport,
+        sorted: &mut Sorted,
+        sink: &mut dyn GuestSink,
+    ) {
+        if let Err(reason) = self.try_sort(now, frame, transport, sorted, sink) {
+            self.surroundings.counters.count_drop(reason);
+        }
+    }
+
+    fn try_sort(
         &mut self,
         now: Instant,
         frame: &GuestFrame<'_>,
@@ -115,21 +137,20 @@ impl Masquerade {
         match (transport.protocol, transport.src) {
             (protocol::TCP, _) => {
                 let incoming = segment(frame, transport, bytes)?;
-                let FlowKey { guest, remote } = incoming.key;
                 let is_ours = !self.is_steered() || self.tcp.has(&incoming.key);
-                if is_ours || !self.hand_over(now, (protocol::TCP, guest, remote), frame, sink)? {
+                if is_ours || !self.hand_over(now, protocol::TCP, incoming.key, frame, sink)? {
                     sorted.segments.push(incoming);
                 }
             }
             (protocol::UDP, _) => {
                 let datagram = datagram(frame, transport, bytes)?;
-                let (guest, remote) = (datagram.src, datagram.dst);
-                let is_ours = !self.is_steered() || self.udp.has(guest, remote);
-                if is_ours || !self.hand_over(now, (protocol::UDP, guest, remote), frame, sink)? {
+                let key = datagram.key();
+                let is_ours = !self.is_steered() || self.udp.has(&key);
+                if is_ours || !self.hand_over(now, protocol::UDP, key, frame, sink)? {
                     sorted.datagrams.push(datagram);
                 }
             }
-            // Either over the other's IP is nobody's protocol (RFC 792, RFC 4443).
+            // Either over the other's IP is an unknown protocol (RFC 792, RFC 4443).
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
                 let Transport {
                     src,
@@ -166,12 +187,11 @@ impl Masquerade {
     fn refuse_datagram(
         &mut self,
         now: Instant,
-        key: udp::FlowKey,
+        key: FlowKey,
         frame: &GuestFrame<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<(), DropReason> {
-        let is_elsewhere = !self.udp.has(key.guest, key.peer)
-            && self.hand_over(now, (protocol::UDP, key.guest, key.peer), frame, sink)?;
+        let is_elsewhere = !self.udp.has(&key) && self.hand_over(now, protocol::UDP, key, frame, sink)?;
         let ctx = &self.surroundings.context(now, sink);
         if is_elsewhere || self.udp.on_refusal(ctx, &key) {
             Ok(())
@@ -180,12 +200,12 @@ impl Masquerade {
         }
     }
 
-    /// Tells a guest that has a link-local address only why its packet goes nowhere, as a
-    /// Linux router does (ip6_forward in net/ipv6/ip6_output.c): its program would wait for
-    /// an answer.
+    /// Sends the ICMP error for a packet from a link-local address to another scope, as a Linux
+    /// router does (ip6_forward in net/ipv6/ip6_output.c): without it the guest's program would
+    /// wait for an answer.
     fn refuse_scope(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         self.surroundings.counters.count_drop(DropReason::BeyondScope);
-        // Nobody is told of an error by an error (RFC 4443 2.4 e).
+        // No error is sent about an error (RFC 4443 2.4 e).
         let is_error = headers.network.transport().is_some_and(|(protocol, at, _)| {
             protocol == protocol::ICMPV6 && frame.head.get(at).is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
         });
@@ -204,27 +224,24 @@ impl Masquerade {
         self.surroundings.steering.is_some()
     }
 
-    /// Hands a frame to the worker that owns its flow; false if that is this one or
-    /// nobody yet.
+    /// Hands a frame to the worker that owns its flow; false if that is this one or the flow
+    /// has no owner yet.
     fn hand_over(
         &mut self,
         now: Instant,
-        (protocol, guest, remote): (u8, SocketAddr, SocketAddr),
+        protocol: u8,
+        ends: FlowKey,
         frame: &GuestFrame<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<bool, DropReason> {
         let Some(steering) = &self.surroundings.steering else {
             return Ok(false);
         };
-        let key = SteeringKey {
-            protocol,
-            guest,
-            remote,
-        };
-        match steering.owner(&key) {
+        let key = SteeringKey { protocol, ends };
+        match steering.owners().owner(&key) {
             None => Ok(false),
             Some(Owner::Me) => {
-                // It was given to us and has not been taken in.
+                // The flow is still in the mailbox.
                 self.take_in(now, sink);
                 Ok(false)
             }
@@ -241,7 +258,7 @@ impl Masquerade {
         let Some(whole) = self.reassembler.on_fragment(now, counters, headers, frame) else {
             return;
         };
-        // A whole datagram is rare enough to be taken out of the buffer.
+        // A whole datagram is rare enough to be copied out of the buffer.
         let bytes = whole.to_vec();
         let slices = [GuestSlice::from_bytes(&bytes)];
         let whole = GuestFrame {
@@ -253,11 +270,9 @@ impl Masquerade {
         let mut sorted = Sorted::default();
         match Headers::parse(whole.head, whole.len) {
             Ok(headers) if !is_fragment(&headers) => {
-                let sorting = self
-                    .admit(0, &headers)
-                    .and_then(|transport| self.sort(now, &whole, transport, &mut sorted, sink));
-                if let Err(reason) = sorting {
-                    self.surroundings.counters.count_drop(reason);
+                match self.packet(0, &headers) {
+                    Ok(transport) => self.sort(now, &whole, transport, &mut sorted, sink),
+                    Err(reason) => self.surroundings.counters.count_drop(reason),
                 }
                 self.act(now, &[whole], &sorted, sink);
             }
@@ -330,7 +345,3 @@ fn datagram(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Resul
         segment_size,
     })
 }
-
-#[cfg(test)]
-#[path = "classify_tests.rs"]
-mod tests;

@@ -1,0 +1,401 @@
+//! The NAT engine of one worker: all protocols, fragments, and flows that change workers.
+//!
+//! The owner of an engine (a mode) makes one from an [`EngineConfig`], gives it the guest's
+//! packets in bursts and passes on events, room and timers. Frames that are not NAT's business
+//! (ARP, DHCP, …) are taken out by the owner's [`Services`], which see each frame first.
+
+use super::address_map::AddressMap;
+use super::addresses::PodAddresses;
+use super::context::Context;
+use super::icmp::{EchoFlows, ErrorRate};
+use super::link::Link;
+use super::listen::{Families, ListenError};
+use super::moving::Habits;
+use super::owner;
+use super::reassembly::Reassembler;
+use super::steering::{Directory, Steering};
+use super::tcp::{Incoming, TcpFlows};
+use super::udp::{Datagram, UdpConfig, UdpFlows};
+use crate::config::{Forward, Transport};
+use crate::counters::{Counters, DropReason};
+use crate::frame::{GuestBurst, GuestFrame, GuestSink};
+use crate::mode::{BoundForward, FlowCount};
+use crate::packet::{Headers, MacAddr};
+use crate::poller::{Poller, Readiness, Token};
+use crate::time::Instant;
+use socket2::Socket;
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// An engine that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Several workers cannot reach each other.
+    #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
+    Steering(#[from] io::Error),
+    /// No random numbers for sequence numbers.
+    #[error("the system gives no random numbers ({0}); check that /dev/urandom or getrandom(2) is allowed")]
+    Random(#[from] getrandom::Error),
+}
+
+/// What an engine is made from.
+pub struct EngineConfig {
+    /// MACs, addresses and MTU of the guest's link, and which sources are the guest's.
+    pub link: Link,
+    /// How destinations map to addresses of the host.
+    pub map: AddressMap,
+    /// Where sockets are watched.
+    pub poller: Poller,
+    /// Where drops and flows are counted.
+    pub counters: Arc<Counters>,
+    /// Number of this worker, and the state it shares with others if there are several.
+    pub worker: usize,
+    /// Shared by the workers of the port, if there are several.
+    pub directory: Option<Arc<Directory>>,
+    /// Connections of one protocol this worker may hold.
+    pub flow_limit: usize,
+}
+
+/// The decision of an engine's owner on a frame of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Not a service's: the engine handles the frame.
+    Pass,
+    /// Answered. The frame was the guest's, and claimed this address if it was a probe for
+    /// duplicates (RFC 4862 5.4).
+    Answered {
+        /// The address the guest is about to use.
+        claimed: Option<Ipv6Addr>,
+    },
+    /// Dropped; the engine counts it.
+    Refused(DropReason),
+}
+
+/// The services an engine's owner offers beside NAT.
+pub trait Services {
+    /// Answers a frame if it is for one of them.
+    fn answer(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
+}
+
+/// No services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoServices;
+
+impl Services for NoServices {
+    fn answer(&mut self, _: Instant, _: &Headers, _: &GuestFrame<'_>, _: &mut dyn GuestSink) -> Service {
+        Service::Pass
+    }
+}
+
+/// State that every protocol reads; of it only the guest's own addresses and the name servers
+/// change.
+pub(super) struct Surroundings {
+    pub(super) link: Link,
+    map: AddressMap,
+    pub(super) poller: Poller,
+    pub(super) counters: Arc<Counters>,
+    pub(super) steering: Option<Steering>,
+}
+
+impl Surroundings {
+    /// Records the source MAC of a frame that is the guest's.
+    pub(super) fn learn_guest_mac(&mut self, mac: MacAddr) {
+        if self.link.guest_mac != mac {
+            self.link.guest_mac = mac;
+            if let Some(steering) = &self.steering {
+                steering.tell_guest_mac(mac);
+            }
+        }
+    }
+
+    /// Records an address the guest uses, where it makes up its own.
+    pub(super) fn learn_guest_address(&mut self, address: Ipv6Addr) {
+        if self.link.guest.learn(address)
+            && let Some(steering) = &self.steering
+        {
+            steering.tell_guest_address(address);
+        }
+    }
+
+    /// Adopts what other workers have learned: the guest may never have sent this one a frame.
+    pub(super) fn follow_guest(&mut self) {
+        let Some(steering) = &self.steering else { return };
+        if let Some(mac) = steering.guest_mac() {
+            self.link.guest_mac = mac;
+        }
+        if let Some(own) = &mut self.link.guest.autoconfigured
+            && let Some(address) = steering.guest_address(own.prefix)
+        {
+            own.last_used = Some(address);
+        }
+    }
+
+    pub(super) fn context<'a>(&'a self, now: Instant, sink: &'a mut dyn GuestSink) -> Context<'a> {
+        Context {
+            now,
+            link: &self.link,
+            nat: &self.map,
+            poller: &self.poller,
+            counters: &self.counters,
+            owners: self.steering.as_ref().map(Steering::owners),
+            sink,
+        }
+    }
+}
+
+/// The packets of a burst, by protocol. Kept between bursts for its room.
+#[derive(Default)]
+pub(super) struct Sorted {
+    pub(super) segments: Vec<Incoming>,
+    pub(super) datagrams: Vec<Datagram>,
+}
+
+/// NAT of one worker.
+pub struct Engine {
+    pub(super) surroundings: Surroundings,
+    pub(super) reassembler: Reassembler,
+    pub(super) tcp: TcpFlows,
+    pub(super) udp: UdpFlows,
+    pub(super) echo: EchoFlows,
+    pub(super) error_rate: ErrorRate,
+    pub(super) sorted: Sorted,
+    /// The pairs the guest sends flows on that other workers hand over.
+    pub(super) habits: Habits,
+    /// When the flows of a queue pair that is not in use go to other workers.
+    pub(super) leave_at: Option<Instant>,
+    /// `None` where the system does not report changes.
+    addresses: Option<PodAddresses>,
+}
+
+impl Engine {
+    /// An engine without flows or forwards. Sockets are made in the network namespace of the
+    /// calling thread.
+    ///
+    /// # Errors
+    /// [`EngineError`]
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let tcp = TcpFlows::new(config.flow_limit)?;
+        let udp = UdpFlows::new(UdpConfig {
+            max_flows: config.flow_limit,
+            families: Families {
+                ipv4: config.link.guest.ipv4.is_some(),
+                ipv6: config.link.guest.ipv6.is_some(),
+            },
+        });
+        let steering = config
+            .directory
+            .map(|directory| Steering::new(directory, config.worker, &config.poller))
+            .transpose()?;
+        let addresses = PodAddresses::watch(&config.poller)
+            .inspect_err(|e| {
+                log::warn!(
+                    "the pod's addresses are not watched ({e}): connections from one that goes end by time only"
+                );
+            })
+            .ok();
+        Ok(Self {
+            surroundings: Surroundings {
+                link: config.link,
+                map: config.map,
+                poller: config.poller,
+                counters: config.counters,
+                steering,
+            },
+            reassembler: Reassembler::default(),
+            tcp,
+            udp,
+            echo: EchoFlows::new(),
+            error_rate: ErrorRate::default(),
+            sorted: Sorted::default(),
+            habits: Habits::default(),
+            leave_at: None,
+            addresses,
+        })
+    }
+
+    /// The guest's link, with what was learned of the guest.
+    pub const fn link(&self) -> &Link {
+        &self.surroundings.link
+    }
+
+    /// Takes a burst of the guest's frames, in ring order. `services` sees each first.
+    pub fn on_packets<S: Services>(
+        &mut self,
+        now: Instant,
+        burst: &GuestBurst<'_>,
+        services: &mut S,
+        sink: &mut dyn GuestSink,
+    ) {
+        let mut sorted = std::mem::take(&mut self.sorted);
+        sorted.segments.clear();
+        sorted.datagrams.clear();
+        for (index, frame) in burst.iter().enumerate() {
+            if let Some(transport) = self.admit(now, index, frame, services, sink) {
+                self.sort(now, frame, transport, &mut sorted, sink);
+            }
+        }
+        self.act(now, burst, &sorted, sink);
+        self.sorted = sorted;
+    }
+
+    /// Each protocol handles its part of a burst.
+    pub(super) fn act(&mut self, now: Instant, burst: &GuestBurst<'_>, sorted: &Sorted, sink: &mut dyn GuestSink) {
+        let ctx = &mut self.surroundings.context(now, sink);
+        if !sorted.segments.is_empty() {
+            self.tcp.on_segments(ctx, burst, &sorted.segments);
+        }
+        if !sorted.datagrams.is_empty() {
+            self.udp.on_datagrams(ctx, burst, &sorted.datagrams);
+        }
+    }
+
+    /// A descriptor registered by the engine is ready.
+    pub fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        if token.owner == owner::HANDOVER {
+            return self.on_handover(now, sink);
+        }
+        if token.owner == owner::ADDRESSES && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
+            return;
+        }
+        self.surroundings.follow_guest();
+        let ctx = &mut self.surroundings.context(now, sink);
+        match token.owner {
+            owner::TCP | owner::TCP_LISTENER => self.tcp.on_event(ctx, token, ready),
+            owner::UDP | owner::UDP_LISTENER => self.udp.on_event(ctx, token, ready),
+            owner::ECHO => self.echo.on_event(ctx, token, ready),
+            owner::ADDRESSES => {
+                self.tcp.on_addresses_removed(ctx);
+                self.udp.on_addresses_removed(ctx);
+            }
+            _ => {}
+        }
+    }
+
+    /// The guest has posted receive buffers, or a turn of what was put off has come.
+    pub fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.surroundings.follow_guest();
+        let ctx = &mut self.surroundings.context(now, sink);
+        self.tcp.on_room(ctx);
+        self.udp.on_room(ctx);
+    }
+
+    /// Time has reached [`deadline`](Self::deadline).
+    pub fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.surroundings.follow_guest();
+        let ctx = &mut self.surroundings.context(now, sink);
+        self.tcp.on_timer(ctx);
+        self.udp.on_timer(ctx);
+        self.echo.on_timer(now);
+        self.reassembler.on_timer(now, &self.surroundings.counters);
+        self.leave(now);
+    }
+
+    /// When [`on_timer`](Self::on_timer) is next due.
+    pub fn deadline(&self) -> Option<Instant> {
+        [
+            self.tcp.deadline(),
+            self.udp.deadline(),
+            self.echo.deadline(),
+            self.reassembler.deadline(),
+            self.leave_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// True if flows wait for a turn, not for the guest.
+    pub fn has_backlog(&self) -> bool {
+        self.tcp.has_backlog() || self.udp.has_backlog()
+    }
+
+    /// Number of flows of each protocol.
+    pub fn flow_count(&self) -> FlowCount {
+        FlowCount {
+            tcp: self.tcp.count(),
+            udp: self.udp.len(),
+            echo: self.echo.count(),
+        }
+    }
+
+    /// The guest's driver is up.
+    pub fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.on_pair(now, true);
+        self.surroundings.follow_guest();
+        self.tcp.on_link_up(&self.surroundings.context(now, sink));
+        self.udp.on_link_up();
+    }
+
+    /// The guest's driver is gone. Connections belong to the VM and stay, or go to another
+    /// worker if only this queue pair is gone.
+    pub fn on_link_down(&mut self, now: Instant) {
+        self.on_pair(now, false);
+    }
+
+    /// The device was reset.
+    pub fn on_reset(&mut self) {
+        self.tcp.on_reset();
+    }
+
+    /// The front end has disconnected.
+    pub fn on_front_end_gone(&mut self, now: Instant) {
+        self.tcp.on_front_end_gone(now);
+    }
+
+    /// Sends the guest's questions to the gateway's port 53 to other name servers.
+    pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
+        let map = &mut self.surroundings.map;
+        map.dns_forward = servers.to_vec();
+        // Their sockets are connected to the previous servers.
+        self.udp.drop_peers(|peer| map.is_dns(peer));
+    }
+
+    /// Opens the listening sockets of `forwards`.
+    ///
+    /// # Errors
+    /// The first port that cannot be listened on; no listening socket is kept then.
+    pub fn listen(&mut self, forwards: &[Forward], families: Families) -> Result<(), ListenError> {
+        let poller = &self.surroundings.poller;
+        self.tcp.listen(forwards, families, poller)?;
+        self.udp.listen(forwards, poller)
+    }
+
+    /// Serves clients of a socket that receives the connections or datagrams of every port.
+    ///
+    /// # Errors
+    /// The socket cannot be watched.
+    pub fn listen_at_any_port(&mut self, transport: Transport, socket: Socket) -> io::Result<()> {
+        let poller = &self.surroundings.poller;
+        match transport {
+            Transport::Tcp => self.tcp.listen_at_any_port(socket, poller),
+            Transport::Udp => self.udp.listen_at_any_port(socket, poller),
+        }
+    }
+
+    /// Serves clients of a forward.
+    ///
+    /// # Errors
+    /// A socket cannot be watched; none is kept then.
+    pub fn add_forward(&mut self, bound: BoundForward) -> io::Result<()> {
+        let (transport, addresses) = (bound.transport, bound.addresses());
+        let poller = &self.surroundings.poller;
+        let added = bound.sockets.into_iter().try_for_each(|socket| match transport {
+            Transport::Tcp => self.tcp.adopt(socket, poller),
+            Transport::Udp => self.udp.adopt(socket, poller),
+        });
+        if added.is_err() {
+            self.remove_forward(transport, &addresses);
+        }
+        added
+    }
+
+    /// Closes the listening sockets bound to `addresses`. Flows stay.
+    pub fn remove_forward(&mut self, transport: Transport, addresses: &HashSet<SocketAddr>) {
+        match transport {
+            Transport::Tcp => self.tcp.unlisten(addresses),
+            Transport::Udp => self.udp.unlisten(addresses),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which worker owns which flow, where a port has several.
+//!
+//! The directory is shared by the workers of a port. An entry is made by the worker that makes
+//! the flow and removed when the flow's [`Claim`] is dropped.
+
+use super::flow_key::SteeringKey;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Worker number of a claim that was passed on.
+const NO_WORKER: usize = usize::MAX;
+
+/// The worker a flow belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The worker that looks it up.
+    Me,
+    /// Another worker.
+    Worker(usize),
+}
+
+type Entries = HashMap<SteeringKey, usize>;
+
+/// One worker's view of the directory of flows.
+#[derive(Clone)]
+pub struct Owners {
+    me: usize,
+    entries: Arc<RwLock<Entries>>,
+}
+
+/// An entry of the directory, removed on drop. Boxed: every flow has room for a claim, and few
+/// ports have several workers.
+pub struct Claim(Box<Claimed>);
+
+struct Claimed {
+    key: SteeringKey,
+    owners: Owners,
+}
+
+impl Owners {
+    /// The views of `workers` workers of an empty directory.
+    pub fn of_workers(workers: usize) -> Vec<Self> {
+        let entries = Arc::default();
+        (0..workers)
+            .map(|me| Self {
+                me,
+                entries: Arc::clone(&entries),
+            })
+            .collect()
+    }
+
+    /// Enters this worker as the owner of a new flow.
+    pub fn claim(&self, key: SteeringKey) -> Claim {
+        self.write().insert(key, self.me);
+        Claim(Box::new(Claimed {
+            key,
+            owners: self.clone(),
+        }))
+    }
+
+    /// Enters another worker as the owner.
+    pub(super) fn assign(&self, key: SteeringKey, worker: usize) {
+        self.write().insert(key, worker);
+    }
+
+    /// The owner of the flow, if there is one.
+    pub fn owner(&self, key: &SteeringKey) -> Option<Owner> {
+        self.read().get(key).map(|&owner| match owner {
+            me if me == self.me => Owner::Me,
+            other => Owner::Worker(other),
+        })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Drops the claim but keeps the entry: another worker is about to become the owner.
+    pub fn pass_on(mut self) {
+        self.0.owners.me = NO_WORKER;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Claimed { key, owners } = &*self.0;
+        let mut entries = owners.write();
+        // Another worker may have made the flow anew since.
+        if entries.get(key) == Some(&owners.me) {
+            entries.remove(key);
+        }
+    }
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Claim({:?})", self.0.key)
+    }
+}

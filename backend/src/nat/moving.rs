@@ -1,0 +1,169 @@
+//! Flows that change workers.
+//!
+//! A guest may switch queue pairs off (`ethtool -L`): the worker of such a pair has no ring
+//! towards the guest, so its flows are given to workers that have one. Where all pairs go, as
+//! when the device stops, no worker can take them and they stay until a pair is back.
+//!
+//! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) asks that
+//! frames of a flow arrive on the pair the guest sends it on. A flow whose frames came on another
+//! pair [`OFTEN`] times in a row is given to that pair's worker.
+//!
+//! A socket moves from one poller to another; edge-triggered, the other reports at once whether
+//! there is something to read.
+
+use super::engine::{Engine, NoServices};
+use super::flow_key::SteeringKey;
+use super::steering::{MovedFlow, Steering};
+use crate::counters::Count;
+use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX};
+use crate::packet::protocol;
+use crate::time::Instant;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// How long a pair is off before its flows move: the rings of a device that stops are stopped one
+/// after the other, and no flow may move then.
+const SETTLED: Duration = Duration::from_millis(100);
+/// Flows given away before the worker looks at other things.
+const FLOWS_PER_TURN: usize = 256;
+/// This many frames of a flow on another pair mean that the guest sends it there now. Fewer may
+/// be a thread that passes through a CPU.
+const OFTEN: u8 = 8;
+/// Most flows with frames on other pairs that are remembered.
+const REMEMBERED: usize = 1024;
+
+/// The pairs the guest sends flows on whose frames other workers hand over.
+#[derive(Debug, Default)]
+pub struct Habits(HashMap<SteeringKey, (usize, u8)>);
+
+impl Habits {
+    /// Counts a frame of the flow that came on the pair of worker `from`; true if that pair is now
+    /// the flow's.
+    fn note(&mut self, key: SteeringKey, from: usize) -> bool {
+        if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
+            self.0.clear();
+        }
+        let (worker, times) = self.0.entry(key).or_insert((from, 0));
+        if *worker != from {
+            (*worker, *times) = (from, 0);
+        }
+        *times += 1;
+        let often = *times >= OFTEN;
+        if often {
+            self.0.remove(&key);
+        }
+        often
+    }
+}
+
+impl Engine {
+    /// The queue pair has come into use or gone out of it. Its flows may have to move after
+    /// [`SETTLED`].
+    pub(super) fn on_pair(&mut self, now: Instant, up: bool) {
+        let Some(steering) = &self.surroundings.steering else {
+            return;
+        };
+        steering.set_up(up);
+        self.leave_at = (!up).then(|| now + SETTLED);
+    }
+
+    /// Gives flows to pairs in use, if this worker's pair is not and it is time.
+    pub(super) fn leave(&mut self, now: Instant) {
+        let Some(steering) = self.surroundings.steering.clone() else {
+            return;
+        };
+        if steering.is_up() || self.leave_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.leave_at = None;
+        let receivers: Vec<usize> = steering.others(true).collect();
+        if receivers.is_empty() {
+            return;
+        }
+        for turn in 0..FLOWS_PER_TURN {
+            let Some(key) = self.any_flow() else { return };
+            self.give(key, receivers[turn % receivers.len()]);
+        }
+        self.leave_at = Some(now);
+    }
+
+    fn any_flow(&self) -> Option<SteeringKey> {
+        let key = |protocol| move |ends| SteeringKey { protocol, ends };
+        let tcp = || self.tcp.any().map(key(protocol::TCP));
+        tcp().or_else(|| self.udp.any().map(key(protocol::UDP)))
+    }
+
+    /// Gives a flow of this worker to another.
+    fn give(&mut self, key: SteeringKey, to: usize) {
+        let poller = &self.surroundings.poller;
+        let moved = match key.protocol {
+            protocol::TCP => self.tcp.release(&key.ends, poller).map(MovedFlow::Tcp),
+            _ => self.udp.release(&key.ends, poller).map(MovedFlow::Udp),
+        };
+        if let (Some(flow), Some(steering)) = (moved, &self.surroundings.steering) {
+            self.surroundings.counters.add(Count::FlowsMoved, 1);
+            steering.give(to, key, flow);
+        }
+    }
+
+    /// Handles frames and flows that other workers put into the mailbox.
+    pub(super) fn on_handover(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let handed = self
+            .surroundings
+            .steering
+            .as_ref()
+            .map(Steering::take)
+            .unwrap_or_default();
+        self.take_in(now, sink);
+        self.leave(now);
+        for handed in handed {
+            let slices = [GuestSlice::from_bytes(&handed.bytes)];
+            let frame = GuestFrame {
+                head: &handed.bytes[..handed.bytes.len().min(HEAD_MAX)],
+                slices: &slices,
+                len: handed.bytes.len(),
+                offload: handed.offload,
+            };
+            // The worker the frame came to has asked its services.
+            self.on_packets(now, &[frame], &mut NoServices, sink);
+            self.follow_guest(handed.from);
+        }
+    }
+
+    /// Takes the flows other workers have given to this one.
+    pub(super) fn take_in(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let Some(steering) = &self.surroundings.steering else {
+            return;
+        };
+        let flows = steering.take_flows();
+        if flows.is_empty() {
+            return;
+        }
+        if !steering.is_up() {
+            // The pair was switched off since.
+            self.leave_at.get_or_insert(now);
+        }
+        let ctx = &mut self.surroundings.context(now, sink);
+        for flow in flows {
+            match flow {
+                MovedFlow::Tcp(flow) => self.tcp.take_in(ctx, flow),
+                MovedFlow::Udp(flow) => self.udp.take_in(ctx, flow),
+            }
+        }
+    }
+
+    /// Notes that a frame came by way of worker `from`; its flow, if any, is in `sorted`.
+    fn follow_guest(&mut self, from: usize) {
+        let key = |protocol| move |ends| SteeringKey { protocol, ends };
+        let tcp = self.sorted.segments.first().map(|s| s.key).map(key(protocol::TCP));
+        let udp = self.sorted.datagrams.first().map(|d| d.key()).map(key(protocol::UDP));
+        let Some(key) = tcp.or(udp) else { return };
+        if self.habits.note(key, from) {
+            self.give(key, from);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "moving_tests.rs"]
+mod tests;
