@@ -413,4 +413,6 @@ const fn needs_event(event: u16, new: u16, old: u16) -> bool {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@ use super::*;
 use crate::virtio::testing::{Buffer, DriverRing, INDIRECT, NEXT, TestMemory};
 use proptest::prelude::*;
 
-const PLAIN: Features = Features(1 << 32 | 1 << VIRTIO_RING_F_INDIRECT_DESC);
+pub(super) const PLAIN: Features = Features(1 << 32 | 1 << VIRTIO_RING_F_INDIRECT_DESC);
 const EVENTS: Features = Features(PLAIN.0 | 1 << VIRTIO_RING_F_EVENT_IDX);
 const MEMORY: usize = 0x10_0000;
 
