@@ -85,19 +85,41 @@ pub struct FlowCount {
 
 /// One mode of a port (masquerade, bridge, …) on one worker.
 ///
-/// The worker calls exactly one method at a time, from one thread. After each turn
-/// it publishes what went into the sink and tells the guest once.
+/// The worker calls exactly one method at a time, from one thread, so a mode needs no lock. It
+/// never waits: it does what can be done now and names what it waits for. A mode has no thread,
+/// reads no clock (`now` is an argument) and is woken by four things only:
+///
+/// * frames of the guest: [`on_burst`](Self::on_burst) for each burst taken from the transmit
+///   ring, then [`after_burst`](Self::after_burst) once. Payload stays in guest memory and may
+///   be used until `on_burst` returns.
+/// * descriptors it has registered with its poller: [`on_event`](Self::on_event).
+/// * time: [`on_timer`](Self::on_timer), once [`deadline`](Self::deadline) is reached. The worker
+///   asks for the deadline after each turn.
+/// * room: [`on_room`](Self::on_room), after a call met [`NoRoom`](crate::frame::NoRoom) and the
+///   guest has posted buffers, or while [`has_backlog`](Self::has_backlog) is true.
+///
+/// The life of a device brackets these calls. [`on_offloads`](Self::on_offloads) comes first, then
+/// [`on_link_up`](Self::on_link_up); between that and [`on_link_down`](Self::on_link_down) frames
+/// pass in both directions. Outside of it the sink has no room, but events and timers go on:
+/// sockets outlive a guest's reboot. [`on_reset`](Self::on_reset) and
+/// [`on_front_end_gone`](Self::on_front_end_gone) say why the link is down, and whether the next
+/// driver may be another guest's. [`on_command`](Self::on_command) can come at any time.
+///
+/// After each turn the worker publishes what went into the sink and notifies the guest once. No
+/// method may allocate, lock or make a system call for each packet it is given.
+///
+/// `examples/echo.rs` is a whole mode in a few lines.
 pub trait Mode: Send {
     /// Frames from the guest, in ring order, already admitted by the port.
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink);
 
-    /// All frames of a burst have been given: what answers them may be there already.
+    /// All frames of a burst have been handed over; their answers may have arrived already.
     fn after_burst(&mut self, _now: Instant, _sink: &mut dyn GuestSink) {}
 
     /// A file descriptor the mode registered is ready.
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink);
 
-    /// The guest posted receive buffers after somebody had met [`crate::frame::NoRoom`].
+    /// The guest has posted receive buffers after a call met [`crate::frame::NoRoom`].
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
     /// Time has reached [`deadline`](Self::deadline).
@@ -107,7 +129,7 @@ pub trait Mode: Send {
     /// for nothing, so that an idle process is not woken.
     fn deadline(&self) -> Option<Instant>;
 
-    /// True if the mode has work it put off to let others have a turn: the worker
+    /// True if the mode has postponed work so that other sockets get a turn: the worker
     /// calls [`on_room`](Self::on_room) soon without waiting for the guest.
     fn has_backlog(&self) -> bool {
         false
@@ -121,7 +143,7 @@ pub trait Mode: Send {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// What it keeps of conversations, asked once a turn.
+    /// The number of conversations the mode keeps; read once a turn.
     fn flow_count(&self) -> FlowCount {
         FlowCount::default()
     }

@@ -1,18 +1,17 @@
-//! A hawser back end in process, with a mode that gives every frame back.
+//! A hawser back end in process, with the mode of `backend/examples/echo.rs`.
 
 #![allow(dead_code, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
+#[path = "../../../backend/examples/echo.rs"]
+mod echo;
+
+use echo::Echo;
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
-use hawser_backend::frame::{GuestBurst, GuestSink, NoRoom};
-use hawser_backend::mode::Mode;
 use hawser_backend::packet::MacAddr;
-use hawser_backend::poller::{Readiness, Token};
 use hawser_backend::port::Port;
-use hawser_backend::time::Instant;
 use hawser_backend::vhost_user::{Endpoint, Lifetime, ServeError, Server, StopHandle};
 use hawser_testkit::frontend::{Vmm, VmmConfig};
-use std::collections::VecDeque;
 use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -26,57 +25,6 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub const SILENCE: Duration = Duration::from_millis(100);
 
 pub const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x11, 0x22, 0x33]);
-
-/// Gives every frame back as it came, in order; keeps what finds no room.
-#[derive(Default)]
-struct Echo {
-    waiting: VecDeque<Vec<u8>>,
-}
-
-impl Echo {
-    fn flush(&mut self, sink: &mut dyn GuestSink) {
-        while let Some(frame) = self.waiting.front() {
-            match sink.send(hawser_backend::frame::Offload::NONE, &[frame]) {
-                Ok(()) => drop(self.waiting.pop_front()),
-                Err(NoRoom) => break,
-            }
-        }
-    }
-}
-
-impl Mode for Echo {
-    fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
-        for frame in burst {
-            let mut bytes = vec![0; frame.len];
-            assert_eq!(frame.copy_to(0, &mut bytes), frame.len);
-            self.waiting.push_back(bytes);
-        }
-        self.flush(sink);
-        // A hostile guest that never posts buffers must not make the echo grow.
-        self.waiting.truncate(4096);
-    }
-
-    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
-
-    fn on_room(&mut self, _: Instant, sink: &mut dyn GuestSink) {
-        self.flush(sink);
-    }
-
-    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
-
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {
-        // A guest before this one may have sent without ever having a receive ring.
-        self.waiting.clear();
-    }
-
-    fn on_link_down(&mut self, _: Instant) {
-        self.waiting.clear();
-    }
-}
 
 /// A served port.
 pub struct Backend {

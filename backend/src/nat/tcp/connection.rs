@@ -132,6 +132,29 @@ const WINDOW_SCALE: u8 = 7;
 const DEFAULT_MSS: u16 = 536;
 
 /// One connection. Field names are RFC 9293's where it has one.
+///
+/// A state machine that owns no socket, registers nothing and reads no clock. Its owner,
+/// [`TcpFlows`](super::TcpFlows), tells it what has happened, lends it the host socket
+/// ([`HostStream`]) and carries out what it asks for. The kinds of calls:
+///
+/// 1. Made: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the host
+///    socket, then calls [`on_connected`](Self::on_connected), or [`abort`](Self::abort) or
+///    [`refuse`](Self::refuse) if that fails. [`to_guest`](Self::to_guest) for a client that was
+///    accepted: it sends the SYN itself.
+/// 2. Segments of the guest: [`on_segments`](Self::on_segments) with a run of them in order, which
+///    it answers as a whole.
+/// 3. Events of the host socket: [`on_readable`](Self::on_readable),
+///    [`on_read_closed`](Self::on_read_closed), [`on_writable`](Self::on_writable) only take note;
+///    [`answer`](Self::answer) then moves bytes.
+/// 4. Time: [`on_timer`](Self::on_timer), once [`deadline`](Self::deadline) is reached. There is
+///    one timer.
+/// 5. Room: a call that returned [`Progress::More`] or [`Progress::Starved`] is continued by
+///    `answer`, in the first case after other connections had their turn, in the second once the
+///    guest has posted buffers.
+///
+/// After each call the owner reads [`state`](Self::state) ([`State::Closed`]: close the host
+/// socket; [`State::Aborted`]: reset it, so that its peer sees RST) and the deadline. No call
+/// blocks, and none allocates but for bytes that the host socket does not take ([`Spill`]).
 #[derive(Debug)]
 pub struct Connection {
     /// The guest's end.
