@@ -10,6 +10,7 @@ pub mod bridge;
 pub mod capture;
 pub mod counters;
 pub mod frame;
+mod gso;
 pub mod masquerade;
 pub mod mode;
 pub mod nat;

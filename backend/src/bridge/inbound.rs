@@ -8,16 +8,16 @@
 //! wrong guess costs a copy.
 //!
 //! Datagrams that come as one frame stay together for a guest that takes that, and are cut
-//! here ([`split`](super::split)) for one that does not: the kernel would make a frame, and
+//! here ([`split`](crate::gso::split)) for one that does not: the kernel would make a frame, and
 //! a read, of each.
 
 use super::segment::Segment;
-use super::split::Split;
 use crate::config::{Forwarding, GATEWAY_MAC};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{
     Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
 };
+use crate::gso::split::Split;
 use crate::packet::{EthernetHeader, MacAddr};
 use crate::policy::vlan::VlanRules;
 use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};

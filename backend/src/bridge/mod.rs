@@ -14,13 +14,9 @@
 //! up again or another queue is handed in ([`SegmentChange`](crate::mode::SegmentChange)).
 
 mod inbound;
-mod merge;
 mod outbound;
 mod segment;
 mod services;
-mod split;
-#[cfg(test)]
-mod testing;
 
 use crate::config::{Forwarding, VlanConfig};
 use crate::counters::Counters;

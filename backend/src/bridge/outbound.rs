@@ -1,16 +1,16 @@
 //! From the guest to the segment: one write per frame, or per run of datagrams that
-//! [`merge`](super::merge) put together.
+//! [`merge`](crate::gso::merge) put together.
 //!
 //! What has been checked is what is sent, whatever the guest does to its memory meanwhile:
 //! headers come from the copied head. A short frame goes out of one piece of our memory,
 //! because the kernel takes that faster than a list; of a long one the payload stays where
 //! it is.
 
-use super::merge::{MAX_FRAMES, MAX_HEADERS, Plan, Run};
 use super::segment::Segment;
 use crate::config::Forwarding;
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{GatherList, GuestBurst, GuestCaps, GuestFrame, GuestSlice, Offload};
+use crate::gso::merge::{MAX_FRAMES, MAX_HEADERS, Plan, Run};
 use crate::packet::{EthernetHeader, MacAddr};
 use crate::policy::vlan::{TagEdit, VlanRules};
 use crate::virtio::net_header;

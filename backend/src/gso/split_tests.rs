@@ -1,5 +1,5 @@
 use super::*;
-use crate::bridge::testing::Udp;
+use crate::gso::testing::Udp;
 
 fn offload(start: u16, size: u16) -> Offload {
     Offload {

@@ -1,7 +1,7 @@
 use super::*;
-use crate::bridge::split::Split;
-use crate::bridge::testing::{Udp, with_burst};
 use crate::frame::testing::OwnedFrame;
+use crate::gso::split::Split;
+use crate::gso::testing::{Udp, with_burst};
 
 /// The frames of each run of a burst, in the order in which they are sent.
 fn runs(datagrams: &[Udp]) -> Vec<Vec<usize>> {

@@ -15,7 +15,7 @@ const IPV6_HEADER: usize = 40;
 
 /// The datagrams of a frame, and how many have been taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Split {
+pub(crate) struct Split {
     /// Offset of the IP header.
     ip: usize,
     /// Offset of the UDP header.
@@ -29,23 +29,23 @@ pub(super) struct Split {
 }
 
 /// One datagram: headers of its own, and where its payload is in the frame.
-pub(super) struct Piece {
+pub(crate) struct Piece {
     bytes: [u8; HEAD_MAX],
     len: usize,
     /// In the frame.
-    pub(super) payload: Range<usize>,
-    pub(super) offload: Offload,
+    pub(crate) payload: Range<usize>,
+    pub(crate) offload: Offload,
 }
 
 impl Piece {
-    pub(super) fn headers(&self) -> &[u8] {
+    pub(crate) fn headers(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
 impl Split {
     /// The datagrams of `frame`. `None` if it is not what its offload says.
-    pub(super) fn new(frame: &[u8], offload: Offload) -> Option<Self> {
+    pub(crate) fn new(frame: &[u8], offload: Offload) -> Option<Self> {
         let (Segmentation::Udp { size }, Checksum::Partial { start, .. }) = (offload.segmentation, offload.checksum)
         else {
             return None;
@@ -70,7 +70,7 @@ impl Split {
     }
 
     /// The next datagram; `None` after the last. It is taken by [`taken`](Self::taken).
-    pub(super) fn next(&self, frame: &[u8]) -> Option<Piece> {
+    pub(crate) fn next(&self, frame: &[u8]) -> Option<Piece> {
         let headers = self.udp + UdpHeader::LEN;
         let start = headers + self.taken * self.size;
         if start >= self.len {
@@ -95,7 +95,7 @@ impl Split {
     }
 
     /// The datagram given last has gone where it belongs.
-    pub(super) const fn taken(&mut self) {
+    pub(crate) const fn taken(&mut self) {
         self.taken += 1;
     }
 

@@ -23,13 +23,13 @@ const MAX_PACKET: usize = 65_535;
 /// Flows of a burst whose datagrams are told apart.
 const MAX_RUNS: usize = 16;
 /// Frames a plan is made for at a time.
-pub(super) const MAX_FRAMES: usize = 256;
+pub(crate) const MAX_FRAMES: usize = 256;
 
 const IP: usize = EthernetHeader::LEN;
 const IPV4_HEADERS: usize = IP + 20 + UdpHeader::LEN;
 const IPV6_HEADERS: usize = IP + 40 + UdpHeader::LEN;
 /// Bytes of the longest headers that are merged.
-pub(super) const MAX_HEADERS: usize = IPV6_HEADERS;
+pub(crate) const MAX_HEADERS: usize = IPV6_HEADERS;
 /// The flag "do not fragment" beside the fragment offset.
 const DONT_FRAGMENT: u16 = 0x4000;
 /// Offset of the checksum in a UDP header.
@@ -59,17 +59,17 @@ struct Datagram {
 
 /// Datagrams to be sent as one frame, or a single frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// Index of the first frame in the burst.
-    pub(super) first: usize,
+    pub(crate) first: usize,
     /// Index of the last one.
     last: usize,
     /// Number of frames.
-    pub(super) count: usize,
+    pub(crate) count: usize,
     /// Bytes of Ethernet, IP and UDP header; 0 for a frame that is not merged.
-    pub(super) headers: usize,
+    pub(crate) headers: usize,
     /// Payload bytes of all.
-    pub(super) payload: usize,
+    pub(crate) payload: usize,
     /// Payload bytes of each but the last.
     size: usize,
     /// Nothing can follow.
@@ -78,7 +78,7 @@ pub(super) struct Run {
 
 /// Which frames of a burst go together, in the order in which to send them. Kept from burst
 /// to burst: it allocates nothing.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     runs: Vec<Run>,
     /// Runs before this one are not added to.
     open: usize,
@@ -98,7 +98,7 @@ impl Default for Plan {
 
 impl Plan {
     /// Makes the plan for a burst of up to [`MAX_FRAMES`].
-    pub(super) fn make(&mut self, burst: &[GuestFrame<'_>]) {
+    pub(crate) fn make(&mut self, burst: &[GuestFrame<'_>]) {
         debug_assert!(burst.len() <= MAX_FRAMES, "a burst has no more");
         self.runs.clear();
         self.open = 0;
@@ -115,12 +115,12 @@ impl Plan {
     }
 
     /// The runs, in the order in which to send them.
-    pub(super) fn runs(&self) -> &[Run] {
+    pub(crate) fn runs(&self) -> &[Run] {
         &self.runs
     }
 
     /// The frames of a run, in order.
-    pub(super) fn frames(&self, run: &Run) -> impl Iterator<Item = usize> + Clone + '_ {
+    pub(crate) fn frames(&self, run: &Run) -> impl Iterator<Item = usize> + Clone + '_ {
         let mut at = run.first;
         (0..run.count).map(move |_| {
             let index = at;
@@ -191,7 +191,7 @@ impl Run {
 
     /// The headers of the frame that stands for all of the run, into `out`, from those of the
     /// first; and what is left to the kernel.
-    pub(super) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
+    pub(crate) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
         let udp = self.headers - UdpHeader::LEN;
         let out = &mut out[..self.headers];
         out.copy_from_slice(&first[..self.headers]);

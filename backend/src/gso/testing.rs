@@ -1,4 +1,4 @@
-//! Datagrams for the tests of this mode.
+//! Datagrams for tests.
 
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{Checksum, GuestFrame, Offload};
