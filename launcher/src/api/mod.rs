@@ -29,8 +29,8 @@ use crate::hotplug::Hotplug;
 use crate::machine::Machine;
 use hawser_backend::port::Port;
 use http::{Answer, Document, Request, Server};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::PermissionsExt as _;
@@ -52,9 +52,25 @@ pub struct Context {
     pub hotplug: Option<Hotplug>,
 }
 
-/// A running API endpoint. Dropping it ends the thread and removes the socket.
+/// A running API endpoint. Dropping it ends the thread and removes the socket, unless the socket is
+/// handed over.
 pub struct Api {
+    /// Taken first, so that the thread ends before the socket goes.
     server: Option<Server>,
+    /// `None` once it is handed over.
+    socket: Option<Socket>,
+}
+
+/// A listening socket with a file.
+struct Socket {
+    record: ApiRecord,
+    /// The descriptor that the server's is a copy of.
+    listener: UnixListener,
+}
+
+/// What a process that takes over the API needs beside the listening descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiRecord {
     path: PathBuf,
 }
 
@@ -69,20 +85,43 @@ impl Api {
         remove_dead(path).map_err(failed)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+        let path = path.to_owned();
+        Self::from_handover(ApiRecord { path }, listener, context)
+    }
+
+    /// Serves `context` on a socket that another process handed over.
+    ///
+    /// # Errors
+    /// If the thread cannot be created; the socket is removed then.
+    pub fn from_handover(record: ApiRecord, listener: UnixListener, context: Context) -> Result<Self, Failure> {
+        let served = listener.try_clone();
+        let mut api = Self {
+            server: None,
+            socket: Some(Socket { record, listener }),
+        };
+        let served = served.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
         let sandbox = context.machine.sandbox().clone();
-        let server = Server::start(&sandbox, listener, move |request| router::answer(&context, request));
-        Ok(Self {
-            server: Some(server?),
-            path: path.to_owned(),
-        })
+        let server = Server::start(&sandbox, served, move |request| router::answer(&context, request));
+        api.server = Some(server?);
+        Ok(api)
+    }
+
+    /// Ends the thread and hands the socket over: clients that connect meanwhile wait in its queue.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running process"))]
+    pub fn into_handover(mut self) -> Option<(ApiRecord, UnixListener)> {
+        self.server = None;
+        let Socket { record, listener } = self.socket.take()?;
+        Some((record, listener))
     }
 }
 
 impl Drop for Api {
     fn drop(&mut self) {
         self.server = None;
-        // Another process may have removed it already.
-        let _ = fs::remove_file(&self.path);
+        if let Some(socket) = self.socket.take() {
+            // Another process may have removed it already.
+            let _ = fs::remove_file(&socket.record.path);
+        }
     }
 }
 
@@ -141,5 +180,39 @@ fn document(status: u16, value: &impl Serialize) -> Document {
         status,
         kind: JSON,
         body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    #[test]
+    fn a_client_that_connects_during_a_handover_is_answered_by_the_next_server() {
+        let stage = testing::context(&["net0"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let context = || Context {
+            machine: Arc::clone(&stage.machine),
+            agent: None,
+            hotplug: None,
+        };
+        let api = Api::start(&path, context()).unwrap();
+        let (record, listener) = api.into_handover().unwrap();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client
+            .write_all(b"GET /v1/status HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
+        let api = Api::from_handover(record, listener, context()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("net0"),
+            "{answer}"
+        );
+        drop(api);
+        assert!(!path.exists());
     }
 }
