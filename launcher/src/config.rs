@@ -45,10 +45,12 @@ pub enum ConfigError {
         second: String,
     },
     /// Ports are kept where none are taken.
-    #[error("--keep-port goes with --port=all: leave it out, or ask for every port")]
+    #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
     /// A forward listens on a family the guest has not got.
-    #[error("--port={0} listens on an address of a family the guest does not have: see --ipv4 and --ipv6")]
+    #[error(
+        "--port={0} listens on an address of a family that the guest does not have: choose another address, or set --ipv4 or --ipv6"
+    )]
     ForwardFamily(String),
     /// An address is not of the guest's network.
     #[error("--map-host-loopback={addr} is not in the guest's network{network}: choose an address there")]
@@ -59,7 +61,7 @@ pub enum ConfigError {
         network: String,
     },
     /// An option of another mode.
-    #[error("{option} means nothing with --mode={mode}: leave it out, or choose the other mode")]
+    #[error("{option} has no effect with --mode={mode}: leave it out, or choose the other mode")]
     OtherMode {
         /// The option, with its dashes.
         option: &'static str,
@@ -75,10 +77,10 @@ pub enum ConfigError {
     #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
     HairpinPromiscuous,
     /// A check against a MAC that nobody has said.
-    #[error("--mac-spoof-check holds the guest to the MAC of --mac, which is missing: give it, or leave the check out")]
+    #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
     CheckWithoutMac,
     /// An option of another way to the segment.
-    #[error("{0} goes with {1} only: leave it out")]
+    #[error("{0} has an effect only with {1}: leave it out")]
     OnlyWith(&'static str, &'static str),
     /// Not a descriptor for each queue pair.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]

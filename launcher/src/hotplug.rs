@@ -109,7 +109,7 @@ pub enum HotplugError {
     #[error("{0}")]
     Manifests(String),
     /// Manifests of another VM.
-    #[error("the manifests are of {asked}, and {served} is served here")]
+    #[error("the manifests describe {asked}, but this process serves {served}: give those of {served}")]
     OtherVm {
         /// Theirs.
         asked: String,
@@ -120,7 +120,7 @@ pub enum HotplugError {
     #[error("there is no interface {0:?}")]
     Unknown(String),
     /// An interface that is served and is to be another.
-    #[error("interface {0} is to change in more than its state, which it cannot while it is plugged")]
+    #[error("interface {0} differs in more than its state, which cannot change while it is plugged")]
     Changed(String),
     /// A port that cannot be made.
     #[error("{0}")]
@@ -130,11 +130,11 @@ pub enum HotplugError {
     Vmm(#[from] RunningError),
     /// Nobody puts cards in.
     #[error(
-        "no VMM is known that could be given cards: start hawser with --qmp or --cloud-hypervisor, or the VMM after --"
+        "no VMM is known that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or with the VMM after --"
     )]
     NoVmm,
     /// The process is about to end.
-    #[error("hawser is about to end")]
+    #[error("hawser is shutting down")]
     Ending,
 }
 

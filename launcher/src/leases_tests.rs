@@ -263,7 +263,7 @@ fn whereabouts_ranges_are_those_of_its_documentation() {
             &[
                 "192.168.2.225/28",
                 "192.168.2.226/28",
-                "every address of 192.168.2.225-192.168.2.226 is given out: widen the ranges, or release VMs that are \
+                "every address of 192.168.2.225-192.168.2.226 is in use: widen the ranges, or release VMs that are \
                  gone (hawser leases list)",
             ],
         ),

@@ -71,7 +71,7 @@ pub struct PolicyArgs {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// A VLAN is in two ranges.
-    #[error("--vlan-trunk={spec} names VLAN {id} twice: let each VLAN stand in one range")]
+    #[error("--vlan-trunk={spec} names VLAN {id} twice: name each VLAN in one range only")]
     Overlap {
         /// The option's value.
         spec: String,
@@ -95,7 +95,7 @@ pub enum PolicyError {
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
     NativeWithoutTrunk(VlanId),
     /// Nothing the default VLAN could be beside.
-    #[error("--preserve-default-vlan has a meaning beside --vlan or --vlan-trunk only: give one, or leave it out")]
+    #[error("--preserve-default-vlan has an effect only with --vlan or --vlan-trunk: give one, or leave it out")]
     NothingToPreserve,
 }
 

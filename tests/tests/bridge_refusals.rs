@@ -11,7 +11,7 @@ const MAC: &str = "52:54:00:12:34:56";
 
 /// Options, and what is said of them.
 const REFUSALS: &[(&[&str], &[&str])] = &[
-    (&["--bridge=br9"], &["--bridge=br9", "no link of that name", "br0"]),
+    (&["--bridge=br9"], &["--bridge=br9", "no link has this name", "br0"]),
     (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
     (
         &["--bridge=br0", "--mtu=1501"],
@@ -32,7 +32,7 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     ),
     (
         &["--bridge=br0", "--mac-spoof-check"],
-        &["--mac-spoof-check", "--mac", "give it"],
+        &["--mac-spoof-check", "--mac", "give the guest's MAC"],
     ),
     (
         &["--bridge=br0", "--netns=none"],
@@ -42,7 +42,7 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
         &["--bridge=br0", "--netns=/etc/passwd"],
         &["--netns=/etc/passwd", "no network namespace"],
     ),
-    (&["--tap=busy0"], &["--tap=busy0", "another process has it"]),
+    (&["--tap=busy0"], &["--tap=busy0", "in use by another process"]),
     (
         &["--tap=tap0", "--queue-pairs=2"],
         &["--tap=tap0", "multi_queue", "one pair"],
@@ -52,7 +52,10 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--bridge=a/b"], &["--bridge", "name of a network interface"]),
     (&["--tap=br0"], &["--tap=br0", "a bridge", "--bridge=br0"]),
     (&["--tap=tap0", "--mtu=9000"], &["--mtu: 9000", "tap0"]),
-    (&["--macvtap=nowhere0"], &["--macvtap=nowhere0", "no link of that name"]),
+    (
+        &["--macvtap=nowhere0"],
+        &["--macvtap=nowhere0", "no link has this name"],
+    ),
     (&["--macvtap=up0:source"], &["--macvtap", "source", "passthru"]),
     (
         &["--macvtap=tap0"],
@@ -64,11 +67,11 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
         &["--macvtap=mvt0", "--mac=02:00:00:00:00:01"],
         &["--mac: 02:00:00:00:00:01", "02:00:00:00:00:77"],
     ),
-    (&["--macvtap=mvt1"], &["--macvtap=mvt1", "another process has it"]),
+    (&["--macvtap=mvt1"], &["--macvtap=mvt1", "in use by another process"]),
     (&["--pod-interface=up0"], &["--pod-interface=up0", "IPv4 address"]),
     (
         &["--pod-interface=far0"],
-        &["--pod-interface=far0", "k6t-far0", "there already"],
+        &["--pod-interface=far0", "k6t-far0", "exists already"],
     ),
     (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
 ];
@@ -198,7 +201,7 @@ fn what_a_manifest_cannot_be_attached_to_is_refused_at_its_field_and_nothing_has
         (
             r#"{"type": "cnv-bridge", "bridge": "br0", "mtu": 1501}"#,
             "16: spec.config.mtu",
-            "1501 is more than the 1500 bytes of the segment (br0); lower it",
+            "1501 exceeds the segment's MTU of 1500 bytes (br0); lower it",
         ),
         (
             r#"{"type": "cnv-bridge", "bridge": "br0", "vlan": 4095}"#,
@@ -208,7 +211,7 @@ fn what_a_manifest_cannot_be_attached_to_is_refused_at_its_field_and_nothing_has
         (
             r#"{"type": "macvlan", "master": "nowhere0"}"#,
             "16: spec.config.master",
-            "make it first",
+            "create it first",
         ),
         (
             r#"{"type": "macvlan", "master": "tap0"}"#,

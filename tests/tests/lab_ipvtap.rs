@@ -223,7 +223,7 @@ fn assert_what_cannot_work_is_refused(machine: &Machine) -> Result<()> {
         ("--ipvtap=low3:l3s --guest-address=fd00:3::7", "choose mode l3"),
         (
             "--ipvtap=low2:l3 --guest-address=10.2.0.6",
-            "cannot give 10.2.0.6 to an ipvtap on low2",
+            "cannot assign 10.2.0.6 to an ipvtap on low2",
         ),
     ];
     for (options, words) in refusals {

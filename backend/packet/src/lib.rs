@@ -45,7 +45,7 @@ pub enum Malformed {
     #[error("a length field contradicts the frame")]
     Length,
     /// Headers reach beyond the bytes that are copied for decisions.
-    #[error("the headers are longer than is looked at")]
+    #[error("the headers are longer than the copied head of the frame")]
     HeadersTooLong,
 }
 

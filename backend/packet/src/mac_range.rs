@@ -22,10 +22,10 @@ pub enum MacRangeError {
     #[error(transparent)]
     Mac(#[from] BadMac),
     /// One of the ends is a multicast address.
-    #[error("these are multicast addresses; the first byte of a card's MAC is even")]
+    #[error("these are multicast addresses: give MACs whose first byte is even")]
     Multicast,
     /// The first bytes of the ends differ.
-    #[error("the first bytes differ, so that multicast addresses lie between: begin both with the same")]
+    #[error("the first bytes differ, so the range includes multicast addresses: use the same first byte for both")]
     FirstByte,
     /// The first address is above the last.
     #[error("it ends before it begins: give the lower MAC first")]

@@ -38,10 +38,10 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
     /// Fewer queues than queue pairs.
-    #[error("the device to the segment has fewer queues than the guest has queue pairs: give one for each")]
+    #[error("the device of the segment has fewer queues than the guest has queue pairs: give one queue per pair")]
     Queues,
     /// epoll does not take the queue.
-    #[error("cannot watch the device to the segment: {0}")]
+    #[error("cannot watch the device of the segment: {0}")]
     Watch(#[from] io::Error),
 }
 

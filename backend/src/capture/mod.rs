@@ -63,7 +63,7 @@ pub struct Packet {
 
 /// Somebody is looking already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("another capture of this port is running: end that first")]
+#[error("another capture of this port is running: end it first")]
 pub struct Busy;
 
 /// What the workers of a port and whoever looks share.

@@ -90,7 +90,7 @@ pub enum EveryPortError {
     },
     /// A node's own namespace, where programs that start later need their ports.
     #[error(
-        "in the system's own network namespace its programs need theirs: serve from a pod's (--netns), or name the ports"
+        "in the system's own network namespace the system's programs need their ports: serve from a pod's namespace (--netns), or name the ports"
     )]
     SystemsOwn,
 }

@@ -77,7 +77,9 @@ impl Families {
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program, or another forward, has the port.
-    #[error("--port {option}: port {port} is in use on the host: choose another one, or stop who listens there")]
+    #[error(
+        "--port {option}: port {port} is in use on the host: choose another one, or stop the program that listens there"
+    )]
     InUse {
         /// The option's value.
         option: String,
@@ -96,7 +98,7 @@ pub enum ListenError {
         port: u16,
     },
     /// The address to listen on is not one of the host's.
-    #[error("--port {option}: the host has no address {address}: name one it has, or none for all")]
+    #[error("--port {option}: the host has no address {address}: name one of its addresses, or none to listen on all")]
     NoSuchAddress {
         /// The option's value.
         option: String,
@@ -104,7 +106,7 @@ pub enum ListenError {
         address: IpAddr,
     },
     /// The address is of a family the guest does not have.
-    #[error("--port {option}: the guest has no address of that family: switch it on, or name another address")]
+    #[error("--port {option}: the guest has no address of that family: enable the family, or name another address")]
     FamilyOff {
         /// The option's value.
         option: String,

@@ -24,7 +24,7 @@ pub enum ForwardError {
     #[error("the port is not in masquerade mode: its guest is reached under its own addresses")]
     NotMasquerade,
     /// Every port is forwarded, under its own number.
-    #[error("every port reaches the guest already")]
+    #[error("every port is forwarded to the guest already")]
     EveryPort,
     /// A port cannot be listened on.
     #[error(transparent)]
@@ -33,7 +33,7 @@ pub enum ForwardError {
     #[error("{0} is not forwarded")]
     Unknown(Forward),
     /// The worker could not take it over.
-    #[error("the sockets cannot be watched: {0}")]
+    #[error("cannot watch the sockets: {0}")]
     Watch(#[from] io::Error),
 }
 

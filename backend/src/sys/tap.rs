@@ -36,7 +36,7 @@ pub enum TapError {
     #[error("cannot open {TUN_DEVICE}: {0}; load the module tun, and let this process read and write the device")]
     Open(#[source] io::Error),
     /// A name no interface can have.
-    #[error("'{0}' is no name of an interface: give 1 to 15 bytes")]
+    #[error("'{0}' is not an interface name: give 1 to 15 bytes")]
     Name(String),
     /// The device does not let itself be attached to.
     #[error("cannot attach to {name}: {source}; {remedy}")]
@@ -49,7 +49,7 @@ pub enum TapError {
         remedy: &'static str,
     },
     /// The descriptor is not a queue of a TAP device.
-    #[error("the descriptor is no queue of a TAP or macvtap device: {0}")]
+    #[error("the descriptor is not a queue of a TAP or macvtap device: {0}")]
     NotTap(#[source] io::Error),
     /// A queue with other properties than those needed.
     #[error("{name} is not as needed: {what}")]

@@ -26,13 +26,15 @@ const NEED_REPLY: u32 = 1 << 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The version bits are not 1.
-    #[error("a message has protocol version {0}, only version 1 exists: is the peer a vhost-user front end?")]
+    #[error(
+        "a message has protocol version {0}, but only version 1 exists: the peer may not be a vhost-user front end"
+    )]
     Version(u32),
     /// The body is longer than any message has.
-    #[error("a message announces a body of {0} bytes, the longest allowed has {BODY_MAX}")]
+    #[error("a message announces a body of {0} bytes; at most {BODY_MAX} are allowed")]
     TooLong(u32),
     /// More descriptors than any message has.
-    #[error("a message has {0} file descriptors, at most {FILES_MAX} are allowed")]
+    #[error("a message has {0} file descriptors; at most {FILES_MAX} are allowed")]
     TooManyFiles(usize),
     /// The body does not have the length of its request.
     #[error("request {code} has a body of {got} bytes instead of {want}")]
@@ -45,15 +47,13 @@ pub enum Malformed {
         want: usize,
     },
     /// A field of the body has a value that the protocol does not have.
-    #[error(
-        "request {0} has flags that do not exist, an address that is not aligned, or a length that is out of range"
-    )]
+    #[error("request {0} has an undefined flag, an unaligned address, or a length out of range")]
     Body(u32),
     /// Descriptors with a request that has none.
-    #[error("request {0} has file descriptors, it should have none")]
+    #[error("request {0} has file descriptors and should have none")]
     UnexpectedFiles(u32),
     /// A request without the descriptor it is about, or with several.
-    #[error("request {0} should have exactly one file descriptor for each thing it is about")]
+    #[error("request {0} does not have exactly one file descriptor per ring or region")]
     MissingFiles(u32),
     /// An answer where a request is due.
     #[error("message {0} is an answer where a request is expected")]

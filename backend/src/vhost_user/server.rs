@@ -51,11 +51,11 @@ pub enum ServeError {
     #[error("socket {0} is in use by another process: choose another path, or end that process")]
     InUse(PathBuf),
     /// Something else lies there.
-    #[error("{0} exists and is no socket: choose another path, or remove it")]
+    #[error("{0} exists and is not a socket: choose another path, or remove it")]
     NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error(
-        "cannot make the socket {path}: {source}; the directory must exist and be writable, the path be shorter than 108 bytes"
+        "cannot create the socket {path}: {source}; the directory must exist and be writable, and the path shorter than 108 bytes"
     )]
     Bind {
         /// The socket.
@@ -72,7 +72,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The descriptor is of another kind.
-    #[error("the descriptor given is no Unix stream socket: pass a connected or a listening one")]
+    #[error("the inherited descriptor is not a Unix stream socket: pass a connected or a listening one")]
     BadFd,
     /// A worker of the port has ended early.
     #[error("{0}; the port is no longer served")]

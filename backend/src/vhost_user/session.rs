@@ -64,10 +64,10 @@ pub enum Refused {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// A request this back end does not have.
-    #[error("the front end sends request {0}, which was never offered")]
+    #[error("the front end sent request {0}, whose feature was not offered")]
     Unknown(u32),
     /// A request of a protocol feature that was not agreed on.
-    #[error("the front end sends request {code} without having agreed to protocol feature {feature:?}")]
+    #[error("the front end sent request {code} without negotiating protocol feature {feature:?}")]
     NotAgreed {
         /// The request's number.
         code: u32,
@@ -75,13 +75,13 @@ pub enum Refused {
         feature: Protocol,
     },
     /// SET_OWNER on a session that has an owner.
-    #[error("the front end sends SET_OWNER twice")]
+    #[error("the front end sent SET_OWNER twice")]
     Owned,
     /// Features that were not offered.
-    #[error("the front end accepts virtio features {0:#x}, which were not offered")]
+    #[error("the front end accepted virtio features {0:#x}, which were not offered")]
     Features(u64),
     /// A ring that does not exist.
-    #[error("the front end wants ring {ring}, but {rings} are offered: give it no more queues than --queue-pairs")]
+    #[error("the front end uses ring {ring}, but {rings} are offered: give it no more queues than --queue-pairs")]
     NoSuchRing {
         /// Ring in the request.
         ring: u32,
@@ -89,19 +89,19 @@ pub enum Refused {
         rings: u32,
     },
     /// A ring without descriptors, or with too many.
-    #[error("the front end wants a ring of {0} descriptors, 1 to {MAX_RING_SIZE} are possible")]
+    #[error("the front end set a ring size of {0}; 1 to {MAX_RING_SIZE} are allowed")]
     RingSize(u32),
     /// SET_VRING_ENABLE with something else than 0 or 1.
-    #[error("SET_VRING_ENABLE says {0}, neither 0 nor 1")]
+    #[error("SET_VRING_ENABLE has the value {0}; 0 and 1 are allowed")]
     BadEnable(u32),
     /// A ring outside the memory.
-    #[error("the front end has a ring at {0:#x}, which is in none of its memory regions")]
+    #[error("the front end placed a ring at {0:#x}, outside its memory regions")]
     Unmapped(u64),
     /// A ring that virtio does not allow.
-    #[error("the front end has a ring that cannot be used: {0}")]
+    #[error("the front end set up an unusable ring: {0}")]
     Ring(String),
     /// Memory that cannot be.
-    #[error("the front end has memory of {len} bytes at {at:#x}, beyond the end of the address space")]
+    #[error("the front end sent a region of {len} bytes at {at:#x}, beyond the end of the address space")]
     BadRegion {
         /// Guest-physical or front-end address.
         at: u64,
@@ -109,7 +109,7 @@ pub enum Refused {
         len: u64,
     },
     /// Memory that is not there.
-    #[error("the front end has memory of {len} bytes at {offset:#x} of a file of {file}")]
+    #[error("the front end sent a region of {len} bytes at {offset:#x} of a file of {file} bytes")]
     ShortMemory {
         /// Bytes of the region.
         len: u64,
@@ -119,10 +119,10 @@ pub enum Refused {
         file: u64,
     },
     /// Memory that cannot be mapped, overlaps, or is unknown.
-    #[error("the front end has memory that cannot be used: {0}")]
+    #[error("the front end sent unusable memory: {0}")]
     Memory(String),
     /// A dirty log that is not there.
-    #[error("the front end has a dirty log of {size} bytes at {offset:#x} of a file of {file}")]
+    #[error("the front end sent a dirty log of {size} bytes at {offset:#x} of a file of {file} bytes")]
     ShortLog {
         /// Bytes of the log.
         size: u64,
@@ -132,13 +132,13 @@ pub enum Refused {
         file: u64,
     },
     /// A dirty log that ends before the memory does.
-    #[error("the front end has a dirty log of {size} bytes, too short for its memory")]
+    #[error("the front end sent a dirty log of {size} bytes, too short for its memory")]
     LogTooShort {
         /// Bytes of the log.
         size: u64,
     },
     /// A dirty log that cannot be mapped.
-    #[error("the front end has a dirty log that cannot be mapped: {0}")]
+    #[error("the front end sent a dirty log that cannot be mapped: {0}")]
     Log(String),
 }
 

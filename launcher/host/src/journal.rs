@@ -69,7 +69,7 @@ struct Header {
 
 /// Why the journal cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot keep a journal in {}: {source}; name a folder this process can write with --runtime-dir", folder.display())]
+#[error("cannot write a journal in {}: {source}; set --runtime-dir to a directory that this process can write", folder.display())]
 pub struct JournalError {
     folder: PathBuf,
     source: io::Error,

@@ -42,7 +42,7 @@ pub enum NamespaceError {
         source: io::Error,
     },
     /// Nobody finds back.
-    #[error("cannot enter the network namespace hawser was started in: {0}")]
+    #[error("cannot return to the network namespace that hawser was started in: {0}")]
     Return(#[source] io::Error),
     /// No thread to enter it with.
     #[error("cannot start a thread: {0}")]

@@ -95,7 +95,7 @@ impl Site {
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     /// There is no such link.
-    #[error("there is no link of that name{0}; make it first, or name another")]
+    #[error("no link has this name{0}; create it first, or name another")]
     NoLink(String),
     /// It is a link of another kind.
     #[error("{name} is {found}, not {wanted}; {remedy}")]
@@ -118,10 +118,10 @@ pub enum AttachError {
         master: String,
     },
     /// Another process reads the frames of the link.
-    #[error("{0} is taken, another process has it: end that, or name another link")]
+    #[error("{0} is in use by another process: end that process, or name another link")]
     InUse(String),
     /// The link is switched off.
-    #[error("{0} is down; switch it on first (ip link set {0} up)")]
+    #[error("{0} is down; set it up first (ip link set {0} up)")]
     LinkDown(String),
     /// No right to make or change links.
     #[error(
@@ -133,7 +133,7 @@ pub enum AttachError {
         what: &'static str,
     },
     /// More than the segment carries.
-    #[error("{asked} is more than the {segment} bytes of the segment ({name}); lower it, or raise the link's MTU")]
+    #[error("{asked} exceeds the segment's MTU of {segment} bytes ({name}); lower it, or raise the link's MTU")]
     Mtu {
         /// What was asked for.
         asked: u16,
@@ -143,7 +143,7 @@ pub enum AttachError {
         name: String,
     },
     /// The guest would not be reached under the MAC it was to have.
-    #[error("{asked} is not the MAC of {name}, which lets only frames for {link} through; {remedy}")]
+    #[error("{asked} is not the MAC of {name}, which passes only frames for {link}; {remedy}")]
     Mac {
         /// What was asked for.
         asked: MacAddr,
@@ -155,16 +155,16 @@ pub enum AttachError {
         remedy: &'static str,
     },
     /// A name that is needed is taken.
-    #[error("a link named {0} is there already; remove or rename it")]
+    #[error("a link named {0} exists already; remove or rename it")]
     Taken(String),
     /// A pod interface without what the guest is to take over.
     #[error("{0} has no {1} that a guest could take over; attach the guest with --bridge, --macvtap or --tap instead")]
     Nothing(String, &'static str),
     /// Something was there a moment ago.
-    #[error("{0} has gone away; try again")]
+    #[error("{0} was removed meanwhile; try again")]
     Vanished(String),
     /// A link above another cannot be made.
-    #[error("cannot make {kind} on {lower}: {source}; {remedy}")]
+    #[error("cannot create {kind} on {lower}: {source}; {remedy}")]
     Make {
         /// Its kind, with its article.
         kind: &'static str,
@@ -176,7 +176,7 @@ pub enum AttachError {
         remedy: &'static str,
     },
     /// The guest's address cannot be put on its ipvtap.
-    #[error("cannot give {guest} to an ipvtap on {lower}: {source}; see that no other link on {lower} has it")]
+    #[error("cannot assign {guest} to an ipvtap on {lower}: {source}; check that no other link on {lower} has it")]
     GuestAddress {
         /// The address.
         guest: IpAddr,
@@ -192,10 +192,10 @@ pub enum AttachError {
     )]
     Ipv6InL3s(IpAddr),
     /// Addresses for an ipvtap that somebody else made.
-    #[error("{0} is an ipvtap of somebody else's, who gives it the guest's addresses; leave --guest-address out")]
+    #[error("{0} is an existing ipvtap, whose creator assigns the guest's addresses; leave --guest-address out")]
     GuestsOfAdopted(String),
     /// Tags on a segment without frames.
-    #[error("{0} carries packets and no tags in this mode; leave --vlan and --vlan-trunk out, or choose mode l2")]
+    #[error("{0} carries no VLAN tags in this mode; leave --vlan and --vlan-trunk out, or choose mode l2")]
     Untaggable(String),
     /// The device cannot be opened.
     #[error(transparent)]
@@ -210,7 +210,7 @@ pub enum AttachError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The kernel refuses a change.
-    #[error("the kernel refuses a change of the network: {0}")]
+    #[error("the kernel refused a change of the network: {0}")]
     Netlink(#[from] io::Error),
 }
 

@@ -254,7 +254,7 @@ impl Machine {
         // The thread that is started here tells of its end only after it is in the list.
         let mut state = self.shared.lock();
         if state.run == Run::Stopped {
-            return Err(Failure::runtime("hawser is about to end"));
+            return Err(Failure::runtime("hawser is shutting down"));
         }
         let served = ready.serve(&self.setup.sandbox, &self.shared)?;
         let port = Arc::clone(&served.port);

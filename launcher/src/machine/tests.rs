@@ -121,5 +121,5 @@ fn a_machine_whose_last_port_was_removed_waits_for_the_next() {
     machine.stop();
     assert_eq!(waiting.join().unwrap(), Ok(()));
     let late = machine.add(nic(folder.path(), "b")).map(drop).unwrap_err();
-    assert!(late.to_string().contains("about to end"), "{late}");
+    assert!(late.to_string().contains("shutting down"), "{late}");
 }

@@ -28,10 +28,10 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     /// It cannot be compiled.
-    #[error("no filter can be made for this processor: {0}")]
+    #[error("the sandbox supports no system call filter for this processor: {0}; use --sandbox=off")]
     Compile(#[from] BackendError),
     /// The kernel does not take it.
-    #[error("the kernel takes no filter: {0}")]
+    #[error("the kernel refused the system call filter: {0}; use --sandbox=off on a kernel without seccomp")]
     Install(#[from] seccompiler::Error),
     /// A forbidden call could not be told of.
     #[error("cannot catch SIGSYS: {0}")]

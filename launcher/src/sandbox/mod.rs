@@ -68,13 +68,13 @@ pub enum ThreadKind {
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// The user cannot be changed, or capabilities not be given up.
-    #[error("cannot give up privileges: {0}; --user takes root (CAP_SETUID and CAP_SETGID)")]
+    #[error("cannot drop privileges: {0}; --user needs root (CAP_SETUID and CAP_SETGID)")]
     Privilege(#[source] io::Error),
     /// No Landlock rules.
-    #[error("cannot give up files: {0}; --sandbox=off goes without")]
+    #[error("cannot restrict files: {0}; --sandbox=off runs without the restriction")]
     Files(#[from] landlock::RulesetError),
     /// No filter.
-    #[error("cannot give up system calls: {0}; --sandbox=off goes without")]
+    #[error("cannot restrict system calls: {0}; --sandbox=off runs without the restriction")]
     Filter(#[from] FilterError),
 }
 

@@ -99,10 +99,10 @@ pub enum VmmError {
     #[error("--socket-path is not UTF-8: choose a path that can be written on a command line")]
     PathNotUtf8,
     /// A character that the VMM's option syntax cannot express.
-    #[error("--socket-path has a double quote, which cloud-hypervisor cannot be told: choose another path")]
+    #[error("--socket-path has a double quote, which cloud-hypervisor's options cannot express: choose another path")]
     QuoteInPath,
     /// An MTU below the minimum of cloud-hypervisor.
-    #[error("--mtu={0} is less than the {CLOUD_HYPERVISOR_MIN_MTU} bytes cloud-hypervisor takes: raise it")]
+    #[error("--mtu={0} is less than cloud-hypervisor's minimum of {CLOUD_HYPERVISOR_MIN_MTU} bytes: raise it")]
     MtuTooSmall(u16),
 }
 

@@ -21,16 +21,16 @@ const EVENTS_MAX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// No answer in time.
-    #[error("QEMU does not answer on its monitor: does somebody else talk there?")]
+    #[error("QEMU does not answer on its monitor, which may have another client: give hawser a monitor of its own")]
     Silent,
     /// The socket failed.
     #[error("QEMU's monitor: {0}")]
     Socket(#[from] io::Error),
     /// The peer is not a QEMU monitor.
-    #[error("what listens there does not speak QEMU's machine protocol: give the socket of -qmp")]
+    #[error("the socket does not speak QEMU's machine protocol: give the socket of -qmp")]
     NoQmp,
     /// QEMU refused a command.
-    #[error("QEMU refuses {command}: {description}")]
+    #[error("QEMU refused {command}: {description}")]
     Refused {
         /// The command.
         command: &'static str,

@@ -58,7 +58,7 @@ pub enum RunningError {
     #[error("cloud-hypervisor's API: {0}")]
     CloudHypervisor(io::Error),
     /// cloud-hypervisor answered with an error.
-    #[error("cloud-hypervisor refuses {what} with status {status}: {why}")]
+    #[error("cloud-hypervisor refused {what} with status {status}: {why}")]
     Answer {
         /// The request.
         what: String,
@@ -74,13 +74,13 @@ pub enum RunningError {
     #[error("{0}, and no root port is free: start QEMU with more of -device pcie-root-port,id=…,chassis=…,slot=…")]
     NoPort(String),
     /// The VM already has a NIC of this name.
-    #[error("a card of interface {0} is in the VM already; unplug it first")]
+    #[error("the VM already has a NIC for interface {0}; unplug it first")]
     There(String),
     /// The guest did not release the NIC in time.
-    #[error("the guest does not let go of the card of {0} within {1:?}: it is plugged as before; try again later")]
+    #[error("the guest did not release the NIC of {0} within {1:?}: it stays plugged; try again later")]
     Kept(String, Duration),
     /// The guest refused to release the NIC.
-    #[error("the guest refuses to let go of the card of {0}: it is plugged as before")]
+    #[error("the guest refused to release the NIC of {0}: it stays plugged")]
     Refused(String),
 }
 

@@ -90,14 +90,14 @@ pub enum ClaimError {
     },
     /// No MAC is left.
     #[error(
-        "every MAC of {0} is given out: widen --mac-range (or KubeMacPool's RANGE_END), or release VMs that are gone (hawser leases list)"
+        "every MAC of {0} is in use: widen --mac-range (or KubeMacPool's RANGE_END), or release VMs that are gone (hawser leases list)"
     )]
     NoMac(MacRange),
     /// No address is left.
-    #[error("every address of {0} is given out: widen the ranges, or release VMs that are gone (hawser leases list)")]
+    #[error("every address of {0} is in use: widen the ranges, or release VMs that are gone (hawser leases list)")]
     NoAddress(String),
     /// The random number generator fails.
-    #[error("no random number is to be had: {0}")]
+    #[error("the system gives no random numbers: {0}")]
     Random(String),
     /// The store fails.
     #[error(transparent)]

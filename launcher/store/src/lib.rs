@@ -158,44 +158,44 @@ pub struct StoreError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreProblem {
     /// There is no such file.
-    #[error("there is no such file: name the store that hawser run was given")]
+    #[error("the file does not exist: name the store of hawser run")]
     Missing,
-    /// The folder cannot be made.
-    #[error("cannot make its folder: {0}; name a file this process can write, or give --store=off")]
+    /// The directory cannot be created.
+    #[error("cannot create its directory: {0}; name a file that this process can write, or give --store=off")]
     Folder(io::Error),
     /// It cannot be opened, read or written.
-    #[error("{0}; name a file that this process can write in a folder it can write, or give --store=off")]
+    #[error("{0}; name a file in a directory that this process can write, or give --store=off")]
     Access(String),
-    /// No room.
-    #[error("its disk is full: make room there and try again; no lease was changed")]
+    /// The disk is full.
+    #[error("its disk is full: free some space and try again; no lease was changed")]
     Full,
-    /// A newer layout.
+    /// The layout is newer than this version supports.
     #[error(
-        "a newer hawser made it (layout {found}, and this one knows {known}): use that one, or name another file; \
-         nothing was changed in it"
+        "a newer hawser created it (layout {found}, this one supports {known}): use that version, or name another \
+         file; the file was not changed"
     )]
     Newer {
-        /// Of the file.
+        /// Layout of the file.
         found: i64,
-        /// Ours.
+        /// Newest supported layout.
         known: i64,
     },
-    /// A database of somebody else's.
-    #[error("it is the database of another program: name another file; nothing was changed in it")]
+    /// A database of another program.
+    #[error("it is the database of another program: name another file; the file was not changed")]
     Foreign,
-    /// No database, or a broken one.
+    /// Not a database, or a broken one.
     #[error(
-        "it is damaged, or no store of hawser's ({0}): put a copy of it back, or move it away so that a new one is \
-         begun, which knows of no lease; nothing was changed in it"
+        "it is damaged, or not a store of hawser ({0}): restore a copy, or move it away so that hawser starts an \
+         empty store; the file was not changed"
     )]
     Damaged(String),
-    /// Somebody does not let go of it.
+    /// Another process keeps the file locked.
     #[error(
-        "another process has held it for {0} seconds: look who has it open (fuser -v FILE), end that, and try again; \
+        "another process has locked it for {0} seconds: find that process (fuser -v FILE), end it, and try again; \
          no lease was changed"
     )]
     Locked(u64),
-    /// What should not happen.
+    /// An unexpected error of SQLite.
     #[error("{0}")]
     Other(String),
 }

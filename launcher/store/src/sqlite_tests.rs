@@ -103,7 +103,7 @@ fn a_file_that_is_no_store_of_ours_is_refused_and_left_as_it_is() {
             let failed = Sqlite::open(&path, access).and_then(|store| store.leases(None));
             let error = failed.unwrap_err().to_string();
             assert!(
-                error.contains(why) && error.contains("nothing was changed in it"),
+                error.contains(why) && error.contains("the file was not changed"),
                 "{error}"
             );
             assert!(error.starts_with(&format!("--store={}: ", path.display())), "{error}");
@@ -111,7 +111,7 @@ fn a_file_that_is_no_store_of_ours_is_refused_and_left_as_it_is() {
         assert_eq!(fs::read(&path).unwrap(), before);
     };
     fs::write(&path, "apiVersion: kubevirt.io/v1\n".repeat(100)).unwrap();
-    refused("it is damaged, or no store of hawser's");
+    refused("it is damaged, or not a store of hawser");
 
     fs::remove_file(&path).unwrap();
     let foreign = Connection::open(&path).unwrap();
@@ -134,7 +134,7 @@ fn a_file_that_is_no_store_of_ours_is_refused_and_left_as_it_is() {
         .pragma_update(None, "user_version", LAYOUT + 1)
         .unwrap();
     drop(store);
-    refused("a newer hawser made it (layout 3, and this one knows 2)");
+    refused("a newer hawser created it (layout 3, this one supports 2)");
 
     let raw = Connection::open(&path).unwrap();
     raw.pragma_update(None, "user_version", LAYOUT).unwrap();
@@ -186,7 +186,7 @@ fn a_store_that_somebody_does_not_let_go_of_is_told_and_unchanged() {
     let holder = Connection::open(&path).unwrap();
     holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let error = give(&mut store, "a", &[of_range("lan", 9)]).unwrap_err().to_string();
-    assert!(error.contains("another process has held it for 1 seconds"), "{error}");
+    assert!(error.contains("another process has locked it for 1 seconds"), "{error}");
     assert!(Sqlite::open_waiting::<1>(&path, Access::Make).is_err());
     holder.execute_batch("ROLLBACK").unwrap();
     give(&mut store, "a", &[of_range("lan", 9)]).unwrap();
@@ -205,7 +205,7 @@ fn a_store_whose_disk_is_full_says_so_and_has_the_leases_it_had() {
             Err(error) => break error.to_string(),
         }
     };
-    assert!(error.contains("its disk is full: make room there"), "{error}");
+    assert!(error.contains("its disk is full: free some space"), "{error}");
     let again = Sqlite::open(&path, Access::Make).unwrap();
     assert_eq!(again.leases(None).unwrap().len(), given);
 }
@@ -215,7 +215,7 @@ fn a_store_that_is_not_there_is_made_only_where_leases_are_given() {
     let (_folder, path) = folder();
     for access in [Access::Change, Access::Read] {
         let error = Sqlite::open(&path, access).unwrap_err().to_string();
-        assert!(error.contains("there is no such file"), "{error}");
+        assert!(error.contains("the file does not exist"), "{error}");
     }
     // An empty file, as mktemp makes, is a new store.
     fs::write(&path, "").unwrap();
@@ -228,5 +228,8 @@ fn a_store_that_is_not_there_is_made_only_where_leases_are_given() {
     .unwrap();
     let folder = path.parent().unwrap();
     let error = Sqlite::open(folder, Access::Make).unwrap_err().to_string();
-    assert!(error.contains("name a file that this process can write"), "{error}");
+    assert!(
+        error.contains("name a file in a directory that this process can write"),
+        "{error}"
+    );
 }

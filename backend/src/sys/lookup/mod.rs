@@ -25,13 +25,15 @@ use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// A capability is missing.
-    #[error("that takes CAP_NET_ADMIN and CAP_BPF when hawser starts, outside of any user namespace")]
+    #[error("this needs CAP_NET_ADMIN and CAP_BPF when hawser starts, outside any user namespace")]
     NotPermitted,
     /// The kernel is too old, or made without BPF.
-    #[error("this kernel has no sk_lookup programs: that takes Linux 5.9 with CONFIG_BPF_SYSCALL")]
+    #[error("this kernel has no sk_lookup programs, which need Linux 5.9 with CONFIG_BPF_SYSCALL")]
     NotSupported,
     /// Somebody else has one in the namespace.
-    #[error("another program gives out the ports of this network namespace already: another hawser serves a VM here?")]
+    #[error(
+        "another program already directs the ports of this network namespace, perhaps a hawser that serves another VM: end it, or use another namespace"
+    )]
     Taken,
     /// Anything else.
     #[error("{step}: {source}")]

@@ -61,7 +61,7 @@ pub struct RingLayout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// Not a power of two, or zero.
-    #[error("a ring of {0} descriptors is no power of two up to {MAX_RING_SIZE}")]
+    #[error("ring size {0} is not a power of two up to {MAX_RING_SIZE}")]
     Size(u16),
     /// A part of the ring is not aligned as 2.7 asks.
     #[error("the ring part at {0:#x} is not aligned")]

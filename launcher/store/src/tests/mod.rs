@@ -203,7 +203,7 @@ fn a_full_range_is_named_and_gives_nothing_out<P: Place>() {
     }
     let error = give(&mut store, "c", &[of_range("lan", 3)]).unwrap_err().to_string();
     assert!(
-        error.starts_with("every address of 10.0.0.1-10.0.0.3 is given out"),
+        error.starts_with("every address of 10.0.0.1-10.0.0.3 is in use"),
         "{error}"
     );
     assert_eq!(store.leases(None).unwrap().len(), 2);
@@ -217,7 +217,7 @@ fn a_full_range_is_named_and_gives_nothing_out<P: Place>() {
     };
     let error = give(&mut store, "e", &[pooled]).unwrap_err().to_string();
     assert!(
-        error.starts_with("every MAC of 02:00:00:00:00:00-02:00:00:00:00:08 is given out"),
+        error.starts_with("every MAC of 02:00:00:00:00:00-02:00:00:00:00:08 is in use"),
         "{error}"
     );
 }

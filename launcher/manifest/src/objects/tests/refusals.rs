@@ -544,7 +544,7 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
         ),
         (
             ends("02:00:00:00:00:00", "06:00:00:00:00:00"),
-            "vm.yaml:6: data.RANGE_END: the first bytes differ, so that multicast addresses lie between: begin both with the same",
+            "vm.yaml:6: data.RANGE_END: the first bytes differ, so the range includes multicast addresses: use the same first byte for both",
         ),
         (
             "  RANGE_END: \"02:00:00:00:00:00\"\n".into(),
