@@ -1,21 +1,21 @@
-//! NICs that come and go while the VM runs.
+//! Changes to the NICs of a running VM.
 //!
-//! The manifests are what is wanted, as they are to start with: what they say now is compared
-//! with what is served, and the difference is a list of steps. Each step has one that undoes
-//! it; if one fails, those before it are undone, so that a change is made whole or not at all.
+//! The manifests define the desired state. They are compared with the NICs being served, and the
+//! difference is a list of steps. Each step has an inverse; if one fails, the steps before it are
+//! undone, so that a change is made whole or not at all.
 //!
 //! ```text
 //!  plug:    port made, socket there ── card put in by the VMM, which connects
 //!  unplug:  guest asked by the VMM, lets go, card gone ── port put away
 //! ```
 //!
-//! All of it is done by one thread, one order after the other. It is not that of whoever asks:
-//! threads of ports are born of it, and are to have its priority, not that of the API's. Where
-//! a VMM is known it keeps the process's privileges, which making a port takes; where none is
-//! it has given them up, and takes cards out and links down only.
+//! One thread makes all changes, one command after another. It is not the API's thread: port
+//! threads inherit priority from the thread that creates them and must not have the API's. With a
+//! known VMM this thread keeps the process's privileges, which creating a port needs; without one
+//! it has dropped them, and only unplugs NICs and sets links down.
 //!
-//! Asking the guest to shut down is done here too, for it is the VMM that asks ([`PowerDown`]), and
-//! holding links down that the VMM shows up ([`links`]).
+//! The same thread requests the guest's shutdown, because the VMM forwards that request
+//! ([`PowerDown`]), and keeps links down that the VMM shows as up ([`links`]).
 
 mod links;
 mod power;
@@ -52,57 +52,57 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// What changes are made with.
+/// Context of all changes.
 #[derive(Debug)]
 pub struct HotplugSetup {
-    /// Where ports are made.
+    /// Network namespace and settings for new ports.
     pub site: Site,
-    /// Where their sockets are.
+    /// Directory of their sockets.
     pub socket_dir: PathBuf,
-    /// Where the VMM takes orders; `None`: somebody else puts cards in and takes them out.
+    /// Control socket of the VMM; `None` if hawser cannot plug and unplug NICs itself.
     pub vmm: Option<VmmSocket>,
-    /// How long a guest may take.
+    /// Time limits for the guest.
     pub patience: Patience,
     /// Where leases are kept.
     pub store: StoreArgs,
-    /// What manifests are read with.
+    /// Options for reading manifests.
     pub options: PlanOptions,
     /// Ports left to the pod, of an interface that has every one.
     pub kept: Vec<Kept>,
-    /// What is served at first.
+    /// The plan served at start.
     pub plan: VmPlan,
 }
 
-/// What a VM's NICs are to be.
+/// Desired NICs of a VM.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plug {
-    /// The VM's manifests as they are to be.
+    /// Manifests with the desired state.
     pub manifests: Vec<SourceFile>,
-    /// The only interface to be changed.
+    /// The only interface to change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// Nothing is changed: the answer says what would be.
+    /// Changes nothing; the answer lists what would change.
     #[serde(default)]
     pub dry_run: bool,
 }
 
-/// What a change did.
+/// Result of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changes {
     /// Interfaces that were plugged.
     pub plugged: Vec<String>,
     /// Interfaces that were unplugged.
     pub unplugged: Vec<String>,
-    /// Interfaces whose link was taken up.
+    /// Interfaces whose link was set up.
     pub up: Vec<String>,
-    /// Interfaces whose link was taken down.
+    /// Interfaces whose link was set down.
     pub down: Vec<String>,
-    /// What is not as the manifests say, and what is left to do.
+    /// Differences from the manifests that remain.
     pub warnings: Vec<String>,
 }
 
-/// Why nothing was changed.
+/// Reason why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum HotplugError {
     /// Manifests that cannot be served.
@@ -119,26 +119,26 @@ pub enum HotplugError {
     /// No such interface.
     #[error("there is no interface {0:?}")]
     Unknown(String),
-    /// An interface that is served and is to be another.
+    /// A served interface with changes that need unplugging first.
     #[error("interface {0} differs in more than its state, which cannot change while it is plugged")]
     Changed(String),
-    /// A port that cannot be made.
+    /// A port that cannot be created.
     #[error("{0}")]
     Port(Failure),
     /// The VMM.
     #[error("{0}")]
     Vmm(#[from] RunningError),
-    /// Nobody puts cards in.
+    /// No VMM is known that could plug NICs.
     #[error(
         "no VMM is known that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or with the VMM after --"
     )]
     NoVmm,
-    /// The process is about to end.
+    /// The process is shutting down.
     #[error("hawser is shutting down")]
     Ending,
 }
 
-/// What can be asked for.
+/// Commands.
 enum Order {
     Plug(Plug),
     Unplug(String),
@@ -147,23 +147,23 @@ enum Order {
     PowerDown(PowerDown),
 }
 
-/// What became of a change.
+/// Outcome of a change.
 pub type Outcome = Result<Changes, HotplugError>;
 
-/// Whom to ask for changes. The thread that makes them ends with the last of these.
+/// Handle for requesting changes. The thread that makes them exits when the last handle is dropped.
 ///
-/// A change is under way from when it is asked for, whether or not its outcome is waited for.
+/// A requested change, which proceeds whether or not a caller waits for it.
 #[derive(Clone)]
 pub struct Hotplug(Sender<(Order, oneshot::Sender<Outcome>)>);
 
-/// What becomes of a change, when it has been made.
+/// Waits for the outcome of the change.
 pub type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl Hotplug {
     /// Starts the thread that changes `machine`.
     ///
     /// # Errors
-    /// If there is none to be had.
+    /// If the system has no thread left.
     pub fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
         let (sender, orders) = mpsc::channel();
         let operator = Operator { setup, machine };
@@ -174,39 +174,39 @@ impl Hotplug {
         Ok(Self(sender))
     }
 
-    /// Makes the NICs those of the manifests; only that one, if one is named.
+    /// Brings the NICs, or only the named one, in line with the manifests.
     ///
-    /// An error: all is as it was.
+    /// After an error nothing has changed.
     pub fn plug(&self, wanted: Plug) -> Coming {
         self.order(Order::Plug(wanted))
     }
 
-    /// Takes a NIC out.
+    /// Unplugs a NIC.
     ///
-    /// An error: it is there as before.
+    /// After an error the NIC is unchanged.
     pub fn unplug(&self, name: String) -> Coming {
         self.order(Order::Unplug(name))
     }
 
-    /// Takes the link of a NIC up or down.
+    /// Sets the link of a NIC up or down.
     ///
-    /// An error: it is as it was.
+    /// After an error the link is unchanged.
     pub fn set_link(&self, name: String, up: bool) -> Coming {
         let state = if up { LinkState::Up } else { LinkState::Down };
         self.order(Order::Link(name, state))
     }
 
-    /// Has a VMM that is starting show the links that are down. Waits for nothing.
+    /// Makes a VMM that is starting show links that are down. Returns at once.
     pub fn show_links(&self) {
         let (reply, _) = oneshot::channel();
-        // Fails only if the thread has gone.
+        // Fails only if the thread has ended.
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
-    /// Has the guest asked to shut down. Waits for nothing.
+    /// Requests a shutdown of the guest. Returns at once.
     pub fn power_down(&self, request: PowerDown) {
         let (reply, _) = oneshot::channel();
-        // Fails only if the thread has gone.
+        // Fails only if the thread has ended.
         let _ = self.0.send((Order::PowerDown(request), reply));
     }
 
@@ -220,13 +220,13 @@ impl Hotplug {
     }
 }
 
-/// Who makes the changes.
+/// State of the thread that makes the changes.
 struct Operator {
     setup: HotplugSetup,
     machine: Arc<Machine>,
 }
 
-/// One thing to do.
+/// One step of a change.
 #[derive(Clone, Debug)]
 enum Step {
     Plug(NicPlan),
@@ -276,12 +276,12 @@ impl Operator {
                 }
                 Err(error) => log::warn!("nothing was changed: {error}"),
             }
-            // Whoever asked may have gone; what was done is done.
+            // The caller may have gone; the change stays.
             let _ = reply.send(outcome);
         }
     }
 
-    /// The next order; `None` if there will be none any more. What has its time is done meanwhile.
+    /// The next command; `None` after the last handle is dropped. Runs timed work while waiting.
     fn next<T>(&self, orders: &Receiver<T>, ending: &mut PowerDown, links: &mut DownLinks) -> Option<T> {
         let HotplugSetup { vmm, plan, .. } = &self.setup;
         loop {
@@ -339,7 +339,7 @@ impl Operator {
         Ok(changes)
     }
 
-    /// What [`Self::become_plan`] would do, as far as that can be told without doing it.
+    /// The result that [`Self::become_plan`] would have, as far as it is known in advance.
     fn changes_to(&self, mut plan: VmPlan) -> Outcome {
         let preview = leases::preview(&plan, &self.setup.store).map_err(HotplugError::Port)?;
         preview.apply_all(&mut plan);
@@ -367,7 +367,7 @@ impl Operator {
         Ok(steps)
     }
 
-    /// What is wrong already is found before anything is done.
+    /// Errors that are known in advance are found before the first step.
     fn check(&self, steps: &[Step]) -> Result<(), HotplugError> {
         for step in steps {
             if let Step::Plug(nic) = step {
@@ -477,9 +477,9 @@ impl Operator {
         Ok(())
     }
 
-    /// Links that are down, shown by a VMM that may not listen yet.
+    /// Sets links down in a VMM that may not accept connections yet.
     fn show_links(&self) -> Outcome {
-        /// How long it may take to listen, and how often that is tried.
+        /// Time for the VMM to accept connections, and interval of the attempts.
         const STARTING: Duration = Duration::from_secs(10);
         const AGAIN: Duration = Duration::from_millis(50);
         let down = |nic: &&NicPlan| nic.state == LinkState::Down;
@@ -517,7 +517,7 @@ fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
     }
 }
 
-/// What is served, but for one interface, which is as it is wanted.
+/// The plan being served, with one interface replaced by its desired state.
 fn merged(served: &[NicPlan], wanted: &[NicPlan], name: &str) -> Result<Vec<NicPlan>, HotplugError> {
     let is_it = |nic: &&NicPlan| nic.name == name;
     let wanted = wanted.iter().find(is_it);
@@ -528,7 +528,7 @@ fn merged(served: &[NicPlan], wanted: &[NicPlan], name: &str) -> Result<Vec<NicP
     Ok(others.chain(wanted).cloned().collect())
 }
 
-/// What leads from the NICs that are served to those that are wanted.
+/// Steps from the served NICs to the desired ones.
 fn steps(served: &[NicPlan], wanted: &[NicPlan]) -> Result<Vec<Step>, HotplugError> {
     let find = |nics: &[NicPlan], name: &str| nics.iter().find(|nic| nic.name == name).cloned();
     let gone = served.iter().filter(|nic| find(wanted, &nic.name).is_none());
@@ -559,12 +559,12 @@ impl Changes {
         }
     }
 
-    /// What was done, a line for each; none if nothing was.
+    /// One line per change made.
     pub fn lines(&self) -> Vec<String> {
         self.lines_with(["plugged", "unplugged", "link up", "link down"])
     }
 
-    /// The same of changes that were not made, only looked at.
+    /// One line per change that a dry run would make.
     pub fn lines_to_be(&self) -> Vec<String> {
         self.lines_with([
             "would be plugged",

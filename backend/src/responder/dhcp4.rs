@@ -1,11 +1,10 @@
-//! DHCPv4 (RFC 2131): one address, for one guest, for ever the same.
+//! DHCPv4 server (RFC 2131) with exactly one lease, which never changes.
 //!
-//! What is handed out, and that it is handed out whatever the client asks for, is as
-//! in KubeVirt. Unlike there, a client that wants another address is told so
-//! (DHCPNAK), so that it does not hang on to a lease of an earlier life.
+//! The options, and that every reply has all of them, are as in KubeVirt. Unlike KubeVirt, a client
+//! that requests another address gets DHCPNAK, so that it does not keep a lease of an earlier life.
 //!
-//! Requests are read with the codec's borrowed view: it takes apart only the options
-//! asked for. Replies start as a copy of the request's fixed fields.
+//! Requests are read with the codec's borrowed view, which parses only the needed options. Replies
+//! start as a copy of the request's fixed fields.
 
 use super::names::Told;
 use super::replies::{Ports, Route};
@@ -22,36 +21,36 @@ use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-/// 999 days, as in KubeVirt: an idle guest is not woken to renew.
+/// 999 days, as in KubeVirt, so that renewals do not wake an idle guest.
 const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
 /// Bytes of the fixed fields and the magic cookie.
 const FIXED_LEN: usize = 240;
-/// IP packets up to this length every client takes (RFC 2131 2).
+/// Length of an IP packet that every client accepts (RFC 2131 2).
 const MIN_MAX_MESSAGE: usize = 576;
 /// Length of an Ethernet address.
 const ETHERNET_LEN: u8 = 6;
 
-/// What the server gives away.
+/// Contents of the lease.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     /// The link's network.
     pub network: Ipv4Net,
-    /// The server itself.
+    /// Address of the server.
     pub server: Ipv4Addr,
-    /// The guest.
+    /// Address of the guest.
     pub guest: Ipv4Addr,
-    /// Who is served; `None`: whoever asks.
+    /// MAC of the client to serve; `None` serves any client.
     pub client: Option<MacAddr>,
-    /// Where packets to other networks go.
+    /// Router of the guest.
     pub router: Option<Ipv4Addr>,
-    /// Routes, each by way of a router, or of nobody (0.0.0.0) to neighbours.
+    /// Routes with their routers; 0.0.0.0 means on-link.
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
     /// MTU of the link.
     pub mtu: u16,
 }
 
 impl Terms {
-    /// Those of a private link: the gateway serves, and is the way to everywhere.
+    /// Terms of a private link: the gateway is both server and default router.
     pub(super) const fn of_link(link: &Ipv4Link, mtu: u16) -> Self {
         Self {
             network: link.network,
@@ -69,12 +68,12 @@ impl Terms {
 #[derive(Debug)]
 pub(super) struct Server {
     terms: Terms,
-    /// What every client is told besides message type, server and lease.
+    /// Options of every reply besides message type, server and lease.
     parameters: DhcpOptions,
     held: Arc<HeldLeases>,
 }
 
-/// What is looked at in a request.
+/// The fields of a request that the server uses.
 struct Request<'a> {
     message: borrowed::Message<'a>,
     chaddr: MacAddr,
@@ -86,7 +85,7 @@ struct Request<'a> {
     rapid_commit: bool,
 }
 
-/// A reply's message type and what goes with it.
+/// Message type of a reply, and its contents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Offer,
@@ -99,8 +98,8 @@ enum Verdict {
 }
 
 impl Server {
-    /// A server that gives away `terms` and what is `told`, and notes in `held` whether the guest holds
-    /// its lease.
+    /// A server for `terms` with the options in `told`; `held` records whether the guest holds the
+    /// lease.
     pub(super) fn new(terms: Terms, told: &Told, held: Arc<HeldLeases>) -> Self {
         let parameters = parameters(&terms, told);
         Self {
@@ -110,7 +109,7 @@ impl Server {
         }
     }
 
-    /// Tells this from the next answer on.
+    /// Replaces the options from the next answer on.
     pub(super) fn tell(&mut self, told: &Told) {
         self.parameters = parameters(&self.terms, told);
     }
@@ -120,8 +119,8 @@ impl Server {
         dst.is_broadcast() || dst == self.terms.server || dst == self.terms.network.broadcast()
     }
 
-    /// Answers the UDP datagram in `packet`. Its checksum is not looked at: a guest may
-    /// leave it to the device.
+    /// Answers the UDP datagram in `packet`. The checksum is not verified: a guest may leave it to
+    /// the device.
     pub(super) fn answer(&self, packet: &Packet<'_, Ipv4Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
         let Some(request) = udp_payload(packet.payload).and_then(Request::parse) else {
             return Answer::Refused(DropReason::BadService);
@@ -169,13 +168,13 @@ impl Server {
         Answer::Done
     }
 
-    /// What a DHCPREQUEST gets (RFC 2131 4.3.2); `None`: it is for another server.
+    /// The answer to a DHCPREQUEST (RFC 2131 4.3.2); `None` if it is for another server.
     fn judge(&self, request: &Request<'_>) -> Option<Verdict> {
         if request.server.is_some_and(|server| server != self.terms.server) {
             return None;
         }
-        // Selecting and rebooting clients name the address they want in an option,
-        // renewing and rebinding ones use it already.
+        // Selecting and rebooting clients name the requested address in an option; renewing and
+        // rebinding ones already use it.
         let wanted = request.requested.unwrap_or_else(|| request.message.ciaddr());
         Some(if wanted == self.terms.guest {
             Verdict::Ack { rapid_commit: false }
@@ -184,7 +183,7 @@ impl Server {
         })
     }
 
-    /// Where a reply goes (RFC 2131 4.1).
+    /// Destination of a reply (RFC 2131 4.1).
     fn route(&self, request: &Request<'_>, verdict: Verdict) -> Route<Ipv4Addr> {
         let ciaddr = request.message.ciaddr();
         let (mac, dst) = if verdict == Verdict::Nak {
@@ -204,8 +203,8 @@ impl Server {
         }
     }
 
-    /// The reply's UDP payload, no longer than the client takes: search domains are
-    /// left out from the last one on until it fits.
+    /// The reply's UDP payload, within the client's limit: search domains are removed from the end
+    /// until it fits.
     fn encode(&self, request: &Request<'_>, verdict: Verdict) -> Option<Vec<u8>> {
         let mut reply = request.reply()?;
         let kind = match verdict {
@@ -235,7 +234,7 @@ impl Server {
             reply.set_ciaddr(request.message.ciaddr());
         }
         let mut bytes = reply.to_vec().ok()?;
-        // Small clients look for the message type in the first place only.
+        // Small clients expect the message type as the first option.
         bytes.extend(DhcpOption::MessageType(kind).to_vec().ok()?);
         let room = self.max_payload(request) - bytes.len();
         let mut encoded = options.to_vec().ok()?;
@@ -243,13 +242,13 @@ impl Server {
             encoded = options.to_vec().ok()?;
         }
         bytes.extend(encoded);
-        // BOOTP relays and clients of old expect no less (RFC 1542 2.1).
+        // BOOTP relays and old clients expect at least this length (RFC 1542 2.1).
         bytes.resize(bytes.len().max(MIN_PACKET_SIZE), 0);
         Some(bytes)
     }
 
-    /// How long a UDP payload may be: what the client says (option 57) and the link
-    /// carries, but never less than every client must take.
+    /// Longest UDP payload: limited by the client (option 57) and the link, but never below the
+    /// length that every client must accept.
     fn max_payload(&self, request: &Request<'_>) -> usize {
         let said = request.max_message.map_or(MIN_MAX_MESSAGE, usize::from);
         said.min(usize::from(self.terms.mtu)).max(MIN_MAX_MESSAGE) - Ipv4Header::LEN - UdpHeader::LEN
@@ -257,7 +256,7 @@ impl Server {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a client's message; `None` if it is none, or came through a relay agent.
+    /// Parses a client's message; `None` if it is malformed or came through a relay agent.
     fn parse(payload: &'a [u8]) -> Option<Self> {
         let message = borrowed::Message::new(payload).ok()?;
         let is_ethernet = message.htype() == HType::Eth && message.hlen() == ETHERNET_LEN;
@@ -286,8 +285,8 @@ impl<'a> Request<'a> {
                 (OptionCode::RequestedIpAddress, &[a, b, c, d]) => request.requested = Some([a, b, c, d].into()),
                 (OptionCode::MaxMessageSize, &[a, b]) => request.max_message = Some(u16::from_be_bytes([a, b])),
                 (OptionCode::RapidCommit, _) => request.rapid_commit = true,
-                // RFC 2132 9.14: at least two bytes; what does not fit one option is
-                // not an identifier.
+                // RFC 2132 9.14: at least two bytes; a value longer than one option is not an
+                // identifier.
                 (OptionCode::ClientIdentifier, id) if (2..=usize::from(u8::MAX)).contains(&id.len()) => {
                     request.client_id = Some(id.to_vec());
                 }
@@ -298,8 +297,7 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// A reply with the fields that are copied from the request: transaction, flags,
-    /// hardware address.
+    /// A reply with the fields copied from the request: transaction, flags, hardware address.
     fn reply(&self) -> Option<Message> {
         let message = &self.message;
         let mut fixed = [0; FIXED_LEN];
@@ -314,7 +312,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What every client is told besides message type, server and lease.
+/// Options of every reply besides message type, server and lease.
 fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
     let mut parameters = DhcpOptions::new();
     parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
@@ -323,7 +321,7 @@ fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
         parameters.insert(DhcpOption::Router(vec![router]));
     }
     if !terms.routes.is_empty() {
-        // RFC 3442: a client that knows this option leaves the router's alone.
+        // RFC 3442: a client that knows this option ignores the router option.
         parameters.insert(DhcpOption::ClasslessStaticRoute(terms.routes.clone()));
     }
     if !told.dns4.is_empty() {
@@ -333,11 +331,12 @@ fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
         parameters.insert(DhcpOption::Hostname(hostname.clone()));
     }
     if let Some(domain) = told.search.domain() {
-        // Windows reads no option 119.
+        // Windows does not read option 119.
         parameters.insert(DhcpOption::DomainName(domain.to_owned()));
         parameters.insert(DhcpOption::DomainSearch(told.search.names()));
     }
-    // Told whatever the client asks for; one the server knows a value for takes the given one.
+    // Sent whether or not the client requests them; a requested option with a value here uses that
+    // value.
     for (code, data) in &told.options {
         let option = UnknownOption::new(OptionCode::from(*code), data.clone());
         parameters.insert(DhcpOption::Unknown(option));
@@ -350,7 +349,7 @@ fn udp_payload(datagram: &[u8]) -> Option<&[u8]> {
     datagram.get(UdpHeader::LEN..UdpHeader::LEN + header.payload_len)
 }
 
-/// Takes the last domain out of the search list. False if there is none.
+/// Removes the last domain of the search list. False if the list is empty.
 fn drop_last_domain(options: &mut DhcpOptions) -> bool {
     let Some(DhcpOption::DomainSearch(names)) = options.get_mut(OptionCode::DomainSearch) else {
         return false;

@@ -1,9 +1,9 @@
-//! DHCPv6 alone, for a guest on a segment of others: one address for one guest.
+//! DHCPv6 server for a guest on a shared segment: one address for one guest.
 //!
-//! A guest asks for DHCPv6 when a router advertisement says that there is some. So whoever
-//! asks for routers is told that by an advertisement that makes nobody a router: it says which
-//! addresses are neighbours, and to ask. The question goes on to the segment, whose routers
-//! answer it too; who is a router, and the way to other networks, the guest hears from them.
+//! A guest uses DHCPv6 when a router advertisement announces it. A router solicitation is therefore
+//! answered with an advertisement that names no router: it contains the on-link prefix and
+//! announces DHCPv6. The solicitation also goes to the segment, whose routers answer it as well;
+//! the guest learns routers and routes from them.
 
 use super::names::{SearchList, Told};
 use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, transport, udp_dst};
@@ -14,7 +14,7 @@ use crate::time::Instant;
 use ipnet::Ipv6Net;
 use std::sync::Arc;
 
-/// Of a router that is none (RFC 4861 4.2).
+/// Router lifetime of an advertiser that is not a router (RFC 4861 4.2).
 const NO_ROUTER: u16 = 0;
 
 /// The server.
@@ -28,15 +28,15 @@ pub struct Lease6Server {
 }
 
 impl Lease6Server {
-    /// A server that gives away this lease, on a link with this MTU. Names that cannot be
-    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in `held`.
+    /// A server for this lease, on a link with this MTU. Invalid names are left out, with a warning
+    /// in the log. `held` records whether the guest holds the lease.
     pub fn new(config: &Lease6Config, mtu: u16, held: Arc<HeldLeases>) -> Self {
         let link = Ipv6Link {
             network: config.address,
             gateway: GATEWAY_MAC.link_local(),
             guest: config.address.addr(),
         };
-        // Names are DHCP's to tell: what an advertisement says of them runs out.
+        // DHCP gives out the names: those of an advertisement would expire.
         let advertisement = ndp::advertisement(
             &on_link(&link),
             ndp::Prefix::OnLink,
@@ -54,24 +54,24 @@ impl Lease6Server {
         }
     }
 
-    /// Hands out other name servers and search domains from the next answer on.
+    /// Replaces name servers and search domains from the next answer on.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame of `len` bytes, beginning with `head`, that is for a DHCPv6 server,
-    /// whichever. Cheap for everything that is no UDP of IPv6.
+    /// True for a frame of `len` bytes, beginning with `head`, to any DHCPv6 server. Cheap for all
+    /// other frames.
     pub fn wants(&self, head: &[u8], len: usize) -> bool {
         next_header(head) == Some(protocol::UDP) && parsed(head, len, is_request)
     }
 
-    /// True for a frame that asks who is a router, which others are to hear too.
+    /// True for a router solicitation, which also goes to the segment.
     pub fn hears(&self, head: &[u8], len: usize) -> bool {
         next_header(head) == Some(protocol::ICMPV6) && parsed(head, len, is_solicitation)
     }
 
-    /// Deals with a whole frame of the guest that is wanted or heard.
+    /// Handles a frame for which one of the two tests above is true.
     pub fn answer(&mut self, now: Instant, frame: &[u8], counters: &Counters, replies: &mut Replies) -> Answer {
         let headers = match Headers::parse(frame, frame.len()) {
             Ok(headers) => headers,
@@ -104,7 +104,7 @@ impl Lease6Server {
     }
 }
 
-/// The link with the network the advertisement is to name.
+/// The link, with the prefix of the advertisement.
 fn on_link(link: &Ipv6Link) -> Ipv6Link {
     Ipv6Link {
         network: Ipv6Net::trunc(&link.network),
@@ -112,7 +112,7 @@ fn on_link(link: &Ipv6Link) -> Ipv6Link {
     }
 }
 
-/// What follows the IPv6 header, in a frame without tags that has one.
+/// The bytes behind the IPv6 header of an untagged frame.
 fn next_header(head: &[u8]) -> Option<u8> {
     const ETHERTYPE: std::ops::Range<usize> = EthernetHeader::LEN - 2..EthernetHeader::LEN;
     const IPV6: [u8; 2] = [0x86, 0xdd];

@@ -1,22 +1,22 @@
-//! Neighbours of a guest whose segment carries packets and no frames (ipvtap in l3 and l3s):
-//! the host's kernel routes what the guest sends, and throws away what it would ask its
-//! neighbours. So the gateway answers for all of them, as a proxy does (RFC 1027, RFC 4389),
-//! and whatever else is said to all on a link is said to nobody.
+//! Proxy for the neighbours of a guest whose segment carries packets and no frames (ipvtap in l3
+//! and l3s). The host's kernel routes the guest's packets and drops its ARP and neighbour
+//! solicitations, so the gateway answers for all neighbours (RFC 1027, RFC 4389). All other
+//! broadcast and multicast is dropped.
 
 use super::{Answer, Packet, Replies, arp, ndp, transport};
 use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, EthernetHeader, Headers, Network, icmp, protocol};
 use std::net::Ipv6Addr;
 
-/// Answers for every neighbour of a guest.
+/// Answers ARP and neighbour solicitations for every neighbour of a guest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NeighbourProxy;
 
 impl NeighbourProxy {
-    /// True for a frame, beginning with `head`, that the kernel has no use for: all but
-    /// packets of IP to one receiver, and of those the questions for a neighbour. Cheap.
+    /// True for a frame, beginning with `head`, that the kernel would not route: everything except
+    /// unicast IP, and among unicast IP the neighbour solicitations. Cheap.
     pub fn wants(self, head: &[u8]) -> bool {
-        /// Where the protocol and the type of ICMPv6 are in a frame without extension headers.
+        /// Offsets of the next header and the ICMPv6 type in a frame without extension headers.
         const NEXT_HEADER: usize = EthernetHeader::LEN + 6;
         const TYPE: usize = EthernetHeader::LEN + 40;
         let Ok(ethernet) = EthernetHeader::parse(head) else {
@@ -33,7 +33,7 @@ impl NeighbourProxy {
         }
     }
 
-    /// Deals with a whole frame of the guest that is wanted.
+    /// Handles a frame for which the test above is true.
     pub fn answer(self, frame: &[u8], replies: &mut Replies) -> Answer {
         let headers = match Headers::parse(frame, frame.len()) {
             Ok(headers) => headers,
@@ -42,8 +42,8 @@ impl NeighbourProxy {
         let guest_mac = headers.ethernet.src;
         match headers.network {
             Network::Arp => {
-                // Probes and announcements (RFC 5227) ask whether somebody else has an
-                // address of the guest's own: nobody has.
+                // Probes and announcements (RFC 5227) ask for another owner of the guest's own
+                // address: there is none.
                 let is_here =
                     |request: &ArpPacket| !request.sender.is_unspecified() && request.sender != request.target;
                 arp::answer(is_here, guest_mac, &frame[EthernetHeader::LEN..], replies)
@@ -64,7 +64,7 @@ impl NeighbourProxy {
     }
 }
 
-/// Answers a message of neighbour discovery; others were for a group nobody is in.
+/// Answers a neighbour solicitation; other messages went to groups without members.
 fn discovery(packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
     match packet.payload.first() {
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION) if ndp::kind(packet).is_some() => {

@@ -1,13 +1,13 @@
 //! One thread per queue pair: rings, sockets and timers of one mode.
 //!
-//! A turn of the worker: rest a moment if much moved, and wait for events (for ever, if
-//! nothing is due: an idle guest never wakes us); carry out orders; let the mode handle its
-//! sockets; drain the transmit ring in bursts, a few at most so that sockets get their
-//! share; run timers; then show the guest all at once what was written, and interrupt it
-//! once if it wants that.
+//! A turn of the worker: sleep briefly if the last turn moved much, and wait for events (without
+//! limit if no timer is due, so that an idle guest causes no wake-ups); handle commands; let the
+//! mode handle its sockets; drain the transmit ring in bursts, at most a few so that sockets get
+//! their share; run timers; then publish all used buffers at once, and interrupt the guest once if
+//! it wants that.
 //!
-//! Kicks of the transmit ring are on only while the worker sleeps. Kicks of the receive ring
-//! are on only while somebody has met `NoRoom`.
+//! Kicks of the transmit ring are enabled only while the worker sleeps, kicks of the receive ring
+//! only while a frame waits for receive buffers (`NoRoom`).
 
 mod clock;
 mod command;
@@ -51,51 +51,51 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use to_guest::ToGuest;
 
-/// Bursts of the transmit ring in one turn.
+/// Most bursts of the transmit ring in one turn.
 const BURSTS_PER_TURN: usize = 4;
-/// A turn in which the transmit ring took this long takes no further burst: frames that
-/// each open a connection take a hundred times as long as others.
+/// A turn takes no further burst after the transmit ring has used this time: frames that each open
+/// a connection cost a hundred times as much as others.
 const BURST_TIME: Duration = Duration::from_micros(500);
-/// How long a transmit ring has been disabled before what comes on it is discarded: one that a
-/// front end disables on its way to stop it keeps its frames.
+/// Time after which frames in a disabled transmit ring are discarded: a ring that a front end
+/// disables in order to stop it keeps its frames.
 const RETIRED: Duration = Duration::from_millis(100);
-/// Events taken in one turn.
+/// Most events handled in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
-/// What a worker is made of.
+/// Parts of a worker.
 pub struct WorkerSpec {
     /// Name of the port.
     pub name: String,
     /// Number of the worker in its port.
     pub index: usize,
-    /// Which frames of the guest come in.
+    /// Checks on frames from the guest.
     pub admission: Admission,
-    /// Which frames reach the guest; all, if there is no rule.
+    /// Checks on frames to the guest; without a rule all pass.
     pub to_guest: Option<Arc<dyn Rule>>,
-    /// How much may pass.
+    /// Rate limits.
     pub limits: Limits,
-    /// Where addresses are noted that the guest is seen to use.
+    /// Record of the addresses that the guest uses.
     pub snooping: Arc<Snooping>,
     /// The guest's card, which all workers of the port share.
     pub nic: Arc<NicState>,
-    /// Where it is told if the worker ends that was not to.
+    /// Where an unexpected end of the worker is reported.
     pub health: Arc<Health>,
-    /// The view of what crosses the port.
+    /// Capture of the port's frames.
     pub capture: Arc<Capture>,
-    /// How to go from turn to turn.
+    /// Settings for polling and rests between turns.
     pub pace: PaceConfig,
-    /// The epoll instance the mode's sockets are in.
+    /// Epoll instance of the mode's sockets.
     pub poller: Poller,
-    /// Where the worker counts.
+    /// Counters of the worker.
     pub counters: Arc<Counters>,
-    /// What frames are given to.
+    /// The mode.
     pub mode: Box<dyn Mode>,
 }
 
 /// Starts a worker.
 ///
 /// # Errors
-/// The system has no descriptor or thread left, or `start` fails.
+/// If the system has no descriptor or thread left, or `start` fails.
 pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> {
     let (sender, receiver) = command_channel()?;
     spec.poller
@@ -107,7 +107,7 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
         .spawn(move || {
             let outcome = start.run();
             let started = outcome.is_ok();
-            // Who asked waits for this.
+            // The caller waits for this.
             let _ = tell.send(outcome);
             if started {
                 let lifeline = Lifeline::new(&spec);
@@ -118,12 +118,12 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
     Ok(WorkerHandle::new(sender, thread))
 }
 
-/// The kernel keeps 15 bytes of a name, and the number is the part that tells threads apart.
+/// The kernel keeps 15 bytes of a name; the number, which distinguishes threads, must stay.
 fn thread_name(port: &str, index: usize) -> String {
     format!("{port:.12}-{index}")
 }
 
-/// Tells the port of a worker's end, also of one by panic.
+/// Reports the end of a worker to the port, also after a panic.
 struct Lifeline {
     name: String,
     health: Arc<Health>,
@@ -156,14 +156,14 @@ impl Drop for Lifeline {
     }
 }
 
-/// Whether the guest's driver is up, as the mode has been told.
+/// State of the guest's driver that the mode knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Up,
     Down,
 }
 
-/// Whether the worker goes on.
+/// False after the command to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Continue,
@@ -193,11 +193,11 @@ struct Worker {
     link: Link,
     /// When the front end disabled the transmit ring that runs.
     retired_at: Option<Instant>,
-    /// Whether the operator lets frames pass.
+    /// False while the operator has set the link down.
     admin: Link,
     pace: Pace,
     moderation: Moderation,
-    /// What moved in all turns before this one.
+    /// Totals up to the previous turn.
     moved: wait::Totals,
 }
 
@@ -238,7 +238,7 @@ impl Worker {
         }
     }
 
-    /// Works until told to end.
+    /// Runs turns until the command to end.
     fn run(mut self) -> io::Result<()> {
         let mut buffer = EventBuffer::with_capacity(EVENTS_PER_TURN);
         let mut events = Vec::with_capacity(EVENTS_PER_TURN);
@@ -260,7 +260,7 @@ impl Worker {
         }
     }
 
-    /// How long nothing needs to be done; `None`: until something happens.
+    /// Time until the next timer; `None` without one.
     fn timeout(&self, now: Instant) -> Option<Duration> {
         let is_due = |role: RingRole| self.slots[role as usize].is_running() && self.slots[role as usize].due;
         let may_send = self.from_guest.opens_at().is_none();
@@ -282,7 +282,7 @@ impl Worker {
         moments.into_iter().flatten().min().map(|at| at.since(now))
     }
 
-    /// Lets those go on who waited for tokens that are there now.
+    /// Resumes work that waited for rate-limit tokens which are now available.
     fn look_at_gates(&mut self, now: Instant) {
         self.from_guest.look(now);
         if self.receive.passage_mut().gate.look(now) {
@@ -290,7 +290,7 @@ impl Worker {
         }
     }
 
-    /// True if the mode put work off that can be done now.
+    /// True if the mode has deferred work that can be done now.
     fn has_backlog(&self) -> bool {
         self.link == Link::Up && !self.receive.is_starved() && self.mode.has_backlog()
     }
@@ -312,7 +312,7 @@ impl Worker {
         self.slots[role as usize].due = true;
     }
 
-    /// Carries out orders.
+    /// Handles commands.
     fn apply(&mut self, now: Instant) -> Flow {
         self.commands.silence();
         while let Some(command) = self.commands.next() {
@@ -324,7 +324,7 @@ impl Worker {
                     if is_gone {
                         self.mode.on_front_end_gone(now);
                     }
-                    // The one who asked may have given up; nothing is lost with the answer.
+                    // The caller may have given up; the answer is not needed then.
                     let _ = reply.send(());
                 }
                 Command::SetFeatures(features, reply) => {
@@ -356,7 +356,7 @@ impl Worker {
         Flow::Continue
     }
 
-    /// Has other limits. Whoever waited for tokens looks again.
+    /// Replaces the rate limits, and resumes what waited for tokens.
     fn set_rates(&mut self, now: Instant, limits: Limits) {
         self.from_guest.replace(now, limits.from_guest);
         self.receive.passage_mut().gate.replace(now, limits.to_guest);
@@ -365,7 +365,7 @@ impl Worker {
         }
     }
 
-    /// Everything there is to do after the events of one wait.
+    /// All work after the events of one wait.
     fn turn(&mut self, now: Instant) {
         self.use_room(now);
         self.drain_transmit(now);
@@ -381,7 +381,7 @@ impl Worker {
         self.take_stock();
     }
 
-    /// Tells how much there is of what comes and goes.
+    /// Updates the gauges.
     fn take_stock(&self) {
         let flows = self.mode.flow_count();
         let levels = [
@@ -395,9 +395,9 @@ impl Worker {
         }
     }
 
-    /// Gives the mode what the guest sent. While the guest cannot be answered, or has
-    /// sent what it may, its frames wait in the ring.
-    // Tools that count instructions find it by its name.
+    /// Passes the guest's frames to the mode. While the guest cannot be answered, or has used up
+    /// its rate, its frames wait in the ring.
+    // `hack/bench --instructions` finds this function by its name.
     #[inline(never)]
     fn drain_transmit(&mut self, now: Instant) {
         if self.link == Link::Down {
@@ -431,7 +431,7 @@ impl Worker {
                         self.mode.on_burst(now, burst, &mut self.receive);
                         return self.mode.after_burst(now, &mut self.receive);
                     }
-                    // One by one, so that it shows which one goes nowhere.
+                    // One by one, so that a capture shows which frame is dropped.
                     for frame in burst {
                         self.counters.take_last_drop();
                         self.receive.passage_mut().capture.hold();
@@ -448,7 +448,7 @@ impl Worker {
                     return;
                 }
                 Ok(taken) => {
-                    // A guest whose ring was full fills it again while the next burst is under way.
+                    // A guest whose ring was full refills it while the next burst is sent.
                     let waits = taken >= transmit.most() && transmit.ring().wants_call();
                     slot.call_if(waits, &self.counters);
                     if clock::now().since(now) > BURST_TIME {
@@ -460,9 +460,9 @@ impl Worker {
         }
     }
 
-    /// Takes what stands in a transmit ring that was disabled, and is to be processed all the
-    /// same (vhost-user, "Ring states"): a guest that has switched the pair off would wait for
-    /// its frames for ever, and send none of them on another.
+    /// Takes the frames of a disabled transmit ring, as the protocol requires (vhost-user, "Ring
+    /// states"): a guest that has disabled the pair would otherwise wait for these frames without
+    /// end, and not send them on another pair.
     fn discard(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Transmit as usize];
         let is_time = self.retired_at.is_some_and(|at| now.since(at) >= RETIRED);
@@ -489,7 +489,7 @@ impl Worker {
         }
     }
 
-    /// Tells the mode that there is room again, or lets it do what it put off.
+    /// Tells the mode that there is room again, or lets it do deferred work.
     fn use_room(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Receive as usize];
         let has_room = std::mem::take(&mut slot.due) && self.receive.is_starved();
@@ -504,7 +504,7 @@ impl Worker {
         }
     }
 
-    /// Shows the guest what was written in this turn, and interrupts it if it asked for that.
+    /// Publishes the buffers used in this turn, and interrupts the guest if it wants that.
     fn publish(&mut self) {
         let receive = self.receive.publish();
         let transmit = self.transmit.as_mut().is_some_and(|t| t.ring().wants_call());
@@ -513,7 +513,7 @@ impl Worker {
         }
     }
 
-    /// Asks the guest for a kick if somebody waits for room.
+    /// Requests a kick from the guest if a frame waits for room.
     fn await_room(&mut self) {
         if !self.receive.is_starved() {
             return;
@@ -533,7 +533,7 @@ impl Worker {
         }
     }
 
-    /// Tells the mode when the guest's driver comes and goes.
+    /// Tells the mode when the guest's driver starts and stops.
     fn update_link(&mut self, now: Instant) {
         let up = [RingRole::Receive, RingRole::Transmit]
             .iter()

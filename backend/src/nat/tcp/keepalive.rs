@@ -1,16 +1,16 @@
 //! The guest's keepalives (RFC 9293 3.8.4).
 //!
-//! A guest that probes asks for its peer, not for us. So its probe is passed on, and answered
-//! when the peer has been heard: the kernel is told to probe a peer that has been silent for as
-//! long as this one, which it then does at once, and the host socket is looked at a few times,
-//! since a peer's answer to a probe is no event. A guest whose peer is gone hears nothing,
-//! probes again in its own time, and gives up after its own number of probes, when one on a
-//! plain host would. What the kernel was told stays, so the peer and whatever keeps state on
-//! the way see probes as often as the guest sends them.
+//! A probe of the guest is about its peer, not about hawser. It is passed on, and answered once the
+//! peer has answered: hawser sets the kernel to probe a peer that has been silent for as long as
+//! this one, which the kernel then does at once, and checks the host socket a few times, because a
+//! peer's answer to a probe raises no event. A guest whose peer is gone gets no answer, probes
+//! again on its own schedule, and gives up after its own number of probes, as on a plain host. The
+//! kernel's setting stays, so the peer and any middlebox with state see probes as often as the
+//! guest sends them.
 //!
-//! The other way there is nothing to pass on: a peer's keepalives are answered by the host's
-//! kernel, which tells nobody of them, as long as the host socket is open. The guest is probed
-//! after two hours instead, whatever its peer does, and when its link comes up.
+//! In the other direction nothing can be passed on: while the host socket is open, the host's
+//! kernel answers a peer's keepalives and does not report them. Instead hawser probes the guest
+//! after two hours of silence, whatever its peer does, and when its link comes up.
 
 use super::connection::{Connection, Progress, State, Timer};
 use super::receive::Segment;
@@ -20,18 +20,19 @@ use crate::packet::TcpFlags;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// A peer heard within this time is there: the kernel takes no shorter time (TCP_KEEPIDLE).
+/// A peer that sent something within this time counts as alive: the kernel accepts no shorter time
+/// (TCP_KEEPIDLE).
 const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
-/// The host socket is looked at this long after a probe, then after twice that time, and so on.
-/// The kernel's timer needs up to 10 ms until it sends.
+/// Delay of the first check of the host socket after a probe; each later delay is twice the one
+/// before. The kernel's timer needs up to 10 ms to send.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
-/// A peer that has not answered by then will not. A guest that still waits asks again.
+/// Time after which no answer of the peer is expected. A guest that still waits probes again.
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// True if `segment`, one number before the next, asks only whether somebody is there: it
-    /// has nothing new, but may have a byte of garbage, as those of Windows have. One that
-    /// meets a closed window asks for that too (RFC 9293 3.8.6.1), and is answered at once.
+    /// True if `segment`, with a sequence number one before the next, is only a keepalive: it has
+    /// no new data, but may have a byte of garbage, as Windows sends. A probe of a closed window
+    /// (RFC 9293 3.8.6.1) looks the same and is answered at once.
     pub(super) fn is_keepalive(&self, segment: &Segment) -> bool {
         const CONTROLS: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0;
         self.state == State::Established
@@ -40,10 +41,10 @@ impl Connection {
             && segment.header.flags.0 & CONTROLS == TcpFlags::ACK.0
     }
 
-    /// The guest asks whether its peer is there.
+    /// Handles a keepalive of the guest.
     pub(super) fn on_keepalive(&mut self, ctx: &Context<'_>, stream: &mut impl HostStream) {
         let silence = stream.silence();
-        // With bytes under way the guest is not idle: it has something to acknowledge.
+        // With bytes in flight the guest is not idle: it has data to acknowledge.
         let is_idle = matches!(self.timer, Timer::Keepalive(_) | Timer::Answer { .. });
         if silence < SHORTEST_SILENCE || !is_idle {
             self.ack_due = true;
@@ -56,7 +57,7 @@ impl Connection {
         };
     }
 
-    /// Has the peer answered what was `asked` then?
+    /// Checks whether the peer has answered the probe of `asked`.
     pub(super) fn look_for_answer(
         &mut self,
         ctx: &mut Context<'_>,
