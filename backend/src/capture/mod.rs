@@ -1,11 +1,9 @@
-//! A view of what crosses a port, for whoever asks: frames of both directions, and why
-//! those that went nowhere did.
+//! Capture of what crosses a port: frames of both directions, and the reason for each drop.
 //!
-//! While nobody looks, a turn of the worker costs a load for either direction, and a frame for
-//! the guest a test. While somebody does, each frame's first
-//! bytes are copied and sent over a channel of limited length: a slow reader loses
-//! packets, is told how many, and holds up nobody. Frames of the guest are then given
-//! to the mode one by one, so that a reason that is counted belongs to the frame.
+//! Without a reader, a turn of the worker costs a load for each direction, and a frame for the
+//! guest a test. With one, each frame's first bytes are copied and sent over a channel of
+//! limited length: a slow reader loses packets, gets their number, and delays no worker. The
+//! mode then gets the guest's frames one by one, so that a counted reason belongs to its frame.
 
 mod filter;
 mod pcapng;
@@ -23,7 +21,7 @@ use std::time::{Duration, SystemTime};
 
 /// Packets that wait for the reader.
 const CHANNEL: usize = 4096;
-/// Bytes kept of a packet unless said otherwise: all of any.
+/// Bytes kept of a packet by default: the whole of the longest.
 pub const SNAP_LENGTH_MAX: usize = 65_535 + 18;
 
 /// Which way a packet went.
@@ -31,11 +29,11 @@ pub const SNAP_LENGTH_MAX: usize = 65_535 + 18;
 pub enum Direction {
     /// The guest sent it.
     FromGuest,
-    /// The guest was sent it.
+    /// It was sent to the guest.
     ToGuest,
 }
 
-/// What is to be seen.
+/// What a capture shows.
 #[derive(Clone, Debug)]
 pub struct CaptureRules {
     /// Bytes kept of each packet.
@@ -53,20 +51,20 @@ pub struct Packet {
     pub direction: Direction,
     /// Its first bytes, from the Ethernet header on.
     pub bytes: Vec<u8>,
-    /// Its length; of one that was not admitted, as much as was looked at.
+    /// Its length; for one that was not admitted, the length of its head.
     pub len: usize,
-    /// Why it went nowhere, if it did.
+    /// Why it was dropped, if it was.
     pub dropped: Option<DropReason>,
     /// Packets lost since the one before, because the reader was slow.
     pub lost: u64,
 }
 
-/// Somebody is looking already.
+/// Another capture of the port is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another capture of this port is running: end it first")]
 pub struct Busy;
 
-/// What the workers of a port and whoever looks share.
+/// State that the workers of a port share with the reader.
 #[derive(Debug, Default)]
 pub struct Capture {
     session: Mutex<Option<Session>>,
@@ -81,7 +79,7 @@ struct Session {
 }
 
 impl Capture {
-    /// Starts to look.
+    /// Starts a capture.
     ///
     /// # Errors
     /// [`Busy`]
@@ -116,7 +114,7 @@ pub struct CaptureStream {
 }
 
 impl CaptureStream {
-    /// The next packet; `None`: there was none for so long.
+    /// The next packet; `None` if none comes within `patience`.
     ///
     /// # Errors
     /// The port is gone.
@@ -145,7 +143,7 @@ impl Drop for CaptureStream {
 #[error("the port has ended")]
 pub struct PortGone;
 
-/// A worker's end.
+/// A worker's end of a capture.
 #[derive(Debug)]
 pub struct CaptureTap {
     capture: Arc<Capture>,
@@ -157,7 +155,7 @@ pub struct CaptureTap {
 }
 
 impl CaptureTap {
-    /// What a worker sees goes to who looks at `capture`.
+    /// A worker's end of `capture`.
     pub fn new(capture: Arc<Capture>) -> Self {
         Self {
             capture,
@@ -168,7 +166,7 @@ impl CaptureTap {
         }
     }
 
-    /// Whether somebody looks. To be asked once a burst.
+    /// True if a capture is running. To be called once per turn.
     #[inline]
     pub fn look(&mut self) -> bool {
         let generation = self.capture.generation.load(Ordering::Relaxed);
@@ -186,19 +184,19 @@ impl CaptureTap {
         self.lost.set(0);
     }
 
-    /// Whether somebody looks, as of the last [`look`](Self::look).
+    /// True if a capture was running at the last [`look`](Self::look).
     #[inline]
     pub const fn is_on(&self) -> bool {
         self.session.is_some()
     }
 
-    /// Keeps back what is shown from now on: an answer must not come before the question,
-    /// whose fate is known only when it has been answered.
+    /// Holds back packets from now on: an answer must not precede its question, whose fate is
+    /// known only after it was answered.
     pub fn hold(&mut self) {
         self.held.get_mut().get_or_insert_default();
     }
 
-    /// Shows what was kept back.
+    /// Sends what was held back.
     pub fn release(&mut self) {
         for mut packet in self.held.take().unwrap_or_default() {
             packet.at = SystemTime::now();
@@ -214,7 +212,7 @@ impl CaptureTap {
         });
     }
 
-    /// Shows the head of a frame of the guest that did not come in.
+    /// Shows the head of a frame of the guest that was not admitted.
     #[cold]
     pub fn refused(&self, head: &[u8], reason: DropReason) {
         self.show(Direction::FromGuest, Some(reason), head, head.len(), |bytes| {

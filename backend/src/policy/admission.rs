@@ -1,4 +1,4 @@
-//! Which frames of a guest come in at all.
+//! Which frames of a guest are admitted.
 
 use super::guard::Guard;
 use super::vlan::VlanRules;
@@ -6,7 +6,7 @@ use crate::config::{MacCheck, PolicyConfig};
 use crate::counters::DropReason;
 use crate::packet::{EthernetHeader, MacAddr};
 
-/// The rules of one port. The same for every frame, so that a worker can apply its own copy.
+/// The rules of one port. They depend on nothing but the frame, so each worker has its own copy.
 #[derive(Clone, Debug)]
 pub struct Admission {
     source: Source,
@@ -17,10 +17,9 @@ pub struct Admission {
 /// Which source addresses are the guest's.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// This one.
+    /// Only this one.
     Fixed(MacAddr),
-    /// Nobody said, or nobody minds: whatever the guest uses, and if it takes another
-    /// one, that. A group is nobody's source.
+    /// Any unicast address: the MAC is unknown or not checked.
     Any,
 }
 
@@ -38,7 +37,7 @@ impl Admission {
     /// Checks the first bytes of a frame.
     ///
     /// # Errors
-    /// Why the frame must go nowhere.
+    /// Why the frame is dropped.
     #[inline]
     pub fn admit(&self, head: &[u8]) -> Result<(), DropReason> {
         let header = EthernetHeader::parse(head)?;
@@ -49,7 +48,7 @@ impl Admission {
         if !is_own {
             return Err(DropReason::SpoofedMac);
         }
-        // What becomes of a tag is the mode's to do.
+        // The mode applies the edit.
         self.vlan.outgoing(head)?;
         match &self.guard {
             Some(guard) => guard.check(head),

@@ -3,7 +3,7 @@
 //! Decisions are made on the head of a frame, which was copied once. VLAN tags, IPv4
 //! options and IPv6 extension headers are walked through. Fragments other than the
 //! first pass: without the first, which shows its transport header or is dropped
-//! (RFC 7113 section 2), nobody can put them together. What still cannot be decided
+//! (RFC 7113 section 2), they cannot be reassembled. What still cannot be decided
 //! (headers beyond the head, LLC encapsulation, more than two tags) is dropped as
 //! [`DropReason::HiddenTransport`]: those are known ways around such guards
 //! (CVE-2021-27853, CVE-2021-27854, CVE-2021-27861, CVE-2021-27862).
@@ -74,7 +74,7 @@ impl Guard {
     /// Checks a frame by its first bytes.
     ///
     /// # Errors
-    /// What the guest pretends to be, or that it cannot be told.
+    /// What the guest pretends to be, or that the headers do not show it.
     pub fn check(&self, head: &[u8]) -> Result<(), DropReason> {
         let ethernet = EthernetHeader::parse(head)?;
         let mut ethertype = u16::from(ethernet.ethertype);
@@ -228,7 +228,7 @@ impl Addresses {
         self.ipv6.iter().any(|net| net.contains(&address))
     }
 
-    /// The sender of an ARP packet is the guest, or nobody yet (RFC 5227 2.1.1).
+    /// The sender of an ARP packet is the guest, or unspecified in a probe (RFC 5227 2.1.1).
     fn check_arp(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
         let arp = ArpPacket::parse(packet).ok_or(DropReason::SpoofedArp)?;
         let is_probe = arp.sender.is_unspecified() && arp.operation == ArpPacket::REQUEST;
@@ -240,7 +240,7 @@ impl Addresses {
         }
     }
 
-    /// The source is the guest's, or nobody's yet where the message is about that.
+    /// The source is the guest's, or unspecified in messages of an address being acquired.
     fn check_ipv6_source(
         &self,
         header: &Ipv6Header,

@@ -1,14 +1,13 @@
 //! How much crosses a port: token buckets, without a clock of their own.
 //!
 //! A bucket is one number that all workers of a port share, the moment it would be full
-//! again. Taking tokens moves it on; what is ahead of now beyond the bucket's depth is
-//! debt. So nothing is refilled, and a worker looks at it once per burst.
+//! again. Taking tokens moves it later; more than the bucket's depth ahead of now is
+//! debt. So nothing is ever refilled, and a worker reads it once per burst.
 //!
-//! What finds no tokens waits where it is: in the guest's ring, in a socket, in the
-//! queue of a device. A [`Gate`] stands before each direction of a worker. It lets
-//! through what there are tokens for, overdraws by one frame at most, and then says
-//! when it opens again. It opens only once a millisecond's tokens are there, as timers
-//! are no finer than that.
+//! A frame without tokens waits where it is: in the guest's ring, in a socket, in the
+//! queue of a device. Each direction of a worker has a [`Gate`]. The gate passes frames
+//! while there are tokens, overdraws by one frame at most, and then closes until a
+//! millisecond's worth of tokens has accumulated, which is the resolution of the timers.
 
 use crate::config::{Rate, RateLimit};
 use crate::frame::{Budget, GuestBurst, Segmentation};
@@ -18,18 +17,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const NANOS: u64 = 1_000_000_000;
-/// Bits behind the point in the price of a token.
+/// Fractional bits in the price of a token.
 const FRACTION: u32 = 32;
 /// What a closed gate waits for, in nanoseconds of tokens.
 const CHUNK: u64 = 1_000_000;
-/// Least depth of a bucket, in nanoseconds of tokens: several chunks, or tokens would
-/// be lost while a worker sleeps.
+/// Least depth of a bucket, in nanoseconds of tokens: several chunks, so that none are lost
+/// while a worker sleeps.
 const MIN_DEPTH: u64 = 4 * CHUNK;
 
 /// A token bucket several workers take from.
 #[derive(Debug)]
 struct Bucket {
-    /// When it is full again if nobody takes anything, in nanoseconds of the clock.
+    /// When it is full again if no more is taken, in nanoseconds of the clock.
     full_at: AtomicU64,
     /// Nanoseconds in which a token comes, with [`FRACTION`] bits of fraction.
     price: u64,
@@ -55,7 +54,7 @@ impl Bucket {
         u64::try_from(tokens).unwrap_or(u64::MAX)
     }
 
-    /// Takes tokens, more than there are if need be.
+    /// Takes tokens; the level may become negative.
     fn take(&self, now: Instant, tokens: u64) {
         let worth = worth(tokens, self.price);
         let later = |full_at: u64| Some(full_at.max(now.as_nanos()).saturating_add(worth));
@@ -63,14 +62,14 @@ impl Bucket {
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// When there is something in it that is worth to be woken for.
+    /// When it holds enough tokens to be worth a wake-up.
     fn refilled(&self) -> Instant {
         let full_at = self.full_at.load(Ordering::Relaxed);
         Instant::from_nanos((full_at + CHUNK).saturating_sub(self.depth))
     }
 }
 
-/// Nanoseconds in which so many tokens come.
+/// Nanoseconds in which so many tokens accumulate.
 fn worth(tokens: u64, price: u64) -> u64 {
     u64::try_from((u128::from(tokens) * u128::from(price)) >> FRACTION).unwrap_or(u64::MAX / 2)
 }
@@ -119,16 +118,14 @@ impl Gate {
         }
     }
 
-    /// Has another limit, or none, from now on. Who waited for tokens of the one before is to
-    /// look again.
+    /// Replaces the limit. Whatever waited for tokens of the old one has to try again.
     pub fn replace(&mut self, now: Instant, limiter: Option<Arc<Limiter>>) {
         self.settle();
         *self = Self::new(limiter);
         self.look(now);
     }
 
-    /// Says what time it is, and looks into the buckets. True if the gate was closed
-    /// and has opened.
+    /// Reads the buckets at time `now`. True if the gate was closed and has opened.
     pub fn look(&mut self, now: Instant) -> bool {
         if self.limiter.is_none() {
             return false;
@@ -169,7 +166,7 @@ impl Gate {
         if let Some(limiter) = &self.limiter {
             let buckets = [&limiter.bytes, &limiter.packets];
             let refilled = buckets.into_iter().flatten().map(Bucket::refilled).max();
-            // Never in the past, or the worker would come back at once and find nothing.
+            // Never in the past: the worker would spin.
             let soonest = self.now + Duration::from_nanos(CHUNK / 10);
             self.closed_until = refilled.map(|at| at.max(soonest));
         }
@@ -227,8 +224,8 @@ impl Gate {
     }
 }
 
-/// How many packets a frame of `bytes` stands for. Its headers are not taken off: one
-/// more or less in a large frame is all the same to a limit.
+/// How many packets a frame of `bytes` stands for. Headers count as payload: an error of one
+/// packet in a large frame does not matter to a limit.
 fn packets(bytes: usize, segmentation: Segmentation) -> u64 {
     let size = match segmentation {
         Segmentation::None => return 1,

@@ -1,10 +1,10 @@
 //! Addresses the guest was seen to use, per port.
 //!
-//! Only frames that speak of addresses are looked into: ARP, neighbour discovery, and DHCP
-//! of a client that has its address (`ciaddr`, RFC 2131 table 1). Others cost a look at their
-//! EtherType and protocol. The table is of fixed length, and the address seen longest ago
-//! gives way: a guest that makes up addresses costs no memory. Workers never wait for who
-//! reads it; what they meet meanwhile is seen the next time.
+//! Only frames that announce addresses are parsed: ARP, neighbour discovery, and DHCP of a
+//! client that has its address (`ciaddr`, RFC 2131 table 1). Others cost a check of their
+//! EtherType and protocol. The table has a fixed length and evicts the address seen longest
+//! ago, so invented addresses cost no memory. A worker never waits for a reader of the table;
+//! it skips what arrives meanwhile.
 
 use crate::packet::icmp::v6;
 use crate::packet::vlan::{VlanTag, is_tag};
@@ -26,10 +26,10 @@ const ND_TARGET: usize = 8;
 const UDP_LEN: usize = 8;
 const DHCP_CLIENT_PORT: u16 = 68;
 const DHCP_SERVER_PORT: u16 = 67;
-/// Where a DHCP message has the address its client has.
+/// Offset of the client's address in a DHCP message.
 const DHCP_CIADDR: usize = 12;
 
-/// What gave an address away.
+/// The kind of message an address was seen in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnoopSource {
     /// The sender of an ARP packet.
@@ -45,11 +45,11 @@ pub enum SnoopSource {
 pub struct SnoopedAddress {
     /// The address.
     pub address: IpAddr,
-    /// From which MAC.
+    /// MAC it was used with.
     pub mac: MacAddr,
-    /// What last gave it away.
+    /// Where it was last seen.
     pub source: SnoopSource,
-    /// When that was.
+    /// When it was last seen.
     pub seen: Instant,
 }
 
@@ -103,7 +103,7 @@ impl Snooping {
     }
 }
 
-/// The address a frame gives away, if it is of a kind that does.
+/// The address that a frame announces, if it is of a kind that does.
 #[inline]
 fn address_of(head: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     let mut at = EthernetHeader::LEN;
@@ -131,7 +131,8 @@ fn arp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     usable.then(|| (SnoopSource::Arp, arp.sender.into()))
 }
 
-/// A solicitation from nobody is about an address the guest is about to use (RFC 4862 5.4.2).
+/// A solicitation from the unspecified address is for one that the guest is about to use
+/// (RFC 4862 5.4.2).
 fn neighbour(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     let source = address6(packet, IPV6_SOURCE)?;
     let target = address6(packet, IPV6_LEN + ND_TARGET)?;

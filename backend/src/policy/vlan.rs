@@ -1,9 +1,9 @@
-//! VLANs of a port, in process: so that they work on segments that know none.
+//! VLANs of a port, in process, so that they work on segments without VLAN support.
 //!
 //! On the segment every VLAN is a tag, and the default VLAN is no tag. The guest's
 //! side is an access port, a trunk, or both (a trunk with a native VLAN), as the
-//! bridge CNI has them. For each frame the rules say what becomes of its tag
-//! ([`TagEdit`]), or why it goes nowhere; they hold no buffer and touch no byte.
+//! bridge CNI has them. For each frame the rules return an edit of its tag ([`TagEdit`])
+//! or the reason to drop it; they hold no buffer and change no byte.
 //!
 //! | frame of the guest | on the segment |
 //! |---|---|
@@ -20,9 +20,9 @@
 //! | untagged, or a priority tag | as it is where the default VLAN is kept, else dropped |
 //! | another VLAN, an 802.1ad tag | dropped |
 //!
-//! What a frame carries behind its first tag is not looked at, but for one case: a tag
-//! that would be taken off (or be ignored by others, like a priority tag) must not hide
-//! a second one, or the guest could send into any VLAN.
+//! Only the first tag is inspected, with one exception: a tag that would be removed (or
+//! ignored by others, like a priority tag) must not hide a second one, which would let the
+//! guest send into any VLAN.
 
 use crate::config::{VlanConfig, VlanSet};
 use crate::counters::DropReason;
@@ -35,16 +35,16 @@ const TYPE_AT: usize = 12;
 /// Bytes of an Ethernet header with one tag.
 pub const TAGGED_HEADER: usize = TYPE_AT + VlanTag::LEN + 2;
 
-/// What becomes of a frame's first tag.
+/// An edit of a frame's first tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagEdit {
-    /// Nothing: the frame goes as it is.
+    /// None: the frame stays unchanged.
     Keep,
-    /// A tag with this control information is put before its EtherType.
+    /// Inserts a tag with this control information before the EtherType.
     Push(u16),
-    /// Its tag is taken off.
+    /// Removes the tag.
     Pop,
-    /// Its tag gets this control information.
+    /// Replaces the control information of the tag.
     Replace(u16),
 }
 
@@ -167,10 +167,10 @@ impl VlanRules {
         }))
     }
 
-    /// What becomes of a frame the guest sent that begins with `head`.
+    /// The edit for a frame from the guest that begins with `head`.
     ///
     /// # Errors
-    /// Why it goes nowhere.
+    /// Why it is dropped.
     #[inline]
     pub fn outgoing(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
         match self {
@@ -183,11 +183,10 @@ impl VlanRules {
         }
     }
 
-    /// What becomes of a frame of the segment that begins with `head`.
+    /// The edit for a frame from the segment that begins with `head`.
     ///
     /// # Errors
-    /// Why the guest does not get it. On a segment several VLANs share that is
-    /// nothing unusual.
+    /// Why the guest does not get it, which is common on a segment that several VLANs share.
     #[inline]
     pub fn incoming(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
         match self {
@@ -196,7 +195,7 @@ impl VlanRules {
         }
     }
 
-    /// True if no frame is ever changed: a mode need not ask for each.
+    /// True if no frame is ever changed, so that a mode can skip the rules.
     pub const fn keeps_all(&self) -> bool {
         !matches!(self, Self::Member(_))
     }

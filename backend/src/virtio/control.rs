@@ -1,10 +1,10 @@
 //! The control queue (5.1.6.5): a driver's orders beside the packets.
 //!
-//! Rare and small. What an order needs a feature for is taken only with that feature,
-//! everything else is answered with an error. Each part of an order is copied out of guest
-//! memory once and checked on the copy. Tables of addresses are read up to a length of ours;
-//! longer ones are known to be longer, and nothing of theirs is kept. Most front ends keep
-//! this queue to themselves and enable rings instead.
+//! Commands are rare and small. A command is carried out only if the driver has acknowledged
+//! its feature; all others are answered with an error. Each part of a command is copied out of
+//! guest memory once and checked on the copy. Address tables are read up to [`MAC_TABLE_MAX`]
+//! entries; of a longer table only the fact is kept. Most front ends serve this queue
+//! themselves and enable rings instead.
 
 use super::features::Features;
 use super::memory::GuestMap;
@@ -45,7 +45,7 @@ mod class {
     pub const OFFLOADS_SET: u8 = 0;
 }
 
-/// Orders of one turn; frames wait meanwhile.
+/// Orders served in one turn; frames wait meanwhile.
 const ORDERS_PER_TURN: usize = 64;
 
 /// Addresses kept of each table. Linux has no limit of its own, QEMU keeps 64.
@@ -107,9 +107,9 @@ pub enum Order {
 /// What a turn of the queue leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
-    /// The driver is to be told that it has been answered.
+    /// The driver wants an interrupt for the answers.
     pub call: bool,
-    /// There may be more orders: it is to be served again.
+    /// There may be more orders: the queue is served again without a kick.
     pub more: bool,
 }
 
@@ -149,7 +149,7 @@ impl Control {
         self.ring.visited()
     }
 
-    /// Answers orders; `act` says whether it could carry one out.
+    /// Answers orders; `act` returns whether it carried one out.
     ///
     /// # Errors
     /// The queue is broken and must stop.

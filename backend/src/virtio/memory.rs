@@ -67,7 +67,7 @@ impl RegionCache {
 
 impl GuestMap {
     /// A snapshot of `memory`. If there is an `earlier` one whose writes are being
-    /// logged, the log goes on for the new regions.
+    /// logged, the log continues for the new regions.
     pub fn new(memory: Arc<GuestMemoryMmap<DirtyBitmap>>, earlier: Option<&Self>) -> Self {
         let earlier_log = earlier.and_then(Self::active_log).cloned();
         let mut regions: Vec<Region> = memory

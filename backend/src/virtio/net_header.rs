@@ -113,7 +113,7 @@ fn behind_tag(head: &[u8]) -> Option<EtherType> {
 }
 
 /// What the kernel left undone on a frame, from the header it put before it. The kernel is
-/// trusted: nothing is checked against the frame. `None`: something nobody asked it for.
+/// trusted: nothing is checked against the frame. `None` if it is of a kind that was not requested.
 pub fn decode_trusted(header: &[u8; LEGACY_HEADER_LEN]) -> Option<Offload> {
     let [flags, gso, _, _, size0, size1, start0, start1, offset0, offset1] = *header;
     let checksum = if flags & NEEDS_CSUM != 0 {

@@ -41,7 +41,7 @@ impl TestMemory {
         }
     }
 
-    /// Takes `len` bytes that nobody else uses.
+    /// Allocates `len` bytes.
     pub fn take(&mut self, len: u64, align: u64) -> u64 {
         let at = self.next.next_multiple_of(align);
         self.next = at + len;

@@ -40,7 +40,7 @@ pub struct Transmit {
     frames: Vec<GuestFrame<'static>>,
 }
 
-/// A chain that turned out to be a frame.
+/// A chain that is a frame.
 struct Parsed {
     /// Its bytes in `Transmit::copies`, virtio header left out.
     copy: usize,
@@ -50,7 +50,7 @@ struct Parsed {
     offload: Offload,
 }
 
-/// A chain that turned out to be none.
+/// A chain that is no frame.
 struct Malformed {
     reason: DropReason,
     /// Bytes of its head that were copied.

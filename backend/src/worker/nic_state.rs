@@ -1,8 +1,8 @@
-//! The guest's card as its driver has set it on the control queue: what it takes, with
-//! which offloads, under which MAC.
+//! The guest's NIC as its driver has set it on the control queue: receive filters, offloads
+//! and MAC.
 //!
-//! One worker hears the orders, all of them follow: each looks once a turn whether
-//! something has changed, which is a load of one number.
+//! One worker serves the control queue, all of them apply the settings: each checks a version
+//! number once per turn.
 
 use super::receive_filter::{Asked, ReceiveFilter};
 use crate::config::{MacCheck, PortConfig};
@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VLAN};
 
-/// The card of a port.
+/// The NIC of a port.
 #[derive(Debug)]
 pub struct NicState {
     /// The MAC it was made with.
     mac: Option<MacAddr>,
-    /// Whether its driver may give it another.
+    /// Whether its driver may change it.
     may_rename: bool,
     queue_pairs: u16,
     settings: Mutex<Settings>,
@@ -30,21 +30,21 @@ pub struct NicState {
 #[derive(Clone, Debug)]
 struct Settings {
     asked: Asked,
-    /// Offloads the driver has narrowed its acknowledged ones to.
+    /// Offloads the driver has left on, of those acknowledged.
     offloads: Option<u64>,
 }
 
-/// What follows for a worker.
+/// What a worker applies to its receive side.
 #[derive(Clone, Debug)]
 pub struct ReceiveSettings {
-    /// What the card takes.
+    /// Which frames the driver wants.
     pub filter: ReceiveFilter,
     /// The acknowledged features, without offloads that are switched off.
     pub features: Features,
 }
 
 impl NicState {
-    /// The card of a port, as no driver has touched it.
+    /// The NIC of a port before any driver has changed it.
     pub fn new(config: &PortConfig) -> Self {
         let is_checked = config.mac.is_some() && config.policy.mac_check == MacCheck::Enforced;
         Self {
@@ -56,7 +56,7 @@ impl NicState {
         }
     }
 
-    /// Forgets what a driver has set: another one starts afresh.
+    /// Restores the initial settings for a new driver.
     pub fn reset(&self) {
         self.change(|settings| {
             *settings = Settings::new(self.mac);
@@ -64,8 +64,7 @@ impl NicState {
         });
     }
 
-    /// Carries out an order of a driver that has acknowledged `features`. False if it
-    /// cannot be.
+    /// Applies an order of a driver that has acknowledged `features`. False if it is refused.
     pub fn apply(&self, order: Order, features: Features) -> bool {
         self.change(|settings| match order {
             // The front end enables the rings of the pairs in use; nothing changes here.
@@ -95,12 +94,12 @@ impl NicState {
         })
     }
 
-    /// The MAC the card has now, if that is known.
+    /// The current MAC, if known.
     pub fn mac(&self) -> Option<MacAddr> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).asked.mac
     }
 
-    /// How often something has changed.
+    /// Number of changes so far.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }

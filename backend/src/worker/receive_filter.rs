@@ -1,9 +1,8 @@
-//! Which frames the guest's driver wants (5.1.6.5.1 to 5.1.6.5.3), beside those the
-//! port lets through: what the filters of a network card are.
+//! The receive filters of the NIC (virtio 1.3, 5.1.6.5.1 to 5.1.6.5.3), which the driver sets.
 //!
-//! Until a driver says otherwise the card takes everything, as QEMU's does: so a guest
-//! that set its filters before this process was started goes on, with more than it
-//! asked for. VLANs are filtered for a card that is not promiscuous.
+//! Initially the NIC accepts every frame, as QEMU's does: a guest that set its filters before
+//! this process was started keeps working and receives more than it asked for. VLANs are
+//! filtered unless the NIC is promiscuous.
 
 use crate::config::VlanSet;
 use crate::packet::vlan::{TPID_8021Q, VID_MASK};
@@ -13,7 +12,7 @@ use crate::virtio::control::{MacTable, RxMode};
 /// Offset of a frame's EtherType, or of its first tag.
 const TYPE_AT: usize = 12;
 
-/// What a card takes.
+/// Which frames a NIC accepts.
 #[derive(Clone, Debug, Default)]
 pub enum ReceiveFilter {
     /// Everything.
@@ -26,9 +25,9 @@ pub enum ReceiveFilter {
 /// What a driver asked for.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// The card's own MAC; where it is not known, frames to any card are taken.
+    /// The NIC's own MAC; if it is unknown, frames to any unicast address are accepted.
     pub mac: Option<MacAddr>,
-    /// The ways of receiving that are on.
+    /// The receive modes that are on.
     modes: u8,
     unicast: MacTable,
     multicast: MacTable,
@@ -41,7 +40,7 @@ const fn bit(mode: RxMode) -> u8 {
 }
 
 impl Asked {
-    /// What is asked for by a driver that has not spoken yet.
+    /// The settings before the driver's first command.
     pub fn new(mac: Option<MacAddr>) -> Self {
         Self {
             mac,
@@ -52,7 +51,7 @@ impl Asked {
         }
     }
 
-    /// Switches a way of receiving.
+    /// Switches a receive mode.
     pub const fn switch(&mut self, mode: RxMode, on: bool) {
         if on {
             self.modes |= bit(mode);
@@ -61,8 +60,8 @@ impl Asked {
         }
     }
 
-    /// Takes these cards and groups beside the own one. False if one is in the table
-    /// of the other kind, and nothing changes.
+    /// Accepts these unicast and group addresses beside the own one. False, without a change,
+    /// if an address is in the table of the other kind.
     pub fn set_tables(&mut self, unicast: MacTable, multicast: MacTable) -> bool {
         let misplaced = |table: &MacTable, group: bool| match table {
             MacTable::Some(macs) => macs.iter().any(|mac| mac.is_multicast() != group),
@@ -75,13 +74,13 @@ impl Asked {
         true
     }
 
-    /// Takes a VLAN or no longer does. False if there is no such VLAN.
+    /// Switches a VLAN on or off. False if the number is no VLAN.
     pub fn set_vlan(&mut self, vid: u16, on: bool) -> bool {
-        // Zero is a priority without a VLAN, which is taken anyway.
+        // Zero is a priority without a VLAN, which is always accepted.
         vid == 0 || self.vlans.as_mut().is_some_and(|vlans| vlans.set(vid, on))
     }
 
-    /// The driver has no way to say which VLANs it wants.
+    /// Accepts all VLANs, for a driver without VLAN filters.
     pub fn take_all_vlans(&mut self) {
         self.vlans = None;
     }
@@ -133,7 +132,7 @@ fn contains(table: &MacTable, mac: MacAddr) -> bool {
 }
 
 impl ReceiveFilter {
-    /// True if the card takes a frame that begins with `head`.
+    /// True if the NIC accepts a frame that begins with `head`.
     #[inline]
     pub fn takes(&self, head: &[u8]) -> bool {
         match self {

@@ -1,6 +1,6 @@
 //! Towards the guest: room in the receive ring, and frames written into it.
 //!
-//! Chains are taken from the ring only as somebody asks for room, and wait here until
+//! Chains are taken from the ring only when a mode asks for room, and wait here until
 //! a frame goes into them. A reservation is a view on the waiting chains, so giving
 //! it back costs nothing. With MRG_RXBUF a frame spreads over as many chains as it
 //! needs, otherwise it has one.
@@ -41,7 +41,7 @@ pub struct Receive<P = Open> {
     leftover: Vec<Chain>,
     /// A frame that has to be seen as a whole before it is sent.
     scratch: Vec<u8>,
-    /// True after somebody met `NoRoom`.
+    /// True after a request for room was refused.
     starved: bool,
     /// Chains given back empty in this turn.
     rejected: u16,
@@ -84,12 +84,12 @@ impl<P: Passage> Receive<P> {
         &self.passage
     }
 
-    /// What frames come through, to be changed.
+    /// What frames come through, for changes.
     pub const fn passage_mut(&mut self) -> &mut P {
         &mut self.passage
     }
 
-    /// Starts to use `ring`. Whoever met `NoRoom` before still waits for room.
+    /// Starts to use `ring`. A mode that was refused room before still waits for it.
     pub fn start(&mut self, ring: Ring) {
         self.stop();
         self.ring = Some(ring);
@@ -145,17 +145,17 @@ impl<P: Passage> Receive<P> {
         })
     }
 
-    /// True after somebody met [`NoRoom`].
+    /// True after a request was refused with [`NoRoom`].
     pub const fn is_starved(&self) -> bool {
         self.starved
     }
 
-    /// Forgets that somebody met [`NoRoom`].
+    /// Forgets that a request was refused with [`NoRoom`].
     pub const fn forget_starved(&mut self) {
         self.starved = false;
     }
 
-    /// What is wrong with the ring, if something turned out to be.
+    /// The error that stopped the ring, if there was one.
     pub const fn take_broken(&mut self) -> Option<RingError> {
         self.broken.take()
     }

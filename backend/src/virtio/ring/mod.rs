@@ -6,17 +6,17 @@
 //!   ├ seen by the guest ┤ published ┤├ written ┤ next_used
 //! ```
 //!
-//! A burst is three passes: [`Ring::pop`] takes chains and translates them, somebody
+//! A burst is three passes: [`Ring::pop`] takes chains and translates them, the caller
 //! acts on them, [`Ring::push_used`] writes used elements; then [`Ring::publish`]
 //! moves the used index once, so that the guest sees the burst as a whole, and
-//! [`Ring::wants_call`] says whether it wants to be told.
+//! [`Ring::wants_call`] says whether it wants an interrupt.
 //!
 //! Everything in guest memory is read once (volatile or atomic) and checked on the
-//! copy. What contradicts itself is a [`RingError`]; whoever owns the ring stops it.
+//! copy. A contradiction is a [`RingError`], after which the owner stops the ring.
 //!
 //! Time is counted in descriptors: a chain costs no more than [`MAX_VISITS`], and
-//! [`Ring::visited`] says how many there were, so that whoever takes chains can stop before
-//! a guest that makes long ones of nothing has held it for long.
+//! [`Ring::visited`] says how many there were, so that a worker stops in time if a guest
+//! makes long chains of empty buffers.
 
 mod chain;
 
@@ -42,7 +42,7 @@ const USED_ELEMENT_SIZE: u64 = 8;
 /// Bytes of the event index behind either ring.
 const EVENT_SIZE: u64 = 2;
 
-/// Where a ring lies and where to go on.
+/// Where a ring lies and where to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Descriptors: a power of two, 1 to [`MAX_RING_SIZE`].
@@ -205,7 +205,7 @@ impl Ring {
         self.layout.size
     }
 
-    /// Entries the guest has posted and nobody has taken.
+    /// Entries that the guest has posted and that were not taken yet.
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
