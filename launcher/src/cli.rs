@@ -1,9 +1,6 @@
 //! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value
 //! by itself, [`crate::config`] checks options against each other.
 
-use crate::client::args::{
-    CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
-};
 use crate::leases::args::{Leases, StoreArgs};
 use crate::logging;
 use crate::pace::PaceArgs;
@@ -24,9 +21,13 @@ use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+pub mod client;
 mod segment;
 mod spec;
 
+use client::{
+    CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
+};
 use segment::SegmentArgs;
 
 const EXAMPLES: &str = "\

@@ -20,5 +20,5 @@ pub fn run(args: &CloudInitArgs) -> Result<(), Failure> {
     }
     // The addresses stay those of the manifest: what is leased is told by DHCP.
     let macs: Vec<_> = settled.nics.iter().map(|nic| nic.mac).collect();
-    crate::print(&cloud_init::network_data(&plan, &macs).map_err(Failure::usage)?)
+    crate::output::print(&cloud_init::network_data(&plan, &macs).map_err(Failure::usage)?)
 }

@@ -14,5 +14,5 @@ pub fn run(shell: Shell) -> Result<(), Failure> {
     let name = command.get_name().to_owned();
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut text);
-    crate::print(&String::from_utf8_lossy(&text))
+    crate::output::print(&String::from_utf8_lossy(&text))
 }

@@ -1,4 +1,4 @@
-//! MACs and addresses of a plan's NICs, and `hawser leases`.
+//! MACs and addresses of a plan's NICs.
 //!
 //! Before a plan is served, its NICs' claims go to the store ([`settle`]), and what comes back
 //! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
@@ -9,10 +9,8 @@ mod preview;
 
 pub use preview::preview;
 
-use self::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases, StoreArgs, StorePlace};
-use crate::cli::ManifestArgs;
+use self::args::{StoreArgs, StorePlace};
 use crate::failure::Failure;
-use crate::validate;
 use hawser_manifest::objects::cni::{Attachment, Segment};
 use hawser_manifest::objects::ipam::{self, Ipam};
 use hawser_manifest::plan::{NicMode, NicPlan, VmPlan};
@@ -20,24 +18,11 @@ use hawser_packet::MacRange;
 use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
 use hawser_store::range::AddressRange;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Ledger, Segment as LeaseSegment, Store, StoreError, VmName};
-use serde_json::{Value, json};
+use hawser_store::{Lease, Segment as LeaseSegment, Store, VmName};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
-
-/// Runs the subcommand.
-///
-/// # Errors
-/// What keeps it from being done.
-pub fn run(command: &LeasesCommand) -> Result<(), Failure> {
-    match command {
-        LeasesCommand::Allocate(args) => allocate(args),
-        LeasesCommand::List(args) => list(args),
-        LeasesCommand::Release(args) => release(args),
-    }
-}
 
 /// Gives the NICs of a plan their MACs and addresses, for good.
 ///
@@ -57,7 +42,7 @@ pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
 }
 
 /// The leases of a plan's NICs, in their order.
-fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
+pub fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
     let vm = VmName {
         namespace: plan.namespace.clone(),
         name: plan.name.clone(),
@@ -172,91 +157,15 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     Err(Failure::usage(message).of(&nic.name))
 }
 
-/// `hawser leases allocate`: each VM's as soon as it is kept.
-fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
-    let manifest = ManifestArgs {
-        files: args.files.clone(),
-        socket_dir: PathBuf::new(),
-        plan: args.plan.clone(),
-    };
-    let plans = validate::check_all(&manifest)?.map_err(validate::tell_rejected)?;
-    let mut store = open(&args.store, Access::Make)?;
-    for plan in &plans {
-        let of_vm = |failure| match failure {
-            Failure::Runtime(message) => Failure::runtime(format_args!("{}/{}: {message}", plan.namespace, plan.name)),
-            failure => failure,
-        };
-        let leases = reserve(&mut store, plan, &args.store.pool(plan.mac_range)).map_err(of_vm)?;
-        crate::print(&text(&leases))?;
-    }
-    Ok(())
-}
-
-/// `hawser leases list`
-fn list(args: &ListLeases) -> Result<(), Failure> {
-    let store = open(&args.store, Access::Read)?;
-    let leases = store.leases(args.vm.as_ref()).map_err(Failure::runtime)?;
-    if args.json {
-        let leases: Vec<Value> = leases.iter().map(as_json).collect();
-        let text = serde_json::to_string_pretty(&leases).map_err(Failure::runtime)?;
-        return crate::print(&(text + "\n"));
-    }
-    crate::print(&text(&leases))
-}
-
-/// `hawser leases release`
-fn release(args: &ReleaseLeases) -> Result<(), Failure> {
-    let mut store = open(&args.store, Access::Change)?;
-    let released = |ledger: &mut dyn Ledger| -> Result<Vec<Lease>, StoreError> {
-        let mut leases = ledger.leases(Some(&args.vm))?;
-        leases.retain(|lease| {
-            let name = &lease.holder.interface;
-            args.interface.as_ref().is_none_or(|wanted| wanted == name)
-        });
-        leases.iter().try_for_each(|lease| ledger.remove(&lease.holder))?;
-        Ok(leases)
-    };
-    let leases = store.step(released).map_err(Failure::runtime)?;
-    if leases.is_empty() {
-        let of = args.interface.as_ref().map(|name| format!(" for interface {name}"));
-        return Err(Failure::runtime(format_args!(
-            "VM {} holds no lease{}: hawser leases list names those that do",
-            args.vm,
-            of.unwrap_or_default()
-        )));
-    }
-    crate::print(&text(&leases))
-}
-
-/// One line each: VM, interface, network, MAC, addresses.
-fn text(leases: &[Lease]) -> String {
-    let line = |lease: &Lease| {
-        let Lease { holder, network, .. } = lease;
-        format!("{} {} {network} {}\n", holder.vm, holder.interface, held(lease))
-    };
-    leases.iter().map(line).collect()
-}
-
-fn held(lease: &Lease) -> String {
+/// MAC and addresses of a lease, in words.
+pub fn held(lease: &Lease) -> String {
     let mac = lease.mac.map_or("-".into(), |mac| mac.to_string());
     let addresses = lease.addresses.iter().map(ToString::to_string);
     std::iter::once(mac).chain(addresses).collect::<Vec<String>>().join(" ")
 }
 
-fn as_json(lease: &Lease) -> Value {
-    json!({
-        "namespace": lease.holder.vm.namespace,
-        "vm": lease.holder.vm.name,
-        "interface": lease.holder.interface,
-        "network": lease.network,
-        "segment": lease.segment.to_string(),
-        "mac": lease.mac.map(|mac| mac.to_string()),
-        "addresses": lease.addresses,
-    })
-}
-
 /// Opens the store of the options.
-fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
+pub fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
     let path = match &args.store {
         Some(StorePlace::File(path)) => path.clone(),
         Some(StorePlace::Off) => return Err(Failure::usage("--store=off: leases are in a store; name its file")),

@@ -21,11 +21,13 @@ mod hotplug;
 mod http_client;
 mod inherited;
 mod leases;
+mod leases_command;
 mod logging;
 mod machine;
 mod man;
 mod memory;
 mod names;
+mod output;
 mod pace;
 mod plan_args;
 mod policy;
@@ -51,7 +53,6 @@ use hawser_manifest::nic::NicSpec;
 use host::Host;
 use machine::{Endpoint, Nic};
 use serve::Order;
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use vmm::{Vm, VmmError};
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     if std::env::args_os().skip(1).any(|arg| arg == capabilities::OPTION) {
-        return print(&(capabilities::json().map_err(Failure::runtime)? + "\n"));
+        return output::print(&(capabilities::json().map_err(Failure::runtime)? + "\n"));
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -88,7 +89,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Unplug(args)) => client::plug::unplug(args),
         Some(Command::Link(args)) => client::plug::link(args),
         Some(Command::Capture(args)) => client::capture::run(args),
-        Some(Command::Leases(args)) => leases::run(&args.command),
+        Some(Command::Leases(args)) => leases_command::run(&args.command),
         Some(Command::Completion(args)) => completion::run(args.shell),
         Some(Command::ManualPages(args)) => man::run(&args.folder),
         None => serve_port(&cli),
@@ -124,7 +125,7 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
         memory: &args.memory,
         cards: &nic.card().into_iter().collect::<Vec<_>>(),
     };
-    print(&flags(&vm).map_err(Failure::usage)?)
+    output::print(&flags(&vm).map_err(Failure::usage)?)
 }
 
 /// A NIC as this host can serve it.
@@ -143,11 +144,4 @@ fn nic(
     let found = config::resolve(&spec, &host).map_err(failure)?;
     let found = found.look(&spec, queues, &host, site)?;
     Ok(Nic::vhost_user(&spec, endpoint, found))
-}
-
-/// Writes to standard output; a reader that has gone away is a failure, not a panic.
-fn print(text: &str) -> Result<(), Failure> {
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(Failure::standard_output)
 }

@@ -113,7 +113,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
         let words: Vec<_> = vmm.iter().map(|word| word.to_string_lossy()).collect();
         line("start", &words.join(" "));
     }
-    crate::print(&text)
+    crate::output::print(&text)
 }
 
 /// The cards of the NICs.
@@ -136,7 +136,7 @@ fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), 
         Vmm::Qemu => vmm::qemu_args(&vm),
         Vmm::CloudHypervisor => vmm::cloud_hypervisor_args(&vm),
     };
-    crate::print(&flags.map_err(Failure::usage)?)
+    crate::output::print(&flags.map_err(Failure::usage)?)
 }
 
 /// A kind of VMM, by the name of its program.

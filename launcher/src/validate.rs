@@ -93,11 +93,11 @@ pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
     }
     let checked = checked.map_err(tell_rejected)?;
     tell(&checked.warnings);
-    crate::print(&plan_text::text(&checked.plan))
+    crate::output::print(&plan_text::text(&checked.plan))
 }
 
 fn print_json(checked: Result<&Checked, &Rejected>) -> Result<(), Failure> {
-    crate::print(&(plan_text::json(checked).map_err(Failure::runtime)? + "\n"))
+    crate::output::print(&(plan_text::json(checked).map_err(Failure::runtime)? + "\n"))
 }
 
 /// Writes all problems to standard error and returns the failure that ends the process.

@@ -1,9 +1,9 @@
 //! `hawser capture`: writes the packets that cross a port of a running process, as pcapng.
 
-use super::args::CaptureArgs;
 use super::{Client, Target};
 use crate::api::capture;
 use crate::api::http::Method;
+use crate::cli::client::CaptureArgs;
 use crate::failure::Failure;
 use crate::http_client::Response;
 use std::fs::File;

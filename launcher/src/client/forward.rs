@@ -1,9 +1,9 @@
 //! `hawser forward`: adds, removes and lists port forwards of a running process.
 
-use super::args::{ForwardArgs, ForwardCommand};
 use super::{Client, Target, show};
 use crate::api::forwards::{Change, Forwards, PATH};
 use crate::api::http::Method;
+use crate::cli::client::{ForwardArgs, ForwardCommand};
 use crate::failure::Failure;
 use hawser_backend::config::Forward;
 

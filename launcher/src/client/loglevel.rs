@@ -1,9 +1,9 @@
 //! `hawser loglevel`: shows or changes the log filter of a running process.
 
-use super::args::LogLevelArgs;
 use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::api::log::{LogLevel, PATH};
+use crate::cli::client::LogLevelArgs;
 use crate::failure::Failure;
 
 /// Changes the log filter if one is given, then prints it.

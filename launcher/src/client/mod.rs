@@ -1,7 +1,6 @@
 //! Subcommands that talk to a running process over its API socket: one file per subcommand, and
 //! the client they share.
 
-pub mod args;
 pub mod capture;
 pub mod forward;
 pub mod loglevel;
@@ -12,9 +11,9 @@ pub mod top;
 
 use crate::api::Refusal;
 use crate::api::http::Method;
+use crate::cli::client::{AskArgs, ProcessArgs};
 use crate::failure::Failure;
 use crate::http_client::{self, Request, Response};
-use args::{AskArgs, ProcessArgs};
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -168,7 +167,7 @@ impl Client {
 /// # Errors
 /// If standard output cannot be written.
 pub fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-    crate::print(&if json {
+    crate::output::print(&if json {
         serde_json::to_string_pretty(value).map_err(Failure::runtime)? + "\n"
     } else {
         text(value)

@@ -1,9 +1,10 @@
 //! `hawser plug`, `hawser unplug`, `hawser link`: changes to the NICs of a running VM.
 
-use super::args::{LinkArgs, PlugArgs, UnplugArgs};
 use super::{Client, Target};
 use crate::api::http::Method;
 use crate::api::plug::{LINK, Link, PLUG, UNPLUG, Unplug};
+use crate::api::status;
+use crate::cli::client::{LinkArgs, LinkState, PlugArgs, UnplugArgs};
 use crate::failure::Failure;
 use crate::hotplug::{Changes, Plug};
 use crate::validate;
@@ -48,7 +49,10 @@ pub fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
 pub fn link(args: &LinkArgs) -> Result<(), Failure> {
     let wanted = Link {
         interface: args.interface.clone(),
-        state: args.state,
+        state: match args.state {
+            LinkState::Up => status::LinkState::Up,
+            LinkState::Down => status::LinkState::Down,
+        },
     };
     report_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(LINK), &wanted)?)
 }
@@ -66,5 +70,5 @@ fn report(changes: &Changes, mut lines: Vec<String>) -> Result<(), Failure> {
     if lines.is_empty() {
         lines.push("nothing to change".into());
     }
-    crate::print(&(lines.join("\n") + "\n"))
+    crate::output::print(&(lines.join("\n") + "\n"))
 }

@@ -1,22 +1,12 @@
 //! `hawser rate`: shows or changes the rate limits of a port.
 
-use super::args::RateArgs;
 use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::api::rate::{Limit, PATH, Rates};
+use crate::cli::client::{RateArgs, Wanted};
 use crate::failure::Failure;
 use crate::policy::BITS;
-use hawser_backend::config::Rate;
 use std::fmt::Write as _;
-
-/// Value of a rate option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Limit to this rate.
-    Limit(Rate),
-    /// Remove the limit.
-    Off,
-}
 
 /// Changes the limits that are given, then prints all limits.
 ///
@@ -75,6 +65,7 @@ fn text(rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hawser_config::Rate;
 
     #[test]
     fn limits_read_as_they_are_meant() {

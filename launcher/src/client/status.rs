@@ -1,8 +1,8 @@
 //! `hawser status`: shows the NICs of a running process.
 
-use super::args::StatusArgs;
 use super::{Client, Target, show};
 use crate::api::status::{Driver, Interface, LinkState, Status};
+use crate::cli::client::StatusArgs;
 use crate::failure::Failure;
 use std::fmt::Write as _;
 

@@ -3,9 +3,9 @@
 //! Rates are differences of two samples of the metrics. On a terminal each sample replaces the
 //! last one with plain ANSI sequences; otherwise samples are printed one after another.
 
-use super::args::TopArgs;
 use super::{Client, Target, show};
 use crate::api::http::Method;
+use crate::cli::client::TopArgs;
 use crate::failure::Failure;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ pub fn run(args: &TopArgs) -> Result<(), Failure> {
         let mut ports = activities(&before.1, &now.1, passed);
         ports.retain(|port| args.ask.port.as_ref().is_none_or(|name| port.port == *name));
         if draws {
-            crate::print(REDRAW)?;
+            crate::output::print(REDRAW)?;
         }
         show(args.json, &ports, |ports| table(ports))?;
         io::stdout().flush().map_err(Failure::standard_output)?;

@@ -1,10 +1,8 @@
 //! Options of the subcommands that talk to a running process.
 
-use crate::api::status::LinkState;
-use crate::cli::{API_SOCKET, DEFAULT_SOCKET_DIR};
-use crate::client::rate::Wanted;
+use super::{API_SOCKET, DEFAULT_SOCKET_DIR};
 use crate::{logging, policy};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use hawser_backend::capture::{BadFilter, CaptureFilter};
 use hawser_backend::config::{Forward, Rate};
 use hawser_manifest::{forward, values};
@@ -92,6 +90,15 @@ pub struct LinkArgs {
     /// New state of the link
     #[arg(value_name = "STATE")]
     pub state: LinkState,
+}
+
+/// State of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LinkState {
+    /// Frames cross it.
+    Up,
+    /// None do.
+    Down,
 }
 
 /// Options of `status`.
@@ -189,6 +196,15 @@ pub struct RateArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Value of a rate option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Limit to this rate.
+    Limit(Rate),
+    /// Remove the limit.
+    Off,
 }
 
 fn wanted(text: &str, parse: fn(&str) -> Result<Rate, String>) -> Result<Wanted, String> {

@@ -1,0 +1,100 @@
+//! `hawser leases`: reserve, list and release the MACs and addresses of VMs.
+
+use crate::cli::ManifestArgs;
+use crate::failure::Failure;
+use crate::leases::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases};
+use crate::leases::{held, open, reserve};
+use crate::validate;
+use hawser_store::sqlite::Access;
+use hawser_store::{Lease, Ledger, Store as _, StoreError};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// What keeps it from being done.
+pub fn run(command: &LeasesCommand) -> Result<(), Failure> {
+    match command {
+        LeasesCommand::Allocate(args) => allocate(args),
+        LeasesCommand::List(args) => list(args),
+        LeasesCommand::Release(args) => release(args),
+    }
+}
+
+/// `hawser leases allocate`: each VM's as soon as it is kept.
+fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
+    let manifest = ManifestArgs {
+        files: args.files.clone(),
+        socket_dir: PathBuf::new(),
+        plan: args.plan.clone(),
+    };
+    let plans = validate::check_all(&manifest)?.map_err(validate::tell_rejected)?;
+    let mut store = open(&args.store, Access::Make)?;
+    for plan in &plans {
+        let of_vm = |failure| match failure {
+            Failure::Runtime(message) => Failure::runtime(format_args!("{}/{}: {message}", plan.namespace, plan.name)),
+            failure => failure,
+        };
+        let leases = reserve(&mut store, plan, &args.store.pool(plan.mac_range)).map_err(of_vm)?;
+        crate::output::print(&text(&leases))?;
+    }
+    Ok(())
+}
+
+/// `hawser leases list`
+fn list(args: &ListLeases) -> Result<(), Failure> {
+    let store = open(&args.store, Access::Read)?;
+    let leases = store.leases(args.vm.as_ref()).map_err(Failure::runtime)?;
+    if args.json {
+        let leases: Vec<Value> = leases.iter().map(as_json).collect();
+        let text = serde_json::to_string_pretty(&leases).map_err(Failure::runtime)?;
+        return crate::output::print(&(text + "\n"));
+    }
+    crate::output::print(&text(&leases))
+}
+
+/// `hawser leases release`
+fn release(args: &ReleaseLeases) -> Result<(), Failure> {
+    let mut store = open(&args.store, Access::Change)?;
+    let released = |ledger: &mut dyn Ledger| -> Result<Vec<Lease>, StoreError> {
+        let mut leases = ledger.leases(Some(&args.vm))?;
+        leases.retain(|lease| {
+            let name = &lease.holder.interface;
+            args.interface.as_ref().is_none_or(|wanted| wanted == name)
+        });
+        leases.iter().try_for_each(|lease| ledger.remove(&lease.holder))?;
+        Ok(leases)
+    };
+    let leases = store.step(released).map_err(Failure::runtime)?;
+    if leases.is_empty() {
+        let of = args.interface.as_ref().map(|name| format!(" for interface {name}"));
+        return Err(Failure::runtime(format_args!(
+            "VM {} holds no lease{}: hawser leases list names those that do",
+            args.vm,
+            of.unwrap_or_default()
+        )));
+    }
+    crate::output::print(&text(&leases))
+}
+
+/// One line each: VM, interface, network, MAC, addresses.
+fn text(leases: &[Lease]) -> String {
+    let line = |lease: &Lease| {
+        let Lease { holder, network, .. } = lease;
+        format!("{} {} {network} {}\n", holder.vm, holder.interface, held(lease))
+    };
+    leases.iter().map(line).collect()
+}
+
+fn as_json(lease: &Lease) -> Value {
+    json!({
+        "namespace": lease.holder.vm.namespace,
+        "vm": lease.holder.vm.name,
+        "interface": lease.holder.interface,
+        "network": lease.network,
+        "segment": lease.segment.to_string(),
+        "mac": lease.mac.map(|mac| mac.to_string()),
+        "addresses": lease.addresses,
+    })
+}

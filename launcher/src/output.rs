@@ -1,0 +1,11 @@
+//! What a command prints.
+
+use crate::failure::Failure;
+use std::io::Write as _;
+
+/// Writes to standard output; a reader that has gone away is a failure, not a panic.
+pub fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Failure::standard_output)
+}
