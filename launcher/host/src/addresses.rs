@@ -1,7 +1,7 @@
-//! Addresses and routes of a link, taken down so that they can be put back as they were.
+//! Addresses and routes of a link, recorded so that they can be restored.
 //!
-//! What is put back is the kernel's own message, so that nothing of it is lost that this
-//! program has no word for (labels, lifetimes, metrics, preferred sources, next hops).
+//! A record is the kernel's own message. It keeps what this program has no type for: labels,
+//! lifetimes, metrics, preferred sources, next hops.
 
 use super::netlink::Netlink;
 use ipnet::{IpNet, Ipv4Net};
@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Table of the kernel's own entries (RT_TABLE_LOCAL).
 const LOCAL_TABLE: u32 = 255;
 
-/// One message of the kernel, as it came, in hexadecimal.
+/// A message of the kernel in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Recorded(String);
@@ -53,17 +53,17 @@ pub struct Route {
     message: RouteMessage,
 }
 
-/// A route of IPv4, as DHCP tells it.
+/// An IPv4 route as DHCP option 121 carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Route {
-    /// Where to.
+    /// The destination.
     pub destination: Ipv4Net,
-    /// By way of whom; unspecified: a neighbour.
+    /// The next hop; unspecified: the destination is on the link.
     pub gateway: Ipv4Addr,
 }
 
 impl Ipv4Route {
-    /// True for the route to everywhere.
+    /// True for the default route.
     pub const fn is_default(&self) -> bool {
         self.destination.prefix_len() == 0
     }
@@ -82,7 +82,7 @@ impl Address {
         // IFA_ADDRESS is the other end's on point-to-point links.
         let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
         if net.addr().is_ipv6() {
-            // It has been found to be nobody else's already.
+            // Duplicate address detection has run already.
             let mut flags = AddressFlags::Nodad;
             message.attributes.retain_mut(|attribute| match attribute {
                 AddressAttribute::Flags(known) => {
@@ -102,7 +102,7 @@ impl Address {
         self.message.header.scope == AddressScope::Universe
     }
 
-    /// As it is kept.
+    /// The record to restore it from.
     pub fn record(&self) -> Recorded {
         record(&self.message)
     }
@@ -137,7 +137,7 @@ impl Route {
         })
     }
 
-    /// True for what comes and goes with an address by itself.
+    /// True for routes that the kernel adds and removes with an address.
     fn is_of_an_address(&self) -> bool {
         self.message.header.protocol == RouteProtocol::Kernel || self.table() == LOCAL_TABLE
     }
@@ -150,7 +150,7 @@ impl Route {
         })
     }
 
-    /// As DHCP tells it, if it is an ordinary route of IPv4.
+    /// The route as DHCP carries it, if it is an ordinary IPv4 route.
     pub fn ipv4(&self) -> Option<Ipv4Route> {
         let header = &self.message.header;
         if u8::from(header.address_family) != u8::from(netlink_packet_route::AddressFamily::Inet)
@@ -175,7 +175,7 @@ impl Route {
         })
     }
 
-    /// As it is kept.
+    /// The record to restore it from.
     pub fn record(&self) -> Recorded {
         record(&self.message)
     }
@@ -195,7 +195,7 @@ impl Netlink {
     /// The addresses of a link.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
         let all = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
         let of_link = all.into_iter().filter_map(|message| match message {
@@ -205,11 +205,11 @@ impl Netlink {
         Ok(of_link.collect())
     }
 
-    /// The routes that leave by a link and were made by somebody: those the kernel makes for
-    /// an address are left out. Routes to neighbours come before those by way of them.
+    /// The routes through a link, without those that the kernel makes for an address. Routes to
+    /// neighbours come before routes through these neighbours.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn routes(&mut self, index: u32) -> io::Result<Vec<Route>> {
         let all = self.dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))?;
         let routes = all.into_iter().filter_map(|message| match message {
@@ -220,7 +220,7 @@ impl Netlink {
             .filter(|route| route.leaves_by(index) && !route.is_of_an_address())
             .collect();
         for route in &mut routes {
-            // The kernel tells states here that it does not take back.
+            // The kernel reports states here that it does not accept.
             route.message.header.flags &= RouteFlags::Onlink;
             route
                 .message
@@ -236,42 +236,42 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// Gives a link an address, or leaves it the one it has.
+    /// Adds an address to a link, unless the link has it.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn add_address(&mut self, address: &Address) -> io::Result<()> {
         self.add(RouteNetlinkMessage::NewAddress(address.message.clone()))
     }
 
-    /// Takes an address from a link.
+    /// Removes an address from a link.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn delete_address(&mut self, address: &Address) -> io::Result<()> {
         let request = RouteNetlinkMessage::DelAddress(address.message.clone());
         self.request(request, 0).map(drop)
     }
 
-    /// Puts an address back.
+    /// Restores an address.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn restore_address(&mut self, recorded: &Recorded) -> io::Result<()> {
         let message = AddressMessage::parse(&recorded.bytes()?).map_err(malformed)?;
         self.add(RouteNetlinkMessage::NewAddress(message))
     }
 
-    /// Puts a route back.
+    /// Restores a route.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn restore_route(&mut self, recorded: &Recorded) -> io::Result<()> {
         let message = RouteMessage::parse(&recorded.bytes()?).map_err(malformed)?;
         self.add(RouteNetlinkMessage::NewRoute(message))
     }
 
-    /// Adds what is not there yet: the kernel may have made it by itself in the meantime.
+    /// Adds what is missing: the kernel may have added it in the meantime.
     fn add(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
         match self.request(message, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),

@@ -83,7 +83,7 @@ impl Netlink {
     /// said, 0 for none.
     ///
     /// # Errors
-    /// What the kernel says: EOPNOTSUPP if it knows no VLANs on bridges.
+    /// The kernel's error: EOPNOTSUPP if it knows no VLANs on bridges.
     pub fn set_port_vlans(&mut self, port: u32, vlans: &PortVlans, default: u16) -> io::Result<()> {
         if default != 0 && !vlans.keep_default {
             let leave = RouteNetlinkMessage::DelLink(message(port, &[default..=default]));

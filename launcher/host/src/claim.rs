@@ -1,10 +1,10 @@
-//! A claim on a link of the network namespace, for as long as its holder lives.
+//! A claim on a link of the network namespace, which lasts as long as its process.
 //!
-//! The kernel gives a queue of a macvtap to whoever opens its device, and deals the frames to
-//! all: two processes would each lose some. It refuses a TAP device that is taken; this does
-//! the same for the others, among hawsers: who has bound the name is who has the link. Names of
-//! abstract Unix sockets are those of one network namespace, as links are, and go with their
-//! process, however that ends.
+//! The kernel gives a queue of a macvtap to each process that opens its device, and spreads the
+//! frames over all queues, so that two processes each lose some. For TAP devices the kernel refuses
+//! the second process; for the others a claim does so among hawser processes. It is a bound abstract
+//! Unix socket: such names belong to a network namespace, as links do, and disappear with their
+//! process, however it ends.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,13 +22,13 @@ impl Claim {
     /// Claims the link `name` of the calling thread's network namespace.
     ///
     /// # Errors
-    /// What bind(2) says: EADDRINUSE if another has it.
+    /// What bind(2) returns: EADDRINUSE if another has it.
     pub fn on(name: &str) -> io::Result<Self> {
         let address = SocketAddr::from_abstract_name(format!("hawser/link/{name}"))?;
         UnixDatagram::bind_addr(&address).map(|name| Self { name })
     }
 
-    /// Hands the claim over: the descriptor is all there is of it.
+    /// Hands the claim over. The descriptor is the whole claim.
     pub fn into_handover(self) -> OwnedFd {
         self.name.into()
     }

@@ -42,7 +42,7 @@ fn address(index: u32, address: IpAddr) -> AddressMessage {
     message.header.family = family;
     message.header.prefix_len = length;
     message.header.index = index;
-    // Never what the host speaks from by itself.
+    // The host never picks it as a source address.
     message.header.scope = AddressScope::Host;
     let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
     message.attributes = vec![
@@ -75,7 +75,7 @@ impl Netlink {
     /// Puts an address of the guest behind it on an ipvtap, which must be up.
     ///
     /// # Errors
-    /// What the kernel says: EADDRINUSE if another link on the same one has the address.
+    /// The kernel's error: EADDRINUSE if another link on the same one has the address.
     pub fn add_guest_address(&mut self, ipvtap: Ipvtap, guest: IpAddr) -> io::Result<()> {
         let Ipvtap { index, mode, lower } = ipvtap;
         let new = RouteNetlinkMessage::NewAddress(address(index, guest));
@@ -118,7 +118,7 @@ impl Netlink {
     /// Has the host's IP pass on what comes to an ipvtap in l3s.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn forward_from(&mut self, index: u32) -> io::Result<()> {
         let mut conf = InetDevConf::default();
         conf.forwarding = 1;

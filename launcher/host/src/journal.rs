@@ -1,10 +1,10 @@
-//! What has been changed on the system, and how it is put back: at exit, when something
-//! fails midway, and after a kill at the next start.
+//! A journal of the changes made to the host. They are undone at exit, after a failure midway, and
+//! after a kill at the next start.
 //!
-//! Before each change one line goes into a file of the runtime folder that says how to undo
-//! it. The file's owner holds a lock on it; a file without an owner was left by a process
-//! that died, and whoever starts next in the same network namespace undoes it. Each line can
-//! be undone whether or not its change was made, and more than once.
+//! Before each change, one line that says how to undo it goes into a file of the runtime folder. The
+//! process locks its file. A file without a lock was left by a process that died: the next process
+//! that starts in the same network namespace undoes its lines. Undoing a line is safe when its
+//! change was never made, and more than once.
 
 use super::addresses::Recorded;
 use super::namespace;
@@ -40,14 +40,14 @@ pub enum Undo {
         /// Its name.
         name: String,
     },
-    /// Make an interface what it was.
+    /// Restore an interface.
     RestoreInterface(Interface),
 }
 
-/// An interface that others rely on.
+/// An interface as it was before hawser took it over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Its number, which stays.
+    /// Its number, which never changes.
     pub index: u32,
     /// Its name.
     pub name: String,
@@ -133,7 +133,7 @@ impl Journal {
     /// Notes how the change that is made next is undone.
     ///
     /// # Errors
-    /// What write(2) says; the change must not be made then.
+    /// What write(2) returns; the change must not be made then.
     pub fn note(&mut self, undo: Undo) -> io::Result<()> {
         if let Some(kept) = &mut self.kept {
             write_line(&mut kept.file, &undo)?;
@@ -143,7 +143,7 @@ impl Journal {
     }
 
     /// Hands the journal over: nothing is undone here. The descriptor holds the lock on the file.
-    /// Once every copy of it is closed, the next start takes the journal for that of a dead process.
+    /// Once every copy is closed, the next start takes the journal for one of a dead process.
     pub fn into_handover(mut self) -> Option<(JournalRecord, OwnedFd)> {
         let Kept { record, file } = self.kept.take()?;
         Some((record, file.into()))
@@ -178,16 +178,16 @@ fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Locks the folder. Two processes that start at once must not both look at a third one's
-/// remains, nor take a file for a remainder that is about to be locked.
+/// Locks the folder. Two processes that start at once must not both undo a third one's journal, nor
+/// take a file that is about to be locked for one of a dead process.
 fn close_gate(folder: &Path) -> io::Result<File> {
     let gate = File::create(folder.join("lock"))?;
     flock(&gate, FlockOperation::LockExclusive)?;
     Ok(gate)
 }
 
-/// Undoes what processes left that died in `namespace`. Where nobody has ever kept a journal,
-/// or this process may not read it, there is nothing to be done.
+/// Undoes what dead processes left in this network namespace. Without a journal, or without the
+/// right to read it, this does nothing.
 pub fn recover(folder: &Path) {
     let recovered = close_gate(folder).and_then(|_gate| try_recover(folder));
     match recovered {

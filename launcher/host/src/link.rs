@@ -1,4 +1,4 @@
-//! Network interfaces ("links"): what the kernel says of one, and the changes made to them.
+//! Network interfaces ("links"): their state, and changes to them.
 
 use super::netlink::Netlink;
 use hawser_packet::MacAddr;
@@ -11,10 +11,10 @@ use netlink_packet_route::link::{
 };
 use std::io;
 
-/// A link, as it was when it was looked at.
+/// A snapshot of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number, for as long as it is there.
+    /// Its number, fixed while the link exists.
     pub index: u32,
     /// Its name.
     pub name: String,
@@ -110,7 +110,7 @@ pub enum NewKind {
 }
 
 impl NewKind {
-    /// The kernel's name of it.
+    /// The kernel's name for the kind.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -150,7 +150,7 @@ impl Netlink {
     /// All links.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
         let messages = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         Ok(messages.iter().filter_map(link_of).collect())
@@ -159,7 +159,7 @@ impl Netlink {
     /// The link of that name, if there is one.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn link_named(&mut self, name: &str) -> io::Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
@@ -169,7 +169,7 @@ impl Netlink {
     /// The link of that number, if there is one.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn link(&mut self, index: u32) -> io::Result<Option<Link>> {
         self.look_up(message(index, vec![]))
     }
@@ -185,15 +185,15 @@ impl Netlink {
     /// True if this process may change the links of its network namespace.
     pub fn may_change(&mut self) -> bool {
         // No link has this number, and the right is looked at before the link.
-        let nobody = i32::MAX.unsigned_abs();
-        let refused = self.request(RouteNetlinkMessage::DelLink(message(nobody, vec![])), 0);
+        let no_link = i32::MAX.unsigned_abs();
+        let refused = self.request(RouteNetlinkMessage::DelLink(message(no_link, vec![])), 0);
         !matches!(refused, Err(error) if error.raw_os_error() == Some(libc::EPERM))
     }
 
     /// Makes a link, switched off.
     ///
     /// # Errors
-    /// What the kernel says: EEXIST if the name is taken, EOPNOTSUPP for a kind it does not know.
+    /// The kernel's error: EEXIST if the name is taken, EOPNOTSUPP for a kind it does not know.
     pub fn make_link(&mut self, new: &NewLink<'_>) -> io::Result<()> {
         let mut attributes = vec![LinkAttribute::IfName(new.name.to_owned())];
         attributes.extend(new.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
@@ -207,7 +207,7 @@ impl Netlink {
     /// Removes a link.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn delete_link(&mut self, index: u32) -> io::Result<()> {
         self.request(RouteNetlinkMessage::DelLink(message(index, vec![])), 0)
             .map(drop)
@@ -216,7 +216,7 @@ impl Netlink {
     /// Switches a link on or off.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_up(&mut self, index: u32, up: bool) -> io::Result<()> {
         self.set_flag(index, LinkFlags::Up, up)
     }
@@ -224,7 +224,7 @@ impl Netlink {
     /// Puts a link into promiscuous mode, or takes it out.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_promiscuous(&mut self, index: u32, on: bool) -> io::Result<()> {
         self.set_flag(index, LinkFlags::Promisc, on)
     }
@@ -239,7 +239,7 @@ impl Netlink {
     /// Gives a link another name. It has to be switched off on kernels before 6.2.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn rename(&mut self, index: u32, name: &str) -> io::Result<()> {
         self.change(message(index, vec![LinkAttribute::IfName(name.to_owned())]))
     }
@@ -247,7 +247,7 @@ impl Netlink {
     /// Sets a link's MAC.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_mac(&mut self, index: u32, mac: MacAddr) -> io::Result<()> {
         self.change(message(index, vec![LinkAttribute::Address(mac.0.to_vec())]))
     }
@@ -255,7 +255,7 @@ impl Netlink {
     /// Sets a link's MTU.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
         self.change(message(index, vec![LinkAttribute::Mtu(mtu)]))
     }
@@ -263,7 +263,7 @@ impl Netlink {
     /// Makes a link a port of a bridge; `None`: of none.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_master(&mut self, index: u32, bridge: Option<u32>) -> io::Result<()> {
         self.change(message(index, vec![LinkAttribute::Controller(bridge.unwrap_or(0))]))
     }
@@ -271,7 +271,7 @@ impl Netlink {
     /// Sets how a port of a bridge behaves.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn set_port_manner(&mut self, index: u32, manner: PortManner) -> io::Result<()> {
         let data = vec![
             InfoBridgePort::HairpinMode(manner.hairpin),
@@ -289,11 +289,10 @@ impl Netlink {
         .map(drop)
     }
 
-    /// Keeps the kernel's own IP from speaking on a link: no address of its own in IPv6, no
-    /// answer to ARP whatever address is asked for.
+    /// Keeps the kernel's own IP silent on a link: no IPv6 address of its own, no ARP replies.
     ///
     /// # Errors
-    /// What the kernel says; a kernel without IPv6 has its say about ARP only.
+    /// The kernel's error. A kernel without IPv6 has no IPv6 to silence.
     pub fn silence(&mut self, index: u32) -> io::Result<()> {
         /// Answer for no address at all (Documentation/networking/ip-sysctl.rst, arp_ignore).
         const ARP_IGNORE_ALL: i32 = 8;

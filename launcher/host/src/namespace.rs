@@ -1,6 +1,5 @@
-//! Network namespaces: the process moves into the one it is to serve from, before it has
-//! threads. What is to stay where it was started, a VMM that hawser starts, is started from
-//! there.
+//! Network namespaces: the process enters the one it serves from before it starts threads. A VMM that
+//! hawser starts stays in the original namespace.
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
@@ -22,7 +21,7 @@ pub struct Namespace {
     outside: Option<Arc<File>>,
 }
 
-/// Why a namespace cannot be used.
+/// A namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
     /// There is no such file.
@@ -30,7 +29,7 @@ pub enum NamespaceError {
     Open {
         /// Where it was looked for.
         path: PathBuf,
-        /// What open(2) says.
+        /// What open(2) returns.
         source: io::Error,
     },
     /// It cannot be entered.
@@ -38,10 +37,10 @@ pub enum NamespaceError {
     Enter {
         /// What was opened.
         path: PathBuf,
-        /// What setns(2) says.
+        /// What setns(2) returns.
         source: io::Error,
     },
-    /// Nobody finds back.
+    /// The original namespace cannot be re-entered.
     #[error("cannot return to the network namespace that hawser was started in: {0}")]
     Return(#[source] io::Error),
     /// No thread to enter it with.
@@ -50,9 +49,9 @@ pub enum NamespaceError {
 }
 
 impl Namespace {
-    /// Enters the namespace an option names: a path, or a name as `ip netns` gives it. The calling
-    /// thread and those it starts are in it from now on, so that nobody needs the right to enter
-    /// it later. To be called on the main thread, before there are others.
+    /// Enters the namespace an option names: a path, or a name that `ip netns` knows. The calling
+    /// thread and the threads it starts stay in it, so that no thread needs the right to enter it
+    /// later. To be called on the main thread, before other threads start.
     ///
     /// # Errors
     /// [`NamespaceError`]
@@ -120,7 +119,7 @@ fn enter(file: &File) -> io::Result<()> {
 /// has had since the system was started.
 ///
 /// # Errors
-/// What getsockopt(2) says: ENOPROTOOPT before Linux 5.14.
+/// What getsockopt(2) returns: ENOPROTOOPT before Linux 5.14.
 #[allow(unsafe_code, reason = "neither rustix nor socket2 knows this option")]
 pub fn cookie() -> io::Result<u64> {
     /// Not in the libc crate.

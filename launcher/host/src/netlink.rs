@@ -1,10 +1,9 @@
-//! Requests to the kernel's rtnetlink, one after the other, on a socket of the network
-//! namespace the calling thread is in.
+//! Requests to the kernel's rtnetlink, one at a time, on a socket of the calling thread's network
+//! namespace.
 //!
-//! A request is sent and its answer read to the end before the next: set-up takes a few
-//! dozen of them, so nothing is gained by having several under way. What the kernel refuses
-//! comes back as the error number it named. An answer is waited for so long and no longer: one
-//! that the kernel dropped (its queue was full, or memory short) never comes.
+//! Each answer is read to its end before the next request: set-up takes a few dozen of them, so that
+//! several in flight gain nothing. A refusal is returned as the kernel's error number. The wait for
+//! an answer is bounded: the kernel drops one when its queue is full or memory is short.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -18,8 +17,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The kernel, as an address; also: any address, for our own end.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
-/// How long an answer may take. The kernel answers within the request, but some requests wait
-/// for its lock on all links, which others hold for as long as theirs take.
+/// Longest wait for an answer. The kernel answers within the request, but some requests wait for its
+/// lock on all links, which other requests hold.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// Multicast group of changes of links (RTNLGRP_LINK), as the bit bind(2) takes.
 const LINK_GROUP: u32 = 1;
@@ -35,7 +34,7 @@ impl Netlink {
     /// Opens a socket for requests.
     ///
     /// # Errors
-    /// What socket(2) says.
+    /// What socket(2) returns.
     pub fn open() -> io::Result<Self> {
         Self::bind(0, SocketFlags::CLOEXEC)
     }
@@ -43,7 +42,7 @@ impl Netlink {
     /// Opens a socket that becomes readable when a link changes; see [`drain`](Self::drain).
     ///
     /// # Errors
-    /// What socket(2) says.
+    /// What socket(2) returns.
     pub fn watch_links() -> io::Result<Self> {
         Self::bind(LINK_GROUP, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
@@ -54,26 +53,26 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Has a change made, or one thing looked up; what the kernel says beside "done".
+    /// Makes a change or looks one object up. Returns the messages beside the acknowledgement.
     ///
     /// # Errors
-    /// What the kernel refuses it with.
+    /// The kernel's error.
     pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.answers(false, &PATIENCE)
     }
 
-    /// Asks for all there is of a kind. What this library cannot read is left out.
+    /// Lists all objects of a kind, except those that this library cannot read.
     ///
     /// # Errors
-    /// What the kernel refuses it with.
+    /// The kernel's error.
     pub fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
         self.answers(true, &PATIENCE)
     }
 
-    /// Throws away what has come of a socket that watches. Messages that did not fit are
-    /// no loss either: the one who watches looks for itself.
+    /// Discards the messages of a watching socket. Messages that did not fit are no loss either: a
+    /// watcher reads the state of the links, not the messages.
     pub fn drain(&self) {
         let mut buffer = Vec::new();
         loop {

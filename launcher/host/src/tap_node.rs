@@ -1,9 +1,9 @@
 //! The character device of a macvtap or ipvtap link, `/dev/tapN` with N the link's number.
 //!
-//! udev or devtmpfs makes that file, but not in a container, and in devtmpfs links of two
-//! network namespaces with the same number are after the same name. So the number of the
-//! device is taken from a sysfs of the right namespace, and where /dev has no file for it, one
-//! is made where nobody else sees it: on a tmpfs that is mounted nowhere.
+//! udev or devtmpfs makes that file, but not in a container, and in devtmpfs links of two network
+//! namespaces with the same number compete for one name. So the device number comes from a sysfs of
+//! the right namespace, and where /dev has no file for it, hawser makes one on a tmpfs that is
+//! mounted nowhere.
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat, stat, unlinkat};
 use rustix::io::Errno;
@@ -16,20 +16,20 @@ use std::sync::OnceLock;
 /// A queue: to read and write, without waiting.
 const QUEUE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Why there is no way to the device.
+/// The device cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// sysfs does not tell the device's number.
+    /// sysfs does not have the device number.
     #[error(
         "cannot find the device of {name} in sysfs: {source}; let this process see a /sys of its network namespace"
     )]
     Number {
         /// The link.
         name: String,
-        /// What the last attempt met with.
+        /// The error of the last attempt.
         source: io::Error,
     },
-    /// There is no file for it, and none can be made.
+    /// There is no device file, and none can be made.
     #[error(
         "cannot open the device of {name}: {source}; give this process CAP_MKNOD and the right to the device \
          (cgroup), or put /dev/tap{index} (c {major}:{minor}) into its /dev"
@@ -43,7 +43,7 @@ pub enum NodeError {
         major: u32,
         /// Minor number of the device.
         minor: u32,
-        /// What the last attempt met with.
+        /// The error of the last attempt.
         source: io::Error,
     },
 }

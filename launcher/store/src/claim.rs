@@ -1,10 +1,9 @@
-//! What is given to whom: a VM's claims become leases.
+//! A VM's claims become leases.
 //!
-//! What an interface has it keeps, whatever of its manifest changes, as long as the manifest
-//! allows it: a MAC also where it was the manifest's and is not any more (as KubeMacPool
-//! does), an address while it lies in the ranges. A MAC or an address that the manifest names
-//! is the interface's unless another holds it on the same segment. MACs of the pool are unique
-//! among all segments.
+//! An interface keeps what it has, whatever else changes, as long as its claim allows it: an address
+//! while it lies in the ranges, and a MAC even if the manifest named it once and no longer does (as
+//! with KubeMacPool). A MAC or an address that the manifest names goes to the interface unless
+//! another one holds it on the same segment. MACs of the pool are unique across segments.
 
 use crate::range::{self, AddressRange, Number, Span};
 use crate::{Holder, Lease, Ledger, RangeId, Segment, StoreError, VmName};
@@ -12,7 +11,7 @@ use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// What an interface is to have.
+/// What an interface needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Name of the interface.
@@ -54,38 +53,37 @@ pub enum Choice {
     Next,
     /// The lowest (whereabouts).
     Lowest,
-    /// The lowest that is given out nowhere, on no other segment either: whereabouts, whose
-    /// pools know of each other.
+    /// The lowest that no segment has given out: whereabouts, which has one pool for all.
     LowestAnywhere,
 }
 
-/// Why a claim cannot be met.
+/// A claim cannot be satisfied.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// Another has the MAC.
+    /// Another interface holds the MAC.
     #[error(
         "MAC {mac} is held by {holder} on the same segment ({segment}): give another macAddress, or release that one \
-         (hawser leases release {}) if it is not used any more", holder.vm
+         (hawser leases release {}) if it is no longer used", holder.vm
     )]
     MacTaken {
         /// The MAC.
         mac: MacAddr,
-        /// Who has it.
+        /// Its holder.
         holder: Holder,
-        /// Where.
+        /// The segment.
         segment: Box<Segment>,
     },
-    /// Another has the address.
+    /// Another interface holds the address.
     #[error(
         "address {address} is held by {holder} on the same segment ({segment}): give another, or release that one \
-         (hawser leases release {}) if it is not used any more", holder.vm
+         (hawser leases release {}) if it is no longer used", holder.vm
     )]
     AddressTaken {
         /// The address.
         address: IpAddr,
-        /// Who has it.
+        /// Its holder.
         holder: Holder,
-        /// Where.
+        /// The segment.
         segment: Box<Segment>,
     },
     /// No MAC is left.
@@ -130,7 +128,7 @@ pub fn claim(
             ledger.remove(&lease.holder)?;
         }
     }
-    // What the manifest names goes before what was held, and that before what can be anything.
+    // First what the manifest names, then what is held, then what may be anything.
     let mut order: Vec<&Claim> = claims.iter().collect();
     order.sort_by_key(|claim| {
         let explicit = matches!(claim.mac, MacClaim::Explicit(_));
@@ -201,7 +199,7 @@ fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     Some(range.subnet.prefix_len())
 }
 
-/// Gives one interface what it claims.
+/// Makes the lease of one interface.
 struct Giver<'a> {
     ledger: &'a mut dyn Ledger,
     claim: &'a Claim,
@@ -307,7 +305,7 @@ impl Giver<'_> {
     }
 }
 
-/// A set of ranges as people write it.
+/// A set of ranges as FIRST-LAST,FIRST-LAST.
 fn text(set: &[AddressRange]) -> String {
     let ranges: Vec<String> = set.iter().map(|r| format!("{}-{}", r.first, r.last)).collect();
     ranges.join(",")

@@ -62,7 +62,7 @@ impl FromStr for VmName {
     }
 }
 
-/// An interface of a VM: who holds a lease.
+/// An interface of a VM: the holder of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
     /// The VM.
@@ -77,10 +77,10 @@ impl fmt::Display for Holder {
     }
 }
 
-/// What is an interface's until it is released.
+/// What an interface has until it is released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose it is.
+    /// The interface that has it.
     pub holder: Holder,
     /// "pod", or namespace/name of the network.
     pub network: String,
@@ -144,7 +144,7 @@ pub trait Ledger {
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError>;
 }
 
-/// Why a store cannot be used.
+/// A store cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("--store={}: {problem}", path.display())]
 pub struct StoreError {

@@ -1,4 +1,4 @@
-//! Which number is next: ranges of addresses or MACs as numbers, and a cursor.
+//! The next free number of a range of addresses or MACs, from a cursor on.
 //!
 //! As in the CNI plugin host-local and in KubeMacPool, the search begins behind the number that
 //! was given out last, and not at the lowest free one: what was released is not given to

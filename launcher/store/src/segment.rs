@@ -1,4 +1,4 @@
-//! Which L2 segment a lease is of, and whose it is.
+//! The L2 segment of a lease, and which nodes share it.
 
 use crate::VmName;
 use hawser_packet::MacRange;

@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 
 /// Layout of the tables below, in `user_version`.
 const LAYOUT: i64 = 2;
-/// The layout before, whose segments are names of one node without their kind.
+/// The layout before, in which a segment is a name without its kind.
 const UNTYPED_SEGMENTS: i64 = 1;
-/// How a name of that layout begins if the segment is the one behind a VM's NAT.
+/// Prefix of that layout for the segment behind a VM's NAT.
 const UNTYPED_OF_VM: &str = "masquerade of ";
-/// "hawr", in `application_id`: whose database it is.
+/// "hawr", in `application_id`: marks a database of hawser.
 const APPLICATION: i64 = 0x6861_7772;
 const SCHEMA: &str = "
 CREATE TABLE lease (
@@ -67,14 +67,14 @@ UPDATE address SET segment = (SELECT segment FROM lease WHERE lease.id = address
 UPDATE cursor SET name = 'addresses node:' || substr(name, 11) WHERE substr(name, 1, 10) = 'addresses ';
 ";
 
-/// How long a process waits while another has the file and does nothing with it.
+/// How long a process waits while another has the file and changes nothing.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest pause before it looks again, and the mean one.
+/// Longest and mean pause between two attempts.
 const MAX_PAUSE_MILLIS: u32 = 30;
 const MEAN_PAUSE_MILLIS: u64 = 15;
 
-/// Pauses while the file is another's; false when it has been long enough. How long each
-/// pause is, is left to chance, so that everybody who waits has the same prospects.
+/// Pauses while another process has the file; false when the time is up. Pauses have random length,
+/// so that no waiting process has an advantage.
 fn wait<const SECONDS: u64>(pauses: i32) -> bool {
     let random = getrandom::u32().unwrap_or_default();
     thread::sleep(Duration::from_millis(u64::from(random % MAX_PAUSE_MILLIS) + 1));
@@ -108,7 +108,7 @@ enum Contents {
     Tables(i64),
 }
 
-/// Which file it is, and how long is waited for it.
+/// The file, and how long to wait for it.
 #[derive(Clone, Debug)]
 struct File {
     path: PathBuf,
@@ -123,8 +123,8 @@ impl File {
         }
     }
 
-    /// Tries until it is done, or nobody has let the file go for long: while others change it,
-    /// it is their turn, however many they are.
+    /// Retries until it succeeds, or until the file has been locked without a change for too long.
+    /// While other processes change it the wait continues, however many they are.
     fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let changed = || fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
         loop {
@@ -208,8 +208,7 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// What is read in a deferred one is one state of the file: without, another process's change
-    /// may lie between two reads.
+    /// All reads within a deferred one see the same state of the file.
     fn transaction(&self, behavior: TransactionBehavior) -> Result<Transaction<'_>, StoreError> {
         let begun = Transaction::new_unchecked(&self.connection, behavior);
         begun.map_err(|error| self.file.failed(error))

@@ -1,4 +1,4 @@
-//! A store's file: whose it is, whom it waits for, and what it was before.
+//! A store's file: how it is recognised, waited for, and brought to the current layout.
 
 use super::*;
 use crate::tests::{addresses, explicit, give, here, of_range, vm};

@@ -230,7 +230,7 @@ fn a_mac_or_address_that_another_holds_on_the_segment_is_refused_by_its_holder<P
     assert_eq!(
         error.to_string(),
         "MAC 02:00:00:00:00:aa is held by interface lan of VM default/a on the same segment (bridge br0): give another \
-         macAddress, or release that one (hawser leases release default/a) if it is not used any more"
+         macAddress, or release that one (hawser leases release default/a) if it is no longer used"
     );
     // Elsewhere it is nobody's.
     give(&mut store, "b", &[explicit("x", "bridge br1", "02:00:00:00:00:aa")]).unwrap();
