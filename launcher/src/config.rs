@@ -1,5 +1,5 @@
-//! What the options mean together: defaults from the system, checks of one option
-//! against another, and the typed configuration the back end takes.
+//! What this host makes of a NIC that is asked for: defaults from the host, checks of the NIC against
+//! the host, and the configuration of its port.
 
 use crate::attachment::{self, Site, Survey};
 use crate::failure::Failure;
@@ -47,7 +47,7 @@ pub enum ConfigError {
     /// Ports are kept where none are taken.
     #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
-    /// A forward listens on a family the guest has not got.
+    /// A forward listens on a family that the guest does not have.
     #[error(
         "--port={0} listens on an address of a family that the guest does not have: choose another address, or set --ipv4 or --ipv6"
     )]
@@ -76,7 +76,7 @@ pub enum ConfigError {
     /// What the bridge CNI plugin refuses too: the bridge would give the guest its own frames twice.
     #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
     HairpinPromiscuous,
-    /// A check against a MAC that nobody has said.
+    /// The MAC check without a MAC.
     #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
     CheckWithoutMac,
     /// An option of another way to the segment.

@@ -1,10 +1,9 @@
-//! The guest's attachment to an L2 segment: from the options to open queues of a device.
+//! The guest's attachment to an L2 segment: from a NIC's spec to open queues of a device.
 //!
-//! Three steps. Descriptors are taken over before this process opens anything else. A look at
-//! the system ([`Attachment::survey`]) changes nothing and finds whatever is wrong. Only then
-//! is something made ([`Survey::open`]); what is not gone by itself with its queues is in the
-//! [`Journal`] before it is made, so that a failure midway, the end of the process, and after
-//! a kill the next start put it back.
+//! [`survey`](fn@survey) looks at the host, changes nothing and reports whatever is wrong.
+//! [`Survey::open`] then creates devices. Whatever does not vanish with its queues is in the
+//! [`Journal`] before it is created, so that a failure, the end of the process or, after a kill, the
+//! next start removes it.
 
 mod pod;
 mod segment;

@@ -56,7 +56,7 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(path) => write!(f, "on {}", path.display()),
-            Self::Connect(path) => write!(f, "to who listens on {}", path.display()),
+            Self::Connect(path) => write!(f, "to the listener on {}", path.display()),
             Self::Inherited(number, _) => write!(f, "on descriptor {number}"),
         }
     }
