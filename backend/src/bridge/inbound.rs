@@ -30,16 +30,16 @@ const FRAMES_PER_TURN: usize = 64;
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
 /// Up to here a frame is better copied.
 const SMALL: usize = 2048;
-/// So many frames to copy in a row, and the next is taken for one too.
+/// After this many frames to copy in a row the next is expected to be one too.
 const HABIT: u8 = 8;
-/// What goes into memory of ours of every frame: the virtio header and the head.
+/// Bytes of every frame that are read into our memory: the virtio header and the head.
 const OWN: usize = HEADER_LEN + HEAD_MAX;
 
 /// Reads frames from the device.
 pub(super) struct Inbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
-    /// Whoever sends to the guest is shown to it as this one.
+    /// Source MAC of all frames to the guest, where the segment routes.
     sender: Option<MacAddr>,
     /// Virtio header and frame; what is behind the head may be in guest memory instead.
     buffer: Vec<u8>,
@@ -50,7 +50,7 @@ pub(super) struct Inbound {
     head: usize,
     /// The frame in `buffer` that waits for room.
     pending: Option<Pending>,
-    /// The guest had no room when it was last asked.
+    /// The guest had no room at the last attempt.
     blocked: bool,
 }
 
@@ -71,9 +71,9 @@ struct Frame {
     offload: Offload,
 }
 
-/// What became of an attempt to read.
+/// The result of an attempt to read.
 enum Read {
-    /// A frame came, and has gone where it belongs.
+    /// A frame was read and handled.
     Frame,
     /// There is none.
     Drained,
@@ -107,12 +107,12 @@ impl Inbound {
         self.pending.is_some()
     }
 
-    /// The guest is gone, and what waited for it.
+    /// Drops the frame that waits for the guest, which is gone.
     pub(super) fn stop(&mut self) {
         self.pending = None;
     }
 
-    /// Gives the guest what there is, as far as it has room.
+    /// Delivers frames as far as the guest has room.
     pub(super) fn receive(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) {
         self.blocked = self.try_receive(segment, sink).is_err();
     }
@@ -270,7 +270,7 @@ impl Inbound {
     }
 }
 
-/// Frames that were queued before the guest changed its mind may come in a form it no longer takes.
+/// False for frames queued before the guest switched off the offload they use.
 const fn takes(caps: GuestCaps, offload: Offload) -> bool {
     match offload.segmentation {
         Segmentation::None => true,

@@ -1,13 +1,13 @@
 //! Bridge mode: the guest on an L2 segment of the host, through one queue of a TAP,
 //! macvtap or ipvtap device per worker.
 //!
-//! Frames pass as they are, and what either side left undone (checksums, segmentation)
-//! passes with them: the kernel is told which of that the guest takes and does the rest
-//! itself (TUNSETOFFLOAD). [`outbound`] writes what the guest sends straight from guest
-//! memory, [`inbound`] reads what the segment sends straight into it.
+//! Frames pass unchanged, with the offloads (checksum, segmentation) that are still to be done:
+//! TUNSETOFFLOAD gives the kernel those the guest takes, and the kernel does the rest itself.
+//! [`outbound`] writes the guest's frames straight from guest memory, [`inbound`] reads the
+//! segment's frames straight into it.
 //!
-//! Where the segment has no DHCP server for the guest, or takes no question for a neighbour,
-//! [`services`] answer in its place.
+//! Where the segment has no DHCP server for the guest, or no neighbour discovery, [`services`]
+//! answer in its place.
 //!
 //! The device may go down or away while the guest runs. Frames are then counted as
 //! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
@@ -45,7 +45,7 @@ pub enum BridgeError {
     Watch(#[from] io::Error),
 }
 
-/// What the mode is made with, once per queue pair.
+/// What a bridge is made from, once per queue pair.
 pub struct BridgeSetup<'a> {
     /// The way to the segment.
     pub queue: Arc<TapQueue>,
@@ -55,7 +55,7 @@ pub struct BridgeSetup<'a> {
     pub counters: Arc<Counters>,
     /// What VLAN tags mean.
     pub vlan: &'a VlanConfig,
-    /// What of the guest's DHCP is answered here.
+    /// Leases served here instead of by the segment.
     pub lease: Leases<'a>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,

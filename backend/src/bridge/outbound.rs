@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub(super) struct Outbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
-    /// Whoever the guest sends to, this is where it goes.
+    /// Destination MAC of all frames, where the segment routes.
     receiver: Option<MacAddr>,
     plan: Plan,
     /// The virtio header, headers of the frame, and as much payload as has been copied.

@@ -13,7 +13,7 @@ const TAP: Owner = Owner::of_mode(1);
 /// Whether frames can pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// They do, as far as is known.
+    /// Frames pass, as far as is known.
     Up,
     /// The device is there and down.
     Down,
@@ -30,7 +30,7 @@ pub(super) struct Segment {
     readable: bool,
     caps: GuestCaps,
     in_use: bool,
-    /// We are not told of frames that come.
+    /// Frames that arrive cause no event.
     muted: bool,
 }
 
@@ -57,7 +57,7 @@ impl Segment {
         self.readable && !self.is_gone()
     }
 
-    /// What has been written is often answered at once: worth a look before anybody tells us.
+    /// Assumes that frames wait: written frames are often answered at once, before an event.
     pub(super) fn expect_frames(&mut self) {
         self.readable = true;
     }
@@ -67,12 +67,12 @@ impl Segment {
         self.readable = false;
     }
 
-    /// Nobody can take frames for now: that more come is no news.
+    /// Turns events off while the guest has no room.
     pub(super) fn mute(&mut self) {
         self.set_muted(true);
     }
 
-    /// Somebody can take frames again.
+    /// Turns events on again.
     pub(super) fn unmute(&mut self) {
         self.set_muted(false);
     }
@@ -82,7 +82,7 @@ impl Segment {
             return;
         }
         let interest = if muted { Interest::Nothing } else { Interest::ReadEdge };
-        // It fails only for a descriptor that is not watched, whose news we miss anyway.
+        // Fails only for a descriptor that is not watched, which has no events anyway.
         let _ = self.poller.rearm(&*self.queue, Token::new(TAP, 0), interest);
         self.muted = muted;
     }

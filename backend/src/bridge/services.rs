@@ -1,7 +1,6 @@
-//! What is answered here instead of by the segment, because the segment cannot: the guest's
-//! DHCP, where nobody there has an address for it (nothing the guest says to UDP port 67, or
-//! port 547 of IPv6, reaches the segment then), and the questions for its neighbours, where the segment carries
-//! packets only.
+//! Requests that are answered in place of a segment that cannot: DHCP, where the segment has no
+//! address for the guest (packets to UDP port 67, or port 547 of IPv6, then never reach the
+//! segment), and neighbour discovery, where the segment carries packets only.
 
 use crate::config::{Forwarding, Lease6Config, LeaseConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
@@ -10,12 +9,12 @@ use crate::responder::{Answer, HeldLeases, Lease6Server, LeaseServer, MAX_FRAME,
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// What the guest is told when it asks for addresses.
+/// The leases the guest gets.
 #[derive(Clone, Debug, Default)]
 pub struct Leases<'a> {
-    /// By DHCPv4; `None`: the segment is asked.
+    /// By DHCPv4; `None` passes requests to the segment.
     pub ipv4: Option<&'a LeaseConfig>,
-    /// By DHCPv6, in the same way.
+    /// By DHCPv6; `None` passes requests to the segment.
     pub ipv6: Option<&'a Lease6Config>,
     /// The segment's MTU.
     pub mtu: u16,
@@ -62,7 +61,7 @@ impl Services {
         }
     }
 
-    /// True for what does not go to the segment.
+    /// True for frames that do not go to the segment.
     pub(super) fn wants(&self, frame: &GuestFrame<'_>) -> bool {
         self.is_for_lease(frame)
             || self
@@ -72,7 +71,7 @@ impl Services {
             || self.neighbours.is_some_and(|proxy| proxy.wants(frame.head))
     }
 
-    /// True for what is answered and, unless it is wanted, goes to the segment all the same.
+    /// True for frames that are answered and, unless wanted, go to the segment as well.
     pub(super) fn hears(&self, frame: &GuestFrame<'_>) -> bool {
         let lease = self.lease6.as_ref();
         lease.is_some_and(|lease| lease.hears(frame.head, frame.len))
@@ -89,7 +88,7 @@ impl Services {
             .is_some_and(|lease| lease.wants(frame.head, frame.len))
     }
 
-    /// Deals with a frame that is wanted or heard.
+    /// Answers a frame that is wanted or heard.
     pub(super) fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         let mut copy = [0; MAX_FRAME];
         let n = frame.copy_to(0, &mut copy);

@@ -20,7 +20,7 @@ use crate::packet::{EthernetHeader, UdpHeader, be16, protocol};
 const MAX_DATAGRAMS: usize = 64;
 /// Bytes of all headers and payload of one frame, from the IP header on.
 const MAX_PACKET: usize = 65_535;
-/// Flows of a burst whose datagrams are told apart.
+/// Most flows of a burst that are distinguished.
 const MAX_RUNS: usize = 16;
 /// Frames a plan is made for at a time.
 pub(crate) const MAX_FRAMES: usize = 256;
@@ -40,9 +40,9 @@ const CHECKSUM: usize = 6;
 enum Kind {
     /// It may.
     Datagram(Datagram),
-    /// It may not, and it must not overtake, or be overtaken by, those that may.
+    /// It may not, and order with those that may must be kept.
     Alone,
-    /// It has nothing to do with them.
+    /// Not UDP: order does not matter.
     Other,
 }
 
@@ -144,7 +144,7 @@ impl Plan {
     fn add(&mut self, burst: &[GuestFrame<'_>], index: usize, datagram: Datagram) {
         let from = self.open.max(self.runs.len().saturating_sub(MAX_RUNS));
         let head = burst[index].head;
-        // The youngest run of the flow is the one to go on with.
+        // Only the latest run of the flow can be continued.
         let candidates = self.runs[from..].iter_mut().rev().filter(|run| run.headers != 0);
         let found = candidates
             .into_iter()

@@ -1,11 +1,10 @@
-//! Every port of the pod that nobody else has, given to the guest: one socket for each
-//! transport and family, and a program in the network namespace that leads there
-//! ([`SocketLookup`]).
+//! Forwards every free port of the pod to the guest: one socket for each transport and family, and
+//! an sk_lookup program in the network namespace that assigns packets to them ([`SocketLookup`]).
 //!
-//! A client that is accepted tells the port it asked for by its socket's own address, a
-//! datagram by its ancillary data. The program comes before the kernel's own look for who
-//! listens, so it is told which ports are the pod's: those of programs that listen when we
-//! start, those of forwards, and those that are kept on purpose.
+//! The port a client used is the port of the accepted socket's own address for TCP, and in the
+//! ancillary data of a datagram for UDP. The program runs before the kernel's own lookup of
+//! listening sockets, so it leaves out the ports of the pod: those that programs listen on at
+//! start, those of forwards, and those kept by configuration.
 
 use crate::config::{EveryPort, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
 use crate::nat::engine::Engine;
@@ -95,7 +94,7 @@ pub enum EveryPortError {
     SystemsOwn,
 }
 
-/// Refuses the system's own namespace to who has not asked for every port by name.
+/// Refuses the system's own namespace unless every port was requested explicitly.
 fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
     /// Limits of the whole system's network show in its own namespace only.
     const SYSTEMS_OWN: &str = "/proc/sys/net/core/netdev_budget";
@@ -217,7 +216,7 @@ fn unanswerable() -> PortSet {
     ports
 }
 
-/// Ports of the calling thread's network namespace that somebody listens on, or has an
+/// Ports of the calling thread's network namespace that a program listens on, or has an
 /// unconnected socket on.
 fn listening() -> io::Result<PortSet> {
     let mut ports = PortSet::default();

@@ -34,7 +34,7 @@ pub enum MasqueradeError {
     /// A port of `--port`.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Every port was asked for by name.
+    /// Every port was requested explicitly.
     #[error("--port=all: {0}; name the ports instead")]
     EveryPort(#[from] EveryPortError),
     /// The NAT engine.

@@ -29,7 +29,7 @@ pub struct AddressMap {
 pub enum Destination {
     /// To this address, through a host socket.
     World(SocketAddr),
-    /// To the gateway itself: nobody listens there.
+    /// To the gateway itself, where no port is open.
     Gateway,
     /// Nowhere.
     Refused(DropReason),

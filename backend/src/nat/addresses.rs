@@ -1,19 +1,18 @@
-//! The pod's addresses: when one of them goes, the flows that came from it have nowhere to
-//! come from.
+//! Removal of the pod's addresses, which ends or moves the flows from them.
 //!
-//! The kernel says on a netlink socket that an address was removed. Which ones are left is
-//! then looked at and not read from the message, so that nothing is lost when messages are:
-//! an address is the pod's as long as a socket can be bound to it. Each worker has a netlink
+//! The kernel reports on a netlink socket that an address was removed. The addresses that are left
+//! are then tested, not read from the message, so that a lost message loses nothing: an address
+//! is the pod's as long as a socket can be bound to it. Each worker has a netlink
 //! socket of its own in its epoll instance, opened with the mode and so in the pod's
 //! namespace; it costs nothing until an address changes.
 //!
-//! Use: the mode calls [`PodAddresses::removed`] when [`owner::ADDRESSES`] is ready. If it
-//! answers true, each protocol is told ([`TcpFlows::on_addresses_removed`], and the same of
-//! others), looks at the local end of its flows and asks a [`LocalAddresses`] of its own
-//! whether that end is still there. A table does so in turns, with a [`Walk`].
+//! Use: the engine calls [`PodAddresses::removed`] when [`owner::ADDRESSES`] is ready. If it
+//! returns true, each protocol ([`TcpFlows::on_addresses_removed`], and the same of others) looks
+//! up the local ends of its flows in a [`LocalAddresses`] of its own. A table does so in turns,
+//! with a [`Walk`].
 //!
-//! Where net.ipv4.ip_nonlocal_bind is on any address can be bound to, and nothing is seen to
-//! go: flows then end by their own time.
+//! With net.ipv4.ip_nonlocal_bind any address can be bound to, and no removal is noticed: flows
+//! then end by time-out.
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
@@ -35,7 +34,7 @@ const MESSAGES_PER_TURN: usize = 64;
 /// Bytes of a message that are read: its header and more.
 const HEAD: usize = 64;
 
-/// What the kernel says of the pod's addresses.
+/// The kernel's reports about the pod's addresses.
 #[derive(Debug)]
 pub struct PodAddresses {
     socket: OwnedFd,
@@ -54,7 +53,7 @@ impl PodAddresses {
         Ok(Self { socket })
     }
 
-    /// Takes what the kernel has said; true if an address was removed since the last call.
+    /// Reads the reports; true if an address was removed since the last call.
     pub fn removed(&self) -> bool {
         let mut is_removed = false;
         for _ in 0..MESSAGES_PER_TURN {
@@ -87,7 +86,7 @@ pub const FLOWS_PER_TURN: usize = 512;
 pub struct Walk {
     /// The slot that is next.
     pub next: usize,
-    /// When it goes on.
+    /// When the next turn is due.
     pub at: Instant,
     /// What is known of the pod's addresses since it began.
     pub addresses: LocalAddresses,
@@ -104,7 +103,7 @@ impl Walk {
     }
 }
 
-/// Which addresses are the pod's now: the kernel is asked once for each.
+/// Which addresses are the pod's now. Each is tested once.
 #[derive(Debug, Default)]
 pub struct LocalAddresses {
     known: Vec<(IpAddr, bool)>,

@@ -175,7 +175,7 @@ impl Engine {
             }
             _ => {
                 let ctx = &mut self.surroundings.context(now, sink);
-                // Without room the guest is not told, as on any busy network.
+                // Without room the error is lost, as on any busy network.
                 let _ = icmp::refuse(ctx, IcmpError::ProtocolUnreachable, frame);
                 return Err(DropReason::UnknownProtocol);
             }

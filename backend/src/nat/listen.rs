@@ -1,4 +1,4 @@
-//! Where forwarded ports are listened on, and why not, for TCP and UDP alike.
+//! Addresses and ports that forwards listen on, and the errors of listening, for TCP and UDP.
 
 use crate::config::{Forward, ModeConfig};
 use std::collections::HashSet;
@@ -15,8 +15,8 @@ pub struct Families {
 }
 
 impl Families {
-    /// Has `make` listen for every port of `forward`, on the address it names or on all of the
-    /// families that are on; `make` is told where, and for which port of the guest.
+    /// Calls `make` with each address and port that `forward` listens on and the guest's port it
+    /// stands for: on the address it names, or on all addresses of the families that are on.
     ///
     /// # Errors
     /// The first address and port that cannot be had.
@@ -31,7 +31,7 @@ impl Families {
             for &address in &addresses {
                 match make(SocketAddr::new(address, port), forward.guest_port.saturating_add(step)) {
                     Ok(()) => {}
-                    // A host without IPv6 is no mistake of who asked for all addresses.
+                    // "All addresses" does not require a host with IPv6.
                     Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
                     Err(e) => return Err(ListenError::new(forward, address, port, e)),
                 }

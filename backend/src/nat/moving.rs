@@ -124,7 +124,7 @@ impl Engine {
                 len: handed.bytes.len(),
                 offload: handed.offload,
             };
-            // The worker the frame came to has asked its services.
+            // The frame was offered to the services of the worker it came to.
             self.on_packets(now, &[frame], &mut NoServices, sink);
             self.follow_guest(handed.from);
         }

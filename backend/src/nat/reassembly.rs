@@ -178,7 +178,7 @@ impl Piece {
 }
 
 /// Extension headers between the fragment header and the transport header would have
-/// to be walked again in the whole datagram. Nobody sends them; they are refused.
+/// to be walked again in the whole datagram. No known sender makes them; they are refused.
 fn check_fragment_header_is_last(head: &[u8], header_len: usize, info: FragmentInfo) -> Option<()> {
     let start = header_len.checked_sub(Ipv6Header::FRAGMENT_LEN)?;
     let fragment: &[u8; Ipv6Header::FRAGMENT_LEN] = head.get(start..)?.first_chunk()?;

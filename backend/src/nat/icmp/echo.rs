@@ -34,13 +34,13 @@ use std::net::{IpAddr, SocketAddr};
 const BATCH: usize = 4;
 const MAX_ROUNDS: usize = 16;
 
-/// Bytes quoted from a request that met an error.
+/// Bytes quoted from a request in an error.
 const MAX_QUOTED: usize = 1200;
 
 /// Times a request is handed to the kernel: errors about earlier requests come in between.
 const SEND_ATTEMPTS: usize = 4;
 
-/// Entries of an error queue that are told in one go.
+/// Entries of an error queue handled in one turn.
 const MAX_ENTRIES: usize = 64;
 
 /// An echo request of the guest.

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes asked for of waiting replies: those to a sweep come together. The kernel grants
+/// Requested size of the queue of replies, in bytes: those to a sweep arrive together. The kernel grants
 /// at most net.core.rmem_max.
 const RECEIVE_BUFFER: usize = 1 << 20;
 

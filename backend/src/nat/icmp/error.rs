@@ -1,9 +1,8 @@
 //! ICMP (RFC 792, RFC 1122 3.2.2) and ICMPv6 (RFC 4443) errors towards the guest.
 //!
-//! The network's errors come to us on the error queue of a host socket, in terms of
-//! the host's addresses. They are told to the guest in terms of its own: quoted is
-//! the packet the guest sent, made again from what the flow knows of it. Type and code stay
-//! what the network said, where the guest speaks the same family.
+//! The network's errors arrive on the error queue of a host socket, with the host's addresses.
+//! The guest gets them with its own: the quoted packet is the one the guest sent, rebuilt from the
+//! flow. Type and code are kept if the guest's family is the network's.
 
 use crate::frame::{GuestFrame, NoRoom, Offload};
 use crate::nat::context::Context;
@@ -36,7 +35,7 @@ pub enum IcmpError {
     HostUnreachable,
     /// The destination does not speak the protocol.
     ProtocolUnreachable,
-    /// Nobody listens on the port.
+    /// No program listens on the port.
     PortUnreachable,
     /// A filter or rule forbids it.
     Prohibited,
@@ -209,9 +208,9 @@ impl IcmpError {
     }
 }
 
-/// Tells the guest that the packet in `quote` met `error`, reported by `reporter`:
-/// whoever sent the host an ICMP message, `None` if that was our own stack. The guest
-/// sees the reporter's real address where it can, else its gateway.
+/// Sends the guest `error` about the packet in `quote`. `reporter` is the sender of the ICMP
+/// message the host received, `None` if the host's own stack reported the error. The guest sees
+/// the reporter's real address where possible, otherwise its gateway.
 ///
 /// # Errors
 /// [`NoRoom`]: nothing was sent.

@@ -1,5 +1,5 @@
-//! ICMP and ICMPv6 of masquerade: errors towards the guest, about what it sent, and
-//! the guest's echo requests passed on through sockets of the host.
+//! ICMP and ICMPv6: errors towards the guest about its packets, and the guest's echo requests,
+//! sent on through sockets of the host.
 
 mod echo;
 mod echo_socket;

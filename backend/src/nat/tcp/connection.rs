@@ -99,7 +99,7 @@ pub(super) enum Timer {
     Persist(Instant),
     /// Nothing happens.
     Keepalive(Instant),
-    /// The guest has `asked` whether its peer is there, and the peer is to be heard.
+    /// The guest probed its peer at `asked`, and the peer's answer is awaited.
     Answer { at: Instant, asked: Instant },
     /// TIME-WAIT ends.
     TimeWait(Instant),
@@ -113,7 +113,7 @@ pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 /// one direction on purpose answers with an acknowledgment.
 const HALF_CLOSED: Duration = Duration::from_secs(75);
 /// How long the host socket may stand still with the last bytes of a guest that is done: what
-/// Linux gives a socket that nobody has any more (net.ipv4.tcp_orphan_retries).
+/// Linux gives an orphaned socket (net.ipv4.tcp_orphan_retries).
 const DRAINING: Duration = Duration::from_secs(120);
 /// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
@@ -197,7 +197,7 @@ pub struct Connection {
     pub(super) window_tight: bool,
     /// An acknowledgment is due.
     pub(super) ack_due: bool,
-    /// A SYN met no room in the guest.
+    /// A SYN found no room in the guest.
     pub(super) syn_due: bool,
     /// Acknowledged by the guest, still in the host socket's queue.
     pub(super) to_discard: u32,
@@ -296,7 +296,7 @@ impl Connection {
         matches!(self.state, State::Established) && !is_open
     }
 
-    /// True if the guest is done in both directions: nothing can be asked of it.
+    /// True if the guest has closed both directions: probes cannot reach it.
     const fn is_forgotten_by_guest(&self) -> bool {
         matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
     }
@@ -314,12 +314,12 @@ impl Connection {
     /// For how long nothing has happened; `None` while something does.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         match self.timer {
-            Timer::Keepalive(at) => Some(self.patience().saturating_sub(at.since(now))),
+            Timer::Keepalive(at) => Some(self.keepalive_delay().saturating_sub(at.since(now))),
             _ => None,
         }
     }
 
-    /// How often the guest is told or asked the same before it is given up.
+    /// Retransmissions or probes before the connection ends.
     const fn max_retries(&self) -> u8 {
         match (self.state, self.sending, self.receiving) {
             (State::SynSent | State::SynReceived, ..) => MAX_SYN_RETRIES,
@@ -328,8 +328,8 @@ impl Connection {
         }
     }
 
-    /// How long nothing may happen before the guest is probed.
-    const fn patience(&self) -> Duration {
+    /// Silence after which the guest is probed.
+    const fn keepalive_delay(&self) -> Duration {
         if self.is_forgotten_by_guest() {
             DRAINING
         } else if self.is_half_closed() {
@@ -339,9 +339,9 @@ impl Connection {
         }
     }
 
-    /// Nothing is to be done but to wait, from now on.
-    pub(super) fn rest(&mut self, now: Instant) {
-        self.timer = Timer::Keepalive(now + self.patience());
+    /// Waits with nothing in flight: only the keepalive timer runs.
+    pub(super) fn wait_idle(&mut self, now: Instant) {
+        self.timer = Timer::Keepalive(now + self.keepalive_delay());
     }
 
     /// When [`on_timer`](Self::on_timer) is to be called.
@@ -356,8 +356,8 @@ impl Connection {
         }
     }
 
-    /// Whether something small is to be sent that met no room: the table then gives the
-    /// connection a turn once there is some, instead of a timer an attempt in vain.
+    /// Whether an acknowledgment or SYN found no room in the guest. The table then gives the
+    /// connection a turn once there is room, instead of letting a timer try in vain.
     pub const fn progress(&self) -> Progress {
         if self.ack_due || self.syn_due {
             Progress::Starved
@@ -366,7 +366,7 @@ impl Connection {
         }
     }
 
-    /// True if the poller must be asked to tell when the host socket has room again.
+    /// True if the poller must report when the host socket has room again.
     pub const fn is_window_tight(&self) -> bool {
         self.window_tight
     }
@@ -438,7 +438,7 @@ impl Connection {
             return;
         }
         let header = TcpHeader {
-            // RFC 9293 3.10.7.1: the answer to a SYN nobody listens for has number 0.
+            // RFC 9293 3.10.7.1: the answer to a SYN without a listener has number 0.
             seq: if self.state == State::Connecting {
                 0
             } else {
@@ -459,7 +459,7 @@ impl Connection {
         self.end(State::Aborted);
     }
 
-    /// The host could not connect and the guest has been told by other means.
+    /// The host could not connect, and the guest has got an ICMP error or gets no answer.
     pub fn refuse(&mut self) {
         self.end(State::Closed);
     }
@@ -537,10 +537,10 @@ impl Connection {
         let _ = self.emit_control(ctx, &header);
     }
 
-    /// A driver came up in the guest: from `at` on asks whether it is still the guest we know,
-    /// `times` or as often as ever. One that has just started has no address yet and hears
-    /// nothing, so it is asked again soon, and then after twice that time.
-    pub fn doubt(&mut self, at: Instant, times: Option<u8>) {
+    /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times,
+    /// or as often as usual. A guest that has just started has no address yet and receives
+    /// nothing, so the second probe follows soon, and each further one after twice that time.
+    pub fn probe_from(&mut self, at: Instant, times: Option<u8>) {
         self.timer = match self.timer {
             _ if self.is_forgotten_by_guest() => return,
             Timer::Retransmit(_) => Timer::Retransmit(at),

@@ -1,18 +1,18 @@
-//! The guest's driver comes, goes and comes again: is it still the guest our connections know?
+//! Restarts of the guest's driver: whether the guest still knows its connections.
 //!
-//! | what is seen | what it may be |
+//! | event | possible causes |
 //! |---|---|
 //! | rings stop and start | the VM was paused, migrates and fails, or has a new driver |
-//! | the front end goes and comes | it, or the network between, was restarted; or there is another VM |
+//! | the front end disconnects and reconnects | it, or the network between, was restarted; or there is another VM |
 //! | RESET_DEVICE | the VM was reset; or a driver was unloaded, or went to sleep and keeps its connections |
 //!
 //! QEMU sends RESET_DEVICE for every reset of the device, the driver's own included (virtio_reset
 //! in hw/virtio/virtio.c since 9.1; before, only where the driver had not stopped the device
-//! first, hence seldom). So nothing says for sure that a guest has forgotten its connections,
-//! but the guest does: it answers a segment of one it does not know with RST as soon as it has
-//! its address. Each connection is asked for when rings run again, then after 2 s, 4 s and so
-//! on. After RESET_DEVICE an answer must come within half a minute: a guest that slept answers
-//! at once. If no front end comes back for two minutes, all connections end.
+//! first, hence seldom). No event therefore proves that a guest has lost its connections. The
+//! guest itself shows it: it answers a segment of an unknown connection with RST as soon as it
+//! has its address. Each connection is probed when rings run again, then after 2 s, 4 s and so
+//! on. After RESET_DEVICE an answer must arrive within 30 s: a guest that slept answers at once.
+//! If no front end reconnects for two minutes, all connections end.
 
 use super::connection::Progress;
 use super::{TcpFlows, narrow};
@@ -22,10 +22,10 @@ use std::time::Duration;
 
 /// How long connections wait for a front end.
 const ABANDONED: Duration = Duration::from_secs(120);
-/// Questions without an answer that are enough after a reset: the last wait ends after 30 s.
+/// Unanswered probes that end a connection after a reset: the last wait ends after 30 s.
 const QUESTIONS_AFTER_RESET: u8 = 4;
-/// Connections that are asked for at once; the next ones are a step later, so that the guest
-/// has buffers for all.
+/// Connections probed at once; the next ones follow a step later, so that the guest has buffers
+/// for all.
 pub(super) const AT_ONCE: usize = 64;
 const STEP: Duration = Duration::from_millis(1);
 /// Connections ended in one turn.
@@ -52,7 +52,7 @@ impl TcpFlows {
         self.driver.was_reset = true;
     }
 
-    /// There is no front end any more, for now at least.
+    /// The front end has disconnected.
     pub fn on_front_end_gone(&mut self, now: Instant) {
         if !self.flows.is_empty() {
             self.driver.abandoned.get_or_insert(now + ABANDONED);
@@ -68,7 +68,7 @@ impl TcpFlows {
             if place > 0 && place % AT_ONCE == 0 {
                 at = at + STEP;
             }
-            flow.connection.doubt(at, times);
+            flow.connection.probe_from(at, times);
             if let Some(deadline) = flow.connection.deadline() {
                 self.timers
                     .schedule(&mut flow.scheduled, (narrow(slot), flow.generation), deadline);

@@ -23,9 +23,8 @@ pub fn open(target: SocketAddr) -> io::Result<Socket> {
     Ok(stream)
 }
 
-/// Options of every host socket: the guest has decided already what to send when; a
-/// dead peer is noticed; urgent bytes stay among the others; peeks go on where they
-/// ended.
+/// Sets the options of every host socket: no Nagle delay, since the guest has decided when to
+/// send; keepalive; urgent bytes in line; and peeks that continue where the last one ended.
 fn set_up(stream: &Socket) -> io::Result<()> {
     stream.set_tcp_nodelay(true)?;
     stream.set_keepalive(true)?;
@@ -69,7 +68,7 @@ pub fn set_dscp(stream: &Socket, dscp: u8) {
         .and_then(|domain| set_traffic_class(stream, domain, dscp));
 }
 
-/// TTL of what a host sends that was told nothing (net.ipv4.ip_default_ttl).
+/// Default TTL of a host (net.ipv4.ip_default_ttl).
 const USUAL_TTL: u8 = 64;
 
 /// Has what the socket sends carry a TTL or hop limit.

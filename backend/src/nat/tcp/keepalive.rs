@@ -65,7 +65,7 @@ impl Connection {
         asked: Instant,
     ) -> Progress {
         let waited = ctx.now.since(asked);
-        self.rest(ctx.now);
+        self.wait_idle(ctx.now);
         if stream.silence() >= waited {
             if waited < LAST_LOOK {
                 let at = ctx.now + waited;

@@ -30,8 +30,8 @@ pub struct Client {
 pub enum Accepted {
     /// This one.
     Client(Client),
-    /// Nobody waits.
-    Nobody,
+    /// No client waits.
+    NoClient,
     /// There is no descriptor or no memory for it.
     Limited,
 }
@@ -41,7 +41,7 @@ pub enum Accepted {
 pub enum GuestPort {
     /// This one.
     One(u16),
-    /// The one they asked for.
+    /// The port the client connected to.
     AsAsked,
 }
 
@@ -70,12 +70,12 @@ struct Listener {
 #[derive(Debug, Default)]
 pub struct Listeners {
     listeners: Slab<Listener>,
-    /// Those where clients may wait that met a limit, or whose turn is not yet.
+    /// Sockets whose clients may wait, because of a limit or for their turn.
     waiting: VecDeque<usize>,
 }
 
 impl Listeners {
-    /// Listens for the TCP ones of `forwards` on all addresses asked for.
+    /// Listens for the TCP forwards of `forwards` on all their addresses.
     ///
     /// # Errors
     /// The first port that cannot be listened on.
@@ -124,7 +124,7 @@ impl Listeners {
     /// The next client at listener `index`.
     pub fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
         let Some(listener) = self.listeners.get_mut(index) else {
-            return Accepted::Nobody;
+            return Accepted::NoClient;
         };
         loop {
             match host_socket::accept(&listener.socket) {
@@ -139,11 +139,11 @@ impl Listeners {
                         guest_port,
                     });
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::Nobody,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::NoClient,
                 Err(e) if is_of_one_client(&e) => {}
                 // The kernel looks for a descriptor before it looks for a client.
                 Err(_) if has_client(&listener.socket) => return Accepted::Limited,
-                Err(_) => return Accepted::Nobody,
+                Err(_) => return Accepted::NoClient,
             }
         }
     }
@@ -183,7 +183,7 @@ impl TcpFlows {
 
 fn has_client(listener: &Socket) -> bool {
     let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    // It fails for want of memory; then somebody may wait.
+    // Fails for want of memory; then a client may wait.
     poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 

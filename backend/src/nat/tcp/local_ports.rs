@@ -1,13 +1,13 @@
 //! Which port of the host a connection of the guest comes from.
 //!
-//! Left alone, the kernel looks for a free port one by one, over those that rest in TIME_WAIT
-//! too: beside 15,000 connections to the same peer that have just ended a connect(2) takes 1 to
-//! 3 ms, for which every flow of the worker waits. So it is asked for the guest's own port,
-//! which nobody else is likely to have, and then for any of a few at random places: each is a
-//! short search. A port of the guest's that the kernel does not give out (below 1024 for NFS and
-//! the like, or whatever a program chose) is bound instead. Only then it searches all, and that not often: where next to nothing is free a
-//! guest that goes on asking would stop everybody. Unlike with bind(2) the port stays free for
-//! connections to other peers.
+//! By default the kernel tries ports one by one, those in TIME_WAIT included: beside 15,000
+//! connections to the same peer that have just ended, a connect(2) takes 1 to 3 ms, during which
+//! every flow of the worker waits. So the kernel is limited to the guest's own port, which is
+//! probably free, and then to a few ports at random places: each is a short search. A port of the
+//! guest's outside the kernel's range (below 1024 for NFS and the like, or chosen by a program)
+//! is bound instead. Only then does the kernel search all ports, and at a limited rate: where
+//! almost none is free, a guest that keeps trying would stall every flow. Unlike with bind(2) the
+//! port stays free for connections to other peers.
 
 use crate::sys::stream::{has_port_range, set_port_range};
 use crate::time::Instant;
@@ -164,7 +164,7 @@ mod tests {
         (stream, port)
     }
 
-    /// A port that nobody has, of those the kernel gives out.
+    /// A free port of those the kernel gives out.
     fn free_port(listener: &TcpListener) -> u16 {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = stream.local_addr().unwrap().port();

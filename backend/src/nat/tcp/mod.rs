@@ -90,9 +90,9 @@ struct Flow {
     scheduled: Scheduled,
     /// In the backlog already.
     is_queued: bool,
-    /// The poller was asked to tell when the host socket has room again, and has not yet.
+    /// The poller is to report when the host socket has room again, and has not yet.
     awaits_room: bool,
-    /// DSCP of the guest's segments, as the host socket was told.
+    /// DSCP last set on the host socket, from the guest's segments.
     dscp: u8,
     /// Whether it gives way to others, and its entry among those that do.
     standing: Standing,
@@ -164,8 +164,8 @@ const TURNS: usize = 16;
 /// with clients that were put off.
 const TIMERS_PER_TURN: usize = 256;
 const LISTENERS_PER_TURN: usize = 4;
-/// How long clients wait that met a limit on descriptors or memory. Whose they are nobody
-/// tells, so there is nothing better than to try again.
+/// How long clients wait after a limit on descriptors or memory was reached. No event reports
+/// that there is room again, so accepting is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl TcpFlows {
@@ -213,7 +213,7 @@ impl TcpFlows {
         self.listeners.adopt(listening, poller)
     }
 
-    /// Listens at `addresses` no more.
+    /// Closes the listening sockets bound to `addresses`.
     pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
         self.listeners.close(addresses);
     }

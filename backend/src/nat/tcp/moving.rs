@@ -35,7 +35,7 @@ impl TcpFlows {
         }
         let had_more = flow.is_queued;
         let slot = self.put_in(ctx, flow);
-        // What was to be read is told of by the poller; what met no room is not.
+        // The poller reports what is to be read, but not what found no room.
         let progress = if had_more {
             Progress::More
         } else {

@@ -104,7 +104,7 @@ impl TcpFlows {
             }
             match self.listeners.accept(index, ctx.counters) {
                 Accepted::Client(client) => self.take_client(ctx, client),
-                Accepted::Nobody => return,
+                Accepted::NoClient => return,
                 Accepted::Limited if self.make_room(ctx, Side::World) => {}
                 Accepted::Limited => return self.accept_later(ctx, index),
             }
@@ -221,7 +221,7 @@ pub(super) fn connect_failed(
     let errno = error.raw_os_error().unwrap_or_default();
     match errno {
         libc::ECONNREFUSED if said.is_none() => connection.abort(ctx),
-        // Nobody answered: neither do we. The guest gives up, or tries again.
+        // No answer came, so the guest gets none either. It gives up, or tries again.
         libc::ETIMEDOUT => connection.refuse(),
         _ => match said.or(IcmpError::from_errno(errno)) {
             Some(why) => {
@@ -234,7 +234,7 @@ pub(super) fn connect_failed(
                     header: &header,
                     body: &[],
                 };
-                // Without room the guest sends SYN again, and is told then.
+                // Without room the guest sends SYN again, and gets the error then.
                 let _ = icmp::send_error(ctx, why, reporter, &quote);
                 connection.refuse();
             }

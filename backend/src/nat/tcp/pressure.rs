@@ -59,7 +59,7 @@ impl Standing {
     }
 }
 
-/// Who wants a connection.
+/// The side that opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     /// The guest.
@@ -133,7 +133,7 @@ impl Pressure {
         }
     }
 
-    /// Entries in all queues, those that mean nothing any more included.
+    /// Entries in all queues, stale ones included.
     #[cfg(test)]
     pub fn entries(&self) -> usize {
         self.queues.iter().map(|queue| queue.entries.len()).sum()
@@ -143,7 +143,7 @@ impl Pressure {
         self.queues[standing as usize].count < self.share
     }
 
-    /// Drops the entries that mean nothing any more where they are the greater part.
+    /// Drops stale entries once they are the majority.
     pub fn sweep<'f>(&mut self, flow: impl Fn(u32) -> Option<&'f Flow>) {
         for standing in Standing::ORDER {
             let Queue { entries, count } = &mut self.queues[standing as usize];
@@ -194,7 +194,7 @@ impl TcpFlows {
         ctx.counters.count_drop(standing.reason());
         let connection = &mut self.flows[slot].connection;
         if connection.state() == State::Connecting {
-            // Without a word: RST would say that nobody listens there.
+            // Silently: RST would mean that no program listens there.
             connection.refuse();
         } else {
             connection.abort(ctx);

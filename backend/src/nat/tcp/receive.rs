@@ -107,7 +107,7 @@ impl Connection {
             self.receiving = Receiving::Draining;
             self.ack_due = true;
             if matches!(self.timer, Timer::Keepalive(_)) {
-                self.rest(ctx.now);
+                self.wait_idle(ctx.now);
             }
             if self.flush_spill(ctx, stream).is_err() {
                 return Progress::Done;
@@ -188,7 +188,7 @@ impl Connection {
         self.retries = 0;
         self.rtt.acknowledged(ctx.now, ack);
         self.rtt.forget_back_off();
-        self.rest(ctx.now);
+        self.wait_idle(ctx.now);
     }
 
     /// RFC 9293 3.10.7.4, in its order: sequence number (after RFC 7323 5.3's timestamp),
@@ -283,7 +283,7 @@ impl Connection {
                 self.readable = Readable::No;
                 self.snd_una = self.snd_max;
                 self.snd_nxt = self.snd_max;
-                self.rest(ctx.now);
+                self.wait_idle(ctx.now);
                 self.finish_if_closed(ctx.now);
             }
         }
@@ -396,7 +396,7 @@ impl Connection {
                 return Err(Broken);
             }
             Ok(0) => {}
-            Ok(_) if self.sending == Sending::Closed => self.rest(ctx.now),
+            Ok(_) if self.sending == Sending::Closed => self.wait_idle(ctx.now),
             Ok(_) => {}
         }
         if self.receiving == Receiving::Draining && self.spill.is_empty() {

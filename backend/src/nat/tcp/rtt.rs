@@ -10,7 +10,8 @@ const INITIAL: Duration = Duration::from_secs(1);
 /// nothing, but a busy host may not let it run for a while: waiting longer is cheaper than
 /// sending megabytes again.
 const MIN: Duration = Duration::from_secs(1);
-/// Longest round trip that is told from longer ones, in microseconds: eight times it fits a word, which is nine minutes.
+/// Longest round trip that is measured, in microseconds: eight times it fits a word, which is nine
+/// minutes.
 const LONGEST: u32 = u32::MAX / 8;
 /// Largest RTO, backed off.
 const MAX: Duration = Duration::from_secs(60);

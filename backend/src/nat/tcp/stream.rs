@@ -62,8 +62,8 @@ pub struct SendRoom {
 }
 
 impl SendRoom {
-    /// Less than a third of the queue is free. The kernel tells when there is more, and
-    /// lets the queue grow, only if somebody asked for it (`Poller::rearm`).
+    /// True if less than a third of the queue is free. The kernel reports more room, and lets the
+    /// queue grow, only on request (`Poller::rearm`).
     pub const fn is_tight(&self) -> bool {
         self.bytes < self.limit / 3
     }
@@ -109,12 +109,12 @@ impl HostStream for socket2::Socket {
     }
 
     fn silence(&mut self) -> Duration {
-        // Where the kernel does not tell, somebody is taken to be there.
+        // Without the kernel's report the peer counts as alive.
         stream::silence(self).unwrap_or_default()
     }
 
     fn probe_after(&mut self, silence: Duration) {
-        // Without it the guest's probes are answered by what is heard anyway.
+        // Without it only the peer's own traffic answers the guest's probes.
         let _ = stream::probe_after(self, silence);
     }
 

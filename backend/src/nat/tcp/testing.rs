@@ -92,7 +92,7 @@ impl HostStream for FakeStream {
 
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
-        // As the kernel does: a read stops before the mark and goes on there.
+        // As the kernel does: a read stops before the mark, and the next continues there.
         let mark = self.mark.filter(|mark| *mark > self.peek_offset);
         let end = mark.unwrap_or(self.inbox.len()).min(self.inbox.len());
         let mut bytes = self.inbox.iter().copied().take(end).skip(self.peek_offset);
@@ -237,7 +237,7 @@ impl Player {
         let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
     }
 
-    /// Plays one move, told by four bytes; false once the connection is over.
+    /// Plays the move that four bytes encode; false once the connection is over.
     ///
     /// # Panics
     /// Something does not hold: that is what the fuzzer looks for.
@@ -282,7 +282,7 @@ impl Player {
                 self.call(|connection, ctx, stream, _| connection.on_timer(ctx, Some(stream)));
             }
             _ => self.call(|connection, ctx, _, _| {
-                connection.doubt(ctx.now, (c & 1 == 0).then_some(4));
+                connection.probe_from(ctx.now, (c & 1 == 0).then_some(4));
                 Progress::Done
             }),
         }

@@ -69,10 +69,10 @@ impl Connection {
         true
     }
 
-    /// Bytes are under way that the guest no longer has a window for. It drops them, as Linux does
-    /// that runs out of room for a socket, and says no more of it: they go again with the next
-    /// window it opens (RFC 9293 3.8.6), not a time-out later. Less than the scale can say is rounding
-    /// (RFC 7323 2.4).
+    /// True if bytes are in flight beyond the window the guest now offers. The guest drops them
+    /// silently, as Linux does when a socket runs out of room. They are sent again with the next
+    /// window the guest opens (RFC 9293 3.8.6), not after a time-out. A difference below the
+    /// window scale's unit is rounding (RFC 7323 2.4).
     fn is_window_taken_back(&self) -> bool {
         let edge = self.snd_una + self.snd_wnd;
         self.snd_nxt.after(edge + (1 << self.snd_scale))
@@ -86,7 +86,7 @@ impl Connection {
             Timer::Persist(_) | Timer::Keepalive(_) => {
                 self.retries = 0;
                 self.rtt.forget_back_off();
-                self.rest(ctx.now);
+                self.wait_idle(ctx.now);
             }
             Timer::Off | Timer::Retransmit(_) | Timer::Answer { .. } | Timer::TimeWait(_) => {}
         }
@@ -106,7 +106,7 @@ impl Connection {
         self.rtt.acknowledged(ctx.now, ack);
         if self.snd_una == self.snd_max {
             self.rtt.forget_back_off();
-            self.rest(ctx.now);
+            self.wait_idle(ctx.now);
             self.finish_if_closed(ctx.now);
         } else {
             self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());

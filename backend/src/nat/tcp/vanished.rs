@@ -1,11 +1,11 @@
-//! Connections from an address the pod has no longer.
+//! Connections from an address the pod no longer has.
 //!
-//! Nothing they send gets anywhere and no answer finds them: the kernel tries for a quarter of
-//! an hour (net.ipv4.tcp_retries2), and an idle one is never told. Linux's masquerade forgets
+//! Neither their packets nor the answers arrive: the kernel retransmits for a quarter of an hour
+//! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes
 //! the flows of an address with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so
-//! that whatever the guest sends next is answered with RST. Here RST goes to the guest at once.
-//! A connection that is being made is forgotten without a word instead: the guest sends SYN
-//! again after a second, and that one leaves from an address there is.
+//! that the guest's next segment is answered with RST. Here RST goes to the guest at once. A
+//! connection that is still being opened is dropped silently instead: the guest sends SYN again
+//! after a second, from an address that exists.
 
 use super::connection::{Progress, State};
 use super::{Flow, TcpFlows};

@@ -23,12 +23,12 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(120);
 /// nf_conntrack_proto_udp: a question and its answer are over after [`TIMEOUT`].
 const STREAM_AFTER: Duration = Duration::from_secs(2);
 
-/// A flow in the table, told apart from earlier users of its slot.
+/// A flow in the table; the generation distinguishes users of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowRef {
     /// Slot in the table.
     pub index: u32,
-    /// Counter that tells users of the slot apart.
+    /// Distinguishes users of the slot.
     pub generation: u32,
 }
 
@@ -37,11 +37,11 @@ pub struct FlowRef {
 pub enum Side {
     /// The guest.
     Guest,
-    /// Whoever is behind the host socket.
+    /// The peer behind the host socket.
     World,
 }
 
-/// Who has sent something so far.
+/// Which sides have sent something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {
     /// One side only.
@@ -59,11 +59,11 @@ pub struct Flow {
     pub socket: Socket,
     /// Family of the socket: not always that of the guest's addresses.
     pub domain: Domain,
-    /// Who began.
+    /// The side that sent first.
     pub origin: Side,
     /// For a flow the world began: the local address it came to.
     pub local: Option<SocketAddr>,
-    /// Who has sent something.
+    /// Which sides have sent something.
     pub exchange: Exchange,
     /// When anything was last sent or received.
     pub last_used: Instant,
@@ -71,7 +71,7 @@ pub struct Flow {
     pub scheduled: Scheduled,
     /// Counter that tells users of the slot apart.
     pub generation: u32,
-    /// What the socket has been told about how to send.
+    /// IP options last set on the socket.
     pub ip_options: SocketIpOptions,
     /// False once the kernel has refused to segment for this socket.
     pub segmenting: bool,

@@ -1,11 +1,10 @@
-//! Forwarded ports: sockets that wait for datagrams of clients nobody has heard of.
+//! Forwarded ports: sockets that receive the first datagrams of new clients.
 //!
 //! The first datagram of a client makes a flow with a socket of its own, bound to the
 //! address the client sent to and connected to the client: from then on the kernel
 //! gives the client's datagrams to that socket, and answers leave from the right
-//! address. In the moment between bind and connect that socket gets everybody's
-//! datagrams. They are taken out right after and handled as if they had come to the
-//! listener.
+//! address. Between bind and connect that socket receives the datagrams of other clients
+//! too. They are taken out right after and handled as if they had come to the listener.
 
 use super::flow::{Flow, FlowRef, Side};
 use super::held::Arrived;
@@ -28,11 +27,11 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Datagrams of strangers taken at a time from a socket that was just connected.
+/// Datagrams of other clients taken at a time from a socket that was just connected.
 const STRAY_BATCH: usize = 4;
 
 /// Most datagrams that are handled because of one connect: beyond that the flow is
-/// given up, since whose datagrams wait in its socket cannot be told any more.
+/// given up, since the senders of the datagrams in its socket are no longer known.
 const MAX_STRAYS: usize = 1024;
 
 /// Which ports a listener is for.
@@ -40,7 +39,7 @@ const MAX_STRAYS: usize = 1024;
 enum Ports {
     /// One of the host that stands for one of the guest.
     Forward { host: u16, guest: u16 },
-    /// Any, which is the guest's too. Datagrams tell theirs.
+    /// Any, the same on both sides. Each datagram carries its own.
     Any,
 }
 
@@ -79,7 +78,7 @@ impl Ports {
     }
 }
 
-/// Who sent a datagram to which address of ours, and which ports it is for.
+/// Source and local address of a datagram, and the ports it is for.
 #[derive(Clone, Copy)]
 struct Arrival {
     source: SocketAddr,
@@ -141,7 +140,7 @@ impl UdpFlows {
         Ok(())
     }
 
-    /// Waits for clients at `addresses` no more.
+    /// Closes the sockets bound to `addresses`.
     pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
         let table = &mut self.table;
         self.listeners.retain(|_, listener| {

@@ -1,4 +1,4 @@
-//! UDP of masquerade: one connected host socket per pair of ends.
+//! UDP: one connected host socket per pair of ends.
 //!
 //! Guest to world: the datagrams of a burst are sorted by flow, and each flow's go to
 //! its socket in one call, payload straight from guest memory ([`transmit`]). World to
@@ -132,7 +132,7 @@ pub struct UdpFlows {
     stray_batch: Option<ReceiveBatch>,
     /// Sources that have, or may have, something the guest has not got.
     waiting: VecDeque<Source>,
-    /// The guest had no room when one of them was last asked.
+    /// The guest had no room at the last attempt.
     starved: bool,
     /// Datagrams of a burst by flow, and those of one flow; kept for their memory.
     by_flow: Vec<(FlowRef, u32)>,
@@ -418,7 +418,7 @@ impl UdpFlows {
     }
 }
 
-/// What the guest is told about a destination that is refused: nothing about multicast
+/// The ICMP error for a refused destination: none for multicast
 /// (RFC 1122 3.2.2).
 const fn refusal_error(reason: DropReason) -> Option<IcmpError> {
     match reason {

@@ -20,7 +20,7 @@ use crate::poller::{Interest, Token};
 use std::io;
 
 impl UdpFlows {
-    /// The pod has lost an address, or several: flows that came from them go on from others.
+    /// The pod has lost one address or several: flows from them move to other addresses.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
         // One that is under way begins again, with what is known now.
         self.walk = Some(Walk::begin(ctx.now));
@@ -53,7 +53,7 @@ impl UdpFlows {
     /// Where that fails, for there may be no address at the moment, the flow keeps its old
     /// socket until it sends again.
     fn move_to_new_socket(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
-        // Only the flow that cannot go on would notice.
+        // Only the flow that cannot continue would notice.
         let _ = self.try_new_socket(ctx, flow);
     }
 

@@ -3,7 +3,7 @@
 //! The usual way: the kernel writes several datagrams into as many frames of guest
 //! memory in one call, then headers are written in front. A datagram that does not fit
 //! its frame (larger than the MTU, or a run of datagrams the kernel handed over as one)
-//! ends in a spill buffer; it is put together there and goes on by copy, and the flow
+//! ends in a spill buffer; it is put together there and delivered by copy, and the flow
 //! asks for other room the next time.
 
 use super::errors;
@@ -275,7 +275,7 @@ pub(super) fn send_copy(
         header: &[0; UdpHeader::LEN],
         body,
     };
-    // A fragment cannot leave its checksum to whoever takes it.
+    // A fragment cannot leave its checksum to the receiver.
     let complete = segment.is_none() && !packet.fits(ctx.link);
     towards.udp_header(body.len(), complete.then(|| Sum::default().bytes(body)), &mut header);
     packet.header = &header;

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes asked for in either direction; the kernel grants at most net.core.[rw]mem_max.
+/// Buffer size requested in either direction, in bytes; the kernel grants at most net.core.[rw]mem_max.
 /// A burst of the guest is up to 64 frames, each up to 64 KiB.
 const BUFFER: usize = 4 << 20;
 
@@ -73,7 +73,7 @@ pub struct FlowSocket {
     pub socket: Socket,
     /// Its family.
     pub domain: Domain,
-    /// The port asked for, if it was free.
+    /// The requested port, if it was free.
     pub kept_port: Option<u16>,
 }
 
@@ -118,8 +118,8 @@ pub fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Resul
     })
 }
 
-/// A socket that waits for clients of any port, and is told which it was. Its own address,
-/// `address`, is nothing they need to know.
+/// A socket for clients of any port, which reports the port of each datagram. Clients never see
+/// the socket's own `address`.
 ///
 /// # Errors
 /// What socket(2) and bind(2) say.

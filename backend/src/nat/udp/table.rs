@@ -38,7 +38,7 @@ enum Worth {
     Stream,
 }
 
-/// A list of flows: who began them, and what they are worth.
+/// A list of flows, by the side that began them and their value under pressure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rank(Side, Worth);
 

@@ -98,8 +98,8 @@ pub enum Try {
     Last,
 }
 
-/// The host has no way from the flow's own address any more: nothing was sent of the
-/// burst's datagrams from number `from` on.
+/// The flow's local address is gone from the host: none of the burst's datagrams from number
+/// `from` on was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranded {
     /// Number of the first datagram that was not sent.
@@ -116,8 +116,8 @@ enum Verdict {
 }
 
 impl Transmitter {
-    /// Sends one flow's part of a burst. What the kernel does not take is counted; what
-    /// is news for the guest is told it by ICMP.
+    /// Sends one flow's part of a burst. Datagrams that the kernel refuses are counted, and
+    /// reported to the guest by ICMP where it can react.
     ///
     /// # Errors
     /// [`Stranded`], only with [`Try::First`].

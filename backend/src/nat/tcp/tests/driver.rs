@@ -30,7 +30,7 @@ fn doubted(times: Option<u8>) -> Steps {
     let mut steps = Steps::established();
     steps.wait(Duration::from_secs(3600));
     steps.pair.call(|c, ctx, _| {
-        c.doubt(ctx.now, times);
+        c.probe_from(ctx.now, times);
         Progress::Done
     });
     steps
@@ -69,7 +69,7 @@ fn what_is_in_flight_is_sent_at_once_to_a_new_driver() {
         steps.wait(Duration::from_secs(40));
     }
     steps.pair.call(|c, ctx, _| {
-        c.doubt(ctx.now, Some(4));
+        c.probe_from(ctx.now, Some(4));
         Progress::Done
     });
     assert_eq!(asked(&mut steps, 130), (vec![0, 2, 6, 14], Some(30)));
