@@ -25,7 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// The reasons that tell of a guest that pretends to be another.
+/// Drop reasons of a guest that uses another guest's identity.
 const SPOOFS: [DropReason; 6] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
@@ -43,7 +43,7 @@ enum Event {
     PortAdded,
     /// It is no longer.
     PortRemoved,
-    /// It cannot be served any more.
+    /// It can no longer be served.
     PortFailed { reason: String },
     /// Our DHCP server gave or renewed leases.
     LeaseGiven { protocol: &'static str, count: u64 },

@@ -4,7 +4,7 @@
 /// this thread, which may not need it again for months. Others wait meanwhile if they allocate,
 /// which nothing does on the way of a packet.
 pub fn give_back() {
-    // musl has no such call, and gives back by itself.
+    // musl has no such call and returns memory anyway.
     #[cfg(target_env = "gnu")]
     // SAFETY: it looks at the allocator's own lists, under its locks; no pointer is passed.
     unsafe {

@@ -1,5 +1,5 @@
-//! What the service manager is told (`sd_notify(3)`): that all is set up, which NICs there are,
-//! that the end is near.
+//! Notifications to the service manager (`sd_notify(3)`): set-up is complete, the list of NICs, the
+//! process is ending.
 
 use crate::machine::Machine;
 use hawser_backend::port::Port;

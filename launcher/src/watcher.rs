@@ -1,4 +1,4 @@
-//! A thread that waits for events of a descriptor until its owner drops it.
+//! A thread that waits for events on a descriptor until its handle is dropped.
 
 use crate::failure::Failure;
 use crate::sandbox::{Sandbox, ThreadKind};
@@ -72,7 +72,7 @@ impl End {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails only if the counter is full, and then the thread is told already.
+        // Fails only if the counter is full, and then the thread has been woken already.
         let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             // If it panicked, the panic hook has said so.

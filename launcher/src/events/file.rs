@@ -1,9 +1,9 @@
 //! Where events are written: the end of a file, or standard output.
 //!
-//! Every program that rotates logs may have the file: who moves it away finds a new one in its
-//! place with the next event, who copies and empties it finds that writing goes on at its new
-//! end. Lines that cannot be written, to a disk that is full say, are lost and told of in the
-//! log, and writing goes on when it can.
+//! Log rotation works both ways: after the file is moved away, the next event starts a new one in its
+//! place; after it is copied and emptied, writing continues at the new end. Lines that cannot be
+//! written, for example because the disk is full, are lost, and the log says so; writing resumes when
+//! it can.
 
 use crate::failure::Failure;
 use crate::sandbox::Sandbox;

@@ -33,7 +33,7 @@ pub enum FilterError {
     /// The kernel does not take it.
     #[error("the kernel refused the system call filter: {0}; use --sandbox=off on a kernel without seccomp")]
     Install(#[from] seccompiler::Error),
-    /// A forbidden call could not be told of.
+    /// Forbidden calls cannot be reported.
     #[error("cannot catch SIGSYS: {0}")]
     Handler(#[from] io::Error),
 }
@@ -70,7 +70,7 @@ fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> 
     Ok((passed, refused))
 }
 
-/// The length of a kind's last filter, by which traces tell the kinds apart.
+/// The length of a kind's last filter, by which traces distinguish the kinds.
 #[cfg(test)]
 pub(super) fn passed_length(kind: ThreadKind) -> Result<usize, BackendError> {
     let (passed, _) = passed_and_refused(kind)?;
@@ -111,7 +111,7 @@ fn condition(argument: Argument) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value.into())
 }
 
-/// Has forbidden calls told of. To be called once, before any thread is filtered.
+/// Reports forbidden calls from now on. To be called once, before any thread is filtered.
 ///
 /// # Errors
 /// What sigaction(2) says.

@@ -1,14 +1,14 @@
-//! Least privilege: what the process gives up once it is set up.
+//! Least privilege: what the process drops once it is set up.
 //!
-//! Every thread gives up its own, in the order in which that is possible: user and capabilities
-//! ([`privilege`]), files ([`files`]), system calls ([`filter`], [`calls`]). What it has given up
-//! the threads it starts do not have either. So the main thread does it when whatever takes a
-//! privilege is done and the VMM, if there is one, has been started; threads that are started
-//! later inherit that, and give up more where their kind needs less. Workers are started
-//! earlier, by the port that binds their sockets, and do it first of all.
+//! Each thread drops its own privileges, in the only possible order: user and capabilities
+//! ([`privilege`]), files ([`files`]), system calls ([`filter`], [`calls`]). The threads it starts
+//! inherit that. The main thread therefore confines itself after everything that takes a privilege
+//! is done and the VMM, if there is one, has started; threads that start later drop more where their
+//! kind needs less. Workers start earlier, with the port that binds their sockets, and confine
+//! themselves first of all.
 //!
-//! This stands between a fault that the guest or the network could use and the rest of the
-//! system, not between threads: they share their memory.
+//! The sandbox stands between the rest of the system and a fault that the guest or the network could
+//! exploit. It does not separate threads: they share their memory.
 
 mod calls;
 mod files;
@@ -31,7 +31,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-/// How much is given up.
+/// How much is dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Level {
     /// Everything that is not needed; a forbidden system call ends the process.
@@ -56,9 +56,9 @@ pub enum ThreadKind {
     Names,
     /// Waits for signals.
     Signals,
-    /// Answers who asks on the API socket.
+    /// Answers requests on the API socket.
     Api,
-    /// Writes a capture to who asked for it.
+    /// Writes a capture to the client that requested it.
     Capture,
     /// The main thread, and every thread that is none of the others.
     Launcher,
@@ -67,7 +67,7 @@ pub enum ThreadKind {
 /// Why a thread cannot be confined.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The user cannot be changed, or capabilities not be given up.
+    /// The user cannot be changed, or capabilities cannot be dropped.
     #[error("cannot drop privileges: {0}; --user needs root (CAP_SETUID and CAP_SETGID)")]
     Privilege(#[source] io::Error),
     /// No Landlock rules.
@@ -103,7 +103,7 @@ pub struct SandboxArgs {
     pub user: Option<User>,
 }
 
-/// What threads give up.
+/// What each kind of thread drops.
 #[derive(Clone, Debug)]
 pub struct Sandbox(Arc<Rules>);
 
@@ -114,7 +114,7 @@ struct Rules {
 }
 
 impl Default for Sandbox {
-    /// Nothing is given up.
+    /// Drops nothing.
     fn default() -> Self {
         Self(Arc::new(Rules {
             args: SandboxArgs {
@@ -127,7 +127,7 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// Gets ready; nothing is given up yet.
+    /// Prepares; nothing is dropped yet.
     ///
     /// # Errors
     /// [`SandboxError`]
@@ -142,7 +142,7 @@ impl Sandbox {
     /// Gives up what the calling thread does not need, beyond what it has inherited.
     ///
     /// # Errors
-    /// [`SandboxError`]; the thread must not go on.
+    /// [`SandboxError`]; the thread must end.
     pub fn enter(&self, kind: ThreadKind) -> Result<(), SandboxError> {
         let args = self.0.args;
         if args.sandbox == Level::Off && args.user.is_none() {
@@ -174,7 +174,7 @@ impl Sandbox {
         let confined = move || {
             let entered = sandbox.enter(kind);
             let is_confined = entered.is_ok();
-            // Who asked waits for this.
+            // The parent waits for this.
             let _ = tell.send(entered);
             if is_confined {
                 work();

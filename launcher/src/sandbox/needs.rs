@@ -1,5 +1,5 @@
-//! What the process goes on to need once everything is set up: from what it serves, and from
-//! what it was told may come later.
+//! What the process still needs once everything is set up: for what it serves, and for what the
+//! options say may come later.
 
 use super::{Access, Reach, User};
 use crate::resolv;
@@ -18,8 +18,8 @@ const SYSFS: [&str; 2] = ["/sys/class/net", "/sys/devices"];
 const DEVICES: &str = "/dev";
 
 /// Where resolv.conf may be read. Rules are about files there are, not names: what is renamed over
-/// the file can be read by a rule about its folder only. `/etc` is not opened up to root, to whom
-/// all of it is readable.
+/// the file can be read by a rule about its folder only. `/etc` stays closed to root, which
+/// could read all of it.
 pub fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
     let file = Path::new(resolv::PATH);
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
