@@ -2,14 +2,12 @@
 //! counted. A port outlives the front ends that connect to it one after the other.
 
 mod forwards;
-mod health;
 mod link;
 mod resources;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use forwards::ForwardError;
-pub use health::Health;
 pub use link::Link;
 pub use resources::PortResources;
 
@@ -25,7 +23,7 @@ use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use crate::sys::tap::TapQueue;
 use crate::virtio::config_space::DeviceConfig;
-use crate::worker::{self, Limits, NicState, ThreadStart, WorkerHandle};
+use crate::worker::{self, Health, Limits, NicState, ThreadStart, WorkerHandle};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

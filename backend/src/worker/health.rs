@@ -1,11 +1,11 @@
-//! Whether the port's workers are there. A worker ends when it is told to; one that ends
-//! otherwise takes a queue pair with it, and all that hangs on it: the port has failed.
+//! Failure of a port. A worker that ends without a command to do so takes its queue pair and
+//! all its flows with it: the port has failed.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Listener = Box<dyn Fn() + Send>;
 
-/// What became of the workers of a port.
+/// Failure of a port's workers, if any.
 #[derive(Default)]
 pub struct Health {
     failure: OnceLock<String>,
@@ -13,12 +13,12 @@ pub struct Health {
 }
 
 impl Health {
-    /// What ended a worker that was not to end; the first, if there are several.
+    /// Why the first worker failed; `None` while all of them run.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
 
-    /// Calls `listener` when a worker ends that was not to; at once if one has already.
+    /// Calls `listener` when a worker fails; at once if one has failed already.
     pub fn tell(&self, listener: Listener) {
         let mut current = self.lock();
         if self.failure.get().is_some() {
@@ -27,10 +27,10 @@ impl Health {
         *current = Some(listener);
     }
 
-    /// A worker has ended.
+    /// Notes that a worker has failed.
     pub(crate) fn fail(&self, why: String) {
         let listener = self.lock();
-        // The first tells the reason; what follows may follow from it.
+        // Only the first reason counts: later failures may be its consequences.
         if self.failure.set(why).is_ok()
             && let Some(listener) = &*listener
         {
