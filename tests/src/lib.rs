@@ -10,6 +10,7 @@ pub mod artifacts;
 pub mod frontend;
 pub mod guest;
 pub mod hawser;
+pub mod imports;
 pub mod lab;
 pub mod losses;
 pub mod netns;

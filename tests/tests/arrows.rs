@@ -1,0 +1,163 @@
+//! Imports go one way: the tables of docs/architecture.md, checked against the sources.
+//!
+//! The page lists crates, and the modules of a crate, by layer. A crate or module may use what is
+//! in lower layers only. What still runs the other way is listed there as a debt; a debt that is
+//! paid must leave the page.
+
+use hawser_testkit::imports::Crate;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use toml::Table;
+
+const PAGE: &str = "docs/architecture.md";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+/// The words in backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The cells of each row of the tables whose header begins with `header`.
+fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Option<Vec<String>> {
+        let row = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+        Some(row.split('|').map(|cell| cell.trim().to_owned()).collect())
+    };
+    let mut lines = page.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.starts_with(header) {
+            let table = lines.by_ref().map_while(cells).skip(1);
+            found.extend(table);
+        }
+    }
+    found
+}
+
+/// The layer of each name in a table of layers, counted from the top.
+fn layers(page: &str, of: &str) -> BTreeMap<String, usize> {
+    let rows = rows(page, &format!("| layer | {of} |"));
+    assert!(!rows.is_empty(), "{PAGE} has a table of layers of {of}");
+    let names = |(layer, row): (usize, Vec<String>)| quoted(&row[1]).into_iter().map(move |name| (name, layer));
+    let mut layers = BTreeMap::new();
+    for (name, layer) in rows.into_iter().enumerate().flat_map(names) {
+        assert!(
+            layers.insert(name.clone(), layer).is_none(),
+            "{PAGE} lists `{name}` twice"
+        );
+    }
+    layers
+}
+
+/// Arrows that may run up, as (sources, from, to).
+fn debts(page: &str) -> BTreeSet<(String, String, String)> {
+    let debt = |row: Vec<String>| match &quoted(&row.join(" "))[..] {
+        [sources, from, to, ..] => (sources.clone(), from.clone(), to.clone()),
+        _ => panic!("{PAGE}: a debt names sources, from and to: {row:?}"),
+    };
+    rows(page, "| debt in |").into_iter().map(debt).collect()
+}
+
+/// The sources whose modules the page lists.
+fn sources(page: &str) -> Vec<String> {
+    let header = |line: &str| {
+        line.strip_prefix("| layer | modules of `")?
+            .split('`')
+            .next()
+            .map(str::to_owned)
+    };
+    page.lines().filter_map(header).collect()
+}
+
+/// Every arrow of `arrows` that does not lead down, in words.
+fn wrong<'a>(
+    arrows: impl IntoIterator<Item = &'a (String, String)>,
+    layers: &BTreeMap<String, usize>,
+) -> Vec<&'a (String, String)> {
+    let leads_down = |(from, to): &(String, String)| match (layers.get(from), layers.get(to)) {
+        (Some(from), Some(to)) => from < to,
+        _ => false,
+    };
+    arrows.into_iter().filter(|arrow| !leads_down(arrow)).collect()
+}
+
+#[test]
+fn imports_between_modules_go_down_the_table_of_the_architecture() {
+    let page = read(PAGE);
+    let mut unpaid = debts(&page);
+    let sources = sources(&page);
+    assert!(
+        ["backend/src", "launcher/src"]
+            .iter()
+            .all(|s| sources.iter().any(|found| found == s)),
+        "{PAGE} has tables of {sources:?}"
+    );
+    let mut refused = Vec::new();
+    for folder in &sources {
+        let layers = layers(&page, &format!("modules of `{folder}`"));
+        let found = Crate::read(&root().join(folder)).expect("the sources");
+        let listed: BTreeSet<&str> = layers.keys().map(String::as_str).collect();
+        assert_eq!(
+            found.top_modules(),
+            listed,
+            "modules of {folder}, and those {PAGE} lists"
+        );
+        let arrows = found.arrows();
+        for arrow @ (from, to) in wrong(arrows.keys(), &layers) {
+            if !unpaid.remove(&(folder.clone(), from.clone(), to.clone())) {
+                refused.push(format!("{folder}/{}: `{from}` imports `{to}`", arrows[arrow].display()));
+            }
+        }
+    }
+    assert!(refused.is_empty(), "not an arrow of {PAGE}: {refused:#?}");
+    assert!(unpaid.is_empty(), "{PAGE} lists debts that are paid: {unpaid:#?}");
+}
+
+#[test]
+fn crates_use_crates_below_them_in_the_table_of_the_architecture() {
+    let page = read(PAGE);
+    let layers = layers(&page, "crates");
+    let members = Table::from_str(&read("Cargo.toml")).expect("TOML");
+    let members = members["workspace"]["members"].as_array().expect("members");
+    let mut arrows = BTreeSet::new();
+    let mut names = BTreeSet::new();
+    for member in members.iter().filter_map(toml::Value::as_str) {
+        if !member.starts_with("backend") && !member.starts_with("launcher") {
+            continue;
+        }
+        let manifest = Table::from_str(&read(&format!("{member}/Cargo.toml"))).expect("TOML");
+        let name = manifest["package"]["name"].as_str().expect("a name").to_owned();
+        let dependencies = manifest.get("dependencies").and_then(toml::Value::as_table);
+        let ours = dependencies.into_iter().flatten().map(|(name, _)| name);
+        let ours = ours.filter(|dependency| dependency.starts_with("hawser"));
+        arrows.extend(ours.map(|dependency| (name.clone(), dependency.clone())));
+        names.insert(name);
+    }
+    let listed: BTreeSet<String> = layers.keys().cloned().collect();
+    assert_eq!(
+        names, listed,
+        "crates of backend/ and launcher/, and those {PAGE} lists"
+    );
+    let wrong = wrong(&arrows, &layers);
+    assert!(wrong.is_empty(), "not an arrow of {PAGE}: {wrong:#?}");
+}
+
+#[test]
+fn an_arrow_that_is_turned_round_is_wrong() {
+    let page = "| layer | modules of `x` |\n|---|---|\n| 1 | `a`, `b` |\n| 2 | `c` |\n";
+    let layers = layers(page, "modules of `x`");
+    let arrow = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert!(wrong(&[arrow("a", "c")], &layers).is_empty());
+    for turned in [arrow("c", "a"), arrow("a", "b"), arrow("a", "unlisted")] {
+        assert_eq!(wrong([&turned], &layers), [&turned]);
+    }
+    assert_eq!(sources(page), ["x"]);
+}
