@@ -275,7 +275,7 @@ fn attach(fd: &OwnedFd, name: &CStr, several: bool) -> io::Result<()> {
 
 fn attach_remedy(error: &io::Error, several: bool) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "another process has it: end that, or name another device",
+        Some(libc::EBUSY) => "it is in use by another process: end that process, or name another device",
         Some(libc::EPERM) => {
             "it is another user's: make it for the one of this process (ip tuntap add … user …), or give that \
              CAP_NET_ADMIN"
