@@ -87,7 +87,7 @@ fn a_family_is_on_if_the_namespace_has_it_or_it_is_asked_for() {
     assert_eq!(families(&["10.1.1.1"], &[]), (v4.clone(), None));
     assert_eq!(families(&["fd00::1"], &[]), (None, v6.clone()));
     assert_eq!(families(&["10.1.1.1", "fd00::1"], &["--ipv6=off"]), (v4.clone(), None));
-    assert_eq!(families(&["10.1.1.1"], &["--ipv6=fd10:0:2::/120"]), (v4, v6.clone()));
+    assert_eq!(families(&["10.1.1.1"], &["--ipv6=fd10:0:2::/120"]), (v4, v6));
     assert_eq!(
         families(&[], &["--ipv4=192.168.9.77/30"]),
         (Some("192.168.9.76/30".into()), None)

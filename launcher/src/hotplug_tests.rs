@@ -60,7 +60,7 @@ fn wanted(manifests: Vec<SourceFile>) -> Plug {
 }
 
 fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
-    hawser_manifest::check::check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanOptions::default()))
+    check_sources(&source(interfaces), &PlanSetup::new(folder, &PlanOptions::default()))
         .unwrap()
         .plan
 }

@@ -120,7 +120,7 @@ fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
         (ipvtap.lower.as_str(), ipvtap.mode),
         ("eth1", Some(hawser_manifest::objects::cni::IpvtapMode::L3))
     );
-    let address: std::net::IpAddr = [192, 168, 10, 10].into();
+    let address: IpAddr = [192, 168, 10, 10].into();
     assert_eq!(guests, [address]);
 }
 

@@ -86,8 +86,8 @@ mod tests {
             let plan =
                 crate::config::resolve(&cli.port.spec("p".into()).unwrap(), &crate::host::Host::default()).unwrap();
             match plan.port.mode {
-                hawser_backend::config::ModeConfig::Masquerade(config) => config,
-                hawser_backend::config::ModeConfig::Bridge(_) => panic!("masquerade was planned"),
+                ModeConfig::Masquerade(config) => config,
+                ModeConfig::Bridge(_) => panic!("masquerade was planned"),
             }
         };
         let (one, both) = (

@@ -291,7 +291,7 @@ fn systemd_takes_the_unit_as_it_is() -> Result<()> {
         .replace("/usr/bin/hawser", "/bin/true")
         .replace("Documentation=", "#");
     fs::write(folder.path().join("hawser@.service"), unit)?;
-    let verify = std::process::Command::new("systemd-analyze")
+    let verify = Command::new("systemd-analyze")
         .arg("verify")
         .arg(folder.path().join("hawser@vm.service"))
         .output();

@@ -78,7 +78,7 @@ fn assert_malformed(ended: &Result<Ended, ConnectionError>) {
 #[test]
 fn messages_and_their_descriptors_pass_both_ways() {
     let bench = bench();
-    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (reader, mut writer) = io::pipe().unwrap();
     let reader = OwnedFd::from(reader);
     let kick = Message::request(FrontendReq::SET_VRING_KICK, &7_u64.to_ne_bytes());
     bench
@@ -87,7 +87,7 @@ fn messages_and_their_descriptors_pass_both_ways() {
         .unwrap();
     drop(reader);
 
-    let (reader, _writer) = std::io::pipe().unwrap();
+    let (reader, _writer) = io::pipe().unwrap();
     let mut reply = Message::reply(42, &[0; 8]);
     reply.files.push(reader.into());
     let sent = reply.bytes().to_vec();

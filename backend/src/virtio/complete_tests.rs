@@ -1,5 +1,4 @@
 use super::*;
-use crate::packet::checksum;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -47,9 +46,9 @@ fn holds(frame: &[u8], v6: bool, proto: u8) -> bool {
     let l4 = &frame[if v6 { 54 } else { 34 }..];
     let (src, dst) = addresses(v6);
     let sum = if proto == protocol::ICMP {
-        checksum::Sum::default()
+        Sum::default()
     } else {
-        checksum::Sum::default().pseudo_header(src, dst, proto, l4.len())
+        Sum::default().pseudo_header(src, dst, proto, l4.len())
     };
     sum.bytes(l4).finish() == 0
 }

@@ -246,7 +246,7 @@ impl Worker {
         loop {
             events.clear();
             self.wait(&mut buffer, &mut events)?;
-            let now = clock::now();
+            let now = now();
             self.look_at_gates(now);
             self.follow_nic_state();
             self.capture.look();

@@ -225,7 +225,7 @@ fn what_takes_a_while_keeps_nobody_else_waiting_and_is_answered() {
     for client in &mut slow {
         client.set_nonblocking(true).unwrap();
         let error = client.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
         client.set_nonblocking(false).unwrap();
     }
     for _ in &slow {

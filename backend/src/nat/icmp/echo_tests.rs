@@ -305,7 +305,7 @@ fn other_icmp_messages_are_not_passed_on_and_counted_under_a_name_of_their_own()
             ttl: 64,
         };
         with_burst(&[frame], |burst| {
-            bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request)
+            bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request);
         });
     }
     assert_eq!(bench.around.counters.dropped(DropReason::IcmpNotServed), 2);
@@ -335,7 +335,7 @@ fn record_route_is_left_out_and_counted() {
         ttl: 64,
     };
     with_burst(&[frame], |burst| {
-        bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request)
+        bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request);
     });
     let frames = bench.turn();
     assert_eq!(icmp_message(&frames[0]).1, IcmpHeader::echo(v4::ECHO_REPLY, 7, 1));

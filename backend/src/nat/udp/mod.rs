@@ -277,7 +277,7 @@ impl UdpFlows {
     /// Takes out what strangers sent to the socket between bind and connect: the guest
     /// would take it for its peer's. What waited then is at the head of the queue, which
     /// holds less than the rounds take in all.
-    fn discard_strays(&mut self, socket: &socket2::Socket) {
+    fn discard_strays(&mut self, socket: &Socket) {
         const MAX_ROUNDS: usize = 1024;
         for _ in 0..MAX_ROUNDS {
             let came = self.receiver.batch.receive_to_spill(socket, usize::MAX);

@@ -144,7 +144,7 @@ fn a_client_from_outside_is_seen_with_its_own_address() {
     let Some(network) = Network::new(1500) else { return };
     // A port for each: a command another test just starts holds descriptors a moment longer.
     for (server, (pod, port)) in SERVER.into_iter().zip([("192.0.2.2", 5000), ("fd00:1::2", 5001)]) {
-        let mut bench = super::tests::listening(&[super::tests::forward(port, 53, None)]);
+        let mut bench = tests::listening(&[tests::forward(port, 53, None)]);
         let (client, seen) = self::server(&network, server);
         client.send_to(b"question", (pod, port)).unwrap();
         let to = guest(seen.ip(), 53);
@@ -196,7 +196,7 @@ fn a_client_of_a_forward_is_answered_from_the_pods_new_address() {
     let Some(network) = Network::new(1500) else { return };
     for (i, server) in SERVER.into_iter().enumerate() {
         let port = 5100 + u16::try_from(i).unwrap();
-        let mut bench = super::tests::listening(&[super::tests::forward(port, 53, None)]);
+        let mut bench = tests::listening(&[tests::forward(port, 53, None)]);
         let (client, seen) = self::server(&network, server);
         client.send_to(b"question", (POD[i], port)).unwrap();
         let to = guest(seen.ip(), 53);
@@ -217,7 +217,7 @@ fn a_client_of_a_forward_is_answered_from_the_pods_new_address() {
 fn without_any_address_the_guest_is_told_and_the_flow_goes_on_when_there_is_one() {
     let Some(network) = Network::new(1500) else { return };
     let mut bench = Bench::new();
-    let (socket, dst) = self::server(&network, SERVER[0]);
+    let (socket, dst) = server(&network, SERVER[0]);
     let src = guest(dst.ip(), 41_002);
     bench.send(src, dst, b"before");
     take(&socket);

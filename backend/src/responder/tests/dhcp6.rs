@@ -294,7 +294,7 @@ fn only_the_first_association_has_the_address() {
         t2: 0,
         opts: DhcpOptions::new(),
     });
-    let options = [client(), ia(IAID, &[]), ia(2, &[]), temporary.clone(), prefix.clone()];
+    let options = [client(), ia(IAID, &[]), ia(2, &[]), temporary, prefix.clone()];
     let reply = exchange(&mut bench, MessageType::Solicit, options);
     let found = associations(&reply);
     assert_eq!(found.len(), 2);

@@ -99,7 +99,7 @@ fn nothing_else_of_a_guest_is_taken_from_the_segment_and_nobody_else_is_answered
     }
     let server = server(GUEST_MAC);
     let (src, dst) = (addr6("fe80::1").into(), addr6("ff02::1:2").into());
-    let neighbour = super::link::solicitation("fe80::1", "ff02::1:ff00:9", "2001:db8:7::9", &[]);
+    let neighbour = link::solicitation("fe80::1", "ff02::1:ff00:9", "2001:db8:7::9", &[]);
     for frame in [
         udp(src, dst, (547, 546), &[0; 60]),
         udp(src, dst, (5353, 53), &[0; 60]),

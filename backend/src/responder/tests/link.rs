@@ -287,7 +287,7 @@ fn a_router_advertisement_carries_route_mtu_prefix_and_name_servers() {
 /// The services of a network whose guests make up their addresses.
 fn wide() -> ServiceConfig {
     let mut config = config();
-    config.ipv6 = config.ipv6.map(|link| crate::config::Ipv6Link {
+    config.ipv6 = config.ipv6.map(|link| Ipv6Link {
         network: "fd10:0:2::/64".parse().expect("a network"),
         ..link
     });
@@ -398,7 +398,7 @@ fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_onc
         assert_eq!(rdnss(advertisement), [addr6(server)]);
     }
     // What does not follow the system stays.
-    let reply = bench.reply_to(&super::dhcp4::packet(&super::dhcp4::message(MessageType::Discover)));
+    let reply = bench.reply_to(&dhcp4::packet(&dhcp4::message(MessageType::Discover)));
     let message = Message::decode(&mut Decoder::new(&reply[42..])).expect("a message");
     assert_eq!(
         message.opts().get(OptionCode::Hostname),

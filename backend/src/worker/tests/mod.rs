@@ -245,7 +245,7 @@ fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
 fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
     let mut guest = Guest::started(PLAIN);
     // A pipe as User-Mode Linux gives it: writes wait while it is full.
-    let (_unread, call) = std::io::pipe().unwrap();
+    let (_unread, call) = io::pipe().unwrap();
     let call = File::from(OwnedFd::from(call));
     guest
         .worker()

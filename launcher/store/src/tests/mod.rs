@@ -387,7 +387,7 @@ fn the_bridge_of_one_name_on_two_nodes_is_two_segments_and_a_network_is_one() {
 fn a_step_that_loses_a_race_runs_again_on_what_the_winner_left() {
     let cluster = Cluster::default();
     let mut loser = cluster.join("n1");
-    let winner = cluster.clone();
+    let winner = cluster;
     loser.races_to_lose = 1;
     loser.rival = Some(Box::new(move || {
         give(&mut winner.join("n1"), "winner", &[of_range("lan", 9)]).unwrap();

@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// Time passes.
-    fn wait_until(&mut self, then: crate::time::Instant) {
+    fn wait_until(&mut self, then: Instant) {
         self.around.now = then;
         self.flows.on_timer(&mut self.around.context());
     }
@@ -139,7 +139,7 @@ pub fn take(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
     let (n, from) = loop {
         match socket.recv_from(&mut buffer) {
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             result => break result.unwrap(),
         }
     };
