@@ -1,7 +1,8 @@
 //! The packet side of hawser.
 //!
-//! Arrows between modules go one way:
-//! `vhost_user` → `worker` → `port` → mode (`masquerade`, `bridge`) → `nat`, `responder` → `packet`.
+//! A module imports only from lower layers: docs/architecture.md has the table, and a test
+//! compares it with the sources.
+//!
 //! `frame` is the vocabulary between the worker and the modes, `sys` the only
 //! place for odd system calls. `packet`, `responder` and the TCP connection own no
 //! socket and read no clock: time is an argument ([`time::Instant`]).
