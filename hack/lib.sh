@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Functions shared by the scripts in hack/. To be sourced, not run.
 
+# shellcheck disable=SC2034 # used by the sourcing scripts
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by the sourcing scripts
 cache=${HAWSER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hawser}
