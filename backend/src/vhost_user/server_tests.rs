@@ -10,7 +10,9 @@ use std::num::NonZeroU16;
 use std::thread::JoinHandle;
 use vhost::vhost_user::message::FrontendReq;
 
-struct Idle;
+/// A mode that does nothing but report resets of the device, where a test wants to know.
+#[derive(Default)]
+struct Idle(Option<std::sync::mpsc::Sender<()>>);
 
 impl Mode for Idle {
     fn on_burst(&mut self, _: Instant, _: &GuestBurst<'_>, _: &mut dyn GuestSink) {}
@@ -22,6 +24,11 @@ impl Mode for Idle {
     }
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
     fn on_link_down(&mut self, _: Instant) {}
+    fn on_reset(&mut self) {
+        if let Some(resets) = &self.0 {
+            resets.send(()).unwrap();
+        }
+    }
 }
 
 fn port() -> Arc<Port> {
@@ -34,7 +41,7 @@ fn port() -> Arc<Port> {
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };
-    Arc::new(Port::with_modes(config, &mut |_| Ok(Box::new(Idle))).unwrap())
+    Arc::new(Port::with_modes(config, &mut |_| Ok(Box::<Idle>::default())).unwrap())
 }
 
 /// A mode that panics at the first command.
@@ -80,24 +87,6 @@ fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
     assert!(!path.exists());
 }
 
-/// A mode that reports resets of the device.
-struct Watched(std::sync::mpsc::Sender<()>);
-
-impl Mode for Watched {
-    fn on_burst(&mut self, _: Instant, _: &GuestBurst<'_>, _: &mut dyn GuestSink) {}
-    fn on_event(&mut self, _: Instant, _: Token, _: Readiness, _: &mut dyn GuestSink) {}
-    fn on_room(&mut self, _: Instant, _: &mut dyn GuestSink) {}
-    fn on_timer(&mut self, _: Instant, _: &mut dyn GuestSink) {}
-    fn deadline(&self) -> Option<Instant> {
-        None
-    }
-    fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {}
-    fn on_link_down(&mut self, _: Instant) {}
-    fn on_reset(&mut self) {
-        self.0.send(()).unwrap();
-    }
-}
-
 #[test]
 fn reset_device_reaches_the_mode_of_every_worker() {
     const REPLY_ACK_AND_RESET_DEVICE: u64 = 1 << 3 | 1 << 13;
@@ -106,7 +95,7 @@ fn reset_device_reaches_the_mode_of_every_worker() {
         ..port().config().clone()
     };
     let (sender, resets) = std::sync::mpsc::channel();
-    let port = Port::with_modes(config, &mut |_| Ok(Box::new(Watched(sender.clone())))).unwrap();
+    let port = Port::with_modes(config, &mut |_| Ok(Box::new(Idle(Some(sender.clone()))))).unwrap();
     let (mut front, ours) = UnixStream::pair().unwrap();
     let server = Server::bind(Endpoint::Fd(ours.into()), Arc::new(port), Lifetime::Persistent).unwrap();
     let thread = std::thread::spawn(move || server.run());

@@ -102,6 +102,18 @@ fn the_ttl_of_the_guest_is_kept() {
     assert_eq!(flow.socket.ttl_v4().unwrap(), 9);
 }
 
+/// The name server that a question from `src` to `dst` is sent to.
+fn server_asked(bench: &mut Bench, src: SocketAddr, dst: SocketAddr) -> SocketAddr {
+    bench.send(src, dst, b"name?");
+    let key = FlowKey {
+        guest: src,
+        remote: dst,
+    };
+    let flow = bench.flows.table.find(&key).unwrap();
+    let flow = bench.flows.table.get(flow).unwrap();
+    flow.socket.peer_addr().unwrap().as_socket().unwrap()
+}
+
 #[test]
 fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     let (server, port) = peer("::1");
@@ -111,18 +123,7 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
     let around = Surroundings::with_config(|c| c.dns_forward = vec![ip("::1")]);
     let mut bench = Bench::with(around, config());
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
-    bench.send(src, dst, b"name?");
-    let flow = bench
-        .flows
-        .table
-        .find(&FlowKey {
-            guest: src,
-            remote: dst,
-        })
-        .unwrap();
-    let flow = bench.flows.table.get(flow).unwrap();
-    let peer = flow.socket.peer_addr().unwrap().as_socket().unwrap();
-    assert_eq!(peer, SocketAddr::new(ip("::1"), 53));
+    assert_eq!(server_asked(&mut bench, src, dst), SocketAddr::new(ip("::1"), 53));
 }
 
 #[test]
@@ -132,25 +133,12 @@ fn questions_to_the_gateway_go_to_another_name_server_as_soon_as_it_is_known() {
     // From the same port of the guest both times. No test may rely on port 53 being free: the
     // flow is looked at, not its answer.
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
-    let server_of = |bench: &mut Bench| {
-        bench.send(src, dst, b"name?");
-        let flow = bench
-            .flows
-            .table
-            .find(&FlowKey {
-                guest: src,
-                remote: dst,
-            })
-            .unwrap();
-        let flow = bench.flows.table.get(flow).unwrap();
-        flow.socket.peer_addr().unwrap().as_socket().unwrap()
-    };
-    assert_eq!(server_of(&mut bench), SocketAddr::new(ip("127.0.0.2"), 53));
+    assert_eq!(server_asked(&mut bench, src, dst), SocketAddr::new(ip("127.0.0.2"), 53));
     bench.send(src, SocketAddr::new(ip("10.0.2.9"), 53), b"another peer");
 
     bench.around.nat.dns_forward = vec![ip("127.0.0.3")];
     let nat = bench.around.nat.clone();
     bench.flows.drop_peers(|peer| nat.is_dns(peer));
     assert_eq!(bench.flows.len(), 1, "flows to others stay");
-    assert_eq!(server_of(&mut bench), SocketAddr::new(ip("127.0.0.3"), 53));
+    assert_eq!(server_asked(&mut bench, src, dst), SocketAddr::new(ip("127.0.0.3"), 53));
 }
