@@ -5,8 +5,12 @@
 //! with KubeMacPool). A MAC or an address that the manifest names goes to the interface unless
 //! another one holds it on the same segment. MACs of the pool are unique across segments.
 
+use crate::error::StoreError;
+use crate::holder::{Holder, VmName};
+use crate::lease::Lease;
+use crate::ledger::Ledger;
 use crate::range::{self, AddressRange, Number, Span};
-use crate::{Holder, Lease, Ledger, RangeId, Segment, StoreError, VmName};
+use crate::segment::{RangeId, Segment};
 use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;

@@ -1,7 +1,11 @@
 //! Leases in memory: claims can be tried on a copy of a store's, and nothing is kept.
 
+use crate::error::StoreError;
+use crate::holder::{Holder, VmName};
+use crate::lease::Lease;
+use crate::ledger::Ledger;
 use crate::range::{Number, Span, number};
-use crate::{Holder, Lease, Ledger, RangeId, Segment, StoreError, VmName};
+use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! The L2 segment of a lease, and which nodes share it.
 
-use crate::VmName;
+use crate::holder::VmName;
 use hawser_packet::MacRange;
 use ipnet::IpNet;
 use std::fmt;

@@ -9,8 +9,12 @@
 //! undone by SQLite when the next one opens the file. That no MAC and no address has two
 //! holders on a segment is in the tables too, as unique keys.
 
+use crate::error::{StoreError, StoreProblem};
+use crate::holder::{Holder, VmName};
+use crate::lease::Lease;
+use crate::ledger::{Ledger, Store};
 use crate::range::{Number, Span, address, mac, mac_number, number};
-use crate::{Holder, Lease, Ledger, RangeId, Segment, Store, StoreError, StoreProblem, VmName};
+use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use rusqlite::types::Type;
