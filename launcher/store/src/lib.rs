@@ -8,17 +8,22 @@
 //! transactions. [`sqlite`] is a file that the processes of one node share; [`memory`] is a copy to
 //! try claims on.
 //!
-//! The crate knows neither manifests nor the plan made of them. It has no watch, epoch or liveness:
-//! leases are read once, before a VM is served. A store of many nodes brings these as a trait of its
-//! own.
+//! Beside it are traits for what processes share while they run, which a store of many nodes
+//! implements too: who serves a port ([`bindings::Epochs`]), what has changed of that
+//! ([`bindings::Watch`]), and which processes still run ([`liveness::Liveness`]). Nothing uses them
+//! yet: leases are read once, before a VM is served.
+//!
+//! The crate knows neither manifests nor the plan made of them.
 
 #![forbid(unsafe_code)]
 
+pub mod bindings;
 pub mod claim;
 mod error;
 mod holder;
 mod lease;
 mod ledger;
+pub mod liveness;
 pub mod memory;
 pub mod range;
 mod segment;

@@ -9,6 +9,8 @@
 //! undone by SQLite when the next one opens the file. That no MAC and no address has two
 //! holders on a segment is in the tables too, as unique keys.
 
+mod bindings;
+
 use crate::error::{StoreError, StoreProblem};
 use crate::holder::{Holder, VmName};
 use crate::lease::Lease;

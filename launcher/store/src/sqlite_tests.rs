@@ -1,6 +1,8 @@
 //! A store's file: how it is recognised, waited for, and brought to the current layout.
 
 use super::*;
+use crate::bindings::{Change, Changes, Epoch, Epochs as _, Watch as _};
+use crate::tests::running::{binding, port};
 use crate::tests::{addresses, explicit, give, here, of_range, vm};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,6 +65,71 @@ fn a_file_of_the_layout_before_is_read_and_becomes_one_of_this_layout_when_it_is
         addresses(&give(&mut store, "c", &[of_range("lan", 9)]).unwrap()),
         ["10.0.0.4/24"]
     );
+}
+
+#[test]
+fn a_file_without_bindings_is_read_and_gets_their_tables_with_the_first() {
+    let (_folder, path) = folder();
+    drop(Sqlite::open(&path, Access::Make).unwrap());
+    let before = fs::read(&path).unwrap();
+    let reader = Sqlite::open(&path, Access::Read).unwrap();
+    let (listed, revision) = reader.bindings("default/blue").unwrap();
+    assert_eq!(listed, []);
+    let nothing = Changes::Complete {
+        changes: Vec::new(),
+        revision,
+    };
+    assert_eq!(reader.changes("default/blue", revision).unwrap(), nothing);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    let mut store = Sqlite::open(&path, Access::Change).unwrap();
+    store.bind(&port("a"), None, &binding("p")).unwrap();
+    assert_eq!(reader.changes("default/blue", revision).unwrap(), Changes::Gap);
+    assert_eq!(reader.bindings("default/blue").unwrap().0.len(), 1);
+    let layout = store
+        .connection
+        .pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    assert_eq!(layout.unwrap(), LAYOUT);
+}
+
+#[test]
+fn the_oldest_unbound_ports_are_dropped_with_a_gap_and_their_epochs_stay_used() {
+    let (_folder, path) = folder();
+    let mut store = Sqlite::open(&path, Access::Make).unwrap();
+    let mut seen = None;
+    for _ in 0..3 {
+        seen = Some(store.bind(&port("old"), seen, &binding("p")).unwrap());
+    }
+    store.bind(&port("stays"), None, &binding("p")).unwrap();
+    let (_, revision) = store.bindings("default/blue").unwrap();
+    store.unbind(&port("old"), Epoch(3)).unwrap();
+    // As many more, at once.
+    let many = "
+        WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1023)
+        INSERT INTO binding SELECT network, namespace, 'many' || n, interface, 1, 1000 + n, 0, node, process, mac,
+            addresses, vtep FROM binding, n WHERE vm = 'old';
+        UPDATE revision SET number = 5000;";
+    store.connection.execute_batch(many).unwrap();
+    let unbound = |store: &Sqlite| match store.changes("default/blue", revision).unwrap() {
+        Changes::Complete { changes, .. } => Some(changes.len()),
+        Changes::Gap => None,
+    };
+    assert_eq!(unbound(&store), Some(1024));
+    store.bind(&port("last"), None, &binding("p")).unwrap();
+    let (_, recent) = store.bindings("default/blue").unwrap();
+    store.unbind(&port("last"), Epoch(1)).unwrap();
+    assert_eq!(unbound(&store), None);
+    let last = Change::Unbound {
+        port: port("last"),
+        epoch: Epoch(1),
+    };
+    let Changes::Complete { changes, revision } = store.changes("default/blue", recent).unwrap() else {
+        panic!("no gap after the rows that were dropped");
+    };
+    assert_eq!((changes, revision.number), (vec![last], 5002));
+    // Nothing is known of it but that its epoch was 3 at most.
+    assert_eq!(store.bind(&port("old"), None, &binding("q")).unwrap(), Epoch(4));
+    let listed = store.bindings("default/blue").unwrap().0;
+    assert_eq!((listed.len(), listed[0].epoch), (2, Epoch(1)));
 }
 
 #[test]

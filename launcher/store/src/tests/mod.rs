@@ -2,25 +2,35 @@
 //! store of many nodes that loses a race in each step, so that every step runs twice.
 
 mod remote;
+pub mod running;
 
+use crate::bindings::{Epochs, Watch};
 use crate::claim::{AddressClaim, Choice, Claim, ClaimError, MacClaim, claim};
+use crate::liveness::Liveness;
 use crate::range::{AddressRange, address, number};
 use crate::sqlite::{Access, Sqlite};
 use crate::{Lease, Segment, Store, StoreError, VmName};
 use hawser_packet::MacRange;
 use ipnet::IpNet;
 use remote::{Cluster, Remote};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Where a store is, which is opened more than once.
 trait Place {
-    type Store: Store;
+    type Store: Store + Epochs + Watch + Liveness;
     fn new() -> Self;
     fn open(&self) -> Self::Store;
 }
 
 /// A file on this node.
 struct OnFile(TempDir);
+
+impl OnFile {
+    fn path(&self) -> PathBuf {
+        self.0.path().join("store.db")
+    }
+}
 
 impl Place for OnFile {
     type Store = Sqlite;
@@ -30,7 +40,7 @@ impl Place for OnFile {
     }
 
     fn open(&self) -> Sqlite {
-        Sqlite::open(&self.0.path().join("store.db"), Access::Make).unwrap()
+        Sqlite::open(&self.path(), Access::Make).unwrap()
     }
 }
 
@@ -52,13 +62,14 @@ impl Place for Cluster {
 macro_rules! in_every_store {
     ($($name:ident)*) => {
         mod on_a_file {
-            $(#[test] fn $name() { super::$name::<super::OnFile>(); })*
+            $(#[test] fn $name() { super::$name::<$crate::tests::OnFile>(); })*
         }
         mod in_a_cluster {
-            $(#[test] fn $name() { super::$name::<super::Cluster>(); })*
+            $(#[test] fn $name() { super::$name::<$crate::tests::Cluster>(); })*
         }
     };
 }
+use in_every_store;
 
 in_every_store! {
     a_vm_that_comes_again_has_the_mac_and_address_it_had

@@ -1,12 +1,15 @@
 //! A store that nodes share, without a network: a step runs on a copy of the records and is kept only
 //! if nothing has changed meanwhile, as with a compare-and-swap transaction.
 
+use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
+use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::memory::Memory;
 use crate::range::{Number, Span};
 use crate::{Holder, Lease, Ledger, RangeId, Segment, Store, StoreError, VmName};
 use hawser_packet::MacAddr;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// The records of all nodes.
 #[derive(Clone, Default)]
@@ -16,6 +19,48 @@ pub struct Cluster(Arc<Mutex<Records>>);
 struct Records {
     revision: u64,
     memory: Memory,
+    running: Running,
+}
+
+/// What is known of ports and processes that run.
+#[derive(Clone, Default)]
+struct Running {
+    number: i64,
+    /// The last change of each port, with its number.
+    ports: Vec<(i64, Change)>,
+    processes: Vec<(ProcessId, Moment)>,
+}
+
+impl Running {
+    fn find(&self, port: &PortId) -> Option<&Change> {
+        let of = |(_, change): &&(i64, Change)| port_of(change) == port;
+        self.ports.iter().find(of).map(|(_, change)| change)
+    }
+
+    fn put(&mut self, change: Change) {
+        self.number += 1;
+        self.ports.retain(|(_, known)| port_of(known) != port_of(&change));
+        self.ports.push((self.number, change));
+    }
+
+    fn after(&self, network: &str, number: i64) -> impl Iterator<Item = Change> {
+        let after = self.ports.iter().filter(move |(known, _)| *known > number);
+        let of_network = after.filter(move |(_, change)| port_of(change).network == network);
+        of_network.map(|(_, change)| change.clone())
+    }
+
+    const fn revision(&self) -> Revision {
+        Revision {
+            store: 1,
+            number: self.number,
+        }
+    }
+}
+
+const fn port_of(change: &Change) -> &PortId {
+    match change {
+        Change::Bound(Bound { port, .. }) | Change::Unbound { port, .. } => port,
+    }
 }
 
 impl Cluster {
@@ -48,6 +93,32 @@ pub struct Remote {
 }
 
 impl Remote {
+    /// Reads a port, loses the races there are to lose, and puts what `change` makes of the port if
+    /// that is still so.
+    fn swap<T>(
+        &mut self,
+        port: &PortId,
+        change: impl Fn(Option<&Change>) -> Result<(Change, T), BindError>,
+    ) -> Result<T, BindError> {
+        let mut races_to_lose = self.races_to_lose;
+        loop {
+            let before = self.cluster.records().running.find(port).cloned();
+            let changed = change(before.as_ref());
+            if races_to_lose > 0 {
+                races_to_lose -= 1;
+                if let Some(rival) = &mut self.rival {
+                    rival();
+                }
+            }
+            let running = &mut self.cluster.records().running;
+            if running.find(port) == before.as_ref() {
+                let (change, result) = changed?;
+                running.put(change);
+                return Ok(result);
+            }
+        }
+    }
+
     fn view(&self, memory: Memory) -> View {
         View {
             memory,
@@ -60,7 +131,7 @@ impl Store for Remote {
     fn step<T, E: From<StoreError>>(&mut self, mut step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E> {
         let mut races_to_lose = self.races_to_lose;
         loop {
-            let Records { revision, memory } = self.cluster.records().clone();
+            let Records { revision, memory, .. } = self.cluster.records().clone();
             let mut view = self.view(memory);
             self.runs += 1;
             let result = step(&mut view);
@@ -85,6 +156,91 @@ impl Store for Remote {
 
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError> {
         self.view(self.cluster.records().memory.clone()).leases(vm)
+    }
+}
+
+fn fenced<T>(port: &PortId, found: Option<&Bound>) -> Result<T, BindError> {
+    Err(BindError::Fenced {
+        port: port.clone(),
+        found: found.cloned().map(Box::new),
+    })
+}
+
+impl Epochs for Remote {
+    fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError> {
+        self.swap(port, |before| {
+            let last = match before {
+                Some(Change::Bound(found)) if seen != Some(found.epoch) => return fenced(port, Some(found)),
+                None | Some(Change::Unbound { .. }) if seen.is_some() => return fenced(port, None),
+                Some(Change::Bound(Bound { epoch, .. }) | Change::Unbound { epoch, .. }) => epoch.0,
+                None => 0,
+            };
+            let bound = Bound {
+                port: port.clone(),
+                epoch: Epoch(last + 1),
+                binding: binding.clone(),
+            };
+            Ok((Change::Bound(bound), Epoch(last + 1)))
+        })
+    }
+
+    fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError> {
+        self.swap(port, |before| match before {
+            Some(Change::Bound(found)) if found.epoch == seen => {
+                let port = port.clone();
+                Ok((Change::Unbound { port, epoch: seen }, ()))
+            }
+            Some(Change::Bound(found)) => fenced(port, Some(found)),
+            None | Some(Change::Unbound { .. }) => fenced(port, None),
+        })
+    }
+}
+
+impl Watch for Remote {
+    fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError> {
+        let running = &self.cluster.records().running;
+        let bound = running.after(network, 0).filter_map(|change| match change {
+            Change::Bound(bound) => Some(bound),
+            Change::Unbound { .. } => None,
+        });
+        Ok((bound.collect(), running.revision()))
+    }
+
+    fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError> {
+        let running = &self.cluster.records().running;
+        let revision = running.revision();
+        if after.store != revision.store || after.number > revision.number {
+            return Ok(Changes::Gap);
+        }
+        let changes = running.after(network, after.number).collect();
+        Ok(Changes::Complete { changes, revision })
+    }
+}
+
+impl Liveness for Remote {
+    fn keep_alive(&mut self, process: &ProcessId, now: &Moment, lifetime: Duration) -> Result<(), StoreError> {
+        self.forget(process)?;
+        let until = Moment {
+            boot: now.boot.clone(),
+            since_boot: now.since_boot + lifetime,
+        };
+        self.cluster.records().running.processes.push((process.clone(), until));
+        Ok(())
+    }
+
+    fn dead(&self, now: &Moment) -> Result<Vec<ProcessId>, StoreError> {
+        let running = &self.cluster.records().running;
+        let is_over = |until: &Moment| until.boot != now.boot || until.since_boot <= now.since_boot;
+        let dead = running.processes.iter().filter(|(_, until)| is_over(until));
+        let mut dead: Vec<ProcessId> = dead.map(|(process, _)| process.clone()).collect();
+        dead.sort();
+        Ok(dead)
+    }
+
+    fn forget(&mut self, process: &ProcessId) -> Result<(), StoreError> {
+        let running = &mut self.cluster.records().running;
+        running.processes.retain(|(known, _)| known != process);
+        Ok(())
     }
 }
 

@@ -1,0 +1,165 @@
+//! Which process serves a port of a network that nodes share.
+//!
+//! A binding says where a port is: its process, MAC, addresses and VTEP. It has an epoch, which
+//! grows with every change of the process or its place. A process binds by compare-and-swap
+//! ([`Epochs`]): it names the epoch it has read, and the store assigns the next one. The loser of a
+//! race, and a process whose port has moved since, is fenced. Peers refuse frames of an epoch lower
+//! than the one they know, so the epoch of a port never goes back, not even while it is unbound.
+//!
+//! [`Watch`] lists the bindings of a network and then returns what has changed since. A gap in that
+//! sequence is reported as such, and never as an empty one: the watcher lists again and compares.
+
+use crate::error::StoreError;
+use crate::holder::Holder;
+use crate::liveness::ProcessId;
+use hawser_packet::MacAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+/// A port of a network: an interface of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortId {
+    /// namespace/name of the network.
+    pub network: String,
+    /// The interface.
+    pub holder: Holder,
+}
+
+impl fmt::Display for PortId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on network {}", self.holder, self.network)
+    }
+}
+
+/// How often a port was bound; the first epoch is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The process that serves it.
+    pub process: ProcessId,
+    /// MAC of the guest's NIC.
+    pub mac: MacAddr,
+    /// Addresses of the guest on the network.
+    pub addresses: Vec<IpAddr>,
+    /// Where the process receives tunnelled frames; processes of one node have different ports.
+    pub vtep: SocketAddr,
+}
+
+/// A port with its binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The port.
+    pub port: PortId,
+    /// Epoch of the binding.
+    pub epoch: Epoch,
+    /// Where it is.
+    pub binding: Binding,
+}
+
+/// A binding was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The port is not at the epoch that the process named.
+    #[error(
+        "{port} {}: this process must not send for it; stop it, or take the port over from that state",
+        found.as_ref().map_or_else(
+            || "is no longer bound".to_owned(),
+            |bound| format!("is bound to {} at epoch {}", bound.binding.process, bound.epoch)
+        )
+    )]
+    Fenced {
+        /// The port.
+        port: PortId,
+        /// What the store has instead. If that is the caller's own process, an earlier attempt
+        /// succeeded whose answer was lost.
+        found: Option<Box<Bound>>,
+    },
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Changes of bindings, by compare-and-swap.
+pub trait Epochs {
+    /// Binds a port that is at epoch `seen`, or is unbound if that is `None`. Returns the epoch of
+    /// the new binding, which is higher than any before.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    fn bind(&mut self, port: &PortId, seen: Option<Epoch>, binding: &Binding) -> Result<Epoch, BindError>;
+
+    /// Unbinds a port that is at epoch `seen`.
+    ///
+    /// # Errors
+    /// [`BindError`]
+    fn unbind(&mut self, port: &PortId, seen: Epoch) -> Result<(), BindError>;
+}
+
+/// A state of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// Which store: another one, under the same address or name, has another number.
+    pub store: i64,
+    /// Grows with every change of a binding.
+    pub number: i64,
+}
+
+/// A change of a binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A port is bound, or elsewhere than before.
+    Bound(Bound),
+    /// A port is unbound.
+    Unbound {
+        /// The port.
+        port: PortId,
+        /// Epoch of its last binding.
+        epoch: Epoch,
+    },
+}
+
+/// What has changed since a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Everything that has.
+    Complete {
+        /// The changes, oldest first. Of several changes of one port only the last need be there.
+        changes: Vec<Change>,
+        /// Revision to go on from.
+        revision: Revision,
+    },
+    /// The store no longer knows: it was compacted, restored from a copy, or is another one. List
+    /// the bindings again; those that the watcher has and the list has not are unbound.
+    Gap,
+}
+
+/// The bindings of networks, and changes to them.
+pub trait Watch {
+    /// All bindings of a network, and the revision to watch from.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError>;
+
+    /// What has changed of a network's bindings after a revision. Returns at once.
+    ///
+    /// # Errors
+    /// [`StoreError`]. The watcher keeps what it knows, and tries again.
+    fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError>;
+
+    /// Readable when there may be changes. `None` of a store that cannot push: call
+    /// [`changes`](Self::changes) at intervals.
+    fn wakes(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
