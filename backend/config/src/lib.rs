@@ -1,12 +1,14 @@
 //! What a port is made with: plain data, checked by the launcher and never parsed here.
 //!
-//! Nothing here holds a descriptor, so that a configuration can be compared, printed, saved and
-//! sent to another process. Descriptors travel beside it.
+//! No configuration holds a descriptor, so that it can be compared, printed, saved and sent to
+//! another process. Descriptors travel beside it. [`handover`] is how a guard of such resources
+//! becomes plain data and descriptors too.
 
 #![forbid(unsafe_code)]
 
 mod bridge;
 mod forward;
+pub mod handover;
 mod masquerade;
 mod names;
 mod policy;

@@ -6,6 +6,8 @@
 //! Unix socket: such names belong to a network namespace, as links do, and disappear with their
 //! process, however it ends.
 
+use hawser_config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
@@ -27,17 +29,24 @@ impl Claim {
         let address = SocketAddr::from_abstract_name(format!("hawser/link/{name}"))?;
         UnixDatagram::bind_addr(&address).map(|name| Self { name })
     }
+}
 
-    /// Hands the claim over. The descriptor is the whole claim.
-    pub fn into_handover(self) -> OwnedFd {
-        self.name.into()
+/// What a claim is beside its descriptor: nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRecord {
+    version: Version<1>,
+}
+
+impl Handover for Claim {
+    type Record = ClaimRecord;
+
+    fn into_handover(self) -> (ClaimRecord, Vec<OwnedFd>) {
+        (ClaimRecord { version: Version }, vec![self.name.into()])
     }
 
-    /// Takes over a claim.
-    pub fn from_handover(descriptor: OwnedFd) -> Self {
-        Self {
-            name: descriptor.into(),
-        }
+    fn take_over(_: ClaimRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let name = next_of("a claim on a link", descriptors)?.into();
+        Ok(Self { name })
     }
 }
 
@@ -59,8 +68,10 @@ mod tests {
     #[test]
     fn a_claim_that_is_handed_over_lasts_until_its_new_holder_ends() {
         let name = format!("handed{}", std::process::id());
-        let descriptor = Claim::on(&name).unwrap().into_handover();
-        let claim = Claim::from_handover(descriptor);
+        let (record, descriptors) = Claim::on(&name).unwrap().into_handover();
+        assert_eq!(Claim::on(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
+        let claim = Claim::take_over(record, &mut descriptors.into_iter()).unwrap();
         assert_eq!(Claim::on(&name).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(claim);
         Claim::on(&name).unwrap();

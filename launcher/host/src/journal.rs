@@ -9,6 +9,7 @@
 use super::addresses::Recorded;
 use super::namespace;
 use super::netlink::Netlink;
+use hawser_config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -92,6 +93,7 @@ struct Kept {
 /// What a journal is beside its open file: plain data, for a process that takes it over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalRecord {
+    version: Version<1>,
     path: PathBuf,
     undo: Vec<Undo>,
 }
@@ -124,7 +126,11 @@ impl Journal {
             namespace: cookie,
         };
         write_line(&mut file, &header)?;
-        let record = JournalRecord { path, undo: Vec::new() };
+        let record = JournalRecord {
+            version: Version,
+            path,
+            undo: Vec::new(),
+        };
         Ok(Self {
             kept: Some(Kept { record, file }),
         })
@@ -141,20 +147,24 @@ impl Journal {
         }
         Ok(())
     }
+}
 
-    /// Hands the journal over: nothing is undone here. The descriptor holds the lock on the file.
-    /// Once every copy is closed, the next start takes the journal for one of a dead process.
-    pub fn into_handover(mut self) -> Option<(JournalRecord, OwnedFd)> {
-        let Kept { record, file } = self.kept.take()?;
-        Some((record, file.into()))
+impl Handover for Journal {
+    type Record = JournalRecord;
+
+    /// The descriptor holds the lock on the file. Once every copy is closed, the next start takes
+    /// the journal for one of a dead process.
+    fn into_handover(mut self) -> (JournalRecord, Vec<OwnedFd>) {
+        let kept = self.kept.take();
+        let Kept { record, file } = kept.expect("only this method takes it, and the journal with it");
+        (record, vec![file.into()])
     }
 
-    /// Takes over a journal, whose changes are undone when this is dropped.
-    pub fn from_handover(record: JournalRecord, file: OwnedFd) -> Self {
-        let file = file.into();
-        Self {
+    fn take_over(record: JournalRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let file = next_of("a journal", descriptors)?.into();
+        Ok(Self {
             kept: Some(Kept { record, file }),
-        }
+        })
     }
 }
 

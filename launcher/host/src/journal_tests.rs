@@ -19,12 +19,12 @@ fn a_journal_that_is_handed_over_is_undone_by_the_process_that_has_it_and_by_no_
     let file = path(&journal).to_owned();
     journal.note(delete("hawser-nobody")).unwrap();
     let written = fs::read(&file).unwrap();
-    let (record, descriptor) = journal.into_handover().unwrap();
+    let (record, descriptors) = journal.into_handover();
     // Neither the old process nor one that starts meanwhile touches it.
     recover(folder.path());
     assert_eq!(fs::read(&file).unwrap(), written);
     let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
-    let mut journal = Journal::from_handover(record, descriptor);
+    let mut journal = Journal::take_over(record, &mut descriptors.into_iter()).unwrap();
     journal.note(delete("hawser-other")).unwrap();
     recover(folder.path());
     assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 3);
