@@ -1,8 +1,9 @@
-//! System calls with no safe wrapper elsewhere, behind one safe API each. Every file
-//! says how its part degrades on an older kernel.
+//! System calls with no safe wrapper elsewhere, behind one safe API each, and guards of what the
+//! system holds for this process. Every file says how its part degrades on an older kernel.
 
 pub mod datagram;
 pub mod error_queue;
+pub mod listening_socket;
 pub mod lookup;
 #[cfg(test)]
 pub(crate) mod netns;

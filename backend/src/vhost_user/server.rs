@@ -6,11 +6,10 @@
 use super::connection::{self, Ended};
 use super::socket::{Ready, Watch, wait};
 use crate::port::Port;
+use crate::sys::listening_socket::{BindError, ListeningSocket};
 use socket2::{Domain, SockRef, Type};
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,22 +46,9 @@ pub enum Lifetime {
 /// Why front ends cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Another process listens there.
-    #[error("socket {0} is in use by another process: choose another path, or end that process")]
-    InUse(PathBuf),
-    /// Something else lies there.
-    #[error("{0} exists and is not a socket: choose another path, or remove it")]
-    NotASocket(PathBuf),
-    /// The socket cannot be made.
-    #[error(
-        "cannot create the socket {path}: {source}; the directory must exist and be writable, and the path shorter than 108 bytes"
-    )]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
+    /// There is no socket to listen on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
     /// The front end cannot be reached.
     #[error("cannot connect to the front end at {path}: {source}; start it first, with its chardev as server=on")]
     Connect {
@@ -104,11 +90,7 @@ impl AsRawFd for StopHandle {
 
 #[derive(Debug)]
 enum Source {
-    Listener {
-        listener: UnixListener,
-        /// The file to remove at the end, if this process made it.
-        _file: Option<SocketFile>,
-    },
+    Listener(ListeningSocket),
     Connect {
         path: PathBuf,
         /// Pause before the next attempt.
@@ -133,7 +115,7 @@ impl Server {
     /// [`ServeError`]; nothing is left behind.
     pub fn bind(endpoint: Endpoint, port: Arc<Port>, lifetime: Lifetime) -> Result<Self, ServeError> {
         let source = match endpoint {
-            Endpoint::Listen(path) => listen(path)?,
+            Endpoint::Listen(path) => Source::Listener(ListeningSocket::bind(&path, SOCKET_MODE)?),
             Endpoint::Connect(path) => Source::Connect {
                 path,
                 delay: Duration::ZERO,
@@ -201,47 +183,9 @@ impl Server {
     fn next_front(&mut self) -> Result<Option<UnixStream>, ServeError> {
         match &mut self.source {
             Source::Connected(stream) => Ok(stream.take()),
-            Source::Listener { listener, .. } => accept(listener, self.stop.as_raw_fd()),
+            Source::Listener(socket) => accept(socket.listener(), self.stop.as_raw_fd()),
             Source::Connect { path, delay } => connect(path, delay, self.lifetime, self.stop.as_raw_fd()),
         }
-    }
-}
-
-fn listen(path: PathBuf) -> Result<Source, ServeError> {
-    remove_stale(&path)?;
-    let failed = |source| ServeError::Bind {
-        path: path.clone(),
-        source,
-    };
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    let file = SocketFile::claim(&path).map_err(failed)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
-    listener.set_nonblocking(true)?;
-    Ok(Source::Listener {
-        listener,
-        _file: Some(file),
-    })
-}
-
-/// Removes the socket file of a process that has ended.
-fn remove_stale(path: &Path) -> Result<(), ServeError> {
-    let failed = |source| ServeError::Bind {
-        path: path.to_owned(),
-        source,
-    };
-    let kind = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata.file_type(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-    };
-    if !kind.is_socket() {
-        return Err(ServeError::NotASocket(path.to_owned()));
-    }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(failed(e)),
-        Ok(_) => Err(ServeError::InUse(path.to_owned())),
     }
 }
 
@@ -254,9 +198,7 @@ fn adopt(fd: OwnedFd) -> Result<Source, ServeError> {
         socket.peer_addr().map_err(|_| ServeError::BadFd)?;
         return Ok(Source::Connected(Some(fd.into())));
     }
-    let listener = UnixListener::from(fd);
-    listener.set_nonblocking(true)?;
-    Ok(Source::Listener { listener, _file: None })
+    Ok(Source::Listener(ListeningSocket::adopt(fd.into())?))
 }
 
 fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, ServeError> {
@@ -323,37 +265,6 @@ fn pause(stop: RawFd, duration: Duration) -> io::Result<bool> {
     let millis = i32::try_from(duration.as_millis()).unwrap_or(i32::MAX);
     let [Ready { readable, .. }] = wait([watch], millis)?;
     Ok(readable)
-}
-
-/// A socket file this process made. Dropping it removes the file, unless another file has taken
-/// its place.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn claim(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-        })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
-            // The file stays if the directory has become unwritable.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use crate::mode::{Mode, ModeCommand};
 use crate::poller::{Readiness, Token};
 use crate::time::Instant;
 use crate::vhost_user::message::Message;
+use std::fs;
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt as _;
 use std::thread::JoinHandle;
 use vhost::vhost_user::message::FrontendReq;
 

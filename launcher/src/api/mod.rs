@@ -28,14 +28,11 @@ use crate::failure::Failure;
 use crate::hotplug::Hotplug;
 use crate::machine::Machine;
 use hawser_backend::port::Port;
+use hawser_backend::sys::listening_socket::ListeningSocket;
 use http::{Answer, Document, Request, Server};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Only the owner may read the guest's traffic.
@@ -52,26 +49,12 @@ pub struct Context {
     pub hotplug: Option<Hotplug>,
 }
 
-/// A running API endpoint. Dropping it ends the thread and removes the socket, unless the socket is
-/// handed over.
+/// A running API endpoint. Dropping it ends the thread and then removes the socket.
 pub struct Api {
-    /// Taken first, so that the thread ends before the socket goes.
-    server: Option<Server>,
-    /// `None` once it is handed over.
-    socket: Option<Socket>,
-}
-
-/// A listening socket with a file.
-struct Socket {
-    record: ApiRecord,
-    /// The descriptor that the server's is a copy of.
-    listener: UnixListener,
-}
-
-/// What a process that takes over the API needs beside the listening descriptor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiRecord {
-    path: PathBuf,
+    /// Dropped first, so that the thread ends before the socket goes.
+    server: Server,
+    /// The server has a copy of its descriptor.
+    socket: ListeningSocket,
 }
 
 impl Api {
@@ -81,59 +64,29 @@ impl Api {
     /// # Errors
     /// If the socket cannot be created.
     pub fn start(path: &Path, context: Context) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::runtime(format_args!("--api-socket={}: {error}", path.display()));
-        remove_dead(path).map_err(failed)?;
-        let listener = UnixListener::bind(path).map_err(failed)?;
-        fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
-        let path = path.to_owned();
-        Self::from_handover(ApiRecord { path }, listener, context)
+        let socket = ListeningSocket::bind(path, SOCKET_MODE)
+            .map_err(|error| Failure::runtime(format_args!("--api-socket: {error}")))?;
+        Self::serve(socket, context)
     }
 
-    /// Serves `context` on a socket that another process handed over.
+    /// Serves `context` on a socket, which may be one that another process handed over.
     ///
     /// # Errors
     /// If the thread cannot be created; the socket is removed then.
-    pub fn from_handover(record: ApiRecord, listener: UnixListener, context: Context) -> Result<Self, Failure> {
-        let served = listener.try_clone();
-        let mut api = Self {
-            server: None,
-            socket: Some(Socket { record, listener }),
-        };
-        let served = served.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
+    fn serve(socket: ListeningSocket, context: Context) -> Result<Self, Failure> {
+        let listener = socket.listener().try_clone();
+        let listener = listener.map_err(|error| Failure::runtime(format_args!("the API cannot be served: {error}")))?;
         let sandbox = context.machine.sandbox().clone();
-        let server = Server::start(&sandbox, served, move |request| router::answer(&context, request));
-        api.server = Some(server?);
-        Ok(api)
+        let server = Server::start(&sandbox, listener, move |request| router::answer(&context, request))?;
+        Ok(Self { server, socket })
     }
 
-    /// Ends the thread and hands the socket over: clients that connect meanwhile wait in its queue.
+    /// Ends the thread and returns the socket, which can be handed over. Clients that connect
+    /// meanwhile wait in its queue.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the upgrade of a running process"))]
-    pub fn into_handover(mut self) -> Option<(ApiRecord, UnixListener)> {
-        self.server = None;
-        let Socket { record, listener } = self.socket.take()?;
-        Some((record, listener))
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        self.server = None;
-        if let Some(socket) = self.socket.take() {
-            // Another process may have removed it already.
-            let _ = fs::remove_file(&socket.record.path);
-        }
-    }
-}
-
-/// Removes the socket that a dead process left.
-fn remove_dead(path: &Path) -> io::Result<()> {
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(_) => Ok(()),
-        Ok(_) => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another process answers there: choose another path",
-        )),
+    fn stop(self) -> ListeningSocket {
+        drop(self.server);
+        self.socket
     }
 }
 
@@ -186,7 +139,25 @@ fn document(status: u16, value: &impl Serialize) -> Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hawser_config::handover::Handover as _;
     use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_file_at_the_path_of_the_socket_is_left_alone() {
+        let stage = testing::context(&["net0"]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious");
+        std::fs::write(&path, "precious").unwrap();
+        let context = Context {
+            machine: Arc::clone(&stage.machine),
+            agent: None,
+            hotplug: None,
+        };
+        let error = Api::start(&path, context).err().unwrap().to_string();
+        assert!(error.contains("precious exists and is not a socket"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
 
     #[test]
     fn a_client_that_connects_during_a_handover_is_answered_by_the_next_server() {
@@ -199,13 +170,14 @@ mod tests {
             hotplug: None,
         };
         let api = Api::start(&path, context()).unwrap();
-        let (record, listener) = api.into_handover().unwrap();
+        let (record, descriptors) = api.stop().into_handover();
         let mut client = UnixStream::connect(&path).unwrap();
         client
             .write_all(b"GET /v1/status HTTP/1.1\r\nHost: hawser\r\nConnection: close\r\n\r\n")
             .unwrap();
         let record = serde_json::from_value(serde_json::to_value(record).unwrap()).unwrap();
-        let api = Api::from_handover(record, listener, context()).unwrap();
+        let socket = ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap();
+        let api = Api::serve(socket, context()).unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).unwrap();
         assert!(

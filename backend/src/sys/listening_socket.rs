@@ -1,0 +1,196 @@
+//! A listening Unix socket and its file, which vanishes with the process.
+
+use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Why there is no socket at a path.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process listens there.
+    #[error("socket {0} is in use by another process: choose another path, or end that process")]
+    InUse(PathBuf),
+    /// A file of another kind is there.
+    #[error("{0} exists and is not a socket: choose another path, or remove it")]
+    NotASocket(PathBuf),
+    /// The socket cannot be made.
+    #[error(
+        "cannot create the socket {path}: {source}; the directory must exist and be writable, and the path shorter than 108 bytes"
+    )]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A listening socket that never blocks.
+#[derive(Debug)]
+pub struct ListeningSocket {
+    listener: UnixListener,
+    file: Option<SocketFile>,
+}
+
+/// A socket file that this process made. Dropping it removes the file, unless another file has
+/// taken its place.
+#[derive(Debug)]
+struct SocketFile {
+    /// `None` once the file is handed over.
+    made: Option<MadeFile>,
+}
+
+/// A file, and what tells it from another one at its path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MadeFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+/// What a listening socket is beside its descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketRecord {
+    version: Version<1>,
+    /// `None`: another process made the file.
+    file: Option<MadeFile>,
+}
+
+impl ListeningSocket {
+    /// Listens at `path`, with a file of these permissions. The file of a process that has ended
+    /// is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing is left behind.
+    pub fn bind(path: &Path, mode: u32) -> Result<Self, BindError> {
+        let failed = |source| BindError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        remove_stale(path)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let file = SocketFile::claim(path).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let file = Some(file);
+        Ok(Self { listener, file })
+    }
+
+    /// Listens on a socket whose file belongs to the process that made it.
+    ///
+    /// # Errors
+    /// What fcntl(2) says.
+    pub fn adopt(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, file: None })
+    }
+
+    /// The socket.
+    pub const fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Handover for ListeningSocket {
+    type Record = SocketRecord;
+
+    fn into_handover(self) -> (SocketRecord, Vec<OwnedFd>) {
+        let record = SocketRecord {
+            version: Version,
+            file: self.file.and_then(|mut file| file.made.take()),
+        };
+        (record, vec![self.listener.into()])
+    }
+
+    fn take_over(record: SocketRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        Ok(Self {
+            listener: next_of("a listening socket", descriptors)?.into(),
+            file: record.file.map(|made| SocketFile { made: Some(made) }),
+        })
+    }
+}
+
+impl SocketFile {
+    fn claim(path: &Path) -> io::Result<Self> {
+        let made = MadeFile {
+            path: path.to_owned(),
+            identity: identity(path)?,
+        };
+        Ok(Self { made: Some(made) })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let Some(made) = &self.made else { return };
+        if identity(&made.path).is_ok_and(|found| found == made.identity) {
+            // The file stays if the directory has become unwritable.
+            let _ = fs::remove_file(&made.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// Removes the socket file of a process that has ended.
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    };
+    if !kind.is_socket() {
+        return Err(BindError::NotASocket(path.to_owned()));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(e)),
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    #[test]
+    fn a_socket_that_is_handed_over_takes_clients_until_the_last_owner_drops_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = ListeningSocket::bind(&path, 0o600).unwrap();
+        let (record, descriptors) = socket.into_handover();
+        assert!(path.exists());
+        let mut client = UnixStream::connect(&path).unwrap();
+        let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        let socket = ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap();
+        let (mut served, _) = socket.listener().accept().unwrap();
+        served.write_all(b"!").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_of_another_process_keeps_its_file_after_a_handover_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = ListeningSocket::adopt(UnixListener::bind(&path).unwrap()).unwrap();
+        let (record, descriptors) = socket.into_handover();
+        drop(ListeningSocket::take_over(record, &mut descriptors.into_iter()).unwrap());
+        assert!(path.exists());
+    }
+}
