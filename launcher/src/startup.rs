@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use crate::logging;
-use hawser_backend::config::{Forward, MasqueradeConfig, ModeConfig};
+use hawser_backend::config::{Families, ModeConfig};
 use hawser_host::system;
 
 /// Descriptors the process needs besides sockets of flows and forwards: memory regions,
@@ -23,7 +23,7 @@ pub fn start_log(filter: &str) {
 pub fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
     let limit = system::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
-    let needed = OWN_DESCRIPTORS + ports.map(listening).sum::<u64>();
+    let needed = OWN_DESCRIPTORS + ports.map(listening_sockets).sum::<u64>();
     if needed > limit {
         return Err(Failure::runtime(format_args!(
             "--port: the forwarded ports need {needed} open files and the hard limit is {limit}: \
@@ -33,30 +33,14 @@ pub fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(
     Ok(())
 }
 
-/// Sockets of a port that listen.
-fn listening(mode: &ModeConfig) -> u64 {
-    match mode {
-        ModeConfig::Masquerade(config) => config.forwards.iter().map(|f| sockets(f, config)).sum(),
-        ModeConfig::Bridge(_) => 0,
-    }
+/// Number of sockets of a port that listen.
+fn listening_sockets(mode: &ModeConfig) -> u64 {
+    mode.properties().inbound().map_or(0, |inbound| inbound.sockets())
 }
 
-/// Sockets that listen for a forward.
-fn sockets(forward: &Forward, config: &MasqueradeConfig) -> u64 {
-    let families = if forward.bind.is_some() {
-        1
-    } else {
-        u64::from(config.ipv4.is_some()) + u64::from(config.ipv6.is_some())
-    };
-    u64::from(forward.count.get()) * families
-}
-
-/// Tells of the ways this system keeps a guest from what it could do elsewhere.
-pub fn warn_of_restrictions(config: &MasqueradeConfig) {
-    let echo = [
-        (config.ipv4.is_some(), true, "ping"),
-        (config.ipv6.is_some(), false, "ping of IPv6"),
-    ];
+/// Logs what this system keeps from a guest whose echo requests of `families` leave through sockets.
+pub fn warn_of_restrictions(families: Families) {
+    let echo = [(families.ipv4, true, "ping"), (families.ipv6, false, "ping of IPv6")];
     for (enabled, ipv4, what) in echo {
         if enabled && !system::echo_permitted(ipv4) {
             log::warn!(
@@ -76,26 +60,19 @@ pub fn echo_takes_raw_sockets() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_manifest::forward;
 
     #[test]
     fn a_port_without_an_address_listens_once_per_family() {
-        let link = |options: &[&str]| {
-            let argv = ["hawser", "--fd=3"].iter().chain(options);
-            let cli = <crate::cli::Cli as clap::Parser>::parse_from(argv);
-            let plan =
-                crate::config::resolve(&cli.port.spec("p".into()).unwrap(), &crate::host::Host::default()).unwrap();
-            match plan.port.mode {
-                ModeConfig::Masquerade(config) => config,
-                ModeConfig::Bridge(_) => panic!("masquerade was planned"),
-            }
+        let sockets = |ipv6: &str, port: &str| {
+            let cli =
+                <crate::cli::Cli as clap::Parser>::parse_from(["hawser", "--fd=3", "--ipv4=10.0.2.0/24", ipv6, port]);
+            let spec = cli.port.spec("p".into()).unwrap();
+            let found = crate::config::resolve(&spec, &crate::host::Host::default()).unwrap();
+            listening_sockets(&found.port.mode)
         };
-        let (one, both) = (
-            link(&["--ipv4=10.0.2.0/24", "--ipv6=off"]),
-            link(&["--ipv4=10.0.2.0/24", "--ipv6=fd00::/64"]),
-        );
-        let range = forward::parse("1-65535").unwrap();
-        assert_eq!((sockets(&range, &one), sockets(&range, &both)), (65535, 131_070));
-        assert_eq!(sockets(&forward::parse("127.0.0.1:80").unwrap(), &both), 1);
+        let (one, both) = ("--ipv6=off", "--ipv6=fd00::/64");
+        let range = "--port=1-65535";
+        assert_eq!((sockets(one, range), sockets(both, range)), (65535, 131_070));
+        assert_eq!(sockets(both, "--port=127.0.0.1:80"), 1);
     }
 }

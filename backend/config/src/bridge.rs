@@ -1,10 +1,11 @@
 //! Configuration of bridge mode.
 
-use crate::NameConfig;
+use crate::{ModeProperties, NameConfig, Resolvers};
 use hawser_packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Configuration of bridge mode. The queues of the device travel beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,31 @@ pub struct BridgeConfig {
     pub lease6: Option<Lease6Config>,
     /// How frames find their receiver on the segment.
     pub forwarding: Forwarding,
+}
+
+impl ModeProperties for BridgeConfig {
+    fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bridge")
+    }
+
+    fn resolvers(&self) -> Option<Resolvers> {
+        let names4 = self.lease.as_ref().map(|lease| &lease.names);
+        let names6 = self.lease6.as_ref().map(|lease| &lease.names);
+        names4.or(names6).map(NameConfig::resolvers)
+    }
+
+    fn leases(&self) -> [Option<IpAddr>; 2] {
+        [
+            self.lease.as_ref().map(|lease| lease.address.addr().into()),
+            self.lease6.as_ref().map(|lease| lease.address.addr().into()),
+        ]
+    }
+
+    fn lease_client(&self) -> Option<MacAddr> {
+        let client4 = self.lease.as_ref().map(|lease| lease.client);
+        let client6 = self.lease6.as_ref().map(|lease| lease.client);
+        client4.or(client6)
+    }
 }
 
 /// How frames find their receiver on a segment.

@@ -14,6 +14,35 @@ pub enum Transport {
     Udp,
 }
 
+/// Address families, such as those of a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Families {
+    /// IPv4 is on.
+    pub ipv4: bool,
+    /// IPv6 is on.
+    pub ipv6: bool,
+}
+
+impl Families {
+    /// True if the address is of a family that is on.
+    pub const fn has(self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.ipv4,
+            IpAddr::V6(_) => self.ipv6,
+        }
+    }
+
+    /// True if a family is on.
+    pub const fn any(self) -> bool {
+        self.ipv4 || self.ipv6
+    }
+
+    /// Number of families that are on.
+    pub const fn count(self) -> u64 {
+        self.ipv4 as u64 + self.ipv6 as u64
+    }
+}
+
 /// A range of ports of the host that reaches the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {

@@ -10,13 +10,15 @@ mod bridge;
 mod forward;
 pub mod handover;
 mod masquerade;
+mod mode;
 mod names;
 mod policy;
 mod ports;
 
 pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig};
-pub use forward::{Forward, Transport};
+pub use forward::{Families, Forward, Transport};
 pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
+pub use mode::{Inbound, ModeConfig, ModeProperties};
 pub use names::{NameConfig, Resolvers};
 pub use policy::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
 pub use ports::{EveryPort, Otherwise, PortSet};
@@ -43,34 +45,6 @@ pub struct PortConfig {
     pub policy: PolicyConfig,
     /// What stands between the VM and the world.
     pub mode: ModeConfig,
-}
-
-/// The mode of a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ModeConfig {
-    /// NAT on ordinary host sockets.
-    Masquerade(MasqueradeConfig),
-    /// The L2 segment itself.
-    Bridge(BridgeConfig),
-}
-
-impl ModeConfig {
-    /// The resolvers that the mode's services start with; `None` without such a service.
-    pub fn resolvers(&self) -> Option<Resolvers> {
-        let (names, forward) = match self {
-            Self::Masquerade(mode) => (&mode.names, &mode.dns_forward[..]),
-            Self::Bridge(mode) => {
-                let lease4 = mode.lease.as_ref().map(|lease| &lease.names);
-                let lease6 = || mode.lease6.as_ref().map(|lease| &lease.names);
-                (lease4.or_else(lease6)?, &[][..])
-            }
-        };
-        Some(Resolvers {
-            dns: names.dns.clone(),
-            search: names.search.clone(),
-            forward: forward.to_vec(),
-        })
-    }
 }
 
 /// Waiting between the turns of a worker.

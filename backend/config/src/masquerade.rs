@@ -1,9 +1,10 @@
 //! Configuration of masquerade.
 
-use crate::{EveryPort, Forward, NameConfig};
+use crate::{EveryPort, Families, Forward, Inbound, ModeProperties, NameConfig, Resolvers};
 use hawser_packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// MAC of the gateway every masqueraded guest sees. It is KubeVirt's, so that a guest's
@@ -29,6 +30,51 @@ pub struct MasqueradeConfig {
     /// Name servers that answer queries to port 53 of the gateway: those the guest cannot reach
     /// by their own addresses.
     pub dns_forward: Vec<IpAddr>,
+}
+
+impl MasqueradeConfig {
+    /// Families of the guest.
+    pub const fn families(&self) -> Families {
+        Families {
+            ipv4: self.ipv4.is_some(),
+            ipv6: self.ipv6.is_some(),
+        }
+    }
+}
+
+impl ModeProperties for MasqueradeConfig {
+    fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v4 = self.ipv4.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+        let v6 = self.ipv6.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+        let addresses: Vec<String> = [v4, v6].into_iter().flatten().collect();
+        write!(f, "masquerade, guest {}", addresses.join(" and "))
+    }
+
+    fn resolvers(&self) -> Option<Resolvers> {
+        Some(Resolvers {
+            forward: self.dns_forward.clone(),
+            ..self.names.resolvers()
+        })
+    }
+
+    fn leases(&self) -> [Option<IpAddr>; 2] {
+        [
+            self.ipv4.map(|link| link.guest.into()),
+            self.ipv6.map(|link| link.guest.into()),
+        ]
+    }
+
+    fn inbound(&self) -> Option<Inbound<'_>> {
+        Some(Inbound {
+            families: self.families(),
+            forwards: &self.forwards,
+            has_every_port: self.every_port.is_some(),
+        })
+    }
+
+    fn echo_families(&self) -> Families {
+        self.families()
+    }
 }
 
 /// IPv4 addresses of the guest's network.

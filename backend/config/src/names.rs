@@ -19,6 +19,15 @@ pub struct NameConfig {
 }
 
 impl NameConfig {
+    /// The servers and domains that may follow the system.
+    pub fn resolvers(&self) -> Resolvers {
+        Resolvers {
+            dns: self.dns.clone(),
+            search: self.search.clone(),
+            forward: Vec::new(),
+        }
+    }
+
     /// Replaces the servers and domains that follow the system.
     pub fn follow(&mut self, resolvers: &Resolvers) {
         self.dns.clone_from(&resolvers.dns);

@@ -6,9 +6,8 @@
 //! listening sockets, so it leaves out the ports of the pod: those that programs listen on at
 //! start, those of forwards, and those kept by configuration.
 
-use crate::config::{EveryPort, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
+use crate::config::{EveryPort, Families, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
 use crate::nat::engine::Engine;
-use crate::nat::listen::Families;
 use crate::nat::{tcp, udp};
 use crate::sys::lookup::{LookupError, SocketLookup, Taker};
 use rustix::thread::{CapabilitySet, capabilities};

@@ -4,9 +4,9 @@
 //! and costs no packet; the worker only takes the sockets over, or closes them. Connections and
 //! flows of a removed forward stay.
 
-use crate::config::{Forward, Transport};
+use crate::config::{Families, Forward, Transport};
 use crate::mode::{BoundForward, ForwardSocket};
-use crate::nat::listen::{Families, ListenError};
+use crate::nat::listen::{self, ListenError};
 use crate::nat::{tcp, udp};
 
 /// Opens the sockets of a forward, in the network namespace of the calling thread.
@@ -15,7 +15,7 @@ use crate::nat::{tcp, udp};
 /// The first port that cannot be listened on; none is kept then.
 pub fn bind(forward: &Forward, families: Families) -> Result<BoundForward, ListenError> {
     let mut sockets = Vec::new();
-    families.listen(forward, |at, guest_port| {
+    listen::listen(families, forward, |at, guest_port| {
         let socket = match forward.transport {
             Transport::Tcp => tcp::listen(at)?,
             Transport::Udp => udp::listen(at)?,

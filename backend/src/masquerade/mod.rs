@@ -19,7 +19,7 @@ use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
-use crate::nat::listen::{Families, ListenError};
+use crate::nat::listen::ListenError;
 use crate::nat::steering::Directory;
 use crate::poller::{Poller, Readiness, Token};
 use crate::responder::{HeldLeases, Responders, ServiceConfig};
@@ -100,10 +100,7 @@ impl Masquerade {
         })?;
         let mut every_port = None;
         if setup.worker == 0 {
-            let families = Families {
-                ipv4: mode.ipv4.is_some(),
-                ipv6: mode.ipv6.is_some(),
-            };
+            let families = mode.families();
             engine.listen(&mode.forwards, families)?;
             every_port = every_port::serve(&port.name, mode, families, &mut engine)?;
         }

@@ -317,7 +317,7 @@ fn a_flow_ends_when_the_guest_refuses_a_datagram_of_it() {
         assert!(other.send(refusal(&answer, code)).is_empty());
         bench.mode.on_event(
             NOW,
-            Token::new(crate::nat::owner::HANDOVER, 0),
+            Token::new(crate::nat::event_owner::HANDOVER, 0),
             Readiness::default(),
             &mut bench.sink,
         );

@@ -6,7 +6,7 @@
 //! socket of its own in its epoll instance, opened with the mode and so in the pod's
 //! namespace; it costs nothing until an address changes.
 //!
-//! Use: the engine calls [`PodAddresses::removed`] when [`owner::ADDRESSES`] is ready. If it
+//! Use: the engine calls [`PodAddresses::removed`] when [`event_owner::ADDRESSES`] is ready. If it
 //! returns true, each protocol ([`TcpFlows::on_addresses_removed`], and the same of others) looks
 //! up the local ends of its flows in a [`LocalAddresses`] of its own. A table does so in turns,
 //! with a [`Walk`].
@@ -16,7 +16,7 @@
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
-use crate::nat::owner;
+use crate::nat::event_owner;
 use crate::poller::{Interest, Poller, Token};
 use crate::time::Instant;
 use rustix::io::Errno;
@@ -49,7 +49,7 @@ impl PodAddresses {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
         bind(&socket, &SocketAddrNetlink::new(0, GROUPS))?;
-        poller.add(&socket, Token::new(owner::ADDRESSES, 0), Interest::ReadLevel)?;
+        poller.add(&socket, Token::new(event_owner::ADDRESSES, 0), Interest::ReadLevel)?;
         Ok(Self { socket })
     }
 
@@ -144,7 +144,7 @@ mod tests {
         poller
             .wait(&mut buffer, wait, |token, _| owners.push(token.owner))
             .unwrap();
-        assert!(owners.iter().all(|owner| *owner == owner::ADDRESSES));
+        assert!(owners.iter().all(|owner| *owner == event_owner::ADDRESSES));
         !owners.is_empty()
     }
 

@@ -7,16 +7,16 @@
 use super::address_map::AddressMap;
 use super::addresses::PodAddresses;
 use super::context::Context;
+use super::event_owner;
 use super::icmp::{EchoFlows, ErrorRate};
 use super::link::Link;
-use super::listen::{Families, ListenError};
+use super::listen::ListenError;
 use super::moving::Habits;
-use super::owner;
 use super::reassembly::Reassembler;
 use super::steering::{Directory, Steering};
 use super::tcp::{Incoming, TcpFlows};
 use super::udp::{Datagram, UdpConfig, UdpFlows};
-use crate::config::{Forward, Transport};
+use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount};
@@ -253,19 +253,19 @@ impl Engine {
 
     /// A descriptor registered by the engine is ready.
     pub fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
-        if token.owner == owner::HANDOVER {
+        if token.owner == event_owner::HANDOVER {
             return self.on_handover(now, sink);
         }
-        if token.owner == owner::ADDRESSES && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
+        if token.owner == event_owner::ADDRESSES && !self.addresses.as_ref().is_some_and(PodAddresses::removed) {
             return;
         }
         self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
         match token.owner {
-            owner::TCP | owner::TCP_LISTENER => self.tcp.on_event(ctx, token, ready),
-            owner::UDP | owner::UDP_LISTENER => self.udp.on_event(ctx, token, ready),
-            owner::ECHO => self.echo.on_event(ctx, token, ready),
-            owner::ADDRESSES => {
+            event_owner::TCP | event_owner::TCP_LISTENER => self.tcp.on_event(ctx, token, ready),
+            event_owner::UDP | event_owner::UDP_LISTENER => self.udp.on_event(ctx, token, ready),
+            event_owner::ECHO => self.echo.on_event(ctx, token, ready),
+            event_owner::ADDRESSES => {
                 self.tcp.on_addresses_removed(ctx);
                 self.udp.on_addresses_removed(ctx);
             }

@@ -1,76 +1,53 @@
 //! Addresses and ports that forwards listen on, and the errors of listening, for TCP and UDP.
 
-use crate::config::{Forward, ModeConfig};
+use crate::config::{Families, Forward};
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The address families the guest has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Families {
-    /// IPv4 is on.
-    pub ipv4: bool,
-    /// IPv6 is on.
-    pub ipv6: bool,
-}
-
-impl Families {
-    /// Calls `make` with each address and port that `forward` listens on and the guest's port it
-    /// stands for: on the address it names, or on all addresses of the families that are on.
-    ///
-    /// # Errors
-    /// The first address and port that cannot be had.
-    pub fn listen(
-        self,
-        forward: &Forward,
-        mut make: impl FnMut(SocketAddr, u16) -> io::Result<()>,
-    ) -> Result<(), ListenError> {
-        let addresses = self.addresses(forward)?;
-        for step in 0..forward.count.get() {
-            let port = forward.host_port.saturating_add(step);
-            for &address in &addresses {
-                match make(SocketAddr::new(address, port), forward.guest_port.saturating_add(step)) {
-                    Ok(()) => {}
-                    // "All addresses" does not require a host with IPv6.
-                    Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
-                    Err(e) => return Err(ListenError::new(forward, address, port, e)),
-                }
+/// Calls `make` with each address and port that `forward` listens on and the guest's port it
+/// stands for: on the address it names, or on all addresses of the families that are on.
+///
+/// # Errors
+/// The first address and port that cannot be had.
+pub fn listen(
+    families: Families,
+    forward: &Forward,
+    mut make: impl FnMut(SocketAddr, u16) -> io::Result<()>,
+) -> Result<(), ListenError> {
+    let addresses = addresses(families, forward)?;
+    for step in 0..forward.count.get() {
+        let port = forward.host_port.saturating_add(step);
+        for &address in &addresses {
+            match make(SocketAddr::new(address, port), forward.guest_port.saturating_add(step)) {
+                Ok(()) => {}
+                // "All addresses" does not require a host with IPv6.
+                Err(e) if addresses.len() > 1 && e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+                Err(e) => return Err(ListenError::new(forward, address, port, e)),
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    /// The families of a masquerade's guest; `None` in other modes.
-    pub const fn of(mode: &ModeConfig) -> Option<Self> {
-        match mode {
-            ModeConfig::Masquerade(mode) => Some(Self {
-                ipv4: mode.ipv4.is_some(),
-                ipv6: mode.ipv6.is_some(),
-            }),
-            ModeConfig::Bridge(_) => None,
-        }
-    }
+/// Every address and port a forward listens on; none if it cannot.
+pub fn ends(families: Families, forward: &Forward) -> HashSet<SocketAddr> {
+    let addresses = addresses(families, forward).unwrap_or_default();
+    let ports = (0..forward.count.get()).map(|step| forward.host_port.saturating_add(step));
+    ports
+        .flat_map(|port| addresses.iter().map(move |&address| SocketAddr::new(address, port)))
+        .collect()
+}
 
-    /// Every address and port a forward listens on; none if it cannot.
-    pub fn ends(self, forward: &Forward) -> HashSet<SocketAddr> {
-        let addresses = self.addresses(forward).unwrap_or_default();
-        let ports = (0..forward.count.get()).map(|step| forward.host_port.saturating_add(step));
-        ports
-            .flat_map(|port| addresses.iter().map(move |&address| SocketAddr::new(address, port)))
-            .collect()
+fn addresses(families: Families, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
+    let any = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let wanted = forward.bind.map_or(any, |address| vec![address]);
+    let addresses: Vec<_> = wanted.into_iter().filter(|a| families.has(*a)).collect();
+    if addresses.is_empty() {
+        let option = forward.to_string();
+        return Err(ListenError::FamilyOff { option });
     }
-
-    fn addresses(self, forward: &Forward) -> Result<Vec<IpAddr>, ListenError> {
-        let any = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let wanted = forward.bind.map_or(any, |address| vec![address]);
-        let is_on = |a: &IpAddr| if a.is_ipv4() { self.ipv4 } else { self.ipv6 };
-        let addresses: Vec<_> = wanted.into_iter().filter(is_on).collect();
-        if addresses.is_empty() {
-            let option = forward.to_string();
-            return Err(ListenError::FamilyOff { option });
-        }
-        Ok(addresses)
-    }
+    Ok(addresses)
 }
 
 /// A `--port` that cannot be had. The message names the option and what to do.

@@ -10,9 +10,9 @@
 //! other's mailbox before that worker is entered as its owner: a worker that is entered as the
 //! owner and does not have the flow finds it in its mailbox.
 
+use super::event_owner;
 use super::flow_key::SteeringKey;
 use super::flow_owners::Owners;
-use super::owner;
 use super::{tcp, udp};
 use crate::frame::{GuestFrame, Offload};
 use crate::packet::MacAddr;
@@ -117,7 +117,7 @@ impl Steering {
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
-        let token = Token::new(owner::HANDOVER, 0);
+        let token = Token::new(event_owner::HANDOVER, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
         let owners = directory.owners[me].clone();
         Ok(Self { me, owners, directory })

@@ -1,10 +1,10 @@
 //! Forwards of a running port, on the side of whoever changes them.
 
 use super::Port;
-use crate::config::{Forward, ModeConfig};
+use crate::config::{Families, Forward, ModeConfig};
 use crate::masquerade::forwards;
 use crate::mode::{ForwardChange, ModeCommand};
-use crate::nat::listen::{Families, ListenError};
+use crate::nat::listen::{self, ListenError};
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -96,18 +96,19 @@ impl Port {
     }
 
     fn families(&self) -> Result<Families, ForwardError> {
-        Families::of(&self.config.mode).ok_or(ForwardError::NotMasquerade)
+        let inbound = self.config.mode.properties().inbound();
+        Ok(inbound.ok_or(ForwardError::NotMasquerade)?.families)
     }
 }
 
 /// The forwards a port is made with.
 pub(super) fn initial(mode: &ModeConfig) -> Vec<Known> {
-    let (ModeConfig::Masquerade(config), Some(families)) = (mode, Families::of(mode)) else {
+    let Some(inbound) = mode.properties().inbound() else {
         return Vec::new();
     };
     let known = |forward: &Forward| Known {
         forward: forward.clone(),
-        addresses: families.ends(forward),
+        addresses: listen::ends(inbound.families, forward),
     };
-    config.forwards.iter().map(known).collect()
+    inbound.forwards.iter().map(known).collect()
 }

@@ -159,7 +159,7 @@ impl Port {
             snooping: Arc::default(),
             held: Arc::default(),
             rates: Mutex::new(config.policy.rates),
-            resolvers: Mutex::new(config.mode.resolvers()),
+            resolvers: Mutex::new(config.mode.properties().resolvers()),
             forwards: Mutex::new(forwards::initial(&config.mode)),
             config,
         };

@@ -11,11 +11,11 @@
 
 mod clock;
 mod command;
+mod event_owner;
 mod handle;
 mod health;
 mod moderation;
 mod nic_state;
-mod owner;
 mod pace;
 mod receive_filter;
 mod rings;
@@ -100,7 +100,7 @@ pub struct WorkerSpec {
 pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> {
     let (sender, receiver) = command_channel()?;
     spec.poller
-        .add(&receiver, Token::new(owner::COMMAND, 0), Interest::ReadLevel)?;
+        .add(&receiver, Token::new(event_owner::COMMAND, 0), Interest::ReadLevel)?;
     let (tell, told) = mpsc::sync_channel(1);
     let start = start.clone();
     let thread = std::thread::Builder::new()
@@ -298,10 +298,10 @@ impl Worker {
 
     fn dispatch(&mut self, now: Instant, token: Token, ready: Readiness) -> Flow {
         match token.owner {
-            owner::COMMAND => return self.apply(now),
-            owner::TRANSMIT_KICK => self.kicked(RingRole::Transmit),
-            owner::RECEIVE_KICK => self.kicked(RingRole::Receive),
-            owner::CONTROL_KICK => self.kicked(RingRole::Control),
+            event_owner::COMMAND => return self.apply(now),
+            event_owner::TRANSMIT_KICK => self.kicked(RingRole::Transmit),
+            event_owner::RECEIVE_KICK => self.kicked(RingRole::Receive),
+            event_owner::CONTROL_KICK => self.kicked(RingRole::Control),
             owner if owner.is_mode() => self.mode.on_event(now, token, ready, &mut self.receive),
             _ => {}
         }

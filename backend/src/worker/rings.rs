@@ -2,7 +2,7 @@
 
 use super::command::{RingRole, RingSetup};
 use super::slot::RingState;
-use super::{Link, Worker, owner};
+use super::{Link, Worker, event_owner};
 use crate::counters::DropReason;
 use crate::frame::GuestSink as _;
 use crate::poller::{Interest, Token};
@@ -20,9 +20,9 @@ const ROLES: [RingRole; 3] = [RingRole::Receive, RingRole::Transmit, RingRole::C
 impl RingRole {
     const fn kick_token(self) -> Token {
         let owner = match self {
-            Self::Receive => owner::RECEIVE_KICK,
-            Self::Transmit => owner::TRANSMIT_KICK,
-            Self::Control => owner::CONTROL_KICK,
+            Self::Receive => event_owner::RECEIVE_KICK,
+            Self::Transmit => event_owner::TRANSMIT_KICK,
+            Self::Control => event_owner::CONTROL_KICK,
         };
         Token::new(owner, 0)
     }

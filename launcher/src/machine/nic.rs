@@ -110,14 +110,12 @@ impl Nic {
                 if let Some(path) = nic.endpoint.listens_at() {
                     needs.reach.folder_of(&path, Access::Sockets);
                 }
-                match (&nic.found.segment, &nic.found.port.mode) {
-                    (Some(segment), _) => segment.add_needs(needs),
-                    (None, ModeConfig::Masquerade(masquerade)) => {
-                        needs.raw_sockets |= startup::echo_takes_raw_sockets();
-                        needs.low_ports |= masquerade.every_port.is_some();
-                    }
-                    (None, ModeConfig::Bridge(_)) => {}
+                if let Some(segment) = &nic.found.segment {
+                    segment.add_needs(needs);
                 }
+                let mode = nic.found.port.mode.properties();
+                needs.raw_sockets |= mode.echo_families().any() && startup::echo_takes_raw_sockets();
+                needs.low_ports |= mode.inbound().is_some_and(|inbound| inbound.has_every_port);
             }
         }
     }

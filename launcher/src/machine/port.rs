@@ -12,7 +12,7 @@ use crate::startup;
 use crate::watcher::Watcher;
 use hawser_backend::port::{Port, PortResources};
 use hawser_backend::vhost_user::{Lifetime, Server, StopHandle};
-use hawser_config::{ModeConfig, PortConfig};
+use hawser_config::PortConfig;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -67,9 +67,7 @@ impl ReadyPort {
             segment,
             ..
         } = found;
-        if let ModeConfig::Masquerade(masquerade) = &config.mode {
-            startup::warn_of_restrictions(masquerade);
-        }
+        startup::warn_of_restrictions(config.mode.properties().echo_families());
         let (resources, attached) = attach(&config, segment)?;
         let summary = Summary {
             config: &config,
@@ -136,7 +134,7 @@ impl ServedPort {
 
     /// Whether the guest gets names of resolv.conf's.
     pub fn follows_resolv_conf(&self) -> bool {
-        self.port.config().mode.resolvers().is_some() && self.names.follows_system()
+        self.port.config().mode.properties().resolvers().is_some() && self.names.follows_system()
     }
 
     /// Hands out what resolv.conf says now, as far as nothing else was asked for.
@@ -173,9 +171,9 @@ impl ServedPort {
     }
 }
 
-/// Opens the way to the segment, in bridge mode.
+/// Opens the way to the segment of a NIC that is on one.
 fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources, Option<Attached>), Failure> {
-    let (Some(survey), ModeConfig::Bridge(_)) = (survey, &config.mode) else {
+    let Some(survey) = survey else {
         return Ok((PortResources::default(), None));
     };
     let opened = survey.open(config.queue_pairs.get().into())?;

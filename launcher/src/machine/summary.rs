@@ -1,6 +1,6 @@
 //! Describes a port in one line.
 
-use hawser_backend::config::{MasqueradeConfig, ModeConfig, PortConfig};
+use hawser_backend::config::PortConfig;
 use hawser_backend::port::PortResources;
 use std::fmt;
 
@@ -12,15 +12,10 @@ pub(super) struct Summary<'a> {
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.config.mode {
-            ModeConfig::Masquerade(config) => {
-                write!(f, "masquerade, guest ")?;
-                write_addresses(f, config)?;
-            }
-            ModeConfig::Bridge(_) => {
-                let device = self.resources.queues.first().map(|queue| queue.name());
-                write!(f, "bridge, device {}", device.unwrap_or_default())?;
-            }
+        let mode = self.config.mode.properties();
+        mode.summarize(f)?;
+        if let Some(queue) = self.resources.queues.first() {
+            write!(f, ", device {}", queue.name())?;
         }
         write!(f, ", MTU {}", self.config.mtu)?;
         if let Some(mac) = self.config.mac {
@@ -30,21 +25,14 @@ impl fmt::Display for Summary<'_> {
             1 => {}
             n => write!(f, ", {n} queue pairs")?,
         }
-        let ModeConfig::Masquerade(config) = &self.config.mode else {
+        let Some(inbound) = mode.inbound() else {
             return write!(f, ", {}", self.config.policy.vlan);
         };
         let mut separator = ", ports ";
-        for forward in &config.forwards {
+        for forward in inbound.forwards {
             write!(f, "{separator}{forward}")?;
             separator = " ";
         }
         Ok(())
     }
-}
-
-fn write_addresses(f: &mut fmt::Formatter<'_>, config: &MasqueradeConfig) -> fmt::Result {
-    let v4 = config.ipv4.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
-    let v6 = config.ipv6.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
-    let addresses: Vec<String> = [v4, v6].into_iter().flatten().collect();
-    f.write_str(&addresses.join(" and "))
 }

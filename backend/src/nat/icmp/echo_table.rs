@@ -6,8 +6,8 @@
 //! way to the conversation idle longest.
 
 use super::echo_socket::{self, EchoSupport};
+use crate::nat::event_owner;
 use crate::nat::ip_options::SocketIpOptions;
-use crate::nat::owner;
 use crate::nat::recency::Recency;
 use crate::poller::{GENERATION_MASK, Interest, Poller, Token};
 use crate::time::Instant;
@@ -260,7 +260,7 @@ impl EchoTable {
         };
         let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
         let token = Token {
-            owner: owner::ECHO,
+            owner: event_owner::ECHO,
             generation: self.next_generation,
             index,
         };

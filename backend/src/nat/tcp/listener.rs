@@ -1,11 +1,11 @@
 //! Listening sockets for connections to the guest.
 
 use super::{TcpFlows, host_socket};
-use crate::config::{Forward, Transport};
+use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::mode::ForwardSocket;
-use crate::nat::listen::{Families, ListenError};
-use crate::nat::owner;
+use crate::nat::event_owner;
+use crate::nat::listen::{self, ListenError};
 use crate::poller::{Interest, Poller, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
@@ -82,7 +82,7 @@ impl Listeners {
     pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
-            families.listen(forward, |at, guest_port| {
+            listen::listen(families, forward, |at, guest_port| {
                 all.add(host_socket::listen(at)?, GuestPort::One(guest_port), poller)
             })?;
         }
@@ -103,7 +103,11 @@ impl Listeners {
     /// It cannot be watched.
     pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(&socket, Token::new(owner::TCP_LISTENER, index), Interest::ReadEdge)?;
+        poller.add(
+            &socket,
+            Token::new(event_owner::TCP_LISTENER, index),
+            Interest::ReadEdge,
+        )?;
         self.listeners.insert(Listener {
             socket,
             guest_port,

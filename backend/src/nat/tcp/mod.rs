@@ -48,13 +48,13 @@ use super::flow_key::FlowKey;
 use super::flow_owners::Claim;
 use super::index::SlotIndex;
 use super::ip_options::traffic_class;
-use crate::config::Forward;
+use crate::config::{Families, Forward};
 use crate::counters::DropReason;
 use crate::frame::{GatherList, GuestBurst};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
-use crate::nat::listen::{Families, ListenError};
-use crate::nat::owner;
+use crate::nat::event_owner;
+use crate::nat::listen::ListenError;
 use crate::packet::{TcpFlags, TcpHeader, protocol};
 use crate::poller::{GENERATION_MASK, Interest, Poller, Readiness, Token};
 use crate::time::Instant;
@@ -331,7 +331,7 @@ impl TcpFlows {
     /// A host socket or a listening socket is ready.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let slot = token.index as usize;
-        if token.owner == owner::TCP_LISTENER {
+        if token.owner == event_owner::TCP_LISTENER {
             return self.accept(ctx, slot);
         }
         let Some(flow) = self.flows.get_mut(slot) else { return };
@@ -512,7 +512,7 @@ impl TcpFlows {
 
 fn token(slot: usize, generation: u32) -> Token {
     Token {
-        owner: owner::TCP,
+        owner: event_owner::TCP,
         generation,
         index: narrow(slot),
     }

@@ -15,9 +15,9 @@ use crate::counters::{Count, DropReason};
 use crate::frame::{Layout, Offload};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
+use crate::nat::event_owner;
 use crate::nat::flow_key::FlowKey;
-use crate::nat::listen::ListenError;
-use crate::nat::owner;
+use crate::nat::listen::{self, ListenError};
 use crate::packet::protocol;
 use crate::poller::{Interest, Poller, Token};
 use crate::sys::is_out_of_descriptors;
@@ -95,7 +95,9 @@ impl UdpFlows {
     pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
         let families = self.config.families;
         for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
-            families.listen(forward, |at, guest_port| self.listen_on(at, guest_port, poller))?;
+            listen::listen(families, forward, |at, guest_port| {
+                self.listen_on(at, guest_port, poller)
+            })?;
         }
         Ok(())
     }
@@ -131,7 +133,11 @@ impl UdpFlows {
 
     fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(&socket, Token::new(owner::UDP_LISTENER, index), Interest::ReadEdge)?;
+        poller.add(
+            &socket,
+            Token::new(event_owner::UDP_LISTENER, index),
+            Interest::ReadEdge,
+        )?;
         self.listeners.insert(Listener {
             socket,
             ports,
@@ -313,7 +319,7 @@ impl UdpFlows {
         flow.claim = ctx.claim(protocol::UDP, flow.key);
         let made = self.table.insert(flow);
         let token = Token {
-            owner: owner::UDP,
+            owner: event_owner::UDP,
             generation: made.generation,
             index: made.index,
         };

@@ -31,12 +31,12 @@ pub use self::moving::MovedFlow;
 use super::addresses::Walk;
 use super::flow_key::FlowKey;
 use super::icmp::{IcmpError, refuse};
+use crate::config::Families;
 use crate::counters::DropReason;
 use crate::frame::GuestBurst;
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
-use crate::nat::listen::Families;
-use crate::nat::owner;
+use crate::nat::event_owner;
 use crate::poller::{Readiness, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
@@ -306,7 +306,7 @@ impl UdpFlows {
     /// A socket of ours is ready.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let source = match token.owner {
-            owner::UDP_LISTENER => Source::Listener(token.index),
+            event_owner::UDP_LISTENER => Source::Listener(token.index),
             _ => Source::Flow(FlowRef {
                 index: token.index,
                 generation: token.generation,

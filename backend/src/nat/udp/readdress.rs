@@ -14,8 +14,8 @@ use super::receive::{Intake, takes_runs};
 use super::socket::{self, PortUse};
 use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use crate::nat::context::Context;
+use crate::nat::event_owner;
 use crate::nat::ip_options::SocketIpOptions;
-use crate::nat::owner;
 use crate::poller::{Interest, Token};
 use std::io;
 
@@ -72,7 +72,7 @@ impl UdpFlows {
         let made = socket::outbound(peer, port, port_use, coalesce)?;
         self.discard_strays(&made.socket);
         let token = Token {
-            owner: owner::UDP,
+            owner: event_owner::UDP,
             generation: at.generation,
             index: at.index,
         };

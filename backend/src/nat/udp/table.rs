@@ -9,9 +9,9 @@
 //! guest's, so that a flood of made-up clients cannot end what the guest began.
 
 use super::flow::{Exchange, Flow, FlowRef, Side};
+use crate::nat::event_owner;
 use crate::nat::flow_key::FlowKey;
 use crate::nat::index::SlotIndex;
-use crate::nat::owner;
 use crate::nat::recency::Recency;
 use crate::poller::{GENERATION_MASK, Token};
 use crate::time::Instant;
@@ -192,7 +192,7 @@ impl FlowTable {
     /// The token a socket gets that [`insert`](Self::insert) is called with next.
     pub fn next_token(&self) -> Token {
         Token {
-            owner: owner::UDP,
+            owner: event_owner::UDP,
             generation: self.next_generation,
             index: u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX),
         }

@@ -87,7 +87,7 @@ impl Bench {
             guest_port: 80,
             count: std::num::NonZeroU16::MIN,
         };
-        let families = crate::nat::listen::Families { ipv4: true, ipv6: true };
+        let families = crate::config::Families { ipv4: true, ipv6: true };
         self.flows.listen(&[forward], families, &self.around.poller).unwrap();
         let connect = |_| TcpStream::connect(("127.0.0.1", port)).unwrap();
         (0..n).map(connect).collect()

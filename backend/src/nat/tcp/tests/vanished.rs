@@ -2,8 +2,8 @@
 
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
+use crate::nat::event_owner;
 use crate::nat::flow_key::FlowKey;
-use crate::nat::owner;
 use crate::nat::test_support::{guest, ip};
 use crate::packet::TcpFlags;
 use crate::sys::netns::{Network, enter_fresh, run};
@@ -41,7 +41,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     let (kept, _other) = connect(&mut bench, &listener, "10.0.2.9", 40_001);
     run(&format!("ip address del {POD}/32 dev lo"));
     let events = bench.around.events();
-    assert!(events.iter().any(|(token, _)| token.owner == owner::ADDRESSES));
+    assert!(events.iter().any(|(token, _)| token.owner == event_owner::ADDRESSES));
     assert!(addresses.removed());
     bench.flows.on_addresses_removed(&mut bench.around.context());
     let arrived = bench.take();

@@ -8,7 +8,7 @@ mod refusals;
 mod traffic_class;
 
 use super::*;
-use crate::config::{Forward, Transport};
+use crate::config::{Families, Forward, Transport};
 use crate::counters::Count;
 use crate::frame::Segmentation;
 use crate::nat::test_support::{
