@@ -13,6 +13,7 @@
 mod arp;
 pub mod checksum;
 mod ethernet;
+mod flow_id;
 mod headers;
 pub mod icmp;
 mod ip;
@@ -25,6 +26,7 @@ pub mod vlan;
 
 pub use arp::ArpPacket;
 pub use ethernet::{BadMac, EtherType, EthernetHeader, MacAddr};
+pub use flow_id::FlowId;
 pub use headers::{Headers, Network};
 pub use icmp::IcmpHeader;
 pub use ip::{FragmentInfo, Ipv4Header, Ipv6Header, protocol};

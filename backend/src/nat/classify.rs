@@ -5,14 +5,13 @@
 //! copied head.
 
 use super::engine::{Engine, Service, Services, Sorted};
-use super::flow_key::{FlowKey, SteeringKey};
 use super::flow_owners::Owner;
 use super::icmp::{self, IcmpError};
 use super::tcp::{Incoming, Segment};
 use super::udp::Datagram;
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
-use crate::packet::{Headers, Network, TcpHeader, UdpHeader, protocol};
+use crate::packet::{FlowId, Headers, Network, TcpHeader, UdpHeader, protocol};
 use crate::time::Instant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -138,15 +137,14 @@ impl Engine {
             (protocol::TCP, _) => {
                 let incoming = segment(frame, transport, bytes)?;
                 let is_ours = !self.is_steered() || self.tcp.has(&incoming.key);
-                if is_ours || !self.hand_over(now, protocol::TCP, incoming.key, frame, sink)? {
+                if is_ours || !self.hand_over(now, incoming.key, frame, sink)? {
                     sorted.segments.push(incoming);
                 }
             }
             (protocol::UDP, _) => {
                 let datagram = datagram(frame, transport, bytes)?;
-                let key = datagram.key();
-                let is_ours = !self.is_steered() || self.udp.has(&key);
-                if is_ours || !self.hand_over(now, protocol::UDP, key, frame, sink)? {
+                let is_ours = !self.is_steered() || self.udp.has(&datagram.key);
+                if is_ours || !self.hand_over(now, datagram.key, frame, sink)? {
                     sorted.datagrams.push(datagram);
                 }
             }
@@ -187,11 +185,11 @@ impl Engine {
     fn refuse_datagram(
         &mut self,
         now: Instant,
-        key: FlowKey,
+        key: FlowId,
         frame: &GuestFrame<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<(), DropReason> {
-        let is_elsewhere = !self.udp.has(&key) && self.hand_over(now, protocol::UDP, key, frame, sink)?;
+        let is_elsewhere = !self.udp.has(&key) && self.hand_over(now, key, frame, sink)?;
         let ctx = &self.surroundings.context(now, sink);
         if is_elsewhere || self.udp.on_refusal(ctx, &key) {
             Ok(())
@@ -229,16 +227,14 @@ impl Engine {
     fn hand_over(
         &mut self,
         now: Instant,
-        protocol: u8,
-        ends: FlowKey,
+        flow: FlowId,
         frame: &GuestFrame<'_>,
         sink: &mut dyn GuestSink,
     ) -> Result<bool, DropReason> {
         let Some(steering) = &self.surroundings.steering else {
             return Ok(false);
         };
-        let key = SteeringKey { protocol, ends };
-        match steering.owners().owner(&key) {
+        match steering.owners().owner(&flow) {
             None => Ok(false),
             Some(Owner::Me) => {
                 // The flow is still in the mailbox.
@@ -315,10 +311,10 @@ fn segment(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Result
         return Err(DropReason::BadOffload);
     }
     Ok(Incoming {
-        key: FlowKey {
-            guest: SocketAddr::new(transport.src, header.src_port),
-            remote: SocketAddr::new(transport.dst, header.dst_port),
-        },
+        key: FlowId::tcp(
+            SocketAddr::new(transport.src, header.src_port),
+            SocketAddr::new(transport.dst, header.dst_port),
+        ),
         segment: Segment {
             frame: transport.frame,
             header,
@@ -337,8 +333,10 @@ fn datagram(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Resul
     let header = UdpHeader::parse(bytes, transport.len, segment_size.is_some())?;
     Ok(Datagram {
         frame: transport.frame,
-        src: SocketAddr::new(transport.src, header.src_port),
-        dst: SocketAddr::new(transport.dst, header.dst_port),
+        key: FlowId::udp(
+            SocketAddr::new(transport.src, header.src_port),
+            SocketAddr::new(transport.dst, header.dst_port),
+        ),
         payload_offset: transport.offset + UdpHeader::LEN,
         payload_len: header.payload_len,
         ttl: transport.ttl,

@@ -3,9 +3,9 @@
 use crate::counters::Counters;
 use crate::frame::GuestSink;
 use crate::nat::address_map::AddressMap;
-use crate::nat::flow_key::{FlowKey, SteeringKey};
 use crate::nat::flow_owners::{Claim, Owners};
 use crate::nat::link::Link;
+use crate::packet::FlowId;
 use crate::poller::Poller;
 use crate::time::Instant;
 
@@ -29,7 +29,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Enters this worker as the owner of a new flow, if there are several workers.
-    pub fn claim(&self, protocol: u8, ends: FlowKey) -> Option<Claim> {
-        self.owners.map(|owners| owners.claim(SteeringKey { protocol, ends }))
+    pub fn claim(&self, flow: FlowId) -> Option<Claim> {
+        self.owners.map(|owners| owners.claim(flow))
     }
 }

@@ -3,7 +3,7 @@
 //! The directory is shared by the workers of a port. An entry is made by the worker that makes
 //! the flow and removed when the flow's [`Claim`] is dropped.
 
-use super::flow_key::SteeringKey;
+use crate::packet::FlowId;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -19,7 +19,7 @@ pub enum Owner {
     Worker(usize),
 }
 
-type Entries = HashMap<SteeringKey, usize>;
+type Entries = HashMap<FlowId, usize>;
 
 /// One worker's view of the directory of flows.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Owners {
 pub struct Claim(Box<Claimed>);
 
 struct Claimed {
-    key: SteeringKey,
+    key: FlowId,
     owners: Owners,
 }
 
@@ -50,7 +50,7 @@ impl Owners {
     }
 
     /// Enters this worker as the owner of a new flow.
-    pub fn claim(&self, key: SteeringKey) -> Claim {
+    pub fn claim(&self, key: FlowId) -> Claim {
         self.write().insert(key, self.me);
         Claim(Box::new(Claimed {
             key,
@@ -59,12 +59,12 @@ impl Owners {
     }
 
     /// Enters another worker as the owner.
-    pub(super) fn assign(&self, key: SteeringKey, worker: usize) {
+    pub(super) fn assign(&self, key: FlowId, worker: usize) {
         self.write().insert(key, worker);
     }
 
     /// The owner of the flow, if there is one.
-    pub fn owner(&self, key: &SteeringKey) -> Option<Owner> {
+    pub fn owner(&self, key: &FlowId) -> Option<Owner> {
         self.read().get(key).map(|&owner| match owner {
             me if me == self.me => Owner::Me,
             other => Owner::Worker(other),

@@ -6,31 +6,7 @@
 
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
-
-/// Hashes the ends of a flow in one piece for IPv4, in two for IPv6. A derived hash writes a
-/// dozen small pieces, which takes three times as long.
-pub fn hash_ends(ends: [SocketAddr; 2], hasher: &mut impl Hasher) {
-    if let [SocketAddr::V4(a), SocketAddr::V4(b)] = ends {
-        let mut bytes = [0; 12];
-        bytes[..4].copy_from_slice(&a.ip().octets());
-        bytes[4..8].copy_from_slice(&b.ip().octets());
-        bytes[8..10].copy_from_slice(&a.port().to_be_bytes());
-        bytes[10..].copy_from_slice(&b.port().to_be_bytes());
-        return hasher.write(&bytes);
-    }
-    for end in ends {
-        let mut bytes = [0; 18];
-        let address = match end.ip() {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
-        bytes[..16].copy_from_slice(&address.octets());
-        bytes[16..].copy_from_slice(&end.port().to_be_bytes());
-        hasher.write(&bytes);
-    }
-}
+use std::hash::{BuildHasher, Hash};
 
 /// Slots by the ends of their flows.
 #[derive(Debug, Default)]

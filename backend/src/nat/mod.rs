@@ -12,7 +12,6 @@ mod classify;
 pub mod context;
 pub mod engine;
 pub mod event_owner;
-pub mod flow_key;
 pub mod flow_owners;
 mod fragmenter;
 pub mod icmp;

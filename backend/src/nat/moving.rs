@@ -12,10 +12,10 @@
 //! there is something to read.
 
 use super::engine::{Engine, NoServices};
-use super::flow_key::SteeringKey;
 use super::steering::{MovedFlow, Steering};
 use crate::counters::Count;
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX};
+use crate::packet::FlowId;
 use crate::packet::protocol;
 use crate::time::Instant;
 use std::collections::HashMap;
@@ -34,12 +34,12 @@ const REMEMBERED: usize = 1024;
 
 /// The pairs the guest sends flows on whose frames other workers hand over.
 #[derive(Debug, Default)]
-pub struct Habits(HashMap<SteeringKey, (usize, u8)>);
+pub struct Habits(HashMap<FlowId, (usize, u8)>);
 
 impl Habits {
     /// Counts a frame of the flow that came on the pair of worker `from`; true if that pair is now
     /// the flow's.
-    fn note(&mut self, key: SteeringKey, from: usize) -> bool {
+    fn note(&mut self, key: FlowId, from: usize) -> bool {
         if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
             self.0.clear();
         }
@@ -87,18 +87,16 @@ impl Engine {
         self.leave_at = Some(now);
     }
 
-    fn any_flow(&self) -> Option<SteeringKey> {
-        let key = |protocol| move |ends| SteeringKey { protocol, ends };
-        let tcp = || self.tcp.any().map(key(protocol::TCP));
-        tcp().or_else(|| self.udp.any().map(key(protocol::UDP)))
+    fn any_flow(&self) -> Option<FlowId> {
+        self.tcp.any().or_else(|| self.udp.any())
     }
 
     /// Gives a flow of this worker to another.
-    fn give(&mut self, key: SteeringKey, to: usize) {
+    fn give(&mut self, key: FlowId, to: usize) {
         let poller = &self.surroundings.poller;
         let moved = match key.protocol {
-            protocol::TCP => self.tcp.release(&key.ends, poller).map(MovedFlow::Tcp),
-            _ => self.udp.release(&key.ends, poller).map(MovedFlow::Udp),
+            protocol::TCP => self.tcp.release(&key, poller).map(MovedFlow::Tcp),
+            _ => self.udp.release(&key, poller).map(MovedFlow::Udp),
         };
         if let (Some(flow), Some(steering)) = (moved, &self.surroundings.steering) {
             self.surroundings.counters.add(Count::FlowsMoved, 1);
@@ -154,10 +152,10 @@ impl Engine {
 
     /// Notes that a frame came by way of worker `from`; its flow, if any, is in `sorted`.
     fn follow_guest(&mut self, from: usize) {
-        let key = |protocol| move |ends| SteeringKey { protocol, ends };
-        let tcp = self.sorted.segments.first().map(|s| s.key).map(key(protocol::TCP));
-        let udp = self.sorted.datagrams.first().map(|d| d.key()).map(key(protocol::UDP));
-        let Some(key) = tcp.or(udp) else { return };
+        let tcp = self.sorted.segments.first().map(|s| s.key);
+        let Some(key) = tcp.or_else(|| self.sorted.datagrams.first().map(|d| d.key)) else {
+            return;
+        };
         if self.habits.note(key, from) {
             self.give(key, from);
         }

@@ -11,11 +11,10 @@
 //! owner and does not have the flow finds it in its mailbox.
 
 use super::event_owner;
-use super::flow_key::SteeringKey;
 use super::flow_owners::Owners;
 use super::{tcp, udp};
 use crate::frame::{GuestFrame, Offload};
-use crate::packet::MacAddr;
+use crate::packet::{FlowId, MacAddr};
 use crate::poller::{Interest, Poller, Token};
 use ipnet::Ipv6Net;
 use std::io;
@@ -201,7 +200,7 @@ impl Steering {
     }
 
     /// Gives a flow to worker `owner`.
-    pub fn give(&self, owner: usize, key: SteeringKey, flow: MovedFlow) {
+    pub fn give(&self, owner: usize, key: FlowId, flow: MovedFlow) {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
         contents.flows.push(flow);
@@ -235,18 +234,13 @@ fn lock(contents: &Mutex<Contents>) -> MutexGuard<'_, Contents> {
 mod tests {
     use super::*;
     use crate::frame::testing::OwnedFrame;
-    use crate::nat::flow_key::FlowKey;
     use crate::nat::flow_owners;
+    use crate::packet::FlowId;
     use std::net::SocketAddr;
 
-    fn key(port: u16) -> SteeringKey {
-        SteeringKey {
-            protocol: 6,
-            ends: FlowKey {
-                guest: SocketAddr::new([10, 0, 2, 2].into(), port),
-                remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
-            },
-        }
+    fn key(port: u16) -> FlowId {
+        let (guest, remote) = ([10, 0, 2, 2], [192, 0, 2, 1]);
+        FlowId::tcp(SocketAddr::new(guest.into(), port), SocketAddr::new(remote.into(), 80))
     }
 
     fn pair() -> (Steering, Steering) {

@@ -9,7 +9,7 @@
 //! ([`Count::IpOptions`]).
 
 use super::echo_socket::{EchoAvailability, EchoSupport};
-use super::echo_table::{EchoFlow, EchoKey, EchoSocket, EchoTable};
+use super::echo_table::{EchoFlow, EchoSocket, EchoTable};
 use super::error::{IcmpError, refuse, send_error};
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSlice, Offload};
@@ -20,7 +20,7 @@ use crate::nat::ip_options::{IpOptions, traffic_class};
 use crate::nat::link::Packet;
 use crate::packet::checksum::Sum;
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{EthernetHeader, IcmpHeader, protocol};
+use crate::packet::{EthernetHeader, FlowId, IcmpHeader, protocol};
 use crate::poller::{Readiness, Token};
 use crate::sys::error_queue::{self, Origin};
 use crate::sys::receive_batch::{ReceiveBatch, Received};
@@ -126,11 +126,7 @@ impl EchoFlows {
             Destination::Gateway => return self.answer(ctx, frame, request, header),
             Destination::Refused(reason) => return ctx.counters.count_drop(reason),
         };
-        let key = EchoKey {
-            guest: request.src,
-            peer: request.dst,
-            ident: header.echo_ident(),
-        };
+        let key = FlowId::echo(request.src, request.dst, header.echo_ident());
         let flow = match self.table.find(&key) {
             Some(flow) => Ok(flow),
             None => self.open(ctx, key, peer),
@@ -160,7 +156,7 @@ impl EchoFlows {
     fn open(
         &mut self,
         ctx: &mut Context<'_>,
-        key: EchoKey,
+        key: FlowId,
         peer: IpAddr,
     ) -> Result<u32, (DropReason, Option<IcmpError>)> {
         let support = self.availability.of(peer);
@@ -268,13 +264,12 @@ impl EchoFlows {
         let Some(&EchoFlow { key, .. }) = self.table.flow(index) else {
             return;
         };
-        let EchoKey { guest, peer, ident } = key;
         self.table.used(index, ctx.now);
         send_reply(
             &mut self.fragmenter,
             ctx,
-            [peer, guest],
-            [ident, header.echo_sequence()],
+            [key.remote, key.guest],
+            [key.guest_port, header.echo_sequence()],
             traffic_class,
             body,
         );
@@ -341,12 +336,17 @@ fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
         let (Some(error), Some((flow, request))) = (error, flow) else {
             continue;
         };
-        let EchoKey { guest, peer, ident } = flow.key;
+        let FlowId {
+            guest,
+            remote,
+            guest_port: ident,
+            ..
+        } = flow.key;
         let mut header = [0; IcmpHeader::LEN];
         IcmpHeader::echo(request_kind(guest), ident, request.echo_sequence()).emit(&mut header, 0);
         let quote = Packet {
             src: guest,
-            dst: peer,
+            dst: remote,
             protocol: icmp_protocol(guest),
             traffic_class: 0,
             header: &header,

@@ -9,6 +9,7 @@ use super::echo_socket::{self, EchoSupport};
 use crate::nat::event_owner;
 use crate::nat::ip_options::SocketIpOptions;
 use crate::nat::recency::Recency;
+use crate::packet::FlowId;
 use crate::poller::{GENERATION_MASK, Interest, Poller, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
@@ -30,14 +31,6 @@ pub const MAX_SOCKETS: usize = 1024;
 
 /// Conversations whose time is looked at before the worker turns to other things.
 const TIMERS_PER_TURN: usize = 1024;
-
-/// A conversation as the guest sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EchoKey {
-    pub guest: IpAddr,
-    pub peer: IpAddr,
-    pub ident: u16,
-}
 
 /// A conversation as a socket sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +57,7 @@ enum SocketKey {
 /// One conversation.
 #[derive(Debug)]
 pub struct EchoFlow {
-    pub key: EchoKey,
+    pub key: FlowId,
     /// Whom the host asks.
     pub peer: IpAddr,
     /// The identifier on the wire.
@@ -96,7 +89,7 @@ type FlowRef = (u32, u32);
 #[derive(Debug, Default)]
 pub struct EchoTable {
     flows: Slab<EchoFlow>,
-    by_key: HashMap<EchoKey, u32>,
+    by_key: HashMap<FlowId, u32>,
     by_wire: HashMap<WireKey, u32>,
     order: Recency<1>,
     timers: TimerQueue<FlowRef>,
@@ -127,12 +120,12 @@ impl EchoTable {
     }
 
     #[cfg(test)]
-    pub fn keys(&self) -> impl Iterator<Item = &EchoKey> {
+    pub fn keys(&self) -> impl Iterator<Item = &FlowId> {
         self.by_key.keys()
     }
 
     /// Slot of a conversation.
-    pub fn find(&self, key: &EchoKey) -> Option<u32> {
+    pub fn find(&self, key: &FlowId) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 
@@ -178,7 +171,7 @@ impl EchoTable {
         now: Instant,
         poller: &Poller,
         support: EchoSupport,
-        key: EchoKey,
+        key: FlowId,
         peer: IpAddr,
     ) -> io::Result<u32> {
         while self.flows.len() >= MAX_FLOWS && self.give_way() {}
@@ -186,16 +179,16 @@ impl EchoTable {
             EchoSupport::Raw => SocketKey::Raw { ipv6: peer.is_ipv6() },
             EchoSupport::Ping | EchoSupport::None => SocketKey::Ping {
                 guest: key.guest,
-                ident: key.ident,
-                mapped: (peer != key.peer).then_some(key.peer),
+                ident: key.guest_port,
+                mapped: (peer != key.remote).then_some(key.remote),
             },
         };
         let socket = match self.by_use.get(&wanted) {
             Some(&socket) => socket,
-            None => self.open_socket(poller, support, wanted, key.ident, peer)?,
+            None => self.open_socket(poller, support, wanted, key.guest_port, peer)?,
         };
         let ident = match support {
-            EchoSupport::Raw => self.free_ident(socket, peer, key.ident ^ self.salt),
+            EchoSupport::Raw => self.free_ident(socket, peer, key.guest_port ^ self.salt),
             EchoSupport::Ping | EchoSupport::None => self.sockets[socket as usize].ident,
         };
         Ok(self.insert(

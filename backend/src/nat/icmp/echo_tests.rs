@@ -247,8 +247,14 @@ fn only_so_many_sockets_are_kept_and_the_idle_ones_give_way() {
         (bench.flows.count(), bench.flows.table.sockets()),
         (MAX_SOCKETS, MAX_SOCKETS)
     );
-    assert!(bench.flows.table.keys().all(|k| k.ident == 0 || k.ident > MORE));
-    assert!(bench.flows.table.keys().any(|k| k.ident == 0));
+    assert!(
+        bench
+            .flows
+            .table
+            .keys()
+            .all(|k| k.guest_port == 0 || k.guest_port > MORE)
+    );
+    assert!(bench.flows.table.keys().any(|k| k.guest_port == 0));
 }
 
 #[test]
@@ -260,19 +266,15 @@ fn a_full_table_gives_way_to_the_conversation_idle_longest() {
     // Nothing has to leave for a table to fill: the conversation is there before.
     for n in 0..u32::try_from(MAX_FLOWS).unwrap() + 10 {
         bench.around.now = bench.around.now + Duration::from_millis(1);
-        let key = EchoKey {
-            guest: ip("10.0.2.2"),
-            peer: std::net::Ipv4Addr::from(0xc633_6400 + n).into(),
-            ident: 1,
-        };
+        let key = FlowId::echo(ip("10.0.2.2"), std::net::Ipv4Addr::from(0xc633_6400 + n).into(), 1);
         let support = bench.flows.availability().ipv4;
         let Bench { around, flows } = &mut bench;
         flows
             .table
-            .open(around.now, &around.poller, support, key, key.peer)
+            .open(around.now, &around.poller, support, key, key.remote)
             .unwrap();
     }
-    let kept: Vec<_> = bench.flows.table.keys().map(|k| k.peer).collect();
+    let kept: Vec<_> = bench.flows.table.keys().map(|k| k.remote).collect();
     assert_eq!((kept.len(), bench.flows.table.sockets()), (MAX_FLOWS, 1));
     assert!(!kept.contains(&ip("198.51.100.9")) && kept.contains(&ip("198.51.100.10")));
 }
@@ -374,15 +376,11 @@ fn a_reply_of_a_host_that_was_not_asked_is_counted() {
         return;
     }
     // The conversation speaks of another address of the host than the one that answers.
-    let key = EchoKey {
-        guest: ip("10.0.2.2"),
-        peer: ip("192.0.2.77"),
-        ident: 3,
-    };
+    let key = FlowId::echo(ip("10.0.2.2"), ip("192.0.2.77"), 3);
     let Bench { around, flows } = &mut bench;
     flows
         .table
-        .open(around.now, &around.poller, EchoSupport::Ping, key, key.peer)
+        .open(around.now, &around.poller, EchoSupport::Ping, key, key.remote)
         .unwrap();
     let (flow, socket) = flows.table.flow_and_socket(0).unwrap();
     let mut request = [0; IcmpHeader::LEN];

@@ -5,9 +5,8 @@
 
 use super::EchoRequest;
 use crate::frame::GuestFrame;
-use crate::nat::flow_key::FlowKey;
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{IcmpHeader, be16, protocol};
+use crate::packet::{FlowId, IcmpHeader, be16, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Header of the error, the longest IPv4 header, and two ports.
@@ -15,7 +14,7 @@ const LOOKED_AT: usize = IcmpHeader::LEN + 60 + 4;
 
 /// The flow whose datagram an ICMP message of the guest refuses: `None` if it is another
 /// message, or about something else.
-pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option<FlowKey> {
+pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option<FlowId> {
     let mut bytes = [0; LOOKED_AT];
     let n = frame.copy_to(message.offset, &mut bytes);
     let bytes = &bytes[..n.min(message.len)];
@@ -36,8 +35,8 @@ pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option
         }
     };
     let ports = quoted.get(ports..)?.first_chunk::<4>()?;
-    Some(FlowKey {
-        guest: SocketAddr::new(dst, be16(ports, 2)),
-        remote: SocketAddr::new(src, be16(ports, 0)),
-    })
+    Some(FlowId::udp(
+        SocketAddr::new(dst, be16(ports, 2)),
+        SocketAddr::new(src, be16(ports, 0)),
+    ))
 }

@@ -19,9 +19,9 @@ use super::stream::HostStream;
 use super::urgent::{self, Urgent};
 use crate::frame::NoRoom;
 use crate::nat::context::Context;
-use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
+use crate::packet::{FlowId, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use crate::time::Instant;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Phase of a connection's life.
@@ -157,10 +157,8 @@ const DEFAULT_MSS: u16 = 536;
 /// blocks, and none allocates but for bytes that the host socket does not take ([`Spill`]).
 #[derive(Debug)]
 pub struct Connection {
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
-    pub remote: SocketAddr,
+    /// Both ends.
+    pub id: FlowId,
     pub(super) state: State,
     pub(super) sending: Sending,
     pub(super) receiving: Receiving,
@@ -212,10 +210,8 @@ pub struct Connection {
 /// A connection to be made.
 #[derive(Clone, Debug)]
 pub struct Opening {
-    /// The guest's end.
-    pub guest: SocketAddr,
-    /// The other end, as the guest sees it.
-    pub remote: SocketAddr,
+    /// Both ends.
+    pub id: FlowId,
     /// Our initial sequence number.
     pub iss: Seq,
     /// The clock of our timestamps.
@@ -230,8 +226,7 @@ impl Connection {
     fn new(opening: &Opening, state: State) -> Self {
         let iss = opening.iss;
         Self {
-            guest: opening.guest,
-            remote: opening.remote,
+            id: opening.id,
             state,
             sending: Sending::Open,
             receiving: Receiving::Open,
@@ -244,7 +239,7 @@ impl Connection {
             snd_wl1: Seq(0),
             snd_wl2: Seq(0),
             snd_scale: 0,
-            mss: our_mss(opening.guest, opening.mtu),
+            mss: our_mss(opening.id.guest, opening.mtu),
             clock: opening.clock,
             ts_recent: None,
             rcv_nxt: Seq(0),
@@ -409,7 +404,7 @@ impl Connection {
             _ => (TcpFlags::SYN, 0, Some(0)),
         };
         let options = TcpOptions {
-            mss: Some(our_mss(self.guest, ctx.link.mtu)),
+            mss: Some(our_mss(self.id.guest, ctx.link.mtu)),
             window_scale: (self.rcv_scale != 0).then_some(WINDOW_SCALE),
             timestamps: echo.map(|echo| self.clock.stamp(ctx.now, echo)),
         };
@@ -557,8 +552,8 @@ impl Connection {
     /// The guest's SYN, made again from what is known of it, to be quoted in an ICMP error.
     pub fn syn(&self) -> [u8; TcpHeader::LEN] {
         let header = TcpHeader {
-            src_port: self.guest.port(),
-            dst_port: self.remote.port(),
+            src_port: self.id.guest_port,
+            dst_port: self.id.remote_port,
             seq: (self.rcv_nxt - 1).0,
             flags: TcpFlags::SYN,
             ..TcpHeader::default()
@@ -570,8 +565,8 @@ impl Connection {
 
     pub(super) fn ports(&self) -> TcpHeader {
         TcpHeader {
-            src_port: self.remote.port(),
-            dst_port: self.guest.port(),
+            src_port: self.id.remote_port,
+            dst_port: self.id.guest_port,
             ..TcpHeader::default()
         }
     }
@@ -605,7 +600,7 @@ impl Connection {
 
     /// Sends a segment without data.
     pub(super) fn emit_control(&self, ctx: &mut Context<'_>, header: &TcpHeader) -> Result<(), NoRoom> {
-        super::emit::control(ctx, self.remote.ip(), self.guest.ip(), header)
+        super::emit::control(ctx, self.id.remote, self.id.guest, header)
     }
 }
 
@@ -615,7 +610,7 @@ const MIN_MSS: u16 = 88;
 const SYN_WINDOW: u16 = u16::MAX;
 
 /// The MSS we announce: what fits the guest's MTU.
-fn our_mss(guest: SocketAddr, mtu: u16) -> u16 {
+fn our_mss(guest: IpAddr, mtu: u16) -> u16 {
     const IPV4_AND_TCP: u16 = 40;
     const IPV6_AND_TCP: u16 = 60;
     let headers = if guest.is_ipv4() { IPV4_AND_TCP } else { IPV6_AND_TCP };

@@ -44,7 +44,6 @@ use self::open::{connect_failed, forget_refusals};
 use self::pressure::{Pressure, Standing};
 use self::spill::SpillPool;
 use super::addresses::Walk;
-use super::flow_key::FlowKey;
 use super::flow_owners::Claim;
 use super::index::SlotIndex;
 use super::ip_options::traffic_class;
@@ -55,7 +54,7 @@ use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::event_owner;
 use crate::nat::listen::ListenError;
-use crate::packet::{TcpFlags, TcpHeader, protocol};
+use crate::packet::{FlowId, TcpFlags, TcpHeader};
 use crate::poller::{GENERATION_MASK, Interest, Poller, Readiness, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
@@ -74,7 +73,7 @@ pub use self::receive::Segment;
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming {
     /// The connection.
-    pub key: FlowKey,
+    pub key: FlowId,
     /// The segment.
     pub segment: Segment,
 }
@@ -105,15 +104,8 @@ struct Flow {
 const _: () = assert!(size_of::<Flow>() <= 256, "put what is rare behind a pointer");
 
 impl Flow {
-    fn is(&self, key: &FlowKey) -> bool {
-        self.connection.guest == key.guest && self.connection.remote == key.remote
-    }
-
-    const fn key(&self) -> FlowKey {
-        FlowKey {
-            guest: self.connection.guest,
-            remote: self.connection.remote,
-        }
+    const fn key(&self) -> FlowId {
+        self.connection.id
     }
 
     /// Has the host socket's segments carry the DSCP of the guest's.
@@ -224,13 +216,13 @@ impl TcpFlows {
     }
 
     /// True if the connection is one of ours.
-    pub fn has(&self, key: &FlowKey) -> bool {
+    pub fn has(&self, key: &FlowId) -> bool {
         self.slot_of(key).is_some()
     }
 
-    fn slot_of(&self, key: &FlowKey) -> Option<usize> {
+    fn slot_of(&self, key: &FlowId) -> Option<usize> {
         self.slots
-            .find(key, |slot| self.flows[slot as usize].is(key))
+            .find(key, |slot| self.flows[slot as usize].connection.id == *key)
             .map(|slot| slot as usize)
     }
 
@@ -304,7 +296,7 @@ impl TcpFlows {
         let key = flow.key();
         flow.generation = self.next_generation;
         self.next_generation = (flow.generation + 1) & GENERATION_MASK;
-        flow.claim = ctx.claim(protocol::TCP, key);
+        flow.claim = ctx.claim(key);
         flow.scheduled = Scheduled::default();
         (flow.is_queued, flow.awaits_room) = (false, false);
         flow.standing = Standing::default();
@@ -523,7 +515,7 @@ fn narrow(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
 
-fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
+fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowId {
     flows[slot as usize].key()
 }
 
@@ -539,7 +531,7 @@ fn dscp(head: &[u8]) -> u8 {
 }
 
 /// Answers a SYN with RST.
-fn refuse(ctx: &mut Context<'_>, key: FlowKey, syn: &TcpHeader) {
+fn refuse(ctx: &mut Context<'_>, key: FlowId, syn: &TcpHeader) {
     let segment = Segment {
         frame: 0,
         header: *syn,
@@ -556,8 +548,8 @@ fn reset(ctx: &mut Context<'_>, item: &Incoming) {
         return;
     }
     let mut answer = TcpHeader {
-        src_port: item.key.remote.port(),
-        dst_port: item.key.guest.port(),
+        src_port: item.key.remote_port,
+        dst_port: item.key.guest_port,
         flags: TcpFlags::RST,
         seq: header.ack,
         ..TcpHeader::default()
@@ -568,5 +560,5 @@ fn reset(ctx: &mut Context<'_>, item: &Incoming) {
         answer.ack = header.seq.wrapping_add(item.segment.sequence_len());
     }
     // Without room the guest sends again, and is answered then.
-    let _ = emit::control(ctx, item.key.remote.ip(), item.key.guest.ip(), &answer);
+    let _ = emit::control(ctx, item.key.remote, item.key.guest, &answer);
 }

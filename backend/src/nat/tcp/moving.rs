@@ -2,7 +2,7 @@
 
 use super::{Flow, Progress, TcpFlows};
 use crate::nat::context::Context;
-use crate::nat::flow_key::FlowKey;
+use crate::packet::FlowId;
 use crate::poller::Poller;
 
 /// A connection between two workers.
@@ -10,12 +10,12 @@ pub struct MovedFlow(Flow);
 
 impl TcpFlows {
     /// One of the connections, if there is any.
-    pub fn any(&self) -> Option<FlowKey> {
+    pub fn any(&self) -> Option<FlowId> {
         self.flows.iter().next().map(|(_, flow)| flow.key())
     }
 
     /// Lets go of a connection, for another worker.
-    pub fn release(&mut self, key: &FlowKey, poller: &Poller) -> Option<MovedFlow> {
+    pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let slot = self.slot_of(key)?;
         let mut flow = self.take_out(slot);
         if let Some(stream) = &flow.stream {

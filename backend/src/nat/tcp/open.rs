@@ -9,10 +9,10 @@ use super::{Incoming, RETRY, TURNS, TcpFlows, dscp, host_socket, refuse};
 use crate::counters::{Count, DropReason};
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::icmp::{self, IcmpError};
 use crate::nat::ip_options::ttl;
 use crate::nat::link::Packet;
+use crate::packet::FlowId;
 use crate::packet::protocol;
 use crate::sys::datagram;
 use crate::sys::error_queue::{self, Origin};
@@ -25,7 +25,7 @@ impl TcpFlows {
     /// The guest opens a connection with `item`, a SYN in a frame with this `head`.
     pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) {
         let (key, syn) = (item.key, &item.segment.header);
-        let target = match ctx.nat.outbound(key.remote) {
+        let target = match ctx.nat.outbound(key.remote_end()) {
             Destination::World(target) => target,
             Destination::Gateway => return refuse(ctx, key, syn),
             Destination::Refused(reason) => {
@@ -42,7 +42,7 @@ impl TcpFlows {
             Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => socket_like(target, head),
             other => other,
         };
-        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest.port(), (target, head)));
+        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest_port, (target, head)));
         let (stream, connected) = match opened {
             Ok(opened) => opened,
             Err(e) => {
@@ -137,20 +137,19 @@ impl TcpFlows {
     }
 
     /// The key for a client: its real port, unless two clients look alike to the guest.
-    fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowKey> {
+    fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowId> {
         const TRIES: u16 = 64;
         (0..TRIES).find_map(|i| {
             remote.set_port(remote.port().wrapping_add(i).max(1));
-            let key = FlowKey { guest, remote };
+            let key = FlowId::tcp(guest, remote);
             (!self.has(&key)).then_some(key)
         })
     }
 
-    fn opening(&self, ctx: &Context<'_>, key: FlowKey) -> Opening {
-        let (iss, clock) = self.secret.initial(ctx.now, key.guest, key.remote);
+    fn opening(&self, ctx: &Context<'_>, key: FlowId) -> Opening {
+        let (iss, clock) = self.secret.initial(ctx.now, key.guest_end(), key.remote_end());
         Opening {
-            guest: key.guest,
-            remote: key.remote,
+            id: key,
             iss,
             clock,
             mtu: ctx.link.mtu,
@@ -227,8 +226,8 @@ pub(super) fn connect_failed(
             Some(why) => {
                 let header = connection.syn();
                 let quote = Packet {
-                    src: connection.guest.ip(),
-                    dst: connection.remote.ip(),
+                    src: connection.id.guest,
+                    dst: connection.id.remote,
                     protocol: protocol::TCP,
                     traffic_class: 0,
                     header: &header,

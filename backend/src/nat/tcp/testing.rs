@@ -10,7 +10,7 @@ use crate::frame::testing::{Delivered, OwnedFrame};
 use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
 use crate::nat::context::Context;
 use crate::nat::testing::Surroundings;
-use crate::packet::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
+use crate::packet::{FlowId, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use crate::sys::stream::PeekAt;
 use std::collections::VecDeque;
 use std::io;
@@ -194,8 +194,10 @@ impl Player {
     pub fn new() -> io::Result<Self> {
         let around = Surroundings::make(|_| {})?;
         let opening = Opening {
-            guest: SocketAddr::new([10, 0, 2, 2].into(), 40_000),
-            remote: SocketAddr::new([192, 0, 2, 1].into(), 80),
+            id: FlowId::tcp(
+                SocketAddr::new([10, 0, 2, 2].into(), 40_000),
+                SocketAddr::new([192, 0, 2, 1].into(), 80),
+            ),
             iss: Seq(ISS),
             clock: Clock::default(),
             mtu: 1500,

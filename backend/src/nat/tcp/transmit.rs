@@ -248,10 +248,10 @@ impl Connection {
 
     fn layout(&self, ctx: &Context<'_>, window: usize) -> Layout {
         let caps = ctx.sink.caps();
-        let network = Link::header_len(self.remote.ip());
+        let network = Link::header_len(self.id.remote);
         let header = network + self.acknowledgment(ctx.now, self.snd_nxt).emitted_len();
         let mss = usize::from(self.mss);
-        let takes_tso = if self.remote.is_ipv4() { caps.tso4 } else { caps.tso6 };
+        let takes_tso = if self.id.remote.is_ipv4() { caps.tso4 } else { caps.tso6 };
         let largest = if takes_tso {
             whole_segments(MAX_PACKET + EthernetHeader::LEN - header, mss)
         } else {
@@ -282,8 +282,8 @@ impl Connection {
         let mut seq = self.snd_nxt;
         let data = DataHeader {
             link: ctx.link,
-            src: self.remote.ip(),
-            dst: self.guest.ip(),
+            src: self.id.remote,
+            dst: self.id.guest,
             mss: self.mss,
             urgent: self.urgent_to_guest(),
             tcp: self.acknowledgment(ctx.now, seq),

@@ -39,14 +39,14 @@ pub fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
 fn tell_guest(flow: &Flow, ctx: &mut Context<'_>, error: IcmpError, offender: Option<std::net::IpAddr>, body: &[u8]) {
     let mut header = [0; UdpHeader::LEN];
     UdpHeader {
-        src_port: flow.key.guest.port(),
-        dst_port: flow.key.remote.port(),
+        src_port: flow.key.guest_port,
+        dst_port: flow.key.remote_port,
         payload_len: body.len(),
     }
     .emit(&mut header, 0);
     let quote = Packet {
-        src: flow.key.guest.ip(),
-        dst: flow.key.remote.ip(),
+        src: flow.key.guest,
+        dst: flow.key.remote,
         protocol: protocol::UDP,
         traffic_class: 0,
         header: &header,

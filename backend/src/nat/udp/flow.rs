@@ -3,9 +3,9 @@
 
 use super::class_watch::ClassWatch;
 use super::receive::Intake;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::flow_owners::Claim;
 use crate::nat::ip_options::SocketIpOptions;
+use crate::packet::FlowId;
 use crate::time::Instant;
 use crate::timers::Scheduled;
 use socket2::{Domain, Socket};
@@ -54,7 +54,7 @@ pub enum Exchange {
 #[derive(Debug)]
 pub struct Flow {
     /// Its ends.
-    pub key: FlowKey,
+    pub key: FlowId,
     /// Connected to the host-side destination.
     pub socket: Socket,
     /// Family of the socket: not always that of the guest's addresses.
@@ -89,7 +89,7 @@ pub struct Flow {
 
 impl Flow {
     /// A flow that `origin` begins.
-    pub fn new(key: FlowKey, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
+    pub fn new(key: FlowId, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
         Self {
             key,
             socket,

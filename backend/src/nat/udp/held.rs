@@ -9,8 +9,8 @@ use super::receive::{Towards, send_copy};
 use crate::counters::DropReason;
 use crate::frame::{HEAD_MAX, Layout, NoRoom, Offload};
 use crate::nat::context::Context;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::fragmenter::Fragmenter;
+use crate::packet::FlowId;
 use std::collections::VecDeque;
 
 /// Most bytes held: two calls of runs of 64 KiB.
@@ -24,7 +24,7 @@ const MAX_TRIES: u32 = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
     /// Whom it is for.
-    pub key: FlowKey,
+    pub key: FlowId,
     /// DSCP and ECN.
     pub traffic_class: u8,
     /// Set for a run of datagrams of this size.
@@ -36,7 +36,7 @@ pub struct Arrived<'a> {
 /// Something that waits for room.
 #[derive(Debug)]
 pub struct Held {
-    key: FlowKey,
+    key: FlowId,
     traffic_class: u8,
     segment: Option<u16>,
     body: Vec<u8>,
@@ -71,7 +71,7 @@ impl Delivery {
     }
 
     /// Takes out what is held of a flow that goes to another worker.
-    pub fn take(&mut self, key: &FlowKey) -> Vec<Held> {
+    pub fn take(&mut self, key: &FlowId) -> Vec<Held> {
         let mut taken = Vec::new();
         for held in std::mem::take(&mut self.held) {
             if held.key == *key {

@@ -16,9 +16,8 @@ use crate::frame::{Layout, Offload};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::event_owner;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::listen::{self, ListenError};
-use crate::packet::protocol;
+use crate::packet::FlowId;
 use crate::poller::{Interest, Poller, Token};
 use crate::sys::is_out_of_descriptors;
 use crate::sys::receive_batch::ReceiveBatch;
@@ -227,7 +226,7 @@ impl UdpFlows {
     }
 
     /// The flow of a datagram, made if there is none; `None` if it goes nowhere.
-    fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowKey> {
+    fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowId> {
         let Arrival { source, local, ports } = arrival;
         let seen = ctx.nat.inbound(source.ip());
         let guest = seen.and_then(|seen| ctx.link.guest_address(seen));
@@ -235,10 +234,10 @@ impl UdpFlows {
             ctx.counters.count_drop(DropReason::UdpNoFlow);
             return None;
         };
-        let key = FlowKey {
-            guest: SocketAddr::new(guest, ports.guest(local.port())),
-            remote: SocketAddr::new(seen, source.port()),
-        };
+        let key = FlowId::udp(
+            SocketAddr::new(guest, ports.guest(local.port())),
+            SocketAddr::new(seen, source.port()),
+        );
         if let Some(known) = self.table.find(&key)
             && self.table.get(known).is_some_and(|f| f.local == Some(local))
         {
@@ -254,9 +253,9 @@ impl UdpFlows {
         Some(key)
     }
 
-    fn open_inbound(&mut self, ctx: &mut Context<'_>, key: FlowKey, arrival: Arrival) -> Option<FlowRef> {
+    fn open_inbound(&mut self, ctx: &mut Context<'_>, key: FlowId, arrival: Arrival) -> Option<FlowRef> {
         let (local, client) = (arrival.local, arrival.source);
-        let coalesce = takes_runs(&ctx.sink.caps(), key.guest.ip());
+        let coalesce = takes_runs(&ctx.sink.caps(), key.guest);
         let open = || socket::inbound(local, client, coalesce);
         let opened = self.open_or_make_room(Side::World, open);
         let made = match opened {
@@ -316,7 +315,7 @@ impl UdpFlows {
 
     /// Gives a flow its slot and has its socket watched.
     pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
-        flow.claim = ctx.claim(protocol::UDP, flow.key);
+        flow.claim = ctx.claim(flow.key);
         let made = self.table.insert(flow);
         let token = Token {
             owner: event_owner::UDP,

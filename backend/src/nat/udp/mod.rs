@@ -29,7 +29,6 @@ mod transmit;
 pub use self::moving::MovedFlow;
 
 use super::addresses::Walk;
-use super::flow_key::FlowKey;
 use super::icmp::{IcmpError, refuse};
 use crate::config::Families;
 use crate::counters::DropReason;
@@ -37,6 +36,7 @@ use crate::frame::GuestBurst;
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
 use crate::nat::event_owner;
+use crate::packet::FlowId;
 use crate::poller::{Readiness, Token};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::time::Instant;
@@ -81,10 +81,8 @@ pub struct UdpConfig {
 pub struct Datagram {
     /// Index of its frame in the burst.
     pub frame: usize,
-    /// The guest's end.
-    pub src: SocketAddr,
-    /// The other end as the guest sees it.
-    pub dst: SocketAddr,
+    /// Its flow.
+    pub key: FlowId,
     /// Where the payload begins, in bytes from the Ethernet header on.
     pub payload_offset: usize,
     /// Bytes of payload.
@@ -94,16 +92,6 @@ pub struct Datagram {
     /// Set if the payload stands for datagrams of this many bytes each, the last may be
     /// shorter (USO).
     pub segment_size: Option<u16>,
-}
-
-impl Datagram {
-    /// The ends of its flow.
-    pub const fn key(&self) -> FlowKey {
-        FlowKey {
-            guest: self.src,
-            remote: self.dst,
-        }
-    }
 }
 
 /// Something that has datagrams for the guest.
@@ -160,7 +148,7 @@ impl UdpFlows {
     }
 
     /// True if the flow is one of ours.
-    pub fn has(&self, key: &FlowKey) -> bool {
+    pub fn has(&self, key: &FlowId) -> bool {
         self.table.find(key).is_some()
     }
 
@@ -209,9 +197,9 @@ impl UdpFlows {
 
     fn sort_by_flow(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
         self.by_flow.clear();
-        let mut last: Option<(FlowKey, FlowRef)> = None;
+        let mut last: Option<(FlowId, FlowRef)> = None;
         for (i, datagram) in datagrams.iter().enumerate() {
-            let key = datagram.key();
+            let key = datagram.key;
             let same = last.filter(|(k, _)| *k == key).map(|(_, flow)| flow);
             let found = same
                 .or_else(|| self.table.find(&key))
@@ -227,7 +215,7 @@ impl UdpFlows {
     fn open_outbound(
         &mut self,
         ctx: &mut Context<'_>,
-        key: FlowKey,
+        key: FlowId,
         burst: &GuestBurst<'_>,
         datagram: &Datagram,
     ) -> Option<FlowRef> {
@@ -239,7 +227,7 @@ impl UdpFlows {
             }
             None
         };
-        let peer = match ctx.nat.outbound(key.remote) {
+        let peer = match ctx.nat.outbound(key.remote_end()) {
             Destination::World(peer) => peer,
             Destination::Gateway => return give_up(ctx, Some(IcmpError::PortUnreachable)),
             Destination::Refused(reason) => {
@@ -251,13 +239,13 @@ impl UdpFlows {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return None;
         }
-        let port = key.guest.port();
+        let port = key.guest_port;
         let port_use = if self.table.owns_port(socket::domain_of(peer.ip()), port) {
             PortUse::Shared
         } else {
             PortUse::First
         };
-        let coalesce = receive::takes_runs(&ctx.sink.caps(), key.guest.ip());
+        let coalesce = receive::takes_runs(&ctx.sink.caps(), key.guest);
         let opened = self.open_or_make_room(Side::Guest, || socket::outbound(peer, port, port_use, coalesce));
         let made = match opened {
             Ok(made) => made,
@@ -294,7 +282,7 @@ impl UdpFlows {
     /// no socket has the port, and the forward's has it; only a raw socket could, and workers
     /// give the right to have one up. Who answers a flow of the guest's is told by the kernel
     /// when it sends the next datagram.
-    pub fn on_refusal(&mut self, ctx: &Context<'_>, key: &FlowKey) -> bool {
+    pub fn on_refusal(&mut self, ctx: &Context<'_>, key: &FlowId) -> bool {
         let Some(flow) = self.table.find(key) else {
             return false;
         };

@@ -3,7 +3,7 @@
 use super::held::Held;
 use super::{Flow, UdpFlows};
 use crate::nat::context::Context;
-use crate::nat::flow_key::FlowKey;
+use crate::packet::FlowId;
 use crate::poller::Poller;
 
 /// A flow between two workers, and what the guest had no room for.
@@ -14,12 +14,12 @@ pub struct MovedFlow {
 
 impl UdpFlows {
     /// The ends of one of the flows, if there is any.
-    pub fn any(&self) -> Option<FlowKey> {
+    pub fn any(&self) -> Option<FlowId> {
         self.table.any()
     }
 
     /// Lets go of a flow, for another worker.
-    pub fn release(&mut self, key: &FlowKey, poller: &Poller) -> Option<MovedFlow> {
+    pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let flow = self.table.find(key)?;
         let mut flow = self.table.take_out(flow)?;
         // Fails only for a descriptor that is not watched.

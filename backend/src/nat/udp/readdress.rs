@@ -62,12 +62,12 @@ impl UdpFlows {
         let Some(peer) = flow.socket.peer_addr()?.as_socket() else {
             return Ok(());
         };
-        let coalesce = takes_runs(&ctx.sink.caps(), flow.key.guest.ip());
+        let coalesce = takes_runs(&ctx.sink.caps(), flow.key.guest);
         // The port is ours where another socket of ours has it: the old one, or a listener.
         let (port, port_use) = match (flow.origin, flow.local, flow.kept_port) {
             (Side::World, Some(local), _) => (local.port(), PortUse::Shared),
             (_, _, Some(port)) => (port, PortUse::Shared),
-            _ => (flow.key.guest.port(), PortUse::First),
+            _ => (flow.key.guest_port, PortUse::First),
         };
         let made = socket::outbound(peer, port, port_use, coalesce)?;
         self.discard_strays(&made.socket);

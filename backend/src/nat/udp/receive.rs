@@ -11,11 +11,10 @@ use super::flow::Flow;
 use super::held::{Arrived, Delivery};
 use crate::frame::{Checksum, GuestCaps, Layout, NoRoom, Offload, Segmentation};
 use crate::nat::context::Context;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::fragmenter::Fragmenter;
 use crate::nat::link::{Link, Packet, PacketSpec};
 use crate::packet::checksum::Sum;
-use crate::packet::{EthernetHeader, UdpHeader, protocol};
+use crate::packet::{EthernetHeader, FlowId, UdpHeader, protocol};
 use crate::sys::datagram::MAX_PAYLOAD;
 use crate::sys::receive_batch::{MAX_BATCH, ReceiveBatch};
 use std::net::IpAddr;
@@ -75,7 +74,7 @@ impl Default for Receiver {
 /// What the guest takes for a flow.
 #[derive(Clone, Copy)]
 pub(super) struct Towards {
-    key: FlowKey,
+    key: FlowId,
     header: usize,
     /// Most payload bytes of a frame that is one packet.
     whole: usize,
@@ -85,8 +84,8 @@ pub(super) struct Towards {
 }
 
 impl Towards {
-    pub(super) fn new(key: FlowKey, ctx: &Context<'_>) -> Self {
-        let header = Link::header_len(key.remote.ip()) + UdpHeader::LEN;
+    pub(super) fn new(key: FlowId, ctx: &Context<'_>) -> Self {
+        let header = Link::header_len(key.remote) + UdpHeader::LEN;
         Self {
             key,
             header,
@@ -101,7 +100,7 @@ impl Towards {
     }
 
     pub(super) fn takes_runs(&self) -> bool {
-        takes_runs(&self.caps, self.key.guest.ip())
+        takes_runs(&self.caps, self.key.guest)
     }
 
     fn layout(&self, intake: Intake) -> Layout {
@@ -121,11 +120,11 @@ impl Towards {
     /// complete.
     fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
         let header = UdpHeader {
-            src_port: self.key.remote.port(),
-            dst_port: self.key.guest.port(),
+            src_port: self.key.remote_port,
+            dst_port: self.key.guest_port,
             payload_len: len,
         };
-        let (src, dst) = (self.key.remote.ip(), self.key.guest.ip());
+        let (src, dst) = (self.key.remote, self.key.guest);
         let pseudo = |sum: Sum| sum.pseudo_header(src, dst, protocol::UDP, UdpHeader::LEN + len);
         header.emit(out, 0);
         let sum = match payload {
@@ -212,7 +211,7 @@ impl Receiver {
         for (i, length) in lengths[..count].iter_mut().enumerate() {
             *length = self.batch.message(i).len;
         }
-        let (src, dst) = (towards.key.remote.ip(), towards.key.guest.ip());
+        let (src, dst) = (towards.key.remote, towards.key.guest);
         let link = ctx.link;
         ctx.sink.commit(&lengths[..count], &mut |i, len, out| {
             let spec = PacketSpec {
@@ -230,7 +229,7 @@ impl Receiver {
     }
 
     /// Sends the datagram or run in spill buffer `index` to the guest's end of `key` by copy.
-    pub fn pass_on(&mut self, key: FlowKey, ctx: &mut Context<'_>, index: usize) {
+    pub fn pass_on(&mut self, key: FlowId, ctx: &mut Context<'_>, index: usize) {
         let message = self.batch.message(index);
         let arrived = Arrived {
             key,
@@ -268,8 +267,8 @@ pub(super) fn send_copy(
 ) -> Result<(), NoRoom> {
     let mut header = [0; UdpHeader::LEN];
     let mut packet = Packet {
-        src: towards.key.remote.ip(),
-        dst: towards.key.guest.ip(),
+        src: towards.key.remote,
+        dst: towards.key.guest,
         protocol: protocol::UDP,
         traffic_class: towards.traffic_class,
         header: &[0; UdpHeader::LEN],

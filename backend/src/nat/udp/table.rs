@@ -10,9 +10,9 @@
 
 use super::flow::{Exchange, Flow, FlowRef, Side};
 use crate::nat::event_owner;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::index::SlotIndex;
 use crate::nat::recency::Recency;
+use crate::packet::FlowId;
 use crate::poller::{GENERATION_MASK, Token};
 use crate::time::Instant;
 use crate::timers::{Scheduled, TimerQueue};
@@ -103,7 +103,7 @@ impl FlowTable {
     }
 
     /// The flow with these ends.
-    pub fn find(&self, key: &FlowKey) -> Option<FlowRef> {
+    pub fn find(&self, key: &FlowId) -> Option<FlowRef> {
         let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
         let generation = self.flows[index as usize].generation;
         Some(FlowRef { index, generation })
@@ -250,7 +250,7 @@ impl FlowTable {
     }
 
     /// One of the flows, if there is any.
-    pub fn any(&self) -> Option<FlowKey> {
+    pub fn any(&self) -> Option<FlowId> {
         self.flows.iter().next().map(|(_, flow)| flow.key)
     }
 
@@ -276,7 +276,7 @@ impl FlowTable {
 
     /// Drops the flows to a peer that `is_gone` names.
     pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
-        let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.remote));
+        let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.remote_end()));
         let gone: Vec<u32> = gone.filter_map(|(index, _)| u32::try_from(index).ok()).collect();
         for index in gone {
             let generation = self.flows[index as usize].generation;
@@ -311,7 +311,7 @@ impl FlowTable {
     }
 }
 
-fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowKey {
+fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowId {
     flows[slot as usize].key
 }
 
@@ -325,17 +325,17 @@ mod tests {
 
     /// A flow from port `port` of the guest that `origin` begins.
     fn flow(port: u16, origin: Side, now: Instant) -> Flow {
-        let key = FlowKey {
-            guest: SocketAddr::new([10, 0, 2, 2].into(), port),
-            remote: SocketAddr::new([192, 0, 2, 1].into(), 53),
-        };
+        let key = FlowId::udp(
+            SocketAddr::new([10, 0, 2, 2].into(), port),
+            SocketAddr::new([192, 0, 2, 1].into(), 53),
+        );
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         Flow::new(key, socket, Domain::IPV4, origin, now)
     }
 
     /// Ports of the flows there are.
     fn ports(table: &FlowTable) -> Vec<u16> {
-        let mut ports: Vec<_> = table.flows.iter().map(|(_, f)| f.key.guest.port()).collect();
+        let mut ports: Vec<_> = table.flows.iter().map(|(_, f)| f.key.guest_port).collect();
         ports.sort_unstable();
         ports
     }

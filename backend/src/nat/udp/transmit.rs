@@ -243,12 +243,12 @@ fn ip_options(work: &FlowBurst<'_>, member: usize, link: &Link) -> IpOptions {
     let datagram = work.datagram(member);
     let frame = &work.burst[datagram.frame];
     let segmented = datagram.segment_size.is_some();
-    IpOptions::of(frame, datagram.src.ip(), datagram.ttl, segmented, link)
+    IpOptions::of(frame, datagram.key.guest, datagram.ttl, segmented, link)
 }
 
 /// Puts datagrams together into messages.
 fn plan(messages: &mut Vec<Message>, work: &FlowBurst<'_>, flow: &Flow, link: &Link) {
-    let network = Link::header_len(flow.key.guest.ip()) - EthernetHeader::LEN;
+    let network = Link::header_len(flow.key.guest) - EthernetHeader::LEN;
     let largest_segment = usize::from(link.mtu).saturating_sub(network + UdpHeader::LEN);
     messages.clear();
     for member in 0..work.len() {

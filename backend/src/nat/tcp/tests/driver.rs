@@ -2,10 +2,10 @@
 
 use super::sockets::Bench;
 use super::states::{ACK, ISS, Steps};
-use crate::nat::flow_key::FlowKey;
 use crate::nat::tcp::connection::{Progress, State};
 use crate::nat::tcp::driver::AT_ONCE;
 use crate::nat::test_support::{guest, host_seen};
+use crate::packet::FlowId;
 use crate::packet::TcpFlags;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
@@ -76,16 +76,13 @@ fn what_is_in_flight_is_sent_at_once_to_a_new_driver() {
 }
 
 /// A guest with so many idle connections, and their peers.
-fn idle(n: u16) -> (Bench, Vec<(FlowKey, TcpStream)>) {
+fn idle(n: u16) -> (Bench, Vec<(FlowId, TcpStream)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut bench = Bench::new(listener.local_addr().unwrap().port());
     let mut all = Vec::new();
     for i in 0..n {
-        let remote = host_seen(bench.key.remote.ip(), listener.local_addr().unwrap().port());
-        bench.key = FlowKey {
-            guest: guest(remote.ip(), 40_000 + i),
-            remote,
-        };
+        let remote = host_seen(bench.key.remote, listener.local_addr().unwrap().port());
+        bench.key = FlowId::tcp(guest(remote.ip(), 40_000 + i), remote);
         bench.next = ISS;
         bench.send_syn();
         let (peer, _) = listener.accept().unwrap();

@@ -1,8 +1,8 @@
 //! Ports of the guest's that the kernel does not give out by itself.
 
 use super::sockets::Bench;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, host_seen, ip};
+use crate::packet::FlowId;
 use crate::packet::TcpFlags;
 use crate::sys::netns::enter_fresh;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -18,10 +18,7 @@ fn seen(bench: &mut Bench, listener: &TcpListener, from: u16) -> (u16, TcpStream
     let at = listener.local_addr().unwrap();
     let like = if at.is_ipv4() { "10.0.2.9" } else { "fd10:0:2::9" };
     let remote = host_seen(ip(like), at.port());
-    bench.key = FlowKey {
-        guest: guest(remote.ip(), from),
-        remote,
-    };
+    bench.key = FlowId::tcp(guest(remote.ip(), from), remote);
     bench.next = 1000;
     bench.send_syn();
     let (peer, address) = listener.accept().unwrap();

@@ -11,7 +11,7 @@ use crate::nat::tcp::seq::Seq;
 use crate::nat::tcp::spill::SpillPool;
 use crate::nat::tcp::testing::FakeStream;
 use crate::nat::test_support::Surroundings;
-use crate::packet::{EtherType, EthernetHeader, Headers, MacAddr, TcpFlags, TcpHeader};
+use crate::packet::{EtherType, EthernetHeader, FlowId, Headers, MacAddr, TcpFlags, TcpHeader};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -293,8 +293,10 @@ impl Pair {
 
     fn opening(&self) -> Opening {
         Opening {
-            guest: SocketAddr::new(GUEST.into(), GUEST_PORT),
-            remote: SocketAddr::new(REMOTE.into(), REMOTE_PORT),
+            id: FlowId::tcp(
+                SocketAddr::new(GUEST.into(), GUEST_PORT),
+                SocketAddr::new(REMOTE.into(), REMOTE_PORT),
+            ),
             // Close to the wrap, so that every transfer crosses it.
             iss: Seq(u32::MAX - 5_000),
             clock: Clock {

@@ -2,9 +2,9 @@
 
 use super::sockets::Bench;
 use crate::counters::DropReason;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::tcp::TcpFlows;
 use crate::nat::test_support::{guest, host_seen, ip};
+use crate::packet::FlowId;
 use crate::packet::TcpFlags;
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
@@ -35,17 +35,14 @@ fn bench(limit: usize) -> (Bench, TcpListener) {
 /// What the guest knows of one of its connections.
 #[derive(Clone, Copy)]
 struct Known {
-    key: FlowKey,
+    key: FlowId,
     next: u32,
     expected: u32,
 }
 
 /// The guest asks for a connection to `port` of the host from its own port `from`.
-fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowKey {
-    bench.key = FlowKey {
-        guest: guest(ip("10.0.2.2"), from),
-        remote: host_seen(ip("10.0.2.9"), port),
-    };
+fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowId {
+    bench.key = FlowId::tcp(guest(ip("10.0.2.2"), from), host_seen(ip("10.0.2.9"), port));
     bench.next = ISS;
     bench.send_syn();
     bench.key

@@ -1,8 +1,8 @@
 //! Connections that a router forbids.
 
 use super::sockets::Bench;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, icmp_message, ip};
+use crate::packet::FlowId;
 use crate::packet::icmp::{v4, v6};
 use crate::sys::netns::Network;
 use std::net::SocketAddr;
@@ -26,10 +26,7 @@ fn what_a_router_forbids_is_told_with_its_type_and_code_and_by_that_router() {
     ] {
         let mut bench = Bench::new(0);
         let remote = SocketAddr::new(ip(far), 80);
-        bench.key = FlowKey {
-            guest: guest(remote.ip(), 40_000),
-            remote,
-        };
+        bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
         bench.send_syn();
         // The router's word comes in its own time.
         for _ in 0..100 {

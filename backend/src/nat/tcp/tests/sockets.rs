@@ -2,10 +2,9 @@
 //! the host's loopback.
 
 use crate::counters::DropReason;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::tcp::{Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
 use crate::nat::test_support::{Surroundings, guest, host_seen, ip, packet, parse, with_burst};
-use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, TcpOptions, protocol};
+use crate::packet::{EthernetHeader, FlowId, TcpFlags, TcpHeader, TcpOptions, protocol};
 use crate::poller::EventBuffer;
 use crate::sys::stream::has_port_range;
 use crate::sys::traffic_class::traffic_class;
@@ -24,7 +23,7 @@ const QUIET: Duration = Duration::from_millis(50);
 pub(super) struct Bench {
     pub(super) around: Surroundings,
     pub(super) flows: TcpFlows,
-    pub(super) key: FlowKey,
+    pub(super) key: FlowId,
     /// Number of the guest's next byte, and of the next it expects.
     pub(super) next: u32,
     pub(super) expected: u32,
@@ -50,10 +49,7 @@ impl Bench {
         Self {
             around: Surroundings::new(),
             flows: TcpFlows::new(2000).unwrap(),
-            key: FlowKey {
-                guest: guest(remote.ip(), 40_000),
-                remote,
-            },
+            key: FlowId::tcp(guest(remote.ip(), 40_000), remote),
             next: ISS,
             expected: 0,
             edge: ISS,
@@ -102,8 +98,8 @@ impl Bench {
     pub(super) fn send(&mut self, flags: TcpFlags, payload: &[u8]) {
         let is_syn = flags == TcpFlags::SYN;
         let header = TcpHeader {
-            src_port: self.key.guest.port(),
-            dst_port: self.key.remote.port(),
+            src_port: self.key.guest_port,
+            dst_port: self.key.remote_port,
             seq: self.next,
             ack: if is_syn { 0 } else { self.expected },
             flags,
@@ -120,7 +116,7 @@ impl Bench {
         header.emit(&mut rest, 0);
         let payload_offset = 34 + rest.len();
         rest.extend_from_slice(payload);
-        let ends = (self.key.guest.ip(), self.key.remote.ip());
+        let ends = (self.key.guest, self.key.remote);
         let mut frame = packet(ends.0, ends.1, protocol::TCP, self.ttl, &rest);
         frame[EthernetHeader::LEN + 1] = self.tos;
         let segment = Segment {
@@ -206,7 +202,7 @@ fn the_port_of_the_guest_is_kept() {
     let (bench, peer) = Bench::connected();
     // Linux 6.3; an older one chooses.
     if has_port_range() {
-        assert_eq!(peer.peer_addr().unwrap().port(), bench.key.guest.port());
+        assert_eq!(peer.peer_addr().unwrap().port(), bench.key.guest_port);
     }
 }
 
@@ -382,10 +378,10 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     assert_eq!(syns.len(), FREE, "as many as there are descriptors");
     // The guest refuses one; its descriptor is for the next client, and no other.
     let refused = &syns[0].header;
-    bench.key = FlowKey {
-        guest: guest(ip("10.0.2.2"), 80),
-        remote: SocketAddr::new(ip("10.0.2.1"), refused.src_port),
-    };
+    bench.key = FlowId::tcp(
+        guest(ip("10.0.2.2"), 80),
+        SocketAddr::new(ip("10.0.2.1"), refused.src_port),
+    );
     bench.next = 0;
     bench.expected = refused.seq.wrapping_add(1);
     bench.send(TcpFlags::RST | ACK, b"");
@@ -459,10 +455,10 @@ fn connections_in_time_wait_leave_the_limit_to_others() {
     let (mut bench, peer) = Bench::connected();
     bench.flows.limit = 1;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let other = FlowKey {
-        remote: host_seen(bench.key.remote.ip(), listener.local_addr().unwrap().port()),
-        ..bench.key
-    };
+    let other = FlowId::tcp(
+        bench.key.guest_end(),
+        host_seen(bench.key.remote, listener.local_addr().unwrap().port()),
+    );
     let connect = |bench: &mut Bench| {
         (bench.key, bench.next) = (other, ISS);
         bench.send_syn();

@@ -1,10 +1,9 @@
 //! How far SYNs of the guest travel, and what the network says against them, told the guest.
 
 use super::sockets::Bench;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, icmp_message, ip};
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{IcmpHeader, TcpFlags};
+use crate::packet::{FlowId, IcmpHeader, TcpFlags};
 use crate::sys::netns::Network;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
@@ -15,10 +14,7 @@ const ISS: u32 = 1000;
 /// The guest sends a SYN with `ttl` to `remote`.
 fn syn(remote: SocketAddr, ttl: u8) -> Bench {
     let mut bench = Bench::new(0);
-    bench.key = FlowKey {
-        guest: guest(remote.ip(), 40_000),
-        remote,
-    };
+    bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
     bench.ttl = ttl;
     bench.send_syn();
     bench.handle_events();
@@ -35,8 +31,8 @@ fn told(bench: &mut Bench) -> (IpAddr, IcmpHeader, [u8; 8]) {
 }
 
 fn ports_and_number(bench: &Bench) -> [u8; 8] {
-    let [a, b] = bench.key.guest.port().to_be_bytes();
-    let [c, d] = bench.key.remote.port().to_be_bytes();
+    let [a, b] = bench.key.guest_port.to_be_bytes();
+    let [c, d] = bench.key.remote_port.to_be_bytes();
     let [e, f, g, h] = ISS.to_be_bytes();
     [a, b, c, d, e, f, g, h]
 }

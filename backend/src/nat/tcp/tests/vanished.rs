@@ -3,21 +3,17 @@
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
 use crate::nat::event_owner;
-use crate::nat::flow_key::FlowKey;
 use crate::nat::test_support::{guest, ip};
-use crate::packet::TcpFlags;
+use crate::packet::{FlowId, TcpFlags};
 use crate::sys::netns::{Network, enter_fresh, run};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 const POD: &str = "192.0.2.7";
 
 /// The guest connects to `listener` at `address`, from port `port`.
-fn connect(bench: &mut Bench, listener: &TcpListener, address: &str, port: u16) -> (FlowKey, TcpStream) {
+fn connect(bench: &mut Bench, listener: &TcpListener, address: &str, port: u16) -> (FlowId, TcpStream) {
     let remote = SocketAddr::new(ip(address), listener.local_addr().unwrap().port());
-    bench.key = FlowKey {
-        guest: guest(remote.ip(), port),
-        remote,
-    };
+    bench.key = FlowId::tcp(guest(remote.ip(), port), remote);
     bench.next = 1000;
     bench.send_syn();
     let (peer, _) = listener.accept().unwrap();
@@ -47,7 +43,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     let arrived = bench.take();
     assert_eq!(arrived.len(), 1);
     assert!(arrived[0].header.flags.has(TcpFlags::RST));
-    assert_eq!(arrived[0].header.dst_port, lost.guest.port());
+    assert_eq!(arrived[0].header.dst_port, lost.guest_port);
     assert!(!bench.flows.has(&lost) && bench.flows.has(&kept));
     assert_eq!(
         bench.flows.deadline(),
@@ -62,10 +58,7 @@ fn a_connection_that_is_being_made_is_forgotten_so_that_the_next_syn_leaves_from
     let mut bench = Bench::new(0);
     // Nobody has this address.
     let remote = SocketAddr::new(ip("192.0.2.99"), 80);
-    bench.key = FlowKey {
-        guest: guest(remote.ip(), 40_000),
-        remote,
-    };
+    bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
     bench.send_syn();
     assert_eq!(bench.flows.count(), 1);
     network.pod_run("ip address del 192.0.2.2/24 dev pod0");

@@ -15,7 +15,7 @@ use crate::nat::test_support::{
     Surroundings, fragment_info, guest, host_seen, icmp_message, ip, parse, udp_datagram, udp_frame, with_burst,
 };
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{EthernetHeader, Headers, UdpHeader};
+use crate::packet::{EthernetHeader, FlowId, Headers, UdpHeader};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -102,8 +102,7 @@ fn datagram(frame: usize, head: &[u8], len: usize, segment_size: Option<u16>) ->
     let udp = UdpHeader::parse(&head[at..], l4_len, segment_size.is_some()).unwrap();
     Datagram {
         frame,
-        src: SocketAddr::new(src, udp.src_port),
-        dst: SocketAddr::new(dst, udp.dst_port),
+        key: FlowId::udp(SocketAddr::new(src, udp.src_port), SocketAddr::new(dst, udp.dst_port)),
         payload_offset: at + UdpHeader::LEN,
         payload_len: udp.payload_len,
         ttl: match src {

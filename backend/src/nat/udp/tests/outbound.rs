@@ -93,10 +93,7 @@ fn the_ttl_of_the_guest_is_kept() {
     for ttl in [5, 5, 9] {
         assert_eq!(take(&peer).0, [ttl]);
     }
-    let key = FlowKey {
-        guest: src,
-        remote: host_seen(src.ip(), port),
-    };
+    let key = FlowId::udp(src, host_seen(src.ip(), port));
     let flow = bench.flows.table.find(&key).unwrap();
     let flow = bench.flows.table.get(flow).unwrap();
     assert_eq!(flow.socket.ttl_v4().unwrap(), 9);
@@ -105,10 +102,7 @@ fn the_ttl_of_the_guest_is_kept() {
 /// The name server that a question from `src` to `dst` is sent to.
 fn server_asked(bench: &mut Bench, src: SocketAddr, dst: SocketAddr) -> SocketAddr {
     bench.send(src, dst, b"name?");
-    let key = FlowKey {
-        guest: src,
-        remote: dst,
-    };
+    let key = FlowId::udp(src, dst);
     let flow = bench.flows.table.find(&key).unwrap();
     let flow = bench.flows.table.get(flow).unwrap();
     flow.socket.peer_addr().unwrap().as_socket().unwrap()
