@@ -1,7 +1,7 @@
-//! Options of datagram sockets, and their ancillary data.
+//! Options and ancillary data of datagram sockets.
 //!
-//! UDP_SEGMENT needs Linux 4.18, UDP_GRO 5.0; on an older kernel setting them fails
-//! and the caller goes on without. Everything else is older than any kernel we meet.
+//! UDP_SEGMENT needs Linux 4.18 and UDP_GRO 5.0; on an older kernel setting them fails and the
+//! caller does without them. Everything else is older than any supported kernel.
 
 use super::option::IntOption;
 use socket2::{Domain, Socket};
@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 
-/// Most datagrams one segmented send may stand for: 128 since Linux 6.9, 64 before.
+/// Most datagrams that one segmented send may carry: 128 since Linux 6.9, 64 before.
 pub const MAX_SEGMENTS: usize = 64;
 
 /// Most payload bytes of one UDP datagram or one segmented send (65,535 less the
@@ -19,25 +19,25 @@ pub const MAX_PAYLOAD: usize = 65_507;
 /// What the kernel does with a datagram larger than the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// Refuses it with EMSGSIZE and says the MTU on the error queue: for senders that
-    /// set don't-fragment.
+    /// Refuses it with EMSGSIZE and reports the MTU on the error queue: for senders that set
+    /// don't-fragment.
     Refuse,
-    /// Sends it in pieces.
+    /// Fragments it.
     Allow,
 }
 
-/// Asks for ICMP errors and local ones on the error queue (IP_RECVERR).
+/// Enables the error queue (IP_RECVERR) for ICMP errors and local ones.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn watch_errors(socket: &Socket, domain: Domain) -> io::Result<()> {
     receive_errors(domain).set(socket, 1)
 }
 
-/// Asks for no errors on the error queue any more; what is there is dropped.
+/// Disables the error queue and drops its entries.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn ignore_errors(socket: &Socket, domain: Domain) -> io::Result<()> {
     receive_errors(domain).set(socket, 0)
 }
@@ -50,10 +50,10 @@ fn receive_errors(domain: Domain) -> IntOption {
     }
 }
 
-/// Sets what happens to datagrams above the path's MTU.
+/// Sets how the kernel treats datagrams above the path's MTU.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn set_fragmentation(socket: &Socket, domain: Domain, what: Fragmentation) -> io::Result<()> {
     let v6 = domain == Domain::IPV6;
     let value = match (what, v6) {
@@ -69,10 +69,10 @@ pub fn set_fragmentation(socket: &Socket, domain: Domain, what: Fragmentation) -
     }
 }
 
-/// Sets TTL or hop limit of what the socket sends.
+/// Sets the TTL or hop limit of packets that the socket sends.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn set_ttl(socket: &Socket, domain: Domain, ttl: u8) -> io::Result<()> {
     match domain {
         Domain::IPV6 => socket.set_unicast_hops_v6(ttl.into()),
@@ -80,18 +80,19 @@ pub fn set_ttl(socket: &Socket, domain: Domain, ttl: u8) -> io::Result<()> {
     }
 }
 
-/// Asks the kernel to hand over runs of equal datagrams as one (UDP_GRO).
+/// Enables or disables receive coalescing: the kernel delivers runs of datagrams of equal size as
+/// one (UDP_GRO).
 ///
 /// # Errors
-/// What setsockopt(2) says; ENOPROTOOPT before Linux 5.0.
+/// The error of setsockopt(2); ENOPROTOOPT before Linux 5.0.
 pub fn set_coalescing(socket: &Socket, on: bool) -> io::Result<()> {
     IntOption(libc::SOL_UDP, libc::UDP_GRO).set(socket, on.into())
 }
 
-/// Asks to be told the local address each datagram came to.
+/// Makes the kernel report the local address that each datagram was sent to.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn watch_local_address(socket: &Socket, domain: Domain) -> io::Result<()> {
     match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO).set(socket, 1),
@@ -99,10 +100,10 @@ pub fn watch_local_address(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
-/// Asks to be told the local port each datagram came to.
+/// Makes the kernel report the local port that each datagram was sent to.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn watch_local_port(socket: &Socket, domain: Domain) -> io::Result<()> {
     match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_RECVORIGDSTADDR).set(socket, 1),
@@ -113,7 +114,7 @@ pub fn watch_local_port(socket: &Socket, domain: Domain) -> io::Result<()> {
 /// Lets only ICMP or ICMPv6 messages of one type through to a raw socket.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn pass_only_icmp_type(socket: &Socket, domain: Domain, kind: u8) -> io::Result<()> {
     // include/uapi/linux/icmp.h and icmpv6.h; in both a set bit means "blocked".
     const ICMP_FILTER: libc::c_int = 1;
@@ -136,7 +137,7 @@ pub fn pass_only_icmp_type(socket: &Socket, domain: Domain, kind: u8) -> io::Res
 /// The MTU of the path of a connected socket, in bytes of IP packet.
 ///
 /// # Errors
-/// What getsockopt(2) says.
+/// The error of getsockopt(2).
 pub fn path_mtu(socket: &Socket, domain: Domain) -> io::Result<u32> {
     let mtu = match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_MTU),
@@ -145,7 +146,7 @@ pub fn path_mtu(socket: &Socket, domain: Domain) -> io::Result<u32> {
     Ok(u32::try_from(mtu.get(socket)?).unwrap_or(0))
 }
 
-/// Room for control messages, aligned as the kernel wants it.
+/// Buffer for control messages, aligned as the kernel requires.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 pub(super) struct Control<const N: usize>(pub [u8; N]);
@@ -153,9 +154,10 @@ pub(super) struct Control<const N: usize>(pub [u8; N]);
 /// Calls `f` with level, type and data of every control message the kernel wrote.
 ///
 /// # Safety
-/// `message` must be as recvmsg(2) left it, its control buffer still alive.
+/// `message` must be as recvmsg(2) left it, and its control buffer still alive.
 pub(super) unsafe fn for_each_control(message: &libc::msghdr, mut f: impl FnMut(libc::c_int, libc::c_int, &[u8])) {
-    // SAFETY: the caller vouches for the buffer; the CMSG functions stay inside it.
+    // SAFETY: the caller guarantees that the buffer is valid, and the CMSG functions stay inside
+    // it.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(message);
         while !at.is_null() {
@@ -203,7 +205,7 @@ pub(super) fn local_port(level: libc::c_int, kind: libc::c_int, data: &[u8]) -> 
     is_original.then(|| socket_address(data)).flatten().map(|to| to.port())
 }
 
-/// The address in a `sockaddr_in` or `sockaddr_in6` given as bytes.
+/// Parses a `sockaddr_in` or `sockaddr_in6` from bytes.
 pub(super) fn socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     let family = libc::c_int::from(u16::from_ne_bytes(*bytes.first_chunk()?));
     let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);

@@ -1,6 +1,6 @@
-//! The error queue of a datagram socket (recvmsg(2) with MSG_ERRQUEUE): ICMP errors
-//! the network sent back, and errors of our own stack, with the start of the packet
-//! they are about. Asked for with [`super::datagram::watch_errors`].
+//! The error queue of a datagram socket (recvmsg(2) with MSG_ERRQUEUE): ICMP errors from the
+//! network and errors of the local IP stack, each with the start of the packet that caused it.
+//! [`super::datagram::watch_errors`] enables it.
 
 use super::datagram::{Control, for_each_control, socket_address};
 use std::io;
@@ -13,10 +13,10 @@ const NAME: usize = 32;
 #[allow(clippy::cast_possible_truncation, reason = "32")]
 const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
 
-/// Who reported an error.
+/// Where an error comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Our own stack.
+    /// The local IP stack.
     Local,
     /// An ICMP message of this type and code.
     Icmp(u8, u8),
@@ -27,27 +27,27 @@ pub enum Origin {
 /// One entry of an error queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueuedError {
-    /// The error number the socket would report.
+    /// The error number that the socket would return.
     pub errno: i32,
-    /// Who reported it.
+    /// Where the error comes from.
     pub origin: Origin,
-    /// For "too big" errors the MTU.
+    /// The MTU for "too big" errors.
     pub info: u32,
-    /// Who sent the ICMP message.
+    /// Sender of the ICMP message.
     pub offender: Option<IpAddr>,
-    /// Where the packet went that the error is about.
+    /// Destination of the packet that caused the error.
     pub destination: Option<SocketAddr>,
-    /// Bytes written to the buffer: the packet's payload after the transport header
-    /// (for ping and raw sockets from the transport header on), as far as it was quoted.
+    /// Bytes written to the buffer: the quoted part of the packet's payload after the transport
+    /// header (for ping and raw sockets from the transport header on).
     pub len: usize,
 }
 
-/// Takes the oldest entry; the quoted bytes go to `quoted`. `None` if there is none.
+/// Takes the oldest entry and writes the quoted bytes to `quoted`. `None` if the queue is empty.
 ///
 /// # Errors
-/// What recvmsg(2) says.
+/// The error of recvmsg(2).
 pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<QueuedError>> {
-    // sock_extended_err (16) and the offender (28), with the header's 16; pktinfo may follow.
+    // Header (16), sock_extended_err (16) and the offender's address (28); pktinfo may follow.
     let mut control = Control([0u8; 256]);
     let mut iov = libc::iovec {
         iov_base: quoted.as_mut_ptr().cast(),
@@ -85,7 +85,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
             }
         });
     }
-    // An entry without an extended error (a timestamp, say) says nothing to us.
+    // An entry without an extended error (a timestamp, for example) is ignored.
     Ok(Some(found.unwrap_or(QueuedError {
         errno: 0,
         origin: Origin::Local,
@@ -96,7 +96,7 @@ pub fn take(socket: &impl AsRawFd, quoted: &mut [u8]) -> io::Result<Option<Queue
     })))
 }
 
-/// `struct sock_extended_err`, the offender's address behind it.
+/// `struct sock_extended_err`, followed by the offender's address.
 fn parse(data: &[u8], destination: Option<SocketAddr>, len: usize) -> Option<QueuedError> {
     const LEN: usize = size_of::<libc::sock_extended_err>();
     let fixed: &[u8; LEN] = data.first_chunk()?;

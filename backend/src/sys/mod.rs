@@ -15,7 +15,7 @@ pub mod tap;
 pub mod thread_time;
 pub mod traffic_class;
 
-/// True if the process or the system has no room for one more descriptor.
+/// True if the process or the system has reached its limit of open descriptors.
 pub fn is_out_of_descriptors(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

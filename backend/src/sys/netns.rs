@@ -1,5 +1,5 @@
-//! A small network for tests: the pod, a router, and a server behind it, each in a
-//! network namespace of its own that ends with the test. Needs root and `ip`.
+//! A small network for tests: pod, router and a server behind it, each in a network namespace of
+//! its own that ends with the test. Needs root and `ip`.
 
 use std::fs::File;
 use std::io;
@@ -7,10 +7,10 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long a link may take to come up.
+/// Longest time a link may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Three namespaces in a row. The calling thread is in the pod's.
+/// Three namespaces in a row. The calling thread is in the pod's namespace.
 ///
 /// Pod 192.0.2.2, fd00:1::2 — router 192.0.2.1, fd00:1::1 and 198.51.100.1, fd00:2::1 —
 /// server 198.51.100.2, fd00:2::2.
@@ -38,8 +38,8 @@ fn enter(namespace: &File) {
     assert_eq!(r, 0, "setns: {}", io::Error::last_os_error());
 }
 
-/// Moves the calling thread into a namespace that has a loopback and nothing else. False, and
-/// a word why, where the test may not.
+/// Moves the calling thread into a namespace that has only a loopback link. If the test lacks the
+/// rights, prints the reason and returns false.
 pub fn enter_fresh() -> bool {
     if fresh().is_err() {
         eprintln!("skipped: needs root");
@@ -54,7 +54,7 @@ pub fn run(line: &str) {
     output(line);
 }
 
-/// What a command says that must succeed.
+/// Output of a command that must succeed.
 fn output(line: &str) -> String {
     let mut words = line.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
@@ -67,8 +67,8 @@ fn output(line: &str) -> String {
 }
 
 impl Network {
-    /// Makes the network, with `mtu` between router and server. `None`, and a word why,
-    /// where the test may not or cannot.
+    /// Creates the network with `mtu` between router and server. If the test lacks the rights or
+    /// `ip`, prints the reason and returns `None`.
     pub fn new(mtu: u32) -> Option<Self> {
         let made = fresh().and_then(|server| Ok((server, fresh()?)));
         if let (Ok((server, router)), Ok(_)) = (&made, Command::new("ip").arg("-V").output()) {
@@ -86,8 +86,8 @@ impl Network {
         None
     }
 
-    /// Waits until the kernel has switched on the queue of each link: it does so in its own
-    /// time, and drops what is sent before.
+    /// Waits until the kernel has activated the queue of each link: it does so asynchronously, and
+    /// drops what is sent before.
     fn await_links(&self) {
         let links = [
             (&self.pod, "pod0"),
@@ -110,7 +110,7 @@ impl Network {
         }
     }
 
-    /// Does something in the server's namespace.
+    /// Runs `f` in the server's namespace.
     pub fn at_server<R>(&self, f: impl FnOnce() -> R) -> R {
         self.at(&self.server, f)
     }
@@ -125,7 +125,7 @@ impl Network {
         self.at(&self.router, || run(line));
     }
 
-    /// Gives the pod other addresses, IPv4 and IPv6, and takes the old ones away.
+    /// Replaces the IPv4 and IPv6 address of the pod.
     pub fn renumber_pod(&self, old: [&str; 2], new: [&str; 2]) {
         for (old, length) in old.iter().zip([24, 64]) {
             self.pod_run(&format!("ip address del {old}/{length} dev pod0"));
@@ -133,8 +133,8 @@ impl Network {
         self.at(&self.pod, || {
             let prefixes = [format!("{}/24", new[0]), format!("{}/64", new[1])];
             address("pod0", [&prefixes[0], &prefixes[1]], ["192.0.2.1", "fd00:1::1"]);
-            // Also without duplicate address detection the kernel takes an address into use
-            // a moment later.
+            // Even without duplicate address detection the kernel activates an address a moment
+            // later.
             let start = Instant::now();
             while !output("ip -6 route show table local").contains(new[1]) {
                 assert!(start.elapsed() < PATIENCE, "{new:?} is not in use");
@@ -151,8 +151,8 @@ impl Network {
     }
 
     fn set_up(&self, mtu: u32) {
-        // A router asks for its neighbours from its link-local address, and for a second or two
-        // it would look whether somebody else has that.
+        // A router sends neighbour solicitations from its link-local address, and duplicate address
+        // detection would delay that address for a second or two.
         for namespace in [&self.pod, &self.router, &self.server] {
             self.at(namespace, || {
                 std::fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0").unwrap();

@@ -4,7 +4,7 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
 
-/// Name of an option whose value is a C `int`: level and number.
+/// Level and name of a socket option whose value is a C `int`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IntOption(pub libc::c_int, pub libc::c_int);
 

@@ -1,6 +1,6 @@
-//! Several datagrams in one system call (recvmmsg(2)), each into room of the guest
-//! first and into a spill buffer of ours after that, so that a datagram larger than
-//! the room is not cut.
+//! Receives several datagrams in one system call (recvmmsg(2)), each into guest memory first and
+//! then into a spill buffer in process memory, so that a datagram larger than the guest's buffers
+//! is not cut.
 
 use super::datagram::{Control, control_int, for_each_control, local_address, local_port, socket_address};
 use super::traffic_class::received_class;
@@ -9,42 +9,41 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-/// Most datagrams one call takes.
+/// Most datagrams that one call receives.
 pub const MAX_BATCH: usize = 32;
 
-/// Bytes of a spill buffer: no datagram is larger.
+/// Bytes of a spill buffer; no datagram is larger.
 const SPILL: usize = 65_536;
 
-/// UDP_GRO (20, aligned 24), either packet info (28 or 36, aligned 40), either original
-/// destination (32 or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room
-/// to spare.
+/// UDP_GRO (20, aligned 24), one packet info (28 or 36, aligned 40), one original destination (32
+/// or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room to spare.
 const CONTROL: usize = 160;
 
-/// Bytes of the name of a message (`sockaddr_in6`, rounded up).
+/// Bytes of a message's source address (`sockaddr_in6`, rounded up).
 const NAME: usize = 32;
 #[allow(clippy::cast_possible_truncation, reason = "32")]
 const NAME_LEN: libc::socklen_t = NAME as libc::socklen_t;
 
-/// What is known about one received datagram.
+/// Metadata of one received datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// Its payload bytes.
+    /// Length of the payload in bytes.
     pub len: usize,
-    /// How many of them fitted into guest room; the rest is in the spill buffer.
+    /// Payload bytes that fitted into guest memory; the rest is in the spill buffer.
     pub room: usize,
-    /// Set if it stands for several datagrams of this many bytes (UDP_GRO).
+    /// Set if the message carries several datagrams of this many bytes (UDP_GRO).
     pub segment: Option<u16>,
-    /// Where it came from.
+    /// Source address and port.
     pub source: Option<SocketAddr>,
-    /// The local address it came to, if that was asked for.
+    /// Local address that the datagram was sent to, if enabled.
     pub local: Option<IpAddr>,
-    /// The local port it came to, if that was asked for.
+    /// Local port that the datagram was sent to, if enabled.
     pub local_port: Option<u16>,
-    /// Its DSCP and ECN; 0 if they were not asked for.
+    /// DSCP and ECN; 0 unless enabled.
     pub traffic_class: u8,
 }
 
-/// Buffers for receiving, used again and again without allocating.
+/// Receive buffers that are reused without allocating.
 pub struct ReceiveBatch {
     capacity: usize,
     spill: Vec<u8>,
@@ -55,13 +54,13 @@ pub struct ReceiveBatch {
     headers: Vec<libc::mmsghdr>,
 }
 
-// SAFETY: between uses nobody looks at the addresses in `iovs` and `headers`: `receive`
-// writes all it hands to the kernel anew.
+// SAFETY: the addresses in `iovs` and `headers` are not read between uses: `receive` rewrites
+// everything that it passes to the kernel.
 unsafe impl Send for ReceiveBatch {}
 
 impl ReceiveBatch {
-    /// Buffers for up to `count` datagrams a call, at most [`MAX_BATCH`]. The spill
-    /// buffers take memory only as far as they are ever written.
+    /// Buffers for up to `count` datagrams per call, at most [`MAX_BATCH`]. A page of a spill
+    /// buffer takes memory only once it is written.
     pub fn with_capacity(count: usize) -> Self {
         let count = count.clamp(1, MAX_BATCH);
         Self {
@@ -75,11 +74,11 @@ impl ReceiveBatch {
         }
     }
 
-    /// Receives up to `count` datagrams into frames `0..count` of the sink's current
-    /// reservation; returns how many came, 0 if nothing waits.
+    /// Receives up to `count` datagrams into frames `0..count` of the sink's current reservation;
+    /// returns how many came, 0 if none is waiting.
     ///
     /// # Errors
-    /// What recvmmsg(2) says, a pending socket error among others.
+    /// The error of recvmmsg(2), which may be a pending socket error.
     pub fn receive_to_guest(
         &mut self,
         socket: &impl AsRawFd,
@@ -101,7 +100,7 @@ impl ReceiveBatch {
         self.receive(socket, &slices[..count])
     }
 
-    /// Receives up to `count` datagrams into the spill buffers alone.
+    /// Receives up to `count` datagrams into the spill buffers only.
     ///
     /// # Errors
     /// As [`receive_to_guest`](Self::receive_to_guest).
@@ -119,14 +118,14 @@ impl ReceiveBatch {
         &self.received[index]
     }
 
-    /// Bytes of datagram `index` that are in its spill buffer, after those in guest room.
+    /// Bytes of datagram `index` in its spill buffer, which follow those in guest memory.
     pub fn spilled(&self, index: usize) -> &[u8] {
         let message = &self.received[index];
         &self.spill[index * SPILL + message.room..index * SPILL + message.len]
     }
 
-    /// Datagram `index` in one piece in our memory, its head copied back from `room`,
-    /// the guest's memory it was received into.
+    /// Datagram `index` in one piece in process memory; its head is copied back from `room`, the
+    /// guest memory that received it.
     pub fn collect(&mut self, index: usize, room: &[GuestSliceMut<'_>]) -> &[u8] {
         let message = &mut self.received[index];
         let whole = &mut self.spill[index * SPILL..(index + 1) * SPILL];
@@ -144,8 +143,8 @@ impl ReceiveBatch {
                 iov_len: slice.len(),
             });
         }
-        // The spill starts as far in as the room is long, so that the datagram can be
-        // put together in place.
+        // The spilled bytes start at an offset of the room's length, so that the datagram can be
+        // completed in place.
         let bytes = bytes.min(SPILL);
         self.received[index].room = bytes;
         let tail = &mut self.spill[index * SPILL + bytes..(index + 1) * SPILL];
@@ -155,7 +154,7 @@ impl ReceiveBatch {
         });
     }
 
-    /// `slices`: how many iovecs of guest room each message has.
+    /// `slices` is the number of iovecs of guest memory per message.
     fn receive(&mut self, socket: &impl AsRawFd, slices: &[usize]) -> io::Result<usize> {
         self.headers.clear();
         let mut iovs = self.iovs.as_mut_slice();
@@ -176,7 +175,7 @@ impl ReceiveBatch {
         let count = u32::try_from(self.headers.len()).unwrap_or(0);
         let headers = self.headers.as_mut_ptr();
         // SAFETY: the iovecs come from guest room the caller still borrows (`receive_to_guest`
-        // holds the sink) and from `spill`; names and controls are ours.
+        // holds the sink) and from `spill`; names and controls belong to `self`.
         let n = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -210,7 +209,7 @@ impl ReceiveBatch {
         message.local = None;
         message.local_port = None;
         message.traffic_class = 0;
-        // SAFETY: the header is as recvmmsg left it, its control buffer is ours.
+        // SAFETY: the header is as recvmmsg left it, and `self` owns its control buffer.
         unsafe {
             for_each_control(&header.msg_hdr, |level, kind, data| {
                 if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
@@ -224,7 +223,7 @@ impl ReceiveBatch {
                 }
             });
         }
-        // One datagram alone is reported with its own length.
+        // A single datagram is reported with its own length as segment size.
         message.segment = message.segment.filter(|s| usize::from(*s) < message.len && *s > 0);
     }
 }

@@ -1,7 +1,6 @@
-//! Several datagrams of one socket in one system call (sendmmsg(2)), their
-//! payload left where it is. A message may stand for several datagrams of one size
-//! (UDP_SEGMENT, Linux 4.18); an older kernel refuses such a message with EINVAL and
-//! the caller sends its datagrams one by one.
+//! Sends several datagrams of one socket in one system call (sendmmsg(2)) without copying their
+//! payload. One message may carry several datagrams of one size (UDP_SEGMENT, Linux 4.18); an older
+//! kernel refuses such a message with EINVAL and the caller sends its datagrams one by one.
 
 use super::datagram::Control;
 use crate::frame::{Gather, GatherList};
@@ -11,11 +10,11 @@ use std::mem::size_of;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
-/// Bytes of a control message that holds a u16, and where its data begins.
+/// Bytes of a control message that holds a u16, and offset of its data.
 const SEGMENT_LEN: usize = 24;
 const SEGMENT_DATA: usize = 16;
 
-/// Room for batches, used again and again without allocating.
+/// Buffers for batches that are reused without allocating.
 #[derive(Default)]
 pub struct SendBatch {
     gather: GatherList,
@@ -24,8 +23,8 @@ pub struct SendBatch {
     controls: Vec<Control<SEGMENT_LEN>>,
 }
 
-// SAFETY: between uses nobody looks at the addresses in `headers`: `transmit` writes
-// all it hands to the kernel anew.
+// SAFETY: the addresses in `headers` are not read between uses: `transmit` rewrites everything that
+// it passes to the kernel.
 unsafe impl Send for SendBatch {}
 
 struct Message {
@@ -34,7 +33,7 @@ struct Message {
 }
 
 impl SendBatch {
-    /// Starts an empty batch of payload that lives for `'g`.
+    /// Starts an empty batch whose payload lives for `'g`.
     pub fn start<'g>(&mut self) -> Outgoing<'_, 'g> {
         self.messages.clear();
         Outgoing {
@@ -47,7 +46,7 @@ impl SendBatch {
     }
 }
 
-/// A batch being put together and sent.
+/// A batch under construction.
 pub struct Outgoing<'l, 'g> {
     gather: Gather<'l, 'g>,
     address: Option<SockAddr>,
@@ -57,8 +56,8 @@ pub struct Outgoing<'l, 'g> {
 }
 
 impl<'l, 'g> Outgoing<'l, 'g> {
-    /// Adds one message whose payload `fill` gathers; with `segment` it stands for
-    /// datagrams of that many bytes each, the last may be shorter.
+    /// Adds one message whose payload `fill` gathers; with `segment` it carries datagrams of that
+    /// many bytes each, of which the last may be shorter.
     pub fn push(&mut self, segment: Option<u16>, fill: impl FnOnce(&mut Gather<'l, 'g>)) {
         let first = self.gather.slices().len();
         fill(&mut self.gather);
@@ -68,22 +67,22 @@ impl<'l, 'g> Outgoing<'l, 'g> {
         });
     }
 
-    /// Sends the messages to `address`: for a socket that is not connected.
+    /// Sets the destination of all messages, for a socket that is not connected.
     pub fn address(&mut self, address: SocketAddr) {
         self.address = Some(address.into());
     }
 
-    /// Sends message `from` and those after it, without waiting; returns how many the
-    /// kernel took, at least one.
+    /// Sends message `from` and those after it, without waiting; returns how many the kernel
+    /// accepted, at least one.
     ///
     /// # Errors
-    /// What sendmmsg(2) says about message `from`.
+    /// The error of sendmmsg(2) for message `from`.
     pub fn transmit(&mut self, socket: &impl AsRawFd, from: usize) -> io::Result<usize> {
         self.fill_headers(from);
         let count = u32::try_from(self.headers.len()).unwrap_or(u32::MAX);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: each header points at slices readable for 'g and at a control buffer
-        // of ours; both outlive the call.
+        // SAFETY: each header points at slices readable for 'g and at a control buffer of `self`;
+        // both outlive the call.
         let n = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }

@@ -1,10 +1,10 @@
-//! TCP host sockets: send from guest memory, peek into guest memory, and see how much
-//! the kernel will take.
+//! TCP host sockets: sends from guest memory, peeks into guest memory, and reads how much more the
+//! kernel accepts.
 //!
-//! The kernel's receive queue is the only buffer towards the guest: bytes are peeked,
-//! and dropped from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP:
-//! Linux 6.9, over IPv6 6.12) lets a peek start where the last one ended. On an older kernel
-//! [`peek`] reads the bytes before the offset into a scratch area again.
+//! The kernel's receive queue is the only buffer towards the guest: bytes are peeked, and dropped
+//! from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP: Linux 6.9, over IPv6
+//! 6.12) lets a peek start where the last one ended. On an older kernel [`peek`] rereads the bytes
+//! before the offset into a scratch area.
 
 use super::option::IntOption;
 use crate::frame::{GuestSlice, GuestSliceMut, ScatterList};
@@ -21,36 +21,35 @@ const LOW_WATER: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_RCVLOWAT);
 const KEEP_COUNT: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
 const KEEP_IDLE: IntOption = IntOption(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
 const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
-/// IP_LOCAL_PORT_RANGE, of IPv6 too: ip(7).
+/// IP_LOCAL_PORT_RANGE, also for IPv6: ip(7).
 const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 
-/// Whether the next byte is the urgent one: include/uapi/asm-generic/sockios.h.
+/// Tells whether the next byte is the urgent one: include/uapi/asm-generic/sockios.h.
 pub const SIOCATMARK: libc::c_ulong = 0x8905;
 
 /// Most slices one call takes (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
 
-/// True if this kernel takes a range for a socket's own port: Linux 6.3.
+/// True if this kernel has a port range per socket: Linux 6.3.
 pub fn has_port_range() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| on_every_family(|socket| set_port_range(socket, 0..=0).is_ok()))
 }
 
-/// Has the kernel choose the socket's own port in a range, when it connects. A bound outside of
-/// net.ipv4.ip_local_port_range is none.
+/// Limits the kernel's choice of a local port on connect to a range. A bound outside of
+/// net.ipv4.ip_local_port_range is ignored.
 ///
 /// # Errors
-/// What setsockopt(2) says: where [`has_port_range`] is false there is no such option.
+/// The error of setsockopt(2): the option does not exist where [`has_port_range`] is false.
 pub fn set_port_range(socket: &impl AsRawFd, ports: RangeInclusive<u16>) -> io::Result<()> {
     let value = u32::from(*ports.end()) << 16 | u32::from(*ports.start());
     LOCAL_PORT_RANGE.set(socket, value.cast_signed())
 }
 
-/// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the
-/// kernel took.
+/// Sends `slices`, without waiting and without SIGPIPE; returns how many bytes the kernel accepted.
 ///
 /// # Errors
-/// What sendmsg(2) says; `WouldBlock` if it takes nothing now.
+/// The error of sendmsg(2); `WouldBlock` if the kernel accepts nothing now.
 pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usize> {
     let mut taken = 0;
     let (mut now, mut later) = slices.split_at(slices.len().min(MAX_SLICES));
@@ -58,7 +57,7 @@ pub fn send(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<usiz
         match send_at_once(socket, now) {
             Ok(n) => taken += n,
             Err(e) if taken == 0 => return Err(e),
-            // An error of the connection shows at the next call.
+            // The next call returns an error of the connection.
             Err(_) => return Ok(taken),
         }
         let sent = slices.len() - later.len();
@@ -87,22 +86,22 @@ fn send_at_once(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Where a peek starts, and what is known about the end of the stream.
+/// Where a peek starts, and whether the stream can still grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeekAt {
-    /// Bytes of the receive queue to pass over. The socket's peek offset must be the
-    /// same if [`has_peek_offset`] says so.
+    /// Bytes of the receive queue to skip. The socket's peek offset must be the same if
+    /// [`has_peek_offset`] says so.
     pub offset: usize,
-    /// The peer has closed its side: no bytes past the queue's end will come. Only a
-    /// kernel without a peek offset needs to be told.
+    /// The peer has closed its side: no more bytes will arrive. Only used on a kernel without a
+    /// peek offset.
     pub peer_closed: bool,
 }
 
-/// Peeks bytes into `slices`, which must not be empty; returns how many there were, 0
-/// at the end of the stream.
+/// Peeks bytes into `slices`, which must not be empty; returns how many there were, 0 at the end of
+/// the stream.
 ///
 /// # Errors
-/// What recvmsg(2) says; `WouldBlock` if nothing is there yet.
+/// The error of recvmsg(2); `WouldBlock` if no bytes are there yet.
 pub fn peek(socket: &impl AsRawFd, at: PeekAt, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     let skip = if has_peek_offset() { 0 } else { at.offset };
     if skip == 0 {
@@ -140,24 +139,24 @@ fn peek_past(fd: RawFd, skip: usize, peer_closed: bool, slices: &mut [GuestSlice
     })
 }
 
-/// Sends one byte that the kernel's urgent pointer is to point at, without waiting.
+/// Sends one byte as urgent data, without waiting.
 ///
 /// # Errors
-/// What send(2) says.
+/// The error of send(2).
 pub fn send_urgent(socket: &Socket, byte: u8) -> io::Result<()> {
     let flags = libc::MSG_OOB | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     socket.send_with_flags(&[byte], flags).map(drop)
 }
 
-/// Bytes of the receive queue before the urgent one, if that is among them. The socket must keep
-/// urgent bytes in their place (SO_OOBINLINE).
+/// Bytes of the receive queue before the urgent byte, if that is in the queue. The socket must keep
+/// urgent bytes in the stream (SO_OOBINLINE).
 ///
-/// The kernel tells the number of bytes up to the mark only while the option is off (SIOCINQ,
-/// net/ipv4/tcp.c, `tcp_inq`). With the mark in front it is not switched off: then a second
-/// urgent pointer would make the kernel throw the byte away (`tcp_check_urg`).
+/// The kernel returns the number of bytes up to the mark only while the option is off (SIOCINQ,
+/// net/ipv4/tcp.c, `tcp_inq`). If the mark is next, the option stays on: without it, a second
+/// urgent pointer would make the kernel discard the byte (`tcp_check_urg`).
 ///
 /// # Errors
-/// What ioctl(2) and setsockopt(2) say.
+/// The error of ioctl(2) or setsockopt(2).
 pub fn urgent_at(socket: &Socket) -> io::Result<Option<u32>> {
     let all = rustix::io::ioctl_fionread(socket)?;
     if is_at_mark(socket)? {
@@ -179,11 +178,12 @@ fn is_at_mark(socket: &Socket) -> io::Result<bool> {
     }
 }
 
-/// Drops the first `n` bytes of the receive queue without copying them; returns how
-/// many were dropped, fewer only if no more are there. Moves the peek offset back by as much.
+/// Drops the first `n` bytes of the receive queue without copying them; returns how many were
+/// dropped, fewer than `n` only at the end of the queue. Moves the peek offset back by the same
+/// number.
 ///
 /// # Errors
-/// What recv(2) says.
+/// The error of recv(2).
 pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
     let mut done = 0;
@@ -200,14 +200,14 @@ pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
     Ok(done)
 }
 
-/// True if this kernel peeks TCP at an offset, over both families: Linux 6.9 to 6.11 can
-/// do so over IPv4 only.
+/// True if this kernel peeks TCP at an offset in both families: Linux 6.9 to 6.11 support it only
+/// over IPv4.
 pub fn has_peek_offset() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| on_every_family(|socket| PEEK_OFF.set(socket, 0).is_ok()))
 }
 
-/// Whether all TCP sockets can do something.
+/// Whether `can` holds for TCP sockets of every family.
 fn on_every_family(can: impl Fn(&Socket) -> bool) -> bool {
     let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
     // A host may lack one of the families.
@@ -215,10 +215,10 @@ fn on_every_family(can: impl Fn(&Socket) -> bool) -> bool {
     there.peek().is_some() && there.all(can)
 }
 
-/// Sets where the next peek starts. Does nothing on a kernel that cannot.
+/// Sets where the next peek starts. Does nothing on a kernel without peek offsets.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
     if !has_peek_offset() {
         return Ok(());
@@ -227,10 +227,10 @@ pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
     PEEK_OFF.set(socket, offset)
 }
 
-/// Where the next peek starts; `None`: at the front of the queue, whatever was peeked.
+/// Where the next peek starts; `None` if the kernel always peeks from the front of the queue.
 ///
 /// # Errors
-/// What getsockopt(2) says.
+/// The error of getsockopt(2).
 pub fn peek_offset(socket: &impl AsRawFd) -> io::Result<Option<usize>> {
     Ok(usize::try_from(PEEK_OFF.get(socket)?).ok())
 }
@@ -239,27 +239,27 @@ fn socklen(n: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(n).unwrap_or(libc::socklen_t::MAX)
 }
 
-/// Lets the receive queue grow to hold `bytes` at once, up to half of net.ipv4.tcp_rmem's
-/// largest; never makes it smaller.
+/// Lets the receive queue grow to hold `bytes` at once, up to half of the maximum in
+/// net.ipv4.tcp_rmem; never shrinks it.
 ///
-/// The kernel sizes the queue by how fast bytes are taken out of it, but ours stay in it
-/// until the guest has acknowledged them, so it takes us for a slow reader. A low-water
-/// mark makes it grow the queue without taking its own sizing away, as SO_RCVBUF would.
-/// A kernel before 4.17 does not grow anything, and is only slower.
+/// The kernel sizes the queue by how fast bytes leave it, but these bytes stay until the guest has
+/// acknowledged them, so the kernel takes hawser for a slow reader. A low-water mark enlarges the
+/// queue and keeps the kernel's own sizing, which SO_RCVBUF would turn off. A kernel before 4.17
+/// does not enlarge the queue, which only costs speed.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn widen_receive_queue(socket: &impl AsRawFd, bytes: usize) -> io::Result<()> {
     LOW_WATER.set(socket, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX))?;
     LOW_WATER.set(socket, 1)
 }
 
-/// How long ago the peer was last heard: bytes, or an acknowledgment.
+/// Time since the last bytes or acknowledgment from the peer.
 ///
 /// # Errors
-/// What getsockopt(2) says.
+/// The error of getsockopt(2).
 pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
-    // SAFETY: a tcp_info is numbers only, all of which may be zero.
+    // SAFETY: a tcp_info consists of numbers, all of which may be zero.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = socklen(size_of::<libc::tcp_info>());
     // SAFETY: the kernel writes at most `length` bytes into `info`; an older one writes fewer.
@@ -279,12 +279,12 @@ pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-/// Has the kernel probe the peer whenever that has been silent for so long, in whole seconds:
-/// at once if it has been already (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Probes that
-/// are not answered end the connection as late as the kernel allows.
+/// Makes the kernel probe the peer after so much silence, in whole seconds: at once if the peer has
+/// already been silent that long (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Unanswered
+/// probes end the connection as late as the kernel allows.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn probe_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
     /// MAX_TCP_KEEPIDLE and MAX_TCP_KEEPCNT.
     const LONGEST: libc::c_int = 32_767;
@@ -294,19 +294,19 @@ pub fn probe_after(socket: &impl AsRawFd, silence: Duration) -> io::Result<()> {
     KEEP_IDLE.set(socket, seconds.clamp(1, LONGEST))
 }
 
-/// What a socket's send queue holds and may hold, in bytes of kernel memory.
+/// Use and limit of a socket's send queue, in bytes of kernel memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendMemory {
-    /// sk_wmem_queued: taken, overhead included.
+    /// sk_wmem_queued: bytes in use, overhead included.
     pub queued: u32,
-    /// sk_sndbuf: the limit, which the kernel moves while a connection speeds up.
+    /// sk_sndbuf: the limit, which the kernel raises as a connection speeds up.
     pub limit: u32,
 }
 
-/// Reads the send side of SO_MEMINFO (Linux 4.12; needs nothing newer than SO_PEEK_OFF's fallback).
+/// Reads the send side of SO_MEMINFO (Linux 4.12, older than any kernel supported here).
 ///
 /// # Errors
-/// What getsockopt(2) says.
+/// The error of getsockopt(2).
 pub fn send_memory(socket: &impl AsRawFd) -> io::Result<SendMemory> {
     // include/uapi/linux/sock_diag.h: SK_MEMINFO_*
     const SNDBUF: usize = 3;
@@ -375,7 +375,7 @@ mod tests {
     fn a_peek_past_bytes_leaves_them_out() {
         let (near, far) = pair();
         assert_eq!(send(&near, &[GuestSlice::from_bytes(b"abcdef")]).unwrap(), 6);
-        // Waits until they are there.
+        // Waits until the bytes have arrived.
         assert_eq!(far.peek(&mut [0; 6]).unwrap(), 6);
         let mut room = [0; 4];
         let mut past = |skip: usize, closed: bool| {

@@ -1,9 +1,8 @@
-//! Queues of a TAP or macvtap device: one descriptor per queue, a frame per read or write,
-//! each behind a `virtio_net_hdr` of [`HEADER_LEN`] bytes.
+//! Queues of a TAP or macvtap device: one descriptor per queue, one frame per read or write, with a
+//! `virtio_net_hdr` of [`HEADER_LEN`] bytes in front.
 //!
-//! On an older kernel: USO is missing before Linux 6.2, and then the kernel segments UDP
-//! itself ([`TapQueue::set_offloads`] asks again without). Everything else is older than
-//! what io_uring and SO_PEEK_OFF need elsewhere.
+//! Linux before 6.2 lacks USO; the kernel segments UDP itself then ([`TapQueue::set_offloads`]
+//! retries without it). Everything else is older than what io_uring and SO_PEEK_OFF need elsewhere.
 
 use crate::frame::{GuestCaps, GuestSlice, GuestSliceMut};
 use std::ffi::{CStr, CString};
@@ -16,45 +15,48 @@ use virtio_bindings::virtio_net::virtio_net_hdr_mrg_rxbuf;
 /// Bytes of the virtio header in front of each frame.
 pub const HEADER_LEN: usize = size_of::<virtio_net_hdr_mrg_rxbuf>();
 
-/// Where TAP devices are opened.
+/// The device file that creates and attaches TAP devices.
 pub const TUN_DEVICE: &str = "/dev/net/tun";
 
-/// One queue of a device, attached: non-blocking, without packet information, with the
-/// virtio header in front of each frame.
+/// One attached queue of a device: non-blocking, without packet information, with the virtio header
+/// in front of each frame.
 #[derive(Debug)]
 pub struct TapQueue {
     fd: OwnedFd,
     name: CString,
-    /// The device may have several queues.
+    /// The device is of the multi-queue kind.
     several: bool,
 }
 
-/// Why a device is of no use.
+/// Why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// No /dev/net/tun, or no right to it.
-    #[error("cannot open {TUN_DEVICE}: {0}; load the module tun, and let this process read and write the device")]
+    /// /dev/net/tun is missing or may not be opened.
+    #[error(
+        "cannot open {TUN_DEVICE}: {0}; load the module tun, and give this process read and \
+        write access to the device"
+    )]
     Open(#[source] io::Error),
-    /// A name no interface can have.
+    /// The name is not valid for an interface.
     #[error("'{0}' is not an interface name: give 1 to 15 bytes")]
     Name(String),
-    /// The device does not let itself be attached to.
+    /// Attaching to the device failed.
     #[error("cannot attach to {name}: {source}; {remedy}")]
     Attach {
-        /// The device.
+        /// Name of the device.
         name: String,
-        /// What the kernel says.
+        /// The error of the kernel.
         source: io::Error,
-        /// What to do.
+        /// What the operator can do.
         remedy: &'static str,
     },
     /// The descriptor is not a queue of a TAP device.
     #[error("the descriptor is not a queue of a TAP or macvtap device: {0}")]
     NotTap(#[source] io::Error),
-    /// A queue with other properties than those needed.
-    #[error("{name} is not as needed: {what}")]
+    /// A queue without the required properties.
+    #[error("{name} cannot be used: {what}")]
     Unfit {
-        /// The device.
+        /// Name of the device.
         name: String,
         /// What is wrong, and what to do.
         what: &'static str,
@@ -62,8 +64,8 @@ pub enum TapError {
 }
 
 impl TapQueue {
-    /// Attaches `count` queues to the TAP device `name`, which is made if there is none; one
-    /// that was made goes with its last queue.
+    /// Attaches `count` queues to the TAP device `name`, and creates the device if it does not
+    /// exist; a device created here is removed with its last queue.
     ///
     /// # Errors
     /// [`TapError`]
@@ -83,7 +85,7 @@ impl TapQueue {
         };
         let fd = open()?;
         let attached = match attach(&fd, name, several) {
-            // A device made for several queues has to be asked for as one.
+            // A multi-queue device must be requested as such, even for one queue.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !several => attach(&fd, name, true),
             other => other,
         };
@@ -95,15 +97,15 @@ impl TapQueue {
         Self::adopt(fd)
     }
 
-    /// Takes over a descriptor that somebody else opened: a TAP queue, or /dev/tapN of a
-    /// macvtap or ipvtap link.
+    /// Adopts a descriptor that another program opened: a TAP queue, or /dev/tapN of a macvtap or
+    /// ipvtap link.
     ///
     /// # Errors
     /// [`TapError::NotTap`], [`TapError::Unfit`]
     pub fn adopt(fd: OwnedFd) -> Result<Self, TapError> {
         let mut request = empty_request();
-        // SAFETY: TUNGETIFF fills an ifreq, which lives for the call. On a descriptor of
-        // another kind the number means nothing and gives an error.
+        // SAFETY: TUNGETIFF fills an ifreq, which lives for the call. On a descriptor of another
+        // kind the ioctl number is unknown and gives an error.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) }).map_err(TapError::NotTap)?;
         // SAFETY: the kernel has just written the flags, and any bits are a valid short.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
@@ -141,16 +143,16 @@ impl TapQueue {
         check(unsafe { libc::ioctl(self.as_raw_fd(), libc::TUNSETVNETLE, &raw const little_endian) })
     }
 
-    /// Name of the device when the queue was attached.
+    /// Name of the device at the time the queue was attached.
     pub fn name(&self) -> String {
         text(&self.name)
     }
 
-    /// MTU of the device, in bytes of IP packet. It is asked for by name, in the network
+    /// MTU of the device, in bytes of IP packet. The device is looked up by name in the network
     /// namespace of the calling thread.
     ///
     /// # Errors
-    /// What ioctl(2) says: ENODEV if the device is not in this namespace.
+    /// The error of ioctl(2): ENODEV if the device is not in this namespace.
     pub fn mtu(&self) -> io::Result<u16> {
         let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
         let mut request = named_request(&self.name);
@@ -161,11 +163,11 @@ impl TapQueue {
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Has the kernel send flows to this queue, or to the others only. Without meaning for a
-    /// device of one queue.
+    /// Makes the kernel send flows to this queue, or to the others only. Has no effect on a device
+    /// with one queue.
     ///
     /// # Errors
-    /// What ioctl(2) says; none if nothing changes.
+    /// The error of ioctl(2); none if nothing changes.
     pub fn set_in_use(&self, in_use: bool) -> io::Result<()> {
         if !self.several {
             return Ok(());
@@ -184,12 +186,12 @@ impl TapQueue {
         }
     }
 
-    /// Has the kernel leave to us what a guest with `caps` takes, and do the rest itself.
-    /// Holds for the whole device. Returns what it does leave: USO is missing from older
-    /// kernels.
+    /// Sets the offloads of the device to those that a guest with `caps` accepts; the kernel does
+    /// the rest itself. Applies to the whole device. Returns the offloads that are in effect: older
+    /// kernels lack USO.
     ///
     /// # Errors
-    /// What ioctl(2) says; EBADFD after the device has gone.
+    /// The error of ioctl(2); EBADFD after the device has been removed.
     pub fn set_offloads(&self, caps: GuestCaps) -> io::Result<GuestCaps> {
         let both = caps.uso4 && caps.uso6;
         let caps = GuestCaps {
@@ -217,7 +219,7 @@ impl TapQueue {
             (caps.tso4, libc::TUN_F_TSO4),
             (caps.tso6, libc::TUN_F_TSO6),
             (caps.ecn && (caps.tso4 || caps.tso6), libc::TUN_F_TSO_ECN),
-            // The kernel takes both or none.
+            // The kernel accepts both or none.
             (caps.uso4 && caps.uso6, libc::TUN_F_USO4 | libc::TUN_F_USO6),
         ] {
             flags |= if taken { flag } else { 0 };
@@ -229,11 +231,11 @@ impl TapQueue {
     /// Writes one frame, virtio header first.
     ///
     /// # Errors
-    /// What writev(2) says: EIO while the device is down, EBADFD after it has gone.
+    /// The error of writev(2): EIO while the device is down, EBADFD after it has been removed.
     pub fn write(&self, frame: &[GuestSlice<'_>]) -> io::Result<usize> {
         let n = if let [whole] = frame {
-            // The kernel takes this faster than a list of one.
-            // SAFETY: GuestSlice promises readable memory.
+            // write(2) is faster than writev(2) with one slice. SAFETY: GuestSlice promises
+            // readable memory.
             unsafe { libc::write(self.as_raw_fd(), whole.as_ptr().cast(), whole.len()) }
         } else {
             let count = libc::c_int::try_from(frame.len()).unwrap_or(libc::c_int::MAX);
@@ -243,11 +245,12 @@ impl TapQueue {
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Reads one frame, virtio header first, and returns its length with that. What does not
-    /// fit is lost.
+    /// Reads one frame, virtio header first, and returns its length including the header. Bytes
+    /// that do not fit are lost.
     ///
     /// # Errors
-    /// What readv(2) says: EAGAIN if there is none, EBADFD after the device has gone.
+    /// The error of readv(2): EAGAIN if there is no frame, EBADFD after the device has been
+    /// removed.
     pub fn read(&self, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         let count = libc::c_int::try_from(room.len()).unwrap_or(libc::c_int::MAX);
         // SAFETY: GuestSliceMut has the layout of iovec, and each promises writable memory.
@@ -275,16 +278,22 @@ fn attach(fd: &OwnedFd, name: &CStr, several: bool) -> io::Result<()> {
 
 fn attach_remedy(error: &io::Error, several: bool) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => "it is in use by another process: end that process, or name another device",
+        Some(libc::EBUSY) => {
+            "it is in use by another process: end that process, or name another \
+            device"
+        }
         Some(libc::EPERM) => {
-            "it is another user's: make it for the one of this process (ip tuntap add … user …), or give that \
-             CAP_NET_ADMIN"
+            "it belongs to another user: create it for the user of this process (ip tuntap add … \
+             user …), or give the process CAP_NET_ADMIN"
         }
         Some(libc::EINVAL) if several => {
-            "make it for several queues (ip tuntap add … multi_queue), or ask for one pair"
+            "create it for several queues (ip tuntap add … multi_queue), or set one queue pair"
         }
-        Some(libc::EINVAL) => "it is no TAP device: name one, or give hawser one to make",
-        _ => "see that it is a TAP device of this network namespace",
+        Some(libc::EINVAL) => {
+            "it is not a TAP device: name one, or a new name, for which hawser \
+            creates a device"
+        }
+        _ => "check that it is a TAP device of this network namespace",
     }
 }
 

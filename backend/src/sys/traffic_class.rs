@@ -1,17 +1,17 @@
-//! DSCP and ECN of what a socket sends and gets: TOS in IPv4, traffic class in IPv6.
+//! DSCP and ECN of sent and received packets: TOS in IPv4, traffic class in IPv6.
 //!
-//! Nothing here is newer than any kernel we meet.
+//! Everything here is older than any supported kernel.
 
 use super::datagram::control_int;
 use super::option::IntOption;
 use socket2::{Domain, Socket};
 use std::io;
 
-/// Sets DSCP and ECN of what a socket sends. The kernel keeps ECN of a stream to itself
-/// (net/ipv4/ip_sockglue.c, `__ip_sock_set_tos`).
+/// Sets DSCP and ECN of packets that a socket sends. The kernel keeps control of ECN on stream
+/// sockets (net/ipv4/ip_sockglue.c, `__ip_sock_set_tos`).
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn set_traffic_class(socket: &Socket, domain: Domain, class: u8) -> io::Result<()> {
     match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_TCLASS).set(socket, class.into()),
@@ -19,10 +19,10 @@ pub fn set_traffic_class(socket: &Socket, domain: Domain, class: u8) -> io::Resu
     }
 }
 
-/// Has the kernel report DSCP and ECN of each datagram, or no longer.
+/// Makes the kernel report DSCP and ECN of each datagram, or stops that.
 ///
 /// # Errors
-/// What setsockopt(2) says.
+/// The error of setsockopt(2).
 pub fn watch_traffic_class(socket: &Socket, domain: Domain, watch: bool) -> io::Result<()> {
     match domain {
         Domain::IPV6 => socket.set_recv_tclass_v6(watch),
@@ -39,10 +39,10 @@ pub(super) fn received_class(level: libc::c_int, kind: libc::c_int, data: &[u8])
     }
 }
 
-/// What [`set_traffic_class`] has set.
+/// The value that [`set_traffic_class`] has set.
 ///
 /// # Errors
-/// What getsockopt(2) says.
+/// The error of getsockopt(2).
 pub fn traffic_class(socket: &Socket, domain: Domain) -> io::Result<u8> {
     let class = match domain {
         Domain::IPV6 => IntOption(libc::SOL_IPV6, libc::IPV6_TCLASS).get(socket)?,

@@ -1,15 +1,15 @@
-//! A program in a network namespace that gives new connections and datagrams to sockets of
-//! ours, whatever port they are for (BPF_PROG_TYPE_SK_LOOKUP).
+//! A BPF program in a network namespace that assigns new connections and datagrams to given
+//! sockets, whatever port they are for (BPF_PROG_TYPE_SK_LOOKUP).
 //!
-//! The kernel asks it before it looks for listening sockets, and after it has looked for
-//! connected ones. It is forty instructions, so they are assembled here ([`program`]) and
-//! loaded with bpf(2): a loader of compiled objects would be a compiler to build with, and
-//! more code than it loads.
+//! The kernel runs it after the lookup of connected sockets and before that of listening ones. The
+//! program has forty instructions, so they are assembled here ([`program`]) and loaded with bpf(2):
+//! a loader of compiled objects would need a compiler at build time, and is larger than the
+//! program.
 //!
-//! Needs Linux 5.9, and CAP_BPF and CAP_NET_ADMIN of the initial user namespace while it is
-//! made (before 5.11 also a limit on locked memory that holds 20 KiB). What is made works
-//! without them, and ends with the last descriptor. Where it cannot be had [`LookupError`]
-//! says why; there is no other way to get all ports without a socket for each.
+//! Creating it needs Linux 5.9, and CAP_BPF and CAP_NET_ADMIN of the initial user namespace (before
+//! 5.11 also a limit on locked memory of at least 20 KiB). Once created it works without these
+//! capabilities, and it ends when its last descriptor is closed. If it is not available,
+//! [`LookupError`] says why; the only other way to get all ports is a socket for each.
 
 mod program;
 
@@ -21,32 +21,33 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
-/// Why there is no such program.
+/// Why the program cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum LookupError {
     /// A capability is missing.
     #[error("this needs CAP_NET_ADMIN and CAP_BPF when hawser starts, outside any user namespace")]
     NotPermitted,
-    /// The kernel is too old, or made without BPF.
+    /// The kernel is too old, or built without BPF.
     #[error("this kernel has no sk_lookup programs, which need Linux 5.9 with CONFIG_BPF_SYSCALL")]
     NotSupported,
-    /// Somebody else has one in the namespace.
+    /// The namespace already has such a program.
     #[error(
-        "another program already directs the ports of this network namespace, perhaps a hawser that serves another VM: end it, or use another namespace"
+        "another program already directs the ports of this network namespace, perhaps a hawser \
+         that serves another VM: stop it, or use another namespace"
     )]
     Taken,
-    /// Anything else.
+    /// Any other error.
     #[error("{step}: {source}")]
     System {
-        /// What was being done.
+        /// The operation that failed.
         step: &'static str,
-        /// What the system says.
+        /// The error of the system call.
         source: io::Error,
     },
 }
 
 impl LookupError {
-    /// What the kernel's answer to `step` means.
+    /// Interprets the kernel's answer to `step`.
     fn new(step: &'static str, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::EPERM) => Self::NotPermitted,
@@ -57,32 +58,32 @@ impl LookupError {
     }
 }
 
-/// A socket that ports are given to: a TCP socket that listens, or a bound UDP socket.
+/// A socket that receives the traffic of ports: a listening TCP socket or a bound UDP socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Taker<'a> {
-    /// UDP; otherwise TCP.
+    /// True for UDP, false for TCP.
     pub is_udp: bool,
-    /// IPv6; otherwise IPv4.
+    /// True for IPv6, false for IPv4.
     pub is_ipv6: bool,
     /// Listening (TCP) or bound (UDP).
     pub socket: &'a Socket,
 }
 
-/// The program, in force in a network namespace while this lives.
+/// The attached program; dropping this detaches it.
 #[derive(Debug)]
 pub struct SocketLookup {
     _link: OwnedFd,
 }
 
 impl SocketLookup {
-    /// Makes the calling thread's network namespace hand `ports` to `takers`, one per transport
-    /// and family. `ports` has one bit per port, the lowest first: 65,536 for TCP, then as many
+    /// Makes the calling thread's network namespace assign `ports` to `takers`, one per transport
+    /// and family. `ports` has one bit per port, the lowest port first: 65,536 for TCP, then 65,536
     /// for UDP.
     ///
     /// # Errors
-    /// [`LookupError`]; then nothing has changed.
+    /// [`LookupError`]; nothing has changed then.
     pub fn attach(takers: &[Taker<'_>], ports: &[u64]) -> Result<Self, LookupError> {
-        // Asked first: where system calls are filtered, bpf(2) may end the process.
+        // Checked first: a system-call filter may end the process at bpf(2).
         if !may_load() {
             return Err(LookupError::NotPermitted);
         }
@@ -117,7 +118,7 @@ impl SocketLookup {
     }
 }
 
-// Commands, types and places (include/uapi/linux/bpf.h), which the libc crate leaves out.
+// Commands, types and attach points (include/uapi/linux/bpf.h) that the libc crate lacks.
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -127,17 +128,17 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
-/// Bytes of a descriptor, as the value of a map.
+/// Bytes of a descriptor as a map value.
 const FD_SIZE: u32 = 4;
-/// Shown by `bpftool`.
+/// Name that `bpftool` shows.
 const NAME: [u8; 16] = *b"hawser_ports\0\0\0\0";
-/// None of the helpers asks for a licence.
+/// None of the helpers requires a particular licence.
 const LICENSE: &std::ffi::CStr = c"Apache-2.0";
 
-/// Parts of `union bpf_attr`. Pointers are 64 bits wide on every machine.
+/// A variant of `union bpf_attr`. Pointers take 64 bits on every architecture.
 ///
 /// # Safety
-/// Pointers in it must be valid for what its command does with them.
+/// Pointers in it must be valid for the command that uses them.
 unsafe trait Attribute {}
 
 #[repr(C)]
@@ -159,7 +160,7 @@ struct MapUpdate {
     value: u64,
     flags: u64,
 }
-// SAFETY: made in `set` alone, which vouches for its pointers.
+// SAFETY: made in `set` alone, which keeps its pointers valid.
 unsafe impl Attribute for MapUpdate {}
 
 #[repr(C)]
@@ -177,7 +178,7 @@ struct ProgramLoad {
     interface: u32,
     expected_attach_type: u32,
 }
-// SAFETY: made in `load` alone, which vouches for its pointers.
+// SAFETY: made in `load` alone, which keeps its pointers valid.
 unsafe impl Attribute for ProgramLoad {}
 
 #[repr(C)]
@@ -203,10 +204,10 @@ struct ProgramQuery {
 // SAFETY: the only pointer is `ids`, and it is null with a count of zero.
 unsafe impl Attribute for ProgramQuery {}
 
-/// bpf(2). What it returns is a descriptor for some commands, and nothing for others.
+/// Calls bpf(2). The result is a descriptor for some commands and meaningless for others.
 fn bpf<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads and writes no more than the size it is told, which is that of
-    // `attribute`; pointers in it are vouched for by the trait.
+    // SAFETY: the kernel reads and writes at most the given size, which is that of `attribute`; the
+    // trait guarantees valid pointers in it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attribute), size_of::<A>()) };
     match RawFd::try_from(result) {
         Ok(result) if result >= 0 => Ok(result),
@@ -214,7 +215,7 @@ fn bpf<A: Attribute>(command: libc::c_long, attribute: &mut A) -> io::Result<Raw
     }
 }
 
-/// True if the calling thread has the capabilities, or the one that stood for both before
+/// True if the calling thread has both capabilities, or CAP_SYS_ADMIN, which covered both before
 /// Linux 5.8 and still does.
 fn may_load() -> bool {
     let both = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
@@ -222,14 +223,14 @@ fn may_load() -> bool {
     capabilities(None).is_ok_and(|sets| enough.iter().any(|these| sets.effective.contains(*these)))
 }
 
-/// A command that returns a descriptor.
+/// Runs a command that returns a descriptor.
 fn open<A: Attribute>(command: libc::c_long, mut attribute: A, step: &'static str) -> Result<OwnedFd, LookupError> {
     let fd = bpf(command, &mut attribute).map_err(|source| LookupError::new(step, source))?;
-    // SAFETY: the kernel has just made the descriptor, for us alone.
+    // SAFETY: the kernel has just created the descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// How many programs the namespace has.
+/// Number of programs attached to the namespace.
 fn attached(namespace: RawFd) -> Result<u32, LookupError> {
     let mut query = ProgramQuery {
         target: namespace,
@@ -242,13 +243,13 @@ fn attached(namespace: RawFd) -> Result<u32, LookupError> {
     };
     match bpf(BPF_PROG_QUERY, &mut query) {
         Ok(_) => Ok(query.count),
-        // More than there is room for: the count is told all the same.
+        // More programs than the buffer holds; the count is set all the same.
         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => Ok(query.count),
-        Err(source) => Err(LookupError::new("cannot look at the network namespace", source)),
+        Err(source) => Err(LookupError::new("cannot query the network namespace", source)),
     }
 }
 
-/// A map from 32-bit numbers.
+/// A map with 32-bit keys.
 struct Map {
     fd: OwnedFd,
     value_size: u32,
@@ -263,7 +264,7 @@ impl Map {
             max_entries,
             flags: 0,
         };
-        let fd = open(BPF_MAP_CREATE, create, "cannot make a map for BPF")?;
+        let fd = open(BPF_MAP_CREATE, create, "cannot create a BPF map")?;
         Ok(Self { fd, value_size })
     }
 
@@ -282,7 +283,7 @@ impl Map {
         };
         match bpf(BPF_MAP_UPDATE_ELEM, &mut update) {
             Ok(_) => Ok(()),
-            Err(source) => Err(LookupError::new("cannot fill a map for BPF", source)),
+            Err(source) => Err(LookupError::new("cannot fill a BPF map", source)),
         }
     }
 }
@@ -302,7 +303,7 @@ fn load(instructions: &[Instruction]) -> Result<OwnedFd, LookupError> {
         interface: 0,
         expected_attach_type: BPF_SK_LOOKUP,
     };
-    open(BPF_PROG_LOAD, program, "cannot load the program that gives out ports")
+    open(BPF_PROG_LOAD, program, "cannot load the program that assigns ports")
 }
 
 /// A pointer as `union bpf_attr` holds it.

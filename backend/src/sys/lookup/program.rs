@@ -1,4 +1,4 @@
-//! The program that chooses a socket, instruction by instruction.
+//! The program that selects a socket, instruction by instruction.
 //!
 //! ```text
 //! bit = which[is UDP * 65536 + local port]
@@ -10,9 +10,9 @@
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// Bytes of the one value of the map of ports: a bit for each of TCP and UDP.
+/// Size in bytes of the only value of the port map: one bit per port for TCP and for UDP.
 pub(super) const PORTS_SIZE: u32 = 2 * 65_536 / 8;
-/// Most sockets: two protocols of two families.
+/// Most sockets: two protocols times two families.
 pub(super) const MAX_SOCKETS: u32 = 4;
 
 /// One instruction as the kernel reads it (`struct bpf_insn`).
@@ -25,15 +25,15 @@ pub(super) struct Instruction {
     immediate: i32,
 }
 
-/// Registers, by what they are for here.
+/// Registers, named by their use here.
 #[derive(Clone, Copy)]
 enum Register {
-    /// What a call returns, and the program.
+    /// R0: result of a call, and of the program.
     Result = 0,
     First = 1,
     Second = 2,
     Third = 3,
-    /// These live through calls.
+    /// Callee-saved registers.
     Context = 6,
     IsUdp = 7,
     Port = 8,
@@ -45,7 +45,7 @@ use Register::{Context, First, Frame, IsUdp, Port, Result, Second, Socket, Third
 // Fields of `struct bpf_sk_lookup`.
 const FAMILY: i16 = 8;
 const PROTOCOL: i16 = 12;
-/// In the host's order of bytes.
+/// In host byte order.
 const LOCAL_PORT: i16 = 60;
 
 // Helpers (`enum bpf_func_id`).
@@ -54,10 +54,10 @@ const SK_RELEASE: i32 = 86;
 const SK_ASSIGN: i32 = 124;
 
 const SK_PASS: i32 = 1;
-/// Where the key of a map stands, below the frame.
+/// Stack offset of the key for map lookups.
 const KEY: i16 = -4;
 
-// Codes: class, operation and source (Documentation/bpf/standardization/instruction-set.rst).
+// Opcodes: class, operation and source (Documentation/bpf/standardization/instruction-set.rst).
 const LOAD_WORD: u8 = 0x61;
 const LOAD_DOUBLE: u8 = 0x79;
 const LOAD_IMMEDIATE: u8 = 0x18;
@@ -75,10 +75,10 @@ const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_IF_NOT: u8 = 0x55;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
-/// Source of [`LOAD_IMMEDIATE`]: the descriptor of a map.
+/// Source of [`LOAD_IMMEDIATE`] that marks a map descriptor.
 const MAP_DESCRIPTOR: u8 = 1;
 
-/// The instructions so far, and those that jump to the end.
+/// The instructions so far, and the jumps to the end that still lack an offset.
 #[derive(Default)]
 struct Assembler {
     instructions: Vec<Instruction>,
@@ -88,7 +88,7 @@ struct Assembler {
 impl Assembler {
     fn push(&mut self, code: u8, to: Register, from: u8, offset: i16, immediate: i32) {
         let (to, from) = (to as u8, from & 0xf);
-        // The halves of the byte are bit fields of C.
+        // The halves of the byte are C bit fields.
         let registers = if cfg!(target_endian = "little") {
             from << 4 | to
         } else {
@@ -102,12 +102,12 @@ impl Assembler {
         });
     }
 
-    /// An operation with a number.
+    /// An operation with an immediate operand.
     fn number(&mut self, code: u8, to: Register, number: i32) {
         self.push(code, to, 0, 0, number);
     }
 
-    /// An operation with another register.
+    /// An operation with another register as operand.
     fn register(&mut self, code: u8, to: Register, from: Register) {
         self.push(code, to, from as u8, 0, 0);
     }
@@ -116,12 +116,12 @@ impl Assembler {
         self.push(code, to, from as u8, offset, 0);
     }
 
-    /// Leaves `skipped` instructions out if the register is not `number`.
+    /// Skips `skipped` instructions unless the register equals `number`.
     fn unless(&mut self, register: Register, number: i32, skipped: i16) {
         self.push(JUMP_IF_NOT, register, 0, skipped, number);
     }
 
-    /// Goes to the end if the register is zero.
+    /// Jumps to the end if the register is zero.
     fn end_if_zero(&mut self, register: Register) {
         self.to_end.push(self.instructions.len());
         self.push(JUMP_IF_EQUAL, register, 0, 0, 0);
@@ -131,11 +131,11 @@ impl Assembler {
         self.number(CALL, Result, helper);
     }
 
-    /// Looks the key in `Second` up in a map: leaves a pointer, or zero.
+    /// Looks up the key in `Second` in a map; leaves a pointer, or zero.
     fn look_up(&mut self, map: BorrowedFd<'_>) {
         self.push(STORE_WORD, Frame, Second as u8, KEY, 0);
         self.push(LOAD_IMMEDIATE, First, MAP_DESCRIPTOR, 0, map.as_raw_fd());
-        // The upper half of what is loaded.
+        // The upper half of the immediate value.
         self.push(0, Result, 0, 0, 0);
         self.register(MOVE_REGISTER, Second, Frame);
         self.number(ADD, Second, KEY.into());
@@ -146,7 +146,7 @@ impl Assembler {
     fn end(mut self) -> Vec<Instruction> {
         let end = self.instructions.len();
         for at in self.to_end.clone() {
-            // The program is far shorter than a jump reaches.
+            // The program is far shorter than the range of a jump.
             self.instructions[at].offset = i16::try_from(end - at - 1).unwrap_or(i16::MAX);
         }
         self.number(MOVE, Result, SK_PASS);
@@ -155,7 +155,7 @@ impl Assembler {
     }
 }
 
-/// The program, for a map of ports and a map of sockets.
+/// Assembles the program for a map of ports and a map of sockets.
 pub(super) fn assemble(ports: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<Instruction> {
     const PORTS_OF_WORD: i32 = 6;
     const WORDS_OF_PROTOCOL: i32 = 10;
@@ -170,7 +170,7 @@ pub(super) fn assemble(ports: BorrowedFd<'_>, sockets: BorrowedFd<'_>) -> Vec<In
 
     a.number(MOVE, Second, 0);
     a.look_up(ports);
-    // The word of the port. The verifier wants to see that it is inside the value.
+    // Loads the word with the port's bit. The verifier requires proof that it is inside the value.
     a.register(MOVE_REGISTER, First, Port);
     a.number(SHIFT_RIGHT, First, PORTS_OF_WORD);
     a.register(MOVE_REGISTER, Second, IsUdp);

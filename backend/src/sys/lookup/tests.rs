@@ -1,4 +1,4 @@
-//! The program in a network namespace of its own. Needs root and `ip`.
+//! Runs the program in a network namespace of its own. Needs root and `ip`.
 
 use super::*;
 use crate::config::{PortSet, Transport};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 
-/// A socket of each kind, for each family.
+/// One socket of each kind and family.
 struct Sockets {
     tcp: Vec<Socket>,
     udp: Vec<Socket>,
@@ -107,7 +107,7 @@ fn every_port_leads_to_its_socket_and_a_kept_one_to_its_own() {
         }
         let client = connect(address, KEPT).unwrap();
         assert_eq!(own.accept().unwrap().1, client.local_addr().unwrap());
-        // A connected socket goes before every port.
+        // A connected socket has priority over every assigned port.
         let (one, other) = (
             UdpSocket::bind((address, 0)).unwrap(),
             UdpSocket::bind((address, 0)).unwrap(),
@@ -130,7 +130,7 @@ fn every_port_leads_to_its_socket_and_a_kept_one_to_its_own() {
     drop(sockets.attach(&PortSet::default()).unwrap());
 }
 
-/// What becomes of it with these capabilities alone.
+/// Result of attaching with these capabilities alone.
 fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
     let thread = std::thread::spawn(move || {
         if !netns::enter_fresh() {
@@ -139,7 +139,7 @@ fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
         let sockets = Sockets::new();
         let mut sets = capabilities(None).unwrap();
         sets.effective = effective;
-        // Of this thread alone.
+        // Affects this thread only.
         set_capabilities(None, sets).unwrap();
         Some(sockets.attach(&every_port_but(22)).map(drop))
     });
