@@ -1,4 +1,4 @@
-//! Counters and named reasons for every frame that goes nowhere.
+//! Counters, and a named reason for every frame that is dropped.
 //!
 //! One writer (the worker), many readers (status, metrics): plain relaxed stores,
 //! no lock, no read-modify-write on the packet path.
@@ -13,15 +13,15 @@ macro_rules! counters {
         pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
 
         impl $name {
-            /// All of them, in order of declaration.
+            /// All variants, in order of declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// The name users see.
+            /// The name shown to users.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// What it counts, in a sentence.
+            /// A sentence that says what is counted.
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
@@ -36,7 +36,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Why something went nowhere.
+    /// Why a frame or message was dropped.
     DropReason {
         /// The guest's frame ends inside a header.
         Truncated = "truncated",
@@ -44,17 +44,17 @@ counters! {
         BadVersion = "bad_ip_version",
         /// A length field contradicts the frame.
         BadLength = "bad_length",
-        /// Headers longer than is looked at.
+        /// Headers are longer than the part of a frame that is examined.
         HeadersTooLong = "headers_too_long",
-        /// An offload request of the guest makes no sense for its frame.
+        /// An offload request of the guest is not valid for its frame.
         BadOffload = "bad_offload",
-        /// A frame longer than 64 KiB and its headers.
+        /// A frame is longer than 64 KiB and its headers.
         FrameTooLong = "frame_too_long",
-        /// A chain of the guest that is no frame: empty, or of the wrong direction.
+        /// A chain of the guest is not a frame: empty, or of the wrong direction.
         BadChain = "bad_chain",
         /// A descriptor or ring of the guest is malformed; the queue was stopped.
         BrokenRing = "broken_ring",
-        /// A frame of the guest on a queue pair that was switched off.
+        /// A frame of the guest on a queue pair that was disabled.
         PairOff = "queue_pair_off",
         /// Source MAC is not the guest's.
         SpoofedMac = "spoofed_mac",
@@ -64,31 +64,32 @@ counters! {
         SpoofedArp = "spoofed_arp",
         /// A neighbour message claims an address or a MAC that is not the guest's.
         SpoofedNeighbour = "spoofed_neighbour",
-        /// The guest would serve DHCP or DHCPv6.
+        /// The guest tried to act as a DHCP or DHCPv6 server.
         DhcpGuard = "dhcp_guard",
-        /// The guest would advertise a router or redirect to one.
+        /// The guest tried to act as a router, by an advertisement or a redirect.
         RouterGuard = "router_guard",
-        /// What a frame of the guest carries cannot be told, and a guard would have to know.
+        /// The transport of the guest's frame cannot be determined, and a guard depends on it.
         HiddenTransport = "hidden_transport",
         /// A tagged frame where tags are not in use.
         UnexpectedVlan = "unexpected_vlan",
-        /// The guest sent into a VLAN its port is not in.
+        /// The guest sent into a VLAN that its port is not a member of.
         VlanNotMember = "vlan_not_member",
-        /// A frame of the segment is of a VLAN the port is not in; nothing unusual where VLANs share a segment.
+        /// A frame of the segment is in a VLAN that the port is not a member of; normal where VLANs
+        /// share a segment.
         VlanOther = "vlan_other",
         /// An 802.1ad tag on a port with VLANs, in either direction.
         VlanProviderTag = "vlan_provider_tag",
-        /// An EtherType nobody here speaks.
+        /// An EtherType that this mode does not handle.
         UnknownEtherType = "unknown_ethertype",
-        /// An IP protocol nobody here speaks.
+        /// An IP protocol that this mode does not handle.
         UnknownProtocol = "unknown_protocol",
-        /// Destination address that must not be reached from a guest (loopback, …).
+        /// A destination address that a guest must not reach (loopback, …).
         ForbiddenDestination = "forbidden_destination",
-        /// Destination on the private network where nobody lives.
+        /// A destination on the private network that does not exist.
         NoSuchNeighbour = "no_such_neighbour",
-        /// Multicast or broadcast nobody here listens to.
+        /// Multicast or broadcast without a receiver.
         Multicast = "multicast",
-        /// A frame the guest's driver has not asked for (its card's filters).
+        /// A frame that the guest's driver has not requested (the filters of its NIC).
         NotAskedFor = "not_asked_for",
         /// The guest has no receive buffers.
         NoRoom = "no_room",
@@ -100,61 +101,61 @@ counters! {
         TcpOutOfWindow = "tcp_out_of_window",
         /// TCP bytes after a hole; the guest sends them again.
         TcpOutOfOrder = "tcp_out_of_order",
-        /// TCP bytes the host socket did not take; the guest sends them again.
+        /// TCP bytes that the host socket did not accept; the guest sends them again.
         TcpSocketFull = "tcp_socket_full",
         /// No room for one more flow, or no file descriptor for it.
         FlowLimit = "flow_limit",
-        /// A TCP connection one side had closed that gave way to another.
+        /// A TCP connection that one side had closed was ended to make room for another.
         TcpHalfClosedEvicted = "tcp_half_closed_evicted",
-        /// A TCP connection the guest did not answer on that gave way to another.
+        /// A TCP connection on which the guest did not answer was ended to make room for another.
         TcpUnansweredEvicted = "tcp_unanswered_evicted",
-        /// A TCP connection that was being made and gave way to another.
+        /// A TCP connection still in its handshake was ended to make room for another.
         TcpOpeningEvicted = "tcp_opening_evicted",
         /// The host refused a socket operation.
         SocketError = "socket_error",
-        /// The worker that owns the flow has more frames handed to it than it takes.
+        /// The worker that owns the flow has as many handed-over frames waiting as it may hold.
         HandoverFull = "handover_full",
-        /// A datagram the host did not take.
+        /// A datagram that the host did not accept.
         UdpSendFailed = "udp_send_failed",
-        /// A datagram from the world that is no flow's and no forward's.
+        /// A datagram from outside that belongs to no flow and no forward.
         UdpNoFlow = "udp_no_flow",
         /// A fragment that does not fit the others, or comes too late.
         BadFragment = "bad_fragment",
-        /// No room for one more datagram in pieces.
+        /// No room to reassemble one more datagram.
         FragmentLimit = "fragment_limit",
-        /// A datagram whose missing pieces did not come in time.
+        /// A datagram with fragments that did not arrive in time.
         FragmentTimeout = "fragment_timeout",
-        /// A message of a service (ARP, NDP, DHCP, ICMP) that makes no sense.
+        /// A malformed message to a service (ARP, NDP, DHCP, ICMP).
         BadService = "bad_service_message",
-        /// The guest asked for its address with another MAC than the one the lease is for.
+        /// The guest requested its address with a MAC other than that of the lease.
         LeaseOfOtherMac = "lease_of_other_mac",
-        /// The host does not let us send echo requests.
+        /// The host does not permit echo requests.
         EchoForbidden = "echo_forbidden",
         /// A datagram the guest refused with an ICMP error (a closed port, a firewall); its flow has ended.
         UdpRefused = "udp_refused_by_guest",
-        /// A packet of a link-local address of the guest to an address beyond its link.
+        /// A packet from a link-local address of the guest to an address beyond its link.
         BeyondScope = "beyond_scope",
-        /// An echo reply of a host the guest has not asked.
+        /// An echo reply from a host to which the guest has sent no request.
         EchoNoFlow = "echo_no_flow",
-        /// An ICMP message of the guest that goes no further: only echo requests do.
+        /// An ICMP message of the guest that is not forwarded: only echo requests are.
         IcmpNotServed = "icmp_not_served",
-        /// The segment is not there: its device is down, or has gone.
+        /// The segment is unavailable: its device is down, or has been removed.
         SegmentDown = "segment_down",
-        /// The segment gave a frame in a form the guest does not take.
+        /// The segment delivered a frame in a form that the guest does not accept.
         NotSegmented = "not_segmented",
-        /// The device to the segment does not take the frame.
+        /// The device to the segment does not accept the frame.
         SegmentRefused = "segment_refused",
     }
 }
 
 counters! {
-    /// What was moved and done.
+    /// What the port has done.
     Count {
         /// Frames the guest sent.
         TxFrames = "tx_frames",
         /// Bytes of frames the guest sent.
         TxBytes = "tx_bytes",
-        /// Of these, frames that left together with others of their flow.
+        /// Frames of the guest that left together with others of their flow.
         TxMerged = "tx_merged_frames",
         /// Frames given to the guest.
         RxFrames = "rx_frames",
@@ -164,16 +165,16 @@ counters! {
         Calls = "calls",
         /// Times the guest kicked.
         Kicks = "kicks",
-        /// Times the guest's frames were left in the ring because it had sent what it may.
+        /// Times the guest's frames were left in the ring because of its rate limit.
         TxThrottled = "tx_throttled",
-        /// Times the guest had been sent what it may while there was more.
+        /// Times frames to the guest waited because of its rate limit.
         RxThrottled = "rx_throttled",
-        /// Times there was something for the guest, and it had posted no buffers.
+        /// Times a frame for the guest waited because it had posted no buffers.
         RxStalls = "rx_stalls",
         /// Frames that came on another queue than their flow's.
         Handovers = "handovers",
-        /// Flows given to another queue's worker: their own was switched off, or is not the one
-        /// the guest sends them on.
+        /// Flows given to another queue's worker: their own was disabled, or is not the one on
+        /// which the guest sends them.
         FlowsMoved = "flows_moved",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",
@@ -181,27 +182,27 @@ counters! {
         TcpIn = "tcp_connections_in",
         /// TCP bytes sent again to the guest.
         TcpRetransmits = "tcp_retransmitted_bytes",
-        /// TCP bytes of the guest kept until the host socket took them.
+        /// TCP bytes of the guest kept until the host socket accepted them.
         TcpSpilled = "tcp_spilled_bytes",
         /// Connections ended by RST from either side.
         TcpResets = "tcp_resets",
-        /// UDP flows made.
+        /// UDP flows created.
         UdpFlows = "udp_flows",
-        /// Echo requests of the guest passed on.
+        /// Echo requests of the guest that were forwarded.
         Echos = "echos",
-        /// Echo requests passed on without their IP options (record route, timestamps).
+        /// Echo requests forwarded without their IP options (record route, timestamps).
         IpOptions = "ip_options_left_out",
         /// DHCPv4 leases given or renewed.
         Dhcp4Leases = "dhcp4_leases",
-        /// DHCPv4 addresses the guest declined: it believes somebody else has them.
+        /// DHCPv4 addresses that the guest declined as in use by another host.
         Dhcp4Declines = "dhcp4_declines",
-        /// DHCPv4 leases the guest gave back.
+        /// DHCPv4 leases that the guest released.
         Dhcp4Releases = "dhcp4_releases",
         /// DHCPv6 leases given or renewed.
         Dhcp6Leases = "dhcp6_leases",
-        /// DHCPv6 addresses the guest declined: it believes somebody else has them.
+        /// DHCPv6 addresses that the guest declined as in use by another host.
         Dhcp6Declines = "dhcp6_declines",
-        /// DHCPv6 leases the guest gave back.
+        /// DHCPv6 leases that the guest released.
         Dhcp6Releases = "dhcp6_releases",
         /// Router advertisements sent.
         RouterAdvertisements = "router_advertisements",
@@ -209,7 +210,7 @@ counters! {
 }
 
 counters! {
-    /// What there is at the moment.
+    /// Current amounts.
     Gauge {
         /// Queue pairs that the guest's driver runs.
         QueuePairs = "queue_pairs",
@@ -217,12 +218,12 @@ counters! {
         TcpFlows = "tcp_flows_open",
         /// UDP flows of the guest.
         UdpFlows = "udp_flows_open",
-        /// Conversations of echo requests of the guest.
+        /// Echo flows of the guest: one for each address and identifier of its requests.
         EchoFlows = "echo_flows_open",
     }
 }
 
-/// One set of counters: a worker's.
+/// The counters of one worker.
 #[derive(Debug)]
 pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
@@ -251,18 +252,18 @@ fn bump(counter: &AtomicU64, n: u64) {
 }
 
 impl Counters {
-    /// Counts one thing that went nowhere.
+    /// Counts one drop.
     pub fn count_drop(&self, reason: DropReason) {
         self.count_drops(reason, 1);
     }
 
-    /// Counts `n` things that went nowhere.
+    /// Counts `n` drops.
     pub fn count_drops(&self, reason: DropReason, n: u64) {
         bump(&self.drops[reason as usize], n);
         self.last_drop.store(reason as usize, Ordering::Relaxed);
     }
 
-    /// The reason that was counted last since the last call, if there was one.
+    /// The reason of the last drop since the previous call, if any.
     pub fn take_last_drop(&self) -> Option<DropReason> {
         let last = self.last_drop.load(Ordering::Relaxed);
         self.last_drop.store(NO_DROP, Ordering::Relaxed);
@@ -274,17 +275,17 @@ impl Counters {
         bump(&self.counts[count as usize], n);
     }
 
-    /// Says how much of something there is now.
+    /// Sets a gauge.
     pub fn set(&self, gauge: Gauge, n: u64) {
         self.gauges[gauge as usize].store(n, Ordering::Relaxed);
     }
 
-    /// How much of something there is.
+    /// Value of a gauge.
     pub fn level(&self, gauge: Gauge) -> u64 {
         self.gauges[gauge as usize].load(Ordering::Relaxed)
     }
 
-    /// Adds what another has counted, and has.
+    /// Adds the values of another set.
     pub fn merge(&self, other: &Self) {
         for &reason in DropReason::ALL {
             bump(&self.drops[reason as usize], other.dropped(reason));
@@ -297,7 +298,7 @@ impl Counters {
         }
     }
 
-    /// How often `reason` was met.
+    /// Number of drops for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].load(Ordering::Relaxed)
     }

@@ -3,9 +3,9 @@
 //! A module imports only from lower layers: docs/architecture.md has the table, and a test
 //! compares it with the sources.
 //!
-//! `frame` is the vocabulary between the worker and the modes, `sys` the only
-//! place for odd system calls. `packet`, `responder` and the TCP connection own no
-//! socket and read no clock: time is an argument ([`time::Instant`]).
+//! `frame` is the vocabulary between the worker and the modes, `sys` the only place for unusual
+//! system calls. `packet`, `responder` and the TCP connection own no socket and read no clock: time
+//! is an argument ([`time::Instant`]).
 
 pub mod bridge;
 pub mod capture;

@@ -1,5 +1,5 @@
-//! What a mode is to the worker: the thing a frame is given to once it is admitted,
-//! and that gives frames back.
+//! What a mode is to the worker: it receives each admitted frame of the guest, and sends frames to
+//! the guest.
 
 use crate::config::{Resolvers, Transport};
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
@@ -66,7 +66,7 @@ pub enum ForwardChange {
 pub enum ModeCommand {
     /// Adds or removes port forwards. Connections and flows of a removed forward stay.
     Forwards(ForwardChange),
-    /// Hands out other name servers and search domains from the next answer on.
+    /// Replaces the name servers and search domains, from the next answer on.
     Resolvers(Arc<Resolvers>),
     /// The segment that the guest is attached to has changed.
     Segment(SegmentChange),
@@ -86,7 +86,7 @@ pub struct FlowCount {
 /// One mode of a port (masquerade, bridge, …) on one worker.
 ///
 /// The worker calls exactly one method at a time, from one thread, so a mode needs no lock. It
-/// never waits: it does what can be done now and names what it waits for. A mode has no thread,
+/// never waits: it does what can be done now and states what it waits for. A mode has no thread,
 /// reads no clock (`now` is an argument) and is woken by four things only:
 ///
 /// * frames of the guest: [`on_burst`](Self::on_burst) for each burst taken from the transmit
@@ -100,7 +100,7 @@ pub struct FlowCount {
 ///
 /// The life of a device brackets these calls. [`on_offloads`](Self::on_offloads) comes first, then
 /// [`on_link_up`](Self::on_link_up); between that and [`on_link_down`](Self::on_link_down) frames
-/// pass in both directions. Outside of it the sink has no room, but events and timers go on:
+/// pass in both directions. Outside of it the sink has no room, but events and timers continue:
 /// sockets outlive a guest's reboot. [`on_reset`](Self::on_reset) and
 /// [`on_front_end_gone`](Self::on_front_end_gone) say why the link is down, and whether the next
 /// driver may be another guest's. [`on_command`](Self::on_command) can come at any time.
@@ -135,7 +135,7 @@ pub trait Mode: Send {
         false
     }
 
-    /// Carries out a command.
+    /// Executes a command.
     ///
     /// # Errors
     /// The mode has no such command, or the system refuses; nothing has changed then.
@@ -151,14 +151,15 @@ pub trait Mode: Send {
     /// The guest's driver is up (rings run): frames may be sent from now on.
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
-    /// What the guest takes has become known, or has changed. Told before
-    /// [`on_link_up`](Self::on_link_up), and whenever the guest changes it after that.
+    /// The offloads that the guest accepts are known, or have changed. Called before
+    /// [`on_link_up`](Self::on_link_up), and whenever the guest changes them after that.
     fn on_offloads(&mut self, _caps: GuestCaps) {}
 
-    /// The device was reset: the next driver may be another guest's, or the same one's that slept.
+    /// The device was reset: the next driver may belong to another guest, or to the same one after
+    /// sleep.
     fn on_reset(&mut self) {}
 
-    /// The front end has gone, and with it perhaps the guest. Told after
+    /// The front end has gone, and with it perhaps the guest. Called after
     /// [`on_link_down`](Self::on_link_down).
     fn on_front_end_gone(&mut self, _now: Instant) {}
 

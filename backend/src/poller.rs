@@ -1,17 +1,17 @@
-//! The worker's epoll instance, and what an event belongs to.
+//! The worker's epoll instance, and the owners of its events.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What an event belongs to: an owner (8 bits), a generation (24 bits) that tells events of a
-/// reused slot from those of its former user, and an index (32 bits).
+/// Identifies the source of an event: an owner (8 bits), a generation (24 bits) that distinguishes
+/// events of a reused slot from those of its former user, and an index (32 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     /// Part of the worker or mode the descriptor belongs to.
     pub owner: Owner,
-    /// Counter that tells users of one slot apart; 24 bits are kept.
+    /// Counter that distinguishes the users of one slot; 24 bits are kept.
     pub generation: u32,
     /// Slot or queue number.
     pub index: u32,
@@ -42,7 +42,7 @@ impl Owner {
     }
 }
 
-/// Bits of [`Token::generation`] that survive the trip through the kernel.
+/// Bits of [`Token::generation`] that the kernel's 64-bit value has room for.
 pub const GENERATION_MASK: u32 = 0x00ff_ffff;
 
 impl Token {
@@ -128,13 +128,13 @@ impl EventBuffer {
 }
 
 impl Poller {
-    /// Makes an epoll instance.
+    /// Creates an epoll instance.
     ///
     /// # Errors
-    /// What epoll_create1(2) says, EMFILE for one.
+    /// The error of epoll_create1(2), such as EMFILE.
     pub fn new() -> io::Result<Self> {
         let fd = epoll::create(true)?;
-        // SAFETY: epoll::create has just given us this descriptor and keeps no copy.
+        // SAFETY: epoll::create has just returned this descriptor and keeps no copy.
         let epoll = Arc::new(unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(Self { epoll })
     }
@@ -147,7 +147,7 @@ impl Poller {
     /// Starts watching `fd`. Closing the descriptor ends the watch.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// The error of epoll_ctl(2).
     pub fn add(&self, fd: &impl AsRawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.control(epoll::ControlOptions::EPOLL_CTL_ADD, fd.as_raw_fd(), token, interest)
     }
@@ -155,7 +155,7 @@ impl Poller {
     /// Arms an edge-triggered watch again: if the descriptor is ready now, an event follows.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// The error of epoll_ctl(2).
     pub fn rearm(&self, fd: &impl AsRawFd, token: Token, interest: Interest) -> io::Result<()> {
         self.control(epoll::ControlOptions::EPOLL_CTL_MOD, fd.as_raw_fd(), token, interest)
     }
@@ -163,7 +163,7 @@ impl Poller {
     /// Stops watching `fd`.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// The error of epoll_ctl(2).
     pub fn remove(&self, fd: &impl AsRawFd) -> io::Result<()> {
         let event = epoll::Event::new(epoll::Events::empty(), 0);
         epoll::ctl(
@@ -178,7 +178,7 @@ impl Poller {
     /// ever), and hands each to `f`. A signal ends the wait early without an error.
     ///
     /// # Errors
-    /// What epoll_wait(2) says.
+    /// The error of epoll_wait(2).
     pub fn wait(
         &self,
         buffer: &mut EventBuffer,

@@ -1,7 +1,7 @@
 //! A point on a monotonic clock, as a plain value.
 //!
-//! Protocol code never reads a clock: whoever calls it says what time it is.
-//! Tests therefore run in virtual time.
+//! Protocol code never reads a clock: its caller passes the time. Tests therefore run in virtual
+//! time.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

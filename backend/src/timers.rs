@@ -1,15 +1,14 @@
-//! Many timers, one queue, no work until one is due.
+//! Many timers in one queue, without work until one is due.
 //!
-//! A timer is moved later far more often than it fires. So the queue keeps, for each
-//! owner, only the earliest entry it ever asked for; when that comes up the owner
-//! says when it really wants to be called, and goes back in. Moving a deadline later
-//! therefore costs nothing.
+//! A timer is postponed far more often than it fires. So the queue keeps, for each owner, only its
+//! earliest entry; when that is due, the owner states its real deadline and is queued again.
+//! Postponing a deadline therefore costs nothing.
 
 use crate::time::Instant;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The owner's side of the queue: when its next entry comes up.
+/// The owner's side of the queue: the time of its current entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheduled(Instant);
 
@@ -24,7 +23,7 @@ impl Default for Scheduled {
     }
 }
 
-/// Entries not worth sweeping out.
+/// Number of stale entries that are not worth a sweep.
 const SPARE: usize = 64;
 
 /// Deadlines of owners with key `K`.
@@ -42,7 +41,7 @@ impl<K: Ord> Default for TimerQueue<K> {
 }
 
 impl<K: Copy + Ord> TimerQueue<K> {
-    /// Makes sure `key` comes up at `deadline` or earlier.
+    /// Ensures that the entry of `key` is due at `deadline` or earlier.
     pub fn schedule(&mut self, slot: &mut Scheduled, key: K, deadline: Instant) {
         if deadline < slot.0 {
             slot.0 = deadline;
@@ -50,33 +49,32 @@ impl<K: Copy + Ord> TimerQueue<K> {
         }
     }
 
-    /// When the next entry comes up.
+    /// The time of the next entry.
     pub fn deadline(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Entries in the queue, those that were replaced included.
+    /// Entries in the queue, including those that were replaced.
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// True if nothing will come up.
+    /// True if the queue has no entry.
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
 
-    /// Drops the entries that mean nothing any more if they are the greater part. To be
-    /// called now and then by whoever has `owners` timers: without it an entry that was
-    /// replaced, or whose owner is gone, stays until its time. `is_current` asks
-    /// [`Scheduled::is_at`].
+    /// Drops stale entries if they are the majority. The owner of `owners` timers calls this now
+    /// and then: without it an entry that was replaced, or whose owner has been removed, stays
+    /// until its time. `is_current` calls [`Scheduled::is_at`].
     pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, K) -> bool) {
         if self.heap.len() > 2 * owners + SPARE {
             self.heap.retain(|Reverse((at, key))| is_current(*at, *key));
         }
     }
 
-    /// Takes one entry that is due. The owner passes the time to [`Scheduled::fire`],
-    /// which says whether the entry is its current one.
+    /// Takes one entry that is due. The owner passes its time to [`Scheduled::fire`], which returns
+    /// whether the entry is current.
     pub fn pop_due(&mut self, now: Instant) -> Option<(Instant, K)> {
         if self.deadline()? > now {
             return None;
@@ -91,8 +89,8 @@ impl Scheduled {
         self.0 == at
     }
 
-    /// Notes that the entry of time `at` came up. False if it was replaced by an
-    /// earlier one long ago and means nothing now.
+    /// Records that the entry of time `at` was due. False if the entry is stale because an earlier
+    /// one replaced it.
     pub fn fire(&mut self, at: Instant) -> bool {
         let current = self.is_at(at);
         if current {
@@ -132,7 +130,7 @@ mod tests {
         assert!(slot.fire(at(10)));
         queue.schedule(&mut slot, 7, at(40));
         assert_eq!(queue.pop_due(at(30)), Some((at(20), 7)));
-        assert!(!slot.fire(at(20)), "the replaced entry means nothing");
+        assert!(!slot.fire(at(20)), "the replaced entry is stale");
         assert_eq!(queue.pop_due(at(40)), Some((at(40), 7)));
         assert!(slot.fire(at(40)));
     }

@@ -1,26 +1,25 @@
-//! Checksums for guests that did not take GUEST_CSUM: what a mode left partial, or
-//! merely called good, is computed before the frame goes out.
+//! Completes checksums for guests that did not negotiate GUEST_CSUM: a checksum that a mode left
+//! partial, or only marked as valid, is computed before the frame is written.
 
 use crate::frame::{Checksum, GuestSlice, Offload, copy_from_guest};
 use crate::packet::checksum::Sum;
 use crate::packet::{Headers, Network, protocol};
 
-/// Bytes summed at a time; even, so that words are never cut.
+/// Bytes summed at a time; even, so that no 16-bit word is split.
 const CHUNK: usize = 2048;
 
-/// Where the checksum of a frame goes, and the sum to start with.
+/// Position of a frame's checksum, and the initial sum.
 struct Field {
-    /// Offset in the frame where summing starts.
+    /// Offset in the frame where the sum starts.
     start: usize,
-    /// Offset of the field in the frame.
+    /// Offset of the checksum field in the frame.
     at: usize,
     initial: Sum,
 }
 
-/// Completes the L4 checksum of a frame of `head` followed by the first `len` bytes of
-/// `payload`, and says what is left to the guest: nothing but what cannot be computed
-/// (headers that are not in `head`, fragments, protocols without a checksum) stays
-/// as the mode made it.
+/// Completes the L4 checksum of a frame of `head` followed by the first `len` bytes of `payload`,
+/// and returns the offload that remains for the guest: none, except where the checksum cannot be
+/// computed (headers outside `head`, fragments, protocols without a checksum).
 pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], len: usize) -> Offload {
     let field = match offload.checksum {
         Checksum::Complete => return offload,
@@ -36,7 +35,7 @@ pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], l
             head[field.at..field.at + 2].fill(0);
         }
         let sum = sum_from(field.start, field.initial, head, payload, len).finish();
-        // A zero means "no checksum" in UDP, and all ones are the same number.
+        // Zero means "no checksum" in UDP; all ones has the same value in ones' complement.
         let sum = if sum == 0 { 0xffff } else { sum };
         head[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
     }
@@ -61,7 +60,7 @@ fn find_field(head: &[u8], payload_len: usize) -> Option<Field> {
         protocol::ICMPV6 => (2, true),
         _ => return None,
     };
-    // Padding behind the packet would be summed too.
+    // Otherwise the sum would include padding after the packet.
     if is_fragment || start + length != head.len() + payload_len {
         return None;
     }
@@ -78,7 +77,7 @@ fn find_field(head: &[u8], payload_len: usize) -> Option<Field> {
     })
 }
 
-/// Sums the frame's bytes from `start` on.
+/// Sums the frame's bytes from `start` to the end.
 fn sum_from(start: usize, initial: Sum, head: &[u8], payload: &[GuestSlice<'_>], len: usize) -> Sum {
     let mut chunk = [0; CHUNK];
     let mut sum = initial;
@@ -92,7 +91,7 @@ fn sum_from(start: usize, initial: Sum, head: &[u8], payload: &[GuestSlice<'_>],
         let rest = &mut chunk[from_head.len()..want];
         let wanted = rest.len();
         let copied = copy_from_guest(payload, (at + from_head.len()).saturating_sub(first.len()), rest);
-        debug_assert_eq!(copied, wanted, "the payload is as long as it says");
+        debug_assert_eq!(copied, wanted, "the payload has the stated length");
         sum = sum.bytes(&chunk[..want]);
         at += want;
     }

@@ -76,7 +76,7 @@ proptest! {
             Offload::VALID
         };
         let whole = frame(v6, proto, &l4);
-        // The head ends somewhere behind the checksum; the rest lies in two pieces.
+        // The head ends somewhere after the checksum; the rest is in two pieces.
         let split = (start + split).min(whole.len());
         let (head, payload) = whole.split_at(split);
         let mut head = head.to_vec();

@@ -5,31 +5,31 @@ use std::num::NonZeroU16;
 
 /// VIRTIO_NET_S_LINK_UP
 const STATUS_LINK_UP: u16 = 1;
-/// "speed" and "duplex" when they are not known (5.1.4).
+/// Unknown "speed" and "duplex" (5.1.4).
 const SPEED_UNKNOWN: u32 = u32::MAX;
 const DUPLEX_UNKNOWN: u8 = 0xff;
 
-/// The properties of a NIC that its driver sees.
+/// Properties of a NIC that the driver sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
-    /// The MAC; `None`: the front end or the guest chooses.
+    /// MAC address; `None` if the front end or the guest chooses it.
     pub mac: Option<MacAddr>,
     /// MTU, in bytes of IP packet.
     pub mtu: u16,
-    /// Receive/transmit queue pairs offered.
+    /// Offered queue pairs, each of one receive and one transmit queue.
     pub queue_pairs: NonZeroU16,
 }
 
-/// The device configuration space: mac, status, max_virtqueue_pairs, mtu, speed,
-/// duplex. All of it is read-only.
+/// The device configuration space: mac, status, max_virtqueue_pairs, mtu, speed, duplex. All fields
+/// are read-only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigSpace([u8; Self::LEN]);
 
 impl ConfigSpace {
-    /// Bytes of the fields we fill.
+    /// Bytes of the fields that hawser sets.
     pub const LEN: usize = 17;
 
-    /// The configuration space of `config`, with a link that is up or down.
+    /// The configuration space for `config` and the state of the link.
     pub fn new(config: DeviceConfig, link_up: bool) -> Self {
         let mut bytes = [0; Self::LEN];
         bytes[..6].copy_from_slice(&config.mac.unwrap_or_default().0);
@@ -42,7 +42,7 @@ impl ConfigSpace {
         Self(bytes)
     }
 
-    /// `size` bytes from `offset` on; zeros beyond the fields we have.
+    /// Reads `size` bytes from `offset`; zeros beyond the known fields.
     pub fn read(&self, offset: u32, size: u32) -> Vec<u8> {
         let known = usize::try_from(offset)
             .ok()

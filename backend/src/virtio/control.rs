@@ -1,10 +1,10 @@
-//! The control queue (5.1.6.5): a driver's orders beside the packets.
+//! The control queue (5.1.6.5), on which the driver sends commands.
 //!
-//! Commands are rare and small. A command is carried out only if the driver has acknowledged
-//! its feature; all others are answered with an error. Each part of a command is copied out of
-//! guest memory once and checked on the copy. Address tables are read up to [`MAC_TABLE_MAX`]
-//! entries; of a longer table only the fact is kept. Most front ends serve this queue
-//! themselves and enable rings instead.
+//! Commands are rare and small. A command is executed only if the driver has acknowledged its
+//! feature; any other is answered with an error. Each part of a command is copied out of guest
+//! memory once and checked on the copy. Address tables are read up to [`MAC_TABLE_MAX`] entries;
+//! for a longer table only that fact is kept. Most front ends serve this queue themselves and
+//! enable rings instead.
 
 use super::features::Features;
 use super::memory::GuestMap;
@@ -22,7 +22,7 @@ const OK: u8 = 0;
 /// VIRTIO_NET_ERR
 const ERR: u8 = 1;
 
-/// Classes of orders and their commands (5.1.6.5.1 to 5.1.6.5.6).
+/// Command classes (5.1.6.5.1 to 5.1.6.5.6).
 mod class {
     /// VIRTIO_NET_CTRL_RX
     pub const RX: u8 = 0;
@@ -45,71 +45,71 @@ mod class {
     pub const OFFLOADS_SET: u8 = 0;
 }
 
-/// Orders served in one turn; frames wait meanwhile.
+/// Commands served in one turn, while frames wait.
 const ORDERS_PER_TURN: usize = 64;
 
-/// Addresses kept of each table. Linux has no limit of its own, QEMU keeps 64.
+/// Addresses kept per table. Linux has no limit, QEMU keeps 64.
 pub const MAC_TABLE_MAX: usize = 256;
 
-/// Which frames the driver wants beside those for its own MAC (commands of class RX).
+/// Frames that the driver wants in addition to those for its own MAC (commands of class RX).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RxMode {
-    /// All there are.
+    /// All frames.
     Promiscuous,
-    /// All to groups.
+    /// All multicast frames.
     AllMulticast,
-    /// All to single cards.
+    /// All unicast frames.
     AllUnicast,
-    /// None to groups, broadcast aside.
+    /// No multicast frames, except broadcast.
     NoMulticast,
-    /// None to single cards.
+    /// No unicast frames.
     NoUnicast,
-    /// No broadcast.
+    /// No broadcast frames.
     NoBroadcast,
 }
 
-/// A table of addresses.
+/// A MAC filter table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum MacTable {
     /// No address.
     #[default]
     Empty,
-    /// These, at most [`MAC_TABLE_MAX`].
+    /// These addresses, at most [`MAC_TABLE_MAX`].
     Some(Vec<MacAddr>),
-    /// More than are kept: any may be among them.
+    /// More addresses than are kept: any address may be among them.
     TooMany,
 }
 
-/// What the driver orders.
+/// A command of the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Use this many queue pairs.
     QueuePairs(u16),
-    /// Switch a way of receiving on or off.
+    /// Enables or disables a receive mode.
     Receive(RxMode, bool),
-    /// Receive what is for these cards and these groups too.
+    /// Also receive frames for these unicast and multicast addresses.
     MacTables {
-        /// Cards.
+        /// Unicast addresses.
         unicast: MacTable,
-        /// Groups.
+        /// Multicast addresses.
         multicast: MacTable,
     },
-    /// The card's MAC is this.
+    /// Sets the MAC address of the NIC.
     MacAddress(MacAddr),
-    /// Receive this VLAN (true) or do not.
+    /// Starts (true) or stops receiving this VLAN.
     Vlan(u16, bool),
-    /// The guest has announced itself as it was asked to.
+    /// The guest has announced itself as requested.
     Announced,
     /// The offloads accepted on the receive side, as feature bits.
     Offloads(u64),
 }
 
-/// What a turn of the queue leaves to do.
+/// What remains to be done after a turn of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The driver wants an interrupt for the answers.
     pub call: bool,
-    /// There may be more orders: the queue is served again without a kick.
+    /// There may be more commands: the queue is served again without a kick.
     pub more: bool,
 }
 
@@ -121,10 +121,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// Takes a control queue up.
+    /// Starts using a control queue.
     ///
     /// # Errors
-    /// The queue's place or size is wrong.
+    /// The address or size of the queue is invalid.
     pub fn new(map: Arc<GuestMap>, layout: RingLayout, features: Features) -> Result<Self, RingError> {
         Ok(Self {
             ring: Ring::new(map, layout, features)?,
@@ -133,23 +133,23 @@ impl Control {
         })
     }
 
-    /// Follows newly acknowledged features.
+    /// Applies newly acknowledged features.
     pub const fn set_features(&mut self, features: Features) {
         self.features = features;
         self.ring.set_features(features);
     }
 
-    /// Where another takes the queue up.
+    /// The position from which a successor continues.
     pub const fn layout(&self) -> RingLayout {
         self.ring.layout()
     }
 
-    /// Descriptors looked at in the last turn.
+    /// Descriptors visited in the last turn.
     pub const fn visited(&self) -> usize {
         self.ring.visited()
     }
 
-    /// Answers orders; `act` returns whether it carried one out.
+    /// Answers commands; `act` returns whether it executed the command.
     ///
     /// # Errors
     /// The queue is broken and must stop.
@@ -158,7 +158,7 @@ impl Control {
         let mut orders = 0;
         let result = loop {
             match self.ring.pop(&mut self.segments) {
-                // However fast the guest is, the rings of frames are looked at between.
+                // However fast the guest posts commands, frames are served in between.
                 Ok(Some(chain)) => {
                     let written = self.answer(chain.first + chain.readable, act);
                     self.ring.push_used(chain.head, written);
@@ -182,10 +182,10 @@ impl Control {
         })
     }
 
-    /// Carries out the order in the buffers before `writable` and writes the answer behind
-    /// them; returns how many bytes were written.
+    /// Executes the command in the buffers before `writable` and writes the answer into those after
+    /// it; returns the bytes written.
     fn answer(&mut self, writable: usize, act: &mut dyn FnMut(Order) -> bool) -> u32 {
-        // What cannot be answered is not carried out either.
+        // A command without room for an answer is not executed.
         if writable == self.segments.len() {
             return 0;
         }
@@ -202,7 +202,7 @@ impl Control {
     }
 }
 
-/// The bytes of an order, read from the front; each byte once.
+/// The bytes of a command, each read once, from the front.
 struct Request<'g> {
     slices: &'g [GuestSlice<'g>],
     at: usize,
@@ -216,7 +216,7 @@ impl Request<'_> {
         (n == N).then_some(bytes)
     }
 
-    /// Passes over `n` bytes, if there are so many.
+    /// Skips `n` bytes; `None` if there are fewer.
     fn skip(&mut self, n: usize) -> Option<()> {
         let total: usize = self.slices.iter().map(GuestSlice::len).sum();
         let left = total - self.at;
@@ -224,7 +224,7 @@ impl Request<'_> {
         (n <= left).then_some(())
     }
 
-    /// The order, if it is one and the driver has acknowledged what it needs.
+    /// The command, if it is valid and the driver has acknowledged the feature that it needs.
     fn parse(mut self, features: Features) -> Option<Order> {
         let [class, command] = self.take()?;
         let order = match class {
@@ -272,7 +272,7 @@ impl Request<'_> {
         features.has(feature).then_some(Order::Receive(mode, on != 0))
     }
 
-    /// One `virtio_net_ctrl_mac`: a number of entries, and the entries.
+    /// One `virtio_net_ctrl_mac`: the number of entries, then the entries.
     fn table(&mut self) -> Option<MacTable> {
         let entries = usize::try_from(u32::from_le_bytes(self.take()?)).ok()?;
         let bytes = entries.checked_mul(size_of::<MacAddr>())?;

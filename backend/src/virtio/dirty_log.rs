@@ -1,10 +1,9 @@
-//! The log of pages we wrote, for live migration (vhost-user "Migration").
+//! The log of pages that hawser wrote, for live migration (vhost-user "Migration").
 //!
-//! The front end shares one bitmap for all guest memory, a bit per 4 KiB page of
-//! guest-physical address. Each memory region marks its own part ([`DirtyBitmap`]); a
-//! region without a log costs a relaxed load per write. Regions of a later memory table
-//! take the log over from the ones before ([`DirtyBitmap::inherit`]). Whether pages are
-//! to be marked at all (the feature LOG_ALL) is the ring's business.
+//! The front end shares one bitmap for all guest memory, with a bit per 4 KiB page of
+//! guest-physical address. Each memory region marks its own part ([`DirtyBitmap`]); a region
+//! without a log costs a relaxed load per write. Regions of a later memory table inherit the log
+//! ([`DirtyBitmap::inherit`]). The ring decides whether pages are marked at all (feature LOG_ALL).
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -13,22 +12,22 @@ use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{Address, FileOffset, GuestMemoryRegion, MmapRegion, VolatileMemory};
 
-/// Bytes one bit of the log stands for (VHOST_LOG_PAGE).
+/// Bytes per bit of the log (VHOST_LOG_PAGE).
 const PAGE: u64 = 4096;
-/// Pages one byte of the log stands for.
+/// Pages per byte of the log.
 const PAGES_PER_BYTE: u64 = 8;
 
 /// The log of one memory region; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct DirtyBitmap {
     shared: Arc<Shared>,
-    /// Where this slice starts in its region.
+    /// Offset of this slice in its region.
     offset: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// True once there is a log: what a write without one looks at.
+    /// True once there is a log; a write without a log reads only this.
     active: AtomicBool,
     log: RwLock<Option<RegionLog>>,
 }
@@ -43,24 +42,24 @@ pub struct RegionLog {
     len: u64,
 }
 
-/// The bitmap of all guest memory, which the front end shares.
+/// The bitmap for all guest memory, shared by the front end.
 #[derive(Debug)]
 pub struct SharedLog(MmapRegion);
 
 impl SharedLog {
-    /// Maps `len` bytes of `file` from `offset` on.
+    /// Maps `len` bytes of `file` from `offset`.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// The error of mmap(2).
     pub fn map(file: File, offset: u64, len: u64) -> Result<Self, MmapRegionError> {
         let len = usize::try_from(len).map_err(|_| MmapRegionError::InvalidOffsetLength)?;
         MmapRegion::from_file(FileOffset::new(file, offset), len).map(Self)
     }
 
-    /// A log of `len` bytes that no front end shares.
+    /// A log of `len` bytes that is not shared with a front end.
     ///
     /// # Errors
-    /// What mmap(2) says.
+    /// The error of mmap(2).
     #[cfg(any(test, feature = "testing"))]
     pub fn anonymous(len: usize) -> Result<Self, MmapRegionError> {
         MmapRegion::new(len).map(Self)
@@ -71,16 +70,16 @@ impl SharedLog {
         self.0.size()
     }
 
-    /// Eight pages; `None` beyond the end.
+    /// The byte for eight pages; `None` beyond the end.
     pub fn byte(&self, index: usize) -> Option<&AtomicU8> {
         self.0.get_atomic_ref(index).ok()
     }
 }
 
 impl DirtyBitmap {
-    /// Takes over the log of a region of an earlier memory table, unless this region
-    /// has one; `region` is the region this bitmap belongs to. A log too short for
-    /// the region is left: the front end sends a longer one before it relies on it.
+    /// Inherits the log of a region in an earlier memory table, unless this region has one;
+    /// `region` is the region of this bitmap. A log that is too short for the region is not
+    /// inherited: the front end sends a longer one before it relies on it.
     pub fn inherit(&self, earlier: &Self, region: &impl GuestMemoryRegion) {
         if self.shared.active.load(Ordering::Relaxed) {
             return;
@@ -96,13 +95,13 @@ impl DirtyBitmap {
         }
     }
 
-    /// Marks writes in `log` from now on.
+    /// Starts marking writes in `log`.
     pub fn start(&self, log: RegionLog) {
         *self.shared.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
         self.shared.active.store(true, Ordering::Release);
     }
 
-    /// Marks `len` bytes from `offset` of the region on.
+    /// Marks `len` bytes from `offset` in the region.
     pub fn mark(&self, offset: u64, len: u64) {
         self.with_log(|log| log.mark(self.offset.saturating_add(offset), len));
     }
@@ -122,7 +121,7 @@ impl DirtyBitmap {
 }
 
 impl RegionLog {
-    /// The part of `region` in `pages`; `None` if the bitmap ends before the region does.
+    /// The part of `pages` for `region`; `None` if the bitmap ends before the region does.
     pub fn new(region: &impl GuestMemoryRegion, pages: &Arc<SharedLog>) -> Option<Self> {
         let (start, len) = (region.start_addr().raw_value(), region.len());
         let needed = start.checked_add(len)?.div_ceil(PAGE * PAGES_PER_BYTE);
@@ -133,7 +132,7 @@ impl RegionLog {
         })
     }
 
-    /// Page number, in guest-physical memory, of the byte at `offset` of the region.
+    /// Guest-physical page number of the byte at `offset` in the region.
     const fn page(&self, offset: u64) -> u64 {
         (self.start + offset) / PAGE
     }
@@ -145,8 +144,8 @@ impl RegionLog {
         }
         for page in self.page(offset)..=self.page(end - 1) {
             let (byte, bit) = byte_and_bit(page);
-            // Release: the front end that sees the bit and then copies the page must
-            // find what was written before.
+            // Release: a front end that sees the bit and then copies the page must find the written
+            // bytes.
             if let Some(pages) = self.pages.byte(byte) {
                 pages.fetch_or(bit, Ordering::Release);
             }
@@ -241,7 +240,7 @@ mod tests {
     fn the_log_outlives_a_moment_without_memory() {
         let before = TestMemory::new(0x10_000);
         let log = DirtyLog::attach(&before);
-        // The only region is replaced: it is removed first.
+        // Replaces the only region, which is removed first.
         let without = GuestMap::new(Arc::new(GuestMemoryMmap::new()), Some(&before.map));
         let after = TestMemory::new(0x10_000);
         let map = GuestMap::new(Arc::clone(&after.memory), Some(&without));

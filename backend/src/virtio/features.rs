@@ -1,4 +1,4 @@
-//! The virtio feature bits a NIC offers, and what the acknowledged ones mean.
+//! The virtio feature bits that a NIC offers, and the meaning of the acknowledged ones.
 
 use super::config_space::DeviceConfig;
 use crate::frame::GuestCaps;
@@ -13,12 +13,12 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-/// VHOST_F_LOG_ALL: pages we write are logged while it is acknowledged.
+/// VHOST_F_LOG_ALL: pages that hawser writes are logged while this is acknowledged.
 pub const LOG_ALL: u64 = 1 << 26;
 /// VHOST_USER_F_PROTOCOL_FEATURES.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// The features a driver switches with VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET (5.1.6.5.6).
+/// The features that a driver changes with VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET (5.1.6.5.6).
 pub const GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_GUEST_CSUM
     | 1 << VIRTIO_NET_F_GUEST_TSO4
     | 1 << VIRTIO_NET_F_GUEST_TSO6
@@ -60,15 +60,15 @@ pub fn offered(config: DeviceConfig) -> u64 {
     if config.mac.is_some() {
         features |= 1 << VIRTIO_NET_F_MAC;
     }
-    // A driver of a front end without several queue pairs (UML's) fails when MQ is
-    // offered: only where several were configured.
+    // A driver behind a front end without multiqueue (UML's) fails if MQ is offered, so MQ is
+    // offered only if several pairs are configured.
     if config.queue_pairs.get() > 1 {
         features |= 1 << VIRTIO_NET_F_MQ;
     }
     features
 }
 
-/// Acknowledged features, asked by name.
+/// Acknowledged feature bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features(pub u64);
 
@@ -78,12 +78,12 @@ impl Features {
         self.0 & (1 << bit) != 0
     }
 
-    /// True if pages we write are to be logged.
+    /// True if pages that hawser writes must be logged.
     pub const fn log_all(self) -> bool {
         self.0 & LOG_ALL != 0
     }
 
-    /// What the guest accepts on its receive side.
+    /// Offloads that the guest accepts on receive.
     pub const fn guest_caps(self) -> GuestCaps {
         // Every segmentation offload needs GUEST_CSUM (5.1.3.1): a driver that takes
         // one without the other gets none.

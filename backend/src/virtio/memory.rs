@@ -1,8 +1,8 @@
-//! A snapshot of guest memory: which guest-physical addresses are mapped where.
+//! A snapshot of guest memory: the mapping of guest-physical addresses.
 //!
-//! A ring translates an address by one comparison against the region it found last time,
-//! of which it keeps a copy. The snapshot keeps the mapping alive ([`Arc`]); a new memory
-//! table makes a new snapshot, and the worker says when it no longer uses the old one.
+//! A ring keeps a copy of the region it last found, so that most translations need one comparison.
+//! The snapshot keeps the mapping alive ([`Arc`]); a new memory table creates a new snapshot, and
+//! the worker reports when it has released the old one.
 
 use super::DirtyBitmap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 pub struct GuestMap {
     /// Sorted by guest-physical address; never overlapping.
     regions: Vec<Region>,
-    /// A log of the table before, for one that comes after: this one may have no region.
+    /// The log of an earlier table, for a later one to inherit: this table may have no region.
     earlier_log: Option<DirtyBitmap>,
     memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
 }
@@ -32,7 +32,7 @@ unsafe impl Send for GuestMap {}
 // SAFETY: as above; all access through them is by raw pointer or atomic.
 unsafe impl Sync for GuestMap {}
 
-/// The region of one map that an address was last found in; empty at first.
+/// The region of one map in which the last address was found; empty at first.
 #[derive(Clone, Copy, Debug)]
 pub struct RegionCache {
     start: u64,
@@ -51,14 +51,14 @@ impl Default for RegionCache {
 }
 
 impl RegionCache {
-    /// As [`GuestMap::find`], in this region only.
+    /// Like [`GuestMap::find`], but in this region only.
     #[inline]
     fn at(&self, address: u64) -> Option<(*mut u8, u64)> {
         let offset = address.wrapping_sub(self.start);
         if offset >= self.len {
             return None;
         }
-        // The region is mapped, so its length is one of this machine's.
+        // The region is mapped, so its length fits this machine's address space.
         #[allow(clippy::cast_possible_truncation, reason = "below the length of a mapping")]
         let host = self.host.wrapping_add(offset as usize);
         Some((host, self.len - offset))
@@ -66,8 +66,8 @@ impl RegionCache {
 }
 
 impl GuestMap {
-    /// A snapshot of `memory`. If there is an `earlier` one whose writes are being
-    /// logged, the log continues for the new regions.
+    /// Creates a snapshot of `memory`. If writes to the `earlier` one are logged, the log continues
+    /// for the new regions.
     pub fn new(memory: Arc<GuestMemoryMmap<DirtyBitmap>>, earlier: Option<&Self>) -> Self {
         let earlier_log = earlier.and_then(Self::active_log).cloned();
         let mut regions: Vec<Region> = memory
@@ -93,7 +93,7 @@ impl GuestMap {
         }
     }
 
-    /// A log that other tables can take over.
+    /// A log that other tables can inherit.
     fn active_log(&self) -> Option<&DirtyBitmap> {
         let own = self.regions.iter().map(|r| &r.log).find(|log| log.is_active());
         own.or(self.earlier_log.as_ref())
@@ -104,8 +104,8 @@ impl GuestMap {
         &self.memory
     }
 
-    /// Host address of guest-physical `address` and how many bytes follow it in the
-    /// same region (at least one); `None` if it is not mapped. The `cache` belongs to this map.
+    /// Host address of guest-physical `address`, and the number of bytes from there to the end of
+    /// its region (at least one); `None` if it is not mapped. `cache` must belong to this map.
     #[inline]
     pub fn find(&self, cache: &mut RegionCache, address: u64) -> Option<(*mut u8, u64)> {
         cache.at(address).or_else(|| self.find_elsewhere(cache, address))
@@ -126,14 +126,13 @@ impl GuestMap {
         Some(at)
     }
 
-    /// Host address of `len` bytes that lie in one region.
+    /// Host address of `len` bytes, if they lie in one region.
     pub fn range(&self, address: u64, len: u64) -> Option<*mut u8> {
         let (host, room) = self.find(&mut RegionCache::default(), address)?;
         (len <= room).then_some(host)
     }
 
-    /// Marks bytes we wrote in the dirty log, by guest-physical address. They lie in
-    /// one region.
+    /// Marks written bytes in the dirty log, by guest-physical address. They lie in one region.
     pub fn mark_written_at(&self, address: u64, len: u64) {
         let index = self.regions.partition_point(|r| r.start <= address);
         if let Some(region) = index.checked_sub(1).map(|i| &self.regions[i]) {
@@ -141,7 +140,7 @@ impl GuestMap {
         }
     }
 
-    /// Marks bytes we wrote in the dirty log, by host address.
+    /// Marks written bytes in the dirty log, by host address.
     pub fn mark_written(&self, host: *const u8, len: usize) {
         let host = host.addr();
         let region = self.regions.iter().find(|r| {

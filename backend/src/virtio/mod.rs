@@ -1,9 +1,8 @@
-//! The device side of virtio-net (virtio 1.3, chapters 2.7 and 5.1) on memory the
-//! guest shares with us: split rings, packet headers, features, configuration space.
+//! The device side of virtio-net (virtio 1.3, chapters 2.7 and 5.1) on memory shared with the
+//! guest: split rings, packet headers, features, configuration space.
 //!
-//! The guest is hostile. Whatever stands in its memory is read once, checked, and
-//! used from the copy; a ring that contradicts itself is an error value that stops
-//! that one ring.
+//! The guest is hostile. Everything in its memory is read once, checked, and used from the copy; an
+//! inconsistent ring results in an error value that stops that ring only.
 
 pub mod complete;
 pub mod config_space;

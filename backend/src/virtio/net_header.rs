@@ -1,5 +1,5 @@
-//! The header in front of every frame on a ring (`virtio_net_hdr`, 5.1.6), and the
-//! offload metadata it stands for.
+//! The header in front of every frame on a ring (`virtio_net_hdr`, 5.1.6), and its translation to
+//! offload metadata.
 
 use super::features::Features;
 use crate::counters::DropReason;
@@ -39,7 +39,7 @@ const TCP_CHECKSUM: u16 = 16;
 /// Offset of the checksum in a UDP header.
 const UDP_CHECKSUM: u16 = 6;
 
-/// Bytes of header in front of each frame, both ways.
+/// Bytes of header in front of each frame, in both directions.
 pub const fn header_len(features: Features) -> usize {
     if features.has(VIRTIO_F_VERSION_1) || features.has(VIRTIO_NET_F_MRG_RXBUF) {
         HEADER_LEN
@@ -48,11 +48,11 @@ pub const fn header_len(features: Features) -> usize {
     }
 }
 
-/// Checks what the guest claims of a frame with this `head` (its first bytes).
+/// Checks the offload that the guest requests for a frame with this `head` (its first bytes).
 ///
 /// # Errors
-/// [`DropReason::BadOffload`]: it asks for what was not negotiated, or points outside
-/// the head.
+/// [`DropReason::BadOffload`]: the request uses a feature that was not negotiated, or points
+/// outside the head.
 pub fn decode(header: &[u8; LEGACY_HEADER_LEN], head: &[u8], features: Features) -> Result<Offload, DropReason> {
     let [flags, gso, ..] = *header;
     if flags & NEEDS_CSUM == 0 && gso == GSO_NONE {
@@ -100,7 +100,7 @@ fn segmentation(gso: u8, size: u16, offset: u16, head: &[u8], features: Features
     (allowed && fits && size != 0 && offset == field).then_some(segmentation)
 }
 
-/// EtherType of a frame, that behind its tag if it has one.
+/// EtherType of a frame, after its VLAN tag if it has one.
 fn behind_tag(head: &[u8]) -> Option<EtherType> {
     let outer = EthernetHeader::parse(head).ok()?.ethertype;
     match outer {
@@ -112,8 +112,9 @@ fn behind_tag(head: &[u8]) -> Option<EtherType> {
     }
 }
 
-/// What the kernel left undone on a frame, from the header it put before it. The kernel is
-/// trusted: nothing is checked against the frame. `None` if it is of a kind that was not requested.
+/// The work that the kernel left undone on a frame, from the header in front of the frame. The
+/// kernel is trusted: nothing is checked against the frame. `None` if it is of a kind that was not
+/// enabled.
 pub fn decode_trusted(header: &[u8; LEGACY_HEADER_LEN]) -> Option<Offload> {
     let [flags, gso, _, _, size0, size1, start0, start1, offset0, offset1] = *header;
     let checksum = if flags & NEEDS_CSUM != 0 {
@@ -137,7 +138,7 @@ pub fn decode_trusted(header: &[u8; LEGACY_HEADER_LEN]) -> Option<Offload> {
     Some(Offload { checksum, segmentation })
 }
 
-/// The header of a frame for the guest, from its metadata and its first bytes.
+/// Makes the header of a frame for the guest from its metadata and first bytes.
 pub fn encode(offload: Offload, head: &[u8], num_buffers: u16, caps: GuestCaps) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     let (gso, size) = match offload.segmentation {
@@ -164,7 +165,7 @@ pub fn encode(offload: Offload, head: &[u8], num_buffers: u16, caps: GuestCaps) 
     header
 }
 
-/// `hdr_len`: bytes of all headers of a frame to be segmented.
+/// `hdr_len`: bytes of all headers of a frame to segment.
 fn headers_len(start: u16, gso: u8, head: &[u8]) -> u16 {
     const UDP_HEADER: u16 = 8;
     const TCP_DATA_OFFSET: usize = 12;

@@ -88,13 +88,13 @@ fn what_was_not_negotiated_is_refused() {
 #[test]
 fn claims_that_make_no_sense_are_refused() {
     for (header, ethertype) in [
-        // Segmentation without a checksum, of size nothing, of an unknown kind.
+        // Segmentation without a checksum, with size zero, of an unknown kind.
         (raw(0, 1, 1460, 34, 16), 0x0800),
         (raw(1, 1, 0, 34, 16), 0x0800),
         (raw(1, 3, 1460, 34, 6), 0x0800),
         (raw(1, 0x80, 1460, 34, 16), 0x0800),
         (raw(1, 0x85, 1200, 34, 6), 0x0800),
-        // The field of another protocol, another version of IP.
+        // The checksum field of another protocol, another IP version.
         (raw(1, 1, 1460, 34, 6), 0x0800),
         (raw(1, 5, 1200, 34, 16), 0x0800),
         (raw(1, 1, 1460, 34, 16), 0x86dd),
@@ -130,7 +130,7 @@ fn a_frame_for_the_guest_says_what_is_left_to_it() {
     assert_eq!(
         encode(Offload::VALID, &[], 1, GuestCaps::default())[0],
         0,
-        "it would not know the flag"
+        "the driver would not know the flag"
     );
     let mut tcp = head(0x0800);
     tcp[34 + 12] = 8 << 4;

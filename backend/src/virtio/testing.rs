@@ -15,7 +15,7 @@ pub const WRITE: u16 = 2;
 /// VRING_DESC_F_INDIRECT
 pub const INDIRECT: u16 = 4;
 
-/// Memory of a fake guest, and what of it has been given out.
+/// Memory of a fake guest, and an allocator for it.
 pub struct TestMemory {
     /// The memory.
     pub memory: Arc<GuestMemoryMmap<DirtyBitmap>>,
@@ -25,7 +25,7 @@ pub struct TestMemory {
 }
 
 impl TestMemory {
-    /// One region of `len` bytes from 0 on.
+    /// One region of `len` bytes from address 0.
     pub fn new(len: usize) -> Self {
         Self::with_regions(&[(0, len)])
     }
@@ -71,7 +71,7 @@ impl TestMemory {
     }
 }
 
-/// A dirty log as a front end shares one.
+/// A dirty log like one shared by a front end.
 pub struct DirtyLog(Arc<SharedLog>);
 
 impl DirtyLog {
@@ -105,13 +105,13 @@ pub struct Buffer {
     pub address: u64,
     /// Bytes.
     pub len: u32,
-    /// For the device to write.
+    /// The device may write it.
     pub writable: bool,
 }
 
 /// The driver's side of one ring.
 pub struct DriverRing {
-    /// Where it lies.
+    /// Addresses of the ring.
     pub layout: RingLayout,
     next_descriptor: u16,
     avail_idx: u16,
@@ -119,7 +119,7 @@ pub struct DriverRing {
 }
 
 impl DriverRing {
-    /// Lays a ring out in `memory`.
+    /// Allocates a ring in `memory`.
     pub fn new(memory: &mut TestMemory, size: u16) -> Self {
         let n = u64::from(size);
         let layout = RingLayout {
@@ -137,7 +137,7 @@ impl DriverRing {
         }
     }
 
-    /// Starts both indices at `index`, as after a long run.
+    /// Starts both indices at `index`, as if the ring had run for long.
     pub fn start_at(&mut self, memory: &TestMemory, index: u16) {
         self.layout.next_avail = index;
         (self.avail_idx, self.used_seen) = (index, index);
@@ -171,7 +171,7 @@ impl DriverRing {
         head
     }
 
-    /// Posts a chain whose buffers stand in a table of their own; returns its head.
+    /// Posts a chain with its buffers in an indirect table; returns its head.
     pub fn post_indirect(&mut self, memory: &mut TestMemory, buffers: &[Buffer]) -> u16 {
         let table = memory.take(16 * buffers.len() as u64, 16);
         self.post_table(memory, table, buffers)
@@ -203,7 +203,7 @@ impl DriverRing {
         self.set_avail_idx(memory, self.avail_idx.wrapping_add(1));
     }
 
-    /// Moves the available index, entries or not.
+    /// Sets the available index, whether or not entries exist.
     pub fn set_avail_idx(&mut self, memory: &TestMemory, index: u16) {
         self.avail_idx = index;
         memory.write_u16(self.layout.available + 2, index);
@@ -214,12 +214,12 @@ impl DriverRing {
         memory.write_u16(self.layout.available, flags);
     }
 
-    /// Asks for an interrupt when used entry `index` is shown (EVENT_IDX).
+    /// Requests an interrupt for used entry `index` (EVENT_IDX).
     pub fn set_used_event(&self, memory: &TestMemory, index: u16) {
         memory.write_u16(self.layout.available + 4 + 2 * u64::from(self.layout.size), index);
     }
 
-    /// The available entry the device wants a kick for (EVENT_IDX).
+    /// The available entry for which the device wants a kick (EVENT_IDX).
     pub fn avail_event(&self, memory: &TestMemory) -> u16 {
         memory.read_u16(self.layout.used + 4 + 8 * u64::from(self.layout.size))
     }
@@ -234,7 +234,7 @@ impl DriverRing {
         memory.read_u16(self.layout.used + 2)
     }
 
-    /// Used elements shown since the last call: (head, bytes written).
+    /// Used elements published since the last call: (head, bytes written).
     pub fn take_used(&mut self, memory: &TestMemory) -> Vec<(u16, u32)> {
         let end = self.used_idx(memory);
         let mut elements = Vec::new();

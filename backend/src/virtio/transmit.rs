@@ -1,9 +1,9 @@
-//! From the guest: chains of the transmit ring as frames.
+//! The direction from the guest: chains of the transmit ring as frames.
 //!
-//! A burst of up to [`BURST`] chains, but of no more than half of the ring and fewer of large
-//! frames, goes through four passes: take the chains, copy each head out of guest memory once
-//! and check it, let the mode act on what is left, give the chains back. Every buffer of the
-//! passes is reused. While one half of the ring is under way the guest fills the other.
+//! A burst takes up to [`BURST`] chains, but at most half of the ring and fewer if frames are
+//! large. It has four passes: take the chains, copy each head out of guest memory once and check
+//! it, let the mode act on the remaining frames, return the chains. The buffers of all passes are
+//! reused. The guest fills one half of the ring while the other is processed.
 
 use super::features::Features;
 use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
@@ -13,17 +13,16 @@ use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_
 use crate::packet::EthernetHeader;
 use std::ops::Range;
 
-/// Chains of one burst: the more, the more datagrams of a flow are found that can go on
-/// together.
+/// Most chains of one burst: a larger burst finds more datagrams of one flow to merge.
 pub const BURST: usize = 256;
-/// A burst ends with the chain that makes it this long, so that the guest gets large buffers
-/// back while others are under way.
+/// A burst ends with the chain that reaches this many bytes, so that the guest gets large buffers
+/// back while others are processed.
 const BYTE_BUDGET: usize = 4 * 1024 * 1024;
 /// A burst ends early when it has this many buffers.
 const SEGMENT_BUDGET: usize = 2048;
-/// A burst ends early when it has looked at this many descriptors, empty ones included.
+/// A burst ends early when it has visited this many descriptors, empty ones included.
 const VISIT_BUDGET: usize = SEGMENT_BUDGET;
-/// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
+/// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a VLAN tag.
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
 /// Bytes copied of every chain: its virtio header and the frame's head.
 const COPY: usize = HEADER_LEN + HEAD_MAX;
@@ -40,9 +39,9 @@ pub struct Transmit {
     frames: Vec<GuestFrame<'static>>,
 }
 
-/// A chain that is a frame.
+/// A chain with a valid frame.
 struct Parsed {
-    /// Its bytes in `Transmit::copies`, virtio header left out.
+    /// Offset in `Transmit::copies` of the frame's head, after the virtio header.
     copy: usize,
     head: usize,
     slices: Range<usize>,
@@ -50,7 +49,7 @@ struct Parsed {
     offload: Offload,
 }
 
-/// A chain that is no frame.
+/// A chain without a valid frame.
 struct Malformed {
     reason: DropReason,
     /// Bytes of its head that were copied.
@@ -77,25 +76,25 @@ impl Transmit {
         &mut self.ring
     }
 
-    /// Chains of a whole burst.
+    /// Most chains of a burst.
     pub fn most(&self) -> usize {
         usize::from(self.ring.size() / 2).clamp(1, BURST)
     }
 
-    /// Follows newly acknowledged features.
+    /// Applies newly acknowledged features.
     pub const fn set_features(&mut self, features: Features) {
         self.features = features;
         self.header_len = net_header::header_len(features);
         self.ring.set_features(features);
     }
 
-    /// Takes up to a burst of chains, no more than `budget` lets through, drops (and counts)
-    /// what is no frame or is not admitted, shows the rest to `act`, and gives all chains back
-    /// to the guest. Returns how many chains there were. `malformed` sees what is no frame, as
-    /// much as there is of its head, and why it is none.
+    /// Takes up to a burst of chains, within `budget`; drops and counts those that are malformed or
+    /// not admitted, passes the rest to `act`, and returns all chains to the guest. Returns the
+    /// number of chains. `malformed` receives the available part of the head of each malformed
+    /// frame, and the reason.
     ///
     /// # Errors
-    /// A [`RingError`], after the chains before it have been handled: the ring must stop.
+    /// A [`RingError`], after earlier chains have been handled: the ring must stop.
     pub fn burst(
         &mut self,
         counters: &Counters,
@@ -125,7 +124,8 @@ impl Transmit {
         let most = self.most();
         let mut bytes = 0;
         self.ring.forget_visited();
-        // Empty buffers are in no list, but a descriptor of theirs takes as long as any.
+        // Empty buffers are not in the list, but each of their descriptors takes as much time as
+        // any.
         while self.chains.len() < most
             && self.ring.visited() < VISIT_BUDGET
             && self.segments.len() < SEGMENT_BUDGET
@@ -165,7 +165,7 @@ impl Transmit {
         }
     }
 
-    /// What was copied of the head of a chain's frame.
+    /// The copied head of a chain's frame.
     fn head(&self, index: usize, len: usize) -> &[u8] {
         &self.copies[index][self.header_len..][..len]
     }
@@ -200,7 +200,7 @@ impl Transmit {
         })
     }
 
-    /// Copies what can be read of the head of a chain that is no frame.
+    /// Copies the readable part of the head of a malformed frame.
     #[cold]
     fn malformed(&mut self, index: usize, reason: DropReason) -> Malformed {
         let chain = &self.chains[index];
@@ -232,8 +232,8 @@ impl Transmit {
     }
 }
 
-/// An empty list with the room of another, whatever the frames in that one borrowed.
-/// The library collects into the same allocation, as the layouts are the same.
+/// Turns a list into an empty one with the same allocation and another lifetime. The standard
+/// library collects in place, as the layouts are equal.
 fn recycle<'b>(mut frames: Vec<GuestFrame<'_>>) -> Vec<GuestFrame<'b>> {
     frames.clear();
     frames.into_iter().map_while(|_| None).collect()

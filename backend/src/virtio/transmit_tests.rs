@@ -13,7 +13,7 @@ struct Guest {
     counters: Counters,
 }
 
-/// A chain of the most descriptors one may have, all empty but the last of 60 bytes.
+/// The longest possible chain, with all buffers empty but the last of 60 bytes.
 fn mostly_nothing(address: u64) -> Vec<Buffer> {
     let mut buffers = vec![
         Buffer {
@@ -27,7 +27,7 @@ fn mostly_nothing(address: u64) -> Vec<Buffer> {
     buffers
 }
 
-/// What a mode saw of a frame.
+/// A frame as a mode sees it.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     head: Vec<u8>,
@@ -48,7 +48,7 @@ impl Guest {
         }
     }
 
-    /// Posts `bytes` cut into buffers of these lengths, the last one taking the rest.
+    /// Posts `bytes` in buffers of these lengths; the last one takes the rest.
     fn post(&mut self, bytes: &[u8], cuts: &[usize]) -> u16 {
         let mut buffers = Vec::new();
         let mut rest = bytes;
@@ -184,7 +184,7 @@ fn what_is_no_frame_is_dropped_for_its_reason_and_given_back() {
     heads.push(guest.driver.post(&guest.memory, &[writable]));
     heads.push(guest.post(&with_header(&[1; 60]), &[]));
     heads.push(guest.post(&vec![2; 12 + MAX_FRAME], &[]));
-    // The header of the last is nonsense as well.
+    // The header of the last is malformed as well.
     let (taken, seen) = guest.burst();
     assert_eq!((taken, seen.len()), (Ok(10), 1));
     assert_eq!(seen[0].bytes, [1; 60]);
@@ -240,7 +240,7 @@ fn large_frames_end_a_burst_early() {
     for _ in 0..80 {
         guest.post(&with_header(&pattern(60_000)), &[]);
     }
-    assert_eq!(guest.burst().0, Ok(70), "4 MiB and the frame that fills them");
+    assert_eq!(guest.burst().0, Ok(70), "4 MiB and the frame that reaches them");
     assert_eq!(guest.burst().0, Ok(10));
 }
 
@@ -286,7 +286,7 @@ fn chains_beyond_the_budget_stay_in_the_ring() {
     let budget = |bytes, packets| Budget { bytes, packets };
     assert_eq!(guest.burst_within(budget(0, 9)).0, Ok(0));
     assert_eq!(guest.burst_within(budget(9000, 2)).0, Ok(2));
-    // The last may be longer than what is left.
+    // The last may exceed the remaining bytes.
     assert_eq!(guest.burst_within(budget(1013, 9)).0, Ok(2));
     assert_eq!(guest.burst().0, Ok(2));
 }
@@ -314,7 +314,7 @@ fn what_is_no_frame_is_told_of_with_what_there_is_of_a_head() {
     let frame = [vec![0; 12], vec![7; 60]].concat();
     guest.post(&frame[..12], &[]);
     guest.post(&[vec![0; 12], vec![7; MAX_FRAME + 1]].concat(), &[]);
-    // An offload that makes no sense.
+    // An offload that is not valid.
     guest.post(&[vec![1, 0x7f], vec![0; 10], vec![7; 60]].concat(), &[]);
     guest.post(&frame, &[]);
     let told = RefCell::new(Vec::new());

@@ -1,8 +1,8 @@
-//! What the vhost-user side tells a worker, and how.
+//! Commands from the vhost-user side to a worker, and their transport.
 //!
-//! Commands travel over a channel and ring an eventfd the worker's epoll watches.
-//! Those that hand memory or rings back wait until the worker has let go of them, and
-//! features until they hold: a migration counts on every write after that being logged.
+//! A command travels through a channel, and an eventfd in the worker's epoll instance announces it.
+//! Commands that revoke memory or rings wait until the worker has released them, and a change of
+//! features until it is in effect: a migration relies on every later write being logged.
 
 use crate::config::Rates;
 use crate::mode::ModeCommand;
@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// What a ring is for.
+/// The purpose of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RingRole {
-    /// Towards the guest.
+    /// Frames to the guest.
     Receive,
-    /// From the guest.
+    /// Frames from the guest.
     Transmit,
     /// The control queue; only worker 0 has one.
     Control,
@@ -39,25 +39,25 @@ pub struct RingSetup {
     pub used: u64,
     /// Index of the first available entry that has not been taken.
     pub next_avail: u16,
-    /// Eventfd the guest kicks.
+    /// Eventfd by which the guest kicks.
     pub kick: File,
     /// Eventfd that interrupts the guest.
     pub call: Option<File>,
-    /// Eventfd that tells the front end the ring is broken.
+    /// Eventfd that reports a broken ring to the front end.
     pub error: Option<File>,
 }
 
-/// What the workers of a port share of its rates: `None` where there is no limit.
+/// Rate limits that the workers of a port share; `None` where there is no limit.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
-    /// Towards the guest.
+    /// Limit for frames to the guest.
     pub to_guest: Option<Arc<Limiter>>,
-    /// From the guest.
+    /// Limit for frames from the guest.
     pub from_guest: Option<Arc<Limiter>>,
 }
 
 impl Limits {
-    /// Buckets for `rates`.
+    /// Limiters for `rates`, with full buckets.
     pub fn new(rates: Rates) -> Self {
         Self {
             to_guest: Limiter::new(rates.to_guest),
@@ -66,7 +66,7 @@ impl Limits {
     }
 }
 
-/// One order to a worker.
+/// One command to a worker.
 pub(super) enum Command {
     SetMemory(Option<Arc<GuestMap>>, SyncSender<()>),
     SetFeatures(u64, SyncSender<()>),
@@ -78,7 +78,7 @@ pub(super) enum Command {
     SetError(RingRole, Option<File>),
     SetLink(bool),
     SetRates(Limits),
-    /// For the mode; the reply is left out where the sender does not wait.
+    /// A command for the mode; without a reply if the sender does not wait.
     Mode(ModeCommand, Option<SyncSender<io::Result<()>>>),
     Exit,
 }
@@ -107,17 +107,17 @@ pub(super) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> 
 }
 
 impl CommandSender {
-    /// Sends without waiting. A worker that is gone takes no orders and needs none.
+    /// Sends without waiting. A worker that has ended takes no commands and needs none.
     pub(super) fn send(&self, command: Command) {
         if self.channel.send(command).is_ok() {
-            // Fails only when the counter is full, and then the bell rings already.
+            // Fails only if the counter is full, and then the eventfd is readable already.
             let _ = self.bell.write(1);
         }
     }
 
-    /// Sends and waits for the answer; `None` if the worker is gone, which the channel says at
-    /// once. There is no other limit: a turn of the worker is bounded, and whoever went on
-    /// without the answer would tell the front end something wrong.
+    /// Sends and waits for the answer; `None` if the worker has ended, which the channel reports at
+    /// once. There is no time limit: a turn of the worker is bounded, and a caller that continued
+    /// without the answer would misinform the front end.
     pub(super) fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         self.send(command(reply));
@@ -126,14 +126,14 @@ impl CommandSender {
 }
 
 impl CommandReceiver {
-    /// The next order, if there is one.
+    /// The next command, if any.
     pub(super) fn next(&self) -> Option<Command> {
         self.channel.try_recv().ok()
     }
 
-    /// Silences the bell; to be called before the orders are taken.
+    /// Clears the eventfd; to be called before commands are taken.
     pub(super) fn silence(&self) {
-        // Fails when nobody has rung since, which is all the same.
+        // Fails if no command has arrived since, which does no harm.
         let _ = self.bell.read();
     }
 }

@@ -1,4 +1,4 @@
-//! The worker's parts that wait for events.
+//! The parts of the worker that wait for events.
 
 use crate::poller::Owner;
 

@@ -1,4 +1,4 @@
-//! The vhost-user side's hold on a worker.
+//! The vhost-user side's handle on a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
 use crate::mode::ModeCommand;
@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 /// A running worker. Dropping it stops the thread.
 ///
-/// Orders are carried out in the order they are given. Only [`set_memory`],
-/// [`clear_memory`], [`set_features`] and [`stop_ring`] wait for the worker.
+/// Commands are executed in order. Only [`set_memory`], [`clear_memory`], [`set_features`] and
+/// [`stop_ring`] wait for the worker.
 ///
 /// [`set_memory`]: Self::set_memory
 /// [`clear_memory`]: Self::clear_memory
@@ -30,20 +30,19 @@ impl WorkerHandle {
         }
     }
 
-    /// Gives the worker a new memory table. Returns when the old one is no longer
-    /// used. Running rings are translated again; one that is no longer mapped stops
-    /// until there is memory it is mapped in.
+    /// Replaces the worker's memory table. Returns when the old one is no longer used. Running
+    /// rings are translated again; a ring that is no longer mapped stops until a table maps it.
     pub fn set_memory(&self, map: Arc<GuestMap>) {
         self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
     }
 
-    /// Takes the memory away: every ring stops. For a front end that is gone.
+    /// Removes the memory: every ring stops. For a front end that has disconnected.
     pub fn clear_memory(&self) {
         self.commands.ask(|reply| Command::SetMemory(None, reply));
     }
 
-    /// Tells the features the guest acknowledged. Returns when running rings follow
-    /// them: no write goes unlogged after LOG_ALL was acknowledged to the front end.
+    /// Sets the features that the guest acknowledged. Returns when running rings use them: after
+    /// LOG_ALL is acknowledged to the front end, every write is logged.
     pub fn set_features(&self, features: u64) {
         self.commands.ask(|reply| Command::SetFeatures(features, reply));
     }
@@ -53,19 +52,19 @@ impl WorkerHandle {
         self.commands.send(Command::Reset);
     }
 
-    /// Starts a ring. It serves once it is enabled too ([`set_enabled`](Self::set_enabled)).
+    /// Starts a ring. It is served once it is enabled too ([`set_enabled`](Self::set_enabled)).
     pub fn start_ring(&self, role: RingRole, setup: RingSetup) {
         self.commands.send(Command::StartRing(role, Box::new(setup)));
     }
 
-    /// Stops a ring and returns the index of the next available entry, for the one
-    /// who goes on; `None` if it was never started (or the worker is gone).
+    /// Stops a ring and returns the index of the next available entry for a successor; `None` if it
+    /// was never started (or the worker has ended).
     pub fn stop_ring(&self, role: RingRole) -> Option<u16> {
         self.commands.ask(|reply| Command::StopRing(role, reply)).flatten()
     }
 
-    /// Enables or disables a ring, started or not. A disabled ring gives nothing to the guest;
-    /// what the guest sends on one that ran is taken, after a moment, and goes nowhere.
+    /// Enables or disables a ring, whether or not it is started. A disabled receive ring gets no
+    /// frames; frames on a disabled transmit ring that ran are discarded after a moment.
     pub fn set_enabled(&self, role: RingRole, enabled: bool) {
         self.commands.send(Command::SetEnabled(role, enabled));
     }
@@ -75,12 +74,12 @@ impl WorkerHandle {
         self.commands.send(Command::SetCall(role, call));
     }
 
-    /// Replaces the eventfd that tells the front end of a broken ring.
+    /// Replaces the eventfd that reports a broken ring to the front end.
     pub fn set_error(&self, role: RingRole, error: Option<File>) {
         self.commands.send(Command::SetError(role, error));
     }
 
-    /// Lets frames pass or stops them, whatever rings the front end has enabled.
+    /// Sets the link up or down, whatever rings the front end has enabled.
     pub fn set_link(&self, up: bool) {
         self.commands.send(Command::SetLink(up));
     }
@@ -95,10 +94,10 @@ impl WorkerHandle {
         self.commands.send(Command::Mode(command, None));
     }
 
-    /// Hands a command to the mode and waits until it is carried out.
+    /// Hands a command to the mode and waits until it is executed.
     ///
     /// # Errors
-    /// What the mode says; BrokenPipe if the worker is gone.
+    /// The error of the mode; BrokenPipe if the worker has ended.
     pub fn command_mode_and_wait(&self, command: ModeCommand) -> io::Result<()> {
         let done = self.commands.ask(|reply| Command::Mode(command, Some(reply)));
         done.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()))

@@ -77,7 +77,7 @@ pub struct WorkerSpec {
     pub limits: Limits,
     /// Record of the addresses that the guest uses.
     pub snooping: Arc<Snooping>,
-    /// The guest's card, which all workers of the port share.
+    /// The guest's NIC, which all workers of the port share.
     pub nic: Arc<NicState>,
     /// Where an unexpected end of the worker is reported.
     pub health: Arc<Health>,
@@ -174,7 +174,7 @@ enum Flow {
 struct Worker {
     name: String,
     nic: Arc<NicState>,
-    /// The version of the card this worker follows.
+    /// The version of the NIC settings that this worker applies.
     nic_version: u64,
     capture: CaptureTap,
     poller: Poller,
@@ -192,7 +192,7 @@ struct Worker {
     receive: Receive<ToGuest>,
     control: Option<Control>,
     link: Link,
-    /// When the front end disabled the transmit ring that runs.
+    /// Time at which the front end disabled the running transmit ring.
     retired_at: Option<Instant>,
     /// False while the operator has set the link down.
     admin: Link,

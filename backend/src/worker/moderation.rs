@@ -1,49 +1,49 @@
-//! How long the worker lets work gather while much moves.
+//! How long the worker lets work accumulate during bulk transfers.
 //!
-//! Each turn costs a wake-up here and an interrupt in the guest, whatever it moves. In bulk
-//! fewer and longer turns are cheaper for both sides, so the worker rests between them until
-//! about a [`Goal`] has gathered, as the adaptive interrupt moderation of network cards does.
+//! Each turn costs a wake-up of the worker and an interrupt in the guest, whatever it moves. In
+//! bulk, fewer and longer turns are cheaper for both sides, so the worker rests between turns until
+//! about a [`Goal`] has accumulated, like the adaptive interrupt moderation of network cards.
 //!
-//! Where a window is smaller than the goal, resting makes the flow wait for itself; where turns
-//! move much anyway, more than the caches hold is dearer to move. Neither can be told from
-//! here, so it is tried: for some moments with rests and for some without, by turns. Rests stay
-//! where they save the worker processor time and cost no speed; otherwise there are none until
-//! the next trial, and each trial in vain makes the time until the next one longer.
+//! If a flow's window is smaller than the goal, a rest delays the flow itself; if turns are long
+//! anyway, larger ones exceed the caches and cost more per byte. The worker can detect neither
+//! directly, so it runs a trial: short periods with and without rests, in alternation. Rests
+//! continue if they save processor time without loss of throughput; otherwise they stop until the
+//! next trial, and each failed trial lengthens the time to the next one.
 //!
-//! Only turns of large frames count as bulk: a queue of small ones runs over in a rest.
+//! Only turns of large frames count as bulk: a queue of small frames overflows during a rest.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Bytes of one direction in a turn from which on it is bulk,
+/// A turn is bulk if one direction moves at least this many bytes,
 const BULK: u64 = 64 * 1024;
-/// and the mean length of their frames.
+/// in frames of at least this mean length.
 const LARGE: u64 = 4096;
-/// Bytes a turn is to move, from the guest and to it: where more gained nothing, by
-/// measurement. What the guest sends waits in its own memory and is not copied twice.
+/// Bytes that a turn should move, from and to the guest: measurements showed no gain from more.
+/// Frames from the guest wait in guest memory and are not copied twice.
 const GOAL: Goal = Goal {
     from_guest: 1024 * 1024,
     to_guest: 512 * 1024,
 };
-/// The rest becomes longer or shorter by such a part of the longest with each turn.
+/// Each turn lengthens or shortens the rest by the longest rest divided by this.
 const STEPS: u32 = 32;
-/// Shorter rests are none: a timer's own cost.
+/// Shorter rests are left out: a timer costs as much.
 const SHORTEST: Duration = Duration::from_micros(10);
-/// One moment of a trial: some turns.
+/// One period of a trial: some turns.
 const MOMENT: Duration = Duration::from_millis(2);
-/// Moments of a trial, half of them with rests. What changes slowly falls on both.
+/// Periods of a trial, half of them with rests. Slow changes of load affect both halves equally.
 const MOMENTS: u32 = 32;
-/// Rests are to save one part in this many of the worker's processor time for a byte,
+/// Rests must save this fraction (one in so many) of the worker's processor time per byte,
 const GAIN: u64 = 8;
-/// and rates that differ by less than one part in this many are the same.
+/// and rates that differ by less than this fraction count as equal.
 const TOLERANCE: u64 = 32;
-/// From a trial that was good until the next one.
+/// Time from a successful trial to the next one.
 const CONFIDENCE: Duration = Duration::from_secs(1);
-/// From a trial in vain until the next one, at first and at last.
+/// Time from a failed trial to the next one, at first and at most.
 const LEAST_PATIENCE: Duration = Duration::from_millis(250);
 const MOST_PATIENCE: Duration = Duration::from_secs(8);
-/// After such a time without bulk nothing that is known holds any more. A flow begins without
-/// rests for half of it.
+/// After this time without bulk, earlier results are discarded. A flow starts without rests for
+/// half this time.
 const PAUSE: Duration = Duration::from_millis(32);
 
 #[derive(Clone, Copy, Debug)]
@@ -52,7 +52,7 @@ struct Goal {
     to_guest: u64,
 }
 
-/// What moved in one direction.
+/// Frames and bytes moved in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) frames: u64,
@@ -60,7 +60,7 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    /// What moved since `before`.
+    /// The difference to `before`.
     pub(super) const fn since(self, before: Self) -> Self {
         Self {
             frames: self.frames - before.frames,
@@ -73,7 +73,7 @@ impl Moved {
     }
 }
 
-/// Bytes, and what it took to move them.
+/// Bytes moved, and the time it took.
 #[derive(Clone, Copy, Debug, Default)]
 struct Effort {
     bytes: u64,
@@ -89,12 +89,12 @@ impl Effort {
         self.busy += other.busy;
     }
 
-    /// Bytes in a second.
+    /// Bytes per second.
     fn rate(self) -> u64 {
         self.bytes.saturating_mul(1_000_000) / micros(self.time).max(1)
     }
 
-    /// Nanoseconds of the worker for a megabyte.
+    /// Worker nanoseconds per megabyte.
     fn cost(self) -> u64 {
         micros(self.busy).saturating_mul(1_000_000_000) / self.bytes.max(1)
     }
@@ -133,38 +133,38 @@ impl Trial {
     }
 }
 
-/// What is known of rests.
+/// The current verdict on rests.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// They do no good, or it is too early to tell.
+    /// Rests do not pay, or the trial has not run yet.
     Without,
-    /// They are worth it.
+    /// Rests pay.
     With,
     Trial(Trial),
 }
 
-/// How long to rest, and what is known of it.
+/// Length of rests, and the state of the trials.
 #[derive(Debug)]
 pub(super) struct Moderation {
     longest: Duration,
-    /// How long it takes about until the goal has gathered.
+    /// Approximate time in which the goal accumulates.
     length: Duration,
     phase: Phase,
-    /// When the phase ends, or the moment of the trial.
+    /// End of the phase, or of the trial's current period.
     until: Instant,
-    /// When the last moment ended, and the worker's processor time until then.
+    /// End of the last period, and the worker's processor time at that moment.
     mark: (Instant, Duration),
-    /// Bytes moved since.
+    /// Bytes moved since `mark`.
     bytes: u64,
-    /// The last turn in bulk ended then.
+    /// End of the last bulk turn.
     last_bulk: Instant,
-    /// From a trial in vain until the next one.
+    /// Time from a failed trial to the next one.
     patience: Duration,
 }
 
 impl Moderation {
-    /// Rests for at most `longest`, and not yet. The kernel adds its timer slack to each rest,
-    /// 50 µs by default.
+    /// Starts without rests; later ones last at most `longest`. The kernel adds its timer slack to
+    /// each rest, 50 µs by default.
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             longest,
@@ -178,8 +178,8 @@ impl Moderation {
         }
     }
 
-    /// How long to rest after a turn that ended `now` and moved this; `busy` is the worker's
-    /// processor time so far, asked for some hundred times a second.
+    /// Length of the rest after a turn that ended at `now` and moved these bytes; `busy` returns
+    /// the worker's processor time so far and is called some hundred times a second.
     pub(super) fn rest(
         &mut self,
         now: Instant,
@@ -218,7 +218,8 @@ impl Moderation {
         }
     }
 
-    /// The next rest, a step longer or shorter as the turn moved less or more than the goal.
+    /// The next rest, a step longer if the turn moved less than the goal, a step shorter if it
+    /// moved more.
     fn adjust(&mut self, from_guest: Moved, to_guest: Moved) -> Option<Duration> {
         let step = self.longest / STEPS;
         let is_enough = from_guest.bytes >= GOAL.from_guest || to_guest.bytes >= GOAL.to_guest;
@@ -230,7 +231,7 @@ impl Moderation {
         (self.length >= SHORTEST).then_some(self.length)
     }
 
-    /// A phase has ended, or a moment of a trial.
+    /// Handles the end of a phase, or of a period of a trial.
     fn go_on(&mut self, now: Instant, busy: Duration) {
         let (at, busy_before) = std::mem::replace(&mut self.mark, (now, busy));
         let moment = Effort {
@@ -244,7 +245,7 @@ impl Moderation {
                 MOMENT
             }
             Phase::Trial(trial) => {
-                // Of one in which nothing was to be done for long there is nothing to learn.
+                // A period that was mostly idle is not counted.
                 if moment.time < 2 * MOMENT {
                     trial.add(moment);
                 }

@@ -9,7 +9,7 @@ struct Flow {
     moderation: Moderation,
     now: Instant,
     busy: Duration,
-    /// Bytes a second by the rest in use.
+    /// Bytes per second, given the current rest.
     rate: fn(Duration) -> u64,
     /// Processor time of a turn, whatever it moves; a byte takes a tenth of a nanosecond.
     turn: Duration,
@@ -26,7 +26,7 @@ impl Flow {
         }
     }
 
-    /// The rests after so many turns of GSO frames.
+    /// The rests during this many turns of GSO frames.
     fn run(&mut self, turns: u32) -> Vec<Duration> {
         let mut rest = Duration::ZERO;
         let turn = |_| {
@@ -42,7 +42,7 @@ impl Flow {
         (0..turns).map(turn).collect()
     }
 
-    /// What they are once that is settled.
+    /// The rest once it has settled.
     fn settle(&mut self) -> Duration {
         self.run(10_000);
         let rests = self.run(20_000);
@@ -54,7 +54,7 @@ fn steady(_: Duration) -> u64 {
     1_500_000_000
 }
 
-/// 100 kB a turn, however long the turn.
+/// 100 kB per turn, however long the turn.
 fn by_window(rest: Duration) -> u64 {
     100_000 * 1_000_000 / micros(TURN + rest)
 }
@@ -119,7 +119,7 @@ fn small_frames_and_small_turns_are_not_kept_waiting() {
         frames: 2,
         bytes: 130_000,
     };
-    // Not in a moment of a trial without.
+    // Outside the trial's periods without rests.
     while flow.run(1)[0] < LONGEST {}
     let mut rest = |moved| flow.moderation.rest(flow.now, moved, || flow.busy);
     assert_eq!(rest([acknowledgment, acknowledgment]), None);

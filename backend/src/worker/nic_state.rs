@@ -1,7 +1,7 @@
-//! The guest's NIC as its driver has set it on the control queue: receive filters, offloads
-//! and MAC.
+//! State of the guest's NIC as its driver has set it on the control queue: receive filters,
+//! offloads and MAC.
 //!
-//! One worker serves the control queue, all of them apply the settings: each checks a version
+//! One worker serves the control queue, and all workers apply the settings: each compares a version
 //! number once per turn.
 
 use super::receive_filter::{Asked, ReceiveFilter};
@@ -16,7 +16,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F
 /// The NIC of a port.
 #[derive(Debug)]
 pub struct NicState {
-    /// The MAC it was made with.
+    /// The configured MAC.
     mac: Option<MacAddr>,
     /// Whether its driver may change it.
     may_rename: bool,
@@ -26,20 +26,20 @@ pub struct NicState {
     version: AtomicU64,
 }
 
-/// What a driver has set.
+/// Settings of a driver.
 #[derive(Clone, Debug)]
 struct Settings {
     asked: Asked,
-    /// Offloads the driver has left on, of those acknowledged.
+    /// Offloads that the driver has left on, among the acknowledged ones.
     offloads: Option<u64>,
 }
 
 /// What a worker applies to its receive side.
 #[derive(Clone, Debug)]
 pub struct ReceiveSettings {
-    /// Which frames the driver wants.
+    /// Frames that the driver wants.
     pub filter: ReceiveFilter,
-    /// The acknowledged features, without offloads that are switched off.
+    /// The acknowledged features, without offloads that the driver has disabled.
     pub features: Features,
 }
 
@@ -64,7 +64,7 @@ impl NicState {
         });
     }
 
-    /// Applies an order of a driver that has acknowledged `features`. False if it is refused.
+    /// Applies a command of a driver that has acknowledged `features`. False if it is refused.
     pub fn apply(&self, order: Order, features: Features) -> bool {
         self.change(|settings| match order {
             // The front end enables the rings of the pairs in use; nothing changes here.
@@ -104,7 +104,7 @@ impl NicState {
         self.version.load(Ordering::Acquire)
     }
 
-    /// What follows from the settings for a driver that has acknowledged `features`.
+    /// The settings that apply for a driver that has acknowledged `features`.
     pub fn state(&self, features: Features) -> ReceiveSettings {
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
         let filter = if features.has(VIRTIO_NET_F_CTRL_RX) {

@@ -21,7 +21,7 @@ fn without(bit: u32) -> Features {
     Features(all().0 & !(1 << bit))
 }
 
-/// Whether a frame to `destination` is taken.
+/// Whether the NIC accepts a frame to `destination`.
 fn takes(card: &NicState, features: Features, destination: MacAddr) -> bool {
     let frame = [&destination.0[..], &[2; 6], &[8, 0]].concat();
     card.state(features).filter.takes(&frame)
@@ -59,10 +59,10 @@ fn orders_count_as_changes_only_if_they_are_carried_out() {
 #[test]
 fn filters_hold_for_the_driver_that_set_them() {
     let card = NicState::new(&config(MacCheck::Off));
-    assert!(takes(&card, all(), OTHER), "nobody has asked for less");
+    assert!(takes(&card, all(), OTHER), "no driver has set a filter");
     assert!(card.apply(Order::Receive(RxMode::Promiscuous, false), all()));
     assert!(!takes(&card, all(), OTHER));
-    // One that knows no filters, such as a boot ROM, gets everything.
+    // A driver without filters, such as a boot ROM, gets everything.
     assert!(takes(&card, without(VIRTIO_NET_F_CTRL_RX), OTHER));
     assert!(!takes(&card, all(), OTHER));
     let table = Order::MacTables {
@@ -103,7 +103,7 @@ fn offloads_are_narrowed_to_what_the_driver_says_and_never_widened() {
         card.state(all()).features.guest_caps(),
         crate::frame::GuestCaps::default()
     );
-    // Not acknowledged, or no offload at all.
+    // Not acknowledged, or not an offload.
     assert!(!card.apply(Order::Offloads(some), without(VIRTIO_NET_F_GUEST_TSO4)));
     assert!(!card.apply(Order::Offloads(1 << VIRTIO_NET_F_MTU), all()));
     assert!(

@@ -1,39 +1,40 @@
-//! Whether the worker stays awake after a turn.
+//! Decides whether the worker stays awake after a turn.
 //!
-//! In a conversation of small messages sleeping and waking take longer than the answer
-//! does. Where the last answers came quickly the worker therefore looks out for the next
-//! one for a moment. Where that was in vain it wants to see more and more quick answers
-//! before it tries again, so that nobody pays for long: not an idle guest, which is never
-//! looked out for, nor one that shares its only processor with us and cannot answer while
-//! we look. In bulk there is nothing to gain: what was put off comes in one piece. Nor
-//! where only one side speaks: a flood needs the processor for those it comes from and
-//! goes to.
+//! In a conversation of small messages, sleeping and waking take longer than the answer. If the
+//! last answers came quickly, the worker therefore polls for the next one for a moment. After a
+//! poll in vain it requires more and more quick answers before it polls again, so that polling
+//! never costs much: neither for an idle guest, for which it does not poll, nor for one that shares
+//! its only processor with the worker and cannot answer during the poll. Bulk transfers do not gain
+//! from polling, as deferred work arrives in one piece. One-way traffic does not either: a flood
+//! needs the processor for its sender and receiver.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Bytes of the last turns, older ones counted less and less, from which on it is bulk.
+/// Bytes of the last turns, with decreasing weight for older ones, from which traffic counts as
+/// bulk.
 const BULK: u64 = 32 * 1024;
-/// Most quick answers to be seen before the worker stays awake again.
+/// Most quick answers required before the worker stays awake again.
 const MOST_PATIENCE: u32 = 256;
 
-/// Frames one way, none the other way between them, from which on it is no conversation.
+/// Frames in one direction, without any in the other, from which traffic is no conversation.
 const MONOLOGUE: u64 = 32;
 
-/// What the last waits were like.
+/// A summary of the last waits.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// How long to stay awake; an answer within it is a quick one. Zero: never.
+    /// Longest time to stay awake; an answer within this time is a quick one. Zero turns polling
+    /// off.
     limit: Duration,
-    /// Bytes moved lately.
+    /// Bytes moved recently.
     recent: u64,
     /// Frames from the guest since the last one to it.
     from_guest: u64,
     /// Frames to the guest since the last one from it.
     to_guest: u64,
-    /// Quick answers, one after the other.
+    /// Consecutive quick answers.
     quick: u32,
-    /// Quick answers wanted before the worker stays awake.
+    /// Quick answers required before the worker stays awake.
     patience: u32,
 }
 
@@ -50,15 +51,15 @@ impl Pace {
         }
     }
 
-    /// A turn that moved `bytes` has ended. One that moved nothing says nothing: between two
-    /// frames of a bulk transfer are some, and acknowledgments.
+    /// Records a turn that moved `bytes`. A turn without bytes is ignored: bulk transfers contain
+    /// some, between frames and acknowledgments.
     pub(super) const fn moved(&mut self, bytes: u64) {
         if bytes > 0 {
             self.recent = self.recent - self.recent / 4 + bytes;
         }
     }
 
-    /// Frames that moved in a turn.
+    /// Records the frames moved in a turn.
     pub(super) const fn passed(&mut self, from_guest: u64, to_guest: u64) {
         (self.from_guest, self.to_guest) = match (from_guest, to_guest) {
             (0, 0) => return,
@@ -68,25 +69,25 @@ impl Pace {
         };
     }
 
-    /// Until when to stay awake after a turn that ended `now`.
+    /// Time until which to stay awake after a turn that ended at `now`.
     pub(super) fn awake_until(&self, now: Instant) -> Option<Instant> {
         let is_talking = !self.limit.is_zero() && self.quick >= self.patience && self.recent < BULK;
         let is_talking = is_talking && self.from_guest < MONOLOGUE && self.to_guest < MONOLOGUE;
         is_talking.then(|| now + self.limit)
     }
 
-    /// Something came while the worker was awake.
+    /// Records that an event came while the worker was awake.
     pub(super) const fn answered(&mut self) {
         self.patience = 1;
     }
 
-    /// Nothing came while the worker was awake.
+    /// Records that no event came while the worker was awake.
     pub(super) fn disappointed(&mut self) {
         self.quick = 0;
         self.patience = (self.patience * 2).min(MOST_PATIENCE);
     }
 
-    /// Something came after `waited`, for some of which the worker slept.
+    /// Records an event after `waited`, during part of which the worker slept.
     pub(super) fn woken(&mut self, waited: Duration) {
         self.quick = if waited < self.limit {
             self.quick.saturating_add(1)
@@ -138,7 +139,7 @@ mod tests {
         pace.answered();
         pace.disappointed();
         (0..2).for_each(|_| pace.woken(QUICK));
-        assert!(stays_awake(&pace), "one answer and it trusts again");
+        assert!(stays_awake(&pace), "one answer and it polls again");
     }
 
     #[test]
@@ -147,10 +148,10 @@ mod tests {
         pace.woken(QUICK);
         pace.moved(64 * 1024);
         pace.moved(66);
-        assert_eq!(pace.awake_until(NOW), None, "an acknowledgment between is bulk too");
+        assert_eq!(pace.awake_until(NOW), None, "an acknowledgment in between is bulk too");
         pace.moved(66);
         pace.moved(0);
-        assert_eq!(pace.awake_until(NOW), None, "nor does it end where nothing moves");
+        assert_eq!(pace.awake_until(NOW), None, "nor does it end in an empty turn");
         pace.moved(66);
         assert!(stays_awake(&pace));
     }
@@ -164,13 +165,13 @@ mod tests {
         pace.passed(0, 1);
         assert_eq!(pace.awake_until(NOW), None);
         pace.passed(0, 0);
-        assert_eq!(pace.awake_until(NOW), None, "a turn that moved nothing says nothing");
+        assert_eq!(pace.awake_until(NOW), None, "an empty turn is ignored");
         pace.passed(1, 0);
         assert!(stays_awake(&pace));
         pace.passed(40, 0);
         assert_eq!(pace.awake_until(NOW), None);
         pace.passed(40, 40);
-        assert!(stays_awake(&pace), "within a turn the order is not known");
+        assert!(stays_awake(&pace), "within a turn the order is unknown");
     }
 
     #[test]

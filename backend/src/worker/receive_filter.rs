@@ -1,8 +1,8 @@
 //! The receive filters of the NIC (virtio 1.3, 5.1.6.5.1 to 5.1.6.5.3), which the driver sets.
 //!
-//! Initially the NIC accepts every frame, as QEMU's does: a guest that set its filters before
-//! this process was started keeps working and receives more than it asked for. VLANs are
-//! filtered unless the NIC is promiscuous.
+//! Initially the NIC accepts every frame, as QEMU's does: a guest that set its filters before this
+//! process was started keeps working and receives more than it asked for. VLANs are filtered unless
+//! the NIC is promiscuous.
 
 use crate::config::VlanSet;
 use crate::packet::vlan::{TPID_8021Q, VID_MASK};
@@ -18,11 +18,11 @@ pub enum ReceiveFilter {
     /// Everything.
     #[default]
     Everything,
-    /// What the driver asked for.
+    /// Frames that the driver requested.
     Asked(Box<Asked>),
 }
 
-/// What a driver asked for.
+/// The filters that a driver has set.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// The NIC's own MAC; if it is unknown, frames to any unicast address are accepted.
@@ -51,7 +51,7 @@ impl Asked {
         }
     }
 
-    /// Switches a receive mode.
+    /// Enables or disables a receive mode.
     pub const fn switch(&mut self, mode: RxMode, on: bool) {
         if on {
             self.modes |= bit(mode);
@@ -60,8 +60,8 @@ impl Asked {
         }
     }
 
-    /// Accepts these unicast and group addresses beside the own one. False, without a change,
-    /// if an address is in the table of the other kind.
+    /// Accepts these unicast and multicast addresses in addition to the NIC's own. False, without a
+    /// change, if an address is in the table of the other kind.
     pub fn set_tables(&mut self, unicast: MacTable, multicast: MacTable) -> bool {
         let misplaced = |table: &MacTable, group: bool| match table {
             MacTable::Some(macs) => macs.iter().any(|mac| mac.is_multicast() != group),
@@ -74,7 +74,7 @@ impl Asked {
         true
     }
 
-    /// Switches a VLAN on or off. False if the number is no VLAN.
+    /// Adds or removes a VLAN. False if the number is not a VLAN ID.
     pub fn set_vlan(&mut self, vid: u16, on: bool) -> bool {
         // Zero is a priority without a VLAN, which is always accepted.
         vid == 0 || self.vlans.as_mut().is_some_and(|vlans| vlans.set(vid, on))
@@ -167,7 +167,7 @@ mod tests {
         bytes
     }
 
-    /// Which of broadcast, a group, the own card and another are taken.
+    /// Whether broadcast, multicast, the NIC's own and another address are accepted.
     fn taken(filter: &ReceiveFilter) -> [bool; 4] {
         [MacAddr::BROADCAST, GROUP, OWN, OTHER].map(|mac| filter.takes(&frame(mac, None)))
     }

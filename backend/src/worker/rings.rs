@@ -1,4 +1,4 @@
-//! Rings coming and going.
+//! Starts and stops rings.
 
 use super::command::{RingRole, RingSetup};
 use super::slot::RingState;
@@ -65,7 +65,7 @@ impl Worker {
         }
     }
 
-    /// Does as the guest's driver has set its card, if that has changed.
+    /// Applies the NIC settings of the guest's driver if they have changed.
     pub(super) fn follow_nic_state(&mut self) {
         let version = self.nic.version();
         if version != self.nic_version {
@@ -88,7 +88,7 @@ impl Worker {
     pub(super) fn start_ring(&mut self, role: RingRole, setup: RingSetup) {
         self.halt(role);
         if role == RingRole::Control && setup.next_avail == 0 {
-            // A driver that starts from the beginning knows nothing of the one before.
+            // A new driver does not know the settings of its predecessor.
             self.nic.reset();
             self.follow_nic_state();
         }
@@ -107,7 +107,7 @@ impl Worker {
         if role == RingRole::Transmit {
             self.retired_at = (!enabled && slot.is_running()).then_some(now);
             if slot.is_running() {
-                // What stands in it goes out now, or nowhere.
+                // Frames still in the ring are sent or discarded now.
                 slot.due = true;
                 return;
             }
@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Lets the rings of frames run that the front end has enabled, or none.
+    /// Runs the frame rings that the front end has enabled, or none.
     pub(super) fn set_link(&mut self, up: bool) {
         self.admin = if up { Link::Up } else { Link::Down };
         for role in [RingRole::Receive, RingRole::Transmit] {
@@ -131,7 +131,7 @@ impl Worker {
         }
     }
 
-    /// Starts a ring if everything for it is there.
+    /// Starts a ring if all of its parts are known.
     fn try_run(&mut self, role: RingRole) {
         let slot = &self.slots[role as usize];
         let (Some(layout), Some(map)) = (slot.layout, &self.map) else {
@@ -149,7 +149,7 @@ impl Worker {
         }
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Running;
-        // The guest may have posted, and kicked, before we were here.
+        // The guest may have posted, and kicked, before the worker watched the ring.
         slot.due = true;
         let watched = slot
             .kick
@@ -177,7 +177,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Stops serving a ring, and remembers how far it was.
+    /// Stops serving a ring, and saves its position.
     fn halt(&mut self, role: RingRole) {
         let slot = &mut self.slots[role as usize];
         if !slot.is_running() {
@@ -189,8 +189,8 @@ impl Worker {
             self.retired_at = None;
         }
         if let Some(kick) = &slot.kick {
-            // The descriptor lives on in the front end, so closing ours would not end
-            // the watch. It fails only if it was never there.
+            // The front end keeps the descriptor open, so closing this copy would not end the
+            // watch. Fails only if the descriptor was never watched.
             let _ = self.poller.remove(kick);
         }
         let layout = match role {
@@ -209,18 +209,18 @@ impl Worker {
         ROLES.into_iter().for_each(|role| self.halt(role));
     }
 
-    /// Stops a ring that contradicts itself, counts it and tells the front end.
+    /// Stops an inconsistent ring, counts that and reports it to the front end.
     pub(super) fn fail(&mut self, role: RingRole, error: &(impl Display + ?Sized)) {
         self.halt(role);
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Broken;
         self.counters.count_drop(DropReason::BrokenRing);
         slot.report_error();
-        // Once per start of the ring.
+        // Logged once per start of the ring.
         log::warn!("{}: the {} ring stops: {error}", self.name, role.name());
     }
 
-    /// Stops the receive ring if a mode ran into something malformed there.
+    /// Stops the receive ring if a mode found it malformed.
     pub(super) fn stop_broken(&mut self) {
         if let Some(error) = self.receive.take_broken() {
             self.fail(RingRole::Receive, &error);

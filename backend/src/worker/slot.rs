@@ -1,4 +1,4 @@
-//! What a worker knows of a ring beside the ring itself.
+//! State of a ring besides the ring itself.
 
 use super::command::RingSetup;
 use crate::counters::{Count, Counters};
@@ -6,7 +6,7 @@ use crate::virtio::ring::RingLayout;
 use std::fs::File;
 use std::io::Write;
 
-/// Where a ring stands.
+/// State of a ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum RingState {
     /// The front end has not started it.
@@ -16,9 +16,9 @@ pub(super) enum RingState {
     Stopped,
     /// Served.
     Running,
-    /// It lies outside the memory there is; other memory may bring it back.
+    /// Outside of the current memory; a later memory table may contain it again.
     Unmapped,
-    /// It contradicted itself and is not looked at until it is started again.
+    /// Found inconsistent, and ignored until it is started again.
     Broken,
 }
 
@@ -27,17 +27,17 @@ pub(super) enum RingState {
 pub(super) struct Slot {
     pub(super) state: RingState,
     pub(super) enabled: bool,
-    /// Where it lies; while it runs the live ring knows better how far it is.
+    /// Addresses and position; while the ring runs, the live ring has the current position.
     pub(super) layout: Option<RingLayout>,
     pub(super) kick: Option<File>,
     call: Option<File>,
     error: Option<File>,
-    /// True if there is work that waits for no kick.
+    /// True if there is work that needs no kick.
     pub(super) due: bool,
 }
 
 impl Slot {
-    /// Takes over what the front end says of the ring.
+    /// Applies the front end's description of the ring.
     pub(super) fn set_up(&mut self, setup: RingSetup) {
         self.layout = Some(RingLayout {
             size: setup.size,
@@ -56,7 +56,7 @@ impl Slot {
         self.state = RingState::Stopped;
     }
 
-    /// Forgets the ring; the front end is gone or stopped it.
+    /// Removes the ring, because the front end has disconnected or stopped it.
     pub(super) fn tear_down(&mut self) -> Option<u16> {
         let next_avail = self.layout.take().map(|l| l.next_avail);
         self.kick = None;
@@ -65,7 +65,7 @@ impl Slot {
         next_avail
     }
 
-    /// Lets a ring that could not be mapped be tried again.
+    /// Retries a ring that could not be mapped.
     pub(super) fn retry(&mut self) {
         if self.state == RingState::Unmapped {
             self.state = RingState::Stopped;
@@ -76,8 +76,8 @@ impl Slot {
         self.state == RingState::Running
     }
 
-    /// Replaces the call eventfd, and rings it once: an interrupt may have gone to the
-    /// old one, which nobody listens to.
+    /// Replaces the call eventfd, and signals it once: an interrupt may have gone to the old one,
+    /// on which the guest no longer listens.
     pub(super) fn set_call(&mut self, call: Option<File>) {
         self.call = never_waiting(call);
         if self.is_running() {
@@ -94,7 +94,7 @@ impl Slot {
         signal(self.call.as_ref());
     }
 
-    /// Interrupts the guest if that is wanted, and counts it.
+    /// Interrupts the guest if `wanted`, and counts the interrupt.
     pub(super) fn call_if(&self, wanted: bool, counters: &Counters) {
         if wanted {
             counters.add(Count::Calls, 1);
@@ -102,27 +102,26 @@ impl Slot {
         }
     }
 
-    /// Tells the front end that the ring is broken.
+    /// Reports to the front end that the ring is broken.
     pub(super) fn report_error(&self) {
         signal(self.error.as_ref());
     }
 }
 
-/// Makes writes fail where they would wait. Front ends do that to their eventfds
-/// themselves; but User-Mode Linux gives pipes, and a full one whose guest stands still
-/// would hold the worker for ever.
+/// Makes writes fail instead of blocking. Front ends usually set this on their eventfds; but
+/// User-Mode Linux passes pipes, and a full pipe to a stopped guest would block the worker for
+/// ever.
 fn never_waiting(file: Option<File>) -> Option<File> {
     if let Some(file) = &file
         && let Err(error) = rustix::io::ioctl_fionbio(file, true)
     {
-        log::warn!("an event descriptor of the front end may hold the worker: {error}");
+        log::warn!("an event descriptor of the front end may block the worker: {error}");
     }
     file
 }
 
-/// Adds one to an eventfd. It fails only when the counter is full, and then the
-/// other side has been told long ago, or when the front end gave us something else,
-/// which harms nobody but its guest.
+/// Adds one to an eventfd. Fails only if the counter is full, and then the other side was notified
+/// long ago, or if the front end passed another kind of file, which harms only its own guest.
 fn signal(eventfd: Option<&File>) {
     if let Some(mut file) = eventfd {
         let _ = file.write(&1u64.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! What a worker's thread does before its work: whoever makes the port confines it there.
+//! What a worker's thread does before its work: the owner of the port confines the thread there.
 
 use std::fmt;
 use std::io;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 type Action = dyn Fn() -> io::Result<()> + Send + Sync;
 
-/// Done by each worker's thread before anything else; by default nothing.
+/// An action that each worker's thread runs first; none by default.
 #[derive(Clone, Default)]
 pub struct ThreadStart(Option<Arc<Action>>);
 
 impl ThreadStart {
-    /// Has `action` done; if it fails, there is no worker.
+    /// Runs `action`; if it fails, the worker is not started.
     pub fn new(action: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(action)))
     }

@@ -1,5 +1,5 @@
-//! What a frame for the guest passes on its way to the receive ring: the rate limit, the
-//! port's rule where it has one, the filter of the NIC, and a capture.
+//! The stages of a frame on its way to the receive ring: the rate limit, the port's rule if it has
+//! one, the NIC's filter, and a capture.
 
 use super::receive_filter::ReceiveFilter;
 use crate::capture::CaptureTap;
@@ -10,15 +10,15 @@ use crate::policy::rate::Gate;
 use crate::virtio::receive::Passage;
 use std::sync::Arc;
 
-/// The way to the guest of one worker.
+/// The stages of one worker.
 pub struct ToGuest {
-    /// How much the guest may be sent.
+    /// Rate limit.
     pub gate: Gate,
-    /// Which frames it may be sent; all, if there is no rule.
+    /// Decides which frames may pass; without a rule all do.
     pub rule: Option<Arc<dyn Rule>>,
-    /// Which frames its driver wants.
+    /// Frames that the driver wants.
     pub filter: ReceiveFilter,
-    /// Where they are shown.
+    /// Capture of the frames.
     pub capture: CaptureTap,
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use crate::virtio::ring::Ring;
     use crate::virtio::testing::{Buffer, DriverRing, TestMemory};
 
-    /// Keeps groups from the guest.
+    /// A rule that refuses multicast.
     struct NoGroups;
 
     impl Rule for NoGroups {

@@ -1,4 +1,4 @@
-//! Between two turns: awake, or asleep with everybody asked to wake us.
+//! The wait between two turns: polling, or asleep with all wake-ups enabled.
 
 use super::moderation::Moved;
 use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
@@ -9,10 +9,10 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// Bytes whose moving is as much work as a frame is by itself.
+/// Bytes that take as long to move as the fixed work of a frame.
 const FRAME: u64 = 512;
 
-/// What has moved, from the beginning.
+/// Totals since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
     from_guest: Moved,
@@ -23,7 +23,7 @@ pub(super) struct Totals {
 pub(super) type Events = Vec<(Token, Readiness)>;
 
 impl Worker {
-    /// Waits until there is something to do.
+    /// Waits until there is work.
     pub(super) fn wait(&mut self, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<()> {
         let start = clock::now();
         let rest = self.take_note(start);
@@ -56,7 +56,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Stays awake until something comes, or `until`; true if something came.
+    /// Polls until an event comes, or until `until`; true if one came.
     fn look_out(&mut self, until: Instant, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<bool> {
         while clock::now() < until {
             self.take_events(buffer, Some(Duration::ZERO), events)?;
@@ -76,8 +76,9 @@ impl Worker {
             .map(drop)
     }
 
-    /// Tells pace and moderation what moved in the turn before `now`; how long to rest. For the
-    /// pace each frame counts as [`FRAME`] bytes more: many small ones are bulk too.
+    /// Records in pace and moderation what the turn before `now` moved; returns the length of the
+    /// rest. For the pace, each frame counts as [`FRAME`] additional bytes: many small frames are
+    /// bulk too.
     fn take_note(&mut self, now: Instant) -> Option<Duration> {
         let way = |frames, bytes| Moved {
             frames: self.counters.count(frames),
@@ -96,7 +97,7 @@ impl Worker {
         self.moderation.rest(now, [out, into], thread_time)
     }
 
-    /// True if the guest has sent frames since the last turn that may be taken.
+    /// True if the guest has posted frames since the last turn that may be taken.
     fn has_posted(&mut self) -> bool {
         if self.link == Link::Down || self.from_guest.opens_at().is_some() {
             return false;
@@ -106,7 +107,7 @@ impl Worker {
         posted
     }
 
-    /// Asks for kicks of the transmit ring; true if the guest has posted meanwhile.
+    /// Enables kicks of the transmit ring; true if the guest has posted meanwhile.
     fn ask_for_kicks(&mut self) -> bool {
         let slot = &mut self.slots[RingRole::Transmit as usize];
         if self.link == Link::Down || slot.due {

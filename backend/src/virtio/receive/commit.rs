@@ -1,4 +1,4 @@
-//! Writing frames: virtio header, frame header, used elements.
+//! Writes frames: virtio header, frame, used elements.
 
 use super::room::ReservedFrame;
 use super::{Passage, Receive};
@@ -32,12 +32,12 @@ impl<P: Passage> Receive<P> {
         while let Some(chain) = self.leftover.pop() {
             self.waiting.push_front(chain);
         }
-        // The list keeps its room for the next reservation.
+        // Keeps the list's allocation for the next reservation.
         self.reservation.frames = frames;
         self.reservation.clear();
     }
 
-    /// Writes one frame; returns the first of its chains that was not needed.
+    /// Writes one frame; returns its first chain that was not needed.
     fn commit_frame(
         &mut self,
         frame: &ReservedFrame,
@@ -91,7 +91,7 @@ impl<P: Passage> Receive<P> {
             return Err(NoRoom);
         };
         if found.bytes < total {
-            // The next buffers will not be larger: waiting for them would last for ever.
+            // The next buffers will not be larger, so the frame would wait for ever.
             self.counters.count_drop(DropReason::BufferTooSmall);
             return Ok(());
         }
@@ -126,7 +126,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// How many of `chains` a frame of `total` bytes fills, at least one.
+    /// The chains among `chains` that a frame of `total` bytes fills, at least one.
     fn chains_for(&self, chains: Range<usize>, total: usize) -> Range<usize> {
         let (mut end, mut bytes) = (chains.start, 0);
         while end < chains.end && (bytes < total || end == chains.start) {
@@ -136,7 +136,7 @@ impl<P: Passage> Receive<P> {
         chains.start..end
     }
 
-    /// Copies `bytes` to offset `offset` of the bytes of `chains`.
+    /// Copies `bytes` to `offset` within the bytes of `chains`.
     fn write(&mut self, chains: Range<usize>, mut offset: usize, mut bytes: &[u8]) {
         for chain in self.waiting.range(chains) {
             for slice in self.segments.slices_mut(chain.segments()) {
@@ -151,11 +151,11 @@ impl<P: Passage> Receive<P> {
                 (offset, bytes) = (0, &bytes[done..]);
             }
         }
-        debug_assert!(bytes.is_empty(), "the chains have room for what is written");
+        debug_assert!(bytes.is_empty(), "the chains have room for the bytes");
     }
 
-    /// Writes the used elements of a frame of `total` bytes, marks what was written,
-    /// and counts the frame.
+    /// Writes the used elements of a frame of `total` bytes, marks the written bytes in the dirty
+    /// log, and counts the frame.
     fn finish(&mut self, chains: Range<usize>, total: usize, offload: Offload) {
         let Some(ring) = &mut self.ring else { return };
         let mut left = total;

@@ -1,13 +1,11 @@
-//! Towards the guest: room in the receive ring, and frames written into it.
+//! The direction to the guest: room in the receive ring, and frames written into it.
 //!
-//! Chains are taken from the ring only when a mode asks for room, and wait here until
-//! a frame goes into them. A reservation is a view on the waiting chains, so giving
-//! it back costs nothing. With MRG_RXBUF a frame spreads over as many chains as it
-//! needs, otherwise it has one.
+//! Chains are taken from the ring only when a mode reserves room, and wait here until a frame fills
+//! them. A reservation is a view of the waiting chains, so releasing it costs nothing. With
+//! MRG_RXBUF a frame takes as many chains as it needs, otherwise one.
 //!
-//! A frame shorter than its reservation leaves chains behind while later ones are
-//! used; [`Receive::stop`] returns those to the guest empty, as their place in the
-//! available ring has been passed.
+//! A frame shorter than its reservation leaves unused chains while later ones are used;
+//! [`Receive::stop`] returns those to the guest empty, as the ring has advanced past them.
 
 mod commit;
 mod passage;
@@ -32,18 +30,18 @@ pub struct Receive<P = Open> {
     caps: GuestCaps,
     header_len: usize,
     mergeable: bool,
-    /// Chains taken from the ring that no frame has gone into, in ring order.
+    /// Chains taken from the ring but not yet used, in ring order.
     waiting: VecDeque<Chain>,
-    /// Their buffers, and those of chains already used.
+    /// Buffers of these chains, and of chains already used.
     segments: Segments,
     reservation: room::Reservation,
-    /// Chains passed over by a commit, on their way back to `waiting`.
+    /// Chains skipped by a commit, on their way back to `waiting`.
     leftover: Vec<Chain>,
-    /// A frame that has to be seen as a whole before it is sent.
+    /// Buffer for a frame that must be complete before it is written.
     scratch: Vec<u8>,
     /// True after a request for room was refused.
     starved: bool,
-    /// Chains given back empty in this turn.
+    /// Chains returned empty in this turn.
     rejected: u16,
     broken: Option<RingError>,
     passage: P,
@@ -51,14 +49,14 @@ pub struct Receive<P = Open> {
 }
 
 impl Receive {
-    /// A receive side without a ring, and with nothing before it.
+    /// A receive side without a ring, and without a passage.
     pub fn new(counters: Arc<Counters>) -> Self {
         Self::behind(Open, counters)
     }
 }
 
 impl<P: Passage> Receive<P> {
-    /// A receive side without a ring, to which frames come through `passage`.
+    /// A receive side without a ring, behind `passage`.
     pub fn behind(passage: P, counters: Arc<Counters>) -> Self {
         Self {
             ring: None,
@@ -79,31 +77,31 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// What frames come through.
+    /// The passage in front of the ring.
     pub const fn passage(&self) -> &P {
         &self.passage
     }
 
-    /// What frames come through, for changes.
+    /// The passage in front of the ring, mutable.
     pub const fn passage_mut(&mut self) -> &mut P {
         &mut self.passage
     }
 
-    /// Starts to use `ring`. A mode that was refused room before still waits for it.
+    /// Starts using `ring`. A mode that was refused room before still waits for it.
     pub fn start(&mut self, ring: Ring) {
         self.stop();
         self.ring = Some(ring);
         self.broken = None;
     }
 
-    /// Lets the ring go: chains no frame went into are given back, what was written is
-    /// shown to the guest. Returns where another takes the ring up.
+    /// Releases the ring: returns unused chains and publishes the frames written so far. Returns
+    /// the position from which a successor continues.
     pub fn stop(&mut self) -> Option<RingLayout> {
         self.reservation.clear();
         self.segments.clear();
         let mut ring = self.ring.take()?;
         while let Some(chain) = self.waiting.back() {
-            // Only the tail of what was taken can be handed back by moving the index.
+            // Moving the index back can only return the chains taken last.
             if chain.position != ring.layout().next_avail.wrapping_sub(1) {
                 break;
             }
@@ -117,12 +115,12 @@ impl<P: Passage> Receive<P> {
         Some(ring.layout())
     }
 
-    /// The ring, if one runs.
+    /// The running ring, if any.
     pub const fn ring(&mut self) -> Option<&mut Ring> {
         self.ring.as_mut()
     }
 
-    /// Follows newly acknowledged features.
+    /// Applies newly acknowledged features.
     pub fn set_features(&mut self, features: Features) {
         self.features = features;
         self.caps = features.guest_caps();
@@ -134,7 +132,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// Shows the guest what was written; true if it wants to be told.
+    /// Publishes the frames written so far; true if the guest wants an interrupt.
     pub fn publish(&mut self) -> bool {
         self.rejected = 0;
         self.passage.settle();
@@ -150,12 +148,12 @@ impl<P: Passage> Receive<P> {
         self.starved
     }
 
-    /// Forgets that a request was refused with [`NoRoom`].
+    /// Clears [`is_starved`](Self::is_starved).
     pub const fn forget_starved(&mut self) {
         self.starved = false;
     }
 
-    /// The error that stopped the ring, if there was one.
+    /// Takes the error that stopped the ring, if any.
     pub const fn take_broken(&mut self) -> Option<RingError> {
         self.broken.take()
     }

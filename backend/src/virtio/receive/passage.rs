@@ -1,40 +1,40 @@
-//! What stands between the modes and the receive ring.
+//! The stage between the modes and the receive ring.
 
 use crate::counters::DropReason;
 use crate::frame::{Budget, GuestSlice, Segmentation};
 
-/// Limits, filters and observers of what the guest is sent. Part of the type of the receive
-/// side, so that those that are absent cost nothing.
+/// Limits, filters and observers for frames to the guest. It is part of the type of the receive
+/// side, so that an absent stage costs nothing.
 pub trait Passage {
-    /// How much may pass now.
+    /// The number of frames and bytes that may pass now.
     fn budget(&self) -> Budget;
 
     /// True if a frame may pass. Otherwise there is no room for some time.
     fn admits(&mut self) -> bool;
 
-    /// Whether the guest gets a frame that begins with `head`.
+    /// Checks whether the guest may receive a frame that begins with `head`.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The reason for which the frame is dropped.
     fn check(&self, head: &[u8]) -> Result<(), DropReason>;
 
-    /// True if frames are to be shown.
+    /// True if frames must be shown to an observer.
     fn is_watched(&self) -> bool;
 
-    /// Shows a frame: its header, `len` bytes of payload, and why the guest does not get it.
+    /// Shows a frame: its header, `len` bytes of payload, and the reason if it was dropped.
     fn show(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>);
 
-    /// Shows a frame that lies in `parts`.
+    /// Shows a frame that consists of `parts`.
     fn show_parts(&self, parts: &[&[u8]], dropped: Option<DropReason>);
 
-    /// Notes a frame of `bytes` that the guest was sent.
+    /// Accounts for a frame of `bytes` sent to the guest.
     fn pass(&mut self, bytes: usize, segmentation: Segmentation);
 
-    /// Notes that what was sent so far is shown to the guest.
+    /// Called after the frames sent so far have been published.
     fn settle(&mut self);
 }
 
-/// A passage that lets everything through.
+/// A passage without any limit, filter or observer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Open;
 

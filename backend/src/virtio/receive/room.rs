@@ -1,4 +1,4 @@
-//! Finding room: chains for a frame, and the payload part of their buffers.
+//! Finds room: chains for a frame, and the payload part of their buffers.
 
 use super::{Passage, Receive};
 use crate::counters::DropReason;
@@ -10,19 +10,19 @@ use std::ops::Range;
 /// Most payload buffers of one reservation: one recvmsg(2) takes 1024 (IOV_MAX), and a
 /// mode may add some of its own.
 pub const MAX_RESERVED_SEGMENTS: usize = 1000;
-/// Most chains of one frame. Drivers that merge post 1.5 KiB or more per chain, so
-/// 64 KiB are some 44.
+/// Most chains of one frame. Drivers with mergeable buffers post 1.5 KiB or more per chain, so 64
+/// KiB take about 44.
 const MAX_CHAINS: usize = 512;
-/// Buffers of waiting and used chains kept before the used ones are swept out.
+/// Buffers of waiting and used chains that are kept before the used ones are removed.
 const SWEEP_AT: usize = 4096;
 /// Most buffers of waiting chains.
 const MAX_WAITING_SEGMENTS: usize = 8192;
 
-/// Descriptors looked at in one turn: ten times what a guest's buffers for 64 connections
-/// that each get 64 KiB are, and a few milliseconds.
+/// Descriptors visited in one turn: ten times the buffers of a guest for 64 connections of 64 KiB
+/// each, and a few milliseconds.
 pub(super) const VISITS_PER_TURN: usize = 32_768;
 
-/// Room set aside for frames: ranges of waiting chains and of payload buffers.
+/// Room reserved for frames: ranges of waiting chains and of payload buffers.
 #[derive(Default)]
 pub(super) struct Reservation {
     /// Header bytes of each frame.
@@ -34,9 +34,9 @@ pub(super) struct Reservation {
 /// Room for one frame.
 #[derive(Clone, Debug)]
 pub(super) struct ReservedFrame {
-    /// Its chains in `Receive::waiting`.
+    /// The frame's chains in `Receive::waiting`.
     pub(super) chains: Range<usize>,
-    /// Its payload buffers in `Reservation::payload`.
+    /// The frame's payload buffers in `Reservation::payload`.
     payload: Range<usize>,
     /// Payload bytes.
     pub(super) room: usize,
@@ -45,9 +45,9 @@ pub(super) struct ReservedFrame {
 /// Chains found for a frame.
 pub(super) struct Found {
     pub(super) chains: Range<usize>,
-    /// Bytes in them.
+    /// Total bytes in the chains.
     pub(super) bytes: usize,
-    /// True if there may be more, but the buffers are too small to gather them.
+    /// True if there may be more chains, but the buffers are too small to reach `wanted`.
     pub(super) at_limit: bool,
 }
 
@@ -73,7 +73,7 @@ impl Reservation {
 
 impl<P: Passage> Receive<P> {
     pub(super) fn reserve_frames(&mut self, layout: Layout) -> Result<usize, NoRoom> {
-        debug_assert!(layout.header <= HEAD_MAX, "headers fit the head");
+        debug_assert!(layout.header <= HEAD_MAX, "headers fit into the head");
         self.reservation.clear();
         self.reservation.header = layout.header;
         if !self.passage.admits() {
@@ -82,7 +82,7 @@ impl<P: Passage> Receive<P> {
         }
         let overhead = self.header_len + layout.header;
         let wanted = overhead + layout.payload;
-        // A read into no room would look like the end of a stream.
+        // A read into an empty buffer would look like the end of a stream.
         let least = overhead + layout.payload.min(1);
         let count = self.affordable(layout.count, layout.header + layout.payload);
         let mut next = 0;
@@ -91,8 +91,8 @@ impl<P: Passage> Receive<P> {
                 break;
             };
             let first = self.reservation.frames.is_empty();
-            // Later frames have all they asked for; the first takes what there is, so
-            // that a guest with few buffers is served at all.
+            // Later frames need all that they request; the first accepts less, so that a guest with
+            // few buffers is served at all.
             if self.mergeable && found.bytes < wanted && !first {
                 break;
             }
@@ -113,7 +113,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// How many of `count` frames of up to `bytes` may pass, at least one.
+    /// The part of `count` frames of up to `bytes` that may pass, at least one.
     fn affordable(&self, count: usize, bytes: usize) -> usize {
         let budget = self.passage.budget();
         if budget == Budget::UNLIMITED {
@@ -123,9 +123,9 @@ impl<P: Passage> Receive<P> {
         count.min(usize::try_from(frames).unwrap_or(usize::MAX)).max(1)
     }
 
-    /// Chains from waiting chain `from` on for a frame of `wanted` bytes, virtio header
-    /// included: fewer bytes if the guest has not posted more, or if it does not
-    /// merge. `None` if there are not even `least`.
+    /// Finds chains, from waiting chain `from` on, for a frame of `wanted` bytes including the
+    /// virtio header; fewer bytes if the guest has not posted more, or if it does not merge. `None`
+    /// if there are fewer than `least`.
     pub(super) fn find_room(&mut self, from: usize, wanted: usize, least: usize) -> Option<Found> {
         self.sweep();
         let (mut end, mut bytes) = (from, 0);
@@ -155,13 +155,13 @@ impl<P: Passage> Receive<P> {
         chains >= MAX_CHAINS || self.segments.len() >= MAX_WAITING_SEGMENTS
     }
 
-    /// Makes sure that waiting chain `index` exists, if the guest has posted one.
+    /// Ensures that waiting chain `index` exists, if the guest has posted one.
     fn have_chain(&mut self, index: usize) -> bool {
         while self.waiting.len() <= index {
             self.sweep();
             let Some(ring) = &mut self.ring else { return false };
-            // A guest that posts nothing but junk, or long chains of nothing, does not keep
-            // us here: what it posts meanwhile is looked at in the next turn.
+            // A guest that posts only malformed chains, or long chains of empty buffers, does not
+            // hold up the worker: chains posted meanwhile wait for the next turn.
             let is_spent = self.rejected > ring.size() || ring.visited() >= VISITS_PER_TURN;
             if is_spent || self.broken.is_some() {
                 return false;
@@ -193,7 +193,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// Gives a chain back to the guest empty, and counts why.
+    /// Returns a chain to the guest empty, and counts the reason.
     fn reject(&mut self, index: usize, reason: DropReason) {
         if let (Some(chain), Some(ring)) = (self.waiting.remove(index), &mut self.ring) {
             ring.push_used(chain.head, 0);
@@ -202,7 +202,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// Forgets buffers of chains that have been used.
+    /// Removes buffers of used chains from the list.
     fn sweep(&mut self) {
         if self.waiting.is_empty() && self.reservation.frames.is_empty() {
             self.segments.clear();
@@ -211,7 +211,7 @@ impl<P: Passage> Receive<P> {
         }
     }
 
-    /// Payload buffers of a frame: what is behind `overhead` bytes of its chains.
+    /// The payload buffers of a frame: everything after the first `overhead` bytes of its chains.
     fn lay_out(&mut self, found: &Found, overhead: usize, payload: usize) -> ReservedFrame {
         let list = &mut self.reservation.payload;
         let first = list.len();

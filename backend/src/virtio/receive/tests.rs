@@ -20,7 +20,7 @@ struct Guest {
     driver: DriverRing,
     receive: Receive,
     counters: Arc<Counters>,
-    /// Posted chains, by head: their buffers.
+    /// Buffers of the posted chains, by head.
     posted: Vec<(u16, Vec<Buffer>)>,
 }
 
@@ -73,7 +73,7 @@ impl Guest {
         bytes
     }
 
-    /// Frames the guest got: (virtio header, frame).
+    /// Frames that the guest received: (virtio header, frame).
     fn frames(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let used = self.used();
         let mut frames = Vec::new();
@@ -89,7 +89,7 @@ impl Guest {
         frames
     }
 
-    /// What the kernel does with the payload room.
+    /// Fills the payload room as the kernel does.
     fn fill(slices: &mut [GuestSliceMut<'_>], mut bytes: &[u8]) {
         for slice in slices {
             let n = slice.copy_from(bytes);
@@ -154,7 +154,7 @@ fn a_frame_spreads_over_merged_buffers_and_says_how_many() {
     assert_eq!(frames.len(), 1);
     assert_eq!(frames[0].0[10..12], [40, 0]);
     assert!(frames[0].1 == frame, "the same bytes");
-    // What was reserved and not needed takes the next frame.
+    // The next frame uses the rest of the reservation.
     let small = guest.bulk(&pattern(1000, 1), 1000);
     assert_eq!(guest.frames()[0].1, small);
     assert_eq!(guest.receive.ring().unwrap().layout().next_avail, 43);
@@ -203,7 +203,7 @@ fn without_merging_each_frame_has_one_chain() {
         count: 4,
     };
     assert_eq!(guest.receive.reserve(layout), Ok(3));
-    assert_eq!(room(guest.receive.payload(1)), 1460, "all there is in the chain");
+    assert_eq!(room(guest.receive.payload(1)), 1460, "all bytes in the chain");
     assert_eq!(room(guest.receive.payload_all()), 3 * 1460);
     Guest::fill(guest.receive.payload(0), &pattern(1460, 0));
     Guest::fill(guest.receive.payload(1), &pattern(10, 1));
@@ -300,7 +300,7 @@ fn short_frames_leave_their_chains_to_the_next_reservation() {
     guest.receive.commit(&[100, 1900], &mut |_, _, _| Offload::NONE);
     assert_eq!(guest.used(), [(heads[0], 162), (heads[2], 1000), (heads[3], 962)]);
     assert_eq!(guest.receive.send(Offload::NONE, &[&[7; 60]]), Ok(()));
-    assert_eq!(guest.used(), [(heads[1], 72)], "the one passed over");
+    assert_eq!(guest.used(), [(heads[1], 72)], "the skipped chain");
     assert_eq!(guest.receive.stop().unwrap().next_avail, 4);
 }
 
@@ -368,7 +368,7 @@ fn a_guest_without_checksum_offload_gets_them_complete() {
     Guest::fill(guest.receive.payload(0), &[3; 30]);
     guest.receive.commit(&[30], &mut |_, _, head| {
         head.copy_from_slice(&udp[..42]);
-        // What a mode would leave to a guest that computes it.
+        // A checksum that a mode would leave to a guest that computes it.
         let pseudo = crate::packet::checksum::Sum::default().word(17).word(38).fold();
         head[40..42].copy_from_slice(&pseudo.to_be_bytes());
         Offload {
@@ -377,7 +377,7 @@ fn a_guest_without_checksum_offload_gets_them_complete() {
         }
     });
     for (header, frame) in guest.frames() {
-        assert_eq!(header[0], 0, "nothing left to the guest");
+        assert_eq!(header[0], 0, "nothing is left to the guest");
         assert_eq!(frame, expected);
     }
 }
@@ -405,7 +405,7 @@ fn written_pages_are_logged_and_others_are_not() {
     use crate::virtio::testing::DirtyLog;
     let mut guest = Guest::new(MERGE | CSUM | LOG_ALL);
     let log = DirtyLog::attach(&guest.memory);
-    // Three buffers, each on pages of its own.
+    // Three buffers, each on its own pages.
     let pages: Vec<u64> = (0..3).map(|_| guest.memory.take(0x2000, 0x1000)).collect();
     for &address in &pages {
         let buffer = Buffer {
@@ -415,7 +415,7 @@ fn written_pages_are_logged_and_others_are_not() {
         };
         guest.driver.post(&guest.memory, &[buffer]);
     }
-    // The fake driver writes through the logged memory, too.
+    // The fake driver also writes through the logged memory.
     log.take();
     guest.bulk(&pattern(5000, 0), 12_000);
     guest.receive.publish();

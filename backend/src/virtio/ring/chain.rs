@@ -1,52 +1,51 @@
-//! Walking a descriptor chain: every index, length and address checked, every buffer
-//! translated to host memory.
+//! Walks a descriptor chain: checks every index, length and address, and translates every buffer to
+//! host memory.
 
 use super::{DESCRIPTOR_SIZE, Ring, RingError};
 use crate::frame::{GuestSlice, GuestSliceMut};
 use std::ops::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
-/// Most buffers of one chain; what one readv(2) or sendmsg(2) takes (IOV_MAX), and what QEMU
-/// takes (VIRTQUEUE_MAX_SIZE). Drivers make some twenty.
+/// Most buffers of one chain: the limit of one readv(2) or sendmsg(2) (IOV_MAX), and of QEMU
+/// (VIRTQUEUE_MAX_SIZE). Drivers use about twenty.
 ///
-/// 2.7.5.3.1 of virtio 1.3 asks for no more than the queue size. Linux makes longer tables for
-/// small rings (`virtqueue_add_split` counts a table as one descriptor), so that is not held
-/// against a driver.
+/// Virtio 1.3, 2.7.5.3.1, limits a chain to the queue size. Linux makes longer tables for small
+/// rings (`virtqueue_add_split` counts a table as one descriptor), so this code tolerates them.
 pub const MAX_SEGMENTS: usize = 1024;
-/// Most entries of an indirect table: more than `next` (16 bits) can walk through in a chain
-/// that visits none twice. vhost in the kernel and rust-vmm draw the line there too.
+/// Most entries of an indirect table: a 16-bit `next` cannot reach more in a chain that visits none
+/// twice. vhost in the kernel and rust-vmm have the same limit.
 const MAX_TABLE: u32 = 65_535;
-/// Most descriptors of one chain that are looked at: those of the ring, which may lead to an
-/// indirect table, and those of the table.
+/// Most descriptors that one chain may visit: those of the ring, which may lead to an indirect
+/// table, and those of the table.
 pub const MAX_VISITS: usize = 2 * MAX_SEGMENTS;
 
 /// A chain taken from the ring. Its buffers are `first..first + readable + writable`
 /// of the [`Segments`] it was popped into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Index of its first descriptor: its name in the used ring.
+    /// Index of its first descriptor, which identifies it in the used ring.
     pub head: u16,
     /// Index of its entry in the available ring.
     pub position: u16,
-    /// Its first buffer.
+    /// Index of its first buffer.
     pub first: usize,
-    /// Number of buffers to read, which come first.
+    /// Number of readable buffers, which come first.
     pub readable: usize,
-    /// Number of buffers to write.
+    /// Number of writable buffers.
     pub writable: usize,
-    /// Bytes to read and write together.
+    /// Total bytes of its readable and writable buffers.
     pub len: usize,
 }
 
 impl Chain {
-    /// Its buffers.
+    /// The range of its buffers.
     pub const fn segments(&self) -> Range<usize> {
         self.first..self.first + self.readable + self.writable
     }
 }
 
-/// Buffers of chains in host memory, in the shape the kernel takes. Reused from burst
-/// to burst. Whoever fills it from a ring empties it before the ring goes.
+/// Buffers of chains in host memory, in the form that system calls take. The list is reused from
+/// burst to burst. The code that fills it from a ring empties it before the ring is released.
 #[derive(Default)]
 pub struct Segments(Vec<libc::iovec>);
 
@@ -79,7 +78,7 @@ impl Segments {
         self.0.truncate(len);
     }
 
-    /// Adds a part of a buffer that is already in some list of the same ring.
+    /// Adds part of a buffer that is already in a list of the same ring.
     pub(in crate::virtio) fn push_part(&mut self, buffer: libc::iovec, offset: usize, len: usize) {
         let base = buffer.iov_base.cast::<u8>().wrapping_add(offset);
         debug_assert!(offset + len <= buffer.iov_len, "a part lies in its whole");
@@ -89,7 +88,7 @@ impl Segments {
         });
     }
 
-    /// Forgets all buffers but those of `chains`, which come in order.
+    /// Removes all buffers but those of `chains`, which must be in order.
     pub(in crate::virtio) fn keep<'c>(&mut self, chains: impl Iterator<Item = &'c mut Chain>) {
         let mut end = 0;
         for chain in chains {
@@ -106,8 +105,7 @@ impl Segments {
         &self.0[range]
     }
 
-    /// Cuts `n` bytes off the front of the buffers of `range`; returns the range
-    /// that is left.
+    /// Removes `n` bytes from the front of the buffers of `range`; returns the remaining range.
     pub(in crate::virtio) fn skip(&mut self, range: Range<usize>, mut n: usize) -> Range<usize> {
         let mut start = range.start;
         while let Some(buffer) = self.0[start..range.end].first_mut() {
@@ -125,9 +123,9 @@ impl Segments {
     /// Buffers to read from.
     pub(in crate::virtio) fn slices(&self, range: Range<usize>) -> &[GuestSlice<'_>] {
         let part = &self.0[range];
-        // SAFETY: GuestSlice is repr(transparent) over iovec. Every entry was
-        // translated by a ring and lies in its memory map, and the list is emptied
-        // before the map is let go, so the memory is mapped while self is borrowed.
+        // SAFETY: GuestSlice is repr(transparent) over iovec. A ring translated every entry within
+        // its memory map, and the list is emptied before the map is released, so the memory is
+        // mapped while self is borrowed.
         unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
     }
 
@@ -181,8 +179,8 @@ impl Descriptor {
     }
 }
 
-/// The two words of a descriptor that is not aligned. Only an indirect table may lie like this,
-/// and no driver does it.
+/// The two words of an unaligned descriptor. Only an indirect table may be unaligned, and no driver
+/// does that.
 ///
 /// # Safety
 /// 16 bytes must be mapped at `ptr`.
@@ -196,7 +194,7 @@ unsafe fn read_unaligned(ptr: *const u8) -> [u64; 2] {
     words.map(u64::from_ne_bytes)
 }
 
-/// The table a walk is in: the ring's own, or an indirect one.
+/// The table of a walk: the ring's own, or an indirect one.
 struct Table {
     base: *const u8,
     len: u32,
@@ -204,8 +202,8 @@ struct Table {
 }
 
 impl Table {
-    /// A chain visits no descriptor twice, so it is no longer than its table; and it has no
-    /// more buffers than are taken, empty ones included.
+    /// A chain visits no descriptor twice, so it is no longer than its table; and its buffers are
+    /// limited, empty ones included.
     fn longest_chain(&self) -> usize {
         (self.len as usize).min(MAX_SEGMENTS)
     }
@@ -231,7 +229,7 @@ impl Ring {
         result.map(|()| chain)
     }
 
-    // Inlined, so that what is counted stays in registers.
+    // Inlined, so that the counters stay in registers.
     #[inline(always)]
     fn walk_into(&mut self, chain: &mut Chain, visited: &mut usize, segments: &mut Segments) -> Result<(), RingError> {
         let mut table = Table {
@@ -245,7 +243,7 @@ impl Ring {
             if u32::from(index) >= table.len {
                 return Err(RingError::DescriptorIndex(index));
             }
-            // Empty buffers count as well: they take no room in the list, but time.
+            // Empty buffers count as well: they take no room in the list, but they take time.
             if *visited == most {
                 return Err(RingError::ChainTooLong);
             }
@@ -294,8 +292,8 @@ impl Ring {
         })
     }
 
-    /// Adds the buffer of a descriptor to a list that may become `most` entries long; returns
-    /// how many entries that made. An empty buffer makes none.
+    /// Adds the buffer of a descriptor to a list of at most `most` entries; returns the number of
+    /// entries added. An empty buffer adds none.
     #[inline]
     fn translate(&mut self, descriptor: &Descriptor, most: usize, segments: &mut Segments) -> Result<usize, RingError> {
         if let Some((host, room)) = self.map.find(&mut self.cache, descriptor.address)
@@ -311,7 +309,7 @@ impl Ring {
         self.translate_parts(descriptor, most, segments)
     }
 
-    /// The same for a buffer that continues in a neighbouring region, is empty or is not taken.
+    /// The slow path, for a buffer that continues in a neighbouring region, is empty or is refused.
     #[cold]
     fn translate_parts(
         &mut self,
@@ -330,7 +328,7 @@ impl Ring {
             let part = left.min(room);
             segments.0.push(libc::iovec {
                 iov_base: host.cast(),
-                // Not above 32 bits, as `left` is not.
+                // At most 32 bits, like `left`.
                 iov_len: usize::try_from(part).map_err(|_| outside)?,
             });
             left -= part;

@@ -6,17 +6,16 @@
 //!   ├ seen by the guest ┤ published ┤├ written ┤ next_used
 //! ```
 //!
-//! A burst is three passes: [`Ring::pop`] takes chains and translates them, the caller
-//! acts on them, [`Ring::push_used`] writes used elements; then [`Ring::publish`]
-//! moves the used index once, so that the guest sees the burst as a whole, and
-//! [`Ring::wants_call`] says whether it wants an interrupt.
+//! A burst has three passes: [`Ring::pop`] takes chains and translates them, the caller acts on
+//! them, [`Ring::push_used`] writes used elements; then [`Ring::publish`] moves the used index
+//! once, so that the guest sees the burst as a whole, and [`Ring::wants_call`] tells whether it
+//! wants an interrupt.
 //!
-//! Everything in guest memory is read once (volatile or atomic) and checked on the
-//! copy. A contradiction is a [`RingError`], after which the owner stops the ring.
+//! Everything in guest memory is read once (volatile or atomic) and checked on the copy. An
+//! inconsistency is a [`RingError`], after which the owner stops the ring.
 //!
-//! Time is counted in descriptors: a chain costs no more than [`MAX_VISITS`], and
-//! [`Ring::visited`] says how many there were, so that a worker stops in time if a guest
-//! makes long chains of empty buffers.
+//! Work is measured in descriptors: a chain costs at most [`MAX_VISITS`], and [`Ring::visited`]
+//! returns the sum, so that a worker stops in time if a guest posts long chains of empty buffers.
 
 mod chain;
 
@@ -33,16 +32,16 @@ use virtio_bindings::virtio_ring::{
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_SIZE: u64 = 16;
-/// Bytes of `flags` and `idx`, before the entries of either ring.
+/// Bytes of `flags` and `idx` in front of the entries of either ring.
 const RING_HEADER_SIZE: u64 = 4;
 /// Bytes of an entry of the available ring.
 const AVAIL_ENTRY_SIZE: u64 = 2;
 /// Bytes of an element of the used ring.
 const USED_ELEMENT_SIZE: u64 = 8;
-/// Bytes of the event index behind either ring.
+/// Bytes of the event index after either ring.
 const EVENT_SIZE: u64 = 2;
 
-/// Where a ring lies and where to continue.
+/// Addresses of a ring, and the position from which to continue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Descriptors: a power of two, 1 to [`MAX_RING_SIZE`].
@@ -57,35 +56,35 @@ pub struct RingLayout {
     pub next_avail: u16,
 }
 
-/// What is wrong with a ring or a chain. The ring cannot go on.
+/// An error in a ring or a chain. The ring must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// Not a power of two, or zero.
     #[error("ring size {0} is not a power of two up to {MAX_RING_SIZE}")]
     Size(u16),
-    /// A part of the ring is not aligned as 2.7 asks.
+    /// A part of the ring is not aligned as 2.7 requires.
     #[error("the ring part at {0:#x} is not aligned")]
     Misaligned(u64),
-    /// A part of the ring is not in guest memory.
+    /// A part of the ring is outside guest memory.
     #[error("the ring part at {0:#x} is not in guest memory")]
     Unmapped(u64),
-    /// The available index is further ahead than the ring is long.
+    /// The available index is further ahead than the ring has entries.
     #[error("the available index runs {0} entries ahead of a ring of {1}")]
     AvailIndex(u16, u16),
     /// A descriptor index beyond its table.
     #[error("descriptor {0} is not in its table")]
     DescriptorIndex(u16),
-    /// A loop, or more descriptors than any driver makes.
+    /// A loop, or more descriptors than any driver uses.
     #[error("a chain loops or is too long")]
     ChainTooLong,
-    /// A buffer that is not in guest memory.
+    /// A buffer outside guest memory.
     #[error("the buffer at {0:#x} is not in guest memory")]
     OutsideMemory(u64),
-    /// A buffer to read behind one to write (2.7.4.2).
+    /// A readable buffer after a writable one (2.7.4.2).
     #[error("a readable buffer comes after a writable one")]
     WrongOrder,
-    /// An indirect table that is nested, goes on, was not negotiated or has a length
-    /// that is no multiple of a descriptor's (2.7.5.3.1).
+    /// An indirect table that is nested, has a successor, was not negotiated or is not a multiple
+    /// of a descriptor long (2.7.5.3.1).
     #[error("an indirect descriptor is malformed or was not negotiated")]
     Indirect,
     /// An indirect table longer than a chain can be.
@@ -99,27 +98,26 @@ pub struct Ring {
     cache: RegionCache,
     layout: RingLayout,
     mask: u16,
-    /// Host addresses of the three parts; each lies wholly in one region.
+    /// Host addresses of the three parts; each lies completely in one region.
     descriptors: *const u8,
     available: *const u8,
     used: *mut u8,
-    /// Next available entry to take; counts on past the ring's size.
+    /// Next available entry to take; not reduced modulo the ring's size.
     next_avail: u16,
     /// The available index as last read.
     avail_seen: u16,
     /// Next used element to write.
     next_used: u16,
-    /// The used index as the guest sees it.
+    /// The used index that the guest sees.
     published: u16,
-    /// The used index when the guest was last considered for a call; `None` before the
-    /// first time.
+    /// The used index at the last decision about an interrupt; `None` before the first.
     considered: Option<u16>,
     event_idx: bool,
     indirect: bool,
     logging: bool,
-    /// True while the guest is asked not to kick.
+    /// True while kicks are suppressed.
     quiet: bool,
-    /// Descriptors looked at since this was last forgotten.
+    /// Descriptors visited since the last reset.
     visited: usize,
 }
 
@@ -127,11 +125,11 @@ pub struct Ring {
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Translates a ring and takes it up where `layout.next_avail` says. The guest is
-    /// not asked for kicks yet ([`enable_kicks`](Self::enable_kicks)).
+    /// Translates a ring and continues at `layout.next_avail`. Kicks stay suppressed until
+    /// [`enable_kicks`](Self::enable_kicks).
     ///
     /// # Errors
-    /// [`RingError`] of the ring's place and size.
+    /// [`RingError`] for an invalid address or size of the ring.
     pub fn new(map: Arc<GuestMap>, layout: RingLayout, features: Features) -> Result<Self, RingError> {
         let size = layout.size;
         if !size.is_power_of_two() || size > MAX_RING_SIZE {
@@ -143,8 +141,8 @@ impl Ring {
                 return Err(RingError::Misaligned(address));
             }
             let host = map.range(address, len).ok_or(RingError::Unmapped(address))?;
-            // Regions are mapped at page boundaries of equal offset; this only fails
-            // for a front end that shares memory from an odd offset on.
+            // Regions are mapped at page boundaries of equal offset, so this only fails for a front
+            // end that shares memory from an odd offset.
             if !(host.addr() as u64).is_multiple_of(align) {
                 return Err(RingError::Misaligned(address));
             }
@@ -176,7 +174,7 @@ impl Ring {
             visited: 0,
             map,
         };
-        // Elements returned before a stop or a migration stay returned.
+        // Elements that were returned before a stop or a migration stay returned.
         let used_idx = ring.used_idx().load(Ordering::Relaxed).to_le();
         (ring.next_used, ring.published) = (used_idx, used_idx);
         ring.set_features(features);
@@ -184,15 +182,15 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Follows newly acknowledged features (LOG_ALL comes and goes while a ring runs).
+    /// Applies newly acknowledged features (LOG_ALL changes while a ring runs).
     pub const fn set_features(&mut self, features: Features) {
         self.event_idx = features.has(VIRTIO_RING_F_EVENT_IDX);
         self.indirect = features.has(VIRTIO_RING_F_INDIRECT_DESC);
         self.logging = features.log_all();
     }
 
-    /// Where the ring lies, `next_avail` as it is now: what a new memory table or
-    /// another back end takes the ring up from.
+    /// Addresses of the ring and the current `next_avail`, from which a new memory table or another
+    /// back end continues.
     pub const fn layout(&self) -> RingLayout {
         RingLayout {
             next_avail: self.next_avail,
@@ -205,7 +203,7 @@ impl Ring {
         self.layout.size
     }
 
-    /// Entries that the guest has posted and that were not taken yet.
+    /// Entries that the guest has posted and that have not been taken yet.
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
@@ -225,7 +223,7 @@ impl Ring {
     /// has posted none.
     ///
     /// # Errors
-    /// Any [`RingError`] of a chain; the chain stays in the ring.
+    /// Any [`RingError`] for a chain, which stays in the ring.
     #[inline]
     pub fn pop(&mut self, segments: &mut Segments) -> Result<Option<Chain>, RingError> {
         if self.next_avail == self.avail_seen && self.available()? == 0 {
@@ -240,31 +238,31 @@ impl Ring {
         Ok(Some(chain))
     }
 
-    /// Descriptors looked at since [`forget_visited`](Self::forget_visited): what taking
-    /// chains has cost so far.
+    /// Descriptors visited since [`forget_visited`](Self::forget_visited): the cost of taking
+    /// chains so far.
     #[inline]
     pub const fn visited(&self) -> usize {
         self.visited
     }
 
-    /// Counts descriptors afresh.
+    /// Resets [`visited`](Self::visited).
     #[inline]
     pub const fn forget_visited(&mut self) {
         self.visited = 0;
     }
 
-    /// Gives the last `n` chains taken back to the ring, as if they had never been.
+    /// Returns the last `n` chains taken to the ring, as if they had never been taken.
     pub const fn unpop(&mut self, n: u16) {
         self.next_avail = self.next_avail.wrapping_sub(n);
     }
 
-    /// Writes a used element: chain `head` is done, `len` bytes were written to it.
-    /// The guest sees it after [`publish`](Self::publish).
+    /// Writes a used element: chain `head` is done, with `len` bytes written. The guest sees it
+    /// after [`publish`](Self::publish).
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
         let offset = RING_HEADER_SIZE + u64::from(self.next_used & self.mask) * USED_ELEMENT_SIZE;
-        // SAFETY: the element lies in the used ring, which was translated as a whole.
-        // It is aligned to 4 only, hence two stores.
+        // SAFETY: the element lies in the used ring, which was translated as a whole. It is aligned
+        // to 4 only, hence two stores.
         unsafe {
             let element = self
                 .used
@@ -277,7 +275,7 @@ impl Ring {
         self.mark_used_ring(offset, USED_ELEMENT_SIZE);
     }
 
-    /// Shows the guest everything written since the last time.
+    /// Makes the used elements written so far visible to the guest.
     #[inline]
     pub fn publish(&mut self) {
         if self.published == self.next_used {
@@ -289,10 +287,10 @@ impl Ring {
         self.mark_used_ring(2, 2);
     }
 
-    /// True if the guest wants an interrupt for what was published since the last call
-    /// of this function (2.7.7.2). True the first time: what was returned before the
-    /// ring was taken up may never have been told, and with EVENT_IDX the guest would
-    /// then wait for an entry that has long been passed.
+    /// True if the guest wants an interrupt for the elements published since the last call of this
+    /// function (2.7.7.2). True the first time: the guest may have missed the interrupt for
+    /// elements returned before the ring was started, and with EVENT_IDX it would then wait for an
+    /// entry in the past.
     #[inline]
     pub fn wants_call(&mut self) -> bool {
         if self.considered == Some(self.published) {
@@ -301,8 +299,9 @@ impl Ring {
         let Some(old) = self.considered.replace(self.published) else {
             return true;
         };
-        // Full barrier: the used index must be visible before the guest's wish is read.
-        // The guest writes its wish, then reads the index; one of us sees the other.
+        // Full barrier: the used index must be visible before the guest's event index is read. The
+        // guest writes its event index, then reads the used index, so at least one side sees the
+        // other's write.
         fence(Ordering::SeqCst);
         if self.event_idx {
             let used_event = self.avail_field(2 + usize::from(self.layout.size));
@@ -313,8 +312,8 @@ impl Ring {
         }
     }
 
-    /// Asks the guest for a kick when it posts more, then looks again: true if it has
-    /// posted something meanwhile (2.7.10).
+    /// Requests a kick for the next chain, then checks again: true if the guest has posted chains
+    /// meanwhile (2.7.10).
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
@@ -325,20 +324,20 @@ impl Ring {
         } else {
             self.write_used_flags(0);
         }
-        // Full barrier: our wish must be visible before the available index is read
-        // again. The guest moves the index, then reads the wish.
+        // Full barrier: the event index must be visible before the available index is read again.
+        // The guest writes the available index, then reads the event index.
         fence(Ordering::SeqCst);
         Ok(self.available()? != 0)
     }
 
-    /// True if the guest has made a chain available that was not taken; a malformed index
-    /// counts as well, and shows when it is.
+    /// True if the guest has posted a chain that has not been taken; also true for a malformed
+    /// index, which is reported when the chain is taken.
     pub fn has_available(&mut self) -> bool {
         !matches!(self.available(), Ok(0))
     }
 
-    /// Asks the guest not to kick. With EVENT_IDX that needs nothing: the index we
-    /// asked for last is behind, so no kick comes until we ask again.
+    /// Suppresses kicks. With EVENT_IDX nothing needs to be written: the last event index is in the
+    /// past, so no kick comes until a new one is set.
     pub fn disable_kicks(&mut self) {
         if !self.quiet && !self.event_idx {
             #[allow(clippy::cast_possible_truncation, reason = "a flag of 16 bits")]
@@ -347,17 +346,17 @@ impl Ring {
         self.quiet = true;
     }
 
-    /// True while the guest is asked not to kick.
+    /// True while kicks are suppressed.
     pub const fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// True while the pages we write are to be logged.
+    /// True while written pages must be logged.
     pub const fn is_logging(&self) -> bool {
         self.logging
     }
 
-    /// Logs that bytes of a buffer were written, by us or by the kernel for us.
+    /// Logs that bytes of a buffer were written, by hawser or by the kernel on its behalf.
     #[inline]
     pub fn mark_written(&self, host: *const u8, len: usize) {
         if self.logging {

@@ -1,7 +1,7 @@
-//! Every small ring there is, compared with a model: walking a chain never loops, never leaves
-//! its table and counts right; indices do so at every place of their circle.
+//! Compares every possible small ring with a model: walking a chain never loops, never leaves its
+//! table and counts correctly, and indices do so at every position of their 16-bit circle.
 //!
-//! The model knows nothing of limits on visits: it remembers where it has been.
+//! The model has no limit on visits: it remembers the descriptors that it has seen.
 
 use super::tests::PLAIN;
 use super::*;
@@ -11,7 +11,7 @@ const MEMORY: usize = 0x4000;
 /// Length of every buffer that is not empty.
 const LEN: u32 = 8;
 
-/// What stands in one descriptor, as far as it matters.
+/// The relevant content of one descriptor.
 #[derive(Clone, Copy, Debug)]
 enum Entry {
     Buffer {
@@ -20,17 +20,17 @@ enum Entry {
         write: bool,
         next: Option<u16>,
     },
-    /// Leads to the second table, of so many bytes and with these flags besides.
+    /// Leads to the second table, of this many bytes and with these additional flags.
     Table { bytes: u32, flags: u16 },
 }
 
-/// All entries of a table of `size`, with every `next` in it and one beyond.
+/// All entries of a table of `size`, with every `next` inside it and one beyond.
 fn entries(size: u16) -> Vec<Entry> {
     let mut all = Vec::new();
     for next in (0..=size).map(Some).chain([None]) {
         for write in [false, true] {
             for (len, inside) in [(0, true), (LEN, true), (LEN, false)] {
-                // Where the buffer is not, what comes next does not matter.
+                // If the buffer is outside memory, the next descriptor does not matter.
                 if inside || next.is_none() {
                     all.push(Entry::Buffer {
                         len,
@@ -57,7 +57,7 @@ struct Bench {
     segments: Segments,
 }
 
-/// Buffers to read and to write, and bytes of both.
+/// Readable and writable buffers, and the bytes of both.
 type Walked = (usize, usize, usize);
 
 impl Bench {
@@ -73,7 +73,7 @@ impl Bench {
         }
     }
 
-    /// Buffer number `place` of all there are: each has an address of its own.
+    /// Address of buffer number `place`; each has its own.
     fn address(place: usize, inside: bool) -> u64 {
         let start = if inside { 0x100 } else { MEMORY as u64 };
         start + 16 * place as u64
@@ -102,7 +102,7 @@ impl Bench {
         self.memory.write(table, &bytes);
     }
 
-    /// Walks from `head` and compares with the model. `second` stands in the second table.
+    /// Walks from `head` and compares with the model. `second` is the content of the second table.
     fn check(&mut self, first: &[Entry], second: &[Entry], head: u16) {
         self.segments.clear();
         self.ring.forget_visited();
@@ -131,7 +131,8 @@ impl Bench {
     }
 }
 
-/// What walking from `head` must give: the buffers' places and the sums; `None` for an error.
+/// Expected result of a walk from `head`: the positions and sums of the buffers; `None` for an
+/// error.
 fn model(first: &[Entry], second: &[Entry], head: u16) -> Option<(Vec<usize>, Walked)> {
     let (mut table, mut first_place, mut is_second) = (first, 0, false);
     let (mut index, mut seen) = (usize::from(head), Vec::new());
@@ -179,7 +180,7 @@ fn model(first: &[Entry], second: &[Entry], head: u16) -> Option<(Vec<usize>, Wa
     }
 }
 
-/// Calls `check` with every table of `count` out of `all`.
+/// Calls `check` with every table of `count` entries from `all`.
 fn every_table(all: &[Entry], count: usize, check: &mut dyn FnMut(&[Entry])) {
     let mut digits = vec![0; count];
     let mut table = vec![all[0]; count];
@@ -204,7 +205,7 @@ fn every_chain_of_four_descriptors_is_walked_as_the_model_says() {
     let table = bench.ring.layout().descriptors;
     every_table(&all, 4, &mut |entries| {
         bench.write(table, 0, entries);
-        // Another head is another order of the same entries, which comes up too.
+        // Another head is another order of the same entries, which is covered as well.
         bench.check(entries, &[], 0);
     });
     for head in [4, 5, u16::MAX] {
@@ -263,7 +264,7 @@ fn used_elements_go_round_the_circle_of_the_index() {
     for n in 0..=u32::from(u16::MAX) + 8 {
         let head = u16::try_from(n % 4).unwrap();
         ring.push_used(head, n);
-        assert!(driver.take_used(&memory).is_empty(), "shown before it is published");
+        assert!(driver.take_used(&memory).is_empty(), "visible before it is published");
         ring.publish();
         assert_eq!(driver.take_used(&memory), [(head, n)]);
     }

@@ -177,7 +177,7 @@ fn with_event_idx_a_kick_is_asked_for_the_next_entry() {
     assert_eq!(
         pair.driver.used_flags(&pair.memory),
         0,
-        "flags mean nothing with EVENT_IDX"
+        "flags have no meaning with EVENT_IDX"
     );
 }
 
@@ -271,7 +271,7 @@ fn a_next_outside_the_table_is_an_error() {
     DriverRing::write_descriptor(&pair.memory, table, 0, buffer, NEXT, 0x8000);
     pair.driver.post_head(&pair.memory, 0);
     assert_eq!(pair.pop(), Err(RingError::DescriptorIndex(0x8000)));
-    assert!(pair.segments.is_empty(), "nothing of the chain is kept");
+    assert!(pair.segments.is_empty(), "no buffer of the chain is kept");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_chain_that_loops_is_an_error() {
         let mut memory = TestMemory::new(MEMORY);
         let mut driver = DriverRing::new(&mut memory, size);
         let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
-        // Empty buffers take no room in the list: only the count ends the walk.
+        // Empty buffers take no room in the list: only the visit count ends the walk.
         for len in [0, 1] {
             let buffer = descriptor(0x10, len, false);
             DriverRing::write_descriptor(&memory, driver.layout.descriptors, 0, buffer, NEXT, 0);
@@ -317,7 +317,7 @@ fn a_chain_of_nothing_costs_no_more_than_a_chain_may() {
     let mut driver = DriverRing::new(&mut memory, 8);
     let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
     let table = memory.take(16 * 65_535, 16);
-    // Empty buffers, and the last leads back to the first.
+    // Empty buffers, the last of which leads back to the first.
     for i in 0..=u16::MAX - 1 {
         DriverRing::write_descriptor(&memory, table, i, descriptor(0x100, 0, false), NEXT, (i + 1) % 65_535);
     }
@@ -326,7 +326,7 @@ fn a_chain_of_nothing_costs_no_more_than_a_chain_may() {
     driver.post_head(&memory, 0);
     assert_eq!(ring.pop(&mut Segments::default()), Err(RingError::ChainTooLong));
     assert_eq!(ring.visited(), 1 + MAX_SEGMENTS);
-    // As many in the ring itself before the table make it no worse than twice that.
+    // As many descriptors in the ring before the table at most double the count.
     assert!(ring.visited() <= MAX_VISITS);
 }
 
@@ -416,7 +416,7 @@ fn an_interrupt_is_not_lost_when_a_ring_is_taken_up_again() {
             pair.ring.push_used(head, 0);
             pair.ring.publish();
         }
-        // The guest waits for the first entry; the interrupt was never sent.
+        // The guest waits for the first entry, whose interrupt was never sent.
         pair.driver.set_used_event(&pair.memory, 0);
         let mut again = Ring::new(Arc::clone(&pair.memory.map), pair.ring.layout(), features).unwrap();
         assert!(again.wants_call());
@@ -427,7 +427,7 @@ fn an_interrupt_is_not_lost_when_a_ring_is_taken_up_again() {
     }
 }
 
-/// Everything a device may do with a ring; returns how many chains came.
+/// Does everything a device may do with a ring; returns the number of chains.
 fn exercise(ring: &mut Ring, memory: &TestMemory) -> Result<usize, RingError> {
     let mut segments = Segments::default();
     let mut chains = 0;
@@ -456,7 +456,7 @@ fn exercise(ring: &mut Ring, memory: &TestMemory) -> Result<usize, RingError> {
     Ok(chains)
 }
 
-/// A descriptor that is often nearly right.
+/// A descriptor that is often almost valid.
 fn any_descriptor() -> impl Strategy<Value = (u64, u32, u16, u16)> {
     let address = prop_oneof![0..MEMORY as u64, any::<u64>(), Just(0x800u64)];
     let len = prop_oneof![0..2048u32, any::<u32>(), (0..8u32).prop_map(|n| n * 16)];

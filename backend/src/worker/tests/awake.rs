@@ -1,4 +1,4 @@
-//! A worker that stays awake in conversation, and sleeps otherwise.
+//! A worker stays awake in conversation, and sleeps otherwise.
 
 use super::guest::{EVENTS, Guest, PLAIN, frame};
 use crate::counters::Count;

@@ -1,4 +1,4 @@
-//! A guest and its front end for one worker, and a mode that sends everything back.
+//! A guest and its front end for one worker, and a mode that echoes every frame.
 
 use super::super::*;
 use crate::config::PortConfig;
@@ -20,12 +20,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 pub const PLAIN: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF;
 pub const EVENTS: u64 = PLAIN | 1 << VIRTIO_RING_F_EVENT_IDX;
 pub const RING: u16 = 64;
-/// How long a test waits for what must happen.
+/// Longest wait for an expected event.
 pub const SOON_MS: i32 = 5000;
-/// How long a test waits for what must not happen.
+/// Time for which an unexpected event must not happen.
 pub const NEVER_MS: i32 = 50;
 
-/// What the echo mode was told.
+/// Calls that the echo mode received.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
     LinkUp,
@@ -36,7 +36,7 @@ pub enum Told {
     Timer,
 }
 
-/// Sends every frame back, the way bulk data goes.
+/// Echoes every frame through the bulk interface.
 pub struct Echo {
     told: Sender<Told>,
     waiting: Vec<Vec<u8>>,
@@ -44,7 +44,7 @@ pub struct Echo {
     hold: Hold,
 }
 
-/// What keeps the worker in a turn: it says that it is there, and goes on when told to.
+/// Keeps the worker in a turn: the mode sends when it is there, and continues when it receives.
 pub type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Echo {
@@ -133,8 +133,8 @@ impl Mode for Echo {
 
 pub fn eventfd() -> File {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
-    // A descriptor of our own, independent of the wrapper.
-    // SAFETY: the descriptor is open, and dup gives one nobody else owns.
+    // A duplicate of the descriptor, independent of the wrapper. SAFETY: the descriptor is open,
+    // and dup gives one nobody else owns.
     unsafe {
         File::from(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(libc::dup(
             fd.as_raw_fd(),
@@ -154,7 +154,7 @@ pub fn rings(mut file: &File, timeout_ms: i32) -> bool {
     ready && file.read(&mut [0; 8]).is_ok()
 }
 
-/// One ring as the guest and its VMM hold it.
+/// One ring as the guest and its VMM see it.
 pub struct End {
     pub driver: DriverRing,
     pub kick: File,
@@ -207,7 +207,7 @@ impl Guest {
         Self::of(port(1))
     }
 
-    /// The guest of a port with this configuration.
+    /// A guest of a port with this configuration.
     pub fn of(config: PortConfig) -> Self {
         let (sender, told) = channel();
         let hold = Hold::default();
@@ -236,7 +236,7 @@ impl Guest {
         Self::new().up(features)
     }
 
-    /// One whose worker stays awake for `limit` in conversation, its rings running.
+    /// A guest whose worker stays awake for `limit` in conversation, with running rings.
     pub fn awake_for(limit: Duration, features: u64) -> Self {
         let mut config = port(1);
         config.pace.busy_poll = limit;
@@ -245,7 +245,7 @@ impl Guest {
         guest
     }
 
-    /// The same, its rings running.
+    /// The same guest with running rings.
     pub fn up(self, features: u64) -> Self {
         let guest = self;
         let worker = guest.worker();
@@ -270,7 +270,7 @@ impl Guest {
     pub fn hears(&self) -> Told {
         self.told
             .recv_timeout(Duration::from_secs(5))
-            .expect("the mode is told")
+            .expect("the mode is informed")
     }
 
     pub fn hears_nothing(&self) -> bool {
@@ -308,8 +308,8 @@ impl Guest {
         self.transmit.kick();
     }
 
-    /// Sends a frame that keeps the worker in its turn: what is received says that it
-    /// is there, what is sent lets it go on.
+    /// Sends a frame that keeps the worker in its turn: the receiver tells when that is reached,
+    /// the sender lets the worker continue.
     pub fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
         let ((busy, is_busy), (let_go, go_on)) = (channel(), channel());
         *self.hold.lock().unwrap() = Some((busy, go_on));
@@ -317,12 +317,12 @@ impl Guest {
         (is_busy, let_go)
     }
 
-    /// Returns when the worker's turn is over: orders are taken between turns.
+    /// Returns when the worker's turn has ended: commands are handled between turns.
     pub fn settle(&self) {
         assert_eq!(self.worker().stop_ring(RingRole::Control), None);
     }
 
-    /// Frames that came back so far.
+    /// Frames echoed so far.
     pub fn frames(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut missing = 0u16;
@@ -336,7 +336,7 @@ impl Guest {
             }
             missing -= 1;
         }
-        assert_eq!(missing, 0, "a frame is shown whole or not at all");
+        assert_eq!(missing, 0, "a frame is published whole or not at all");
         frames
     }
 
@@ -378,7 +378,7 @@ pub fn frame(id: u8, len: usize) -> Vec<u8> {
 }
 
 impl Guest {
-    /// A fresh receive ring, with all its buffers free.
+    /// A fresh receive ring with all of its buffers free.
     pub fn renew_receive_ring(&mut self) {
         self.worker().stop_ring(RingRole::Receive);
         assert_eq!(self.hears(), Told::LinkDown);

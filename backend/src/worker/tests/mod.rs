@@ -38,14 +38,14 @@ fn frames_go_in_and_come_back_whole_and_in_order() {
     }
 }
 
-/// Interrupts that a guest gets for so many frames that are sent at once, and echoed.
+/// Interrupts for this many frames that are sent at once, and echoed.
 fn interrupts_for(frames: u8) -> u64 {
     let mut guest = Guest::awake_for(Duration::ZERO, PLAIN);
     guest.post_receive(usize::from(frames) + 1, 1536);
     guest.send(&frame(0, 60));
     guest.wait_frames(1);
     guest.settle();
-    // An awake worker would not wait for the kick.
+    // A worker that is awake would not wait for the kick.
     for i in 0..frames {
         guest.post_transmit(&frame(i, 60));
     }
@@ -76,12 +76,12 @@ fn a_starved_mode_is_called_when_the_guest_posts_and_only_then() {
         let mut guest = Guest::started(features);
         guest.post_receive(1, 1536);
         guest.receive.kick();
-        assert!(guest.hears_nothing(), "nobody waits for room");
+        assert!(guest.hears_nothing(), "no frame waits for room");
         for id in 1..=3 {
             guest.send(&frame(id, 100));
         }
         assert_eq!(guest.wait_frames(1), [frame(1, 100)]);
-        assert!(guest.hears_nothing(), "there is no room to tell of");
+        assert!(guest.hears_nothing(), "there is no room to report");
         guest.post_receive(2, 1536);
         guest.receive.kick();
         assert_eq!(guest.hears(), Told::Room);
@@ -98,10 +98,10 @@ fn kicks_are_asked_for_only_while_they_are_needed() {
     assert_eq!(
         guest.receive.driver.used_flags(&guest.memory),
         1,
-        "nobody waits for room"
+        "no frame waits for room"
     );
     guest.send(&frame(2, 60));
-    // Kicks come on when the second frame found no room; the worker then sleeps.
+    // Kicks are enabled when the second frame finds no room; then the worker sleeps.
     while guest.receive.driver.used_flags(&guest.memory) == 1 {
         std::thread::yield_now();
     }
@@ -209,7 +209,7 @@ fn a_stopped_ring_says_where_to_go_on_and_another_start_goes_on_there() {
     assert_eq!(
         guest.worker().stop_ring(RingRole::Transmit),
         None,
-        "it is not there any more"
+        "it has been removed"
     );
     assert_eq!(guest.hears(), Told::LinkDown);
     for end in [&mut guest.receive, &mut guest.transmit] {
@@ -244,7 +244,7 @@ fn once_the_worker_was_told_to_log_no_write_goes_unlogged() {
 #[test]
 fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
     let mut guest = Guest::started(PLAIN);
-    // A pipe as User-Mode Linux gives it: writes wait while it is full.
+    // A pipe as User-Mode Linux passes it: writes block while it is full.
     let (_unread, call) = io::pipe().unwrap();
     let call = File::from(OwnedFd::from(call));
     guest
@@ -253,7 +253,7 @@ fn a_call_descriptor_nobody_empties_does_not_hold_the_worker() {
     guest.settle();
     // SAFETY: no memory is passed; the descriptor is open.
     let flags = unsafe { libc::fcntl(call.as_raw_fd(), libc::F_GETFL) };
-    assert_ne!(flags & libc::O_NONBLOCK, 0, "it fills up without holding anybody");
+    assert_ne!(flags & libc::O_NONBLOCK, 0, "it fills up without blocking the worker");
     while (&call).write(&[0; 4096]).is_ok() {}
     guest.post_receive(1, 1536);
     guest.send(&frame(1, 60));
@@ -267,7 +267,7 @@ fn a_ring_whose_memory_comes_back_goes_on() {
     guest.post_receive(2, 1536);
     guest.send(&frame(1, 60));
     guest.wait_frames(1);
-    // QEMU replaces a region by removing it, then adding it again in another size.
+    // QEMU resizes a region by removing it, then adding it with the new size.
     let without = TestMemory::with_regions(&[(0x1_0000_0000, 0x1000)]).map;
     guest.worker().set_memory(without);
     assert_eq!(guest.hears(), Told::LinkDown);
@@ -288,13 +288,10 @@ fn new_memory_is_used_and_the_old_one_let_go() {
         Arc::new(GuestMap::new(Arc::clone(&guest.memory.memory), None)),
     );
     guest.worker().set_memory(Arc::clone(&guest.memory.map));
-    assert_eq!(Arc::strong_count(&old), 1, "only the test still has it");
+    assert_eq!(Arc::strong_count(&old), 1, "only the test still holds it");
     guest.send(&frame(2, 60));
     assert_eq!(guest.wait_frames(1), [frame(2, 60)]);
-    assert!(
-        guest.hears_nothing(),
-        "the guest's driver noticed nothing, nor does the mode"
-    );
+    assert!(guest.hears_nothing(), "neither the guest's driver nor the mode notices");
 }
 
 #[test]
@@ -398,10 +395,7 @@ fn a_malformed_transmit_ring_stops_alone_and_is_reported() {
     assert_eq!(guest.hears(), Told::LinkDown);
     assert_eq!(guest.dropped(DropReason::BrokenRing), 1);
     guest.transmit.kick();
-    assert!(
-        !rings(&guest.transmit.error, NEVER_MS),
-        "a stopped ring is not looked at"
-    );
+    assert!(!rings(&guest.transmit.error, NEVER_MS), "a stopped ring is ignored");
     assert_eq!(guest.worker().stop_ring(RingRole::Transmit), Some(1));
     assert_eq!(guest.worker().stop_ring(RingRole::Receive), Some(1));
 }
@@ -471,7 +465,7 @@ fn a_ring_whose_kick_cannot_be_watched_stays_stopped_until_it_gets_another() {
     let mut guest = Guest::started(PLAIN);
     guest.post_receive(4, 1536);
     guest.worker().stop_ring(RingRole::Transmit);
-    // Nothing ever happens to a plain file.
+    // A plain file never becomes ready.
     let setup = RingSetup {
         kick: tempfile::tempfile().unwrap(),
         ..guest.transmit.setup()

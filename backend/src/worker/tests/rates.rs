@@ -1,4 +1,5 @@
-//! Rates of a port, with the worker's clock: bounds are wide, exact ones are the buckets' tests.
+//! Rates of a port with the worker's clock: bounds are wide; the buckets' own tests check exact
+//! ones.
 
 use super::*;
 use crate::config::{PortConfig, Rate, RateLimit, Rates};
@@ -19,7 +20,7 @@ fn limited(rates: Rates) -> PortConfig {
     config
 }
 
-/// Thirty frames there and back; how long it took.
+/// Time for thirty frames in each direction.
 fn echo_thirty(guest: &mut Guest) -> Duration {
     guest.post_receive(40, 1536);
     let sent: Vec<_> = (0..30).map(|i| frame(i, 60)).collect();
@@ -28,7 +29,7 @@ fn echo_thirty(guest: &mut Guest) -> Duration {
     }
     let start = Clock::now();
     guest.transmit.kick();
-    assert!(guest.wait_frames(30) == sent, "all of them, in order");
+    assert!(guest.wait_frames(30) == sent, "all frames, in order");
     start.elapsed()
 }
 
@@ -67,8 +68,8 @@ fn waiting_for_tokens_costs_few_turns() {
     let mut guest = Guest::of(limited(rates)).up(PLAIN);
     echo_thirty(&mut guest);
     let counters = guest.port.counters();
-    // Twenty frames, each of which has to be waited for in either direction, a few
-    // times where timers come early.
+    // Each of twenty frames has to wait in each direction, and sometimes again if a timer fires
+    // early.
     let waits = counters.count(Count::TxThrottled) + counters.count(Count::RxThrottled);
     assert!((20..200).contains(&waits), "{waits}");
 }
@@ -96,7 +97,7 @@ fn who_waits_for_tokens_goes_on_at_once_where_the_limit_is_lifted_and_waits_wher
     std::thread::sleep(Duration::from_millis(50));
     assert!(guest.port.counters().count(Count::TxFrames) < 5);
     guest.port.set_rates(Rates::default());
-    assert!(guest.wait_frames(30) == sent, "all of them, in order");
+    assert!(guest.wait_frames(30) == sent, "all frames, in order");
     assert_eq!(guest.port.rates(), Rates::default());
     guest.port.set_rates(Rates {
         from_guest: PACKETS,

@@ -101,7 +101,7 @@ fn a_turn_looks_at_so_many_descriptors_and_the_next_goes_on() {
         };
         MAX_SEGMENTS
     ];
-    // Too small for a frame: each is given back.
+    // Buffers too small for a frame: each is returned.
     buffers[0].len = 4;
     for _ in 0..200 {
         guest.driver.post_table(&guest.memory, table, &buffers);

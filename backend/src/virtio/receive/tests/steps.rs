@@ -1,4 +1,4 @@
-//! Any sequence of what a mode does, into buffers of any shape.
+//! Any sequence of steps of a mode, into buffers of any shape.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Send(usize),
-    /// Header, payload room, frames, and the part of the room that is filled, in percent.
+    /// Header, payload room, frames, and the used part of the room in percent.
     Bulk(usize, usize, usize, usize),
     Abandon(usize, usize),
 }
@@ -20,7 +20,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 impl Guest {
-    /// Carries a step out; the frames it sent.
+    /// Executes a step; returns the frames that it sent.
     fn step(&mut self, step: &Step, salt: usize) -> Vec<Vec<u8>> {
         match *step {
             Step::Send(len) => {
@@ -52,7 +52,7 @@ impl Guest {
                     payload,
                     count,
                 };
-                // Room or not, nothing comes of it.
+                // A reservation that is not used.
                 let _ = self.receive.reserve(layout);
                 Vec::new()
             }
@@ -72,7 +72,7 @@ proptest! {
         let mut chains = chains.iter().cycle();
         let mut outstanding = 0;
         for (salt, step) in steps.iter().enumerate() {
-            // Chains come back out of order, so fewer than would fit are out at a time.
+            // Chains are returned out of order, so fewer are outstanding than would fit.
             while salt % 4 == 0 && outstanding < 40 {
                 guest.post(chains.next().unwrap());
                 outstanding += 1;
