@@ -1,11 +1,11 @@
-//! ARP (RFC 826) for what is found at the gateway, and for nothing else.
+//! ARP (RFC 826) for addresses at the gateway, and for no others.
 
 use super::{Answer, Replies};
 use crate::config::GATEWAY_MAC;
 use crate::counters::DropReason;
 use crate::packet::{ArpPacket, EtherType, MacAddr};
 
-/// Answers the ARP packet `packet` if `is_here` says that what it asks for is found at the gateway.
+/// Answers the ARP packet `packet` if `is_here` says that the requested address is at the gateway.
 pub(super) fn answer(
     is_here: impl Fn(&ArpPacket) -> bool,
     guest_mac: MacAddr,
@@ -28,8 +28,8 @@ pub(super) fn answer(
             reply.emit(replies.ethernet(guest_mac, EtherType::Arp, ArpPacket::LEN));
             Answer::Done
         }
-        // Probes (RFC 5227 2.1.1) and announcements of an address of the guest's own
-        // ask whether somebody else has it: nobody has.
+        // Probes (RFC 5227 2.1.1) and announcements of the guest's own address look for another
+        // owner: there is none.
         ArpPacket::REQUEST if sender.is_unspecified() || sender == target => Answer::Done,
         ArpPacket::REQUEST => Answer::Refused(DropReason::NoSuchNeighbour),
         ArpPacket::REPLY => Answer::Done,

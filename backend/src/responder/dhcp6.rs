@@ -1,13 +1,11 @@
-//! DHCPv6 (RFC 8415): one address, for one guest, for ever the same.
+//! DHCPv6 server (RFC 8415) with exactly one lease, which never changes.
 //!
-//! There is no state: the first IA_NA of a message has the guest's address, whoever
-//! asks and whenever; every other identity association is refused with the status its
-//! message type asks for. Messages are accepted on the servers' multicast address and
-//! on the gateway's own.
+//! It keeps no state: the first IA_NA of a message gets the guest's address, whatever the client
+//! and the time; every other identity association is refused with the status that its message type
+//! requires. Messages are accepted on the servers' multicast address and on the gateway's own.
 //!
-//! Requests are walked here and not with the codec's decoder: that one takes apart
-//! every option it knows, as deep as they are nested, and trusts their lengths on the
-//! way. Replies are written by the codec.
+//! Requests are parsed here rather than by the codec's decoder, which parses every option it knows,
+//! however deeply nested, and trusts their lengths. The codec writes the replies.
 
 mod request;
 
@@ -27,12 +25,12 @@ use std::sync::Arc;
 
 /// All_DHCP_Relay_Agents_and_Servers
 const ALL_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-/// 999 days, preferred and valid, as in KubeVirt: an idle guest is not woken to renew.
+/// 999 days, preferred and valid, as in KubeVirt, so that renewals do not wake an idle guest.
 const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
-/// When to renew and rebind: half and four fifths of the lease (RFC 8415 21.4).
+/// Times to renew and rebind: half and four fifths of the lease (RFC 8415 21.4).
 const RENEW_SECS: u32 = LEASE_SECS / 2;
 const REBIND_SECS: u32 = LEASE_SECS / 5 * 4;
-/// A client takes an offer of this preference without waiting for others (RFC 8415 18.2.1).
+/// A client accepts an offer of this preference without waiting for others (RFC 8415 18.2.1).
 const MAX_PREFERENCE: u8 = 255;
 /// DUID-LL over Ethernet (RFC 8415 11.4): type 3, hardware type 1, the MAC.
 const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
@@ -42,18 +40,17 @@ const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
 pub(super) struct Server {
     link: Ipv6Link,
     duid: Vec<u8>,
-    /// What every client is told besides its address.
+    /// Options for every client besides its address.
     parameters: Vec<DhcpOption>,
     held: Arc<HeldLeases>,
 }
 
-/// A reply in the making: its message type and options. `None` in its place means
-/// that the RFC asks for silence.
+/// Message type and options of a reply. `None` in its place means that the RFC requires silence.
 type Reply = (MessageType, Vec<DhcpOption>);
 
 impl Server {
-    /// The server of `link`, which tells what is `told` and notes in `held` whether the guest holds its
-    /// lease.
+    /// The server of `link`, which hands out `told` and records in `held` whether the guest holds
+    /// its lease.
     pub(super) fn new(link: Ipv6Link, told: &Told, held: Arc<HeldLeases>) -> Self {
         Self {
             link,
@@ -63,7 +60,7 @@ impl Server {
         }
     }
 
-    /// Tells this from the next answer on.
+    /// Replaces the options from the next answer on.
     pub(super) fn tell(&mut self, told: &Told) {
         self.parameters = parameters(told);
     }
@@ -73,8 +70,8 @@ impl Server {
         dst == ALL_SERVERS || dst == self.link.gateway || dst == GATEWAY_MAC.link_local()
     }
 
-    /// Answers the UDP datagram in `packet`. Its checksum is not looked at: a guest may
-    /// leave it to the device.
+    /// Answers the UDP datagram in `packet`. The checksum is not verified: a guest may leave it to
+    /// the device.
     pub(super) fn answer(&self, packet: &Packet<'_, Ipv6Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
         let has_source = !packet.src.is_unspecified() && !packet.src.is_multicast();
         let request = UdpHeader::parse(packet.payload, packet.payload.len(), false)
@@ -110,8 +107,7 @@ impl Server {
         Answer::Done
     }
 
-    /// Whether the identifiers a message must have, and must not have, are as RFC 8415
-    /// 16 says.
+    /// Whether the required identifiers, and no forbidden ones, are in a message (RFC 8415 16).
     fn is_valid(&self, request: &Request<'_>) -> bool {
         let is_ours = request.server == Some(&self.duid[..]);
         match request.kind {
@@ -156,13 +152,13 @@ impl Server {
         }
     }
 
-    /// SOLICIT and REQUEST (RFC 8415 18.3.1, 18.3.2, 18.3.9). A lease is counted in
-    /// `committed`, if it is one.
+    /// SOLICIT and REQUEST (RFC 8415 18.3.1, 18.3.2, 18.3.9). A lease, as opposed to an offer, is
+    /// counted in `committed`.
     fn assign(&self, request: &Request<'_>, committed: Option<&Counters>) -> Vec<DhcpOption> {
         let mut options = self.parameters.clone();
         for (ia, is_ours) in request.associations() {
-            // Only a REQUEST is told that it is on the wrong link: what a SOLICIT names
-            // is a wish.
+            // Only a REQUEST is refused as on the wrong link: the addresses in a SOLICIT are mere
+            // preferences.
             let is_wrong = request.kind == MessageType::Request && !ia.addresses().all(|a| self.is_on_link(a));
             let contents = match ia.kind {
                 Kind::Addresses if is_ours && is_wrong => status(Status::NotOnLink, "not an address of this link"),
@@ -185,7 +181,7 @@ impl Server {
         self.held.set_v6(true);
     }
 
-    /// The lease ends if the guest's own address is among those it names.
+    /// The lease ends if the client names the guest's own address.
     fn give_back(&self, request: &Request<'_>) {
         let names_it =
             |(ia, is_ours): (&Association<'_>, bool)| is_ours && ia.addresses().any(|a| a == self.link.guest);
@@ -214,8 +210,8 @@ impl Server {
         options
     }
 
-    /// CONFIRM (RFC 8415 18.3.3). Any address but the guest's own counts as wrong even
-    /// if it is on the link: its packets would not be let through.
+    /// CONFIRM (RFC 8415 18.3.3). Any address but the guest's own counts as wrong even if it is on
+    /// the link: the guest could not send from it.
     fn confirm(&self, request: &Request<'_>) -> Option<Reply> {
         let mut addresses = request.associations.iter().flat_map(Association::addresses).peekable();
         addresses.peek()?;
@@ -243,21 +239,21 @@ impl Server {
     }
 }
 
-/// What every client is told besides its address.
+/// Options for every client besides its address.
 fn parameters(told: &Told) -> Vec<DhcpOption> {
     let mut parameters = Vec::new();
     if !told.dns6.is_empty() {
         parameters.push(DhcpOption::DomainNameServers(told.dns6.clone()));
     }
     if !told.search.is_empty() {
-        // As bytes: the codec would compress the names, which RFC 8415 10 forbids.
+        // Written as bytes: the codec would compress the names, which RFC 8415 10 forbids.
         let list = UnknownOption::new(OptionCode::DomainSearchList, told.search.wire().to_vec());
         parameters.push(DhcpOption::Unknown(list));
     }
     parameters
 }
 
-/// RELEASE and DECLINE (RFC 8415 18.3.7, 18.3.8): there is nothing to undo.
+/// RELEASE and DECLINE (RFC 8415 18.3.7, 18.3.8): the server has no state to change.
 fn acknowledge(request: &Request<'_>) -> Vec<DhcpOption> {
     let mut options = vec![status(Status::Success, "noted")];
     for (ia, is_ours) in request.associations() {
@@ -285,7 +281,7 @@ fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
     })
 }
 
-/// The association `ia` as it goes back to the client.
+/// The association `ia` with its answer.
 fn association(ia: &Association<'_>, contents: Vec<DhcpOption>) -> DhcpOption {
     let opts = contents.into_iter().collect();
     let (id, t1, t2) = (ia.iaid, RENEW_SECS, REBIND_SECS);

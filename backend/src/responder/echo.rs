@@ -18,14 +18,14 @@ pub(super) fn answer<A: Family>(packet: &Packet<'_, A>, replies: &mut Replies) -
         hop_limit: HOP_LIMIT,
     };
     replies.icmp(&route, request.len(), |reply| {
-        // The reply is the request with another type.
+        // The reply is a copy of the request with another type.
         reply.copy_from_slice(request);
         reply[0] = A::ECHO_REPLY;
     });
     Answer::Done
 }
 
-/// True if `packet` is a sound request. That it comes from the guest has been seen to.
+/// True if `packet` is a valid request. The caller has checked that it comes from the guest.
 fn is_request<A: Family>(packet: &Packet<'_, A>) -> bool {
     let (src, dst) = (packet.src.into(), packet.dst.into());
     IcmpHeader::parse(packet.payload).is_ok_and(|h| h.kind == A::ECHO_REQUEST && h.code == 0)

@@ -1,18 +1,18 @@
-//! Which addresses of our own DHCP servers the guest holds, and which MAC asked for one in vain.
+//! Which addresses of hawser's DHCP servers the guest holds, and which MAC was refused one.
 //!
-//! All workers of a port share one: a guest may renew on one queue pair and release on another.
+//! All workers of a port share this: a guest may renew on one queue pair and release on another.
 
 use crate::packet::MacAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// The leases of a guest, one per family. Answers change them, status reads them.
+/// The leases of a guest, one per family. Answers change them, and the status reads them.
 #[derive(Debug, Default)]
 pub struct HeldLeases {
     v4: AtomicBool,
     v6: AtomicBool,
-    /// The MAC that was refused last, as its six bytes before two of ones; 0: none.
+    /// The MAC that was refused last, as its six bytes before two of ones; 0 for none.
     stranger: AtomicU64,
-    /// Whether the log has said that one was refused: the guest chooses how often that is.
+    /// Whether a refusal has been logged: the guest controls how often refusals happen.
     is_logged: AtomicBool,
 }
 
@@ -27,22 +27,23 @@ impl HeldLeases {
         self.v6.load(Ordering::Relaxed)
     }
 
-    /// The MAC that a lease was asked for with, other than the one it is for; `None` once the
-    /// right one was given it.
+    /// The MAC of the last client that was refused because the lease is for another; `None` once
+    /// the right client has the lease.
     pub fn stranger(&self) -> Option<MacAddr> {
         let [mac @ .., _, known] = self.stranger.load(Ordering::Relaxed).to_be_bytes();
         (known != 0).then_some(MacAddr(mac))
     }
 
-    /// A client with another MAC than `client` was refused. The log says so once.
+    /// Records that a client with another MAC than `client` was refused. Logs only the first
+    /// refusal.
     pub(super) fn refuse(&self, client: MacAddr, stranger: MacAddr) {
         let [a, b, c, d, e, f] = stranger.0;
         let marked = u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX]);
         self.stranger.store(marked, Ordering::Relaxed);
         if !self.is_logged.swap(true, Ordering::Relaxed) {
             log::warn!(
-                "the guest asks for its address with the MAC {stranger}, and the lease is for {client}: it gets none \
-                 until the VM's card has that MAC"
+                "the guest requests its address with the MAC {stranger}, but the lease is for \
+                 {client}: it gets none until the VM's NIC has that MAC"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! DHCPv4 alone, for a guest on a segment of others: one address for one guest, and every
-//! question it has for a DHCP server answered here or by nobody.
+//! DHCPv4 only, for a guest on a shared segment: one address for one guest. All requests of the
+//! guest to a DHCP server are answered here, or not at all.
 
 use super::names::Told;
 use super::{Answer, HeldLeases, Packet, Replies, dhcp4, transport, udp_dst};
@@ -16,9 +16,8 @@ pub struct LeaseServer {
 }
 
 impl LeaseServer {
-    /// A server that gives away this lease, on a link with this MTU. Names that cannot be
-    /// handed out are left out, with a warning in the log. Whether the guest holds it is noted in
-    /// `held`.
+    /// A server for this lease, on a link with this MTU. Invalid names are left out, with a warning
+    /// in the log. `held` records whether the guest holds the lease.
     pub fn new(config: &LeaseConfig, mtu: u16, held: Arc<HeldLeases>) -> Self {
         let terms = dhcp4::Terms {
             network: config.address,
@@ -35,16 +34,16 @@ impl LeaseServer {
         }
     }
 
-    /// Hands out other name servers and search domains from the next answer on.
+    /// Replaces name servers and search domains from the next answer on.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame of `len` bytes, beginning with `head`, that is for a DHCP server,
-    /// whichever. Cheap for everything that is no UDP of IPv4.
+    /// True for a frame of `len` bytes, beginning with `head`, to any DHCP server. Cheap for every
+    /// frame that is not UDP over IPv4.
     pub fn wants(&self, head: &[u8], len: usize) -> bool {
-        /// Where the protocol is in a frame without tags.
+        /// Offset of the protocol in an untagged frame.
         const PROTOCOL: usize = EthernetHeader::LEN + 9;
         if head.get(PROTOCOL) != Some(&protocol::UDP) {
             return false;
@@ -52,7 +51,7 @@ impl LeaseServer {
         Headers::parse(head, len).is_ok_and(|headers| request(&headers, head).is_some())
     }
 
-    /// Deals with a whole frame of the guest that is wanted.
+    /// Handles a whole frame of the guest for which [`wants`](Self::wants) is true.
     pub fn answer(&self, frame: &[u8], counters: &Counters, replies: &mut Replies) -> Answer {
         let headers = match Headers::parse(frame, frame.len()) {
             Ok(headers) => headers,
@@ -75,7 +74,7 @@ impl LeaseServer {
     }
 }
 
-/// The IP header of what is said to a DHCP server.
+/// The IP header of a message to a DHCP server.
 fn request<'a>(headers: &'a Headers, bytes: &[u8]) -> Option<&'a Ipv4Header> {
     let Network::Ipv4(header) = &headers.network else {
         return None;

@@ -1,11 +1,10 @@
 //! Services of the guest's private network: ARP, neighbour and router discovery,
 //! DHCPv4, DHCPv6, and echo of the gateway's own addresses.
 //!
-//! A mode shows [`Responders::wants`] the copied head of a frame. For the few frames
-//! that are meant for the gateway itself it then copies the whole frame out of guest
-//! memory and gives it to [`Responders::answer`], which appends whole frames to a
-//! [`Replies`] buffer. Nothing here owns a socket, reads a clock or trusts the guest:
-//! what makes no sense is refused with a [`DropReason`] for the mode to count.
+//! A mode passes the copied head of a frame to [`Responders::wants`]. It copies the few frames for
+//! the gateway itself out of guest memory in whole and passes them to [`Responders::answer`], which
+//! appends whole frames to a [`Replies`] buffer. Nothing here owns a socket, reads a clock or
+//! trusts the guest: an invalid message is refused with a [`DropReason`] for the mode to count.
 
 mod arp;
 mod dhcp4;
@@ -41,44 +40,44 @@ use std::sync::Arc;
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
-/// Longest frame that is looked at; a mode need not copy more. Longer echo requests are
-/// answered where they are not copied.
+/// Longest frame that is handled; a mode need not copy more. Longer echo requests are answered
+/// where they are, without a copy.
 pub const MAX_FRAME: usize = 2048;
-/// IGMP, which is not one of ours: nobody behind the gateway listens to groups.
+/// IGMP has no service here: the gateway forwards no multicast.
 const IGMP: u8 = 2;
 
-/// What the services of one link are told.
+/// Configuration of the services of one link.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
-    /// IPv4 of the link; `None` switches its services off.
+    /// IPv4 of the link; `None` disables its services.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6 of the link; `None` switches its services off.
+    /// IPv6 of the link; `None` disables its services.
     pub ipv6: Option<Ipv6Link>,
-    /// Further addresses of the link that are found at the gateway's MAC.
+    /// Further addresses of the link that resolve to the gateway's MAC.
     pub aliases: Vec<IpAddr>,
     /// Names and servers handed out.
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
-    /// Where leases given and given back are noted.
+    /// Record of leases that were given and released.
     pub held: Arc<HeldLeases>,
-    /// Whether router advertisements are sent unasked. Of the workers that serve one
-    /// guest, one does that.
+    /// Whether unsolicited router advertisements are sent. One of the workers that serve a guest
+    /// does that.
     pub advertise: bool,
 }
 
-/// What became of a frame.
+/// Result for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is for somebody else.
+    /// The frame is for another receiver.
     NotMine,
-    /// It was dealt with; replies, if any, were appended.
+    /// The frame was handled; replies, if any, were appended.
     Done,
-    /// It is one of ours and makes no sense, or asks for what there is not.
+    /// The frame is for a service, but is malformed or requests something that does not exist.
     Refused(DropReason),
 }
 
-/// `addresses` taken apart, in their order.
+/// Splits `addresses` by family, in their order.
 fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for address in addresses {
@@ -102,7 +101,7 @@ pub struct Responders {
 #[derive(Debug)]
 struct Ipv4Services {
     link: Ipv4Link,
-    /// What is found at the gateway's MAC.
+    /// Addresses that resolve to the gateway's MAC.
     neighbours: Vec<Ipv4Addr>,
     dhcp: dhcp4::Server,
 }
@@ -114,7 +113,7 @@ struct Ipv6Services {
     router: ndp::Router,
 }
 
-/// Which service a frame is for.
+/// The service that a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Service {
     Arp,
@@ -123,7 +122,7 @@ enum Service {
     Dhcp6,
     Echo6,
     NeighbourDiscovery,
-    /// Group membership (IGMP, MLD): understood, and of no consequence.
+    /// Group membership (IGMP, MLD): recognised and ignored.
     Groups,
 }
 
@@ -138,8 +137,7 @@ struct Packet<'a, A> {
 }
 
 impl Responders {
-    /// The services of a link. Names that cannot be handed out are left out, with a
-    /// warning in the log.
+    /// The services of a link. Invalid names are left out, with a warning in the log.
     pub fn new(config: ServiceConfig) -> Self {
         let ServiceConfig {
             ipv4,
@@ -168,8 +166,8 @@ impl Responders {
         }
     }
 
-    /// Hands out other name servers and search domains from the next answer on. A guest whose
-    /// driver is up gets a router advertisement soon.
+    /// Replaces name servers and search domains from the next answer on. A guest whose driver is up
+    /// gets a router advertisement soon.
     pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         let told = Told::of(&self.names);
@@ -183,14 +181,14 @@ impl Responders {
         }
     }
 
-    /// True if [`answer`](Self::answer) would deal with the frame whose first bytes are
-    /// `head`. Cheap; false for everything that goes on to the world.
+    /// True if [`answer`](Self::answer) would handle the frame whose first bytes are `head`. Cheap;
+    /// false for all frames to destinations beyond the gateway.
     pub fn wants(&self, headers: &Headers, head: &[u8]) -> bool {
         self.classify(headers, head).is_some()
     }
 
-    /// Deals with a whole frame of the guest. Its ICMP checksums must be complete, its
-    /// UDP checksums may be left undone.
+    /// Handles a whole frame of the guest. ICMP checksums must be complete; UDP checksums may be
+    /// left to the device.
     pub fn answer(
         &mut self,
         now: Instant,
@@ -248,7 +246,7 @@ impl Responders {
         }
     }
 
-    /// The address the guest looked for before it takes it (RFC 4862 5.4), since the last call.
+    /// The address that the guest probed before it uses it (RFC 4862 5.4), since the last call.
     pub const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
         match &mut self.ipv6 {
             Some(ipv6) => ipv6.router.take_claimed(),
@@ -256,28 +254,28 @@ impl Responders {
         }
     }
 
-    /// The guest's driver is up: it is told of its router.
+    /// The guest's driver is up: sends it a router advertisement.
     pub fn on_link_up(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.advertise(now, counters, replies);
         }
     }
 
-    /// The guest's driver is gone: nothing is due until it is back.
+    /// The guest's driver has stopped: timers are off until it is back.
     pub fn on_link_down(&mut self) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.stop();
         }
     }
 
-    /// Does what is due.
+    /// Does the work that is due.
     pub fn on_timer(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if self.deadline().is_some_and(|at| at <= now) {
             self.on_link_up(now, counters, replies);
         }
     }
 
-    /// When [`on_timer`](Self::on_timer) is next to be called.
+    /// The time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         self.ipv6.as_ref()?.router.deadline()
     }
@@ -330,8 +328,8 @@ impl Ipv4Services {
 }
 
 impl Ipv6Services {
-    /// True for what the guest may speak to the gateway from: one of its addresses, or of
-    /// the link's own, which are the guest's choice.
+    /// True for an address that the guest may use towards the gateway: one of its own, or a
+    /// link-local one, which the guest chooses itself.
     fn is_guest(&self, src: Ipv6Addr) -> bool {
         self.link.may_be_guest(src) || src.is_unicast_link_local()
     }
@@ -360,7 +358,7 @@ impl Ipv6Services {
     }
 }
 
-/// The part of `bytes` that follows the IP headers, as far as it is there.
+/// The available part of `bytes` after the IP headers.
 fn transport<'a>(headers: &Headers, bytes: &'a [u8]) -> &'a [u8] {
     let Some((_, offset, len)) = headers.network.transport() else {
         return &[];

@@ -1,27 +1,27 @@
-//! Domain names handed out to the guest, checked once when a port is made.
+//! Domain names for the guest, checked once when a port is created.
 
 use crate::config::NameConfig;
 use dhcproto::Name;
 use log::warn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Name servers handed out per family at most; resolvers use three.
+/// Most name servers per family; resolvers use three.
 pub(super) const MAX_SERVERS: usize = 8;
-/// Bytes of search list handed out at most, uncompressed: what leaves room for
-/// everything else in a packet of 1280 bytes.
+/// Most bytes of the search list, uncompressed: this leaves room for everything else in a packet of
+/// 1280 bytes.
 const MAX_SEARCH: usize = 512;
 /// RFC 1035 2.3.4
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
 
-/// Everything of a [`NameConfig`] that can be handed out. What cannot is named in the log, once.
+/// The parts of a [`NameConfig`] that can be handed out. Each other part is logged once.
 #[derive(Debug)]
 pub(super) struct Told {
     pub hostname: Option<String>,
     pub dns4: Vec<Ipv4Addr>,
     pub dns6: Vec<Ipv6Addr>,
     pub search: SearchList,
-    /// More options of DHCPv4: code, and data.
+    /// Additional DHCPv4 options: code and data.
     pub options: Vec<(u8, Vec<u8>)>,
 }
 
@@ -43,14 +43,14 @@ impl Told {
 pub(super) struct SearchList {
     /// Domains as text, without a final dot.
     domains: Vec<String>,
-    /// RFC 1035 3.1, one after the other, without compression.
+    /// RFC 1035 3.1: the domains in sequence, without compression.
     wire: Vec<u8>,
-    /// The guest's own, if one was named.
+    /// The guest's own domain, if configured.
     own: Option<String>,
 }
 
 impl SearchList {
-    /// The domains of `names` that can be handed out.
+    /// The valid domains of `names`.
     pub(super) fn of(names: &NameConfig) -> Self {
         let own: &[String] = names.domain.as_slice();
         let mut list = Self::new(if names.search.is_empty() { own } else { &names.search });
@@ -58,17 +58,19 @@ impl SearchList {
         list
     }
 
-    /// The domains of `search` that can be handed out, in order; the others are named
-    /// in the log.
+    /// The valid domains of `search`, in order; the others are logged.
     pub(super) fn new(search: &[String]) -> Self {
         let mut list = Self::default();
         for domain in search {
             let Some(wire) = to_wire(domain) else {
-                warn!("search domain {domain:?} is not a domain name: the guest is not told of it");
+                warn!("search domain {domain:?} is not a domain name: the guest does not get it");
                 continue;
             };
             if list.wire.len() + wire.len() > MAX_SEARCH {
-                warn!("the search list is longer than {MAX_SEARCH} bytes: the guest is not told of {domain:?}");
+                warn!(
+                    "the search list is longer than {MAX_SEARCH} bytes: the guest does not get \
+                    {domain:?}"
+                );
                 continue;
             }
             list.wire.extend(wire);
@@ -82,13 +84,13 @@ impl SearchList {
         self.domains.is_empty()
     }
 
-    /// The list without compression, as DHCPv6 (RFC 8415 10) and router
-    /// advertisements (RFC 8106 5.2) want it.
+    /// The list without compression, as DHCPv6 (RFC 8415 10) and router advertisements (RFC 8106
+    /// 5.2) require.
     pub(super) fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// The list as the DHCPv4 codec wants it.
+    /// The list in the form of the DHCPv4 codec.
     pub(super) fn names(&self) -> Vec<Name> {
         self.domains
             .iter()
@@ -96,8 +98,7 @@ impl SearchList {
             .collect()
     }
 
-    /// The guest's own domain: the one that was named, or the longest, the first of them if
-    /// several are.
+    /// The guest's own domain: the configured one, or else the first of the longest.
     pub(super) fn domain(&self) -> Option<&str> {
         if let Some(own) = &self.own {
             return Some(own);
@@ -107,7 +108,7 @@ impl SearchList {
     }
 }
 
-/// A domain name in wire form; `None` if it is none, or the root.
+/// A domain name in wire form; `None` if it is invalid, or the root.
 fn to_wire(domain: &str) -> Option<Vec<u8>> {
     let mut wire = Vec::with_capacity(domain.len() + 2);
     for label in domain.strip_suffix('.').unwrap_or(domain).split('.') {
@@ -125,22 +126,22 @@ fn to_wire(domain: &str) -> Option<Vec<u8>> {
     (wire.len() <= MAX_NAME).then_some(wire)
 }
 
-/// A host name that fits an option; `None`, with a line in the log, if it is none.
+/// A host name that fits into an option; `None`, with a warning in the log, if it is invalid.
 fn checked_hostname(hostname: Option<&str>) -> Option<String> {
     let hostname = hostname?;
     if to_wire(hostname).is_none() {
-        warn!("host name {hostname:?} is not a host name: the guest is not told of it");
+        warn!("host name {hostname:?} is not a host name: the guest does not get it");
         return None;
     }
     Some(hostname.to_owned())
 }
 
-/// The name servers of each family, as many as are handed out.
+/// The name servers of each family, up to the limit.
 fn servers(dns: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
     let (mut v4, mut v6) = super::by_family(dns);
     for (family, len) in [("IPv4", v4.len()), ("IPv6", v6.len())] {
         if len > MAX_SERVERS {
-            warn!("{len} {family} name servers: the guest is told of the first {MAX_SERVERS}");
+            warn!("{len} {family} name servers: the guest gets the first {MAX_SERVERS}");
         }
     }
     v4.truncate(MAX_SERVERS);

@@ -1,10 +1,10 @@
 //! Neighbour discovery (RFC 4861): the gateway as neighbour and as router.
 //!
 //! A guest learns its default route, the MTU and name servers (RFC 8106) from router
-//! advertisements; its address comes from DHCPv6, so the M and O flags are set. A prefix of 64
-//! bits is for autoconfiguration too, for guests without DHCPv6. Advertisements go out when the guest's link comes
-//! up, when it asks, and otherwise only often enough that their lifetimes do not run
-//! out: each one wakes an idle guest.
+//! advertisements; its address comes from DHCPv6, so the M and O flags are set. A prefix of 64 bits
+//! also serves autoconfiguration, for guests without DHCPv6. Advertisements are sent when the
+//! guest's link comes up, when the guest solicits one, and otherwise just often enough that their
+//! lifetimes do not expire: each one wakes an idle guest.
 
 use super::names::{MAX_SERVERS, SearchList};
 use super::replies::Route;
@@ -16,19 +16,19 @@ use crate::time::Instant;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-/// Hop limit of everything in neighbour discovery: proof that no router passed it on.
+/// Hop limit of all neighbour discovery messages: proof that no router has forwarded them.
 const LINK_HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
-/// Time between unsolicited advertisements (MaxRtrAdvInterval, its default).
+/// Time between unsolicited advertisements (default of MaxRtrAdvInterval).
 const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
 /// Lifetime of the default route and of name servers: three times the above, the
 /// default of RFC 4861 6.2.1 and RFC 8106 5.1.
 pub(super) const LIFETIME_SECS: u16 = 1800;
-/// A prefix on this link stays there for ever.
+/// A prefix on this link never expires.
 const INFINITE: u32 = u32::MAX;
-/// The least MTU of IPv6; receivers ignore an MTU option that says less.
+/// Minimum MTU of IPv6; receivers ignore an MTU option below it.
 const MIN_MTU: u16 = 1280;
 
 mod option {
@@ -38,7 +38,7 @@ mod option {
     pub(super) const MTU: u8 = 5;
     pub(super) const RDNSS: u8 = 25;
     pub(super) const DNSSL: u8 = 31;
-    /// Option lengths count in units of eight bytes.
+    /// Unit of option lengths, in bytes.
     pub(super) const UNIT: usize = 8;
 }
 
@@ -47,49 +47,49 @@ const NEIGHBOUR_LEN: usize = IcmpHeader::LEN + 16;
 const NA_ROUTER: u8 = 0x80;
 const NA_SOLICITED: u8 = 0x40;
 const NA_OVERRIDE: u8 = 0x20;
-/// Managed (M) and other configuration (O): there is DHCPv6.
+/// Managed (M) and other configuration (O): DHCPv6 is available.
 const RA_MANAGED: u8 = 0x80;
 const RA_OTHER: u8 = 0x40;
 const PREFIX_ON_LINK: u8 = 0x80;
 const PREFIX_AUTONOMOUS: u8 = 0x40;
-/// Hop limit the guest is told to use.
+/// Hop limit for the guest's packets.
 const GUEST_HOP_LIMIT: u8 = 64;
 
-/// What the prefix of an advertisement is for.
+/// Use of the prefix in an advertisement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Prefix {
-    /// Its addresses are neighbours.
+    /// Addresses in it are on-link.
     OnLink,
-    /// The guest may make up an address of it, too (RFC 4862).
+    /// In addition, the guest may form its own address from it (RFC 4862).
     Autonomous,
 }
 
 /// The gateway in neighbour discovery.
 #[derive(Debug)]
 pub(super) struct Router {
-    /// What is found at the gateway's MAC.
+    /// Addresses that resolve to the gateway's MAC.
     neighbours: Vec<Ipv6Addr>,
-    /// The advertisement, checksum aside.
+    /// The advertisement without its checksum.
     advertisement: Vec<u8>,
     schedule: Schedule,
-    /// The address the guest looked for last, to take it.
+    /// The address that the guest probed last.
     claimed: Option<Ipv6Addr>,
 }
 
-/// When advertisements are sent unasked.
+/// Schedule of unsolicited advertisements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schedule {
     /// Never: another worker does that.
     Never,
     /// When the link comes up.
     LinkUp,
-    /// At this time next.
+    /// At this time.
     At(Instant),
 }
 
 impl Router {
-    /// The router of `link`, which also answers for `aliases` and sends `advertisement`,
-    /// unasked as well if `advertise` says so.
+    /// The router of `link`, which also answers for `aliases`; `advertisement` is sent on
+    /// solicitation, and also unsolicited if `advertise` is true.
     pub(super) fn new(link: Ipv6Link, aliases: Vec<Ipv6Addr>, advertisement: Vec<u8>, advertise: bool) -> Self {
         Self {
             neighbours: [vec![link.gateway, GATEWAY_MAC.link_local()], aliases].concat(),
@@ -99,12 +99,12 @@ impl Router {
         }
     }
 
-    /// The address the guest has looked for, to take it, since the last call.
+    /// The address that the guest has probed since the last call.
     pub(super) const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
         self.claimed.take()
     }
 
-    /// When the next unsolicited advertisement is due.
+    /// Time of the next unsolicited advertisement.
     pub(super) const fn deadline(&self) -> Option<Instant> {
         match self.schedule {
             Schedule::At(at) => Some(at),
@@ -112,19 +112,19 @@ impl Router {
         }
     }
 
-    /// The link is up, or the next advertisement is due: tells all nodes.
+    /// Sends an advertisement to all nodes, because the link is up or the next one is due.
     pub(super) fn advertise(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if self.schedule != Schedule::Never {
             self.advertise_to(now, ALL_NODES_MAC, ALL_NODES, counters, replies);
         }
     }
 
-    /// The link is down: nothing is sent unasked.
+    /// Stops unsolicited advertisements, because the link is down.
     pub(super) fn stop(&mut self) {
         self.reschedule(Schedule::LinkUp);
     }
 
-    /// Sends another advertisement from now on: at the next turn, if one is due some day.
+    /// Replaces the advertisement; if unsolicited ones are scheduled, the next is due at once.
     pub(super) fn set_advertisement(&mut self, now: Instant, advertisement: Vec<u8>) {
         self.advertisement = advertisement;
         if matches!(self.schedule, Schedule::At(_)) {
@@ -159,9 +159,9 @@ impl Router {
                 on_solicitation(is_here, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
-            // The guest announces itself: there is one guest, and we know it.
+            // The guest announces itself: it is the only neighbour, and known already.
             Some(icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,
-            // A guest is no router.
+            // A guest is not a router.
             _ => Answer::Refused(DropReason::BadService),
         }
     }
@@ -204,7 +204,7 @@ impl Router {
     }
 }
 
-/// The type of a message, if it is a sound one of neighbour discovery.
+/// The message type, if the message is valid neighbour discovery.
 pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     let (src, dst) = (packet.src.into(), packet.dst.into());
     let header = IcmpHeader::parse(packet.payload).ok()?;
@@ -215,8 +215,8 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     is_sound.then_some(header.kind)
 }
 
-/// Answers a neighbour solicitation if `is_here` says that what it asks for is found at the
-/// gateway; it is told the target, and whether the guest asks for itself (duplicate address
+/// Answers a neighbour solicitation if `is_here` says that the requested address is at the gateway;
+/// its arguments are the target, and whether the guest probes for its own use (duplicate address
 /// detection).
 pub(super) fn on_solicitation(
     mut is_here: impl FnMut(&Ipv6Addr, bool) -> bool,
@@ -237,8 +237,8 @@ pub(super) fn on_solicitation(
         return Answer::Refused(DropReason::BadService);
     }
     if !is_here(&target, is_probe) {
-        // Duplicate address detection (RFC 4862 5.4) of an address of the guest's
-        // own: silence is the answer.
+        // Duplicate address detection (RFC 4862 5.4) of the guest's own address must stay
+        // unanswered.
         return if is_probe {
             Answer::Done
         } else {
@@ -269,15 +269,15 @@ pub(super) fn on_solicitation(
     Answer::Done
 }
 
-/// What matters about the options of a message.
+/// The relevant facts about a message's options.
 struct Options {
-    /// There is a source link-layer address.
+    /// A source link-layer address is present.
     has_source: bool,
 }
 
 impl Options {
-    /// Walks the options; `None` if one has no length or more than there is (RFC 4861
-    /// 6.1.1 and 7.1.1: such a message is to be dropped).
+    /// Checks the options; `None` if one has length zero or exceeds the message (RFC 4861 6.1.1 and
+    /// 7.1.1: such a message must be dropped).
     fn check(mut bytes: &[u8]) -> Option<Self> {
         let mut has_source = false;
         while let [kind, units, ..] = *bytes {
@@ -289,7 +289,7 @@ impl Options {
     }
 }
 
-/// ff02::1:ffXX:XXXX of `address` (RFC 4291 2.7.1).
+/// Solicited-node address ff02::1:ffXX:XXXX of `address` (RFC 4291 2.7.1).
 fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), be16(&[b, c], 0))
@@ -301,8 +301,8 @@ fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
     bytes
 }
 
-/// The advertisement of `link`, without its checksum: of a router for so many seconds, or of
-/// none.
+/// The advertisement of `link`, without its checksum; a `router_secs` of zero means that the
+/// sender is not a router.
 pub(super) fn advertisement(
     link: &Ipv6Link,
     prefix: Prefix,
@@ -319,7 +319,7 @@ pub(super) fn advertisement(
     };
     let mut message = vec![0; IcmpHeader::LEN];
     header.emit(&mut message, 0);
-    // Reachable time and retransmission timer: the guest's own defaults.
+    // Reachable time and retransmission timer: unspecified.
     message.extend([0; 8]);
     message.extend(link_layer_option(option::SOURCE_LINK_LAYER));
     if mtu >= MIN_MTU {
@@ -328,9 +328,8 @@ pub(super) fn advertisement(
             body.extend(u32::from(mtu).to_be_bytes());
         });
     }
-    // On-link, as the IPv4 netmask says of the IPv4 network: the gateway's ::1 is then a
-    // neighbour with or without a default route. For autoconfiguration only where packets
-    // from any of its addresses are let through.
+    // On-link, like the IPv4 network by its netmask: the gateway's ::1 is then a neighbour with or
+    // without a default route. Autonomous only where the guest may send from any of its addresses.
     push_option(&mut message, option::PREFIX, |body| {
         let flags = match prefix {
             Prefix::OnLink => PREFIX_ON_LINK,
@@ -359,7 +358,7 @@ pub(super) fn advertisement(
     message
 }
 
-/// Appends an option whose body, padded with zeros, `write` writes.
+/// Appends an option whose body `write` writes, and pads it with zeros.
 fn push_option(message: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = message.len();
     message.extend([kind, 0]);

@@ -1,4 +1,4 @@
-//! Proxy for the neighbours of a guest whose segment carries packets and no frames (ipvtap in l3
+//! Proxy for the neighbours of a guest whose segment carries packets but no frames (ipvtap in l3
 //! and l3s). The host's kernel routes the guest's packets and drops its ARP and neighbour
 //! solicitations, so the gateway answers for all neighbours (RFC 1027, RFC 4389). All other
 //! broadcast and multicast is dropped.

@@ -1,4 +1,4 @@
-//! Frames on their way to the guest, in one buffer that is used again and again.
+//! Frames to the guest, in one buffer that is reused.
 
 use crate::config::GATEWAY_MAC;
 use crate::packet::checksum::Sum;
@@ -9,12 +9,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
-    /// Where each frame ends in `bytes`.
+    /// End of each frame in `bytes`.
     ends: Vec<usize>,
 }
 
 impl Replies {
-    /// Forgets all frames, keeps the memory.
+    /// Removes all frames and keeps the allocation.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
@@ -30,7 +30,7 @@ impl Replies {
         self.ends.len()
     }
 
-    /// The frames in the order they are to be sent.
+    /// The frames in the order in which they are sent.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
@@ -57,8 +57,7 @@ impl Replies {
         &mut packet[A::HEADER_LEN..]
     }
 
-    /// Adds an ICMP or ICMPv6 message of `len` bytes that `write` fills in, all but the
-    /// checksum.
+    /// Adds an ICMP or ICMPv6 message of `len` bytes; `write` fills in everything but the checksum.
     pub(super) fn icmp<A: Family>(&mut self, route: &Route<A>, len: usize, write: impl FnOnce(&mut [u8])) {
         let message = self.ip(route, A::ICMP, len);
         write(message);
@@ -72,7 +71,7 @@ impl Replies {
     }
 }
 
-/// How a reply travels.
+/// Addressing of a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route<A> {
     /// Destination MAC.
@@ -92,7 +91,7 @@ pub(super) struct Ports {
     pub dst: u16,
 }
 
-/// What differs between packets over IPv4 and over IPv6.
+/// Differences between IPv4 and IPv6 packets.
 pub(super) trait Family: Copy + Into<IpAddr> {
     const ETHERTYPE: EtherType;
     /// Bytes of a header without options or extensions.

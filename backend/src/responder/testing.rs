@@ -1,4 +1,4 @@
-//! Frames a guest sends to its gateway, for tests and fuzz targets.
+//! Frames from a guest to its gateway, for tests and fuzz targets.
 
 use super::ServiceConfig;
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
@@ -66,7 +66,7 @@ pub(crate) fn frame(dst: MacAddr, ethertype: EtherType, packet: &[u8]) -> Vec<u8
     bytes
 }
 
-/// An IP packet of the guest in its frame. Hop limit 255, as neighbour discovery wants.
+/// An IP packet of the guest in its frame. Hop limit 255, as neighbour discovery requires.
 pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -106,7 +106,7 @@ pub(crate) fn ip(src: IpAddr, dst: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
     }
 }
 
-/// A UDP datagram of the guest. Its checksum is left undone, as with checksum offload.
+/// A UDP datagram of the guest. Its checksum is left to the device, as with checksum offload.
 pub(crate) fn udp(src: IpAddr, dst: IpAddr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let header = UdpHeader {
         src_port: ports.0,
@@ -133,7 +133,7 @@ pub(crate) fn icmp_message(src: IpAddr, dst: IpAddr, header: IcmpHeader, body: &
     ip(src, dst, protocol, &message)
 }
 
-/// A name and a good frame for every kind of request a service answers.
+/// A name and a valid frame for every kind of request that a service answers.
 pub fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let echo = |kind| IcmpHeader::echo(kind, 7, 9);
     let link_local = IpAddr::V6(GUEST_MAC.link_local());
@@ -186,7 +186,7 @@ pub(crate) fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
     packet.extend(sender);
     packet.extend([0; 6]);
     packet.extend(target);
-    // Ethernet's least payload is 46 bytes.
+    // Minimum Ethernet payload: 46 bytes.
     packet.resize(46, 0);
     frame(MacAddr::BROADCAST, EtherType::Arp, &packet)
 }
@@ -271,8 +271,8 @@ fn dhcp6_requests() -> Vec<(&'static str, Vec<u8>)> {
     cases.into_iter().map(frame_of).collect()
 }
 
-/// Makes lengths and checksums of a frame right, as far as it has them, so that a
-/// changed frame gets beyond the first checks.
+/// Corrects the lengths and checksums that a frame has, so that a mutated frame passes the first
+/// checks.
 pub fn repair(frame: &mut [u8]) {
     let Some(packet) = frame.get_mut(EthernetHeader::LEN..) else {
         return;
@@ -309,11 +309,11 @@ pub fn repair(frame: &mut [u8]) {
     }
 }
 
-/// Asserts what holds for every frame to the guest: headers that parse, a length that is the
-/// packet's, addresses of the gateway as source, right checksums.
+/// Asserts what holds for every frame to the guest: headers that parse, the packet's length, a
+/// gateway address as source, correct checksums.
 ///
 /// # Panics
-/// If something of it does not hold, for a link of [`config`].
+/// If any of this does not hold, for a link of [`config`].
 pub fn check_reply(frame: &[u8]) {
     let headers = Headers::parse(frame, frame.len()).expect("a sound frame");
     assert_eq!(headers.ethernet.src, GATEWAY_MAC);

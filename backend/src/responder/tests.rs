@@ -1,4 +1,4 @@
-//! A guest that talks to the services, in virtual time.
+//! A guest that uses the services, in virtual time.
 
 mod dhcp4;
 mod dhcp6;
@@ -41,8 +41,8 @@ impl Bench {
         }
     }
 
-    /// Gives `frame` to the services as the mode would; returns verdict and replies,
-    /// after checking what must hold for every reply.
+    /// Passes `frame` to the services as the mode would; returns the verdict and the replies, after
+    /// checking what must hold for every reply.
     fn send(&mut self, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
         self.replies.clear();
         let head = &frame[..frame.len().min(crate::frame::HEAD_MAX)];
@@ -58,7 +58,7 @@ impl Bench {
         (answer, self.take())
     }
 
-    /// The one reply to `frame`.
+    /// The only reply to `frame`.
     fn reply_to(&mut self, frame: &[u8]) -> Vec<u8> {
         let (answer, mut replies) = self.send(frame);
         assert_eq!(answer, Answer::Done);
@@ -66,7 +66,7 @@ impl Bench {
         replies.remove(0)
     }
 
-    /// Asserts that `frame` is dealt with, without a reply.
+    /// Asserts that `frame` is handled without a reply.
     #[track_caller]
     fn silence(&mut self, frame: &[u8]) {
         assert_eq!(self.send(frame), (Answer::Done, vec![]));

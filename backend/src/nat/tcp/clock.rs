@@ -1,21 +1,21 @@
-//! Timestamps between the guest and us (RFC 7323 3 to 5).
+//! Timestamps between the guest and hawser (RFC 7323 3 to 5).
 //!
-//! What the guest gains is a round trip time of its receiver: without the option its
-//! kernel takes the shortest moment in which a window ever came for a round trip, and
-//! then never opens the window further, because nothing comes in so short a time. What
-//! we gain is protection against old duplicates (PAWS).
+//! They give the guest's receiver a round trip time: without the option its kernel takes the
+//! shortest time in which a window ever arrived for a round trip, and then never opens the window
+//! further, because nothing arrives in so short a time. They give hawser protection against old
+//! duplicates (PAWS).
 
 use crate::packet::Timestamps;
 use crate::time::Instant;
 
-/// Nanoseconds per tick; RFC 7323 5.4 wants a tick between a millisecond and a second.
+/// Nanoseconds per tick; RFC 7323 5.4 requires a tick between a millisecond and a second.
 const TICK_NANOS: u64 = 1_000_000;
 
-/// The clock one connection shows its guest: a common one plus an offset of its own, so
-/// that connections do not tell of each other (RFC 7323 5.4).
+/// The clock that one connection shows its guest: a common one plus a private offset, so that
+/// connections do not reveal each other (RFC 7323 5.4).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Clock {
-    /// Added to the common clock.
+    /// Offset to the common clock.
     pub offset: u32,
 }
 
@@ -25,7 +25,7 @@ impl Clock {
         ((now.as_nanos() / TICK_NANOS) as u32).wrapping_add(self.offset)
     }
 
-    /// The option of a segment sent now that answers `echo`.
+    /// The option of a segment that is sent now and answers `echo`.
     pub const fn stamp(self, now: Instant, echo: u32) -> Timestamps {
         Timestamps {
             value: self.value(now),
@@ -36,7 +36,7 @@ impl Clock {
 
 /// True if `value` is older than `recent` (TS.Recent), modulo 2³².
 ///
-/// TS.Recent never is 24 days old (RFC 7323 5.5): a guest is probed every two hours.
+/// TS.Recent is never 24 days old (RFC 7323 5.5): a guest is probed every two hours.
 pub const fn is_older(value: u32, recent: u32) -> bool {
     value.wrapping_sub(recent) > u32::MAX / 2
 }

@@ -1,10 +1,9 @@
-//! One TCP connection of the guest: state and variables, opening and ending it.
+//! One TCP connection of the guest: its state and variables, how it opens and how it ends.
 //!
-//! We are the guest's peer: towards the guest a full RFC 9293 endpoint, towards the
-//! world an application with a socket. The two directions are independent: bytes from
-//! the guest are acknowledged when the host socket has taken them (`receive.rs`),
-//! bytes for the guest stay in the host socket until the guest acknowledges them
-//! (`transmit.rs`).
+//! Hawser is the guest's peer: towards the guest it is a full RFC 9293 endpoint, towards the
+//! network an application with a socket. The two directions are independent: bytes from the guest
+//! are acknowledged when the host socket has accepted them (`receive.rs`), bytes for the guest stay
+//! in the host socket until the guest acknowledges them (`transmit.rs`).
 //!
 //! RFC 9293 states map to [`State`], [`Sending`] and [`Receiving`]:
 //! ESTABLISHED = (Open, Open); CLOSE-WAIT = (Open, Closed); FIN-WAIT-1 = (FinSent,
@@ -24,31 +23,31 @@ use crate::time::Instant;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Phase of a connection's life.
+/// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The guest sent SYN; the host socket is connecting, the guest waits.
     Connecting,
-    /// SYN-RECEIVED: we answered the guest's SYN.
+    /// SYN-RECEIVED: hawser has answered the guest's SYN.
     SynReceived,
-    /// SYN-SENT: a client of the host was accepted, the guest has not answered our SYN.
+    /// SYN-SENT: a client of the host was accepted, and the guest has not answered the SYN.
     SynSent,
     /// Data may flow; see [`Sending`] and [`Receiving`].
     Established,
     /// Both directions are closed; answers late segments of the guest.
     TimeWait,
-    /// Over: close the host socket.
+    /// Ended: the host socket is to be closed.
     Closed,
-    /// Over: reset the host socket, so that its peer sees RST.
+    /// Ended: the host socket is to be reset, so that its peer sees RST.
     Aborted,
 }
 
 /// The direction to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
-    /// Bytes may follow.
+    /// More bytes may follow.
     Open,
-    /// FIN was sent, not acknowledged.
+    /// FIN was sent but not acknowledged.
     FinSent,
     /// FIN was acknowledged.
     Closed,
@@ -57,95 +56,97 @@ pub enum Sending {
 /// The direction from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiving {
-    /// Bytes may follow.
+    /// More bytes may follow.
     Open,
-    /// The guest's FIN was taken; it is passed on after bytes the host socket has not.
+    /// The guest's FIN was accepted; it is forwarded after the bytes that the host socket has not
+    /// accepted yet.
     Draining,
-    /// The guest's FIN was taken and passed on.
+    /// The guest's FIN was accepted and forwarded.
     Closed,
 }
 
-/// How a call to send ended.
+/// Result of a call that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Progress {
-    /// All was sent that can be, for now.
+    /// Everything that can be sent now was sent.
     Done,
-    /// There is more; others have their turn first.
+    /// There is more; other connections have their turn first.
     More,
     /// The guest has no receive buffers.
     Starved,
 }
 
-/// What is known about bytes waiting in the host socket.
+/// What is known about bytes in the host socket's receive queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readable {
-    /// None, until the poller says otherwise.
+    /// None, until the poller reports some.
     No,
-    /// Some, perhaps.
+    /// Possibly some.
     Yes,
-    /// Read until the end of the stream shows: the peer has closed.
+    /// The peer has closed: read until the end of the stream.
     UntilEnd,
 }
 
 /// The one timer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Timer {
-    /// Waits for nothing.
+    /// No timer.
     Off,
-    /// Something is in flight (SYN, data or FIN).
+    /// A SYN, data or a FIN is in flight.
     Retransmit(Instant),
-    /// The guest's window is closed and bytes wait.
+    /// The guest's window is closed and bytes are waiting.
     Persist(Instant),
-    /// Nothing happens.
+    /// The connection is idle.
     Keepalive(Instant),
-    /// The guest probed its peer at `asked`, and the peer's answer is awaited.
+    /// The guest probed its peer at `asked`, and the peer has not answered yet.
     Answer { at: Instant, asked: Instant },
     /// TIME-WAIT ends.
     TimeWait(Instant),
 }
 
-/// How long both sides may be silent before the guest is probed (RFC 9293 3.8.4): Linux's
+/// Silence of both sides after which the guest is probed (RFC 9293 3.8.4): Linux's
 /// net.ipv4.tcp_keepalive_time.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
 /// The same once one side has closed. A guest whose program is done waits 60 s for the other
 /// side (net.ipv4.tcp_fin_timeout), and answers the next segment with RST; one that has closed
 /// one direction on purpose answers with an acknowledgment.
 const HALF_CLOSED: Duration = Duration::from_secs(75);
-/// How long the host socket may stand still with the last bytes of a guest that is done: what
-/// Linux gives an orphaned socket (net.ipv4.tcp_orphan_retries).
+/// How long the host socket may make no progress with the last bytes of a guest that has closed:
+/// Linux's time for an orphaned socket (net.ipv4.tcp_orphan_retries).
 const DRAINING: Duration = Duration::from_secs(120);
-/// TIME-WAIT. The link to the guest is memory: nothing lives on it for long.
+/// TIME-WAIT. The link to the guest is memory: no segment stays on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
-/// Times a segment is sent again before the connection is given up (RFC 9293 3.8.3, R2):
+/// Retransmissions of a segment before the connection is dropped (RFC 9293 3.8.3, R2):
 /// net.ipv4.tcp_retries2.
 const MAX_RETRIES: u8 = 15;
-/// Times a SYN is sent again: net.ipv4.tcp_synack_retries.
+/// Retransmissions of a SYN: net.ipv4.tcp_synack_retries.
 const MAX_SYN_RETRIES: u8 = 5;
-/// Times a SYN is sent again to a guest that is merely slow: after 1 s and after 3 s.
+/// Retransmissions of a SYN to a guest that may merely be slow: after 1 s and after 3 s.
 const SLOW_TO_OPEN: u8 = 2;
-/// Times a FIN is sent again to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
+/// Retransmissions of a FIN to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
 const MAX_LAST_RETRIES: u8 = 8;
-/// Our window scale (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of 4.
+/// Window scale of hawser (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of
+/// 4.
 const WINDOW_SCALE: u8 = 7;
-/// MSS of a peer that does not say (RFC 9293 3.7.1).
+/// MSS of a peer that does not state one (RFC 9293 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
-/// One connection. Field names are RFC 9293's where it has one.
+/// One connection. Field names are those of RFC 9293 where it has one.
 ///
 /// A state machine that owns no socket, registers nothing and reads no clock. Its owner,
-/// [`TcpFlows`](super::TcpFlows), tells it what has happened, lends it the host socket
-/// ([`HostStream`]) and carries out what it asks for. The kinds of calls:
+/// [`TcpFlows`](super::TcpFlows), reports events to it, lends it the host socket ([`HostStream`])
+/// and does what it requests. The kinds of calls:
 ///
-/// 1. Made: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the host
-///    socket, then calls [`on_connected`](Self::on_connected), or [`abort`](Self::abort) or
-///    [`refuse`](Self::refuse) if that fails. [`to_guest`](Self::to_guest) for a client that was
-///    accepted: it sends the SYN itself.
+/// 1. Creation: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the
+///    host socket, then calls [`on_connected`](Self::on_connected), or [`abort`](Self::abort) or
+///    [`refuse`](Self::refuse) if that fails. [`to_guest`](Self::to_guest) for an accepted client:
+///    it sends the SYN itself.
 /// 2. Segments of the guest: [`on_segments`](Self::on_segments) with a run of them in order, which
 ///    it answers as a whole.
 /// 3. Events of the host socket: [`on_readable`](Self::on_readable),
-///    [`on_read_closed`](Self::on_read_closed), [`on_writable`](Self::on_writable) only take note;
-///    [`answer`](Self::answer) then moves bytes.
+///    [`on_read_closed`](Self::on_read_closed), [`on_writable`](Self::on_writable) only record the
+///    event; [`answer`](Self::answer) then moves bytes.
 /// 4. Time: [`on_timer`](Self::on_timer), once [`deadline`](Self::deadline) is reached. There is
 ///    one timer.
 /// 5. Room: a call that returned [`Progress::More`] or [`Progress::Starved`] is continued by
@@ -154,7 +155,7 @@ const DEFAULT_MSS: u16 = 536;
 ///
 /// After each call the owner reads [`state`](Self::state) ([`State::Closed`]: close the host
 /// socket; [`State::Aborted`]: reset it, so that its peer sees RST) and the deadline. No call
-/// blocks, and none allocates but for bytes that the host socket does not take ([`Spill`]).
+/// blocks, and none allocates, except for bytes that the host socket does not accept ([`Spill`]).
 #[derive(Debug)]
 pub struct Connection {
     /// Both ends.
@@ -166,59 +167,59 @@ pub struct Connection {
     pub(super) iss: Seq,
     pub(super) snd_una: Seq,
     pub(super) snd_nxt: Seq,
-    /// Highest sequence number ever sent; `snd_nxt` falls back behind it to send again.
+    /// Highest sequence number ever sent; `snd_nxt` falls back behind it for a retransmission.
     pub(super) snd_max: Seq,
-    /// Number of our FIN, once it was sent for the first time.
+    /// Sequence number of hawser's FIN, once it was sent for the first time.
     pub(super) fin_seq: Option<Seq>,
     pub(super) snd_wnd: u32,
     pub(super) snd_wl1: Seq,
     pub(super) snd_wl2: Seq,
     pub(super) snd_scale: u8,
-    /// Payload bytes per segment the guest takes, room for options taken off.
+    /// Payload bytes per segment that the guest accepts, less the options.
     pub(super) mss: u16,
     clock: Clock,
     /// The guest's timestamp to echo (TS.Recent), if both SYNs had the option.
     pub(super) ts_recent: Option<u32>,
 
     pub(super) rcv_nxt: Seq,
-    /// Right edge of the window offered last (RCV.NXT + RCV.WND); never moves back.
+    /// Right edge of the last offered window (RCV.NXT + RCV.WND); never moves back.
     pub(super) rcv_edge: Seq,
     pub(super) rcv_scale: u8,
-    /// Bytes before RCV.NXT that the host socket has not taken yet.
+    /// Bytes before RCV.NXT that the host socket has not accepted yet.
     pub(super) spill: Spill,
 
     pub(super) readable: Readable,
-    /// Set once either side has used urgent data: a read that stops short may then have met
-    /// the mark, not the end of what is there.
+    /// Set once either side has used urgent data: a short read may then have stopped at the urgent
+    /// mark, not at the end of the queue.
     pub(super) urgent: Option<Box<Urgent>>,
     /// The offered window is small because the host socket is nearly full.
     pub(super) window_tight: bool,
-    /// An acknowledgment is due.
+    /// An acknowledgment must be sent.
     pub(super) ack_due: bool,
-    /// A SYN found no room in the guest.
+    /// A SYN could not be sent because the guest had no buffer.
     pub(super) syn_due: bool,
-    /// Acknowledged by the guest, still in the host socket's queue.
+    /// Bytes acknowledged by the guest that are still in the host socket's queue.
     pub(super) to_discard: u32,
     pub(super) dup_acks: u8,
-    /// No second fast retransmission before this is acknowledged (RFC 6582 recover).
+    /// No second fast retransmission until this is acknowledged (RFC 6582 recover).
     pub(super) recover: Seq,
     pub(super) rtt: RttEstimator,
     pub(super) retries: u8,
     pub(super) timer: Timer,
 }
 
-/// A connection to be made.
+/// Parameters of a new connection.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// Both ends.
     pub id: FlowId,
     /// Our initial sequence number.
     pub iss: Seq,
-    /// The clock of our timestamps.
+    /// Clock of hawser's timestamps.
     pub clock: Clock,
     /// MTU of the guest's link.
     pub mtu: u16,
-    /// Where bytes are kept that the host socket does not take at once.
+    /// Pool for bytes that the host socket does not accept at once.
     pub spill: SpillPool,
 }
 
@@ -280,12 +281,12 @@ impl Connection {
         self.state
     }
 
-    /// True if the connection is over and its slot may be freed.
+    /// True if the connection has ended and its slot may be freed.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, State::Closed | State::Aborted)
     }
 
-    /// True if one direction has ended, or both have, and there still is a host socket.
+    /// True if at least one direction has ended, and there still is a host socket.
     pub const fn is_half_closed(&self) -> bool {
         let is_open = matches!((self.sending, self.receiving), (Sending::Open, Receiving::Open));
         matches!(self.state, State::Established) && !is_open
@@ -296,17 +297,17 @@ impl Connection {
         matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
     }
 
-    /// True if the guest owes an answer to something that was sent again, or to a probe.
+    /// True if the guest has not answered a retransmission or a probe.
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.state, State::Established) && self.retries > 0
     }
 
-    /// True if the guest has not answered SYN for seconds: the third one is on its way.
+    /// True if the guest has not answered the SYN for seconds: the third one is on its way.
     pub fn is_slow_to_open(&self) -> bool {
         self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
     }
 
-    /// For how long nothing has happened; `None` while something does.
+    /// Time without activity; `None` if the connection is not idle.
     pub fn idle_for(&self, now: Instant) -> Option<Duration> {
         match self.timer {
             Timer::Keepalive(at) => Some(self.keepalive_delay().saturating_sub(at.since(now))),
@@ -334,12 +335,12 @@ impl Connection {
         }
     }
 
-    /// Waits with nothing in flight: only the keepalive timer runs.
+    /// Nothing is in flight: sets the keepalive timer only.
     pub(super) fn wait_idle(&mut self, now: Instant) {
         self.timer = Timer::Keepalive(now + self.keepalive_delay());
     }
 
-    /// When [`on_timer`](Self::on_timer) is to be called.
+    /// The time of the next [`on_timer`](Self::on_timer).
     pub const fn deadline(&self) -> Option<Instant> {
         match self.timer {
             Timer::Off => None,
@@ -351,8 +352,8 @@ impl Connection {
         }
     }
 
-    /// Whether an acknowledgment or SYN found no room in the guest. The table then gives the
-    /// connection a turn once there is room, instead of letting a timer try in vain.
+    /// Whether an acknowledgment or SYN could not be sent because the guest had no buffer. The
+    /// table then gives the connection a turn once there is room, which a timer could not know.
     pub const fn progress(&self) -> Progress {
         if self.ack_due || self.syn_due {
             Progress::Starved
@@ -366,13 +367,13 @@ impl Connection {
         self.window_tight
     }
 
-    /// Takes what a SYN says: sequence number, MSS, window scale, timestamps.
+    /// Takes the values of a SYN: sequence number, MSS, window scale, timestamps.
     pub(super) fn take_syn(&mut self, syn: &TcpHeader) {
         self.rcv_nxt = Seq(syn.seq) + 1;
         self.rcv_edge = self.rcv_nxt + u32::from(SYN_WINDOW);
         let ours = self.mss;
         self.mss = syn.options.mss.unwrap_or(DEFAULT_MSS).clamp(MIN_MSS, ours);
-        // RFC 7323 1.3: scaling is used only if both SYNs ask for it.
+        // RFC 7323 1.3: scaling is used only if both SYNs have the option.
         if let Some(shift) = syn.options.window_scale {
             self.snd_scale = shift;
             self.rcv_scale = WINDOW_SCALE;
@@ -382,22 +383,22 @@ impl Connection {
         }
         self.ts_recent = syn.options.timestamps.map(|t| t.value);
         if self.ts_recent.is_some() {
-            // The MSS of a SYN knows of no options (RFC 6691).
+            // The MSS of a SYN does not account for options (RFC 6691).
             self.mss -= u16::try_from(Timestamps::EMITTED_LEN).unwrap_or_default();
         }
         self.snd_wnd = u32::from(syn.window);
         self.snd_wl1 = Seq(syn.seq);
     }
 
-    /// The host socket is connected: answers the guest's SYN. Bytes that wait already show
-    /// as an event, as after [`to_guest`](Self::to_guest): sockets are watched from the start.
+    /// The host socket is connected: answers the guest's SYN. The sockets are watched from the
+    /// start, so waiting bytes have raised an event already, as after [`to_guest`](Self::to_guest).
     pub fn on_connected(&mut self, ctx: &mut Context<'_>) {
         debug_assert_eq!(self.state, State::Connecting);
         self.state = State::SynReceived;
         self.send_syn(ctx);
     }
 
-    /// Sends SYN or SYN and ACK, for the first time or again.
+    /// Sends or retransmits SYN, or SYN and ACK.
     pub(super) fn send_syn(&mut self, ctx: &mut Context<'_>) {
         let (flags, ack, echo) = match self.state {
             State::SynReceived => (TcpFlags::SYN | TcpFlags::ACK, self.rcv_nxt.0, self.ts_recent),
@@ -427,7 +428,7 @@ impl Connection {
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
     }
 
-    /// The host socket failed, or the connection is given up: tells the guest with RST.
+    /// The host socket failed, or the connection is dropped: sends RST to the guest.
     pub fn abort(&mut self, ctx: &mut Context<'_>) {
         if self.is_over() {
             return;
@@ -443,18 +444,18 @@ impl Connection {
             flags: TcpFlags::RST | TcpFlags::ACK,
             ..self.ports()
         };
-        // Without room the guest learns it when it next sends.
+        // If the guest has no buffer, it gets RST when it next sends.
         let _ = self.emit_control(ctx, &header);
         self.give_up(ctx);
     }
 
-    /// Ends the connection without a word to the guest, which reset it or will not answer.
+    /// Ends the connection without a segment to the guest, which has reset it or will not answer.
     pub(super) fn give_up(&mut self, ctx: &Context<'_>) {
         ctx.counters.add(crate::counters::Count::TcpResets, 1);
         self.end(State::Aborted);
     }
 
-    /// The host could not connect, and the guest has got an ICMP error or gets no answer.
+    /// The host could not connect, and the guest has received an ICMP error or gets no answer.
     pub fn refuse(&mut self) {
         self.end(State::Closed);
     }
@@ -467,7 +468,7 @@ impl Connection {
         self.readable = Readable::No;
     }
 
-    /// Moves on to TIME-WAIT when both directions are closed.
+    /// Enters TIME-WAIT when both directions are closed.
     pub(super) fn finish_if_closed(&mut self, now: Instant) {
         if self.sending == Sending::Closed && self.receiving == Receiving::Closed {
             self.state = State::TimeWait;
@@ -477,7 +478,7 @@ impl Connection {
         }
     }
 
-    /// The timer has expired. `stream` is the host socket, while there is one.
+    /// The timer has expired. `stream` is the host socket, if there still is one.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
         if self.deadline().is_none_or(|at| at > ctx.now) {
             return Progress::Done;
@@ -506,8 +507,8 @@ impl Connection {
         self.retransmit(ctx, stream)
     }
 
-    /// Asks the guest for a sign of life: a segment before its window, which it must
-    /// answer with an acknowledgment (RFC 9293 3.8.4) that also tells its window.
+    /// Probes the guest: sends a segment before its window, which it must answer with an
+    /// acknowledgment (RFC 9293 3.8.4) that also contains its window.
     fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
         if self.retries >= self.max_retries() || self.is_forgotten_by_guest() {
             self.abort(ctx);
@@ -549,7 +550,7 @@ impl Connection {
         }
     }
 
-    /// The guest's SYN, made again from what is known of it, to be quoted in an ICMP error.
+    /// The guest's SYN, rebuilt from the connection's variables, for a quote in an ICMP error.
     pub fn syn(&self) -> [u8; TcpHeader::LEN] {
         let header = TcpHeader {
             src_port: self.id.guest_port,
@@ -571,7 +572,7 @@ impl Connection {
         }
     }
 
-    /// A segment with number `seq` that says what was received so far.
+    /// A segment with number `seq` that acknowledges everything received so far.
     pub(super) fn acknowledgment(&self, now: Instant, seq: Seq) -> TcpHeader {
         let urgent = self.urgent_to_guest().and_then(|byte| urgent::pointer(byte, seq));
         TcpHeader {
@@ -592,7 +593,7 @@ impl Connection {
         }
     }
 
-    /// The window field of a segment sent now.
+    /// The window field of a segment that is sent now.
     pub(super) fn window_field(&self) -> u16 {
         let window = self.rcv_edge.since(self.rcv_nxt) >> self.rcv_scale;
         u16::try_from(window).unwrap_or(u16::MAX)
@@ -604,9 +605,9 @@ impl Connection {
     }
 }
 
-/// Least MSS taken from a guest: what fits RFC 791's least MTU after headers and options.
+/// Smallest MSS accepted from a guest: the minimum MTU of RFC 791 less headers and options.
 const MIN_MSS: u16 = 88;
-/// Window of a SYN: never scaled, and less than any host socket's queue takes.
+/// Window of a SYN: never scaled, and below any host socket's queue size.
 const SYN_WINDOW: u16 = u16::MAX;
 
 /// The MSS we announce: what fits the guest's MTU.

@@ -1,4 +1,4 @@
-//! Restarts of the guest's driver: whether the guest still knows its connections.
+//! Restarts of the guest's driver, and whether the guest still knows its connections.
 //!
 //! | event | possible causes |
 //! |---|---|
@@ -31,12 +31,12 @@ const STEP: Duration = Duration::from_millis(1);
 /// Connections ended in one turn.
 const ENDS_PER_TURN: usize = 512;
 
-/// What is known of the guest's driver.
+/// State of the guest's driver.
 #[derive(Debug, Default)]
 pub(super) struct Driver {
-    /// The device was reset since rings ran last.
+    /// The device was reset since the rings last ran.
     was_reset: bool,
-    /// When all connections end, while there is no front end.
+    /// Time at which all connections end, while there is no front end.
     abandoned: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! Segments towards the guest, header by header.
+//! Segments to the guest, header by header.
 
 use super::seq::Seq;
 use super::urgent;
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 /// Offset of the checksum field in a TCP header.
 const CHECKSUM_OFFSET: u16 = 16;
-/// Room for Ethernet, IPv6 and a TCP header with our options.
+/// Room for Ethernet, IPv6 and a TCP header with hawser's options.
 const CONTROL_MAX: usize = 14 + 40 + 40;
 
 /// Sends a segment without data from `src` to the guest's `dst`.
@@ -45,7 +45,7 @@ pub fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHead
     ctx.sink.send(offload, &[&buf[..at + length]])
 }
 
-/// What all data segments of one delivery share.
+/// Header fields that all data segments of one delivery share.
 pub struct DataHeader<'a> {
     /// The guest's link.
     pub link: &'a Link,
@@ -55,15 +55,15 @@ pub struct DataHeader<'a> {
     pub dst: IpAddr,
     /// Payload bytes per segment on the guest's side.
     pub mss: u16,
-    /// Number of an urgent byte, if there is one.
+    /// Number of the urgent byte, if any.
     pub urgent: Option<Seq>,
-    /// The header, but for SEQ, PSH and URG.
+    /// The header without SEQ, PSH and URG.
     pub tcp: TcpHeader,
 }
 
 impl DataHeader<'_> {
-    /// Writes the header of a frame with `length` bytes from `seq` on; `push` if nothing
-    /// more waits behind it. The checksum is left to the guest.
+    /// Writes the header of a frame with `length` bytes from `seq` on; `push` is set if no more
+    /// bytes are waiting. The checksum is left to the guest.
     pub fn emit(&self, seq: Seq, length: usize, push: bool, buf: &mut [u8]) -> Offload {
         let segment_len = self.tcp.emitted_len() + length;
         let spec = PacketSpec {

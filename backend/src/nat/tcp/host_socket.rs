@@ -1,4 +1,5 @@
-//! Host sockets of streams: made, accepted, and closed in the way the guest's connection is.
+//! Host sockets of streams: how they are created, accepted, and closed to match the guest's
+//! connection.
 
 use crate::sys::datagram;
 use crate::sys::stream::set_peek_offset;
@@ -9,13 +10,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Connections the kernel keeps for us; it cuts this to net.core.somaxconn.
+/// Backlog of listening sockets; the kernel limits it to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
-/// A socket that does not wait, towards `target`, set up as every stream of the guest is.
+/// A non-blocking socket towards `target`, with the options of every stream of the guest.
 ///
 /// # Errors
-/// What socket(2) and setsockopt(2) say.
+/// The error of socket(2) or setsockopt(2).
 pub fn open(target: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let stream = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
@@ -32,7 +33,7 @@ fn set_up(stream: &Socket) -> io::Result<()> {
     set_peek_offset(stream, 0)
 }
 
-/// A socket that listens at `address`. What it accepts has its options.
+/// A socket that listens at `address`. Accepted sockets inherit its options.
 ///
 /// # Errors
 /// What socket(2), bind(2) and listen(2) say.
@@ -47,22 +48,22 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The next client of a socket of [`listen`], and its address.
+/// Accepts the next client of a socket from [`listen`]; returns it and its address.
 ///
 /// # Errors
-/// What accept(2) says.
+/// The error of accept(2).
 pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
     let (stream, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let address = address.and_then(|any| any.try_into().ok());
-    // The kernel names the peer of every TCP connection.
+    // The kernel reports the peer of every TCP connection.
     let address = address.ok_or(io::ErrorKind::InvalidData)?;
     Ok((stream.into(), address))
 }
 
-/// Has what the socket sends carry a DSCP, in the place it has in the header. ECN stays the
-/// kernel's, which speaks it with the peer.
+/// Sets the DSCP of the segments that the socket sends, in its position in the header field. The
+/// kernel keeps control of ECN, which it negotiates with the peer.
 pub fn set_dscp(stream: &Socket, dscp: u8) {
-    // Without it segments go as all others do.
+    // If this fails, segments carry the default DSCP.
     let _ = stream
         .domain()
         .and_then(|domain| set_traffic_class(stream, domain, dscp));
@@ -71,19 +72,19 @@ pub fn set_dscp(stream: &Socket, dscp: u8) {
 /// Default TTL of a host (net.ipv4.ip_default_ttl).
 const USUAL_TTL: u8 = 64;
 
-/// Has what the socket sends carry a TTL or hop limit.
+/// Sets the TTL or hop limit of the packets that the socket sends.
 pub fn set_ttl(stream: &Socket, ttl: u8) {
     if ttl != USUAL_TTL {
-        // It fails for 0, which no router passes on either.
+        // Fails for 0, which no router forwards either.
         let _ = stream
             .domain()
             .and_then(|domain| datagram::set_ttl(stream, domain, ttl));
     }
 }
 
-/// Makes closing the socket a reset, so that its peer sees RST.
+/// Makes close(2) reset the connection, so that the peer sees RST.
 pub fn make_close_a_reset(stream: &Socket) {
-    // Without the option the peer sees FIN instead: late, but not wrong.
+    // If this fails, the peer sees FIN instead: late, but not wrong.
     let _ = stream.set_linger(Some(Duration::ZERO));
 }
 

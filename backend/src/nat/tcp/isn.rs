@@ -1,5 +1,5 @@
-//! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection.
-//! The other half of the hash sets off its timestamps (RFC 7323 5.4).
+//! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection. The other half
+//! of the hash is the offset of its timestamps (RFC 7323 5.4).
 
 use crate::time::Instant;
 use siphasher::sip::SipHasher13;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use super::clock::Clock;
 use super::seq::Seq;
 
-/// The secret of one port.
+/// The secret key of one port.
 #[derive(Clone)]
 pub struct IsnSecret([u8; 16]);
 
@@ -27,7 +27,7 @@ impl IsnSecret {
         Ok(Self(secret))
     }
 
-    /// The initial sequence number of a connection opened now, and the clock it shows.
+    /// The initial sequence number and the timestamp clock of a connection that opens now.
     #[allow(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
     pub fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
         let mut hasher = SipHasher13::new_with_key(&self.0);

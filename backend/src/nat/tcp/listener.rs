@@ -14,34 +14,34 @@ use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 
-/// A client that was accepted.
+/// An accepted client.
 #[derive(Debug)]
 pub struct Client {
-    /// The connection to it.
+    /// Its connected socket.
     pub stream: Socket,
     /// Its address.
     pub address: SocketAddr,
-    /// The guest's port it is for.
+    /// The guest's port that it connects to.
     pub guest_port: u16,
 }
 
-/// What came of asking for the next client.
+/// Result of accepting the next client.
 #[derive(Debug)]
 pub enum Accepted {
-    /// This one.
+    /// A client.
     Client(Client),
-    /// No client waits.
+    /// No client is waiting.
     NoClient,
-    /// There is no descriptor or no memory for it.
+    /// No descriptor or no memory is left.
     Limited,
 }
 
-/// The port of the guest that clients of a listening socket are for.
+/// The guest's port for clients of a listening socket.
 #[derive(Clone, Copy, Debug)]
 pub enum GuestPort {
-    /// This one.
+    /// This port.
     One(u16),
-    /// The port the client connected to.
+    /// The port that the client connected to.
     AsAsked,
 }
 
@@ -51,7 +51,7 @@ impl GuestPort {
             Self::One(port) => Ok(port),
             Self::AsAsked => {
                 let asked = client.local_addr()?.as_socket();
-                // The kernel names our end of every TCP connection.
+                // The kernel reports the local end of every TCP connection.
                 Ok(asked.ok_or(io::ErrorKind::InvalidData)?.port())
             }
         }
@@ -62,7 +62,7 @@ impl GuestPort {
 struct Listener {
     socket: Socket,
     guest_port: GuestPort,
-    /// In `Listeners::waiting`.
+    /// True if it is in `Listeners::waiting`.
     is_waiting: bool,
 }
 
@@ -70,7 +70,7 @@ struct Listener {
 #[derive(Debug, Default)]
 pub struct Listeners {
     listeners: Slab<Listener>,
-    /// Sockets whose clients may wait, because of a limit or for their turn.
+    /// Sockets whose clients may be waiting, because of a limit or for their turn.
     waiting: VecDeque<usize>,
 }
 
@@ -78,7 +78,7 @@ impl Listeners {
     /// Listens for the TCP forwards of `forwards` on all their addresses.
     ///
     /// # Errors
-    /// The first port that cannot be listened on.
+    /// The error of the first port that cannot be bound.
     pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
@@ -89,18 +89,18 @@ impl Listeners {
         Ok(all)
     }
 
-    /// Takes clients of a socket that listens already.
+    /// Accepts clients of a socket that is already listening.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
         self.add(listening.socket, GuestPort::One(listening.guest_port), poller)
     }
 
-    /// Takes clients of a listening socket.
+    /// Accepts clients of a listening socket.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
         poller.add(
@@ -116,7 +116,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Closes the sockets that listen at `addresses`.
+    /// Closes the sockets that are bound to `addresses`.
     pub fn close(&mut self, addresses: &HashSet<SocketAddr>) {
         let local = |socket: &Socket| socket.local_addr().ok()?.as_socket();
         self.listeners
@@ -125,7 +125,7 @@ impl Listeners {
         self.waiting.retain(|index| listeners.contains(*index));
     }
 
-    /// The next client at listener `index`.
+    /// Accepts the next client of listener `index`.
     pub fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
         let Some(listener) = self.listeners.get_mut(index) else {
             return Accepted::NoClient;
@@ -145,14 +145,14 @@ impl Listeners {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::NoClient,
                 Err(e) if is_of_one_client(&e) => {}
-                // The kernel looks for a descriptor before it looks for a client.
+                // The kernel allocates a descriptor before it looks for a client.
                 Err(_) if has_client(&listener.socket) => return Accepted::Limited,
                 Err(_) => return Accepted::NoClient,
             }
         }
     }
 
-    /// Notes that the turn of clients at listener `index` is not yet.
+    /// Postpones the clients of listener `index`.
     pub fn put_off(&mut self, index: usize) {
         if let Some(listener) = self.listeners.get_mut(index)
             && !std::mem::replace(&mut listener.is_waiting, true)
@@ -161,12 +161,12 @@ impl Listeners {
         }
     }
 
-    /// How many listeners there are where clients wait.
+    /// Number of listeners with waiting clients.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// The listener where clients have waited longest; it counts as seen to.
+    /// Removes and returns the listener whose clients have waited longest.
     pub fn next_waiting(&mut self) -> Option<usize> {
         let index = self.waiting.pop_front()?;
         self.listeners[index].is_waiting = false;
@@ -175,11 +175,11 @@ impl Listeners {
 }
 
 impl TcpFlows {
-    /// Takes clients of a socket that listens at every port: each is for the port of the guest
-    /// that it asked for.
+    /// Accepts clients of a socket that receives connections to every port: each client is for the
+    /// guest's port of the same number.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
         self.listeners.add(socket, GuestPort::AsAsked, poller)
     }
@@ -187,11 +187,11 @@ impl TcpFlows {
 
 fn has_client(listener: &Socket) -> bool {
     let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    // Fails for want of memory; then a client may wait.
+    // Fails for lack of memory; then a client may be waiting.
     poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
-/// Errors that tell of the client, not of us (accept(2)).
+/// Errors that concern one client only (accept(2)).
 fn is_of_one_client(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

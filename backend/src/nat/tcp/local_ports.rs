@@ -1,13 +1,13 @@
-//! Which port of the host a connection of the guest comes from.
+//! Chooses the host's local port for a connection of the guest.
 //!
-//! By default the kernel tries ports one by one, those in TIME_WAIT included: beside 15,000
+//! By default the kernel tries ports one by one, including those in TIME_WAIT: with 15,000
 //! connections to the same peer that have just ended, a connect(2) takes 1 to 3 ms, during which
-//! every flow of the worker waits. So the kernel is limited to the guest's own port, which is
-//! probably free, and then to a few ports at random places: each is a short search. A port of the
-//! guest's outside the kernel's range (below 1024 for NFS and the like, or chosen by a program)
-//! is bound instead. Only then does the kernel search all ports, and at a limited rate: where
-//! almost none is free, a guest that keeps trying would stall every flow. Unlike with bind(2) the
-//! port stays free for connections to other peers.
+//! every flow of the worker waits. So the kernel is first limited to the guest's own port, which is
+//! probably free, and then to a few ports at random positions: each is a short search. If the
+//! guest's port is outside the kernel's range (below 1024 for NFS and the like, or chosen by a
+//! program), it is bound instead. Only then does the kernel search all ports, at a limited rate: if
+//! almost none is free, a guest that keeps trying would stall every flow. Unlike with bind(2), the
+//! port stays available for connections to other peers.
 
 use crate::sys::stream::{has_port_range, set_port_range};
 use crate::time::Instant;
@@ -18,36 +18,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Ports of one search.
+/// Ports per search.
 const WINDOW: u16 = 32;
-/// Searches at random places: where one port in fifty is free, all fail once in a million.
+/// Searches at random positions: if one port in fifty is free, all of them fail once in a million
+/// times.
 const SEARCHES: usize = 32;
-/// From one search of all ports, which takes up to 3 ms, to the next.
+/// Time from one search of all ports, which takes up to 3 ms, to the next.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Linux's own.
+/// Linux's default.
 const USUAL: RangeInclusive<u16> = 32_768..=60_999;
 
-/// What became of a connection from a port of the guest's that the kernel does not give out.
+/// Result of a connect from a guest's port outside the kernel's range.
 #[derive(Debug)]
 pub enum OwnPort {
-    /// It comes from there; what connect(2) said.
+    /// The port was used; contains the result of connect(2).
     Used(io::Result<()>),
-    /// The socket is bound to the port, which is taken towards this peer.
+    /// The socket is bound to the port, but the port is in use towards this peer.
     Bound,
-    /// The port is not to be had, and the socket as it was.
+    /// The port is not available, and the socket is unchanged.
     Unavailable,
 }
 
-/// The ports the kernel gives out in this network namespace.
+/// The range of local ports in this network namespace.
 #[derive(Clone, Debug)]
 pub struct LocalPorts {
     all: RangeInclusive<u16>,
-    /// When all may be searched.
+    /// Earliest time of the next search of all ports.
     again: Instant,
 }
 
 impl LocalPorts {
-    /// Those of the namespace the calling thread is in.
+    /// The range of the calling thread's namespace.
     pub fn of_namespace() -> Self {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         Self::new(parse(&text).unwrap_or(USUAL))
@@ -58,14 +59,14 @@ impl LocalPorts {
         Self { all, again }
     }
 
-    /// Connects from `wanted`, a port the kernel does not give out. `None`: that port cannot be
-    /// had, and another socket is needed if `stream` is [`Bound`](OwnPort::Bound) to it.
+    /// Connects from `wanted`, a port outside the kernel's range. `None`: the port is not
+    /// available, and a new socket is needed if `stream` is [`Bound`](OwnPort::Bound) to it.
     pub fn connect_from_own(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> OwnPort {
         if self.all.contains(&wanted) || wanted == 0 || wanted == target.port() {
             return OwnPort::Unavailable;
         }
-        // Others of the guest's connections may have the port, towards other peers. It is not to
-        // be had where somebody listens, or below net.ipv4.ip_unprivileged_port_start without
+        // Other connections of the guest may use the port towards other peers. It is not available
+        // if a program listens on it, or below net.ipv4.ip_unprivileged_port_start without
         // CAP_NET_BIND_SERVICE.
         let from = SocketAddr::new(any(target.ip()), wanted);
         if bind(stream, from).is_err() {
@@ -77,16 +78,16 @@ impl LocalPorts {
         }
     }
 
-    /// Connects, from `wanted` if that port can be had.
+    /// Connects, from `wanted` if that port is available.
     ///
     /// # Errors
-    /// What connect(2) says: EINPROGRESS mostly, EAGAIN if no port is free towards `target`.
+    /// The error of connect(2): usually EINPROGRESS, EAGAIN if no port is free towards `target`.
     pub fn connect(&mut self, now: Instant, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
         if !has_port_range() {
-            // Before Linux 6.3 the kernel searches all, always.
+            // Before Linux 6.3 the kernel always searches all ports.
             return stream.connect(&target.into());
         }
-        // From its own port a socket would connect to itself.
+        // A socket that connects to its own port would connect to itself.
         let guests_own = (wanted != target.port()).then_some(wanted..=wanted);
         let searches = std::iter::repeat_with(|| self.window()).take(SEARCHES);
         let found = guests_own
@@ -102,13 +103,13 @@ impl LocalPorts {
                 return done;
             }
         }
-        // The same is said where the host has no address that suits the target.
+        // The kernel returns the same error if the host has no address for the target.
         let probe = Socket::new(Domain::for_address(target), Type::DGRAM.cloexec(), None)?;
         probe.connect(&target.into())?;
         Err(io::Error::from_raw_os_error(libc::EAGAIN))
     }
 
-    /// Some ports at a random place.
+    /// Some ports at a random position.
     fn window(&self) -> RangeInclusive<u16> {
         let (first, last) = (*self.all.start(), *self.all.end());
         let places = u32::from(last.saturating_sub(first).saturating_sub(WINDOW - 1)) + 1;
@@ -126,7 +127,7 @@ fn bind(stream: &Socket, from: SocketAddr) -> io::Result<()> {
     stream.bind(&from.into())
 }
 
-/// All addresses of the family of `like`.
+/// The unspecified address of the family of `like`.
 const fn any(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -134,7 +135,7 @@ const fn any(like: IpAddr) -> IpAddr {
     }
 }
 
-/// `None` if none of the ports is free.
+/// `None` if no port in the range is free.
 fn connect_from(ports: RangeInclusive<u16>, stream: &Socket, target: SocketAddr) -> Option<io::Result<()>> {
     match set_port_range(stream, ports).and_then(|()| stream.connect(&target.into())) {
         Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => None,
@@ -164,7 +165,7 @@ mod tests {
         (stream, port)
     }
 
-    /// A free port of those the kernel gives out.
+    /// A free port in the kernel's range.
     fn free_port(listener: &TcpListener) -> u16 {
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let port = stream.local_addr().unwrap().port();
@@ -173,7 +174,7 @@ mod tests {
         port
     }
 
-    /// A listener, where it is, and a port to come from.
+    /// A listener, its address, and a port to connect from.
     fn listening() -> (TcpListener, SocketAddr, u16) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (at, port) = (listener.local_addr().unwrap(), free_port(&listener));
@@ -188,7 +189,7 @@ mod tests {
             let streams = listeners
                 .each_ref()
                 .map(|listener| connected(listener.local_addr().unwrap(), port));
-            // Linux 6.3; an older one chooses.
+            // Linux 6.3; an older kernel chooses the port.
             let kept = has_port_range();
             assert!(!kept || streams.iter().all(|(_, from)| *from == port), "{streams:?}");
         }

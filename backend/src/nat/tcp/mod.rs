@@ -1,13 +1,12 @@
-//! TCP of the guest, ended here and carried on by host sockets.
+//! Terminates the guest's TCP connections and continues them on host sockets.
 //!
-//! A [`Connection`] is the guest's peer and knows neither sockets nor time. This module
-//! gives it both: the table of connections, their host sockets, the poller's events, one
-//! timer queue, and turns, so that no connection starves the others.
+//! A [`Connection`] is the guest's peer and has neither sockets nor a clock. This module supplies
+//! both: the table of connections, their host sockets, the poller's events, one timer queue, and
+//! turns, so that no connection starves the others.
 //!
-//! Opening from the guest: the SYN is answered only when the host socket is connected,
-//! so a refused or unreachable destination looks to the guest as it would without us.
-//! Opening to the guest: a client accepted by a listening socket becomes a SYN to the
-//! guest; if the guest refuses, the client is reset.
+//! Opened by the guest: the SYN is answered only when the host socket is connected, so a refused or
+//! unreachable destination looks to the guest as it would without hawser. Opened to the guest: an
+//! accepted client becomes a SYN to the guest; if the guest refuses, the client is reset.
 
 mod clock;
 mod connection;
@@ -78,8 +77,8 @@ pub struct Incoming {
     pub segment: Segment,
 }
 
-/// Idle ones are many: what is rarely used is behind a pointer, and `connection` alone
-/// knows the ends.
+/// Idle flows are numerous: rarely used data is behind a pointer, and only `connection` stores the
+/// addresses.
 #[derive(Debug)]
 struct Flow {
     connection: Connection,
@@ -87,28 +86,28 @@ struct Flow {
     stream: Option<Socket>,
     generation: u32,
     scheduled: Scheduled,
-    /// In the backlog already.
+    /// True if it is in the backlog.
     is_queued: bool,
-    /// The poller is to report when the host socket has room again, and has not yet.
+    /// The poller has been set to report room in the host socket, and has not done so yet.
     awaits_room: bool,
-    /// DSCP last set on the host socket, from the guest's segments.
+    /// The last DSCP set on the host socket, from the guest's segments.
     dscp: u8,
-    /// Whether it gives way to others, and its entry among those that do.
+    /// Whether it may be ended to make room, and its entry in that queue.
     standing: Standing,
     entry: u32,
     /// Its entry among the flows of all workers, if there are several.
     claim: Option<Claim>,
 }
 
-/// Besides this an idle flow takes five bytes of index and one timer.
-const _: () = assert!(size_of::<Flow>() <= 256, "put what is rare behind a pointer");
+/// In addition, an idle flow takes five bytes of index and one timer.
+const _: () = assert!(size_of::<Flow>() <= 256, "put rare data behind a pointer");
 
 impl Flow {
     const fn key(&self) -> FlowId {
         self.connection.id
     }
 
-    /// Has the host socket's segments carry the DSCP of the guest's.
+    /// Sets the DSCP of the host socket's segments to that of the guest's.
     fn follow_dscp(&mut self, dscp: u8) {
         if dscp != self.dscp
             && let Some(stream) = &self.stream
@@ -124,44 +123,42 @@ pub struct TcpFlows {
     flows: Slab<Flow>,
     slots: SlotIndex,
     timers: TimerQueue<(u32, u32)>,
-    /// Flows that have more to send, in the order of their turns.
+    /// Flows with more to send, in the order of their turns.
     backlog: VecDeque<usize>,
     /// The backlog waits for receive buffers.
     is_starved: bool,
     listeners: Listeners,
-    /// When clients are looked after that had to wait.
+    /// When to accept waiting clients again.
     accept_again: Option<Instant>,
-    /// After an address was removed: the connections that are still to be looked at.
+    /// After an address was removed: the connections that are still to be checked.
     walk: Option<Walk>,
-    /// Most connections, those in TIME-WAIT apart: they hold no descriptor. Of them there
-    /// may be as many again.
+    /// Most connections outside TIME-WAIT, in which they hold no descriptor. As many again may be
+    /// in TIME-WAIT.
     limit: usize,
     in_time_wait: usize,
     driver: Driver,
-    /// Those that give way when there is no room.
+    /// Connections that may be ended to make room.
     pressure: Pressure,
     next_generation: u32,
     secret: IsnSecret,
     local_ports: LocalPorts,
     gather: GatherList,
     spill: SpillPool,
-    /// Slot and place of each segment of a burst.
+    /// Slot and position of each segment of a burst.
     order: Vec<(usize, usize)>,
 }
 
-/// Flows, or clients of one listening socket, that get a turn before the worker looks at
-/// other things.
+/// Flows, or clients of one listening socket, that are served in one turn of the worker.
 const TURNS: usize = 16;
-/// Timers that are seen to before the worker looks at other things, and listening sockets
-/// with clients that were put off.
+/// Timers, and listening sockets with postponed clients, that are served in one turn of the worker.
 const TIMERS_PER_TURN: usize = 256;
 const LISTENERS_PER_TURN: usize = 4;
-/// How long clients wait after a limit on descriptors or memory was reached. No event reports
-/// that there is room again, so accepting is tried again.
+/// How long clients wait after a limit on descriptors or memory was reached. No event reports that
+/// there is room again, so accept(2) is retried.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl TcpFlows {
-    /// No connections yet, and never more than `limit`.
+    /// An empty table for at most `limit` connections.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -188,19 +185,19 @@ impl TcpFlows {
         })
     }
 
-    /// Listens for the TCP ones of `forwards`.
+    /// Listens for the TCP forwards of `forwards`.
     ///
     /// # Errors
-    /// A port that cannot be listened on; none is kept then.
+    /// The error of a port that cannot be bound; no socket is kept then.
     pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
         self.listeners = Listeners::bind(forwards, families, poller)?;
         Ok(())
     }
 
-    /// Takes clients of one more listening socket.
+    /// Accepts clients of one more listening socket.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
         self.listeners.adopt(listening, poller)
     }
@@ -210,7 +207,7 @@ impl TcpFlows {
         self.listeners.close(addresses);
     }
 
-    /// Number of connections, those in TIME-WAIT included.
+    /// Number of connections, including those in TIME-WAIT.
     pub fn count(&self) -> usize {
         self.flows.len()
     }
@@ -226,7 +223,7 @@ impl TcpFlows {
             .map(|slot| slot as usize)
     }
 
-    /// Takes the TCP segments of a burst, in ring order.
+    /// Handles the TCP segments of a burst, in ring order.
     pub fn on_segments(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, incoming: &[Incoming]) {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
@@ -235,7 +232,7 @@ impl TcpFlows {
                 order.push((slot, place));
             }
         }
-        // Segments of one connection stay in order: places are unique and ascending.
+        // Segments of one connection stay in order: positions are unique and ascending.
         order.sort_unstable();
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let slot = group[0].0;
@@ -291,7 +288,7 @@ impl TcpFlows {
         self.settle(ctx, slot, progress);
     }
 
-    /// Gives a flow its slot and has its socket watched.
+    /// Stores a flow in a slot and watches its socket.
     fn put_in(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> usize {
         let key = flow.key();
         flow.generation = self.next_generation;
@@ -320,7 +317,7 @@ impl TcpFlows {
         slot
     }
 
-    /// A host socket or a listening socket is ready.
+    /// Handles an event of a host socket or a listening socket.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let slot = token.index as usize;
         if token.owner == event_owner::TCP_LISTENER {
@@ -350,7 +347,7 @@ impl TcpFlows {
         } else if error.is_some() {
             connection.abort(ctx);
         }
-        // The event that tells of the connection may tell of bytes and of their end too.
+        // The event that reports the connection may also report bytes and the end of the stream.
         if ready.urgent {
             connection.on_urgent();
         }
@@ -367,7 +364,7 @@ impl TcpFlows {
         self.settle(ctx, slot, progress);
     }
 
-    /// The guest has receive buffers again, or a turn has come round.
+    /// Continues after the guest has posted receive buffers, or after other work had its turn.
     pub fn on_room(&mut self, ctx: &mut Context<'_>) {
         self.is_starved = false;
         for _ in 0..self.backlog.len().min(TURNS) {
@@ -388,7 +385,7 @@ impl TcpFlows {
         }
     }
 
-    /// True if flows wait for a turn, not for the guest.
+    /// True if flows wait for a turn rather than for the guest.
     pub fn has_backlog(&self) -> bool {
         !self.is_starved && !self.backlog.is_empty()
     }
@@ -402,7 +399,7 @@ impl TcpFlows {
             .min()
     }
 
-    /// Timers are due.
+    /// Handles timers that are due.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, (slot, generation))) = self.timers.pop_due(ctx.now) else {
@@ -436,7 +433,7 @@ impl TcpFlows {
         }
     }
 
-    /// After a call to a connection: timers, turns, and its end.
+    /// Applies the result of a call to a connection: timers, turns, and its end.
     fn settle(&mut self, ctx: &mut Context<'_>, slot: usize, progress: Progress) {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.connection.is_over() {
@@ -460,9 +457,9 @@ impl TcpFlows {
             && !flow.awaits_room
             && let Some(stream) = &flow.stream
         {
-            // Once, not at each call: asking brings an event at once if there is anything to
-            // read, or the peer has closed its side. Fails only for a descriptor that is not
-            // watched, and this one is.
+            // Once, not at each call: arming raises an event at once if there is anything to read,
+            // or the peer has closed its side. Fails only for a descriptor that is not watched, and
+            // this one is.
             let asked = ctx
                 .poller
                 .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
@@ -510,7 +507,7 @@ fn token(slot: usize, generation: u32) -> Token {
     }
 }
 
-/// A slot as tokens, timers and the index keep it: the limit on flows fits by far.
+/// A slot in the width of tokens, timers and the index; the limit on flows is far below it.
 fn narrow(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
@@ -524,7 +521,7 @@ fn head<'b>(burst: &'b GuestBurst<'_>, segment: &Segment) -> &'b [u8] {
     burst.get(segment.frame).map_or(&[][..], |frame| frame.head)
 }
 
-/// DSCP of a segment, in the place it has in the header. Its ECN is between the guest and us.
+/// DSCP of a segment, in its position in the header field. Its ECN is between the guest and hawser.
 fn dscp(head: &[u8]) -> u8 {
     const DSCP: u8 = 0xfc;
     traffic_class(head) & DSCP

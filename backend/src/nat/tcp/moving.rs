@@ -1,11 +1,11 @@
-//! Connections that go from one worker to another.
+//! Moves connections between workers.
 
 use super::{Flow, Progress, TcpFlows};
 use crate::nat::context::Context;
 use crate::packet::FlowId;
 use crate::poller::Poller;
 
-/// A connection between two workers.
+/// A connection on its way between two workers.
 pub struct MovedFlow(Flow);
 
 impl TcpFlows {
@@ -28,14 +28,14 @@ impl TcpFlows {
         Some(MovedFlow(flow))
     }
 
-    /// Takes a connection that another worker has let go of.
+    /// Adds a connection that another worker has released.
     pub fn take_in(&mut self, ctx: &mut Context<'_>, MovedFlow(flow): MovedFlow) {
         if let Some(slot) = self.slot_of(&flow.key()) {
             self.remove(slot);
         }
         let had_more = flow.is_queued;
         let slot = self.put_in(ctx, flow);
-        // The poller reports what is to be read, but not what found no room.
+        // The poller reports readable bytes, but not a segment that found no buffer.
         let progress = if had_more {
             Progress::More
         } else {

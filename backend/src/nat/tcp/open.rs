@@ -1,5 +1,5 @@
-//! How connections begin: the guest's SYN becomes a socket that connects, a client at a
-//! listening socket becomes a SYN to the guest.
+//! How connections begin: the guest's SYN becomes a socket that connects, an accepted client
+//! becomes a SYN to the guest.
 
 use super::connection::{Connection, Opening};
 use super::listener::{Accepted, Client};
@@ -22,7 +22,7 @@ use std::io;
 use std::net::SocketAddr;
 
 impl TcpFlows {
-    /// The guest opens a connection with `item`, a SYN in a frame with this `head`.
+    /// Opens a connection for `item`, a SYN of the guest in a frame with this `head`.
     pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) {
         let (key, syn) = (item.key, &item.segment.header);
         let target = match ctx.nat.outbound(key.remote_end()) {
@@ -56,7 +56,7 @@ impl TcpFlows {
             }
         };
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
-            // The guest asks again in a second, and TIME_WAIT ends.
+            // The guest retries after a second, and TIME_WAIT ends.
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
@@ -74,7 +74,7 @@ impl TcpFlows {
         self.insert(ctx, connection, stream, dscp(head));
     }
 
-    /// Connects `stream`, or one more like it, from `port` where that can be had.
+    /// Connects `stream`, or another socket like it, from `port` if that is available.
     fn connect(
         &mut self,
         now: Instant,
@@ -94,11 +94,11 @@ impl TcpFlows {
         Ok((stream, connected))
     }
 
-    /// Clients wait at a listening socket.
+    /// Accepts clients of a listening socket.
     pub(super) fn accept(&mut self, ctx: &mut Context<'_>, index: usize) {
         for _ in 0..TURNS {
-            // Where the guest has not answered its share of clients yet, no other connection that
-            // ended would change that.
+            // If the guest has not answered its share of clients, ending some other connection
+            // would not help.
             if !self.has_share(ctx, Standing::OpeningIn) {
                 return self.accept_later(ctx, index);
             }
@@ -113,7 +113,7 @@ impl TcpFlows {
         self.accept_again = Some(ctx.now);
     }
 
-    /// Clients wait until there is a descriptor, or the guest has answered others.
+    /// Clients wait until a descriptor is free, or the guest has answered others.
     fn accept_later(&mut self, ctx: &Context<'_>, index: usize) {
         ctx.counters.count_drop(DropReason::FlowLimit);
         self.listeners.put_off(index);
@@ -158,15 +158,15 @@ impl TcpFlows {
     }
 }
 
-/// A socket towards `target` whose segments travel as that frame of the guest's with this `head`.
+/// A socket towards `target` with the TTL and DSCP of the guest's frame with this `head`.
 fn socket_like(target: SocketAddr, head: &[u8]) -> io::Result<Socket> {
     let stream = host_socket::open(target)?;
     let dscp = dscp(head);
     if dscp != 0 {
         host_socket::set_dscp(&stream, dscp);
     }
-    // A trace finds the routers on the way by it; and what speaks to its neighbours only
-    // (BGP) or wants to be sure of them (RFC 5082) sets it on purpose.
+    // A traceroute finds routers by their TTL; and protocols between neighbours (BGP), or with a
+    // check on that (RFC 5082), set it on purpose.
     if let Some(ttl) = ttl(head) {
         host_socket::set_ttl(&stream, ttl);
     }
@@ -174,7 +174,7 @@ fn socket_like(target: SocketAddr, head: &[u8]) -> io::Result<Socket> {
     Ok(stream)
 }
 
-/// True if there is no descriptor or no memory for a socket.
+/// True if no descriptor or no memory is left for a socket.
 fn is_limit(error: &io::Error) -> bool {
     let limits = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error.raw_os_error().is_some_and(|errno| limits.contains(&errno))
@@ -186,27 +186,27 @@ fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<
     Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
 }
 
-/// Has the ICMPv6 message that ends the making of a connection put on the error queue. For
-/// IPv4 that is so anyway.
+/// Enables the error queue for an ICMPv6 message that ends a connection in the making. IPv4 queues
+/// such messages without being asked.
 fn watch_refusals(stream: &Socket, target: SocketAddr) {
     if target.is_ipv6() {
-        // Without it the error number is all there is.
+        // If this fails, only the error number is known.
         let _ = datagram::watch_errors(stream, Domain::IPV6);
     }
 }
 
-/// Lets ICMPv6 messages be what they are for a connection that is made: no reason to end it.
+/// Disables that again, so that an ICMPv6 message does not end an established connection.
 pub(super) fn forget_refusals(stream: &Socket) {
-    // Not always of the family in which the guest asked: a name server may stand behind the gateway.
+    // The family may differ from the guest's: a name server may be behind the gateway.
     if stream.domain().is_ok_and(|domain| domain == Domain::IPV6) {
         let _ = datagram::ignore_errors(stream, Domain::IPV6);
     }
 }
 
-/// The host could not connect: tells the guest what a router or the peer would.
+/// The host could not connect: sends the guest the answer of a router or of the peer.
 ///
-/// The error number says less than the ICMP message it comes from, which is on the error queue
-/// of `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being made).
+/// The error number says less than the ICMP message that caused it, which is on the error queue of
+/// `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being opened).
 pub(super) fn connect_failed(
     ctx: &mut Context<'_>,
     connection: &mut Connection,
@@ -220,7 +220,7 @@ pub(super) fn connect_failed(
     let errno = error.raw_os_error().unwrap_or_default();
     match errno {
         libc::ECONNREFUSED if said.is_none() => connection.abort(ctx),
-        // No answer came, so the guest gets none either. It gives up, or tries again.
+        // No answer came, so the guest gets none either. It times out, or tries again.
         libc::ETIMEDOUT => connection.refuse(),
         _ => match said.or(IcmpError::from_errno(errno)) {
             Some(why) => {
@@ -233,7 +233,7 @@ pub(super) fn connect_failed(
                     header: &header,
                     body: &[],
                 };
-                // Without room the guest sends SYN again, and gets the error then.
+                // If the guest has no buffer, it retransmits the SYN, and gets the error then.
                 let _ = icmp::send_error(ctx, why, reporter, &quote);
                 connection.refuse();
             }

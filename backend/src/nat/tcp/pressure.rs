@@ -1,15 +1,15 @@
-//! Which connections give way when there is no room for another: no descriptor is left, or the
-//! table is full.
+//! Ends connections to make room for others: if no descriptor is left, or the table is full.
 //!
-//! First the oldest that one side has closed and nothing moves on, then the oldest the guest
-//! does not answer on, then the oldest that are being made. Those have a share of the table of
-//! their own, the guest's and its clients', and beyond it give way whether there is room or
-//! not: a scan of silent hosts must not take the place of everything else. Connections that are
-//! open in both directions and answered never give way. Clients can wait, the guest's SYN
-//! cannot: they take the place of no other that has only begun.
+//! First the oldest half-closed and inactive one, then the oldest on which the guest does not
+//! answer, then the oldest that is still opening. Opening connections have a share of the table,
+//! one for the guest's and one for its clients', and beyond it the oldest is ended even if there is
+//! room: a scan of silent hosts must not displace everything else. Connections that are open in
+//! both directions and answered are never ended. Clients can wait, while the guest's SYN cannot:
+//! clients never displace a connection that is still opening.
 //!
-//! Each queue is in the order in which connections came to stand as they do. An entry whose
-//! connection has moved on means nothing and is dropped when it comes up, or swept out.
+//! Each queue is in the order in which connections entered their current standing. An entry whose
+//! connection has changed its standing is stale; it is dropped when it reaches the front, or in a
+//! sweep.
 
 use super::connection::{Connection, Progress, State};
 use super::{Flow, TcpFlows, narrow};
@@ -18,30 +18,30 @@ use crate::nat::context::Context;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How a connection stands, as far as it matters to others.
+/// Whether a connection may be ended for others, and how soon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It does not give way.
+    /// It is never ended.
     #[default]
     Settled,
     /// One side has closed.
     HalfClosed,
-    /// The guest owes an answer.
+    /// The guest has not answered.
     Unanswered,
-    /// A client of the guest's waits for the guest.
+    /// A client waits for the guest's answer.
     OpeningIn,
-    /// The guest waits for the world.
+    /// The guest waits for a remote answer.
     OpeningOut,
 }
 
 impl Standing {
-    /// Those that give way, first to last.
+    /// Standings whose connections may be ended, first to last.
     const ORDER: [Self; 4] = [Self::HalfClosed, Self::Unanswered, Self::OpeningIn, Self::OpeningOut];
 
     const fn of(connection: &Connection) -> Self {
         match connection.state() {
             State::Connecting => Self::OpeningOut,
-            // The world has answered: what a scan of silent ports takes is not taken from these.
+            // The remote end has answered: a scan of silent ports does not displace these.
             State::SynReceived => Self::Unanswered,
             State::SynSent => Self::OpeningIn,
             State::Established if connection.is_half_closed() => Self::HalfClosed,
@@ -64,25 +64,25 @@ impl Standing {
 pub(super) enum Side {
     /// The guest.
     Guest,
-    /// A client of the guest's.
+    /// A client of the guest.
     World,
 }
 
-/// Of all connections a worker may hold, one in so many may be opening on either side.
+/// The connections that may be opening on either side: the limit of the worker divided by this.
 const SHARE: usize = 4;
-/// A half-closed connection on which something moved within this time is in use.
+/// A half-closed connection with activity within this time is in use.
 const IN_USE: Duration = Duration::from_secs(1);
-/// Half-closed connections in use that are passed over before other ones give way.
+/// Half-closed connections in use that are skipped before others are ended.
 const PASSED_OVER: usize = 16;
-/// Entries not worth sweeping out.
+/// Number of stale entries that are not worth a sweep.
 const SPARE: usize = 64;
 
-/// Connections that stand alike.
+/// Connections of equal standing.
 #[derive(Debug, Default)]
 struct Queue {
-    /// Slot and number of the entry, oldest first.
+    /// Slot and number of each entry, oldest first.
     entries: VecDeque<(u32, u32)>,
-    /// Connections that are in it.
+    /// Connections in the queue.
     count: usize,
 }
 
@@ -97,7 +97,7 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
-    /// For a table of `limit` connections.
+    /// Queues for a table of `limit` connections.
     pub fn new(limit: usize) -> Self {
         Self {
             queues: Default::default(),
@@ -106,8 +106,8 @@ impl Pressure {
         }
     }
 
-    /// Looks at how a connection stands now. True if it came to stand in a queue, which may have to
-    /// be swept.
+    /// Records the current standing of a connection. True if it entered a queue, which may need a
+    /// sweep.
     pub fn note(&mut self, flow: &mut Flow, slot: u32) -> bool {
         let standing = Standing::of(&flow.connection);
         if standing == flow.standing {
@@ -126,14 +126,14 @@ impl Pressure {
         true
     }
 
-    /// A connection is no longer in the queue it was in.
+    /// Removes a connection from its queue.
     pub fn forget(&mut self, flow: &Flow) {
         if flow.standing != Standing::Settled {
             self.queues[flow.standing as usize].count -= 1;
         }
     }
 
-    /// Entries in all queues, stale ones included.
+    /// Entries in all queues, including stale ones.
     #[cfg(test)]
     pub fn entries(&self) -> usize {
         self.queues.iter().map(|queue| queue.entries.len()).sum()
@@ -159,7 +159,7 @@ fn is_current(flow: &Flow, standing: Standing, entry: u32) -> bool {
 }
 
 impl TcpFlows {
-    /// True if there is room for one more among those that stand so, or one of them gives way.
+    /// True if there is room for one more of this standing, or one of them may be ended.
     pub(super) fn has_share(&mut self, ctx: &Context<'_>, standing: Standing) -> bool {
         if self.pressure.has_share(standing) {
             return true;
@@ -174,14 +174,14 @@ impl TcpFlows {
         true
     }
 
-    /// Ends the oldest of those that stand so if they have their share.
+    /// Ends the oldest of this standing if their share is used up.
     pub(super) fn keep_share(&mut self, ctx: &mut Context<'_>, standing: Standing) {
         if !self.pressure.has_share(standing) {
             self.evict(ctx, standing);
         }
     }
 
-    /// Ends one connection for another of `side`; false if none gives way.
+    /// Ends one connection for another of `side`; false if none may be ended.
     pub(super) fn make_room(&mut self, ctx: &mut Context<'_>, side: Side) -> bool {
         let mut order = Standing::ORDER.into_iter();
         order.any(|standing| (side, standing) != (Side::World, Standing::OpeningOut) && self.evict(ctx, standing))
@@ -203,7 +203,8 @@ impl TcpFlows {
         true
     }
 
-    /// The connection that has stood so for longest and may be ended. Its entry is taken.
+    /// The connection that has had this standing for longest and may be ended. Its entry is
+    /// removed.
     fn oldest(&mut self, ctx: &Context<'_>, standing: Standing) -> Option<usize> {
         let entries = &mut self.pressure.queues[standing as usize].entries;
         let mut passed_over = 0;
@@ -216,7 +217,7 @@ impl TcpFlows {
             let connection = &flow.connection;
             match standing {
                 Standing::OpeningIn if !connection.is_slow_to_open() => {
-                    // Nor is any that began later.
+                    // Nor may any that began later.
                     entries.push_front((slot, entry));
                     return None;
                 }

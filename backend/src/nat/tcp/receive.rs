@@ -1,9 +1,9 @@
 //! The direction from the guest: segments in, bytes out to the host socket.
 //!
-//! All segments of one connection in a burst become one `sendmsg` straight from guest
-//! memory and one acknowledgment. RCV.NXT moves by what the kernel took, and the
-//! window offered is what it will take (its send queue is the only buffer), so in the
-//! ordinary course nothing is refused after it was sent.
+//! All segments of one connection in a burst become one `sendmsg` straight from guest memory and
+//! one acknowledgment. RCV.NXT advances by what the kernel accepted, and the offered window is what
+//! it will accept (its send queue is the only buffer), so normally nothing that the guest sends is
+//! refused.
 
 use super::clock;
 use super::connection::{Connection, Progress, Readable, Receiving, Sending, State, Timer};
@@ -23,7 +23,7 @@ pub struct Segment {
     pub frame: usize,
     /// Its header.
     pub header: TcpHeader,
-    /// Where the payload starts in the frame.
+    /// Offset of the payload in the frame.
     pub payload_offset: usize,
     /// Bytes of payload.
     pub payload_len: usize,
@@ -41,30 +41,30 @@ impl Segment {
     }
 }
 
-/// What a run of segments adds up to.
+/// The sum of a run of segments.
 struct Intake<'l, 'g> {
     /// Bytes for the host socket.
     run: Gather<'l, 'g>,
-    /// RCV.NXT once they are taken.
+    /// RCV.NXT once they are accepted.
     next: Seq,
     /// The guest's FIN follows them.
     fin: bool,
-    /// The guest asks whether its peer is there.
+    /// The guest has probed its peer.
     keepalive: bool,
 }
 
-/// One part in this many of a send queue is left for the kernel's overhead.
+/// The part of a send queue that is left for the kernel's overhead, as a divisor.
 const OVERHEAD: u32 = 16;
-/// A window that grew by this much is worth telling, whatever the MSS: a jumbo segment may
-/// be more than all a host socket's queue holds. So is a fourth of that queue (RFC 9293
-/// 3.8.6.2.2), which is less than the third the kernel waits for before it tells of room.
+/// A window that grew by this much is announced, whatever the MSS: a jumbo segment may be larger
+/// than a host socket's queue. So is a fourth of that queue (RFC 9293 3.8.6.2.2), which is below
+/// the third that the kernel waits for before it reports room.
 const WORTHWHILE: u32 = 8 * 1024;
 
-/// A host socket that failed: the connection is to be aborted.
+/// The host socket failed: the connection must be aborted.
 struct Broken;
 
 impl Connection {
-    /// Takes segments of the guest, in the order they were sent.
+    /// Handles segments of the guest, in the order in which they were sent.
     pub fn on_segments<'s, S: HostStream>(
         &mut self,
         ctx: &mut Context<'_>,
@@ -119,11 +119,11 @@ impl Connection {
         self.answer(ctx, stream)
     }
 
-    /// While the host connects the guest may only give up; in TIME-WAIT its FIN is
-    /// acknowledged again.
+    /// While the host connects, the guest may only abort; in TIME-WAIT its FIN is acknowledged
+    /// again.
     fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
         match self.state {
-            // RFC 5961 3.2: another number may be that of a connection before.
+            // RFC 5961 3.2: another number may be that of an earlier connection.
             State::Connecting if segment.has(TcpFlags::RST) && Seq(segment.header.seq) == self.rcv_nxt => {
                 self.give_up(ctx);
             }
@@ -164,8 +164,8 @@ impl Connection {
         }
     }
 
-    /// While opening, a segment that acknowledges anything but our SYN is of a connection the
-    /// guest still has from before: RST makes it forget that one (RFC 9293 3.5.1).
+    /// While opening, a segment that acknowledges anything but hawser's SYN belongs to an earlier
+    /// connection in the guest: RST ends that one (RFC 9293 3.5.1).
     fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
         ctx.counters.count_drop(DropReason::TcpOutOfWindow);
         if segment.has(TcpFlags::RST) {
@@ -176,7 +176,7 @@ impl Connection {
             flags: TcpFlags::RST,
             ..self.ports()
         };
-        // Without room the guest learns it from our next SYN.
+        // If the guest has no buffer, the next SYN reaches it.
         let _ = self.emit_control(ctx, &header);
     }
 
@@ -208,7 +208,7 @@ impl Connection {
             return;
         }
         if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
-            // Window probes are one number short, to be answered (RFC 9293 3.8.6.1).
+            // Window probes are one number short, and must be answered (RFC 9293 3.8.6.1).
             if end + 1 != intake.next || segment.sequence_len() > 0 {
                 ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             }
@@ -216,7 +216,7 @@ impl Connection {
             return;
         }
         if segment.has(TcpFlags::RST) {
-            // RFC 5961 3.2: only the exact number resets, others are challenged.
+            // RFC 5961 3.2: only the exact number resets, others get a challenge ACK.
             if seq == intake.next {
                 self.on_reset(ctx);
             } else {
@@ -250,8 +250,8 @@ impl Connection {
         }
     }
 
-    /// RFC 7323 5.3: false for a segment older than the newest one known. What is echoed is
-    /// the timestamp of the first segment that was not acknowledged yet (4.3).
+    /// RFC 7323 5.3: false for a segment older than the newest known timestamp. The echoed
+    /// timestamp is that of the first segment that was not acknowledged yet (4.3).
     fn take_timestamp(&mut self, segment: &Segment) -> bool {
         let (Some(recent), Some(stamp)) = (&mut self.ts_recent, segment.header.options.timestamps) else {
             return true;
@@ -265,13 +265,13 @@ impl Connection {
         true
     }
 
-    /// The guest has reset the connection. Once both sides have sent FIN that is no error
-    /// (RFC 9293 3.10.7.4, CLOSING and LAST-ACK): a guest that is done answers whatever
-    /// comes late with RST, and what it sent before its FIN still goes out.
+    /// Handles a reset by the guest. Once both sides have sent FIN it is not an error (RFC 9293
+    /// 3.10.7.4, CLOSING and LAST-ACK): a guest that has closed answers late segments with RST, and
+    /// its bytes before FIN are still sent.
     ///
-    /// Nor is it one if a guest that has sent FIN answers a probe so: its program has closed
-    /// the connection and its kernel forgotten it. The world gets all the guest sent and then,
-    /// as from a Linux host, RST only if it sends anything more.
+    /// Neither is it an error if a guest that has sent FIN answers a probe with RST: its program
+    /// has closed the connection and its kernel has dropped the state. The remote peer gets
+    /// everything that the guest sent and then, as from a Linux host, RST only if it sends more.
     fn on_reset(&mut self, ctx: &mut Context<'_>) {
         let was_asked = self.retries > 0 && matches!(self.timer, Timer::Keepalive(_));
         match (self.sending, self.receiving) {
@@ -324,8 +324,8 @@ impl Connection {
         }
     }
 
-    /// Hands the bytes gathered so far to the host socket. What it does not take is
-    /// kept; only if that may not be either, the guest has to send it again.
+    /// Hands the gathered bytes to the host socket. Bytes that it does not accept are kept; only if
+    /// the limit forbids that, the guest has to send them again.
     fn hand_over(
         &mut self,
         ctx: &mut Context<'_>,
@@ -357,7 +357,7 @@ impl Connection {
                 ctx.counters.add(Count::TcpSpilled, (bytes - taken) as u64);
                 taken = bytes;
             } else {
-                // What follows has a hole before it now: the guest sends it all again.
+                // The later segments now have a hole before them: the guest sends them again.
                 ctx.counters.count_drop(DropReason::TcpSocketFull);
                 intake.fin = false;
             }
@@ -368,7 +368,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The same with an urgent byte among them, which goes by itself.
+    /// The same for bytes with an urgent one among them, which is sent separately.
     fn hand_over_urgent(
         &mut self,
         ctx: &mut Context<'_>,
@@ -388,7 +388,7 @@ impl Connection {
         self.flush_spill(ctx, stream)
     }
 
-    /// Hands over what was kept, and FIN after it.
+    /// Hands over the kept bytes, and FIN after them.
     fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
         match self.spill.flush(stream) {
             Err(_) => {
@@ -407,8 +407,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Offers the guest what the host socket will take. The right edge never moves back
-    /// (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
+    /// Offers the guest the window that the host socket will accept. The right edge never moves
+    /// back (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
     /// (3.8.6.2.2, silly window).
     pub(super) fn refresh_window(&mut self, stream: &mut impl HostStream) {
         if self.receiving != Receiving::Open {
@@ -416,7 +416,7 @@ impl Connection {
             return;
         }
         let room = stream.send_room();
-        // The kernel counts more than our bytes: a part of the room is for that.
+        // The kernel counts more than the payload: part of the room is left for that.
         let bytes = if self.spill.is_empty() {
             room.bytes - room.bytes / OVERHEAD
         } else {
@@ -431,7 +431,8 @@ impl Connection {
         self.window_tight = room.is_tight() || self.window_field() == 0 || !self.spill.is_empty();
     }
 
-    /// The host socket may have room again: tells the guest if its window had been small.
+    /// The host socket may have room again: sends the guest a window update if its window had been
+    /// small.
     pub fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
         if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
             return;
@@ -441,8 +442,8 @@ impl Connection {
         self.ack_due |= self.rcv_edge != before;
     }
 
-    /// After a run of segments: frees what was acknowledged, sends what may be sent, and
-    /// acknowledges if nothing sent did.
+    /// Ends a run of segments: discards acknowledged bytes, sends what may be sent, and
+    /// acknowledges if no sent segment did.
     pub fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.to_discard > 0 {
             stream.discard(std::mem::take(&mut self.to_discard));
@@ -469,7 +470,7 @@ impl Connection {
         self.ack_due = self.emit_control(ctx, &header).is_err();
     }
 
-    /// The peer has closed its side: reads until the end shows.
+    /// The peer has closed its side: reads until the end of the stream.
     pub fn on_read_closed(&mut self) {
         if self.state != State::TimeWait && !self.is_over() {
             self.readable = Readable::UntilEnd;

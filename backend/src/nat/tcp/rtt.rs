@@ -4,43 +4,43 @@ use super::seq::Seq;
 use crate::time::Instant;
 use std::time::Duration;
 
-/// RTO before anything was measured (RFC 6298 2.1).
+/// RTO before the first measurement (RFC 6298 2.1).
 const INITIAL: Duration = Duration::from_secs(1);
-/// Least RTO (RFC 6298 2.4). A guest answers in microseconds and its link loses next to
-/// nothing, but a busy host may not let it run for a while: waiting longer is cheaper than
-/// sending megabytes again.
+/// Minimum RTO (RFC 6298 2.4). A guest answers in microseconds and its link loses almost nothing,
+/// but a busy host may not schedule it for a while: a longer wait is cheaper than sending megabytes
+/// again.
 const MIN: Duration = Duration::from_secs(1);
-/// Longest round trip that is measured, in microseconds: eight times it fits a word, which is nine
-/// minutes.
+/// Longest measured round trip, in microseconds: eight times this value, about nine minutes, fits
+/// 32 bits.
 const LONGEST: u32 = u32::MAX / 8;
-/// Largest RTO, backed off.
+/// Maximum RTO, with back-off.
 const MAX: Duration = Duration::from_secs(60);
 
-/// Round trips to the guest, measured on one segment at a time (Karn: never on one
-/// that was sent again).
+/// Round trips to the guest, measured on one segment at a time (Karn: never on a retransmitted
+/// one).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RttEstimator {
-    /// In microseconds, like the variance: half as long as a `Duration`, and every idle
-    /// flow has one.
+    /// In microseconds, like the variance: half the size of a `Duration`, and every idle flow has
+    /// one.
     smoothed: Option<u32>,
     variance: u32,
-    /// The measurement that runs: what ends it if it is acknowledged.
+    /// The sequence number that ends the current measurement when it is acknowledged.
     running: Option<Seq>,
-    /// Since when it runs.
+    /// Start of the current measurement.
     since: Instant,
     backoff: u8,
 }
 
 impl RttEstimator {
-    /// A segment that ends before `end` was sent; starts a measurement if none runs.
+    /// Records a sent segment that ends before `end`; starts a measurement if none is running.
     pub fn sent(&mut self, now: Instant, end: Seq) {
         if self.running.is_none() {
             (self.running, self.since) = (Some(end), now);
         }
     }
 
-    /// Everything before `una` was acknowledged: ends a measurement that waited for it, and
-    /// the back-off with it.
+    /// Records that everything before `una` was acknowledged: ends the measurement that waits for
+    /// it, and the back-off.
     pub fn acknowledged(&mut self, now: Instant, una: Seq) {
         if self.running.take_if(|end| !una.before(*end)).is_some() {
             self.sample(now.since(self.since));
@@ -48,17 +48,17 @@ impl RttEstimator {
         }
     }
 
-    /// Something is sent again: the measurement would be ambiguous.
+    /// Records a retransmission, which makes the measurement ambiguous.
     pub fn retransmitted(&mut self) {
         self.running = None;
     }
 
-    /// The way to the guest is known to work again.
+    /// Ends the back-off, because the path to the guest is known to work.
     pub fn forget_back_off(&mut self) {
         self.backoff = 0;
     }
 
-    /// The time-out expired: wait twice as long for the next.
+    /// Records a time-out: the next one is twice as long.
     pub fn back_off(&mut self) {
         self.backoff = self.backoff.saturating_add(1);
     }
@@ -74,7 +74,7 @@ impl RttEstimator {
         }
     }
 
-    /// The time-out for a segment sent now.
+    /// The time-out for a segment that is sent now.
     pub fn timeout(&self) -> Duration {
         let base = self.smoothed.map_or(INITIAL, |s| {
             Duration::from_micros(u64::from(s) + u64::from(self.variance) * 4).max(MIN)
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(rtt.timeout(), INITIAL);
         rtt.sent(at(0), Seq(7));
         rtt.acknowledged(at(100), Seq(6));
-        assert_eq!(rtt.timeout(), INITIAL, "not what is measured");
+        assert_eq!(rtt.timeout(), INITIAL, "a different segment is measured");
         rtt.acknowledged(at(400), Seq(7));
         assert_eq!(rtt.timeout(), Duration::from_millis(1200));
     }

@@ -1,11 +1,10 @@
-//! Bytes of the guest the host socket had no room for after all.
+//! Bytes of the guest that the host socket did not accept.
 //!
-//! The window we offer is what the kernel will take, but the kernel counts its own
-//! overhead per packet, which nobody can know beforehand: now and then the last few
-//! kilobytes of a window find the queue full. They are kept here and go first once
-//! there is room, instead of making the guest send them, and all that follows them,
-//! again. All connections of a worker share one limit, so that a guest cannot make us
-//! hold more than that.
+//! The offered window is what the kernel should accept, but the kernel also counts its own overhead
+//! per packet, which cannot be known in advance: now and then the last few kilobytes of a window
+//! find the queue full. They are kept here and sent first once there is room; otherwise the guest
+//! would have to send them, and everything after them, again. All connections of a worker share one
+//! limit, which bounds the memory that a guest can use.
 
 use super::stream::HostStream;
 use crate::frame::{GuestSlice, copy_from_guest};
@@ -13,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes the connections of one worker may keep together.
+/// Bytes that the connections of one worker may keep together.
 const POOL: usize = 16 << 20;
 
 /// The limit shared by all connections of a worker.
@@ -43,24 +42,24 @@ impl SpillPool {
     }
 }
 
-/// What one connection keeps: nothing as a rule, so that costs two words.
+/// The kept bytes of one connection: usually none, so an empty one takes two words.
 #[derive(Debug)]
 pub struct Spill {
     kept: Option<Box<Kept>>,
     pool: SpillPool,
 }
 
-/// Bytes, of which the first `sent` have gone.
+/// Bytes, of which the first `sent` have been sent.
 #[derive(Debug, Default)]
 struct Kept {
     bytes: Vec<u8>,
     sent: usize,
-    /// Place of an urgent byte among them.
+    /// Position of an urgent byte among them.
     urgent: Option<usize>,
 }
 
 impl Kept {
-    /// Hands over what goes in one call.
+    /// Sends what fits into one call.
     fn send_some(&mut self, stream: &mut impl HostStream) -> io::Result<()> {
         let until = match self.urgent {
             Some(place) if place == self.sent => {
@@ -78,7 +77,7 @@ impl Kept {
 }
 
 impl Spill {
-    /// Nothing kept yet.
+    /// Without any bytes.
     pub const fn new(pool: SpillPool) -> Self {
         Self { kept: None, pool }
     }
@@ -88,7 +87,7 @@ impl Spill {
         self.kept.is_none()
     }
 
-    /// Keeps `n` bytes of `slices` from `offset` on; false if the limit does not allow it.
+    /// Keeps `n` bytes of `slices` from `offset` on; false if the limit forbids it.
     pub fn keep(&mut self, slices: &[GuestSlice<'_>], offset: usize, n: usize) -> bool {
         if !self.pool.take(n) {
             return false;
@@ -110,7 +109,8 @@ impl Spill {
         is_kept
     }
 
-    /// Hands what is kept to the host socket, as far as it takes it; returns how much it took.
+    /// Sends the kept bytes to the host socket, as far as it accepts them; returns how many it
+    /// accepted.
     ///
     /// # Errors
     /// The socket failed.

@@ -1,4 +1,4 @@
-//! The host side of a connection, as the state machine sees it.
+//! The host socket of a connection, as the state machine sees it.
 
 use crate::frame::{GuestSlice, GuestSliceMut};
 use crate::sys::stream::{self, PeekAt};
@@ -6,58 +6,58 @@ use std::io;
 use std::net::Shutdown;
 use std::time::Duration;
 
-/// A connected host socket. Nothing here waits.
+/// A connected host socket. No method blocks.
 pub trait HostStream {
-    /// Hands bytes to the kernel; returns how many it took.
+    /// Sends bytes; returns how many the kernel accepted.
     ///
     /// # Errors
-    /// `WouldBlock`: none now. Anything else ends the connection.
+    /// `WouldBlock`: none now. Any other error ends the connection.
     fn send(&mut self, data: &[GuestSlice<'_>]) -> io::Result<usize>;
 
-    /// Hands one byte to the kernel as urgent.
+    /// Sends one byte as urgent.
     ///
     /// # Errors
     /// As [`send`](Self::send).
     fn send_urgent(&mut self, byte: u8) -> io::Result<()>;
 
-    /// Bytes of the queue before the urgent one, if there is one.
+    /// Bytes of the receive queue before the urgent one, if any.
     fn urgent_at(&mut self) -> Option<u32>;
 
-    /// Reads bytes at `at` without taking them from the queue; 0 at the end of the stream.
+    /// Reads bytes at `at` without removing them from the queue; 0 at the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock`: none now. Anything else ends the connection.
+    /// `WouldBlock`: none now. Any other error ends the connection.
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize>;
 
-    /// Moves the start of the next peek to `offset` bytes behind the front of the queue.
+    /// Makes the next peek start `offset` bytes after the front of the queue.
     fn seek_peek(&mut self, offset: u32);
 
     /// Drops `n` bytes from the front of the queue.
     fn discard(&mut self, n: u32);
 
-    /// No more bytes from the guest: sends FIN after what was sent.
+    /// Sends FIN after the bytes sent so far, as the guest sends no more.
     fn shutdown_write(&mut self);
 
-    /// The connection moves bulk to the guest: lets more wait in the queue.
+    /// Enlarges the receive queue, for bulk traffic to the guest.
     fn widen(&mut self);
 
-    /// How long the peer has not been heard, whatever it said.
+    /// Time since the last segment from the peer.
     fn silence(&mut self) -> Duration;
 
-    /// Has the kernel probe a peer that has been silent for this long, now and from now on.
-    /// Whether a peer that does not answer is gone is not for the kernel to say.
+    /// Makes the kernel probe the peer whenever it has been silent for this long. The kernel must
+    /// not decide that a silent peer is gone.
     fn probe_after(&mut self, silence: Duration);
 
-    /// Bytes the kernel would take now, and whether its queue is nearly full.
+    /// Bytes that the kernel would accept now, and whether its queue is nearly full.
     fn send_room(&mut self) -> SendRoom;
 }
 
 /// Room in a host socket's send queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendRoom {
-    /// Bytes the kernel will take.
+    /// Bytes that the kernel will accept.
     pub bytes: u32,
-    /// Bytes an empty queue would hold.
+    /// Capacity of an empty queue in bytes.
     pub limit: u32,
 }
 
@@ -79,7 +79,7 @@ impl HostStream for socket2::Socket {
     }
 
     fn urgent_at(&mut self) -> Option<u32> {
-        // Not found it comes in its place, as one among others.
+        // If this fails, the byte arrives in its position as an ordinary one.
         stream::urgent_at(self).ok().flatten()
     }
 
@@ -88,33 +88,33 @@ impl HostStream for socket2::Socket {
     }
 
     fn seek_peek(&mut self, offset: u32) {
-        // A socket that knows the option refuses no offset.
+        // A socket that supports the option accepts any offset.
         let _ = stream::set_peek_offset(self, offset as usize);
     }
 
     fn discard(&mut self, n: u32) {
-        // The bytes were peeked before, so they are there; an error of the connection
-        // shows at the next peek.
+        // The bytes were peeked before, so they are there; the next peek returns an error of the
+        // connection.
         let _ = stream::discard(self, n as usize);
     }
 
     fn shutdown_write(&mut self) {
-        // Fails only if the connection is gone already, which an event reports.
+        // Fails only if the connection has ended already, which an event reports.
         let _ = self.shutdown(Shutdown::Write);
     }
 
     fn widen(&mut self) {
-        // Without it the connection is slower, not wrong.
+        // If this fails, the connection is slower, not wrong.
         let _ = stream::widen_receive_queue(self, WIDE_QUEUE);
     }
 
     fn silence(&mut self) -> Duration {
-        // Without the kernel's report the peer counts as alive.
+        // If the kernel does not report it, the peer counts as alive.
         stream::silence(self).unwrap_or_default()
     }
 
     fn probe_after(&mut self, silence: Duration) {
-        // Without it only the peer's own traffic answers the guest's probes.
+        // If this fails, only the peer's own traffic answers the guest's probes.
         let _ = stream::probe_after(self, silence);
     }
 
@@ -132,8 +132,8 @@ impl HostStream for socket2::Socket {
     }
 }
 
-/// Bytes of a bulk connection that may wait for the guest in the host socket: what fits
-/// a receive ring of 256 buffers of a page each.
+/// Bytes of a bulk connection that may wait for the guest in the host socket: the capacity of a
+/// receive ring of 256 buffers of a page each.
 const WIDE_QUEUE: usize = 1 << 20;
-/// What is offered to the guest where the kernel does not tell.
+/// Window offered to the guest if the kernel does not report room.
 const FALLBACK_ROOM: u32 = 65_535;

@@ -17,32 +17,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The host socket: what the world sends, and what it got.
+/// The host socket: what the remote peer sends and has received.
 #[derive(Debug, Default)]
 pub struct FakeStream {
-    /// Bytes the world got from the guest.
+    /// Bytes that the remote peer received from the guest.
     pub received: Vec<u8>,
-    /// The guest's FIN was passed on.
+    /// The guest's FIN was forwarded.
     pub write_closed: bool,
-    /// Bytes taken but not yet read by the world.
+    /// Bytes accepted but not yet read by the remote peer.
     queued: usize,
-    /// Bytes the send queue holds.
+    /// Capacity of the send queue in bytes.
     pub limit: usize,
     inbox: VecDeque<u8>,
-    /// The world has closed its side.
+    /// The remote peer has closed its side.
     pub inbox_closed: bool,
     peek_offset: usize,
-    /// The connection is gone.
+    /// The connection has failed.
     pub broken: bool,
-    /// Places of the guest's urgent bytes in what was received.
+    /// Positions of the guest's urgent bytes among the received ones.
     pub urgent: Vec<usize>,
-    /// Place of an urgent byte of the world in the queue.
+    /// Position in the queue of an urgent byte from the remote peer.
     pub mark: Option<usize>,
     /// Bytes that arrive right after the next read, the first of them urgent.
     pub arriving: Vec<u8>,
-    /// How long the world has been silent.
+    /// Time for which the remote peer has been silent.
     pub silence: Duration,
-    /// The silences after which the kernel was to probe.
+    /// The silences after which the kernel was set to probe.
     pub probes: Vec<Duration>,
 }
 
@@ -55,17 +55,17 @@ impl FakeStream {
         }
     }
 
-    /// The world sends bytes.
+    /// The remote peer sends bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         self.inbox.extend(bytes);
     }
 
-    /// Of the bytes the world sends next the one at `place` is urgent.
+    /// Marks the byte at `place`, among those sent next by the remote peer, as urgent.
     pub fn push_urgent(&mut self, place: usize) {
         self.mark = Some(self.inbox.len() + place);
     }
 
-    /// The world reads up to `n` bytes.
+    /// The remote peer reads up to `n` bytes.
     pub fn drain(&mut self, n: usize) {
         self.queued -= n.min(self.queued);
     }
@@ -118,7 +118,7 @@ impl HostStream for FakeStream {
 
     fn discard(&mut self, n: u32) {
         let n = n as usize;
-        assert!(n <= self.inbox.len(), "acknowledged more than was there");
+        assert!(n <= self.inbox.len(), "acknowledged more than was in the queue");
         self.inbox.drain(..n);
         self.mark = self.mark.and_then(|mark| mark.checked_sub(n));
         self.peek_offset = self.peek_offset.saturating_sub(n);
@@ -159,16 +159,16 @@ impl HostStream for FakeStream {
     }
 }
 
-/// A guest, a world and a connection, all at the mercy of a list of bytes.
+/// A guest, a remote peer and a connection, all driven by a list of bytes.
 ///
-/// The guest's stream has a byte for each sequence number, and so has the world's:
-/// whatever is delivered can be checked by its place alone.
+/// The guest's stream has a byte for each sequence number, and so has the peer's: the position of a
+/// delivered byte is enough to check it.
 pub struct Player {
     around: Surroundings,
     connection: Connection,
     stream: FakeStream,
     gather: GatherList,
-    /// Bytes the world has sent so far.
+    /// Bytes that the remote peer has sent so far.
     world_sent: usize,
 }
 
@@ -176,7 +176,7 @@ pub struct Player {
 const GUEST_ISS: u32 = u32::MAX - 300;
 /// The guest's clock when it sends SYN.
 const GUEST_CLOCK: u32 = u32::MAX - 300;
-/// Ours.
+/// Hawser's initial sequence number.
 const ISS: u32 = u32::MAX - 700;
 /// Headers of a frame over IPv4.
 const HEADERS: usize = 14 + 20;
@@ -187,10 +187,10 @@ fn byte_at(n: usize) -> u8 {
 }
 
 impl Player {
-    /// A connection the guest has opened.
+    /// A connection that the guest has opened.
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// No descriptor is left.
     pub fn new() -> io::Result<Self> {
         let around = Surroundings::make(|_| {})?;
         let opening = Opening {
@@ -239,10 +239,10 @@ impl Player {
         let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
     }
 
-    /// Plays the move that four bytes encode; false once the connection is over.
+    /// Plays the move that four bytes encode; false once the connection has ended.
     ///
     /// # Panics
-    /// Something does not hold: that is what the fuzzer looks for.
+    /// A check fails: that is what the fuzzer looks for.
     pub fn step(&mut self, [what, a, b, c]: [u8; 4]) -> bool {
         let number = usize::from(u16::from_be_bytes([a, b]));
         self.around.sink.room = usize::from(c);
@@ -292,7 +292,7 @@ impl Player {
         !self.connection.is_over() && self.connection.state() != State::TimeWait
     }
 
-    /// A segment near what is expected: `what` shifts its numbers, `c` gives its flags.
+    /// A segment close to the expected one: `what` shifts its numbers, `c` gives its flags.
     fn guest_sends(&mut self, what: u8, number: usize, c: u8) {
         let shift = u32::from(what >> 3);
         let next = self.connection.rcv_nxt;
@@ -310,12 +310,12 @@ impl Player {
         let header = TcpHeader {
             seq: seq.0,
             ack: (self.connection.snd_una + (shift * 113) % (in_flight + 2)).0,
-            // RST and SYN, but seldom: they end the game.
+            // RST and SYN only rarely: they end the run.
             flags: TcpFlags(if c % 16 == 15 { c } else { 0x10 | (c & 0x29) }),
             window: u16::try_from(number).unwrap_or(u16::MAX),
             urgent: u16::try_from(number / 7).unwrap_or_default(),
             options: TcpOptions {
-                // Now and then one that is old, or none at all.
+                // Sometimes an old timestamp, or none.
                 timestamps: (c & 0x40 == 0).then(|| Timestamps {
                     value: GUEST_CLOCK.wrapping_add(shift * 17).wrapping_sub(u32::from(c >> 7)),
                     echo: ISS,
@@ -338,7 +338,7 @@ impl Player {
         });
     }
 
-    /// What must hold after every move.
+    /// Checks the invariants after every move.
     fn check(&mut self) {
         for (i, &byte) in self.stream.received.iter().enumerate() {
             assert_eq!(byte, byte_at(i), "byte {i} from the guest");
@@ -354,17 +354,17 @@ impl Player {
         );
         assert!(
             !connection.rcv_nxt.after(connection.rcv_edge + 1),
-            "took more than was offered"
+            "accepted more than was offered"
         );
         if connection.state() == State::Established {
-            assert!(connection.deadline().is_some(), "an open connection waits for nothing");
+            assert!(connection.deadline().is_some(), "an open connection has no timer");
         }
     }
 
     fn check_frame(&self, frame: &Delivered) {
         let bytes = &frame.bytes[HEADERS..];
         let Ok(header) = TcpHeader::parse(bytes, bytes.len()) else {
-            panic!("a segment of ours does not parse");
+            panic!("a segment to the guest does not parse");
         };
         let payload = &bytes[header.header_len..];
         let offset = Seq(header.seq).since(Seq(ISS) + 1) as usize;
@@ -372,7 +372,7 @@ impl Player {
             assert_eq!(byte, byte_at(offset + i), "byte {} to the guest", offset + i);
         }
         let end = if payload.is_empty() { 0 } else { offset + payload.len() };
-        assert!(end <= self.world_sent, "more than the world sent");
+        assert!(end <= self.world_sent, "more than the remote peer sent");
         if header.flags.has(TcpFlags::ACK) {
             assert!(!Seq(header.ack).after(self.connection.rcv_nxt), "acknowledged too much");
         }

@@ -1,10 +1,10 @@
-//! The direction to the guest: bytes of the host socket, peeked straight into the
-//! guest's receive buffers.
+//! The direction to the guest: bytes of the host socket, peeked directly into the guest's receive
+//! buffers.
 //!
-//! SND.UNA is always the front of the socket's receive queue, SND.NXT - SND.UNA its
-//! peek offset. Nothing is copied or kept here: to send again is to peek again (go
-//! back N). A guest that takes TSO frames gets up to 64 KiB under one header, whatever
-//! its MTU; the frame is a multiple of the MSS, as the guest's own stack would merge it.
+//! SND.UNA is always the front of the socket's receive queue, SND.NXT - SND.UNA its peek offset.
+//! Nothing is copied or kept here: a retransmission peeks again (go back N). A guest that accepts
+//! TSO frames gets up to 64 KiB under one header, whatever its MTU; the length is a multiple of the
+//! MSS, as if the guest's own stack had merged the frame.
 
 use super::connection::{Connection, Progress, Readable, Sending, State, Timer};
 use super::emit::DataHeader;
@@ -19,11 +19,11 @@ use crate::packet::{EthernetHeader, TcpFlags, TcpHeader};
 use crate::sys::stream::PeekAt;
 use std::io;
 
-/// Frames reserved at once.
+/// Frames per reservation.
 const MAX_FRAMES: usize = 64;
-/// Bytes one connection sends before others have their turn.
+/// Bytes that one connection sends before others have their turn.
 const TURN: usize = 256 * 1024;
-/// Bytes to the guest from which on a connection counts as bulk.
+/// Bytes to the guest from which a connection counts as bulk.
 const BULK: u32 = 256 * 1024;
 /// Longest IP packet.
 const MAX_PACKET: usize = 65_535;
@@ -36,8 +36,8 @@ const fn whole_segments(bytes: usize, mss: usize) -> usize {
 }
 
 impl Connection {
-    /// The ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step).
-    /// False if it acknowledges what was never sent: then nothing of it counts.
+    /// The ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step). False if
+    /// it acknowledges bytes that were never sent: then the whole segment is ignored.
     pub(super) fn on_ack(&mut self, ctx: &Context<'_>, segment: &Segment) -> bool {
         let header = &segment.header;
         let ack = Seq(header.ack);
@@ -69,17 +69,17 @@ impl Connection {
         true
     }
 
-    /// True if bytes are in flight beyond the window the guest now offers. The guest drops them
-    /// silently, as Linux does when a socket runs out of room. They are sent again with the next
-    /// window the guest opens (RFC 9293 3.8.6), not after a time-out. A difference below the
+    /// True if bytes are in flight beyond the window that the guest now offers. The guest drops
+    /// them silently, as Linux does when a socket runs out of room. They are sent again with the
+    /// next window the guest opens (RFC 9293 3.8.6), not after a time-out. A difference below the
     /// window scale's unit is rounding (RFC 7323 2.4).
     fn is_window_taken_back(&self) -> bool {
         let edge = self.snd_una + self.snd_wnd;
         self.snd_nxt.after(edge + (1 << self.snd_scale))
     }
 
-    /// A guest that answers probes is alive, and may keep its window closed for as long as
-    /// it likes (RFC 9293 3.8.6.1).
+    /// A guest that answers probes is alive, and may keep its window closed indefinitely (RFC 9293
+    /// 3.8.6.1).
     fn on_sign_of_life(&mut self, ctx: &Context<'_>) {
         match self.timer {
             Timer::Persist(_) if self.snd_wnd == 0 => self.retries = 0,
@@ -120,29 +120,29 @@ impl Connection {
         }
     }
 
-    /// Everything in flight is to be sent again. What the guest has of it brings duplicate
-    /// acknowledgments, which must not start it all over (RFC 6582 3.2 and 4).
+    /// Marks everything in flight for retransmission. Segments that the guest already has cause
+    /// duplicate acknowledgments, which must not start another retransmission (RFC 6582 3.2 and 4).
     fn go_back(&mut self) {
         self.recover = self.snd_max;
         self.snd_nxt = self.snd_una;
         self.rtt.retransmitted();
         if self.sending == Sending::FinSent {
-            // The end of the stream shows again after the bytes before it.
+            // The end of the stream appears again after the bytes before it.
             self.sending = Sending::Open;
             self.readable = Readable::UntilEnd;
         }
         self.on_readable();
     }
 
-    /// Sends again what is in flight.
+    /// Retransmits what is in flight.
     pub(super) fn retransmit(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         self.go_back();
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
         self.answer(ctx, stream)
     }
 
-    /// Bytes the guest's window allows now. Less than a segment is not worth sending
-    /// while others are in flight (RFC 9293 3.8.6.2.1, silly window).
+    /// Bytes that the guest's window permits now. Less than a segment is not worth sending while
+    /// others are in flight (RFC 9293 3.8.6.2.1, silly window).
     fn usable_window(&self) -> usize {
         let window = (self.snd_una + self.snd_wnd).since(self.snd_nxt) as usize;
         let in_flight = self.snd_una != self.snd_nxt;
@@ -153,8 +153,8 @@ impl Connection {
         }
     }
 
-    /// Sends what the host socket has, the guest's window allows and its buffers hold,
-    /// up to a turn's worth.
+    /// Sends the bytes of the host socket that the guest's window permits and its buffers hold, up
+    /// to the limit of a turn.
     pub fn pump(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.state != State::Established {
             return Progress::Done;
@@ -184,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// Bytes wait, nothing is in flight, and the guest's window is closed.
+    /// Bytes are waiting, nothing is in flight, and the guest's window is closed.
     fn is_stuck(&self) -> bool {
         self.sending == Sending::Open && self.readable != Readable::No && self.usable_window() == 0
     }
@@ -207,7 +207,7 @@ impl Connection {
         let window = self.usable_window();
         let until_end = self.readable == Readable::UntilEnd;
         if window == 0 {
-            // Only the end of the stream may go past a closed window, once no byte is left.
+            // Only the end of the stream may pass a closed window, once no byte is left.
             return if until_end {
                 self.look_for_end(ctx, stream)
             } else {
@@ -240,7 +240,7 @@ impl Connection {
         }
         *sent += n;
         if n < room && !until_end && self.urgent.is_none() {
-            // The queue is drained; the poller tells when there is more.
+            // The queue is empty; the poller reports new bytes.
             self.readable = Readable::No;
         }
         Progress::More
@@ -265,8 +265,8 @@ impl Connection {
         }
     }
 
-    /// Puts headers on `n` bytes the kernel wrote into `granted` frames; returns how many
-    /// bytes there had been room for.
+    /// Writes headers for `n` bytes that the kernel wrote into `granted` frames; returns the number
+    /// of bytes for which there was room.
     fn deliver(&mut self, ctx: &mut Context<'_>, granted: usize, n: usize) -> usize {
         let mut lengths = [0; MAX_FRAMES];
         let (mut frames, mut left, mut asked) = (0, n, 0);
@@ -306,7 +306,7 @@ impl Connection {
         asked
     }
 
-    /// With the guest's window closed: is this the end of the stream?
+    /// Checks, while the guest's window is closed, whether the stream has ended.
     fn look_for_end(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         let mut byte = [0];
         let mut room = [GuestSliceMut::from_bytes(&mut byte)];
@@ -326,7 +326,7 @@ impl Connection {
             ..self.acknowledgment(ctx.now, self.snd_nxt)
         };
         if self.emit_control(ctx, &header).is_err() {
-            // The end shows again when there is room.
+            // The end of the stream appears again when there is room.
             self.readable = Readable::UntilEnd;
             return Progress::Starved;
         }

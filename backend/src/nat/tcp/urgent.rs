@@ -1,40 +1,40 @@
 //! Urgent data (RFC 9293 3.8.5): one byte of the stream that its sender points at.
 //!
-//! What the pointer points at was unclear for long. Everybody's kernel takes the byte before it
-//! for the urgent one, and that is what RFC 6093 tells to live with; the byte keeps its place in
-//! the stream, and whether a program reads it there or out of band is its own affair.
+//! The meaning of the pointer was long unclear. All current kernels treat the byte before it as the
+//! urgent one, and RFC 6093 recommends to accept that; the byte keeps its position in the stream,
+//! and each program decides whether it reads the byte there or out of band.
 //!
-//! From the guest: the byte is handed to the host socket by itself with MSG_OOB, so that the
-//! kernel points at it. What came before and after it in one burst goes by way of the spill,
-//! which keeps the order.
+//! From the guest: the byte is sent to the host socket separately, with MSG_OOB, so that the kernel
+//! points at it. The bytes before and after it in one burst pass through the spill, which keeps the
+//! order.
 //!
-//! To the guest: the poller tells that a host socket has an urgent byte (EPOLLPRI). The kernel
-//! ends a read before that byte, so it is in front when its event comes. Once a connection has had
-//! an urgent byte in either direction, the socket is asked after each read too: the kernel sets
-//! its mark before the byte can be read. Segments up to the byte get the pointer. The one byte
-//! that can pass unmarked is the first of a connection, if it arrives between an event of other
-//! bytes and the read that follows it. It then stays an ordinary one: a receiver does not look at
-//! a pointer behind what it has (RFC 9293 3.10.7.4).
+//! To the guest: the poller reports an urgent byte in a host socket (EPOLLPRI). The kernel ends a
+//! read before that byte, so it is at the front when its event arrives. Once a connection has had
+//! an urgent byte in either direction, the mark is also checked after each read: the kernel sets
+//! the mark before the byte can be read. Segments up to the byte carry the pointer. Only the first
+//! urgent byte of a connection can pass unmarked, if it arrives between an event for other bytes
+//! and the read after that. It then stays an ordinary byte: a receiver ignores a pointer to data
+//! that it already has (RFC 9293 3.10.7.4).
 //!
-//! There is one pointer in either direction. A new one takes the place of an earlier one that
-//! has not been reached, as in any TCP. A connection without urgent data pays for none of this.
+//! There is one pointer in each direction. A new one replaces an earlier one that has not been
+//! reached, as in any TCP. A connection without urgent data pays nothing for this.
 
 use super::connection::Connection;
 use super::receive::Segment;
 use super::seq::Seq;
 use super::stream::HostStream;
 
-/// Urgent bytes on their way: number of the byte itself, not of the next.
+/// Urgent bytes in transit: the number of the byte itself, not of the next.
 #[derive(Debug, Default)]
 pub(super) struct Urgent {
-    /// Of the guest, not handed over yet.
+    /// From the guest, not yet handed over.
     from_guest: Option<Seq>,
-    /// For the guest, not acknowledged yet.
+    /// For the guest, not yet acknowledged.
     to_guest: Option<Seq>,
 }
 
 impl Connection {
-    /// The urgent pointer of a segment of the guest, whose next byte is `next`.
+    /// Handles the urgent pointer of a segment of the guest, whose next byte is `next`.
     pub(super) fn on_urgent_pointer(&mut self, segment: &Segment, next: Seq) {
         let pointer = segment.header.urgent;
         let byte = Seq(segment.header.seq) + u32::from(pointer) - 1;
@@ -46,7 +46,8 @@ impl Connection {
         *known = Some(known.map_or(byte, |before| before.max(byte)));
     }
 
-    /// Place of the urgent byte among the next `bytes` of the guest. It counts as handed over.
+    /// Position of the urgent byte among the next `bytes` of the guest. It then counts as handed
+    /// over.
     pub(super) fn take_urgent_among(&mut self, bytes: usize) -> Option<usize> {
         let urgent = self.urgent.as_mut()?;
         let byte = urgent.from_guest?;
@@ -58,12 +59,12 @@ impl Connection {
         Some(place)
     }
 
-    /// There is an urgent byte among those at the host socket.
+    /// The host socket has an urgent byte among those to read.
     pub fn on_urgent(&mut self) {
         self.urgent.get_or_insert_default();
     }
 
-    /// Looks for an urgent byte in the host socket's queue. To be called when the front of the
+    /// Looks for an urgent byte in the host socket's queue. Must be called when the front of the
     /// queue is SND.UNA.
     pub(super) fn seek_urgent(&mut self, stream: &mut impl HostStream) {
         let is_closed = self.snd_una + self.snd_wnd == self.snd_nxt;
@@ -72,11 +73,11 @@ impl Connection {
             urgent.to_guest = None;
         }
         let found = stream.urgent_at().map(|place| self.snd_una + place);
-        // Sent already, it went as an ordinary one.
+        // If it was sent already, it went as an ordinary byte.
         let found = found.filter(|byte| !byte.before(self.snd_max));
         if found.is_some() && found != urgent.to_guest {
             urgent.to_guest = found;
-            // A closed window does not keep the pointer from the guest (RFC 9293 3.8.5).
+            // A closed window does not withhold the pointer from the guest (RFC 9293 3.8.5).
             self.ack_due |= is_closed;
         }
     }
@@ -88,7 +89,7 @@ impl Connection {
 }
 
 /// The urgent pointer of a segment with number `seq`; `None` if the byte is before it, or so far
-/// behind it that a later segment points at it.
+/// after it that a later segment points at it.
 pub(super) fn pointer(byte: Seq, seq: Seq) -> Option<u16> {
     if byte.before(seq) {
         return None;

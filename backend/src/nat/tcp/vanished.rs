@@ -1,11 +1,11 @@
-//! Connections from an address the pod no longer has.
+//! Ends connections from an address that the pod no longer has.
 //!
 //! Neither their packets nor the answers arrive: the kernel retransmits for a quarter of an hour
-//! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes
-//! the flows of an address with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so
-//! that the guest's next segment is answered with RST. Here RST goes to the guest at once. A
-//! connection that is still being opened is dropped silently instead: the guest sends SYN again
-//! after a second, from an address that exists.
+//! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes the
+//! flows of an address with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so that the
+//! guest's next segment is answered with RST. Here RST goes to the guest at once. A connection that
+//! is still being opened is dropped silently instead: the guest sends SYN again after a second,
+//! from an address that exists.
 
 use super::connection::{Progress, State};
 use super::{Flow, TcpFlows};
@@ -13,14 +13,14 @@ use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use crate::nat::context::Context;
 
 impl TcpFlows {
-    /// The pod has lost an address, or several: ends the connections that came from them.
+    /// The pod has lost one or more addresses: ends the connections that came from them.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
-        // One that is under way begins again, with what is known now.
+        // A walk in progress starts again with the current addresses.
         self.walk = Some(Walk::begin(ctx.now));
         self.walk_on(ctx);
     }
 
-    /// Looks at some more connections, if a walk is under way.
+    /// Checks some more connections, if a walk is in progress.
     pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
         let Some(mut walk) = self.walk.take() else { return };
         let end = self.flows.capacity().min(walk.next + FLOWS_PER_TURN);

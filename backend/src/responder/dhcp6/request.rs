@@ -1,13 +1,13 @@
-//! A client's DHCPv6 message, as far as it matters.
+//! The relevant parts of a client's DHCPv6 message.
 
 use crate::packet::{be16, be32};
 use dhcproto::v6::{MessageType, OptionCode};
 use std::net::Ipv6Addr;
 
-/// Identity associations answered in one message; what more there are is ignored, so
-/// that a reply fits a packet.
+/// Identity associations answered in one message; further ones are ignored, so that a reply fits
+/// into a packet.
 const MAX_ASSOCIATIONS: usize = 4;
-/// Addresses in one association that are answered, for the same reason.
+/// Addresses answered in one association, for the same reason.
 pub(super) const MAX_ADDRESSES: usize = 4;
 /// Message type and transaction identifier.
 const HEADER_LEN: usize = 4;
@@ -46,7 +46,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Reads a message; `None` if it is malformed.
+    /// Parses a message; `None` if it is malformed.
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
         let (&[kind, a, b, c], options) = payload.split_first_chunk::<HEADER_LEN>()?;
         let mut request = Self {
@@ -77,8 +77,8 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// The associations, each with whether it is the one that has the guest's address:
-    /// the first IA_NA.
+    /// The associations, each with a flag that marks the one with the guest's address: the first
+    /// IA_NA.
     pub(super) fn associations(&self) -> impl Iterator<Item = (&Association<'a>, bool)> {
         let ours = self.associations.iter().position(|ia| ia.kind == Kind::Addresses);
         self.associations
@@ -103,7 +103,7 @@ impl<'a> Association<'a> {
         })
     }
 
-    /// The addresses in it.
+    /// The addresses in the association.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> + use<'a> {
         Options(self.options)
             .filter(|(code, body)| *code == OptionCode::IAAddr && body.len() >= ADDRESS_LEN)
@@ -111,14 +111,14 @@ impl<'a> Association<'a> {
     }
 }
 
-/// True if the options fill `bytes` to the end.
+/// True if the options fill `bytes` exactly.
 fn is_sound(bytes: &[u8]) -> bool {
     let mut options = Options(bytes);
     options.by_ref().for_each(drop);
     options.0.is_empty()
 }
 
-/// The options in a stretch of bytes, up to the first whose length is wrong.
+/// The options in a slice, up to the first with an invalid length.
 struct Options<'a>(&'a [u8]);
 
 impl<'a> Iterator for Options<'a> {

@@ -9,7 +9,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 77);
 
-/// A message of a client, with an empty options field but for the type.
+/// A message of a client with the message type as its only option.
 pub(super) fn message(kind: MessageType) -> Message {
     let any = Ipv4Addr::UNSPECIFIED;
     let mut message = Message::new_with_id(0x1234_5678, any, any, any, any, &GUEST_MAC.0);
@@ -26,7 +26,7 @@ pub(super) fn packet(message: &Message) -> Vec<u8> {
     udp(ANY, BROADCAST, (68, 67), &message.to_vec().expect("a message"))
 }
 
-/// A reply taken apart.
+/// A parsed reply.
 struct Reply {
     mac: MacAddr,
     dst: IpAddr,
@@ -72,7 +72,7 @@ fn exchange(bench: &mut Bench, message: &Message) -> Reply {
     Reply::parse(&bench.reply_to(&packet(message)))
 }
 
-/// The parameters every guest gets, as options in order of their codes.
+/// Asserts the options that every guest gets, in the order of their codes.
 fn assert_parameters(reply: &Reply) {
     let options: Vec<_> = reply.message.opts().iter().map(|(code, _)| u8::from(*code)).collect();
     let parameters: Vec<_> = options
@@ -218,7 +218,7 @@ fn rapid_commit_saves_a_round_trip() {
     assert_eq!(
         reply.option(OptionCode::RapidCommit),
         None,
-        "only where it was a DISCOVER"
+        "only in answer to a DISCOVER"
     );
 }
 
@@ -260,7 +260,7 @@ fn a_lease_is_held_from_its_acknowledgment_until_its_release_however_often_it_wa
     let mut release = message(MessageType::Release);
     release.set_ciaddr(OTHER);
     bench.silence(&packet(&release));
-    assert!(bench.held.has_v4(), "the release of another address");
+    assert!(bench.held.has_v4(), "it releases another address");
     release.set_ciaddr(GUEST);
     bench.silence(&packet(&release));
     assert!(!bench.held.has_v4());
@@ -307,7 +307,7 @@ fn what_is_no_clients_message_is_refused() {
     bench.refused(&long, DropReason::BadService);
 }
 
-/// The codec's full decoder would assert, or index beyond its array, on these.
+/// The codec's full decoder would hit an assertion, or index beyond its array, on these.
 #[test]
 fn odd_lengths_in_unused_fields_do_no_harm() {
     let mut bench = Bench::new();
@@ -371,7 +371,7 @@ fn options_of_the_operators_own_are_told_whatever_is_asked_for() {
     assert!(matches!(private, Some(DhcpOption::Unknown(option)) if option.data() == b"rack-7"));
 }
 
-/// The domains of option 119, its parts put together again.
+/// The domains of option 119, joined from its parts.
 fn domains(reply: &Reply) -> Vec<String> {
     match reply.option(OptionCode::DomainSearch) {
         Some(DhcpOption::DomainSearch(names)) => names.iter().map(ToString::to_string).collect(),
@@ -396,7 +396,7 @@ fn a_long_search_list_is_split_over_several_options() {
 
 #[test]
 fn a_search_list_too_long_for_the_client_is_cut_at_its_end() {
-    // Nothing said, or less than a client must take: 576 bytes of IP packet.
+    // No limit, or one below what a client must accept: 576 bytes of IP packet.
     for limit in [None, Some(300), Some(576), Some(700)] {
         let mut discover = message(MessageType::Discover);
         if let Some(limit) = limit {

@@ -54,7 +54,7 @@ fn packet_to(dst: &str, kind: MessageType, options: impl IntoIterator<Item = Dhc
     udp(addr6(CLIENT).into(), addr6(dst).into(), (546, 547), &payload)
 }
 
-/// Takes a reply apart, after checking what all replies have in common.
+/// Parses a reply, after checking what all replies have in common.
 fn parse(frame: &[u8], src: &str) -> Message {
     let headers = Headers::parse(frame, frame.len()).expect("a frame");
     assert_eq!(headers.ethernet.dst, GUEST_MAC);
@@ -88,8 +88,8 @@ fn associations(message: &Message) -> Vec<IANA> {
     options.iter().map(ia).collect()
 }
 
-/// Addresses in an association with their lifetimes, after checking that valid and
-/// preferred agree.
+/// The addresses in an association with their lifetimes, after checking that valid and preferred
+/// are equal.
 fn addresses(ia: &IANA) -> Vec<(Ipv6Addr, u32)> {
     let options = ia.opts.get_all(OptionCode::IAAddr).unwrap_or(&[]);
     let address = |o: &DhcpOption| match o {
@@ -109,7 +109,7 @@ fn status(options: &DhcpOptions) -> Option<Status> {
     }
 }
 
-/// Asserts that the only association has the guest's address and nothing else.
+/// Asserts that the only association contains the guest's address and nothing else.
 #[track_caller]
 fn assert_lease(message: &Message) {
     let associations = associations(message);
@@ -248,7 +248,7 @@ fn a_lease_is_held_from_its_reply_until_its_release_however_often_it_was_renewed
     assert!(bench.held.has_v6());
     let other = [client(), server(), ia(IAID, &["fd10:0:2::3"])];
     exchange(&mut bench, MessageType::Release, other);
-    assert!(bench.held.has_v6(), "the release of another address");
+    assert!(bench.held.has_v6(), "it releases another address");
     for kind in [MessageType::Release, MessageType::Decline] {
         exchange(
             &mut bench,
@@ -272,7 +272,7 @@ fn an_information_request_gets_parameters_only() {
     assert_eq!(reply.msg_type(), MessageType::Reply);
     assert_parameters(&reply);
     assert!(associations(&reply).is_empty());
-    // A client need not say who it is.
+    // A client identifier is optional.
     let reply = parse(
         &bench.reply_to(&packet(MessageType::InformationRequest, [])),
         GATEWAY_LINK_LOCAL,
@@ -399,7 +399,7 @@ fn malformed_messages_are_refused() {
     bench.refused(&udp(addr6("::").into(), dst, (546, 547), &good), DropReason::BadService);
 }
 
-/// The codec's decoder would take these apart, and overflow on the way.
+/// The codec's decoder would parse these, and overflow.
 #[test]
 fn options_nobody_asked_for_are_not_taken_apart() {
     let mut bench = Bench::new();

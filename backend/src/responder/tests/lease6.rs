@@ -21,7 +21,7 @@ fn server(client: MacAddr) -> Lease6Server {
     Lease6Server::new(&config, 1500, Arc::default())
 }
 
-/// What comes of a frame that is taken, from the segment or beside it.
+/// Answer to a frame that the server handles, alone or together with the segment.
 fn answer(server: &mut Lease6Server, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
     let mut replies = Replies::default();
     let answer = server.answer(START, frame, &Counters::default(), &mut replies);
@@ -71,13 +71,13 @@ fn a_bridged_guest_is_told_its_ipv6_address_and_names() {
 fn who_asks_for_routers_is_told_to_ask_for_an_address_and_of_no_router() {
     let mut server = server(GUEST_MAC);
     let frame = router_solicitation("fe80::1", &[]);
-    // Others hear it too.
+    // The segment gets it too.
     assert!(server.hears(head(&frame), frame.len()) && !server.wants(head(&frame), frame.len()));
     let (verdict, replies) = answer(&mut server, &frame);
     assert_eq!((verdict, replies.len()), (Answer::Done, 1));
     #[rustfmt::skip]
     let expected = [
-        64, 0xc0, 0, 0, // hop limit, M and O, no router
+        64, 0xc0, 0, 0, // hop limit, M and O, not a router
         0, 0, 0, 0, 0, 0, 0, 0,
         1, 1, 2, 0, 0, 0, 0, 0, // source link-layer address
         5, 1, 0, 0, 0, 0, 0x05, 0xdc, // MTU 1500

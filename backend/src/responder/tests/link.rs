@@ -29,7 +29,7 @@ fn arp_for_the_gateway_is_answered_with_its_mac() {
 fn arp_for_anybody_else_is_not_answered() {
     let mut bench = Bench::new();
     bench.refused(&arp(1, [10, 0, 2, 2], [10, 0, 2, 3]), DropReason::NoSuchNeighbour);
-    // A probe for its own address and an announcement of it.
+    // A probe for the guest's own address, and an announcement.
     bench.silence(&arp(1, [0; 4], [10, 0, 2, 2]));
     bench.silence(&arp(1, [10, 0, 2, 2], [10, 0, 2, 2]));
     bench.silence(&arp(2, [10, 0, 2, 2], [10, 0, 2, 1]));
@@ -225,7 +225,7 @@ fn neighbour_messages_the_rfc_tells_us_to_drop_are_dropped() {
         &solicitation("::", "ff02::1", "fd10:0:2::1", &[]),
         DropReason::BadService,
     );
-    // The guest is no router.
+    // The guest is not a router.
     for kind in [icmp::v6::ROUTER_ADVERTISEMENT, icmp::v6::REDIRECT] {
         let header = IcmpHeader {
             kind,
@@ -284,7 +284,7 @@ fn a_router_advertisement_carries_route_mtu_prefix_and_name_servers() {
     assert_eq!(reply[54..], expected);
 }
 
-/// The services of a network whose guests make up their addresses.
+/// The services of a network whose guests form their own addresses.
 fn wide() -> ServiceConfig {
     let mut config = config();
     config.ipv6 = config.ipv6.map(|link| Ipv6Link {
@@ -299,9 +299,9 @@ fn a_prefix_of_64_bits_is_for_autoconfiguration_too() {
     for (config, length, flags) in [(config(), 120, 0x80), (wide(), 64, 0xc0)] {
         let mut bench = Bench::with(config);
         let reply = bench.reply_to(&router_solicitation("fe80::1", &[]));
-        // Behind the fixed part, the link-layer address and the MTU.
+        // After the fixed part, the link-layer address and the MTU.
         assert_eq!(reply[54 + 16 + 16..][..4], [3, 4, length, flags]);
-        assert_eq!(reply[54 + 5], 0xc0, "DHCPv6 gives its address all the same");
+        assert_eq!(reply[54 + 5], 0xc0, "DHCPv6 assigns its address all the same");
     }
 }
 
@@ -313,7 +313,7 @@ fn an_address_of_the_guests_own_choice_may_ask_the_gateway_and_is_noted_when_it_
     bench.silence(&solicitation("::", "ff02::1:ffcd:1", chosen, &[]));
     assert_eq!(bench.responders.take_claimed(), Some(addr6(chosen)));
     assert_eq!(bench.responders.take_claimed(), None);
-    // The gateway defends its own.
+    // The gateway defends its own address.
     bench.reply_to(&solicitation("::", "ff02::1:ff00:1", "fd10:0:2::1", &[]));
     assert_eq!(bench.responders.take_claimed(), None);
     let echo = |src: &str| icmp_message(v6(src), v6("fd10:0:2::1"), IcmpHeader::echo(128, 1, 2), b"x");
@@ -363,7 +363,7 @@ fn unsolicited_advertisements_come_at_link_up_and_every_ten_minutes() {
     bench.responders.on_timer(due, &bench.counters, &mut bench.replies);
     assert_eq!(bench.take(), ra);
 
-    // One the guest asked for puts the next off.
+    // A solicited advertisement postpones the next unsolicited one.
     bench.now = due + Duration::from_secs(100);
     bench.reply_to(&router_solicitation("fe80::1", &[]));
     assert_eq!(bench.responders.deadline(), Some(bench.now + Duration::from_secs(600)));
@@ -380,7 +380,7 @@ fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_onc
         search: vec!["new.example".to_owned()],
         forward: Vec::new(),
     };
-    // Without a driver nothing is due.
+    // Without a driver no timer is due.
     bench.responders.set_resolvers(bench.now, &resolvers);
     assert_eq!(bench.responders.deadline(), None);
     bench
@@ -397,7 +397,7 @@ fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_onc
     for (advertisement, server) in [(&new, "2001:db8::53"), (&old, "fd00::a")] {
         assert_eq!(rdnss(advertisement), [addr6(server)]);
     }
-    // What does not follow the system stays.
+    // Options that do not follow the system stay the same.
     let reply = bench.reply_to(&dhcp4::packet(&dhcp4::message(MessageType::Discover)));
     let message = Message::decode(&mut Decoder::new(&reply[42..])).expect("a message");
     assert_eq!(
@@ -411,7 +411,7 @@ fn other_name_servers_are_told_in_the_next_answer_and_by_an_advertisement_at_onc
     );
 }
 
-/// The resolvers the test guest begins with.
+/// The initial resolvers of the test guest.
 fn config_resolvers() -> Resolvers {
     let names = config().names;
     Resolvers {

@@ -1,11 +1,11 @@
-//! What must hold for any bytes a guest can send. [`Bench::send`] checks every reply.
+//! Properties that hold for any bytes that a guest can send. [`Bench::send`] checks every reply.
 
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Frames that reach far into a service: a good one with a few bytes overwritten, cut
-/// short or lengthened, its lengths and checksums made right again.
+/// Frames that reach far into a service: a valid one with a few bytes overwritten, truncated or
+/// extended, with its lengths and checksums corrected.
 fn near_miss() -> impl Strategy<Value = Vec<u8>> {
     let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let requests = prop::sample::select(testing::requests());
@@ -53,7 +53,8 @@ proptest! {
     }
 }
 
-/// The seeds of the fuzz target are the requests of [`testing`]. `WRITE_SEEDS=1` writes them.
+/// The seeds of the fuzz target are the requests of [`testing`]. Run with `WRITE_SEEDS=1` to write
+/// them.
 #[test]
 fn the_fuzz_targets_have_these_requests_as_seeds() {
     let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus");
@@ -67,7 +68,7 @@ fn the_fuzz_targets_have_these_requests_as_seeds() {
             }
             let seed =
                 std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}; run with WRITE_SEEDS=1", path.display()));
-            assert_eq!(seed, frame, "{} is old; run with WRITE_SEEDS=1", path.display());
+            assert_eq!(seed, frame, "{} is outdated; run with WRITE_SEEDS=1", path.display());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The gateway as proxy of all neighbours.
+//! The gateway as proxy for all neighbours.
 
 use super::link::{SOURCE_OPTION, solicitation};
 use super::*;
@@ -8,7 +8,7 @@ use crate::responder::testing::{arp, frame};
 const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 
-/// Gives `frame` to the proxy as the mode would.
+/// Passes `frame` to the proxy as the mode would.
 #[track_caller]
 fn send(frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
     assert!(NeighbourProxy.wants(&frame[..frame.len().min(crate::frame::HEAD_MAX)]));

@@ -1,5 +1,5 @@
-//! How long connections may stay in each state in which somebody is owed something. Each
-//! number is in docs/masquerade.md beside Linux's own.
+//! How long connections may stay in each state in which one side still waits. Each time is in
+//! docs/masquerade.md beside Linux's own.
 
 use super::pair::{Conditions, Pair};
 use super::states::{ACK, ISS, Steps};
@@ -10,7 +10,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const FIN: TcpFlags = TcpFlags::FIN;
 
-/// The guest has sent FIN, and the world has not.
+/// The guest has sent FIN, and the remote peer has not.
 fn closed_by_guest() -> (Steps, u32) {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
@@ -19,7 +19,7 @@ fn closed_by_guest() -> (Steps, u32) {
     (steps, nxt)
 }
 
-/// Seconds until the connection is over, if the guest says nothing any more.
+/// Seconds until the connection ends, if the guest stays silent.
 fn seconds_of_silence(mut steps: Steps) -> usize {
     const AT_MOST: usize = 10_000;
     (1..AT_MOST)
@@ -36,10 +36,10 @@ fn a_guest_that_is_done_is_asked_and_its_connection_closed() {
     assert_eq!(steps.wait(74 * SECOND), []);
     let probe = steps.wait(SECOND);
     assert_eq!((probe.len(), probe[0].seq, probe[0].flags), (1, nxt - 1, ACK));
-    // A Linux guest has forgotten it after 60 s.
+    // A Linux guest has dropped its state after 60 s.
     steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
     assert!(steps.pair.connection.is_none());
-    assert!(!steps.pair.stream.broken, "what the guest sent before still goes out");
+    assert!(!steps.pair.stream.broken, "the guest's earlier bytes are still sent");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn the_last_bytes_of_a_guest_that_is_done_are_waited_for() {
     steps.segment(TcpFlags::RST, probe[0].ack, 0, b"");
     assert_eq!(steps.halves(), (Sending::Closed, Receiving::Draining));
     for expected in ["last", "last w", "last wor"] {
-        // Nothing can be asked of the guest any more.
+        // The guest can no longer be probed.
         assert_eq!(steps.wait(119 * SECOND), []);
         steps.pair.stream.drain(2);
         steps.pair.call(|c, ctx, stream| {

@@ -1,4 +1,4 @@
-//! A guest that was reset, slept, or never came back, and what its connections make of it.
+//! What happens to the connections of a guest that was reset, slept, or never came back.
 
 use super::sockets::Bench;
 use super::states::{ACK, ISS, Steps};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Seconds at which the guest is asked within the next `within`, and at which it is given up.
+/// Seconds at which the guest is probed within the next `within`, and at which the connection ends.
 fn asked(steps: &mut Steps, within: u64) -> (Vec<u64>, Option<u64>) {
     let mut at = Vec::new();
     for second in 0..within {
@@ -40,7 +40,7 @@ fn doubted(times: Option<u8>) -> Steps {
 fn a_guest_that_does_not_answer_is_asked_again_soon() {
     let mut steps = doubted(None);
     assert_eq!(asked(&mut steps, 130), (vec![0, 2, 6, 14, 30, 62, 122], None));
-    // It has its address now.
+    // The guest has its address now.
     let nxt = steps.snd_nxt();
     steps.segment(TcpFlags::RST, ISS + 1, nxt, b"");
     assert!(steps.pair.stream.broken);
@@ -96,7 +96,7 @@ fn idle(n: u16) -> (Bench, Vec<(FlowId, TcpStream)>) {
     (bench, all)
 }
 
-/// Time goes by, second by second.
+/// Advances time second by second.
 fn pass(bench: &mut Bench, time: Duration) {
     run_timers(bench);
     for _ in 0..time.as_secs() {
@@ -123,7 +123,7 @@ fn every_connection_of_a_guest_that_was_reset_ends_within_half_a_minute() {
     assert_eq!(bench.flows.deadline(), Some(bench.around.now));
     pass(&mut bench, Duration::ZERO);
     assert_eq!(bench.take().len(), 3);
-    // This one the guest knows.
+    // The guest knows this connection.
     bench.send(ACK, b"");
     pass(&mut bench, 29 * SECOND);
     assert_eq!(bench.flows.count(), 3);
@@ -150,7 +150,7 @@ fn connections_wait_for_a_front_end_for_two_minutes() {
     let (mut bench, peers) = idle(3);
     let gone = bench.around.now;
     bench.flows.on_front_end_gone(gone);
-    // Another that has nothing to say makes no difference.
+    // Another reset makes no difference.
     pass(&mut bench, 60 * SECOND);
     bench.flows.on_front_end_gone(bench.around.now);
     pass(&mut bench, 59 * SECOND);
@@ -161,7 +161,7 @@ fn connections_wait_for_a_front_end_for_two_minutes() {
     assert_eq!(
         bench.flows.deadline().map(|at| at > bench.around.now),
         Some(true),
-        "timers of the dead only"
+        "timers of ended connections only"
     );
 
     let (mut bench, _peers) = idle(3);

@@ -1,4 +1,4 @@
-//! Keepalives of the guest: answered when its peer is heard.
+//! Keepalives of the guest are answered when its peer is heard.
 
 use super::states::{ACK, ISS, Steps};
 use crate::nat::tcp::connection::KEEPALIVE;
@@ -15,7 +15,7 @@ fn idle() -> Steps {
     steps
 }
 
-/// The guest probes, as Linux does.
+/// The guest sends a probe, as Linux does.
 fn probe(steps: &mut Steps) -> Vec<TcpHeader> {
     let next = steps.snd_nxt();
     steps.segment(ACK, ISS, next, b"")
@@ -26,8 +26,8 @@ fn deadline(steps: &Steps) -> Duration {
     at.since(steps.pair.around.now)
 }
 
-/// Lets timers run for as long, in which the peer says nothing; returns how many ran and what
-/// came to the guest.
+/// Runs timers for this time, during which the peer stays silent; returns the number of timers and
+/// what the guest received.
 fn wait_in_silence(steps: &mut Steps, time: Duration) -> (usize, Vec<TcpHeader>) {
     let (mut left, mut timers, mut answers) = (time, 0, vec![]);
     while deadline(steps) <= left {
@@ -65,7 +65,7 @@ fn a_guest_whose_peer_is_gone_hears_nothing_however_often_it_asks() {
         assert_eq!(steps.pair.stream.probes.len(), n);
         assert_eq!(wait_in_silence(&mut steps, IDLE).1, []);
     }
-    // It stops asking: few looks and no more.
+    // The checks stop after a few.
     let (timers, answers) = wait_in_silence(&mut steps, KEEPALIVE / 2);
     assert!((1..10).contains(&timers) && answers.is_empty(), "{timers}");
     assert!(steps.pair.connection.is_some(), "the guest decides");

@@ -1,4 +1,4 @@
-//! How a connection begins, by hand, and all that may keep it from beginning.
+//! How a connection begins, step by step, and everything that may prevent it.
 
 use super::pair::{Conditions, Opener, Pair};
 use super::states::{ACK, ISS, Steps};

@@ -1,4 +1,4 @@
-//! Ports of the guest's that the kernel does not give out by itself.
+//! Ports of the guest outside the kernel's range.
 
 use super::sockets::Bench;
 use crate::nat::test_support::{guest, host_seen, ip};
@@ -8,9 +8,9 @@ use crate::sys::netns::enter_fresh;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use std::net::{TcpListener, TcpStream};
 
-/// NFS of a server that wants clients below 1024.
+/// A port for an NFS server that requires clients below 1024.
 const PRIVILEGED: u16 = 700;
-/// Above those, and not of net.ipv4.ip_local_port_range.
+/// Unprivileged, but outside net.ipv4.ip_local_port_range.
 const UNUSUAL: u16 = 20_000;
 
 /// The port `listener` sees when the guest connects to it from `from`.
@@ -35,7 +35,7 @@ fn a_port_the_kernel_does_not_give_out_is_kept_towards_several_peers() {
     }
     let mut bench = Bench::new(0);
     let mut peers = Vec::new();
-    // Both families at once: one is not in the way of the other.
+    // Both families at once: they do not interfere with each other.
     for address in ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).unwrap();
         for from in [PRIVILEGED, UNUSUAL] {
@@ -53,12 +53,12 @@ fn a_port_that_is_taken_is_replaced() {
     }
     let mut bench = Bench::new(0);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Somebody listens there.
+    // Another program listens there.
     let other = TcpListener::bind(("127.0.0.1", UNUSUAL)).unwrap();
     assert_ne!(seen(&mut bench, &listener, UNUSUAL).0, UNUSUAL);
     drop(other);
     assert_eq!(seen(&mut bench, &listener, UNUSUAL + 1).0, UNUSUAL + 1);
-    // The same ends are taken already; the guest's first connection is forgotten.
+    // Both ends are in use already, but the guest's first connection is forgotten.
     let mut another = Bench::new(0);
     assert_ne!(seen(&mut another, &listener, UNUSUAL + 1).0, UNUSUAL + 1);
 }

@@ -1,5 +1,5 @@
-//! A connection, a guest's TCP and a host socket, joined by a link that can lose,
-//! double and reorder, with a clock that jumps from event to event.
+//! A connection, a guest's TCP and a host socket, joined by a link that can lose, duplicate and
+//! reorder packets, with a clock that jumps from event to event.
 
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
@@ -28,29 +28,29 @@ const GUEST_PORT: u16 = 40_000;
 const REMOTE_PORT: u16 = 80;
 
 thread_local! {
-    /// Milliseconds of the guest's timestamps, close to the end of the numbers. smoltcp
-    /// takes a function that has nothing else to go by.
+    /// Milliseconds of the guest's timestamps, close to the wrap. A static, because smoltcp takes a
+    /// function without an argument.
     static GUEST_CLOCK: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How bad the link is, and how the two ends behave.
+/// The quality of the link, and the behaviour of the two ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions {
     pub seed: u64,
-    /// Out of 100 packets, how many are lost, doubled, delayed behind others.
+    /// Percentage of packets that are lost, duplicated, delayed behind others.
     pub lost: u64,
     pub doubled: u64,
     pub late: u64,
     pub mtu: u16,
-    /// The guest takes frames above the MTU.
+    /// The guest accepts frames above the MTU.
     pub tso: bool,
     /// The guest's TCP uses timestamps.
     pub timestamps: bool,
-    /// Bytes the host socket's send queue holds.
+    /// Capacity of the host socket's send queue in bytes.
     pub send_queue: usize,
-    /// Frames the guest has buffers for at a time.
+    /// Number of frames for which the guest has buffers at a time.
     pub room: usize,
-    /// Bytes of the guest's own receive buffer.
+    /// Size of the guest's own receive buffer in bytes.
     pub guest_buffer: usize,
 }
 
@@ -151,7 +151,7 @@ impl Path {
         }
     }
 
-    /// Puts into `deliver` what arrives now.
+    /// Puts the packets that arrive now into `deliver`.
     fn carry(&mut self, packet: Vec<u8>, deliver: &mut Vec<Vec<u8>>) {
         let c = self.conditions;
         if self.rng.below(100) < c.lost {
@@ -175,14 +175,14 @@ impl Path {
     }
 }
 
-/// Who opens the connection.
+/// The side that opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opener {
     Guest,
     World,
 }
 
-/// Everything, and the clock.
+/// Both ends, the link and the clock.
 pub struct Pair {
     pub around: Surroundings,
     pub conditions: Conditions,
@@ -203,21 +203,21 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Nobody has sent anything yet, and the guest is played by hand.
+    /// No segment has been sent yet, and the test plays the guest.
     pub fn idle(conditions: Conditions) -> Self {
         let mut pair = Self::new(conditions, Opener::Guest);
         pair.guest().abort();
         pair
     }
 
-    /// A client of the host was accepted, and the guest is played by hand.
+    /// A client of the host was accepted, and the test plays the guest.
     pub fn idle_client(conditions: Conditions) -> Self {
         let mut pair = Self::idle(conditions);
         pair.world_connects();
         pair
     }
 
-    /// Headers of what was sent to the guest since the last call.
+    /// Headers of the segments sent to the guest since the last call.
     pub fn answers(&mut self) -> Vec<TcpHeader> {
         let frames = self.around.sink.take();
         frames
@@ -307,7 +307,7 @@ impl Pair {
         }
     }
 
-    /// Frames the guest has buffers for from now on.
+    /// Sets the number of frames for which the guest has buffers.
     pub fn set_room(&mut self, frames: usize) {
         self.around.sink.room = frames;
     }
@@ -337,7 +337,7 @@ impl Pair {
         }
     }
 
-    /// The world sends bytes to the guest.
+    /// The remote peer sends bytes to the guest.
     pub fn world_sends(&mut self, bytes: &[u8]) {
         self.stream.push(bytes);
         self.call(|c, ctx, stream| {
@@ -346,7 +346,7 @@ impl Pair {
         });
     }
 
-    /// The world closes its side.
+    /// The remote peer closes its side.
     pub fn world_closes(&mut self) {
         self.stream.inbox_closed = true;
         self.call(|c, ctx, stream| {
@@ -355,7 +355,7 @@ impl Pair {
         });
     }
 
-    /// Frames of ours to the guest's NIC.
+    /// Moves frames of the connection to the guest's NIC.
     fn carry_to_guest(&mut self) -> bool {
         let frames = self.around.sink.take();
         let mut deliver = vec![];
@@ -371,7 +371,7 @@ impl Pair {
         moved
     }
 
-    /// Packets of the guest to our connection, as one burst.
+    /// Moves packets of the guest to the connection, as one burst.
     fn carry_from_guest(&mut self) -> bool {
         let packets = std::mem::take(&mut self.nic.from_guest);
         let mut deliver = vec![];
@@ -420,7 +420,7 @@ impl Pair {
         }
     }
 
-    /// One round at the present moment; true if anything moved.
+    /// One round at the present time; true if anything moved.
     fn round(&mut self) -> bool {
         self.around.sink.room = self.conditions.room;
         let mut moved = false;
@@ -443,15 +443,15 @@ impl Pair {
         moved
     }
 
-    /// Runs until `done` or until virtual time is up; `step` acts for the applications
-    /// at both ends. Panics if the time is up.
+    /// Runs until `done` or until virtual time is up; `step` acts for the applications at both
+    /// ends. Panics if the time is up.
     pub fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
         let end = self.around.now + limit;
         let mut idle = 0;
         while !step(self) {
             let moved = self.round();
             idle = if moved { 0 } else { idle + 1 };
-            // The link takes 20 µs; with nothing on it, jump towards the next timer.
+            // The link takes 20 µs; if it is empty, jump towards the next timer.
             let pause = if idle > 10 {
                 Duration::from_millis(20)
             } else {

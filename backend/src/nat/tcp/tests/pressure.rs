@@ -1,4 +1,4 @@
-//! Connections that give way to others, with sockets of the loopback.
+//! Ending connections to make room for others, with loopback sockets.
 
 use super::sockets::Bench;
 use crate::counters::DropReason;
@@ -32,7 +32,7 @@ fn bench(limit: usize) -> (Bench, TcpListener) {
     (bench, listener)
 }
 
-/// What the guest knows of one of its connections.
+/// The guest's view of one of its connections.
 #[derive(Clone, Copy)]
 struct Known {
     key: FlowId,
@@ -116,7 +116,7 @@ fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
     }
     assert!(is_reset(&peers[1].1));
     assert_eq!(counted(&bench), [3, 0, 0, 0]);
-    // Those that are open in both directions stay, and there is no room.
+    // Connections that are open in both directions stay, and there is no room.
     ask(&mut bench, 40_103, listener.local_addr().unwrap().port());
     assert_eq!(counted(&bench), [3, 0, 0, 1]);
     assert!(bench.flows.has(&peers[3].0.key));
@@ -149,7 +149,7 @@ fn without_descriptors_a_half_closed_connection_gives_way_too() {
     let taken = super::sockets::exhaust_descriptors(0);
     let key = ask(&mut bench, 40_002, listener.local_addr().unwrap().port());
     assert!(bench.flows.has(&key) && bench.flows.has(&old.key) && !bench.flows.has(&older.key));
-    // And for a client as well.
+    // The same holds for a client.
     drop(taken);
     assert_eq!(counted(&bench), [1, 0, 0, 0]);
     let clients = bench.clients(1);
@@ -204,7 +204,7 @@ fn a_scan_of_silent_ports_takes_its_share_and_stops_nobody() {
     let (gone, left) = scanned.split_at(scanned.len() - SHARE);
     assert!(left.iter().all(|key| bench.flows.has(key)), "the youngest are there");
     assert!(!gone.iter().any(|key| bench.flows.has(key)));
-    assert_eq!(bench.take().len(), 0, "the guest is not told that anybody refused it");
+    assert_eq!(bench.take().len(), 0, "the guest does not learn of a refusal");
     let (new, _peer) = connect(&mut bench, &listener, 40_000);
     assert!(bench.flows.has(&new.key));
 }
@@ -223,7 +223,7 @@ fn a_connection_the_world_has_accepted_does_not_give_way_to_a_scan() {
     for i in 0..SCAN {
         ask(&mut bench, 30_000 + i, at.port());
     }
-    // The guest's ACK comes behind the SYNs of its scan.
+    // The guest's ACK comes after the SYNs of its scan.
     (bench.key, bench.next, bench.expected) = (key, next, expected);
     bench.send(ACK, b"x");
     assert!(bench.flows.has(&key));

@@ -1,4 +1,4 @@
-//! Connections that a router forbids.
+//! Connections that a router refuses.
 
 use super::sockets::Bench;
 use crate::nat::test_support::{guest, icmp_message, ip};
@@ -28,7 +28,7 @@ fn what_a_router_forbids_is_told_with_its_type_and_code_and_by_that_router() {
         let remote = SocketAddr::new(ip(far), 80);
         bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
         bench.send_syn();
-        // The router's word comes in its own time.
+        // The router's message takes some time.
         for _ in 0..100 {
             bench.handle_events();
             if !bench.around.sink.frames.is_empty() {

@@ -1,4 +1,4 @@
-//! Whatever the link does, both sides get exactly the bytes the other sent.
+//! Whatever the link does, both sides receive exactly the bytes that the other sent.
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use crate::nat::tcp::testing::Player;

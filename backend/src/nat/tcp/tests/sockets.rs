@@ -1,5 +1,5 @@
-//! The table of connections with real sockets: a guest of single segments, and peers on
-//! the host's loopback.
+//! The table of connections with real sockets: a guest of single segments, and peers on the host's
+//! loopback.
 
 use crate::counters::DropReason;
 use crate::nat::tcp::{Incoming, Segment, TIMERS_PER_TURN, TURNS, TcpFlows};
@@ -16,10 +16,10 @@ use std::time::Duration;
 const ISS: u32 = 1000;
 const ACK: TcpFlags = TcpFlags::ACK;
 const FIN: TcpFlags = TcpFlags::FIN;
-/// Long enough for the loopback to do what it will do.
+/// Long enough for the loopback to become quiet.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// A guest with one connection, and the table it is in.
+/// A guest with one connection, and the table of connections.
 pub(super) struct Bench {
     pub(super) around: Surroundings,
     pub(super) flows: TcpFlows,
@@ -27,17 +27,17 @@ pub(super) struct Bench {
     /// Number of the guest's next byte, and of the next it expects.
     pub(super) next: u32,
     pub(super) expected: u32,
-    /// Right edge of the window the guest was offered.
+    /// Right edge of the window offered to the guest.
     edge: u32,
-    /// TOS of what the guest sends.
+    /// TOS of the guest's packets.
     pub(super) tos: u8,
-    /// Its urgent pointer.
+    /// Their urgent pointer.
     urgent: u16,
-    /// TTL or hop limit of it.
+    /// Their TTL or hop limit.
     pub(super) ttl: u8,
 }
 
-/// A segment that came to the guest.
+/// A segment that the guest received.
 pub(super) struct Arrived {
     pub(super) header: TcpHeader,
     pub(super) payload: Vec<u8>,
@@ -71,7 +71,7 @@ impl Bench {
         (bench, peer)
     }
 
-    /// Forwards a port of the host to the guest's port 80; so many clients of it.
+    /// Forwards a port of the host to the guest's port 80, and connects `n` clients to it.
     pub(super) fn clients(&mut self, n: usize) -> Vec<TcpStream> {
         let probe = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = probe.local_addr().unwrap().port();
@@ -133,8 +133,8 @@ impl Bench {
         self.next += u32::try_from(payload.len()).unwrap();
     }
 
-    /// Handles events until there are none for a while, at most `ROUNDS` times; returns how
-    /// many there were.
+    /// Handles events until there are none for a while, at most `ROUNDS` times; returns their
+    /// number.
     pub(super) fn handle_events(&mut self) -> usize {
         const ROUNDS: usize = 200;
         let mut buffer = EventBuffer::with_capacity(64);
@@ -166,7 +166,7 @@ impl Bench {
         }
     }
 
-    /// What came to the guest; notes what it acknowledges next.
+    /// The segments that the guest received; records what it acknowledges next.
     pub(super) fn take(&mut self) -> Vec<Arrived> {
         let frames = self.around.sink.take();
         let arrived: Vec<_> = frames
@@ -189,7 +189,7 @@ impl Bench {
         arrived
     }
 
-    /// Bytes that came to the guest, and whether FIN came behind them.
+    /// Bytes that the guest received, and whether FIN followed.
     pub(super) fn take_bytes(&mut self) -> (Vec<u8>, bool) {
         let arrived = self.take();
         let fin = arrived.iter().any(|a| a.header.flags.has(FIN));
@@ -200,7 +200,7 @@ impl Bench {
 #[test]
 fn the_port_of_the_guest_is_kept() {
     let (bench, peer) = Bench::connected();
-    // Linux 6.3; an older one chooses.
+    // Linux 6.3; an older kernel chooses the port.
     if has_port_range() {
         assert_eq!(peer.peer_addr().unwrap().port(), bench.key.guest_port);
     }
@@ -214,7 +214,7 @@ fn a_peer_that_speaks_and_closes_before_we_look_is_heard_to_the_end() {
     let (mut peer, _) = listener.accept().unwrap();
     peer.write_all(b"bye").unwrap();
     drop(peer);
-    // One event says that the socket is connected, readable and closed.
+    // One event reports that the socket is connected, readable and closed.
     bench.handle_events();
     bench.take();
     bench.send(ACK, b"");
@@ -240,8 +240,8 @@ fn only_its_own_reset_ends_a_connection_that_is_being_made() {
 fn waiting_for_a_slow_reader_costs_no_events() {
     for closes in [false, true] {
         let (mut bench, mut peer) = Bench::connected();
-        // Something stays readable all the time: bytes the guest does not acknowledge, or
-        // the end of the stream.
+        // The socket stays readable all the time: bytes that the guest does not acknowledge, or the
+        // end of the stream.
         if closes {
             peer.shutdown(Shutdown::Write).unwrap();
         } else {
@@ -262,7 +262,7 @@ fn waiting_for_a_slow_reader_costs_no_events() {
         }
         bench.handle_events();
         assert_eq!(bench.handle_events(), 0, "closed: {closes}, after {sent} bytes");
-        // And the guest is told when the peer reads at last.
+        // And the guest gets a window update when the peer finally reads.
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let edge = bench.edge;
         let mut got = 0;
@@ -287,7 +287,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
     let arrived = bench.take();
     let bytes: Vec<u8> = arrived.iter().flat_map(|a| a.payload.clone()).collect();
     assert_eq!(bytes, b"abcdefg");
-    // The last segment that begins before the urgent byte, or with it, points behind it.
+    // The last segment that begins before the urgent byte, or with it, points after it.
     let pointing = arrived.iter().rfind(|a| a.header.flags.has(TcpFlags::URG)).unwrap();
     let behind = pointing.header.seq.wrapping_add(pointing.header.urgent.into());
     assert_eq!(behind.wrapping_sub(first), 4);
@@ -296,7 +296,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
     bench.handle_events();
     let first = bench.expected;
     assert_eq!(bench.take_bytes().0, b"hij");
-    // That one is lost.
+    // That segment is lost.
     bench.expected = first;
     bench.around.now = bench.around.now + Duration::from_secs(2);
     bench.flows.on_timer(&mut bench.around.context());
@@ -307,7 +307,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
 fn an_urgent_byte_of_a_peer_is_pointed_at_wherever_it_lies_in_the_queue() {
     let (mut bench, peer) = Bench::connected();
     peer.set_nodelay(true).unwrap();
-    // Alone, and behind bytes that the guest has not acknowledged.
+    // Alone, and after bytes that the guest has not acknowledged.
     for n in 0..3 {
         assert_eq!(SockRef::from(&peer).send_out_of_band(b"!").unwrap(), 1);
         bench.handle_events();
@@ -341,7 +341,7 @@ fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
         let n = (&*peer).read(&mut room).unwrap();
         room[..n].to_vec()
     };
-    // A read stops at the mark, and goes on behind the byte that is out of band.
+    // A read stops at the mark, and continues after the out-of-band byte.
     assert_eq!(read(), b"12");
     let mut urgent = [std::mem::MaybeUninit::uninit()];
     assert_eq!(peer.recv_out_of_band(&mut urgent).unwrap(), 1);
@@ -354,7 +354,7 @@ fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
     assert_eq!(rest, b"345");
 }
 
-/// Takes every descriptor there is but `left`, in this thread alone.
+/// Uses up all descriptors but `left`, in this thread alone.
 pub(super) fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
     // SAFETY: gives this thread a descriptor table of its own; it owns all it uses.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
@@ -376,7 +376,7 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     bench.handle_events();
     let syns = bench.take();
     assert_eq!(syns.len(), FREE, "as many as there are descriptors");
-    // The guest refuses one; its descriptor is for the next client, and no other.
+    // The guest refuses one; its descriptor is for the next client only.
     let refused = &syns[0].header;
     bench.key = FlowId::tcp(
         guest(ip("10.0.2.2"), 80),
@@ -389,7 +389,7 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     bench.flows.on_timer(&mut bench.around.context());
     let syns = bench.take();
     assert_eq!(syns.iter().filter(|a| a.header.flags == TcpFlags::SYN).count(), 1);
-    // Descriptors nobody told us of become free.
+    // Descriptors become free without an event.
     taken.truncate(taken.len() - CLIENTS);
     bench.around.now = bench.around.now + Duration::from_millis(200);
     bench.flows.on_timer(&mut bench.around.context());
@@ -420,7 +420,7 @@ fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
         assert!((1..=TURNS).contains(&more), "{more} in one turn");
         seen += more;
     }
-    // Nobody answers: all SYNs are due again at the same time.
+    // No SYN is answered: all are due again at the same time.
     bench.around.now = bench.around.now + Duration::from_secs(1);
     for expected in [TIMERS_PER_TURN, CLIENTS - TIMERS_PER_TURN] {
         assert!(bench.flows.deadline() <= Some(bench.around.now));
@@ -468,7 +468,7 @@ fn connections_in_time_wait_leave_the_limit_to_others() {
     };
     let (first, next) = (bench.key, bench.next);
     assert_eq!(connect(&mut bench), (1, 1), "no room for a second one");
-    // The world closes, then the guest.
+    // The remote peer closes, then the guest.
     (bench.key, bench.next) = (first, next);
     drop(peer);
     bench.handle_events();
@@ -477,7 +477,7 @@ fn connections_in_time_wait_leave_the_limit_to_others() {
     bench.handle_events();
     assert_eq!(bench.flows.in_time_wait, 1);
     assert_eq!(connect(&mut bench), (2, 1));
-    // A second one that ends finds no room to wait in.
+    // A second one that ends finds no room in TIME-WAIT.
     let (peer, _) = listener.accept().unwrap();
     bench.take();
     bench.send(ACK, b"");

@@ -1,5 +1,5 @@
-//! Single steps by hand: closing, resets, windows. The guest is a list of
-//! segments, the answers are looked at one by one.
+//! Single steps: closing, resets, windows. The guest is a list of segments, and the test examines
+//! each answer.
 
 use super::pair::{Conditions, GUEST, Pair, REMOTE};
 use crate::counters::{Count, DropReason};
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) const ISS: u32 = 1000;
 pub(super) const ACK: TcpFlags = TcpFlags::ACK;
 
-/// A guest of single segments, its connection and what came back.
+/// A guest of single segments, its connection and the answers.
 pub(super) struct Steps {
     pub(super) pair: Pair,
 }
@@ -117,7 +117,7 @@ pub(super) fn header(flags: TcpFlags, seq: u32, ack: u32) -> TcpHeader {
     }
 }
 
-/// An acknowledgment with a window of so many units of 128 bytes.
+/// An acknowledgment with a window of this many units of 128 bytes.
 fn granting(ack: u32, window: u16) -> TcpHeader {
     TcpHeader {
         window,
@@ -167,7 +167,7 @@ fn what_the_host_does_not_take_is_kept_and_goes_first() {
     steps.pair.stream.limit = 3;
     let nxt = steps.snd_nxt();
     let answers = steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt, b"hello");
-    assert_eq!(answers[0].ack, ISS + 7, "five bytes and FIN are ours now");
+    assert_eq!(answers[0].ack, ISS + 7, "five bytes and FIN are accepted now");
     assert_eq!(steps.pair.around.counters.count(Count::TcpSpilled), 2);
     assert_eq!(steps.halves().1, Receiving::Draining);
     steps.pair.stream.limit = 10_000;
@@ -256,7 +256,7 @@ fn a_lost_fin_is_sent_again() {
     let first = steps.world_closes();
     let again = steps.wait(Duration::from_secs(2));
     assert_eq!((again[0].flags, again[0].seq), (first[0].flags, first[0].seq));
-    // The acknowledgment of the first one comes late: it covers FIN all the same.
+    // The acknowledgment of the first one is late: it covers FIN all the same.
     steps.segment(ACK, ISS + 1, nxt + 1, b"");
     assert_eq!(steps.halves().0, Sending::Closed);
 }
@@ -360,7 +360,7 @@ fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
     assert_eq!(steps.world_sends(&[7; 4000]).len(), 1, "one frame above the MTU");
-    // The window is the same in each: only then is it a duplicate.
+    // The window is the same in each, which makes it a duplicate.
     assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
     assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
     let again = steps.segment(ACK, ISS + 1, nxt, b"");
@@ -388,7 +388,7 @@ fn a_window_that_was_rounded_down_was_not_taken_back() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
     steps.world_sends(&[7; 8000]);
-    // 6540 bytes are under way.
+    // 6540 bytes are in flight.
     assert_eq!(steps.send(granting(nxt.wrapping_add(1460), 51), b""), []);
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 0);
 }
@@ -414,7 +414,11 @@ fn a_guest_that_answers_may_keep_its_window_closed() {
     }
     assert_eq!(steps.send(granting(nxt, 10), b"").len(), 1);
     let again = steps.wait(Duration::from_secs(2));
-    assert_eq!(again.len(), 1, "the pause between probes says nothing about the way");
+    assert_eq!(
+        again.len(),
+        1,
+        "the pause between probes says nothing about the round trip"
+    );
 }
 
 #[test]
@@ -440,7 +444,7 @@ fn duplicates_of_what_was_sent_again_do_not_start_it_all_over() {
     steps.world_sends(&[7; 4000]);
     steps.wait(Duration::from_secs(2));
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
-    // The guest had all but the first; each segment it knew brings a duplicate.
+    // The guest had all but the first; each segment that it already had causes a duplicate.
     for _ in 0..5 {
         assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(1460), b""), []);
     }
@@ -506,7 +510,7 @@ fn a_reset_after_both_fins_loses_nothing_of_what_the_guest_sent() {
     steps.segment(ACK | TcpFlags::FIN, ISS + 1, nxt + 1, b"last words");
     assert_eq!(steps.halves(), (Sending::Closed, Receiving::Draining));
     steps.segment(TcpFlags::RST, ISS + 12, nxt + 1, b"");
-    assert!(!steps.pair.stream.broken, "the world is not reset");
+    assert!(!steps.pair.stream.broken, "the remote peer is not reset");
     steps.pair.stream.limit = 10_000;
     steps.pair.call(|c, ctx, stream| {
         c.on_writable(ctx, stream);

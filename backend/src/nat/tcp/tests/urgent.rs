@@ -1,11 +1,11 @@
-//! Urgent bytes, either way.
+//! Urgent bytes in either direction.
 
 use super::states::{ACK, ISS, Steps, header};
 use crate::packet::{TcpFlags, TcpHeader};
 
 const URG: TcpFlags = TcpFlags::URG;
 
-/// The guest sends bytes from its `offset`th on, with an urgent pointer.
+/// The guest sends bytes from offset `offset`, with an urgent pointer.
 fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<TcpHeader> {
     let next = steps.snd_nxt();
     let segment = TcpHeader {
@@ -15,7 +15,7 @@ fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<Tcp
     steps.send(segment, payload)
 }
 
-/// Number of the byte an answer points at, from `first` on.
+/// Number, from `first` on, of the byte that an answer points at.
 fn points_at(answer: &TcpHeader, first: u32) -> Option<u32> {
     let byte = answer.seq.wrapping_add(answer.urgent.into()).wrapping_sub(first + 1);
     answer.flags.has(URG).then_some(byte)
@@ -29,7 +29,7 @@ fn an_urgent_byte_of_the_guest_goes_by_itself_in_its_place() {
     assert_eq!(answers[0].ack, ISS + 6);
     assert_eq!(steps.pair.stream.received, b"12U34");
     assert_eq!(steps.pair.stream.urgent, [2]);
-    // One that has been is not urgent again.
+    // A byte that was sent as urgent is not urgent again.
     send(&mut steps, 2, 1, b"U34");
     send(&mut steps, 5, 0, b"no");
     assert_eq!(steps.pair.stream.received, b"12U34no");
@@ -42,7 +42,7 @@ fn an_urgent_byte_may_be_announced_before_it_comes() {
     send(&mut steps, 0, 3, b"");
     send(&mut steps, 0, 3, b"12");
     assert!(steps.pair.stream.urgent.is_empty());
-    // The segment with the byte need not say it again.
+    // The segment with the byte need not repeat the pointer.
     let next = steps.snd_nxt();
     steps.segment(ACK, ISS + 3, next, b"U34");
     assert_eq!(steps.pair.stream.received, b"12U34");
@@ -77,7 +77,7 @@ fn an_urgent_byte_waits_with_others_for_a_host_socket_that_is_full() {
     assert_eq!(steps.pair.stream.urgent, [2]);
 }
 
-/// The world sends bytes, the one at `place` urgent.
+/// The remote peer sends bytes, of which the one at `place` is urgent.
 fn world_sends_urgent(steps: &mut Steps, bytes: &[u8], place: usize) -> Vec<TcpHeader> {
     steps.pair.stream.mark = Some(place);
     steps.pair.connection.as_mut().unwrap().on_urgent();
@@ -91,7 +91,7 @@ fn segments_up_to_an_urgent_byte_of_the_world_point_at_it() {
     let answers = world_sends_urgent(&mut steps, b"12U34", 2);
     let seen: Vec<_> = answers.iter().map(|a| (a.seq - first, points_at(a, first))).collect();
     assert_eq!(seen, [(0, Some(2)), (2, Some(2))]);
-    // What comes later has nothing to point at, also when it is sent again.
+    // Later segments have no pointer, even when they are retransmitted.
     let answers = steps.world_sends(b"56");
     assert_eq!(answers.len(), 1);
     assert_eq!(points_at(&answers[0], first), None);
@@ -120,7 +120,7 @@ fn an_urgent_byte_that_arrives_between_two_reads_is_pointed_at() {
     let first = steps.snd_nxt();
     world_sends_urgent(&mut steps, b"U", 0);
     steps.pair.stream.arriving = b"U34".to_vec();
-    // The event of these bytes says nothing of an urgent one.
+    // The event of these bytes does not report an urgent one.
     let answers = steps.world_sends(b"12");
     let seen: Vec<_> = answers.iter().map(|a| (a.seq - first, points_at(a, first))).collect();
     assert_eq!(seen, [(1, Some(3)), (3, Some(3))]);

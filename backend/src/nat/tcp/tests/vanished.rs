@@ -1,4 +1,4 @@
-//! Connections from an address that the pod loses, in a namespace of the test's own.
+//! Connections from an address that the pod loses, in a network namespace of the test.
 
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
@@ -32,7 +32,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let mut bench = Bench::new(0);
     let addresses = PodAddresses::watch(&bench.around.poller).unwrap();
-    // The way to an address of the pod's own begins there.
+    // A route to an address of the pod itself starts there.
     let (lost, _peer) = connect(&mut bench, &listener, POD, 40_000);
     let (kept, _other) = connect(&mut bench, &listener, "10.0.2.9", 40_001);
     run(&format!("ip address del {POD}/32 dev lo"));
@@ -48,7 +48,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     assert_eq!(
         bench.flows.deadline(),
         bench.flows.timers.deadline(),
-        "nothing is left to look at"
+        "nothing is left to check"
     );
 }
 
@@ -56,7 +56,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
 fn a_connection_that_is_being_made_is_forgotten_so_that_the_next_syn_leaves_from_elsewhere() {
     let Some(network) = Network::new(1500) else { return };
     let mut bench = Bench::new(0);
-    // Nobody has this address.
+    // No host has this address.
     let remote = SocketAddr::new(ip("192.0.2.99"), 80);
     bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);
     bench.send_syn();
