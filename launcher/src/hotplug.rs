@@ -94,9 +94,9 @@ pub struct Changes {
     pub plugged: Vec<String>,
     /// Interfaces that were unplugged.
     pub unplugged: Vec<String>,
-    /// Interfaces whose link was set up.
+    /// Interfaces with a link that was set up.
     pub up: Vec<String>,
-    /// Interfaces whose link was set down.
+    /// Interfaces with a link that was set down.
     pub down: Vec<String>,
     /// Differences from the manifests that remain.
     pub warnings: Vec<String>,
@@ -109,11 +109,14 @@ pub enum HotplugError {
     #[error("{0}")]
     Manifests(String),
     /// Manifests of another VM.
-    #[error("the manifests describe {asked}, but this process serves {served}: give those of {served}")]
+    #[error(
+        "the manifests describe {asked}, but this process serves {served}: use the manifests \
+        of {served}"
+    )]
     OtherVm {
-        /// Theirs.
+        /// The VM of the manifests.
         asked: String,
-        /// Ours.
+        /// The VM being served.
         served: String,
     },
     /// No such interface.
@@ -125,7 +128,7 @@ pub enum HotplugError {
     /// A port that cannot be created.
     #[error("{0}")]
     Port(Failure),
-    /// The VMM.
+    /// The VMM refused a request or did not answer.
     #[error("{0}")]
     Vmm(#[from] RunningError),
     /// No VMM is known that could plug NICs.
@@ -152,11 +155,11 @@ pub type Outcome = Result<Changes, HotplugError>;
 
 /// Handle for requesting changes. The thread that makes them exits when the last handle is dropped.
 ///
-/// A requested change, which proceeds whether or not a caller waits for it.
+/// A requested change proceeds whether or not a caller waits for it.
 #[derive(Clone)]
 pub struct Hotplug(Sender<(Order, oneshot::Sender<Outcome>)>);
 
-/// Waits for the outcome of the change.
+/// Waits for the outcome of a change.
 pub type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl Hotplug {
@@ -276,7 +279,7 @@ impl Operator {
                 }
                 Err(error) => log::warn!("nothing was changed: {error}"),
             }
-            // The caller may have gone; the change stays.
+            // The caller may have disconnected; the change stays.
             let _ = reply.send(outcome);
         }
     }
@@ -316,13 +319,13 @@ impl Operator {
         if asked != served {
             return Err(HotplugError::OtherVm { asked, served });
         }
-        // Nothing to keep where no interface has every port any more.
+        // Nothing to keep if no interface has every port.
         let _ = plan.keep_ports(&self.setup.kept);
         plan.mac_range = plan.mac_range.or(self.setup.plan.mac_range);
         if let Some(name) = &wanted.interface {
             plan.nics = merged(&self.setup.plan.nics, &plan.nics, name)?;
         }
-        // What is plugged has its MAC, whatever a store that was put in place of ours would give.
+        // A plugged NIC has a MAC already, even if the store was replaced and would return another.
         for nic in plan.nics.iter_mut().filter(|nic| nic.mac.is_none()) {
             nic.mac = self.known(&nic.name).ok().and_then(|served| served.mac);
         }
@@ -330,7 +333,7 @@ impl Operator {
             self.changes_to(plan)?
         } else {
             self.become_plan(plan).inspect_err(|_| {
-                // Leases of what is not served after all.
+                // Releases the leases of NICs that are not served after all.
                 let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
                 again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
             })?
@@ -339,7 +342,7 @@ impl Operator {
         Ok(changes)
     }
 
-    /// The result that [`Self::become_plan`] would have, as far as it is known in advance.
+    /// The expected result of [`Self::become_plan`], as far as it is known in advance.
     fn changes_to(&self, mut plan: VmPlan) -> Outcome {
         let preview = leases::preview(&plan, &self.setup.store).map_err(HotplugError::Port)?;
         preview.apply_all(&mut plan);
@@ -367,7 +370,7 @@ impl Operator {
         Ok(steps)
     }
 
-    /// Errors that are known in advance are found before the first step.
+    /// Finds errors that are known in advance, before the first step.
     fn check(&self, steps: &[Step]) -> Result<(), HotplugError> {
         for step in steps {
             if let Step::Plug(nic) = step {
@@ -395,7 +398,7 @@ impl Operator {
             .ok_or_else(|| HotplugError::Unknown(name.to_owned()))
     }
 
-    /// Takes all steps, or none.
+    /// Executes all steps, or none.
     fn carry_out(&mut self, steps: &[Step]) -> Outcome {
         let mut changes = Changes::default();
         if steps.is_empty() {
@@ -415,8 +418,7 @@ impl Operator {
             changes.note(step);
         }
         if vmm.is_none() && !(changes.plugged.is_empty() && changes.unplugged.is_empty()) {
-            let warning =
-                "no VMM is known (--qmp, --cloud-hypervisor): its cards are to be plugged and unplugged there";
+            let warning = "no VMM is known (--qmp, --cloud-hypervisor): plug and unplug its NICs there";
             changes.warnings.push(warning.into());
         }
         Ok(changes)
@@ -506,7 +508,7 @@ impl Operator {
     }
 }
 
-/// The card of a port that is served.
+/// The NIC of a served port, as the VMM needs it.
 fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
     Card {
         socket: &plan.socket,

@@ -8,14 +8,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 thread_local! {
-    /// The port each test forwards, its own: they run at the same time.
+    /// The port that each test forwards: a different one, because tests run at the same time.
     static PORT: u16 = {
         static NEXT: AtomicU16 = AtomicU16::new(22_000);
         NEXT.fetch_add(1, Ordering::Relaxed)
     };
 }
 
-/// A VM whose interfaces are masqueraded or on a bridge nobody has, each with its state.
+/// Manifests of a VM with masqueraded interfaces, or ones on a bridge that does not exist, each
+/// with its state.
 fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     let mut text = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  \
         domain:\n    devices:\n      interfaces:\n"
@@ -23,7 +24,7 @@ fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     let mut networks = String::new();
     let mut attachments = String::new();
     for (name, binding, state) in interfaces {
-        // Every port would take rights.
+        // Forwarding every port would need privileges.
         let ports = if *binding == "masquerade" {
             format!("ports: [{{port: {}}}], ", PORT.with(|port| *port))
         } else {
@@ -50,7 +51,7 @@ fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     }]
 }
 
-/// The order to make the NICs those of `manifests`.
+/// The command to plug the NICs of `manifests`.
 fn wanted(manifests: Vec<SourceFile>) -> Plug {
     Plug {
         manifests,
@@ -65,7 +66,7 @@ fn plan(folder: &Path, interfaces: &[(&str, &str, &str)]) -> VmPlan {
         .plan
 }
 
-/// A machine that serves `interfaces`, and who changes it.
+/// A machine that serves `interfaces`, and the operator that changes it.
 fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSocket>) -> Operator {
     let site = Site {
         namespace: Namespace::default(),
@@ -174,8 +175,7 @@ fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
 #[test]
 fn a_change_that_cannot_be_made_whole_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
-    // The first has no VMM to give a card to, the second wants a bridge that is not there, the third
-    // a VMM.
+    // The first change lacks a VMM for its NIC, the second a bridge, the third a VMM.
     let no_qemu = VmmSocket::Qemu(folder.path().join("no-qemu"));
     for (vmm, what) in [
         (None, "no VMM is known"),
@@ -226,7 +226,7 @@ fn a_dry_run_says_what_would_be_changed_and_changes_nothing() {
     assert_eq!(changes.lines_to_be(), ["default: link would go down"]);
     assert!(is_up(&operator, "default"));
     assert!(operator.plug(&dry(&[DEFAULT])).unwrap().lines_to_be().is_empty());
-    // What would be refused is refused.
+    // An error is the same in a dry run.
     let two = [DEFAULT, ("net", "bridge", "up")];
     assert!(matches!(operator.plug(&dry(&two)), Err(HotplugError::NoVmm)));
     operator.setup.vmm = Some(VmmSocket::Qemu(folder.path().join("no-qemu")));

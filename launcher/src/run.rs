@@ -1,4 +1,4 @@
-//! `hawser run`: a VM's manifests served, one port for each NIC.
+//! `hawser run`: serves a VM's manifests, with one port for each NIC.
 //!
 //! A NIC of the plan lowers to the same spec as the options of a NIC on the command line
 //! ([`NicPlan::spec`]), so that both are checked, completed and attached in the same way.
@@ -25,12 +25,12 @@ use std::path::Path;
 /// Runs the subcommand, until all NICs have ended.
 ///
 /// # Errors
-/// What keeps any of them from starting, or ended one.
+/// The reason why a NIC could not start, or failed.
 pub fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     if !checked.plan.keep_ports(&args.kept.kept_ports) && !args.kept.kept_ports.is_empty() {
         return Err(Failure::usage(
-            "--keep-port: no interface of the manifest has every port: leave the option out",
+            "--keep-port: no interface of the manifest forwards every port: leave out the option",
         ));
     }
     startup::start_log(&args.run.log);
@@ -56,8 +56,8 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
         ..args.run.clone()
     };
     if run.plug_mode.is_empty() {
-        // Whoever gives the rights for bridge mode to a VM that NICs may be plugged into gives
-        // them for those too.
+        // If NICs may be plugged later and the VM has the privileges for bridge mode, those cover
+        // them too.
         run.plug_mode = vec![Mode::Masquerade, Mode::Bridge];
     }
     let hotplug = HotplugSetup {
@@ -79,8 +79,8 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     })
 }
 
-/// `--print-args` and `--dry-run`: all is looked at and checked as when it is served, and nothing is
-/// made: no lease, no link, no folder, no socket.
+/// `--print-args` and `--dry-run`: everything is looked up and checked as for serving, but nothing
+/// is created: no lease, link, directory or socket.
 fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Failure> {
     look(&plan.nics, site)?;
     let preview = leases::preview(&plan, &args.store)?;
@@ -116,7 +116,7 @@ fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Fai
     crate::output::print(&text)
 }
 
-/// The cards of the NICs.
+/// The NICs as the VMM needs them.
 fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
     nics.iter().filter_map(Nic::card).collect()
 }
@@ -125,10 +125,10 @@ fn resolve_all(plan: &VmPlan, host: &Host, site: &Site) -> Result<Vec<Nic>, Fail
     plan.nics.iter().map(|nic| Nic::planned(nic, host, site)).collect()
 }
 
-/// Memory of a VM where nobody says how much.
+/// Memory of a VM without a configured size.
 const DEFAULT_MEMORY: &str = "1G";
 
-/// Prints the flags for the VMM whose cards these are.
+/// Prints the VMM's flags for these NICs.
 fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), Failure> {
     let memory = memory.unwrap_or(DEFAULT_MEMORY);
     let vm = Vm { memory, cards };
@@ -139,7 +139,7 @@ fn print_args(vmm: Vmm, memory: Option<&str>, cards: &[Card<'_>]) -> Result<(), 
     crate::output::print(&flags.map_err(Failure::usage)?)
 }
 
-/// A kind of VMM, by the name of its program.
+/// The kind of VMM, by the name of its program.
 fn kind(program: &OsStr) -> Result<Vmm, Failure> {
     let name = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
     if name.contains("qemu") {
@@ -148,14 +148,15 @@ fn kind(program: &OsStr) -> Result<Vmm, Failure> {
         Ok(Vmm::CloudHypervisor)
     } else {
         Err(Failure::usage(format_args!(
-            "{name} after --: start a VMM whose name has qemu or cloud-hypervisor in it, so that hawser knows its flags"
+            "{name} after --: start a VMM whose name contains qemu or cloud-hypervisor, so that \
+             hawser knows its flags"
         )))
     }
 }
 
-/// Where the VMM takes orders: as the options say, or where one is told to that is started here.
+/// The VMM's control socket: that of the options, or the one given to a VMM that hawser starts.
 fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
-    /// Beside those of the NICs.
+    /// In the directory of the NICs' sockets.
     const QMP: &str = "qmp.sock";
     const CLOUD_HYPERVISOR: &str = "cloud-hypervisor.sock";
     let folder = &args.manifest.socket_dir;
@@ -171,7 +172,7 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
     let own = |name: &str| args.vmm.iter().any(|word| word == name);
     Ok(match kind(program)? {
         Vmm::Qemu => Some(VmmSocket::Qemu(folder.join(QMP))),
-        // It has one API, and somebody else has it already.
+        // It has one API socket, which the operator has configured already.
         Vmm::CloudHypervisor if own(API_FLAG) => None,
         Vmm::CloudHypervisor => Some(VmmSocket::CloudHypervisor(folder.join(CLOUD_HYPERVISOR))),
     })
@@ -179,8 +180,8 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
 
 const API_FLAG: &str = "--api-socket";
 
-/// The words of the VMM's command line with those of its memory, its cards and the socket
-/// where it takes orders; none if there is no VMM to start.
+/// The VMM's command line with the flags for its memory, NICs and control socket; empty if there is
+/// no VMM to start.
 fn vmm_words(
     args: &RunManifest,
     socket: Option<&VmmSocket>,
@@ -214,7 +215,7 @@ fn vmm_words(
             flags.extend(vmm::cloud_hypervisor_flags(&Vm { memory, cards }).map_err(Failure::usage)?);
         }
     }
-    // Said once is enough, and twice would be an error to some.
+    // Some programs reject a flag that appears twice.
     flags.retain(|(flag, _)| *flag != QEMU_MEMORY || own.is_none());
     let mut words = args.vmm.clone();
     for (flag, values) in flags {
@@ -224,7 +225,7 @@ fn vmm_words(
     Ok(words)
 }
 
-/// Whether QEMU's own options name a machine with a PCI Express root.
+/// Whether QEMU's own options select a machine with a PCI Express root.
 fn has_root_ports(arguments: &[OsString]) -> bool {
     let is_machine = |pair: &&[OsString]| matches!(pair[0].to_str(), Some("-M" | "-machine" | "--machine"));
     let is_express = |pair: &[OsString]| {
@@ -238,7 +239,7 @@ fn has_root_ports(arguments: &[OsString]) -> bool {
 
 const QEMU_MEMORY: &str = "-m";
 
-/// The memory QEMU's own options name.
+/// The memory size in QEMU's own options.
 fn own_memory(arguments: &[OsString]) -> Result<Option<&str>, Failure> {
     let Some(at) = arguments.iter().position(|word| word == QEMU_MEMORY) else {
         return Ok(None);
@@ -250,7 +251,7 @@ fn own_memory(arguments: &[OsString]) -> Result<Option<&str>, Failure> {
     }
 }
 
-/// Makes the folder of the sockets, if its parent is there, for the user who will remove them.
+/// Creates the directory of the sockets, if its parent exists, for the user who will remove it.
 fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
     let failed = |error| Failure::runtime(format_args!("--socket-dir={}: {error}", folder.display()));
     match std::fs::create_dir(folder) {
@@ -262,7 +263,7 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
     }
 }
 
-/// Whether the segments of NICs are there, before anything is given to their VM.
+/// Checks that the segments of NICs exist, before any lease is assigned.
 fn look(nics: &[NicPlan], site: &Site) -> Result<(), Failure> {
     for nic in nics {
         let spec = nic.spec();

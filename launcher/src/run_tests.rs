@@ -18,7 +18,7 @@ fn pod() -> Host {
     }
 }
 
-/// The NICs of an example, as options.
+/// The NICs of an example.
 fn nics(example: &str) -> Vec<NicPlan> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../docs/examples")
@@ -33,7 +33,7 @@ fn nics(example: &str) -> Vec<NicPlan> {
         .nics
 }
 
-/// The configuration of the only NIC of an example, but for its segment.
+/// The configuration of the only NIC of an example, except its segment.
 fn configured(nic: &NicPlan) -> Found {
     let spec = nic.spec();
     let mut found = config::resolve(&spec, &pod()).unwrap();
@@ -175,7 +175,8 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
     );
     let (lease, lease6) = both(r#"{"type": "static", "addresses": [{"address": "2001:db8::5/64"}]}"#);
     assert!(lease.is_none() && lease6.is_some());
-    // Names of the addresses, and of the network in place of those; the pod's where neither says any.
+    // Takes addresses from the runtime configuration, or the name of a network instead; those of
+    // the pod if neither has any.
     let named = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}],
         "dns": {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["a.example"]}}"#;
     let told = |ipam: Option<LeaseConfig>| {

@@ -145,7 +145,7 @@ impl Stage {
         self.hawser.process().kill();
         self.hawser = Self::serve(&self.segment, &manifest(&[(card, "down")]), &["default", card.name])?;
         // QEMU took it down when the socket closed, and takes it up when it connects again.
-        let told = |log: &str| log.contains("trunk: the VMM is told that its link is down");
+        let told = |log: &str| log.contains("trunk: its link is set down in the VMM");
         self.hawser
             .process()
             .wait_until("the link is taken down again", PATIENCE, told)?;

@@ -112,7 +112,7 @@ impl Collector for Ports {
             ),
             (
                 "port_failed",
-                "Whether the port has failed and is not served any more",
+                "Whether the port has failed and is no longer served",
                 |sample| sample.failed,
             ),
         ];

@@ -167,10 +167,10 @@ fn warnings(port: &Port) -> Vec<String> {
     let of_lease = stranger
         .zip(lease_client(&port.config().mode))
         .map(|(stranger, client)| {
-            format!("the guest asks for its address with the MAC {stranger}, and the lease is for {client}")
+            format!("the guest requests its address with the MAC {stranger}, but the lease is for {client}")
         });
     let failed = port.health().failure();
-    let of_failure = failed.map(|why| format!("it has failed and is not served any more: {why}"));
+    let of_failure = failed.map(|why| format!("it has failed and is no longer served: {why}"));
     of_failure.into_iter().chain(of_lease).collect()
 }
 

@@ -1,8 +1,8 @@
-//! Links that are to be down and that a QEMU shows up: one that somebody else starts, or that has
-//! met hawser again after a restart, for QEMU takes a link up whenever its socket connects.
+//! Keeps links down in a QEMU that shows them up. That happens when another program starts QEMU, or
+//! when hawser restarts, because QEMU sets a link up whenever its socket connects.
 //!
-//! That it has met hawser shows by the channel it gives its back end. It takes the link up a moment
-//! after that: it is told at the next look.
+//! The back end's channel shows that QEMU has connected. QEMU sets the link up a moment after that,
+//! so the link is set down at the next check.
 
 use crate::machine::Machine;
 use crate::vmm::running::{RunningError, VmmSocket};
@@ -11,18 +11,18 @@ use hawser_manifest::plan::NicPlan;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// How often it is looked while a link is down.
+/// Interval of the checks while a link is down.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a VMM that did not do as it was told is left alone.
+/// Pause after the VMM did not set a link down.
 const LEAVE: Duration = Duration::from_secs(30);
 
-/// Who holds links down.
+/// Links that are kept down.
 #[derive(Debug)]
 pub(super) struct DownLinks {
     next: Instant,
-    /// Of which QEMU had been met at the last look.
+    /// Interfaces with a connected QEMU at the last check.
     met: BTreeSet<String>,
-    /// Which QEMU has been told of since.
+    /// Interfaces with a link that has been set down in QEMU since.
     held: BTreeSet<String>,
 }
 
@@ -35,13 +35,13 @@ impl DownLinks {
         }
     }
 
-    /// When to look; `None`: nothing is to be looked after.
+    /// Time of the next check; `None` if no link is down.
     pub(super) fn deadline(&self, vmm: Option<&VmmSocket>, nics: &[NicPlan]) -> Option<Instant> {
         let is_qemu = matches!(vmm, Some(VmmSocket::Qemu(_)));
         (is_qemu && nics.iter().any(is_down)).then_some(self.next)
     }
 
-    /// Looks, if it is time.
+    /// Checks the links, if it is time.
     pub(super) fn hold(&mut self, vmm: Option<&VmmSocket>, nics: &[NicPlan], machine: &Machine) {
         if Instant::now() < self.next {
             return;
@@ -62,7 +62,7 @@ impl DownLinks {
         match take_down(socket, &due) {
             Ok(()) => self.held.extend(due.iter().map(|nic| nic.name.clone())),
             Err(error) => {
-                log::warn!("the VMM may show a link up that is down: {error}");
+                log::warn!("the VMM may show a link as up that is down: {error}");
                 self.next = Instant::now() + LEAVE;
             }
         }
@@ -73,7 +73,7 @@ fn take_down(socket: &VmmSocket, nics: &[&NicPlan]) -> Result<(), RunningError> 
     let mut vmm = socket.meet()?;
     for nic in nics {
         vmm.set_link(&nic.name, false)?;
-        log::info!("interface {}: the VMM is told that its link is down", nic.name);
+        log::info!("interface {}: its link is set down in the VMM", nic.name);
     }
     Ok(())
 }

@@ -1,25 +1,25 @@
-//! The VM's end in order: its power button is pressed, the guest has the manifest's grace period
-//! to shut down, and only then is the VMM told to end.
+//! Orderly shutdown of the VM: its power button is pressed, the guest has the manifest's grace
+//! period to shut down, and then the VMM is stopped.
 
 use crate::vmm::running::VmmSocket;
 use crate::vmm_process::SignalSink;
 use std::time::{Duration, Instant};
 
-/// A VM that is to end, or none.
+/// The shutdown of a VM, if one is in progress.
 #[derive(Debug, Default)]
 pub struct PowerDown(Option<Ending>);
 
 #[derive(Debug)]
 struct Ending {
-    /// The VMM, and the signal that ends it.
+    /// The VMM, and the signal that stops it.
     vmm: SignalSink,
     signal: i32,
-    /// When it is sent; `None`: the guest has not been asked.
+    /// Time at which the signal is sent; `None` before the power button is pressed.
     deadline: Option<Instant>,
 }
 
 impl PowerDown {
-    /// Of a VM whose VMM `signal` would end.
+    /// A shutdown of the VM whose VMM `signal` would stop.
     pub const fn new(vmm: SignalSink, signal: i32) -> Self {
         Self(Some(Ending {
             vmm,
@@ -28,7 +28,8 @@ impl PowerDown {
         }))
     }
 
-    /// Presses the button. A guest that cannot be asked, or has no time, loses its power at once.
+    /// Presses the power button. A VM without a known VMM, or without a grace period, is stopped at
+    /// once.
     pub(super) fn begin(self, socket: Option<&VmmSocket>, grace: Duration) -> Self {
         let Some(mut ending) = self.0 else { return self };
         let asked = match socket {
@@ -37,7 +38,10 @@ impl PowerDown {
         };
         match asked {
             Ok(()) => {
-                log::info!("the guest is asked to shut down, within {grace:?}; a second signal ends the VMM at once");
+                log::info!(
+                    "the guest is asked to shut down within {grace:?}; a second signal \
+                    stops the VMM at once"
+                );
                 ending.deadline = Some(Instant::now() + grace);
                 Self(Some(ending))
             }
@@ -53,16 +57,16 @@ impl PowerDown {
         Self(None)
     }
 
-    /// When the VMM is told to end.
+    /// Time at which the VMM is stopped.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.as_ref()?.deadline
     }
 
-    /// Tells it, if it is time.
+    /// Stops the VMM, if it is time.
     pub(super) fn expire(&mut self) {
         let Some(ending) = &self.0 else { return };
         if ending.deadline.is_some_and(|at| at <= Instant::now()) {
-            log::warn!("the guest has not shut down in time: the VMM is told to end");
+            log::warn!("the guest has not shut down in time: stopping the VMM");
             *self = Self::force(ending);
         }
     }

@@ -1,35 +1,34 @@
-//! What each kind of thread may ask of the kernel.
+//! The system calls that each kind of thread may make.
 //!
-//! The lists are what the program was seen to call in its tests (`hack/trace-calls`, which keeps
-//! that in traced.txt), widened to what it, or a library below it, calls in cases the tests do
-//! not meet: those have the reason beside them, and the tests ask for it. A call that is in no
-//! list ends the process; one in [`PROBES`] or [`NEWER`] is refused: libraries know how to go on
-//! without those.
+//! The lists contain the calls that the program made in its tests (`hack/trace-calls`, which
+//! records them in traced.txt), and calls that it, or one of its libraries, makes in other cases.
+//! The reason for each of those is beside it, and a test requires one. A call that is in no list
+//! ends the process; one in [`PROBES`] or [`NEWER`] is refused: libraries manage without those.
 
 use super::ThreadKind;
 use hawser_backend::sys::stream::SIOCATMARK;
 use libc::*;
 
-/// A call, and the arguments it is allowed with.
+/// A call, and the arguments with which it is allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// Its number.
+    /// Number of the call.
     pub number: c_long,
-    /// One of these must hold; none: it is allowed always.
+    /// At least one of these must hold; if empty, the call is always allowed.
     pub when: &'static [Argument],
-    /// Why it is allowed although no trace shows it.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for readers, and the test that asks for it"))]
+    /// Why it is allowed although no trace contains it.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for readers, and the test that requires it"))]
     pub untraced: Option<&'static str>,
 }
 
-/// A condition on one argument: `value` is what its bits in `mask` must be.
+/// A condition on one argument: its bits in `mask` must equal `value`.
 #[derive(Clone, Copy, Debug)]
 pub struct Argument {
-    /// Which, from 0.
+    /// Index of the argument, from 0.
     pub index: u8,
-    /// The bits that matter.
+    /// The bits to compare.
     pub mask: u32,
-    /// What they must be.
+    /// The required value of the bits.
     pub value: u32,
 }
 
@@ -45,7 +44,7 @@ const fn is(index: u8, value: c_int) -> Argument {
     bits(index, -1, value)
 }
 
-/// An ioctl's request, which is a `c_ulong` of 32 bits.
+/// An ioctl request, which is a `c_ulong` of 32 bits.
 #[allow(clippy::cast_possible_truncation, reason = "requests have 32 bits (ioctl(2))")]
 const fn request(value: c_ulong) -> Argument {
     Argument {
@@ -55,14 +54,14 @@ const fn request(value: c_ulong) -> Argument {
     }
 }
 
-/// Calls that are allowed whatever their arguments.
+/// Calls that are allowed with any arguments.
 macro_rules! always {
     ($($number:ident),* $(,)?) => {
         &[$(only($number, &[])),*]
     };
 }
 
-/// The same for calls that no trace shows, each group with the reason why they are allowed.
+/// The same for calls that no trace contains, each group with the reason for it.
 macro_rules! untraced {
     ($($why:literal: [$($number:ident),* $(,)?]),* $(,)?) => {
         &[$($(only($number, &[]).because($why)),*),*]
@@ -79,14 +78,14 @@ const fn only(number: c_long, when: &'static [Argument]) -> Call {
 }
 
 impl Call {
-    /// No trace shows it, and it is allowed all the same.
+    /// Allows the call although no trace contains it.
     const fn because(mut self, why: &'static str) -> Self {
         self.untraced = Some(why);
         self
     }
 }
 
-/// Every thread: memory, waiting, the clock, its own end, and descriptors it has already.
+/// Every thread: memory, waiting, the clock, its own exit, and descriptors that it has already.
 const EVERY: &[Call] = always![
     SYS_read,
     SYS_write,
@@ -114,13 +113,13 @@ const EVERY: &[Call] = always![
 ];
 
 const EVERY_UNTRACED: &[Call] = untraced![
-    "the allocator, when much is asked for": [SYS_mremap, SYS_brk],
-    "the clock and the processor's number, where the kernel does not show them in user memory":
+    "the allocator, for large allocations": [SYS_mremap, SYS_brk],
+    "the clock and the processor's number, if the kernel does not provide them in the vDSO":
         [SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_getcpu],
-    "waits that are short, or go on after a signal":
+    "short waits, and waits that continue after a signal":
         [SYS_nanosleep, SYS_clock_nanosleep, SYS_sched_yield, SYS_restart_syscall],
-    "epoll_wait(2) where processors have no other": [SYS_epoll_pwait],
-    "files that are open, by some versions of the C library": [SYS_fstat, SYS_lseek],
+    "epoll_wait(2) on processors without it": [SYS_epoll_pwait],
+    "file status in some versions of the C library": [SYS_fstat, SYS_lseek],
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -128,20 +127,20 @@ const EVERY_OLD: &[Call] = always![SYS_poll, SYS_epoll_wait];
 #[cfg(not(target_arch = "x86_64"))]
 const EVERY_OLD: &[Call] = &[];
 
-/// Every thread, with some arguments only.
+/// Every thread, with certain arguments only.
 const EVERY_CHECKED: &[Call] = &[
-    // Nothing that can be written becomes code.
+    // Writable memory never becomes executable.
     only(SYS_mmap, &[bits(2, PROT_EXEC, 0)]),
     only(SYS_mprotect, &[bits(2, PROT_EXEC, 0)]),
     only(SYS_prctl, &[is(0, PR_SET_NAME)]),
     only(SYS_prctl, &[is(0, PR_GET_NAME)]).because("to name the thread that made a forbidden call"),
-    only(SYS_prctl, &[is(0, PR_SET_VMA)]).because("newer C libraries give names to memory"),
+    only(SYS_prctl, &[is(0, PR_SET_VMA)]).because("newer C libraries name memory regions"),
     only(SYS_fcntl, &[is(1, F_GETFL), is(1, F_SETFL), is(1, F_DUPFD_CLOEXEC)]),
-    only(SYS_fcntl, &[is(1, F_GETFD)]).because("builds with checks look at what they close"),
-    only(SYS_fcntl, &[is(1, F_SETFD)]).because("descriptors that come without CLOEXEC get it"),
+    only(SYS_fcntl, &[is(1, F_GETFD)]).because("debug builds check descriptors that they close"),
+    only(SYS_fcntl, &[is(1, F_SETFD)]).because("descriptors received without CLOEXEC get it"),
 ];
 
-/// A worker's sockets.
+/// A worker's established sockets.
 const TALKING: &[Call] = always![
     SYS_sendto,
     SYS_sendmsg,
@@ -156,7 +155,7 @@ const TALKING: &[Call] = always![
 /// Many datagrams at once.
 const BATCHES: &[Call] = always![SYS_sendmmsg, SYS_recvmmsg];
 
-/// Clients that are met, and sockets to others.
+/// Accepting clients, and opening sockets to others.
 const MEETING: &[Call] = always![
     SYS_bind,
     SYS_connect,
@@ -182,14 +181,14 @@ const WORKER: &[Call] = &[
 ];
 
 const WORKER_UNTRACED: &[Call] = &[
-    only(SYS_ioctl, &[request(FIONREAD), request(SIOCATMARK)]).because("where an urgent byte of a peer lies"),
-    only(SYS_getpeername, &[]).because("a flow whose address the pod has lost gets another socket to its peer"),
+    only(SYS_ioctl, &[request(FIONREAD), request(SIOCATMARK)]).because("position of an urgent byte"),
+    only(SYS_getpeername, &[]).because("a flow that lost its local address"),
 ];
 
-/// Threads of this process, and no process.
+/// Threads of this process, but no process.
 const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];
 
-/// The front ends of a port: Unix sockets, and the file of the one that is listened at.
+/// The front ends of a port: Unix sockets, and the file of the listening one.
 const FRONT_END: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX)]),
     only(SYS_connect, &[]),
@@ -202,9 +201,9 @@ const FRONT_END: &[Call] = &[
 ];
 
 const FRONT_END_UNTRACED: &[Call] = untraced![
-    "where statx(2) is not known": [SYS_newfstatat],
-    "removing a file, where processors have no other": [SYS_unlinkat],
-    "bytes without descriptors, and what a connection may be asked": [SYS_recvfrom, SYS_getsockopt, SYS_setsockopt],
+    "a kernel without statx(2)": [SYS_newfstatat],
+    "removing a file on processors without unlink(2)": [SYS_unlinkat],
+    "bytes without descriptors, and socket queries": [SYS_recvfrom, SYS_getsockopt, SYS_setsockopt],
 ];
 
 #[cfg(target_arch = "x86_64")]
@@ -212,7 +211,7 @@ const FRONT_END_OLD: &[Call] = always![SYS_unlink];
 #[cfg(not(target_arch = "x86_64"))]
 const FRONT_END_OLD: &[Call] = &[];
 
-/// Links of the segment, asked for by sockets there are; what comes back is opened anew.
+/// Links of the segment, watched through open sockets; a link that comes back is opened again.
 const LINKS: &[Call] = &[
     only(SYS_sendto, &[]),
     only(SYS_recvfrom, &[]),
@@ -220,7 +219,7 @@ const LINKS: &[Call] = &[
     only(SYS_ioctl, OPENING),
 ];
 
-/// A queue that is opened, of a TUN or TAP device.
+/// Opening a queue of a TUN or TAP device.
 const OPENING: &[Argument] = &[
     request(FIONBIO),
     request(TUNSETIFF),
@@ -229,9 +228,9 @@ const OPENING: &[Argument] = &[
     request(TUNSETVNETLE),
 ];
 
-/// A queue that others opened.
+/// A queue that another program opened.
 const ADOPTED: Call = only(SYS_ioctl, &[request(TUNSETOFFLOAD), request(TUNSETQUEUE)])
-    .because("a device that others made may have offloads and queues set");
+    .because("a device of another program may have offloads and queues to set");
 
 const LINKS_UNTRACED: &[Call] = &[
     ADOPTED,
@@ -239,11 +238,11 @@ const LINKS_UNTRACED: &[Call] = &[
         SYS_ioctl,
         &[request(SIOCGIFMTU), request(SIOCGIFINDEX), request(SIOCGIFFLAGS)],
     )
-    .because("what a device that came back has"),
+    .because("properties of a device that came back"),
     only(SYS_socket, &[is(0, AF_INET)]).because("to ask it"),
-    only(SYS_newfstatat, &[]).because("a macvtap that came back: whether its device file is there"),
+    only(SYS_newfstatat, &[]).because("a macvtap that came back: checking its device file"),
     only(SYS_statx, &[]).because("as newfstatat"),
-    only(SYS_mknodat, &[]).because("a macvtap that came back: its device file"),
+    only(SYS_mknodat, &[]).because("a macvtap that came back: opening its device file"),
     only(SYS_unlinkat, &[]).because("as mknodat"),
 ];
 
@@ -251,9 +250,9 @@ const LINKS_UNTRACED: &[Call] = &[
 const NAMES: &[Call] = &[
     only(SYS_inotify_add_watch, &[]).because("no traced test lasts until resolv.conf changes"),
     only(SYS_openat, &[bits(2, O_ACCMODE, O_RDONLY)]).because("as inotify_add_watch"),
-    only(SYS_newfstatat, &[]).because("as inotify_add_watch: the size of what is read"),
+    only(SYS_newfstatat, &[]).because("as inotify_add_watch: reading the file"),
     only(SYS_statx, &[]).because("as newfstatat"),
-    only(SYS_readlinkat, &[]).because("as inotify_add_watch: where resolv.conf leads"),
+    only(SYS_readlinkat, &[]).because("as inotify_add_watch: resolving the link resolv.conf"),
     only(SYS_getcwd, &[]).because("as readlinkat"),
 ];
 #[cfg(target_arch = "x86_64")]
@@ -261,27 +260,27 @@ const NAMES_OLD: &[Call] = untraced!["as readlinkat": [SYS_readlink, SYS_lstat]]
 #[cfg(not(target_arch = "x86_64"))]
 const NAMES_OLD: &[Call] = &[];
 
-/// Signals are bytes of a socket pair by the time they are looked at.
+/// Signals arrive as bytes of a socket pair.
 const SIGNALS: &[Call] = &[
     only(SYS_recvfrom, &[]),
-    only(SYS_sendto, &[]).because("a signal that comes meanwhile"),
-    only(SYS_pidfd_send_signal, &[]).because("a VMM that hawser started is sent the signals meant for it"),
+    only(SYS_sendto, &[]).because("a signal arrives meanwhile"),
+    only(SYS_pidfd_send_signal, &[]).because("forwarding signals to a VMM that hawser started"),
 ];
 
-/// The API: its clients, the agent in the guest, and forwards that are added.
+/// The API: its clients, the agent in the guest, and added forwards.
 const API: &[Call] = &[
     only(SYS_socket, &[is(0, AF_UNIX), is(0, AF_INET), is(0, AF_INET6)]),
-    // Where what is logged goes to.
+    // The log's destination.
     only(SYS_ioctl, &[request(TCGETS)]),
 ];
 
-/// Requests matter less than packets.
+/// Requests have a lower priority than packets.
 const NICE: &[Call] = &[
     only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
     only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
 ];
 
-/// A thread that starts another which is confined further.
+/// A thread that starts another one with less privileges.
 const CONFINING: &[Call] = &[
     only(
         SYS_prctl,
@@ -292,9 +291,9 @@ const CONFINING: &[Call] = &[
             is(0, PR_CAPBSET_READ),
         ],
     ),
-    only(SYS_prctl, &[is(0, PR_SET_KEEPCAPS)]).because("a thread that comes later becomes --user's"),
-    only(SYS_prctl, &[is(0, PR_GET_SECCOMP)]).because("whether there are filters"),
-    only(SYS_geteuid, &[]).because("a thread that comes later becomes --user's"),
+    only(SYS_prctl, &[is(0, PR_SET_KEEPCAPS)]).because("a later thread switches to --user"),
+    only(SYS_prctl, &[is(0, PR_GET_SECCOMP)]).because("checking for filters"),
+    only(SYS_geteuid, &[]).because("a later thread switches to --user"),
     only(SYS_capget, &[]),
     only(SYS_capset, &[]),
     only(SYS_seccomp, &[]),
@@ -302,7 +301,8 @@ const CONFINING: &[Call] = &[
     only(SYS_landlock_restrict_self, &[]),
 ];
 
-/// Everything else: requests of the operator, ports that come and go, links that are put back.
+/// Everything else: the operator's requests, ports that are plugged and unplugged, links that are
+/// restored.
 const LAUNCHER: &[Call] = &[
     only(
         SYS_socket,
@@ -315,17 +315,17 @@ const LAUNCHER: &[Call] = &[
 ];
 
 const LAUNCHER_CHECKED_UNTRACED: &[Call] = &[
-    only(SYS_ioctl, &[request(TCGETS), request(TIOCGWINSZ)]).because("whether and how wide a terminal is"),
+    only(SYS_ioctl, &[request(TCGETS), request(TIOCGWINSZ)]).because("the width of a terminal"),
     ADOPTED,
     only(
         SYS_ioctl,
         &[request(SIOCGIFMTU), request(SIOCGIFNAME), request(SIOCGIFFLAGS)],
     )
-    .because("what a device that others made has"),
-    only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]).because("the API's thread, which has this list too"),
+    .because("properties of a device of another program"),
+    only(SYS_getpriority, &[is(0, PRIO_PROCESS.cast_signed())]).because("the API's thread has this list too"),
     only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]).because("as getpriority"),
     only(SYS_fcntl, &[is(1, F_GETLK), is(1, F_SETLKW), is(1, F_OFD_SETLK)])
-        .because("SQLite, when a process has died in the midst of a change or others wait"),
+        .because("SQLite, after a process died during a change, or with other waiting processes"),
 ];
 
 const LAUNCHER_CALLS: &[Call] = always![
@@ -345,17 +345,17 @@ const LAUNCHER_CALLS: &[Call] = always![
 ];
 
 const LAUNCHER_UNTRACED: &[Call] = untraced![
-    "SQLite, when it finds the journal of a process that died, or files of other rights":
+    "SQLite, if it finds the journal of a process that died, or files with other permissions":
         [SYS_fdatasync, SYS_fchmod, SYS_getcwd, SYS_readlinkat, SYS_statfs, SYS_fstatfs, SYS_faccessat,
         SYS_faccessat2, SYS_utimensat, SYS_getuid, SYS_getgid, SYS_getegid],
-    "notes of NICs that come later, and of links that are put back": [SYS_flock, SYS_mkdirat, SYS_getdents64,
+    "journal of NICs that are plugged later, and of links that are restored": [SYS_flock, SYS_mkdirat, SYS_getdents64,
         SYS_unlinkat, SYS_renameat, SYS_renameat2],
-    "a macvtap that comes later: its device file": [SYS_mknodat],
-    "modes of sockets, where processors have no other": [SYS_fchmodat],
-    "a VMM that hawser started is waited for, and sent the signals meant for it":
+    "a macvtap that is plugged later: its device file": [SYS_mknodat],
+    "modes of sockets, on processors without chmod(2)": [SYS_fchmodat],
+    "waiting for a VMM that hawser started, and forwarding signals to it":
         [SYS_wait4, SYS_waitid, SYS_pidfd_send_signal],
-    "memory and processors, by some versions of the C library": [SYS_sysinfo, SYS_getrusage],
-    "sockets in pairs, which libraries wake threads by": [SYS_socketpair, SYS_pipe2],
+    "memory and processors, in some versions of the C library": [SYS_sysinfo, SYS_getrusage],
+    "socket pairs by which libraries wake threads": [SYS_socketpair, SYS_pipe2],
     "bytes and descriptors on Unix sockets": [SYS_sendmsg, SYS_getpeername],
 ];
 
@@ -366,22 +366,22 @@ const LAUNCHER_OLD: &[Call] = &[];
 
 #[cfg(target_arch = "x86_64")]
 const LAUNCHER_OLD_UNTRACED: &[Call] = untraced![
-    "as their newer names, by SQLite and some versions of the C library": [SYS_open, SYS_stat, SYS_lstat, SYS_access,
+    "newer names of listed calls, used by SQLite and some versions of the C library": [SYS_open, SYS_stat, SYS_lstat, SYS_access,
         SYS_readlink, SYS_mkdir, SYS_rmdir, SYS_rename],
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const LAUNCHER_OLD_UNTRACED: &[Call] = &[];
 
-/// What a kind of thread may call. A call that is in several of the lists is allowed if one of
-/// them allows it.
+/// The calls that a kind of thread may make. A call in several lists is allowed if one of them
+/// allows it.
 pub fn allowed(kind: ThreadKind) -> Vec<&'static [Call]> {
     EVERY_KIND.iter().chain(own(kind)).copied().collect()
 }
 
-/// What every kind may call.
+/// Lists for every kind of thread.
 pub const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHECKED];
 
-/// What a kind of thread may call besides.
+/// Additional lists for a kind of thread.
 pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     match kind {
         ThreadKind::Worker => &[WORKER, WORKER_UNTRACED, TALKING, BATCHES],
@@ -405,9 +405,9 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     }
 }
 
-/// What libraries ask for and do without, or take older calls for: they are told that there is
-/// no such call. Files and limits, which are no thread's that has none of them in its list; and
-/// `clone3`, whose flags lie in memory, where no filter sees them.
+/// Calls that libraries try but can do without, or replace by older ones: they fail as if the
+/// kernel did not have them. Files and limits, for threads that have none of these in their list;
+/// and `clone3`, whose flags are in memory, where a filter cannot see them.
 pub const PROBES: &[c_long] = &[
     SYS_openat,
     SYS_newfstatat,
@@ -427,6 +427,6 @@ pub const PROBES: &[c_long] = &[
     SYS_close_range,
 ];
 
-/// Numbers this program has no use for and may not know: asked for by a C library that is
-/// newer, which then takes an older call.
+/// Numbers that this program does not use and may not know: a newer C library tries them, and then
+/// uses an older call.
 pub const NEWER: std::ops::RangeInclusive<c_long> = SYS_futex_waitv..=600;

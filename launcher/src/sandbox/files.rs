@@ -1,9 +1,8 @@
-//! Which files the process may still open, make and remove: Landlock.
+//! Landlock: the files that the process may still open, create and remove.
 //!
-//! A worker opens nothing at all. The others get what they are seen to need: the folders of
-//! their sockets and notes, the TUN device where one is opened anew, and little that is read.
-//! What was open before stays open. A kernel that knows less of Landlock, or nothing, enforces
-//! what it knows.
+//! A worker opens no files. Other threads may use what they need: the directories of their sockets
+//! and journals, the TUN device if one is opened again, and a few files to read. Files that are
+//! already open stay open. A kernel with an older Landlock, or without it, enforces what it can.
 
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, PathBeneath, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
@@ -12,23 +11,23 @@ use landlock::{
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// The newest kernel these rules were written for (Linux 6.15).
+/// The newest kernel known to these rules (Linux 6.15).
 const KNOWN: ABI = ABI::V7;
 
-/// What the process may do with files below a path.
+/// Permitted use of files below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Make and remove sockets.
+    /// Create and remove sockets.
     Sockets,
-    /// Read, write, make and remove files.
+    /// Read, write, create and remove files.
     Notes,
-    /// Make a file, and add to it.
+    /// Create a file, and append to it.
     Log,
-    /// Read.
+    /// Read files.
     Read,
     /// Read and write devices.
     Device,
-    /// Make devices and open them.
+    /// Create device files and open them.
     NewDevices,
 }
 
@@ -52,12 +51,12 @@ impl Access {
     }
 }
 
-/// What may be reached beyond what is open already.
+/// What may be accessed in addition to open descriptors.
 #[derive(Clone, Debug, Default)]
 pub struct Reach {
-    /// Below which paths; one that is not there needs no right.
+    /// Paths, with the permitted use below them; one that does not exist needs no permission.
     pub paths: Vec<(PathBuf, Access)>,
-    /// File systems that are mounted nowhere.
+    /// File systems that are not mounted anywhere.
     pub detached: Vec<(&'static rustix::fd::OwnedFd, Access)>,
     /// Signals to other processes: a VMM that was started before.
     pub signals: bool,
@@ -66,7 +65,7 @@ pub struct Reach {
 }
 
 impl Reach {
-    /// Adds the folder `path` lies in.
+    /// Adds the directory of `path`.
     pub fn folder_of(&mut self, path: &Path, access: Access) {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         self.paths
@@ -74,11 +73,11 @@ impl Reach {
     }
 }
 
-/// Keeps the calling thread, and those it starts, to `reach`. True if the kernel enforces
-/// at least a part of it.
+/// Restricts the calling thread, and threads that it starts, to `reach`. True if the kernel
+/// enforces at least part of it.
 ///
 /// # Errors
-/// What the kernel says, other than that it knows nothing of this.
+/// The error of the kernel, unless it has no Landlock.
 pub fn restrict(reach: &Reach) -> Result<bool, RulesetError> {
     let mut scopes = BitFlags::<Scope>::EMPTY;
     if !reach.signals {

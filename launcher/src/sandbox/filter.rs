@@ -1,14 +1,14 @@
-//! From lists of calls to seccomp filters of a thread.
+//! Builds the seccomp filters of a thread from lists of calls.
 //!
-//! Two filters, of which the kernel takes the stricter answer: one refuses what libraries only
-//! try, the other stops at whatever is in no list. Most calls are allowed whatever their
-//! arguments; the kernel finds that out when a filter is installed, keeps it as one bit per
-//! call, and runs no filter for those, so that neither length nor number of filters costs a
-//! packet anything (seccomp_cache_prepare, Linux 5.11).
+//! There are two filters, and the kernel applies the stricter result: one refuses calls that
+//! libraries only try, the other stops the process at a call that is in no list. Most calls are
+//! allowed with any arguments; the kernel detects those when a filter is installed, stores one bit
+//! per call, and runs no filter for them, so that the filters cost a packet nothing
+//! (seccomp_cache_prepare, Linux 5.11).
 //!
-//! A forbidden call raises SIGSYS instead of ending the process silently: the handler says which
-//! it was, on standard error, and ends the process by the same signal. The call is not made
-//! either way, and no thread may change the handler.
+//! A forbidden call raises SIGSYS instead of ending the process silently: the handler reports the
+//! call on standard error and ends the process by the same signal. The call is not executed in
+//! either case, and no thread may change the handler.
 
 use super::calls::{self, Argument, Call};
 use super::names;
@@ -30,7 +30,7 @@ pub enum FilterError {
     /// It cannot be compiled.
     #[error("the sandbox supports no system call filter for this processor: {0}; use --sandbox=off")]
     Compile(#[from] BackendError),
-    /// The kernel does not take it.
+    /// The kernel rejects it.
     #[error("the kernel refused the system call filter: {0}; use --sandbox=off on a kernel without seccomp")]
     Install(#[from] seccompiler::Error),
     /// Forbidden calls cannot be reported.
@@ -38,10 +38,10 @@ pub enum FilterError {
     Handler(#[from] io::Error),
 }
 
-/// Filters the calling thread, and those it starts.
+/// Installs the filters for the calling thread, and threads that it starts.
 ///
 /// # Errors
-/// [`FilterError`]; the thread is as it was, or filtered in part.
+/// [`FilterError`]; the thread is unchanged, or has only one of the filters.
 pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
     let (otherwise, refuse) = match level {
         Level::Off => return Ok(()),
@@ -49,7 +49,7 @@ pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
         Level::Strict => (SeccompAction::Trap, true),
     };
     let (passed, refused) = passed_and_refused(kind)?;
-    // The stopping one last: the other is installed with calls of its own.
+    // The stopping filter comes last, as installing the other needs calls of its own.
     if refuse {
         let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         seccompiler::apply_filter(&compile(refused, SeccompAction::Allow, action)?)?;
@@ -58,7 +58,7 @@ pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
     Ok(())
 }
 
-/// What the one filter lets through, and what of that the other refuses.
+/// The calls that the one filter allows, and those among them that the other refuses.
 fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> {
     let allowed = rules(&calls::allowed(kind))?;
     let refused: Rules = probes()
@@ -70,14 +70,14 @@ fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> 
     Ok((passed, refused))
 }
 
-/// The length of a kind's last filter, by which traces distinguish the kinds.
+/// The length of the last filter of a kind, which identifies the kind in traces.
 #[cfg(test)]
 pub(super) fn passed_length(kind: ThreadKind) -> Result<usize, BackendError> {
     let (passed, _) = passed_and_refused(kind)?;
     Ok(compile(passed, SeccompAction::Trap, SeccompAction::Allow)?.len())
 }
 
-/// Calls that are refused where they are not allowed.
+/// Calls that are refused if they are not allowed.
 pub(super) fn probes() -> impl Iterator<Item = c_long> {
     calls::PROBES.iter().copied().chain(calls::NEWER)
 }
@@ -111,12 +111,12 @@ fn condition(argument: Argument) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(index, SeccompCmpArgLen::Dword, compare, value.into())
 }
 
-/// Reports forbidden calls from now on. To be called once, before any thread is filtered.
+/// Starts to report forbidden calls. Must be called once, before any thread is filtered.
 ///
 /// # Errors
-/// What sigaction(2) says.
+/// The error of sigaction(2).
 pub fn catch_violations() -> io::Result<()> {
-    // SAFETY: all bytes zero are a value of this plain structure.
+    // SAFETY: all bytes zero are a valid value of this plain structure.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = told;
     action.sa_sigaction = handler as libc::sighandler_t;
@@ -129,7 +129,7 @@ pub fn catch_violations() -> io::Result<()> {
     }
 }
 
-/// What the kernel says of SIGSYS (`struct siginfo`, `_sigsys`).
+/// The kernel's data for SIGSYS (`struct siginfo`, `_sigsys`).
 #[repr(C)]
 struct Refused {
     signal: libc::c_int,
@@ -153,13 +153,14 @@ extern "C" fn told(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         let call = c_long::from(refused.call);
         writeln!(
             line,
-            "hawser: ended: thread {} made the system call {call} ({}), which its sandbox forbids. Report this; \
-             --sandbox=log lets it pass and has the kernel log it, see docs/security.md",
+            "hawser: ended: thread {} made the system call {call} ({}), which its sandbox forbids. \
+             Report this; --sandbox=log lets it pass and has the kernel log it, see \
+             docs/security.md",
             thread_name().as_str(),
             names::name_of(call)
         )
     } else {
-        writeln!(line, "hawser: ended by SIGSYS from elsewhere")
+        writeln!(line, "hawser: ended by SIGSYS from another process")
     };
     // A line that is too long is cut.
     let _ = written;

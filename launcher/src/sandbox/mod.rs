@@ -60,7 +60,7 @@ pub enum ThreadKind {
     Api,
     /// Writes a capture to the client that requested it.
     Capture,
-    /// The main thread, and every thread that is none of the others.
+    /// The main thread, and every thread of no other kind.
     Launcher,
 }
 
@@ -114,7 +114,7 @@ struct Rules {
 }
 
 impl Default for Sandbox {
-    /// Drops nothing.
+    /// A sandbox that drops nothing.
     fn default() -> Self {
         Self(Arc::new(Rules {
             args: SandboxArgs {
@@ -127,7 +127,7 @@ impl Default for Sandbox {
 }
 
 impl Sandbox {
-    /// Prepares; nothing is dropped yet.
+    /// Prepares the sandbox; nothing is dropped yet.
     ///
     /// # Errors
     /// [`SandboxError`]
@@ -139,7 +139,7 @@ impl Sandbox {
         Ok(Self(Arc::new(Rules { args, needs })))
     }
 
-    /// Gives up what the calling thread does not need, beyond what it has inherited.
+    /// Drops everything that the calling thread does not need.
     ///
     /// # Errors
     /// [`SandboxError`]; the thread must end.
@@ -152,7 +152,10 @@ impl Sandbox {
         if args.sandbox == Level::Strict {
             let enforced = files::restrict(&self.reach(kind))?;
             if !enforced && kind == ThreadKind::Launcher {
-                log::warn!("this kernel has no Landlock: hawser may open what its user may open");
+                log::warn!(
+                    "this kernel has no Landlock: hawser may open every file that its user \
+                    may open"
+                );
             }
         }
         filter::install(kind, args.sandbox)?;
@@ -162,7 +165,7 @@ impl Sandbox {
     /// Starts a thread that is confined before it does its work.
     ///
     /// # Errors
-    /// There is no thread to be had, or [`SandboxError`].
+    /// The system has no thread left, or [`SandboxError`].
     pub fn spawn(
         &self,
         kind: ThreadKind,
@@ -187,17 +190,17 @@ impl Sandbox {
         Ok(thread)
     }
 
-    /// What workers do first.
+    /// The first action of workers.
     pub fn workers(&self) -> ThreadStart {
         let sandbox = self.clone();
         ThreadStart::new(move || sandbox.enter(ThreadKind::Worker).map_err(io::Error::other))
     }
 
-    /// Gives a file that was made before the user changed to the user, so that it can be used
-    /// and removed.
+    /// Changes the owner of a file that was created before the switch of users, so that the user
+    /// can use and remove it.
     ///
     /// # Errors
-    /// What chown(2) says.
+    /// The error of chown(2).
     pub fn own(&self, path: &Path) -> io::Result<()> {
         match self.0.args.user {
             Some(User { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
@@ -205,7 +208,7 @@ impl Sandbox {
         }
     }
 
-    /// What a kind of thread reaches.
+    /// The files that a kind of thread may access.
     fn reach(&self, kind: ThreadKind) -> Reach {
         let whole = &self.0.needs.reach;
         match kind {
@@ -222,7 +225,7 @@ impl Sandbox {
         }
     }
 
-    /// What a kind of thread keeps of what it has.
+    /// The capabilities that a kind of thread keeps.
     fn capabilities(&self, kind: ThreadKind) -> CapabilitySet {
         let needs = &self.0.needs;
         let mut kept = CapabilitySet::empty();
@@ -233,7 +236,7 @@ impl Sandbox {
         if restores && needs.devices {
             kept |= CapabilitySet::MKNOD;
         }
-        // The launcher for the workers of ports that come later.
+        // The launcher keeps them for the workers of later ports.
         if needs.raw_sockets && matches!(kind, ThreadKind::Launcher | ThreadKind::Worker) {
             kept |= CapabilitySet::NET_RAW;
         }

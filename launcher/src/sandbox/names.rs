@@ -1,4 +1,4 @@
-//! Names of system calls, to say which one was refused.
+//! Names of system calls, for reports about forbidden ones.
 
 use libc::*;
 
@@ -9,7 +9,7 @@ macro_rules! named {
     };
 }
 
-/// What the names begin with.
+/// Common prefix of the names.
 const PREFIX: usize = "SYS_".len();
 
 /// The name of a call; `?` for one that is newer than this table. Safe in a signal handler.

@@ -1,5 +1,5 @@
-//! What the process still needs once everything is set up: for what it serves, and for what the
-//! options say may come later.
+//! Needs of the process after set-up: for everything that it serves, and for what its options allow
+//! later.
 
 use super::{Access, Reach, User};
 use crate::resolv;
@@ -8,17 +8,17 @@ use hawser_host::tap_node::Detached;
 use rustix::process::geteuid;
 use std::path::{Path, PathBuf};
 
-/// Read again for a port that comes later, or for metrics.
+/// Read again for a port that is plugged later, or for metrics.
 const READ: [&str; 2] = ["/proc/self", "/proc/sys/net"];
 const ETC: &str = "/etc";
-/// Where the target of resolv.conf is, or will be, where systemd-resolved runs.
+/// Directory of resolv.conf's target if systemd-resolved runs.
 const SYSTEMD_RESOLVE: &str = "/run/systemd/resolve";
-/// Where the numbers of devices are found without a sysfs of our own.
+/// Location of device numbers without a private sysfs.
 const SYSFS: [&str; 2] = ["/sys/class/net", "/sys/devices"];
 const DEVICES: &str = "/dev";
 
-/// Where resolv.conf may be read. Rules are about files there are, not names: what is renamed over
-/// the file can be read by a rule about its folder only. `/etc` stays closed to root, which
+/// The directories in which resolv.conf may be read. Rules apply to existing files, not names: only
+/// a rule for the directory covers a file that is renamed over it. `/etc` stays closed to root, who
 /// could read all of it.
 pub fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
     let file = Path::new(resolv::PATH);
@@ -35,30 +35,30 @@ pub fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
         .collect()
 }
 
-/// What is needed.
+/// What the process needs.
 #[derive(Debug, Default)]
 pub struct Needs {
-    /// Links are made, changed or put back.
+    /// Links are created, changed or restored.
     pub links: bool,
-    /// Devices of links that come back are made.
+    /// Device files of links that come back are created.
     pub devices: bool,
-    /// The guest's pings go out through raw sockets.
+    /// The guest's echo requests are sent through raw sockets.
     pub raw_sockets: bool,
-    /// Clients of any UDP port of the guest are answered from it, low ones too.
+    /// Replies to clients of any UDP port of the guest come from that port, which may be a
+    /// privileged one.
     pub low_ports: bool,
     /// Files.
     pub reach: Reach,
 }
 
 impl Needs {
-    /// Adds the files that what is needed is done with; changes of the network are noted in
-    /// `runtime_folder`.
+    /// Adds the files for these needs; `runtime_folder` holds the journal of network changes.
     pub fn add_files(&mut self, runtime_folder: &Path) {
         let reach = &mut self.reach;
         reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
         if self.links {
-            // It must be there to be reached later. Where it cannot be made, none is needed, or
-            // who needs it says so.
+            // It must exist to be accessible later. If it cannot be created, either it is not
+            // needed, or the code that needs it reports the error.
             let _ = std::fs::create_dir_all(runtime_folder);
             reach.paths.push((runtime_folder.to_owned(), Access::Notes));
             reach.paths.push((TUN_DEVICE.into(), Access::Device));

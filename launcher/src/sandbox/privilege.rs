@@ -1,8 +1,8 @@
 //! User, groups and capabilities of a thread.
 //!
-//! All of them are the thread's own in Linux; the C library's setuid(2) makes it look as if they
-//! were the process's by interrupting every thread, which a filtered thread would not survive.
-//! So each thread gives up its own, with the system calls themselves.
+//! In Linux each thread has its own; the C library's setuid(2) hides that by interrupting every
+//! thread, which a filtered thread would not survive. So each thread drops its own privileges, by
+//! direct system calls.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
@@ -17,19 +17,19 @@ use std::io;
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
 
-/// Whom to become.
+/// The user to switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
     /// The user.
     pub uid: u32,
-    /// The group; there are no further ones.
+    /// The only group.
     pub gid: u32,
 }
 
 /// Parses `NAME|UID[:GROUP|GID]`.
 ///
 /// # Errors
-/// If there is no such user or group.
+/// The user or group does not exist.
 pub fn parse_user(text: &str) -> Result<User, String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     resolve(text, &read(PASSWD), &read(GROUP))
@@ -48,26 +48,26 @@ fn resolve(text: &str, passwd: &str, groups: &str) -> Result<User, String> {
         Some(group) => number(group)
             .or_else(|| number(self::entry(groups, group)?.get(2)?))
             .ok_or_else(|| format!("there is no group {group:?} in {GROUP}: name one, or give a number"))?,
-        // A number without a group stands for the same group, as in most systems.
+        // A number without a group stands for the group of the same number, as in most systems.
         None => entry.and_then(|entry| number(entry.get(3)?)).unwrap_or(uid),
     };
     Ok(User { uid, gid })
 }
 
-/// The fields of the line about `name`.
+/// The fields of the line for `name`.
 fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
     let mut lines = table.lines().map(|line| line.split(':').collect::<Vec<_>>());
     lines.find(|fields| fields[0] == name)
 }
 
-/// Makes the calling thread `user`'s, and takes every capability from it but those of `keep`
-/// that it has. Nothing it does later gives it more.
+/// Switches the calling thread to `user`, and drops all capabilities but those in `keep` that it
+/// has. No later call can regain them.
 ///
-/// A thread that runs as `user` already and cannot change users keeps its identity: it inherited
-/// both from a thread that has given up its privileges, root included.
+/// A thread that already runs as `user` and cannot switch keeps its identity: it inherited that
+/// from a thread that has dropped its privileges, even if it is root.
 ///
 /// # Errors
-/// What the kernel says; EPERM: only root changes its user.
+/// The error of the kernel; EPERM: only root can switch users.
 pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     let kept = had.permitted & keep;
@@ -93,10 +93,11 @@ pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
     Ok(())
 }
 
-/// What a program that is executed could get. It executes none, so that nothing depends on this;
-/// it takes CAP_SETPCAP, without which the set stays as it is.
+/// Empties the bounding set, which limits the capabilities of an executed program. This process
+/// executes none, so nothing depends on it; it needs CAP_SETPCAP, without which the set stays as it
+/// is.
 fn forget_bounds(kept: CapabilitySet) {
-    /// Capabilities the kernel may know of: a set has as many bits.
+    /// Number of possible capabilities: a set has as many bits.
     const NUMBERS: u32 = u64::BITS;
     for bit in 0..NUMBERS {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
@@ -106,7 +107,7 @@ fn forget_bounds(kept: CapabilitySet) {
         match capability_is_in_bounding_set(capability) {
             Ok(true) => {}
             Ok(false) => continue,
-            // No such capability, and none above it.
+            // This capability does not exist, nor does any above it.
             Err(_) => return,
         }
         if remove_capability_from_bounding_set(capability).is_err() {
@@ -116,7 +117,7 @@ fn forget_bounds(kept: CapabilitySet) {
 }
 
 fn become_user(user: User) -> io::Result<()> {
-    // Or a change of user would take what is to be kept.
+    // Otherwise the switch of users would drop the capabilities to keep.
     set_keep_capabilities(true)?;
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     set_thread_groups(&[])?;

@@ -5,12 +5,12 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output};
 
-/// Says to the test below, in a process of its own, what to do there.
+/// Tells the test below, in a separate process, what to do there.
 const DEED: &str = "HAWSER_TEST_DEED";
 
 type Deed = fn() -> io::Result<()>;
 
-/// What a confined thread tries: its kind, the deed, and what the kernel has to say.
+/// What a confined thread tries: the deed's name, its kind, and the deed with the kernel's answer.
 const DEEDS: &[(&str, ThreadKind, Deed)] = &[
     ("worker-socket", ThreadKind::Worker, internet),
     ("worker-program", ThreadKind::Worker, program),
@@ -48,7 +48,7 @@ fn unix_socket() -> io::Result<()> {
 
 fn program() -> io::Result<()> {
     let (name, nothing) = (c"/bin/true", [std::ptr::null()]);
-    // SAFETY: a name that ends, and lists that do.
+    // SAFETY: the name and the lists are terminated.
     unsafe { libc::execve(name.as_ptr(), nothing.as_ptr(), nothing.as_ptr()) };
     Err(io::Error::last_os_error())
 }
@@ -68,7 +68,7 @@ fn a_thread() -> io::Result<()> {
 
 fn code() -> io::Result<()> {
     let (anywhere, length) = (std::ptr::null_mut(), 4096);
-    // SAFETY: a mapping of its own, where the kernel likes; nobody uses it.
+    // SAFETY: a new mapping at an address that the kernel chooses; it is not used.
     let mapped = unsafe {
         libc::mmap(
             anywhere,
@@ -153,7 +153,7 @@ fn a_forbidden_call_ends_the_process_which_says_which_it_was() {
         assert!(told.contains(call), "{deed}: {told}");
         assert!(!told.contains("done"), "{deed}: {told}");
     }
-    // The C library blocks all signals meanwhile: nobody is left to say it.
+    // The C library blocks all signals meanwhile, so the handler cannot report.
     for deed in ["worker-thread", "front-end-thread", "worker-child", "launcher-child"] {
         let output = outcome(deed, "strict");
         assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{deed}: {}", text(&output));
@@ -212,13 +212,13 @@ fn only_the_folders_it_needs_are_reached() {
         ] {
             assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         }
-        // What is no file is not its affair.
+        // Landlock only concerns files.
         UnixStream::pair().unwrap();
     };
     privileged_thread(tries);
 }
 
-/// Runs `work` on a thread of its own, which takes its restrictions with it.
+/// Runs `work` on a separate thread, which takes its restrictions with it.
 fn privileged_thread(work: impl FnOnce() + Send + 'static) {
     let work = move || {
         privilege::give_up(None, CapabilitySet::empty()).unwrap();

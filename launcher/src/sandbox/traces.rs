@@ -1,13 +1,13 @@
-//! The lists of calls beside what threads were seen to call.
+//! Compares the lists of calls with the calls that threads made.
 //!
 //! `hack/trace-calls` runs the tests with real guests under strace(1), as users run the program,
-//! and gives the traces to [`the_record_is_what_the_traces_show`], which keeps in `traced.txt`
-//! what each kind of thread called after it was confined. That record and the lists are compared
-//! here every time the tests run: a call that was seen is in the lists, and one that is in the
-//! lists was seen, or stands there with the reason why not.
+//! and passes the traces to [`the_record_is_what_the_traces_show`], which records in `traced.txt`
+//! the calls of each kind of thread after it was confined. Each test run compares that record with
+//! the lists: every recorded call is in a list, and every call in a list is recorded or has a
+//! reason beside it.
 //!
-//! A trace shows when a thread is confined, and as what: by seccomp(2), and by the length of its
-//! filter. A thread that another one starts is of its kind until then.
+//! A trace shows when and as what kind a thread is confined: by seccomp(2), and by the length of
+//! its filter. A thread is of its parent's kind until then.
 
 use super::calls::{self, Argument, Call};
 use super::{ThreadKind, filter, names};
@@ -17,9 +17,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the traces are, one file for each process.
+/// Directory of the traces, one file for each process.
 const TRACES: &str = "HAWSER_TRACES";
-/// Set: the record is to be written.
+/// If set, the record is written.
 const UPDATE: &str = "UPDATE_TRACED";
 
 const KINDS: [(ThreadKind, &str); 8] = [
@@ -33,7 +33,7 @@ const KINDS: [(ThreadKind, &str); 8] = [
     (ThreadKind::Launcher, "launcher"),
 ];
 
-/// What a kind of thread called: number and, where a list looks at one, the argument's value.
+/// The calls of a kind of thread: number and, if a list checks one, the argument's value.
 type Seen = BTreeMap<&'static str, BTreeSet<(c_long, Option<(u8, u32)>)>>;
 
 fn record() -> PathBuf {
@@ -70,13 +70,13 @@ impl<'a> Traced<'a> {
         self.arguments == [""]
     }
 
-    /// The thread that a call of clone(2) or clone3(2) has made.
+    /// The thread created by a call of clone(2) or clone3(2).
     fn child(&self) -> Option<u32> {
         let starts = matches!(self.call, "clone" | "clone3");
         self.result.filter(|_| starts).and_then(number)
     }
 
-    /// The length of the filter it installs.
+    /// The length of the installed filter.
     fn filter(&self) -> Option<usize> {
         let length = self
             .arguments
@@ -87,12 +87,17 @@ impl<'a> Traced<'a> {
 
     fn argument(&self, index: u8) -> u32 {
         let value = self.arguments.get(usize::from(index)).copied().and_then(number);
-        value.unwrap_or_else(|| panic!("argument {index} of {} is no number: {:?}", self.call, self.arguments))
+        value.unwrap_or_else(|| {
+            panic!(
+                "argument {index} of {} is not a number: {:?}",
+                self.call, self.arguments
+            )
+        })
     }
 }
 
 /// The low half of a number that strace writes, as filters see it.
-#[allow(clippy::cast_possible_truncation, reason = "what filters look at has 32 bits")]
+#[allow(clippy::cast_possible_truncation, reason = "filters compare 32 bits")]
 fn number(text: &str) -> Option<u32> {
     let number = match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16),
@@ -101,7 +106,7 @@ fn number(text: &str) -> Option<u32> {
     number.ok().map(|number| number as u32)
 }
 
-/// Arguments that a list looks at, of any kind of thread.
+/// Arguments that a list checks, for any kind of thread.
 fn looked_at(number: c_long) -> BTreeSet<u8> {
     let calls = KINDS.iter().flat_map(|(kind, _)| calls::allowed(*kind)).flatten();
     let of_it = calls.filter(|call| call.number == number);
@@ -111,10 +116,10 @@ fn looked_at(number: c_long) -> BTreeSet<u8> {
         .collect()
 }
 
-/// Adds what the threads of one process called once they were confined.
+/// Adds the calls that the threads of one process made after they were confined.
 fn read(trace: &str, filters: &BTreeMap<usize, &'static str>, seen: &mut Seen) {
     let lines: Vec<Traced<'_>> = trace.lines().filter_map(Traced::parse).collect();
-    // A thread may run before its parent hears of it.
+    // A thread may run before clone(2) returns in its parent.
     let mut parents = BTreeMap::new();
     for line in &lines {
         parents.extend(line.child().map(|child| (child, line.thread)));
@@ -131,7 +136,7 @@ fn read(trace: &str, filters: &BTreeMap<usize, &'static str>, seen: &mut Seen) {
             calls.extend(indices.iter().map(|&i| (number, Some((i, line.argument(i))))));
             calls.extend(indices.is_empty().then_some((number, None)));
         } else if kind.is_some() {
-            panic!("{} is in no table of names", line.call);
+            panic!("{} is not in the table of names", line.call);
         }
         if let Some(known) = line.filter().and_then(|length| filters.get(&length)) {
             *kind = Some(known);
@@ -140,10 +145,9 @@ fn read(trace: &str, filters: &BTreeMap<usize, &'static str>, seen: &mut Seen) {
 }
 
 fn text(seen: &Seen) -> String {
-    let mut text =
-        "# Made by hack/trace-calls: what threads called once they were confined, and arguments their lists \
-                    look at.\n"
-            .to_owned();
+    let mut text = "# Made by hack/trace-calls: calls of threads after they were confined, and the arguments \
+                    that their lists check.\n"
+        .to_owned();
     for (_, kind) in KINDS {
         let _ = writeln!(text, "{kind}");
         let calls = seen.get(kind).into_iter().flatten();
@@ -196,7 +200,7 @@ impl Entry {
         }
     }
 
-    /// Whether this is why a call was let through.
+    /// Whether this entry allows a call.
     fn lets(&self, &(number, seen): &(c_long, Option<(u8, u32)>)) -> bool {
         let holds = |argument: Argument| {
             seen.is_some_and(|(index, value)| index == argument.index && value & argument.mask == argument.value)
@@ -219,7 +223,7 @@ fn entries(lists: &[&'static [Call]]) -> Vec<Entry> {
     lists.iter().copied().flatten().flat_map(Entry::of).collect()
 }
 
-/// What the lists and the record say of each other that cannot stand.
+/// Contradictions between the lists and the record.
 fn problems(seen: &Seen) -> Vec<String> {
     let mut problems = Vec::new();
     let mut anywhere = BTreeSet::new();
@@ -232,7 +236,7 @@ fn problems(seen: &Seen) -> Vec<String> {
             let is_refused = !is_listed && filter::probes().any(|probe| probe == number);
             if !is_refused && !allowed.iter().any(|entry| entry.lets(call)) {
                 let call = names::name_of(number);
-                problems.push(format!("{name}: {call} {argument:x?} was seen and is forbidden"));
+                problems.push(format!("{name}: {call} {argument:x?} was traced and is forbidden"));
             }
         }
         problems.extend(unfounded(name, &entries(calls::own(kind)), &calls));
@@ -242,12 +246,17 @@ fn problems(seen: &Seen) -> Vec<String> {
     problems
 }
 
-/// Entries of a kind's lists that nothing speaks for.
+/// Entries of a kind's lists that are neither recorded nor justified.
 fn unfounded(kind: &str, entries: &[Entry], seen: &BTreeSet<(c_long, Option<(u8, u32)>)>) -> Vec<String> {
     let is_founded = |entry: &Entry| entry.untraced.is_some() || seen.iter().any(|call| entry.lets(call));
     let unfounded = entries.iter().filter(|entry| !is_founded(entry));
     unfounded
-        .map(|entry| format!("{kind}: {entry} is allowed, no trace shows it, and no reason stands beside it"))
+        .map(|entry| {
+            format!(
+                "{kind}: {entry} is allowed, no trace contains it, and no reason is \
+            beside it"
+            )
+        })
         .collect()
 }
 
@@ -257,8 +266,8 @@ fn what_threads_were_seen_to_call_is_allowed_and_what_is_allowed_was_seen_or_has
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// Reads the traces. Calls of several runs come together: the record grows, and hack/trace-calls
-/// empties it where it is to be made anew.
+/// Reads the traces. Calls of several runs accumulate; hack/trace-calls empties the record to
+/// create it anew.
 #[test]
 #[ignore = "hack/trace-calls starts it"]
 fn the_record_is_what_the_traces_show() {
@@ -279,7 +288,11 @@ fn the_record_is_what_the_traces_show() {
         fs::write(record(), text(&seen)).unwrap();
     }
     let mut problems = problems(&seen);
-    problems.extend((text(&seen) != fs::read_to_string(record()).unwrap()).then(|| "the record says otherwise".into()));
+    problems.extend((text(&seen) != fs::read_to_string(record()).unwrap()).then(|| {
+        "the record \
+        differs"
+            .into()
+    }));
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
