@@ -1,9 +1,9 @@
-//! Whether the kernel reports DSCP and ECN of a flow's datagrams.
+//! Enables and disables the kernel's reports of DSCP and ECN for a flow's datagrams.
 //!
-//! A report costs the kernel a tenth of what a small datagram costs it. A flow that floods
-//! without any mark gets no reports for a second, then again for some datagrams. A flow that
-//! stops flooding gets them from then on, so the marks of flows that send little are always
-//! exact, and those of a flood are at most a second late.
+//! A report costs a tenth of the kernel's cost of a small datagram. A flow that floods unmarked
+//! datagrams gets no reports for a second, then again for some datagrams. Once a flow stops
+//! flooding, its reports are on again, so the marks of slow flows are always exact, and those of a
+//! flood are at most a second late.
 
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::sys::traffic_class::watch_traffic_class;
@@ -11,19 +11,19 @@ use crate::time::Instant;
 use socket2::{Domain, Socket};
 use std::time::Duration;
 
-/// Datagrams of one round from which on a flow floods.
+/// Datagrams of one round from which a flow counts as flooding.
 const FLOOD: usize = 8;
-/// Datagrams in a row without a mark after which the reports stop.
+/// Consecutive unmarked datagrams after which the reports stop.
 const UNMARKED: usize = 256;
 /// How long they stop.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// State of the reports of one socket, which are on at first.
+/// State of the reports of one socket, which are initially on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClassWatch {
-    /// On; that many datagrams of a flood have come without a mark.
+    /// On; contains the number of consecutive unmarked datagrams in a flood.
     On(usize),
-    /// Off until then.
+    /// Off until this time.
     Off(Instant),
 }
 
@@ -34,7 +34,7 @@ impl Default for ClassWatch {
 }
 
 impl ClassWatch {
-    /// Notes that `n` datagrams of `batch` came, and switches the reports.
+    /// Records the `n` datagrams of `batch`, and switches the reports.
     #[inline]
     pub fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {
         let is_flood = n >= FLOOD;
@@ -76,7 +76,7 @@ mod tests {
             assert_eq!(rounds, [&[true; 7][..], &[false; 3]].concat());
             assert!(follow(pause.0, pause.1), "{pause:?}");
             let slow = (0..100).all(|_| follow(start, FLOOD - 1));
-            assert!(slow, "a flow that sends little is always looked at");
+            assert!(slow, "a flow that sends little always has reports");
         }
     }
 }

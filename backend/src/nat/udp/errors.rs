@@ -1,5 +1,5 @@
-//! What the network says about a flow's datagrams: from the socket's error queue to
-//! ICMP for the guest.
+//! Reports the network's errors about a flow's datagrams: from the socket's error queue to ICMP for
+//! the guest.
 
 use super::flow::Flow;
 use crate::counters::DropReason;
@@ -9,14 +9,14 @@ use crate::nat::link::Packet;
 use crate::packet::{UdpHeader, protocol};
 use crate::sys::error_queue::{self, Origin};
 
-/// Entries taken in one go; the kernel bounds the queue by the receive buffer.
+/// Most entries taken in one pass; the kernel limits the queue by the receive buffer.
 const MAX_ENTRIES: usize = 64;
 
-/// Payload bytes quoted: an ICMP error of IPv6 has 1280 bytes in all.
+/// Quoted payload bytes: an ICMPv6 error has at most 1280 bytes.
 const MAX_QUOTED: usize = 1200;
 
-/// Empties the error queue of a flow's socket, and its pending error with it. Returns what
-/// the host's own stack says: that is about what was just sent, of which it quotes nothing.
+/// Empties the error queue of a flow's socket, and its pending error with it. Returns an error of
+/// the host's own stack: it concerns the last send, and quotes nothing.
 pub fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
     let mut quoted = [0; MAX_QUOTED];
     let mut own = None;
@@ -31,7 +31,7 @@ pub fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
             tell_guest(flow, ctx, error, entry.offender, &quoted[..entry.len.min(MAX_QUOTED)]);
         }
     }
-    // An error without an entry (the queue was full) must not stay for the next send.
+    // An error without an entry (the queue was full) must not remain for the next send.
     let _ = flow.socket.take_error();
     own
 }

@@ -1,5 +1,4 @@
-//! One UDP flow: a pair of ends as the guest sees them, and the host socket that
-//! stands for it.
+//! One UDP flow: a pair of endpoints as the guest sees them, and the host socket for it.
 
 use super::class_watch::ClassWatch;
 use super::receive::Intake;
@@ -12,15 +11,15 @@ use socket2::{Domain, Socket};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long a flow lives that only one side has used, or both for less than
-/// [`STREAM_AFTER`]: Linux's nf_conntrack_udp_timeout.
+/// Lifetime of a flow that only one side has used, or both for less than [`STREAM_AFTER`]: Linux's
+/// nf_conntrack_udp_timeout.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a flow lives that both sides use: Linux's nf_conntrack_udp_timeout_stream.
+/// Lifetime of a flow that both sides use: Linux's nf_conntrack_udp_timeout_stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// From when on a flow used by both sides is taken for a stream, as in
-/// nf_conntrack_proto_udp: a question and its answer are over after [`TIMEOUT`].
+/// Time after which a flow used by both sides counts as a stream, as in nf_conntrack_proto_udp: a
+/// query with its answer ends after [`TIMEOUT`].
 const STREAM_AFTER: Duration = Duration::from_secs(2);
 
 /// A flow in the table; the generation distinguishes users of a slot.
@@ -41,12 +40,12 @@ pub enum Side {
     World,
 }
 
-/// Which sides have sent something.
+/// The sides that have sent datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exchange {
     /// One side only.
     From(Side),
-    /// Both, since then.
+    /// Both, since this time.
     BothSince(Instant),
 }
 
@@ -57,29 +56,29 @@ pub struct Flow {
     pub key: FlowId,
     /// Connected to the host-side destination.
     pub socket: Socket,
-    /// Family of the socket: not always that of the guest's addresses.
+    /// Family of the socket, which may differ from that of the guest's addresses.
     pub domain: Domain,
     /// The side that sent first.
     pub origin: Side,
-    /// For a flow the world began: the local address it came to.
+    /// For a flow that the remote peer opened: its local address.
     pub local: Option<SocketAddr>,
-    /// Which sides have sent something.
+    /// The sides that have sent datagrams.
     pub exchange: Exchange,
-    /// When anything was last sent or received.
+    /// Time of the last datagram in either direction.
     pub last_used: Instant,
     /// Its entry in the timer queue.
     pub scheduled: Scheduled,
-    /// Counter that tells users of the slot apart.
+    /// Distinguishes the users of the slot.
     pub generation: u32,
     /// IP options last set on the socket.
     pub ip_options: SocketIpOptions,
     /// False once the kernel has refused to segment for this socket.
     pub segmenting: bool,
-    /// What is expected from the world.
+    /// Expected datagrams from the remote peer.
     pub intake: Intake,
-    /// Whether the kernel reports how what comes is marked.
+    /// Whether the kernel reports the traffic class of received datagrams.
     pub class_watch: ClassWatch,
-    /// True while it waits for its turn or for room in the guest.
+    /// True while the flow waits for its turn or for room in the guest.
     pub waiting: bool,
     /// The guest's port, if the socket has the same.
     pub kept_port: Option<u16>,
@@ -110,18 +109,18 @@ impl Flow {
         }
     }
 
-    /// The address and port its socket sends from.
+    /// Local address and port of the socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()?.as_socket()
     }
 
-    /// When the flow is over if nothing more is sent.
+    /// Time at which the flow ends if no more datagrams are sent.
     pub fn expires(&self) -> Instant {
         let timeout = if self.is_stream() { STREAM_TIMEOUT } else { TIMEOUT };
         self.last_used + timeout
     }
 
-    /// True once both sides have used it for a while.
+    /// True once both sides have used the flow for a while.
     pub const fn is_stream(&self) -> bool {
         match self.exchange {
             Exchange::BothSince(since) => self.last_used.since(since).as_nanos() >= STREAM_AFTER.as_nanos(),
@@ -129,12 +128,12 @@ impl Flow {
         }
     }
 
-    /// True as long as only the side that began has sent something.
+    /// True as long as only the side that opened the flow has sent datagrams.
     pub fn is_unreplied(&self) -> bool {
         matches!(self.exchange, Exchange::From(_))
     }
 
-    /// Notes that `side` has sent something.
+    /// Records a datagram from `side`.
     pub fn heard(&mut self, side: Side, now: Instant) {
         self.last_used = now;
         if let Exchange::From(first) = self.exchange

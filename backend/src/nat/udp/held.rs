@@ -1,9 +1,9 @@
-//! Datagrams that go to the guest by copy, and those of them it had no room for.
+//! Datagrams that are copied to the guest, and those among them for which it had no room.
 //!
-//! What was taken from a socket cannot be put back. So a datagram, or a run of them, that
-//! meets a guest without room is held and goes first when there is some. Nothing more is
-//! taken from any socket meanwhile: what waits there is the kernel's to bound, and held is
-//! what one call brought.
+//! A datagram that was taken from a socket cannot be put back. So a datagram, or a run of them,
+//! that finds no room is held and sent first once there is room. Nothing more is taken from any
+//! socket meanwhile: the kernel limits what waits there, and the held datagrams are those of one
+//! call.
 
 use super::receive::{Towards, send_copy};
 use crate::counters::DropReason;
@@ -16,11 +16,11 @@ use std::collections::VecDeque;
 /// Most bytes held: two calls of runs of 64 KiB.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Times a datagram is tried although there was room for a part of it: a guest whose ring
-/// is smaller than its fragments must not keep everything behind it waiting.
+/// Attempts for a datagram that found room for a part: a guest whose ring is smaller than the
+/// fragments of one datagram must not delay everything after it.
 const MAX_TRIES: u32 = 8;
 
-/// What came for a flow.
+/// A datagram, or a run, for a flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived<'a> {
     /// Whom it is for.
@@ -33,14 +33,14 @@ pub struct Arrived<'a> {
     pub body: &'a [u8],
 }
 
-/// Something that waits for room.
+/// A datagram, or a run, that waits for room.
 #[derive(Debug)]
 pub struct Held {
     key: FlowId,
     traffic_class: u8,
     segment: Option<u16>,
     body: Vec<u8>,
-    /// Bytes of a run that are with the guest already.
+    /// Bytes of a run that the guest has received already.
     gone: usize,
     tries: u32,
 }
@@ -56,7 +56,7 @@ impl Held {
     }
 }
 
-/// Sends by copy, in order.
+/// Copies datagrams to the guest, in order.
 #[derive(Debug, Default)]
 pub struct Delivery {
     fragmenter: Fragmenter,
@@ -65,7 +65,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// True if something waits for room.
+    /// True if a datagram waits for room.
     pub fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
@@ -84,13 +84,13 @@ impl Delivery {
         taken
     }
 
-    /// Holds what another worker held of a flow.
+    /// Adds the datagrams that another worker held for a flow.
     pub fn put(&mut self, held: Vec<Held>) {
         self.bytes += held.iter().map(|held| held.body.len()).sum::<usize>();
         self.held.extend(held);
     }
 
-    /// Sends a datagram, or a run of them; holds it if there is no room.
+    /// Sends a datagram, or a run; holds it if there is no room.
     pub fn send(&mut self, ctx: &mut Context<'_>, arrived: &Arrived<'_>) {
         let gone = if self.is_holding() {
             0
@@ -118,10 +118,10 @@ impl Delivery {
         });
     }
 
-    /// Sends what was held, as far as there is room.
+    /// Sends held datagrams, as far as there is room.
     ///
     /// # Errors
-    /// [`NoRoom`]: something is held still.
+    /// [`NoRoom`]: some datagrams are still held.
     pub fn flush(&mut self, ctx: &mut Context<'_>) -> Result<(), NoRoom> {
         while let Some(held) = self.held.front_mut() {
             has_room(ctx)?;
@@ -141,7 +141,7 @@ impl Delivery {
 }
 
 impl Arrived<'_> {
-    /// How many datagrams it stands for.
+    /// Number of datagrams in it.
     fn datagrams(&self) -> u64 {
         let n = self
             .segment
@@ -150,7 +150,7 @@ impl Arrived<'_> {
     }
 }
 
-/// Whether the guest has room for any frame at all.
+/// Checks that the guest has room for a frame.
 fn has_room(ctx: &mut Context<'_>) -> Result<(), NoRoom> {
     let probe = Layout {
         header: HEAD_MAX,
@@ -162,9 +162,9 @@ fn has_room(ctx: &mut Context<'_>) -> Result<(), NoRoom> {
     Ok(())
 }
 
-/// Sends a datagram, or a run: as one frame where the guest takes that and has room for it,
-/// else one by one, since its ring may never hold the whole. On error the bytes that went
-/// before.
+/// Sends a datagram, or a run: as one frame if the guest accepts that and has room for it,
+/// otherwise one by one, since its ring may never hold the whole run. On error, the number of bytes
+/// sent before.
 fn attempt(fragmenter: &mut Fragmenter, ctx: &mut Context<'_>, arrived: &Arrived<'_>) -> Result<(), usize> {
     let Arrived { key, segment, body, .. } = *arrived;
     let towards = Towards::new(key, ctx).with_class(arrived.traffic_class);

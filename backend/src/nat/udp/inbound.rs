@@ -1,10 +1,10 @@
 //! Forwarded ports: sockets that receive the first datagrams of new clients.
 //!
-//! The first datagram of a client makes a flow with a socket of its own, bound to the
-//! address the client sent to and connected to the client: from then on the kernel
-//! gives the client's datagrams to that socket, and answers leave from the right
-//! address. Between bind and connect that socket receives the datagrams of other clients
-//! too. They are taken out right after and handled as if they had come to the listener.
+//! The first datagram of a client creates a flow with its own socket, bound to the client's
+//! destination address and connected to the client: from then on the kernel delivers the client's
+//! datagrams to that socket, and answers leave from the right address. Between bind and connect
+//! that socket receives the datagrams of other clients too. They are read right after the connect
+//! and handled as if the listener had received them.
 
 use super::flow::{Flow, FlowRef, Side};
 use super::held::Arrived;
@@ -26,19 +26,19 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-/// Datagrams of other clients taken at a time from a socket that was just connected.
+/// Datagrams of other clients read at a time from a newly connected socket.
 const STRAY_BATCH: usize = 4;
 
-/// Most datagrams that are handled because of one connect: beyond that the flow is
-/// given up, since the senders of the datagrams in its socket are no longer known.
+/// Most such datagrams handled after one connect: beyond that the flow is dropped, since the
+/// senders of the remaining datagrams are no longer known.
 const MAX_STRAYS: usize = 1024;
 
-/// Which ports a listener is for.
+/// The ports of a listener.
 #[derive(Clone, Copy, Debug)]
 enum Ports {
-    /// One of the host that stands for one of the guest.
+    /// One host port, forwarded to one guest port.
     Forward { host: u16, guest: u16 },
-    /// Any, the same on both sides. Each datagram carries its own.
+    /// Any port, with the same number on both sides. Each datagram carries its port.
     Any,
 }
 
@@ -47,7 +47,7 @@ enum Ports {
 pub struct Listener {
     socket: Socket,
     ports: Ports,
-    /// True while it waits for its turn or for room in the guest.
+    /// True while the listener waits for its turn or for room in the guest.
     pub waiting: bool,
 }
 
@@ -60,7 +60,7 @@ struct Stray {
 }
 
 impl Ports {
-    /// Of the host, for a datagram that came to port `asked`, where that is known.
+    /// The host's port for a datagram that came to port `asked`, if known.
     fn host(self, asked: Option<u16>) -> Option<u16> {
         match self {
             Self::Forward { host, .. } => Some(host),
@@ -68,7 +68,7 @@ impl Ports {
         }
     }
 
-    /// Of the guest, for a datagram to port `host`.
+    /// The guest's port for a datagram to port `host`.
     fn guest(self, host: u16) -> u16 {
         match self {
             Self::Forward { guest, .. } => guest,
@@ -77,7 +77,7 @@ impl Ports {
     }
 }
 
-/// Source and local address of a datagram, and the ports it is for.
+/// Source and local address of a datagram, and its ports.
 #[derive(Clone, Copy)]
 struct Arrival {
     source: SocketAddr,
@@ -86,11 +86,11 @@ struct Arrival {
 }
 
 impl UdpFlows {
-    /// Listens on the UDP ports among `forwards`.
+    /// Listens on the UDP ports of `forwards`.
     ///
     /// # Errors
-    /// The first port that cannot be had. Those before it are listened on; drop the
-    /// whole to let them go.
+    /// The first port that cannot be bound. Ports before it stay bound; drop `self` to release
+    /// them.
     pub fn listen(&mut self, forwards: &[Forward], poller: &Poller) -> Result<(), ListenError> {
         let families = self.config.families;
         for forward in forwards.iter().filter(|f| f.transport == Transport::Udp) {
@@ -106,10 +106,10 @@ impl UdpFlows {
         self.adopt(ForwardSocket { socket, at, guest_port }, poller)
     }
 
-    /// Takes datagrams of one more socket that waits for clients.
+    /// Receives datagrams from one more socket that waits for clients.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
         let ForwardSocket { socket, at, guest_port } = listening;
         let ports = Ports::Forward {
@@ -121,11 +121,11 @@ impl UdpFlows {
         Ok(())
     }
 
-    /// Takes datagrams of a socket that waits for clients of any port: each is for the port
-    /// of the guest that it was sent to.
+    /// Receives datagrams from a socket for every port: each datagram is for the guest's port of
+    /// the same number.
     ///
     /// # Errors
-    /// It cannot be watched.
+    /// The poller cannot watch it.
     pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
         self.add_listener(socket, Ports::Any, poller)
     }
@@ -158,12 +158,12 @@ impl UdpFlows {
         });
     }
 
-    /// Takes some of what waits in a listener.
+    /// Reads some of the datagrams in a listener.
     pub(super) fn serve_listener(&mut self, ctx: &mut Context<'_>, index: u32) -> Turn {
         let Some(listener) = self.listeners.get(index as usize) else {
             return Turn::Done;
         };
-        // What is taken from the socket has to go somewhere.
+        // A datagram that was read needs a place to go.
         let probe = Layout {
             header: crate::frame::HEAD_MAX,
             payload: 0,
@@ -200,7 +200,7 @@ impl UdpFlows {
         }
     }
 
-    /// Strays may make flows, and so more strays.
+    /// Strays may create flows, and these more strays.
     fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
         while done < strays.len() {
@@ -267,14 +267,14 @@ impl UdpFlows {
         };
         let mut flow = Flow::new(key, made.socket, made.domain, Side::World, ctx.now);
         flow.local = Some(local);
-        // The listener of a forward has the port as long as there are flows. Of any other it
-        // is ours from now on, and the guest may send from it to others.
+        // A forward's listener holds the port as long as there are flows. Any other port belongs to
+        // the flow from now on, and the guest may send from it to other peers.
         flow.kept_port = matches!(arrival.ports, Ports::Any).then_some(local.port());
         self.start(ctx, flow)
     }
 
-    /// Takes what came to a flow's socket before it was connected; what its peer has sent
-    /// since is among it. Gives the flow up if there is no end to it.
+    /// Reads the datagrams that arrived at a flow's socket before it was connected, including later
+    /// ones of its peer. Drops the flow if there are too many.
     fn take_strays(&mut self, ctx: &mut Context<'_>, flow: FlowRef, peer: SocketAddr, strays: &mut Vec<Stray>) {
         let batch = self
             .stray_batch
@@ -306,14 +306,14 @@ impl UdpFlows {
         }
     }
 
-    /// Puts a flow into the table and has its socket watched.
+    /// Stores a flow in the table and watches its socket.
     pub(super) fn start(&mut self, ctx: &mut Context<'_>, flow: Flow) -> Option<FlowRef> {
         let made = self.watch(ctx, flow)?;
         ctx.counters.add(Count::UdpFlows, 1);
         Some(made)
     }
 
-    /// Gives a flow its slot and has its socket watched.
+    /// Gives a flow its slot and watches its socket.
     pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
         flow.claim = ctx.claim(flow.key);
         let made = self.table.insert(flow);
@@ -331,8 +331,8 @@ impl UdpFlows {
         Some(made)
     }
 
-    /// Opens a socket for a flow that `origin` begins; if there is no descriptor left, once
-    /// more without the flow that gives way to it.
+    /// Opens a socket for a flow that `origin` opens; if no descriptor is left, retries after
+    /// ending another flow.
     pub(super) fn open_or_make_room<T>(&mut self, origin: Side, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match open() {
             Err(e) if is_out_of_descriptors(&e) && self.table.give_way(origin) => open(),
@@ -341,7 +341,7 @@ impl UdpFlows {
     }
 }
 
-/// Our end of a datagram. A link-local address needs the client's scope to be bound to.
+/// The local endpoint of a datagram. Binding to a link-local address needs the client's scope.
 fn local_end(address: IpAddr, port: u16, client: SocketAddr) -> SocketAddr {
     match (address, client) {
         (IpAddr::V6(a), SocketAddr::V6(client)) if a.is_unicast_link_local() => {

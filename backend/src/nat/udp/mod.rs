@@ -1,18 +1,18 @@
-//! UDP: one connected host socket per pair of ends.
+//! UDP: one connected host socket per pair of endpoints.
 //!
-//! Guest to world: the datagrams of a burst are sorted by flow, and each flow's go to
-//! its socket in one call, payload straight from guest memory ([`transmit`]). World to
-//! guest: edge-triggered; the kernel writes into guest memory ([`receive`]). A socket
-//! whose data has nowhere to go waits in a queue until the guest posts buffers, and one
-//! that has too much gives others a turn: nothing spins. What the network says against
-//! a datagram comes back to the guest as ICMP ([`errors`]).
+//! From the guest: the datagrams of a burst are sorted by flow, and those of each flow go to its
+//! socket in one call, payload directly from guest memory ([`transmit`]). To the guest:
+//! edge-triggered; the kernel writes into guest memory ([`receive`]). A socket with datagrams waits
+//! in a queue until the guest has room, and one with many datagrams gives others a turn: the worker
+//! never busy-waits. Errors of the network about a datagram return to the guest as ICMP
+//! ([`errors`]).
 //!
-//! The host-side destination may be another than the one the guest sees, and of the
-//! other family (a name server behind the gateway): a flow keeps the guest's view in
-//! its key and the host's in its socket, and nothing else knows both.
+//! The host-side destination may differ from the one that the guest sees, also in its family (a
+//! name server behind the gateway): a flow has the guest's view in its key and the host's in its
+//! socket, and no other code knows both.
 //!
-//! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the
-//! guest stands where the pod stands, and a trace begins with the pod's first router.
+//! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the guest has the
+//! pod's position in the network, and a traceroute begins with the pod's first router.
 
 mod class_watch;
 mod errors;
@@ -56,27 +56,27 @@ use transmit::{FlowBurst, Stranded, Transmitter, Try};
 /// A socket that waits for clients at an address.
 ///
 /// # Errors
-/// What socket(2) and bind(2) say.
+/// The error of socket(2) or bind(2).
 pub fn listen(at: SocketAddr) -> io::Result<Socket> {
     socket::listening(at).map(|(socket, _)| socket)
 }
 
-/// Rounds of receiving a source has before others get their turn.
+/// Receive rounds of one source before others get their turn.
 const ROUNDS_PER_TURN: usize = 8;
 
-/// Sources that were put off and get a turn before the worker looks at other things.
+/// Postponed sources that are served in one turn of the worker.
 const SOURCES_PER_TURN: usize = 16;
 
-/// What UDP needs to know about its port.
+/// Settings of a port's UDP.
 #[derive(Clone, Copy, Debug)]
 pub struct UdpConfig {
-    /// Most flows at a time; each costs a file descriptor.
+    /// Most flows at a time; each takes a file descriptor.
     pub max_flows: usize,
     /// Families the guest has.
     pub families: Families,
 }
 
-/// One datagram of the guest, or several that came as one frame.
+/// One datagram of the guest, or several in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// Index of its frame in the burst.
@@ -89,7 +89,7 @@ pub struct Datagram {
     pub payload_len: usize,
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Set if the payload stands for datagrams of this many bytes each, the last may be
+    /// Set if the payload consists of datagrams of this many bytes each, of which the last may be
     /// shorter (USO).
     pub segment_size: Option<u16>,
 }
@@ -101,7 +101,7 @@ enum Source {
     Listener(u32),
 }
 
-/// How a source's turn ended.
+/// Result of a source's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Done,
@@ -116,16 +116,16 @@ pub struct UdpFlows {
     listeners: Slab<Listener>,
     transmitter: Transmitter,
     receiver: Receiver,
-    /// Made when the first client comes.
+    /// Created when the first client comes.
     stray_batch: Option<ReceiveBatch>,
-    /// Sources that have, or may have, something the guest has not got.
+    /// Sources that have, or may have, datagrams for the guest.
     waiting: VecDeque<Source>,
     /// The guest had no room at the last attempt.
     starved: bool,
-    /// Datagrams of a burst by flow, and those of one flow; kept for their memory.
+    /// Datagrams of a burst by flow, and those of one flow; kept for their allocation.
     by_flow: Vec<(FlowRef, u32)>,
     members: Vec<u32>,
-    /// After an address was removed: the flows that are still to be looked at.
+    /// After an address was removed: the flows that are still to be checked.
     walk: Option<Walk>,
 }
 
@@ -162,7 +162,7 @@ impl UdpFlows {
         self.len() == 0
     }
 
-    /// Sends datagrams of the guest on. They must come from the guest's own address.
+    /// Forwards datagrams of the guest. They must have the guest's own source address.
     pub fn on_datagrams(&mut self, ctx: &mut Context<'_>, burst: &GuestBurst<'_>, datagrams: &[Datagram]) {
         self.sort_by_flow(ctx, burst, datagrams);
         let mut rest = std::mem::take(&mut self.by_flow);
@@ -173,7 +173,7 @@ impl UdpFlows {
             members.extend(group.iter().map(|(_, datagram)| *datagram));
             self.table.heard(flow, Side::Guest, ctx.now);
             let Some(found) = self.table.get(flow) else {
-                // It gave way to a later one of the same burst.
+                // It was ended to make room for a later flow of the same burst.
                 ctx.counters.count_drops(DropReason::FlowLimit, group.len() as u64);
                 continue;
             };
@@ -186,7 +186,7 @@ impl UdpFlows {
                 self.readdress(ctx, flow);
                 let Some(found) = self.table.get(flow) else { continue };
                 let rest = work.from(from);
-                // Errors of a second try are the guest's to know.
+                // Errors of the second attempt are reported to the guest.
                 let _ = self.transmitter.send(found, ctx, rest, Try::Last);
             }
         }
@@ -262,9 +262,9 @@ impl UdpFlows {
         self.start(ctx, flow)
     }
 
-    /// Takes out what strangers sent to the socket between bind and connect: the guest
-    /// would take it for its peer's. What waited then is at the head of the queue, which
-    /// holds less than the rounds take in all.
+    /// Discards datagrams that other senders sent to the socket between bind and connect: the guest
+    /// would take them for its peer's. They are at the head of the queue, which holds less than
+    /// these rounds read.
     fn discard_strays(&mut self, socket: &Socket) {
         const MAX_ROUNDS: usize = 1024;
         for _ in 0..MAX_ROUNDS {
@@ -275,8 +275,8 @@ impl UdpFlows {
         }
     }
 
-    /// The guest has refused a datagram with an ICMP error: the flow ends. False if there is
-    /// no such flow.
+    /// Ends a flow because the guest has refused a datagram with an ICMP error. False if the flow
+    /// does not exist.
     ///
     /// The client of a forward is not told: the kernel says "port unreachable" by itself where
     /// no socket has the port, and the forward's has it; only a raw socket could, and workers
@@ -291,7 +291,7 @@ impl UdpFlows {
         true
     }
 
-    /// A socket of ours is ready.
+    /// Handles an event of one of the sockets.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         let source = match token.owner {
             event_owner::UDP_LISTENER => Source::Listener(token.index),
@@ -311,7 +311,7 @@ impl UdpFlows {
         }
     }
 
-    /// Sets whether a source is in the waiting queue; returns whether it was.
+    /// Sets whether a source is in the waiting queue; returns the previous value.
     fn mark_waiting(&mut self, source: Source, waiting: bool) -> bool {
         let mark = match source {
             Source::Flow(flow) => self.table.get(flow).map(|f| &mut f.waiting),
@@ -320,13 +320,12 @@ impl UdpFlows {
         mark.is_some_and(|mark| std::mem::replace(mark, waiting))
     }
 
-    /// Gives a source that is marked as waiting its turn, and puts it back into the
-    /// queue if it has more.
+    /// Serves a source that is marked as waiting, and puts it back into the queue if it has more.
     fn serve(&mut self, ctx: &mut Context<'_>, source: Source) -> Turn {
         let mut turn = Turn::Again;
         for _ in 0..ROUNDS_PER_TURN {
             turn = match source {
-                // What was taken before goes before.
+                // Held datagrams go first.
                 _ if self.receiver.delivery.flush(ctx).is_err() => Turn::NoRoom,
                 Source::Flow(flow) => self.serve_flow(ctx, flow),
                 Source::Listener(index) => self.serve_listener(ctx, index),
@@ -363,7 +362,7 @@ impl UdpFlows {
         }
     }
 
-    /// The guest has room again, or it is the turn of what was put off.
+    /// Continues after the guest has posted buffers, or when postponed work has its turn.
     pub fn on_room(&mut self, ctx: &mut Context<'_>) {
         self.starved = self.receiver.delivery.flush(ctx).is_err();
         if self.starved {
@@ -377,13 +376,14 @@ impl UdpFlows {
         }
     }
 
-    /// The guest's driver is up. Nobody has been turned away by its rings yet, so what
-    /// waited for an earlier driver's is no longer waited for but tried.
+    /// The guest's driver is up. Its rings have had no chance to refuse room yet, so datagrams that
+    /// waited for room in an earlier driver's rings are tried now.
     pub fn on_link_up(&mut self) {
         self.starved = false;
     }
 
-    /// Drops the flows to a peer that `is_gone` names; the guest's next datagram makes them anew.
+    /// Drops the flows to peers for which `is_gone` is true; the guest's next datagram creates them
+    /// again.
     pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
         self.table.drop_peers(is_gone);
     }
@@ -393,13 +393,13 @@ impl UdpFlows {
         !self.starved && (!self.waiting.is_empty() || self.receiver.delivery.is_holding())
     }
 
-    /// Drops the flows whose time is up.
+    /// Drops expired flows.
     pub fn on_timer(&mut self, ctx: &mut Context<'_>) {
         self.table.on_timer(ctx.now);
         self.walk_on(ctx);
     }
 
-    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         let walk = self.walk.as_ref().map(|walk| walk.at);
         [self.table.deadline(), walk].into_iter().flatten().min()
@@ -416,7 +416,7 @@ const fn refusal_error(reason: DropReason) -> Option<IcmpError> {
     }
 }
 
-/// Under which name a socket that could not be made is counted.
+/// The drop reason for a socket that could not be created.
 fn refusal_reason(error: &io::Error) -> DropReason {
     if crate::sys::is_out_of_descriptors(error) {
         DropReason::FlowLimit

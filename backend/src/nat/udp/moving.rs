@@ -1,4 +1,4 @@
-//! Flows that go from one worker to another.
+//! Moves flows between workers.
 
 use super::held::Held;
 use super::{Flow, UdpFlows};
@@ -6,7 +6,7 @@ use crate::nat::context::Context;
 use crate::packet::FlowId;
 use crate::poller::Poller;
 
-/// A flow between two workers, and what the guest had no room for.
+/// A flow on its way between two workers, with its held datagrams.
 pub struct MovedFlow {
     flow: Flow,
     held: Vec<Held>,
@@ -32,13 +32,13 @@ impl UdpFlows {
         Some(MovedFlow { flow, held })
     }
 
-    /// Takes a flow that another worker has let go of.
+    /// Adds a flow that another worker has released.
     pub fn take_in(&mut self, ctx: &mut Context<'_>, MovedFlow { flow, held }: MovedFlow) {
         if let Some(same) = self.table.find(&flow.key) {
             self.table.remove(same);
         }
         self.receiver.delivery.put(held);
-        // One that cannot be watched is counted, and made anew by the guest's next datagram.
+        // A flow that cannot be watched is counted, and the guest's next datagram creates it again.
         let _ = self.watch(ctx, flow);
     }
 }

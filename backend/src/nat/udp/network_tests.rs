@@ -1,4 +1,4 @@
-//! What a network with a router in it does to datagrams, told the guest.
+//! The effects of a network with a router on datagrams, and the guest's view of them.
 
 use super::tests::{Bench, SERVER, take};
 use super::*;
@@ -38,8 +38,8 @@ fn a_trace_shows_the_guest_the_router_that_answered() {
             v6::TIME_EXCEEDED
         };
         assert_eq!((from, header.kind, header.code), (ip(router), kind, 0));
-        // The packet in the ICMP message is the guest's own; TTL and header checksum, which
-        // the way changes, aside.
+        // The packet in the ICMP message is the guest's own, except TTL and header checksum, which
+        // change on the way.
         let same_from = if from.is_ipv4() { 12 } else { 8 };
         assert_eq!(quoted[same_from..], frame[EthernetHeader::LEN + same_from..]);
     }
@@ -85,7 +85,7 @@ fn a_network_without_a_route_is_unreachable() {
     }
 }
 
-/// What the guest is told about its MTU.
+/// The MTU that the guest learns from an error.
 fn told_mtu(header: crate::packet::IcmpHeader, from: IpAddr) -> u32 {
     let want = match from {
         IpAddr::V4(_) => (v4::UNREACHABLE, v4::unreachable::FRAGMENTATION_NEEDED),
@@ -105,28 +105,28 @@ fn a_narrow_path_is_told_the_guest_and_its_fragments_pass() {
         let (socket, dst) = self::server(&network, server);
         let src = guest(dst.ip(), 40_000);
         let payload = [7; 1400];
-        // The router says so first, then the pod's own stack knows.
+        // The router reports it first, then the pod's own stack knows it.
         bench.send(src, dst, &payload);
         bench.turn();
         let (from, header, _) = icmp_message(&bench.around.sink.take()[0]);
         assert_eq!((from, told_mtu(header, from)), (ip(router), FAR_MTU));
         bench.send(src, dst, &payload);
         let frames = bench.around.sink.take();
-        assert_eq!(frames.len(), 1, "it is told once");
+        assert_eq!(frames.len(), 1, "the guest gets one error");
         let (from, header, quoted) = icmp_message(&frames[0]);
         assert_eq!(told_mtu(header, from), FAR_MTU);
-        // Quoted is the datagram that was not sent, its length included.
+        // The quoted datagram is the one that was not sent, including its length.
         let udp = if from.is_ipv4() { 20 } else { 40 };
         let length = u16::from_be_bytes([quoted[udp + 4], quoted[udp + 5]]);
         assert_eq!(usize::from(length), UdpHeader::LEN + payload.len());
-        // Two that would go as one message are told as two.
+        // Two that would be sent as one message get an error each.
         bench.send_frames(
             &[udp_frame(src, dst, 64, &payload), udp_frame(src, dst, 64, &payload)],
             None,
         );
         assert_eq!(bench.around.sink.take().len(), 2);
-        // The guest has learned: what it sends in fragments goes in fragments. A frame
-        // longer than the MTU has come out of the reassembler, as has one without DF.
+        // The guest has learned the MTU: what it sends in fragments is sent in fragments. A frame
+        // longer than the MTU comes from the reassembler, like one without DF.
         let long = vec![9; 3000];
         let mut frame = udp_frame(src, dst, 64, &long);
         if dst.is_ipv4() {
@@ -142,7 +142,8 @@ fn a_narrow_path_is_told_the_guest_and_its_fragments_pass() {
 #[test]
 fn a_client_from_outside_is_seen_with_its_own_address() {
     let Some(network) = Network::new(1500) else { return };
-    // A port for each: a command another test just starts holds descriptors a moment longer.
+    // A port for each: a command that another test has just started holds descriptors a moment
+    // longer.
     for (server, (pod, port)) in SERVER.into_iter().zip([("192.0.2.2", 5000), ("fd00:1::2", 5001)]) {
         let mut bench = tests::listening(&[tests::forward(port, 53, None)]);
         let (client, seen) = self::server(&network, server);
@@ -161,7 +162,7 @@ const POD_AFTERWARDS: [&str; 2] = ["192.0.2.3", "fd00:1::3"];
 fn a_flow_goes_on_from_its_port_after_the_pod_has_changed_its_address() {
     let Some(network) = Network::new(1500) else { return };
     for (i, server) in SERVER.into_iter().enumerate() {
-        // Told by netlink, and found by a send that fails; IPv6 says nothing of it then.
+        // Reported by netlink, or found by a send that fails, which IPv6 does not report.
         for is_told in [true, false] {
             if !is_told && i == 1 {
                 continue;

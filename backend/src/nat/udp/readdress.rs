@@ -1,11 +1,10 @@
-//! Flows whose address the pod has lost.
+//! Moves flows whose address the pod has lost to new sockets.
 //!
-//! A connected socket keeps the address it was connected from: once that is gone nothing
-//! it sends gets anywhere, and IPv6 does not even say so. An unconnected socket of the pod
-//! would go on from the address there is now. So such a flow gets another socket, from the
-//! same port where it had the guest's, or the one its client asked; the kernel's masquerade
-//! does the same by forgetting the flow (`masq_inet_event` in
-//! net/netfilter/nf_nat_masquerade.c).
+//! A connected socket keeps its local address: once that is removed, its datagrams go nowhere, and
+//! IPv6 does not even report that. An unconnected socket of the pod would use the new address. So
+//! such a flow gets another socket, from the same port if it had the guest's, or the one that its
+//! client used; the kernel's masquerade has the same effect by removing the flow (`masq_inet_event`
+//! in net/netfilter/nf_nat_masquerade.c).
 
 use super::UdpFlows;
 use super::class_watch::ClassWatch;
@@ -20,14 +19,14 @@ use crate::poller::{Interest, Token};
 use std::io;
 
 impl UdpFlows {
-    /// The pod has lost one address or several: flows from them move to other addresses.
+    /// The pod has lost one or more addresses: moves flows from them to other addresses.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
-        // One that is under way begins again, with what is known now.
+        // A walk in progress starts again with the current addresses.
         self.walk = Some(Walk::begin(ctx.now));
         self.walk_on(ctx);
     }
 
-    /// Looks at some more flows, if a walk is under way.
+    /// Checks some more flows, if a walk is in progress.
     pub(super) fn walk_on(&mut self, ctx: &mut Context<'_>) {
         let Some(mut walk) = self.walk.take() else { return };
         let (flows, is_more) = self.table.slots(walk.next, FLOWS_PER_TURN);
@@ -42,7 +41,7 @@ impl UdpFlows {
         self.walk = is_more.then_some(walk);
     }
 
-    /// Gives a flow that cannot send another socket if its address is gone.
+    /// Gives a flow that cannot send a new socket if its address has been removed.
     pub(super) fn readdress(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
         let local = self.table.get(flow).and_then(|flow| flow.local_addr());
         if local.is_some_and(|local| !LocalAddresses::default().have(local)) {
@@ -50,10 +49,10 @@ impl UdpFlows {
         }
     }
 
-    /// Where that fails, for there may be no address at the moment, the flow keeps its old
+    /// On failure, for example because the pod has no address at the moment, the flow keeps its old
     /// socket until it sends again.
     fn move_to_new_socket(&mut self, ctx: &mut Context<'_>, flow: FlowRef) {
-        // Only the flow that cannot continue would notice.
+        // An error only affects the flow, which cannot continue anyway.
         let _ = self.try_new_socket(ctx, flow);
     }
 

@@ -1,10 +1,9 @@
-//! Datagrams of the world to the guest.
+//! Datagrams from the network to the guest.
 //!
-//! The usual way: the kernel writes several datagrams into as many frames of guest
-//! memory in one call, then headers are written in front. A datagram that does not fit
-//! its frame (larger than the MTU, or a run of datagrams the kernel handed over as one)
-//! ends in a spill buffer; it is put together there and delivered by copy, and the flow
-//! asks for other room the next time.
+//! Usually the kernel writes several datagrams into as many frames of guest memory in one call,
+//! then headers are written in front. A datagram that exceeds its frame (larger than the MTU, or a
+//! run of datagrams that the kernel delivered as one) ends in a spill buffer; it is joined there
+//! and copied to the guest, and the flow reserves other room the next time.
 
 use super::errors;
 use super::flow::Flow;
@@ -19,21 +18,21 @@ use crate::sys::datagram::MAX_PAYLOAD;
 use crate::sys::receive_batch::{MAX_BATCH, ReceiveBatch};
 use std::net::IpAddr;
 
-/// Frames asked for while a flow has not shown that it sends more at a time: with one
-/// more than what usually comes, one call also shows that no more is there.
+/// Frames reserved until a flow has shown that it receives more at a time: one more than usually
+/// arrives, so that one call also shows that the queue is empty.
 const FIRST_BURST: usize = 2;
 
-/// Frames asked for at a time where each may be 64 KiB.
+/// Frames reserved at a time if each may be 64 KiB.
 const COALESCED_BURST: usize = 2;
 
-/// What a flow is expected to bring next.
+/// What a flow is expected to receive next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
-    /// Datagrams below the MTU, about that many at a time.
+    /// Datagrams below the MTU, about this many at a time.
     Datagrams(usize),
     /// Datagrams above the MTU: one at a time, so that their fragments stay in order.
     Large,
-    /// Runs of datagrams the kernel hands over as one.
+    /// Runs of datagrams that the kernel delivers as one.
     Coalesced,
 }
 
@@ -43,22 +42,22 @@ impl Default for Intake {
     }
 }
 
-/// How one round of receiving ended.
+/// Result of one receive round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Round {
-    /// Nothing more waits.
+    /// No more datagrams are waiting.
     Empty,
-    /// Something may still wait; `usize` datagrams or runs came.
+    /// More datagrams may be waiting; contains the number of datagrams or runs received.
     More,
     /// The guest has no room.
     NoRoom,
 }
 
-/// Receives for flows, with buffers that are used again and again.
+/// Receives for all flows, with buffers that are reused.
 pub struct Receiver {
     /// The buffers.
     pub batch: ReceiveBatch,
-    /// What goes by copy.
+    /// Sends by copy.
     pub delivery: Delivery,
 }
 
@@ -71,15 +70,15 @@ impl Default for Receiver {
     }
 }
 
-/// What the guest takes for a flow.
+/// Properties of the frames that the guest accepts for a flow.
 #[derive(Clone, Copy)]
 pub(super) struct Towards {
     key: FlowId,
     header: usize,
-    /// Most payload bytes of a frame that is one packet.
+    /// Most payload bytes of a frame with a single packet.
     whole: usize,
     caps: GuestCaps,
-    /// DSCP and ECN of a datagram that goes by copy.
+    /// DSCP and ECN of a datagram that is copied.
     traffic_class: u8,
 }
 
@@ -116,7 +115,7 @@ impl Towards {
         }
     }
 
-    /// The UDP header of `len` payload bytes, with the sum of the payload if it is to be
+    /// Writes the UDP header for `len` payload bytes; `payload` is its sum if the checksum must be
     /// complete.
     fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
         let header = UdpHeader {
@@ -151,7 +150,7 @@ impl Towards {
     }
 }
 
-/// True if the guest takes frames that stand for several datagrams to `address`.
+/// True if the guest accepts frames with several datagrams to `address`.
 pub const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
     caps.checksum
         && match address {
@@ -161,8 +160,8 @@ pub const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
 }
 
 impl Receiver {
-    /// One round: as many datagrams as are expected. Returns how it ended, and whether
-    /// anything came.
+    /// One round: receives as many datagrams as are expected. Returns its result, and whether any
+    /// datagram came.
     pub fn round(&mut self, flow: &mut Flow, ctx: &mut Context<'_>) -> (Round, bool) {
         let towards = Towards::new(flow.key, ctx);
         let Ok(granted) = ctx.sink.reserve(towards.layout(flow.intake)) else {
@@ -170,7 +169,7 @@ impl Receiver {
         };
         let granted = granted.min(MAX_BATCH);
         let Ok(n) = self.batch.receive_to_guest(&flow.socket, ctx.sink, granted) else {
-            // Reports are frames too, and must not run into the reservation.
+            // Error reports are frames too, and must not use the reservation.
             ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
             errors::report(flow, ctx);
             return (Round::More, false);
@@ -196,7 +195,7 @@ impl Receiver {
         (round, n > 0)
     }
 
-    /// True if datagram `index` can go to the guest as it lies in its frame.
+    /// True if datagram `index` can go to the guest as it is in its frame.
     fn fits(&self, index: usize, towards: &Towards) -> bool {
         let message = self.batch.message(index);
         message.room == message.len
@@ -254,7 +253,7 @@ impl Receiver {
     }
 }
 
-/// Sends a datagram, or a run for a guest that takes those, by copy.
+/// Copies a datagram, or a run if the guest accepts those, to the guest.
 ///
 /// # Errors
 /// [`NoRoom`]
@@ -274,7 +273,7 @@ pub(super) fn send_copy(
         header: &[0; UdpHeader::LEN],
         body,
     };
-    // A fragment cannot leave its checksum to the receiver.
+    // The checksum of a fragmented datagram cannot be left to the receiver.
     let complete = segment.is_none() && !packet.fits(ctx.link);
     towards.udp_header(body.len(), complete.then(|| Sum::default().bytes(body)), &mut header);
     packet.header = &header;

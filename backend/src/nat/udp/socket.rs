@@ -1,11 +1,10 @@
-//! Making the host sockets of flows and listeners.
+//! Creates the host sockets of flows and listeners.
 //!
-//! Several sockets share a port: a listener and the flows its clients began, or the
-//! flows of one port of the guest. Linux allows that if all have SO_REUSEADDR, and then
-//! prefers the connected socket for its peer's datagrams. But SO_REUSEADDR on every
-//! bind would let two programs have one port without noticing. So the first socket of
-//! a port is bound without it, which finds out whether the port is free, and gets it
-//! afterwards so that ours may follow.
+//! Several sockets share a port: a listener and the flows of its clients, or the flows from one
+//! port of the guest. Linux permits that if all have SO_REUSEADDR, and then prefers the connected
+//! socket for its peer's datagrams. But with SO_REUSEADDR on every bind, two programs could use one
+//! port without noticing. So the first socket of a port is bound without the option, which shows
+//! whether the port is free, and gets it afterwards for those that follow.
 
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
@@ -17,12 +16,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// A burst of the guest is up to 64 frames, each up to 64 KiB.
 const BUFFER: usize = 4 << 20;
 
-/// Whether other sockets of ours have the port already.
+/// Whether another socket of this worker has the port already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortUse {
-    /// None has.
+    /// No socket has.
     First,
-    /// At least one has.
+    /// At least one socket has.
     Shared,
 }
 
@@ -33,7 +32,7 @@ fn open(like: IpAddr) -> io::Result<(Socket, Domain)> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
-    // Smaller buffers lose bursts sooner and are no reason to fail.
+    // Smaller buffers lose bursts sooner, but are no reason to fail.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     Ok((socket, domain))
@@ -62,7 +61,7 @@ fn bind(socket: &Socket, address: SocketAddr, port_use: PortUse) -> io::Result<(
 }
 
 fn watch_class(socket: &Socket, domain: Domain) {
-    // Without it what comes has none.
+    // If this fails, received datagrams have no traffic class.
     let _ = watch_traffic_class(socket, domain, true);
 }
 
@@ -81,16 +80,16 @@ fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> 
     datagram::watch_errors(socket, domain)?;
     watch_class(socket, domain);
     if coalesce {
-        // Without it datagrams come one by one.
+        // If this fails, datagrams come one by one.
         let _ = datagram::set_coalescing(socket, true);
     }
     socket.connect(&peer.into())
 }
 
-/// A socket towards `peer` from `port` where it is free, from any other where it is not.
+/// A socket towards `peer` from `port` if it is free, otherwise from any other.
 ///
 /// # Errors
-/// What socket(2) and connect(2) say.
+/// The error of socket(2) or connect(2).
 pub fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) -> io::Result<FlowSocket> {
     let (socket, domain) = open(peer.ip())?;
     let from = SocketAddr::new(any(peer.ip()), port);
@@ -103,7 +102,7 @@ pub fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) 
     })
 }
 
-/// A socket towards the client `peer` from the address `local` it sent to.
+/// A socket towards the client `peer`, from the client's destination address `local`.
 ///
 /// # Errors
 /// What socket(2), bind(2) and connect(2) say.
@@ -122,7 +121,7 @@ pub fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Resul
 /// the socket's own `address`.
 ///
 /// # Errors
-/// What socket(2) and bind(2) say.
+/// The error of socket(2) or bind(2).
 pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
     let (socket, domain) = listening(address)?;
     datagram::watch_local_port(&socket, domain)?;
@@ -132,7 +131,7 @@ pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
 /// A socket that waits for clients at `address`.
 ///
 /// # Errors
-/// What socket(2) and bind(2) say.
+/// The error of socket(2) or bind(2).
 pub fn listening(address: SocketAddr) -> io::Result<(Socket, Domain)> {
     let (socket, domain) = open(address.ip())?;
     datagram::watch_local_address(&socket, domain)?;

@@ -1,12 +1,12 @@
-//! The flows of a port: found by their ends, dropped when idle, bounded in number.
+//! The flows of a port: found by their endpoints, dropped when idle, limited in number.
 //!
-//! When the table is full a flow gives way, as with the early drop of conntrack
-//! (`early_drop_list` in net/netfilter/nf_conntrack_core.c): flows that are no streams first,
-//! the one idle longest of them. Whether such a flow was answered decides between equals
-//! only: a question under way is worth more than an older one that has its answer. After
-//! those the stream idle longest goes, which conntrack would keep and lose the new flow.
-//! Flows begun by the world have a share of their own and never push out a stream of the
-//! guest's, so that a flood of made-up clients cannot end what the guest began.
+//! If the table is full, a flow is dropped, as with the early drop of conntrack (`early_drop_list`
+//! in net/netfilter/nf_conntrack_core.c): first flows that are not streams, beginning with the one
+//! idle longest. Whether such a flow was answered only matters between equals: a pending query is
+//! worth more than an older one that has its answer. Then the stream idle longest is dropped;
+//! conntrack would keep that and refuse the new flow. Flows opened by remote peers have a share of
+//! their own and never displace a stream of the guest, so that a flood of spoofed clients cannot
+//! end the guest's flows.
 
 use super::flow::{Exchange, Flow, FlowRef, Side};
 use crate::nat::event_owner;
@@ -21,24 +21,24 @@ use socket2::Domain;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// Of all flows, at most one in this many may be begun by the world and not answered.
+/// Unanswered flows opened by remote peers may take one in this many places.
 const INBOUND_SHARE: usize = 4;
 
-/// Timers that are seen to before the worker looks at other things.
+/// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 256;
 
-/// How much a flow is worth when another one needs its place.
+/// Value of a flow when another one needs its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worth {
-    /// Only the side that began has sent something.
+    /// Only the side that opened it has sent datagrams.
     Unreplied,
-    /// Both have, for less than it takes to be a stream: a question and its answer.
+    /// Both sides have sent datagrams, but it is not a stream yet: a query and its answer.
     Answered,
-    /// Both have for a while.
+    /// Both sides have sent datagrams for a while.
     Stream,
 }
 
-/// A list of flows, by the side that began them and their value under pressure.
+/// A list of flows, by the side that opened them and their value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rank(Side, Worth);
 
@@ -54,7 +54,7 @@ impl Rank {
         Self(flow.origin, worth)
     }
 
-    /// Its list.
+    /// Index of its list.
     const fn list(self) -> u8 {
         let worth = match self.1 {
             Worth::Unreplied => 0,
@@ -78,7 +78,7 @@ pub struct FlowTable {
     unanswered_inbound: usize,
     max_flows: usize,
     next_generation: u32,
-    /// How many of our sockets have a port of the host, by family.
+    /// Number of this worker's sockets per port of the host, by family.
     ports: HashMap<(i32, u16), usize>,
 }
 
@@ -109,7 +109,7 @@ impl FlowTable {
         Some(FlowRef { index, generation })
     }
 
-    /// The flows from slot `from` on, at most `count` slots, and whether there are more.
+    /// The flows from slot `from`, at most `count` slots, and whether there are more.
     pub fn slots(&self, from: usize, count: usize) -> (Vec<FlowRef>, bool) {
         let end = self.flows.capacity().min(from + count);
         let refs = (from..end).filter_map(|slot| {
@@ -120,23 +120,23 @@ impl FlowTable {
         (refs.collect(), end < self.flows.capacity())
     }
 
-    /// The flow, if it still is the one meant.
+    /// The flow, if its slot has not been reused.
     pub fn get(&mut self, flow: FlowRef) -> Option<&mut Flow> {
         let found = self.flows.get_mut(flow.index as usize)?;
         (found.generation == flow.generation).then_some(found)
     }
 
-    /// True if one of our sockets has this port.
+    /// True if one of this worker's sockets has the port.
     pub fn owns_port(&self, domain: Domain, port: u16) -> bool {
         self.ports.contains_key(&(domain.into(), port))
     }
 
-    /// Notes that a socket of ours has this port.
+    /// Records that one more socket has the port.
     pub fn own_port(&mut self, domain: Domain, port: u16) {
         *self.ports.entry((domain.into(), port)).or_default() += 1;
     }
 
-    /// Notes that one of ours less has it.
+    /// Records that one socket less has it.
     pub fn disown_port(&mut self, domain: Domain, port: u16) {
         if let Some(n) = self.ports.get_mut(&(domain.into(), port)) {
             *n -= 1;
@@ -146,7 +146,7 @@ impl FlowTable {
         }
     }
 
-    /// Makes room for one more flow that `origin` begins; false if there is none.
+    /// Makes room for one more flow that `origin` opens; false if that is impossible.
     pub fn make_room(&mut self, origin: Side) -> bool {
         let inbound_limit = (self.max_flows / INBOUND_SHARE).max(1);
         if origin == Side::World && self.unanswered_inbound >= inbound_limit {
@@ -155,12 +155,11 @@ impl FlowTable {
         self.len() < self.max_flows || self.give_way(origin)
     }
 
-    /// Drops the flow that one begun by `origin` is to have the place of; false if there is
-    /// none.
+    /// Drops a flow in favour of one that `origin` opens; false if there is none to drop.
     pub fn give_way(&mut self, origin: Side) -> bool {
         use Side::{Guest, World};
         use Worth::{Answered, Stream, Unreplied};
-        // Steps, the first that has any flow gives one.
+        // The first step with any flow decides.
         let steps: [&[Rank]; 4] = match origin {
             Guest => [
                 &[Rank(World, Unreplied)],
@@ -178,8 +177,8 @@ impl FlowTable {
         steps.into_iter().any(|ranks| self.evict(ranks))
     }
 
-    /// Drops the flow idle longest of some ranks, of equals the one whose rank comes first;
-    /// false if there is none.
+    /// Drops the flow idle longest among some ranks, and among equals the one whose rank comes
+    /// first; false if there is none.
     fn evict(&mut self, ranks: &[Rank]) -> bool {
         let candidates = ranks.iter().filter_map(|rank| self.order.oldest(rank.list()));
         let oldest = candidates.min_by_key(|&slot| self.flows[slot as usize].last_used);
@@ -189,7 +188,7 @@ impl FlowTable {
         true
     }
 
-    /// The token a socket gets that [`insert`](Self::insert) is called with next.
+    /// The token for the socket of the next flow passed to [`insert`](Self::insert).
     pub fn next_token(&self) -> Token {
         Token {
             owner: event_owner::UDP,
@@ -227,7 +226,7 @@ impl FlowTable {
         made
     }
 
-    /// Flows that gave way leave their timers behind.
+    /// Dropped flows leave their timers behind.
     fn sweep_timers(&mut self) {
         let flows = &self.flows;
         self.timers.sweep(flows.len(), |_, r| {
@@ -237,7 +236,7 @@ impl FlowTable {
         });
     }
 
-    /// Notes that `side` has sent something.
+    /// Records a datagram from `side`.
     pub fn heard(&mut self, flow: FlowRef, side: Side, now: Instant) {
         let Some(found) = self.get(flow) else { return };
         let was_unreplied = found.is_unreplied();
@@ -259,7 +258,7 @@ impl FlowTable {
         drop(self.take_out(flow));
     }
 
-    /// Takes a flow out of the table.
+    /// Removes a flow from the table and returns it.
     pub fn take_out(&mut self, flow: FlowRef) -> Option<Flow> {
         self.get(flow)?;
         let gone = self.flows.remove(flow.index as usize);
@@ -274,7 +273,7 @@ impl FlowTable {
         Some(gone)
     }
 
-    /// Drops the flows to a peer that `is_gone` names.
+    /// Drops the flows to peers for which `is_gone` is true.
     pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
         let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.remote_end()));
         let gone: Vec<u32> = gone.filter_map(|(index, _)| u32::try_from(index).ok()).collect();
@@ -284,7 +283,7 @@ impl FlowTable {
         }
     }
 
-    /// Drops the flows whose time is up.
+    /// Drops expired flows.
     pub fn on_timer(&mut self, now: Instant) {
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, flow)) = self.timers.pop_due(now) else {
@@ -305,7 +304,7 @@ impl FlowTable {
         }
     }
 
-    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
@@ -323,7 +322,7 @@ mod tests {
 
     const MILLI: u64 = 1_000_000;
 
-    /// A flow from port `port` of the guest that `origin` begins.
+    /// A flow from port `port` of the guest that `origin` opens.
     fn flow(port: u16, origin: Side, now: Instant) -> Flow {
         let key = FlowId::udp(
             SocketAddr::new([10, 0, 2, 2].into(), port),
@@ -333,7 +332,7 @@ mod tests {
         Flow::new(key, socket, Domain::IPV4, origin, now)
     }
 
-    /// Ports of the flows there are.
+    /// Ports of the flows in the table.
     fn ports(table: &FlowTable) -> Vec<u16> {
         let mut ports: Vec<_> = table.flows.iter().map(|(_, f)| f.key.guest_port).collect();
         ports.sort_unstable();
@@ -350,7 +349,7 @@ mod tests {
             let asked = table.insert(flow(port, Side::Guest, at(port)));
             table.heard(asked, Side::World, at(port));
         }
-        // Four questions at once: none pushes out another, and all are answered.
+        // Four queries at once: none displaces another, and all are answered.
         let asked: Vec<_> = (101..=104)
             .map(|port| {
                 assert!(table.make_room(Side::Guest));

@@ -1,5 +1,5 @@
-//! Datagrams of the guest to the host socket of their flow: in one system call for all
-//! of a burst that belong to one flow, runs of equal datagrams as one message.
+//! Sends datagrams of the guest to the host socket of their flow: one system call for all datagrams
+//! of a flow in a burst, with runs of equal size as one message.
 
 use super::flow::Flow;
 use super::{Datagram, errors};
@@ -21,7 +21,7 @@ pub struct FlowBurst<'a> {
     pub burst: &'a GuestBurst<'a>,
     /// All datagrams of the burst.
     pub datagrams: &'a [Datagram],
-    /// Which of them belong to the flow.
+    /// The datagrams of the flow.
     pub members: &'a [u32],
 }
 
@@ -34,7 +34,7 @@ impl<'a> FlowBurst<'a> {
         self.members.len()
     }
 
-    /// Its datagrams from number `from` on.
+    /// Its datagrams from number `from`.
     pub fn from(&self, from: usize) -> Self {
         self.part(from, self.len())
     }
@@ -59,17 +59,17 @@ impl<'a> FlowBurst<'a> {
 /// One message for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Message {
-    /// The datagrams it is made of, by their place in the flow's burst.
+    /// Its datagrams, by their position in the flow's burst.
     first: usize,
     count: usize,
-    /// For a part of a datagram: where it starts and how long it is.
+    /// Start and length, for a part of a datagram.
     offset: usize,
     part: Option<usize>,
-    /// Payload bytes in all.
+    /// Total payload bytes.
     bytes: usize,
-    /// Set if it stands for several datagrams of this size.
+    /// Set for several datagrams of this size.
     segment: Option<u16>,
-    /// False once nothing may follow in the same message.
+    /// False once no more datagrams may join the message.
     open: bool,
 }
 
@@ -79,26 +79,26 @@ impl Message {
     }
 }
 
-/// Sends bursts, with buffers that are used again and again.
+/// Sends bursts, with buffers that are reused.
 #[derive(Default)]
 pub struct Transmitter {
     batch: SendBatch,
     messages: Vec<Message>,
-    /// For what the kernel refused to segment.
+    /// For messages that the kernel refused to segment.
     single_batch: SendBatch,
     singles: Vec<Message>,
 }
 
-/// Whether a flow may be given another socket in between.
+/// Whether a flow may get another socket in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Try {
     /// It may.
     First,
-    /// It was, or it is of no use.
+    /// It has got one already, or another one is of no use.
     Last,
 }
 
-/// The flow's local address is gone from the host: none of the burst's datagrams from number
+/// The flow's local address has been removed from the host: no datagram of the burst from number
 /// `from` on was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stranded {
@@ -106,7 +106,7 @@ pub struct Stranded {
     pub from: usize,
 }
 
-/// What to do after a message was refused.
+/// What happens after a message was refused.
 enum Verdict {
     Stranded,
     Again,
@@ -194,14 +194,14 @@ impl Transmitter {
 }
 
 impl Message {
-    /// How many datagrams the message stands for.
+    /// Number of datagrams in the message.
     fn datagrams(&self) -> u64 {
         let n = self.segment.map_or(1, |s| self.bytes.div_ceil(usize::from(s)));
         u64::try_from(n).unwrap_or(u64::MAX)
     }
 }
 
-/// Sends datagrams the kernel would not segment.
+/// Sends datagrams that the kernel would not segment.
 fn send_singly(
     batch: &mut SendBatch,
     messages: &[Message],
@@ -246,7 +246,7 @@ fn ip_options(work: &FlowBurst<'_>, member: usize, link: &Link) -> IpOptions {
     IpOptions::of(frame, datagram.key.guest, datagram.ttl, segmented, link)
 }
 
-/// Puts datagrams together into messages.
+/// Combines datagrams into messages.
 fn plan(messages: &mut Vec<Message>, work: &FlowBurst<'_>, flow: &Flow, link: &Link) {
     let network = Link::header_len(flow.key.guest) - EthernetHeader::LEN;
     let largest_segment = usize::from(link.mtu).saturating_sub(network + UdpHeader::LEN);
@@ -275,8 +275,8 @@ fn plan(messages: &mut Vec<Message>, work: &FlowBurst<'_>, flow: &Flow, link: &L
 }
 
 impl Message {
-    /// Takes one more datagram in if the message then still is a run of equal ones, of
-    /// which only the last may be shorter.
+    /// Adds one more datagram if the message then still is a run of equal ones, of which only the
+    /// last may be shorter.
     fn join(&mut self, len: usize) -> bool {
         let size = match self.segment {
             Some(size) => usize::from(size),
@@ -295,7 +295,7 @@ impl Message {
     }
 }
 
-/// Cuts a frame that stands for several datagrams into messages the kernel takes.
+/// Splits a frame with several datagrams into messages that the kernel accepts.
 fn cut(messages: &mut Vec<Message>, member: usize, len: usize, size: u16, segmenting: bool) {
     let step = match usize::from(size) {
         size if segmenting => size * MAX_SEGMENTS.min(MAX_PAYLOAD / size).max(1),
@@ -315,7 +315,7 @@ fn cut(messages: &mut Vec<Message>, member: usize, len: usize, size: u16, segmen
     }
 }
 
-/// The datagrams of a message, each a message of its own.
+/// Makes a separate message of each datagram in a message.
 fn split(singles: &mut Vec<Message>, work: &FlowBurst<'_>, message: &Message) {
     singles.clear();
     if message.part.is_some() {
@@ -347,17 +347,17 @@ fn judge(
     let errno = error.raw_os_error().unwrap_or(0);
     match errno {
         libc::EINTR if attempts == 0 => return Verdict::Again,
-        // The socket's buffer is full: the rest of the burst would not fit either.
+        // The socket's buffer is full, so the rest of the burst would not fit either.
         libc::EAGAIN => return Verdict::Stop,
         libc::EMSGSIZE | libc::EINVAL | libc::EIO if message.segment.is_some() => {
-            // EMSGSIZE speaks of the size, the others of the kernel or the route.
+            // EMSGSIZE concerns the size, the others the kernel or the route.
             flow.segmenting &= errno == libc::EMSGSIZE;
             return Verdict::OneByOne;
         }
         _ => {}
     }
-    // The error may be about something sent earlier: the network's answer waits in the
-    // error queue, and the socket reports it once.
+    // The error may concern an earlier send: the network's answer is in the error queue, and the
+    // socket reports it once.
     let own = errors::report(flow, ctx);
     match errno {
         libc::EMSGSIZE if own.is_some() => {
@@ -375,7 +375,7 @@ fn judge(
     }
 }
 
-/// Tells the guest what the host said against one of its datagrams, if it is any news.
+/// Reports the host's error about one of its datagrams to the guest, unless it is known already.
 fn tell(ctx: &mut Context<'_>, work: &FlowBurst<'_>, message: &Message, news: Option<IcmpError>) {
     let frame = &work.burst[work.datagram(message.first).frame];
     if let Some(news) = news
@@ -385,7 +385,7 @@ fn tell(ctx: &mut Context<'_>, work: &FlowBurst<'_>, message: &Message, news: Op
     }
 }
 
-/// What a failed send means for the guest.
+/// The ICMP error for a failed send.
 fn news_of(error: &io::Error) -> Option<IcmpError> {
     error.raw_os_error().and_then(IcmpError::from_errno)
 }

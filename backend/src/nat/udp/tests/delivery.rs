@@ -1,4 +1,4 @@
-//! From the world to the guest: room, runs, fragments.
+//! From the network to the guest: room, runs, fragments.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn many_datagrams_of_the_world_arrive_in_order_whatever_room_there_is() {
             assert!(!frames.is_empty());
             got.extend(frames.iter().map(|f| udp_datagram(f).2));
             assert!(bench.around.sink.room == 0 || got.len() == sent.len());
-            assert!(!bench.flows.has_backlog(), "waiting for the guest is no backlog");
+            assert!(!bench.flows.has_backlog(), "waiting for the guest is not a backlog");
             bench.around.sink.room = 10;
             bench.flows.on_room(&mut bench.around.context());
         }
@@ -53,7 +53,7 @@ fn what_waited_for_room_in_a_guest_that_went_away_reaches_the_next() {
     assert!(!bench.flows.has_backlog());
 }
 
-/// Sends `payload` as datagrams of `size` in one call, the way GSO senders do.
+/// Sends `payload` as datagrams of `size` in one call, as GSO senders do.
 fn send_segmented(socket: &UdpSocket, to: SocketAddr, payload: &[u8], size: u16) {
     socket.connect(to).unwrap();
     let mut batch = crate::sys::send_batch::SendBatch::default();
@@ -71,7 +71,7 @@ fn a_run_of_datagrams_reaches_a_guest_with_uso_as_one_frame() {
         bench.send(src, dst, b"x");
         let (_, from) = take(&peer);
         let payload = pattern(20 * 1000 + 1);
-        // The first run meets frames of one MTU and goes by copy, the second is expected.
+        // The first run finds frames of one MTU and is copied, the second is expected.
         for _ in 0..2 {
             send_segmented(&peer, from, &payload, 1000);
             bench.turn();
@@ -136,7 +136,7 @@ fn a_datagram_above_the_mtu_arrives_in_fragments_that_make_it_whole() {
     }
 }
 
-/// Lets the guest post `step` buffers at a time until it has `n` datagrams or runs.
+/// Lets the guest post `step` buffers at a time until it has received `n` datagrams or runs.
 fn receive_by_and_by(bench: &mut Bench, step: usize, n: usize) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     bench.around.sink.room = step;
@@ -161,7 +161,7 @@ fn a_burst_that_goes_by_copy_waits_for_room_and_loses_nothing() {
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), host_seen(ip("127.0.0.1"), port));
     bench.send(src, dst, b"x");
     let (_, from) = take(&peer);
-    // The kernel hands runs over that this guest no longer takes.
+    // The kernel delivers runs that this guest no longer accepts.
     bench.around.sink.caps.uso4 = false;
     let payload = pattern(SEGMENTS * 1400);
     for _ in 0..10 {
@@ -185,7 +185,7 @@ fn a_burst_of_a_new_client_waits_for_room_and_loses_nothing() {
         client.send_to(payload, ("127.0.0.1", host_port)).unwrap();
     }
     let got = receive_by_and_by(&mut bench, 3, MANY);
-    assert!(got == sent, "in order, nothing twice");
+    assert!(got == sent, "in order, without duplicates");
     assert_eq!(bench.dropped(DropReason::NoRoom), 0);
 }
 

@@ -41,7 +41,7 @@ fn a_client_of_any_port_reaches_that_port_and_the_guest_may_use_it_towards_other
         assert_eq!((server, body), (guest(ip(address), asked.port()), b"one".to_vec()));
         bench.send(server, seen, b"answer");
         assert_eq!(take(&client), (b"answer".to_vec(), asked));
-        // From the same port of the guest to somebody else: the port stays.
+        // From the same port of the guest to another peer: the port stays.
         let (other, port) = peer(address);
         bench.send(server, host_seen(ip(address), port), b"hello");
         assert_eq!(take(&other).1.port(), asked.port());
@@ -104,7 +104,7 @@ fn a_busy_port_is_an_error_that_names_it() {
         text.starts_with(&format!("--port udp:{port}: port {port} is in use")),
         "{text}"
     );
-    // Two processes that both would share the port notice each other all the same.
+    // Two processes that would both share the port detect each other all the same.
     let port = free_port();
     let _first = listening(&[forward(port, port, None)]);
     let mut second = Bench::new();

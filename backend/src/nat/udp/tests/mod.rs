@@ -1,4 +1,4 @@
-//! Real sockets on loopback: what is tested is what the kernel does with them.
+//! Real sockets on loopback: the kernel's behaviour is part of the test.
 
 mod delivery;
 mod ends;
@@ -48,7 +48,7 @@ impl Bench {
         }
     }
 
-    /// The guest sends frames in one burst; `segment_size` holds for all.
+    /// The guest sends frames in one burst; `segment_size` applies to all.
     pub fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
         with_burst(frames, |burst| {
             let datagrams: Vec<_> = burst
@@ -64,14 +64,14 @@ impl Bench {
         self.send_frames(&[udp_frame(src, dst, 64, payload)], None);
     }
 
-    /// Waits for events and hands them over.
+    /// Waits for events and handles them.
     pub fn turn(&mut self) {
         for (token, ready) in self.around.events() {
             self.flows.on_event(&mut self.around.context(), token, ready);
         }
     }
 
-    /// Payloads of `n` datagrams the guest gets.
+    /// Payloads of the `n` datagrams that the guest receives.
     pub fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < n {
@@ -84,7 +84,7 @@ impl Bench {
         got
     }
 
-    /// Time passes.
+    /// Advances time.
     fn wait_until(&mut self, then: Instant) {
         self.around.now = then;
         self.flows.on_timer(&mut self.around.context());
@@ -121,8 +121,8 @@ fn peer(address: &str) -> (UdpSocket, u16) {
     (socket, port)
 }
 
-/// A port of the host that is free in both families, and that no other test gets: from
-/// below the range the kernel chooses from.
+/// A port of the host that is free in both families, and that no other test uses: below the range
+/// from which the kernel chooses.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {

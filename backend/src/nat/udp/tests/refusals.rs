@@ -1,4 +1,4 @@
-//! What goes nowhere, and what the guest is told.
+//! Dropped datagrams, and the guest's view of them.
 
 use super::*;
 
@@ -18,10 +18,11 @@ fn a_closed_port_is_told_the_guest() {
         };
         assert_eq!(from, gateway, "the host's loopback is the gateway to the guest");
         assert_eq!((header.kind, header.code), want);
-        // What is quoted is the guest's own packet, checksum and all that the host changed aside.
+        // The quote is the guest's own packet, except the checksum and the fields that the host
+        // changed.
         let sent = udp_frame(src, dst, 64, b"anybody?");
         assert_eq!(quoted, sent[EthernetHeader::LEN..]);
-        // The next datagram is not lost to the error of the one before.
+        // The next datagram is not lost to the error of the previous one.
         bench.send(src, dst, b"hello?");
         bench.turn();
         assert_eq!(bench.around.sink.take().len(), 1);

@@ -1,4 +1,4 @@
-//! DSCP and ECN of datagrams, either way.
+//! DSCP and ECN of datagrams in both directions.
 
 use super::*;
 use crate::nat::ip_options::traffic_class;
@@ -9,7 +9,7 @@ use socket2::{Domain, Socket};
 const EF: u8 = 0xb8;
 const ECT0: u8 = 0x02;
 
-/// A peer that is told the traffic class of what it gets.
+/// A peer that reads the traffic class of received datagrams.
 fn watching(address: &str) -> (Socket, Domain, u16) {
     let (socket, port) = peer(address);
     let domain = socket::domain_of(ip(address));
@@ -18,7 +18,7 @@ fn watching(address: &str) -> (Socket, Domain, u16) {
     (socket, domain, port)
 }
 
-/// Traffic classes of all that has come, and from where.
+/// Traffic classes of all received datagrams, and their source.
 fn classes(socket: &Socket) -> (Vec<u8>, SocketAddr) {
     let mut batch = ReceiveBatch::with_capacity(8);
     let n = batch.receive_to_spill(socket, 8).unwrap();
@@ -39,7 +39,7 @@ fn dscp_and_ecn_of_each_datagram_are_kept_either_way() {
         }
         bench.send_frames(&burst, None);
         let (came, from) = classes(&peer);
-        assert_eq!(came, marks, "{address}: to the world");
+        assert_eq!(came, marks, "{address}: to the network");
         // In one piece, and in fragments.
         for (class, payload) in [(EF | ECT0, pattern(10)), (0x20, pattern(4000)), (0, pattern(5))] {
             set_traffic_class(&peer, domain, class).unwrap();
@@ -73,7 +73,7 @@ fn the_first_datagram_of_a_client_keeps_its_marks_too() {
     }
 }
 
-/// Sends `n` datagrams marked with `class`; those the guest gets are marked with what is returned.
+/// Sends `n` datagrams marked with `class`; returns the marks of those that the guest receives.
 fn flood(bench: &mut Bench, (peer, domain): (&Socket, Domain), to: SocketAddr, class: u8, n: usize) -> Vec<u8> {
     set_traffic_class(peer, domain, class).unwrap();
     for _ in 0..n {
