@@ -1,18 +1,18 @@
 //! Removal of the pod's addresses, which ends or moves the flows from them.
 //!
-//! The kernel reports on a netlink socket that an address was removed. The addresses that are left
-//! are then tested, not read from the message, so that a lost message loses nothing: an address
-//! is the pod's as long as a socket can be bound to it. Each worker has a netlink
-//! socket of its own in its epoll instance, opened with the mode and so in the pod's
-//! namespace; it costs nothing until an address changes.
+//! The kernel reports on a netlink socket that an address was removed. The remaining addresses are
+//! then tested, not read from the message, so that a lost message does no harm: an address is the
+//! pod's as long as a socket can be bound to it. Each worker has a netlink socket of its own in its
+//! epoll instance, opened with the mode and so in the pod's namespace; it costs nothing until an
+//! address changes.
 //!
 //! Use: the engine calls [`PodAddresses::removed`] when [`event_owner::ADDRESSES`] is ready. If it
 //! returns true, each protocol ([`TcpFlows::on_addresses_removed`], and the same of others) looks
 //! up the local ends of its flows in a [`LocalAddresses`] of its own. A table does so in turns,
 //! with a [`Walk`].
 //!
-//! With net.ipv4.ip_nonlocal_bind any address can be bound to, and no removal is noticed: flows
-//! then end by time-out.
+//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address, so no removal is noticed:
+//! flows then end by time-out.
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
@@ -27,11 +27,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-/// Multicast groups of changes of addresses, as the bits bind(2) takes.
+/// Multicast groups for changes of addresses, as the bits that bind(2) takes.
 const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).cast_unsigned();
 /// Messages read in one turn; the socket stays readable as long as there are more.
 const MESSAGES_PER_TURN: usize = 64;
-/// Bytes of a message that are read: its header and more.
+/// Bytes read of a message: its header and more.
 const HEAD: usize = 64;
 
 /// The kernel's reports about the pod's addresses.
@@ -44,7 +44,7 @@ impl PodAddresses {
     /// Listens to the kernel, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// What socket(2) and bind(2) say, and that the socket cannot be watched.
+    /// The error of socket(2) or bind(2), or the poller cannot watch the socket.
     pub fn watch(poller: &Poller) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -60,7 +60,7 @@ impl PodAddresses {
             let mut head = [0; HEAD];
             match recv(&self.socket, &mut head[..], RecvFlags::empty()) {
                 Ok((n, _)) => is_removed |= tells_of_removal(&head[..n]),
-                // Messages were lost: there may have been one of that kind.
+                // Messages were lost: one of them may have reported a removal.
                 Err(Errno::NOBUFS) => is_removed = true,
                 Err(Errno::INTR) => {}
                 Err(_) => break,
@@ -70,30 +70,30 @@ impl PodAddresses {
     }
 }
 
-/// True if a message of the kernel (`struct nlmsghdr`) says that an address was removed. The
-/// kernel sends each change by itself.
+/// True if a message of the kernel (`struct nlmsghdr`) reports the removal of an address. The
+/// kernel sends each change separately.
 fn tells_of_removal(message: &[u8]) -> bool {
     const KIND_AT: usize = 4;
     let kind = message.get(KIND_AT..).and_then(<[u8]>::first_chunk);
     kind.is_some_and(|kind| u16::from_ne_bytes(*kind) == libc::RTM_DELADDR)
 }
 
-/// Flows looked at before the worker looks at other things: each costs a system call.
+/// Flows checked in one turn of the worker: each costs a system call.
 pub const FLOWS_PER_TURN: usize = 512;
 
 /// A walk through all flows of a protocol, in turns.
 #[derive(Debug)]
 pub struct Walk {
-    /// The slot that is next.
+    /// The next slot.
     pub next: usize,
-    /// When the next turn is due.
+    /// Time of the next turn.
     pub at: Instant,
-    /// What is known of the pod's addresses since it began.
+    /// Results of tests of the pod's addresses since the walk began.
     pub addresses: LocalAddresses,
 }
 
 impl Walk {
-    /// A walk that begins now.
+    /// Starts a walk now.
     pub fn begin(now: Instant) -> Self {
         Self {
             next: 0,
@@ -103,14 +103,14 @@ impl Walk {
     }
 }
 
-/// Which addresses are the pod's now. Each is tested once.
+/// The current addresses of the pod. Each is tested once.
 #[derive(Debug, Default)]
 pub struct LocalAddresses {
     known: Vec<(IpAddr, bool)>,
 }
 
 impl LocalAddresses {
-    /// True if the pod has the address of `local`, a socket's own end.
+    /// True if the pod has the address of `local`, the local end of a socket.
     pub fn have(&mut self, local: SocketAddr) -> bool {
         let address = local.ip();
         if let Some((_, has)) = self.known.iter().find(|(known, _)| *known == address) {
@@ -122,7 +122,7 @@ impl LocalAddresses {
     }
 }
 
-/// False only where the kernel says that there is no such address.
+/// False only if the kernel reports that the address does not exist.
 fn can_be_bound(mut local: SocketAddr) -> bool {
     local.set_port(0);
     let probe = Socket::new(Domain::for_address(local), Type::DGRAM.cloexec(), None);
@@ -163,7 +163,10 @@ mod tests {
             let change = |what: &str| run(&format!("ip address {what} {address}/{length} dev lo"));
             assert!(!LocalAddresses::default().have(at));
             change("add");
-            assert!(is_told(&poller) && !addresses.removed(), "one that comes ends nothing");
+            assert!(
+                is_told(&poller) && !addresses.removed(),
+                "an added address ends nothing"
+            );
             let mut local = LocalAddresses::default();
             assert!(local.have(at));
             change("del");

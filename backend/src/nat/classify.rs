@@ -1,8 +1,7 @@
 //! The first pass over a burst: each frame is classified and admitted.
 //!
-//! A frame is a service's (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP
-//! datagram, an ICMP message, or dropped for a named reason. Everything is decided on the
-//! copied head.
+//! A frame is for a service (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP datagram,
+//! an ICMP message, or dropped for a named reason. Everything is decided on the copied head.
 
 use super::engine::{Engine, Service, Services, Sorted};
 use super::flow_owners::Owner;
@@ -15,7 +14,7 @@ use crate::packet::{FlowId, Headers, Network, TcpHeader, UdpHeader, protocol};
 use crate::time::Instant;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The least type of an ICMPv6 message that is no error (RFC 4443 2.1).
+/// The smallest type of an ICMPv6 message that is not an error (RFC 4443 2.1).
 const ICMPV6_INFORMATIONAL: u8 = 128;
 
 /// The transport part of an IP packet, still to be parsed.
@@ -27,15 +26,15 @@ pub(super) struct Transport {
     src: IpAddr,
     dst: IpAddr,
     ttl: u8,
-    /// Where it starts in the frame.
+    /// Its offset in the frame.
     offset: usize,
-    /// Bytes of it.
+    /// Its length in bytes.
     len: usize,
 }
 
 impl Engine {
-    /// The packet in `frame`, number `index` of its burst, if it is the guest's and whole.
-    /// Services' frames, fragments and frames to be dropped are handled here.
+    /// The packet in `frame`, number `index` of its burst, if it comes from the guest and is
+    /// complete. Services' frames, fragments and frames to be dropped are handled here.
     pub(super) fn admit<S: Services>(
         &mut self,
         now: Instant,
@@ -173,7 +172,7 @@ impl Engine {
             }
             _ => {
                 let ctx = &mut self.surroundings.context(now, sink);
-                // Without room the error is lost, as on any busy network.
+                // If the guest has no buffer, the error is lost, as on any busy network.
                 let _ = icmp::refuse(ctx, IcmpError::ProtocolUnreachable, frame);
                 return Err(DropReason::UnknownProtocol);
             }
@@ -199,11 +198,11 @@ impl Engine {
     }
 
     /// Sends the ICMP error for a packet from a link-local address to another scope, as a Linux
-    /// router does (ip6_forward in net/ipv6/ip6_output.c): without it the guest's program would
-    /// wait for an answer.
+    /// router does (ip6_forward in net/ipv6/ip6_output.c): otherwise the guest's program would wait
+    /// for an answer.
     fn refuse_scope(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         self.surroundings.counters.count_drop(DropReason::BeyondScope);
-        // No error is sent about an error (RFC 4443 2.4 e).
+        // An error must not cause another one (RFC 4443 2.4 e).
         let is_error = headers.network.transport().is_some_and(|(protocol, at, _)| {
             protocol == protocol::ICMPV6 && frame.head.get(at).is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
         });
@@ -254,7 +253,7 @@ impl Engine {
         let Some(whole) = self.reassembler.on_fragment(now, counters, headers, frame) else {
             return;
         };
-        // A whole datagram is rare enough to be copied out of the buffer.
+        // A whole datagram is rare, so it is copied out of the buffer.
         let bytes = whole.to_vec();
         let slices = [GuestSlice::from_bytes(&bytes)];
         let whole = GuestFrame {
@@ -278,7 +277,7 @@ impl Engine {
     }
 }
 
-/// True if `src` speaks for its link only and `dst` is not on it.
+/// True if `src` is only valid on its link and `dst` is not on it.
 const fn is_beyond(src: Ipv6Addr, dst: Ipv6Addr) -> bool {
     src.is_unicast_link_local() && !dst.is_unicast_link_local() && !dst.is_loopback() && !dst.is_unspecified()
 }

@@ -17,9 +17,9 @@ pub struct Context<'a> {
     pub link: &'a Link,
     /// How the guest's addresses map to the host's.
     pub nat: &'a AddressMap,
-    /// Where sockets are watched.
+    /// Poller that watches the sockets.
     pub poller: &'a Poller,
-    /// Where things are counted.
+    /// Counters of the worker.
     pub counters: &'a Counters,
     /// The directory of flows, if there are several workers.
     pub owners: Option<&'a Owners>,

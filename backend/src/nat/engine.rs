@@ -1,8 +1,8 @@
-//! The NAT engine of one worker: all protocols, fragments, and flows that change workers.
+//! The NAT engine of one worker: all protocols, fragments, and flows that move between workers.
 //!
-//! The owner of an engine (a mode) makes one from an [`EngineConfig`], gives it the guest's
-//! packets in bursts and passes on events, room and timers. Frames that are not NAT's business
-//! (ARP, DHCP, …) are taken out by the owner's [`Services`], which see each frame first.
+//! The owner of an engine (a mode) creates it from an [`EngineConfig`], passes it the guest's
+//! packets in bursts, and forwards events, room and timers. The owner's [`Services`] see each frame
+//! first and take out those that NAT does not handle (ARP, DHCP, …).
 
 use super::address_map::AddressMap;
 use super::addresses::PodAddresses;
@@ -29,10 +29,10 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// An engine that cannot be set up.
+/// The reason why an engine cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Several workers cannot reach each other.
+    /// The workers cannot share flows.
     #[error("cannot watch over several queue pairs: {0}; raise the limit on open files")]
     Steering(#[from] io::Error),
     /// No random numbers for sequence numbers.
@@ -40,31 +40,31 @@ pub enum EngineError {
     Random(#[from] getrandom::Error),
 }
 
-/// What an engine is made from.
+/// Configuration of an engine.
 pub struct EngineConfig {
     /// MACs, addresses and MTU of the guest's link, and which sources are the guest's.
     pub link: Link,
-    /// How destinations map to addresses of the host.
+    /// Mapping of destinations to addresses of the host.
     pub map: AddressMap,
-    /// Where sockets are watched.
+    /// Poller that watches the sockets.
     pub poller: Poller,
-    /// Where drops and flows are counted.
+    /// Counters for drops and flows.
     pub counters: Arc<Counters>,
     /// Number of this worker, and the state it shares with others if there are several.
     pub worker: usize,
     /// Shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
-    /// Connections of one protocol this worker may hold.
+    /// Most connections of one protocol that this worker may hold.
     pub flow_limit: usize,
 }
 
 /// The decision of an engine's owner on a frame of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// Not a service's: the engine handles the frame.
+    /// For no service: the engine handles the frame.
     Pass,
-    /// Answered. The frame was the guest's, and claimed this address if it was a probe for
-    /// duplicates (RFC 4862 5.4).
+    /// A service has answered. The frame was the guest's, and claimed this address if it was a
+    /// duplicate address probe (RFC 4862 5.4).
     Answered {
         /// The address the guest is about to use.
         claimed: Option<Ipv6Addr>,
@@ -73,7 +73,7 @@ pub enum Service {
     Refused(DropReason),
 }
 
-/// The services an engine's owner offers beside NAT.
+/// The services that an engine's owner provides in addition to NAT.
 pub trait Services {
     /// Answers a frame if it is for one of them.
     fn answer(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
@@ -89,8 +89,7 @@ impl Services for NoServices {
     }
 }
 
-/// State that every protocol reads; of it only the guest's own addresses and the name servers
-/// change.
+/// State that every protocol reads; only the guest's own addresses and the name servers change.
 pub(super) struct Surroundings {
     pub(super) link: Link,
     map: AddressMap,
@@ -100,7 +99,7 @@ pub(super) struct Surroundings {
 }
 
 impl Surroundings {
-    /// Records the source MAC of a frame that is the guest's.
+    /// Records the source MAC of a frame from the guest.
     pub(super) fn learn_guest_mac(&mut self, mac: MacAddr) {
         if self.link.guest_mac != mac {
             self.link.guest_mac = mac;
@@ -110,7 +109,7 @@ impl Surroundings {
         }
     }
 
-    /// Records an address the guest uses, where it makes up its own.
+    /// Records an address that the guest uses, if the guest forms its own.
     pub(super) fn learn_guest_address(&mut self, address: Ipv6Addr) {
         if self.link.guest.learn(address)
             && let Some(steering) = &self.steering
@@ -145,7 +144,7 @@ impl Surroundings {
     }
 }
 
-/// The packets of a burst, by protocol. Kept between bursts for its room.
+/// The packets of a burst, by protocol. Kept between bursts for its allocation.
 #[derive(Default)]
 pub(super) struct Sorted {
     pub(super) segments: Vec<Incoming>,
@@ -161,16 +160,16 @@ pub struct Engine {
     pub(super) echo: EchoFlows,
     pub(super) error_rate: ErrorRate,
     pub(super) sorted: Sorted,
-    /// The pairs the guest sends flows on that other workers hand over.
+    /// The queue pairs on which the guest sends flows that other workers hand over.
     pub(super) habits: Habits,
-    /// When the flows of a queue pair that is not in use go to other workers.
+    /// Time at which the flows of an unused queue pair move to other workers.
     pub(super) leave_at: Option<Instant>,
-    /// `None` where the system does not report changes.
+    /// `None` if the system does not report changes.
     addresses: Option<PodAddresses>,
 }
 
 impl Engine {
-    /// An engine without flows or forwards. Sockets are made in the network namespace of the
+    /// An engine without flows or forwards. Sockets are created in the network namespace of the
     /// calling thread.
     ///
     /// # Errors
@@ -191,7 +190,8 @@ impl Engine {
         let addresses = PodAddresses::watch(&config.poller)
             .inspect_err(|e| {
                 log::warn!(
-                    "the pod's addresses are not watched ({e}): connections from one that goes end by time only"
+                    "the pod's addresses are not watched ({e}): connections from a removed address \
+                     only end by time-out"
                 );
             })
             .ok();
@@ -215,12 +215,12 @@ impl Engine {
         })
     }
 
-    /// The guest's link, with what was learned of the guest.
+    /// The guest's link, with what was learned about the guest.
     pub const fn link(&self) -> &Link {
         &self.surroundings.link
     }
 
-    /// Takes a burst of the guest's frames, in ring order. `services` sees each first.
+    /// Handles a burst of the guest's frames, in ring order. `services` sees each frame first.
     pub fn on_packets<S: Services>(
         &mut self,
         now: Instant,
@@ -273,7 +273,7 @@ impl Engine {
         }
     }
 
-    /// The guest has posted receive buffers, or a turn of what was put off has come.
+    /// Continues after the guest has posted receive buffers, or when postponed work has its turn.
     pub fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
@@ -292,7 +292,7 @@ impl Engine {
         self.leave(now);
     }
 
-    /// When [`on_timer`](Self::on_timer) is next due.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         [
             self.tcp.deadline(),
@@ -306,7 +306,7 @@ impl Engine {
         .min()
     }
 
-    /// True if flows wait for a turn, not for the guest.
+    /// True if flows wait for a turn rather than for the guest.
     pub fn has_backlog(&self) -> bool {
         self.tcp.has_backlog() || self.udp.has_backlog()
     }
@@ -328,8 +328,8 @@ impl Engine {
         self.udp.on_link_up();
     }
 
-    /// The guest's driver is gone. Connections belong to the VM and stay, or go to another
-    /// worker if only this queue pair is gone.
+    /// The guest's driver has stopped. Connections belong to the VM and stay, or move to another
+    /// worker if only this queue pair has stopped.
     pub fn on_link_down(&mut self, now: Instant) {
         self.on_pair(now, false);
     }
@@ -344,7 +344,7 @@ impl Engine {
         self.tcp.on_front_end_gone(now);
     }
 
-    /// Sends the guest's questions to the gateway's port 53 to other name servers.
+    /// Sends the guest's queries to the gateway's port 53 to other name servers.
     pub fn set_dns_forward(&mut self, servers: &[IpAddr]) {
         let map = &mut self.surroundings.map;
         map.dns_forward = servers.to_vec();
@@ -355,7 +355,7 @@ impl Engine {
     /// Opens the listening sockets of `forwards`.
     ///
     /// # Errors
-    /// The first port that cannot be listened on; no listening socket is kept then.
+    /// The error of the first port that cannot be bound; no listening socket is kept then.
     pub fn listen(&mut self, forwards: &[Forward], families: Families) -> Result<(), ListenError> {
         let poller = &self.surroundings.poller;
         self.tcp.listen(forwards, families, poller)?;

@@ -38,7 +38,7 @@ struct Claimed {
 }
 
 impl Owners {
-    /// The views of `workers` workers of an empty directory.
+    /// One view of an empty directory for each of `workers` workers.
     pub fn of_workers(workers: usize) -> Vec<Self> {
         let entries = Arc::default();
         (0..workers)
@@ -91,7 +91,7 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let Claimed { key, owners } = &*self.0;
         let mut entries = owners.write();
-        // Another worker may have made the flow anew since.
+        // Another worker may have created the flow again since.
         if entries.get(key) == Some(&owners.me) {
             entries.remove(key);
         }

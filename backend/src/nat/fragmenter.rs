@@ -1,5 +1,5 @@
-//! Datagrams towards the guest that pass through our memory: whole where they fit
-//! its MTU, in IP fragments where they do not (RFC 791 3.2, RFC 8200 4.5).
+//! Copies datagrams to the guest: in one piece if they fit its MTU, otherwise in IP fragments (RFC
+//! 791 3.2, RFC 8200 4.5).
 
 use crate::frame::{HEAD_MAX, NoRoom, Offload};
 use crate::nat::context::Context;
@@ -7,7 +7,7 @@ use crate::nat::link::{Link, Packet, PacketSpec};
 use crate::packet::{EthernetHeader, FragmentInfo, Ipv6Header};
 use std::net::IpAddr;
 
-/// Fragment offsets count units of this many bytes.
+/// Unit of fragment offsets, in bytes.
 const UNIT: usize = 8;
 
 impl Packet<'_> {
@@ -17,19 +17,19 @@ impl Packet<'_> {
     }
 }
 
-/// Sends datagrams, and numbers those that go in fragments.
+/// Sends datagrams, and numbers the fragmented ones.
 #[derive(Debug, Default)]
 pub struct Fragmenter {
     last_ident: u32,
 }
 
 impl Fragmenter {
-    /// Sends `packet`, whose header is eight bytes, UDP's or ICMP's, with its checksum complete
-    /// if it is larger than the MTU. `offload` holds for a packet in one piece, also one above the MTU
-    /// that stands for several datagrams; any other goes as fragments.
+    /// Sends `packet`, whose header is eight bytes (UDP or ICMP), with a complete checksum if it is
+    /// larger than the MTU. `offload` applies to a packet in one piece, including one above the MTU
+    /// that consists of several datagrams; any other is fragmented.
     ///
     /// # Errors
-    /// [`NoRoom`]: the guest got nothing, or not all fragments.
+    /// [`NoRoom`]: the guest received nothing, or not all fragments.
     pub fn send(&mut self, ctx: &mut Context<'_>, packet: &Packet<'_>, offload: Offload) -> Result<(), NoRoom> {
         let is_many = offload.segmentation != crate::frame::Segmentation::None;
         if packet.fits(ctx.link) || is_many {
@@ -74,7 +74,7 @@ fn send_piece(
         fragment,
         ..packet.spec()
     };
-    // All headers in the first part, where a sink may look for them.
+    // All headers must be in the first part, where a sink may read them.
     let n = ctx.link.emit(&spec, &mut headers);
     headers[n..n + header.len()].copy_from_slice(header);
     ctx.sink.send(offload, &[&headers[..n + header.len()], body])

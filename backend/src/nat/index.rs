@@ -1,14 +1,14 @@
-//! From the ends of a flow to its slot, without a copy of the ends.
+//! Maps the endpoints of a flow to its slot, without a copy of the endpoints.
 //!
-//! A table of flows keeps each flow's ends in the flow itself. The index holds slot
-//! numbers only, five bytes each with their control byte, and asks the table what the
-//! ends of a slot are. It is hashed with a secret: a guest or a client chooses ends.
+//! A table of flows keeps each flow's endpoints in the flow itself. The index holds slot numbers
+//! only, five bytes each with their control byte, and reads a slot's endpoints from the table. Its
+//! hash is keyed with a secret, because a guest or a client chooses the endpoints.
 
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hash};
 
-/// Slots by the ends of their flows.
+/// Slots by the endpoints of their flows.
 #[derive(Debug, Default)]
 pub struct SlotIndex {
     slots: HashTable<u32>,
@@ -16,14 +16,14 @@ pub struct SlotIndex {
 }
 
 impl SlotIndex {
-    /// The slot whose flow has the ends `key`; `is_at` tells whether those of a slot are.
+    /// The slot whose flow has the endpoints `key`; `is_at` tells whether a slot has them.
     pub fn find<K: Hash>(&self, key: &K, is_at: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         self.slots.find(hash, |&slot| is_at(slot)).copied()
     }
 
-    /// Enters `slot` under `key`, which must not be there. `key_of` is asked for slots that
-    /// are there already, never for this one.
+    /// Adds `slot` under `key`, which must not be in the index yet. `key_of` is called for slots
+    /// that are already in the index, never for this one.
     pub fn insert<K: Hash>(&mut self, key: &K, slot: u32, key_of: impl Fn(u32) -> K) {
         let hash = self.hasher.hash_one(key);
         let hasher = &self.hasher;
@@ -31,7 +31,7 @@ impl SlotIndex {
             .insert_unique(hash, slot, |&slot| hasher.hash_one(key_of(slot)));
     }
 
-    /// Takes out `slot`, which was entered under `key`.
+    /// Removes `slot`, which was added under `key`.
     pub fn remove<K: Hash>(&mut self, key: &K, slot: u32) {
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.slots.find_entry(hash, |&found| found == slot) {
@@ -51,7 +51,7 @@ mod tests {
         let mut index = SlotIndex::default();
         for slot in 0..MANY {
             index.insert(&key_of(slot), slot, |known| {
-                assert!(known < slot, "asked for a slot that is not there yet");
+                assert!(known < slot, "called for a slot that is not there yet");
                 key_of(known)
             });
         }

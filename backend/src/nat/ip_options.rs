@@ -1,5 +1,5 @@
 //! IP options of the guest's datagrams (TTL, fragmentation, traffic class), copied to the host
-//! sockets that send them on.
+//! sockets that forward them.
 
 use crate::frame::GuestFrame;
 use crate::nat::link::Link;
@@ -9,12 +9,12 @@ use crate::sys::traffic_class::set_traffic_class;
 use socket2::{Domain, Socket};
 use std::net::IpAddr;
 
-/// The fields of a packet's network header that a host socket sends as the guest set them.
+/// The fields of a packet's network header that a host socket copies from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpOptions {
     /// TTL or hop limit.
     pub ttl: u8,
-    /// Whether it may be fragmented on the way.
+    /// Whether it may be fragmented on its path.
     pub fragmentation: Fragmentation,
     /// DSCP and ECN.
     pub traffic_class: u8,
@@ -48,12 +48,12 @@ pub fn ttl(head: &[u8]) -> Option<u8> {
 }
 
 impl IpOptions {
-    /// The options of `frame`, a packet from `src` with this `ttl`. In IPv4 the
-    /// don't-fragment bit decides. In IPv6 what the guest sent in one piece must stay in
-    /// one piece (RFC 8200 5); `segmented` frames stand for such packets.
+    /// The options of `frame`, a packet from `src` with this `ttl`. In IPv4 the don't-fragment bit
+    /// decides. In IPv6 a packet that the guest sent in one piece must stay in one piece (RFC 8200
+    /// 5); `segmented` frames consist of such packets.
     #[inline]
     pub fn of(frame: &GuestFrame<'_>, src: IpAddr, ttl: u8, segmented: bool, link: &Link) -> Self {
-        /// The byte of an IPv4 header that holds the flags.
+        /// Offset of the flags in an IPv4 header.
         const FLAGS_AT: usize = EthernetHeader::LEN + 6;
         const DONT_FRAGMENT: u8 = 0x40;
         let in_one_piece = match src {
@@ -81,10 +81,10 @@ pub struct SocketIpOptions {
 }
 
 impl SocketIpOptions {
-    /// Sets the options in which `wanted` differs. A socket that was once allowed to fragment
-    /// stays so: what fits the path's MTU carries don't-fragment all the same.
+    /// Sets the options in which `wanted` differs. A socket that was once permitted to fragment
+    /// stays so: datagrams within the path's MTU carry don't-fragment all the same.
     pub fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {
-        // All fail only for values out of range or a socket of the other family.
+        // Each fails only for a value out of range or a socket of the other family.
         if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {
             self.ttl = Some(wanted.ttl);
         }

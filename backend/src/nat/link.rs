@@ -1,11 +1,11 @@
-//! The guest's link: MACs and addresses of guest and gateway, and headers written towards the guest.
+//! The guest's link: MACs and addresses of guest and gateway, and headers of frames to the guest.
 
 use crate::config::{Ipv4Link, Ipv6Link};
 use crate::packet::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr};
 use ipnet::Ipv6Net;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Hop limit of everything we send to the guest, and of what we quote.
+/// Hop limit of all packets to the guest, and of quoted ones.
 const TTL: u8 = 64;
 
 /// The link between guest and gateway.
@@ -17,33 +17,33 @@ pub struct Link {
     pub guest_mac: MacAddr,
     /// MTU in bytes of IP packet.
     pub mtu: u16,
-    /// The gateway's address of each family that is on.
+    /// The gateway's IPv4 address, if the family is on.
     pub gateway_ipv4: Option<Ipv4Addr>,
-    /// The gateway's address of IPv6.
+    /// The gateway's IPv6 address, if the family is on.
     pub gateway_ipv6: Option<Ipv6Addr>,
     /// The guest's addresses.
     pub guest: GuestAddresses,
 }
 
-/// The addresses a guest may send from, and the one of each family it is reached at.
+/// The addresses that a guest may send from, and the one of each family for connections to it.
 #[derive(Clone, Debug, Default)]
 pub struct GuestAddresses {
-    /// The guest's address, if the family is on.
+    /// The guest's IPv4 address, if the family is on.
     pub ipv4: Option<Ipv4Addr>,
-    /// The guest's address, if the family is on.
+    /// The guest's IPv6 address, if the family is on.
     pub ipv6: Option<Ipv6Addr>,
-    /// Set where the guest makes up further addresses (RFC 4862).
+    /// Set if the guest may form further addresses (RFC 4862).
     pub autoconfigured: Option<Autoconfigured>,
 }
 
-/// Addresses the guest makes up.
+/// Addresses that the guest forms itself.
 #[derive(Clone, Copy, Debug)]
 pub struct Autoconfigured {
-    /// The prefix all are in, of 64 bits.
+    /// Their prefix, of 64 bits.
     pub prefix: Ipv6Net,
-    /// The one address of the prefix, beside the anycast address of routers, that is the gateway's.
+    /// The gateway's address in the prefix, besides the anycast address of routers.
     pub gateway: Ipv6Addr,
-    /// The guest's address used last: clients are connected to it.
+    /// The address that the guest used last: clients are connected to it.
     pub last_used: Option<Ipv6Addr>,
 }
 
@@ -80,8 +80,8 @@ impl GuestAddresses {
         self.autoconfigured.is_some_and(|own| own.may_be_guest(address))
     }
 
-    /// Records that the guest has used or claimed `address`; true if that changes the address
-    /// it is reached at.
+    /// Records that the guest has used or claimed `address`; true if that changes the address for
+    /// connections to it.
     pub fn learn(&mut self, address: Ipv6Addr) -> bool {
         let is_own = self.ipv6 == Some(address);
         match &mut self.autoconfigured {
@@ -94,14 +94,14 @@ impl GuestAddresses {
     }
 }
 
-/// The network header of a packet towards the guest.
+/// The network header of a packet to the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketSpec {
     /// Source the guest sees.
     pub src: IpAddr,
     /// The guest's address; same family as `src`.
     pub dst: IpAddr,
-    /// What follows ([`crate::packet::protocol`]).
+    /// Transport protocol ([`crate::packet::protocol`]).
     pub protocol: u8,
     /// DSCP and ECN.
     pub traffic_class: u8,
@@ -157,21 +157,20 @@ impl PacketSpec {
     }
 }
 
-/// A packet whose parts are not in one place: towards the guest, or one of the guest's made
-/// again to be quoted.
+/// A packet in several parts: for the guest, or one of the guest's that is rebuilt for a quote.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     /// Source, as the guest sees it.
     pub src: IpAddr,
     /// Destination, as the guest sees it; same family.
     pub dst: IpAddr,
-    /// What it carries ([`crate::packet::protocol`]).
+    /// Transport protocol ([`crate::packet::protocol`]).
     pub protocol: u8,
     /// DSCP and ECN.
     pub traffic_class: u8,
     /// Header of the transport protocol.
     pub header: &'a [u8],
-    /// What follows that header.
+    /// Payload of the transport protocol.
     pub body: &'a [u8],
 }
 
@@ -181,7 +180,7 @@ impl Packet<'_> {
         self.header.len() + self.body.len()
     }
 
-    /// Its network header, in one piece.
+    /// Its network header, unfragmented.
     pub const fn spec(&self) -> PacketSpec {
         PacketSpec {
             src: self.src,
@@ -195,8 +194,8 @@ impl Packet<'_> {
 }
 
 impl Link {
-    /// The guest's address of the family of `like`, if that family is on; where it has several,
-    /// the one it used last.
+    /// The guest's address of the family of `like`, if that family is on; if it has several, the
+    /// one used last.
     pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.guest.ipv4.map(IpAddr::V4),
@@ -215,7 +214,7 @@ impl Link {
         }
     }
 
-    /// Bytes of Ethernet and network header towards the guest for the family of `like`
+    /// Length of the Ethernet and network header of a frame to the guest, for the family of `like`
     /// (without a fragment header).
     pub const fn header_len(like: IpAddr) -> usize {
         match like {

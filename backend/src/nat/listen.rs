@@ -1,4 +1,4 @@
-//! Addresses and ports that forwards listen on, and the errors of listening, for TCP and UDP.
+//! Addresses and ports on which forwards listen, and the errors of listening, for TCP and UDP.
 
 use crate::config::{Families, Forward};
 use std::collections::HashSet;
@@ -50,7 +50,7 @@ fn addresses(families: Families, forward: &Forward) -> Result<Vec<IpAddr>, Liste
     Ok(addresses)
 }
 
-/// A `--port` that cannot be had. The message names the option and what to do.
+/// A `--port` that cannot be bound. The message names the option and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Another program, or another forward, has the port.
@@ -60,7 +60,7 @@ pub enum ListenError {
     InUse {
         /// The option's value.
         option: String,
-        /// The port of it that is in use.
+        /// The port that is in use.
         port: u16,
     },
     /// Ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE.
@@ -71,7 +71,7 @@ pub enum ListenError {
     Forbidden {
         /// The option's value.
         option: String,
-        /// The port of it that is forbidden.
+        /// The port that is forbidden.
         port: u16,
     },
     /// The address to listen on is not one of the host's.
@@ -79,16 +79,16 @@ pub enum ListenError {
     NoSuchAddress {
         /// The option's value.
         option: String,
-        /// The address of it.
+        /// The address in it.
         address: IpAddr,
     },
-    /// The address is of a family the guest does not have.
+    /// The address is of a family that the guest does not have.
     #[error("--port {option}: the guest has no address of that family: enable the family, or name another address")]
     FamilyOff {
         /// The option's value.
         option: String,
     },
-    /// More ports than descriptors.
+    /// No descriptor is left for a port.
     #[error("--port {option}: out of file descriptors at port {port}: forward fewer ports, or raise `ulimit -n`")]
     TooMany {
         /// The option's value.
@@ -96,14 +96,14 @@ pub enum ListenError {
         /// The port at which they ran out.
         port: u16,
     },
-    /// Anything else the system says.
+    /// Any other error.
     #[error("--port {option}: cannot listen on port {port}: {source}")]
     System {
         /// The option's value.
         option: String,
-        /// The port of it.
+        /// The port.
         port: u16,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }

@@ -1,15 +1,15 @@
-//! Flows that change workers.
+//! Flows that move between workers.
 //!
-//! A guest may switch queue pairs off (`ethtool -L`): the worker of such a pair has no ring
-//! towards the guest, so its flows are given to workers that have one. Where all pairs go, as
-//! when the device stops, no worker can take them and they stay until a pair is back.
+//! A guest may disable queue pairs (`ethtool -L`): the worker of such a pair has no ring to the
+//! guest, so its flows move to workers that have one. If all pairs are disabled, as when the device
+//! stops, no worker can take them and they stay until a pair is back.
 //!
-//! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) asks that
-//! frames of a flow arrive on the pair the guest sends it on. A flow whose frames came on another
-//! pair [`OFTEN`] times in a row is given to that pair's worker.
+//! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) requires
+//! that frames of a flow arrive on the pair on which the guest sends it. A flow with [`OFTEN`]
+//! consecutive frames on another pair moves to that pair's worker.
 //!
-//! A socket moves from one poller to another; edge-triggered, the other reports at once whether
-//! there is something to read.
+//! Its socket moves from one poller to another; since the watch is edge-triggered, the new poller
+//! reports at once whether there is something to read.
 
 use super::engine::{Engine, NoServices};
 use super::steering::{MovedFlow, Steering};
@@ -21,18 +21,18 @@ use crate::time::Instant;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a pair is off before its flows move: the rings of a device that stops are stopped one
-/// after the other, and no flow may move then.
+/// How long a pair is disabled before its flows move: a device stops its rings one after the other,
+/// and no flow may move then.
 const SETTLED: Duration = Duration::from_millis(100);
-/// Flows given away before the worker looks at other things.
+/// Flows that move in one turn of the worker.
 const FLOWS_PER_TURN: usize = 256;
-/// This many frames of a flow on another pair mean that the guest sends it there now. Fewer may
-/// be a thread that passes through a CPU.
+/// This many frames of a flow on another pair mean that the guest now sends it there. Fewer may
+/// come from a thread that runs briefly on another CPU.
 const OFTEN: u8 = 8;
 /// Most flows with frames on other pairs that are remembered.
 const REMEMBERED: usize = 1024;
 
-/// The pairs the guest sends flows on whose frames other workers hand over.
+/// The queue pairs on which the guest sends flows that other workers hand over.
 #[derive(Debug, Default)]
 pub struct Habits(HashMap<FlowId, (usize, u8)>);
 
@@ -57,8 +57,7 @@ impl Habits {
 }
 
 impl Engine {
-    /// The queue pair has come into use or gone out of it. Its flows may have to move after
-    /// [`SETTLED`].
+    /// The queue pair has been enabled or disabled. Its flows may have to move after [`SETTLED`].
     pub(super) fn on_pair(&mut self, now: Instant, up: bool) {
         let Some(steering) = &self.surroundings.steering else {
             return;
@@ -67,7 +66,7 @@ impl Engine {
         self.leave_at = (!up).then(|| now + SETTLED);
     }
 
-    /// Gives flows to pairs in use, if this worker's pair is not and it is time.
+    /// Moves flows to enabled pairs, if this worker's pair is disabled and it is time.
     pub(super) fn leave(&mut self, now: Instant) {
         let Some(steering) = self.surroundings.steering.clone() else {
             return;
@@ -104,7 +103,7 @@ impl Engine {
         }
     }
 
-    /// Handles frames and flows that other workers put into the mailbox.
+    /// Handles frames and flows from other workers in the mailbox.
     pub(super) fn on_handover(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         let handed = self
             .surroundings
@@ -128,7 +127,7 @@ impl Engine {
         }
     }
 
-    /// Takes the flows other workers have given to this one.
+    /// Adds the flows that other workers have moved to this one.
     pub(super) fn take_in(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         let Some(steering) = &self.surroundings.steering else {
             return;
@@ -138,7 +137,7 @@ impl Engine {
             return;
         }
         if !steering.is_up() {
-            // The pair was switched off since.
+            // The pair was disabled in the meantime.
             self.leave_at.get_or_insert(now);
         }
         let ctx = &mut self.surroundings.context(now, sink);
@@ -150,7 +149,7 @@ impl Engine {
         }
     }
 
-    /// Notes that a frame came by way of worker `from`; its flow, if any, is in `sorted`.
+    /// Records that a frame came through worker `from`; its flow, if any, is in `sorted`.
     fn follow_guest(&mut self, from: usize) {
         let tcp = self.sorted.segments.first().map(|s| s.key);
         let Some(key) = tcp.or_else(|| self.sorted.datagrams.first().map(|d| d.key)) else {

@@ -1,5 +1,5 @@
-//! Two workers of a port, and peers on the host's loopback: flows go to where the guest can be
-//! reached, and to where it sends them.
+//! Two workers of a port, and peers on the host's loopback: flows move to pairs that are enabled,
+//! and to those on which the guest sends them.
 
 use crate::config::{GATEWAY_MAC, Ipv4Link};
 use crate::counters::{Count, Counters, DropReason};
@@ -28,7 +28,7 @@ struct Worker {
     sink: TestSink,
 }
 
-/// The workers of a port of two queue pairs, both in use.
+/// The workers of a port with two queue pairs, both enabled.
 struct Port {
     workers: [Worker; 2],
     now: Instant,
@@ -83,7 +83,7 @@ impl Port {
         OwnedFrame::new(bytes).with(|frame| engine.on_packets(self.now, &[*frame], &mut NoServices, sink));
     }
 
-    /// Handles what is ready at a worker; true if anything was.
+    /// Handles events at a worker; true if there were any.
     fn turn(&mut self, worker: usize, timeout: Duration) -> bool {
         let Worker {
             engine, sink, poller, ..
@@ -99,7 +99,7 @@ impl Port {
         !events.is_empty()
     }
 
-    /// Lets a worker handle what comes until a frame for the guest of a flow has.
+    /// Lets a worker handle events until there is a frame of a flow for the guest.
     fn wait_frame(&mut self, worker: usize) -> Delivered {
         let started = std::time::Instant::now();
         while started.elapsed() < PATIENCE {
@@ -108,14 +108,14 @@ impl Port {
             }
             self.turn(worker, PATIENCE);
         }
-        panic!("nothing came to the guest on pair {worker}");
+        panic!("no frame for the guest on pair {worker}");
     }
 
     fn drain(&mut self, worker: usize) {
         while self.turn(worker, Duration::ZERO) {}
     }
 
-    /// The guest switches a pair off, and time passes.
+    /// The guest disables a pair, and time passes.
     fn switch_off(&mut self, worker: usize) {
         self.workers[worker].engine.on_link_down(self.now);
         self.workers[worker].sink.room = 0;
@@ -157,7 +157,8 @@ const fn flows(tcp: usize, udp: usize) -> FlowCount {
     FlowCount { tcp, udp, echo: 0 }
 }
 
-/// A UDP flow of the guest through a pair: the peer's socket, and how it sees the guest.
+/// A UDP flow of the guest through a pair: the peer's socket, and the guest's address as the peer
+/// sees it.
 struct Udp {
     server: UdpSocket,
     client: SocketAddr,
@@ -202,7 +203,7 @@ fn a_udp_flow_whose_pair_is_switched_off_goes_on_at_another() {
     assert_eq!(port.flows(), [flows(0, 0), flows(0, 1)]);
     flow.answer(b"first");
     assert_eq!(udp_datagram(&port.wait_frame(1)).2, b"first");
-    // The answer comes while nobody can give it to the guest.
+    // The answer arrives while no worker can deliver it.
     port.workers[1].engine.on_link_down(port.now);
     port.workers[1].sink.room = 0;
     flow.answer(b"second");
@@ -264,7 +265,11 @@ fn a_flow_follows_the_guest_to_the_pair_it_sends_on() {
     assert_eq!(udp_datagram(&port.wait_frame(0)).2, b"here");
     flow.send(&mut port, 0);
     flow.hear();
-    assert_eq!(port.count(0, Count::Handovers), u64::from(OFTEN), "it is at home");
+    assert_eq!(
+        port.count(0, Count::Handovers),
+        u64::from(OFTEN),
+        "it is on its own pair"
+    );
     assert_eq!(port.dropped(), 0);
 }
 
@@ -273,11 +278,11 @@ fn a_frame_that_is_faster_than_its_flow_finds_it() {
     let mut port = Port::new();
     let flow = Udp::open(&mut port, 1);
     port.switch_off(1);
-    // Worker 0 has not looked into its mailbox.
+    // Worker 0 has not read its mailbox.
     flow.send(&mut port, 0);
     flow.hear();
     assert_eq!(port.flows(), [flows(0, 1), flows(0, 0)]);
-    assert_eq!(port.count(0, Count::UdpFlows), 0, "it is the one there was");
+    assert_eq!(port.count(0, Count::UdpFlows), 0, "it is the original flow");
 }
 
 /// A TCP connection of the guest.
@@ -368,7 +373,7 @@ fn a_connection_whose_pair_is_switched_off_goes_on_at_another_and_loses_nothing(
     flow.peer.write_all(b"first").unwrap();
     assert_eq!(flow.receive(&mut port, 1), b"first");
     flow.send(&mut port, 1, b"");
-    // What comes while there is no ring to give it to the guest by.
+    // Bytes arrive while there is no ring to the guest.
     port.workers[1].engine.on_link_down(port.now);
     port.workers[1].sink.room = 0;
     flow.peer.write_all(b"second").unwrap();

@@ -1,10 +1,10 @@
-//! Putting the guest's IP fragments together (RFC 791 3.2, RFC 8200 4.5), before any
-//! protocol looks at them.
+//! Reassembles the guest's IP fragments (RFC 791 3.2, RFC 8200 4.5), before any protocol handles
+//! them.
 //!
-//! Memory is bounded by the number of datagrams in progress: each has one buffer of at
-//! most 64 KiB, kept for the next datagram. When all are in use the oldest datagram
-//! gives way. Fragments that overlap are an attack, not a mistake: their datagram is
-//! dropped, later fragments of it too (RFC 5722). A fragment that comes twice is not.
+//! Memory is limited by the number of datagrams in progress: each has one buffer of at most 64 KiB,
+//! kept for the next datagram. If all are in use, the oldest datagram is dropped. Overlapping
+//! fragments are an attack, not a mistake: their datagram is dropped with its later fragments (RFC
+//! 5722). A duplicate fragment is harmless.
 
 use crate::counters::{Counters, DropReason};
 use crate::frame::GuestFrame;
@@ -16,19 +16,19 @@ use std::time::Duration;
 /// Datagrams in progress at a time; with 64 KiB each, 4 MiB in all.
 const MAX_DATAGRAMS: usize = 64;
 
-/// How long a datagram may take: Linux's net.ipv4.ipfrag_time. RFC 8200 would allow
-/// 60 s, on a path longer than ours from the guest.
+/// Longest time for a datagram: Linux's net.ipv4.ipfrag_time. RFC 8200 allows 60 s, for paths
+/// longer than that from the guest.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Most bytes behind the network header.
+/// Most bytes after the network header.
 const MAX_PAYLOAD: usize = 65_535;
 
-/// Most stretches a datagram may be in at a time. In order it is one; a sender with
-/// 1280 byte packets sends 53 in all.
+/// Most separate ranges of bytes that a datagram may have. In order there is one; a sender with
+/// 1280 byte packets has at most 53.
 const MAX_STRETCHES: usize = 64;
 
-/// What tells datagrams apart (RFC 791: addresses, protocol, identification; in RFC
-/// 8200 the protocol does not count, and may not differ).
+/// Identifies a datagram (RFC 791: addresses, protocol, identification; in RFC 8200 the protocol
+/// does not count, and may not differ).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     src: IpAddr,
@@ -41,7 +41,7 @@ struct Key {
 enum State {
     Free,
     Collecting,
-    /// Fragments overlapped: whatever else comes is dropped.
+    /// Fragments overlapped: all later ones are dropped.
     Poisoned,
 }
 
@@ -50,13 +50,13 @@ struct Datagram {
     state: State,
     key: Key,
     since: Instant,
-    /// Ethernet and network header, then the payload at its place.
+    /// Ethernet and network header, then the payload at its offset.
     bytes: Vec<u8>,
-    /// Which payload bytes are there: sorted, apart from each other.
+    /// The ranges of payload bytes received: sorted, and separate from each other.
     have: Vec<(usize, usize)>,
-    /// Payload length, once the last fragment has come.
+    /// Payload length, once the last fragment has arrived.
     total: Option<usize>,
-    /// The headers of the first fragment, once it has come.
+    /// The headers of the first fragment, once it has arrived.
     first: Option<Headers>,
 }
 
@@ -67,8 +67,8 @@ pub struct Reassembler {
 }
 
 impl Reassembler {
-    /// Takes a fragment; returns the whole frame, from the Ethernet header on and as if
-    /// it had never been fragmented, once all of it is there.
+    /// Adds a fragment; once the datagram is complete, returns the whole frame, from the Ethernet
+    /// header on and as if it had never been fragmented.
     pub fn on_fragment(
         &mut self,
         now: Instant,
@@ -90,7 +90,7 @@ impl Reassembler {
         datagram.finish()
     }
 
-    /// Drops the datagrams whose time is up.
+    /// Drops datagrams whose time is up.
     pub fn on_timer(&mut self, now: Instant, counters: &Counters) {
         for datagram in &mut self.datagrams {
             if datagram.state != State::Free && now.since(datagram.since) >= TIMEOUT {
@@ -102,7 +102,7 @@ impl Reassembler {
         }
     }
 
-    /// When the time of the oldest datagram in progress is up.
+    /// Time at which the oldest datagram in progress is dropped.
     pub fn deadline(&self) -> Option<Instant> {
         let in_use = self.datagrams.iter().filter(|d| d.state != State::Free);
         in_use.map(|d| d.since + TIMEOUT).min()
@@ -130,7 +130,7 @@ impl Reassembler {
     }
 }
 
-/// One fragment, checked in itself.
+/// One fragment, checked by itself.
 struct Piece {
     key: Key,
     /// Bytes before the payload in the frame, and in the whole datagram.
@@ -177,13 +177,13 @@ impl Piece {
     }
 }
 
-/// Extension headers between the fragment header and the transport header would have
-/// to be walked again in the whole datagram. No known sender makes them; they are refused.
+/// Extension headers between the fragment header and the transport header would have to be parsed
+/// again in the whole datagram. No known sender uses them; they are refused.
 fn check_fragment_header_is_last(head: &[u8], header_len: usize, info: FragmentInfo) -> Option<()> {
     let start = header_len.checked_sub(Ipv6Header::FRAGMENT_LEN)?;
     let fragment: &[u8; Ipv6Header::FRAGMENT_LEN] = head.get(start..)?.first_chunk()?;
     let field = info.offset | u16::from(info.more);
-    // Two reserved bits lie between offset and M.
+    // Two reserved bits are between offset and M.
     let found = u16::from_be_bytes([fragment[2], fragment[3]]) & !0b110;
     (fragment[4..] == info.ident.to_be_bytes() && found == field).then_some(())
 }
@@ -236,9 +236,9 @@ impl Datagram {
         true
     }
 
-    /// True if nothing in the fragment is new. Its neighbours may have come meanwhile, so
-    /// it need only lie within one stretch and say the same about the end. What its bytes
-    /// are does not matter: those that came first are kept.
+    /// True if nothing in the fragment is new. Its neighbours may have arrived meanwhile, so it is
+    /// enough that it is within one range and agrees about the end. Its content does not matter:
+    /// the bytes that arrived first are kept.
     fn repeats(&self, piece: &Piece) -> bool {
         let within = |&(from, to): &(usize, usize)| from <= piece.start && piece.end <= to;
         let ends_alike = piece.more != (self.total == Some(piece.end));
@@ -255,7 +255,7 @@ impl Datagram {
         end_agrees && self.have.len() < MAX_STRETCHES && !self.have.iter().any(overlaps)
     }
 
-    /// Notes that bytes `[start, end)` are there, joined with their neighbours.
+    /// Records that bytes `[start, end)` have arrived, and joins them with their neighbours.
     fn insert(&mut self, start: usize, end: usize) {
         let at = self.have.partition_point(|&(from, _)| from < start);
         self.have.insert(at, (start, end));
@@ -267,7 +267,7 @@ impl Datagram {
         }
     }
 
-    /// If nothing is missing: writes the headers, lets the slot go and shows the frame.
+    /// If nothing is missing: writes the headers, frees the slot and returns the frame.
     fn finish(&mut self) -> Option<&[u8]> {
         let total = self.total?;
         let first = self.first.as_ref()?;

@@ -58,7 +58,7 @@ fn fragments(like: &str, mtu: u16, ident: usize, body: &[u8]) -> Vec<Vec<u8>> {
     around.sink.take().into_iter().map(|d| d.bytes).collect()
 }
 
-/// One made-up fragment: payload bytes `[start, end)`, all `fill`.
+/// One synthetic fragment: payload bytes `[start, end)`, all `fill`.
 fn piece(start: usize, end: usize, more: bool, fill: u8) -> Vec<u8> {
     let IpAddr::V4(src) = guest(ip("127.0.0.1"), 0).ip() else {
         unreachable!()
@@ -105,7 +105,7 @@ proptest! {
         let fragments = fragments(BOTH[usize::from(v6)], mtu, 0, &body);
         let last_needed = fragments.len();
         prop_assert!(last_needed > 1);
-        // Some at random, then all that is missing: the datagram is whole exactly once,
+        // Some fragments at random, then all missing ones: the datagram is complete exactly once,
         // with the last new fragment.
         let mut seen = vec![false; fragments.len()];
         let mut bench = Bench::new();
@@ -173,7 +173,7 @@ fn overlapping_fragments_drop_the_datagram_and_all_that_comes_of_it() {
     assert_eq!(bench.dropped(DropReason::BadFragment), 1);
     assert_eq!(bench.add(&piece(16, 24, false, 1)), None);
     assert_eq!(bench.dropped(DropReason::BadFragment), 2);
-    // Its time over, the same identification may be used again.
+    // After its time is up, the same identification may be used again.
     bench.now = bench.now + TIMEOUT;
     assert_eq!(bench.add(&piece(0, 16, true, 1)), None);
     let whole = bench.add(&piece(16, 24, false, 1)).unwrap();
@@ -210,7 +210,7 @@ fn fragments_that_make_no_sense_in_themselves_are_refused() {
         let mut bench = Bench::new();
         assert_eq!(bench.add(&frame), None);
         assert_eq!(bench.dropped(DropReason::BadFragment), 1);
-        assert_eq!(bench.reassembler.deadline(), None, "nothing is kept of it");
+        assert_eq!(bench.reassembler.deadline(), None, "no byte of it is kept");
     }
 }
 

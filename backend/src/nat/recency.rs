@@ -1,12 +1,11 @@
-//! Slots of a table in the order of their last use, so that the one idle longest is found
-//! at once.
+//! Slots of a table in the order of their last use, so that the one idle longest is found at once.
 //!
-//! Each slot is in one list at most. A list is a ring through one vector that grows with the
-//! table: its end, which stands before the slots, then its slots from oldest to newest. So
-//! every step takes the same few instructions however many slots there are, and a slot leaves
-//! its list without a look at which one it is.
+//! Each slot is in one list at most. A list is a ring in one vector that grows with the table:
+//! first the ends of the lists, then the slots from oldest to newest. So every operation takes the
+//! same few instructions however many slots there are, and a slot leaves its list without a search
+//! for the list.
 
-/// Neighbours in a ring, by place in the vector. One that is in no list is its own neighbour.
+/// Neighbours in a ring, by index in the vector. A slot in no list is its own neighbour.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     older: u32,
@@ -41,7 +40,7 @@ impl<const LISTS: usize> Recency<LISTS> {
     #[allow(clippy::cast_possible_truncation, reason = "a handful of lists")]
     const FIRST: u32 = LISTS as u32;
 
-    /// Makes `slot` the newest of `list`; it leaves the list it was in.
+    /// Makes `slot` the newest of `list`; it leaves its previous list.
     #[inline]
     pub fn touch(&mut self, list: u8, slot: u32) {
         let (end, place) = (u32::from(list), slot + Self::FIRST);
@@ -60,7 +59,7 @@ impl<const LISTS: usize> Recency<LISTS> {
         };
     }
 
-    /// Takes `slot` out of its list.
+    /// Removes `slot` from its list.
     pub fn remove(&mut self, slot: u32) {
         let place = slot + Self::FIRST;
         if (place as usize) < self.nodes.len() {
@@ -69,7 +68,7 @@ impl<const LISTS: usize> Recency<LISTS> {
         }
     }
 
-    /// The slot of `list` used longest ago.
+    /// The slot of `list` that was used longest ago.
     pub fn oldest(&self, list: u8) -> Option<u32> {
         self.nodes[usize::from(list)].newer.checked_sub(Self::FIRST)
     }

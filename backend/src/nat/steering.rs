@@ -1,13 +1,13 @@
 //! Several queue pairs: frames and flows that pass from one worker to another.
 //!
-//! A flow belongs to the worker that made it. The guest chooses the transmit ring of
-//! each frame anew, as a rule by the CPU the program runs on, so a frame may come to
-//! another worker than its flow's. That worker looks the owner up ([`flow_owners`](super::flow_owners))
-//! and hands it a copy. With one queue pair none of this exists.
+//! A flow belongs to the worker that created it. The guest chooses the transmit ring of each frame,
+//! usually by the CPU on which the program runs, so a frame may arrive at another worker than its
+//! flow's. That worker looks the owner up ([`flow_owners`](super::flow_owners)) and hands it a
+//! copy. With one queue pair none of this is used.
 //!
-//! A flow is given to another worker when the guest has switched its owner's queue pair off,
-//! or sends it on another pair for good ([`moving`](super::moving)). The flow is put into the
-//! other's mailbox before that worker is entered as its owner: a worker that is entered as the
+//! A flow moves to another worker when the guest has disabled its owner's queue pair, or
+//! permanently sends it on another pair ([`moving`](super::moving)). The flow is put into the
+//! other's mailbox before that worker is recorded as its owner: a worker that is recorded as the
 //! owner and does not have the flow finds it in its mailbox.
 
 use super::event_owner;
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Bytes of frames that may wait for one worker.
+/// Most bytes of frames that may wait for one worker.
 const MAILBOX: usize = 4 << 20;
 
 /// A frame handed from one worker to another.
@@ -32,7 +32,7 @@ pub struct Handed {
     pub bytes: Vec<u8>,
     /// Its offload metadata.
     pub offload: Offload,
-    /// The worker whose ring it came on.
+    /// The worker on whose ring it came.
     pub from: usize,
 }
 
@@ -54,7 +54,7 @@ struct Contents {
 struct Mailbox {
     contents: Mutex<Contents>,
     wake: EventFd,
-    /// Whether the worker's queue pair is in use.
+    /// Whether the worker's queue pair is enabled.
     is_up: AtomicBool,
 }
 
@@ -69,17 +69,17 @@ impl Mailbox {
 pub struct Directory {
     /// The guest's MAC as a number, 0 until a frame of the guest has arrived.
     guest_mac: AtomicU64,
-    /// The interface identifier of the address the guest made up and used last, 0 for none.
+    /// The interface identifier of the address that the guest formed and used last, 0 for none.
     guest_identifier: AtomicU64,
     owners: Vec<Owners>,
     mailboxes: Vec<Mailbox>,
 }
 
 impl Directory {
-    /// A directory for `workers` workers; `None` for one, which owns everything.
+    /// A directory for `workers` workers; `None` for one, which owns all flows.
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// No descriptor is left.
     pub fn new(workers: usize) -> io::Result<Option<Arc<Self>>> {
         if workers < 2 {
             return Ok(None);
@@ -114,7 +114,7 @@ impl Steering {
     /// Access for worker `me`, whose poller reports frames handed to it.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// The error of epoll_ctl(2).
     pub fn new(directory: Arc<Directory>, me: usize, poller: &Poller) -> io::Result<Self> {
         let token = Token::new(event_owner::HANDOVER, 0);
         poller.add(&directory.mailboxes[me].wake, token, Interest::ReadLevel)?;
@@ -127,35 +127,35 @@ impl Steering {
         &self.owners
     }
 
-    /// Tells the other workers which MAC the guest uses.
+    /// Publishes the guest's MAC to the other workers.
     pub fn tell_guest_mac(&self, mac: MacAddr) {
         let [a, b, c, d, e, f] = mac.0;
         let number = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
         self.directory.guest_mac.store(number, Ordering::Relaxed);
     }
 
-    /// The MAC the guest uses, once a worker has seen it.
+    /// The guest's MAC, once a worker has seen it.
     pub fn guest_mac(&self) -> Option<MacAddr> {
         let number = self.directory.guest_mac.load(Ordering::Relaxed);
         let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
         (number != 0).then_some(MacAddr([a, b, c, d, e, f]))
     }
 
-    /// Tells the other workers which address of its prefix, which has 64 bits, the guest uses.
+    /// Publishes the guest's address in its 64-bit prefix to the other workers.
     pub fn tell_guest_address(&self, address: Ipv6Addr) {
         let [.., a, b, c, d, e, f, g, h] = address.octets();
         let number = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
         self.directory.guest_identifier.store(number, Ordering::Relaxed);
     }
 
-    /// The address of `prefix` the guest uses, once a worker has seen one it made up.
+    /// The guest's address in `prefix`, once a worker has seen one that the guest formed.
     pub fn guest_address(&self, prefix: Ipv6Net) -> Option<Ipv6Addr> {
         let number = self.directory.guest_identifier.load(Ordering::Relaxed);
         (number != 0).then(|| Ipv6Addr::from_bits(prefix.network().to_bits() | u128::from(number)))
     }
 
-    /// Sets whether this worker's queue pair is in use. A pair that comes into use wakes the
-    /// workers whose pairs are not: it may take their flows.
+    /// Sets whether this worker's queue pair is enabled. Enabling a pair wakes the workers whose
+    /// pairs are disabled: it may take their flows.
     pub fn set_up(&self, up: bool) {
         let was = self.directory.mailboxes[self.me].is_up.swap(up, Ordering::AcqRel);
         if up && !was {
@@ -164,12 +164,12 @@ impl Steering {
         }
     }
 
-    /// Whether this worker's queue pair is in use.
+    /// Whether this worker's queue pair is enabled.
     pub fn is_up(&self) -> bool {
         self.directory.mailboxes[self.me].is_up.load(Ordering::Acquire)
     }
 
-    /// The other workers whose queue pairs are in use, or are not.
+    /// The other workers whose queue pairs are enabled, or are not.
     pub fn others(&self, up: bool) -> impl Iterator<Item = usize> {
         let all = self.directory.mailboxes.iter().enumerate();
         all.filter(move |&(worker, mailbox)| worker != self.me && mailbox.is_up.load(Ordering::Acquire) == up)
@@ -204,13 +204,13 @@ impl Steering {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
         contents.flows.push(flow);
-        // Before the new owner can take the flow, and end it or pass it on.
+        // Before the new owner can take the flow, and end it or move it again.
         self.owners.assign(key, owner);
         drop(contents);
         mailbox.ring();
     }
 
-    /// Takes the frames handed to us.
+    /// Takes the frames that were handed to this worker.
     pub fn take(&self) -> Vec<Handed> {
         let mailbox = &self.directory.mailboxes[self.me];
         // Nothing to read means only that two wake-ups were merged.
@@ -220,7 +220,7 @@ impl Steering {
         std::mem::take(&mut contents.frames)
     }
 
-    /// Takes the flows given to us.
+    /// Takes the flows that were moved to this worker.
     pub fn take_flows(&self) -> Vec<MovedFlow> {
         std::mem::take(&mut lock(&self.directory.mailboxes[self.me].contents).flows)
     }
@@ -287,7 +287,7 @@ mod tests {
         assert!(wakes(&b));
         b.set_up(true);
         a.set_up(true);
-        assert!(!wakes(&a) && !wakes(&b), "nobody's flows are without a pair");
+        assert!(!wakes(&a) && !wakes(&b), "no flows are without a pair");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Fixtures for the tests of NAT's protocols: a guest made of memory on the
-//! default addresses, the host's loopback reachable at `.9` and `::9`.
+//! Fixtures for the tests of NAT's protocols: a guest in memory with the default addresses, and the
+//! host's loopback at `.9` and `::9`.
 
 pub use super::testing::{GUEST_MAC, Surroundings};
 use crate::config::MasqueradeConfig;
@@ -14,12 +14,12 @@ use crate::poller::{EventBuffer, Readiness, Token};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// An address written out.
+/// Parses an address.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A port on the address the guest sees for the family of `like`.
+/// A port on the address that the guest sees for the family of `like`.
 pub fn host_seen(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.9" } else { "fd10:0:2::9" };
     SocketAddr::new(ip(text), port)
@@ -60,7 +60,7 @@ impl Surroundings {
     }
 }
 
-/// Ethernet and network header, and what follows.
+/// Ethernet and network header, followed by `rest`.
 pub fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; Link::header_len(src)];
     let ethertype = if src.is_ipv4() {
@@ -105,7 +105,7 @@ pub fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> V
     frame
 }
 
-/// Gives a frame without tags DSCP and ECN.
+/// Sets DSCP and ECN of an untagged frame.
 pub fn mark(frame: &mut [u8], class: u8) {
     let network = &mut frame[EthernetHeader::LEN..];
     if network[0] >> 4 == 4 {
@@ -129,7 +129,7 @@ pub fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8]) -> V
     packet(src.ip(), dst.ip(), protocol::UDP, ttl, &rest)
 }
 
-/// Shows frames as the worker would, each in two slices.
+/// Presents frames as the worker would, each in two slices.
 pub fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
     let slices: Vec<[GuestSlice<'_>; 2]> = frames
         .iter()
@@ -151,7 +151,7 @@ pub fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R)
     f(&burst)
 }
 
-/// Headers of a frame, and what follows the network header.
+/// Headers of a frame, and the bytes after the network header.
 pub fn parse(frame: &[u8]) -> (Headers, &[u8]) {
     let headers = Headers::parse(&frame[..frame.len().min(HEAD_MAX)], frame.len()).unwrap();
     let (_, at, len) = headers.network.transport().unwrap();
@@ -159,7 +159,7 @@ pub fn parse(frame: &[u8]) -> (Headers, &[u8]) {
     (headers, &frame[at..])
 }
 
-/// Where a fragment belongs.
+/// The position of a fragment.
 pub fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
     match headers.network {
         Network::Ipv4(h) => h.fragment,
@@ -168,7 +168,7 @@ pub fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
     }
 }
 
-/// Takes a UDP frame apart into its ends and payload; checks lengths and checksum.
+/// Splits a UDP frame into its endpoints and payload; checks lengths and checksum.
 pub fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let (headers, rest) = parse(&delivered.bytes);
     let (src, dst) = headers.network.addresses().unwrap();

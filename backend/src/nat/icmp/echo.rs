@@ -1,11 +1,11 @@
-//! The guest's echo requests, passed on through sockets of the host.
+//! Forwards the guest's echo requests through host sockets.
 //!
-//! What the system permits is found out once ([`super::echo_socket`]). Replies are given to
-//! the conversation of their peer and identifier ([`super::echo_table`]). The identifier on
-//! the wire may be another than the guest's; sequence number and payload are kept.
+//! The permitted kind of socket is determined once ([`super::echo_socket`]). Replies are assigned
+//! to the flow of their peer and identifier ([`super::echo_table`]). The identifier on the wire may
+//! differ from the guest's; sequence number and payload are kept.
 //!
-//! Echo is all there is to it: a ping socket sends nothing else. Other messages of the guest
-//! are counted ([`DropReason::IcmpNotServed`]), and IP options do not travel
+//! Only echo is forwarded: a ping socket sends nothing else. Other messages of the guest are
+//! counted ([`DropReason::IcmpNotServed`]), and IP options are not forwarded
 //! ([`Count::IpOptions`]).
 
 use super::echo_socket::{EchoAvailability, EchoSupport};
@@ -34,10 +34,10 @@ use std::net::{IpAddr, SocketAddr};
 const BATCH: usize = 4;
 const MAX_ROUNDS: usize = 16;
 
-/// Bytes quoted from a request in an error.
+/// Bytes of a request that an error quotes.
 const MAX_QUOTED: usize = 1200;
 
-/// Times a request is handed to the kernel: errors about earlier requests come in between.
+/// Attempts to send a request: errors about earlier requests may fail an attempt.
 const SEND_ATTEMPTS: usize = 4;
 
 /// Entries of an error queue handled in one turn.
@@ -46,13 +46,13 @@ const MAX_ENTRIES: usize = 64;
 /// An echo request of the guest.
 #[derive(Clone, Copy, Debug)]
 pub struct EchoRequest {
-    /// The guest.
+    /// The guest's address.
     pub src: IpAddr,
-    /// Whom it asks, as the guest sees it; same family.
+    /// Destination as the guest sees it; same family.
     pub dst: IpAddr,
-    /// Where the ICMP header begins, in bytes from the Ethernet header on.
+    /// Offset of the ICMP header from the start of the Ethernet header.
     pub offset: usize,
-    /// Bytes of ICMP message.
+    /// Length of the ICMP message in bytes.
     pub len: usize,
     /// TTL or hop limit.
     pub ttl: u8,
@@ -73,22 +73,22 @@ impl Default for EchoFlows {
     }
 }
 
-/// What a socket's error queue held.
+/// Content of a socket's error queue.
 #[derive(Clone, Copy, Debug, Default)]
 struct Report {
-    /// Entries about earlier requests.
+    /// Number of entries about earlier requests.
     earlier: usize,
-    /// What the host's own stack said about the request that was just refused.
+    /// The host's own error about the request that was just refused.
     own: Option<IcmpError>,
 }
 
 impl EchoFlows {
-    /// Number of conversations.
+    /// Number of flows.
     pub fn count(&self) -> usize {
         self.table.len()
     }
 
-    /// No flows yet. Finds out what the system permits.
+    /// An empty table. Determines what the system permits.
     pub fn new() -> Self {
         Self::with(EchoAvailability::find_out())
     }
@@ -109,7 +109,7 @@ impl EchoFlows {
         self.availability
     }
 
-    /// Passes an ICMP message of the guest on if it is an echo request; counts any other.
+    /// Forwards an ICMP message of the guest if it is an echo request; counts any other.
     pub fn on_echo(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &EchoRequest) {
         let mut head = [0; IcmpHeader::LEN];
         let n = frame.copy_to(request.offset, &mut head);
@@ -170,7 +170,7 @@ impl EchoFlows {
         })
     }
 
-    /// `head`: the ICMP header as the guest sent it.
+    /// `head` is the ICMP header as the guest sent it.
     fn pass_on(
         &mut self,
         ctx: &mut Context<'_>,
@@ -188,7 +188,7 @@ impl EchoFlows {
         }
         let ip_options = IpOptions::of(frame, request.src, request.ttl, false, ctx.link);
         socket.ip_options.adapt(&socket.socket, socket.domain, ip_options);
-        // The kernel writes identifier and checksum of what leaves by a ping socket.
+        // The kernel writes identifier and checksum of packets from a ping socket.
         let head = with_ident(*head, flow.ident);
         let (peer, slot) = (flow.peer, flow.socket);
         let mut out = self.send.start();
@@ -205,7 +205,7 @@ impl EchoFlows {
                 Ok(_) => return ctx.counters.add(Count::Echos, 1),
                 Err(error) => error,
             };
-            // An error about an earlier request fails one call, whichever comes next.
+            // An error about an earlier request fails the next call, whatever that is for.
             let found = report(&self.table, slot, ctx);
             news = found
                 .own
@@ -220,7 +220,7 @@ impl EchoFlows {
         }
     }
 
-    /// A socket of ours is ready.
+    /// Handles an event of one of the sockets.
     pub fn on_event(&mut self, ctx: &mut Context<'_>, token: Token, ready: Readiness) {
         if !self.table.is_current(token) {
             return;
@@ -244,7 +244,7 @@ impl EchoFlows {
         }
     }
 
-    /// Gives reply `index` of the last call to the conversation it is for.
+    /// Assigns reply `index` of the last call to its flow.
     fn on_reply(&mut self, ctx: &mut Context<'_>, slot: u32, index: usize) {
         let Some(socket) = self.table.socket(slot) else { return };
         let Received {
@@ -255,7 +255,7 @@ impl EchoFlows {
             return;
         };
         let Some(index) = self.table.find_on_wire(slot, source.ip(), header.echo_ident()) else {
-            // A raw socket sees what is for other programs too.
+            // A raw socket also receives replies for other programs.
             if socket.support != EchoSupport::Raw {
                 ctx.counters.count_drop(DropReason::EchoNoFlow);
             }
@@ -275,18 +275,18 @@ impl EchoFlows {
         );
     }
 
-    /// Drops the flows whose time is up.
+    /// Drops expired flows.
     pub fn on_timer(&mut self, now: Instant) {
         self.table.on_timer(now);
     }
 
-    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         self.table.deadline()
     }
 }
 
-/// True if an IPv4 header is longer than one without options.
+/// True if an IPv4 header has options.
 fn has_options(frame: &GuestFrame<'_>, request: &EchoRequest) -> bool {
     const PLAIN: u8 = 0x45;
     request.src.is_ipv4() && frame.head.get(EthernetHeader::LEN) != Some(&PLAIN)
@@ -295,7 +295,7 @@ fn has_options(frame: &GuestFrame<'_>, request: &EchoRequest) -> bool {
 /// Header and payload of an echo reply.
 fn parse_reply<'a>(socket: &EchoSocket, bytes: &'a [u8]) -> Option<(IcmpHeader, &'a [u8])> {
     let message = match socket.domain {
-        // Only IPv4 raw sockets show the network header.
+        // Only IPv4 raw sockets return the network header.
         Domain::IPV4 if socket.support == EchoSupport::Raw => bytes.get(usize::from(bytes.first()? & 0xf) * 4..)?,
         _ => bytes,
     };
@@ -307,8 +307,8 @@ fn parse_reply<'a>(socket: &EchoSocket, bytes: &'a [u8]) -> Option<(IcmpHeader, 
     (header.kind == kind).then_some((header, &message[IcmpHeader::LEN..]))
 }
 
-/// Empties a socket's error queue and tells the guest what is about earlier requests. What
-/// the host's own stack says is about the request being sent, of which it quotes nothing.
+/// Empties a socket's error queue and reports errors about earlier requests to the guest. An error
+/// of the host's own stack concerns the request that is being sent, and quotes nothing.
 fn report(table: &EchoTable, slot: u32, ctx: &mut Context<'_>) -> Report {
     let mut found = Report::default();
     let Some(socket) = table.socket(slot) else {
@@ -417,8 +417,8 @@ const fn icmp_protocol(like: IpAddr) -> u8 {
     }
 }
 
-/// An ICMP header with another identifier and the checksum moved by the difference
-/// (RFC 1624); the payload need not be looked at.
+/// An ICMP header with another identifier and an updated checksum (RFC 1624); the payload is not
+/// read.
 fn with_ident(mut header: [u8; IcmpHeader::LEN], ident: u16) -> [u8; IcmpHeader::LEN] {
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let (checksum, old) = (word(2), word(4));

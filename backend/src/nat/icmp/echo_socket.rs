@@ -1,10 +1,10 @@
-//! Host sockets that echo requests leave through.
+//! Host sockets for echo requests.
 //!
-//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege but a group within the
-//! sysctl net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected:
-//! the kernel gives a reply to a ping socket by the identifier alone, whatever the socket is
-//! connected to (ping_lookup in net/ipv4/ping.c), so that one socket serves an identifier
-//! towards every host and the peer of a reply is compared here.
+//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege but a group within the sysctl
+//! net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected: the kernel
+//! assigns a reply to a ping socket by the identifier alone, whatever the socket is connected to
+//! (ping_lookup in net/ipv4/ping.c), so one socket serves an identifier for all hosts, and the peer
+//! of a reply is compared here.
 
 use crate::packet::icmp::{v4, v6};
 use crate::sys::datagram;
@@ -13,22 +13,22 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Requested size of the queue of replies, in bytes: those to a sweep arrive together. The kernel grants
-/// at most net.core.rmem_max.
+/// Requested size of the receive queue in bytes: the replies to a sweep arrive together. The kernel
+/// grants at most net.core.rmem_max.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
-/// What the system lets us send echo requests with.
+/// The kind of socket that the system permits for echo requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EchoSupport {
     /// Ping sockets.
     Ping,
     /// Raw sockets only.
     Raw,
-    /// Nothing: the guest's echo requests to the world go unanswered.
+    /// None: the guest's echo requests to the network are not answered.
     None,
 }
 
-/// What the system lets us do, by family.
+/// The permitted kind of socket, by family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EchoAvailability {
     /// IPv4.
@@ -38,7 +38,7 @@ pub struct EchoAvailability {
 }
 
 impl EchoAvailability {
-    /// Tries what the system permits.
+    /// Tests what the system permits.
     pub fn find_out() -> Self {
         Self {
             ipv4: EchoSupport::find_out(Domain::IPV4, Protocol::ICMPV4),
@@ -46,7 +46,7 @@ impl EchoAvailability {
         }
     }
 
-    /// What there is for the family of `like`.
+    /// The kind for the family of `like`.
     pub const fn of(self, like: IpAddr) -> EchoSupport {
         match like {
             IpAddr::V4(_) => self.ipv4,
@@ -68,16 +68,16 @@ impl EchoSupport {
     }
 }
 
-/// A ping socket with identifier `ident` where that is free, with one of the kernel's
-/// choice where it is not; and the identifier.
+/// A ping socket with identifier `ident` if that is free, otherwise with one of the kernel's
+/// choice; and the identifier.
 ///
 /// # Errors
 /// What socket(2), setsockopt(2) and bind(2) say.
 pub fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
     let (domain, protocol, _, any) = family(like);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
-    // The kernel makes ping sockets with SO_REUSEADDR on, and then gives one identifier to
-    // several of them, of other programs too; replies go to any.
+    // The kernel creates ping sockets with SO_REUSEADDR on, and then assigns one identifier to
+    // several of them, including those of other programs; replies go to any.
     socket.set_reuse_address(false)?;
     // The port of a ping socket is its identifier.
     let bind = |port: u16| socket.bind(&SocketAddr::new(any, port).into());
@@ -87,10 +87,10 @@ pub fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
     Ok((socket, bound))
 }
 
-/// A raw socket that sees all echo replies of the pod.
+/// A raw socket that receives all echo replies of the pod.
 ///
 /// # Errors
-/// What socket(2) and setsockopt(2) say.
+/// The error of socket(2) or setsockopt(2).
 pub fn raw(like: IpAddr) -> io::Result<Socket> {
     let (domain, protocol, reply, _) = family(like);
     let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
@@ -101,12 +101,12 @@ pub fn raw(like: IpAddr) -> io::Result<Socket> {
 
 fn finish(socket: &Socket, domain: Domain) -> io::Result<()> {
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    // Without it replies have none.
+    // If this fails, replies have no traffic class.
     let _ = watch_traffic_class(socket, domain, true);
     datagram::watch_errors(socket, domain)
 }
 
-/// Socket family, protocol, type of a reply and wildcard address.
+/// Socket family, protocol, type of a reply and unspecified address.
 const fn family(like: IpAddr) -> (Domain, Protocol, u8, IpAddr) {
     match like {
         IpAddr::V4(_) => (

@@ -1,9 +1,8 @@
-//! Conversations of echo requests, and the sockets they share.
+//! Flows of echo requests, and the sockets that they share.
 //!
-//! A conversation is a guest's address, a peer and an identifier. All conversations of one
-//! identifier share a ping socket, so that a sweep of a network takes one descriptor; raw
-//! sockets see the replies to each other, so that there is one for all. A full table gives
-//! way to the conversation idle longest.
+//! A flow is a guest's address, a peer and an identifier. All flows of one identifier share a ping
+//! socket, so that a sweep of a network takes one descriptor; raw sockets receive each other's
+//! replies, so there is one for all flows. If the table is full, the flow idle longest is dropped.
 
 use super::echo_socket::{self, EchoSupport};
 use crate::nat::event_owner;
@@ -20,16 +19,16 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long a conversation lives without a request or a reply.
+/// Lifetime of a flow without a request or a reply.
 pub const IDLE: Duration = Duration::from_secs(60);
 
-/// Conversations at a time: a sweep of a /18.
+/// Most flows at a time: a sweep of a /18.
 pub const MAX_FLOWS: usize = 16_384;
 
-/// Sockets at a time: each costs a descriptor, and has identifiers of its own.
+/// Most sockets at a time: each takes a descriptor, and has its own identifiers.
 pub const MAX_SOCKETS: usize = 1024;
 
-/// Conversations whose time is looked at before the worker turns to other things.
+/// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 1024;
 
 /// A conversation as a socket sees it.
@@ -40,21 +39,21 @@ struct WireKey {
     ident: u16,
 }
 
-/// Which conversations share a socket.
+/// The flows that share a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum SocketKey {
-    /// Those of one address of the guest and one identifier. Peers that the host knows under
-    /// another address have a socket each: two of them may be one to the host.
+    /// Flows of one address of the guest and one identifier. Peers with another address on the host
+    /// have a socket each: two of them may be the same host.
     Ping {
         guest: IpAddr,
         ident: u16,
         mapped: Option<IpAddr>,
     },
-    /// All of a family.
+    /// All flows of a family.
     Raw { ipv6: bool },
 }
 
-/// One conversation.
+/// One flow.
 #[derive(Debug)]
 pub struct EchoFlow {
     pub key: FlowId,
@@ -78,14 +77,14 @@ pub struct EchoSocket {
     pub ip_options: SocketIpOptions,
     /// Identifier of a ping socket.
     ident: u16,
-    /// Conversations that use it.
+    /// Number of flows that use it.
     users: usize,
     generation: u32,
 }
 
 type FlowRef = (u32, u32);
 
-/// All conversations of a port.
+/// All echo flows of a port.
 #[derive(Debug, Default)]
 pub struct EchoTable {
     flows: Slab<EchoFlow>,
@@ -96,8 +95,8 @@ pub struct EchoTable {
     sockets: Slab<EchoSocket>,
     by_use: HashMap<SocketKey, u32>,
     next_generation: u32,
-    /// Raw sockets of several processes see each other's replies: identifiers are mixed with
-    /// a number of our own.
+    /// Raw sockets of several processes receive each other's replies: identifiers are mixed with
+    /// this private number.
     salt: u16,
 }
 
@@ -109,7 +108,7 @@ impl EchoTable {
         }
     }
 
-    /// Conversations.
+    /// Number of flows.
     pub fn len(&self) -> usize {
         self.flows.len()
     }
@@ -129,7 +128,7 @@ impl EchoTable {
         self.by_key.get(key).copied()
     }
 
-    /// Slot of the conversation that `peer` speaks of to a socket.
+    /// Slot of the flow for a reply of `peer` on a socket.
     pub fn find_on_wire(&self, socket: u32, peer: IpAddr, ident: u16) -> Option<u32> {
         self.by_wire.get(&WireKey { socket, peer, ident }).copied()
     }
@@ -138,7 +137,7 @@ impl EchoTable {
         self.flows.get(flow as usize)
     }
 
-    /// A conversation and its socket.
+    /// A flow and its socket.
     pub fn flow_and_socket(&mut self, flow: u32) -> Option<(&EchoFlow, &mut EchoSocket)> {
         let flow = self.flows.get(flow as usize)?;
         Some((flow, self.sockets.get_mut(flow.socket as usize)?))
@@ -148,13 +147,13 @@ impl EchoTable {
         self.sockets.get(socket as usize)
     }
 
-    /// True if an event is for the socket that has the slot now.
+    /// True if an event is for the current socket of its slot.
     pub fn is_current(&self, token: Token) -> bool {
         self.socket(token.index)
             .is_some_and(|s| s.generation == token.generation)
     }
 
-    /// Notes that a request or a reply has passed.
+    /// Records a request or a reply.
     pub fn used(&mut self, flow: u32, now: Instant) {
         if let Some(found) = self.flows.get_mut(flow as usize) {
             found.last_used = now;
@@ -162,10 +161,10 @@ impl EchoTable {
         }
     }
 
-    /// Adds a conversation with `peer`, as the host knows it.
+    /// Adds a flow to `peer`, as the host knows it.
     ///
     /// # Errors
-    /// No socket can be made for it.
+    /// No socket can be created for it.
     pub fn open(
         &mut self,
         now: Instant,
@@ -222,9 +221,9 @@ impl EchoTable {
         index
     }
 
-    /// An identifier towards `peer` that no other conversation of a raw socket has: several
-    /// addresses of the guest may use one, and several peers be one to the host. There are
-    /// more identifiers than conversations.
+    /// An identifier towards `peer` that no other flow of a raw socket uses: several addresses of
+    /// the guest may use the same one, and several peers may be the same host. There are more
+    /// identifiers than flows.
     fn free_ident(&self, socket: u32, peer: IpAddr, wanted: u16) -> u16 {
         (0..=u16::MAX)
             .map(|i| wanted.wrapping_add(i))
@@ -273,21 +272,21 @@ impl EchoTable {
         Ok(index)
     }
 
-    /// Drops the conversation idle longest; false if there is none.
+    /// Drops the flow idle longest; false if there is none.
     fn give_way(&mut self) -> bool {
         let oldest = self.order.oldest(0);
         oldest.into_iter().for_each(|flow| self.remove(flow));
         oldest.is_some()
     }
 
-    /// Drops the conversations idle longest until a socket has none; false if none is left.
+    /// Drops the flows idle longest until a socket has none; false if none is left.
     fn give_up_socket(&mut self) -> bool {
         let before = self.sockets.len();
         while self.sockets.len() == before && self.give_way() {}
         self.sockets.len() < before
     }
 
-    /// Drops a conversation, and its socket if that was the last one.
+    /// Drops a flow, and its socket if that was its last one.
     fn remove(&mut self, flow: u32) {
         let Some(gone) = self.flows.try_remove(flow as usize) else {
             return;
@@ -306,7 +305,7 @@ impl EchoTable {
         }
     }
 
-    /// Drops the conversations whose time is up.
+    /// Drops expired flows.
     pub fn on_timer(&mut self, now: Instant) {
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, entry)) = self.timers.pop_due(now) else {
@@ -327,7 +326,7 @@ impl EchoTable {
         }
     }
 
-    /// When [`on_timer`](Self::on_timer) wants to be called next.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }

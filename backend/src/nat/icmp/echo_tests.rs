@@ -1,4 +1,4 @@
-//! Real sockets on loopback, where the kernel answers pings.
+//! Real sockets on loopback, where the kernel answers echo requests.
 
 use super::super::echo_table::{IDLE, MAX_FLOWS, MAX_SOCKETS};
 use super::*;
@@ -124,7 +124,7 @@ fn dscp_and_ecn_of_a_ping_are_kept_there_and_back() {
         if !bench.can(like) {
             continue;
         }
-        // The kernel answers with what the request had, and so does the gateway.
+        // The kernel answers with the values of the request, and so does the gateway.
         for address in [host_seen(ip(like), 0).ip(), gateway(like)] {
             for (sequence, class) in [(1, 0xb8), (2, 0xba), (3, 0)] {
                 bench.ping_marked(address, [64, class], 7, sequence, b"marked");
@@ -240,7 +240,7 @@ fn only_so_many_sockets_are_kept_and_the_idle_ones_give_way() {
     for ident in 0..most + MORE {
         bench.around.now = bench.around.now + Duration::from_millis(1);
         bench.ping(peer, ident, 1, &[]);
-        // One is in use all the time.
+        // One flow is in use all the time.
         bench.ping(peer, 0, 2, &[]);
     }
     assert_eq!(
@@ -263,7 +263,7 @@ fn a_full_table_gives_way_to_the_conversation_idle_longest() {
     if !bench.can("127.0.0.1") {
         return;
     }
-    // Nothing has to leave for a table to fill: the conversation is there before.
+    // No packet needs to be sent to fill the table: the flow exists before.
     for n in 0..u32::try_from(MAX_FLOWS).unwrap() + 10 {
         bench.around.now = bench.around.now + Duration::from_millis(1);
         let key = FlowId::echo(ip("10.0.2.2"), std::net::Ipv4Addr::from(0xc633_6400 + n).into(), 1);
@@ -295,7 +295,7 @@ fn moving_the_identifier_moves_the_checksum() {
 fn other_icmp_messages_are_not_passed_on_and_counted_under_a_name_of_their_own() {
     let mut bench = Bench::new();
     let (src, dst) = (ip("10.0.2.2"), ip("192.0.2.1"));
-    // A timestamp request, a reply nobody asked for, and half a header.
+    // A timestamp request, an unsolicited reply, and half a header.
     let timestamp = [&[13u8, 0, 0, 0, 0, 9, 0, 1][..], &[0; 12]].concat();
     for message in [&timestamp[..], &[0, 0, 0, 0, 0, 9, 0, 1], &[8, 0, 0]] {
         let frame = packet(src, dst, protocol::ICMP, 64, message);

@@ -1,8 +1,8 @@
 //! ICMP (RFC 792, RFC 1122 3.2.2) and ICMPv6 (RFC 4443) errors towards the guest.
 //!
-//! The network's errors arrive on the error queue of a host socket, with the host's addresses.
-//! The guest gets them with its own: the quoted packet is the one the guest sent, rebuilt from the
-//! flow. Type and code are kept if the guest's family is the network's.
+//! The network's errors arrive on the error queue of a host socket, with the host's addresses. The
+//! guest gets them with its own addresses: the quoted packet is the one that the guest sent,
+//! rebuilt from the flow. Type and code are kept if both are of the same family.
 
 use crate::frame::{GuestFrame, NoRoom, Offload};
 use crate::nat::context::Context;
@@ -16,30 +16,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 
-/// Bytes of the longest network header that is quoted.
+/// Length of the longest quoted network header.
 const QUOTED_HEADER: usize = Ipv6Header::LEN;
 
-/// Offset of the next-header field in an IPv6 header, where ICMPv6 points to say that
-/// a protocol is unknown.
+/// Offset of the next-header field in an IPv6 header, at which ICMPv6 points to report an unknown
+/// protocol.
 const NEXT_HEADER_OFFSET: u8 = 6;
 
 /// Code of an ICMPv6 parameter problem: unrecognized next header.
 const UNKNOWN_NEXT_HEADER: u8 = 1;
 
-/// An error, as both families know it.
+/// An error that exists in both families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IcmpError {
     /// No route to the destination's network.
     NetworkUnreachable,
     /// The destination does not answer on its link.
     HostUnreachable,
-    /// The destination does not speak the protocol.
+    /// The destination does not support the protocol.
     ProtocolUnreachable,
     /// No program listens on the port.
     PortUnreachable,
-    /// A filter or rule forbids it.
+    /// A filter or rule prohibits it.
     Prohibited,
-    /// Larger than the path's MTU, and not to be fragmented.
+    /// Larger than the path's MTU, and must not be fragmented.
     TooBig {
         /// The MTU in bytes of IP packet.
         mtu: u16,
@@ -47,7 +47,7 @@ pub enum IcmpError {
     /// The source is a link-local address, and the destination is not on the link (RFC 4443
     /// 3.1).
     BeyondScope,
-    /// As the network said it.
+    /// An error in the form in which the network reported it.
     Reported(Reported),
 }
 
@@ -57,12 +57,12 @@ pub struct Reported {
     is_v6: bool,
     kind: u8,
     code: u8,
-    /// Where a parameter problem is.
+    /// Position of a parameter problem.
     pointer: u32,
 }
 
 impl Reported {
-    /// The nearest thing both families know.
+    /// The closest error that exists in both families.
     const fn in_general(self) -> IcmpError {
         match (self.is_v6, self.kind) {
             (false, v4::UNREACHABLE) => IcmpError::from_v4_code(self.code),
@@ -99,7 +99,7 @@ impl Reported {
 }
 
 impl IcmpError {
-    /// What an entry of a socket's error queue means for the guest; `None` if nothing.
+    /// The error for the guest that an entry of a socket's error queue means, if any.
     pub fn from_queue(entry: &QueuedError) -> Option<Self> {
         let too_big = Self::TooBig {
             mtu: u16::try_from(entry.info).unwrap_or(u16::MAX),
@@ -129,7 +129,7 @@ impl IcmpError {
 
     const fn from_v4_code(code: u8) -> Self {
         use v4::unreachable as c;
-        // RFC 792, RFC 1122 3.2.2.1: 6 and 11 speak of the network, 9 and 10 of rules.
+        // RFC 792, RFC 1122 3.2.2.1: 6 and 11 concern the network, 9 and 10 prohibitions.
         match code {
             c::NETWORK | 6 | 11 => Self::NetworkUnreachable,
             c::PROTOCOL => Self::ProtocolUnreachable,
@@ -150,8 +150,8 @@ impl IcmpError {
         }
     }
 
-    /// What a failed connect(2) or send(2) means for the guest; `None` if it is no
-    /// news about the destination.
+    /// The error for the guest after a failed connect(2) or send(2); `None` if it says nothing
+    /// about the destination.
     pub const fn from_errno(errno: i32) -> Option<Self> {
         match errno {
             libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL => {
@@ -257,8 +257,8 @@ fn asker(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The gateway's address of the scope of `guest`: a router answers a link-local address from
-/// one of its own (RFC 6724 5, rule 2).
+/// The gateway's address of the scope of `guest`: a router answers a link-local address from its
+/// own link-local one (RFC 6724 5, rule 2).
 fn gateway_towards(ctx: &Context<'_>, guest: IpAddr) -> Option<IpAddr> {
     match guest {
         IpAddr::V6(a) if a.is_unicast_link_local() => {

@@ -1,20 +1,20 @@
-//! How many ICMPv6 errors of its own the gateway sends (RFC 4443 2.4 f: a token bucket; its
-//! example for small devices is ten at once and ten a second).
+//! Limits the rate of ICMPv6 errors from the gateway (RFC 4443 2.4 f: a token bucket; its example
+//! for small devices is a burst of ten and ten per second).
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Errors that may be sent at once.
+/// Most errors in a burst.
 const BURST: u32 = 10;
 
-/// Time after which one more may be.
+/// Interval at which a token is added.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A bucket of errors.
+/// A token bucket for errors.
 #[derive(Debug)]
 pub struct ErrorRate {
     tokens: u32,
-    /// Up to when tokens were given out.
+    /// The time up to which tokens were added.
     given: Instant,
 }
 
@@ -28,12 +28,12 @@ impl Default for ErrorRate {
 }
 
 impl ErrorRate {
-    /// Takes the right to send an error now; false if there is none.
+    /// Takes a token; false if there is none.
     pub fn take(&mut self, now: Instant) -> bool {
         let new = now.since(self.given).as_nanos() / EVERY.as_nanos();
         let new = u32::try_from(new).unwrap_or(u32::MAX);
         self.tokens = self.tokens.saturating_add(new).min(BURST);
-        // What is left of an interval counts for the next token.
+        // The rest of an interval counts towards the next token.
         self.given = if self.tokens == BURST {
             now
         } else {

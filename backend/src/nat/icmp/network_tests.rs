@@ -1,4 +1,4 @@
-//! Pings through a network with a router in it, by ping and by raw sockets.
+//! Echo requests through a network with a router, by ping and by raw sockets.
 
 use super::EchoSupport;
 use super::echo::tests::{Bench, reply_kind};
@@ -10,7 +10,7 @@ use crate::sys::netns::Network;
 const ROUTER: [&str; 2] = ["192.0.2.1", "fd00:1::1"];
 const SERVER: [&str; 2] = ["198.51.100.2", "fd00:2::2"];
 
-/// The network, ping sockets permitted in the pod.
+/// The network, with ping sockets permitted in the pod.
 fn network(mtu: u32) -> Option<Network> {
     let network = Network::new(mtu)?;
     std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
@@ -63,14 +63,14 @@ fn a_ping_too_large_for_the_path_is_told_so_if_it_must_not_be_fragmented() {
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for server in SERVER.map(ip) {
             let mut bench = Bench::with(support);
-            // The router says it of the first one, the pod's own stack of the second.
+            // The router reports the first one, the pod's own stack the second.
             for sequence in [1, 2] {
                 bench.ping(server, 9, sequence, &[1; 1400]);
                 let mut frames = bench.around.sink.take();
                 if frames.is_empty() {
                     frames = bench.turn();
                 }
-                assert_eq!(frames.len(), 1, "{support:?} {sequence}: it is told once");
+                assert_eq!(frames.len(), 1, "{support:?} {sequence}: the guest gets one error");
                 let (from, _, quoted) = icmp_message(&frames[0]);
                 let at = if from.is_ipv4() { 20 } else { 40 };
                 let request = IcmpHeader::parse(&quoted[at..]).unwrap();
@@ -98,7 +98,7 @@ fn a_thousand_hosts_asked_with_one_identifier_answer_each_for_itself() {
     const AT_A_TIME: u32 = 100;
     let Some(network) = network(1500) else { return };
     network.at_server(|| {
-        // Every address of these networks is one of the server's own.
+        // The server has every address of these networks.
         for line in [
             "ip route add local 10.99.0.0/16 dev lo",
             "ip -6 route add local fd99::/64 dev lo",
@@ -141,7 +141,7 @@ fn an_error_is_told_about_the_request_it_quotes_and_no_other() {
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for (server, nobody) in SERVER.map(ip).into_iter().zip(["192.0.2.1", "fd00:1::1"].map(ip)) {
             let mut bench = Bench::with(support);
-            // Of two programs and two hosts, one request does not get past the router.
+            // From two programs to two hosts, one request does not pass the router.
             bench.ping(nobody, 1, 10, b"near");
             bench.ping_with_ttl(server, 1, 2, 11, b"far");
             bench.ping(server, 1, 12, b"far");

@@ -1,4 +1,4 @@
-//! The guest's own ICMP errors: which of its flows one is about.
+//! The guest's own ICMP errors: finds the flow that an error is about.
 //!
 //! A host answers a datagram to a closed port with "port unreachable" (RFC 1122 4.1.3.1), a
 //! firewall with "administratively prohibited"; both quote the datagram.
