@@ -12,8 +12,10 @@
 
 mod arp;
 pub mod checksum;
+mod ecn;
 mod ethernet;
 mod flow_id;
+pub mod geneve;
 mod headers;
 pub mod icmp;
 mod ip;
@@ -25,6 +27,7 @@ mod udp;
 pub mod vlan;
 
 pub use arp::ArpPacket;
+pub use ecn::Ecn;
 pub use ethernet::{BadMac, EtherType, EthernetHeader, MacAddr};
 pub use flow_id::FlowId;
 pub use headers::{Headers, Network};

@@ -1,0 +1,115 @@
+//! A Geneve header that is ready to be sent.
+
+use super::{
+    BASE_LEN, CONTROL, CRITICAL, ETHERNET, FrameOption, GeneveOption, HAS_CRITICAL, HEADER_MAX, OPTION_DATA_MAX,
+    OPTION_HEADER_LEN, OPTIONS_MAX, Vni, WORD,
+};
+use std::fmt;
+
+/// Base header and options, as bytes. A sender makes one per batch and puts it before each
+/// segment; no field depends on the segment.
+#[derive(Clone, Copy)]
+pub struct GeneveHeader {
+    bytes: [u8; HEADER_MAX],
+    len: usize,
+}
+
+/// An option does not fit into a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Data that an option's length field cannot express.
+    #[error("{0} bytes of data: an option has up to 124, in words of 4")]
+    Data(usize),
+    /// All options together are too long for Opt Len.
+    #[error("{0} bytes of options: a header has up to 252")]
+    Options(usize),
+}
+
+impl GeneveHeader {
+    /// The header of an Ethernet frame of a virtual network, without options.
+    #[inline]
+    pub const fn new(vni: Vni) -> Self {
+        let mut bytes = [0; HEADER_MAX];
+        let [_, vni @ ..] = vni.get().to_be_bytes();
+        [bytes[2], bytes[3]] = ETHERNET.to_be_bytes();
+        [bytes[4], bytes[5], bytes[6]] = vni;
+        Self { bytes, len: BASE_LEN }
+    }
+
+    /// The same with hawser's own option, and the C bit. Only for a peer that is known to use the
+    /// option: every other one drops the packet.
+    #[inline]
+    pub fn with_frame_option(vni: Vni, option: FrameOption) -> Self {
+        let mut header = Self::new(vni);
+        header.append(FrameOption::CLASS, FrameOption::KIND, &option.to_data());
+        header
+    }
+
+    /// Makes it the header of a control message: sets the O bit and another protocol type.
+    #[inline]
+    #[must_use]
+    pub const fn into_control(mut self, protocol: u16) -> Self {
+        self.bytes[1] |= CONTROL;
+        [self.bytes[2], self.bytes[3]] = protocol.to_be_bytes();
+        self
+    }
+
+    /// Adds an option behind the others. A critical one sets the C bit too.
+    ///
+    /// # Errors
+    /// [`OptionError`]; the header is as it was.
+    pub fn add(&mut self, option: &GeneveOption<'_>) -> Result<(), OptionError> {
+        let data = option.data.len();
+        if data > OPTION_DATA_MAX || !data.is_multiple_of(WORD) {
+            return Err(OptionError::Data(data));
+        }
+        let options = self.options_len() + OPTION_HEADER_LEN + data;
+        if options > OPTIONS_MAX {
+            return Err(OptionError::Options(options));
+        }
+        self.append(option.class, option.kind, option.data);
+        Ok(())
+    }
+
+    /// Writes an option that fits.
+    #[allow(clippy::cast_possible_truncation, reason = "lengths of five and six bits")]
+    #[inline]
+    fn append(&mut self, class: u16, kind: u8, data: &[u8]) {
+        let [high, low] = class.to_be_bytes();
+        let head = [high, low, kind, (data.len() / WORD) as u8];
+        let data_at = self.len + OPTION_HEADER_LEN;
+        self.bytes[self.len..data_at].copy_from_slice(&head);
+        self.bytes[data_at..data_at + data.len()].copy_from_slice(data);
+        self.len = data_at + data.len();
+        self.bytes[0] = (self.options_len() / WORD) as u8;
+        if kind & CRITICAL != 0 {
+            self.bytes[1] |= HAS_CRITICAL;
+        }
+    }
+
+    /// Bytes of options.
+    #[inline]
+    pub const fn options_len(&self) -> usize {
+        self.len - BASE_LEN
+    }
+
+    /// What goes before each frame.
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl fmt::Debug for GeneveHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GeneveHeader").field(&self.as_bytes()).finish()
+    }
+}
+
+impl PartialEq for GeneveHeader {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for GeneveHeader {}

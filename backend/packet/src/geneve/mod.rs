@@ -1,0 +1,305 @@
+//! Geneve (RFC 8926): the payload of a UDP datagram between two tunnel endpoints.
+//!
+//! [`GenevePacket::parse`] checks the base header and walks all options; [`GenevePacket::frame`]
+//! then says where the frame for a tenant begins. [`GeneveHeader`] is a header ready to be sent,
+//! the same bytes for every segment of a batch: the kernel and NICs merge segments only while their
+//! headers are equal. [`FrameOption`] is hawser's own option, [`mtu`] the arithmetic of sizes.
+//!
+//! No-panic contract: whatever the bytes, `parse` and everything reached from its result return,
+//! and a packet that is refused has a named reason ([`GeneveError`]). What is returned lies within
+//! the bytes that were passed in and within the length that was stated. The writer refuses what
+//! does not fit.
+
+mod frame_option;
+mod header;
+pub mod mtu;
+#[cfg(test)]
+mod tests;
+
+pub use frame_option::{FrameOption, Segmented};
+pub use header::{GeneveHeader, OptionError};
+
+use super::{EthernetHeader, be16};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// UDP port of Geneve (RFC 8926 section 3.3).
+pub const PORT: u16 = 6081;
+/// Protocol type of an Ethernet frame (RFC 8926 section 3.4).
+pub const ETHERNET: u16 = 0x6558;
+/// Bytes of the base header.
+pub const BASE_LEN: usize = 8;
+/// Bytes of options at most: the field has six bits and counts words of four bytes.
+pub const OPTIONS_MAX: usize = 0x3f * WORD;
+/// Bytes of a whole header at most.
+pub const HEADER_MAX: usize = BASE_LEN + OPTIONS_MAX;
+
+/// Unit of lengths in the header.
+const WORD: usize = 4;
+/// O bit, in the second byte: a control packet.
+const CONTROL: u8 = 0x80;
+/// C bit, in the second byte: some option is critical.
+const HAS_CRITICAL: u8 = 0x40;
+/// The bit of an option's type that makes it critical (RFC 8926 section 3.5).
+const CRITICAL: u8 = 0x80;
+
+/// A virtual network identifier: 24 bits (RFC 8926 section 3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The highest identifier.
+    pub const MAX: Self = Self(0xff_ffff);
+
+    /// The identifier with this number, if it has 24 bits.
+    #[inline]
+    pub const fn new(number: u32) -> Option<Self> {
+        if number <= Self::MAX.0 {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// Its number.
+    #[inline]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A number that is not a virtual network identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a VNI: give a number from 0 to {max}", max = Vni::MAX)]
+pub struct BadVni(u32);
+
+impl TryFrom<u32> for Vni {
+    type Error = BadVni;
+
+    fn try_from(number: u32) -> Result<Self, BadVni> {
+        Self::new(number).ok_or(BadVni(number))
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> Self {
+        vni.get()
+    }
+}
+
+/// Why a datagram is not a Geneve packet for a tenant of this endpoint. Each is a drop reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GeneveError {
+    /// The datagram ends inside the base header.
+    #[error("the datagram of {0} bytes ends inside the Geneve header")]
+    Truncated(usize),
+    /// A version other than 0; RFC 8926 section 3.4 has such packets dropped.
+    #[error("Geneve version {0}")]
+    Version(u8),
+    /// Opt Len reaches beyond the datagram.
+    #[error("Opt Len of {options} bytes, in a datagram with {left} after the base header")]
+    OptionsPastEnd {
+        /// Bytes of options, as stated.
+        options: usize,
+        /// Bytes after the base header.
+        left: usize,
+    },
+    /// The caller passed less than the whole header of a longer datagram.
+    #[error("the header of {0} bytes is longer than the copied head of the datagram")]
+    HeadTooShort(usize),
+    /// An option reaches beyond Opt Len (RFC 8926 section 3.5.1).
+    #[error("an option ends beyond Opt Len")]
+    OptionLength,
+    /// An option with the critical bit that this endpoint does not know.
+    #[error("unknown critical option, class {class:#06x}, type {kind:#04x}")]
+    UnknownCritical {
+        /// Option class.
+        class: u16,
+        /// Type within the class, with its critical bit.
+        kind: u8,
+    },
+    /// [`FrameOption`] twice.
+    #[error("hawser's frame option is there twice")]
+    Repeated,
+    /// The O bit: the payload is a control message and goes to no tenant.
+    #[error("a control packet")]
+    Control,
+    /// The payload is not an Ethernet frame.
+    #[error("protocol type {0:#06x} instead of Ethernet's 0x6558")]
+    Protocol(u16),
+    /// The payload is shorter than an Ethernet header.
+    #[error("an inner frame of {0} bytes")]
+    InnerTooShort(usize),
+}
+
+/// One option (RFC 8926 section 3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GeneveOption<'a> {
+    /// Option class: the namespace of `kind`.
+    pub class: u16,
+    /// Type within the class. Its highest bit is the critical one.
+    pub kind: u8,
+    /// Data: up to 124 bytes, a multiple of four.
+    pub data: &'a [u8],
+}
+
+/// Bytes of an option before its data.
+pub const OPTION_HEADER_LEN: usize = 4;
+/// Bytes of an option's data at most: the field has five bits and counts words of four bytes.
+pub const OPTION_DATA_MAX: usize = 0x1f * WORD;
+
+impl<'a> GeneveOption<'a> {
+    /// Whether an endpoint that does not know the option has to drop the packet.
+    #[inline]
+    pub const fn is_critical(&self) -> bool {
+        self.kind & CRITICAL != 0
+    }
+
+    /// The option at the start of `bytes`, and what follows; `None` if it ends beyond them. The
+    /// three reserved bits are ignored.
+    #[inline]
+    fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let (head, rest) = bytes.split_first_chunk::<OPTION_HEADER_LEN>()?;
+        let (data, rest) = rest.split_at_checked(usize::from(head[3] & 0x1f) * WORD)?;
+        let option = Self {
+            class: be16(head, 0),
+            kind: head[2],
+            data,
+        };
+        Some((option, rest))
+    }
+}
+
+/// The options of a packet, all of which have been checked.
+#[derive(Clone, Debug)]
+pub struct GeneveOptions<'a>(&'a [u8]);
+
+impl<'a> Iterator for GeneveOptions<'a> {
+    type Item = GeneveOption<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<GeneveOption<'a>> {
+        let (option, rest) = GeneveOption::split_from(self.0)?;
+        self.0 = rest;
+        Some(option)
+    }
+}
+
+/// A view over a received datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GenevePacket<'a> {
+    /// The virtual network.
+    pub vni: Vni,
+    /// O bit: a control packet, which never goes to a tenant.
+    pub is_control: bool,
+    /// C bit: the sender says that some option is critical.
+    pub has_critical: bool,
+    /// Protocol type of the payload.
+    pub protocol: u16,
+    /// hawser's own option. Accept it only from a peer that is known to use it.
+    pub frame_option: Option<FrameOption>,
+    options: &'a [u8],
+    payload_len: usize,
+}
+
+impl<'a> GenevePacket<'a> {
+    /// Parses a datagram of `len` bytes, of which `head` are the first; [`HEADER_MAX`] of them are
+    /// always enough. Reserved fields are ignored, options that are neither known nor critical
+    /// are skipped. An unknown critical option is an error even without the C bit.
+    ///
+    /// # Errors
+    /// [`GeneveError`], up to [`GeneveError::Repeated`].
+    #[inline]
+    pub fn parse(head: &'a [u8], len: usize) -> Result<Self, GeneveError> {
+        let (base, rest) = head
+            .split_first_chunk::<BASE_LEN>()
+            .filter(|_| len >= BASE_LEN)
+            .ok_or(GeneveError::Truncated(len))?;
+        let version = base[0] >> 6;
+        if version != 0 {
+            return Err(GeneveError::Version(version));
+        }
+        let options_len = usize::from(base[0] & 0x3f) * WORD;
+        let left = len - BASE_LEN;
+        let payload_len = left.checked_sub(options_len).ok_or(GeneveError::OptionsPastEnd {
+            options: options_len,
+            left,
+        })?;
+        let options = rest
+            .get(..options_len)
+            .ok_or(GeneveError::HeadTooShort(BASE_LEN + options_len))?;
+        let frame_option = known_option(options)?;
+        Ok(Self {
+            vni: Vni(u32::from_be_bytes([0, base[4], base[5], base[6]])),
+            is_control: base[1] & CONTROL != 0,
+            has_critical: base[1] & HAS_CRITICAL != 0,
+            protocol: be16(base, 2),
+            frame_option,
+            options,
+            payload_len,
+        })
+    }
+
+    /// The options, in order.
+    #[inline]
+    pub const fn options(&self) -> GeneveOptions<'a> {
+        GeneveOptions(self.options)
+    }
+
+    /// Bytes before the payload.
+    #[inline]
+    pub const fn header_len(&self) -> usize {
+        BASE_LEN + self.options.len()
+    }
+
+    /// Bytes of payload, a whole frame or a control message.
+    #[inline]
+    pub const fn payload_len(&self) -> usize {
+        self.payload_len
+    }
+
+    /// Offset of the Ethernet frame for a tenant, which takes the rest of the datagram.
+    ///
+    /// # Errors
+    /// [`GeneveError::Control`], [`GeneveError::Protocol`] or [`GeneveError::InnerTooShort`].
+    #[inline]
+    pub const fn frame(&self) -> Result<usize, GeneveError> {
+        if self.is_control {
+            return Err(GeneveError::Control);
+        }
+        if self.protocol != ETHERNET {
+            return Err(GeneveError::Protocol(self.protocol));
+        }
+        if self.payload_len < EthernetHeader::LEN {
+            return Err(GeneveError::InnerTooShort(self.payload_len));
+        }
+        Ok(self.header_len())
+    }
+}
+
+/// Walks all options; returns the only one that is known here.
+#[inline]
+fn known_option(mut options: &[u8]) -> Result<Option<FrameOption>, GeneveError> {
+    let mut known = None;
+    while !options.is_empty() {
+        let (option, rest) = GeneveOption::split_from(options).ok_or(GeneveError::OptionLength)?;
+        options = rest;
+        match FrameOption::from_option(&option) {
+            Some(_) if known.is_some() => return Err(GeneveError::Repeated),
+            Some(frame) => known = Some(frame),
+            None if option.is_critical() => {
+                let GeneveOption { class, kind, .. } = option;
+                return Err(GeneveError::UnknownCritical { class, kind });
+            }
+            None => {}
+        }
+    }
+    Ok(known)
+}
