@@ -1,11 +1,8 @@
 //! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value
 //! by itself, [`crate::config`] checks options against each other.
 
-use crate::leases::args::{Leases, StoreArgs};
+use crate::leases::args::StoreArgs;
 use crate::logging;
-use crate::pace::PaceArgs;
-use crate::plan_args::PlanArgs;
-use crate::policy::PolicyArgs;
 use crate::sandbox::SandboxArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -22,13 +19,22 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 pub mod client;
+pub mod leases;
+mod pace;
+mod plan_args;
+pub mod policy;
 mod segment;
 mod spec;
 
 use client::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
+use leases::Leases;
+use pace::PaceArgs;
+use plan_args::PlanArgs;
+use policy::PolicyArgs;
 use segment::SegmentArgs;
+pub use spec::OptionError;
 
 const EXAMPLES: &str = "\
 Examples:

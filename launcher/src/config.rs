@@ -5,7 +5,6 @@ use crate::attachment::{self, Site, Survey};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::names::NameSource;
-use crate::policy::PolicyError;
 use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
@@ -21,7 +20,7 @@ const FALLBACK_MTU: u16 = 1500;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 const MIN_IPV6_MTU: u16 = 1280;
 
-/// Options that contradict each other or the system.
+/// A NIC that contradicts itself or the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Both families are switched off.
@@ -44,9 +43,6 @@ pub enum ConfigError {
         /// The later one.
         second: String,
     },
-    /// Ports are kept where none are taken.
-    #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
-    KeptOfNone,
     /// A forward listens on a family that the guest does not have.
     #[error(
         "--port={0} listens on an address of a family that the guest does not have: choose another address, or set --ipv4 or --ipv6"
@@ -60,39 +56,11 @@ pub enum ConfigError {
         /// " 10.0.2.0/24", or nothing if the family is off.
         network: String,
     },
-    /// An option of another mode.
-    #[error("{option} has no effect with --mode={mode}: leave it out, or choose the other mode")]
-    OtherMode {
-        /// The option, with its dashes.
-        option: &'static str,
-        /// The mode that was asked for.
-        mode: &'static str,
-    },
-    /// Bridge mode without a segment.
-    #[error(
-        "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
-    )]
-    NoSegment,
-    /// What the bridge CNI plugin refuses too: the bridge would give the guest its own frames twice.
-    #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
-    HairpinPromiscuous,
     /// The MAC check without a MAC.
-    #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
+    #[error(
+        "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
+    )]
     CheckWithoutMac,
-    /// An option of another way to the segment.
-    #[error("{0} has an effect only with {1}: leave it out")]
-    OnlyWith(&'static str, &'static str),
-    /// Not a descriptor for each queue pair.
-    #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
-    TapDescriptors {
-        /// Descriptors.
-        descriptors: usize,
-        /// Queue pairs.
-        pairs: u16,
-    },
-    /// Rules of what crosses the port contradict each other.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
     /// An address of the guest's network that has another meaning.
     #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
     TakenAddress(IpAddr),

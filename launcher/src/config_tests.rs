@@ -19,7 +19,7 @@ fn plan_on(host: &Host, options: &[&str]) -> Result<Found, ConfigError> {
     let argv = ["hawser", "--socket-path=/s"]
         .into_iter()
         .chain(options.iter().copied());
-    let spec = Cli::try_parse_from(argv).unwrap().port.spec("s".into())?;
+    let spec = Cli::try_parse_from(argv).unwrap().port.spec("s".into()).unwrap();
     resolve(&spec, host)
 }
 

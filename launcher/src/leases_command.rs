@@ -1,8 +1,8 @@
 //! `hawser leases`: reserve, list and release the MACs and addresses of VMs.
 
 use crate::cli::ManifestArgs;
+use crate::cli::leases::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases};
 use crate::failure::Failure;
-use crate::leases::args::{LeasesCommand, ListLeases, ReleaseLeases, ReserveLeases};
 use crate::leases::{held, open, reserve};
 use crate::validate;
 use hawser_store::sqlite::Access;

@@ -28,9 +28,6 @@ mod man;
 mod memory;
 mod names;
 mod output;
-mod pace;
-mod plan_args;
-mod policy;
 mod resolv;
 mod resolv_watch;
 mod run;
@@ -46,7 +43,7 @@ mod watcher;
 
 use attachment::Site;
 use clap::Parser as _;
-use cli::{Cli, Command, VmmArgs};
+use cli::{Cli, Command, OptionError, VmmArgs};
 use config::ConfigError;
 use failure::Failure;
 use hawser_manifest::nic::NicSpec;
@@ -130,7 +127,7 @@ fn print_flags(args: &VmmArgs, flags: impl Fn(&Vm<'_>) -> Result<String, VmmErro
 
 /// A NIC as this host can serve it.
 fn nic(
-    spec: Result<NicSpec, ConfigError>,
+    spec: Result<NicSpec, OptionError>,
     endpoint: Endpoint,
     queues: Vec<OwnedFd>,
     site: &Site,
@@ -140,7 +137,7 @@ fn nic(
         true => Failure::usage(error),
         false => Failure::runtime(error),
     };
-    let spec = spec.map_err(failure)?;
+    let spec = spec.map_err(Failure::usage)?;
     let found = config::resolve(&spec, &host).map_err(failure)?;
     let found = found.look(&spec, queues, &host, site)?;
     Ok(Nic::vhost_user(&spec, endpoint, found))

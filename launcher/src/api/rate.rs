@@ -4,7 +4,7 @@ use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
-use crate::policy;
+use crate::cli::policy;
 use hawser_backend::config::{Rate, RateLimit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

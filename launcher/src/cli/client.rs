@@ -1,7 +1,8 @@
 //! Options of the subcommands that talk to a running process.
 
+use super::policy;
 use super::{API_SOCKET, DEFAULT_SOCKET_DIR};
-use crate::{logging, policy};
+use crate::logging;
 use clap::{Args, Subcommand, ValueEnum};
 use hawser_backend::capture::{BadFilter, CaptureFilter};
 use hawser_backend::config::{Forward, Rate};

@@ -1,8 +1,8 @@
 //! Options lower to specs here and nowhere else: what is below the command line knows no options.
 
+use super::policy::PolicyError;
 use super::{EndpointArgs, Mode, PortArgs, RunArgs, SegmentArgs};
 use crate::attachment::{Site, default_runtime_folder};
-use crate::config::ConfigError;
 use crate::failure::Failure;
 use crate::inherited::inherited;
 use crate::machine::Endpoint;
@@ -12,6 +12,47 @@ use hawser_manifest::forward;
 use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
 use hawser_manifest::objects::interface::DeviceHints;
 use std::os::fd::{OwnedFd, RawFd};
+
+/// Options that contradict each other.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// Ports are kept where none are taken.
+    #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
+    KeptOfNone,
+    /// An option of another mode.
+    #[error("{option} has no effect with --mode={mode}: leave it out, or choose the other mode")]
+    OtherMode {
+        /// The option, with its dashes.
+        option: &'static str,
+        /// The mode that was asked for.
+        mode: &'static str,
+    },
+    /// Bridge mode without a segment.
+    #[error(
+        "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
+    )]
+    NoSegment,
+    /// What the bridge CNI plugin refuses too: the bridge would give the guest its own frames twice.
+    #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
+    HairpinPromiscuous,
+    /// The MAC check without a MAC.
+    #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
+    CheckWithoutMac,
+    /// An option of another way to the segment.
+    #[error("{0} has an effect only with {1}: leave it out")]
+    OnlyWith(&'static str, &'static str),
+    /// Not a descriptor for each queue pair.
+    #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
+    TapDescriptors {
+        /// Descriptors.
+        descriptors: usize,
+        /// Queue pairs.
+        pairs: u16,
+    },
+    /// Rules of what crosses the port contradict each other.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+}
 
 impl EndpointArgs {
     /// Where front ends connect. To be called before the process opens anything.
@@ -69,9 +110,9 @@ impl PortArgs {
     ///
     /// # Errors
     /// The first contradiction between them.
-    pub fn spec(&self, name: String) -> Result<NicSpec, ConfigError> {
+    pub fn spec(&self, name: String) -> Result<NicSpec, OptionError> {
         if self.policy.mac_spoof_check && self.mac.is_none() {
-            return Err(ConfigError::CheckWithoutMac);
+            return Err(OptionError::CheckWithoutMac);
         }
         let (mode, policy) = match self.mode {
             Mode::Masquerade => (ModeSpec::Masquerade(self.masquerade()?), self.policy.off_segment()),
@@ -101,9 +142,9 @@ impl PortArgs {
         })
     }
 
-    fn masquerade(&self) -> Result<MasqueradeSpec, ConfigError> {
+    fn masquerade(&self) -> Result<MasqueradeSpec, OptionError> {
         if let Some(attachment) = self.segment.attachment() {
-            return Err(ConfigError::OtherMode {
+            return Err(OptionError::OtherMode {
                 option: attachment.option(),
                 mode: "masquerade",
             });
@@ -111,7 +152,7 @@ impl PortArgs {
         refuse("masquerade", &self.policy.of_a_segment())?;
         let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
         if every_port.is_none() && !self.kept.kept_ports.is_empty() {
-            return Err(ConfigError::KeptOfNone);
+            return Err(OptionError::KeptOfNone);
         }
         Ok(MasqueradeSpec {
             ipv4: self.ipv4,
@@ -125,7 +166,7 @@ impl PortArgs {
         })
     }
 
-    fn refuse_masquerade(&self) -> Result<(), ConfigError> {
+    fn refuse_masquerade(&self) -> Result<(), OptionError> {
         // hawser gives the guest names only where it takes over an interface of the pod.
         let takes_over = self.segment.pod_interface.is_some();
         refuse(
@@ -143,19 +184,19 @@ impl PortArgs {
         )
     }
 
-    fn bridge(&self) -> Result<BridgeSpec, ConfigError> {
+    fn bridge(&self) -> Result<BridgeSpec, OptionError> {
         let Some(attachment) = self.segment.attachment() else {
-            return Err(ConfigError::NoSegment);
+            return Err(OptionError::NoSegment);
         };
         if let Some((option, other)) = self.segment.alone() {
-            return Err(ConfigError::OnlyWith(option, other));
+            return Err(OptionError::OnlyWith(option, other));
         }
         if self.segment.hairpin_mode && self.segment.promisc_mode {
-            return Err(ConfigError::HairpinPromiscuous);
+            return Err(OptionError::HairpinPromiscuous);
         }
         let (descriptors, pairs) = (self.segment.tap_fd.len(), self.queue_pairs.get());
         if descriptors != 0 && descriptors != usize::from(pairs) {
-            return Err(ConfigError::TapDescriptors { descriptors, pairs });
+            return Err(OptionError::TapDescriptors { descriptors, pairs });
         }
         Ok(BridgeSpec {
             attachment,
@@ -166,9 +207,9 @@ impl PortArgs {
 }
 
 /// Refuses the first option that was given and belongs to another mode.
-fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), ConfigError> {
+fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), OptionError> {
     match options.iter().find(|(given, _)| *given) {
-        Some(&(_, option)) => Err(ConfigError::OtherMode { option, mode }),
+        Some(&(_, option)) => Err(OptionError::OtherMode { option, mode }),
         None => Ok(()),
     }
 }

@@ -4,8 +4,8 @@ use super::{Client, Target, show};
 use crate::api::http::Method;
 use crate::api::rate::{Limit, PATH, Rates};
 use crate::cli::client::{RateArgs, Wanted};
+use crate::cli::policy::BITS;
 use crate::failure::Failure;
-use crate::policy::BITS;
 use std::fmt::Write as _;
 
 /// Changes the limits that are given, then prints all limits.

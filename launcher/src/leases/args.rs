@@ -1,9 +1,7 @@
-//! Options of leases and their store, as clap sees them.
+//! Options of the store of leases, as clap sees them.
 
-use crate::plan_args::PlanArgs;
-use clap::{Args, Subcommand};
+use clap::Args;
 use hawser_packet::MacRange;
-use hawser_store::VmName;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
@@ -54,69 +52,4 @@ impl StoreArgs {
     pub fn pool(&self, manifests: Option<MacRange>) -> MacRange {
         self.mac_range.or(manifests).unwrap_or(MacRange::DEFAULT)
     }
-}
-
-/// `leases`
-#[derive(Debug, Args)]
-pub struct Leases {
-    /// What to do with them.
-    #[command(subcommand)]
-    pub command: LeasesCommand,
-}
-
-/// What can be done with leases.
-#[derive(Debug, Subcommand)]
-pub enum LeasesCommand {
-    /// Reserve and print the leases of the VMs in the manifests, before they run
-    Allocate(ReserveLeases),
-    /// Print the leases: VM, interface, network, MAC, addresses
-    List(ListLeases),
-    /// Release the leases of a VM that is gone, and print them
-    Release(ReleaseLeases),
-}
-
-/// Options of `leases allocate`.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct ReserveLeases {
-    /// Manifests of VMs and their networks: a file, a directory, or - for standard input; may be
-    /// repeated
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
-    pub files: Vec<PathBuf>,
-    /// What the files do not say.
-    #[command(flatten)]
-    pub plan: PlanArgs,
-    /// Where leases are kept.
-    #[command(flatten)]
-    pub store: StoreArgs,
-}
-
-/// Options of `leases list`.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct ListLeases {
-    /// Print the leases of this VM only
-    #[arg(value_name = "NAMESPACE/VM")]
-    pub vm: Option<VmName>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Where leases are kept.
-    #[command(flatten)]
-    pub store: StoreArgs,
-}
-
-/// Options of `leases release`.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct ReleaseLeases {
-    /// VM whose leases to release
-    #[arg(value_name = "NAMESPACE/VM")]
-    pub vm: VmName,
-    /// Release the lease of this interface only
-    #[arg(long, value_name = "NAME")]
-    pub interface: Option<String>,
-    /// Where leases are kept.
-    #[command(flatten)]
-    pub store: StoreArgs,
 }
