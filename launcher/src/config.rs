@@ -8,8 +8,7 @@ use crate::names::NameSource;
 use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NicSpec};
-use hawser_manifest::values::Family;
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -210,7 +209,7 @@ impl Found {
             ..NameConfig::default()
         };
         names.follow(&resolvers);
-        if let AttachmentSpec::PodInterface(_) = bridge.attachment {
+        if let AttachmentSpec::PodInterface { .. } = bridge.attachment {
             if names.dns.is_empty() {
                 self.notices.push(
                     "the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into(),

@@ -11,7 +11,8 @@ pub use preview::preview;
 
 use self::args::{StoreArgs, StorePlace};
 use crate::failure::Failure;
-use hawser_manifest::objects::cni::{Attachment, Segment};
+use hawser_manifest::nic::AttachmentSpec;
+use hawser_manifest::objects::cni::Segment;
 use hawser_manifest::objects::ipam::{self, Ipam};
 use hawser_manifest::plan::{NicMode, NicPlan, VmPlan};
 use hawser_packet::MacRange;
@@ -61,7 +62,7 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     let (segment, addresses) = match &nic.mode {
         // Behind NAT every VM is alone.
         NicMode::Masquerade(_) => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
-        NicMode::Bridge(segment) => (segment_of(nic, segment), addresses(&segment.ipam)),
+        NicMode::Bridge(segment) => (segment_of(segment), addresses(&segment.ipam)),
         NicMode::Pod(_) => return None,
     };
     Some(Claim {
@@ -78,16 +79,14 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
 }
 
 /// The L2 segment a NIC is on, whichever network of the manifests leads there.
-fn segment_of(nic: &NicPlan, segment: &Segment) -> LeaseSegment {
-    LeaseSegment::ThisNode(match &segment.attachment {
-        Attachment::Bridge(port) => match port.vlan {
-            Some(vlan) => format!("bridge {} VLAN {vlan}", port.bridge),
-            None => format!("bridge {}", port.bridge),
-        },
-        Attachment::Macvtap { lower, .. } | Attachment::Ipvtap { lower, .. } => format!("link {lower}"),
-        Attachment::Sriov => "sriov".into(),
-        Attachment::Overlay => return LeaseSegment::Network(nic.network.clone()),
-    })
+fn segment_of(segment: &Segment) -> LeaseSegment {
+    let kind = match segment.attachment {
+        AttachmentSpec::Bridge(_) => "bridge",
+        _ => "link",
+    };
+    let vlan = segment.rules.as_ref().and_then(|rules| rules.vlan);
+    let vlan = vlan.map(|vlan| format!(" VLAN {vlan}")).unwrap_or_default();
+    LeaseSegment::ThisNode(format!("{kind} {}{vlan}", segment.attachment.way().link))
 }
 
 fn addresses(ipam: &Ipam) -> Vec<AddressClaim> {
@@ -142,7 +141,7 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
         return Ok(());
     };
     let named = nic.mac.is_some() || !nic.has_own_mac();
-    let checked = matches!(&segment.attachment, Attachment::Bridge(port) if port.mac_spoof_check);
+    let checked = segment.rules.as_ref().is_some_and(|rules| rules.mac_spoof_check);
     let message = match &segment.ipam {
         Ipam::HostLocal(_) => "addresses of host-local ranges are kept in the store: leave out --store=off",
         Ipam::Whereabouts(_) => "addresses of whereabouts ranges are kept in the store: leave out --store=off",

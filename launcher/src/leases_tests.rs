@@ -3,8 +3,8 @@
 use super::*;
 use crate::cli::Cli;
 use clap::Parser as _;
+use hawser_manifest::nic::StaticAddress;
 use hawser_manifest::objects::SourceFile;
-use hawser_manifest::objects::ipam::StaticAddress;
 use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;
 use hawser_store::Holder;

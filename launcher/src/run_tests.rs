@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{self, Found};
 use crate::resolv::ResolvConf;
 use hawser_config::{LeaseConfig, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, VlanConfig};
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec};
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, IpvtapMode, MacvtapMode};
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;
@@ -81,7 +81,7 @@ fn a_masqueraded_nic_is_what_the_options_would_make_of_it() {
 #[test]
 fn a_bridge_network_becomes_a_segment_and_its_policy() {
     let nics = nics("cnv-bridge-vlan.yaml");
-    assert_eq!(bridge(&nics[1]).attachment.option(), "--bridge");
+    assert_eq!(bridge(&nics[1]).attachment.way().option, "--bridge");
     let plan = configured(&nics[1]);
     let id = VlanId::new(100).unwrap();
     assert_eq!(
@@ -111,15 +111,13 @@ fn macvlan_and_ipvlan_name_their_lower_device_and_mode() {
     };
     assert_eq!(
         (macvtap.lower.as_str(), macvtap.mode),
-        ("eth1", Some(hawser_manifest::objects::cni::MacvtapMode::Bridge))
+        ("eth1", Some(MacvtapMode::Bridge))
     );
-    let AttachmentSpec::Ipvtap(ipvtap, guests) = bridge(&nics("ipvlan-static.yaml")[0]).attachment else {
+    let BridgeSpec { attachment, guests, .. } = bridge(&nics("ipvlan-static.yaml")[0]);
+    let AttachmentSpec::Ipvtap(ipvtap) = attachment else {
         panic!()
     };
-    assert_eq!(
-        (ipvtap.lower.as_str(), ipvtap.mode),
-        ("eth1", Some(hawser_manifest::objects::cni::IpvtapMode::L3))
-    );
+    assert_eq!((ipvtap.lower.as_str(), ipvtap.mode), ("eth1", Some(IpvtapMode::L3)));
     let address: IpAddr = [192, 168, 10, 10].into();
     assert_eq!(guests, [address]);
 }

@@ -9,14 +9,10 @@
 //! A field that is `None` is left to the host: the launcher takes the MTU of the default route or
 //! of the segment, the families of the network namespace, the name servers of resolv.conf.
 
-use crate::objects::cni::{IpvtapMode, MacvtapMode};
-use crate::objects::interface::DeviceHints;
-use crate::objects::ipam::{Route, StaticAddress};
-use crate::plan::Places;
-use crate::values::{Family, Stack};
 use hawser_config::{EveryPort, Forward, PaceConfig, PolicyConfig};
 use hawser_packet::MacAddr;
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Serialize;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
@@ -91,6 +87,8 @@ pub struct MasqueradeSpec {
 pub struct BridgeSpec {
     /// The way to the segment.
     pub attachment: AttachmentSpec,
+    /// Addresses of the guest, as far as they are known. An ipvtap needs them.
+    pub guests: Vec<IpAddr>,
     /// Addresses that hawser's DHCP servers give the guest; empty: the segment has servers of its
     /// own.
     pub addresses: Vec<StaticAddress>,
@@ -99,24 +97,65 @@ pub struct BridgeSpec {
 }
 
 /// The way to a segment.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// The options of the command line and the networks of the manifests are read into this enum, and
+/// the launcher attaches the NIC by it. What differs from way to way is in [`Self::way`], and in the
+/// launcher's `attachment`, which has a module for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "attachment")]
 pub enum AttachmentSpec {
     /// A TAP device as a port of a Linux bridge.
     Bridge(BridgePortSpec),
     /// A TAP device, created if it does not exist.
-    Tap(String),
+    Tap {
+        /// Its name.
+        name: String,
+    },
     /// Open queues of a TAP or macvtap device, which travel beside the spec.
     Descriptors,
     /// A macvtap on a link, or an existing macvtap.
     Macvtap(Stack<MacvtapMode>),
-    /// An ipvtap on a link with addresses of the guest, or an existing ipvtap.
-    Ipvtap(Stack<IpvtapMode>, Vec<IpAddr>),
+    /// An ipvtap on a link, or an existing ipvtap.
+    Ipvtap(Stack<IpvtapMode>),
     /// An interface of the pod, whose MAC and addresses the guest takes over.
-    PodInterface(String),
+    PodInterface {
+        /// Its name.
+        interface: String,
+    },
+}
+
+/// What differs from one way to a segment to another, without a look at the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way<'a> {
+    /// The option that names the way on a command line.
+    pub option: &'static str,
+    /// The link that is named; empty for descriptors.
+    pub link: &'a str,
+    /// False if the guest shares the MAC of the link.
+    pub has_own_mac: bool,
+}
+
+impl AttachmentSpec {
+    /// What differs from way to way.
+    pub fn way(&self) -> Way<'_> {
+        let (option, link, has_own_mac) = match self {
+            Self::Bridge(port) => ("--bridge", &*port.bridge, true),
+            Self::Tap { name } => ("--tap", &**name, true),
+            Self::Descriptors => ("--tap-fd", "", true),
+            Self::Macvtap(stack) => ("--macvtap", &*stack.lower, stack.mode != Some(MacvtapMode::Passthru)),
+            Self::Ipvtap(stack) => ("--ipvtap", &*stack.lower, false),
+            Self::PodInterface { interface } => ("--pod-interface", &**interface, false),
+        };
+        Way {
+            option,
+            link,
+            has_own_mac,
+        }
+    }
 }
 
 /// A port of a Linux bridge.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BridgePortSpec {
     /// The bridge.
     pub bridge: String,
@@ -128,27 +167,94 @@ pub struct BridgePortSpec {
     pub promiscuous: bool,
 }
 
-impl AttachmentSpec {
-    /// The option that names the way on a command line.
-    pub const fn option(&self) -> &'static str {
-        match self {
-            Self::Bridge(_) => "--bridge",
-            Self::Tap(_) => "--tap",
-            Self::Descriptors => "--tap-fd",
-            Self::Macvtap(_) => "--macvtap",
-            Self::Ipvtap(..) => "--ipvtap",
-            Self::PodInterface(_) => "--pod-interface",
-        }
-    }
+/// A link that another is created on, and the mode of that one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stack<M> {
+    /// Name of the link below.
+    pub lower: String,
+    /// Mode of the link above; `None`: the usual one, or that of an existing link.
+    pub mode: Option<M>,
+}
 
-    /// The link that is named; empty for descriptors.
-    pub fn link(&self) -> &str {
-        match self {
-            Self::Bridge(port) => &port.bridge,
-            Self::Tap(name) | Self::PodInterface(name) => name,
-            Self::Macvtap(stack) => &stack.lower,
-            Self::Ipvtap(stack, _) => &stack.lower,
-            Self::Descriptors => "",
-        }
+/// Modes of macvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum MacvtapMode {
+    Bridge,
+    Private,
+    Vepa,
+    Passthru,
+}
+
+/// Modes of ipvtap (ip-link(8)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum IpvtapMode {
+    L2,
+    L3,
+    L3s,
+}
+
+/// A fixed address of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticAddress {
+    /// The address, with the length of its network's prefix.
+    pub address: IpNet,
+    /// The network's router.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNet,
+    /// Next hop; the gateway if it is not given.
+    pub via: Option<IpAddr>,
+}
+
+/// An address family of the guest's network: switched off, or on with a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family<N> {
+    /// Switched off.
+    Off,
+    /// On, with this network (host bits zero).
+    On(N),
+}
+
+/// Settings of the device, which only the VMM needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceHints {
+    /// `pciAddress`
+    pub pci_address: Option<String>,
+    /// `bootOrder`
+    pub boot_order: Option<u32>,
+    /// `acpiIndex`
+    pub acpi_index: Option<u32>,
+}
+
+/// Places in the manifests, as `file:line: path.to.field`, of what the host may contradict. Two NICs
+/// are equal wherever they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// The interface.
+    pub interface: String,
+    /// `ipam`
+    pub ipam: String,
+    /// The name of the segment's link.
+    pub segment: String,
+    /// `mtu`
+    pub mtu: String,
+    /// `macAddress`
+    pub mac: String,
+    /// The interface is written nowhere: KubeVirt adds it.
+    pub added: bool,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }

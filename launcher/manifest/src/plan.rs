@@ -7,19 +7,19 @@
 
 mod choice;
 mod claims;
+mod networks;
 pub mod options;
 mod policies;
 mod services;
 mod spec;
 
 use crate::forward::{self, Kept};
+use crate::nic::{AttachmentSpec, DeviceHints, Places, Route};
 use crate::objects::Manifests;
-use crate::objects::cni::{Attachment, MacvtapMode, Segment};
-use crate::objects::interface::{Binding, DeviceHints, DhcpOptions, Interface, LinkState};
-use crate::objects::ipam::{Ipam, Route};
+use crate::objects::cni::Segment;
+use crate::objects::interface::{Binding, DhcpOptions, Interface, LinkState};
+use crate::objects::ipam::Ipam;
 use crate::objects::ipam_claim::IpamClaim;
-use crate::objects::metadata::DEFAULT_NAMESPACE;
-use crate::objects::network::NamedNetwork;
 use crate::objects::ports::ISTIO_RESERVED;
 use crate::objects::report::{Report, Spot};
 use crate::objects::vm::{Network, NetworkSource, PodNetwork, Vm};
@@ -75,30 +75,6 @@ pub struct NicPlan {
     pub places: Places,
 }
 
-/// Where in the manifests what the system may not agree with stands, as `file:line: path.to.field`.
-/// Plans are the same wherever they stand.
-#[derive(Clone, Debug, Default)]
-pub struct Places {
-    /// The interface.
-    pub interface: String,
-    /// `ipam`
-    pub ipam: String,
-    /// What names the link of the segment.
-    pub segment: String,
-    /// `mtu`
-    pub mtu: String,
-    /// `macAddress`
-    pub mac: String,
-    /// Nowhere: the interface is one KubeVirt adds.
-    pub added: bool,
-}
-
-impl PartialEq for Places {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
 impl VmPlan {
     /// Leaves ports to the pod, of the NIC that has every one. False without such a NIC.
     pub fn keep_ports(&mut self, ports: &[Kept]) -> bool {
@@ -121,18 +97,12 @@ impl NicPlan {
     }
 
     /// Whether the NIC can have any MAC: not where it shares that of the link below it.
-    pub const fn has_own_mac(&self) -> bool {
+    pub fn has_own_mac(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) => true,
-            NicMode::Bridge(segment) => !matches!(
-                segment.attachment,
-                Attachment::Ipvtap { .. }
-                    | Attachment::Macvtap {
-                        mode: MacvtapMode::Passthru,
-                        ..
-                    }
-            ),
-            NicMode::Pod(_) => false,
+            NicMode::Bridge(Segment { attachment, .. }) | NicMode::Pod(PodPlan { attachment, .. }) => {
+                attachment.way().has_own_mac
+            }
         }
     }
 }
@@ -161,9 +131,9 @@ impl NicMode {
 /// A NIC that takes over the pod's interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPlan {
-    /// Name of the interface.
-    pub interface: String,
-    /// More for DHCP to tell.
+    /// The interface.
+    pub attachment: AttachmentSpec,
+    /// More options of DHCPv4.
     pub dhcp: DhcpOptions,
 }
 
@@ -346,26 +316,6 @@ impl Planner<'_> {
         })
     }
 
-    fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
-        let network = match source {
-            NetworkSource::Pod(_) => None,
-            NetworkSource::Multus { namespace, name, .. } => self.named(namespace.as_deref(), name).first().copied(),
-        };
-        let here = &interface.spot;
-        let fields = network.and_then(|network| network.fields.as_ref());
-        Places {
-            interface: here.to_string(),
-            ipam: fields.map_or(here, |fields| &fields.ipam).to_string(),
-            segment: fields.map_or(here, |fields| &fields.link).to_string(),
-            mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
-            mac: match fields.and_then(|fields| fields.mac.as_ref()) {
-                Some(spot) if interface.mac.is_none() => spot.to_string(),
-                _ => here.field("macAddress", here.line).to_string(),
-            },
-            added: self.vm.default_interface,
-        }
-    }
-
     fn socket(&self, interface: &Interface) -> Option<PathBuf> {
         let path = self.socket_dir.join(format!("{}.sock", interface.name));
         match values::socket_path(&path.to_string_lossy()) {
@@ -412,7 +362,9 @@ impl Planner<'_> {
                 self.check_primary(interface)?;
                 self.no_claim(interface);
                 let mode = NicMode::Pod(PodPlan {
-                    interface: POD_INTERFACE.into(),
+                    attachment: AttachmentSpec::PodInterface {
+                        interface: POD_INTERFACE.into(),
+                    },
                     dhcp: interface.dhcp.clone(),
                 });
                 Some(("pod".into(), mode))
@@ -451,99 +403,6 @@ impl Planner<'_> {
             let message = "ignored: the interface is on the pod network, whose addresses are the pod's";
             self.report.warn(&claim.spot, message);
         }
-    }
-
-    /// A primary user-defined network is what `pod` means in its namespace.
-    fn check_primary(&self, interface: &Interface) -> Option<()> {
-        let namespace = self.vm.namespace.as_str();
-        let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
-        let (primary, certain) = match primaries().find(|n| self.is_in(n, namespace) == Some(true)) {
-            Some(primary) => (primary, true),
-            None => match primaries().find(|n| self.is_in(n, namespace).is_none()) {
-                Some(primary) => (primary, false),
-                None => return Some(()),
-            },
-        };
-        self.report.adopt(&primary.problems);
-        let (may, more) = if certain {
-            ("is", String::new())
-        } else {
-            let more = format!(
-                "; labels of the namespace {namespace} decide, which are not known: give its Namespace with -f"
-            );
-            ("may be", more)
-        };
-        let message = format!(
-            "the pod network of this namespace {may} {:?} ({}:{}), which needs the mode layer2, which hawser does not have \
-             yet{more}",
-            primary.name, primary.spot.file, primary.spot.line
-        );
-        self.report.error(&interface.spot, message);
-        None
-    }
-
-    /// Whether a network can be named in a namespace; `None` if that hangs on labels of it that are
-    /// not known.
-    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
-        match (&network.namespaces, &network.namespace) {
-            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
-            (None, Some(own)) => Some(own == namespace),
-            (None, None) => Some(true),
-        }
-    }
-
-    /// The networks an interface can mean by a name.
-    fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
-        let namespace = namespace.unwrap_or(&self.vm.namespace);
-        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
-        self.manifests.networks.iter().filter(fits).collect()
-    }
-
-    /// The network an interface means, with what is wrong with it.
-    fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
-        let namespace = namespace.unwrap_or(&self.vm.namespace);
-        let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
-        if others && self.options.namespace_isolation {
-            let message = format!(
-                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: with --namespace-isolation \
-                 networks of others cannot be named",
-                self.vm.namespace
-            );
-            self.report.error(spot, message);
-            return None;
-        }
-        let mut found = self.named(Some(namespace), name).into_iter();
-        let Some(network) = found.next() else {
-            let message =
-                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
-            self.report.error(spot, message);
-            return None;
-        };
-        for other in found {
-            let message = format!(
-                "a network of this name is at {}:{} already: leave one out",
-                network.spot.file, network.spot.line
-            );
-            self.report.error(&other.spot, message);
-        }
-        self.report.adopt(&network.problems);
-        Some(network)
-    }
-
-    /// The segment of a network, if there is a mode for it.
-    fn served(&self, interface: &Interface, network: &NamedNetwork) -> Option<Segment> {
-        let segment = network.segment.as_ref()?;
-        let mode = match segment.attachment {
-            Attachment::Sriov => "sriov",
-            Attachment::Overlay => "layer2",
-            _ => return Some(segment.clone()),
-        };
-        let message = format!(
-            "its network {:?} needs the mode {mode}, which hawser does not have yet",
-            network.name
-        );
-        self.report.error(&interface.spot, message);
-        None
     }
 
     /// What of a segment's addresses the guest is not told.

@@ -1,7 +1,8 @@
 //! A plan for people and for programs.
 
 use crate::check::{Checked, Rejected};
-use crate::objects::cni::{Attachment, BridgePort, Segment};
+use crate::nic::{AttachmentSpec, BridgePortSpec};
+use crate::objects::cni::{PortRules, Segment};
 use crate::objects::dns::Dns;
 use crate::objects::interface::DhcpOptions;
 use crate::objects::ipam::{Ipam, Range};
@@ -51,10 +52,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
         NicMode::Masquerade(plan) => masquerade_text(plan, &mut line),
         NicMode::Bridge(segment) => segment_text(segment, &mut line),
         NicMode::Pod(plan) => {
-            line(
-                "mode",
-                format!("bridge: in place of {}, with its MAC and addresses", plan.interface),
-            );
+            line("mode", format!("bridge: {}", attachment_text(&plan.attachment, None)));
             dhcp_text(&plan.dhcp, &mut line);
         }
     }
@@ -113,15 +111,13 @@ fn dhcp_text(dhcp: &DhcpOptions, line: &mut impl FnMut(&str, String)) {
 }
 
 fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
-    let lower_case = |mode: &dyn std::fmt::Debug| format!("{mode:?}").to_lowercase();
-    let attachment = match &segment.attachment {
-        Attachment::Bridge(port) => bridge_text(port),
-        Attachment::Macvtap { lower, mode } => format!("macvtap on {lower}, mode {}", lower_case(mode)),
-        Attachment::Ipvtap { lower, mode } => format!("ipvtap on {lower}, mode {}", lower_case(mode)),
-        Attachment::Sriov => "a virtual function".into(),
-        Attachment::Overlay => "an overlay".into(),
-    };
-    line("mode", format!("bridge: {attachment}"));
+    line(
+        "mode",
+        format!(
+            "bridge: {}",
+            attachment_text(&segment.attachment, segment.rules.as_ref())
+        ),
+    );
     if let Some(mtu) = segment.mtu {
         line("MTU", mtu.to_string());
     }
@@ -161,17 +157,36 @@ fn dns_text(dns: &Dns) -> String {
         .join(", ")
 }
 
-fn bridge_text(port: &BridgePort) -> String {
+fn attachment_text(attachment: &AttachmentSpec, rules: Option<&PortRules>) -> String {
+    let mode = |mode: &dyn std::fmt::Debug| format!("{mode:?}").to_lowercase();
+    let stacked = |kind: &str, lower: &str, mode: Option<String>| match mode {
+        Some(mode) => format!("{kind} on {lower}, mode {mode}"),
+        None => format!("{kind} on {lower}"),
+    };
+    match attachment {
+        AttachmentSpec::Bridge(port) => bridge_text(port, rules),
+        AttachmentSpec::Macvtap(stack) => stacked("macvtap", &stack.lower, stack.mode.as_ref().map(|m| mode(m))),
+        AttachmentSpec::Ipvtap(stack) => stacked("ipvtap", &stack.lower, stack.mode.as_ref().map(|m| mode(m))),
+        AttachmentSpec::Tap { name } => format!("the TAP {name}"),
+        AttachmentSpec::Descriptors => "open queues".into(),
+        AttachmentSpec::PodInterface { interface } => {
+            format!("in place of {interface}, with its MAC and addresses")
+        }
+    }
+}
+
+fn bridge_text(port: &BridgePortSpec, rules: Option<&PortRules>) -> String {
+    let rules = rules.cloned().unwrap_or_default();
     let mut text = format!("a TAP in {}", port.bridge);
     let mut add = |what: &str| {
         text.push_str(", ");
         text.push_str(what);
     };
-    if let Some(vlan) = port.vlan {
+    if let Some(vlan) = rules.vlan {
         add(&format!("VLAN {vlan}"));
     }
-    if !port.trunk.is_empty() {
-        let ranges = port.trunk.iter().map(|r| match (r.start(), r.end()) {
+    if !rules.trunk.is_empty() {
+        let ranges = rules.trunk.iter().map(|r| match (r.start(), r.end()) {
             (first, last) if first == last => first.to_string(),
             (first, last) => format!("{first}-{last}"),
         });
@@ -179,8 +194,8 @@ fn bridge_text(port: &BridgePort) -> String {
         add(&format!("trunk {}", ranges.join(",")));
     }
     for (on, what) in [
-        (port.mac_spoof_check, "MAC spoof check"),
-        (port.preserve_default_vlan, "default VLAN kept"),
+        (rules.mac_spoof_check, "MAC spoof check"),
+        (rules.preserve_default_vlan, "default VLAN kept"),
         (port.hairpin, "hairpin"),
         (port.promiscuous, "promiscuous"),
         (port.isolated, "isolated"),
@@ -237,11 +252,8 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
         NicMode::Masquerade(plan) => ("masquerade", masquerade_json(plan)),
         NicMode::Bridge(segment) => ("bridge", serde_json::to_value(segment)?),
         NicMode::Pod(plan) => {
-            let details = json!({
-                "attachment": "podInterface",
-                "interface": plan.interface,
-                "dhcpOptions": plan.dhcp.encoded(),
-            });
+            let mut details = serde_json::to_value(&plan.attachment)?;
+            details["dhcpOptions"] = json!(plan.dhcp.encoded());
             ("bridge", details)
         }
     };

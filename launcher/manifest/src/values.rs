@@ -1,7 +1,7 @@
 //! What one option's value must look like, whatever the others say. Each function is a
 //! clap value parser: its error completes "invalid value '…' for '--option': ".
 
-use crate::objects::cni::{IpvtapMode, MacvtapMode};
+use crate::nic::{Family, IpvtapMode, MacvtapMode, Stack};
 use hawser_config::GATEWAY_MAC;
 use hawser_packet::MacAddr;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -12,15 +12,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-
-/// An address family of the guest's network: switched off, or on with a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family<N> {
-    /// The guest does not get the family.
-    Off,
-    /// The guest lives on this network (host bits zero).
-    On(N),
-}
 
 /// Least MTU of IPv4 (RFC 791).
 pub const MIN_MTU: u16 = 68;
@@ -61,15 +52,6 @@ pub fn descriptor(text: &str) -> Parsed<RawFd> {
 
 /// Longest name of a network interface: IFNAMSIZ without its closing NUL.
 const MAX_INTERFACE_NAME: usize = 15;
-
-/// A link to make another on, and in which mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stack<M> {
-    /// Name of the link.
-    pub lower: String,
-    /// What follows the colon.
-    pub mode: Option<M>,
-}
 
 /// Options that name a network interface, by the kernel's rules.
 pub fn interface_name(text: &str) -> Parsed<String> {

@@ -23,7 +23,7 @@ use hawser_host::journal::{self, Journal, JournalError};
 use hawser_host::namespace::{Namespace, NamespaceError};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node::NodeError;
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec};
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec, Way};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -40,7 +40,7 @@ struct Naming {
 
 impl Naming {
     fn of(spec: &NicSpec, attachment: &AttachmentSpec) -> Self {
-        let link = attachment.link();
+        let Way { option, link, .. } = attachment.way();
         match &spec.places {
             Some(places) => Self {
                 segment: format!("{}: {link}", places.segment),
@@ -49,8 +49,8 @@ impl Naming {
             },
             None => Self {
                 segment: match attachment {
-                    AttachmentSpec::Descriptors => attachment.option().to_owned(),
-                    _ => format!("{}={link}", attachment.option()),
+                    AttachmentSpec::Descriptors => option.to_owned(),
+                    _ => format!("{option}={link}"),
                 },
                 mtu: "--mtu".into(),
                 mac: "--mac".into(),
@@ -229,7 +229,7 @@ pub fn survey(spec: &NicSpec, bridge: &BridgeSpec, queues: Vec<OwnedFd>, site: &
     let naming = Naming::of(spec, &bridge.attachment);
     let looked = Netlink::open()
         .map_err(AttachError::from)
-        .and_then(|mut netlink| survey::look(spec, &bridge.attachment, queues, &mut netlink));
+        .and_then(|mut netlink| survey::look(spec, bridge, queues, &mut netlink));
     match looked {
         Ok(finding) => Ok(Survey {
             finding,

@@ -14,9 +14,7 @@ use hawser_host::claim::Claim;
 use hawser_host::journal::Journal;
 use hawser_host::link::{Link, NewKind, PortManner};
 use hawser_host::netlink::Netlink;
-use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, NicSpec};
-use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
-use hawser_manifest::values::Stack;
+use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, IpvtapMode, MacvtapMode, NicSpec, Stack};
 use netlink_packet_route::link::{IpVtapMode, MacVtapMode};
 use std::io;
 use std::net::IpAddr;
@@ -157,17 +155,17 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
 /// Looks at the way to a segment.
 pub(super) fn look(
     spec: &NicSpec,
-    attachment: &AttachmentSpec,
+    bridge: &BridgeSpec,
     queues: Vec<OwnedFd>,
     netlink: &mut Netlink,
 ) -> Result<Finding, AttachError> {
-    let finding = match attachment {
+    let finding = match &bridge.attachment {
         AttachmentSpec::Bridge(port) => look_at_bridge(netlink, port, spec)?,
-        AttachmentSpec::Tap(name) => look_at_tap(netlink, name.clone(), spec)?,
+        AttachmentSpec::Tap { name } => look_at_tap(netlink, name.clone(), spec)?,
         AttachmentSpec::Descriptors => look_at_queues(queues)?,
         AttachmentSpec::Macvtap(stack) => look_at_macvtap(netlink, stack, spec)?,
-        AttachmentSpec::Ipvtap(stack, guests) => look_at_ipvtap(netlink, stack, guests, spec)?,
-        AttachmentSpec::PodInterface(name) => look_at_pod_interface(netlink, name, spec)?,
+        AttachmentSpec::Ipvtap(stack) => look_at_ipvtap(netlink, stack, &bridge.guests, spec)?,
+        AttachmentSpec::PodInterface { interface } => look_at_pod_interface(netlink, interface, spec)?,
     };
     check_mtu(&finding, spec)?;
     check_mac(&finding, spec)?;

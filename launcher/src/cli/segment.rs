@@ -1,8 +1,8 @@
 //! The options that say how a segment is reached.
 
 use clap::Args;
-use hawser_manifest::objects::cni::{IpvtapMode, MacvtapMode};
-use hawser_manifest::values::{self, Stack};
+use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, IpvtapMode, MacvtapMode, Stack};
+use hawser_manifest::values;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
@@ -89,7 +89,33 @@ pub struct SegmentArgs {
 }
 
 impl SegmentArgs {
-    /// An option that means something with another only which was not given, and that one.
+    /// The way to the segment; `None` if no option names one.
+    pub fn attachment(&self) -> Option<AttachmentSpec> {
+        let bridge = self.bridge.clone().map(|bridge| {
+            AttachmentSpec::Bridge(BridgePortSpec {
+                bridge,
+                hairpin: self.hairpin_mode,
+                isolated: self.port_isolation,
+                promiscuous: self.promisc_mode,
+            })
+        });
+        // clap refuses a second one.
+        bridge
+            .or_else(|| {
+                Some(AttachmentSpec::Tap {
+                    name: self.tap.clone()?,
+                })
+            })
+            .or_else(|| (!self.tap_fd.is_empty()).then_some(AttachmentSpec::Descriptors))
+            .or_else(|| self.macvtap.clone().map(AttachmentSpec::Macvtap))
+            .or_else(|| self.ipvtap.clone().map(AttachmentSpec::Ipvtap))
+            .or_else(|| {
+                let interface = self.pod_interface.clone()?;
+                Some(AttachmentSpec::PodInterface { interface })
+            })
+    }
+
+    /// An option that needs another, which was not given, and that other one.
     pub fn alone(&self) -> Option<(&'static str, &'static str)> {
         const BRIDGE: &str = "--bridge";
         const IPVTAP: &str = "--ipvtap";

@@ -1,7 +1,7 @@
 //! Options lower to specs here and nowhere else: what is below the command line knows no options.
 
 use super::policy::PolicyError;
-use super::{EndpointArgs, Mode, PortArgs, RunArgs, SegmentArgs};
+use super::{EndpointArgs, Mode, PortArgs, RunArgs};
 use crate::attachment::{Site, default_runtime_folder};
 use crate::failure::Failure;
 use crate::inherited::inherited;
@@ -9,8 +9,7 @@ use crate::machine::Endpoint;
 use hawser_config::{EveryPort, Otherwise};
 use hawser_host::namespace::Namespace;
 use hawser_manifest::forward;
-use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
-use hawser_manifest::objects::interface::DeviceHints;
+use hawser_manifest::nic::{BridgeSpec, DeviceHints, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
 use std::os::fd::{OwnedFd, RawFd};
 
 /// Options that contradict each other.
@@ -145,7 +144,7 @@ impl PortArgs {
     fn masquerade(&self) -> Result<MasqueradeSpec, OptionError> {
         if let Some(attachment) = self.segment.attachment() {
             return Err(OptionError::OtherMode {
-                option: attachment.option(),
+                option: attachment.way().option,
                 mode: "masquerade",
             });
         }
@@ -200,6 +199,7 @@ impl PortArgs {
         }
         Ok(BridgeSpec {
             attachment,
+            guests: self.segment.guest_address.clone(),
             addresses: Vec::new(),
             routes: Vec::new(),
         })
@@ -211,39 +211,5 @@ fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), Op
     match options.iter().find(|(given, _)| *given) {
         Some(&(_, option)) => Err(OptionError::OtherMode { option, mode }),
         None => Ok(()),
-    }
-}
-
-impl SegmentArgs {
-    /// The way to the segment; `None` if no option names one.
-    pub fn attachment(&self) -> Option<AttachmentSpec> {
-        let Self {
-            bridge,
-            tap,
-            tap_fd,
-            macvtap,
-            ipvtap,
-            pod_interface,
-            ..
-        } = self;
-        let bridge = bridge.as_ref().map(|name| {
-            AttachmentSpec::Bridge(BridgePortSpec {
-                bridge: name.clone(),
-                hairpin: self.hairpin_mode,
-                isolated: self.port_isolation,
-                promiscuous: self.promisc_mode,
-            })
-        });
-        let tap = tap.clone().map(AttachmentSpec::Tap);
-        let descriptors = (!tap_fd.is_empty()).then_some(AttachmentSpec::Descriptors);
-        let macvtap = macvtap.clone().map(AttachmentSpec::Macvtap);
-        let guests = || self.guest_address.clone();
-        let ipvtap = ipvtap.clone().map(|stack| AttachmentSpec::Ipvtap(stack, guests()));
-        let pod = pod_interface.clone().map(AttachmentSpec::PodInterface);
-        // clap refuses a second one.
-        [bridge, tap, descriptors, macvtap, ipvtap, pod]
-            .into_iter()
-            .flatten()
-            .next()
     }
 }

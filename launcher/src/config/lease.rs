@@ -3,8 +3,7 @@
 use crate::attachment::DHCP_SERVER;
 use crate::failure::Failure;
 use hawser_config::{Lease6Config, LeaseConfig, NameConfig};
-use hawser_manifest::nic::BridgeSpec;
-use hawser_manifest::objects::ipam::{Route, StaticAddress};
+use hawser_manifest::nic::{BridgeSpec, Route, StaticAddress};
 use hawser_packet::MacAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr};

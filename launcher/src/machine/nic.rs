@@ -9,8 +9,7 @@ use crate::sandbox::{Access, Needs};
 use crate::startup;
 use crate::vmm::Card;
 use hawser_config::ModeConfig;
-use hawser_manifest::nic::NicSpec;
-use hawser_manifest::objects::interface::DeviceHints;
+use hawser_manifest::nic::{DeviceHints, NicSpec};
 use hawser_manifest::plan::NicPlan;
 
 /// A NIC to serve.

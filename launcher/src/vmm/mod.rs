@@ -12,7 +12,7 @@ mod qmp;
 pub mod running;
 
 use hawser_backend::config::PortConfig;
-use hawser_manifest::objects::interface::DeviceHints;
+use hawser_manifest::nic::DeviceHints;
 use std::fmt::Write as _;
 use std::path::Path;
 

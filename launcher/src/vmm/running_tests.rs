@@ -4,7 +4,7 @@ use crate::config;
 use crate::host::Host;
 use clap::Parser as _;
 use hawser_backend::config::PortConfig;
-use hawser_manifest::objects::interface::DeviceHints;
+use hawser_manifest::nic::DeviceHints;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -2,8 +2,9 @@
 
 use crate::links::{DEFAULT_IPV4, DEFAULT_IPV6};
 use crate::links::{ipv4_link, ipv6_link};
+use crate::nic::{Route, StaticAddress};
 use crate::objects::cni::Segment;
-use crate::objects::ipam::{Ipam, Range, Ranges, Route, StaticAddress};
+use crate::objects::ipam::{Ipam, Range, Ranges};
 use crate::objects::vm::PodNetwork;
 use crate::plan::{NicMode, NicPlan};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -6,8 +6,9 @@
 //! first.
 
 use super::offer::{Offer, Told, is_ipv4};
+use crate::nic::Route;
 use crate::objects::dns::Dns;
-use crate::objects::ipam::{Ipam, Route};
+use crate::objects::ipam::Ipam;
 use crate::plan::{NicMode, NicPlan, VmPlan};
 use hawser_packet::MacAddr;
 use std::fmt::Write as _;

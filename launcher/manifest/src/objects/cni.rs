@@ -6,17 +6,39 @@ use super::ipam::{self, Ipam, Requested};
 use super::json::Json;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
+use crate::nic::{AttachmentSpec, BridgePortSpec, IpvtapMode, MacvtapMode, Stack};
 use crate::values;
 use hawser_packet::MacAddr;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 
 /// What a network is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// A segment of the node.
+    Segment(Box<Segment>),
+    /// Something else, for which hawser has no mode yet.
+    Unserved(UnservedMode),
+}
+
+/// The name of a mode that hawser does not have yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnservedMode(pub &'static str);
+
+/// Virtual functions.
+pub const SRIOV: UnservedMode = UnservedMode("sriov");
+/// Logical switches of OVN-Kubernetes.
+pub const LAYER2: UnservedMode = UnservedMode("layer2");
+
+/// An L2 segment of the node, and the guest's place there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Segment {
-    /// How it is attached to.
+    /// The way to it.
     #[serde(flatten)]
-    pub attachment: Attachment,
+    pub attachment: AttachmentSpec,
+    /// Rules of a bridge's port.
+    #[serde(flatten)]
+    pub rules: Option<PortRules>,
     /// The guest's MAC where its interface has no macAddress.
     #[serde(skip)]
     pub mac: Option<MacAddr>,
@@ -33,7 +55,7 @@ pub struct Segment {
 /// What a configuration says.
 pub struct Configuration {
     /// What the network is made of.
-    pub segment: Segment,
+    pub medium: Medium,
     /// Where that stands.
     pub fields: Fields,
     /// It takes the place of the pod network of its namespace.
@@ -55,38 +77,10 @@ pub struct Fields {
     pub is_resource: bool,
 }
 
-/// How a NIC is attached to its segment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "attachment")]
-pub enum Attachment {
-    /// A TAP in a Linux bridge.
-    Bridge(BridgePort),
-    /// A macvtap on a lower device.
-    Macvtap {
-        /// The lower device.
-        lower: String,
-        /// Which of its neighbours it speaks with.
-        mode: MacvtapMode,
-    },
-    /// An ipvtap on a lower device.
-    Ipvtap {
-        /// The lower device.
-        lower: String,
-        /// Where it switches or routes.
-        mode: IpvtapMode,
-    },
-    /// A virtual function.
-    Sriov,
-    /// A logical switch of OVN-Kubernetes.
-    Overlay,
-}
-
-/// A port of a Linux bridge.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What the port of a bridge lets through.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BridgePort {
-    /// The bridge.
-    pub bridge: String,
+pub struct PortRules {
     /// VLAN of the guest's untagged frames; `None`: untagged on the segment too.
     pub vlan: Option<u16>,
     /// VLANs the guest may tag its frames with; empty: none.
@@ -95,33 +89,6 @@ pub struct BridgePort {
     pub preserve_default_vlan: bool,
     /// Only the guest's own MAC leaves it.
     pub mac_spoof_check: bool,
-    /// Frames may leave by the port they came from.
-    pub hairpin: bool,
-    /// The bridge takes frames for any address.
-    pub promiscuous: bool,
-    /// The port speaks with ports that are not isolated only.
-    pub isolated: bool,
-}
-
-/// Modes of macvtap (ip-link(8)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the kernel's names")]
-pub enum MacvtapMode {
-    Bridge,
-    Private,
-    Vepa,
-    Passthru,
-}
-
-/// Modes of ipvtap (ip-link(8)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(missing_docs, reason = "the kernel's names")]
-pub enum IpvtapMode {
-    L2,
-    L3,
-    L3s,
 }
 
 /// What of the NetworkAttachmentDefinition a plugin reads besides its configuration.
@@ -161,18 +128,21 @@ pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> 
     read_plugin(&item, around)
 }
 
-/// Reads what of a configuration says how the network is attached to.
-type AttachmentReader = fn(&Object<'_>, &Surroundings<'_>) -> Option<Attachment>;
+/// The way to a segment, or the mode that is needed in place of one.
+type Attached = Result<(AttachmentSpec, Option<PortRules>), UnservedMode>;
 
-/// The table of a plugin, and who reads its attachment.
+/// Reads the way to the network from a configuration.
+type AttachmentReader = fn(&Object<'_>, &Surroundings<'_>) -> Option<Attached>;
+
+/// The table of a plugin, and the reader of its attachment.
 fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
     Some(match kind {
-        "bridge" | "cnv-bridge" => (&table::BRIDGE, |object, _| bridge_port(object).map(Attachment::Bridge)),
+        "bridge" | "cnv-bridge" => (&table::BRIDGE, |object, _| bridge(object)),
         "tap" => (&table::TAP, |object, _| tap(object)),
         "macvlan" => (&table::MACVLAN, |object, _| macvlan(object)),
         "ipvlan" => (&table::IPVLAN, |object, _| ipvlan(object)),
         "macvtap" => (&table::MACVTAP, macvtap),
-        "sriov" => (&table::SRIOV, |_, _| Some(Attachment::Sriov)),
+        "sriov" => (&table::SRIOV, |_, _| Some(Err(SRIOV))),
         "ovn-k8s-cni-overlay" => (&table::OVN, |object, _| overlay(object)),
         _ => return None,
     })
@@ -222,15 +192,21 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
         mac: mac.as_ref().map(|item| item.spot().clone()),
         is_resource: std::ptr::eq(table, &raw const table::MACVTAP),
     };
-    let segment = Segment {
-        attachment: attachment?,
-        mac: mac.and_then(|item| item.parsed(values::guest_mac)),
-        mtu,
-        ipam,
-        dns: dns.or(of_ipam),
+    let attachment = attachment?;
+    let mac = mac.and_then(|item| item.parsed(values::guest_mac));
+    let medium = match attachment {
+        Ok((attachment, rules)) => Medium::Segment(Box::new(Segment {
+            attachment,
+            rules,
+            mac,
+            mtu,
+            ipam,
+            dns: dns.or(of_ipam),
+        })),
+        Err(mode) => Medium::Unserved(mode),
     };
     Some(Configuration {
-        segment,
+        medium,
         fields,
         primary: table.reads("role") && is_primary(&object),
     })
@@ -293,13 +269,14 @@ fn mtu(object: &Object<'_>) -> Option<u16> {
     (mtu != 0).then_some(mtu)
 }
 
-fn overlay(object: &Object<'_>) -> Option<Attachment> {
-    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, Attachment::Overlay));
-    match object.get("topology") {
-        Some(topology) => topology.choice(&topologies),
-        // The cluster's default network, which a NetworkAttachmentDefinition may name too.
-        None => Some(Attachment::Overlay),
+fn overlay(object: &Object<'_>) -> Option<Attached> {
+    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, ()));
+    if let Some(topology) = object.get("topology") {
+        topology.choice(&topologies)?;
     }
+    // Without one it is the cluster's default network, which a NetworkAttachmentDefinition may name
+    // too.
+    Some(Err(LAYER2))
 }
 
 /// Whether a network of OVN-Kubernetes takes the place of the pod network. Localnet has no role.
@@ -308,35 +285,43 @@ fn is_primary(object: &Object<'_>) -> bool {
     object.get("role").as_ref().and_then(role) == Some(true)
 }
 
-fn tap(object: &Object<'_>) -> Option<Attachment> {
+fn tap(object: &Object<'_>) -> Option<Attached> {
     let bridge = object.need("bridge", "name the bridge the TAP is put into")?;
-    let bridge = bridge.parsed(device_name)?;
-    Some(Attachment::Bridge(BridgePort::plain(bridge)))
+    let port = BridgePortSpec {
+        bridge: bridge.parsed(device_name)?,
+        ..BridgePortSpec::default()
+    };
+    Some(Ok((AttachmentSpec::Bridge(port), Some(PortRules::default()))))
 }
 
-fn macvlan(object: &Object<'_>) -> Option<Attachment> {
+fn macvlan(object: &Object<'_>) -> Option<Attached> {
     let lower = lower_device(object);
     let mode = match object.get("mode") {
         Some(mode) => macvtap_mode(&mode)?,
         None => MacvtapMode::Bridge,
     };
-    Some(Attachment::Macvtap { lower: lower?, mode })
+    Some(Ok((AttachmentSpec::Macvtap(stack(lower?, mode)), None)))
 }
 
-fn ipvlan(object: &Object<'_>) -> Option<Attachment> {
+fn ipvlan(object: &Object<'_>) -> Option<Attached> {
     let lower = lower_device(object);
     let mode = match object.get("mode") {
         Some(mode) => ipvtap_mode(&mode)?,
         None => IpvtapMode::L2,
     };
-    Some(Attachment::Ipvtap { lower: lower?, mode })
+    Some(Ok((AttachmentSpec::Ipvtap(stack(lower?, mode)), None)))
 }
 
-fn macvtap(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Attachment> {
-    Some(Attachment::Macvtap {
-        lower: macvtap_lower(object, around)?,
-        mode: MacvtapMode::Bridge,
-    })
+fn macvtap(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Attached> {
+    let stack = stack(macvtap_lower(object, around)?, MacvtapMode::Bridge);
+    Some(Ok((AttachmentSpec::Macvtap(stack), None)))
+}
+
+const fn stack<M>(lower: String, mode: M) -> Stack<M> {
+    Stack {
+        lower,
+        mode: Some(mode),
+    }
 }
 
 /// The name of a network device, as the kernel takes it.
@@ -393,40 +378,27 @@ fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Strin
     }
 }
 
-impl BridgePort {
-    fn plain(bridge: String) -> Self {
-        Self {
-            bridge,
-            vlan: None,
-            trunk: Vec::new(),
-            preserve_default_vlan: false,
-            mac_spoof_check: false,
-            hairpin: false,
-            promiscuous: false,
-            isolated: false,
-        }
-    }
-}
-
-fn bridge_port(object: &Object<'_>) -> Option<BridgePort> {
+fn bridge(object: &Object<'_>) -> Option<Attached> {
     let bridge = match object.get("bridge") {
         Some(item) => item.parsed(device_name)?,
         None => DEFAULT_BRIDGE.to_owned(),
     };
     let flag = |name| object.boolean(name).unwrap_or(false);
-    let port = BridgePort {
-        bridge,
+    let rules = PortRules {
         vlan: object.integer("vlan", 0..=*VLANS.end()).filter(|vlan| *vlan != 0),
         trunk: trunk(object),
         preserve_default_vlan: flag("preserveDefaultVlan"),
         mac_spoof_check: flag("macspoofchk"),
+    };
+    let port = BridgePortSpec {
+        bridge,
         hairpin: flag("hairpinMode"),
         promiscuous: flag("promiscMode"),
         isolated: flag("portIsolation"),
     };
-    if let Some(vlan) = port
+    if let Some(vlan) = rules
         .vlan
-        .filter(|vlan| port.trunk.iter().any(|range| range.contains(vlan)))
+        .filter(|vlan| rules.trunk.iter().any(|range| range.contains(vlan)))
     {
         error_at(
             object,
@@ -441,7 +413,7 @@ fn bridge_port(object: &Object<'_>) -> Option<BridgePort> {
             "it does not go together with hairpinMode: leave one of them out".into(),
         );
     }
-    Some(port)
+    Some(Ok((AttachmentSpec::Bridge(port), Some(rules))))
 }
 
 /// A problem with a field that is given.

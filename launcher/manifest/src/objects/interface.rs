@@ -4,6 +4,7 @@ use super::fields::kubevirt as table;
 use super::ports::{self, PortRange};
 use super::reader::{Item, Object};
 use super::report::Spot;
+use crate::nic::DeviceHints;
 use crate::values;
 use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
@@ -103,17 +104,6 @@ impl DhcpOptions {
         );
         options
     }
-}
-
-/// What of an interface is the VMM's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeviceHints {
-    /// `pciAddress`
-    pub pci_address: Option<String>,
-    /// `bootOrder`
-    pub boot_order: Option<u32>,
-    /// `acpiIndex`
-    pub acpi_index: Option<u32>,
 }
 
 /// Network and interface names have to be a file's name and part of QEMU's identifiers.

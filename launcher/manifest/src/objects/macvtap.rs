@@ -2,12 +2,13 @@
 //! plugin's ConfigMap says on which device it is made. Without one, or with an empty list, the
 //! resources are called after the devices themselves.
 
-use super::cni::{self, Attachment, MacvtapMode};
+use super::cni::{self, Medium};
 use super::fields::network as table;
 use super::json::Json;
 use super::network::NamedNetwork;
 use super::reader::{Item, Object};
 use super::report::{Report, Spot};
+use crate::nic::{AttachmentSpec, MacvtapMode, Stack};
 
 /// What the plugin's manifests call its ConfigMap, in whatever namespace.
 pub const NAME: &str = "macvtap-deviceplugin-config";
@@ -62,10 +63,11 @@ fn resource(item: &Item<'_>) -> Option<Resource> {
 /// Puts the devices of the resources into the networks that name them.
 pub fn resolve(networks: &mut [NamedNetwork], plugins: &[DevicePlugin]) {
     for network in networks {
-        let (Some(segment), Some(fields)) = (&mut network.segment, &network.fields) else {
+        let (Some(Medium::Segment(segment)), Some(fields)) = (&mut network.medium, &network.fields) else {
             continue;
         };
-        let (Attachment::Macvtap { lower, mode }, true) = (&mut segment.attachment, fields.is_resource) else {
+        let (AttachmentSpec::Macvtap(Stack { lower, mode }), true) = (&mut segment.attachment, fields.is_resource)
+        else {
             continue;
         };
         let found = match plugins.first() {
@@ -76,10 +78,10 @@ pub fn resolve(networks: &mut [NamedNetwork], plugins: &[DevicePlugin]) {
             None => of_device(lower),
         };
         match found {
-            Ok(found) => (*lower, *mode) = found,
+            Ok(found) => (*lower, *mode) = (found.0, Some(found.1)),
             Err(why) => {
                 network.problems.error(&fields.link, why);
-                network.segment = None;
+                network.medium = None;
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Networks that interfaces name: NetworkAttachmentDefinition, and what makes one of its
 //! own (UserDefinedNetwork, SriovNetwork).
 
-use super::cni::{self, Attachment, Fields, Segment, Surroundings};
+use super::cni::{self, Fields, Medium, SRIOV, Surroundings};
 use super::fields::network as table;
-use super::ipam::{self, Ipam, Requested};
+use super::ipam::{self, Requested};
 use super::json::Json;
 use super::metadata::Metadata;
 use super::reader::{Item, Object, ObjectType};
@@ -19,8 +19,8 @@ pub struct NamedNetwork {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// What it is; `None` if a problem was found with that.
-    pub segment: Option<Segment>,
+    /// What it is made of; `None` if a problem was found with that.
+    pub medium: Option<Medium>,
     /// Where what it is stands, if that is a CNI configuration.
     pub fields: Option<Fields>,
     /// It takes the place of the pod network in its namespace.
@@ -41,7 +41,7 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
         spot: object.spot().clone(),
         namespace: Some(metadata.namespace),
         name: metadata.name.unwrap_or_default(),
-        segment: None,
+        medium: None,
         fields: None,
         primary: false,
         namespaces: None,
@@ -72,21 +72,14 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     NamedNetwork {
         primary: found.as_ref().is_some_and(|found| found.primary),
         fields: found.as_ref().map(|found| found.fields.clone()),
-        segment: found.map(|found| found.segment),
+        medium: found.map(|found| found.medium),
         problems,
         ..named(object, metadata)
     }
 }
 
-fn overlay() -> Segment {
-    Segment {
-        attachment: Attachment::Overlay,
-        mac: None,
-        mtu: None,
-        ipam: Ipam::None,
-        dns: None,
-    }
-}
+/// A topology of OVN-Kubernetes.
+const OVERLAY: Medium = Medium::Unserved(cni::LAYER2);
 
 /// A topology: its name, the field of what belongs to it, and the table of that.
 type Topology = (&'static str, (&'static str, &'static ObjectType));
@@ -128,7 +121,7 @@ pub fn read_user_defined(object: &Object<'_>, namespace: &str) -> NamedNetwork {
         .and_then(|spec| spec.object(&table::USER_DEFINED_SPEC));
     let primary = spec.and_then(|spec| read_topology(&spec, &[LAYER2, LAYER3]));
     NamedNetwork {
-        segment: primary.map(|_| overlay()),
+        medium: primary.map(|_| OVERLAY),
         primary: primary == Some(true),
         ..named(object, Metadata::read(object, namespace))
     }
@@ -152,7 +145,7 @@ pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedN
         .as_ref()
         .and_then(|spec| spec.need("namespaceSelector", "give {} for all"));
     NamedNetwork {
-        segment: primary.map(|_| overlay()),
+        medium: primary.map(|_| OVERLAY),
         primary: primary == Some(true),
         namespace: None,
         namespaces: namespaces.and_then(|item| Selector::read(&item)),
@@ -164,13 +157,7 @@ pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedN
 /// Reads `kind: SriovNetwork`.
 pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let mut network = named(object, Metadata::read(object, namespace));
-    network.segment = Some(Segment {
-        attachment: Attachment::Sriov,
-        mac: None,
-        mtu: None,
-        ipam: Ipam::None,
-        dns: None,
-    });
+    network.medium = Some(Medium::Unserved(SRIOV));
     let spec = object
         .need("spec", "give resourceName")
         .and_then(|spec| spec.object(&table::SRIOV_NETWORK_SPEC));
@@ -202,25 +189,25 @@ pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     }
     spec.text("capabilities");
     let problems = object.apart();
-    let ipam = spec.get("ipam").and_then(|item| sriov_ipam(&item, &problems));
+    if let Some(ipam) = spec.get("ipam") {
+        check_sriov_ipam(&ipam, &problems);
+    }
     if let Some(item) = spec.get("metaPlugins").filter(|item| item.text().is_some()) {
         problems.warn(item.spot(), "ignored: hawser runs no plugins after the first");
-    }
-    if let Some(segment) = &mut network.segment {
-        segment.ipam = ipam.unwrap_or_default();
     }
     network.problems = problems;
     network
 }
 
-/// Reads `ipam`, the string of JSON that the operator puts into the configuration it writes.
-fn sriov_ipam(item: &Item<'_>, problems: &Report) -> Option<Ipam> {
-    if item
-        .scalar()
-        .is_some_and(|scalar| scalar.is_text() && scalar.text.is_empty())
+/// Checks `ipam`, the string of JSON that the operator puts into the configuration it writes.
+fn check_sriov_ipam(item: &Item<'_>, problems: &Report) {
+    let is_empty = |item: &Item<'_>| {
+        item.scalar()
+            .is_some_and(|scalar| scalar.is_text() && scalar.text.is_empty())
+    };
+    if !is_empty(item)
+        && let Some(json) = Json::read(item, problems)
     {
-        return None;
+        ipam::read(&json.item(problems), &Requested::default());
     }
-    let json = Json::read(item, problems)?;
-    Some(ipam::read(&json.item(problems), &Requested::default())?.0)
 }

@@ -1,7 +1,8 @@
 //! IPAMClaims: an interface gets the addresses a cluster has kept for it, where hawser is what
 //! gives it addresses.
 
-use crate::objects::ipam::{Ipam, StaticAddress};
+use crate::nic::StaticAddress;
+use crate::objects::ipam::Ipam;
 use crate::objects::ipam_claim::IpamClaim;
 use crate::objects::report::Report;
 

@@ -2,15 +2,13 @@
 
 use super::{MasqueradePlan, NicMode, NicPlan, PodPlan};
 use crate::forward::{self, Ports};
-use crate::nic::{AttachmentSpec, BridgePortSpec, BridgeSpec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
-use crate::objects::cni::{Attachment, BridgePort, Segment};
+use crate::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Route, StaticAddress};
+use crate::objects::cni::{PortRules, Segment};
 use crate::objects::dns::Dns;
 use crate::objects::interface::LinkState;
-use crate::objects::ipam::{Ipam, Route, StaticAddress};
-use crate::values::{Family, Stack};
+use crate::objects::ipam::Ipam;
 use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, VlanConfig, VlanSet};
 use hawser_packet::vlan::VlanId;
-use std::net::IpAddr;
 
 impl NicPlan {
     /// What the launcher serves. Addresses of ranges have become `static` ones by then.
@@ -75,7 +73,8 @@ fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
 
 fn pod(plan: &PodPlan) -> BridgeSpec {
     BridgeSpec {
-        attachment: AttachmentSpec::PodInterface(plan.interface.clone()),
+        attachment: plan.attachment.clone(),
+        guests: Vec::new(),
         addresses: Vec::new(),
         routes: Vec::new(),
     }
@@ -104,30 +103,9 @@ fn bridge(segment: &Segment) -> BridgeSpec {
         Ipam::Static { addresses, routes } => (addresses, routes),
         _ => (&[], &[]),
     };
-    let guests = || -> Vec<IpAddr> { addresses.iter().map(|given| given.address.addr()).collect() };
-    let attachment = match &segment.attachment {
-        Attachment::Bridge(port) => AttachmentSpec::Bridge(BridgePortSpec {
-            bridge: port.bridge.clone(),
-            hairpin: port.hairpin,
-            isolated: port.isolated,
-            promiscuous: port.promiscuous,
-        }),
-        Attachment::Macvtap { lower, mode } => AttachmentSpec::Macvtap(Stack {
-            lower: lower.clone(),
-            mode: Some(*mode),
-        }),
-        Attachment::Ipvtap { lower, mode } => {
-            let stack = Stack {
-                lower: lower.clone(),
-                mode: Some(*mode),
-            };
-            AttachmentSpec::Ipvtap(stack, guests())
-        }
-        // The planner has refused these: no queue is ever handed over for one.
-        Attachment::Sriov | Attachment::Overlay => AttachmentSpec::Descriptors,
-    };
     BridgeSpec {
-        attachment,
+        attachment: segment.attachment.clone(),
+        guests: addresses.iter().map(|given| given.address.addr()).collect(),
         addresses: addresses.to_vec(),
         routes: routes.to_vec(),
     }
@@ -143,12 +121,12 @@ fn open_policy() -> PolicyConfig {
 }
 
 fn policy(segment: &Segment) -> PolicyConfig {
-    let Attachment::Bridge(port) = &segment.attachment else {
+    let Some(rules) = &segment.rules else {
         return open_policy();
     };
     PolicyConfig {
-        vlan: vlans(port),
-        mac_check: if port.mac_spoof_check {
+        vlan: vlans(rules),
+        mac_check: if rules.mac_spoof_check {
             MacCheck::Enforced
         } else {
             MacCheck::Off
@@ -158,14 +136,14 @@ fn policy(segment: &Segment) -> PolicyConfig {
 }
 
 /// The VLANs of a port. What contradicts itself was refused when the configuration was read.
-fn vlans(port: &BridgePort) -> VlanConfig {
-    let native = port.vlan.and_then(VlanId::new);
-    let keep_default = port.preserve_default_vlan;
-    if port.trunk.is_empty() {
+fn vlans(rules: &PortRules) -> VlanConfig {
+    let native = rules.vlan.and_then(VlanId::new);
+    let keep_default = rules.preserve_default_vlan;
+    if rules.trunk.is_empty() {
         return native.map_or(VlanConfig::Transparent, |id| VlanConfig::Access { id, keep_default });
     }
     let mut tagged = VlanSet::default();
-    for range in &port.trunk {
+    for range in &rules.trunk {
         if let (Some(first), Some(last)) = (VlanId::new(*range.start()), VlanId::new(*range.end())) {
             let _ = tagged.add(first..=last);
         }

@@ -10,6 +10,7 @@ mod whereabouts;
 use super::dns::{self, Dns};
 use super::fields::cni as table;
 use super::reader::{Item, Object};
+use crate::nic::{Route, StaticAddress};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -64,15 +65,6 @@ pub enum Choice {
     LowestAnywhere,
 }
 
-/// An address the manifest names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct StaticAddress {
-    /// The address, with the length of its network's prefix.
-    pub address: IpNet,
-    /// The network's router.
-    pub gateway: Option<IpAddr>,
-}
-
 /// Addresses of a network that may be given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
@@ -84,15 +76,6 @@ pub struct Range {
     pub last: IpAddr,
     /// The network's router, never given out.
     pub gateway: Option<IpAddr>,
-}
-
-/// A route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Route {
-    /// Where to.
-    pub destination: IpNet,
-    /// Next hop; the gateway if it is not given.
-    pub via: Option<IpAddr>,
 }
 
 /// What a configuration says about addresses outside of `ipam`: `args.cni` and `runtimeConfig`.

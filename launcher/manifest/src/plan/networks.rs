@@ -1,0 +1,125 @@
+//! The networks of interfaces: which one a name means from the VM's namespace, and whether hawser has
+//! a mode for it.
+
+use super::Planner;
+use crate::nic::Places;
+use crate::objects::cni::{Medium, Segment, UnservedMode};
+use crate::objects::interface::Interface;
+use crate::objects::metadata::DEFAULT_NAMESPACE;
+use crate::objects::network::NamedNetwork;
+use crate::objects::report::Spot;
+use crate::objects::vm::NetworkSource;
+
+impl Planner<'_> {
+    /// A primary user-defined network is what `pod` means in its namespace.
+    pub(super) fn check_primary(&self, interface: &Interface) -> Option<()> {
+        let namespace = self.vm.namespace.as_str();
+        let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
+        let (primary, certain) = match primaries().find(|n| self.is_in(n, namespace) == Some(true)) {
+            Some(primary) => (primary, true),
+            None => match primaries().find(|n| self.is_in(n, namespace).is_none()) {
+                Some(primary) => (primary, false),
+                None => return Some(()),
+            },
+        };
+        self.report.adopt(&primary.problems);
+        let (may, more) = if certain {
+            ("is", String::new())
+        } else {
+            let more = format!(
+                "; labels of the namespace {namespace} decide, which are not known: give its Namespace with -f"
+            );
+            ("may be", more)
+        };
+        let message = format!(
+            "the pod network of this namespace {may} {:?} ({}:{}), which needs the mode layer2, which hawser does not have \
+             yet{more}",
+            primary.name, primary.spot.file, primary.spot.line
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    /// Whether a network can be named in a namespace; `None` if labels of the namespace decide, and
+    /// are not known.
+    fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
+        match (&network.namespaces, &network.namespace) {
+            (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
+            (None, Some(own)) => Some(own == namespace),
+            (None, None) => Some(true),
+        }
+    }
+
+    /// The networks of a name that an interface can use.
+    fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
+        self.manifests.networks.iter().filter(fits).collect()
+    }
+
+    /// The network that an interface names. Its problems become those of the plan.
+    pub(super) fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
+        let namespace = namespace.unwrap_or(&self.vm.namespace);
+        let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
+        if others && self.options.namespace_isolation {
+            let message = format!(
+                "namespace {namespace} is neither the VM's ({}) nor {DEFAULT_NAMESPACE}: with --namespace-isolation \
+                 networks of others cannot be named",
+                self.vm.namespace
+            );
+            self.report.error(spot, message);
+            return None;
+        }
+        let mut found = self.named(Some(namespace), name).into_iter();
+        let Some(network) = found.next() else {
+            let message =
+                format!("no NetworkAttachmentDefinition {namespace}/{name} is in the files: give it with -f too");
+            self.report.error(spot, message);
+            return None;
+        };
+        for other in found {
+            let message = format!(
+                "a network of this name is at {}:{} already: leave one out",
+                network.spot.file, network.spot.line
+            );
+            self.report.error(&other.spot, message);
+        }
+        self.report.adopt(&network.problems);
+        Some(network)
+    }
+
+    /// The segment of a network, if there is a mode for it.
+    pub(super) fn served(&self, interface: &Interface, network: &NamedNetwork) -> Option<Segment> {
+        let UnservedMode(mode) = match network.medium.as_ref()? {
+            Medium::Segment(segment) => return Some(Segment::clone(segment)),
+            Medium::Unserved(mode) => mode,
+        };
+        let message = format!(
+            "its network {:?} needs the mode {mode}, which hawser does not have yet",
+            network.name
+        );
+        self.report.error(&interface.spot, message);
+        None
+    }
+
+    /// Where the manifests say what the host may contradict.
+    pub(super) fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
+        let network = match source {
+            NetworkSource::Pod(_) => None,
+            NetworkSource::Multus { namespace, name, .. } => self.named(namespace.as_deref(), name).first().copied(),
+        };
+        let here = &interface.spot;
+        let fields = network.and_then(|network| network.fields.as_ref());
+        Places {
+            interface: here.to_string(),
+            ipam: fields.map_or(here, |fields| &fields.ipam).to_string(),
+            segment: fields.map_or(here, |fields| &fields.link).to_string(),
+            mtu: fields.map_or(here, |fields| &fields.mtu).to_string(),
+            mac: match fields.and_then(|fields| fields.mac.as_ref()) {
+                Some(spot) if interface.mac.is_none() => spot.to_string(),
+                _ => here.field("macAddress", here.line).to_string(),
+            },
+            added: self.vm.default_interface,
+        }
+    }
+}
