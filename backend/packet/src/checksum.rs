@@ -2,6 +2,11 @@
 
 use std::net::IpAddr;
 
+/// From this length on bytes are summed in lanes.
+const LONG: usize = 128;
+/// 32-bit words summed beside each other.
+const LANES: usize = 16;
+
 /// A one's complement sum that has not been folded yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum(u64);
@@ -12,6 +17,9 @@ impl Sum {
     #[must_use]
     #[inline]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        if bytes.len() >= LONG {
+            return self.long(bytes);
+        }
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
             self.0 += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
@@ -23,6 +31,30 @@ impl Sum {
             _ => {}
         }
         self
+    }
+
+    /// Adds many bytes. The sum of words in the machine's order is the sum with its bytes swapped
+    /// (RFC 1071 2 B), and lanes that do not depend on each other let the compiler use vectors.
+    fn long(self, bytes: &[u8]) -> Self {
+        let mut lanes = [0_u64; LANES];
+        let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for (lane, word) in lanes.iter_mut().zip(words) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
+        }
+        // 2^16 blocks of 2^32 each fit into a lane, and no buffer is longer.
+        let native = Self(lanes.iter().map(|lane| (lane >> 32) + (lane & 0xffff_ffff)).sum()).fold();
+        let mut sum = self.word(u16::from_be_bytes(native.to_ne_bytes()));
+        let mut words = rest.chunks_exact(2);
+        for word in &mut words {
+            sum = sum.word(u16::from_be_bytes([word[0], word[1]]));
+        }
+        match *words.remainder() {
+            [last] => sum.word(u16::from_be_bytes([last, 0])),
+            _ => sum,
+        }
     }
 
     /// Adds one 16-bit field.
@@ -86,6 +118,23 @@ mod tests {
             padded.resize(16, 0);
             assert_eq!(of(&bytes), of(&padded), "{n} bytes");
         }
+    }
+
+    #[test]
+    fn long_stretches_sum_to_what_their_words_sum_to() {
+        let bytes: Vec<u8> = (0..70_000_u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        for n in (0..400).chain([1447, 1448, 65_535, 70_000]) {
+            let words = bytes[..n].chunks(2).map(|word| match *word {
+                [a, b] => u16::from_be_bytes([a, b]),
+                _ => u16::from_be_bytes([word[0], 0]),
+            });
+            let expected = words.fold(Sum::default().word(7), Sum::word).fold();
+            assert_eq!(Sum::default().word(7).bytes(&bytes[..n]).fold(), expected, "{n} bytes");
+        }
+        let ones = [0xff; 70_000];
+        assert_eq!(Sum::default().bytes(&ones).fold(), 0xffff);
     }
 
     #[test]
