@@ -145,6 +145,28 @@ counters! {
         NotSegmented = "not_segmented",
         /// The device to the segment does not accept the frame.
         SegmentRefused = "segment_refused",
+        /// A datagram to the tunnel that is not Geneve, or whose headers contradict each other.
+        TunnelMalformed = "tunnel_malformed",
+        /// A datagram to the tunnel with an option that must be understood and is not.
+        TunnelOption = "tunnel_option",
+        /// A control message to the tunnel; none are served.
+        TunnelControl = "tunnel_control",
+        /// A frame of another network came through the tunnel.
+        TunnelOtherNetwork = "tunnel_other_network",
+        /// A frame came through the tunnel from an address that is no peer of the network.
+        TunnelUnknownPeer = "tunnel_unknown_peer",
+        /// A peer sent a frame from a MAC that is not known in the network.
+        TunnelUnknownMac = "tunnel_unknown_mac",
+        /// A peer sent a frame from a MAC that is behind another peer.
+        TunnelSpoofedMac = "tunnel_spoofed_mac",
+        /// A frame through the tunnel was marked by a congested router, and its sender does not understand marks (RFC 6040).
+        TunnelCongestion = "tunnel_congestion",
+        /// A frame is larger than the path of the tunnel carries.
+        TunnelTooBig = "tunnel_too_big",
+        /// The host's send buffer of the tunnel is full.
+        TunnelFull = "tunnel_full",
+        /// The host has no way to the peer.
+        TunnelUnreachable = "tunnel_unreachable",
     }
 }
 
@@ -206,6 +228,12 @@ counters! {
         Dhcp6Releases = "dhcp6_releases",
         /// Router advertisements sent.
         RouterAdvertisements = "router_advertisements",
+        /// Datagrams sent through the tunnel.
+        TunnelSent = "tunnel_sent",
+        /// Datagrams received through the tunnel.
+        TunnelReceived = "tunnel_received",
+        /// Times the host refused to cut a batch of datagrams; the peer gets them one by one from then on.
+        TunnelCutRefused = "tunnel_cut_refused",
     }
 }
 

@@ -15,6 +15,7 @@ mod gso;
 pub mod masquerade;
 pub mod mode;
 pub mod nat;
+pub mod overlay;
 pub mod policy;
 pub mod poller;
 pub mod port;

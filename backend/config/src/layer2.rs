@@ -1,0 +1,104 @@
+//! Configuration of layer2 mode.
+
+use crate::{Ipv4Link, Ipv6Link, NameConfig};
+use hawser_packet::MacAddr;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Configuration of layer2 mode: one port of a network that spans nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer2Config {
+    /// Identifier of the network in the tunnel.
+    pub vni: Vni,
+    /// Address and port of our end of the tunnel.
+    pub vtep: SocketAddr,
+    /// IPv4 of the network; `None` switches its services off.
+    pub ipv4: Option<Ipv4Link>,
+    /// IPv6 of the network; `None` switches its services off.
+    pub ipv6: Option<Ipv6Link>,
+    /// Names handed out by DHCP and RA.
+    pub names: NameConfig,
+    /// Name servers that answer queries to port 53 of the gateway.
+    pub dns_forward: Vec<IpAddr>,
+    /// The ports of the network that are known at the start.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// A port of the network that another process or node serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerConfig {
+    /// Address and port of the process's end of the tunnel.
+    pub vtep: SocketAddr,
+    /// The MACs behind it; empty: any. An endpoint that is not hawser's, such as a bridge with an
+    /// OVS or a kernel tunnel, may have any.
+    pub macs: Vec<MacAddr>,
+    /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A virtual network identifier: 24 bits (RFC 8926 3.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Vni(u32);
+
+/// A number that is not a VNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a VNI: it has 24 bits (0 to 16777215)")]
+pub struct BadVni(u32);
+
+impl Vni {
+    /// The largest identifier.
+    pub const MAX: u32 = 0x00ff_ffff;
+
+    /// The identifier `number`; `None` above [`MAX`](Self::MAX).
+    pub const fn new(number: u32) -> Option<Self> {
+        if number <= Self::MAX { Some(Self(number)) } else { None }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Vni {
+    type Error = BadVni;
+
+    fn try_from(number: u32) -> Result<Self, BadVni> {
+        Self::new(number).ok_or(BadVni(number))
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> Self {
+        vni.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl Layer2Config {
+    /// MAC of the network's gateway, the same in every process: OVN's rule, 0a:58 and the gateway's
+    /// IPv4 address, or the last four bytes of its IPv6 address.
+    pub fn gateway_mac(&self) -> MacAddr {
+        let [a, b, c, d] = match (self.ipv4, self.ipv6) {
+            (Some(link), _) => link.gateway.octets(),
+            (None, Some(link)) => {
+                let [.., a, b, c, d] = link.gateway.octets();
+                [a, b, c, d]
+            }
+            (None, None) => Ipv4Addr::UNSPECIFIED.octets(),
+        };
+        MacAddr([0x0a, 0x58, a, b, c, d])
+    }
+
+    /// The link-local address of the gateway.
+    pub fn gateway_link_local(&self) -> Ipv6Addr {
+        self.gateway_mac().link_local()
+    }
+}
