@@ -1,15 +1,18 @@
 //! What a mode is to the worker: it receives each admitted frame of the guest, and sends frames to
 //! the guest.
 
+use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use crate::config::{Resolvers, Transport};
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::poller::{Readiness, Token};
 use crate::sys::tap::TapQueue;
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A change of the segment a guest is attached to.
@@ -23,7 +26,16 @@ pub enum SegmentChange {
     Replaced(Arc<TapQueue>),
 }
 
-/// A socket that listens for clients of one port of the guest.
+/// The port of the guest that clients of a listening socket are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestPort {
+    /// This one.
+    One(u16),
+    /// The port the client sent to. The socket receives what is sent to every port.
+    AsAsked,
+}
+
+/// A socket that listens for clients of the guest. Dropping it stops listening.
 #[derive(Debug)]
 pub struct ForwardSocket {
     /// Bound, and for TCP listening.
@@ -31,7 +43,7 @@ pub struct ForwardSocket {
     /// Address and port the socket is bound to.
     pub at: SocketAddr,
     /// Port of the guest.
-    pub guest_port: u16,
+    pub guest_port: GuestPort,
 }
 
 /// A port forward whose sockets are open. The thread that requests a forward opens them, so
@@ -48,6 +60,41 @@ impl BoundForward {
     /// Addresses and ports the sockets are bound to.
     pub fn addresses(&self) -> HashSet<SocketAddr> {
         self.sockets.iter().map(|socket| socket.at).collect()
+    }
+}
+
+/// What a port forward with open sockets is beside them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardRecord {
+    version: Version<1>,
+    transport: Transport,
+    /// One for each socket, in the order of the descriptors.
+    sockets: Vec<(SocketAddr, GuestPort)>,
+}
+
+impl Handover for BoundForward {
+    type Record = ForwardRecord;
+
+    /// Clients that come meanwhile wait in the queues of the sockets.
+    fn into_handover(self) -> (ForwardRecord, Vec<OwnedFd>) {
+        let parts = self.sockets.into_iter();
+        let (sockets, descriptors) = parts.map(|s| ((s.at, s.guest_port), s.socket.into())).unzip();
+        let record = ForwardRecord {
+            version: Version,
+            transport: self.transport,
+            sockets,
+        };
+        (record, descriptors)
+    }
+
+    fn take_over(record: ForwardRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let transport = record.transport;
+        let socket = |(at, guest_port)| {
+            let socket = next_of("a port forward", descriptors)?.into();
+            Ok(ForwardSocket { socket, at, guest_port })
+        };
+        let sockets = record.sockets.into_iter().map(socket).collect::<Result<_, _>>()?;
+        Ok(Self { transport, sockets })
     }
 }
 

@@ -7,6 +7,7 @@
 //! start, those of forwards, and those kept by configuration.
 
 use crate::config::{EveryPort, Families, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
+use crate::mode::{BoundForward, ForwardSocket, GuestPort};
 use crate::nat::engine::Engine;
 use crate::nat::{tcp, udp};
 use crate::sys::lookup::{LookupError, SocketLookup, Taker};
@@ -63,11 +64,8 @@ pub fn serve(
         step: "cannot watch a socket",
         source,
     };
-    for socket in opened.tcp {
-        engine.listen_at_any_port(Transport::Tcp, socket).map_err(unwatched)?;
-    }
-    for socket in opened.udp {
-        engine.listen_at_any_port(Transport::Udp, socket).map_err(unwatched)?;
+    for bound in [opened.tcp, opened.udp] {
+        engine.add_forward(bound).map_err(unwatched)?;
     }
     Ok(Some(opened.lookup))
 }
@@ -107,9 +105,9 @@ fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
 #[derive(Debug)]
 struct AnyPort {
     /// Listening sockets of TCP.
-    tcp: Vec<Socket>,
+    tcp: BoundForward,
     /// Sockets of UDP.
-    udp: Vec<Socket>,
+    udp: BoundForward,
     /// What leads to them.
     lookup: SocketLookup,
     /// Ports that were wanted, and that programs of the pod have.
@@ -135,7 +133,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     forbidden.retain(&ports);
     ports.remove_all(&forbidden);
 
-    let make = |listen: fn(SocketAddr) -> io::Result<Socket>| -> io::Result<Vec<Socket>> {
+    let make = |transport, listen: fn(SocketAddr) -> io::Result<Socket>| -> io::Result<BoundForward> {
         let on = |address: &SocketAddr| {
             if address.is_ipv4() {
                 families.ipv4
@@ -144,25 +142,22 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
             }
         };
         let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        any.map(|any| SocketAddr::new(any, 0))
-            .into_iter()
-            .filter(on)
-            .map(listen)
-            .collect()
+        let addresses = any.map(|any| SocketAddr::new(any, 0));
+        let sockets = addresses.into_iter().filter(on).map(|any| {
+            let socket = listen(any)?;
+            // The kernel names our end of every bound socket.
+            let at = socket.local_addr()?.as_socket().unwrap_or(any);
+            let guest_port = GuestPort::AsAsked;
+            Ok(ForwardSocket { socket, at, guest_port })
+        });
+        let sockets = sockets.collect::<io::Result<_>>()?;
+        Ok(BoundForward { transport, sockets })
     };
-    let tcp = make(tcp::listen).map_err(failed("cannot listen"))?;
-    let udp = make(udp::listen_at_any_port).map_err(failed("cannot listen"))?;
-    let taker = |is_udp| {
-        move |socket| Taker {
-            is_udp,
-            is_ipv6: is_ipv6(socket),
-            socket,
-        }
-    };
-    let takers: Vec<Taker<'_>> = tcp
-        .iter()
-        .map(taker(false))
-        .chain(udp.iter().map(taker(true)))
+    let tcp = make(Transport::Tcp, tcp::listen).map_err(failed("cannot listen"))?;
+    let udp = make(Transport::Udp, udp::listen_at_any_port).map_err(failed("cannot listen"))?;
+    let takers: Vec<Taker<'_>> = [&tcp, &udp]
+        .into_iter()
+        .flat_map(|bound| bound.sockets.iter().map(|socket| taker(bound.transport, socket)))
         .collect();
     let lookup = SocketLookup::attach(&takers, ports.words())?;
     Ok(AnyPort {
@@ -174,8 +169,13 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     })
 }
 
-fn is_ipv6(socket: &Socket) -> bool {
-    socket.local_addr().is_ok_and(|address| address.is_ipv6())
+/// A socket as the program takes it.
+fn taker(transport: Transport, bound: &ForwardSocket) -> Taker<'_> {
+    Taker {
+        is_udp: transport == Transport::Udp,
+        is_ipv6: bound.at.is_ipv6(),
+        socket: &bound.socket,
+    }
 }
 
 /// Ports that are listened on one by one, and that of the pod's loopback name server, which

@@ -5,7 +5,7 @@
 //! flows of a removed forward stay.
 
 use crate::config::{Families, Forward, Transport};
-use crate::mode::{BoundForward, ForwardSocket};
+use crate::mode::{BoundForward, ForwardSocket, GuestPort};
 use crate::nat::listen::{self, ListenError};
 use crate::nat::{tcp, udp};
 
@@ -20,6 +20,7 @@ pub fn bind(forward: &Forward, families: Families) -> Result<BoundForward, Liste
             Transport::Tcp => tcp::listen(at)?,
             Transport::Udp => udp::listen(at)?,
         };
+        let guest_port = GuestPort::One(guest_port);
         sockets.push(ForwardSocket { socket, at, guest_port });
         Ok(())
     })?;

@@ -15,7 +15,7 @@ use self::services::Services;
 use crate::config::{GATEWAY_MAC, MasqueradeConfig, PortConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestSink};
-use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
+use crate::mode::{BoundForward, FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
@@ -122,6 +122,12 @@ impl Masquerade {
 }
 
 impl Masquerade {
+    /// Stops serving forwards. Returns their sockets, still listening, and the program that assigns
+    /// packets to the sockets of every port; each can be handed over.
+    pub fn release_listeners(&mut self) -> (Vec<BoundForward>, Option<SocketLookup>) {
+        (self.engine.release_listeners(), self.every_port.take())
+    }
+
     fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
         match change {
             // The socket lookup program knows the forwards of its start only, and runs before

@@ -1,17 +1,21 @@
 //! Which frames are a service's, which go nowhere, and what is counted for it.
 
-use crate::config::{GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
+use crate::config::handover::Handover as _;
+use crate::config::{
+    Forward, GATEWAY_MAC, Ipv6Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig, Transport,
+};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::testing::{OwnedFrame, TestSink};
 use crate::masquerade::{Masquerade, MasqueradeSetup};
-use crate::mode::Mode;
+use crate::mode::{BoundForward, ForwardChange, Mode, ModeCommand};
 use crate::nat::steering::Directory;
 use crate::packet::{EtherType, EthernetHeader, Headers, IcmpHeader, MacAddr, UdpHeader, icmp, protocol};
 use crate::poller::{EventBuffer, Poller, Readiness, Token};
 use crate::responder::MAX_FRAME;
 use crate::responder::testing::{self, GUEST_MAC, check_reply, frame, icmp_message, ip, udp};
+use crate::sys::netns::enter_fresh;
 use crate::time::Instant;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +42,10 @@ impl Bench {
 
     /// A worker of a guest whose IPv6 network is `network`.
     fn on(network: &str, worker: usize, directory: Option<Arc<Directory>>) -> Self {
+        Self::forwarding(vec![], network, worker, directory)
+    }
+
+    fn forwarding(forwards: Vec<Forward>, network: &str, worker: usize, directory: Option<Arc<Directory>>) -> Self {
         let mut services = testing::config();
         let network = network.parse().expect("a network");
         services.ipv6 = services.ipv6.map(|link| Ipv6Link { network, ..link });
@@ -45,7 +53,7 @@ impl Bench {
             ipv4: services.ipv4,
             ipv6: services.ipv6,
             names: services.names,
-            forwards: vec![],
+            forwards,
             every_port: None,
             map_host_loopback: ["10.0.2.9", "fd10:0:2::9"]
                 .map(|a| a.parse().expect("an address"))
@@ -472,4 +480,49 @@ fn clients_reach_a_guest_on_64_bits_at_the_address_it_claimed_or_used_last() {
     for bench in [&mut first, &mut second] {
         assert_eq!(address(bench).as_deref(), Some("fd10:0:2::abcd:2"));
     }
+}
+
+#[test]
+fn clients_of_a_forward_that_is_handed_over_reach_the_guest_through_its_new_owner() {
+    const HOST_PORT: u16 = 8080;
+    const GUEST_PORT: u16 = 80;
+    const NETWORK: &str = "fd10:0:2::/120";
+    if !enter_fresh() {
+        return;
+    }
+    let forward = |transport| Forward {
+        transport,
+        bind: Some(Ipv4Addr::LOCALHOST.into()),
+        host_port: HOST_PORT,
+        guest_port: GUEST_PORT,
+        count: NonZeroU16::MIN,
+    };
+    let forwards = [Transport::Tcp, Transport::Udp].map(forward).into();
+    let mut first = Bench::forwarding(forwards, NETWORK, 0, None);
+    let (released, lookup) = first.mode.release_listeners();
+    assert!(lookup.is_none());
+    drop(first);
+    let (record, descriptors) = released.into_handover();
+    // Nothing serves them now, and they wait.
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
+    let datagram = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    datagram.send_to(b"?", (Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
+    let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    let taken = Vec::<BoundForward>::take_over(record, &mut descriptors.into_iter()).unwrap();
+
+    let mut second = Bench::new();
+    for bound in taken {
+        let add = ModeCommand::Forwards(ForwardChange::Add(bound));
+        second.mode.on_command(NOW, add, &mut second.sink).unwrap();
+        let frames = second.await_frames();
+        // Behind an Ethernet header and one of IPv4 without options.
+        let to_guest = frames.iter().map(|frame| u16::from_be_bytes([frame[36], frame[37]]));
+        assert!(to_guest.eq([GUEST_PORT]), "{frames:?}");
+    }
+    drop(stream);
+    let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT));
+    connected.unwrap();
+    drop(second);
+    let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }

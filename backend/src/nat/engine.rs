@@ -23,7 +23,6 @@ use crate::mode::{BoundForward, FlowCount};
 use crate::packet::{Headers, MacAddr};
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
-use socket2::Socket;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -362,18 +361,6 @@ impl Engine {
         self.udp.listen(forwards, poller)
     }
 
-    /// Serves clients of a socket that receives the connections or datagrams of every port.
-    ///
-    /// # Errors
-    /// The socket cannot be watched.
-    pub fn listen_at_any_port(&mut self, transport: Transport, socket: Socket) -> io::Result<()> {
-        let poller = &self.surroundings.poller;
-        match transport {
-            Transport::Tcp => self.tcp.listen_at_any_port(socket, poller),
-            Transport::Udp => self.udp.listen_at_any_port(socket, poller),
-        }
-    }
-
     /// Serves clients of a forward.
     ///
     /// # Errors
@@ -389,6 +376,17 @@ impl Engine {
             self.remove_forward(transport, &addresses);
         }
         added
+    }
+
+    /// Stops serving forwards and returns their sockets, still listening. Flows stay.
+    pub fn release_listeners(&mut self) -> Vec<BoundForward> {
+        let poller = &self.surroundings.poller;
+        let all = [
+            (Transport::Tcp, self.tcp.release_listeners(poller)),
+            (Transport::Udp, self.udp.release_listeners(poller)),
+        ];
+        all.map(|(transport, sockets)| BoundForward { transport, sockets })
+            .into()
     }
 
     /// Closes the listening sockets bound to `addresses`. Flows stay.

@@ -4,7 +4,9 @@
 //! Linux before 6.2 lacks USO; the kernel segments UDP itself then ([`TapQueue::set_offloads`]
 //! retries without it). Everything else is older than what io_uring and SO_PEEK_OFF need elsewhere.
 
+use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use crate::frame::{GuestCaps, GuestSlice, GuestSliceMut};
+use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, CString};
 use std::fs::OpenOptions;
 use std::io;
@@ -259,6 +261,37 @@ impl TapQueue {
     }
 }
 
+/// What a queue is beside its descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TapRecord {
+    version: Version<1>,
+    name: CString,
+    several: bool,
+}
+
+impl Handover for TapQueue {
+    type Record = TapRecord;
+
+    fn into_handover(self) -> (TapRecord, Vec<OwnedFd>) {
+        let record = TapRecord {
+            version: Version,
+            name: self.name,
+            several: self.several,
+        };
+        (record, vec![self.fd])
+    }
+
+    /// Makes no system call, unlike [`adopt`](Self::adopt): the kernel keeps the settings of the
+    /// queue, and a device that has gone meanwhile may come back.
+    fn take_over(record: TapRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        Ok(Self {
+            fd: next_of("a queue of the device to the segment", descriptors)?,
+            name: record.name,
+            several: record.several,
+        })
+    }
+}
+
 impl AsRawFd for TapQueue {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -332,5 +365,35 @@ fn check(result: libc::c_int) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::netns::enter_fresh;
+
+    fn exists(name: &str) -> bool {
+        std::fs::read_to_string("/proc/thread-self/net/dev")
+            .unwrap()
+            .contains(name)
+    }
+
+    #[test]
+    fn a_device_whose_queues_are_handed_over_lasts_until_the_last_of_them_is_dropped() {
+        if !enter_fresh() {
+            return;
+        }
+        let queues = TapQueue::open("handed0", 2).unwrap();
+        queues[1].set_in_use(false).unwrap();
+        let (record, descriptors) = queues.into_handover();
+        assert!(exists("handed0"));
+        let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        let queues = Vec::<TapQueue>::take_over(record, &mut descriptors.into_iter()).unwrap();
+        assert_eq!(queues[1].name(), "handed0");
+        queues[1].set_in_use(true).unwrap();
+        assert_eq!(queues[1].mtu().unwrap(), 1500);
+        drop(queues);
+        assert!(!exists("handed0"));
     }
 }

@@ -1,9 +1,9 @@
 //! Listening sockets for connections to the guest.
 
-use super::{TcpFlows, host_socket};
+use super::host_socket;
 use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
-use crate::mode::ForwardSocket;
+use crate::mode::{ForwardSocket, GuestPort};
 use crate::nat::event_owner;
 use crate::nat::listen::{self, ListenError};
 use crate::poller::{Interest, Poller, Token};
@@ -36,32 +36,21 @@ pub enum Accepted {
     Limited,
 }
 
-/// The guest's port for clients of a listening socket.
-#[derive(Clone, Copy, Debug)]
-pub enum GuestPort {
-    /// This port.
-    One(u16),
-    /// The port that the client connected to.
-    AsAsked,
-}
-
-impl GuestPort {
-    fn of(self, client: &Socket) -> io::Result<u16> {
-        match self {
-            Self::One(port) => Ok(port),
-            Self::AsAsked => {
-                let asked = client.local_addr()?.as_socket();
-                // The kernel reports the local end of every TCP connection.
-                Ok(asked.ok_or(io::ErrorKind::InvalidData)?.port())
-            }
+/// The port of the guest that `client` is for.
+fn guest_port(of: GuestPort, client: &Socket) -> io::Result<u16> {
+    match of {
+        GuestPort::One(port) => Ok(port),
+        GuestPort::AsAsked => {
+            let asked = client.local_addr()?.as_socket();
+            // The kernel reports the local end of every TCP connection.
+            Ok(asked.ok_or(io::ErrorKind::InvalidData)?.port())
         }
     }
 }
 
 #[derive(Debug)]
 struct Listener {
-    socket: Socket,
-    guest_port: GuestPort,
+    bound: ForwardSocket,
     /// True if it is in `Listeners::waiting`.
     is_waiting: bool,
 }
@@ -83,7 +72,8 @@ impl Listeners {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
             listen::listen(families, forward, |at, guest_port| {
-                all.add(host_socket::listen(at)?, GuestPort::One(guest_port), poller)
+                let (socket, guest_port) = (host_socket::listen(at)?, GuestPort::One(guest_port));
+                all.adopt(ForwardSocket { socket, at, guest_port }, poller)
             })?;
         }
         Ok(all)
@@ -93,34 +83,33 @@ impl Listeners {
     ///
     /// # Errors
     /// The poller cannot watch it.
-    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
-        self.add(listening.socket, GuestPort::One(listening.guest_port), poller)
-    }
-
-    /// Accepts clients of a listening socket.
-    ///
-    /// # Errors
-    /// The poller cannot watch it.
-    pub fn add(&mut self, socket: Socket, guest_port: GuestPort, poller: &Poller) -> io::Result<()> {
+    pub fn adopt(&mut self, bound: ForwardSocket, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(
-            &socket,
-            Token::new(event_owner::TCP_LISTENER, index),
-            Interest::ReadEdge,
-        )?;
+        let token = Token::new(event_owner::TCP_LISTENER, index);
+        poller.add(&bound.socket, token, Interest::ReadEdge)?;
         self.listeners.insert(Listener {
-            socket,
-            guest_port,
+            bound,
             is_waiting: false,
         });
         Ok(())
     }
 
+    /// Stops accepting clients and returns the sockets, still listening.
+    pub fn release(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
+        self.waiting.clear();
+        let released = self.listeners.drain().map(|listener| listener.bound);
+        released
+            .inspect(|bound| {
+                // Fails only for a socket that is not watched.
+                let _ = poller.remove(&bound.socket);
+            })
+            .collect()
+    }
+
     /// Closes the sockets that are bound to `addresses`.
     pub fn close(&mut self, addresses: &HashSet<SocketAddr>) {
-        let local = |socket: &Socket| socket.local_addr().ok()?.as_socket();
         self.listeners
-            .retain(|_, listener| local(&listener.socket).is_none_or(|at| !addresses.contains(&at)));
+            .retain(|_, listener| !addresses.contains(&listener.bound.at));
         let listeners = &self.listeners;
         self.waiting.retain(|index| listeners.contains(*index));
     }
@@ -131,9 +120,12 @@ impl Listeners {
             return Accepted::NoClient;
         };
         loop {
-            match host_socket::accept(&listener.socket) {
+            let ForwardSocket {
+                socket, guest_port: of, ..
+            } = &listener.bound;
+            match host_socket::accept(socket) {
                 Ok((stream, address)) => {
-                    let Ok(guest_port) = listener.guest_port.of(&stream) else {
+                    let Ok(guest_port) = guest_port(*of, &stream) else {
                         counters.count_drop(DropReason::SocketError);
                         continue;
                     };
@@ -146,7 +138,7 @@ impl Listeners {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Accepted::NoClient,
                 Err(e) if is_of_one_client(&e) => {}
                 // The kernel allocates a descriptor before it looks for a client.
-                Err(_) if has_client(&listener.socket) => return Accepted::Limited,
+                Err(_) if has_client(socket) => return Accepted::Limited,
                 Err(_) => return Accepted::NoClient,
             }
         }
@@ -171,17 +163,6 @@ impl Listeners {
         let index = self.waiting.pop_front()?;
         self.listeners[index].is_waiting = false;
         Some(index)
-    }
-}
-
-impl TcpFlows {
-    /// Accepts clients of a socket that receives connections to every port: each client is for the
-    /// guest's port of the same number.
-    ///
-    /// # Errors
-    /// The poller cannot watch it.
-    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
-        self.listeners.add(socket, GuestPort::AsAsked, poller)
     }
 }
 

@@ -202,6 +202,11 @@ impl TcpFlows {
         self.listeners.adopt(listening, poller)
     }
 
+    /// Stops accepting clients and returns the sockets, still listening.
+    pub fn release_listeners(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
+        self.listeners.release(poller)
+    }
+
     /// Closes the listening sockets bound to `addresses`.
     pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
         self.listeners.close(addresses);

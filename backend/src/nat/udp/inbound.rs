@@ -9,11 +9,12 @@
 use super::flow::{Flow, FlowRef, Side};
 use super::held::Arrived;
 use super::receive::takes_runs;
+use super::table::FlowTable;
 use super::{Turn, UdpFlows, socket};
 use crate::config::{Forward, Transport};
 use crate::counters::{Count, DropReason};
 use crate::frame::{Layout, Offload};
-use crate::mode::ForwardSocket;
+use crate::mode::{ForwardSocket, GuestPort};
 use crate::nat::context::Context;
 use crate::nat::event_owner;
 use crate::nat::listen::{self, ListenError};
@@ -21,7 +22,6 @@ use crate::packet::FlowId;
 use crate::poller::{Interest, Poller, Token};
 use crate::sys::is_out_of_descriptors;
 use crate::sys::receive_batch::ReceiveBatch;
-use socket2::Socket;
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,8 +45,7 @@ enum Ports {
 /// A socket waiting for clients.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
-    ports: Ports,
+    bound: ForwardSocket,
     /// True while the listener waits for its turn or for room in the guest.
     pub waiting: bool,
 }
@@ -60,6 +59,16 @@ struct Stray {
 }
 
 impl Ports {
+    const fn of(bound: &ForwardSocket) -> Self {
+        match bound.guest_port {
+            GuestPort::One(guest) => Self::Forward {
+                host: bound.at.port(),
+                guest,
+            },
+            GuestPort::AsAsked => Self::Any,
+        }
+    }
+
     /// The host's port for a datagram that came to port `asked`, if known.
     fn host(self, asked: Option<u16>) -> Option<u16> {
         match self {
@@ -85,6 +94,13 @@ struct Arrival {
     ports: Ports,
 }
 
+/// Removes a listening socket's claim on its port. A socket for every port has none.
+fn disown(table: &mut FlowTable, bound: &ForwardSocket) {
+    if let (GuestPort::One(_), at) = (bound.guest_port, bound.at) {
+        table.disown_port(socket::domain_of(at.ip()), at.port());
+    }
+}
+
 impl UdpFlows {
     /// Listens on the UDP ports of `forwards`.
     ///
@@ -103,6 +119,7 @@ impl UdpFlows {
 
     fn listen_on(&mut self, at: SocketAddr, guest_port: u16, poller: &Poller) -> io::Result<()> {
         let (socket, _) = socket::listening(at)?;
+        let guest_port = GuestPort::One(guest_port);
         self.adopt(ForwardSocket { socket, at, guest_port }, poller)
     }
 
@@ -110,38 +127,14 @@ impl UdpFlows {
     ///
     /// # Errors
     /// The poller cannot watch it.
-    pub fn adopt(&mut self, listening: ForwardSocket, poller: &Poller) -> io::Result<()> {
-        let ForwardSocket { socket, at, guest_port } = listening;
-        let ports = Ports::Forward {
-            host: at.port(),
-            guest: guest_port,
-        };
-        self.add_listener(socket, ports, poller)?;
-        self.table.own_port(socket::domain_of(at.ip()), at.port());
-        Ok(())
-    }
-
-    /// Receives datagrams from a socket for every port: each datagram is for the guest's port of
-    /// the same number.
-    ///
-    /// # Errors
-    /// The poller cannot watch it.
-    pub fn listen_at_any_port(&mut self, socket: Socket, poller: &Poller) -> io::Result<()> {
-        self.add_listener(socket, Ports::Any, poller)
-    }
-
-    fn add_listener(&mut self, socket: Socket, ports: Ports, poller: &Poller) -> io::Result<()> {
+    pub fn adopt(&mut self, bound: ForwardSocket, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
-        poller.add(
-            &socket,
-            Token::new(event_owner::UDP_LISTENER, index),
-            Interest::ReadEdge,
-        )?;
-        self.listeners.insert(Listener {
-            socket,
-            ports,
-            waiting: false,
-        });
+        let token = Token::new(event_owner::UDP_LISTENER, index);
+        poller.add(&bound.socket, token, Interest::ReadEdge)?;
+        if let (GuestPort::One(_), at) = (bound.guest_port, bound.at) {
+            self.table.own_port(socket::domain_of(at.ip()), at.port());
+        }
+        self.listeners.insert(Listener { bound, waiting: false });
         Ok(())
     }
 
@@ -149,13 +142,24 @@ impl UdpFlows {
     pub fn unlisten(&mut self, addresses: &HashSet<SocketAddr>) {
         let table = &mut self.table;
         self.listeners.retain(|_, listener| {
-            let at = listener.socket.local_addr().ok().and_then(|at| at.as_socket());
-            let Some(at) = at.filter(|at| addresses.contains(at)) else {
-                return true;
-            };
-            table.disown_port(socket::domain_of(at.ip()), at.port());
-            false
+            let stays = !addresses.contains(&listener.bound.at);
+            if !stays {
+                disown(table, &listener.bound);
+            }
+            stays
         });
+    }
+
+    /// Stops receiving from the sockets that wait for clients and returns them, still bound.
+    pub fn release_listeners(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
+        let released = self.listeners.drain().map(|listener| listener.bound);
+        released
+            .inspect(|bound| {
+                // Fails only for a socket that is not watched.
+                let _ = poller.remove(&bound.socket);
+                disown(&mut self.table, bound);
+            })
+            .collect()
     }
 
     /// Reads some of the datagrams in a listener.
@@ -173,8 +177,8 @@ impl UdpFlows {
             return Turn::NoRoom;
         }
         ctx.sink.commit(&[], &mut |_, _, _| Offload::NONE);
-        let ports = listener.ports;
-        let Ok(n) = self.receiver.batch.receive_to_spill(&listener.socket, usize::MAX) else {
+        let ports = Ports::of(&listener.bound);
+        let Ok(n) = self.receiver.batch.receive_to_spill(&listener.bound.socket, usize::MAX) else {
             ctx.counters.count_drop(DropReason::SocketError);
             return Turn::Again;
         };

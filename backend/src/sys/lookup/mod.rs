@@ -13,8 +13,10 @@
 
 mod program;
 
+use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use program::{Instruction, MAX_SOCKETS, PORTS_SIZE};
 use rustix::thread::{CapabilitySet, capabilities};
+use serde::{Deserialize, Serialize};
 use socket2::Socket;
 use std::fs::File;
 use std::io;
@@ -72,7 +74,28 @@ pub struct Taker<'a> {
 /// The attached program; dropping this detaches it.
 #[derive(Debug)]
 pub struct SocketLookup {
-    _link: OwnedFd,
+    link: OwnedFd,
+}
+
+/// What a program is beside the descriptor of its link: nothing. The kernel keeps the ports and
+/// the sockets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupRecord {
+    version: Version<1>,
+}
+
+impl Handover for SocketLookup {
+    type Record = LookupRecord;
+
+    /// The sockets have to stay open too: the kernel forgets those that are closed.
+    fn into_handover(self) -> (LookupRecord, Vec<OwnedFd>) {
+        (LookupRecord { version: Version }, vec![self.link])
+    }
+
+    fn take_over(_: LookupRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let link = next_of("the program that gives out ports", descriptors)?;
+        Ok(Self { link })
+    }
 }
 
 impl SocketLookup {
@@ -114,7 +137,7 @@ impl SocketLookup {
             link,
             "cannot attach the program to the network namespace",
         )?;
-        Ok(Self { _link: link })
+        Ok(Self { link })
     }
 }
 

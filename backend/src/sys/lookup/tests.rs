@@ -130,6 +130,25 @@ fn every_port_leads_to_its_socket_and_a_kept_one_to_its_own() {
     drop(sockets.attach(&PortSet::default()).unwrap());
 }
 
+#[test]
+fn a_program_that_is_handed_over_leads_to_the_sockets_until_its_new_owner_drops_it() {
+    if !netns::enter_fresh() {
+        return;
+    }
+    let sockets = Sockets::new();
+    let lookup = sockets.attach(&every_port_but(22)).unwrap();
+    let (record, descriptors) = lookup.into_handover();
+    connect(LOOPBACK[0], 80).unwrap();
+    let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+    let lookup = SocketLookup::take_over(record, &mut descriptors.into_iter()).unwrap();
+    connect(LOOPBACK[1], 80).unwrap();
+    drop(lookup);
+    for address in LOOPBACK {
+        let refused = connect(address, 80).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
+
 /// Result of attaching with these capabilities alone.
 fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
     let thread = std::thread::spawn(move || {

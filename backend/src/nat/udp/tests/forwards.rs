@@ -1,6 +1,7 @@
 //! Clients of forwarded ports.
 
 use super::*;
+use crate::mode::{ForwardSocket, GuestPort};
 
 #[test]
 fn clients_reach_the_guest_and_are_answered_from_the_port_they_asked() {
@@ -34,7 +35,12 @@ fn a_client_of_any_port_reaches_that_port_and_the_guest_may_use_it_towards_other
         let mut bench = Bench::new();
         let socket = socket::listening_at_any_port(SocketAddr::new(ip(address), 0)).unwrap();
         let asked = socket.local_addr().unwrap().as_socket().unwrap();
-        bench.flows.listen_at_any_port(socket, &bench.around.poller).unwrap();
+        let listening = ForwardSocket {
+            socket,
+            at: asked,
+            guest_port: GuestPort::AsAsked,
+        };
+        bench.flows.adopt(listening, &bench.around.poller).unwrap();
         let (client, _) = peer(address);
         client.send_to(b"one", asked).unwrap();
         let (seen, server, body) = bench.receive(1).remove(0);
