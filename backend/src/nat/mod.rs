@@ -22,6 +22,7 @@ pub mod listen;
 mod moving;
 pub mod reassembly;
 mod recency;
+pub mod saved;
 pub mod steering;
 pub mod tcp;
 #[cfg(test)]

@@ -20,8 +20,17 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// A clock that shows `value` now.
+    pub const fn showing(value: u32, now: Instant) -> Self {
+        let common = Self { offset: 0 };
+        Self {
+            offset: value.wrapping_sub(common.value(now)),
+        }
+    }
+
+    /// What it shows now.
     #[allow(clippy::cast_possible_truncation, reason = "timestamps are modulo 2^32")]
-    const fn value(self, now: Instant) -> u32 {
+    pub const fn value(self, now: Instant) -> u32 {
         ((now.as_nanos() / TICK_NANOS) as u32).wrapping_add(self.offset)
     }
 

@@ -119,7 +119,7 @@ const DRAINING: Duration = Duration::from_secs(120);
 const TIME_WAIT: Duration = Duration::from_secs(2);
 /// Retransmissions of a segment before the connection is dropped (RFC 9293 3.8.3, R2):
 /// net.ipv4.tcp_retries2.
-const MAX_RETRIES: u8 = 15;
+pub(super) const MAX_RETRIES: u8 = 15;
 /// Retransmissions of a SYN: net.ipv4.tcp_synack_retries.
 const MAX_SYN_RETRIES: u8 = 5;
 /// Retransmissions of a SYN to a guest that may merely be slow: after 1 s and after 3 s.
@@ -177,7 +177,7 @@ pub struct Connection {
     pub(super) snd_scale: u8,
     /// Payload bytes per segment that the guest accepts, less the options.
     pub(super) mss: u16,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// The guest's timestamp to echo (TS.Recent), if both SYNs had the option.
     pub(super) ts_recent: Option<u32>,
 
@@ -406,7 +406,7 @@ impl Connection {
         };
         let options = TcpOptions {
             mss: Some(our_mss(self.id.guest, ctx.link.mtu)),
-            window_scale: (self.rcv_scale != 0).then_some(WINDOW_SCALE),
+            window_scale: (self.rcv_scale != 0).then_some(self.rcv_scale),
             timestamps: echo.map(|echo| self.clock.stamp(ctx.now, echo)),
         };
         let header = TcpHeader {
@@ -606,12 +606,12 @@ impl Connection {
 }
 
 /// Smallest MSS accepted from a guest: the minimum MTU of RFC 791 less headers and options.
-const MIN_MSS: u16 = 88;
+pub(super) const MIN_MSS: u16 = 88;
 /// Window of a SYN: never scaled, and below any host socket's queue size.
-const SYN_WINDOW: u16 = u16::MAX;
+pub(super) const SYN_WINDOW: u16 = u16::MAX;
 
 /// The MSS we announce: what fits the guest's MTU.
-fn our_mss(guest: IpAddr, mtu: u16) -> u16 {
+pub(super) fn our_mss(guest: IpAddr, mtu: u16) -> u16 {
     const IPV4_AND_TCP: u16 = 40;
     const IPV6_AND_TCP: u16 = 60;
     let headers = if guest.is_ipv4() { IPV4_AND_TCP } else { IPV6_AND_TCP };

@@ -1,7 +1,13 @@
 //! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection. The other half
 //! of the hash is the offset of its timestamps (RFC 7323 5.4).
+//!
+//! The secret travels with the connections, and with it the readings of both clocks: a connection
+//! that the guest opens again on the other side starts above the numbers and timestamps of its
+//! predecessor (RFC 6191), which may be in TIME-WAIT in the guest.
 
+use crate::nat::saved::base64;
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -11,7 +17,25 @@ use super::seq::Seq;
 
 /// The secret key of one port.
 #[derive(Clone)]
-pub struct IsnSecret([u8; 16]);
+pub struct IsnSecret {
+    key: [u8; 16],
+    /// Added to the clock of sequence numbers.
+    ahead: u32,
+    /// The clock of timestamps, to which each connection adds its own offset.
+    clock: Clock,
+}
+
+/// The secret as a plain value.
+#[derive(Clone, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSecret {
+    #[serde(with = "base64")]
+    key: [u8; 16],
+    /// What the clock of initial sequence numbers showed.
+    isn_clock: u32,
+    /// What the clock of timestamps showed.
+    timestamp: u32,
+}
 
 /// Nanoseconds per tick of the ISN clock; about RFC 9293's 4 microseconds.
 const TICK_NANOS: u64 = 4096;
@@ -22,25 +46,59 @@ impl IsnSecret {
     /// # Errors
     /// The system has no random numbers.
     pub fn random() -> Result<Self, getrandom::Error> {
-        let mut secret = [0; 16];
-        getrandom::fill(&mut secret)?;
-        Ok(Self(secret))
+        let mut key = [0; 16];
+        getrandom::fill(&mut key)?;
+        Ok(Self {
+            key,
+            ahead: 0,
+            clock: Clock::default(),
+        })
+    }
+
+    /// The secret as a plain value.
+    pub fn save(&self, now: Instant) -> SavedSecret {
+        let Self { key, ahead, clock } = *self;
+        SavedSecret {
+            key,
+            isn_clock: ticks(now).wrapping_add(ahead),
+            timestamp: clock.value(now),
+        }
+    }
+
+    /// The secret of another process, whose clocks go on from what they showed.
+    pub fn load(saved: &SavedSecret, now: Instant) -> Self {
+        Self {
+            key: saved.key,
+            ahead: saved.isn_clock.wrapping_sub(ticks(now)),
+            clock: Clock::showing(saved.timestamp, now),
+        }
     }
 
     /// The initial sequence number and the timestamp clock of a connection that opens now.
-    #[allow(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of the hash")]
     pub fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
+        let mut hasher = SipHasher13::new_with_key(&self.key);
         (guest, remote).hash(&mut hasher);
         let hash = hasher.finish();
-        let iss = Seq((now.as_nanos() / TICK_NANOS) as u32) + (hash as u32);
-        let offset = (hash >> 32) as u32;
+        let iss = Seq(ticks(now)) + self.ahead + (hash as u32);
+        let offset = self.clock.offset.wrapping_add((hash >> 32) as u32);
         (iss, Clock { offset })
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "sequence numbers are modulo 2^32")]
+const fn ticks(now: Instant) -> u32 {
+    (now.as_nanos() / TICK_NANOS) as u32
 }
 
 impl std::fmt::Debug for IsnSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("IsnSecret(..)")
+    }
+}
+
+impl std::fmt::Debug for SavedSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SavedSecret(..)")
     }
 }

@@ -22,6 +22,8 @@ mod open;
 mod pressure;
 mod receive;
 mod rtt;
+mod saved;
+mod saved_flow;
 mod seq;
 mod spill;
 mod stream;
@@ -65,8 +67,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::host_socket::listen;
+pub use self::isn::SavedSecret;
 pub use self::moving::MovedFlow;
 pub use self::receive::Segment;
+pub use self::saved::SavedConnection;
+pub use self::saved_flow::SavedTcpFlow;
 
 /// A segment of the guest and the connection it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +108,21 @@ struct Flow {
 const _: () = assert!(size_of::<Flow>() <= 256, "put rare data behind a pointer");
 
 impl Flow {
+    fn new(connection: Connection, stream: Option<Socket>, dscp: u8) -> Self {
+        Self {
+            connection,
+            stream,
+            generation: 0,
+            scheduled: Scheduled::default(),
+            is_queued: false,
+            awaits_room: false,
+            dscp,
+            standing: Standing::default(),
+            entry: 0,
+            claim: None,
+        }
+    }
+
     const fn key(&self) -> FlowId {
         self.connection.id
     }
@@ -274,21 +294,7 @@ impl TcpFlows {
     }
 
     fn insert(&mut self, ctx: &mut Context<'_>, connection: Connection, stream: Socket, dscp: u8) {
-        let slot = self.put_in(
-            ctx,
-            Flow {
-                connection,
-                stream: Some(stream),
-                generation: 0,
-                scheduled: Scheduled::default(),
-                is_queued: false,
-                awaits_room: false,
-                dscp,
-                standing: Standing::default(),
-                entry: 0,
-                claim: None,
-            },
-        );
+        let slot = self.put_in(ctx, Flow::new(connection, Some(stream), dscp));
         let progress = self.flows[slot].connection.progress();
         self.settle(ctx, slot, progress);
     }

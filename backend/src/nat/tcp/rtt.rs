@@ -1,7 +1,9 @@
 //! Retransmission time-out towards the guest (RFC 6298).
 
 use super::seq::Seq;
+use crate::nat::saved::{LoadError, Nanos, within};
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// RTO before the first measurement (RFC 6298 2.1).
@@ -31,7 +33,58 @@ pub struct RttEstimator {
     backoff: u8,
 }
 
+/// [`RttEstimator`] as a plain value.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedRtt {
+    smoothed_micros: Option<u32>,
+    variance_micros: u32,
+    running: Option<SavedMeasurement>,
+    backoff: u8,
+}
+
+/// A measurement that runs: what ends it, and how long it has run.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+struct SavedMeasurement {
+    end: Seq,
+    age: Nanos,
+}
+
+impl SavedRtt {
+    pub fn load(&self, now: Instant) -> Result<RttEstimator, LoadError> {
+        let smoothed = self.smoothed_micros.map(|s| within("smoothed_micros", s, 0..=LONGEST));
+        Ok(RttEstimator {
+            smoothed: smoothed.transpose()?,
+            variance: within("variance_micros", self.variance_micros, 0..=LONGEST)?,
+            running: self.running.map(|running| running.end),
+            since: self.running.map_or(now, |running| running.age.before(now)),
+            backoff: self.backoff,
+        })
+    }
+}
+
 impl RttEstimator {
+    /// The estimate as a plain value.
+    pub(super) fn save(&self, now: Instant) -> SavedRtt {
+        let Self {
+            smoothed,
+            variance,
+            running,
+            since,
+            backoff,
+        } = *self;
+        SavedRtt {
+            smoothed_micros: smoothed,
+            variance_micros: variance,
+            running: running.map(|end| SavedMeasurement {
+                end,
+                age: Nanos::since(since, now),
+            }),
+            backoff,
+        }
+    }
+
     /// Records a sent segment that ends before `end`; starts a measurement if none is running.
     pub fn sent(&mut self, now: Instant, end: Seq) {
         if self.running.is_none() {

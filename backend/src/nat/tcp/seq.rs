@@ -1,9 +1,11 @@
 //! Sequence numbers (RFC 9293 3.4): 32 bits, compared modulo 2^32.
 
+use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Sub};
 
 /// A sequence number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Seq(pub u32);
 
 impl Seq {

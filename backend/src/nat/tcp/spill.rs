@@ -8,6 +8,8 @@
 
 use super::stream::HostStream;
 use crate::frame::{GuestSlice, copy_from_guest};
+use crate::nat::saved::{LoadError, base64, ensure, within};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +32,14 @@ impl Default for SpillPool {
 }
 
 impl SpillPool {
+    /// A limit of so many bytes.
+    #[cfg(test)]
+    pub fn of(bytes: usize) -> Self {
+        Self {
+            free: Arc::new(AtomicUsize::new(bytes)),
+        }
+    }
+
     fn take(&self, n: usize) -> bool {
         let taken = self
             .free
@@ -76,7 +86,47 @@ impl Kept {
     }
 }
 
+/// What is kept, as a plain value.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedSpill {
+    #[serde(with = "base64")]
+    bytes: Vec<u8>,
+    /// Place of an urgent byte among them.
+    urgent: Option<usize>,
+}
+
 impl Spill {
+    /// What is kept as a plain value; `None` if that is nothing.
+    pub(super) fn save(&self) -> Option<SavedSpill> {
+        let Kept { bytes, sent, urgent } = self.kept.as_deref()?;
+        Some(SavedSpill {
+            bytes: bytes[*sent..].to_vec(),
+            urgent: urgent.and_then(|place| place.checked_sub(*sent)),
+        })
+    }
+
+    /// Keeps what another process kept.
+    pub(super) fn load(saved: Option<&SavedSpill>, pool: SpillPool) -> Result<Self, LoadError> {
+        let mut spill = Self::new(pool);
+        let Some(SavedSpill { bytes, urgent }) = saved else {
+            return Ok(spill);
+        };
+        within("bytes kept", bytes.len(), 1..=POOL)?;
+        ensure(
+            urgent.is_none_or(|place| place < bytes.len()),
+            "the urgent byte is not among those kept",
+        )?;
+        ensure(
+            spill.keep(&[GuestSlice::from_bytes(bytes)], 0, bytes.len()),
+            "more bytes are kept than a worker may hold",
+        )?;
+        if let Some(kept) = &mut spill.kept {
+            kept.urgent = *urgent;
+        }
+        Ok(spill)
+    }
+
     /// Without any bytes.
     pub const fn new(pool: SpillPool) -> Self {
         Self { kept: None, pool }

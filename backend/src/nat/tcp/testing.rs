@@ -3,22 +3,26 @@
 use super::clock::Clock;
 use super::connection::{Connection, Opening, Progress, State};
 use super::receive::Segment;
+use super::saved::Place;
+use super::saved_flow::SavedTcpFlow;
 use super::seq::Seq;
 use super::spill::SpillPool;
 use super::stream::{HostStream, SendRoom};
 use crate::frame::testing::{Delivered, OwnedFrame};
 use crate::frame::{GatherList, GuestSlice, GuestSliceMut};
 use crate::nat::context::Context;
+use crate::nat::saved::{from_bytes, to_bytes};
 use crate::nat::testing::Surroundings;
 use crate::packet::{FlowId, TcpFlags, TcpHeader, TcpOptions, Timestamps};
 use crate::sys::stream::PeekAt;
+use crate::time::Instant;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The host socket: what the remote peer sends and has received.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct FakeStream {
     /// Bytes that the remote peer received from the guest.
     pub received: Vec<u8>,
@@ -170,6 +174,8 @@ pub struct Player {
     gather: GatherList,
     /// Bytes that the remote peer has sent so far.
     world_sent: usize,
+    /// What the last move sent to the guest.
+    sent: Vec<Vec<u8>>,
 }
 
 /// The guest's initial sequence number.
@@ -223,6 +229,7 @@ impl Player {
             stream: FakeStream::new(10_000),
             gather: GatherList::default(),
             world_sent: 0,
+            sent: Vec::new(),
         };
         player.call(|connection, ctx, _, _| {
             connection.on_connected(ctx);
@@ -237,6 +244,42 @@ impl Player {
     ) {
         let mut ctx = self.around.context();
         let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
+    }
+
+    /// The connection as the value that goes to another process; `None` once it is over.
+    pub fn save(&self) -> Option<SavedTcpFlow> {
+        let connection = self.connection.save(self.around.now)?;
+        Some(SavedTcpFlow { connection, dscp: 0 })
+    }
+
+    /// Another process goes on with the same host socket, and a clock that is ahead by `ahead`.
+    ///
+    /// # Panics
+    /// What was saved does not load.
+    pub fn replace(&mut self, ahead: Duration) {
+        let Some(saved) = self.save() else { return };
+        self.around.now = self.around.now + ahead;
+        let bytes = to_bytes(&[saved]);
+        let loaded = from_bytes::<SavedTcpFlow>(&bytes).unwrap_or_default();
+        let place = Place {
+            now: self.around.now,
+            mtu: self.around.link.mtu,
+            spill: SpillPool::default(),
+        };
+        match loaded.first().map(|flow| Connection::load(&flow.connection, &place)) {
+            Some(Ok(connection)) => self.connection = connection,
+            other => panic!("{other:?}: {}", String::from_utf8_lossy(&bytes)),
+        }
+    }
+
+    /// The time of the connection's clock.
+    pub const fn now(&self) -> Instant {
+        self.around.now
+    }
+
+    /// What the last move sent to the guest, and the host socket.
+    pub const fn effects(&self) -> (&Vec<Vec<u8>>, &FakeStream) {
+        (&self.sent, &self.stream)
     }
 
     /// Plays the move that four bytes encode; false once the connection has ended.
@@ -343,9 +386,11 @@ impl Player {
         for (i, &byte) in self.stream.received.iter().enumerate() {
             assert_eq!(byte, byte_at(i), "byte {i} from the guest");
         }
-        for frame in self.around.sink.take() {
-            self.check_frame(&frame);
+        let frames = self.around.sink.take();
+        for frame in &frames {
+            self.check_frame(frame);
         }
+        self.sent = frames.into_iter().map(|frame| frame.bytes).collect();
         let connection = &self.connection;
         assert!(!connection.snd_nxt.before(connection.snd_una), "SND.NXT before SND.UNA");
         assert!(

@@ -23,6 +23,7 @@ use super::connection::Connection;
 use super::receive::Segment;
 use super::seq::Seq;
 use super::stream::HostStream;
+use serde::{Deserialize, Serialize};
 
 /// Urgent bytes in transit: the number of the byte itself, not of the next.
 #[derive(Debug, Default)]
@@ -31,6 +32,26 @@ pub(super) struct Urgent {
     from_guest: Option<Seq>,
     /// For the guest, not yet acknowledged.
     to_guest: Option<Seq>,
+}
+
+/// [`Urgent`] as a plain value.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedUrgent {
+    from_guest: Option<Seq>,
+    to_guest: Option<Seq>,
+}
+
+impl From<&Urgent> for SavedUrgent {
+    fn from(&Urgent { from_guest, to_guest }: &Urgent) -> Self {
+        Self { from_guest, to_guest }
+    }
+}
+
+impl From<SavedUrgent> for Urgent {
+    fn from(SavedUrgent { from_guest, to_guest }: SavedUrgent) -> Self {
+        Self { from_guest, to_guest }
+    }
 }
 
 impl Connection {

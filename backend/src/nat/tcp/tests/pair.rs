@@ -4,14 +4,18 @@
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
 use crate::nat::context::Context;
+use crate::nat::saved::{from_bytes, to_bytes};
 use crate::nat::tcp::clock::Clock;
 use crate::nat::tcp::connection::{Connection, Opening, Progress, State};
 use crate::nat::tcp::receive::Segment;
+use crate::nat::tcp::saved::Place;
+use crate::nat::tcp::saved_flow::SavedTcpFlow;
 use crate::nat::tcp::seq::Seq;
 use crate::nat::tcp::spill::SpillPool;
 use crate::nat::tcp::testing::FakeStream;
 use crate::nat::test_support::Surroundings;
 use crate::packet::{EtherType, EthernetHeader, FlowId, Headers, MacAddr, TcpFlags, TcpHeader};
+use crate::time::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
@@ -191,6 +195,11 @@ pub struct Pair {
     pub resets_to_guest: usize,
     /// False once the table would have closed the host socket.
     pub has_stream: bool,
+    /// Whether the applications at the two ends read what has arrived.
+    pub guest_reads: bool,
+    pub world_reads: bool,
+    /// Nanoseconds that our clock is ahead of the guest's.
+    ahead: i128,
     rng: Rng,
     gather: GatherList,
     nic: Nic,
@@ -263,6 +272,9 @@ impl Pair {
             stream: FakeStream::new(conditions.send_queue),
             resets_to_guest: 0,
             has_stream: true,
+            guest_reads: true,
+            world_reads: true,
+            ahead: 0,
             rng: Rng::new(conditions.seed),
             gather: GatherList::default(),
             nic,
@@ -310,6 +322,34 @@ impl Pair {
     /// Sets the number of frames for which the guest has buffers.
     pub fn set_room(&mut self, frames: usize) {
         self.around.sink.room = frames;
+    }
+
+    /// The guest's clock, which no replacement of ours moves.
+    fn guest_time(&self) -> Instant {
+        let nanos = i128::from(self.around.now.as_nanos()) - self.ahead;
+        Instant::from_nanos(u64::try_from(nanos).unwrap())
+    }
+
+    /// The connection as the value that goes to another process.
+    pub fn save(&self) -> Option<SavedTcpFlow> {
+        let connection = self.connection.as_ref()?.save(self.around.now).unwrap();
+        Some(SavedTcpFlow { connection, dscp: 0 })
+    }
+
+    /// Another process goes on with the same host socket, and a clock that shows `now`.
+    pub fn replace(&mut self, now: Instant) {
+        let saved = self.save();
+        self.ahead += i128::from(now.as_nanos()) - i128::from(self.around.now.as_nanos());
+        self.around.now = now;
+        let Some(saved) = saved else { return };
+        let loaded = from_bytes::<SavedTcpFlow>(&to_bytes(&[saved])).unwrap();
+        let place = Place {
+            now,
+            mtu: self.conditions.mtu,
+            spill: SpillPool::default(),
+        };
+        let connection = Connection::load(&loaded[0].connection, &place).unwrap();
+        self.connection = Some(connection);
     }
 
     pub fn world_connects(&mut self) {
@@ -429,13 +469,13 @@ impl Pair {
         }
         self.call(|c, ctx, stream| c.on_timer(ctx, Some(stream)));
         let read = usize::try_from(self.rng.below(50_000)).unwrap();
-        self.stream.drain(read);
+        self.stream.drain(if self.world_reads { read } else { 0 });
         self.call(|c, ctx, stream| {
             c.on_writable(ctx, stream);
             c.answer(ctx, stream)
         });
         moved |= self.carry_to_guest();
-        let micros = self.around.now.as_nanos() / 1000;
+        let micros = self.guest_time().as_nanos() / 1000;
         GUEST_CLOCK.set(u32::try_from(micros / 1000).unwrap().wrapping_sub(100));
         let at = SmolInstant::from_micros(i64::try_from(micros).unwrap());
         self.iface.poll(at, &mut self.nic, &mut self.sockets);
@@ -446,7 +486,7 @@ impl Pair {
     /// Runs until `done` or until virtual time is up; `step` acts for the applications at both
     /// ends. Panics if the time is up.
     pub fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
-        let end = self.around.now + limit;
+        let end = self.guest_time() + limit;
         let mut idle = 0;
         while !step(self) {
             let moved = self.round();
@@ -459,7 +499,7 @@ impl Pair {
             };
             self.around.now = self.around.now + pause;
             assert!(
-                self.around.now < end,
+                self.guest_time() < end,
                 "no end after {limit:?}: {:?}\n{:?}",
                 self.connection,
                 self.conditions

@@ -13,6 +13,16 @@ fn stream_of(len: usize, seed: u64) -> Vec<u8> {
 /// Sends `up` bytes from the guest and `down` bytes to it, closes both sides, and
 /// compares.
 fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
+    transfer_while(conditions, opener, [up, down], |_| {});
+}
+
+/// The same while `meanwhile` does something before each round.
+pub(super) fn transfer_while(
+    conditions: Conditions,
+    opener: Opener,
+    [up, down]: [usize; 2],
+    mut meanwhile: impl FnMut(&mut Pair),
+) -> Pair {
     let up = stream_of(up, conditions.seed);
     let down = stream_of(down, conditions.seed + 1);
     let (mut sent_up, mut sent_down) = (0, 0);
@@ -21,6 +31,7 @@ fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
     let mut pair = Pair::new(conditions, opener);
     let expected = (up.clone(), down.clone());
     pair.run(Duration::from_secs(3600), |pair| {
+        meanwhile(pair);
         if sent_down < down.len() {
             let n = (down.len() - sent_down).min(9_000);
             pair.world_sends(&down[sent_down..sent_down + n]);
@@ -29,13 +40,14 @@ fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
             pair.world_closes();
             world_closed = true;
         }
+        let guest_reads = pair.guest_reads;
         let guest = pair.guest();
         if guest.may_send() && sent_up < up.len() {
             sent_up += guest.send_slice(&up[sent_up..]).unwrap();
         } else if guest.may_send() && sent_up == up.len() {
             guest.close();
         }
-        while guest.can_recv() {
+        while guest_reads && guest.can_recv() {
             guest
                 .recv(|bytes| (bytes.len(), got_down.extend_from_slice(bytes)))
                 .unwrap();
@@ -46,6 +58,7 @@ fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
     assert!(got_down == expected.1, "bytes to the guest differ");
     assert!(pair.stream.received == expected.0, "bytes from the guest differ");
     assert_eq!(pair.resets_to_guest, 0);
+    pair
 }
 
 #[test]

@@ -1,0 +1,55 @@
+//! Golden files: what the values look like, in every version so far.
+
+use super::{Payload, from_bytes};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Environment variable that has the files written instead of compared.
+const UPDATE: &str = "UPDATE_GOLDEN";
+
+fn folder<T: Payload>(version: u32) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nat/saved/golden");
+    all.join(format!("{}-{version}", T::KIND))
+}
+
+/// Compares values with the file of their name, and loads that.
+pub fn check<T: Payload + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
+    let path = folder::<T>(T::VERSION).join(format!("{name}.json"));
+    let today = json!({ "kind": T::KIND, "version": T::VERSION, "values": values });
+    if std::env::var_os(UPDATE).is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("{today:#}\n")).unwrap();
+    }
+    let bytes = fs::read(&path).unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}; write the files of a new version or state with {UPDATE}=1",
+            path.display()
+        )
+    });
+    let golden: Value = serde_json::from_slice(&bytes).unwrap();
+    assert!(
+        golden == today,
+        "the format of \"{}\" has changed: a hawser of this version that another one upgrades or migrates to would \
+         misread it. Raise VERSION, give new fields a default, and write the files of the new version with \
+         {UPDATE}=1; the files of version {} stay as they are.\n{}\nis {golden:#}\nand would be {today:#}",
+        T::KIND,
+        T::VERSION,
+        path.display(),
+    );
+    assert_eq!(from_bytes::<T>(&bytes).unwrap(), values, "{}", path.display());
+}
+
+/// Values of every golden file of this kind, of all versions.
+pub fn all<T: Payload>() -> Vec<(String, Vec<T>)> {
+    let mut found = Vec::new();
+    for version in 1..=T::VERSION {
+        for entry in fs::read_dir(folder::<T>(version)).unwrap() {
+            let path = entry.unwrap().path();
+            let values = from_bytes(&fs::read(&path).unwrap());
+            let values = values.unwrap_or_else(|e| panic!("{} no longer loads: {e}", path.display()));
+            found.push((path.display().to_string(), values));
+        }
+    }
+    found
+}

@@ -1,0 +1,115 @@
+//! Connections of the table as plain values, with their host sockets beside them: see
+//! [`saved`](crate::nat::saved).
+
+use super::connection::Progress;
+use super::isn::{IsnSecret, SavedSecret};
+use super::saved::{Place, SavedConnection};
+use super::{Connection, Flow, TcpFlows, host_socket};
+use crate::nat::context::Context;
+use crate::nat::saved::{LoadError, Payload, ensure};
+use crate::nat::tcp::stream::HostStream;
+use crate::time::Instant;
+use serde::{Deserialize, Serialize};
+use socket2::Socket;
+
+/// A connection and what the table knows of its host socket.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedTcpFlow {
+    pub(super) connection: SavedConnection,
+    /// DSCP that the host socket sends, in the place it has in the header.
+    pub(super) dscp: u8,
+}
+
+impl Payload for SavedTcpFlow {
+    const KIND: &'static str = "tcp-flow";
+    const VERSION: u32 = 1;
+}
+
+impl Payload for SavedSecret {
+    const KIND: &'static str = "tcp-secret";
+    const VERSION: u32 = 1;
+}
+
+impl SavedTcpFlow {
+    /// The connection without what the table adds.
+    pub const fn connection(&self) -> &SavedConnection {
+        &self.connection
+    }
+}
+
+impl TcpFlows {
+    /// All connections as plain values, each with its host socket unless it is in TIME-WAIT. They
+    /// stay in the table, which must not run between this and the passing of the sockets.
+    pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedTcpFlow, Option<&Socket>)> {
+        self.flows.iter().filter_map(move |(_, flow)| {
+            let Flow {
+                connection,
+                stream,
+                dscp,
+                // Of the table and of the poller: made anew.
+                generation: _,
+                scheduled: _,
+                is_queued: _,
+                awaits_room: _,
+                standing: _,
+                entry: _,
+                claim: _,
+            } = flow;
+            let saved = SavedTcpFlow {
+                connection: connection.save(now)?,
+                dscp: *dscp,
+            };
+            Some((saved, stream.as_ref()))
+        })
+    }
+
+    /// Takes a connection of another process. `stream` is its host socket, or one that leads to
+    /// the same peer and has the same bytes in its queue.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the connection is not in the table, and the socket is closed.
+    pub fn load(
+        &mut self,
+        ctx: &mut Context<'_>,
+        saved: &SavedTcpFlow,
+        mut stream: Option<Socket>,
+    ) -> Result<(), LoadError> {
+        let place = Place {
+            now: ctx.now,
+            mtu: ctx.link.mtu,
+            spill: self.spill.clone(),
+        };
+        let connection = Connection::load(&saved.connection, &place)?;
+        let has_room = stream.is_none() && self.in_time_wait < self.limit || stream.is_some() && !self.is_full();
+        if !has_room {
+            return Err(LoadError::Full { limit: self.limit });
+        }
+        if self.has(&saved.connection.id()) {
+            return Err(LoadError::Duplicate);
+        }
+        ensure(
+            stream.is_some() == saved.connection.has_socket(),
+            "its host socket is missing, or was not to be expected",
+        )?;
+        if let Some(stream) = &mut stream {
+            stream.set_nonblocking(true)?;
+            host_socket::set_dscp(stream, saved.dscp);
+            stream.seek_peek(saved.connection.peek_offset());
+        }
+        let slot = self.put_in(ctx, Flow::new(connection, stream, saved.dscp));
+        // The poller reports what is to be read, but not what found no room.
+        self.settle(ctx, slot, Progress::More);
+        Ok(())
+    }
+
+    /// The secret of sequence numbers and timestamps.
+    pub fn save_secret(&self, now: Instant) -> SavedSecret {
+        self.secret.save(now)
+    }
+
+    /// Adopts the secret of the process whose connections are loaded.
+    pub fn load_secret(&mut self, saved: &SavedSecret, now: Instant) {
+        self.secret = IsnSecret::load(saved, now);
+    }
+}
