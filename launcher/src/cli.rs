@@ -3,6 +3,7 @@
 
 use crate::leases::args::StoreArgs;
 use crate::logging;
+use crate::mode::Mode;
 use crate::sandbox::SandboxArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -405,15 +406,6 @@ pub struct KeptArgs {
         value_parser = forward::parse_kept
     )]
     pub kept_ports: Vec<Kept>,
-}
-
-/// `--mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// A private network behind NAT on ordinary sockets.
-    Masquerade,
-    /// An L2 segment of the host.
-    Bridge,
 }
 
 /// Options of the process.

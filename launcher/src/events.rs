@@ -10,10 +10,8 @@ mod file;
 pub use file::EventFile;
 
 use crate::failure::Failure;
-use crate::machine::Machine;
+use crate::machine::{Machine, ServedNic};
 use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
-use hawser_backend::policy::SnoopSource;
-use hawser_backend::port::Port;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -90,7 +88,7 @@ impl EventLog {
             let mut watch = Watch::default();
             while ended.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
                 let Some(machine) = machine.upgrade() else { return };
-                let events = watch.look(machine.ports().iter().map(|port| State::of(port)).collect());
+                let events = watch.look(machine.nics().iter().map(State::of).collect());
                 drop(machine);
                 if !events.is_empty() {
                     out.write(&lines(&events));
@@ -142,22 +140,17 @@ struct State {
 }
 
 impl State {
-    fn of(port: &Port) -> Self {
-        let sightings = port.snooped().into_iter();
-        let addresses = sightings.map(|(sighting, _)| {
-            let source = match sighting.source {
-                SnoopSource::Arp => "arp",
-                SnoopSource::NeighbourDiscovery => "nd",
-                SnoopSource::Dhcp => "dhcp",
-            };
-            (sighting.address, (sighting.mac.to_string(), source))
-        });
+    fn of(nic: &ServedNic) -> Self {
+        let metrics = nic.metrics();
+        let seen = nic.seen().into_iter();
         Self {
-            name: port.config().name.clone(),
-            counters: port.counters(),
-            link: port.link().is_up(),
-            failure: port.health().failure().map(str::to_owned),
-            addresses: addresses.collect(),
+            name: nic.name().to_owned(),
+            counters: metrics.counters,
+            link: metrics.link_up,
+            failure: metrics.failure,
+            addresses: seen
+                .map(|seen| (seen.address, (seen.mac.to_string(), seen.source)))
+                .collect(),
         }
     }
 }

@@ -31,9 +31,7 @@ use crate::leases::args::StoreArgs;
 use crate::machine::{Machine, Nic};
 use crate::memory;
 use crate::service_manager;
-use crate::vmm::Card;
 use crate::vmm::running::{Patience, RunningError, RunningVmm, VmmSocket};
-use hawser_config::PortConfig;
 use hawser_manifest::check::{Checked, check_sources};
 use hawser_manifest::forward::Kept;
 use hawser_manifest::objects::SourceFile;
@@ -440,9 +438,9 @@ impl Operator {
     }
 
     fn take_in(&mut self, nic: &NicPlan, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
-        let port = self.machine.add(self.resolve(nic)?).map_err(HotplugError::Port)?;
-        let told = match vmm {
-            Some(vmm) => vmm.plug(&card(nic, port.config())).and_then(|()| {
+        let served = self.machine.add(self.resolve(nic)?).map_err(HotplugError::Port)?;
+        let told = match vmm.zip(served.card(nic)) {
+            Some((vmm, card)) => vmm.plug(&card).and_then(|()| {
                 let shown = match nic.state {
                     LinkState::Down => vmm.set_link(&nic.name, false).map(drop),
                     _ => Ok(()),
@@ -455,7 +453,6 @@ impl Operator {
             }),
             None => Ok(()),
         };
-        drop(port);
         if let Err(error) = told {
             self.machine.remove(&nic.name);
             return Err(error.into());
@@ -466,12 +463,12 @@ impl Operator {
 
     fn set_link(&mut self, name: &str, state: LinkState, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
         let up = state == LinkState::Up;
-        let port = self.machine.port(name);
-        let port = port.ok_or_else(|| HotplugError::Unknown(name.to_owned()))?;
+        let served = self.machine.nic(name);
+        let served = served.ok_or_else(|| HotplugError::Unknown(name.to_owned()))?;
         if let Some(vmm) = vmm {
             vmm.set_link(name, up)?;
         }
-        port.set_link(up);
+        served.set_link(up);
         let mut nics = self.setup.plan.nics.iter_mut();
         if let Some(nic) = nics.find(|nic| nic.name == name) {
             nic.state = state;
@@ -505,17 +502,6 @@ impl Operator {
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
         let site = &self.setup.site;
         Nic::planned(nic, &Host::probe(), site).map_err(HotplugError::Port)
-    }
-}
-
-/// The NIC of a served port, as the VMM needs it.
-fn card<'a>(plan: &'a NicPlan, port: &'a PortConfig) -> Card<'a> {
-    Card {
-        socket: &plan.socket,
-        vmm_listens: false,
-        port,
-        device: plan.device.clone(),
-        bus: None,
     }
 }
 

@@ -100,7 +100,7 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
 }
 
 fn is_up(operator: &Operator, name: &str) -> bool {
-    operator.machine.port(name).unwrap().link().is_up()
+    operator.machine.nic(name).unwrap().is_link_up()
 }
 
 const DEFAULT: (&str, &str, &str) = ("default", "masquerade", "up");
@@ -190,7 +190,7 @@ fn a_change_that_cannot_be_made_whole_is_not_made() {
         let error = operator.plug(&wanted(changed)).unwrap_err();
         assert!(error.to_string().contains(what), "{error}");
         assert!(is_up(&operator, "default"));
-        assert_eq!(operator.machine.ports().len(), 1);
+        assert_eq!(operator.machine.nics().len(), 1);
         assert_eq!(operator.setup.plan.nics.len(), 1);
     }
 }
@@ -232,7 +232,7 @@ fn a_dry_run_says_what_would_be_changed_and_changes_nothing() {
     operator.setup.vmm = Some(VmmSocket::Qemu(folder.path().join("no-qemu")));
     let refused = operator.plug(&dry(&two)).unwrap_err();
     assert!(refused.to_string().contains("nobody-has-it"), "{refused}");
-    assert_eq!((operator.machine.ports().len(), store.exists()), (1, false));
+    assert_eq!((operator.machine.nics().len(), store.exists()), (1, false));
     assert_eq!(operator.setup.plan.nics.len(), 1);
 }
 

@@ -26,6 +26,7 @@ mod logging;
 mod machine;
 mod man;
 mod memory;
+mod mode;
 mod names;
 mod output;
 mod resolv;

@@ -4,16 +4,18 @@
 //! ([`NicPlan::spec`]), so that both are checked, completed and attached in the same way.
 
 use crate::attachment::{self, Site};
-use crate::cli::{Mode, RunArgs, RunManifest, Vmm};
+use crate::cli::{RunArgs, RunManifest, Vmm};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::hotplug::HotplugSetup;
 use crate::machine::Nic;
+use crate::mode::Mode;
 use crate::sandbox::User;
 use crate::serve::Order;
 use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
 use crate::{leases, serve, startup, validate, vmm};
+use clap::ValueEnum as _;
 use hawser_manifest::nic::ModeSpec;
 use hawser_manifest::plan::{NicPlan, VmPlan};
 use hawser_manifest::plan_text;
@@ -58,7 +60,7 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     if run.plug_mode.is_empty() {
         // If NICs may be plugged later and the VM has the privileges for bridge mode, those cover
         // them too.
-        run.plug_mode = vec![Mode::Masquerade, Mode::Bridge];
+        run.plug_mode = Mode::value_variants().to_vec();
     }
     let hotplug = HotplugSetup {
         site: site.clone(),

@@ -10,11 +10,12 @@
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
 use crate::attachment::Site;
-use crate::cli::{Mode, RunArgs};
+use crate::cli::RunArgs;
 use crate::events::{EventFile, EventLog};
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, HotplugSetup};
 use crate::machine::{Machine, MachineSetup, Nic};
+use crate::mode::Mode;
 use crate::resolv_watch;
 use crate::sandbox::{Access, Needs, Reach, Sandbox, ThreadKind, resolv_conf};
 use crate::service_manager;
@@ -166,11 +167,11 @@ fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
 /// What the process needs once everything is set up: for `nics`, for what may be plugged later,
 /// and beside the VMM it starts if there is one.
 fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
-    let later = |mode: Mode| run.plug_mode.contains(&mode);
+    let later = |has: fn(Mode) -> bool| run.plug_mode.iter().any(|mode| has(*mode));
     let mut needs = Needs {
-        links: later(Mode::Bridge),
-        devices: later(Mode::Bridge),
-        raw_sockets: later(Mode::Masquerade) && startup::echo_takes_raw_sockets(),
+        links: later(Mode::uses_links),
+        devices: later(Mode::uses_links),
+        raw_sockets: later(Mode::sends_echo) && startup::echo_takes_raw_sockets(),
         // Every port is had at the start, or not at all.
         low_ports: false,
         reach: Reach {

@@ -1,10 +1,8 @@
 //! Notifications to the service manager (`sd_notify(3)`): set-up is complete, the list of NICs, the
 //! process is ending.
 
-use crate::machine::Machine;
-use hawser_backend::port::Port;
+use crate::machine::{Machine, ServedNic};
 use sd_notify::NotifyState;
-use std::sync::Arc;
 
 /// All is set up.
 pub fn ready(machine: &Machine) {
@@ -23,12 +21,11 @@ pub fn stopping() {
 
 /// The NICs, in one line.
 fn status(machine: &Machine) -> String {
-    let ports = machine.ports();
-    let name = |port: &Arc<Port>| {
-        let down = if port.link().is_up() { "" } else { " (link down)" };
-        format!("{}{down}", port.config().name)
+    let name = |nic: &ServedNic| {
+        let down = if nic.is_link_up() { "" } else { " (link down)" };
+        format!("{}{down}", nic.name())
     };
-    let names: Vec<String> = ports.iter().map(name).collect();
+    let names: Vec<String> = machine.nics().iter().map(name).collect();
     format!("serving {}", names.join(", "))
 }
 

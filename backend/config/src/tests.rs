@@ -133,3 +133,16 @@ fn what_is_no_vlan_or_mac_is_refused() {
     }
     assert!(serde_json::from_str::<MacAddr>("\"02:00\"").is_err());
 }
+
+#[test]
+fn the_dhcpv6_lease_of_a_bridged_guest_is_one_of_its_leases() {
+    let mode = ModeConfig::Bridge(BridgeConfig {
+        lease6: Some(Lease6Config {
+            client: MacAddr([2, 0, 0, 0, 0, 9]),
+            address: "2001:db8::5/64".parse().unwrap(),
+            names: NameConfig::default(),
+        }),
+        ..BridgeConfig::default()
+    });
+    assert_eq!(mode.properties().leases(), [None, Some("2001:db8::5".parse().unwrap())]);
+}

@@ -36,7 +36,7 @@ const KIND: &str = "application/x-pcapng";
 const IDLE: Duration = Duration::from_millis(500);
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let port = context.port(request)?;
+    let nic = context.nic(request)?;
     let snap_length = match request.query.get("snap-length").map(|text| text.parse::<usize>()) {
         None => SNAP_LENGTH_MAX,
         Some(Ok(length)) if length > 0 => length.min(SNAP_LENGTH_MAX),
@@ -55,8 +55,9 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
         .map_err(|error| Refusal::bad_request(format!("filter: {error}"), "see hawser capture --help"))?;
     let rules = CaptureRules { snap_length, filter };
     let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
-    let stream = port.capture().start(rules).map_err(busy)?;
-    let name = port.config().name.clone();
+    let started = nic.capture(rules).ok_or_else(|| super::not_ours(&nic))?;
+    let stream = started.map_err(busy)?;
+    let name = nic.name().to_owned();
     let write: Stream = Box::new(move |client| write(client, &name, snap_length, &stream));
     Ok(Answer::Stream {
         kind: KIND,

@@ -4,13 +4,13 @@ use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
+use crate::machine::ServedNic;
 use hawser_backend::config::{Forward, Transport};
-use hawser_backend::port::{ForwardError, Port};
+use hawser_backend::port::ForwardError;
 use hawser_manifest::forward;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Where forwards are.
 pub const PATH: &str = "/v1/forwards";
@@ -23,7 +23,7 @@ pub const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
         path: PATH,
-        handler: |context, request| context.port(request).map(|port| list(&port)),
+        handler: |context, request| context.nic(request).map(|nic| list(&nic)),
         describe: |generator| {
             Operation::new("The ports that reach a guest")
                 .port()
@@ -98,42 +98,42 @@ pub enum Protocol {
     Udp,
 }
 
-fn list(port: &Port) -> Answer {
-    let forwards = port.forwards().iter().map(Entry::from).collect();
+fn list(nic: &ServedNic) -> Answer {
+    let forwards = nic.forwards().iter().map(Entry::from).collect();
     super::json(200, &Forwards { forwards })
 }
 
 fn add(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let (port, forward) = asked(context, request)?;
+    let (nic, forward) = asked(context, request)?;
     if forward.count.get() > PORTS_MAX {
         let error = format!("{forward} is {} ports", forward.count);
         let remedy = format!("add at most {PORTS_MAX} at a time, or give --port when hawser is started");
         return Err(Refusal::bad_request(error, remedy));
     }
-    if let Some(other) = port.forwards().iter().find(|other| forward::collide(other, &forward)) {
+    if let Some(other) = nic.forwards().iter().find(|other| forward::collide(other, &forward)) {
         let error = format!("{forward} is forwarded already, by {other}");
         return Err(Refusal::conflict(
             error,
             "remove that one first, or choose another port",
         ));
     }
-    port.add_forward(&forward).map_err(refusal)?;
-    log::info!("{} has {forward} now", port.config().name);
-    Ok(list(&port))
+    nic.add_forward(&forward).map_err(refusal)?;
+    log::info!("{} has {forward} now", nic.name());
+    Ok(list(&nic))
 }
 
 fn remove(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let (port, forward) = asked(context, request)?;
-    let gone = port.remove_forward(&forward).map_err(refusal)?;
-    log::info!("{} has {gone} no more", port.config().name);
-    Ok(list(&port))
+    let (nic, forward) = asked(context, request)?;
+    let gone = nic.remove_forward(&forward).map_err(refusal)?;
+    log::info!("{} has {gone} no more", nic.name());
+    Ok(list(&nic))
 }
 
-fn asked(context: &Context, request: &Request) -> Result<(Arc<Port>, Forward), Refusal> {
-    let port = context.port(request)?;
+fn asked(context: &Context, request: &Request) -> Result<(ServedNic, Forward), Refusal> {
+    let nic = context.nic(request)?;
     let change: Change = super::body(request)?;
     let bad = |why| Refusal::bad_request(format!("forward: {why}"), "write it as --port has it, such as 2222:22");
-    Ok((port, forward::parse(&change.forward).map_err(bad)?))
+    Ok((nic, forward::parse(&change.forward).map_err(bad)?))
 }
 
 fn refusal(error: ForwardError) -> Refusal {

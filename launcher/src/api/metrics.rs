@@ -7,8 +7,8 @@ use super::http::{Answer, Document, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
-use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
-use hawser_backend::port::Port;
+use crate::machine::{NicMetrics, ServedNic};
+use hawser_backend::counters::{Count, DropReason, Gauge};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -16,7 +16,6 @@ use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::fmt;
-use std::sync::Arc;
 
 /// The routes of this group.
 pub const ROUTES: &[Route] = &[Route {
@@ -32,47 +31,43 @@ fn get(context: &Context, _request: &Request) -> Result<Answer, Refusal> {
     Ok(Answer::Whole(Document {
         status: 200,
         kind: KIND,
-        body: render(&context.machine.ports()).map_err(failed)?.into_bytes(),
+        body: render(&context.machine.nics()).map_err(failed)?.into_bytes(),
     }))
 }
 
-fn render(ports: &[Arc<Port>]) -> Result<String, fmt::Error> {
+fn render(nics: &[ServedNic]) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("hawser");
-    registry.register_collector(Box::new(Ports(ports.iter().map(|port| Sample::of(port)).collect())));
+    registry.register_collector(Box::new(Samples(nics.iter().map(Sample::of).collect())));
     let mut body = String::new();
     text::encode(&mut body, &registry)?;
     Ok(body)
 }
 
-/// What was counted of all ports at about one moment.
+/// What was counted of all NICs at about one moment.
 #[derive(Debug)]
-struct Ports(Vec<Sample>);
+struct Samples(Vec<Sample>);
 
 #[derive(Debug)]
 struct Sample {
     port: String,
-    counters: Counters,
-    link_up: bool,
-    failed: bool,
+    nic: NicMetrics,
 }
 
 impl Sample {
-    fn of(port: &Port) -> Self {
+    fn of(nic: &ServedNic) -> Self {
         Self {
-            port: port.config().name.clone(),
-            counters: port.counters(),
-            link_up: port.link().is_up(),
-            failed: port.health().failure().is_some(),
+            port: nic.name().to_owned(),
+            nic: nic.metrics(),
         }
     }
 }
 
-/// Whether something is so at a port.
+/// Whether something is so at a NIC.
 type Holds = fn(&Sample) -> bool;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;
 
-impl Collector for Ports {
+impl Collector for Samples {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         encoder
             .encode_descriptor("build", "The program that answers", None, MetricType::Info)?
@@ -83,7 +78,7 @@ impl Collector for Ports {
             for sample in &self.0 {
                 metric
                     .encode_family(&[("port", sample.port.as_str())])?
-                    .encode_counter(&sample.counters.count(count), NO_EXEMPLAR)?;
+                    .encode_counter(&sample.nic.counters.count(count), NO_EXEMPLAR)?;
             }
         }
         let help = "What went nowhere, by reason: frames, or messages in them";
@@ -92,7 +87,7 @@ impl Collector for Ports {
             for &reason in DropReason::ALL {
                 metric
                     .encode_family(&[("port", sample.port.as_str()), ("reason", reason.name())])?
-                    .encode_counter(&sample.counters.dropped(reason), NO_EXEMPLAR)?;
+                    .encode_counter(&sample.nic.counters.dropped(reason), NO_EXEMPLAR)?;
             }
         }
         for &gauge in Gauge::ALL {
@@ -101,19 +96,19 @@ impl Collector for Ports {
             for sample in &self.0 {
                 metric
                     .encode_family(&[("port", sample.port.as_str())])?
-                    .encode_gauge(&sample.counters.level(gauge))?;
+                    .encode_gauge(&sample.nic.counters.level(gauge))?;
             }
         }
         let states: [(&str, &str, Holds); 2] = [
             (
                 "port_link_up",
                 "Whether the guest is shown a link that is up",
-                |sample| sample.link_up,
+                |sample| sample.nic.link_up,
             ),
             (
                 "port_failed",
                 "Whether the port has failed and is no longer served",
-                |sample| sample.failed,
+                |sample| sample.nic.failure.is_some(),
             ),
         ];
         for (name, help, holds) in states {

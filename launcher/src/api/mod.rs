@@ -26,8 +26,7 @@ pub use refusal::Refusal;
 
 use crate::failure::Failure;
 use crate::hotplug::Hotplug;
-use crate::machine::Machine;
-use hawser_backend::port::Port;
+use crate::machine::{Machine, ServedNic};
 use hawser_backend::sys::listening_socket::ListeningSocket;
 use http::{Answer, Document, Request, Server};
 use serde::Serialize;
@@ -91,26 +90,30 @@ impl Api {
 }
 
 impl Context {
-    /// The port that the query names with `port`; optional if there is only one port.
+    /// The NIC whose port the query names with `port`; optional if there is only one port.
     ///
     /// # Errors
     /// If the port does not exist, or the query names none of several.
-    pub fn port(&self, request: &Request) -> Result<Arc<Port>, Refusal> {
-        let ports = self.machine.ports();
-        let names = || {
-            let names: Vec<&str> = ports.iter().map(|port| port.config().name.as_str()).collect();
-            format!("name one with ?port=: {}", names.join(", "))
+    pub fn nic(&self, request: &Request) -> Result<ServedNic, Refusal> {
+        let mut nics = self.machine.nics();
+        let names: Vec<&str> = nics.iter().map(ServedNic::name).collect();
+        let remedy = format!("name one with ?port=: {}", names.join(", "));
+        let at = match request.query.get("port") {
+            None if nics.len() == 1 => 0,
+            None => return Err(Refusal::bad_request("there is not just one port", remedy)),
+            Some(name) => {
+                let at = names.iter().position(|known| known == name);
+                at.ok_or_else(|| Refusal::not_found(format!("there is no port {name:?}"), remedy))?
+            }
         };
-        match (request.query.get("port"), ports.as_slice()) {
-            (None, [port]) => Ok(Arc::clone(port)),
-            (None, _) => Err(Refusal::bad_request("there is not just one port", names())),
-            (Some(name), _) => ports
-                .iter()
-                .find(|port| port.config().name == *name)
-                .map(Arc::clone)
-                .ok_or_else(|| Refusal::not_found(format!("there is no port {name:?}"), names())),
-        }
+        Ok(nics.swap_remove(at))
     }
+}
+
+/// Refusal for a NIC whose packets pass through a device of the host instead of hawser.
+fn not_ours(nic: &ServedNic) -> Refusal {
+    let error = format!("the packets of {} do not pass through hawser", nic.name());
+    Refusal::conflict(error, "use the tools of its device")
 }
 
 /// Parses the body of a request as JSON.

@@ -79,12 +79,12 @@ fn link(context: &Context, wanted: Link) -> Answer {
     if let Some(hotplug) = &context.hotplug {
         return later(hotplug.set_link(interface, up));
     }
-    let Some(port) = context.machine.port(&interface) else {
+    let Some(nic) = context.machine.nic(&interface) else {
         return Answer::Whole(answer(Err(HotplugError::Unknown(interface))));
     };
     let mut changes = Changes::default();
-    if port.link().is_wanted() != up {
-        port.set_link(up);
+    if nic.is_link_wanted() != up {
+        nic.set_link(up);
         let list = if up { &mut changes.up } else { &mut changes.down };
         list.push(interface);
     }

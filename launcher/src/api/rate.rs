@@ -67,18 +67,19 @@ pub struct Limit {
 }
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let rates = context.port(request)?.rates();
+    let nic = context.nic(request)?;
+    let rates = nic.rates().ok_or_else(|| super::not_ours(&nic))?;
     Ok(super::json(200, &Rates::from(rates)))
 }
 
 fn put(context: &Context, request: &Request) -> Result<Answer, Refusal> {
-    let port = context.port(request)?;
+    let nic = context.nic(request)?;
     let wanted: Rates = super::body(request)?;
     let rates = hawser_backend::config::Rates {
         to_guest: wanted.inbound.checked("in")?,
         from_guest: wanted.outbound.checked("out")?,
     };
-    port.set_rates(rates);
+    nic.set_rates(rates).ok_or_else(|| super::not_ours(&nic))?;
     Ok(super::json(200, &Rates::from(rates)))
 }
 

@@ -5,12 +5,8 @@ use super::agent::GuestInterface;
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::router::Route;
-use crate::machine::Machine;
-use hawser_backend::config::ModeConfig;
-use hawser_backend::counters::Gauge;
-use hawser_backend::packet::MacAddr;
-use hawser_backend::policy::SnoopSource;
-use hawser_backend::port::Port;
+use crate::machine::{Machine, NicStatus};
+use crate::mode::Mode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -79,26 +75,6 @@ pub enum LinkState {
     Down,
 }
 
-/// A mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// NAT on host sockets.
-    Masquerade,
-    /// The L2 segment itself.
-    Bridge,
-}
-
-impl Mode {
-    /// As it is written.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Masquerade => "masquerade",
-            Self::Bridge => "bridge",
-        }
-    }
-}
-
 /// The guest's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -122,69 +98,36 @@ fn get(context: &Context) -> Answer {
 
 impl Status {
     fn of(machine: &Machine, told: &[GuestInterface]) -> Self {
-        let ports = machine.ports();
+        let nics = machine.nics();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            interfaces: ports.iter().map(|port| Interface::of(port, told)).collect(),
+            interfaces: nics.iter().map(|nic| Interface::of(nic.status(), told)).collect(),
         }
     }
 }
 
 impl Interface {
-    fn of(port: &Port, agent: &[GuestInterface]) -> Self {
-        let config = port.config();
-        let learned = Learned::of(port, agent);
-        let mac = mac_of(port);
+    fn of(nic: NicStatus, agent: &[GuestInterface]) -> Self {
+        let learned = Learned::of(&nic, agent);
         Self {
-            name: config.name.clone(),
-            mac: mac.map(|mac| mac.to_string()),
+            name: nic.name,
+            mac: nic.mac.map(|mac| mac.to_string()),
             ip_address: learned.addresses.first().copied(),
             ip_addresses: learned.addresses,
             interface_name: learned.name,
             info_source: learned.sources.join(", "),
-            queue_count: config.queue_pairs.get(),
-            link_state: if port.link().is_up() {
-                LinkState::Up
+            queue_count: nic.queue_pairs,
+            link_state: if nic.link_up { LinkState::Up } else { LinkState::Down },
+            mode: nic.mode,
+            mtu: nic.mtu,
+            driver: if nic.driver_runs {
+                Driver::Running
             } else {
-                LinkState::Down
+                Driver::Absent
             },
-            mode: match config.mode {
-                ModeConfig::Masquerade(_) => Mode::Masquerade,
-                ModeConfig::Bridge(_) => Mode::Bridge,
-            },
-            mtu: config.mtu,
-            driver: match port.counters().level(Gauge::QueuePairs) {
-                0 => Driver::Absent,
-                _ => Driver::Running,
-            },
-            warnings: warnings(port),
+            warnings: nic.warnings,
         }
     }
-}
-
-fn warnings(port: &Port) -> Vec<String> {
-    let stranger = port.held_leases().stranger();
-    let of_lease = stranger
-        .zip(lease_client(&port.config().mode))
-        .map(|(stranger, client)| {
-            format!("the guest requests its address with the MAC {stranger}, but the lease is for {client}")
-        });
-    let failed = port.health().failure();
-    let of_failure = failed.map(|why| format!("it has failed and is no longer served: {why}"));
-    of_failure.into_iter().chain(of_lease).collect()
-}
-
-/// The only MAC that the mode's DHCP servers answer.
-fn lease_client(mode: &ModeConfig) -> Option<MacAddr> {
-    let ModeConfig::Bridge(mode) = mode else { return None };
-    let lease6 = || mode.lease6.as_ref().map(|lease| lease.client);
-    mode.lease.as_ref().map(|lease| lease.client).or_else(lease6)
-}
-
-/// The MAC the guest's card has; where nobody said, the one it was last seen to use.
-fn mac_of(port: &Port) -> Option<MacAddr> {
-    let seen = || port.snooped().first().map(|(sighting, _)| sighting.mac);
-    port.nic_state().mac().or(port.config().mac).or_else(seen)
 }
 
 /// What is known of a guest's addresses, and where from.
@@ -198,26 +141,22 @@ struct Learned {
 impl Learned {
     /// What was leased first, then what was seen, latest first, link-local last; then what the
     /// guest's agent adds.
-    fn of(port: &Port, agent: &[GuestInterface]) -> Self {
+    fn of(nic: &NicStatus, agent: &[GuestInterface]) -> Self {
         let mut learned = Self {
             sources: vec!["domain"],
             ..Self::default()
         };
-        for address in leased(port) {
+        for &address in &nic.leased {
             learned.add("dhcp", address);
         }
-        let mut sightings = port.snooped();
-        sightings.sort_by_key(|(sighting, _)| is_link_local(sighting.address));
-        for (sighting, _) in sightings {
-            let source = match sighting.source {
-                SnoopSource::Arp => "arp",
-                SnoopSource::NeighbourDiscovery => "nd",
-                SnoopSource::Dhcp => "dhcp",
-            };
-            learned.add(source, sighting.address);
+        let (link_local, routed): (Vec<_>, Vec<_>) = nic.seen.iter().partition(|seen| is_link_local(seen.address));
+        for seen in routed.into_iter().chain(link_local) {
+            learned.add(seen.source, seen.address);
         }
-        let mac = mac_of(port);
-        if let Some(interface) = agent.iter().find(|interface| mac.is_some() && interface.mac == mac) {
+        if let Some(interface) = agent
+            .iter()
+            .find(|interface| nic.mac.is_some() && interface.mac == nic.mac)
+        {
             learned.name = Some(interface.name.clone());
             learned.add_source("guest-agent");
             for &address in &interface.addresses {
@@ -241,26 +180,6 @@ impl Learned {
     }
 }
 
-/// The addresses of our own DHCP servers that the guest holds.
-fn leased(port: &Port) -> Vec<IpAddr> {
-    let held = port.held_leases();
-    let [v4, v6] = leases_of(&port.config().mode);
-    let held = [v4.filter(|_| held.has_v4()), v6.filter(|_| held.has_v6())];
-    held.into_iter().flatten().collect()
-}
-
-/// The addresses that a mode's DHCPv4 and DHCPv6 servers give, where it has them.
-fn leases_of(mode: &ModeConfig) -> [Option<IpAddr>; 2] {
-    let (v4, v6) = match mode {
-        ModeConfig::Masquerade(mode) => (mode.ipv4.map(|link| link.guest), mode.ipv6.map(|link| link.guest)),
-        ModeConfig::Bridge(mode) => (
-            mode.lease.as_ref().map(|lease| lease.address.addr()),
-            mode.lease6.as_ref().map(|lease| lease.address.addr()),
-        ),
-    };
-    [v4.map(IpAddr::from), v6.map(IpAddr::from)]
-}
-
 const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
@@ -271,22 +190,6 @@ const fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{ask, context};
-    use super::leases_of;
-    use hawser_backend::config::{BridgeConfig, Lease6Config, ModeConfig, NameConfig};
-    use hawser_backend::packet::MacAddr;
-
-    #[test]
-    fn the_dhcpv6_lease_of_a_bridged_guest_is_one_of_its_leases() {
-        let mode = ModeConfig::Bridge(BridgeConfig {
-            lease6: Some(Lease6Config {
-                client: MacAddr([2, 0, 0, 0, 0, 9]),
-                address: "2001:db8::5/64".parse().unwrap(),
-                names: NameConfig::default(),
-            }),
-            ..BridgeConfig::default()
-        });
-        assert_eq!(leases_of(&mode), [None, Some("2001:db8::5".parse().unwrap())]);
-    }
 
     #[test]
     fn a_nic_is_told_in_the_words_of_kubevirt() {

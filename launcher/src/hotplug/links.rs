@@ -46,7 +46,7 @@ impl DownLinks {
         if Instant::now() < self.next {
             return;
         }
-        let is_met = |nic: &&NicPlan| machine.port(&nic.name).is_some_and(|port| port.link().is_told());
+        let is_met = |nic: &&NicPlan| machine.nic(&nic.name).is_some_and(|served| served.is_link_told());
         let now: BTreeSet<String> = nics.iter().filter(is_met).map(|nic| nic.name.clone()).collect();
         let before = std::mem::replace(&mut self.met, now);
         self.held.retain(|name| self.met.contains(name));

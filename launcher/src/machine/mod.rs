@@ -18,10 +18,12 @@
 mod endpoint;
 mod nic;
 mod port;
+mod served_nic;
 mod summary;
 
 pub use endpoint::Endpoint;
 pub use nic::{Nic, VhostUserNic};
+pub use served_nic::{NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;
 use crate::resolv::ResolvConf;
@@ -142,7 +144,7 @@ impl Machine {
     ///
     /// # Errors
     /// What keeps it from being served; that there is one of its name.
-    pub fn add(&self, nic: Nic) -> Result<Arc<Port>, Failure> {
+    pub fn add(&self, nic: Nic) -> Result<ServedNic, Failure> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = nic.name().to_owned();
         match self.life(&name) {
@@ -154,8 +156,7 @@ impl Machine {
         let modes = modes.iter().map(|port| &port.config().mode);
         startup::raise_limits(modes.chain(nic.mode()))?;
         let ready = self.prepare(nic)?;
-        let port = self.take(ready)?;
-        Ok(port)
+        self.take(ready).map(ServedNic::VhostUser)
     }
 
     /// Ends a port, whoever uses it, and takes its NIC off its segment. False if there is
@@ -172,15 +173,19 @@ impl Machine {
         &self.setup.sandbox
     }
 
-    /// Every port there is, in the order they came.
-    pub fn ports(&self) -> Vec<Arc<Port>> {
-        let state = self.shared.lock();
-        state.ports.iter().map(|entry| Arc::clone(&entry.port)).collect()
+    /// The NICs, in the order they came.
+    pub fn nics(&self) -> Vec<ServedNic> {
+        self.ports().into_iter().map(ServedNic::VhostUser).collect()
     }
 
-    /// The port of that name.
-    pub fn port(&self, name: &str) -> Option<Arc<Port>> {
-        self.ports().into_iter().find(|port| port.config().name == name)
+    /// The NIC of that name.
+    pub fn nic(&self, name: &str) -> Option<ServedNic> {
+        self.nics().into_iter().find(|nic| nic.name() == name)
+    }
+
+    fn ports(&self) -> Vec<Arc<Port>> {
+        let state = self.shared.lock();
+        state.ports.iter().map(|entry| Arc::clone(&entry.port)).collect()
     }
 
     /// Tells all ports, and who waits, to end.

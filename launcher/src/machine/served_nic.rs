@@ -1,0 +1,248 @@
+//! A served NIC, as the API, the event log and hotplug see it.
+//!
+//! They know nothing of the way a NIC is served. A new way is a variant here and in
+//! [`Nic`](super::Nic). What it does not have is `None`, which the API refuses with a reason.
+
+use crate::mode::Mode;
+use crate::vmm::Card;
+use hawser_backend::capture::{Busy, CaptureRules, CaptureStream};
+use hawser_backend::counters::{Counters, Gauge};
+use hawser_backend::policy::SnoopSource;
+use hawser_backend::port::{ForwardError, Port};
+use hawser_config::{Forward, Rates};
+use hawser_manifest::plan::NicPlan;
+use hawser_packet::MacAddr;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A NIC that is served. Clones are handles of the same NIC.
+#[derive(Clone)]
+pub enum ServedNic {
+    /// hawser is the back end of the device.
+    VhostUser(Arc<Port>),
+}
+
+/// State of a NIC.
+#[derive(Clone, Debug)]
+pub struct NicStatus {
+    /// Name.
+    pub name: String,
+    /// The guest's MAC, if it is known.
+    pub mac: Option<MacAddr>,
+    /// MTU of the guest's device.
+    pub mtu: u16,
+    /// Mode.
+    pub mode: Mode,
+    /// Queue pairs offered.
+    pub queue_pairs: u16,
+    /// Whether the guest's link is up.
+    pub link_up: bool,
+    /// Whether a driver in the guest has started the queues.
+    pub driver_runs: bool,
+    /// Addresses of hawser's DHCP servers that the guest holds.
+    pub leased: Vec<IpAddr>,
+    /// Addresses the guest was seen to use, those seen last first.
+    pub seen: Vec<SeenAddress>,
+    /// What keeps the guest from using the NIC as configured, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// An address the guest was seen to use.
+#[derive(Clone, Debug)]
+pub struct SeenAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// MAC it was used with.
+    pub mac: MacAddr,
+    /// Protocol it was seen in: `arp`, `nd` or `dhcp`.
+    pub source: &'static str,
+}
+
+/// What is counted of a NIC.
+#[derive(Debug)]
+pub struct NicMetrics {
+    /// Counters and gauges.
+    pub counters: Counters,
+    /// Whether the guest's link is up.
+    pub link_up: bool,
+    /// Why the NIC is not served any more, if so.
+    pub failure: Option<String>,
+}
+
+impl ServedNic {
+    /// Name of the NIC.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::VhostUser(port) => &port.config().name,
+        }
+    }
+
+    /// State of the NIC.
+    pub fn status(&self) -> NicStatus {
+        match self {
+            Self::VhostUser(port) => status(port),
+        }
+    }
+
+    /// Addresses the guest was seen to use, those seen last first.
+    pub fn seen(&self) -> Vec<SeenAddress> {
+        match self {
+            Self::VhostUser(port) => seen(port),
+        }
+    }
+
+    /// What is counted of the NIC.
+    pub fn metrics(&self) -> NicMetrics {
+        match self {
+            Self::VhostUser(port) => NicMetrics {
+                counters: port.counters(),
+                link_up: port.link().is_up(),
+                failure: port.health().failure().map(str::to_owned),
+            },
+        }
+    }
+
+    /// Flags that plug the NIC of the plan into a VMM; `None` without any.
+    pub fn card<'a>(&'a self, plan: &'a NicPlan) -> Option<Card<'a>> {
+        match self {
+            Self::VhostUser(port) => Some(Card {
+                socket: &plan.socket,
+                vmm_listens: false,
+                port: port.config(),
+                device: plan.device.clone(),
+                bus: None,
+            }),
+        }
+    }
+
+    /// Whether the guest's link is up.
+    pub fn is_link_up(&self) -> bool {
+        match self {
+            Self::VhostUser(port) => port.link().is_up(),
+        }
+    }
+
+    /// Whether the operator wants the link up.
+    pub fn is_link_wanted(&self) -> bool {
+        match self {
+            Self::VhostUser(port) => port.link().is_wanted(),
+        }
+    }
+
+    /// Whether the VMM takes changes of the link from hawser.
+    pub fn is_link_told(&self) -> bool {
+        match self {
+            Self::VhostUser(port) => port.link().is_told(),
+        }
+    }
+
+    /// Sets the link up or down.
+    pub fn set_link(&self, up: bool) {
+        match self {
+            Self::VhostUser(port) => port.set_link(up),
+        }
+    }
+
+    /// The forwards to the guest.
+    pub fn forwards(&self) -> Vec<Forward> {
+        match self {
+            Self::VhostUser(port) => port.forwards(),
+        }
+    }
+
+    /// Adds a forward.
+    ///
+    /// # Errors
+    /// [`ForwardError`]
+    pub fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
+        match self {
+            Self::VhostUser(port) => port.add_forward(forward),
+        }
+    }
+
+    /// Removes the forward with the transport, address and ports of `forward` on the host, and
+    /// returns it.
+    ///
+    /// # Errors
+    /// [`ForwardError`]
+    pub fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
+        match self {
+            Self::VhostUser(port) => port.remove_forward(forward),
+        }
+    }
+
+    /// The rate limits; `None` if hawser does not limit the NIC.
+    pub fn rates(&self) -> Option<Rates> {
+        match self {
+            Self::VhostUser(port) => Some(port.rates()),
+        }
+    }
+
+    /// Replaces the rate limits; `None` if hawser does not limit the NIC.
+    pub fn set_rates(&self, rates: Rates) -> Option<()> {
+        match self {
+            Self::VhostUser(port) => {
+                port.set_rates(rates);
+                Some(())
+            }
+        }
+    }
+
+    /// Starts a capture; `None` if the NIC's packets do not pass through hawser.
+    pub fn capture(&self, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
+        match self {
+            Self::VhostUser(port) => Some(port.capture().start(rules)),
+        }
+    }
+}
+
+fn status(port: &Port) -> NicStatus {
+    let config = port.config();
+    let seen = seen(port);
+    let last_used = || seen.first().map(|seen| seen.mac);
+    NicStatus {
+        name: config.name.clone(),
+        mac: port.nic_state().mac().or(config.mac).or_else(last_used),
+        mtu: config.mtu,
+        mode: Mode::of(&config.mode),
+        queue_pairs: config.queue_pairs.get(),
+        link_up: port.link().is_up(),
+        driver_runs: port.counters().level(Gauge::QueuePairs) > 0,
+        leased: leased(port),
+        seen,
+        warnings: warnings(port),
+    }
+}
+
+fn seen(port: &Port) -> Vec<SeenAddress> {
+    let seen = port.snooped().into_iter().map(|(snooped, _)| SeenAddress {
+        address: snooped.address,
+        mac: snooped.mac,
+        source: match snooped.source {
+            SnoopSource::Arp => "arp",
+            SnoopSource::NeighbourDiscovery => "nd",
+            SnoopSource::Dhcp => "dhcp",
+        },
+    });
+    seen.collect()
+}
+
+/// The addresses of our own DHCP servers that the guest holds.
+fn leased(port: &Port) -> Vec<IpAddr> {
+    let held = port.held_leases();
+    let [v4, v6] = port.config().mode.properties().leases();
+    let held = [v4.filter(|_| held.has_v4()), v6.filter(|_| held.has_v6())];
+    held.into_iter().flatten().collect()
+}
+
+fn warnings(port: &Port) -> Vec<String> {
+    let stranger = port.held_leases().stranger();
+    let of_lease = stranger
+        .zip(port.config().mode.properties().lease_client())
+        .map(|(stranger, client)| {
+            format!("the guest requests its address with the MAC {stranger}, but the lease is for {client}")
+        });
+    let failed = port.health().failure();
+    let of_failure = failed.map(|why| format!("it has failed and is no longer served: {why}"));
+    of_failure.into_iter().chain(of_lease).collect()
+}

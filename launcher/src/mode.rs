@@ -1,0 +1,50 @@
+//! Modes by name, as options, the API and the log write them.
+
+use clap::ValueEnum;
+use hawser_config::ModeConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A private network behind NAT on ordinary sockets.
+    Masquerade,
+    /// An L2 segment of the host.
+    Bridge,
+}
+
+impl Mode {
+    /// The mode of a configuration.
+    pub const fn of(config: &ModeConfig) -> Self {
+        match config {
+            ModeConfig::Masquerade(_) => Self::Masquerade,
+            ModeConfig::Bridge(_) => Self::Bridge,
+        }
+    }
+
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    /// True if a NIC of the mode is attached to links of the host.
+    pub const fn uses_links(self) -> bool {
+        match self {
+            Self::Masquerade => false,
+            Self::Bridge => true,
+        }
+    }
+
+    /// True if echo requests of the guest leave through sockets of the host.
+    pub const fn sends_echo(self) -> bool {
+        match self {
+            Self::Masquerade => true,
+            Self::Bridge => false,
+        }
+    }
+}
