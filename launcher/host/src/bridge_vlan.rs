@@ -9,11 +9,12 @@ use hawser_config::VlanConfig;
 use hawser_packet::vlan::VlanId;
 use netlink_packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::RangeInclusive;
 
 /// VLANs of a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortVlans {
     /// Those it is a tagged member of, in their order.
     pub tagged: Vec<RangeInclusive<u16>>,

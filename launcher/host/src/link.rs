@@ -9,6 +9,7 @@ use netlink_packet_route::link::{
     InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage, MacVtapMode,
 };
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// A snapshot of a link.
@@ -97,17 +98,39 @@ pub struct NewLink<'a> {
 }
 
 /// Kinds of links that can be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NewKind {
     /// A bridge without spanning tree, which forwards at once.
     Bridge,
     /// A device that throws everything away.
     Dummy,
     /// A macvtap.
-    Macvtap(MacVtapMode),
+    Macvtap(#[serde(with = "macvtap_number")] MacVtapMode),
     /// An ipvtap.
-    Ipvtap(IpVtapMode),
+    Ipvtap(#[serde(with = "ipvtap_number")] IpVtapMode),
 }
+
+/// A mode of the netlink crate, which does not know serde, as the kernel's number for it.
+macro_rules! mode_as_number {
+    ($module:ident, $mode:ty, $number:ty) => {
+        mod $module {
+            use super::*;
+            use serde::{Deserializer, Serializer};
+
+            #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+            pub(super) fn serialize<S: Serializer>(mode: &$mode, serializer: S) -> Result<S::Ok, S::Error> {
+                <$number>::from(*mode).serialize(serializer)
+            }
+
+            pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$mode, D::Error> {
+                <$number>::deserialize(deserializer).map(<$mode>::from)
+            }
+        }
+    };
+}
+mode_as_number!(macvtap_number, MacVtapMode, u32);
+mode_as_number!(ipvtap_number, IpVtapMode, u16);
 
 impl NewKind {
     /// The kernel's name for the kind.
@@ -136,7 +159,7 @@ impl NewKind {
 }
 
 /// How a port of a bridge behaves, where that differs from the usual.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortManner {
     /// Frames may go back out of the port they came in by.
     pub hairpin: bool,

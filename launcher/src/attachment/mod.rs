@@ -13,17 +13,19 @@ pub mod watch;
 pub use pod::DHCP_SERVER;
 pub use segment::Segment;
 pub use survey::Survey;
-pub use watch::Keeper;
+pub use watch::{Keeper, KeeperRecord};
 
 use crate::failure::Failure;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::sys::tap::{TapError, TapQueue};
-use hawser_host::claim::Claim;
-use hawser_host::journal::{self, Journal, JournalError};
+use hawser_config::handover::{Descriptors, Handover, HandoverError, Version};
+use hawser_host::claim::{Claim, ClaimRecord};
+use hawser_host::journal::{self, Journal, JournalError, JournalRecord};
 use hawser_host::namespace::{Namespace, NamespaceError};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node::NodeError;
 use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec, Way};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -257,9 +259,46 @@ pub fn default_runtime_folder() -> PathBuf {
 pub struct Attached {
     keeper: Keeper,
     /// Undone on drop.
-    _journal: Option<Journal>,
+    journal: Option<Journal>,
     /// On a link that is not ours alone by itself.
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
+}
+
+/// What an attachment is beside its descriptors. The queues of the device are handed over on their
+/// own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachedRecord {
+    version: Version<1>,
+    keeper: KeeperRecord,
+    journal: Option<JournalRecord>,
+    claim: Option<ClaimRecord>,
+}
+
+impl Handover for Attached {
+    type Record = AttachedRecord;
+
+    fn into_handover(self) -> (AttachedRecord, Vec<OwnedFd>) {
+        let (journal, mut descriptors) = self.journal.into_handover();
+        let (claim, of_claim) = self.claim.into_handover();
+        descriptors.extend(of_claim);
+        let record = AttachedRecord {
+            version: Version,
+            keeper: self.keeper.into_record(),
+            journal,
+            claim,
+        };
+        (record, descriptors)
+    }
+
+    fn take_over(record: AttachedRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
+        let what = "the device to the segment";
+        let keeper = Keeper::from_record(record.keeper);
+        Ok(Self {
+            journal: Option::take_over(record.journal, descriptors)?,
+            claim: Option::take_over(record.claim, descriptors)?,
+            keeper: keeper.map_err(|source| HandoverError::System { what, source })?,
+        })
+    }
 }
 
 impl Attached {
@@ -276,3 +315,7 @@ pub struct Opened {
     /// The attachment.
     pub attached: Attached,
 }
+
+#[cfg(test)]
+#[path = "handover_tests.rs"]
+mod tests;

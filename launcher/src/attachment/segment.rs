@@ -11,6 +11,7 @@ use hawser_host::link::{Link, NewKind, NewLink, PortManner};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node;
 use netlink_packet_route::link::IpVtapMode;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -20,7 +21,8 @@ use std::os::fd::OwnedFd;
 const TAP_MAC_PREFIX: u8 = 0xfe;
 
 /// The way to a segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// A TAP device made here, as a port of a bridge.
     BridgePort(BridgePort),
@@ -45,7 +47,7 @@ pub enum Segment {
 }
 
 /// A TAP device as a port of a bridge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgePort {
     /// The bridge.
     pub bridge: String,
@@ -64,7 +66,7 @@ pub struct BridgePort {
 }
 
 /// A macvtap or ipvtap above another link.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stacked {
     /// The link below.
     pub lower: String,

@@ -145,8 +145,8 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
     Ok(Opened {
         attached: Attached {
             keeper: Keeper::new(finding.segment, index, count),
-            _journal: journal,
-            _claim: finding.claim,
+            journal,
+            claim: finding.claim,
         },
         queues,
     })

@@ -11,7 +11,10 @@ use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{End, Wake, Watcher};
 use hawser_backend::port::Port;
 use hawser_backend::sys::tap::TapQueue;
+use hawser_config::handover::Version;
 use hawser_host::netlink::Netlink;
+use serde::{Deserialize, Serialize};
+use std::io;
 use std::sync::Arc;
 
 /// Keeps the port's queues those of the device that is there.
@@ -25,6 +28,15 @@ pub struct Keeper {
     told: State,
 }
 
+/// What a keeper is to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeeperRecord {
+    version: Version<1>,
+    segment: Segment,
+    device: Option<u32>,
+    count: usize,
+}
+
 impl Keeper {
     /// For a device that has just been opened; frames get through until something else is seen.
     pub const fn new(segment: Segment, device: Option<u32>, count: usize) -> Self {
@@ -34,6 +46,30 @@ impl Keeper {
             count,
             told: State::Up,
         }
+    }
+
+    /// What a keeper in another process needs to go on.
+    pub fn into_record(self) -> KeeperRecord {
+        KeeperRecord {
+            version: Version,
+            segment: self.segment,
+            device: self.device,
+            count: self.count,
+        }
+    }
+
+    /// The keeper of a record. The device that has its name now counts: the watching thread may
+    /// have opened it again since the record's keeper was made.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn from_record(record: KeeperRecord) -> io::Result<Self> {
+        let found = match record.segment.device(&[]) {
+            Some(name) => Netlink::open()?.link_named(&name)?,
+            None => None,
+        };
+        let device = found.map(|link| link.index).or(record.device);
+        Ok(Self::new(record.segment, device, record.count))
     }
 
     /// Looks at the device and tells the port what has changed.
