@@ -6,6 +6,7 @@ use crate::nat::link::Link;
 use crate::packet::EthernetHeader;
 use crate::sys::datagram::{self, Fragmentation};
 use crate::sys::traffic_class::set_traffic_class;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket};
 use std::net::IpAddr;
 
@@ -80,7 +81,48 @@ pub struct SocketIpOptions {
     traffic_class: u8,
 }
 
+/// [`SocketIpOptions`] as a plain value.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedIpOptions {
+    ttl: Option<u8>,
+    may_fragment: Option<bool>,
+    traffic_class: u8,
+}
+
 impl SocketIpOptions {
+    /// The options as a plain value.
+    pub(super) fn save(&self) -> SavedIpOptions {
+        let Self {
+            ttl,
+            fragmentation,
+            traffic_class,
+        } = *self;
+        SavedIpOptions {
+            ttl,
+            may_fragment: fragmentation.map(|fragmentation| fragmentation == Fragmentation::Allow),
+            traffic_class,
+        }
+    }
+
+    /// The options of a saved flow, set on `socket`.
+    pub(super) fn load(saved: &SavedIpOptions, socket: &Socket, domain: Domain) -> Self {
+        let fragmentation = saved.may_fragment.map(|may_fragment| {
+            if may_fragment {
+                Fragmentation::Allow
+            } else {
+                Fragmentation::Refuse
+            }
+        });
+        let has_class = set_traffic_class(socket, domain, saved.traffic_class).is_ok();
+        // What cannot be set is set with the next datagram that wants it.
+        Self {
+            ttl: saved.ttl.filter(|ttl| datagram::set_ttl(socket, domain, *ttl).is_ok()),
+            fragmentation: fragmentation.filter(|wanted| datagram::set_fragmentation(socket, domain, *wanted).is_ok()),
+            traffic_class: if has_class { saved.traffic_class } else { 0 },
+        }
+    }
+
     /// Sets the options in which `wanted` differs. A socket that was once permitted to fragment
     /// stays so: datagrams within the path's MTU carry don't-fragment all the same.
     pub fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {

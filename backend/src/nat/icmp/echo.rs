@@ -61,7 +61,7 @@ pub struct EchoRequest {
 /// The echo flows of a port.
 pub struct EchoFlows {
     availability: EchoAvailability,
-    table: EchoTable,
+    pub(super) table: EchoTable,
     send: SendBatch,
     receive: ReceiveBatch,
     fragmenter: Fragmenter,

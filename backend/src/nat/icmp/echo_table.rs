@@ -41,7 +41,7 @@ struct WireKey {
 
 /// The flows that share a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum SocketKey {
+pub(super) enum SocketKey {
     /// Flows of one address of the guest and one identifier. Peers with another address on the host
     /// have a socket each: two of them may be the same host.
     Ping {
@@ -53,6 +53,20 @@ enum SocketKey {
     Raw { ipv6: bool },
 }
 
+impl SocketKey {
+    /// The socket for requests of the flow `id` to `peer`, as the host knows it.
+    pub(super) fn of(support: EchoSupport, id: &FlowId, peer: IpAddr) -> Self {
+        match support {
+            EchoSupport::Raw => Self::Raw { ipv6: peer.is_ipv6() },
+            EchoSupport::Ping | EchoSupport::None => Self::Ping {
+                guest: id.guest,
+                ident: id.guest_port,
+                mapped: (peer != id.remote).then_some(id.remote),
+            },
+        }
+    }
+}
+
 /// One flow.
 #[derive(Debug)]
 pub struct EchoFlow {
@@ -62,24 +76,24 @@ pub struct EchoFlow {
     /// The identifier on the wire.
     pub ident: u16,
     pub socket: u32,
-    last_used: Instant,
-    scheduled: Scheduled,
-    generation: u32,
+    pub(super) last_used: Instant,
+    pub(super) scheduled: Scheduled,
+    pub(super) generation: u32,
 }
 
 /// One socket.
 #[derive(Debug)]
 pub struct EchoSocket {
-    key: SocketKey,
+    pub(super) key: SocketKey,
     pub socket: Socket,
     pub domain: Domain,
     pub support: EchoSupport,
     pub ip_options: SocketIpOptions,
     /// Identifier of a ping socket.
-    ident: u16,
+    pub(super) ident: u16,
     /// Number of flows that use it.
-    users: usize,
-    generation: u32,
+    pub(super) users: usize,
+    pub(super) generation: u32,
 }
 
 type FlowRef = (u32, u32);
@@ -87,13 +101,13 @@ type FlowRef = (u32, u32);
 /// All echo flows of a port.
 #[derive(Debug, Default)]
 pub struct EchoTable {
-    flows: Slab<EchoFlow>,
+    pub(super) flows: Slab<EchoFlow>,
     by_key: HashMap<FlowId, u32>,
     by_wire: HashMap<WireKey, u32>,
     order: Recency<1>,
     timers: TimerQueue<FlowRef>,
-    sockets: Slab<EchoSocket>,
-    by_use: HashMap<SocketKey, u32>,
+    pub(super) sockets: Slab<EchoSocket>,
+    pub(super) by_use: HashMap<SocketKey, u32>,
     next_generation: u32,
     /// Raw sockets of several processes receive each other's replies: identifiers are mixed with
     /// this private number.
@@ -174,14 +188,7 @@ impl EchoTable {
         peer: IpAddr,
     ) -> io::Result<u32> {
         while self.flows.len() >= MAX_FLOWS && self.give_way() {}
-        let wanted = match support {
-            EchoSupport::Raw => SocketKey::Raw { ipv6: peer.is_ipv6() },
-            EchoSupport::Ping | EchoSupport::None => SocketKey::Ping {
-                guest: key.guest,
-                ident: key.guest_port,
-                mapped: (peer != key.remote).then_some(key.remote),
-            },
-        };
+        let wanted = SocketKey::of(support, &key, peer);
         let socket = match self.by_use.get(&wanted) {
             Some(&socket) => socket,
             None => self.open_socket(poller, support, wanted, key.guest_port, peer)?,
@@ -190,25 +197,24 @@ impl EchoTable {
             EchoSupport::Raw => self.free_ident(socket, peer, key.guest_port ^ self.salt),
             EchoSupport::Ping | EchoSupport::None => self.sockets[socket as usize].ident,
         };
-        Ok(self.insert(
-            now,
-            EchoFlow {
-                key,
-                peer,
-                ident,
-                socket,
-                last_used: now,
-                scheduled: Scheduled::default(),
-                generation: self.next_generation,
-            },
-        ))
+        Ok(self.add(key, peer, (socket, ident), now))
     }
 
-    fn insert(&mut self, now: Instant, mut flow: EchoFlow) -> u32 {
+    /// Adds a flow of a socket, with an identifier on the wire.
+    pub(super) fn add(&mut self, key: FlowId, peer: IpAddr, (socket, ident): (u32, u16), last_used: Instant) -> u32 {
+        let mut flow = EchoFlow {
+            key,
+            peer,
+            ident,
+            socket,
+            last_used,
+            scheduled: Scheduled::default(),
+            generation: self.next_generation,
+        };
         let index = u32::try_from(self.flows.vacant_key()).unwrap_or(u32::MAX);
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
         self.timers
-            .schedule(&mut flow.scheduled, (index, flow.generation), now + IDLE);
+            .schedule(&mut flow.scheduled, (index, flow.generation), last_used + IDLE);
         self.by_key.insert(flow.key, index);
         self.by_wire.insert(wire_key(&flow), index);
         self.order.touch(0, index);
@@ -250,14 +256,7 @@ impl EchoTable {
             Err(e) if crate::sys::is_out_of_descriptors(&e) && self.give_up_socket() => open()?,
             other => other?,
         };
-        let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
-        let token = Token {
-            owner: event_owner::ECHO,
-            generation: self.next_generation,
-            index,
-        };
-        poller.add(&socket, token, Interest::ReadLevel)?;
-        self.sockets.insert(EchoSocket {
+        self.add_socket(poller, |generation| EchoSocket {
             key,
             socket,
             domain: if peer.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 },
@@ -265,10 +264,23 @@ impl EchoTable {
             ip_options: SocketIpOptions::default(),
             ident,
             users: 0,
-            generation: self.next_generation,
-        });
+            generation,
+        })
+    }
+
+    /// Has a new socket watched.
+    pub(super) fn add_socket(&mut self, poller: &Poller, make: impl FnOnce(u32) -> EchoSocket) -> io::Result<u32> {
+        let socket = make(self.next_generation);
+        let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
+        let token = Token {
+            owner: event_owner::ECHO,
+            generation: socket.generation,
+            index,
+        };
+        poller.add(&socket.socket, token, Interest::ReadLevel)?;
         self.next_generation = (self.next_generation + 1) & GENERATION_MASK;
-        self.by_use.insert(key, index);
+        self.by_use.insert(socket.key, index);
+        self.sockets.insert(socket);
         Ok(index)
     }
 

@@ -11,7 +11,7 @@ const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 
 pub struct Bench {
     pub around: Surroundings,
-    flows: EchoFlows,
+    pub flows: EchoFlows,
 }
 
 impl Bench {

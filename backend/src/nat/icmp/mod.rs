@@ -7,12 +7,16 @@ mod echo_table;
 mod error;
 mod error_rate;
 mod refusal;
+mod saved;
 
 pub use echo::{EchoFlows, EchoRequest};
 pub use echo_socket::{EchoAvailability, EchoSupport};
 pub use error::{IcmpError, refuse, send_error};
 pub use error_rate::ErrorRate;
 pub use refusal::refused_datagram;
+pub use saved::SavedEchoSocket;
 
 #[cfg(test)]
 mod network_tests;
+#[cfg(test)]
+mod saved_tests;

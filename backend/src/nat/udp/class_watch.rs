@@ -5,9 +5,11 @@
 //! flooding, its reports are on again, so the marks of slow flows are always exact, and those of a
 //! flood are at most a second late.
 
+use crate::nat::saved::{LoadError, Nanos};
 use crate::sys::receive_batch::ReceiveBatch;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket};
 use std::time::Duration;
 
@@ -33,7 +35,46 @@ impl Default for ClassWatch {
     }
 }
 
+/// [`ClassWatch`] as a plain value.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum SavedClassWatch {
+    On {
+        /// Datagrams of a flood without a mark.
+        unmarked: u32,
+    },
+    Off {
+        /// How long from the moment of saving.
+        remaining: Nanos,
+    },
+}
+
+impl SavedClassWatch {
+    /// The state, with the reports of `socket` on or off as it says.
+    pub fn load(self, socket: &Socket, domain: Domain, now: Instant) -> Result<ClassWatch, LoadError> {
+        let is_on = matches!(self, Self::On { .. });
+        let is_set = watch_traffic_class(socket, domain, is_on).is_ok();
+        Ok(match self {
+            Self::Off { remaining } if is_set => ClassWatch::Off(remaining.at_most("remaining", PAUSE)?.after(now)),
+            Self::Off { .. } => ClassWatch::default(),
+            Self::On { unmarked } => ClassWatch::On(unmarked as usize),
+        })
+    }
+}
+
 impl ClassWatch {
+    /// The state as a plain value.
+    pub(super) fn save(self, now: Instant) -> SavedClassWatch {
+        match self {
+            Self::On(unmarked) => SavedClassWatch::On {
+                unmarked: u32::try_from(unmarked).unwrap_or(u32::MAX),
+            },
+            Self::Off(until) => SavedClassWatch::Off {
+                remaining: Nanos::until(until, now),
+            },
+        }
+    }
+
     /// Records the `n` datagrams of `batch`, and switches the reports.
     #[inline]
     pub fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {

@@ -10,7 +10,10 @@ use crate::counters::DropReason;
 use crate::frame::{HEAD_MAX, Layout, NoRoom, Offload};
 use crate::nat::context::Context;
 use crate::nat::fragmenter::Fragmenter;
+use crate::nat::saved::{LoadError, base64, ensure, within};
 use crate::packet::FlowId;
+use crate::sys::datagram::MAX_PAYLOAD;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Most bytes held: two calls of runs of 64 KiB.
@@ -45,7 +48,48 @@ pub struct Held {
     tries: u32,
 }
 
+/// [`Held`] as a plain value of its flow.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedHeld {
+    traffic_class: u8,
+    segment: Option<u16>,
+    #[serde(with = "base64")]
+    body: Vec<u8>,
+    tries: u32,
+}
+
 impl Held {
+    fn save(&self) -> SavedHeld {
+        let Self {
+            key: _,
+            traffic_class,
+            segment,
+            body,
+            gone,
+            tries,
+        } = self;
+        SavedHeld {
+            traffic_class: *traffic_class,
+            segment: *segment,
+            body: body[*gone..].to_vec(),
+            tries: *tries,
+        }
+    }
+
+    fn load(key: FlowId, saved: &SavedHeld) -> Result<Self, LoadError> {
+        within("bytes held", saved.body.len(), 0..=MAX_PAYLOAD)?;
+        ensure(saved.segment != Some(0), "a run of datagrams has segments of no size")?;
+        Ok(Self {
+            key,
+            traffic_class: saved.traffic_class,
+            segment: saved.segment,
+            body: saved.body.clone(),
+            gone: 0,
+            tries: saved.tries.min(MAX_TRIES),
+        })
+    }
+
     fn rest(&self) -> Arrived<'_> {
         Arrived {
             key: self.key,
@@ -88,6 +132,22 @@ impl Delivery {
     pub fn put(&mut self, held: Vec<Held>) {
         self.bytes += held.iter().map(|held| held.body.len()).sum::<usize>();
         self.held.extend(held);
+    }
+
+    /// What is held of a flow, as plain values.
+    pub(super) fn save(&self, key: &FlowId) -> Vec<SavedHeld> {
+        let of_flow = self.held.iter().filter(|held| held.key == *key);
+        of_flow.map(Held::save).collect()
+    }
+
+    /// Holds what another process held of a flow.
+    pub(super) fn load(&mut self, key: FlowId, saved: &[SavedHeld]) -> Result<(), LoadError> {
+        let held: Result<Vec<_>, _> = saved.iter().map(|saved| Held::load(key, saved)).collect();
+        let held = held?;
+        let bytes: usize = held.iter().map(|held| held.body.len()).sum();
+        within("bytes held of all flows", self.bytes + bytes, 0..=MAX_BYTES)?;
+        self.put(held);
+        Ok(())
     }
 
     /// Sends a datagram, or a run; holds it if there is no room.

@@ -22,11 +22,13 @@ mod inbound;
 mod moving;
 mod readdress;
 mod receive;
+mod saved;
 mod socket;
 mod table;
 mod transmit;
 
 pub use self::moving::MovedFlow;
+pub use self::saved::SavedUdpFlow;
 
 use super::addresses::Walk;
 use super::icmp::{IcmpError, refuse};

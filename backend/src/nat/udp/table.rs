@@ -102,6 +102,11 @@ impl FlowTable {
         self.flows.len()
     }
 
+    /// All flows.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.flows.iter().map(|(_, flow)| flow)
+    }
+
     /// The flow with these ends.
     pub fn find(&self, key: &FlowId) -> Option<FlowRef> {
         let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;

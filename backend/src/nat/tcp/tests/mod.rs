@@ -12,6 +12,7 @@ mod prohibited;
 mod properties;
 mod saved;
 mod saved_damage;
+mod saved_sockets;
 mod saved_states;
 mod sockets;
 mod states;

@@ -5,6 +5,7 @@ mod ends;
 mod forwards;
 mod outbound;
 mod refusals;
+mod saved;
 mod traffic_class;
 
 use super::*;

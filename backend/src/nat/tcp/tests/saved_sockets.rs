@@ -1,0 +1,98 @@
+//! The table of connections changes processes, with real host sockets.
+
+use super::sockets::Bench;
+use crate::nat::saved::{LoadError, from_bytes, to_bytes};
+use crate::nat::tcp::{SavedTcpFlow, TcpFlows};
+use crate::nat::test_support::Surroundings;
+use crate::packet::TcpFlags;
+use crate::time::Instant;
+use socket2::Socket;
+use std::io::{Read, Write};
+
+const ACK: TcpFlags = TcpFlags::ACK;
+
+fn values(bench: &Bench) -> (Vec<SavedTcpFlow>, Vec<Option<Socket>>) {
+    let saved = bench.flows.save(bench.around.now);
+    saved
+        .map(|(value, socket)| (value, socket.map(|socket| socket.try_clone().unwrap())))
+        .unzip()
+}
+
+/// Another process takes over, whose clock shows `now`.
+fn replace(bench: &mut Bench, now: Instant) {
+    let (values, sockets) = values(bench);
+    let secret = to_bytes(&[bench.flows.save_secret(bench.around.now)]);
+    let mut around = Surroundings::new();
+    around.now = now;
+    // The old process ends: its poller and descriptors are closed, the sockets are not.
+    bench.around = around;
+    bench.flows = TcpFlows::new(2000).unwrap();
+    bench.flows.load_secret(&from_bytes(&secret).unwrap()[0], now);
+    for (value, socket) in from_bytes(&to_bytes(&values)).unwrap().iter().zip(sockets) {
+        bench.flows.load(&mut bench.around.context(), value, socket).unwrap();
+    }
+}
+
+#[test]
+fn a_connection_and_what_is_on_its_way_change_processes_with_the_host_socket() {
+    let (mut bench, mut peer) = Bench::connected();
+    peer.write_all(b"peeked").unwrap();
+    bench.handle_events();
+    assert_eq!(bench.take_bytes().0, b"peeked");
+    // Not acknowledged yet, and more arrives while no process runs.
+    peer.write_all(b", not read").unwrap();
+    replace(&mut bench, Instant::from_nanos(3));
+    bench.handle_events();
+    assert_eq!(bench.take_bytes().0, b", not read");
+    bench.send(ACK, b"answer");
+    bench.handle_events();
+    let mut answer = [0; 6];
+    peer.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"answer");
+    replace(&mut bench, Instant::from_nanos(1 << 50));
+    drop(peer);
+    bench.handle_events();
+    assert_eq!(bench.take_bytes(), (vec![], true), "the end of the stream");
+    bench.send(ACK | TcpFlags::FIN, b"");
+    bench.next += 1;
+    // TIME-WAIT has no socket.
+    let (values, sockets) = values(&bench);
+    assert_eq!((values.len(), sockets.iter().flatten().count()), (1, 0));
+    replace(&mut bench, Instant::from_nanos(9));
+    assert_eq!(bench.flows.count(), 1);
+    bench.around.now = Instant::from_nanos(2_000_000_009);
+    bench.flows.on_timer(&mut bench.around.context());
+    assert_eq!(bench.flows.count(), 0);
+}
+
+#[test]
+fn an_unacknowledged_byte_is_sent_again_by_the_next_process() {
+    let (mut bench, mut peer) = Bench::connected();
+    peer.write_all(b"lost in the guest").unwrap();
+    bench.handle_events();
+    bench.take();
+    let sent = bench.expected;
+    replace(&mut bench, Instant::from_nanos(0));
+    bench.around.now = Instant::from_nanos(1_000_000_000);
+    bench.flows.on_timer(&mut bench.around.context());
+    let again = bench.take();
+    assert_eq!((again.len(), &again[0].payload[..]), (1, &b"lost in the guest"[..]));
+    assert_eq!(bench.expected, sent);
+}
+
+#[test]
+fn a_connection_is_not_loaded_twice_nor_beyond_the_limit_nor_without_its_socket() {
+    let (mut bench, _peer) = Bench::connected();
+    let (values, mut sockets) = values(&bench);
+    let socket = sockets.remove(0);
+    let clone = || socket.as_ref().map(|socket| socket.try_clone().unwrap());
+    let twice = bench.flows.load(&mut bench.around.context(), &values[0], clone());
+    assert!(matches!(twice, Err(LoadError::Duplicate)), "{twice:?}");
+    let mut next = TcpFlows::new(1).unwrap();
+    let without = next.load(&mut bench.around.context(), &values[0], None);
+    assert!(matches!(without, Err(LoadError::Contradiction(_))), "{without:?}");
+    let mut full = TcpFlows::new(0).unwrap();
+    let beyond = full.load(&mut bench.around.context(), &values[0], clone());
+    assert!(matches!(beyond, Err(LoadError::Full { limit: 0 })), "{beyond:?}");
+    assert_eq!((next.count(), full.count(), bench.flows.count()), (0, 0, 1));
+}
