@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use hawser_manifest::nic::AttachmentSpec;
 use hawser_manifest::objects::cni::Segment;
 use hawser_manifest::objects::ipam::{self, Ipam};
-use hawser_manifest::plan::{NicMode, NicPlan, VmPlan};
+use hawser_manifest::plan::{LeaseScope, NicPlan, VmPlan};
 use hawser_packet::MacRange;
 use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
 use hawser_store::range::AddressRange;
@@ -59,11 +59,9 @@ fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
 
 /// What a NIC has to be given; `None` if it lives on what another was given.
 fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
-    let (segment, addresses) = match &nic.mode {
-        // Behind NAT every VM is alone.
-        NicMode::Masquerade(_) => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
-        NicMode::Bridge(segment) => (segment_of(segment), addresses(&segment.ipam)),
-        NicMode::Pod(_) => return None,
+    let (segment, addresses) = match nic.mode.lease_scope()? {
+        LeaseScope::Vm => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
+        LeaseScope::Segment(segment) => (segment_of(segment), addresses(&segment.ipam)),
     };
     Some(Claim {
         interface: nic.name.clone(),
@@ -128,7 +126,7 @@ const fn choice(choice: ipam::Choice) -> Choice {
 /// Writes a lease into the plan.
 fn apply(nic: &mut NicPlan, lease: &Lease) {
     nic.mac = nic.mac.or(lease.mac);
-    if let NicMode::Bridge(Segment { ipam, .. }) = &mut nic.mode
+    if let Some(Segment { ipam, .. }) = nic.mode.segment_mut()
         && let Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) = ipam
     {
         *ipam = ranges.given(&lease.addresses);
@@ -137,7 +135,7 @@ fn apply(nic: &mut NicPlan, lease: &Lease) {
 
 /// What a NIC cannot have without a store.
 fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
-    let NicMode::Bridge(segment) = &nic.mode else {
+    let Some(segment) = nic.mode.segment() else {
         return Ok(());
     };
     let named = nic.mac.is_some() || !nic.has_own_mac();

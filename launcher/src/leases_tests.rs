@@ -5,8 +5,8 @@ use crate::cli::Cli;
 use clap::Parser as _;
 use hawser_manifest::nic::StaticAddress;
 use hawser_manifest::objects::SourceFile;
-use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;
+use hawser_manifest::plan::{NicMode, PlanSetup};
 use hawser_store::Holder;
 use std::path::Path;
 

@@ -16,7 +16,6 @@ use crate::vmm::running::{Patience, VmmSocket};
 use crate::vmm::{Card, Vm};
 use crate::{leases, serve, startup, validate, vmm};
 use clap::ValueEnum as _;
-use hawser_manifest::nic::ModeSpec;
 use hawser_manifest::plan::{NicPlan, VmPlan};
 use hawser_manifest::plan_text;
 use hawser_manifest::values;
@@ -269,7 +268,7 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
 fn look(nics: &[NicPlan], site: &Site) -> Result<(), Failure> {
     for nic in nics {
         let spec = nic.spec();
-        if let ModeSpec::Bridge(bridge) = &spec.mode {
+        if let Some(bridge) = spec.mode.segment() {
             attachment::survey(&spec, bridge, Vec::new(), site)?;
         }
     }

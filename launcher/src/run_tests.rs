@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{self, Found};
 use crate::resolv::ResolvConf;
 use hawser_config::{LeaseConfig, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, VlanConfig};
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, IpvtapMode, MacvtapMode};
+use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, IpvtapMode, MacvtapMode, ModeSpec};
 use hawser_manifest::objects::SourceFile;
 use hawser_manifest::plan::PlanSetup;
 use hawser_manifest::plan::options::PlanOptions;

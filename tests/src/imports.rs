@@ -24,6 +24,8 @@ pub struct Crate {
     /// File of each module, by its path from the root; the root's own path is empty.
     files: BTreeMap<Vec<String>, PathBuf>,
     imports: BTreeSet<Import>,
+    /// Paths of names, and the file that has each.
+    paths: Vec<(PathBuf, Vec<String>)>,
     /// Names by which the root passes on other crates of ours.
     crates: BTreeSet<String>,
 }
@@ -42,13 +44,14 @@ impl Crate {
         let mut paths = Vec::new();
         this.read_module(folder, &[], Path::new(root), &mut paths)?;
         for (module, path) in paths {
-            let Some(target) = this.resolve(&module, &path) else {
-                continue;
-            };
-            let (from, to) = (this.files[&module].clone(), this.files[&target].clone());
-            if from != to {
-                this.imports.insert(Import { from, to });
+            let from = this.files[&module].clone();
+            if let Some(target) = this.resolve(&module, &path) {
+                let (from, to) = (from.clone(), this.files[&target].clone());
+                if from != to {
+                    this.imports.insert(Import { from, to });
+                }
             }
+            this.paths.push((from, path));
         }
         Ok(this)
     }
@@ -57,6 +60,13 @@ impl Crate {
     pub fn imports(&self) -> impl Iterator<Item = &Import> {
         let root = self.files.get(&Vec::new());
         self.imports.iter().filter(move |import| Some(&import.from) != root)
+    }
+
+    /// The files that name `variant` of an enum by a path that ends so (`Enum::Variant`).
+    pub fn files_naming<'a>(&'a self, of: &'a str, variant: &'a str) -> impl Iterator<Item = &'a Path> {
+        let is_it = move |path: &[String]| path.windows(2).any(|pair| pair[0] == of && pair[1] == variant);
+        let paths = self.paths.iter().filter(move |(_, path)| is_it(path));
+        paths.map(|(file, _)| file.as_path())
     }
 
     /// The modules right below the root.
@@ -486,5 +496,21 @@ mod tests {
             ("b.rs", "#[cfg(unix)] use crate::a::A;"),
         ]);
         assert_eq!(imports(&found), ["b.rs > a.rs"]);
+    }
+
+    #[test]
+    fn a_file_names_a_variant_by_a_path_or_an_import() {
+        let found = read(&[
+            ("lib.rs", "mod a; mod b; mod c;"),
+            ("a.rs", "fn f(x: crate::E) -> bool { matches!(x, E::One(_) | F::Two) }"),
+            ("b.rs", "use other::E::{One, Three};"),
+            (
+                "c.rs",
+                "// E::One\nfn f() { F::One; E::one(); } #[cfg(test)] mod tests { fn f() { E::One } }",
+            ),
+        ]);
+        let naming = |variant| found.files_naming("E", variant).collect::<BTreeSet<_>>();
+        assert_eq!(naming("One"), ["a.rs", "b.rs"].map(Path::new).into());
+        assert_eq!(naming("Two"), BTreeSet::new());
     }
 }

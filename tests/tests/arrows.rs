@@ -129,6 +129,69 @@ fn imports_between_modules_go_down_the_table_of_the_architecture() {
     assert!(unpaid.is_empty(), "{PAGE} lists debts that are paid: {unpaid:#?}");
 }
 
+/// Enums with a variant for each mode: by name, as asked for, in a plan, and of a port.
+const MODE_ENUMS: [(&str, &str); 4] = [
+    ("Mode", "launcher/src/mode.rs"),
+    ("ModeSpec", "launcher/manifest/src/nic.rs"),
+    ("NicMode", "launcher/manifest/src/plan.rs"),
+    ("ModeConfig", "backend/config/src/mode.rs"),
+];
+/// Places that a new mode may touch.
+const MODE_PLACES_MAX: usize = 10;
+
+/// The variants of an enum that `file` declares.
+fn variants(file: &str, of: &str) -> Vec<String> {
+    let text = read(file);
+    let start = format!("pub enum {of} {{");
+    let body = text.lines().skip_while(|line| *line != start).skip(1);
+    let name = |line: &str| {
+        line.trim()
+            .split(['(', ',', '{'])
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
+    let lines = body.take_while(|line| *line != "}").map(name);
+    let variants: Vec<String> = lines.filter(|name| name.starts_with(char::is_uppercase)).collect();
+    assert!(!variants.is_empty(), "{file} declares {of}");
+    variants
+}
+
+/// The files that name a mode, by an enum of [`MODE_ENUMS`].
+fn files_that_name_a_mode() -> BTreeSet<String> {
+    let mut places: BTreeSet<String> = MODE_ENUMS.iter().map(|(_, file)| (*file).to_owned()).collect();
+    for folder in [
+        "backend/src",
+        "backend/config/src",
+        "launcher/src",
+        "launcher/manifest/src",
+    ] {
+        let found = Crate::read(&root().join(folder)).expect("the sources");
+        for (of, file) in MODE_ENUMS {
+            for variant in variants(file, of) {
+                let files = found.files_naming(of, &variant);
+                places.extend(files.map(|file| format!("{folder}/{}", file.display())));
+            }
+        }
+    }
+    places
+}
+
+#[test]
+fn a_mode_is_named_in_the_places_of_the_architecture_and_in_no_others() {
+    let page = read(PAGE);
+    let rows: Vec<_> = tables(&page, "to add").into_iter().flat_map(|(_, rows)| rows).collect();
+    let row = rows.iter().find(|row| row[0] == "a mode").expect("a row for a mode");
+    let words = quoted(&row[1]).into_iter();
+    let listed: BTreeSet<String> = words
+        .filter(|word| word.ends_with(".rs") && !word.starts_with("tests"))
+        .collect();
+    let found = files_that_name_a_mode();
+    assert_eq!(found, listed, "files that name a mode, and those {PAGE} lists");
+    assert!(found.len() <= MODE_PLACES_MAX, "{} places: {found:#?}", found.len());
+}
+
 #[test]
 fn crates_use_crates_below_them_in_the_table_of_the_architecture() {
     let page = read(PAGE);

@@ -67,6 +67,16 @@ pub enum ModeSpec {
     Bridge(BridgeSpec),
 }
 
+impl ModeSpec {
+    /// The segment that the NIC is on; `None` in modes without one.
+    pub const fn segment(&self) -> Option<&BridgeSpec> {
+        match self {
+            Self::Masquerade(_) => None,
+            Self::Bridge(bridge) => Some(bridge),
+        }
+    }
+}
+
 /// A private network behind NAT.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MasqueradeSpec {

@@ -78,11 +78,8 @@ pub struct NicPlan {
 impl VmPlan {
     /// Leaves ports to the pod, of the NIC that has every one. False without such a NIC.
     pub fn keep_ports(&mut self, ports: &[Kept]) -> bool {
-        let mut every = self.nics.iter_mut().filter_map(|nic| match &mut nic.mode {
-            NicMode::Masquerade(plan) if plan.every_port => Some(plan),
-            _ => None,
-        });
-        let found = every.next();
+        let mut plans = self.nics.iter_mut().filter_map(|nic| nic.mode.masquerade_mut());
+        let found = plans.find(|plan| plan.every_port);
         found.map(|plan| plan.kept.extend_from_slice(ports)).is_some()
     }
 }
@@ -118,7 +115,54 @@ pub enum NicMode {
     Pod(PodPlan),
 }
 
+/// Where the MAC and the addresses of a NIC must be unique.
+#[derive(Clone, Copy, Debug)]
+pub enum LeaseScope<'a> {
+    /// Among the NICs of the VM.
+    Vm,
+    /// On the segment.
+    Segment(&'a Segment),
+}
+
 impl NicMode {
+    /// The segment of a NIC on a network of the manifests.
+    pub const fn segment(&self) -> Option<&Segment> {
+        match self {
+            Self::Bridge(segment) => Some(segment),
+            Self::Masquerade(_) | Self::Pod(_) => None,
+        }
+    }
+
+    /// The same, to fill in addresses.
+    pub const fn segment_mut(&mut self) -> Option<&mut Segment> {
+        match self {
+            Self::Bridge(segment) => Some(segment),
+            Self::Masquerade(_) | Self::Pod(_) => None,
+        }
+    }
+
+    /// Where MAC and addresses are leased; `None` if the NIC takes over those of the pod.
+    pub const fn lease_scope(&self) -> Option<LeaseScope<'_>> {
+        match self {
+            // Behind NAT every VM is alone.
+            Self::Masquerade(_) => Some(LeaseScope::Vm),
+            Self::Bridge(segment) => Some(LeaseScope::Segment(segment)),
+            Self::Pod(_) => None,
+        }
+    }
+
+    const fn masquerade_mut(&mut self) -> Option<&mut MasqueradePlan> {
+        match self {
+            Self::Masquerade(plan) => Some(plan),
+            Self::Bridge(_) | Self::Pod(_) => None,
+        }
+    }
+
+    /// True if Services lead to the NIC.
+    const fn takes_services(&self) -> bool {
+        matches!(self, Self::Masquerade(_))
+    }
+
     /// The MAC that its network gives a NIC without one.
     const fn mac(&self) -> Option<MacAddr> {
         match self {
@@ -246,8 +290,7 @@ impl Planner<'_> {
         let is_absent = |interface: &&Interface| interface.state == LinkState::Absent;
         let absent = self.vm.interfaces.iter().filter(is_absent);
         let absent = absent.map(|interface| interface.name.clone()).collect();
-        let masqueraded = nics.iter().any(|nic| matches!(nic.mode, NicMode::Masquerade(_)));
-        if !masqueraded {
+        if !nics.iter().any(|nic| nic.mode.takes_services()) {
             for service in self.services() {
                 let message = "ignored: the VM has no interface bound with masquerade that it could lead to";
                 self.report.warn(&service.spot, message);

@@ -90,9 +90,10 @@ impl PortArgs {
     /// # Errors
     /// If a descriptor is named twice or is not open.
     pub fn queues(&self) -> Result<Vec<OwnedFd>, Failure> {
-        let numbers = match self.mode {
-            Mode::Bridge => &self.segment.tap_fd[..],
-            Mode::Masquerade => &[],
+        let numbers = if self.mode.uses_links() {
+            &self.segment.tap_fd[..]
+        } else {
+            &[]
         };
         let queue = |(n, number): (usize, &RawFd)| {
             if numbers[..n].contains(number) {

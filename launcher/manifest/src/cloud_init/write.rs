@@ -9,7 +9,7 @@ use super::offer::{Offer, Told, is_ipv4};
 use crate::nic::Route;
 use crate::objects::dns::Dns;
 use crate::objects::ipam::Ipam;
-use crate::plan::{NicMode, NicPlan, VmPlan};
+use crate::plan::{NicPlan, VmPlan};
 use hawser_packet::MacAddr;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -65,7 +65,7 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
     if let Some(mtu) = offer.mtu {
         line(4, &format!("mtu: {mtu}"));
     }
-    if let (true, NicMode::Bridge(segment)) = (written, &nic.mode) {
+    if let (true, Some(segment)) = (written, nic.mode.segment()) {
         if let Ipam::Static { routes, .. } = &segment.ipam {
             fixed(&mut line, &offer, routes);
         }
@@ -77,7 +77,8 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
 
 /// True if the addresses are written down instead of asked for.
 fn is_written(nic: &NicPlan) -> bool {
-    matches!(&nic.mode, NicMode::Bridge(segment) if matches!(segment.ipam, Ipam::Static { .. }))
+    let segment = nic.mode.segment();
+    segment.is_some_and(|segment| matches!(segment.ipam, Ipam::Static { .. }))
 }
 
 /// Routers are hawser, the pod's, or the segment's own; where the manifest names one of IPv6,
