@@ -9,7 +9,7 @@ use netlink_packet_route::link::{
     InfoIpVtap, InfoKind, InfoMacVtap, InfoPortData, InfoPortKind, IpVtapMode, LinkAttribute, LinkFlags, LinkInfo,
     LinkMessage, MacVtapMode,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::io;
 
 /// A snapshot of a link.
@@ -106,31 +106,31 @@ pub enum NewKind {
     /// A device that throws everything away.
     Dummy,
     /// A macvtap.
-    Macvtap(#[serde(with = "macvtap_number")] MacVtapMode),
+    Macvtap(
+        #[serde(
+            serialize_with = "save_mode::<_, u32, _>",
+            deserialize_with = "load_mode::<_, u32, _>"
+        )]
+        MacVtapMode,
+    ),
     /// An ipvtap.
-    Ipvtap(#[serde(with = "ipvtap_number")] IpVtapMode),
+    Ipvtap(
+        #[serde(
+            serialize_with = "save_mode::<_, u16, _>",
+            deserialize_with = "load_mode::<_, u16, _>"
+        )]
+        IpVtapMode,
+    ),
 }
 
-/// A mode of the netlink crate, which does not know serde, as the kernel's number for it.
-macro_rules! mode_as_number {
-    ($module:ident, $mode:ty, $number:ty) => {
-        mod $module {
-            use super::*;
-            use serde::{Deserializer, Serializer};
-
-            #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-            pub(super) fn serialize<S: Serializer>(mode: &$mode, serializer: S) -> Result<S::Ok, S::Error> {
-                <$number>::from(*mode).serialize(serializer)
-            }
-
-            pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$mode, D::Error> {
-                <$number>::deserialize(deserializer).map(<$mode>::from)
-            }
-        }
-    };
+/// Saves a mode, a type that does not know serde, as the kernel's number for it.
+fn save_mode<M: Copy, N: From<M> + Serialize, S: Serializer>(mode: &M, serializer: S) -> Result<S::Ok, S::Error> {
+    N::from(*mode).serialize(serializer)
 }
-mode_as_number!(macvtap_number, MacVtapMode, u32);
-mode_as_number!(ipvtap_number, IpVtapMode, u16);
+
+fn load_mode<'de, M: From<N>, N: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<M, D::Error> {
+    N::deserialize(deserializer).map(M::from)
+}
 
 impl NewKind {
     /// The kernel's name for the kind.
