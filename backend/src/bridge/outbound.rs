@@ -61,7 +61,7 @@ impl Outbound {
             return self.counters.count_drops(DropReason::SegmentDown, count);
         }
         let first = &burst[run.first];
-        let edit = match self.vlan.outgoing(first.head) {
+        let edit = match self.vlan.outgoing(&first.parsed) {
             Ok(edit) => edit,
             Err(reason) => return self.counters.count_drops(reason, count),
         };

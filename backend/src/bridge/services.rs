@@ -67,25 +67,27 @@ impl Services {
             || self
                 .lease6
                 .as_ref()
-                .is_some_and(|lease| lease.wants(frame.head, frame.len))
-            || self.neighbours.is_some_and(|proxy| proxy.wants(frame.head))
+                .is_some_and(|lease| lease.wants(frame.head, &frame.parsed))
+            || self
+                .neighbours
+                .is_some_and(|proxy| proxy.wants(frame.head, &frame.parsed))
     }
 
     /// True for frames that are answered and, unless wanted, go to the segment as well.
     pub(super) fn hears(&self, frame: &GuestFrame<'_>) -> bool {
         let lease = self.lease6.as_ref();
-        lease.is_some_and(|lease| lease.hears(frame.head, frame.len))
+        lease.is_some_and(|lease| lease.hears(frame.head, &frame.parsed))
     }
 
     fn is_for_lease6(&self, frame: &GuestFrame<'_>) -> bool {
         let lease = self.lease6.as_ref();
-        lease.is_some_and(|lease| lease.wants(frame.head, frame.len) || lease.hears(frame.head, frame.len))
+        lease.is_some_and(|lease| lease.wants(frame.head, &frame.parsed) || lease.hears(frame.head, &frame.parsed))
     }
 
     fn is_for_lease(&self, frame: &GuestFrame<'_>) -> bool {
         self.lease
             .as_ref()
-            .is_some_and(|lease| lease.wants(frame.head, frame.len))
+            .is_some_and(|lease| lease.wants(frame.head, &frame.parsed))
     }
 
     /// Answers a frame that is wanted or heard.
@@ -95,12 +97,12 @@ impl Services {
         let answer = if frame.len > MAX_FRAME {
             Answer::Refused(DropReason::BadService)
         } else if let (true, Some(lease)) = (self.is_for_lease(frame), &self.lease) {
-            lease.answer(&copy[..n], &self.counters, &mut self.replies)
+            lease.answer(&copy[..n], &frame.parsed, &self.counters, &mut self.replies)
         } else if let (true, Some(lease)) = (self.is_for_lease6(frame), &mut self.lease6) {
-            lease.answer(now, &copy[..n], &self.counters, &mut self.replies)
+            lease.answer(now, &copy[..n], &frame.parsed, &self.counters, &mut self.replies)
         } else {
             let proxy = self.neighbours.unwrap_or_default();
-            proxy.answer(&copy[..n], &mut self.replies)
+            proxy.answer(&copy[..n], &frame.parsed, &mut self.replies)
         };
         if let Answer::Refused(reason) = answer {
             self.counters.count_drop(reason);

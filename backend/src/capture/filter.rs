@@ -2,7 +2,7 @@
 
 use super::Direction;
 use crate::counters::DropReason;
-use crate::packet::{Headers, MacAddr, Network, be16, protocol};
+use crate::packet::{EtherType, Head, MacAddr, TransportAt, be16, protocol};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -67,39 +67,54 @@ fn parse(text: &str) -> Result<Word, BadFilter> {
 }
 
 impl CaptureFilter {
-    /// True if a packet of `len` bytes that begins with `head` is to be shown.
-    pub fn takes(&self, direction: Direction, head: &[u8], len: usize, dropped: Option<DropReason>) -> bool {
+    /// True if a packet that begins with `bytes` is to be shown. `head` returns what they say.
+    pub fn takes(
+        &self,
+        direction: Direction,
+        bytes: &[u8],
+        head: impl FnOnce() -> Head,
+        dropped: Option<DropReason>,
+    ) -> bool {
         if self.0.is_empty() {
             return true;
         }
-        let headers = Headers::parse(head, len).ok();
+        let head = head();
         self.0.iter().all(|word| match *word {
             Word::Direction(wanted) => wanted == direction,
             Word::Dropped => dropped.is_some(),
-            word => headers.as_ref().is_some_and(|headers| word.holds(headers, head)),
+            word => head.fault().is_none() && word.holds(&head, bytes),
         })
     }
 }
 
 impl Word {
-    fn holds(self, headers: &Headers, head: &[u8]) -> bool {
-        let network = &headers.network;
-        let protocol = network.transport().map(|(protocol, ..)| protocol);
+    fn holds(self, head: &Head, bytes: &[u8]) -> bool {
+        // A tagged frame is of none of the kinds.
+        let ethertype = EtherType::from(head.outer());
+        let transport = head.transport().filter(|_| head.tags() == 0);
+        let protocol = transport.map(|at| at.protocol);
         match self {
             Self::Direction(_) | Self::Dropped => true,
-            Self::Arp => *network == Network::Arp,
-            Self::Ipv4 => matches!(network, Network::Ipv4(_)),
-            Self::Ipv6 => matches!(network, Network::Ipv6(_)),
+            Self::Arp => ethertype == EtherType::Arp,
+            Self::Ipv4 => ethertype == EtherType::Ipv4,
+            Self::Ipv6 => ethertype == EtherType::Ipv6,
             Self::Protocol(wanted) => protocol == Some(wanted),
             Self::Icmp => matches!(protocol, Some(protocol::ICMP | protocol::ICMPV6)),
-            Self::Host(host) => network.addresses().is_some_and(|(src, dst)| src == host || dst == host),
-            Self::Port(port) => match network.transport() {
-                Some((protocol::TCP | protocol::UDP, at, _)) => head
-                    .get(at..at + 4)
+            Self::Host(host) => {
+                let addresses = transport.and_then(|_| head.addresses(bytes));
+                addresses.is_some_and(|(src, dst)| src == host || dst == host)
+            }
+            Self::Port(port) => match transport {
+                Some(TransportAt {
+                    protocol: protocol::TCP | protocol::UDP,
+                    offset,
+                    ..
+                }) => bytes
+                    .get(offset..offset + 4)
                     .is_some_and(|ports| be16(ports, 0) == port || be16(ports, 2) == port),
                 _ => false,
             },
-            Self::Mac(mac) => headers.ethernet.src == mac || headers.ethernet.dst == mac,
+            Self::Mac(mac) => [head.source_mac(bytes), head.destination_mac(bytes)].contains(&Some(mac)),
         }
     }
 }

@@ -13,6 +13,7 @@ pub use pcapng::PcapngWriter;
 
 use crate::counters::DropReason;
 use crate::frame::{GuestFrame, GuestSlice, copy_from_guest};
+use crate::packet::Head;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -207,7 +208,8 @@ impl CaptureTap {
     /// Shows a frame of the guest.
     #[cold]
     pub fn frame(&self, frame: &GuestFrame<'_>, dropped: Option<DropReason>) {
-        self.show(Direction::FromGuest, dropped, frame.head, frame.len, |bytes| {
+        let head = || frame.parsed;
+        self.show(Direction::FromGuest, dropped, (frame.head, frame.len), head, |bytes| {
             frame.copy_to(0, bytes);
         });
     }
@@ -215,7 +217,8 @@ impl CaptureTap {
     /// Shows the head of a frame of the guest that was not admitted.
     #[cold]
     pub fn refused(&self, head: &[u8], reason: DropReason) {
-        self.show(Direction::FromGuest, Some(reason), head, head.len(), |bytes| {
+        let parse = || Head::parse(head, head.len());
+        self.show(Direction::FromGuest, Some(reason), (head, head.len()), parse, |bytes| {
             bytes.copy_from_slice(&head[..bytes.len()]);
         });
     }
@@ -223,11 +226,18 @@ impl CaptureTap {
     /// Shows a frame for the guest: its header, and its payload as slices.
     #[cold]
     pub fn to_guest(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>) {
-        self.show(Direction::ToGuest, dropped, head, head.len() + len, |bytes| {
-            let in_head = head.len().min(bytes.len());
-            bytes[..in_head].copy_from_slice(&head[..in_head]);
-            copy_from_guest(payload, 0, &mut bytes[in_head..]);
-        });
+        let all = head.len() + len;
+        self.show(
+            Direction::ToGuest,
+            dropped,
+            (head, all),
+            || Head::parse(head, all),
+            |bytes| {
+                let in_head = head.len().min(bytes.len());
+                bytes[..in_head].copy_from_slice(&head[..in_head]);
+                copy_from_guest(payload, 0, &mut bytes[in_head..]);
+            },
+        );
     }
 
     /// Shows a frame for the guest that lies in `parts`.
@@ -235,22 +245,28 @@ impl CaptureTap {
     pub fn parts_to_guest(&self, parts: &[&[u8]], dropped: Option<DropReason>) {
         let head = parts.first().copied().unwrap_or_default();
         let len = parts.iter().map(|part| part.len()).sum();
-        self.show(Direction::ToGuest, dropped, head, len, |bytes| {
-            let all = parts.iter().flat_map(|part| part.iter());
-            bytes.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
-        });
+        self.show(
+            Direction::ToGuest,
+            dropped,
+            (head, len),
+            || Head::parse(head, len),
+            |bytes| {
+                let all = parts.iter().flat_map(|part| part.iter());
+                bytes.iter_mut().zip(all).for_each(|(to, from)| *to = *from);
+            },
+        );
     }
 
     fn show(
         &self,
         direction: Direction,
         dropped: Option<DropReason>,
-        head: &[u8],
-        len: usize,
+        (first, len): (&[u8], usize),
+        head: impl FnOnce() -> Head,
         copy: impl FnOnce(&mut [u8]),
     ) {
         let Some(session) = &self.session else { return };
-        if !session.rules.filter.takes(direction, head, len, dropped) {
+        if !session.rules.filter.takes(direction, first, head, dropped) {
             return;
         }
         let mut bytes = vec![0; len.min(session.rules.snap_length)];

@@ -98,8 +98,9 @@ fn a_slow_reader_loses_packets_and_is_told_how_many() {
 fn a_filter_shows_what_all_its_words_name() {
     let takes = |filter: &str| {
         let filter: CaptureFilter = filter.parse().unwrap();
-        let (bytes, len) = (frame(53), frame(53).len());
-        filter.takes(Direction::FromGuest, &bytes, len, Some(DropReason::SpoofedMac))
+        let bytes = frame(53);
+        let head = || Head::parse(&bytes, bytes.len());
+        filter.takes(Direction::FromGuest, &bytes, head, Some(DropReason::SpoofedMac))
     };
     let named = [
         "",

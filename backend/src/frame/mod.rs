@@ -3,7 +3,7 @@
 //!
 //! A frame from the guest is a [`GuestFrame`]: its first bytes copied out of guest
 //! memory once (the guest can change them under us, so decisions are made on the
-//! copy), its payload left in guest memory as slices the kernel reads from.
+//! copy) and parsed once, its payload left in guest memory as slices the kernel reads from.
 //! Room towards the guest is a [`GuestSink`]: reserve, let the kernel write
 //! straight into guest memory, commit with the headers.
 
@@ -13,6 +13,8 @@ mod sink;
 mod slice;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+use crate::packet::Head;
 
 pub use budget::Budget;
 pub use offload::{Checksum, Offload, Segmentation};
@@ -28,6 +30,8 @@ pub const HEAD_MAX: usize = 128;
 pub struct GuestFrame<'a> {
     /// The first `min(len, HEAD_MAX)` bytes, copied.
     pub head: &'a [u8],
+    /// What they say.
+    pub parsed: Head,
     /// The whole frame, header bytes included, in guest memory. What is in `head` has been
     /// decided on, and may be other bytes here by now.
     pub slices: &'a [GuestSlice<'a>],

@@ -1,5 +1,7 @@
 //! Offload metadata of a frame, as a type instead of `virtio_net_hdr` bits.
 
+use crate::packet::{EtherType, Head};
+
 /// Who computes the L4 checksum of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
@@ -55,6 +57,17 @@ pub struct Offload {
 }
 
 impl Offload {
+    /// True unless it asks for segments of another protocol than the frame's.
+    #[inline]
+    pub fn suits(&self, head: &Head) -> bool {
+        let wanted = match self.segmentation {
+            Segmentation::None | Segmentation::Udp { .. } => return true,
+            Segmentation::Tcp4 { .. } => EtherType::Ipv4,
+            Segmentation::Tcp6 { .. } => EtherType::Ipv6,
+        };
+        head.tags() <= 1 && head.ethertype() == wanted
+    }
+
     /// A frame complete as it is, its checksum known good.
     pub const VALID: Self = Self {
         checksum: Checksum::Valid,

@@ -2,6 +2,7 @@
 //! settable number of buffers.
 
 use super::{Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload};
+use crate::packet::Head;
 
 /// A frame given to the fake guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,8 +163,10 @@ impl OwnedFrame {
 
     /// The frame as the worker would show it; `slices` are its own.
     pub fn view<'a>(&'a self, slices: &'a [GuestSlice<'a>]) -> GuestFrame<'a> {
+        let head = &self.bytes[..self.bytes.len().min(HEAD_MAX)];
         GuestFrame {
-            head: &self.bytes[..self.bytes.len().min(HEAD_MAX)],
+            head,
+            parsed: Head::parse(head, self.bytes.len()),
             slices,
             len: self.bytes.len(),
             offload: self.offload,

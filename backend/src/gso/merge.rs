@@ -14,7 +14,7 @@
 
 use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
 use crate::packet::checksum::Sum;
-use crate::packet::{EthernetHeader, UdpHeader, be16, protocol};
+use crate::packet::{EtherType, EthernetHeader, UdpHeader, be16, protocol};
 
 /// Datagrams of one frame (UDP_MAX_SEGMENTS of Linux before 6.9).
 const MAX_DATAGRAMS: usize = 64;
@@ -223,26 +223,31 @@ impl Run {
 }
 
 fn classify(frame: &GuestFrame<'_>) -> Kind {
-    let head = frame.head;
-    match (head.get(12..14), head.get(IP)) {
-        (Some([8, 0]), Some(0x45)) if head.len() >= IPV4_HEADERS && head[IP + 9] == protocol::UDP => {
-            ipv4(frame).map_or(Kind::Alone, Kind::Datagram)
-        }
-        (Some([0x86, 0xdd]), _) if head.len() >= IPV6_HEADERS && head[IP + 6] == protocol::UDP => {
-            ipv6(frame).map_or(Kind::Alone, Kind::Datagram)
-        }
-        // Options and extension headers may hide UDP.
-        (Some([8, 0]), Some(first)) if *first != 0x45 => Kind::Alone,
-        (Some([0x86, 0xdd]), _) if head.get(IP + 6).is_some_and(|next| *next != protocol::TCP) => Kind::Alone,
-        _ => Kind::Other,
+    let head = &frame.parsed;
+    if head.tags() > 0 {
+        return Kind::Other;
     }
+    let transport = head.transport().map(|at| (at.protocol, at.offset + UdpHeader::LEN));
+    match (head.ethertype(), transport) {
+        (EtherType::Ipv4, Some((protocol::UDP, IPV4_HEADERS))) => ipv4(frame).map_or(Kind::Alone, Kind::Datagram),
+        (EtherType::Ipv6, Some((protocol::UDP, IPV6_HEADERS))) => ipv6(frame).map_or(Kind::Alone, Kind::Datagram),
+        (EtherType::Ipv4, Some((_, IPV4_HEADERS))) => Kind::Other,
+        (EtherType::Ipv6, Some((protocol::TCP, IPV6_HEADERS))) => Kind::Other,
+        // Options, extension headers and headers that make no sense may hide UDP.
+        (EtherType::Ipv4 | EtherType::Ipv6, _) => Kind::Alone,
+        (EtherType::Arp | EtherType::Other(_), _) => Kind::Other,
+    }
+}
+
+/// True if a frame is one whole packet, with nothing behind it.
+fn is_whole(frame: &GuestFrame<'_>) -> bool {
+    let ends = frame.parsed.transport().map(|at| at.offset + at.len);
+    frame.parsed.fault().is_none() && !frame.parsed.is_fragment() && ends == Some(frame.len)
 }
 
 fn ipv4(frame: &GuestFrame<'_>) -> Option<Datagram> {
     let head = frame.head;
-    // No fragment, and nothing behind the packet.
-    let whole = be16(head, IP + 6) & !DONT_FRAGMENT == 0 && usize::from(be16(head, IP + 2)) == frame.len - IP;
-    let good = whole && Sum::default().bytes(&head[IP..IP + 20]).fold() == u16::MAX;
+    let good = is_whole(frame) && Sum::default().bytes(head.get(IP..IP + 20)?).fold() == u16::MAX;
     let ident = be16(head, IP + 4);
     datagram(frame, IPV4_HEADERS).filter(|_| good).map(|datagram| Datagram {
         ident: Some(ident),
@@ -251,15 +256,14 @@ fn ipv4(frame: &GuestFrame<'_>) -> Option<Datagram> {
 }
 
 fn ipv6(frame: &GuestFrame<'_>) -> Option<Datagram> {
-    let whole = usize::from(be16(frame.head, IP + 4)) == frame.len - IP - 40;
-    datagram(frame, IPV6_HEADERS).filter(|_| whole)
+    datagram(frame, IPV6_HEADERS).filter(|_| is_whole(frame))
 }
 
 fn datagram(frame: &GuestFrame<'_>, headers: usize) -> Option<Datagram> {
     let head = frame.head;
     let udp = headers - UdpHeader::LEN;
-    let length = frame.len - udp;
     let payload = frame.len.checked_sub(headers).filter(|n| *n > 0)?;
+    let length = frame.len - udp;
     let plain = frame.offload.segmentation == Segmentation::None && usize::from(be16(head, udp + 4)) == length;
     (plain && has_good_checksum(frame, headers, length)).then_some(Datagram {
         headers,

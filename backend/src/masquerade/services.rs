@@ -5,7 +5,6 @@ use crate::config::Resolvers;
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestFrame, GuestSink, Offload};
 use crate::nat::engine::Service;
-use crate::packet::Headers;
 use crate::responder::{Answer, MAX_FRAME, Replies, Responders};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -19,9 +18,9 @@ pub(super) struct Services {
 
 impl crate::nat::engine::Services for Services {
     #[inline]
-    fn answer(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
-        if self.responders.wants(headers, frame.head) && frame.len <= MAX_FRAME {
-            self.answer_whole(now, headers, frame, sink)
+    fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
+        if self.responders.wants(frame.head, &frame.parsed) && frame.len <= MAX_FRAME {
+            self.answer_whole(now, frame, sink)
         } else {
             Service::Pass
         }
@@ -37,19 +36,12 @@ impl Services {
         }
     }
 
-    fn answer_whole(
-        &mut self,
-        now: Instant,
-        headers: &Headers,
-        frame: &GuestFrame<'_>,
-        sink: &mut dyn GuestSink,
-    ) -> Service {
+    fn answer_whole(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
         let mut copy = [0; MAX_FRAME];
         let n = frame.copy_to(0, &mut copy);
-        let mac = headers.ethernet.src;
         let answer = self
             .responders
-            .answer(now, mac, &copy[..n], &self.counters, &mut self.replies);
+            .answer(now, &copy[..n], &frame.parsed, &self.counters, &mut self.replies);
         let service = match answer {
             Answer::NotMine => return Service::Pass,
             Answer::Done => Service::Answered {

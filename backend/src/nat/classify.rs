@@ -5,31 +5,26 @@
 
 use super::engine::{Engine, Service, Services, Sorted};
 use super::flow_owners::Owner;
-use super::icmp::{self, IcmpError};
+use super::icmp::{self, IcmpError, IcmpMessage};
 use super::tcp::{Incoming, Segment};
 use super::udp::Datagram;
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestFrame, GuestSink, GuestSlice, HEAD_MAX, Segmentation};
-use crate::packet::{FlowId, Headers, Network, TcpHeader, UdpHeader, protocol};
+use crate::packet::{FlowId, Head, Headers, TcpHeader, TransportAt, UdpHeader, protocol};
 use crate::time::Instant;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The smallest type of an ICMPv6 message that is not an error (RFC 4443 2.1).
 const ICMPV6_INFORMATIONAL: u8 = 128;
 
-/// The transport part of an IP packet, still to be parsed.
+/// A packet of the guest to one destination, its transport header still to be parsed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Transport {
+pub(super) struct Packet {
     /// Index of the frame in its burst.
     frame: usize,
-    protocol: u8,
     src: IpAddr,
     dst: IpAddr,
-    ttl: u8,
-    /// Its offset in the frame.
-    offset: usize,
-    /// Its length in bytes.
-    len: usize,
+    transport: TransportAt,
 }
 
 impl Engine {
@@ -42,19 +37,15 @@ impl Engine {
         frame: &GuestFrame<'_>,
         services: &mut S,
         sink: &mut dyn GuestSink,
-    ) -> Option<Transport> {
-        let headers = match Headers::parse(frame.head, frame.len) {
-            Ok(headers) => headers,
-            Err(why) => {
-                self.surroundings.counters.count_drop(why.into());
-                return None;
-            }
-        };
-        let mac = headers.ethernet.src;
-        match services.answer(now, &headers, frame, sink) {
+    ) -> Option<Packet> {
+        if let Some(fault) = frame.parsed.fault() {
+            self.surroundings.counters.count_drop(fault.into());
+            return None;
+        }
+        match services.answer(now, frame, sink) {
             Service::Pass => {}
             Service::Answered { claimed } => {
-                self.surroundings.learn_guest_mac(mac);
+                self.surroundings.learn_guest_mac(frame);
                 if let Some(address) = claimed {
                     self.surroundings.learn_guest_address(address);
                 }
@@ -65,30 +56,29 @@ impl Engine {
                 return None;
             }
         }
-        match self.packet(index, &headers) {
-            Ok(transport) => {
-                self.surroundings.learn_guest_mac(mac);
-                if let IpAddr::V6(address) = transport.src {
+        match self.packet(index, frame) {
+            Ok(packet) => {
+                self.surroundings.learn_guest_mac(frame);
+                if let IpAddr::V6(address) = packet.src {
                     self.surroundings.learn_guest_address(address);
                 }
-                if !is_fragment(&headers) {
-                    return Some(transport);
+                if !frame.parsed.is_fragment() {
+                    return Some(packet);
                 }
-                self.on_fragment(now, &headers, frame, sink);
+                self.on_fragment(now, frame, sink);
             }
-            Err(DropReason::BeyondScope) => self.refuse_scope(now, &headers, frame, sink),
+            Err(DropReason::BeyondScope) => self.refuse_scope(now, frame, sink),
             Err(reason) => self.surroundings.counters.count_drop(reason),
         }
         None
     }
 
     /// A packet from one of the guest's addresses to one destination.
-    fn packet(&self, frame: usize, headers: &Headers) -> Result<Transport, DropReason> {
-        let (ttl, (src, dst), (protocol, offset, len)) =
-            match (headers.network.addresses(), headers.network.transport()) {
-                (Some(addresses), Some(transport)) => (ttl(&headers.network), addresses, transport),
-                _ => return Err(DropReason::UnknownEtherType),
-            };
+    fn packet(&self, index: usize, frame: &GuestFrame<'_>) -> Result<Packet, DropReason> {
+        let head = &frame.parsed;
+        let (Some((src, dst)), Some(transport), 0) = (head.addresses(frame.head), head.transport(), head.tags()) else {
+            return Err(DropReason::UnknownEtherType);
+        };
         if dst.is_multicast() || matches!(dst, IpAddr::V4(a) if a.is_broadcast()) {
             return Err(DropReason::Multicast);
         }
@@ -98,14 +88,11 @@ impl Engine {
                 _ => DropReason::SpoofedAddress,
             });
         }
-        Ok(Transport {
-            frame,
-            protocol,
+        Ok(Packet {
+            frame: index,
             src,
             dst,
-            ttl,
-            offset,
-            len,
+            transport,
         })
     }
 
@@ -114,11 +101,11 @@ impl Engine {
         &mut self,
         now: Instant,
         frame: &GuestFrame<'_>,
-        transport: Transport,
+        packet: Packet,
         sorted: &mut Sorted,
         sink: &mut dyn GuestSink,
     ) {
-        if let Err(reason) = self.try_sort(now, frame, transport, sorted, sink) {
+        if let Err(reason) = self.try_sort(now, frame, packet, sorted, sink) {
             self.surroundings.counters.count_drop(reason);
         }
     }
@@ -127,21 +114,20 @@ impl Engine {
         &mut self,
         now: Instant,
         frame: &GuestFrame<'_>,
-        transport: Transport,
+        packet: Packet,
         sorted: &mut Sorted,
         sink: &mut dyn GuestSink,
     ) -> Result<(), DropReason> {
-        let bytes = frame.head.get(transport.offset..).unwrap_or_default();
-        match (transport.protocol, transport.src) {
+        match (packet.transport.protocol, packet.src) {
             (protocol::TCP, _) => {
-                let incoming = segment(frame, transport, bytes)?;
+                let incoming = segment(frame, &packet)?;
                 let is_ours = !self.is_steered() || self.tcp.has(&incoming.key);
                 if is_ours || !self.hand_over(now, incoming.key, frame, sink)? {
                     sorted.segments.push(incoming);
                 }
             }
             (protocol::UDP, _) => {
-                let datagram = datagram(frame, transport, bytes)?;
+                let datagram = datagram(frame, &packet)?;
                 let is_ours = !self.is_steered() || self.udp.has(&datagram.key);
                 if is_ours || !self.hand_over(now, datagram.key, frame, sink)? {
                     sorted.datagrams.push(datagram);
@@ -149,26 +135,12 @@ impl Engine {
             }
             // Either over the other's IP is an unknown protocol (RFC 792, RFC 4443).
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
-                let Transport {
-                    src,
-                    dst,
-                    ttl,
-                    offset,
-                    len,
-                    ..
-                } = transport;
-                let echo = icmp::EchoRequest {
-                    src,
-                    dst,
-                    offset,
-                    len,
-                    ttl,
-                };
-                if let Some(key) = icmp::refused_datagram(frame, &echo) {
+                let message = IcmpMessage::of(frame, packet.src, packet.dst, packet.transport)?;
+                if let Some(key) = icmp::refused_datagram(frame, &message) {
                     return self.refuse_datagram(now, key, frame, sink);
                 }
                 let ctx = &mut self.surroundings.context(now, sink);
-                self.echo.on_echo(ctx, frame, &echo);
+                self.echo.on_echo(ctx, frame, &message);
             }
             _ => {
                 let ctx = &mut self.surroundings.context(now, sink);
@@ -200,16 +172,17 @@ impl Engine {
     /// Sends the ICMP error for a packet from a link-local address to another scope, as a Linux
     /// router does (ip6_forward in net/ipv6/ip6_output.c): otherwise the guest's program would wait
     /// for an answer.
-    fn refuse_scope(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+    fn refuse_scope(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         self.surroundings.counters.count_drop(DropReason::BeyondScope);
         // An error must not cause another one (RFC 4443 2.4 e).
-        let is_error = headers.network.transport().is_some_and(|(protocol, at, _)| {
-            protocol == protocol::ICMPV6 && frame.head.get(at).is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
+        let is_error = frame.parsed.transport().is_some_and(|at| {
+            let kind = frame.head.get(at.offset);
+            at.protocol == protocol::ICMPV6 && kind.is_none_or(|kind| *kind < ICMPV6_INFORMATIONAL)
         });
         if is_error || !self.error_rate.take(now) {
             return;
         }
-        self.surroundings.learn_guest_mac(headers.ethernet.src);
+        self.surroundings.learn_guest_mac(frame);
         let ctx = &mut self.surroundings.context(now, sink);
         if icmp::refuse(ctx, IcmpError::BeyondScope, frame).is_err() {
             ctx.counters.count_drop(DropReason::NoRoom);
@@ -248,31 +221,37 @@ impl Engine {
         }
     }
 
-    fn on_fragment(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+    fn on_fragment(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         let counters = &self.surroundings.counters;
-        let Some(whole) = self.reassembler.on_fragment(now, counters, headers, frame) else {
+        // A fragment's headers are kept whole, to be written before the datagram.
+        let Ok(headers) = Headers::parse(frame.head, frame.len) else {
+            return counters.count_drop(DropReason::BadFragment);
+        };
+        let Some(whole) = self.reassembler.on_fragment(now, counters, &headers, frame) else {
             return;
         };
         // A whole datagram is rare, so it is copied out of the buffer.
         let bytes = whole.to_vec();
         let slices = [GuestSlice::from_bytes(&bytes)];
+        let head = &bytes[..bytes.len().min(HEAD_MAX)];
         let whole = GuestFrame {
-            head: &bytes[..bytes.len().min(HEAD_MAX)],
+            head,
+            parsed: Head::parse(head, bytes.len()),
             slices: &slices,
             len: bytes.len(),
             offload: frame.offload,
         };
         let mut sorted = Sorted::default();
-        match Headers::parse(whole.head, whole.len) {
-            Ok(headers) if !is_fragment(&headers) => {
-                match self.packet(0, &headers) {
-                    Ok(transport) => self.sort(now, &whole, transport, &mut sorted, sink),
+        match whole.parsed.fault() {
+            None if !whole.parsed.is_fragment() => {
+                match self.packet(0, &whole) {
+                    Ok(packet) => self.sort(now, &whole, packet, &mut sorted, sink),
                     Err(reason) => self.surroundings.counters.count_drop(reason),
                 }
                 self.act(now, &[whole], &sorted, sink);
             }
-            Ok(_) => self.surroundings.counters.count_drop(DropReason::BadFragment),
-            Err(why) => self.surroundings.counters.count_drop(why.into()),
+            None => self.surroundings.counters.count_drop(DropReason::BadFragment),
+            Some(fault) => self.surroundings.counters.count_drop(fault.into()),
         }
     }
 }
@@ -282,63 +261,55 @@ const fn is_beyond(src: Ipv6Addr, dst: Ipv6Addr) -> bool {
     src.is_unicast_link_local() && !dst.is_unicast_link_local() && !dst.is_loopback() && !dst.is_unspecified()
 }
 
-fn is_fragment(headers: &Headers) -> bool {
-    match &headers.network {
-        Network::Ipv4(h) => h.fragment.is_some(),
-        Network::Ipv6(h) => h.fragment.is_some(),
-        Network::Arp | Network::Other(_) => false,
-    }
-}
-
-const fn ttl(network: &Network) -> u8 {
-    match network {
-        Network::Ipv4(h) => h.ttl,
-        Network::Ipv6(h) => h.hop_limit,
-        Network::Arp | Network::Other(_) => 0,
-    }
-}
-
-fn segment(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Result<Incoming, DropReason> {
-    let header = TcpHeader::parse(bytes, transport.len)?;
+fn segment(frame: &GuestFrame<'_>, packet: &Packet) -> Result<Incoming, DropReason> {
+    let TransportAt { offset, len, .. } = packet.transport;
+    let header = TcpHeader::parse(frame.head.get(offset..).unwrap_or_default(), len)?;
     let matches_offload = match frame.offload.segmentation {
         Segmentation::None => true,
-        Segmentation::Tcp4 { .. } => transport.src.is_ipv4(),
-        Segmentation::Tcp6 { .. } => transport.src.is_ipv6(),
+        Segmentation::Tcp4 { .. } => packet.src.is_ipv4(),
+        Segmentation::Tcp6 { .. } => packet.src.is_ipv6(),
         Segmentation::Udp { .. } => false,
     };
     if !matches_offload {
         return Err(DropReason::BadOffload);
     }
     Ok(Incoming {
-        key: FlowId::tcp(
-            SocketAddr::new(transport.src, header.src_port),
-            SocketAddr::new(transport.dst, header.dst_port),
-        ),
+        key: FlowId {
+            guest: packet.src,
+            remote: packet.dst,
+            guest_port: header.src_port,
+            remote_port: header.dst_port,
+            protocol: protocol::TCP,
+        },
         segment: Segment {
-            frame: transport.frame,
+            frame: packet.frame,
             header,
-            payload_offset: transport.offset + header.header_len,
-            payload_len: transport.len - header.header_len,
+            payload_offset: offset + header.header_len,
+            payload_len: len - header.header_len,
         },
     })
 }
 
-fn datagram(frame: &GuestFrame<'_>, transport: Transport, bytes: &[u8]) -> Result<Datagram, DropReason> {
+fn datagram(frame: &GuestFrame<'_>, packet: &Packet) -> Result<Datagram, DropReason> {
+    let TransportAt { offset, len, .. } = packet.transport;
     let segment_size = match frame.offload.segmentation {
         Segmentation::None => None,
         Segmentation::Udp { size } => Some(size),
         Segmentation::Tcp4 { .. } | Segmentation::Tcp6 { .. } => return Err(DropReason::BadOffload),
     };
-    let header = UdpHeader::parse(bytes, transport.len, segment_size.is_some())?;
+    let bytes = frame.head.get(offset..).unwrap_or_default();
+    let header = UdpHeader::parse(bytes, len, segment_size.is_some())?;
     Ok(Datagram {
-        frame: transport.frame,
-        key: FlowId::udp(
-            SocketAddr::new(transport.src, header.src_port),
-            SocketAddr::new(transport.dst, header.dst_port),
-        ),
-        payload_offset: transport.offset + UdpHeader::LEN,
+        frame: packet.frame,
+        key: FlowId {
+            guest: packet.src,
+            remote: packet.dst,
+            guest_port: header.src_port,
+            remote_port: header.dst_port,
+            protocol: protocol::UDP,
+        },
+        payload_offset: offset + UdpHeader::LEN,
         payload_len: header.payload_len,
-        ttl: transport.ttl,
         segment_size,
     })
 }

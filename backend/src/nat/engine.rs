@@ -20,7 +20,6 @@ use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount};
-use crate::packet::{Headers, MacAddr};
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
 use std::collections::HashSet;
@@ -75,7 +74,7 @@ pub enum Service {
 /// The services that an engine's owner provides in addition to NAT.
 pub trait Services {
     /// Answers a frame if it is for one of them.
-    fn answer(&mut self, now: Instant, headers: &Headers, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
+    fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
 }
 
 /// No services.
@@ -83,7 +82,7 @@ pub trait Services {
 pub struct NoServices;
 
 impl Services for NoServices {
-    fn answer(&mut self, _: Instant, _: &Headers, _: &GuestFrame<'_>, _: &mut dyn GuestSink) -> Service {
+    fn answer(&mut self, _: Instant, _: &GuestFrame<'_>, _: &mut dyn GuestSink) -> Service {
         Service::Pass
     }
 }
@@ -99,8 +98,10 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     /// Records the source MAC of a frame from the guest.
-    pub(super) fn learn_guest_mac(&mut self, mac: MacAddr) {
-        if self.link.guest_mac != mac {
+    pub(super) fn learn_guest_mac(&mut self, frame: &GuestFrame<'_>) {
+        if let Some(mac) = frame.parsed.source_mac(frame.head)
+            && self.link.guest_mac != mac
+        {
             self.link.guest_mac = mac;
             if let Some(steering) = &self.steering {
                 steering.tell_guest_mac(mac);
@@ -231,8 +232,8 @@ impl Engine {
         sorted.segments.clear();
         sorted.datagrams.clear();
         for (index, frame) in burst.iter().enumerate() {
-            if let Some(transport) = self.admit(now, index, frame, services, sink) {
-                self.sort(now, frame, transport, &mut sorted, sink);
+            if let Some(packet) = self.admit(now, index, frame, services, sink) {
+                self.sort(now, frame, packet, &mut sorted, sink);
             }
         }
         self.act(now, burst, &sorted, sink);

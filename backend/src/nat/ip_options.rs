@@ -3,12 +3,11 @@
 
 use crate::frame::GuestFrame;
 use crate::nat::link::Link;
-use crate::packet::EthernetHeader;
+use crate::packet::{EtherType, EthernetHeader};
 use crate::sys::datagram::{self, Fragmentation};
 use crate::sys::traffic_class::set_traffic_class;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket};
-use std::net::IpAddr;
 
 /// The fields of a packet's network header that a host socket copies from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,54 +20,25 @@ pub struct IpOptions {
     pub traffic_class: u8,
 }
 
-/// DSCP and ECN of the guest's packet in the frame that begins with `head`: the TOS of IPv4, the
-/// traffic class of IPv6 (RFC 2474, RFC 3168).
-pub fn traffic_class(head: &[u8]) -> u8 {
-    let [first, second] = head
-        .get(EthernetHeader::LEN..)
-        .and_then(<[u8]>::first_chunk)
-        .copied()
-        .unwrap_or([0; 2]);
-    match first >> 4 {
-        4 => second,
-        6 => first << 4 | second >> 4,
-        _ => 0,
-    }
-}
-
-/// TTL or hop limit of the guest's packet in the frame that begins with `head`.
-pub fn ttl(head: &[u8]) -> Option<u8> {
-    const IPV4_TTL: usize = 8;
-    const IPV6_HOP_LIMIT: usize = 7;
-    let packet = head.get(EthernetHeader::LEN..)?;
-    match packet.first()? >> 4 {
-        4 => packet.get(IPV4_TTL).copied(),
-        6 => packet.get(IPV6_HOP_LIMIT).copied(),
-        _ => None,
-    }
-}
-
 impl IpOptions {
-    /// The options of `frame`, a packet from `src` with this `ttl`. In IPv4 the don't-fragment bit
-    /// decides. In IPv6 a packet that the guest sent in one piece must stay in one piece (RFC 8200
-    /// 5); `segmented` frames consist of such packets.
+    /// The options of the packet in `frame`. In IPv4 the don't-fragment bit decides. In IPv6 a
+    /// packet that the guest sent in one piece must stay in one piece (RFC 8200 5); `segmented`
+    /// frames consist of such packets.
     #[inline]
-    pub fn of(frame: &GuestFrame<'_>, src: IpAddr, ttl: u8, segmented: bool, link: &Link) -> Self {
-        /// Offset of the flags in an IPv4 header.
-        const FLAGS_AT: usize = EthernetHeader::LEN + 6;
-        const DONT_FRAGMENT: u8 = 0x40;
-        let in_one_piece = match src {
-            IpAddr::V4(_) => frame.head.get(FLAGS_AT).is_some_and(|b| b & DONT_FRAGMENT != 0),
-            IpAddr::V6(_) => segmented || frame.len <= EthernetHeader::LEN + usize::from(link.mtu),
+    pub fn of(frame: &GuestFrame<'_>, segmented: bool, link: &Link) -> Self {
+        let (head, bytes) = (&frame.parsed, frame.head);
+        let in_one_piece = match head.ethertype() {
+            EtherType::Ipv6 => segmented || frame.len <= EthernetHeader::LEN + usize::from(link.mtu),
+            _ => head.is_unfragmentable(bytes),
         };
         Self {
-            ttl,
+            ttl: head.ttl(bytes).unwrap_or_default(),
             fragmentation: if in_one_piece {
                 Fragmentation::Refuse
             } else {
                 Fragmentation::Allow
             },
-            traffic_class: traffic_class(frame.head),
+            traffic_class: head.traffic_class(bytes),
         }
     }
 }
@@ -141,25 +111,5 @@ impl SocketIpOptions {
         {
             self.fragmentation = Some(wanted.fragmentation);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nat::test_support::{ip, packet};
-    use crate::packet::protocol;
-
-    #[test]
-    fn the_traffic_class_of_either_family_is_found() {
-        let mut v4 = packet(ip("10.0.2.2"), ip("192.0.2.1"), protocol::UDP, 64, b"");
-        v4[EthernetHeader::LEN + 1] = 0xb9;
-        let mut v6 = packet(ip("fd10:0:2::2"), ip("2001:db8::1"), protocol::UDP, 64, b"");
-        v6[EthernetHeader::LEN] |= 0x0b;
-        v6[EthernetHeader::LEN + 1] = 0x9f;
-        assert_eq!((traffic_class(&v4), traffic_class(&v6)), (0xb9, 0xb9));
-        assert_eq!(traffic_class(&v4[..EthernetHeader::LEN + 1]), 0);
-        assert_eq!((ttl(&v4), ttl(&v6)), (Some(64), Some(64)));
-        assert_eq!(ttl(&v4[..EthernetHeader::LEN + 8]), None);
     }
 }

@@ -117,6 +117,7 @@ impl Engine {
             let slices = [GuestSlice::from_bytes(&handed.bytes)];
             let frame = GuestFrame {
                 head: &handed.bytes[..handed.bytes.len().min(HEAD_MAX)],
+                parsed: handed.parsed,
                 slices: &slices,
                 len: handed.bytes.len(),
                 offload: handed.offload,

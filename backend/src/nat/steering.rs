@@ -14,7 +14,7 @@ use super::event_owner;
 use super::flow_owners::Owners;
 use super::{tcp, udp};
 use crate::frame::{GuestFrame, Offload};
-use crate::packet::{FlowId, MacAddr};
+use crate::packet::{FlowId, Head, MacAddr};
 use crate::poller::{Interest, Poller, Token};
 use ipnet::Ipv6Net;
 use std::io;
@@ -30,6 +30,8 @@ const MAILBOX: usize = 4 << 20;
 pub struct Handed {
     /// The frame, from the Ethernet header on.
     pub bytes: Vec<u8>,
+    /// What its first bytes say.
+    pub parsed: Head,
     /// Its offload metadata.
     pub offload: Offload,
     /// The worker on whose ring it came.
@@ -188,6 +190,7 @@ impl Steering {
         contents.bytes += frame.len;
         contents.frames.push(Handed {
             bytes,
+            parsed: frame.parsed,
             offload: frame.offload,
             from: self.me,
         });
@@ -235,7 +238,6 @@ mod tests {
     use super::*;
     use crate::frame::testing::OwnedFrame;
     use crate::nat::flow_owners;
-    use crate::packet::FlowId;
     use std::net::SocketAddr;
 
     fn key(port: u16) -> FlowId {

@@ -8,7 +8,8 @@ use crate::frame::{Checksum, GuestFrame, GuestSlice, HEAD_MAX, Offload};
 use crate::nat::link::Link;
 use crate::packet::checksum::Sum;
 use crate::packet::{
-    EtherType, EthernetHeader, FragmentInfo, Headers, IcmpHeader, Ipv4Header, Ipv6Header, Network, UdpHeader, protocol,
+    EtherType, EthernetHeader, FragmentInfo, Head, Headers, IcmpHeader, Ipv4Header, Ipv6Header, Network, UdpHeader,
+    protocol,
 };
 use crate::poller::{EventBuffer, Readiness, Token};
 use std::net::{IpAddr, SocketAddr};
@@ -143,12 +144,18 @@ pub fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R)
         .zip(&slices)
         .map(|(bytes, slices)| GuestFrame {
             head: &bytes[..bytes.len().min(HEAD_MAX)],
+            parsed: Head::parse(&bytes[..bytes.len().min(HEAD_MAX)], bytes.len()),
             slices,
             len: bytes.len(),
             offload: Offload::NONE,
         })
         .collect();
     f(&burst)
+}
+
+/// DSCP and ECN of a frame's packet.
+pub fn traffic_class(frame: &[u8]) -> u8 {
+    Head::parse(frame, frame.len()).traffic_class(frame)
 }
 
 /// Headers of a frame, and the bytes after the network header.

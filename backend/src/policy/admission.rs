@@ -4,7 +4,8 @@ use super::guard::Guard;
 use super::vlan::VlanRules;
 use crate::config::{MacCheck, PolicyConfig};
 use crate::counters::DropReason;
-use crate::packet::{EthernetHeader, MacAddr};
+use crate::frame::Offload;
+use crate::packet::{EthernetHeader, Head, MacAddr};
 
 /// The rules of one port. They depend on nothing but the frame, so each worker has its own copy.
 #[derive(Clone, Debug)]
@@ -34,16 +35,19 @@ impl Admission {
         }
     }
 
-    /// Checks the first bytes of a frame.
+    /// Checks a frame by its first bytes, which say `head`.
     ///
     /// # Errors
     /// Why the frame is dropped.
     #[inline]
-    pub fn admit(&self, head: &[u8]) -> Result<(), DropReason> {
-        let header = EthernetHeader::parse(head)?;
+    pub fn admit(&self, bytes: &[u8], head: &Head, offload: Offload) -> Result<(), DropReason> {
+        if !offload.suits(head) {
+            return Err(DropReason::BadOffload);
+        }
+        let source = EthernetHeader::parse(bytes)?.src;
         let is_own = match self.source {
-            Source::Fixed(mac) => header.src == mac,
-            Source::Any => !header.src.is_multicast(),
+            Source::Fixed(mac) => source == mac,
+            Source::Any => !source.is_multicast(),
         };
         if !is_own {
             return Err(DropReason::SpoofedMac);
@@ -51,7 +55,7 @@ impl Admission {
         // The mode applies the edit.
         self.vlan.outgoing(head)?;
         match &self.guard {
-            Some(guard) => guard.check(head),
+            Some(guard) => guard.check(bytes, head),
             None => Ok(()),
         }
     }
@@ -62,6 +66,10 @@ mod tests {
     use super::*;
 
     const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+    fn admit(rules: &Admission, bytes: &[u8]) -> Result<(), DropReason> {
+        rules.admit(bytes, &Head::parse(bytes, bytes.len()), Offload::NONE)
+    }
 
     fn frame(src: MacAddr, ethertype: u16) -> [u8; 14] {
         let mut bytes = [0; 14];
@@ -77,17 +85,17 @@ mod tests {
     #[test]
     fn only_the_configured_source_comes_in() {
         let rules = Admission::new(Some(GUEST), &PolicyConfig::default());
-        assert_eq!(rules.admit(&frame(GUEST, 0x0800)), Ok(()));
+        assert_eq!(admit(&rules, &frame(GUEST, 0x0800)), Ok(()));
         let other = MacAddr([2, 0, 0, 0, 0, 8]);
-        assert_eq!(rules.admit(&frame(other, 0x0800)), Err(DropReason::SpoofedMac));
+        assert_eq!(admit(&rules, &frame(other, 0x0800)), Err(DropReason::SpoofedMac));
     }
 
     #[test]
     fn without_a_configured_source_any_unicast_one_comes_in() {
         let rules = Admission::new(None, &PolicyConfig::default());
-        assert_eq!(rules.admit(&frame(GUEST, 0x0806)), Ok(()));
+        assert_eq!(admit(&rules, &frame(GUEST, 0x0806)), Ok(()));
         let group = MacAddr([3, 0, 0, 0, 0, 8]);
-        assert_eq!(rules.admit(&frame(group, 0x0806)), Err(DropReason::SpoofedMac));
+        assert_eq!(admit(&rules, &frame(group, 0x0806)), Err(DropReason::SpoofedMac));
     }
 
     #[test]
@@ -98,16 +106,16 @@ mod tests {
         };
         let rules = Admission::new(Some(GUEST), &policy);
         let (other, group) = (MacAddr([2, 0, 0, 0, 0, 8]), MacAddr([3, 0, 0, 0, 0, 8]));
-        assert_eq!(rules.admit(&frame(other, 0x0800)), Ok(()));
-        assert_eq!(rules.admit(&frame(group, 0x0800)), Err(DropReason::SpoofedMac));
+        assert_eq!(admit(&rules, &frame(other, 0x0800)), Ok(()));
+        assert_eq!(admit(&rules, &frame(group, 0x0800)), Err(DropReason::SpoofedMac));
     }
 
     #[test]
     fn tagged_frames_and_frames_without_a_header_stay_out() {
         let rules = Admission::new(None, &PolicyConfig::default());
         for tag in [0x8100, 0x88a8, 0x9100] {
-            assert_eq!(rules.admit(&frame(GUEST, tag)), Err(DropReason::UnexpectedVlan));
+            assert_eq!(admit(&rules, &frame(GUEST, tag)), Err(DropReason::UnexpectedVlan));
         }
-        assert_eq!(rules.admit(&frame(GUEST, 0x0800)[..13]), Err(DropReason::Truncated));
+        assert_eq!(admit(&rules, &frame(GUEST, 0x0800)[..13]), Err(DropReason::Truncated));
     }
 }

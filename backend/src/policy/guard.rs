@@ -11,13 +11,11 @@
 use crate::config::{AddressCheck, PolicyConfig};
 use crate::counters::DropReason;
 use crate::packet::icmp::v6;
-use crate::packet::vlan::{VlanTag, is_tag};
-use crate::packet::{ArpPacket, EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, be16, protocol};
+use crate::packet::vlan::is_tag;
+use crate::packet::{ArpPacket, EtherType, EthernetHeader, Fragment, Head, MacAddr, be16, protocol};
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Tags that are looked behind.
-const MAX_TAGS: usize = 2;
 /// EtherType fields below this are lengths, and LLC follows (IEEE 802.3 3.2.6).
 const MIN_ETHERTYPE: u16 = 0x0600;
 /// LLC service access points that carry other protocols: SNAP and IP (IEEE 802, RFC 948).
@@ -71,28 +69,18 @@ impl Guard {
         (guard.dhcp || guard.router || guard.addresses.is_some()).then_some(guard)
     }
 
-    /// Checks a frame by its first bytes.
+    /// Checks a frame by its first bytes, which say `head`.
     ///
     /// # Errors
     /// What the guest pretends to be, or that the headers do not show it.
-    pub fn check(&self, head: &[u8]) -> Result<(), DropReason> {
-        let ethernet = EthernetHeader::parse(head)?;
-        let mut ethertype = u16::from(ethernet.ethertype);
-        let mut at = EthernetHeader::LEN;
-        for _ in 0..MAX_TAGS {
-            if !is_tag(ethertype) {
-                break;
-            }
-            let tag = VlanTag::parse_at(head, at - 2).ok_or(DropReason::HiddenTransport)?;
-            ethertype = tag.inner;
-            at += VlanTag::LEN;
-        }
-        let packet = &head[at..];
-        match ethertype.into() {
-            EtherType::Ipv4 => self.check_ipv4(packet),
-            EtherType::Ipv6 => self.check_ipv6(ethernet.src, packet),
+    pub fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
+        let packet = bytes.get(head.packet()..).unwrap_or_default();
+        let mac = EthernetHeader::parse(bytes)?.src;
+        match head.ethertype() {
+            EtherType::Ipv4 => self.check_ipv4(bytes, head),
+            EtherType::Ipv6 => self.check_ipv6(mac, bytes, head),
             EtherType::Arp => match &self.addresses {
-                Some(addresses) => addresses.check_arp(ethernet.src, packet),
+                Some(addresses) => addresses.check_arp(mac, packet),
                 None => Ok(()),
             },
             EtherType::Other(tag) if is_tag(tag) => Err(DropReason::HiddenTransport),
@@ -101,16 +89,16 @@ impl Guard {
         }
     }
 
-    fn check_ipv4(&self, packet: &[u8]) -> Result<(), DropReason> {
-        let header = Ipv4Header::parse(packet, usize::MAX).map_err(|_| DropReason::HiddenTransport)?;
-        let transport = Transport::behind(packet, header.header_len, header.payload_len, header.protocol);
-        let visible = header.fragment.is_none_or(|f| f.offset == 0);
+    fn check_ipv4(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
+        let transport = Transport::of(bytes, head)?;
+        let (src, dst) = head.ipv4_addresses(bytes).ok_or(DropReason::HiddenTransport)?;
+        let visible = head.fragment() != Fragment::Later;
         if let Some(addresses) = &self.addresses
-            && !addresses.ipv4.iter().any(|net| net.contains(&header.src))
+            && !addresses.ipv4.iter().any(|net| net.contains(&src))
         {
             let configures = !addresses.ipv4.is_empty()
-                && header.src.is_unspecified()
-                && header.dst == Ipv4Addr::BROADCAST
+                && src.is_unspecified()
+                && dst == Ipv4Addr::BROADCAST
                 && visible
                 && transport.ports() == Some((DHCP4_CLIENT, DHCP4_SERVER));
             if !configures {
@@ -120,7 +108,7 @@ impl Guard {
         if !visible {
             return Ok(());
         }
-        match header.protocol {
+        match transport.protocol {
             protocol::UDP if self.dhcp => transport.check_ports(DHCP4_SERVER, DHCP4_CLIENT),
             protocol::ICMP if self.router => match transport.kind()? {
                 ICMP_REDIRECT | ICMP_ROUTER_ADVERTISEMENT => Err(DropReason::RouterGuard),
@@ -130,19 +118,19 @@ impl Guard {
         }
     }
 
-    fn check_ipv6(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
-        let header = Ipv6Header::parse(packet, usize::MAX).map_err(|_| DropReason::HiddenTransport)?;
-        let transport = Transport::behind(packet, header.header_len, header.payload_len, header.protocol);
-        let visible = header.fragment.is_none_or(|f| f.offset == 0);
+    fn check_ipv6(&self, mac: MacAddr, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
+        let transport = Transport::of(bytes, head)?;
+        let (src, _) = head.ipv6_addresses(bytes).ok_or(DropReason::HiddenTransport)?;
+        let visible = head.fragment() != Fragment::Later;
         if let Some(addresses) = &self.addresses {
-            addresses.check_ipv6_source(&header, visible, &transport)?;
+            addresses.check_ipv6_source(src, visible, &transport)?;
         }
         if !visible {
             return Ok(());
         }
-        match header.protocol {
+        match transport.protocol {
             protocol::UDP if self.dhcp => transport.check_ports(DHCP6_SERVER, DHCP6_CLIENT),
-            protocol::ICMPV6 => self.check_icmpv6(mac, header.src, &transport),
+            protocol::ICMPV6 => self.check_icmpv6(mac, src, &transport),
             _ => Ok(()),
         }
     }
@@ -178,12 +166,12 @@ fn check_llc(packet: &[u8]) -> Result<(), DropReason> {
 }
 
 impl<'a> Transport<'a> {
-    fn behind(packet: &'a [u8], header_len: usize, payload_len: usize, protocol: u8) -> Self {
-        let bytes = packet.get(header_len..).unwrap_or_default();
-        Self {
-            protocol,
-            bytes: &bytes[..bytes.len().min(payload_len)],
-        }
+    fn of(bytes: &'a [u8], head: &Head) -> Result<Self, DropReason> {
+        let at = head.transport().ok_or(DropReason::HiddenTransport)?;
+        Ok(Self {
+            protocol: at.protocol,
+            bytes: head.transport_bytes(bytes),
+        })
     }
 
     /// Source and destination port, if this is UDP and they are there.
@@ -241,16 +229,11 @@ impl Addresses {
     }
 
     /// The source is the guest's, or unspecified in messages of an address being acquired.
-    fn check_ipv6_source(
-        &self,
-        header: &Ipv6Header,
-        visible: bool,
-        transport: &Transport<'_>,
-    ) -> Result<(), DropReason> {
-        if self.has_ipv6(header.src) {
+    fn check_ipv6_source(&self, source: Ipv6Addr, visible: bool, transport: &Transport<'_>) -> Result<(), DropReason> {
+        if self.has_ipv6(source) {
             return Ok(());
         }
-        let configures = header.src.is_unspecified()
+        let configures = source.is_unspecified()
             && visible
             && !self.ipv6.is_empty()
             && transport.protocol == protocol::ICMPV6

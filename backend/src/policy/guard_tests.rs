@@ -155,12 +155,12 @@ fn v6(packet: &[u8]) -> Vec<u8> {
 
 #[track_caller]
 fn passes(guard: &Guard, frame: &[u8]) {
-    assert_eq!(guard.check(frame), Ok(()));
+    assert_eq!(guard.check(frame, &Head::parse(frame, frame.len())), Ok(()));
 }
 
 #[track_caller]
 fn drops(guard: &Guard, frame: &[u8], reason: DropReason) {
-    assert_eq!(guard.check(frame), Err(reason));
+    assert_eq!(guard.check(frame, &Head::parse(frame, frame.len())), Err(reason));
 }
 
 #[test]
@@ -434,7 +434,7 @@ proptest::proptest! {
             bytes[14] = version;
         }
         for guard in [servers(), addresses()] {
-            let _ = guard.check(&bytes);
+            let _ = guard.check(&bytes, &Head::parse(&bytes, bytes.len()));
         }
     }
 }

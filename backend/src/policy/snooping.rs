@@ -7,8 +7,7 @@
 //! it skips what arrives meanwhile.
 
 use crate::packet::icmp::v6;
-use crate::packet::vlan::{VlanTag, is_tag};
-use crate::packet::{ArpPacket, EtherType, EthernetHeader, MacAddr, be16, protocol};
+use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, protocol};
 use crate::time::Instant;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
@@ -16,12 +15,6 @@ use std::sync::{Mutex, PoisonError};
 /// Addresses of a guest that are kept.
 pub const SNOOPED_MAX: usize = 32;
 
-const IPV4_LEN: usize = 20;
-const IPV4_NO_OPTIONS: u8 = 0x45;
-const IPV4_PROTOCOL: usize = 9;
-const IPV6_LEN: usize = 40;
-const IPV6_NEXT_HEADER: usize = 6;
-const IPV6_SOURCE: usize = 8;
 const ND_TARGET: usize = 8;
 const UDP_LEN: usize = 8;
 const DHCP_CLIENT_PORT: u16 = 68;
@@ -64,11 +57,13 @@ impl Default for Snooping {
 }
 
 impl Snooping {
-    /// Looks at the first bytes of an admitted frame of the guest.
+    /// Looks at the first bytes of an admitted frame of the guest, which say `head`.
     #[inline]
-    pub fn look(&self, now: Instant, head: &[u8]) {
-        if let Some((source, address)) = address_of(head) {
-            self.note(now, head, source, address);
+    pub fn look(&self, now: Instant, bytes: &[u8], head: &Head) {
+        if let Some((source, address)) = address_of(bytes, head)
+            && let Some(mac) = head.source_mac(bytes)
+        {
+            self.note(now, mac, source, address);
         }
     }
 
@@ -80,14 +75,11 @@ impl Snooping {
     }
 
     #[cold]
-    fn note(&self, now: Instant, head: &[u8], source: SnoopSource, address: IpAddr) {
-        let Ok(ethernet) = EthernetHeader::parse(head) else {
-            return;
-        };
+    fn note(&self, now: Instant, mac: MacAddr, source: SnoopSource, address: IpAddr) {
         let Ok(mut table) = self.0.try_lock() else { return };
         let sighting = SnoopedAddress {
             address,
-            mac: ethernet.src,
+            mac,
             source,
             seen: now,
         };
@@ -105,23 +97,13 @@ impl Snooping {
 
 /// The address that a frame announces, if it is of a kind that does.
 #[inline]
-fn address_of(head: &[u8]) -> Option<(SnoopSource, IpAddr)> {
-    let mut at = EthernetHeader::LEN;
-    let mut ethertype = be16(head.get(..at)?, at - 2);
-    if is_tag(ethertype) {
-        ethertype = VlanTag::parse_at(head, at - 2)?.inner;
-        at += VlanTag::LEN;
-    }
-    let packet = &head[at..];
-    match ethertype.into() {
-        EtherType::Ipv4 => (packet.get(IPV4_PROTOCOL) == Some(&protocol::UDP))
-            .then(|| dhcp(packet))
-            .flatten(),
-        EtherType::Ipv6 => (packet.get(IPV6_NEXT_HEADER) == Some(&protocol::ICMPV6))
-            .then(|| neighbour(packet))
-            .flatten(),
-        EtherType::Arp => arp(packet),
-        EtherType::Other(_) => None,
+fn address_of(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
+    let transport = head.transport();
+    match (head.ethertype(), transport.map(|at| at.protocol)) {
+        (EtherType::Ipv4, Some(protocol::UDP)) => dhcp(bytes, head),
+        (EtherType::Ipv6, Some(protocol::ICMPV6)) => neighbour(bytes, head),
+        (EtherType::Arp, _) => arp(bytes.get(head.packet()..)?),
+        _ => None,
     }
 }
 
@@ -133,10 +115,14 @@ fn arp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
 
 /// A solicitation from the unspecified address is for one that the guest is about to use
 /// (RFC 4862 5.4.2).
-fn neighbour(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
-    let source = address6(packet, IPV6_SOURCE)?;
-    let target = address6(packet, IPV6_LEN + ND_TARGET)?;
-    let address = match *packet.get(IPV6_LEN)? {
+fn neighbour(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
+    let (source, _) = head.ipv6_addresses(bytes)?;
+    let message = head.transport_bytes(bytes);
+    if head.is_fragment() {
+        return None;
+    }
+    let target = address6(message, ND_TARGET)?;
+    let address = match *message.first()? {
         v6::NEIGHBOUR_SOLICITATION if source.is_unspecified() => target,
         v6::NEIGHBOUR_SOLICITATION => source,
         v6::NEIGHBOUR_ADVERTISEMENT => target,
@@ -146,16 +132,14 @@ fn neighbour(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     usable.then(|| (SnoopSource::NeighbourDiscovery, address.into()))
 }
 
-fn dhcp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
-    if *packet.first()? != IPV4_NO_OPTIONS {
+fn dhcp(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
+    let datagram = head.transport_bytes(bytes);
+    let ports = datagram.first_chunk::<4>()?;
+    if head.is_fragment() || (be16(ports, 0), be16(ports, 2)) != (DHCP_CLIENT_PORT, DHCP_SERVER_PORT) {
         return None;
     }
-    let udp = packet.get(IPV4_LEN..IPV4_LEN + UDP_LEN)?;
-    if (be16(udp, 0), be16(udp, 2)) != (DHCP_CLIENT_PORT, DHCP_SERVER_PORT) {
-        return None;
-    }
-    let at = IPV4_LEN + UDP_LEN + DHCP_CIADDR;
-    let address = Ipv4Addr::from(*packet.get(at..)?.first_chunk::<4>()?);
+    let at = UDP_LEN + DHCP_CIADDR;
+    let address = Ipv4Addr::from(*datagram.get(at..)?.first_chunk::<4>()?);
     let usable = !address.is_unspecified() && !address.is_multicast() && !address.is_broadcast();
     usable.then(|| (SnoopSource::Dhcp, address.into()))
 }

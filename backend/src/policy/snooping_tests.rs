@@ -41,13 +41,19 @@ fn dhcp(ciaddr: [u8; 4], server_port: u16) -> Vec<u8> {
     packet.extend([0; 12]);
     packet.extend(ciaddr);
     packet.resize(300, 0);
+    // The length of the packet.
+    packet[2..4].copy_from_slice(&300u16.to_be_bytes());
     packet
+}
+
+fn look(sightings: &Snooping, now: Instant, frame: &[u8]) {
+    sightings.look(now, frame, &Head::parse(frame, frame.len()));
 }
 
 fn seen(frames: &[Vec<u8>]) -> Vec<(SnoopSource, String)> {
     let sightings = Snooping::default();
     for (n, frame) in (0..).zip(frames) {
-        sightings.look(Instant::from_nanos(n), frame);
+        look(&sightings, Instant::from_nanos(n), frame);
     }
     let all = sightings.all().into_iter();
     all.map(|sighting| (sighting.source, sighting.address.to_string()))
@@ -101,7 +107,7 @@ fn frames_cut_anywhere_are_no_harm() {
     let sightings = Snooping::default();
     for frame in &whole {
         for len in 0..frame.len() {
-            sightings.look(Instant::default(), &frame[..len]);
+            look(&sightings, Instant::default(), &frame[..len]);
         }
     }
     assert!(sightings.all().len() <= whole.len());
@@ -115,9 +121,9 @@ fn a_guest_that_makes_up_addresses_fills_the_table_and_no_more() {
     for n in 0..10_000u16 {
         now = now + Duration::from_millis(1);
         let [high, low] = n.to_be_bytes();
-        sightings.look(now, &ethernet(0x0806, None, &arp([10, 0, high, low])));
+        look(&sightings, now, &ethernet(0x0806, None, &arp([10, 0, high, low])));
         if n % 16 == 0 {
-            sightings.look(now, &own);
+            look(&sightings, now, &own);
         }
     }
     let all = sightings.all();

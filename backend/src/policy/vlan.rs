@@ -27,7 +27,7 @@
 use crate::config::{VlanConfig, VlanSet};
 use crate::counters::DropReason;
 use crate::frame::{Checksum, Offload};
-use crate::packet::be16;
+use crate::packet::Head;
 use crate::packet::vlan::{TPID_8021Q, VID_MASK, VlanId, VlanTag, is_tag};
 
 /// Offset of a frame's EtherType, or of its first tag.
@@ -143,8 +143,45 @@ pub struct Membership {
 enum Seen {
     Untagged,
     /// A tag without a VLAN.
-    Priority(VlanTag),
-    Tagged(VlanTag),
+    Priority(Tag),
+    Tagged(Tag),
+}
+
+/// The first tag of a frame.
+#[derive(Clone, Copy)]
+struct Tag {
+    /// Its control information.
+    tci: u16,
+    /// Another tag follows.
+    is_stacked: bool,
+}
+
+impl Tag {
+    const fn vid(self) -> u16 {
+        self.tci & VID_MASK
+    }
+}
+
+impl Seen {
+    fn of(head: &Head) -> Result<Self, DropReason> {
+        match head.outer() {
+            // Without a type field there is no Ethernet header.
+            0 if head.fault().is_some() => Err(DropReason::Truncated),
+            TPID_8021Q if head.tags() == 0 => Err(DropReason::Truncated),
+            TPID_8021Q => {
+                let tag = Tag {
+                    tci: head.tci(),
+                    is_stacked: head.tags() > 1 || is_tag(head.ethertype().into()),
+                };
+                Ok(match tag.vid() {
+                    0 => Self::Priority(tag),
+                    _ => Self::Tagged(tag),
+                })
+            }
+            tag if is_tag(tag) => Err(DropReason::VlanProviderTag),
+            _ => Ok(Self::Untagged),
+        }
+    }
 }
 
 impl VlanRules {
@@ -167,19 +204,17 @@ impl VlanRules {
         }))
     }
 
-    /// The edit for a frame from the guest that begins with `head`.
+    /// The edit for a frame from the guest.
     ///
     /// # Errors
     /// Why it is dropped.
     #[inline]
-    pub fn outgoing(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
+    pub fn outgoing(&self, head: &Head) -> Result<TagEdit, DropReason> {
         match self {
             Self::Transparent => Ok(TagEdit::Keep),
-            Self::Refused => match ethertype(head)? {
-                tag if is_tag(tag) => Err(DropReason::UnexpectedVlan),
-                _ => Ok(TagEdit::Keep),
-            },
-            Self::Member(member) => member.outgoing(see(head)?),
+            Self::Refused if is_tag(head.outer()) => Err(DropReason::UnexpectedVlan),
+            Self::Refused => Ok(TagEdit::Keep),
+            Self::Member(member) => member.outgoing(Seen::of(head)?),
         }
     }
 
@@ -191,7 +226,7 @@ impl VlanRules {
     pub fn incoming(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
         match self {
             Self::Transparent | Self::Refused => Ok(TagEdit::Keep),
-            Self::Member(member) => member.incoming(see(head)?),
+            Self::Member(member) => member.incoming(Seen::of(&Head::of_link(head))?),
         }
     }
 
@@ -207,10 +242,10 @@ impl Membership {
             (Seen::Untagged, Some(vid)) => Ok(TagEdit::Push(vid)),
             (Seen::Priority(tag), Some(vid)) => Ok(TagEdit::Replace(tag.tci | vid)),
             (Seen::Untagged, None) if self.keep_default => Ok(TagEdit::Keep),
-            (Seen::Priority(tag), None) if self.keep_default && !is_tag(tag.inner) => Ok(TagEdit::Keep),
+            (Seen::Priority(tag), None) if self.keep_default && !tag.is_stacked => Ok(TagEdit::Keep),
             (Seen::Untagged | Seen::Priority(_), None) => Err(DropReason::VlanNotMember),
             (Seen::Tagged(tag), _) if self.has(tag.vid()) => Ok(TagEdit::Keep),
-            (Seen::Tagged(tag), _) if self.is_default(tag.vid()) && !is_tag(tag.inner) => Ok(TagEdit::Pop),
+            (Seen::Tagged(tag), _) if self.is_default(tag.vid()) && !tag.is_stacked => Ok(TagEdit::Pop),
             (Seen::Tagged(_), _) => Err(DropReason::VlanNotMember),
         }
     }
@@ -232,27 +267,6 @@ impl Membership {
 
     fn is_default(&self, vid: u16) -> bool {
         self.keep_default && vid == VlanId::DEFAULT.get()
-    }
-}
-
-fn ethertype(head: &[u8]) -> Result<u16, DropReason> {
-    if head.len() < TYPE_AT + 2 {
-        return Err(DropReason::Truncated);
-    }
-    Ok(be16(head, TYPE_AT))
-}
-
-fn see(head: &[u8]) -> Result<Seen, DropReason> {
-    match ethertype(head)? {
-        TPID_8021Q => {
-            let tag = VlanTag::parse_at(head, TYPE_AT).ok_or(DropReason::Truncated)?;
-            Ok(match tag.tci & VID_MASK {
-                0 => Seen::Priority(tag),
-                _ => Seen::Tagged(tag),
-            })
-        }
-        tag if is_tag(tag) => Err(DropReason::VlanProviderTag),
-        _ => Ok(Seen::Untagged),
     }
 }
 

@@ -50,7 +50,7 @@ fn edited(edit: TagEdit, frame: &[u8]) -> Vec<u8> {
 }
 
 fn sent(rules: &VlanRules, frame: &[u8]) -> Result<Vec<u8>, DropReason> {
-    rules.outgoing(frame).map(|edit| edited(edit, frame))
+    rules.outgoing(&Head::of_link(frame)).map(|edit| edited(edit, frame))
 }
 
 fn received(rules: &VlanRules, frame: &[u8]) -> Result<Vec<u8>, DropReason> {

@@ -3,16 +3,12 @@
 use super::{Answer, Replies};
 use crate::config::GATEWAY_MAC;
 use crate::counters::DropReason;
-use crate::packet::{ArpPacket, EtherType, MacAddr};
+use crate::packet::{ArpPacket, EtherType, Head};
 
-/// Answers the ARP packet `packet` if `is_here` says that the requested address is at the gateway.
-pub(super) fn answer(
-    is_here: impl Fn(&ArpPacket) -> bool,
-    guest_mac: MacAddr,
-    packet: &[u8],
-    replies: &mut Replies,
-) -> Answer {
-    let Some(request) = ArpPacket::parse(packet) else {
+/// Answers the ARP packet in `frame` if `is_here` says that the requested address is at the gateway.
+pub(super) fn answer(is_here: impl Fn(&ArpPacket) -> bool, frame: &[u8], head: &Head, replies: &mut Replies) -> Answer {
+    let packet = frame.get(head.packet()..).unwrap_or_default();
+    let (Some(request), Some(guest_mac)) = (ArpPacket::parse(packet), head.source_mac(frame)) else {
         return Answer::Refused(DropReason::BadService);
     };
     let ArpPacket { sender, target, .. } = request;

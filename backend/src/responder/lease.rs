@@ -2,10 +2,10 @@
 //! guest to a DHCP server are answered here, or not at all.
 
 use super::names::Told;
-use super::{Answer, HeldLeases, Packet, Replies, dhcp4, transport, udp_dst};
+use super::{Answer, HeldLeases, Packet, Replies, dhcp4, udp_dst};
 use crate::config::{LeaseConfig, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{EthernetHeader, Headers, Ipv4Header, Network, protocol};
+use crate::packet::{EtherType, Head, protocol};
 use std::sync::Arc;
 
 /// The server.
@@ -40,45 +40,25 @@ impl LeaseServer {
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame of `len` bytes, beginning with `head`, to any DHCP server. Cheap for every
-    /// frame that is not UDP over IPv4.
-    pub fn wants(&self, head: &[u8], len: usize) -> bool {
-        /// Offset of the protocol in an untagged frame.
-        const PROTOCOL: usize = EthernetHeader::LEN + 9;
-        if head.get(PROTOCOL) != Some(&protocol::UDP) {
-            return false;
-        }
-        Headers::parse(head, len).is_ok_and(|headers| request(&headers, head).is_some())
+    /// True for a frame to any DHCP server that begins as `head` says. Cheap for every frame that is
+    /// not UDP over IPv4.
+    pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
+        let is_udp = head.transport().is_some_and(|at| at.protocol == protocol::UDP);
+        is_udp
+            && head.ethertype() == EtherType::Ipv4
+            && head.tags() == 0
+            && head.fault().is_none()
+            && !head.is_fragment()
+            && udp_dst(bytes, head) == Some(dhcproto::v4::SERVER_PORT)
     }
 
     /// Handles a whole frame of the guest for which [`wants`](Self::wants) is true.
-    pub fn answer(&self, frame: &[u8], counters: &Counters, replies: &mut Replies) -> Answer {
-        let headers = match Headers::parse(frame, frame.len()) {
-            Ok(headers) => headers,
-            Err(why) => return Answer::Refused(why.into()),
-        };
-        let Some(header) = request(&headers, frame) else {
-            return Answer::NotMine;
-        };
-        if !self.dhcp.is_for_us(header.dst) {
-            return Answer::Refused(DropReason::BadService);
+    pub fn answer(&self, frame: &[u8], head: &Head, counters: &Counters, replies: &mut Replies) -> Answer {
+        match Packet::v4(frame, head) {
+            Some(_) if !self.wants(frame, head) => Answer::NotMine,
+            None => Answer::NotMine,
+            Some(packet) if !self.dhcp.is_for_us(packet.dst) => Answer::Refused(DropReason::BadService),
+            Some(packet) => self.dhcp.answer(&packet, counters, replies),
         }
-        let packet = Packet {
-            guest_mac: headers.ethernet.src,
-            src: header.src,
-            dst: header.dst,
-            hop_limit: header.ttl,
-            payload: transport(&headers, frame),
-        };
-        self.dhcp.answer(&packet, counters, replies)
     }
-}
-
-/// The IP header of a message to a DHCP server.
-fn request<'a>(headers: &'a Headers, bytes: &[u8]) -> Option<&'a Ipv4Header> {
-    let Network::Ipv4(header) = &headers.network else {
-        return None;
-    };
-    let is_udp = header.protocol == protocol::UDP && header.fragment.is_none();
-    (is_udp && udp_dst(transport(headers, bytes)) == Some(dhcproto::v4::SERVER_PORT)).then_some(header)
 }

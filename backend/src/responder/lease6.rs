@@ -6,10 +6,10 @@
 //! the guest learns routers and routes from them.
 
 use super::names::{SearchList, Told};
-use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, transport, udp_dst};
+use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{EthernetHeader, Headers, Ipv6Header, MacAddr, Network, icmp, protocol};
+use crate::packet::{EtherType, Head, MacAddr, icmp, protocol};
 use crate::time::Instant;
 use ipnet::Ipv6Net;
 use std::sync::Arc;
@@ -60,48 +60,52 @@ impl Lease6Server {
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame of `len` bytes, beginning with `head`, to any DHCPv6 server. Cheap for all
-    /// other frames.
-    pub fn wants(&self, head: &[u8], len: usize) -> bool {
-        next_header(head) == Some(protocol::UDP) && parsed(head, len, is_request)
+    /// True for a frame to any DHCPv6 server that begins as `head` says. Cheap for all other frames.
+    pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
+        is_ipv6(head, protocol::UDP) && udp_dst(bytes, head) == Some(dhcproto::v6::SERVER_PORT)
     }
 
     /// True for a router solicitation, which also goes to the segment.
-    pub fn hears(&self, head: &[u8], len: usize) -> bool {
-        next_header(head) == Some(protocol::ICMPV6) && parsed(head, len, is_solicitation)
+    pub fn hears(&self, bytes: &[u8], head: &Head) -> bool {
+        let kind = || head.transport_bytes(bytes).first();
+        is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
     }
 
     /// Handles a frame for which one of the two tests above is true.
-    pub fn answer(&mut self, now: Instant, frame: &[u8], counters: &Counters, replies: &mut Replies) -> Answer {
-        let headers = match Headers::parse(frame, frame.len()) {
-            Ok(headers) => headers,
-            Err(why) => return Answer::Refused(why.into()),
-        };
-        let Network::Ipv6(header) = &headers.network else {
+    pub fn answer(
+        &mut self,
+        now: Instant,
+        frame: &[u8],
+        head: &Head,
+        counters: &Counters,
+        replies: &mut Replies,
+    ) -> Answer {
+        let Some(packet) = Packet::v6(frame, head) else {
             return Answer::NotMine;
         };
-        if headers.ethernet.src != self.client {
-            self.held.refuse(self.client, headers.ethernet.src);
+        if packet.guest_mac != self.client {
+            self.held.refuse(self.client, packet.guest_mac);
             return Answer::Refused(DropReason::LeaseOfOtherMac);
         }
-        let payload = transport(&headers, frame);
-        let packet = Packet {
-            guest_mac: headers.ethernet.src,
-            src: header.src,
-            dst: header.dst,
-            hop_limit: header.hop_limit,
-            payload,
-        };
-        if is_solicitation(header, payload) {
+        if self.hears(frame, head) {
             self.router.answer(now, &packet, counters, replies)
-        } else if !is_request(header, payload) {
+        } else if !self.wants(frame, head) {
             Answer::NotMine
-        } else if self.dhcp.is_for_us(header.dst) {
+        } else if self.dhcp.is_for_us(packet.dst) {
             self.dhcp.answer(&packet, counters, replies)
         } else {
             Answer::Refused(DropReason::BadService)
         }
     }
+}
+
+/// True for a whole packet of IPv6 that carries `protocol`, in a frame without tags.
+fn is_ipv6(head: &Head, protocol: u8) -> bool {
+    head.transport().is_some_and(|at| at.protocol == protocol)
+        && head.ethertype() == EtherType::Ipv6
+        && head.tags() == 0
+        && head.fault().is_none()
+        && !head.is_fragment()
 }
 
 /// The link, with the prefix of the advertisement.
@@ -110,29 +114,4 @@ fn on_link(link: &Ipv6Link) -> Ipv6Link {
         network: Ipv6Net::trunc(&link.network),
         ..*link
     }
-}
-
-/// The bytes behind the IPv6 header of an untagged frame.
-fn next_header(head: &[u8]) -> Option<u8> {
-    const ETHERTYPE: std::ops::Range<usize> = EthernetHeader::LEN - 2..EthernetHeader::LEN;
-    const IPV6: [u8; 2] = [0x86, 0xdd];
-    let next_header = head.get(EthernetHeader::LEN + 6)?;
-    (head[ETHERTYPE] == IPV6).then_some(*next_header)
-}
-
-fn parsed(head: &[u8], len: usize, is: impl Fn(&Ipv6Header, &[u8]) -> bool) -> bool {
-    Headers::parse(head, len).is_ok_and(|headers| match &headers.network {
-        Network::Ipv6(header) => is(header, transport(&headers, head)),
-        _ => false,
-    })
-}
-
-fn is_request(header: &Ipv6Header, transport: &[u8]) -> bool {
-    let is_udp = header.protocol == protocol::UDP && header.fragment.is_none();
-    is_udp && udp_dst(transport) == Some(dhcproto::v6::SERVER_PORT)
-}
-
-fn is_solicitation(header: &Ipv6Header, transport: &[u8]) -> bool {
-    let is_icmp = header.protocol == protocol::ICMPV6 && header.fragment.is_none();
-    is_icmp && transport.first() == Some(&icmp::v6::ROUTER_SOLICITATION)
 }

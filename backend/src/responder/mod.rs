@@ -30,9 +30,7 @@ pub use replies::Replies;
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{
-    ArpPacket, EthernetHeader, Headers, Ipv4Header, Ipv6Header, MacAddr, Network, be16, icmp, protocol,
-};
+use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, icmp, protocol};
 use crate::time::Instant;
 use names::Told;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -181,45 +179,38 @@ impl Responders {
         }
     }
 
-    /// True if [`answer`](Self::answer) would handle the frame whose first bytes are `head`. Cheap;
-    /// false for all frames to destinations beyond the gateway.
-    pub fn wants(&self, headers: &Headers, head: &[u8]) -> bool {
-        self.classify(headers, head).is_some()
+    /// True if [`answer`](Self::answer) would handle the frame whose first bytes, `bytes`, say
+    /// `head`. Cheap; false for all frames to destinations beyond the gateway.
+    #[inline]
+    pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
+        self.classify(bytes, head).is_some()
     }
 
-    /// Handles a whole frame of the guest. ICMP checksums must be complete; UDP checksums may be
-    /// left to the device.
+    /// Handles a whole frame of the guest, which begins as `head` says. ICMP checksums must be
+    /// complete; UDP checksums may be left to the device.
     pub fn answer(
         &mut self,
         now: Instant,
-        guest_mac: MacAddr,
         frame: &[u8],
+        head: &Head,
         counters: &Counters,
         replies: &mut Replies,
     ) -> Answer {
-        let headers = match Headers::parse(frame, frame.len()) {
-            Ok(headers) => headers,
-            Err(why) => return Answer::Refused(why.into()),
-        };
-        let Some(service) = self.classify(&headers, frame) else {
+        if let Some(fault) = head.fault() {
+            return Answer::Refused(fault.into());
+        }
+        let Some(service) = self.classify(frame, head) else {
             return Answer::NotMine;
         };
-        if service == Service::Groups {
-            return Answer::Refused(DropReason::Multicast);
-        }
-        let payload = transport(&headers, frame);
-        match (headers.network, &self.ipv4, &mut self.ipv6) {
-            (Network::Arp, Some(ipv4), _) => {
+        match (service, &self.ipv4, &mut self.ipv6) {
+            (Service::Groups, ..) => Answer::Refused(DropReason::Multicast),
+            (Service::Arp, Some(ipv4), _) => {
                 let is_here = |request: &ArpPacket| ipv4.neighbours.contains(&request.target);
-                arp::answer(is_here, guest_mac, &frame[EthernetHeader::LEN..], replies)
+                arp::answer(is_here, frame, head, replies)
             }
-            (Network::Ipv4(header), Some(ipv4), _) => {
-                let packet = Packet {
-                    guest_mac,
-                    src: header.src,
-                    dst: header.dst,
-                    hop_limit: header.ttl,
-                    payload,
+            (Service::Dhcp4 | Service::Echo4, Some(ipv4), _) => {
+                let Some(packet) = Packet::v4(frame, head) else {
+                    return Answer::NotMine;
                 };
                 match service {
                     Service::Dhcp4 => ipv4.dhcp.answer(&packet, counters, replies),
@@ -227,13 +218,9 @@ impl Responders {
                     _ => echo::answer(&packet, replies),
                 }
             }
-            (Network::Ipv6(header), _, Some(ipv6)) => {
-                let packet = Packet {
-                    guest_mac,
-                    src: header.src,
-                    dst: header.dst,
-                    hop_limit: header.hop_limit,
-                    payload,
+            (_, _, Some(ipv6)) => {
+                let Some(packet) = Packet::v6(frame, head) else {
+                    return Answer::NotMine;
                 };
                 match service {
                     Service::Dhcp6 => ipv6.dhcp.answer(&packet, counters, replies),
@@ -280,19 +267,17 @@ impl Responders {
         self.ipv6.as_ref()?.router.deadline()
     }
 
-    fn classify(&self, headers: &Headers, bytes: &[u8]) -> Option<Service> {
-        if headers
-            .network
-            .transport()
-            .is_some_and(|(_, at, len)| at + len > MAX_FRAME)
-        {
+    #[inline]
+    fn classify(&self, bytes: &[u8], head: &Head) -> Option<Service> {
+        let is_short = head.transport().is_none_or(|at| at.offset + at.len <= MAX_FRAME);
+        if head.tags() != 0 || head.fault().is_some() || !is_short {
             return None;
         }
-        match &headers.network {
-            Network::Arp => self.ipv4.as_ref().map(|_| Service::Arp),
-            Network::Ipv4(header) => self.ipv4.as_ref()?.classify(header, transport(headers, bytes)),
-            Network::Ipv6(header) => self.ipv6.as_ref()?.classify(header, transport(headers, bytes)),
-            Network::Other(_) => None,
+        match head.ethertype() {
+            EtherType::Arp => self.ipv4.as_ref().map(|_| Service::Arp),
+            EtherType::Ipv4 => self.ipv4.as_ref()?.classify(bytes, head),
+            EtherType::Ipv6 => self.ipv6.as_ref()?.classify(bytes, head),
+            EtherType::Other(_) => None,
         }
     }
 }
@@ -308,18 +293,19 @@ fn advertisement(link: &Ipv6Link, mtu: u16, told: &Told) -> Vec<u8> {
 }
 
 impl Ipv4Services {
-    /// `transport` is the beginning of what follows the IP header.
-    fn classify(&self, header: &Ipv4Header, transport: &[u8]) -> Option<Service> {
-        if header.fragment.is_some() {
+    fn classify(&self, bytes: &[u8], head: &Head) -> Option<Service> {
+        let at = head.transport()?;
+        if head.is_fragment() {
             return None;
         }
-        match header.protocol {
-            protocol::UDP if udp_dst(transport) == Some(dhcproto::v4::SERVER_PORT) => {
-                self.dhcp.is_for_us(header.dst).then_some(Service::Dhcp4)
+        let dst = || head.ipv4_addresses(bytes).map(|(_, dst)| dst);
+        match at.protocol {
+            protocol::UDP if udp_dst(bytes, head) == Some(dhcproto::v4::SERVER_PORT) => {
+                self.dhcp.is_for_us(dst()?).then_some(Service::Dhcp4)
             }
             protocol::ICMP => {
-                let is_ours = header.dst == self.link.gateway && transport.first() == Some(&icmp::v4::ECHO_REQUEST);
-                is_ours.then_some(Service::Echo4)
+                let is_request = head.transport_bytes(bytes).first() == Some(&icmp::v4::ECHO_REQUEST);
+                (is_request && dst()? == self.link.gateway).then_some(Service::Echo4)
             }
             IGMP => Some(Service::Groups),
             _ => None,
@@ -334,19 +320,20 @@ impl Ipv6Services {
         self.link.may_be_guest(src) || src.is_unicast_link_local()
     }
 
-    /// `transport` is the beginning of what follows the IP headers.
-    fn classify(&self, header: &Ipv6Header, transport: &[u8]) -> Option<Service> {
+    fn classify(&self, bytes: &[u8], head: &Head) -> Option<Service> {
+        let at = head.transport()?;
         // Fragments of neighbour discovery must be ignored (RFC 6980 5).
-        if header.fragment.is_some() {
+        if head.is_fragment() {
             return None;
         }
-        match header.protocol {
-            protocol::UDP if udp_dst(transport) == Some(dhcproto::v6::SERVER_PORT) => {
-                self.dhcp.is_for_us(header.dst).then_some(Service::Dhcp6)
+        let dst = || head.ipv6_addresses(bytes).map(|(_, dst)| dst);
+        match at.protocol {
+            protocol::UDP if udp_dst(bytes, head) == Some(dhcproto::v6::SERVER_PORT) => {
+                self.dhcp.is_for_us(dst()?).then_some(Service::Dhcp6)
             }
-            protocol::ICMPV6 => match *transport.first()? {
+            protocol::ICMPV6 => match *head.transport_bytes(bytes).first()? {
                 icmp::v6::ECHO_REQUEST => {
-                    let is_ours = [self.link.gateway, GATEWAY_MAC.link_local()].contains(&header.dst);
+                    let is_ours = [self.link.gateway, GATEWAY_MAC.link_local()].contains(&dst()?);
                     is_ours.then_some(Service::Echo6)
                 }
                 icmp::v6::ROUTER_SOLICITATION..=icmp::v6::REDIRECT => Some(Service::NeighbourDiscovery),
@@ -358,15 +345,36 @@ impl Ipv6Services {
     }
 }
 
-/// The available part of `bytes` after the IP headers.
-fn transport<'a>(headers: &Headers, bytes: &'a [u8]) -> &'a [u8] {
-    let Some((_, offset, len)) = headers.network.transport() else {
-        return &[];
-    };
-    let end = (offset + len).min(bytes.len());
-    bytes.get(offset..end).unwrap_or(&[])
+impl<'a> Packet<'a, Ipv4Addr> {
+    /// The packet in a frame that begins as `head` says, if it is one of IPv4.
+    fn v4(frame: &'a [u8], head: &Head) -> Option<Self> {
+        let (src, dst) = head.ipv4_addresses(frame)?;
+        Self::new(frame, head, src, dst)
+    }
 }
 
-fn udp_dst(transport: &[u8]) -> Option<u16> {
-    (transport.len() >= 4).then(|| be16(transport, 2))
+impl<'a> Packet<'a, Ipv6Addr> {
+    /// The packet in a frame that begins as `head` says, if it is one of IPv6.
+    fn v6(frame: &'a [u8], head: &Head) -> Option<Self> {
+        let (src, dst) = head.ipv6_addresses(frame)?;
+        Self::new(frame, head, src, dst)
+    }
+}
+
+impl<'a, A> Packet<'a, A> {
+    fn new(frame: &'a [u8], head: &Head, src: A, dst: A) -> Option<Self> {
+        Some(Self {
+            guest_mac: head.source_mac(frame)?,
+            src,
+            dst,
+            hop_limit: head.ttl(frame)?,
+            payload: head.transport_bytes(frame),
+        })
+    }
+}
+
+/// The destination port of a UDP packet.
+fn udp_dst(bytes: &[u8], head: &Head) -> Option<u16> {
+    let ports = head.transport_bytes(bytes).first_chunk::<4>()?;
+    Some(be16(ports, 2))
 }

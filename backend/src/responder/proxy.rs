@@ -3,9 +3,9 @@
 //! solicitations, so the gateway answers for all neighbours (RFC 1027, RFC 4389). All other
 //! broadcast and multicast is dropped.
 
-use super::{Answer, Packet, Replies, arp, ndp, transport};
+use super::{Answer, Packet, Replies, arp, ndp};
 use crate::counters::DropReason;
-use crate::packet::{ArpPacket, EtherType, EthernetHeader, Headers, Network, icmp, protocol};
+use crate::packet::{ArpPacket, EtherType, Head, Ipv6Header, MacAddr, TransportAt, icmp, protocol};
 use std::net::Ipv6Addr;
 
 /// Answers ARP and neighbour solicitations for every neighbour of a guest.
@@ -13,52 +13,45 @@ use std::net::Ipv6Addr;
 pub struct NeighbourProxy;
 
 impl NeighbourProxy {
-    /// True for a frame, beginning with `head`, that the kernel would not route: everything except
-    /// unicast IP, and among unicast IP the neighbour solicitations. Cheap.
-    pub fn wants(self, head: &[u8]) -> bool {
-        /// Offsets of the next header and the ICMPv6 type in a frame without extension headers.
-        const NEXT_HEADER: usize = EthernetHeader::LEN + 6;
-        const TYPE: usize = EthernetHeader::LEN + 40;
-        let Ok(ethernet) = EthernetHeader::parse(head) else {
+    /// True for a frame, beginning as `head` says, that the kernel would not route: everything
+    /// except unicast IP, and among unicast IP the neighbour solicitations. Cheap.
+    pub fn wants(self, bytes: &[u8], head: &Head) -> bool {
+        if head.tags() > 0 || head.destination_mac(bytes).is_none_or(MacAddr::is_multicast) {
             return true;
-        };
-        match ethernet.ethertype {
-            _ if ethernet.dst.is_multicast() => true,
+        }
+        match head.ethertype() {
             EtherType::Ipv4 => false,
             EtherType::Ipv6 => {
                 let is_discovery = |kind: &u8| (icmp::v6::ROUTER_SOLICITATION..=icmp::v6::REDIRECT).contains(kind);
-                head.get(NEXT_HEADER) == Some(&protocol::ICMPV6) && head.get(TYPE).is_some_and(is_discovery)
+                let is_plain =
+                    |at: TransportAt| at.protocol == protocol::ICMPV6 && at.offset == head.packet() + Ipv6Header::LEN;
+                head.transport().is_some_and(is_plain) && head.transport_bytes(bytes).first().is_some_and(is_discovery)
             }
-            _ => true,
+            EtherType::Arp | EtherType::Other(_) => true,
         }
     }
 
     /// Handles a frame for which the test above is true.
-    pub fn answer(self, frame: &[u8], replies: &mut Replies) -> Answer {
-        let headers = match Headers::parse(frame, frame.len()) {
-            Ok(headers) => headers,
-            Err(why) => return Answer::Refused(why.into()),
-        };
-        let guest_mac = headers.ethernet.src;
-        match headers.network {
-            Network::Arp => {
+    pub fn answer(self, frame: &[u8], head: &Head, replies: &mut Replies) -> Answer {
+        if let Some(fault) = head.fault() {
+            return Answer::Refused(fault.into());
+        }
+        let is_group = head.destination_mac(frame).is_none_or(MacAddr::is_multicast);
+        match head.outer().into() {
+            EtherType::Arp => {
                 // Probes and announcements (RFC 5227) ask for another owner of the guest's own
                 // address: there is none.
                 let is_here =
                     |request: &ArpPacket| !request.sender.is_unspecified() && request.sender != request.target;
-                arp::answer(is_here, guest_mac, &frame[EthernetHeader::LEN..], replies)
+                arp::answer(is_here, frame, head, replies)
             }
-            Network::Ipv6(header) if header.protocol == protocol::ICMPV6 && header.fragment.is_none() => {
-                let packet = Packet {
-                    guest_mac,
-                    src: header.src,
-                    dst: header.dst,
-                    hop_limit: header.hop_limit,
-                    payload: transport(&headers, frame),
-                };
-                discovery(&packet, replies)
-            }
-            Network::Other(_) if !headers.ethernet.dst.is_multicast() => Answer::Refused(DropReason::UnknownEtherType),
+            EtherType::Ipv6 if !head.is_fragment() => match Packet::v6(frame, head) {
+                Some(packet) if head.transport().is_some_and(|at| at.protocol == protocol::ICMPV6) => {
+                    discovery(&packet, replies)
+                }
+                _ => Answer::Refused(DropReason::Multicast),
+            },
+            EtherType::Other(_) if !is_group => Answer::Refused(DropReason::UnknownEtherType),
             _ => Answer::Refused(DropReason::Multicast),
         }
     }

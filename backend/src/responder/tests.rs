@@ -10,7 +10,7 @@ mod proxy;
 
 use super::*;
 use crate::counters::Count;
-use crate::packet::{IcmpHeader, UdpHeader};
+use crate::packet::{EthernetHeader, Headers, IcmpHeader, Network, UdpHeader};
 use crate::responder::testing::{GUEST_MAC, addr6, check_reply, config, icmp_message, ip, udp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -46,10 +46,11 @@ impl Bench {
     fn send(&mut self, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
         self.replies.clear();
         let head = &frame[..frame.len().min(crate::frame::HEAD_MAX)];
-        let wanted = Headers::parse(head, frame.len()).is_ok_and(|h| self.responders.wants(&h, head));
+        let parsed = Head::parse(head, frame.len());
+        let wanted = self.responders.wants(head, &parsed);
         let answer = self
             .responders
-            .answer(self.now, GUEST_MAC, frame, &self.counters, &mut self.replies);
+            .answer(self.now, frame, &parsed, &self.counters, &mut self.replies);
         if matches!(answer, Answer::Done) {
             assert!(wanted, "answered though not wanted: {frame:02x?}");
         } else {

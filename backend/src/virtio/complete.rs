@@ -3,7 +3,7 @@
 
 use crate::frame::{Checksum, GuestSlice, Offload, copy_from_guest};
 use crate::packet::checksum::Sum;
-use crate::packet::{Headers, Network, protocol};
+use crate::packet::{Head, protocol};
 
 /// Bytes summed at a time; even, so that no 16-bit word is split.
 const CHUNK: usize = 2048;
@@ -46,13 +46,11 @@ pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], l
 }
 
 fn find_field(head: &[u8], payload_len: usize) -> Option<Field> {
-    let headers = Headers::parse(head, head.len() + payload_len).ok()?;
-    let is_fragment = match headers.network {
-        Network::Ipv4(h) => h.fragment.is_some(),
-        Network::Ipv6(h) => h.fragment.is_some(),
-        Network::Arp | Network::Other(_) => return None,
-    };
-    let (proto, start, length) = headers.network.transport()?;
+    let parsed = Head::parse(head, head.len() + payload_len);
+    let at = parsed
+        .transport()
+        .filter(|_| parsed.fault().is_none() && parsed.tags() == 0)?;
+    let (proto, start, length) = (at.protocol, at.offset, at.len);
     let (offset, has_pseudo_header) = match proto {
         protocol::TCP => (16, true),
         protocol::UDP => (6, true),
@@ -61,10 +59,10 @@ fn find_field(head: &[u8], payload_len: usize) -> Option<Field> {
         _ => return None,
     };
     // Otherwise the sum would include padding after the packet.
-    if is_fragment || start + length != head.len() + payload_len {
+    if parsed.is_fragment() || start + length != head.len() + payload_len {
         return None;
     }
-    let (src, dst) = headers.network.addresses()?;
+    let (src, dst) = parsed.addresses(head)?;
     let initial = if has_pseudo_header {
         Sum::default().pseudo_header(src, dst, proto, length)
     } else {

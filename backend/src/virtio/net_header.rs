@@ -4,8 +4,7 @@
 use super::features::Features;
 use crate::counters::DropReason;
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
-use crate::packet::vlan::{VlanTag, is_tag};
-use crate::packet::{EtherType, EthernetHeader};
+use crate::packet::EthernetHeader;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_USO,
@@ -48,7 +47,8 @@ pub const fn header_len(features: Features) -> usize {
     }
 }
 
-/// Checks the offload that the guest requests for a frame with this `head` (its first bytes).
+/// Checks the offload that the guest requests for a frame with this `head` (its first bytes), except
+/// for the frame's protocol ([`Offload::suits`]).
 ///
 /// # Errors
 /// [`DropReason::BadOffload`]: the request uses a feature that was not negotiated, or points
@@ -76,40 +76,27 @@ fn decode_offload(header: &[u8; LEGACY_HEADER_LEN], head: &[u8], features: Featu
     }
     Some(Offload {
         checksum: Checksum::Partial { start, offset },
-        segmentation: segmentation(gso, size, offset, head, features)?,
+        segmentation: segmentation(gso, size, offset, features)?,
     })
 }
 
-fn segmentation(gso: u8, size: u16, offset: u16, head: &[u8], features: Features) -> Option<Segmentation> {
+fn segmentation(gso: u8, size: u16, offset: u16, features: Features) -> Option<Segmentation> {
     let ecn = gso & GSO_ECN != 0;
-    let (segmentation, feature, field, ethertype) = match gso & !GSO_ECN {
+    let (segmentation, feature, field) = match gso & !GSO_ECN {
         GSO_NONE if !ecn => return Some(Segmentation::None),
         GSO_TCPV4 => {
             let tcp = Segmentation::Tcp4 { mss: size, ecn };
-            (tcp, VIRTIO_NET_F_HOST_TSO4, TCP_CHECKSUM, Some(EtherType::Ipv4))
+            (tcp, VIRTIO_NET_F_HOST_TSO4, TCP_CHECKSUM)
         }
         GSO_TCPV6 => {
             let tcp = Segmentation::Tcp6 { mss: size, ecn };
-            (tcp, VIRTIO_NET_F_HOST_TSO6, TCP_CHECKSUM, Some(EtherType::Ipv6))
+            (tcp, VIRTIO_NET_F_HOST_TSO6, TCP_CHECKSUM)
         }
-        GSO_UDP_L4 if !ecn => (Segmentation::Udp { size }, VIRTIO_NET_F_HOST_USO, UDP_CHECKSUM, None),
+        GSO_UDP_L4 if !ecn => (Segmentation::Udp { size }, VIRTIO_NET_F_HOST_USO, UDP_CHECKSUM),
         _ => return None,
     };
     let allowed = features.has(feature) && (!ecn || features.has(VIRTIO_NET_F_HOST_ECN));
-    let fits = ethertype.is_none_or(|t| behind_tag(head) == Some(t));
-    (allowed && fits && size != 0 && offset == field).then_some(segmentation)
-}
-
-/// EtherType of a frame, after its VLAN tag if it has one.
-fn behind_tag(head: &[u8]) -> Option<EtherType> {
-    let outer = EthernetHeader::parse(head).ok()?.ethertype;
-    match outer {
-        EtherType::Other(tag) if is_tag(tag) => {
-            let inner = VlanTag::parse_at(head, EthernetHeader::LEN - 2)?.inner;
-            Some(EtherType::from(inner))
-        }
-        other => Some(other),
-    }
+    (allowed && size != 0 && offset == field).then_some(segmentation)
 }
 
 /// The work that the kernel left undone on a frame, from the header in front of the frame. The

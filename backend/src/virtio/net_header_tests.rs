@@ -1,4 +1,12 @@
 use super::*;
+use crate::packet::Head;
+
+/// With the check of admission.
+fn decode(header: &[u8; LEGACY_HEADER_LEN], head: &[u8], features: Features) -> Result<Offload, DropReason> {
+    let offload = super::decode(header, head, features)?;
+    let suits = offload.suits(&Head::parse(head, head.len()));
+    suits.then_some(offload).ok_or(DropReason::BadOffload)
+}
 
 const ALL: Features = Features(u64::MAX);
 

@@ -10,7 +10,7 @@ use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use super::ring::{Chain, MAX_SEGMENTS, Ring, RingError, Segments};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
-use crate::packet::EthernetHeader;
+use crate::packet::{EthernetHeader, Head};
 use std::ops::Range;
 
 /// Most chains of one burst: a larger burst finds more datagrams of one flow to merge.
@@ -47,6 +47,7 @@ struct Parsed {
     slices: Range<usize>,
     len: usize,
     offload: Offload,
+    parsed: Head,
 }
 
 /// A chain without a valid frame.
@@ -90,8 +91,9 @@ impl Transmit {
 
     /// Takes up to a burst of chains, within `budget`; drops and counts those that are malformed or
     /// not admitted, passes the rest to `act`, and returns all chains to the guest. Returns the
-    /// number of chains. `malformed` receives the available part of the head of each malformed
-    /// frame, and the reason.
+    /// number of chains. `admit` receives the first bytes of each frame, its length and its offload,
+    /// and returns what the bytes say. `malformed` receives the available part of the head of each
+    /// malformed frame, and the reason.
     ///
     /// # Errors
     /// A [`RingError`], after earlier chains have been handled: the ring must stop.
@@ -99,7 +101,7 @@ impl Transmit {
         &mut self,
         counters: &Counters,
         budget: Budget,
-        admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        admit: impl FnMut(&[u8], usize, Offload) -> Result<Head, DropReason>,
         malformed: impl FnMut(&[u8], DropReason),
         act: impl FnOnce(&GuestBurst<'_>),
     ) -> Result<usize, RingError> {
@@ -147,12 +149,13 @@ impl Transmit {
     fn parse_chains(
         &mut self,
         counters: &Counters,
-        mut admit: impl FnMut(&[u8]) -> Result<(), DropReason>,
+        mut admit: impl FnMut(&[u8], usize, Offload) -> Result<Head, DropReason>,
         mut malformed: impl FnMut(&[u8], DropReason),
     ) {
         for index in 0..self.chains.len() {
             let verdict = match self.parse(index) {
-                Ok(parsed) => admit(self.head(index, parsed.head)).map(|()| parsed),
+                Ok(chain) => admit(self.head(index, chain.head), chain.len, chain.offload)
+                    .map(|parsed| Parsed { parsed, ..chain }),
                 Err(Malformed { reason, head }) => {
                     malformed(self.head(index, head), reason);
                     Err(reason)
@@ -197,6 +200,7 @@ impl Transmit {
             slices: self.segments.skip(chain.segments(), self.header_len),
             len,
             offload,
+            parsed: Head::default(),
         })
     }
 
@@ -220,6 +224,7 @@ impl Transmit {
             bytes += parsed.len as u64;
             frames.push(GuestFrame {
                 head: self.head(parsed.copy, parsed.head),
+                parsed: parsed.parsed,
                 slices: self.segments.slices(parsed.slices.clone()),
                 len: parsed.len,
                 offload: parsed.offload,

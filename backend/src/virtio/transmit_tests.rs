@@ -73,11 +73,11 @@ impl Guest {
 
     fn burst_within(&mut self, budget: Budget) -> (Result<usize, RingError>, Vec<Seen>) {
         let mut seen = Vec::new();
-        let admit = |head: &[u8]| {
+        let admit = |head: &[u8], len, _| {
             if head.first() == Some(&0xbb) {
                 Err(DropReason::SpoofedMac)
             } else {
-                Ok(())
+                Ok(Head::parse(head, len))
             }
         };
         let taken = self.transmit.burst(
@@ -321,9 +321,9 @@ fn what_is_no_frame_is_told_of_with_what_there_is_of_a_head() {
     let taken = guest.transmit.burst(
         &guest.counters,
         Budget::UNLIMITED,
-        |head| {
+        |head, _, _| {
             told.borrow_mut().push((head.to_vec(), Ok(())));
-            Ok(())
+            Ok(Head::default())
         },
         |head, reason| told.borrow_mut().push((head.to_vec(), Err(reason))),
         |burst| assert_eq!(burst.len(), 1),

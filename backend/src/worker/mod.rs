@@ -37,6 +37,7 @@ use crate::config::PaceConfig;
 use crate::counters::{Count, Counters, DropReason, Gauge};
 use crate::frame::{Budget, GuestSink as _};
 use crate::mode::Mode;
+use crate::packet::Head;
 use crate::policy::rate::Gate;
 use crate::policy::{Admission, Rule, Snooping};
 use crate::poller::{EventBuffer, Interest, Poller, Readiness, Token};
@@ -417,13 +418,18 @@ impl Worker {
             let taken = transmit.burst(
                 &self.counters,
                 self.from_guest.budget(),
-                |head| {
-                    let admitted = self.admission.admit(head);
-                    match admitted {
-                        Ok(()) => self.snooping.look(now, head),
-                        Err(reason) => self.capture.refused(head, reason),
+                |bytes, len, offload| {
+                    let head = Head::parse(bytes, len);
+                    match self.admission.admit(bytes, &head, offload) {
+                        Ok(()) => {
+                            self.snooping.look(now, bytes, &head);
+                            Ok(head)
+                        }
+                        Err(reason) => {
+                            self.capture.refused(bytes, reason);
+                            Err(reason)
+                        }
                     }
-                    admitted
                 },
                 |head, reason| self.capture.refused(head, reason),
                 |burst| {
@@ -471,7 +477,7 @@ impl Worker {
             return;
         };
         for _ in 0..BURSTS_PER_TURN {
-            let refuse = |head: &[u8]| {
+            let refuse = |head: &[u8], _, _| {
                 self.capture.refused(head, DropReason::PairOff);
                 Err(DropReason::PairOff)
             };

@@ -3,8 +3,8 @@
 #![no_main]
 
 use hawser_backend::counters::Counters;
-use hawser_backend::packet::Headers;
-use hawser_backend::responder::testing::{GUEST_MAC, check_reply, config, repair};
+use hawser_backend::packet::Head;
+use hawser_backend::responder::testing::{check_reply, config, repair};
 use hawser_backend::responder::{Answer, Replies, Responders};
 use hawser_backend::time::Instant;
 use libfuzzer_sys::fuzz_target;
@@ -19,8 +19,9 @@ fn send(frame: &[u8]) {
     STATE.with_borrow_mut(|(responders, counters, replies)| {
         replies.clear();
         let head = &frame[..frame.len().min(hawser_backend::frame::HEAD_MAX)];
-        let wanted = Headers::parse(head, frame.len()).is_ok_and(|h| responders.wants(&h, head));
-        let answer = responders.answer(Instant::default(), GUEST_MAC, frame, counters, replies);
+        let parsed = Head::parse(head, frame.len());
+        let wanted = responders.wants(head, &parsed);
+        let answer = responders.answer(Instant::default(), frame, &parsed, counters, replies);
         assert!(wanted || answer != Answer::Done, "answered though not wanted");
         replies.iter().for_each(check_reply);
     });

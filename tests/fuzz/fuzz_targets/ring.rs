@@ -6,6 +6,7 @@
 #![no_main]
 
 use hawser_backend::counters::Counters;
+use hawser_backend::packet::Head;
 use hawser_backend::frame::{GuestSink, Layout, Offload};
 use hawser_backend::frame::Budget;
 use hawser_backend::virtio::control::Control;
@@ -79,7 +80,7 @@ fn transmit(input: &Input) {
         let taken = transmit.burst(
             &counters,
             Budget::UNLIMITED,
-            |_| Ok(()),
+            |head, len, _| Ok(Head::parse(head, len)),
             |_, _| {},
             |burst| {
                 for frame in burst {

@@ -16,11 +16,11 @@ use crate::frame::{GuestFrame, GuestSlice, Offload};
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
 use crate::nat::fragmenter::Fragmenter;
-use crate::nat::ip_options::{IpOptions, traffic_class};
+use crate::nat::ip_options::IpOptions;
 use crate::nat::link::Packet;
 use crate::packet::checksum::Sum;
 use crate::packet::icmp::{v4, v6};
-use crate::packet::{EthernetHeader, FlowId, IcmpHeader, protocol};
+use crate::packet::{FlowId, IcmpHeader, TransportAt, protocol};
 use crate::poller::{Readiness, Token};
 use crate::sys::error_queue::{self, Origin};
 use crate::sys::receive_batch::{ReceiveBatch, Received};
@@ -43,19 +43,35 @@ const SEND_ATTEMPTS: usize = 4;
 /// Entries of an error queue handled in one turn.
 const MAX_ENTRIES: usize = 64;
 
-/// An echo request of the guest.
+/// An ICMP message of the guest.
 #[derive(Clone, Copy, Debug)]
-pub struct EchoRequest {
+pub struct IcmpMessage {
     /// The guest's address.
     pub src: IpAddr,
     /// Destination as the guest sees it; same family.
     pub dst: IpAddr,
+    /// Its header.
+    pub header: IcmpHeader,
     /// Offset of the ICMP header from the start of the Ethernet header.
     pub offset: usize,
     /// Length of the ICMP message in bytes.
     pub len: usize,
-    /// TTL or hop limit.
-    pub ttl: u8,
+}
+
+impl IcmpMessage {
+    /// The message at `at` of a frame from `src` to `dst`.
+    ///
+    /// # Errors
+    /// Its header is not all there.
+    pub fn of(frame: &GuestFrame<'_>, src: IpAddr, dst: IpAddr, at: TransportAt) -> Result<Self, DropReason> {
+        Ok(Self {
+            src,
+            dst,
+            header: IcmpHeader::parse(frame.parsed.transport_bytes(frame.head))?,
+            offset: at.offset,
+            len: at.len,
+        })
+    }
 }
 
 /// The echo flows of a port.
@@ -110,20 +126,15 @@ impl EchoFlows {
     }
 
     /// Forwards an ICMP message of the guest if it is an echo request; counts any other.
-    pub fn on_echo(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &EchoRequest) {
-        let mut head = [0; IcmpHeader::LEN];
-        let n = frame.copy_to(request.offset, &mut head);
-        let header = IcmpHeader::parse(&head[..n.min(request.len)]);
-        let Ok(header) = header.map_err(|e| ctx.counters.count_drop(e.into())) else {
-            return;
-        };
+    pub fn on_echo(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &IcmpMessage) {
+        let header = request.header;
         if (header.kind, header.code) != (request_kind(request.src), 0) {
             ctx.counters.count_drop(DropReason::IcmpNotServed);
             return;
         }
         let peer = match ctx.nat.outbound(SocketAddr::new(request.dst, 0)) {
             Destination::World(peer) => peer.ip(),
-            Destination::Gateway => return self.answer(ctx, frame, request, header),
+            Destination::Gateway => return self.answer(ctx, frame, request),
             Destination::Refused(reason) => return ctx.counters.count_drop(reason),
         };
         let key = FlowId::echo(request.src, request.dst, header.echo_ident());
@@ -132,7 +143,7 @@ impl EchoFlows {
             None => self.open(ctx, key, peer),
         };
         match flow {
-            Ok(flow) => self.pass_on(ctx, frame, request, flow, &head),
+            Ok(flow) => self.pass_on(ctx, frame, request, flow),
             Err((reason, news)) => {
                 ctx.counters.count_drop(reason);
                 if let Some(news) = news {
@@ -143,13 +154,13 @@ impl EchoFlows {
     }
 
     /// Answers a request to the gateway itself.
-    fn answer(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &EchoRequest, header: IcmpHeader) {
+    fn answer(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &IcmpMessage) {
         let mut body = vec![0; request.len - IcmpHeader::LEN];
         frame.copy_to(request.offset + IcmpHeader::LEN, &mut body);
         let [guest, gateway] = [request.src, request.dst];
-        let [a, b] = [header.echo_ident(), header.echo_sequence()];
+        let [a, b] = [request.header.echo_ident(), request.header.echo_sequence()];
         // As a Linux host does (net/ipv4/icmp.c, icmp_reply).
-        let class = traffic_class(frame.head);
+        let class = frame.parsed.traffic_class(frame.head);
         send_reply(&mut self.fragmenter, ctx, [gateway, guest], [a, b], class, &body);
     }
 
@@ -170,26 +181,20 @@ impl EchoFlows {
         })
     }
 
-    /// `head` is the ICMP header as the guest sent it.
-    fn pass_on(
-        &mut self,
-        ctx: &mut Context<'_>,
-        frame: &GuestFrame<'_>,
-        request: &EchoRequest,
-        flow: u32,
-        head: &[u8; IcmpHeader::LEN],
-    ) {
+    fn pass_on(&mut self, ctx: &mut Context<'_>, frame: &GuestFrame<'_>, request: &IcmpMessage, flow: u32) {
         self.table.used(flow, ctx.now);
         let Some((flow, socket)) = self.table.flow_and_socket(flow) else {
             return;
         };
-        if has_options(frame, request) {
+        if frame.parsed.has_ipv4_options() {
             ctx.counters.add(Count::IpOptions, 1);
         }
-        let ip_options = IpOptions::of(frame, request.src, request.ttl, false, ctx.link);
+        let ip_options = IpOptions::of(frame, false, ctx.link);
         socket.ip_options.adapt(&socket.socket, socket.domain, ip_options);
+        let mut head = [0; IcmpHeader::LEN];
+        frame.copy_to(request.offset, &mut head);
         // The kernel writes identifier and checksum of packets from a ping socket.
-        let head = with_ident(*head, flow.ident);
+        let head = with_ident(head, flow.ident);
         let (peer, slot) = (flow.peer, flow.socket);
         let mut out = self.send.start();
         out.push(None, |gather| {
@@ -284,12 +289,6 @@ impl EchoFlows {
     pub fn deadline(&self) -> Option<Instant> {
         self.table.deadline()
     }
-}
-
-/// True if an IPv4 header has options.
-fn has_options(frame: &GuestFrame<'_>, request: &EchoRequest) -> bool {
-    const PLAIN: u8 = 0x45;
-    request.src.is_ipv4() && frame.head.get(EthernetHeader::LEN) != Some(&PLAIN)
 }
 
 /// Header and payload of an echo reply.

@@ -3,7 +3,9 @@
 use super::super::echo_table::{IDLE, MAX_FLOWS, MAX_SOCKETS};
 use super::*;
 use crate::frame::testing::Delivered;
-use crate::nat::test_support::{Surroundings, guest, host_seen, icmp_message, ip, mark, packet, parse, with_burst};
+use crate::nat::test_support::{
+    Surroundings, guest, host_seen, icmp_message, ip, mark, packet, parse, traffic_class, with_burst,
+};
 use crate::packet::icmp::fill_checksum;
 use std::time::Duration;
 
@@ -12,6 +14,15 @@ const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 pub struct Bench {
     pub around: Surroundings,
     pub flows: EchoFlows,
+}
+
+/// Does with a frame as the classifier does.
+fn on_message(flows: &mut EchoFlows, ctx: &mut Context<'_>, frame: &GuestFrame<'_>) {
+    let (src, dst) = frame.parsed.addresses(frame.head).unwrap();
+    match IcmpMessage::of(frame, src, dst, frame.parsed.transport().unwrap()) {
+        Ok(message) => flows.on_echo(ctx, frame, &message),
+        Err(reason) => ctx.counters.count_drop(reason),
+    }
 }
 
 impl Bench {
@@ -66,15 +77,8 @@ impl Bench {
         fill_checksum(src, dst, &mut message);
         let mut frame = packet(src, dst, icmp_protocol(src), ttl, &message);
         mark(&mut frame, class);
-        let request = EchoRequest {
-            src,
-            dst,
-            offset: frame.len() - message.len(),
-            len: message.len(),
-            ttl,
-        };
         with_burst(&[frame], |burst| {
-            self.flows.on_echo(&mut self.around.context(), &burst[0], &request);
+            on_message(&mut self.flows, &mut self.around.context(), &burst[0]);
         });
     }
 
@@ -176,15 +180,8 @@ fn the_gateway_answers_what_was_asked_whatever_the_guest_writes_meanwhile() {
     IcmpHeader::echo(request_kind(src), 77, 3).emit(&mut message, 0);
     message.extend_from_slice(b"abc");
     let frame = packet(src, dst, icmp_protocol(src), 64, &message);
-    let request = EchoRequest {
-        src,
-        dst,
-        offset: frame.len() - message.len(),
-        len: message.len(),
-        ttl: 64,
-    };
     crate::frame::testing::OwnedFrame::new(frame).with_head_overwritten(|frame| {
-        bench.flows.on_echo(&mut bench.around.context(), frame, &request);
+        on_message(&mut bench.flows, &mut bench.around.context(), frame);
     });
     let want = IcmpHeader::echo(reply_kind(dst), 77, 3);
     let frames = bench.around.sink.take();
@@ -299,15 +296,8 @@ fn other_icmp_messages_are_not_passed_on_and_counted_under_a_name_of_their_own()
     let timestamp = [&[13u8, 0, 0, 0, 0, 9, 0, 1][..], &[0; 12]].concat();
     for message in [&timestamp[..], &[0, 0, 0, 0, 0, 9, 0, 1], &[8, 0, 0]] {
         let frame = packet(src, dst, protocol::ICMP, 64, message);
-        let request = EchoRequest {
-            src,
-            dst,
-            offset: 34,
-            len: message.len(),
-            ttl: 64,
-        };
         with_burst(&[frame], |burst| {
-            bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request);
+            on_message(&mut bench.flows, &mut bench.around.context(), &burst[0]);
         });
     }
     assert_eq!(bench.around.counters.dropped(DropReason::IcmpNotServed), 2);
@@ -329,15 +319,9 @@ fn record_route_is_left_out_and_counted() {
     // Record route, room for one address, padding.
     frame[14] = 0x47;
     frame.splice(34..34, [7, 7, 4, 0, 0, 0, 0, 0]);
-    let request = EchoRequest {
-        src,
-        dst,
-        offset: 42,
-        len: message.len(),
-        ttl: 64,
-    };
+    frame[17] += 8;
     with_burst(&[frame], |burst| {
-        bench.flows.on_echo(&mut bench.around.context(), &burst[0], &request);
+        on_message(&mut bench.flows, &mut bench.around.context(), &burst[0]);
     });
     let frames = bench.turn();
     assert_eq!(icmp_message(&frames[0]).1, IcmpHeader::echo(v4::ECHO_REPLY, 7, 1));

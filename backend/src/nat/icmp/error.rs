@@ -10,7 +10,7 @@ use crate::nat::link::{Link, Packet, PacketSpec};
 use crate::packet::icmp::{self, v4, v6};
 use crate::packet::{EthernetHeader, IcmpHeader, Ipv6Header, protocol};
 use crate::sys::error_queue::{Origin, QueuedError};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Largest ICMP error in bytes of IP packet (RFC 1812 4.3.2.3, RFC 4443 2.4 c).
 const MAX_V4: usize = 576;
@@ -241,19 +241,11 @@ pub fn send_error(
 /// # Errors
 /// [`NoRoom`]: nothing was sent.
 pub fn refuse(ctx: &mut Context<'_>, error: IcmpError, frame: &GuestFrame<'_>) -> Result<(), NoRoom> {
-    let packet = frame.head.get(EthernetHeader::LEN..).unwrap_or_default();
-    match asker(packet).and_then(|guest| Some([gateway_towards(ctx, guest)?, guest])) {
+    let packet = frame.head.get(frame.parsed.packet()..).unwrap_or_default();
+    let guest = frame.parsed.addresses(frame.head).map(|(guest, _)| guest);
+    match guest.and_then(|guest| Some([gateway_towards(ctx, guest)?, guest])) {
         Some(addresses) => send(ctx, error, addresses, &[packet]),
         None => Ok(()),
-    }
-}
-
-/// The source of a packet.
-fn asker(packet: &[u8]) -> Option<IpAddr> {
-    match packet.first()? >> 4 {
-        4 => Some(Ipv4Addr::from(*packet.get(12..)?.first_chunk::<4>()?).into()),
-        6 => Some(Ipv6Addr::from(*packet.get(8..)?.first_chunk::<16>()?).into()),
-        _ => None,
     }
 }
 

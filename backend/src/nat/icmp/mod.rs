@@ -9,7 +9,7 @@ mod error_rate;
 mod refusal;
 mod saved;
 
-pub use echo::{EchoFlows, EchoRequest};
+pub use echo::{EchoFlows, IcmpMessage};
 pub use echo_socket::{EchoAvailability, EchoSupport};
 pub use error::{IcmpError, refuse, send_error};
 pub use error_rate::ErrorRate;

@@ -3,23 +3,25 @@
 //! A host answers a datagram to a closed port with "port unreachable" (RFC 1122 4.1.3.1), a
 //! firewall with "administratively prohibited"; both quote the datagram.
 
-use super::EchoRequest;
+use super::IcmpMessage;
 use crate::frame::GuestFrame;
 use crate::packet::icmp::{v4, v6};
 use crate::packet::{FlowId, IcmpHeader, be16, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Header of the error, the longest IPv4 header, and two ports.
-const LOOKED_AT: usize = IcmpHeader::LEN + 60 + 4;
+/// The longest IPv4 header, and two ports.
+const LOOKED_AT: usize = 60 + 4;
 
 /// The flow whose datagram an ICMP message of the guest refuses: `None` if it is another
 /// message, or about something else.
-pub fn refused_datagram(frame: &GuestFrame<'_>, message: &EchoRequest) -> Option<FlowId> {
+pub fn refused_datagram(frame: &GuestFrame<'_>, message: &IcmpMessage) -> Option<FlowId> {
+    let header = message.header;
+    if ![v4::UNREACHABLE, v6::UNREACHABLE].contains(&header.kind) {
+        return None;
+    }
     let mut bytes = [0; LOOKED_AT];
-    let n = frame.copy_to(message.offset, &mut bytes);
-    let bytes = &bytes[..n.min(message.len)];
-    let header = IcmpHeader::parse(bytes).ok()?;
-    let quoted = &bytes[IcmpHeader::LEN..];
+    let n = frame.copy_to(message.offset + IcmpHeader::LEN, &mut bytes);
+    let quoted = &bytes[..n.min(message.len - IcmpHeader::LEN)];
     let (src, dst, ports): (IpAddr, IpAddr, _) = match message.src {
         IpAddr::V4(_) => {
             let is_refusal = header.kind == v4::UNREACHABLE && header.code != v4::unreachable::FRAGMENTATION_NEEDED;

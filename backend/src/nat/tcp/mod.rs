@@ -47,10 +47,9 @@ use self::spill::SpillPool;
 use super::addresses::Walk;
 use super::flow_owners::Claim;
 use super::index::SlotIndex;
-use super::ip_options::traffic_class;
 use crate::config::{Families, Forward};
 use crate::counters::DropReason;
-use crate::frame::{GatherList, GuestBurst};
+use crate::frame::{GatherList, GuestBurst, GuestFrame};
 use crate::mode::ForwardSocket;
 use crate::nat::context::Context;
 use crate::nat::event_owner;
@@ -253,7 +252,7 @@ impl TcpFlows {
         let mut order = std::mem::take(&mut self.order);
         order.clear();
         for (place, item) in incoming.iter().enumerate() {
-            if let Some(slot) = self.find_or_open(ctx, item, head(burst, &item.segment)) {
+            if let Some(slot) = self.find_or_open(ctx, item, burst.get(item.segment.frame)) {
                 order.push((slot, place));
             }
         }
@@ -263,7 +262,7 @@ impl TcpFlows {
             let slot = group[0].0;
             let Some(flow) = self.flows.get_mut(slot) else { continue };
             if let Some(&(_, last)) = group.last() {
-                flow.follow_dscp(dscp(head(burst, &incoming[last].segment)));
+                flow.follow_dscp(dscp(burst.get(incoming[last].segment.frame)));
             }
             let segments = group.iter().map(|&(_, place)| &incoming[place].segment);
             let progress = flow
@@ -274,7 +273,12 @@ impl TcpFlows {
         self.order = order;
     }
 
-    fn find_or_open(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) -> Option<usize> {
+    fn find_or_open(
+        &mut self,
+        ctx: &mut Context<'_>,
+        item: &Incoming,
+        frame: Option<&GuestFrame<'_>>,
+    ) -> Option<usize> {
         let header = &item.segment.header;
         let is_syn = header.flags.has(TcpFlags::SYN) && !header.flags.has(TcpFlags::ACK);
         if let Some(slot) = self.slot_of(&item.key) {
@@ -285,7 +289,7 @@ impl TcpFlows {
             self.remove(slot);
         }
         if is_syn && !header.flags.has(TcpFlags::RST) {
-            self.open_from_guest(ctx, item, head);
+            self.open_from_guest(ctx, item, frame);
         } else {
             ctx.counters.count_drop(DropReason::TcpNoConnection);
             reset(ctx, item);
@@ -527,15 +531,11 @@ fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowId {
     flows[slot as usize].key()
 }
 
-/// The head of a segment's frame.
-fn head<'b>(burst: &'b GuestBurst<'_>, segment: &Segment) -> &'b [u8] {
-    burst.get(segment.frame).map_or(&[][..], |frame| frame.head)
-}
-
-/// DSCP of a segment, in its position in the header field. Its ECN is between the guest and hawser.
-fn dscp(head: &[u8]) -> u8 {
+/// DSCP of a segment's frame, in its position in the header field. Its ECN is between the guest and
+/// hawser.
+fn dscp(frame: Option<&GuestFrame<'_>>) -> u8 {
     const DSCP: u8 = 0xfc;
-    traffic_class(head) & DSCP
+    frame.map_or(0, |frame| frame.parsed.traffic_class(frame.head)) & DSCP
 }
 
 /// Answers a SYN with RST.

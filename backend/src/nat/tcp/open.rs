@@ -7,13 +7,12 @@ use super::local_ports::OwnPort;
 use super::pressure::{Side, Standing};
 use super::{Incoming, RETRY, TURNS, TcpFlows, dscp, host_socket, refuse};
 use crate::counters::{Count, DropReason};
+use crate::frame::GuestFrame;
 use crate::nat::address_map::Destination;
 use crate::nat::context::Context;
 use crate::nat::icmp::{self, IcmpError};
-use crate::nat::ip_options::ttl;
 use crate::nat::link::Packet;
-use crate::packet::FlowId;
-use crate::packet::protocol;
+use crate::packet::{FlowId, protocol};
 use crate::sys::datagram;
 use crate::sys::error_queue::{self, Origin};
 use crate::time::Instant;
@@ -22,8 +21,8 @@ use std::io;
 use std::net::SocketAddr;
 
 impl TcpFlows {
-    /// Opens a connection for `item`, a SYN of the guest in a frame with this `head`.
-    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, head: &[u8]) {
+    /// Opens a connection for `item`, a SYN of the guest in this frame.
+    pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, frame: Option<&GuestFrame<'_>>) {
         let (key, syn) = (item.key, &item.segment.header);
         let target = match ctx.nat.outbound(key.remote_end()) {
             Destination::World(target) => target,
@@ -38,11 +37,11 @@ impl TcpFlows {
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
-        let opened = match socket_like(target, head) {
-            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => socket_like(target, head),
+        let opened = match socket_like(target, frame) {
+            Err(e) if is_limit(&e) && self.make_room(ctx, Side::Guest) => socket_like(target, frame),
             other => other,
         };
-        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest_port, (target, head)));
+        let opened = opened.and_then(|stream| self.connect(ctx.now, stream, key.guest_port, (target, frame)));
         let (stream, connected) = match opened {
             Ok(opened) => opened,
             Err(e) => {
@@ -71,7 +70,7 @@ impl TcpFlows {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return connect_failed(ctx, &mut connection, &e, None),
         }
-        self.insert(ctx, connection, stream, dscp(head));
+        self.insert(ctx, connection, stream, dscp(frame));
     }
 
     /// Connects `stream`, or another socket like it, from `port` if that is available.
@@ -80,14 +79,14 @@ impl TcpFlows {
         now: Instant,
         stream: Socket,
         port: u16,
-        (target, head): (SocketAddr, &[u8]),
+        (target, frame): (SocketAddr, Option<&GuestFrame<'_>>),
     ) -> io::Result<(Socket, io::Result<()>)> {
         let stream = match self.local_ports.connect_from_own(&stream, port, target) {
             OwnPort::Used(connected) => return Ok((stream, connected)),
             OwnPort::Unavailable => stream,
             OwnPort::Bound => {
                 drop(stream);
-                socket_like(target, head)?
+                socket_like(target, frame)?
             }
         };
         let connected = self.local_ports.connect(now, &stream, port, target);
@@ -158,16 +157,16 @@ impl TcpFlows {
     }
 }
 
-/// A socket towards `target` with the TTL and DSCP of the guest's frame with this `head`.
-fn socket_like(target: SocketAddr, head: &[u8]) -> io::Result<Socket> {
+/// A socket towards `target` with the TTL and DSCP of the guest's frame.
+fn socket_like(target: SocketAddr, frame: Option<&GuestFrame<'_>>) -> io::Result<Socket> {
     let stream = host_socket::open(target)?;
-    let dscp = dscp(head);
+    let dscp = dscp(frame);
     if dscp != 0 {
         host_socket::set_dscp(&stream, dscp);
     }
     // A traceroute finds routers by their TTL; and protocols between neighbours (BGP), or with a
     // check on that (RFC 5082), set it on purpose.
-    if let Some(ttl) = ttl(head) {
+    if let Some(ttl) = frame.and_then(|frame| frame.parsed.ttl(frame.head)) {
         host_socket::set_ttl(&stream, ttl);
     }
     watch_refusals(&stream, target);

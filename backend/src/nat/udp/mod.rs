@@ -89,8 +89,6 @@ pub struct Datagram {
     pub payload_offset: usize,
     /// Bytes of payload.
     pub payload_len: usize,
-    /// TTL or hop limit.
-    pub ttl: u8,
     /// Set if the payload consists of datagrams of this many bytes each, of which the last may be
     /// shorter (USO).
     pub segment_size: Option<u16>,

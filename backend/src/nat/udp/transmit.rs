@@ -243,7 +243,7 @@ fn ip_options(work: &FlowBurst<'_>, member: usize, link: &Link) -> IpOptions {
     let datagram = work.datagram(member);
     let frame = &work.burst[datagram.frame];
     let segmented = datagram.segment_size.is_some();
-    IpOptions::of(frame, datagram.key.guest, datagram.ttl, segmented, link)
+    IpOptions::of(frame, segmented, link)
 }
 
 /// Combines datagrams into messages.

@@ -34,10 +34,20 @@ fn server_noting(client: MacAddr, held: Arc<HeldLeases>) -> LeaseServer {
     LeaseServer::new(&config, 1400, held)
 }
 
+fn wants(server: &LeaseServer, frame: &[u8]) -> bool {
+    let bytes = &frame[..frame.len().min(HEAD_MAX)];
+    server.wants(bytes, &Head::parse(bytes, frame.len()))
+}
+
 fn answer(server: &LeaseServer, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
-    assert!(server.wants(&frame[..frame.len().min(HEAD_MAX)], frame.len()));
+    assert!(wants(server, frame));
     let mut replies = Replies::default();
-    let answer = server.answer(frame, &Counters::default(), &mut replies);
+    let answer = server.answer(
+        frame,
+        &Head::parse(frame, frame.len()),
+        &Counters::default(),
+        &mut replies,
+    );
     (answer, replies.iter().map(<[u8]>::to_vec).collect())
 }
 
@@ -94,9 +104,9 @@ fn only_datagrams_to_servers_of_dhcp_are_kept_from_the_segment() {
     let (src, dst) = (IpAddr::V4(GUEST), IpAddr::V4(Ipv4Addr::BROADCAST));
     for ports in [(67, 68), (68, 53), (1024, 1024)] {
         let frame = udp(src, dst, ports, &[0; 300]);
-        assert!(!server.wants(&frame[..HEAD_MAX], frame.len()), "{ports:?}");
+        assert!(!wants(&server, &frame), "{ports:?}");
     }
-    assert!(!server.wants(&[0; 14], 14));
+    assert!(!wants(&server, &[0; 14]));
 }
 
 #[test]

@@ -24,13 +24,25 @@ fn server(client: MacAddr) -> Lease6Server {
 /// Answer to a frame that the server handles, alone or together with the segment.
 fn answer(server: &mut Lease6Server, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
     let mut replies = Replies::default();
-    let answer = server.answer(START, frame, &Counters::default(), &mut replies);
+    let answer = server.answer(
+        START,
+        frame,
+        &Head::parse(frame, frame.len()),
+        &Counters::default(),
+        &mut replies,
+    );
     replies.iter().for_each(check_reply);
     (answer, replies.iter().map(<[u8]>::to_vec).collect())
 }
 
-fn head(frame: &[u8]) -> &[u8] {
-    &frame[..frame.len().min(HEAD_MAX)]
+fn wants(server: &Lease6Server, frame: &[u8]) -> bool {
+    let bytes = &frame[..frame.len().min(HEAD_MAX)];
+    server.wants(bytes, &Head::parse(bytes, frame.len()))
+}
+
+fn hears(server: &Lease6Server, frame: &[u8]) -> bool {
+    let bytes = &frame[..frame.len().min(HEAD_MAX)];
+    server.hears(bytes, &Head::parse(bytes, frame.len()))
 }
 
 fn solicit() -> Vec<u8> {
@@ -51,7 +63,7 @@ fn solicit() -> Vec<u8> {
 fn a_bridged_guest_is_told_its_ipv6_address_and_names() {
     let mut server = server(GUEST_MAC);
     let frame = solicit();
-    assert!(server.wants(head(&frame), frame.len()) && !server.hears(head(&frame), frame.len()));
+    assert!(wants(&server, &frame) && !hears(&server, &frame));
     let (verdict, replies) = answer(&mut server, &frame);
     assert_eq!((verdict, replies.len()), (Answer::Done, 1));
     let reply = Message::decode(&mut Decoder::new(&replies[0][62..])).expect("a message");
@@ -72,7 +84,7 @@ fn who_asks_for_routers_is_told_to_ask_for_an_address_and_of_no_router() {
     let mut server = server(GUEST_MAC);
     let frame = router_solicitation("fe80::1", &[]);
     // The segment gets it too.
-    assert!(server.hears(head(&frame), frame.len()) && !server.wants(head(&frame), frame.len()));
+    assert!(hears(&server, &frame) && !wants(&server, &frame));
     let (verdict, replies) = answer(&mut server, &frame);
     assert_eq!((verdict, replies.len()), (Answer::Done, 1));
     #[rustfmt::skip]
@@ -105,7 +117,7 @@ fn nothing_else_of_a_guest_is_taken_from_the_segment_and_nobody_else_is_answered
         udp(src, dst, (5353, 53), &[0; 60]),
         neighbour,
     ] {
-        assert!(!server.wants(head(&frame), frame.len()) && !server.hears(head(&frame), frame.len()));
+        assert!(!wants(&server, &frame) && !hears(&server, &frame));
     }
-    assert!(!server.wants(&[0; 14], 14) && !server.hears(&[], 0));
+    assert!(!wants(&server, &[0; 14]) && !hears(&server, &[]));
 }

@@ -106,10 +106,6 @@ fn datagram(frame: usize, head: &[u8], len: usize, segment_size: Option<u16>) ->
         key: FlowId::udp(SocketAddr::new(src, udp.src_port), SocketAddr::new(dst, udp.dst_port)),
         payload_offset: at + UdpHeader::LEN,
         payload_len: udp.payload_len,
-        ttl: match src {
-            IpAddr::V4(_) => head[EthernetHeader::LEN + 8],
-            IpAddr::V6(_) => head[EthernetHeader::LEN + 7],
-        },
         segment_size,
     }
 }

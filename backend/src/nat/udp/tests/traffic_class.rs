@@ -1,8 +1,7 @@
 //! DSCP and ECN of datagrams in both directions.
 
 use super::*;
-use crate::nat::ip_options::traffic_class;
-use crate::nat::test_support::mark;
+use crate::nat::test_support::{mark, traffic_class};
 use crate::sys::traffic_class::{set_traffic_class, watch_traffic_class};
 use socket2::{Domain, Socket};
 
