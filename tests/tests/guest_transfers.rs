@@ -1,4 +1,4 @@
-//! Bulk between a real guest and the world, compared by SHA-256: MTUs, offloads, ring features, iperf3.
+//! Bulk between a real guest and the world, every byte of it compared: MTUs, offloads, ring features, iperf3.
 
 use hawser_testkit::frontend::feature::{MRG_RXBUF, SEGMENTATION};
 use hawser_testkit::guest::{Guest, Kind, Plan};

@@ -3,8 +3,8 @@
 //! One static program that runs inside the guest, beside it and on the host. `serve`
 //! answers on one port, TCP and UDP; every other command is a client that does one
 //! thing against a server and prints one line of JSON about it. What travels is a
-//! pseudo-random stream ([`stream`]) whose SHA-256 both sides compute, so a result
-//! says what arrived, not that something ran. The exit code is 0 when all of it did.
+//! pseudo-random stream ([`stream`]) that both sides know, and each byte is compared, so a
+//! result says what arrived, not that something ran. The exit code is 0 when all of it did.
 //!
 //! `agent` is the other half of a guest's command channel ([`agent`]).
 

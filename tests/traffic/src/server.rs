@@ -1,6 +1,6 @@
 //! The server: one thread per connection, told what to do by the client.
 
-use crate::wire::{Request, be_patient, read_line};
+use crate::wire::{Request, WHOLE, be_patient, read_line};
 use crate::{Report, flood, marks, stream};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::HashMap;
@@ -76,29 +76,33 @@ fn echo_datagrams(socket: &UdpSocket) {
     }
 }
 
+/// How much of the stream of `seed` came until the end, or what is wrong with it.
+fn length_to_end(reader: &mut impl Read, seed: u64) -> String {
+    match stream::receive_to_end(reader, seed) {
+        Ok(bytes) => bytes.to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
 fn answer(stream: TcpStream, memory: &Memory) -> io::Result<()> {
     be_patient(&stream)?;
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
     match serde_json::from_str(&read_line(&mut reader)?)? {
-        Request::Sink { bytes } => {
-            let digest = stream::receive(&mut reader, bytes)?;
-            writeln!(writer, "{digest}")
-        }
+        Request::Sink { bytes, seed } => match stream::receive(&mut reader, seed, bytes) {
+            Ok(()) => writeln!(writer, "{WHOLE}"),
+            Err(error) => writeln!(writer, "{error}"),
+        },
         Request::Source { bytes, seed } => {
-            let digest = stream::send(&mut writer, seed, bytes)?;
-            writeln!(writer, "{digest}")
+            stream::send(&mut writer, seed, bytes)?;
+            writeln!(writer, "{WHOLE}")
         }
         Request::Echo => io::copy(&mut reader, &mut writer).map(drop),
-        Request::AwaitEnd => {
-            let (bytes, digest) = stream::receive_to_end(&mut reader)?;
-            writeln!(writer, "{bytes} {digest}")
-        }
-        Request::EndFirst { token } => {
+        Request::AwaitEnd { seed } => writeln!(writer, "{}", length_to_end(&mut reader, seed)),
+        Request::EndFirst { token, seed } => {
             stream.shutdown(Shutdown::Write)?;
-            let (bytes, digest) = stream::receive_to_end(&mut reader)?;
-            memory.keep(token, format!("{bytes} {digest}"));
+            memory.keep(token, length_to_end(&mut reader, seed));
             Ok(())
         }
         Request::Abort => SockRef::from(&stream).set_linger(Some(Duration::ZERO)),

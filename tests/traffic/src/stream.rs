@@ -1,7 +1,8 @@
-//! The pseudo-random stream of a seed, and its digest.
+//! The pseudo-random stream of a seed, and what arrives of it.
+//!
+//! Both ends make the stream. A receiver compares every byte with its own, which costs a guest
+//! that is emulated a fraction of what a digest does.
 
-use sha2::{Digest, Sha256};
-use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 
 /// Bytes moved by one read or write.
@@ -38,34 +39,72 @@ impl Stream {
     }
 }
 
-fn hex(digest: Sha256) -> String {
-    digest.finalize().iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 fn piece(left: u64) -> usize {
     usize::try_from(left).map_or(PIECE, |left| left.min(PIECE))
 }
 
-/// Sends the first `bytes` bytes of the stream of `seed`; their SHA-256.
-pub fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<String> {
-    let (mut stream, mut digest, mut buffer) = (Stream::new(seed), Sha256::new(), vec![0; PIECE]);
+/// Sends the first `bytes` bytes of the stream of `seed`.
+pub fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()> {
+    let (mut stream, mut buffer) = (Stream::new(seed), vec![0; PIECE]);
     let mut left = bytes;
     while left > 0 {
         let piece = &mut buffer[..piece(left)];
         stream.fill(piece);
-        digest.update(&*piece);
         to.write_all(piece)?;
         left -= piece.len() as u64;
     }
-    Ok(hex(digest))
+    Ok(())
 }
 
-/// Takes exactly `bytes` bytes; their SHA-256.
-pub fn receive(from: &mut impl Read, bytes: u64) -> io::Result<String> {
-    let (mut digest, mut buffer) = (Sha256::new(), vec![0; PIECE]);
+/// Compares what arrives with the stream of a seed, byte by byte.
+struct Comparison {
+    stream: Stream,
+    /// The next bytes of the stream; those before `at` have arrived.
+    expected: Vec<u8>,
+    at: usize,
+    arrived: u64,
+}
+
+impl Comparison {
+    fn new(seed: u64) -> Self {
+        Self {
+            stream: Stream::new(seed),
+            expected: vec![0; PIECE],
+            at: PIECE,
+            arrived: 0,
+        }
+    }
+
+    /// Takes the bytes that arrived next; an error if one of them is not the stream's.
+    fn take(&mut self, mut got: &[u8]) -> io::Result<()> {
+        while !got.is_empty() {
+            if self.at == PIECE {
+                self.stream.fill(&mut self.expected);
+                self.at = 0;
+            }
+            let expected = &self.expected[self.at..];
+            let (now, later) = got.split_at(got.len().min(expected.len()));
+            // The whole slice at once first, which the C library compares fastest.
+            if now != &expected[..now.len()] {
+                let good = now
+                    .iter()
+                    .zip(expected)
+                    .take_while(|(got, expected)| got == expected)
+                    .count();
+                let message = format!("byte {} is not that of the stream", self.arrived + good as u64);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            self.at += now.len();
+            self.arrived += now.len() as u64;
+            got = later;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the first `bytes` bytes of the stream of `seed`; an error if others arrive.
+pub fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
+    let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     let mut left = bytes;
     while left > 0 {
         let got = from.read(&mut buffer[..piece(left)])?;
@@ -73,52 +112,74 @@ pub fn receive(from: &mut impl Read, bytes: u64) -> io::Result<String> {
             let message = format!("the stream ended {left} bytes of {bytes} early");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
-        digest.update(&buffer[..got]);
+        comparison.take(&buffer[..got])?;
         left -= got as u64;
     }
-    Ok(hex(digest))
+    Ok(())
 }
 
-/// Takes all there is until the end of the stream; how much, and its SHA-256.
-pub fn receive_to_end(from: &mut impl Read) -> io::Result<(u64, String)> {
-    let (mut digest, mut buffer, mut bytes) = (Sha256::new(), vec![0; PIECE], 0);
+/// Takes what arrives until the end, which must be from the start of the stream of `seed`;
+/// its length.
+pub fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64> {
+    let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     loop {
-        let got = from.read(&mut buffer)?;
-        if got == 0 {
-            return Ok((bytes, hex(digest)));
+        match from.read(&mut buffer)? {
+            0 => return Ok(comparison.arrived),
+            got => comparison.take(&buffer[..got])?,
         }
-        digest.update(&buffer[..got]);
-        bytes += got as u64;
     }
-}
-
-/// SHA-256 of the first `bytes` bytes of the stream of `seed`.
-pub fn digest(seed: u64, bytes: u64) -> io::Result<String> {
-    send(&mut io::sink(), seed, bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_sent_is_what_the_digest_says() {
-        let mut sent = Vec::new();
-        let digest = send(&mut sent, 7, 1_000_003).unwrap();
-        assert_eq!(receive(&mut sent.as_slice(), 1_000_003).unwrap(), digest);
-        assert_eq!(receive_to_end(&mut sent.as_slice()).unwrap(), (1_000_003, digest));
+    /// Gives what there is in pieces of a length that fits nothing.
+    struct Pieces<'a>(&'a [u8]);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = buffer.len().min(1447);
+            self.0.read(&mut buffer[..most])
+        }
     }
 
     #[test]
-    fn one_bit_changes_the_digest() {
-        let mut sent = Stream::bytes(7, 4096);
-        sent[1234] ^= 1;
-        assert_ne!(receive(&mut sent.as_slice(), 4096).unwrap(), digest(7, 4096).unwrap());
+    fn what_is_sent_is_what_is_received() {
+        let mut sent = Vec::new();
+        send(&mut sent, 7, 1_000_003).unwrap();
+        receive(&mut Pieces(&sent), 7, 1_000_003).unwrap();
+        assert_eq!(receive_to_end(&mut Pieces(&sent), 7).unwrap(), 1_000_003);
+    }
+
+    #[test]
+    fn one_changed_bit_is_found_wherever_it_is() {
+        for at in [0, 1, 1446, 1447, PIECE - 1, PIECE, PIECE + 8, 999_999] {
+            let mut sent = Stream::bytes(7, 1_000_000);
+            sent[at] ^= 1;
+            for error in [
+                receive(&mut Pieces(&sent), 7, 1_000_000).unwrap_err(),
+                receive_to_end(&mut Pieces(&sent), 7).unwrap_err(),
+            ] {
+                assert_eq!(error.to_string(), format!("byte {at} is not that of the stream"));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_missing_doubled_or_of_another_stream_are_found() {
+        let sent = Stream::bytes(7, 10_000);
+        let without = [&sent[..4096], &sent[4104..]].concat();
+        let doubled = [&sent[..4096], &sent[4088..]].concat();
+        for wrong in [without, doubled, Stream::bytes(8, 10_000)] {
+            assert!(receive_to_end(&mut Pieces(&wrong), 7).is_err());
+        }
     }
 
     #[test]
     fn a_short_stream_is_an_error() {
-        let error = receive(&mut [0_u8; 10].as_slice(), 11).unwrap_err();
+        let sent = Stream::bytes(7, 10);
+        let error = receive(&mut sent.as_slice(), 7, 11).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -9,20 +9,24 @@ use std::time::Duration;
 /// Longest a blocked read or write may take before it counts as a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Follows a stream that is as it must be.
+pub const WHOLE: &str = "whole";
+
 /// What the server does with the rest of the connection.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub enum Request {
-    /// Take `bytes` bytes, answer with their SHA-256 in a line.
-    Sink { bytes: u64 },
-    /// Send `bytes` bytes of the stream of `seed`, then their SHA-256 in a line.
+    /// Take `bytes` bytes of the stream of `seed`, answer [`WHOLE`] or what is wrong with them.
+    Sink { bytes: u64, seed: u64 },
+    /// Send `bytes` bytes of the stream of `seed`, then [`WHOLE`].
     Source { bytes: u64, seed: u64 },
     /// Send back what comes, until the client's direction ends.
     Echo,
-    /// Take all until the client's direction ends, only then answer with its SHA-256.
-    AwaitEnd,
-    /// End our direction at once, take all of the client's; keep its SHA-256 under `token`.
-    EndFirst { token: u64 },
+    /// Take the stream of `seed` until the client's direction ends, only then answer with its length.
+    AwaitEnd { seed: u64 },
+    /// End our direction at once, take the stream of `seed` until the client's ends; keep its
+    /// length under `token`.
+    EndFirst { token: u64, seed: u64 },
     /// Abort the connection.
     Abort,
     /// Read until the connection ends; keep how it did under `token`.
