@@ -1,4 +1,4 @@
-//! One test's set-up: the machine to itself, a pod and a world, a folder for its files.
+//! One test's set-up: a share of the machine, a pod and a world, a folder for its files.
 
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
@@ -16,14 +16,33 @@ use tempfile::TempDir;
 /// Port of the traffic servers of a lab.
 pub const PORT: u16 = 7000;
 
-/// Waits until no other lab has the machine; it is ours while the file is open.
-pub fn have_machine() -> Result<File> {
-    let machine = File::create(env::temp_dir().join("hawser-tests.lock"))?;
+/// A share of the machine, or all of it, until it is dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "open is all it has to be")] File);
+
+/// Waits until no lab has the machine alone. Others may share it.
+pub fn share_machine() -> Result<Turn> {
+    take_turn(libc::LOCK_SH)
+}
+
+/// Waits until no lab has or shares the machine: for what measures time or throughput.
+pub fn have_machine() -> Result<Turn> {
+    take_turn(libc::LOCK_EX)
+}
+
+fn take_turn(operation: i32) -> Result<Turn> {
+    // Held while waiting only: labs that share do not overtake one that waits to be alone.
+    let _queue = locked("hawser-tests.queue", libc::LOCK_EX)?;
+    locked("hawser-tests.lock", operation).map(Turn)
+}
+
+fn locked(name: &str, operation: i32) -> Result<File> {
+    let file = File::create(env::temp_dir().join(name))?;
     // SAFETY: the descriptor is open.
-    if unsafe { libc::flock(machine.as_raw_fd(), libc::LOCK_EX) } != 0 {
+    if unsafe { libc::flock(file.as_raw_fd(), operation) } != 0 {
         return Err(io::Error::last_os_error().into());
     }
-    Ok(machine)
+    Ok(file)
 }
 
 /// The set-up. Fields are dropped in order: servers, then networks, then the machine.
@@ -34,18 +53,26 @@ pub struct Lab {
     /// The pod and the world.
     pub networks: Networks,
     folder: TempDir,
-    _machine: File,
+    _machine: Turn,
 }
 
 impl Lab {
-    /// Waits until no other lab has the machine, and makes the networks.
+    /// Waits for a share of the machine, and makes the networks.
     pub fn new() -> Result<Self> {
         Self::with_link_mtu(1500)
     }
 
     /// Same, with another MTU between pod and world.
     pub fn with_link_mtu(mtu: u32) -> Result<Self> {
-        let machine = have_machine()?;
+        Self::on(share_machine()?, mtu)
+    }
+
+    /// Same as [`Self::new`], but no other lab shares the machine.
+    pub fn alone() -> Result<Self> {
+        Self::on(have_machine()?, 1500)
+    }
+
+    fn on(machine: Turn, mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-lab-").tempdir()?;
         Ok(Self {
             servers: Vec::new(),

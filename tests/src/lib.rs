@@ -1,7 +1,7 @@
 //! What the whole-program tests stand on: guests, network namespaces, peers and a front end in process.
 //!
-//! A test begins with a [`lab::Lab`]: it has the machine to itself and a pod-like network
-//! namespace joined to a world. In the pod runs [`hawser::Hawser`], on its socket a real
+//! A test begins with a [`lab::Lab`]: it has a share of the machine, or the machine to itself
+//! if it measures, and a pod-like network namespace joined to a world. In the pod runs [`hawser::Hawser`], on its socket a real
 //! [`guest::Guest`], in the world [`peers`]. All of it ends with the test, whatever
 //! happens to it. Where something is missing (root, a package), a test fails and says so:
 //! none is skipped.

@@ -2,7 +2,7 @@
 
 use crate::guest::Shell;
 use crate::hawser::Hawser;
-use crate::netns::Networks;
+use crate::netns::{Namespace, Networks};
 use crate::{Result, failure};
 
 const FILES: &str = "cat /proc/self/net/snmp /proc/self/net/snmp6 /proc/self/net/dev";
@@ -50,8 +50,27 @@ impl Losses {
     }
 }
 
+/// Datagrams that met a full socket in a namespace, since it was made.
+pub fn at_full_sockets(namespace: &Namespace) -> Result<u64> {
+    let files = namespace.run(FILES)?;
+    sum(full_sockets(&files), &files)
+}
+
 /// Datagrams that met a full socket, and packets that met a full queue of an interface.
 fn lost(files: &str) -> Result<u64> {
+    // Received and sent: bytes, packets, errors, dropped and four more, of each.
+    let devices = files.lines().filter_map(|line| line.split_once(": "));
+    let devices = devices.map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
+    let devices = devices.filter(|columns| columns.len() == 16);
+    let devices: Vec<_> = devices.flat_map(|columns| [columns[3], columns[11]]).collect();
+    if devices.is_empty() {
+        return Err(failure(format!("the kernel lists no interface:\n{files}")));
+    }
+    Ok(sum(full_sockets(files), files)? + sum(devices, files)?)
+}
+
+/// The counts of datagrams that met a full socket, by family.
+fn full_sockets(files: &str) -> Vec<&str> {
     let mut udp4 = files.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let (names, values) = (udp4.next().unwrap_or_default(), udp4.next().unwrap_or_default());
     let pairs = names.split_whitespace().zip(values.split_whitespace());
@@ -59,20 +78,17 @@ fn lost(files: &str) -> Result<u64> {
         .filter(|(name, _)| *name == "RcvbufErrors")
         .map(|(_, value)| value);
     let udp6 = files.lines().filter_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
-    // Received and sent: bytes, packets, errors, dropped and four more, of each.
-    let devices = files.lines().filter_map(|line| line.split_once(": "));
-    let devices = devices.map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
-    let devices = devices.filter(|columns| columns.len() == 16);
-    let devices = devices.flat_map(|columns| [columns[3], columns[11]]);
-    let mut found = 0;
-    let mut sum = 0;
-    for value in udp4.chain(udp6).chain(devices) {
-        found += 1;
-        sum += value.trim().parse::<u64>()?;
-    }
-    // Both families and a loopback are everywhere.
-    if found < 4 {
+    udp4.chain(udp6).collect()
+}
+
+/// The sum of counts, of which there are two at least: both families or directions.
+fn sum(counts: Vec<&str>, files: &str) -> Result<u64> {
+    if counts.len() < 2 {
         return Err(failure(format!("the kernel tells of no losses:\n{files}")));
+    }
+    let mut sum = 0;
+    for value in counts {
+        sum += value.trim().parse::<u64>()?;
     }
     Ok(sum)
 }
@@ -89,6 +105,7 @@ mod tests {
                      lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n\
                      eth0: 1091       5    0    300    0     0          0         0     1580      11    0    2000    0     0       0          0\n";
         assert_eq!(lost(files).unwrap(), 2345);
-        assert!(lost("").is_err());
+        assert_eq!(sum(full_sockets(files), files).unwrap(), 45);
+        assert!(lost("").is_err() && sum(full_sockets(""), "").is_err());
     }
 }

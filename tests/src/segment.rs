@@ -4,12 +4,11 @@
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
-use crate::lab::have_machine;
+use crate::lab::{Turn, have_machine, share_machine};
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
 use crate::sniffer::Sniffer;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,13 +34,21 @@ pub struct Segment {
     pub host: Namespace,
     mtu: u32,
     folder: TempDir,
-    _machine: Option<File>,
+    _machine: Option<Turn>,
 }
 
 impl Segment {
-    /// Waits until no other lab has the machine, and makes a bridge with this MTU.
+    /// Waits for a share of the machine, and makes a bridge with this MTU.
     pub fn new(mtu: u32) -> Result<Self> {
-        let machine = have_machine()?;
+        Self::on(share_machine()?, mtu)
+    }
+
+    /// Same, but no lab shares the machine.
+    pub fn alone(mtu: u32) -> Result<Self> {
+        Self::on(have_machine()?, mtu)
+    }
+
+    fn on(machine: Turn, mtu: u32) -> Result<Self> {
         Ok(Self {
             _machine: Some(machine),
             ..Self::beside(mtu)?

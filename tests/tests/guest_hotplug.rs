@@ -2,6 +2,7 @@
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
+use hawser_testkit::losses;
 use hawser_testkit::peers::{self, Iperf};
 use hawser_testkit::segment::{HOST4, Segment};
 use hawser_testkit::{Result, artifacts, failure, until};
@@ -69,7 +70,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Result<Self> {
-        let segment = Segment::new(1500)?;
+        let segment = Segment::alone(1500)?;
         for card in &CARDS {
             let bridge = card.bridge;
             segment.host.run(&format!("ip link add {bridge} type bridge"))?;
@@ -166,6 +167,7 @@ impl Stage {
     /// card that stays.
     fn rounds(&mut self, rounds: u32) -> Result<()> {
         let _server = peers::iperf_server(&self.segment.host, self.segment.folder(), HOST4)?;
+        let full_before = losses::at_full_sockets(&self.segment.host)?;
         let time = ROUND * rounds;
         let traffic = format!("iperf3 -c {HOST4} -u -b 4M -l 1200 -t {} --json", time.as_secs());
         let running = self.guest.start(&traffic, time + PATIENCE)?;
@@ -191,7 +193,14 @@ impl Stage {
         let measured = Iperf::parse(&running.wait(time + PATIENCE)?.out)?;
         println!("{measured:?}");
         assert!(measured.bits_per_second > 3e6, "{measured:?}");
-        assert!(measured.lost == 0, "{measured:?}");
+        // A machine that is busy may give the server too little time to empty its socket, which its
+        // kernel counts. Nothing is lost elsewhere.
+        let full = losses::at_full_sockets(&self.segment.host)? - full_before;
+        assert!(measured.lost <= full, "{measured:?}, of which {full} met a full socket");
+        let counters = self.hawser.counters()?;
+        for reason in ["no_room", "udp_send_failed"] {
+            assert_eq!(counters.dropped(reason), 0, "{counters:?}");
+        }
         Ok(())
     }
 }

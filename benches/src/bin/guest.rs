@@ -149,7 +149,7 @@ fn run(options: &Options) -> Result<()> {
     let progress = Progress(Instant::now());
     let peers = options.peers()?;
     progress.say("waiting for the machine, building, fetching guests");
-    let _lab = Lab::new()?;
+    let _lab = Lab::alone()?;
     let (machine, load) = (machine::Machine::this(), machine::load());
     let setups = start(&peers, &options.surroundings, &progress)?;
     let results = measure(&setups, options, &progress)?;

@@ -5,7 +5,7 @@
 //! Linux, whose command line is one more serial line of the lab VM.
 
 use super::{AGENT_FD, Guest, Kind, Plan, Shell, cpio, hand_over};
-use crate::lab::have_machine;
+use crate::lab::{Turn, share_machine};
 use crate::process::Background;
 use crate::{Result, artifacts, failure};
 use std::fs::{self, File};
@@ -40,7 +40,7 @@ exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 pub struct Machine {
     host: Guest,
     nested: Option<UnixStream>,
-    _turn: File,
+    _turn: Turn,
 }
 
 impl Deref for Machine {
@@ -52,9 +52,9 @@ impl Deref for Machine {
 }
 
 impl Machine {
-    /// Waits until no other lab has the machine, and boots a lab VM with hawser, and with `files` by their paths without a leading slash.
+    /// Waits for a share of the machine, and boots a lab VM with hawser, and with `files` by their paths without a leading slash.
     pub fn boot(files: &[(&str, &[u8])]) -> Result<Self> {
-        let turn = have_machine()?;
+        let turn = share_machine()?;
         let folder = tempfile::Builder::new().prefix("hawser-machine-").tempdir()?;
         let initramfs = folder.path().join("initramfs.cpio");
         write_initramfs(&initramfs, files)?;
@@ -159,7 +159,10 @@ fn qemu(initramfs: &Path) -> Result<Command> {
     }
     command.arg("-kernel").arg(artifacts::guest_file("qemu/vmlinuz")?);
     command.arg("-initrd").arg(initramfs);
-    command.args(["-append", "console=ttyS0 quiet HAWSER_AGENT=ttyS1"]);
+    command.args([
+        "-append",
+        "console=ttyS0 quiet HAWSER_AGENT=ttyS1",
+    ]);
     Ok(command)
 }
 
