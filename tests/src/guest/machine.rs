@@ -4,7 +4,7 @@
 //! It is QEMU, emulating, without a card. hawser runs in it, and on that a guest: User-Mode
 //! Linux, whose command line is one more serial line of the lab VM.
 
-use super::{AGENT_FD, Guest, Kind, Plan, Shell, cpio, hand_over};
+use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
 use crate::lab::{Turn, share_machine};
 use crate::process::Background;
 use crate::{Result, artifacts, failure};
@@ -161,7 +161,7 @@ fn qemu(initramfs: &Path) -> Result<Command> {
     command.arg("-initrd").arg(initramfs);
     command.args([
         "-append",
-        "console=ttyS0 quiet HAWSER_AGENT=ttyS1",
+        &format!("console=ttyS0 quiet HAWSER_AGENT=ttyS1 {SHORT_BOOT}"),
     ]);
     Ok(command)
 }
