@@ -11,27 +11,26 @@
 //! | descriptors | beside the values, in the same order |
 //! | bytes and numbers inside a host socket | in the socket (upgrade, anchor) or in a TCP_REPAIR dump beside (migration) |
 //! | clocks | nowhere: each time is a duration, before or after the moment of saving |
-//! | slots, generations, queues, claims, what was learned from the traffic of a socket (batch sizes, segmentation) | nowhere: the table that loads a value makes them anew |
+//! | slots, generations, queues, claims, what was learned from the traffic of a socket (batch sizes, segmentation) | nowhere: the table that loads a value creates them |
 //!
-//! SACK state has no field, because hawser neither offers nor uses SACK. A connection whose host
-//! side is over is not saved.
+//! SACK state has no field, because hawser neither offers nor uses SACK. A connection that has
+//! ended is not saved.
 //!
 //! A payload is an envelope of kind and version around a list of values of one kind, as JSON:
 //! [`to_bytes`] and [`from_bytes`]. Rules of the format:
 //!
-//! - Any change of it raises [`Payload::VERSION`]. The golden files beside the tests fail until
-//!   that is done, and the files of earlier versions stay: they must load for ever.
+//! - Any change raises [`Payload::VERSION`]; the test of the golden files fails until that is done.
+//!   Files of earlier versions stay, because such values must continue to load.
 //! - A field that a later version adds has a default, so that an older value loads.
 //! - A newer version than the reader's is refused ([`LoadError::Newer`]). So is each value out of
 //!   range or in contradiction with itself, because it may come from another host: a value is
 //!   trusted no more than a packet, and loading never panics.
 //!
-//! Live upgrade saves the flows when the workers stand still and passes the sockets with
-//! SCM_RIGHTS; the values go on as if nothing had happened. Live migration saves at
-//! GET_VRING_BASE and loads on the target before its rings run. There the socket is one that
-//! leads to the old process (an anchor), one made by TCP_REPAIR, or there is none and the flow is
-//! reset. The time in between does not count: the guest stood still as well. Nothing uses the
-//! values yet.
+//! Live upgrade saves the flows once the workers have stopped and passes the sockets with
+//! SCM_RIGHTS. Live migration saves at GET_VRING_BASE and loads on the target before its rings
+//! run. There the socket leads to the old process (an anchor) or is made by TCP_REPAIR; a flow
+//! without one is reset. The time between save and load does not count, because the guest is
+//! stopped as well. No caller exists yet.
 
 mod error;
 mod fields;

@@ -65,7 +65,7 @@ impl IsnSecret {
         }
     }
 
-    /// The secret of another process, whose clocks go on from what they showed.
+    /// The secret of another process, whose clocks continue from what they showed.
     pub fn load(saved: &SavedSecret, now: Instant) -> Self {
         Self {
             key: saved.key,

@@ -344,7 +344,7 @@ impl Connection {
         })
     }
 
-    /// The connection of a saved value, which goes on from where it was.
+    /// The connection of a saved value, which continues from where it was.
     ///
     /// # Errors
     /// [`LoadError`]: the value is none that a connection is saved to, or the worker has no room

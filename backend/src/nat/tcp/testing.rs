@@ -252,7 +252,7 @@ impl Player {
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
-    /// Another process goes on with the same host socket, and a clock that is ahead by `ahead`.
+    /// Another process takes over with the same host socket, and a clock that is ahead by `ahead`.
     ///
     /// # Panics
     /// What was saved does not load.

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::io;
 use std::time::Duration;
 
-/// A host socket that has nothing to do with what the value says of it.
+/// A host socket that contradicts the value.
 struct Unrelated(Rng);
 
 impl HostStream for Unrelated {
