@@ -1,16 +1,14 @@
 //! What this host makes of a NIC that is asked for: defaults from the host, checks of the NIC against
 //! the host, and the configuration of its port.
 
-use crate::attachment::{self, Site, Survey};
-use crate::failure::Failure;
+use crate::attachment::Survey;
 use crate::host::Host;
 use crate::names::NameSource;
 use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec};
+use hawser_manifest::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 
 mod lease;
 
@@ -60,6 +58,9 @@ pub enum ConfigError {
         "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
+    /// An address that hawser's DHCP servers cannot give to a MAC.
+    #[error("its address needs a macAddress to be given to")]
+    AddressWithoutMac,
     /// An address of the guest's network that has another meaning.
     #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
     TakenAddress(IpAddr),
@@ -75,6 +76,8 @@ impl ConfigError {
 /// What this host makes of a NIC that is asked for.
 #[derive(Debug)]
 pub struct Found {
+    /// The NIC as asked for.
+    pub spec: NicSpec,
     /// Configuration of the port.
     pub port: PortConfig,
     /// Source of the names that the guest gets.
@@ -85,29 +88,38 @@ pub struct Found {
     pub segment: Option<Survey>,
 }
 
-/// Fills in what a NIC leaves to the host, and checks the NIC against the host. In bridge mode
-/// [`Found::look`] adds what the segment decides.
+/// Fills in what a NIC leaves to the host, and checks the NIC against the host. Everything that is
+/// read from the host was read before: `host`, and in bridge mode the survey of the segment.
 ///
 /// # Errors
 /// The first contradiction found.
-pub fn resolve(spec: &NicSpec, host: &Host) -> Result<Found, ConfigError> {
-    if spec.policy.mac_check == MacCheck::Enforced && spec.mac.is_none() && matches!(spec.mode, ModeSpec::Bridge(_)) {
-        return Err(ConfigError::CheckWithoutMac);
-    }
+pub fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Found, ConfigError> {
     match &spec.mode {
-        ModeSpec::Masquerade(mode) => masquerade(spec, mode, host),
-        ModeSpec::Bridge(_) => Ok(Found {
-            port: port(
+        ModeSpec::Masquerade(mode) => {
+            let (port, names, notices) = masquerade(&spec, mode, host)?;
+            Ok(Found {
                 spec,
-                spec.mtu.unwrap_or(FALLBACK_MTU),
-                ModeConfig::Bridge(BridgeConfig::default()),
-            ),
-            names: NameSource::on_segment(&spec.names),
-            notices: Vec::new(),
-            segment: None,
-        }),
+                port,
+                names,
+                notices,
+                segment: None,
+            })
+        }
+        ModeSpec::Bridge(mode) => {
+            let (port, names, notices) = bridge(&spec, mode, host, segment.as_ref())?;
+            Ok(Found {
+                spec,
+                port,
+                names,
+                notices,
+                segment,
+            })
+        }
     }
 }
+
+/// The configuration of a port, the source of its names, and notices.
+type Resolved = (PortConfig, NameSource, Vec<String>);
 
 fn port(spec: &NicSpec, mtu: u16, mode: ModeConfig) -> PortConfig {
     PortConfig {
@@ -121,7 +133,7 @@ fn port(spec: &NicSpec, mtu: u16, mode: ModeConfig) -> PortConfig {
     }
 }
 
-fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Found, ConfigError> {
+fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Resolved, ConfigError> {
     let ipv4 = family(mode.ipv4, DEFAULT_IPV4, host.addresses.iter().any(IpAddr::is_ipv4));
     let ipv6 = family(mode.ipv6, DEFAULT_IPV6, host.addresses.iter().any(IpAddr::is_ipv6));
     if ipv4.is_none() && ipv6.is_none() {
@@ -156,74 +168,47 @@ fn masquerade(spec: &NicSpec, mode: &MasqueradeSpec, host: &Host) -> Result<Foun
         map_host_loopback: mode.map_host_loopback.clone(),
         dns_forward: forward,
     };
-    Ok(Found {
-        port: port(spec, mtu, ModeConfig::Masquerade(masquerade)),
-        names,
-        notices,
-        segment: None,
-    })
+    Ok((port(spec, mtu, ModeConfig::Masquerade(masquerade)), names, notices))
 }
 
-impl Found {
-    /// Looks at the segment of a NIC in bridge mode, and fills in what follows from it. `queues` are
-    /// those of [`AttachmentSpec::Descriptors`](hawser_manifest::nic::AttachmentSpec::Descriptors).
-    ///
-    /// # Errors
-    /// Whatever keeps the guest from the segment.
-    pub fn look(mut self, spec: &NicSpec, queues: Vec<OwnedFd>, host: &Host, site: &Site) -> Result<Self, Failure> {
-        if let ModeSpec::Bridge(bridge) = &spec.mode {
-            self.segment = Some(attachment::survey(spec, bridge, queues, site)?);
-            self.complete(spec, bridge, host)?;
-        }
-        Ok(self)
+fn bridge(spec: &NicSpec, mode: &BridgeSpec, host: &Host, segment: Option<&Survey>) -> Result<Resolved, ConfigError> {
+    if spec.policy.mac_check == MacCheck::Enforced && spec.mac.is_none() {
+        return Err(ConfigError::CheckWithoutMac);
     }
-
-    /// Fills in what no look at a segment is needed for.
-    #[cfg(test)]
-    pub fn complete_without_segment(&mut self, spec: &NicSpec, host: &Host) -> Result<(), Failure> {
-        match &spec.mode {
-            ModeSpec::Bridge(bridge) => self.complete(spec, bridge, host),
-            ModeSpec::Masquerade(_) => Ok(()),
+    let mut notices = Vec::new();
+    let mut config = BridgeConfig::default();
+    let mtu = spec.mtu.or_else(|| segment?.mtu()).unwrap_or(FALLBACK_MTU);
+    let mac = spec.mac.or_else(|| segment?.mac());
+    if let Some(segment) = segment {
+        config.forwarding = segment.forwarding();
+        if let Some(down) = segment.down() {
+            notices.push(format!(
+                "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
+            ));
         }
     }
-
-    fn complete(&mut self, spec: &NicSpec, bridge: &BridgeSpec, host: &Host) -> Result<(), Failure> {
-        let ModeConfig::Bridge(config) = &mut self.port.mode else {
-            return Ok(());
-        };
-        if let Some(segment) = &self.segment {
-            self.port.mtu = spec.mtu.or_else(|| segment.mtu()).unwrap_or(self.port.mtu);
-            self.port.mac = self.port.mac.or(segment.mac());
-            if let Some(down) = segment.down() {
-                self.notices.push(format!(
-                    "{down} is down, and the guest without a carrier until it is up (ip link set {down} up)"
-                ));
-            }
-            config.forwarding = segment.forwarding();
+    let source = NameSource::on_segment(&spec.names);
+    let mut names = NameConfig {
+        hostname: spec.names.hostname.clone(),
+        domain: spec.names.domain.clone(),
+        dhcp_options: spec.names.dhcp_options.clone(),
+        ..NameConfig::default()
+    };
+    names.follow(&source.resolve(&host.resolv));
+    if let Some(takeover) = segment.and_then(Survey::takeover) {
+        if names.dns.is_empty() {
+            notices.push("the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into());
         }
-        let resolvers = self.names.resolve(&host.resolv);
-        let mut names = NameConfig {
-            hostname: spec.names.hostname.clone(),
-            domain: spec.names.domain.clone(),
-            dhcp_options: spec.names.dhcp_options.clone(),
-            ..NameConfig::default()
-        };
-        names.follow(&resolvers);
-        if let AttachmentSpec::PodInterface { .. } = bridge.attachment {
-            if names.dns.is_empty() {
-                self.notices.push(
-                    "the guest is told no name server: /etc/resolv.conf has none it can reach, give --dns".into(),
-                );
-            }
-            names.hostname = names.hostname.or_else(|| host.hostname.clone());
-            config.lease = self.segment.as_ref().and_then(|segment| segment.takeover(|| names));
-            return Ok(());
-        }
-        let fixed = lease::fixed(bridge, self.port.mac, &names);
-        let (lease, lease6) = fixed.map_err(|failure| failure.of(&spec.name))?;
-        (config.lease, config.lease6) = (lease, lease6);
-        Ok(())
+        names.hostname = names.hostname.or_else(|| host.hostname.clone());
+        config.lease = takeover.lease(names);
+    } else {
+        (config.lease, config.lease6) = lease::fixed(mode, mac, &names)?;
     }
+    let port = PortConfig {
+        mac,
+        ..port(spec, mtu, ModeConfig::Bridge(config))
+    };
+    Ok((port, source, notices))
 }
 
 /// The guest's MTU. One taken from the system is raised to what IPv6 needs, one that was

@@ -20,7 +20,7 @@ fn plan_on(host: &Host, options: &[&str]) -> Result<Found, ConfigError> {
         .into_iter()
         .chain(options.iter().copied());
     let spec = Cli::try_parse_from(argv).unwrap().port.spec("s".into()).unwrap();
-    resolve(&spec, host)
+    resolve(spec, host, None)
 }
 
 fn masquerade(plan: &Found) -> &MasqueradeConfig {

@@ -23,7 +23,7 @@ mod power;
 use links::DownLinks;
 pub use power::PowerDown;
 
-use crate::attachment::Site;
+use crate::attachment::{self, Site};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::leases;
@@ -345,7 +345,7 @@ impl Operator {
         let preview = leases::preview(&plan, &self.setup.store).map_err(HotplugError::Port)?;
         preview.apply_all(&mut plan);
         let steps = self.steps_to(&plan)?;
-        self.check(&steps)?;
+        self.prepare(&steps)?;
         let mut changes = Changes::default();
         steps.iter().for_each(|step| changes.note(step));
         Ok(changes)
@@ -368,14 +368,14 @@ impl Operator {
         Ok(steps)
     }
 
-    /// Finds errors that are known in advance, before the first step.
-    fn check(&self, steps: &[Step]) -> Result<(), HotplugError> {
-        for step in steps {
-            if let Step::Plug(nic) = step {
-                self.resolve(nic)?;
-            }
-        }
-        Ok(())
+    /// The NICs that steps plug, each surveyed and resolved: errors that are known in advance are
+    /// found before the first step.
+    fn prepare(&self, steps: &[Step]) -> Result<Vec<Option<Nic>>, HotplugError> {
+        let prepare = |step: &Step| match step {
+            Step::Plug(nic) => self.resolve(nic).map(Some),
+            Step::Unplug(_) | Step::Link(..) => Ok(None),
+        };
+        steps.iter().map(prepare).collect()
     }
 
     fn unplug(&mut self, name: &str) -> Outcome {
@@ -402,12 +402,12 @@ impl Operator {
         if steps.is_empty() {
             return Ok(changes);
         }
-        self.check(steps)?;
+        let prepared = self.prepare(steps)?;
         let mut vmm = self.setup.vmm.as_ref().map(VmmSocket::meet).transpose()?;
-        for (done, step) in steps.iter().enumerate() {
-            if let Err(error) = self.take(step, vmm.as_mut()) {
+        for (done, (step, prepared)) in steps.iter().zip(prepared).enumerate() {
+            if let Err(error) = self.take(step, prepared, vmm.as_mut()) {
                 for step in steps[..done].iter().rev().map(Step::undoing) {
-                    if let Err(error) = self.take(&step, vmm.as_mut()) {
+                    if let Err(error) = self.take(&step, None, vmm.as_mut()) {
                         log::error!("cannot undo a change: {error}");
                     }
                 }
@@ -422,9 +422,12 @@ impl Operator {
         Ok(changes)
     }
 
-    fn take(&mut self, step: &Step, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+    fn take(&mut self, step: &Step, prepared: Option<Nic>, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
         match step {
-            Step::Plug(nic) => self.take_in(nic, vmm),
+            Step::Plug(nic) => {
+                let prepared = prepared.map_or_else(|| self.resolve(nic), Ok)?;
+                self.take_in(nic, prepared, vmm)
+            }
             Step::Unplug(nic) => {
                 if let Some(vmm) = vmm {
                     vmm.unplug(&nic.name, &self.setup.patience)?;
@@ -437,8 +440,8 @@ impl Operator {
         }
     }
 
-    fn take_in(&mut self, nic: &NicPlan, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
-        let served = self.machine.add(self.resolve(nic)?).map_err(HotplugError::Port)?;
+    fn take_in(&mut self, nic: &NicPlan, prepared: Nic, vmm: Option<&mut RunningVmm>) -> Result<(), HotplugError> {
+        let served = self.machine.add(prepared).map_err(HotplugError::Port)?;
         let told = match vmm.zip(served.card(nic)) {
             Some((vmm, card)) => vmm.plug(&card).and_then(|()| {
                 let shown = match nic.state {
@@ -499,9 +502,11 @@ impl Operator {
         Ok(Changes::default())
     }
 
+    /// A NIC on this host, which is surveyed for it.
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
-        let site = &self.setup.site;
-        Nic::planned(nic, &Host::probe(), site).map_err(HotplugError::Port)
+        let segment = attachment::survey(&nic.spec(), Vec::new(), &self.setup.site);
+        let planned = segment.and_then(|segment| Nic::planned(nic, &Host::probe(), segment));
+        planned.map_err(HotplugError::Port)
     }
 }
 

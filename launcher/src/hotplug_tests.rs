@@ -87,7 +87,10 @@ fn operator(folder: &Path, interfaces: &[(&str, &str, &str)], vmm: Option<VmmSoc
     };
     let host = Host::default();
     let nics = setup.plan.nics.iter();
-    let nics = nics.map(|nic| Nic::planned(nic, &host, &site).unwrap()).collect();
+    let segment = |nic: &NicPlan| attachment::survey(&nic.spec(), Vec::new(), &site).unwrap();
+    let nics = nics
+        .map(|nic| Nic::planned(nic, &host, segment(nic)).unwrap())
+        .collect();
     let machine = MachineSetup {
         sandbox: Sandbox::default(),
         lifetime: Lifetime::Persistent,

@@ -139,7 +139,7 @@ fn nic(
         false => Failure::runtime(error),
     };
     let spec = spec.map_err(Failure::usage)?;
-    let found = config::resolve(&spec, &host).map_err(failure)?;
-    let found = found.look(&spec, queues, &host, site)?;
-    Ok(Nic::vhost_user(&spec, endpoint, found))
+    let segment = attachment::survey(&spec, queues, site)?;
+    let found = config::resolve(spec, &host, segment).map_err(failure)?;
+    Ok(Nic::vhost_user(endpoint, found))
 }

@@ -3,7 +3,7 @@
 //! A NIC of the plan lowers to the same spec as the options of a NIC on the command line
 //! ([`NicPlan::spec`]), so that both are checked, completed and attached in the same way.
 
-use crate::attachment::{self, Site};
+use crate::attachment::{self, Site, Survey};
 use crate::cli::{RunArgs, RunManifest, Vmm};
 use crate::failure::Failure;
 use crate::host::Host;
@@ -44,9 +44,9 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
     }
     site.recover();
     let host = Host::probe();
-    look(&checked.plan.nics, &site)?;
+    let segments = survey(&checked.plan.nics, &site)?;
     leases::settle(&mut checked.plan, &args.store)?;
-    let nics = resolve_all(&checked.plan, &host, &site)?;
+    let nics = resolve_all(&checked.plan, &host, segments)?;
     let cards = cards(&nics);
     let started = vmm_socket(args)?;
     let vmm = vmm_words(args, started.as_ref(), cards)?;
@@ -83,11 +83,11 @@ pub fn run(args: &RunManifest) -> Result<(), Failure> {
 /// `--print-args` and `--dry-run`: everything is looked up and checked as for serving, but nothing
 /// is created: no lease, link, directory or socket.
 fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Failure> {
-    look(&plan.nics, site)?;
+    let segments = survey(&plan.nics, site)?;
     let preview = leases::preview(&plan, &args.store)?;
     let mut tried = plan.clone();
     preview.apply_all(&mut tried);
-    let nics = resolve_all(&tried, &Host::probe(), site)?;
+    let nics = resolve_all(&tried, &Host::probe(), segments)?;
     let cards = cards(&nics);
     if let Some(vmm) = args.print_args {
         preview.need_macs()?;
@@ -122,8 +122,10 @@ fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
     nics.iter().filter_map(Nic::card).collect()
 }
 
-fn resolve_all(plan: &VmPlan, host: &Host, site: &Site) -> Result<Vec<Nic>, Failure> {
-    plan.nics.iter().map(|nic| Nic::planned(nic, host, site)).collect()
+/// The NICs of a plan on this host; `segments` are the surveys of theirs.
+fn resolve_all(plan: &VmPlan, host: &Host, segments: Vec<Option<Survey>>) -> Result<Vec<Nic>, Failure> {
+    let nics = plan.nics.iter().zip(segments);
+    nics.map(|(nic, segment)| Nic::planned(nic, host, segment)).collect()
 }
 
 /// Memory of a VM without a configured size.
@@ -264,15 +266,11 @@ fn make_folder(folder: &Path, user: Option<User>) -> Result<(), Failure> {
     }
 }
 
-/// Checks that the segments of NICs exist, before any lease is assigned.
-fn look(nics: &[NicPlan], site: &Site) -> Result<(), Failure> {
-    for nic in nics {
-        let spec = nic.spec();
-        if let Some(bridge) = spec.mode.segment() {
-            attachment::survey(&spec, bridge, Vec::new(), site)?;
-        }
-    }
-    Ok(())
+/// Surveys the segments of NICs, before anything is reserved for their VM.
+fn survey(nics: &[NicPlan], site: &Site) -> Result<Vec<Option<Survey>>, Failure> {
+    nics.iter()
+        .map(|nic| attachment::survey(&nic.spec(), Vec::new(), site))
+        .collect()
 }
 
 #[cfg(test)]

@@ -35,10 +35,7 @@ fn nics(example: &str) -> Vec<NicPlan> {
 
 /// The configuration of the only NIC of an example, except its segment.
 fn configured(nic: &NicPlan) -> Found {
-    let spec = nic.spec();
-    let mut found = config::resolve(&spec, &pod()).unwrap();
-    found.complete_without_segment(&spec, &pod()).unwrap();
-    found
+    config::resolve(nic.spec(), &pod(), None).unwrap()
 }
 
 fn bridge(nic: &NicPlan) -> BridgeSpec {

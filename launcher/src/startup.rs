@@ -67,7 +67,7 @@ mod tests {
             let cli =
                 <crate::cli::Cli as clap::Parser>::parse_from(["hawser", "--fd=3", "--ipv4=10.0.2.0/24", ipv6, port]);
             let spec = cli.port.spec("p".into()).unwrap();
-            let found = crate::config::resolve(&spec, &crate::host::Host::default()).unwrap();
+            let found = crate::config::resolve(spec, &crate::host::Host::default(), None).unwrap();
             listening_sockets(&found.port.mode)
         };
         let (one, both) = ("--ipv6=off", "--ipv6=fd00::/64");

@@ -40,8 +40,8 @@ pub fn context(names: &[&str]) -> Stage {
         let options = ["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"];
         let cli = Cli::try_parse_from(options).unwrap();
         let spec = cli.port.spec((*name).into()).unwrap();
-        let found = config::resolve(&spec, &Host::default()).unwrap();
-        Nic::vhost_user(&spec, Endpoint::Listen(folder.path().join(name)), found)
+        let found = config::resolve(spec, &Host::default(), None).unwrap();
+        Nic::vhost_user(Endpoint::Listen(folder.path().join(name)), found)
     };
     let machine = Machine::start(setup, names.iter().map(nic).collect());
     Stage {

@@ -2,7 +2,7 @@
 
 use super::*;
 use hawser_config::{PaceConfig, PolicyConfig};
-use hawser_manifest::nic::{BridgePortSpec, ModeSpec, NameSpec, Stack};
+use hawser_manifest::nic::{BridgePortSpec, BridgeSpec, ModeSpec, NameSpec, Stack};
 use std::fs;
 use std::num::NonZeroU16;
 use std::path::Path;
@@ -58,14 +58,14 @@ fn open(attachment: AttachmentSpec, folder: &Path) -> Opened {
         names: NameSpec::default(),
         link_up: true,
         device: Default::default(),
-        mode: ModeSpec::Bridge(bridge.clone()),
+        mode: ModeSpec::Bridge(bridge),
         places: None,
     };
     let site = Site {
         namespace: Namespace::default(),
         runtime_folder: folder.to_owned(),
     };
-    let survey = survey(&spec, &bridge, Vec::new(), &site).unwrap();
+    let survey = survey(&spec, Vec::new(), &site).unwrap().unwrap();
     survey.open(1).unwrap()
 }
 

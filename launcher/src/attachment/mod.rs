@@ -5,13 +5,16 @@
 //! [`Journal`] before it is created, so that a failure, the end of the process or, after a kill, the
 //! next start removes it.
 
+mod bridge_port;
+mod descriptors;
+mod device;
 mod pod;
-mod segment;
+mod stacked;
 mod survey;
+mod tap;
 pub mod watch;
 
 pub use pod::DHCP_SERVER;
-pub use segment::Segment;
 pub use survey::Survey;
 pub use watch::{Keeper, KeeperRecord};
 
@@ -24,7 +27,7 @@ use hawser_host::journal::{self, Journal, JournalError, JournalRecord};
 use hawser_host::namespace::{Namespace, NamespaceError};
 use hawser_host::netlink::Netlink;
 use hawser_host::tap_node::NodeError;
-use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec, Way};
+use hawser_manifest::nic::{AttachmentSpec, NicSpec, Way};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::IpAddr;
@@ -222,22 +225,25 @@ impl AttachError {
     }
 }
 
-/// Looks at the way to a NIC's segment without changing anything. `queues` are those of
-/// [`AttachmentSpec::Descriptors`].
+/// Surveys the way to the segment of a NIC in bridge mode, without changing anything. `queues` are
+/// those of [`AttachmentSpec::Descriptors`].
 ///
 /// # Errors
 /// Whatever keeps the guest from the segment.
-pub fn survey(spec: &NicSpec, bridge: &BridgeSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Survey, Failure> {
+pub fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Option<Survey>, Failure> {
+    let Some(bridge) = spec.mode.segment() else {
+        return Ok(None);
+    };
     let naming = Naming::of(spec, &bridge.attachment);
     let looked = Netlink::open()
         .map_err(AttachError::from)
         .and_then(|mut netlink| survey::look(spec, bridge, queues, &mut netlink));
     match looked {
-        Ok(finding) => Ok(Survey {
+        Ok(finding) => Ok(Some(Survey {
             finding,
             naming,
             site: site.clone(),
-        }),
+        })),
         Err(error) => Err(naming.failure(&error)),
     }
 }

@@ -7,13 +7,16 @@
 //! address is the guest's to answer for.
 
 use super::AttachError;
-use super::segment::random_mac;
+use super::bridge_port::BridgePort;
+use super::device::{port_mac, random_mac, random_name};
+use super::survey::{Finding, article, check_lower, find, require_privilege};
 use hawser_backend::config::{LeaseConfig, NameConfig};
 use hawser_backend::packet::MacAddr;
 use hawser_host::addresses::{Address, Ipv4Route, Route};
 use hawser_host::journal::{Interface, Journal, Undo};
 use hawser_host::link::{Link, NewKind, NewLink, PortManner};
 use hawser_host::netlink::Netlink;
+use hawser_manifest::nic::NicSpec;
 use ipnet::IpNet;
 use std::io;
 use std::net::Ipv4Addr;
@@ -29,7 +32,40 @@ const PORT_SUFFIX: &str = "-nic";
 /// server is not on the network.
 pub const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
-/// What is taken over, and from whom.
+/// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
+/// be put between them and their segment.
+const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
+
+/// Surveys an interface of the pod.
+pub fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<Finding, AttachError> {
+    let link = find(netlink, name, "")?;
+    if STACKED.contains(&link.kind.as_str()) {
+        return Err(AttachError::Kind {
+            found: format!("{}, which passes on only frames of its own MAC", article(&link.kind)),
+            wanted: "a link that can be a port of a bridge",
+            remedy: "attach the guest to the link below it (--macvtap, CNI macvlan)".into(),
+            name: link.name,
+        });
+    }
+    check_lower(netlink, &link)?;
+    require_privilege(netlink, "taking over a pod's interface")?;
+    let takeover = Takeover::survey(netlink, &link, spec.mac)?;
+    let port = BridgePort {
+        bridge: takeover.bridge().to_owned(),
+        tap: random_name("hw")?,
+        mac: port_mac()?,
+        mtu: link.mtu,
+        manner: PortManner::default(),
+        promiscuous: false,
+        vlans: None,
+    };
+    Ok(Finding {
+        mac: Some(takeover.guest_mac()),
+        takeover: Some(takeover),
+        ..Finding::of(port, Some(&link))
+    })
+}
+/// What is taken over, and from which interface.
 #[derive(Debug)]
 pub struct Takeover {
     interface: Link,

@@ -4,8 +4,8 @@
 //! The kernel says whenever any link of the namespace changes; what has changed is then looked
 //! at, not read from the message, so that nothing is lost when messages are.
 
-use super::segment::State;
-use super::{AttachError, Segment};
+use super::AttachError;
+use super::device::{Device, DeviceRecord, State};
 use crate::failure::Failure;
 use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::{End, Wake, Watcher};
@@ -20,9 +20,9 @@ use std::sync::Arc;
 /// Keeps the port's queues those of the device that is there.
 #[derive(Clone, Debug)]
 pub struct Keeper {
-    segment: Segment,
+    device: Arc<dyn Device>,
     /// Number of the device; `None` if it is in no namespace we see.
-    device: Option<u32>,
+    index: Option<u32>,
     /// How many queues the port has.
     count: usize,
     told: State,
@@ -32,17 +32,17 @@ pub struct Keeper {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeeperRecord {
     version: Version<1>,
-    segment: Segment,
-    device: Option<u32>,
+    device: DeviceRecord,
+    index: Option<u32>,
     count: usize,
 }
 
 impl Keeper {
     /// For a device that has just been opened; frames get through until something else is seen.
-    pub const fn new(segment: Segment, device: Option<u32>, count: usize) -> Self {
+    pub fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
         Self {
-            segment,
             device,
+            index,
             count,
             told: State::Up,
         }
@@ -52,8 +52,8 @@ impl Keeper {
     pub fn into_record(self) -> KeeperRecord {
         KeeperRecord {
             version: Version,
-            segment: self.segment,
-            device: self.device,
+            device: self.device.record(),
+            index: self.index,
             count: self.count,
         }
     }
@@ -64,19 +64,20 @@ impl Keeper {
     /// # Errors
     /// The kernel's error.
     pub fn from_record(record: KeeperRecord) -> io::Result<Self> {
-        let found = match record.segment.device(&[]) {
-            Some(name) => Netlink::open()?.link_named(&name)?,
+        let device = record.device.into_device();
+        let found = match device.name() {
+            Some(name) => Netlink::open()?.link_named(name)?,
             None => None,
         };
-        let device = found.map(|link| link.index).or(record.device);
-        Ok(Self::new(record.segment, device, record.count))
+        let index = found.map(|link| link.index).or(record.index);
+        Ok(Self::new(device, index, record.count))
     }
 
     /// Looks at the device and tells the port what has changed.
     fn check(&mut self, netlink: &mut Netlink, port: &Port) -> Result<(), AttachError> {
-        let Some(device) = self.device else { return Ok(()) };
-        let mut state = self.segment.check(netlink, device)?;
-        if state == State::Gone && self.segment.can_return(netlink)? {
+        let Some(index) = self.index else { return Ok(()) };
+        let mut state = State::of(&*self.device, netlink, index)?;
+        if state == State::Gone && self.device.can_return(netlink)? {
             state = self.reopen(netlink, port)?;
         }
         if state != self.told {
@@ -90,15 +91,15 @@ impl Keeper {
     /// Opens the device that has taken the place of the one that is gone.
     fn reopen(&mut self, netlink: &mut Netlink, port: &Port) -> Result<State, AttachError> {
         // What may have to be undone is the same as the first time, and noted.
-        let queues = self.segment.open(netlink, None, self.count)?;
-        let device = self.segment.device(&queues).map(|name| netlink.link_named(&name));
-        self.device = device.transpose()?.flatten().map(|link| link.index);
+        let queues = self.device.open(netlink, None, self.count)?;
+        let device = self.device.name().map(|name| netlink.link_named(name));
+        self.index = device.transpose()?.flatten().map(|link| link.index);
         let queues: Vec<Arc<TapQueue>> = queues.into_iter().map(Arc::new).collect();
         port.replace_segment(queues);
         self.told = State::Up;
         log::info!("the segment is back");
-        match self.device {
-            Some(device) => Ok(self.segment.check(netlink, device)?),
+        match self.index {
+            Some(index) => Ok(State::of(&*self.device, netlink, index)?),
             None => Ok(State::Gone),
         }
     }

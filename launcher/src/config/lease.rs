@@ -1,7 +1,7 @@
 //! Addresses of a manifest as what hawser's DHCP servers give the guest.
 
+use super::ConfigError;
 use crate::attachment::DHCP_SERVER;
-use crate::failure::Failure;
 use hawser_config::{Lease6Config, LeaseConfig, NameConfig};
 use hawser_manifest::nic::{BridgeSpec, Route, StaticAddress};
 use hawser_packet::MacAddr;
@@ -15,8 +15,8 @@ type Leases = (Option<LeaseConfig>, Option<Lease6Config>);
 ///
 /// # Errors
 /// If there is no MAC that an address is given to.
-pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfig) -> Result<Leases, Failure> {
-    let client = || mac.ok_or_else(|| Failure::usage("its address needs a macAddress to be given to"));
+pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfig) -> Result<Leases, ConfigError> {
+    let client = || mac.ok_or(ConfigError::AddressWithoutMac);
     let lease6 = match ipv6(&bridge.addresses) {
         Some(address) => Some(Lease6Config {
             client: client()?,

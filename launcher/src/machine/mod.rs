@@ -22,7 +22,7 @@ mod served_nic;
 mod summary;
 
 pub use endpoint::Endpoint;
-pub use nic::{Nic, VhostUserNic};
+pub use nic::Nic;
 pub use served_nic::{NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;
@@ -250,8 +250,8 @@ impl Machine {
                 log::warn!("{notice}");
             }
         }
-        let Nic::VhostUser(nic) = nic;
-        ReadyPort::new(*nic, &self.setup.sandbox, self.setup.lifetime)
+        let Nic::VhostUser { endpoint, found } = nic;
+        ReadyPort::new(endpoint, *found, &self.setup.sandbox, self.setup.lifetime)
             .map_err(|failure| self.shared.named(&name, failure))
     }
 

@@ -1,7 +1,7 @@
 //! One port of the machine: made ready, served by a thread of its own, and put away.
 
 use super::summary::Summary;
-use super::{Shared, VhostUserNic};
+use super::{Endpoint, Shared};
 use crate::attachment::{Attached, Survey, watch};
 use crate::config::Found;
 use crate::failure::Failure;
@@ -54,14 +54,9 @@ pub(super) enum Life {
 
 impl ReadyPort {
     /// Makes the port and its socket.
-    pub fn new(nic: VhostUserNic, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
-        let VhostUserNic {
-            endpoint,
-            found,
-            link_up,
-            ..
-        } = nic;
+    pub fn new(endpoint: Endpoint, found: Found, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
         let Found {
+            spec,
             port: config,
             names,
             segment,
@@ -78,7 +73,7 @@ impl ReadyPort {
         let socket = endpoint.listens_at();
         let port = Port::with_start(config, resources, &sandbox.workers()).map_err(Failure::runtime)?;
         let port = Arc::new(port);
-        if !link_up {
+        if !spec.link_up {
             port.set_link(false);
         }
         let server = Server::bind(endpoint.into_endpoint(), Arc::clone(&port), lifetime)

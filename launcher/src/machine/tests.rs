@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn nic(folder: &Path, name: &str) -> Nic {
     let cli = Cli::try_parse_from(["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off"]).unwrap();
     let spec = cli.port.spec(name.into()).unwrap();
-    let found = config::resolve(&spec, &Host::default()).unwrap();
-    Nic::vhost_user(&spec, Endpoint::Listen(socket(folder, name)), found)
+    let found = config::resolve(spec, &Host::default(), None).unwrap();
+    Nic::vhost_user(Endpoint::Listen(socket(folder, name)), found)
 }
 
 fn socket(folder: &Path, name: &str) -> PathBuf {

@@ -28,7 +28,7 @@ fn port() -> PortConfig {
     let Some(Command::QemuArgs(args)) = Cli::try_parse_from(argv).unwrap().command else {
         panic!("another command");
     };
-    config::resolve(&args.port.spec("net1".into()).unwrap(), &Host::default())
+    config::resolve(args.port.spec("net1".into()).unwrap(), &Host::default(), None)
         .unwrap()
         .port
 }

@@ -15,7 +15,7 @@ fn flags(command: &str, options: &[&str]) -> Result<String, VmmError> {
         Command::CloudHypervisorArgs(args) => (args, cloud_hypervisor_args),
         other => panic!("{other:?} has no flags"),
     };
-    let plan = config::resolve(&args.port.spec("vm".into()).unwrap(), &Host::default()).unwrap();
+    let plan = config::resolve(args.port.spec("vm".into()).unwrap(), &Host::default(), None).unwrap();
     make(&Vm {
         memory: &args.memory,
         cards: &[Card {
@@ -69,7 +69,7 @@ fn qemu_listens_where_hawser_connects_and_has_a_vector_for_each_ring() {
 fn each_card_has_its_own_flags() {
     let port = |name: &str| {
         let cli = Cli::try_parse_from(["hawser", "--ipv4=10.0.2.0/24"]).unwrap();
-        config::resolve(&cli.port.spec(name.into()).unwrap(), &Host::default())
+        config::resolve(cli.port.spec(name.into()).unwrap(), &Host::default(), None)
             .unwrap()
             .port
     };

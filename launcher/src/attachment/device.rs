@@ -1,0 +1,175 @@
+//! The device that leads to a segment. Each way to a segment implements [`Device`] in a module of its
+//! own, beside the survey of that way.
+
+use super::AttachError;
+use super::bridge_port::BridgePort;
+use super::descriptors::Descriptors;
+use super::stacked::{Adopted, Stacked};
+use super::tap::Tap;
+use crate::sandbox::Needs;
+use hawser_backend::packet::MacAddr;
+use hawser_backend::sys::tap::TapQueue;
+use hawser_host::journal::Journal;
+use hawser_host::link::Link;
+use hawser_host::netlink::Netlink;
+use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// First byte of the MAC of a TAP device: the highest that is not multicast. A bridge takes the lowest
+/// MAC of its ports for its own, and so never takes this one.
+const TAP_MAC_PREFIX: u8 = 0xfe;
+
+/// The device that leads to a segment: how its queues are opened, at the start and again when the
+/// device has come back.
+pub trait Device: Debug + Send + Sync {
+    /// The device as another process opens it again.
+    fn record(&self) -> DeviceRecord;
+
+    /// Name of the device; `None` if it is not known.
+    fn name(&self) -> Option<&str>;
+
+    /// Adds what the process needs to look after the device and to remove it.
+    fn add_needs(&self, needs: &mut Needs);
+
+    /// True if something must be in the journal before the device is created. A TAP device goes with
+    /// its queues.
+    fn needs_journal(&self) -> bool {
+        false
+    }
+
+    /// Takes over the guest's MAC and addresses, as far as they are known.
+    ///
+    /// # Errors
+    /// If an address cannot be reached this way.
+    fn settle(&mut self, _mac: Option<MacAddr>, _guests: &[IpAddr]) -> Result<(), AttachError> {
+        Ok(())
+    }
+
+    /// Creates what is missing and opens `count` queues.
+    ///
+    /// # Errors
+    /// [`AttachError`]; what was created by then is in the journal, or goes with its queues.
+    fn open(
+        &self,
+        netlink: &mut Netlink,
+        journal: Option<&mut Journal>,
+        count: usize,
+    ) -> Result<Vec<TapQueue>, AttachError>;
+
+    /// True if frames pass through the device, which is `link`. Restores what belongs together: a
+    /// port whose bridge was created anew.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn is_up(&self, netlink: &mut Netlink, link: &Link) -> io::Result<bool>;
+
+    /// True once the device, or what it is created on, exists (again).
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn can_return(&self, netlink: &mut Netlink) -> io::Result<bool>;
+}
+
+/// A device that is handed over to another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceRecord {
+    /// A TAP device as a port of a bridge.
+    BridgePort(BridgePort),
+    /// A TAP device.
+    Tap(Tap),
+    /// A macvtap or ipvtap created by hawser.
+    Stacked(Stacked),
+    /// An existing macvtap or ipvtap.
+    Adopted(Adopted),
+    /// The device of queues that another process opened.
+    Descriptors(Descriptors),
+}
+
+impl DeviceRecord {
+    /// The device of the record.
+    pub fn into_device(self) -> Arc<dyn Device> {
+        match self {
+            Self::BridgePort(device) => Arc::new(device),
+            Self::Tap(device) => Arc::new(device),
+            Self::Stacked(device) => Arc::new(device),
+            Self::Adopted(device) => Arc::new(device),
+            Self::Descriptors(device) => Arc::new(device),
+        }
+    }
+}
+
+/// Whether frames get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// They do.
+    Up,
+    /// The device exists, and is down or without a segment.
+    Down,
+    /// The device is gone.
+    Gone,
+}
+
+impl State {
+    /// The state of `device`, whose number is `index`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn of(device: &dyn Device, netlink: &mut Netlink, index: u32) -> io::Result<Self> {
+        let Some(link) = netlink.link(index)? else {
+            return Ok(Self::Gone);
+        };
+        Ok(if device.is_up(netlink, &link)? {
+            Self::Up
+        } else {
+            Self::Down
+        })
+    }
+}
+
+/// Adopts open queues.
+///
+/// # Errors
+/// A descriptor is no queue.
+pub fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachError> {
+    let queues = descriptors.into_iter().map(TapQueue::adopt);
+    Ok(queues.collect::<Result<_, _>>()?)
+}
+
+/// A random MAC: locally administered, of one station.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_mac() -> io::Result<MacAddr> {
+    const LOCAL: u8 = 0x02;
+    let mut mac = [0; 6];
+    getrandom::fill(&mut mac).map_err(io::Error::other)?;
+    mac[0] = LOCAL;
+    Ok(MacAddr(mac))
+}
+
+/// A MAC for a port of a bridge.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn port_mac() -> io::Result<MacAddr> {
+    let mut mac = random_mac()?;
+    mac.0[0] = TAP_MAC_PREFIX;
+    Ok(mac)
+}
+
+/// A random name for a device that is created here.
+///
+/// # Errors
+/// The system gives no random numbers.
+pub fn random_name(prefix: &str) -> io::Result<String> {
+    let mac = random_mac()?.0;
+    Ok(format!(
+        "{prefix}{:02x}{:02x}{:02x}{:02x}",
+        mac[2], mac[3], mac[4], mac[5]
+    ))
+}
