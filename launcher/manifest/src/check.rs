@@ -1,4 +1,4 @@
-//! From the text of manifests to a plan, or to everything that is wrong with them.
+//! From the text of manifests to a plan, or to the list of all their errors.
 
 use crate::cloud_init;
 use crate::objects::report::{Problem, Report};
@@ -8,25 +8,25 @@ use crate::plan::{self, PlanSetup, VmPlan};
 /// Manifests that can be served.
 #[derive(Debug)]
 pub struct Checked {
-    /// What would be.
+    /// The resulting plan.
     pub plan: VmPlan,
-    /// What is not as the manifests say.
+    /// Differences from the manifests.
     pub warnings: Vec<Problem>,
 }
 
 /// Manifests that cannot be served.
 #[derive(Debug)]
 pub struct Rejected {
-    /// Why.
+    /// The errors.
     pub errors: Vec<Problem>,
-    /// And what else is to be said about them.
+    /// Other remarks about the manifests.
     pub warnings: Vec<Problem>,
 }
 
-/// Plans every VM of the files that the options mean; warnings are left out.
+/// Plans every VM in the files that the options select, without warnings.
 ///
 /// # Errors
-/// What is wrong with the manifests.
+/// The errors of the manifests.
 pub fn check_all(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Vec<VmPlan>, Rejected> {
     let report = Report::default();
     let manifests = objects::read(files, setup.options.namespace(), &report);
@@ -40,10 +40,10 @@ pub fn check_all(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Vec<VmPl
     }
 }
 
-/// Plans the one VM of the files that the options mean.
+/// Plans the only VM in the files that the options select.
 ///
 /// # Errors
-/// What is wrong with the manifests.
+/// The errors of the manifests.
 pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Checked, Rejected> {
     let report = Report::default();
     let manifests = objects::read(files, setup.options.namespace(), &report);
@@ -56,7 +56,7 @@ pub fn check_sources(files: &[SourceFile], setup: &PlanSetup<'_>) -> Result<Chec
     }
 }
 
-/// Says what of the network data of a plan's VM contradicts the plan.
+/// Reports network data of a plan's VM that contradict the plan.
 fn compare(manifests: &Manifests, plan: &VmPlan, report: &Report) {
     let mut machines = manifests.machines.iter();
     let vm = machines.find(|vm| (&vm.namespace, &vm.name) == (&plan.namespace, &plan.name));

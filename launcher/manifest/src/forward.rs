@@ -1,8 +1,8 @@
-//! `--port`: which ports of the host reach the guest.
+//! `--port`: the ports of the host that are forwarded to the guest.
 //!
-//! `[tcp|udp:]all`, or `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`: fields between colons, an IPv6
-//! address in brackets. Fields are told apart by their look: a protocol has letters, an
-//! address dots or brackets, ports only digits and a hyphen.
+//! `[tcp|udp:]all`, or `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`: fields between colons, an
+//! IPv6 address in brackets. The fields are distinguished by their form: a protocol has letters, an
+//! address has dots or brackets, ports have only digits and a hyphen.
 
 use hawser_config::{Forward, PortSet, Transport};
 use std::fmt;
@@ -13,9 +13,9 @@ use std::ops::RangeInclusive;
 /// One value of `--port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
-    /// These.
+    /// These ports.
     Some(Forward),
-    /// Every one, of this transport or of both: `all`, `tcp:all`, `udp:all`.
+    /// Every port of this transport, or of both: `all`, `tcp:all`, `udp:all`.
     All(Option<Transport>),
 }
 
@@ -39,17 +39,17 @@ pub fn parse_ports(text: &str) -> Result<Ports, String> {
     }
 }
 
-/// Ports that stay the pod's.
+/// Ports that stay with the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Of what.
+    /// Their transport.
     pub transport: Transport,
-    /// First and last.
+    /// First and last port.
     pub ports: RangeInclusive<u16>,
 }
 
 impl Kept {
-    /// One port of TCP.
+    /// One TCP port.
     pub const fn tcp(port: u16) -> Self {
         Self {
             transport: Transport::Tcp,
@@ -58,7 +58,7 @@ impl Kept {
     }
 }
 
-/// As the option is written.
+/// In the form of the option.
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.transport, self.ports.start())?;
@@ -80,7 +80,7 @@ pub fn parse_kept(text: &str) -> Result<Kept, String> {
     })
 }
 
-/// The ports of the forwards and of the words for every one; `None` if there is no such word.
+/// Separates forwards from the word `all`; the set is `None` without that word.
 pub fn split(ports: &[Ports], kept: &[Kept]) -> (Vec<Forward>, Option<PortSet>) {
     let mut forwards = Vec::new();
     let mut every: Option<PortSet> = None;
@@ -138,7 +138,7 @@ fn split_transport(text: &str) -> Result<(Transport, &str), String> {
         Some((word, _)) if !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()) => {
             Err(format!("{word:?} is neither tcp nor udp"))
         }
-        // "[tcp|udp]:" may be left out with its colon, or leave only the colon.
+        // "[tcp|udp]:" may be omitted with its colon, or leave only the colon.
         Some(("", rest)) => Ok((Transport::Tcp, rest)),
         _ => Ok((Transport::Tcp, text)),
     }
@@ -147,12 +147,17 @@ fn split_transport(text: &str) -> Result<(Transport, &str), String> {
 fn split_address(text: &str) -> Result<(Option<IpAddr>, &str), String> {
     let (addr, rest): (IpAddr, &str) = if let Some(inside) = text.strip_prefix('[') {
         let (addr, rest) = inside.split_once("]:").ok_or(SHAPE)?;
-        let addr: Ipv6Addr = addr.parse().map_err(|_| format!("{addr:?} is no IPv6 address"))?;
+        let addr: Ipv6Addr = addr.parse().map_err(|_| format!("{addr:?} is not an IPv6 address"))?;
         (addr.into(), rest)
     } else {
         match text.split_once(':') {
             Some((addr, rest)) if addr.contains('.') => {
-                let addr: Ipv4Addr = addr.parse().map_err(|_| format!("{addr:?} is no IPv4 address"))?;
+                let addr: Ipv4Addr = addr.parse().map_err(|_| {
+                    format!(
+                        "{addr:?} is not an IPv4 \
+                    address"
+                    )
+                })?;
                 (addr.into(), rest)
             }
             _ => return Ok((None, text)),
@@ -160,7 +165,7 @@ fn split_address(text: &str) -> Result<(Option<IpAddr>, &str), String> {
     };
     let link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
     if addr.is_multicast() || link_local {
-        return Err(format!("{addr} is no address to listen on"));
+        return Err(format!("{addr} is not an address to listen on"));
     }
     Ok((Some(addr), rest))
 }
@@ -188,7 +193,7 @@ fn port_range(text: &str) -> Result<(u16, u16), String> {
     Ok((first, last))
 }
 
-/// First port of the guest; a range must be as long as the host's, a single port begins one.
+/// First port of the guest; a range must be as long as the host's, a single port starts one.
 fn guest_start(text: &str, count: NonZeroU16) -> Result<u16, String> {
     let (first, last) = port_range(text)?;
     let beyond = count.get() - 1;

@@ -74,11 +74,11 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
         ("80-89:90-98", "not as long as"),
         ("80:90-91", "not as long as"),
         ("80-89:65530", "beyond 65535"),
-        ("10.0.0:80", "no IPv4 address"),
-        ("[10.0.0.1]:80", "no IPv6 address"),
+        ("10.0.0:80", "not an IPv4 address"),
+        ("[10.0.0.1]:80", "not an IPv6 address"),
         ("::1:80", SHAPE),
-        ("224.0.0.1:80", "no address to listen on"),
-        ("[fe80::1]:80", "no address to listen on"),
+        ("224.0.0.1:80", "not an address to listen on"),
+        ("[fe80::1]:80", "not an address to listen on"),
     ];
     for (text, words) in cases {
         let error = parse(text).expect_err(text);

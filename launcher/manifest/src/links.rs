@@ -4,18 +4,18 @@ use hawser_config::{Ipv4Link, Ipv6Link};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The guest's IPv4 network unless one is chosen (KubeVirt's).
+/// The default IPv4 network of the guest (KubeVirt's).
 pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
-/// The guest's IPv6 network unless one is chosen (KubeVirt's).
+/// The default IPv6 network of the guest (KubeVirt's).
 pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
-/// The families the guest has. Gateway and guest are the first two hosts of each network, whose
+/// The families of the guest. Gateway and guest are the first two hosts of each network, whose
 /// width the options' parser has checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// IPv4; `None`: off.
+    /// IPv4; `None` if it is off.
     pub ipv4: Option<Ipv4Link>,
-    /// IPv6; `None`: off.
+    /// IPv6; `None` if it is off.
     pub ipv6: Option<Ipv6Link>,
 }
 
@@ -28,7 +28,7 @@ impl Links {
         }
     }
 
-    /// Whether the guest speaks the address' family.
+    /// Whether the guest has the family of `addr`.
     pub const fn has_family_of(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(_) => self.ipv4.is_some(),
@@ -36,7 +36,7 @@ impl Links {
         }
     }
 
-    /// The guest's network that `addr` lies in, and the option that chooses another.
+    /// The guest's network that contains `addr`, and the option that sets it.
     pub fn covering(&self, addr: IpAddr) -> Option<(&'static str, IpNet)> {
         let (option, network) = match addr {
             IpAddr::V4(_) => ("--ipv4", IpNet::V4(self.ipv4?.network)),
@@ -45,12 +45,12 @@ impl Links {
         network.contains(&addr).then_some((option, network))
     }
 
-    /// Whether `addr` lies in one of the guest's networks.
+    /// Whether `addr` is in one of the guest's networks.
     pub fn covers(&self, addr: IpAddr) -> bool {
         self.covering(addr).is_some()
     }
 
-    /// The gateway's address that stands for `server`: of its own family if the guest has it.
+    /// The gateway's address for `server`: of the server's family if the guest has it.
     pub fn gateway_for(&self, server: IpAddr) -> Option<IpAddr> {
         let v4 = self.ipv4.map(|link| IpAddr::from(link.gateway));
         let v6 = self.ipv6.map(|link| IpAddr::from(link.gateway));

@@ -1,5 +1,5 @@
-//! What one option's value must look like, whatever the others say. Each function is a
-//! clap value parser: its error completes "invalid value '…' for '--option': ".
+//! Parsers for the values of single options. Each function is a clap value parser: its error
+//! completes "invalid value '…' for '--option': ".
 
 use crate::nic::{Family, IpvtapMode, MacvtapMode, Stack};
 use hawser_config::GATEWAY_MAC;
@@ -24,7 +24,7 @@ const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 253;
 /// First descriptor that is not standard input, output or error.
 const FIRST_FREE_DESCRIPTOR: RawFd = 3;
-/// Networks no narrower than these hold a gateway, a guest and the two ends.
+/// Longest prefixes with room for a gateway, a guest and the two ends of the network.
 const MAX_IPV4_PREFIX: u8 = 30;
 const MAX_IPV6_PREFIX: u8 = 126;
 
@@ -36,7 +36,7 @@ pub fn socket_path(text: &str) -> Parsed<PathBuf> {
     match path.as_os_str().as_bytes().len() {
         0 => Err("name a file for the socket".into()),
         n if n > MAX_SOCKET_PATH => Err(format!(
-            "{n} bytes are too long for a Unix socket, which may have {MAX_SOCKET_PATH}; choose a shorter path"
+            "{n} bytes are too long for the path of a Unix socket: give up to {MAX_SOCKET_PATH}"
         )),
         _ => Ok(path),
     }
@@ -75,7 +75,7 @@ where
     let find = |asked: &str| {
         let found = modes.iter().find(|(name, _)| *name == asked).map(|(_, mode)| *mode);
         let names: Vec<&str> = modes.iter().map(|(name, _)| *name).collect();
-        found.ok_or_else(|| format!("'{asked}' is no mode; choose one of {}", names.join(", ")))
+        found.ok_or_else(|| format!("'{asked}' is not a mode; choose one of {}", names.join(", ")))
     };
     Ok(Stack {
         lower: interface_name(lower)?,
@@ -107,7 +107,7 @@ pub fn guest_address(text: &str) -> Parsed<IpAddr> {
         .map_err(|_| "give an address such as 192.0.2.5 or 2001:db8::5".to_owned())?;
     let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     if address.is_multicast() || address.is_unspecified() || address.is_loopback() || link_local {
-        return Err("no guest is reached at this address; choose one of its network".into());
+        return Err("a guest cannot have this address; choose one of its network".into());
     }
     Ok(address)
 }
@@ -116,13 +116,13 @@ pub fn guest_address(text: &str) -> Parsed<IpAddr> {
 pub fn guest_mac(text: &str) -> Parsed<MacAddr> {
     let mac: MacAddr = MacAddr::from_str(text).map_err(|e| e.to_string())?;
     if mac.is_multicast() {
-        return Err("this is a multicast address; the first byte of a card's MAC is even".into());
+        return Err("this is a multicast address; the first byte of a NIC's MAC is even".into());
     }
     if mac == GATEWAY_MAC {
         return Err("this is the MAC of the gateway; choose another for the guest".into());
     }
     if mac == MacAddr::default() {
-        return Err("this is no card's address; choose another, or leave --mac out".into());
+        return Err("this is not a valid MAC for a NIC; choose another, or leave out --mac".into());
     }
     Ok(mac)
 }
@@ -143,7 +143,7 @@ pub fn queue_pairs(text: &str) -> Parsed<NonZeroU16> {
         .ok_or_else(|| format!("give 1 to {MAX_QUEUE_PAIRS}"))
 }
 
-/// Longest time a thread stays awake or rests, in microseconds: a whole timer tick of a guest.
+/// Longest time of polling or rest, in microseconds: a timer tick of a guest.
 const MAX_PAUSE: u16 = 1000;
 
 /// `--busy-poll`, `--rest`
@@ -172,12 +172,12 @@ pub fn ipv4_network(text: &str) -> Parsed<Family<Ipv4Net>> {
     }
     if first.octets()[0] == 0 || first.is_loopback() || first.is_multicast() || first.is_link_local() || is_class_e(net)
     {
-        return Err("hosts cannot live on this network; take a private one such as 10.0.2.0/24".into());
+        return Err("this network cannot have hosts; use a private one such as 10.0.2.0/24".into());
     }
     Ok(Family::On(net))
 }
 
-/// 240.0.0.0/4, which hosts refuse as their address.
+/// 240.0.0.0/4, which hosts do not accept as their address.
 fn is_class_e(net: Ipv4Net) -> bool {
     net.addr().octets()[0] >= 240
 }
@@ -198,7 +198,7 @@ pub fn ipv6_network(text: &str) -> Parsed<Family<Ipv6Net>> {
         ));
     }
     if first.segments()[0] == 0 || first.is_multicast() || first.is_unicast_link_local() {
-        return Err("hosts cannot live on this network; take a private one such as fd10:0:2::/120".into());
+        return Err("this network cannot have hosts; use a private one such as fd10:0:2::/120".into());
     }
     Ok(Family::On(net))
 }
@@ -216,7 +216,7 @@ pub fn hostname(text: &str) -> Parsed<String> {
 pub fn name_server(text: &str) -> Parsed<IpAddr> {
     let addr: IpAddr = text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned())?;
     if addr.is_multicast() || addr.is_unspecified() {
-        return Err("this is no server's address".into());
+        return Err("this cannot be a server's address".into());
     }
     Ok(addr)
 }
@@ -235,7 +235,7 @@ fn is_label(text: &str) -> bool {
     is_domain_label(text) && !text.contains('_')
 }
 
-/// A label of a domain: as of a host, and underscores, which cluster domains use.
+/// A label of a domain: as for a host, plus underscores, which cluster domains use.
 fn is_domain_label(label: &str) -> bool {
     (1..=MAX_LABEL).contains(&label.len())
         && label
@@ -245,7 +245,7 @@ fn is_domain_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// `--memory`: digits and K, M or G, passed on as they are.
+/// `--memory`: digits and K, M or G, passed on unchanged.
 pub fn memory_size(text: &str) -> Parsed<String> {
     let digits = text.strip_suffix(['K', 'M', 'G']).unwrap_or(text);
     match digits.parse::<u64>() {

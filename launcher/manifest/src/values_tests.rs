@@ -21,7 +21,7 @@ fn a_guest_mac_is_a_single_cards_own() {
             ("03:00:00:00:00:01", "multicast"),
             ("ff:ff:ff:ff:ff:ff", "multicast"),
             ("02:00:00:00:00:00", "gateway"),
-            ("00:00:00:00:00:00", "no card's"),
+            ("00:00:00:00:00:00", "not a valid MAC for a NIC"),
             ("02:00:00:00:00", "is not a MAC address such as"),
             ("02:00:00:00:00:0g", "is not a MAC address such as"),
             ("", "is not a MAC address such as"),
@@ -32,7 +32,7 @@ fn a_guest_mac_is_a_single_cards_own() {
 #[test]
 fn a_guests_address_is_one_it_is_reached_at() {
     assert_eq!(guest_address("192.0.2.5"), Ok([192, 0, 2, 5].into()));
-    let words = "no guest is reached";
+    let words = "a guest cannot have this address";
     refused(
         guest_address,
         &[
@@ -82,11 +82,11 @@ fn an_ipv4_network_is_cut_to_its_prefix() {
             ("10.0.2.0/33", "such as 10.0.2.0/24"),
             ("10.0.2.0", "such as 10.0.2.0/24"),
             ("on", "such as 10.0.2.0/24"),
-            ("0.0.0.0/0", "cannot live"),
-            ("127.0.0.0/8", "cannot live"),
-            ("169.254.0.0/16", "cannot live"),
-            ("224.0.0.0/24", "cannot live"),
-            ("255.255.255.0/24", "cannot live"),
+            ("0.0.0.0/0", "cannot have hosts"),
+            ("127.0.0.0/8", "cannot have hosts"),
+            ("169.254.0.0/16", "cannot have hosts"),
+            ("224.0.0.0/24", "cannot have hosts"),
+            ("255.255.255.0/24", "cannot have hosts"),
         ],
     );
 }
@@ -102,10 +102,10 @@ fn an_ipv6_network_is_cut_to_its_prefix() {
         &[
             ("fd10::/127", "/126 or wider"),
             ("10.0.2.0/24", "such as fd10:0:2::/120"),
-            ("fe80::/64", "cannot live"),
-            ("ff00::/8", "cannot live"),
-            ("::/0", "cannot live"),
-            ("::1/126", "cannot live"),
+            ("fe80::/64", "cannot have hosts"),
+            ("ff00::/8", "cannot have hosts"),
+            ("::/0", "cannot have hosts"),
+            ("::1/126", "cannot have hosts"),
         ],
     );
 }
@@ -163,8 +163,8 @@ fn a_name_server_is_one_hosts_address() {
         name_server,
         &[
             ("dns.example", "IPv4 or IPv6 address"),
-            ("0.0.0.0", "no server's"),
-            ("ff02::fb", "no server's"),
+            ("0.0.0.0", "cannot be a server's address"),
+            ("ff02::fb", "cannot be a server's address"),
         ],
     );
 }

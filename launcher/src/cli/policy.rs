@@ -80,8 +80,8 @@ pub enum PolicyError {
     },
     /// The native VLAN is among the tagged ones.
     #[error(
-        "--vlan-trunk={spec} and --{option}={id} both name VLAN {id}, which cannot be with and without a tag: \
-         leave it out of one"
+        "--vlan-trunk={spec} and --{option}={id} both name VLAN {id}, which cannot be both tagged and untagged: \
+         remove it from one"
     )]
     NativeInTrunk {
         /// The trunk option's value.

@@ -1,11 +1,11 @@
-//! Where a VM's network data contradict what its NICs' guests are told.
+//! Compares a VM's network data with the addresses that its NICs' guests receive.
 //!
-//! A contradiction is a warning: most guests live with it. It is an error where the guest
-//! would reach nothing, which only masquerade can know: NAT answers for one gateway, and
-//! carries one address of each family. Which NIC a device is, is certain by its MAC, and for
-//! the only device of an only NIC; where names of devices decide, the guest's kernel may
-//! count in another order, and all is a warning. So it is in a family whose network the
-//! manifest does not name: the pod may be without it.
+//! A contradiction is a warning: most guests work with it. It is an error if the guest would be
+//! without a network, which only masquerade can know: NAT has one gateway, and one guest address
+//! per family. A device's NIC is certain by its MAC, or if there is only one of each; if only the
+//! device's name decides, the guest's kernel may count in another order, and every contradiction is
+//! a warning. The same holds for a family whose network the manifest does not name: the pod may
+//! lack it.
 
 use super::offer::{Lease, Offer, Told, is_ipv4};
 use crate::objects::ipam::Range;
@@ -15,7 +15,7 @@ use crate::plan::{NicPlan, VmPlan};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Says what of a VM's network data contradicts its plan.
+/// Reports network data of a VM that contradict its plan.
 pub fn check(devices: &[Device], plan: &VmPlan, report: &Report) {
     let alone = devices.len() == 1 && plan.nics.len() == 1;
     for device in devices {
@@ -32,17 +32,14 @@ pub fn check(devices: &[Device], plan: &VmPlan, report: &Report) {
     }
 }
 
-/// The NIC a device is, and whether that is certain.
+/// The NIC of a device, and whether that is certain.
 fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> Option<(&'a NicPlan, bool)> {
     let nics = &plan.nics;
     match &device.is {
         Match::Mac(mac) => {
             let found = nics.iter().find(|nic| nic.mac == Some(mac.value));
             if found.is_none() {
-                let message = format!(
-                    "no interface has this MAC, and cloud-init finds none by it: {}",
-                    macs(plan)
-                );
+                let message = format!("no interface has this MAC, so cloud-init finds none: {}", macs(plan));
                 report.warn(&mac.spot, message);
             }
             Some((found?, true))
@@ -50,7 +47,7 @@ fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> 
         Match::Name(name) => {
             if ethernet(name).is_some_and(|number| number >= nics.len()) {
                 let names: Vec<String> = nics.iter().map(|nic| format!("{:?}", nic.name)).collect();
-                let message = format!("a guest of {} NICs ({}) has no {name}", nics.len(), names.join(", "));
+                let message = format!("a guest with {} NICs ({}) has no {name}", nics.len(), names.join(", "));
                 report.warn(&device.spot, message);
             }
             if alone {
@@ -62,8 +59,8 @@ fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> 
     }
 }
 
-/// Which NIC goes by a name, counted from 0: `eth0`, or `enp1s0` where each card has a port of
-/// its own, as KubeVirt's machines are.
+/// Index of the NIC with a device name: `eth0`, or `enp1s0` if each NIC has its own PCIe port, as
+/// in KubeVirt's machines.
 fn position(name: &str) -> Option<usize> {
     let bus = || {
         name.strip_prefix("enp")?
@@ -79,16 +76,16 @@ fn ethernet(name: &str) -> Option<usize> {
     name.strip_prefix("eth")?.parse().ok()
 }
 
-/// Which NIC has which MAC, and where that stands.
+/// The MACs of all NICs, with their position in the manifests.
 fn macs(plan: &VmPlan) -> String {
     let of_nic = |nic: &NicPlan| match nic.mac {
         Some(mac) => format!("{mac} is that of {:?} ({})", nic.name, nic.places.mac),
-        None => format!("that of {:?} is not given ({})", nic.name, nic.places.interface),
+        None => format!("the MAC of {:?} is not given ({})", nic.name, nic.places.interface),
     };
     plan.nics.iter().map(of_nic).collect::<Vec<_>>().join(", ")
 }
 
-/// A device beside its NIC.
+/// A device and its NIC.
 struct Comparison<'a> {
     device: &'a Device,
     nic: &'a NicPlan,
@@ -110,7 +107,7 @@ impl Comparison<'_> {
             && own.value != mac
         {
             let message = format!(
-                "interface {:?} has {mac} ({}), by which its network knows the guest",
+                "interface {:?} has {mac} ({}), which identifies the guest on its network",
                 self.nic.name, self.nic.places.mac
             );
             self.report.warn(&own.spot, message);
@@ -119,7 +116,7 @@ impl Comparison<'_> {
             && mtu.value > u32::from(most)
         {
             let message = format!(
-                "{} is above the {most} of its network ({}): larger frames are lost",
+                "{} is above the MTU {most} of its network ({}): larger frames are lost",
                 mtu.value, self.nic.places.mtu
             );
             self.report.warn(&mtu.spot, message);
@@ -148,16 +145,16 @@ impl Comparison<'_> {
             };
             let only = missing.map_or_else(String::new, |family| format!(", if the pod has {family}"));
             let message = format!(
-                "the guest gives itself no address of {family} and asks for none, where one is handed out on interface \
-                 {:?} ({}){only}: give {field}",
+                "the guest has no address of {family} and does not request the one that interface \
+                 {:?} ({}) offers{only}: give {field}",
                 self.nic.name, self.nic.places.ipam
             );
             self.report.warn(&self.device.spot, message);
         }
     }
 
-    /// True if the guest asks for an address. For IPv6 it does so when a router advertisement
-    /// says that there is one to ask for, unless it is told not to listen.
+    /// True if the guest requests an address. For IPv6 it does so when a router advertisement
+    /// announces DHCPv6, unless it ignores advertisements.
     fn asks(&self, ipv4: bool) -> bool {
         if ipv4 {
             self.device.dhcp4
@@ -166,8 +163,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Something that leaves the guest without a network, if this is the NIC, and the pod has
-    /// the family that may be missing.
+    /// Reports something that leaves the guest without a network, if the NIC is certain and the pod
+    /// has the family that may be missing.
     fn cut_off(&self, spot: &Spot, missing: Option<&str>, message: String) {
         let nic = (!self.certain).then(|| format!("this is interface {:?}", self.nic.name));
         let family = missing.map(|family| format!("the pod has {family}"));
@@ -191,16 +188,16 @@ impl Comparison<'_> {
         };
         for given in gateways.iter().filter(|given| given.value != gateway) {
             let message = format!(
-                "the gateway of interface {name:?} is {gateway} ({place}), and by {} the guest reaches nothing: give \
-                 {gateway}, or none",
+                "the gateway of interface {name:?} is {gateway} ({place}); the guest reaches \
+                 nothing through {}: give {gateway}, or none",
                 given.value
             );
             self.cut_off(&given.spot, missing, message);
         }
         if let (Some(given), true, false) = (addresses.first(), gateways.is_empty(), self.asks(ipv4)) {
             let message = format!(
-                "no gateway is given, and none is asked for, so that the guest of interface {name:?} ({place}) reaches \
-                 no network but this: give {gateway}"
+                "no gateway is given or requested, so the guest of interface {name:?} ({place}) \
+                 reaches no network but its own: give {gateway}"
             );
             self.report.warn(&given.spot, message);
         }
@@ -215,7 +212,8 @@ impl Comparison<'_> {
         }
         if reaches && lease.address.contains(&address.addr()) {
             let message = format!(
-                "the guest of interface {name:?} is {} ({place}): what comes in goes there, not to {}",
+                "the guest of interface {name:?} is {} ({place}): incoming traffic goes there, not \
+                 to {}",
                 lease.address,
                 address.addr()
             );
@@ -224,8 +222,8 @@ impl Comparison<'_> {
         }
         let ipv4 = is_ipv4(&lease.address);
         let message = format!(
-            "the network of interface {name:?} is {} ({place}), and from {address} the guest reaches nothing: give {}, \
-             or {} alone",
+            "the network of interface {name:?} is {} ({place}); the guest reaches nothing from \
+             {address}: give {}, or {} alone",
             lease.address.trunc(),
             lease.address,
             if ipv4 { "dhcp4: true" } else { "dhcp6: true" }
@@ -240,8 +238,8 @@ impl Comparison<'_> {
     fn pods(&self, addresses: &[&Given<IpNet>]) {
         for given in addresses {
             let message = format!(
-                "the guest of interface {:?} takes over the pod's address, and is told it by DHCP ({}): {} is the \
-                 guest's own idea",
+                "the guest of interface {:?} takes over the pod's address and receives it by DHCP \
+                 ({}): {} is the guest's own choice",
                 self.nic.name,
                 self.nic.places.ipam,
                 given.value.addr()
@@ -256,7 +254,7 @@ impl Comparison<'_> {
         for given in addresses.iter().filter(|given| !is_leased(given)) {
             let own: Vec<String> = leases.iter().map(|lease| lease.address.to_string()).collect();
             let message = format!(
-                "the guest of interface {name:?} is given {} ({place}), and another VM may be given {}",
+                "the guest of interface {name:?} gets {} ({place}), and another VM may get {}",
                 own.join(", "),
                 given.value.addr()
             );
@@ -266,7 +264,7 @@ impl Comparison<'_> {
         for given in gateways.iter().filter(|given| !known.contains(&given.value)) {
             let own: Vec<String> = known.iter().map(ToString::to_string).collect();
             let own = if own.is_empty() { "none".into() } else { own.join(", ") };
-            let message = format!("the network of interface {name:?} has {own} for a gateway ({place})");
+            let message = format!("the network of interface {name:?} has the gateway {own} ({place})");
             self.report.warn(&given.spot, message);
         }
     }
@@ -275,8 +273,8 @@ impl Comparison<'_> {
         for given in addresses {
             let own: Vec<String> = ranges.iter().map(|r| format!("{} to {}", r.first, r.last)).collect();
             let message = format!(
-                "the guest of interface {:?} is given one of {} ({}), which need not be {}: an ipam of type static \
-                 keeps it",
+                "the guest of interface {:?} gets one of {} ({}), which may differ from {}: an \
+                 ipam of type static keeps it",
                 self.nic.name,
                 own.join(", "),
                 self.nic.places.ipam,
@@ -291,7 +289,7 @@ const fn family_name(ipv4: bool) -> &'static str {
     if ipv4 { "IPv4" } else { "IPv6" }
 }
 
-/// What every card has besides, and what no router carries.
+/// Every NIC also has such an address, and no router forwards it.
 const fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),

@@ -1,4 +1,4 @@
-//! What cloud-init makes of a guest's NICs, beside what hawser hands out on them.
+//! cloud-init's configuration of a guest's NICs, compared with what hawser hands out on them.
 //!
 //! ```text
 //!  objects::network_data ── devices ─┐
@@ -7,8 +7,8 @@
 //!                                    └─ write ── `hawser cloud-init`
 //! ```
 //!
-//! [`offer`] says what a NIC's guest hears of hawser, [`compare`] where the devices of the
-//! VM's network data contradict it, [`write`] the network data that fit.
+//! [`offer`] describes what hawser hands out to a NIC's guest, [`compare`] finds devices in the
+//! VM's network data that contradict it, [`write`] produces matching network data.
 
 mod compare;
 mod offer;
@@ -19,7 +19,7 @@ pub use write::network_data;
 
 use crate::plan::VmPlan;
 
-/// Whether the store gives the MAC of a NIC, so that the network data wait for its lease.
+/// Whether the store assigns the MAC of a NIC, so that the network data must wait for its lease.
 pub fn leaves_open(plan: &VmPlan) -> bool {
     plan.nics.iter().any(|nic| nic.mac.is_none() && nic.has_own_mac())
 }

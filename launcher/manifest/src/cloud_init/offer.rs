@@ -1,4 +1,4 @@
-//! What the guest of a NIC is told by hawser.
+//! The configuration that hawser hands out to the guest of a NIC.
 
 use crate::links::{DEFAULT_IPV4, DEFAULT_IPV6};
 use crate::links::{ipv4_link, ipv6_link};
@@ -10,34 +10,34 @@ use crate::plan::{NicMode, NicPlan};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
-/// What a NIC's guest is told.
+/// The configuration for a NIC's guest.
 pub struct Offer {
-    /// Of IPv4.
+    /// IPv4.
     pub ipv4: Told,
-    /// Of IPv6.
+    /// IPv6.
     pub ipv6: Told,
-    /// MTU, where the manifest says it.
+    /// MTU, if the manifest states it.
     pub mtu: Option<u16>,
 }
 
-/// What it is told of a family.
+/// The addresses of one family.
 pub enum Told {
-    /// Nothing, by anybody hawser knows of.
+    /// None from any known source.
     Nothing,
-    /// What the segment's own DHCP server says.
+    /// Those of the segment's own DHCP server.
     ByTheSegment,
-    /// What the pod has.
+    /// Those of the pod.
     ThePods,
-    /// The one address NAT knows the guest by, in a family the pod may be without.
+    /// The only guest address that NAT has, in a family that the pod may lack.
     Private {
         /// The address.
         lease: Lease,
-        /// True if the manifest names the family's network, and so counts on it.
+        /// True if the manifest names the family's network, and so relies on it.
         named: bool,
     },
     /// Its addresses on a segment.
     Addresses(Vec<Lease>),
-    /// A free address of these.
+    /// A free address in these ranges.
     OneOf(Vec<Range>),
 }
 
@@ -50,7 +50,7 @@ pub struct Lease {
 }
 
 impl Offer {
-    /// What the guest of `nic` is told.
+    /// The configuration for the guest of `nic`.
     pub fn of(nic: &NicPlan) -> Self {
         match &nic.mode {
             NicMode::Masquerade(plan) => Self::private(&plan.network),
@@ -67,7 +67,7 @@ impl Offer {
         }
     }
 
-    /// That of a family.
+    /// The addresses of a family.
     pub const fn family(&self, ipv4: bool) -> &Told {
         if ipv4 { &self.ipv4 } else { &self.ipv6 }
     }
@@ -75,7 +75,7 @@ impl Offer {
     fn private(network: &PodNetwork) -> Self {
         let ipv4 = ipv4_link(network.ipv4.unwrap_or(DEFAULT_IPV4));
         let ipv6 = ipv6_link(network.ipv6.unwrap_or(DEFAULT_IPV6));
-        // The widths are those of networks.
+        // The prefix lengths come from valid networks.
         let address4 = Ipv4Net::new(ipv4.guest, ipv4.network.prefix_len()).unwrap_or(ipv4.network);
         let address6 = Ipv6Net::new(ipv6.guest, ipv6.network.prefix_len()).unwrap_or(ipv6.network);
         let private = |address: IpNet, gateway: IpAddr, named: bool| {
@@ -84,7 +84,7 @@ impl Offer {
             Told::Private { lease, named }
         };
         Self {
-            // A guest with a wrong address of IPv4 is cut off in nearly every pod there is.
+            // A guest with a wrong IPv4 address is without a network in almost every pod.
             ipv4: private(address4.into(), ipv4.gateway.into(), true),
             ipv6: private(address6.into(), ipv6.gateway.into(), network.ipv6.is_some()),
             mtu: None,
@@ -93,12 +93,12 @@ impl Offer {
 }
 
 impl Told {
-    /// True if hawser's own server tells an address.
+    /// True if hawser's own server hands out an address.
     pub const fn is_told(&self) -> bool {
         !matches!(self, Self::Nothing | Self::ByTheSegment)
     }
 
-    /// True if the pod may be without the family, so that nothing is told.
+    /// True if the pod may lack the family, in which case no address is handed out.
     pub const fn may_be_missing(&self) -> bool {
         matches!(self, Self::ThePods | Self::Private { named: false, .. })
     }
@@ -137,7 +137,7 @@ fn of_ranges(ranges: &Ranges, ipv4: bool) -> Told {
     Told::OneOf(of_family)
 }
 
-/// The next hop the default route names.
+/// The next hop of the default route.
 fn next_hop(routes: &[Route], ipv4: bool) -> Option<IpAddr> {
     let is_default = |route: &&Route| route.destination.prefix_len() == 0 && is_ipv4(&route.destination) == ipv4;
     routes.iter().find(is_default)?.via

@@ -74,8 +74,8 @@ fn addresses_that_cut_a_masqueraded_guest_off_are_errors() {
     assert_eq!(
         of_masquerade(other_subnet),
         [format!(
-            "! vm.yaml:13: DATA.ethernets.eth0.addresses[0]: the network of interface \"default\" is 10.0.2.0/24 {HERE}, and \
-             from 10.200.0.1/24 the guest reaches nothing: give 10.0.2.2/24, or dhcp4: true alone"
+            "! vm.yaml:13: DATA.ethernets.eth0.addresses[0]: the network of interface \"default\" is 10.0.2.0/24 {HERE}; \
+             the guest reaches nothing from 10.200.0.1/24: give 10.0.2.2/24, or dhcp4: true alone"
         )]
     );
     // The gateway is not on the link.
@@ -92,12 +92,12 @@ fn addresses_that_cut_a_masqueraded_guest_off_are_errors() {
         of_masquerade(gateways),
         [
             format!(
-                "! vm.yaml:15: DATA.ethernets.eth0.routes[0].via: the gateway of interface \"default\" is 10.0.2.1 {HERE}, and \
-                 by 10.0.2.254 the guest reaches nothing: give 10.0.2.1, or none"
+                "! vm.yaml:15: DATA.ethernets.eth0.routes[0].via: the gateway of interface \"default\" is 10.0.2.1 {HERE}; \
+                 the guest reaches nothing through 10.0.2.254: give 10.0.2.1, or none"
             ),
             format!(
-                "! vm.yaml:16: DATA.ethernets.eth0.gateway6: the gateway of interface \"default\" is fd10:0:2::1 {HERE}, and \
-                 by fd10:0:2::fe the guest reaches nothing: give fd10:0:2::1, or none"
+                "! vm.yaml:16: DATA.ethernets.eth0.gateway6: the gateway of interface \"default\" is fd10:0:2::1 {HERE}; \
+                 the guest reaches nothing through fd10:0:2::fe: give fd10:0:2::1, or none"
             )
         ]
     );
@@ -121,23 +121,23 @@ fn what_leaves_the_guest_some_network_is_a_warning() {
         (
             "version: 2\nethernets:\n  eth0:\n    addresses: [10.0.2.7/24]\n    gateway4: 10.0.2.1",
             "vm.yaml:13: warning: DATA.ethernets.eth0.addresses[0]: the guest of interface \"default\" is 10.0.2.2/24 \
-             (vm.yaml:6: spec.domain.devices.interfaces[0]): what comes in goes there, not to 10.0.2.7",
+             (vm.yaml:6: spec.domain.devices.interfaces[0]): incoming traffic goes there, not to 10.0.2.7",
         ),
         (
             "version: 2\nethernets:\n  eth0:\n    addresses: [10.0.2.2/24]",
-            "vm.yaml:13: warning: DATA.ethernets.eth0.addresses[0]: no gateway is given, and none is asked for",
+            "vm.yaml:13: warning: DATA.ethernets.eth0.addresses[0]: no gateway is given or requested",
         ),
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: false",
-            "vm.yaml:12: warning: DATA.ethernets.eth0: the guest gives itself no address of IPv4 and asks for none",
+            "vm.yaml:12: warning: DATA.ethernets.eth0: the guest has no address of IPv4 and does not request the one that",
         ),
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    accept-ra: false",
-            "vm.yaml:12: warning: DATA.ethernets.eth0: the guest gives itself no address of IPv6 and asks for none",
+            "vm.yaml:12: warning: DATA.ethernets.eth0: the guest has no address of IPv6 and does not request the one that",
         ),
         (
             "version: 2\nethernets:\n  lan:\n    match: {macaddress: '02:00:00:00:00:06'}\n    dhcp4: true",
-            "vm.yaml:13: warning: DATA.ethernets.lan.match.macaddress: no interface has this MAC, and cloud-init finds none \
+            "vm.yaml:13: warning: DATA.ethernets.lan.match.macaddress: no interface has this MAC, so cloud-init finds none \
              by it: 02:00:00:00:00:05 is that of \"default\" (vm.yaml:6: spec.domain.devices.interfaces[0].macAddress)",
         ),
         (
@@ -147,7 +147,7 @@ fn what_leaves_the_guest_some_network_is_a_warning() {
         ),
         (
             "version: 2\nethernets:\n  eth1: {dhcp4: true}",
-            "vm.yaml:12: warning: DATA.ethernets.eth1: a guest of 1 NICs (\"default\") has no eth1",
+            "vm.yaml:12: warning: DATA.ethernets.eth1: a guest with 1 NICs (\"default\") has no eth1",
         ),
     ] {
         let said = of_masquerade(data);
@@ -178,8 +178,8 @@ fn ipv6_that_the_pod_may_be_without_is_never_an_error() {
     assert!(of_any_pod(wrong).iter().any(|problem| problem.starts_with('!')));
     let deaf = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    accept-ra: false";
     let expected = format!(
-        "vm.yaml:12: warning: DATA.ethernets.eth0: the guest gives itself no address of IPv6 and asks for none, where one is \
-         handed out on interface \"default\" {HERE}, if the pod has IPv6: give dhcp6: true, or leave out accept-ra: false"
+        "vm.yaml:12: warning: DATA.ethernets.eth0: the guest has no address of IPv6 and does not request \
+         the one that interface \"default\" {HERE} offers, if the pod has IPv6: give dhcp6: true, or leave out accept-ra: false"
     );
     for binding in [MASQUERADE, BRIDGE] {
         assert_eq!(
@@ -203,7 +203,10 @@ fn a_part_of_a_bond_bridge_or_vlan_need_not_ask() {
     ] {
         assert_eq!(of_masquerade(&format!("{head}{made}")), Vec::<String>::new(), "{made}");
         let other = of_masquerade(&format!("{head}{}", made.replace("eth0", "eth1")));
-        assert!(other.iter().any(|s| s.contains("asks for none")), "{made}: {other:?}");
+        assert!(
+            other.iter().any(|s| s.contains("does not request the one")),
+            "{made}: {other:?}"
+        );
     }
 }
 
@@ -246,16 +249,16 @@ fn a_segment_hands_out_what_its_ipam_says() {
     assert_eq!(
         of_bridge(fixed, data),
         [
-            "vm.yaml:13: warning: DATA.ethernets.eth0.mtu: 9000 is above the 1400 of its network (vm.yaml:23: \
+            "vm.yaml:13: warning: DATA.ethernets.eth0.mtu: 9000 is above the MTU 1400 of its network (vm.yaml:23: \
              spec.config.mtu): larger frames are lost"
                 .to_owned(),
             format!(
-                "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: the guest of interface \"default\" is given \
-                 192.0.2.5/24 {place}, and another VM may be given 192.0.2.6"
+                "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: the guest of interface \"default\" gets \
+                 192.0.2.5/24 {place}, and another VM may get 192.0.2.6"
             ),
             format!(
-                "vm.yaml:15: warning: DATA.ethernets.eth0.gateway4: the network of interface \"default\" has 192.0.2.1 for \
-                 a gateway {place}"
+                "vm.yaml:15: warning: DATA.ethernets.eth0.gateway4: the network of interface \"default\" has the \
+                 gateway 192.0.2.1 {place}"
             ),
         ]
     );
@@ -263,7 +266,7 @@ fn a_segment_hands_out_what_its_ipam_says() {
     let said = of_bridge(ranges, data);
     assert!(
         said.iter()
-            .any(|s| s.contains("is given one of 192.0.2.1 to 192.0.2.254") || s.contains("192.0.2.2 to 192.0.2.254")),
+            .any(|s| s.contains("gets one of 192.0.2.1 to 192.0.2.254") || s.contains("192.0.2.2 to 192.0.2.254")),
         "{said:?}"
     );
     // Nobody but the segment knows of addresses there.
@@ -325,7 +328,7 @@ fn version_1_takes_a_prefix_from_where_cloud_init_does() {
     }
     let route = "version: 1\nconfig:\n- type: physical\n  name: eth0\n  subnets: [{type: dhcp, routes: [{network: 0.0.0.0, \
                  prefix: 0, gateway: 10.0.2.9}]}]";
-    assert!(of_masquerade(route)[0].contains("by 10.0.2.9 the guest reaches nothing"));
+    assert!(of_masquerade(route)[0].contains("the guest reaches nothing through 10.0.2.9"));
 }
 
 #[test]
@@ -373,8 +376,8 @@ fn every_source_of_network_data_is_read() {
     for (volume, expected) in [
         (
             "cloudInitNoCloud: {networkDataSecretRef: {name: secret}}",
-            "vm.yaml:8: warning: spec.volumes[0].cloudInitNoCloud.networkDataSecretRef: not compared: what the guest's network \
-             is to be stands in the Secret \"secret\", which is not known here",
+            "vm.yaml:8: warning: spec.volumes[0].cloudInitNoCloud.networkDataSecretRef: not compared: the guest's network \
+             configuration is in the Secret \"secret\", which is not known here",
         ),
         (
             "cloudInitNoCloud: {networkData: a, networkDataBase64: YQ==}",
@@ -383,12 +386,12 @@ fn every_source_of_network_data_is_read() {
         ),
         (
             "cloudInitNoCloud: {networkDataBase64: '?'}",
-            "! vm.yaml:8: spec.volumes[0].cloudInitNoCloud.networkDataBase64: this is no base64 of a text",
+            "! vm.yaml:8: spec.volumes[0].cloudInitNoCloud.networkDataBase64: this is not base64 of a text",
         ),
         (
             "cloudInitNoCloud: {networkdata: a}",
             "! vm.yaml:8: spec.volumes[0].cloudInitNoCloud.networkdata: there is no such field in cloudInitNoCloud, \
-             cloudInitConfigDrive; it may have networkData, networkDataBase64, networkDataSecretRef",
+             cloudInitConfigDrive; its fields are networkData, networkDataBase64, networkDataSecretRef",
         ),
         ("cloudInitNoCloud: {userDataBase64: YQ==}", ""),
         ("cloudInitNoCloud: {secretRef: {name: a}}", ""),
@@ -420,7 +423,7 @@ fn network_data_nobody_understands_is_a_warning_at_its_line() {
         ),
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    addresses: [10.0.2.2]",
-            "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: not compared: \"10.0.2.2\": this is no address with a \
+            "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: not compared: \"10.0.2.2\": this is not an address with a \
              prefix",
         ),
         (
@@ -441,7 +444,8 @@ fn network_data_nobody_understands_is_a_warning_at_its_line() {
 fn network_data_without_end_are_refused_as_kubevirt_does_or_read_in_part() {
     let long = format!("version: 2\n# {}", "a".repeat(2048));
     let said = of_masquerade(&long);
-    let expected = "! vm.yaml:9: DATA: KubeVirt takes 2048 bytes here, and this is longer: give a networkDataSecretRef";
+    let expected =
+        "! vm.yaml:9: DATA: KubeVirt accepts 2048 bytes here, and this is longer: give a networkDataSecretRef";
     assert_eq!(said, [expected]);
     let bomb = "version: 1\na: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c \
                 [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nconfig: [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]";
@@ -476,7 +480,7 @@ fn what_is_written_fits_and_asks_for_what_is_handed_out() {
     assert_eq!(written(BRIDGE, LAN, ranges), format!("{HEAD}{only4}    mtu: 1400\n"));
     let dhcp = "\"ipam\": {\"type\": \"dhcp\"}";
     assert_eq!(written(BRIDGE, LAN, dhcp), format!("{HEAD}{only4}"));
-    let nobody = "    # No addresses are handed out here that hawser knows of: give addresses, or dhcp4: true.\n    dhcp4: \
+    let nobody = "    # hawser knows of no addresses that are handed out here: give addresses, or dhcp4: true.\n    dhcp4: \
                   false\n    dhcp6: false\n    accept-ra: true\n";
     assert_eq!(written(BRIDGE, LAN, "\"vlan\": 7"), format!("{HEAD}{nobody}"));
 }
@@ -516,7 +520,7 @@ fn several_nics_need_macs() {
     let macs: Vec<_> = plan.nics.iter().map(|nic| nic.mac).collect();
     let refused = write::network_data(&plan, &macs).unwrap_err();
     assert!(
-        refused.starts_with("interface \"second\": its MAC is known where it is served"),
+        refused.starts_with("interface \"second\": its MAC is only known when it is served"),
         "{refused}"
     );
     let alone = MASQUERADE.replace("macAddress: '02:00:00:00:00:05', ", "");

@@ -1,9 +1,9 @@
-//! The network data that fit a plan, in version 2.
+//! Network data that match a plan, in version 2.
 //!
-//! NICs are found by their MACs, which no guest counts otherwise than another. What hawser's
-//! own servers hand out is asked for, so that it stands in one place. Addresses of `static`
-//! are written down: DHCPv6 tells no router, and of several addresses the servers tell the
-//! first.
+//! NICs are identified by their MACs, which do not depend on the guest's order. Addresses that
+//! hawser's own servers hand out are requested by DHCP, so that they are configured in one place.
+//! Addresses of `static` are written out: DHCPv6 announces no router, and the servers hand out only
+//! the first of several addresses.
 
 use super::offer::{Offer, Told, is_ipv4};
 use crate::nic::Route;
@@ -14,10 +14,10 @@ use hawser_packet::MacAddr;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Writes them. `macs` are those of the NICs, where they are known.
+/// Writes the network data. `macs` are those of the NICs, if known.
 ///
 /// # Errors
-/// If several NICs could not be told from each other.
+/// Several NICs cannot be distinguished.
 pub fn network_data(plan: &VmPlan, macs: &[Option<MacAddr>]) -> Result<String, String> {
     let mut text = format!(
         "# For VM {}/{}: spec.volumes[].cloudInitNoCloud.networkData\nversion: 2\nethernets:\n",
@@ -27,8 +27,8 @@ pub fn network_data(plan: &VmPlan, macs: &[Option<MacAddr>]) -> Result<String, S
         let mac = macs.get(number).copied().flatten();
         if mac.is_none() && plan.nics.len() > 1 {
             return Err(format!(
-                "interface {:?}: its MAC is known where it is served, and a guest tells several NICs apart by theirs: \
-                 give it a macAddress",
+                "interface {:?}: its MAC is only known when it is served, and a guest \
+                 distinguishes several NICs by their MACs: give it a macAddress",
                 nic.name
             ));
         }
@@ -42,8 +42,8 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{:indent$}{what}", "");
     };
-    // Outside of netplan cloud-init takes the key for the device's name and gives it to the
-    // card, so that it is one no kernel minds.
+    // Outside of netplan, cloud-init renames the NIC to this key, so the key is a name that every
+    // kernel accepts.
     line(2, &format!("eth{number}: # interface {:?}", nic.name));
     line(4, "match:");
     match mac {
@@ -55,7 +55,7 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
     if matches!((&offer.ipv4, &offer.ipv6), (Told::Nothing, Told::Nothing)) {
         line(
             4,
-            "# No addresses are handed out here that hawser knows of: give addresses, or dhcp4: true.",
+            "# hawser knows of no addresses that are handed out here: give addresses, or dhcp4: true.",
         );
     }
     let asks4 = !written && !matches!(offer.ipv4, Told::Nothing);
@@ -75,14 +75,14 @@ fn ethernet(text: &mut String, number: usize, nic: &NicPlan, mac: Option<MacAddr
     }
 }
 
-/// True if the addresses are written down instead of asked for.
+/// True if the addresses are written out instead of requested.
 fn is_written(nic: &NicPlan) -> bool {
     let segment = nic.mode.segment();
     segment.is_some_and(|segment| matches!(segment.ipam, Ipam::Static { .. }))
 }
 
-/// Routers are hawser, the pod's, or the segment's own; where the manifest names one of IPv6,
-/// that one is meant.
+/// The router is hawser, the pod's, or the segment's own; if the manifest names an IPv6 router,
+/// that one is used.
 fn accepts_routers(nic: &NicPlan, offer: &Offer) -> bool {
     let named = |told: &Told| matches!(told, Told::Addresses(leases) if leases.iter().any(|l| l.gateway.is_some()));
     !(is_written(nic) && named(&offer.ipv6))

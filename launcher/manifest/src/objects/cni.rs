@@ -42,38 +42,39 @@ pub struct Segment {
     /// The guest's MAC where its interface has no macAddress.
     #[serde(skip)]
     pub mac: Option<MacAddr>,
-    /// `mtu`; that of the segment if it is not given.
+    /// `mtu`; `None` for that of the segment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
-    /// Where the guest's addresses come from.
+    /// Source of the guest's addresses.
     pub ipam: Ipam,
-    /// Names and servers; those of the pod if nothing is given.
+    /// Names and servers; `None` for those of the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
 }
 
-/// What a configuration says.
+/// A parsed configuration.
+#[derive(Debug)]
 pub struct Configuration {
     /// What the network is made of.
     pub medium: Medium,
     /// Where that stands.
     pub fields: Fields,
-    /// It takes the place of the pod network of its namespace.
+    /// It replaces the pod network of its namespace.
     pub primary: bool,
 }
 
-/// Where the fields stand that the system may not agree with.
+/// Positions of fields that may contradict the host.
 #[derive(Clone, Debug)]
 pub struct Fields {
-    /// What names the link; the configuration if nothing does.
+    /// The field that names the link, or else the configuration.
     pub link: Spot,
-    /// `mtu`, in the same way.
+    /// `mtu`, or else the configuration.
     pub mtu: Spot,
-    /// `ipam`, in the same way.
+    /// `ipam`, or else the configuration.
     pub ipam: Spot,
-    /// The MAC, if the configuration gives one.
+    /// The MAC, if the configuration has one.
     pub mac: Option<Spot>,
-    /// The lower device is named by a resource of a device plugin.
+    /// A resource of a device plugin names the lower device.
     pub is_resource: bool,
 }
 
@@ -83,28 +84,29 @@ pub struct Fields {
 pub struct PortRules {
     /// VLAN of the guest's untagged frames; `None`: untagged on the segment too.
     pub vlan: Option<u16>,
-    /// VLANs the guest may tag its frames with; empty: none.
+    /// VLANs with which the guest may tag its frames; none if empty.
     pub trunk: Vec<RangeInclusive<u16>>,
-    /// The bridge's default VLAN is left to the port beside these.
+    /// The port also keeps the bridge's default VLAN.
     pub preserve_default_vlan: bool,
-    /// Only the guest's own MAC leaves it.
+    /// Only frames with the guest's own MAC may leave.
     pub mac_spoof_check: bool,
 }
 
-/// What of the NetworkAttachmentDefinition a plugin reads besides its configuration.
+/// Parts of the NetworkAttachmentDefinition that a plugin reads in addition to its configuration.
+#[derive(Debug)]
 pub struct Surroundings<'a> {
     /// Its annotation `k8s.v1.cni.cncf.io/resourceName`.
     pub resource: Option<&'a str>,
 }
 
-/// Bridge that the CNI plugin takes where none is named.
+/// Bridge that the CNI plugin uses by default.
 const DEFAULT_BRIDGE: &str = "cni0";
 /// Longest name of a network device: IFNAMSIZ without its NUL.
 const MAX_DEVICE_NAME: usize = 15;
 const VLANS: RangeInclusive<i64> = 1..=4094;
 const MTUS: RangeInclusive<i64> = 68..=65_535;
 
-/// Reads `spec.config`. What is wrong with what it says goes to `problems`.
+/// Reads `spec.config`. Errors of its content go to `problems`.
 pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> Option<Configuration> {
     let json = Json::read(config, problems)?;
     let item = json.item(problems);
@@ -114,13 +116,13 @@ pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> 
         for chained in plugins.iter().skip(1) {
             let kind = chained.field_text("type").unwrap_or("?");
             chained.warn(format!(
-                "ignored: the plugin {kind} is not run, only the first of the list is"
+                "ignored: hawser does not run the plugin {kind}, only the first of the list"
             ));
         }
         return match plugins.first() {
             Some(plugin) => read_plugin(plugin, around),
             None => {
-                list.error("plugins is empty: give one at least");
+                list.error("plugins is empty: give at least one");
                 None
             }
         };
@@ -174,11 +176,11 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     }
     if let (Some(gateway), false, Some(item)) = (idle_gateway, ipam.has_default_route(), &ipam_item) {
         item.warn(format!(
-            "no route goes by the gateway {gateway}, and the guest gets no router, as a pod gets none; add \
-             routes: [{{\"dst\": \"0.0.0.0/0\"}}] if it is to have one"
+            "no route uses the gateway {gateway}, so the guest gets no router, like a pod; add \
+             routes: [{{\"dst\": \"0.0.0.0/0\"}}] if it needs one"
         ));
     }
-    // As the plugins do: what the addresses came with gives way to the configuration's own.
+    // As in the plugins, the configuration's own DNS settings replace those of the addresses.
     let dns = if table.reads("dns") { dns::read(&object) } else { None };
     let spot = |names: &[&str]| {
         let mut given = names.iter().filter(|name| table.reads(name));
@@ -212,10 +214,10 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     })
 }
 
-/// `args.cni` and `runtimeConfig`: what a runtime tells plugins, and a configuration may say
-/// itself.
+/// `args.cni` and `runtimeConfig`: arguments that a runtime passes to plugins, and that a
+/// configuration may contain itself.
 struct Arguments<'a> {
-    /// The MAC that goes before that of the configuration; `runtimeConfig` before `args`.
+    /// The MAC that replaces that of the configuration; `runtimeConfig` before `args`.
     mac: Option<Item<'a>>,
     requested: Requested<'a>,
 }
@@ -226,11 +228,11 @@ impl<'a> Arguments<'a> {
         let args = object_of("args", &table::ARGS).and_then(|args| args.object("cni", &table::CNI_ARGS));
         let runtime = object_of("runtimeConfig", &table::RUNTIME_CONFIG);
         let of_args = args.as_ref().and_then(|args| args.get("mac"));
-        // Of the plugins that are served only bridge takes it (BridgeArgs of its bridge.go).
+        // Among the supported plugins only bridge reads it (BridgeArgs of its bridge.go).
         let of_args = of_args.filter(|item| {
             let is_read = std::ptr::eq(table, &raw const table::BRIDGE);
             if !is_read {
-                item.warn("ignored: this plugin does not take it; give mac or runtimeConfig.mac");
+                item.warn("ignored: this plugin does not read it; give mac or runtimeConfig.mac");
             }
             is_read
         });
@@ -245,7 +247,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// What `isGateway` and `isDefaultGateway` mean for the guest. The bridge itself is as it is.
+/// Applies `isGateway` and `isDefaultGateway` to the guest. The bridge itself stays unchanged.
 fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
     let [gateway, default] = ["isGateway", "isDefaultGateway"].map(|name| object.get(name));
     let is_on = |item: &Option<Item<'_>>| item.as_ref().and_then(Item::boolean) == Some(true);
@@ -255,14 +257,14 @@ fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
     };
     if ipam.is_told() {
         ipam.behind_gateway(is_default);
-        item.warn("hawser puts no address on the bridge: see that it has the gateway's");
+        item.warn("hawser adds no address to the bridge: check that it has the gateway's");
     }
 }
 
 fn mtu(object: &Object<'_>) -> Option<u16> {
     let item = object.get("mtu")?;
     let mtu: u16 = item.integer(0..=*MTUS.end())?;
-    // Zero is how a CNI configuration says "not given".
+    // A CNI configuration uses zero for "not given".
     if mtu != 0 && !MTUS.contains(&i64::from(mtu)) {
         item.error(format!("{mtu}: give {} to {}", MTUS.start(), MTUS.end()));
     }
@@ -279,7 +281,7 @@ fn overlay(object: &Object<'_>) -> Option<Attached> {
     Some(Err(LAYER2))
 }
 
-/// Whether a network of OVN-Kubernetes takes the place of the pod network. Localnet has no role.
+/// Whether a network of OVN-Kubernetes replaces the pod network. Localnet has no role.
 fn is_primary(object: &Object<'_>) -> bool {
     let role = |role: &Item<'_>| role.choice(&[("primary", true), ("secondary", false), ("", false)]);
     object.get("role").as_ref().and_then(role) == Some(true)
@@ -324,10 +326,10 @@ const fn stack<M>(lower: String, mode: M) -> Stack<M> {
     }
 }
 
-/// The name of a network device, as the kernel takes it.
+/// The name of a network device, by the kernel's rules.
 ///
 /// # Errors
-/// What is wrong with it, for a person.
+/// A description of the error.
 pub fn device_name(text: &str) -> Result<String, String> {
     let letters = text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
     if letters && (1..=MAX_DEVICE_NAME).contains(&text.len()) && text != "." && text != ".." {
@@ -364,7 +366,7 @@ fn macvtap_lower(object: &Object<'_>, around: &Surroundings<'_>) -> Option<Strin
     if object.boolean("promiscMode") == Some(true) {
         object.error("promiscMode: true is not served: leave it out");
     }
-    // Which device the resource is on is looked up later: macvtap::resolve.
+    // The device with the resource is looked up later: macvtap::resolve.
     let resource = around.resource.and_then(|resource| resource.rsplit('/').next());
     match resource.filter(|name| !name.is_empty()) {
         Some(name) => Some(name.to_owned()),
@@ -403,20 +405,23 @@ fn bridge(object: &Object<'_>) -> Option<Attached> {
         error_at(
             object,
             "vlan",
-            format!("{vlan} is in vlanTrunk too, and cannot be with and without a tag: leave it out of one"),
+            format!(
+                "{vlan} is also in vlanTrunk, and cannot be both tagged and untagged: remove \
+                it from one"
+            ),
         );
     }
     if port.hairpin && port.promiscuous {
         error_at(
             object,
             "promiscMode",
-            "it does not go together with hairpinMode: leave one of them out".into(),
+            "it excludes hairpinMode: leave out one of them".into(),
         );
     }
     Some(Ok((AttachmentSpec::Bridge(port), Some(rules))))
 }
 
-/// A problem with a field that is given.
+/// An error in a given field.
 fn error_at(object: &Object<'_>, field: &str, message: String) {
     if let Some(item) = object.get(field) {
         item.error(message);
@@ -433,7 +438,7 @@ fn trunk(object: &Object<'_>) -> Vec<RangeInclusive<u16>> {
             .iter()
             .any(|r| r.start() <= range.end() && range.start() <= r.end())
         {
-            item.error("VLANs of this entry are in an earlier one too: name each once");
+            item.error("VLANs of this entry are also in an earlier one: name each once");
         }
         ranges.push(range);
     }

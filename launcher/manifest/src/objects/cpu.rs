@@ -1,4 +1,4 @@
-//! How many virtual CPUs a VM has, which is how many queue pairs its interfaces get.
+//! Number of virtual CPUs of a VM, which is the number of queue pairs of its interfaces.
 
 use super::fields::kubevirt as table;
 use super::reader::{Item, Object};
@@ -6,8 +6,8 @@ use super::reader::{Item, Object};
 /// Virtual CPUs as KubeVirt counts them for queues (`SetDefaultGuestCPUTopology` in
 /// pkg/defaults, `GetCPUTopology` in pkg/virt-launcher/virtwrap/converter/vcpu).
 ///
-/// Sockets × cores × threads, where zero is not given and what is not given is one. If none of
-/// the three is given, the limit of CPU counts, else the request. `maxSockets` does not.
+/// Sockets × cores × threads, where zero means "not given", which counts as one. If none of the
+/// three is given, the CPU limit counts, or else the request. `maxSockets` does not count.
 pub fn virtual_cpus(domain: &Object<'_>) -> u32 {
     const MOST: i64 = u32::MAX as i64;
     let cpu = domain.object("cpu", &table::CPU);
@@ -28,7 +28,7 @@ pub fn virtual_cpus(domain: &Object<'_>) -> u32 {
     limit.or(request).unwrap_or(1).max(1)
 }
 
-/// A quantity of the API, rounded up as its `Value()` does.
+/// A quantity of the API, rounded up like its `Value()`.
 fn quantity(item: &Item<'_>) -> Option<u32> {
     let scalar = item.scalar()?;
     let text = &scalar.text;
@@ -45,7 +45,7 @@ fn quantity(item: &Item<'_>) -> Option<u32> {
 
 /// "2", "1500m", "0.5", "1e1", "1k", rounded up.
 fn whole(text: &str) -> Option<u32> {
-    /// Suffixes and what they multiply by, as a power of ten.
+    /// Suffixes and their factors, as powers of ten.
     const SUFFIXES: [(&str, i32); 6] = [("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9)];
     let suffix = SUFFIXES.iter().find(|(suffix, _)| text.ends_with(suffix));
     let (number, mut power) = match suffix {

@@ -13,11 +13,11 @@ use std::net::Ipv4Addr;
 /// `interfaces[]`
 #[derive(Clone, Debug)]
 pub struct Interface {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// How it is bound to its network; `None` if a problem was found with that.
+    /// Binding to its network; `None` after an error in it.
     pub binding: Option<Binding>,
     /// `macAddress`
     pub mac: Option<MacAddr>,
@@ -27,12 +27,12 @@ pub struct Interface {
     pub state: LinkState,
     /// `dhcpOptions`
     pub dhcp: DhcpOptions,
-    /// What only the VMM needs to know.
+    /// Settings that only the VMM needs.
     pub device: DeviceHints,
 }
 
 impl Interface {
-    /// One of which nothing but its binding is said.
+    /// An interface with a binding and no other settings.
     pub fn plain(spot: Spot, name: String, binding: Binding) -> Self {
         Self {
             spot,
@@ -47,7 +47,7 @@ impl Interface {
     }
 }
 
-/// How an interface is bound.
+/// The binding of an interface to its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     /// `masquerade`
@@ -63,11 +63,11 @@ pub enum Binding {
 /// `state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// Also where nothing is given.
+    /// The default.
     Up,
-    /// The guest has the card and no carrier.
+    /// The guest has the NIC, but no carrier.
     Down,
-    /// The guest has not got the card.
+    /// The guest does not have the NIC.
     Absent,
 }
 
@@ -85,7 +85,7 @@ pub struct DhcpOptions {
 }
 
 impl DhcpOptions {
-    /// Their codes and values, as DHCPv4 writes them (RFC 2132).
+    /// Codes and values in the format of DHCPv4 (RFC 2132).
     pub fn encoded(&self) -> Vec<(u8, Vec<u8>)> {
         const NTP_SERVERS: u8 = 42;
         const TFTP_SERVER: u8 = 66;
@@ -120,7 +120,7 @@ pub fn read_all(devices: &Object<'_>, istio: bool) -> Vec<Interface> {
         };
         if !names.insert(interface.name.clone()) {
             item.error(format!(
-                "another interface is named {:?} too: give each its own name",
+                "another interface is also named {:?}: give each its own name",
                 interface.name
             ));
         }
@@ -135,7 +135,7 @@ pub fn read_all(devices: &Object<'_>, istio: bool) -> Vec<Interface> {
     interfaces
 }
 
-/// The name of an interface or network, as KubeVirt takes it.
+/// The name of an interface or network, by KubeVirt's rules.
 pub fn interface_name(text: &str) -> Result<String, String> {
     let letters = text
         .bytes()
@@ -158,7 +158,7 @@ fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
     if let Some(model) = object.get("model") {
         model.parsed(|text| match text {
             "virtio" | "virtio-transitional" | "virtio-non-transitional" => Ok(()),
-            _ => Err("only virtio can be served over vhost-user; write virtio, or leave it out".into()),
+            _ => Err("only virtio can be served over vhost-user: write virtio, or leave it out".into()),
         });
     }
     let state = object.get("state").and_then(|item| {
@@ -189,7 +189,7 @@ fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
 }
 
 fn binding(object: &Object<'_>) -> Option<Binding> {
-    /// The methods that are a field of their own, without any below it.
+    /// Binding methods that are fields of their own, without fields below them.
     static EMPTY: super::reader::ObjectType = super::reader::ObjectType {
         name: "a binding",
         fields: &[],
@@ -210,39 +210,40 @@ fn binding(object: &Object<'_>) -> Option<Binding> {
         let name = plugin.need("name", "name the binding plugin");
         found.push(name.and_then(|item| item.parsed(binding_plugin)));
     }
-    // What is refused by the table says what to write in its place.
+    // If the table refuses the field, its message says what to write instead.
     let refused = object.has_refused();
     match found[..] {
         [binding] => binding,
         [] if refused => None,
         [] => {
-            object.error("it says no way to bind it to its network: give masquerade: {} or bridge: {}");
+            object.error("it has no binding to its network: give masquerade: {} or bridge: {}");
             None
         }
         _ => {
-            object.error("it says several ways to bind it to its network: leave one");
+            object.error("it has several bindings to its network: leave one");
             None
         }
     }
 }
 
-/// What to write in place of the plugins of KubeVirt's repository (cmd/cniplugins, cmd/sidecars
-/// and docs/network) and of the user guide.
+/// Replacements for the plugins of KubeVirt's repository (cmd/cniplugins, cmd/sidecars and
+/// docs/network) and of the user guide.
 fn binding_plugin(name: &str) -> Result<Binding, String> {
     let instead = match name {
         "l2bridge" => return Ok(Binding::L2Bridge),
-        "passt" => "write masquerade: {} in its place, which works the same way",
-        "slirp" => "KubeVirt has removed it: write masquerade: {} in its place",
+        "passt" => "write masquerade: {} instead, which works the same way",
+        "slirp" => "KubeVirt has removed it: write masquerade: {} instead",
         "macvtap" => {
-            "write bridge: {} in its place, on a network of type macvtap or macvlan: hawser makes the macvtap itself"
+            "write bridge: {} instead, on a network of type macvtap or macvlan: hawser creates the \
+             macvtap itself"
         }
         "managedtap" => {
-            "write bridge: {} in its place: hawser's TAP leads to the segment, and no DHCP server of KubeVirt's is \
-             between in either"
+            "write bridge: {} instead: hawser's TAP connects to the segment, without a DHCP server \
+             of KubeVirt in between either"
         }
         _ => {
-            "plugins of the cluster are not known here: write masquerade: {} for the pod network, bridge: {} for \
-             another"
+            "plugins of the cluster are not known here: write masquerade: {} for the pod network, \
+             bridge: {} for another"
         }
     };
     Err(instead.into())
@@ -263,7 +264,7 @@ fn pci_address(text: &str) -> Result<String, String> {
 fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
     /// Bytes that fit into one option.
     const MOST: usize = 255;
-    /// What one message leaves them beside hawser's own.
+    /// Space in one message besides hawser's own options.
     const MOST_OF_ALL: usize = 768;
     /// IPv4 addresses that fit into one option.
     const MOST_SERVERS: usize = 63;

@@ -1,5 +1,5 @@
-//! IPAMClaim: addresses that a cluster keeps for an interface of a VM. Its name says whose:
-//! VM and network, as KubeVirt's ipam-extensions puts it together.
+//! IPAMClaim: addresses that a cluster keeps for a VM's interface. Its name consists of VM and
+//! network, as KubeVirt's ipam-extensions composes it.
 
 use super::fields::network as table;
 use super::ipam::with_prefix;
@@ -8,10 +8,10 @@ use super::reader::Object;
 use super::report::Spot;
 use ipnet::IpNet;
 
-/// An IPAMClaim that has addresses.
+/// An IPAMClaim with addresses.
 #[derive(Clone, Debug)]
 pub struct IpamClaim {
-    /// Where `status.ips` is.
+    /// Position of `status.ips`.
     pub spot: Spot,
     /// `metadata.namespace`
     pub namespace: String,
@@ -31,8 +31,8 @@ impl IpamClaim {
     }
 }
 
-/// The name of the claim for a VM's interface (`ComposeKey` of ipam-extensions): in small letters,
-/// and whatever no name may have becomes a dot.
+/// The name of the claim for a VM's interface (`ComposeKey` of ipam-extensions): in lower case,
+/// with a dot for each invalid character.
 fn name_of(vm: &str, network: &str) -> String {
     let all = format!("{vm}.{network}").to_ascii_lowercase();
     let parts = all.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -46,7 +46,10 @@ fn name_of(vm: &str, network: &str) -> String {
 pub fn read(object: &Object<'_>, namespace: &str) -> Option<IpamClaim> {
     let metadata = Metadata::read(object, namespace);
     if metadata.name.is_none() {
-        object.error("metadata.name is missing: give VM.NETWORK, whose addresses these are");
+        object.error(
+            "metadata.name is missing: give VM.NETWORK for the interface with these \
+            addresses",
+        );
     }
     let spec = object
         .need("spec", "give network and interface")?

@@ -1,8 +1,8 @@
-//! Fields of custom resources that are a string of JSON: the configuration of a
+//! Fields of custom resources that are a JSON string: the configuration of a
 //! NetworkAttachmentDefinition, `ipam` of a SriovNetwork.
 //!
-//! The API server takes any string there, and refuses an object. What stands in the string is
-//! read by plugins, and so its problems belong to those that name the network.
+//! The API server accepts any string there, and refuses an object. Plugins read the content, so its
+//! errors concern those that name the network.
 
 use super::reader::Item;
 use super::report::{Report, Spot};
@@ -10,25 +10,27 @@ use super::yaml::json::{self, Dialect};
 use super::yaml::{Budget, Node};
 use serde::de::IgnoredAny;
 
-/// What a string of JSON says.
+/// The content of a JSON string.
+#[derive(Debug)]
 pub struct Json {
     spot: Spot,
     root: Node,
 }
 
 impl Json {
-    /// Reads the string that `item` is. What is wrong with the string goes to `problems`.
+    /// Reads the string in `item`. Errors of its content go to `problems`.
     pub fn read(item: &Item<'_>, problems: &Report) -> Option<Self> {
         if item.is_map() {
             item.error(
-                "found fields; it is a string of JSON, and the API server refuses an object: write '{\"type\": …}'",
+                "found fields; it must be a JSON string, and the API server refuses an object: \
+                 write '{\"type\": …}'",
             );
             return None;
         }
         item.text()?;
         let scalar = item.scalar()?;
         let mut spot = item.spot().clone();
-        // Folding makes one line of a string that goes over several, which JSON knows nothing of.
+        // YAML folding joins the lines of a string, which JSON does not know.
         let lines = scalar.lines.as_ref();
         let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
         let lines = lines.filter(|lines| is_json(&lines.text) || !is_json(&scalar.text));
@@ -36,7 +38,7 @@ impl Json {
             Some(lines) => (lines.text.as_str(), Some(lines.first)),
             None => (scalar.text.as_str(), None),
         };
-        // Lines of the text as lines of the file: the same where they can be told.
+        // Maps lines of the text to lines of the file; identical if the mapping is unknown.
         let line_of = |inner: usize| first.map_or(item.spot().line, |first| first + inner - 1);
         let mut budget = Budget::default();
         match json::whole(text, line_of, Dialect::Go, &mut budget) {
@@ -49,7 +51,7 @@ impl Json {
         }
     }
 
-    /// Its value; problems with that go to `problems`.
+    /// Its value; errors in it go to `problems`.
     pub fn item<'a>(&'a self, problems: &'a Report) -> Item<'a> {
         Item::root(problems, self.spot.clone(), &self.root)
     }

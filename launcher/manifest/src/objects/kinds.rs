@@ -1,10 +1,10 @@
-//! Which kinds of objects are read, and in which versions of their API.
+//! The supported kinds of objects, and versions of their API.
 
 use super::fields::{kubevirt, network, policy as policy_table};
 use super::policy::PolicyKind;
 use super::reader::{Item, Object, ObjectType};
 
-/// A kind of object that is read.
+/// A kind of object that is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Machine,
@@ -21,16 +21,16 @@ pub enum Kind {
     Policy(PolicyKind),
 }
 
-/// A kind as manifests name it.
+/// A kind by its name in manifests.
 #[derive(Debug)]
 pub struct KnownKind {
     name: &'static str,
     group: &'static str,
-    /// Those that are read; the first is the one to write.
+    /// Supported versions; the first is the preferred one.
     versions: &'static [&'static str],
-    /// Those that are read and will go from the API.
+    /// Supported versions that the API will drop.
     deprecated: &'static [&'static str],
-    /// What it is read as.
+    /// Its reader.
     pub kind: Kind,
 }
 
@@ -44,8 +44,8 @@ const fn known(name: &'static str, group: &'static str, versions: &'static [&'st
     }
 }
 
-/// KubeVirt serves its first API still (`ApiSupportedVersions` in
-/// staging/src/kubevirt.io/api/core/v1/register.go), and the fields are the same.
+/// KubeVirt still serves its first API (`ApiSupportedVersions` in
+/// staging/src/kubevirt.io/api/core/v1/register.go), with the same fields.
 const fn machine(name: &'static str, kind: Kind) -> KnownKind {
     KnownKind {
         deprecated: &["v1alpha3"],
@@ -59,7 +59,7 @@ const fn policy(group: &'static str, versions: &'static [&'static str], kind: Po
 
 const ADMIN: &str = "policy.networking.k8s.io";
 const ALPHA1: &[&str] = &["v1alpha1"];
-/// Those whose versions do not matter, since nothing but their name is read.
+/// Any version, since only the name is read.
 const ANY: &[&str] = &[];
 
 static KINDS: &[KnownKind] = &[
@@ -80,7 +80,7 @@ static KINDS: &[KnownKind] = &[
     ),
     known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
     known("Service", "", &["v1"], Kind::Service),
-    // Which it is says its name.
+    // The object's name tells which ConfigMap it is.
     known("ConfigMap", "", &["v1"], Kind::MacPool),
     known("Namespace", "", &["v1"], Kind::Namespace),
     known("IPAMClaim", "k8s.cni.cncf.io", ALPHA1, Kind::IpamClaim),
@@ -119,8 +119,8 @@ static KINDS: &[KnownKind] = &[
     ),
 ];
 
-/// The kind of an object. A name that means something else in another group is not it; a VM of
-/// another group is a mistake.
+/// The kind of an object. A name with another meaning in another group does not match; a VM of
+/// another group is an error.
 pub fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKind> {
     let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
     let mut named = KINDS.iter().filter(|known| known.name == name);
@@ -143,7 +143,7 @@ impl KnownKind {
         }
     }
 
-    /// Says what is wrong with the object's version, which may be that of its list. It is read
+    /// Reports an unsupported version of the object, which may be that of its list. It is read
     /// nevertheless.
     pub fn check_version(&self, object: &Object<'_>, inherited: Option<&str>) {
         let item = object.get("apiVersion");
@@ -161,7 +161,7 @@ impl KnownKind {
             object.warn_at(
                 spot,
                 format!(
-                    "{given:?} is deprecated and will go from the API: write {}",
+                    "{given:?} is deprecated and will be dropped from the API: write {}",
                     self.version()
                 ),
             );

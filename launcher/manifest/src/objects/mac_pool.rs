@@ -1,4 +1,4 @@
-//! KubeMacPool's ConfigMap: which MACs are given to interfaces that name none.
+//! KubeMacPool's ConfigMap: the MACs for interfaces without one.
 
 use super::fields::network as table;
 use super::reader::Object;
@@ -6,21 +6,21 @@ use super::report::Spot;
 use hawser_packet::MacAddr;
 use hawser_packet::MacRange;
 
-/// What KubeMacPool's manifests call it, in whatever namespace.
+/// Its name in KubeMacPool's manifests, in any namespace.
 pub const NAME: &str = "kubemacpool-mac-range-config";
 
 /// The range of the cluster's pool.
 #[derive(Clone, Debug)]
 pub struct MacPool {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// The MACs.
     pub range: MacRange,
 }
 
-/// Reads it. As in KubeMacPool the end is above the start, and neither is a multicast address.
+/// Reads it. As in KubeMacPool, the end is above the start, and neither is a multicast address.
 pub fn read(object: &Object<'_>) -> Option<MacPool> {
-    // Its name is known; the table says that it is read.
+    // The name is known already; the table says that it is read.
     let _ = object.get("metadata");
     let data = object.need("data", "give RANGE_START and RANGE_END")?;
     let data = data.object(&table::MAC_POOL_DATA)?;
@@ -44,7 +44,7 @@ pub fn read(object: &Object<'_>) -> Option<MacPool> {
 fn mac(text: &str) -> Result<MacAddr, String> {
     let mac: MacAddr = text.parse().map_err(|e| format!("{e}"))?;
     if mac.is_multicast() {
-        return Err("this is a multicast address; the first byte of a card's MAC is even".into());
+        return Err("this is a multicast address; the first byte of a NIC's MAC is even".into());
     }
     Ok(mac)
 }

@@ -1,6 +1,6 @@
 //! The resources of macvtap-cni's device plugin: a network of type macvtap names one, and the
-//! plugin's ConfigMap says on which device it is made. Without one, or with an empty list, the
-//! resources are called after the devices themselves.
+//! plugin's ConfigMap maps it to a device. Without one, or with an empty list, each resource has
+//! the name of its device.
 
 use super::cni::{self, Medium};
 use super::fields::network as table;
@@ -10,7 +10,7 @@ use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use crate::nic::{AttachmentSpec, MacvtapMode, Stack};
 
-/// What the plugin's manifests call its ConfigMap, in whatever namespace.
+/// Its name in the plugin's manifests, in any namespace.
 pub const NAME: &str = "macvtap-deviceplugin-config";
 
 /// The device plugin's configuration.
@@ -18,7 +18,7 @@ pub const NAME: &str = "macvtap-deviceplugin-config";
 pub struct DevicePlugin {
     spot: Spot,
     resources: Vec<Resource>,
-    /// What is wrong with it, which concerns the networks of type macvtap.
+    /// Its errors, which concern the networks of type macvtap.
     problems: Report,
 }
 
@@ -31,7 +31,7 @@ struct Resource {
 
 /// Reads the ConfigMap.
 pub fn read(object: &Object<'_>) -> Option<DevicePlugin> {
-    // Its name is known; the table says that it is read.
+    // The name is known already; the table says that it is read.
     let _ = object.get("metadata");
     let data = object.need("data", "give DP_MACVTAP_CONF")?;
     let data = data.object(&table::MACVTAP_DATA)?;
@@ -60,7 +60,7 @@ fn resource(item: &Item<'_>) -> Option<Resource> {
     Some(Resource { name, lower, mode })
 }
 
-/// Puts the devices of the resources into the networks that name them.
+/// Sets the devices of networks that name a resource.
 pub fn resolve(networks: &mut [NamedNetwork], plugins: &[DevicePlugin]) {
     for network in networks {
         let (Some(Medium::Segment(segment)), Some(fields)) = (&mut network.medium, &network.fields) else {
@@ -92,7 +92,7 @@ impl DevicePlugin {
         if self.resources.is_empty() {
             return of_device(name);
         }
-        // As in the plugin, the last of a name counts.
+        // As in the plugin, the last resource of a name counts.
         if let Some(found) = self.resources.iter().rev().find(|resource| resource.name == name) {
             return Ok((found.lower.clone(), found.mode));
         }
@@ -106,13 +106,14 @@ impl DevicePlugin {
     }
 }
 
-/// A resource that is called after its device.
+/// A resource with the name of its device.
 fn of_device(name: &str) -> Result<(String, MacvtapMode), String> {
     let lower = cni::device_name(name);
     lower.map(|lower| (lower, MacvtapMode::Bridge)).map_err(|_| {
         format!(
-            "the lower device of {name:?} is not known: name it in the annotation k8s.v1.cni.cncf.io/resourceName: \
-             macvtap.network.kubevirt.io/DEVICE, or give the ConfigMap {NAME} with -f too"
+            "the lower device of {name:?} is not known: name it in the annotation \
+             k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE, or also give the \
+             ConfigMap {NAME} with -f"
         )
     })
 }

@@ -5,7 +5,7 @@ use super::names;
 use super::reader::{Item, Object};
 use std::collections::BTreeMap;
 
-/// Where objects are whose manifest and whose reader name no namespace.
+/// Namespace of objects for which neither the manifest nor the reader names one.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// `metadata`
@@ -15,7 +15,7 @@ pub struct Metadata {
     pub name: Option<String>,
     /// `generateName` is given.
     pub is_generated: bool,
-    /// `namespace`, or where objects are that name none.
+    /// `namespace`, or the default one.
     pub namespace: String,
     /// `labels`
     pub labels: BTreeMap<String, String>,
@@ -24,7 +24,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Reads the `metadata` of `object`; `namespace` is where it is if it does not say.
+    /// Reads the `metadata` of `object`; `namespace` is the default.
     pub fn read(object: &Object<'_>, namespace: &str) -> Self {
         let Some(metadata) = object.object("metadata", &table::METADATA) else {
             return Self {
@@ -34,7 +34,7 @@ impl Metadata {
         };
         let parsed = |name, parse: fn(&str) -> Result<String, String>| {
             let item = metadata.get(name)?;
-            // A name that is wrong is a name still: what names it is found.
+            // An invalid name is kept, so that references to it are found.
             item.parsed(parse).or_else(|| Some(item.scalar()?.text.clone()))
         };
         let labels = metadata.get("labels");
@@ -60,12 +60,13 @@ impl Metadata {
         }
     }
 
-    /// The name, which must be given to `what`.
+    /// The name, which is required for `what`.
     pub fn need_name(&self, object: &Object<'_>, what: &str) -> String {
         self.name.clone().unwrap_or_else(|| {
             object.error(if self.is_generated {
                 format!(
-                    "generateName is finished by the API server, with letters not known here: give {what} metadata.name"
+                    "the API server completes generateName with letters that are not known here: \
+                     give {what} metadata.name"
                 )
             } else {
                 format!("metadata.name is missing: give {what} a name")

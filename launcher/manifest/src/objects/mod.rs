@@ -4,11 +4,10 @@
 //!  files ── yaml ── reader + fields ── vm, network, service ── Manifests ── plan
 //! ```
 //!
-//! [`yaml`] gives trees whose nodes know their lines. [`reader`] reads them by the tables
-//! in [`fields`], which say of every field whether it is honoured, refused, ignored or
-//! passed over, and from which docs/manifests.md is made. What is wrong goes into a
-//! [`Report`], all of it, and reading goes on; what comes out is typed. What the objects
-//! mean together is for [`crate::plan`].
+//! [`yaml`] gives trees whose nodes know their lines. [`reader`] reads them by the tables in
+//! [`fields`], which state for every field whether it is honoured, refused, ignored or passed over,
+//! and from which docs/manifests.md is generated. All errors go into a [`Report`] and reading
+//! continues; the result is typed. [`crate::plan`] combines the objects.
 
 pub mod cni;
 pub mod cpu;
@@ -52,52 +51,52 @@ use std::rc::Rc;
 use vm::Vm;
 use yaml::Budget;
 
-/// What was found in all files.
+/// The objects of all files.
 #[derive(Debug, Default)]
 pub struct Manifests {
     /// VMs.
     pub machines: Vec<Vm>,
-    /// Networks that interfaces can name.
+    /// Networks that interfaces may name.
     pub networks: Vec<NamedNetwork>,
     /// Services.
     pub services: Vec<Service>,
-    /// Ranges of MACs for interfaces that name none.
+    /// Ranges of MACs for interfaces without one.
     pub mac_pools: Vec<MacPool>,
-    /// Addresses that are kept for interfaces.
+    /// Addresses that a cluster keeps for interfaces.
     pub ipam_claims: Vec<IpamClaim>,
-    /// What the device plugin of macvtap offers.
+    /// Resources of macvtap's device plugin.
     macvtap: Vec<DevicePlugin>,
     /// Policies.
     pub policies: Vec<Policy>,
-    /// Labels of namespaces whose Namespace is in the files.
+    /// Labels of namespaces with a Namespace in the files.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    /// Where objects are that name none.
+    /// Namespace of objects that name none.
     namespace: String,
-    /// What is said of objects that are not read: where the first is, and how many there are.
+    /// Messages about objects that are not read: the position of the first, and their number.
     ignored: BTreeMap<String, (Spot, usize)>,
 }
 
-/// What an object of a list is that says neither kind nor apiVersion, as those of a list that
-/// the API server made (`decodeToList` in apimachinery's unstructured/helpers.go).
+/// Kind and apiVersion for objects of a list that have neither, as in lists from the API server
+/// (`decodeToList` in apimachinery's unstructured/helpers.go).
 #[derive(Clone, Copy, Debug, Default)]
 struct Inherited<'a> {
     kind: Option<&'a str>,
     version: Option<&'a str>,
 }
 
-/// A file and what it holds.
+/// A file with its content.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SourceFile {
-    /// Its name, as problems show it.
+    /// Its name in messages.
     pub name: String,
     /// Its text.
     pub text: String,
 }
 
-/// Largest file that is read; manifests have kilobytes.
+/// Largest file that is accepted; manifests have kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
-/// Reads all documents of all files; objects that name no namespace are in `namespace`.
+/// Reads all documents of all files; objects without a namespace are in `namespace`.
 pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests {
     let mut manifests = Manifests {
         namespace: namespace.to_owned(),
@@ -110,7 +109,7 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
             line,
             path: String::new(),
         };
-        // One tree at a time: what is read from it does not need it any more.
+        // One tree at a time: its objects do not refer to it.
         for document in yaml::documents(&file.text, &mut budget) {
             match document {
                 Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root), Inherited::default()),
@@ -129,7 +128,7 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
     manifests
 }
 
-/// Which of the ConfigMaps that are read one is, by its name.
+/// The kind of a ConfigMap, by its name, if it is supported.
 fn config_map(item: &Item<'_>) -> Option<Kind> {
     let metadata = item.inner("metadata")?;
     match metadata.field_text("name")? {
@@ -148,9 +147,9 @@ impl Manifests {
             false => (kind, version),
         };
         let Some(name) = kind else {
-            return item.error("this is no Kubernetes object: kind is missing");
+            return item.error("this is not a Kubernetes object: kind is missing");
         };
-        // To kubectl every object with items is a list.
+        // kubectl treats every object with items as a list.
         if name == "List" || item.has_field("items") {
             /// A list of objects.
             static LIST: ObjectType = ObjectType {
@@ -180,7 +179,7 @@ impl Manifests {
             let (pool, macvtap) = (mac_pool::NAME, macvtap::NAME);
             return self.ignore(item, format!("of ConfigMaps only {pool} and {macvtap} are read here"));
         };
-        // What is wrong with an object concerns those that have to do with it.
+        // Errors of an object concern those that refer to it.
         let report = item.report();
         let own = report.apart();
         let item = item.told_to(&own);
@@ -191,13 +190,13 @@ impl Manifests {
         self.read(kind, &object, &own, report);
     }
 
-    /// One line says it of all objects like this.
+    /// One line for all objects of the same kind.
     fn ignore(&mut self, item: &Item<'_>, what: String) {
         let first = || (item.spot().clone(), 0);
         self.ignored.entry(what).or_insert_with(first).1 += 1;
     }
 
-    /// Reads an object whose problems are in `own`; they go to `report` if nothing comes of it.
+    /// Reads an object whose errors are in `own`; they go to `report` if the object is not used.
     fn read(&mut self, kind: Kind, object: &Object<'_>, own: &Report, report: &Report) {
         let namespace = self.namespace.as_str();
         let network = match kind {
@@ -242,14 +241,13 @@ impl Manifests {
             Kind::ClusterUserDefined => network::read_cluster_user_defined(object, namespace),
             Kind::Sriov => network::read_sriov(object, namespace),
         };
-        // An object the API server refuses is wrong whoever names it; what a plugin would refuse is
-        // with the network.
+        // An object that the API server refuses is always wrong; what a plugin would refuse
+        // concerns the network.
         report.adopt(own);
         self.networks.push(network);
     }
 
-    /// The labels of a namespace, as far as they are known: its name is one, and a Namespace of
-    /// the files has all.
+    /// The known labels of a namespace: its name is one, and a Namespace in the files has all.
     pub fn labels_of_namespace(&self, name: &str) -> KnownLabels {
         const NAME: &str = "kubernetes.io/metadata.name";
         let written = self.namespaces.get(name);

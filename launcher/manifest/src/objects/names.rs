@@ -1,4 +1,4 @@
-//! Names as the API server takes them (k8s.io/apimachinery `pkg/util/validation`).
+//! Names by the API server's rules (k8s.io/apimachinery `pkg/util/validation`).
 
 /// Most bytes of a label of a DNS name (RFC 1123).
 pub const MAX_LABEL: usize = 63;
@@ -13,18 +13,19 @@ fn is_dns_label(text: &str) -> bool {
 /// `IsDNS1123Label`: names of namespaces and Services, host names.
 ///
 /// # Errors
-/// What is allowed.
+/// The rule.
 pub fn dns_label(text: &str) -> Result<String, String> {
     if is_dns_label(text) {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "give up to {MAX_LABEL} small letters, digits and hyphens, a letter or digit at both ends"
+            "give up to {MAX_LABEL} lower-case letters, digits and hyphens, with a letter or digit \
+             at both ends"
         ))
     }
 }
 
-/// `IsDNS1123Subdomain`: names of most objects. One label of it may be longer than DNS allows.
+/// `IsDNS1123Subdomain`: names of most objects. A label in it may be longer than DNS permits.
 fn is_subdomain(text: &str) -> bool {
     let label = |label: &str| {
         let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
@@ -33,22 +34,22 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
 }
 
-/// As [`is_subdomain`].
+/// Like [`is_subdomain`].
 ///
 /// # Errors
-/// What is allowed.
+/// The rule.
 pub fn dns_subdomain(text: &str) -> Result<String, String> {
     if is_subdomain(text) {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "no API server takes this name: give up to {MAX_SUBDOMAIN} small letters, digits, hyphens and dots, a \
-             letter or digit at both ends of each part"
+            "the API server refuses this name: give up to {MAX_SUBDOMAIN} lower-case letters, \
+             digits, hyphens and dots, with a letter or digit at both ends of each part"
         ))
     }
 }
 
-/// The part after the slash of a label's key, and its value where there is one.
+/// The part after the slash of a label's key, or its value.
 fn is_label_name(text: &str) -> bool {
     let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -58,7 +59,7 @@ fn is_label_name(text: &str) -> bool {
         && end(text.bytes().last())
 }
 
-/// `IsQualifiedName`: keys of labels, and in small letters those of annotations.
+/// `IsQualifiedName`: keys of labels, and those of annotations in lower case.
 pub fn is_label_key(text: &str) -> bool {
     match text.split_once('/') {
         Some((prefix, name)) => is_subdomain(prefix) && is_label_name(name),
@@ -71,12 +72,14 @@ pub fn is_label_value(text: &str) -> bool {
     text.is_empty() || is_label_name(text)
 }
 
-/// Keys of labels and annotations, as a message says it.
-pub const KEY_RULE: &str = "is no key an API server takes: give [domain/]name, the name up to 63 letters, digits, \
-                            hyphens, underscores and dots, a letter or digit at both ends";
-/// Values of labels, as a message says it.
-pub const VALUE_RULE: &str = "no API server takes this value of a label: give up to 63 letters, digits, hyphens, \
-                              underscores and dots, a letter or digit at both ends";
+/// The rule for keys of labels and annotations, for messages.
+pub const KEY_RULE: &str = "is not a key that the API server accepts: give [domain/]name, where \
+                            the name has up to 63 letters, digits, hyphens, underscores and dots, \
+                            with a letter or digit at both ends";
+/// The rule for values of labels, for messages.
+pub const VALUE_RULE: &str = "the API server refuses this label value: give up to 63 letters, \
+                              digits, hyphens, underscores and dots, with a letter or digit at \
+                              both ends";
 
 #[cfg(test)]
 mod tests {

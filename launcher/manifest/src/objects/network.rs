@@ -1,5 +1,5 @@
-//! Networks that interfaces name: NetworkAttachmentDefinition, and what makes one of its
-//! own (UserDefinedNetwork, SriovNetwork).
+//! Networks that interfaces name: NetworkAttachmentDefinition, and the objects from which one is
+//! created (UserDefinedNetwork, SriovNetwork).
 
 use super::cni::{self, Fields, Medium, SRIOV, Surroundings};
 use super::fields::network as table;
@@ -10,12 +10,12 @@ use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
 use super::selector::Selector;
 
-/// A network that can be named.
+/// A network with a name.
 #[derive(Clone, Debug)]
 pub struct NamedNetwork {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
-    /// Where it can be named from; `None`: anywhere.
+    /// The namespace that may name it; `None` for any.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
@@ -23,11 +23,11 @@ pub struct NamedNetwork {
     pub medium: Option<Medium>,
     /// Where what it is stands, if that is a CNI configuration.
     pub fields: Option<Fields>,
-    /// It takes the place of the pod network in its namespace.
+    /// It replaces the pod network of its namespace.
     pub primary: bool,
-    /// Of a network of the cluster, the namespaces it is in; `None`: that of `namespace`.
+    /// The namespaces of a cluster network; `None` for a network of `namespace`.
     pub namespaces: Option<Selector>,
-    /// What is wrong with what it is. It concerns only the VMs that name the network.
+    /// Its errors. They concern only the VMs that name the network.
     pub problems: Report,
 }
 
@@ -49,8 +49,8 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
     }
 }
 
-/// Reads `kind: NetworkAttachmentDefinition`. The API server takes whatever its configuration
-/// says, and only a pod that names it finds out.
+/// Reads `kind: NetworkAttachmentDefinition`. The API server accepts any configuration, and only a
+/// pod that names it fails.
 pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
     let metadata = Metadata::read(object, namespace);
@@ -61,7 +61,7 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let config = || {
         let spec = object.object("spec", &table::ATTACHMENT_SPEC);
         let Some(config) = spec.as_ref().and_then(|spec| spec.get("config")) else {
-            // Multus looks for a file of the node then, which has the network's name.
+            // Multus then looks for a file on the node that has the network's name.
             let place = spec.as_ref().map_or_else(|| object.spot(), Object::spot);
             problems.error(place, "spec.config is missing: give the CNI configuration");
             return None;
@@ -81,7 +81,7 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
 /// A topology of OVN-Kubernetes.
 const OVERLAY: Medium = Medium::Unserved(cni::LAYER2);
 
-/// A topology: its name, the field of what belongs to it, and the table of that.
+/// A topology: its name, the field with its settings, and the table of that.
 type Topology = (&'static str, (&'static str, &'static ObjectType));
 
 const LAYER2: Topology = ("Layer2", ("layer2", &table::LAYER2));
@@ -94,11 +94,11 @@ fn read_topology(spec: &Object<'_>, topologies: &[Topology]) -> Option<bool> {
     for (topology, (other, _)) in topologies.iter().filter(|(_, (other, _))| *other != field) {
         if let Some(item) = spec.get(other) {
             item.error(format!(
-                "it belongs to the topology {topology}: leave it out, or give that topology"
+                "it belongs to the topology {topology}: leave it out, or set that topology"
             ));
         }
     }
-    let details = spec.need(field, "give what belongs to the topology")?.object(kind)?;
+    let details = spec.need(field, "give the settings of the topology")?.object(kind)?;
     let roles = [("Secondary", false), ("Primary", true)];
     if field == LOCALNET.1.0 {
         return details.need("role", "give Secondary")?.choice(&roles[..1]);
@@ -106,11 +106,11 @@ fn read_topology(spec: &Object<'_>, topologies: &[Topology]) -> Option<bool> {
     details.need("role", "give Primary or Secondary")?.choice(&roles)
 }
 
-/// Fields of the API that need a mode hawser does not have: they refuse the VMs that name the
-/// network, as the network itself does.
+/// Fields that need a mode that hawser does not have: VMs that name the network are refused because
+/// of them too.
 fn refuse_unserved(object: &Object<'_>, problems: &Report) {
     for (spot, note) in object.unserved() {
-        problems.error(&spot, format!("not served yet, so that the network is refused: {note}"));
+        problems.error(&spot, format!("not supported yet, so the network is refused: {note}"));
     }
 }
 
@@ -171,7 +171,7 @@ pub fn read_sriov(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let vlan: Option<u16> = spec.integer("vlan", 0..=4094);
     let qos: Option<u8> = spec.integer("vlanQoS", 0..=7);
     if qos.is_some_and(|qos| qos != 0) && vlan.is_none_or(|vlan| vlan == 0) {
-        spec.error("vlanQoS needs a vlan: give one from 1 to 4094, or leave vlanQoS out");
+        spec.error("vlanQoS needs a vlan: give one from 1 to 4094, or leave out vlanQoS");
     }
     let choose = |name, words: &[&str]| {
         let words: Vec<(&str, ())> = words.iter().map(|word| (*word, ())).collect();

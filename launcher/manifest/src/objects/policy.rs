@@ -1,5 +1,5 @@
-//! Policies, as far as it can be told which VMs they select. Nothing of what they say is
-//! enforced: [`crate::plan`] refuses a VM that one selects.
+//! Policies, as far as needed to know which VMs they select. None of their rules are enforced:
+//! [`crate::plan`] refuses a VM that a policy selects.
 
 use super::fields::policy as table;
 use super::metadata::Metadata;
@@ -10,30 +10,30 @@ use super::selector::Selector;
 /// A policy.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// `kind`
     pub kind: &'static str,
-    /// Its namespace; `None` for those of the cluster.
+    /// Its namespace; `None` for a cluster policy.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
     /// What it selects.
     pub subject: Subject,
-    /// What is wrong with it.
+    /// Its errors.
     pub problems: Report,
 }
 
-/// What a policy selects.
+/// The VMs that a policy selects.
 #[derive(Clone, Debug)]
 pub enum Subject {
     /// Pods of its namespace, on the pod network.
     Pods(Selector),
-    /// Pods of namespaces, on the pod network; without a selector of pods, all of them.
+    /// Pods of namespaces, on the pod network; all of them without a pod selector.
     Namespaces(Selector, Option<Selector>),
     /// Pods of its namespace, on networks named `[namespace/]name`.
     Networks(Vec<String>, Selector),
-    /// Its selector is in a language that is not read here.
+    /// Its selector is in a language that is not supported.
     Unread,
 }
 
@@ -51,7 +51,7 @@ impl Policy {
     }
 }
 
-/// Which policies there are.
+/// The kinds of policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyKind {
     /// NetworkPolicy
@@ -62,9 +62,9 @@ pub enum PolicyKind {
     Cluster(&'static str),
     /// EgressFirewall
     EgressFirewall,
-    /// Those of other projects, in a namespace.
+    /// Namespaced policies of other projects.
     OtherNamespaced(&'static str),
-    /// Those of other projects, of the cluster.
+    /// Cluster policies of other projects.
     OtherCluster(&'static str),
 }
 
@@ -91,7 +91,8 @@ impl PolicyKind {
     }
 }
 
-/// Reads one. A selector with a problem is taken to select, which the problem's VM hears of.
+/// Reads a policy. A selector with an error counts as selecting, and the VM's report names the
+/// error.
 pub fn read(kind: PolicyKind, object: &Object<'_>, namespace: &str) -> Policy {
     let metadata = Metadata::read(object, namespace);
     let of_cluster = matches!(kind, PolicyKind::Cluster(_) | PolicyKind::OtherCluster(_));

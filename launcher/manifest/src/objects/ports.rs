@@ -1,4 +1,4 @@
-//! `ports` and `portRanges` of an interface: what reaches the guest.
+//! `ports` and `portRanges` of an interface: the forwarded ports.
 
 use super::fields::kubevirt as table;
 use super::interface::Binding;
@@ -9,7 +9,7 @@ use hawser_config::Transport;
 /// Ports of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortRange {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// TCP or UDP.
     pub transport: Transport,
@@ -17,23 +17,23 @@ pub struct PortRange {
     pub first: u16,
     /// Last port.
     pub last: u16,
-    /// What a Service may call it.
+    /// Its name for Services.
     pub name: Option<String>,
 }
 
-/// Ports of TCP that Istio's proxy has for itself in the pod's namespace.
+/// TCP ports that Istio's proxy uses in the pod's namespace.
 pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090];
 /// Words of `protocol`.
 const TRANSPORTS: &[(&str, Transport)] = &[("TCP", Transport::Tcp), ("UDP", Transport::Udp)];
-/// Ports a number can be.
+/// Valid port numbers.
 const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
-/// Most ranges KubeVirt takes.
+/// Most ranges that KubeVirt accepts.
 const MAX_RANGES: usize = 10;
 /// Longest name of a port (RFC 6335 section 5.1).
 const MAX_NAME: usize = 15;
 
 impl PortRange {
-    /// True if a port is among them.
+    /// True if the port is in the range.
     pub fn contains(&self, transport: Transport, port: u16) -> bool {
         self.transport == transport && (self.first..=self.last).contains(&port)
     }
@@ -43,7 +43,7 @@ impl PortRange {
     }
 }
 
-/// Reads what an interface says of ports; `None` if it says nothing.
+/// Reads the ports of an interface; `None` if none are given.
 pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Option<Vec<PortRange>> {
     let (ports, ranges) = (interface.get("ports"), interface.get("portRanges"));
     let (given, ranges) = (
@@ -51,7 +51,7 @@ pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Op
         ranges.map(|r| (r.items(), r)),
     );
     if binding.is_some_and(|b| b != Binding::Masquerade) {
-        given.error("only an interface bound with masquerade has ports to choose: leave them out");
+        given.error("only an interface bound with masquerade has ports to forward: leave them out");
     }
     let mut all: Vec<PortRange> = Vec::new();
     for item in ports.iter().flat_map(Item::items) {
@@ -59,7 +59,7 @@ pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Op
     }
     if let Some((items, ranges)) = ranges {
         if ports.is_some() {
-            ranges.error("ports is given too: write one or the other");
+            ranges.error("ports is given too: write only one of them");
         }
         if items.len() > MAX_RANGES {
             ranges.error(format!("{} ranges are too many: give up to {MAX_RANGES}", items.len()));
@@ -69,7 +69,7 @@ pub fn read(interface: &Object<'_>, binding: Option<Binding>, istio: bool) -> Op
         }
     }
     check(interface, &all, istio);
-    // A list without entries says as little as none.
+    // An empty list means the same as none.
     (!all.is_empty()).then_some(all)
 }
 
@@ -77,7 +77,7 @@ fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
     for (n, range) in all.iter().enumerate() {
         let before = &all[..n];
         if before.iter().any(|b| b.collides(range)) {
-            interface.error_at(&range.spot, "these ports are in the list already: leave them out once");
+            interface.error_at(&range.spot, "these ports are in the list already: remove them here");
         }
         if range.name.is_some() && before.iter().any(|b| b.name == range.name) {
             interface.error_at(&range.spot, "another port has the same name: give each its own");
@@ -86,13 +86,13 @@ fn check(interface: &Object<'_>, all: &[PortRange], istio: bool) {
             .iter()
             .find(|port| range.contains(Transport::Tcp, **port));
         if let (true, Some(port)) = (istio, reserved) {
-            let message = format!("TCP port {port} is one of Istio's proxy's own: leave it out");
+            let message = format!("TCP port {port} belongs to Istio's proxy: leave it out");
             interface.error_at(&range.spot, message);
         }
     }
 }
 
-/// `protocol`: TCP if it is not given.
+/// `protocol`: TCP by default.
 pub fn protocol(object: &Object<'_>) -> Option<Transport> {
     match object.get("protocol") {
         Some(item) => item.choice(TRANSPORTS),
@@ -103,7 +103,7 @@ pub fn protocol(object: &Object<'_>) -> Option<Transport> {
 /// `IsValidPortName`: an IANA service name (RFC 6335 section 5.1).
 ///
 /// # Errors
-/// What is allowed.
+/// The rule.
 pub fn port_name(text: &str) -> Result<String, String> {
     let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let edges = !text.starts_with('-') && !text.ends_with('-') && !text.contains("--");
@@ -112,7 +112,7 @@ pub fn port_name(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "give up to {MAX_NAME} small letters, digits and hyphens, such as http"
+            "give up to {MAX_NAME} lower-case letters, digits and hyphens, such as http"
         ))
     }
 }
@@ -133,7 +133,7 @@ fn port(item: &Item<'_>) -> Option<PortRange> {
 
 fn range(item: &Item<'_>) -> Option<PortRange> {
     let object = item.object(&table::PORT_RANGE)?;
-    let protocol = object.need("protocol", "give TCP or UDP, which a range must name");
+    let protocol = object.need("protocol", "give TCP or UDP, which is required for a range");
     let transport = protocol.and_then(|item| item.choice(TRANSPORTS));
     let first: Option<u16> = object
         .need("start", "give its first port")

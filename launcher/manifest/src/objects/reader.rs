@@ -1,23 +1,23 @@
-//! Reading a tree field by field: every field that is asked for stands in a table
-//! ([`ObjectType`]) that also says what becomes of those nobody asks for, and every
-//! answer that is not as it should be is a problem with a place.
+//! Reads a tree field by field: every requested field is in a table ([`ObjectType`]), which also
+//! states the treatment of the fields that are not requested; every invalid value is an error with
+//! a position.
 
 use super::report::{Report, Spot};
 use super::yaml::{Entry, Node, Scalar, Value};
 use std::ops::RangeInclusive;
 
-/// What hawser does about a field.
+/// How hawser treats a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Treatment {
-    /// It is read, and means what it means in the cluster (or the note says how not).
+    /// It is read, with the same meaning as in the cluster (or the note states the difference).
     Honoured,
-    /// It is read, and refused: it needs a mode that is not there yet.
+    /// It is read and refused: it needs a mode that does not exist yet.
     Later,
-    /// Giving it is an error.
+    /// It is an error.
     Refused,
-    /// Giving it makes a warning.
+    /// It causes a warning.
     Ignored,
-    /// Somebody else's business: the VMM's, the cluster's. Nothing is said.
+    /// It concerns others: the VMM, the cluster. No message.
     PassedOver,
 }
 
@@ -26,21 +26,21 @@ pub enum Treatment {
 pub struct Field {
     /// Its name.
     pub name: &'static str,
-    /// What becomes of it.
+    /// Its treatment.
     pub treatment: Treatment,
-    /// What it means here, or why not; part of the message where one is given.
+    /// Its meaning here, or why it is not supported; part of a message about it.
     pub note: &'static str,
 }
 
-/// What becomes of fields that are in no table.
+/// Treatment of fields that are in no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// An error: the API has no such field either, most likely it is misspelt.
+    /// An error: the API has no such field either, so it is probably misspelt.
     Refused,
     /// A warning.
     Ignored,
-    /// Nothing, as most of this object is not about the network: unless it looks like a field that
-    /// is, misspelt.
+    /// None, as most of this object does not concern the network, unless the field looks like a
+    /// misspelt one that does.
     PassedOver,
 }
 
@@ -51,7 +51,7 @@ pub struct ObjectType {
     pub name: &'static str,
     /// Its fields.
     pub fields: &'static [Field],
-    /// Others.
+    /// Other fields.
     pub unknown: Unknown,
 }
 
@@ -59,35 +59,35 @@ const fn field(name: &'static str, treatment: Treatment, note: &'static str) -> 
     Field { name, treatment, note }
 }
 
-/// A row of a table: see [`Treatment::Honoured`].
+/// A table row: see [`Treatment::Honoured`].
 pub const fn honoured(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Honoured, note)
 }
 
-/// A row of a table: see [`Treatment::Later`].
+/// A table row: see [`Treatment::Later`].
 pub const fn later(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Later, note)
 }
 
-/// A row of a table: see [`Treatment::Refused`].
+/// A table row: see [`Treatment::Refused`].
 pub const fn refused(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Refused, note)
 }
 
-/// A row of a table: see [`Treatment::Ignored`].
+/// A table row: see [`Treatment::Ignored`].
 pub const fn ignored(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::Ignored, note)
 }
 
-/// A row of a table: see [`Treatment::PassedOver`].
+/// A table row: see [`Treatment::PassedOver`].
 pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
     field(name, Treatment::PassedOver, note)
 }
 
 impl ObjectType {
-    /// The honoured field that `key`, which is none, looks like.
+    /// The honoured field that `key`, an unknown one, resembles.
     fn misspelt(&self, key: &str) -> Option<&'static str> {
-        /// From so many letters on two may be wrong, else one; shorter names are too much alike.
+        /// From this length two letters may be wrong, otherwise one; shorter names are too similar.
         const LONG: usize = 9;
         const SHORT: usize = 4;
         let is_near = |name: &str| {
@@ -110,7 +110,7 @@ impl ObjectType {
         self.fields.iter().find(|field| entry.is(field.name))
     }
 
-    /// True if a field of the table is to be read.
+    /// True if a field of the table is read.
     pub fn reads(&self, name: &str) -> bool {
         self.field(name)
             .is_some_and(|row| matches!(row.treatment, Treatment::Honoured | Treatment::Later))
@@ -125,8 +125,8 @@ impl ObjectType {
     }
 }
 
-/// Which rows of which tables were asked for: so that a test can tell whether a field
-/// called honoured is read anywhere.
+/// Records which rows of which tables were read, so that a test can check that every honoured field
+/// is read somewhere.
 #[cfg(test)]
 pub mod trace {
     use std::cell::RefCell;
@@ -136,18 +136,18 @@ pub mod trace {
         static ASKED: RefCell<BTreeSet<(&'static str, String)>> = const { RefCell::new(BTreeSet::new()) };
     }
 
-    /// A field was asked for.
+    /// Records that a field was read.
     pub fn asked(object: &'static str, field: &str) {
         ASKED.with_borrow_mut(|asked| asked.insert((object, field.to_owned())));
     }
 
-    /// What this thread asked for.
+    /// The fields that this thread has read.
     pub fn all() -> BTreeSet<(&'static str, String)> {
         ASKED.with_borrow(Clone::clone)
     }
 }
 
-/// A map of the manifest, read by the rules of its table.
+/// A map in the manifest, read by the rules of its table.
 #[derive(Clone, Debug)]
 pub struct Object<'a> {
     report: &'a Report,
@@ -170,7 +170,7 @@ impl<'a> Object<'a> {
         object
     }
 
-    /// Says what is to be said about a field whatever its value.
+    /// Reports a field according to its treatment, whatever its value.
     fn judge(&self, entry: &Entry) {
         let spot = self.spot.field(&entry.key, entry.line);
         match (self.kind.row_of(entry), self.kind.unknown) {
@@ -182,7 +182,7 @@ impl<'a> Object<'a> {
             (None, Unknown::PassedOver) => {
                 if let Some(meant) = self.kind.misspelt(&entry.key) {
                     let message = format!(
-                        "there is no such field in {}: write {meant}, if that is meant",
+                        "there is no such field in {}: write {meant} if you mean that",
                         self.kind.name
                     );
                     self.report.error(&spot, message);
@@ -190,16 +190,16 @@ impl<'a> Object<'a> {
             }
             (None, Unknown::Ignored) => self
                 .report
-                .warn(&spot, format!("ignored: no field of {} known here", self.kind.name)),
+                .warn(&spot, format!("ignored: not a known field of {}", self.kind.name)),
             (None, Unknown::Refused) => {
                 let names = self.kind.names();
-                let message = format!("there is no such field in {}; it may have {names}", self.kind.name);
+                let message = format!("there is no such field in {}; its fields are {names}", self.kind.name);
                 self.report.error(&spot, message);
             }
         }
     }
 
-    /// Fields that are given and need a mode that is not there yet: where, and the note of each.
+    /// Fields that need a mode that does not exist yet: position and note of each.
     pub fn unserved(&self) -> Vec<(Spot, &'static str)> {
         let later = self.kind.fields.iter().filter(|row| row.treatment == Treatment::Later);
         later
@@ -207,12 +207,12 @@ impl<'a> Object<'a> {
             .collect()
     }
 
-    /// Where this is.
+    /// Its position.
     pub const fn spot(&self) -> &Spot {
         &self.spot
     }
 
-    /// True if a field is given that the table refuses, which says what to write in its place.
+    /// True if a field is given that the table refuses, whose message says what to write instead.
     pub fn has_refused(&self) -> bool {
         let refused = |entry: &&Entry| {
             let row = self.kind.row_of(entry);
@@ -221,11 +221,11 @@ impl<'a> Object<'a> {
         self.entries.iter().any(|entry| refused(&entry))
     }
 
-    /// A field, if it is given and not null. Its table must say that it is read.
+    /// A field, if it is given and not null. Its table must call it honoured.
     pub fn get(&self, name: &str) -> Option<Item<'a>> {
         debug_assert!(
             self.kind.reads(name),
-            "{}.{name} is read, and its table does not say so",
+            "{}.{name} is read, but its table does not say so",
             self.kind.name
         );
         #[cfg(test)]
@@ -238,7 +238,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A field that must be given.
+    /// A required field.
     pub fn need(&self, name: &str, what: &str) -> Option<Item<'a>> {
         let item = self.get(name);
         if item.is_none() {
@@ -247,47 +247,47 @@ impl<'a> Object<'a> {
         item
     }
 
-    /// An object within this one, if given.
+    /// An object in a field, if given.
     pub fn object(&self, name: &str, kind: &'static ObjectType) -> Option<Object<'a>> {
         self.get(name)?.object(kind)
     }
 
-    /// The items of a list within this object; none if it is not given.
+    /// The items of a list in a field; none if it is not given.
     pub fn list(&self, name: &str) -> Vec<Item<'a>> {
         self.get(name).map(|item| item.items()).unwrap_or_default()
     }
 
-    /// A text, if given.
+    /// A text field, if given.
     pub fn text(&self, name: &str) -> Option<&'a str> {
         self.get(name)?.text()
     }
 
-    /// A boolean, if given.
+    /// A boolean field, if given.
     pub fn boolean(&self, name: &str) -> Option<bool> {
         self.get(name)?.boolean()
     }
 
-    /// A whole number within `range`, if given.
+    /// An integer field within `range`, if given.
     pub fn integer<T: TryFrom<i64>>(&self, name: &str, range: RangeInclusive<i64>) -> Option<T> {
         self.get(name)?.integer(range)
     }
 
-    /// A report of what matters only where this object is named.
+    /// A report for errors that only matter if another object names this one.
     pub fn apart(&self) -> Report {
         self.report.apart()
     }
 
-    /// A problem with this object as a whole.
+    /// Reports an error of the whole object.
     pub fn error(&self, message: impl Into<String>) {
         self.error_at(&self.spot, message);
     }
 
-    /// Something the user should know about a part of this object that was read earlier.
+    /// Warns about a part of this object that was read earlier.
     pub fn warn_at(&self, spot: &Spot, message: impl Into<String>) {
         self.report.warn(spot, message);
     }
 
-    /// A problem with a part of this object that was read earlier.
+    /// Reports an error in a part of this object that was read earlier.
     pub fn error_at(&self, spot: &Spot, message: impl Into<String>) {
         self.report.error(spot, message);
     }
@@ -297,7 +297,7 @@ fn is_null(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar(scalar) if scalar.is_null())
 }
 
-/// A value of the manifest, not yet looked at.
+/// A value in the manifest, not yet interpreted.
 #[derive(Clone, Debug)]
 pub struct Item<'a> {
     report: &'a Report,
@@ -311,12 +311,12 @@ impl<'a> Item<'a> {
         Self { report, spot, node }
     }
 
-    /// Where its problems go.
+    /// The report for its errors.
     pub const fn report(&self) -> &'a Report {
         self.report
     }
 
-    /// The same value, whose problems go to another report.
+    /// The same value with another report for its errors.
     pub fn told_to<'b>(&self, report: &'b Report) -> Item<'b>
     where
         'a: 'b,
@@ -328,27 +328,27 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// Where this is.
+    /// Its position.
     pub const fn spot(&self) -> &Spot {
         &self.spot
     }
 
-    /// A problem with this value.
+    /// Reports an error of this value.
     pub fn error(&self, message: impl Into<String>) {
         self.report.error(&self.spot, message);
     }
 
-    /// Something the user should know about this value.
+    /// Warns about this value.
     pub fn warn(&self, message: impl Into<String>) {
         self.report.warn(&self.spot, message);
     }
 
-    /// Something the user should know about what stands within this value.
+    /// Warns about a part of this value.
     pub fn warn_at(&self, spot: &Spot, message: impl Into<String>) {
         self.report.warn(spot, message);
     }
 
-    /// The value as a map, read by `kind`'s table.
+    /// The value as a map, read with the table of `kind`.
     pub fn object(&self, kind: &'static ObjectType) -> Option<Object<'a>> {
         match &self.node.value {
             Value::Map(entries) => Some(Object::new(self.report, kind, self.spot.clone(), entries)),
@@ -356,7 +356,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The text of a field by which the table for this map is chosen.
+    /// The text of a field that selects the table for this map.
     pub fn field_text(&self, name: &str) -> Option<&'a str> {
         match &self.node.entry(name)?.value.value {
             Value::Scalar(scalar) if scalar.is_text() => Some(&scalar.text),
@@ -364,7 +364,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A field by which it is decided whether this map is read at all.
+    /// A field that decides whether this map is read at all.
     pub fn inner(&self, name: &str) -> Option<Item<'a>> {
         let entry = self.node.entry(name)?;
         Some(Item {
@@ -419,7 +419,7 @@ impl<'a> Item<'a> {
         entries.iter().map(pair).collect()
     }
 
-    /// The value as it was written.
+    /// The value as written.
     pub fn scalar(&self) -> Option<&'a Scalar> {
         match &self.node.value {
             Value::Scalar(scalar) => Some(scalar),
@@ -440,7 +440,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// The value as text that `parse` understands.
+    /// The value as text, parsed by `parse`.
     pub fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text()?;
         match parse(text) {
@@ -452,7 +452,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// One of several words.
+    /// The value as one of several words.
     pub fn choice<T: Clone>(&self, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(|text| {
             let chosen = choices.iter().find(|(word, _)| *word == text);
@@ -470,7 +470,7 @@ impl<'a> Item<'a> {
             .or_else(|| self.wrong("true or false, without quotes"))
     }
 
-    /// The value as a whole number within `range`.
+    /// The value as an integer within `range`.
     pub fn integer<T: TryFrom<i64>>(&self, range: RangeInclusive<i64>) -> Option<T> {
         let what = || {
             format!(

@@ -1,14 +1,14 @@
-//! What is wrong with a manifest, where, and what would be right.
+//! Errors of manifests with their position and the correct form.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-/// A place in a manifest.
+/// A position in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
-    /// The file, as it was named.
+    /// Name of the file, as given.
     pub file: Rc<str>,
     /// Line, from 1; 0 for the file as a whole.
     pub line: usize,
@@ -17,7 +17,7 @@ pub struct Spot {
 }
 
 impl Spot {
-    /// The whole of a file.
+    /// The position of a whole file.
     pub fn file(name: &str) -> Self {
         Self {
             file: name.into(),
@@ -26,10 +26,10 @@ impl Spot {
         }
     }
 
-    /// A field of what is here.
+    /// The position of a field below this one.
     pub fn field(&self, name: &str, line: usize) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
-        // A key such as an annotation's has dots and slashes of its own.
+        // A key such as an annotation's contains dots and slashes.
         let plain = name
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
@@ -46,7 +46,7 @@ impl Spot {
         self.with(self.path.clone(), line)
     }
 
-    /// An item of what is here.
+    /// The position of a list item below this one.
     pub fn item(&self, index: usize, line: usize) -> Self {
         self.with(format!("{}[{index}]", self.path), line)
     }
@@ -83,23 +83,23 @@ impl fmt::Display for Spot {
 pub enum Severity {
     /// It does.
     Error,
-    /// It does not: something is not as the manifest says.
+    /// It does not: something differs from the manifest.
     Warning,
 }
 
-/// One thing to tell.
+/// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether it stops.
+    /// Its severity.
     pub severity: Severity,
-    /// Where.
+    /// Its position.
     pub spot: Spot,
     /// What is wrong, and what is allowed.
     pub message: String,
 }
 
 impl Problem {
-    /// `file:line: path.to.field: what is wrong`, where the severity is said beside it.
+    /// `file:line: path.to.field: what is wrong`, for use beside the severity.
     pub fn without_severity(&self) -> String {
         let Self { spot, message, .. } = self;
         format!("{spot}: {message}")
@@ -118,32 +118,32 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems found so far, the first of them in full, the others by their number.
+/// The problems found so far: the first ones in full, the others as a number.
 ///
-/// What is found about one object may be kept apart ([`Report::apart`]) until it turns out
-/// whether the object matters; all reports together keep [`MAX_KEPT`] problems.
+/// Problems of one object may be kept separately ([`Report::apart`]) until it is known whether the
+/// object matters; all reports together keep [`MAX_KEPT`] problems.
 #[derive(Clone, Debug)]
 pub struct Report {
     found: RefCell<Found>,
     room: Rc<Cell<usize>>,
-    /// Tells this report from others.
+    /// Identifies the report.
     id: Rc<()>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Found {
     problems: Vec<Problem>,
-    /// Errors and warnings that are not among them.
+    /// Number of further errors and warnings.
     more: (usize, usize),
     /// The reports that were adopted.
     adopted: BTreeMap<*const (), Rc<()>>,
 }
 
-/// More than anybody reads; there is no end to what can be wrong with a file.
+/// More than anyone reads; the number of errors in a file has no limit.
 pub const MAX_PROBLEMS: usize = 500;
-/// Problems kept for all objects, whether they matter or not.
+/// Problems kept for all objects, whether or not they matter.
 const MAX_KEPT: usize = 10 * MAX_PROBLEMS;
-/// Characters of a message: what a manifest says is quoted there, and may be long.
+/// Longest message in characters: it quotes the manifest, which may be long.
 const MAX_MESSAGE: usize = 1000;
 
 impl Default for Report {
@@ -157,7 +157,7 @@ impl Default for Report {
 }
 
 impl Report {
-    /// A report of what concerns one object, which may be adopted later.
+    /// A report for one object, which may be adopted later.
     pub fn apart(&self) -> Self {
         Self {
             found: RefCell::default(),
@@ -166,18 +166,18 @@ impl Report {
         }
     }
 
-    /// Something that keeps the manifest from being served.
+    /// Adds an error, which keeps the manifest from being served.
     pub fn error(&self, spot: &Spot, message: impl Into<String>) {
         self.add(Severity::Error, spot, message.into());
     }
 
-    /// Something that is not as the manifest says.
+    /// Adds a warning about a difference from the manifest.
     pub fn warn(&self, spot: &Spot, message: impl Into<String>) {
         self.add(Severity::Warning, spot, message.into());
     }
 
-    /// Takes over what was found on its own, such as the problems of a network that an
-    /// interface turns out to name. Of what several name it is done once.
+    /// Adopts a separate report, such as that of a network that an interface names. A report is
+    /// adopted only once.
     pub fn adopt(&self, other: &Self) {
         if !self.is_first(other) {
             return;
@@ -189,7 +189,7 @@ impl Report {
         found.more.1 += other.more.1;
     }
 
-    /// Takes it over as warnings, where an option waives what is wrong.
+    /// Adopts a report as warnings, because an option waives its errors.
     pub fn adopt_waived(&self, other: &Self) {
         if !self.is_first(other) {
             return;
@@ -204,7 +204,7 @@ impl Report {
         self.found.borrow_mut().more.1 += other.more.0 + other.more.1;
     }
 
-    /// True if it was not adopted before, which it is now.
+    /// Marks a report as adopted; false if it was already.
     fn is_first(&self, other: &Self) -> bool {
         let mut found = self.found.borrow_mut();
         let id = Rc::clone(&other.id);
@@ -226,7 +226,7 @@ impl Report {
     fn put(&self, problem: Problem) {
         let mut found = self.found.borrow_mut();
         let Found { problems, more, .. } = &mut *found;
-        // An error is kept whatever else was said: it decides whether anything is served.
+        // An error is kept even beyond the limit: it decides whether the manifest can be served.
         let decides = problem.severity == Severity::Error && !has_error(problems);
         let room = self.room.get();
         if !decides && (problems.len() >= MAX_PROBLEMS || room == 0) {
@@ -240,12 +240,12 @@ impl Report {
         }
     }
 
-    /// True if nothing can be served.
+    /// True if the manifest cannot be served.
     pub fn has_errors(&self) -> bool {
         has_error(&self.found.borrow().problems)
     }
 
-    /// What was found: errors and warnings apart, each in the order of files and lines.
+    /// The errors and the warnings, each in the order of files and lines.
     pub fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
         let mut files: Vec<Rc<str>> = Vec::new();
         let Found { mut problems, more, .. } = self.found.into_inner();

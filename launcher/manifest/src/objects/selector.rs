@@ -1,4 +1,4 @@
-//! Label selectors, of pods and of namespaces.
+//! Label selectors for pods and namespaces.
 
 use super::fields::policy as table;
 use super::metadata::texts;
@@ -6,11 +6,11 @@ use super::names;
 use super::reader::{Item, Object};
 use std::collections::BTreeMap;
 
-/// `matchLabels` and `matchExpressions`: all of them hold. Without any, everything is selected.
+/// `matchLabels` and `matchExpressions`: all must hold. An empty selector selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
-/// One thing that has to be so.
+/// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Requirement {
     key: String,
@@ -25,14 +25,14 @@ enum Operator {
     DoesNotExist,
 }
 
-/// The labels of an object, as far as they are known.
+/// The known labels of an object.
 #[derive(Clone, Debug, Default)]
 pub struct KnownLabels {
-    /// Those that are known.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// There are no others, but for the unknown.
+    /// There are no others, except `unknown`.
     pub complete: bool,
-    /// Keys the cluster itself puts there, or may: what they say is not known.
+    /// Keys that the cluster itself adds, or may add, with unknown values.
     pub unknown: &'static [&'static str],
 }
 
@@ -54,7 +54,7 @@ impl Selector {
         Some(Self(requirements))
     }
 
-    /// Whether labels fulfil it; `None` if that hangs on labels that are not known.
+    /// Whether the labels match; `None` if that depends on unknown labels.
     pub fn selects(&self, known: &KnownLabels) -> Option<bool> {
         let mut all_known = true;
         for Requirement { key, operator } in &self.0 {
@@ -96,7 +96,7 @@ fn requirement(object: &Object<'_>) -> Option<Requirement> {
     ])?;
     let takes_values = matches!(operator, Operator::In(_) | Operator::NotIn(_));
     if takes_values == values.is_empty() {
-        object.error("values are for In and NotIn, which need one at least");
+        object.error("values are for In and NotIn, which need at least one");
         return None;
     }
     Some(Requirement { key, operator })

@@ -1,4 +1,4 @@
-//! Service: ports of nodes that lead to a VM.
+//! Service: ports of nodes that are forwarded to a VM.
 
 use super::fields::network as table;
 use super::metadata::{Metadata, texts};
@@ -14,28 +14,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// A Service.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// Its name.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
-    /// Labels of what it leads to; none if that is not chosen by labels.
+    /// Labels of its pods; empty if labels do not select them.
     pub selector: BTreeMap<String, String>,
     /// True if nodes listen for it.
     pub on_nodes: bool,
-    /// Where nodes listen, if it is of one family.
+    /// The address on which nodes listen, if it has one family.
     pub bind: Option<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// What is wrong with it. It concerns only the VM it leads to.
+    /// Its errors. They concern only the VM that it selects.
     pub problems: Report,
 }
 
 /// `spec.ports[]`
 #[derive(Clone, Debug)]
 pub struct ServicePort {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// TCP or UDP.
     pub transport: Transport,
@@ -45,12 +45,12 @@ pub struct ServicePort {
     pub target: TargetPort,
 }
 
-/// The guest's port of a Service's.
+/// The guest's port for a port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
     /// By its number.
     Number(u16),
-    /// By the name the interface has for it.
+    /// By its name in the interface.
     Name(String),
 }
 
@@ -76,7 +76,7 @@ pub fn read(object: &Object<'_>, namespace: &str) -> Service {
         source_ranges(spec, kind);
         affinity(spec);
     }
-    // A name is no backend, and its selector means nothing.
+    // An ExternalName has no pods, and its selector is ignored.
     let selects = kind != Type::ExternalName;
     Service {
         spot: object.spot().clone(),
@@ -101,8 +101,8 @@ fn kind(spec: &Object<'_>) -> Type {
     item.and_then(|item| item.choice(&kinds)).unwrap_or(Type::ClusterIp)
 }
 
-/// Who may come by the load balancer. The nodes' own ports are open to everybody, as they are in
-/// the cluster, where only traffic to the balancer's address is filtered.
+/// Clients that may use the load balancer. The nodes' own ports are open to everyone, as in the
+/// cluster, where only traffic to the balancer's address is filtered.
 fn source_ranges(spec: &Object<'_>, kind: Type) {
     let Some(item) = spec.get("loadBalancerSourceRanges") else {
         return;
@@ -117,23 +117,23 @@ fn source_ranges(spec: &Object<'_>, kind: Type) {
         range.parsed(network);
     }
     if kind != Type::LoadBalancer {
-        item.error("only a Service of type LoadBalancer has clients of one: leave it out");
+        item.error("only a Service of type LoadBalancer has clients of a load balancer: leave it out");
     } else if !ranges.is_empty() {
         item.warn(
-            "not enforced: it is about clients of the load balancer, and hawser listens on the nodePort, which is open \
-             to all",
+            "not enforced: it concerns clients of the load balancer, but hawser listens on the \
+             nodePort, which is open to all",
         );
     }
 }
 
-/// Every client comes to the one VM, whatever this says.
+/// Every client reaches the one VM, whatever the value.
 fn affinity(spec: &Object<'_>) {
     if let Some(item) = spec.get("sessionAffinity") {
         item.choice(&[("None", ()), ("ClientIP", ())]);
     }
 }
 
-/// The address that stands for the family of a Service that has one.
+/// The wildcard address of a Service with one family.
 fn bind(spec: &Object<'_>) -> Option<IpAddr> {
     let policy = spec.get("ipFamilyPolicy").and_then(|item| {
         item.choice(&[
@@ -157,7 +157,7 @@ fn bind(spec: &Object<'_>) -> Option<IpAddr> {
         [family] if policy != Some(false) => return Some(family),
         [first, second] if first == second => item.error("a family is in the list twice: name each once"),
         [_, _] if policy == Some(true) => {
-            item.error("two families do not go together with ipFamilyPolicy SingleStack: leave one");
+            item.error("two families contradict ipFamilyPolicy SingleStack: leave one");
         }
         [_, _, _, ..] => item.error("give IPv4, IPv6 or both"),
         _ => {}
@@ -174,7 +174,7 @@ fn ports(spec: &Object<'_>, kind: Type) -> Vec<ServicePort> {
             continue;
         };
         match object.get("name") {
-            None if items.len() > 1 => object.error("name is missing: of several ports each has one"),
+            None if items.len() > 1 => object.error("name is missing: each of several ports needs one"),
             None => {}
             Some(item) => {
                 let name = item.parsed(names::dns_label);
@@ -188,7 +188,8 @@ fn ports(spec: &Object<'_>, kind: Type) -> Vec<ServicePort> {
     ports
 }
 
-/// `protocol`. Where nodes listen, hawser has to serve it; another Service's is the cluster's affair.
+/// `protocol`. If nodes listen on the port, hawser has to serve it; the cluster handles other
+/// Services.
 fn transport(object: &Object<'_>, kind: Type) -> Option<Transport> {
     let on_nodes = matches!(kind, Type::NodePort | Type::LoadBalancer);
     match object.get("protocol") {
@@ -210,7 +211,7 @@ fn port(item: &Item<'_>, object: &Object<'_>, kind: Type) -> Option<ServicePort>
         Some(target) if target.scalar().is_some_and(|scalar| scalar.is_text()) => {
             target.parsed(ports::port_name).map(TargetPort::Name)
         }
-        // Zero is how the API says "not given".
+        // The API uses zero for "not given".
         Some(target) => match target.integer(0..=*PORTS.end())? {
             0 => port.map(TargetPort::Number),
             number => Some(TargetPort::Number(number)),

@@ -1,4 +1,4 @@
-//! VirtualMachine and VirtualMachineInstance: what of them is about the network.
+//! VirtualMachine and VirtualMachineInstance: the parts that concern the network.
 
 use super::cpu::virtual_cpus;
 use super::fields::kubevirt as table;
@@ -18,55 +18,55 @@ use std::time::Duration;
 /// A VM.
 #[derive(Clone, Debug)]
 pub struct Vm {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// `metadata.name`
     pub name: String,
     /// `metadata.namespace`
     pub namespace: String,
-    /// A proxy of Istio is in its pod.
+    /// Its pod contains an Istio proxy.
     pub istio: bool,
-    /// Labels of its pod: what Services and policies select it by.
+    /// Labels of its pod, by which Services and policies select it.
     pub labels: BTreeMap<String, String>,
     /// The guest's host name.
     pub hostname: Option<String>,
     /// `terminationGracePeriodSeconds`: how long the guest may take to shut down.
     pub grace: Duration,
-    /// Virtual CPUs, where each interface gets a queue pair for each.
+    /// Number of virtual CPUs, if each interface gets a queue pair for each.
     pub multiqueue: Option<u32>,
-    /// Neither interfaces nor networks are written, where KubeVirt adds one of each.
+    /// Neither interfaces nor networks are given, so KubeVirt adds one of each.
     pub default_interface: bool,
-    /// Its interfaces, in their order.
+    /// Its interfaces, in order.
     pub interfaces: Vec<Interface>,
     /// Its networks.
     pub networks: Vec<Network>,
-    /// What cloud-init is to make of them in the guest.
+    /// cloud-init's configuration of them in the guest.
     pub network_data: Vec<Device>,
-    /// What is wrong with it. It concerns only whoever serves this VM.
+    /// Its errors. They only matter if this VM is served.
     pub problems: Report,
 }
 
 /// `networks[]`
 #[derive(Clone, Debug)]
 pub struct Network {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
     /// `name`
     pub name: String,
-    /// What it is; `None` if a problem was found with that.
+    /// The network; `None` after an error.
     pub source: Option<NetworkSource>,
 }
 
-/// What a network is.
+/// The source of a network.
 #[derive(Clone, Debug)]
 pub enum NetworkSource {
     /// `pod`
     Pod(PodNetwork),
     /// `multus`
     Multus {
-        /// Where it is named.
+        /// Position of the name.
         spot: Spot,
-        /// Namespace, if it is named.
+        /// Namespace, if given.
         namespace: Option<String>,
         /// Name of the NetworkAttachmentDefinition.
         name: String,
@@ -83,7 +83,7 @@ pub struct PodNetwork {
 }
 
 impl Vm {
-    /// With the interface and the network KubeVirt adds (`SetDefaultNetworkInterface` in
+    /// Adds the default interface and network of KubeVirt (`SetDefaultNetworkInterface` in
     /// pkg/network/vmispec/defaults.go).
     pub fn with_default_interface(&self, binding: Binding) -> Self {
         const NAME: &str = "default";
@@ -98,18 +98,24 @@ impl Vm {
     }
 }
 
-/// How long KubeVirt gives a guest to shut down.
+/// KubeVirt's default time for a guest to shut down.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-/// Annotation of a VM with Istio's proxy in its pod, and the label KubeVirt makes of it.
+/// Annotation of a VM with Istio's proxy in its pod, which KubeVirt copies to a label.
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 
-/// Reads `kind: VirtualMachine`; `namespace` is where it is if it does not say. What is missing
-/// of it is a problem, and the rest is read.
+/// Reads `kind: VirtualMachine`; `namespace` is the default. A missing part is an error, and the
+/// rest is read.
 pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     let own = Metadata::read(object, namespace);
     let spec = object.need("spec", "give spec.template");
     let spec = spec.and_then(|spec| spec.object(&table::VM_SPEC));
-    let template = spec.and_then(|spec| spec.need("template", "give the VirtualMachineInstance it makes"));
+    let template = spec.and_then(|spec| {
+        spec.need(
+            "template",
+            "give the VirtualMachineInstance \
+        that it creates",
+        )
+    });
     let template = template.and_then(|template| template.object(&table::TEMPLATE));
     let inner = template.as_ref().map(|template| Metadata::read(template, namespace));
     let spec = template.and_then(|template| template.need("spec", "give domain and networks"));
@@ -122,7 +128,7 @@ pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     read_spec(object, metadata, spec.as_ref())
 }
 
-/// Reads `kind: VirtualMachineInstance`, as [`read_machine`].
+/// Reads `kind: VirtualMachineInstance`, like [`read_machine`].
 pub fn read_instance(object: &Object<'_>, namespace: &str) -> Vm {
     let metadata = Metadata::read(object, namespace);
     let spec = object.need("spec", "give domain and networks");
@@ -138,7 +144,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
         .and_then(|domain| domain.object(&table::DOMAIN));
     let devices = domain
         .as_ref()
-        .and_then(|domain| domain.need("devices", "give {} where it has no more than KubeVirt adds"))
+        .and_then(|domain| domain.need("devices", "give {} if it has no more than KubeVirt adds"))
         .and_then(|devices| devices.object(&table::DEVICES));
     let of_devices = |name| devices.as_ref().and_then(|devices| devices.boolean(name));
     let istio = is_injected(&metadata);
@@ -168,21 +174,21 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
     }
 }
 
-/// As KubeVirt reads the annotation (`ProxyInjectionEnabled` in pkg/network/istio).
+/// Reads the annotation like KubeVirt (`ProxyInjectionEnabled` in pkg/network/istio).
 fn is_injected(metadata: &Metadata) -> bool {
     let inject = metadata.annotations.get(ISTIO_INJECT);
     inject.is_some_and(|inject| inject.eq_ignore_ascii_case("true"))
 }
 
-/// As KubeVirt names the pod, which DHCP tells (`SanitizeHostname` in pkg/util/net/dns):
-/// `spec.hostname`, else the first label of the VM's name, cut where a label ends.
+/// KubeVirt's name of the pod, which DHCP hands out (`SanitizeHostname` in pkg/util/net/dns):
+/// `spec.hostname`, or else the first label of the VM's name, cut at the end of a label.
 fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Option<String> {
     if let Some(item) = spec.and_then(|spec| spec.get("hostname")) {
         return item.parsed(names::dns_label);
     }
     let label = name.split('.').next()?;
     let cut = label.get(..names::MAX_LABEL).unwrap_or(label);
-    // What is wrong with the whole name was said.
+    // An invalid name was reported before.
     let hostname = names::dns_label(cut).ok();
     if hostname.is_none() && names::dns_subdomain(name).is_ok() {
         object.error(format!(
@@ -193,8 +199,8 @@ fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Optio
     hostname
 }
 
-/// Labels of the pod that the cluster puts there, with values of its own: KubeVirt those with UIDs
-/// (`CreatedByLabel`, `MigrationJobLabel`), the API server those of the node's place
+/// Labels that the cluster adds to the pod, with its own values: KubeVirt those with UIDs
+/// (`CreatedByLabel`, `MigrationJobLabel`), the API server those of the node's location
 /// (PodTopologyLabels).
 pub const UNKNOWN_POD_LABELS: &[&str] = &[
     "kubevirt.io/created-by",
@@ -203,9 +209,9 @@ pub const UNKNOWN_POD_LABELS: &[&str] = &[
     "topology.kubernetes.io/zone",
 ];
 
-/// The labels of the pod KubeVirt makes for a VirtualMachineInstance (`podLabels` in
-/// pkg/virt-controller/services/template.go): its own, and those KubeVirt puts over them. Those
-/// of [`UNKNOWN_POD_LABELS`] cannot be known.
+/// The labels of the pod that KubeVirt creates for a VirtualMachineInstance (`podLabels` in
+/// pkg/virt-controller/services/template.go): its own, replaced by KubeVirt's. Those in
+/// [`UNKNOWN_POD_LABELS`] are unknown.
 fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMap<String, String> {
     let mut labels = metadata.labels;
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
@@ -220,7 +226,7 @@ fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMa
     labels
 }
 
-/// The name, or what of a long one fits into a label with a hash
+/// The name, or the part of a long one that fits into a label with a hash
 /// (`CalculateVirtualMachineInstanceID` in pkg/apimachinery).
 fn instance_id(name: &str) -> String {
     const HASH: usize = 8;
@@ -245,7 +251,9 @@ fn networks(spec: &Object<'_>) -> Vec<Network> {
             continue;
         };
         if !names.insert(name.clone()) {
-            item.error(format!("another network is named {name:?} too: give each its own name"));
+            item.error(format!(
+                "another network is also named {name:?}: give each its own name"
+            ));
         }
         networks.push(Network {
             spot: item.spot().clone(),
@@ -286,13 +294,13 @@ fn source(network: &Object<'_>) -> Option<NetworkSource> {
             None
         }
         (None, None) => {
-            network.error("it says no network: give pod: {} or multus.networkName");
+            network.error("it has no source: give pod: {} or multus.networkName");
             None
         }
     }
 }
 
-/// A network's parser without the word "off", which no manifest has.
+/// A network parser without the word "off", which manifests do not have.
 fn on<N>(parse: impl Fn(&str) -> Result<Family<N>, String>) -> impl Fn(&str) -> Result<N, String> {
     move |text| match parse(text) {
         Ok(Family::On(network)) => Ok(network),

@@ -1,4 +1,4 @@
-//! Volumes that hold cloud-init's data, and the network configuration inside, in both versions
+//! Volumes with cloud-init's data, and the network configuration in them, in both versions that
 //! cloud-init reads (cloudinit/net/network_state.py).
 
 use super::super::reader::{ObjectType, Unknown, honoured, passed_over};
@@ -8,7 +8,7 @@ pub static VOLUME: ObjectType = ObjectType {
     name: "spec.volumes[]",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("cloudInitNoCloud", "its network data are compared with what is served"),
+        honoured("cloudInitNoCloud", "its network data are compared with the plan"),
         honoured("cloudInitConfigDrive", "as cloudInitNoCloud"),
         passed_over("name", ""),
     ],
@@ -23,7 +23,7 @@ pub static CLOUD_INIT: ObjectType = ObjectType {
         honoured("networkDataBase64", "the same in base64"),
         honoured(
             "networkDataSecretRef",
-            "a warning says that the Secret's text is not known here",
+            "a warning says that the content of the Secret is not known",
         ),
         passed_over("userData", "the guest's affair"),
         passed_over("userDataBase64", "as userData"),
@@ -31,18 +31,18 @@ pub static CLOUD_INIT: ObjectType = ObjectType {
     ],
 };
 
-/// The whole of the network data.
+/// The whole network data.
 pub static NETWORK_DATA: ObjectType = ObjectType {
     name: "networkData",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("network", "the same within, as cloud-init's own configuration has it"),
+        honoured("network", "the same inside, as in cloud-init's own configuration"),
         honoured("version", "1 or 2"),
         honoured("config", "version 1: `disabled`, or the list of devices"),
         honoured("ethernets", "version 2: devices by their names"),
         honoured(
             "bonds",
-            "made in the guest, of devices that need no address of their own",
+            "created in the guest from devices that need no address of their own",
         ),
         honoured("bridges", "as bonds"),
         honoured("vlans", "as bonds"),
@@ -64,9 +64,9 @@ pub static ETHERNET: ObjectType = ObjectType {
     name: "networkData ethernets.*",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("match", "which NIC; the key is the device's name without it"),
-        honoured("macaddress", "a MAC the guest gives the card"),
-        honoured("mtu", "not above that of the network"),
+        honoured("match", "identifies the NIC; without it, the key is the device's name"),
+        honoured("macaddress", "a MAC that the guest gives the NIC"),
+        honoured("mtu", "not above the MTU of the network"),
         honoured("dhcp4", ""),
         honoured("dhcp6", ""),
         honoured("accept-ra", ""),
@@ -99,10 +99,10 @@ pub static CONFIG: ObjectType = ObjectType {
     name: "networkData config[]",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("type", "`physical`; others are made of devices in the guest"),
+        honoured("type", "`physical`; others are created from devices in the guest"),
         honoured("name", "the device's name"),
         honoured("mac_address", "which NIC"),
-        honoured("mtu", "not above that of the network"),
+        honoured("mtu", "not above the MTU of the network"),
         honoured("accept-ra", ""),
         honoured("subnets", ""),
         honoured("bond_interfaces", "devices that need no address of their own"),
@@ -116,10 +116,16 @@ pub static SUBNET: ObjectType = ObjectType {
     name: "networkData config[].subnets[]",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("type", "`dhcp`, `dhcp4`, `dhcp6`, `static`, `static6` and their like"),
-        honoured("address", "with `/24` or `/255.255.255.0`; alone /24, of IPv6 /64"),
+        honoured(
+            "type",
+            "`dhcp`, `dhcp4`, `dhcp6`, `static`, `static6` and similar types",
+        ),
+        honoured(
+            "address",
+            "with `/24` or `/255.255.255.0`; otherwise /24, and /64 for IPv6",
+        ),
         honoured("prefix", "of the address, if that has none"),
-        honoured("netmask", "as prefix, which goes before it"),
+        honoured("netmask", "the same as prefix, which has priority"),
         honoured("gateway", ""),
         honoured("routes", "the default ones"),
     ],
@@ -133,7 +139,7 @@ pub static SUBNET_ROUTE: ObjectType = ObjectType {
         honoured("network", "as address"),
         honoured("destination", "as network"),
         honoured("prefix", "of the network, if that has none"),
-        honoured("netmask", "as prefix, which goes before it"),
+        honoured("netmask", "the same as prefix, which has priority"),
         honoured("gateway", ""),
     ],
 };

@@ -1,5 +1,5 @@
-//! What stands in `spec.config` of a NetworkAttachmentDefinition. CNI plugins take no
-//! notice of fields they do not know, and neither is one refused here.
+//! Fields of `spec.config` in a NetworkAttachmentDefinition. CNI plugins ignore unknown fields, so
+//! hawser does not refuse them either.
 
 use crate::objects::reader::{Field, ObjectType, Unknown, honoured, ignored, later, passed_over, refused};
 
@@ -7,19 +7,20 @@ const LINK_IN_CONTAINER: Field = honoured(
     "linkInContainer",
     "`false` only: hawser has the lower device in its own namespace already",
 );
-const NAME: Field = passed_over("name", "the network goes by the NetworkAttachmentDefinition's name");
+const NAME: Field = passed_over("name", "the name of the NetworkAttachmentDefinition is used");
 const VERSION: Field = passed_over("cniVersion", "");
-const TYPE: Field = honoured("type", "which plugin, and so which of these tables");
+const TYPE: Field = honoured("type", "selects the plugin, and with it one of these tables");
 const IPAM: Field = honoured("ipam", "by its `type`: see below");
-const MTU: Field = honoured("mtu", "bytes, 68 to 65535; that of the segment if not given");
-const MAC: Field = honoured("mac", "the guest's MAC where its interface has no macAddress");
+const MTU: Field = honoured("mtu", "bytes, 68 to 65535; by default that of the segment");
+const MAC: Field = honoured("mac", "the guest's MAC if its interface has no macAddress");
 const ARGUMENTS: Field = honoured("args", "`cni`: see below");
-const RUNTIME: Field = honoured("runtimeConfig", "as if the runtime had given it: see below");
+const RUNTIME: Field = honoured("runtimeConfig", "as if from the runtime: see below");
 const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
 const DNS: Field = honoured(
     "dns",
-    "told to the guest by hawser's DHCP server (`static`, `host-local`, `whereabouts`); what is not given is that of the pod's \
-     /etc/resolv.conf. Where the segment's own server answers, a warning says that it is not told",
+    "handed out to the guest by hawser's DHCP server (`static`, `host-local`, `whereabouts`); \
+     missing parts are those of the pod's /etc/resolv.conf. If the segment's own server answers, a \
+     warning says that these settings are not handed out",
 );
 
 /// `dns` of a configuration, or of `static` addresses.
@@ -29,14 +30,14 @@ pub static NAMES: ObjectType = ObjectType {
     fields: &[
         honoured(
             "nameservers",
-            "those of IPv4 by DHCPv4 (option 6), those of IPv6 by DHCPv6",
+            "IPv4 servers by DHCPv4 (option 6), IPv6 servers by DHCPv6",
         ),
         honoured(
             "domain",
-            "the guest's own domain, option 15; searched where `search` is not given",
+            "the guest's own domain, option 15; also the search list if `search` is not given",
         ),
-        honoured("search", "domains that are searched, option 119"),
-        ignored("options", "DHCP has nothing for them"),
+        honoured("search", "search domains, option 119"),
+        ignored("options", "DHCP has no option for them"),
     ],
 };
 
@@ -54,11 +55,12 @@ pub static CNI_ARGS: ObjectType = ObjectType {
     fields: &[
         honoured(
             "mac",
-            "of bridge and cnv-bridge: the guest's MAC where its interface has no macAddress",
+            "of bridge and cnv-bridge: the guest's MAC if its interface has no macAddress",
         ),
         honoured(
             "ips",
-            "`static`: in place of its addresses, each with its prefix; `host-local`: addresses of its ranges",
+            "`static`: replace its addresses, each with its prefix; `host-local`: addresses in its \
+             ranges",
         ),
     ],
 };
@@ -70,9 +72,9 @@ pub static RUNTIME_CONFIG: ObjectType = ObjectType {
     fields: &[
         honoured(
             "mac",
-            "goes before `mac` and `args.cni.mac`, and the interface's macAddress before it",
+            "replaces `mac` and `args.cni.mac`; the interface's macAddress replaces it",
         ),
-        honoured("ips", "as those of `args.cni`, which they go before with `static`"),
+        honoured("ips", "the same as in `args.cni`, which they replace with `static`"),
         honoured("ipRanges", "sets of ranges before those of `host-local`"),
     ],
 };
@@ -84,7 +86,7 @@ pub static CONF_LIST: ObjectType = ObjectType {
     fields: &[
         honoured(
             "plugins",
-            "the first makes the attachment; `tuning` and others after it are ignored with a warning",
+            "the first makes the attachment; `tuning` and other later ones are ignored with a warning",
         ),
         NAME,
         VERSION,
@@ -100,35 +102,36 @@ pub static BRIDGE: ObjectType = ObjectType {
         TYPE,
         NAME,
         VERSION,
-        honoured("bridge", "a bridge that is there; `cni0` if not given"),
-        honoured("vlan", "0 to 4094: the guest's untagged frames are of this VLAN"),
-        honoured("vlanTrunk", "the VLANs the guest may tag its frames with"),
+        honoured("bridge", "an existing bridge; `cni0` by default"),
+        honoured("vlan", "0 to 4094: the VLAN of the guest's untagged frames"),
+        honoured("vlanTrunk", "the VLANs with which the guest may tag its frames"),
         honoured(
             "preserveDefaultVlan",
-            "`false` if not given, as in CNI plugins 1.9; 1.3 to 1.7 had `true`",
+            "`false` by default, as in CNI plugins 1.9; 1.3 to 1.7 had `true`",
         ),
         honoured(
             "macspoofchk",
-            "only frames from the interface's own MAC leave it: its macAddress, or that of its lease",
+            "only frames with the interface's own MAC may leave: its macAddress, or that of its lease",
         ),
         MTU,
-        honoured("hairpinMode", "not together with promiscMode"),
+        honoured("hairpinMode", "excludes promiscMode"),
         honoured("promiscMode", ""),
         honoured("portIsolation", ""),
         IPAM,
         honoured(
             "isGateway",
-            "what of `ipam` has no gateway has the first host of its network as one. The bridge's addresses are the \
-             node's affair: a warning says so",
+            "addresses of `ipam` without a gateway get the first host of their network as gateway. \
+             The node configures the bridge's addresses: a warning says so",
         ),
         honoured(
             "isDefaultGateway",
-            "as isGateway, and the gateway is the guest's router, unless `routes` names another",
+            "as isGateway; in addition the gateway is the guest's router, unless `routes` names \
+             another",
         ),
-        ignored("forceAddress", "the bridge's addresses are the node's affair"),
-        ignored("ipMasq", "what leaves the node is the node's affair"),
+        ignored("forceAddress", "the node configures the bridge's addresses"),
+        ignored("ipMasq", "the node configures traffic that leaves it"),
         ignored("ipMasqBackend", "as ipMasq"),
-        passed_over("enabledad", "addresses are the guest's"),
+        passed_over("enabledad", "addresses belong to the guest"),
         passed_over("disableContainerInterface", "there is no container interface"),
         ARGUMENTS,
         RUNTIME,
@@ -144,7 +147,7 @@ pub static VLAN_TRUNK: ObjectType = ObjectType {
     fields: &[
         honoured("id", "1 to 4094"),
         honoured("minID", "1 to 4094, with maxID"),
-        honoured("maxID", "not less than minID"),
+        honoured("maxID", "at least minID"),
     ],
 };
 
@@ -158,12 +161,9 @@ pub static MACVLAN: ObjectType = ObjectType {
         VERSION,
         honoured(
             "master",
-            "the lower device; must be given: hawser does not guess it from the default route",
+            "the lower device; required: hawser does not guess it from the default route",
         ),
-        honoured(
-            "mode",
-            "`bridge` (also where nothing is given), `private`, `vepa`, `passthru`",
-        ),
+        honoured("mode", "`bridge` (default), `private`, `vepa`, `passthru`"),
         MTU,
         LINK_IN_CONTAINER,
         IPAM,
@@ -184,14 +184,14 @@ pub static IPVLAN: ObjectType = ObjectType {
         TYPE,
         NAME,
         VERSION,
-        honoured("master", "the lower device; must be given"),
-        honoured("mode", "`l2` (also where nothing is given), `l3`, `l3s`"),
+        honoured("master", "the lower device; required"),
+        honoured("mode", "`l2` (default), `l3`, `l3s`"),
         MTU,
         LINK_IN_CONTAINER,
         IPAM,
         ignored(
             "mac",
-            "an ipvlan has the MAC of the link below it, and the plugin takes none",
+            "an ipvlan has the MAC of the link below it, and the plugin accepts none",
         ),
         ARGUMENTS,
         RUNTIME,
@@ -208,7 +208,7 @@ pub static TAP: ObjectType = ObjectType {
         TYPE,
         NAME,
         VERSION,
-        honoured("bridge", "the bridge the TAP is put into; must be given"),
+        honoured("bridge", "the bridge for the TAP; required"),
         MTU,
         IPAM,
         DNS,
@@ -235,10 +235,10 @@ pub static MACVTAP: ObjectType = ObjectType {
         honoured(
             "promiscMode",
             "`false` only. The lower device is the last part of the annotation \
-             `k8s.v1.cni.cncf.io/resourceName`, as in `macvtap.network.kubevirt.io/eth0`, or what the ConfigMap of the \
-             device plugin says of it",
+             `k8s.v1.cni.cncf.io/resourceName`, as in `macvtap.network.kubevirt.io/eth0`, or the \
+             one that the ConfigMap of the device plugin names for it",
         ),
-        ignored("deviceID", "the device is named by the resource"),
+        ignored("deviceID", "the resource names the device"),
         CAPABILITIES,
     ],
 };
@@ -258,12 +258,12 @@ pub static OVN: ObjectType = ObjectType {
         later("type", "an interface on it needs the mode layer2"),
         honoured(
             "topology",
-            "`layer2`, `layer3`, `localnet`; the cluster's default network if not given",
+            "`layer2`, `layer3`, `localnet`; by default the cluster's default network",
         ),
         honoured(
             "role",
-            "a `primary` network takes the place of the pod network of its namespace: an interface on `pod` is refused \
-             there until hawser has the mode layer2",
+            "a `primary` network replaces the pod network of its namespace: an interface on `pod` \
+             is refused there until hawser has the mode layer2",
         ),
     ],
 };
@@ -274,7 +274,7 @@ pub static NO_IPAM: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[honoured(
         "type",
-        "`host-local`, `whereabouts`, `static`, `dhcp`; `{}` is no address management",
+        "`host-local`, `whereabouts`, `static`, `dhcp`; `{}` means no address management",
     )],
 };
 
@@ -286,14 +286,15 @@ pub static HOST_LOCAL: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "ranges",
-            "sets of ranges: an address of each is the interface's; the guest is told the first of each family, by DHCPv4 and DHCPv6",
+            "sets of ranges: the interface gets an address of each; the guest receives the first \
+             of each family, by DHCPv4 and DHCPv6",
         ),
-        honoured("subnet", "one range, as older configurations write it"),
+        honoured("subnet", "one range, in the form of older configurations"),
         honoured("rangeStart", "of it"),
         honoured("rangeEnd", "of it"),
         honoured("gateway", "of it"),
-        honoured("routes", "by the gateway of the range if `gw` is not given"),
-        ignored("dataDir", "leases are kept in hawser's own store"),
+        honoured("routes", "through the gateway of the range if `gw` is not given"),
+        ignored("dataDir", "leases are in hawser's own store"),
         ignored("resolvConf", "name servers are those of the pod's /etc/resolv.conf"),
     ],
 };
@@ -304,14 +305,15 @@ pub static HOST_LOCAL_RANGE: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("subnet", "a network of /30 (/126) or wider, host bits zero"),
-        honoured("rangeStart", "in the subnet; its first host if not given"),
+        honoured("rangeStart", "in the subnet; by default its first host"),
         honoured(
             "rangeEnd",
-            "in the subnet, not below rangeStart; its last host if not given",
+            "in the subnet, not below rangeStart; by default its last host",
         ),
         honoured(
             "gateway",
-            "in the subnet; its first host if not given; never given out, and the guest's router only by a route",
+            "in the subnet; by default its first host; never assigned, and the guest's router only \
+             by a route",
         ),
     ],
 };
@@ -324,38 +326,44 @@ pub static WHEREABOUTS: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "range",
-            "`192.0.2.0/24`, whose host bits mean nothing, or `192.0.2.10-192.0.2.20/24`: the lowest free address is the \
-             interface's. The store is the node's: nodes that share a segment need ranges of their own",
+            "`192.0.2.0/24`, whose host bits are ignored, or `192.0.2.10-192.0.2.20/24`: the \
+             interface gets the lowest free address. The store belongs to the node: nodes that \
+             share a segment need separate ranges",
         ),
         honoured(
             "range_start",
-            "the first; ignored with a warning if it is no host of the range",
+            "the first address; ignored with a warning if it is not a host of the range",
         ),
-        honoured("range_end", "the last; in the same way"),
-        honoured("exclude", "networks and addresses that are not given out"),
-        honoured("ipRanges", "more ranges: an address of each is the interface's"),
+        honoured(
+            "range_end",
+            "the last address; ignored with a warning if it is not a host of the \
+            range",
+        ),
+        honoured("exclude", "networks and addresses that are not assigned"),
+        honoured("ipRanges", "more ranges: the interface gets an address of each"),
         honoured(
             "gateway",
-            "never given out, and the guest's router only by a route, as that of host-local",
+            "never assigned, and the guest's router only by a route, as in host-local",
         ),
-        honoured("routes", "by the gateway if `gw` is not given"),
-        honoured("addresses", "as those of `static`, besides those of the ranges"),
-        honoured("dns", "as that of the configuration, which goes before it"),
+        honoured("routes", "through the gateway if `gw` is not given"),
+        honoured("addresses", "as in `static`, in addition to those of the ranges"),
+        honoured("dns", "as in the configuration, which has priority"),
         honoured(
             "enable_overlapping_ranges",
-            "with `true` (also where nothing is given) no address is given out that another lease has on any segment; \
-             else only its own segment counts",
+            "with `true` (default) no address is assigned that another lease has on any segment; \
+             otherwise only its own segment counts",
         ),
-        honoured("network_name", "with a name only the own segment counts"),
+        honoured("network_name", "if given, only the own segment counts"),
         refused(
             "node_slice_size",
-            "which slice is this node's is known to the cluster's controller: leave it out, and give each node a range",
+            "only the cluster's controller knows the node's slice: leave it out, and give each \
+             node a range",
         ),
         ignored(
             "configuration_path",
-            "what is to be read has to be in the configuration",
+            "the configuration must contain everything to read",
         ),
-        passed_over("datastore", "leases are kept in hawser's own store"),
+        passed_over("datastore", "leases are in hawser's own store"),
         passed_over("kubernetes", "as datastore"),
         passed_over("etcd_host", "as datastore"),
         passed_over("etcd_username", "as datastore"),
@@ -368,7 +376,7 @@ pub static WHEREABOUTS: ObjectType = ObjectType {
         passed_over("leader_retry_period", "as datastore"),
         passed_over("reconciler_cron_expression", "as datastore"),
         passed_over("sleep_for_race", "as datastore"),
-        passed_over("log_file", "hawser's log is its own"),
+        passed_over("log_file", "hawser has its own log"),
         passed_over("log_level", "as log_file"),
     ],
 };
@@ -378,7 +386,7 @@ pub static WHEREABOUTS_RANGE: ObjectType = ObjectType {
     name: "IPAM whereabouts ipRanges[]",
     unknown: Unknown::Ignored,
     fields: &[
-        honoured("range", "as above, and those below"),
+        honoured("range", "as above, and the fields below"),
         honoured("range_start", ""),
         honoured("range_end", ""),
         honoured("exclude", ""),
@@ -393,10 +401,11 @@ pub static STATIC: ObjectType = ObjectType {
         honoured("type", ""),
         honoured(
             "addresses",
-            "one at least, on its segment nobody else's; the guest is told the first of each family, by DHCPv4 and DHCPv6",
+            "at least one, unique on its segment; the guest receives the first of each family, by \
+             DHCPv4 and DHCPv6",
         ),
         honoured("routes", ""),
-        honoured("dns", "as that of the configuration, which goes before it"),
+        honoured("dns", "as in the configuration, which has priority"),
     ],
 };
 
@@ -408,7 +417,7 @@ pub static STATIC_ADDRESS: ObjectType = ObjectType {
         honoured("address", "with its prefix: 192.0.2.5/24"),
         honoured(
             "gateway",
-            "an address of that network; the guest's router only by a route",
+            "an address in that network; the guest's router only by a route",
         ),
     ],
 };
@@ -419,8 +428,8 @@ pub static ROUTE: ObjectType = ObjectType {
     unknown: Unknown::Ignored,
     fields: &[
         honoured("dst", "a network"),
-        honoured("gw", "the next hop; the gateway of the first address if not given"),
-        refused("table", "routes of the guest are in its main table"),
+        honoured("gw", "the next hop; by default the gateway of the first address"),
+        refused("table", "the guest has its routes in the main table"),
     ],
 };
 
@@ -431,10 +440,10 @@ pub static DHCP: ObjectType = ObjectType {
     fields: &[
         honoured(
             "type",
-            "the guest asks the segment's server itself: no daemon is needed",
+            "the guest requests it from the segment's server itself: no daemon is needed",
         ),
         ignored("daemonSocketPath", "there is no daemon"),
-        ignored("request", "what to ask for is up to the guest"),
+        ignored("request", "the guest chooses its requests"),
         ignored("provide", "as request"),
     ],
 };

@@ -7,47 +7,49 @@ pub static VIRTUAL_MACHINE: ObjectType = ObjectType {
     name: "VirtualMachine, VirtualMachineInstance",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("apiVersion", "`kubevirt.io/v1`; `v1alpha3` is read too, with a warning"),
+        honoured("apiVersion", "`kubevirt.io/v1`; `v1alpha3` is accepted with a warning"),
         honoured(
             "kind",
-            "one of the two; of several VMs `--vm` and `--namespace` choose one",
+            "one of the two; `--vm` and `--namespace` select one of several VMs",
         ),
         honoured(
             "metadata",
             "of a VirtualMachineInstance, also its labels and annotations",
         ),
         honoured("spec", ""),
-        passed_over("status", "what the cluster found out"),
+        passed_over("status", "set by the cluster"),
     ],
 };
 
-/// Of any object.
+/// Metadata of any object.
 pub static METADATA: ObjectType = ObjectType {
     name: "metadata",
     unknown: Unknown::PassedOver,
     fields: &[
         honoured(
             "name",
-            "the first label of the VM's, up to 63 bytes, is the guest's host name, where `spec.hostname` is not given",
+            "without `spec.hostname`, the first label of the VM's name, up to 63 bytes, is the \
+             guest's host name",
         ),
         honoured(
             "generateName",
-            "in place of `name` it is refused: the API server finishes it",
+            "refused in place of `name`: the API server completes it",
         ),
         honoured(
             "namespace",
-            "where names of networks are looked for; that of `--namespace` if not given, else `default`",
+            "the namespace in which names of networks are looked up; by default that of \
+             `--namespace`, else `default`",
         ),
         honoured(
             "labels",
-            "what Services and policies select the VM by, with those KubeVirt puts on the pod (`kubevirt.io`, \
-             `vmi.kubevirt.io/id`, `vm.kubevirt.io/name`, `sidecar.istio.io/inject`); of a VirtualMachine, those of its \
-             template",
+            "select the VM for Services and policies, together with those that KubeVirt adds to \
+             the pod (`kubevirt.io`, `vmi.kubevirt.io/id`, `vm.kubevirt.io/name`, \
+             `sidecar.istio.io/inject`); for a VirtualMachine, those of its template",
         ),
         honoured(
             "annotations",
-            "`sidecar.istio.io/inject: \"true\"` leaves the ports of Istio's proxy to it: an interface cannot list them, and every port is every \
-             other; \
+            "`sidecar.istio.io/inject: \"true\"` reserves the ports of Istio's proxy: an interface \
+             cannot list them, and every port means every other one; \
              `k8s.v1.cni.cncf.io/resourceName` of a macvtap network names its lower device",
         ),
     ],
@@ -58,18 +60,20 @@ pub static VM_SPEC: ObjectType = ObjectType {
     name: "VirtualMachine spec",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("template", "the VirtualMachineInstance it makes"),
-        passed_over("runStrategy", "hawser serves while it runs"),
+        honoured("template", "the VirtualMachineInstance that it creates"),
+        passed_over("runStrategy", "hawser serves the VM while it runs"),
         passed_over("running", "as runStrategy"),
         ignored(
             "instancetype",
-            "instance types are not read, so that its CPUs are not known, for which networkInterfaceMultiqueue makes \
-             queue pairs: give spec.template.spec.domain.cpu without it where that matters",
+            "instance types are not read, so the number of CPUs is unknown, from which \
+             networkInterfaceMultiqueue makes queue pairs: give spec.template.spec.domain.cpu \
+             instead if that matters",
         ),
         ignored(
             "preference",
-            "preferences are not read: what it prefers for interfaces (model, masquerade, networkInterfaceMultiqueue, \
-             autoattachPodInterface) is not known, and must be in the manifest to count",
+            "preferences are not read: their settings for interfaces (model, masquerade, \
+             networkInterfaceMultiqueue, autoattachPodInterface) are unknown, and must be in the \
+             manifest to take effect",
         ),
         passed_over("dataVolumeTemplates", "disks"),
     ],
@@ -95,21 +99,19 @@ pub static VMI_SPEC: ObjectType = ObjectType {
         honoured("hostname", "the guest's host name: one label"),
         honoured(
             "terminationGracePeriodSeconds",
-            "how long the guest may take to shut down, where hawser starts the VMM; 30 if not given, 0: no time",
+            "how long the guest may take to shut down if hawser starts the VMM; 30 by default, 0 \
+             for no time",
         ),
         ignored(
             "subdomain",
-            "the search list is that of the pod's /etc/resolv.conf alone",
+            "the search list is that of the pod's /etc/resolv.conf only",
         ),
         passed_over(
             "dnsPolicy",
-            "the pod's /etc/resolv.conf, which hawser reads, is made from it",
+            "included in the pod's /etc/resolv.conf, which hawser reads",
         ),
         passed_over("dnsConfig", "as dnsPolicy"),
-        honoured(
-            "volumes",
-            "what cloud-init is to make of the network; disks are the VMM's",
-        ),
+        honoured("volumes", "cloud-init's network configuration; disks belong to the VMM"),
     ],
 };
 
@@ -122,7 +124,7 @@ pub static DOMAIN: ObjectType = ObjectType {
         honoured("cpu", "for the number of queues"),
         honoured(
             "resources",
-            "for the number of queues, where `cpu` says no sockets, cores and threads",
+            "for the number of queues if `cpu` has no sockets, cores and threads",
         ),
     ],
 };
@@ -132,10 +134,10 @@ pub static CPU: ObjectType = ObjectType {
     name: "spec.domain.cpu",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("sockets", "1 if not given, or zero"),
-        honoured("cores", "1 if not given, or zero"),
-        honoured("threads", "1 if not given, or zero"),
-        passed_over("maxSockets", "KubeVirt makes no queues for sockets that may come"),
+        honoured("sockets", "1 by default, or if zero"),
+        honoured("cores", "1 by default, or if zero"),
+        honoured("threads", "1 by default, or if zero"),
+        passed_over("maxSockets", "KubeVirt creates no queues for sockets that may be added"),
     ],
 };
 
@@ -145,7 +147,7 @@ pub static RESOURCES: ObjectType = ObjectType {
     unknown: Unknown::PassedOver,
     fields: &[
         honoured("limits", "`cpu`, rounded up"),
-        honoured("requests", "`cpu`, rounded up, where `limits` has none"),
+        honoured("requests", "`cpu`, rounded up, if `limits` has none"),
     ],
 };
 
@@ -156,12 +158,13 @@ pub static DEVICES: ObjectType = ObjectType {
     fields: &[
         honoured(
             "interfaces",
-            "one socket each; where neither they nor networks are given, KubeVirt adds the interface `default` on the pod \
-             network, bound as `--default-binding` says",
+            "one socket each; if neither they nor networks are given, KubeVirt adds the interface \
+             `default` on the pod network, with the binding of `--default-binding`",
         ),
         honoured(
             "networkInterfaceMultiqueue",
-            "a queue pair for each virtual CPU (sockets × cores × threads), as far as vhost-user has numbers",
+            "a queue pair for each virtual CPU (sockets × cores × threads), up to the limit of \
+             vhost-user",
         ),
         honoured("autoattachPodInterface", "`false`: no interface is added"),
     ],
@@ -172,7 +175,7 @@ pub static INTERFACE: ObjectType = ObjectType {
     name: "spec.domain.devices.interfaces[]",
     unknown: Unknown::Refused,
     fields: &[
-        honoured("name", "the socket is `DIR/<name>.sock`; a network has the same name"),
+        honoured("name", "its socket is `DIR/<name>.sock`; a network has the same name"),
         honoured("masquerade", "`{}`; only on the pod network"),
         honoured(
             "bridge",
@@ -182,31 +185,29 @@ pub static INTERFACE: ObjectType = ObjectType {
         later("binding", "the mode layer2"),
         honoured(
             "ports",
-            "masquerade: the ports that reach the guest; without them and `portRanges` every port of TCP and UDP",
+            "masquerade: the forwarded ports; without them and `portRanges` every TCP and UDP port",
         ),
-        honoured("portRanges", "masquerade: ranges of them; not together with `ports`"),
+        honoured("portRanges", "masquerade: ranges of forwarded ports; excludes `ports`"),
         honoured(
             "macAddress",
-            "the guest's MAC; not a multicast one, not the gateway's 02:00:00:00:00:00",
+            "the guest's MAC; not multicast, and not the gateway's 02:00:00:00:00:00",
         ),
-        honoured(
-            "model",
-            "`virtio` (also where nothing is given); any other cannot be had over vhost-user",
-        ),
+        honoured("model", "`virtio` (default); vhost-user supports no other"),
         honoured(
             "state",
-            "`up`; `down`: the card is there without a carrier; `absent`: no card and no socket, with bridge only. Changed while the VM runs with `hawser plug`",
+            "`up`; `down`: the NIC exists without a carrier; `absent`: no NIC and no socket, with \
+             bridge only. `hawser plug` changes it while the VM runs",
         ),
-        honoured("dhcpOptions", "on the pod network: more for DHCPv4 to tell"),
+        honoured("dhcpOptions", "on the pod network: additional DHCPv4 options"),
         honoured(
             "pciAddress",
             "checked, and part of the plan for the VMM (`--json`): `0000:00:00.0`",
         ),
-        honoured("bootOrder", "1 or more, each once; among the flags for QEMU"),
-        honoured("acpiIndex", "1 or more; among the flags for QEMU"),
+        honoured("bootOrder", "1 or more, unique; part of the flags for QEMU"),
+        honoured("acpiIndex", "1 or more; part of the flags for QEMU"),
         ignored(
             "tag",
-            "the guest hears of it by cloud-init's metadata, which is not hawser's",
+            "cloud-init's metadata pass it to the guest, which hawser does not produce",
         ),
         refused("slirp", "KubeVirt has removed it; use masquerade"),
         refused(
@@ -224,7 +225,7 @@ pub static BINDING: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[later(
         "name",
-        "`l2bridge` needs the mode layer2; of others the message says what to write in their place",
+        "`l2bridge` needs the mode layer2; for others the message says what to write instead",
     )],
 };
 
@@ -234,8 +235,8 @@ pub static PORT: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("port", "1 to 65535"),
-        honoured("protocol", "`TCP` (also where nothing is given) or `UDP`"),
-        honoured("name", "what a Service's targetPort may name"),
+        honoured("protocol", "`TCP` (default) or `UDP`"),
+        honoured("name", "name for the targetPort of a Service"),
     ],
 };
 
@@ -245,8 +246,8 @@ pub static PORT_RANGE: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("start", "1 to 65535"),
-        honoured("end", "not less than `start`"),
-        honoured("protocol", "`TCP` or `UDP`; it must be given"),
+        honoured("end", "at least `start`"),
+        honoured("protocol", "`TCP` or `UDP`; required"),
     ],
 };
 
@@ -275,9 +276,9 @@ pub static NETWORK: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("name", "that of its interface"),
-        honoured("pod", "the network of the namespace hawser runs in"),
+        honoured("pod", "the network of the namespace in which hawser runs"),
         honoured("multus", "a NetworkAttachmentDefinition"),
-        refused("resourceClaim", "devices of the cluster's making are not known here"),
+        refused("resourceClaim", "devices that the cluster creates are not known here"),
     ],
 };
 
@@ -288,11 +289,11 @@ pub static POD_NETWORK: ObjectType = ObjectType {
     fields: &[
         honoured(
             "vmNetworkCIDR",
-            "the guest's IPv4 network, /30 or wider; 10.0.2.0/24 if not given",
+            "the guest's IPv4 network, /30 or wider; 10.0.2.0/24 by default",
         ),
         honoured(
             "vmIPv6NetworkCIDR",
-            "the guest's IPv6 network, /126 or wider; fd10:0:2::/120 if not given",
+            "the guest's IPv6 network, /126 or wider; fd10:0:2::/120 by default",
         ),
     ],
 };
@@ -304,12 +305,12 @@ pub static MULTUS_NETWORK: ObjectType = ObjectType {
     fields: &[
         honoured(
             "networkName",
-            "`[namespace/]name` of a network among the files; with `--namespace-isolation` only of the VM's namespace and \
-             of `default`",
+            "`[namespace/]name` of a network in the files; with `--namespace-isolation` only in \
+             the VM's namespace and in `default`",
         ),
         honoured(
             "default",
-            "`true` is refused: it makes the network the pod's own, which hawser cannot change",
+            "`true` is refused: it makes this the pod's own network, which hawser cannot change",
         ),
     ],
 };

@@ -1,6 +1,6 @@
-//! The tables: every field hawser knows of, and what becomes of it. The documentation
-//! (docs/manifests.md) is made from them; the readers may read only what they call
-//! honoured, and a test sees to it that they read all of that.
+//! The tables of all known fields, and their treatment. The documentation (docs/manifests.md) is
+//! generated from them; the readers may only read fields called honoured, and a test checks that
+//! they read all of those.
 
 pub mod cloud_init;
 pub mod cni;

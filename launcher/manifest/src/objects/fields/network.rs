@@ -44,11 +44,13 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
     fields: &[
         honoured(
             "type",
-            "`NodePort` and `LoadBalancer` make forwards; of others, the ports are the cluster's affair",
+            "`NodePort` and `LoadBalancer` create forwards; the cluster implements the ports of \
+             others",
         ),
         honoured(
             "selector",
-            "labels of the VM's pod; one in the VM's namespace that selects no VM of the files is named in a warning",
+            "labels of the VM's pod; a warning names a Service in the VM's namespace that selects \
+             no VM of the files",
         ),
         honoured("ports", ""),
         ignored(
@@ -57,22 +59,23 @@ pub static SERVICE_SPEC: ObjectType = ObjectType {
         ),
         passed_over(
             "externalTrafficPolicy",
-            "the client's address is seen by the guest either way",
+            "the guest sees the client's address either way",
         ),
         passed_over("clusterIP", "the cluster's affair"),
         honoured(
             "ipFamilies",
-            "one family: hawser listens on addresses of that one, unless `ipFamilyPolicy` wants both",
+            "one family: hawser listens on addresses of that family, unless `ipFamilyPolicy` \
+             requires both",
         ),
         honoured("ipFamilyPolicy", "`SingleStack`, `PreferDualStack`, `RequireDualStack`"),
         honoured(
             "sessionAffinity",
-            "`None`, `ClientIP`: every client comes to the one VM either way",
+            "`None`, `ClientIP`: every client reaches the one VM either way",
         ),
         passed_over("sessionAffinityConfig", "as sessionAffinity"),
         honoured(
             "loadBalancerSourceRanges",
-            "checked; not enforced, with a warning: the nodePort is open to all, in the cluster too",
+            "checked; not enforced, with a warning: the nodePort is open to all, as in the cluster",
         ),
     ],
 };
@@ -82,17 +85,18 @@ pub static SERVICE_PORT: ObjectType = ObjectType {
     name: "Service spec.ports[]",
     unknown: Unknown::PassedOver,
     fields: &[
-        honoured("port", "what targetPort is if it is not given"),
+        honoured("port", "default of targetPort"),
         honoured(
             "targetPort",
-            "the guest's port, by number or by the name it has in the interface's `ports`",
+            "the guest's port, by number or by its name in the interface's `ports`",
         ),
         honoured(
             "nodePort",
-            "the port hawser listens on; without it the cluster would choose, hawser does not",
+            "the port on which hawser listens; without it the cluster would choose one, hawser \
+             does not",
         ),
-        honoured("protocol", "`TCP` (also where nothing is given) or `UDP`"),
-        honoured("name", "must be given where there are several ports"),
+        honoured("protocol", "`TCP` (default) or `UDP`"),
+        honoured("name", "required if there are several ports"),
         passed_over("appProtocol", ""),
     ],
 };
@@ -106,8 +110,8 @@ pub static MAC_POOL: ObjectType = ObjectType {
         honoured("kind", ""),
         honoured(
             "metadata",
-            "the name is `kubemacpool-mac-range-config`, in whatever namespace; of other ConfigMaps only that of \
-             macvtap's device plugin is read",
+            "named `kubemacpool-mac-range-config`, in any namespace; of other ConfigMaps only that \
+             of macvtap's device plugin is read",
         ),
         honoured("data", ""),
     ],
@@ -120,11 +124,11 @@ pub static MAC_POOL_DATA: ObjectType = ObjectType {
     fields: &[
         honoured(
             "RANGE_START",
-            "first MAC for interfaces without a macAddress; `--mac-range` goes before it",
+            "first MAC for interfaces without a macAddress; `--mac-range` has priority",
         ),
         honoured(
             "RANGE_END",
-            "last of them: above RANGE_START, and with the same first byte",
+            "last of these MACs: above RANGE_START, and with the same first byte",
         ),
     ],
 };
@@ -136,10 +140,7 @@ pub static MACVTAP_PLUGIN: ObjectType = ObjectType {
     fields: &[
         honoured("apiVersion", "`v1`"),
         honoured("kind", ""),
-        honoured(
-            "metadata",
-            "the name is `macvtap-deviceplugin-config`, in whatever namespace",
-        ),
+        honoured("metadata", "named `macvtap-deviceplugin-config`, in any namespace"),
         honoured("data", ""),
     ],
 };
@@ -150,8 +151,8 @@ pub static MACVTAP_DATA: ObjectType = ObjectType {
     unknown: Unknown::Ignored,
     fields: &[honoured(
         "DP_MACVTAP_CONF",
-        "a string of JSON: a list of resources. If it is empty, or the ConfigMap is not given, each is called after its \
-         device",
+        "a JSON string: a list of resources. If it is empty, or without the ConfigMap, each \
+         resource has the name of its device",
     )],
 };
 
@@ -162,11 +163,12 @@ pub static MACVTAP_RESOURCE: ObjectType = ObjectType {
     fields: &[
         honoured(
             "name",
-            "what follows `macvtap.network.kubevirt.io/` in the annotation of a network of type macvtap",
+            "the part after `macvtap.network.kubevirt.io/` in the annotation of a network of type \
+             macvtap",
         ),
         honoured("lowerDevice", "the device below"),
-        honoured("mode", "as that of macvlan"),
-        passed_over("capacity", "hawser makes one for each interface"),
+        honoured("mode", "as in macvlan"),
+        passed_over("capacity", "hawser creates one for each interface"),
     ],
 };
 
@@ -179,8 +181,7 @@ pub static IPAM_CLAIM: ObjectType = ObjectType {
         honoured("kind", ""),
         honoured(
             "metadata",
-            "the name says whose it is: VM.NETWORK, as KubeVirt's ipam-extensions makes it; those of other VMs are left \
-             alone",
+            "named VM.NETWORK, as KubeVirt's ipam-extensions does; those of other VMs are ignored",
         ),
         honoured("spec", ""),
         honoured("status", ""),
@@ -192,7 +193,7 @@ pub static IPAM_CLAIM_SPEC: ObjectType = ObjectType {
     name: "IPAMClaim spec",
     unknown: Unknown::Refused,
     fields: &[
-        honoured("network", "must be given; the interface is found by the claim's name"),
+        honoured("network", "required; the interface is found by the claim's name"),
         honoured("interface", "as network"),
     ],
 };
@@ -203,8 +204,9 @@ pub static IPAM_CLAIM_STATUS: ObjectType = ObjectType {
     unknown: Unknown::PassedOver,
     fields: &[honoured(
         "ips",
-        "addresses with their prefixes: the interface's, where its network has ranges they lie in, or no `ipam`; told \
-         by hawser's DHCP server. Ignored with a warning where others give the addresses",
+        "addresses with their prefixes: the interface's, if they are in ranges of its network, or \
+         it has no `ipam`; handed out by hawser's DHCP server. Ignored with a warning if another \
+         source assigns the addresses",
     )],
 };
 
@@ -217,7 +219,7 @@ pub static USER_DEFINED: ObjectType = ObjectType {
         honoured("kind", ""),
         honoured(
             "metadata",
-            "name and namespace: the network goes by them as a NetworkAttachmentDefinition does",
+            "name and namespace: they name the network, as in a NetworkAttachmentDefinition",
         ),
         honoured("spec", ""),
     ],
@@ -244,7 +246,10 @@ pub static CLUSTER_USER_DEFINED: ObjectType = ObjectType {
     fields: &[
         honoured("apiVersion", "`k8s.ovn.org/v1`"),
         honoured("kind", ""),
-        honoured("metadata", "the network goes by its name in every namespace it selects"),
+        honoured(
+            "metadata",
+            "the network has this name in every namespace that it selects",
+        ),
         honoured("spec", ""),
     ],
 };
@@ -256,11 +261,11 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
     fields: &[
         honoured(
             "namespaceSelector",
-            "by `kubernetes.io/metadata.name`, and by the labels of Namespaces among the files; where it hangs on labels \
-             that are not known it is taken to select the VM's",
+            "by `kubernetes.io/metadata.name`, and by the labels of Namespaces in the files; if it \
+             depends on unknown labels, it counts as selecting the VM's namespace",
         ),
         honoured("network", "as `spec` of a UserDefinedNetwork, and `Localnet`"),
-        later("uplinks", "the way out of the cluster is the mode layer2's"),
+        later("uplinks", "the mode layer2 implements the exit from the cluster"),
     ],
 };
 
@@ -278,17 +283,15 @@ pub static CLUSTER_NETWORK: ObjectType = ObjectType {
         honoured("localnet", ""),
         later(
             "transport",
-            "`NoOverlay` and `EVPN` are ways between nodes, which the mode layer2 is to have first",
+            "`NoOverlay` and `EVPN` are transports between nodes, which the mode layer2 has to \
+             support first",
         ),
         later("noOverlay", "as transport"),
         later("evpn", "as transport"),
     ],
 };
 
-const ROLE: Field = honoured(
-    "role",
-    "a `Primary` network takes the place of the pod network of its namespace",
-);
+const ROLE: Field = honoured("role", "a `Primary` network replaces the pod network of its namespace");
 
 /// `layer2`
 pub static LAYER2: ObjectType = ObjectType {
@@ -296,7 +299,7 @@ pub static LAYER2: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         ROLE,
-        passed_over("mtu", "of the mode layer2, as those below"),
+        passed_over("mtu", "for the mode layer2, like those below"),
         passed_over("subnets", ""),
         passed_over("reservedSubnets", ""),
         passed_over("infrastructureSubnets", ""),
@@ -312,7 +315,7 @@ pub static LAYER3: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         ROLE,
-        passed_over("mtu", "of the mode layer2, as those below"),
+        passed_over("mtu", "for the mode layer2, like those below"),
         passed_over("subnets", ""),
         passed_over("joinSubnets", ""),
     ],
@@ -324,7 +327,7 @@ pub static LOCALNET: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("role", "`Secondary`"),
-        passed_over("physicalNetworkName", "of the mode layer2, as those below"),
+        passed_over("physicalNetworkName", "for the mode layer2, like those below"),
         passed_over("subnets", ""),
         passed_over("excludeSubnets", ""),
         passed_over("ipam", ""),
@@ -340,7 +343,7 @@ pub static SRIOV_NETWORK: ObjectType = ObjectType {
     fields: &[
         honoured("apiVersion", "`sriovnetwork.openshift.io/v1`"),
         honoured("kind", ""),
-        honoured("metadata", "the name of the network it makes"),
+        honoured("metadata", "the name of the network that it creates"),
         later("spec", "checked; an interface on it needs the mode sriov"),
     ],
 };
@@ -353,10 +356,10 @@ pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
         honoured("resourceName", ""),
         honoured(
             "networkNamespace",
-            "the namespace of the network; the SriovNetwork's own if not given",
+            "the namespace of the network; by default the SriovNetwork's own",
         ),
         honoured("vlan", "0 to 4094"),
-        honoured("vlanQoS", "0 to 7, with a vlan only"),
+        honoured("vlanQoS", "0 to 7, only with a vlan"),
         honoured("vlanProto", "`802.1q`, `802.1ad`"),
         honoured("spoofChk", "`\"on\"`, `\"off\"`, in quotes"),
         honoured("trust", "`\"on\"`, `\"off\"`, in quotes"),
@@ -365,13 +368,14 @@ pub static SRIOV_NETWORK_SPEC: ObjectType = ObjectType {
         honoured("maxTxRate", "Mbit/s"),
         honoured(
             "ipam",
-            "a string of JSON: what a CNI configuration has as `ipam`. An object is refused, as the API server does",
+            "a JSON string: the `ipam` of a CNI configuration. An object is refused, as by the API \
+             server",
         ),
-        honoured("capabilities", "a string of JSON; what it says is the cluster's affair"),
+        honoured("capabilities", "a JSON string; the cluster handles its content"),
         honoured(
             "metaPlugins",
-            "a string of JSON; ignored, with a warning where an interface names the network: hawser runs no plugins \
-             after the first",
+            "a JSON string; ignored, with a warning if an interface names the network: hawser runs \
+             no plugins after the first",
         ),
         passed_over("logLevel", ""),
         passed_over("logFile", ""),

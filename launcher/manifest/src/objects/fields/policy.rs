@@ -15,7 +15,7 @@ pub static NETWORK_POLICY: ObjectType = ObjectType {
         METADATA,
         honoured(
             "spec",
-            "of a policy whose `podSelector` selects the VM the VM is refused, unless --ignore-policies",
+            "a VM that the policy's `podSelector` selects is refused, unless --ignore-policies",
         ),
     ],
 };
@@ -29,9 +29,10 @@ pub static MULTI_NETWORK_POLICY: ObjectType = ObjectType {
         KIND,
         honoured(
             "metadata",
-            "the annotation `k8s.v1.cni.cncf.io/policy-for` names the networks; without it nothing is selected",
+            "the annotation `k8s.v1.cni.cncf.io/policy-for` names the networks; without it nothing \
+             is selected",
         ),
-        honoured("spec", "as of a NetworkPolicy, for VMs on those networks"),
+        honoured("spec", "as in a NetworkPolicy, for VMs on those networks"),
     ],
 };
 
@@ -56,7 +57,10 @@ pub static CLUSTER_POLICY: ObjectType = ObjectType {
         ),
         KIND,
         honoured("metadata", "name"),
-        honoured("spec", "a VM its subject selects is refused, unless --ignore-policies"),
+        honoured(
+            "spec",
+            "a VM that its subject selects is refused, unless --ignore-policies",
+        ),
     ],
 };
 
@@ -74,8 +78,8 @@ pub static SUBJECT: ObjectType = ObjectType {
     fields: &[
         honoured(
             "namespaces",
-            "labels of the VM's namespace: `kubernetes.io/metadata.name`, and those of its Namespace where that is \
-             among the files; what hangs on others may select the VM",
+            "labels of the VM's namespace: `kubernetes.io/metadata.name`, and those of its \
+             Namespace if that is in the files; a selector that depends on others may select the VM",
         ),
         honoured("pods", ""),
     ],
@@ -100,9 +104,9 @@ pub static EGRESS_FIREWALL: ObjectType = ObjectType {
         KIND,
         honoured(
             "metadata",
-            "it selects every VM of its namespace, which is refused, unless --ignore-policies",
+            "it selects every VM of its namespace, and each is refused, unless --ignore-policies",
         ),
-        passed_over("spec", "nothing of it is enforced"),
+        passed_over("spec", "no part is enforced"),
     ],
 };
 
@@ -118,7 +122,8 @@ pub static OTHER_POLICY: ObjectType = ObjectType {
         KIND,
         honoured(
             "metadata",
-            "it may select any VM of its namespace (of any, if it has none), which is refused, unless --ignore-policies",
+            "it may select any VM of its namespace (of any namespace, if it has none), and each is \
+             refused, unless --ignore-policies",
         ),
         passed_over("spec", "its selectors are not read"),
     ],
@@ -133,7 +138,7 @@ pub static NAMESPACE: ObjectType = ObjectType {
         KIND,
         honoured(
             "metadata",
-            "its labels are what policies and ClusterUserDefinedNetworks select it by",
+            "policies and ClusterUserDefinedNetworks select it by its labels",
         ),
     ],
 };

@@ -1,4 +1,4 @@
-//! Address management as the CNI plugin host-local describes it.
+//! Address management as in the CNI plugin host-local.
 
 use super::{Choice, Ipam, Range, Ranges, Requested, address, hosts, network, routes};
 use crate::objects::fields::cni as table;
@@ -70,7 +70,7 @@ fn range(object: &Object<'_>) -> Option<Range> {
             && !(first_host <= *value && *value <= last_host && value.is_ipv4() == first_host.is_ipv4())
         {
             item.error(format!(
-                "{value} is no host of {subnet}: give {first_host} to {last_host}"
+                "{value} is not a host of {subnet}: give {first_host} to {last_host}"
             ));
             inside = false;
         }
@@ -90,7 +90,7 @@ fn range(object: &Object<'_>) -> Option<Range> {
     })
 }
 
-/// Leaves only the address that is asked for of the set it lies in.
+/// Reduces the set that contains the requested address to that address.
 fn ask_for(ranges: &mut Ranges, item: &Item<'_>) {
     let parse = |text: &str| text.split('/').next().unwrap_or(text).parse::<IpAddr>();
     let asked = item.parsed(|text| parse(text).map_err(|_| "give an IPv4 or IPv6 address".to_owned()));

@@ -1,8 +1,7 @@
-//! Address management as the CNI plugins host-local, static and dhcp, and whereabouts,
-//! describe it.
+//! Address management as in the CNI plugins host-local, static, dhcp and whereabouts.
 //!
-//! What a guest is told in the end is always [`Ipam::Static`]: ranges become that when an
-//! address was given out of them ([`Ranges::given`]).
+//! A guest always gets [`Ipam::Static`] in the end: ranges become that when an address has been
+//! assigned ([`Ranges::given`]).
 
 mod host_local;
 mod whereabouts;
@@ -15,53 +14,52 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where a guest's addresses come from.
+/// Source of a guest's addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Ipam {
-    /// From nowhere hawser knows of.
+    /// None that hawser knows of.
     #[default]
     None,
-    /// From the segment's own DHCP server.
+    /// The segment's own DHCP server.
     Dhcp,
-    /// These.
+    /// Fixed addresses.
     Static {
         /// Addresses with their networks.
         addresses: Vec<StaticAddress>,
-        /// Routes besides that of the networks.
+        /// Routes in addition to the networks' own.
         routes: Vec<Route>,
     },
-    /// A free one of each set.
+    /// A free address of each set.
     #[serde(rename = "host-local")]
     HostLocal(Ranges),
-    /// The same by the rules of whereabouts.
+    /// The same with the rules of whereabouts.
     Whereabouts(Ranges),
 }
 
-/// Sets of ranges: the guest has a free address of each.
+/// Sets of ranges: the guest gets a free address of each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ranges {
     /// The sets.
     pub ranges: Vec<Vec<Range>>,
-    /// Addresses it has besides, whatever is free.
+    /// Additional fixed addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<StaticAddress>,
-    /// Routes besides that of the networks.
+    /// Routes in addition to the networks' own.
     pub routes: Vec<Route>,
-    /// Which free one.
+    /// Choice among the free addresses.
     #[serde(skip)]
     pub choice: Choice,
 }
 
-/// Which of the free addresses is given out.
+/// The free address that is assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next behind the one that was given out last (host-local).
+    /// The next one after the last assigned (host-local).
     Next,
     /// The lowest (whereabouts).
     Lowest,
-    /// The lowest that is given out nowhere, on no other segment either: whereabouts, whose
-    /// pools know of each other.
+    /// The lowest that is assigned on no segment: whereabouts, whose pools know each other.
     LowestAnywhere,
 }
 
@@ -70,11 +68,11 @@ pub enum Choice {
 pub struct Range {
     /// The network.
     pub subnet: IpNet,
-    /// The first of them.
+    /// The first address.
     pub first: IpAddr,
-    /// The last.
+    /// The last address.
     pub last: IpAddr,
-    /// The network's router, never given out.
+    /// The network's router, which is never assigned.
     pub gateway: Option<IpAddr>,
 }
 
@@ -88,29 +86,29 @@ pub struct Requested<'a> {
 }
 
 impl Requested<'_> {
-    /// Says what of it no plugin reads.
+    /// Warns about settings that no plugin reads.
     fn warn_of_unread(&self, kind: Option<&str>) {
         let (ips, ranges) = (
             matches!(kind, Some("static" | "host-local")),
             kind == Some("host-local"),
         );
         for item in self.ips.iter().flatten().filter(|_| !ips) {
-            item.warn("ignored: only ipam of type static or host-local takes it");
+            item.warn("ignored: only ipam of type static or host-local reads it");
         }
         for item in self.ranges.iter().filter(|_| !ranges) {
-            item.warn("ignored: only ipam of type host-local takes it");
+            item.warn("ignored: only ipam of type host-local reads it");
         }
     }
 }
 
-/// Longest prefixes that leave a network two hosts.
+/// Longest prefixes with room for two hosts.
 const MAX_PREFIX: (u8, u8) = (30, 126);
 const DEFAULT_ROUTES: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
 
-/// Reads `ipam` of a configuration, and the names that come with it.
+/// Reads `ipam` of a configuration, and the DNS settings in it.
 pub fn read(item: &Item<'_>, requested: &Requested<'_>) -> Option<(Ipam, Option<Dns>)> {
     let plain = |ipam| (ipam, None);
     let kind = item.field_text("type");
@@ -137,15 +135,15 @@ pub fn read(item: &Item<'_>, requested: &Requested<'_>) -> Option<(Ipam, Option<
 }
 
 impl Ipam {
-    /// True if hawser's own DHCP server tells the guest its addresses.
+    /// True if hawser's own DHCP server assigns the guest's addresses.
     pub const fn is_told(&self) -> bool {
         matches!(self, Self::Static { .. } | Self::HostLocal(_) | Self::Whereabouts(_))
     }
 
-    /// Does what the CNI plugin bridge does to addresses and routes with `isGateway`
-    /// (`calcGateways` in its bridge.go): what has no gateway has the first host of its network
-    /// as one, by which routes without a next hop go; with `isDefaultGateway` the default route
-    /// goes by it too, unless one with a next hop is there.
+    /// Changes addresses and routes like the CNI plugin bridge with `isGateway` (`calcGateways` in
+    /// its bridge.go): addresses without a gateway get the first host of their network as gateway,
+    /// which routes without a next hop use; with `isDefaultGateway` the default route uses it too,
+    /// unless there is one with a next hop.
     pub fn behind_gateway(&mut self, is_default: bool) {
         match self {
             Self::None | Self::Dhcp => {}
@@ -167,14 +165,14 @@ impl Ipam {
 }
 
 impl Ipam {
-    /// A gateway of IPv4 that the configuration names and no route goes by: the guest never hears
-    /// of it.
+    /// An IPv4 gateway in the configuration that no route uses, so that the guest does not learn
+    /// it.
     pub fn idle_gateway(&self) -> Option<IpAddr> {
         let gateway = match self {
             Self::None | Self::Dhcp => None,
             Self::Static { addresses, .. } => addresses.iter().find_map(|given| v4(given.gateway)),
             Self::HostLocal(ranges) | Self::Whereabouts(ranges) => {
-                // The first host of the subnet may be what stands in for one that is not named.
+                // The first host of the subnet may be the default gateway.
                 let is_named = |range: &&Range| range.gateway != Some(hosts(range.subnet).0);
                 let named = ranges.ranges.iter().flatten().filter(is_named);
                 named.map(|range| range.gateway).find_map(v4)
@@ -184,7 +182,7 @@ impl Ipam {
         (!self.routes().iter().any(goes_by)).then_some(gateway)
     }
 
-    /// Whether there is a default route of IPv4.
+    /// Whether there is an IPv4 default route.
     pub fn has_default_route(&self) -> bool {
         let leads = |route: &Route| route.is_ipv4() && route.is_default();
         self.routes().iter().any(leads)
@@ -203,7 +201,7 @@ fn v4(gateway: Option<IpAddr>) -> Option<IpAddr> {
     gateway.filter(IpAddr::is_ipv4)
 }
 
-/// Adds a default route of a family that has none.
+/// Adds a default route to a family that has none.
 fn add_default(routes: &mut Vec<Route>, ipv4: bool, via: Option<IpAddr>) {
     if !routes.iter().any(|route| route.is_default() && route.is_ipv4() == ipv4) {
         let destination = DEFAULT_ROUTES[usize::from(!ipv4)];
@@ -222,18 +220,18 @@ impl Route {
 }
 
 impl Range {
-    /// True if an address lies between its bounds.
+    /// True if the address is within the bounds.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
     }
 }
 
 impl Ranges {
-    /// `static` of what was given out of the ranges, and the addresses besides. A gateway is
-    /// the guest's router only if a route says so: plugins put no route of their own there
-    /// (`ConfigureIface` of the CNI plugins).
+    /// `static` with the addresses assigned from the ranges, and the fixed ones. A gateway is the
+    /// guest's router only if a route uses it: plugins add no route of their own (`ConfigureIface`
+    /// of the CNI plugins).
     pub fn given(&self, given: &[IpNet]) -> Ipam {
-        // What goes by no named hop goes by the first gateway of its family.
+        // Routes without a next hop use the first gateway of their family.
         let gateway = |ipv4: bool| {
             let gateways = given.iter().filter_map(|address| self.gateway_of(address));
             gateways.into_iter().find(|gateway| gateway.is_ipv4() == ipv4)
@@ -262,20 +260,20 @@ impl Ranges {
         }
     }
 
-    /// Leaves only this address of the set it lies in.
+    /// Reduces the set that contains an address to that address.
     ///
     /// # Errors
-    /// If it cannot be given out, for a person.
+    /// A description of the error if it cannot be assigned.
     pub fn ask_for(&mut self, asked: IpAddr) -> Result<(), String> {
         let of_set = |set: &Vec<Range>| set.iter().copied().find(|range| range.contains(asked));
         let mut sets = self.ranges.iter_mut();
         let Some((set, range)) = sets.find_map(|set| of_set(set).map(|range| (set, range))) else {
             return Err(format!(
-                "{asked} is in no range of ipam: ask for one that is, or leave it out"
+                "{asked} is in no range of ipam: request one that is, or leave it out"
             ));
         };
         if range.gateway == Some(asked) {
-            return Err(format!("{asked} is the gateway: ask for another, or leave it out"));
+            return Err(format!("{asked} is the gateway: request another, or leave it out"));
         }
         *set = vec![Range {
             first: asked,
@@ -311,8 +309,8 @@ impl Ranges {
         }
     }
 
-    /// One address of each set, the first, and those that are named: of which families there
-    /// are how many.
+    /// The first address of each set, and the fixed ones: they show the number of addresses per
+    /// family.
     pub fn samples(&self) -> Vec<IpAddr> {
         let first = |set: &Vec<Range>| set.first().map(|range| range.first);
         let named = self.addresses.iter().map(|named| named.address.addr());
@@ -324,7 +322,7 @@ fn address(item: &Item<'_>) -> Option<IpAddr> {
     item.parsed(|text| text.parse().map_err(|_| "give an IPv4 or IPv6 address".to_owned()))
 }
 
-/// A network, with or without host bits, that has two hosts at least.
+/// A network, with or without host bits, that has at least two hosts.
 fn network(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text
         .parse()
@@ -340,8 +338,8 @@ fn network(text: &str) -> Result<IpNet, String> {
     Ok(net)
 }
 
-/// First and last address of a network that a host can have. One of a single address has none, and
-/// the pair means nothing.
+/// First and last host address of a network. A network of a single address has none, and the pair
+/// is meaningless.
 fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
     match subnet {
         IpNet::V4(net) => {
@@ -360,7 +358,7 @@ fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
 
 /// `static`
 fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
-    // What is asked for takes the place of what is there, and has no gateway.
+    // Requested addresses replace those of the configuration, and have no gateway.
     let asked = requested.ips.iter().rev().find(|ips| !ips.is_empty());
     let addresses = match asked {
         Some(ips) => {
@@ -373,7 +371,10 @@ fn static_addresses(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ip
         None => {
             let addresses = named_addresses(object);
             if object.list("addresses").is_empty() {
-                object.error("addresses is missing or empty: give one at least, such as {address: 192.0.2.5/24}");
+                object.error(
+                    "addresses is missing or empty: give at least one, such as {address: \
+                    192.0.2.5/24}",
+                );
             }
             addresses
         }

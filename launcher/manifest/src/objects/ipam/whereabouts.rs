@@ -1,8 +1,8 @@
-//! Address management as whereabouts describes it (k8snetworkplumbingwg/whereabouts: its
-//! README.md, pkg/config/config.go and pkg/allocate/allocate.go).
+//! Address management as in whereabouts (k8snetworkplumbingwg/whereabouts: its README.md,
+//! pkg/config/config.go and pkg/allocate/allocate.go).
 //!
-//! It is lenient where host-local is not: bounds that are no hosts of the network are ignored,
-//! and it says nothing. Here the same addresses are given out, and a warning says why.
+//! It is more lenient than host-local: it silently ignores bounds that are not hosts of the
+//! network. Here the same addresses are assigned, and a warning gives the reason.
 
 use super::{Choice, Ipam, Range, Ranges, address, hosts, named_addresses, network, routes};
 use crate::objects::fields::cni as table;
@@ -30,8 +30,8 @@ pub fn read(object: &Object<'_>) -> Option<Ipam> {
     if object.get("range").is_none() && object.list("ipRanges").is_empty() {
         object.error("it has no range: give range, such as 192.0.2.0/24, or ipRanges");
     }
-    // Within a network_name of its own, or without enable_overlapping_ranges, a pool knows
-    // nothing of the others: only what is on its segment must differ.
+    // A pool with its own network_name, or without enable_overlapping_ranges, does not know the
+    // others: only addresses on its segment must differ.
     let alone = object.text("network_name").is_some_and(|name| !name.is_empty())
         || object.boolean("enable_overlapping_ranges") == Some(false);
     Some(Ipam::Whereabouts(Ranges {
@@ -42,7 +42,7 @@ pub fn read(object: &Object<'_>) -> Option<Ipam> {
     }))
 }
 
-/// `range` with what belongs to it: what of it may be given out, in the order of addresses.
+/// `range` with the fields for it: the parts that may be assigned, in the order of addresses.
 fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     let item = object.need("range", "give a network such as 192.0.2.0/24")?;
     let (start, net, end) = item.parsed(bounds)?;
@@ -50,18 +50,18 @@ fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     let [range_start, range_end] = ["range_start", "range_end"].map(|name| object.get(name));
     let (start, end) = if end.is_some() {
         for given in [&range_start, &range_end].into_iter().flatten() {
-            given.warn("ignored: range says itself where it begins and ends");
+            given.warn("ignored: range itself has a first and a last address");
         }
         (start.map(|start| (start, &item)), end.map(|end| (end, &item)))
     } else {
         (range_start.as_ref().and_then(bound), range_end.as_ref().and_then(bound))
     };
-    // As GetIPRange of its pkg/iphelpers does.
+    // Like GetIPRange of its pkg/iphelpers.
     let within = |(bound, item): (IpAddr, &Item<'_>), least: IpAddr, what: &str| {
         let is_host = bound.is_ipv4() == least.is_ipv4() && least <= bound && bound <= last;
         if !is_host && !is_edge(net, bound) {
             item.warn(format!(
-                "its {what} {bound} is ignored, as whereabouts does: it is none of {least} to {last}"
+                "its {what} {bound} is ignored, as in whereabouts: it is not in {least} to {last}"
             ));
         }
         is_host.then_some(bound)
@@ -83,7 +83,7 @@ fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     Some(rest)
 }
 
-/// `192.0.2.0/24`, whose host bits mean nothing, or `192.0.2.10-192.0.2.20/24`.
+/// `192.0.2.0/24`, whose host bits are ignored, or `192.0.2.10-192.0.2.20/24`.
 fn bounds(text: &str) -> Result<(Option<IpAddr>, IpNet, Option<IpAddr>), String> {
     let Some((start, rest)) = text.split_once('-') else {
         return Ok((None, network(text)?, None));
@@ -93,19 +93,16 @@ fn bounds(text: &str) -> Result<(Option<IpAddr>, IpNet, Option<IpAddr>), String>
         .map_err(|_| "give FIRST-LAST/PREFIX, such as 192.0.2.10-192.0.2.20/24".to_owned())?;
     let net = network(rest)?;
     if !net.contains(&start) {
-        return Err(format!(
-            "{start} is not in {}: give a first address that is",
-            net.trunc()
-        ));
+        return Err(format!("{start} is not in {}: give a first address in it", net.trunc()));
     }
     Ok((Some(start), net, Some(net.addr())))
 }
 
-/// A bound. What is no address is none, as in whereabouts.
+/// A bound. An invalid address is ignored, as in whereabouts.
 fn bound<'a, 'b>(item: &'b Item<'a>) -> Option<(IpAddr, &'b Item<'a>)> {
     let text = item.text()?;
     if text.parse::<IpAddr>().is_err() {
-        item.warn("ignored, as whereabouts does: it is no address");
+        item.warn("ignored, as in whereabouts: it is not an address");
     }
     Some((text.parse().ok()?, item))
 }
@@ -118,20 +115,19 @@ fn excluded_net(text: &str) -> Result<IpNet, String> {
         .map_err(|_: std::net::AddrParseError| "give a network or an address, such as 192.0.2.16/28".to_owned())
 }
 
-/// First and last address that it gives out: neither the network's first nor its last, in
-/// IPv6 either.
+/// First and last address that it assigns: not the network's own first and last, also in IPv6.
 fn usable(net: IpNet) -> (IpAddr, IpAddr) {
     let (first, _) = hosts(net.trunc());
     let last = step(net.broadcast(), false).unwrap_or(first);
     (first, last)
 }
 
-/// The network's first or last address: to begin or end there is to have all of it.
+/// The network's first or last address: a bound there stands for the whole network.
 fn is_edge(net: IpNet, address: IpAddr) -> bool {
     address == net.network() || address == net.broadcast()
 }
 
-/// What networks leave of a range.
+/// The rest of a range without some networks.
 fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
     excluded.retain(|net| net.addr().is_ipv4() == range.first.is_ipv4());
     excluded.sort_unstable();
@@ -151,7 +147,7 @@ fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
     rest
 }
 
-/// The next address, or the one before.
+/// The next address, or the previous one.
 fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => {

@@ -1,9 +1,9 @@
-//! What cloud-init is to make of the guest's NICs: the network data among a VM's volumes.
+//! cloud-init's configuration of the guest's NICs: the network data in a VM's volumes.
 //!
-//! KubeVirt passes the text on unread, so that nothing in it keeps a VM from being served
-//! but what KubeVirt refuses too: two sources at once, and base64 that is none. What cannot
-//! be understood is a warning at its line. What can be becomes [`Device`]s, each with the
-//! places of its values; what they contradict is for [`crate::cloud_init`].
+//! KubeVirt passes the text on unread, so it cannot keep a VM from being served, except for errors
+//! that KubeVirt refuses too: two sources at once, and invalid base64. A part that is not
+//! understood is a warning at its line. The rest becomes [`Device`]s with the positions of their
+//! values; [`crate::cloud_init`] finds the contradictions.
 
 mod v1;
 mod v2;
@@ -17,53 +17,53 @@ use hawser_packet::MacAddr;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given<T> {
     /// The value.
     pub value: T,
-    /// Where.
+    /// Its position.
     pub spot: Spot,
 }
 
 /// A device of the guest.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// Where it is.
+    /// Position in the manifest.
     pub spot: Spot,
-    /// Which NIC it is.
+    /// How its NIC is identified.
     pub is: Match,
-    /// Part of a bond, bridge or VLAN, which has the addresses in its place.
+    /// Part of a bond, bridge or VLAN, which has the addresses instead.
     pub is_member: bool,
-    /// A MAC the guest gives the card.
+    /// A MAC that the guest gives the NIC.
     pub own_mac: Option<Given<MacAddr>>,
     /// MTU.
     pub mtu: Option<Given<u32>>,
-    /// The guest asks for an IPv4 address.
+    /// The guest requests an IPv4 address.
     pub dhcp4: bool,
-    /// The guest asks for an IPv6 address, whatever routers say.
+    /// The guest requests an IPv6 address, whatever routers announce.
     pub dhcp6: bool,
-    /// Whether the guest listens to routers, if it is said.
+    /// Whether the guest accepts router advertisements, if given.
     pub accept_ra: Option<bool>,
-    /// Addresses the guest gives itself.
+    /// Addresses that the guest sets itself.
     pub addresses: Vec<Given<IpNet>>,
-    /// Where its default routes lead.
+    /// Next hops of its default routes.
     pub gateways: Vec<Given<IpAddr>>,
 }
 
-/// How a device is found in the guest.
+/// How a device is identified in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
     /// By its MAC.
     Mac(Given<MacAddr>),
-    /// By the kernel's name for it, or a pattern of names.
+    /// By the kernel's name, or a pattern of names.
     Name(String),
-    /// By what is not known outside the guest, such as its driver.
+    /// By something unknown outside the guest, such as its driver.
     Unknown,
 }
 
 impl Device {
-    /// A device that asks for nothing.
+    /// A device that requests no addresses.
     fn new(spot: Spot, is: Match) -> Self {
         Self {
             spot,
@@ -79,7 +79,7 @@ impl Device {
         }
     }
 
-    /// Every place in it.
+    /// All positions in it.
     fn spots(&mut self) -> Vec<&mut Spot> {
         let mut spots = vec![&mut self.spot];
         if let Match::Mac(mac) = &mut self.is {
@@ -118,7 +118,8 @@ fn of_source(source: &Object<'_>) -> Vec<Device> {
     if let Some(item) = secret {
         let name = item.inner("name").and_then(|name| name.text()).unwrap_or_default();
         item.warn(format!(
-            "not compared: what the guest's network is to be stands in the Secret {name:?}, which is not known here"
+            "not compared: the guest's network configuration is in the Secret {name:?}, which is \
+             not known here"
         ));
         return Vec::new();
     }
@@ -132,11 +133,11 @@ fn of_base64(item: &Item<'_>) -> Vec<Device> {
     let Some(text) = item.text() else {
         return Vec::new();
     };
-    // Go's decoder, which KubeVirt has, passes over line breaks.
+    // Go's decoder, which KubeVirt uses, skips line breaks.
     let text: String = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
     let decoded = BASE64.decode(text.as_bytes());
     let Some(decoded) = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
-        item.error("this is no base64 of a text");
+        item.error("this is not base64 of a text");
         return Vec::new();
     };
     let line = item.spot().line;
@@ -148,17 +149,18 @@ fn of_text(item: &Item<'_>) -> Vec<Device> {
         return Vec::new();
     };
     match &scalar.lines {
-        // Lines of the text as lines of the file.
+        // Maps lines of the text to lines of the file.
         Some(lines) => parse(item, &lines.text, |inner| lines.first + inner - 1),
         None => parse(item, &scalar.text, |_| item.spot().line),
     }
 }
 
-/// Reads the text, whose lines are those of the file that `line_of` says.
+/// Parses the text; `line_of` maps its lines to those of the file.
 fn parse(item: &Item<'_>, text: &str, line_of: impl Fn(usize) -> usize) -> Vec<Device> {
     if text.len() > MAX_LENGTH {
         item.error(format!(
-            "KubeVirt takes {MAX_LENGTH} bytes here, and this is longer: give a networkDataSecretRef"
+            "KubeVirt accepts {MAX_LENGTH} bytes here, and this is longer: give a \
+             networkDataSecretRef"
         ));
         return Vec::new();
     }
@@ -174,7 +176,7 @@ fn parse(item: &Item<'_>, text: &str, line_of: impl Fn(usize) -> usize) -> Vec<D
         WHOLE => spot.on_line(item.spot().line),
         line => spot.on_line(line_of(line)),
     };
-    // What is wrong here is between the guest and cloud-init.
+    // Errors here are between the guest and cloud-init, hence warnings.
     let (errors, warnings) = own.into_parts();
     for problem in errors.iter().chain(&warnings) {
         item.warn_at(&moved(&problem.spot), format!("not compared: {}", problem.message));
@@ -208,7 +210,7 @@ fn of_root(root: &Item<'_>) -> Vec<Device> {
     }
 }
 
-/// A value that `read` understands, and its place.
+/// A value that `read` understands, and its position.
 fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Option<Given<T>> {
     let spot = item.spot().clone();
     Some(Given {
@@ -217,27 +219,27 @@ fn given<T>(item: &Item<'_>, read: impl FnOnce(&Item<'_>) -> Option<T>) -> Optio
     })
 }
 
-/// A device's name, of which nothing is said if it is none.
+/// A device's name; anything else is ignored.
 fn name(item: &Item<'_>) -> Option<String> {
     item.scalar().map(|scalar| scalar.text.clone())
 }
 
 fn mac(item: &Item<'_>) -> Option<MacAddr> {
-    item.parsed(|text| text.trim().parse().map_err(|_| "this is no MAC".to_owned()))
+    item.parsed(|text| text.trim().parse().map_err(|_| "this is not a MAC".to_owned()))
 }
 
 fn address(item: &Item<'_>) -> Option<IpAddr> {
-    item.parsed(|text| text.trim().parse().map_err(|_| "this is no address".to_owned()))
+    item.parsed(|text| text.trim().parse().map_err(|_| "this is not an address".to_owned()))
 }
 
-/// The line of what is about the text as a whole.
+/// The line for messages about the text as a whole.
 const WHOLE: usize = 0;
 /// KubeVirt's own limit (cloudInitNetworkMaxLen in its vmi-create-admitter.go).
 const MAX_LENGTH: usize = 2048;
-/// Values, with those that aliases stand for: more than the length has room for otherwise.
+/// Most values, including expanded aliases: without them the length would not permit as many.
 const MAX_NODES: usize = 4096;
 
-/// The largest MTU of any device: a length of IPv4.
+/// The largest MTU of any device: the longest IPv4 packet.
 const MAX_MTU: i64 = 65_535;
 
 fn mtu(item: &Item<'_>) -> Option<u32> {

@@ -1,4 +1,4 @@
-//! Version 1, which was curtin's: a list of devices with their subnets.
+//! Version 1, inherited from curtin: a list of devices with their subnets.
 
 use super::super::fields::cloud_init as table;
 use super::super::reader::{Item, Object};
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 /// Reads `config`.
 pub fn devices(config: &Item<'_>) -> Vec<Device> {
-    // `config: disabled` leaves the network alone.
+    // `config: disabled` leaves the network unchanged.
     if config.scalar().is_some() {
         return Vec::new();
     }
@@ -18,7 +18,7 @@ pub fn devices(config: &Item<'_>) -> Vec<Device> {
     objects.iter().filter_map(|config| device(config, &members)).collect()
 }
 
-/// The devices that one made in the guest is made of.
+/// The devices that a device created in the guest consists of.
 fn members(config: &Object<'_>) -> Vec<String> {
     let lists = ["bond_interfaces", "bridge_interfaces"];
     let listed = lists.iter().flat_map(|field| config.list(field));
@@ -78,9 +78,8 @@ fn add_subnet(device: &mut Device, subnet: &Object<'_>) {
     }
 }
 
-/// An address with its prefix: its own, that of `prefix` beside it, or that of `netmask`.
-/// Without any it has what cloud-init gives it (`_normalize_net_keys` in
-/// cloudinit/net/network_state.py).
+/// An address with its prefix: its own, that of `prefix`, or that of `netmask`. Without any, the
+/// prefix is cloud-init's default (`_normalize_net_keys` in cloudinit/net/network_state.py).
 fn network(item: &Item<'_>, beside: &Object<'_>) -> Option<Given<IpNet>> {
     let text = item.text()?.trim();
     let (alone, own) = match text.split_once('/') {
@@ -101,17 +100,17 @@ fn network(item: &Item<'_>, beside: &Object<'_>) -> Option<Given<IpNet>> {
         .zip(prefix)
         .and_then(|(a, width)| IpNet::new(a, width).ok());
     if network.is_none() {
-        item.error(format!("{text:?}: this is no address"));
+        item.error(format!("{text:?}: this is not an address"));
     }
     given(item, |_| network)
 }
 
-/// What an item says of a prefix.
+/// The prefix length in an item.
 fn mask(item: &Item<'_>) -> Option<u8> {
     let text = &item.scalar()?.text;
     let prefix = prefix(text);
     if prefix.is_none() {
-        item.error(format!("{text:?}: this is no netmask"));
+        item.error(format!("{text:?}: this is not a netmask"));
     }
     prefix
 }
@@ -122,7 +121,7 @@ fn prefix(text: &str) -> Option<u8> {
     text.parse().ok().or_else(of_address)
 }
 
-/// cloud-init's for an address of IPv4 alone.
+/// cloud-init's default for an IPv4 address.
 const IPV4_PREFIX: u8 = 24;
-/// The same of IPv6.
+/// cloud-init's default for an IPv6 address.
 const IPV6_PREFIX: u8 = 64;

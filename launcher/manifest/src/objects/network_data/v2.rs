@@ -1,11 +1,11 @@
-//! Version 2, which is netplan's: devices by their names.
+//! Version 2, which is netplan's: devices by name.
 
 use super::super::fields::cloud_init as table;
 use super::super::reader::{Item, Object};
 use super::{Device, Match, address, given, mac, mtu, name};
 use ipnet::IpNet;
 
-/// Reads the whole of it.
+/// Reads the network data.
 pub fn devices(data: &Object<'_>) -> Vec<Device> {
     let kinds = ["bonds", "bridges", "vlans"];
     let made = kinds.iter().filter_map(|kind| data.get(kind));
@@ -21,7 +21,7 @@ pub fn devices(data: &Object<'_>) -> Vec<Device> {
     ethernets.texts().into_iter().filter_map(read).collect()
 }
 
-/// The devices that those made in the guest are made of.
+/// The devices that devices created in the guest consist of.
 fn members(kind: &Item<'_>) -> Vec<String> {
     let made = kind.texts();
     let made = made.iter().filter_map(|(_, item)| item.object(&table::MADE));
@@ -63,11 +63,17 @@ fn device(name: &str, item: &Item<'_>) -> Option<Device> {
     Some(device)
 }
 
-/// An address with its prefix; a map of one has its lifetime and label within.
+/// An address with its prefix; a map with one address as key contains its lifetime and label.
 fn network(item: &Item<'_>) -> Option<IpNet> {
     let read = |text: &str| text.trim().parse().ok();
     if item.is_map() {
         return item.texts().first().and_then(|(key, _)| read(key));
     }
-    item.parsed(|text| read(text).ok_or_else(|| "this is no address with a prefix such as 192.0.2.5/24".to_owned()))
+    item.parsed(|text| {
+        read(text).ok_or_else(|| {
+            "this is not an address with a prefix such as \
+        192.0.2.5/24"
+                .to_owned()
+        })
+    })
 }

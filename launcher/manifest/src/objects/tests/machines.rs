@@ -79,7 +79,7 @@ fn the_first_api_of_kubevirt_is_read_with_a_warning() {
     assert_eq!(
         problems(&vm),
         [
-            "vm.yaml:1: warning: apiVersion: \"kubevirt.io/v1alpha3\" is deprecated and will go from the API: write \
+            "vm.yaml:1: warning: apiVersion: \"kubevirt.io/v1alpha3\" is deprecated and will be dropped from the API: write \
              kubevirt.io/v1"
         ]
     );
@@ -125,7 +125,7 @@ fn what_is_missing_or_wrong_at_the_top_hides_nothing_below() {
     for (text, expected) in [
         (
             "spec: {running: true}",
-            "spec: template is missing: give the VirtualMachineInstance it makes",
+            "spec: template is missing: give the VirtualMachineInstance that it creates",
         ),
         (
             "spec: {template: {metadata: {}}}",
@@ -145,7 +145,7 @@ fn what_is_missing_or_wrong_at_the_top_hides_nothing_below() {
         let found = problems(&(vm + nad)).join("\n");
         assert!(found.contains(expected), "{expected}: {found}");
         assert!(
-            found.contains("metadata.name: \"Vm\": no API server takes this name"),
+            found.contains("metadata.name: \"Vm\": the API server refuses this name"),
             "{found}"
         );
         let inner = [("a b", "networks[0].name"), ("A.b", "hostname: \"A.b\"")];
@@ -228,7 +228,9 @@ fn the_host_name_is_the_pods() {
     assert_eq!(hostname(&named(&cut, "  hostname: other\n")).as_deref(), Some("other"));
     let refused = problems(&named(&cut, ""));
     assert!(refused.len() == 1 && refused[0].contains("which cannot end with a hyphen: give spec.hostname"));
-    assert!(problems(&named("web", "  hostname: Web\n"))[0].contains("spec.hostname: \"Web\": give up to 63 small"));
+    assert!(
+        problems(&named("web", "  hostname: Web\n"))[0].contains("spec.hostname: \"Web\": give up to 63 lower-case")
+    );
 }
 
 #[test]
@@ -237,25 +239,25 @@ fn names_that_no_api_server_takes_are_refused() {
     for (metadata, expected) in [
         (
             "{name: web_1}",
-            "metadata.name: \"web_1\": no API server takes this name",
+            "metadata.name: \"web_1\": the API server refuses this name",
         ),
         ("{name: Web}", "metadata.name: \"Web\""),
         (&format!("{{name: {}}}", "x".repeat(254)), "metadata.name: \"xxx"),
         (
             "{name: vm, namespace: a.b}",
-            "metadata.namespace: \"a.b\": give up to 63 small letters",
+            "metadata.namespace: \"a.b\": give up to 63 lower-case letters",
         ),
         (
             "{name: vm, labels: {a/b/c: x}}",
-            "metadata.labels[\"a/b/c\"]: \"a/b/c\" is no key an API server takes",
+            "metadata.labels[\"a/b/c\"]: \"a/b/c\" is not a key that the API server accepts",
         ),
         (
             "{name: vm, labels: {app: a b}}",
-            "metadata.labels.app: no API server takes this value of a label",
+            "metadata.labels.app: the API server refuses this label value",
         ),
         (
             "{name: vm, annotations: {-a: x}}",
-            "metadata.annotations.-a: \"-a\" is no key an API server takes",
+            "metadata.annotations.-a: \"-a\" is not a key that the API server accepts",
         ),
     ] {
         let found = problems(&vm.replace("{name: vm}", metadata));
@@ -271,7 +273,7 @@ fn a_name_that_the_api_server_finishes_is_not_known() {
     assert_eq!(
         problems(&vm),
         [
-            "vm.yaml:1: generateName is finished by the API server, with letters not known here: give the VM \
+            "vm.yaml:1: the API server completes generateName with letters that are not known here: give the VM \
              metadata.name"
         ]
     );
@@ -305,15 +307,15 @@ fn a_binding_that_is_not_served_says_what_to_write_in_its_place() {
     for (binding, expected) in [
         (
             "binding: {name: passt}",
-            "binding.name: \"passt\": write masquerade: {} in its place, which works the same way",
+            "binding.name: \"passt\": write masquerade: {} instead, which works the same way",
         ),
         (
             "binding: {name: macvtap}",
-            "binding.name: \"macvtap\": write bridge: {} in its place, on a network of type macvtap or macvlan",
+            "binding.name: \"macvtap\": write bridge: {} instead, on a network of type macvtap or macvlan",
         ),
         (
             "binding: {name: managedtap}",
-            "binding.name: \"managedtap\": write bridge: {} in its place",
+            "binding.name: \"managedtap\": write bridge: {} instead",
         ),
         (
             "binding: {name: slirp}",

@@ -37,7 +37,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
             "spec.config.vlan: found \"5000\"",
         ),
         (r#"{"type": "bridge", "speed": 1}"#, "spec.config.speed: ignored"),
-        ("{", "spec.config: this is no JSON"),
+        ("{", "spec.config: this is not JSON"),
     ] {
         assert_eq!(problems(&(on_pod() + &attachment(config))), [""; 0], "{config}");
         let named = problems(&(on_n() + &attachment(config)));
@@ -75,13 +75,13 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
     assert_eq!(
         problems(&(on_pod() + &sriov("ipam: {type: dhcp}"))),
         [
-            "vm.yaml:17: spec.ipam: found fields; it is a string of JSON, and the API server refuses an object: write \
+            "vm.yaml:17: spec.ipam: found fields; it must be a JSON string, and the API server refuses an object: write \
              '{\"type\": …}'"
         ]
     );
     // What the string says is a plugin's affair.
     for (ipam, expected) in [
-        ("ipam: '{'", "vm.yaml:17: spec.ipam: this is no JSON"),
+        ("ipam: '{'", "vm.yaml:17: spec.ipam: this is not JSON"),
         (
             r#"ipam: '{"type": "static"}'"#,
             "vm.yaml:17: spec.ipam: addresses is missing or empty",
@@ -142,10 +142,10 @@ fn a_field_of_the_api_that_needs_a_mode_is_no_unknown_field() {
     let named = problems(&(on_n() + &cluster_network(evpn)));
     let starts = [
         "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" needs the mode layer2",
-        "vm.yaml:17: spec.network.transport: not served yet, so that the network is refused: ",
-        "vm.yaml:17: spec.network.noOverlay: not served yet, so that the network is refused: ",
-        "vm.yaml:17: spec.network.evpn: not served yet, so that the network is refused: ",
-        "vm.yaml:18: spec.uplinks: not served yet, so that the network is refused: ",
+        "vm.yaml:17: spec.network.transport: not supported yet, so the network is refused: ",
+        "vm.yaml:17: spec.network.noOverlay: not supported yet, so the network is refused: ",
+        "vm.yaml:17: spec.network.evpn: not supported yet, so the network is refused: ",
+        "vm.yaml:18: spec.uplinks: not supported yet, so the network is refused: ",
     ];
     assert!(
         named.len() == 5 && starts.iter().all(|start| named.iter().any(|p| p.starts_with(start))),
@@ -171,7 +171,7 @@ fn every_field_of_a_topology_is_known_and_others_are_not() {
         ),
         (
             "network: {topology: Layer2, layer2: {role: Secondary}, layer3: {}}",
-            "spec.network.layer3: it belongs to the topology Layer3: leave it out, or give that topology",
+            "spec.network.layer3: it belongs to the topology Layer3: leave it out, or set that topology",
         ),
         (
             "network: {topology: Localnet, localnet: {role: Primary}}",
@@ -199,21 +199,21 @@ fn what_whereabouts_takes_no_notice_of_is_said() {
     for (ipam, expected) in [
         (
             r#""range": "10.0.0.0/24", "range_start": "10.0.1.5""#,
-            "warning: spec.config.ipam.range_start: its start 10.0.1.5 is ignored, as whereabouts does: it is none of \
+            "warning: spec.config.ipam.range_start: its start 10.0.1.5 is ignored, as in whereabouts: it is not in \
              10.0.0.1 to 10.0.0.254",
         ),
         (
             r#""range": "10.0.0.9-10.0.0.5/24""#,
-            "warning: spec.config.ipam.range: its end 10.0.0.5 is ignored, as whereabouts does: it is none of 10.0.0.9 \
+            "warning: spec.config.ipam.range: its end 10.0.0.5 is ignored, as in whereabouts: it is not in 10.0.0.9 \
              to 10.0.0.254",
         ),
         (
             r#""range": "10.0.0.0/24", "range_end": "last""#,
-            "warning: spec.config.ipam.range_end: ignored, as whereabouts does: it is no address",
+            "warning: spec.config.ipam.range_end: ignored, as in whereabouts: it is not an address",
         ),
         (
             r#""range": "10.0.0.1-10.0.0.5/24", "range_end": "10.0.0.9""#,
-            "warning: spec.config.ipam.range_end: ignored: range says itself where it begins and ends",
+            "warning: spec.config.ipam.range_end: ignored: range itself has a first and a last address",
         ),
         (
             r#""ipRanges": [{"range": "10.0.0.0/24"}], "exclude": ["10.0.0.1"]"#,
@@ -225,7 +225,7 @@ fn what_whereabouts_takes_no_notice_of_is_said() {
         ),
         (
             r#""range": "10.1.0.1-10.0.0.5/24""#,
-            "spec.config.ipam.range: \"10.1.0.1-10.0.0.5/24\": 10.1.0.1 is not in 10.0.0.0/24: give a first address that is",
+            "spec.config.ipam.range: \"10.1.0.1-10.0.0.5/24\": 10.1.0.1 is not in 10.0.0.0/24: give a first address in it",
         ),
         (
             r#""range": "10.0.0.0/30", "exclude": ["10.0.0.0/24"]"#,
@@ -237,8 +237,8 @@ fn what_whereabouts_takes_no_notice_of_is_said() {
         ),
         (
             r#""range": "10.0.0.0/24", "node_slice_size": "/26""#,
-            "spec.config.ipam.node_slice_size: not served: which slice is this node's is known to the cluster's \
-             controller: leave it out, and give each node a range",
+            "spec.config.ipam.node_slice_size: not served: only the cluster's controller knows the \
+             node's slice: leave it out, and give each node a range",
         ),
         (
             r#""gateway": "10.0.0.1""#,
@@ -277,24 +277,24 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     for (fields, expected) in [
         (
             format!(r#"{local}, "args": {{"cni": {{"ips": ["10.9.0.1"]}}}}"#),
-            "spec.config.args.cni.ips[0]: 10.9.0.1 is in no range of ipam: ask for one that is, or leave it out",
+            "spec.config.args.cni.ips[0]: 10.9.0.1 is in no range of ipam: request one that is, or leave it out",
         ),
         (
             format!(r#"{local}, "runtimeConfig": {{"ips": ["10.22.0.1"]}}"#),
-            "spec.config.runtimeConfig.ips[0]: 10.22.0.1 is the gateway: ask for another, or leave it out",
+            "spec.config.runtimeConfig.ips[0]: 10.22.0.1 is the gateway: request another, or leave it out",
         ),
         (
             r#""ipam": {"type": "dhcp"}, "runtimeConfig": {"ips": ["10.22.0.1"]}"#.into(),
-            "warning: spec.config.runtimeConfig.ips[0]: ignored: only ipam of type static or host-local takes it",
+            "warning: spec.config.runtimeConfig.ips[0]: ignored: only ipam of type static or host-local reads it",
         ),
         (
             r#""args": {"cni": {"mac": "03:00:00:00:00:01"}}"#.into(),
-            "spec.config.args.cni.mac: \"03:00:00:00:00:01\": this is a multicast address; the first byte of a card's \
+            "spec.config.args.cni.mac: \"03:00:00:00:00:01\": this is a multicast address; the first byte of a NIC's \
              MAC is even",
         ),
         (
             format!(r#"{local}, "isDefaultGateway": true"#),
-            "warning: spec.config.isDefaultGateway: hawser puts no address on the bridge: see that it has the gateway's",
+            "warning: spec.config.isDefaultGateway: hawser adds no address to the bridge: check that it has the gateway's",
         ),
     ] {
         assert_eq!(of(&fields), [format!("vm.yaml:16: {expected}")], "{fields}");
@@ -310,7 +310,7 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
         let [said] = &ipam(with_gateway, routes)[..] else {
             panic!("{routes}")
         };
-        assert!(said.starts_with("vm.yaml:16: warning: spec.config.ipam: no route goes by the gateway 10.22.0.1"));
+        assert!(said.starts_with("vm.yaml:16: warning: spec.config.ipam: no route uses the gateway 10.22.0.1"));
     }
     assert_eq!(ipam(with_gateway, r#"{"dst": "10.0.0.0/8"}"#), [""; 0]);
     assert_eq!(ipam(r#"{"address": "10.22.0.9/16"}"#, ""), [""; 0]);
@@ -382,12 +382,12 @@ fn an_ipam_claim_that_cannot_be_met_is_said_at_its_line() {
         (
             local,
             "[10.0.1.7/24]",
-            "status.ips: 10.0.1.7/24 of vm.a: 10.0.1.7 is in no range of ipam: ask for one that is, or leave it out",
+            "status.ips: 10.0.1.7/24 of vm.a: 10.0.1.7 is in no range of ipam: request one that is, or leave it out",
         ),
         (
             local,
             "[10.0.0.1/24]",
-            "status.ips: 10.0.0.1/24 of vm.a: 10.0.0.1 is the gateway: ask for another, or leave it out",
+            "status.ips: 10.0.0.1/24 of vm.a: 10.0.0.1 is the gateway: request another, or leave it out",
         ),
         (
             local,

@@ -248,7 +248,7 @@ fn selectors_are_checked_where_they_concern_the_vm() {
         ),
         (
             "{matchExpressions: [{key: app, operator: In}]}",
-            "matchExpressions[0]: values are for In and NotIn, which need one at least",
+            "matchExpressions[0]: values are for In and NotIn, which need at least one",
         ),
         (
             "{matchExpressions: [{key: app, operator: Exists, values: [x]}]}",
@@ -256,7 +256,7 @@ fn selectors_are_checked_where_they_concern_the_vm() {
         ),
         (
             "{matchExpressions: [{key: a b, operator: Exists}]}",
-            "matchExpressions[0].key: \"a b\": is no key an API server takes",
+            "matchExpressions[0].key: \"a b\": is not a key that the API server accepts",
         ),
     ] {
         let found = problems(&(vm() + &network_policy(OWN, selector))).join("\n");

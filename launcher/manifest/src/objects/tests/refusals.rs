@@ -24,11 +24,11 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
         ),
         (
             "macAddress: 01:00:00:00:00:01",
-            ".macAddress: \"01:00:00:00:00:01\": this is a multicast address; the first byte of a card's MAC is even",
+            ".macAddress: \"01:00:00:00:00:01\": this is a multicast address; the first byte of a NIC's MAC is even",
         ),
         (
             "model: e1000",
-            ".model: \"e1000\": only virtio can be served over vhost-user; write virtio, or leave it out",
+            ".model: \"e1000\": only virtio can be served over vhost-user: write virtio, or leave it out",
         ),
         (
             "state: off",
@@ -42,10 +42,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
             "state: absent",
             ": state absent is for interfaces bound with bridge: remove this one from the manifest instead",
         ),
-        (
-            "bridge: {}",
-            ": it says several ways to bind it to its network: leave one",
-        ),
+        ("bridge: {}", ": it has several bindings to its network: leave one"),
         (
             "pciAddress: 81:01.0",
             ".pciAddress: \"81:01.0\": give domain:bus:slot.function in hexadecimal, such as 0000:81:01.0",
@@ -56,7 +53,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
         ),
         (
             "macAdress: x",
-            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; it may have name, masquerade, bridge, sriov, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
+            ".macAdress: there is no such field in spec.domain.devices.interfaces[]; its fields are name, masquerade, bridge, sriov, binding, ports, portRanges, macAddress, model, state, dhcpOptions, pciAddress, bootOrder, acpiIndex",
         ),
         (
             "passt: {}",
@@ -72,7 +69,7 @@ fn every_field_of_an_interface_is_checked_and_every_problem_told() {
         ),
         (
             "portRanges: [{start: 1, end: 2, protocol: TCP}]",
-            ".portRanges: ports is given too: write one or the other",
+            ".portRanges: ports is given too: write only one of them",
         ),
     ];
     for (fields, expected) in cases {
@@ -100,7 +97,7 @@ fn ports_are_checked() {
         ),
         (
             "ports: [{port: 7}, {port: 7, protocol: TCP}]",
-            ".ports[1]: these ports are in the list already: leave them out once",
+            ".ports[1]: these ports are in the list already: remove them here",
         ),
         (
             "ports: [{port: 7, name: a}, {port: 8, name: a}]",
@@ -108,7 +105,7 @@ fn ports_are_checked() {
         ),
         (
             "ports: [{port: 7, name: Web_1}]",
-            ".ports[0].name: \"Web_1\": give up to 15 small letters, digits and hyphens, such as http",
+            ".ports[0].name: \"Web_1\": give up to 15 lower-case letters, digits and hyphens, such as http",
         ),
         (
             "ports: [{protocol: UDP}]",
@@ -116,11 +113,11 @@ fn ports_are_checked() {
         ),
         (
             "portRanges: [{start: 3, end: 9}]",
-            ".portRanges[0]: protocol is missing: give TCP or UDP, which a range must name",
+            ".portRanges[0]: protocol is missing: give TCP or UDP, which is required for a range",
         ),
         (
             "portRanges: [{start: 3, end: 9, protocol: TCP, name: a}]",
-            ".portRanges[0].name: there is no such field in interfaces[].portRanges[]; it may have start, end, protocol",
+            ".portRanges[0].name: there is no such field in interfaces[].portRanges[]; its fields are start, end, protocol",
         ),
         (
             "portRanges: [{start: 9, end: 3, protocol: UDP}]",
@@ -128,7 +125,7 @@ fn ports_are_checked() {
         ),
         (
             "portRanges: [{start: 1, end: 9, protocol: TCP}, {start: 9, end: 9, protocol: TCP}]",
-            ".portRanges[1]: these ports are in the list already: leave them out once",
+            ".portRanges[1]: these ports are in the list already: remove them here",
         ),
     ];
     for (fields, expected) in cases {
@@ -166,9 +163,9 @@ fn interfaces_and_networks_must_meet() {
     );
     let found = problems(&two).join("\n");
     for expected in [
-        "vm.yaml:9: spec.domain.devices.interfaces[1]: another interface is named \"a\" too: give each its own name",
+        "vm.yaml:9: spec.domain.devices.interfaces[1]: another interface is also named \"a\": give each its own name",
         "vm.yaml:11: spec.networks[0].multus.networkName: no NetworkAttachmentDefinition other/net is in the files: give it with -f too",
-        "vm.yaml:12: spec.networks[1]: it says no network: give pod: {} or multus.networkName",
+        "vm.yaml:12: spec.networks[1]: it has no source: give pod: {} or multus.networkName",
         "vm.yaml:12: spec.networks[1]: no interface is named \"c\": add it, or leave the network out",
     ] {
         assert!(found.contains(expected), "{expected}\nnot in\n{found}");
@@ -214,14 +211,14 @@ fn a_cni_configuration_is_answered_at_its_own_lines() {
         problems(text),
         [
             "vm.yaml:8: spec.config.vlan: found \"5000\"; it must be a whole number from 0 to 4094, without quotes",
-            "vm.yaml:10: spec.config.vlanTrunk[1]: VLANs of this entry are in an earlier one too: name each once",
+            "vm.yaml:10: spec.config.vlanTrunk[1]: VLANs of this entry are also in an earlier one: name each once",
             "vm.yaml:11: spec.config.macspoofchk: found \"yes\"; it must be true or false, without quotes",
-            "vm.yaml:12: warning: spec.config.speed: ignored: no field of CNI bridge, cnv-bridge known here",
+            "vm.yaml:12: warning: spec.config.speed: ignored: not a known field of CNI bridge, cnv-bridge",
         ]
     );
     let broken = text.replace("5000,", "5000");
     assert!(
-        problems(&broken)[0].starts_with("vm.yaml:9: spec.config: this is no JSON"),
+        problems(&broken)[0].starts_with("vm.yaml:9: spec.config: this is not JSON"),
         "{:?}",
         problems(&broken)
     );
@@ -239,11 +236,11 @@ fn what_a_bridge_port_cannot_be_is_refused_at_its_field() {
     for (fields, expected) in [
         (
             r#""hairpinMode": true, "promiscMode": true"#,
-            "promiscMode: it does not go together with hairpinMode: leave one of them out",
+            "promiscMode: it excludes hairpinMode: leave out one of them",
         ),
         (
             r#""vlan": 5, "vlanTrunk": [{"minID": 1, "maxID": 9}]"#,
-            "vlan: 5 is in vlanTrunk too, and cannot be with and without a tag: leave it out of one",
+            "vlan: 5 is also in vlanTrunk, and cannot be both tagged and untagged: remove it from one",
         ),
         (
             r#""vlanTrunk": [{"minID": 9, "maxID": 1}]"#,
@@ -309,7 +306,7 @@ fn addresses_are_checked_as_their_plugins_do() {
         ),
         (
             r#"{"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.1.1"}]]}"#,
-            "10.0.1.1 is no host of 10.0.0.0/24: give 10.0.0.1 to 10.0.0.254",
+            "10.0.1.1 is not a host of 10.0.0.0/24: give 10.0.0.1 to 10.0.0.254",
         ),
         (
             r#"{"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24", "rangeStart": "10.0.0.9", "rangeEnd": "10.0.0.3"}]]}"#,
@@ -421,7 +418,7 @@ fn istio_keeps_its_ports() {
         "{name: vm, annotations: {sidecar.istio.io/inject: \"true\"}}",
     );
     assert_eq!(problems(&vm), [""; 0]);
-    assert!(problems(&mesh)[0].contains("portRanges[0]: TCP port 15000 is one of Istio's proxy's own"));
+    assert!(problems(&mesh)[0].contains("portRanges[0]: TCP port 15000 belongs to Istio's proxy"));
     let unquoted = vm.replace("{name: vm}", "{name: vm, annotations: {sidecar.istio.io/inject: true}}");
     assert!(
         problems(&unquoted)[0]
@@ -477,7 +474,7 @@ fn there_is_one_vm() {
             .iter()
             .any(|p| p.starts_with("vm.yaml:12: a VM of this name is at vm.yaml:1 already"))
     );
-    assert!(problems("[1]")[0].starts_with("vm.yaml:1: this is no Kubernetes object"));
+    assert!(problems("[1]")[0].starts_with("vm.yaml:1: this is not a Kubernetes object"));
     assert!(problems("").len() == 1 && problems("\u{0}").len() == 1);
 }
 
@@ -498,7 +495,11 @@ fn a_socket_that_has_no_room_for_its_name_is_refused() {
         &super::PlanSetup::new(std::path::Path::new(&long), &super::PlanOptions::default()),
     )
     .unwrap_err();
-    assert!(rejected.errors[0].message.contains("too long for a Unix socket"));
+    assert!(
+        rejected.errors[0]
+            .message
+            .contains("too long for the path of a Unix socket")
+    );
 }
 
 proptest::proptest! {
@@ -540,7 +541,7 @@ fn the_range_of_kubemacpool_is_checked_as_kubemacpool_does_and_said_at_its_line(
         ),
         (
             ends("03:00:00:00:00:00", "03:00:00:00:00:10"),
-            "vm.yaml:5: data.RANGE_START: \"03:00:00:00:00:00\": this is a multicast address; the first byte of a card's MAC is even",
+            "vm.yaml:5: data.RANGE_START: \"03:00:00:00:00:00\": this is a multicast address; the first byte of a NIC's MAC is even",
         ),
         (
             ends("02:00:00:00:00:00", "06:00:00:00:00:00"),
@@ -584,8 +585,8 @@ fn a_field_of_the_network_that_is_misspelt_is_no_field_of_another() {
     };
     let said = problems(&text("hostnamex: vm"));
     let expected = [
-        ".cpu.coresx: there is no such field in spec.domain.cpu: write cores, if that is meant",
-        "spec.hostnamex: there is no such field in VirtualMachineInstance spec: write hostname, if that is meant",
+        ".cpu.coresx: there is no such field in spec.domain.cpu: write cores if you mean that",
+        "spec.hostnamex: there is no such field in VirtualMachineInstance spec: write hostname if you mean that",
     ];
     assert_eq!(said.len(), expected.len(), "{said:?}");
     for expected in expected {

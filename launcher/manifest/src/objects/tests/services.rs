@@ -163,7 +163,7 @@ fn fields_of_a_service_are_checked() {
         ),
         (
             ", ipFamilies: [IPv4, IPv6], ipFamilyPolicy: SingleStack",
-            "spec.ipFamilies: two families do not go together with ipFamilyPolicy SingleStack",
+            "spec.ipFamilies: two families contradict ipFamilyPolicy SingleStack",
         ),
         (", ipFamilyPolicy: Dual", "spec.ipFamilyPolicy: \"Dual\": choose one of"),
         (
@@ -172,7 +172,7 @@ fn fields_of_a_service_are_checked() {
         ),
         (
             ", loadBalancerSourceRanges: [10.0.0.0/8]",
-            "spec.loadBalancerSourceRanges: only a Service of type LoadBalancer has clients of one",
+            "spec.loadBalancerSourceRanges: only a Service of type LoadBalancer has clients of a load balancer",
         ),
     ] {
         let found = problems(&(web.clone() + &node_port("{app: x}", more)));
@@ -193,7 +193,7 @@ fn fields_of_a_service_are_checked() {
     for (ports, expected) in [
         (
             format!("{{{ssh}}}, {{port: 22, nodePort: 30023, name: b}}"),
-            "spec.ports[0]: name is missing: of several ports each has one",
+            "spec.ports[0]: name is missing: each of several ports needs one",
         ),
         (
             format!("{{{ssh}, name: b}}, {{port: 22, nodePort: 30023, name: b}}"),
@@ -201,11 +201,11 @@ fn fields_of_a_service_are_checked() {
         ),
         (
             format!("{{{ssh}, name: B}}"),
-            "spec.ports[0].name: \"B\": give up to 63 small letters",
+            "spec.ports[0].name: \"B\": give up to 63 lower-case letters",
         ),
         (
             format!("{{{ssh}, targetPort: \"22\"}}"),
-            "spec.ports[0].targetPort: \"22\": give up to 15 small letters, digits and hyphens",
+            "spec.ports[0].targetPort: \"22\": give up to 15 lower-case letters, digits and hyphens",
         ),
     ] {
         let found = of_ports(&ports);
@@ -213,7 +213,7 @@ fn fields_of_a_service_are_checked() {
     }
     assert_eq!(of_ports(&format!("{{{ssh}, targetPort: 0}}")), [""; 0]);
     let unnamed = service("Bad_Name", "{type: NodePort, selector: {app: x}, ports: []}");
-    assert!(problems(&(web.clone() + &unnamed))[0].contains("metadata.name: \"Bad_Name\": no API server takes"));
+    assert!(problems(&(web.clone() + &unnamed))[0].contains("metadata.name: \"Bad_Name\": the API server refuses"));
 }
 
 #[test]

@@ -1,10 +1,9 @@
-//! How much manifests may be, all together.
+//! Limits the total size of manifests.
 //!
-//! A tree shares what aliases stand for, so that it takes memory for what is written, not for
-//! what that comes to. What is read from it does not share: so each use of an anchor counts
-//! as what it stands for.
+//! A tree shares expanded aliases, so its memory depends on the text, not on the expansion. Objects
+//! read from it do not share, so each use of an anchor counts in full.
 
-/// What reading may still take, over all documents of all files.
+/// What may still be read, over all documents of all files.
 #[derive(Debug)]
 pub struct Budget {
     nodes: usize,
@@ -17,7 +16,7 @@ pub struct Budget {
 pub const MAX_NODES: usize = 400_000;
 /// Bytes of their text.
 pub const MAX_BYTES: usize = 16 << 20;
-/// Bytes read once more because quoted text had to be moved (see [`super::indent`]).
+/// Bytes parsed again because quoted text had to be moved (see [`super::indent`]).
 pub const MAX_REPEATED: usize = 16 << 20;
 
 impl Default for Budget {
@@ -31,12 +30,12 @@ impl Default for Budget {
     }
 }
 
-/// The budget has nothing left.
+/// The budget is used up.
 #[derive(Debug)]
 pub struct Exhausted;
 
 impl Budget {
-    /// A smaller one, for a text within a manifest.
+    /// A smaller budget, for a text within a manifest.
     pub const fn within(nodes: usize, bytes: usize) -> Self {
         Self {
             nodes,
@@ -46,7 +45,7 @@ impl Budget {
         }
     }
 
-    /// Nodes and bytes of a tree.
+    /// Takes the nodes and bytes of a tree.
     pub fn take(&mut self, size: Size) -> Result<(), Exhausted> {
         let left = (self.nodes.checked_sub(size.nodes), self.bytes.checked_sub(size.bytes));
         let (Some(nodes), Some(bytes)) = left else {
@@ -57,32 +56,32 @@ impl Budget {
         Ok(())
     }
 
-    /// Bytes that are read once more.
+    /// Takes bytes that are parsed again.
     pub fn repeat(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.repeated = self.repeated.checked_sub(bytes).ok_or(Exhausted)?;
         Ok(())
     }
 
-    /// True if more was asked for than there was: nothing is read any more.
+    /// True if a request exceeded the budget: nothing more is read.
     pub const fn is_exhausted(&self) -> bool {
         self.exhausted
     }
 
-    /// Nodes that were read.
+    /// Nodes read so far.
     #[cfg(test)]
     pub const fn nodes_taken(&self) -> usize {
         MAX_NODES - self.nodes
     }
 }
 
-/// How large a tree is, aliases counted as what they stand for.
+/// Size of a tree, with aliases expanded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     /// Values.
     pub nodes: usize,
-    /// Their text, and that of keys.
+    /// Bytes of their text, and of keys.
     pub bytes: usize,
-    /// Values within values.
+    /// Nesting depth.
     pub depth: usize,
 }
 
@@ -96,7 +95,7 @@ impl Size {
         }
     }
 
-    /// Takes in a child.
+    /// Adds a child.
     pub fn add(&mut self, child: Self) {
         self.nodes += child.nodes;
         self.bytes += child.bytes;

@@ -1,8 +1,8 @@
-//! A document of YAML from the events of its parser.
+//! Builds a YAML document from the parser's events.
 //!
-//! `<<` merges as in go-yaml v2 (`mapping` and `merge` in decode.go), which kubectl has: maps
-//! are taken in where it stands, so that keys after it go before those merged, and these before
-//! keys ahead of it; of several maps in a list the first goes before the others.
+//! `<<` merges as in go-yaml v2 (`mapping` and `merge` in decode.go), which kubectl uses: maps are
+//! inserted at its position, so later keys override merged ones, and merged ones override earlier
+//! keys; of several maps in a list the first has priority.
 
 use super::budget::{Budget, Exhausted, Size};
 use super::indent::{self, Indented, Quoted};
@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 pub const TOO_DEEP: &str = "values are nested deeper than in any manifest";
 
-/// The document that a text is; `None` if it is empty.
+/// The document in a text; `None` if it is empty.
 pub fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Option<Node>, SyntaxError> {
     let mut source = Indented::new(text);
     let mut last = None;
@@ -25,7 +25,7 @@ pub fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Op
         };
         let no_yaml = || {
             let line = first_line + error.marker().line() - 1;
-            SyntaxError::at(line, format!("this is no YAML: {}", error.info()))
+            SyntaxError::at(line, format!("this is not YAML: {}", error.info()))
         };
         let quoted = in_quoted_text(&error).then(|| indent::failing_quote(&source.text));
         let quoted = quoted.flatten().ok_or_else(no_yaml)?;
@@ -34,7 +34,7 @@ pub fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Op
         if let Some(message) = unclosed(&error, quoted, line_of) {
             return Err(SyntaxError::at(line, message));
         }
-        // Each is moved once: if that does not help, nothing does.
+        // Each quoted text is moved once: a second time would not help.
         if last == Some(quoted.start) {
             return Err(no_yaml());
         }
@@ -45,8 +45,7 @@ pub fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Op
     }
 }
 
-const TOO_MUCH_QUOTED: &str =
-    "there is too much quoted text that stands too far to the left: indent it more than the key it belongs to";
+const TOO_MUCH_QUOTED: &str = "too much quoted text is indented too little: indent it more than its key";
 
 fn in_quoted_text(error: &ScanError) -> bool {
     matches!(
@@ -59,7 +58,7 @@ fn in_quoted_text(error: &ScanError) -> bool {
     )
 }
 
-/// What is wrong with the quotes themselves.
+/// The error in the quotes themselves.
 fn unclosed(error: &ScanError, quoted: Quoted, line_of: impl Fn(usize) -> usize) -> Option<String> {
     let Some(end) = quoted.end else {
         return Some("the quote that opens here is never closed".into());
@@ -70,7 +69,10 @@ fn unclosed(error: &ScanError, quoted: Quoted, line_of: impl Fn(usize) -> usize)
     );
     trailing.then(|| {
         let line = line_of(end - 1);
-        format!("the quote that opens here is closed on line {line}, and more follows there: is a quote missing?")
+        format!(
+            "the quote that opens here is closed on line {line}, and more text follows there: \
+            is a quote missing?"
+        )
     })
 }
 
@@ -81,7 +83,7 @@ fn options() -> Options {
     options
 }
 
-/// A collection that is not closed yet.
+/// A collection that is still open.
 struct Open {
     line: usize,
     anchor: usize,
@@ -96,16 +98,16 @@ enum Content {
 
 #[derive(Default)]
 struct OpenMap {
-    /// The key that waits for its value.
+    /// The key whose value comes next.
     key: Option<Key>,
     entries: Vec<Entry>,
-    /// Where a key is among them.
+    /// Index of each key.
     places: HashMap<Rc<str>, Place>,
 }
 
 struct Place {
     index: usize,
-    /// It came with `<<`.
+    /// It came from `<<`.
     is_merged: bool,
 }
 
@@ -120,13 +122,13 @@ enum Key {
     Merge,
 }
 
-/// What an anchor stands for.
+/// The value of an anchor.
 struct Anchor {
     node: Node,
     size: Size,
 }
 
-/// A node that is whole.
+/// A complete node.
 struct Complete {
     node: Node,
     size: Size,
@@ -157,7 +159,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The error outside is final, the one inside is the parser's.
+    /// The outer error is final, the inner one is the parser's.
     fn read(mut self) -> Result<Result<Option<Node>, ScanError>, SyntaxError> {
         let mut found = None;
         for event in Parser::new_from_str_with_options(&self.source.text, options()) {
@@ -173,7 +175,7 @@ impl<'a> Builder<'a> {
                 continue;
             };
             if found.is_some() {
-                let message = "kubectl reads nothing behind `...`: put --- before this document";
+                let message = "kubectl ignores text after `...`: put --- before this document";
                 return Err(SyntaxError::at(root.line, message));
             }
             self.anchors.clear();
@@ -218,11 +220,8 @@ impl<'a> Builder<'a> {
 
     fn alias(&mut self, line: usize, anchor: usize) -> Result<(), SyntaxError> {
         let Some(Anchor { node, size }) = self.anchors.get(&anchor) else {
-            // The parser knows the anchor; what it stands for is not complete.
-            return Err(SyntaxError::at(
-                line,
-                "an alias stands for something it is itself part of",
-            ));
+            // The parser knows the anchor, but its value is not complete.
+            return Err(SyntaxError::at(line, "an alias refers to a value that contains it"));
         };
         let (node, size) = (Node { line, ..node.clone() }, *size);
         if self.open.len() + size.depth > MAX_DEPTH {
@@ -242,7 +241,7 @@ impl<'a> Builder<'a> {
         self.budget.take(size).map_err(|Exhausted| SyntaxError::too_large(line))
     }
 
-    /// The text as it stands in the file, for the styles from which it can be had.
+    /// The text as in the file, for the styles that permit it.
     fn source_lines(&self, value: &str, style: ScalarStyle, span: Span) -> Option<SourceLines> {
         let text = &self.source.text;
         let source = text.get(span.start.byte_offset()?..span.end.byte_offset()?)?;
@@ -253,7 +252,7 @@ impl<'a> Builder<'a> {
                 let text = self.unindented(inside, span.start.line()).replace("''", "'");
                 Some(SourceLines { first, text })
             }
-            // The value's lines are the file's; the first follows the indicator's.
+            // The value's lines are the file's; the first follows the indicator.
             ScalarStyle::Literal => {
                 let text = value.to_owned();
                 let first = if source.starts_with('|') { first + 1 } else { first };
@@ -263,7 +262,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Text without what its lines were moved by.
+    /// Text without the spaces by which its lines were moved.
     fn unindented(&self, text: &str, first: usize) -> String {
         let lines = text.split_inclusive('\n').zip(first..);
         let lines = lines.map(|(content, line)| match self.source.by.get(&line) {
@@ -288,7 +287,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// A node goes where it belongs.
+    /// Adds a node to its parent.
     fn complete(&mut self, complete: Complete) -> Result<(), SyntaxError> {
         let Complete { node, size, .. } = &complete;
         if complete.anchor != 0 {
@@ -335,7 +334,7 @@ impl Open {
 }
 
 impl OpenMap {
-    /// A pair that is written here.
+    /// Adds a pair that is written here.
     fn put(&mut self, entry: Entry) -> Result<(), SyntaxError> {
         let place = self.places.get_mut(&entry.key);
         match place {
@@ -359,7 +358,7 @@ impl OpenMap {
         self.entries.push(entry);
     }
 
-    /// What `<<` names: a map, or a list of maps written here.
+    /// Merges the value of `<<`: a map, or a list of maps written here.
     fn merge_all(&mut self, complete: &Complete) -> Result<(), SyntaxError> {
         let refusal = |line| SyntaxError::at(line, "<< takes a map, or a list of maps written here");
         match &complete.node.value {
@@ -391,7 +390,7 @@ fn is_empty(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar(scalar) if scalar.is_null())
 }
 
-/// Prefix of the tags that YAML defines itself.
+/// Prefix of YAML's own tags.
 const CORE: &str = "tag:yaml.org,2002:";
 
 fn is_merge(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> bool {
@@ -399,7 +398,7 @@ fn is_merge(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> bool {
     text == "<<" && tagged.unwrap_or(style == ScalarStyle::Plain)
 }
 
-/// What a scalar is to kubectl (`resolve` in go-yaml v2).
+/// The meaning of a scalar to kubectl (`resolve` in go-yaml v2).
 fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Meaning, String> {
     let Some(tag) = tag else {
         return Ok(match style {
@@ -414,11 +413,11 @@ fn meaning(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Meaning,
         "float" => matches!(meaning, Meaning::Whole(_) | Meaning::Number),
         "bool" => matches!(meaning, Meaning::Bool(_)),
         "null" => meaning == Meaning::Null,
-        "binary" => return Err("!!binary is not read here: write the text itself".into()),
+        "binary" => return Err("!!binary is not supported here: write the text itself".into()),
         _ => return Ok(Meaning::Text),
     };
     fits.then_some(meaning)
-        .ok_or_else(|| format!("{text:?} is no !!{}: leave the tag out", tag.suffix()))
+        .ok_or_else(|| format!("{text:?} is not a !!{}: leave out the tag", tag.suffix()))
 }
 
 fn key(complete: &Complete) -> Result<Key, SyntaxError> {

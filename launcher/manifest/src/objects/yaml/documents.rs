@@ -1,13 +1,13 @@
-//! Where a document ends, as for kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery,
-//! pkg/util/yaml/decoder.go): at a line that begins with `---`, whatever the text before it;
-//! and a file that begins with `{` may be objects of JSON, one after the other.
+//! Splits a file into documents like kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery,
+//! pkg/util/yaml/decoder.go): a line that begins with `---` ends a document, whatever the text
+//! before it; and a file that begins with `{` may contain several JSON objects.
 
 use super::budget::Budget;
 use super::json::{self, Dialect};
 use super::{Node, SyntaxError, build};
 
-/// Reads the documents of a file that are not empty. One that cannot be read is an error in
-/// its place; those after it are read.
+/// Reads the non-empty documents of a file. An error takes the place of a document that cannot be
+/// read; later ones are still read.
 pub fn documents<'a>(text: &'a str, budget: &'a mut Budget) -> Documents<'a> {
     Documents {
         rest: Part { text, line: 1 },
@@ -19,21 +19,22 @@ pub fn documents<'a>(text: &'a str, budget: &'a mut Budget) -> Documents<'a> {
 }
 
 /// See [`documents`].
+#[derive(Debug)]
 pub struct Documents<'a> {
     rest: Part<'a>,
-    /// What is left of the part that is being read.
+    /// The rest of the current part.
     chunk: Option<Part<'a>>,
-    /// Values of JSON that were read from it.
+    /// Number of JSON values read from it.
     values: usize,
     is_first: bool,
     budget: &'a mut Budget,
 }
 
 /// A part of a file.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Part<'a> {
     text: &'a str,
-    /// Line it begins on.
+    /// Its first line.
     line: usize,
 }
 
@@ -68,7 +69,7 @@ impl Iterator for Documents<'_> {
 }
 
 impl<'a> Documents<'a> {
-    /// A value of JSON; `None` if this may be YAML.
+    /// A JSON value; `None` if this may be YAML.
     fn json(&mut self, chunk: Part<'a>) -> Option<Result<Node, SyntaxError>> {
         match json::first(
             chunk.text,
@@ -79,7 +80,7 @@ impl<'a> Documents<'a> {
             Ok((node, length)) => {
                 let rest = chunk.after(length);
                 let is_last = rest.text.trim().is_empty();
-                // Later on in a stream it is YAML, of which kubectl reads one document.
+                // Later in a stream it is YAML, of which kubectl reads one document.
                 if !self.is_first && !is_last {
                     return None;
                 }
@@ -87,13 +88,13 @@ impl<'a> Documents<'a> {
                 self.chunk = (!is_last).then_some(rest);
                 Some(Ok(node))
             }
-            // Up to the first value it may be YAML, from the second on it cannot.
+            // Up to the first value it may be YAML, from the second value on it cannot.
             Err(error) if !error.is_syntax || self.values > 1 => Some(Err(error.error)),
             Err(_) => None,
         }
     }
 
-    /// What comes up to the next separator.
+    /// The text up to the next separator.
     fn next_chunk(&mut self) -> Option<Result<Part<'a>, SyntaxError>> {
         (self.values, self.is_first) = (0, self.rest.line == 1);
         loop {
@@ -111,7 +112,7 @@ impl<'a> Documents<'a> {
             self.is_first = false;
             let behind = behind[..length].trim();
             if !(behind.is_empty() || behind.starts_with('#')) {
-                let message = "kubectl takes nothing behind ---: begin the document on the next line";
+                let message = "kubectl accepts nothing after ---: begin the document on the next line";
                 return Some(Err(SyntaxError::at(line, message)));
             }
         }

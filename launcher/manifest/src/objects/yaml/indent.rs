@@ -1,31 +1,30 @@
-//! Quoted text that stands less far to the right than YAML 1.2 says it must, or is indented
-//! with tabs. go-yaml, and so kubectl, does not mind, and most CNI configurations are written
-//! so (`}'` below the `config` they belong to). Its lines are moved to the right, which
-//! changes no line's number, and no value either: white space at the start of a line of quoted
-//! text is not part of it.
+//! Quoted text that is indented less than YAML 1.2 requires, or with tabs. go-yaml, and so kubectl,
+//! accepts it, and most CNI configurations are written this way (`}'` below the `config` that they
+//! belong to). Its lines are moved to the right, which changes neither line numbers nor values:
+//! white space at the start of a line of quoted text is not part of it.
 
 use super::budget::{Budget, Exhausted};
 use granit_parser::{Scanner, StrInput};
 use std::collections::HashMap;
 
-/// A text, and what its lines were moved by.
+/// A text, and the distance by which its lines were moved.
 pub struct Indented {
     /// The text.
     pub text: String,
-    /// Spaces that were put before a line (from 1).
+    /// Spaces inserted before a line (from 1).
     pub by: HashMap<usize, usize>,
 }
 
 /// Quoted text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// Byte of its first quote.
+    /// Offset of its opening quote.
     pub start: usize,
-    /// Byte behind its last; `None`: there is none.
+    /// Offset after its closing quote; `None` if it has none.
     pub end: Option<usize>,
 }
 
-/// The quoted text in which, or behind which, scanning fails.
+/// The quoted text in which, or after which, scanning fails.
 pub fn failing_quote(text: &str) -> Option<Quoted> {
     let mut end = 0;
     let mut quoted = None;
@@ -44,7 +43,7 @@ pub fn failing_quote(text: &str) -> Option<Quoted> {
     quoted
 }
 
-/// The first quote behind white space, comments, anchors and tags.
+/// The first quote after white space, comments, anchors and tags.
 fn opening(text: &str, from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -74,7 +73,7 @@ fn closing(text: &str, start: usize) -> Option<usize> {
 }
 
 impl Indented {
-    /// A text as it is.
+    /// The unchanged text.
     pub fn new(text: &str) -> Self {
         Self {
             text: text.to_owned(),
@@ -82,7 +81,7 @@ impl Indented {
         }
     }
 
-    /// Moves the lines of quoted text to behind its first quote.
+    /// Moves the lines of quoted text to the right of its opening quote.
     pub fn indent(&mut self, quoted: Quoted, budget: &mut Budget) -> Result<(), Exhausted> {
         let line_start = self.text[..quoted.start].rfind('\n').map_or(0, |at| at + 1);
         let by = quoted.start - line_start + 1;

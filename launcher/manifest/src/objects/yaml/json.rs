@@ -1,5 +1,5 @@
-//! JSON as the same tree, read by a parser of JSON: what kubectl takes for JSON, and the
-//! strings of JSON inside manifests, which plugins written in Go read.
+//! JSON as the same kind of tree, from a JSON parser: for documents that kubectl treats as JSON,
+//! and for JSON strings inside manifests, which plugins written in Go read.
 
 use super::budget::{Budget, Exhausted, Size};
 use super::scalar::{self, Meaning, Scalar};
@@ -11,26 +11,26 @@ use std::fmt;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// By whom a number is read.
+/// The reader of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// By Kubernetes, to which 1e3 and 1000.0 are whole.
+    /// Kubernetes, for which 1e3 and 1000.0 are integers.
     Kubernetes,
-    /// By a program in Go, to which they are not (`literalStore` in encoding/json/decode.go), and
-    /// which finds its fields without regard to case.
+    /// A Go program, for which they are not (`literalStore` in encoding/json/decode.go), and which
+    /// ignores case in field names.
     Go,
 }
 
-/// Why there is no value.
+/// The reason why there is no value.
 #[derive(Debug)]
 pub struct JsonError {
     /// What is wrong.
     pub error: SyntaxError,
-    /// True if this is no JSON; otherwise it is, and cannot be read nevertheless.
+    /// True if this is not JSON; otherwise it is valid JSON that is not accepted.
     pub is_syntax: bool,
 }
 
-/// The first value of a text, and the bytes it takes there.
+/// The first value of a text, and its length in bytes.
 pub fn first(
     text: &str,
     line_of: impl Fn(usize) -> usize,
@@ -71,7 +71,7 @@ pub fn first(
     }
 }
 
-/// The value that a text is.
+/// The only value of a text.
 pub fn whole(
     text: &str,
     line_of: impl Fn(usize) -> usize,
@@ -85,7 +85,7 @@ pub fn whole(
     Ok(node)
 }
 
-/// What is wrong, at its place: of a comma too many that is the comma's.
+/// The error and its position: for a superfluous comma, that of the comma.
 fn no_json(text: &str, error: &serde_json::Error, line_of: impl Fn(usize) -> usize) -> SyntaxError {
     let what = error.to_string();
     let mut what = what.split(" at line ").next().unwrap_or_default();
@@ -94,21 +94,21 @@ fn no_json(text: &str, error: &serde_json::Error, line_of: impl Fn(usize) -> usi
     if let Some((before, "}" | "]")) = text.get(..place).zip(text.get(place..place + 1))
         && let Some(before) = before.trim_end().strip_suffix(',')
     {
-        what = "a comma, and nothing behind it";
+        what = "a comma with nothing after it";
         line = before.matches('\n').count() + 1;
         column = before.len() - before.rfind('\n').map_or(0, |at| at + 1) + 1;
     }
-    SyntaxError::at(line_of(line), format!("this is no JSON (column {column}): {what}"))
+    SyntaxError::at(line_of(line), format!("this is not JSON (column {column}): {what}"))
 }
 
-/// Where a parser is that reads byte by byte.
+/// Position of a parser that reads byte by byte.
 struct Position {
     /// Line of the last byte.
     line: Cell<usize>,
     offset: Cell<usize>,
 }
 
-/// A text that is read byte by byte and counted.
+/// A text that is read byte by byte, with a line count.
 struct Counted<'a> {
     rest: &'a [u8],
     /// The last byte was a line break.
@@ -136,7 +136,7 @@ struct State<'a, F> {
     line_of: &'a F,
     dialect: Dialect,
     budget: RefCell<&'a mut Budget>,
-    /// Why a value is not read that is JSON.
+    /// The reason why a valid JSON value is not accepted.
     refusal: RefCell<Option<SyntaxError>>,
 }
 
@@ -216,7 +216,7 @@ impl<'de, F: Fn(usize) -> usize> Visitor<'de> for Seed<'_, F> {
             Dialect::Kubernetes => scalar::whole(value).unwrap_or(Meaning::Number),
             Dialect::Go => Meaning::Number,
         };
-        // With its fraction: a message says what was found.
+        // With its fraction: a message quotes the value.
         self.state.scalar(format!("{value:?}"), meaning)
     }
 
@@ -249,7 +249,7 @@ impl<'de, F: Fn(usize) -> usize> Visitor<'de> for Seed<'_, F> {
             state.take(0, key.len())?;
             let (key, line): (Rc<str>, _) = (key.into(), state.line());
             let folded: Option<Rc<str>> = (state.dialect == Dialect::Go).then(|| super::fold(&key).into());
-            // To Go Vlan and vlan are one field, which has what comes last.
+            // For Go, Vlan and vlan are the same field, with the last value.
             let compared = folded.as_ref().unwrap_or(&key);
             if let Some(first) = lines.insert(Rc::clone(compared), line) {
                 return Err(state.refuse(SyntaxError::twice(&key, line, first)));

@@ -1,4 +1,4 @@
-//! YAML and JSON as a tree whose every node knows its line.
+//! YAML and JSON as a tree in which every node knows its line.
 //!
 //! ```text
 //!  text ── documents ──┬── json ──────────────────┬── Node
@@ -6,16 +6,14 @@
 //!                              scalar, budget
 //! ```
 //!
-//! A deserializer into types stops at the first thing it does not like; a manifest is
-//! answered with everything that is wrong with it, each at its line. So the parser's
-//! events become a plain tree, and [`super::reader`] asks the tree.
+//! A deserializer into types stops at the first error; a manifest's report must have all errors,
+//! each with its line. So the parser's events become a plain tree, which [`super::reader`] reads.
 //!
-//! A text means here what kubectl reads from it: where documents end ([`documents`]), what a
-//! plain scalar is ([`scalar`]), what `<<` merges ([`build`]), how far to the left quoted text
-//! may stand ([`indent`]).
+//! A text has the same meaning as for kubectl: the end of documents ([`documents`]), plain scalars
+//! ([`scalar`]), merges by `<<` ([`build`]), the indentation of quoted text ([`indent`]).
 //!
-//! Whatever the text, memory and time stay within a [`Budget`] that all files share, and
-//! recursion within [`MAX_DEPTH`]: aliases that multiply, nesting without end.
+//! Whatever the text, memory and time are limited by a [`Budget`] that all files share, and
+//! recursion by [`MAX_DEPTH`]: aliases may multiply, and nesting may be deep.
 
 mod budget;
 mod build;
@@ -24,17 +22,17 @@ mod indent;
 pub mod json;
 mod scalar;
 
-pub use budget::Budget;
-pub use documents::documents;
-pub use scalar::Scalar;
+pub use budget::{Budget, Exhausted, Size};
+pub use documents::{Documents, documents};
+pub use scalar::{Meaning, Scalar, SourceLines};
 
 use budget::{MAX_BYTES, MAX_NODES};
 use std::rc::Rc;
 
-/// Values within values; Kubernetes' own objects stay below 20.
+/// Deepest nesting; Kubernetes' own objects stay below 20.
 const MAX_DEPTH: usize = 64;
 
-/// A value and where it begins. A copy shares what it holds.
+/// A value and its line. A copy shares its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Line of the file, from 1.
@@ -43,7 +41,7 @@ pub struct Node {
     pub value: Value,
 }
 
-/// What a node holds.
+/// Content of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// Text, number, boolean or nothing.
@@ -57,19 +55,19 @@ pub enum Value {
 /// One pair of a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The key, as kubectl has it.
+    /// The key, as kubectl reads it.
     pub key: Rc<str>,
-    /// The key as it was written, where kubectl makes another of it.
+    /// The key as written, if kubectl reads another.
     pub written: Option<Rc<str>>,
-    /// The key without regard to case, where a program in Go reads it so.
+    /// The key in lower case, if a Go program reads it.
     pub folded: Option<Rc<str>>,
     /// Its line.
     pub line: usize,
-    /// What it stands for.
+    /// Its value.
     pub value: Node,
 }
 
-/// Why a document cannot be read.
+/// The reason why a document cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
     /// Line of the file.
@@ -89,7 +87,7 @@ impl Node {
 }
 
 impl Entry {
-    /// True if this is the pair of a key.
+    /// True if this is the pair for `key`.
     pub fn is(&self, key: &str) -> bool {
         match &self.folded {
             Some(folded) => **folded == fold(key),
@@ -98,7 +96,8 @@ impl Entry {
     }
 }
 
-/// A key as encoding/json compares it with the fields of a struct (`foldName` in fold.go).
+/// A key in the form in which encoding/json compares it with the fields of a struct (`foldName` in
+/// fold.go).
 fn fold(key: &str) -> String {
     key.chars()
         .flat_map(char::to_uppercase)
@@ -117,8 +116,8 @@ impl SyntaxError {
         Self::at(
             line,
             format!(
-                "from here on nothing is read: with what aliases stand for, the manifests have more than {MAX_NODES} \
-                 values or {most} MiB of text; leave out what the VM does not need"
+                "nothing is read from here on: with expanded aliases, the manifests have more than \
+                 {MAX_NODES} values or {most} MiB of text; leave out what the VM does not need"
             ),
         )
     }
@@ -126,7 +125,7 @@ impl SyntaxError {
     fn twice(key: &str, line: usize, first: usize) -> Self {
         Self::at(
             line,
-            format!("{key:?} is here twice, first on line {first}: leave one out"),
+            format!("{key:?} is here twice, first on line {first}: remove one"),
         )
     }
 }

@@ -1,29 +1,29 @@
-//! What a scalar means to kubectl.
+//! The meaning of a scalar to kubectl.
 //!
-//! kubectl makes JSON of YAML with sigs.k8s.io/yaml, which stands on go-yaml v2, and that
-//! resolves plain scalars by its own mixture of YAML 1.1 and Go: `y` and `off` are booleans,
-//! `0120` is octal, `1_000`, `0o17` and `1e3` are numbers, `1:30` and dates are text
-//! (`resolve` in resolve.go). What a field gets is decided by that table and by no other.
+//! kubectl converts YAML to JSON with sigs.k8s.io/yaml, which uses go-yaml v2, and that resolves
+//! plain scalars by a mixture of YAML 1.1 and Go: `y` and `off` are booleans, `0120` is octal,
+//! `1_000`, `0o17` and `1e3` are numbers, `1:30` and dates are text (`resolve` in resolve.go). That
+//! table alone decides the value of a field.
 
-/// A scalar as it was written.
+/// A scalar as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scalar {
-    /// The text, escapes and folding undone.
+    /// The text, with escapes and folding resolved.
     pub text: String,
     /// What kubectl reads.
     pub meaning: Meaning,
-    /// The text with the lines it has in the file, where it has several.
+    /// The text with its line breaks in the file, if it has several lines.
     pub lines: Option<Box<SourceLines>>,
 }
 
-/// What a scalar is to kubectl.
+/// The meaning of a scalar to kubectl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Nothing.
     Null,
     /// A boolean.
     Bool(bool),
-    /// A number without a fraction.
+    /// An integer.
     Whole(i64),
     /// Any other number.
     Number,
@@ -31,27 +31,27 @@ pub enum Meaning {
     Text,
 }
 
-/// Text whose line breaks are the file's.
+/// Text with the line breaks of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLines {
-    /// Line of the file the text begins on.
+    /// First line in the file.
     pub first: usize,
-    /// The text; equal to the scalar's but for white space.
+    /// The text; differs from the scalar's only in white space.
     pub text: String,
 }
 
 impl Scalar {
-    /// True for what kubectl reads as null.
+    /// True if kubectl reads null.
     pub fn is_null(&self) -> bool {
         self.meaning == Meaning::Null
     }
 
-    /// True for what kubectl reads as text.
+    /// True if kubectl reads text.
     pub fn is_text(&self) -> bool {
         self.meaning == Meaning::Text
     }
 
-    /// The boolean this is.
+    /// The value if it is a boolean.
     pub const fn boolean(&self) -> Option<bool> {
         match self.meaning {
             Meaning::Bool(value) => Some(value),
@@ -59,7 +59,7 @@ impl Scalar {
         }
     }
 
-    /// The whole number this is.
+    /// The value if it is an integer.
     pub const fn integer(&self) -> Option<i64> {
         match self.meaning {
             Meaning::Whole(value) => Some(value),
@@ -67,7 +67,7 @@ impl Scalar {
         }
     }
 
-    /// The number this is to kubectl, where its digits say another: `0120` is 80.
+    /// The number that kubectl reads if the digits suggest another one: `0120` is 80.
     pub fn octal(&self) -> Option<i64> {
         let read = self.integer()?;
         let digits = self.text.replace('_', "");
@@ -75,7 +75,7 @@ impl Scalar {
         (written != read).then_some(read)
     }
 
-    /// What kubectl makes of it, for a message.
+    /// The value that kubectl reads, for a message.
     pub fn to_kubectl(&self) -> String {
         match self.meaning {
             Meaning::Null => "null".into(),
@@ -86,8 +86,7 @@ impl Scalar {
         }
     }
 
-    /// The key this is in a map, as kubectl has it (`convertToJSONableObject` in sigs.k8s.io/yaml);
-    /// null is none.
+    /// The key that kubectl reads (`convertToJSONableObject` in sigs.k8s.io/yaml); `None` for null.
     pub fn key(&self) -> Option<String> {
         Some(match self.meaning {
             Meaning::Null => return None,
@@ -118,7 +117,7 @@ pub fn resolve(text: &str) -> Meaning {
     }
 }
 
-/// As Go's `strconv.ParseInt` and `ParseUint` with base 0, which take the base of the prefix.
+/// Like Go's `strconv.ParseInt` and `ParseUint` with base 0, which derive the base from the prefix.
 fn integer(text: &str) -> Option<Meaning> {
     let (negative, body) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -149,7 +148,7 @@ fn integer(text: &str) -> Option<Meaning> {
     };
     match whole {
         Some(whole) => Some(Meaning::Whole(whole)),
-        // ParseUint knows no sign.
+        // ParseUint accepts no sign.
         None => (!negative && !text.starts_with('+')).then_some(Meaning::Number),
     }
 }
@@ -161,7 +160,7 @@ fn decimal(text: &str) -> Option<Meaning> {
     let shape = body.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
         && body.strip_prefix('.').unwrap_or(body).starts_with(is_digit);
     let value: f64 = shape.then(|| text.parse().ok())??;
-    // Out of Go's range, and so text.
+    // Out of Go's range, so it is text.
     value.is_finite().then(|| whole(value).unwrap_or(Meaning::Number))
 }
 

@@ -107,7 +107,7 @@ fn an_alias_is_what_it_stands_for_at_its_own_line() {
 fn a_key_given_twice_is_an_error() {
     assert_eq!(
         errors("a: 1\nb: 2\na: 3\n"),
-        [(3, "\"a\" is here twice, first on line 1: leave one out".into())]
+        [(3, "\"a\" is here twice, first on line 1: remove one".into())]
     );
 }
 
@@ -197,7 +197,7 @@ fn a_plain_scalar_is_what_kubectl_makes_of_it() {
     );
     assert_eq!(
         errors("v: !!bool 5\n"),
-        [(1, "\"5\" is no !!bool: leave the tag out".into())]
+        [(1, "\"5\" is not a !!bool: leave out the tag".into())]
     );
     assert_eq!(errors("v: !!binary aGFsbG8=\n").len(), 1);
 }
@@ -263,7 +263,7 @@ fn a_key_is_what_kubectl_makes_of_it() {
     );
     assert_eq!(
         errors("on: 1\ntrue: 2\n"),
-        [(2, "\"true\" is here twice, first on line 1: leave one out".into())]
+        [(2, "\"true\" is here twice, first on line 1: remove one".into())]
     );
     assert!(errors("~: 1\n")[0].1.contains("null to kubectl"));
 }
@@ -328,7 +328,7 @@ fn json_is_read_by_the_rules_of_json() {
     assert_eq!(scalar(get(&root, "y")).text, "off");
     assert_eq!(
         errors("{\"a\": 1,\n\"a\": 2}"),
-        [(2, "\"a\" is here twice, first on line 1: leave one out".into())]
+        [(2, "\"a\" is here twice, first on line 1: remove one".into())]
     );
     let deep = format!("{{\"a\": {}1{}}}", "[".repeat(70), "]".repeat(70));
     assert_eq!(
@@ -340,15 +340,15 @@ fn json_is_read_by_the_rules_of_json() {
     assert_eq!(scalar(&of_go("1e3").unwrap()).integer(), None);
     assert_eq!(
         of_go("\n[1,\n 2, \n\n]").unwrap_err(),
-        SyntaxError::at(13, "this is no JSON (column 3): a comma, and nothing behind it")
+        SyntaxError::at(13, "this is not JSON (column 3): a comma with nothing after it")
     );
     assert_eq!(
         of_go("{\"a\": 1,\n\"a\": 2}").unwrap_err().message,
-        "\"a\" is here twice, first on line 11: leave one out"
+        "\"a\" is here twice, first on line 11: remove one"
     );
     assert_eq!(
         of_go("1 2").unwrap_err().message,
-        "this is no JSON (column 3): trailing characters"
+        "this is not JSON (column 3): trailing characters"
     );
 }
 
@@ -393,7 +393,7 @@ fn any_number_of_lines_may_stand_to_the_left() {
     assert_eq!(items.len(), 300);
     // Without end it is not tried.
     let most = "- a: '\n{}'\n".repeat(20_000);
-    assert!(errors(&most)[0].1.starts_with("there is too much quoted text"));
+    assert!(errors(&most)[0].1.starts_with("too much quoted text"));
 }
 
 #[test]
@@ -406,7 +406,7 @@ fn a_quote_that_is_not_closed_is_said_where_it_opens() {
             "{quote}"
         );
         let text = format!("a: 1\nb: {quote}x\nc: 1\nd: {quote}y{quote}\n");
-        let message = "the quote that opens here is closed on line 4, and more follows there: is a quote missing?";
+        let message = "the quote that opens here is closed on line 4, and more text follows there: is a quote missing?";
         assert_eq!(errors(&text), [(2, message.into())], "{quote}");
     }
     // Quotes of comments and escapes are none.
