@@ -55,7 +55,7 @@ fn cargo() -> Command {
     cargo
 }
 
-/// The release build of `hawser`, or what `HAWSER_BIN` names.
+/// The release build of `hawser`, or the program in `HAWSER_BIN`.
 pub fn hawser() -> Result<PathBuf> {
     static PATH: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     once(&PATH, || {
@@ -83,7 +83,7 @@ pub fn traffic() -> Result<PathBuf> {
     })
 }
 
-/// The cache folder, complete; `peers`: with the programs hawser is measured against.
+/// The cache folder, complete; with `peers`, also the programs for comparison.
 fn guests(peers: bool) -> Result<PathBuf> {
     static GUESTS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     static PEERS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
@@ -104,7 +104,7 @@ pub fn guest_file(path: &str) -> Result<PathBuf> {
     }
 }
 
-/// A program hawser is measured against, such as `passt`.
+/// A program for comparison, such as `passt`.
 pub fn peer_program(name: &str) -> Result<PathBuf> {
     Ok(guests(true)?.join("bin").join(name))
 }

@@ -9,10 +9,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest hawser may take to be ready, to answer a signal, or to end.
+/// Longest time for hawser to become ready, answer a signal, or exit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A hawser process that serves.
+/// A running hawser process.
 #[derive(Debug)]
 pub struct Hawser {
     process: Background,
@@ -26,7 +26,7 @@ impl Hawser {
         Self::start_by(namespace.command(artifacts::hawser()?), socket, arguments)
     }
 
-    /// The same with so many descriptors and no more.
+    /// The same with a limit on descriptors.
     pub fn start_with_descriptors(
         namespace: &Namespace,
         socket: &Path,
@@ -71,7 +71,7 @@ impl Hawser {
         let mut command = namespace.command(artifacts::hawser()?);
         command.arg("run").arg("-f").arg(manifest);
         command.arg(format!("--socket-dir={}", folder.display()));
-        // Notes of changes to the network and leases are this test's own.
+        // The test has its own journal and leases.
         command.arg(format!("--runtime-dir={}", folder.join("run").display()));
         command.arg(format!("--store={}", folder.join("store.db").display()));
         command.args(arguments);
@@ -94,12 +94,12 @@ impl Hawser {
         &mut self.process
     }
 
-    /// Fails if the process is gone.
+    /// Fails if the process has ended.
     pub fn assert_alive(&mut self) -> Result<()> {
         self.process.assert_alive()
     }
 
-    /// The counters it writes on SIGUSR1; one that is not written is zero.
+    /// The counters that it writes on SIGUSR1; a missing one is zero.
     pub fn counters(&mut self) -> Result<Counters> {
         let before = self.process.log().len();
         self.process.signal(libc::SIGUSR1)?;
@@ -109,7 +109,7 @@ impl Hawser {
         report(&self.process.log()).ok_or_else(|| self.process.failed("wrote no counters"))
     }
 
-    /// Waits until `done` holds for its counters.
+    /// Waits until `done` is true for its counters.
     pub fn wait_for_counters(&mut self, what: &str, done: impl Fn(&Counters) -> bool) -> Result<Counters> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -124,7 +124,7 @@ impl Hawser {
         }
     }
 
-    /// Ends it as an operator would; it must end well.
+    /// Stops it like an operator; it must exit successfully.
     pub fn stop(mut self) -> Result<()> {
         self.process.signal(libc::SIGTERM)?;
         let status = self.process.wait(PATIENCE)?;
@@ -143,8 +143,8 @@ pub struct Counters(BTreeMap<String, u64>);
 impl Counters {
     /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` after it.
     fn parse(text: &str) -> Option<Self> {
-        // The report is written in one piece, so its first line comes with the others. Lines
-        // of the log may stand before and behind it, and speak of ports too.
+        // The report is written in one piece, so its first line comes with the others. Lines of the
+        // log may come before and after it, and mention ports too.
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let is_first = |line: &&str| line.starts_with("port ") && line.ends_with(":\n");
         let first = lines.iter().rposition(is_first)?;
@@ -162,7 +162,7 @@ impl Counters {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// How often `reason` made something go nowhere.
+    /// How many drops were counted under `reason`.
     pub fn dropped(&self, reason: &str) -> u64 {
         self.get(&format!("dropped {reason}"))
     }

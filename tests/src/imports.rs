@@ -1,18 +1,18 @@
 //! The modules of a crate and what they import, read from its sources.
 //!
-//! A reader of Rust's words, not of its grammar: it knows comments, literals, `mod`, `use` and
-//! paths, which is what it takes to say that one module names another. Test code is left out:
-//! items under a `cfg` that names `test`, and the files they declare.
+//! It reads Rust's tokens, not its grammar: comments, literals, `mod`, `use` and paths, which is
+//! enough to find out that one module names another. Test code is left out: items under a `cfg`
+//! that names `test`, and the files they declare.
 
 use crate::{Result, failure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module that names another one of the same crate.
+/// A module that names another module of the same crate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Import {
-    /// File of the importing module, below the crate's sources.
+    /// File of the importing module, relative to the crate's sources.
     pub from: PathBuf,
     /// File of the imported module.
     pub to: PathBuf,
@@ -56,7 +56,7 @@ impl Crate {
         Ok(this)
     }
 
-    /// Every import from one file of the crate to another, but those of the root.
+    /// Every import from one file of the crate to another, except those of the root.
     pub fn imports(&self) -> impl Iterator<Item = &Import> {
         let root = self.files.get(&Vec::new());
         self.imports.iter().filter(move |import| Some(&import.from) != root)
@@ -75,7 +75,7 @@ impl Crate {
         of_root.map(|path| path[0].as_str()).collect()
     }
 
-    /// The imports between modules right below the root, and the file that has each.
+    /// The imports between modules directly below the root, each with one file that contains it.
     pub fn arrows(&self) -> BTreeMap<(String, String), &Path> {
         let arrow = |import: &Import| (top_of(&import.from), top_of(&import.to));
         let between = self.imports().map(|import| (arrow(import), import.from.as_path()));
@@ -102,7 +102,7 @@ impl Crate {
         circles.max_by_key(BTreeSet::len).unwrap_or_default()
     }
 
-    /// Reads a module and those it declares. Adds the paths each module names to `paths`.
+    /// Reads a module and its submodules. Adds the paths each module names to `paths`.
     fn read_module(
         &mut self,
         folder: &Path,
@@ -138,7 +138,7 @@ impl Crate {
         Ok(())
     }
 
-    /// The module of this crate that `path` leads into, where `module` names it.
+    /// The module of this crate that `path` refers to, if `module` names it.
     fn resolve(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut at = module.to_vec();
         let mut rest = path;
@@ -170,7 +170,7 @@ impl Crate {
     }
 }
 
-/// The module right below the root that a file belongs to; the root's own name is its file's.
+/// The top module of a file; for the root, the name of its file.
 fn top_of(file: &Path) -> String {
     let first = file.iter().next().unwrap_or_default().to_string_lossy();
     first.strip_suffix(".rs").unwrap_or(&first).to_owned()
@@ -225,7 +225,7 @@ fn words(text: &str) -> Vec<Word> {
     words
 }
 
-/// Where `end`, looked for from `at` on, is over.
+/// The position after `end`, searched from `at` on.
 fn find(text: &[char], at: usize, end: &str) -> usize {
     let end: Vec<char> = end.chars().collect();
     let found = (at..text.len()).find(|n| text[*n..].starts_with(&end));
@@ -252,7 +252,7 @@ struct Reader<'a> {
     files: Vec<Vec<String>>,
     /// Modules in this file.
     inline: Vec<Vec<String>>,
-    /// Other names of crates of ours.
+    /// Other names of this workspace's crates.
     crates: Vec<String>,
 }
 
@@ -349,7 +349,7 @@ impl Reader<'_> {
                 return;
             }
             match self.name(self.at) {
-                // `self` in braces is what stands before them.
+                // `self` in braces means the path before them.
                 Some("self") if !path.is_empty() => {}
                 Some(name) => path.push(name.to_owned()),
                 None if self.separates(self.at) => {}
@@ -372,7 +372,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Passes over an attribute. True if it says that what follows is for tests.
+    /// Skips an attribute. True if it marks test code.
     fn attribute_is_of_tests(&mut self) -> bool {
         let (mut depth, mut is_cfg, mut is_test) = (0usize, false, false);
         self.at += 1;
@@ -394,7 +394,7 @@ impl Reader<'_> {
         is_cfg && is_test
     }
 
-    /// Passes over the item, field or statement that follows.
+    /// Skips the next item, field or statement.
     fn skip_item(&mut self) {
         while self.is(self.at, '#') {
             self.attribute_is_of_tests();

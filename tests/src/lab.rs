@@ -45,7 +45,7 @@ fn locked(name: &str, operation: i32) -> Result<File> {
     Ok(file)
 }
 
-/// The set-up. Fields are dropped in order: servers, then networks, then the machine.
+/// The environment. Fields are dropped in order: servers, then networks, then the machine.
 #[derive(Debug)]
 pub struct Lab {
     /// Servers that live as long as the lab.
@@ -97,7 +97,7 @@ impl Lab {
         self.hawser_named("hawser", arguments)
     }
 
-    /// Starts hawser in the pod with so many descriptors and no more.
+    /// Starts hawser in the pod with a limit on descriptors.
     pub fn hawser_with_descriptors(&self, descriptors: u32, arguments: &[&str]) -> Result<Hawser> {
         let socket = self.path("hawser.sock");
         Hawser::start_with_descriptors(&self.networks.pod, &socket, arguments, descriptors)
@@ -108,14 +108,15 @@ impl Lab {
         Hawser::start(&self.networks.pod, &self.path(name).with_extension("sock"), arguments)
     }
 
-    /// hawser with `arguments` in the pod, and a guest of `kind` on it with its card configured.
+    /// Starts hawser with `arguments` in the pod, and a guest of `kind` with a configured NIC on
+    /// it.
     pub fn up(&self, kind: Kind, arguments: &[&str]) -> Result<(Hawser, Guest)> {
         let hawser = self.hawser(arguments)?;
         let guest = self.guest(kind, &hawser)?;
         Ok((hawser, guest))
     }
 
-    /// Boots a guest with default options on `hawser` and configures its card.
+    /// Boots a guest with default options on `hawser` and configures its NIC.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
         guest.net_up()?;

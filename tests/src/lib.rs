@@ -1,4 +1,5 @@
-//! What the whole-program tests stand on: guests, network namespaces, peers and a front end in process.
+//! The foundation of the whole-program tests: guests, network namespaces, peers and a front end in
+//! process.
 //!
 //! A test begins with a [`lab::Lab`]: it has a share of the machine, or the machine to itself
 //! if it measures, and a pod-like network namespace joined to a world. In the pod runs [`hawser::Hawser`], on its socket a real
@@ -26,9 +27,9 @@ use std::time::{Duration, Instant};
 /// Longest [`until`] waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What went wrong, for whoever reads the test's output.
+/// An error, for the reader of the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
-/// What everything here returns, and tests too.
+/// Result of the functions here, and of tests.
 pub type Result<T> = std::result::Result<T, Failure>;
 
 /// A failure with a message.
@@ -36,7 +37,7 @@ pub fn failure(message: impl Into<String>) -> Failure {
     message.into().into()
 }
 
-/// Waits until something holds, `what` in words.
+/// Waits until something holds; `what` describes it.
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !holds()? {

@@ -1,4 +1,4 @@
-//! Where datagrams between a guest and the world are lost, and how many of them.
+//! Number of datagrams lost between a guest and the world, by place.
 
 use crate::guest::Shell;
 use crate::hawser::Hawser;
@@ -14,14 +14,14 @@ pub struct Losses {
     pub world: u64,
     /// hawser's own sockets in the pod, which were full.
     pub pod: u64,
-    /// hawser, for want of room in the guest's rings or in its own sockets.
+    /// hawser, for lack of room in the guest's rings or in its own sockets.
     pub hawser: u64,
-    /// The guest's card and sockets.
+    /// The guest's NIC and sockets.
     pub guest: u64,
 }
 
 impl Losses {
-    /// What was lost so far.
+    /// Losses so far.
     pub fn read(networks: &Networks, hawser: &mut Hawser, guest: &Shell) -> Result<Self> {
         Ok(Self {
             world: lost(&networks.world.run(FILES)?)?,
@@ -34,7 +34,7 @@ impl Losses {
         })
     }
 
-    /// What was lost between `before` and these.
+    /// Losses since `before`.
     pub fn since(self, before: Self) -> Self {
         Self {
             world: self.world - before.world,
@@ -44,7 +44,7 @@ impl Losses {
         }
     }
 
-    /// All of them.
+    /// Total losses.
     pub fn sum(self) -> u64 {
         self.world + self.pod + self.hawser + self.guest
     }

@@ -1,5 +1,4 @@
-//! Network namespaces without names: held by a descriptor, gone with it, so that a test
-//! that dies leaves nothing behind.
+//! Network namespaces without names, held by a descriptor: a test that dies leaves none behind.
 
 use crate::{Result, failure, until};
 use std::ffi::CString;
@@ -15,7 +14,7 @@ use std::thread;
 #[derive(Debug)]
 pub struct Namespace {
     fd: OwnedFd,
-    /// What processes started in it find as /etc/resolv.conf.
+    /// The /etc/resolv.conf of processes that are started in it.
     resolv_conf: Option<PathBuf>,
 }
 
@@ -61,17 +60,17 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Processes started from now on find the file `path` as /etc/resolv.conf.
+    /// Processes started from now on see the file `path` as /etc/resolv.conf.
     pub fn set_resolv_conf(&mut self, path: &Path) {
         self.resolv_conf = Some(path.to_owned());
     }
 
-    /// A path that other processes can use for the namespace while we live.
+    /// A path to the namespace for other processes, valid while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.fd.as_raw_fd())
     }
 
-    /// `program`, to be started in the namespace.
+    /// A command that starts `program` in the namespace.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         let fd = self.fd.as_raw_fd();
@@ -89,7 +88,8 @@ impl Namespace {
         command
     }
 
-    /// Runs the words of `line` in the namespace; what it wrote. Fails if it does.
+    /// Runs the words of `line` as a command in the namespace; returns its output. Fails if the
+    /// command does.
     pub fn run(&self, line: &str) -> Result<String> {
         let mut words = line.split_whitespace();
         let program = words.next().ok_or_else(|| failure("no command"))?;
@@ -108,7 +108,7 @@ impl Namespace {
         )))
     }
 
-    /// Runs `work` on a thread inside the namespace: sockets it makes belong there.
+    /// Runs `work` on a thread inside the namespace: sockets created there belong to it.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let fd = self.fd.as_raw_fd();
         let done = thread::scope(|scope| scope.spawn(move || enter(fd).map(|()| work())).join());
@@ -118,7 +118,8 @@ impl Namespace {
         }
     }
 
-    /// Links, addresses and routes, without what changes by itself, once no address is tentative.
+    /// Links, addresses and routes, without fields that change by themselves, once no address is
+    /// tentative.
     pub fn settled(&self) -> Result<String> {
         until("addresses are no longer tentative", || {
             Ok(!self.run("ip addr")?.contains("tentative"))
@@ -159,13 +160,13 @@ pub mod address {
     pub const FAR4: &str = "203.0.113.7";
     /// A host of the world that is not a neighbour of the pod, IPv6.
     pub const FAR6: &str = "2001:db8:7::7";
-    /// A host that the world's router says is unreachable, IPv4.
+    /// A host that the world's router reports as unreachable, IPv4.
     pub const NOWHERE4: &str = "198.51.100.9";
-    /// A host that the world's router says is unreachable, IPv6.
+    /// A host that the world's router reports as unreachable, IPv6.
     pub const NOWHERE6: &str = "2001:db8:9::9";
 }
 
-/// A pod-like namespace and the world beyond it, joined by a veth pair.
+/// A pod-like namespace and the world beyond it, connected by a veth pair.
 #[derive(Debug)]
 pub struct Networks {
     /// Where hawser runs.
@@ -175,7 +176,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Both namespaces, with addresses and routes; `mtu` of the link between them.
+    /// Both namespaces, with addresses and routes; `mtu` applies to the link between them.
     pub fn new(mtu: u32) -> Result<Self> {
         use address::{FAR4, FAR6, NOWHERE4, NOWHERE6, POD4, POD6, WORLD4, WORLD6};
         let (pod, world) = (Namespace::new()?, Namespace::new()?);
@@ -205,7 +206,7 @@ impl Networks {
         pod.run(&format!("ip -6 route add default via {WORLD6}"))?;
         world.sysctl("net/ipv4/ip_forward", "1")?;
         world.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-        // Ordinary users may send echo requests, as container run times allow it in a pod.
+        // Ordinary users may send echo requests, as container runtimes permit in a pod.
         pod.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
         Ok(Self { pod, world })
     }

@@ -1,4 +1,4 @@
-//! What runs beside the guest: servers and clients in a namespace.
+//! Servers and clients in a namespace, beside the guest.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -22,7 +22,7 @@ pub fn serve(namespace: &Namespace, folder: &Path, at: SocketAddr) -> Result<Bac
     Ok(server)
 }
 
-/// Runs a client of `hawser-traffic` that must succeed; its report.
+/// Runs a client of `hawser-traffic` that must succeed; returns its report.
 pub fn traffic(namespace: &Namespace, arguments: &str) -> Result<Value> {
     let output = namespace
         .command(artifacts::traffic()?)
@@ -41,7 +41,7 @@ pub fn traffic(namespace: &Namespace, arguments: &str) -> Result<Value> {
     Ok(serde_json::from_str(&out)?)
 }
 
-/// Starts an iperf3 server on `address`: bound, so that UDP answers come from there.
+/// Starts an iperf3 server that is bound to `address`, so that UDP answers come from there.
 pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Result<Background> {
     let mut command = namespace.command("iperf3");
     command.args(["--server", "--forceflush", "--bind", address]);
@@ -51,12 +51,12 @@ pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Resu
     Ok(server)
 }
 
-/// What one run of iperf3 measured.
+/// Result of one run of iperf3.
 #[derive(Clone, Copy, Debug)]
 pub struct Iperf {
     /// Payload that arrived, in bits per second.
     pub bits_per_second: f64,
-    /// UDP: datagrams that did not arrive before others that were sent later.
+    /// UDP: lost datagrams, including those that arrived out of order.
     pub lost: u64,
 }
 
@@ -68,7 +68,7 @@ impl Iperf {
             return Err(failure(format!("iperf3: {error}")));
         }
         let end = &value["end"];
-        // TCP tells what the receiver got; UDP one sum, of which some is lost.
+        // TCP reports the receiver's bytes; UDP reports one sum, part of which is lost.
         let lost_percent = end["sum"]["lost_percent"].as_f64().unwrap_or(0.0);
         let bits = end["sum_received"]["bits_per_second"]
             .as_f64()
@@ -121,7 +121,7 @@ pub fn resolv_conf(folder: &Path, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Starts passt on `socket` in vhost-user mode: the peer hawser is measured against.
+/// Starts passt on `socket` in vhost-user mode, for comparison with hawser.
 pub fn passt(namespace: &Namespace, socket: &Path, arguments: &[&str]) -> Result<Background> {
     let mut command = namespace.command(artifacts::peer_program("passt")?);
     command

@@ -1,4 +1,4 @@
-//! Child processes that end with the test, whatever happens to it.
+//! Child processes that end with the test, however that ends.
 
 use crate::{Result, failure};
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ pub struct Background {
 }
 
 impl Background {
-    /// Starts `command`; what it writes goes to the file `log`.
+    /// Starts `command`; its output goes to the file `log`.
     pub fn start(mut command: Command, name: &str, log: PathBuf) -> Result<Self> {
         let out = File::create(&log)?;
         command
@@ -49,14 +49,14 @@ impl Background {
         self.child.id()
     }
 
-    /// All that the process has written.
+    /// The output of the process so far.
     pub fn log(&self) -> String {
         fs::read(&self.log)
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    /// Fails, with the end of the log, if the process is gone.
+    /// Fails, with the end of the log, if the process has ended.
     pub fn assert_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -64,7 +64,7 @@ impl Background {
         }
     }
 
-    /// An error that tells what happened to the process, with the end of its log.
+    /// An error that describes the state of the process, with the end of its log.
     pub fn failed(&self, what: &str) -> crate::Failure {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
@@ -72,7 +72,7 @@ impl Background {
         failure(format!("{} {what}; it wrote:\n{tail}", self.name))
     }
 
-    /// Waits until `done` holds, while the process lives.
+    /// Waits until `done` is true, while the process lives.
     pub fn wait_until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         while !done(&self.log()) {
@@ -87,7 +87,7 @@ impl Background {
 
     /// Waits until the process, or one in its network namespace, listens on the Unix socket `path`.
     pub fn wait_for_socket(&mut self, path: &Path, limit: Duration) -> Result<()> {
-        // Bound is not yet listening: the kernel tells which by a flag.
+        // A bound socket is not yet listening: a flag of the kernel shows the difference.
         let (table, path) = (format!("/proc/{}/net/unix", self.id()), path.display().to_string());
         let listens = |line: &str| line.ends_with(&path) && line.split_whitespace().nth(3) == Some("00010000");
         self.wait_until(&format!("listening on {path}"), limit, |_| {
@@ -134,13 +134,13 @@ impl Background {
         self.status_kib("VmRSS:")
     }
 
-    /// The most memory of the process that ever was in RAM, in KiB.
+    /// The peak resident memory of the process, in KiB.
     pub fn peak_kib(&self) -> Result<u64> {
         self.status_kib("VmHWM:")
     }
 
-    /// Resident memory it shares with others through files of memory, in KiB: of a back end
-    /// that is what it has touched of its guest's.
+    /// Resident memory shared with others through memory files, in KiB: for a back end, the part of
+    /// its guest's memory that it has touched.
     pub fn shared_kib(&self) -> Result<u64> {
         self.status_kib("RssShmem:")
     }

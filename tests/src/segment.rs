@@ -1,5 +1,5 @@
-//! A set-up for bridge mode: a namespace with a Linux bridge, which the guests' devices are
-//! enslaved to and which has an address of its own.
+//! The environment for bridge mode: a namespace with a Linux bridge, to which the guests' devices
+//! are attached and which has an address of its own.
 
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
@@ -22,15 +22,15 @@ pub const HOST4: &str = "192.0.2.1";
 pub const HOST6: &str = "2001:db8:2::1";
 /// Port of the traffic server.
 pub const PORT: u16 = 7000;
-/// Addresses dnsmasq gives away.
+/// Addresses that dnsmasq leases.
 const DHCP_RANGE: &str = "192.0.2.100,192.0.2.200,255.255.255.0,1h";
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The set-up. Fields are dropped in order: servers, then the namespace, then the machine.
+/// The environment. Fields are dropped in order: servers, then the namespace, then the machine.
 #[derive(Debug)]
 pub struct Segment {
     servers: Vec<Background>,
-    /// Where the bridge is, hawser runs, and servers and clients too.
+    /// The namespace with the bridge, hawser, servers and clients.
     pub host: Namespace,
     mtu: u32,
     folder: TempDir,
@@ -55,7 +55,7 @@ impl Segment {
         })
     }
 
-    /// Makes a bridge with this MTU, for a caller that has the machine.
+    /// Creates a bridge with this MTU, for a caller that has the machine.
     pub fn beside(mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-segment-").tempdir()?;
         let host = Namespace::new()?;
@@ -76,12 +76,12 @@ impl Segment {
         })
     }
 
-    /// The set-up's folder, gone with it.
+    /// The environment's folder, removed with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A path in the set-up's folder.
+    /// A path in the environment's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
@@ -92,21 +92,21 @@ impl Segment {
         Hawser::start(&self.host, &self.path(name).with_extension("sock"), &arguments)
     }
 
-    /// Makes a persistent TAP device of one queue on the bridge, as a CNI does.
+    /// Creates a persistent single-queue TAP device on the bridge, as a CNI plugin does.
     pub fn add_tap(&self, name: &str, options: &str) -> Result<()> {
         self.host
             .run(&format!("ip tuntap add dev {name} mode tap vnet_hdr {options}"))?;
         self.enslave(name)
     }
 
-    /// Puts a device on the bridge.
+    /// Attaches a device to the bridge.
     pub fn enslave(&self, name: &str) -> Result<()> {
         self.host
             .run(&format!("ip link set {name} mtu {} master {BRIDGE} up", self.mtu))?;
         Ok(())
     }
 
-    /// Makes a link, `up0`, with a neighbour on it, `far0`, that is not of the segment.
+    /// Creates a link `up0` with a neighbour `far0` that is not on the segment.
     pub fn add_uplink(&self) -> Result<()> {
         for line in [
             "ip link add up0 type veth peer name far0",
@@ -119,7 +119,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Listens to all that the bridge sends to one more port, as another host would.
+    /// Captures everything that the bridge sends to one more port, like another host.
     pub fn listen(&self, name: &str) -> Result<Sniffer> {
         let port = format!("{name}p");
         self.host
@@ -129,7 +129,7 @@ impl Segment {
         Sniffer::start(&self.host, self.folder(), name)
     }
 
-    /// Boots a guest with default options on `hawser`; its card is up and has no address.
+    /// Boots a guest with default options on `hawser`; its NIC is up and has no address.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
         guest.sh("ip link set eth0 up")?;
@@ -143,7 +143,7 @@ impl Segment {
         Ok(at)
     }
 
-    /// Gives addresses to the guests by DHCP.
+    /// Leases addresses to the guests by DHCP.
     pub fn serve_dhcp(&mut self) -> Result<()> {
         let mut command = self.host.command("dnsmasq");
         command

@@ -1,4 +1,4 @@
-//! What is seen on a wire: tcpdump on an interface of a namespace.
+//! Captures traffic: tcpdump on an interface of a namespace.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -17,7 +17,7 @@ pub struct Sniffer {
 }
 
 impl Sniffer {
-    /// Listens to `interface`; packets go to a file in `folder`.
+    /// Captures on `interface` into a file in `folder`.
     pub fn start(namespace: &Namespace, folder: &Path, interface: &str) -> Result<Self> {
         let file = folder.join(format!("{interface}.pcap"));
         let mut command = namespace.command("tcpdump");
@@ -29,7 +29,7 @@ impl Sniffer {
         Ok(Self { process, file })
     }
 
-    /// The packets `filter` names (pcap-filter(7)) that were seen so far, a line each, with
+    /// The captured packets that match `filter` (pcap-filter(7)) so far, a line each, with
     /// link-layer headers.
     pub fn seen(&self, filter: &str) -> Result<Vec<String>> {
         let output = Command::new("tcpdump")
@@ -37,12 +37,12 @@ impl Sniffer {
             .arg(&self.file)
             .arg(filter)
             .output()?;
-        // The last packet may be half written while tcpdump goes on; the others are shown.
+        // The last packet may be incomplete while tcpdump runs; the others are shown.
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Waits until `count` packets of `filter` were seen.
+    /// Waits until `count` packets of `filter` were captured.
     pub fn wait_for(&self, count: usize, filter: &str) -> Result<Vec<String>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -61,7 +61,7 @@ impl Sniffer {
         }
     }
 
-    /// All that tcpdump said.
+    /// The output of tcpdump so far.
     pub fn log(&self) -> String {
         self.process.log()
     }

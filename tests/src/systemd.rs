@@ -1,8 +1,8 @@
-//! A systemd that runs hawser's unit as it is packaged.
+//! A systemd that runs hawser's unit as packaged.
 //!
-//! It is the first process of namespaces of its own, on a copy of this machine's root that
-//! forgets what is written to it, and knows no unit but hawser's. Manifests and sockets are in
-//! folders that the test sees too.
+//! It is the first process of its own namespaces, on a copy of this machine's root that discards
+//! writes, and has no unit but hawser's. Manifests and sockets are in folders that the test sees
+//! too.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -18,10 +18,10 @@ use tempfile::TempDir;
 const SCRIPT: &str = include_str!("systemd.sh");
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Units that those of a system lean on. They do nothing here.
+/// Units that system units depend on. They do nothing here.
 const TARGETS: [&str; 5] = ["sysinit", "basic", "network-online", "shutdown", "multi-user"];
 
-/// The systemd. Fields are dropped in order: it ends, then its control groups go.
+/// The systemd. Fields are dropped in order: the process ends, then its control groups are removed.
 #[derive(Debug)]
 pub struct Systemd {
     process: Background,
@@ -36,7 +36,7 @@ pub struct Systemd {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes one below that of this process.
+    /// Creates a control group below that of this process.
     fn new() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
@@ -57,7 +57,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Those who were in it may take a moment to be gone.
+        // Its processes may take a moment to end.
         let _ = until("the control groups are empty", || Ok(remove(&self.0).is_ok()));
     }
 }
@@ -74,7 +74,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 impl Systemd {
-    /// Starts it in `namespace`, with hawser's unit, and waits until it takes orders.
+    /// Starts it in `namespace`, with hawser's unit, and waits until it accepts commands.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let cgroup = Cgroup::new()?;
         let folder = tempfile::Builder::new().prefix("hawser-systemd-").tempdir()?;
@@ -93,7 +93,7 @@ impl Systemd {
         }
         let unit = artifacts::workspace().join("launcher/dist/hawser@.service");
         fs::copy(unit, path("units/hawser@.service"))?;
-        // There is no journal here.
+        // There is no journal.
         let log = "[Service]\nStandardError=append:/run/hawser/log\n";
         fs::write(path("units/hawser@.service.d/log.conf"), log)?;
         fs::copy(artifacts::hawser()?, path("hawser"))?;
@@ -122,7 +122,7 @@ impl Systemd {
         Ok(fs::write(folder.join(format!("{name}.yaml")), manifest)?)
     }
 
-    /// What an administrator adds for the VM `name`: options of hawser, lines of `[Service]`.
+    /// Adds an administrator's settings for the VM `name`: options of hawser, lines of `[Service]`.
     pub fn adjust(&self, name: &str, options: &str, lines: &str) -> Result<()> {
         let (etc, units) = (self.folder.path().join("etc"), self.folder.path().join("units"));
         fs::write(etc.join(format!("{name}.conf")), format!("HAWSER_OPTIONS={options}\n"))?;
@@ -131,22 +131,22 @@ impl Systemd {
         Ok(fs::write(folder.join("local.conf"), format!("[Service]\n{lines}\n"))?)
     }
 
-    /// The folder of the sockets of the VM `name`, as it is seen from here.
+    /// The folder of the sockets of the VM `name`, as this process sees it.
     pub fn sockets(&self, name: &str) -> PathBuf {
         self.folder.path().join("run").join(name)
     }
 
-    /// All that units wrote to standard error.
+    /// Everything that units wrote to standard error.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("run/log")).unwrap_or_default()
     }
 
-    /// What `systemctl WORDS` prints, whether it succeeds or not.
+    /// The output of `systemctl WORDS`, whether or not it succeeds.
     pub fn ctl(&self, words: &str) -> Result<String> {
         self.run(&format!("systemctl {words}")).map(|(_, text)| text)
     }
 
-    /// `systemctl WORDS`, which must succeed.
+    /// Runs `systemctl WORDS`, which must succeed.
     pub fn must(&self, words: &str) -> Result<()> {
         match self.run(&format!("systemctl {words}"))? {
             (true, _) => Ok(()),
@@ -161,7 +161,7 @@ impl Systemd {
         Ok(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
-    /// Runs the words of `line` inside; whether it succeeded, and what it wrote.
+    /// Runs the words of `line` as a command inside; returns whether it succeeded, and its output.
     pub fn run(&self, line: &str) -> Result<(bool, String)> {
         let output = Command::new("nsenter")
             .args(["--all", "--target", &self.first.to_string(), "--"])
@@ -172,7 +172,7 @@ impl Systemd {
     }
 }
 
-/// Waits for the child of unshare(1), in its namespaces from the start.
+/// Waits for the child of unshare(1), which is in its namespaces from the start.
 fn first_process(process: &mut Background) -> Result<u32> {
     let id = process.id();
     let children = move || fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Imports go one way: the tables of docs/architecture.md, checked against the sources.
 //!
 //! The page lists crates, and the modules of a crate, by layer. A crate or module may use what is
-//! in lower layers only. What still runs the other way is listed there as a debt; a debt that is
-//! paid must leave the page.
+//! in lower layers only. An import that still goes the other way is listed there as a debt; a debt
+//! that is paid must leave the page.
 
 use hawser_testkit::imports::Crate;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ fn tables(page: &str, first: &str) -> Vec<(Vec<String>, Vec<Vec<String>>)> {
     found
 }
 
-/// The layer of each name in the column of layers of `of`, counted from the top.
+/// The layer of each name in the layer column of `of`, counted from the top.
 fn layers(page: &str, of: &str) -> BTreeMap<String, usize> {
     let mut layers = BTreeMap::new();
     for (header, rows) in tables(page, "layer") {
@@ -79,7 +79,7 @@ fn sources(page: &str) -> Vec<String> {
     headers.filter_map(source).collect()
 }
 
-/// Every arrow of `arrows` that does not lead down, in words.
+/// Every arrow that does not point down, in words.
 fn wrong<'a>(
     arrows: impl IntoIterator<Item = &'a (String, String)>,
     layers: &BTreeMap<String, usize>,

@@ -1,5 +1,5 @@
-//! What cannot be attached to a segment: said with option or field and remedy, and nothing on
-//! the host is other than before.
+//! Segments that cannot be used: the message names option or field and remedy, and the host stays
+//! unchanged.
 
 use hawser_testkit::netns::Namespace;
 use hawser_testkit::segment::Segment;
@@ -9,7 +9,7 @@ use std::path::Path;
 
 const MAC: &str = "52:54:00:12:34:56";
 
-/// Options, and what is said of them.
+/// Options, and words of their messages.
 const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--bridge=br9"], &["--bridge=br9", "no link has this name", "br0"]),
     (&["--bridge=up0"], &["--bridge=up0", "a veth", "--macvtap=up0"]),
@@ -79,10 +79,10 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
 /// Starts a program without the right to change the network.
 const UNPRIVILEGED: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
 
-/// What hawser says, started by `program`, when it ends with the status of a refusal.
+/// The message of a hawser that `program` starts and that ends with the status of a refusal.
 fn refused(host: &Namespace, program: &[&str], arguments: &[&str]) -> Result<String> {
     let hawser = artifacts::hawser()?;
-    // One that is not refused would serve for ever.
+    // Without a refusal it would serve for ever.
     let words = [&["timeout", "10"], program].concat();
     let mut command = host.command(words[0]);
     command.args(&words[1..]).arg(hawser).args(arguments);
@@ -112,7 +112,7 @@ fn what_cannot_be_attached_to_is_refused_and_nothing_has_changed() -> Result<()>
     segment.add_tap("busy0", "")?;
     host.run("ip link set busy0 down")?;
     let mut owner = segment.hawser("owner", &["--tap=busy0"])?;
-    // That is no reason not to start.
+    // This is no reason not to start.
     let log = owner.process().log();
     assert!(log.contains("ip link set busy0 up"), "{log}");
     let another = segment.hawser("another", &["--macvtap=mvt1"])?;

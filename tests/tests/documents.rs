@@ -1,9 +1,9 @@
-//! The documents name tests: each one named is there.
+//! Documents name tests: each one must exist.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Below these, and in files of the root, documents and sources lie.
+/// Folders with documents and sources, besides the root.
 const PLACES: [&str; 6] = ["backend", "launcher", "tests", "benches", "docs", "hack"];
 
 fn files(dir: &Path, extension: &str, deep: bool, found: &mut Vec<PathBuf>) {
@@ -31,7 +31,7 @@ fn read_all(extension: &str) -> Vec<(PathBuf, String)> {
     found.into_iter().map(read).collect()
 }
 
-/// What stands between backticks, on one line, outside of blocks of code.
+/// Text between backticks, on one line, outside of code blocks.
 fn quoted(text: &str) -> Vec<&str> {
     let mut in_block = false;
     let prose = text.lines().filter(|line| {
@@ -42,8 +42,8 @@ fn quoted(text: &str) -> Vec<&str> {
     prose.flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The function a quotation names if it is a test: the end of a path through a module of
-/// tests, or a name long enough to be a sentence.
+/// The function in a quotation if it is a test: the end of a path through a module of tests, or a
+/// name long enough to be a sentence.
 fn test_name(quoted: &str) -> Option<&str> {
     let (modules, name) = quoted.rsplit_once("::").unwrap_or(("", quoted));
     // Every test is a sentence; a name in one word is a module's.
@@ -102,7 +102,7 @@ fn a_test_is_told_from_other_words() {
     }
 }
 
-/// Where the links of `text` lead that stay in this repository.
+/// Targets of links in `text` that stay in this repository.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     targets
@@ -121,7 +121,7 @@ fn every_link_between_documents_leads_somewhere() {
     }
 }
 
-/// Scripts a document tells people to run.
+/// Scripts that a document tells people to run.
 #[test]
 fn every_script_a_document_names_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

@@ -1,5 +1,5 @@
-//! A hostile guest hurts only itself: its ring stops, the front end is told, and
-//! everything else goes on.
+//! A hostile guest harms only itself: its ring stops, the front end gets an error event, and
+//! everything else continues.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -15,10 +15,10 @@ const F_NEXT: u16 = 1;
 const F_INDIRECT: u16 = 4;
 const TRANSMIT: u32 = 1;
 const RECEIVE: u32 = 0;
-/// No guest memory is here.
+/// An address without guest memory.
 const NOWHERE: u64 = 1 << 40;
 
-/// What a hostile guest does to its rings, and which one must be given up for it.
+/// A hostile act on the rings, and the ring that must stop because of it.
 type Act = (&'static str, u32, fn(&mut Vmm));
 
 fn readable(at: u64, len: u32) -> Buffer {
@@ -203,7 +203,7 @@ fn chains_that_are_no_frames_are_returned_and_the_ring_goes_on() {
         writable: true,
         ..readable(at, 100)
     };
-    // No Ethernet header, no virtio header, a writable one, more than any frame.
+    // No Ethernet header, no virtio header, a writable buffer, more than any frame.
     for buffer in [readable(at, 12), readable(at, 5), writable, readable(at, 1 << 20)] {
         let used = vmm.nics[0].transmit.device_idx();
         offer(&mut vmm, buffer, 0, 0);
@@ -279,7 +279,7 @@ fn a_front_end_that_lies_about_memory_ends_its_own_connection_only() {
         let mut vmm = backend.connect(VmmConfig::default());
         let mut region = vmm.ram.regions()[0];
         (region.guest, region.len, region.host) = (guest, len, host);
-        // Refused, or the connection ends.
+        // It is refused, or the connection ends.
         let _ = vmm.wire.add_mem_region(&region, vmm.ram.fd());
         let _ = vmm.nics[0].send(&frame(1, 60));
     }

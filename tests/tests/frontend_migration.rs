@@ -1,5 +1,5 @@
-//! What a live migration rests on: every page the device writes is logged while the
-//! front end asks for it and never otherwise, and rings go on elsewhere.
+//! The basis of live migration: every page that the device writes is logged exactly while the front
+//! end requires it, and rings continue elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const PAGE: usize = 4096;
 const FRAMES: u16 = 20;
 
-/// Guest-physical numbers of all pages, with what is in them.
+/// Guest-physical numbers of all pages, with their content.
 fn snapshot(vmm: &Vmm) -> Vec<(u64, Vec<u8>)> {
     let mut pages = Vec::new();
     for region in vmm.ram.regions() {
@@ -25,8 +25,8 @@ fn snapshot(vmm: &Vmm) -> Vec<(u64, Vec<u8>)> {
     pages
 }
 
-/// Lets the device, and nobody else, write to guest memory: echoes some large frames.
-/// Returns the pages it changed.
+/// Echoes some large frames, so that only the device writes to guest memory. Returns the changed
+/// pages.
 fn pages_the_device_writes(vmm: &mut Vmm, seed: u32) -> BTreeSet<u64> {
     let nic = &mut vmm.nics[0];
     let goal = (nic.receive.device_idx(), nic.transmit.device_idx());
@@ -34,7 +34,7 @@ fn pages_the_device_writes(vmm: &mut Vmm, seed: u32) -> BTreeSet<u64> {
         assert!(nic.queue(Header::default(), &frame(seed + u32::from(i), 1900)));
     }
     let before = snapshot(vmm);
-    // From here on the driver writes one index; the device may look without a kick.
+    // From here on the driver writes only one index; the device may check without a kick.
     let nic = &mut vmm.nics[0];
     let ours = nic.transmit.layout().available / PAGE as u64;
     nic.transmit.publish();
@@ -65,7 +65,7 @@ fn log_all(vmm: &Vmm, on: bool) {
     vmm.wire.tell_u64(code::SET_FEATURES, features).unwrap();
 }
 
-/// A change of guest memory; it may be of this region.
+/// A change of guest memory, perhaps of this region.
 type Change = fn(&Vmm, Region);
 
 fn assert_logged(log: &DirtyLog, written: &BTreeSet<u64>, when: &str) {
@@ -100,7 +100,7 @@ fn every_page_the_device_writes_is_logged_while_log_all_is_on() {
     pages_the_device_writes(&mut vmm, 500);
     assert_eq!(log.take(), BTreeSet::new(), "logged without being asked");
 
-    // And tried again.
+    // And started again.
     let again = DirtyLog::new(&vmm.ram).unwrap();
     vmm.wire.set_log_base(&again).unwrap();
     log_all(&vmm, true);
@@ -153,7 +153,7 @@ fn a_guest_goes_on_in_another_process_where_it_was() {
     for round in 0..4 {
         assert_echo(&mut vmm, 0, &[60, 1514, 700]);
         vmm.stop_all().unwrap();
-        // The guest still sends, and nobody takes it.
+        // The guest still sends, but no back end receives.
         for seed in 0..10 {
             vmm.nics[0].send(&frame(seed, 300)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Every front end's own order of messages ends in a NIC that passes frames.
+//! Every front end's order of messages results in a NIC that passes frames.
 
 mod common;
 
@@ -140,7 +140,7 @@ fn qemu_learns_that_it_has_more_queues_than_are_offered() {
     };
     let error = Vmm::connect(backend.stream(), config).err().unwrap();
     assert!(error.to_string().contains("only 2 queue pairs"), "{error}");
-    // The back end is none the worse for it.
+    // The back end still works.
     assert_echo(&mut backend.connect(VmmConfig::default()), 0, &LENGTHS);
 }
 
@@ -199,7 +199,7 @@ fn a_ring_that_is_disabled_gives_the_guest_nothing() {
     for ring in [0, 1] {
         vmm.wire.tell_ring(code::SET_VRING_ENABLE, ring, 1).unwrap();
     }
-    // What the guest sent meanwhile may have been thrown away or kept, as the device likes.
+    // The device may have dropped or kept frames sent meanwhile.
     while vmm.nics[0].recv(common::SILENCE).unwrap().is_some() {}
     assert_echo(&mut vmm, 0, &LENGTHS);
 }

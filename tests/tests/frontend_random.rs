@@ -1,5 +1,5 @@
-//! A front end and its guest that do anything in any order: the back end refuses, hangs
-//! up or obeys, and serves the next one.
+//! A front end and its guest do anything in any order: the back end refuses, disconnects or obeys,
+//! and serves the next one.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -16,7 +16,7 @@ const STEPS: u64 = 60;
 /// Panics on any thread.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// A pseudo-random sequence (splitmix64); the seed names it.
+/// A pseudo-random sequence (splitmix64), identified by its seed.
 struct Random(u64);
 
 impl Random {
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// One of `usual`, or once in a while one of `odd`, which may end the connection.
+/// One of `usual`, or sometimes one of `odd`, which may end the connection.
 fn mostly<T: Copy>(random: &mut Random, usual: &[T], odd: &[T]) -> T {
     let from = if random.below(40) == 0 { odd } else { usual };
     random.one_of(from)
@@ -63,7 +63,7 @@ fn any_region(random: &mut Random, vmm: &Vmm) -> Region {
     region
 }
 
-/// One thing a front end may do. An error: it was refused, or hung up on.
+/// One action of a front end. An error: it was refused or disconnected.
 fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
     let ring = any_ring(random);
     let events = random.one_of(&[code::SET_VRING_KICK, code::SET_VRING_CALL, code::SET_VRING_ERR]);
@@ -109,7 +109,7 @@ fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
             vmm.wire.tell_u64(code::SET_FEATURES, features | protocol)
         }
         8 => vmm.wire.tell(code::RESET_DEVICE, &[], &[]),
-        // A region that was removed can be added, one that is there cannot.
+        // A removed region can be added again, an existing one cannot.
         9 | 10 => {
             let region = any_region(random, vmm);
             vmm.wire.remove_mem_region(&region)?;
@@ -134,7 +134,7 @@ fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
             vmm.wire.tell(code, &body, &[])
         }
         _ => {
-            // The ring may be full for good.
+            // The ring may be full permanently.
             vmm.nics[0].queue(hawser_testkit::frontend::Header::default(), &frame(1, 100));
             vmm.nics[0].transmit.publish_and_kick()
         }
@@ -153,7 +153,7 @@ fn whatever_a_front_end_does_in_whatever_order_the_next_one_is_served() {
         let mut random = Random(seed);
         let mut vmm = backend.connect(VmmConfig::default());
         for _ in 0..STEPS {
-            // A request that has no answer would only be waited for.
+            // A request without an answer would only cause a wait.
             vmm.wire.set_patience(std::time::Duration::from_millis(300)).unwrap();
             if step(&mut random, &mut vmm).is_err() {
                 break;

@@ -1,5 +1,5 @@
-//! Front ends come and go, rings stop and start: no frame is lost, none comes twice,
-//! and nothing of the guest is kept.
+//! Front ends connect and disconnect, rings stop and start: no frame is lost or duplicated, and no
+//! guest memory is kept.
 
 mod common;
 
@@ -47,13 +47,13 @@ fn another_vm_takes_the_place_of_one_that_crashed() {
     for order in Order::ALL {
         let mut vmm = backend.connect(as_front_end(order));
         assert_echo(&mut vmm, 0, &LENGTHS);
-        // In the middle of a message, frames under way.
+        // In the middle of a message, with frames in flight.
         vmm.nics[0].send(&frame(1, 100)).unwrap();
         vmm.wire.send_raw(&[5, 0, 0, 0, 1], &[]).unwrap();
     }
 }
 
-/// Bytes of guest memory mapped into this process, by whomever.
+/// Bytes of guest memory mapped into this process, by any code.
 fn guest_bytes_mapped() -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
     let guest = maps.lines().filter(|line| line.contains("memfd:guest"));

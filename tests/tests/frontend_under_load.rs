@@ -1,5 +1,5 @@
-//! Whatever a front end changes while frames are on their way: none is lost, none comes
-//! twice, and all stay in order.
+//! Whatever a front end changes while frames are in flight: none is lost or duplicated, and all
+//! stay in order.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 /// How long frames flow.
 const DURATION: Duration = Duration::from_millis(1500);
-/// Frames on their way at most: as many as the echo keeps.
+/// Most frames in flight: as many as the echo holds.
 const WINDOW: u32 = 200;
 
-/// A guest that sends frames without pause on its own thread and demands each back.
+/// A guest that continuously sends frames on its own thread and expects each back.
 struct Flood {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u32>,
@@ -27,7 +27,7 @@ fn length(seed: u32) -> usize {
     60 + usize::try_from(seed % 61).unwrap() * 23
 }
 
-/// One turn of the guest: sends what fits, takes what came. True if something moved.
+/// One turn of the guest: sends what fits, receives what arrived. True if something moved.
 fn turn(nic: &mut Nic, sent: &mut u32, received: &mut u32, sending: bool) -> bool {
     let before = (*sent, *received);
     while sending && *sent - *received < WINDOW && nic.queue(Header::default(), &frame(*sent, length(*sent))) {
@@ -66,14 +66,14 @@ impl Flood {
         Self { stop, thread }
     }
 
-    /// Stops sending, waits for what is on its way; the number of frames that came back.
+    /// Stops sending, waits for frames in flight; returns the number of frames that came back.
     fn end(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
 
-/// Runs `change` again and again while frames flow.
+/// Repeats `change` while frames flow.
 fn assert_nothing_lost(mut change: impl FnMut(&Vmm, &[RingHandle])) {
     let backend = Backend::start(1);
     let mut vmm = backend.connect(VmmConfig::default());

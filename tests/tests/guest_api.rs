@@ -1,4 +1,4 @@
-//! The control API of a hawser that serves a real guest.
+//! The control API of a hawser with a real guest.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -17,10 +17,10 @@ use std::time::Instant;
 
 /// Bytes of a transfer whose cost is measured.
 const BULK: u64 = 400_000_000;
-/// Clients that ask all the time, more than there are threads to answer them.
+/// Clients that send requests continuously, more than there are threads to answer.
 const HAMMERS: usize = 6;
 
-/// What `hawser WORDS… --json` says of the process on `socket`.
+/// Output of `hawser WORDS… --json` for the process on `socket`.
 fn ask(socket: &Path, words: &[&str]) -> Result<Value> {
     let output = Command::new(artifacts::hawser()?)
         .args(words)
@@ -64,7 +64,7 @@ fn a_running_hawser_tells_its_guests_addresses_takes_forwards_and_rates_and_coun
     let refused = peers::traffic(&lab.networks.world, &format!("connect to={POD4}:8080 wait=3"))?;
     assert_eq!(refused["outcome"], "ConnectionRefused");
 
-    // A megabyte and a half beyond the burst at 8 Mbit/s takes that many seconds.
+    // A megabyte and a half beyond the burst takes that many seconds at 8 Mbit/s.
     ask(&api, &["rate", "--rate-out=8M:128K"])?;
     let begun = Instant::now();
     guest.traffic(&format!("send to={world} bytes=1500000"))?;
@@ -117,7 +117,7 @@ fn who_hammers_the_api_harms_no_transfer_and_gets_no_more_threads() -> Result<()
     let (ending, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let hammer = |n: usize| {
         while !ending.load(Ordering::Relaxed) {
-            // Half of them send what is no request.
+            // Half of them send invalid requests.
             let outcome = match n % 2 {
                 0 => get(&api, if n == 0 { "/v1/metrics" } else { "/v1/status" }),
                 _ => get(&api, "/\r\n\r\n\0garbage"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 const MACS: [&str; 2] = ["52:54:00:12:34:56", "52:54:00:12:34:57"];
 const GUESTS4: [&str; 2] = ["192.0.2.11", "192.0.2.12"];
 
-/// Transfers of which every byte is checked, to `server` and from it.
+/// Transfers to and from `server`, in which every byte is checked.
 fn assert_transfers(guest: &Guest, server: &str, bytes: u64, connections: u32) -> Result<()> {
     for command in ["send", "receive"] {
         guest.traffic(&format!(
@@ -20,7 +20,7 @@ fn assert_transfers(guest: &Guest, server: &str, bytes: u64, connections: u32) -
     Ok(())
 }
 
-/// hawser on a TAP device of its own, and a UML guest with a fixed address on it.
+/// hawser on its own TAP device, and a UML guest with a fixed address on it.
 fn attached(segment: &Segment, number: usize, options: &[&str]) -> Result<(Hawser, Guest)> {
     let tap = format!("tap{number}");
     segment.add_tap(&tap, "")?;
@@ -70,7 +70,7 @@ fn two_guests_on_one_bridge_of_a_large_mtu_reach_each_other_and_small_datagrams_
     let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
     assert_transfers(&sender, GUESTS4[1], 100_000_000, 2)?;
 
-    // Each datagram comes back as it went, of whichever length.
+    // Each datagram comes back unchanged, whatever its length.
     let merged = first.counters()?.get("tx_merged_frames");
     sender.traffic(&format!(
         "udp to={}:{PORT} sizes=1,22,1400,1472,8900,30000 count=40",
@@ -91,7 +91,7 @@ fn guests_of_one_vlan_exchange_large_frames_that_carry_its_tag_on_the_segment() 
     let (first, sender) = attached(&segment, 0, &["--vlan=7"])?;
     let (_second, receiver) = attached(&segment, 1, &["--vlan=7"])?;
     let _server = receiver.serve(&format!("0.0.0.0:{PORT}"))?;
-    // Segments of TCP are tagged and untagged as the large frames they come in.
+    // TCP segments are tagged and untagged as the large frames in which they arrive.
     assert_transfers(&sender, GUESTS4[1], 50_000_000, 2)?;
     sender.traffic(&format!(
         "udp to={}:{PORT} sizes=1,22,1400,1472,8000 count=40",
@@ -103,7 +103,7 @@ fn guests_of_one_vlan_exchange_large_frames_that_carry_its_tag_on_the_segment() 
         Vec::<String>::new(),
         "a frame without its tag"
     );
-    // Who is not in the VLAN hears nothing of it, and is not heard.
+    // A guest outside the VLAN receives nothing from it, and cannot reach it.
     assert_ne!(sender.run(&format!("ping -c 1 -W 1 {HOST4}"))?.status, Some(0));
     first.stop()
 }
@@ -125,7 +125,7 @@ fn several_queues_carry_the_flows_of_a_guest_with_several_processors() -> Result
         GUESTS4[0]
     ))?;
     assert_transfers(&guest, HOST4, 20_000_000, 8)?;
-    // Also after the guest has given up a pair, and taken it again.
+    // Also after the guest has disabled a pair and enabled it again.
     guest.sh("ethtool -L eth0 combined 1")?;
     assert_transfers(&guest, HOST4, 5_000_000, 8)?;
     guest.sh("ethtool -L eth0 combined 2")?;
@@ -155,7 +155,7 @@ fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
     guest.wait_for_carrier(false)?;
     assert_ne!(guest.run(&format!("ping -c 2 -W 1 {HOST4}"))?.status, Some(0));
     hawser.assert_alive()?;
-    // It comes back when somebody makes the device again.
+    // It comes back when another program creates the device again.
     segment.add_tap("tap0", "")?;
     guest.wait_for_carrier(true)?;
     assert_transfers(&guest, HOST4, 5_000_000, 1)?;

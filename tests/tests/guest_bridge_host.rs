@@ -1,5 +1,5 @@
-//! What hawser makes on its host for a guest on a segment, how it follows what happens to it
-//! there, and that it puts everything back.
+//! The devices that hawser creates on its host for a guest on a segment, how it follows their
+//! changes, and that it restores everything.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -21,7 +21,7 @@ fn reaches(guest: &Guest, address: &str) -> Result<bool> {
     Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
 }
 
-/// Gets through once more, after the neighbours have found each other again.
+/// Connects once more, after the neighbours have resolved each other again.
 fn recovers(guest: &Guest) -> Result<()> {
     guest.wait_for_carrier(true)?;
     until("the host is reached", || reaches(guest, HOST4))
@@ -94,7 +94,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     let before = segment.host.settled()?;
     let runtime = format!("--runtime-dir={}", segment.path("run").display());
     let start = |name: &str, way: &str| segment.hawser(name, &[way, &runtime]);
-    // One of them from elsewhere.
+    // One of them in another namespace.
     let netns = format!("--netns={}", segment.host.path());
     let elsewhere = Namespace::new()?;
     let arguments = ["--mode=bridge", "--macvtap=up0:bridge", &netns, &runtime];
@@ -131,7 +131,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     Ok(())
 }
 
-/// Everything on the pod's link that is a DHCP message.
+/// All DHCP messages on the pod's link.
 fn listen_for_dhcp(lab: &Lab) -> Result<Background> {
     let mut command = lab.networks.world.command("tcpdump");
     command.args([
@@ -147,7 +147,7 @@ fn listen_for_dhcp(lab: &Lab) -> Result<Background> {
     Ok(listener)
 }
 
-/// Whether somebody at the pod's address answers, if only that there is nothing on the port.
+/// Whether a host at the pod's address answers, if only to refuse the port.
 fn answers(world: &Namespace) -> Result<bool> {
     const DISCARD: u16 = 9;
     let to = SocketAddr::new(POD4.parse()?, DISCARD);

@@ -1,4 +1,4 @@
-//! What `hawser capture` shows of a guest's port.
+//! Output of `hawser capture` for a guest's port.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::process::Background;
@@ -12,7 +12,8 @@ const MAC: &str = "52:54:00:12:34:56";
 const OWN: &str = "192.0.2.5";
 const STOLEN: &str = "192.0.2.66";
 
-/// What tshark reads of a file, live or whole: source, destination and comment of each packet.
+/// Packets that tshark reads from a file, live or complete: source, destination and comment of
+/// each.
 fn read(file: &Path, filter: &str) -> Result<Vec<String>> {
     let output = Command::new("tshark")
         .args(["-n", "-r"])
@@ -30,7 +31,7 @@ fn read(file: &Path, filter: &str) -> Result<Vec<String>> {
         ])
         .output()
         .map_err(|e| failure(format!("tshark (package tshark): {e}")))?;
-    // It says with its status that the last block is not whole yet, and shows the others.
+    // Its exit status says that the last block is incomplete, but it shows the others.
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(str::to_owned)
@@ -78,7 +79,7 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     while !file.exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
-    // The file is made once the capture runs.
+    // The file exists once the capture runs.
     guest.sh(&format!("ping -c 3 -i 0.2 -W 2 -s 200 {HOST4}"))?;
     let seen = wait_for(&file, "icmp", 6)?;
     for (index, packet) in seen.iter().enumerate() {
@@ -94,7 +95,7 @@ fn a_capture_shows_both_directions_and_why_frames_were_dropped() -> Result<()> {
     );
     capture.signal(libc::SIGTERM)?;
     capture.wait(Duration::from_secs(5))?;
-    // With nobody looking the port is as it was, and somebody else may look.
+    // After the capture the port works as before, and another capture may start.
     guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
     hawser.assert_alive()
 }

@@ -1,4 +1,4 @@
-//! What a guest's driver orders on the control queue, and that it is done.
+//! Commands of a guest's driver on the control queue, and their effects.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -9,17 +9,17 @@ use std::net::UdpSocket;
 const MAC: &str = "52:54:00:12:34:56";
 const OTHER_MAC: &str = "52:54:00:99:99:99";
 const OWN: &str = "192.0.2.5";
-/// An address nobody has, which the host believes at `OTHER_MAC`.
+/// An address without a host, for which the host has `OTHER_MAC` as neighbour.
 const NOBODY: &str = "192.0.2.99";
 const GROUP: &str = "239.1.2.3";
-/// A port nobody listens on.
+/// A port without a server.
 const DISCARD: u16 = 9;
 /// VIRTIO_NET_F_CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE, CTRL_MAC_ADDR,
-/// CTRL_GUEST_OFFLOADS; a Linux guest takes all but RX_EXTRA.
+/// CTRL_GUEST_OFFLOADS; a Linux guest accepts all but RX_EXTRA.
 const CONTROL: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 21 | 1 << 23 | 1 << 2;
 
-/// How many frames the guest was given, and how many its card refused, while the host
-/// sends `count` datagrams to `address`.
+/// Number of frames that the guest received, and that its NIC filtered, while the host sends
+/// `count` datagrams to `address`.
 fn sent(segment: &Segment, hawser: &mut Hawser, address: &str, count: u64) -> Result<(u64, u64)> {
     let before = hawser.counters()?;
     segment.host.inside(|| {
@@ -34,7 +34,7 @@ fn sent(segment: &Segment, hawser: &mut Hawser, address: &str, count: u64) -> Re
     Ok((moved("rx_frames"), moved("dropped not_asked_for")))
 }
 
-/// Bytes of the frames a guest is given while it receives, on average.
+/// Mean length in bytes of the frames that a guest receives.
 fn frame_length(hawser: &mut Hawser, guest: &Guest) -> Result<u64> {
     let before = hawser.counters()?;
     guest.traffic(&format!("receive to={HOST4}:{PORT} bytes=20000000"))?;
@@ -57,21 +57,22 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
-    // Not before the bridge has its last MAC, which comes with its ports and forgets neighbours.
+    // Not before the bridge has its final MAC, which depends on its ports, and whose change flushes
+    // neighbours.
     segment
         .host
         .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
     let features = guest.features()?;
     assert_eq!(features & CONTROL, CONTROL, "{features:#x}");
 
-    // Another card's frames, which the bridge floods: refused, unless the card is promiscuous.
+    // Frames for another NIC, which the bridge floods: filtered, unless the NIC is promiscuous.
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
     guest.sh("ip link set eth0 promisc on")?;
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (5, 0));
     guest.sh("ip link set eth0 promisc off")?;
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
 
-    // A group: by joining it, or by taking all.
+    // Multicast: received after joining the group, or in all-multicast mode.
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (0, 5));
     guest.sh("ip maddr add 01:00:5e:01:02:03 dev eth0")?;
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (5, 0));
@@ -81,14 +82,15 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     guest.sh("ip link set eth0 allmulticast off")?;
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (0, 5));
 
-    // Another MAC is the card's then.
+    // Then the NIC has another MAC.
     guest.sh("ip link set eth0 down")?;
     guest.sh(&format!("ip link set eth0 address {OTHER_MAC}"))?;
     guest.sh("ip link set eth0 up")?;
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (5, 0));
     guest.sh(&format!("ping -c 1 -W 2 {HOST4}"))?;
 
-    // Without its offloads the guest is given frames no longer than its MTU, and with them again.
+    // Without its offloads the guest receives frames up to its MTU, and with them larger ones
+    // again.
     let with = frame_length(&mut hawser, &guest)?;
     guest.sh("ethtool -K eth0 rx-gro-hw off")?;
     let without = frame_length(&mut hawser, &guest)?;

@@ -1,4 +1,4 @@
-//! Front ends that come, go and come back, and one that is hostile, with real guests.
+//! Front ends that connect, disconnect and reconnect, and a hostile one, with real guests.
 
 use hawser_testkit::frontend::{Buffer, Vmm, VmmConfig};
 use hawser_testkit::guest::{Chardev, Guest, Kind, Plan};
@@ -46,7 +46,7 @@ fn a_new_guest_takes_the_place_of_one_whose_power_was_cut() -> Result<()> {
 fn an_idle_client_is_reset_when_the_guest_reboots() -> Result<()> {
     let lab = Lab::new()?;
     let mut hawser = lab.hawser(&["--port=8080:7000"])?;
-    // In QEMU, not by starting another: the connection to the front end stays.
+    // A reboot inside QEMU, not a new process: the connection of the front end stays.
     let mut guest = Plan {
         arguments: vec!["-action".into(), "reboot=reset".into()],
         ..Plan::new(Kind::Qemu, hawser.socket())
@@ -61,12 +61,12 @@ fn an_idle_client_is_reset_when_the_guest_reboots() -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     guest.wait_for_boot()?;
     guest.net_up()?;
-    // The next question comes at most as long after the address as that came after the driver.
+    // The interval to the next probe is at most the one between driver and address.
     client.set_read_timeout(Some(Duration::from_secs(40)))?;
     let waited = (&client).read(&mut [0]).map_err(|e| e.kind());
     assert_eq!(waited, Err(ErrorKind::ConnectionReset), "{}", hawser.process().log());
     assert_eq!(hawser.counters()?.get("tcp_resets"), 1);
-    // And it is the same process, with a place for the next one.
+    // And the same process accepts the next one.
     let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
     peers::traffic(&lab.networks.world, &format!("send to={at} bytes=5000"))?;
     hawser.assert_alive()
@@ -148,7 +148,7 @@ fn attack(vmm: &mut Vmm, way: u32) -> Result<()> {
         0 => drop(ring.add(&[wild])),
         1 => drop(ring.add(&[nearly])),
         2 => drop(ring.add(&[long])),
-        // A chain that bites its tail.
+        // A chain with a loop.
         3 => {
             ring.set_descriptor(
                 0,
@@ -213,7 +213,7 @@ fn a_hostile_guest_harms_neither_its_process_nor_another_s_guest() -> Result<()>
     let output = bulk.wait(Duration::from_secs(150))?;
     assert_eq!(output.status, Some(0), "{output:?}");
     hawser.assert_alive()?;
-    // The attacked process still serves an honest guest.
+    // The attacked process still serves a well-behaved guest.
     drop(guest);
     let honest = lab.guest(Kind::Uml, &attacked)?;
     honest.traffic(&format!("send to={FAR4}:{PORT} bytes=5000000"))?;

@@ -1,4 +1,4 @@
-//! NICs that come and go in a QEMU that runs.
+//! NICs that are plugged into and unplugged from a running QEMU.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -9,13 +9,13 @@ use hawser_testkit::{Result, artifacts, failure, until};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// How long a guest that is emulated may take to find a card, or to lose it.
+/// How long an emulated guest may take to find or lose a NIC.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// MAC of the card that stays.
+/// MAC of the permanent NIC.
 const MAC: &str = "02:00:00:00:0a:00";
-/// How long a round may take.
+/// Longest time of a round.
 const ROUND: Duration = Duration::from_secs(7);
-/// Cards besides the one that stays: name, bridge, MAC, the guest's address and the host's.
+/// Additional NICs: name, bridge, MAC, the guest's address and the host's.
 const CARDS: [Card; 2] = [
     Card {
         name: "trunk",
@@ -93,7 +93,7 @@ impl Stage {
         Ok(Self { segment, hawser, guest })
     }
 
-    /// What `hawser plug` says of the VM with these cards.
+    /// Output of `hawser plug` for the VM with these NICs.
     fn plug(&self, cards: &[(&Card, &str)]) -> Result<String> {
         let file = self.segment.path("vm.yaml");
         fs::write(&file, manifest(cards))?;
@@ -117,7 +117,7 @@ impl Stage {
         }
     }
 
-    /// What the guest calls the card of this MAC; `None` if it has none.
+    /// The guest's name of the NIC with this MAC; `None` if it has none.
     fn link(&self, card: &Card) -> Result<Option<String>> {
         let found = self
             .guest
@@ -125,7 +125,7 @@ impl Stage {
         Ok(found.out.trim().split('/').nth(4).map(str::to_owned))
     }
 
-    /// Waits until the guest has the card, and sends over it.
+    /// Waits until the guest has the NIC, and sends over it.
     fn use_card(&self, card: &Card) -> Result<()> {
         until("the guest finds its card", || Ok(self.link(card)?.is_some()))?;
         let link = self.link(card)?.unwrap_or_default();
@@ -136,8 +136,8 @@ impl Stage {
         Ok(())
     }
 
-    /// hawser dies, and serves again a VM whose card is to have no link: the VMM, which meets it again
-    /// and was not asked before, shows the guest none.
+    /// hawser is killed, and serves again a VM with a link that must be down: the VMM, which
+    /// reconnects and did not know that before, shows the link as down.
     fn restart_with_a_link_down(&mut self) -> Result<()> {
         let [card, _] = &CARDS;
         self.plug(&[(card, "up")])?;
@@ -145,7 +145,7 @@ impl Stage {
         let link = self.link(card)?.unwrap_or_default();
         self.hawser.process().kill();
         self.hawser = Self::serve(&self.segment, &manifest(&[(card, "down")]), &["default", card.name])?;
-        // QEMU took it down when the socket closed, and takes it up when it connects again.
+        // QEMU sets the link down when the socket closes, and up when it reconnects.
         let told = |log: &str| log.contains("trunk: its link is set down in the VMM");
         self.hawser
             .process()
@@ -155,7 +155,7 @@ impl Stage {
         })
     }
 
-    /// hawser with these NICs, which gives orders to QEMU.
+    /// hawser with these NICs, and with QEMU's monitor.
     fn serve(segment: &Segment, manifest: &str, nics: &[&str]) -> Result<Hawser> {
         let file = segment.path("vm.yaml");
         fs::write(&file, manifest)?;
@@ -163,8 +163,8 @@ impl Stage {
         Hawser::run_with(&segment.host, &file, segment.folder(), nics, &[&qmp])
     }
 
-    /// Both cards come, are used, and go, `rounds` times, while iperf3 counts datagrams on the
-    /// card that stays.
+    /// Plugs, uses and unplugs both NICs `rounds` times, while iperf3 counts datagrams on the
+    /// permanent NIC.
     fn rounds(&mut self, rounds: u32) -> Result<()> {
         let _server = peers::iperf_server(&self.segment.host, self.segment.folder(), HOST4)?;
         let full_before = losses::at_full_sockets(&self.segment.host)?;

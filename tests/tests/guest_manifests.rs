@@ -21,7 +21,7 @@ fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A UML guest with a card for each of `nics`, none configured.
+/// A UML guest with a NIC for each of `nics`, none configured.
 fn boot(folder: &Path, nics: &[&str]) -> Result<Guest> {
     let mut sockets = nics.iter().map(|nic| folder.join(format!("{nic}.sock")));
     let mut plan = Plan::new(Kind::Uml, &sockets.next().unwrap_or_default());
@@ -29,14 +29,14 @@ fn boot(folder: &Path, nics: &[&str]) -> Result<Guest> {
     plan.boot()
 }
 
-/// The manifest served in `namespace`, and a guest on it.
+/// Serves the manifest in `namespace`, with a guest.
 fn up(namespace: &Namespace, manifest: &Path, folder: &Path, nics: &[&str]) -> Result<(Hawser, Guest)> {
     let hawser = Hawser::run(namespace, manifest, folder, nics)?;
     let guest = boot(folder, nics)?;
     Ok((hawser, guest))
 }
 
-/// A bridge of the segment's host, and what is seen on a port of it.
+/// Creates a bridge of the segment's host; returns a capture on one of its ports.
 fn bridge(segment: &Segment, name: &str, mtu: u32) -> Result<Sniffer> {
     let ear = format!("{name}e");
     for line in [
@@ -120,7 +120,7 @@ fn three_nics_of_two_modes_are_one_process_and_what_ends_one_leaves_the_others()
     guest.traffic(&format!("send to={HOST4}:{PORT} bytes=1000000"))?;
     guest.sh("ip link set eth1 up && ip addr add 10.1.0.2/24 dev eth1")?;
     guest.sh("ip link set eth2 up && ip addr add 10.2.0.2/24 dev eth2")?;
-    // Frames without a tag are of the native VLAN on the segment.
+    // Untagged frames are in the native VLAN on the segment.
     guest.run("ping -c 1 -W 1 10.1.0.1")?;
     trunk.wait_for(1, "vlan 10 and arp")?;
     assert_eq!(guest.sh("cat /sys/class/net/eth2/mtu")?.trim(), "9000");
@@ -134,14 +134,14 @@ fn three_nics_of_two_modes_are_one_process_and_what_ends_one_leaves_the_others()
         );
         assert!(threads.iter().any(|t| *t == format!("{name}-0")), "{threads:?}");
     }
-    // One segment goes away; the others do not notice.
+    // One segment is removed; the others are not affected.
     segment.host.run("ip link del br2")?;
     guest.traffic(&format!("send to={HOST4}:{PORT} bytes=1000000"))?;
     guest.run("ping -c 1 -W 1 10.1.0.9")?;
     trunk.wait_for(1, "vlan 10 and arp and dst host 10.1.0.9")?;
     let resident = hawser.process().resident_kib()?;
     println!("resident memory with three NICs: {resident} KiB");
-    // All three fall at once with the VM, and the next VM finds all three.
+    // All three end with the VM, and the next VM finds all three.
     drop(guest);
     let guest = boot(segment.folder(), &nics)?;
     guest.sh("net-up 4")?;
@@ -166,7 +166,7 @@ fn a_nic_on_a_bridge_is_in_its_vlan_and_sends_from_its_own_mac() -> Result<()> {
     guest.sh("ip link set eth1 up && ip addr add 10.1.0.2/24 dev eth1")?;
     guest.run("ping -c 1 -W 1 10.1.0.1")?;
     ear.wait_for(1, "ether src 02:00:00:00:01:00 and vlan 100 and arp")?;
-    // Another MAC is refused when the guest asks for it, and the card goes on with its own.
+    // A change of the MAC is refused, and the NIC keeps its own.
     let other = guest.run("ip link set eth1 down && ip link set eth1 address 02:00:00:00:01:99")?;
     assert_ne!(other.status, Some(0), "the card took another MAC");
     guest.sh("ip link set eth1 up && ip addr replace 10.1.0.2/24 dev eth1")?;
@@ -193,7 +193,7 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     drop(guest);
     hawser.stop()?;
 
-    // One of a range, again the same one after a kill.
+    // An address from a range, and the same one again after a kill.
     segment.host.run("ip link add test-bridge type bridge")?;
     segment.host.run("ip addr add 10.10.0.254/16 dev test-bridge")?;
     segment.host.run("ip link set test-bridge up")?;
@@ -230,7 +230,7 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     ping(&guest, HOST4)?;
-    // By DHCPv6, and an advertisement of nobody's.
+    // By DHCPv6, without a router advertisement.
     until("the guest's own address of its link", || {
         let addresses = guest.sh("ip -6 addr show dev eth0 scope link")?;
         Ok(addresses.contains("inet6") && !addresses.contains("tentative"))
@@ -283,7 +283,7 @@ spec:
   networks: [{name: default, pod: {}}]
 "#;
 
-/// A fixed address on the bridge of the set-up, where another DHCP server is.
+/// A fixed address on the bridge of the environment, which has another DHCP server.
 const STATIC: &str = r#"
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition

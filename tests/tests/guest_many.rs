@@ -1,5 +1,5 @@
-//! Many hosts, ports and ends of connections at once: what scanners, monitoring and careless
-//! programs in a real guest do must not take the network from its other programs.
+//! Many hosts, ports and endpoints at once: scanners, monitoring and careless programs in a real
+//! guest must not take the network from its other programs.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::hawser::Hawser;
@@ -12,8 +12,8 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Descriptors where a test needs few: a table of as many connections, a quarter of which may
-/// be opening. A burst of the guest's ring is less than that.
+/// Number of descriptors for tests that need few: the table has as many connections, a quarter of
+/// which may be opening. A burst of the guest's ring is less than that.
 const DESCRIPTORS: u32 = 1600;
 
 fn descriptors(hawser: &mut Hawser) -> Result<usize> {
@@ -23,7 +23,7 @@ fn descriptors(hawser: &mut Hawser) -> Result<usize> {
 #[test]
 fn hosts_asked_at_once_with_one_ping_identifier_answer_each_for_itself() -> Result<()> {
     let lab = Lab::new()?;
-    // Networks every address of which the world answers for.
+    // The world answers for every address of these networks.
     lab.networks.world.run("ip route add local 198.18.0.0/16 dev lo")?;
     lab.networks
         .world
@@ -53,7 +53,7 @@ fn a_scan_of_silent_ports_stops_no_new_connection() -> Result<()> {
     let scan = guest.start(&scan, Duration::from_secs(60))?;
     let enough = SCANNED - u64::from(DESCRIPTORS);
     hawser.wait_for_counters("the scan", |c| c.dropped("tcp_opening_evicted") >= enough)?;
-    // One connection after the other while the scanner's SYNs come again.
+    // One connection after the other while the scanner's SYNs are retransmitted.
     for _ in 0..20 {
         let report = guest.traffic(&format!("connect to={server} wait=10"))?;
         assert_eq!(report["outcome"], "connected", "{report}");
@@ -65,7 +65,7 @@ fn a_scan_of_silent_ports_stops_no_new_connection() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// A server that keeps what it is connected to, and never closes any.
+/// A server that keeps its connections, and never closes one.
 fn keeping_server(lab: &Lab) -> Result<String> {
     let listener = lab.networks.world.inside(|| TcpListener::bind((FAR4, 0)))??;
     let at = listener.local_addr()?.to_string();
@@ -83,7 +83,7 @@ fn connections_a_server_never_closes_give_way_when_descriptors_run_out() -> Resu
     let server = keeping_server(&lab)?;
     let mut hawser = lab.hawser_with_descriptors(FEW, &[])?;
     let guest = lab.guest(Kind::Uml, &hawser)?;
-    // Each client is done at once: its connection is half closed.
+    // Each client ends at once: its connection is half closed.
     let clients = 2 * FEW;
     guest.sh(&format!(
         "for n in $(seq {clients}); do hawser-traffic connect to={server} wait=10; done | grep -c connected >/run/made; \
@@ -107,7 +107,7 @@ fn connections_a_server_never_closes_give_their_descriptors_back() -> Result<()>
         "for n in $(seq {CLIENTS}); do hawser-traffic connect to={server}; done"
     ))?;
     assert!(descriptors(&mut hawser)? >= before + CLIENTS);
-    // The guest is asked after 75 s, and its kernel has forgotten them after 60.
+    // The guest is probed after 75 s, and its kernel has dropped them after 60.
     let begun = Instant::now();
     while descriptors(&mut hawser)? > before + 2 {
         assert!(
@@ -130,7 +130,7 @@ fn a_source_port_below_1024_is_kept_where_the_host_lets_everybody_have_it() -> R
         for server in servers {
             let report = guest.traffic(&format!("peer to={server} port=700"))?;
             assert_eq!(report["seen_port"] == 700, kept, "{server}, from {start}: {report}");
-            // Neither privileged nor given out by the kernel.
+            // Neither privileged nor in the kernel's range.
             let report = guest.traffic(&format!("peer to={server} port=20700"))?;
             assert_eq!(report["seen_port"], 20700, "{server}: {report}");
         }
@@ -142,7 +142,7 @@ fn a_source_port_below_1024_is_kept_where_the_host_lets_everybody_have_it() -> R
 fn a_syn_ends_at_the_router_its_ttl_ends_at_which_tells_the_guest() -> Result<()> {
     let (beyond4, beyond6) = ("198.51.100.20", "2001:db8:20::20");
     let lab = Lab::new()?;
-    // One more router's hop away than the world itself.
+    // One router hop further away than the world itself.
     let beyond = Namespace::new()?;
     let world = &lab.networks.world;
     world.run(&format!(
@@ -181,7 +181,7 @@ fn a_syn_ends_at_the_router_its_ttl_ends_at_which_tells_the_guest() -> Result<()
         until("tcpdump listens", || {
             Ok(guest.run("grep -q listening /run/ear")?.status == Some(0))
         })?;
-        // A router that does not know the way back yet answers one of the next SYNs.
+        // A router that does not know the return path yet answers one of the next SYNs.
         let report = guest.traffic(&format!("connect to={to} ttl=1 wait=15"))?;
         assert_ne!(report["outcome"], "connected", "{to}: {report}");
         let heard = ear.wait(Duration::from_secs(45))?;

@@ -1,4 +1,4 @@
-//! What crosses a guest's port on a segment, and what does not.
+//! Frames that may cross a guest's port on a segment, and frames that may not.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -15,7 +15,7 @@ const OWN: &str = "192.0.2.5";
 const STOLEN: &str = "192.0.2.66";
 const STOLEN_MAC: &str = "52:54:00:aa:bb:cc";
 
-/// The bridge's own MAC, so that a guest need not ask for it.
+/// The bridge's own MAC, so that a guest need not resolve it.
 fn bridge_mac(segment: &Segment) -> Result<String> {
     let text = segment.host.run(&format!("ip -o link show {BRIDGE}"))?;
     let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
@@ -23,8 +23,8 @@ fn bridge_mac(segment: &Segment) -> Result<String> {
     Ok(mac.to_owned())
 }
 
-/// Gives the guest its address and the host's neighbour entry, and keeps it from sending
-/// anything of its own accord.
+/// Gives the guest its address and the host's neighbour entry, and prevents it from sending
+/// anything by itself.
 fn configure(segment: &Segment, guest: &Guest) -> Result<()> {
     guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
@@ -49,7 +49,7 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
         "--router-guard",
     ];
     let mut hawser = segment.hawser("vm", &options)?;
-    // So that its kernel lets it take another MAC without asking.
+    // So that its kernel can change the MAC without a command.
     let guest = Plan {
         withheld: CTRL_MAC_ADDR,
         ..Plan::new(Kind::Uml, hawser.socket())
@@ -59,7 +59,7 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
     configure(&segment, &guest)?;
     guest.sh(&format!("ping -c 2 -W 2 {HOST4}"))?;
 
-    // Another address in ARP, then in IP, then a DHCP server, then another MAC.
+    // A wrong address in ARP, then in IP, then a DHCP server, then a wrong MAC.
     let before = hawser.counters()?;
     guest.sh(&format!("ip addr add {STOLEN}/24 dev eth0"))?;
     guest.run(&format!("arping -c 3 -f -w 4 -I eth0 -s {STOLEN} 192.0.2.77"))?;
@@ -135,7 +135,7 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// The guest on trunk 10,20-30 is heard with the tags of these VLANs, and with no others.
+/// Frames of the guest on trunk 10,20-30 arrive with the tags of these VLANs, and with no others.
 fn assert_trunked(listener: &Sniffer, hawser: &mut Hawser, guest: &Guest, mac: &str) -> Result<()> {
     const STRANGER: &str = "52:54:00:00:00:99";
     let digits = |mac: &str| mac.replace(':', "");
@@ -148,7 +148,7 @@ fn assert_trunked(listener: &Sniffer, hawser: &mut Hawser, guest: &Guest, mac: &
     assert_eq!(counters.dropped("vlan_not_member"), 2);
     listener.wait_for(1, &format!("ether dst {STRANGER} and vlan 25"))?;
     let mut seen = listener.seen(&format!("ether dst {STRANGER}"))?;
-    // Of what it does not know tcpdump shows the bytes, on lines of their own.
+    // tcpdump shows the bytes of unknown protocols on separate lines.
     seen.retain(|line| line.contains(STRANGER));
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(seen[0].contains("vlan 10,") && seen[1].contains("vlan 25,"), "{seen:?}");
@@ -175,14 +175,14 @@ fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
     let _server = peer.serve(&format!("{PEER}:{PORT}"))?;
     guest.traffic(&format!("send to={PEER}:{PORT} bytes=20000000"))?;
     guest.traffic(&format!("receive to={PEER}:{PORT} bytes=20000000"))?;
-    // The host is in no VLAN: it hears the question and does not understand it.
+    // The host is in no VLAN: it receives the request and does not answer.
     let output = guest.run(&format!("ping -c 1 -W 1 {HOST4}"))?;
     assert_ne!(output.status, Some(0), "the host is not in VLAN 100");
     listener.wait_for(1, &format!("ether src {MAC} and vlan 100 and arp dst host {HOST4}"))?;
     let mut untagged = listener.seen(&format!("ether src {MAC}"))?;
     untagged.retain(|line| line.contains(MAC) && !line.contains(" vlan 100,"));
     assert_eq!(untagged, [""; 0], "frames of the guest on the wire without its tag");
-    // What the host says without a tag is for neither.
+    // Untagged frames of the host are for neither guest.
     segment
         .host
         .run(&format!("ip neigh replace {OWN} lladdr {MAC} dev {BRIDGE}"))?;

@@ -7,7 +7,7 @@ use hawser_testkit::{Result, until};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A VM with a masqueraded interface and one on the bridge of the set-up, which has a state.
+/// A VM with a masqueraded interface and one on the bridge of the environment, which has a state.
 fn vm(state: &str) -> String {
     format!(
         r#"
@@ -87,12 +87,12 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
         Ok(guest.sh("cat /sys/class/net/eth1/carrier")?.trim() == "0")
     })?;
     assert_eq!(systemd.unit("vm1")?["StatusText"], "serving default, lan (link down)");
-    // What is wrong changes nothing.
+    // An invalid manifest changes nothing.
     systemd.describe("vm1", "kind: Nonsense")?;
     assert!(systemd.must("reload hawser@vm1").is_err());
     assert_eq!(systemd.unit("vm1")?["ActiveState"], "active");
 
-    // Others beside it: a macvtap, for a VMM of another group; every port of the pod.
+    // Other VMs beside it: a macvtap, for a VMM of another group; every port of the pod.
     systemd.adjust("wire", "--api-socket=/run/hawser/wire/other.sock", "Group=nogroup")?;
     for (name, manifest) in [("wire", WIRE), ("every", EVERY)] {
         systemd.describe(name, manifest)?;
@@ -103,7 +103,7 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
     assert!(systemd.sockets("wire").join("other.sock").exists());
     systemd.must("stop hawser@wire hawser@every")?;
 
-    // A manifest that is wrong is not tried again; a process that was killed is.
+    // hawser with an invalid manifest is not restarted; a killed process is.
     drop(guest);
     systemd.must("kill --signal=SIGKILL hawser@vm1")?;
     until("systemd gives up", || {

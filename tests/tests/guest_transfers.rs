@@ -11,11 +11,11 @@ use hawser_testkit::{Result, failure};
 use std::time::Duration;
 
 const MB: u64 = 1_000_000;
-/// Slow machines and slow guests: far from what a transfer should take.
+/// For slow machines and slow guests: far longer than a transfer should take.
 const PATIENCE: Duration = Duration::from_secs(900);
 const MTUS: [u32; 3] = [1500, 9000, 65520];
 
-/// Sends to and takes from each of `servers`, in the guest.
+/// Sends to and receives from each of `servers`, in the guest.
 fn both_ways(guest: &Guest, servers: &[String], bytes: u64, connections: u32) -> Result<()> {
     for server in servers {
         for command in ["send", "receive"] {
@@ -31,7 +31,7 @@ fn servers(lab: &mut Lab) -> Result<[String; 2]> {
     Ok([lab.serve_world(FAR4)?.to_string(), lab.serve_world(FAR6)?.to_string()])
 }
 
-/// A QEMU guest whose card has `properties`.
+/// A QEMU guest whose NIC has `properties`.
 fn qemu(lab: &Lab, arguments: &[&str], properties: &[&str]) -> Result<(Hawser, Guest)> {
     let hawser = lab.hawser(arguments)?;
     let mut plan = Plan::new(Kind::Qemu, hawser.socket());
@@ -41,7 +41,7 @@ fn qemu(lab: &Lab, arguments: &[&str], properties: &[&str]) -> Result<(Hawser, G
     Ok((hawser, guest))
 }
 
-/// A UML guest that is not told of the features in the mask `withheld`.
+/// A UML guest without the features in the mask `withheld`.
 fn uml_without(withheld: u64, lab: &Lab, arguments: &[&str]) -> Result<(Hawser, Guest)> {
     let hawser = lab.hawser(arguments)?;
     let guest = Plan {
@@ -237,8 +237,8 @@ fn iperf3_both_ways(kind: Kind) -> Result<()> {
             let tcp = iperf(&guest, &format!("--client {to} {direction}"))?;
             println!("{kind:?} {to} {direction}: TCP {:.0} Mbit/s", tcp.bits_per_second / 1e6);
             assert!(tcp.bits_per_second > 0.0, "{kind:?} {to} {direction}: {tcp:?}");
-            // How many are lost is the machine's business: a busy one leaves the receiver too
-            // little time to empty its socket. That each is counted where it was lost is ours.
+            // The number of lost datagrams depends on the machine: a busy one leaves the receiver
+            // too little time to empty its socket. But each must be counted where it was lost.
             let before = Losses::read(&lab.networks, &mut hawser, &guest)?;
             let udp = iperf(
                 &guest,
@@ -287,14 +287,14 @@ fn every_datagram_of_a_flood_arrives_or_is_counted_where_it_was_lost() -> Result
     hawser.assert_alive()
 }
 
-/// More than the guest's ring has room for at once.
+/// More than the guest's ring can hold at once.
 #[test]
 fn a_burst_larger_than_the_ring_waits_for_the_guest_and_loses_nothing() -> Result<()> {
     const BURST: u64 = 420;
     let mut lab = Lab::new()?;
     let servers = servers(&mut lab)?;
     let (mut hawser, guest) = lab.up(Kind::Uml, &[])?;
-    // A socket that holds all of it.
+    // A socket that can hold all of it.
     guest.sh("sysctl -w net.core.rmem_max=8388608")?;
     for server in &servers {
         let before = Losses::read(&lab.networks, &mut hawser, &guest)?;
@@ -302,7 +302,8 @@ fn a_burst_larger_than_the_ring_waits_for_the_guest_and_loses_nothing() -> Resul
         let report: serde_json::Value = serde_json::from_str(&output.out)?;
         let losses = Losses::read(&lab.networks, &mut hawser, &guest)?.since(before);
         assert_eq!((losses.hawser, losses.guest), (0, 0), "{report}, {losses:?}");
-        // The host's sockets may be smaller than the burst; what hawser takes is delivered.
+        // The host's sockets may be smaller than the burst; everything that hawser receives is
+        // delivered.
         let received = report["received"].as_u64().unwrap_or(0);
         assert_eq!(received + losses.world + losses.pod, BURST, "{report}, {losses:?}");
         assert!(received > 300, "{report}, {losses:?}");
@@ -319,7 +320,7 @@ fn ten_gigabytes_over_one_connection_arrive_whole() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// The whole transfers, for a guest that is not told of the features in the mask `withheld`.
+/// The full transfers, for a guest without the features in the mask `withheld`.
 fn ten_gigabytes_arrive_whole_without(withheld: u64) -> Result<()> {
     for mtu in MTUS {
         let mut lab = Lab::new()?;

@@ -1,4 +1,4 @@
-//! `hawser run -- qemu-system-x86_64 …`: QEMU started, told of links and cards, and ended.
+//! `hawser run -- qemu-system-x86_64 …`: QEMU is started, gets links and NICs, and is stopped.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::lab::{Lab, PORT};
@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const TRUNK: [&str; 3] = ["br1", "10.1.0.2/24", "10.1.0.1"];
 const STORAGE: [&str; 3] = ["br2", "10.2.0.2/24", "10.2.0.1"];
 
-/// A VM with interfaces (name, `up` or `down`) of which `default` is masqueraded, and the others are
-/// on the bridges.
+/// A VM with interfaces (name, `up` or `down`): `default` is masqueraded, the others are on the
+/// bridges.
 fn manifest(interfaces: &[(&str, &str)], grace: u32) -> String {
     let (mut cards, mut networks, mut attachments) = (String::new(), String::new(), String::new());
     for (name, state) in interfaces {
@@ -46,7 +46,7 @@ fn manifest(interfaces: &[(&str, &str)], grace: u32) -> String {
     )
 }
 
-/// `hawser run -f MANIFEST … --`, to be followed by the words of a VMM.
+/// `hawser run -f MANIFEST … --`, followed by the VMM's command line.
 fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String]) -> Result<Command> {
     let file = folder.join("vm.yaml");
     fs::write(&file, manifest)?;
@@ -61,7 +61,7 @@ fn run(namespace: &Namespace, folder: &Path, manifest: &str, options: &[String])
 /// A VM that hawser has started.
 struct Stage {
     lab: Lab,
-    /// Its process is hawser's.
+    /// hawser owns its process.
     guest: Guest,
 }
 
@@ -96,7 +96,7 @@ impl Stage {
         Ok(Self { lab, guest })
     }
 
-    /// What `hawser WORDS…` prints.
+    /// Output of `hawser WORDS…`.
     fn ask(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(artifacts::hawser()?);
         let folder = format!("--socket-dir={}", self.lab.folder().display());
@@ -110,7 +110,7 @@ impl Stage {
         )))
     }
 
-    /// Waits until the guest sees a card's carrier so.
+    /// Waits until the guest sees this carrier state of a NIC.
     fn carrier(&self, card: &str, up: bool) -> Result<()> {
         let wanted = if up { "1" } else { "0" };
         until(&format!("the guest sees the carrier of {card} as {wanted}"), || {
@@ -134,7 +134,7 @@ impl Stage {
         assert_eq!(world.port(), PORT);
         self.guest.sh("net-up 4")?;
         self.guest.traffic(&format!("send to={world} bytes=1000000"))?;
-        // It was to be down, and is so before anybody asks.
+        // It is configured as down, and is so from the start.
         self.guest.sh("ip link set eth1 up")?;
         self.carrier("eth1", false)?;
         assert_eq!(self.ask(&["link", "trunk", "up"])?, "trunk: link up\n");
@@ -150,7 +150,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The NIC as `hawser status` has it.
+    /// The NIC in `hawser status`.
     fn status(&self, name: &str) -> Result<Value> {
         let status: Value = serde_json::from_str(&self.ask(&["status", "--json"])?)?;
         let nics = status["interfaces"].as_array().into_iter().flatten();
@@ -159,7 +159,7 @@ impl Stage {
     }
 
     fn agent(&self) -> Result<()> {
-        // Nobody answers, and the status is there all the same.
+        // No agent answers, but the status is complete otherwise.
         let nic = self.status("default")?;
         assert_eq!(nic["interfaceName"], Value::Null, "{nic}");
         self.guest
@@ -220,9 +220,9 @@ impl Stage {
         self.guest.kill(&traffic)
     }
 
-    /// The guest is asked to shut down, does, and everything ends with it.
+    /// The guest gets a shutdown request, shuts down, and everything ends with it.
     fn end(mut self) -> Result<()> {
-        // What a distribution has a daemon for. There is one such device.
+        // The task of a distribution's daemon. There is only one such device.
         let event = self
             .guest
             .sh("grep -l 'Power Button' /sys/class/input/event*/device/name")?;
@@ -255,7 +255,7 @@ fn a_vm_started_with_hawser_is_served_asked_changed_and_shut_down_in_order() -> 
     stage.end()
 }
 
-/// hawser with a QEMU that has nothing to boot, and so does not hear its power button.
+/// hawser with a QEMU without anything to boot, which therefore ignores its power button.
 struct Deaf {
     hawser: Background,
     folder: tempfile::TempDir,
@@ -287,11 +287,11 @@ impl Deaf {
         })
     }
 
-    /// Waits until QEMU runs; its process.
+    /// Waits until QEMU runs; returns its process id.
     fn qemu(&mut self) -> Result<i32> {
         let monitor = self.folder.path().join("qmp.sock");
         self.hawser.wait_for_socket(&monitor, PATIENCE)?;
-        // It listens and greets before it catches signals, and answers after.
+        // It listens and greets before it catches signals, and answers after that.
         let mut monitor = UnixStream::connect(monitor)?;
         monitor.write_all(b"{\"execute\": \"qmp_capabilities\"}\n")?;
         let lines: Vec<String> = BufReader::new(monitor)
@@ -314,7 +314,7 @@ impl Deaf {
 
 #[test]
 fn hawser_ends_as_its_vmm_does() -> Result<()> {
-    // As it says itself.
+    // By its own exit status.
     let mut refused = Deaf::new(30, &["-device", "no-such-device"])?;
     assert_eq!(refused.end()?.code(), Some(1));
 
@@ -325,8 +325,8 @@ fn hawser_ends_as_its_vmm_does() -> Result<()> {
     assert_eq!(unsafe { libc::kill(qemu, libc::SIGKILL) }, 0);
     assert_eq!(killed.end()?.code(), Some(128 + libc::SIGKILL));
 
-    // By the signal that is meant for it, when the guest has had its time; or at once where it has
-    // none, or somebody insists.
+    // By the signal meant for it, when the guest's time is up; or at once if it has none, or on a
+    // second signal.
     let mut slow = Deaf::new(1, &[])?;
     slow.qemu()?;
     slow.hawser.signal(libc::SIGTERM)?;
@@ -339,7 +339,7 @@ fn hawser_ends_as_its_vmm_does() -> Result<()> {
         hasty.qemu()?;
         for _ in 0..signals {
             hasty.hawser.signal(libc::SIGTERM)?;
-            // Signals of one kind that come at once are one.
+            // Pending signals of one kind are merged.
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(hasty.end()?.code(), Some(0));

@@ -1,5 +1,5 @@
-//! The harness itself, proved on a back end that is not ours: where these pass, a failure
-//! of the other tests is hawser's.
+//! Tests of the harness itself, with a back end of another project: if they pass, a failure of the
+//! other tests is hawser's.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;

@@ -1,8 +1,8 @@
-//! A guest on ipvtaps of every mode, and on a bridge that filters VLANs: in a lab VM, for the
-//! kernel of the machine this runs on may have neither.
+//! A guest on ipvtaps of every mode, and on a bridge that filters VLANs: in a lab VM, because the
+//! kernel of the test machine may lack both.
 //!
-//! All in one boot. Each card of the guest is on a link of its own, which leads to a namespace
-//! `peer`, where somebody answers.
+//! Everything happens in one boot. Each NIC of the guest is on its own link, which leads to a
+//! namespace `peer` with a host that answers.
 
 use hawser_testkit::guest::{Machine, Nested};
 use hawser_testkit::{Result, failure};
@@ -12,16 +12,16 @@ const EXAMPLE: &str = include_str!("../../docs/examples/ipvlan-static.yaml");
 /// Bytes of each transfer: the guest is an emulation in an emulation.
 const BYTES: u32 = 300_000;
 
-/// A link with hawser and a card of the guest on it. Of its networks, 10.N.0.0/24 and
-/// fd00:N::/64, .1 is the lab VM, .9 the peer and .5 the guest.
+/// A link with hawser and a NIC of the guest on it. In its networks, 10.N.0.0/24 and fd00:N::/64,
+/// .1 is the lab VM, .9 the peer and .5 the guest.
 struct Card {
     /// N of its network.
     number: u8,
     /// Mode of the ipvtap.
     mode: &'static str,
-    /// The card in the guest.
+    /// The NIC in the guest.
     interface: &'static str,
-    /// The guest has IPv6 there.
+    /// The guest has IPv6 on it.
     ipv6: bool,
 }
 
@@ -59,7 +59,7 @@ impl Card {
         !matches!(self.mode.as_bytes(), b"l2")
     }
 
-    /// The link, and for a routed one the way over the lab VM that the peer knows.
+    /// Creates the link, and for a routed one the peer's route through the lab VM.
     fn lay(&self) -> Vec<String> {
         let (n, guest4, guest6) = (self.number, self.ipv4(5), self.ipv6(5));
         let mut lines = vec![
@@ -114,20 +114,20 @@ impl Card {
 fn lay_links(machine: &Machine) -> Result<()> {
     let mut lines = vec!["ip netns add peer".to_owned(), "ip -n peer link set lo up".to_owned()];
     lines.extend(CARDS.iter().flat_map(Card::lay));
-    // A pod on the link of the guest in l3, as the ipvlan plugin makes it.
+    // A pod on the link of the guest in l3, created like by the ipvlan plugin.
     lines.extend(
         [
             "ip netns add pod",
             "ip link add pod0 link low2 netns pod type ipvlan mode l3",
             "ip -n pod addr add 10.2.0.6/24 dev pod0",
             "ip -n pod link set pod0 up",
-            // The lower device of the example, with the lab VM as the way to it.
+            // The lower device of the example, with the lab VM as its router.
             "ip link add eth1 type veth peer name p5 netns peer",
             "ip link set eth1 up && ip -n peer link set p5 up",
             "ip addr add 192.168.10.1/24 dev eth1",
             "ip -n peer addr add 192.168.10.9/24 dev p5",
             "ip -n peer route add 192.168.10.10 via 192.168.10.1",
-            // A bridge that filters: on a port of it the peer, in VLAN 100 with its tag.
+            // A filtering bridge with the peer on a port, in tagged VLAN 100.
             "ip link add br0 type bridge vlan_filtering 1",
             "ip link add pb type veth peer name trunk netns peer",
             "ip link set pb master br0 up && ip link set br0 up && ip addr add 10.9.0.1/24 dev br0",
@@ -154,7 +154,7 @@ fn assert_transfers(guest: &Nested, server: &str) -> Result<()> {
     Ok(())
 }
 
-/// The host's kernel has the guest's address and does not speak for the guest.
+/// The host's kernel has the guest's address and does not answer for the guest.
 fn assert_nobody_answers_for_the_guest(machine: &Machine) -> Result<()> {
     let pings = CARDS.map(|card| format!("! ip netns exec peer ping -c 1 -W 1 {}", card.ipv4(5)));
     machine.sh(&pings.join(" && ")).map(drop)
@@ -165,7 +165,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
     for card in CARDS {
         card.configure(guest)?;
         let peer = card.ipv4(9);
-        // Of the full MTU too.
+        // Also with the full MTU.
         guest.sh(&format!("ping -c 1 -W 5 -s 1472 {peer}"))?;
         assert_transfers(guest, &peer)?;
         machine.sh(&format!(
@@ -176,7 +176,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
             ping(guest, &card.ipv6(9))?;
         }
         if card.is_routed() {
-            // The host and its guest, either way.
+            // The host and its guest, in both directions.
             ping(guest, &card.ipv4(1))?;
             machine.sh(&format!("ping -c 1 -W 5 {}", card.ipv4(5)))?;
             let neighbours = guest.sh(&format!("ip neigh show dev {}", card.interface))?;
@@ -189,7 +189,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
     ping(guest, "10.2.0.6")
 }
 
-/// `docs/examples/ipvlan-static.yaml`, which is in l3.
+/// `docs/examples/ipvlan-static.yaml`, in l3.
 fn assert_the_example_serves(machine: &Machine, guest: &Nested) -> Result<()> {
     guest.sh("net-up 4")?;
     let told = guest.sh("cat /run/dhcp4")?;
@@ -211,7 +211,7 @@ fn assert_the_bridge_knows_the_guests_vlan(machine: &Machine, guest: &Nested) ->
     let port = members.lines().find(|line| line.starts_with("hw"));
     let words: Vec<&str> = port.unwrap_or_default().split_whitespace().skip(1).collect();
     assert_eq!(words, ["100"], "a tagged member of VLAN 100 and of no other: {members}");
-    // The default VLAN, where the host is, is not the guest's.
+    // The guest is not in the default VLAN, where the host is.
     let other = guest.run("ping -c 1 -W 1 10.9.0.1")?;
     assert_ne!(other.status, Some(0), "the guest is in the default VLAN");
     Ok(())

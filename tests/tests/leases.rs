@@ -1,4 +1,4 @@
-//! Leases of many processes that share a store, some of them killed.
+//! Leases of many processes that share a store, with some of them killed.
 
 use hawser_testkit::{Result, artifacts, failure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// Processes at once, and VMs of each.
 const PROCESSES: usize = 100;
 const VMS: usize = 100;
-/// One in so many is killed.
+/// One process in this many is killed.
 const KILLED: usize = 4;
 
 /// A segment and a range for all.
@@ -47,8 +47,8 @@ struct Stage {
 }
 
 impl Stage {
-    /// In memory where there is such a folder: a process that is killed leaves what it has
-    /// written to the kernel, wherever that keeps it.
+    /// In memory if there is such a folder: what a killed process has written stays with the kernel
+    /// in any case.
     fn new() -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let builder = tempfile::Builder::new();
@@ -71,8 +71,8 @@ impl Stage {
         command
     }
 
-    /// Runs one process, and kills it when it has told of so many leases. What it told, and
-    /// how it ended.
+    /// Runs one process, and kills it once it has reported this many leases. Returns its output,
+    /// and how it ended.
     fn allocate(&self, process: usize, kill_after: Option<usize>) -> Result<(Vec<String>, ExitStatus)> {
         let mut command = self.command("allocate");
         command.arg("-f").arg(format!("{process}.yaml"));
@@ -130,7 +130,7 @@ impl Stage {
     }
 }
 
-/// The fields of `VM INTERFACE NETWORK MAC ADDRESS`, each one's own.
+/// Checks that the fields of `VM INTERFACE NETWORK MAC ADDRESS` are unique.
 fn assert_no_doubles(leases: &BTreeSet<String>) {
     for (field, what) in [(0, "VMs"), (3, "MACs"), (4, "addresses")] {
         let values: BTreeSet<&str> = leases.iter().filter_map(|line| line.split(' ').nth(field)).collect();
@@ -141,7 +141,7 @@ fn assert_no_doubles(leases: &BTreeSet<String>) {
 #[test]
 fn a_hundred_processes_give_out_ten_thousand_leases_without_a_double_and_lose_none_when_killed() -> Result<()> {
     let stage = Stage::new()?;
-    // Another moment for each, and others in each run.
+    // A different moment for each, and different ones in each run.
     let seed = usize::try_from(std::process::id())?;
     let moment = |process: usize| process.is_multiple_of(KILLED).then_some((process * 37 + seed) % VMS);
     let plan = (0..PROCESSES).map(|process| (process, moment(process))).collect();
@@ -170,7 +170,7 @@ fn a_hundred_processes_give_out_ten_thousand_leases_without_a_double_and_lose_no
     let all = stage.list()?;
     assert_eq!(all.len(), PROCESSES * VMS);
     assert_no_doubles(&all);
-    // Those that came again found what they had, and the others kept it.
+    // Processes that returned found their leases, and the others kept theirs.
     assert!(kept.is_subset(&all));
     for (process, (lines, status)) in &again {
         assert!(status.success() && lines.len() == VMS, "{process}: {status}");

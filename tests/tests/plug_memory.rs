@@ -1,5 +1,5 @@
-//! What arrives over the API is read in the process that serves the VM: in little memory,
-//! which it gives back.
+//! Manifests received over the API are read in the process that serves the VM: in little memory,
+//! which it releases.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -15,9 +15,9 @@ const BOMB: &str = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,
                     c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
                     e: [*d,*d,*d,*d,*d,*d,*d]\n---\n";
 
-/// What a plug may take for as long as it is under way: 64 MiB.
+/// Most memory that a plug may use temporarily: 64 MiB.
 const MOST_PEAK: u64 = 64 << 10;
-/// And what may be left of it: 4 MiB.
+/// Most memory that may remain in use: 4 MiB.
 const MOST_LEFT: u64 = 4 << 10;
 
 #[test]
@@ -40,10 +40,10 @@ fn what_a_plug_is_read_with_is_bounded_and_given_back() -> Result<()> {
     let before = hawser.process().resident_kib()?;
     let bomb = plug(&BOMB.repeat(160))?;
     assert!(bomb.contains("the manifests have more than 400000 values"), "{bomb}");
-    // What aliases stand for is shared.
+    // Expanded aliases are shared.
     let peak = hawser.process().peak_kib()?;
     assert!(peak < before + MOST_LEFT, "{before} KiB became {peak} KiB at most");
-    // As long as a request may be, each byte a node.
+    // The longest possible request, in which each byte is a node.
     let ports = VM.replace("{port: 22}", &"x,".repeat(110_000));
     let wrong = plug(&ports)?;
     assert!(wrong.contains("more errors that are not shown"), "{wrong}");

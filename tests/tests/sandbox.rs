@@ -1,4 +1,4 @@
-//! What a running process has given up, as the kernel tells it of each thread.
+//! The privileges that a running process has dropped, as the kernel reports them for each thread.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -15,14 +15,14 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An ordinary user without any capability.
 const NOBODY: u32 = 65534;
-/// A guest's network that asks nothing of the namespace.
+/// A guest's network that requires nothing of the namespace.
 const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
 
 /// Bits of capabilities in /proc.
 const CAP_NET_ADMIN: u64 = 1 << 12;
 const CAP_NET_RAW: u64 = 1 << 13;
 
-/// What /proc tells of a thread.
+/// Fields of a thread in /proc.
 type Status = BTreeMap<String, String>;
 
 /// Every thread of a process by its name.
@@ -41,7 +41,7 @@ fn set(status: &Status, name: &str) -> u64 {
     u64::from_str_radix(&status[name], 16).expect("a set of capabilities")
 }
 
-/// Waits until everything is given up: the socket is there a little earlier.
+/// Waits until all privileges are dropped: the socket exists a little earlier.
 fn confined(process: &mut Background) -> Result<Vec<(String, Status)>> {
     let id = process.id();
     let filtered = |(_, status): &(String, Status)| status["Seccomp"] == "2";
@@ -62,7 +62,7 @@ fn assert_gives_up(threads: &[(String, Status)], kept: impl Fn(&str) -> u64) {
     }
 }
 
-/// A namespace in which ping sockets are permitted, as they are in most pods.
+/// A namespace that permits ping sockets, like most pods.
 fn pod() -> Result<Namespace> {
     let namespace = Namespace::new()?;
     namespace.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
@@ -94,7 +94,7 @@ fn masquerade_keeps_no_capability_and_every_thread_is_filtered() -> Result<()> {
 
 /// nice(2) of the threads of that name.
 fn niceness(id: u32, thread: &str) -> Vec<i32> {
-    /// Where it is behind the name (proc_pid_stat(5)).
+    /// Its position after the name (proc_pid_stat(5)).
     const FIELD: usize = 16;
     let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
@@ -136,7 +136,7 @@ fn who_is_confined_answers_the_api_all_the_same_and_after_packets() -> Result<()
         }
     };
     assert!(ask(&["status"])?.starts_with("vm\n"));
-    // The guest's agent was asked, too, and given up for silent.
+    // The guest's agent was queried too, and did not answer in time.
     listener.set_nonblocking(true)?;
     listener.accept()?;
     for forward in ["tcp:127.0.0.1:2222:22", "udp:2223:53"] {
@@ -198,7 +198,7 @@ fn every_thread_is_the_users_and_what_it_made_is_removed_at_the_end() -> Result<
     let (namespace, folder) = (pod()?, tempfile::tempdir()?);
     chown(folder.path(), Some(NOBODY), Some(NOBODY))?;
     let socket = folder.path().join("vm.sock");
-    // A port only root binds.
+    // A port that only root can bind.
     let options = [NETWORK[0], NETWORK[1], "--port=22", "--user=65534"];
     let mut hawser = Hawser::start(&namespace, &socket, &options)?;
     let threads = confined(hawser.process())?;
@@ -221,7 +221,7 @@ fn root_is_a_user_like_any_other_and_threads_started_later_stay_root() -> Result
     let api_option = format!("--api-socket={}", api.display());
     let options = [NETWORK[0], NETWORK[1], "--user=root", &api_option];
     let mut hawser = Hawser::start(&namespace, &socket, &options)?;
-    // The thread of the API is started after the process has given up its privileges.
+    // The API's thread is started after the process has dropped its privileges.
     hawser.process().wait_for_socket(&api, PATIENCE)?;
     let id = hawser.process().id();
     hawser.process().wait_until("the API's thread", PATIENCE, |_| {
@@ -286,7 +286,7 @@ fn systemd_takes_the_unit_as_it_is() -> Result<()> {
         "it runs another program"
     );
     let folder = tempfile::tempdir()?;
-    // Whether program and manual are installed here is not the question.
+    // Whether program and manual are installed here does not matter.
     let unit = unit
         .replace("/usr/bin/hawser", "/bin/true")
         .replace("Documentation=", "#");

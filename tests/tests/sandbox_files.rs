@@ -1,4 +1,5 @@
-//! What a confined process goes on to write: leases of NICs that come and go, and events.
+//! Files that a confined process continues to write: leases of NICs that are plugged and unplugged,
+//! and events.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -23,7 +24,7 @@ spec:
   config: '{"type": "bridge", "bridge": "br0", "ipam": {"type": "host-local", "subnet": "10.20.0.0/16"}}'
 "#;
 
-/// A QEMU that does whatever it is told, at once.
+/// A QEMU that executes every command at once.
 fn obedient_vmm(path: &Path) -> Result<()> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
@@ -60,7 +61,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// With all of its files below a folder of `owner`.
+    /// With all of its files in a folder that `owner` owns.
     fn new(owner: u32) -> Result<Self> {
         let (namespace, folder) = (Namespace::new()?, tempfile::tempdir()?);
         namespace.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
@@ -109,7 +110,7 @@ impl Stage {
         Hawser::run_with(&self.namespace, &manifest, &folder, &nics, &options)
     }
 
-    /// What `hawser` says to these words.
+    /// Output of `hawser` with these arguments.
     fn ask(&self, words: &[&str]) -> Result<String> {
         let output = self.namespace.command(artifacts::hawser()?).args(words).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -120,7 +121,7 @@ impl Stage {
         }
     }
 
-    /// Says it to the process that runs.
+    /// Sends a command to the running process.
     fn order(&self, words: &[&str]) -> Result<String> {
         let socket = format!("--socket-dir={}", self.path("state").display());
         self.ask(&[words, &[&socket]].concat())
@@ -136,12 +137,12 @@ impl Stage {
         self.ask(&["leases", "list", &store])
     }
 
-    /// Waits until the event log tells this.
+    /// Waits until the event log contains this event.
     fn wait_for_event(&self, port: &str, event: &str) -> Result<()> {
         let tells = |line: &str| {
             serde_json::from_str::<Value>(line).is_ok_and(|line| line["event"] == event && line["port"] == port)
         };
-        // It is not there between being moved away and the next event.
+        // It does not exist between its rotation and the next event.
         let log = || fs::read_to_string(self.path("log/events")).unwrap_or_default();
         let told = || Ok(log().lines().any(tells));
         until(&format!("event {event}"), told)
@@ -156,14 +157,14 @@ fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
     let leases = stage.leases()?;
     let lease = leases.lines().find(|line| line.contains(" lan ")).unwrap_or_default();
     assert!(lease.contains("10.20.0."), "{leases}");
-    // The log is moved away, as logrotate does, and is there again with the next event. A NIC
-    // that goes for good gives its lease back.
+    // The log is renamed, as logrotate does, and exists again with the next event. A NIC that is
+    // removed for good releases its lease.
     fs::rename(&log, stage.path("log/events.1"))?;
     assert_eq!(stage.plug(false)?, "lan: unplugged\n");
     stage.wait_for_event("lan", "port-removed")?;
     assert_eq!(stage.leases()?.lines().count(), 1);
     assert!(fs::read_to_string(stage.path("log/events.1"))?.contains("port-added"));
-    // It is copied and emptied, as logrotate does with copytruncate.
+    // It is copied and truncated, as logrotate does with copytruncate.
     File::options().write(true).open(&log)?.set_len(0)?;
     stage.order(&["link", "default", "down"])?;
     stage.wait_for_event("default", "link-changed")?;
@@ -175,7 +176,7 @@ fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
 fn leases_are_written_and_released_and_events_follow_their_file_in_the_sandbox() -> Result<()> {
     let stage = Stage::new(0)?;
     let hawser = events_and_leases_go_on(&stage, &[])?;
-    // A NIC that comes is given a lease.
+    // A plugged NIC gets a lease.
     assert_eq!(stage.plug(true)?, "lan: plugged\ndefault: link up\n");
     stage.wait_for_event("lan", "port-added")?;
     assert_eq!(stage.leases()?.lines().count(), 2);
@@ -185,7 +186,7 @@ fn leases_are_written_and_released_and_events_follow_their_file_in_the_sandbox()
 #[test]
 fn leases_and_events_go_on_as_another_user() -> Result<()> {
     let stage = Stage::new(NOBODY)?;
-    // The store is to be the user's who goes on with it.
+    // The store must belong to the user that continues with it.
     let store = format!("--store={}", stage.path("state/store.db").display());
     let manifest = stage.manifest(true)?;
     stage.ask(&["leases", "allocate", "-f", &manifest.to_string_lossy(), &store])?;

@@ -1,6 +1,6 @@
-//! What comes in with the dependencies: deny.toml, enforced without cargo-deny.
+//! Enforces deny.toml for the dependencies, without cargo-deny.
 //!
-//! The locked graph for this machine is asked from `cargo metadata`; nothing is fetched.
+//! The locked graph for this machine comes from `cargo metadata`; nothing is downloaded.
 
 use serde_json::Value;
 use spdx::expression::Expression;
@@ -38,7 +38,7 @@ fn crates(value: &toml::Value) -> Vec<String> {
         .collect()
 }
 
-/// A package of the graph, as far as it matters here.
+/// The relevant fields of a package in the graph.
 struct Package {
     name: String,
     version: String,
@@ -70,7 +70,7 @@ fn graph() -> Vec<Package> {
         .collect()
 }
 
-/// Whether `expression` can be met with the licences `allowed`.
+/// Whether the licences in `allowed` satisfy `expression`.
 fn is_licensed(expression: &str, allowed: &[String]) -> bool {
     let licensees: Vec<Licensee> = allowed
         .iter()

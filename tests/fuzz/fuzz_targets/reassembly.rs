@@ -1,6 +1,5 @@
-//! Fragments in any order, overlapping or contradicting each other: no panic, bounded
-//! memory, and a datagram that is handed on is whole and made of bytes that were sent at
-//! their place.
+//! Fragments in any order, overlapping or contradictory: no panic, bounded memory, and a
+//! reassembled datagram is complete and consists of bytes that were sent at their position.
 #![no_main]
 
 use hawser_backend::counters::Counters;
@@ -18,7 +17,7 @@ use std::time::Duration;
 /// Bytes of one instruction: flags, identification, offset and length in units of eight.
 const STEP: usize = 6;
 
-/// What stands at `position` of datagram `ident`, in every fragment that covers it.
+/// The byte at `position` of datagram `ident`, in every fragment that covers it.
 fn content(ident: u8, position: usize) -> u8 {
     let word = (position as u64 ^ (u64::from(ident) << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (word >> 56) as u8
@@ -71,7 +70,7 @@ fn fragment(v6: bool, info: FragmentInfo, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Hands a frame over if it is a fragment; checks what comes out.
+/// Adds a frame if it is a fragment; checks the result.
 fn add(reassembler: &mut Reassembler, now: Instant, frame: Vec<u8>, ident: Option<u8>) {
     let head = &frame[..frame.len().min(HEAD_MAX)];
     let Ok(headers) = Headers::parse(head, frame.len()) else {
@@ -131,6 +130,6 @@ fuzz_target!(|data: &[u8]| {
             assert!(deadline > now, "what is due is gone");
         }
     }
-    // And the bytes as they are.
+    // Also the unchanged bytes.
     add(&mut reassembler, now, data.to_vec(), None);
 });

@@ -1,5 +1,5 @@
-//! Any frame to the gateway's services, as it is and with its lengths and checksums made
-//! right: no panic, and no reply that is not sound.
+//! Any frame to the gateway's services, unchanged and with corrected lengths and checksums: no
+//! panic, and every reply is valid.
 #![no_main]
 
 use hawser_backend::counters::Counters;

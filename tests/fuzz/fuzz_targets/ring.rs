@@ -1,8 +1,8 @@
-//! Split rings, whatever stands in them: the input is features, ring size and the bytes of
-//! descriptor tables, rings and buffers. Frames shown to a mode lie in guest memory and
-//! are as long as they say; room given to one lies there too; a frame written into it
-//! is shown whole. No panic, no access outside, and no turn looks at more descriptors than
-//! a turn may: memory is large enough for tables longer than any chain.
+//! Split rings with any content: the input is features, ring size and the bytes of descriptor
+//! tables, rings and buffers. Frames passed to a mode are in guest memory and have the stated
+//! length; reserved room is in guest memory too; a written frame is published in whole. No panic,
+//! no access outside, and no turn visits more descriptors than allowed: memory is large enough for
+//! tables longer than any chain.
 #![no_main]
 
 use hawser_backend::counters::Counters;
@@ -20,15 +20,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 const MEMORY: usize = 0x20_0000;
-/// Bytes of it that the input fills.
+/// Bytes of guest memory that the input fills.
 const FILLED: usize = 0x1_0000;
-/// Descriptors a burst looks at: its budget, and one chain that goes beyond it.
+/// Descriptors that a burst may visit: its budget, and one chain that exceeds it.
 const BURST_VISITS: usize = 2048 + MAX_VISITS;
-/// Descriptors the receive side looks at in a turn.
+/// Descriptors that the receive side may visit in a turn.
 const TURN_VISITS: usize = 32_768 + MAX_VISITS;
-/// Descriptors of a turn of the control queue.
+/// Descriptors that the control queue may visit in a turn.
 const ORDER_VISITS: usize = 64 * MAX_VISITS;
-/// Where the fake driver starts to lay out rings.
+/// Address at which the fake driver starts to allocate rings.
 const NOISE: u64 = 0x1000;
 
 struct Input<'a> {

@@ -1,6 +1,6 @@
-//! Any bytes a front end sends, cut anywhere, with descriptors it can map: they become
-//! messages or a reason why not, never more than one message is kept, each answer belongs
-//! to its request, and no ring runs that virtio does not allow.
+//! Any bytes of a front end, split anywhere, with descriptors that can be mapped: they become
+//! messages or an error, at most one message is buffered, each answer belongs to its request, and
+//! no ring runs that virtio forbids.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The log of pages a back end writes, as the front end keeps it.
+//! The front end's log of pages that a back end writes.
 
 use super::Ram;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ const PAGES_PER_BYTE: u64 = 8;
 #[derive(Debug)]
 pub struct DirtyLog {
     file: File,
-    /// Bytes the back end is told to map.
+    /// Bytes that the back end must map.
     pub len: u64,
 }
 
@@ -42,7 +42,7 @@ impl DirtyLog {
         self.file.as_raw_fd()
     }
 
-    /// Page numbers logged since the last time; the log is empty afterwards.
+    /// Takes the page numbers logged since the last call.
     ///
     /// # Panics
     /// If the memfd cannot be read.

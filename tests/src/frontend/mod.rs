@@ -1,5 +1,5 @@
-//! A front end in process: what QEMU, cloud-hypervisor or a UML kernel is to hawser,
-//! and the guest's network driver behind it.
+//! A front end in process: it plays QEMU, cloud-hypervisor or a UML kernel, and the guest's network
+//! driver behind it.
 //!
 //! * [`Ram`]: guest memory in a memfd, with an allocator.
 //! * [`Wire`]: vhost-user messages one by one, well formed or not.
@@ -8,10 +8,10 @@
 //!   write to it.
 //! * [`DirtyLog`]: the log a migration reads.
 //! * [`Nic`]: a driver that sends and receives frames.
-//! * [`Withholding`]: not a front end but what keeps features from a real one.
+//! * [`Withholding`]: not a front end, but a relay that hides features from a real one.
 //!
-//! It shares no code with what it tests. The packet path works on addresses found once,
-//! so that it is of use in benches too.
+//! It shares no code with the code under test. The packet path caches addresses, so that it can be
+//! used in benches too.
 
 mod dirty_log;
 mod nic;
@@ -61,6 +61,6 @@ pub mod feature {
         | 1 << net::VIRTIO_NET_F_GUEST_USO6;
     /// Checksum and segmentation, both ways.
     pub const OFFLOADS: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM | SEGMENTATION;
-    /// What a current Linux driver takes of a single-queue device.
+    /// The features that a current Linux driver accepts from a single-queue device.
     pub const LINUX: u64 = VERSION_1 | EVENT_IDX | INDIRECT_DESC | MRG_RXBUF | OFFLOADS;
 }

@@ -19,11 +19,11 @@ pub struct Header {
     pub hdr_len: u16,
     /// Payload per segment.
     pub gso_size: u16,
-    /// Where summing starts.
+    /// Start of the checksummed bytes.
     pub csum_start: u16,
-    /// Where the sum goes, from there.
+    /// Offset of the checksum field from there.
     pub csum_offset: u16,
-    /// Buffers the frame lies in.
+    /// Number of buffers of the frame.
     pub num_buffers: u16,
 }
 
@@ -57,10 +57,10 @@ impl Header {
     }
 }
 
-/// How frames lie in transmit chains.
+/// Layout of frames in transmit chains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransmitLayout {
-    /// Header and frame in one buffer, as Linux does where it can.
+    /// Header and frame in one buffer, as Linux does if possible.
     Together,
     /// The header in a buffer of its own.
     HeaderApart,
@@ -70,7 +70,7 @@ pub enum TransmitLayout {
     Indirect(u32),
 }
 
-/// What a driver is like.
+/// Properties of a driver.
 #[derive(Clone, Copy, Debug)]
 pub struct NicConfig {
     /// Descriptors of each ring.
@@ -79,18 +79,18 @@ pub struct NicConfig {
     pub receive_buffer: u32,
     /// Bytes of each transmit buffer, header included.
     pub transmit_buffer: u32,
-    /// How frames lie in transmit chains.
+    /// Layout of frames in transmit chains.
     pub layout: TransmitLayout,
-    /// MRG_RXBUF was agreed on.
+    /// MRG_RXBUF was negotiated.
     pub mergeable: bool,
-    /// EVENT_IDX was agreed on.
+    /// EVENT_IDX was negotiated.
     pub event_idx: bool,
 }
 
 /// A frame that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
-    /// What the device said of it.
+    /// The device's header.
     pub header: Header,
     /// From the Ethernet header on.
     pub frame: Vec<u8>,
@@ -98,9 +98,9 @@ pub struct Received {
 
 /// A pair of rings and a driver that keeps the receive ring full.
 pub struct Nic {
-    /// Towards the guest.
+    /// Frames to the guest.
     pub receive: Ring,
-    /// From the guest.
+    /// Frames from the guest.
     pub transmit: Ring,
     ram: Arc<Ram>,
     config: NicConfig,
@@ -112,6 +112,15 @@ pub struct Nic {
     transmit_at: Vec<Option<u64>>,
     /// Transmit buffers not in use.
     free: Vec<u64>,
+}
+
+impl std::fmt::Debug for Nic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nic")
+            .field("receive", &self.receive)
+            .field("transmit", &self.transmit)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Nic {
@@ -136,7 +145,7 @@ impl Nic {
             receive_at: vec![None; config.ring_size.into()],
             spare: buffers(config.receive_buffer),
             transmit_at: vec![None; config.ring_size.into()],
-            // Behind each buffer an indirect table of up to 64 descriptors.
+            // Each buffer is followed by an indirect table of up to 64 descriptors.
             free: buffers(config.transmit_buffer + 1024),
         })
     }
@@ -162,8 +171,8 @@ impl Nic {
         Ok(posted)
     }
 
-    /// Puts a frame into the transmit ring without telling the device; false if
-    /// there is no room. Frames with offloads say so in `header`.
+    /// Puts a frame into the transmit ring without a kick; false if there is no room. `header`
+    /// describes the offloads of the frame.
     pub fn queue(&mut self, header: Header, frame: &[u8]) -> bool {
         self.reap();
         let Some(at) = self.free.pop() else { return false };
@@ -196,7 +205,7 @@ impl Nic {
         done
     }
 
-    /// Sends one frame that is complete as it is; waits for room.
+    /// Sends one frame without offloads; waits for room.
     pub fn send(&mut self, frame: &[u8]) -> io::Result<()> {
         self.send_with(Header::default(), frame)
     }
@@ -211,7 +220,7 @@ impl Nic {
         self.transmit.publish_and_kick()
     }
 
-    /// The next frame, and gives its buffers back to the device.
+    /// Takes the next frame, and returns its buffers to the device.
     pub fn poll(&mut self) -> io::Result<Option<Received>> {
         let Some((head, len)) = self.receive.used() else {
             return Ok(None);

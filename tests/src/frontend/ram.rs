@@ -1,4 +1,4 @@
-//! Guest memory: regions of a memfd, mapped here as in a VMM.
+//! Guest memory: regions of a memfd, mapped as in a VMM.
 
 use std::fs::File;
 use std::io;
@@ -31,9 +31,15 @@ pub struct Ram {
     free: Mutex<u64>,
 }
 
+impl std::fmt::Debug for Ram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ram").finish_non_exhaustive()
+    }
+}
+
 impl Ram {
-    /// Memory at these guest-physical ranges (address, length in bytes; multiples of
-    /// 4096). The allocator serves from the first.
+    /// Memory at these guest-physical ranges (address, length in bytes; multiples of 4096). The
+    /// allocator uses the first range.
     pub fn new(ranges: &[(u64, u64)]) -> io::Result<Self> {
         // SAFETY: the name is a C string; nothing else is passed.
         let fd = unsafe { libc::memfd_create(c"guest".as_ptr(), libc::MFD_CLOEXEC) };
@@ -80,7 +86,7 @@ impl Ram {
         &self.regions
     }
 
-    /// Sets `len` zeroed bytes of the first region aside; returns their guest-physical address.
+    /// Allocates `len` zeroed bytes in the first region; returns their guest-physical address.
     ///
     /// # Panics
     /// If the region is full.
@@ -102,8 +108,8 @@ impl Ram {
         host.unwrap_or_else(|_| panic!("guest address {at:#x} is not mapped"))
     }
 
-    /// Address in this process of guest-physical `at`, as vhost-user names it; for
-    /// addresses outside memory an address outside all regions.
+    /// The vhost-user address of guest-physical `at`, which is its address in this process; for
+    /// addresses outside memory, an address outside all regions.
     pub fn user_address(&self, at: u64) -> u64 {
         let region = self.regions.iter().find(|r| at >= r.guest && at - r.guest < r.len);
         region.map_or(at, |r| r.host + (at - r.guest))

@@ -1,7 +1,6 @@
 //! The driver's side of a split ring (virtio 2.7).
 //!
-//! Well behaved by default. Every field can also be written as a hostile guest would,
-//! by the `set_*` methods.
+//! Well behaved by default. The `set_*` methods can write every field, as a hostile guest would.
 
 use super::Ram;
 use std::collections::VecDeque;
@@ -21,7 +20,7 @@ const USED_NO_NOTIFY: u16 = 1;
 /// VRING_AVAIL_F_NO_INTERRUPT
 const AVAIL_NO_INTERRUPT: u16 = 1;
 
-/// A stretch of guest memory in a chain.
+/// A range of guest memory in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// Guest-physical address.
@@ -32,7 +31,7 @@ pub struct Buffer {
     pub writable: bool,
 }
 
-/// Where a ring lies.
+/// Addresses of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingLayout {
     /// Descriptors, a power of two.
@@ -58,15 +57,15 @@ impl RingLayout {
     }
 }
 
-/// What the front end knows of a ring: its place and its events, while the driver,
-/// perhaps on another thread, has the [`Ring`].
+/// The front end's part of a ring: its addresses and events. The driver, perhaps on another thread,
+/// has the [`Ring`].
 #[derive(Debug)]
 pub struct RingHandle {
-    /// Where the ring lies.
+    /// Addresses of the ring.
     pub layout: RingLayout,
-    /// Told when the ring has something for the device.
+    /// Eventfd for new chains.
     pub kick: EventFd,
-    /// Told by the device when it has used something.
+    /// Eventfd for used chains.
     pub call: EventFd,
 }
 
@@ -79,25 +78,34 @@ pub struct Ring {
     used: *mut u8,
     event_idx: bool,
     free: VecDeque<u16>,
-    /// Descriptors each head stands for; 0: not a head in flight.
+    /// Number of descriptors of each head in flight; 0 for others.
     chain: Vec<u16>,
     next: Vec<u16>,
     avail_idx: u16,
     kicked_idx: u16,
     used_idx: u16,
-    /// Told when the ring has something for the device.
+    /// Eventfd for new chains.
     pub kick: EventFd,
-    /// Told by the device when it has used something.
+    /// Eventfd for used chains.
     pub call: EventFd,
-    /// Told by the device when the ring is broken.
+    /// Eventfd for a broken ring.
     pub error: EventFd,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring")
+            .field("avail_idx", &self.avail_idx)
+            .field("used_idx", &self.used_idx)
+            .finish_non_exhaustive()
+    }
 }
 
 // SAFETY: the addresses are those of a mapping `ram` keeps; they belong to no thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
-    /// An empty ring. `event_idx`: VIRTIO_RING_F_EVENT_IDX was agreed on.
+    /// An empty ring. `event_idx`: VIRTIO_RING_F_EVENT_IDX was negotiated.
     pub fn new(ram: Arc<Ram>, layout: RingLayout, event_idx: bool) -> io::Result<Self> {
         Ok(Self {
             descriptors: ram.host(layout.descriptors),
@@ -118,7 +126,7 @@ impl Ring {
         })
     }
 
-    /// Where the ring lies.
+    /// Addresses of the ring.
     pub const fn layout(&self) -> RingLayout {
         self.layout
     }
@@ -135,18 +143,18 @@ impl Ring {
         })
     }
 
-    /// Descriptors not in use.
+    /// Number of free descriptors.
     pub fn room(&self) -> usize {
         self.free.len()
     }
 
-    /// Index of the next available entry the driver writes.
+    /// The next available index that the driver writes.
     pub const fn avail_idx(&self) -> u16 {
         self.avail_idx
     }
 
-    /// Puts a chain into the ring, not visible before [`publish`](Self::publish);
-    /// returns its head, `None` if there is no room.
+    /// Adds a chain, which becomes visible at [`publish`](Self::publish); returns its head, `None`
+    /// if there is no room.
     pub fn add(&mut self, buffers: &[Buffer]) -> Option<u16> {
         if buffers.is_empty() || buffers.len() > self.free.len() {
             return None;
@@ -168,7 +176,7 @@ impl Ring {
         Some(head)
     }
 
-    /// Puts a chain in an indirect table at guest-physical `table` into the ring.
+    /// Adds a chain in an indirect table at guest-physical `table`.
     pub fn add_indirect(&mut self, table: u64, buffers: &[Buffer]) -> Option<u16> {
         for (i, buffer) in buffers.iter().enumerate() {
             let more = i + 1 < buffers.len();
@@ -190,14 +198,14 @@ impl Ring {
         Some(head)
     }
 
-    /// Puts `head` into the available ring, whatever it is.
+    /// Puts any `head` into the available ring.
     pub fn offer(&mut self, head: u16) {
         let slot = self.avail_idx % self.layout.size;
         self.set_available(slot, head);
         self.avail_idx = self.avail_idx.wrapping_add(1);
     }
 
-    /// Makes everything added visible; true if the device wants to be kicked.
+    /// Makes all added chains visible; true if the device wants a kick.
     pub fn publish(&mut self) -> bool {
         self.u16_at(self.available, 2).store(self.avail_idx, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -215,12 +223,12 @@ impl Ring {
         }
     }
 
-    /// [`publish`](Self::publish), and kicks if that is wanted.
+    /// [`publish`](Self::publish), and a kick if the device wants one.
     pub fn publish_and_kick(&mut self) -> io::Result<()> {
         if self.publish() { self.kick.write(1) } else { Ok(()) }
     }
 
-    /// The next chain the device has used: its head and the bytes written.
+    /// The next used chain: its head and the bytes written.
     pub fn used(&mut self) -> Option<(u16, u32)> {
         if self.device_idx() == self.used_idx {
             return None;
@@ -250,7 +258,7 @@ impl Ring {
         self.u16_at(self.used, 2).load(Ordering::Acquire)
     }
 
-    /// Asks for an interrupt at the next used chain, or for none.
+    /// Enables an interrupt for the next used chain, or disables it.
     pub fn want_call(&mut self, wanted: bool) {
         if self.event_idx {
             let behind = if wanted { 0 } else { self.layout.size / 2 };
@@ -264,7 +272,7 @@ impl Ring {
         fence(Ordering::SeqCst);
     }
 
-    /// Waits for used chains, interrupted as a driver is; false after `timeout`.
+    /// Waits for an interrupt for used chains, as a driver does; false after `timeout`.
     pub fn wait_used(&mut self, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
         loop {
@@ -279,8 +287,7 @@ impl Ring {
         }
     }
 
-    /// Waits until `count` chains have been used, and is interrupted once for all of them
-    /// (EVENT_IDX); false after `timeout`.
+    /// Waits for `count` used chains with a single interrupt (EVENT_IDX); false after `timeout`.
     pub fn wait_used_by(&mut self, count: u16, timeout: Duration) -> bool {
         let deadline = std::time::Instant::now() + timeout;
         loop {
@@ -298,12 +305,12 @@ impl Ring {
         }
     }
 
-    /// Waits for the device to say the ring is broken; false after `timeout`.
+    /// Waits for the device to report a broken ring; false after `timeout`.
     pub fn wait_error(&self, timeout: Duration) -> bool {
         wait_event(&self.error, timeout)
     }
 
-    /// Goes on with a ring whose front end was replaced: in-flight chains stay.
+    /// Continues with a ring whose front end was replaced: chains in flight stay.
     pub fn reconnected(&mut self) {
         self.kicked_idx = self.avail_idx.wrapping_sub(1);
     }

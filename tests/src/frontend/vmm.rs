@@ -1,4 +1,4 @@
-//! A whole front end: negotiation, memory and rings in the order of a real one.
+//! A whole front end: negotiation, memory and rings in the order of real ones.
 
 use super::wire::code;
 use super::{Nic, NicConfig, Ram, Region, Ring, RingHandle, RingLayout, TransmitLayout, Wire, feature};
@@ -9,10 +9,10 @@ use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, Vhos
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 
-/// Bytes of the configuration space that are read: more than any device fills.
+/// Bytes of the configuration space to read: more than any device has.
 const CONFIG_LEN: u32 = 24;
 
-/// Which front end to be.
+/// The front end to imitate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// QEMU 10: rings enabled before SET_FEATURES, memory region by region.
@@ -29,7 +29,7 @@ impl Order {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Qemu, Self::CloudHypervisor, Self::Uml, Self::Plain];
 
-    /// The protocol features the front end knows.
+    /// The protocol features that the front end supports.
     fn protocol_features(self) -> u64 {
         let known = match self {
             Self::Qemu => {
@@ -58,12 +58,12 @@ impl Order {
     }
 }
 
-/// What VM and driver are like.
+/// Properties of VM and driver.
 #[derive(Clone, Debug)]
 pub struct VmmConfig {
-    /// Which front end to be.
+    /// The front end to imitate.
     pub order: Order,
-    /// Features the guest's driver takes of those offered.
+    /// Offered features that the guest's driver accepts.
     pub features: u64,
     /// Pairs of rings to use.
     pub queue_pairs: u16,
@@ -77,7 +77,7 @@ pub struct VmmConfig {
     pub receive_buffer: u32,
     /// Bytes of each transmit buffer.
     pub transmit_buffer: u32,
-    /// How frames lie in transmit chains.
+    /// Layout of frames in transmit chains.
     pub layout: TransmitLayout,
 }
 
@@ -106,20 +106,26 @@ pub struct Vmm {
     pub ram: Arc<Ram>,
     /// The driver, per pair of rings. Receive rings are not filled yet.
     pub nics: Vec<Nic>,
-    /// Virtio features agreed on.
+    /// Negotiated virtio features.
     pub features: u64,
-    /// Protocol features agreed on.
+    /// Negotiated protocol features.
     pub protocol: u64,
     /// The device configuration space, if the front end read it.
     pub config_space: Vec<u8>,
     config: VmmConfig,
 }
 
+impl std::fmt::Debug for Vmm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vmm").field("nics", &self.nics).finish_non_exhaustive()
+    }
+}
+
 impl Vmm {
     /// Connects a new VM.
     ///
     /// # Errors
-    /// What the back end refuses, or `UnexpectedEof` if it hangs up.
+    /// The refusal of the back end, or `UnexpectedEof` if it disconnects.
     pub fn connect(stream: UnixStream, config: VmmConfig) -> io::Result<Self> {
         let ram = Arc::new(Ram::new(&config.memory)?);
         let mut vmm = Self {
@@ -135,11 +141,11 @@ impl Vmm {
         Ok(vmm)
     }
 
-    /// Connects the same VM again, its rings as they are: what a front end does whose
-    /// back end has come back. The guest notices nothing.
+    /// Connects the same VM with its rings unchanged, as a front end does when its back end has
+    /// restarted. The guest notices nothing.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn reconnect(&mut self, stream: UnixStream) -> io::Result<()> {
         self.wire = Wire::new(stream)?;
         self.negotiate()?;
@@ -191,7 +197,7 @@ impl Vmm {
         self.start_all()
     }
 
-    /// As `virtio-devices/src/vhost_user` of cloud-hypervisor does.
+    /// Follows `virtio-devices/src/vhost_user` of cloud-hypervisor.
     fn negotiate_as_cloud_hypervisor(&mut self) -> io::Result<()> {
         let vrings = u64::from(self.config.queue_pairs) * 2;
         let mut vu = Frontend::from_stream(self.wire.try_clone_stream()?, vrings);
@@ -238,7 +244,7 @@ impl Vmm {
                 log_addr: None,
             };
             vu.set_vring_addr(i, &config).map_err(err)?;
-            // Whatever the device has used by then: cloud-hypervisor's own way.
+            // Whatever the device has used by then, as cloud-hypervisor does.
             vu.set_vring_base(i, ring.avail_idx()).map_err(err)?;
             vu.set_vring_call(i, &ring.call).map_err(err)?;
             vu.set_vring_kick(i, &ring.kick).map_err(err)?;
@@ -276,7 +282,7 @@ impl Vmm {
         self.start_all()
     }
 
-    /// Virtio features, then protocol features; returns the virtio features offered.
+    /// Negotiates virtio features, then protocol features; returns the offered virtio features.
     fn ask_features(&mut self) -> io::Result<u64> {
         let offered = self.wire.ask(code::GET_FEATURES, &[])?.value()?;
         let protocol = self.wire.ask(code::GET_PROTOCOL_FEATURES, &[])?.value()?;
@@ -286,7 +292,7 @@ impl Vmm {
         Ok(offered)
     }
 
-    /// What the guest does between feature negotiation and DRIVER_OK, once.
+    /// The guest's steps between feature negotiation and DRIVER_OK, executed once.
     fn make_driver(&mut self, offered: u64) -> io::Result<()> {
         self.features = offered & (self.config.features | feature::PROTOCOL_FEATURES);
         if self.nics.is_empty() {
@@ -295,8 +301,8 @@ impl Vmm {
         Ok(())
     }
 
-    /// Makes new rings and buffers, as a driver that is loaded again; they have yet to
-    /// be told to the device.
+    /// Creates new rings and buffers, like a driver that is loaded again; the device does not know
+    /// them yet.
     ///
     /// # Errors
     /// No event descriptor left.
@@ -320,34 +326,34 @@ impl Vmm {
         (0..).zip(rings)
     }
 
-    /// Starts a ring where the device has come to: NUM, BASE, ADDR, KICK, CALL.
+    /// Starts a ring at the device's current index: NUM, BASE, ADDR, KICK, CALL.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn set_up_ring(&self, index: u32, ring: &Ring) -> io::Result<()> {
         self.start_ring(index, &ring.handle()?, ring.device_idx())
     }
 
-    /// Starts all rings where the device has come to.
+    /// Starts all rings at the device's current index.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn start_all(&self) -> io::Result<()> {
         self.rings().try_for_each(|(index, ring)| self.set_up_ring(index, ring))
     }
 
-    /// Stops all rings; the index each had come to.
+    /// Stops all rings; returns the index of each.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn stop_all(&self) -> io::Result<Vec<u16>> {
         self.rings().map(|(index, _)| self.wire.get_vring_base(index)).collect()
     }
 
-    /// Starts a ring at `base`, whoever has its driver: NUM, BASE, ADDR, KICK, CALL.
+    /// Starts a ring at `base`, without its driver: NUM, BASE, ADDR, KICK, CALL.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn start_ring(&self, index: u32, ring: &RingHandle, base: u16) -> io::Result<()> {
         self.set_up_addresses(index, ring.layout, base)?;
         self.wire.tell_event(code::SET_VRING_KICK, index, Some(&ring.kick))?;
@@ -363,7 +369,7 @@ impl Vmm {
     /// SET_VRING_ADDR
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// See [`connect`](Self::connect).
     pub fn set_addresses(&self, index: u32, layout: RingLayout) -> io::Result<()> {
         let mut body = [index, 0].map(u32::to_ne_bytes).concat();
         for at in [layout.descriptors, layout.used, layout.available] {
@@ -376,7 +382,7 @@ impl Vmm {
     /// Fills all receive rings.
     ///
     /// # Errors
-    /// A kick that cannot be sent.
+    /// A kick fails.
     pub fn post_all(&mut self) -> io::Result<()> {
         self.nics.iter_mut().try_for_each(|nic| nic.post(usize::MAX).map(drop))
     }

@@ -37,17 +37,17 @@ pub mod code {
 
 const VERSION: u32 = 1;
 const NEED_REPLY: u32 = 1 << 3;
-/// No back end takes longer to answer.
+/// Longest time for a back end to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The request it belongs to.
+    /// The request that it answers.
     pub code: u32,
     /// Version and flags.
     pub flags: u32,
-    /// What was answered.
+    /// Content of the answer.
     pub body: Vec<u8>,
 }
 
@@ -63,12 +63,12 @@ impl Reply {
 #[derive(Debug)]
 pub struct Wire {
     stream: UnixStream,
-    /// True once REPLY_ACK is agreed on: requests without an answer are acknowledged.
+    /// True once REPLY_ACK is negotiated: requests without an answer are acknowledged.
     pub acknowledged: bool,
 }
 
 impl Wire {
-    /// A front end that has not said anything.
+    /// A front end that has not sent anything.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self {
@@ -77,12 +77,12 @@ impl Wire {
         })
     }
 
-    /// A second hold on the socket, for another implementation of the protocol.
+    /// A second handle on the socket, for another implementation of the protocol.
     pub fn try_clone_stream(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }
 
-    /// How long an answer is waited for.
+    /// Sets the longest time to wait for an answer.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         self.stream.set_read_timeout(Some(patience))
     }
@@ -91,7 +91,7 @@ impl Wire {
     pub fn send_raw(&self, bytes: &[u8], files: &[RawFd]) -> io::Result<()> {
         let sent = self.stream.send_with_fds(&[bytes], files);
         let sent = sent.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-        // The rest, if there is one, goes without descriptors.
+        // The rest, if any, is sent without descriptors.
         (&self.stream).write_all(&bytes[sent..])
     }
 
@@ -102,7 +102,7 @@ impl Wire {
         self.send_raw(&bytes, files)
     }
 
-    /// Waits for an answer. `UnexpectedEof`: the back end has hung up.
+    /// Waits for an answer. `UnexpectedEof`: the back end has disconnected.
     pub fn receive(&self) -> io::Result<Reply> {
         let mut header = [0; 12];
         (&self.stream).read_exact(&mut header)?;
@@ -117,7 +117,7 @@ impl Wire {
         })
     }
 
-    /// Sends a request that has an answer of its own, and waits for it.
+    /// Sends a request that has an answer, and waits for it.
     pub fn ask(&self, code: u32, body: &[u8]) -> io::Result<Reply> {
         self.send(code, 0, body, &[])?;
         let reply = self.receive()?;
@@ -128,8 +128,7 @@ impl Wire {
         }
     }
 
-    /// Sends a request that has no answer; where acknowledgements are agreed on, waits
-    /// for that.
+    /// Sends a request without an answer; if acknowledgements are negotiated, waits for one.
     pub fn tell(&self, code: u32, body: &[u8], files: &[RawFd]) -> io::Result<()> {
         if !self.acknowledged {
             return self.send(code, 0, body, files);
@@ -153,7 +152,7 @@ impl Wire {
         self.tell(code, &[ring, value].map(u32::to_ne_bytes).concat(), &[])
     }
 
-    /// [`tell`](Self::tell) with a ring's event descriptor (KICK, CALL, ERR); `None`: polling.
+    /// [`tell`](Self::tell) with a ring's event descriptor (KICK, CALL, ERR); `None` for polling.
     pub fn tell_event(&self, code: u32, ring: u32, event: Option<&impl AsRawFd>) -> io::Result<()> {
         const NO_DESCRIPTOR: u64 = 1 << 8;
         let (flag, files) = match event {
@@ -192,7 +191,7 @@ impl Wire {
         self.receive().map(drop)
     }
 
-    /// GET_VRING_BASE: stops the ring; the index it had come to.
+    /// GET_VRING_BASE: stops the ring; returns its index.
     pub fn get_vring_base(&self, ring: u32) -> io::Result<u16> {
         let body = [ring, 0].map(u32::to_ne_bytes).concat();
         let reply = self.ask(code::GET_VRING_BASE, &body)?.value()?.to_ne_bytes();

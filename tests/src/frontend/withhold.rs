@@ -1,8 +1,7 @@
-//! A vhost-user connection on which the back end is not heard to offer everything.
+//! A relay that hides offered features of the back end.
 //!
-//! Stands between front end and back end, passes all messages on with their descriptors,
-//! and takes features out of the answer to GET_FEATURES: for a guest that cannot be told
-//! to refuse them.
+//! It passes all messages between front end and back end on with their descriptors, and removes
+//! features from the answer to GET_FEATURES: for a guest that cannot be configured to refuse them.
 
 use super::wire::code;
 use std::io::{self, Read, Write};
@@ -20,7 +19,7 @@ const LONGEST: usize = 4096;
 /// Descriptors of one message (VHOST_USER_MAX_FDS is 8).
 const DESCRIPTORS: usize = 32;
 
-/// What stands between one front end and a back end.
+/// The relay between one front end and a back end.
 #[derive(Debug)]
 pub struct Withholding {
     listener: UnixListener,
@@ -29,11 +28,11 @@ pub struct Withholding {
 }
 
 impl Withholding {
-    /// Listens at `at` for a front end of the back end that listens at `behind`, which
-    /// will not be heard to offer the features in the mask `withheld`.
+    /// Listens at `at` for a front end, and hides the features in the mask `withheld` of the back
+    /// end that listens at `behind`.
     ///
     /// # Errors
-    /// A socket that cannot be made.
+    /// A socket cannot be created.
     pub fn bind(at: &Path, behind: &Path, withheld: u64) -> io::Result<Self> {
         Ok(Self {
             listener: UnixListener::bind(at)?,
@@ -42,16 +41,16 @@ impl Withholding {
         })
     }
 
-    /// Serves one front end, until it or the back end hangs up.
+    /// Serves one front end, until either side disconnects.
     ///
     /// # Errors
-    /// A back end that cannot be reached.
+    /// The back end is not reachable.
     pub fn serve(self) -> io::Result<()> {
         let (front, _) = self.listener.accept()?;
         let back = UnixStream::connect(&self.behind)?;
         let (orders_from, orders_to) = (front.try_clone()?, back.try_clone()?);
         let orders = thread::spawn(move || {
-            // The end of either side ends the other.
+            // The end of either side also ends the other.
             let _ = forward(&orders_from, &orders_to);
             let _ = orders_to.shutdown(Shutdown::Both);
         });
@@ -61,7 +60,7 @@ impl Withholding {
     }
 }
 
-/// From the front end, as it comes.
+/// Forwards bytes of the front end unchanged.
 fn forward(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
     let (mut bytes, mut raw) = ([0; LONGEST], [0; DESCRIPTORS]);
     loop {
@@ -85,7 +84,7 @@ fn forward(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
     }
 }
 
-/// From the back end, message by message; it sends no descriptors that matter here.
+/// Forwards the back end's messages; it sends no relevant descriptors.
 fn answers(mut from: &UnixStream, mut to: &UnixStream, withheld: u64) -> io::Result<()> {
     loop {
         let mut header = [0; HEADER];

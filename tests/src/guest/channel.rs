@@ -1,4 +1,4 @@
-//! Our half of a guest's command channel: see `hawser-traffic agent`.
+//! The test's end of a guest's command channel: see `hawser-traffic agent`.
 
 use crate::{Result, failure};
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// How a command in the guest ended.
+/// Result of a command in the guest.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Exit code, or 128 and the signal; `None`: it ran longer than it was given.
+    /// Exit code, or 128 and the signal; `None` if it exceeded its time.
     pub status: Option<i32>,
     /// Standard output.
     pub out: String,
@@ -33,7 +33,7 @@ impl Output {
     }
 }
 
-/// Who waits for what; `None` once the guest is gone.
+/// Waiting callers by command; `None` once the guest has ended.
 type Waiting = Arc<Mutex<Option<HashMap<u64, Sender<Output>>>>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,7 +58,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the end of the command, for as long as it was given and a little more.
+    /// Waits for the end of the command, for its time limit and a little more.
     pub fn wait(&self, limit: Duration) -> Result<Output> {
         match self.end.recv_timeout(limit) {
             Ok(output) => Ok(output),
@@ -69,7 +69,7 @@ impl Running {
         }
     }
 
-    /// The end, if it has come.
+    /// The result, if it has ended.
     pub fn poll(&self) -> Option<Output> {
         self.end.try_recv().ok()
     }
@@ -82,12 +82,12 @@ impl Channel {
         let (reader, for_reader) = (BufReader::new(line.try_clone()?), Arc::clone(&waiting));
         thread::spawn(move || {
             for text in reader.split(b'\n').map_while(std::result::Result::ok) {
-                // What the guest's firmware or kernel says on the line is not for us.
+                // Output of the guest's firmware or kernel on the line is ignored.
                 let Ok(value) = serde_json::from_slice::<Value>(&text) else {
                     continue;
                 };
                 if value["ready"] == true {
-                    // Nobody may be waiting any more.
+                    // The caller may no longer be waiting.
                     let _ = says_ready.send(());
                 } else if let Some(id) = value["id"].as_u64() {
                     let waiter = lock(&for_reader).as_mut().and_then(|waiting| waiting.remove(&id));
@@ -96,7 +96,7 @@ impl Channel {
                     }
                 }
             }
-            // Dropping the senders tells all who wait.
+            // Dropping the senders wakes all waiting callers.
             *lock(&for_reader) = None;
         });
         Ok(Self {
@@ -107,7 +107,7 @@ impl Channel {
         })
     }
 
-    /// Whether the guest said that it is up, within `limit`.
+    /// Whether the guest has reported that it is up, within `limit`.
     pub(super) fn is_ready(&self, limit: Duration) -> bool {
         self.ready.recv_timeout(limit).is_ok()
     }

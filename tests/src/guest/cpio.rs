@@ -1,4 +1,4 @@
-//! The little of the cpio "newc" format that an addition to an initramfs takes.
+//! The part of the cpio "newc" format that an addition to an initramfs needs.
 
 use std::io::{self, Write};
 

@@ -1,8 +1,8 @@
-//! A lab VM: a Linux machine of its own, with the kernel of a distribution, for what the
-//! kernel of the machine the tests run on may lack (ipvlan, bridges that filter VLANs).
+//! A lab VM: a Linux machine with a distribution's kernel, for features that the test machine's
+//! kernel may lack (ipvlan, bridges that filter VLANs).
 //!
-//! It is QEMU, emulating, without a card. hawser runs in it, and on that a guest: User-Mode
-//! Linux, whose command line is one more serial line of the lab VM.
+//! It is an emulating QEMU without a NIC. hawser runs in it, with a guest: User-Mode Linux, whose
+//! command line is one more serial line of the lab VM.
 
 use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
 use crate::lab::{Turn, share_machine};
@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const MEMORY: &str = "1G";
-/// The descriptor on which QEMU finds its end of the nested guest's line.
+/// The descriptor of QEMU's end of the nested guest's line.
 const NESTED_FD: i32 = AGENT_FD + 1;
 /// Where the nested guest's initramfs is in the lab VM.
 const NESTED_INITRAMFS: &str = "/guest/initramfs.cpio";
@@ -35,7 +35,7 @@ mkdir -p /run/netns /run/hawser
 exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 ";
 
-/// A lab VM that runs. Killed on drop.
+/// A running lab VM. Killed on drop.
 #[derive(Debug)]
 pub struct Machine {
     host: Guest,
@@ -79,15 +79,15 @@ impl Machine {
         })
     }
 
-    /// Starts `hawser ARGUMENTS` in the lab VM and waits until it listens on each of `sockets`.
-    /// What it writes goes to `/run/NAME.log`, its number to `/run/NAME.pid`.
+    /// Starts `hawser ARGUMENTS` in the lab VM and waits until it listens on each of `sockets`. Its
+    /// output goes to `/run/NAME.log`, its process id to `/run/NAME.pid`.
     pub fn hawser(&self, name: &str, arguments: &str, sockets: &[&str]) -> Result<()> {
         self.start(
             &format!("echo $$ >/run/{name}.pid; exec hawser {arguments} >/run/{name}.log 2>&1"),
             LIFETIME,
         )?;
         for socket in sockets {
-            // The flag says that it listens, not just that it is there.
+            // The flag shows that it listens, not just that the socket exists.
             self.sh(&format!(
                 "for n in $(seq 100); do grep -q ' 00010000 .* {socket}$' /proc/net/unix && exit; usleep 100000; done; \
                  cat /run/{name}.log; exit 1"
@@ -96,7 +96,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Starts User-Mode Linux in the lab VM with a card for each of `sockets`. There can be one.
+    /// Starts User-Mode Linux in the lab VM with a NIC for each of `sockets`. Only one can run.
     pub fn start_guest(&mut self, sockets: &[&str]) -> Result<Nested> {
         let line = self.nested.take();
         let line = line.ok_or_else(|| failure("a lab VM has a line for one guest"))?;
@@ -129,7 +129,7 @@ impl Deref for Nested {
 }
 
 impl Nested {
-    /// Waits until it takes commands.
+    /// Waits until it accepts commands.
     pub fn wait_for_boot(&self, machine: &Machine) -> Result<()> {
         if self.0.is_ready(NESTED_PATIENCE) {
             return Ok(());
@@ -166,7 +166,7 @@ fn qemu(initramfs: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The initramfs of QEMU guests, and in it all that runs in a lab VM.
+/// The initramfs of QEMU guests, with everything that runs in a lab VM.
 fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     let mut archive = File::create(path)?;
     for piece in ["qemu/initramfs.cpio", "qemu/lab.cpio"] {
@@ -182,7 +182,7 @@ fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
         ("etc/hawser/boot".into(), LAB_BOOT.into()),
         (NESTED_INITRAMFS.trim_start_matches('/').into(), fs::read(&nested)?),
     ];
-    // It looks for its libraries where it was made.
+    // It looks for its libraries where it was built.
     for library in fs::read_dir(artifacts::guest_file("uml/lib")?)? {
         let library = library?.path();
         contents.push((inside(&library), fs::read(&library)?));
@@ -196,12 +196,12 @@ fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     Ok(archive.write_all(&bytes)?)
 }
 
-/// A path as it stands in an archive.
+/// A path in the form of an archive.
 fn inside(path: &Path) -> String {
     path.display().to_string().trim_start_matches('/').to_owned()
 }
 
-/// The folders files are in, outer ones first.
+/// The folders of files, outer ones first.
 fn folders(files: &[(String, Vec<u8>)]) -> Vec<String> {
     let mut folders: Vec<PathBuf> = files
         .iter()

@@ -1,9 +1,9 @@
-//! Real Linux guests whose only network card is a vhost-user socket.
+//! Real Linux guests whose only NIC is a vhost-user socket.
 //!
-//! Two kinds: User-Mode Linux boots in a second and is fast, QEMU (emulating, since a
-//! test machine need not have KVM) is what people run and can switch features off. Both
-//! boot the initramfs of `hack/guests`, with `hawser-traffic` added, which then takes
-//! commands over a serial line.
+//! There are two kinds: User-Mode Linux boots in a second and is fast; QEMU (emulating, since a
+//! test machine need not have KVM) is what users run, and can disable features. Both boot the
+//! initramfs of `hack/guests` with `hawser-traffic` added, which then receives commands over a
+//! serial line.
 
 mod channel;
 mod cpio;
@@ -28,7 +28,7 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The descriptor on which a guest finds its end of the command channel: far from those in use.
+/// The descriptor of a guest's end of the command channel: far from those in use.
 const AGENT_FD: i32 = 100;
 
 const BOOT: &[u8] = b"#!/bin/sh\nexec hawser-traffic agent tty=/dev/$HAWSER_AGENT\n";
@@ -53,46 +53,46 @@ pub enum Chardev {
     /// QEMU connects to the back end's socket.
     #[default]
     Connects,
-    /// QEMU connects, and again so many milliseconds after a connection is lost.
+    /// QEMU connects, and again this many milliseconds after a connection is lost.
     Reconnects(u32),
     /// QEMU listens, and starts the guest once the back end is there.
     Listens,
 }
 
-/// A guest to be booted.
+/// Options for booting a guest.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What plays the machine.
+    /// The program that runs the guest.
     pub kind: Kind,
     /// The back end's vhost-user socket.
     pub socket: PathBuf,
-    /// UML: sockets of further cards, eth1 and so on.
+    /// UML: sockets of further NICs, eth1 and so on.
     pub more_sockets: Vec<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// UML: the processor it is held to; `None`: any.
+    /// UML: the processor that it runs on; `None` for any.
     pub processor: Option<usize>,
     /// Parameters for the guest's kernel.
     pub kernel_arguments: Vec<String>,
     /// QEMU: queue pairs, and as many processors.
     pub queue_pairs: u16,
-    /// QEMU: MAC of the card; `None`: the back end's.
+    /// QEMU: MAC of the NIC; `None` for the back end's.
     pub mac: Option<String>,
-    /// QEMU: properties of the card, such as `mrg_rxbuf=off`.
+    /// QEMU: properties of the NIC, such as `mrg_rxbuf=off`.
     pub properties: Vec<String>,
-    /// QEMU: how it reaches the back end.
+    /// QEMU: how it connects to the back end.
     pub chardev: Chardev,
-    /// QEMU: arguments besides.
+    /// QEMU: additional arguments.
     pub arguments: Vec<String>,
-    /// Files of `hack/guests` that the initramfs is continued with, such as `qemu/agent.cpio`.
+    /// Files of `hack/guests` that are appended to the initramfs, such as `qemu/agent.cpio`.
     pub archives: Vec<&'static str>,
-    /// Features of the back end that the guest is not told of, as a mask: what properties
-    /// are to QEMU. Not where QEMU listens.
+    /// Features of the back end that are hidden from the guest, as a mask; QEMU has properties for
+    /// that. Not available if QEMU listens.
     pub withheld: u64,
 }
 
 impl Plan {
-    /// A guest on `socket`, everything else as by default.
+    /// A guest on `socket` with default options.
     pub fn new(kind: Kind, socket: &Path) -> Self {
         Self {
             kind,
@@ -111,14 +111,14 @@ impl Plan {
         }
     }
 
-    /// Boots the guest and waits until it takes commands. Its card is there, unconfigured.
+    /// Boots the guest and waits until it accepts commands. Its NIC is present, but not configured.
     pub fn boot(&self) -> Result<Guest> {
         let mut guest = self.start()?;
         guest.wait_for_boot()?;
         Ok(guest)
     }
 
-    /// Starts the guest without waiting: needed where QEMU waits for the back end itself.
+    /// Starts the guest without waiting: needed if QEMU waits for the back end itself.
     pub fn start(&self) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let socket = self.socket_for_guest(folder.path())?;
@@ -130,8 +130,8 @@ impl Plan {
         self.start_command(command, folder)
     }
 
-    /// Starts a QEMU guest by another program, which is given QEMU's command line after its own
-    /// words and adds the cards and the memory that is shared.
+    /// Starts a QEMU guest through another program, which gets QEMU's command line after its own
+    /// arguments and adds the NICs and the shared memory.
     pub fn start_by(&self, mut program: Command) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let machine = self.qemu_machine(&folder.path().join("initramfs.cpio"))?;
@@ -155,14 +155,14 @@ impl Plan {
         })
     }
 
-    /// The back end's socket, or that of who keeps features from the guest.
+    /// The back end's socket, or that of the relay that hides features.
     fn socket_for_guest(&self, folder: &Path) -> Result<PathBuf> {
         if self.withheld == 0 {
             return Ok(self.socket.clone());
         }
         let socket = folder.join("withholding.sock");
         let between = Withholding::bind(&socket, &self.socket, self.withheld)?;
-        // Ends with the guest, whose console shows what it made of a back end it lost.
+        // Ends with the guest, whose console shows how it handled a lost back end.
         thread::spawn(move || between.serve());
         Ok(socket)
     }
@@ -177,7 +177,7 @@ impl Plan {
                 held
             }
         };
-        // Guest memory is a file there, shared with the back end: better not on a disk.
+        // Guest memory is a file there, shared with the back end: a disk would be slow.
         command.env(
             "TMPDIR",
             if Path::new("/dev/shm").is_dir() {
@@ -187,8 +187,8 @@ impl Plan {
             },
         );
         command.arg(format!("mem={}M", self.memory_mib));
-        // At the end of its memory, where it is to stay: this kernel's checksums read up to
-        // seven bytes more than there are, and behind the last page is nothing.
+        // At the end of guest memory, where it stays: this kernel's checksums read up to seven
+        // bytes too many, and nothing is mapped after the last page.
         command.arg(format!("initrd={}", initramfs.display()));
         command.arg("retain_initrd");
         command.arg(format!("uml_dir={}", folder.display()));
@@ -204,7 +204,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// QEMU with the card, and memory it shares.
+    /// QEMU with the NIC, and shared memory.
     fn qemu(&self, socket: &Path, initramfs: &Path) -> Result<Command> {
         let mut command = self.qemu_machine(initramfs)?;
         let path = socket.display();
@@ -232,7 +232,7 @@ impl Plan {
         Ok(command)
     }
 
-    /// QEMU without a card.
+    /// QEMU without a NIC.
     fn qemu_machine(&self, initramfs: &Path) -> Result<Command> {
         let mut command = Command::new(artifacts::guest_file("bin/qemu-system-x86_64")?);
         let (memory, kernel) = (self.memory_mib, artifacts::guest_file("qemu/vmlinuz")?);
@@ -278,7 +278,7 @@ impl Plan {
     }
 }
 
-/// Gives a process descriptors under other numbers: (ours, its).
+/// Passes descriptors to a process under other numbers: (ours, its).
 fn hand_over(command: &mut Command, descriptors: Vec<(RawFd, RawFd)>) {
     // SAFETY: only async-signal-safe calls, on descriptors that outlive the spawn.
     unsafe {
@@ -299,7 +299,7 @@ fn hand_over(command: &mut Command, descriptors: Vec<(RawFd, RawFd)>) {
     }
 }
 
-/// A guest that runs. Killed on drop.
+/// A running guest. Killed on drop.
 #[derive(Debug)]
 pub struct Guest {
     kind: Kind,
@@ -308,7 +308,7 @@ pub struct Guest {
     _folder: TempDir,
 }
 
-/// What can be asked of any guest.
+/// Commands for any guest.
 impl Deref for Guest {
     type Target = Shell;
 
@@ -318,7 +318,7 @@ impl Deref for Guest {
 }
 
 impl Guest {
-    /// Waits until a guest that was started takes commands.
+    /// Waits until a started guest accepts commands.
     pub fn wait_for_boot(&mut self) -> Result<()> {
         let limit = match self.kind {
             Kind::Uml => Duration::from_secs(30),
@@ -334,12 +334,12 @@ impl Guest {
         Err(self.process.failed(&format!("did not boot within {limit:?}")))
     }
 
-    /// The process that plays the machine.
+    /// The process that runs the guest.
     pub fn process(&mut self) -> &mut Background {
         &mut self.process
     }
 
-    /// Takes the machine away, as if its power were cut.
+    /// Kills the machine, as if its power were cut.
     pub fn kill_machine(&mut self) {
         self.process.kill();
     }

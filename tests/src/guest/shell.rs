@@ -1,4 +1,4 @@
-//! A guest's command line: what can be asked of any guest, wherever it runs.
+//! A guest's command line: commands for any guest, wherever it runs.
 
 use super::channel::{Channel, Output, Running};
 use crate::{Result, failure, until};
@@ -8,19 +8,19 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Longest a command runs unless said otherwise.
+/// Default time limit of a command.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command line.
 #[derive(Debug)]
 pub struct Shell {
     channel: Channel,
-    /// What the guest writes to its console, if that is a file here.
+    /// The guest's console output, if it is a file here.
     console: Option<PathBuf>,
 }
 
 impl Shell {
-    /// A guest's at the other end of `line`.
+    /// The command line at the other end of `line`.
     pub(super) fn new(line: UnixStream, console: Option<PathBuf>) -> Result<Self> {
         Ok(Self {
             channel: Channel::new(line)?,
@@ -28,30 +28,30 @@ impl Shell {
         })
     }
 
-    /// Whether the guest said that it is up, within `limit`.
+    /// Whether the guest has reported that it is up, within `limit`.
     pub(super) fn is_ready(&self, limit: Duration) -> bool {
         self.channel.is_ready(limit)
     }
 
-    /// All that the guest wrote to its console.
+    /// The guest's console output so far.
     pub fn console(&self) -> String {
         let bytes = self.console.as_ref().and_then(|path| fs::read(path).ok());
         bytes.map_or_else(String::new, |bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Runs a shell command, a minute at the longest.
+    /// Runs a shell command, for at most a minute.
     pub fn run(&self, command: &str) -> Result<Output> {
         self.run_for(command, PATIENCE)
     }
 
-    /// Runs a shell command, `limit` at the longest.
+    /// Runs a shell command, for at most `limit`.
     pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
-        // A little more, so that the guest can say that it ended the command.
+        // A little more, so that the guest can report that it ended the command.
         let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
         output.map_err(|e| failure(format!("{e}; its console says:\n{}", self.console())))
     }
 
-    /// Runs a shell command that must succeed; its standard output.
+    /// Runs a shell command that must succeed; returns its standard output.
     pub fn sh(&self, command: &str) -> Result<String> {
         let output = self.run(command)?;
         match output.status {
@@ -63,22 +63,23 @@ impl Shell {
         }
     }
 
-    /// Starts a shell command and comes back; it is ended after `limit`.
+    /// Starts a shell command and returns at once; the command is ended after `limit`.
     pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
         self.channel.start(command, limit)
     }
 
-    /// Ends a command that was started.
+    /// Ends a started command.
     pub fn kill(&self, running: &Running) -> Result<()> {
         self.channel.kill(running)
     }
 
-    /// Runs a client of `hawser-traffic` that must succeed; its report.
+    /// Runs a client of `hawser-traffic` that must succeed; returns its report.
     pub fn traffic(&self, arguments: &str) -> Result<Value> {
         self.traffic_for(arguments, PATIENCE)
     }
 
-    /// Runs a client of `hawser-traffic` that must succeed, `limit` at the longest.
+    /// Runs a client of `hawser-traffic` that must succeed, for at most `limit`; returns its
+    /// report.
     pub fn traffic_for(&self, arguments: &str, limit: Duration) -> Result<Value> {
         let output = self.run_for(&format!("hawser-traffic {arguments}"), limit)?;
         if output.status != Some(0) {
@@ -96,7 +97,7 @@ impl Shell {
         self.serve_by("exec", &file, at)
     }
 
-    /// The same in a network namespace of the guest's.
+    /// The same in a network namespace of the guest.
     pub fn serve_in(&self, namespace: &str, at: &str) -> Result<Running> {
         let file = format!("/run/serve-{namespace}-{}", at.replace(['[', ']', ':'], "_"));
         self.serve_by(&format!("exec ip netns exec {namespace}"), &file, at)
@@ -113,12 +114,12 @@ impl Shell {
         Ok(running)
     }
 
-    /// Configures the card as a distribution would: DHCPv4, router advertisement, DHCPv6.
+    /// Configures the NIC like a distribution: DHCPv4, router advertisement, DHCPv6.
     pub fn net_up(&self) -> Result<()> {
         self.sh("net-up").map(drop)
     }
 
-    /// Waits until the card has a carrier, or none.
+    /// Waits until the NIC has a carrier, or none.
     pub fn wait_for_carrier(&self, up: bool) -> Result<()> {
         let wanted = if up { "1" } else { "0" };
         until(&format!("the guest sees its carrier as {wanted}"), || {
@@ -126,7 +127,7 @@ impl Shell {
         })
     }
 
-    /// The virtio features agreed on with the card's driver, as a mask.
+    /// The virtio features that the NIC's driver has negotiated, as a mask.
     pub fn features(&self) -> Result<u64> {
         let digits = self.sh("cat /sys/class/net/eth0/device/features")?;
         // One digit for each feature, the first for bit 0.

@@ -19,9 +19,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Long enough for anything that happens at all.
+/// Long enough for every expected event.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough to believe that nothing happens.
+/// Long enough to conclude that nothing happens.
 pub const SILENCE: Duration = Duration::from_millis(100);
 
 pub const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x11, 0x22, 0x33]);
@@ -95,7 +95,7 @@ fn config(queue_pairs: u16) -> PortConfig {
     }
 }
 
-/// A frame of the guest of `len` bytes whose content `seed` decides.
+/// A frame of the guest of `len` bytes, with content from `seed`.
 pub fn frame(seed: u32, len: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(len);
     frame.extend_from_slice(&[0x02, 0, 0, 0, 0, 0]);
@@ -111,7 +111,7 @@ pub fn frame(seed: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-/// Sends frames and demands each back, whole and in order.
+/// Sends frames and expects each back, complete and in order.
 pub fn assert_echo(vmm: &mut Vmm, pair: usize, lengths: &[usize]) {
     let nic = &mut vmm.nics[pair];
     for (seed, &len) in (1..).zip(lengths) {

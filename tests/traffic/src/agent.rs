@@ -1,9 +1,9 @@
 //! The guest's half of its command channel.
 //!
-//! The other half is the testkit, at the far end of a serial line: lines of JSON both
-//! ways. `{"id":1,"run":"ls","seconds":10}` starts a shell command, several may run at
-//! once; `{"id":1,"status":0,"out":"…","err":"…"}` is its end. `{"id":1,"kill":true}`
-//! ends it early. A first `{"ready":true}` says that the guest is up.
+//! The testkit has the other half, at the far end of a serial line: lines of JSON in both
+//! directions. `{"id":1,"run":"ls","seconds":10}` starts a shell command, several may run at once;
+//! `{"id":1,"status":0,"out":"…","err":"…"}` is its end. `{"id":1,"kill":true}` ends it early. An
+//! initial `{"ready":true}` reports that the guest is up.
 
 use crate::Report;
 use serde::{Deserialize, Serialize};
@@ -31,14 +31,14 @@ struct Order {
 #[derive(Serialize)]
 struct End {
     id: u64,
-    /// Exit code, or 128 and the signal, as a shell tells it; `None`: it ran too long.
+    /// Exit code, or 128 and the signal, as in a shell; `None` if it exceeded its time.
     status: Option<i32>,
     out: String,
     err: String,
 }
 
 type Line = Arc<Mutex<File>>;
-/// Process groups of the commands that run, by id.
+/// Process groups of running commands, by id.
 type Running = Arc<Mutex<HashMap<u64, i32>>>;
 
 fn make_raw(tty: &File) -> io::Result<()> {
@@ -61,7 +61,7 @@ fn make_raw(tty: &File) -> io::Result<()> {
 fn say(line: &Line, what: &impl Serialize) {
     if let Ok(mut text) = serde_json::to_vec(what) {
         text.push(b'\n');
-        // With the line gone there is nobody left to tell.
+        // Without the line there is no reader.
         let _ = line.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text);
     }
 }
@@ -75,14 +75,14 @@ fn collect(pipe: Option<impl Read + Send + 'static>) -> thread::JoinHandle<Strin
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came before an error is still worth telling.
+            // Output before an error is still sent.
             let _ = pipe.read_to_end(&mut bytes);
         }
         String::from_utf8_lossy(&bytes).into_owned()
     })
 }
 
-/// Waits for `child`, not longer than `limit`.
+/// Waits for `child`, at most `limit`.
 fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(1);
@@ -122,7 +122,7 @@ fn run(id: u64, command: &str, limit: Duration, running: &Running) -> End {
     running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     if status.is_none() {
         kill_group(group);
-        // Reaped; its status says only that we killed it.
+        // Reaped; its status only shows the kill.
         let _ = child.wait();
     }
     End {
@@ -133,7 +133,7 @@ fn run(id: u64, command: &str, limit: Duration, running: &Running) -> End {
     }
 }
 
-/// Serves orders from the serial line `tty` until it is gone.
+/// Executes commands from the serial line `tty` until it closes.
 pub fn serve(tty: &str) -> Report {
     let tty = OpenOptions::new().read(true).write(true).open(tty)?;
     make_raw(&tty)?;

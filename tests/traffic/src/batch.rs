@@ -1,5 +1,4 @@
-//! Many datagrams of one size in one system call, so that the tool is not what a flood
-//! measures.
+//! Many datagrams of one size in one system call, so that a flood does not measure the tool.
 
 use std::io;
 use std::net::UdpSocket;
@@ -10,7 +9,7 @@ const BATCH: usize = 64;
 
 /// Room for the datagrams of one call.
 pub struct Batch {
-    /// What the addresses in `headers` point into, by way of `slices`.
+    /// The memory that `headers` refers to, through `slices`.
     _bytes: Vec<u8>,
     _slices: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
@@ -48,14 +47,14 @@ impl Batch {
         u32::try_from(self.headers.len()).unwrap_or(u32::MAX)
     }
 
-    /// Sends the datagrams on a connected socket; how many it took.
+    /// Sends the datagrams on a connected socket; returns how many were sent.
     pub fn send(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: the headers point to slices and bytes that live as long as self.
         let n = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), self.count(), 0) };
         u64::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Waits for the first datagram, takes what else is there; how many there were.
+    /// Waits for the first datagram and takes all that are there; returns their number.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: as above, and the bytes are ours to be written to; no time limit is passed.
         let n = unsafe {

@@ -1,4 +1,4 @@
-//! Connections as such: how many can be made in a second, and many that do nothing.
+//! Connections as such: how many per second, and many idle ones.
 
 use crate::wire::{Request, ask};
 use crate::{Arguments, Report};
@@ -22,7 +22,7 @@ fn once(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// How long each connection took.
+/// The duration of each connection.
 fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
     let mut taken = Vec::new();
     let mut start = Instant::now();
@@ -35,7 +35,7 @@ fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
     Ok(taken)
 }
 
-/// Connects again and again for a while, `at_once` at a time.
+/// Connects repeatedly for a while, `at_once` at a time.
 pub fn dial(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let at_once: usize = arguments.get_or("at_once", 1)?;
@@ -68,7 +68,7 @@ pub fn dial(arguments: &Arguments) -> Report {
     Ok((errors.is_empty(), report))
 }
 
-/// Opens connections, says so, and keeps them without a byte until it is killed.
+/// Opens connections, reports that, and keeps them idle until it is killed.
 pub fn hold(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let connections: usize = arguments.get("connections")?;

@@ -1,4 +1,4 @@
-//! As many datagrams as the sender can send, and how many of them arrive.
+//! As many datagrams as the sender can send, and the number that arrives.
 
 use crate::batch::Batch;
 use crate::wire::{Request, ask, read_line};
@@ -10,30 +10,29 @@ use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long what is under way may still take to arrive.
+/// How long datagrams in flight may still take to arrive.
 const TAIL: Duration = Duration::from_millis(300);
-/// How long the server's own count is waited for.
+/// How long to wait for the server's own count.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Most segments of one call with UDP_SEGMENT (UDP_MAX_SEGMENTS of older kernels).
 const SEGMENTS: u64 = 64;
-/// Enough for the datagrams of a few milliseconds; the kernel gives what it allows.
+/// Enough for the datagrams of a few milliseconds; the kernel may grant less.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
 fn bind(at: IpAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(SocketAddr::new(at, 0))?;
-    // A smaller buffer measures as well, with more loss.
+    // A smaller buffer works too, with more loss.
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     Ok(socket)
 }
 
-/// Sends for `time`; how many datagrams went.
+/// Sends for `time`; returns the number of datagrams sent.
 fn send_for(socket: &UdpSocket, size: usize, time: Duration) -> io::Result<u64> {
     let (mut batch, start, mut sent) = (Batch::new(size), Instant::now(), 0);
     while start.elapsed() < time {
         match batch.send(socket) {
             Ok(n) => sent += n,
-            // The way there is full, or somebody said that nobody listens: that is what a
-            // flood is for.
+            // The queue is full, or an error said that no program listens: a flood ignores both.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(error) => return Err(error),
@@ -42,7 +41,7 @@ fn send_for(socket: &UdpSocket, size: usize, time: Duration) -> io::Result<u64> 
     Ok(sent)
 }
 
-/// Counts datagrams until `is_over` and the way is empty.
+/// Counts datagrams until `is_over` and no more arrive.
 fn count_until(socket: &UdpSocket, size: usize, mut is_over: impl FnMut() -> bool) -> io::Result<u64> {
     socket.set_read_timeout(Some(TAIL))?;
     let (mut batch, mut got) = (Batch::new(size), 0);
@@ -59,7 +58,7 @@ fn count_until(socket: &UdpSocket, size: usize, mut is_over: impl FnMut() -> boo
     }
 }
 
-/// Server: tells a port, counts what comes to it until the client's direction ends.
+/// Server: reports a port, and counts datagrams there until the client ends its direction.
 pub fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
@@ -69,7 +68,7 @@ pub fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
     writeln!(&*connection, "{got}")
 }
 
-/// Server: tells a port, waits there for a first datagram and floods its sender.
+/// Server: reports a port, waits there for a first datagram and floods its sender.
 pub fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
@@ -80,7 +79,7 @@ pub fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<(
     writeln!(&*connection, "{sent}")
 }
 
-/// Server: tells a port, waits there for a first datagram and sends its sender `count`.
+/// Server: reports a port, waits there for a first datagram and sends its sender `count`.
 pub fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
@@ -111,7 +110,7 @@ pub fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<(
     Ok(())
 }
 
-/// Client: has the server send a burst; good if all of it arrives.
+/// Client: requests a burst from the server; succeeds if all of it arrives.
 pub fn burst(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let (size, count) = (arguments.get("size")?, arguments.get("count")?);
@@ -129,8 +128,8 @@ fn number(reader: &mut impl io::BufRead) -> Result<u64, Failure> {
     Ok(read_line(reader)?.parse()?)
 }
 
-/// Client: floods the server, or has it flood us (`from=server`; `sent` is 0 if the server
-/// could not tell).
+/// Client: floods the server, or requests a flood (`from=server`; `sent` is 0 if the server could
+/// not report it).
 pub fn flood(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let size: usize = arguments.get("size")?;
@@ -154,7 +153,7 @@ pub fn flood(arguments: &Arguments) -> Report {
             let start = Instant::now();
             socket.send(b"here")?;
             let received = count_until(&socket, size, || start.elapsed() >= time)?;
-            // What arrived is known, even if the flood did this connection harm.
+            // The number of arrivals is known, even if the flood harmed this connection.
             connection.set_read_timeout(Some(ANSWER))?;
             (number(&mut reader).unwrap_or(0), received)
         }

@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A number no other client of the server has.
+/// A number that no other client of the server has.
 fn token() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs() ^ (u64::from(since.subsec_nanos()) << 32) ^ u64::from(std::process::id())
@@ -47,11 +47,11 @@ pub fn half_close(arguments: &Arguments) -> Report {
     Ok((got == expected, json!({ "sent": expected, "received": got })))
 }
 
-/// One side aborts; the other must see a reset, not an orderly end.
+/// One side aborts; the other must see a reset instead of an orderly end.
 pub fn reset(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let seen = match arguments.text("by")? {
-        // The reset may come before the request is out.
+        // The reset may arrive before the request is sent.
         "server" => match ask(to, &Request::Abort).and_then(|mut connection| connection.read(&mut [0; 16])) {
             Ok(0) => "end".to_owned(),
             Ok(_) => "data".to_owned(),
@@ -70,7 +70,7 @@ pub fn reset(arguments: &Arguments) -> Report {
     Ok((seen == "ConnectionReset", json!({ "seen": seen })))
 }
 
-/// How an attempt to connect ends. Never fails: the caller knows what it wants to see.
+/// The result of an attempt to connect. Never fails: the caller knows the expected result.
 pub fn connect(arguments: &Arguments) -> Report {
     let (to, wait) = (
         arguments.to()?,
@@ -93,8 +93,8 @@ pub fn connect(arguments: &Arguments) -> Report {
     ))
 }
 
-/// How an idle connection ends whose server is probed. Never fails: the caller knows what it
-/// wants to see.
+/// The end of an idle connection whose server is probed. Never fails: the caller knows the expected
+/// result.
 pub fn keepalive(arguments: &Arguments) -> Report {
     let seconds = |name| arguments.get(name).map(Duration::from_secs);
     let mut connection = ask(arguments.to()?, &Request::Echo)?;
@@ -118,7 +118,7 @@ pub fn keepalive(arguments: &Arguments) -> Report {
     ))
 }
 
-/// The address the server sees.
+/// The client's address as the server sees it.
 pub fn peer(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let from = SocketAddr::new(arguments.get_or("from", any(to))?, arguments.get_or("port", 0)?);

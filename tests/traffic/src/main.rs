@@ -1,4 +1,4 @@
-//! `hawser-traffic`: traffic that proves itself.
+//! `hawser-traffic`: traffic that verifies itself.
 //!
 //! One static program that runs inside the guest, beside it and on the host. `serve`
 //! answers on one port, TCP and UDP; every other command is a client that does one
@@ -57,9 +57,9 @@ hawser-traffic COMMAND [name=value]…
   agent      tty=DEVICE                         run commands for whoever holds the other end
 ";
 
-/// What ends a command early, for the line on stderr.
+/// An error that ends a command early, for the line on stderr.
 type Failure = Box<dyn Error + Send + Sync>;
-/// A command's report: whether all went as it must, and what is printed.
+/// A command's report: whether it succeeded, and its output.
 type Report = Result<(bool, Value), Failure>;
 
 /// The `name=value` arguments of a command.
@@ -137,7 +137,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
     }
 }
 
-/// Thousands of connections are thousands of file descriptors.
+/// Thousands of connections need thousands of file descriptors.
 fn raise_file_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

@@ -1,4 +1,4 @@
-//! What travels beside the bytes: urgent pointers, and marks in the network header.
+//! Signals beside the bytes: urgent pointers, and marks in the network header.
 
 use crate::wire::{PATIENCE, Request, ask, put, read_line};
 use crate::{Arguments, Report};
@@ -22,7 +22,7 @@ pub fn send_urgent(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(AFTER)
 }
 
-/// The urgent byte, once it is there.
+/// Reads the urgent byte, once it is there.
 fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
     let start = Instant::now();
     loop {
@@ -31,14 +31,14 @@ fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
             // SAFETY: one byte was received.
             Ok(1) => return Ok(unsafe { byte[0].assume_init() }),
             Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // Announced, or not even that.
+            // It is announced but not there, or not even announced.
             Err(_) if start.elapsed() < PATIENCE => std::thread::yield_now(),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Reads what [`send_urgent`] sends; says where the urgent byte was.
+/// Reads the bytes of [`send_urgent`]; returns the position of the urgent byte.
 pub fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
     let mut before = [0; BEFORE.len()];
     stream.read_exact(&mut before)?;
@@ -49,7 +49,7 @@ pub fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
     Ok(format!("{} {} {}", text(&before), text(&[urgent]), text(&after)))
 }
 
-/// One urgent byte among others there, and the same back.
+/// Sends one urgent byte among others, and expects the same back.
 pub fn urgent(arguments: &Arguments) -> Report {
     let connection = ask(arguments.to()?, &Request::Urgent)?;
     // The server reads without a buffer from here on.

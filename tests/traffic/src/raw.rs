@@ -1,4 +1,4 @@
-//! Frames as they are, for what no socket of IP sends.
+//! Raw frames, for packets that IP sockets do not send.
 
 use crate::{Arguments, Failure, Report};
 use serde_json::json;

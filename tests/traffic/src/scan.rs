@@ -1,4 +1,4 @@
-//! Many hosts or ports at once: what monitoring and port scanners do.
+//! Many hosts or ports at once, like monitoring and port scanners.
 
 use crate::{Arguments, Failure, Report};
 use serde_json::json;
@@ -9,14 +9,14 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The one identifier: that of Windows.
+/// The identifier of all requests: that of Windows.
 const IDENTIFIER: u16 = 1;
-/// The one sequence number.
+/// The sequence number of all requests.
 const SEQUENCE: u16 = 7;
-/// Requests after which there is a pause: a wire has a queue.
+/// Requests before a pause: a link has a finite queue.
 const BURST: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long a last reply is waited for.
+/// How long to wait for the last reply.
 const TAIL: Duration = Duration::from_secs(3);
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -44,13 +44,13 @@ fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(0)
 }
 
-/// An echo request whose payload is the address that is asked.
+/// An echo request with its destination address as payload.
 fn request(to: IpAddr) -> Vec<u8> {
     let mut bytes = vec![if to.is_ipv4() { 8 } else { 128 }, 0, 0, 0];
     bytes.extend(IDENTIFIER.to_be_bytes());
     bytes.extend(SEQUENCE.to_be_bytes());
     bytes.extend(octets(to));
-    // The kernel fills in that of ICMPv6, which covers addresses too.
+    // The kernel computes that of ICMPv6, which covers addresses too.
     if to.is_ipv4() {
         let sum = checksum(&bytes).to_be_bytes();
         bytes[2..4].copy_from_slice(&sum);
@@ -58,17 +58,17 @@ fn request(to: IpAddr) -> Vec<u8> {
     bytes
 }
 
-/// What came in reply to requests.
+/// Replies to requests.
 #[derive(Default)]
 struct Replies {
-    /// Hosts that answered for themselves.
+    /// Hosts that answered with their own address.
     hosts: BTreeSet<IpAddr>,
-    /// Replies that are another host's, or another request's.
+    /// Replies from another host, or to another request.
     wrong: u64,
 }
 
 impl Replies {
-    /// Takes what is there.
+    /// Reads all replies that are there.
     fn take(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let mut buffer = [0; 512];
         loop {
@@ -95,7 +95,7 @@ impl Replies {
     }
 }
 
-/// Asks many hosts at once with one identifier; good if each answers for itself.
+/// Sends requests to many hosts at once with one identifier; succeeds if each answers for itself.
 pub fn sweep(arguments: &Arguments) -> Report {
     let to: IpAddr = arguments.get("to")?;
     let hosts: u32 = arguments.get("hosts")?;
@@ -106,7 +106,7 @@ pub fn sweep(arguments: &Arguments) -> Report {
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    // A smaller buffer will do where replies are taken soon.
+    // A smaller buffer works if replies are read quickly.
     let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
     let socket = UdpSocket::from(socket);
     let mut replies = Replies::default();
@@ -128,7 +128,7 @@ pub fn sweep(arguments: &Arguments) -> Report {
     Ok((answered == usize::try_from(hosts)? && replies.wrong == 0, report))
 }
 
-/// Begins connections to ports in a row, says so, and keeps them until it is killed.
+/// Opens connections to consecutive ports, reports that, and keeps them until it is killed.
 pub fn scan(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let ports: u16 = arguments.get("ports")?;

@@ -1,4 +1,4 @@
-//! The server: one thread per connection, told what to do by the client.
+//! The server: one thread per connection, controlled by the client.
 
 use crate::wire::{Request, WHOLE, be_patient, read_line};
 use crate::{Report, flood, marks, stream};
@@ -10,12 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that may wait to be accepted: a storm is no time to refuse.
+/// Connections that may wait to be accepted: a storm of them must not be refused.
 const BACKLOG: i32 = 4096;
-/// Enough for the few frames of a connection's thread, and thousands of them fit.
+/// Enough for the few stack frames of a connection's thread, and small enough for thousands.
 const STACK: usize = 128 * 1024;
 
-/// What clients left behind to be recalled, by token.
+/// Values that clients have left, by token.
 #[derive(Default)]
 struct Memory {
     kept: Mutex<HashMap<u64, String>>,
@@ -32,7 +32,7 @@ impl Memory {
         self.changed.notify_all();
     }
 
-    /// Waits a while for what is kept under `token`.
+    /// Waits a while for the value under `token`.
     fn recall(&self, token: u64) -> String {
         let waited = self
             .changed
@@ -56,7 +56,7 @@ pub fn serve(at: SocketAddr) -> Report {
         let Ok(stream) = stream else { continue };
         let memory = Arc::clone(&memory);
         let spawned = thread::Builder::new().stack_size(STACK).spawn(move || {
-            // A connection that fails is the client's to report.
+            // The client reports a failed connection.
             let _ = answer(stream, &memory);
         });
         if let Err(error) = spawned {
@@ -70,7 +70,7 @@ fn echo_datagrams(socket: &UdpSocket) {
     let mut buffer = vec![0; 65536];
     loop {
         if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            // A datagram that cannot go back is one the client counts as lost.
+            // The client counts a datagram that cannot be returned as lost.
             let _ = socket.send_to(&buffer[..len], from);
         }
     }

@@ -1,4 +1,5 @@
-//! Many connections at once: all open, an exchange on each while all are, all closed.
+//! Many connections at once: all are opened, each exchanges data while all are open, all are
+//! closed.
 
 use crate::stream::Stream;
 use crate::wire::{Request, ask};
@@ -31,12 +32,12 @@ fn exchange(mut connection: &TcpStream, seed: u64, bytes: usize) -> io::Result<(
 
 fn one(to: SocketAddr, seed: u64, bytes: usize, all_open: &Barrier) -> io::Result<()> {
     let connection = ask(to, &Request::Echo);
-    // Also after a failure: the others wait for us.
+    // Also after a failure: the others wait for this one.
     all_open.wait();
     exchange(&connection?, seed, bytes)
 }
 
-/// Opens `connections` connections, and nothing is exchanged before the last is open.
+/// Opens `connections` connections; no data is exchanged before the last is open.
 pub fn storm(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let connections: usize = arguments.get("connections")?;

@@ -8,7 +8,8 @@ use std::io::{self, Read, Write};
 /// Bytes moved by one read or write.
 const PIECE: usize = 256 * 1024;
 
-/// An endless stream fixed by its seed (splitmix64: any two seeds differ from the first word on).
+/// An endless stream determined by its seed (splitmix64: streams of different seeds differ from the
+/// first word on).
 pub struct Stream {
     state: u64,
 }
@@ -18,8 +19,8 @@ impl Stream {
         Self { state: seed }
     }
 
-    /// Writes the next bytes of the stream over `out`. Only whole words are taken from
-    /// the stream, so fill in multiples of 8 until the end.
+    /// Writes the next bytes of the stream over `out`. Only whole words are taken from the stream,
+    /// so all lengths but the last must be multiples of 8.
     pub fn fill(&mut self, out: &mut [u8]) {
         for word in out.chunks_mut(8) {
             self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,4 +1,4 @@
-//! Datagrams there and back, of any size, compared byte for byte.
+//! Datagrams there and back, of any size, compared byte by byte.
 
 use crate::stream::Stream;
 use crate::wire::PATIENCE;

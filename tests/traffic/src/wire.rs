@@ -1,4 +1,4 @@
-//! What a client asks a server: one line of JSON at the start of each TCP connection.
+//! Requests from a client to a server: one line of JSON at the start of each TCP connection.
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
@@ -20,7 +20,7 @@ pub enum Request {
     Sink { bytes: u64, seed: u64 },
     /// Send `bytes` bytes of the stream of `seed`, then [`WHOLE`].
     Source { bytes: u64, seed: u64 },
-    /// Send back what comes, until the client's direction ends.
+    /// Send all received bytes back, until the client's direction ends.
     Echo,
     /// Take the stream of `seed` until the client's direction ends, only then answer with its length.
     AwaitEnd { seed: u64 },
@@ -29,13 +29,13 @@ pub enum Request {
     EndFirst { token: u64, seed: u64 },
     /// Abort the connection.
     Abort,
-    /// Read until the connection ends; keep how it did under `token`.
+    /// Read until the connection ends; keep the way it ended under `token`.
     Watch { token: u64 },
-    /// Answer with what was kept under `token`.
+    /// Answer with the value under `token`.
     Recall { token: u64 },
-    /// Answer with the address the client comes from.
+    /// Answer with the client's address.
     Peer,
-    /// Say when ready, take an urgent byte among others, say how they came, send the same.
+    /// Report readiness, read an urgent byte among others, report how they came, send the same.
     Urgent,
     /// Answer with a UDP port, count datagrams of `size` bytes there until the client's
     /// direction ends, answer with their number.
@@ -48,20 +48,20 @@ pub enum Request {
     Burst { size: u16, count: u64 },
 }
 
-/// Connects, with [`PATIENCE`] for everything.
+/// Connects, with [`PATIENCE`] as time limit for everything.
 pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     be_patient(&stream)?;
     Ok(stream)
 }
 
-/// Gives every read and write of `stream` a limit.
+/// Sets a time limit for every read and write of `stream`.
 pub fn be_patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))
 }
 
-/// Connects from an address and port of our own, which need not be the usual ones, and asks.
+/// Connects from a given address and port, which may be unusual ones, and sends the request.
 pub fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.bind(&from.into())?;
@@ -71,12 +71,12 @@ pub fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Resu
     put(stream, request)
 }
 
-/// Connects and asks.
+/// Connects and sends the request.
 pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     put(open(to)?, request)
 }
 
-/// Asks on a connection there is.
+/// Sends the request on an existing connection.
 pub fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
@@ -84,7 +84,7 @@ pub fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads one line; without its end.
+/// Reads one line, and returns it without its end.
 pub fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
