@@ -1,8 +1,8 @@
-//! Pieces of the packet path on their own: no guest, no other thread.
+//! Parts of the packet path on their own: without a guest or another thread.
 //!
-//! A case is run in rounds. Each prepares what it needs and hands the rest to [`measured`],
-//! so that the clock, or a tool that counts instructions, sees that part alone. Memory is
-//! warm, which a guest on another processor would not leave it.
+//! A case is run in rounds. Each round prepares its data and passes the rest to [`measured`], so
+//! that the clock, or a tool that counts instructions, sees that part only. Memory is warm, which
+//! it would not be with a guest on another processor.
 
 mod port;
 
@@ -30,12 +30,12 @@ use std::time::{Duration, Instant};
 /// VERSION_1, MRG_RXBUF, INDIRECT_DESC, EVENT_IDX, GUEST_CSUM, CSUM.
 const FEATURES: Features = Features(1 << 32 | 1 << 15 | 1 << 28 | 1 << 29 | 1 << 1 | 1);
 const RING: u16 = 256;
-/// Frames of a burst.
+/// Frames per burst.
 const BURST: usize = 64;
-/// Flows that are known.
+/// Number of known flows.
 const FLOWS: usize = 512;
 
-/// Runs what is measured; how long it took. Never inlined: tools find it by its name.
+/// Runs the measured part; returns its duration. Never inlined: tools find it by its name.
 #[inline(never)]
 pub fn measured(work: &mut dyn FnMut()) -> Duration {
     let start = Instant::now();
@@ -43,10 +43,10 @@ pub fn measured(work: &mut dyn FnMut()) -> Duration {
     start.elapsed()
 }
 
-/// A round: how long the measured part took, and how many frames or calls it was.
+/// A round: duration of the measured part, and its number of frames or calls.
 pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 
-/// A case: its name, and what makes its rounds.
+/// A case: its name, and the function that creates its rounds.
 pub type Case = (&'static str, fn() -> Result<Round>);
 
 /// All of them.
@@ -129,8 +129,7 @@ fn transmit(lengths: &[u32], indirect: bool) -> Round {
     })
 }
 
-/// Frames into buffers as Linux posts them: copied, or reserved with so many bytes of
-/// payload.
+/// Frames into buffers as Linux posts them: copied, or reserved with this many bytes of payload.
 fn receive(payload: Option<usize>) -> Round {
     const BUFFER: u32 = 1536;
     let (mut memory, mut driver, ring) = pair();
@@ -156,7 +155,7 @@ fn receive(payload: Option<usize>) -> Round {
     })
 }
 
-/// Gives the guest one whole frame; false if there was no room for it.
+/// Sends the guest one whole frame; false if there was no room for it.
 fn one_frame(receive: &mut Receive, payload: Option<usize>) -> bool {
     let Some(payload) = payload else {
         return receive.send(Offload::VALID, &[&[1; 14], &[2; 46]]).is_ok();
@@ -227,7 +226,7 @@ fn sum(len: usize) -> Round {
     })
 }
 
-/// A masquerade whose gateway stands for the loopback of this machine.
+/// A masquerade whose gateway represents the loopback of this machine.
 fn masquerade() -> Result<Masquerade> {
     let link = Ipv4Link {
         network: "10.0.2.0/24".parse()?,
@@ -260,8 +259,8 @@ fn masquerade() -> Result<Masquerade> {
     })?)
 }
 
-/// A burst of datagrams of 64 bytes, of so many flows among [`FLOWS`] known ones: what
-/// admission leaves of the path, with its flow look-ups and system calls.
+/// A burst of datagrams of 64 bytes, of this many flows among [`FLOWS`] known ones: the path after
+/// admission, with its flow look-ups and system calls.
 fn udp_burst(flows: usize) -> Result<Round> {
     let server = UdpSocket::bind("127.0.0.1:0")?;
     let port = server.local_addr()?.port().to_be_bytes();
@@ -279,7 +278,7 @@ fn udp_burst(flows: usize) -> Result<Round> {
     }
     let mut first = 0;
     Ok(Box::new(move || {
-        // Other flows each time, so that no one is the last that was looked for.
+        // Different flows each time, so that none is the last one looked up.
         first = (first + BURST) % FLOWS;
         let of = |n: usize| &frames[(first + n % flows) % FLOWS];
         let slices: Vec<_> = (0..BURST).map(|n| of(n).slices()).collect();

@@ -13,14 +13,14 @@ pub struct Panel {
     pub bars: Vec<Bar>,
 }
 
-/// What was measured of one of them.
+/// The result of one back end.
 #[derive(Clone, Copy, Debug)]
 pub struct Bar {
-    /// What people read.
+    /// Name for people.
     pub name: &'static str,
     /// It is hawser's.
     pub ours: bool,
-    /// `None`: nothing was measured.
+    /// `None` if nothing was measured.
     pub spread: Option<Spread>,
 }
 
@@ -48,7 +48,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;f
 @media(prefers-color-scheme:dark){text{fill:#e6edf3}.paper{fill:#0d1117}.note{fill:#9198a1}.bar{fill:#4d5661}\
 .bar.ours{fill:#4493f8}.axis{stroke:#3d444d}.whisker{stroke:#e6edf3}}";
 
-/// Draws the picture; `note` says when and where it was measured. Panels without hawser are
+/// Draws the picture; `note` states time and place of the measurement. Panels without hawser are
 /// left out.
 pub fn svg(panels: &[Panel], note: &str) -> String {
     let has_ours = |panel: &&Panel| panel.bars.iter().any(|bar| bar.ours && bar.spread.is_some());

@@ -1,4 +1,4 @@
-//! Yardsticks of hawser (see docs/performance.md).
+//! Benchmarks of hawser (see docs/performance.md).
 
 pub mod bridge;
 pub mod cases;
@@ -16,7 +16,7 @@ pub mod tap;
 
 use std::process::ExitCode;
 
-/// How a bench ends: what went wrong is said on standard error.
+/// Exit code of a bench; prints an error to standard error.
 pub fn exit(outcome: hawser_testkit::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,11 @@
-//! What a measurement was made on.
+//! The machine of a measurement.
 
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 use std::thread;
 
-/// Class of the machine, never its name.
+/// Class of the machine, without its name.
 #[derive(Clone, Debug)]
 pub struct Machine {
     processor: String,
@@ -15,7 +15,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine, now.
+    /// The current state of this machine.
     pub fn this() -> Self {
         let output = |program: &str, argument: &str| {
             let output = Command::new(program).arg(argument).output().ok();
@@ -35,7 +35,7 @@ impl Machine {
         }
     }
 
-    /// In a line.
+    /// A description in one line.
     pub fn describe(&self) -> String {
         format!(
             "{}, {} processors ({}), Linux {}",
@@ -43,7 +43,7 @@ impl Machine {
         )
     }
 
-    /// For machines.
+    /// As JSON.
     pub fn to_json(&self) -> Value {
         json!({
             "date": self.date, "processor": self.processor, "processors": self.processors, "kernel": self.kernel,
@@ -51,7 +51,7 @@ impl Machine {
     }
 }
 
-/// Processes that want a processor, averaged over the last minute.
+/// Load average of the last minute.
 pub fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)

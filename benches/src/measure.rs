@@ -8,16 +8,16 @@ use serde_json::Value;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Idle flows that are opened to see what one takes.
+/// Idle flows that are opened to measure the memory of one.
 const IDLE_FLOWS: u32 = 3000;
-/// How long an idle guest is watched.
+/// How long an idle guest is observed.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// Longest a short run may take, with all that goes wrong.
+/// Longest duration of a short run, including failures.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes of a gigabyte.
 const GB: f64 = 1e9;
 
-/// How long things are measured.
+/// Durations of measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Lengths {
     /// One TCP transfer.
@@ -28,11 +28,11 @@ pub struct Lengths {
     pub round_trips: u32,
 }
 
-/// What a round found; not a number where a measurement failed.
+/// Samples of a round; NaN if a measurement failed.
 pub type Samples = Vec<(Metric, f64)>;
 
-/// Measures what is measured again and again and `is_wanted`. A measurement that fails is
-/// told to `complain`, and the others go on.
+/// Measures everything for which `is_wanted` is true. An error is passed to `complain`, and the
+/// others continue.
 pub fn round(
     setup: &Setup,
     lengths: Lengths,
@@ -143,7 +143,7 @@ fn transfer(setup: &Setup, time: Duration, way: &str) -> Result<Vec<f64>> {
     Ok(vec![rate / 1e9, cpu / (bytes / GB)])
 }
 
-/// Memory of the back end as it is now, in MB.
+/// Current memory of the back end, in MB.
 pub fn resident_mb(setup: &Setup) -> Result<f64> {
     megabytes(setup.backend.resident_kib()?)
 }
@@ -153,18 +153,18 @@ pub fn megabytes(kib: u64) -> Result<f64> {
     Ok(f64::from(u32::try_from(kib)?) * 1024.0 / 1e6)
 }
 
-/// MB per 1,000 flows that do nothing: the back end's own, and what it touches of the
-/// guest's memory for the first time while they open. That is counted among its resident
-/// memory too, but it is the guest's, who uses new pages for its own part of the
-/// connections; with huge pages the kernel does not count it at all. To be told of a back
-/// end that has not had as many flows before, or it would use again what those left.
+/// MB per 1,000 idle flows: the back end's own, and the guest memory that it touches for the first
+/// time while they open. The latter counts as its resident memory too, but belongs to the guest,
+/// which uses new pages for its own part of the connections; with huge pages the kernel does not
+/// count it at all. The back end must not have had as many flows before, or it would reuse their
+/// memory.
 pub fn flow_memory(setup: &Setup) -> Result<[f64; 2]> {
     let memory = || -> Result<[f64; 2]> {
         let shared = setup.backend.shared_kib()?;
         let own = setup.backend.resident_kib()? - shared;
         Ok([megabytes(own)?, megabytes(shared)?])
     };
-    // The first bytes also bring buffers and stacks to their size.
+    // The first bytes also grow buffers and stacks to their normal size.
     traffic(setup, "rounds count=10 bytes=10000")?;
     let before = memory()?;
     let holding = setup.guest.start(

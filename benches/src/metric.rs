@@ -1,4 +1,4 @@
-//! What is measured on a real guest, and the targets set for it.
+//! The quantities measured on a real guest, and their targets.
 
 /// A quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,23 +22,23 @@ pub enum Metric {
     IdleSwitches,
 }
 
-/// How a quantity is shown.
+/// Presentation of a quantity.
 #[derive(Clone, Copy, Debug)]
 pub struct About {
     /// Name in the JSON file.
     pub key: &'static str,
-    /// What people read.
+    /// Name for people.
     pub title: &'static str,
     /// Its unit.
     pub unit: &'static str,
-    /// Digits after the point.
+    /// Number of decimals.
     pub digits: usize,
-    /// More of it is better.
+    /// Whether more is better.
     pub more_is_better: bool,
 }
 
 impl Metric {
-    /// In the order they are shown.
+    /// In the order of the results.
     pub const ALL: [Self; 16] = [
         Self::TcpOut,
         Self::TcpIn,
@@ -58,7 +58,7 @@ impl Metric {
         Self::IdleSwitches,
     ];
 
-    /// How it is shown.
+    /// Its presentation.
     pub const fn about(self) -> About {
         let (key, title, unit, digits, more_is_better) = match self {
             Self::TcpOut => ("tcp_out", "TCP guest → host", "Gbit/s", 2, true),
@@ -94,7 +94,7 @@ impl Metric {
     }
 }
 
-/// A back end the guest is attached to.
+/// A back end of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     /// hawser, masquerade.
@@ -110,7 +110,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// In the order they are run and shown.
+    /// In the order of runs and results.
     pub const ALL: [Self; 5] = [
         Self::Hawser,
         Self::Passt,
@@ -130,7 +130,7 @@ impl Peer {
         }
     }
 
-    /// What people read.
+    /// Name for people.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
@@ -142,18 +142,18 @@ impl Peer {
     }
 }
 
-/// What is demanded.
+/// A bound on a quantity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
-    /// Ours divided by theirs, at least.
+    /// hawser's value divided by the peer's, at least.
     AtLeastTimes(Peer, f64),
-    /// Ours divided by theirs, at most.
+    /// hawser's value divided by the peer's, at most.
     AtMostTimes(Peer, f64),
-    /// Ours as it is, at most.
+    /// hawser's value, at most.
     AtMost(f64),
 }
 
-/// A quantity and what is demanded of it.
+/// A quantity and its bound.
 pub type Target = (Metric, Bound);
 
 /// The targets.

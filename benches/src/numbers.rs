@@ -1,4 +1,4 @@
-//! Samples and what is said of them.
+//! Samples and their statistics.
 
 use serde_json::{Value, json};
 
@@ -14,8 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// What is said of `samples`; nothing if there are none. Failed ones, which are not a
-    /// number, are left out.
+    /// Statistics of `samples`; `None` if there are none. Failed ones (NaN) are left out.
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted: Vec<_> = samples.iter().copied().filter(|sample| !sample.is_nan()).collect();
         sorted.sort_by(f64::total_cmp);
@@ -29,25 +28,25 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// Of the ratios of samples taken side by side.
+    /// Statistics of the ratios of samples taken side by side.
     pub fn of_ratios(ours: &[f64], theirs: &[f64]) -> Option<Self> {
         let pairs = ours.iter().zip(theirs).filter(|(_, theirs)| **theirs != 0.0);
         Self::of(&pairs.map(|(ours, theirs)| ours / theirs).collect::<Vec<_>>())
     }
 
-    /// For people to read: the median, and the extremes in parentheses.
+    /// For people: the median, and the extremes in parentheses.
     pub fn text(self, digits: usize) -> String {
         let Self { median, min, max } = self;
         format!("{median:.digits$} ({min:.digits$}–{max:.digits$})")
     }
 
-    /// The same of a ratio.
+    /// The same for a ratio.
     pub fn times(self) -> String {
         let Self { median, min, max } = self;
         format!("{median:.2}× ({min:.2}–{max:.2})")
     }
 
-    /// For machines to read.
+    /// As JSON.
     pub fn to_json(self) -> Value {
         json!({ "median": self.median, "min": self.min, "max": self.max })
     }

@@ -1,4 +1,4 @@
-//! All samples of a run: as JSON, as a table, and held against the targets.
+//! All samples of a run: as JSON, as a table, and compared with the targets.
 
 use crate::chart::{Bar, Panel};
 use crate::metric::{Bound, Metric, Peer, TARGETS};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What the picture shows of what was measured.
+/// The quantities in the picture.
 const SHOWN: [Metric; 10] = [
     Metric::TcpOut,
     Metric::TcpIn,
@@ -21,20 +21,20 @@ const SHOWN: [Metric; 10] = [
     Metric::ResidentEnd,
 ];
 
-/// Samples by peer and metric, those of one round at the same place.
+/// Samples by peer and metric; equal positions are of the same round.
 #[derive(Debug, Default)]
 pub struct Results {
     samples: BTreeMap<(Peer, Metric), Vec<f64>>,
 }
 
-/// How a target was met.
+/// Result for a target.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// What was demanded, in words.
+    /// The target in words.
     pub target: String,
-    /// What was measured, in words; `None`: nothing was.
+    /// The measured value in words; `None` without a measurement.
     pub measured: Option<String>,
-    /// Whether that will do.
+    /// Whether the target is met.
     pub met: bool,
 }
 
@@ -55,12 +55,12 @@ impl Results {
         self.samples.get(&(peer, metric)).map_or(&[], Vec::as_slice)
     }
 
-    /// What is said of one quantity of one peer.
+    /// Statistics of one quantity of one peer.
     pub fn spread(&self, peer: Peer, metric: Metric) -> Option<Spread> {
         Spread::of(self.of(peer, metric))
     }
 
-    /// What the picture shows.
+    /// The panels of the picture.
     pub fn panels(&self) -> Vec<Panel> {
         let bar = |metric, peer: Peer| Bar {
             name: peer.title(),
@@ -144,7 +144,7 @@ impl Results {
         text
     }
 
-    /// Everything, for machines.
+    /// Everything as JSON.
     pub fn to_json(&self) -> Value {
         let mut peers = Map::new();
         for peer in self.peers() {

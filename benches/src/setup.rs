@@ -1,4 +1,4 @@
-//! A guest, the back end it is attached to, and servers it can reach: one peer's set-up.
+//! A guest, its back end, and servers that it can reach: the set-up of one peer.
 
 use crate::metric::Peer;
 use crate::surroundings::Surroundings;
@@ -31,9 +31,9 @@ pub struct Setup {
     pub peer: Peer,
     /// The guest.
     pub guest: Guest,
-    /// The process that serves it.
+    /// The process of the back end.
     pub backend: Background,
-    /// Resident memory of the back end before a guest came, in KiB.
+    /// Resident memory of the back end before the guest connected, in KiB.
     pub resident_start_kib: u64,
     _servers: [Background; 2],
     _networks: Networks,
@@ -41,7 +41,8 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything and configures the guest's card. All of it in these `surroundings`.
+    /// Starts everything and configures the guest's NIC. All parts are set up in these
+    /// `surroundings`.
     pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-bench-").tempdir()?;
         let networks = Networks::new(LINK_MTU)?;
@@ -56,7 +57,7 @@ impl Setup {
         let resident_start_kib = backend.resident_kib()?;
         let mut plan = Plan::new(Kind::Uml, &folder.path().join("vm.sock"));
         surroundings.apply_to_guest(&mut plan, 0);
-        // Nothing here speaks it, and a guest that asks for routers is not idle.
+        // No service here uses IPv6, and a guest that solicits routers is not idle.
         plan.kernel_arguments.push("ipv6.disable=1".into());
         let guest = plan.boot()?;
         match peer {
@@ -116,7 +117,7 @@ fn start(peer: Peer, networks: &Networks, folder: &Path) -> Result<Background> {
     Ok(process)
 }
 
-/// Where passt is: what `HAWSER_PASST` names, else that of `hack/guests --peers`.
+/// Path of passt: that in `HAWSER_PASST`, or else that of `hack/guests --peers`.
 fn passt() -> Result<std::path::PathBuf> {
     match env::var_os("HAWSER_PASST") {
         Some(path) => Ok(path.into()),
@@ -124,7 +125,7 @@ fn passt() -> Result<std::path::PathBuf> {
     }
 }
 
-/// Another program of this crate, built with this one.
+/// Another program of this crate, built together with this one.
 fn own_program(name: &str) -> Result<std::path::PathBuf> {
     let path = env::current_exe()?.with_file_name(name);
     if path.exists() {
@@ -137,7 +138,7 @@ fn own_program(name: &str) -> Result<std::path::PathBuf> {
     }
 }
 
-/// The kernel routes and masquerades for the TAP device, as a node would.
+/// The kernel routes and masquerades for the TAP device, as on a node.
 fn masquerade(networks: &Networks) -> Result<()> {
     let pod = &networks.pod;
     for line in [

@@ -1,11 +1,11 @@
-//! What surrounds a measurement with a guest: the same for every back end.
+//! Conditions of a measurement with a guest: equal for every back end.
 //!
-//! A guest of one processor is held to one. User-Mode Linux runs its kernel and its programs
-//! as two processes that take turns; left alone they wander between the processors, and each
-//! turn then wakes a processor that sleeps. System calls without ptrace (`seccomp=on`) cost
-//! the guest about what they cost a virtual machine. And all sockets of the namespaces send by
-//! one congestion control: behind a TAP device the guest's own speaks with the peer, behind
-//! NAT in user space the host's does, and they are to be compared at the same.
+//! A guest with one processor is pinned to one. User-Mode Linux runs its kernel and its programs as
+//! two processes that alternate; unpinned, they move between processors, and each switch then wakes
+//! a sleeping processor. System calls without ptrace (`seccomp=on`) cost the guest about as much as
+//! in a virtual machine. All sockets of the namespaces use one congestion control: behind a TAP
+//! device the guest's own is in use, behind user-space NAT the host's, and they must be compared
+//! with the same one.
 
 use clap::Args;
 use hawser_testkit::Result;
@@ -14,27 +14,26 @@ use hawser_testkit::netns::Namespace;
 use serde_json::{Value, json};
 use std::thread;
 
-/// What all guests and all servers of a measurement have in common.
+/// Settings of all guests and all servers of a measurement.
 #[derive(Args, Clone, Debug)]
 pub struct Surroundings {
-    /// Parameter for the guests' kernel; seccomp=on makes system calls in User-Mode Linux
-    /// quicker
+    /// Parameter for the guests' kernel; seccomp=on makes system calls in User-Mode Linux faster
     #[arg(long, value_name = "PARAMETER", default_values_t = ["seccomp=on".to_owned()])]
     guest_kernel: Vec<String>,
-    /// Whether each guest is held to one processor
+    /// Whether each guest is pinned to one processor
     #[arg(long, value_name = "WHERE", default_value = "held")]
     guest_processor: Placement,
-    /// Congestion control of the sockets outside of the guest; host: whatever it has
+    /// Congestion control of the sockets outside of the guest; host: the system's default
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion_control: String,
 }
 
-/// Where a guest runs.
+/// Placement of a guest.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Placement {
-    /// On one processor.
+    /// Pinned to one processor.
     Held,
-    /// Wherever the scheduler puts it.
+    /// Wherever the scheduler runs it.
     Free,
 }
 
@@ -46,10 +45,10 @@ impl Surroundings {
         plan.processor = (self.guest_processor == Placement::Held).then_some(number % processors);
     }
 
-    /// Prepares a namespace, before sockets are made in it.
+    /// Prepares a namespace, before sockets are created in it.
     ///
     /// # Errors
-    /// The kernel does not have the congestion control for namespaces.
+    /// The kernel does not offer the congestion control to namespaces.
     pub fn apply_to_namespace(&self, namespace: &Namespace) -> Result<()> {
         if self.congestion_control == "host" {
             return Ok(());
@@ -57,7 +56,7 @@ impl Surroundings {
         namespace.sysctl("net/ipv4/tcp_congestion_control", &self.congestion_control)
     }
 
-    /// For machines.
+    /// As JSON.
     pub fn to_json(&self) -> Value {
         json!({
             "guest_kernel": self.guest_kernel,

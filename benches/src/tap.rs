@@ -1,9 +1,8 @@
-//! The plain reference: a TAP device, one system call per frame, nothing clever.
+//! The plain reference: a TAP device, one system call per frame, without optimisations.
 //!
-//! It stands on hawser's own vhost-user server, worker and rings, so that the difference
-//! to masquerade is what the mode does. What the guest sends is written to the TAP
-//! device as it is, offloads and all; what the kernel routes there is read straight into
-//! guest memory.
+//! It uses hawser's own vhost-user server, worker and rings, so that the difference to masquerade
+//! is the mode. Frames of the guest are written to the TAP device unchanged, with their offloads;
+//! frames that the kernel routes there are read directly into guest memory.
 
 use hawser_backend::counters::{Counters, DropReason};
 use hawser_backend::frame::{GuestBurst, GuestCaps, GuestFrame, GuestSink, Layout, NoRoom, Offload};
@@ -17,14 +16,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Ethernet header: read into memory of our own, for the offload to be checked against.
+/// Ethernet header: read into process memory, for the check of the offload.
 const ETHERNET: usize = 14;
-/// Frames read before others have a turn.
+/// Frames read before other work has its turn.
 const FRAMES_PER_TURN: usize = 64;
 /// Largest IP packet.
 const LARGEST: usize = 65_535;
-/// Room without which nothing is read: a GSO frame of Linux and a little less than a
-/// driver without MRG_RXBUF posts.
+/// Least room for a read: a GSO frame of Linux, and a little less than a driver without MRG_RXBUF
+/// posts.
 const ENOUGH: usize = 65_200;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
 const NEEDS_CSUM: u8 = 1;
@@ -43,15 +42,15 @@ const OFFLOAD_USO6: u32 = 0x40;
 #[derive(Debug)]
 pub struct Tap {
     file: File,
-    /// The kernel may leave work to the guest.
+    /// The kernel may leave offload work to the guest.
     offloads: bool,
 }
 
 impl Tap {
-    /// Makes a TAP device of this `name` in our network namespace, gone with the value.
+    /// Creates a TAP device of this `name` in the current network namespace, removed on drop.
     ///
     /// # Errors
-    /// No /dev/net/tun, no privilege, a name that is taken.
+    /// /dev/net/tun or a privilege is missing, or the name is in use.
     pub fn new(name: &str) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         // SAFETY: all zeroes is a valid ifreq.
@@ -72,8 +71,7 @@ impl Tap {
         Ok(Self { file, offloads: true })
     }
 
-    /// The kernel is never told that the guest takes offloads (TUNSETOFFLOAD): each frame is a
-    /// segment of the MTU.
+    /// Never sets the guest's offloads (TUNSETOFFLOAD): each frame is a segment of the MTU.
     #[must_use]
     pub fn without_offloads(self) -> Self {
         Self {
@@ -82,7 +80,7 @@ impl Tap {
         }
     }
 
-    /// Has the kernel leave to the guest what the guest takes.
+    /// Sets the offloads that the kernel may leave to the guest.
     fn set_offloads(&self, caps: GuestCaps) -> io::Result<()> {
         if !self.offloads {
             return Ok(());
@@ -116,8 +114,16 @@ pub struct TapMode {
     counters: Arc<Counters>,
     /// iovecs of one call.
     slices: Vec<libc::iovec>,
-    /// The device may have a frame for us.
+    /// The device may have a frame.
     readable: bool,
+}
+
+impl std::fmt::Debug for TapMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TapMode")
+            .field("readable", &self.readable)
+            .finish_non_exhaustive()
+    }
 }
 
 // SAFETY: the addresses in `slices` are used within one call only.
@@ -175,7 +181,8 @@ impl TapMode {
         })?;
         let room: usize = sink.payload_all().iter().map(|slice| slice.len()).sum();
         if room < ENOUGH {
-            // What does not fit would be cut off. We are called again, as there is a backlog.
+            // A frame that does not fit would be cut off. We are called again, as there is a
+            // backlog.
             return Err(NoRoom);
         }
         let (mut header, mut ethernet) = ([0; HEADER_LEN], [0; ETHERNET]);
@@ -186,7 +193,7 @@ impl TapMode {
         self.slices
             .extend(room.iter().map(|slice| iovec(slice.as_ptr(), slice.len())));
         let count = libc::c_int::try_from(self.slices.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the slices are writable: two of ours, and the reservation.
+        // The worker calls again, because there is a backlog.
         let read = unsafe { libc::readv(self.tap.file.as_raw_fd(), self.slices.as_ptr(), count) };
         let Ok(read) = usize::try_from(read) else {
             self.readable = false;
@@ -208,7 +215,7 @@ fn iovec(at: *mut u8, len: usize) -> libc::iovec {
     }
 }
 
-/// What the kernel left undone. It is trusted: nothing is checked against the frame.
+/// The work that the kernel left undone. It is trusted: nothing is checked against the frame.
 fn offload(header: [u8; HEADER_LEN]) -> Offload {
     if header[0] & NEEDS_CSUM == 0 {
         return if header[0] & DATA_VALID != 0 {
@@ -219,7 +226,7 @@ fn offload(header: [u8; HEADER_LEN]) -> Offload {
     }
     let legacy: [u8; LEGACY_HEADER_LEN] = std::array::from_fn(|i| header[i]);
     let gso_ipv6 = header[1] & !0x80 == 4;
-    // A head in which every offset exists and the protocol is the one that is named.
+    // A head that contains every offset and the given protocol.
     let mut head = [0; 512];
     head[12..14].copy_from_slice(if gso_ipv6 { &[0x86, 0xdd] } else { &[8, 0] });
     net_header::decode(&legacy, &head, Features(u64::MAX)).unwrap_or(Offload::NONE)
@@ -252,7 +259,7 @@ impl Mode for TapMode {
     }
 
     fn on_link_up(&mut self, _: Instant, sink: &mut dyn GuestSink) {
-        // A kernel that refuses one of them does the work itself.
+        // A kernel that refuses an offload does the work itself.
         if self.tap.set_offloads(sink.caps()).is_err() {
             let without_uso = GuestCaps {
                 uso4: false,

@@ -1,9 +1,9 @@
-//! What a byte costs hawser's worker while clients hammer the API, and while nobody does.
+//! Cost per byte of hawser's worker with and without clients that hammer the API.
 //!
-//! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow
-//! through a hawser as users run it, confined and all; what is measured is processor time of
-//! its worker by payload, in turns with and without the clients. The worker has a processor;
-//! guest, far end, clients and the thread that answers them have the others.
+//! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow through
+//! a hawser as users run it, including the sandbox; the bench measures processor time of its worker
+//! per byte of payload, with and without the clients in turn. The worker has its own processor;
+//! guest, far end, clients and the API thread share the others.
 
 use clap::Parser;
 use hawser_benches::engine::placement::Reserved;
@@ -21,15 +21,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// Target: a byte's cost with the API hammered, as a part of that without.
+/// Target: cost per byte with the API hammered, relative to the cost without.
 const MOST: f64 = 1.05;
-/// Clients that ask all the time.
+/// Clients that send requests continuously.
 const CLIENTS: usize = 4;
-/// They are not what is measured.
+/// The clients have a low priority: they are not measured.
 const NICENESS: libc::c_int = 19;
 const ASKED: [&str; 2] = ["/v1/metrics", "/v1/status"];
 
-/// Measures what a byte costs with the API hammered, and without.
+/// Measures the cost per byte with and without clients that hammer the API.
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds: with the clients, without, and without again
@@ -40,7 +40,7 @@ struct Options {
     millis: u64,
 }
 
-/// Asks until told to end.
+/// Sends requests until `ending` is set.
 fn hammer(api: &Path, path: &str, ending: &AtomicBool, answered: &AtomicU64) {
     // SAFETY: changes the calling thread's niceness, nothing else; 0 names the thread.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
@@ -55,7 +55,7 @@ fn hammer(api: &Path, path: &str, ending: &AtomicBool, answered: &AtomicU64) {
     }
 }
 
-/// What `work` comes to while the API is hammered, and how many requests were answered meanwhile.
+/// The result of `work` while the API is hammered, and the number of requests answered meanwhile.
 fn hammered<T>(api: &Path, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let (ending, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let outcome = thread::scope(|scope| {
@@ -70,14 +70,14 @@ fn hammered<T>(api: &Path, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)>
     Ok((outcome, answered.into_inner()))
 }
 
-/// What a byte cost, run by run, and the answers a second.
+/// Cost per byte of each run, and answers per second.
 #[derive(Default)]
 struct Costs {
-    /// Nobody asks.
+    /// Without clients.
     quiet: Vec<f64>,
-    /// Nobody asks either: what two runs differ by anyhow.
+    /// Without clients again: shows the normal difference between two runs.
     control: Vec<f64>,
-    /// Clients ask.
+    /// With clients.
     loud: Vec<f64>,
     answers: Vec<f64>,
 }
@@ -87,7 +87,7 @@ impl Costs {
         let mut costs = Self::default();
         for round in 0..rounds {
             eprintln!("{title}: round {} of {rounds}", round + 1);
-            // Whatever changes slowly, or with each run, falls on all.
+            // Interleaved, so that slow changes affect all kinds equally.
             for kind in 0..3 {
                 match (kind + round) % 3 {
                     0 => costs.quiet.push(run()?.cost()),

@@ -1,7 +1,7 @@
 //! A real guest on a Linux bridge, on each back end in turn.
 //!
-//! Run by `hack/bench --mode bridge`. Rounds are interleaved (A B C A B C …), so that what
-//! changes on the machine meanwhile meets all of them.
+//! Run by `hack/bench --mode bridge`. Rounds are interleaved (A B C A B C …), so that changes of
+//! the machine affect all of them equally.
 
 use clap::Parser;
 use hawser_benches::bridge::large_frames;

@@ -1,4 +1,4 @@
-//! Times pieces of the packet path, or runs one of them for a tool that counts.
+//! Times parts of the packet path, or runs one of them for a tool that counts.
 //!
 //! Run by `hack/bench --cases` and `hack/bench --instructions`.
 
@@ -7,10 +7,10 @@ use hawser_benches::cases;
 use hawser_benches::numbers::Spread;
 use std::error::Error;
 
-/// Times pieces of the packet path; nanoseconds per frame or call, the median of many rounds.
+/// Times parts of the packet path: nanoseconds per frame or call, the median of many rounds.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Only this one
+    /// Run only this case
     #[arg(long)]
     case: Option<String>,
     /// Rounds
@@ -19,7 +19,7 @@ struct Options {
     /// Print the names
     #[arg(long)]
     list: bool,
-    /// Print how many frames or calls there were instead of how long they took
+    /// Print the number of frames or calls instead of their time
     #[arg(long)]
     count: bool,
 }

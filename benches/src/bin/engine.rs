@@ -1,4 +1,4 @@
-//! hawser's engine without a VM, beside the floor: see `hawser_benches::engine`.
+//! hawser's engine without a VM, compared with the floor: see `hawser_benches::engine`.
 //!
 //! Run by `hack/bench --engine`.
 
@@ -11,10 +11,10 @@ use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Target: the engine's throughput as a part of the floor's.
+/// Target: the engine's throughput relative to the floor's.
 const LEAST: f64 = 0.85;
 
-/// Measures the engine without a VM, beside a floor of bare system calls.
+/// Measures the engine without a VM, compared with a floor of bare system calls.
 #[derive(Debug, Parser)]
 struct Options {
     /// Pairs of runs, one of the engine and one of the floor
@@ -23,7 +23,7 @@ struct Options {
     /// Milliseconds of each run
     #[arg(long, default_value_t = 700)]
     millis: u64,
-    /// Run only the engine, only this way (out or in): for a profiler
+    /// Run only the engine, only in this direction (out or in): for a profiler
     #[arg(long)]
     only: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! A real guest on each back end in turn: throughput, cost, latency, rates, memory.
 //!
-//! `hack/bench` builds everything this needs and runs it. Rounds are interleaved
-//! (A B C A B C …), so that what changes on the machine meanwhile meets all of them.
+//! `hack/bench` builds everything this needs and runs it. Rounds are interleaved (A B C A B C …),
+//! so that changes of the machine affect all of them equally.
 
 use clap::Parser;
 use hawser_benches::measure::{self, Lengths};
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Measures a real guest on hawser and on what hawser is compared with.
+/// Measures a real guest on hawser and on the back ends for comparison.
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds; each measures every back end once
@@ -26,7 +26,7 @@ struct Options {
     /// Seconds of each TCP transfer
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// One short round, to see that everything works
+    /// One short round, to check that everything works
     #[arg(long)]
     quick: bool,
     /// Back ends to measure: hawser, passt, passt-65520, tap, tap-unmerged
@@ -76,7 +76,7 @@ impl Options {
     }
 }
 
-/// A line about what goes on, with the seconds so far.
+/// Prints the current step, with the seconds so far.
 struct Progress(Instant);
 
 impl Progress {
@@ -85,7 +85,7 @@ impl Progress {
     }
 }
 
-/// Starts all peers; one that does not start is left out, except hawser.
+/// Starts all peers; a peer that does not start is left out, except hawser.
 fn start(peers: &[Peer], surroundings: &Surroundings, progress: &Progress) -> Result<Vec<Setup>> {
     let mut setups = Vec::new();
     for &peer in peers {
@@ -104,7 +104,7 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
     for setup in setups {
         let start = measure::megabytes(setup.resident_start_kib)?;
         results.add(setup.peer, Metric::ResidentStart, start);
-        // The kernel holds the flows of the others.
+        // For the other peers the kernel holds the flows.
         if options.wants(Metric::FlowMemory) && matches!(setup.peer, Peer::Hawser | Peer::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {

@@ -1,4 +1,4 @@
-//! 64-byte packets per second, beside a bare loop: see `hawser_benches::packets`.
+//! 64-byte packets per second, compared with a bare loop: see `hawser_benches::packets`.
 //!
 //! Run by `hack/bench --packets`.
 
@@ -16,7 +16,7 @@ const LEAST: f64 = 2.0;
 /// VIRTIO_NET_F_HOST_USO, GUEST_USO4, GUEST_USO6
 const USO: u64 = 1 << 56 | 1 << 54 | 1 << 55;
 
-/// Measures small packets without a VM, beside a bare loop of one system call per frame.
+/// Measures small packets without a VM, compared with a bare loop of one system call per frame.
 #[derive(Debug, Parser)]
 struct Options {
     /// Pairs of runs, one of hawser and one of the floor
@@ -25,10 +25,10 @@ struct Options {
     /// Milliseconds of each run
     #[arg(long, default_value_t = 700)]
     millis: u64,
-    /// Measure only what has this in its title, such as "cannot be merged"
+    /// Measure only loads whose title contains this, such as "cannot be merged"
     #[arg(long, default_value = "", hide_default_value = true)]
     only: String,
-    /// Let the guest take datagrams that are merged
+    /// Let the guest accept merged datagrams
     #[arg(long)]
     uso: bool,
 }

@@ -1,4 +1,4 @@
-//! One flow beside many: see `hawser_benches::engine::crowd`.
+//! One flow beside many others: see `hawser_benches::engine::crowd`.
 //!
 //! Run by `hack/bench --scale`.
 
@@ -21,7 +21,7 @@ const CROWDS: [u32; 3] = [10, 20_000, 50_000];
 /// Descriptors for everything but idle flows.
 const OTHERS: u64 = 500;
 
-/// Measures one flow without a VM, beside few and many idle ones, and storms of connections.
+/// Measures one flow without a VM, beside few and many idle ones, and beside storms of connections.
 #[derive(Debug, Parser)]
 struct Options {
     /// Rounds; each measures every case once
@@ -30,7 +30,7 @@ struct Options {
     /// Milliseconds of each run
     #[arg(long, default_value_t = 1000)]
     millis: u64,
-    /// Only cases whose keys begin so, beside 10 idle flows: idle, storm_guest
+    /// Run only cases whose keys begin with this, and that of 10 idle flows: idle, storm_guest
     #[arg(long, default_value = "", hide_default_value = true)]
     only: String,
     /// File for all samples
@@ -38,7 +38,7 @@ struct Options {
     json: Option<PathBuf>,
 }
 
-/// A case and what it measured, by way: Gbit/s, the worker's processor seconds per GB, and
+/// A case and its results by direction: Gbit/s, the worker's processor seconds per GB, and
 /// connections of the storm per second.
 struct Case {
     key: String,
@@ -116,7 +116,7 @@ fn to_json(cases: &[Case]) -> Value {
         .into()
 }
 
-/// Raises the limit on open files as far as it goes; how far that is.
+/// Raises the limit on open files as far as possible; returns the limit.
 fn raise_descriptors() -> Result<u64> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -166,7 +166,7 @@ fn run() -> Result<()> {
     let options = Options::parse();
     let namespace = Namespace::new()?;
     namespace.run(&format!("ip addr add {FAR}/32 dev lo"))?;
-    // One port of ours for each flow to the same port of theirs.
+    // Each flow to the same remote port needs its own local port.
     namespace.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
     namespace.inside(|| measure(&options))?
 }

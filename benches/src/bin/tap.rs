@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         queue_pairs: NonZeroU16::MIN,
         pace: PaceConfig::PLAIN,
         policy: PolicyConfig::default(),
-        // Not made: the mode below takes its place.
+        // Not used: the mode below replaces it.
         mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
     };
     let port = Port::with_modes(config, &mut |context| {

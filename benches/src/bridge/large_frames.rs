@@ -1,8 +1,8 @@
-//! What nobody can leave out: one read(2) or write(2) for each frame of a TCP flow.
+//! The unavoidable minimum: one read(2) or write(2) for each frame of a TCP flow.
 //!
-//! A thread joins two TAP devices in two network namespaces, and one TCP flow runs through
-//! it. The processor time of each call on a frame of the flow is taken by itself, so that
-//! waiting, looking at the other direction and taking the time count for nothing.
+//! A thread connects two TAP devices in two network namespaces, and one TCP flow runs through it.
+//! The processor time of each call on a frame of the flow is measured separately, so that waiting,
+//! the other direction and the measurement itself do not count.
 
 use crate::surroundings::Surroundings;
 use hawser_backend::frame::{GuestCaps, GuestSlice, GuestSliceMut};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const SENDER: &str = "192.0.2.1";
 const RECEIVER: &str = "192.0.2.2";
 const PORT: u16 = 9000;
-/// Everything a driver of Linux takes.
+/// All offloads that a Linux driver accepts.
 const CAPS: GuestCaps = GuestCaps {
     checksum: true,
     tso4: true,
@@ -42,10 +42,10 @@ pub struct Cost {
     pub write: f64,
 }
 
-/// Joins the devices for `time`.
+/// Connects the devices for `time`.
 ///
 /// # Errors
-/// The flow does not come about.
+/// The flow cannot be established.
 pub fn run(time: Duration, surroundings: &Surroundings) -> Result<Cost> {
     let ends = [end(SENDER)?, end(RECEIVER)?];
     let [(near, near_queue), (far, far_queue)] = ends;
@@ -84,7 +84,7 @@ fn end(address: &str) -> Result<(Namespace, TapQueue)> {
     Ok((namespace, queue))
 }
 
-/// Moves frames until `stop`; what the calls on large ones took.
+/// Moves frames until `stop`; returns the time of the calls on large ones.
 fn relay(near: &TapQueue, far: &TapQueue, stop: &AtomicBool) -> Result<Cost> {
     let mut room = vec![0; ROOM];
     let (mut read, mut write, mut bytes) = (Duration::ZERO, Duration::ZERO, 0_u64);

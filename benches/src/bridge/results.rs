@@ -12,18 +12,18 @@ use std::fmt::Write as _;
 pub enum Peer {
     /// hawser, bridge mode.
     Hawser,
-    /// One system call per frame, nothing clever.
+    /// One system call per frame, without optimisations.
     Plain,
     /// The same without MRG_RXBUF.
     PlainUnmerged,
-    /// The same as cloud-hypervisor's vhost_user_net has it: it offers neither MRG_RXBUF nor
-    /// INDIRECT_DESC, so that a ring of 256 holds 13 receive buffers of 64 KiB, and does not
-    /// tell the kernel what the guest takes, so that each of them is given 1500 bytes.
+    /// The same as in cloud-hypervisor's vhost_user_net: it offers neither MRG_RXBUF nor
+    /// INDIRECT_DESC, so that a ring of 256 holds 13 receive buffers of 64 KiB, and does not tell
+    /// the kernel the guest's offloads, so that each buffer receives 1500 bytes.
     AsCloudHypervisor,
 }
 
 impl Peer {
-    /// In the order they are run and shown.
+    /// In the order of runs and results.
     pub const ALL: [Self; 4] = [Self::Hawser, Self::Plain, Self::PlainUnmerged, Self::AsCloudHypervisor];
 
     /// Name in the JSON file.
@@ -36,7 +36,7 @@ impl Peer {
         }
     }
 
-    /// What people read.
+    /// Name for people.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hawser => "hawser",
@@ -47,7 +47,7 @@ impl Peer {
     }
 }
 
-/// A quantity: its name for machines, for people, and digits after the point.
+/// A quantity: its name for programs and people, and the number of decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each says what it is in `about`")]
 pub enum Metric {
@@ -64,7 +64,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// In the order they are shown.
+    /// In the order of the results.
     pub const ALL: [Self; 10] = [
         Self::TcpOut,
         Self::TcpIn,
@@ -105,7 +105,7 @@ impl Metric {
     }
 }
 
-/// What the picture shows, with the bare loop beside what it stands for.
+/// The quantities in the picture, each with the bare loop for comparison.
 const SHOWN: [(Metric, Option<Metric>); 7] = [
     (Metric::TcpOut, None),
     (Metric::TcpIn, None),
@@ -116,7 +116,7 @@ const SHOWN: [(Metric, Option<Metric>); 7] = [
     (Metric::RoundTrip, None),
 ];
 
-/// Ours, theirs, how many times, and whether that is the least.
+/// Quantity of hawser, peer and quantity to compare with, factor, and whether that is a minimum.
 const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
     (Metric::TcpOut, Peer::Plain, Metric::TcpOut, 1.05, true),
     (Metric::TcpIn, Peer::AsCloudHypervisor, Metric::TcpIn, 10.0, true),
@@ -127,13 +127,13 @@ const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
     (Metric::RoundTrip, Peer::Plain, Metric::RoundTrip, 1.0, false),
 ];
 
-/// Samples by peer and metric, those of one round at the same place. Those of the bare loop
-/// are under hawser.
+/// Samples by peer and metric; equal positions are of the same round. Those of the bare loop are
+/// under hawser.
 #[derive(Debug, Default)]
 pub struct Results(BTreeMap<(Peer, Metric), Vec<f64>>);
 
 impl Results {
-    /// Adds a sample; not a number where a measurement failed.
+    /// Adds a sample; NaN if the measurement failed.
     pub fn add(&mut self, peer: Peer, metric: Metric, value: f64) {
         self.0.entry((peer, metric)).or_default().push(value);
     }
@@ -142,7 +142,7 @@ impl Results {
         self.0.get(&(peer, metric)).map_or(&[], Vec::as_slice)
     }
 
-    /// What the picture shows.
+    /// The panels of the picture.
     pub fn panels(&self) -> Vec<Panel> {
         let spread = |peer, metric| Spread::of(self.of(peer, metric));
         let measured = |peer: &Peer| self.0.keys().any(|(known, _)| known == peer);
@@ -179,7 +179,7 @@ impl Results {
         panels
     }
 
-    /// What was demanded, what was measured, and whether that will do.
+    /// Each target, the measured ratio, and whether it is met.
     fn verdicts(&self) -> impl Iterator<Item = (String, Option<Spread>, bool)> {
         TARGETS.iter().map(|&(metric, peer, theirs, times, at_least)| {
             let spread = Spread::of_ratios(self.of(Peer::Hawser, metric), self.of(peer, theirs));
@@ -229,7 +229,7 @@ impl Results {
         text
     }
 
-    /// Everything, for machines.
+    /// Everything as JSON.
     pub fn to_json(&self) -> Value {
         let mut peers = Map::new();
         for ((peer, metric), samples) in &self.0 {
@@ -263,7 +263,7 @@ mod tests {
         for name in ["bare loop", "plain TAP", "guest → guest"] {
             assert!(picture.contains(name), "{name}");
         }
-        // Those of CPU, of throughput, and of both ways beside each other.
+        // The panels for CPU, for throughput, and for both directions side by side.
         assert_eq!(picture.matches("<rect class=\"bar").count(), 3 + 1 + 2);
         assert_eq!(picture.matches("not measured").count(), 1);
     }

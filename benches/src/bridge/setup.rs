@@ -1,4 +1,4 @@
-//! A guest on a bridge, the back end it is attached to, and servers on the segment.
+//! A guest on a bridge, its back end, and servers on the segment.
 
 use super::results::Peer;
 use crate::surroundings::Surroundings;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub struct Setup {
     /// Which one.
     pub peer: Peer,
-    /// The first is measured; hawser has a second one beside it on the bridge.
+    /// The first is measured; hawser has a second guest on the bridge.
     guests: Vec<Guest>,
     backends: Vec<Background>,
     _servers: Background,
@@ -29,11 +29,11 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything. To be called by somebody who has the machine. All of it in these
+    /// Starts everything. The caller must have the machine. All parts are set up in these
     /// `surroundings`.
     ///
     /// # Errors
-    /// Something does not start.
+    /// A part does not start.
     pub fn new(peer: Peer, surroundings: &Surroundings) -> Result<Self> {
         let mut segment = Segment::beside(MTU)?;
         segment.serve()?;
@@ -55,7 +55,7 @@ impl Setup {
         })
     }
 
-    /// Gbit/s that arrived at the host, or from it, and CPU seconds of the back end per GB.
+    /// Gbit/s that arrived in one direction, and CPU seconds of the back end per GB.
     ///
     /// # Errors
     /// iperf3 fails.
@@ -81,7 +81,7 @@ impl Setup {
         measured.map(|[rate, _]| Some(rate / 1e9))
     }
 
-    /// A number of a report of `hawser-traffic`.
+    /// A number in a report of `hawser-traffic`.
     ///
     /// # Errors
     /// The traffic fails.

@@ -1,8 +1,8 @@
-//! Bursts through a whole port and back: what its worker does with them on its own thread.
+//! Bursts through a whole port and back: the worker's part on its own thread.
 //!
-//! Beside what is said in [`super`], tools that count see the worker's part of it,
-//! `Worker::drain_transmit`: frames taken, admitted, given to the mode and, as it gives each back,
-//! to the guest. With a capture compiled in and nobody looking, as it is everywhere.
+//! In addition to [`super`], tools that count see the worker's part, `Worker::drain_transmit`:
+//! frames are taken, admitted, passed to the mode and, as it echoes each, to the guest. Capture is
+//! compiled in but off, as in normal operation.
 
 use super::{MAC, Round, count};
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
@@ -20,17 +20,17 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A frame that lies whole in the head that is copied out of guest memory.
+/// A frame that fits completely into the head that is copied out of guest memory.
 const LEN: usize = 60;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Gives every frame back.
+/// Echoes every frame.
 struct Echo;
 
 impl Mode for Echo {
     fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         for frame in burst {
-            // Without room the case fails: it counts what comes back.
+            // Without room the case fails: it counts the echoed frames.
             let _ = sink.send(Offload::NONE, &[frame.head]);
         }
     }
@@ -64,7 +64,7 @@ impl Served {
             mac: Some(MAC),
             mtu: 1500,
             queue_pairs: NonZeroU16::MIN,
-            // It would look at the ring as often as it has time to.
+            // Polling would check the ring as often as time permits.
             pace: PaceConfig::PLAIN,
             policy: PolicyConfig::default(),
             mode: ModeConfig::Masquerade(MasqueradeConfig::default()),
@@ -114,7 +114,7 @@ impl Drop for Served {
     }
 }
 
-/// Bursts of so many frames.
+/// Bursts of this many frames.
 ///
 /// # Errors
 /// The port cannot be served.

@@ -1,4 +1,4 @@
-//! What goes on beside the one flow that is measured: flows that do nothing, and storms.
+//! Activity beside the measured flow: idle flows, and storms.
 
 use super::guest::{FORWARDED, Guest};
 use super::segment::{ACK, Ends, SYN, Segment};
@@ -18,32 +18,38 @@ const FIRST_IDLE: u16 = 10_000;
 const FIRST_STORM: u16 = 61_000;
 /// Ports of the storm, one after the other.
 const STORM_PORTS: u64 = 4000;
-/// Handshakes on their way at a time: fewer than the ring has buffers.
+/// Handshakes in flight at a time: fewer than the ring has buffers.
 const AT_ONCE: u32 = 64;
 /// SYNs the guest sends between two units of the measured flow.
 const SYNS_AT_ONCE: u32 = 16;
-/// A port at which nobody listens.
+/// A port without a listener.
 const CLOSED: u16 = 9;
 /// First sequence number of all of them.
 const ISS: u32 = 1;
 
-/// What is there beside the measured flow.
+/// The activity beside the measured flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// So many established flows without a byte.
+    /// This many established flows without data.
     Idle(u32),
-    /// The guest opens connections as fast as it can, to a port nobody listens at.
+    /// The guest opens connections as fast as it can, to a port without a listener.
     StormOfGuest,
     /// Clients connect to a forwarded port as fast as they can; the guest does not answer.
     StormOfWorld,
 }
 
-/// Takes connections and keeps them until dropped.
+/// Accepts connections and keeps them until dropped.
 pub struct Keeper {
     at: SocketAddrV4,
     listener: Socket,
     kept: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 impl Keeper {
@@ -54,8 +60,8 @@ impl Keeper {
         let kept = Arc::new(AtomicU64::new(0));
         let (ours, count) = (listener.try_clone()?, Arc::clone(&kept));
         let thread = thread::spawn(move || {
-            // Its own table of descriptors: the limit on them is the back end's to use up.
-            // SAFETY: this thread uses no descriptor but copies of what it has here.
+            // It has a separate table of descriptors: the back end may use up the limit. SAFETY:
+            // this thread uses no descriptor but copies of what it has here.
             if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
                 return;
             }
@@ -76,7 +82,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Ends the wait for the next one.
+        // Ends the wait for the next client.
         let _ = self.listener.shutdown(Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -84,7 +90,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Clients that connect and go, on a thread of their own until dropped.
+/// Clients that connect and disconnect, on a separate thread until dropped.
 struct Clients {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
@@ -97,7 +103,8 @@ impl Clients {
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&made));
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // Reset, or after 30,000 of them a client would look for a free port for 10 ms.
+                // Reset, because after 30,000 closed ones a client would search for a free port for
+                // 10 ms.
                 let client = TcpStream::connect((FAR, FORWARDED))?;
                 SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
                 count.fetch_add(1, Ordering::Relaxed);
@@ -111,7 +118,7 @@ impl Clients {
         }
     }
 
-    /// Ends them; how many there were.
+    /// Stops them; returns their number.
     fn end(mut self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
@@ -126,8 +133,17 @@ pub struct Crowd {
     is_storm: bool,
     syns: u64,
     clients: Option<Clients>,
-    /// Ends after the flows of the guest.
+    /// Dropped after the flows of the guest.
     _keeper: Option<Keeper>,
+}
+
+impl std::fmt::Debug for Crowd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crowd")
+            .field("is_storm", &self.is_storm)
+            .field("syns", &self.syns)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Crowd {
@@ -155,12 +171,12 @@ impl Crowd {
         })
     }
 
-    /// The measured flow begins.
+    /// Called when the measured flow begins.
     pub fn begin(&mut self, beside: Beside) {
         self.clients = (beside == Beside::StormOfWorld).then(Clients::new);
     }
 
-    /// Between two units of the measured flow.
+    /// Called between two units of the measured flow.
     pub fn turn(&mut self, guest: &mut Guest<'_>) -> Result<()> {
         for _ in 0..if self.is_storm { SYNS_AT_ONCE } else { 0 } {
             let port = FIRST_STORM + u16::try_from(self.syns % STORM_PORTS)?;
@@ -172,7 +188,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// The measured flow has ended; connections of the storm.
+    /// Called when the measured flow has ended; returns the connections of the storm.
     pub fn end(&mut self) -> Result<u64> {
         let clients = self.clients.take().map_or(Ok(0), Clients::end)?;
         Ok(self.syns + clients)
@@ -204,7 +220,7 @@ impl Guest<'_> {
         self.put(ends, ack)
     }
 
-    /// Opens `n` connections to `far` and leaves them alone.
+    /// Opens `n` connections to `far` and leaves them idle.
     fn open_idle(&mut self, far: SocketAddrV4, n: u32) -> Result<()> {
         let (mut asked, mut open) = (0, 0);
         while open < n {
@@ -217,7 +233,7 @@ impl Guest<'_> {
             }
             self.publish()?;
             if asked == open {
-                // Nobody will answer before the device has taken what is in the ring.
+                // No answer comes before the device has taken the frames in the ring.
                 thread::yield_now();
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What nobody can leave out: the system calls on the payload.
+//! The unavoidable minimum: the system calls on the payload.
 
 use super::peer::FarEnd;
 use super::{Outcome, PIECE, Run, UNIT, UNITS, Way};
@@ -57,13 +57,13 @@ pub fn run(run: Run) -> Result<Outcome> {
 struct Unit<'a>(&'a mut [u8]);
 
 impl Unit<'_> {
-    /// One sendmsg, once the socket takes something; the bytes it took.
+    /// One sendmsg, once the socket accepts data; returns the bytes sent.
     fn send(&self, stream: &TcpStream) -> io::Result<u64> {
         let slices: Vec<_> = self.0.chunks(PIECE).map(GuestSlice::from_bytes).collect();
         again(stream, libc::POLLOUT, || send(stream, &slices))
     }
 
-    /// One peek, once there is something, and one discard; the bytes there were.
+    /// One peek, once there is data, and one discard; returns the number of bytes.
     fn take(self, stream: &TcpStream) -> io::Result<u64> {
         let mut slices: Vec<_> = self.0.chunks_mut(PIECE).map(GuestSliceMut::from_bytes).collect();
         let at = PeekAt {
@@ -76,7 +76,7 @@ impl Unit<'_> {
     }
 }
 
-/// Calls `f`, and after a wait again, as long as it would have to wait.
+/// Calls `f`, and again after a wait, while it would block.
 fn again(stream: &TcpStream, events: i16, mut f: impl FnMut() -> io::Result<usize>) -> io::Result<u64> {
     loop {
         match f() {

@@ -20,27 +20,27 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Name of the port; its worker is the thread that is measured.
+/// Name of the port; its worker is the measured thread.
 pub const NAME: &str = "engine";
-/// What a hawser in another process is to be given, for the same port.
+/// Options for a hawser in another process with the same port.
 pub const OPTIONS_OF_PORT: [&str; 4] = [
     "--ipv4=10.0.2.0/24",
     "--ipv6=off",
     "--mac=52:54:00:68:61:77",
     "--mtu=1500",
 ];
-/// The worker's process, where it is this one.
+/// The worker's process, if it is this one.
 const SELF: &str = "self";
 const WORKER: &str = "engine-0";
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 const GUEST_PORT: u16 = 9000;
-/// A port of the host that is the guest's.
+/// A port of the host that is forwarded to the guest.
 pub const FORWARDED: u16 = 9001;
 const RING_SIZE: u16 = 256;
 /// Receive buffers are pages, as Linux posts them for a bulk flow.
 const RECEIVE_BUFFER: u32 = 4096;
-/// Bytes of a receive buffer that are looked at.
+/// Bytes of a receive buffer that are read.
 const LOOKED_AT: usize = VIRTIO + HEADERS + OPTIONS;
 
 fn port_config() -> Result<PortConfig> {
@@ -73,16 +73,16 @@ fn port_config() -> Result<PortConfig> {
 /// Moves units through hawser.
 ///
 /// # Errors
-/// The connection fails, or stands still.
+/// The connection fails or stalls.
 pub fn run(run: Run) -> Result<Outcome> {
     run_beside(run, Beside::Idle(0)).map(|(outcome, _)| outcome)
 }
 
-/// Moves units through hawser, with others beside; and how many connections they
-/// made meanwhile.
+/// Moves units through hawser with other activity beside; also returns the number of connections of
+/// the storm.
 ///
 /// # Errors
-/// A connection fails, or stands still.
+/// A connection fails or stalls.
 pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
     let far = FarEnd::new(run.way)?;
     let port = Arc::new(Port::new(port_config()?, PortResources::default())?);
@@ -91,18 +91,18 @@ pub fn run_beside(run: Run, beside: Beside) -> Result<(Outcome, u64)> {
     let serving = thread::spawn(move || server.run());
     let outcome = drive(ours, SELF, &far, run, beside);
     serving.join().map_err(|_| failure("the server panicked"))??;
-    // One that never got its connection still waits for it.
+    // A far end that never got its connection still waits for it.
     if outcome.is_ok() {
         far.join()?;
     }
     outcome
 }
 
-/// Moves units through the hawser of another process, that listens at `socket` with
-/// a port of this [`NAME`] and the options [`OPTIONS_OF_PORT`].
+/// Moves units through the hawser of another process, which listens at `socket` with a port of this
+/// [`NAME`] and the options [`OPTIONS_OF_PORT`].
 ///
 /// # Errors
-/// The connection fails, or stands still.
+/// The connection fails or stalls.
 pub fn run_against(socket: &Path, process: u32, run: Run) -> Result<Outcome> {
     let far = FarEnd::new(run.way)?;
     let front = UnixStream::connect(socket)?;
@@ -141,10 +141,10 @@ fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Besid
     outcome
 }
 
-/// A driver and its one flow; those of a [`Crowd`] are not kept.
+/// A driver and its one flow; it keeps no state for flows of a [`Crowd`].
 pub struct Guest<'a> {
     ram: Arc<Ram>,
-    /// Whose worker is measured.
+    /// The process whose worker is measured.
     process: String,
     receive: &'a mut Ring,
     transmit: &'a mut Ring,
@@ -154,17 +154,25 @@ pub struct Guest<'a> {
     /// Header buffer, payload and indirect table of each unit.
     units: Vec<UnitMemory>,
     free_units: Vec<usize>,
-    /// Which unit a transmit head is.
+    /// Unit of each transmit head.
     unit_of: Vec<usize>,
     snd_una: u32,
     snd_nxt: u32,
     rcv_nxt: u32,
-    /// What the other end takes beyond `snd_una`.
+    /// The window that the far end accepts beyond `snd_una`.
     window: u32,
     scale: u8,
     is_over: bool,
-    /// Port and sequence number of each SYN that answered one of a crowd's.
+    /// Port and sequence number of each SYN-ACK to a crowd's flow.
     answers: Vec<(u16, u32)>,
+}
+
+impl std::fmt::Debug for Guest<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -242,8 +250,8 @@ impl<'a> Guest<'a> {
         self.send(ACK, None)
     }
 
-    /// Puts a segment into the ring and tells the device; with the payload of a unit, or
-    /// with none. False if there is no room.
+    /// Puts a segment, with the payload of a unit or without any, into the ring and kicks the
+    /// device. False if there is no room.
     fn queue(&mut self, flags: u8, payload: Option<usize>) -> Result<bool> {
         let segment = Segment {
             seq: self.snd_nxt,
@@ -289,7 +297,7 @@ impl<'a> Guest<'a> {
         Ok(true)
     }
 
-    /// The ends of a flow of a crowd.
+    /// The endpoints of a crowd's flow.
     pub(super) const fn ends_of(&self, port: u16, far: SocketAddrV4) -> Ends {
         Ends {
             mac: MAC,
@@ -298,7 +306,7 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// Tells the device of all that was put.
+    /// Publishes all added segments to the device.
     pub(super) fn publish(&mut self) -> Result<()> {
         Ok(self.transmit.publish_and_kick()?)
     }
@@ -308,7 +316,7 @@ impl<'a> Guest<'a> {
         self.receive.wait_used(time)
     }
 
-    /// Takes what came; the answers to a crowd's SYNs.
+    /// Takes received frames; returns the answers to a crowd's SYNs.
     pub(super) fn take_answers(&mut self) -> Result<Vec<(u16, u32)>> {
         self.receive_all()?;
         Ok(std::mem::take(&mut self.answers))
@@ -323,7 +331,7 @@ impl<'a> Guest<'a> {
         Ok(self.transmit.publish_and_kick()?)
     }
 
-    /// Takes all frames the device has written; the payload in them.
+    /// Takes all frames that the device has written; returns their payload.
     fn receive_all(&mut self) -> Result<(usize, usize)> {
         let (mut bytes, mut frames) = (0, 0);
         while let Some((head, _)) = self.receive.used() {
@@ -347,7 +355,7 @@ impl<'a> Guest<'a> {
         Ok((bytes, frames))
     }
 
-    /// What a segment says; the payload that is new.
+    /// Handles a segment; returns its new payload.
     fn take(&mut self, segment: Received) -> Result<usize> {
         if segment.port != GUEST_PORT {
             if segment.flags == SYN | ACK {
@@ -412,7 +420,8 @@ impl<'a> Guest<'a> {
         self.receive_all().map(drop)
     }
 
-    /// Waits for bytes and acknowledges all that have come, as a driver that merges does.
+    /// Waits for bytes and acknowledges all that have arrived, like a driver with mergeable
+    /// buffers.
     fn pull(&mut self) -> Result<u64> {
         if !self.receive.wait_used(PATIENCE) {
             return Err(failure("no bytes come"));
@@ -425,5 +434,5 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// The largest window the guest can name must hold the units in flight.
+/// The largest possible window must hold the units in flight.
 const _: () = assert!((u16::MAX as usize) << WINDOW_SCALE > UNIT * UNITS);

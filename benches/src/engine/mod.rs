@@ -1,9 +1,9 @@
-//! The engine without a VM, beside a floor.
+//! The engine without a VM, compared with a floor.
 //!
-//! A synthetic guest ([`guest`]) drives hawser's rings with TCP frames of 64 KB: one flow
-//! to or from an ordinary socket on loopback. The [`floor`] does with a socket of the same
-//! kind what nobody can leave out: one sendmsg, or one peek and one discard, per unit of
-//! the same size. What lies between the two is virtio, TCP and everything else.
+//! A synthetic guest ([`guest`]) drives hawser's rings with TCP frames of 64 KB: one flow to or
+//! from an ordinary socket on loopback. The [`floor`] makes only the unavoidable calls on a socket
+//! of the same kind: one sendmsg, or one peek and one discard, per unit of the same size. The
+//! difference between the two is virtio, TCP and everything else.
 
 pub mod crowd;
 pub mod floor;
@@ -21,17 +21,17 @@ use std::time::Duration;
 
 /// Payload of a unit: 44 segments of 1460 bytes, as Linux cuts its TSO frames.
 pub const UNIT: usize = 44 * 1460;
-/// Pieces a unit lies in: pages.
+/// Size of the pieces of a unit: a page.
 pub const PIECE: usize = 4096;
 /// Units in use at a time, so that both sides have the same cache footprint.
 pub const UNITS: usize = 32;
 /// Address on loopback of the socket at the far end.
 pub const FAR: &str = "192.0.2.1";
 
-/// Longest anything may take to happen.
+/// Longest time for any event.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Which way the bytes go.
+/// Direction of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From the guest.
@@ -40,20 +40,20 @@ pub enum Way {
     In,
 }
 
-/// What is to be moved.
+/// Parameters of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Which way.
+    /// Direction.
     pub way: Way,
-    /// For how long.
+    /// Duration.
     pub time: Duration,
-    /// Where the measured thread runs; `None` leaves it to the scheduler, as a rate wants it: of
-    /// two processors the other would be the limit.
+    /// Processor of the measured thread; `None` leaves it to the scheduler, for a rate: with two
+    /// processors the other one would be the limit.
     pub reserved: Option<Reserved>,
 }
 
 impl Run {
-    /// With all threads left to the scheduler.
+    /// A run in which the scheduler places all threads.
     pub const fn anywhere(way: Way, time: Duration) -> Self {
         Self {
             way,
@@ -63,14 +63,14 @@ impl Run {
     }
 }
 
-/// What was moved, and what it took.
+/// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// Payload in bytes.
     pub bytes: u64,
-    /// How long it took.
+    /// Duration.
     pub time: Duration,
-    /// Processor time of the thread that is measured.
+    /// Processor time of the measured thread.
     pub cpu: Duration,
 }
 
@@ -86,12 +86,12 @@ impl Outcome {
     }
 }
 
-/// Processor time so far of the thread of this process with this name.
+/// Processor time of this process's thread with this name so far.
 pub fn thread_time(name: &str) -> Result<Duration> {
     thread_time_in("self", name)
 }
 
-/// The same of another process, by its number.
+/// The same for another process, by its id.
 pub fn thread_time_in(process: &str, name: &str) -> Result<Duration> {
     let (_, path) = thread_in(process, name)?;
     let times = fs::read_to_string(path.join("schedstat"))?;
@@ -101,7 +101,7 @@ pub fn thread_time_in(process: &str, name: &str) -> Result<Duration> {
         .ok_or_else(|| failure("no processor time in /proc"))
 }
 
-/// A thread of a process (a number, or self) by its name, and its folder in /proc.
+/// A thread of a process (an id, or self) by its name, and its folder in /proc.
 fn thread_in(process: &str, name: &str) -> Result<(Pid, PathBuf)> {
     for task in fs::read_dir(format!("/proc/{process}/task"))? {
         let task = task?;

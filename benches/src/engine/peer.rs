@@ -1,4 +1,4 @@
-//! The far end of the one connection: swallows all, or sends all it can.
+//! The far end of the one connection: discards everything, or sends as much as it can.
 
 use super::{FAR, Way};
 use hawser_testkit::{Result, failure};
@@ -14,25 +14,31 @@ const CHUNK: usize = 256 * 1024;
 
 /// A listening socket and the thread that serves its first connection.
 pub struct FarEnd {
-    /// Where it listens.
+    /// Address of the socket.
     pub at: SocketAddr,
-    /// Bytes swallowed so far.
+    /// Bytes discarded so far.
     pub swallowed: Arc<AtomicU64>,
     thread: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for FarEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FarEnd").field("at", &self.at).finish_non_exhaustive()
+    }
 }
 
 impl FarEnd {
     /// Listens, on any port.
     ///
     /// # Errors
-    /// The address is not there.
+    /// The address does not exist.
     pub fn new(way: Way) -> io::Result<Self> {
         let listener = TcpListener::bind((FAR, 0))?;
         let at = listener.local_addr()?;
         let swallowed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&swallowed);
         let thread = thread::spawn(move || {
-            // The end of the connection is how it is told to stop.
+            // The end of the connection stops it.
             let Ok((stream, _)) = listener.accept() else { return };
             match way {
                 Way::Out => swallow(&stream, &count),
@@ -52,7 +58,7 @@ impl FarEnd {
     }
 }
 
-/// Takes bytes out of the queue without copying them: the far end is not measured.
+/// Removes bytes from the queue without copying them: the far end is not measured.
 fn swallow(stream: &TcpStream, count: &AtomicU64) {
     loop {
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).

@@ -1,7 +1,7 @@
-//! Who runs where: the measured thread has a processor, everybody else has the others.
+//! Placement of threads: the measured thread has a processor, all others share the rest.
 //!
-//! Left to the scheduler, three busy threads on two processors are in each other's way in
-//! another manner in each run, and a figure differs by a third from the one before.
+//! If the scheduler decides, three busy threads on two processors disturb each other differently in
+//! each run, and results differ by a third.
 
 use super::thread_in;
 use hawser_testkit::Result;
@@ -21,13 +21,13 @@ fn hold(thread: Option<Pid>, processors: &[usize]) -> Result<()> {
     Ok(sched_setaffinity(thread, &set)?)
 }
 
-/// Where the measured thread runs, once everybody else has been moved away.
+/// The processor of the measured thread, once all others have been moved away.
 #[derive(Clone, Copy, Debug)]
 pub struct Reserved(usize);
 
 impl Reserved {
-    /// Holds the calling thread, and whatever it starts, to all processors but one; `None` where
-    /// there is one only.
+    /// Restricts the calling thread, and threads that it starts, to all processors but one; `None`
+    /// if there is only one.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -40,10 +40,10 @@ impl Reserved {
         Ok(Some(Self(last)))
     }
 
-    /// Moves a thread of a process (a number, or self) to the processor kept for it.
+    /// Moves a thread of a process (an id, or self) to the reserved processor.
     ///
     /// # Errors
-    /// There is no such thread.
+    /// The thread does not exist.
     pub fn give_to(self, process: &str, name: &str) -> Result<()> {
         hold(Some(thread_in(process, name)?.0), &[self.0])
     }

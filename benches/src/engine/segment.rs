@@ -1,4 +1,4 @@
-//! TCP over IPv4 in Ethernet, as much of it as one flow of a synthetic guest takes.
+//! TCP over IPv4 in Ethernet, reduced to what one flow of a synthetic guest needs.
 
 use hawser_backend::config::GATEWAY_MAC;
 use hawser_backend::packet::MacAddr;
@@ -15,7 +15,7 @@ pub const HEADERS: usize = ETHERNET + IP + TCP;
 pub const OPTIONS: usize = 40;
 /// MSS and window scale.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, WINDOW_SCALE];
-/// The guest's window is this many bits longer than what its segments say.
+/// Shift of the guest's window.
 pub const WINDOW_SCALE: u8 = 9;
 const MSS: u16 = 1460;
 
@@ -25,7 +25,7 @@ pub const RST: u8 = 4;
 pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;
 
-/// Both ends, the guest's first.
+/// Both endpoints, the guest's first.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
     pub mac: MacAddr,
@@ -33,7 +33,7 @@ pub struct Ends {
     pub far: SocketAddrV4,
 }
 
-/// What changes from segment to segment.
+/// Fields that differ between segments.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     pub seq: u32,
@@ -45,7 +45,7 @@ pub struct Segment {
     pub payload: usize,
 }
 
-/// virtio header and all headers, the checksum left to the device.
+/// virtio header and all protocol headers; the checksum is left to the device.
 pub fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     let options: &[u8] = if segment.flags & SYN != 0 { &SYN_OPTIONS } else { &[] };
     let tcp_len = TCP + options.len();
@@ -73,8 +73,8 @@ pub fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     out.extend_from_slice(&segment.ack.to_be_bytes());
     out.extend_from_slice(&[low(tcp_len << 2).to_le_bytes()[0], segment.flags]);
     out.extend_from_slice(&segment.window.to_be_bytes());
-    // Who completes the sum would start from the pseudo-header's; a back end that ends TCP
-    // needs none of it.
+    // The sum would start from the pseudo-header's; a back end that terminates TCP does not need
+    // it.
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(options);
     out
@@ -84,7 +84,7 @@ fn ip(out: &mut Vec<u8>, ends: &Ends, len: usize) {
     let start = out.len();
     out.extend_from_slice(&[0x45, 0]);
     out.extend_from_slice(&low(len).to_be_bytes());
-    // Identification; don't fragment; TTL, protocol, sum.
+    // Identification; don't fragment; TTL, protocol, checksum.
     out.extend_from_slice(&[0, 0, 0x40, 0, 64, 6, 0, 0]);
     out.extend_from_slice(&ends.guest.ip().octets());
     out.extend_from_slice(&ends.far.ip().octets());
@@ -96,7 +96,7 @@ fn low(n: usize) -> u16 {
     u16::try_from(n).unwrap_or(u16::MAX)
 }
 
-/// What the guest looks at of a segment for it.
+/// The fields that the guest reads in a received segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     /// Port of the guest.
@@ -110,12 +110,12 @@ pub struct Received {
     pub payload: usize,
 }
 
-/// Receive buffers a frame lies in, from its virtio header (`num_buffers`).
+/// Number of receive buffers of a frame, from its virtio header (`num_buffers`).
 pub fn buffers(header: &[u8; VIRTIO + HEADERS + OPTIONS]) -> u16 {
     u16::from_le_bytes([header[10], header[11]])
 }
 
-/// Reads the first bytes of a frame, virtio header included; `None` if it is no TCP.
+/// Parses the first bytes of a frame, virtio header included; `None` if it is not TCP.
 pub fn parse(bytes: &[u8]) -> Option<Received> {
     let ip = bytes.get(VIRTIO + ETHERNET..)?;
     if bytes.get(VIRTIO + 12..VIRTIO + 14)? != [8, 0] || *ip.get(9)? != 6 {

@@ -12,9 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const THREAD: &str = "floor";
-/// Different frames, as the guest has buffers.
+/// Number of different frames, as in the guest's buffers.
 const FRAMES: usize = 256;
-/// Loops between two looks at the clock.
+/// Iterations between two checks of the clock.
 const STRIDE: usize = 64;
 
 /// Moves frames for `time`.
@@ -26,7 +26,7 @@ pub fn run(load: Load, time: Duration) -> Result<Outcome> {
     let queue = namespace.inside(|| TapQueue::open(TAP, 1))??.pop();
     let queue = queue.ok_or_else(|| failure("no queue"))?;
     let host_mac = set_up(&namespace)?;
-    // What the kernel can leave undone it does itself: one packet per frame.
+    // The kernel does all offload work itself: one packet per frame.
     queue.set_offloads(GuestCaps::default())?;
     let _deaf = namespace.inside(deaf)??;
     let sender = (!load.is_out()).then(|| namespace.inside(|| Sender::start(load == Load::InBatches)));

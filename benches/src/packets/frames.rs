@@ -13,12 +13,12 @@ const UDP: usize = 34;
 /// Bytes of one of the frames.
 pub(super) const LEN: usize = VIRTIO + HEADERS + PAYLOAD;
 
-/// Which frames.
+/// The kind of frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Frames {
-    /// Of so many flows in turn, the checksum left to the device.
+    /// Of this many flows in turn, with the checksum left to the device.
     Flows(u16),
-    /// Of one flow, with no checksum at all.
+    /// Of one flow, without a checksum.
     WithoutChecksum,
 }
 

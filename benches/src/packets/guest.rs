@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const NAME: &str = "packets";
 const WORKER: &str = "packets-0";
 const RING_SIZE: u16 = 256;
-/// A frame of the usual MTU and its headers, as Linux posts them.
+/// Room for a frame of the usual MTU and its headers, as Linux posts it.
 const RECEIVE_BUFFER: u32 = 1536;
 /// Bytes of the virtio header.
 const VIRTIO: usize = 12;
@@ -43,10 +43,10 @@ fn port_config() -> PortConfig {
     }
 }
 
-/// Moves frames through hawser for `time`; the guest takes `features` of those offered.
+/// Moves frames through hawser for `time`; the guest accepts `features` among those offered.
 ///
 /// # Errors
-/// The rings stand still.
+/// The rings stall.
 pub fn run(load: Load, features: u64, time: Duration) -> Result<Outcome> {
     let namespace = Namespace::new()?;
     let queue = namespace.inside(|| TapQueue::open(TAP, 1))??.pop();
@@ -82,7 +82,7 @@ pub fn run(load: Load, features: u64, time: Duration) -> Result<Outcome> {
     outcome
 }
 
-/// Waits until half of the ring has been used: two processors are shared by three threads.
+/// Waits until half of the ring has been used: three threads share two processors.
 fn wait(ring: &mut Ring) -> bool {
     ring.wait_used_by(RING_SIZE / 2, PATIENCE)
 }
@@ -92,7 +92,7 @@ struct Transmitter<'a> {
 }
 
 impl<'a> Transmitter<'a> {
-    /// A full ring; each frame goes back into it as soon as it comes out.
+    /// A full ring; each frame is posted again as soon as it has been used.
     fn new(ram: &Ram, ring: &'a mut Ring, frame: impl Fn(usize) -> [u8; LEN]) -> Result<Self> {
         for n in 0..usize::from(RING_SIZE) {
             let at = ram.allocate(LEN as u64, 64);
@@ -107,9 +107,9 @@ impl<'a> Transmitter<'a> {
         Ok(Self { ring })
     }
 
-    /// Puts what has been used into the ring again; false if nothing has.
+    /// Posts used frames again; false if there were none.
     fn put_back(&mut self) -> bool {
-        // The descriptor still says where the frame is.
+        // The descriptor still has the address of the frame.
         let mut any = false;
         while let Some((head, _)) = self.ring.used() {
             self.ring.offer(head);
@@ -118,7 +118,7 @@ impl<'a> Transmitter<'a> {
         any
     }
 
-    /// Polls the ring, as a guest does that has a processor for it (DPDK); it takes no interrupts.
+    /// Polls the ring, like a guest with a dedicated processor (DPDK); interrupts are off.
     fn measure(&mut self, port: &Port, time: Duration) -> Result<Outcome> {
         self.ring.publish_and_kick()?;
         let sent = || port.counters().count(Count::TxFrames);
@@ -185,7 +185,8 @@ impl<'a> Receiver<'a> {
         })
     }
 
-    /// Datagrams a buffer holds; one that goes on from the buffer before begins with payload.
+    /// Number of datagrams in a buffer; one that continues from the previous buffer begins with
+    /// payload.
     fn count(&self, head: u16, len: u32) -> u64 {
         let mut virtio = [0; VIRTIO];
         self.ram.read(self.at[usize::from(head)], &mut virtio);

@@ -1,10 +1,10 @@
-//! 64-byte packets between a synthetic guest and a TAP device, beside a bare loop of one
+//! 64-byte packets between a synthetic guest and a TAP device, compared with a bare loop of one
 //! system call per frame.
 //!
 //! The guest ([`guest`]) keeps hawser's rings full of prepared frames, or empties them; the
-//! [`floor`] writes the same frames to the same kind of device, or reads what the same sender
-//! sends there. On the other side of the device is the kernel: a UDP socket whose buffer is
-//! full, or one that sends. So what is compared includes the kernel's walk to the socket.
+//! [`floor`] writes the same frames to the same kind of device, or reads those of the same sender.
+//! On the other side of the device is the kernel: a UDP socket whose buffer is full, or one that
+//! sends. The comparison therefore includes the kernel's path to the socket.
 
 pub mod floor;
 mod frames;
@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// The device.
 pub const TAP: &str = "tap0";
-/// The host on the segment.
+/// The host's address on the segment.
 pub const HOST: &str = "192.0.2.1";
-/// The guest on the segment.
+/// The guest's address on the segment.
 pub const GUEST: &str = "192.0.2.2";
 /// MAC of the guest.
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x68, 0x61, 0x77];
@@ -31,7 +31,7 @@ pub const PAYLOAD: usize = 22;
 /// Bytes of Ethernet, IPv4 and UDP header.
 pub const HEADERS: usize = 42;
 
-/// What is sent.
+/// The traffic of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Load {
     /// The guest sends datagrams of one flow.
@@ -56,7 +56,7 @@ impl Load {
         Self::InAlone,
     ];
 
-    /// What people read.
+    /// Name for people.
     pub const fn title(self) -> &'static str {
         match self {
             Self::OutOneFlow => "guest → TAP, one flow",
@@ -81,14 +81,14 @@ impl Load {
     }
 }
 
-/// What was moved, and what it took.
+/// Result of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// Packets.
     pub packets: u64,
-    /// How long it took.
+    /// Duration.
     pub time: Duration,
-    /// Processor time of the thread that is measured.
+    /// Processor time of the measured thread.
     pub cpu: Duration,
 }
 
@@ -104,7 +104,7 @@ impl Outcome {
     }
 }
 
-/// Configures the host's side of the device, once it is there.
+/// Configures the host's side of the device, once it exists.
 fn set_up(namespace: &Namespace) -> Result<[u8; 6]> {
     let mac: Vec<String> = MAC.iter().map(|byte| format!("{byte:02x}")).collect();
     for line in [

@@ -1,4 +1,4 @@
-//! The host's sockets: one that sends all it can, or one that is never read.
+//! The host's sockets: one that sends as much as it can, or one that is never read.
 
 use super::{GUEST, HOST, PAYLOAD, PORT};
 use hawser_testkit::Result;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-/// Datagrams of one call.
+/// Datagrams per call.
 const BATCH: u8 = 64;
 /// UDP_SEGMENT (linux/udp.h)
 const UDP_SEGMENT: libc::c_int = 103;
@@ -25,7 +25,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// Starts to send, in batches of one frame or one by one. To be called in the namespace.
+    /// Starts to send, in batches of one call or one by one. Must be called in the namespace.
     pub(super) fn start(batches: bool) -> Result<Self> {
         let socket = UdpSocket::bind(format!("{HOST}:0"))?;
         socket.connect(format!("{GUEST}:{PORT}"))?;
@@ -36,7 +36,7 @@ impl Sender {
                 set_segment(&socket);
                 let bytes = vec![0x5a; PAYLOAD * usize::from(BATCH)];
                 while !seen.load(Ordering::Relaxed) {
-                    // A queue that is full is what the load is for.
+                    // A full queue is the purpose of the load.
                     let _ = socket.send(&bytes);
                 }
             } else {
@@ -59,7 +59,7 @@ impl Drop for Sender {
     }
 }
 
-/// Has the kernel make a datagram of every so many bytes.
+/// Makes the kernel split the payload into datagrams of this size.
 fn set_segment(socket: &UdpSocket) {
     let size = libc::c_int::try_from(PAYLOAD).unwrap_or(libc::c_int::MAX);
     let len = libc::socklen_t::try_from(size_of_val(&size)).unwrap_or(0);
