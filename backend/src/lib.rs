@@ -7,6 +7,20 @@
 //! system calls. `packet`, `responder` and the TCP connection own no socket and read no clock: time
 //! is an argument ([`time::Instant`]).
 
+/// Implements [`Debug`](std::fmt::Debug) with the listed fields, for types whose other fields are
+/// buffers, pointers, secrets or trait objects.
+macro_rules! debug_fields {
+    ($type:ty { $($field:ident),* }) => {
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($type))
+                    $(.field(stringify!($field), &self.$field))*
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
 pub mod bridge;
 pub mod capture;
 pub mod counters;

@@ -120,6 +120,8 @@ pub struct Poller {
 /// Room for the events of one wait.
 pub struct EventBuffer(Vec<epoll::Event>);
 
+debug_fields!(EventBuffer {});
+
 impl EventBuffer {
     /// Room for `n` events.
     pub fn with_capacity(n: usize) -> Self {

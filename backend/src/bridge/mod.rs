@@ -61,6 +61,8 @@ pub struct BridgeSetup<'a> {
     pub forwarding: Forwarding,
 }
 
+debug_fields!(BridgeSetup<'_> {});
+
 /// One queue pair of a guest on a segment.
 pub struct Bridge {
     segment: Segment,
@@ -68,6 +70,8 @@ pub struct Bridge {
     outbound: Outbound,
     services: Option<Services>,
 }
+
+debug_fields!(Bridge {});
 
 impl Bridge {
     /// Frames between a queue pair and a queue of the device.

@@ -177,6 +177,8 @@ pub struct GatherList {
     iovs: Vec<libc::iovec>,
 }
 
+debug_fields!(GatherList {});
+
 // SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
 unsafe impl Send for GatherList {}
 
@@ -198,6 +200,8 @@ pub struct Gather<'l, 'g> {
     bytes: usize,
     _memory: PhantomData<GuestSlice<'g>>,
 }
+
+debug_fields!(Gather<'_, '_> { bytes });
 
 impl<'g> Gather<'_, 'g> {
     /// Adds one slice; empty ones are left out.
@@ -252,6 +256,8 @@ pub struct ScatterList {
     iovs: Vec<libc::iovec>,
 }
 
+debug_fields!(ScatterList {});
+
 // SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
 unsafe impl Send for ScatterList {}
 
@@ -271,6 +277,8 @@ pub struct Scatter<'l, 'g> {
     iovs: &'l mut Vec<libc::iovec>,
     _memory: PhantomData<GuestSliceMut<'g>>,
 }
+
+debug_fields!(Scatter<'_, '_> {});
 
 impl<'g> Scatter<'_, 'g> {
     /// Adds memory of ours.

@@ -29,6 +29,8 @@ pub struct TestSink {
     granted: usize,
 }
 
+debug_fields!(TestSink { room, granted });
+
 // SAFETY: the iovecs point into `storage`, which moves with the sink's heap block.
 unsafe impl Send for TestSink {}
 

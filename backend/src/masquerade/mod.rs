@@ -50,6 +50,8 @@ pub struct Masquerade {
     every_port: Option<SocketLookup>,
 }
 
+debug_fields!(Masquerade { engine });
+
 /// What a masquerade is made from.
 pub struct MasqueradeSetup<'a> {
     /// The port.
@@ -69,6 +71,8 @@ pub struct MasqueradeSetup<'a> {
     /// Connections of one protocol this worker may hold.
     pub flow_limit: usize,
 }
+
+debug_fields!(MasqueradeSetup<'_> { worker, flow_limit });
 
 impl Masquerade {
     /// Sets masquerade up; forwards listen when this returns.

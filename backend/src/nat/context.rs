@@ -27,6 +27,8 @@ pub struct Context<'a> {
     pub sink: &'a mut dyn GuestSink,
 }
 
+debug_fields!(Context<'_> { now });
+
 impl Context<'_> {
     /// Enters this worker as the owner of a new flow, if there are several workers.
     pub fn claim(&self, flow: FlowId) -> Option<Claim> {

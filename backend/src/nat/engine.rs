@@ -56,6 +56,8 @@ pub struct EngineConfig {
     pub flow_limit: usize,
 }
 
+debug_fields!(EngineConfig { worker, flow_limit });
+
 /// The decision of an engine's owner on a frame of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -167,6 +169,8 @@ pub struct Engine {
     /// `None` if the system does not report changes.
     addresses: Option<PodAddresses>,
 }
+
+debug_fields!(Engine { tcp, udp });
 
 impl Engine {
     /// An engine without flows or forwards. Sockets are created in the network namespace of the

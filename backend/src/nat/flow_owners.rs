@@ -28,6 +28,8 @@ pub struct Owners {
     entries: Arc<RwLock<Entries>>,
 }
 
+debug_fields!(Owners { me });
+
 /// An entry of the directory, removed on drop. Boxed: every flow has room for a claim, and few
 /// ports have several workers.
 pub struct Claim(Box<Claimed>);

@@ -38,7 +38,10 @@ pub struct Handed {
     pub from: usize,
 }
 
+debug_fields!(Handed { from });
+
 /// A flow on its way to another worker.
+#[derive(Debug)]
 pub enum MovedFlow {
     /// A TCP connection.
     Tcp(tcp::MovedFlow),
@@ -77,6 +80,8 @@ pub struct Directory {
     mailboxes: Vec<Mailbox>,
 }
 
+debug_fields!(Directory { guest_mac });
+
 impl Directory {
     /// A directory for `workers` workers; `None` for one, which owns all flows.
     ///
@@ -111,6 +116,8 @@ pub struct Steering {
     owners: Owners,
     directory: Arc<Directory>,
 }
+
+debug_fields!(Steering { me });
 
 impl Steering {
     /// Access for worker `me`, whose poller reports frames handed to it.

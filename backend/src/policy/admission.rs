@@ -15,7 +15,7 @@ pub struct Admission {
     guard: Option<Box<Guard>>,
 }
 
-/// Which source addresses are the guest's.
+/// Which source addresses belong to the guest.
 #[derive(Clone, Copy, Debug)]
 enum Source {
     /// Only this one.

@@ -44,7 +44,7 @@ pub struct Guard {
     addresses: Option<Addresses>,
 }
 
-/// Which addresses are the guest's.
+/// Which addresses belong to the guest.
 #[derive(Clone, Debug)]
 struct Addresses {
     ipv4: Vec<Ipv4Net>,

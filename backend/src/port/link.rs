@@ -13,6 +13,8 @@ pub struct Link {
     state: Mutex<State>,
 }
 
+debug_fields!(Link { up });
+
 struct State {
     segment: bool,
     wanted: bool,

@@ -46,6 +46,8 @@ pub struct Port {
     forwards: Mutex<Vec<forwards::Known>>,
 }
 
+debug_fields!(Port { health });
+
 /// Connections of one protocol a worker holds, where the limit on open files allows it.
 const FLOW_LIMIT: usize = 65_536;
 
@@ -66,6 +68,8 @@ pub struct ModeContext {
     /// Where the mode's DHCP servers note what the guest holds.
     pub held: Arc<HeldLeases>,
 }
+
+debug_fields!(ModeContext { worker });
 
 /// Why a mode could not be made.
 pub type ModeError = Box<dyn std::error::Error + Send + Sync>;

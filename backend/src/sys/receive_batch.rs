@@ -54,6 +54,8 @@ pub struct ReceiveBatch {
     headers: Vec<libc::mmsghdr>,
 }
 
+debug_fields!(ReceiveBatch { capacity });
+
 // SAFETY: the addresses in `iovs` and `headers` are not read between uses: `receive` rewrites
 // everything that it passes to the kernel.
 unsafe impl Send for ReceiveBatch {}

@@ -23,6 +23,8 @@ pub struct SendBatch {
     controls: Vec<Control<SEGMENT_LEN>>,
 }
 
+debug_fields!(SendBatch {});
+
 // SAFETY: the addresses in `headers` are not read between uses: `transmit` rewrites everything that
 // it passes to the kernel.
 unsafe impl Send for SendBatch {}
@@ -54,6 +56,8 @@ pub struct Outgoing<'l, 'g> {
     headers: &'l mut Vec<libc::mmsghdr>,
     controls: &'l mut Vec<Control<SEGMENT_LEN>>,
 }
+
+debug_fields!(Outgoing<'_, '_> { gather });
 
 impl<'l, 'g> Outgoing<'l, 'g> {
     /// Adds one message whose payload `fill` gathers; with `segment` it carries datagrams of that

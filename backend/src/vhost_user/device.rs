@@ -30,6 +30,8 @@ pub struct Device {
     memory: Mutex<Option<Arc<GuestMap>>>,
 }
 
+debug_fields!(Device { port });
+
 impl Device {
     /// A device in front of `port`.
     pub const fn new(port: Arc<Port>) -> Self {

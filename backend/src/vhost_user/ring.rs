@@ -66,6 +66,8 @@ pub struct Ring {
     error: Option<File>,
 }
 
+debug_fields!(Ring { size, next_avail });
+
 impl Ring {
     /// A ring in `memory` that `host` runs, of which nothing is known yet.
     ///

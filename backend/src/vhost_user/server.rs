@@ -108,6 +108,8 @@ pub struct Server {
     stop: StopHandle,
 }
 
+debug_fields!(Server { port });
+
 impl Server {
     /// Prepares to serve `port` at `endpoint`; a front end can connect from now on.
     ///

@@ -172,6 +172,14 @@ pub struct Session<D: NetDevice> {
     protocol: Protocol,
 }
 
+impl<D: NetDevice> std::fmt::Debug for Session<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("features", &self.features)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<D: NetDevice> Session<D> {
     /// A session before its first request, for `device` with rings run by `hosts`.
     ///

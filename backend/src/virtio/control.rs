@@ -120,6 +120,8 @@ pub struct Control {
     features: Features,
 }
 
+debug_fields!(Control { ring });
+
 impl Control {
     /// Starts using a control queue.
     ///

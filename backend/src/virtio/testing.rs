@@ -24,6 +24,8 @@ pub struct TestMemory {
     next: u64,
 }
 
+debug_fields!(TestMemory { next });
+
 impl TestMemory {
     /// One region of `len` bytes from address 0.
     pub fn new(len: usize) -> Self {
@@ -74,6 +76,8 @@ impl TestMemory {
 /// A dirty log like one shared by a front end.
 pub struct DirtyLog(Arc<SharedLog>);
 
+debug_fields!(DirtyLog {});
+
 impl DirtyLog {
     /// Starts logging writes to `memory`.
     pub fn attach(memory: &TestMemory) -> Self {
@@ -117,6 +121,8 @@ pub struct DriverRing {
     avail_idx: u16,
     used_seen: u16,
 }
+
+debug_fields!(DriverRing { avail_idx, used_seen });
 
 impl DriverRing {
     /// Allocates a ring in `memory`.

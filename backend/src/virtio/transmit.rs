@@ -39,6 +39,8 @@ pub struct Transmit {
     frames: Vec<GuestFrame<'static>>,
 }
 
+debug_fields!(Transmit { ring });
+
 /// A chain with a valid frame.
 struct Parsed {
     /// Offset in `Transmit::copies` of the frame's head, after the virtio header.

@@ -22,6 +22,8 @@ pub struct WorkerHandle {
     thread: Option<JoinHandle<()>>,
 }
 
+debug_fields!(WorkerHandle { thread });
+
 impl WorkerHandle {
     pub(super) const fn new(commands: CommandSender, thread: JoinHandle<()>) -> Self {
         Self {

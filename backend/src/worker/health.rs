@@ -12,6 +12,8 @@ pub struct Health {
     listener: Mutex<Option<Listener>>,
 }
 
+debug_fields!(Health { failure });
+
 impl Health {
     /// Why the first worker failed; `None` while all of them run.
     pub fn failure(&self) -> Option<&str> {

@@ -29,7 +29,7 @@ pub use command::{Limits, RingRole, RingSetup};
 pub use handle::WorkerHandle;
 pub use health::Health;
 pub use nic_state::{NicState, ReceiveSettings};
-pub use receive_filter::ReceiveFilter;
+pub use receive_filter::{Asked, ReceiveFilter};
 pub use start::ThreadStart;
 
 use crate::capture::{Capture, CaptureTap};
@@ -93,6 +93,8 @@ pub struct WorkerSpec {
     /// The mode.
     pub mode: Box<dyn Mode>,
 }
+
+debug_fields!(WorkerSpec { name, index });
 
 /// Starts a worker.
 ///

@@ -61,7 +61,7 @@ const PIECE: usize = 32 << 10;
 
 /// Supported methods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub(crate) enum Method {
     /// Reads. HEAD is treated the same: `hyper` omits the body.
     Get,
     /// Adds or acts.

@@ -83,6 +83,8 @@ pub struct EchoFlows {
     fragmenter: Fragmenter,
 }
 
+debug_fields!(EchoFlows {});
+
 impl Default for EchoFlows {
     fn default() -> Self {
         Self::new()

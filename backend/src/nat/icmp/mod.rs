@@ -11,7 +11,7 @@ mod saved;
 
 pub use echo::{EchoFlows, IcmpMessage};
 pub use echo_socket::{EchoAvailability, EchoSupport};
-pub use error::{IcmpError, refuse, send_error};
+pub use error::{IcmpError, Reported, refuse, send_error};
 pub use error_rate::ErrorRate;
 pub use refusal::refused_datagram;
 pub use saved::SavedEchoSocket;

@@ -167,6 +167,8 @@ pub struct TcpFlows {
     order: Vec<(usize, usize)>,
 }
 
+debug_fields!(TcpFlows { limit, in_time_wait });
+
 /// Flows, or clients of one listening socket, that are served in one turn of the worker.
 const TURNS: usize = 16;
 /// Timers, and listening sockets with postponed clients, that are served in one turn of the worker.

@@ -8,6 +8,8 @@ use crate::poller::Poller;
 /// A connection on its way between two workers.
 pub struct MovedFlow(Flow);
 
+debug_fields!(MovedFlow {});
+
 impl TcpFlows {
     /// One of the connections, if there is any.
     pub fn any(&self) -> Option<FlowId> {

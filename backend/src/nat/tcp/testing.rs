@@ -178,6 +178,8 @@ pub struct Player {
     sent: Vec<Vec<u8>>,
 }
 
+debug_fields!(Player { world_sent });
+
 /// The guest's initial sequence number.
 const GUEST_ISS: u32 = u32::MAX - 300;
 /// The guest's clock when it sends SYN.

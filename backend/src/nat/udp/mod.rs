@@ -129,6 +129,8 @@ pub struct UdpFlows {
     walk: Option<Walk>,
 }
 
+debug_fields!(UdpFlows { starved });
+
 impl UdpFlows {
     /// UDP without any flow yet.
     pub fn new(config: UdpConfig) -> Self {

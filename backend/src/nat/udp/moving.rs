@@ -12,6 +12,8 @@ pub struct MovedFlow {
     held: Vec<Held>,
 }
 
+debug_fields!(MovedFlow {});
+
 impl UdpFlows {
     /// The ends of one of the flows, if there is any.
     pub fn any(&self) -> Option<FlowId> {

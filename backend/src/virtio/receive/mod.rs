@@ -48,6 +48,15 @@ pub struct Receive<P = Open> {
     counters: Arc<Counters>,
 }
 
+impl<P> std::fmt::Debug for Receive<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receive")
+            .field("ring", &self.ring)
+            .field("starved", &self.starved)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Receive {
     /// A receive side without a ring, and without a passage.
     pub fn new(counters: Arc<Counters>) -> Self {

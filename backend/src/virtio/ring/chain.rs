@@ -49,6 +49,8 @@ impl Chain {
 #[derive(Default)]
 pub struct Segments(Vec<libc::iovec>);
 
+debug_fields!(Segments {});
+
 // SAFETY: addresses in a shared mapping, which is no thread's own.
 unsafe impl Send for Segments {}
 

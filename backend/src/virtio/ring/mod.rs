@@ -121,6 +121,8 @@ pub struct Ring {
     visited: usize,
 }
 
+debug_fields!(Ring { next_avail, next_used });
+
 // SAFETY: the pointers lead into the mapping `map` keeps alive, which is no thread's own.
 unsafe impl Send for Ring {}
 
