@@ -137,8 +137,8 @@ fn what_leaves_the_guest_some_network_is_a_warning() {
         ),
         (
             "version: 2\nethernets:\n  lan:\n    match: {macaddress: '02:00:00:00:00:06'}\n    dhcp4: true",
-            "vm.yaml:13: warning: DATA.ethernets.lan.match.macaddress: no interface has this MAC, so cloud-init finds none \
-             by it: 02:00:00:00:00:05 is that of \"default\" (vm.yaml:6: spec.domain.devices.interfaces[0].macAddress)",
+            "vm.yaml:13: warning: DATA.ethernets.lan.match.macaddress: no interface has this MAC, so cloud-init finds \
+             none: 02:00:00:00:00:05 is that of \"default\" (vm.yaml:6: spec.domain.devices.interfaces[0].macAddress)",
         ),
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    macaddress: '02:00:00:00:00:06'",

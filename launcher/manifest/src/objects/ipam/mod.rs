@@ -76,8 +76,8 @@ pub struct Range {
     pub gateway: Option<IpAddr>,
 }
 
-/// What a configuration says about addresses outside of `ipam`: `args.cni` and `runtimeConfig`.
-#[derive(Default)]
+/// Settings for addresses outside of `ipam`: `args.cni` and `runtimeConfig`.
+#[derive(Debug, Default)]
 pub struct Requested<'a> {
     /// `ips` of `args.cni`, then those of `runtimeConfig`.
     pub ips: [Vec<Item<'a>>; 2],

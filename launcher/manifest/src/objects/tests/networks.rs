@@ -99,7 +99,7 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
         );
     }
     let object = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net}\nspec: {config: {type: bridge}}\n";
-    assert!(problems(&(on_pod() + object))[0].contains("spec.config: found fields; it is a string of JSON"));
+    assert!(problems(&(on_pod() + object))[0].contains("spec.config: found fields; it must be a JSON string"));
 }
 
 #[test]
@@ -542,8 +542,8 @@ fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
         named("dataplane-network-1", ""),
         [
             "vm.yaml:16: spec.config: the lower device of \"dataplane-network-1\" is not known: name it in the annotation \
-             k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE, or give the ConfigMap \
-             macvtap-deviceplugin-config with -f too"
+             k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/DEVICE, or also give the ConfigMap \
+             macvtap-deviceplugin-config with -f"
         ]
     );
     let broken = named("eth1", &device_plugin("{"));
