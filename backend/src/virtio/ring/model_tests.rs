@@ -5,7 +5,7 @@
 
 use super::tests::PLAIN;
 use super::*;
-use crate::virtio::testing::{DriverRing, INDIRECT, NEXT, TestMemory, WRITE};
+use crate::virtio::testing::{Buffer, DriverRing, INDIRECT, NEXT, TestMemory, WRITE};
 
 const MEMORY: usize = 0x4000;
 /// Length of every buffer that is not empty.
@@ -267,5 +267,25 @@ fn used_elements_go_round_the_circle_of_the_index() {
         assert!(driver.take_used(&memory).is_empty(), "visible before it is published");
         ring.publish();
         assert_eq!(driver.take_used(&memory), [(head, n)]);
+    }
+}
+
+#[test]
+fn taken_chains_go_round_the_circle_of_the_index() {
+    let mut memory = TestMemory::new(MEMORY);
+    let mut driver = DriverRing::new(&mut memory, 4);
+    let mut ring = Ring::new(Arc::clone(&memory.map), driver.layout, PLAIN).unwrap();
+    let buffer = Buffer {
+        address: memory.take(u64::from(LEN), 1),
+        len: LEN,
+        writable: false,
+    };
+    let mut segments = Segments::with_capacity(1);
+    for n in 0..=u32::from(u16::MAX) + 8 {
+        let head = driver.post(&memory, &[buffer]);
+        let chain = ring.pop(&mut segments).unwrap().unwrap();
+        assert_eq!((chain.head, u32::from(chain.position)), (head, n & 0xffff));
+        assert_eq!(ring.pop(&mut segments), Ok(None), "only one chain is posted");
+        segments.clear();
     }
 }
