@@ -10,7 +10,7 @@ use std::path::Path;
 /// The facts of a system that options default to.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Addresses of this network namespace that are good beyond their link.
+    /// Addresses of this network namespace that are valid beyond their link.
     pub addresses: Vec<IpAddr>,
     /// MTU of the default route.
     pub mtu: Option<u16>,

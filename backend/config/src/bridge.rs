@@ -57,8 +57,8 @@ pub enum Forwarding {
     },
 }
 
-/// The permanent address of a guest whose segment has no DHCP server for it, and what DHCP says
-/// along with it.
+/// The permanent address of a guest whose segment has no DHCP server, and the settings that DHCP
+/// hands out with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseConfig {
     /// The only client that gets the lease.
@@ -76,7 +76,7 @@ pub struct LeaseConfig {
     pub names: NameConfig,
 }
 
-/// The permanent IPv6 address of a guest whose segment has no DHCPv6 server for it.
+/// The permanent IPv6 address of a guest whose segment has no DHCPv6 server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease6Config {
     /// The only client that gets the lease.

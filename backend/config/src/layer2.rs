@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub struct Layer2Config {
     /// Identifier of the network in the tunnel.
     pub vni: Vni,
-    /// Address and port of our end of the tunnel.
+    /// Address and port of the local end of the tunnel.
     pub vtep: SocketAddr,
     /// IPv4 of the network; `None` switches its services off.
     pub ipv4: Option<Ipv4Link>,

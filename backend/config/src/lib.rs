@@ -45,7 +45,7 @@ pub struct PortConfig {
     pub pace: PaceConfig,
     /// Which frames cross the port.
     pub policy: PolicyConfig,
-    /// What stands between the VM and the world.
+    /// The connection between the VM and the network.
     pub mode: ModeConfig,
 }
 

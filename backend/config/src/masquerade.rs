@@ -24,8 +24,8 @@ pub struct MasqueradeConfig {
     pub forwards: Vec<Forward>,
     /// Forwards all other inbound ports too.
     pub every_port: Option<EveryPort>,
-    /// Addresses of the gateway's network that lead to the loopback of our network namespace;
-    /// empty: the guest cannot reach it.
+    /// Addresses of the gateway's network that map to the loopback of this network namespace; if
+    /// empty, the guest cannot reach it.
     pub map_host_loopback: Vec<IpAddr>,
     /// Name servers that answer queries to port 53 of the gateway: those the guest cannot reach
     /// by their own addresses.

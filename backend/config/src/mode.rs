@@ -58,7 +58,7 @@ pub trait ModeProperties {
         None
     }
 
-    /// Families whose echo requests leave through sockets of the host.
+    /// Families whose echo requests are sent through host sockets.
     fn echo_families(&self) -> Families {
         Families::default()
     }

@@ -137,7 +137,7 @@ impl VlanSet {
         true
     }
 
-    /// True if VLAN number `vid` is in the set; always false for what is not a VLAN's number.
+    /// True if VLAN number `vid` is in the set; always false for an invalid number.
     #[inline]
     pub fn contains(&self, vid: u16) -> bool {
         self.0

@@ -11,13 +11,13 @@ const ETHERNET_IPV4: [u8; 6] = [0, 1, 8, 0, 6, 4];
 pub struct ArpPacket {
     /// [`REQUEST`](Self::REQUEST), [`REPLY`](Self::REPLY) or another.
     pub operation: u16,
-    /// MAC of who speaks.
+    /// MAC of the sender.
     pub sender_mac: MacAddr,
-    /// Address of who speaks.
+    /// Address of the sender.
     pub sender: Ipv4Addr,
-    /// MAC of who is spoken to; nothing in a request.
+    /// MAC of the target; zero in a request.
     pub target_mac: MacAddr,
-    /// Address of who is spoken to, or asked for.
+    /// Address of the target, or the requested one.
     pub target: Ipv4Addr,
 }
 

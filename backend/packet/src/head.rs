@@ -66,8 +66,8 @@ pub struct TransportAt {
 }
 
 impl Head {
-    /// Parses the first bytes of a frame that is `frame_len` bytes long. What is wrong with it is
-    /// told by [`fault`](Self::fault).
+    /// Parses the first bytes of a frame that is `frame_len` bytes long. [`fault`](Self::fault)
+    /// returns the error in it.
     #[inline]
     pub fn parse(bytes: &[u8], frame_len: usize) -> Self {
         let mut head = Self::of_link(bytes);
@@ -214,7 +214,7 @@ impl Head {
         self.fragment
     }
 
-    /// True for a packet that is not the whole of a datagram, or has a fragment header.
+    /// True for a packet that is only part of a datagram, or has a fragment header.
     #[inline]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::None)

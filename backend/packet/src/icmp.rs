@@ -154,13 +154,13 @@ fn sum(src: IpAddr, dst: IpAddr, message: &[u8]) -> Sum {
     }
 }
 
-/// True if the checksum of `message`, which is whole, is right.
+/// True if the checksum of `message`, which must be complete, is correct.
 #[inline]
 pub fn checksum_ok(src: IpAddr, dst: IpAddr, message: &[u8]) -> bool {
     sum(src, dst, message).finish() == 0
 }
 
-/// Writes the checksum of `message`, which is whole and at least a header long, into it.
+/// Writes the checksum of `message`, which must be complete and at least a header long, into it.
 #[inline]
 pub fn fill_checksum(src: IpAddr, dst: IpAddr, message: &mut [u8]) {
     message[IcmpHeader::CHECKSUM].fill(0);

@@ -3,7 +3,7 @@
 use super::{Malformed, be16, be32, checksum};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Protocol numbers we know (IANA).
+/// Known protocol numbers (IANA).
 pub mod protocol {
     /// ICMP
     pub const ICMP: u8 = 1;
@@ -64,7 +64,7 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
-    /// Bytes of a header without options, the only kind we emit.
+    /// Bytes of a header without options, the only kind that is emitted.
     pub const LEN: usize = 20;
 
     /// Parses the header at the start of `bytes`, with `available` bytes of packet

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Bytes of a frame that a caller copies before it parses the headers.
 const HEAD_MAX: usize = 128;
 
-/// A frame whose first bytes make it IP often enough.
+/// A frame whose first bytes often make it IP.
 pub(crate) fn frame() -> impl Strategy<Value = Vec<u8>> {
     let kinds = prop::sample::select(vec![(0x0800u16, 0x45u8), (0x0800, 0x4f), (0x86dd, 0x60), (0x0806, 0)]);
     let next_headers = prop::sample::select(vec![0u8, 6, 17, 43, 44, 58, 60]);

@@ -36,7 +36,7 @@ impl std::ops::BitOr for TcpFlags {
     }
 }
 
-/// The options we understand; unknown ones are skipped.
+/// The supported options; others are skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpOptions {
     /// Maximum segment size (SYN only).
@@ -149,7 +149,7 @@ pub struct TcpHeader {
     pub window: u16,
     /// Urgent pointer (SEG.UP), where URG is set.
     pub urgent: u16,
-    /// Options we understand.
+    /// Supported options.
     pub options: TcpOptions,
     /// Bytes of header, options included (20 to 60). Ignored by `emit`.
     pub header_len: usize,

@@ -17,9 +17,9 @@ impl UdpHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 8;
 
-    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes.
-    /// A frame that stands for several datagrams (`segmented`) has a length field that
-    /// need not match; its payload is then all there is.
+    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes. A frame
+    /// with several datagrams (`segmented`) has a length field that need not match; its payload is
+    /// then everything that is there.
     ///
     /// # Errors
     /// [`Malformed::Truncated`] or [`Malformed::Length`].

@@ -28,7 +28,7 @@ pub const fn is_tag(ethertype: u16) -> bool {
 pub struct VlanId(u16);
 
 impl VlanId {
-    /// VLAN 1, the one untagged frames belong to where nobody said otherwise.
+    /// VLAN 1, the default VLAN of untagged frames.
     pub const DEFAULT: Self = Self(1);
     /// The highest number; 4095 is reserved.
     pub const MAX: Self = Self(4094);
@@ -86,7 +86,7 @@ impl From<VlanId> for u16 {
     }
 }
 
-/// What stands between the addresses of a tagged frame and its payload's EtherType.
+/// The fields between the addresses of a tagged frame and its payload's EtherType.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {
     /// Which kind of tag: one of those of [`is_tag`].

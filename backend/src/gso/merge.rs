@@ -189,8 +189,8 @@ impl Run {
         atomic || ident == start.wrapping_add(passed)
     }
 
-    /// The headers of the frame that stands for all of the run, into `out`, from those of the
-    /// first; and what is left to the kernel.
+    /// Writes the headers of the frame for the whole run into `out`, from those of the first;
+    /// returns the work left to the kernel.
     pub(crate) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
         let udp = self.headers - UdpHeader::LEN;
         let out = &mut out[..self.headers];
@@ -239,7 +239,7 @@ fn classify(frame: &GuestFrame<'_>) -> Kind {
     }
 }
 
-/// True if a frame is one whole packet, with nothing behind it.
+/// True if a frame is one complete packet, with nothing after it.
 fn is_whole(frame: &GuestFrame<'_>) -> bool {
     let ends = frame.parsed.transport().map(|at| at.offset + at.len);
     frame.parsed.fault().is_none() && !frame.parsed.is_fragment() && ends == Some(frame.len)

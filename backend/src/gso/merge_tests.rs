@@ -84,7 +84,7 @@ fn a_checksum_is_right_or_left_to_us_or_the_datagram_stays_alone() {
     assert_eq!(runs_of(&[wrong(), wrong()]), [[0], [1]], "damage is not repaired");
     let header = || spoil(full.bytes(), 24, [1, 2]);
     assert_eq!(runs_of(&[header(), header()]), [[0], [1]]);
-    // Beyond what is copied the guest could change it after the check.
+    // The guest could change bytes beyond the copy after the check.
     let long = Udp {
         partial: false,
         ..udp(100)

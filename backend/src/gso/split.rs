@@ -1,5 +1,4 @@
-//! One frame that stands for several UDP datagrams, cut for a guest that takes only whole
-//! ones. No I/O.
+//! Splits a frame with several UDP datagrams for a guest that accepts only single ones. No I/O.
 
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
 use crate::packet::checksum::Sum;

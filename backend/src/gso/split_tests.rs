@@ -8,7 +8,8 @@ fn offload(start: u16, size: u16) -> Offload {
     }
 }
 
-/// A frame as the kernel gives it: IP and UDP lengths of the whole, 4 bytes of tag if asked for.
+/// A frame as the kernel delivers it: IP and UDP lengths of the whole, with a tag of 4 bytes if
+/// requested.
 fn whole(tagged: bool) -> Vec<u8> {
     let mut bytes = Udp::new(&[1, 2, 3, 4, 5]).bytes();
     if tagged {

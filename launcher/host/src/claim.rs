@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// A link that no other hawser takes. The claim ends when its descriptor is closed, in every process
+/// A link that no other hawser uses. The claim ends when its descriptor is closed, in every process
 /// that has a copy.
 #[derive(Debug)]
 pub struct Claim {

@@ -165,7 +165,7 @@ pub struct PortManner {
     pub hairpin: bool,
     /// Only ports that are not isolated are reached.
     pub isolated: bool,
-    /// The bridge does not learn what is behind the port.
+    /// The bridge does not learn addresses behind the port.
     pub no_learning: bool,
 }
 

@@ -17,8 +17,8 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A port that front ends can connect to, and that nobody serves yet. Dropping it leaves
-/// nothing behind.
+/// A port that front ends can connect to, and that no thread serves yet. Dropping it leaves nothing
+/// behind.
 pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
@@ -48,7 +48,7 @@ pub(super) struct ServedPort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Served,
-    /// None may come any more, or it failed.
+    /// No more front ends can connect, or serving failed.
     Ended,
 }
 
@@ -127,7 +127,7 @@ impl ServedPort {
         &self.port.config().name
     }
 
-    /// Whether the guest gets names of resolv.conf's.
+    /// Whether the guest gets the names in resolv.conf.
     pub fn follows_resolv_conf(&self) -> bool {
         self.port.config().mode.properties().resolvers().is_some() && self.names.follows_system()
     }
@@ -180,6 +180,6 @@ fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources,
 
 /// Counters on standard error, in one piece, whatever the log level.
 pub(super) fn write_report(port: &Port) {
-    // A standard error nobody reads any more is no reason to stop serving.
+    // A standard error without a reader is no reason to stop serving.
     let _ = std::io::stderr().lock().write_all(port.report().as_bytes());
 }

@@ -56,7 +56,7 @@ pub struct MtuError {
     pub network: usize,
     /// MTU of the route.
     pub route: usize,
-    /// What stands between the two.
+    /// Bytes of headers between the two.
     pub overhead: usize,
     /// Family of the outer packets.
     pub family: Family,

@@ -1,4 +1,4 @@
-//! Hand-made packets, each with what is wrong with it, and what must hold for any bytes.
+//! Hand-made packets, each with one error, and properties that hold for any bytes.
 
 use super::*;
 use proptest::collection::vec;
@@ -219,7 +219,7 @@ fn a_vni_has_24_bits() {
     assert_eq!(error, "16777216 is not a VNI: give a number from 0 to 16777215");
 }
 
-/// A header whose first bytes make it a sound one often enough.
+/// A header whose first bytes are often valid.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let option = (any::<[u8; 2]>(), any::<u8>(), 0..4u8, any::<bool>()).prop_map(|(class, kind, words, tame)| {
         let kind = if tame { kind & !CRITICAL } else { kind };

@@ -431,7 +431,7 @@ fn the_documents_of_all_files_share_one_budget() {
     assert_eq!((read, outcomes), (4, 5));
     assert!(budget.is_exhausted() && budget.nodes_taken() <= MAX_NODES);
     assert_eq!(count(&mut budget), (0, 0), "nothing of the next file");
-    // Text counts as often as it stands there.
+    // Text counts each time that it is used.
     let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(100));
     assert!(errors(&text)[0].1.contains("16 MiB"));
 }
