@@ -197,10 +197,6 @@ impl Stage {
         // kernel counts. Nothing is lost elsewhere.
         let full = losses::at_full_sockets(&self.segment.host)? - full_before;
         assert!(measured.lost <= full, "{measured:?}, of which {full} met a full socket");
-        let counters = self.hawser.counters()?;
-        for reason in ["no_room", "udp_send_failed"] {
-            assert_eq!(counters.dropped(reason), 0, "{counters:?}");
-        }
         Ok(())
     }
 }
