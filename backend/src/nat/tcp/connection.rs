@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::rtt::RttEstimator;
 use super::seq::Seq;
 use super::spill::{Spill, SpillPool};
-use super::stream::HostStream;
+use super::timer::Timer;
 use super::urgent::{self, Urgent};
 use crate::frame::NoRoom;
 use crate::nat::context::Context;
@@ -88,44 +88,10 @@ pub(super) enum Readable {
     UntilEnd,
 }
 
-/// The one timer of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Timer {
-    /// No timer.
-    Off,
-    /// A SYN, data or a FIN is in flight.
-    Retransmit(Instant),
-    /// The guest's window is closed and bytes are waiting.
-    Persist(Instant),
-    /// The connection is idle.
-    Keepalive(Instant),
-    /// The guest probed its peer at `asked`, and the peer has not answered yet.
-    Answer { at: Instant, asked: Instant },
-    /// TIME-WAIT ends.
-    TimeWait(Instant),
-}
-
-/// Silence of both sides after which the guest is probed (RFC 9293 3.8.4): Linux's
-/// net.ipv4.tcp_keepalive_time.
-pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
-/// The same once one side has closed. A guest whose program is done waits 60 s for the other
-/// side (net.ipv4.tcp_fin_timeout), and answers the next segment with RST; one that has closed
-/// one direction on purpose answers with an acknowledgment.
-const HALF_CLOSED: Duration = Duration::from_secs(75);
-/// How long the host socket may make no progress with the last bytes of a guest that has closed:
-/// Linux's time for an orphaned socket (net.ipv4.tcp_orphan_retries).
-const DRAINING: Duration = Duration::from_secs(120);
 /// TIME-WAIT. The link to the guest is memory: no segment stays on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
-/// Retransmissions of a segment before the connection is dropped (RFC 9293 3.8.3, R2):
-/// net.ipv4.tcp_retries2.
-pub(super) const MAX_RETRIES: u8 = 15;
-/// Retransmissions of a SYN: net.ipv4.tcp_synack_retries.
-const MAX_SYN_RETRIES: u8 = 5;
 /// Retransmissions of a SYN to a guest that may merely be slow: after 1 s and after 3 s.
 const SLOW_TO_OPEN: u8 = 2;
-/// Retransmissions of a FIN to a guest that has sent its own: net.ipv4.tcp_orphan_retries.
-const MAX_LAST_RETRIES: u8 = 8;
 /// Window scale of hawser (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of
 /// 4.
 const WINDOW_SCALE: u8 = 7;
@@ -135,7 +101,7 @@ const DEFAULT_MSS: u16 = 536;
 /// One connection. Field names are those of RFC 9293 where it has one.
 ///
 /// A state machine that owns no socket, registers nothing and reads no clock. Its owner,
-/// [`TcpFlows`](super::TcpFlows), reports events to it, lends it the host socket ([`HostStream`])
+/// [`TcpFlows`](super::TcpFlows), reports events to it, lends it the host socket ([`HostStream`](super::stream::HostStream))
 /// and does what it requests. The kinds of calls:
 ///
 /// 1. Creation: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the
@@ -292,11 +258,6 @@ impl Connection {
         matches!(self.state, State::Established) && !is_open
     }
 
-    /// True if the guest has closed both directions: probes cannot reach it.
-    const fn is_forgotten_by_guest(&self) -> bool {
-        matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
-    }
-
     /// True if the guest has not answered a retransmission or a probe.
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.state, State::Established) && self.retries > 0
@@ -305,51 +266,6 @@ impl Connection {
     /// True if the guest has not answered the SYN for seconds: the third one is on its way.
     pub fn is_slow_to_open(&self) -> bool {
         self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
-    }
-
-    /// Time without activity; `None` if the connection is not idle.
-    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
-        match self.timer {
-            Timer::Keepalive(at) => Some(self.keepalive_delay().saturating_sub(at.since(now))),
-            _ => None,
-        }
-    }
-
-    /// Retransmissions or probes before the connection ends.
-    const fn max_retries(&self) -> u8 {
-        match (self.state, self.sending, self.receiving) {
-            (State::SynSent | State::SynReceived, ..) => MAX_SYN_RETRIES,
-            (_, Sending::FinSent, Receiving::Draining | Receiving::Closed) => MAX_LAST_RETRIES,
-            _ => MAX_RETRIES,
-        }
-    }
-
-    /// Silence after which the guest is probed.
-    const fn keepalive_delay(&self) -> Duration {
-        if self.is_forgotten_by_guest() {
-            DRAINING
-        } else if self.is_half_closed() {
-            HALF_CLOSED
-        } else {
-            KEEPALIVE
-        }
-    }
-
-    /// Nothing is in flight: sets the keepalive timer only.
-    pub(super) fn wait_idle(&mut self, now: Instant) {
-        self.timer = Timer::Keepalive(now + self.keepalive_delay());
-    }
-
-    /// The time of the next [`on_timer`](Self::on_timer).
-    pub const fn deadline(&self) -> Option<Instant> {
-        match self.timer {
-            Timer::Off => None,
-            Timer::Retransmit(at)
-            | Timer::Persist(at)
-            | Timer::Keepalive(at)
-            | Timer::Answer { at, .. }
-            | Timer::TimeWait(at) => Some(at),
-        }
     }
 
     /// Whether an acknowledgment or SYN could not be sent because the guest had no buffer. The
@@ -475,78 +391,6 @@ impl Connection {
             self.readable = Readable::No;
             self.window_tight = false;
             self.timer = Timer::TimeWait(now + TIME_WAIT);
-        }
-    }
-
-    /// The timer has expired. `stream` is the host socket, if there still is one.
-    pub fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
-        if self.deadline().is_none_or(|at| at > ctx.now) {
-            return Progress::Done;
-        }
-        match (self.timer, stream) {
-            (Timer::Retransmit(_), Some(stream)) => return self.on_retransmit_timer(ctx, stream),
-            (Timer::Persist(_) | Timer::Keepalive(_), Some(_)) => self.on_probe_timer(ctx),
-            (Timer::Answer { asked, .. }, Some(stream)) => return self.look_for_answer(ctx, stream, asked),
-            (Timer::Off, _) => {}
-            (Timer::TimeWait(_), _) | (_, None) => self.end(State::Closed),
-        }
-        Progress::Done
-    }
-
-    fn on_retransmit_timer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
-        if self.retries >= self.max_retries() {
-            self.abort(ctx);
-            return Progress::Done;
-        }
-        self.retries += 1;
-        self.rtt.back_off();
-        if matches!(self.state, State::SynSent | State::SynReceived) {
-            self.send_syn(ctx);
-            return self.progress();
-        }
-        self.retransmit(ctx, stream)
-    }
-
-    /// Probes the guest: sends a segment before its window, which it must answer with an
-    /// acknowledgment (RFC 9293 3.8.4) that also contains its window.
-    fn on_probe_timer(&mut self, ctx: &mut Context<'_>) {
-        if self.retries >= self.max_retries() || self.is_forgotten_by_guest() {
-            self.abort(ctx);
-            return;
-        }
-        self.retries += 1;
-        self.rtt.back_off();
-        self.probe(ctx);
-        let at = ctx.now + self.rtt.timeout();
-        self.timer = match self.timer {
-            Timer::Persist(_) => Timer::Persist(at),
-            _ => Timer::Keepalive(at),
-        };
-    }
-
-    /// Sends one probe. A guest that does not know the connection answers with RST.
-    fn probe(&mut self, ctx: &mut Context<'_>) {
-        if self.state != State::Established {
-            return;
-        }
-        let header = self.acknowledgment(ctx.now, self.snd_una - 1);
-        let _ = self.emit_control(ctx, &header);
-    }
-
-    /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times,
-    /// or as often as usual. A guest that has just started has no address yet and receives
-    /// nothing, so the second probe follows soon, and each further one after twice that time.
-    pub fn probe_from(&mut self, at: Instant, times: Option<u8>) {
-        self.timer = match self.timer {
-            _ if self.is_forgotten_by_guest() => return,
-            Timer::Retransmit(_) => Timer::Retransmit(at),
-            Timer::Persist(_) => Timer::Persist(at),
-            Timer::Keepalive(_) | Timer::Answer { .. } => Timer::Keepalive(at),
-            Timer::Off | Timer::TimeWait(_) => return,
-        };
-        self.rtt.forget_back_off();
-        if self.state == State::Established {
-            self.retries = times.map_or(0, |times| self.max_retries().saturating_sub(times));
         }
     }
 

@@ -12,9 +12,10 @@
 //! kernel answers a peer's keepalives and does not report them. Instead hawser probes the guest
 //! after two hours of silence, whatever its peer does, and when its link comes up.
 
-use super::connection::{Connection, Progress, State, Timer};
+use super::connection::{Connection, Progress, State};
 use super::receive::Segment;
 use super::stream::HostStream;
+use super::timer::Timer;
 use crate::nat::context::Context;
 use crate::packet::TcpFlags;
 use crate::time::Instant;

@@ -27,6 +27,7 @@ mod saved_flow;
 mod seq;
 mod spill;
 mod stream;
+mod timer;
 mod transmit;
 mod urgent;
 mod vanished;

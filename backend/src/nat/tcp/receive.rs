@@ -6,9 +6,10 @@
 //! refused.
 
 use super::clock;
-use super::connection::{Connection, Progress, Readable, Receiving, Sending, State, Timer};
+use super::connection::{Connection, Progress, Readable, Receiving, Sending, State};
 use super::seq::Seq;
 use super::stream::HostStream;
+use super::timer::Timer;
 use crate::counters::{Count, DropReason};
 use crate::frame::{Gather, GatherList, GuestBurst};
 use crate::nat::context::Context;

@@ -10,12 +10,11 @@
 //! is either saved or left out on purpose.
 
 use super::clock::Clock;
-use super::connection::{
-    Connection, KEEPALIVE, MAX_RETRIES, MIN_MSS, Readable, Receiving, SYN_WINDOW, Sending, State, Timer, our_mss,
-};
+use super::connection::{Connection, MIN_MSS, Readable, Receiving, SYN_WINDOW, Sending, State, our_mss};
 use super::rtt::SavedRtt;
 use super::seq::Seq;
 use super::spill::{SavedSpill, Spill, SpillPool};
+use super::timer::{KEEPALIVE, MAX_RETRIES, Timer};
 use super::urgent::SavedUrgent;
 use crate::nat::saved::{LoadError, Nanos, ensure, within};
 use crate::packet::FlowId;

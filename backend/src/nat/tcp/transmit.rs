@@ -6,11 +6,12 @@
 //! TSO frames gets up to 64 KiB under one header, whatever its MTU; the length is a multiple of the
 //! MSS, as if the guest's own stack had merged the frame.
 
-use super::connection::{Connection, Progress, Readable, Sending, State, Timer};
+use super::connection::{Connection, Progress, Readable, Sending, State};
 use super::emit::DataHeader;
 use super::receive::Segment;
 use super::seq::Seq;
 use super::stream::HostStream;
+use super::timer::Timer;
 use crate::counters::{Count, DropReason};
 use crate::frame::{GuestSliceMut, Layout};
 use crate::nat::context::Context;

@@ -1,7 +1,7 @@
 //! Keepalives of the guest are answered when its peer is heard.
 
 use super::states::{ACK, ISS, Steps};
-use crate::nat::tcp::connection::KEEPALIVE;
+use crate::nat::tcp::timer::KEEPALIVE;
 use crate::packet::TcpHeader;
 use std::time::Duration;
 

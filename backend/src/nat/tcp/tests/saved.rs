@@ -3,8 +3,9 @@
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use super::properties::transfer_while;
-use crate::nat::tcp::connection::{Connection, Readable, Receiving, Sending, State, Timer};
+use crate::nat::tcp::connection::{Connection, Readable, Receiving, Sending, State};
 use crate::nat::tcp::testing::Player;
+use crate::nat::tcp::timer::Timer;
 use crate::time::Instant;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
