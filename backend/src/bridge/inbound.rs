@@ -236,7 +236,8 @@ impl Inbound {
         let mut split = None;
         let whole = takes(sink.caps(), frame.offload);
         if !whole {
-            split = Split::new(&self.buffer[frame.start..end], frame.offload);
+            let bytes = &self.buffer[frame.start..end];
+            split = Split::new(bytes, bytes.len(), frame.offload);
             if split.is_none() {
                 self.counters.count_drop(DropReason::NotSegmented);
                 return Ok(());

@@ -12,6 +12,7 @@
 //!
 //! No I/O: a [`Plan`] says which frames of a burst go together.
 
+use super::headers::{DONT_FRAGMENT, Place, Transport};
 use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{EtherType, EthernetHeader, UdpHeader, be16, protocol};
@@ -30,8 +31,6 @@ const IPV4_HEADERS: usize = IP + 20 + UdpHeader::LEN;
 const IPV6_HEADERS: usize = IP + 40 + UdpHeader::LEN;
 /// Bytes of the longest headers that are merged.
 pub(crate) const MAX_HEADERS: usize = IPV6_HEADERS;
-/// The flag "do not fragment" beside the fragment offset.
-const DONT_FRAGMENT: u16 = 0x4000;
 /// Offset of the checksum in a UDP header.
 const CHECKSUM: usize = 6;
 
@@ -192,29 +191,13 @@ impl Run {
     /// Writes the headers of the frame for the whole run into `out`, from those of the first;
     /// returns the work left to the kernel.
     pub(crate) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
-        let udp = self.headers - UdpHeader::LEN;
         let out = &mut out[..self.headers];
         out.copy_from_slice(&first[..self.headers]);
-        let length = UdpHeader::LEN + self.payload;
-        let field = u16::try_from(length).unwrap_or(u16::MAX);
-        if self.headers == IPV4_HEADERS {
-            let total = u16::try_from(udp - IP + length).unwrap_or(u16::MAX);
-            out[IP + 2..IP + 4].copy_from_slice(&total.to_be_bytes());
-            out[IP + 10..IP + 12].fill(0);
-            let sum = Sum::default().bytes(&out[IP..udp]).finish();
-            out[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
-        } else {
-            out[IP + 4..IP + 6].copy_from_slice(&field.to_be_bytes());
-        }
-        out[udp + 4..udp + 6].copy_from_slice(&field.to_be_bytes());
-        let sum = pseudo_header(out, self.headers, length).fold();
-        out[udp + CHECKSUM..].copy_from_slice(&sum.to_be_bytes());
+        let place = place(self.headers);
+        place.write(out, UdpHeader::LEN + self.payload, 0);
         let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
         Offload {
-            checksum: Checksum::Partial {
-                start: number(udp),
-                offset: number(CHECKSUM),
-            },
+            checksum: place.partial(),
             segmentation: Segmentation::Udp {
                 size: number(self.size),
             },
@@ -276,7 +259,7 @@ fn datagram(frame: &GuestFrame<'_>, headers: usize) -> Option<Datagram> {
 fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> bool {
     let (head, udp) = (frame.head, headers - UdpHeader::LEN);
     let field = be16(head, udp + CHECKSUM);
-    let pseudo = pseudo_header(head, headers, length);
+    let pseudo = place(headers).pseudo_header(head, length);
     match frame.offload.checksum {
         Checksum::Partial { start, offset } => {
             usize::from(start) == udp && usize::from(offset) == CHECKSUM && field == pseudo.fold()
@@ -287,13 +270,13 @@ fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> b
     }
 }
 
-fn pseudo_header(head: &[u8], headers: usize, length: usize) -> Sum {
-    let addresses = if headers == IPV4_HEADERS { IP + 12 } else { IP + 8 };
-    let length = u16::try_from(length).unwrap_or(u16::MAX);
-    Sum::default()
-        .bytes(&head[addresses..headers - UdpHeader::LEN])
-        .word(protocol::UDP.into())
-        .word(length)
+/// Where the headers of a datagram begin, all of which have `headers` bytes.
+const fn place(headers: usize) -> Place {
+    Place {
+        transport: Transport::Udp,
+        ip: IP,
+        l4: headers - UdpHeader::LEN,
+    }
 }
 
 /// True if addresses and ports of two datagrams of the same IP version are the same.

@@ -139,7 +139,7 @@ fn what_is_merged_is_cut_into_the_same_datagrams_again() {
             }
             (merged, offload)
         });
-        let mut split = Split::new(&merged, offload).unwrap();
+        let mut split = Split::new(&merged, merged.len(), offload).unwrap();
         for datagram in &datagrams {
             let piece = split.next(&merged).unwrap();
             let bytes = [piece.headers(), &merged[piece.payload.clone()]].concat();

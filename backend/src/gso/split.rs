@@ -1,33 +1,39 @@
-//! Splits a frame with several UDP datagrams for a guest that accepts only single ones. No I/O.
+//! One frame that stands for several segments, cut into whole frames for a receiver that takes
+//! only those: a guest without the offload, or a wire with an MTU.
+//!
+//! The headers of each piece are those of the frame with lengths, identification and, for TCP,
+//! sequence number and flags of the piece (RFC 9293 3.1). The L4 checksum stays partial: the
+//! field holds the sum over the pseudo-header, and the receiver or the caller completes it over
+//! the bytes that are delivered. No I/O.
 
+use super::headers::{self, Place, Transport};
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
-use crate::packet::checksum::Sum;
 use crate::packet::vlan::{VlanTag, is_tag};
-use crate::packet::{EthernetHeader, UdpHeader, be16, protocol};
+use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32};
 use std::ops::Range;
 
-/// Offset of the checksum in a UDP header.
-const CHECKSUM: usize = 6;
-const CHECKSUM_OFFSET: u16 = 6;
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
+/// Offset of the flags in a TCP header, and the flag that only the first segment carries
+/// (RFC 3168 6.1.2).
+const TCP_FLAGS: usize = 13;
+const CWR: u8 = 0x80;
+/// Flags that only the last segment carries.
+const LAST: u8 = TcpFlags::FIN.0 | TcpFlags::PSH.0;
 
-/// The datagrams of a frame, and how many have been taken.
+/// The segments of a frame, and how many have been taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Split {
-    /// Offset of the IP header.
-    ip: usize,
-    /// Offset of the UDP header.
-    udp: usize,
-    /// Payload bytes of each datagram but the last.
+    place: Place,
+    /// Bytes of all headers.
+    headers: usize,
+    /// Payload bytes of each segment but the last.
     size: usize,
     /// Bytes of the frame.
     len: usize,
-    /// Datagrams taken.
+    /// Segments taken.
     taken: usize,
 }
 
-/// One datagram: headers of its own, and where its payload is in the frame.
+/// One segment: headers of its own, and where its payload is in the frame.
 pub(crate) struct Piece {
     bytes: [u8; HEAD_MAX],
     len: usize,
@@ -43,82 +49,94 @@ impl Piece {
 }
 
 impl Split {
-    /// The datagrams of `frame`. `None` if it is not what its offload says.
-    pub(crate) fn new(frame: &[u8], offload: Offload) -> Option<Self> {
-        let (Segmentation::Udp { size }, Checksum::Partial { start, .. }) = (offload.segmentation, offload.checksum)
-        else {
+    /// The segments of a frame of `len` bytes that begins with `head`. `None` if the frame is not
+    /// what its offload says.
+    pub(crate) fn new(head: &[u8], len: usize, offload: Offload) -> Option<Self> {
+        let (transport, size) = match offload.segmentation {
+            Segmentation::None => return None,
+            Segmentation::Tcp4 { mss, .. } | Segmentation::Tcp6 { mss, .. } => (Transport::Tcp, mss),
+            Segmentation::Udp { size } => (Transport::Udp, size),
+        };
+        let Checksum::Partial { start, offset } = offload.checksum else {
             return None;
         };
-        let tagged = frame.len() >= EthernetHeader::LEN && is_tag(be16(frame, EthernetHeader::LEN - 2));
+        let l4 = usize::from(start);
+        let tagged = head.len() >= EthernetHeader::LEN && is_tag(be16(head, EthernetHeader::LEN - 2));
         let ip = EthernetHeader::LEN + if tagged { VlanTag::LEN } else { 0 };
-        let split = Self {
-            ip,
-            udp: start.into(),
-            size: size.into(),
-            len: frame.len(),
-            taken: 0,
-        };
-        let headers = split.udp + UdpHeader::LEN;
-        let least = match frame.get(ip)? >> 4 {
-            4 => IPV4_HEADER,
-            6 => IPV6_HEADER,
+        let least = match head.get(ip)? >> 4 {
+            4 => headers::IPV4,
+            6 => headers::IPV6,
             _ => return None,
         };
-        let fits = split.udp >= ip + least && headers <= HEAD_MAX && headers < split.len && split.size > 0;
-        fits.then_some(split)
+        let l4_len = match transport {
+            Transport::Tcp => usize::from(head.get(l4 + 12)? >> 4) * 4,
+            Transport::Udp => UdpHeader::LEN,
+        };
+        let headers = l4 + l4_len;
+        let fits = l4 >= ip + least
+            && offset == transport.checksum()
+            && (transport == Transport::Udp || l4_len >= TcpHeader::LEN)
+            && headers <= head.len().min(HEAD_MAX)
+            && headers < len
+            && size > 0;
+        fits.then_some(Self {
+            place: Place { transport, ip, l4 },
+            headers,
+            size: size.into(),
+            len,
+            taken: 0,
+        })
     }
 
-    /// The next datagram; `None` after the last. It is taken by [`taken`](Self::taken).
-    pub(crate) fn next(&self, frame: &[u8]) -> Option<Piece> {
-        let headers = self.udp + UdpHeader::LEN;
-        let start = headers + self.taken * self.size;
+    /// Bytes of each whole frame but the last, headers included.
+    pub(crate) const fn frame_len(&self) -> usize {
+        self.headers + self.size
+    }
+
+    /// The next segment; `None` after the last. It is taken by [`taken`](Self::taken).
+    pub(crate) fn next(&self, head: &[u8]) -> Option<Piece> {
+        let start = self.headers + self.taken * self.size;
         if start >= self.len {
             return None;
         }
         let end = self.len.min(start + self.size);
         let mut piece = Piece {
             bytes: [0; HEAD_MAX],
-            len: headers,
+            len: self.headers,
             payload: start..end,
             offload: Offload {
-                checksum: Checksum::Partial {
-                    start: u16::try_from(self.udp).unwrap_or(u16::MAX),
-                    offset: CHECKSUM_OFFSET,
-                },
+                checksum: self.place.partial(),
                 segmentation: Segmentation::None,
             },
         };
-        piece.bytes[..headers].copy_from_slice(frame.get(..headers)?);
-        self.write_headers(&mut piece.bytes[..headers], end - start);
+        piece.bytes[..self.headers].copy_from_slice(head.get(..self.headers)?);
+        self.write_headers(&mut piece.bytes[..self.headers], end - start, end == self.len);
         Some(piece)
     }
 
-    /// The datagram given last has gone where it belongs.
+    /// The segment given last has reached its receiver.
     pub(crate) const fn taken(&mut self) {
         self.taken += 1;
     }
 
-    fn write_headers(&self, out: &mut [u8], payload: usize) {
-        let length = UdpHeader::LEN + payload;
-        let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes();
-        let (ip, udp) = (self.ip, self.udp);
-        let addresses = if out[ip] >> 4 == 4 {
-            let ident = be16(out, ip + 4).wrapping_add(u16::try_from(self.taken).unwrap_or(u16::MAX));
-            out[ip + 2..ip + 4].copy_from_slice(&number(udp - ip + length));
-            out[ip + 4..ip + 6].copy_from_slice(&ident.to_be_bytes());
-            out[ip + 10..ip + 12].fill(0);
-            let sum = Sum::default().bytes(&out[ip..udp]).finish();
-            out[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
-            ip + 12..ip + IPV4_HEADER
-        } else {
-            // Extension headers count as payload of IPv6.
-            out[ip + 4..ip + 6].copy_from_slice(&number(udp - ip - IPV6_HEADER + length));
-            ip + 8..ip + IPV6_HEADER
-        };
-        out[udp + 4..udp + 6].copy_from_slice(&number(length));
-        let pseudo = Sum::default().bytes(&out[addresses]).word(protocol::UDP.into());
-        let sum = pseudo.word(u16::from_be_bytes(number(length))).fold();
-        out[udp + CHECKSUM..udp + CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    fn write_headers(&self, out: &mut [u8], payload: usize, last: bool) {
+        let l4 = self.place.l4;
+        if self.place.transport == Transport::Tcp {
+            self.write_tcp(&mut out[l4..], last);
+        }
+        self.place.write(out, self.headers - l4 + payload, self.taken);
+    }
+
+    fn write_tcp(&self, tcp: &mut [u8], last: bool) {
+        let passed = u32::try_from(self.taken * self.size).unwrap_or(u32::MAX);
+        let seq = be32(tcp, 4).wrapping_add(passed);
+        tcp[4..8].copy_from_slice(&seq.to_be_bytes());
+        if !last {
+            tcp[TCP_FLAGS] &= !LAST;
+        }
+        if self.taken > 0 {
+            tcp[TCP_FLAGS] &= !CWR;
+        }
     }
 }
 

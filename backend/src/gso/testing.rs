@@ -1,7 +1,7 @@
 //! Datagrams for tests.
 
 use crate::frame::testing::OwnedFrame;
-use crate::frame::{Checksum, GuestFrame, Offload};
+use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::protocol;
 
@@ -105,4 +105,103 @@ pub(super) fn with_burst<R>(frames: &[OwnedFrame], f: impl FnOnce(&[GuestFrame<'
         .map(|(frame, slices)| frame.view(slices))
         .collect();
     f(&burst)
+}
+
+/// A TCP frame as a guest with segmentation offload sends it, its checksum left to others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tcp {
+    pub(super) v6: bool,
+    pub(super) ident: u16,
+    pub(super) seq: u32,
+    /// Beside ACK and PSH.
+    pub(super) flags: u8,
+    pub(super) payload: usize,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            v6: false,
+            ident: 0xfffe,
+            seq: 0xffff_fff0,
+            flags: 0,
+            payload: 0,
+        }
+    }
+}
+
+impl Tcp {
+    /// Bytes of the header: time stamps are its only option.
+    const HEADER: usize = 32;
+
+    /// Where its TCP header begins.
+    pub(super) const fn l4(self) -> usize {
+        if self.v6 { 54 } else { 34 }
+    }
+
+    /// What is left to others where the payload is cut every `mss` bytes.
+    pub(super) fn offload(self, mss: u16) -> Offload {
+        let ecn = self.flags & 0x80 != 0;
+        Offload {
+            checksum: Checksum::Partial {
+                start: u16::try_from(self.l4()).unwrap(),
+                offset: 16,
+            },
+            segmentation: if self.v6 {
+                Segmentation::Tcp6 { mss, ecn }
+            } else {
+                Segmentation::Tcp4 { mss, ecn }
+            },
+        }
+    }
+
+    /// The bytes, with the sum over the pseudo-header in the checksum field.
+    pub(super) fn frame(self) -> Vec<u8> {
+        let l4 = self.l4();
+        let mut bytes = Udp {
+            v6: self.v6,
+            ident: self.ident,
+            ..Udp::new(&vec![0; Self::HEADER - 8 + self.payload])
+        }
+        .bytes();
+        bytes[if self.v6 { 20 } else { 23 }] = protocol::TCP;
+        bytes[l4..l4 + 4].copy_from_slice(&[0x10, 0, 0x20, 0]);
+        bytes[l4 + 4..l4 + 8].copy_from_slice(&self.seq.to_be_bytes());
+        bytes[l4 + 8..l4 + 20].copy_from_slice(&[0, 0, 0, 1, 0x80, 0x18 | self.flags, 1, 0, 0, 0, 0, 0]);
+        bytes[l4 + 20..l4 + 32].copy_from_slice(&[1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6]);
+        for (i, byte) in bytes[l4 + Self::HEADER..].iter_mut().enumerate() {
+            *byte = u8::try_from(i % 251).unwrap();
+        }
+        Self::write_sums(&mut bytes, l4);
+        bytes
+    }
+
+    /// The bytes with a full checksum.
+    pub(super) fn whole(self) -> Vec<u8> {
+        let mut bytes = self.frame();
+        Self::seal(&mut bytes);
+        bytes
+    }
+
+    /// Makes the checksums of a whole frame right again.
+    pub(super) fn seal(bytes: &mut [u8]) {
+        let l4 = if bytes[14] >> 4 == 4 { 34 } else { 54 };
+        Self::write_sums(bytes, l4);
+        let sum = Sum::default().bytes(&bytes[l4..]).finish();
+        bytes[l4 + 16..l4 + 18].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    fn write_sums(bytes: &mut [u8], l4: usize) {
+        let addresses = if l4 == 34 {
+            bytes[24..26].fill(0);
+            let sum = Sum::default().bytes(&bytes[14..34]).finish();
+            bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+            26..34
+        } else {
+            22..54
+        };
+        let length = u16::try_from(bytes.len() - l4).unwrap();
+        let pseudo = Sum::default().bytes(&bytes[addresses]).word(protocol::TCP.into());
+        bytes[l4 + 16..l4 + 18].copy_from_slice(&pseudo.word(length).fold().to_be_bytes());
+    }
 }

@@ -1,0 +1,226 @@
+//! Frames from a wire, joined for a guest that takes segmentation offload (generic receive
+//! offload).
+//!
+//! A [`Train`] holds consecutive frames of one flow. A frame joins where cutting the result
+//! ([`split`](super::split)) gives back the frames that came: TCP segments that follow on from
+//! each other with the same acknowledgment, window and options, or UDP datagrams, all of one size
+//! but the last. The checksum of each is verified when the second frame joins, because the guest
+//! takes the joined frame as good. A frame that does not join ends the train. No I/O.
+
+use super::headers::{DONT_FRAGMENT, IPV4, IPV6, Place, Transport};
+use crate::frame::{GuestCaps, HEAD_MAX, Offload, Segmentation};
+use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32, protocol};
+
+/// Frames of one train. The kernel's limit for what it receives at once is the same.
+pub(crate) const MAX_FRAMES: usize = 64;
+/// Bytes of an IP packet.
+const MAX_PACKET: usize = 65_535;
+const IP: usize = EthernetHeader::LEN;
+
+/// A frame that may join others.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    place: Place,
+    /// Bytes of all headers.
+    headers: usize,
+    /// Bytes after them.
+    payload: usize,
+    /// Nothing can follow this frame (PSH).
+    last: bool,
+}
+
+/// Consecutive frames of one flow, which lie in a buffer of ours for `'b`.
+pub(crate) struct Train<'b> {
+    frames: [&'b [u8]; MAX_FRAMES],
+    count: usize,
+    /// What the first frame is; `None`: it joins nothing.
+    first: Option<Candidate>,
+    /// Payload bytes of all frames.
+    payload: usize,
+    /// Nothing can follow.
+    closed: bool,
+    /// The checksum of the first frame has been verified.
+    verified: bool,
+}
+
+impl<'b> Default for Train<'b> {
+    fn default() -> Self {
+        Self {
+            frames: [&[]; MAX_FRAMES],
+            count: 0,
+            first: None,
+            payload: 0,
+            closed: false,
+            verified: false,
+        }
+    }
+}
+
+impl<'b> Train<'b> {
+    /// Adds a frame. False if it does not follow on: the train goes out first, and the frame
+    /// begins the next.
+    pub(crate) fn add(&mut self, frame: &'b [u8], caps: GuestCaps) -> bool {
+        if self.count > 0 && self.first.is_none() {
+            return false;
+        }
+        let candidate = Candidate::new(frame, caps);
+        if self.count == 0 {
+            self.first = candidate;
+            self.frames[0] = frame;
+            self.count = 1;
+            self.payload = candidate.map_or(0, |candidate| candidate.payload);
+            self.closed = candidate.is_none_or(|candidate| candidate.last);
+            self.verified = false;
+            return true;
+        }
+        let (Some(first), Some(candidate)) = (self.first, candidate) else {
+            return false;
+        };
+        if !self.takes(first, candidate, frame) {
+            return false;
+        }
+        self.frames[self.count] = frame;
+        self.count += 1;
+        self.payload += candidate.payload;
+        self.closed = candidate.last || candidate.payload < first.payload;
+        true
+    }
+
+    fn takes(&mut self, first: Candidate, candidate: Candidate, frame: &[u8]) -> bool {
+        let fits = !self.closed
+            && self.count < MAX_FRAMES
+            && candidate.place == first.place
+            && candidate.headers == first.headers
+            && candidate.payload <= first.payload
+            && first.headers - IP + self.payload + candidate.payload <= MAX_PACKET;
+        if !fits || !self.follows(first, frame) {
+            return false;
+        }
+        if !self.verified && !first.has_good_checksum(self.frames[0]) {
+            self.closed = true;
+            return false;
+        }
+        self.verified = true;
+        candidate.has_good_checksum(frame)
+    }
+
+    /// True if the headers of `frame` are those that cutting would give it.
+    fn follows(&self, first: Candidate, frame: &[u8]) -> bool {
+        let (a, b, l4) = (self.frames[0], frame, first.place.l4);
+        let same = |from: usize, to: usize| a[from..to] == b[from..to];
+        let network = if a[IP] >> 4 == 4 {
+            let passed = u16::try_from(self.count).unwrap_or(u16::MAX);
+            // RFC 6864 4: the identification of a packet that is never fragmented means nothing.
+            let atomic = be16(a, IP + 6) & DONT_FRAGMENT != 0;
+            same(0, IP + 2)
+                && same(IP + 6, IP + 10)
+                && same(IP + 12, l4)
+                && (atomic || be16(b, IP + 4) == be16(a, IP + 4).wrapping_add(passed))
+        } else {
+            same(0, IP + 4) && same(IP + 6, l4)
+        };
+        network
+            && match first.place.transport {
+                Transport::Udp => same(l4, l4 + 4),
+                Transport::Tcp => {
+                    let expected = be32(a, l4 + 4).wrapping_add(u32::try_from(self.payload).unwrap_or(u32::MAX));
+                    // Acknowledgment and header length; window; urgent pointer and options.
+                    be32(b, l4 + 4) == expected
+                        && same(l4, l4 + 4)
+                        && same(l4 + 8, l4 + 13)
+                        && same(l4 + 14, l4 + 16)
+                        && same(l4 + 18, first.headers)
+                }
+            }
+    }
+
+    /// Empties the train: gives its frames as one to `send`, in parts, headers first.
+    pub(crate) fn take<R>(&mut self, send: impl FnOnce(Offload, &[&[u8]]) -> R) -> Option<R> {
+        let count = std::mem::take(&mut self.count);
+        let first = match (count, self.first) {
+            (0, _) => return None,
+            (1, _) | (_, None) => return Some(send(Offload::NONE, &self.frames[..1])),
+            (_, Some(first)) => first,
+        };
+        let mut headers = [0; HEAD_MAX];
+        let headers = &mut headers[..first.headers];
+        headers.copy_from_slice(&self.frames[0][..first.headers]);
+        let l4 = first.place.l4;
+        if first.place.transport == Transport::Tcp {
+            // The last segment's PSH is that of the whole.
+            headers[l4 + 13] = self.frames[count - 1][l4 + 13];
+        }
+        first.place.write(headers, first.headers - l4 + self.payload, 0);
+        let mut parts: [&[u8]; MAX_FRAMES + 1] = [&[]; MAX_FRAMES + 1];
+        parts[0] = headers;
+        for (part, frame) in parts[1..].iter_mut().zip(&self.frames[..count]) {
+            *part = &frame[first.headers..];
+        }
+        let size = u16::try_from(first.payload).unwrap_or(u16::MAX);
+        let offload = Offload {
+            checksum: first.place.partial(),
+            segmentation: match first.place.transport {
+                Transport::Udp => Segmentation::Udp { size },
+                Transport::Tcp if headers[IP] >> 4 == 4 => Segmentation::Tcp4 { mss: size, ecn: false },
+                Transport::Tcp => Segmentation::Tcp6 { mss: size, ecn: false },
+            },
+        };
+        Some(send(offload, &parts[..=count]))
+    }
+}
+
+impl Candidate {
+    /// What a frame is, if the guest takes it joined with others. The checksum is not looked at.
+    fn new(frame: &[u8], caps: GuestCaps) -> Option<Self> {
+        let (l4, protocol, tcp, udp) = match (frame.get(12..14)?, frame.get(IP)?) {
+            // No options, no fragment, nothing behind the packet.
+            ([8, 0], 0x45) if frame.len() >= IP + IPV4 => {
+                let whole = be16(frame, IP + 6) & !DONT_FRAGMENT == 0;
+                let length = usize::from(be16(frame, IP + 2));
+                let good = whole && length == frame.len() - IP;
+                good.then_some((IP + IPV4, frame[IP + 9], caps.tso4, caps.uso4))?
+            }
+            ([0x86, 0xdd], version) if version >> 4 == 6 && frame.len() >= IP + IPV6 => {
+                let good = usize::from(be16(frame, IP + 4)) == frame.len() - IP - IPV6;
+                good.then_some((IP + IPV6, frame[IP + 6], caps.tso6, caps.uso6))?
+            }
+            _ => return None,
+        };
+        let (transport, l4_len, last) = match protocol {
+            protocol::TCP if tcp => {
+                let header = frame.get(l4..l4 + TcpHeader::LEN)?;
+                let flags = TcpFlags(header[13]);
+                let plain = flags == TcpFlags::ACK || flags == (TcpFlags::ACK | TcpFlags::PSH);
+                let len = usize::from(header[12] >> 4) * 4;
+                let good = plain && len >= TcpHeader::LEN;
+                good.then_some((Transport::Tcp, len, flags.has(TcpFlags::PSH)))?
+            }
+            protocol::UDP if udp => {
+                let header = frame.get(l4..l4 + UdpHeader::LEN)?;
+                // A datagram without a checksum would get one.
+                let good = be16(header, 6) != 0 && usize::from(be16(header, 4)) == frame.len() - l4;
+                good.then_some((Transport::Udp, UdpHeader::LEN, false))?
+            }
+            _ => return None,
+        };
+        let headers = l4 + l4_len;
+        let payload = frame.len().checked_sub(headers).filter(|payload| *payload > 0)?;
+        Some(Self {
+            place: Place { transport, ip: IP, l4 },
+            headers,
+            payload,
+            last,
+        })
+    }
+
+    fn has_good_checksum(self, frame: &[u8]) -> bool {
+        let l4 = self.place.l4;
+        let network = frame[IP] >> 4 != 4 || crate::packet::checksum::of(&frame[IP..l4]) == 0;
+        let length = frame.len() - l4;
+        network && self.place.pseudo_header(frame, length).bytes(&frame[l4..]).fold() == u16::MAX
+    }
+}
+
+#[cfg(test)]
+#[path = "gro_tests.rs"]
+mod tests;

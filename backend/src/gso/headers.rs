@@ -1,0 +1,99 @@
+//! What cutting and merging write into the headers of a frame: lengths, the checksum of IPv4,
+//! and the partial checksum of the transport.
+
+use crate::frame::Checksum;
+use crate::packet::checksum::Sum;
+use crate::packet::{be16, protocol};
+
+/// Bytes of an IPv4 header without options.
+pub(super) const IPV4: usize = 20;
+/// Bytes of an IPv6 header without extension headers.
+pub(super) const IPV6: usize = 40;
+/// The flag "do not fragment" beside the fragment offset of IPv4.
+pub(super) const DONT_FRAGMENT: u16 = 0x4000;
+
+/// The transport of a frame that stands for several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// The protocol number.
+    pub(super) const fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+        }
+    }
+
+    /// Offset of the checksum in the header.
+    pub(super) const fn checksum(self) -> u16 {
+        match self {
+            Self::Tcp => 16,
+            Self::Udp => 6,
+        }
+    }
+}
+
+/// Where the headers of a frame begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) transport: Transport,
+    /// Offset of the IP header.
+    pub(super) ip: usize,
+    /// Offset of the transport header.
+    pub(super) l4: usize,
+}
+
+impl Place {
+    /// The checksum that [`write`](Self::write) leaves to others.
+    pub(super) fn partial(self) -> Checksum {
+        Checksum::Partial {
+            start: u16::try_from(self.l4).unwrap_or(u16::MAX),
+            offset: self.transport.checksum(),
+        }
+    }
+
+    /// Writes lengths and checksums for a transport header and payload of `length` bytes together.
+    /// `passed` is added to the identification of IPv4.
+    pub(super) fn write(self, out: &mut [u8], length: usize, passed: usize) {
+        let Self { transport, ip, l4 } = self;
+        let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        if out[ip] >> 4 == 4 {
+            let ident = be16(out, ip + 4).wrapping_add(number(passed));
+            out[ip + 2..ip + 4].copy_from_slice(&number(l4 - ip + length).to_be_bytes());
+            out[ip + 4..ip + 6].copy_from_slice(&ident.to_be_bytes());
+            out[ip + 10..ip + 12].fill(0);
+            let sum = Sum::default().bytes(&out[ip..l4]).finish();
+            out[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            // Extension headers count as payload of IPv6.
+            out[ip + 4..ip + 6].copy_from_slice(&number(l4 - ip - IPV6 + length).to_be_bytes());
+        }
+        if transport == Transport::Udp {
+            out[l4 + 4..l4 + 6].copy_from_slice(&number(length).to_be_bytes());
+        }
+        let sum = self.pseudo_header(out, length).fold();
+        let at = l4 + usize::from(transport.checksum());
+        out[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    /// The sum over the pseudo-header (RFC 9293 3.1, RFC 8200 8.1) of a transport header and
+    /// payload of `length` bytes.
+    pub(super) fn pseudo_header(self, head: &[u8], length: usize) -> Sum {
+        let ip = self.ip;
+        let addresses = if head[ip] >> 4 == 4 {
+            ip + 12..ip + IPV4
+        } else {
+            ip + 8..ip + IPV6
+        };
+        Sum::default()
+            .bytes(&head[addresses])
+            .word(self.transport.protocol().into())
+            .word(u16::try_from(length).unwrap_or(u16::MAX))
+    }
+}
