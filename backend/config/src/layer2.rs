@@ -2,8 +2,8 @@
 
 use crate::{Ipv4Link, Ipv6Link, NameConfig};
 use hawser_packet::MacAddr;
+use hawser_packet::geneve::Vni;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Configuration of layer2 mode: one port of a network that spans nodes.
@@ -35,51 +35,6 @@ pub struct PeerConfig {
     pub macs: Vec<MacAddr>,
     /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
     pub addresses: Vec<IpAddr>,
-}
-
-/// A virtual network identifier: 24 bits (RFC 8926 3.4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub struct Vni(u32);
-
-/// A number that is not a VNI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not a VNI: it has 24 bits (0 to 16777215)")]
-pub struct BadVni(u32);
-
-impl Vni {
-    /// The largest identifier.
-    pub const MAX: u32 = 0x00ff_ffff;
-
-    /// The identifier `number`; `None` above [`MAX`](Self::MAX).
-    pub const fn new(number: u32) -> Option<Self> {
-        if number <= Self::MAX { Some(Self(number)) } else { None }
-    }
-
-    /// The number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl TryFrom<u32> for Vni {
-    type Error = BadVni;
-
-    fn try_from(number: u32) -> Result<Self, BadVni> {
-        Self::new(number).ok_or(BadVni(number))
-    }
-}
-
-impl From<Vni> for u32 {
-    fn from(vni: Vni) -> Self {
-        vni.0
-    }
-}
-
-impl fmt::Display for Vni {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
 }
 
 impl Layer2Config {

@@ -18,7 +18,7 @@ mod ports;
 
 pub use bridge::{BridgeConfig, Forwarding, Lease6Config, LeaseConfig};
 pub use forward::{Families, Forward, Transport};
-pub use layer2::{BadVni, Layer2Config, PeerConfig, Vni};
+pub use layer2::{Layer2Config, PeerConfig};
 pub use masquerade::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
 pub use mode::{Inbound, ModeConfig, ModeProperties};
 pub use names::{NameConfig, Resolvers};

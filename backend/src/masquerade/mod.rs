@@ -1,17 +1,15 @@
 //! Masquerade: a private network of guest and gateway, behind NAT on host sockets.
 //!
-//! The mode is three parts: services of the gateway (`services`), port forwards ([`forwards`],
+//! The mode is three parts: services of the gateway ([`GatewayServices`]), port forwards ([`forwards`],
 //! `every_port`), and the NAT engine ([`crate::nat`]), which handles everything else.
 
 mod every_port;
 pub mod forwards;
-mod services;
 #[cfg(test)]
 mod tests;
 
 pub use every_port::EveryPortError;
 
-use self::services::Services;
 use crate::config::{GATEWAY_MAC, MasqueradeConfig, PortConfig};
 use crate::counters::Counters;
 use crate::frame::{GuestBurst, GuestSink};
@@ -20,9 +18,10 @@ use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::listen::ListenError;
+use crate::nat::services::GatewayServices;
 use crate::nat::steering::Directory;
 use crate::poller::{Poller, Readiness, Token};
-use crate::responder::{HeldLeases, Responders, ServiceConfig};
+use crate::responder::{HeldLeases, ServiceConfig};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
@@ -45,7 +44,7 @@ pub enum MasqueradeError {
 /// Masquerade on one worker.
 pub struct Masquerade {
     engine: Engine,
-    services: Services,
+    services: GatewayServices,
     /// The program that assigns the traffic of every port to the engine's sockets.
     every_port: Option<SocketLookup>,
 }
@@ -108,7 +107,8 @@ impl Masquerade {
             engine.listen(&mode.forwards, families)?;
             every_port = every_port::serve(&port.name, mode, families, &mut engine)?;
         }
-        let responders = Responders::new(ServiceConfig {
+        let services = ServiceConfig {
+            gateway: GATEWAY_MAC,
             ipv4: mode.ipv4,
             ipv6: mode.ipv6,
             aliases: mode.map_host_loopback.clone(),
@@ -116,10 +116,11 @@ impl Masquerade {
             mtu: port.mtu,
             held: setup.held,
             advertise: setup.worker == 0,
-        });
+            autoconfigures: true,
+        };
         Ok(Self {
             engine,
-            services: Services::new(responders, setup.counters),
+            services: GatewayServices::new(services, setup.counters),
             every_port,
         })
     }

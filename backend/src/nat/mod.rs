@@ -23,6 +23,7 @@ mod moving;
 pub mod reassembly;
 mod recency;
 pub mod saved;
+pub mod services;
 pub mod steering;
 pub mod tcp;
 #[cfg(test)]

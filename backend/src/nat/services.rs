@@ -1,22 +1,22 @@
 //! Services of the gateway beside NAT: ARP, neighbour discovery, DHCP, router advertisements and
 //! echo of its own addresses.
 
+use super::engine::Service;
 use crate::config::Resolvers;
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestFrame, GuestSink, Offload};
-use crate::nat::engine::Service;
-use crate::responder::{Answer, MAX_FRAME, Replies, Responders};
+use crate::responder::{Answer, MAX_FRAME, Neighbours, Replies, Responders, ServiceConfig};
 use crate::time::Instant;
 use std::sync::Arc;
 
 /// Responders, and the replies not sent yet.
-pub(super) struct Services {
+pub struct GatewayServices {
     responders: Responders,
     replies: Replies,
     counters: Arc<Counters>,
 }
 
-impl crate::nat::engine::Services for Services {
+impl super::engine::Services for GatewayServices {
     #[inline]
     fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
         if self.responders.wants(frame.head, &frame.parsed) && frame.len <= MAX_FRAME {
@@ -27,13 +27,25 @@ impl crate::nat::engine::Services for Services {
     }
 }
 
-impl Services {
-    pub(super) fn new(responders: Responders, counters: Arc<Counters>) -> Self {
+impl GatewayServices {
+    /// The services of a gateway.
+    pub fn new(config: ServiceConfig, counters: Arc<Counters>) -> Self {
         Self {
-            responders,
-            replies: Replies::default(),
+            replies: Replies::of(config.gateway),
+            responders: Responders::new(config),
             counters,
         }
+    }
+
+    /// Replaces the stations that are answered for besides the gateway.
+    pub fn set_peers(&mut self, peers: Arc<dyn Neighbours>) {
+        self.responders.set_peers(peers);
+    }
+
+    /// True if a service handles the frame. Cheap.
+    #[inline]
+    pub fn wants(&self, frame: &GuestFrame<'_>) -> bool {
+        self.responders.wants(frame.head, &frame.parsed)
     }
 
     fn answer_whole(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service {
@@ -53,25 +65,30 @@ impl Services {
         service
     }
 
-    pub(super) fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
+    /// Hands out other name servers and search domains from the next answer on.
+    pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.responders.set_resolvers(now, resolvers);
     }
 
-    pub(super) fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+    /// Sends what is due.
+    pub fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.responders.on_timer(now, &self.counters, &mut self.replies);
         self.flush(sink);
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    /// When [`on_timer`](Self::on_timer) is next to be called.
+    pub fn deadline(&self) -> Option<Instant> {
         self.responders.deadline()
     }
 
-    pub(super) fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+    /// The guest's driver is up.
+    pub fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.responders.on_link_up(now, &self.counters, &mut self.replies);
         self.flush(sink);
     }
 
-    pub(super) fn on_link_down(&mut self) {
+    /// The guest's driver is gone.
+    pub fn on_link_down(&mut self) {
         self.responders.on_link_down();
     }
 

@@ -5,9 +5,11 @@
 //! workers as a whole, which read it without a lock. Nothing is learned from traffic: a frame
 //! neither creates an entry nor moves one, so that no sender can take over the address of another.
 
-use crate::config::{Layer2Config, Vni};
+use crate::config::Layer2Config;
 use crate::counters::DropReason;
 use crate::packet::MacAddr;
+use crate::packet::geneve::Vni;
+use crate::responder::Neighbours;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct EndpointId(u32);
 
 /// The ports of one network that other processes serve.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Table {
     vni: Vni,
     endpoints: Vec<SocketAddr>,
@@ -33,7 +35,11 @@ impl Table {
     pub fn new(config: &Layer2Config) -> Self {
         let mut table = Self {
             vni: config.vni,
-            ..Self::default()
+            endpoints: Vec::new(),
+            by_mac: HashMap::new(),
+            by_address: HashMap::new(),
+            sources: HashSet::new(),
+            open: HashSet::new(),
         };
         for peer in &config.peers {
             let id = table.endpoint(peer.vtep);
@@ -60,11 +66,6 @@ impl Table {
     pub fn endpoint_of(&self, mac: MacAddr) -> Option<SocketAddr> {
         let id = self.by_mac.get(&mac)?;
         self.endpoints.get(id.0 as usize).copied()
-    }
-
-    /// The MAC that has `address`.
-    pub fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
-        self.by_address.get(&address).copied()
     }
 
     /// All endpoints: those that broadcast goes to.
@@ -102,6 +103,12 @@ impl Table {
             self.endpoints.len() - 1
         });
         EndpointId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+}
+
+impl Neighbours for Table {
+    fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
+        self.by_address.get(&address).copied()
     }
 }
 

@@ -1,4 +1,282 @@
-//! Layer2 mode: a guest on a network that spans nodes. Frames travel between processes as Geneve
-//! (RFC 8926) in UDP datagrams; each process is an endpoint of its own.
+//! Layer2 mode: a guest on a network that spans nodes.
+//!
+//! ```text
+//!  guest --- services    ARP, ND, DHCP, RA, for the gateway and every known peer
+//!        |-- nat         what is for the gateway's MAC: sockets of the host
+//!        '-- outbound -> sender ---> UDP, Geneve (RFC 8926) ---> other processes
+//!            inbound <-- socket <---
+//! ```
+//!
+//! Each process is an endpoint of the tunnel. A frame goes where the destination's MAC is bound
+//! ([`forwarding`]), and is accepted from there only. The gateway is in every process, with one MAC
+//! and one address on all nodes: a VM that moves finds the same neighbour.
 
+mod event_owner;
 pub mod forwarding;
+mod inbound;
+mod outbound;
+mod sender;
+
+use crate::config::{Layer2Config, PortConfig};
+use crate::counters::Counters;
+use crate::frame::{GuestBurst, GuestFrame, GuestSink};
+use crate::mode::{FlowCount, Mode, ModeCommand};
+use crate::nat::address_map::AddressMap;
+use crate::nat::engine::{Engine, EngineConfig, EngineError};
+use crate::nat::link::{GuestAddresses, Link};
+use crate::nat::services::GatewayServices;
+use crate::nat::steering::Directory;
+use crate::packet::MacAddr;
+use crate::poller::{Interest, Poller, Readiness, Token};
+use crate::responder::{HeldLeases, ServiceConfig};
+use crate::sys::datagram;
+use crate::sys::traffic_class::watch_traffic_class;
+use crate::time::Instant;
+use forwarding::Table;
+use inbound::Inbound;
+use outbound::Outbound;
+use sender::Sender;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Bytes the kernel keeps for us: a burst of many peers while the worker does something else.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// A layer2 port that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// The endpoint's address or port is not to be had.
+    #[error("cannot receive on the tunnel's endpoint {0}: {1}; give an address of this host and a free port")]
+    Endpoint(SocketAddr, #[source] io::Error),
+    /// A sending socket.
+    #[error("cannot send from the tunnel's endpoint {0}: {1}")]
+    Sender(SocketAddr, #[source] io::Error),
+    /// The gateway.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// What a layer2 port is made from, once per queue pair.
+pub struct OverlaySetup<'a> {
+    /// The port.
+    pub port: &'a PortConfig,
+    /// Its mode.
+    pub mode: &'a Layer2Config,
+    /// Where sockets are watched.
+    pub poller: Poller,
+    /// Where the worker counts.
+    pub counters: Arc<Counters>,
+    /// Number of the worker.
+    pub worker: usize,
+    /// Shared by the workers of the port, if there are several.
+    pub directory: Option<Arc<Directory>>,
+    /// Record of leases given and given back.
+    pub held: Arc<HeldLeases>,
+    /// Connections of one protocol this worker may hold.
+    pub flow_limit: usize,
+}
+
+/// Layer2 on one worker.
+pub struct Overlay {
+    socket: Socket,
+    table: Arc<Table>,
+    inbound: Inbound,
+    outbound: Outbound,
+    engine: Engine,
+    services: GatewayServices,
+    gateway: MacAddr,
+}
+
+impl Overlay {
+    /// Sets a port of the network up: the endpoint receives when this returns.
+    ///
+    /// # Errors
+    /// [`OverlayError`]
+    pub fn new(setup: OverlaySetup<'_>) -> Result<Self, OverlayError> {
+        let (port, mode) = (setup.port, setup.mode);
+        let gateway = mode.gateway_mac();
+        let socket = endpoint(mode.vtep, port.queue_pairs.get() > 1)
+            .and_then(|socket| {
+                let token = Token::new(event_owner::TUNNEL, 0);
+                setup.poller.add(&socket, token, Interest::ReadEdge)?;
+                Ok(socket)
+            })
+            .map_err(|error| OverlayError::Endpoint(mode.vtep, error))?;
+        let sender = Sender::new(mode.vtep, Arc::clone(&setup.counters))
+            .map_err(|error| OverlayError::Sender(mode.vtep, error))?;
+        let table = Arc::new(Table::new(mode));
+        let engine = Engine::new(EngineConfig {
+            link: Link {
+                gateway_mac: gateway,
+                guest_mac: port.mac.unwrap_or_default(),
+                mtu: port.mtu,
+                gateway_ipv4: mode.ipv4.map(|link| link.gateway),
+                gateway_ipv6: mode.ipv6.map(|link| link.gateway),
+                guest: GuestAddresses {
+                    ipv4: mode.ipv4.map(|link| link.guest),
+                    ipv6: mode.ipv6.map(|link| link.guest),
+                    autoconfigured: None,
+                },
+            },
+            map: AddressMap {
+                ipv4: mode.ipv4,
+                ipv6: mode.ipv6,
+                host_loopback: Vec::new(),
+                dns_forward: mode.dns_forward.clone(),
+            },
+            poller: setup.poller,
+            counters: Arc::clone(&setup.counters),
+            worker: setup.worker,
+            directory: setup.directory,
+            flow_limit: setup.flow_limit,
+        })?;
+        let services = ServiceConfig {
+            gateway,
+            ipv4: mode.ipv4,
+            ipv6: mode.ipv6,
+            aliases: Vec::new(),
+            names: mode.names.clone(),
+            mtu: port.mtu,
+            held: setup.held,
+            advertise: setup.worker == 0,
+            // Addresses come from the network, as OVN-Kubernetes has it.
+            autoconfigures: false,
+        };
+        let mut services = GatewayServices::new(services, Arc::clone(&setup.counters));
+        services.set_peers(Arc::clone(&table) as _);
+        Ok(Self {
+            socket,
+            inbound: Inbound::new(Arc::clone(&setup.counters)),
+            outbound: Outbound::new(sender, &table, port.mtu, setup.counters),
+            table,
+            engine,
+            services,
+            gateway,
+        })
+    }
+
+    /// True for frames that the gateway or a service handles.
+    fn is_for_gateway(&self, frame: &GuestFrame<'_>) -> bool {
+        match outbound::destination(frame.head) {
+            Some(mac) if mac == self.gateway => true,
+            Some(mac) if mac.is_multicast() => self.services.wants(frame),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    fn receive(&mut self, sink: &mut dyn GuestSink) {
+        self.inbound.receive(&self.socket, &self.table, sink);
+    }
+}
+
+/// A socket that receives at `local`; one of several there if `shared`.
+fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let domain = Domain::for_address(local);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.set_reuse_port(shared)?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(local))?;
+    watch_traffic_class(&socket, domain, true)?;
+    // Linux before 5.0 hands datagrams over one by one.
+    let _ = datagram::set_coalescing(&socket, true);
+    // A smaller buffer than asked for drops more; no reason not to start.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    Ok(socket)
+}
+
+impl Mode for Overlay {
+    fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        let mut rest = burst;
+        while let Some(first) = rest.first() {
+            let is_for_gateway = self.is_for_gateway(first);
+            let count = rest
+                .iter()
+                .take_while(|frame| self.is_for_gateway(frame) == is_for_gateway)
+                .count();
+            let (run, others) = rest.split_at(count);
+            if is_for_gateway {
+                self.engine.on_packets(now, run, &mut self.services, sink);
+            } else {
+                for frame in run {
+                    self.outbound.send(frame, &self.table);
+                }
+            }
+            rest = others;
+        }
+        self.outbound.flush();
+    }
+
+    fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+        // Peers on the same host have answered already: one interrupt for both directions.
+        self.inbound.expect_datagrams();
+        self.receive(sink);
+    }
+
+    fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        if token.owner == event_owner::TUNNEL {
+            self.inbound.expect_datagrams();
+            self.receive(sink);
+        } else {
+            self.engine.on_event(now, token, ready, sink);
+        }
+    }
+
+    fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.receive(sink);
+        self.engine.on_room(now, sink);
+    }
+
+    fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.engine.on_timer(now, sink);
+        self.services.on_timer(now, sink);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let deadlines = [self.engine.deadline(), self.services.deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.inbound.has_backlog() || self.engine.has_backlog()
+    }
+
+    fn on_command(&mut self, now: Instant, command: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
+        match command {
+            ModeCommand::Resolvers(resolvers) => {
+                self.services.set_resolvers(now, &resolvers);
+                self.engine.set_dns_forward(&resolvers.forward);
+                Ok(())
+            }
+            ModeCommand::Forwards(_) | ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    fn flow_count(&self) -> FlowCount {
+        self.engine.flow_count()
+    }
+
+    fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.services.on_link_up(now, sink);
+        self.engine.on_link_up(now, sink);
+        self.receive(sink);
+    }
+
+    fn on_reset(&mut self) {
+        self.engine.on_reset();
+    }
+
+    fn on_front_end_gone(&mut self, now: Instant) {
+        self.engine.on_front_end_gone(now);
+    }
+
+    fn on_link_down(&mut self, now: Instant) {
+        self.engine.on_link_down(now);
+        self.services.on_link_down();
+        self.inbound.stop();
+    }
+}

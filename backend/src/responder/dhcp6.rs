@@ -12,9 +12,9 @@ mod request;
 use super::names::Told;
 use super::replies::{Ports, Route};
 use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
-use crate::config::{GATEWAY_MAC, Ipv6Link};
+use crate::config::Ipv6Link;
 use crate::counters::{Count, Counters, DropReason};
-use crate::packet::UdpHeader;
+use crate::packet::{MacAddr, UdpHeader};
 use dhcproto::v6::{
     CLIENT_PORT, DhcpOption, DhcpOptions, Encodable, IAAddr, IANA, IAPD, IATA, MessageType, OptionCode, SERVER_PORT,
     Status, StatusCode, UnknownOption,
@@ -39,6 +39,8 @@ const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
 #[derive(Debug)]
 pub(super) struct Server {
     link: Ipv6Link,
+    /// Address of the gateway on the link.
+    link_local: Ipv6Addr,
     duid: Vec<u8>,
     /// Options for every client besides its address.
     parameters: Vec<DhcpOption>,
@@ -49,12 +51,13 @@ pub(super) struct Server {
 type Reply = (MessageType, Vec<DhcpOption>);
 
 impl Server {
-    /// The server of `link`, which hands out `told` and records in `held` whether the guest holds
+    /// The server at the gateway of `link`, which hands out `told` and records in `held` whether the guest holds
     /// its lease.
-    pub(super) fn new(link: Ipv6Link, told: &Told, held: Arc<HeldLeases>) -> Self {
+    pub(super) fn new(gateway: MacAddr, link: Ipv6Link, told: &Told, held: Arc<HeldLeases>) -> Self {
         Self {
             link,
-            duid: [&DUID_HEAD[..], &GATEWAY_MAC.0].concat(),
+            link_local: gateway.link_local(),
+            duid: [&DUID_HEAD[..], &gateway.0].concat(),
             parameters: parameters(told),
             held,
         }
@@ -67,7 +70,7 @@ impl Server {
 
     /// True if a UDP datagram to `dst` can be for the server.
     pub(super) fn is_for_us(&self, dst: Ipv6Addr) -> bool {
-        dst == ALL_SERVERS || dst == self.link.gateway || dst == GATEWAY_MAC.link_local()
+        dst == ALL_SERVERS || dst == self.link.gateway || dst == self.link_local
     }
 
     /// Answers the UDP datagram in `packet`. The checksum is not verified: a guest may leave it to
@@ -89,7 +92,7 @@ impl Server {
             return Answer::Refused(DropReason::BadService);
         };
         let src = if packet.dst.is_multicast() {
-            GATEWAY_MAC.link_local()
+            self.link_local
         } else {
             packet.dst
         };

@@ -6,7 +6,7 @@
 //! the guest learns routers and routes from them.
 
 use super::names::{SearchList, Told};
-use super::{Answer, HeldLeases, Packet, Replies, dhcp6, ndp, udp_dst};
+use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EtherType, Head, MacAddr, icmp, protocol};
@@ -38,6 +38,7 @@ impl Lease6Server {
         };
         // DHCP gives out the names: those of an advertisement would expire.
         let advertisement = ndp::advertisement(
+            GATEWAY_MAC,
             &on_link(&link),
             ndp::Prefix::OnLink,
             NO_ROUTER,
@@ -47,10 +48,10 @@ impl Lease6Server {
         );
         Self {
             client: config.client,
-            dhcp: dhcp6::Server::new(link, &Told::of(&config.names), Arc::clone(&held)),
+            dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &Told::of(&config.names), Arc::clone(&held)),
             held,
             names: config.names.clone(),
-            router: ndp::Router::new(link, Vec::new(), advertisement, false),
+            router: ndp::Router::new(vec![link.gateway], advertisement, false),
         }
     }
 
@@ -88,7 +89,7 @@ impl Lease6Server {
             return Answer::Refused(DropReason::LeaseOfOtherMac);
         }
         if self.hears(frame, head) {
-            self.router.answer(now, &packet, counters, replies)
+            self.router.answer(now, &packet, &NoNeighbours, counters, replies)
         } else if !self.wants(frame, head) {
             Answer::NotMine
         } else if self.dhcp.is_for_us(packet.dst) {

@@ -28,11 +28,12 @@ pub use lease6::Lease6Server;
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 
-use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig, Resolvers};
+use crate::config::{Ipv4Link, Ipv6Link, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, icmp, protocol};
 use crate::time::Instant;
 use names::Told;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -47,6 +48,8 @@ const IGMP: u8 = 2;
 /// Configuration of the services of one link.
 #[derive(Clone, Debug)]
 pub struct ServiceConfig {
+    /// MAC of the gateway.
+    pub gateway: MacAddr,
     /// IPv4 of the link; `None` disables its services.
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 of the link; `None` disables its services.
@@ -62,6 +65,24 @@ pub struct ServiceConfig {
     /// Whether unsolicited router advertisements are sent. One of the workers that serve a guest
     /// does that.
     pub advertise: bool,
+    /// The guest may form addresses of its own (RFC 4862) where the IPv6 network has 64 bits.
+    pub autoconfigures: bool,
+}
+
+/// Stations of a link other than the guest and the gateway, for which the services answer.
+pub trait Neighbours: fmt::Debug + Send + Sync {
+    /// The MAC that has an address; `None`: unknown.
+    fn mac_of(&self, address: IpAddr) -> Option<MacAddr>;
+}
+
+/// A link with nothing but the guest and the gateway.
+#[derive(Debug)]
+struct NoNeighbours;
+
+impl Neighbours for NoNeighbours {
+    fn mac_of(&self, _: IpAddr) -> Option<MacAddr> {
+        None
+    }
 }
 
 /// Result for a frame.
@@ -90,6 +111,10 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
 /// The services of one link.
 #[derive(Debug)]
 pub struct Responders {
+    gateway: MacAddr,
+    autoconfigures: bool,
+    /// Other stations of the link.
+    peers: Arc<dyn Neighbours>,
     mtu: u16,
     names: NameConfig,
     ipv4: Option<Ipv4Services>,
@@ -138,6 +163,7 @@ impl Responders {
     /// The services of a link. Invalid names are left out, with a warning in the log.
     pub fn new(config: ServiceConfig) -> Self {
         let ServiceConfig {
+            gateway,
             ipv4,
             ipv6,
             aliases,
@@ -145,6 +171,7 @@ impl Responders {
             mtu,
             held,
             advertise,
+            autoconfigures,
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
         let told = Told::of(&names);
@@ -156,12 +183,24 @@ impl Responders {
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
-                router: ndp::Router::new(link, aliases6, advertisement(&link, mtu, &told), advertise),
-                dhcp: dhcp6::Server::new(link, &told, held),
+                router: ndp::Router::new(
+                    [vec![link.gateway, gateway.link_local()], aliases6].concat(),
+                    advertisement(gateway, &link, autoconfigures, mtu, &told),
+                    advertise,
+                ),
+                dhcp: dhcp6::Server::new(gateway, link, &told, held),
             }),
+            gateway,
+            autoconfigures,
+            peers: Arc::new(NoNeighbours),
             mtu,
             names,
         }
+    }
+
+    /// Replaces the stations that are answered for besides the gateway.
+    pub fn set_peers(&mut self, peers: Arc<dyn Neighbours>) {
+        self.peers = peers;
     }
 
     /// Replaces name servers and search domains from the next answer on. A guest whose driver is up
@@ -174,7 +213,7 @@ impl Responders {
         }
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.dhcp.tell(&told);
-            let advertisement = advertisement(&ipv6.link, self.mtu, &told);
+            let advertisement = advertisement(self.gateway, &ipv6.link, self.autoconfigures, self.mtu, &told);
             ipv6.router.set_advertisement(now, advertisement);
         }
     }
@@ -205,8 +244,12 @@ impl Responders {
         match (service, &self.ipv4, &mut self.ipv6) {
             (Service::Groups, ..) => Answer::Refused(DropReason::Multicast),
             (Service::Arp, Some(ipv4), _) => {
-                let is_here = |request: &ArpPacket| ipv4.neighbours.contains(&request.target);
-                arp::answer(is_here, frame, head, replies)
+                let (gateway, peers) = (self.gateway, &self.peers);
+                let mac_of = |request: &ArpPacket| {
+                    let own = ipv4.neighbours.contains(&request.target).then_some(gateway);
+                    own.or_else(|| peers.mac_of(request.target.into()))
+                };
+                arp::answer(mac_of, frame, head, replies)
             }
             (Service::Dhcp4 | Service::Echo4, Some(ipv4), _) => {
                 let Some(packet) = Packet::v4(frame, head) else {
@@ -226,7 +269,7 @@ impl Responders {
                     Service::Dhcp6 => ipv6.dhcp.answer(&packet, counters, replies),
                     Service::Echo6 if !ipv6.is_guest(packet.src) => Answer::Refused(DropReason::SpoofedAddress),
                     Service::Echo6 => echo::answer(&packet, replies),
-                    _ => ipv6.router.answer(now, &packet, counters, replies),
+                    _ => ipv6.router.answer(now, &packet, &*self.peers, counters, replies),
                 }
             }
             _ => Answer::NotMine,
@@ -276,20 +319,20 @@ impl Responders {
         match head.ethertype() {
             EtherType::Arp => self.ipv4.as_ref().map(|_| Service::Arp),
             EtherType::Ipv4 => self.ipv4.as_ref()?.classify(bytes, head),
-            EtherType::Ipv6 => self.ipv6.as_ref()?.classify(bytes, head),
+            EtherType::Ipv6 => self.ipv6.as_ref()?.classify(self.gateway, bytes, head),
             EtherType::Other(_) => None,
         }
     }
 }
 
 /// The advertisement of the gateway as a router.
-fn advertisement(link: &Ipv6Link, mtu: u16, told: &Told) -> Vec<u8> {
-    let prefix = if link.autoconfigures() {
+fn advertisement(gateway: MacAddr, link: &Ipv6Link, autoconfigures: bool, mtu: u16, told: &Told) -> Vec<u8> {
+    let prefix = if autoconfigures && link.autoconfigures() {
         ndp::Prefix::Autonomous
     } else {
         ndp::Prefix::OnLink
     };
-    ndp::advertisement(link, prefix, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
+    ndp::advertisement(gateway, link, prefix, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
 }
 
 impl Ipv4Services {
@@ -320,7 +363,7 @@ impl Ipv6Services {
         self.link.may_be_guest(src) || src.is_unicast_link_local()
     }
 
-    fn classify(&self, bytes: &[u8], head: &Head) -> Option<Service> {
+    fn classify(&self, gateway: MacAddr, bytes: &[u8], head: &Head) -> Option<Service> {
         let at = head.transport()?;
         // Fragments of neighbour discovery must be ignored (RFC 6980 5).
         if head.is_fragment() {
@@ -333,7 +376,7 @@ impl Ipv6Services {
             }
             protocol::ICMPV6 => match *head.transport_bytes(bytes).first()? {
                 icmp::v6::ECHO_REQUEST => {
-                    let is_ours = [self.link.gateway, GATEWAY_MAC.link_local()].contains(&dst()?);
+                    let is_ours = [self.link.gateway, gateway.link_local()].contains(&dst()?);
                     is_ours.then_some(Service::Echo6)
                 }
                 icmp::v6::ROUTER_SOLICITATION..=icmp::v6::REDIRECT => Some(Service::NeighbourDiscovery),

@@ -8,8 +8,8 @@
 
 use super::names::{MAX_SERVERS, SearchList};
 use super::replies::Route;
-use super::{Answer, Packet, Replies};
-use crate::config::{GATEWAY_MAC, Ipv6Link};
+use super::{Answer, Neighbours, Packet, Replies};
+use crate::config::Ipv6Link;
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{IcmpHeader, MacAddr, be16, icmp};
 use crate::time::Instant;
@@ -88,11 +88,11 @@ enum Schedule {
 }
 
 impl Router {
-    /// The router of `link`, which also answers for `aliases`; `advertisement` is sent on
-    /// solicitation, and also unsolicited if `advertise` is true.
-    pub(super) fn new(link: Ipv6Link, aliases: Vec<Ipv6Addr>, advertisement: Vec<u8>, advertise: bool) -> Self {
+    /// The router that answers for the addresses `own`; `advertisement` is sent on solicitation,
+    /// and also unsolicited if `advertise` is true.
+    pub(super) const fn new(own: Vec<Ipv6Addr>, advertisement: Vec<u8>, advertise: bool) -> Self {
         Self {
-            neighbours: [vec![link.gateway, GATEWAY_MAC.link_local()], aliases].concat(),
+            neighbours: own,
             advertisement,
             claimed: None,
             schedule: if advertise { Schedule::LinkUp } else { Schedule::Never },
@@ -143,20 +143,22 @@ impl Router {
         &mut self,
         now: Instant,
         packet: &Packet<'_, Ipv6Addr>,
+        peers: &dyn Neighbours,
         counters: &Counters,
         replies: &mut Replies,
     ) -> Answer {
         match kind(packet) {
             Some(icmp::v6::NEIGHBOUR_SOLICITATION) => {
-                let (neighbours, claimed) = (&self.neighbours, &mut self.claimed);
-                let is_here = |target: &Ipv6Addr, is_probe| {
-                    let is_here = neighbours.contains(target);
-                    if is_probe && !is_here {
+                let (neighbours, claimed, gateway) = (&self.neighbours, &mut self.claimed, replies.gateway);
+                let mac_of = |target: &Ipv6Addr, is_probe| {
+                    let own = neighbours.contains(target).then_some(gateway);
+                    let mac = own.or_else(|| peers.mac_of((*target).into()));
+                    if is_probe && mac.is_none() {
                         *claimed = Some(*target);
                     }
-                    is_here
+                    mac
                 };
-                on_solicitation(is_here, packet, replies)
+                on_solicitation(mac_of, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
             // The guest announces itself: it is the only neighbour, and known already.
@@ -191,7 +193,7 @@ impl Router {
     fn advertise_to(&mut self, now: Instant, mac: MacAddr, dst: Ipv6Addr, counters: &Counters, replies: &mut Replies) {
         let route = Route {
             mac,
-            src: GATEWAY_MAC.link_local(),
+            src: replies.gateway.link_local(),
             dst,
             hop_limit: LINK_HOP_LIMIT,
         };
@@ -215,11 +217,10 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     is_sound.then_some(header.kind)
 }
 
-/// Answers a neighbour solicitation if `is_here` says that the requested address is at the gateway;
-/// its arguments are the target, and whether the guest probes for its own use (duplicate address
+/// Answers a neighbour solicitation if `mac_of` has the MAC of the requested address; its arguments are the target, and whether the guest probes for its own use (duplicate address
 /// detection).
 pub(super) fn on_solicitation(
-    mut is_here: impl FnMut(&Ipv6Addr, bool) -> bool,
+    mut mac_of: impl FnMut(&Ipv6Addr, bool) -> Option<MacAddr>,
     packet: &Packet<'_, Ipv6Addr>,
     replies: &mut Replies,
 ) -> Answer {
@@ -236,7 +237,7 @@ pub(super) fn on_solicitation(
     if target.is_multicast() || is_odd_probe {
         return Answer::Refused(DropReason::BadService);
     }
-    if !is_here(&target, is_probe) {
+    let Some(target_mac) = mac_of(&target, is_probe) else {
         // Duplicate address detection (RFC 4862 5.4) of the guest's own address must stay
         // unanswered.
         return if is_probe {
@@ -244,7 +245,7 @@ pub(super) fn on_solicitation(
         } else {
             Answer::Refused(DropReason::NoSuchNeighbour)
         };
-    }
+    };
     let (mac, dst, solicited) = if is_probe {
         (ALL_NODES_MAC, ALL_NODES, 0)
     } else {
@@ -256,15 +257,18 @@ pub(super) fn on_solicitation(
         dst,
         hop_limit: LINK_HOP_LIMIT,
     };
-    replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
-        let header = IcmpHeader {
-            kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
-            code: 0,
-            rest: [NA_ROUTER | NA_OVERRIDE | solicited, 0, 0, 0],
-        };
-        header.emit(message, 0);
-        message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
-        message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER));
+    let router = if target_mac == replies.gateway { NA_ROUTER } else { 0 };
+    replies.from_station(target_mac, |replies| {
+        replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
+            let header = IcmpHeader {
+                kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
+                code: 0,
+                rest: [router | NA_OVERRIDE | solicited, 0, 0, 0],
+            };
+            header.emit(message, 0);
+            message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
+            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER, target_mac));
+        });
     });
     Answer::Done
 }
@@ -295,15 +299,16 @@ fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), be16(&[b, c], 0))
 }
 
-fn link_layer_option(kind: u8) -> [u8; option::UNIT] {
+fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; option::UNIT] {
     let mut bytes = [kind, 1, 0, 0, 0, 0, 0, 0];
-    bytes[2..].copy_from_slice(&GATEWAY_MAC.0);
+    bytes[2..].copy_from_slice(&mac.0);
     bytes
 }
 
 /// The advertisement of `link`, without its checksum; a `router_secs` of zero means that the
 /// sender is not a router.
 pub(super) fn advertisement(
+    gateway: MacAddr,
     link: &Ipv6Link,
     prefix: Prefix,
     router_secs: u16,
@@ -321,7 +326,7 @@ pub(super) fn advertisement(
     header.emit(&mut message, 0);
     // Reachable time and retransmission timer: unspecified.
     message.extend([0; 8]);
-    message.extend(link_layer_option(option::SOURCE_LINK_LAYER));
+    message.extend(link_layer_option(option::SOURCE_LINK_LAYER, gateway));
     if mtu >= MIN_MTU {
         push_option(&mut message, option::MTU, |body| {
             body.extend([0; 2]);

@@ -43,7 +43,9 @@ impl NeighbourProxy {
                 // address: there is none.
                 let is_here =
                     |request: &ArpPacket| !request.sender.is_unspecified() && request.sender != request.target;
-                arp::answer(is_here, frame, head, replies)
+                let gateway = replies.gateway;
+                let mac_of = |request: &ArpPacket| is_here(request).then_some(gateway);
+                arp::answer(mac_of, frame, head, replies)
             }
             EtherType::Ipv6 if !head.is_fragment() => match Packet::v6(frame, head) {
                 Some(packet) if head.transport().is_some_and(|at| at.protocol == protocol::ICMPV6) => {
@@ -61,7 +63,8 @@ impl NeighbourProxy {
 fn discovery(packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
     match packet.payload.first() {
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION) if ndp::kind(packet).is_some() => {
-            ndp::on_solicitation(|_, is_probe| !is_probe, packet, replies)
+            let gateway = replies.gateway;
+            ndp::on_solicitation(|_, is_probe| (!is_probe).then_some(gateway), packet, replies)
         }
         Some(&icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION | &icmp::v6::REDIRECT) => Answer::Refused(DropReason::BadService),

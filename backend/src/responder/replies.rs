@@ -6,14 +6,41 @@ use crate::packet::{EtherType, EthernetHeader, Ipv4Header, Ipv6Header, MacAddr, 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whole frames, Ethernet header first, checksums complete.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replies {
+    /// MAC of the gateway.
+    pub(super) gateway: MacAddr,
+    /// MAC that the next frame comes from.
+    source: MacAddr,
     bytes: Vec<u8>,
     /// End of each frame in `bytes`.
     ends: Vec<usize>,
 }
 
+impl Default for Replies {
+    fn default() -> Self {
+        Self::of(GATEWAY_MAC)
+    }
+}
+
 impl Replies {
+    /// Replies of the gateway with this MAC.
+    pub const fn of(gateway: MacAddr) -> Self {
+        Self {
+            gateway,
+            source: gateway,
+            bytes: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+
+    /// Lets `reply` add frames that come from the station with this MAC.
+    pub(super) fn from_station(&mut self, mac: MacAddr, reply: impl FnOnce(&mut Self)) {
+        self.source = mac;
+        reply(self);
+        self.source = self.gateway;
+    }
+
     /// Removes all frames and keeps the allocation.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -36,7 +63,7 @@ impl Replies {
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
     }
 
-    /// Adds a frame from the gateway: writes the Ethernet header, returns the `len`
+    /// Adds a frame: writes the Ethernet header, returns the `len`
     /// zeroed bytes after it.
     pub(super) fn ethernet(&mut self, dst: MacAddr, ethertype: EtherType, len: usize) -> &mut [u8] {
         let start = self.bytes.len();
@@ -44,7 +71,7 @@ impl Replies {
         self.ends.push(self.bytes.len());
         let header = EthernetHeader {
             dst,
-            src: GATEWAY_MAC,
+            src: self.source,
             ethertype,
         };
         header.emit(&mut self.bytes[start..]);

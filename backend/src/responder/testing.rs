@@ -19,6 +19,8 @@ const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 #[allow(clippy::missing_panics_doc, reason = "constant texts")]
 pub fn config() -> ServiceConfig {
     ServiceConfig {
+        gateway: GATEWAY_MAC,
+        autoconfigures: true,
         ipv4: Some(Ipv4Link {
             network: "10.0.2.0/24".parse().expect("a network"),
             gateway: Ipv4Addr::new(10, 0, 2, 1),

@@ -126,6 +126,12 @@ impl ReceiveBatch {
         &self.spill[index * SPILL + message.room..index * SPILL + message.len]
     }
 
+    /// The same bytes, to be changed in place.
+    pub fn spilled_mut(&mut self, index: usize) -> &mut [u8] {
+        let message = &self.received[index];
+        &mut self.spill[index * SPILL + message.room..index * SPILL + message.len]
+    }
+
     /// Datagram `index` in one piece in process memory; its head is copied back from `room`, the
     /// guest memory that received it.
     pub fn collect(&mut self, index: usize, room: &[GuestSliceMut<'_>]) -> &[u8] {

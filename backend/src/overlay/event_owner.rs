@@ -1,0 +1,6 @@
+//! Owners of a layer2 mode's events, beside those of its NAT engine (`nat::event_owner`).
+
+use crate::poller::Owner;
+
+/// The socket that receives from the tunnel.
+pub(super) const TUNNEL: Owner = Owner::of_mode(16);

@@ -1,0 +1,239 @@
+//! From the tunnel to the guest.
+//!
+//! The kernel hands over runs of equal datagrams as one message (UDP_GRO). Each datagram is taken
+//! out of its tunnel headers and checked on its own, because a run may hold several flows and its
+//! first header says nothing about the rest. Frames that follow on from each other then go to the
+//! guest as one ([`gro`](crate::gso::gro)).
+//!
+//! Messages lie in a buffer of ours until the guest has room. A cursor moves over a frame only
+//! once the frame has reached the guest or was counted as dropped, so that nothing is lost,
+//! delivered or counted twice.
+
+use super::forwarding::Table;
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::{GuestSink, NoRoom};
+use crate::gso::gro::Train;
+use crate::packet::Ecn;
+use crate::packet::checksum::Sum;
+use crate::packet::geneve::{GeneveError, GenevePacket};
+use crate::packet::{EthernetHeader, MacAddr, be16};
+use crate::sys::receive_batch::ReceiveBatch;
+use socket2::Socket;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Messages taken in one system call; each may be a run of 64 KiB.
+const MESSAGES: usize = 16;
+/// System calls before others have a turn.
+const CALLS_PER_TURN: usize = 4;
+const IP: usize = EthernetHeader::LEN;
+
+/// Position in the messages of the last system call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Cursor {
+    message: usize,
+    /// In the message, in bytes.
+    offset: usize,
+}
+
+/// The receiving side of a tunnel.
+pub(super) struct Inbound {
+    counters: Arc<Counters>,
+    batch: ReceiveBatch,
+    /// Messages in the batch.
+    count: usize,
+    /// The first datagram that has not been handled.
+    at: Cursor,
+    /// The socket may have a message.
+    readable: bool,
+    /// The guest had no room at the last attempt.
+    blocked: bool,
+}
+
+impl Inbound {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            counters,
+            batch: ReceiveBatch::with_capacity(MESSAGES),
+            count: 0,
+            at: Cursor::default(),
+            readable: false,
+            blocked: false,
+        }
+    }
+
+    /// The socket has become readable.
+    pub(super) const fn expect_datagrams(&mut self) {
+        self.readable = true;
+    }
+
+    /// True if datagrams may wait and the guest had room at the last attempt.
+    pub(super) const fn has_backlog(&self) -> bool {
+        !self.blocked && (self.readable || self.count > 0)
+    }
+
+    /// Drops what waits for the guest, which is gone.
+    pub(super) fn stop(&mut self) {
+        (self.count, self.at, self.blocked) = (0, Cursor::default(), false);
+    }
+
+    /// Delivers what the socket has, as far as the guest has room and the turn lasts.
+    pub(super) fn receive(&mut self, socket: &Socket, table: &Table, sink: &mut dyn GuestSink) {
+        self.blocked = self.try_receive(socket, table, sink).is_err();
+    }
+
+    fn try_receive(&mut self, socket: &Socket, table: &Table, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+        self.deliver(table, sink)?;
+        for _ in 0..CALLS_PER_TURN {
+            if !self.readable {
+                break;
+            }
+            match self.batch.receive_to_spill(socket, MESSAGES) {
+                Ok(0) => self.readable = false,
+                Ok(count) => {
+                    (self.count, self.at) = (count, Cursor::default());
+                    self.note_congestion();
+                    self.deliver(table, sink)?;
+                }
+                // An ICMP error about an earlier datagram; the next call reads on.
+                Err(_) => self.counters.count_drop(DropReason::SocketError),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what routers on the way have marked into the inner headers.
+    fn note_congestion(&mut self) {
+        let mut datagrams = 0;
+        for index in 0..self.count {
+            let message = *self.batch.message(index);
+            let size = message.segment.map_or(message.len, usize::from).max(1);
+            datagrams += message.len.div_ceil(size);
+            let outer = Ecn::of(message.traffic_class);
+            if outer != Ecn::NotEct {
+                for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
+                    mark(datagram, outer);
+                }
+            }
+        }
+        self.counters.add(Count::TunnelReceived, datagrams as u64);
+    }
+
+    /// Delivers the messages from the cursor on.
+    fn deliver(&mut self, table: &Table, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+        let caps = sink.caps();
+        let mut train = Train::default();
+        let mut next = self.at;
+        while next.message < self.count {
+            let message = self.batch.message(next.message);
+            let bytes = self.batch.spilled(next.message);
+            let size = message.segment.map_or(message.len, usize::from);
+            let end = (next.offset + size).min(message.len);
+            let following = if end < message.len {
+                Cursor { offset: end, ..next }
+            } else {
+                Cursor {
+                    message: next.message + 1,
+                    offset: 0,
+                }
+            };
+            let source = message.source.map(|source| source.ip());
+            let outer = Ecn::of(message.traffic_class);
+            match decapsulate(source, outer, &bytes[next.offset..end], table) {
+                Ok(frame) => {
+                    if !train.add(frame, caps) {
+                        send(&mut train, sink)?;
+                        self.at = next;
+                        train.add(frame, caps);
+                    }
+                }
+                Err(reason) => {
+                    send(&mut train, sink)?;
+                    self.counters.count_drop(reason);
+                    self.at = following;
+                }
+            }
+            next = following;
+        }
+        send(&mut train, sink)?;
+        (self.count, self.at) = (0, Cursor::default());
+        Ok(())
+    }
+}
+
+fn send(train: &mut Train<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+    train.take(|offload, parts| sink.send(offload, parts)).unwrap_or(Ok(()))
+}
+
+/// The frame of a datagram, if it is one of the network and its sender may send it.
+fn decapsulate<'b>(
+    source: Option<IpAddr>,
+    outer: Ecn,
+    datagram: &'b [u8],
+    table: &Table,
+) -> Result<&'b [u8], DropReason> {
+    let packet = GenevePacket::parse(datagram, datagram.len()).map_err(reason)?;
+    let at = packet.frame().map_err(reason)?;
+    if packet.vni != table.vni() {
+        return Err(DropReason::TunnelOtherNetwork);
+    }
+    // The option is for peers that have said they know it; none has.
+    if packet.frame_option.is_some() {
+        return Err(DropReason::TunnelOption);
+    }
+    let frame = &datagram[at..];
+    let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
+    let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
+    table.admit(source.ok_or(DropReason::TunnelUnknownPeer)?, mac)?;
+    if outer == Ecn::Ce && class_of(frame).is_some_and(|class| Ecn::of(class) == Ecn::NotEct) {
+        return Err(DropReason::TunnelCongestion);
+    }
+    Ok(frame)
+}
+
+const fn reason(error: GeneveError) -> DropReason {
+    match error {
+        GeneveError::UnknownCritical { .. } => DropReason::TunnelOption,
+        GeneveError::Control => DropReason::TunnelControl,
+        _ => DropReason::TunnelMalformed,
+    }
+}
+
+/// TOS or traffic class of a frame.
+fn class_of(frame: &[u8]) -> Option<u8> {
+    match (frame.get(12..IP)?, frame.get(IP..IP + 2)?) {
+        ([8, 0], [_, tos]) => Some(*tos),
+        ([0x86, 0xdd], [first, second]) => Some(first << 4 | second >> 4),
+        _ => None,
+    }
+}
+
+/// Gives the frame of a datagram the ECN field that leaves the tunnel (RFC 6040 figure 4).
+fn mark(datagram: &mut [u8], outer: Ecn) {
+    let Ok(at) = GenevePacket::parse(datagram, datagram.len()).and_then(|packet| packet.frame()) else {
+        return;
+    };
+    let frame = &mut datagram[at..];
+    let Some(class) = class_of(frame) else { return };
+    let inner = Ecn::of(class);
+    let Some(marked) = inner.decapsulated(outer).filter(|marked| *marked != inner) else {
+        return;
+    };
+    let class = marked.in_class(class);
+    if frame[12] == 8 {
+        let header = IP + usize::from(frame[IP] & 0xf) * 4;
+        if header >= IP + 20 && header <= frame.len() {
+            // RFC 1624: the checksum follows the word that has changed.
+            let old = be16(frame, IP);
+            frame[IP + 1] = class;
+            let sum = Sum::default()
+                .word(!be16(frame, IP + 10))
+                .word(!old)
+                .word(be16(frame, IP));
+            frame[IP + 10..IP + 12].copy_from_slice(&sum.finish().to_be_bytes());
+        }
+    } else {
+        frame[IP] = frame[IP] & 0xf0 | class >> 4;
+        frame[IP + 1] = frame[IP + 1] & 0x0f | class << 4;
+    }
+}

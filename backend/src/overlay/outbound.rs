@@ -1,0 +1,184 @@
+//! From the guest to the tunnel.
+//!
+//! A frame goes to the endpoint that its destination MAC is behind, a frame to a group to all
+//! endpoints of the network. What the guest has left to others is done here: a frame that stands
+//! for several segments is cut, and checksums are completed, over bytes that the guest can no
+//! longer change. All segments of a frame have one size and one destination, so they leave in one
+//! batch ([`sender`](super::sender)).
+
+use super::forwarding::Table;
+use super::sender::{Destination, Sender};
+use crate::counters::{Counters, DropReason};
+use crate::frame::{Checksum, GuestFrame, Segmentation};
+use crate::gso::split::Split;
+use crate::packet::checksum::Sum;
+use crate::packet::geneve::GeneveHeader;
+use crate::packet::{Ecn, EthernetHeader, MacAddr, be16, protocol};
+use crate::sys::datagram::MAX_PAYLOAD;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const IP: usize = EthernetHeader::LEN;
+
+/// Sends frames of the guest.
+pub(super) struct Outbound {
+    sender: Sender,
+    counters: Arc<Counters>,
+    /// The tunnel's header, the same for all frames of the network.
+    header: GeneveHeader,
+    /// Bytes of the longest frame that the network carries.
+    frame_max: usize,
+}
+
+/// What one frame and its segments have in common.
+#[derive(Clone, Copy)]
+struct Flow {
+    hash: u32,
+    class: u8,
+}
+
+impl Outbound {
+    pub(super) fn new(sender: Sender, table: &Table, mtu: u16, counters: Arc<Counters>) -> Self {
+        Self {
+            sender,
+            counters,
+            header: GeneveHeader::new(table.vni()),
+            frame_max: IP + usize::from(mtu),
+        }
+    }
+
+    /// Sends the frames of a burst that `is_for_peers` picks.
+    pub(super) fn send<'g>(&mut self, frame: &GuestFrame<'g>, table: &Table) {
+        let Ok(ethernet) = EthernetHeader::parse(frame.head) else {
+            return self.counters.count_drop(DropReason::Truncated);
+        };
+        let flow = Flow::of(frame.head);
+        if ethernet.dst.is_multicast() {
+            for endpoint in table.endpoints() {
+                self.encapsulate(frame, flow, *endpoint);
+            }
+            return;
+        }
+        match table.endpoint_of(ethernet.dst) {
+            Some(endpoint) => self.encapsulate(frame, flow, endpoint),
+            None => self.counters.count_drop(DropReason::NoSuchNeighbour),
+        }
+    }
+
+    /// Sends what waits in batches.
+    pub(super) fn flush(&mut self) {
+        self.sender.flush();
+    }
+
+    fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) {
+        let sent = if frame.offload.segmentation == Segmentation::None {
+            self.whole(frame, flow, to)
+        } else {
+            self.segments(frame, flow, to)
+        };
+        if let Err(reason) = sent {
+            self.counters.count_drop(reason);
+        }
+    }
+
+    fn whole(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
+        if frame.len > self.frame_max {
+            return Err(DropReason::TunnelTooBig);
+        }
+        let room = self.room(flow, to, frame.len);
+        frame.copy_to(0, room);
+        complete(room, frame.offload.checksum);
+        Ok(())
+    }
+
+    fn segments(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
+        let mut split = Split::new(frame.head, frame.len, frame.offload).ok_or(DropReason::BadOffload)?;
+        if split.frame_len() > self.frame_max {
+            return Err(DropReason::TunnelTooBig);
+        }
+        while let Some(piece) = split.next(frame.head) {
+            let headers = piece.headers();
+            let room = self.room(flow, to, headers.len() + piece.payload.len());
+            let (first, payload) = room.split_at_mut(headers.len());
+            first.copy_from_slice(headers);
+            frame.copy_to(piece.payload.start, payload);
+            complete(room, piece.offload.checksum);
+            split.taken();
+        }
+        Ok(())
+    }
+
+    /// Room for a frame of `len` bytes, behind the tunnel's header.
+    fn room(&mut self, flow: Flow, to: SocketAddr, len: usize) -> &mut [u8] {
+        let header = self.header.as_bytes();
+        debug_assert!(header.len() + len <= MAX_PAYLOAD, "frames are below the MTU");
+        let destination = Destination {
+            to,
+            hash: flow.hash,
+            class: flow.class,
+        };
+        let room = self.sender.datagram(destination, header.len() + len);
+        let (first, frame) = room.split_at_mut(header.len());
+        first.copy_from_slice(header);
+        frame
+    }
+}
+
+/// Completes a checksum that is partial.
+fn complete(frame: &mut [u8], checksum: Checksum) {
+    let Checksum::Partial { start, offset } = checksum else {
+        return;
+    };
+    let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
+    if at + 2 > frame.len() {
+        return;
+    }
+    // A zero means "no checksum" in UDP, and all ones are the same number.
+    let sum = match Sum::default().bytes(&frame[start..]).finish() {
+        0 => 0xffff,
+        sum => sum,
+    };
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+impl Flow {
+    /// Hash of the addresses and ports of a frame, and the ECN field of the outer header (RFC 6040
+    /// 4.1: that of the inner one). Fragments have no ports: those of a datagram stay together.
+    fn of(head: &[u8]) -> Self {
+        let ports = |at: usize, protocol: u8| match protocol {
+            protocol::TCP | protocol::UDP => head.get(at..at + 4).unwrap_or_default(),
+            _ => &[],
+        };
+        let (addresses, ports, class) = match (head.get(12..IP), head.get(IP)) {
+            (Some([8, 0]), Some(first)) if head.len() >= IP + 20 => {
+                let l4 = IP + usize::from(first & 0xf) * 4;
+                let whole = be16(head, IP + 6) & 0x3fff == 0;
+                let ports = if whole { ports(l4, head[IP + 9]) } else { &[] };
+                (&head[IP + 12..IP + 20], ports, head[IP + 1])
+            }
+            (Some([0x86, 0xdd]), Some(first)) if head.len() >= IP + 40 => {
+                let class = first << 4 | head[IP + 1] >> 4;
+                (&head[IP + 8..IP + 40], ports(IP + 40, head[IP + 6]), class)
+            }
+            _ => (&head[..head.len().min(IP)], &[][..], 0),
+        };
+        let mut hash = 0x9e37_79b9_u32;
+        for bytes in [addresses, ports] {
+            for word in bytes.chunks(4) {
+                let mut number = [0; 4];
+                number[..word.len()].copy_from_slice(word);
+                hash = (hash.rotate_left(5) ^ u32::from_le_bytes(number)).wrapping_mul(0x9e37_79b1);
+            }
+        }
+        Self {
+            hash: hash >> 16 ^ hash,
+            class: Ecn::of(class).encapsulated().in_class(0),
+        }
+    }
+}
+
+/// Destination of a frame.
+#[inline]
+pub(super) fn destination(head: &[u8]) -> Option<MacAddr> {
+    head.first_chunk::<6>().map(|bytes| MacAddr(*bytes))
+}
