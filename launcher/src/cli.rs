@@ -21,6 +21,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 pub mod client;
+mod layer2;
 pub mod leases;
 mod pace;
 mod plan_args;
@@ -31,6 +32,7 @@ mod spec;
 use client::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,
 };
+use layer2::Layer2Args;
 use leases::Leases;
 use pace::PaceArgs;
 use plan_args::PlanArgs;
@@ -63,7 +65,7 @@ Exit status: 0 ended on request, 1 failed at run time, 2 wrong usage.";
         vhost-user socket. By default (--mode=masquerade) the guest is on a private network, gets its addresses by \
         DHCP, DHCPv6 and router advertisement, and reaches other hosts through ordinary sockets of the network \
         namespace that hawser runs in; this needs no privilege. With --mode=bridge the guest is on an L2 segment \
-        of the host.",
+        of the host, with --mode=layer2 on a network that spans nodes.",
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
@@ -303,8 +305,8 @@ pub struct EndpointArgs {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct PortArgs {
-    /// How the guest is connected: masquerade, a private network behind NAT; or bridge, an L2
-    /// segment of the host
+    /// How the guest is connected: masquerade, a private network behind NAT; bridge, an L2
+    /// segment of the host; or layer2, a network that spans nodes
     #[arg(
         long,
         value_name = "MODE",
@@ -387,6 +389,9 @@ pub struct PortArgs {
     /// The segment (bridge mode).
     #[command(flatten)]
     pub segment: SegmentArgs,
+    /// The network (layer2 mode).
+    #[command(flatten)]
+    pub layer2: Layer2Args,
     /// Checks, VLANs and rate limits.
     #[command(flatten)]
     pub policy: PolicyArgs,

@@ -4,12 +4,15 @@
 use crate::attachment::Survey;
 use crate::host::Host;
 use crate::names::NameSource;
+use hawser_backend::packet::MacAddr;
+use hawser_backend::packet::geneve::mtu::MtuError;
 use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
 use hawser_manifest::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NicSpec};
 use std::net::IpAddr;
 
+mod layer2;
 mod lease;
 
 /// MTU where the system has no default route.
@@ -58,6 +61,27 @@ pub enum ConfigError {
         "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
+    /// A network that spans nodes knows its guests by their MACs.
+    #[error("a guest of a layer2 network is known to the others by its MAC: give --mac or macAddress")]
+    PortWithoutMac,
+    /// A network without a subnet.
+    #[error("--mode=layer2 needs the subnet of the network: give --ipv4, --ipv6 or both")]
+    NoSubnet,
+    /// The guest's address is not one of the network's.
+    #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
+    GuestOutside(IpAddr),
+    /// A peer's address is not one of the network's.
+    #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
+    PeerOutside(IpAddr),
+    /// Two guests with one MAC.
+    #[error("--peer: two guests have the MAC {0}: give each its own")]
+    MacTwice(MacAddr),
+    /// Two guests with one address.
+    #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
+    AddressTwice(IpAddr),
+    /// The tunnel does not carry the MTU.
+    #[error("{0}")]
+    TunnelMtu(MtuError),
     /// An address that hawser's DHCP servers cannot give to a MAC.
     #[error("its address needs a macAddress to be given to")]
     AddressWithoutMac,
@@ -97,6 +121,16 @@ pub fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Fo
     match &spec.mode {
         ModeSpec::Masquerade(mode) => {
             let (port, names, notices) = masquerade(&spec, mode, host)?;
+            Ok(Found {
+                spec,
+                port,
+                names,
+                notices,
+                segment: None,
+            })
+        }
+        ModeSpec::Layer2(mode) => {
+            let (port, names, notices) = layer2::resolve(&spec, mode, host)?;
             Ok(Found {
                 spec,
                 port,

@@ -13,6 +13,8 @@ pub enum Mode {
     Masquerade,
     /// An L2 segment of the host.
     Bridge,
+    /// A network that spans nodes.
+    Layer2,
 }
 
 impl Mode {
@@ -21,6 +23,7 @@ impl Mode {
         match config {
             ModeConfig::Masquerade(_) => Self::Masquerade,
             ModeConfig::Bridge(_) => Self::Bridge,
+            ModeConfig::Layer2(_) => Self::Layer2,
         }
     }
 
@@ -29,13 +32,14 @@ impl Mode {
         match self {
             Self::Masquerade => "masquerade",
             Self::Bridge => "bridge",
+            Self::Layer2 => "layer2",
         }
     }
 
     /// True if a NIC of the mode is attached to links of the host.
     pub const fn uses_links(self) -> bool {
         match self {
-            Self::Masquerade => false,
+            Self::Masquerade | Self::Layer2 => false,
             Self::Bridge => true,
         }
     }
@@ -43,7 +47,7 @@ impl Mode {
     /// True if echo requests of the guest leave through sockets of the host.
     pub const fn sends_echo(self) -> bool {
         match self {
-            Self::Masquerade => true,
+            Self::Masquerade | Self::Layer2 => true,
             Self::Bridge => false,
         }
     }

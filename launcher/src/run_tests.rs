@@ -41,7 +41,7 @@ fn configured(nic: &NicPlan) -> Found {
 fn bridge(nic: &NicPlan) -> BridgeSpec {
     match nic.spec().mode {
         ModeSpec::Bridge(bridge) => bridge,
-        mode @ ModeSpec::Masquerade(_) => panic!("{mode:?}"),
+        mode => panic!("{mode:?}"),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod imports;
 pub mod lab;
 pub mod losses;
 pub mod netns;
+pub mod nodes;
 pub mod peers;
 pub mod process;
 pub mod segment;

@@ -1,9 +1,10 @@
 //! Configuration of layer2 mode.
 
-use crate::{Ipv4Link, Ipv6Link, NameConfig};
+use crate::{Families, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Configuration of layer2 mode: one port of a network that spans nodes.
@@ -35,6 +36,37 @@ pub struct PeerConfig {
     pub macs: Vec<MacAddr>,
     /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
     pub addresses: Vec<IpAddr>,
+}
+
+impl ModeProperties for Layer2Config {
+    fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v4 = self.ipv4.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+        let v6 = self.ipv6.map(|l| format!("{}/{}", l.guest, l.network.prefix_len()));
+        let addresses: Vec<String> = [v4, v6].into_iter().flatten().collect();
+        let (vni, vtep) = (self.vni, self.vtep);
+        write!(f, "layer2, guest {}, VNI {vni} at {vtep}", addresses.join(" and "))
+    }
+
+    fn resolvers(&self) -> Option<Resolvers> {
+        Some(Resolvers {
+            forward: self.dns_forward.clone(),
+            ..self.names.resolvers()
+        })
+    }
+
+    fn leases(&self) -> [Option<IpAddr>; 2] {
+        [
+            self.ipv4.map(|link| link.guest.into()),
+            self.ipv6.map(|link| link.guest.into()),
+        ]
+    }
+
+    fn echo_families(&self) -> Families {
+        Families {
+            ipv4: self.ipv4.is_some(),
+            ipv6: self.ipv6.is_some(),
+        }
+    }
 }
 
 impl Layer2Config {

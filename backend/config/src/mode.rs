@@ -4,7 +4,7 @@
 //! about a port's mode calls [`ModeConfig::properties`] instead of naming the modes, so that a new
 //! mode is a variant and an implementation.
 
-use crate::{BridgeConfig, Families, Forward, MasqueradeConfig, Resolvers};
+use crate::{BridgeConfig, Families, Forward, Layer2Config, MasqueradeConfig, Resolvers};
 use hawser_packet::MacAddr;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,6 +17,8 @@ pub enum ModeConfig {
     Masquerade(MasqueradeConfig),
     /// The L2 segment itself.
     Bridge(BridgeConfig),
+    /// A network that spans nodes.
+    Layer2(Layer2Config),
 }
 
 impl ModeConfig {
@@ -25,6 +27,7 @@ impl ModeConfig {
         match self {
             Self::Masquerade(mode) => mode,
             Self::Bridge(mode) => mode,
+            Self::Layer2(mode) => mode,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::masquerade::{Masquerade, MasqueradeSetup};
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::steering::Directory;
+use crate::overlay::{Overlay, OverlaySetup};
 use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -116,6 +117,19 @@ impl Port {
                     flow_limit: flow_limit(),
                 };
                 Ok(Box::new(Masquerade::new(setup)?))
+            }
+            ModeConfig::Layer2(mode) => {
+                let setup = OverlaySetup {
+                    port: &port,
+                    mode,
+                    poller: context.poller,
+                    counters: context.counters,
+                    worker: context.worker,
+                    directory: directory.clone(),
+                    held: context.held,
+                    flow_limit: flow_limit(),
+                };
+                Ok(Box::new(Overlay::new(setup)?))
             }
             ModeConfig::Bridge(mode) => {
                 let queue = queues.next().ok_or(BridgeError::Queues)?;

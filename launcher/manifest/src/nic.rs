@@ -9,11 +9,12 @@
 //! A field that is `None` is left to the host: the launcher takes the MTU of the default route or
 //! of the segment, the families of the network namespace, the name servers of resolv.conf.
 
-use hawser_config::{EveryPort, Forward, PaceConfig, PolicyConfig};
+use hawser_config::{EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig};
 use hawser_packet::MacAddr;
+use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 
 /// One NIC of a VM.
@@ -65,6 +66,8 @@ pub enum ModeSpec {
     Masquerade(MasqueradeSpec),
     /// An L2 segment.
     Bridge(BridgeSpec),
+    /// A network that spans nodes.
+    Layer2(Layer2Spec),
 }
 
 impl ModeSpec {
@@ -90,6 +93,23 @@ pub struct MasqueradeSpec {
     pub every_port: Option<EveryPort>,
     /// Addresses that stand for the loopback of the network namespace.
     pub map_host_loopback: Vec<IpAddr>,
+}
+
+/// A NIC on a network that spans nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer2Spec {
+    /// Identifier of the network in the tunnel.
+    pub vni: Vni,
+    /// Our end of the tunnel.
+    pub vtep: SocketAddr,
+    /// IPv4 subnet of the network.
+    pub ipv4: Option<Ipv4Net>,
+    /// IPv6 subnet of the network.
+    pub ipv6: Option<Ipv6Net>,
+    /// Addresses of the guest in the subnets; a family that is not named: the first free host.
+    pub guests: Vec<IpAddr>,
+    /// Guests that other processes serve.
+    pub peers: Vec<PeerConfig>,
 }
 
 /// A NIC on an L2 segment.
@@ -232,6 +252,16 @@ pub enum Family<N> {
     Off,
     /// On, with this network (host bits zero).
     On(N),
+}
+
+impl<N> Family<N> {
+    /// The network of a family that is on.
+    pub fn on(self) -> Option<N> {
+        match self {
+            Self::Off => None,
+            Self::On(network) => Some(network),
+        }
+    }
 }
 
 /// Settings of the device, which only the VMM needs.

@@ -2,10 +2,11 @@
 //! completes "invalid value '…' for '--option': ".
 
 use crate::nic::{Family, IpvtapMode, MacvtapMode, Stack};
-use hawser_config::GATEWAY_MAC;
+use hawser_config::{GATEWAY_MAC, PeerConfig};
 use hawser_packet::MacAddr;
+use hawser_packet::geneve::{self, Vni};
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -229,6 +230,55 @@ pub fn search_domain(text: &str) -> Parsed<String> {
     } else {
         Err("give a domain name such as example.com".into())
     }
+}
+
+/// `--vni`
+pub fn vni(text: &str) -> Parsed<Vni> {
+    let number: u32 = text.parse().map_err(|_| "give a number".to_owned())?;
+    Vni::try_from(number).map_err(|e| e.to_string())
+}
+
+/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint.
+pub fn peer(text: &str) -> Parsed<PeerConfig> {
+    let (station, vtep) = text
+        .split_once('@')
+        .ok_or("give MAC[,ADDR…]@ADDR[:PORT], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned())?;
+    let mut parts = station.split(',');
+    let macs = match parts.next() {
+        Some("any") => Vec::new(),
+        Some(mac) => vec![guest_mac(mac)?],
+        None => Vec::new(),
+    };
+    let addresses = parts.map(guest_address).collect::<Parsed<Vec<_>>>()?;
+    if macs.is_empty() && !addresses.is_empty() {
+        return Err("any has no address of its own: give the MAC that has it".into());
+    }
+    Ok(PeerConfig {
+        vtep: vtep_address(vtep)?,
+        macs,
+        addresses,
+    })
+}
+
+/// An endpoint of a tunnel: an address, and a port where it is not Geneve's.
+fn vtep_address(text: &str) -> Parsed<SocketAddr> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let vtep = match (text.parse(), bare.parse()) {
+        (Ok(vtep), _) => vtep,
+        (_, Ok(address)) => SocketAddr::new(address, geneve::PORT),
+        _ => {
+            return Err(format!(
+                "{text} is no endpoint: give an address such as 192.0.2.2 or [2001:db8::2]:6081"
+            ));
+        }
+    };
+    let ip = vtep.ip();
+    if ip.is_unspecified() || ip.is_multicast() || vtep.port() == 0 {
+        return Err(format!(
+            "nothing is sent to {text}: give the address and port of one process"
+        ));
+    }
+    Ok(vtep)
 }
 
 fn is_label(text: &str) -> bool {

@@ -1,5 +1,6 @@
 //! Options lower to specs here and nowhere else: what is below the command line knows no options.
 
+use super::layer2::Layer2Args;
 use super::policy::PolicyError;
 use super::{EndpointArgs, Mode, PortArgs, RunArgs};
 use crate::attachment::{Site, default_runtime_folder};
@@ -9,7 +10,8 @@ use crate::machine::Endpoint;
 use hawser_config::{EveryPort, Otherwise};
 use hawser_host::namespace::Namespace;
 use hawser_manifest::forward;
-use hawser_manifest::nic::{BridgeSpec, DeviceHints, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
+use hawser_manifest::nic::{BridgeSpec, DeviceHints, Family, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
+use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 
 /// Options that contradict each other.
@@ -48,6 +50,9 @@ pub enum OptionError {
         /// Queue pairs.
         pairs: u16,
     },
+    /// Layer2 without an option that it needs.
+    #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
+    Missing(&'static str),
     /// Rules of what crosses the port contradict each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -121,6 +126,7 @@ impl PortArgs {
                 let policy = self.policy.on_segment()?;
                 (ModeSpec::Bridge(self.bridge()?), policy)
             }
+            Mode::Layer2 => (ModeSpec::Layer2(self.layer2()?), self.policy.off_segment()),
         };
         Ok(NicSpec {
             name,
@@ -150,6 +156,7 @@ impl PortArgs {
             });
         }
         refuse("masquerade", &self.policy.of_a_segment())?;
+        refuse("masquerade", &self.layer2.given())?;
         let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
         if every_port.is_none() && !self.kept.kept_ports.is_empty() {
             return Err(OptionError::KeptOfNone);
@@ -166,9 +173,40 @@ impl PortArgs {
         })
     }
 
+    fn layer2(&self) -> Result<Layer2Spec, OptionError> {
+        const MODE: &str = "layer2";
+        if let Some(attachment) = self.segment.attachment() {
+            return Err(OptionError::OtherMode {
+                option: attachment.way().option,
+                mode: MODE,
+            });
+        }
+        refuse(MODE, &self.policy.of_a_segment())?;
+        refuse(
+            MODE,
+            &[
+                (!self.ports.is_empty(), "--port"),
+                (!self.kept.kept_ports.is_empty(), "--keep-port"),
+                (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
+            ],
+        )?;
+        let Layer2Args {
+            vni, vtep, vtep_port, ..
+        } = self.layer2;
+        Ok(Layer2Spec {
+            vni: vni.ok_or(OptionError::Missing("--vni"))?,
+            vtep: SocketAddr::new(vtep.ok_or(OptionError::Missing("--vtep"))?, vtep_port),
+            ipv4: self.ipv4.and_then(Family::on),
+            ipv6: self.ipv6.and_then(Family::on),
+            guests: self.segment.guest_address.clone(),
+            peers: self.layer2.peers.clone(),
+        })
+    }
+
     fn refuse_masquerade(&self) -> Result<(), OptionError> {
         // hawser gives the guest names only where it takes over an interface of the pod.
         let takes_over = self.segment.pod_interface.is_some();
+        refuse("bridge", &self.layer2.given())?;
         refuse(
             "bridge",
             &[

@@ -1,0 +1,175 @@
+//! A set-up for layer2 mode: nodes on an underlay that routes to a world beyond it.
+
+use crate::Result;
+use crate::guest::{Guest, Kind, Plan};
+use crate::hawser::Hawser;
+use crate::lab::have_machine;
+use crate::netns::Namespace;
+use crate::peers;
+use crate::process::Background;
+use crate::sniffer::Sniffer;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// Address of the underlay's router, which is the world too.
+pub const WORLD4: &str = "198.51.100.254";
+/// The same, IPv6.
+pub const WORLD6: &str = "2001:db8:100::254";
+/// Port of the traffic servers.
+pub const PORT: u16 = 7000;
+
+/// The set-up. Fields are dropped in order: servers, then the namespaces, then the machine.
+#[derive(Debug)]
+pub struct Nodes {
+    servers: Vec<Background>,
+    /// The nodes, in which the processes run.
+    pub nodes: Vec<Namespace>,
+    /// The underlay, with a router and servers.
+    pub world: Namespace,
+    folder: TempDir,
+    _machine: File,
+}
+
+/// A guest of a network.
+#[derive(Clone, Copy, Debug)]
+pub struct Port {
+    /// The node it runs on.
+    pub node: usize,
+    /// Number of the guest, from which its MAC and addresses follow.
+    pub number: u8,
+    /// UDP port of its process.
+    pub vtep_port: u16,
+}
+
+impl Port {
+    /// Guest `number` on `node`, at Geneve's port.
+    pub const fn new(node: usize, number: u8) -> Self {
+        Self {
+            node,
+            number,
+            vtep_port: 6081,
+        }
+    }
+
+    /// The MAC.
+    pub fn mac(self) -> String {
+        format!("52:54:00:00:01:{:02x}", self.number)
+    }
+
+    /// The IPv4 address.
+    pub fn address4(self) -> String {
+        format!("10.100.0.{}", self.number)
+    }
+
+    /// The IPv6 address.
+    pub fn address6(self) -> String {
+        format!("fd00:100::{:x}", self.number)
+    }
+
+    /// The `--peer` option that tells others of the guest, over an underlay of IPv4 or IPv6.
+    pub fn peer(self, underlay6: bool) -> String {
+        let vtep = if underlay6 {
+            format!("[{}]:{}", Nodes::vtep6(self.node), self.vtep_port)
+        } else {
+            format!("{}:{}", Nodes::vtep4(self.node), self.vtep_port)
+        };
+        format!("--peer={},{},{}@{vtep}", self.mac(), self.address4(), self.address6())
+    }
+}
+
+impl Nodes {
+    /// Waits until no other lab has the machine, and makes `count` nodes on an underlay of this MTU.
+    pub fn new(count: usize, mtu: u32) -> Result<Self> {
+        let machine = have_machine()?;
+        let folder = tempfile::Builder::new().prefix("hawser-nodes-").tempdir()?;
+        let world = Namespace::new()?;
+        for line in [
+            format!("ip link add br0 mtu {mtu} type bridge"),
+            "ip link set br0 up".to_owned(),
+            format!("ip addr add {WORLD4}/24 dev br0"),
+            format!("ip -6 addr add {WORLD6}/64 dev br0 nodad"),
+        ] {
+            world.run(&line)?;
+        }
+        let mut nodes = Vec::new();
+        for number in 0..count {
+            let node = Namespace::new()?;
+            node.run(&format!(
+                "ip link add eth0 mtu {mtu} type veth peer name node{number} mtu {mtu} netns {}",
+                world.path()
+            ))?;
+            world.run(&format!("ip link set node{number} master br0 up"))?;
+            for line in [
+                format!("ip addr add {}/24 dev eth0", Self::vtep4(number)),
+                format!("ip -6 addr add {}/64 dev eth0 nodad", Self::vtep6(number)),
+                "ip link set eth0 up".to_owned(),
+                format!("ip route add default via {WORLD4}"),
+                format!("ip -6 route add default via {WORLD6}"),
+            ] {
+                node.run(&line)?;
+            }
+            node.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
+            nodes.push(node);
+        }
+        Ok(Self {
+            servers: Vec::new(),
+            nodes,
+            world,
+            folder,
+            _machine: machine,
+        })
+    }
+
+    /// IPv4 address of a node.
+    pub fn vtep4(node: usize) -> String {
+        format!("198.51.100.{}", node + 1)
+    }
+
+    /// IPv6 address of a node.
+    pub fn vtep6(node: usize) -> String {
+        format!("2001:db8:100::{:x}", node + 1)
+    }
+
+    /// A path in the set-up's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts hawser for a guest of network `vni`; `arguments` name its peers and subnets.
+    pub fn hawser(&self, vni: u32, port: Port, arguments: &[&str]) -> Result<Hawser> {
+        let options = [
+            "--mode=layer2".to_owned(),
+            format!("--vni={vni}"),
+            format!("--vtep-port={}", port.vtep_port),
+            format!("--mac={}", port.mac()),
+            format!("--guest-address={},{}", port.address4(), port.address6()),
+            "--ipv4=10.100.0.0/24".to_owned(),
+            "--ipv6=fd00:100::/64".to_owned(),
+        ];
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let socket = self.path(&format!("vm{vni}-{}.sock", port.number));
+        let arguments = [&options, arguments].concat();
+        Hawser::start(&self.nodes[port.node], &socket, &arguments)
+    }
+
+    /// Boots a guest on `hawser` and configures its card by DHCP and router advertisement.
+    pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
+        let guest = Plan::new(kind, hawser.socket()).boot()?;
+        guest.net_up()?;
+        Ok(guest)
+    }
+
+    /// Serves traffic in the world, at `address` and [`PORT`].
+    pub fn serve_world(&mut self, address: &str) -> Result<SocketAddr> {
+        let at = SocketAddr::new(address.parse()?, PORT);
+        self.servers.push(peers::serve(&self.world, self.folder.path(), at)?);
+        Ok(at)
+    }
+
+    /// Listens to all that the underlay carries to and from a node.
+    pub fn listen(&self, node: usize) -> Result<Sniffer> {
+        Sniffer::start(&self.world, self.folder.path(), &format!("node{node}"))
+    }
+}
