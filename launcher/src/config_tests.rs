@@ -26,7 +26,7 @@ fn plan_on(host: &Host, options: &[&str]) -> Result<Found, ConfigError> {
 fn masquerade(plan: &Found) -> &MasqueradeConfig {
     match &plan.port.mode {
         ModeConfig::Masquerade(config) => config,
-        ModeConfig::Bridge(_) => panic!("masquerade was planned"),
+        _ => panic!("masquerade was planned"),
     }
 }
 

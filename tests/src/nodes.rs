@@ -3,12 +3,11 @@
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
-use crate::lab::have_machine;
+use crate::lab::{Turn, share_machine};
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
 use crate::sniffer::Sniffer;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -29,7 +28,7 @@ pub struct Nodes {
     /// The underlay, with a router and servers.
     pub world: Namespace,
     folder: TempDir,
-    _machine: File,
+    _machine: Turn,
 }
 
 /// A guest of a network.
@@ -80,9 +79,9 @@ impl Port {
 }
 
 impl Nodes {
-    /// Waits until no other lab has the machine, and makes `count` nodes on an underlay of this MTU.
+    /// Waits until no lab has the machine alone, and makes `count` nodes on an underlay of this MTU.
     pub fn new(count: usize, mtu: u32) -> Result<Self> {
-        let machine = have_machine()?;
+        let machine = share_machine()?;
         let folder = tempfile::Builder::new().prefix("hawser-nodes-").tempdir()?;
         let world = Namespace::new()?;
         for line in [

@@ -26,7 +26,7 @@ pub(super) fn answer(
             target_mac: request.sender_mac,
             target: sender,
         };
-        replies.from_station(mac, |replies| {
+        replies.as_station(mac, |replies| {
             reply.emit(replies.ethernet(guest_mac, EtherType::Arp, ArpPacket::LEN));
         });
         return Answer::Done;

@@ -37,15 +37,14 @@ impl Lease6Server {
             guest: config.address.addr(),
         };
         // DHCP gives out the names: those of an advertisement would expire.
-        let advertisement = ndp::advertisement(
-            GATEWAY_MAC,
-            &on_link(&link),
-            ndp::Prefix::OnLink,
-            NO_ROUTER,
+        let advertised = ndp::Advertised {
+            gateway: GATEWAY_MAC,
+            link: on_link(&link),
+            prefix: ndp::Prefix::OnLink,
+            router_secs: NO_ROUTER,
             mtu,
-            &[],
-            &SearchList::default(),
-        );
+        };
+        let advertisement = ndp::advertisement(advertised, &[], &SearchList::default());
         Self {
             client: config.client,
             dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &Told::of(&config.names), Arc::clone(&held)),

@@ -332,7 +332,14 @@ fn advertisement(gateway: MacAddr, link: &Ipv6Link, autoconfigures: bool, mtu: u
     } else {
         ndp::Prefix::OnLink
     };
-    ndp::advertisement(gateway, link, prefix, ndp::LIFETIME_SECS, mtu, &told.dns6, &told.search)
+    let advertised = ndp::Advertised {
+        gateway,
+        link: *link,
+        prefix,
+        router_secs: ndp::LIFETIME_SECS,
+        mtu,
+    };
+    ndp::advertisement(advertised, &told.dns6, &told.search)
 }
 
 impl Ipv4Services {

@@ -258,7 +258,7 @@ pub(super) fn on_solicitation(
         hop_limit: LINK_HOP_LIMIT,
     };
     let router = if target_mac == replies.gateway { NA_ROUTER } else { 0 };
-    replies.from_station(target_mac, |replies| {
+    replies.as_station(target_mac, |replies| {
         replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
             let header = IcmpHeader {
                 kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
@@ -305,17 +305,26 @@ fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; option::UNIT] {
     bytes
 }
 
-/// The advertisement of `link`, without its checksum; a `router_secs` of zero means that the
-/// sender is not a router.
-pub(super) fn advertisement(
-    gateway: MacAddr,
-    link: &Ipv6Link,
-    prefix: Prefix,
-    router_secs: u16,
-    mtu: u16,
-    dns: &[Ipv6Addr],
-    search: &SearchList,
-) -> Vec<u8> {
+/// What an advertisement says of a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Advertised {
+    pub(super) gateway: MacAddr,
+    pub(super) link: Ipv6Link,
+    pub(super) prefix: Prefix,
+    /// Lifetime of the router; zero: the sender is not a router.
+    pub(super) router_secs: u16,
+    pub(super) mtu: u16,
+}
+
+/// An advertisement without its checksum.
+pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &SearchList) -> Vec<u8> {
+    let Advertised {
+        gateway,
+        link,
+        prefix,
+        router_secs,
+        mtu,
+    } = advertised;
     let lifetime = router_secs.to_be_bytes();
     let header = IcmpHeader {
         kind: icmp::v6::ROUTER_ADVERTISEMENT,

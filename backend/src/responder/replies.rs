@@ -35,7 +35,7 @@ impl Replies {
     }
 
     /// Lets `reply` add frames that come from the station with this MAC.
-    pub(super) fn from_station(&mut self, mac: MacAddr, reply: impl FnOnce(&mut Self)) {
+    pub(super) fn as_station(&mut self, mac: MacAddr, reply: impl FnOnce(&mut Self)) {
         self.source = mac;
         reply(self);
         self.source = self.gateway;

@@ -74,7 +74,7 @@ impl ModeSpec {
     /// The segment that the NIC is on; `None` in modes without one.
     pub const fn segment(&self) -> Option<&BridgeSpec> {
         match self {
-            Self::Masquerade(_) => None,
+            Self::Masquerade(_) | Self::Layer2(_) => None,
             Self::Bridge(bridge) => Some(bridge),
         }
     }
