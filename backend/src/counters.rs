@@ -159,6 +159,8 @@ counters! {
         TunnelUnknownMac = "tunnel_unknown_mac",
         /// A peer sent a frame from a MAC that is behind another peer.
         TunnelSpoofedMac = "tunnel_spoofed_mac",
+        /// A peer sent a frame from a MAC that has moved to another peer since.
+        TunnelStaleEpoch = "tunnel_stale_epoch",
         /// A frame through the tunnel was marked by a congested router, and its sender does not understand marks (RFC 6040).
         TunnelCongestion = "tunnel_congestion",
         /// A frame is larger than the path of the tunnel carries.

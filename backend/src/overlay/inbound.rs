@@ -184,7 +184,8 @@ fn decapsulate<'b>(
     let frame = &datagram[at..];
     let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
     let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
-    table.admit(source.ok_or(DropReason::TunnelUnknownPeer)?, mac)?;
+    let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
+    table.admit(source, mac, packet.frame_option.as_ref())?;
     if outer == Ecn::Ce && class_of(frame).is_some_and(|class| Ecn::of(class) == Ecn::NotEct) {
         return Err(DropReason::TunnelCongestion);
     }

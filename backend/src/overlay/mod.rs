@@ -32,7 +32,7 @@ use crate::responder::{HeldLeases, ServiceConfig};
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
-use forwarding::Table;
+use forwarding::{Table, TableError};
 use inbound::Inbound;
 use outbound::Outbound;
 use sender::Sender;
@@ -53,6 +53,9 @@ pub enum OverlayError {
     /// A sending socket.
     #[error("cannot send from the tunnel's endpoint {0}: {1}")]
     Sender(SocketAddr, #[source] io::Error),
+    /// The peers contradict each other.
+    #[error(transparent)]
+    Peers(#[from] TableError),
     /// The gateway.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -106,7 +109,11 @@ impl Overlay {
             .map_err(|error| OverlayError::Endpoint(mode.vtep, error))?;
         let sender = Sender::new(mode.vtep, Arc::clone(&setup.counters))
             .map_err(|error| OverlayError::Sender(mode.vtep, error))?;
-        let table = Arc::new(Table::new(mode));
+        let (table, errors) = Table::new(mode);
+        if let Some(error) = errors.into_iter().next() {
+            return Err(error.into());
+        }
+        let table = Arc::new(table);
         let engine = Engine::new(EngineConfig {
             link: Link {
                 gateway_mac: gateway,
