@@ -10,6 +10,7 @@ use crate::time::Instant;
 use std::sync::Arc;
 
 /// Responders, and the replies not sent yet.
+#[derive(Debug)]
 pub struct GatewayServices {
     responders: Responders,
     replies: Replies,

@@ -81,6 +81,8 @@ pub struct OverlaySetup<'a> {
     pub flow_limit: usize,
 }
 
+debug_fields!(OverlaySetup<'_> { worker, flow_limit });
+
 /// Layer2 on one worker.
 pub struct Overlay {
     socket: Socket,
@@ -91,6 +93,8 @@ pub struct Overlay {
     services: GatewayServices,
     gateway: MacAddr,
 }
+
+debug_fields!(Overlay { gateway, engine });
 
 impl Overlay {
     /// Sets a port of the network up: the endpoint receives when this returns.
