@@ -130,13 +130,13 @@ pub fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Fo
             })
         }
         ModeSpec::Layer2(mode) => {
-            let (port, names, notices) = layer2::resolve(&spec, mode, host)?;
+            let layer2 = layer2::resolve(&spec, mode, host)?;
             Ok(Found {
-                spec,
-                port,
-                names,
-                notices,
+                port: port(&spec, layer2.mtu, ModeConfig::Layer2(layer2.config)),
+                names: layer2.names,
+                notices: layer2.notices,
                 segment: None,
+                spec,
             })
         }
         ModeSpec::Bridge(mode) => {

@@ -1,18 +1,27 @@
 //! A port of a network that spans nodes.
 
-use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU, Resolved, port};
+use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU};
 use crate::host::Host;
 use crate::names::NameSource;
 use hawser_backend::packet::geneve::FrameOption;
 use hawser_backend::packet::geneve::mtu::{Encapsulation, Family};
-use hawser_config::{Ipv4Link, Ipv6Link, Layer2Config, ModeConfig, NameConfig, PeerConfig, Resolvers};
+use hawser_config::{Ipv4Link, Ipv6Link, Layer2Config, NameConfig, PeerConfig, Resolvers};
 use hawser_manifest::links::{Links, ipv4_link, ipv6_link};
 use hawser_manifest::nic::{Layer2Spec, NicSpec};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// What the host makes of a layer2 NIC.
-pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<Resolved, ConfigError> {
+pub(super) struct Layer2 {
+    pub(super) config: Layer2Config,
+    /// MTU of the network.
+    pub(super) mtu: u16,
+    pub(super) names: NameSource,
+    pub(super) notices: Vec<String>,
+}
+
+/// Checks a layer2 NIC and fills in what it leaves to the host.
+pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<Layer2, ConfigError> {
     if spec.mac.is_none() {
         return Err(ConfigError::PortWithoutMac);
     }
@@ -37,7 +46,12 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         dns_forward: forward,
         peers: mode.peers.clone(),
     };
-    Ok((port(spec, mtu, ModeConfig::Layer2(config)), names, notices))
+    Ok(Layer2 {
+        config,
+        mtu,
+        names,
+        notices,
+    })
 }
 
 /// The subnets with the gateway on the first host and the guest where it was asked for.
