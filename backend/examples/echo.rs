@@ -24,7 +24,7 @@ const WAITING_MAX: usize = 4096;
 
 /// Returns every frame as it came, in order.
 #[derive(Debug, Default)]
-pub struct Echo {
+pub(crate) struct Echo {
     /// Copies of frames that met no room.
     waiting: VecDeque<Vec<u8>>,
 }
@@ -76,7 +76,7 @@ impl Mode for Echo {
 }
 
 /// A port whose workers echo.
-pub fn port(queue_pairs: NonZeroU16) -> Result<Port, Box<dyn Error>> {
+pub(crate) fn port(queue_pairs: NonZeroU16) -> Result<Port, Box<dyn Error>> {
     let config = PortConfig {
         name: "echo".into(),
         mac: None,

@@ -12,12 +12,12 @@ struct Capabilities {
 }
 
 /// The option's name, looked for before anything else is read: all others are ignored.
-pub const OPTION: &str = "--print-capabilities";
+pub(crate) const OPTION: &str = "--print-capabilities";
 
 /// One JSON object.
 ///
 /// # Errors
 /// None that can happen: the object is plain.
-pub fn json() -> serde_json::Result<String> {
+pub(crate) fn json() -> serde_json::Result<String> {
     serde_json::to_string_pretty(&Capabilities { r#type: "net" })
 }

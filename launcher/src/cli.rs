@@ -20,12 +20,12 @@ use std::num::NonZeroU16;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-pub mod client;
+pub(crate) mod client;
 mod layer2;
-pub mod leases;
+pub(crate) mod leases;
 mod pace;
 mod plan_args;
-pub mod policy;
+pub(crate) mod policy;
 mod segment;
 mod spec;
 
@@ -38,7 +38,7 @@ use pace::PaceArgs;
 use plan_args::PlanArgs;
 use policy::PolicyArgs;
 use segment::SegmentArgs;
-pub use spec::OptionError;
+pub(crate) use spec::OptionError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -70,7 +70,7 @@ Exit status: 0 ended on request, 1 failed at run time, 2 wrong usage.";
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Print the flags for a VMM instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -86,13 +86,13 @@ pub struct Cli {
 }
 
 /// Default of `--socket-dir`.
-pub const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
+pub(crate) const DEFAULT_SOCKET_DIR: &str = "/run/hawser";
 /// Name of the API socket of `hawser run`, in its `--socket-dir`.
-pub const API_SOCKET: &str = "api.sock";
+pub(crate) const API_SOCKET: &str = "api.sock";
 
 /// Subcommands; without one, hawser serves the NIC that the options describe.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Print the QEMU flags that match these options
     QemuArgs(VmmArgs),
     /// Print the cloud-hypervisor flags that match these options
@@ -135,7 +135,7 @@ pub enum Command {
 /// Options of `completion`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct CompletionArgs {
+pub(crate) struct CompletionArgs {
     /// Shell to print the script for
     #[arg(value_enum)]
     pub shell: Shell,
@@ -144,7 +144,7 @@ pub struct CompletionArgs {
 /// Options of `manual-pages`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ManualArgs {
+pub(crate) struct ManualArgs {
     /// Directory to write to
     pub folder: PathBuf,
 }
@@ -152,7 +152,7 @@ pub struct ManualArgs {
 /// Options that name a VM's manifests.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ManifestArgs {
+pub(crate) struct ManifestArgs {
     /// Manifests of one VM and its networks (VirtualMachine, NetworkAttachmentDefinition, Service, …):
     /// a file, a directory, or - for standard input; may be repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
@@ -167,7 +167,7 @@ pub struct ManifestArgs {
 
 impl ManifestArgs {
     /// Input of the plan besides the manifests; `options` are those of `plan`.
-    pub fn setup<'a>(&'a self, options: &'a PlanOptions) -> PlanSetup<'a> {
+    pub(crate) fn setup<'a>(&'a self, options: &'a PlanOptions) -> PlanSetup<'a> {
         PlanSetup::new(&self.socket_dir, options)
     }
 }
@@ -175,7 +175,7 @@ impl ManifestArgs {
 /// Options of `validate`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ValidateArgs {
+pub(crate) struct ValidateArgs {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -187,7 +187,7 @@ pub struct ValidateArgs {
 /// Options of `cloud-init`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct CloudInitArgs {
+pub(crate) struct CloudInitArgs {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -199,7 +199,7 @@ pub struct CloudInitArgs {
 /// Options of `run`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct RunManifest {
+pub(crate) struct RunManifest {
     /// The manifests.
     #[command(flatten)]
     pub manifest: ManifestArgs,
@@ -255,7 +255,7 @@ pub struct RunManifest {
 
 impl RunManifest {
     /// Path of the API socket.
-    pub fn api_socket(&self) -> PathBuf {
+    pub(crate) fn api_socket(&self) -> PathBuf {
         let given = self.run.api_socket.clone();
         given.unwrap_or_else(|| self.manifest.socket_dir.join(API_SOCKET))
     }
@@ -263,7 +263,7 @@ impl RunManifest {
 
 /// VMM whose flags `--print-args` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Vmm {
+pub(crate) enum Vmm {
     /// QEMU 10 and later.
     Qemu,
     /// cloud-hypervisor.
@@ -273,7 +273,7 @@ pub enum Vmm {
 /// Options of the vhost-user socket.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct EndpointArgs {
+pub(crate) struct EndpointArgs {
     /// Unix socket the VMM connects to; hawser creates it and removes it at the end, unless
     /// --connect is given
     #[arg(
@@ -304,7 +304,7 @@ pub struct EndpointArgs {
 /// Options of one NIC.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct PortArgs {
+pub(crate) struct PortArgs {
     /// How the guest is connected: masquerade, a private network behind NAT; bridge, an L2
     /// segment of the host; or layer2, a network that spans nodes
     #[arg(
@@ -400,7 +400,7 @@ pub struct PortArgs {
 /// Exceptions from `--port=all`.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
-pub struct KeptArgs {
+pub(crate) struct KeptArgs {
     /// Ports to leave to the programs of this network namespace when every other port is forwarded
     /// (--port=all, or an interface without ports): [tcp|udp]:PORT[-PORT2]; may be repeated
     #[arg(
@@ -416,7 +416,7 @@ pub struct KeptArgs {
 /// Options of the process.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// Exit when the first front end disconnects, instead of waiting for the next
     #[arg(long, help_heading = "Process")]
     pub one_off: bool,
@@ -471,7 +471,7 @@ pub struct RunArgs {
 /// Options of the subcommands that print flags for a VMM.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct VmmArgs {
+pub(crate) struct VmmArgs {
     /// Memory of the VM in bytes, or with K, M, G
     #[arg(
         long,
@@ -495,7 +495,7 @@ pub struct VmmArgs {
 /// The part of [`EndpointArgs`] that matters to a VMM.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct SocketArgs {
+pub(crate) struct SocketArgs {
     /// Unix socket that hawser listens on, or the VMM with --connect
     #[arg(long, value_name = "PATH", help_heading = "Front end", value_parser = values::socket_path)]
     pub socket_path: PathBuf,

@@ -11,7 +11,7 @@ use hawser_manifest::cloud_init;
 ///
 /// # Errors
 /// If the manifests cannot be served, or a NIC's MAC is not known.
-pub fn run(args: &CloudInitArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &CloudInitArgs) -> Result<(), Failure> {
     let Checked { plan, warnings } = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     validate::tell(&warnings);
     let mut settled = plan.clone();

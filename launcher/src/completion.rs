@@ -9,7 +9,7 @@ use clap_complete::Shell;
 ///
 /// # Errors
 /// If standard output cannot be written.
-pub fn run(shell: Shell) -> Result<(), Failure> {
+pub(crate) fn run(shell: Shell) -> Result<(), Failure> {
     let mut command = Cli::command();
     let name = command.get_name().to_owned();
     let mut text = Vec::new();

@@ -22,7 +22,7 @@ const MIN_IPV6_MTU: u16 = 1280;
 
 /// A NIC that contradicts itself or the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// Both families are switched off.
     #[error("--ipv4=off and --ipv6=off leave the guest without a network: leave one of them out")]
     NoFamily,
@@ -92,14 +92,14 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// False for what is wrong with the system rather than with the options.
-    pub const fn is_usage(&self) -> bool {
+    pub(crate) const fn is_usage(&self) -> bool {
         !matches!(self, Self::NoAddress)
     }
 }
 
 /// What this host makes of a NIC that is asked for.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The NIC as asked for.
     pub spec: NicSpec,
     /// Configuration of the port.
@@ -117,7 +117,7 @@ pub struct Found {
 ///
 /// # Errors
 /// The first contradiction found.
-pub fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Found, ConfigError> {
+pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Result<Found, ConfigError> {
     match &spec.mode {
         ModeSpec::Masquerade(mode) => {
             let (port, names, notices) = masquerade(&spec, mode, host)?;

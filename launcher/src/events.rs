@@ -7,7 +7,7 @@
 
 mod file;
 
-pub use file::EventFile;
+pub(crate) use file::EventFile;
 
 use crate::failure::Failure;
 use crate::machine::{Machine, ServedNic};
@@ -70,7 +70,7 @@ struct Line<'a> {
 }
 
 /// The thread that writes. Dropping it ends it.
-pub struct EventLog {
+pub(crate) struct EventLog {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -80,7 +80,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(file: EventFile, machine: &Arc<Machine>) -> Result<Self, Failure> {
+    pub(crate) fn start(file: EventFile, machine: &Arc<Machine>) -> Result<Self, Failure> {
         let mut out = file;
         let (end, ended) = channel();
         let machine: Weak<Machine> = Arc::downgrade(machine);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 /// Reason why the process ends.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Wrong usage: exit status 2.
     Usage(String),
     /// Failure at run time, of the system or the front end: exit status 1.
@@ -27,17 +27,17 @@ impl fmt::Display for Failure {
 
 impl Failure {
     /// Makes a failure at run time.
-    pub fn runtime(message: impl ToString) -> Self {
+    pub(crate) fn runtime(message: impl ToString) -> Self {
         Self::Runtime(message.to_string())
     }
 
     /// Makes a wrong-usage failure.
-    pub fn usage(message: impl ToString) -> Self {
+    pub(crate) fn usage(message: impl ToString) -> Self {
         Self::Usage(message.to_string())
     }
 
     /// Prefixes the message with the name of a NIC, for processes with several.
-    pub fn of(self, nic: &str) -> Self {
+    pub(crate) fn of(self, nic: &str) -> Self {
         match self {
             Self::Usage(message) => Self::Usage(format!("interface {nic}: {message}")),
             Self::Runtime(message) => Self::Runtime(format!("interface {nic}: {message}")),
@@ -47,12 +47,12 @@ impl Failure {
 
     /// Failure to write standard output.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub fn standard_output(error: std::io::Error) -> Self {
+    pub(crate) fn standard_output(error: std::io::Error) -> Self {
         Self::runtime(format_args!("standard output: {error}"))
     }
 
     /// Reduces clap's error to one line: what is wrong, and the suggested spelling.
-    pub fn from_clap(error: &clap::Error) -> Self {
+    pub(crate) fn from_clap(error: &clap::Error) -> Self {
         // clap gives the problem as text only: the first paragraph.
         let text = error.render().to_string();
         let first = text.split("\n\n").next().unwrap_or_default();
@@ -82,7 +82,7 @@ impl Failure {
     }
 
     /// Writes the line and returns the exit status.
-    pub fn report(&self) -> ExitCode {
+    pub(crate) fn report(&self) -> ExitCode {
         let (message, status) = match self {
             Self::Usage(message) => (message, 2),
             Self::Runtime(message) => (message, 1),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// The facts of a system that options default to.
 #[derive(Clone, Debug, Default)]
-pub struct Host {
+pub(crate) struct Host {
     /// Addresses of this network namespace that are valid beyond their link.
     pub addresses: Vec<IpAddr>,
     /// MTU of the default route.
@@ -22,7 +22,7 @@ pub struct Host {
 
 impl Host {
     /// Asks the system.
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         Self {
             addresses: system::global_addresses(),
             mtu: system::default_route_mtu().map(guest_mtu),

@@ -21,7 +21,7 @@ mod links;
 mod power;
 
 use links::DownLinks;
-pub use power::PowerDown;
+pub(crate) use power::PowerDown;
 
 use crate::attachment::{self, Site};
 use crate::failure::Failure;
@@ -52,7 +52,7 @@ use tokio::sync::oneshot;
 
 /// Context of all changes.
 #[derive(Debug)]
-pub struct HotplugSetup {
+pub(crate) struct HotplugSetup {
     /// Network namespace and settings for new ports.
     pub site: Site,
     /// Directory of their sockets.
@@ -74,7 +74,7 @@ pub struct HotplugSetup {
 /// Desired NICs of a VM.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Plug {
+pub(crate) struct Plug {
     /// Manifests with the desired state.
     pub manifests: Vec<SourceFile>,
     /// The only interface to change.
@@ -87,7 +87,7 @@ pub struct Plug {
 
 /// Result of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Interfaces that were plugged.
     pub plugged: Vec<String>,
     /// Interfaces that were unplugged.
@@ -102,7 +102,7 @@ pub struct Changes {
 
 /// Reason why nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub enum HotplugError {
+pub(crate) enum HotplugError {
     /// Manifests that cannot be served.
     #[error("{0}")]
     Manifests(String),
@@ -149,23 +149,23 @@ enum Order {
 }
 
 /// Outcome of a change.
-pub type Outcome = Result<Changes, HotplugError>;
+pub(crate) type Outcome = Result<Changes, HotplugError>;
 
 /// Handle for requesting changes. The thread that makes them exits when the last handle is dropped.
 ///
 /// A requested change proceeds whether or not a caller waits for it.
 #[derive(Clone)]
-pub struct Hotplug(Sender<(Order, oneshot::Sender<Outcome>)>);
+pub(crate) struct Hotplug(Sender<(Order, oneshot::Sender<Outcome>)>);
 
 /// Waits for the outcome of a change.
-pub type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+pub(crate) type Coming = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 impl Hotplug {
     /// Starts the thread that changes `machine`.
     ///
     /// # Errors
     /// If the system has no thread left.
-    pub fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: HotplugSetup, machine: Arc<Machine>) -> Result<Self, Failure> {
         let (sender, orders) = mpsc::channel();
         let operator = Operator { setup, machine };
         thread::Builder::new()
@@ -178,34 +178,34 @@ impl Hotplug {
     /// Brings the NICs, or only the named one, in line with the manifests.
     ///
     /// After an error nothing has changed.
-    pub fn plug(&self, wanted: Plug) -> Coming {
+    pub(crate) fn plug(&self, wanted: Plug) -> Coming {
         self.order(Order::Plug(wanted))
     }
 
     /// Unplugs a NIC.
     ///
     /// After an error the NIC is unchanged.
-    pub fn unplug(&self, name: String) -> Coming {
+    pub(crate) fn unplug(&self, name: String) -> Coming {
         self.order(Order::Unplug(name))
     }
 
     /// Sets the link of a NIC up or down.
     ///
     /// After an error the link is unchanged.
-    pub fn set_link(&self, name: String, up: bool) -> Coming {
+    pub(crate) fn set_link(&self, name: String, up: bool) -> Coming {
         let state = if up { LinkState::Up } else { LinkState::Down };
         self.order(Order::Link(name, state))
     }
 
     /// Makes a VMM that is starting show links that are down. Returns at once.
-    pub fn show_links(&self) {
+    pub(crate) fn show_links(&self) {
         let (reply, _) = oneshot::channel();
         // Fails only if the thread has ended.
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
     /// Requests a shutdown of the guest. Returns at once.
-    pub fn power_down(&self, request: PowerDown) {
+    pub(crate) fn power_down(&self, request: PowerDown) {
         let (reply, _) = oneshot::channel();
         // Fails only if the thread has ended.
         let _ = self.0.send((Order::PowerDown(request), reply));
@@ -553,12 +553,12 @@ impl Changes {
     }
 
     /// One line per change made.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.lines_with(["plugged", "unplugged", "link up", "link down"])
     }
 
     /// One line per change that a dry run would make.
-    pub fn lines_to_be(&self) -> Vec<String> {
+    pub(crate) fn lines_to_be(&self) -> Vec<String> {
         self.lines_with([
             "would be plugged",
             "would be unplugged",

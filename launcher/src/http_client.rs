@@ -21,7 +21,7 @@ const HEAD_MAX: usize = 16 << 10;
 
 /// A request to send.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Method of the request.
     pub method: Method,
     /// Path and query.
@@ -34,7 +34,7 @@ pub struct Request<'a> {
 
 /// A response whose head has arrived; the body is still to be read.
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     /// Status code.
     pub status: u16,
     body: Incoming,
@@ -46,7 +46,7 @@ pub struct Response {
 /// # Errors
 /// The socket's own errors; [`ErrorKind::InvalidData`] if the server does not speak HTTP;
 /// [`ErrorKind::TimedOut`].
-pub fn send(socket: &Path, request: Request<'_>) -> io::Result<Response> {
+pub(crate) fn send(socket: &Path, request: Request<'_>) -> io::Result<Response> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let timeout = request.timeout;
     let response = runtime.block_on(within(timeout, round_trip(socket, request)))?;
@@ -82,7 +82,7 @@ impl Response {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let Some(frame) = self.runtime.block_on(self.body.frame()) else {
                 return Ok(None);
@@ -99,7 +99,7 @@ impl Response {
     /// # Errors
     /// If the body is longer than `max` bytes, takes longer than `timeout`, or the connection
     /// breaks.
-    pub fn into_body(self, max: usize, timeout: Duration) -> io::Result<Bytes> {
+    pub(crate) fn into_body(self, max: usize, timeout: Duration) -> io::Result<Bytes> {
         let Self { body, runtime, .. } = self;
         let collected = async {
             let collected = Limited::new(body, max).collect().await;

@@ -8,7 +8,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 ///
 /// # Errors
 /// If it is not open.
-pub fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
+pub(crate) fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: asking for the flags of a descriptor touches no memory; a number that
     // names none gives EBADF.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {

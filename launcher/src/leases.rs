@@ -4,10 +4,10 @@
 //! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
 //! addresses in place of `host-local` ranges. What comes after knows nothing of leases.
 
-pub mod args;
+pub(crate) mod args;
 mod preview;
 
-pub use preview::preview;
+pub(crate) use preview::preview;
 
 use self::args::{StoreArgs, StorePlace};
 use crate::failure::Failure;
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 ///
 /// # Errors
 /// If the store fails, or cannot give what is claimed.
-pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
+pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
     if args.store == Some(StorePlace::Off) {
         return plan.nics.iter_mut().try_for_each(without_store);
     }
@@ -43,7 +43,7 @@ pub fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
 }
 
 /// The leases of a plan's NICs, in their order.
-pub fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
+pub(crate) fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) -> Result<Vec<Lease>, Failure> {
     let vm = VmName {
         namespace: plan.namespace.clone(),
         name: plan.name.clone(),
@@ -155,14 +155,14 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
 }
 
 /// MAC and addresses of a lease, in words.
-pub fn held(lease: &Lease) -> String {
+pub(crate) fn held(lease: &Lease) -> String {
     let mac = lease.mac.map_or("-".into(), |mac| mac.to_string());
     let addresses = lease.addresses.iter().map(ToString::to_string);
     std::iter::once(mac).chain(addresses).collect::<Vec<String>>().join(" ")
 }
 
 /// Opens the store of the options.
-pub fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
+pub(crate) fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
     let path = match &args.store {
         Some(StorePlace::File(path)) => path.clone(),
         Some(StorePlace::Off) => return Err(Failure::usage("--store=off: leases are in a store; name its file")),
@@ -172,7 +172,7 @@ pub fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> {
 }
 
 /// The file leases are kept in, if there is one.
-pub fn file(args: &StoreArgs) -> Option<PathBuf> {
+pub(crate) fn file(args: &StoreArgs) -> Option<PathBuf> {
     match &args.store {
         Some(StorePlace::Off) => None,
         Some(StorePlace::File(path)) => Some(path.clone()),

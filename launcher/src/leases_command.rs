@@ -14,7 +14,7 @@ use std::path::PathBuf;
 ///
 /// # Errors
 /// What keeps it from being done.
-pub fn run(command: &LeasesCommand) -> Result<(), Failure> {
+pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
     match command {
         LeasesCommand::Allocate(args) => allocate(args),
         LeasesCommand::List(args) => list(args),

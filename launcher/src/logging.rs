@@ -36,14 +36,14 @@ impl Switchable {
 }
 
 /// Starts logging. The option's parser has validated `filter`.
-pub fn start(filter: &str) {
+pub(crate) fn start(filter: &str) {
     set_filter(filter);
     // A logger set earlier stays in place; that is fine.
     let _ = log::set_logger(&LOGGER);
 }
 
 /// Replaces the filter.
-pub fn set_filter(filter: &str) {
+pub(crate) fn set_filter(filter: &str) {
     let logger = env_logger::Builder::new()
         .parse_filters(filter)
         .format_target(false)
@@ -58,12 +58,12 @@ pub fn set_filter(filter: &str) {
 }
 
 /// The current filter, as it was given.
-pub fn filter() -> String {
+pub(crate) fn filter() -> String {
     LOGGER.with(|current| current.filter.clone()).unwrap_or_default()
 }
 
 /// `--log`: comma-separated levels and `target=level`.
-pub fn parse_filter(text: &str) -> Result<String, String> {
+pub(crate) fn parse_filter(text: &str) -> Result<String, String> {
     let is_level = |word: &str| word.parse::<log::LevelFilter>().is_ok();
     let is_target = |word: &str| {
         !word.is_empty()

@@ -9,7 +9,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// If a page cannot be written.
-pub fn run(folder: &Path) -> Result<(), Failure> {
+pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     clap_mangen::generate_to(Cli::command(), folder)
         .map_err(|error| Failure::runtime(format_args!("{}: {error}", folder.display())))
 }

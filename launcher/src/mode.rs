@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Mode {
+pub(crate) enum Mode {
     /// A private network behind NAT on ordinary sockets.
     Masquerade,
     /// An L2 segment of the host.
@@ -19,7 +19,7 @@ pub enum Mode {
 
 impl Mode {
     /// The mode of a configuration.
-    pub const fn of(config: &ModeConfig) -> Self {
+    pub(crate) const fn of(config: &ModeConfig) -> Self {
         match config {
             ModeConfig::Masquerade(_) => Self::Masquerade,
             ModeConfig::Bridge(_) => Self::Bridge,
@@ -28,7 +28,7 @@ impl Mode {
     }
 
     /// The name.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Masquerade => "masquerade",
             Self::Bridge => "bridge",
@@ -37,7 +37,7 @@ impl Mode {
     }
 
     /// True if a NIC of the mode is attached to links of the host.
-    pub const fn uses_links(self) -> bool {
+    pub(crate) const fn uses_links(self) -> bool {
         match self {
             Self::Masquerade | Self::Layer2 => false,
             Self::Bridge => true,
@@ -45,7 +45,7 @@ impl Mode {
     }
 
     /// True if echo requests of the guest leave through sockets of the host.
-    pub const fn sends_echo(self) -> bool {
+    pub(crate) const fn sends_echo(self) -> bool {
         match self {
             Self::Masquerade | Self::Layer2 => true,
             Self::Bridge => false,

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 /// Where the names of one NIC come from.
 #[derive(Clone, Debug)]
-pub struct NameSource {
+pub(crate) struct NameSource {
     /// Name servers of the operator's; `None`: resolv.conf's.
     dns: Option<Vec<IpAddr>>,
     /// Search domains of the operator's; `None`: resolv.conf's.
@@ -28,12 +28,12 @@ enum Way {
 
 impl NameSource {
     /// For a guest in masquerade.
-    pub fn through_gateway(names: &NameSpec, links: Links) -> Self {
+    pub(crate) fn through_gateway(names: &NameSpec, links: Links) -> Self {
         Self::new(names, Way::Gateway(links))
     }
 
     /// For a guest on its segment.
-    pub fn on_segment(names: &NameSpec) -> Self {
+    pub(crate) fn on_segment(names: &NameSpec) -> Self {
         Self::new(names, Way::Segment)
     }
 
@@ -46,12 +46,12 @@ impl NameSource {
     }
 
     /// Whether a change of resolv.conf can mean anything to the guest.
-    pub const fn follows_system(&self) -> bool {
+    pub(crate) const fn follows_system(&self) -> bool {
         self.dns.is_none() || self.search.is_none()
     }
 
     /// What the guest gets while the system's resolv.conf is `resolv`.
-    pub fn resolve(&self, resolv: &ResolvConf) -> Resolvers {
+    pub(crate) fn resolve(&self, resolv: &ResolvConf) -> Resolvers {
         let mut resolvers = Resolvers {
             search: self.search.as_ref().unwrap_or(&resolv.search).clone(),
             ..Resolvers::default()
@@ -73,7 +73,7 @@ impl NameSource {
     }
 
     /// What the operator should know of the name servers: one line each.
-    pub fn notices(&self, resolv: &ResolvConf) -> Vec<String> {
+    pub(crate) fn notices(&self, resolv: &ResolvConf) -> Vec<String> {
         let mut notices = Vec::new();
         if let Way::Gateway(links) = self.way {
             for &server in self.servers(resolv) {

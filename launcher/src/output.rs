@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use std::io::Write as _;
 
 /// Writes to standard output; a reader that has gone away is a failure, not a panic.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(Failure::standard_output)

@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 /// Where it is.
-pub const PATH: &str = "/etc/resolv.conf";
+pub(crate) const PATH: &str = "/etc/resolv.conf";
 
 /// What of resolv.conf concerns a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ResolvConf {
+pub(crate) struct ResolvConf {
     /// Name servers in order of preference; 0.0.0.0 and :: have become loopback, which is
     /// what a resolver takes them for.
     pub name_servers: Vec<IpAddr>,
@@ -23,13 +23,13 @@ impl ResolvConf {
     ///
     /// # Errors
     /// What open(2) and read(2) say.
-    pub fn read(path: &Path) -> io::Result<Self> {
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&String::from_utf8_lossy(&std::fs::read(path)?)))
     }
 
     /// Reads the file's text. What makes no sense is passed over, as resolvers do: a
     /// name server with a zone (fe80::1%eth0), which means nothing to a guest, among it.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut conf = Self::default();
         for line in text.lines() {
             let line = line.split(['#', ';']).next().unwrap_or_default();

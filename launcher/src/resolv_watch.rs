@@ -33,7 +33,7 @@ const REPORTS: usize = 4096;
 ///
 /// # Errors
 /// The system has no thread or inotify instance left.
-pub fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
+pub(crate) fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
     let failed = |e: Errno| Failure::runtime(format_args!("cannot watch {PATH}: {e}"));
     let reports = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
     let machine = Arc::clone(machine);

@@ -27,7 +27,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// The reason why a NIC could not start, or failed.
-pub fn run(args: &RunManifest) -> Result<(), Failure> {
+pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     let mut checked = validate::check(&args.manifest)?.map_err(validate::tell_rejected)?;
     if !checked.plan.keep_ports(&args.kept.kept_ports) && !args.kept.kept_ports.is_empty() {
         return Err(Failure::usage(

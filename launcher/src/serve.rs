@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 /// What is to be served.
-pub struct Order<'a> {
+pub(crate) struct Order<'a> {
     /// The NICs there are at first.
     pub nics: Vec<Nic>,
     /// Where.
@@ -52,7 +52,7 @@ pub struct Order<'a> {
 ///
 /// # Errors
 /// What keeps one from starting, or ended one.
-pub fn serve(order: Order<'_>) -> Result<(), Failure> {
+pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     let Order {
         nics,
         site,

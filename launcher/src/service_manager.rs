@@ -5,17 +5,17 @@ use crate::machine::{Machine, ServedNic};
 use sd_notify::NotifyState;
 
 /// All is set up.
-pub fn ready(machine: &Machine) {
+pub(crate) fn ready(machine: &Machine) {
     tell(&[NotifyState::Ready, NotifyState::Status(&status(machine))]);
 }
 
 /// The NICs have changed.
-pub fn changed(machine: &Machine) {
+pub(crate) fn changed(machine: &Machine) {
     tell(&[NotifyState::Status(&status(machine))]);
 }
 
 /// The process is about to end.
-pub fn stopping() {
+pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 /// The thread that turns signals into calls. Ends on drop.
-pub struct SignalWatch {
+pub(crate) struct SignalWatch {
     handle: Handle,
     vmm: Arc<Vmm>,
     thread: Option<JoinHandle<()>>,
@@ -34,7 +34,7 @@ impl SignalWatch {
     ///
     /// # Errors
     /// If there is no thread to be had.
-    pub fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
+    pub(crate) fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let handle = signals.handle();
         let vmm: Arc<Vmm> = Arc::default();
         let told = Arc::clone(&vmm);
@@ -64,13 +64,13 @@ impl SignalWatch {
     }
 
     /// From now on signals are the VMM's.
-    pub fn hand_to(&self, vmm: SignalSink) {
+    pub(crate) fn hand_to(&self, vmm: SignalSink) {
         // Set once.
         let _ = self.vmm.signals.set(vmm);
     }
 
     /// From now on the VMM's guest is asked first.
-    pub fn ask_first(&self, hotplug: Hotplug) {
+    pub(crate) fn ask_first(&self, hotplug: Hotplug) {
         // Set once.
         let _ = self.vmm.asks.set(hotplug);
     }

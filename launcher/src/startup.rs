@@ -11,7 +11,7 @@ use hawser_host::system;
 const OWN_DESCRIPTORS: u64 = 256;
 
 /// Starts logging to standard error. `filter` has been checked by its option's parser.
-pub fn start_log(filter: &str) {
+pub(crate) fn start_log(filter: &str) {
     logging::start(filter);
 }
 
@@ -20,7 +20,7 @@ pub fn start_log(filter: &str) {
 ///
 /// # Errors
 /// If even the hard limit does not hold the forwarded ports.
-pub fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
+pub(crate) fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
     let limit = system::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
     let needed = OWN_DESCRIPTORS + ports.map(listening_sockets).sum::<u64>();
@@ -39,7 +39,7 @@ fn listening_sockets(mode: &ModeConfig) -> u64 {
 }
 
 /// Logs what this system keeps from a guest whose echo requests of `families` leave through sockets.
-pub fn warn_of_restrictions(families: Families) {
+pub(crate) fn warn_of_restrictions(families: Families) {
     let echo = [(families.ipv4, true, "ping"), (families.ipv6, false, "ping of IPv6")];
     for (enabled, ipv4, what) in echo {
         if enabled && !system::echo_permitted(ipv4) {
@@ -53,7 +53,7 @@ pub fn warn_of_restrictions(families: Families) {
 
 /// True if echo requests go out through raw sockets: this system permits those and no ping
 /// sockets.
-pub fn echo_takes_raw_sockets() -> bool {
+pub(crate) fn echo_takes_raw_sockets() -> bool {
     [true, false].into_iter().any(system::echo_is_raw)
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// A file that cannot be read.
 #[derive(Debug)]
-pub struct Unreadable {
+pub(crate) struct Unreadable {
     path: PathBuf,
     error: io::Error,
 }
@@ -44,7 +44,7 @@ impl Unreadable {
 ///
 /// # Errors
 /// A file that cannot be read; what is wrong with the manifests is inside.
-pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
+pub(crate) fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
     Ok(check_sources(
         &read_sources(&args.files)?,
         &args.setup(&args.plan.options()),
@@ -55,7 +55,7 @@ pub fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> 
 ///
 /// # Errors
 /// What cannot be read.
-pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
+pub(crate) fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
     let mut files = Vec::new();
     paths.iter().try_for_each(|path| read_source(path, &mut files))?;
     Ok(files)
@@ -65,7 +65,7 @@ pub fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
+pub(crate) fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, Failure> {
     let files = read_sources(&args.files)?;
     let options = args.plan.options();
     Ok(check::check_all(&files, &args.setup(&options)))
@@ -75,7 +75,7 @@ pub fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejected>, F
 ///
 /// # Errors
 /// If there are problems, or no way to tell them.
-pub fn run(args: &ValidateArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let files = read_sources(&args.manifest.files).map_err(|unreadable| {
         let told = match args.json {
             true => print_json(Err(&unreadable.rejected())),
@@ -101,7 +101,7 @@ fn print_json(checked: Result<&Checked, &Rejected>) -> Result<(), Failure> {
 }
 
 /// Writes all problems to standard error and returns the failure that ends the process.
-pub fn tell_rejected(rejected: Rejected) -> Failure {
+pub(crate) fn tell_rejected(rejected: Rejected) -> Failure {
     let mut problems = rejected.errors.clone();
     problems.extend(rejected.warnings.iter().cloned());
     tell(&problems);
@@ -119,7 +119,7 @@ fn failure(rejected: &Rejected) -> Failure {
 }
 
 /// Writes problems to standard error.
-pub fn tell(problems: &[Problem]) {
+pub(crate) fn tell(problems: &[Problem]) {
     let mut text = String::new();
     for problem in problems {
         // Writing to a string cannot fail.

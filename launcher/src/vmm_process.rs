@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// A running VMM.
 #[derive(Debug)]
-pub struct VmmProcess {
+pub(crate) struct VmmProcess {
     child: Child,
     /// A pidfd: it names this process even after its number has another owner.
     handle: Arc<OwnedFd>,
@@ -18,11 +18,11 @@ pub struct VmmProcess {
 
 /// Sends signals to the VMM.
 #[derive(Clone, Debug)]
-pub struct SignalSink(Arc<OwnedFd>);
+pub(crate) struct SignalSink(Arc<OwnedFd>);
 
 impl SignalSink {
     /// Sends a signal, unless the VMM has ended.
-    pub fn send(&self, signal: i32) {
+    pub(crate) fn send(&self, signal: i32) {
         if let Some(signal) = Signal::from_named_raw(signal) {
             // Fails only if the process has ended.
             let _ = pidfd_send_signal(&*self.0, signal);
@@ -35,7 +35,7 @@ impl VmmProcess {
     ///
     /// # Errors
     /// If the program cannot be started.
-    pub fn start(words: &[OsString]) -> Result<Self, Failure> {
+    pub(crate) fn start(words: &[OsString]) -> Result<Self, Failure> {
         let [program, arguments @ ..] = words else {
             return Err(Failure::usage("name a VMM after --"));
         };
@@ -57,7 +57,7 @@ impl VmmProcess {
     }
 
     /// A handle that sends signals to it.
-    pub fn signals(&self) -> SignalSink {
+    pub(crate) fn signals(&self) -> SignalSink {
         SignalSink(Arc::clone(&self.handle))
     }
 
@@ -65,7 +65,7 @@ impl VmmProcess {
     ///
     /// # Errors
     /// What waitpid(2) returns.
-    pub fn wait(mut self) -> Result<ExitStatus, Failure> {
+    pub(crate) fn wait(mut self) -> Result<ExitStatus, Failure> {
         self.child
             .wait()
             .map_err(|e| Failure::runtime(format_args!("cannot wait for the VMM: {e}")))

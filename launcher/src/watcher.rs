@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 
 /// The thread. Dropping this ends it.
 #[derive(Debug)]
-pub struct Watcher {
+pub(crate) struct Watcher {
     end: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What a wait came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wake {
+pub(crate) enum Wake {
     /// The descriptor has something to read.
     Event,
     /// The thread is to end.
@@ -26,14 +26,14 @@ pub enum Wake {
 
 /// The end of the watch, as its thread sees it.
 #[derive(Clone, Debug)]
-pub struct End(Arc<OwnedFd>);
+pub(crate) struct End(Arc<OwnedFd>);
 
 impl Watcher {
     /// Starts a thread that does `watch` until [`End::or_event`] says [`Wake::End`].
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
-    pub fn start(
+    pub(crate) fn start(
         sandbox: &Sandbox,
         kind: ThreadKind,
         name: &str,
@@ -56,7 +56,7 @@ impl End {
     ///
     /// # Errors
     /// What poll(2) says.
-    pub fn or_event(&self, events: &impl AsFd) -> Result<Wake, Errno> {
+    pub(crate) fn or_event(&self, events: &impl AsFd) -> Result<Wake, Errno> {
         let mut waits = [PollFd::new(events, PollFlags::IN), PollFd::new(&*self.0, PollFlags::IN)];
         match poll(&mut waits, None) {
             Ok(_) | Err(Errno::INTR) => {}

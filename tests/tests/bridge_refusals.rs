@@ -45,7 +45,7 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--tap=busy0"], &["--tap=busy0", "in use by another process"]),
     (
         &["--tap=tap0", "--queue-pairs=2"],
-        &["--tap=tap0", "multi_queue", "one pair"],
+        &["--tap=tap0", "multi_queue", "one queue pair"],
     ),
     (&["--tap=tun0"], &["--tap=tun0", "a TUN device", "mode tap"]),
     (&["--hairpin-mode", "--tap=tap0"], &["--bridge"]),

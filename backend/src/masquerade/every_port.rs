@@ -25,7 +25,7 @@ const DNS_PORT: u16 = 53;
 ///
 /// # Errors
 /// The system does not let us, and that is not to be taken with a warning.
-pub fn serve(
+pub(super) fn serve(
     name: &str,
     config: &MasqueradeConfig,
     families: Families,

@@ -19,7 +19,7 @@ impl Packet<'_> {
 
 /// Sends datagrams, and numbers the fragmented ones.
 #[derive(Debug, Default)]
-pub struct Fragmenter {
+pub(super) struct Fragmenter {
     last_ident: u32,
 }
 
@@ -30,7 +30,7 @@ impl Fragmenter {
     ///
     /// # Errors
     /// [`NoRoom`]: the guest received nothing, or not all fragments.
-    pub fn send(&mut self, ctx: &mut Context<'_>, packet: &Packet<'_>, offload: Offload) -> Result<(), NoRoom> {
+    pub(super) fn send(&mut self, ctx: &mut Context<'_>, packet: &Packet<'_>, offload: Offload) -> Result<(), NoRoom> {
         let is_many = offload.segmentation != crate::frame::Segmentation::None;
         if packet.fits(ctx.link) || is_many {
             return send_piece(ctx, packet, None, offload, packet.header, packet.body);

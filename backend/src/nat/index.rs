@@ -10,21 +10,21 @@ use std::hash::{BuildHasher, Hash};
 
 /// Slots by the endpoints of their flows.
 #[derive(Debug, Default)]
-pub struct SlotIndex {
+pub(super) struct SlotIndex {
     slots: HashTable<u32>,
     hasher: RandomState,
 }
 
 impl SlotIndex {
     /// The slot whose flow has the endpoints `key`; `is_at` tells whether a slot has them.
-    pub fn find<K: Hash>(&self, key: &K, is_at: impl Fn(u32) -> bool) -> Option<u32> {
+    pub(super) fn find<K: Hash>(&self, key: &K, is_at: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         self.slots.find(hash, |&slot| is_at(slot)).copied()
     }
 
     /// Adds `slot` under `key`, which must not be in the index yet. `key_of` is called for slots
     /// that are already in the index, never for this one.
-    pub fn insert<K: Hash>(&mut self, key: &K, slot: u32, key_of: impl Fn(u32) -> K) {
+    pub(super) fn insert<K: Hash>(&mut self, key: &K, slot: u32, key_of: impl Fn(u32) -> K) {
         let hash = self.hasher.hash_one(key);
         let hasher = &self.hasher;
         self.slots
@@ -32,7 +32,7 @@ impl SlotIndex {
     }
 
     /// Removes `slot`, which was added under `key`.
-    pub fn remove<K: Hash>(&mut self, key: &K, slot: u32) {
+    pub(super) fn remove<K: Hash>(&mut self, key: &K, slot: u32) {
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.slots.find_entry(hash, |&found| found == slot) {
             entry.remove();

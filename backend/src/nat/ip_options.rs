@@ -11,7 +11,7 @@ use socket2::{Domain, Socket};
 
 /// The fields of a packet's network header that a host socket copies from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IpOptions {
+pub(super) struct IpOptions {
     /// TTL or hop limit.
     pub ttl: u8,
     /// Whether it may be fragmented on its path.
@@ -25,7 +25,7 @@ impl IpOptions {
     /// packet that the guest sent in one piece must stay in one piece (RFC 8200 5); `segmented`
     /// frames consist of such packets.
     #[inline]
-    pub fn of(frame: &GuestFrame<'_>, segmented: bool, link: &Link) -> Self {
+    pub(super) fn of(frame: &GuestFrame<'_>, segmented: bool, link: &Link) -> Self {
         let (head, bytes) = (&frame.parsed, frame.head);
         let in_one_piece = match head.ethertype() {
             EtherType::Ipv6 => segmented || frame.len <= EthernetHeader::LEN + usize::from(link.mtu),
@@ -45,7 +45,7 @@ impl IpOptions {
 
 /// The options last set on a socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SocketIpOptions {
+pub(super) struct SocketIpOptions {
     ttl: Option<u8>,
     fragmentation: Option<Fragmentation>,
     traffic_class: u8,
@@ -95,7 +95,7 @@ impl SocketIpOptions {
 
     /// Sets the options in which `wanted` differs. A socket that was once permitted to fragment
     /// stays so: datagrams within the path's MTU carry don't-fragment all the same.
-    pub fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {
+    pub(super) fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {
         // Each fails only for a value out of range or a socket of the other family.
         if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {
             self.ttl = Some(wanted.ttl);

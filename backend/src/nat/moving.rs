@@ -34,7 +34,7 @@ const REMEMBERED: usize = 1024;
 
 /// The queue pairs on which the guest sends flows that other workers hand over.
 #[derive(Debug, Default)]
-pub struct Habits(HashMap<FlowId, (usize, u8)>);
+pub(super) struct Habits(HashMap<FlowId, (usize, u8)>);
 
 impl Habits {
     /// Counts a frame of the flow that came on the pair of worker `from`; true if that pair is now

@@ -23,7 +23,7 @@ impl Node {
 
 /// `LISTS` lists of slots.
 #[derive(Debug)]
-pub struct Recency<const LISTS: usize> {
+pub(super) struct Recency<const LISTS: usize> {
     /// The ends of the lists, then the slots.
     nodes: Vec<Node>,
 }
@@ -42,7 +42,7 @@ impl<const LISTS: usize> Recency<LISTS> {
 
     /// Makes `slot` the newest of `list`; it leaves its previous list.
     #[inline]
-    pub fn touch(&mut self, list: u8, slot: u32) {
+    pub(super) fn touch(&mut self, list: u8, slot: u32) {
         let (end, place) = (u32::from(list), slot + Self::FIRST);
         if place as usize >= self.nodes.len() {
             self.grow(place);
@@ -60,7 +60,7 @@ impl<const LISTS: usize> Recency<LISTS> {
     }
 
     /// Removes `slot` from its list.
-    pub fn remove(&mut self, slot: u32) {
+    pub(super) fn remove(&mut self, slot: u32) {
         let place = slot + Self::FIRST;
         if (place as usize) < self.nodes.len() {
             self.unlink(place);
@@ -69,7 +69,7 @@ impl<const LISTS: usize> Recency<LISTS> {
     }
 
     /// The slot of `list` that was used longest ago.
-    pub fn oldest(&self, list: u8) -> Option<u32> {
+    pub(super) fn oldest(&self, list: u8) -> Option<u32> {
         self.nodes[usize::from(list)].newer.checked_sub(Self::FIRST)
     }
 

@@ -1,7 +1,7 @@
 //! Fixtures for the tests of NAT's protocols: a guest in memory with the default addresses, and the
 //! host's loopback at `.9` and `::9`.
 
-pub use super::testing::{GUEST_MAC, Surroundings};
+pub(crate) use super::testing::{GUEST_MAC, Surroundings};
 use crate::config::MasqueradeConfig;
 use crate::frame::testing::Delivered;
 use crate::frame::{Checksum, GuestFrame, GuestSlice, HEAD_MAX, Offload};
@@ -16,28 +16,28 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Parses an address.
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
 /// A port on the address that the guest sees for the family of `like`.
-pub fn host_seen(like: IpAddr, port: u16) -> SocketAddr {
+pub(crate) fn host_seen(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.9" } else { "fd10:0:2::9" };
     SocketAddr::new(ip(text), port)
 }
 
 /// The guest's address of the family of `like` with a port.
-pub fn guest(like: IpAddr, port: u16) -> SocketAddr {
+pub(crate) fn guest(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.2" } else { "fd10:0:2::2" };
     SocketAddr::new(ip(text), port)
 }
 
 impl Surroundings {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_config(|_| {})
     }
 
-    pub fn with_config(change: impl FnOnce(&mut MasqueradeConfig)) -> Self {
+    pub(crate) fn with_config(change: impl FnOnce(&mut MasqueradeConfig)) -> Self {
         Self::make(|config| {
             config.map_host_loopback = vec![ip("10.0.2.9"), ip("fd10:0:2::9")];
             change(config);
@@ -46,7 +46,7 @@ impl Surroundings {
     }
 
     /// Waits for events of sockets, at most a few seconds.
-    pub fn events(&self) -> Vec<(Token, Readiness)> {
+    pub(crate) fn events(&self) -> Vec<(Token, Readiness)> {
         const PATIENCE: Duration = Duration::from_secs(5);
         let started = std::time::Instant::now();
         let mut events = Vec::new();
@@ -62,7 +62,7 @@ impl Surroundings {
 }
 
 /// Ethernet and network header, followed by `rest`.
-pub fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; Link::header_len(src)];
     let ethertype = if src.is_ipv4() {
         EtherType::Ipv4
@@ -107,7 +107,7 @@ pub fn packet(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, rest: &[u8]) -> V
 }
 
 /// Sets DSCP and ECN of an untagged frame.
-pub fn mark(frame: &mut [u8], class: u8) {
+pub(crate) fn mark(frame: &mut [u8], class: u8) {
     let network = &mut frame[EthernetHeader::LEN..];
     if network[0] >> 4 == 4 {
         network[1] = class;
@@ -118,7 +118,7 @@ pub fn mark(frame: &mut [u8], class: u8) {
 }
 
 /// A UDP datagram of the guest as a frame.
-pub fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
     let mut rest = vec![0; UdpHeader::LEN];
     UdpHeader {
         src_port: src.port(),
@@ -131,7 +131,7 @@ pub fn udp_frame(src: SocketAddr, dst: SocketAddr, ttl: u8, payload: &[u8]) -> V
 }
 
 /// Presents frames as the worker would, each in two slices.
-pub fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
+pub(crate) fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
     let slices: Vec<[GuestSlice<'_>; 2]> = frames
         .iter()
         .map(|bytes| {
@@ -154,12 +154,12 @@ pub fn with_burst<R>(frames: &[Vec<u8>], f: impl FnOnce(&[GuestFrame<'_>]) -> R)
 }
 
 /// DSCP and ECN of a frame's packet.
-pub fn traffic_class(frame: &[u8]) -> u8 {
+pub(crate) fn traffic_class(frame: &[u8]) -> u8 {
     Head::parse(frame, frame.len()).traffic_class(frame)
 }
 
 /// Headers of a frame, and the bytes after the network header.
-pub fn parse(frame: &[u8]) -> (Headers, &[u8]) {
+pub(crate) fn parse(frame: &[u8]) -> (Headers, &[u8]) {
     let headers = Headers::parse(&frame[..frame.len().min(HEAD_MAX)], frame.len()).unwrap();
     let (_, at, len) = headers.network.transport().unwrap();
     assert_eq!(at + len, frame.len(), "the IP length is that of the frame");
@@ -167,7 +167,7 @@ pub fn parse(frame: &[u8]) -> (Headers, &[u8]) {
 }
 
 /// The position of a fragment.
-pub fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
+pub(crate) fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
     match headers.network {
         Network::Ipv4(h) => h.fragment,
         Network::Ipv6(h) => h.fragment,
@@ -176,7 +176,7 @@ pub fn fragment_info(headers: &Headers) -> Option<FragmentInfo> {
 }
 
 /// Splits a UDP frame into its endpoints and payload; checks lengths and checksum.
-pub fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Vec<u8>) {
+pub(crate) fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Vec<u8>) {
     let (headers, rest) = parse(&delivered.bytes);
     let (src, dst) = headers.network.addresses().unwrap();
     let (protocol, at, len) = headers.network.transport().unwrap();
@@ -201,7 +201,7 @@ pub fn udp_datagram(delivered: &Delivered) -> (SocketAddr, SocketAddr, Vec<u8>) 
 }
 
 /// Takes an ICMP frame apart into source, header and body; checks the checksum.
-pub fn icmp_message(delivered: &Delivered) -> (IpAddr, IcmpHeader, Vec<u8>) {
+pub(crate) fn icmp_message(delivered: &Delivered) -> (IpAddr, IcmpHeader, Vec<u8>) {
     let (headers, rest) = parse(&delivered.bytes);
     let (src, dst) = headers.network.addresses().unwrap();
     assert!(crate::packet::icmp::checksum_ok(src, dst, rest), "ICMP checksum");

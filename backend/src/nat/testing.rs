@@ -15,10 +15,10 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The guest's MAC.
-pub const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+pub(crate) const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 /// A guest and its surroundings.
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// The time.
     pub now: Instant,
     /// The guest's link.
@@ -38,7 +38,7 @@ impl Surroundings {
     ///
     /// # Errors
     /// The system has no descriptor left.
-    pub fn make(change: impl FnOnce(&mut MasqueradeConfig)) -> io::Result<Self> {
+    pub(crate) fn make(change: impl FnOnce(&mut MasqueradeConfig)) -> io::Result<Self> {
         let v4 = |host| Ipv4Addr::new(10, 0, 2, host);
         let v6 = |host| Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, host);
         let mut config = MasqueradeConfig {
@@ -78,7 +78,7 @@ impl Surroundings {
     }
 
     /// The context of a call.
-    pub fn context(&mut self) -> Context<'_> {
+    pub(crate) fn context(&mut self) -> Context<'_> {
         Context {
             now: self.now,
             link: &self.link,

@@ -38,7 +38,7 @@ const ND_LINK_ADDRESS: [u8; 2] = [1, 2];
 
 /// The guards of a port that has any.
 #[derive(Clone, Debug)]
-pub struct Guard {
+pub(super) struct Guard {
     dhcp: bool,
     router: bool,
     addresses: Option<Addresses>,
@@ -60,7 +60,7 @@ struct Transport<'a> {
 
 impl Guard {
     /// The guards a policy asks for; `None`: none.
-    pub fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Option<Self> {
+    pub(super) fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Option<Self> {
         let guard = Self {
             dhcp: policy.dhcp_guard,
             router: policy.router_guard,
@@ -73,7 +73,7 @@ impl Guard {
     ///
     /// # Errors
     /// What the guest pretends to be, or that the headers do not show it.
-    pub fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
+    pub(super) fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
         let packet = bytes.get(head.packet()..).unwrap_or_default();
         let mac = EthernetHeader::parse(bytes)?.src;
         match head.ethertype() {

@@ -4,7 +4,7 @@ use crate::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, Port
 use std::num::NonZeroU16;
 
 /// A masquerade without any address, with this many queue pairs.
-pub fn config(queue_pairs: u16) -> PortConfig {
+pub(crate) fn config(queue_pairs: u16) -> PortConfig {
     PortConfig {
         name: "test".into(),
         mac: None,

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Pod 192.0.2.2, fd00:1::2 — router 192.0.2.1, fd00:1::1 and 198.51.100.1, fd00:2::1 —
 /// server 198.51.100.2, fd00:2::2.
-pub struct Network {
+pub(crate) struct Network {
     pod: File,
     router: File,
     server: File,
@@ -40,7 +40,7 @@ fn enter(namespace: &File) {
 
 /// Moves the calling thread into a namespace that has only a loopback link. If the test lacks the
 /// rights, prints the reason and returns false.
-pub fn enter_fresh() -> bool {
+pub(crate) fn enter_fresh() -> bool {
     if fresh().is_err() {
         eprintln!("skipped: needs root");
         return false;
@@ -50,7 +50,7 @@ pub fn enter_fresh() -> bool {
 }
 
 /// Runs a command in the namespace of the calling thread.
-pub fn run(line: &str) {
+pub(crate) fn run(line: &str) {
     output(line);
 }
 
@@ -69,7 +69,7 @@ fn output(line: &str) -> String {
 impl Network {
     /// Creates the network with `mtu` between router and server. If the test lacks the rights or
     /// `ip`, prints the reason and returns `None`.
-    pub fn new(mtu: u32) -> Option<Self> {
+    pub(crate) fn new(mtu: u32) -> Option<Self> {
         let made = fresh().and_then(|server| Ok((server, fresh()?)));
         if let (Ok((server, router)), Ok(_)) = (&made, Command::new("ip").arg("-V").output()) {
             let pod = fresh().ok()?;
@@ -111,22 +111,22 @@ impl Network {
     }
 
     /// Runs `f` in the server's namespace.
-    pub fn at_server<R>(&self, f: impl FnOnce() -> R) -> R {
+    pub(crate) fn at_server<R>(&self, f: impl FnOnce() -> R) -> R {
         self.at(&self.server, f)
     }
 
     /// Runs a command in the pod's namespace.
-    pub fn pod_run(&self, line: &str) {
+    pub(crate) fn pod_run(&self, line: &str) {
         self.at(&self.pod, || run(line));
     }
 
     /// Runs a command in the router's namespace.
-    pub fn router_run(&self, line: &str) {
+    pub(crate) fn router_run(&self, line: &str) {
         self.at(&self.router, || run(line));
     }
 
     /// Replaces the IPv4 and IPv6 address of the pod.
-    pub fn renumber_pod(&self, old: [&str; 2], new: [&str; 2]) {
+    pub(crate) fn renumber_pod(&self, old: [&str; 2], new: [&str; 2]) {
         for (old, length) in old.iter().zip([24, 64]) {
             self.pod_run(&format!("ip address del {old}/{length} dev pod0"));
         }

@@ -25,24 +25,24 @@ const ERR: u8 = 1;
 /// Command classes (5.1.6.5.1 to 5.1.6.5.6).
 mod class {
     /// VIRTIO_NET_CTRL_RX
-    pub const RX: u8 = 0;
+    pub(super) const RX: u8 = 0;
     /// VIRTIO_NET_CTRL_MAC
-    pub const MAC: u8 = 1;
-    pub const MAC_TABLE_SET: u8 = 0;
-    pub const MAC_ADDR_SET: u8 = 1;
+    pub(super) const MAC: u8 = 1;
+    pub(super) const MAC_TABLE_SET: u8 = 0;
+    pub(super) const MAC_ADDR_SET: u8 = 1;
     /// VIRTIO_NET_CTRL_VLAN
-    pub const VLAN: u8 = 2;
-    pub const VLAN_ADD: u8 = 0;
-    pub const VLAN_DEL: u8 = 1;
+    pub(super) const VLAN: u8 = 2;
+    pub(super) const VLAN_ADD: u8 = 0;
+    pub(super) const VLAN_DEL: u8 = 1;
     /// VIRTIO_NET_CTRL_ANNOUNCE
-    pub const ANNOUNCE: u8 = 3;
-    pub const ANNOUNCE_ACK: u8 = 0;
+    pub(super) const ANNOUNCE: u8 = 3;
+    pub(super) const ANNOUNCE_ACK: u8 = 0;
     /// VIRTIO_NET_CTRL_MQ
-    pub const MQ: u8 = 4;
-    pub const MQ_PAIRS_SET: u8 = 0;
+    pub(super) const MQ: u8 = 4;
+    pub(super) const MQ_PAIRS_SET: u8 = 0;
     /// VIRTIO_NET_CTRL_GUEST_OFFLOADS
-    pub const OFFLOADS: u8 = 5;
-    pub const OFFLOADS_SET: u8 = 0;
+    pub(super) const OFFLOADS: u8 = 5;
+    pub(super) const OFFLOADS_SET: u8 = 0;
 }
 
 /// Commands served in one turn, while frames wait.

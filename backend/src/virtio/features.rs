@@ -106,7 +106,7 @@ pub(crate) mod tests {
     use std::num::NonZeroU16;
 
     /// A NIC with this many queue pairs.
-    pub fn device(queue_pairs: u16) -> DeviceConfig {
+    pub(crate) fn device(queue_pairs: u16) -> DeviceConfig {
         DeviceConfig {
             mac: None,
             mtu: 1500,

@@ -11,7 +11,7 @@ use crate::virtio::receive::Passage;
 use std::sync::Arc;
 
 /// The stages of one worker.
-pub struct ToGuest {
+pub(super) struct ToGuest {
     /// Rate limit.
     pub gate: Gate,
     /// Decides which frames may pass; without a rule all do.

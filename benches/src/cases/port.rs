@@ -118,7 +118,7 @@ impl Drop for Served {
 ///
 /// # Errors
 /// The port cannot be served.
-pub fn burst(frames: usize) -> Result<Round> {
+pub(super) fn burst(frames: usize) -> Result<Round> {
     let mut served = Served::start()?;
     let mut frame = super::ethernet([0x88, 0xb5]);
     frame.resize(LEN, 0x5a);

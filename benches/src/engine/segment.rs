@@ -5,29 +5,29 @@ use hawser_backend::packet::MacAddr;
 use std::net::SocketAddrV4;
 
 /// Bytes of the virtio header.
-pub const VIRTIO: usize = 12;
+pub(super) const VIRTIO: usize = 12;
 const ETHERNET: usize = 14;
 const IP: usize = 20;
 const TCP: usize = 20;
 /// Bytes of all headers without TCP options.
-pub const HEADERS: usize = ETHERNET + IP + TCP;
+pub(super) const HEADERS: usize = ETHERNET + IP + TCP;
 /// Most bytes of TCP options.
-pub const OPTIONS: usize = 40;
+pub(super) const OPTIONS: usize = 40;
 /// MSS and window scale.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, WINDOW_SCALE];
 /// Shift of the guest's window.
-pub const WINDOW_SCALE: u8 = 9;
+pub(super) const WINDOW_SCALE: u8 = 9;
 const MSS: u16 = 1460;
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const PSH: u8 = 8;
-pub const ACK: u8 = 16;
+pub(super) const FIN: u8 = 1;
+pub(super) const SYN: u8 = 2;
+pub(super) const RST: u8 = 4;
+pub(super) const PSH: u8 = 8;
+pub(super) const ACK: u8 = 16;
 
 /// Both endpoints, the guest's first.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
+pub(super) struct Ends {
     pub mac: MacAddr,
     pub guest: SocketAddrV4,
     pub far: SocketAddrV4,
@@ -35,7 +35,7 @@ pub struct Ends {
 
 /// Fields that differ between segments.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
+pub(super) struct Segment {
     pub seq: u32,
     pub ack: u32,
     pub flags: u8,
@@ -46,7 +46,7 @@ pub struct Segment {
 }
 
 /// virtio header and all protocol headers; the checksum is left to the device.
-pub fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
+pub(super) fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     let options: &[u8] = if segment.flags & SYN != 0 { &SYN_OPTIONS } else { &[] };
     let tcp_len = TCP + options.len();
     let mut out = Vec::with_capacity(VIRTIO + HEADERS + options.len());
@@ -98,7 +98,7 @@ fn low(n: usize) -> u16 {
 
 /// The fields that the guest reads in a received segment.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// Port of the guest.
     pub port: u16,
     pub seq: u32,
@@ -111,12 +111,12 @@ pub struct Received {
 }
 
 /// Number of receive buffers of a frame, from its virtio header (`num_buffers`).
-pub fn buffers(header: &[u8; VIRTIO + HEADERS + OPTIONS]) -> u16 {
+pub(super) fn buffers(header: &[u8; VIRTIO + HEADERS + OPTIONS]) -> u16 {
     u16::from_le_bytes([header[10], header[11]])
 }
 
 /// Parses the first bytes of a frame, virtio header included; `None` if it is not TCP.
-pub fn parse(bytes: &[u8]) -> Option<Received> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Received> {
     let ip = bytes.get(VIRTIO + ETHERNET..)?;
     if bytes.get(VIRTIO + 12..VIRTIO + 14)? != [8, 0] || *ip.get(9)? != 6 {
         return None;

@@ -30,7 +30,7 @@ const DELIMITER: u8 = 0xff;
 
 /// An interface as the guest reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestInterface {
+pub(crate) struct GuestInterface {
     /// Name in the guest.
     pub name: String,
     /// Its MAC.
@@ -41,7 +41,7 @@ pub struct GuestInterface {
 
 /// Connection data of an agent and its last answer.
 #[derive(Debug)]
-pub struct GuestAgent {
+pub(crate) struct GuestAgent {
     socket: PathBuf,
     known: Mutex<Vec<GuestInterface>>,
     /// Time of the last query; locked during a query.
@@ -51,7 +51,7 @@ pub struct GuestAgent {
 
 impl GuestAgent {
     /// The agent behind `socket`; sends nothing yet.
-    pub fn new(socket: PathBuf) -> Self {
+    pub(crate) fn new(socket: PathBuf) -> Self {
         Self {
             socket,
             known: Mutex::default(),
@@ -61,7 +61,7 @@ impl GuestAgent {
     }
 
     /// The guest's interfaces; empty without an answer.
-    pub async fn interfaces(&self) -> Vec<GuestInterface> {
+    pub(crate) async fn interfaces(&self) -> Vec<GuestInterface> {
         if let Ok(mut asked) = self.asking.try_lock() {
             self.refresh(&mut asked).await;
         }

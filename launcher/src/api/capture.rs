@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 /// Where captures are asked for.
-pub const PATH: &str = "/v1/capture";
+pub(crate) const PATH: &str = "/v1/capture";
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[Route {
+pub(crate) const ROUTES: &[Route] = &[Route {
     method: Method::Get,
     path: PATH,
     handler: get,

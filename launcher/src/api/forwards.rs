@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Where forwards are.
-pub const PATH: &str = "/v1/forwards";
+pub(crate) const PATH: &str = "/v1/forwards";
 /// Ports of one forward that is added to a running process: the worker takes all its sockets
 /// over between two packets.
 const PORTS_MAX: u16 = 1024;
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[
+pub(crate) const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
         path: PATH,
@@ -57,14 +57,14 @@ pub const ROUTES: &[Route] = &[
 /// A forward that is to come or go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub(crate) struct Change {
     /// As `--port` has it: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
     pub forward: String,
 }
 
 /// The ports that reach a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Forwards {
+pub(crate) struct Forwards {
     /// In the order in which they came.
     pub forwards: Vec<Entry>,
 }
@@ -72,7 +72,7 @@ pub struct Forwards {
 /// Ports that reach a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub(crate) struct Entry {
     /// All of it, as `--port` has it.
     pub forward: String,
     /// `tcp` or `udp`.
@@ -91,7 +91,7 @@ pub struct Entry {
 /// Transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// TCP
     Tcp,
     /// UDP

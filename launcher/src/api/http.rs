@@ -36,19 +36,19 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Name of the thread.
-pub const THREAD: &str = "api";
+pub(crate) const THREAD: &str = "api";
 /// Most clients served at a time.
-pub const CONNECTIONS: usize = 16;
+pub(crate) const CONNECTIONS: usize = 16;
 /// Most clients accepted per [`SPAN`]: enough for any use, and too few to slow packets down.
-pub const CLIENTS: u32 = 20;
+pub(crate) const CLIENTS: u32 = 20;
 /// See [`CLIENTS`].
-pub const SPAN: Duration = Duration::from_millis(200);
+pub(crate) const SPAN: Duration = Duration::from_millis(200);
 /// Longest request line with headers, in bytes.
-pub const HEAD_MAX: usize = 8 << 10;
+pub(crate) const HEAD_MAX: usize = 8 << 10;
 /// Longest body, in bytes: room for all manifests of a VM.
-pub const BODY_MAX: usize = 256 << 10;
+pub(crate) const BODY_MAX: usize = 256 << 10;
 /// Time for a request to arrive, and for a client to read the response.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// Most headers of a request.
 const HEADERS_MAX: usize = 32;
 /// Added to the nice value of the process (nice(2)): packets take precedence over requests.
@@ -74,7 +74,7 @@ pub(crate) enum Method {
 
 impl Method {
     /// The name in a request line.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
@@ -106,7 +106,7 @@ impl From<Method> for hyper::Method {
 
 /// A complete request.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// Its method.
     pub method: Method,
     /// Its path, without the query.
@@ -118,11 +118,11 @@ pub struct Request {
 }
 
 /// Writes a response of unknown length, on a thread of its own.
-pub type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+pub(crate) type Stream = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 /// A whole document.
 #[derive(Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// HTTP status.
     pub status: u16,
     /// Media type.
@@ -132,7 +132,7 @@ pub struct Document {
 }
 
 /// Result of a handler.
-pub enum Answer {
+pub(crate) enum Answer {
     /// A document that is ready.
     Whole(Document),
     /// A document that takes time; other clients are served meanwhile.
@@ -151,7 +151,7 @@ pub enum Answer {
 }
 
 /// A running server. Dropping it ends the thread.
-pub struct Server {
+pub(crate) struct Server {
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -161,7 +161,7 @@ impl Server {
     ///
     /// # Errors
     /// If the thread or its runtime cannot be created.
-    pub fn start(
+    pub(crate) fn start(
         sandbox: &Sandbox,
         listener: UnixListener,
         handler: impl Fn(&Request) -> Answer + Send + 'static,

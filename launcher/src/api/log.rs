@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[
+pub(crate) const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
         path: PATH,
@@ -35,12 +35,12 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 /// Where what is logged is set.
-pub const PATH: &str = "/v1/loglevel";
+pub(crate) const PATH: &str = "/v1/loglevel";
 
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LogLevel {
+pub(crate) struct LogLevel {
     /// As `--log` has it: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
     pub filter: String,
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 use std::fmt;
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[Route {
+pub(crate) const ROUTES: &[Route] = &[Route {
     method: Method::Get,
     path: "/v1/metrics",
     handler: get,

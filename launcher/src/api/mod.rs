@@ -7,22 +7,22 @@
 //!
 //! docs/api.md is the user's page.
 
-pub mod agent;
-pub mod capture;
-pub mod forwards;
-pub mod http;
-pub mod log;
-pub mod metrics;
-pub mod openapi;
-pub mod plug;
-pub mod rate;
-pub mod refusal;
-pub mod router;
-pub mod status;
+pub(crate) mod agent;
+pub(crate) mod capture;
+pub(crate) mod forwards;
+pub(crate) mod http;
+pub(crate) mod log;
+pub(crate) mod metrics;
+pub(crate) mod openapi;
+pub(crate) mod plug;
+pub(crate) mod rate;
+pub(crate) mod refusal;
+pub(crate) mod router;
+pub(crate) mod status;
 #[cfg(test)]
 mod testing;
 
-pub use refusal::Refusal;
+pub(crate) use refusal::Refusal;
 
 use crate::failure::Failure;
 use crate::hotplug::Hotplug;
@@ -39,7 +39,7 @@ const SOCKET_MODE: u32 = 0o600;
 const JSON: &str = "application/json";
 
 /// State that handlers work on.
-pub struct Context {
+pub(crate) struct Context {
     /// The ports being served; the list changes at run time.
     pub machine: Arc<Machine>,
     /// The guest's agent, if its socket is known.
@@ -49,7 +49,7 @@ pub struct Context {
 }
 
 /// A running API endpoint. Dropping it ends the thread and then removes the socket.
-pub struct Api {
+pub(crate) struct Api {
     /// Dropped first, so that the thread ends before the socket goes.
     server: Server,
     /// The server has a copy of its descriptor.
@@ -62,7 +62,7 @@ impl Api {
     ///
     /// # Errors
     /// If the socket cannot be created.
-    pub fn start(path: &Path, context: Context) -> Result<Self, Failure> {
+    pub(crate) fn start(path: &Path, context: Context) -> Result<Self, Failure> {
         let socket = ListeningSocket::bind(path, SOCKET_MODE)
             .map_err(|error| Failure::runtime(format_args!("--api-socket: {error}")))?;
         Self::serve(socket, context)
@@ -94,7 +94,7 @@ impl Context {
     ///
     /// # Errors
     /// If the port does not exist, or the query names none of several.
-    pub fn nic(&self, request: &Request) -> Result<ServedNic, Refusal> {
+    pub(crate) fn nic(&self, request: &Request) -> Result<ServedNic, Refusal> {
         let mut nics = self.machine.nics();
         let names: Vec<&str> = nics.iter().map(ServedNic::name).collect();
         let remedy = format!("name one with ?port=: {}", names.join(", "));

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[Route {
+pub(crate) const ROUTES: &[Route] = &[Route {
     method: Method::Get,
     path: "/v1/openapi.json",
     handler: |_: &Context, _: &Request| Ok(super::json(200, &document())),
@@ -16,10 +16,10 @@ pub const ROUTES: &[Route] = &[Route {
 }];
 
 /// What the description says of a route.
-pub struct Operation(Map<String, Value>);
+pub(crate) struct Operation(Map<String, Value>);
 
 /// A value in the query of a request.
-pub struct Parameter(Value);
+pub(crate) struct Parameter(Value);
 
 impl Parameter {
     fn new(name: &str, description: &str, kind: &str) -> Self {
@@ -27,19 +27,19 @@ impl Parameter {
     }
 
     /// A text.
-    pub fn text(name: &str, description: &str) -> Self {
+    pub(crate) fn text(name: &str, description: &str) -> Self {
         Self::new(name, description, "string")
     }
 
     /// A whole number.
-    pub fn number(name: &str, description: &str) -> Self {
+    pub(crate) fn number(name: &str, description: &str) -> Self {
         Self::new(name, description, "integer")
     }
 }
 
 impl Operation {
     /// An operation in a few words, that answers nothing yet.
-    pub fn new(summary: &str) -> Self {
+    pub(crate) fn new(summary: &str) -> Self {
         let refusal = json!({
             "description": "Not granted, and nothing changed",
             "content": {JSON: {"schema": {"$ref": "#/components/schemas/Refusal"}}}
@@ -50,7 +50,7 @@ impl Operation {
 
     /// It takes a value in the query.
     #[must_use]
-    pub fn parameter(mut self, parameter: Parameter) -> Self {
+    pub(crate) fn parameter(mut self, parameter: Parameter) -> Self {
         let list = self.0.entry("parameters").or_insert_with(|| json!([]));
         if let Some(list) = list.as_array_mut() {
             list.push(parameter.0);
@@ -60,7 +60,7 @@ impl Operation {
 
     /// It is about one port.
     #[must_use]
-    pub fn port(self) -> Self {
+    pub(crate) fn port(self) -> Self {
         self.parameter(Parameter::text(
             "port",
             "Name of the port; it may be left out where there is one",
@@ -69,7 +69,7 @@ impl Operation {
 
     /// It takes a `T`.
     #[must_use]
-    pub fn takes<T: JsonSchema>(mut self, generator: &mut SchemaGenerator) -> Self {
+    pub(crate) fn takes<T: JsonSchema>(mut self, generator: &mut SchemaGenerator) -> Self {
         let schema = generator.subschema_for::<T>().to_value();
         let body = json!({"required": true, "content": {JSON: {"schema": schema}}});
         self.0.insert("requestBody".into(), body);
@@ -78,14 +78,14 @@ impl Operation {
 
     /// It answers a `T`.
     #[must_use]
-    pub fn answers<T: JsonSchema>(self, generator: &mut SchemaGenerator) -> Self {
+    pub(crate) fn answers<T: JsonSchema>(self, generator: &mut SchemaGenerator) -> Self {
         let schema = generator.subschema_for::<T>().to_value();
         self.whole(JSON, schema)
     }
 
     /// It answers a document of another kind.
     #[must_use]
-    pub fn whole(mut self, kind: &str, schema: Value) -> Self {
+    pub(crate) fn whole(mut self, kind: &str, schema: Value) -> Self {
         if let Some(responses) = self.0.get_mut("responses") {
             responses["200"] = json!({"description": "Done", "content": {kind: {"schema": schema}}});
         }
@@ -94,13 +94,13 @@ impl Operation {
 
     /// It answers bytes.
     #[must_use]
-    pub fn binary(self, kind: &str) -> Self {
+    pub(crate) fn binary(self, kind: &str) -> Self {
         self.whole(kind, json!({}))
     }
 }
 
 /// The whole description.
-pub fn document() -> Value {
+pub(crate) fn document() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = "/components/schemas".into();
         settings.meta_schema = None;

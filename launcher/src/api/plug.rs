@@ -12,14 +12,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Where manifests are given.
-pub const PLUG: &str = "/v1/plug";
+pub(crate) const PLUG: &str = "/v1/plug";
 /// Where an interface is taken out.
-pub const UNPLUG: &str = "/v1/unplug";
+pub(crate) const UNPLUG: &str = "/v1/unplug";
 /// Where a link is taken up or down.
-pub const LINK: &str = "/v1/link";
+pub(crate) const LINK: &str = "/v1/link";
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[
+pub(crate) const ROUTES: &[Route] = &[
     Route {
         method: Method::Post,
         path: PLUG,
@@ -58,7 +58,7 @@ pub const ROUTES: &[Route] = &[
 /// What is to go.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Unplug {
+pub(crate) struct Unplug {
     /// Name of the interface.
     pub interface: String,
 }
@@ -66,7 +66,7 @@ pub struct Unplug {
 /// What a link is to be.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub(crate) struct Link {
     /// Name of the interface.
     pub interface: String,
     /// Up or down.

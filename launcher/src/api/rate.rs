@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where rates are.
-pub const PATH: &str = "/v1/rate";
+pub(crate) const PATH: &str = "/v1/rate";
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[
+pub(crate) const ROUTES: &[Route] = &[
     Route {
         method: Method::Get,
         path: PATH,
@@ -39,7 +39,7 @@ pub const ROUTES: &[Route] = &[
 /// How much may cross a port, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// Towards the guest.
     #[serde(default, rename = "in")]
     pub inbound: Limit,
@@ -51,7 +51,7 @@ pub struct Rates {
 /// Limits of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// Bits of frames a second, 8000 or more; left out: as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Why a request was not granted. Nothing has been changed by it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     #[serde(skip)]
     status: u16,
     /// What is wrong.
@@ -25,22 +25,22 @@ impl Refusal {
     }
 
     /// The request makes no sense.
-    pub fn bad_request(error: impl ToString, remedy: impl ToString) -> Self {
+    pub(crate) fn bad_request(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(400, error, remedy)
     }
 
     /// What it names is not there.
-    pub fn not_found(error: impl ToString, remedy: impl ToString) -> Self {
+    pub(crate) fn not_found(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(404, error, remedy)
     }
 
     /// It makes sense, but not as things are.
-    pub fn conflict(error: impl ToString, remedy: impl ToString) -> Self {
+    pub(crate) fn conflict(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(409, error, remedy)
     }
 
     /// The system does not let us.
-    pub fn internal(error: impl ToString, remedy: impl ToString) -> Self {
+    pub(crate) fn internal(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(500, error, remedy)
     }
 

@@ -7,7 +7,7 @@ use super::refusal::Refusal;
 use super::{Context, capture, forwards, log, metrics, openapi, plug, rate, status};
 
 /// One thing that can be asked.
-pub struct Route {
+pub(crate) struct Route {
     /// How.
     pub method: Method,
     /// Under which path.
@@ -19,7 +19,7 @@ pub struct Route {
 }
 
 /// Everything that can be asked, one group after the other.
-pub fn routes() -> impl Iterator<Item = &'static Route> {
+pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
     [
         status::ROUTES,
         plug::ROUTES,
@@ -35,7 +35,7 @@ pub fn routes() -> impl Iterator<Item = &'static Route> {
 }
 
 /// Answers a request.
-pub fn answer(context: &Context, request: &Request) -> Answer {
+pub(crate) fn answer(context: &Context, request: &Request) -> Answer {
     let here = || routes().filter(|route| route.path == request.path);
     let found = here().find(|route| route.method == request.method);
     let outcome = match found {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The routes of this group.
-pub const ROUTES: &[Route] = &[Route {
+pub(crate) const ROUTES: &[Route] = &[Route {
     method: Method::Get,
     path: "/v1/status",
     handler: |context, _: &Request| Ok(get(context)),
@@ -22,7 +22,7 @@ pub const ROUTES: &[Route] = &[Route {
 
 /// The VM's network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Status {
+pub(crate) struct Status {
     /// Version of the program that answers.
     pub version: String,
     /// The NICs in the order in which they were given.
@@ -32,7 +32,7 @@ pub struct Status {
 /// A NIC. The fields up to `linkState` are KubeVirt's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Name of the port: in manifests, the interface's.
     pub name: String,
     /// MAC of the guest's card, if it is known yet.
@@ -68,7 +68,7 @@ pub struct Interface {
 /// A link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum LinkState {
+pub(crate) enum LinkState {
     /// Frames cross it.
     Up,
     /// None do.
@@ -78,7 +78,7 @@ pub enum LinkState {
 /// The guest's driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Driver {
+pub(crate) enum Driver {
     /// It has started the queues.
     Running,
     /// There is none, or not yet.

@@ -15,7 +15,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// What requests are about, while it is there.
-pub struct Stage {
+pub(super) struct Stage {
     context: Context,
     _folder: tempfile::TempDir,
 }
@@ -29,7 +29,7 @@ impl Deref for Stage {
 }
 
 /// Masquerades of these names with IPv4 in the guest.
-pub fn context(names: &[&str]) -> Stage {
+pub(super) fn context(names: &[&str]) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let setup = MachineSetup {
         sandbox: Sandbox::default(),
@@ -55,7 +55,7 @@ pub fn context(names: &[&str]) -> Stage {
 }
 
 /// What a request was answered.
-pub struct Answered {
+pub(super) struct Answered {
     pub status: u16,
     body: Vec<u8>,
 }
@@ -67,23 +67,23 @@ impl From<Document> for Answered {
 }
 
 impl Answered {
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
 /// Waits for what takes a while.
-pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(work)
 }
 
 /// Asks; `target` may have a query.
-pub fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answered {
+pub(super) fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answered {
     let method = match method {
         "GET" => Method::Get,
         "PUT" => Method::Put,

@@ -16,7 +16,7 @@ use std::io;
 
 /// A TAP device as a port of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BridgePort {
+pub(crate) struct BridgePort {
     /// The bridge.
     pub bridge: String,
     /// The TAP device.
@@ -34,7 +34,7 @@ pub struct BridgePort {
 }
 
 /// Surveys a bridge.
-pub fn look(netlink: &mut Netlink, port: &BridgePortSpec, spec: &NicSpec) -> Result<Finding, AttachError> {
+pub(super) fn look(netlink: &mut Netlink, port: &BridgePortSpec, spec: &NicSpec) -> Result<Finding, AttachError> {
     let bridge = find_bridge(netlink, &port.bridge)?;
     require_privilege(netlink, "making a TAP device a port of a bridge")?;
     let port = BridgePort {

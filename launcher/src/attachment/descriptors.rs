@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 
 /// The device of the queues. They cannot be opened again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Descriptors {
+pub(crate) struct Descriptors {
     name: Option<String>,
 }
 
@@ -22,7 +22,7 @@ pub struct Descriptors {
 ///
 /// # Errors
 /// One of them is no queue.
-pub fn look(queues: Vec<OwnedFd>) -> Result<Finding, AttachError> {
+pub(super) fn look(queues: Vec<OwnedFd>) -> Result<Finding, AttachError> {
     let descriptors = adopt(queues)?;
     let first = descriptors.first();
     let name = first.map(TapQueue::name);

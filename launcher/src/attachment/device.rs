@@ -25,7 +25,7 @@ const TAP_MAC_PREFIX: u8 = 0xfe;
 
 /// The device that leads to a segment: how its queues are opened, at the start and again when the
 /// device has come back.
-pub trait Device: Debug + Send + Sync {
+pub(crate) trait Device: Debug + Send + Sync {
     /// The device as another process opens it again.
     fn record(&self) -> DeviceRecord;
 
@@ -77,7 +77,7 @@ pub trait Device: Debug + Send + Sync {
 /// A device that is handed over to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DeviceRecord {
+pub(crate) enum DeviceRecord {
     /// A TAP device as a port of a bridge.
     BridgePort(BridgePort),
     /// A TAP device.
@@ -92,7 +92,7 @@ pub enum DeviceRecord {
 
 impl DeviceRecord {
     /// The device of the record.
-    pub fn into_device(self) -> Arc<dyn Device> {
+    pub(crate) fn into_device(self) -> Arc<dyn Device> {
         match self {
             Self::BridgePort(device) => Arc::new(device),
             Self::Tap(device) => Arc::new(device),
@@ -105,7 +105,7 @@ impl DeviceRecord {
 
 /// Whether frames get through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// They do.
     Up,
     /// The device exists, and is down or without a segment.
@@ -119,7 +119,7 @@ impl State {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn of(device: &dyn Device, netlink: &mut Netlink, index: u32) -> io::Result<Self> {
+    pub(super) fn of(device: &dyn Device, netlink: &mut Netlink, index: u32) -> io::Result<Self> {
         let Some(link) = netlink.link(index)? else {
             return Ok(Self::Gone);
         };
@@ -135,7 +135,7 @@ impl State {
 ///
 /// # Errors
 /// A descriptor is no queue.
-pub fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachError> {
+pub(super) fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachError> {
     let queues = descriptors.into_iter().map(TapQueue::adopt);
     Ok(queues.collect::<Result<_, _>>()?)
 }
@@ -144,7 +144,7 @@ pub fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachError> {
 ///
 /// # Errors
 /// The system gives no random numbers.
-pub fn random_mac() -> io::Result<MacAddr> {
+pub(super) fn random_mac() -> io::Result<MacAddr> {
     const LOCAL: u8 = 0x02;
     let mut mac = [0; 6];
     getrandom::fill(&mut mac).map_err(io::Error::other)?;
@@ -156,7 +156,7 @@ pub fn random_mac() -> io::Result<MacAddr> {
 ///
 /// # Errors
 /// The system gives no random numbers.
-pub fn port_mac() -> io::Result<MacAddr> {
+pub(super) fn port_mac() -> io::Result<MacAddr> {
     let mut mac = random_mac()?;
     mac.0[0] = TAP_MAC_PREFIX;
     Ok(mac)
@@ -166,7 +166,7 @@ pub fn port_mac() -> io::Result<MacAddr> {
 ///
 /// # Errors
 /// The system gives no random numbers.
-pub fn random_name(prefix: &str) -> io::Result<String> {
+pub(super) fn random_name(prefix: &str) -> io::Result<String> {
     let mac = random_mac()?.0;
     Ok(format!(
         "{prefix}{:02x}{:02x}{:02x}{:02x}",

@@ -12,11 +12,11 @@ mod pod;
 mod stacked;
 mod survey;
 mod tap;
-pub mod watch;
+pub(crate) mod watch;
 
-pub use pod::DHCP_SERVER;
-pub use survey::Survey;
-pub use watch::{Keeper, KeeperRecord};
+pub(crate) use pod::DHCP_SERVER;
+pub(crate) use survey::Survey;
+pub(crate) use watch::{Keeper, KeeperRecord};
 
 use crate::failure::Failure;
 use hawser_backend::packet::MacAddr;
@@ -81,7 +81,7 @@ impl Naming {
 
 /// Where an attachment is made.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub(crate) struct Site {
     /// The network namespace.
     pub namespace: Namespace,
     /// Where changes are noted.
@@ -90,14 +90,14 @@ pub struct Site {
 
 impl Site {
     /// Puts back what processes changed here that died. To be called before anything is looked at.
-    pub fn recover(&self) {
+    pub(crate) fn recover(&self) {
         journal::recover(&self.runtime_folder);
     }
 }
 
 /// What keeps a guest from its segment.
 #[derive(Debug, thiserror::Error)]
-pub enum AttachError {
+pub(crate) enum AttachError {
     /// There is no such link.
     #[error("no link has this name{0}; create it first, or name another")]
     NoLink(String),
@@ -230,7 +230,7 @@ impl AttachError {
 ///
 /// # Errors
 /// Whatever keeps the guest from the segment.
-pub fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Option<Survey>, Failure> {
+pub(crate) fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Option<Survey>, Failure> {
     let Some(bridge) = spec.mode.segment() else {
         return Ok(None);
     };
@@ -250,7 +250,7 @@ pub fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Optio
 
 /// Where the journal is kept unless an option says otherwise: what systemd made for us
 /// (RuntimeDirectory=), else a folder of root's, else one of the user's.
-pub fn default_runtime_folder() -> PathBuf {
+pub(crate) fn default_runtime_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
         return folder.into();
     }
@@ -262,7 +262,7 @@ pub fn default_runtime_folder() -> PathBuf {
 
 /// A guest's attachment while it lasts: dropping it puts back what was changed.
 #[derive(Debug)]
-pub struct Attached {
+pub(crate) struct Attached {
     keeper: Keeper,
     /// Undone on drop.
     journal: Option<Journal>,
@@ -273,7 +273,7 @@ pub struct Attached {
 /// What an attachment is beside its descriptors. The queues of the device are handed over on their
 /// own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttachedRecord {
+pub(crate) struct AttachedRecord {
     version: Version<1>,
     keeper: KeeperRecord,
     journal: Option<JournalRecord>,
@@ -309,13 +309,13 @@ impl Handover for Attached {
 
 impl Attached {
     /// What [`watch`] needs to know of it.
-    pub fn keeper(&self) -> Keeper {
+    pub(crate) fn keeper(&self) -> Keeper {
         self.keeper.clone()
     }
 }
 
 /// Queues of the device to the segment, and what has to stay with them.
-pub struct Opened {
+pub(crate) struct Opened {
     /// One for each queue pair.
     pub queues: Vec<TapQueue>,
     /// The attachment.

@@ -30,14 +30,14 @@ const PORT_SUFFIX: &str = "-nic";
 
 /// Under which address hawser's DHCP server speaks, as KubeVirt's does. It is on no link: the
 /// server is not on the network.
-pub const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
+pub(crate) const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
 /// be put between them and their segment.
 const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
 /// Surveys an interface of the pod.
-pub fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<Finding, AttachError> {
+pub(super) fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<Finding, AttachError> {
     let link = find(netlink, name, "")?;
     if STACKED.contains(&link.kind.as_str()) {
         return Err(AttachError::Kind {
@@ -67,7 +67,7 @@ pub fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<Finding
 }
 /// What is taken over, and from which interface.
 #[derive(Debug)]
-pub struct Takeover {
+pub(crate) struct Takeover {
     interface: Link,
     guest_mac: MacAddr,
     addresses: Vec<Address>,
@@ -81,7 +81,7 @@ impl Takeover {
     ///
     /// # Errors
     /// If there is nothing to take over, or a name that is needed is taken.
-    pub fn survey(netlink: &mut Netlink, interface: &Link, mac: Option<MacAddr>) -> Result<Self, AttachError> {
+    pub(crate) fn survey(netlink: &mut Netlink, interface: &Link, mac: Option<MacAddr>) -> Result<Self, AttachError> {
         let name = &interface.name;
         let nothing = |what| AttachError::Nothing(name.clone(), what);
         let addresses = netlink.addresses(interface.index)?;
@@ -108,17 +108,17 @@ impl Takeover {
     }
 
     /// Name of the bridge the guest will be attached to.
-    pub fn bridge(&self) -> &str {
+    pub(crate) fn bridge(&self) -> &str {
         &self.bridge
     }
 
     /// The guest's MAC.
-    pub const fn guest_mac(&self) -> MacAddr {
+    pub(crate) const fn guest_mac(&self) -> MacAddr {
         self.guest_mac
     }
 
     /// What DHCP tells the guest: the interface's first address of IPv4 and its routes.
-    pub fn lease(&self, names: NameConfig) -> Option<LeaseConfig> {
+    pub(crate) fn lease(&self, names: NameConfig) -> Option<LeaseConfig> {
         let address = self.addresses.iter().find_map(|address| match address.net {
             IpNet::V4(net) if address.is_global() => Some(net),
             _ => None,
@@ -146,7 +146,7 @@ impl Takeover {
     ///
     /// # Errors
     /// What the kernel refuses; `journal` has what was done by then.
-    pub fn perform(&self, netlink: &mut Netlink, journal: &mut Journal) -> Result<(), AttachError> {
+    pub(crate) fn perform(&self, netlink: &mut Netlink, journal: &mut Journal) -> Result<(), AttachError> {
         journal.note(Undo::RestoreInterface(self.record()))?;
         let port_mac = random_mac()?;
         self.make_bridge(netlink, journal, port_mac)?;

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 /// A macvtap or ipvtap above another link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stacked {
+pub(crate) struct Stacked {
     /// The link below.
     lower: String,
     /// Its own name.
@@ -36,13 +36,13 @@ pub struct Stacked {
 
 /// An existing macvtap or ipvtap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Adopted {
+pub(crate) struct Adopted {
     name: String,
     kind: String,
 }
 
 /// Surveys the link of a macvtap.
-pub fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>) -> Result<Finding, AttachError> {
+pub(super) fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>) -> Result<Finding, AttachError> {
     let lower = find(netlink, &stack.lower, "")?;
     if lower.is("macvtap") {
         return match stack.mode {
@@ -72,7 +72,7 @@ pub fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>) -> Res
 }
 
 /// Surveys the link of an ipvtap.
-pub fn look_at_ipvtap(
+pub(super) fn look_at_ipvtap(
     netlink: &mut Netlink,
     stack: &Stack<IpvtapMode>,
     guests: &[IpAddr],

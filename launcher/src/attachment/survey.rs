@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// A segment that can be attached to.
 #[derive(Debug)]
-pub struct Survey {
+pub(crate) struct Survey {
     pub(super) finding: Finding,
     pub(super) naming: Naming,
     pub(super) site: Site,
@@ -59,7 +59,7 @@ pub(super) struct MacOwner {
 
 impl Finding {
     /// A device on `link`, which tells the MTU.
-    pub fn of(device: impl Device + 'static, link: Option<&Link>) -> Self {
+    pub(super) fn of(device: impl Device + 'static, link: Option<&Link>) -> Self {
         Self {
             device: Box::new(device),
             descriptors: Vec::new(),
@@ -80,28 +80,28 @@ impl Finding {
 
 impl Survey {
     /// MTU of the segment.
-    pub fn mtu(&self) -> Option<u16> {
+    pub(crate) fn mtu(&self) -> Option<u16> {
         let (mtu, _) = self.finding.mtu.as_ref()?;
         Some(u16::try_from(*mtu).unwrap_or(u16::MAX))
     }
 
     /// The MAC that the guest must have to be reached.
-    pub const fn mac(&self) -> Option<MacAddr> {
+    pub(crate) const fn mac(&self) -> Option<MacAddr> {
         self.finding.mac
     }
 
     /// The link to the segment, if it is down.
-    pub fn down(&self) -> Option<&str> {
+    pub(crate) fn down(&self) -> Option<&str> {
         self.finding.down.as_deref()
     }
 
     /// How frames find their receiver on the segment.
-    pub const fn forwarding(&self) -> Forwarding {
+    pub(crate) const fn forwarding(&self) -> Forwarding {
         self.finding.forwarding
     }
 
     /// What the guest takes over from an interface of the pod.
-    pub const fn takeover(&self) -> Option<&Takeover> {
+    pub(crate) const fn takeover(&self) -> Option<&Takeover> {
         self.finding.takeover.as_ref()
     }
 
@@ -109,7 +109,7 @@ impl Survey {
     ///
     /// # Errors
     /// If an address cannot be reached on the segment.
-    pub fn settle(&mut self, spec: &NicSpec) -> Result<(), Failure> {
+    pub(crate) fn settle(&mut self, spec: &NicSpec) -> Result<(), Failure> {
         let Some(bridge) = spec.mode.segment() else {
             return Ok(());
         };
@@ -118,7 +118,7 @@ impl Survey {
     }
 
     /// Adds what the process needs to look after the device and to restore what was changed.
-    pub fn add_needs(&self, needs: &mut Needs) {
+    pub(crate) fn add_needs(&self, needs: &mut Needs) {
         self.finding.device.add_needs(needs);
     }
 
@@ -127,7 +127,7 @@ impl Survey {
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn open(self, count: usize) -> Result<Opened, Failure> {
+    pub(crate) fn open(self, count: usize) -> Result<Opened, Failure> {
         let Self { finding, naming, site } = self;
         let failure = |error: &AttachError| naming.failure(error);
         let journal = if finding.needs_journal() {

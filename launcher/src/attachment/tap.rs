@@ -14,14 +14,14 @@ use std::io;
 
 /// A TAP device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tap {
+pub(crate) struct Tap {
     name: String,
     /// MTU of a device that is created.
     mtu: Option<u32>,
 }
 
 /// Surveys a TAP device.
-pub fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Result<Finding, AttachError> {
+pub(super) fn look(netlink: &mut Netlink, name: String, spec: &NicSpec) -> Result<Finding, AttachError> {
     let Some(link) = netlink.link_named(&name)? else {
         require_privilege(netlink, "making a TAP device")?;
         let mtu = spec.mtu.map(u32::from);

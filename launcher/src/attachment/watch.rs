@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// Keeps the port's queues those of the device that is there.
 #[derive(Clone, Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     device: Arc<dyn Device>,
     /// Number of the device; `None` if it is in no namespace we see.
     index: Option<u32>,
@@ -30,7 +30,7 @@ pub struct Keeper {
 
 /// What a keeper is to another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeeperRecord {
+pub(crate) struct KeeperRecord {
     version: Version<1>,
     device: DeviceRecord,
     index: Option<u32>,
@@ -39,7 +39,7 @@ pub struct KeeperRecord {
 
 impl Keeper {
     /// For a device that has just been opened; frames get through until something else is seen.
-    pub fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
+    pub(crate) fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
         Self {
             device,
             index,
@@ -49,7 +49,7 @@ impl Keeper {
     }
 
     /// What a keeper in another process needs to go on.
-    pub fn into_record(self) -> KeeperRecord {
+    pub(crate) fn into_record(self) -> KeeperRecord {
         KeeperRecord {
             version: Version,
             device: self.device.record(),
@@ -63,7 +63,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn from_record(record: KeeperRecord) -> io::Result<Self> {
+    pub(crate) fn from_record(record: KeeperRecord) -> io::Result<Self> {
         let device = record.device.into_device();
         let found = match device.name() {
             Some(name) => Netlink::open()?.link_named(name)?,
@@ -117,7 +117,7 @@ const fn describe(state: State) -> &'static str {
 ///
 /// # Errors
 /// The system has no thread, descriptor or netlink left.
-pub fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
+pub(crate) fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
     let events = Netlink::watch_links().map_err(|e| failed(&e))?;
     let netlink = Netlink::open().map_err(|e| failed(&e))?;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// Options that select a running process.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ProcessArgs {
+pub(crate) struct ProcessArgs {
     /// Unix socket of the running process (its --api-socket)
     #[arg(long, value_name = "PATH", value_parser = values::socket_path)]
     pub api_socket: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub struct ProcessArgs {
 /// Options that select a running process and one of its ports.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct AskArgs {
+pub(crate) struct AskArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -40,7 +40,7 @@ pub struct AskArgs {
 
 impl ProcessArgs {
     /// Path of the API socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.api_socket
             .clone()
             .unwrap_or_else(|| self.socket_dir.join(API_SOCKET))
@@ -50,7 +50,7 @@ impl ProcessArgs {
 /// Options of `plug`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct PlugArgs {
+pub(crate) struct PlugArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -69,7 +69,7 @@ pub struct PlugArgs {
 /// Options of `unplug`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct UnplugArgs {
+pub(crate) struct UnplugArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -81,7 +81,7 @@ pub struct UnplugArgs {
 /// Options of `link`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct LinkArgs {
+pub(crate) struct LinkArgs {
     /// The process.
     #[command(flatten)]
     pub process: ProcessArgs,
@@ -95,7 +95,7 @@ pub struct LinkArgs {
 
 /// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LinkState {
+pub(crate) enum LinkState {
     /// Frames cross it.
     Up,
     /// None do.
@@ -105,7 +105,7 @@ pub enum LinkState {
 /// Options of `status`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct StatusArgs {
+pub(crate) struct StatusArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -116,7 +116,7 @@ pub struct StatusArgs {
 
 /// Subcommands of `forward`.
 #[derive(Debug, Subcommand)]
-pub enum ForwardCommand {
+pub(crate) enum ForwardCommand {
     /// Add a port forward to the guest
     Add {
         /// [tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]], in the syntax of --port
@@ -142,7 +142,7 @@ pub enum ForwardCommand {
 /// Options of `forward`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ForwardArgs {
+pub(crate) struct ForwardArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -154,7 +154,7 @@ pub struct ForwardArgs {
 /// Options of `top`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct TopArgs {
+pub(crate) struct TopArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -177,7 +177,7 @@ fn interval(text: &str) -> Result<f64, String> {
 /// Options of `rate`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct RateArgs {
+pub(crate) struct RateArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -201,7 +201,7 @@ pub struct RateArgs {
 
 /// Value of a rate option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(crate) enum Wanted {
     /// Limit to this rate.
     Limit(Rate),
     /// Remove the limit.
@@ -218,7 +218,7 @@ fn wanted(text: &str, parse: fn(&str) -> Result<Rate, String>) -> Result<Wanted,
 /// Options of `loglevel`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct LogLevelArgs {
+pub(crate) struct LogLevelArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -234,7 +234,7 @@ pub struct LogLevelArgs {
 /// Options of `capture`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct CaptureArgs {
+pub(crate) struct CaptureArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,

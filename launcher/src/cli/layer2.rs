@@ -9,7 +9,7 @@ use std::net::IpAddr;
 /// The network and its tunnel.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct Layer2Args {
+pub(crate) struct Layer2Args {
     /// Identifier of the network in the tunnel, 0 to 16777215
     #[arg(long, value_name = "N", help_heading = "Network across nodes (--mode=layer2)", value_parser = values::vni)]
     pub vni: Option<Vni>,
@@ -39,7 +39,7 @@ pub struct Layer2Args {
 
 impl Layer2Args {
     /// The options that were given, by name.
-    pub fn given(&self) -> [(bool, &'static str); 4] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 4] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),

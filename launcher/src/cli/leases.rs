@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// `leases`
 #[derive(Debug, Args)]
-pub struct Leases {
+pub(crate) struct Leases {
     /// What to do with them.
     #[command(subcommand)]
     pub command: LeasesCommand,
@@ -16,7 +16,7 @@ pub struct Leases {
 
 /// What can be done with leases.
 #[derive(Debug, Subcommand)]
-pub enum LeasesCommand {
+pub(crate) enum LeasesCommand {
     /// Reserve and print the leases of the VMs in the manifests, before they run
     Allocate(ReserveLeases),
     /// Print the leases: VM, interface, network, MAC, addresses
@@ -28,7 +28,7 @@ pub enum LeasesCommand {
 /// Options of `leases allocate`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ReserveLeases {
+pub(crate) struct ReserveLeases {
     /// Manifests of VMs and their networks: a file, a directory, or - for standard input; may be
     /// repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
@@ -44,7 +44,7 @@ pub struct ReserveLeases {
 /// Options of `leases list`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ListLeases {
+pub(crate) struct ListLeases {
     /// Print the leases of this VM only
     #[arg(value_name = "NAMESPACE/VM")]
     pub vm: Option<VmName>,
@@ -59,7 +59,7 @@ pub struct ListLeases {
 /// Options of `leases release`.
 #[derive(Debug, Args)]
 #[group(skip)]
-pub struct ReleaseLeases {
+pub(crate) struct ReleaseLeases {
     /// VM whose leases to release
     #[arg(value_name = "NAMESPACE/VM")]
     pub vm: VmName,

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Options of every port.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Network card")]
-pub struct PaceArgs {
+pub(crate) struct PaceArgs {
     /// Longest time a thread polls for the next message of a quick conversation, 0 to 1000;
     /// shortens round trips, costs processor time only during the conversation; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value = "200", value_parser = values::pause)]
@@ -21,7 +21,7 @@ pub struct PaceArgs {
 
 impl PaceArgs {
     /// For the port.
-    pub const fn config(self) -> PaceConfig {
+    pub(crate) const fn config(self) -> PaceConfig {
         PaceConfig {
             busy_poll: self.busy_poll,
             rest: self.rest,

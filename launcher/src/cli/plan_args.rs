@@ -7,7 +7,7 @@ use hawser_manifest::plan::options::{DefaultBinding, PlanOptions};
 /// What the files do not say themselves.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
-pub struct PlanArgs {
+pub(crate) struct PlanArgs {
     /// Name of the VM; required if the files describe several
     #[arg(long, value_name = "NAME", help_heading = "Manifests", value_parser = names::dns_subdomain)]
     pub vm: Option<String>,
@@ -41,7 +41,7 @@ pub struct PlanArgs {
 
 /// `--default-binding`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum BindingArg {
+pub(crate) enum BindingArg {
     /// NAT behind the pod's addresses.
     #[default]
     Masquerade,
@@ -51,7 +51,7 @@ pub enum BindingArg {
 
 impl PlanArgs {
     /// The options as the planner takes them.
-    pub fn options(&self) -> PlanOptions {
+    pub(crate) fn options(&self) -> PlanOptions {
         PlanOptions {
             vm: self.vm.clone(),
             namespace: self.namespace.clone(),

@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 /// What crosses the port.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
-pub struct PolicyArgs {
+pub(crate) struct PolicyArgs {
     /// VLAN of the guest, 1 to 4094; the guest sees no tag. With --vlan-trunk, the VLAN of its
     /// untagged frames
     #[arg(long, value_name = "ID", help_heading = "Segment", conflicts_with = "native_vlan")]
@@ -69,7 +69,7 @@ pub struct PolicyArgs {
 
 /// Options about VLANs that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
+pub(crate) enum PolicyError {
     /// A VLAN is in two ranges.
     #[error("--vlan-trunk={spec} names VLAN {id} twice: name each VLAN in one range only")]
     Overlap {
@@ -101,7 +101,7 @@ pub enum PolicyError {
 
 impl PolicyArgs {
     /// The options that only have a meaning on a segment, and whether they were given.
-    pub fn of_a_segment(&self) -> [(bool, &'static str); 7] {
+    pub(crate) fn of_a_segment(&self) -> [(bool, &'static str); 7] {
         [
             (self.vlan.is_some(), "--vlan"),
             (!self.vlan_trunk.is_empty(), "--vlan-trunk"),
@@ -114,7 +114,7 @@ impl PolicyArgs {
     }
 
     /// The policy of a guest that has a network of its own.
-    pub fn off_segment(&self) -> PolicyConfig {
+    pub(crate) fn off_segment(&self) -> PolicyConfig {
         PolicyConfig {
             rates: self.rates(),
             ..PolicyConfig::default()
@@ -125,7 +125,7 @@ impl PolicyArgs {
     ///
     /// # Errors
     /// The first contradiction found.
-    pub fn on_segment(&self) -> Result<PolicyConfig, PolicyError> {
+    pub(crate) fn on_segment(&self) -> Result<PolicyConfig, PolicyError> {
         Ok(PolicyConfig {
             vlan: self.vlans()?,
             mac_check: if self.mac_spoof_check {
@@ -241,10 +241,10 @@ const DEFAULT_BURST: u64 = 20;
 const MIN_DEFAULT_BURST: u64 = 128 << 10;
 const MIN_DEFAULT_PACKETS: u64 = 64;
 /// Bits of a byte.
-pub const BITS: u64 = 8;
+pub(crate) const BITS: u64 = 8;
 
 /// `--rate-in`, `--rate-out`: bits per second, and bytes at once.
-pub fn byte_rate(text: &str) -> Parsed<Rate> {
+pub(crate) fn byte_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let rate = rate.strip_suffix("bit").unwrap_or(rate);
     let bits = decimal(rate).ok_or("give bits per second such as 800k, 500M, 1G or 1gbit, and :BYTES for the burst")?;
@@ -256,7 +256,7 @@ pub fn byte_rate(text: &str) -> Parsed<Rate> {
 ///
 /// # Errors
 /// It is less than anything could live with.
-pub fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
+pub(crate) fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     let per_second = bits / BITS;
     if per_second < MIN_BYTES_PER_SECOND {
         return Err(format!("give {}k or more", MIN_BYTES_PER_SECOND * BITS / 1000));
@@ -266,7 +266,7 @@ pub fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
 }
 
 /// `--packet-rate-in`, `--packet-rate-out`: packets per second, and packets at once.
-pub fn packet_rate(text: &str) -> Parsed<Rate> {
+pub(crate) fn packet_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let shape = "give packets per second such as 5000 or 100k, and :PACKETS for the burst";
     let burst = burst.map(|burst| decimal(burst).ok_or("give the burst in packets, such as 1000"));
@@ -277,7 +277,7 @@ pub fn packet_rate(text: &str) -> Parsed<Rate> {
 ///
 /// # Errors
 /// It is none.
-pub fn packet_rate_of(per_second: u64, burst: Option<u64>) -> Parsed<Rate> {
+pub(crate) fn packet_rate_of(per_second: u64, burst: Option<u64>) -> Parsed<Rate> {
     if per_second == 0 {
         return Err("give packets per second such as 5000, 1 or more".into());
     }

@@ -9,7 +9,7 @@ use std::os::fd::RawFd;
 /// How the guest is attached to a segment: one of the ways, and what goes with it.
 #[derive(Debug, Default, Args)]
 #[group(skip)]
-pub struct SegmentArgs {
+pub(crate) struct SegmentArgs {
     /// Linux bridge; hawser creates a TAP device as a port of it
     #[arg(
         long,
@@ -90,7 +90,7 @@ pub struct SegmentArgs {
 
 impl SegmentArgs {
     /// The way to the segment; `None` if no option names one.
-    pub fn attachment(&self) -> Option<AttachmentSpec> {
+    pub(crate) fn attachment(&self) -> Option<AttachmentSpec> {
         let bridge = self.bridge.clone().map(|bridge| {
             AttachmentSpec::Bridge(BridgePortSpec {
                 bridge,
@@ -116,7 +116,7 @@ impl SegmentArgs {
     }
 
     /// An option that needs another, which was not given, and that other one.
-    pub fn alone(&self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn alone(&self) -> Option<(&'static str, &'static str)> {
         const BRIDGE: &str = "--bridge";
         const IPVTAP: &str = "--ipvtap";
         let (bridge, ipvtap) = (self.bridge.is_some(), self.ipvtap.is_some());

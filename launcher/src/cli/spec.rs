@@ -16,7 +16,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 /// Options that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OptionError {
+pub(crate) enum OptionError {
     /// Ports are kept where none are taken.
     #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
@@ -63,7 +63,7 @@ impl EndpointArgs {
     ///
     /// # Errors
     /// If no option says so, or the descriptor is not open.
-    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
         match (&self.socket_path, self.fd) {
             (Some(path), _) if self.connect => Ok(Endpoint::Connect(path.clone())),
             (Some(path), _) => Ok(Endpoint::Listen(path.clone())),
@@ -80,7 +80,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// If the network namespace cannot be entered.
-    pub fn site(&self) -> Result<Site, Failure> {
+    pub(crate) fn site(&self) -> Result<Site, Failure> {
         let namespace = self.netns.as_deref().map(Namespace::enter).transpose();
         Ok(Site {
             namespace: namespace.map_err(Failure::runtime)?.unwrap_or_default(),
@@ -94,7 +94,7 @@ impl PortArgs {
     ///
     /// # Errors
     /// If a descriptor is named twice or is not open.
-    pub fn queues(&self) -> Result<Vec<OwnedFd>, Failure> {
+    pub(crate) fn queues(&self) -> Result<Vec<OwnedFd>, Failure> {
         let numbers = if self.mode.uses_links() {
             &self.segment.tap_fd[..]
         } else {
@@ -115,7 +115,7 @@ impl PortArgs {
     ///
     /// # Errors
     /// The first contradiction between them.
-    pub fn spec(&self, name: String) -> Result<NicSpec, OptionError> {
+    pub(crate) fn spec(&self, name: String) -> Result<NicSpec, OptionError> {
         if self.policy.mac_spoof_check && self.mac.is_none() {
             return Err(OptionError::CheckWithoutMac);
         }

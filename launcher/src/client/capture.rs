@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind, Write};
 ///
 /// # Errors
 /// If the process or port does not exist, or the output cannot be written.
-pub fn run(args: &CaptureArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &CaptureArgs) -> Result<(), Failure> {
     let mut target = Target::new(capture::PATH)
         .with("filter", &args.filter)
         .of(args.ask.port.as_deref());

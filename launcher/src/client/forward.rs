@@ -11,7 +11,7 @@ use hawser_backend::config::Forward;
 ///
 /// # Errors
 /// If the process or port does not exist, or the process refuses.
-pub fn run(args: &ForwardCommand) -> Result<(), Failure> {
+pub(crate) fn run(args: &ForwardCommand) -> Result<(), Failure> {
     let (method, forward, args) = match args {
         ForwardCommand::List(args) => (Method::Get, None, args),
         ForwardCommand::Add { forward, args } => (Method::Post, Some(forward), args),

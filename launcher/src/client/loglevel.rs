@@ -10,7 +10,7 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// If the process does not exist.
-pub fn run(args: &LogLevelArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &LogLevelArgs) -> Result<(), Failure> {
     let (client, target) = (Client::of(&args.ask), Target::new(PATH));
     let level: LogLevel = match &args.filter {
         Some(filter) => client.send(Method::Put, &target, &LogLevel { filter: filter.clone() })?,

@@ -1,13 +1,13 @@
 //! Subcommands that talk to a running process over its API socket: one file per subcommand, and
 //! the client they share.
 
-pub mod capture;
-pub mod forward;
-pub mod loglevel;
-pub mod plug;
-pub mod rate;
-pub mod status;
-pub mod top;
+pub(crate) mod capture;
+pub(crate) mod forward;
+pub(crate) mod loglevel;
+pub(crate) mod plug;
+pub(crate) mod rate;
+pub(crate) mod status;
+pub(crate) mod top;
 
 use crate::api::Refusal;
 use crate::api::http::Method;
@@ -30,23 +30,23 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Client of one running process.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     socket: PathBuf,
 }
 
 /// Path and query of a request.
 #[derive(Debug)]
-pub struct Target(String);
+pub(crate) struct Target(String);
 
 impl Target {
     /// A path of the API, without a query.
-    pub fn new(path: &str) -> Self {
+    pub(crate) fn new(path: &str) -> Self {
         Self(path.to_owned())
     }
 
     /// Adds `name=value` to the query.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
         self.0.push(if self.0.contains('?') { '&' } else { '?' });
         self.0.push_str(name);
         self.0.push('=');
@@ -57,7 +57,7 @@ impl Target {
 
     /// Adds the port to the query, if one is named.
     #[must_use]
-    pub fn of(self, port: Option<&str>) -> Self {
+    pub(crate) fn of(self, port: Option<&str>) -> Self {
         match port {
             Some(port) => self.with("port", port),
             None => self,
@@ -67,19 +67,19 @@ impl Target {
 
 impl Client {
     /// Client of the process that listens on `socket`.
-    pub fn new(socket: &Path) -> Self {
+    pub(crate) fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
     /// Client of the process that the options name.
-    pub fn of(args: &AskArgs) -> Self {
+    pub(crate) fn of(args: &AskArgs) -> Self {
         Self::of_process(&args.process)
     }
 
     /// Client of the process that the options name, for commands without a port.
-    pub fn of_process(args: &ProcessArgs) -> Self {
+    pub(crate) fn of_process(args: &ProcessArgs) -> Self {
         Self::new(&args.socket())
     }
 
@@ -87,7 +87,7 @@ impl Client {
     ///
     /// # Errors
     /// If no process answers, it refuses, or the response is not a `T`.
-    pub fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
+    pub(crate) fn get<T: DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
         self.exchange(Method::Get, target, &[])
     }
 
@@ -95,7 +95,7 @@ impl Client {
     ///
     /// # Errors
     /// If no process answers, it refuses, or the response is not a `T`.
-    pub fn send<T: DeserializeOwned>(
+    pub(crate) fn send<T: DeserializeOwned>(
         &self,
         method: Method,
         target: &Target,
@@ -119,7 +119,7 @@ impl Client {
     ///
     /// # Errors
     /// If no process answers, or it refuses.
-    pub fn whole(&self, method: Method, target: &Target, body: &[u8]) -> Result<Bytes, Failure> {
+    pub(crate) fn whole(&self, method: Method, target: &Target, body: &[u8]) -> Result<Bytes, Failure> {
         let response = self.open(method, target, body)?;
         response.into_body(BODY_MAX, BODY_TIMEOUT).map_err(|e| self.failed(&e))
     }
@@ -128,7 +128,7 @@ impl Client {
     ///
     /// # Errors
     /// If no process answers, or it refuses.
-    pub fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Response, Failure> {
+    pub(crate) fn open(&self, method: Method, target: &Target, body: &[u8]) -> Result<Response, Failure> {
         let request = Request {
             method: method.into(),
             target: &target.0,
@@ -166,7 +166,7 @@ impl Client {
 ///
 /// # Errors
 /// If standard output cannot be written.
-pub fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+pub(crate) fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
     crate::output::print(&if json {
         serde_json::to_string_pretty(value).map_err(Failure::runtime)? + "\n"
     } else {

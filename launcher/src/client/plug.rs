@@ -14,7 +14,7 @@ use std::io::Write as _;
 ///
 /// # Errors
 /// If no process answers, or it refuses.
-pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
+pub(crate) fn plug(args: &PlugArgs) -> Result<(), Failure> {
     let manifests = validate::read_sources(&args.files)?;
     let interface = args.interface.clone();
     let dry_run = args.dry_run;
@@ -36,7 +36,7 @@ pub fn plug(args: &PlugArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// If no process answers, or it refuses.
-pub fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
+pub(crate) fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
     let interface = args.interface.clone();
     let wanted = Unplug { interface };
     report_done(&Client::of_process(&args.process).send(Method::Post, &Target::new(UNPLUG), &wanted)?)
@@ -46,7 +46,7 @@ pub fn unplug(args: &UnplugArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// If no process answers, or it refuses.
-pub fn link(args: &LinkArgs) -> Result<(), Failure> {
+pub(crate) fn link(args: &LinkArgs) -> Result<(), Failure> {
     let wanted = Link {
         interface: args.interface.clone(),
         state: match args.state {

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 ///
 /// # Errors
 /// If the process or port does not exist.
-pub fn run(args: &RateArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &RateArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let target = || Target::new(PATH).of(args.ask.port.as_deref());
     let mut rates: Rates = client.get(&target())?;

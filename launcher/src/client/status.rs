@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 ///
 /// # Errors
 /// If the process or port does not exist.
-pub fn run(args: &StatusArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     let mut status: Status = Client::of(&args.ask).get(&Target::new("/v1/status"))?;
     if let Some(name) = &args.ask.port {
         status.interfaces.retain(|nic| nic.name == *name);

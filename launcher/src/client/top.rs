@@ -44,7 +44,7 @@ struct Activity {
 ///
 /// # Errors
 /// If the process does not exist or ends.
-pub fn run(args: &TopArgs) -> Result<(), Failure> {
+pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let client = Client::of(&args.ask);
     let interval = Duration::from_secs_f64(args.interval);
     let draws = io::stdout().is_terminal() && !args.json && !args.once;

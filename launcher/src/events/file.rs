@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const STANDARD_OUTPUT: &str = "-";
 
 /// An event log that is open.
-pub struct EventFile {
+pub(crate) struct EventFile {
     out: Box<dyn Write + Send>,
     /// Of a file: its path, and which it is.
     place: Option<(PathBuf, Identity)>,
@@ -40,7 +40,7 @@ impl EventFile {
     ///
     /// # Errors
     /// If it cannot be written to.
-    pub fn open(path: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
         if path == Path::new(STANDARD_OUTPUT) {
             return Ok(Self::of(Box::new(io::stdout()), None));
         }
@@ -58,7 +58,7 @@ impl EventFile {
     }
 
     /// Writes whole lines.
-    pub fn write(&mut self, lines: &[u8]) {
+    pub(crate) fn write(&mut self, lines: &[u8]) {
         self.follow();
         // What was cut off is not to be the beginning of another line.
         let separator: &[u8] = if self.state == State::Failed { b"\n" } else { b"" };

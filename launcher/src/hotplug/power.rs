@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// The shutdown of a VM, if one is in progress.
 #[derive(Debug, Default)]
-pub struct PowerDown(Option<Ending>);
+pub(crate) struct PowerDown(Option<Ending>);
 
 #[derive(Debug)]
 struct Ending {
@@ -20,7 +20,7 @@ struct Ending {
 
 impl PowerDown {
     /// A shutdown of the VM whose VMM `signal` would stop.
-    pub const fn new(vmm: SignalSink, signal: i32) -> Self {
+    pub(crate) const fn new(vmm: SignalSink, signal: i32) -> Self {
         Self(Some(Ending {
             vmm,
             signal,

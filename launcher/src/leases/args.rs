@@ -7,7 +7,7 @@ use std::str::FromStr as _;
 
 /// `--store`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StorePlace {
+pub(crate) enum StorePlace {
     /// Nowhere, so that there are none.
     Off,
     /// In this file.
@@ -25,7 +25,7 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
 /// Where leases are kept, and what may be leased.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
-pub struct StoreArgs {
+pub(crate) struct StoreArgs {
     /// File that stores the MACs and addresses of VMs, shared by the hawser processes of the node;
     /// off: hawser assigns none [default: store.db in $STATE_DIRECTORY,
     /// in /var/lib/hawser for root, in $XDG_STATE_HOME/hawser or ~/.local/state/hawser]
@@ -49,7 +49,7 @@ pub struct StoreArgs {
 
 impl StoreArgs {
     /// The MACs for interfaces that name none: the option's, the manifests', or the usual ones.
-    pub fn pool(&self, manifests: Option<MacRange>) -> MacRange {
+    pub(crate) fn pool(&self, manifests: Option<MacRange>) -> MacRange {
         self.mac_range.or(manifests).unwrap_or(MacRange::DEFAULT)
     }
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// The leases a plan would be served with.
 #[derive(Debug, Default)]
-pub struct Preview {
+pub(crate) struct Preview {
     /// Those that are kept already, or leave nothing to choose.
     kept: Vec<Lease>,
     /// Those that would be made. What of them is chosen may be another choice then.
@@ -27,7 +27,7 @@ pub struct Preview {
 ///
 /// # Errors
 /// As [`super::settle`], but for a store that is not there yet.
-pub fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
+pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
     let file = match &args.store {
         Some(StorePlace::Off) => {
             let mut nics = plan.nics.clone();
@@ -83,18 +83,18 @@ fn leaves_nothing_to_choose(claim: &Claim) -> bool {
 
 impl Preview {
     /// Writes into the plan what is sure.
-    pub fn apply_kept(&self, plan: &mut VmPlan) {
+    pub(crate) fn apply_kept(&self, plan: &mut VmPlan) {
         write(&self.kept, plan);
     }
 
     /// Writes into the plan also what would be chosen if it were done now.
-    pub fn apply_all(&self, plan: &mut VmPlan) {
+    pub(crate) fn apply_all(&self, plan: &mut VmPlan) {
         write(&self.kept, plan);
         write(&self.new, plan);
     }
 
     /// Interfaces that would get a lease.
-    pub fn new_holders(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn new_holders(&self) -> impl Iterator<Item = &str> {
         self.holders.iter().map(String::as_str)
     }
 
@@ -102,7 +102,7 @@ impl Preview {
     ///
     /// # Errors
     /// What to do first.
-    pub fn need_macs(&self) -> Result<(), Failure> {
+    pub(crate) fn need_macs(&self) -> Result<(), Failure> {
         match &self.without_mac[..] {
             [] => Ok(()),
             [interface, ..] => Err(Failure::usage(

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// Where the front end connects.
 #[derive(Debug)]
-pub enum Endpoint {
+pub(crate) enum Endpoint {
     /// To a socket that hawser creates.
     Listen(PathBuf),
     /// The front end listens at this path.
@@ -18,7 +18,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// A name for the port, in logs and of threads.
-    pub fn port_name(&self) -> String {
+    pub(crate) fn port_name(&self) -> String {
         match self {
             Self::Listen(path) | Self::Connect(path) => {
                 let stem = path.file_stem().unwrap_or(path.as_os_str());
@@ -36,7 +36,7 @@ impl Endpoint {
     }
 
     /// The socket that hawser creates.
-    pub fn listens_at(&self) -> Option<PathBuf> {
+    pub(crate) fn listens_at(&self) -> Option<PathBuf> {
         match self {
             Self::Listen(path) => Some(path.clone()),
             Self::Connect(_) | Self::Inherited(..) => None,

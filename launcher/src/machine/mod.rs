@@ -21,9 +21,9 @@ mod port;
 mod served_nic;
 mod summary;
 
-pub use endpoint::Endpoint;
-pub use nic::Nic;
-pub use served_nic::{NicMetrics, NicStatus, ServedNic};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use nic::Nic;
+pub(crate) use served_nic::{NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;
 use crate::resolv::ResolvConf;
@@ -36,7 +36,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How a machine's ports are served.
 #[derive(Clone, Debug)]
-pub struct MachineSetup {
+pub(crate) struct MachineSetup {
     /// What their threads give up.
     pub sandbox: Sandbox,
     /// How long each.
@@ -46,7 +46,7 @@ pub struct MachineSetup {
 }
 
 /// The served ports of one VM.
-pub struct Machine {
+pub(crate) struct Machine {
     setup: MachineSetup,
     shared: Arc<Shared>,
     /// Held by who adds or removes ports.
@@ -114,7 +114,7 @@ impl Machine {
     ///
     /// # Errors
     /// What keeps one from being served.
-    pub fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
+    pub(crate) fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
         startup::raise_limits(nics.iter().filter_map(Nic::mode))?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -144,7 +144,7 @@ impl Machine {
     ///
     /// # Errors
     /// What keeps it from being served; that there is one of its name.
-    pub fn add(&self, nic: Nic) -> Result<ServedNic, Failure> {
+    pub(crate) fn add(&self, nic: Nic) -> Result<ServedNic, Failure> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = nic.name().to_owned();
         match self.life(&name) {
@@ -161,7 +161,7 @@ impl Machine {
 
     /// Ends a port, whoever uses it, and takes its NIC off its segment. False if there is
     /// none of that name.
-    pub fn remove(&self, name: &str) -> bool {
+    pub(crate) fn remove(&self, name: &str) -> bool {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.life(name).is_some();
         self.put_away(name);
@@ -169,17 +169,17 @@ impl Machine {
     }
 
     /// What its threads give up.
-    pub const fn sandbox(&self) -> &Sandbox {
+    pub(crate) const fn sandbox(&self) -> &Sandbox {
         &self.setup.sandbox
     }
 
     /// The NICs, in the order they came.
-    pub fn nics(&self) -> Vec<ServedNic> {
+    pub(crate) fn nics(&self) -> Vec<ServedNic> {
         self.ports().into_iter().map(ServedNic::VhostUser).collect()
     }
 
     /// The NIC of that name.
-    pub fn nic(&self, name: &str) -> Option<ServedNic> {
+    pub(crate) fn nic(&self, name: &str) -> Option<ServedNic> {
         self.nics().into_iter().find(|nic| nic.name() == name)
     }
 
@@ -189,7 +189,7 @@ impl Machine {
     }
 
     /// Tells all ports, and who waits, to end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let mut state = self.shared.lock();
         state.run = Run::Stopped;
         state.ports.iter().for_each(ServedPort::stop);
@@ -200,7 +200,7 @@ impl Machine {
     ///
     /// # Errors
     /// What ended the first port that failed.
-    pub fn wait(&self) -> Result<(), Failure> {
+    pub(crate) fn wait(&self) -> Result<(), Failure> {
         let mut state = self.shared.lock();
         while !state.is_over() {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +209,7 @@ impl Machine {
     }
 
     /// Stops it and puts every port away, whoever still knows of the machine.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.stop();
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = std::mem::take(&mut self.shared.lock().ports);
@@ -218,26 +218,26 @@ impl Machine {
     }
 
     /// What each port is, for the log.
-    pub fn summaries(&self) -> Vec<String> {
+    pub(crate) fn summaries(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.ports.iter().map(|entry| entry.summary.clone()).collect()
     }
 
     /// Whether resolv.conf can mean anything to a guest's NIC.
-    pub fn follows_resolv_conf(&self) -> bool {
+    pub(crate) fn follows_resolv_conf(&self) -> bool {
         let state = self.shared.lock();
         state.ports.iter().any(ServedPort::follows_resolv_conf)
     }
 
     /// Hands out what resolv.conf says now, on every port that follows it.
-    pub fn change_resolvers(&self, resolv: &ResolvConf) {
+    pub(crate) fn change_resolvers(&self, resolv: &ResolvConf) {
         let mut state = self.shared.lock();
         state.ports.iter().for_each(|entry| entry.change_resolvers(resolv));
         state.resolv = Some(resolv.clone());
     }
 
     /// Writes the counters of every port to standard error.
-    pub fn write_reports(&self) {
+    pub(crate) fn write_reports(&self) {
         self.ports().iter().for_each(|port| write_report(port));
     }
 

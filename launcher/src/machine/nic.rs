@@ -13,7 +13,7 @@ use hawser_manifest::plan::NicPlan;
 
 /// A NIC to serve.
 #[derive(Debug)]
-pub enum Nic {
+pub(crate) enum Nic {
     /// hawser is the back end of the device.
     VhostUser {
         /// Where front ends connect.
@@ -25,7 +25,7 @@ pub enum Nic {
 
 impl Nic {
     /// A NIC that was asked for and found possible.
-    pub fn vhost_user(endpoint: Endpoint, found: Found) -> Self {
+    pub(crate) fn vhost_user(endpoint: Endpoint, found: Found) -> Self {
         Self::VhostUser {
             endpoint,
             found: Box::new(found),
@@ -36,7 +36,7 @@ impl Nic {
     ///
     /// # Errors
     /// What keeps it from being served here.
-    pub fn planned(nic: &NicPlan, host: &Host, mut segment: Option<Survey>) -> Result<Self, Failure> {
+    pub(crate) fn planned(nic: &NicPlan, host: &Host, mut segment: Option<Survey>) -> Result<Self, Failure> {
         let spec = nic.spec();
         if let Some(segment) = &mut segment {
             segment.settle(&spec)?;
@@ -54,28 +54,28 @@ impl Nic {
     }
 
     /// Name of the NIC.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser { found, .. } => &found.port.name,
         }
     }
 
     /// Mode of the NIC's port, if hawser moves its packets.
-    pub const fn mode(&self) -> Option<&ModeConfig> {
+    pub(crate) const fn mode(&self) -> Option<&ModeConfig> {
         match self {
             Self::VhostUser { found, .. } => Some(&found.port.mode),
         }
     }
 
     /// Messages for the log before it is served.
-    pub fn notices(&self) -> &[String] {
+    pub(crate) fn notices(&self) -> &[String] {
         match self {
             Self::VhostUser { found, .. } => &found.notices,
         }
     }
 
     /// What a VMM's flags are made from; `None` on a descriptor, which no flag can name.
-    pub fn card(&self) -> Option<Card<'_>> {
+    pub(crate) fn card(&self) -> Option<Card<'_>> {
         match self {
             Self::VhostUser { endpoint, found } => {
                 let (socket, vmm_listens) = match endpoint {
@@ -95,7 +95,7 @@ impl Nic {
     }
 
     /// Adds what the process needs while it serves the NIC.
-    pub fn add_needs(&self, needs: &mut Needs) {
+    pub(crate) fn add_needs(&self, needs: &mut Needs) {
         match self {
             Self::VhostUser { endpoint, found } => {
                 if let Some(path) = endpoint.listens_at() {

@@ -54,7 +54,12 @@ pub(super) enum Life {
 
 impl ReadyPort {
     /// Makes the port and its socket.
-    pub fn new(endpoint: Endpoint, found: Found, sandbox: &Sandbox, lifetime: Lifetime) -> Result<Self, Failure> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        found: Found,
+        sandbox: &Sandbox,
+        lifetime: Lifetime,
+    ) -> Result<Self, Failure> {
         let Found {
             spec,
             port: config,
@@ -97,7 +102,7 @@ impl ReadyPort {
     }
 
     /// Serves it, on a thread named after it that tells `shared` of its end.
-    pub fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
+    pub(super) fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
         let (server, option) = (self.server, self.option);
         let stop = server.stop_handle();
         let (port, shared) = (Arc::clone(&self.port), Arc::clone(shared));
@@ -123,17 +128,17 @@ impl ReadyPort {
 
 impl ServedPort {
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.port.config().name
     }
 
     /// Whether the guest gets the names in resolv.conf.
-    pub fn follows_resolv_conf(&self) -> bool {
+    pub(super) fn follows_resolv_conf(&self) -> bool {
         self.port.config().mode.properties().resolvers().is_some() && self.names.follows_system()
     }
 
     /// Hands out what resolv.conf says now, as far as nothing else was asked for.
-    pub fn change_resolvers(&self, resolv: &ResolvConf) {
+    pub(super) fn change_resolvers(&self, resolv: &ResolvConf) {
         let resolvers = self.names.resolve(resolv);
         if !self.port.change_resolvers(resolvers) {
             return;
@@ -149,12 +154,12 @@ impl ServedPort {
     }
 
     /// Tells its thread to end.
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
     /// Ends it, takes it off its segment, and writes what it did.
-    pub fn put_away(self) {
+    pub(super) fn put_away(self) {
         self.stop.stop();
         // One that panicked has said so, and has nothing more to serve.
         let _ = self.thread.join();

@@ -17,14 +17,14 @@ use std::sync::Arc;
 
 /// A NIC that is served. Clones are handles of the same NIC.
 #[derive(Clone)]
-pub enum ServedNic {
+pub(crate) enum ServedNic {
     /// hawser is the back end of the device.
     VhostUser(Arc<Port>),
 }
 
 /// State of a NIC.
 #[derive(Clone, Debug)]
-pub struct NicStatus {
+pub(crate) struct NicStatus {
     /// Name.
     pub name: String,
     /// The guest's MAC, if it is known.
@@ -49,7 +49,7 @@ pub struct NicStatus {
 
 /// An address the guest was seen to use.
 #[derive(Clone, Debug)]
-pub struct SeenAddress {
+pub(crate) struct SeenAddress {
     /// The address.
     pub address: IpAddr,
     /// MAC it was used with.
@@ -60,7 +60,7 @@ pub struct SeenAddress {
 
 /// What is counted of a NIC.
 #[derive(Debug)]
-pub struct NicMetrics {
+pub(crate) struct NicMetrics {
     /// Counters and gauges.
     pub counters: Counters,
     /// Whether the guest's link is up.
@@ -71,28 +71,28 @@ pub struct NicMetrics {
 
 impl ServedNic {
     /// Name of the NIC.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::VhostUser(port) => &port.config().name,
         }
     }
 
     /// State of the NIC.
-    pub fn status(&self) -> NicStatus {
+    pub(crate) fn status(&self) -> NicStatus {
         match self {
             Self::VhostUser(port) => status(port),
         }
     }
 
     /// Addresses the guest was seen to use, those seen last first.
-    pub fn seen(&self) -> Vec<SeenAddress> {
+    pub(crate) fn seen(&self) -> Vec<SeenAddress> {
         match self {
             Self::VhostUser(port) => seen(port),
         }
     }
 
     /// What is counted of the NIC.
-    pub fn metrics(&self) -> NicMetrics {
+    pub(crate) fn metrics(&self) -> NicMetrics {
         match self {
             Self::VhostUser(port) => NicMetrics {
                 counters: port.counters(),
@@ -103,7 +103,7 @@ impl ServedNic {
     }
 
     /// Flags that plug the NIC of the plan into a VMM; `None` without any.
-    pub fn card<'a>(&'a self, plan: &'a NicPlan) -> Option<Card<'a>> {
+    pub(crate) fn card<'a>(&'a self, plan: &'a NicPlan) -> Option<Card<'a>> {
         match self {
             Self::VhostUser(port) => Some(Card {
                 socket: &plan.socket,
@@ -116,35 +116,35 @@ impl ServedNic {
     }
 
     /// Whether the guest's link is up.
-    pub fn is_link_up(&self) -> bool {
+    pub(crate) fn is_link_up(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_up(),
         }
     }
 
     /// Whether the operator wants the link up.
-    pub fn is_link_wanted(&self) -> bool {
+    pub(crate) fn is_link_wanted(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_wanted(),
         }
     }
 
     /// Whether the VMM takes changes of the link from hawser.
-    pub fn is_link_told(&self) -> bool {
+    pub(crate) fn is_link_told(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_told(),
         }
     }
 
     /// Sets the link up or down.
-    pub fn set_link(&self, up: bool) {
+    pub(crate) fn set_link(&self, up: bool) {
         match self {
             Self::VhostUser(port) => port.set_link(up),
         }
     }
 
     /// The forwards to the guest.
-    pub fn forwards(&self) -> Vec<Forward> {
+    pub(crate) fn forwards(&self) -> Vec<Forward> {
         match self {
             Self::VhostUser(port) => port.forwards(),
         }
@@ -154,7 +154,7 @@ impl ServedNic {
     ///
     /// # Errors
     /// [`ForwardError`]
-    pub fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
+    pub(crate) fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
         match self {
             Self::VhostUser(port) => port.add_forward(forward),
         }
@@ -165,21 +165,21 @@ impl ServedNic {
     ///
     /// # Errors
     /// [`ForwardError`]
-    pub fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
+    pub(crate) fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
         match self {
             Self::VhostUser(port) => port.remove_forward(forward),
         }
     }
 
     /// The rate limits; `None` if hawser does not limit the NIC.
-    pub fn rates(&self) -> Option<Rates> {
+    pub(crate) fn rates(&self) -> Option<Rates> {
         match self {
             Self::VhostUser(port) => Some(port.rates()),
         }
     }
 
     /// Replaces the rate limits; `None` if hawser does not limit the NIC.
-    pub fn set_rates(&self, rates: Rates) -> Option<()> {
+    pub(crate) fn set_rates(&self, rates: Rates) -> Option<()> {
         match self {
             Self::VhostUser(port) => {
                 port.set_rates(rates);
@@ -189,7 +189,7 @@ impl ServedNic {
     }
 
     /// Starts a capture; `None` if the NIC's packets do not pass through hawser.
-    pub fn capture(&self, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
+    pub(crate) fn capture(&self, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
         match self {
             Self::VhostUser(port) => Some(port.capture().start(rules)),
         }

@@ -11,7 +11,7 @@ use libc::*;
 
 /// A call, and the arguments with which it is allowed.
 #[derive(Clone, Copy, Debug)]
-pub struct Call {
+pub(super) struct Call {
     /// Number of the call.
     pub number: c_long,
     /// At least one of these must hold; if empty, the call is always allowed.
@@ -23,7 +23,7 @@ pub struct Call {
 
 /// A condition on one argument: its bits in `mask` must equal `value`.
 #[derive(Clone, Copy, Debug)]
-pub struct Argument {
+pub(super) struct Argument {
     /// Index of the argument, from 0.
     pub index: u8,
     /// The bits to compare.
@@ -374,15 +374,15 @@ const LAUNCHER_OLD_UNTRACED: &[Call] = &[];
 
 /// The calls that a kind of thread may make. A call in several lists is allowed if one of them
 /// allows it.
-pub fn allowed(kind: ThreadKind) -> Vec<&'static [Call]> {
+pub(super) fn allowed(kind: ThreadKind) -> Vec<&'static [Call]> {
     EVERY_KIND.iter().chain(own(kind)).copied().collect()
 }
 
 /// Lists for every kind of thread.
-pub const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHECKED];
+pub(super) const EVERY_KIND: &[&[Call]] = &[EVERY, EVERY_UNTRACED, EVERY_OLD, EVERY_CHECKED];
 
 /// Additional lists for a kind of thread.
-pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
+pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     match kind {
         ThreadKind::Worker => &[WORKER, WORKER_UNTRACED, TALKING, BATCHES],
         ThreadKind::FrontEnd => &[FRONT_END, FRONT_END_UNTRACED, FRONT_END_OLD],
@@ -408,7 +408,7 @@ pub fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
 /// Calls that libraries try but can do without, or replace by older ones: they fail as if the
 /// kernel did not have them. Files and limits, for threads that have none of these in their list;
 /// and `clone3`, whose flags are in memory, where a filter cannot see them.
-pub const PROBES: &[c_long] = &[
+pub(super) const PROBES: &[c_long] = &[
     SYS_openat,
     SYS_newfstatat,
     SYS_statx,
@@ -429,4 +429,4 @@ pub const PROBES: &[c_long] = &[
 
 /// Numbers that this program does not use and may not know: a newer C library tries them, and then
 /// uses an older call.
-pub const NEWER: std::ops::RangeInclusive<c_long> = SYS_futex_waitv..=600;
+pub(super) const NEWER: std::ops::RangeInclusive<c_long> = SYS_futex_waitv..=600;

@@ -16,7 +16,7 @@ const KNOWN: ABI = ABI::V7;
 
 /// Permitted use of files below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Create and remove sockets.
     Sockets,
     /// Read, write, create and remove files.
@@ -53,7 +53,7 @@ impl Access {
 
 /// What may be accessed in addition to open descriptors.
 #[derive(Clone, Debug, Default)]
-pub struct Reach {
+pub(crate) struct Reach {
     /// Paths, with the permitted use below them; one that does not exist needs no permission.
     pub paths: Vec<(PathBuf, Access)>,
     /// File systems that are not mounted anywhere.
@@ -66,7 +66,7 @@ pub struct Reach {
 
 impl Reach {
     /// Adds the directory of `path`.
-    pub fn folder_of(&mut self, path: &Path, access: Access) {
+    pub(crate) fn folder_of(&mut self, path: &Path, access: Access) {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         self.paths
             .push((folder.unwrap_or_else(|| Path::new(".")).to_owned(), access));
@@ -78,7 +78,7 @@ impl Reach {
 ///
 /// # Errors
 /// The error of the kernel, unless it has no Landlock.
-pub fn restrict(reach: &Reach) -> Result<bool, RulesetError> {
+pub(super) fn restrict(reach: &Reach) -> Result<bool, RulesetError> {
     let mut scopes = BitFlags::<Scope>::EMPTY;
     if !reach.signals {
         scopes |= Scope::Signal;

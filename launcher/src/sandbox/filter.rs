@@ -26,7 +26,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Why there is no filter.
 #[derive(Debug, thiserror::Error)]
-pub enum FilterError {
+pub(crate) enum FilterError {
     /// It cannot be compiled.
     #[error("the sandbox supports no system call filter for this processor: {0}; use --sandbox=off")]
     Compile(#[from] BackendError),
@@ -42,7 +42,7 @@ pub enum FilterError {
 ///
 /// # Errors
 /// [`FilterError`]; the thread is unchanged, or has only one of the filters.
-pub fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
+pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError> {
     let (otherwise, refuse) = match level {
         Level::Off => return Ok(()),
         Level::Log => (SeccompAction::Log, false),
@@ -115,7 +115,7 @@ fn condition(argument: Argument) -> Result<SeccompCondition, BackendError> {
 ///
 /// # Errors
 /// The error of sigaction(2).
-pub fn catch_violations() -> io::Result<()> {
+pub(super) fn catch_violations() -> io::Result<()> {
     // SAFETY: all bytes zero are a valid value of this plain structure.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = told;

@@ -17,9 +17,9 @@ mod names;
 mod needs;
 mod privilege;
 
-pub use files::{Access, Reach};
-pub use needs::{Needs, resolv_conf};
-pub use privilege::{User, parse_user};
+pub(crate) use files::{Access, Reach};
+pub(crate) use needs::{Needs, resolv_conf};
+pub(crate) use privilege::{User, parse_user};
 
 use crate::failure::Failure;
 use clap::ValueEnum;
@@ -33,7 +33,7 @@ use std::thread::{self, JoinHandle};
 
 /// How much is dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Level {
+pub(crate) enum Level {
     /// Everything that is not needed; a forbidden system call ends the process.
     #[default]
     Strict,
@@ -45,7 +45,7 @@ pub enum Level {
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ThreadKind {
+pub(crate) enum ThreadKind {
     /// Moves packets.
     Worker,
     /// Serves the front ends of one port, one at a time.
@@ -66,7 +66,7 @@ pub enum ThreadKind {
 
 /// Why a thread cannot be confined.
 #[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
+pub(crate) enum SandboxError {
     /// The user cannot be changed, or capabilities cannot be dropped.
     #[error("cannot drop privileges: {0}; --user needs root (CAP_SETUID and CAP_SETGID)")]
     Privilege(#[source] io::Error),
@@ -81,7 +81,7 @@ pub enum SandboxError {
 /// The options.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 #[group(skip)]
-pub struct SandboxArgs {
+pub(crate) struct SandboxArgs {
     /// Privileges to drop after set-up: strict, all that are not needed; log, the same, but the
     /// kernel only logs forbidden system calls; off, none
     #[arg(
@@ -105,7 +105,7 @@ pub struct SandboxArgs {
 
 /// What each kind of thread drops.
 #[derive(Clone, Debug)]
-pub struct Sandbox(Arc<Rules>);
+pub(crate) struct Sandbox(Arc<Rules>);
 
 #[derive(Debug)]
 struct Rules {
@@ -131,7 +131,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`]
-    pub fn new(args: SandboxArgs, needs: Needs) -> Result<Self, Failure> {
+    pub(crate) fn new(args: SandboxArgs, needs: Needs) -> Result<Self, Failure> {
         if args.sandbox == Level::Strict {
             filter::catch_violations()
                 .map_err(|error| Failure::runtime(SandboxError::from(FilterError::from(error))))?;
@@ -143,7 +143,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// [`SandboxError`]; the thread must end.
-    pub fn enter(&self, kind: ThreadKind) -> Result<(), SandboxError> {
+    pub(crate) fn enter(&self, kind: ThreadKind) -> Result<(), SandboxError> {
         let args = self.0.args;
         if args.sandbox == Level::Off && args.user.is_none() {
             return Ok(());
@@ -166,7 +166,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// The system has no thread left, or [`SandboxError`].
-    pub fn spawn(
+    pub(crate) fn spawn(
         &self,
         kind: ThreadKind,
         name: &str,
@@ -191,7 +191,7 @@ impl Sandbox {
     }
 
     /// The first action of workers.
-    pub fn workers(&self) -> ThreadStart {
+    pub(crate) fn workers(&self) -> ThreadStart {
         let sandbox = self.clone();
         ThreadStart::new(move || sandbox.enter(ThreadKind::Worker).map_err(io::Error::other))
     }
@@ -201,7 +201,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// The error of chown(2).
-    pub fn own(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn own(&self, path: &Path) -> io::Result<()> {
         match self.0.args.user {
             Some(User { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
             None => Ok(()),

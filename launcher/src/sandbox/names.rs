@@ -13,14 +13,14 @@ macro_rules! named {
 const PREFIX: usize = "SYS_".len();
 
 /// The name of a call; `?` for one that is newer than this table. Safe in a signal handler.
-pub fn name_of(call: c_long) -> &'static str {
+pub(super) fn name_of(call: c_long) -> &'static str {
     let named = COMMON.iter().chain(OLD).find(|(number, _)| *number == call);
     named.map_or("?", |(_, name)| &name[PREFIX..])
 }
 
 /// The number of a call.
 #[cfg(test)]
-pub fn number_of(name: &str) -> Option<c_long> {
+pub(super) fn number_of(name: &str) -> Option<c_long> {
     let named = COMMON.iter().chain(OLD).find(|(_, known)| &known[PREFIX..] == name);
     named.map(|(number, _)| *number)
 }

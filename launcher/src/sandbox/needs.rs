@@ -20,7 +20,7 @@ const DEVICES: &str = "/dev";
 /// The directories in which resolv.conf may be read. Rules apply to existing files, not names: only
 /// a rule for the directory covers a file that is renamed over it. `/etc` stays closed to root, who
 /// could read all of it.
-pub fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
+pub(crate) fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
     let file = Path::new(resolv::PATH);
     let target = file.canonicalize().unwrap_or_else(|_| file.to_owned());
     let stays_root = user.map_or_else(|| geteuid().is_root(), |user| user.uid == 0);
@@ -37,7 +37,7 @@ pub fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
 
 /// What the process needs.
 #[derive(Debug, Default)]
-pub struct Needs {
+pub(crate) struct Needs {
     /// Links are created, changed or restored.
     pub links: bool,
     /// Device files of links that come back are created.
@@ -53,7 +53,7 @@ pub struct Needs {
 
 impl Needs {
     /// Adds the files for these needs; `runtime_folder` holds the journal of network changes.
-    pub fn add_files(&mut self, runtime_folder: &Path) {
+    pub(crate) fn add_files(&mut self, runtime_folder: &Path) {
         let reach = &mut self.reach;
         reach.paths.extend(READ.map(|path| (path.into(), Access::Read)));
         if self.links {

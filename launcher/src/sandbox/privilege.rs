@@ -19,7 +19,7 @@ const GROUP: &str = "/etc/group";
 
 /// The user to switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
+pub(crate) struct User {
     /// The user.
     pub uid: u32,
     /// The only group.
@@ -30,7 +30,7 @@ pub struct User {
 ///
 /// # Errors
 /// The user or group does not exist.
-pub fn parse_user(text: &str) -> Result<User, String> {
+pub(crate) fn parse_user(text: &str) -> Result<User, String> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     resolve(text, &read(PASSWD), &read(GROUP))
 }
@@ -68,7 +68,7 @@ fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
 ///
 /// # Errors
 /// The error of the kernel; EPERM: only root can switch users.
-pub fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
+pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     let kept = had.permitted & keep;
     forget_bounds(kept);

@@ -21,11 +21,11 @@ const ANSWER_MAX: usize = 4 << 20;
 
 /// Client of the API.
 #[derive(Debug)]
-pub struct CloudHypervisor(PathBuf);
+pub(crate) struct CloudHypervisor(PathBuf);
 
 impl CloudHypervisor {
     /// Client of the API socket at `path`.
-    pub fn new(path: &Path) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self(path.to_owned())
     }
 
@@ -33,7 +33,7 @@ impl CloudHypervisor {
     ///
     /// # Errors
     /// Errors of the socket or the API.
-    pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
+    pub(crate) fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
         // What the command line cannot express, the API does not accept either.
         cloud_hypervisor_card(card).map_err(RunningError::Card)?;
         let mut net = json!({
@@ -54,7 +54,7 @@ impl CloudHypervisor {
     ///
     /// # Errors
     /// Errors of the socket or the API, and [`RunningError::Kept`].
-    pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
+    pub(crate) fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         let id = cloud_hypervisor_name(port);
         let deadline = Instant::now() + patience.whole;
         if !self.has_device(&id)? {
@@ -74,7 +74,7 @@ impl CloudHypervisor {
     ///
     /// # Errors
     /// Errors of the socket or the API.
-    pub fn power_down(&mut self) -> Result<(), RunningError> {
+    pub(crate) fn power_down(&mut self) -> Result<(), RunningError> {
         self.ask(Method::PUT, "vm.power-button", &Value::Null).map(drop)
     }
 

@@ -9,7 +9,7 @@
 mod cloud_hypervisor;
 mod qemu;
 mod qmp;
-pub mod running;
+pub(crate) mod running;
 
 use hawser_backend::config::PortConfig;
 use hawser_manifest::nic::DeviceHints;
@@ -22,7 +22,7 @@ const CLOUD_HYPERVISOR_MIN_MTU: u16 = 1280;
 const RECONNECT_MS: u16 = 1000;
 
 /// Input for a VMM's flags.
-pub struct Vm<'a> {
+pub(crate) struct Vm<'a> {
     /// Memory, in the VMM's notation.
     pub memory: &'a str,
     /// Its NICs, in order.
@@ -30,7 +30,7 @@ pub struct Vm<'a> {
 }
 
 /// A NIC of the VM.
-pub struct Card<'a> {
+pub(crate) struct Card<'a> {
     /// Its vhost-user socket.
     pub socket: &'a Path,
     /// Whether the VMM listens there and hawser connects.
@@ -66,7 +66,7 @@ const SPARE_PORTS: usize = 4;
 const CHASSIS: u8 = 200;
 
 /// The bus behind root port `n`.
-pub fn root_port(n: usize) -> String {
+pub(crate) fn root_port(n: usize) -> String {
     format!("{ROOT_PORT}{n}")
 }
 
@@ -75,7 +75,7 @@ const ROOT_PORT: &str = "hawser-port";
 
 /// QEMU flags for a root port per NIC (`cards` of them) and spare ones: nothing can be plugged into
 /// the root bus itself at run time.
-pub fn qemu_root_ports(cards: usize) -> Vec<Flag> {
+pub(crate) fn qemu_root_ports(cards: usize) -> Vec<Flag> {
     let port = |n| {
         let value = format!("pcie-root-port,id={},chassis={CHASSIS},slot={n}", root_port(n));
         ("-device", vec![value])
@@ -87,14 +87,14 @@ pub fn qemu_root_ports(cards: usize) -> Vec<Flag> {
 ///
 /// # Errors
 /// If the path cannot be expressed as an option.
-pub fn qemu_monitor(path: &Path) -> Result<Flag, VmmError> {
+pub(crate) fn qemu_monitor(path: &Path) -> Result<Flag, VmmError> {
     let path = utf8(path)?.replace(',', ",,");
     Ok(("-qmp", vec![format!("unix:{path},server=on,wait=off")]))
 }
 
 /// Options that a VMM's command line cannot express.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VmmError {
+pub(crate) enum VmmError {
     /// A path that is not UTF-8.
     #[error("--socket-path is not UTF-8: choose a path that can be written on a command line")]
     PathNotUtf8,
@@ -107,13 +107,13 @@ pub enum VmmError {
 }
 
 /// A flag with its values.
-pub type Flag = (&'static str, Vec<String>);
+pub(crate) type Flag = (&'static str, Vec<String>);
 
 /// QEMU flags for a shell; QEMU 10 or later (`reconnect-ms`).
 ///
 /// # Errors
 /// If a socket's path cannot be expressed.
-pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
+pub(crate) fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&qemu_flags(vm)?))
 }
 
@@ -121,7 +121,7 @@ pub fn qemu_args(vm: &Vm<'_>) -> Result<String, VmmError> {
 ///
 /// # Errors
 /// If a socket's path cannot be expressed.
-pub fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
+pub(crate) fn qemu_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let mut flags = vec![
         ("-m", vec![vm.memory.to_owned()]),
         (
@@ -195,7 +195,7 @@ fn cloud_hypervisor_name(port: &str) -> String {
 ///
 /// # Errors
 /// If a socket's path or the MTU cannot be expressed.
-pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
+pub(crate) fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
     Ok(line(&cloud_hypervisor_flags(vm)?))
 }
 
@@ -203,7 +203,7 @@ pub fn cloud_hypervisor_args(vm: &Vm<'_>) -> Result<String, VmmError> {
 ///
 /// # Errors
 /// If a socket's path or the MTU cannot be expressed.
-pub fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
+pub(crate) fn cloud_hypervisor_flags(vm: &Vm<'_>) -> Result<Vec<Flag>, VmmError> {
     let nets: Result<Vec<String>, VmmError> = vm.cards.iter().map(cloud_hypervisor_card).collect();
     Ok(vec![
         ("--memory", vec![format!("size={},shared=on", vm.memory)]),

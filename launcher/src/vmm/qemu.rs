@@ -18,14 +18,14 @@ const ASKED_ALREADY: &str = "already in the process of unplug";
 
 /// A connected monitor.
 #[derive(Debug)]
-pub struct Qemu(Qmp);
+pub(crate) struct Qemu(Qmp);
 
 impl Qemu {
     /// Connects to the monitor at `path`.
     ///
     /// # Errors
     /// [`QmpError`]
-    pub fn connect(path: &Path) -> Result<Self, QmpError> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, QmpError> {
         Qmp::connect(path).map(Self)
     }
 
@@ -33,7 +33,7 @@ impl Qemu {
     ///
     /// # Errors
     /// Errors of the monitor.
-    pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
+    pub(crate) fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
         let names = QemuNames::of(&card.port.name);
         if self.has_device(&names.device)? {
             return Err(RunningError::There(card.port.name.clone()));
@@ -96,7 +96,7 @@ impl Qemu {
     ///
     /// # Errors
     /// Errors of the monitor, and [`RunningError::Kept`], which leaves the NIC as it was.
-    pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
+    pub(crate) fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         let names = QemuNames::of(port);
         let deadline = Instant::now() + patience.whole;
         // A guest that is booting misses the first request.
@@ -130,7 +130,7 @@ impl Qemu {
     ///
     /// # Errors
     /// Errors of the monitor.
-    pub fn set_link(&mut self, port: &str, up: bool) -> Result<(), RunningError> {
+    pub(crate) fn set_link(&mut self, port: &str, up: bool) -> Result<(), RunningError> {
         let name = QemuNames::of(port).netdev;
         self.0.execute("set_link", json!({"name": name, "up": up}))?;
         Ok(())
@@ -140,7 +140,7 @@ impl Qemu {
     ///
     /// # Errors
     /// Errors of the monitor.
-    pub fn power_down(&mut self) -> Result<(), RunningError> {
+    pub(crate) fn power_down(&mut self) -> Result<(), RunningError> {
         self.0.execute("system_powerdown", json!({}))?;
         Ok(())
     }

@@ -19,7 +19,7 @@ const EVENTS_MAX: usize = 256;
 
 /// Errors of the monitor.
 #[derive(Debug, thiserror::Error)]
-pub enum QmpError {
+pub(crate) enum QmpError {
     /// No answer in time.
     #[error("QEMU does not answer on its monitor, which may have another client: give hawser a monitor of its own")]
     Silent,
@@ -43,7 +43,7 @@ pub enum QmpError {
 
 /// A monitor after its greeting.
 #[derive(Debug)]
-pub struct Qmp {
+pub(super) struct Qmp {
     stream: UnixStream,
     /// Received part of the next line.
     buffer: Vec<u8>,
@@ -55,7 +55,7 @@ impl Qmp {
     ///
     /// # Errors
     /// [`QmpError`]
-    pub fn connect(path: &Path) -> Result<Self, QmpError> {
+    pub(super) fn connect(path: &Path) -> Result<Self, QmpError> {
         let stream = UnixStream::connect(path)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let mut qmp = Self {
@@ -76,7 +76,7 @@ impl Qmp {
     /// # Errors
     /// [`QmpError`]
     #[allow(clippy::needless_pass_by_value, reason = "callers make it for this call")]
-    pub fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
+    pub(super) fn execute(&mut self, command: &'static str, arguments: Value) -> Result<Value, QmpError> {
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
         self.stream.write_all(line.as_bytes())?;
         let deadline = Instant::now() + PATIENCE;
@@ -101,7 +101,11 @@ impl Qmp {
     ///
     /// # Errors
     /// [`QmpError`]
-    pub fn event(&mut self, deadline: Instant, wanted: impl Fn(&Value) -> bool) -> Result<Option<Value>, QmpError> {
+    pub(super) fn event(
+        &mut self,
+        deadline: Instant,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Option<Value>, QmpError> {
         loop {
             if let Some(at) = self.events.iter().position(&wanted) {
                 return Ok(self.events.remove(at));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Control socket of a VMM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VmmSocket {
+pub(crate) enum VmmSocket {
     /// QEMU's monitor (`-qmp`).
     Qemu(PathBuf),
     /// cloud-hypervisor's API (`--api-socket`).
@@ -22,7 +22,7 @@ pub enum VmmSocket {
 
 /// Time limits for a guest to release a NIC.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// Total time.
     pub whole: Duration,
     /// Time until the request is repeated.
@@ -41,7 +41,7 @@ impl Default for Patience {
 
 /// Whether the VMM can show the guest a link state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkShown {
+pub(crate) enum LinkShown {
     /// It can.
     ByVmm,
     /// It cannot; only the back end's own channel is left.
@@ -50,7 +50,7 @@ pub enum LinkShown {
 
 /// Why a change of a running VMM failed.
 #[derive(Debug, thiserror::Error)]
-pub enum RunningError {
+pub(crate) enum RunningError {
     /// QEMU.
     #[error(transparent)]
     Qemu(#[from] QmpError),
@@ -86,7 +86,7 @@ pub enum RunningError {
 
 impl RunningError {
     /// Whether the VMM could not be reached at all.
-    pub const fn is_unreachable(&self) -> bool {
+    pub(crate) const fn is_unreachable(&self) -> bool {
         matches!(
             self,
             Self::Qemu(QmpError::Silent | QmpError::Socket(_) | QmpError::NoQmp) | Self::CloudHypervisor(_)
@@ -96,7 +96,7 @@ impl RunningError {
 
 /// A connected VMM.
 #[derive(Debug)]
-pub enum RunningVmm {
+pub(crate) enum RunningVmm {
     /// QEMU.
     Qemu(Qemu),
     /// cloud-hypervisor.
@@ -108,7 +108,7 @@ impl VmmSocket {
     ///
     /// # Errors
     /// If the VMM does not answer.
-    pub fn meet(&self) -> Result<RunningVmm, RunningError> {
+    pub(crate) fn meet(&self) -> Result<RunningVmm, RunningError> {
         Ok(match self {
             Self::Qemu(path) => RunningVmm::Qemu(Qemu::connect(path)?),
             Self::CloudHypervisor(path) => RunningVmm::CloudHypervisor(CloudHypervisor::new(path)),
@@ -121,7 +121,7 @@ impl RunningVmm {
     ///
     /// # Errors
     /// [`RunningError`]
-    pub fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
+    pub(crate) fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.plug(card),
             Self::CloudHypervisor(vmm) => vmm.plug(card),
@@ -132,7 +132,7 @@ impl RunningVmm {
     ///
     /// # Errors
     /// [`RunningError`]
-    pub fn power_down(&mut self) -> Result<(), RunningError> {
+    pub(crate) fn power_down(&mut self) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.power_down(),
             Self::CloudHypervisor(vmm) => vmm.power_down(),
@@ -143,7 +143,7 @@ impl RunningVmm {
     ///
     /// # Errors
     /// [`RunningError`]; the NIC stays as it was.
-    pub fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
+    pub(crate) fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.unplug(port, patience),
             Self::CloudHypervisor(vmm) => vmm.unplug(port, patience),
@@ -154,7 +154,7 @@ impl RunningVmm {
     ///
     /// # Errors
     /// [`RunningError`]
-    pub fn set_link(&mut self, port: &str, up: bool) -> Result<LinkShown, RunningError> {
+    pub(crate) fn set_link(&mut self, port: &str, up: bool) -> Result<LinkShown, RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.set_link(port, up).map(|()| LinkShown::ByVmm),
             Self::CloudHypervisor(_) => Ok(LinkShown::ByBackEnd),

@@ -20,14 +20,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Long enough for every expected event.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough to conclude that nothing happens.
-pub const SILENCE: Duration = Duration::from_millis(100);
+pub(crate) const SILENCE: Duration = Duration::from_millis(100);
 
-pub const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x11, 0x22, 0x33]);
+pub(crate) const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x11, 0x22, 0x33]);
 
 /// A served port.
-pub struct Backend {
+pub(crate) struct Backend {
     pub port: Arc<Port>,
     pub path: PathBuf,
     stop: StopHandle,
@@ -36,11 +36,11 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub fn start(queue_pairs: u16) -> Self {
+    pub(crate) fn start(queue_pairs: u16) -> Self {
         Self::start_for(queue_pairs, Lifetime::Persistent)
     }
 
-    pub fn start_for(queue_pairs: u16, lifetime: Lifetime) -> Self {
+    pub(crate) fn start_for(queue_pairs: u16, lifetime: Lifetime) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nic.sock");
         let port = Arc::new(Port::with_modes(config(queue_pairs), &mut |_| Ok(Box::new(Echo::default()))).unwrap());
@@ -55,18 +55,18 @@ impl Backend {
         }
     }
 
-    pub fn stream(&self) -> UnixStream {
+    pub(crate) fn stream(&self) -> UnixStream {
         UnixStream::connect(&self.path).unwrap()
     }
 
-    pub fn connect(&self, config: VmmConfig) -> Vmm {
+    pub(crate) fn connect(&self, config: VmmConfig) -> Vmm {
         let mut vmm = Vmm::connect(self.stream(), config).unwrap();
         vmm.post_all().unwrap();
         vmm
     }
 
     /// Waits for the server to end by itself.
-    pub fn wait(mut self) -> Result<(), ServeError> {
+    pub(crate) fn wait(mut self) -> Result<(), ServeError> {
         self.thread.take().unwrap().join().unwrap()
     }
 }
@@ -96,7 +96,7 @@ fn config(queue_pairs: u16) -> PortConfig {
 }
 
 /// A frame of the guest of `len` bytes, with content from `seed`.
-pub fn frame(seed: u32, len: usize) -> Vec<u8> {
+pub(crate) fn frame(seed: u32, len: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(len);
     frame.extend_from_slice(&[0x02, 0, 0, 0, 0, 0]);
     frame.extend_from_slice(&GUEST_MAC.0);
@@ -112,7 +112,7 @@ pub fn frame(seed: u32, len: usize) -> Vec<u8> {
 }
 
 /// Sends frames and expects each back, complete and in order.
-pub fn assert_echo(vmm: &mut Vmm, pair: usize, lengths: &[usize]) {
+pub(crate) fn assert_echo(vmm: &mut Vmm, pair: usize, lengths: &[usize]) {
     let nic = &mut vmm.nics[pair];
     for (seed, &len) in (1..).zip(lengths) {
         let sent = frame(seed, len);
@@ -124,7 +124,7 @@ pub fn assert_echo(vmm: &mut Vmm, pair: usize, lengths: &[usize]) {
 }
 
 /// Resident memory of this process in bytes.
-pub fn resident() -> u64 {
+pub(crate) fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096

@@ -134,7 +134,7 @@ fn run(id: u64, command: &str, limit: Duration, running: &Running) -> End {
 }
 
 /// Executes commands from the serial line `tty` until it closes.
-pub fn serve(tty: &str) -> Report {
+pub(crate) fn serve(tty: &str) -> Report {
     let tty = OpenOptions::new().read(true).write(true).open(tty)?;
     make_raw(&tty)?;
     let reader = BufReader::new(tty.try_clone()?);

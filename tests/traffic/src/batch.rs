@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 const BATCH: usize = 64;
 
 /// Room for the datagrams of one call.
-pub struct Batch {
+pub(crate) struct Batch {
     /// The memory that `headers` refers to, through `slices`.
     _bytes: Vec<u8>,
     _slices: Vec<libc::iovec>,
@@ -17,7 +17,7 @@ pub struct Batch {
 
 impl Batch {
     /// Datagrams of `size` bytes each.
-    pub fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         let mut bytes = vec![0x5a; BATCH * size];
         let mut slices: Vec<_> = bytes
             .chunks_exact_mut(size.max(1))
@@ -48,14 +48,14 @@ impl Batch {
     }
 
     /// Sends the datagrams on a connected socket; returns how many were sent.
-    pub fn send(&mut self, socket: &UdpSocket) -> io::Result<u64> {
+    pub(crate) fn send(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: the headers point to slices and bytes that live as long as self.
         let n = unsafe { libc::sendmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), self.count(), 0) };
         u64::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
     /// Waits for the first datagram and takes all that are there; returns their number.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<u64> {
+    pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: as above, and the bytes are ours to be written to; no time limit is passed.
         let n = unsafe {
             libc::recvmmsg(

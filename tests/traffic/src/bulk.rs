@@ -61,11 +61,11 @@ fn transfer(arguments: &Arguments, one: fn(SocketAddr, u64, u64) -> io::Result<(
 }
 
 /// Client to server.
-pub fn send(arguments: &Arguments) -> Report {
+pub(crate) fn send(arguments: &Arguments) -> Report {
     transfer(arguments, send_one)
 }
 
 /// Server to client.
-pub fn receive(arguments: &Arguments) -> Report {
+pub(crate) fn receive(arguments: &Arguments) -> Report {
     transfer(arguments, receive_one)
 }

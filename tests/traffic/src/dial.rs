@@ -36,7 +36,7 @@ fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
 }
 
 /// Connects repeatedly for a while, `at_once` at a time.
-pub fn dial(arguments: &Arguments) -> Report {
+pub(crate) fn dial(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let at_once: usize = arguments.get_or("at_once", 1)?;
     let time = Duration::from_millis(arguments.get_or("millis", 1000)?);
@@ -69,7 +69,7 @@ pub fn dial(arguments: &Arguments) -> Report {
 }
 
 /// Opens connections, reports that, and keeps them idle until it is killed.
-pub fn hold(arguments: &Arguments) -> Report {
+pub(crate) fn hold(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let connections: usize = arguments.get("connections")?;
     let held: Vec<TcpStream> = (0..connections)

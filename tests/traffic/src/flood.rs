@@ -59,7 +59,7 @@ fn count_until(socket: &UdpSocket, size: usize, mut is_over: impl FnMut() -> boo
 }
 
 /// Server: reports a port, and counts datagrams there until the client ends its direction.
-pub fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
+pub(crate) fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
     let mut control = connection.try_clone()?;
@@ -69,7 +69,7 @@ pub fn count(connection: &TcpStream, size: usize) -> io::Result<()> {
 }
 
 /// Server: reports a port, waits there for a first datagram and floods its sender.
-pub fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<()> {
+pub(crate) fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -80,7 +80,7 @@ pub fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::Result<(
 }
 
 /// Server: reports a port, waits there for a first datagram and sends its sender `count`.
-pub fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<()> {
+pub(crate) fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -111,7 +111,7 @@ pub fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<(
 }
 
 /// Client: requests a burst from the server; succeeds if all of it arrives.
-pub fn burst(arguments: &Arguments) -> Report {
+pub(crate) fn burst(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let (size, count) = (arguments.get("size")?, arguments.get("count")?);
     let socket = bind(any(to))?;
@@ -130,7 +130,7 @@ fn number(reader: &mut impl io::BufRead) -> Result<u64, Failure> {
 
 /// Client: floods the server, or requests a flood (`from=server`; `sent` is 0 if the server could
 /// not report it).
-pub fn flood(arguments: &Arguments) -> Report {
+pub(crate) fn flood(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let size: usize = arguments.get("size")?;
     let time = Duration::from_millis(arguments.get_or("millis", 1000)?);

@@ -19,7 +19,7 @@ fn recall(to: SocketAddr, token: u64) -> io::Result<String> {
 }
 
 /// One side ends its direction; the other direction must still carry everything.
-pub fn half_close(arguments: &Arguments) -> Report {
+pub(crate) fn half_close(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let bytes: u64 = arguments.get("bytes")?;
     let seed = token();
@@ -48,7 +48,7 @@ pub fn half_close(arguments: &Arguments) -> Report {
 }
 
 /// One side aborts; the other must see a reset instead of an orderly end.
-pub fn reset(arguments: &Arguments) -> Report {
+pub(crate) fn reset(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let seen = match arguments.text("by")? {
         // The reset may arrive before the request is sent.
@@ -71,7 +71,7 @@ pub fn reset(arguments: &Arguments) -> Report {
 }
 
 /// The result of an attempt to connect. Never fails: the caller knows the expected result.
-pub fn connect(arguments: &Arguments) -> Report {
+pub(crate) fn connect(arguments: &Arguments) -> Report {
     let (to, wait) = (
         arguments.to()?,
         Duration::from_secs(arguments.get_or("wait", PATIENCE.as_secs())?),
@@ -95,7 +95,7 @@ pub fn connect(arguments: &Arguments) -> Report {
 
 /// The end of an idle connection whose server is probed. Never fails: the caller knows the expected
 /// result.
-pub fn keepalive(arguments: &Arguments) -> Report {
+pub(crate) fn keepalive(arguments: &Arguments) -> Report {
     let seconds = |name| arguments.get(name).map(Duration::from_secs);
     let mut connection = ask(arguments.to()?, &Request::Echo)?;
     let probes = TcpKeepalive::new()
@@ -119,7 +119,7 @@ pub fn keepalive(arguments: &Arguments) -> Report {
 }
 
 /// The client's address as the server sees it.
-pub fn peer(arguments: &Arguments) -> Report {
+pub(crate) fn peer(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let from = SocketAddr::new(arguments.get_or("from", any(to))?, arguments.get_or("port", 0)?);
     let connection = ask_from(from, to, &Request::Peer)?;

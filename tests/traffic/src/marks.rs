@@ -15,7 +15,7 @@ const URGENT: u8 = b'U';
 const AFTER: &[u8] = b"34";
 
 /// Sends a few bytes, one of them urgent.
-pub fn send_urgent(mut stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn send_urgent(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(BEFORE)?;
     SockRef::from(stream).send_out_of_band(&[URGENT])?;
@@ -39,7 +39,7 @@ fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
 }
 
 /// Reads the bytes of [`send_urgent`]; returns the position of the urgent byte.
-pub fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
+pub(crate) fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
     let mut before = [0; BEFORE.len()];
     stream.read_exact(&mut before)?;
     let urgent = take_urgent(stream)?;
@@ -50,7 +50,7 @@ pub fn receive_urgent(mut stream: &TcpStream) -> io::Result<String> {
 }
 
 /// Sends one urgent byte among others, and expects the same back.
-pub fn urgent(arguments: &Arguments) -> Report {
+pub(crate) fn urgent(arguments: &Arguments) -> Report {
     let connection = ask(arguments.to()?, &Request::Urgent)?;
     // The server reads without a buffer from here on.
     let ready = read_line(&mut BufReader::with_capacity(1, &connection))?;
@@ -62,7 +62,7 @@ pub fn urgent(arguments: &Arguments) -> Report {
 }
 
 /// One exchange each of TCP and UDP, marked with a traffic class from the first packet on.
-pub fn marked(arguments: &Arguments) -> Report {
+pub(crate) fn marked(arguments: &Arguments) -> Report {
     let (to, class) = (arguments.to()?, arguments.get("class")?);
     let mark = |socket: &Socket| match to {
         SocketAddr::V4(_) => socket.set_tos_v4(class),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `frame`: sends a frame from an interface, several times.
-pub fn frame(arguments: &Arguments) -> Report {
+pub(crate) fn frame(arguments: &Arguments) -> Report {
     let frame = decode(arguments.text("bytes")?)?;
     let count: u32 = arguments.get_or("count", 1)?;
     let (socket, address) = open(arguments.text("on")?)?;

@@ -23,7 +23,7 @@ fn microseconds(time: Duration) -> f64 {
 }
 
 /// Median, 99th percentile and rate of `count` rounds of `bytes` bytes each way.
-pub fn rounds(arguments: &Arguments) -> Report {
+pub(crate) fn rounds(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: usize = arguments.get_or("count", 1000)?;
     let request = Stream::bytes(3, arguments.get_or("bytes", 1)?);

@@ -96,7 +96,7 @@ impl Replies {
 }
 
 /// Sends requests to many hosts at once with one identifier; succeeds if each answers for itself.
-pub fn sweep(arguments: &Arguments) -> Report {
+pub(crate) fn sweep(arguments: &Arguments) -> Report {
     let to: IpAddr = arguments.get("to")?;
     let hosts: u32 = arguments.get("hosts")?;
     let (domain, protocol) = if to.is_ipv4() {
@@ -129,7 +129,7 @@ pub fn sweep(arguments: &Arguments) -> Report {
 }
 
 /// Opens connections to consecutive ports, reports that, and keeps them until it is killed.
-pub fn scan(arguments: &Arguments) -> Report {
+pub(crate) fn scan(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let ports: u16 = arguments.get("ports")?;
     let last = to

@@ -43,7 +43,7 @@ impl Memory {
 }
 
 /// Serves TCP and UDP on `at` until killed.
-pub fn serve(at: SocketAddr) -> Report {
+pub(crate) fn serve(at: SocketAddr) -> Report {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&at.into())?;

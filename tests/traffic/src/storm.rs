@@ -38,7 +38,7 @@ fn one(to: SocketAddr, seed: u64, bytes: usize, all_open: &Barrier) -> io::Resul
 }
 
 /// Opens `connections` connections; no data is exchanged before the last is open.
-pub fn storm(arguments: &Arguments) -> Report {
+pub(crate) fn storm(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let connections: usize = arguments.get("connections")?;
     let bytes: usize = arguments.get_or("bytes", 1024)?;

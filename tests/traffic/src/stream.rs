@@ -10,18 +10,18 @@ const PIECE: usize = 256 * 1024;
 
 /// An endless stream determined by its seed (splitmix64: streams of different seeds differ from the
 /// first word on).
-pub struct Stream {
+pub(crate) struct Stream {
     state: u64,
 }
 
 impl Stream {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { state: seed }
     }
 
     /// Writes the next bytes of the stream over `out`. Only whole words are taken from the stream,
     /// so all lengths but the last must be multiples of 8.
-    pub fn fill(&mut self, out: &mut [u8]) {
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
         for word in out.chunks_mut(8) {
             self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = self.state;
@@ -33,7 +33,7 @@ impl Stream {
     }
 
     /// The first `len` bytes of the stream of `seed`.
-    pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(seed: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         Self::new(seed).fill(&mut bytes);
         bytes
@@ -45,7 +45,7 @@ fn piece(left: u64) -> usize {
 }
 
 /// Sends the first `bytes` bytes of the stream of `seed`.
-pub fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()> {
+pub(crate) fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()> {
     let (mut stream, mut buffer) = (Stream::new(seed), vec![0; PIECE]);
     let mut left = bytes;
     while left > 0 {
@@ -104,7 +104,7 @@ impl Comparison {
 }
 
 /// Takes the first `bytes` bytes of the stream of `seed`; an error if others arrive.
-pub fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
+pub(crate) fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
     let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     let mut left = bytes;
     while left > 0 {
@@ -121,7 +121,7 @@ pub fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
 
 /// Takes what arrives until the end, which must be from the start of the stream of `seed`;
 /// its length.
-pub fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64> {
+pub(crate) fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64> {
     let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     loop {
         match from.read(&mut buffer)? {

@@ -27,7 +27,7 @@ fn once(socket: &UdpSocket, seed: u64, len: usize) -> Result<(), String> {
 }
 
 /// `count` datagrams of each size, one after the other.
-pub fn exchange(arguments: &Arguments) -> Report {
+pub(crate) fn exchange(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: u64 = arguments.get_or("count", 1)?;
     let sizes: Vec<usize> = arguments

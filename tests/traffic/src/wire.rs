@@ -7,15 +7,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Longest a blocked read or write may take before it counts as a failure.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Follows a stream that is as it must be.
-pub const WHOLE: &str = "whole";
+pub(crate) const WHOLE: &str = "whole";
 
 /// What the server does with the rest of the connection.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
-pub enum Request {
+pub(crate) enum Request {
     /// Take `bytes` bytes of the stream of `seed`, answer [`WHOLE`] or what is wrong with them.
     Sink { bytes: u64, seed: u64 },
     /// Send `bytes` bytes of the stream of `seed`, then [`WHOLE`].
@@ -49,20 +49,20 @@ pub enum Request {
 }
 
 /// Connects, with [`PATIENCE`] as time limit for everything.
-pub fn open(to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     be_patient(&stream)?;
     Ok(stream)
 }
 
 /// Sets a time limit for every read and write of `stream`.
-pub fn be_patient(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn be_patient(stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))
 }
 
 /// Connects from a given address and port, which may be unusual ones, and sends the request.
-pub fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
+pub(crate) fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     socket.bind(&from.into())?;
     socket.connect_timeout(&to.into(), PATIENCE)?;
@@ -72,12 +72,12 @@ pub fn ask_from(from: SocketAddr, to: SocketAddr, request: &Request) -> io::Resu
 }
 
 /// Connects and sends the request.
-pub fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
+pub(crate) fn ask(to: SocketAddr, request: &Request) -> io::Result<TcpStream> {
     put(open(to)?, request)
 }
 
 /// Sends the request on an existing connection.
-pub fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
+pub(crate) fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -85,7 +85,7 @@ pub fn put(mut stream: TcpStream, request: &Request) -> io::Result<TcpStream> {
 }
 
 /// Reads one line, and returns it without its end.
-pub fn read_line(from: &mut impl BufRead) -> io::Result<String> {
+pub(crate) fn read_line(from: &mut impl BufRead) -> io::Result<String> {
     let mut line = String::new();
     if from.read_line(&mut line)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -73,7 +73,7 @@ impl EchoSupport {
 ///
 /// # Errors
 /// What socket(2), setsockopt(2) and bind(2) say.
-pub fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
+pub(super) fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
     let (domain, protocol, _, any) = family(like);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;
     // The kernel creates ping sockets with SO_REUSEADDR on, and then assigns one identifier to
@@ -91,7 +91,7 @@ pub fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
 ///
 /// # Errors
 /// The error of socket(2) or setsockopt(2).
-pub fn raw(like: IpAddr) -> io::Result<Socket> {
+pub(super) fn raw(like: IpAddr) -> io::Result<Socket> {
     let (domain, protocol, reply, _) = family(like);
     let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
     datagram::pass_only_icmp_type(&socket, domain, reply)?;

@@ -20,13 +20,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Lifetime of a flow without a request or a reply.
-pub const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// Most flows at a time: a sweep of a /18.
-pub const MAX_FLOWS: usize = 16_384;
+pub(super) const MAX_FLOWS: usize = 16_384;
 
 /// Most sockets at a time: each takes a descriptor, and has its own identifiers.
-pub const MAX_SOCKETS: usize = 1024;
+pub(super) const MAX_SOCKETS: usize = 1024;
 
 /// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 1024;
@@ -69,7 +69,7 @@ impl SocketKey {
 
 /// One flow.
 #[derive(Debug)]
-pub struct EchoFlow {
+pub(super) struct EchoFlow {
     pub key: FlowId,
     /// Whom the host asks.
     pub peer: IpAddr,
@@ -83,7 +83,7 @@ pub struct EchoFlow {
 
 /// One socket.
 #[derive(Debug)]
-pub struct EchoSocket {
+pub(super) struct EchoSocket {
     pub(super) key: SocketKey,
     pub socket: Socket,
     pub domain: Domain,
@@ -100,7 +100,7 @@ type FlowRef = (u32, u32);
 
 /// All echo flows of a port.
 #[derive(Debug, Default)]
-pub struct EchoTable {
+pub(super) struct EchoTable {
     pub(super) flows: Slab<EchoFlow>,
     by_key: HashMap<FlowId, u32>,
     by_wire: HashMap<WireKey, u32>,
@@ -115,7 +115,7 @@ pub struct EchoTable {
 }
 
 impl EchoTable {
-    pub fn new(salt: u16) -> Self {
+    pub(super) fn new(salt: u16) -> Self {
         Self {
             salt,
             ..Self::default()
@@ -123,52 +123,52 @@ impl EchoTable {
     }
 
     /// Number of flows.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.flows.len()
     }
 
     #[cfg(test)]
-    pub fn sockets(&self) -> usize {
+    pub(super) fn sockets(&self) -> usize {
         self.sockets.len()
     }
 
     #[cfg(test)]
-    pub fn keys(&self) -> impl Iterator<Item = &FlowId> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &FlowId> {
         self.by_key.keys()
     }
 
     /// Slot of a conversation.
-    pub fn find(&self, key: &FlowId) -> Option<u32> {
+    pub(super) fn find(&self, key: &FlowId) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 
     /// Slot of the flow for a reply of `peer` on a socket.
-    pub fn find_on_wire(&self, socket: u32, peer: IpAddr, ident: u16) -> Option<u32> {
+    pub(super) fn find_on_wire(&self, socket: u32, peer: IpAddr, ident: u16) -> Option<u32> {
         self.by_wire.get(&WireKey { socket, peer, ident }).copied()
     }
 
-    pub fn flow(&self, flow: u32) -> Option<&EchoFlow> {
+    pub(super) fn flow(&self, flow: u32) -> Option<&EchoFlow> {
         self.flows.get(flow as usize)
     }
 
     /// A flow and its socket.
-    pub fn flow_and_socket(&mut self, flow: u32) -> Option<(&EchoFlow, &mut EchoSocket)> {
+    pub(super) fn flow_and_socket(&mut self, flow: u32) -> Option<(&EchoFlow, &mut EchoSocket)> {
         let flow = self.flows.get(flow as usize)?;
         Some((flow, self.sockets.get_mut(flow.socket as usize)?))
     }
 
-    pub fn socket(&self, socket: u32) -> Option<&EchoSocket> {
+    pub(super) fn socket(&self, socket: u32) -> Option<&EchoSocket> {
         self.sockets.get(socket as usize)
     }
 
     /// True if an event is for the current socket of its slot.
-    pub fn is_current(&self, token: Token) -> bool {
+    pub(super) fn is_current(&self, token: Token) -> bool {
         self.socket(token.index)
             .is_some_and(|s| s.generation == token.generation)
     }
 
     /// Records a request or a reply.
-    pub fn used(&mut self, flow: u32, now: Instant) {
+    pub(super) fn used(&mut self, flow: u32, now: Instant) {
         if let Some(found) = self.flows.get_mut(flow as usize) {
             found.last_used = now;
             self.order.touch(0, flow);
@@ -179,7 +179,7 @@ impl EchoTable {
     ///
     /// # Errors
     /// No socket can be created for it.
-    pub fn open(
+    pub(super) fn open(
         &mut self,
         now: Instant,
         poller: &Poller,
@@ -318,7 +318,7 @@ impl EchoTable {
     }
 
     /// Drops expired flows.
-    pub fn on_timer(&mut self, now: Instant) {
+    pub(super) fn on_timer(&mut self, now: Instant) {
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, entry)) = self.timers.pop_due(now) else {
                 return;
@@ -339,7 +339,7 @@ impl EchoTable {
     }
 
     /// Time of the next [`on_timer`](Self::on_timer).
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 
-pub struct Bench {
+pub(crate) struct Bench {
     pub around: Surroundings,
     pub flows: EchoFlows,
 }
@@ -33,7 +33,7 @@ impl Bench {
         }
     }
 
-    pub fn with(support: EchoSupport) -> Self {
+    pub(crate) fn with(support: EchoSupport) -> Self {
         let availability = EchoAvailability {
             ipv4: support,
             ipv6: support,
@@ -57,15 +57,15 @@ impl Bench {
         support != EchoSupport::None
     }
 
-    pub fn open_sockets(&self) -> usize {
+    pub(crate) fn open_sockets(&self) -> usize {
         self.flows.table.sockets()
     }
 
-    pub fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
+    pub(crate) fn ping(&mut self, dst: IpAddr, ident: u16, sequence: u16, body: &[u8]) {
         self.ping_with_ttl(dst, 64, ident, sequence, body);
     }
 
-    pub fn ping_with_ttl(&mut self, dst: IpAddr, ttl: u8, ident: u16, sequence: u16, body: &[u8]) {
+    pub(crate) fn ping_with_ttl(&mut self, dst: IpAddr, ttl: u8, ident: u16, sequence: u16, body: &[u8]) {
         self.ping_marked(dst, [ttl, 0], ident, sequence, body);
     }
 
@@ -82,7 +82,7 @@ impl Bench {
         });
     }
 
-    pub fn turn(&mut self) -> Vec<Delivered> {
+    pub(crate) fn turn(&mut self) -> Vec<Delivered> {
         for (token, ready) in self.around.events() {
             self.flows.on_event(&mut self.around.context(), token, ready);
         }
@@ -94,7 +94,7 @@ fn gateway(like: &str) -> IpAddr {
     ip(if ip(like).is_ipv4() { "10.0.2.1" } else { "fd10:0:2::1" })
 }
 
-pub fn reply_kind(like: IpAddr) -> u8 {
+pub(crate) fn reply_kind(like: IpAddr) -> u8 {
     match like {
         IpAddr::V4(_) => v4::ECHO_REPLY,
         IpAddr::V6(_) => v6::ECHO_REPLY,

@@ -76,7 +76,7 @@ pub enum LoadError {
 }
 
 /// `value`, if it is in the range.
-pub fn within<T: Display + PartialOrd>(
+pub(crate) fn within<T: Display + PartialOrd>(
     field: &'static str,
     value: T,
     allowed: RangeInclusive<T>,
@@ -92,7 +92,7 @@ pub fn within<T: Display + PartialOrd>(
 }
 
 /// An error that says `contradiction` unless `holds`.
-pub const fn ensure(holds: bool, contradiction: &'static str) -> Result<(), LoadError> {
+pub(crate) const fn ensure(holds: bool, contradiction: &'static str) -> Result<(), LoadError> {
     if holds {
         Ok(())
     } else {

@@ -8,31 +8,31 @@ use std::time::Duration;
 /// Nanoseconds before or after the moment of saving.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Nanos(u64);
+pub(crate) struct Nanos(u64);
 
 impl Nanos {
     /// From `now` to `at`; zero if that is over.
-    pub fn until(at: Instant, now: Instant) -> Self {
+    pub(crate) fn until(at: Instant, now: Instant) -> Self {
         Self::from(at.since(now))
     }
 
     /// From `at` to `now`.
-    pub fn since(at: Instant, now: Instant) -> Self {
+    pub(crate) fn since(at: Instant, now: Instant) -> Self {
         Self::from(now.since(at))
     }
 
     /// This long after `now`.
-    pub fn after(self, now: Instant) -> Instant {
+    pub(crate) fn after(self, now: Instant) -> Instant {
         now + Duration::from_nanos(self.0)
     }
 
     /// This long before `now`, or the start of the clock if it started later than that.
-    pub const fn before(self, now: Instant) -> Instant {
+    pub(crate) const fn before(self, now: Instant) -> Instant {
         Instant::from_nanos(now.as_nanos().saturating_sub(self.0))
     }
 
     /// Itself, if it is no longer than `longest`.
-    pub fn at_most(self, field: &'static str, longest: Duration) -> Result<Self, LoadError> {
+    pub(crate) fn at_most(self, field: &'static str, longest: Duration) -> Result<Self, LoadError> {
         within(field, self.0, 0..=Self::from(longest).0).map(Self)
     }
 }
@@ -44,17 +44,17 @@ impl From<Duration> for Nanos {
 }
 
 /// Bytes as text, for `#[serde(with)]`.
-pub mod base64 {
+pub(crate) mod base64 {
     use data_encoding::BASE64;
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
     use std::borrow::Cow;
 
-    pub fn serialize<S: Serializer>(bytes: impl AsRef<[u8]>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: impl AsRef<[u8]>, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&BASE64.encode(bytes.as_ref()))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>, B: TryFrom<Vec<u8>>>(from: D) -> Result<B, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, B: TryFrom<Vec<u8>>>(from: D) -> Result<B, D::Error> {
         let text = Cow::<str>::deserialize(from)?;
         let bytes = BASE64.decode(text.as_bytes()).map_err(D::Error::custom)?;
         B::try_from(bytes).map_err(|_| D::Error::custom("a wrong number of bytes"))

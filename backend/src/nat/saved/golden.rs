@@ -14,7 +14,7 @@ fn folder<T: Payload>(version: u32) -> PathBuf {
 }
 
 /// Compares values with the file of their name, and loads that.
-pub fn check<T: Payload + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
+pub(crate) fn check<T: Payload + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
     let path = folder::<T>(T::VERSION).join(format!("{name}.json"));
     let today = json!({ "kind": T::KIND, "version": T::VERSION, "values": values });
     if std::env::var_os(UPDATE).is_some() {
@@ -41,7 +41,7 @@ pub fn check<T: Payload + PartialEq + std::fmt::Debug>(name: &str, values: &[T])
 }
 
 /// Values of every golden file of this kind, of all versions.
-pub fn all<T: Payload>() -> Vec<(String, Vec<T>)> {
+pub(crate) fn all<T: Payload>() -> Vec<(String, Vec<T>)> {
     let mut found = Vec::new();
     for version in 1..=T::VERSION {
         for entry in fs::read_dir(folder::<T>(version)).unwrap() {

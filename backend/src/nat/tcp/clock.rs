@@ -14,14 +14,14 @@ const TICK_NANOS: u64 = 1_000_000;
 /// The clock that one connection shows its guest: a common one plus a private offset, so that
 /// connections do not reveal each other (RFC 7323 5.4).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Clock {
+pub(super) struct Clock {
     /// Offset to the common clock.
     pub offset: u32,
 }
 
 impl Clock {
     /// A clock that shows `value` now.
-    pub const fn showing(value: u32, now: Instant) -> Self {
+    pub(super) const fn showing(value: u32, now: Instant) -> Self {
         let common = Self { offset: 0 };
         Self {
             offset: value.wrapping_sub(common.value(now)),
@@ -30,12 +30,12 @@ impl Clock {
 
     /// What it shows now.
     #[allow(clippy::cast_possible_truncation, reason = "timestamps are modulo 2^32")]
-    pub const fn value(self, now: Instant) -> u32 {
+    pub(super) const fn value(self, now: Instant) -> u32 {
         ((now.as_nanos() / TICK_NANOS) as u32).wrapping_add(self.offset)
     }
 
     /// The option of a segment that is sent now and answers `echo`.
-    pub const fn stamp(self, now: Instant, echo: u32) -> Timestamps {
+    pub(super) const fn stamp(self, now: Instant, echo: u32) -> Timestamps {
         Timestamps {
             value: self.value(now),
             echo,
@@ -46,7 +46,7 @@ impl Clock {
 /// True if `value` is older than `recent` (TS.Recent), modulo 2³².
 ///
 /// TS.Recent is never 24 days old (RFC 7323 5.5): a guest is probed every two hours.
-pub const fn is_older(value: u32, recent: u32) -> bool {
+pub(super) const fn is_older(value: u32, recent: u32) -> bool {
     value.wrapping_sub(recent) > u32::MAX / 2
 }
 

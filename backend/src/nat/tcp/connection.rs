@@ -25,7 +25,7 @@ use std::time::Duration;
 
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// The guest sent SYN; the host socket is connecting, the guest waits.
     Connecting,
     /// SYN-RECEIVED: hawser has answered the guest's SYN.
@@ -44,7 +44,7 @@ pub enum State {
 
 /// The direction to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sending {
+pub(super) enum Sending {
     /// More bytes may follow.
     Open,
     /// FIN was sent but not acknowledged.
@@ -55,7 +55,7 @@ pub enum Sending {
 
 /// The direction from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receiving {
+pub(super) enum Receiving {
     /// More bytes may follow.
     Open,
     /// The guest's FIN was accepted; it is forwarded after the bytes that the host socket has not
@@ -68,7 +68,7 @@ pub enum Receiving {
 /// Result of a call that sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Progress {
+pub(super) enum Progress {
     /// Everything that can be sent now was sent.
     Done,
     /// There is more; other connections have their turn first.
@@ -123,7 +123,7 @@ const DEFAULT_MSS: u16 = 536;
 /// socket; [`State::Aborted`]: reset it, so that its peer sees RST) and the deadline. No call
 /// blocks, and none allocates, except for bytes that the host socket does not accept ([`Spill`]).
 #[derive(Debug)]
-pub struct Connection {
+pub(super) struct Connection {
     /// Both ends.
     pub id: FlowId,
     pub(super) state: State,
@@ -176,7 +176,7 @@ pub struct Connection {
 
 /// Parameters of a new connection.
 #[derive(Clone, Debug)]
-pub struct Opening {
+pub(super) struct Opening {
     /// Both ends.
     pub id: FlowId,
     /// Our initial sequence number.
@@ -228,14 +228,14 @@ impl Connection {
     }
 
     /// The guest sent `syn`. It is answered once the host socket is connected.
-    pub fn from_guest(opening: &Opening, syn: &TcpHeader) -> Self {
+    pub(super) fn from_guest(opening: &Opening, syn: &TcpHeader) -> Self {
         let mut connection = Self::new(opening, State::Connecting);
         connection.take_syn(syn);
         connection
     }
 
     /// A client of the host was accepted: sends SYN to the guest.
-    pub fn to_guest(opening: &Opening, ctx: &mut Context<'_>) -> Self {
+    pub(super) fn to_guest(opening: &Opening, ctx: &mut Context<'_>) -> Self {
         let mut connection = Self::new(opening, State::SynSent);
         connection.rcv_scale = WINDOW_SCALE;
         connection.send_syn(ctx);
@@ -243,34 +243,34 @@ impl Connection {
     }
 
     /// State of the connection.
-    pub const fn state(&self) -> State {
+    pub(super) const fn state(&self) -> State {
         self.state
     }
 
     /// True if the connection has ended and its slot may be freed.
-    pub const fn is_over(&self) -> bool {
+    pub(super) const fn is_over(&self) -> bool {
         matches!(self.state, State::Closed | State::Aborted)
     }
 
     /// True if at least one direction has ended, and there still is a host socket.
-    pub const fn is_half_closed(&self) -> bool {
+    pub(super) const fn is_half_closed(&self) -> bool {
         let is_open = matches!((self.sending, self.receiving), (Sending::Open, Receiving::Open));
         matches!(self.state, State::Established) && !is_open
     }
 
     /// True if the guest has not answered a retransmission or a probe.
-    pub const fn is_unanswered(&self) -> bool {
+    pub(super) const fn is_unanswered(&self) -> bool {
         matches!(self.state, State::Established) && self.retries > 0
     }
 
     /// True if the guest has not answered the SYN for seconds: the third one is on its way.
-    pub fn is_slow_to_open(&self) -> bool {
+    pub(super) fn is_slow_to_open(&self) -> bool {
         self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
     }
 
     /// Whether an acknowledgment or SYN could not be sent because the guest had no buffer. The
     /// table then gives the connection a turn once there is room, which a timer could not know.
-    pub const fn progress(&self) -> Progress {
+    pub(super) const fn progress(&self) -> Progress {
         if self.ack_due || self.syn_due {
             Progress::Starved
         } else {
@@ -279,7 +279,7 @@ impl Connection {
     }
 
     /// True if the poller must report when the host socket has room again.
-    pub const fn is_window_tight(&self) -> bool {
+    pub(super) const fn is_window_tight(&self) -> bool {
         self.window_tight
     }
 
@@ -308,7 +308,7 @@ impl Connection {
 
     /// The host socket is connected: answers the guest's SYN. The sockets are watched from the
     /// start, so waiting bytes have raised an event already, as after [`to_guest`](Self::to_guest).
-    pub fn on_connected(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn on_connected(&mut self, ctx: &mut Context<'_>) {
         debug_assert_eq!(self.state, State::Connecting);
         self.state = State::SynReceived;
         self.send_syn(ctx);
@@ -345,7 +345,7 @@ impl Connection {
     }
 
     /// The host socket failed, or the connection is dropped: sends RST to the guest.
-    pub fn abort(&mut self, ctx: &mut Context<'_>) {
+    pub(super) fn abort(&mut self, ctx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
@@ -372,7 +372,7 @@ impl Connection {
     }
 
     /// The host could not connect, and the guest has received an ICMP error or gets no answer.
-    pub fn refuse(&mut self) {
+    pub(super) fn refuse(&mut self) {
         self.end(State::Closed);
     }
 
@@ -395,7 +395,7 @@ impl Connection {
     }
 
     /// The guest's SYN, rebuilt from the connection's variables, for a quote in an ICMP error.
-    pub fn syn(&self) -> [u8; TcpHeader::LEN] {
+    pub(super) fn syn(&self) -> [u8; TcpHeader::LEN] {
         let header = TcpHeader {
             src_port: self.id.guest_port,
             dst_port: self.id.remote_port,

@@ -41,7 +41,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub const fn deadline(&self) -> Option<Instant> {
+    pub(super) const fn deadline(&self) -> Option<Instant> {
         self.abandoned
     }
 }

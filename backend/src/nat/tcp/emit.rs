@@ -19,7 +19,7 @@ const CONTROL_MAX: usize = 14 + 40 + 40;
 ///
 /// # Errors
 /// [`NoRoom`]: not sent.
-pub fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHeader) -> Result<(), NoRoom> {
+pub(super) fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHeader) -> Result<(), NoRoom> {
     let mut buf = [0; CONTROL_MAX];
     let length = header.emitted_len();
     let spec = PacketSpec {
@@ -46,7 +46,7 @@ pub fn control(ctx: &mut Context<'_>, src: IpAddr, dst: IpAddr, header: &TcpHead
 }
 
 /// Header fields that all data segments of one delivery share.
-pub struct DataHeader<'a> {
+pub(super) struct DataHeader<'a> {
     /// The guest's link.
     pub link: &'a Link,
     /// The remote end, as the guest sees it.
@@ -64,7 +64,7 @@ pub struct DataHeader<'a> {
 impl DataHeader<'_> {
     /// Writes the header of a frame with `length` bytes from `seq` on; `push` is set if no more
     /// bytes are waiting. The checksum is left to the guest.
-    pub fn emit(&self, seq: Seq, length: usize, push: bool, buf: &mut [u8]) -> Offload {
+    pub(super) fn emit(&self, seq: Seq, length: usize, push: bool, buf: &mut [u8]) -> Offload {
         let segment_len = self.tcp.emitted_len() + length;
         let spec = PacketSpec {
             src: self.src,

@@ -17,7 +17,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// The error of socket(2) or setsockopt(2).
-pub fn open(target: SocketAddr) -> io::Result<Socket> {
+pub(super) fn open(target: SocketAddr) -> io::Result<Socket> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let stream = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
     set_up(&stream)?;
@@ -52,7 +52,7 @@ pub fn listen(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// The error of accept(2).
-pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
+pub(super) fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
     let (stream, address) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let address = address.and_then(|any| any.try_into().ok());
     // The kernel reports the peer of every TCP connection.
@@ -62,7 +62,7 @@ pub fn accept(listener: &Socket) -> io::Result<(Socket, SocketAddr)> {
 
 /// Sets the DSCP of the segments that the socket sends, in its position in the header field. The
 /// kernel keeps control of ECN, which it negotiates with the peer.
-pub fn set_dscp(stream: &Socket, dscp: u8) {
+pub(super) fn set_dscp(stream: &Socket, dscp: u8) {
     // If this fails, segments carry the default DSCP.
     let _ = stream
         .domain()
@@ -73,7 +73,7 @@ pub fn set_dscp(stream: &Socket, dscp: u8) {
 const USUAL_TTL: u8 = 64;
 
 /// Sets the TTL or hop limit of the packets that the socket sends.
-pub fn set_ttl(stream: &Socket, ttl: u8) {
+pub(super) fn set_ttl(stream: &Socket, ttl: u8) {
     if ttl != USUAL_TTL {
         // Fails for 0, which no router forwards either.
         let _ = stream
@@ -83,7 +83,7 @@ pub fn set_ttl(stream: &Socket, ttl: u8) {
 }
 
 /// Makes close(2) reset the connection, so that the peer sees RST.
-pub fn make_close_a_reset(stream: &Socket) {
+pub(super) fn make_close_a_reset(stream: &Socket) {
     // If this fails, the peer sees FIN instead: late, but not wrong.
     let _ = stream.set_linger(Some(Duration::ZERO));
 }

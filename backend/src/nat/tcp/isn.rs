@@ -17,7 +17,7 @@ use super::seq::Seq;
 
 /// The secret key of one port.
 #[derive(Clone)]
-pub struct IsnSecret {
+pub(super) struct IsnSecret {
     key: [u8; 16],
     /// Added to the clock of sequence numbers.
     ahead: u32,
@@ -45,7 +45,7 @@ impl IsnSecret {
     ///
     /// # Errors
     /// The system has no random numbers.
-    pub fn random() -> Result<Self, getrandom::Error> {
+    pub(super) fn random() -> Result<Self, getrandom::Error> {
         let mut key = [0; 16];
         getrandom::fill(&mut key)?;
         Ok(Self {
@@ -56,7 +56,7 @@ impl IsnSecret {
     }
 
     /// The secret as a plain value.
-    pub fn save(&self, now: Instant) -> SavedSecret {
+    pub(super) fn save(&self, now: Instant) -> SavedSecret {
         let Self { key, ahead, clock } = *self;
         SavedSecret {
             key,
@@ -66,7 +66,7 @@ impl IsnSecret {
     }
 
     /// The secret of another process, whose clocks continue from what they showed.
-    pub fn load(saved: &SavedSecret, now: Instant) -> Self {
+    pub(super) fn load(saved: &SavedSecret, now: Instant) -> Self {
         Self {
             key: saved.key,
             ahead: saved.isn_clock.wrapping_sub(ticks(now)),
@@ -76,7 +76,7 @@ impl IsnSecret {
 
     /// The initial sequence number and the timestamp clock of a connection that opens now.
     #[allow(clippy::cast_possible_truncation, reason = "the halves of the hash")]
-    pub fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
+    pub(super) fn initial(&self, now: Instant, guest: SocketAddr, remote: SocketAddr) -> (Seq, Clock) {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         (guest, remote).hash(&mut hasher);
         let hash = hasher.finish();

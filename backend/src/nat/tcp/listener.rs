@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 /// An accepted client.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     /// Its connected socket.
     pub stream: Socket,
     /// Its address.
@@ -27,7 +27,7 @@ pub struct Client {
 
 /// Result of accepting the next client.
 #[derive(Debug)]
-pub enum Accepted {
+pub(super) enum Accepted {
     /// A client.
     Client(Client),
     /// No client is waiting.
@@ -57,7 +57,7 @@ struct Listener {
 
 /// The listening sockets of one worker.
 #[derive(Debug, Default)]
-pub struct Listeners {
+pub(super) struct Listeners {
     listeners: Slab<Listener>,
     /// Sockets whose clients may be waiting, because of a limit or for their turn.
     waiting: VecDeque<usize>,
@@ -68,7 +68,7 @@ impl Listeners {
     ///
     /// # Errors
     /// The error of the first port that cannot be bound.
-    pub fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
+    pub(super) fn bind(forwards: &[Forward], families: Families, poller: &Poller) -> Result<Self, ListenError> {
         let mut all = Self::default();
         for forward in forwards.iter().filter(|f| f.transport == Transport::Tcp) {
             listen::listen(families, forward, |at, guest_port| {
@@ -83,7 +83,7 @@ impl Listeners {
     ///
     /// # Errors
     /// The poller cannot watch it.
-    pub fn adopt(&mut self, bound: ForwardSocket, poller: &Poller) -> io::Result<()> {
+    pub(super) fn adopt(&mut self, bound: ForwardSocket, poller: &Poller) -> io::Result<()> {
         let index = u32::try_from(self.listeners.vacant_key()).unwrap_or(u32::MAX);
         let token = Token::new(event_owner::TCP_LISTENER, index);
         poller.add(&bound.socket, token, Interest::ReadEdge)?;
@@ -95,7 +95,7 @@ impl Listeners {
     }
 
     /// Stops accepting clients and returns the sockets, still listening.
-    pub fn release(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
+    pub(super) fn release(&mut self, poller: &Poller) -> Vec<ForwardSocket> {
         self.waiting.clear();
         let released = self.listeners.drain().map(|listener| listener.bound);
         released
@@ -107,7 +107,7 @@ impl Listeners {
     }
 
     /// Closes the sockets that are bound to `addresses`.
-    pub fn close(&mut self, addresses: &HashSet<SocketAddr>) {
+    pub(super) fn close(&mut self, addresses: &HashSet<SocketAddr>) {
         self.listeners
             .retain(|_, listener| !addresses.contains(&listener.bound.at));
         let listeners = &self.listeners;
@@ -115,7 +115,7 @@ impl Listeners {
     }
 
     /// Accepts the next client of listener `index`.
-    pub fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
+    pub(super) fn accept(&mut self, index: usize, counters: &Counters) -> Accepted {
         let Some(listener) = self.listeners.get_mut(index) else {
             return Accepted::NoClient;
         };
@@ -145,7 +145,7 @@ impl Listeners {
     }
 
     /// Postpones the clients of listener `index`.
-    pub fn put_off(&mut self, index: usize) {
+    pub(super) fn put_off(&mut self, index: usize) {
         if let Some(listener) = self.listeners.get_mut(index)
             && !std::mem::replace(&mut listener.is_waiting, true)
         {
@@ -154,12 +154,12 @@ impl Listeners {
     }
 
     /// Number of listeners with waiting clients.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// Removes and returns the listener whose clients have waited longest.
-    pub fn next_waiting(&mut self) -> Option<usize> {
+    pub(super) fn next_waiting(&mut self) -> Option<usize> {
         let index = self.waiting.pop_front()?;
         self.listeners[index].is_waiting = false;
         Some(index)

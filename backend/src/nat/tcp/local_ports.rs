@@ -30,7 +30,7 @@ const USUAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Result of a connect from a guest's port outside the kernel's range.
 #[derive(Debug)]
-pub enum OwnPort {
+pub(super) enum OwnPort {
     /// The port was used; contains the result of connect(2).
     Used(io::Result<()>),
     /// The socket is bound to the port, but the port is in use towards this peer.
@@ -41,7 +41,7 @@ pub enum OwnPort {
 
 /// The range of local ports in this network namespace.
 #[derive(Clone, Debug)]
-pub struct LocalPorts {
+pub(super) struct LocalPorts {
     all: RangeInclusive<u16>,
     /// Earliest time of the next search of all ports.
     again: Instant,
@@ -49,7 +49,7 @@ pub struct LocalPorts {
 
 impl LocalPorts {
     /// The range of the calling thread's namespace.
-    pub fn of_namespace() -> Self {
+    pub(super) fn of_namespace() -> Self {
         let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         Self::new(parse(&text).unwrap_or(USUAL))
     }
@@ -61,7 +61,7 @@ impl LocalPorts {
 
     /// Connects from `wanted`, a port outside the kernel's range. `None`: the port is not
     /// available, and a new socket is needed if `stream` is [`Bound`](OwnPort::Bound) to it.
-    pub fn connect_from_own(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> OwnPort {
+    pub(super) fn connect_from_own(&self, stream: &Socket, wanted: u16, target: SocketAddr) -> OwnPort {
         if self.all.contains(&wanted) || wanted == 0 || wanted == target.port() {
             return OwnPort::Unavailable;
         }
@@ -82,7 +82,7 @@ impl LocalPorts {
     ///
     /// # Errors
     /// The error of connect(2): usually EINPROGRESS, EAGAIN if no port is free towards `target`.
-    pub fn connect(&mut self, now: Instant, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
+    pub(super) fn connect(&mut self, now: Instant, stream: &Socket, wanted: u16, target: SocketAddr) -> io::Result<()> {
         if !has_port_range() {
             // Before Linux 6.3 the kernel always searches all ports.
             return stream.connect(&target.into());

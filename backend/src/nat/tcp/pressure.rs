@@ -98,7 +98,7 @@ pub(super) struct Pressure {
 
 impl Pressure {
     /// Queues for a table of `limit` connections.
-    pub fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             queues: Default::default(),
             next_entry: 0,
@@ -108,7 +108,7 @@ impl Pressure {
 
     /// Records the current standing of a connection. True if it entered a queue, which may need a
     /// sweep.
-    pub fn note(&mut self, flow: &mut Flow, slot: u32) -> bool {
+    pub(super) fn note(&mut self, flow: &mut Flow, slot: u32) -> bool {
         let standing = Standing::of(&flow.connection);
         if standing == flow.standing {
             return false;
@@ -127,7 +127,7 @@ impl Pressure {
     }
 
     /// Removes a connection from its queue.
-    pub fn forget(&mut self, flow: &Flow) {
+    pub(super) fn forget(&mut self, flow: &Flow) {
         if flow.standing != Standing::Settled {
             self.queues[flow.standing as usize].count -= 1;
         }
@@ -135,7 +135,7 @@ impl Pressure {
 
     /// Entries in all queues, including stale ones.
     #[cfg(test)]
-    pub fn entries(&self) -> usize {
+    pub(super) fn entries(&self) -> usize {
         self.queues.iter().map(|queue| queue.entries.len()).sum()
     }
 
@@ -144,7 +144,7 @@ impl Pressure {
     }
 
     /// Drops stale entries once they are the majority.
-    pub fn sweep<'f>(&mut self, flow: impl Fn(u32) -> Option<&'f Flow>) {
+    pub(super) fn sweep<'f>(&mut self, flow: impl Fn(u32) -> Option<&'f Flow>) {
         for standing in Standing::ORDER {
             let Queue { entries, count } = &mut self.queues[standing as usize];
             if entries.len() > 2 * *count + SPARE {

@@ -66,7 +66,7 @@ struct Broken;
 
 impl Connection {
     /// Handles segments of the guest, in the order in which they were sent.
-    pub fn on_segments<'s, S: HostStream>(
+    pub(super) fn on_segments<'s, S: HostStream>(
         &mut self,
         ctx: &mut Context<'_>,
         stream: Option<&mut S>,
@@ -434,7 +434,7 @@ impl Connection {
 
     /// The host socket may have room again: sends the guest a window update if its window had been
     /// small.
-    pub fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
+    pub(super) fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
         if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
             return;
         }
@@ -445,7 +445,7 @@ impl Connection {
 
     /// Ends a run of segments: discards acknowledged bytes, sends what may be sent, and
     /// acknowledges if no sent segment did.
-    pub fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
+    pub(super) fn answer(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.to_discard > 0 {
             stream.discard(std::mem::take(&mut self.to_discard));
         }
@@ -472,14 +472,14 @@ impl Connection {
     }
 
     /// The peer has closed its side: reads until the end of the stream.
-    pub fn on_read_closed(&mut self) {
+    pub(super) fn on_read_closed(&mut self) {
         if self.state != State::TimeWait && !self.is_over() {
             self.readable = Readable::UntilEnd;
         }
     }
 
     /// Bytes arrived at the host socket.
-    pub fn on_readable(&mut self) {
+    pub(super) fn on_readable(&mut self) {
         if self.readable == Readable::No {
             self.readable = Readable::Yes;
         }

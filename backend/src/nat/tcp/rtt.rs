@@ -21,7 +21,7 @@ const MAX: Duration = Duration::from_secs(60);
 /// Round trips to the guest, measured on one segment at a time (Karn: never on a retransmitted
 /// one).
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RttEstimator {
+pub(super) struct RttEstimator {
     /// In microseconds, like the variance: half the size of a `Duration`, and every idle flow has
     /// one.
     smoothed: Option<u32>,
@@ -52,7 +52,7 @@ struct SavedMeasurement {
 }
 
 impl SavedRtt {
-    pub fn load(&self, now: Instant) -> Result<RttEstimator, LoadError> {
+    pub(super) fn load(&self, now: Instant) -> Result<RttEstimator, LoadError> {
         let smoothed = self.smoothed_micros.map(|s| within("smoothed_micros", s, 0..=LONGEST));
         Ok(RttEstimator {
             smoothed: smoothed.transpose()?,
@@ -86,7 +86,7 @@ impl RttEstimator {
     }
 
     /// Records a sent segment that ends before `end`; starts a measurement if none is running.
-    pub fn sent(&mut self, now: Instant, end: Seq) {
+    pub(super) fn sent(&mut self, now: Instant, end: Seq) {
         if self.running.is_none() {
             (self.running, self.since) = (Some(end), now);
         }
@@ -94,7 +94,7 @@ impl RttEstimator {
 
     /// Records that everything before `una` was acknowledged: ends the measurement that waits for
     /// it, and the back-off.
-    pub fn acknowledged(&mut self, now: Instant, una: Seq) {
+    pub(super) fn acknowledged(&mut self, now: Instant, una: Seq) {
         if self.running.take_if(|end| !una.before(*end)).is_some() {
             self.sample(now.since(self.since));
             self.backoff = 0;
@@ -102,17 +102,17 @@ impl RttEstimator {
     }
 
     /// Records a retransmission, which makes the measurement ambiguous.
-    pub fn retransmitted(&mut self) {
+    pub(super) fn retransmitted(&mut self) {
         self.running = None;
     }
 
     /// Ends the back-off, because the path to the guest is known to work.
-    pub fn forget_back_off(&mut self) {
+    pub(super) fn forget_back_off(&mut self) {
         self.backoff = 0;
     }
 
     /// Records a time-out: the next one is twice as long.
-    pub fn back_off(&mut self) {
+    pub(super) fn back_off(&mut self) {
         self.backoff = self.backoff.saturating_add(1);
     }
 
@@ -128,7 +128,7 @@ impl RttEstimator {
     }
 
     /// The time-out for a segment that is sent now.
-    pub fn timeout(&self) -> Duration {
+    pub(super) fn timeout(&self) -> Duration {
         let base = self.smoothed.map_or(INITIAL, |s| {
             Duration::from_micros(u64::from(s) + u64::from(self.variance) * 4).max(MIN)
         });

@@ -6,27 +6,27 @@ use std::ops::{Add, AddAssign, Sub};
 /// A sequence number.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Seq(pub u32);
+pub(super) struct Seq(pub u32);
 
 impl Seq {
     /// True if `self` comes before `other`.
-    pub const fn before(self, other: Self) -> bool {
+    pub(super) const fn before(self, other: Self) -> bool {
         self.0.wrapping_sub(other.0) > i32::MAX as u32
     }
 
     /// True if `self` comes after `other`.
-    pub const fn after(self, other: Self) -> bool {
+    pub(super) const fn after(self, other: Self) -> bool {
         other.before(self)
     }
 
     /// The later of the two.
     #[must_use]
-    pub const fn max(self, other: Self) -> Self {
+    pub(super) const fn max(self, other: Self) -> Self {
         if self.before(other) { other } else { self }
     }
 
     /// Bytes from `earlier` to `self`, zero if `self` comes first.
-    pub const fn since(self, earlier: Self) -> u32 {
+    pub(super) const fn since(self, earlier: Self) -> u32 {
         if self.before(earlier) {
             0
         } else {

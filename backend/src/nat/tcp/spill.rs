@@ -19,7 +19,7 @@ const POOL: usize = 16 << 20;
 
 /// The limit shared by all connections of a worker.
 #[derive(Clone, Debug)]
-pub struct SpillPool {
+pub(super) struct SpillPool {
     free: Arc<AtomicUsize>,
 }
 
@@ -34,7 +34,7 @@ impl Default for SpillPool {
 impl SpillPool {
     /// A limit of so many bytes.
     #[cfg(test)]
-    pub fn of(bytes: usize) -> Self {
+    pub(super) fn of(bytes: usize) -> Self {
         Self {
             free: Arc::new(AtomicUsize::new(bytes)),
         }
@@ -54,7 +54,7 @@ impl SpillPool {
 
 /// The kept bytes of one connection: usually none, so an empty one takes two words.
 #[derive(Debug)]
-pub struct Spill {
+pub(super) struct Spill {
     kept: Option<Box<Kept>>,
     pool: SpillPool,
 }
@@ -128,17 +128,17 @@ impl Spill {
     }
 
     /// Without any bytes.
-    pub const fn new(pool: SpillPool) -> Self {
+    pub(super) const fn new(pool: SpillPool) -> Self {
         Self { kept: None, pool }
     }
 
     /// True if nothing is kept.
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.kept.is_none()
     }
 
     /// Keeps `n` bytes of `slices` from `offset` on; false if the limit forbids it.
-    pub fn keep(&mut self, slices: &[GuestSlice<'_>], offset: usize, n: usize) -> bool {
+    pub(super) fn keep(&mut self, slices: &[GuestSlice<'_>], offset: usize, n: usize) -> bool {
         if !self.pool.take(n) {
             return false;
         }
@@ -151,7 +151,7 @@ impl Spill {
     }
 
     /// Keeps the first `n` bytes of `slices`, of which the one at `place` is urgent.
-    pub fn keep_urgent(&mut self, slices: &[GuestSlice<'_>], n: usize, place: usize) -> bool {
+    pub(super) fn keep_urgent(&mut self, slices: &[GuestSlice<'_>], n: usize, place: usize) -> bool {
         let is_kept = self.keep(slices, 0, n);
         if let Some(kept) = self.kept.as_mut().filter(|_| is_kept) {
             kept.urgent = Some(kept.bytes.len() - n + place);
@@ -164,7 +164,7 @@ impl Spill {
     ///
     /// # Errors
     /// The socket failed.
-    pub fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<usize> {
+    pub(super) fn flush(&mut self, stream: &mut impl HostStream) -> io::Result<usize> {
         let Some(kept) = &mut self.kept else { return Ok(0) };
         let before = kept.sent;
         while kept.sent < kept.bytes.len() {

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 /// A connected host socket. No method blocks.
-pub trait HostStream {
+pub(super) trait HostStream {
     /// Sends bytes; returns how many the kernel accepted.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ pub trait HostStream {
 
 /// Room in a host socket's send queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SendRoom {
+pub(super) struct SendRoom {
     /// Bytes that the kernel will accept.
     pub bytes: u32,
     /// Capacity of an empty queue in bytes.
@@ -64,7 +64,7 @@ pub struct SendRoom {
 impl SendRoom {
     /// True if less than a third of the queue is free. The kernel reports more room, and lets the
     /// queue grow, only on request (`Poller::rearm`).
-    pub const fn is_tight(&self) -> bool {
+    pub(super) const fn is_tight(&self) -> bool {
         self.bytes < self.limit / 3
     }
 }

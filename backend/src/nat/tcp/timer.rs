@@ -45,7 +45,7 @@ const MAX_LAST_RETRIES: u8 = 8;
 
 impl Connection {
     /// Time without activity; `None` if the connection is not idle.
-    pub fn idle_for(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         match self.timer {
             Timer::Keepalive(at) => Some(self.keepalive_delay().saturating_sub(at.since(now))),
             _ => None,
@@ -78,7 +78,7 @@ impl Connection {
     }
 
     /// The time of the next [`on_timer`](Self::on_timer).
-    pub const fn deadline(&self) -> Option<Instant> {
+    pub(super) const fn deadline(&self) -> Option<Instant> {
         match self.timer {
             Timer::Off => None,
             Timer::Retransmit(at)
@@ -95,7 +95,7 @@ impl Connection {
     }
 
     /// The timer has expired. `stream` is the host socket, if there still is one.
-    pub fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
+    pub(super) fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
         if self.deadline().is_none_or(|at| at > ctx.now) {
             return Progress::Done;
         }
@@ -152,7 +152,7 @@ impl Connection {
     /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times,
     /// or as often as usual. A guest that has just started has no address yet and receives
     /// nothing, so the second probe follows soon, and each further one after twice that time.
-    pub fn probe_from(&mut self, at: Instant, times: Option<u8>) {
+    pub(super) fn probe_from(&mut self, at: Instant, times: Option<u8>) {
         self.timer = match self.timer {
             _ if self.is_forgotten_by_guest() => return,
             Timer::Retransmit(_) => Timer::Retransmit(at),

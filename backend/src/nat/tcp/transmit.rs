@@ -156,7 +156,7 @@ impl Connection {
 
     /// Sends the bytes of the host socket that the guest's window permits and its buffers hold, up
     /// to the limit of a turn.
-    pub fn pump(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
+    pub(super) fn pump(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Progress {
         if self.state != State::Established {
             return Progress::Done;
         }

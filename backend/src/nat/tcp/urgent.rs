@@ -81,7 +81,7 @@ impl Connection {
     }
 
     /// The host socket has an urgent byte among those to read.
-    pub fn on_urgent(&mut self) {
+    pub(super) fn on_urgent(&mut self) {
         self.urgent.get_or_insert_default();
     }
 

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// State of the reports of one socket, which are initially on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClassWatch {
+pub(super) enum ClassWatch {
     /// On; contains the number of consecutive unmarked datagrams in a flood.
     On(usize),
     /// Off until this time.
@@ -51,7 +51,7 @@ pub(super) enum SavedClassWatch {
 
 impl SavedClassWatch {
     /// The state, with the reports of `socket` on or off as it says.
-    pub fn load(self, socket: &Socket, domain: Domain, now: Instant) -> Result<ClassWatch, LoadError> {
+    pub(super) fn load(self, socket: &Socket, domain: Domain, now: Instant) -> Result<ClassWatch, LoadError> {
         let is_on = matches!(self, Self::On { .. });
         let is_set = watch_traffic_class(socket, domain, is_on).is_ok();
         Ok(match self {
@@ -77,7 +77,7 @@ impl ClassWatch {
 
     /// Records the `n` datagrams of `batch`, and switches the reports.
     #[inline]
-    pub fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {
+    pub(super) fn follow(&mut self, socket: &Socket, domain: Domain, now: Instant, batch: &ReceiveBatch, n: usize) {
         let is_flood = n >= FLOOD;
         match self {
             Self::On(unmarked) if is_flood => {

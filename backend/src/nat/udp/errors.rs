@@ -17,7 +17,7 @@ const MAX_QUOTED: usize = 1200;
 
 /// Empties the error queue of a flow's socket, and its pending error with it. Returns an error of
 /// the host's own stack: it concerns the last send, and quotes nothing.
-pub fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
+pub(super) fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
     let mut quoted = [0; MAX_QUOTED];
     let mut own = None;
     for _ in 0..MAX_ENTRIES {

@@ -24,7 +24,7 @@ const STREAM_AFTER: Duration = Duration::from_secs(2);
 
 /// A flow in the table; the generation distinguishes users of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FlowRef {
+pub(super) struct FlowRef {
     /// Slot in the table.
     pub index: u32,
     /// Distinguishes users of the slot.
@@ -33,7 +33,7 @@ pub struct FlowRef {
 
 /// One end of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(super) enum Side {
     /// The guest.
     Guest,
     /// The peer behind the host socket.
@@ -42,7 +42,7 @@ pub enum Side {
 
 /// The sides that have sent datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exchange {
+pub(super) enum Exchange {
     /// One side only.
     From(Side),
     /// Both, since this time.
@@ -51,7 +51,7 @@ pub enum Exchange {
 
 /// One flow.
 #[derive(Debug)]
-pub struct Flow {
+pub(super) struct Flow {
     /// Its ends.
     pub key: FlowId,
     /// Connected to the host-side destination.
@@ -88,7 +88,7 @@ pub struct Flow {
 
 impl Flow {
     /// A flow that `origin` begins.
-    pub fn new(key: FlowId, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
+    pub(super) fn new(key: FlowId, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
         Self {
             key,
             socket,
@@ -110,18 +110,18 @@ impl Flow {
     }
 
     /// Local address and port of the socket.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()?.as_socket()
     }
 
     /// Time at which the flow ends if no more datagrams are sent.
-    pub fn expires(&self) -> Instant {
+    pub(super) fn expires(&self) -> Instant {
         let timeout = if self.is_stream() { STREAM_TIMEOUT } else { TIMEOUT };
         self.last_used + timeout
     }
 
     /// True once both sides have used the flow for a while.
-    pub const fn is_stream(&self) -> bool {
+    pub(super) const fn is_stream(&self) -> bool {
         match self.exchange {
             Exchange::BothSince(since) => self.last_used.since(since).as_nanos() >= STREAM_AFTER.as_nanos(),
             Exchange::From(_) => false,
@@ -129,12 +129,12 @@ impl Flow {
     }
 
     /// True as long as only the side that opened the flow has sent datagrams.
-    pub fn is_unreplied(&self) -> bool {
+    pub(super) fn is_unreplied(&self) -> bool {
         matches!(self.exchange, Exchange::From(_))
     }
 
     /// Records a datagram from `side`.
-    pub fn heard(&mut self, side: Side, now: Instant) {
+    pub(super) fn heard(&mut self, side: Side, now: Instant) {
         self.last_used = now;
         if let Exchange::From(first) = self.exchange
             && first != side

@@ -25,7 +25,7 @@ const MAX_TRIES: u32 = 8;
 
 /// A datagram, or a run, for a flow.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrived<'a> {
+pub(super) struct Arrived<'a> {
     /// Whom it is for.
     pub key: FlowId,
     /// DSCP and ECN.
@@ -38,7 +38,7 @@ pub struct Arrived<'a> {
 
 /// A datagram, or a run, that waits for room.
 #[derive(Debug)]
-pub struct Held {
+pub(super) struct Held {
     key: FlowId,
     traffic_class: u8,
     segment: Option<u16>,
@@ -102,7 +102,7 @@ impl Held {
 
 /// Copies datagrams to the guest, in order.
 #[derive(Debug, Default)]
-pub struct Delivery {
+pub(super) struct Delivery {
     fragmenter: Fragmenter,
     held: VecDeque<Held>,
     bytes: usize,
@@ -110,12 +110,12 @@ pub struct Delivery {
 
 impl Delivery {
     /// True if a datagram waits for room.
-    pub fn is_holding(&self) -> bool {
+    pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }
 
     /// Takes out what is held of a flow that goes to another worker.
-    pub fn take(&mut self, key: &FlowId) -> Vec<Held> {
+    pub(super) fn take(&mut self, key: &FlowId) -> Vec<Held> {
         let mut taken = Vec::new();
         for held in std::mem::take(&mut self.held) {
             if held.key == *key {
@@ -129,7 +129,7 @@ impl Delivery {
     }
 
     /// Adds the datagrams that another worker held for a flow.
-    pub fn put(&mut self, held: Vec<Held>) {
+    pub(super) fn put(&mut self, held: Vec<Held>) {
         self.bytes += held.iter().map(|held| held.body.len()).sum::<usize>();
         self.held.extend(held);
     }
@@ -151,7 +151,7 @@ impl Delivery {
     }
 
     /// Sends a datagram, or a run; holds it if there is no room.
-    pub fn send(&mut self, ctx: &mut Context<'_>, arrived: &Arrived<'_>) {
+    pub(super) fn send(&mut self, ctx: &mut Context<'_>, arrived: &Arrived<'_>) {
         let gone = if self.is_holding() {
             0
         } else {
@@ -182,7 +182,7 @@ impl Delivery {
     ///
     /// # Errors
     /// [`NoRoom`]: some datagrams are still held.
-    pub fn flush(&mut self, ctx: &mut Context<'_>) -> Result<(), NoRoom> {
+    pub(super) fn flush(&mut self, ctx: &mut Context<'_>) -> Result<(), NoRoom> {
         while let Some(held) = self.held.front_mut() {
             has_room(ctx)?;
             if let Err(gone) = attempt(&mut self.fragmenter, ctx, &held.rest()) {

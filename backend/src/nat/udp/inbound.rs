@@ -44,7 +44,7 @@ enum Ports {
 
 /// A socket waiting for clients.
 #[derive(Debug)]
-pub struct Listener {
+pub(super) struct Listener {
     bound: ForwardSocket,
     /// True while the listener waits for its turn or for room in the guest.
     pub waiting: bool,

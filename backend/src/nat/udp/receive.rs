@@ -27,7 +27,7 @@ const COALESCED_BURST: usize = 2;
 
 /// What a flow is expected to receive next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Intake {
+pub(super) enum Intake {
     /// Datagrams below the MTU, about this many at a time.
     Datagrams(usize),
     /// Datagrams above the MTU: one at a time, so that their fragments stay in order.
@@ -44,7 +44,7 @@ impl Default for Intake {
 
 /// Result of one receive round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Round {
+pub(super) enum Round {
     /// No more datagrams are waiting.
     Empty,
     /// More datagrams may be waiting; contains the number of datagrams or runs received.
@@ -54,7 +54,7 @@ pub enum Round {
 }
 
 /// Receives for all flows, with buffers that are reused.
-pub struct Receiver {
+pub(super) struct Receiver {
     /// The buffers.
     pub batch: ReceiveBatch,
     /// Sends by copy.
@@ -151,7 +151,7 @@ impl Towards {
 }
 
 /// True if the guest accepts frames with several datagrams to `address`.
-pub const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
+pub(super) const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
     caps.checksum
         && match address {
             IpAddr::V4(_) => caps.uso4,
@@ -162,7 +162,7 @@ pub const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
 impl Receiver {
     /// One round: receives as many datagrams as are expected. Returns its result, and whether any
     /// datagram came.
-    pub fn round(&mut self, flow: &mut Flow, ctx: &mut Context<'_>) -> (Round, bool) {
+    pub(super) fn round(&mut self, flow: &mut Flow, ctx: &mut Context<'_>) -> (Round, bool) {
         let towards = Towards::new(flow.key, ctx);
         let Ok(granted) = ctx.sink.reserve(towards.layout(flow.intake)) else {
             return (Round::NoRoom, false);
@@ -228,7 +228,7 @@ impl Receiver {
     }
 
     /// Sends the datagram or run in spill buffer `index` to the guest's end of `key` by copy.
-    pub fn pass_on(&mut self, key: FlowId, ctx: &mut Context<'_>, index: usize) {
+    pub(super) fn pass_on(&mut self, key: FlowId, ctx: &mut Context<'_>, index: usize) {
         let message = self.batch.message(index);
         let arrived = Arrived {
             key,

@@ -18,7 +18,7 @@ const BUFFER: usize = 4 << 20;
 
 /// Whether another socket of this worker has the port already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortUse {
+pub(super) enum PortUse {
     /// No socket has.
     First,
     /// At least one socket has.
@@ -39,7 +39,7 @@ fn open(like: IpAddr) -> io::Result<(Socket, Domain)> {
 }
 
 /// The socket family of an address.
-pub const fn domain_of(address: IpAddr) -> Domain {
+pub(super) const fn domain_of(address: IpAddr) -> Domain {
     match address {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
@@ -47,7 +47,7 @@ pub const fn domain_of(address: IpAddr) -> Domain {
 }
 
 /// The wildcard address of the family of `like`.
-pub const fn any(like: IpAddr) -> IpAddr {
+pub(super) const fn any(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -67,7 +67,7 @@ fn watch_class(socket: &Socket, domain: Domain) {
 
 /// A flow's socket.
 #[derive(Debug)]
-pub struct FlowSocket {
+pub(super) struct FlowSocket {
     /// Connected.
     pub socket: Socket,
     /// Its family.
@@ -90,7 +90,7 @@ fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> 
 ///
 /// # Errors
 /// The error of socket(2) or connect(2).
-pub fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) -> io::Result<FlowSocket> {
+pub(super) fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) -> io::Result<FlowSocket> {
     let (socket, domain) = open(peer.ip())?;
     let from = SocketAddr::new(any(peer.ip()), port);
     let kept = port != 0 && bind(&socket, from, port_use).is_ok();
@@ -106,7 +106,7 @@ pub fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce: bool) 
 ///
 /// # Errors
 /// What socket(2), bind(2) and connect(2) say.
-pub fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Result<FlowSocket> {
+pub(super) fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Result<FlowSocket> {
     let (socket, domain) = open(peer.ip())?;
     bind(&socket, local, PortUse::Shared)?;
     finish(&socket, domain, peer, coalesce)?;
@@ -132,7 +132,7 @@ pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// The error of socket(2) or bind(2).
-pub fn listening(address: SocketAddr) -> io::Result<(Socket, Domain)> {
+pub(super) fn listening(address: SocketAddr) -> io::Result<(Socket, Domain)> {
     let (socket, domain) = open(address.ip())?;
     datagram::watch_local_address(&socket, domain)?;
     watch_class(&socket, domain);

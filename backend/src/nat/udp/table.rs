@@ -69,7 +69,7 @@ impl Rank {
 }
 
 /// All flows of a port.
-pub struct FlowTable {
+pub(super) struct FlowTable {
     flows: Slab<Flow>,
     by_key: SlotIndex,
     timers: TimerQueue<FlowRef>,
@@ -84,7 +84,7 @@ pub struct FlowTable {
 
 impl FlowTable {
     /// A table for at most `max_flows` flows.
-    pub fn new(max_flows: usize) -> Self {
+    pub(super) fn new(max_flows: usize) -> Self {
         Self {
             flows: Slab::new(),
             by_key: SlotIndex::default(),
@@ -98,24 +98,24 @@ impl FlowTable {
     }
 
     /// Number of flows.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.flows.len()
     }
 
     /// All flows.
-    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.flows.iter().map(|(_, flow)| flow)
     }
 
     /// The flow with these ends.
-    pub fn find(&self, key: &FlowId) -> Option<FlowRef> {
+    pub(super) fn find(&self, key: &FlowId) -> Option<FlowRef> {
         let index = self.by_key.find(key, |slot| self.flows[slot as usize].key == *key)?;
         let generation = self.flows[index as usize].generation;
         Some(FlowRef { index, generation })
     }
 
     /// The flows from slot `from`, at most `count` slots, and whether there are more.
-    pub fn slots(&self, from: usize, count: usize) -> (Vec<FlowRef>, bool) {
+    pub(super) fn slots(&self, from: usize, count: usize) -> (Vec<FlowRef>, bool) {
         let end = self.flows.capacity().min(from + count);
         let refs = (from..end).filter_map(|slot| {
             let generation = self.flows.get(slot)?.generation;
@@ -126,23 +126,23 @@ impl FlowTable {
     }
 
     /// The flow, if its slot has not been reused.
-    pub fn get(&mut self, flow: FlowRef) -> Option<&mut Flow> {
+    pub(super) fn get(&mut self, flow: FlowRef) -> Option<&mut Flow> {
         let found = self.flows.get_mut(flow.index as usize)?;
         (found.generation == flow.generation).then_some(found)
     }
 
     /// True if one of this worker's sockets has the port.
-    pub fn owns_port(&self, domain: Domain, port: u16) -> bool {
+    pub(super) fn owns_port(&self, domain: Domain, port: u16) -> bool {
         self.ports.contains_key(&(domain.into(), port))
     }
 
     /// Records that one more socket has the port.
-    pub fn own_port(&mut self, domain: Domain, port: u16) {
+    pub(super) fn own_port(&mut self, domain: Domain, port: u16) {
         *self.ports.entry((domain.into(), port)).or_default() += 1;
     }
 
     /// Records that one socket less has it.
-    pub fn disown_port(&mut self, domain: Domain, port: u16) {
+    pub(super) fn disown_port(&mut self, domain: Domain, port: u16) {
         if let Some(n) = self.ports.get_mut(&(domain.into(), port)) {
             *n -= 1;
             if *n == 0 {
@@ -152,7 +152,7 @@ impl FlowTable {
     }
 
     /// Makes room for one more flow that `origin` opens; false if that is impossible.
-    pub fn make_room(&mut self, origin: Side) -> bool {
+    pub(super) fn make_room(&mut self, origin: Side) -> bool {
         let inbound_limit = (self.max_flows / INBOUND_SHARE).max(1);
         if origin == Side::World && self.unanswered_inbound >= inbound_limit {
             self.evict(&[Rank(Side::World, Worth::Unreplied)]);
@@ -161,7 +161,7 @@ impl FlowTable {
     }
 
     /// Drops a flow in favour of one that `origin` opens; false if there is none to drop.
-    pub fn give_way(&mut self, origin: Side) -> bool {
+    pub(super) fn give_way(&mut self, origin: Side) -> bool {
         use Side::{Guest, World};
         use Worth::{Answered, Stream, Unreplied};
         // The first step with any flow decides.
@@ -194,7 +194,7 @@ impl FlowTable {
     }
 
     /// The token for the socket of the next flow passed to [`insert`](Self::insert).
-    pub fn next_token(&self) -> Token {
+    pub(super) fn next_token(&self) -> Token {
         Token {
             owner: event_owner::UDP,
             generation: self.next_generation,
@@ -203,7 +203,7 @@ impl FlowTable {
     }
 
     /// Adds a flow; one with the same ends is dropped.
-    pub fn insert(&mut self, mut flow: Flow) -> FlowRef {
+    pub(super) fn insert(&mut self, mut flow: Flow) -> FlowRef {
         if let Some(old) = self.find(&flow.key) {
             self.remove(old);
         }
@@ -242,7 +242,7 @@ impl FlowTable {
     }
 
     /// Records a datagram from `side`.
-    pub fn heard(&mut self, flow: FlowRef, side: Side, now: Instant) {
+    pub(super) fn heard(&mut self, flow: FlowRef, side: Side, now: Instant) {
         let Some(found) = self.get(flow) else { return };
         let was_unreplied = found.is_unreplied();
         found.heard(side, now);
@@ -254,17 +254,17 @@ impl FlowTable {
     }
 
     /// One of the flows, if there is any.
-    pub fn any(&self) -> Option<FlowId> {
+    pub(super) fn any(&self) -> Option<FlowId> {
         self.flows.iter().next().map(|(_, flow)| flow.key)
     }
 
     /// Drops a flow and closes its socket.
-    pub fn remove(&mut self, flow: FlowRef) {
+    pub(super) fn remove(&mut self, flow: FlowRef) {
         drop(self.take_out(flow));
     }
 
     /// Removes a flow from the table and returns it.
-    pub fn take_out(&mut self, flow: FlowRef) -> Option<Flow> {
+    pub(super) fn take_out(&mut self, flow: FlowRef) -> Option<Flow> {
         self.get(flow)?;
         let gone = self.flows.remove(flow.index as usize);
         self.order.remove(flow.index);
@@ -279,7 +279,7 @@ impl FlowTable {
     }
 
     /// Drops the flows to peers for which `is_gone` is true.
-    pub fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
+    pub(super) fn drop_peers(&mut self, is_gone: impl Fn(SocketAddr) -> bool) {
         let gone = self.flows.iter().filter(|(_, flow)| is_gone(flow.key.remote_end()));
         let gone: Vec<u32> = gone.filter_map(|(index, _)| u32::try_from(index).ok()).collect();
         for index in gone {
@@ -289,7 +289,7 @@ impl FlowTable {
     }
 
     /// Drops expired flows.
-    pub fn on_timer(&mut self, now: Instant) {
+    pub(super) fn on_timer(&mut self, now: Instant) {
         for _ in 0..TIMERS_PER_TURN {
             let Some((at, flow)) = self.timers.pop_due(now) else {
                 break;
@@ -310,7 +310,7 @@ impl FlowTable {
     }
 
     /// Time of the next [`on_timer`](Self::on_timer).
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.timers.deadline()
     }
 }

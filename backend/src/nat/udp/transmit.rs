@@ -16,7 +16,7 @@ use std::io;
 
 /// The datagrams of one flow in a burst, in order.
 #[derive(Clone, Copy)]
-pub struct FlowBurst<'a> {
+pub(super) struct FlowBurst<'a> {
     /// All frames.
     pub burst: &'a GuestBurst<'a>,
     /// All datagrams of the burst.
@@ -35,7 +35,7 @@ impl<'a> FlowBurst<'a> {
     }
 
     /// Its datagrams from number `from`.
-    pub fn from(&self, from: usize) -> Self {
+    pub(super) fn from(&self, from: usize) -> Self {
         self.part(from, self.len())
     }
 
@@ -81,7 +81,7 @@ impl Message {
 
 /// Sends bursts, with buffers that are reused.
 #[derive(Default)]
-pub struct Transmitter {
+pub(super) struct Transmitter {
     batch: SendBatch,
     messages: Vec<Message>,
     /// For messages that the kernel refused to segment.
@@ -91,7 +91,7 @@ pub struct Transmitter {
 
 /// Whether a flow may get another socket in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Try {
+pub(super) enum Try {
     /// It may.
     First,
     /// It has got one already, or another one is of no use.
@@ -101,7 +101,7 @@ pub enum Try {
 /// The flow's local address has been removed from the host: no datagram of the burst from number
 /// `from` on was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stranded {
+pub(super) struct Stranded {
     /// Number of the first datagram that was not sent.
     pub from: usize,
 }
@@ -121,7 +121,7 @@ impl Transmitter {
     ///
     /// # Errors
     /// [`Stranded`], only with [`Try::First`].
-    pub fn send(
+    pub(super) fn send(
         &mut self,
         flow: &mut Flow,
         ctx: &mut Context<'_>,

@@ -17,17 +17,17 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-pub const PLAIN: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF;
-pub const EVENTS: u64 = PLAIN | 1 << VIRTIO_RING_F_EVENT_IDX;
-pub const RING: u16 = 64;
+pub(super) const PLAIN: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF;
+pub(super) const EVENTS: u64 = PLAIN | 1 << VIRTIO_RING_F_EVENT_IDX;
+pub(super) const RING: u16 = 64;
 /// Longest wait for an expected event.
-pub const SOON_MS: i32 = 5000;
+pub(super) const SOON_MS: i32 = 5000;
 /// Time for which an unexpected event must not happen.
-pub const NEVER_MS: i32 = 50;
+pub(super) const NEVER_MS: i32 = 50;
 
 /// Calls that the echo mode received.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Told {
+pub(super) enum Told {
     LinkUp,
     LinkDown,
     Reset,
@@ -37,7 +37,7 @@ pub enum Told {
 }
 
 /// Echoes every frame through the bulk interface.
-pub struct Echo {
+pub(super) struct Echo {
     told: Sender<Told>,
     waiting: Vec<Vec<u8>>,
     deadline: Option<Instant>,
@@ -45,10 +45,10 @@ pub struct Echo {
 }
 
 /// Keeps the worker in a turn: the mode sends when it is there, and continues when it receives.
-pub type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
+pub(super) type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Echo {
-    pub fn flush(&mut self, sink: &mut dyn GuestSink) {
+    pub(super) fn flush(&mut self, sink: &mut dyn GuestSink) {
         while let Some(frame) = self.waiting.first() {
             if Self::send(frame, sink).is_err() {
                 return;
@@ -57,7 +57,7 @@ impl Echo {
         }
     }
 
-    pub fn send(frame: &[u8], sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+    pub(super) fn send(frame: &[u8], sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         let layout = Layout {
             header: 14,
             payload: frame.len() - 14,
@@ -131,7 +131,7 @@ impl Mode for Echo {
     }
 }
 
-pub fn eventfd() -> File {
+pub(super) fn eventfd() -> File {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     // A duplicate of the descriptor, independent of the wrapper. SAFETY: the descriptor is open,
     // and dup gives one nobody else owns.
@@ -143,7 +143,7 @@ pub fn eventfd() -> File {
 }
 
 /// True if `file` becomes readable in time; empties it.
-pub fn rings(mut file: &File, timeout_ms: i32) -> bool {
+pub(super) fn rings(mut file: &File, timeout_ms: i32) -> bool {
     let mut poll = libc::pollfd {
         fd: file.as_raw_fd(),
         events: libc::POLLIN,
@@ -155,7 +155,7 @@ pub fn rings(mut file: &File, timeout_ms: i32) -> bool {
 }
 
 /// One ring as the guest and its VMM see it.
-pub struct End {
+pub(super) struct End {
     pub driver: DriverRing,
     pub kick: File,
     pub call: File,
@@ -163,7 +163,7 @@ pub struct End {
 }
 
 impl End {
-    pub fn new(memory: &mut TestMemory) -> Self {
+    pub(super) fn new(memory: &mut TestMemory) -> Self {
         Self {
             driver: DriverRing::new(memory, RING),
             kick: eventfd(),
@@ -172,7 +172,7 @@ impl End {
         }
     }
 
-    pub fn setup(&self) -> RingSetup {
+    pub(super) fn setup(&self) -> RingSetup {
         let layout = self.driver.layout;
         RingSetup {
             size: layout.size,
@@ -186,12 +186,12 @@ impl End {
         }
     }
 
-    pub fn kick(&self) {
+    pub(super) fn kick(&self) {
         (&self.kick).write_all(&1u64.to_ne_bytes()).unwrap();
     }
 }
 
-pub struct Guest {
+pub(super) struct Guest {
     pub memory: TestMemory,
     pub receive: End,
     pub transmit: End,
@@ -203,12 +203,12 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::of(port(1))
     }
 
     /// A guest of a port with this configuration.
-    pub fn of(config: PortConfig) -> Self {
+    pub(super) fn of(config: PortConfig) -> Self {
         let (sender, told) = channel();
         let hold = Hold::default();
         let port = Port::with_modes(config, &mut |_| {
@@ -232,12 +232,12 @@ impl Guest {
         }
     }
 
-    pub fn started(features: u64) -> Self {
+    pub(super) fn started(features: u64) -> Self {
         Self::new().up(features)
     }
 
     /// A guest whose worker stays awake for `limit` in conversation, with running rings.
-    pub fn awake_for(limit: Duration, features: u64) -> Self {
+    pub(super) fn awake_for(limit: Duration, features: u64) -> Self {
         let mut config = port(1);
         config.pace.busy_poll = limit;
         let guest = Self::of(config).up(features);
@@ -246,7 +246,7 @@ impl Guest {
     }
 
     /// The same guest with running rings.
-    pub fn up(self, features: u64) -> Self {
+    pub(super) fn up(self, features: u64) -> Self {
         let guest = self;
         let worker = guest.worker();
         worker.set_memory(Arc::clone(&guest.memory.map));
@@ -256,28 +256,28 @@ impl Guest {
         guest
     }
 
-    pub fn start(&self) {
+    pub(super) fn start(&self) {
         for (role, end) in [(RingRole::Receive, &self.receive), (RingRole::Transmit, &self.transmit)] {
             self.worker().start_ring(role, end.setup());
             self.worker().set_enabled(role, true);
         }
     }
 
-    pub fn worker(&self) -> &WorkerHandle {
+    pub(super) fn worker(&self) -> &WorkerHandle {
         &self.port.workers()[0]
     }
 
-    pub fn hears(&self) -> Told {
+    pub(super) fn hears(&self) -> Told {
         self.told
             .recv_timeout(Duration::from_secs(5))
             .expect("the mode is informed")
     }
 
-    pub fn hears_nothing(&self) -> bool {
+    pub(super) fn hears_nothing(&self) -> bool {
         self.told.recv_timeout(Duration::from_millis(50)).is_err()
     }
 
-    pub fn post_receive(&mut self, count: usize, len: u32) {
+    pub(super) fn post_receive(&mut self, count: usize, len: u32) {
         for _ in 0..count {
             let address = self.memory.take(len.into(), 16);
             let buffer = Buffer {
@@ -290,7 +290,7 @@ impl Guest {
         }
     }
 
-    pub fn post_transmit(&mut self, frame: &[u8]) {
+    pub(super) fn post_transmit(&mut self, frame: &[u8]) {
         let bytes = [&[0; 12], frame].concat();
         let len = u32::try_from(bytes.len()).unwrap();
         let address = self.memory.take(len.into(), 16);
@@ -303,14 +303,14 @@ impl Guest {
         self.transmit.driver.post(&self.memory, &[buffer]);
     }
 
-    pub fn send(&mut self, frame: &[u8]) {
+    pub(super) fn send(&mut self, frame: &[u8]) {
         self.post_transmit(frame);
         self.transmit.kick();
     }
 
     /// Sends a frame that keeps the worker in its turn: the receiver tells when that is reached,
     /// the sender lets the worker continue.
-    pub fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
+    pub(super) fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
         let ((busy, is_busy), (let_go, go_on)) = (channel(), channel());
         *self.hold.lock().unwrap() = Some((busy, go_on));
         self.send(&frame(1, 60));
@@ -318,12 +318,12 @@ impl Guest {
     }
 
     /// Returns when the worker's turn has ended: commands are handled between turns.
-    pub fn settle(&self) {
+    pub(super) fn settle(&self) {
         assert_eq!(self.worker().stop_ring(RingRole::Control), None);
     }
 
     /// Frames echoed so far.
-    pub fn frames(&mut self) -> Vec<Vec<u8>> {
+    pub(super) fn frames(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut missing = 0u16;
         for (head, len) in self.receive.driver.take_used(&self.memory) {
@@ -341,7 +341,7 @@ impl Guest {
     }
 
     /// Waits for `count` frames.
-    pub fn wait_frames(&mut self, count: usize) -> Vec<Vec<u8>> {
+    pub(super) fn wait_frames(&mut self, count: usize) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         loop {
             let driver = &self.receive.driver;
@@ -363,12 +363,12 @@ impl Guest {
         }
     }
 
-    pub fn dropped(&self, reason: DropReason) -> u64 {
+    pub(super) fn dropped(&self, reason: DropReason) -> u64 {
         self.port.counters().dropped(reason)
     }
 }
 
-pub fn frame(id: u8, len: usize) -> Vec<u8> {
+pub(super) fn frame(id: u8, len: usize) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..len).map(|i| (i * 3 + usize::from(id)).to_le_bytes()[0]).collect();
     frame[0] = id;
     frame[6] = 2;
@@ -379,7 +379,7 @@ pub fn frame(id: u8, len: usize) -> Vec<u8> {
 
 impl Guest {
     /// A fresh receive ring with all of its buffers free.
-    pub fn renew_receive_ring(&mut self) {
+    pub(super) fn renew_receive_ring(&mut self) {
         self.worker().stop_ring(RingRole::Receive);
         assert_eq!(self.hears(), Told::LinkDown);
         self.receive = End::new(&mut self.memory);

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::IpAddr;
 
 /// The configuration for a NIC's guest.
-pub struct Offer {
+pub(super) struct Offer {
     /// IPv4.
     pub ipv4: Told,
     /// IPv6.
@@ -21,7 +21,7 @@ pub struct Offer {
 }
 
 /// The addresses of one family.
-pub enum Told {
+pub(super) enum Told {
     /// None from any known source.
     Nothing,
     /// Those of the segment's own DHCP server.
@@ -42,7 +42,7 @@ pub enum Told {
 }
 
 /// An address and its network's router.
-pub struct Lease {
+pub(super) struct Lease {
     /// The address.
     pub address: IpNet,
     /// The router, if it has one.
@@ -51,7 +51,7 @@ pub struct Lease {
 
 impl Offer {
     /// The configuration for the guest of `nic`.
-    pub fn of(nic: &NicPlan) -> Self {
+    pub(super) fn of(nic: &NicPlan) -> Self {
         match &nic.mode {
             NicMode::Masquerade(plan) => Self::private(&plan.network),
             NicMode::Pod(_) => Self {
@@ -68,7 +68,7 @@ impl Offer {
     }
 
     /// The addresses of a family.
-    pub const fn family(&self, ipv4: bool) -> &Told {
+    pub(super) const fn family(&self, ipv4: bool) -> &Told {
         if ipv4 { &self.ipv4 } else { &self.ipv6 }
     }
 
@@ -94,12 +94,12 @@ impl Offer {
 
 impl Told {
     /// True if hawser's own server hands out an address.
-    pub const fn is_told(&self) -> bool {
+    pub(super) const fn is_told(&self) -> bool {
         !matches!(self, Self::Nothing | Self::ByTheSegment)
     }
 
     /// True if the pod may lack the family, in which case no address is handed out.
-    pub const fn may_be_missing(&self) -> bool {
+    pub(super) const fn may_be_missing(&self) -> bool {
         matches!(self, Self::ThePods | Self::Private { named: false, .. })
     }
 }
@@ -144,6 +144,6 @@ fn next_hop(routes: &[Route], ipv4: bool) -> Option<IpAddr> {
 }
 
 /// True for an address of IPv4.
-pub const fn is_ipv4(net: &IpNet) -> bool {
+pub(super) const fn is_ipv4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
 }

@@ -6,7 +6,7 @@ use super::reader::{Item, Object, ObjectType};
 
 /// A kind of object that is supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Machine,
     Instance,
     Attachment,
@@ -23,7 +23,7 @@ pub enum Kind {
 
 /// A kind by its name in manifests.
 #[derive(Debug)]
-pub struct KnownKind {
+pub(super) struct KnownKind {
     name: &'static str,
     group: &'static str,
     /// Supported versions; the first is the preferred one.
@@ -121,7 +121,7 @@ static KINDS: &[KnownKind] = &[
 
 /// The kind of an object. A name with another meaning in another group does not match; a VM of
 /// another group is an error.
-pub fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKind> {
+pub(super) fn find(name: &str, version: Option<&str>) -> Option<&'static KnownKind> {
     let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
     let mut named = KINDS.iter().filter(|known| known.name == name);
     let first = named.clone().next()?;
@@ -145,7 +145,7 @@ impl KnownKind {
 
     /// Reports an unsupported version of the object, which may be that of its list. It is read
     /// nevertheless.
-    pub fn check_version(&self, object: &Object<'_>, inherited: Option<&str>) {
+    pub(super) fn check_version(&self, object: &Object<'_>, inherited: Option<&str>) {
         let item = object.get("apiVersion");
         let given = match &item {
             Some(item) => item.text(),
@@ -173,7 +173,7 @@ impl KnownKind {
 
 impl Kind {
     /// Its table.
-    pub const fn table(self) -> &'static ObjectType {
+    pub(super) const fn table(self) -> &'static ObjectType {
         match self {
             Self::Machine | Self::Instance => &kubevirt::VIRTUAL_MACHINE,
             Self::Attachment => &network::ATTACHMENT,

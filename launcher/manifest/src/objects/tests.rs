@@ -16,7 +16,7 @@ mod refusals;
 mod services;
 
 /// What is planned of one file.
-pub fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
+pub(super) fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
     let file = SourceFile {
         name: "vm.yaml".into(),
         text: text.into(),
@@ -25,12 +25,12 @@ pub fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
 }
 
 /// The problems of one file, errors first.
-pub fn problems(text: &str) -> Vec<String> {
+pub(super) fn problems(text: &str) -> Vec<String> {
     problems_with(text, &PlanOptions::default())
 }
 
 /// The same with options.
-pub fn problems_with(text: &str, args: &PlanOptions) -> Vec<String> {
+pub(super) fn problems_with(text: &str, args: &PlanOptions) -> Vec<String> {
     let (errors, warnings) = match planned(text, args) {
         Ok(checked) => (Vec::new(), checked.warnings),
         Err(rejected) => (rejected.errors, rejected.warnings),
@@ -39,7 +39,7 @@ pub fn problems_with(text: &str, args: &PlanOptions) -> Vec<String> {
 }
 
 /// A VM with one interface on one network, each in flow style.
-pub fn machine(interface: &str, network: &str) -> String {
+pub(super) fn machine(interface: &str, network: &str) -> String {
     format!(
         "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: vm}}\nspec:\n  domain:\n    \
          devices:\n      interfaces:\n      - {interface}\n  networks:\n  - {network}\n"

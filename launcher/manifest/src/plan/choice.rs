@@ -6,7 +6,7 @@ use crate::objects::report::{Report, Spot};
 use crate::objects::vm::Vm;
 
 /// The one VM to serve; `None` if there is none, or several, which the report says.
-pub fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<&'a Vm> {
+pub(super) fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<&'a Vm> {
     let machines = &manifests.machines;
     if machines.is_empty() {
         without_vm(manifests, report);
@@ -42,7 +42,7 @@ pub fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report)
 }
 
 /// Every VM that the options mean, each once.
-pub fn all<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<&'a Vm> {
+pub(super) fn all<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<&'a Vm> {
     let machines = &manifests.machines;
     let wanted = wanted(manifests, setup);
     for (n, vm) in wanted.iter().enumerate() {

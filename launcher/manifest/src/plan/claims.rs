@@ -7,7 +7,7 @@ use crate::objects::ipam_claim::IpamClaim;
 use crate::objects::report::Report;
 
 /// Gives a network's addressing the addresses of the claim for one interface.
-pub fn apply(claim: &IpamClaim, ipam: &mut Ipam, report: &Report) {
+pub(super) fn apply(claim: &IpamClaim, ipam: &mut Ipam, report: &Report) {
     let why_not = match ipam {
         Ipam::None => {
             let fixed = |address: &ipnet::IpNet| StaticAddress {

@@ -2,7 +2,7 @@
 //! store of many nodes that loses a race in each step, so that every step runs twice.
 
 mod remote;
-pub mod running;
+pub(crate) mod running;
 
 use crate::bindings::{Epochs, Watch};
 use crate::claim::{AddressClaim, Choice, Claim, ClaimError, MacClaim, claim};
@@ -84,11 +84,11 @@ in_every_store! {
 }
 
 /// A segment of this node.
-pub fn here(name: &str) -> Segment {
+pub(crate) fn here(name: &str) -> Segment {
     Segment::ThisNode(name.into())
 }
 
-pub fn vm(name: &str) -> VmName {
+pub(crate) fn vm(name: &str) -> VmName {
     VmName {
         namespace: "default".into(),
         name: name.into(),
@@ -106,7 +106,7 @@ fn range(subnet: &str, first: &str, last: &str) -> AddressRange {
 }
 
 /// A claim of a MAC of the pool and an address of 10.0.0.0/24, .1 its gateway, up to `.last`.
-pub fn of_range(interface: &str, last: u8) -> Claim {
+pub(crate) fn of_range(interface: &str, last: u8) -> Claim {
     let set = vec![range("10.0.0.0/24", "10.0.0.1", &format!("10.0.0.{last}"))];
     Claim {
         interface: interface.into(),
@@ -117,7 +117,7 @@ pub fn of_range(interface: &str, last: u8) -> Claim {
     }
 }
 
-pub fn explicit(interface: &str, segment: &str, mac: &str) -> Claim {
+pub(crate) fn explicit(interface: &str, segment: &str, mac: &str) -> Claim {
     Claim {
         interface: interface.into(),
         network: "default/lan".into(),
@@ -131,7 +131,7 @@ fn pool() -> MacRange {
     "02:00:00:00:00:00-02:00:00:00:00:08".parse().unwrap()
 }
 
-pub fn give(store: &mut impl Store, name: &str, claims: &[Claim]) -> Result<Vec<Lease>, ClaimError> {
+pub(crate) fn give(store: &mut impl Store, name: &str, claims: &[Claim]) -> Result<Vec<Lease>, ClaimError> {
     store.step(|ledger| claim(ledger, &vm(name), claims, &[], &pool()))
 }
 
@@ -143,7 +143,7 @@ fn release(store: &mut impl Store, name: &str) {
     released.unwrap();
 }
 
-pub fn addresses(leases: &[Lease]) -> Vec<String> {
+pub(crate) fn addresses(leases: &[Lease]) -> Vec<String> {
     leases
         .iter()
         .flat_map(|lease| &lease.addresses)

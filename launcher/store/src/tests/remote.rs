@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The records of all nodes.
 #[derive(Clone, Default)]
-pub struct Cluster(Arc<Mutex<Records>>);
+pub(super) struct Cluster(Arc<Mutex<Records>>);
 
 #[derive(Clone, Default)]
 struct Records {
@@ -65,7 +65,7 @@ const fn port_of(change: &Change) -> &PortId {
 
 impl Cluster {
     /// The store as a node has it.
-    pub fn join(&self, node: &'static str) -> Remote {
+    pub(super) fn join(&self, node: &'static str) -> Remote {
         Remote {
             cluster: self.clone(),
             node,
@@ -81,7 +81,7 @@ impl Cluster {
 }
 
 /// A node's connection to the store.
-pub struct Remote {
+pub(super) struct Remote {
     cluster: Cluster,
     node: &'static str,
     /// Races that every step loses before it is kept.

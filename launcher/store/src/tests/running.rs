@@ -21,7 +21,7 @@ in_every_store! {
 
 const NETWORK: &str = "default/blue";
 
-pub fn port(name: &str) -> PortId {
+pub(crate) fn port(name: &str) -> PortId {
     PortId {
         network: NETWORK.into(),
         holder: Holder {
@@ -38,7 +38,7 @@ fn process(name: &str) -> ProcessId {
     }
 }
 
-pub fn binding(by: &str) -> Binding {
+pub(crate) fn binding(by: &str) -> Binding {
     Binding {
         process: process(by),
         mac: "02:00:00:00:00:01".parse().unwrap(),
@@ -56,7 +56,7 @@ fn bound(name: &str, by: &str, epoch: u32) -> Bound {
 }
 
 /// The changes after `revision`, which becomes the newest.
-pub fn changes(store: &impl Watch, revision: &mut Revision) -> Vec<Change> {
+pub(crate) fn changes(store: &impl Watch, revision: &mut Revision) -> Vec<Change> {
     match store.changes(NETWORK, *revision).unwrap() {
         Changes::Complete { changes, revision: now } => {
             *revision = now;

@@ -26,8 +26,8 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
-pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
+pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+pub(super) const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 const GUEST_PORT: u16 = 40_000;
 const REMOTE_PORT: u16 = 80;
 
@@ -39,7 +39,7 @@ thread_local! {
 
 /// The quality of the link, and the behaviour of the two ends.
 #[derive(Clone, Copy, Debug)]
-pub struct Conditions {
+pub(super) struct Conditions {
     pub seed: u64,
     /// Percentage of packets that are lost, duplicated, delayed behind others.
     pub lost: u64,
@@ -76,14 +76,14 @@ impl Default for Conditions {
 }
 
 /// A small deterministic generator (xorshift64).
-pub struct Rng(u64);
+pub(super) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -181,13 +181,13 @@ impl Path {
 
 /// The side that opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opener {
+pub(super) enum Opener {
     Guest,
     World,
 }
 
 /// Both ends, the link and the clock.
-pub struct Pair {
+pub(super) struct Pair {
     pub around: Surroundings,
     pub conditions: Conditions,
     pub connection: Option<Connection>,
@@ -213,21 +213,21 @@ pub struct Pair {
 
 impl Pair {
     /// No segment has been sent yet, and the test plays the guest.
-    pub fn idle(conditions: Conditions) -> Self {
+    pub(super) fn idle(conditions: Conditions) -> Self {
         let mut pair = Self::new(conditions, Opener::Guest);
         pair.guest().abort();
         pair
     }
 
     /// A client of the host was accepted, and the test plays the guest.
-    pub fn idle_client(conditions: Conditions) -> Self {
+    pub(super) fn idle_client(conditions: Conditions) -> Self {
         let mut pair = Self::idle(conditions);
         pair.world_connects();
         pair
     }
 
     /// Headers of the segments sent to the guest since the last call.
-    pub fn answers(&mut self) -> Vec<TcpHeader> {
+    pub(super) fn answers(&mut self) -> Vec<TcpHeader> {
         let frames = self.around.sink.take();
         frames
             .iter()
@@ -235,7 +235,7 @@ impl Pair {
             .collect()
     }
 
-    pub fn new(conditions: Conditions, opener: Opener) -> Self {
+    pub(super) fn new(conditions: Conditions, opener: Opener) -> Self {
         let mut nic = Nic {
             to_guest: VecDeque::new(),
             from_guest: VecDeque::new(),
@@ -292,7 +292,7 @@ impl Pair {
         pair
     }
 
-    pub fn guest(&mut self) -> &mut tcp::Socket<'static> {
+    pub(super) fn guest(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }
 
@@ -320,7 +320,7 @@ impl Pair {
     }
 
     /// Sets the number of frames for which the guest has buffers.
-    pub fn set_room(&mut self, frames: usize) {
+    pub(super) fn set_room(&mut self, frames: usize) {
         self.around.sink.room = frames;
     }
 
@@ -331,13 +331,13 @@ impl Pair {
     }
 
     /// The connection as the value that goes to another process.
-    pub fn save(&self) -> Option<SavedTcpFlow> {
+    pub(super) fn save(&self) -> Option<SavedTcpFlow> {
         let connection = self.connection.as_ref()?.save(self.around.now).unwrap();
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
     /// Another process goes on with the same host socket, and a clock that shows `now`.
-    pub fn replace(&mut self, now: Instant) {
+    pub(super) fn replace(&mut self, now: Instant) {
         let saved = self.save();
         self.ahead += i128::from(now.as_nanos()) - i128::from(self.around.now.as_nanos());
         self.around.now = now;
@@ -352,7 +352,7 @@ impl Pair {
         self.connection = Some(connection);
     }
 
-    pub fn world_connects(&mut self) {
+    pub(super) fn world_connects(&mut self) {
         let opening = self.opening();
         let connection = self.with_context(|ctx, _, _| Connection::to_guest(&opening, ctx));
         self.connection = Some(connection);
@@ -364,7 +364,7 @@ impl Pair {
     }
 
     /// Calls a method of the connection as the table of connections would.
-    pub fn call(&mut self, f: impl FnOnce(&mut Connection, &mut Context<'_>, &mut FakeStream) -> Progress) {
+    pub(super) fn call(&mut self, f: impl FnOnce(&mut Connection, &mut Context<'_>, &mut FakeStream) -> Progress) {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
@@ -378,7 +378,7 @@ impl Pair {
     }
 
     /// The remote peer sends bytes to the guest.
-    pub fn world_sends(&mut self, bytes: &[u8]) {
+    pub(super) fn world_sends(&mut self, bytes: &[u8]) {
         self.stream.push(bytes);
         self.call(|c, ctx, stream| {
             c.on_readable();
@@ -387,7 +387,7 @@ impl Pair {
     }
 
     /// The remote peer closes its side.
-    pub fn world_closes(&mut self) {
+    pub(super) fn world_closes(&mut self) {
         self.stream.inbox_closed = true;
         self.call(|c, ctx, stream| {
             c.on_read_closed();
@@ -432,7 +432,7 @@ impl Pair {
         !frames.is_empty()
     }
 
-    pub fn take_burst(&mut self, frames: &[OwnedFrame]) {
+    pub(super) fn take_burst(&mut self, frames: &[OwnedFrame]) {
         for chunk in frames.chunks(8) {
             let views: Vec<[GuestSlice<'_>; 1]> = chunk.iter().map(OwnedFrame::slices).collect();
             let burst: Vec<_> = chunk.iter().zip(&views).map(|(f, s)| f.view(s)).collect();
@@ -485,7 +485,7 @@ impl Pair {
 
     /// Runs until `done` or until virtual time is up; `step` acts for the applications at both
     /// ends. Panics if the time is up.
-    pub fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn run(&mut self, limit: Duration, mut step: impl FnMut(&mut Self) -> bool) {
         let end = self.guest_time() + limit;
         let mut idle = 0;
         while !step(self) {

@@ -23,9 +23,9 @@ use std::time::Duration;
 
 const BOTH: [&str; 2] = ["127.0.0.1", "::1"];
 /// The server of the test network.
-pub const SERVER: [&str; 2] = ["198.51.100.2", "fd00:2::2"];
+pub(super) const SERVER: [&str; 2] = ["198.51.100.2", "fd00:2::2"];
 
-pub struct Bench {
+pub(super) struct Bench {
     pub around: Surroundings,
     pub flows: UdpFlows,
 }
@@ -38,7 +38,7 @@ fn config() -> UdpConfig {
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(Surroundings::new(), config())
     }
 
@@ -50,7 +50,7 @@ impl Bench {
     }
 
     /// The guest sends frames in one burst; `segment_size` applies to all.
-    pub fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
+    pub(super) fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
         with_burst(frames, |burst| {
             let datagrams: Vec<_> = burst
                 .iter()
@@ -61,19 +61,19 @@ impl Bench {
         });
     }
 
-    pub fn send(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
+    pub(super) fn send(&mut self, src: SocketAddr, dst: SocketAddr, payload: &[u8]) {
         self.send_frames(&[udp_frame(src, dst, 64, payload)], None);
     }
 
     /// Waits for events and handles them.
-    pub fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for (token, ready) in self.around.events() {
             self.flows.on_event(&mut self.around.context(), token, ready);
         }
     }
 
     /// Payloads of the `n` datagrams that the guest receives.
-    pub fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
+    pub(super) fn receive(&mut self, n: usize) -> Vec<(SocketAddr, SocketAddr, Vec<u8>)> {
         let mut got = Vec::new();
         while got.len() < n {
             self.turn();
@@ -131,7 +131,7 @@ fn free_port() -> u16 {
     }
 }
 
-pub fn take(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+pub(super) fn take(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
     let (n, from) = loop {
         match socket.recv_from(&mut buffer) {
@@ -147,7 +147,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from(i * 7 % 251).unwrap()).collect()
 }
 
-pub fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward {
+pub(super) fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward {
     Forward {
         transport: Transport::Udp,
         bind,
@@ -157,7 +157,7 @@ pub fn forward(host_port: u16, guest_port: u16, bind: Option<IpAddr>) -> Forward
     }
 }
 
-pub fn listening(forwards: &[Forward]) -> Bench {
+pub(super) fn listening(forwards: &[Forward]) -> Bench {
     let mut bench = Bench::new();
     bench.flows.listen(forwards, &bench.around.poller).unwrap();
     bench

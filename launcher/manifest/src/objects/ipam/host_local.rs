@@ -5,7 +5,7 @@ use crate::objects::fields::cni as table;
 use crate::objects::reader::{Item, Object};
 use std::net::IpAddr;
 
-pub fn read(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
+pub(super) fn read(object: &Object<'_>, requested: &Requested<'_>) -> Option<Ipam> {
     let routes = routes(object);
     let sets = object.list("ranges");
     let set = |set: &Item<'_>| -> Vec<Range> {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Reads `ipam`.
-pub fn read(object: &Object<'_>) -> Option<Ipam> {
+pub(super) fn read(object: &Object<'_>) -> Option<Ipam> {
     let gateway = object.get("gateway").as_ref().and_then(address);
     let mut ranges: Vec<Vec<Range>> = Vec::new();
     if object.get("range").is_some() {

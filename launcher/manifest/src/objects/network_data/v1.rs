@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// Reads `config`.
-pub fn devices(config: &Item<'_>) -> Vec<Device> {
+pub(super) fn devices(config: &Item<'_>) -> Vec<Device> {
     // `config: disabled` leaves the network unchanged.
     if config.scalar().is_some() {
         return Vec::new();

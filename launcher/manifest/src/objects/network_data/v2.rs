@@ -6,7 +6,7 @@ use super::{Device, Match, address, given, mac, mtu, name};
 use ipnet::IpNet;
 
 /// Reads the network data.
-pub fn devices(data: &Object<'_>) -> Vec<Device> {
+pub(super) fn devices(data: &Object<'_>) -> Vec<Device> {
     let kinds = ["bonds", "bridges", "vlans"];
     let made = kinds.iter().filter_map(|kind| data.get(kind));
     let members: Vec<String> = made.flat_map(|kind| members(&kind)).collect();

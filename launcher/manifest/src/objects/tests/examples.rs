@@ -12,7 +12,7 @@ fn directory() -> PathBuf {
 }
 
 /// Every example.
-pub fn sources() -> Vec<SourceFile> {
+pub(super) fn sources() -> Vec<SourceFile> {
     let entries = std::fs::read_dir(directory()).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();

@@ -13,11 +13,11 @@ pub struct Budget {
 }
 
 /// Nodes: a VM has a few hundred.
-pub const MAX_NODES: usize = 400_000;
+pub(super) const MAX_NODES: usize = 400_000;
 /// Bytes of their text.
-pub const MAX_BYTES: usize = 16 << 20;
+pub(super) const MAX_BYTES: usize = 16 << 20;
 /// Bytes parsed again because quoted text had to be moved (see [`super::indent`]).
-pub const MAX_REPEATED: usize = 16 << 20;
+pub(super) const MAX_REPEATED: usize = 16 << 20;
 
 impl Default for Budget {
     fn default() -> Self {

@@ -12,10 +12,10 @@ use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, S
 use std::collections::HashMap;
 use std::rc::Rc;
 
-pub const TOO_DEEP: &str = "values are nested deeper than in any manifest";
+pub(super) const TOO_DEEP: &str = "values are nested deeper than in any manifest";
 
 /// The document in a text; `None` if it is empty.
-pub fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Option<Node>, SyntaxError> {
+pub(super) fn document(text: &str, first_line: usize, budget: &mut Budget) -> Result<Option<Node>, SyntaxError> {
     let mut source = Indented::new(text);
     let mut last = None;
     loop {

@@ -8,7 +8,7 @@ use granit_parser::{Scanner, StrInput};
 use std::collections::HashMap;
 
 /// A text, and the distance by which its lines were moved.
-pub struct Indented {
+pub(super) struct Indented {
     /// The text.
     pub text: String,
     /// Spaces inserted before a line (from 1).
@@ -17,7 +17,7 @@ pub struct Indented {
 
 /// Quoted text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quoted {
+pub(super) struct Quoted {
     /// Offset of its opening quote.
     pub start: usize,
     /// Offset after its closing quote; `None` if it has none.
@@ -25,7 +25,7 @@ pub struct Quoted {
 }
 
 /// The quoted text in which, or after which, scanning fails.
-pub fn failing_quote(text: &str) -> Option<Quoted> {
+pub(super) fn failing_quote(text: &str) -> Option<Quoted> {
     let mut end = 0;
     let mut quoted = None;
     for token in Scanner::new(StrInput::new(text)) {
@@ -74,7 +74,7 @@ fn closing(text: &str, start: usize) -> Option<usize> {
 
 impl Indented {
     /// The unchanged text.
-    pub fn new(text: &str) -> Self {
+    pub(super) fn new(text: &str) -> Self {
         Self {
             text: text.to_owned(),
             by: HashMap::new(),
@@ -82,7 +82,7 @@ impl Indented {
     }
 
     /// Moves the lines of quoted text to the right of its opening quote.
-    pub fn indent(&mut self, quoted: Quoted, budget: &mut Budget) -> Result<(), Exhausted> {
+    pub(super) fn indent(&mut self, quoted: Quoted, budget: &mut Budget) -> Result<(), Exhausted> {
         let line_start = self.text[..quoted.start].rfind('\n').map_or(0, |at| at + 1);
         let by = quoted.start - line_start + 1;
         let end = quoted.end.unwrap_or(self.text.len());

@@ -98,7 +98,7 @@ impl Scalar {
 }
 
 /// The meaning of a plain scalar without a tag.
-pub fn resolve(text: &str) -> Meaning {
+pub(super) fn resolve(text: &str) -> Meaning {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Meaning::Null,
         "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Meaning::Bool(true),
@@ -165,7 +165,7 @@ fn decimal(text: &str) -> Option<Meaning> {
 }
 
 /// A number that Go writes into JSON without fraction and exponent.
-pub fn whole(value: f64) -> Option<Meaning> {
+pub(super) fn whole(value: f64) -> Option<Meaning> {
     const MOST: f64 = 9_223_372_036_854_775_808.0;
     #[allow(clippy::cast_possible_truncation, reason = "it is whole and in range")]
     (value.fract() == 0.0 && value.abs() < MOST).then_some(Meaning::Whole(value as i64))
