@@ -142,8 +142,9 @@ const MODE_PLACES_MAX: usize = 10;
 /// The variants of an enum that `file` declares.
 fn variants(file: &str, of: &str) -> Vec<String> {
     let text = read(file);
-    let start = format!("pub enum {of} {{");
-    let body = text.lines().skip_while(|line| *line != start).skip(1);
+    let start = format!("enum {of} {{");
+    let is_start = |line: &str| line.starts_with("pub") && line.ends_with(&start);
+    let body = text.lines().skip_while(|line| !is_start(line)).skip(1);
     let name = |line: &str| {
         line.trim()
             .split(['(', ',', '{'])
