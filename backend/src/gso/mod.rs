@@ -7,4 +7,4 @@ mod headers;
 pub(crate) mod merge;
 pub(crate) mod split;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

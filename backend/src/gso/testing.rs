@@ -7,19 +7,19 @@ use crate::packet::protocol;
 
 /// A UDP datagram over IPv4 or IPv6, as a guest sends it.
 #[derive(Clone, Debug)]
-pub(super) struct Udp {
-    pub(super) v6: bool,
-    pub(super) source_port: u16,
-    pub(super) ident: u16,
-    pub(super) dont_fragment: bool,
-    pub(super) hops: u8,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Udp {
+    pub(crate) v6: bool,
+    pub(crate) source_port: u16,
+    pub(crate) ident: u16,
+    pub(crate) dont_fragment: bool,
+    pub(crate) hops: u8,
+    pub(crate) payload: Vec<u8>,
     /// The checksum is left to us.
-    pub(super) partial: bool,
+    pub(crate) partial: bool,
 }
 
 impl Udp {
-    pub(super) fn new(payload: &[u8]) -> Self {
+    pub(crate) fn new(payload: &[u8]) -> Self {
         Self {
             v6: false,
             source_port: 4000,
@@ -32,11 +32,11 @@ impl Udp {
     }
 
     /// Where its UDP header begins.
-    pub(super) fn udp_at(&self) -> usize {
+    pub(crate) fn udp_at(&self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
 
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let length = u16::try_from(8 + self.payload.len()).unwrap();
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9];
         let addresses = if self.v6 {
@@ -82,7 +82,7 @@ impl Udp {
         frame
     }
 
-    pub(super) fn frame(&self) -> OwnedFrame {
+    pub(crate) fn frame(&self) -> OwnedFrame {
         let start = u16::try_from(self.udp_at()).unwrap();
         let checksum = if self.partial {
             Checksum::Partial { start, offset: 6 }
@@ -97,7 +97,7 @@ impl Udp {
 }
 
 /// Calls `f` with a burst of `frames`.
-pub(super) fn with_burst<R>(frames: &[OwnedFrame], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
+pub(crate) fn with_burst<R>(frames: &[OwnedFrame], f: impl FnOnce(&[GuestFrame<'_>]) -> R) -> R {
     let slices: Vec<_> = frames.iter().map(OwnedFrame::slices).collect();
     let burst: Vec<_> = frames
         .iter()
@@ -109,13 +109,13 @@ pub(super) fn with_burst<R>(frames: &[OwnedFrame], f: impl FnOnce(&[GuestFrame<'
 
 /// A TCP frame as a guest with segmentation offload sends it, its checksum left to others.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tcp {
-    pub(super) v6: bool,
-    pub(super) ident: u16,
-    pub(super) seq: u32,
+pub(crate) struct Tcp {
+    pub(crate) v6: bool,
+    pub(crate) ident: u16,
+    pub(crate) seq: u32,
     /// Beside ACK and PSH.
-    pub(super) flags: u8,
-    pub(super) payload: usize,
+    pub(crate) flags: u8,
+    pub(crate) payload: usize,
 }
 
 impl Default for Tcp {
@@ -135,12 +135,12 @@ impl Tcp {
     const HEADER: usize = 32;
 
     /// Where its TCP header begins.
-    pub(super) const fn l4(self) -> usize {
+    pub(crate) const fn l4(self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
 
     /// What is left to others where the payload is cut every `mss` bytes.
-    pub(super) fn offload(self, mss: u16) -> Offload {
+    pub(crate) fn offload(self, mss: u16) -> Offload {
         let ecn = self.flags & 0x80 != 0;
         Offload {
             checksum: Checksum::Partial {
@@ -156,7 +156,7 @@ impl Tcp {
     }
 
     /// The bytes, with the sum over the pseudo-header in the checksum field.
-    pub(super) fn frame(self) -> Vec<u8> {
+    pub(crate) fn frame(self) -> Vec<u8> {
         let l4 = self.l4();
         let mut bytes = Udp {
             v6: self.v6,
@@ -177,14 +177,14 @@ impl Tcp {
     }
 
     /// The bytes with a full checksum.
-    pub(super) fn whole(self) -> Vec<u8> {
+    pub(crate) fn whole(self) -> Vec<u8> {
         let mut bytes = self.frame();
         Self::seal(&mut bytes);
         bytes
     }
 
     /// Makes the checksums of a whole frame right again.
-    pub(super) fn seal(bytes: &mut [u8]) {
+    pub(crate) fn seal(bytes: &mut [u8]) {
         let l4 = if bytes[14] >> 4 == 4 { 34 } else { 54 };
         Self::write_sums(bytes, l4);
         let sum = Sum::default().bytes(&bytes[l4..]).finish();

@@ -8,7 +8,7 @@ use super::address_map::AddressMap;
 use super::addresses::PodAddresses;
 use super::context::Context;
 use super::event_owner;
-use super::icmp::{EchoFlows, ErrorRate};
+use super::icmp::{self, EchoFlows, ErrorRate, IcmpError};
 use super::link::Link;
 use super::listen::ListenError;
 use super::moving::Habits;
@@ -253,6 +253,20 @@ impl Engine {
         if !sorted.datagrams.is_empty() {
             self.udp.on_datagrams(ctx, burst, &sorted.datagrams);
         }
+    }
+
+    /// Tells the guest that a packet of its own is larger than the link's MTU (RFC 1191 4, RFC 4443
+    /// 3.2), at most as often as other errors. A packet that may be fragmented causes none.
+    pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        if !frame.parsed.is_unfragmentable(frame.head) || !self.error_rate.take(now) {
+            return;
+        }
+        self.surroundings.learn_guest_mac(frame);
+        let error = IcmpError::TooBig {
+            mtu: self.surroundings.link.mtu,
+        };
+        // If the guest has no buffer, the error is lost, as on any busy network.
+        let _ = icmp::refuse(&mut self.surroundings.context(now, sink), error, frame);
     }
 
     /// A descriptor registered by the engine is ready.

@@ -18,7 +18,7 @@ mod outbound;
 mod sender;
 
 use crate::config::{Layer2Config, PortConfig};
-use crate::counters::Counters;
+use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{FlowCount, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
@@ -170,7 +170,7 @@ impl Overlay {
 
     /// True for frames that the gateway or a service handles.
     fn is_for_gateway(&self, frame: &GuestFrame<'_>) -> bool {
-        match outbound::destination(frame.head) {
+        match frame.parsed.destination_mac(frame.head) {
             Some(mac) if mac == self.gateway => true,
             Some(mac) if mac.is_multicast() => self.services.wants(frame),
             Some(_) => false,
@@ -214,7 +214,9 @@ impl Mode for Overlay {
                 self.engine.on_packets(now, run, &mut self.services, sink);
             } else {
                 for frame in run {
-                    self.outbound.send(frame, &self.table);
+                    if self.outbound.send(frame, &self.table) == Err(DropReason::TunnelTooBig) {
+                        self.engine.report_too_big(now, frame, sink);
+                    }
                 }
             }
             rest = others;
@@ -291,3 +293,6 @@ impl Mode for Overlay {
         self.inbound.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::frame::{Checksum, GuestFrame, Segmentation};
 use crate::gso::split::Split;
 use crate::packet::checksum::Sum;
 use crate::packet::geneve::GeneveHeader;
-use crate::packet::{Ecn, EthernetHeader, MacAddr, be16, protocol};
+use crate::packet::{Ecn, EtherType, EthernetHeader, protocol};
 use crate::sys::datagram::MAX_PAYLOAD;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,22 +47,28 @@ impl Outbound {
         }
     }
 
-    /// Sends the frames of a burst that `is_for_peers` picks.
-    pub(super) fn send<'g>(&mut self, frame: &GuestFrame<'g>, table: &Table) {
-        let Ok(ethernet) = EthernetHeader::parse(frame.head) else {
-            return self.counters.count_drop(DropReason::Truncated);
-        };
-        let flow = Flow::of(frame.head);
-        if ethernet.dst.is_multicast() {
-            for endpoint in table.endpoints() {
-                self.encapsulate(frame, flow, *endpoint);
-            }
-            return;
+    /// Puts a frame into the batches of its receivers. [`flush`](Self::flush) sends them.
+    ///
+    /// # Errors
+    /// Why the frame goes nowhere, which is counted here.
+    pub(super) fn send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), DropReason> {
+        let sent = self.try_send(frame, table);
+        if let Err(reason) = sent {
+            self.counters.count_drop(reason);
         }
-        match table.endpoint_of(ethernet.dst) {
-            Some(endpoint) => self.encapsulate(frame, flow, endpoint),
-            None => self.counters.count_drop(DropReason::NoSuchNeighbour),
+        sent
+    }
+
+    fn try_send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), DropReason> {
+        let to = frame.parsed.destination_mac(frame.head).ok_or(DropReason::Truncated)?;
+        let flow = Flow::of(frame);
+        if to.is_multicast() {
+            // Whatever is wrong with the frame is wrong for all of them.
+            let mut endpoints = table.endpoints().iter();
+            return endpoints.try_for_each(|endpoint| self.encapsulate(frame, flow, *endpoint));
         }
+        let endpoint = table.endpoint_of(to).ok_or(DropReason::NoSuchNeighbour)?;
+        self.encapsulate(frame, flow, endpoint)
     }
 
     /// Sends what waits in batches.
@@ -70,14 +76,11 @@ impl Outbound {
         self.sender.flush();
     }
 
-    fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) {
-        let sent = if frame.offload.segmentation == Segmentation::None {
+    fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
+        if frame.offload.segmentation == Segmentation::None {
             self.whole(frame, flow, to)
         } else {
             self.segments(frame, flow, to)
-        };
-        if let Err(reason) = sent {
-            self.counters.count_drop(reason);
         }
     }
 
@@ -144,26 +147,23 @@ fn complete(frame: &mut [u8], checksum: Checksum) {
 impl Flow {
     /// Hash of the addresses and ports of a frame, and the ECN field of the outer header (RFC 6040
     /// 4.1: that of the inner one). Fragments have no ports: those of a datagram stay together.
-    fn of(head: &[u8]) -> Self {
-        let ports = |at: usize, protocol: u8| match protocol {
-            protocol::TCP | protocol::UDP => head.get(at..at + 4).unwrap_or_default(),
-            _ => &[],
+    fn of(frame: &GuestFrame<'_>) -> Self {
+        let (head, parsed) = (frame.head, &frame.parsed);
+        let packet = parsed.packet();
+        let addresses = match parsed.ethertype() {
+            EtherType::Ipv4 => packet + 12..packet + 20,
+            EtherType::Ipv6 => packet + 8..packet + 40,
+            EtherType::Arp | EtherType::Other(_) => 0..12,
         };
-        let (addresses, ports, class) = match (head.get(12..IP), head.get(IP)) {
-            (Some([8, 0]), Some(first)) if head.len() >= IP + 20 => {
-                let l4 = IP + usize::from(first & 0xf) * 4;
-                let whole = be16(head, IP + 6) & 0x3fff == 0;
-                let ports = if whole { ports(l4, head[IP + 9]) } else { &[] };
-                (&head[IP + 12..IP + 20], ports, head[IP + 1])
+        let ports = match parsed.transport() {
+            Some(at) if !parsed.is_fragment() && matches!(at.protocol, protocol::TCP | protocol::UDP) => {
+                at.offset..at.offset + 4
             }
-            (Some([0x86, 0xdd]), Some(first)) if head.len() >= IP + 40 => {
-                let class = first << 4 | head[IP + 1] >> 4;
-                (&head[IP + 8..IP + 40], ports(IP + 40, head[IP + 6]), class)
-            }
-            _ => (&head[..head.len().min(IP)], &[][..], 0),
+            _ => 0..0,
         };
+        let (addresses, ports) = (head.get(addresses), head.get(ports));
         let mut hash = 0x9e37_79b9_u32;
-        for bytes in [addresses, ports] {
+        for bytes in [addresses, ports].into_iter().flatten() {
             for word in bytes.chunks(4) {
                 let mut number = [0; 4];
                 number[..word.len()].copy_from_slice(word);
@@ -172,13 +172,7 @@ impl Flow {
         }
         Self {
             hash: hash >> 16 ^ hash,
-            class: Ecn::of(class).encapsulated().in_class(0),
+            class: Ecn::of(parsed.traffic_class(head)).encapsulated().in_class(0),
         }
     }
-}
-
-/// Destination of a frame.
-#[inline]
-pub(super) fn destination(head: &[u8]) -> Option<MacAddr> {
-    head.first_chunk::<6>().map(|bytes| MacAddr(*bytes))
 }

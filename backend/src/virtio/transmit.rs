@@ -99,6 +99,7 @@ impl Transmit {
     ///
     /// # Errors
     /// A [`RingError`], after earlier chains have been handled: the ring must stop.
+    #[inline]
     pub fn burst(
         &mut self,
         counters: &Counters,
@@ -148,6 +149,7 @@ impl Transmit {
         Ok(())
     }
 
+    #[inline]
     fn parse_chains(
         &mut self,
         counters: &Counters,
@@ -219,6 +221,7 @@ impl Transmit {
         }
     }
 
+    #[inline]
     fn show(&mut self, counters: &Counters, act: impl FnOnce(&GuestBurst<'_>)) {
         let mut frames = recycle(std::mem::take(&mut self.frames));
         let mut bytes = 0;

@@ -62,7 +62,7 @@ fn vlans_that_contradict_are_refused_by_option_and_remedy() {
     );
     refused(
         &["--vlan-trunk=10-20", "--native-vlan=15"],
-        &["--native-vlan=15", "--vlan-trunk=10-20", "leave it out"],
+        &["--native-vlan=15", "--vlan-trunk=10-20", "remove it from one"],
     );
     refused(&["--native-vlan=15"], &["--native-vlan=15", "give --vlan-trunk too"]);
     refused(

@@ -1,0 +1,376 @@
+//! Two processes' modes on one host, guests played by memory.
+
+use super::*;
+use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig};
+use crate::counters::Count;
+use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
+use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
+use crate::gso::testing::{Tcp, Udp};
+use crate::packet::geneve::{GeneveHeader, Vni};
+use crate::packet::{ArpPacket, Ecn};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant as Clock};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const VNI: u32 = 7;
+
+/// The MACs of [`Tcp`] and [`Udp`]: the sender's, and the receiver's.
+const FROM: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const TO: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+/// One process: its mode, and the memory of its guest.
+struct Station {
+    mode: Overlay,
+    counters: Arc<Counters>,
+    sink: TestSink,
+}
+
+fn peer(vtep: SocketAddr, mac: MacAddr, address: [u8; 4]) -> PeerConfig {
+    PeerConfig {
+        vtep,
+        macs: vec![mac],
+        addresses: vec![address.into()],
+    }
+}
+
+impl Station {
+    fn new(vni: u32, vtep: SocketAddr, mac: MacAddr, peers: Vec<PeerConfig>) -> Self {
+        let mode = Layer2Config {
+            vni: Vni::new(vni).unwrap(),
+            vtep,
+            ipv4: Some(Ipv4Link {
+                network: "192.0.2.0/24".parse().unwrap(),
+                gateway: Ipv4Addr::new(192, 0, 2, 254),
+                guest: Ipv4Addr::new(192, 0, 2, mac.0[5]),
+            }),
+            ipv6: None,
+            names: NameConfig::default(),
+            dns_forward: Vec::new(),
+            peers,
+        };
+        let port = PortConfig {
+            name: "test".into(),
+            mac: Some(mac),
+            mtu: 1400,
+            queue_pairs: NonZeroU16::MIN,
+            pace: PaceConfig::PLAIN,
+            policy: PolicyConfig::default(),
+            mode: ModeConfig::Layer2(mode.clone()),
+        };
+        let counters = Arc::new(Counters::default());
+        let setup = OverlaySetup {
+            port: &port,
+            mode: &mode,
+            poller: Poller::new().unwrap(),
+            counters: Arc::clone(&counters),
+            worker: 0,
+            directory: None,
+            held: Arc::default(),
+            flow_limit: 16,
+        };
+        Self {
+            mode: Overlay::new(setup).unwrap(),
+            counters,
+            sink: TestSink::default(),
+        }
+    }
+
+    /// The guest sends frames in one burst.
+    fn send(&mut self, frames: &[OwnedFrame]) {
+        let slices: Vec<_> = frames.iter().map(OwnedFrame::slices).collect();
+        let burst: Vec<_> = frames
+            .iter()
+            .zip(&slices)
+            .map(|(frame, slices)| frame.view(slices))
+            .collect();
+        self.mode.on_burst(Instant::from_nanos(1), &burst, &mut self.sink);
+    }
+
+    /// What has reached the guest once `done` is true of it.
+    fn until(&mut self, done: impl Fn(&Self) -> bool) -> Vec<Delivered> {
+        let started = Clock::now();
+        while !done(self) {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.sink.frames.len());
+            self.mode.inbound.expect_datagrams();
+            self.mode.receive(&mut self.sink);
+        }
+        self.sink.take()
+    }
+}
+
+/// An address of the loopback with a port that is free.
+fn vtep(host: u8) -> SocketAddr {
+    let address = IpAddr::from([127, 0, 0, host]);
+    UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Two processes that know each other.
+fn pair() -> (Station, Station) {
+    let (a, b) = (vtep(2), vtep(3));
+    let first = Station::new(VNI, a, FROM, vec![peer(b, TO, [192, 0, 2, 1])]);
+    let second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
+    (first, second)
+}
+
+#[test]
+fn a_frame_that_stands_for_many_segments_arrives_as_one() {
+    let (mut first, mut second) = pair();
+    for v6 in [false, true] {
+        let tcp = Tcp {
+            v6,
+            payload: 60_000,
+            ..Tcp::default()
+        };
+        first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1200))]);
+        let frames = second.until(|station| !station.sink.frames.is_empty());
+        let bytes: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
+        assert!(bytes >= 60_000, "{bytes} bytes in {} frames", frames.len());
+        assert_eq!(frames[0].bytes, tcp.frame());
+        assert_eq!(frames[0].offload, tcp.offload(1200));
+    }
+    assert_eq!(second.counters.count(Count::TunnelReceived), 100);
+}
+
+#[test]
+fn a_guest_without_offloads_gets_whole_segments_with_right_checksums() {
+    let (mut first, mut second) = pair();
+    second.sink.caps = GuestCaps::default();
+    let tcp = Tcp {
+        payload: 3000,
+        ..Tcp::default()
+    };
+    first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1000))]);
+    let frames = second.until(|station| station.sink.frames.len() == 3);
+    for (i, frame) in frames.into_iter().enumerate() {
+        assert_eq!(frame.offload, Offload::NONE);
+        let mut sealed = frame.bytes.clone();
+        Tcp::seal(&mut sealed);
+        assert_eq!(frame.bytes, sealed, "checksums of segment {i}");
+        assert_eq!(frame.bytes.len(), tcp.l4() + 32 + 1000);
+    }
+}
+
+#[test]
+fn datagrams_arrive_in_order_and_alone_where_the_guest_wants_them_so() {
+    let (mut first, mut second) = pair();
+    second.sink.caps = GuestCaps::default();
+    let frames: Vec<OwnedFrame> = (0..200)
+        .map(|i| Udp::new(&vec![i; if i % 7 == 0 { 9 } else { 700 }]).frame())
+        .collect();
+    first.send(&frames);
+    let arrived = second.until(|station| station.sink.frames.len() == 200);
+    for (i, frame) in arrived.into_iter().enumerate() {
+        assert_eq!(usize::from(*frame.bytes.last().unwrap()), i);
+    }
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_while_the_guest_has_no_room() {
+    let (mut first, mut second) = pair();
+    second.sink.caps = GuestCaps::default();
+    second.sink.room = 0;
+    let frames: Vec<OwnedFrame> = (0..100).map(|i| Udp::new(&[i; 300]).frame()).collect();
+    first.send(&frames);
+    let mut arrived = Vec::new();
+    while arrived.len() < 100 {
+        second.sink.room = 3;
+        let had = arrived.len();
+        arrived.extend(second.until(|station| !station.sink.frames.is_empty()));
+        assert!(arrived.len() <= had + 3);
+    }
+    for (i, frame) in arrived.into_iter().enumerate() {
+        assert_eq!(usize::from(*frame.bytes.last().unwrap()), i);
+    }
+    assert!(second.mode.has_backlog() || second.mode.inbound.has_backlog() || second.sink.room < 3);
+}
+
+#[test]
+fn a_broadcast_reaches_all_peers_and_an_unknown_mac_nobody() {
+    let (a, b, c) = (vtep(2), vtep(3), vtep(4));
+    let third = MacAddr([2, 0, 0, 0, 0, 5]);
+    let mut first = Station::new(
+        VNI,
+        a,
+        FROM,
+        vec![peer(b, TO, [192, 0, 2, 1]), peer(c, third, [192, 0, 2, 5])],
+    );
+    let mut others = [
+        Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]),
+        Station::new(VNI, c, third, vec![peer(a, FROM, [192, 0, 2, 9])]),
+    ];
+    let mut broadcast = Udp::new(&[1; 20]).bytes();
+    broadcast[..6].fill(0xff);
+    let mut unknown = Udp::new(&[2; 20]).bytes();
+    unknown[5] = 77;
+    first.send(&[OwnedFrame::new(unknown), OwnedFrame::new(broadcast.clone())]);
+    for other in &mut others {
+        let frames = other.until(|station| !station.sink.frames.is_empty());
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0].bytes, broadcast);
+    }
+    assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 1);
+}
+
+#[test]
+fn neighbours_are_answered_with_their_own_mac_and_the_gateway_with_its() {
+    let (mut first, _second) = pair();
+    let ask = |target: [u8; 4]| {
+        let request = ArpPacket {
+            operation: ArpPacket::REQUEST,
+            sender_mac: FROM,
+            sender: Ipv4Addr::new(192, 0, 2, 9),
+            target_mac: MacAddr::default(),
+            target: target.into(),
+        };
+        let mut frame = vec![0xff; 6];
+        frame.extend(FROM.0);
+        frame.extend([8, 6]);
+        frame.resize(14 + ArpPacket::LEN, 0);
+        request.emit(&mut frame[14..]);
+        OwnedFrame::new(frame)
+    };
+    for (target, mac) in [
+        ([192, 0, 2, 1], TO),
+        ([192, 0, 2, 254], MacAddr([0x0a, 0x58, 192, 0, 2, 254])),
+    ] {
+        first.send(&[ask(target)]);
+        let reply = first.sink.take().remove(0).bytes;
+        let packet = ArpPacket::parse(&reply[14..]).unwrap();
+        assert_eq!((packet.operation, packet.sender_mac), (ArpPacket::REPLY, mac));
+        assert_eq!(reply[6..12], mac.0, "the frame comes from the station itself");
+    }
+    first.send(&[ask([192, 0, 2, 77]), ask([192, 0, 2, 9])]);
+    assert!(first.sink.take().is_empty());
+    assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 1);
+    assert_eq!(first.counters.count(Count::TunnelSent), 0, "no request leaves");
+}
+
+/// A datagram to the tunnel of a process whose peer is `127.0.0.2`.
+fn tunnelled(vni: u32, frame: &[u8]) -> Vec<u8> {
+    let header = GeneveHeader::new(Vni::new(vni).unwrap());
+    [header.as_bytes(), frame].concat()
+}
+
+#[test]
+fn what_a_peer_may_not_send_is_dropped_under_its_reason() {
+    let (a, b) = (vtep(2), vtep(3));
+    let mut second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
+    let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let stranger = UdpSocket::bind("127.0.0.4:0").unwrap();
+    let good = Udp::new(&[7; 40]).bytes();
+    let change = |at: usize, value: u8| {
+        let mut datagram = tunnelled(VNI, &good);
+        datagram[at] = value;
+        datagram
+    };
+    let mut critical = tunnelled(VNI, &good);
+    critical[0] = 1;
+    critical[1] = 0x40;
+    critical.splice(8..8, [0x01, 0x02, 0x80, 0]);
+    let mut beyond = critical.clone();
+    beyond[11] = 3;
+    let cases = [
+        (&friend, change(0, 0x40), DropReason::TunnelMalformed),
+        (&friend, change(0, 0x3f), DropReason::TunnelMalformed),
+        (&friend, beyond, DropReason::TunnelMalformed),
+        (&friend, critical, DropReason::TunnelOption),
+        (&friend, change(1, 0x80), DropReason::TunnelControl),
+        (&friend, change(3, 0), DropReason::TunnelMalformed),
+        (&friend, tunnelled(VNI, &good[..13]), DropReason::TunnelMalformed),
+        (&friend, vec![0; 7], DropReason::TunnelMalformed),
+        (&friend, tunnelled(VNI + 1, &good), DropReason::TunnelOtherNetwork),
+        (&stranger, tunnelled(VNI, &good), DropReason::TunnelUnknownPeer),
+        (&friend, change(8 + 11, 77), DropReason::TunnelUnknownMac),
+    ];
+    for (number, (socket, datagram, reason)) in cases.into_iter().enumerate() {
+        let before = second.counters.dropped(reason);
+        socket.send_to(&datagram, b).unwrap();
+        let frames = second.until(|station| station.counters.dropped(reason) > before);
+        assert!(frames.is_empty(), "case {number}, {reason}");
+    }
+    friend.send_to(&tunnelled(VNI, &good), b).unwrap();
+    let frames = second.until(|station| !station.sink.frames.is_empty());
+    assert_eq!(frames[0].bytes, good);
+}
+
+#[test]
+fn congestion_on_the_way_is_told_to_the_guest_as_rfc_6040_has_it() {
+    let (a, b) = (vtep(2), vtep(3));
+    let mut second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
+    let friend = socket2::SockRef::from(&UdpSocket::bind("127.0.0.2:0").unwrap())
+        .try_clone()
+        .unwrap();
+    for inner in Ecn::ALL {
+        for outer in Ecn::ALL {
+            for v6 in [false, true] {
+                let mut frame = Udp {
+                    v6,
+                    ..Udp::new(&[7; 40])
+                }
+                .bytes();
+                set_class(&mut frame, inner as u8);
+                friend.set_tos_v4(u32::from(outer as u8)).unwrap();
+                friend.send_to(&tunnelled(VNI, &frame), &b.into()).unwrap();
+                let before = second.counters.dropped(DropReason::TunnelCongestion);
+                let done = |station: &Station| {
+                    !station.sink.frames.is_empty() || station.counters.dropped(DropReason::TunnelCongestion) > before
+                };
+                let frames = second.until(done);
+                let expected = inner.decapsulated(outer).map(|ecn| {
+                    set_class(&mut frame, ecn as u8);
+                    frame
+                });
+                let arrived = frames.into_iter().next().map(|frame| frame.bytes);
+                assert_eq!(arrived, expected, "inner {inner:?}, outer {outer:?}, IPv6: {v6}");
+            }
+        }
+    }
+}
+
+/// Sets TOS or traffic class, and makes the checksum of IPv4 right again.
+fn set_class(frame: &mut [u8], class: u8) {
+    if frame[12] == 8 {
+        frame[15] = class;
+        frame[24..26].fill(0);
+        let sum = crate::packet::checksum::of(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        frame[14] = 0x60 | class >> 4;
+        frame[15] = class << 4;
+    }
+}
+
+#[test]
+fn a_frame_above_the_mtu_is_dropped_and_the_guest_told_of_the_mtu() {
+    let (mut first, _second) = pair();
+    let large = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());
+    let segmented = Tcp {
+        payload: 9000,
+        ..Tcp::default()
+    };
+    first.send(&[
+        large,
+        OwnedFrame::new(segmented.frame()).with_offload(segmented.offload(1401)),
+    ]);
+    assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 2);
+    let reports = first.sink.take();
+    assert_eq!(reports.len(), 2, "both packets must not be fragmented");
+    for report in reports {
+        let packet = &report.bytes[14..];
+        assert_eq!(
+            packet[12..20],
+            [192, 0, 2, 254, 192, 0, 2, 1],
+            "from the gateway to the guest"
+        );
+        assert_eq!(packet[20..22], [3, 4], "fragmentation needed");
+        assert_eq!(packet[26..28], 1400_u16.to_be_bytes());
+    }
+    let nonsense = Offload {
+        checksum: Checksum::Complete,
+        segmentation: Segmentation::Udp { size: 100 },
+    };
+    first.send(&[OwnedFrame::new(Udp::new(&[0; 900]).bytes()).with_offload(nonsense)]);
+    assert_eq!(first.counters.dropped(DropReason::BadOffload), 1);
+    assert_eq!(first.counters.count(Count::TunnelSent), 0);
+}
