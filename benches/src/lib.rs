@@ -13,6 +13,7 @@ pub mod results;
 pub mod setup;
 pub mod surroundings;
 pub mod tap;
+pub mod tunnel;
 
 use std::process::ExitCode;
 

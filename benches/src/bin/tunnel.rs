@@ -1,0 +1,95 @@
+//! The overlay without a VM, compared with the floor: see `hawser_benches::tunnel`.
+//!
+//! Run by `hack/bench --tunnel`.
+
+use clap::Parser;
+use hawser_benches::machine;
+use hawser_benches::numbers::Spread;
+use hawser_benches::tunnel::{Floor, Outcome, Pair, run};
+use hawser_testkit::Result;
+use hawser_testkit::netns::Namespace;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Target: processor time per byte, relative to the floor's.
+const MOST: f64 = 1.3;
+/// Payload bytes of a segment on an underlay of 1500 bytes, and of 9000.
+const SEGMENTS: [u16; 2] = [1376, 8876];
+/// Guests beside the two, for the cost of the look-up.
+const MANY: u32 = 10_000;
+
+/// Measures the overlay without a VM, compared with a floor of bare system calls.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Runs of each
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// Milliseconds of each run
+    #[arg(long, default_value_t = 500)]
+    millis: u64,
+    /// Run only the overlay, with segments of this many bytes: for a profiler
+    #[arg(long)]
+    only: Option<u16>,
+}
+
+fn line(what: &str, outcomes: &[Outcome]) {
+    let of = |f: fn(&Outcome) -> f64| Spread::of(&outcomes.iter().map(f).collect::<Vec<_>>());
+    if let (Some(rate), Some(cost)) = (of(Outcome::rate), of(Outcome::cost)) {
+        println!("| {what} | {} | {} |", rate.text(1), cost.text(3));
+    }
+}
+
+fn ratio(ours: &[Outcome], theirs: &[Outcome]) -> Option<Spread> {
+    let cost = |outcomes: &[Outcome]| outcomes.iter().map(Outcome::cost).collect::<Vec<_>>();
+    Spread::of_ratios(&cost(ours), &cost(theirs))
+}
+
+fn measure(options: &Options) -> Result<()> {
+    let time = Duration::from_millis(options.millis);
+    if let Some(mss) = options.only {
+        line("overlay", &[run(&mut Pair::new(mss, 0)?, time)?]);
+        return Ok(());
+    }
+    println!("load average before the run: {:.1}\n", machine::load());
+    println!("| | Gbit/s of one processor | its time for both ends, s/GB |\n|---|---|---|");
+    let mut targets = Vec::new();
+    for mss in SEGMENTS {
+        let (mut floor, mut pair) = (Floor::new(mss.into())?, Pair::new(mss, 0)?);
+        let mut crowded = Pair::new(mss, MANY)?;
+        let (mut floors, mut ours, mut many) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 1..=options.rounds {
+            eprintln!("segments of {mss} bytes: round {round} of {}", options.rounds);
+            floors.push(run(&mut floor, time)?);
+            ours.push(run(&mut pair, time)?);
+            many.push(run(&mut crowded, time)?);
+        }
+        line(&format!("segments of {mss} bytes: floor"), &floors);
+        line(&format!("segments of {mss} bytes: overlay"), &ours);
+        line(&format!("segments of {mss} bytes: overlay, {MANY} guests known"), &many);
+        targets.push((mss, ratio(&ours, &floors), ratio(&many, &ours)));
+    }
+    println!("\n| target | measured | |\n|---|---|---|");
+    for (mss, ours, many) in targets {
+        if let Some(ours) = ours {
+            let mark = if ours.median <= MOST { "met" } else { "**missed**" };
+            println!(
+                "| {mss} bytes, processor time: ≤ {MOST}× floor | {} | {mark} |",
+                ours.times()
+            );
+        }
+        if let Some(many) = many {
+            let mark = if many.median <= 1.03 { "met" } else { "**missed**" };
+            println!(
+                "| {mss} bytes, {MANY} guests known: ≤ 1.03× | {} | {mark} |",
+                many.times()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let outcome = Namespace::new().and_then(|namespace| namespace.inside(|| measure(&options))?);
+    hawser_benches::exit(outcome)
+}

@@ -1,0 +1,240 @@
+//! Two of hawser's layer2 modes that are each other's peer.
+
+use super::{BURST, Burst, PAYLOAD, REGION};
+use hawser_backend::config::{
+    Ipv4Link, Layer2Config, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig,
+};
+use hawser_backend::counters::Counters;
+use hawser_backend::frame::{
+    Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload,
+    Segmentation,
+};
+use hawser_backend::mode::Mode;
+use hawser_backend::overlay::{Overlay, OverlaySetup};
+use hawser_backend::packet::checksum::Sum;
+use hawser_backend::packet::geneve::Vni;
+use hawser_backend::packet::{Head, MacAddr};
+use hawser_backend::poller::Poller;
+use hawser_backend::time::Instant;
+use hawser_testkit::{Result, failure};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+const HEADERS: usize = 14 + 20 + 32;
+const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const RECEIVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+/// A guest that accepts everything into memory it has.
+struct Memory {
+    bytes: Vec<u8>,
+    at: usize,
+    payload: u64,
+    frames: u64,
+}
+
+impl GuestSink for Memory {
+    fn caps(&self) -> GuestCaps {
+        GuestCaps::ALL
+    }
+
+    fn send(&mut self, _: Offload, parts: &[&[u8]]) -> std::result::Result<(), NoRoom> {
+        for part in parts {
+            if self.at + part.len() > self.bytes.len() {
+                self.at = 0;
+            }
+            self.bytes[self.at..][..part.len()].copy_from_slice(part);
+            self.at += part.len();
+            self.payload += part.len() as u64;
+        }
+        self.payload -= HEADERS as u64;
+        self.frames += 1;
+        Ok(())
+    }
+
+    fn reserve(&mut self, _: Layout) -> std::result::Result<usize, NoRoom> {
+        Err(NoRoom)
+    }
+
+    fn payload(&mut self, _: usize) -> &mut [GuestSliceMut<'_>] {
+        &mut []
+    }
+
+    fn payload_all(&mut self) -> &mut [GuestSliceMut<'_>] {
+        &mut []
+    }
+
+    fn commit(&mut self, _: &[usize], _: &mut dyn FnMut(usize, usize, &mut [u8]) -> Offload) {}
+}
+
+/// Two modes, and the memory of their guests.
+pub struct Pair {
+    sender: Overlay,
+    receiver: Overlay,
+    from: Vec<u8>,
+    into: Memory,
+    mss: u16,
+    sent: usize,
+    seq: u32,
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pair").field("mss", &self.mss).finish_non_exhaustive()
+    }
+}
+
+impl Pair {
+    /// Modes of a network whose guests send segments of `mss` bytes, with `peers` more guests known.
+    ///
+    /// # Errors
+    /// The system gives no sockets.
+    pub fn new(mss: u16, peers: u32) -> Result<Self> {
+        let (a, b) = (endpoint(2)?, endpoint(3)?);
+        Ok(Self {
+            sender: station(a, SENDER, b, RECEIVER, mss, peers)?,
+            receiver: station(b, RECEIVER, a, SENDER, mss, peers)?,
+            from: vec![0x5a; REGION],
+            into: Memory {
+                bytes: vec![0; REGION],
+                at: 0,
+                payload: 0,
+                frames: 0,
+            },
+            mss,
+            sent: 0,
+            seq: 1,
+        })
+    }
+
+    /// The headers of the next frame, its checksum left to the device.
+    fn headers(&mut self) -> [u8; HEADERS] {
+        let mut bytes = [0; HEADERS];
+        bytes[..6].copy_from_slice(&RECEIVER.0);
+        bytes[6..12].copy_from_slice(&SENDER.0);
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        let total = u16::try_from(HEADERS - 14 + PAYLOAD).unwrap_or(u16::MAX);
+        bytes[16..18].copy_from_slice(&total.to_be_bytes());
+        bytes[20..24].copy_from_slice(&[0x40, 0, 64, 6]);
+        bytes[26..34].copy_from_slice(&[10, 0, 0, 9, 10, 0, 0, 1]);
+        let sum = Sum::default().bytes(&bytes[14..34]).finish();
+        bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+        bytes[34..38].copy_from_slice(&[0x10, 0, 0x20, 0]);
+        bytes[38..42].copy_from_slice(&self.seq.to_be_bytes());
+        bytes[46..48].copy_from_slice(&[0x80, 0x10]);
+        bytes[48] = 1;
+        bytes[54..66].copy_from_slice(&[1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6]);
+        let length = u16::try_from(32 + PAYLOAD).unwrap_or(u16::MAX);
+        let pseudo = Sum::default().bytes(&bytes[26..34]).word(6).word(length).fold();
+        bytes[50..52].copy_from_slice(&pseudo.to_be_bytes());
+        self.seq = self.seq.wrapping_add(u32::try_from(PAYLOAD).unwrap_or(0));
+        bytes
+    }
+}
+
+impl Burst for Pair {
+    fn burst(&mut self) -> Result<u64> {
+        let now = Instant::from_nanos(1);
+        let before = self.into.payload;
+        let headers: Vec<[u8; HEADERS]> = (0..BURST).map(|_| self.headers()).collect();
+        let mut heads = Vec::new();
+        let mut slices = Vec::new();
+        for header in &headers {
+            let payload = &self.from[self.sent..][..PAYLOAD];
+            let mut head = [0; HEAD_MAX];
+            head[..HEADERS].copy_from_slice(header);
+            head[HEADERS..].copy_from_slice(&payload[..HEAD_MAX - HEADERS]);
+            heads.push(head);
+            slices.push([GuestSlice::from_bytes(header), GuestSlice::from_bytes(payload)]);
+            self.sent = (self.sent + PAYLOAD) % (REGION - PAYLOAD);
+        }
+        let offload = Offload {
+            checksum: Checksum::Partial { start: 34, offset: 16 },
+            segmentation: Segmentation::Tcp4 {
+                mss: self.mss,
+                ecn: false,
+            },
+        };
+        let frames: Vec<GuestFrame<'_>> = heads
+            .iter()
+            .zip(&slices)
+            .map(|(head, slices)| GuestFrame {
+                head,
+                parsed: Head::parse(head, HEADERS + PAYLOAD),
+                slices,
+                len: HEADERS + PAYLOAD,
+                offload,
+            })
+            .collect();
+        let mut nothing = Memory {
+            bytes: Vec::new(),
+            at: 0,
+            payload: 0,
+            frames: 0,
+        };
+        self.sender.on_burst(now, &frames, &mut nothing);
+        let expected = u64::try_from(BURST * PAYLOAD)?;
+        let mut idle = 0;
+        while self.into.payload - before < expected {
+            let had = self.into.payload;
+            self.receiver.after_burst(now, &mut self.into);
+            idle = if had == self.into.payload { idle + 1 } else { 0 };
+            if idle > 1000 {
+                return Err(failure("segments were lost on the loopback"));
+            }
+        }
+        Ok(self.into.payload - before)
+    }
+}
+
+fn endpoint(host: u8) -> Result<SocketAddr> {
+    Ok(UdpSocket::bind((Ipv4Addr::new(127, 0, 0, host), 0))?.local_addr()?)
+}
+
+fn station(vtep: SocketAddr, mac: MacAddr, other: SocketAddr, far: MacAddr, mss: u16, peers: u32) -> Result<Overlay> {
+    let known = PeerConfig {
+        vtep: other,
+        macs: vec![far],
+        addresses: vec![Ipv4Addr::new(10, 0, 0, far.0[5]).into()],
+    };
+    let more = (0..peers).map(|number| {
+        let [a, b, c, d] = number.to_be_bytes();
+        PeerConfig {
+            vtep: SocketAddr::new(Ipv4Addr::new(198, 18, c & 3, d).into(), 6081),
+            macs: vec![MacAddr([6, 0, a, b, c, d])],
+            addresses: vec![Ipv4Addr::new(10, 1, c, d).into()],
+        }
+    });
+    let mode = Layer2Config {
+        vni: Vni::new(7).ok_or_else(|| failure("no VNI"))?,
+        vtep,
+        ipv4: Some(Ipv4Link {
+            network: "10.0.0.0/8".parse()?,
+            gateway: Ipv4Addr::new(10, 0, 0, 254),
+            guest: Ipv4Addr::new(10, 0, 0, mac.0[5]),
+        }),
+        ipv6: None,
+        names: NameConfig::default(),
+        dns_forward: Vec::new(),
+        peers: std::iter::once(known).chain(more).collect(),
+    };
+    let port = PortConfig {
+        name: "tunnel".into(),
+        mac: Some(mac),
+        mtu: mss + 52,
+        queue_pairs: NonZeroU16::MIN,
+        pace: PaceConfig::default(),
+        policy: PolicyConfig::default(),
+        mode: ModeConfig::Layer2(mode.clone()),
+    };
+    Ok(Overlay::new(OverlaySetup {
+        port: &port,
+        mode: &mode,
+        poller: Poller::new()?,
+        counters: Arc::new(Counters::default()),
+        worker: 0,
+        directory: None,
+        held: Arc::default(),
+        flow_limit: 16,
+    })?)
+}
