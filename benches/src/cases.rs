@@ -14,7 +14,6 @@ use hawser_backend::frame::{GuestSink, Layout, Offload};
 use hawser_backend::masquerade::{Masquerade, MasqueradeSetup};
 use hawser_backend::mode::Mode;
 use hawser_backend::packet::{Head, MacAddr, checksum};
-use hawser_backend::poller::Poller;
 use hawser_backend::virtio::features::Features;
 use hawser_backend::virtio::receive::Receive;
 use hawser_backend::virtio::ring::Ring;
@@ -247,16 +246,7 @@ fn masquerade() -> Result<Masquerade> {
         policy: PolicyConfig::default(),
         mode: ModeConfig::Masquerade(mode.clone()),
     };
-    Ok(Masquerade::new(MasqueradeSetup {
-        port: &port,
-        mode: &mode,
-        poller: Poller::new()?,
-        counters: Arc::new(Counters::default()),
-        worker: 0,
-        directory: None,
-        held: Arc::default(),
-        flow_limit: 1024,
-    })?)
+    Ok(Masquerade::new(MasqueradeSetup::alone(&port, &mode, 1024)?)?)
 }
 
 /// A burst of datagrams of 64 bytes, of this many flows among [`FLOWS`] known ones: the path after

@@ -92,6 +92,16 @@ impl Sum {
     pub const fn finish(self) -> u16 {
         !self.fold()
     }
+
+    /// The checksum in a protocol where zero means "none" (RFC 768): all ones has the same value
+    /// in ones' complement.
+    #[inline]
+    pub const fn finish_nonzero(self) -> u16 {
+        match self.finish() {
+            0 => 0xffff,
+            sum => sum,
+        }
+    }
 }
 
 /// Checksum of one stretch of bytes.

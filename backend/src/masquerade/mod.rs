@@ -10,8 +10,7 @@ mod tests;
 
 pub use every_port::EveryPortError;
 
-use crate::config::{GATEWAY_MAC, MasqueradeConfig, PortConfig};
-use crate::counters::Counters;
+use crate::config::{GATEWAY_MAC, MasqueradeConfig};
 use crate::frame::{GuestBurst, GuestSink};
 use crate::mode::{BoundForward, FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
@@ -19,9 +18,9 @@ use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::listen::ListenError;
 use crate::nat::services::GatewayServices;
-use crate::nat::steering::Directory;
-use crate::poller::{Poller, Readiness, Token};
-use crate::responder::{HeldLeases, ServiceConfig};
+use crate::nat::setup::NatSetup;
+use crate::poller::{Readiness, Token};
+use crate::responder::ServiceConfig;
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
@@ -52,26 +51,7 @@ pub struct Masquerade {
 debug_fields!(Masquerade { engine });
 
 /// What a masquerade is made from.
-pub struct MasqueradeSetup<'a> {
-    /// The port.
-    pub port: &'a PortConfig,
-    /// Its mode.
-    pub mode: &'a MasqueradeConfig,
-    /// Where sockets are watched.
-    pub poller: Poller,
-    /// Where drops and flows are counted.
-    pub counters: Arc<Counters>,
-    /// Worker 0 of a port listens for inbound connections.
-    pub worker: usize,
-    /// Shared by the workers of the port, if there are several.
-    pub directory: Option<Arc<Directory>>,
-    /// Record of leases given and given back; shared by the workers of the port.
-    pub held: Arc<HeldLeases>,
-    /// Connections of one protocol this worker may hold.
-    pub flow_limit: usize,
-}
-
-debug_fields!(MasqueradeSetup<'_> { worker, flow_limit });
+pub type MasqueradeSetup<'a> = NatSetup<'a, MasqueradeConfig>;
 
 impl Masquerade {
     /// Sets masquerade up; forwards listen when this returns.

@@ -24,6 +24,7 @@ pub mod reassembly;
 mod recency;
 pub mod saved;
 pub mod services;
+pub mod setup;
 pub mod steering;
 pub mod tcp;
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Inbound {
                 Ok(0) => self.readable = false,
                 Ok(count) => {
                     (self.count, self.at) = (count, Cursor::default());
-                    self.note_congestion();
+                    self.take_in();
                     self.deliver(table, sink)?;
                 }
                 // An ICMP error about an earlier datagram; the next call reads on.
@@ -102,15 +102,17 @@ impl Inbound {
         Ok(())
     }
 
-    /// Writes what routers on the way have marked into the inner headers.
-    fn note_congestion(&mut self) {
+    /// Counts the datagrams of the last system call, and writes what routers on the way have marked
+    /// into the inner headers.
+    fn take_in(&mut self) {
         let mut datagrams = 0;
         for index in 0..self.count {
             let message = *self.batch.message(index);
             let size = message.segment.map_or(message.len, usize::from).max(1);
             datagrams += message.len.div_ceil(size);
             let outer = Ecn::of(message.traffic_class);
-            if outer != Ecn::NotEct {
+            // Nothing else changes an inner header: the datagrams of most flows are not parsed here.
+            if matches!(outer, Ecn::Ect1 | Ecn::Ce) {
                 for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
                     mark(datagram, outer);
                 }

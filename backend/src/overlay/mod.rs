@@ -17,18 +17,18 @@ mod inbound;
 mod outbound;
 mod sender;
 
-use crate::config::{Layer2Config, PortConfig};
-use crate::counters::{Counters, DropReason};
+use crate::config::Layer2Config;
+use crate::counters::DropReason;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{FlowCount, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::services::GatewayServices;
-use crate::nat::steering::Directory;
+use crate::nat::setup::NatSetup;
 use crate::packet::MacAddr;
-use crate::poller::{Interest, Poller, Readiness, Token};
-use crate::responder::{HeldLeases, ServiceConfig};
+use crate::poller::{Interest, Readiness, Token};
+use crate::responder::ServiceConfig;
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
@@ -62,26 +62,7 @@ pub enum OverlayError {
 }
 
 /// What a layer2 port is made from, once per queue pair.
-pub struct OverlaySetup<'a> {
-    /// The port.
-    pub port: &'a PortConfig,
-    /// Its mode.
-    pub mode: &'a Layer2Config,
-    /// Where sockets are watched.
-    pub poller: Poller,
-    /// Where the worker counts.
-    pub counters: Arc<Counters>,
-    /// Number of the worker.
-    pub worker: usize,
-    /// Shared by the workers of the port, if there are several.
-    pub directory: Option<Arc<Directory>>,
-    /// Record of leases given and given back.
-    pub held: Arc<HeldLeases>,
-    /// Connections of one protocol this worker may hold.
-    pub flow_limit: usize,
-}
-
-debug_fields!(OverlaySetup<'_> { worker, flow_limit });
+pub type OverlaySetup<'a> = NatSetup<'a, Layer2Config>;
 
 /// Layer2 on one worker.
 pub struct Overlay {
@@ -126,9 +107,8 @@ impl Overlay {
                 gateway_ipv4: mode.ipv4.map(|link| link.gateway),
                 gateway_ipv6: mode.ipv6.map(|link| link.gateway),
                 guest: GuestAddresses {
-                    ipv4: mode.ipv4.map(|link| link.guest),
-                    ipv6: mode.ipv6.map(|link| link.guest),
                     autoconfigured: None,
+                    ..GuestAddresses::of_links(mode.ipv4, mode.ipv6)
                 },
             },
             map: AddressMap {

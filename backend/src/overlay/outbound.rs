@@ -136,11 +136,7 @@ fn complete(frame: &mut [u8], checksum: Checksum) {
     if at + 2 > frame.len() {
         return;
     }
-    // A zero means "no checksum" in UDP, and all ones are the same number.
-    let sum = match Sum::default().bytes(&frame[start..]).finish() {
-        0 => 0xffff,
-        sum => sum,
-    };
+    let sum = Sum::default().bytes(&frame[start..]).finish_nonzero();
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 

@@ -1,8 +1,8 @@
 //! Two processes' modes on one host, guests played by memory.
 
 use super::*;
-use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig};
-use crate::counters::Count;
+use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig};
+use crate::counters::{Count, Counters};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
 use crate::gso::testing::{Tcp, Udp};
@@ -58,17 +58,8 @@ impl Station {
             policy: PolicyConfig::default(),
             mode: ModeConfig::Layer2(mode.clone()),
         };
-        let counters = Arc::new(Counters::default());
-        let setup = OverlaySetup {
-            port: &port,
-            mode: &mode,
-            poller: Poller::new().unwrap(),
-            counters: Arc::clone(&counters),
-            worker: 0,
-            directory: None,
-            held: Arc::default(),
-            flow_limit: 16,
-        };
+        let setup = OverlaySetup::alone(&port, &mode, 16).unwrap();
+        let counters = Arc::clone(&setup.counters);
         Self {
             mode: Overlay::new(setup).unwrap(),
             counters,

@@ -15,10 +15,11 @@ use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
-use crate::masquerade::{Masquerade, MasqueradeSetup};
+use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
+use crate::nat::setup::NatSetup;
 use crate::nat::steering::Directory;
-use crate::overlay::{Overlay, OverlaySetup};
+use crate::overlay::Overlay;
 use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -86,6 +87,25 @@ pub enum PortError {
     Mode(#[source] ModeError),
 }
 
+/// What a mode with a NAT engine is made from on one worker.
+fn nat_setup<'a, M>(
+    port: &'a PortConfig,
+    mode: &'a M,
+    context: ModeContext,
+    directory: Option<&Arc<Directory>>,
+) -> NatSetup<'a, M> {
+    NatSetup {
+        port,
+        mode,
+        poller: context.poller,
+        counters: context.counters,
+        worker: context.worker,
+        directory: directory.cloned(),
+        held: context.held,
+        flow_limit: flow_limit(),
+    }
+}
+
 impl Port {
     /// Makes a port in the mode of its configuration.
     ///
@@ -106,29 +126,11 @@ impl Port {
         let mut queues = resources.queues.into_iter();
         Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
-                let setup = MasqueradeSetup {
-                    port: &port,
-                    mode,
-                    poller: context.poller,
-                    counters: context.counters,
-                    worker: context.worker,
-                    directory: directory.clone(),
-                    held: context.held,
-                    flow_limit: flow_limit(),
-                };
+                let setup = nat_setup(&port, mode, context, directory.as_ref());
                 Ok(Box::new(Masquerade::new(setup)?))
             }
             ModeConfig::Layer2(mode) => {
-                let setup = OverlaySetup {
-                    port: &port,
-                    mode,
-                    poller: context.poller,
-                    counters: context.counters,
-                    worker: context.worker,
-                    directory: directory.clone(),
-                    held: context.held,
-                    flow_limit: flow_limit(),
-                };
+                let setup = nat_setup(&port, mode, context, directory.as_ref());
                 Ok(Box::new(Overlay::new(setup)?))
             }
             ModeConfig::Bridge(mode) => {

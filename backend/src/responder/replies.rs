@@ -190,10 +190,5 @@ fn fill_udp(datagram: &mut [u8], src: IpAddr, dst: IpAddr, ports: Ports, payload
     let sum = Sum::default()
         .bytes(datagram)
         .pseudo_header(src, dst, protocol::UDP, datagram.len());
-    // A sum of zero would mean "none" (RFC 768, RFC 8200 8.1).
-    let checksum = match sum.finish() {
-        0 => 0xffff,
-        sum => sum,
-    };
-    header.emit(datagram, checksum);
+    header.emit(datagram, sum.finish_nonzero());
 }

@@ -34,9 +34,7 @@ pub fn complete(offload: Offload, head: &mut [u8], payload: &[GuestSlice<'_>], l
         if offload.checksum == Checksum::Valid {
             head[field.at..field.at + 2].fill(0);
         }
-        let sum = sum_from(field.start, field.initial, head, payload, len).finish();
-        // Zero means "no checksum" in UDP; all ones has the same value in ones' complement.
-        let sum = if sum == 0 { 0xffff } else { sum };
+        let sum = sum_from(field.start, field.initial, head, payload, len).finish_nonzero();
         head[field.at..field.at + 2].copy_from_slice(&sum.to_be_bytes());
     }
     Offload {

@@ -4,7 +4,6 @@ use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::config::{
     Ipv4Link, Layer2Config, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig,
 };
-use hawser_backend::counters::Counters;
 use hawser_backend::frame::{
     Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload,
     Segmentation,
@@ -14,12 +13,10 @@ use hawser_backend::overlay::{Overlay, OverlaySetup};
 use hawser_backend::packet::checksum::Sum;
 use hawser_backend::packet::geneve::Vni;
 use hawser_backend::packet::{Head, MacAddr};
-use hawser_backend::poller::Poller;
 use hawser_backend::time::Instant;
 use hawser_testkit::{Result, failure};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 const HEADERS: usize = 14 + 20 + 32;
 const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
@@ -227,14 +224,5 @@ fn station(vtep: SocketAddr, mac: MacAddr, other: SocketAddr, far: MacAddr, mss:
         policy: PolicyConfig::default(),
         mode: ModeConfig::Layer2(mode.clone()),
     };
-    Ok(Overlay::new(OverlaySetup {
-        port: &port,
-        mode: &mode,
-        poller: Poller::new()?,
-        counters: Arc::new(Counters::default()),
-        worker: 0,
-        directory: None,
-        held: Arc::default(),
-        flow_limit: 16,
-    })?)
+    Ok(Overlay::new(OverlaySetup::alone(&port, &mode, 16)?)?)
 }

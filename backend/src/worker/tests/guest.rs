@@ -134,7 +134,7 @@ impl Mode for Echo {
 pub(super) fn eventfd() -> File {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     // A duplicate of the descriptor, independent of the wrapper. SAFETY: the descriptor is open,
-    // and dup gives one nobody else owns.
+    // and dup returns one without another owner.
     unsafe {
         File::from(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(libc::dup(
             fd.as_raw_fd(),

@@ -1,0 +1,49 @@
+//! What a mode with a NAT engine is made from.
+
+use super::steering::Directory;
+use crate::config::PortConfig;
+use crate::counters::Counters;
+use crate::poller::Poller;
+use crate::responder::HeldLeases;
+use std::sync::Arc;
+
+/// What a mode with a NAT engine is made from, once per queue pair. `M` is its configuration.
+#[derive(Debug)]
+pub struct NatSetup<'a, M> {
+    /// The port.
+    pub port: &'a PortConfig,
+    /// Its mode.
+    pub mode: &'a M,
+    /// Where sockets are watched.
+    pub poller: Poller,
+    /// Where drops and flows are counted.
+    pub counters: Arc<Counters>,
+    /// Number of the worker. Worker 0 of a port listens for inbound connections and advertises.
+    pub worker: usize,
+    /// Shared by the workers of the port, if there are several.
+    pub directory: Option<Arc<Directory>>,
+    /// Record of leases given and given back; shared by the workers of the port.
+    pub held: Arc<HeldLeases>,
+    /// Connections of one protocol this worker may hold.
+    pub flow_limit: usize,
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<'a, M> NatSetup<'a, M> {
+    /// The only worker of a port, with counters of its own.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn alone(port: &'a PortConfig, mode: &'a M, flow_limit: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            port,
+            mode,
+            poller: Poller::new()?,
+            counters: Arc::default(),
+            worker: 0,
+            directory: None,
+            held: Arc::default(),
+            flow_limit,
+        })
+    }
+}
