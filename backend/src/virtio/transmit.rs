@@ -7,11 +7,10 @@
 
 use super::features::Features;
 use super::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
-use super::ring::{Chain, MAX_SEGMENTS, Ring, RingError, Segments};
+use super::ring::{Chain, MAX_SEGMENTS, Part, Ring, RingError, Segments};
 use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
 use crate::packet::{EthernetHeader, Head};
-use std::ops::Range;
 
 /// Most chains of one burst: a larger burst finds more datagrams of one flow to merge.
 pub const BURST: usize = 256;
@@ -35,21 +34,18 @@ pub struct Transmit {
     segments: Segments,
     chains: Vec<Chain>,
     copies: Vec<[u8; COPY]>,
-    parsed: Vec<Parsed>,
+    /// Without elements between bursts.
     frames: Vec<GuestFrame<'static>>,
 }
 
 debug_fields!(Transmit { ring });
 
-/// A chain with a valid frame.
-struct Parsed {
-    /// Offset in `Transmit::copies` of the frame's head, after the virtio header.
-    copy: usize,
+/// What the virtio header and the descriptors of a valid chain say.
+struct Checked {
+    /// Bytes of the frame's head that were copied, after the virtio header.
     head: usize,
-    slices: Range<usize>,
     len: usize,
     offload: Offload,
-    parsed: Head,
 }
 
 /// A chain without a valid frame.
@@ -69,7 +65,6 @@ impl Transmit {
             segments: Segments::with_capacity(SEGMENT_BUDGET + MAX_SEGMENTS),
             chains: Vec::with_capacity(BURST),
             copies: vec![[0; COPY]; BURST],
-            parsed: Vec::with_capacity(BURST),
             frames: Vec::with_capacity(BURST),
         }
     }
@@ -109,17 +104,13 @@ impl Transmit {
         act: impl FnOnce(&GuestBurst<'_>),
     ) -> Result<usize, RingError> {
         let result = self.take_chains(budget);
-        self.parse_chains(counters, admit, malformed);
-        if !self.parsed.is_empty() {
-            self.show(counters, act);
-        }
+        self.show(counters, admit, malformed, act);
         for chain in &self.chains {
             // The device writes nothing to a transmit buffer.
             self.ring.push_used(chain.head, 0);
         }
         self.ring.publish();
         let taken = self.chains.len();
-        self.parsed.clear();
         self.chains.clear();
         self.segments.clear();
         result.map(|()| taken)
@@ -149,96 +140,84 @@ impl Transmit {
         Ok(())
     }
 
+    /// Copies and checks the head of each chain, and passes the frames that are admitted to `act`.
     #[inline]
-    fn parse_chains(
+    fn show(
         &mut self,
         counters: &Counters,
         mut admit: impl FnMut(&[u8], usize, Offload) -> Result<Head, DropReason>,
         mut malformed: impl FnMut(&[u8], DropReason),
+        act: impl FnOnce(&GuestBurst<'_>),
     ) {
-        for index in 0..self.chains.len() {
-            let verdict = match self.parse(index) {
-                Ok(chain) => admit(self.head(index, chain.head), chain.len, chain.offload)
-                    .map(|parsed| Parsed { parsed, ..chain }),
+        let mut frames = recycle(std::mem::take(&mut self.frames));
+        let mut total = 0;
+        let mut parts = self.segments.parts();
+        for (chain, copy) in self.chains.iter().zip(&mut self.copies) {
+            let part = parts.take(chain);
+            let checked = check(chain, &part, self.features, copy);
+            let bytes = &copy[self.header_len..];
+            let verdict = match checked {
+                Ok(Checked { head, len, offload }) => admit(&bytes[..head], len, offload).map(|parsed| {
+                    total += len as u64;
+                    frames.push(GuestFrame {
+                        head: &bytes[..head],
+                        parsed,
+                        slices: part.skip(self.header_len),
+                        len,
+                        offload,
+                    });
+                }),
                 Err(Malformed { reason, head }) => {
-                    malformed(self.head(index, head), reason);
+                    malformed(&bytes[..head], reason);
                     Err(reason)
                 }
             };
-            match verdict {
-                Ok(parsed) => self.parsed.push(parsed),
-                Err(reason) => counters.count_drop(reason),
+            if let Err(reason) = verdict {
+                counters.count_drop(reason);
             }
         }
-    }
-
-    /// The copied head of a chain's frame.
-    fn head(&self, index: usize, len: usize) -> &[u8] {
-        &self.copies[index][self.header_len..][..len]
-    }
-
-    /// Checks a chain, and copies the head of its frame.
-    fn parse(&mut self, index: usize) -> Result<Parsed, Malformed> {
-        let chain = &self.chains[index];
-        if chain.writable != 0 || chain.len <= self.header_len {
-            return Err(self.malformed(index, DropReason::BadChain));
+        if !frames.is_empty() {
+            counters.add(Count::TxFrames, frames.len() as u64);
+            counters.add(Count::TxBytes, total);
+            act(&frames);
         }
-        let len = chain.len - self.header_len;
-        if len > MAX_FRAME {
-            return Err(self.malformed(index, DropReason::FrameTooLong));
-        }
-        let copy = &mut self.copies[index];
-        let head = len.min(HEAD_MAX);
-        copy_from_guest(
-            self.segments.slices(chain.segments()),
-            0,
-            &mut copy[..self.header_len + head],
-        );
-        let (header, bytes) = copy.split_at(self.header_len);
-        let malformed = |reason| Malformed { reason, head };
-        let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(malformed(DropReason::BadChain))?;
-        let offload = net_header::decode(header, &bytes[..head], self.features).map_err(malformed)?;
-        Ok(Parsed {
-            copy: index,
-            head,
-            slices: self.segments.skip(chain.segments(), self.header_len),
-            len,
-            offload,
-            parsed: Head::default(),
-        })
-    }
-
-    /// Copies the readable part of the head of a malformed frame.
-    #[cold]
-    fn malformed(&mut self, index: usize, reason: DropReason) -> Malformed {
-        let chain = &self.chains[index];
-        let readable = chain.first..chain.first + chain.readable;
-        let copy = &mut self.copies[index][..self.header_len + HEAD_MAX];
-        let copied = copy_from_guest(self.segments.slices(readable), 0, copy);
-        Malformed {
-            reason,
-            head: copied.saturating_sub(self.header_len),
-        }
-    }
-
-    #[inline]
-    fn show(&mut self, counters: &Counters, act: impl FnOnce(&GuestBurst<'_>)) {
-        let mut frames = recycle(std::mem::take(&mut self.frames));
-        let mut bytes = 0;
-        for parsed in &self.parsed {
-            bytes += parsed.len as u64;
-            frames.push(GuestFrame {
-                head: self.head(parsed.copy, parsed.head),
-                parsed: parsed.parsed,
-                slices: self.segments.slices(parsed.slices.clone()),
-                len: parsed.len,
-                offload: parsed.offload,
-            });
-        }
-        counters.add(Count::TxFrames, frames.len() as u64);
-        counters.add(Count::TxBytes, bytes);
-        act(&frames);
         self.frames = recycle(frames);
+    }
+}
+
+/// Copies the head of a chain's frame to `copy`, its virtio header included, and checks both.
+#[inline]
+fn check(chain: &Chain, part: &Part<'_>, features: Features, copy: &mut [u8; COPY]) -> Result<Checked, Malformed> {
+    let header_len = net_header::header_len(features);
+    if chain.writable != 0 || chain.len <= header_len {
+        return Err(malformed(chain, part, header_len, copy, DropReason::BadChain));
+    }
+    let len = chain.len - header_len;
+    if len > MAX_FRAME {
+        return Err(malformed(chain, part, header_len, copy, DropReason::FrameTooLong));
+    }
+    let head = len.min(HEAD_MAX);
+    copy_from_guest(part.slices(), 0, &mut copy[..header_len + head]);
+    let (header, bytes) = copy.split_at(header_len);
+    let malformed = |reason| Malformed { reason, head };
+    let header: &[u8; LEGACY_HEADER_LEN] = header.first_chunk().ok_or(malformed(DropReason::BadChain))?;
+    let offload = net_header::decode(header, &bytes[..head], features).map_err(malformed)?;
+    Ok(Checked { head, len, offload })
+}
+
+/// Copies the readable part of the head of a malformed frame.
+#[cold]
+fn malformed(
+    chain: &Chain,
+    part: &Part<'_>,
+    header_len: usize,
+    copy: &mut [u8; COPY],
+    reason: DropReason,
+) -> Malformed {
+    let copied = copy_from_guest(&part.slices()[..chain.readable], 0, &mut copy[..header_len + HEAD_MAX]);
+    Malformed {
+        reason,
+        head: copied.saturating_sub(header_len),
     }
 }
 

@@ -107,28 +107,17 @@ impl Segments {
         &self.0[range]
     }
 
-    /// Removes `n` bytes from the front of the buffers of `range`; returns the remaining range.
-    pub(in crate::virtio) fn skip(&mut self, range: Range<usize>, mut n: usize) -> Range<usize> {
-        let mut start = range.start;
-        while let Some(buffer) = self.0[start..range.end].first_mut() {
-            if buffer.iov_len > n {
-                buffer.iov_base = buffer.iov_base.cast::<u8>().wrapping_add(n).cast();
-                buffer.iov_len -= n;
-                break;
-            }
-            n -= buffer.iov_len;
-            start += 1;
+    /// The buffers of each chain by itself; chains are asked for in order.
+    pub(in crate::virtio) const fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            rest: self.0.as_mut_slice(),
+            at: 0,
         }
-        start..range.end
     }
 
     /// Buffers to read from.
     pub(in crate::virtio) fn slices(&self, range: Range<usize>) -> &[GuestSlice<'_>] {
-        let part = &self.0[range];
-        // SAFETY: GuestSlice is repr(transparent) over iovec. A ring translated every entry within
-        // its memory map, and the list is emptied before the map is released, so the memory is
-        // mapped while self is borrowed.
-        unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
+        readable(&self.0[range])
     }
 
     /// Buffers to write to.
@@ -137,6 +126,62 @@ impl Segments {
         // SAFETY: as in `slices`; guest memory is mapped writable and no Rust reference
         // to it exists.
         unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast(), part.len()) }
+    }
+}
+
+/// Buffers as slices to read from. They must be those of a [`Segments`] that stays borrowed.
+fn readable<'s>(part: &'s [libc::iovec]) -> &'s [GuestSlice<'s>] {
+    // SAFETY: GuestSlice is repr(transparent) over iovec. A ring translated every entry within
+    // its memory map, and the list is emptied before the map is released, so the memory is
+    // mapped while the list is borrowed.
+    unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
+}
+
+/// The buffers of chains that have not been asked for.
+#[derive(Debug)]
+pub(crate) struct Parts<'s> {
+    rest: &'s mut [libc::iovec],
+    /// Index of the first of them in the list.
+    at: usize,
+}
+
+impl<'s> Parts<'s> {
+    /// The buffers of the next chain.
+    #[inline]
+    pub(in crate::virtio) fn take(&mut self, chain: &Chain) -> Part<'s> {
+        let Range { start, end } = chain.segments();
+        let (_, from) = std::mem::take(&mut self.rest).split_at_mut(start - self.at);
+        let (part, rest) = from.split_at_mut(end - start);
+        *self = Self { rest, at: end };
+        Part(part)
+    }
+}
+
+/// The buffers of one chain.
+#[derive(Debug)]
+pub struct Part<'s>(&'s mut [libc::iovec]);
+
+impl<'s> Part<'s> {
+    /// All buffers.
+    #[inline]
+    pub(in crate::virtio) fn slices(&self) -> &[GuestSlice<'_>] {
+        readable(self.0)
+    }
+
+    /// What follows the first `n` bytes.
+    #[inline]
+    pub(in crate::virtio) fn skip(self, mut n: usize) -> &'s [GuestSlice<'s>] {
+        let mut rest = self.0;
+        while let Some(buffer) = rest.first_mut() {
+            if buffer.iov_len > n {
+                buffer.iov_base = buffer.iov_base.cast::<u8>().wrapping_add(n).cast();
+                buffer.iov_len -= n;
+                break;
+            }
+            n -= buffer.iov_len;
+            rest = &mut rest[1..];
+        }
+        readable(rest)
     }
 }
 

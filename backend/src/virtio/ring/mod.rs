@@ -19,7 +19,7 @@
 
 mod chain;
 
-pub use chain::{Chain, MAX_SEGMENTS, MAX_VISITS, Segments};
+pub use chain::{Chain, MAX_SEGMENTS, MAX_VISITS, Part, Segments};
 
 use super::MAX_RING_SIZE;
 use super::features::Features;
