@@ -1,13 +1,14 @@
-//! Which process serves a port of a network that nodes share.
+//! Bindings: the process that serves each port of a network that nodes share.
 //!
-//! A binding says where a port is: its process, MAC, addresses and VTEP. It has an epoch, which
-//! grows with every change of the process or its place. A process binds by compare-and-swap
-//! ([`Epochs`]): it names the epoch it has read, and the store assigns the next one. The loser of a
+//! A binding locates a port: its process, MAC, addresses and VTEP. It has an epoch, which
+//! grows with every change of the process or its location. A process binds by compare-and-swap
+//! ([`Epochs`]): it passes the epoch it has read, and the store assigns the next one. The loser of a
 //! race, and a process whose port has moved since, is fenced. Peers refuse frames of an epoch lower
 //! than the one they know, so the epoch of a port never goes back, not even while it is unbound.
 //!
 //! [`Watch`] lists the bindings of a network and then returns what has changed since. A gap in that
-//! sequence is reported as such, and never as an empty one: the watcher lists again and compares.
+//! sequence is reported as a gap, never as an empty list of changes. The watcher then lists again
+//! and compares.
 
 use crate::error::StoreError;
 use crate::holder::Holder;
@@ -32,7 +33,7 @@ impl fmt::Display for PortId {
     }
 }
 
-/// How often a port was bound; the first epoch is 1.
+/// Number of times a port was bound; the first epoch is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
@@ -42,7 +43,7 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Where a port is.
+/// Location of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The process that serves it.
@@ -51,7 +52,8 @@ pub struct Binding {
     pub mac: MacAddr,
     /// Addresses of the guest on the network.
     pub addresses: Vec<IpAddr>,
-    /// Where the process receives tunnelled frames; processes of one node have different ports.
+    /// Address and UDP port on which the process receives tunnelled frames. Processes of one node
+    /// have different ports.
     pub vtep: SocketAddr,
 }
 
@@ -62,14 +64,14 @@ pub struct Bound {
     pub port: PortId,
     /// Epoch of the binding.
     pub epoch: Epoch,
-    /// Where it is.
+    /// Location of the port.
     pub binding: Binding,
 }
 
 /// A binding was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The port is not at the epoch that the process named.
+    /// The port is not at the epoch that the process passed.
     #[error(
         "{port} {}: this process must not send for it; stop it, or take the port over from that state",
         found.as_ref().map_or_else(
@@ -80,8 +82,8 @@ pub enum BindError {
     Fenced {
         /// The port.
         port: PortId,
-        /// What the store has instead. If that is the caller's own process, an earlier attempt
-        /// succeeded whose answer was lost.
+        /// The binding in the store. If it is the caller's own, an earlier attempt succeeded and
+        /// its answer was lost.
         found: Option<Box<Bound>>,
     },
     /// The store fails.
@@ -108,7 +110,7 @@ pub trait Epochs {
 /// A state of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// Which store: another one, under the same address or name, has another number.
+    /// Number of the store. A different store at the same address or path has another number.
     pub store: i64,
     /// Grows with every change of a binding.
     pub number: i64,
@@ -117,7 +119,7 @@ pub struct Revision {
 /// A change of a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A port is bound, or elsewhere than before.
+    /// A port is bound, or its location changed.
     Bound(Bound),
     /// A port is unbound.
     Unbound {
@@ -131,15 +133,15 @@ pub enum Change {
 /// What has changed since a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// Everything that has.
+    /// All changes since the revision.
     Complete {
-        /// The changes, oldest first. Of several changes of one port only the last need be there.
+        /// The changes, oldest first. Of several changes of one port only the last is guaranteed.
         changes: Vec<Change>,
-        /// Revision to go on from.
+        /// Revision from which to continue.
         revision: Revision,
     },
-    /// The store no longer knows: it was compacted, restored from a copy, or is another one. List
-    /// the bindings again; those that the watcher has and the list has not are unbound.
+    /// The store no longer has these changes: it was compacted, restored from a copy, or replaced.
+    /// List the bindings again; those missing from the list are unbound.
     Gap,
 }
 
@@ -151,13 +153,13 @@ pub trait Watch {
     /// [`StoreError`]
     fn bindings(&self, network: &str) -> Result<(Vec<Bound>, Revision), StoreError>;
 
-    /// What has changed of a network's bindings after a revision. Returns at once.
+    /// Changes of a network's bindings after a revision. Does not block.
     ///
     /// # Errors
-    /// [`StoreError`]. The watcher keeps what it knows, and tries again.
+    /// [`StoreError`]. The watcher keeps its state and retries.
     fn changes(&self, network: &str, after: Revision) -> Result<Changes, StoreError>;
 
-    /// Readable when there may be changes. `None` of a store that cannot push: call
+    /// Readable when there may be changes. `None` if the store cannot push: call
     /// [`changes`](Self::changes) at intervals.
     fn wakes(&self) -> Option<BorrowedFd<'_>> {
         None

@@ -1,9 +1,9 @@
-//! A VM's claims become leases.
+//! Turns the claims of a VM into leases.
 //!
-//! An interface keeps what it has, whatever else changes, as long as its claim allows it: an address
-//! while it lies in the ranges, and a MAC even if the manifest named it once and no longer does (as
-//! with KubeMacPool). A MAC or an address that the manifest names goes to the interface unless
-//! another one holds it on the same segment. MACs of the pool are unique across segments.
+//! An interface keeps its lease as long as its claim allows: an address while it lies in the ranges,
+//! and a MAC even after the manifest no longer names it (as with KubeMacPool). A MAC or an address
+//! that the manifest names is leased to the interface unless another one holds it on the same
+//! segment. MACs of the pool are unique across segments.
 
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
@@ -15,7 +15,7 @@ use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// What an interface needs.
+/// The MAC and addresses that an interface needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Name of the interface.
@@ -24,24 +24,24 @@ pub struct Claim {
     pub network: String,
     /// The L2 segment.
     pub segment: Segment,
-    /// Its MAC.
+    /// The MAC to lease.
     pub mac: MacClaim,
-    /// Its addresses.
+    /// The addresses to lease.
     pub addresses: Vec<AddressClaim>,
 }
 
-/// Which MAC.
+/// The MAC that an interface claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacClaim {
     /// This one.
     Explicit(MacAddr),
     /// A free one.
     Pool,
-    /// The segment gives it.
+    /// The segment assigns it, so none is leased.
     Segment,
 }
 
-/// Which address.
+/// An address that an interface claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressClaim {
     /// This one.
@@ -50,14 +50,14 @@ pub enum AddressClaim {
     OneOf(Vec<AddressRange>, Choice),
 }
 
-/// Which of the free addresses is given out.
+/// Order in which free addresses are leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next behind the one that was given out last (host-local).
+    /// The next one after the address leased last (host-local).
     Next,
     /// The lowest (whereabouts).
     Lowest,
-    /// The lowest that no segment has given out: whereabouts, which has one pool for all.
+    /// The lowest that is free on all segments (whereabouts, which has one pool for all).
     LowestAnywhere,
 }
 
@@ -106,11 +106,11 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Makes the leases of `vm` those of `claims`, in their order. Leases of interfaces that are
-/// neither claimed nor among `kept` are released.
+/// Leases what `claims` ask for to `vm`, in their order. Releases leases of interfaces that are
+/// neither claimed nor in `kept`.
 ///
 /// # Errors
-/// [`ClaimError`]; the step fails with it, so that nothing changes.
+/// [`ClaimError`]. It fails the step, so no lease changes.
 pub fn claim(
     ledger: &mut dyn Ledger,
     vm: &VmName,
@@ -132,7 +132,8 @@ pub fn claim(
             ledger.remove(&lease.holder)?;
         }
     }
-    // First what the manifest names, then what is held, then what may be anything.
+    // Fixed values come first, then leases already held, then free choices, so that a free choice
+    // cannot take a fixed value.
     let mut order: Vec<&Claim> = claims.iter().collect();
     order.sort_by_key(|claim| {
         let explicit = matches!(claim.mac, MacClaim::Explicit(_));
@@ -163,8 +164,7 @@ pub fn claim(
     Ok(leases)
 }
 
-/// Whether the leases a VM holds are what its claims would give it, so that there is nothing
-/// to change.
+/// True if the VM's leases already satisfy its claims, so that nothing changes.
 fn are_met(held: &[Lease], claims: &[Claim], kept: &[String]) -> bool {
     let known = |lease: &Lease| {
         let name = &lease.holder.interface;
@@ -193,7 +193,7 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
         && claim.addresses.iter().zip(&lease.addresses).all(address)
 }
 
-/// The width of the network that `address` is of, if it may be given out of `set`.
+/// Prefix length of the network of `address`; `None` if `set` does not allow the address.
 fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     let is_gateway = set.iter().any(|range| range.gateway == Some(address));
     let range = set
@@ -203,7 +203,7 @@ fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     Some(range.subnet.prefix_len())
 }
 
-/// Makes the lease of one interface.
+/// Creates or updates the lease of one interface.
 struct Giver<'a> {
     ledger: &'a mut dyn Ledger,
     claim: &'a Claim,
@@ -280,7 +280,7 @@ impl Giver<'_> {
     fn free_address(&mut self, set: &[AddressRange], choice: Choice, given: &[IpNet]) -> Result<IpNet, ClaimError> {
         let full = || ClaimError::NoAddress(text(set));
         let network = set.first().ok_or_else(full)?.subnet;
-        // The segments where it must not be held; `None`: all.
+        // Segment on which the address must be free; `None`: on all segments.
         let among = (choice != Choice::LowestAnywhere).then_some(&self.claim.segment);
         let net = |address| {
             let width = width_in(set, address)?;
@@ -297,7 +297,7 @@ impl Giver<'_> {
             Choice::Next => self.ledger.cursor(&name)?,
             Choice::Lowest | Choice::LowestAnywhere => None,
         };
-        // A router of the networks is not given out.
+        // A router's address is never leased.
         let is_excluded = |number: Number| net(range::address(number)).is_none_or(|net| given.contains(&net));
         let held = |span: Span, limit| self.ledger.held_addresses(among, span, limit);
         let found = range::next_free(&range::spans(set), cursor, is_excluded, held)?;

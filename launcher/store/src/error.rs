@@ -1,4 +1,4 @@
-//! What is wrong with a store.
+//! Errors of a store.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,11 +9,11 @@ use std::path::PathBuf;
 pub struct StoreError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: StoreProblem,
 }
 
-/// What is wrong with a store.
+/// Problem of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreProblem {
     /// There is no such file.

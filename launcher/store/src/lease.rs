@@ -5,17 +5,17 @@ use crate::segment::Segment;
 use hawser_packet::MacAddr;
 use ipnet::IpNet;
 
-/// What an interface has until it is released.
+/// MAC and addresses that an interface keeps until the lease is released.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The interface that has it.
+    /// The interface that holds the lease.
     pub holder: Holder,
     /// "pod", or namespace/name of the network.
     pub network: String,
     /// The L2 segment, on which MAC and addresses have no other holder.
     pub segment: Segment,
-    /// The MAC; `None` where the segment gives it.
+    /// The MAC; `None` if the segment assigns it.
     pub mac: Option<MacAddr>,
-    /// Addresses with the width of their networks.
+    /// Addresses with the prefix lengths of their networks.
     pub addresses: Vec<IpNet>,
 }

@@ -1,4 +1,4 @@
-//! What every store does: steps over records.
+//! The interface of every store: atomic steps over records.
 
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
@@ -8,22 +8,20 @@ use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
 use std::net::IpAddr;
 
-/// A place that keeps leases for many processes.
+/// A store of leases that several processes share.
 pub trait Store {
-    /// Runs `step` on one state of the records. All its changes happen together, or none if it
-    /// fails.
+    /// Runs `step` on one state of the records, atomically: if it fails, no record changes.
     ///
-    /// A store that waits for the others before it starts a step runs it once. One that only finds
-    /// out at the end that another process has changed what the step read runs it again, on the
-    /// newer state. So `step` changes nothing but the ledger, and what follows from its result is
-    /// done after this returns.
+    /// A store that locks before a step runs it once. A store that detects conflicts at the end
+    /// runs it again, on the newer state. So `step` must change nothing but the ledger; the caller
+    /// acts on the result after this returns.
     ///
     /// # Errors
     /// That of `step`, or a [`StoreError`].
     fn step<T, E: From<StoreError>>(&mut self, step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E>;
 
-    /// The leases of one VM, or of all, in the order of their holders, as of one moment. No writer
-    /// waits for this.
+    /// A consistent list of the leases of one VM, or of all, in the order of their holders. Does not
+    /// block writers.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -32,14 +30,14 @@ pub trait Store {
 
 /// The records of a store during one [step](Store::step).
 ///
-/// A store that compares at the end needs to compare these: the leases of each VM that was read,
-/// and that what [`put`](Self::put) gives out is still free. Cursors and held numbers are hints
-/// for the search: another process may change them in between.
+/// A store that detects conflicts at the end must check two things: that the leases of each VM that
+/// was read are unchanged, and that everything added by [`put`](Self::put) is still free. Cursors
+/// and held numbers are only hints for the search: another process may change them meanwhile.
 pub trait Ledger {
     /// Leases of one VM, or all, in the order of their holders.
     ///
     /// # Errors
-    /// [`StoreError`], as of all that follow.
+    /// [`StoreError`]; the same for the methods below.
     fn leases(&self, vm: Option<&VmName>) -> Result<Vec<Lease>, StoreError>;
     /// The holder of `mac` on a segment.
     fn mac_holder(&self, segment: &Segment, mac: MacAddr) -> Result<Option<Holder>, StoreError>;
@@ -50,9 +48,9 @@ pub trait Ledger {
     /// The first `limit` addresses within `span` that are held on a segment, or on any, ascending,
     /// each once.
     fn held_addresses(&self, segment: Option<&Segment>, span: Span, limit: usize) -> Result<Vec<Number>, StoreError>;
-    /// The number that was given out last of a range.
+    /// The number of a range that was leased last.
     fn cursor(&self, range: &RangeId) -> Result<Option<Number>, StoreError>;
-    /// Notes the number that was given out last.
+    /// Records the number that was leased last.
     fn set_cursor(&mut self, range: &RangeId, last: Number) -> Result<(), StoreError>;
     /// Adds a lease whose holder has none.
     fn put(&mut self, lease: &Lease) -> Result<(), StoreError>;

@@ -1,19 +1,18 @@
-//! What outlives a VM's process: which MAC and which addresses belong to which interface.
+//! The store of leases: the MACs and addresses of a VM's interfaces, which outlive its process.
 //!
-//! A VM's interfaces are given MACs and addresses as leases ([`claim`]), all of a VM's in one step
-//! that happens whole or not at all, and before anything is served: a process that is killed at any
-//! moment has either given out no lease yet, or finds it again. What is given to which interface is
-//! decided above the stores, the same for each. A store runs such steps ([`Store`]) over its records
-//! ([`Ledger`]), again if need be, so that it may be a remote one with compare-and-swap
-//! transactions. [`sqlite`] is a file that the processes of one node share; [`memory`] is a copy to
-//! try claims on.
+//! [`claim`] leases MACs and addresses to a VM's interfaces. It changes all leases of a VM in one
+//! atomic step, before any NIC is served, so a process that is killed at any moment loses no lease.
+//! `claim` decides which interface gets what, whatever the store. A store ([`Store`]) runs a step over
+//! its records ([`Ledger`]). It may run the step again, so that a remote store can use
+//! compare-and-swap transactions. [`sqlite`] is a file that the processes of one node share.
+//! [`memory`] is a copy on which claims can be tried.
 //!
-//! Beside it are traits for what processes share while they run, which a store of many nodes
-//! implements too: who serves a port ([`bindings::Epochs`]), what has changed of that
-//! ([`bindings::Watch`]), and which processes still run ([`liveness::Liveness`]). Nothing uses them
-//! yet: leases are read once, before a VM is served.
+//! Three traits cover the state that processes share while they run: the process that serves a port
+//! ([`bindings::Epochs`]), changes of that ([`bindings::Watch`]), and the processes that still run
+//! ([`liveness::Liveness`]). A store for several nodes implements them too. Nothing uses them yet:
+//! leases are read once, before a VM is served.
 //!
-//! The crate knows neither manifests nor the plan made of them.
+//! The crate does not depend on manifests or plans.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
-//! Which processes still run.
+//! Liveness: the processes that still run.
 //!
-//! A process renews a lease of time; one that was killed does not, and is listed as dead once the
-//! time is over. Death is a suspicion: a process that is cut off from the store may still forward
+//! A process renews its time lease. A killed process does not, and is listed as dead when the lease
+//! expires. Death is only a suspicion: a process that is cut off from the store may still forward
 //! frames. The epoch of a [binding](crate::bindings) alone decides which process owns a port.
 
 use crate::error::StoreError;
@@ -13,7 +13,7 @@ use std::time::Duration;
 pub struct ProcessId {
     /// Name of the node it runs on.
     pub node: String,
-    /// Its name there, such as that of its VM.
+    /// Name on the node, such as that of its VM.
     pub process: String,
 }
 
@@ -23,7 +23,7 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// A moment that all processes of a node agree on, whatever happens to the wall clock.
+/// A point in time that all processes of a node agree on, even if the wall clock is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// `/proc/sys/kernel/random/boot_id`. No process outlives the boot it was started in.
@@ -32,19 +32,18 @@ pub struct Moment {
     pub since_boot: Duration,
 }
 
-/// Leases of time that processes hold.
+/// Time leases of processes.
 pub trait Liveness {
-    /// Notes that `process` runs, and that it is dead `lifetime` from `now` unless this is called
-    /// again before. Renew at a third of the lifetime. A process that was listed as dead returns to
-    /// life with this.
+    /// Records that `process` runs until `lifetime` after `now`. Call this again after a third of
+    /// the lifetime. A process that was listed as dead is alive again after this.
     ///
     /// A store whose server measures the time does not use `now`.
     ///
     /// # Errors
-    /// [`StoreError`], as of all that follow. The process keeps what it has, and tries again.
+    /// [`StoreError`]; the same for the methods below. The process keeps its ports and retries.
     fn keep_alive(&mut self, process: &ProcessId, now: &Moment, lifetime: Duration) -> Result<(), StoreError>;
 
-    /// Processes whose time is over, in order.
+    /// Processes whose lease has expired, in order.
     fn dead(&self, now: &Moment) -> Result<Vec<ProcessId>, StoreError>;
 
     /// Removes a process, at its regular end or after its ports were taken over.

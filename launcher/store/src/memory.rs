@@ -1,4 +1,4 @@
-//! Leases in memory: claims can be tried on a copy of a store's, and nothing is kept.
+//! A store in memory: a copy of another store's leases, on which claims can be tried.
 
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
@@ -10,7 +10,7 @@ use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Leases, and for each range the number that was given out last.
+/// Leases, and the number of each range that was leased last.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     leases: Vec<Lease>,

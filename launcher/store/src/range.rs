@@ -1,8 +1,8 @@
-//! The next free number of a range of addresses or MACs, from a cursor on.
+//! Finds the next free number of a range of addresses or MACs, starting at a cursor.
 //!
-//! As in the CNI plugin host-local and in KubeMacPool, the search begins behind the number that
-//! was given out last, and not at the lowest free one: what was released is not given to
-//! another at once, but when the whole range has had its turn.
+//! As in the CNI plugin host-local and in KubeMacPool, the search starts after the number that
+//! was leased last, not at the lowest free one. A released number is leased again only after the
+//! search has passed through the rest of the range.
 
 use hawser_config::GATEWAY_MAC;
 use hawser_packet::{MacAddr, MacRange};
@@ -12,12 +12,12 @@ use std::net::IpAddr;
 /// An address or a MAC as a number.
 pub type Number = u128;
 
-/// Numbers from `first` to `last`, both among them.
+/// Numbers from `first` to `last`, inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The least.
+    /// The lowest.
     pub first: Number,
-    /// The greatest.
+    /// The highest.
     pub last: Number,
 }
 
@@ -28,18 +28,18 @@ impl Span {
     }
 }
 
-/// Numbers that one read returns at most. A range of a node rarely has a longer run without a gap.
+/// Most numbers that one read returns. A range of a node rarely has a longer run without a gap.
 const PAGE: usize = 256;
 
 /// The first number after `cursor` that lies in one of `spans` and is neither held nor excluded.
-/// The order is that of the spans, round to the cursor itself at last; without a cursor, or with
-/// one outside the spans, it starts at the first. `None` if no number is left.
+/// The search follows the order of the spans and wraps round, so the cursor itself comes last.
+/// Without a cursor, or with one outside the spans, it starts at the first span. `None` if no number is left.
 ///
-/// `held` returns the first numbers held within a span, ascending, at most as many as it is asked
-/// for. One call usually answers: there are more only where so many are held without a gap.
+/// `held` returns the first numbers held within a span, ascending, at most as many as the
+/// limit. One call is usually enough; more are needed only for a long run without a gap.
 ///
 /// # Errors
-/// What `held` fails with.
+/// The error of `held`.
 pub fn next_free<E>(
     spans: &[Span],
     cursor: Option<Number>,
@@ -77,7 +77,7 @@ fn in_turn(spans: &[Span], cursor: Option<Number>) -> Vec<Span> {
     ahead.into_iter().chain(others).chain([behind]).collect()
 }
 
-/// What one page of held numbers says of a span.
+/// Result for a span after one page of held numbers.
 enum Gap {
     /// This number is free.
     At(Number),
@@ -106,7 +106,7 @@ fn first_gap(span: Span, held: &[Number], is_excluded: &impl Fn(Number) -> bool,
         .map_or(Gap::None, Gap::At)
 }
 
-/// The number an address is; those of the two families do not meet.
+/// The address as a number. Numbers of the two families do not overlap.
 pub fn number(address: IpAddr) -> Number {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
@@ -114,12 +114,12 @@ pub fn number(address: IpAddr) -> Number {
     }
 }
 
-/// The address a number is.
+/// The number as an address.
 pub fn address(number: Number) -> IpAddr {
     IpAddr::V6(number.into()).to_canonical()
 }
 
-/// Addresses of a network that may be given out.
+/// Addresses of a network that can be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressRange {
     /// The network.
@@ -128,7 +128,7 @@ pub struct AddressRange {
     pub first: IpAddr,
     /// The last.
     pub last: IpAddr,
-    /// The network's router, never given out.
+    /// The network's router, which is never leased.
     pub gateway: Option<IpAddr>,
 }
 
@@ -148,7 +148,7 @@ pub fn spans(set: &[AddressRange]) -> Vec<Span> {
     set.iter().map(span).collect()
 }
 
-/// A range of MACs as numbers, without the MAC of the gateway of masquerade.
+/// A range of MACs as numbers, without the gateway MAC of masquerade mode.
 pub fn mac_spans(range: &MacRange) -> Vec<Span> {
     let (first, last) = (mac_number(range.first()), mac_number(range.last()));
     let gateway = mac_number(GATEWAY_MAC);
@@ -167,19 +167,19 @@ pub fn mac_spans(range: &MacRange) -> Vec<Span> {
     below.into_iter().chain(above).collect()
 }
 
-/// The MAC to begin with where none was given out yet: any of the range, so that nodes that share
-/// no store do not give out the same MACs.
+/// The first MAC to try if none was leased yet. It is random, so that nodes without a common store
+/// rarely lease the same MACs.
 pub fn begin(range: &MacRange, random: u64) -> Number {
     let (first, last) = (mac_number(range.first()), mac_number(range.last()));
     first + Number::from(random) % (last - first + 1)
 }
 
-/// The number a MAC is.
+/// The MAC as a number.
 pub fn mac_number(mac: MacAddr) -> Number {
     mac.0.iter().fold(0, |number, byte| number << 8 | Number::from(*byte))
 }
 
-/// The MAC a number is.
+/// The number as a MAC.
 pub fn mac(number: Number) -> MacAddr {
     let [.., a, b, c, d, e, f] = number.to_be_bytes();
     MacAddr([a, b, c, d, e, f])

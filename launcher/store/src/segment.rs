@@ -8,7 +8,7 @@ use std::fmt;
 /// An L2 segment: within it no MAC and no address has two holders.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
-    /// A segment of this node, such as `bridge br0`. The same name on another node is another
+    /// A segment of this node, such as `bridge br0`. The same name on another node means a different
     /// segment.
     ThisNode(String),
     /// A segment of another node. Only a store that nodes share returns it.
@@ -20,7 +20,7 @@ pub enum Segment {
     },
     /// A network that all nodes share, by namespace and name.
     Network(String),
-    /// The segment behind a VM's own NAT, on every node: the VM is alone there.
+    /// The segment behind a VM's own NAT, on any node. The VM is the only one on it.
     OfVm(VmName),
 }
 
@@ -63,8 +63,8 @@ impl fmt::Display for Segment {
     }
 }
 
-/// A range that numbers are given out of in turn: the store keeps a cursor for each, the last
-/// number given out.
+/// A range whose numbers are leased in turn. The store keeps a cursor for each: the number leased
+/// last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeId {
     /// MACs, for every segment.

@@ -1,13 +1,13 @@
 //! A store in one SQLite file that the processes of a node share.
 //!
 //! Every step is a transaction that holds the file's write lock from its beginning (BEGIN
-//! IMMEDIATE), so that what it read is still so when it writes. The journal is SQLite's
-//! rollback journal, not WAL: a process makes one short transaction and closes the file, for
-//! which WAL has nothing to offer, and would leave two more files beside it that every user
-//! of the store must be able to write. `synchronous` is EXTRA: a lease that was given out is
-//! on the disk, its journal's removal included. What a killed process left half done is
-//! undone by SQLite when the next one opens the file. That no MAC and no address has two
-//! holders on a segment is in the tables too, as unique keys.
+//! IMMEDIATE), so no other process changes what the step has read. The journal is SQLite's
+//! rollback journal, not WAL. WAL does not help a process that runs one short transaction and
+//! closes the file, and it needs two more files that every user of the store must be able to
+//! write. `synchronous` is EXTRA: a lease is on the disk when the step returns, and so is the
+//! removal of the journal. SQLite rolls back the transaction of a killed process when the next
+//! one opens the file. Unique keys of the tables also enforce that no MAC and no address has two
+//! holders on a segment.
 
 mod bindings;
 
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 /// Layout of the tables below, in `user_version`.
 const LAYOUT: i64 = 2;
-/// The layout before, in which a segment is a name without its kind.
+/// The previous layout, in which a segment is a name without its kind.
 const UNTYPED_SEGMENTS: i64 = 1;
 /// Prefix of that layout for the segment behind a VM's NAT.
 const UNTYPED_OF_VM: &str = "masquerade of ";
@@ -64,8 +64,8 @@ CREATE TABLE cursor (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Makes layout 2 of layout 1: a segment is its key ([`Segment::key`]), and a cursor has that in its
-/// name.
+/// Migrates layout 1 to layout 2: segments become keys ([`Segment::key`]), also in the names of
+/// cursors.
 const TYPE_SEGMENTS: &str = "
 UPDATE lease SET segment = CASE WHEN substr(segment, 1, 14) = 'masquerade of '
     THEN 'vm:' || substr(segment, 15) ELSE 'node:' || segment END;
@@ -73,13 +73,13 @@ UPDATE address SET segment = (SELECT segment FROM lease WHERE lease.id = address
 UPDATE cursor SET name = 'addresses node:' || substr(name, 11) WHERE substr(name, 1, 10) = 'addresses ';
 ";
 
-/// How long a process waits while another has the file and changes nothing.
+/// Longest wait for the lock while another process holds it without changing the file.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest and mean pause between two attempts.
 const MAX_PAUSE_MILLIS: u32 = 30;
 const MEAN_PAUSE_MILLIS: u64 = 15;
 
-/// Pauses while another process has the file; false when the time is up. Pauses have random length,
+/// Pauses while another process holds the lock; false after the longest wait. Pauses have random length,
 /// so that no waiting process has an advantage.
 fn wait<const SECONDS: u64>(pauses: i32) -> bool {
     let random = getrandom::u32().unwrap_or_default();
@@ -87,14 +87,14 @@ fn wait<const SECONDS: u64>(pauses: i32) -> bool {
     u64::try_from(pauses).unwrap_or_default() * MEAN_PAUSE_MILLIS < SECONDS * 1000
 }
 
-/// What a process may do with the file.
+/// Access of a process to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Change it, and make it if there is none.
+    /// Read and write; create the file if it does not exist.
     Make,
-    /// Change it.
+    /// Read and write.
     Change,
-    /// Read it only.
+    /// Read only.
     Read,
 }
 
@@ -105,7 +105,7 @@ pub struct Sqlite {
     file: File,
 }
 
-/// What a file has in it.
+/// Content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contents {
     /// Nothing yet.
@@ -114,7 +114,7 @@ enum Contents {
     Tables(i64),
 }
 
-/// The file, and how long to wait for it.
+/// The file, and the longest wait for its lock.
 #[derive(Clone, Debug)]
 struct File {
     path: PathBuf,
@@ -130,13 +130,13 @@ impl File {
     }
 
     /// Retries until it succeeds, or until the file has been locked without a change for too long.
-    /// While other processes change it the wait continues, however many they are.
+    /// The wait restarts whenever another process changes the file.
     fn patiently<T>(&self, mut attempt: impl FnMut() -> Result<T, StoreError>) -> Result<T, StoreError> {
         let changed = || fs::metadata(&self.path).and_then(|metadata| metadata.modified()).ok();
         loop {
             let (before, start) = (changed(), Instant::now());
             match attempt() {
-                // SQLite does not always wait itself.
+                // In some cases SQLite returns BUSY without waiting.
                 Err(error)
                     if matches!(error.problem, StoreProblem::Locked(_))
                         && (changed() != before || start.elapsed().as_secs() + 1 < self.seconds) => {}
@@ -145,7 +145,7 @@ impl File {
         }
     }
 
-    /// What an error of SQLite's means for the operator.
+    /// Translates an error of SQLite for the operator.
     #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
     fn failed(&self, error: rusqlite::Error) -> StoreError {
         let text = error.to_string();
@@ -175,7 +175,7 @@ impl Sqlite {
     /// Opens a store.
     ///
     /// # Errors
-    /// [`StoreError`]; the file is as it was.
+    /// [`StoreError`]. The file is unchanged.
     pub fn open(path: &Path, access: Access) -> Result<Self, StoreError> {
         const SECONDS: u64 = PATIENCE.as_secs();
         Self::open_waiting::<SECONDS>(path, access)
@@ -220,7 +220,7 @@ impl Sqlite {
         begun.map_err(|error| self.file.failed(error))
     }
 
-    /// What the file has in it, unless it is not a store this version reads.
+    /// Content of the file; an error if this version cannot read it.
     fn contents(&self, connection: &Transaction<'_>) -> Result<Contents, StoreError> {
         let failed = |error| self.file.failed(error);
         let value = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
@@ -238,8 +238,8 @@ impl Sqlite {
         }
     }
 
-    /// Makes the tables, or makes them what this version writes, unless another process has done so
-    /// meanwhile.
+    /// Creates the tables or migrates them to this version's layout, unless another process has done
+    /// so meanwhile.
     fn make_layout(&self) -> Result<(), StoreError> {
         let failed = |error| self.file.failed(error);
         let transaction = self.transaction(TransactionBehavior::Immediate)?;

@@ -1,8 +1,8 @@
-//! Bindings and leases of time in the file.
+//! Bindings and time leases in the file.
 //!
-//! The tables are made by the first process that needs them. The layout's number stays the same: a
-//! hawser that does not know these tables uses the others as before. A row that is unbound keeps
-//! the port's epoch and tells watchers. The oldest of these rows are dropped once there are many;
+//! The first process that needs the tables creates them. The layout number stays the same, because
+//! an older hawser can ignore these tables. The row of an unbound port keeps its epoch and reports
+//! the change to watchers. The oldest of these rows are dropped once there are many;
 //! the file then keeps the highest of their epochs, as a floor for new rows, and the newest of their
 //! revisions, before which there is a gap.
 //!

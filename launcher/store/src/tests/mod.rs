@@ -336,7 +336,7 @@ fn whereabouts_gives_out_the_lowest_free_address_and_looks_at_every_segment<P: P
     // .1 is the gateway.
     assert_eq!(given("a", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.2/24");
     assert_eq!(given("b", "blue", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
-    // A pool that knows nothing of the others.
+    // A pool that is independent of the others.
     assert_eq!(given("c", "blue", Choice::Lowest).unwrap(), "10.0.0.2/24");
     assert_eq!(given("d", "blue", Choice::Lowest).unwrap(), "10.0.0.4/24");
     assert!(matches!(
