@@ -1,4 +1,4 @@
-//! From the text of manifests to a plan, or to the list of all their errors.
+//! Parses manifests and plans their VM, or returns the list of all errors.
 
 use crate::cloud_init;
 use crate::objects::report::{Problem, Report};
@@ -19,7 +19,7 @@ pub struct Checked {
 pub struct Rejected {
     /// The errors.
     pub errors: Vec<Problem>,
-    /// Other remarks about the manifests.
+    /// The warnings.
     pub warnings: Vec<Problem>,
 }
 

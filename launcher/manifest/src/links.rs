@@ -9,8 +9,8 @@ pub const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0)
 /// The default IPv6 network of the guest (KubeVirt's).
 pub const DEFAULT_IPV6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
-/// The families of the guest. Gateway and guest are the first two hosts of each network, whose
-/// width the options' parser has checked.
+/// The families of the guest. Gateway and guest are the first two hosts of each network. The parser
+/// of the options has checked the prefix lengths.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
     /// IPv4; `None` if it is off.

@@ -1,8 +1,8 @@
-//! One NIC as asked for: the plain data that the command line and manifests both lower to.
+//! The spec of one NIC: plain data that both the command line and manifests lower to.
 //!
 //! ```text
 //!  options ──┐
-//!            ├── NicSpec ── the launcher looks at the host ── port
+//!            ├── NicSpec ── survey of the host (launcher) ── port
 //!  NicPlan ──┘
 //! ```
 //!
@@ -28,7 +28,7 @@ pub struct NicSpec {
     pub mtu: Option<u16>,
     /// Receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
-    /// Waiting between the turns of a worker.
+    /// Polling and sleeping of a worker between turns.
     pub pace: PaceConfig,
     /// Which frames cross the port.
     pub policy: PolicyConfig,
@@ -38,9 +38,9 @@ pub struct NicSpec {
     pub link_up: bool,
     /// Settings that only the VMM needs.
     pub device: DeviceHints,
-    /// What stands between the NIC and the world.
+    /// The mode, with its settings.
     pub mode: ModeSpec,
-    /// Where the manifests say all this; `None`: on the command line.
+    /// Places of the settings in the manifests; `None` for a NIC of the command line.
     pub places: Option<Places>,
 }
 
@@ -106,7 +106,7 @@ pub struct Layer2Spec {
     pub ipv4: Option<Ipv4Net>,
     /// IPv6 subnet of the network.
     pub ipv6: Option<Ipv6Net>,
-    /// Addresses of the guest in the subnets; a family that is not named: the first free host.
+    /// Addresses of the guest in the subnets; a family without one gets its first free host address.
     pub guests: Vec<IpAddr>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
@@ -117,10 +117,10 @@ pub struct Layer2Spec {
 pub struct BridgeSpec {
     /// The way to the segment.
     pub attachment: AttachmentSpec,
-    /// Addresses of the guest, as far as they are known. An ipvtap needs them.
+    /// Known addresses of the guest. An ipvtap needs them.
     pub guests: Vec<IpAddr>,
-    /// Addresses that hawser's DHCP servers give the guest; empty: the segment has servers of its
-    /// own.
+    /// Addresses that hawser's DHCP servers give the guest; empty if the segment has servers of
+    /// its own.
     pub addresses: Vec<StaticAddress>,
     /// Routes that go with the addresses.
     pub routes: Vec<Route>,
@@ -128,9 +128,9 @@ pub struct BridgeSpec {
 
 /// The way to a segment.
 ///
-/// The options of the command line and the networks of the manifests are read into this enum, and
-/// the launcher attaches the NIC by it. What differs from way to way is in [`Self::way`], and in the
-/// launcher's `attachment`, which has a module for each.
+/// Both the options of the command line and the networks of the manifests lower to this enum, from
+/// which the launcher attaches the NIC. The differences between the variants are in [`Self::way`] and
+/// in the launcher's `attachment`, which has a module for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "attachment")]
 pub enum AttachmentSpec {
@@ -154,19 +154,19 @@ pub enum AttachmentSpec {
     },
 }
 
-/// What differs from one way to a segment to another, without a look at the host.
+/// Properties of a way to a segment that do not depend on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way<'a> {
     /// The option that names the way on a command line.
     pub option: &'static str,
-    /// The link that is named; empty for descriptors.
+    /// Name of the link; empty for descriptors.
     pub link: &'a str,
     /// False if the guest shares the MAC of the link.
     pub has_own_mac: bool,
 }
 
 impl AttachmentSpec {
-    /// What differs from way to way.
+    /// The properties of the variant.
     pub fn way(&self) -> Way<'_> {
         let (option, link, has_own_mac) = match self {
             Self::Bridge(port) => ("--bridge", &*port.bridge, true),
@@ -193,16 +193,16 @@ pub struct BridgePortSpec {
     pub hairpin: bool,
     /// The port does not exchange frames with other isolated ports.
     pub isolated: bool,
-    /// The bridge is in promiscuous mode while the guest is there.
+    /// The bridge is in promiscuous mode while hawser serves the NIC.
     pub promiscuous: bool,
 }
 
-/// A link that another is created on, and the mode of that one.
+/// A link, and the mode of the macvtap or ipvtap to create on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stack<M> {
     /// Name of the link below.
     pub lower: String,
-    /// Mode of the link above; `None`: the usual one, or that of an existing link.
+    /// Mode of the link above; `None`: the default, or the mode of an existing link.
     pub mode: Option<M>,
 }
 
@@ -239,9 +239,9 @@ pub struct StaticAddress {
 /// A route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
-    /// Where to.
+    /// Destination network.
     pub destination: IpNet,
-    /// Next hop; the gateway if it is not given.
+    /// Next hop; `None`: the gateway.
     pub via: Option<IpAddr>,
 }
 
@@ -264,7 +264,7 @@ impl<N> Family<N> {
     }
 }
 
-/// Settings of the device, which only the VMM needs.
+/// Settings of the device that only the VMM needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceHints {
     /// `pciAddress`
@@ -275,8 +275,8 @@ pub struct DeviceHints {
     pub acpi_index: Option<u32>,
 }
 
-/// Places in the manifests, as `file:line: path.to.field`, of what the host may contradict. Two NICs
-/// are equal wherever they are written.
+/// Places in the manifests, as `file:line: path.to.field`, of the values that the survey of the host
+/// may reject. They do not count when two NICs are compared.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The interface.
@@ -289,7 +289,7 @@ pub struct Places {
     pub mtu: String,
     /// `macAddress`
     pub mac: String,
-    /// The interface is written nowhere: KubeVirt adds it.
+    /// No manifest contains the interface; KubeVirt adds it.
     pub added: bool,
 }
 

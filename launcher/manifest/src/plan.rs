@@ -1,9 +1,8 @@
-//! From what the manifests say to what would be served: one entry per NIC.
+//! Plans the NICs of a VM from its manifests: one entry per NIC.
 //!
-//! Everything the documents say about each other is checked here (interfaces and their
-//! networks, names that must be found, ports that collide), and nothing about the
-//! system: the same files give the same plan anywhere. What the system adds (which
-//! families the pod has, MTU, name servers) comes in when the plan is served.
+//! All checks between documents are here: interfaces and their networks, references, ports that
+//! collide. Nothing depends on the host, so the same files give the same plan anywhere. Values of
+//! the host (address families of the pod, MTU, name servers) are added when the plan is served.
 
 mod choice;
 mod claims;
@@ -33,20 +32,20 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What of a VM is served.
+/// The NICs of one VM to serve.
 #[derive(Clone, Debug)]
 pub struct VmPlan {
-    /// Its name.
+    /// Name of the VM.
     pub name: String,
-    /// Its namespace.
+    /// Namespace of the VM.
     pub namespace: String,
     /// The NICs that are served, in the order of the interfaces.
     pub nics: Vec<NicPlan>,
-    /// How long the guest may take to shut down.
+    /// Longest time for the guest to shut down.
     pub grace: Duration,
-    /// Interfaces whose state is absent: not served, and not gone for good.
+    /// Interfaces in state `absent`: not served, but their leases are kept.
     pub absent: Vec<String>,
-    /// MACs for interfaces that name none, if the manifests say which.
+    /// Range of MACs for interfaces without one, if the manifests set it.
     pub mac_range: Option<MacRange>,
 }
 
@@ -57,26 +56,27 @@ pub struct NicPlan {
     pub name: String,
     /// "pod", or namespace/name.
     pub network: String,
-    /// Where the VMM meets it.
+    /// Socket the VMM connects to.
     pub socket: PathBuf,
-    /// Its MAC; `None`: the VMM gives it.
+    /// MAC of the NIC; `None`: the VMM assigns it.
     pub mac: Option<MacAddr>,
     /// Receive and transmit queue pairs.
     pub queue_pairs: NonZeroU16,
     /// The guest's host name.
     pub hostname: Option<String>,
-    /// Up, or down: whether the guest is to have a carrier.
+    /// Initial state of the guest's link.
     pub state: LinkState,
-    /// What it is to be attached to, and how.
+    /// The mode, with its settings.
     pub mode: NicMode,
-    /// What only the VMM needs to know.
+    /// Settings that only the VMM needs.
     pub device: DeviceHints,
-    /// Where it stands.
+    /// Places of the settings in the manifests.
     pub places: Places,
 }
 
 impl VmPlan {
-    /// Leaves ports to the pod, of the NIC that has every one. False without such a NIC.
+    /// Excludes ports from the NIC that forwards every port, so the pod keeps them. False if there is
+    /// no such NIC.
     pub fn keep_ports(&mut self, ports: &[Kept]) -> bool {
         let mut plans = self.nics.iter_mut().filter_map(|nic| nic.mode.masquerade_mut());
         let found = plans.find(|plan| plan.every_port);
@@ -85,7 +85,7 @@ impl VmPlan {
 }
 
 impl NicPlan {
-    /// True if hawser's DHCP server is the guest's, so that it hears of names from us.
+    /// True if the guest gets its names from hawser's DHCP server.
     pub fn tells_names(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) | NicMode::Pod(_) => true,
@@ -93,7 +93,7 @@ impl NicPlan {
         }
     }
 
-    /// Whether the NIC can have any MAC: not where it shares that of the link below it.
+    /// True if the NIC can have any MAC. False if it shares the MAC of the link below it.
     pub fn has_own_mac(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) => true,
@@ -104,14 +104,14 @@ impl NicPlan {
     }
 }
 
-/// What stands between a NIC and the world.
+/// Mode of a NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NicMode {
     /// NAT on sockets of the pod.
     Masquerade(MasqueradePlan),
     /// A segment.
     Bridge(Segment),
-    /// The pod's interface is the guest's.
+    /// The guest takes over the pod's interface.
     Pod(PodPlan),
 }
 
@@ -133,7 +133,7 @@ impl NicMode {
         }
     }
 
-    /// The same, to fill in addresses.
+    /// The segment, for filling in addresses.
     pub const fn segment_mut(&mut self) -> Option<&mut Segment> {
         match self {
             Self::Bridge(segment) => Some(segment),
@@ -144,7 +144,7 @@ impl NicMode {
     /// Where MAC and addresses are leased; `None` if the NIC takes over those of the pod.
     pub const fn lease_scope(&self) -> Option<LeaseScope<'_>> {
         match self {
-            // Behind NAT every VM is alone.
+            // Behind NAT, a VM is alone on its segment.
             Self::Masquerade(_) => Some(LeaseScope::Vm),
             Self::Bridge(segment) => Some(LeaseScope::Segment(segment)),
             Self::Pod(_) => None,
@@ -163,7 +163,7 @@ impl NicMode {
         matches!(self, Self::Masquerade(_))
     }
 
-    /// The MAC that its network gives a NIC without one.
+    /// The network's MAC for a NIC without one.
     const fn mac(&self) -> Option<MacAddr> {
         match self {
             Self::Bridge(segment) => segment.mac,
@@ -181,28 +181,28 @@ pub struct PodPlan {
     pub dhcp: DhcpOptions,
 }
 
-/// What every CNI runtime calls the pod's own interface.
+/// Name that every CNI runtime gives the pod's own interface.
 const POD_INTERFACE: &str = "eth0";
 
 /// A masqueraded NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasqueradePlan {
-    /// The guest's networks, where they are not the usual ones.
+    /// The guest's networks, if not the default ones.
     pub network: PodNetwork,
     /// Ports that reach the guest.
     pub forwards: Vec<Forward>,
-    /// The manifest names no ports, by which it means every one.
+    /// The manifest names no ports, so every port is forwarded.
     pub every_port: bool,
-    /// Ports that stay the pod's then.
+    /// Ports that the pod keeps when every port is forwarded.
     pub kept: Vec<Kept>,
-    /// More for DHCP to tell.
+    /// More options of DHCPv4.
     pub dhcp: DhcpOptions,
 }
 
-/// What a plan is made with, beside the manifests.
+/// Inputs of a plan other than the manifests.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanSetup<'a> {
-    /// Where the sockets are.
+    /// Directory of the sockets.
     pub socket_dir: &'a Path,
     /// The options.
     pub options: &'a PlanOptions,
@@ -211,7 +211,7 @@ pub struct PlanSetup<'a> {
 }
 
 impl<'a> PlanSetup<'a> {
-    /// Before anything is served.
+    /// A set-up for a process that serves no VM yet.
     pub const fn new(socket_dir: &'a Path, options: &'a PlanOptions) -> Self {
         Self {
             socket_dir,
@@ -221,13 +221,13 @@ impl<'a> PlanSetup<'a> {
     }
 }
 
-/// Makes the plan. `None` if there is none to make; the report says why.
+/// Plans the NICs of the selected VM. `None` on errors, which are in the report.
 pub fn make(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<VmPlan> {
     let vm = choice::one(manifests, setup, report)?;
     Some(plan(manifests, vm, setup, report))
 }
 
-/// Makes the plans of every VM of the files that the options mean.
+/// Plans every VM of the files that the options select.
 pub fn make_all(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<VmPlan> {
     let machines = choice::all(manifests, setup, report);
     let plans = machines.into_iter().map(|vm| plan(manifests, vm, setup, report));
@@ -236,7 +236,7 @@ pub fn make_all(manifests: &Manifests, setup: &PlanSetup<'_>, report: &Report) -
 
 const NO_VM: &str = "no VirtualMachine or VirtualMachineInstance is in the files: give one with -f";
 
-/// Without a VM the other objects are what is to be checked.
+/// Without a VM, only the other objects are checked.
 fn without_vm(manifests: &Manifests, report: &Report) {
     let networks = manifests.networks.iter().map(|network| &network.problems);
     let services = manifests.services.iter().map(|service| &service.problems);
@@ -381,7 +381,7 @@ impl Planner<'_> {
         NonZeroU16::new(served).unwrap_or(NonZeroU16::MIN)
     }
 
-    /// How an interface is served on its network, and what the network is called.
+    /// Mode of an interface on its network, and the network's name.
     fn mode(&self, interface: &Interface, source: &NetworkSource) -> Option<(String, NicMode)> {
         let refuse = |message: &str| {
             self.report.error(&interface.spot, message);
@@ -433,14 +433,14 @@ impl Planner<'_> {
         }
     }
 
-    /// The addresses that are kept for an interface.
+    /// The IPAMClaim of an interface.
     fn claim(&self, interface: &Interface) -> Option<&IpamClaim> {
         let (namespace, vm) = (&self.vm.namespace, &self.vm.name);
         let mut claims = self.manifests.ipam_claims.iter();
         claims.find(|claim| claim.is_for(namespace, vm, &interface.name))
     }
 
-    /// On the pod network the addresses are the pod's.
+    /// Warns that the IPAMClaim of an interface on the pod network has no effect.
     fn no_claim(&self, interface: &Interface) {
         if let Some(claim) = self.claim(interface) {
             let message = "ignored: the interface is on the pod network, whose addresses are the pod's";
@@ -448,13 +448,13 @@ impl Planner<'_> {
         }
     }
 
-    /// What of a segment's addresses the guest is not told.
+    /// Warns about addresses and routes of a segment that hawser's DHCP server cannot pass to the guest.
     fn check_segment(&self, interface: &Interface, segment: &Segment) {
         let warn = |message: &str| self.report.warn(&interface.spot, message);
         let (addresses, routes, has_router6): (Vec<IpAddr>, &[Route], bool) = match &segment.ipam {
             Ipam::None | Ipam::Dhcp => {
                 if segment.dns.is_some() {
-                    warn("dns of its network is not told to the guest: the DHCP server there is not hawser's");
+                    warn("the guest does not get the dns of its network: the DHCP server there is not hawser's");
                 }
                 return;
             }
@@ -472,10 +472,10 @@ impl Planner<'_> {
         };
         let of_family = |ipv4: bool| addresses.iter().filter(move |a| a.is_ipv4() == ipv4).count();
         if of_family(true) > 1 || of_family(false) > 1 {
-            warn("the guest is told the first address of each family only");
+            warn("the guest gets only the first address of each family");
         }
         if routes.iter().any(|route| route.destination.addr().is_ipv6()) || has_router6 {
-            warn("the guest is told no routes and gateway of IPv6: it hears of them from the segment's routers");
+            warn("the guest gets no IPv6 routes or gateway from hawser: the segment's routers advertise them");
         }
     }
 

@@ -1,4 +1,4 @@
-//! A plan for people and for programs.
+//! Prints a plan, as text or as JSON.
 
 use crate::check::{Checked, Rejected};
 use crate::nic::{AttachmentSpec, BridgePortSpec};
@@ -59,7 +59,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     text
 }
 
-/// Where the MAC of a NIC comes from whose manifest gives none.
+/// Source of the MAC of a NIC whose manifest has none.
 fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     match pool {
         _ if !nic.has_own_mac() => "that of the link below".into(),
@@ -98,7 +98,7 @@ fn masquerade_text(plan: &MasqueradePlan, line: &mut impl FnMut(&str, String)) {
     dhcp_text(&plan.dhcp, line);
 }
 
-/// Ports that stay the pod's.
+/// Ports that the pod keeps.
 fn kept(plan: &MasqueradePlan) -> Vec<String> {
     plan.kept.iter().map(ToString::to_string).collect()
 }
@@ -210,7 +210,7 @@ fn bridge_text(port: &BridgePortSpec, rules: Option<&PortRules>) -> String {
 /// What `--json` prints: plan (null if there is none), errors, warnings.
 ///
 /// # Errors
-/// None that can happen: the values are plain.
+/// Cannot occur in practice, because every value is plain data.
 pub fn json(checked: Result<&Checked, &Rejected>) -> serde_json::Result<String> {
     let (plan, errors, warnings) = match checked {
         Ok(checked) => (plan_json(&checked.plan)?, &[][..], &checked.warnings),

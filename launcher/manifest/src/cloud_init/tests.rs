@@ -269,7 +269,7 @@ fn a_segment_hands_out_what_its_ipam_says() {
             .any(|s| s.contains("gets one of 192.0.2.1 to 192.0.2.254") || s.contains("192.0.2.2 to 192.0.2.254")),
         "{said:?}"
     );
-    // Nobody but the segment knows of addresses there.
+    // Only the segment's own servers determine the addresses there.
     for elsewhere in ["\"ipam\": {}", "\"ipam\": {\"type\": \"dhcp\"}"] {
         let data = "version: 2\nethernets:\n  eth0:\n    addresses: [192.0.2.6/24]\n    gateway4: 192.0.2.254";
         assert_eq!(of_bridge(elsewhere, data), Vec::<String>::new());

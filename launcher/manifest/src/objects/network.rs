@@ -81,7 +81,7 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
 /// A topology of OVN-Kubernetes.
 const OVERLAY: Medium = Medium::Unserved(cni::LAYER2);
 
-/// A topology: its name, the field with its settings, and the table of that.
+/// A topology: its name, the field with its settings, and the table of that field.
 type Topology = (&'static str, (&'static str, &'static ObjectType));
 
 const LAYER2: Topology = ("Layer2", ("layer2", &table::LAYER2));

@@ -1,18 +1,18 @@
-//! Which VM of the files is meant.
+//! Selects the VM to serve among those of the files.
 
 use super::{PlanSetup, without_vm};
 use crate::objects::Manifests;
 use crate::objects::report::{Report, Spot};
 use crate::objects::vm::Vm;
 
-/// The one VM to serve; `None` if there is none, or several, which the report says.
+/// The VM to serve. `None` if there is none or more than one, which is reported as an error.
 pub(super) fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Option<&'a Vm> {
     let machines = &manifests.machines;
     if machines.is_empty() {
         without_vm(manifests, report);
         return None;
     }
-    // What is changed is the VM that is served; files of another are for the caller to refuse.
+    // A change applies to the served VM. The caller refuses files of another VM.
     let served = setup
         .served
         .and_then(|(namespace, name)| machines.iter().find(|vm| vm.namespace == namespace && vm.name == name));
@@ -41,7 +41,7 @@ pub(super) fn one<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &
     }
 }
 
-/// Every VM that the options mean, each once.
+/// Every VM that the options select, each once.
 pub(super) fn all<'a>(manifests: &'a Manifests, setup: &PlanSetup<'_>, report: &Report) -> Vec<&'a Vm> {
     let machines = &manifests.machines;
     let wanted = wanted(manifests, setup);
@@ -96,7 +96,7 @@ fn nothing_fits(machines: &[Vm], setup: &PlanSetup<'_>, report: &Report) {
     report.error(&Spot::file("-f"), message);
 }
 
-/// As many of their names as help.
+/// Their names, up to a readable number.
 fn names<'a>(machines: impl IntoIterator<Item = &'a Vm>) -> String {
     const MOST: usize = 20;
     let mut names: Vec<String> = machines

@@ -1,12 +1,12 @@
-//! IPAMClaims: an interface gets the addresses a cluster has kept for it, where hawser is what
-//! gives it addresses.
+//! IPAMClaims: an interface gets the addresses that the cluster has reserved for it, if hawser assigns
+//! the addresses of its network.
 
 use crate::nic::StaticAddress;
 use crate::objects::ipam::Ipam;
 use crate::objects::ipam_claim::IpamClaim;
 use crate::objects::report::Report;
 
-/// Gives a network's addressing the addresses of the claim for one interface.
+/// Replaces the addresses of a network by those that a claim reserves for one interface.
 pub(super) fn apply(claim: &IpamClaim, ipam: &mut Ipam, report: &Report) {
     let why_not = match ipam {
         Ipam::None => {

@@ -1,5 +1,4 @@
-//! The networks of interfaces: which one a name means from the VM's namespace, and whether hawser has
-//! a mode for it.
+//! The networks of interfaces: resolves their names from the VM's namespace, and selects the mode.
 
 use super::Planner;
 use crate::nic::Places;
@@ -11,7 +10,7 @@ use crate::objects::report::Spot;
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
-    /// A primary user-defined network is what `pod` means in its namespace.
+    /// In the namespace of a primary user-defined network, `pod` refers to that network.
     pub(super) fn check_primary(&self, interface: &Interface) -> Option<()> {
         let namespace = self.vm.namespace.as_str();
         let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
@@ -40,8 +39,8 @@ impl Planner<'_> {
         None
     }
 
-    /// Whether a network can be named in a namespace; `None` if labels of the namespace decide, and
-    /// are not known.
+    /// Whether a network can be named in a namespace; `None` if that depends on labels of the
+    /// namespace, which are not known.
     fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
         match (&network.namespaces, &network.namespace) {
             (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
@@ -57,7 +56,7 @@ impl Planner<'_> {
         self.manifests.networks.iter().filter(fits).collect()
     }
 
-    /// The network that an interface names. Its problems become those of the plan.
+    /// The network that an interface names. Adds the network's problems to those of the plan.
     pub(super) fn find(&self, spot: &Spot, namespace: Option<&str>, name: &str) -> Option<&NamedNetwork> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
         let others = namespace != self.vm.namespace && namespace != DEFAULT_NAMESPACE;
@@ -102,7 +101,7 @@ impl Planner<'_> {
         None
     }
 
-    /// Where the manifests say what the host may contradict.
+    /// Places in the manifests of the values that the survey of the host may reject.
     pub(super) fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
         let network = match source {
             NetworkSource::Pod(_) => None,

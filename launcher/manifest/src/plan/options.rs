@@ -1,4 +1,4 @@
-//! What the files do not say themselves.
+//! Settings that the manifests do not contain.
 
 use crate::objects::interface::Binding;
 use crate::objects::metadata::DEFAULT_NAMESPACE;
@@ -6,9 +6,9 @@ use crate::objects::metadata::DEFAULT_NAMESPACE;
 /// How manifests are read.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
-    /// The VM to plan, where the files have several.
+    /// The VM to plan; required if the files have several.
     pub vm: Option<String>,
-    /// Namespace of the VM, and of objects that name none; `None`: `default`.
+    /// Namespace of the VM and of objects without one; `None` means `default`.
     pub namespace: Option<String>,
     /// Binding of the interface KubeVirt adds to a VM without interfaces and networks.
     pub default_binding: DefaultBinding,

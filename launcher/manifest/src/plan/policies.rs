@@ -1,4 +1,4 @@
-//! Policies that select the VM, none of which is enforced.
+//! Finds the policies that select the VM. hawser enforces none of them.
 
 use super::Planner;
 use crate::objects::interface::{Interface, LinkState};
@@ -6,16 +6,16 @@ use crate::objects::policy::{Policy, Subject};
 use crate::objects::selector::{KnownLabels, Selector};
 use crate::objects::vm::{NetworkSource, UNKNOWN_POD_LABELS};
 
-/// Whether a policy is about the VM.
+/// Whether a policy selects the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Selection {
     No,
     Yes,
-    /// It hangs on labels of the VM's namespace that are not known.
+    /// That depends on labels of the VM's namespace, which are not known.
     PerhapsNamespace,
-    /// It hangs on labels of its pod that the cluster puts there.
+    /// That depends on labels that the cluster adds to the pod.
     PerhapsPod,
-    /// Its selectors are not read.
+    /// hawser does not read the policy's selectors.
     Unread,
 }
 

@@ -1,4 +1,4 @@
-//! Services: which lead to the VM, and to which of the guest's ports.
+//! Services: finds those that select the VM, and the guest's port of each.
 
 use super::Planner;
 use crate::objects::interface::Interface;
@@ -16,7 +16,8 @@ impl Planner<'_> {
             .filter(|service| leads_to(service, self.vm))
     }
 
-    /// What is wrong with those that lead to the VM, and which of its namespace lead nowhere.
+    /// Reports the problems of Services that select the VM, and Services of its namespace that select
+    /// no VM.
     pub(super) fn check_services(&self) {
         for service in self.services() {
             self.report.adopt(&service.problems);

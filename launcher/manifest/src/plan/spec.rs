@@ -1,4 +1,4 @@
-//! From a NIC of the plan to its [`NicSpec`].
+//! Lowers a NIC of the plan to its [`NicSpec`].
 
 use super::{MasqueradePlan, NicMode, NicPlan, PodPlan};
 use crate::forward::{self, Ports};
@@ -11,7 +11,7 @@ use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, Vl
 use hawser_packet::vlan::VlanId;
 
 impl NicPlan {
-    /// What the launcher serves. Addresses of ranges have become `static` ones by then.
+    /// The spec for the launcher. Addresses of ranges must have become `static` ones before.
     pub fn spec(&self) -> NicSpec {
         let hostname = self.hostname.clone();
         let (mtu, policy, names, mode) = match &self.mode {
@@ -80,7 +80,8 @@ fn pod(plan: &PodPlan) -> BridgeSpec {
     }
 }
 
-/// The names of a network replace those of resolv.conf; a domain alone leaves nothing to search.
+/// The names of a network replace those of resolv.conf. A domain alone results in an empty search
+/// list.
 fn names(hostname: Option<String>, dns: Option<&Dns>) -> NameSpec {
     let Some(dns) = dns else {
         return NameSpec {
@@ -111,7 +112,7 @@ fn bridge(segment: &Segment) -> BridgeSpec {
     }
 }
 
-/// The policy of a segment that asks for none.
+/// The policy of a segment without policy settings.
 fn open_policy() -> PolicyConfig {
     PolicyConfig {
         vlan: VlanConfig::Transparent,
@@ -135,7 +136,7 @@ fn policy(segment: &Segment) -> PolicyConfig {
     }
 }
 
-/// The VLANs of a port. What contradicts itself was refused when the configuration was read.
+/// The VLANs of a port. Contradictions were refused when the manifest was parsed.
 fn vlans(rules: &PortRules) -> VlanConfig {
     let native = rules.vlan.and_then(VlanId::new);
     let keep_default = rules.preserve_default_vlan;

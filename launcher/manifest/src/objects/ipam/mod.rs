@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Ipam {
-    /// None that hawser knows of.
+    /// No source that hawser knows.
     #[default]
     None,
     /// The segment's own DHCP server.

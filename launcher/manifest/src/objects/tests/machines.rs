@@ -1,4 +1,4 @@
-//! VMs: what KubeVirt adds to what is written, and what it makes of it.
+//! VMs: KubeVirt's defaults, and the resulting interfaces.
 
 use super::{machine, planned, problems, problems_with};
 use crate::plan::options::{DefaultBinding, PlanOptions};

@@ -553,7 +553,7 @@ fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
             .any(|p| p.starts_with("vm.yaml:22: data.DP_MACVTAP_CONF: ")),
         "{broken:?}"
     );
-    // It concerns nobody else.
+    // It does not affect other networks.
     assert_eq!(
         problems(&(on_pod() + &of_resource("eth1") + &device_plugin("{"))),
         [""; 0]

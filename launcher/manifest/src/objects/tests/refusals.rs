@@ -345,11 +345,11 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
     let v4 = r#"{"address": "192.0.2.5/24"}"#;
     assert!(!on("", &fixed("bridge", v4)).contains("macAddress"));
     let both = format!(r#"{v4}, {{"address": "2001:db8::5/64"}}"#);
-    assert!(!on("", &fixed("bridge", &both)).contains("the guest is told"));
+    assert!(!on("", &fixed("bridge", &both)).contains("the guest gets"));
     let more = format!(r#"{both}, {{"address": "2001:db8::6/64", "gateway": "2001:db8::1"}}"#);
     let told = on("", &fixed("bridge", &more));
-    assert!(told.contains("the first address of each family only"), "{told}");
-    assert!(told.contains("no routes and gateway of IPv6"), "{told}");
+    assert!(told.contains("the guest gets only the first address of each family"), "{told}");
+    assert!(told.contains("no IPv6 routes or gateway from hawser"), "{told}");
     let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
     assert_eq!(on("", ranges), "");
     assert!(on(", state: absent", checked).contains("every interface is absent"));
