@@ -21,7 +21,7 @@ pub(crate) struct BridgePort {
     pub bridge: String,
     /// The TAP device.
     pub tap: String,
-    /// Its MAC, which may become the bridge's if it has no other port.
+    /// MAC of the TAP device. A bridge without other ports may adopt it.
     pub mac: MacAddr,
     /// MTU of the bridge.
     pub mtu: u32,
@@ -112,7 +112,7 @@ impl Device for BridgePort {
         Ok(queues)
     }
 
-    /// A port that has lost its bridge is given to the one that has the name now.
+    /// Adds a port that has lost its bridge to the bridge that now has the name.
     fn is_up(&self, netlink: &mut Netlink, tap: &Link) -> io::Result<bool> {
         let bridge = match tap.master {
             Some(master) => netlink.link(master)?,

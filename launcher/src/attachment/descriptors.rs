@@ -21,7 +21,7 @@ pub(crate) struct Descriptors {
 /// Surveys open queues.
 ///
 /// # Errors
-/// One of them is no queue.
+/// A descriptor is not a queue.
 pub(super) fn look(queues: Vec<OwnedFd>) -> Result<Finding, AttachError> {
     let descriptors = adopt(queues)?;
     let first = descriptors.first();

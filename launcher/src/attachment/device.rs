@@ -23,10 +23,10 @@ use std::sync::Arc;
 /// MAC of its ports for its own, and so never takes this one.
 const TAP_MAC_PREFIX: u8 = 0xfe;
 
-/// The device that leads to a segment: how its queues are opened, at the start and again when the
-/// device has come back.
+/// The device that leads to a segment. Opens its queues at the start, and again after the device
+/// was re-created.
 pub(crate) trait Device: Debug + Send + Sync {
-    /// The device as another process opens it again.
+    /// Record from which another process can reopen the device.
     fn record(&self) -> DeviceRecord;
 
     /// Name of the device; `None` if it is not known.
@@ -35,8 +35,8 @@ pub(crate) trait Device: Debug + Send + Sync {
     /// Adds what the process needs to look after the device and to remove it.
     fn add_needs(&self, needs: &mut Needs);
 
-    /// True if something must be in the journal before the device is created. A TAP device goes with
-    /// its queues.
+    /// True if the journal must have an entry before the device is created. A TAP device needs none,
+    /// because it disappears with its queues.
     fn needs_journal(&self) -> bool {
         false
     }
@@ -52,7 +52,7 @@ pub(crate) trait Device: Debug + Send + Sync {
     /// Creates what is missing and opens `count` queues.
     ///
     /// # Errors
-    /// [`AttachError`]; what was created by then is in the journal, or goes with its queues.
+    /// [`AttachError`]. Whatever was created is in the journal, or disappears with its queues.
     fn open(
         &self,
         netlink: &mut Netlink,
@@ -60,8 +60,8 @@ pub(crate) trait Device: Debug + Send + Sync {
         count: usize,
     ) -> Result<Vec<TapQueue>, AttachError>;
 
-    /// True if frames pass through the device, which is `link`. Restores what belongs together: a
-    /// port whose bridge was created anew.
+    /// True if frames pass through the device, which is `link`. A port whose bridge was re-created
+    /// is added to the new bridge.
     ///
     /// # Errors
     /// The kernel's.
@@ -103,10 +103,10 @@ impl DeviceRecord {
     }
 }
 
-/// Whether frames get through.
+/// Whether the device passes frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// They do.
+    /// It passes frames.
     Up,
     /// The device exists, and is down or without a segment.
     Down,
@@ -134,13 +134,13 @@ impl State {
 /// Adopts open queues.
 ///
 /// # Errors
-/// A descriptor is no queue.
+/// A descriptor is not a queue.
 pub(super) fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachError> {
     let queues = descriptors.into_iter().map(TapQueue::adopt);
     Ok(queues.collect::<Result<_, _>>()?)
 }
 
-/// A random MAC: locally administered, of one station.
+/// A random MAC: locally administered, unicast.
 ///
 /// # Errors
 /// The system gives no random numbers.

@@ -34,7 +34,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// What messages call what may be wrong: options, or fields of a manifest.
+/// The options or manifest fields that messages name.
 #[derive(Clone, Debug)]
 struct Naming {
     /// The option or field that names the link, with its value.
@@ -89,19 +89,19 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Puts back what processes changed here that died. To be called before anything is looked at.
+    /// Undoes changes that dead processes left in this namespace. Must run before the survey.
     pub(crate) fn recover(&self) {
         journal::recover(&self.runtime_folder);
     }
 }
 
-/// What keeps a guest from its segment.
+/// The guest cannot be attached to its segment.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
-    /// There is no such link.
+    /// No link has the name.
     #[error("no link has this name{0}; create it first, or name another")]
     NoLink(String),
-    /// It is a link of another kind.
+    /// The link is of another kind.
     #[error("{name} is {found}, not {wanted}; {remedy}")]
     Kind {
         /// The link.
@@ -113,7 +113,7 @@ pub(crate) enum AttachError {
         /// What to do.
         remedy: String,
     },
-    /// The link belongs to another.
+    /// The link is a port of another link.
     #[error("{name} is a port of {master}; attach the guest to that instead (--bridge={master}, CNI bridge)")]
     Port {
         /// The link.
@@ -133,20 +133,20 @@ pub(crate) enum AttachError {
          have a TAP device made for its user (ip tuntap add NAME mode tap user USER vnet_hdr) and give --tap=NAME"
     )]
     NoPrivilege {
-        /// What it was to be used for.
+        /// The operation that needs the right.
         what: &'static str,
     },
-    /// More than the segment carries.
+    /// The MTU is larger than the segment's.
     #[error("{asked} exceeds the segment's MTU of {segment} bytes ({name}); lower it, or raise the link's MTU")]
     Mtu {
         /// What was asked for.
         asked: u16,
         /// What the segment carries.
         segment: u32,
-        /// The link that says so.
+        /// The link with that MTU.
         name: String,
     },
-    /// The guest would not be reached under the MAC it was to have.
+    /// The link does not deliver frames for the guest's MAC.
     #[error("{asked} is not the MAC of {name}, which passes only frames for {link}; {remedy}")]
     Mac {
         /// What was asked for.
@@ -158,16 +158,16 @@ pub(crate) enum AttachError {
         /// What to do.
         remedy: &'static str,
     },
-    /// A name that is needed is taken.
+    /// Another link has a name that hawser needs.
     #[error("a link named {0} exists already; remove or rename it")]
     Taken(String),
-    /// A pod interface without what the guest is to take over.
+    /// The pod's interface lacks an address or MAC for the guest to take over.
     #[error("{0} has no {1} that a guest could take over; attach the guest with --bridge, --macvtap or --tap instead")]
     Nothing(String, &'static str),
-    /// Something was there a moment ago.
+    /// The link was removed during the survey.
     #[error("{0} was removed meanwhile; try again")]
     Vanished(String),
-    /// A link above another cannot be made.
+    /// A link cannot be created on top of another.
     #[error("cannot create {kind} on {lower}: {source}; {remedy}")]
     Make {
         /// Its kind, with its article.
@@ -179,7 +179,7 @@ pub(crate) enum AttachError {
         /// What to do.
         remedy: &'static str,
     },
-    /// The guest's address cannot be put on its ipvtap.
+    /// The guest's address cannot be assigned to its ipvtap.
     #[error("cannot assign {guest} to an ipvtap on {lower}: {source}; check that no other link on {lower} has it")]
     GuestAddress {
         /// The address.
@@ -189,16 +189,16 @@ pub(crate) enum AttachError {
         /// What the kernel says.
         source: io::Error,
     },
-    /// An address that cannot be reached in that mode.
+    /// The mode cannot deliver packets for the address.
     #[error(
         "the guest's address {0} cannot be reached through an ipvtap in l3s, which passes IPv4 on and no IPv6; leave it \
          out, or choose mode l3"
     )]
     Ipv6InL3s(IpAddr),
-    /// Addresses for an ipvtap that somebody else made.
+    /// Addresses were given for an ipvtap that hawser does not create.
     #[error("{0} is an existing ipvtap, whose creator assigns the guest's addresses; leave --guest-address out")]
     GuestsOfAdopted(String),
-    /// Tags on a segment without frames.
+    /// VLANs were given for a segment that carries no Ethernet frames.
     #[error("{0} carries no VLAN tags in this mode; leave --vlan and --vlan-trunk out, or choose mode l2")]
     Untaggable(String),
     /// The device cannot be opened.
@@ -210,7 +210,7 @@ pub(crate) enum AttachError {
     /// The namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// What is changed cannot be noted.
+    /// The journal cannot be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// The kernel refuses a change.
@@ -219,17 +219,17 @@ pub(crate) enum AttachError {
 }
 
 impl AttachError {
-    /// True for what is wrong with the options whatever the system is like.
+    /// True for errors in the options that no change of the host can resolve.
     const fn is_usage(&self) -> bool {
         matches!(self, Self::Tap(TapError::Name(_)) | Self::Mtu { .. } | Self::Mac { .. })
     }
 }
 
-/// Surveys the way to the segment of a NIC in bridge mode, without changing anything. `queues` are
+/// Surveys the segment of a NIC in bridge mode, without changing anything. `queues` are
 /// those of [`AttachmentSpec::Descriptors`].
 ///
 /// # Errors
-/// Whatever keeps the guest from the segment.
+/// The reason the guest cannot be attached to the segment.
 pub(crate) fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Result<Option<Survey>, Failure> {
     let Some(bridge) = spec.mode.segment() else {
         return Ok(None);
@@ -248,8 +248,8 @@ pub(crate) fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Resul
     }
 }
 
-/// Where the journal is kept unless an option says otherwise: what systemd made for us
-/// (RuntimeDirectory=), else a folder of root's, else one of the user's.
+/// Default directory of the journal: the one that systemd created (RuntimeDirectory=), else one of
+/// root's, else one of the user's.
 pub(crate) fn default_runtime_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
         return folder.into();
@@ -260,18 +260,18 @@ pub(crate) fn default_runtime_folder() -> PathBuf {
     }
 }
 
-/// A guest's attachment while it lasts: dropping it puts back what was changed.
+/// A guest's attachment to its segment. Dropping it undoes all changes to the host.
 #[derive(Debug)]
 pub(crate) struct Attached {
     keeper: Keeper,
     /// Undone on drop.
     journal: Option<Journal>,
-    /// On a link that is not ours alone by itself.
+    /// Claim on a link that other processes could use too.
     claim: Option<Claim>,
 }
 
-/// What an attachment is beside its descriptors. The queues of the device are handed over on their
-/// own.
+/// Record of an attachment that is handed over, without descriptors. The queues of the device are
+/// handed over separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AttachedRecord {
     version: Version<1>,
@@ -308,13 +308,13 @@ impl Handover for Attached {
 }
 
 impl Attached {
-    /// What [`watch`] needs to know of it.
+    /// The device, for [`watch`].
     pub(crate) fn keeper(&self) -> Keeper {
         self.keeper.clone()
     }
 }
 
-/// Queues of the device to the segment, and what has to stay with them.
+/// Queues of the device to the segment, and the attachment that must outlive them.
 pub(crate) struct Opened {
     /// One for each queue pair.
     pub queues: Vec<TapQueue>,

@@ -2,9 +2,9 @@
 //!
 //! The guest gets the interface's MAC and address. The interface itself, renamed and with a
 //! MAC of its own, becomes a port of a bridge, and the guest's TAP device the other. The pod
-//! keeps a link of the old name with the address, so that whoever looks there (kubelet, CNI
-//! plugins) still finds it; it leads nowhere. The kernel answers no ARP on the bridge: the
-//! address is the guest's to answer for.
+//! keeps a link of the old name with the address, which kubelet and CNI plugins still find; it
+//! carries no traffic. The kernel answers no ARP on the bridge, because the guest answers for
+//! the address.
 
 use super::AttachError;
 use super::bridge_port::BridgePort;
@@ -23,17 +23,16 @@ use std::net::Ipv4Addr;
 
 /// Longest name of a link.
 const MAX_NAME: usize = 15;
-/// What the bridge of a pod's interface is called in KubeVirt, before the interface's name.
+/// KubeVirt's prefix for the bridge of a pod's interface; the interface's name follows.
 const BRIDGE_PREFIX: &str = "k6t-";
-/// What the interface is called in KubeVirt once it is a port, after its name.
+/// KubeVirt's suffix for the interface once it is a port.
 const PORT_SUFFIX: &str = "-nic";
 
-/// Under which address hawser's DHCP server speaks, as KubeVirt's does. It is on no link: the
-/// server is not on the network.
+/// Source address of hawser's DHCP server, the same as KubeVirt's. No link has this address.
 pub(crate) const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
-/// be put between them and their segment.
+/// be inserted between them and their segment.
 const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
 /// Surveys an interface of the pod.
@@ -65,7 +64,7 @@ pub(super) fn look(netlink: &mut Netlink, name: &str, spec: &NicSpec) -> Result<
         ..Finding::of(port, Some(&link))
     })
 }
-/// What is taken over, and from which interface.
+/// The interface, and the MAC and addresses that the guest takes over.
 #[derive(Debug)]
 pub(crate) struct Takeover {
     interface: Link,
@@ -77,10 +76,10 @@ pub(crate) struct Takeover {
 }
 
 impl Takeover {
-    /// Looks at an interface; the guest gets `mac` instead of its own, if that is asked for.
+    /// Surveys an interface. The guest gets `mac` if given, else the interface's MAC.
     ///
     /// # Errors
-    /// If there is nothing to take over, or a name that is needed is taken.
+    /// The interface has nothing to take over, or a name that hawser needs is in use.
     pub(crate) fn survey(netlink: &mut Netlink, interface: &Link, mac: Option<MacAddr>) -> Result<Self, AttachError> {
         let name = &interface.name;
         let nothing = |what| AttachError::Nothing(name.clone(), what);
@@ -117,7 +116,7 @@ impl Takeover {
         self.guest_mac
     }
 
-    /// What DHCP tells the guest: the interface's first address of IPv4 and its routes.
+    /// The DHCP lease of the guest: the interface's first IPv4 address and its routes.
     pub(crate) fn lease(&self, names: NameConfig) -> Option<LeaseConfig> {
         let address = self.addresses.iter().find_map(|address| match address.net {
             IpNet::V4(net) if address.is_global() => Some(net),
@@ -142,10 +141,10 @@ impl Takeover {
         })
     }
 
-    /// Makes the bridge and hands it the interface.
+    /// Creates the bridge and makes the interface its port.
     ///
     /// # Errors
-    /// What the kernel refuses; `journal` has what was done by then.
+    /// The kernel refuses a change. `journal` holds the changes made until then.
     pub(crate) fn perform(&self, netlink: &mut Netlink, journal: &mut Journal) -> Result<(), AttachError> {
         journal.note(Undo::RestoreInterface(self.record()))?;
         let port_mac = random_mac()?;
@@ -165,7 +164,7 @@ impl Takeover {
         }
     }
 
-    /// The bridge has the MAC its first port will have, as it would choose by itself.
+    /// The bridge gets the MAC of its first port, which is the kernel's own choice too.
     fn make_bridge(&self, netlink: &mut Netlink, journal: &mut Journal, mac: MacAddr) -> io::Result<()> {
         let new = NewLink {
             name: &self.bridge,
@@ -187,13 +186,13 @@ impl Takeover {
         for address in self.addresses.iter().filter(|address| address.net.addr().is_ipv4()) {
             netlink.delete_address(address)?;
         }
-        // Addresses of IPv6 go by themselves.
+        // The kernel removes the IPv6 addresses itself.
         netlink.set_up(index, false)?;
         netlink.rename(index, &self.port)?;
         netlink.set_mac(index, mac)?;
         let bridge = index_of(netlink, &self.bridge)?;
         netlink.set_master(index, Some(bridge))?;
-        // What the guest sends and the segment reflects must not move the guest to this port.
+        // A reflected frame of the guest must not make the bridge learn the guest on this port.
         let manner = PortManner {
             no_learning: true,
             ..PortManner::default()
@@ -202,8 +201,8 @@ impl Takeover {
         netlink.set_up(index, true)
     }
 
-    /// Makes a link of the interface's old name, with its MAC and its addresses: a dummy, or
-    /// on a kernel that has none, a bridge without ports.
+    /// Creates a link of the interface's old name, with its MAC and its addresses: a dummy, or
+    /// a bridge without ports if the kernel has no dummy links.
     fn keep_address(&self, netlink: &mut Netlink, journal: &mut Journal) -> io::Result<()> {
         let mut new = NewLink {
             name: &self.interface.name,
@@ -229,7 +228,7 @@ impl Takeover {
     }
 }
 
-/// Notes a link and makes it.
+/// Adds a link to the journal, then creates it.
 fn make(netlink: &mut Netlink, journal: &mut Journal, new: &NewLink<'_>) -> io::Result<()> {
     journal.note(Undo::DeleteLink {
         name: new.name.to_owned(),
@@ -250,8 +249,8 @@ fn tail(name: &str, len: usize) -> &str {
     name.get(name.len().saturating_sub(len)..).unwrap_or(name)
 }
 
-/// Keeps the pod's own IPv6 from taking an address on the bridge when a router offers one.
-/// Where /proc/sys cannot be written it takes one, which nobody but the pod itself uses.
+/// Keeps the kernel from configuring an IPv6 address on the bridge from router advertisements.
+/// Where /proc/sys is read-only the bridge may get one, which has no effect outside the pod.
 fn refuse_router_advertisements(bridge: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6");
     if let Err(error) = std::fs::write(&path, "1") {

@@ -30,7 +30,7 @@ pub(crate) struct Stacked {
     kind: NewKind,
     /// Its MAC; `None`: that of the link below.
     mac: Option<MacAddr>,
-    /// Addresses of the guest, which an ipvtap is given.
+    /// Addresses of the guest to assign to an ipvtap.
     guests: Vec<IpAddr>,
 }
 
@@ -314,7 +314,7 @@ impl Device for Adopted {
 fn make_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "this kernel has no such kind of link: load its module",
-        Some(libc::EBUSY) => "the link is somebody else's already, or a passthru is on it: free it, or name another",
+        Some(libc::EBUSY) => "another process or a passthru already uses the link: release it, or name another",
         Some(libc::EINVAL) => "it cannot be in that mode beside the others on the link: choose another mode or link",
         _ => "see that the link can have it",
     }

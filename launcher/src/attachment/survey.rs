@@ -25,16 +25,16 @@ pub(crate) struct Survey {
     pub(super) site: Site,
 }
 
-/// What a look at the system found.
+/// Result of the survey.
 #[derive(Debug)]
 pub(super) struct Finding {
     /// The device to the segment.
     pub device: Box<dyn Device>,
     /// Queues that are open already.
     pub descriptors: Vec<TapQueue>,
-    /// MTU of the segment, and the link that says so.
+    /// MTU of the segment, and the link that has this MTU.
     pub mtu: Option<(u32, String)>,
-    /// The link, if it is switched off.
+    /// The link, if it is down.
     pub down: Option<String>,
     /// The MAC of a guest whose spec has none.
     pub mac: Option<MacAddr>,
@@ -44,7 +44,7 @@ pub(super) struct Finding {
     pub forwarding: Forwarding,
     /// What the guest takes over from the pod.
     pub takeover: Option<Takeover>,
-    /// On a link that other processes could use.
+    /// Claim on a link that other processes could use.
     pub claim: Option<Claim>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct MacOwner {
 }
 
 impl Finding {
-    /// A device on `link`, which tells the MTU.
+    /// A device on `link`, which determines the MTU.
     pub(super) fn of(device: impl Device + 'static, link: Option<&Link>) -> Self {
         Self {
             device: Box::new(device),
@@ -105,7 +105,7 @@ impl Survey {
         self.finding.takeover.as_ref()
     }
 
-    /// Takes over the MAC and the addresses of `spec`, which may have got them after the survey.
+    /// Takes over the MAC and the addresses of `spec`, which may have been assigned after the survey.
     ///
     /// # Errors
     /// If an address cannot be reached on the segment.
@@ -122,11 +122,11 @@ impl Survey {
         self.finding.device.add_needs(needs);
     }
 
-    /// Makes what is to be made, and opens `count` queues. If that fails, everything is as it
-    /// was when this returns.
+    /// Creates the missing devices and opens `count` queues. If that fails, all changes are undone
+    /// before this returns.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// The kernel refuses a change.
     pub(crate) fn open(self, count: usize) -> Result<Opened, Failure> {
         let Self { finding, naming, site } = self;
         let failure = |error: &AttachError| naming.failure(error);
@@ -163,7 +163,7 @@ fn make(finding: Finding, count: usize, mut journal: Option<Journal>) -> Result<
     })
 }
 
-/// Looks at the way to a segment.
+/// Surveys the device to a segment.
 pub(super) fn look(
     spec: &NicSpec,
     bridge: &BridgeSpec,
@@ -207,7 +207,7 @@ fn check_mac(finding: &Finding, spec: &NicSpec) -> Result<(), AttachError> {
     }
 }
 
-/// The link of that name. If there is none, the message names those of kind `like`.
+/// Finds a link by name. The message for a missing link lists those of kind `like`.
 pub(super) fn find(netlink: &mut Netlink, name: &str, like: &str) -> Result<Link, AttachError> {
     if let Some(link) = netlink.link_named(name)? {
         return Ok(link);
@@ -241,7 +241,7 @@ pub(super) fn require_privilege(netlink: &mut Netlink, what: &'static str) -> Re
     }
 }
 
-/// The link a macvtap or ipvtap is made on: Ethernet, up, and nobody's port.
+/// The link on which a macvtap or ipvtap is created: Ethernet, up, and not a port of another link.
 pub(super) fn check_lower(netlink: &mut Netlink, lower: &Link) -> Result<MacAddr, AttachError> {
     let Some(mac) = lower.mac.filter(|mac| *mac != MacAddr::default()) else {
         return Err(AttachError::Kind {

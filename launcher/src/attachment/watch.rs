@@ -1,8 +1,8 @@
-//! Watches the device to the segment: what goes down, away and comes back is told to the
-//! port, which tells the guest.
+//! Watches the device to the segment. The port follows each change of its state, and sets the
+//! guest's link up or down.
 //!
-//! The kernel says whenever any link of the namespace changes; what has changed is then looked
-//! at, not read from the message, so that nothing is lost when messages are.
+//! The kernel sends a message whenever a link of the namespace changes. The message only triggers
+//! a look at the device, so a lost message does no harm.
 
 use super::AttachError;
 use super::device::{Device, DeviceRecord, State};
@@ -17,18 +17,18 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 
-/// Keeps the port's queues those of the device that is there.
+/// Gives the port the queues of the device that currently exists.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     device: Arc<dyn Device>,
-    /// Number of the device; `None` if it is in no namespace we see.
+    /// Interface index of the device; `None` if it is in a namespace that hawser cannot see.
     index: Option<u32>,
-    /// How many queues the port has.
+    /// Number of the port's queues.
     count: usize,
     told: State,
 }
 
-/// What a keeper is to another process.
+/// Record of a keeper for another process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeeperRecord {
     version: Version<1>,
@@ -38,7 +38,7 @@ pub(crate) struct KeeperRecord {
 }
 
 impl Keeper {
-    /// For a device that has just been opened; frames get through until something else is seen.
+    /// For a device that has just been opened. It is assumed to pass frames until the first check.
     pub(crate) fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
         Self {
             device,
@@ -48,7 +48,7 @@ impl Keeper {
         }
     }
 
-    /// What a keeper in another process needs to go on.
+    /// Record from which a keeper in another process continues.
     pub(crate) fn into_record(self) -> KeeperRecord {
         KeeperRecord {
             version: Version,
@@ -58,8 +58,8 @@ impl Keeper {
         }
     }
 
-    /// The keeper of a record. The device that has its name now counts: the watching thread may
-    /// have opened it again since the record's keeper was made.
+    /// Restores a keeper from its record. It uses the device that now has the recorded name, because
+    /// the watching thread may have reopened the device.
     ///
     /// # Errors
     /// The kernel's error.
@@ -73,7 +73,7 @@ impl Keeper {
         Ok(Self::new(device, index, record.count))
     }
 
-    /// Looks at the device and tells the port what has changed.
+    /// Reads the state of the device and passes changes to the port.
     fn check(&mut self, netlink: &mut Netlink, port: &Port) -> Result<(), AttachError> {
         let Some(index) = self.index else { return Ok(()) };
         let mut state = State::of(&*self.device, netlink, index)?;
@@ -88,9 +88,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// Opens the device that has taken the place of the one that is gone.
+    /// Opens the device that replaces a removed one.
     fn reopen(&mut self, netlink: &mut Netlink, port: &Port) -> Result<State, AttachError> {
-        // What may have to be undone is the same as the first time, and noted.
+        // The journal already has the entries for this device.
         let queues = self.device.open(netlink, None, self.count)?;
         let device = self.device.name().map(|name| netlink.link_named(name));
         self.index = device.transpose()?.flatten().map(|link| link.index);
@@ -113,7 +113,7 @@ const fn describe(state: State) -> &'static str {
     }
 }
 
-/// Starts to watch for `port`, until what this returns is dropped.
+/// Watches the device for `port` until the returned handle is dropped.
 ///
 /// # Errors
 /// The system has no thread, descriptor or netlink left.
@@ -129,7 +129,7 @@ pub(crate) fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Resul
 fn watch(mut keeper: Keeper, events: &Netlink, mut netlink: Netlink, port: &Port, end: &End) {
     loop {
         if let Err(error) = keeper.check(&mut netlink, port) {
-            // Tried again with the next change.
+            // The next change of a link triggers another attempt.
             log::warn!("the segment: {error}");
         }
         match end.or_event(events) {

@@ -1,4 +1,4 @@
-//! How the threads of a port go from turn to turn: the options.
+//! Options for how a port's threads poll and sleep between turns.
 
 use clap::Args;
 use hawser_backend::config::PaceConfig;

@@ -50,7 +50,7 @@ pub(crate) enum BindingArg {
 }
 
 impl PlanArgs {
-    /// The options as the planner takes them.
+    /// Converts the options to those of the planner.
     pub(crate) fn options(&self) -> PlanOptions {
         PlanOptions {
             vm: self.vm.clone(),

@@ -1,4 +1,4 @@
-//! What crosses the port, as options: VLANs, checks of what the guest sends, rates.
+//! Options of a port's policy: VLANs, checks of the guest's frames, rates.
 
 use clap::Args;
 use hawser_backend::config::{AddressCheck, MacCheck, PolicyConfig, Rate, RateLimit, Rates, VlanConfig, VlanSet};
@@ -91,10 +91,10 @@ pub(crate) enum PolicyError {
         /// The VLAN.
         id: VlanId,
     },
-    /// Untagged frames of no trunk.
+    /// A native VLAN without a trunk.
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
     NativeWithoutTrunk(VlanId),
-    /// Nothing the default VLAN could be beside.
+    /// The default VLAN is to be kept, and no other VLAN is given.
     #[error("--preserve-default-vlan has an effect only with --vlan or --vlan-trunk: give one, or leave it out")]
     NothingToPreserve,
 }
@@ -228,14 +228,16 @@ fn own_network(text: &str) -> Parsed<IpNet> {
     let net = text.parse::<IpNet>().ok().or_else(address);
     match net.map(|net| net.trunc()) {
         None => Err("give an address such as 192.0.2.5, or a network such as 2001:db8::/64".into()),
-        Some(net) if net.addr().is_multicast() => Err("this is a group's address, which is nobody's own".into()),
+        Some(net) if net.addr().is_multicast() => {
+            Err("this is a multicast address, which cannot be a source: give the guest's own".into())
+        }
         Some(net) => Ok(net),
     }
 }
 
-/// Least rate: what lets one full frame through in a second and a half.
+/// Lowest rate: one full frame in 1.5 seconds.
 const MIN_BYTES_PER_SECOND: u64 = 1000;
-/// The default burst is what the rate carries in this part of a second.
+/// The default burst is the rate times 1 s divided by this.
 const DEFAULT_BURST: u64 = 20;
 /// Default bursts are no less than a frame that stands for many.
 const MIN_DEFAULT_BURST: u64 = 128 << 10;
@@ -255,7 +257,7 @@ pub(crate) fn byte_rate(text: &str) -> Parsed<Rate> {
 /// A rate of so many bits per second.
 ///
 /// # Errors
-/// It is less than anything could live with.
+/// The rate is below the lowest one.
 pub(crate) fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     let per_second = bits / BITS;
     if per_second < MIN_BYTES_PER_SECOND {
@@ -276,7 +278,7 @@ pub(crate) fn packet_rate(text: &str) -> Parsed<Rate> {
 /// A rate of so many packets per second.
 ///
 /// # Errors
-/// It is none.
+/// The rate is zero.
 pub(crate) fn packet_rate_of(per_second: u64, burst: Option<u64>) -> Parsed<Rate> {
     if per_second == 0 {
         return Err("give packets per second such as 5000, 1 or more".into());

@@ -95,7 +95,7 @@ fn checks_name_what_they_miss() {
         &["--ip-spoof-check=192.0.2"],
         &["--ip-spoof-check", "such as 192.0.2.5"],
     );
-    refused(&["--ip-spoof-check=224.0.0.1"], &["--ip-spoof-check", "group"]);
+    refused(&["--ip-spoof-check=224.0.0.1"], &["--ip-spoof-check", "multicast"]);
 }
 
 #[test]

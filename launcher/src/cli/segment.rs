@@ -1,4 +1,4 @@
-//! The options that say how a segment is reached.
+//! Options that attach the guest to a segment.
 
 use clap::Args;
 use hawser_manifest::nic::{AttachmentSpec, BridgePortSpec, IpvtapMode, MacvtapMode, Stack};
@@ -115,7 +115,7 @@ impl SegmentArgs {
             })
     }
 
-    /// An option that needs another, which was not given, and that other one.
+    /// The first option given without the option it requires, and the required one.
     pub(crate) fn alone(&self) -> Option<(&'static str, &'static str)> {
         const BRIDGE: &str = "--bridge";
         const IPVTAP: &str = "--ipvtap";

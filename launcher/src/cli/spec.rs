@@ -1,4 +1,4 @@
-//! Options lower to specs here and nowhere else: what is below the command line knows no options.
+//! Lowers options to specs. No other module below the command line depends on options.
 
 use super::layer2::Layer2Args;
 use super::policy::PolicyError;
@@ -17,7 +17,7 @@ use std::os::fd::{OwnedFd, RawFd};
 /// Options that contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OptionError {
-    /// Ports are kept where none are taken.
+    /// Ports are excluded from a forward of all ports, which is not given.
     #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
     /// An option of another mode.
@@ -25,7 +25,7 @@ pub(crate) enum OptionError {
     OtherMode {
         /// The option, with its dashes.
         option: &'static str,
-        /// The mode that was asked for.
+        /// The selected mode.
         mode: &'static str,
     },
     /// Bridge mode without a segment.
@@ -33,7 +33,7 @@ pub(crate) enum OptionError {
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
     )]
     NoSegment,
-    /// What the bridge CNI plugin refuses too: the bridge would give the guest its own frames twice.
+    /// Hairpin and promiscuous mode together: the bridge would return the guest's own frames twice.
     #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
     HairpinPromiscuous,
     /// The MAC check without a MAC.
@@ -42,7 +42,7 @@ pub(crate) enum OptionError {
     /// An option of another way to the segment.
     #[error("{0} has an effect only with {1}: leave it out")]
     OnlyWith(&'static str, &'static str),
-    /// Not a descriptor for each queue pair.
+    /// The numbers of descriptors and queue pairs differ.
     #[error("--tap-fd was given {descriptors} times and --queue-pairs={pairs}: give one descriptor for each pair")]
     TapDescriptors {
         /// Descriptors.
@@ -53,23 +53,23 @@ pub(crate) enum OptionError {
     /// Layer2 without an option that it needs.
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
-    /// Rules of what crosses the port contradict each other.
+    /// Options of the policy contradict each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),
 }
 
 impl EndpointArgs {
-    /// Where front ends connect. To be called before the process opens anything.
+    /// The endpoint of front ends. Must run before the process opens any descriptor.
     ///
     /// # Errors
-    /// If no option says so, or the descriptor is not open.
+    /// No option names an endpoint, or the descriptor is not open.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
         match (&self.socket_path, self.fd) {
             (Some(path), _) if self.connect => Ok(Endpoint::Connect(path.clone())),
             (Some(path), _) => Ok(Endpoint::Listen(path.clone())),
             (None, Some(fd)) => Ok(Endpoint::Inherited(fd, inherited("--fd", fd)?)),
             (None, None) => Err(Failure::usage(
-                "give --socket-path=PATH or --fd=N, where the VMM is met; see hawser --help",
+                "give --socket-path=PATH or --fd=N, the socket the VMM connects to; see hawser --help",
             )),
         }
     }
@@ -90,7 +90,7 @@ impl RunArgs {
 }
 
 impl PortArgs {
-    /// Takes over the queues of `--tap-fd`. To be called before the process opens anything.
+    /// Takes over the queues of `--tap-fd`. Must run before the process opens any descriptor.
     ///
     /// # Errors
     /// If a descriptor is named twice or is not open.
@@ -111,7 +111,7 @@ impl PortArgs {
         numbers.iter().enumerate().map(queue).collect()
     }
 
-    /// The NIC that the options ask for.
+    /// Lowers the options to a NIC.
     ///
     /// # Errors
     /// The first contradiction between them.

@@ -54,7 +54,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
     })
 }
 
-/// The subnets with the gateway on the first host and the guest where it was asked for.
+/// The subnets, with the gateway at the first host address and the guest at its configured address.
 fn links(mode: &Layer2Spec) -> Result<Links, ConfigError> {
     let mut links = Links {
         ipv4: mode.ipv4.map(ipv4_link),
@@ -82,7 +82,7 @@ fn is_host6(link: &Ipv6Link, guest: std::net::Ipv6Addr) -> bool {
     link.network.contains(&guest) && ![link.network.network(), link.gateway].contains(&guest)
 }
 
-/// No MAC and no address twice, and every address in a subnet.
+/// Checks that MACs and addresses are unique and that every address is in a subnet.
 fn check_peers(spec: &NicSpec, links: &Links, peers: &[PeerConfig]) -> Result<(), ConfigError> {
     let mut macs: HashMap<_, _> = spec.mac.map(|mac| (mac, ())).into_iter().collect();
     let own = [
@@ -106,7 +106,8 @@ fn check_peers(spec: &NicSpec, links: &Links, peers: &[PeerConfig]) -> Result<()
     Ok(())
 }
 
-/// The MTU of the network: what was asked for if the route carries it, else what the route carries.
+/// The MTU of the network: the configured one, which the route must carry, or else the
+/// largest that the route carries.
 fn mtu(asked: Option<u16>, mode: &Layer2Spec, links: &Links, host: &Host) -> Result<u16, ConfigError> {
     let encapsulation = Encapsulation {
         family: Family::from(mode.vtep.ip()),

@@ -1,4 +1,4 @@
-//! Addresses of a manifest as what hawser's DHCP servers give the guest.
+//! Converts the addresses of a manifest to leases of hawser's DHCP servers.
 
 use super::ConfigError;
 use crate::attachment::DHCP_SERVER;
@@ -14,7 +14,7 @@ type Leases = (Option<LeaseConfig>, Option<Lease6Config>);
 /// The leases of a guest with fixed addresses; none for one without.
 ///
 /// # Errors
-/// If there is no MAC that an address is given to.
+/// The guest has addresses but no MAC to lease them to.
 pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfig) -> Result<Leases, ConfigError> {
     let client = || mac.ok_or(ConfigError::AddressWithoutMac);
     let lease6 = match ipv6(&bridge.addresses) {
@@ -39,7 +39,7 @@ pub(super) fn fixed(bridge: &BridgeSpec, mac: Option<MacAddr>, names: &NameConfi
     Ok((lease, lease6))
 }
 
-/// What DHCPv6 can tell of fixed addresses: the first of IPv6.
+/// The DHCPv6 lease of fixed addresses: the first IPv6 address.
 fn ipv6(addresses: &[StaticAddress]) -> Option<Ipv6Net> {
     addresses.iter().find_map(|given| match given.address {
         IpNet::V6(address) => Some(address),

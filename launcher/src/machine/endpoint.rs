@@ -17,7 +17,7 @@ pub(crate) enum Endpoint {
 }
 
 impl Endpoint {
-    /// A name for the port, in logs and of threads.
+    /// Name of the port in log messages and of its threads.
     pub(crate) fn port_name(&self) -> String {
         match self {
             Self::Listen(path) | Self::Connect(path) => {

@@ -1,4 +1,4 @@
-//! The machine: the ports of one VM, which come and go while it runs.
+//! The machine: the ports of one VM. Ports can be added and removed while the VM runs.
 //!
 //! ```text
 //!  options, manifests, API ── Machine ──┬── port: socket, thread, workers, way to its segment
@@ -6,14 +6,13 @@
 //! ```
 //!
 //! Each port has a thread of its own that waits for its front ends, workers of its own and
-//! sockets of its own: what ends one leaves the others as they are. The list of them is
-//! behind a lock that only who changes or reads it takes; the threads that packets go
-//! through know nothing of it. Making a port and putting one away is done outside that
-//! lock, by one at a time.
+//! sockets of its own, so the end of one port does not affect the others. A lock protects the
+//! list of ports. Threads on the packet path never take it. Ports are created and stopped
+//! outside that lock, one at a time.
 //!
-//! [`Machine::wait`] comes back when the machine has been told to stop, or when every port
-//! has ended of itself (one-off, or a front end on a descriptor that has gone). A machine
-//! whose last port was removed goes on: one may be added.
+//! [`Machine::wait`] returns after a request to stop, or when every port has ended without one
+//! (a one-off port, or a front end on a descriptor that has closed). A machine whose last port
+//! was removed keeps running, because a port may be added.
 
 mod endpoint;
 mod nic;
@@ -37,11 +36,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// How a machine's ports are served.
 #[derive(Clone, Debug)]
 pub(crate) struct MachineSetup {
-    /// What their threads give up.
+    /// Privileges that the ports' threads drop.
     pub sandbox: Sandbox,
     /// How long each.
     pub lifetime: Lifetime,
-    /// Whether messages say which interface they are of: not where there is but one ever.
+    /// Whether messages name their interface. False if the process only ever has one.
     pub names_interfaces: bool,
 }
 
@@ -49,11 +48,11 @@ pub(crate) struct MachineSetup {
 pub(crate) struct Machine {
     setup: MachineSetup,
     shared: Arc<Shared>,
-    /// Held by who adds or removes ports.
+    /// Serialises the addition and removal of ports.
     changes: Mutex<()>,
 }
 
-/// What the ports' threads know of the machine.
+/// State that the machine shares with the ports' threads.
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
@@ -63,17 +62,17 @@ struct Shared {
 struct State {
     ports: Vec<ServedPort>,
     run: Run,
-    /// resolv.conf as it was last seen, if it is followed.
+    /// Latest content of resolv.conf, if changes to it are followed.
     resolv: Option<ResolvConf>,
     /// The first failure of a port.
     outcome: Result<(), Failure>,
 }
 
-/// Whether the machine goes on.
+/// Whether the machine keeps running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Run {
     On,
-    /// It has been told to end.
+    /// A stop was requested.
     Stopped,
 }
 
@@ -82,7 +81,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A port's thread says that it is through.
+    /// Records that a port's thread has finished.
     fn ended(&self, port: &Arc<Port>, served: Result<(), Failure>) {
         let mut state = self.lock();
         if let Some(entry) = state.ports.iter_mut().find(|entry| Arc::ptr_eq(&entry.port, port)) {
@@ -113,7 +112,7 @@ impl Machine {
     /// Serves `nics`, all or none.
     ///
     /// # Errors
-    /// What keeps one from being served.
+    /// The reason a NIC cannot be served.
     pub(crate) fn start(setup: MachineSetup, nics: Vec<Nic>) -> Result<Self, Failure> {
         startup::raise_limits(nics.iter().filter_map(Nic::mode))?;
         let shared = Arc::new(Shared {
@@ -131,8 +130,8 @@ impl Machine {
             shared,
             changes: Mutex::default(),
         };
-        // Nobody is served before all can be. From here on there may be something to put
-        // back: each port does, whichever way we leave.
+        // No port is served until all of them can be. From here on, dropping a port undoes its
+        // changes to the host, on every return path.
         let ready: Result<Vec<ReadyPort>, Failure> = nics.into_iter().map(|nic| machine.prepare(nic)).collect();
         for port in ready? {
             machine.take(port)?;
@@ -140,10 +139,10 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Serves one more NIC. Nothing is left of one that cannot be served.
+    /// Serves one more NIC. If that fails, all changes to the host are undone.
     ///
     /// # Errors
-    /// What keeps it from being served; that there is one of its name.
+    /// The reason the NIC cannot be served, such as a name that is in use.
     pub(crate) fn add(&self, nic: Nic) -> Result<ServedNic, Failure> {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = nic.name().to_owned();
@@ -159,8 +158,8 @@ impl Machine {
         self.take(ready).map(ServedNic::VhostUser)
     }
 
-    /// Ends a port, whoever uses it, and takes its NIC off its segment. False if there is
-    /// none of that name.
+    /// Stops a port, even if it is in use, and detaches its NIC from the segment. False if no port
+    /// has that name.
     pub(crate) fn remove(&self, name: &str) -> bool {
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.life(name).is_some();
@@ -173,7 +172,7 @@ impl Machine {
         &self.setup.sandbox
     }
 
-    /// The NICs, in the order they came.
+    /// The NICs, in the order they were added.
     pub(crate) fn nics(&self) -> Vec<ServedNic> {
         self.ports().into_iter().map(ServedNic::VhostUser).collect()
     }
@@ -188,7 +187,7 @@ impl Machine {
         state.ports.iter().map(|entry| Arc::clone(&entry.port)).collect()
     }
 
-    /// Tells all ports, and who waits, to end.
+    /// Stops all ports and ends [`Self::wait`].
     pub(crate) fn stop(&self) {
         let mut state = self.shared.lock();
         state.run = Run::Stopped;
@@ -196,10 +195,10 @@ impl Machine {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until the machine has been told to stop, or every port has ended of itself.
+    /// Waits for a request to stop, or until every port has ended without one.
     ///
     /// # Errors
-    /// What ended the first port that failed.
+    /// The error that ended the first port that failed.
     pub(crate) fn wait(&self) -> Result<(), Failure> {
         let mut state = self.shared.lock();
         while !state.is_over() {
@@ -208,28 +207,28 @@ impl Machine {
         std::mem::replace(&mut state.outcome, Ok(()))
     }
 
-    /// Stops it and puts every port away, whoever still knows of the machine.
+    /// Stops the machine and all its ports, even while other handles to it exist.
     pub(crate) fn end(&self) {
         self.stop();
         let _changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let ports = std::mem::take(&mut self.shared.lock().ports);
-        // Their threads need the lock for their last word.
+        // The ports' threads need the lock to record that they have finished.
         ports.into_iter().for_each(ServedPort::put_away);
     }
 
-    /// What each port is, for the log.
+    /// One-line description of each port, for the log.
     pub(crate) fn summaries(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.ports.iter().map(|entry| entry.summary.clone()).collect()
     }
 
-    /// Whether resolv.conf can mean anything to a guest's NIC.
+    /// Whether any NIC uses the content of resolv.conf.
     pub(crate) fn follows_resolv_conf(&self) -> bool {
         let state = self.shared.lock();
         state.ports.iter().any(ServedPort::follows_resolv_conf)
     }
 
-    /// Hands out what resolv.conf says now, on every port that follows it.
+    /// Passes the current content of resolv.conf to every port that follows it.
     pub(crate) fn change_resolvers(&self, resolv: &ResolvConf) {
         let mut state = self.shared.lock();
         state.ports.iter().for_each(|entry| entry.change_resolvers(resolv));
@@ -256,14 +255,14 @@ impl Machine {
     }
 
     fn take(&self, ready: ReadyPort) -> Result<Arc<Port>, Failure> {
-        // The thread that is started here tells of its end only after it is in the list.
+        // The new thread can record its end only after the port is in the list.
         let mut state = self.shared.lock();
         if state.run == Run::Stopped {
             return Err(Failure::runtime("hawser is shutting down"));
         }
         let served = ready.serve(&self.setup.sandbox, &self.shared)?;
         let port = Arc::clone(&served.port);
-        // It may have changed since the NIC was made ready.
+        // resolv.conf may have changed since the NIC was prepared.
         if let Some(resolv) = &state.resolv {
             served.change_resolvers(resolv);
         }

@@ -18,13 +18,13 @@ pub(crate) enum Nic {
     VhostUser {
         /// Where front ends connect.
         endpoint: Endpoint,
-        /// What this host makes of it.
+        /// The port's configuration on this host.
         found: Box<Found>,
     },
 }
 
 impl Nic {
-    /// A NIC that was asked for and found possible.
+    /// A requested NIC that this host can serve.
     pub(crate) fn vhost_user(endpoint: Endpoint, found: Found) -> Self {
         Self::VhostUser {
             endpoint,
@@ -35,7 +35,7 @@ impl Nic {
     /// A NIC of a plan on this host. `segment` is the survey of its segment, in bridge mode.
     ///
     /// # Errors
-    /// What keeps it from being served here.
+    /// The reason this host cannot serve the NIC.
     pub(crate) fn planned(nic: &NicPlan, host: &Host, mut segment: Option<Survey>) -> Result<Self, Failure> {
         let spec = nic.spec();
         if let Some(segment) = &mut segment {
@@ -74,7 +74,7 @@ impl Nic {
         }
     }
 
-    /// What a VMM's flags are made from; `None` on a descriptor, which no flag can name.
+    /// Input for the VMM's flags; `None` for a descriptor, which no flag can name.
     pub(crate) fn card(&self) -> Option<Card<'_>> {
         match self {
             Self::VhostUser { endpoint, found } => {

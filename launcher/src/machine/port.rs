@@ -1,4 +1,4 @@
-//! One port of the machine: made ready, served by a thread of its own, and put away.
+//! One port of the machine: prepared, served by a thread of its own, and stopped.
 
 use super::summary::Summary;
 use super::{Endpoint, Shared};
@@ -17,13 +17,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A port that front ends can connect to, and that no thread serves yet. Dropping it leaves nothing
-/// behind.
+/// A port that front ends can connect to, and that no thread serves yet. Dropping it undoes all
+/// changes to the host.
 pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
     names: NameSource,
-    /// Ends before the segment goes.
+    /// Dropped before the attachment to the segment.
     links: Option<Watcher>,
     attached: Option<Attached>,
     /// The option that names its socket, for messages.
@@ -35,7 +35,7 @@ pub(super) struct ReadyPort {
 pub(super) struct ServedPort {
     pub port: Arc<Port>,
     pub life: Life,
-    /// What it is, for the log.
+    /// One-line description, for the log.
     pub summary: String,
     stop: StopHandle,
     thread: JoinHandle<()>,
@@ -101,7 +101,7 @@ impl ReadyPort {
         })
     }
 
-    /// Serves it, on a thread named after it that tells `shared` of its end.
+    /// Serves the port on a thread named after it. The thread records its end in `shared`.
     pub(super) fn serve(self, sandbox: &Sandbox, shared: &Arc<Shared>) -> Result<ServedPort, Failure> {
         let (server, option) = (self.server, self.option);
         let stop = server.stop_handle();
@@ -127,7 +127,7 @@ impl ReadyPort {
 }
 
 impl ServedPort {
-    /// Its name.
+    /// Name of the port.
     pub(super) fn name(&self) -> &str {
         &self.port.config().name
     }
@@ -137,7 +137,7 @@ impl ServedPort {
         self.port.config().mode.properties().resolvers().is_some() && self.names.follows_system()
     }
 
-    /// Hands out what resolv.conf says now, as far as nothing else was asked for.
+    /// Passes the current content of resolv.conf to the guest, except for values that the configuration sets.
     pub(super) fn change_resolvers(&self, resolv: &ResolvConf) {
         let resolvers = self.names.resolve(resolv);
         if !self.port.change_resolvers(resolvers) {
@@ -153,15 +153,15 @@ impl ServedPort {
         }
     }
 
-    /// Tells its thread to end.
+    /// Asks the port's thread to end, without waiting for it.
     pub(super) fn stop(&self) {
         self.stop.stop();
     }
 
-    /// Ends it, takes it off its segment, and writes what it did.
+    /// Ends the port and detaches it from its segment. At log level info it also prints the counters.
     pub(super) fn put_away(self) {
         self.stop.stop();
-        // One that panicked has said so, and has nothing more to serve.
+        // A thread that panicked has already printed its message.
         let _ = self.thread.join();
         drop(self.links);
         drop(self.attached);
@@ -171,7 +171,7 @@ impl ServedPort {
     }
 }
 
-/// Opens the way to the segment of a NIC that is on one.
+/// Attaches a NIC to its segment, if it has one.
 fn attach(config: &PortConfig, survey: Option<Survey>) -> Result<(PortResources, Option<Attached>), Failure> {
     let Some(survey) = survey else {
         return Ok((PortResources::default(), None));

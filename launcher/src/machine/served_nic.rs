@@ -1,7 +1,8 @@
 //! A served NIC, as the API, the event log and hotplug see it.
 //!
-//! They know nothing of the way a NIC is served. A new way is a variant here and in
-//! [`Nic`](super::Nic). What it does not have is `None`, which the API refuses with a reason.
+//! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in
+//! [`Nic`](super::Nic). A function that it lacks returns `None`, and the API refuses the request
+//! with a reason.
 
 use crate::mode::Mode;
 use crate::vmm::Card;
@@ -58,14 +59,14 @@ pub(crate) struct SeenAddress {
     pub source: &'static str,
 }
 
-/// What is counted of a NIC.
+/// Counters and state of a NIC, for the metrics.
 #[derive(Debug)]
 pub(crate) struct NicMetrics {
     /// Counters and gauges.
     pub counters: Counters,
     /// Whether the guest's link is up.
     pub link_up: bool,
-    /// Why the NIC is not served any more, if so.
+    /// Reason the NIC is no longer served; `None` while it is.
     pub failure: Option<String>,
 }
 
@@ -91,7 +92,7 @@ impl ServedNic {
         }
     }
 
-    /// What is counted of the NIC.
+    /// Counters and state of the NIC, for the metrics.
     pub(crate) fn metrics(&self) -> NicMetrics {
         match self {
             Self::VhostUser(port) => NicMetrics {
@@ -129,7 +130,7 @@ impl ServedNic {
         }
     }
 
-    /// Whether the VMM takes changes of the link from hawser.
+    /// Whether the VMM accepts changes of the link state from hawser.
     pub(crate) fn is_link_told(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_told(),
