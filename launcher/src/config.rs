@@ -1,4 +1,4 @@
-//! What this host makes of a NIC that is asked for: defaults from the host, checks of the NIC against
+//! Configures a NIC for this host: defaults from the host, checks of the NIC against
 //! the host, and the configuration of its port.
 
 use crate::attachment::Survey;

@@ -1,9 +1,9 @@
 //! `--event-log`: what happens to the NICs, a line of JSON each.
 //!
-//! A thread looks at what the ports show four times a second and writes what is new. So the
-//! threads that packets go through know nothing of it, and there is at most one line of a
-//! kind for a port and look, however often the thing happened: the line says how often. New
-//! addresses are as many as a port remembers at most.
+//! A thread reads the state of the ports four times a second and writes what is new. Threads on the
+//! packet path do no work for the log. Each reading adds at most one line per port and kind of event;
+//! the line contains the number of events. A port remembers a limited number of addresses, which
+//! limits the lines about new ones.
 
 mod file;
 

@@ -3,11 +3,11 @@
 use crate::failure::Failure;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
-/// Takes over a descriptor that was open when the process started, named by `option`. To be
-/// called before the process opens anything, once for each number.
+/// Takes over a descriptor that was open when the process started, named by `option`. Must
+/// run once for each number, before the process opens any descriptor.
 ///
 /// # Errors
-/// If it is not open.
+/// The descriptor is not open.
 pub(crate) fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
     // SAFETY: asking for the flags of a descriptor touches no memory; a number that
     // names none gives EBADF.
@@ -18,6 +18,6 @@ pub(crate) fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure>
     }
     // SAFETY: the descriptor is open (just seen), not one of the standard three (the
     // option's parser), and nothing in this process has opened one before: it was
-    // inherited, and nobody else here knows of it.
+    // inherited, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -1,8 +1,8 @@
 //! MACs and addresses of a plan's NICs.
 //!
-//! Before a plan is served, its NICs' claims go to the store ([`settle`]), and what comes back
-//! is written into the plan as if the manifest had said it: a `macAddress`, and `static`
-//! addresses in place of `host-local` ranges. What comes after knows nothing of leases.
+//! Before a plan is served, the claims of its NICs go to the store ([`settle`]). The resulting
+//! leases go into the plan as if the manifest contained them: a `macAddress`, and `static`
+//! addresses in place of `host-local` ranges. Later steps do not depend on leases.
 
 pub(crate) mod args;
 mod preview;
@@ -76,7 +76,7 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     })
 }
 
-/// The L2 segment a NIC is on, whichever network of the manifests leads there.
+/// The L2 segment of a NIC. Several networks of the manifests can be on the same segment.
 fn segment_of(segment: &Segment) -> LeaseSegment {
     let kind = match segment.attachment {
         AttachmentSpec::Bridge(_) => "bridge",

@@ -72,7 +72,7 @@ impl NameSource {
         resolvers
     }
 
-    /// What the operator should know of the name servers: one line each.
+    /// Notices for the operator about the name servers, one line each.
     pub(crate) fn notices(&self, resolv: &ResolvConf) -> Vec<String> {
         let mut notices = Vec::new();
         if let Way::Gateway(links) = self.way {

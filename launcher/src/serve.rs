@@ -1,11 +1,9 @@
-//! Serving: from checked configurations to ports that packets go through, until a
-//! signal or the front ends end them.
+//! Serves ports from checked configurations, until a signal or the front ends end them.
 //!
-//! Order matters: the inherited descriptor is taken before anything else is opened (or
-//! its number could be somebody else's), signals are caught before there is something to
-//! clean up, ports are bound before the socket is there to be met, the VMM is started before
-//! the process gives up what it no longer needs, and only then is anybody told that we are
-//! ready.
+//! Order matters. Inherited descriptors are taken before anything else is opened, because another
+//! descriptor could get their numbers. Signals are caught before there is something to clean up.
+//! Ports are bound before the socket exists. The VMM is started before the process drops
+//! privileges. Readiness is reported last.
 
 use crate::api::agent::GuestAgent;
 use crate::api::{Api, Context};
@@ -35,23 +33,23 @@ use std::thread::{self, JoinHandle};
 
 /// What is to be served.
 pub(crate) struct Order<'a> {
-    /// The NICs there are at first.
+    /// The NICs to serve from the start.
     pub nics: Vec<Nic>,
-    /// Where.
+    /// Place of the attachments.
     pub site: &'a Site,
-    /// How.
+    /// Options of the process.
     pub run: &'a RunArgs,
-    /// The VMM to start, with its arguments; none if somebody else does.
+    /// The VMM to start, with its arguments; empty if hawser starts none.
     pub vmm: &'a [OsString],
-    /// How NICs come and go; `None`: they do not.
+    /// Hot-plug of NICs; `None` if the NICs never change.
     pub hotplug: Option<HotplugSetup>,
 }
 
-/// Serves the NICs until told to stop, or until for none of them anybody will come any
-/// more, or the VMM that was to be started has ended.
+/// Serves the NICs until a request to stop, until no front end can connect to any of them, or until
+/// the VMM that hawser started has ended.
 ///
 /// # Errors
-/// What keeps one from starting, or ended one.
+/// The failure that kept a NIC from starting or ended it.
 pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     let Order {
         nics,

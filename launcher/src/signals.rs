@@ -20,12 +20,12 @@ pub(crate) struct SignalWatch {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Who is told of the signals that would end hawser, where there is a VMM.
+/// Receivers of the signals that would end hawser, if hawser started a VMM.
 #[derive(Default)]
 struct Vmm {
     /// The VMM itself.
     signals: OnceLock<SignalSink>,
-    /// Who asks its guest first.
+    /// Requests a shutdown of the guest first.
     asks: OnceLock<Hotplug>,
 }
 
@@ -69,7 +69,7 @@ impl SignalWatch {
         let _ = self.vmm.signals.set(vmm);
     }
 
-    /// From now on the VMM's guest is asked first.
+    /// Makes signals request a shutdown of the guest first.
     pub(crate) fn ask_first(&self, hotplug: Hotplug) {
         // Set once.
         let _ = self.vmm.asks.set(hotplug);

@@ -33,7 +33,7 @@ pub(crate) fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> R
     Ok(())
 }
 
-/// Number of sockets of a port that listen.
+/// Number of listening sockets of a port.
 fn listening_sockets(mode: &ModeConfig) -> u64 {
     mode.properties().inbound().map_or(0, |inbound| inbound.sockets())
 }

@@ -125,7 +125,7 @@ pub(crate) fn tell(problems: &[Problem]) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{problem}");
     }
-    // Where nobody reads standard error, the status still tells.
+    // If standard error is closed, the exit status still reports the result.
     let _ = io::Write::write_all(&mut io::stderr().lock(), text.as_bytes());
 }
 

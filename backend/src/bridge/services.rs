@@ -32,7 +32,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// The services there are, if any: leases, and what `forwarding` asks for.
+    /// The services that the leases and `forwarding` require; `None` if they require none.
     pub(super) fn new(leases: Leases<'_>, forwarding: Forwarding, counters: Arc<Counters>) -> Option<Self> {
         let Leases { ipv4, ipv6, mtu, held } = leases;
         let neighbours = match forwarding {
@@ -73,7 +73,8 @@ impl Services {
                 .is_some_and(|proxy| proxy.wants(frame.head, &frame.parsed))
     }
 
-    /// True for frames that are answered and, unless wanted, go to the segment as well.
+    /// True for router solicitations to answer. Unless [`Self::wants`] is true too, they also go to the
+    /// segment.
     pub(super) fn hears(&self, frame: &GuestFrame<'_>) -> bool {
         let lease = self.lease6.as_ref();
         lease.is_some_and(|lease| lease.hears(frame.head, &frame.parsed))

@@ -2,10 +2,10 @@
 
 use crate::packet::{EtherType, Head};
 
-/// Who computes the L4 checksum of a frame.
+/// State of the L4 checksum of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
-    /// The bytes carry a full checksum nobody has verified yet.
+    /// The bytes carry a full checksum that is not verified yet.
     #[default]
     Complete,
     /// The field holds the pseudo-header sum only (VIRTIO_NET_HDR_F_NEEDS_CSUM).

@@ -43,8 +43,8 @@ pub struct Layout {
     pub count: usize,
 }
 
-/// The guest has no receive buffers left. `GuestSink` remembers that somebody was
-/// turned away: the worker calls `Mode::on_room` once there are some.
+/// The guest has no receive buffers left. `GuestSink` records the
+/// refusal, and the worker calls `Mode::on_room` once there are some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the guest has no receive buffers left")]
 pub struct NoRoom;

@@ -140,7 +140,7 @@ pub struct OwnedFrame {
 }
 
 impl OwnedFrame {
-    /// A frame complete as it is.
+    /// A frame that needs no offloads.
     pub fn new(bytes: Vec<u8>) -> Self {
         Self {
             bytes,

@@ -66,8 +66,8 @@ impl Port {
         Ok(())
     }
 
-    /// Lets go of the forward with the transport, address and ports of `forward` on the host.
-    /// What came by it goes on. Returns it.
+    /// Removes and returns the forward with the transport, address and ports of `forward` on the
+    /// host. Its open connections stay.
     ///
     /// # Errors
     /// [`ForwardError`]
@@ -82,7 +82,7 @@ impl Port {
         Ok(known.remove(at).forward)
     }
 
-    /// Held by who changes them, so that two who do take turns.
+    /// Locks the forwards, which serialises changes.
     fn known_forwards(&self) -> MutexGuard<'_, Vec<Known>> {
         self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is called when the link has changed.
+/// Callback after a change of the link.
 type Listener = Box<dyn Fn() + Send>;
 
-/// The link: up while its segment carries frames and the operator wants it up, as both do at
-/// first, and the port has not failed. Whoever shows it to the guest is told of changes.
+/// The link. It is up while the segment carries frames, the operator wants it up and the port has not
+/// failed, which all hold at first. A listener reports changes to the guest.
 pub struct Link {
     up: AtomicBool,
     state: Mutex<State>,
@@ -37,22 +37,22 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Whether it is up.
+    /// Whether the link is up.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Whether the operator wants it up, whatever its segment is.
+    /// Whether the operator wants the link up, whatever the state of the segment.
     pub fn is_wanted(&self) -> bool {
         self.lock().wanted
     }
 
-    /// Who is told from now on.
+    /// Sets the listener for changes.
     pub fn tell(&self, listener: Option<Listener>) {
         self.lock().listener = listener;
     }
 
-    /// Whether somebody is told: a front end is there, and has a channel for it.
+    /// Whether there is a listener: a front end that accepts link changes is connected.
     pub fn is_told(&self) -> bool {
         self.lock().listener.is_some()
     }

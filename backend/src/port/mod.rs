@@ -271,9 +271,9 @@ impl Port {
         *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has other limits from now on, with full buckets.
+    /// Replaces the rate limits; the new buckets start full.
     pub fn set_rates(&self, rates: Rates) {
-        // Held until all are told, so that two who set them do not mix.
+        // Held until every worker has the command, so that concurrent calls do not mix.
         let mut current = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         let limits = Limits::new(rates);
         for worker in &self.workers {
@@ -297,7 +297,7 @@ impl Port {
         true
     }
 
-    /// The segment carries frames, or no longer: modes and guest are told.
+    /// Reports whether the segment carries frames, to the modes and the guest.
     pub fn set_segment(&self, up: bool) {
         let change = if up { SegmentChange::Up } else { SegmentChange::Down };
         for worker in &self.workers {
@@ -306,8 +306,8 @@ impl Port {
         self.link.set_segment(up);
     }
 
-    /// The operator takes the guest off the port (down: no frame passes, those of the guest wait
-    /// in its rings), or puts it on again; the guest is told.
+    /// Sets the link up or down for the operator, and reports that to the guest. While it is down no
+    /// frame passes, and the guest's frames stay in its rings.
     pub fn set_link(&self, up: bool) {
         for worker in &self.workers {
             worker.set_link(up);

@@ -1,7 +1,6 @@
 //! `/v1/capture`: the packets that cross a port.
 //!
-//! Each capture is written by a thread of its own; a client that does not read keeps that
-//! thread waiting and nobody else.
+//! A thread of its own writes each capture, so a client that does not read blocks only that thread.
 
 use super::http::{Answer, Method, Request, Stream};
 use super::openapi::{Operation, Parameter};
@@ -12,7 +11,7 @@ use hawser_backend::capture::{CaptureFilter, CaptureRules, CaptureStream, Pcapng
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-/// Where captures are asked for.
+/// Path of capture requests.
 pub(crate) const PATH: &str = "/v1/capture";
 /// The routes of this group.
 pub(crate) const ROUTES: &[Route] = &[Route {

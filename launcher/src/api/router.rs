@@ -1,24 +1,24 @@
-//! Which request goes to whom. The table is what requests are found by, and what the
-//! OpenAPI description is made from ([`super::openapi`]): neither knows more than the other.
+//! Routes of the API. One table serves both to dispatch requests and to generate the OpenAPI
+//! description ([`super::openapi`]), so the two always agree.
 
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
 use super::{Context, capture, forwards, log, metrics, openapi, plug, rate, status};
 
-/// One thing that can be asked.
+/// One operation of the API.
 pub(crate) struct Route {
-    /// How.
+    /// HTTP method.
     pub method: Method,
-    /// Under which path.
+    /// Path of the request.
     pub path: &'static str,
-    /// Who answers.
+    /// Handler of the request.
     pub handler: fn(&Context, &Request) -> Result<Answer, Refusal>,
-    /// What the description says of it.
+    /// Its entry in the OpenAPI description.
     pub describe: fn(&mut schemars::SchemaGenerator) -> Operation,
 }
 
-/// Everything that can be asked, one group after the other.
+/// All operations, group by group.
 pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
     [
         status::ROUTES,

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Longest a blocked read or write may take before it counts as a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Follows a stream that is as it must be.
+/// Reply for a stream without errors.
 pub(crate) const WHOLE: &str = "whole";
 
 /// What the server does with the rest of the connection.

@@ -269,7 +269,7 @@ impl Connection {
     }
 
     /// Whether an acknowledgment or SYN could not be sent because the guest had no buffer. The
-    /// table then gives the connection a turn once there is room, which a timer could not know.
+    /// table then schedules the connection when buffers are available; no timer is involved.
     pub(super) const fn progress(&self) -> Progress {
         if self.ack_due || self.syn_due {
             Progress::Starved

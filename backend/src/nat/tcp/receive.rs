@@ -325,8 +325,8 @@ impl Connection {
         }
     }
 
-    /// Hands the gathered bytes to the host socket. Bytes that it does not accept are kept; only if
-    /// the limit forbids that, the guest has to send them again.
+    /// Hands the gathered bytes to the host socket. Bytes that it does not accept are kept, up
+    /// to the limit. The guest retransmits the rest.
     fn hand_over(
         &mut self,
         ctx: &mut Context<'_>,

@@ -280,10 +280,9 @@ impl UdpFlows {
     /// Ends a flow because the guest has refused a datagram with an ICMP error. False if the flow
     /// does not exist.
     ///
-    /// The client of a forward is not told: the kernel says "port unreachable" by itself where
-    /// no socket has the port, and the forward's has it; only a raw socket could, and workers
-    /// give the right to have one up. Who answers a flow of the guest's is told by the kernel
-    /// when it sends the next datagram.
+    /// The client of a forward gets no error. The kernel sends "port unreachable" only if no socket
+    /// has the port, and the forward's socket has it. A raw socket could send one, but workers drop
+    /// that privilege. A peer of the guest gets the kernel's error when it sends its next datagram.
     pub fn on_refusal(&mut self, ctx: &Context<'_>, key: &FlowId) -> bool {
         let Some(flow) = self.table.find(key) else {
             return false;

@@ -2,8 +2,8 @@
 //!
 //! A value holds the ends, which sides have sent and when, and what hawser has set on the socket.
 //! Those options are set again at load: a socket that was passed has them, one that was made for
-//! the flow on another host has not. Datagrams that were taken from the socket and that the guest
-//! had no room for are part of the value. Datagrams in the socket's queue are not: they come with
+//! the flow on another host has not. Datagrams that were read from the socket while the guest had no
+//! room are part of the value. Datagrams in the socket's queue are not: they come with
 //! the descriptor, or the other side has to read them first.
 //!
 //! What the flow has learned from the traffic of its socket (how much comes at a time, whether
