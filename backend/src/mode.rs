@@ -1,4 +1,4 @@
-//! What a mode is to the worker: it receives each admitted frame of the guest, and sends frames to
+//! The interface between a mode and the worker. A mode receives each admitted frame of the guest, and sends frames to
 //! the guest.
 
 use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};

@@ -1,4 +1,4 @@
-//! From plans to claims, and from leases back into plans.
+//! Tests of the claims of a plan, and of a plan with its leases.
 
 use super::*;
 use crate::cli::Cli;

@@ -1,4 +1,4 @@
-//! What a command prints.
+//! Output of commands.
 
 use crate::failure::Failure;
 use std::io::Write as _;

@@ -67,8 +67,8 @@ impl fmt::Display for Transport {
     }
 }
 
-/// In the syntax of the option: `udp:[::1]:5000-5009:53-62`, without the guest's ports where they
-/// are the host's.
+/// Uses the syntax of the option, such as `udp:[::1]:5000-5009:53-62`. The guest's ports are omitted
+/// if they equal the host's.
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.transport)?;

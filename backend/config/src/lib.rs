@@ -1,4 +1,4 @@
-//! What a port is made with: plain data, checked by the launcher and never parsed here.
+//! The configuration of a port: plain data, checked by the launcher and never parsed here.
 //!
 //! No configuration holds a descriptor, so that it can be compared, printed, saved and sent to
 //! another process. Descriptors travel beside it. [`handover`] is how a guard of such resources

@@ -1,4 +1,4 @@
-//! Which frames cross a port, in either direction and in any mode. The defaults are what
+//! The policy of a port: the frames that may cross it, in either direction and in any mode. The defaults are what
 //! masquerade needs.
 
 use hawser_packet::vlan::VlanId;

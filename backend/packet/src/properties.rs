@@ -1,4 +1,4 @@
-//! What must hold for any bytes, and that headers survive `emit` and `parse`.
+//! Property tests: parsers accept any bytes without a panic, and headers survive `emit` and `parse`.
 
 use super::checksum::Sum;
 use super::*;

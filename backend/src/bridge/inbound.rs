@@ -1,4 +1,4 @@
-//! From the segment to the guest.
+//! Receives frames of the segment and delivers them to the guest.
 //!
 //! How long a frame is, is known only once it is read, and reading it into too little room
 //! cuts it off. Small frames are read into memory of our own and copied, which is cheaper

@@ -1,6 +1,6 @@
-//! How much may pass at once.
+//! The bytes and packets that may pass at once.
 
-/// What may pass.
+/// A budget; if either part is zero, no frame may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes of frames.
@@ -10,7 +10,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Whatever there is.
+    /// No limit.
     pub const UNLIMITED: Self = Self {
         bytes: u64::MAX,
         packets: u64::MAX,
@@ -21,7 +21,7 @@ impl Budget {
         self.bytes == 0 || self.packets == 0
     }
 
-    /// What is left after a packet of `bytes`.
+    /// The remainder after a packet of `bytes`.
     #[must_use]
     pub const fn after(self, bytes: u64, packets: u64) -> Self {
         Self {

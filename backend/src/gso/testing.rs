@@ -183,7 +183,7 @@ impl Tcp {
         bytes
     }
 
-    /// Makes the checksums of a whole frame right again.
+    /// Recomputes the checksums of a whole frame.
     pub(crate) fn seal(bytes: &mut [u8]) {
         let l4 = if bytes[14] >> 4 == 4 { 34 } else { 54 };
         Self::write_sums(bytes, l4);

@@ -1,4 +1,4 @@
-//! Which frames are a service's, which go nowhere, and what is counted for it.
+//! Tests of the frames that services handle, the frames that are dropped, and their counters.
 
 use crate::config::handover::Handover as _;
 use crate::config::{

@@ -1,4 +1,4 @@
-//! Which worker owns which flow, where a port has several.
+//! The owner of each flow among the workers of a port.
 //!
 //! The directory is shared by the workers of a port. An entry is made by the worker that makes
 //! the flow and removed when the flow's [`Claim`] is dropped.

@@ -177,8 +177,8 @@ impl Piece {
     }
 }
 
-/// Extension headers between the fragment header and the transport header would have to be parsed
-/// again in the whole datagram. No known sender uses them; they are refused.
+/// Refuses extension headers between the fragment header and the transport header. No known sender
+/// uses them, and they could be parsed only in the reassembled datagram.
 fn check_fragment_header_is_last(head: &[u8], header_len: usize, info: FragmentInfo) -> Option<()> {
     let start = header_len.checked_sub(Ipv6Header::FRAGMENT_LEN)?;
     let fragment: &[u8; Ipv6Header::FRAGMENT_LEN] = head.get(start..)?.first_chunk()?;

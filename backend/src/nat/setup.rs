@@ -1,4 +1,4 @@
-//! What a mode with a NAT engine is made from.
+//! The inputs of a mode with a NAT engine.
 
 use super::steering::Directory;
 use crate::config::PortConfig;

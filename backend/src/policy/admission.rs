@@ -1,4 +1,4 @@
-//! Which frames of a guest are admitted.
+//! Decides whether a frame of the guest is admitted.
 
 use super::guard::Guard;
 use super::vlan::VlanRules;

@@ -1,4 +1,4 @@
-//! What a guest must not pretend to be: another host, a DHCP server, a router.
+//! Guards that keep a guest from acting as another host, a DHCP server or a router.
 //!
 //! Decisions are made on the head of a frame, which was copied once. VLAN tags, IPv4
 //! options and IPv6 extension headers are walked through. Fragments other than the

@@ -1,4 +1,4 @@
-//! How much crosses a port: token buckets, without a clock of their own.
+//! Rate limits of a port: token buckets, without a clock of their own.
 //!
 //! A bucket is one number that all workers of a port share, the moment it would be full
 //! again. Taking tokens moves it later; more than the bucket's depth ahead of now is

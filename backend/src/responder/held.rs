@@ -1,4 +1,4 @@
-//! Which addresses of hawser's DHCP servers the guest holds, and which MAC was refused one.
+//! The guest's leases from hawser's DHCP servers, and the last MAC that was refused one.
 //!
 //! All workers of a port share this: a guest may renew on one queue pair and release on another.
 

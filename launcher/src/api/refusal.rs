@@ -1,4 +1,4 @@
-//! What a request that is not granted is answered: what is wrong, and what to do.
+//! The answer to a refused request: the problem and the next step.
 
 use super::http::{Answer, Document};
 use schemars::JsonSchema;

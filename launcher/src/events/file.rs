@@ -1,4 +1,4 @@
-//! Where events are written: the end of a file, or standard output.
+//! The destination of events: the end of a file, or standard output.
 //!
 //! Log rotation works both ways: after the file is moved away, the next event starts a new one in its
 //! place; after it is copied and emptied, writing continues at the new end. Lines that cannot be

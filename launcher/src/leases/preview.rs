@@ -1,4 +1,4 @@
-//! What the store has for a plan, looked at without writing: for `--dry-run` and `--print-args`.
+//! Reads the leases for a plan without changing the store, for `--dry-run` and `--print-args`.
 
 use super::args::{StoreArgs, StorePlace};
 use super::{apply, claims, default_file, without_store};

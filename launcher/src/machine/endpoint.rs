@@ -1,4 +1,4 @@
-//! Where front ends of a port connect.
+//! The endpoint to which front ends of a port connect.
 
 use hawser_backend::vhost_user;
 use std::fmt;

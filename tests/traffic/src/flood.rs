@@ -79,7 +79,7 @@ pub(crate) fn pour(connection: &TcpStream, size: usize, time: Duration) -> io::R
     writeln!(&*connection, "{sent}")
 }
 
-/// Server: reports a port, waits there for a first datagram and sends its sender `count`.
+/// Server: reports a UDP port, waits for a datagram there, and sends `count` datagrams back.
 pub(crate) fn send_burst(connection: &TcpStream, size: u16, count: u64) -> io::Result<()> {
     let socket = bind(connection.local_addr()?.ip())?;
     writeln!(&*connection, "{}", socket.local_addr()?.port())?;

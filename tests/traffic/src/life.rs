@@ -1,4 +1,4 @@
-//! How connections begin and end: refused, half-closed, aborted.
+//! Beginnings and ends of connections: refused, half-closed, aborted.
 
 use crate::wire::{PATIENCE, Request, ask, ask_from, read_line};
 use crate::{Arguments, Failure, Report, any, stream};

@@ -1,4 +1,4 @@
-//! How large a frame a tunnel carries without fragments.
+//! The largest frame that a tunnel carries without fragments.
 //!
 //! The outer packet has DF set and is never fragmented (RFC 8926 section 4.4.1). So the MTU that
 //! counts is that of the *route* to an endpoint, and the MTU of a virtual network is the least of

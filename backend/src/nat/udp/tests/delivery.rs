@@ -1,4 +1,4 @@
-//! From the network to the guest: room, runs, fragments.
+//! Tests of delivery to the guest: room, runs, fragments.
 
 use super::*;
 

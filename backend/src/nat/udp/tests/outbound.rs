@@ -1,4 +1,4 @@
-//! From the guest to the network: flows, ports, runs.
+//! Tests of sending for the guest: flows, ports, runs.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What counts as an object, and how much is said about those that are not read.
+//! Tests of recognising objects, and of the warnings about ignored ones.
 
 use super::{machine, problems};
 

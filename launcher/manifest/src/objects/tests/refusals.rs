@@ -1,4 +1,4 @@
-//! What is refused, said at its line and field, with what is allowed.
+//! Tests of refusals: each message names the line, the field and the allowed values.
 
 use super::{machine, problems};
 
@@ -348,7 +348,10 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
     assert!(!on("", &fixed("bridge", &both)).contains("the guest gets"));
     let more = format!(r#"{both}, {{"address": "2001:db8::6/64", "gateway": "2001:db8::1"}}"#);
     let told = on("", &fixed("bridge", &more));
-    assert!(told.contains("the guest gets only the first address of each family"), "{told}");
+    assert!(
+        told.contains("the guest gets only the first address of each family"),
+        "{told}"
+    );
     assert!(told.contains("no IPv6 routes or gateway from hawser"), "{told}");
     let ranges = r#"{"type": "bridge", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/64"}]]}}"#;
     assert_eq!(on("", ranges), "");
