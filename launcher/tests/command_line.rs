@@ -108,6 +108,31 @@ fn wrong_usage_is_one_line_that_names_the_option_and_status_2() {
 }
 
 #[test]
+fn a_file_of_peers_is_refused_at_the_line_that_is_wrong() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("peers");
+    let option = format!("--peers={}", file.display());
+    let args = [
+        "--mode=layer2",
+        "--socket-path=/nonexistent/s",
+        "--mac=52:54:00:00:01:0b",
+        "--ipv4=10.100.0.0/24",
+        "--vni=7",
+        "--vtep=192.0.2.1",
+        &option,
+    ];
+    fails(&args, 2, &format!("{option}: "));
+    let own = "52:54:00:00:01:0b@192.0.2.1\n";
+    let other = "52:54:00:00:01:0c@192.0.2.2\n";
+    std::fs::write(&file, [own, other, other].concat()).expect("a file");
+    let words = format!("{}:3: MAC 52:54:00:00:01:0c is in line 2 already", file.display());
+    fails(&args, 2, &words);
+    let nowhere = "10.200.0.1";
+    std::fs::write(&file, format!("{own}52:54:00:00:01:0c,{nowhere}@192.0.2.2\n")).expect("a file");
+    fails(&args, 2, nowhere);
+}
+
+#[test]
 fn the_capabilities_are_a_net_device_whatever_else_is_given() {
     for args in [
         &["--print-capabilities"][..],

@@ -38,6 +38,7 @@ pub mod forward;
 pub mod links;
 pub mod nic;
 pub mod objects;
+pub mod peers;
 pub mod plan;
 pub mod plan_text;
 pub mod values;

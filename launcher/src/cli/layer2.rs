@@ -3,8 +3,29 @@
 use clap::Args;
 use hawser_backend::packet::geneve::{self, Vni};
 use hawser_config::PeerConfig;
+use hawser_manifest::peers::{self, PeersError};
 use hawser_manifest::values;
-use std::net::IpAddr;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file of peers: some 50,000 guests.
+const MAX_FILE: u64 = 4 << 20;
+
+/// A file of peers that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PeersFileError {
+    /// It cannot be read.
+    #[error("--peers={path}: {1}; give a readable file with one peer a line", path = .0.display())]
+    Unreadable(PathBuf, String),
+    /// It is too large to be meant.
+    #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer a line", path = .0.display())]
+    TooLarge(PathBuf),
+    /// A line of it.
+    #[error("{path}:{1}", path = .0.display())]
+    Line(PathBuf, PeersError),
+}
 
 /// The network and its tunnel.
 #[derive(Debug, Args)]
@@ -35,16 +56,49 @@ pub(crate) struct Layer2Args {
         value_parser = values::peer
     )]
     pub peers: Vec<PeerConfig>,
+    /// File of such guests, one a line; # starts a comment; lines of this process's own endpoint do
+    /// not count
+    #[arg(
+        long = "peers",
+        value_name = "FILE",
+        help_heading = "Network across nodes (--mode=layer2)"
+    )]
+    pub peers_file: Option<PathBuf>,
 }
 
 impl Layer2Args {
     /// The options that were given, by name.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 4] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 5] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),
             (self.vtep_port != geneve::PORT, "--vtep-port"),
             (!self.peers.is_empty(), "--peer"),
+            (self.peers_file.is_some(), "--peers"),
         ]
     }
+
+    /// The guests of `--peer`, and those of the file that other endpoints than `own` serve.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a line of it is refused.
+    pub(crate) fn peers(&self, own: SocketAddr) -> Result<Vec<PeerConfig>, PeersFileError> {
+        let mut all = self.peers.clone();
+        if let Some(path) = &self.peers_file {
+            let listed = peers::parse(&read(path)?).map_err(|error| PeersFileError::Line(path.clone(), error))?;
+            all.extend(listed.into_iter().filter(|peer| peer.vtep != own));
+        }
+        Ok(all)
+    }
+}
+
+fn read(path: &Path) -> Result<String, PeersFileError> {
+    let unreadable = |error: io::Error| PeersFileError::Unreadable(path.to_owned(), error.to_string());
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if read as u64 > MAX_FILE {
+        return Err(PeersFileError::TooLarge(path.to_owned()));
+    }
+    Ok(text)
 }

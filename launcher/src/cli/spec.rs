@@ -1,6 +1,6 @@
 //! Lowers options to specs. No other module below the command line depends on options.
 
-use super::layer2::Layer2Args;
+use super::layer2::{Layer2Args, PeersFileError};
 use super::policy::PolicyError;
 use super::{EndpointArgs, Mode, PortArgs, RunArgs};
 use crate::attachment::{Site, default_runtime_folder};
@@ -53,6 +53,9 @@ pub(crate) enum OptionError {
     /// Layer2 without an option that it needs.
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
+    /// The file of peers cannot be used.
+    #[error(transparent)]
+    Peers(#[from] PeersFileError),
     /// Options of the policy contradict each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -193,13 +196,15 @@ impl PortArgs {
         let Layer2Args {
             vni, vtep, vtep_port, ..
         } = self.layer2;
+        let vni = vni.ok_or(OptionError::Missing("--vni"))?;
+        let vtep = SocketAddr::new(vtep.ok_or(OptionError::Missing("--vtep"))?, vtep_port);
         Ok(Layer2Spec {
-            vni: vni.ok_or(OptionError::Missing("--vni"))?,
-            vtep: SocketAddr::new(vtep.ok_or(OptionError::Missing("--vtep"))?, vtep_port),
+            vni,
+            vtep,
             ipv4: self.ipv4.and_then(Family::on),
             ipv6: self.ipv6.and_then(Family::on),
             guests: self.segment.guest_address.clone(),
-            peers: self.layer2.peers.clone(),
+            peers: self.layer2.peers(vtep)?,
         })
     }
 

@@ -1,0 +1,113 @@
+//! The file of `--peers`: the guests of a layer2 network, for set-ups without a store.
+//!
+//! One guest a line, in the form of `--peer`. What follows a `#` is a comment, and empty lines do
+//! not count. All processes of a network can have one file: each leaves out the lines of its own
+//! endpoint.
+//!
+//! ```text
+//! # VNI 4711
+//! 52:54:00:00:01:0b,10.100.0.11@198.51.100.1
+//! 52:54:00:00:01:0c,10.100.0.12@198.51.100.2   # the database
+//! any@198.51.100.9
+//! ```
+
+use crate::values;
+use hawser_config::PeerConfig;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt::{self, Display};
+use std::hash::Hash;
+
+/// A line that cannot be served.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PeersError {
+    /// Number of the line, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Display for PeersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.line, self.reason)
+    }
+}
+
+impl std::error::Error for PeersError {}
+
+/// The guests in the text of a file.
+///
+/// # Errors
+/// The first line that has no peer, or a MAC or an address of an earlier line.
+pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
+    let (mut macs, mut addresses) = (HashMap::new(), HashMap::new());
+    let mut peers = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        let text = text.split_once('#').map_or(text, |(text, _)| text).trim();
+        if text.is_empty() {
+            continue;
+        }
+        let at_line = |reason| PeersError { line, reason };
+        let peer = values::peer(text).map_err(at_line)?;
+        for mac in &peer.macs {
+            claim(&mut macs, "MAC", *mac, line).map_err(at_line)?;
+        }
+        for address in &peer.addresses {
+            claim(&mut addresses, "address", *address, line).map_err(at_line)?;
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+/// Notes the line that `key` is in, or says which other line it is in.
+fn claim<K: Copy + Display + Eq + Hash>(
+    lines: &mut HashMap<K, usize>,
+    kind: &str,
+    key: K,
+    line: usize,
+) -> Result<(), String> {
+    match lines.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(line);
+            Ok(())
+        }
+        Entry::Occupied(entry) => Err(format!(
+            "{kind} {key} is in line {} already: give each guest its own",
+            entry.get()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_names_one_guest_a_line_in_the_form_of_the_option() {
+        let text = "# guests\n\n 02:00:00:00:00:05,10.1.0.5@192.0.2.2 # one\nany@[2001:db8::9]:7000\r\n";
+        let expected = ["02:00:00:00:00:05,10.1.0.5@192.0.2.2", "any@[2001:db8::9]:7000"];
+        assert_eq!(parse(text).unwrap(), expected.map(|peer| values::peer(peer).unwrap()));
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_line_that_is_no_peer_is_refused_with_its_number() {
+        let error = parse("any@192.0.2.2\n\n02:00:00:00:00:05\n").unwrap_err();
+        assert_eq!(error.line, 3);
+        assert!(error.to_string().starts_with("3: give MAC"), "{error}");
+    }
+
+    #[test]
+    fn a_mac_and_an_address_belong_to_one_line() {
+        let first = "02:00:00:00:00:05,10.1.0.5@192.0.2.2\n";
+        for (second, taken) in [
+            ("02:00:00:00:00:05@192.0.2.3", "MAC 02:00:00:00:00:05"),
+            ("02:00:00:00:00:06,10.1.0.5@192.0.2.3", "address 10.1.0.5"),
+        ] {
+            let error = parse(&format!("{first}{second}")).unwrap_err().to_string();
+            let expected = format!("2: {taken} is in line 1 already: give each guest its own");
+            assert_eq!(error, expected);
+        }
+    }
+}
