@@ -234,8 +234,18 @@ counters! {
         TunnelSent = "tunnel_sent",
         /// Datagrams received through the tunnel.
         TunnelReceived = "tunnel_received",
-        /// Times the host refused to cut a batch of datagrams; the peer gets them one by one from then on.
-        TunnelCutRefused = "tunnel_cut_refused",
+        /// Times the host did not cut a batch of datagrams (EIO: no checksum offload); the peer gets them one by one from then on.
+        TunnelCutIo = "tunnel_cut_eio",
+        /// Times the host refused to cut a batch of datagrams as invalid (EINVAL); the peer gets fewer at a time from then on.
+        TunnelCutInvalid = "tunnel_cut_einval",
+        /// Times a batch of datagrams was too large to be cut (EMSGSIZE); the peer gets fewer at a time from then on.
+        TunnelCutTooLarge = "tunnel_cut_emsgsize",
+        /// Times cutting was tried at the start and gave other bytes; peers get datagrams one by one.
+        TunnelCutProbeFailed = "tunnel_cut_probe_failed",
+        /// Times the path to a peer was found to carry less than before, or more again.
+        TunnelPathChanged = "tunnel_path_changed",
+        /// IPv4 packets of the guest sent through the tunnel in fragments.
+        TunnelFragmented = "tunnel_fragmented",
     }
 }
 
@@ -250,6 +260,8 @@ counters! {
         UdpFlows = "udp_flows_open",
         /// Echo flows of the guest: one for each address and identifier of its requests.
         EchoFlows = "echo_flows_open",
+        /// Peers of the tunnel to which the host does not cut batches of datagrams as it should.
+        TunnelLimitedPeers = "tunnel_limited_peers",
     }
 }
 

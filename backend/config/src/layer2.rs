@@ -36,6 +36,10 @@ pub struct PeerConfig {
     pub macs: Vec<MacAddr>,
     /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
     pub addresses: Vec<IpAddr>,
+    /// The process is a hawser that is configured alike for this one: frames may cross with
+    /// hawser's Geneve option. Every other endpoint drops those.
+    #[serde(default)]
+    pub knows_frame_option: bool,
 }
 
 impl ModeProperties for Layer2Config {

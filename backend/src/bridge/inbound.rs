@@ -14,9 +14,7 @@
 use super::segment::Segment;
 use crate::config::{Forwarding, GATEWAY_MAC};
 use crate::counters::{Counters, DropReason};
-use crate::frame::{
-    Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, Segmentation, copy_from_room,
-};
+use crate::frame::{Checksum, GuestCaps, GuestSink, HEAD_MAX, Layout, NoRoom, Offload, ScatterList, copy_from_room};
 use crate::gso::split::Split;
 use crate::packet::{EthernetHeader, MacAddr};
 use crate::policy::vlan::VlanRules;
@@ -169,7 +167,7 @@ impl Inbound {
         };
         let payload = n.saturating_sub(OWN);
         let head = &self.buffer[frame.start..OWN];
-        if (1..=room).contains(&payload) && head.len() == self.head && takes(sink.caps(), frame.offload) {
+        if (1..=room).contains(&payload) && head.len() == self.head && sink.caps().takes(frame.offload) {
             self.copies = if n > SMALL { 0 } else { self.copies.saturating_add(1) };
             sink.commit(&[payload], &mut |_, _, buffer| {
                 buffer.copy_from_slice(head);
@@ -234,7 +232,7 @@ impl Inbound {
     /// Gives the guest a frame that lies in the buffer and ends at `end`.
     fn deliver(&mut self, frame: Frame, end: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         let mut split = None;
-        let whole = takes(sink.caps(), frame.offload);
+        let whole = sink.caps().takes(frame.offload);
         if !whole {
             let bytes = &self.buffer[frame.start..end];
             split = Split::new(bytes, bytes.len(), frame.offload);
@@ -268,16 +266,6 @@ impl Inbound {
         }
         self.pending = None;
         Ok(())
-    }
-}
-
-/// False for frames queued before the guest switched off the offload they use.
-const fn takes(caps: GuestCaps, offload: Offload) -> bool {
-    match offload.segmentation {
-        Segmentation::None => true,
-        Segmentation::Tcp4 { ecn, .. } => caps.tso4 && (caps.ecn || !ecn),
-        Segmentation::Tcp6 { ecn, .. } => caps.tso6 && (caps.ecn || !ecn),
-        Segmentation::Udp { .. } => caps.uso4 && caps.uso6,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Room towards the guest.
 
-use super::{GuestSliceMut, Offload};
+use super::{GuestSliceMut, Offload, Segmentation};
 
 /// What the guest accepts on its receive side, from the features it took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,18 @@ impl GuestCaps {
         uso4: true,
         uso6: true,
     };
+
+    /// True if the guest takes a frame with this segmentation. It may have switched off an offload
+    /// that frames on their way still use.
+    #[inline]
+    pub const fn takes(self, offload: Offload) -> bool {
+        match offload.segmentation {
+            Segmentation::None => true,
+            Segmentation::Tcp4 { ecn, .. } => self.tso4 && (self.ecn || !ecn),
+            Segmentation::Tcp6 { ecn, .. } => self.tso6 && (self.ecn || !ecn),
+            Segmentation::Udp { .. } => self.uso4 && self.uso6,
+        }
+    }
 }
 
 /// The frames one reservation asks for: `count` frames, each of `header` bytes that

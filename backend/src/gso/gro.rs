@@ -5,10 +5,13 @@
 //! ([`split`](super::split)) gives back the frames that came: TCP segments that follow on from
 //! each other with the same acknowledgment, window and options, or UDP datagrams, all of one size
 //! but the last. The checksum of each is verified when the second frame joins, because the guest
-//! takes the joined frame as good. A frame that does not join ends the train. No I/O.
+//! takes the joined frame as good. A frame that does not join ends the train.
+//!
+//! An [`Arrival`] may stand for several segments itself, or have a partial checksum that its sender
+//! vouches for. It joins by the same rule, without a look at its payload. No I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV4, IPV6, Place, Transport};
-use crate::frame::{GuestCaps, HEAD_MAX, Offload, Segmentation};
+use crate::frame::{Checksum, GuestCaps, HEAD_MAX, Offload, Segmentation};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32, protocol};
 
 /// Frames of one train. The kernel's limit for what it receives at once is the same.
@@ -16,6 +19,15 @@ pub(crate) const MAX_FRAMES: usize = 64;
 /// Bytes of an IP packet.
 const MAX_PACKET: usize = 65_535;
 const IP: usize = EthernetHeader::LEN;
+
+/// A frame from the wire, and what its sender says was left undone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'b> {
+    /// The frame.
+    pub(crate) bytes: &'b [u8],
+    /// [`Offload::NONE`] for a frame as any wire has it.
+    pub(crate) offload: Offload,
+}
 
 /// A frame that may join others.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +37,10 @@ struct Candidate {
     headers: usize,
     /// Bytes after them.
     payload: usize,
+    /// Payload bytes of each segment but the last; all of them if it is one.
+    size: usize,
+    /// The checksum field is known to hold what it should.
+    is_partial: bool,
     /// Nothing can follow this frame (PSH).
     last: bool,
 }
@@ -33,6 +49,8 @@ struct Candidate {
 pub(crate) struct Train<'b> {
     frames: [&'b [u8]; MAX_FRAMES],
     count: usize,
+    /// What was left undone on the first frame.
+    offload: Offload,
     /// What the first frame is; `None`: it joins nothing.
     first: Option<Candidate>,
     /// Payload bytes of all frames.
@@ -48,6 +66,7 @@ impl<'b> Default for Train<'b> {
         Self {
             frames: [&[]; MAX_FRAMES],
             count: 0,
+            offload: Offload::NONE,
             first: None,
             payload: 0,
             closed: false,
@@ -59,17 +78,19 @@ impl<'b> Default for Train<'b> {
 impl<'b> Train<'b> {
     /// Adds a frame. False if it does not follow on: the train goes out first, and the frame
     /// begins the next.
-    pub(crate) fn add(&mut self, frame: &'b [u8], caps: GuestCaps) -> bool {
+    pub(crate) fn add(&mut self, arrival: Arrival<'b>, caps: GuestCaps) -> bool {
         if self.count > 0 && self.first.is_none() {
             return false;
         }
-        let candidate = Candidate::new(frame, caps);
+        let frame = arrival.bytes;
+        let candidate = Candidate::new(arrival, caps);
         if self.count == 0 {
+            self.offload = arrival.offload;
             self.first = candidate;
             self.frames[0] = frame;
             self.count = 1;
             self.payload = candidate.map_or(0, |candidate| candidate.payload);
-            self.closed = candidate.is_none_or(|candidate| candidate.last);
+            self.closed = candidate.is_none_or(|candidate| candidate.last || !candidate.is_full());
             self.verified = false;
             return true;
         }
@@ -92,6 +113,7 @@ impl<'b> Train<'b> {
             && candidate.place == first.place
             && candidate.headers == first.headers
             && candidate.payload <= first.payload
+            && (candidate.size == first.size || candidate.payload <= first.size)
             && first.headers - IP + self.payload + candidate.payload <= MAX_PACKET;
         if !fits || !self.follows(first, frame) {
             return false;
@@ -107,9 +129,10 @@ impl<'b> Train<'b> {
     /// True if the headers of `frame` are those that cutting would give it.
     fn follows(&self, first: Candidate, frame: &[u8]) -> bool {
         let (a, b, l4) = (self.frames[0], frame, first.place.l4);
+        let segments = self.payload / first.size;
         let same = |from: usize, to: usize| a[from..to] == b[from..to];
         let network = if a[IP] >> 4 == 4 {
-            let passed = u16::try_from(self.count).unwrap_or(u16::MAX);
+            let passed = u16::try_from(segments).unwrap_or(u16::MAX);
             // RFC 6864 4: the identification of a packet that is never fragmented means nothing.
             let atomic = be16(a, IP + 6) & DONT_FRAGMENT != 0;
             same(0, IP + 2)
@@ -139,7 +162,7 @@ impl<'b> Train<'b> {
         let count = std::mem::take(&mut self.count);
         let first = match (count, self.first) {
             (0, _) => return None,
-            (1, _) | (_, None) => return Some(send(Offload::NONE, &self.frames[..1])),
+            (1, _) | (_, None) => return Some(send(self.offload, &self.frames[..1])),
             (_, Some(first)) => first,
         };
         let mut headers = [0; HEAD_MAX];
@@ -156,7 +179,7 @@ impl<'b> Train<'b> {
         for (part, frame) in parts[1..].iter_mut().zip(&self.frames[..count]) {
             *part = &frame[first.headers..];
         }
-        let size = u16::try_from(first.payload).unwrap_or(u16::MAX);
+        let size = u16::try_from(first.size).unwrap_or(u16::MAX);
         let offload = Offload {
             checksum: first.place.partial(),
             segmentation: match first.place.transport {
@@ -171,7 +194,8 @@ impl<'b> Train<'b> {
 
 impl Candidate {
     /// What a frame is, if the guest takes it joined with others. The checksum is not looked at.
-    fn new(frame: &[u8], caps: GuestCaps) -> Option<Self> {
+    fn new(arrival: Arrival<'_>, caps: GuestCaps) -> Option<Self> {
+        let frame = arrival.bytes;
         let (l4, protocol, tcp, udp) = match (frame.get(12..14)?, frame.get(IP)?) {
             // No options, no fragment, nothing behind the packet.
             ([8, 0], 0x45) if frame.len() >= IP + IPV4 => {
@@ -205,19 +229,32 @@ impl Candidate {
         };
         let headers = l4 + l4_len;
         let payload = frame.len().checked_sub(headers).filter(|payload| *payload > 0)?;
+        let size = match arrival.offload.segmentation {
+            Segmentation::None => payload,
+            Segmentation::Tcp4 { mss: size, .. }
+            | Segmentation::Tcp6 { mss: size, .. }
+            | Segmentation::Udp { size } => payload.min(size.into()),
+        };
         Some(Self {
             place: Place { transport, ip: IP, l4 },
             headers,
             payload,
+            size,
+            is_partial: matches!(arrival.offload.checksum, Checksum::Partial { .. }),
             last,
         })
+    }
+
+    /// True if all its segments are of one size, so that another can follow.
+    const fn is_full(&self) -> bool {
+        self.payload.is_multiple_of(self.size)
     }
 
     fn has_good_checksum(self, frame: &[u8]) -> bool {
         let l4 = self.place.l4;
         let network = frame[IP] >> 4 != 4 || crate::packet::checksum::of(&frame[IP..l4]) == 0;
         let length = frame.len() - l4;
-        network && self.place.pseudo_header(frame, length).bytes(&frame[l4..]).fold() == u16::MAX
+        network && (self.is_partial || self.place.pseudo_header(frame, length).bytes(&frame[l4..]).fold() == u16::MAX)
     }
 }
 

@@ -23,14 +23,23 @@ fn cut(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
     frames
 }
 
+/// A frame of which nothing is known but its bytes.
+fn plain(bytes: &[u8]) -> Arrival<'_> {
+    Arrival {
+        bytes,
+        offload: Offload::NONE,
+    }
+}
+
 /// Joins frames as a receiver does.
 fn join(frames: &[Vec<u8>], caps: GuestCaps) -> Vec<(Offload, Vec<u8>)> {
     let mut train = Train::default();
     let mut joined = Vec::new();
     for frame in frames {
-        if !train.add(frame, caps) {
+        let arrival = plain(frame);
+        if !train.add(arrival, caps) {
             joined.extend(train.take(|offload, parts| (offload, parts.concat())));
-            assert!(train.add(frame, caps));
+            assert!(train.add(arrival, caps));
         }
     }
     joined.extend(train.take(|offload, parts| (offload, parts.concat())));
@@ -75,6 +84,60 @@ fn what_is_cut_is_joined_to_the_same_frame_again() {
                 assert_eq!(joined[0], (whole, udp.bytes()));
             }
         }
+    }
+}
+
+#[test]
+fn frames_that_stand_for_several_segments_join_while_all_of_them_are_full() {
+    for v6 in [false, true] {
+        for payload in [6000, 6050, 710, 700] {
+            let tcp = Tcp {
+                v6,
+                payload,
+                ..Tcp::default()
+            };
+            let (frame, offload) = (tcp.frame(), tcp.offload(100));
+            let head = &frame[..HEAD_MAX];
+            let mut split = Split::new(head, frame.len(), offload)
+                .unwrap()
+                .grouped(frame.len() - payload + 799);
+            let mut pieces = Vec::new();
+            while let Some(piece) = split.next(head) {
+                pieces.push([piece.headers(), &frame[piece.payload.clone()]].concat());
+                split.taken();
+            }
+            assert_eq!(pieces.len(), payload.div_ceil(700));
+            let mut train = Train::default();
+            for piece in &pieces {
+                assert!(train.add(Arrival { bytes: piece, offload }, GuestCaps::ALL));
+            }
+            let joined = train.take(|offload, parts| (offload, parts.concat()));
+            assert_eq!(joined, Some((offload, frame)), "{payload} bytes");
+        }
+    }
+}
+
+#[test]
+fn a_frame_whose_last_segment_is_short_ends_its_train() {
+    let first = Tcp {
+        payload: 650,
+        ..Tcp::default()
+    };
+    let second = Tcp {
+        seq: first.seq.wrapping_add(650),
+        ..first
+    };
+    let (mut first_frame, second_frame) = (first.frame(), second.frame());
+    // Nothing follows PSH.
+    first_frame[first.l4() + 13] = TcpFlags::ACK.0;
+    for (size, joins) in [(100, false), (50, true)] {
+        let arrival = |bytes| Arrival {
+            bytes,
+            offload: first.offload(size),
+        };
+        let mut train = Train::default();
+        assert!(train.add(arrival(&first_frame), GuestCaps::ALL));
+        assert_eq!(train.add(arrival(&second_frame), GuestCaps::ALL), joins, "{size}");
     }
 }
 
@@ -188,11 +251,11 @@ fn no_bytes_panic() {
             for value in [0, 1, 0x45, 0x60, 0xff] {
                 frame[at] = value;
                 let mut train = Train::default();
-                train.add(&good[0], GuestCaps::ALL);
-                train.add(&frame, GuestCaps::ALL);
+                train.add(plain(&good[0]), GuestCaps::ALL);
+                train.add(plain(&frame), GuestCaps::ALL);
                 train.take(|_, parts| parts.len());
-                train.add(&frame, GuestCaps::ALL);
-                train.add(&good[1], GuestCaps::ALL);
+                train.add(plain(&frame), GuestCaps::ALL);
+                train.add(plain(&good[1]), GuestCaps::ALL);
                 train.take(|_, parts| parts.len());
             }
         }

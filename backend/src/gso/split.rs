@@ -10,6 +10,7 @@ use super::headers::{self, Place, Transport};
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
 use crate::packet::vlan::{VlanTag, is_tag};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32};
+use std::num::NonZeroU16;
 use std::ops::Range;
 
 /// Offset of the flags in a TCP header, and the flag that only the first segment carries
@@ -25,11 +26,13 @@ pub(crate) struct Split {
     place: Place,
     /// Bytes of all headers.
     headers: usize,
-    /// Payload bytes of each segment but the last.
+    /// Payload bytes of each piece but the last.
     size: usize,
+    /// Segments that a piece stands for, the last one apart.
+    group: usize,
     /// Bytes of the frame.
     len: usize,
-    /// Segments taken.
+    /// Pieces taken.
     taken: usize,
 }
 
@@ -83,9 +86,38 @@ impl Split {
             place: Place { transport, ip, l4 },
             headers,
             size: size.into(),
+            group: 1,
             len,
             taken: 0,
         })
+    }
+
+    /// Pieces that stand for as many segments as fit into `room` bytes with their headers, at least
+    /// one, for a receiver that takes such frames.
+    #[must_use]
+    pub(crate) fn grouped(self, room: usize) -> Self {
+        let group = (room.saturating_sub(self.headers) / self.size).max(1);
+        Self {
+            size: self.size * group,
+            group: self.group * group,
+            ..self
+        }
+    }
+
+    /// The same, of which `taken` pieces have been taken.
+    #[must_use]
+    pub(crate) const fn after(self, taken: usize) -> Self {
+        Self { taken, ..self }
+    }
+
+    /// Payload bytes of each segment but the last.
+    pub(crate) fn segment(&self) -> Option<NonZeroU16> {
+        NonZeroU16::new(u16::try_from(self.size / self.group).ok()?)
+    }
+
+    /// True if the frame is one piece.
+    pub(crate) const fn is_one(&self) -> bool {
+        self.len <= self.frame_len()
     }
 
     /// Bytes of each whole frame but the last, headers included.
@@ -124,7 +156,8 @@ impl Split {
         if self.place.transport == Transport::Tcp {
             self.write_tcp(&mut out[l4..], last);
         }
-        self.place.write(out, self.headers - l4 + payload, self.taken);
+        self.place
+            .write(out, self.headers - l4 + payload, self.taken * self.group);
     }
 
     fn write_tcp(&self, tcp: &mut [u8], last: bool) {

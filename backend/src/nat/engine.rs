@@ -20,6 +20,7 @@ use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount};
+use crate::packet::EtherType;
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
 use std::collections::HashSet;
@@ -255,16 +256,17 @@ impl Engine {
         }
     }
 
-    /// Tells the guest that a packet of its own is larger than the link's MTU (RFC 1191 4, RFC 4443
-    /// 3.2), at most as often as other errors. A packet that may be fragmented causes none.
-    pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
-        if !frame.parsed.is_unfragmentable(frame.head) || !self.error_rate.take(now) {
+    /// Reports to the guest that a packet of its own is longer than `mtu` bytes, which is what its
+    /// way carries (RFC 1191 4, RFC 4443 3.2), at most as often as other errors. An IPv4 packet that
+    /// may be fragmented causes none.
+    pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
+        let is_ipv6 = frame.parsed.ethertype() == EtherType::Ipv6;
+        let is_reported = is_ipv6 || frame.parsed.is_unfragmentable(frame.head);
+        if !is_reported || !self.error_rate.take(now) {
             return;
         }
         self.surroundings.learn_guest_mac(frame);
-        let error = IcmpError::TooBig {
-            mtu: self.surroundings.link.mtu,
-        };
+        let error = IcmpError::TooBig { mtu };
         // If the guest has no buffer, the error is lost, as on any busy network.
         let _ = icmp::refuse(&mut self.surroundings.context(now, sink), error, frame);
     }

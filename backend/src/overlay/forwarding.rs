@@ -130,7 +130,7 @@ impl Table {
     pub fn new(config: &Layer2Config) -> (Self, Vec<TableError>) {
         let peers = config.peers.iter().map(|peer| Peer {
             endpoint: peer.vtep,
-            knows_frame_option: false,
+            knows_frame_option: peer.knows_frame_option,
             has_other_macs: peer.macs.is_empty(),
         });
         let bindings = config.peers.iter().flat_map(|peer| {
@@ -234,11 +234,20 @@ impl Table {
         self.vni
     }
 
-    /// The endpoint that `mac` is behind.
+    /// Index of the endpoint that `mac` is behind, in [`endpoints`](Self::endpoints).
     #[inline]
+    pub fn index_of(&self, mac: MacAddr) -> Option<usize> {
+        self.macs.get(&mac).map(|place| place.peer as usize)
+    }
+
+    /// The endpoint that `mac` is behind.
     pub fn endpoint_of(&self, mac: MacAddr) -> Option<SocketAddr> {
-        let place = self.macs.get(&mac)?;
-        self.endpoints.get(place.peer as usize).copied()
+        self.endpoints.get(self.index_of(mac)?).copied()
+    }
+
+    /// Whether frames to the endpoint with this index may have [`FrameOption`].
+    pub fn knows_frame_option(&self, index: usize) -> bool {
+        self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)
     }
 
     /// All endpoints, each once: those that broadcast goes to.

@@ -3,20 +3,23 @@
 //! The kernel hands over runs of equal datagrams as one message (UDP_GRO). Each datagram is taken
 //! out of its tunnel headers and checked on its own, because a run may hold several flows and its
 //! first header says nothing about the rest. Frames that follow on from each other then go to the
-//! guest as one ([`gro`](crate::gso::gro)).
+//! guest as one ([`gro`](crate::gso::gro)). A datagram of a peer that knows hawser's option may have
+//! a partial checksum, or stand for several segments; what the guest does not take is done here.
 //!
 //! Messages lie in a buffer of ours until the guest has room. A cursor moves over a frame only
 //! once the frame has reached the guest or was counted as dropped, so that nothing is lost,
 //! delivered or counted twice.
 
 use super::forwarding::Table;
+use super::outbound::transport_checksum;
 use crate::counters::{Count, Counters, DropReason};
-use crate::frame::{GuestSink, NoRoom};
-use crate::gso::gro::Train;
+use crate::frame::{Checksum, GuestSink, HEAD_MAX, NoRoom, Offload, Segmentation};
+use crate::gso::gro::{Arrival, Train};
+use crate::gso::split::Split;
 use crate::packet::Ecn;
 use crate::packet::checksum::Sum;
-use crate::packet::geneve::{GeneveError, GenevePacket};
-use crate::packet::{EthernetHeader, MacAddr, be16};
+use crate::packet::geneve::{FrameOption, GeneveError, GenevePacket};
+use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, MacAddr, be16, protocol};
 use crate::sys::receive_batch::ReceiveBatch;
 use socket2::Socket;
 use std::net::IpAddr;
@@ -26,7 +29,6 @@ use std::sync::Arc;
 const MESSAGES: usize = 16;
 /// System calls before others have a turn.
 const CALLS_PER_TURN: usize = 4;
-const IP: usize = EthernetHeader::LEN;
 
 /// Position in the messages of the last system call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ struct Cursor {
     message: usize,
     /// In the message, in bytes.
     offset: usize,
+    /// Segments of the frame there that the guest has.
+    segments: usize,
 }
 
 /// The receiving side of a tunnel.
@@ -132,22 +136,32 @@ impl Inbound {
             let size = message.segment.map_or(message.len, usize::from);
             let end = (next.offset + size).min(message.len);
             let following = if end < message.len {
-                Cursor { offset: end, ..next }
+                Cursor {
+                    offset: end,
+                    segments: 0,
+                    ..next
+                }
             } else {
                 Cursor {
                     message: next.message + 1,
-                    offset: 0,
+                    ..Cursor::default()
                 }
             };
             let source = message.source.map(|source| source.ip());
             let outer = Ecn::of(message.traffic_class);
             match decapsulate(source, outer, &bytes[next.offset..end], table) {
-                Ok(frame) => {
-                    if !train.add(frame, caps) {
+                Ok(arrival) if caps.takes(arrival.offload) => {
+                    if !train.add(arrival, caps) {
                         send(&mut train, sink)?;
                         self.at = next;
-                        train.add(frame, caps);
+                        train.add(arrival, caps);
                     }
+                }
+                Ok(arrival) => {
+                    send(&mut train, sink)?;
+                    self.at = next;
+                    cut(arrival, &mut self.at.segments, sink)?;
+                    self.at = following;
                 }
                 Err(reason) => {
                     send(&mut train, sink)?;
@@ -167,31 +181,94 @@ fn send(train: &mut Train<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     train.take(|offload, parts| sink.send(offload, parts)).unwrap_or(Ok(()))
 }
 
+/// Gives the guest the segments of a frame that it does not take whole, from number `taken` on.
+fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+    let Arrival { bytes, offload } = arrival;
+    let head = &bytes[..bytes.len().min(HEAD_MAX)];
+    // It was checked as it came in.
+    let Some(split) = Split::new(head, bytes.len(), offload) else {
+        return Ok(());
+    };
+    while let Some(piece) = split.after(*taken).next(head) {
+        sink.send(piece.offload, &[piece.headers(), &bytes[piece.payload.clone()]])?;
+        *taken += 1;
+    }
+    Ok(())
+}
+
 /// The frame of a datagram, if it is one of the network and its sender may send it.
 fn decapsulate<'b>(
     source: Option<IpAddr>,
     outer: Ecn,
     datagram: &'b [u8],
     table: &Table,
-) -> Result<&'b [u8], DropReason> {
+) -> Result<Arrival<'b>, DropReason> {
     let packet = GenevePacket::parse(datagram, datagram.len()).map_err(reason)?;
     let at = packet.frame().map_err(reason)?;
     if packet.vni != table.vni() {
         return Err(DropReason::TunnelOtherNetwork);
-    }
-    // The option is for peers that have said they know it; none has.
-    if packet.frame_option.is_some() {
-        return Err(DropReason::TunnelOption);
     }
     let frame = &datagram[at..];
     let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
     let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
     let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
     table.admit(source, mac, packet.frame_option.as_ref())?;
-    if outer == Ecn::Ce && class_of(frame).is_some_and(|class| Ecn::of(class) == Ecn::NotEct) {
+    if outer == Ecn::Ce && class_of(frame).is_some_and(|(_, class)| Ecn::of(class) == Ecn::NotEct) {
         return Err(DropReason::TunnelCongestion);
     }
-    Ok(frame)
+    let offload = packet
+        .frame_option
+        .map_or(Ok(Offload::NONE), |option| left_undone(frame, option))?;
+    Ok(Arrival { bytes: frame, offload })
+}
+
+/// What the sender of a frame left undone by its option.
+fn left_undone(frame: &[u8], option: FrameOption) -> Result<Offload, DropReason> {
+    if !option.is_checksum_partial {
+        return Ok(Offload::NONE);
+    }
+    let head = &frame[..frame.len().min(HEAD_MAX)];
+    let parsed = Head::parse(head, frame.len());
+    let at = parsed
+        .transport()
+        .filter(|_| parsed.fault().is_none() && !parsed.is_fragment());
+    let at = at.ok_or(DropReason::TunnelMalformed)?;
+    let field = transport_checksum(at.protocol).ok_or(DropReason::TunnelMalformed)?;
+    if at.len < field + 2 {
+        return Err(DropReason::TunnelMalformed);
+    }
+    let number = |n: usize| u16::try_from(n).map_err(|_| DropReason::TunnelMalformed);
+    let checksum = Checksum::Partial {
+        start: number(at.offset)?,
+        offset: number(field)?,
+    };
+    let single = Offload {
+        checksum,
+        segmentation: Segmentation::None,
+    };
+    let Some(segmented) = option.segmented else {
+        return Ok(single);
+    };
+    let mss = segmented.mss.get();
+    let segmentation = match (at.protocol, parsed.ethertype()) {
+        (protocol::TCP, EtherType::Ipv4) => Segmentation::Tcp4 {
+            mss,
+            ecn: has_cwr(head, at.offset),
+        },
+        (protocol::TCP, _) => Segmentation::Tcp6 {
+            mss,
+            ecn: has_cwr(head, at.offset),
+        },
+        _ => Segmentation::Udp { size: mss },
+    };
+    let whole = Offload { checksum, segmentation };
+    let split = Split::new(head, frame.len(), whole).ok_or(DropReason::TunnelMalformed)?;
+    Ok(if split.is_one() { single } else { whole })
+}
+
+/// True for a TCP header that only the first segment may have (RFC 3168 6.1.2).
+fn has_cwr(head: &[u8], tcp: usize) -> bool {
+    head.get(tcp + 13).is_some_and(|flags| flags & 0x80 != 0)
 }
 
 const fn reason(error: GeneveError) -> DropReason {
@@ -202,12 +279,15 @@ const fn reason(error: GeneveError) -> DropReason {
     }
 }
 
-/// TOS or traffic class of a frame.
-fn class_of(frame: &[u8]) -> Option<u8> {
-    match (frame.get(12..IP)?, frame.get(IP..IP + 2)?) {
-        ([8, 0], [_, tos]) => Some(*tos),
-        ([0x86, 0xdd], [first, second]) => Some(first << 4 | second >> 4),
-        _ => None,
+/// TOS or traffic class of a frame, tagged or not, and where its IP header begins.
+fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
+    let link = Head::of_link(frame);
+    let at = link.packet();
+    let &[first, second] = frame.get(at..)?.first_chunk()?;
+    match link.ethertype() {
+        EtherType::Ipv4 => Some((at, second)),
+        EtherType::Ipv6 => Some((at, first << 4 | second >> 4)),
+        EtherType::Arp | EtherType::Other(_) => None,
     }
 }
 
@@ -217,26 +297,24 @@ fn mark(datagram: &mut [u8], outer: Ecn) {
         return;
     };
     let frame = &mut datagram[at..];
-    let Some(class) = class_of(frame) else { return };
+    let Some((ip, class)) = class_of(frame) else { return };
     let inner = Ecn::of(class);
     let Some(marked) = inner.decapsulated(outer).filter(|marked| *marked != inner) else {
         return;
     };
     let class = marked.in_class(class);
-    if frame[12] == 8 {
-        let header = IP + usize::from(frame[IP] & 0xf) * 4;
-        if header >= IP + 20 && header <= frame.len() {
+    let packet = &mut frame[ip..];
+    if packet[0] >> 4 == 4 {
+        let header = usize::from(packet[0] & 0xf) * 4;
+        if header >= Ipv4Header::LEN && header <= packet.len() {
             // RFC 1624: the checksum follows the word that has changed.
-            let old = be16(frame, IP);
-            frame[IP + 1] = class;
-            let sum = Sum::default()
-                .word(!be16(frame, IP + 10))
-                .word(!old)
-                .word(be16(frame, IP));
-            frame[IP + 10..IP + 12].copy_from_slice(&sum.finish().to_be_bytes());
+            let old = be16(packet, 0);
+            packet[1] = class;
+            let sum = Sum::default().word(!be16(packet, 10)).word(!old).word(be16(packet, 0));
+            packet[10..12].copy_from_slice(&sum.finish().to_be_bytes());
         }
     } else {
-        frame[IP] = frame[IP] & 0xf0 | class >> 4;
-        frame[IP + 1] = frame[IP + 1] & 0x0f | class << 4;
+        packet[0] = packet[0] & 0xf0 | class >> 4;
+        packet[1] = packet[1] & 0x0f | class << 4;
     }
 }

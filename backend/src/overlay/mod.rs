@@ -13,12 +13,15 @@
 
 mod event_owner;
 pub mod forwarding;
+mod fragments;
 mod inbound;
 mod outbound;
+mod paths;
+mod probe;
 mod sender;
 
 use crate::config::Layer2Config;
-use crate::counters::DropReason;
+use crate::counters::Count;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{FlowCount, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
@@ -34,8 +37,9 @@ use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
 use forwarding::{Table, TableError};
 use inbound::Inbound;
-use outbound::Outbound;
-use sender::Sender;
+use outbound::{Outbound, Refusal};
+use probe::Verdict;
+use sender::{Limit, Sender};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -92,8 +96,12 @@ impl Overlay {
                 Ok(socket)
             })
             .map_err(|error| OverlayError::Endpoint(mode.vtep, error))?;
-        let sender = Sender::new(mode.vtep, Arc::clone(&setup.counters))
+        let mut sender = Sender::new(mode.vtep, Arc::clone(&setup.counters))
             .map_err(|error| OverlayError::Sender(mode.vtep, error))?;
+        if probe::probe(Domain::for_address(mode.vtep)) == Verdict::Unsound {
+            setup.counters.add(Count::TunnelCutProbeFailed, 1);
+            sender.set_usual(Limit::UNCUT);
+        }
         let (table, errors) = Table::new(mode);
         if let Some(error) = errors.into_iter().next() {
             return Err(error.into());
@@ -194,14 +202,14 @@ impl Mode for Overlay {
                 self.engine.on_packets(now, run, &mut self.services, sink);
             } else {
                 for frame in run {
-                    if self.outbound.send(frame, &self.table) == Err(DropReason::TunnelTooBig) {
-                        self.engine.report_too_big(now, frame, sink);
+                    if let Err(Refusal::TooBig { mtu }) = self.outbound.send(frame, &self.table) {
+                        self.engine.report_too_big(now, frame, mtu, sink);
                     }
                 }
             }
             rest = others;
         }
-        self.outbound.flush();
+        self.outbound.flush(now);
     }
 
     fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
@@ -227,10 +235,15 @@ impl Mode for Overlay {
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.engine.on_timer(now, sink);
         self.services.on_timer(now, sink);
+        self.outbound.on_timer(now);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deadlines = [self.engine.deadline(), self.services.deadline()];
+        let deadlines = [
+            self.engine.deadline(),
+            self.services.deadline(),
+            self.outbound.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 

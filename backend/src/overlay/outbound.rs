@@ -4,30 +4,68 @@
 //! endpoints of the network. What the guest has left to others is done here: a frame that stands
 //! for several segments is cut, and checksums are completed, over bytes that the guest can no
 //! longer change. All segments of a frame have one size and one destination, so they leave in one
-//! batch ([`sender`](super::sender)).
+//! batch ([`sender`](super::sender)). An IPv4 packet that is too long and allows it is cut into
+//! fragments.
+//!
+//! A peer that knows hawser's option ([`FrameOption`]) gets checksums as the guest left them, and as
+//! many segments in one datagram as the path carries. To a process on the same node that is the
+//! whole frame: a frame of 64 KiB stays one, and goes from guest memory to the kernel without a
+//! copy of ours.
 
 use super::forwarding::Table;
+use super::fragments::Fragments;
+use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
-use crate::counters::{Counters, DropReason};
-use crate::frame::{Checksum, GuestFrame, Segmentation};
+use crate::counters::{Count, Counters, DropReason};
+use crate::frame::{Checksum, GuestFrame, HEAD_MAX, Segmentation};
 use crate::gso::split::Split;
 use crate::packet::checksum::Sum;
-use crate::packet::geneve::GeneveHeader;
-use crate::packet::{Ecn, EtherType, EthernetHeader, protocol};
-use crate::sys::datagram::MAX_PAYLOAD;
-use std::net::SocketAddr;
+use crate::packet::geneve::{BASE_LEN, FrameOption, GeneveHeader, Segmented, Vni};
+use crate::packet::{Ecn, EtherType, protocol};
+use crate::time::Instant;
+use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
-const IP: usize = EthernetHeader::LEN;
+/// A frame from this size on is better sent by a call of its own than copied.
+const LARGE: usize = 16 << 10;
+/// Time after which a route that has refused to cut is tried again.
+const RETRY: Duration = Duration::from_secs(600);
+/// Bytes of a header with hawser's option.
+const OPTION_HEADER: usize = BASE_LEN + FrameOption::LEN;
 
 /// Sends frames of the guest.
 pub(super) struct Outbound {
     sender: Sender,
     counters: Arc<Counters>,
-    /// The tunnel's header, the same for all frames of the network.
-    header: GeneveHeader,
-    /// Bytes of the longest frame that the network carries.
-    frame_max: usize,
+    vni: Vni,
+    /// The tunnel's header without an option, the same for all frames of the network.
+    plain: Header,
+    paths: Paths,
+    /// Bytes of the longest IP packet that the network carries.
+    mtu: usize,
+    /// When routes that have refused to cut try it again.
+    retry_at: Option<Instant>,
+    /// The frame that is being cut into fragments.
+    whole: Vec<u8>,
+}
+
+/// Why a frame goes nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A path carries IP packets of this many bytes at most, and the frame has a longer one.
+    TooBig {
+        /// Bytes.
+        mtu: u16,
+    },
+    /// Another reason.
+    Other(DropReason),
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Other(reason)
+    }
 }
 
 /// What one frame and its segments have in common.
@@ -37,93 +75,272 @@ struct Flow {
     class: u8,
 }
 
+/// A tunnel header with hawser's option or none: shorter than one may be, as it is copied with each
+/// frame.
+#[derive(Clone, Copy)]
+struct Header {
+    bytes: [u8; OPTION_HEADER],
+    len: usize,
+}
+
+impl Header {
+    fn of(header: &GeneveHeader) -> Self {
+        let header = header.as_bytes();
+        let len = header.len().min(OPTION_HEADER);
+        let mut bytes = [0; OPTION_HEADER];
+        bytes[..len].copy_from_slice(&header[..len]);
+        Self { bytes, len }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// How a frame crosses to one endpoint.
+struct Crossing {
+    path: Path,
+    flow: Flow,
+    header: Header,
+    /// The far end does what the guest left undone.
+    is_partial: bool,
+}
+
 impl Outbound {
     pub(super) fn new(sender: Sender, table: &Table, mtu: u16, counters: Arc<Counters>) -> Self {
         Self {
             sender,
             counters,
-            header: GeneveHeader::new(table.vni()),
-            frame_max: IP + usize::from(mtu),
+            vni: table.vni(),
+            plain: Header::of(&GeneveHeader::new(table.vni())),
+            paths: Paths::new(table, mtu),
+            mtu: mtu.into(),
+            retry_at: None,
+            whole: Vec::new(),
         }
     }
 
     /// Puts a frame into the batches of its receivers. [`flush`](Self::flush) sends them.
     ///
     /// # Errors
-    /// Why the frame goes nowhere, which is counted here.
-    pub(super) fn send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), DropReason> {
+    /// Why the frame does not go to one of them, which is counted here.
+    pub(super) fn send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), Refusal> {
         let sent = self.try_send(frame, table);
-        if let Err(reason) = sent {
-            self.counters.count_drop(reason);
+        match sent {
+            Ok(()) => {}
+            Err(Refusal::TooBig { .. }) => self.counters.count_drop(DropReason::TunnelTooBig),
+            Err(Refusal::Other(reason)) => self.counters.count_drop(reason),
         }
         sent
     }
 
-    fn try_send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), DropReason> {
+    fn try_send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), Refusal> {
         let to = frame.parsed.destination_mac(frame.head).ok_or(DropReason::Truncated)?;
         let flow = Flow::of(frame);
         if to.is_multicast() {
-            // Whatever is wrong with the frame is wrong for all of them.
-            let mut endpoints = table.endpoints().iter();
-            return endpoints.try_for_each(|endpoint| self.encapsulate(frame, flow, *endpoint));
+            // A path that carries less than the others does not keep the frame from them.
+            let mut sent = Ok(());
+            for index in 0..self.paths.len() {
+                sent = self.encapsulate(frame, flow, index).and(sent);
+            }
+            return sent;
         }
-        let endpoint = table.endpoint_of(to).ok_or(DropReason::NoSuchNeighbour)?;
-        self.encapsulate(frame, flow, endpoint)
+        let index = table.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
+        self.encapsulate(frame, flow, index)
+    }
+
+    /// Takes every path to carry datagrams of `datagram_max` bytes.
+    #[cfg(test)]
+    pub(super) fn set_datagram_max(&mut self, datagram_max: usize) {
+        self.paths.set_datagram_max(datagram_max);
     }
 
     /// Sends what waits in batches.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, now: Instant) {
         self.sender.flush();
+        while let Some(to) = self.sender.take_too_big() {
+            if self.paths.on_too_big(now, to) {
+                self.counters.add(Count::TunnelPathChanged, 1);
+            }
+        }
+        if self.retry_at.is_none() && self.sender.has_limits() {
+            self.retry_at = Some(now + RETRY);
+        }
     }
 
-    fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
+    /// When [`on_timer`](Self::on_timer) has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        [self.paths.deadline(), self.retry_at].into_iter().flatten().min()
+    }
+
+    /// Follows routes that may carry more again, or cut again.
+    pub(super) fn on_timer(&mut self, now: Instant) {
+        let changed = self.paths.on_timer(now);
+        self.counters.add(Count::TunnelPathChanged, changed);
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.retry_at = None;
+            self.sender.forget_limits();
+        }
+    }
+
+    fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, index: usize) -> Result<(), Refusal> {
+        let path = self.paths.get(index).ok_or(DropReason::NoSuchNeighbour)?;
         if frame.offload.segmentation == Segmentation::None {
-            self.whole(frame, flow, to)
+            self.single(frame, flow, path)
         } else {
-            self.segments(frame, flow, to)
+            self.segments(frame, flow, path)
         }
     }
 
-    fn whole(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
-        if frame.len > self.frame_max {
-            return Err(DropReason::TunnelTooBig);
+    /// Bytes of the longest IP packet that a path carries behind `before` bytes of a frame.
+    fn packet_max(&self, path: Path, before: usize) -> usize {
+        self.mtu.min(path.datagram_max.saturating_sub(BASE_LEN + before))
+    }
+
+    fn too_big(&self, path: Path, before: usize) -> Refusal {
+        let mtu = u16::try_from(self.packet_max(path, before)).unwrap_or(u16::MAX);
+        Refusal::TooBig { mtu }
+    }
+
+    fn single(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
+        let before = frame.parsed.packet();
+        if frame.len > before + self.packet_max(path, before) {
+            return self.fragments(frame, flow, path);
         }
-        let room = self.room(flow, to, frame.len);
+        let crossing = self.crossing(frame, flow, path, None, frame.len);
+        let room = self.room(&crossing, frame.len);
         frame.copy_to(0, room);
-        complete(room, frame.offload.checksum);
+        crossing.complete(room, frame.offload.checksum);
         Ok(())
     }
 
-    fn segments(&mut self, frame: &GuestFrame<'_>, flow: Flow, to: SocketAddr) -> Result<(), DropReason> {
+    /// Cuts an IPv4 packet that allows it.
+    fn fragments(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
+        let before = frame.parsed.packet();
+        let too_big = self.too_big(path, before);
+        if frame.parsed.ethertype() != EtherType::Ipv4 || frame.parsed.is_unfragmentable(frame.head) {
+            return Err(too_big);
+        }
+        let mut whole = std::mem::take(&mut self.whole);
+        whole.resize(frame.len, 0);
+        frame.copy_to(0, &mut whole);
+        complete(&mut whole, frame.offload.checksum);
+        let (link, packet) = whole.split_at(before);
+        let cut = Fragments::new(packet, self.packet_max(path, before));
+        let crossing = Crossing {
+            path,
+            flow,
+            header: self.plain,
+            is_partial: false,
+        };
+        let sent = cut.map(|fragments| {
+            self.counters.add(Count::TunnelFragmented, 1);
+            for fragment in fragments {
+                let room = self.room(&crossing, before + fragment.header().len() + fragment.payload.len());
+                let parts = [link, fragment.header(), &packet[fragment.payload.clone()]];
+                parts.into_iter().fold(room, |room, part| {
+                    let (own, rest) = room.split_at_mut(part.len());
+                    own.copy_from_slice(part);
+                    rest
+                });
+            }
+        });
+        self.whole = whole;
+        sent.ok_or(too_big)
+    }
+
+    fn segments(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
         let mut split = Split::new(frame.head, frame.len, frame.offload).ok_or(DropReason::BadOffload)?;
-        if split.frame_len() > self.frame_max {
-            return Err(DropReason::TunnelTooBig);
+        let before = frame.parsed.packet();
+        if split.frame_len() > before + self.packet_max(path, before) {
+            return Err(self.too_big(path, before));
+        }
+        let crossing = self.crossing(frame, flow, path, split.segment(), split.frame_len());
+        if crossing.is_partial {
+            split = split.grouped(path.datagram_max - OPTION_HEADER);
+        }
+        if crossing.is_partial && frame.len >= LARGE && split.is_one() {
+            self.large(&crossing, frame);
+            return Ok(());
         }
         while let Some(piece) = split.next(frame.head) {
             let headers = piece.headers();
-            let room = self.room(flow, to, headers.len() + piece.payload.len());
+            let room = self.room(&crossing, headers.len() + piece.payload.len());
             let (first, payload) = room.split_at_mut(headers.len());
             first.copy_from_slice(headers);
             frame.copy_to(piece.payload.start, payload);
-            complete(room, piece.offload.checksum);
+            crossing.complete(room, piece.offload.checksum);
             split.taken();
         }
         Ok(())
     }
 
-    /// Room for a frame of `len` bytes, behind the tunnel's header.
-    fn room(&mut self, flow: Flow, to: SocketAddr, len: usize) -> &mut [u8] {
-        let header = self.header.as_bytes();
-        debug_assert!(header.len() + len <= MAX_PAYLOAD, "frames are below the MTU");
-        let destination = Destination {
-            to,
-            hash: flow.hash,
-            class: flow.class,
+    /// Sends a frame in one datagram, from where it is. All that its headers say is in the head,
+    /// which was copied; the payload is not looked at.
+    fn large(&mut self, crossing: &Crossing, frame: &GuestFrame<'_>) {
+        let header = crossing.header.as_bytes();
+        let len = header.len() + frame.head.len();
+        let mut own = [0; OPTION_HEADER + HEAD_MAX];
+        own[..header.len()].copy_from_slice(header);
+        own[header.len()..len].copy_from_slice(frame.head);
+        self.sender.send_now(crossing.destination(), &own[..len], frame);
+    }
+
+    /// How the frame crosses, the datagrams of which have frames of up to `len` bytes and, if
+    /// there are several, `segment` bytes of payload each. The option is used only where it
+    /// spares work: a frame that needs none is the same for every peer.
+    fn crossing(
+        &self,
+        frame: &GuestFrame<'_>,
+        flow: Flow,
+        path: Path,
+        segment: Option<NonZeroU16>,
+        len: usize,
+    ) -> Crossing {
+        let is_partial = path.knows_frame_option && OPTION_HEADER + len <= path.datagram_max && is_understood(frame);
+        let header = if is_partial {
+            let option = FrameOption {
+                segmented: segment.map(|mss| Segmented { mss }),
+                is_checksum_partial: true,
+                epoch: 0,
+            };
+            Header::of(&GeneveHeader::with_frame_option(self.vni, option))
+        } else {
+            self.plain
         };
-        let room = self.sender.datagram(destination, header.len() + len);
+        Crossing {
+            path,
+            flow,
+            header,
+            is_partial,
+        }
+    }
+
+    /// Room for a frame of `len` bytes, behind the tunnel's header.
+    fn room(&mut self, crossing: &Crossing, len: usize) -> &mut [u8] {
+        let header = crossing.header.as_bytes();
+        debug_assert!(header.len() + len <= crossing.path.datagram_max, "it was checked");
+        let room = self.sender.datagram(crossing.destination(), header.len() + len);
         let (first, frame) = room.split_at_mut(header.len());
         first.copy_from_slice(header);
         frame
+    }
+}
+
+impl Crossing {
+    const fn destination(&self) -> Destination {
+        Destination {
+            to: self.path.to,
+            hash: self.flow.hash,
+            class: self.flow.class,
+        }
+    }
+
+    /// Completes a checksum that is partial, unless the far end does.
+    fn complete(&self, frame: &mut [u8], checksum: Checksum) {
+        if !self.is_partial {
+            complete(frame, checksum);
+        }
     }
 }
 
@@ -140,6 +357,28 @@ fn complete(frame: &mut [u8], checksum: Checksum) {
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// True if the checksum is partial, and the far end finds it by the headers alone: the option does
+/// not say where it is.
+fn is_understood(frame: &GuestFrame<'_>) -> bool {
+    let Checksum::Partial { start, offset } = frame.offload.checksum else {
+        return false;
+    };
+    let partial = (usize::from(start), usize::from(offset));
+    let parsed = &frame.parsed;
+    let transport = parsed
+        .transport()
+        .filter(|_| parsed.fault().is_none() && !parsed.is_fragment());
+    transport.is_some_and(|at| transport_checksum(at.protocol).map(|field| (at.offset, field)) == Some(partial))
+}
+
+/// Offset of the checksum in the header of a transport whose checksum may be partial.
+pub(super) const fn transport_checksum(number: u8) -> Option<usize> {
+    match number {
+        protocol::TCP => Some(16),
+        protocol::UDP => Some(6),
+        _ => None,
+    }
+}
 impl Flow {
     /// Hash of the addresses and ports of a frame, and the ECN field of the outer header (RFC 6040
     /// 4.1: that of the inner one). Fragments have no ports: those of a datagram stay together.

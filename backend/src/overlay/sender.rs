@@ -8,15 +8,19 @@
 //! only its last datagram may be shorter. Batches leave when they are full, when a datagram of
 //! another size comes, and at the end of each burst; no datagram waits for another.
 //!
-//! A route on which the kernel refuses to cut (EIO, EINVAL) gets its datagrams one by one from then
-//! on. The batch that met the refusal is sent again, not dropped.
+//! A kernel or device may refuse to cut on a route: EIO without checksum offload, EINVAL of some
+//! kernels for a shorter last datagram and of others for all, EMSGSIZE for too many at once. The rest
+//! of the batch is then sent in the largest pieces that the route takes ([`Limit`]), which is
+//! remembered for the endpoint. A datagram that is refused alone with EMSGSIZE is larger than the
+//! path carries, which its owner learns by [`take_too_big`](Sender::take_too_big).
 
-use crate::counters::{Count, Counters, DropReason};
-use crate::frame::GuestSlice;
+use crate::counters::{Count, Counters, DropReason, Gauge};
+use crate::frame::{GuestFrame, GuestSlice};
 use crate::sys::datagram::{self, Fragmentation, MAX_PAYLOAD, MAX_SEGMENTS};
 use crate::sys::send_batch::SendBatch;
 use crate::sys::traffic_class::set_traffic_class;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,9 +73,75 @@ pub(super) struct Sender {
     /// Batches that are not in use, kept for their memory.
     idle: Vec<Batch>,
     messages: SendBatch,
-    /// Endpoints whose route does not cut.
-    uncut: Vec<SocketAddr>,
+    /// Where each message of the batch that is being sent ends.
+    ends: Vec<usize>,
+    /// What a route takes of which nothing is known.
+    usual: Limit,
+    /// What a route takes that has refused to cut.
+    limits: HashMap<SocketAddr, Limit>,
+    /// Endpoints to which a datagram was too big for the path.
+    too_big: Vec<SocketAddr>,
     counters: Arc<Counters>,
+}
+
+/// What one message to an endpoint may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// Datagrams of a message.
+    datagrams: usize,
+    /// The last may be shorter.
+    short_tail: bool,
+}
+
+impl Limit {
+    /// As the kernel's documentation has it.
+    pub(super) const CUT: Self = Self {
+        datagrams: MAX_SEGMENTS,
+        short_tail: true,
+    };
+    /// One datagram in a message.
+    pub(super) const UNCUT: Self = Self {
+        datagrams: 1,
+        short_tail: true,
+    };
+
+    /// Bytes of the next message of a batch with datagrams of `size` bytes, of which `rest` remain.
+    fn message(self, rest: usize, size: usize) -> usize {
+        let most = rest.min(self.datagrams * size);
+        let tail = most % size;
+        if self.short_tail || most < size {
+            most
+        } else {
+            most - tail
+        }
+    }
+
+    /// The limit after a message of `len` bytes was refused, and under which name that counts.
+    /// `None`: cutting is not the reason.
+    fn after(self, error: &io::Error, len: usize, size: usize) -> Option<(Self, Count)> {
+        if len <= size {
+            return None;
+        }
+        Some(match error.raw_os_error()? {
+            libc::EIO | libc::EOPNOTSUPP => (Self::UNCUT, Count::TunnelCutIo),
+            libc::EINVAL if self.short_tail && !len.is_multiple_of(size) => {
+                let limit = Self {
+                    short_tail: false,
+                    ..self
+                };
+                (limit, Count::TunnelCutInvalid)
+            }
+            libc::EINVAL => (Self::UNCUT, Count::TunnelCutInvalid),
+            libc::EMSGSIZE => {
+                let limit = Self {
+                    datagrams: len.div_ceil(size) / 2,
+                    ..self
+                };
+                (limit, Count::TunnelCutTooLarge)
+            }
+            _ => return None,
+        })
+    }
 }
 
 impl Sender {
@@ -90,9 +160,34 @@ impl Sender {
             open: Vec::with_capacity(BATCHES),
             idle: Vec::new(),
             messages: SendBatch::default(),
-            uncut: Vec::new(),
+            ends: Vec::new(),
+            usual: Limit::CUT,
+            limits: HashMap::new(),
+            too_big: Vec::new(),
             counters,
         })
+    }
+
+    /// Sets what a route takes of which nothing is known.
+    pub(super) const fn set_usual(&mut self, limit: Limit) {
+        self.usual = limit;
+    }
+
+    /// True if some route has refused to cut.
+    pub(super) fn has_limits(&self) -> bool {
+        !self.limits.is_empty()
+    }
+
+    /// Has all routes try to cut again: a device may have been exchanged. A batch that is refused
+    /// again is not lost.
+    pub(super) fn forget_limits(&mut self) {
+        self.limits.clear();
+        self.counters.set(Gauge::TunnelLimitedPeers, 0);
+    }
+
+    /// An endpoint to which a datagram was larger than the path carries, until none is left.
+    pub(super) fn take_too_big(&mut self) -> Option<SocketAddr> {
+        self.too_big.pop()
     }
 
     /// Room for a datagram of `len` bytes, at most [`MAX_PAYLOAD`]. It leaves with its batch.
@@ -114,8 +209,8 @@ impl Sender {
 
     /// The batch that a datagram joins.
     fn batch_for(&mut self, destination: Destination, len: usize) -> usize {
-        let Destination { to, hash, class } = destination;
-        let socket = hash as usize % self.outlets.len();
+        let Destination { to, class, .. } = destination;
+        let socket = self.socket_of(destination);
         let same = |batch: &Batch| (batch.to, batch.socket, batch.class) == (to, socket, class);
         if let Some(index) = self.open.iter().position(same) {
             if self.open[index].takes(len) {
@@ -140,35 +235,105 @@ impl Sender {
         self.open.len() - 1
     }
 
+    /// Sends a datagram at once: `own`, and the bytes of `frame` behind its head. For large ones,
+    /// which need no copy for a call of their own. What waits in front of it goes first.
+    pub(super) fn send_now(&mut self, destination: Destination, own: &[u8], frame: &GuestFrame<'_>) {
+        let Destination { to, class, .. } = destination;
+        let socket = self.socket_of(destination);
+        while let Some(index) = self
+            .open
+            .iter()
+            .position(|batch| (batch.to, batch.socket) == (to, socket))
+        {
+            self.send(index);
+        }
+        self.set_class(socket, class);
+        let mut out = self.messages.start();
+        out.push(None, |gather| {
+            gather.push(GuestSlice::from_bytes(own));
+            frame.gather(frame.head.len(), frame.len, gather);
+        });
+        out.address(to);
+        match out.transmit(&self.outlets[socket].socket, 0) {
+            Ok(_) => self.counters.add(Count::TunnelSent, 1),
+            Err(error) => {
+                self.counters.count_drop(reason(&error));
+                if error.raw_os_error() == Some(libc::EMSGSIZE) {
+                    self.note_too_big(to);
+                }
+            }
+        }
+    }
+
+    fn socket_of(&self, destination: Destination) -> usize {
+        destination.hash as usize % self.outlets.len()
+    }
+
+    fn set_class(&mut self, socket: usize, class: u8) {
+        let outlet = &mut self.outlets[socket];
+        if outlet.class != class && set_traffic_class(&outlet.socket, self.domain, class).is_ok() {
+            outlet.class = class;
+        }
+    }
+
     fn send(&mut self, index: usize) {
         let batch = self.open.remove(index);
-        let outlet = &mut self.outlets[batch.socket];
-        if outlet.class != batch.class && set_traffic_class(&outlet.socket, self.domain, batch.class).is_ok() {
-            outlet.class = batch.class;
-        }
-        let whole = batch.count() == 1 || self.uncut.contains(&batch.to);
-        let sent = if whole {
-            send_each(&mut self.messages, &self.outlets[batch.socket].socket, &batch)
-        } else {
-            match send_cut(&mut self.messages, &self.outlets[batch.socket].socket, &batch) {
-                Err(error) if is_refusal(&error) => {
-                    self.counters.add(Count::TunnelCutRefused, 1);
-                    self.uncut.push(batch.to);
-                    send_each(&mut self.messages, &self.outlets[batch.socket].socket, &batch)
+        self.set_class(batch.socket, batch.class);
+        let known = self.limits.get(&batch.to).copied().unwrap_or(self.usual);
+        let (mut limit, mut at, mut is_path_small) = (known, 0, false);
+        while at < batch.bytes.len() {
+            match self.send_from(&batch, at, limit) {
+                Ok(end) => at = end,
+                Err(error) => {
+                    let refused = limit.message(batch.bytes.len() - at, batch.size);
+                    if let Some((lower, count)) = limit.after(&error, refused, batch.size) {
+                        self.counters.add(count, 1);
+                        limit = lower;
+                    } else {
+                        is_path_small |= error.raw_os_error() == Some(libc::EMSGSIZE);
+                        let datagrams = refused.div_ceil(batch.size);
+                        self.counters.count_drops(reason(&error), datagrams as u64);
+                        at += refused;
+                    }
                 }
-                Err(error) => Err((error, 0)),
-                Ok(()) => Ok(()),
             }
-        };
-        let count = batch.count();
-        match sent {
-            Ok(()) => self.counters.add(Count::TunnelSent, count as u64),
-            Err((error, sent)) => {
-                self.counters.add(Count::TunnelSent, sent as u64);
-                self.counters.count_drops(reason(&error), (count - sent) as u64);
-            }
+        }
+        if is_path_small {
+            self.note_too_big(batch.to);
+        } else if limit != known {
+            self.limits.insert(batch.to, limit);
+            self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
         }
         self.idle.push(batch);
+    }
+
+    /// Sends what follows byte `at` of a batch; returns where the part ends that the kernel took.
+    fn send_from(&mut self, batch: &Batch, at: usize, limit: Limit) -> io::Result<usize> {
+        let mut out = self.messages.start();
+        self.ends.clear();
+        let mut start = at;
+        while start < batch.bytes.len() {
+            let len = limit.message(batch.bytes.len() - start, batch.size);
+            // A kernel is not trusted to cut what is no longer than one datagram.
+            let size = u16::try_from(batch.size).ok().filter(|_| len > batch.size);
+            out.push(size, |gather| {
+                gather.push(GuestSlice::from_bytes(&batch.bytes[start..start + len]));
+            });
+            start += len;
+            self.ends.push(start);
+        }
+        out.address(batch.to);
+        let messages = out.transmit(&self.outlets[batch.socket].socket, 0)?;
+        let end = self.ends[messages - 1];
+        self.counters
+            .add(Count::TunnelSent, (end - at).div_ceil(batch.size) as u64);
+        Ok(end)
+    }
+
+    fn note_too_big(&mut self, to: SocketAddr) {
+        if !self.too_big.contains(&to) {
+            self.too_big.push(to);
+        }
     }
 }
 
@@ -181,36 +346,6 @@ impl Batch {
     fn count(&self) -> usize {
         self.bytes.len().div_ceil(self.size.max(1))
     }
-}
-
-/// All datagrams of a batch in one message.
-fn send_cut(messages: &mut SendBatch, socket: &Socket, batch: &Batch) -> io::Result<()> {
-    let mut out = messages.start();
-    out.push(u16::try_from(batch.size).ok(), |gather| {
-        gather.push(GuestSlice::from_bytes(&batch.bytes));
-    });
-    out.address(batch.to);
-    out.transmit(socket, 0).map(drop)
-}
-
-/// The datagrams of a batch in a message each. An error says how many went before it.
-fn send_each(messages: &mut SendBatch, socket: &Socket, batch: &Batch) -> Result<(), (io::Error, usize)> {
-    let mut out = messages.start();
-    for datagram in batch.bytes.chunks(batch.size.max(1)) {
-        out.push(None, |gather| gather.push(GuestSlice::from_bytes(datagram)));
-    }
-    out.address(batch.to);
-    let (mut sent, count) = (0, batch.count());
-    while sent < count {
-        sent += out.transmit(socket, sent).map_err(|error| (error, sent))?;
-    }
-    Ok(())
-}
-
-/// True if the kernel or the device cannot cut on this route (facts: EIO without checksum
-/// offload, EINVAL of older kernels).
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn reason(error: &io::Error) -> DropReason {
@@ -298,7 +433,7 @@ mod tests {
     fn a_route_that_does_not_cut_gets_datagrams_one_by_one() {
         let receiver = receiver();
         let mut sender = sender();
-        sender.uncut.push(receiver.local_addr().unwrap());
+        sender.set_usual(Limit::UNCUT);
         for i in 0..5 {
             sender.datagram(to(&receiver, 1), 30).fill(i);
         }
@@ -306,6 +441,75 @@ mod tests {
         for i in 0..5 {
             assert_eq!(receive(&receiver), [i; 30]);
         }
+    }
+
+    #[test]
+    fn a_refusal_to_cut_lowers_what_the_route_gets_by_its_reason() {
+        let error = io::Error::from_raw_os_error;
+        let halved = Limit {
+            datagrams: 5,
+            ..Limit::CUT
+        };
+        let even = Limit {
+            short_tail: false,
+            ..Limit::CUT
+        };
+        for (errno, len, expected) in [
+            (libc::EIO, 1000, Some((Limit::UNCUT, Count::TunnelCutIo))),
+            (libc::EINVAL, 1000, Some((Limit::UNCUT, Count::TunnelCutInvalid))),
+            (libc::EINVAL, 1001, Some((even, Count::TunnelCutInvalid))),
+            (libc::EMSGSIZE, 1000, Some((halved, Count::TunnelCutTooLarge))),
+            (libc::EMSGSIZE, 100, None),
+            (libc::EINVAL, 60, None),
+            (libc::ENOBUFS, 1000, None),
+        ] {
+            assert_eq!(
+                Limit::CUT.after(&error(errno), len, 100),
+                expected,
+                "{errno}, {len} bytes"
+            );
+        }
+        assert_eq!(even.after(&error(libc::EINVAL), 1000, 100).unwrap().0, Limit::UNCUT);
+        assert_eq!([1001, 100, 99].map(|rest| even.message(rest, 100)), [1000, 100, 99]);
+        assert_eq!([1001, 400].map(|rest| halved.message(rest, 100)), [500, 400]);
+    }
+
+    /// The loopback refuses more bytes than a packet has, cut or not: what it takes is found.
+    #[test]
+    fn no_datagram_of_a_batch_is_lost_when_the_kernel_refuses_it() {
+        let receiver = receiver();
+        let mut sender = sender();
+        for i in 0..10 {
+            sender.datagram(to(&receiver, 1), 1100).fill(i);
+        }
+        // 64 of them are more than a packet has: the kernel refuses that as a route may refuse less.
+        sender.open[0].bytes.resize(77_000, 9);
+        sender.flush();
+        for i in 0..70 {
+            assert_eq!(receive(&receiver), vec![i.min(9); 1100], "datagram {i}");
+        }
+        let counters = Arc::clone(&sender.counters);
+        assert_eq!(counters.count(Count::TunnelSent), 70);
+        let refused = [Count::TunnelCutTooLarge, Count::TunnelCutInvalid].map(|count| counters.count(count));
+        assert!(refused.iter().sum::<u64>() > 0);
+        assert_eq!(counters.level(Gauge::TunnelLimitedPeers), 1);
+        sender.forget_limits();
+        assert_eq!(sender.counters.level(Gauge::TunnelLimitedPeers), 0);
+        assert_eq!(sender.take_too_big(), None);
+    }
+
+    #[test]
+    fn a_datagram_above_the_path_is_dropped_and_its_endpoint_known() {
+        let receiver = receiver();
+        let mut sender = sender();
+        let at = receiver.local_addr().unwrap();
+        sender.datagram(to(&receiver, 1), MAX_PAYLOAD).fill(1);
+        sender.open[0].bytes.resize(66_000, 1);
+        sender.open[0].size = 66_000;
+        sender.flush();
+        assert_eq!((sender.take_too_big(), sender.take_too_big()), (Some(at), None));
+        assert_eq!(sender.counters.dropped(DropReason::TunnelTooBig), 1);
+        assert_eq!(sender.counters.level(Gauge::TunnelLimitedPeers), 0);
     }
 
     #[test]

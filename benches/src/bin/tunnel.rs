@@ -5,7 +5,7 @@
 use clap::Parser;
 use hawser_benches::machine;
 use hawser_benches::numbers::Spread;
-use hawser_benches::tunnel::{Floor, Outcome, Pair, run};
+use hawser_benches::tunnel::{Floor, Outcome, Pair, WholeFloor, run};
 use hawser_testkit::Result;
 use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Target: processor time per byte, relative to the floor's.
 const MOST: f64 = 1.3;
+/// The same for two processes of one node, relative to one datagram of 64 KiB.
+const MOST_WHOLE: f64 = 1.5;
 /// Payload bytes of a segment on an underlay of 1500 bytes, and of 9000.
 const SEGMENTS: [u16; 2] = [1376, 8876];
 /// Guests beside the two, for the cost of the look-up.
@@ -68,6 +70,7 @@ fn measure(options: &Options) -> Result<()> {
         line(&format!("segments of {mss} bytes: overlay, {MANY} guests known"), &many);
         targets.push((mss, ratio(&ours, &floors), ratio(&many, &ours)));
     }
+    let whole = measure_whole(options.rounds, time)?;
     println!("\n| target | measured | |\n|---|---|---|");
     for (mss, ours, many) in targets {
         if let Some(ours) = ours {
@@ -85,7 +88,33 @@ fn measure(options: &Options) -> Result<()> {
             );
         }
     }
+    if let Some(whole) = whole {
+        let mark = if whole.median <= MOST_WHOLE {
+            "met"
+        } else {
+            "**missed**"
+        };
+        println!(
+            "| same node, processor time: ≤ {MOST_WHOLE}× one datagram of 64 KiB | {} | {mark} |",
+            whole.times()
+        );
+    }
     Ok(())
+}
+
+/// Whole frames between processes of one node, in times of one bare datagram.
+fn measure_whole(rounds: u32, time: Duration) -> Result<Option<Spread>> {
+    let [mss, _] = SEGMENTS;
+    let (mut floor, mut pair) = (WholeFloor::new()?, Pair::whole(mss)?);
+    let (mut floors, mut ours) = (Vec::new(), Vec::new());
+    for round in 1..=rounds {
+        eprintln!("whole frames: round {round} of {rounds}");
+        floors.push(run(&mut floor, time)?);
+        ours.push(run(&mut pair, time)?);
+    }
+    line("one datagram of 64 KiB: floor", &floors);
+    line("whole frames on one node: overlay", &ours);
+    Ok(ratio(&ours, &floors))
 }
 
 fn main() -> ExitCode {

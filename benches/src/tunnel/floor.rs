@@ -1,5 +1,6 @@
-//! The floor: the payload with room for headers in equal datagrams, one `sendmsg` that the kernel
-//! cuts and one `recvmsg` that it joins for, a copy and a checksum at each end.
+//! The floors. [`Floor`]: the payload with room for headers in equal datagrams, one `sendmsg` that the
+//! kernel cuts and one `recvmsg` that it joins for, a copy and a checksum at each end.
+//! [`WholeFloor`]: the payload as one datagram, from where it is to where the kernel puts it.
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::frame::GuestSlice;
@@ -42,21 +43,27 @@ impl std::fmt::Debug for Floor {
     }
 }
 
+/// Two sockets of the loopback: one that sends, one that receives, and its address.
+fn sockets() -> Result<(Socket, Socket, SocketAddr)> {
+    let sender = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let receiver = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?;
+    receiver.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+    receiver.set_recv_buffer_size(8 << 20)?;
+    set_coalescing(&receiver, true)?;
+    let to = receiver
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| failure("no address"))?;
+    Ok((sender, receiver, to))
+}
+
 impl Floor {
     /// A floor whose datagrams carry `mss` bytes of payload each.
     ///
     /// # Errors
     /// The system gives no sockets.
     pub fn new(mss: usize) -> Result<Self> {
-        let sender = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        let receiver = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?;
-        receiver.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
-        receiver.set_recv_buffer_size(8 << 20)?;
-        set_coalescing(&receiver, true)?;
-        let to = receiver
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| failure("no address"))?;
+        let (sender, receiver, to) = sockets()?;
         Ok(Self {
             sender,
             receiver,
@@ -119,6 +126,62 @@ impl Burst for Floor {
         let mut arrived = 0;
         while arrived < sent {
             arrived += self.receive()?;
+        }
+        Ok(u64::try_from(arrived)?)
+    }
+}
+
+/// Two sockets, and the memory of the guest that sends.
+pub struct WholeFloor {
+    sender: Socket,
+    receiver: Socket,
+    to: SocketAddr,
+    from: Vec<u8>,
+    outgoing: SendBatch,
+    incoming: ReceiveBatch,
+    sent: usize,
+}
+
+impl std::fmt::Debug for WholeFloor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WholeFloor").finish_non_exhaustive()
+    }
+}
+
+impl WholeFloor {
+    /// A floor whose datagrams have the payload of a whole frame.
+    ///
+    /// # Errors
+    /// The system gives no sockets.
+    pub fn new() -> Result<Self> {
+        let (sender, receiver, to) = sockets()?;
+        Ok(Self {
+            sender,
+            receiver,
+            to,
+            from: vec![0x5a; REGION],
+            outgoing: SendBatch::default(),
+            incoming: ReceiveBatch::with_capacity(MESSAGES),
+            sent: 0,
+        })
+    }
+}
+
+impl Burst for WholeFloor {
+    fn burst(&mut self) -> Result<u64> {
+        for _ in 0..BURST {
+            let mut out = self.outgoing.start();
+            out.push(None, |gather| {
+                gather.push(GuestSlice::from_bytes(&self.from[self.sent..][..PAYLOAD]));
+            });
+            out.address(self.to);
+            out.transmit(&self.sender, 0)?;
+            self.sent = (self.sent + PAYLOAD) % (REGION - PAYLOAD);
+        }
+        let mut arrived = 0;
+        while arrived < BURST * PAYLOAD {
+            let count = self.incoming.receive_to_spill(&self.receiver, MESSAGES)?;
+            arrived += (0..count).map(|index| self.incoming.message(index).len).sum::<usize>();
         }
         Ok(u64::try_from(arrived)?)
     }

@@ -7,7 +7,7 @@
 mod floor;
 mod overlay;
 
-pub use floor::Floor;
+pub use floor::{Floor, WholeFloor};
 pub use overlay::Pair;
 
 use hawser_backend::sys::thread_time::thread_time;

@@ -87,10 +87,22 @@ impl Pair {
     /// # Errors
     /// The system gives no sockets.
     pub fn new(mss: u16, peers: u32) -> Result<Self> {
+        Self::of(mss, peers, false)
+    }
+
+    /// The same for processes that know hawser's option, and so do not cut on the loopback.
+    ///
+    /// # Errors
+    /// The system gives no sockets.
+    pub fn whole(mss: u16) -> Result<Self> {
+        Self::of(mss, 0, true)
+    }
+
+    fn of(mss: u16, peers: u32, knows_frame_option: bool) -> Result<Self> {
         let (a, b) = (endpoint(2)?, endpoint(3)?);
         Ok(Self {
-            sender: station(a, SENDER, b, RECEIVER, mss, peers)?,
-            receiver: station(b, RECEIVER, a, SENDER, mss, peers)?,
+            sender: station(a, SENDER, (b, RECEIVER, knows_frame_option), mss, peers)?,
+            receiver: station(b, RECEIVER, (a, SENDER, knows_frame_option), mss, peers)?,
             from: vec![0x5a; REGION],
             into: Memory {
                 bytes: vec![0; REGION],
@@ -188,11 +200,19 @@ fn endpoint(host: u8) -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::new(127, 0, 0, host), 0))?.local_addr()?)
 }
 
-fn station(vtep: SocketAddr, mac: MacAddr, other: SocketAddr, far: MacAddr, mss: u16, peers: u32) -> Result<Overlay> {
+/// A mode of the guest `mac`, whose peer has an endpoint, a MAC, and knows the option or not.
+fn station(
+    vtep: SocketAddr,
+    mac: MacAddr,
+    (other, far, knows_frame_option): (SocketAddr, MacAddr, bool),
+    mss: u16,
+    peers: u32,
+) -> Result<Overlay> {
     let known = PeerConfig {
         vtep: other,
         macs: vec![far],
         addresses: vec![Ipv4Addr::new(10, 0, 0, far.0[5]).into()],
+        knows_frame_option,
     };
     let more = (0..peers).map(|number| {
         let [a, b, c, d] = number.to_be_bytes();
@@ -200,6 +220,7 @@ fn station(vtep: SocketAddr, mac: MacAddr, other: SocketAddr, far: MacAddr, mss:
             vtep: SocketAddr::new(Ipv4Addr::new(198, 18, c & 3, d).into(), 6081),
             macs: vec![MacAddr([6, 0, a, b, c, d])],
             addresses: vec![Ipv4Addr::new(10, 1, c, d).into()],
+            knows_frame_option: false,
         }
     });
     let mode = Layer2Config {

@@ -238,11 +238,24 @@ pub fn vni(text: &str) -> Parsed<Vni> {
     Vni::try_from(number).map_err(|e| e.to_string())
 }
 
-/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint.
+/// What a peer's endpoint has behind it if it knows hawser's frame option.
+const FRAMES: &str = "frames";
+
+/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint, and whether it
+/// knows hawser's frame option.
 pub fn peer(text: &str) -> Parsed<PeerConfig> {
     let (station, vtep) = text
         .split_once('@')
-        .ok_or("give MAC[,ADDR…]@ADDR[:PORT], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned())?;
+        .ok_or("give MAC[,ADDR…]@ADDR[:PORT][,frames], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned())?;
+    let (vtep, knows_frame_option) = match vtep.split_once(',') {
+        None => (vtep, false),
+        Some((vtep, FRAMES)) => (vtep, true),
+        Some((_, other)) => {
+            return Err(format!(
+                "{other} is no property of an endpoint: give {FRAMES} or nothing"
+            ));
+        }
+    };
     let mut parts = station.split(',');
     let macs = match parts.next() {
         Some("any") => Vec::new(),
@@ -253,10 +266,16 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
     if macs.is_empty() && !addresses.is_empty() {
         return Err("any has no address of its own: give the MAC that has it".into());
     }
+    if macs.is_empty() && knows_frame_option {
+        return Err(format!(
+            "{FRAMES} is for a hawser process, whose MAC is known: give the MAC"
+        ));
+    }
     Ok(PeerConfig {
         vtep: vtep_address(vtep)?,
         macs,
         addresses,
+        knows_frame_option,
     })
 }
 

@@ -206,3 +206,29 @@ fn memory_sizes_are_passed_on() {
         ],
     );
 }
+
+#[test]
+fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
+    let known = peer("02:00:00:00:00:05,10.1.0.5@192.0.2.2,frames").unwrap();
+    assert!(known.knows_frame_option);
+    assert_eq!(known.vtep, "192.0.2.2:6081".parse().unwrap());
+    assert_eq!(known.addresses, ["10.1.0.5".parse::<IpAddr>().unwrap()]);
+    let v6 = peer("02:00:00:00:00:05@[2001:db8::2]:7000,frames").unwrap();
+    assert!(v6.knows_frame_option && v6.addresses.is_empty());
+    let other = peer("any@192.0.2.2").unwrap();
+    assert!(other.macs.is_empty() && !other.knows_frame_option);
+    refused(
+        peer,
+        &[
+            ("02:00:00:00:00:05", "give MAC"),
+            (
+                "02:00:00:00:00:05@192.0.2.2,frame",
+                "frame is no property of an endpoint",
+            ),
+            ("02:00:00:00:00:05@192.0.2.2,frames,frames", "no property"),
+            ("any@192.0.2.2,frames", "give the MAC"),
+            ("any,10.1.0.5@192.0.2.2", "any has no address"),
+            ("02:00:00:00:00:05@0.0.0.0", "nothing is sent"),
+        ],
+    );
+}

@@ -1,8 +1,10 @@
 //! Two processes' modes on one host, guests played by memory.
 
+mod frame_option;
+
 use super::*;
 use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig};
-use crate::counters::{Count, Counters};
+use crate::counters::{Counters, DropReason};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
 use crate::gso::testing::{Tcp, Udp};
@@ -31,6 +33,7 @@ fn peer(vtep: SocketAddr, mac: MacAddr, address: [u8; 4]) -> PeerConfig {
         vtep,
         macs: vec![mac],
         addresses: vec![address.into()],
+        knows_frame_option: false,
     }
 }
 
@@ -294,13 +297,21 @@ fn congestion_on_the_way_is_told_to_the_guest_as_rfc_6040_has_it() {
         .unwrap();
     for inner in Ecn::ALL {
         for outer in Ecn::ALL {
-            for v6 in [false, true] {
-                let mut frame = Udp {
+            for (v6, tags) in [false, true].into_iter().flat_map(|v6| [(v6, 0), (v6, 1), (v6, 2)]) {
+                let untagged = Udp {
                     v6,
                     ..Udp::new(&[7; 40])
                 }
                 .bytes();
-                set_class(&mut frame, inner as u8);
+                let with_class = |class: Ecn| {
+                    let mut frame = untagged.clone();
+                    set_class(&mut frame, class as u8);
+                    for _ in 0..tags {
+                        frame.splice(12..12, [0x81, 0, 0, 7]);
+                    }
+                    frame
+                };
+                let frame = with_class(inner);
                 friend.set_tos_v4(u32::from(outer as u8)).unwrap();
                 friend.send_to(&tunnelled(VNI, &frame), &b.into()).unwrap();
                 let before = second.counters.dropped(DropReason::TunnelCongestion);
@@ -308,12 +319,12 @@ fn congestion_on_the_way_is_told_to_the_guest_as_rfc_6040_has_it() {
                     !station.sink.frames.is_empty() || station.counters.dropped(DropReason::TunnelCongestion) > before
                 };
                 let frames = second.until(done);
-                let expected = inner.decapsulated(outer).map(|ecn| {
-                    set_class(&mut frame, ecn as u8);
-                    frame
-                });
+                let expected = inner.decapsulated(outer).map(with_class);
                 let arrived = frames.into_iter().next().map(|frame| frame.bytes);
-                assert_eq!(arrived, expected, "inner {inner:?}, outer {outer:?}, IPv6: {v6}");
+                assert_eq!(
+                    arrived, expected,
+                    "inner {inner:?}, outer {outer:?}, IPv6: {v6}, {tags} tags"
+                );
             }
         }
     }
@@ -330,6 +341,59 @@ fn set_class(frame: &mut [u8], class: u8) {
         frame[14] = 0x60 | class >> 4;
         frame[15] = class << 4;
     }
+}
+
+/// The MTU that the gateway reports to the guest.
+fn reported_mtu(station: &mut Station) -> Option<u16> {
+    let report = station.sink.take().pop()?;
+    assert_eq!(report.bytes[34..36], [3, 4], "fragmentation needed");
+    Some(u16::from_be_bytes([report.bytes[40], report.bytes[41]]))
+}
+
+#[test]
+fn a_path_that_has_shrunk_is_followed_and_the_guest_told_of_its_mtu() {
+    let (mut first, mut second) = pair();
+    let fits = |payload: usize| OwnedFrame::new(Udp::new(&vec![3; payload]).bytes());
+    first.mode.outbound.set_datagram_max(1000);
+    first.send(&[fits(1000)]);
+    assert_eq!(reported_mtu(&mut first), Some(1000 - 8 - 14));
+    first.send(&[fits(1000 - 8 - 14 - 28)]);
+    second.until(|station| station.sink.frames.len() == 1);
+    let segmented = Tcp {
+        payload: 3000,
+        ..Tcp::default()
+    };
+    first.send(&[OwnedFrame::new(segmented.frame()).with_offload(segmented.offload(1000))]);
+    assert_eq!(reported_mtu(&mut first), Some(1000 - 8 - 14));
+    assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 2);
+}
+
+#[test]
+fn an_ipv4_packet_above_the_mtu_that_allows_it_crosses_in_fragments() {
+    let (mut first, mut second) = pair();
+    let udp = Udp {
+        dont_fragment: false,
+        ident: 0x1234,
+        ..Udp::new(&(0..3000_u32).map(|n| n.to_le_bytes()[0]).collect::<Vec<u8>>())
+    };
+    // Its checksum is left to the device.
+    first.send(&[udp.frame()]);
+    let frames = second.until(|station| station.sink.frames.len() == 3);
+    let mut datagram = vec![0; 3008];
+    for frame in &frames {
+        assert!(frame.bytes.len() <= 14 + 1400);
+        let at = usize::from(u16::from_be_bytes([frame.bytes[20], frame.bytes[21]]) & 0x1fff) * 8;
+        datagram[at..at + frame.bytes.len() - 34].copy_from_slice(&frame.bytes[34..]);
+    }
+    assert!(datagram[8..] == udp.bytes()[42..]);
+    let pseudo = crate::packet::checksum::Sum::default().bytes(&frames[0].bytes[26..34]);
+    assert_eq!(
+        pseudo.word(17).word(3008).bytes(&datagram).fold(),
+        u16::MAX,
+        "the checksum"
+    );
+    assert_eq!(first.counters.count(Count::TunnelFragmented), 1);
+    assert_eq!(first.counters.dropped(DropReason::TunnelTooBig), 0);
 }
 
 #[test]
@@ -357,6 +421,15 @@ fn a_frame_above_the_mtu_is_dropped_and_the_guest_told_of_the_mtu() {
         assert_eq!(packet[20..22], [3, 4], "fragmentation needed");
         assert_eq!(packet[26..28], 1400_u16.to_be_bytes());
     }
+    let v6 = Udp {
+        v6: true,
+        ..Udp::new(&[0; 1500])
+    };
+    first.send(&[OwnedFrame::new(v6.bytes())]);
+    assert!(
+        first.sink.take().is_empty(),
+        "a network without IPv6 has no gateway to report it"
+    );
     let nonsense = Offload {
         checksum: Checksum::Complete,
         segmentation: Segmentation::Udp { size: 100 },

@@ -1,0 +1,234 @@
+//! What the path to each endpoint of the tunnel carries.
+//!
+//! A [`Path`] has the size of the longest datagram that crosses in one packet, from the MTU of the
+//! kernel's route to the endpoint. The route to an address of this host is the loopback, which
+//! carries 64 KiB: a process of the same node is not a special case, only a path with a large MTU.
+//!
+//! A path that shrinks shows by a datagram that the kernel refuses (EMSGSIZE): the MTU of a link or
+//! route was lowered, or a router on the way reported its own (RFC 1191). The route is read again
+//! then, and once a minute until it carries what it did before. A route that does not exist at the
+//! start is read once a minute too. No clock: `now` is an argument.
+
+use super::forwarding::Table;
+use crate::packet::geneve::mtu::Family;
+use crate::packet::geneve::{BASE_LEN, FrameOption};
+use crate::packet::{EthernetHeader, Ipv4Header, Ipv6Header, UdpHeader};
+use crate::sys::datagram::{self, MAX_PAYLOAD};
+use crate::time::Instant;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Time between two readings of a route that has shrunk, or does not exist.
+const REREAD: Duration = Duration::from_secs(60);
+
+/// The way to one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Path {
+    /// The endpoint.
+    pub(super) to: SocketAddr,
+    /// Frames to it may have hawser's option.
+    pub(super) knows_frame_option: bool,
+    /// Bytes of UDP payload that cross in one packet.
+    pub(super) datagram_max: usize,
+}
+
+/// The ways to all endpoints of a table, in its order.
+pub(super) struct Paths<R = fn(SocketAddr) -> io::Result<usize>> {
+    of: Box<[Path]>,
+    /// Paths to be read again.
+    unsettled: Vec<Unsettled>,
+    /// When that is.
+    reread_at: Option<Instant>,
+    /// Reads a route: bytes of UDP payload of the longest packet on it.
+    route: R,
+}
+
+/// A path that may come to carry more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unsettled {
+    /// In the table.
+    index: usize,
+    /// Bytes of the longest datagram it has carried; `None`: its route has never been read.
+    full: Option<usize>,
+}
+
+impl Paths {
+    /// The paths to the endpoints of `table`, whose network has frames with IP packets of up to
+    /// `mtu` bytes. A route that does not exist yet is taken to carry those.
+    pub(super) fn new(table: &Table, mtu: u16) -> Self {
+        Self::of(table, mtu, route)
+    }
+}
+
+impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
+    fn of(table: &Table, mtu: u16, route: R) -> Self {
+        let fallback = BASE_LEN + FrameOption::LEN + EthernetHeader::LEN + usize::from(mtu);
+        let mut unsettled = Vec::new();
+        let path = |(index, &to)| Path {
+            to,
+            knows_frame_option: table.knows_frame_option(index),
+            datagram_max: route(to).unwrap_or_else(|_| {
+                unsettled.push(Unsettled { index, full: None });
+                fallback
+            }),
+        };
+        Self {
+            of: table.endpoints().iter().enumerate().map(path).collect(),
+            // Due at once, so that the first timer sets the pace.
+            reread_at: (!unsettled.is_empty()).then(|| Instant::from_nanos(0)),
+            unsettled,
+            route,
+        }
+    }
+
+    /// The path to the endpoint with this index in the table.
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> Option<Path> {
+        self.of.get(index).copied()
+    }
+
+    /// Number of paths.
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// When [`on_timer`](Self::on_timer) has something to do.
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.reread_at
+    }
+
+    /// A datagram to `to` was too big. True if the path carries less now.
+    pub(super) fn on_too_big(&mut self, now: Instant, to: SocketAddr) -> bool {
+        let Ok(index) = self.of.binary_search_by_key(&to, |path| path.to) else {
+            return false;
+        };
+        let Ok(carries) = (self.route)(to) else { return false };
+        let full = self.of[index].datagram_max;
+        if carries >= full {
+            return false;
+        }
+        self.of[index].datagram_max = carries;
+        if !self.unsettled.iter().any(|path| path.index == index) {
+            self.unsettled.push(Unsettled {
+                index,
+                full: Some(full),
+            });
+        }
+        self.reread_at = self.reread_at.or(Some(now + REREAD));
+        true
+    }
+
+    /// Reads the routes again of which that is due; returns how many carry something else now.
+    pub(super) fn on_timer(&mut self, now: Instant) -> u64 {
+        if self.reread_at.is_none_or(|at| now < at) {
+            return 0;
+        }
+        let Self {
+            of, unsettled, route, ..
+        } = self;
+        let mut changed = 0;
+        unsettled.retain(|path| {
+            let Ok(carries) = route(of[path.index].to) else {
+                return true;
+            };
+            let known = std::mem::replace(&mut of[path.index].datagram_max, carries);
+            changed += u64::from(known != carries);
+            path.full.is_some_and(|full| carries < full)
+        });
+        self.reread_at = (!self.unsettled.is_empty()).then(|| now + REREAD);
+        changed
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_datagram_max(&mut self, datagram_max: usize) {
+        for path in &mut self.of {
+            path.datagram_max = datagram_max;
+        }
+    }
+}
+
+/// Bytes of UDP payload of the longest packet on the route to `to`.
+fn route(to: SocketAddr) -> io::Result<usize> {
+    let domain = Domain::for_address(to);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    socket.connect(&to.into())?;
+    let mtu = usize::try_from(datagram::path_mtu(&socket, domain)?).unwrap_or(0);
+    let headers = match Family::from(to.ip()) {
+        Family::Ipv4 => Ipv4Header::LEN,
+        Family::Ipv6 => Ipv6Header::LEN,
+    };
+    Ok(mtu.saturating_sub(headers + UdpHeader::LEN).min(MAX_PAYLOAD))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::overlay::forwarding::{Peer, Table};
+    use crate::packet::geneve::Vni;
+    use std::cell::Cell;
+
+    fn at(endpoint: &str) -> SocketAddr {
+        endpoint.parse().unwrap()
+    }
+
+    fn table() -> Table {
+        let peers = ["192.0.2.2:6081", "192.0.2.1:6081"].map(|endpoint| Peer {
+            endpoint: at(endpoint),
+            knows_frame_option: endpoint.contains(".2:"),
+            has_other_macs: false,
+        });
+        Table::of(Vni::new(7).unwrap(), at("192.0.2.9:6081"), peers, []).0
+    }
+
+    #[test]
+    fn a_path_that_shrinks_is_read_again_until_it_carries_what_it_did() {
+        let carries = Cell::new(1472);
+        let mut paths = Paths::of(&table(), 1400, |_| Ok(carries.get()));
+        let second = paths.get(1).unwrap();
+        assert_eq!((second.to, second.knows_frame_option), (at("192.0.2.2:6081"), true));
+        assert_eq!((second.datagram_max, paths.deadline()), (1472, None));
+        let now = Instant::from_nanos(5);
+        assert!(!paths.on_too_big(now, second.to), "the route has not changed");
+        carries.set(1272);
+        assert!(!paths.on_too_big(now, at("192.0.2.77:1")));
+        assert!(paths.on_too_big(now, second.to));
+        assert_eq!(paths.get(1).unwrap().datagram_max, 1272);
+        assert_eq!(paths.get(0).unwrap().datagram_max, 1472, "the other is as it was");
+        assert_eq!(paths.deadline(), Some(now + REREAD));
+        carries.set(1372);
+        assert_eq!(paths.on_timer(now), 0, "not due yet");
+        assert_eq!(paths.on_timer(now + REREAD), 1);
+        assert_eq!(paths.get(1).unwrap().datagram_max, 1372);
+        assert_eq!(paths.deadline(), Some(now + REREAD + REREAD));
+        carries.set(1472);
+        assert_eq!(paths.on_timer(now + REREAD + REREAD), 1);
+        assert_eq!((paths.get(1).unwrap().datagram_max, paths.deadline()), (1472, None));
+    }
+
+    #[test]
+    fn a_route_that_does_not_exist_is_read_once_it_does() {
+        let exists = Cell::new(false);
+        let route = |_: SocketAddr| -> io::Result<usize> {
+            if exists.get() {
+                Ok(1400)
+            } else {
+                Err(io::ErrorKind::NetworkUnreachable.into())
+            }
+        };
+        let mut paths = Paths::of(&table(), 1400, route);
+        assert_eq!(paths.get(0).unwrap().datagram_max, 8 + 12 + 14 + 1400);
+        let now = paths.deadline().unwrap();
+        assert_eq!((paths.on_timer(now), paths.deadline()), (0, Some(now + REREAD)));
+        exists.set(true);
+        assert_eq!((paths.on_timer(now + REREAD), paths.deadline()), (2, None));
+        assert_eq!(paths.get(1).unwrap().datagram_max, 1400);
+    }
+
+    #[test]
+    fn the_loopback_carries_64_kib() {
+        assert_eq!(route(at("127.0.0.2:6081")).unwrap(), MAX_PAYLOAD);
+        assert!(route(at("[::1]:6081")).unwrap() >= 65_000);
+    }
+}

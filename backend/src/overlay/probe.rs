@@ -1,0 +1,122 @@
+//! Whether this kernel cuts datagrams as it should.
+//!
+//! There are kernels that refuse UDP_SEGMENT, and kernels that change bytes of what they cut when all
+//! segments are of one size (Linux 7.0). So before anything is sent, a batch of two and one of many
+//! segments go from a socket to another over the loopback, to a socket that receives segments alone,
+//! and their bytes are compared. This says nothing about a device that cuts by itself: what a device
+//! refuses shows in [`sender`](super::sender), what it corrupts in the guests' checksums.
+
+use crate::frame::GuestSlice;
+use crate::sys::send_batch::SendBatch;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Segments of the batches: the least, and as many as a frame of 64 KiB has.
+const BATCHES: [usize; 2] = [2, 44];
+/// Bytes of a segment.
+const SEGMENT: usize = 1400;
+const SEGMENT_U16: u16 = 1400;
+
+/// The result of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// What arrived is what was sent.
+    Sound,
+    /// The kernel refused, or other bytes arrived.
+    Unsound,
+    /// There is no loopback to try it on.
+    Untried,
+}
+
+/// Tries cutting on the loopback of the calling thread's network namespace.
+pub(super) fn probe(domain: Domain) -> Verdict {
+    let Ok((sender, receiver, to)) = sockets(domain) else {
+        return Verdict::Untried;
+    };
+    for count in BATCHES {
+        let sent = pattern(count);
+        match send(&sender, to, &sent) {
+            Ok(()) if arrives(&receiver, &sent) => {}
+            Err(error) if is_without_loopback(&error) => return Verdict::Untried,
+            _ => return Verdict::Unsound,
+        }
+    }
+    Verdict::Sound
+}
+
+fn is_without_loopback(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL))
+}
+
+fn sockets(domain: Domain) -> io::Result<(Socket, Socket, SocketAddr)> {
+    let loopback = match domain {
+        Domain::IPV6 => SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+        _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+    };
+    let socket = || Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP));
+    let (sender, receiver) = (socket()?, socket()?);
+    sender.bind(&SockAddr::from(loopback))?;
+    receiver.bind(&SockAddr::from(loopback))?;
+    // The datagrams of any other process do not reach it.
+    receiver.connect(&sender.local_addr()?)?;
+    let to = receiver
+        .local_addr()?
+        .as_socket()
+        .ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((sender, receiver, to))
+}
+
+/// Segments no two of which are alike.
+fn pattern(count: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_u32;
+    (0..count * SEGMENT)
+        .map(|_| {
+            state = state.wrapping_mul(0x0019_660d).wrapping_add(0x3c6e_f35f);
+            state.to_be_bytes()[0]
+        })
+        .collect()
+}
+
+fn send(socket: &Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    let mut messages = SendBatch::default();
+    let mut out = messages.start();
+    out.push(Some(SEGMENT_U16), |gather| gather.push(GuestSlice::from_bytes(bytes)));
+    out.address(to);
+    out.transmit(socket, 0).map(drop)
+}
+
+/// True if the socket has exactly `sent`, cut. The loopback delivers within the call that sends.
+fn arrives(mut socket: &Socket, sent: &[u8]) -> bool {
+    let mut segment = [0; SEGMENT + 1];
+    sent.chunks(SEGMENT)
+        .all(|expected| socket.read(&mut segment).is_ok_and(|len| segment[..len] == *expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_cuts_as_it_should_in_both_families() {
+        assert_eq!(probe(Domain::IPV4), Verdict::Sound);
+        assert_eq!(probe(Domain::IPV6), Verdict::Sound);
+    }
+
+    #[test]
+    fn a_segment_with_other_bytes_or_of_another_length_is_noticed() {
+        for change in [0, SEGMENT, 2 * SEGMENT - 1] {
+            let (sender, receiver, to) = sockets(Domain::IPV4).unwrap();
+            let sent = pattern(2);
+            let mut other = sent.clone();
+            other[change] ^= 1;
+            send(&sender, to, &other).unwrap();
+            assert!(!arrives(&receiver, &sent), "byte {change}");
+        }
+        let (sender, receiver, to) = sockets(Domain::IPV4).unwrap();
+        let sent = pattern(2);
+        send(&sender, to, &sent[..2 * SEGMENT - 1]).unwrap();
+        assert!(!arrives(&receiver, &sent));
+        assert!(!arrives(&receiver, &sent), "nothing is left");
+    }
+}
