@@ -73,6 +73,19 @@ pub(crate) enum ConfigError {
     /// A peer's address is not one of the network's.
     #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
     PeerOutside(IpAddr),
+    /// A subnet of the network holds an address outside of it.
+    #[error(
+        "{option}={network} covers {address}, which is an end of the tunnel or an address of this system: choose a \
+         subnet that does not"
+    )]
+    UnderlayInside {
+        /// The option of the subnet.
+        option: &'static str,
+        /// The subnet.
+        network: String,
+        /// The address outside.
+        address: IpAddr,
+    },
     /// Two guests with one MAC.
     #[error("--peer: two guests have the MAC {0}: give each its own")]
     MacTwice(MacAddr),

@@ -142,3 +142,24 @@ fn clients_of_the_node_do_not_reach_the_guest_and_its_frames_leave_from_several_
     assert!(sources.len() > 1, "one port for all flows: {sources:?}");
     Ok(())
 }
+
+#[test]
+fn clients_of_the_node_reach_the_guest_through_forwards_over_both_families_and_transports() -> Result<()> {
+    let nodes = Nodes::new(1, 1500)?;
+    let ports = [Port::new(0, 11)];
+    let forwards = format!("--port=8080:{PORT},udp:8080:{PORT}");
+    let guests = network(&nodes, &ports, false, &[&forwards])?;
+    let _server = guests[0].1.serve(&format!("[::]:{PORT}"))?;
+    for (to, client) in [
+        (format!("{}:8080", Nodes::vtep4(0)), format!("::ffff:{WORLD4}")),
+        (format!("[{}]:8080", Nodes::vtep6(0)), WORLD6.to_owned()),
+    ] {
+        let report = peers::traffic(&nodes.world, &format!("peer to={to}"))?;
+        assert_eq!(report["seen_ip"], client, "the guest sees the client's address");
+        for command in ["send", "receive"] {
+            peers::traffic(&nodes.world, &format!("{command} to={to} bytes=5000000 connections=2"))?;
+        }
+        peers::traffic(&nodes.world, &format!("udp to={to} sizes=1,1200,1400,4000 count=20"))?;
+    }
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! Configuration of layer2 mode.
 
-use crate::{Families, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers};
+use crate::{Families, Forward, Inbound, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub struct Layer2Config {
     pub names: NameConfig,
     /// Name servers that answer queries to port 53 of the gateway.
     pub dns_forward: Vec<IpAddr>,
+    /// Ports of the network namespace whose clients the gateway connects to the guest.
+    pub forwards: Vec<Forward>,
     /// The ports of the network that are known at the start.
     pub peers: Vec<PeerConfig>,
 }
@@ -65,15 +67,28 @@ impl ModeProperties for Layer2Config {
         ]
     }
 
+    fn inbound(&self) -> Option<Inbound<'_>> {
+        Some(Inbound {
+            families: self.families(),
+            forwards: &self.forwards,
+            has_every_port: false,
+        })
+    }
+
     fn echo_families(&self) -> Families {
+        self.families()
+    }
+}
+
+impl Layer2Config {
+    /// Families of the network.
+    pub const fn families(&self) -> Families {
         Families {
             ipv4: self.ipv4.is_some(),
             ipv6: self.ipv6.is_some(),
         }
     }
-}
 
-impl Layer2Config {
     /// MAC of the network's gateway, the same in every process: OVN's rule, 0a:58 and the gateway's
     /// IPv4 address, or the last four bytes of its IPv6 address.
     pub fn gateway_mac(&self) -> MacAddr {

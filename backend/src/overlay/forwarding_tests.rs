@@ -252,6 +252,7 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
         ipv6: None,
         names: NameConfig::default(),
         dns_forward: Vec::new(),
+        forwards: Vec::new(),
         peers: vec![
             peer("127.0.0.2:6081", &[2], &["10.0.0.2", "fd00::2"]),
             peer("127.0.0.2:7000", &[3, 4], &["10.0.0.3"]),

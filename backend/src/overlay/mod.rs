@@ -7,6 +7,8 @@
 //!            inbound <-- socket <---
 //! ```
 //!
+//! Clients outside reach the guest by port forwards, which listen on sockets of the host.
+//!
 //! Each process is an endpoint of the tunnel. A frame goes where the destination's MAC is bound
 //! ([`forwarding`]), and is accepted from there only. The gateway is in every process, with one MAC
 //! and one address on all nodes: a VM that moves finds the same neighbour.
@@ -23,10 +25,11 @@ mod sender;
 use crate::config::Layer2Config;
 use crate::counters::Count;
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
-use crate::mode::{FlowCount, Mode, ModeCommand};
+use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
 use crate::nat::link::{GuestAddresses, Link};
+use crate::nat::listen::ListenError;
 use crate::nat::services::GatewayServices;
 use crate::nat::setup::NatSetup;
 use crate::packet::MacAddr;
@@ -60,6 +63,9 @@ pub enum OverlayError {
     /// The peers contradict each other.
     #[error(transparent)]
     Peers(#[from] TableError),
+    /// A port of `--port`.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The gateway.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -107,7 +113,7 @@ impl Overlay {
             return Err(error.into());
         }
         let table = Arc::new(table);
-        let engine = Engine::new(EngineConfig {
+        let mut engine = Engine::new(EngineConfig {
             link: Link {
                 gateway_mac: gateway,
                 guest_mac: port.mac.unwrap_or_default(),
@@ -131,6 +137,9 @@ impl Overlay {
             directory: setup.directory,
             flow_limit: setup.flow_limit,
         })?;
+        if setup.worker == 0 {
+            engine.listen(&mode.forwards, mode.families())?;
+        }
         let services = ServiceConfig {
             gateway,
             ipv4: mode.ipv4,
@@ -258,7 +267,12 @@ impl Mode for Overlay {
                 self.engine.set_dns_forward(&resolvers.forward);
                 Ok(())
             }
-            ModeCommand::Forwards(_) | ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Forwards(ForwardChange::Add(bound)) => self.engine.add_forward(bound),
+            ModeCommand::Forwards(ForwardChange::Remove(transport, addresses)) => {
+                self.engine.remove_forward(transport, &addresses);
+                Ok(())
+            }
+            ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -234,6 +234,7 @@ fn station(
         ipv6: None,
         names: NameConfig::default(),
         dns_forward: Vec::new(),
+        forwards: Vec::new(),
         peers: std::iter::once(known).chain(more).collect(),
     };
     let port = PortConfig {

@@ -108,6 +108,8 @@ pub struct Layer2Spec {
     pub ipv6: Option<Ipv6Net>,
     /// Addresses of the guest in the subnets; a family without one gets its first free host address.
     pub guests: Vec<IpAddr>,
+    /// Ports that reach the guest through the gateway.
+    pub forwards: Vec<Forward>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
 }

@@ -185,10 +185,11 @@ impl PortArgs {
             });
         }
         refuse(MODE, &self.policy.of_a_segment())?;
+        let (forwards, every_port) = forward::split(&self.ports, &self.kept.kept_ports);
         refuse(
             MODE,
             &[
-                (!self.ports.is_empty(), "--port"),
+                (every_port.is_some(), "--port=all"),
                 (!self.kept.kept_ports.is_empty(), "--keep-port"),
                 (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
             ],
@@ -204,6 +205,7 @@ impl PortArgs {
             ipv4: self.ipv4.and_then(Family::on),
             ipv6: self.ipv6.and_then(Family::on),
             guests: self.segment.guest_address.clone(),
+            forwards,
             peers: self.layer2.peers(vtep)?,
         })
     }

@@ -1,6 +1,6 @@
 //! A port of a network that spans nodes.
 
-use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU};
+use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU, check_forwards};
 use crate::host::Host;
 use crate::names::NameSource;
 use hawser_backend::packet::geneve::FrameOption;
@@ -26,7 +26,9 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         return Err(ConfigError::PortWithoutMac);
     }
     let links = links(mode)?;
+    check_underlay(&links, mode, host)?;
     check_peers(spec, &links, &mode.peers)?;
+    check_forwards(&mode.forwards, &links)?;
     let mtu = mtu(spec.mtu, mode, &links, host)?;
     let names = NameSource::through_gateway(&spec.names, links);
     let Resolvers { dns, search, forward } = names.resolve(&host.resolv);
@@ -44,6 +46,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
             dhcp_options: spec.names.dhcp_options.clone(),
         },
         dns_forward: forward,
+        forwards: mode.forwards.clone(),
         peers: mode.peers.clone(),
     };
     Ok(Layer2 {
@@ -80,6 +83,23 @@ fn is_host4(link: &Ipv4Link, guest: std::net::Ipv4Addr) -> bool {
 
 fn is_host6(link: &Ipv6Link, guest: std::net::Ipv6Addr) -> bool {
     link.network.contains(&guest) && ![link.network.network(), link.gateway].contains(&guest)
+}
+
+/// The subnets hold no address of the underlay or of this system: the guest would take its packets
+/// to that address for packets to a neighbour.
+fn check_underlay(links: &Links, mode: &Layer2Spec, host: &Host) -> Result<(), ConfigError> {
+    let ends = mode.peers.iter().map(|peer| peer.vtep.ip());
+    let mut outside = std::iter::once(mode.vtep.ip())
+        .chain(ends)
+        .chain(host.addresses.iter().copied());
+    match outside.find_map(|address| Some((address, links.covering(address)?))) {
+        Some((address, (option, network))) => Err(ConfigError::UnderlayInside {
+            option,
+            network: network.to_string(),
+            address,
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Checks that MACs and addresses are unique and that every address is in a subnet.
@@ -127,3 +147,7 @@ fn mtu(asked: Option<u16>, mode: &Layer2Spec, links: &Links, host: &Host) -> Res
     }
     Ok(mtu)
 }
+
+#[cfg(test)]
+#[path = "layer2_tests.rs"]
+mod tests;

@@ -50,6 +50,7 @@ impl Station {
             ipv6: None,
             names: NameConfig::default(),
             dns_forward: Vec::new(),
+            forwards: Vec::new(),
             peers,
         };
         let port = PortConfig {
