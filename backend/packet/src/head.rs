@@ -241,6 +241,13 @@ impl Head {
         })
     }
 
+    /// Where the transport header is, if the packet is sound and no fragment.
+    #[inline]
+    pub fn whole_transport(&self) -> Option<TransportAt> {
+        self.transport()
+            .filter(|_| self.fault().is_none() && !self.is_fragment())
+    }
+
     /// Which part of a datagram the packet is.
     #[inline]
     pub const fn fragment(&self) -> Fragment {

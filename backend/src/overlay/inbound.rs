@@ -229,10 +229,7 @@ fn left_undone(frame: &[u8], option: FrameOption) -> Result<Offload, DropReason>
     }
     let head = &frame[..frame.len().min(HEAD_MAX)];
     let parsed = Head::parse(head, frame.len());
-    let at = parsed
-        .transport()
-        .filter(|_| parsed.fault().is_none() && !parsed.is_fragment());
-    let at = at.ok_or(DropReason::TunnelMalformed)?;
+    let at = parsed.whole_transport().ok_or(DropReason::TunnelMalformed)?;
     let field = transport_checksum(at.protocol).ok_or(DropReason::TunnelMalformed)?;
     if at.len < field + 2 {
         return Err(DropReason::TunnelMalformed);
@@ -283,12 +280,8 @@ const fn reason(error: GeneveError) -> DropReason {
 fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
     let link = Head::of_link(frame);
     let at = link.packet();
-    let &[first, second] = frame.get(at..)?.first_chunk()?;
-    match link.ethertype() {
-        EtherType::Ipv4 => Some((at, second)),
-        EtherType::Ipv6 => Some((at, first << 4 | second >> 4)),
-        EtherType::Arp | EtherType::Other(_) => None,
-    }
+    let is_ip = matches!(link.ethertype(), EtherType::Ipv4 | EtherType::Ipv6);
+    (is_ip && frame.len() >= at + 2).then(|| (at, link.traffic_class(frame)))
 }
 
 /// Gives the frame of a datagram the ECN field that leaves the tunnel (RFC 6040 figure 4).

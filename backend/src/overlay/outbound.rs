@@ -364,10 +364,7 @@ fn is_understood(frame: &GuestFrame<'_>) -> bool {
         return false;
     };
     let partial = (usize::from(start), usize::from(offset));
-    let parsed = &frame.parsed;
-    let transport = parsed
-        .transport()
-        .filter(|_| parsed.fault().is_none() && !parsed.is_fragment());
+    let transport = frame.parsed.whole_transport();
     transport.is_some_and(|at| transport_checksum(at.protocol).map(|field| (at.offset, field)) == Some(partial))
 }
 
@@ -379,6 +376,7 @@ pub(super) const fn transport_checksum(number: u8) -> Option<usize> {
         _ => None,
     }
 }
+
 impl Flow {
     /// Hash of the addresses and ports of a frame, and the ECN field of the outer header (RFC 6040
     /// 4.1: that of the inner one). Fragments have no ports: those of a datagram stay together.

@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Segments of the batches: the least, and as many as a frame of 64 KiB has.
 const BATCHES: [usize; 2] = [2, 44];
 /// Bytes of a segment.
-const SEGMENT: usize = 1400;
+const SEGMENT: usize = SEGMENT_U16 as usize;
 const SEGMENT_U16: u16 = 1400;
 
 /// The result of a probe.

@@ -7,7 +7,7 @@ use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, Po
 use crate::counters::{Counters, DropReason};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
-use crate::gso::testing::{Tcp, Udp};
+use crate::gso::testing::{Tcp, Udp, with_burst};
 use crate::packet::geneve::{GeneveHeader, Vni};
 use crate::packet::{ArpPacket, Ecn};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -73,13 +73,9 @@ impl Station {
 
     /// The guest sends frames in one burst.
     fn send(&mut self, frames: &[OwnedFrame]) {
-        let slices: Vec<_> = frames.iter().map(OwnedFrame::slices).collect();
-        let burst: Vec<_> = frames
-            .iter()
-            .zip(&slices)
-            .map(|(frame, slices)| frame.view(slices))
-            .collect();
-        self.mode.on_burst(Instant::from_nanos(1), &burst, &mut self.sink);
+        with_burst(frames, |burst| {
+            self.mode.on_burst(Instant::from_nanos(1), burst, &mut self.sink);
+        });
     }
 
     /// What has reached the guest once `done` is true of it.
