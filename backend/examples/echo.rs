@@ -1,11 +1,11 @@
-//! A mode of one's own: every frame of the guest goes back to it.
+//! A custom mode: every frame from the guest is sent back to it.
 //!
 //!     cargo run -p hawser-backend --example echo -- /tmp/nic.sock
 //!
-//! Point a VMM at the socket (QEMU: `-chardev socket,id=c,path=/tmp/nic.sock -netdev
-//! vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n`, with shared memory). A mode is
-//! called by one worker from one thread, so it needs no lock; see [`Mode`] for the order of the
-//! calls. This one registers no descriptor and no timer, so most of them have nothing to do.
+//! Point a VMM at the socket (QEMU: `-chardev socket,id=c,path=/tmp/nic.sock -netdev vhost-user,id=n,chardev=c -device
+//! virtio-net-pci,netdev=n`, with shared memory). A mode is called by one worker from one thread, so it needs no lock;
+//! see [`Mode`] for the order of the calls. This mode registers no descriptors or timers, so most of its methods are
+//! empty.
 
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::frame::{GuestBurst, GuestSink, NoRoom, Offload};
@@ -22,10 +22,10 @@ use std::sync::Arc;
 /// Frames kept for a guest that posts no receive buffers.
 const WAITING_MAX: usize = 4096;
 
-/// Returns every frame as it came, in order.
+/// Returns every frame unchanged and in order.
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
-    /// Copies of frames that met no room.
+    /// Copies of frames for which the guest had no receive buffer.
     waiting: VecDeque<Vec<u8>>,
 }
 
@@ -66,7 +66,7 @@ impl Mode for Echo {
     }
 
     fn on_link_up(&mut self, _: Instant, _: &mut dyn GuestSink) {
-        // A driver before this one may have sent without ever having a receive ring.
+        // The previous driver may have sent frames without ever setting up a receive ring.
         self.waiting.clear();
     }
 
@@ -75,7 +75,7 @@ impl Mode for Echo {
     }
 }
 
-/// A port whose workers echo.
+/// Makes a port whose workers echo frames.
 pub(crate) fn port(queue_pairs: NonZeroU16) -> Result<Port, Box<dyn Error>> {
     let config = PortConfig {
         name: "echo".into(),

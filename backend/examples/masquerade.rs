@@ -1,10 +1,10 @@
-//! One masqueraded NIC on a vhost-user socket: what `hawser --socket-path=…` does, without the
-//! sandbox, the API and the survey of the host.
+//! One masqueraded NIC on a vhost-user socket: like `hawser --socket-path=…`, but without the sandbox, the API and the
+//! survey of the host.
 //!
 //!     cargo run -p hawser-backend --example masquerade -- /tmp/nic.sock
 //!
-//! It needs no privilege. The guest gets 10.0.2.2 by DHCP and speaks to the world through
-//! sockets of this process; port 2222 of the host leads to its SSH server.
+//! It needs no privilege. The guest gets 10.0.2.2 by DHCP and reaches the outside through this process's sockets. Port
+//! 2222 of the host is forwarded to the guest's SSH server.
 
 use hawser_backend::config::{
     Forward, Ipv4Link, MasqueradeConfig, ModeConfig, NameConfig, PaceConfig, PolicyConfig, PortConfig, Transport,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Configuration of bridge mode. The queues of the device travel beside it.
+/// Configuration of bridge mode. The device's queues are passed separately.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeConfig {
     /// The DHCPv4 lease of the guest; `None`: its requests go to the segment.
@@ -46,13 +46,13 @@ impl ModeProperties for BridgeConfig {
 /// How frames find their receiver on a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Forwarding {
-    /// By MAC; neighbours answer for themselves.
+    /// By MAC. Neighbours answer ARP and neighbour discovery themselves.
     #[default]
     Switched,
-    /// By IP address: the host's kernel accepts IP packets for one receiver and nothing else.
-    /// To the guest all neighbours have [`GATEWAY_MAC`](crate::GATEWAY_MAC).
+    /// By IP address: the host's kernel accepts only IP packets, all sent to one MAC. In the guest's neighbour table
+    /// every neighbour has [`GATEWAY_MAC`](crate::GATEWAY_MAC).
     Routed {
-        /// The device's MAC, the only one it accepts packets for.
+        /// MAC of the device, which accepts packets for no other.
         device: MacAddr,
     },
 }
@@ -63,16 +63,16 @@ pub enum Forwarding {
 pub struct LeaseConfig {
     /// The only client that gets the lease.
     pub client: MacAddr,
-    /// The address, and the width of its network.
+    /// The address and its prefix length.
     pub address: Ipv4Net,
-    /// Address the server answers from.
+    /// Source address of the server's answers.
     pub server: Ipv4Addr,
     /// Default router.
     pub router: Option<Ipv4Addr>,
-    /// Routes in an order in which they can be installed, the default one last. A gateway of
-    /// 0.0.0.0 means on-link (RFC 3442).
+    /// Routes, in the order they should be installed; the default route comes last. A gateway of 0.0.0.0 means on-link
+    /// (RFC 3442).
     pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-    /// Names and servers.
+    /// Host name, domains and name servers.
     pub names: NameConfig,
 }
 
@@ -81,8 +81,8 @@ pub struct LeaseConfig {
 pub struct Lease6Config {
     /// The only client that gets the lease.
     pub client: MacAddr,
-    /// The address, and the width of its network, all of which is on-link.
+    /// The address and its prefix length; the whole prefix is on-link.
     pub address: Ipv6Net,
-    /// Names and servers.
+    /// Host name, domains and name servers.
     pub names: NameConfig,
 }

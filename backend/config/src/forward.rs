@@ -14,17 +14,17 @@ pub enum Transport {
     Udp,
 }
 
-/// Address families, such as those of a guest.
+/// A set of address families, such as those enabled for a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Families {
-    /// IPv4 is on.
+    /// IPv4 is enabled.
     pub ipv4: bool,
-    /// IPv6 is on.
+    /// IPv6 is enabled.
     pub ipv6: bool,
 }
 
 impl Families {
-    /// True if the address is of a family that is on.
+    /// True if the address belongs to an enabled family.
     pub const fn has(self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(_) => self.ipv4,
@@ -32,18 +32,18 @@ impl Families {
         }
     }
 
-    /// True if a family is on.
+    /// True if at least one family is enabled.
     pub const fn any(self) -> bool {
         self.ipv4 || self.ipv6
     }
 
-    /// Number of families that are on.
+    /// Number of enabled families.
     pub const fn count(self) -> u64 {
         self.ipv4 as u64 + self.ipv6 as u64
     }
 }
 
-/// A range of ports of the host that reaches the guest.
+/// A range of host ports that is forwarded to the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forward {
     /// Transport protocol.
@@ -67,8 +67,7 @@ impl fmt::Display for Transport {
     }
 }
 
-/// Uses the syntax of the option, such as `udp:[::1]:5000-5009:53-62`. The guest's ports are omitted
-/// if they equal the host's.
+/// Uses the option's syntax, such as `udp:[::1]:5000-5009:53-62`. Guest ports are omitted if they equal the host ports.
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.transport)?;

@@ -1,32 +1,31 @@
 //! Guards that another process can take over.
 //!
-//! A guard undoes something when it is dropped: it removes a socket's file, closes a listener,
-//! detaches a program, restores an interface. A process that is replaced while its guest runs must
-//! undo nothing. [`Handover::into_handover`] turns a guard into a record, which is plain data, and
-//! descriptors, which hold what would end with the last of them. [`Handover::take_over`] makes the
-//! same guard of both.
+//! A guard undoes something when it is dropped: it removes a socket's file, closes a listener, detaches a program,
+//! restores an interface. A process that is replaced while its guest runs must not undo anything.
+//! [`Handover::into_handover`] turns a guard into a record, which is plain data, and descriptors, which keep the
+//! underlying kernel objects alive. [`Handover::take_over`] rebuilds the guard from both.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::vec;
 
-/// Descriptors that were handed over, in the order in which the guards gave them.
+/// Descriptors that were handed over, in the order in which the guards returned them.
 pub type Descriptors = vec::IntoIter<OwnedFd>;
 
 /// A guard that can be handed over instead of dropped.
 pub trait Handover: Sized {
-    /// What the guard is beside its descriptors. The first field is a [`Version`].
+    /// The guard's state apart from its descriptors. The first field is a [`Version`].
     type Record: Serialize + DeserializeOwned;
 
-    /// Gives the guard up. Nothing is undone.
+    /// Consumes the guard without undoing anything.
     fn into_handover(self) -> (Self::Record, Vec<OwnedFd>);
 
-    /// Makes the guard again, with the descriptors that it takes from the front of `descriptors`.
-    /// Dropping it undoes what dropping the first one would have undone.
+    /// Rebuilds the guard, taking its descriptors from the front of `descriptors`. Dropping the new guard undoes what
+    /// dropping the original would have undone.
     ///
     /// # Errors
-    /// [`HandoverError`]. Nothing is undone then.
+    /// [`HandoverError`]. In that case nothing is undone.
     fn take_over(record: Self::Record, descriptors: &mut Descriptors) -> Result<Self, HandoverError>;
 }
 
@@ -36,17 +35,17 @@ pub enum HandoverError {
     /// There are fewer descriptors than the records need.
     #[error("no descriptor of {0} was handed over: stop the old process and start a new one")]
     Missing(&'static str),
-    /// The system does not know what was handed over.
+    /// The kernel does not recognise what was handed over.
     #[error("{what} cannot be taken over: {source}; stop the old process and start a new one")]
     System {
-        /// What the guard is for.
+        /// What the guard protects.
         what: &'static str,
-        /// What the system says.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// The next descriptor, which is one of `what`.
+/// Takes the next descriptor, which belongs to `what`.
 ///
 /// # Errors
 /// [`HandoverError::Missing`]
@@ -82,7 +81,7 @@ impl<G: Handover> Handover for Vec<G> {
     }
 }
 
-/// Version of a record's fields. It is written as the number `N`, and only `N` can be read.
+/// Version of a record's fields. It is serialised as the number `N`, and deserialising any other number fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Version<const N: u32>;

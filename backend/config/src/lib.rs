@@ -1,8 +1,7 @@
 //! The configuration of a port: plain data, checked by the launcher and never parsed here.
 //!
-//! No configuration holds a descriptor, so that it can be compared, printed, saved and sent to
-//! another process. Descriptors travel beside it. [`handover`] is how a guard of such resources
-//! becomes plain data and descriptors too.
+//! A configuration holds no descriptors, so it can be compared, printed, saved and sent to another process. Descriptors
+//! are passed separately. [`handover`] splits guards of such resources into plain data and descriptors in the same way.
 
 #![forbid(unsafe_code)]
 
@@ -35,9 +34,9 @@ use std::time::Duration;
 pub struct PortConfig {
     /// Name for logs and thread names.
     pub name: String,
-    /// The guest's MAC. `None`: the front end names it, or the guest's first frame shows it.
+    /// The guest's MAC. `None`: it is taken from the front end or from the guest's first frame.
     pub mac: Option<MacAddr>,
-    /// MTU of the guest's NIC, in bytes of IP packet (68 to 65535).
+    /// MTU of the guest's NIC: the largest IP packet, in bytes (68 to 65535).
     pub mtu: u16,
     /// Receive/transmit queue pairs offered.
     pub queue_pairs: NonZeroU16,
@@ -52,14 +51,14 @@ pub struct PortConfig {
 /// Waiting between the turns of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PaceConfig {
-    /// How long a worker polls for the next message of a quick exchange; zero: never.
+    /// How long a worker polls for the next message during a rapid exchange; zero: never.
     pub busy_poll: Duration,
-    /// Longest sleep between turns that move much data; zero: none.
+    /// Longest sleep between turns during bulk transfer; zero: none.
     pub rest: Duration,
 }
 
 impl PaceConfig {
-    /// Sleeps after each turn until an event arrives.
+    /// No busy polling and no rests: the worker sleeps after each turn until an event arrives.
     pub const PLAIN: Self = Self {
         busy_poll: Duration::ZERO,
         rest: Duration::ZERO,
@@ -67,9 +66,8 @@ impl PaceConfig {
 }
 
 impl Default for PaceConfig {
-    /// Polls for longer than the answers of a nearby peer take, sleep and wake-up included
-    /// (KVM's halt_poll_ns has the same default), and sleeps no longer than network cards delay
-    /// interrupts.
+    /// The poll time exceeds a nearby peer's response time, including its sleep and wake-up (KVM's halt_poll_ns has the
+    /// same default). The rest is no longer than the time by which network cards delay interrupts.
     fn default() -> Self {
         Self {
             busy_poll: Duration::from_micros(200),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// MAC of the gateway every masqueraded guest sees. It is KubeVirt's, so that a guest's
-/// neighbour entry stays right wherever the VM moves.
+/// MAC of the gateway every masqueraded guest sees. It is the same as KubeVirt's, so that a guest's neighbour entry
+/// stays valid when the VM migrates.
 pub const GATEWAY_MAC: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0]);
 
 /// Configuration of masquerade.
@@ -22,13 +22,13 @@ pub struct MasqueradeConfig {
     pub names: NameConfig,
     /// Inbound ports.
     pub forwards: Vec<Forward>,
-    /// Forwards all other inbound ports too.
+    /// Set to forward all other inbound ports too.
     pub every_port: Option<EveryPort>,
-    /// Addresses of the gateway's network that map to the loopback of this network namespace; if
-    /// empty, the guest cannot reach it.
+    /// Addresses of the gateway's network that map to the loopback of this network namespace; if empty, the guest
+    /// cannot reach the loopback.
     pub map_host_loopback: Vec<IpAddr>,
-    /// Name servers that answer queries to port 53 of the gateway: those the guest cannot reach
-    /// by their own addresses.
+    /// Name servers that answer queries to port 53 of the gateway. They are those that the guest cannot reach at their
+    /// own addresses.
     pub dns_forward: Vec<IpAddr>,
 }
 
@@ -100,8 +100,8 @@ pub struct Ipv6Link {
 }
 
 impl Ipv6Link {
-    /// Length of a prefix under which a guest can form its own addresses: an interface
-    /// identifier has the other 64 bits (RFC 4291 2.5.1, RFC 2464 4).
+    /// Prefix length with which a guest can form its own addresses: an interface identifier takes the other 64 bits
+    /// (RFC 4291 2.5.1, RFC 2464 4).
     const AUTOCONFIGURATION: u8 = 64;
 
     /// True if the guest may form addresses of its own (RFC 4862), besides its DHCPv6 lease.
@@ -110,8 +110,8 @@ impl Ipv6Link {
         self.network.prefix_len() == Self::AUTOCONFIGURATION
     }
 
-    /// True if the guest may have `address`: its lease, and where it forms addresses of its own
-    /// any address of the network but the gateway's and the routers' anycast address.
+    /// True if the guest may use `address`: either its lease or, with autoconfiguration, any address of the network
+    /// except the gateway's and the subnet-router anycast address.
     #[inline]
     pub fn may_be_guest(&self, address: Ipv6Addr) -> bool {
         let is_gateway = [self.gateway, self.network.network()].contains(&address);

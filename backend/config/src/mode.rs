@@ -1,8 +1,8 @@
-//! The mode of a port, and what the rest of the program reads from a mode's configuration.
+//! The mode of a port and the properties that the rest of the program reads from its configuration.
 //!
-//! The configuration of each mode implements [`ModeProperties`]. Code that needs to know something
-//! about a port's mode calls [`ModeConfig::properties`] instead of naming the modes, so that a new
-//! mode is a variant and an implementation.
+//! The configuration of each mode implements [`ModeProperties`]. Code that needs to know something about a port's mode
+//! calls [`ModeConfig::properties`] instead of naming the modes, so a new mode needs only a variant and an
+//! implementation.
 
 use crate::{BridgeConfig, Families, Forward, Layer2Config, MasqueradeConfig, Resolvers};
 use hawser_packet::MacAddr;
@@ -13,9 +13,9 @@ use std::net::IpAddr;
 /// The mode of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModeConfig {
-    /// NAT on ordinary host sockets.
+    /// NAT through ordinary host sockets.
     Masquerade(MasqueradeConfig),
-    /// The L2 segment itself.
+    /// A direct attachment to the L2 segment.
     Bridge(BridgeConfig),
     /// A network that spans nodes.
     Layer2(Layer2Config),
@@ -32,21 +32,21 @@ impl ModeConfig {
     }
 }
 
-/// Properties of a mode that code outside of the mode depends on. The defaults are those of a mode
-/// that hands frames on and has no service, no socket and no address of its own.
+/// Properties of a mode that code outside the mode depends on. The defaults suit a mode that only passes frames on,
+/// without services, sockets or addresses of its own.
 pub trait ModeProperties {
-    /// Writes the mode's name and the addresses that it gives the guest, for a line of the log.
+    /// Writes the mode's name and the addresses that it assigns to the guest, for a log line.
     ///
     /// # Errors
     /// Those of the formatter.
     fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    /// The resolvers that the mode's services start with; `None` without such a service.
+    /// Initial resolvers of the mode's services; `None` if no service uses resolvers.
     fn resolvers(&self) -> Option<Resolvers> {
         None
     }
 
-    /// The addresses that the mode's DHCPv4 and DHCPv6 servers give the guest.
+    /// Addresses that the mode's DHCPv4 and DHCPv6 servers lease to the guest.
     fn leases(&self) -> [Option<IpAddr>; 2] {
         [None; 2]
     }
@@ -56,7 +56,7 @@ pub trait ModeProperties {
         None
     }
 
-    /// The port forwards; `None` if the guest is reached under its own addresses.
+    /// The port forwards; `None` if clients reach the guest at its own addresses.
     fn inbound(&self) -> Option<Inbound<'_>> {
         None
     }
@@ -67,14 +67,14 @@ pub trait ModeProperties {
     }
 }
 
-/// How clients reach the guest of a mode that listens for it.
+/// How clients reach the guest in a mode that listens on its behalf.
 #[derive(Clone, Copy, Debug)]
 pub struct Inbound<'a> {
     /// Families of the guest's addresses.
     pub families: Families,
     /// Forwarded ports.
     pub forwards: &'a [Forward],
-    /// All other ports are forwarded too.
+    /// True if all other ports are forwarded too.
     pub has_every_port: bool,
 }
 

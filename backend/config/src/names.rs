@@ -1,9 +1,9 @@
-//! Names and name servers that a guest gets.
+//! Names and name servers for a guest.
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// Names and servers handed out to the guest.
+/// Host name, domains and name servers handed out to the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameConfig {
     /// Host name (option 12), not qualified.
@@ -19,7 +19,7 @@ pub struct NameConfig {
 }
 
 impl NameConfig {
-    /// The servers and domains that may follow the system.
+    /// The servers and domains that may follow the system's resolver configuration.
     pub fn resolvers(&self) -> Resolvers {
         Resolvers {
             dns: self.dns.clone(),
@@ -28,15 +28,15 @@ impl NameConfig {
         }
     }
 
-    /// Replaces the servers and domains that follow the system.
+    /// Replaces the servers and domains that follow the system's resolver configuration.
     pub fn follow(&mut self, resolvers: &Resolvers) {
         self.dns.clone_from(&resolvers.dns);
         self.search.clone_from(&resolvers.search);
     }
 }
 
-/// Name servers and search domains of a guest that follow the system, and so may change while a
-/// port lives.
+/// A guest's name servers and search domains that follow the system's resolver configuration, and so may change while
+/// the port runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolvers {
     /// [`NameConfig::dns`]

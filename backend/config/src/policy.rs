@@ -1,4 +1,4 @@
-//! The policy of a port: the frames that may cross it, in either direction and in any mode. The defaults are what
+//! The policy of a port: which frames may cross it in each direction, whatever the mode. The defaults are those that
 //! masquerade needs.
 
 use hawser_packet::vlan::VlanId;
@@ -10,15 +10,15 @@ use std::ops::RangeInclusive;
 /// Filters between the guest and its mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyConfig {
-    /// What VLAN tags mean.
+    /// How VLAN tags are treated.
     pub vlan: VlanConfig,
     /// Check of the source MAC of the guest's frames (`macspoofchk`).
     pub mac_check: MacCheck,
     /// Addresses the guest may use; `None`: any.
     pub addresses: Option<AddressCheck>,
-    /// The guest may not serve DHCP or DHCPv6.
+    /// The guest may not act as a DHCP or DHCPv6 server.
     pub dhcp_guard: bool,
-    /// The guest may not advertise or redirect to routers.
+    /// The guest may not send router advertisements or redirects.
     pub router_guard: bool,
     /// Rate limits.
     pub rates: Rates,
@@ -36,9 +36,10 @@ pub struct Rates {
 /// Limits of one direction; `None`: no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
-    /// Bytes of frames, from the Ethernet header on; a large frame counts as it crosses the rings.
+    /// Bytes of frames, counted from the Ethernet header; a large frame counts once, at the size at which it crosses
+    /// the rings.
     pub bytes: Option<Rate>,
-    /// Packets; a frame that stands for several segments counts once for each.
+    /// Packets; a frame that carries several segments counts once per segment.
     pub packets: Option<Rate>,
 }
 
@@ -54,15 +55,15 @@ pub struct Rate {
 /// Check of the source MAC of the guest's frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MacCheck {
-    /// It must be the guest's, once that is known.
+    /// It must be the guest's MAC, once that is known.
     #[default]
     Enforced,
     /// Any source: for a guest that is itself a bridge, or has virtual NICs of its own.
     Off,
 }
 
-/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery. A family
-/// without an address is closed to the guest.
+/// Addresses a guest may use as its own, in IP headers, ARP and neighbour discovery. The guest cannot use a family for
+/// which no address is listed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressCheck {
     /// IPv4
@@ -71,14 +72,14 @@ pub struct AddressCheck {
     pub ipv6: Vec<Ipv6Net>,
 }
 
-/// What VLAN tags mean on a port. A guest on a VLAN by `Access` or `native` sends and receives
-/// untagged frames, which carry a tag on the segment.
+/// How a port treats VLAN tags. A guest whose VLAN comes from `Access` or `native` sends and receives untagged frames,
+/// which are tagged on the segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VlanConfig {
-    /// Tagged frames of the guest are refused: the mode knows no VLANs.
+    /// Tagged frames from the guest are dropped, because the mode does not support VLANs.
     #[default]
     Refused,
-    /// Tags cross unchanged, 802.1ad ones too, as on a bridge without VLAN filtering.
+    /// Tags, including 802.1ad tags, pass unchanged, as on a bridge without VLAN filtering.
     Transparent,
     /// One VLAN, invisible to the guest (`vlan` of the bridge CNI).
     Access {
@@ -87,11 +88,11 @@ pub enum VlanConfig {
         /// The default VLAN stays on the port too (`preserveDefaultVlan`).
         keep_default: bool,
     },
-    /// Several VLANs, with tags that the guest sends and receives (`vlanTrunk`).
+    /// Several VLANs; the guest sends and receives tagged frames (`vlanTrunk`).
     Trunk {
         /// The VLANs.
         tagged: VlanSet,
-        /// The VLAN of untagged frames of the guest (`vlan` beside `vlanTrunk`).
+        /// The VLAN of the guest's untagged frames (`vlan` beside `vlanTrunk`).
         native: Option<VlanId>,
         /// The default VLAN stays on the port too (`preserveDefaultVlan`).
         keep_default: bool,
@@ -115,7 +116,7 @@ impl VlanSet {
     /// Adds the VLANs of a range.
     ///
     /// # Errors
-    /// The first VLAN of the range that is in the set already.
+    /// The first VLAN of the range that is already in the set.
     pub fn add(&mut self, range: RangeInclusive<VlanId>) -> Result<(), VlanId> {
         let numbers = || range.start().get()..=range.end().get();
         if let Some(id) = numbers().find(|n| self.contains(*n)).and_then(VlanId::new) {
@@ -127,7 +128,7 @@ impl VlanSet {
         Ok(())
     }
 
-    /// Adds or removes one VLAN. False if `vid` is not a VLAN's number.
+    /// Adds or removes one VLAN. Returns false if `vid` is not a valid VLAN number.
     pub fn set(&mut self, vid: u16, member: bool) -> bool {
         if VlanId::new(vid).is_none() {
             return false;
@@ -145,7 +146,7 @@ impl VlanSet {
             .is_some_and(|word| word & (1 << (vid % 64)) != 0)
     }
 
-    /// True without any VLAN.
+    /// True if the set is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
@@ -184,7 +185,7 @@ impl From<Vec<(VlanId, VlanId)>> for VlanSet {
     }
 }
 
-/// In the syntax of the option: `10,20-30`.
+/// Uses the option's syntax, such as `10,20-30`.
 impl fmt::Display for VlanSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";

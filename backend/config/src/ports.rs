@@ -1,15 +1,15 @@
-//! Sets of ports, and which of them are forwarded to the guest.
+//! Sets of ports, such as those forwarded to the guest.
 
 use crate::Transport;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-/// Ports of TCP and of UDP.
+/// A set of TCP and UDP ports.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<PortRange>", into = "Vec<PortRange>")]
 pub struct PortSet {
-    /// One bit for each port, those of TCP first.
+    /// One bit per port, TCP first.
     words: Box<[u64]>,
 }
 
@@ -69,14 +69,14 @@ impl PortSet {
         }
     }
 
-    /// True if the set has the port.
+    /// True if the set contains the port.
     #[inline]
     pub fn contains(&self, transport: Transport, port: u16) -> bool {
         let (word, bit) = Self::place(transport, port);
         self.words[word] & bit != 0
     }
 
-    /// True without any port.
+    /// True if the set is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
@@ -87,7 +87,7 @@ impl PortSet {
         &self.words
     }
 
-    /// The runs of ports in the set, those of TCP first.
+    /// The runs of ports in the set, TCP first.
     fn ranges(&self) -> impl Iterator<Item = (Transport, RangeInclusive<u16>)> {
         [Transport::Tcp, Transport::Udp].into_iter().flat_map(move |transport| {
             let mut next = Some(0u16);
@@ -123,7 +123,7 @@ impl From<Vec<PortRange>> for PortSet {
     }
 }
 
-/// Runs of ports in the syntax of options: `tcp:22 tcp:15000-15001 udp:53`.
+/// Writes runs of ports in the syntax of options: `tcp:22 tcp:15000-15001 udp:53`.
 impl fmt::Display for PortSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, (transport, range)) in self.ranges().enumerate() {
@@ -150,7 +150,7 @@ impl fmt::Debug for PortSet {
 pub struct EveryPort {
     /// Ports to forward, unless a forward or a program of the pod uses them.
     pub ports: PortSet,
-    /// What to do if the system refuses.
+    /// What to do if a port cannot be forwarded.
     pub otherwise: Otherwise,
 }
 
@@ -159,7 +159,7 @@ pub struct EveryPort {
 pub enum Otherwise {
     /// Do not serve the NIC.
     Fail,
-    /// Serve it, with a warning that names what does not reach the guest.
+    /// Serve it, and log a warning that names the ports that do not reach the guest.
     Warn,
 }
 

@@ -29,8 +29,7 @@ impl ArpPacket {
     /// The sender has its address.
     pub const REPLY: u16 = 2;
 
-    /// The packet at the start of `bytes`; `None` if it is cut short or not for IPv4
-    /// over Ethernet.
+    /// Parses the packet at the start of `bytes`; `None` if it is truncated or not for IPv4 over Ethernet.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let p: &[u8; Self::LEN] = bytes.first_chunk()?;

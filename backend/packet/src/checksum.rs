@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-/// From this length on bytes are summed in lanes.
+/// Bytes are summed in lanes from this length on.
 const LONG: usize = 128;
-/// 32-bit words summed beside each other.
+/// 32-bit words summed in parallel.
 const LANES: usize = 16;
 
 /// A one's complement sum that has not been folded yet.
@@ -12,8 +12,7 @@ const LANES: usize = 16;
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes; a part of odd length is padded with a zero, so only the last part
-    /// of a message may have one.
+    /// Adds bytes. A part of odd length is padded with a zero byte, so only the last part of a message may be odd.
     #[must_use]
     #[inline]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
@@ -33,8 +32,8 @@ impl Sum {
         self
     }
 
-    /// Adds many bytes. The sum of words in the machine's order is the sum with its bytes swapped
-    /// (RFC 1071 2 B), and lanes that do not depend on each other let the compiler use vectors.
+    /// Adds many bytes. Words are summed in the machine's byte order, which yields the byte-swapped sum (RFC 1071 2 B).
+    /// Independent lanes let the compiler use vector instructions.
     fn long(self, bytes: &[u8]) -> Self {
         let mut lanes = [0_u64; LANES];
         let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
@@ -44,7 +43,7 @@ impl Sum {
                 *lane += u64::from(u32::from_ne_bytes(*word));
             }
         }
-        // 2^16 blocks of 2^32 each fit into a lane, and no buffer is longer.
+        // A lane can hold the sum of 2^32 words, which no buffer exceeds.
         let native = Self(lanes.iter().map(|lane| (lane >> 32) + (lane & 0xffff_ffff)).sum()).fold();
         let mut sum = self.word(u16::from_be_bytes(native.to_ne_bytes()));
         let mut words = rest.chunks_exact(2);
@@ -76,7 +75,7 @@ impl Sum {
         Self(sum.0 + length as u64 + u64::from(protocol))
     }
 
-    /// The folded sum, not complemented: what a partial checksum field holds.
+    /// The folded sum without the complement, which is what a partial checksum field holds.
     #[allow(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
     #[inline]
     pub const fn fold(self) -> u16 {

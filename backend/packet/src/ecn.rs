@@ -26,23 +26,23 @@ impl Ecn {
         Self::ALL[(traffic_class & Self::MASK) as usize]
     }
 
-    /// A TOS or traffic class with this field and the DSCP it had.
+    /// `traffic_class` with its ECN field replaced and its DSCP kept.
     #[inline]
     pub const fn in_class(self, traffic_class: u8) -> u8 {
         traffic_class & !Self::MASK | self as u8
     }
 
-    /// Field of the outer header for an inner packet with this one: the normal mode of RFC 6040
-    /// section 4.1, which copies it.
+    /// The outer header's field for an inner packet with this field: a copy, as in the normal mode of RFC 6040 section
+    /// 4.1.
     #[inline]
     #[must_use]
     pub const fn encapsulated(self) -> Self {
         self
     }
 
-    /// Field of the packet that leaves the tunnel, given this inner one and the outer one that
-    /// arrived (RFC 6040 figure 4). `None`: drop the packet, because its transport would take no
-    /// notice of the congestion that the outer header reports.
+    /// The field of the packet that leaves the tunnel, given its inner field and the outer field on arrival (RFC 6040
+    /// figure 4). `None`: drop the packet, because its transport would ignore the congestion that the outer header
+    /// reports.
     #[inline]
     #[must_use]
     pub const fn decapsulated(self, outer: Self) -> Option<Self> {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-/// A MAC address, saved as text.
+/// A MAC address. Its serialised form is text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct MacAddr(pub [u8; 6]);
@@ -53,7 +53,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// A text that is not six hexadecimal bytes with colons or dashes between.
+/// The text is not six hexadecimal bytes separated by colons or dashes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a MAC address such as 02:00:00:12:34:56")]
 pub struct BadMac(String);
@@ -142,9 +142,9 @@ pub struct EthernetHeader {
 impl EthernetHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 14;
-    /// Where the destination is.
+    /// Byte range of the destination.
     pub const DST: Range<usize> = 0..6;
-    /// Where the source is.
+    /// Byte range of the source.
     pub const SRC: Range<usize> = 6..12;
 
     /// Parses the header at the start of `frame`.

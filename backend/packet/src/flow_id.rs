@@ -5,11 +5,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 
-/// What distinguishes a flow from all others of a guest: the protocol and both ends, as the guest
-/// sees them.
+/// Identifies a flow among all flows of a guest: the protocol and both ends, as the guest sees them.
 ///
-/// A conversation of echo requests has the guest's identifier in the place of its port, and no
-/// port at the other end.
+/// For a flow of echo requests, `guest_port` holds the identifier and `remote_port` is 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowId {
     /// The guest's address.
@@ -81,7 +79,7 @@ impl FlowId {
     }
 }
 
-/// In one piece: a derived hash writes a dozen small ones, which takes three times as long.
+/// Hashes all fields in one write. A derived implementation makes a dozen small writes and takes three times as long.
 impl Hash for FlowId {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -107,7 +105,7 @@ impl Hash for FlowId {
     }
 }
 
-/// As in `tcp 10.0.2.2:40000 > 192.0.2.1:80` and `icmp 10.0.2.2 > 192.0.2.1 id 7`.
+/// Writes a flow like `tcp 10.0.2.2:40000 > 192.0.2.1:80` or `icmp 10.0.2.2 > 192.0.2.1 id 7`.
 impl fmt::Display for FlowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.protocol {
@@ -155,7 +153,7 @@ mod tests {
             FlowId::tcp(at("fd00::3", 1), at("2001:db8::1", 2)),
             FlowId::tcp(at("fd00::2", 1), at("2001:db8::2", 2)),
             FlowId::echo(at("fd00::2", 0).ip(), at("2001:db8::1", 0).ip(), 1),
-            // No address of the other family is the same, however it is written.
+            // An IPv4-mapped address is not equal to the IPv4 address.
             FlowId::tcp(at("::ffff:10.0.2.2", 1), at("::ffff:192.0.2.1", 2)),
         ];
         let hasher = RandomState::new();

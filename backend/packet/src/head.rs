@@ -4,7 +4,7 @@ use super::vlan::{VlanTag, is_tag};
 use super::{EtherType, EthernetHeader, FragmentInfo, Ipv4Header, Ipv6Header, MacAddr, Malformed, be16, be32};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Tags that are looked behind.
+/// Tags that the parser looks past.
 const MAX_TAGS: u8 = 2;
 const IPV4_FLAGS: usize = 6;
 const IPV4_TTL: usize = 8;
@@ -14,13 +14,13 @@ const IPV6_SOURCE: usize = 8;
 /// "Do not fragment", in the byte of an IPv4 header that holds the flags.
 const DONT_FRAGMENT: u8 = 0x40;
 
-/// What the first bytes of a frame say, up to where the transport header begins.
+/// The headers of a frame up to the start of the transport header.
 ///
-/// A plain value, made once from the copied bytes and handed on with them: all decisions about the
-/// frame come from it. It says where addresses and the like are; the methods that take `bytes`
-/// read them there, from the same bytes it was made from.
+/// A plain value that is made once from the copied bytes and passed along with them. All decisions about the frame are
+/// based on it. It stores offsets; the methods that take `bytes` read addresses and other fields at these offsets, from
+/// the bytes that were parsed.
 ///
-/// The same serves for a frame inside a tunnel, with the bytes from its Ethernet header on.
+/// It also describes a frame inside a tunnel, given the bytes from the inner Ethernet header on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// The type field of the Ethernet header: the EtherType, or that of the first tag.
@@ -50,11 +50,11 @@ pub enum Fragment {
     /// The first fragment, which has the transport header. An IPv6 packet with a fragment header
     /// may be the only one as well (RFC 6946).
     First,
-    /// A later one.
+    /// A later fragment.
     Later,
 }
 
-/// Where the transport header of an IP packet is.
+/// Position of the transport header of an IP packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransportAt {
     /// IP protocol.
@@ -66,15 +66,14 @@ pub struct TransportAt {
 }
 
 impl Head {
-    /// Parses the first bytes of a frame that is `frame_len` bytes long. [`fault`](Self::fault)
-    /// returns the error in it.
+    /// Parses the first bytes of a frame that is `frame_len` bytes long. [`fault`](Self::fault) returns the error, if
+    /// there is one.
     #[inline]
     pub fn parse(bytes: &[u8], frame_len: usize) -> Self {
         Self::of_plain_ipv4(bytes, frame_len).unwrap_or_else(|| Self::of_any(bytes, frame_len))
     }
 
-    /// The head of an IPv4 packet without tags, options or fragments: what most frames are, in
-    /// few instructions.
+    /// Parses an IPv4 packet without tags, options or fragments, as most frames are, in few instructions.
     #[allow(clippy::cast_possible_truncation, reason = "a constant, and a length of 16 bits")]
     #[inline]
     fn of_plain_ipv4(bytes: &[u8], frame_len: usize) -> Option<Self> {
@@ -173,7 +172,7 @@ impl Head {
         };
     }
 
-    /// A packet that is longer than its frame may have sound headers all the same.
+    /// Handles a packet that is longer than its frame, whose headers may still be sound.
     #[cold]
     fn take_odd_ipv4(&mut self, at: usize, packet: &[u8], fault: Malformed) {
         if let Ok(ip) = Ipv4Header::parse(packet, usize::MAX) {
@@ -190,7 +189,7 @@ impl Head {
         self.fault = Some(fault);
     }
 
-    /// What is wrong with the Ethernet or IP headers, if anything is.
+    /// The error in the Ethernet or IP headers, if any.
     #[inline]
     pub const fn fault(&self) -> Option<Malformed> {
         self.fault
@@ -202,8 +201,7 @@ impl Head {
         self.outer
     }
 
-    /// EtherType behind the tags, two at most. It is a tag's if there are more, or if the frame
-    /// ends inside one.
+    /// EtherType behind up to two tags. It is that of a tag if there are more tags or the frame ends inside one.
     #[inline]
     pub fn ethertype(&self) -> EtherType {
         self.ethertype.into()
@@ -227,8 +225,8 @@ impl Head {
         EthernetHeader::LEN + self.tags as usize * VlanTag::LEN
     }
 
-    /// Where the transport header is, if this is IP and its headers are sound. It may lie beyond
-    /// the frame only if there is a [`fault`](Self::fault).
+    /// Position of the transport header, if this is IP and its headers are sound. It may lie beyond the frame only if
+    /// there is a [`fault`](Self::fault).
     #[inline]
     pub const fn transport(&self) -> Option<TransportAt> {
         if self.transport == 0 {
@@ -241,7 +239,7 @@ impl Head {
         })
     }
 
-    /// Where the transport header is, if the packet is sound and no fragment.
+    /// Position of the transport header, if the packet is sound and not a fragment.
     #[inline]
     pub fn whole_transport(&self) -> Option<TransportAt> {
         self.transport()
@@ -324,7 +322,7 @@ impl Head {
         }
     }
 
-    /// True for an IPv4 packet with the flag "do not fragment".
+    /// True for an IPv4 packet with the "do not fragment" flag.
     #[inline]
     pub fn is_unfragmentable(&self, bytes: &[u8]) -> bool {
         let flags = bytes.get(self.packet() + IPV4_FLAGS);
@@ -338,7 +336,7 @@ impl Head {
         self.ethertype() == EtherType::Ipv4 && usize::from(self.transport) > plain
     }
 
-    /// The first bytes of the transport header and what follows it, as far as they are in `bytes`.
+    /// The part of `bytes` from the transport header on.
     #[inline]
     pub fn transport_bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let at = usize::from(self.transport);

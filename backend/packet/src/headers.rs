@@ -15,7 +15,7 @@ pub struct Headers {
 /// The network layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// ARP; nothing of it has been looked at.
+    /// ARP; its contents have not been parsed.
     Arp,
     /// IPv4.
     Ipv4(Ipv4Header),

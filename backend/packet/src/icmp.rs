@@ -83,7 +83,7 @@ pub mod v6 {
     }
 }
 
-/// The eight bytes every ICMP and ICMPv6 message begins with, the checksum aside.
+/// The first eight bytes of every ICMP and ICMPv6 message, without the checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IcmpHeader {
     /// Type ([`v4`], [`v6`]).
@@ -99,7 +99,7 @@ impl IcmpHeader {
     pub const LEN: usize = 8;
     const CHECKSUM: std::ops::Range<usize> = 2..4;
 
-    /// Parses the header at the start of `bytes`. The checksum is not looked at.
+    /// Parses the header at the start of `bytes`. The checksum is not verified.
     ///
     /// # Errors
     /// [`Malformed::Truncated`]
@@ -143,8 +143,7 @@ impl IcmpHeader {
     }
 }
 
-/// The one's complement sum of a whole message with its pseudo-header: only ICMPv6
-/// has one (RFC 4443 2.3).
+/// The one's complement sum of a whole message. For ICMPv6 it includes the pseudo-header (RFC 4443 2.3).
 #[inline]
 fn sum(src: IpAddr, dst: IpAddr, message: &[u8]) -> Sum {
     let sum = Sum::default().bytes(message);

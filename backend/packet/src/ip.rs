@@ -22,17 +22,17 @@ pub mod protocol {
     /// IPv6 destination options
     pub(super) const DESTINATION: u8 = 60;
 
-    /// True for extension headers of IPv6 that another header follows.
+    /// True for IPv6 extension headers, which another header follows.
     #[inline]
     pub(super) const fn is_extension(protocol: u8) -> bool {
         matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
     }
 }
 
-/// Where a fragment belongs.
+/// The position of a fragment in its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FragmentInfo {
-    /// Identification field; 16 bits of it in IPv4.
+    /// Identification field; only 16 bits are used in IPv4.
     pub ident: u32,
     /// Offset of this fragment's first byte in the datagram, in bytes.
     pub offset: u16,
@@ -67,8 +67,8 @@ impl Ipv4Header {
     /// Bytes of a header without options, the only kind that is emitted.
     pub const LEN: usize = 20;
 
-    /// Parses the header at the start of `bytes`, with `available` bytes of packet
-    /// in the frame (Ethernet padding may make it more than the packet).
+    /// Parses the header at the start of `bytes`. The frame holds `available` bytes from there on, which may include
+    /// Ethernet padding.
     ///
     /// # Errors
     /// Any [`Malformed`].
@@ -108,7 +108,7 @@ impl Ipv4Header {
     }
 
     /// Writes a header without options to the start of `out`, checksum included.
-    /// `payload_len` is cut to what 16 bits can say.
+    /// A larger `payload_len` is cut to 65535.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let total = u16::try_from(Self::LEN + self.payload_len).unwrap_or(u16::MAX);
@@ -162,8 +162,7 @@ impl Ipv6Header {
     /// Bytes of a fragment header.
     pub const FRAGMENT_LEN: usize = 8;
 
-    /// Parses the header at the start of `bytes`, with `available` bytes of packet
-    /// in the frame.
+    /// Parses the header at the start of `bytes`. The frame holds `available` bytes from there on.
     ///
     /// # Errors
     /// Any [`Malformed`].
@@ -234,7 +233,7 @@ impl Ipv6Header {
     }
 
     /// Writes the header to the start of `out`: 40 bytes, 48 if this is a fragment.
-    /// `payload_len` is cut to what 16 bits can say.
+    /// A larger `payload_len` is cut to 65535.
     #[inline]
     pub fn emit(&self, out: &mut [u8]) {
         let extra = if self.fragment.is_some() { Self::FRAGMENT_LEN } else { 0 };

@@ -1,12 +1,11 @@
-//! Packet headers as plain values: parsed from a copied head, emitted into a buffer.
+//! Packet headers as plain values, parsed from a copied head and emitted into a buffer.
 //!
-//! No-panic contract: `parse` never panics, whatever the bytes, and names the reason of a
-//! refusal ([`Malformed`]). A parsed header is consistent in itself: lengths lie within the
-//! frame, and headers within the bytes that were passed in. `emit` writes a whole header into
-//! a buffer that the caller made large enough.
+//! No-panic contract: `parse` never panics, whatever the bytes, and names the reason of a refusal ([`Malformed`]). A
+//! parsed header is self-consistent: lengths lie within the frame, and headers lie within the bytes that were passed
+//! in. `emit` writes a whole header into a buffer that the caller made large enough.
 //!
-//! No I/O, no clock, no allocation. Functions on the packet path are `#[inline]`, so that they
-//! cost their callers in other crates no call.
+//! The crate does no I/O, reads no clock and allocates nothing. Functions on the packet path are `#[inline]`, so that
+//! callers in other crates do not pay for a call.
 
 #![forbid(unsafe_code)]
 
@@ -39,7 +38,7 @@ pub use mac_range::{MacRange, MacRangeError};
 pub use tcp::{TcpFlags, TcpHeader, TcpOptions, Timestamps};
 pub use udp::UdpHeader;
 
-/// Why a header was refused. Each is a counter's name.
+/// Why a header was refused. Each variant names a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The frame ends before the header does.
@@ -51,7 +50,7 @@ pub enum Malformed {
     /// A length field contradicts the frame.
     #[error("a length field contradicts the frame")]
     Length,
-    /// Headers reach beyond the bytes that are copied for decisions.
+    /// The headers reach beyond the bytes that are copied for inspection.
     #[error("the headers are longer than the copied head of the frame")]
     HeadersTooLong,
 }

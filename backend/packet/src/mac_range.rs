@@ -4,8 +4,8 @@ use super::ethernet::{BadMac, MacAddr};
 use std::fmt;
 use std::str::FromStr;
 
-/// Unicast MACs from `first` to `last`, both included. All of them share their first byte, so that
-/// no multicast address lies between.
+/// Unicast MACs from `first` to `last`, both included. All of them share their first byte, so the range contains no
+/// multicast address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MacRange {
     first: MacAddr,
@@ -18,7 +18,7 @@ pub enum MacRangeError {
     /// The text has no hyphen between two addresses.
     #[error("give FIRST-LAST, such as 02:00:00:00:00:00-02:ff:ff:ff:ff:ff")]
     Shape,
-    /// One of the ends is no MAC address.
+    /// One of the ends is not a MAC address.
     #[error(transparent)]
     Mac(#[from] BadMac),
     /// One of the ends is a multicast address.
@@ -33,7 +33,7 @@ pub enum MacRangeError {
 }
 
 impl MacRange {
-    /// The range of KubeMacPool's own manifest: every MAC that begins with 02.
+    /// The range in KubeMacPool's default manifest: every MAC that begins with 02.
     pub const DEFAULT: Self = Self {
         first: MacAddr([2, 0, 0, 0, 0, 0]),
         last: MacAddr([2, 0xff, 0xff, 0xff, 0xff, 0xff]),

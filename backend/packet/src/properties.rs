@@ -19,7 +19,7 @@ pub(crate) fn frame() -> impl Strategy<Value = Vec<u8>> {
             let fields = [
                 (12, kind.to_be_bytes().to_vec()),
                 (14, vec![version]),
-                // Lengths that fit, else the frame seldom gets any further.
+                // The lengths must be consistent, or most frames would be refused here.
                 (16, u16::try_from(total).expect("short").to_be_bytes().to_vec()),
                 (
                     18,
@@ -195,7 +195,7 @@ proptest! {
         prop_assert_eq!(MacAddr(mac).to_string().parse(), Ok(MacAddr(mac)));
     }
 
-    /// Against the definition: 16-bit words, end-around carry.
+    /// Compares with the definition: 16-bit words with end-around carry.
     #[test]
     fn the_checksum_is_that_of_rfc_1071_in_whatever_parts(bytes in vec(any::<u8>(), 0..200), cuts in vec(0..100usize, 0..4)) {
         let mut expected = 0u16;

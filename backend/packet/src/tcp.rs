@@ -52,7 +52,7 @@ pub struct TcpOptions {
 pub struct Timestamps {
     /// The sender's clock (TSval).
     pub value: u32,
-    /// The value of the other side that is answered (TSecr); 0 in a SYN without ACK.
+    /// The peer's timestamp that is echoed (TSecr); 0 in a SYN without ACK.
     pub echo: u32,
 }
 
@@ -124,7 +124,7 @@ impl TcpOptions {
             at += 4;
         }
         if let Some(Timestamps { value, echo }) = self.timestamps {
-            // In the place RFC 7323 appendix A recommends, where receivers look first.
+            // RFC 7323 appendix A recommends this position, where receivers look first.
             out[at..at + 4].copy_from_slice(&[Self::NOP, Self::NOP, Self::TIMESTAMPS, 10]);
             out[at + 4..at + 8].copy_from_slice(&value.to_be_bytes());
             out[at + 8..at + 12].copy_from_slice(&echo.to_be_bytes());

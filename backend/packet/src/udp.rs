@@ -17,9 +17,8 @@ impl UdpHeader {
     /// Bytes on the wire.
     pub const LEN: usize = 8;
 
-    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes. A frame
-    /// with several datagrams (`segmented`) has a length field that need not match; its payload is
-    /// then everything that is there.
+    /// Parses the header at the start of `bytes`; the IP payload has `available` bytes. In a frame with several
+    /// datagrams (`segmented`) the length field need not match, and the payload is everything after the header.
     ///
     /// # Errors
     /// [`Malformed::Truncated`] or [`Malformed::Length`].

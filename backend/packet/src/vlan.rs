@@ -33,7 +33,7 @@ impl VlanId {
     /// The highest number; 4095 is reserved.
     pub const MAX: Self = Self(4094);
 
-    /// The VLAN numbered `id`, if that is a VLAN's number.
+    /// The VLAN numbered `id`, if that is a valid VLAN number.
     #[inline]
     pub const fn new(id: u16) -> Option<Self> {
         if id >= 1 && id <= Self::MAX.0 {
@@ -56,7 +56,7 @@ impl fmt::Display for VlanId {
     }
 }
 
-/// A text that is not a VLAN's number.
+/// The text is not a VLAN number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a VLAN: give a number from 1 to {max}", max = VlanId::MAX)]
 pub struct BadVlanId(String);
@@ -89,11 +89,11 @@ impl From<VlanId> for u16 {
 /// The fields between the addresses of a tagged frame and its payload's EtherType.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag {
-    /// Which kind of tag: one of those of [`is_tag`].
+    /// The kind of tag, for which [`is_tag`] is true.
     pub tpid: u16,
     /// Tag control information: priority (3 bits), drop eligibility (1), VLAN (12).
     pub tci: u16,
-    /// EtherType behind the tag, which may be another tag's.
+    /// EtherType behind the tag, which may be that of another tag.
     pub inner: u16,
 }
 
@@ -101,8 +101,7 @@ impl VlanTag {
     /// Bytes on the wire.
     pub const LEN: usize = 4;
 
-    /// The tag at offset `at` of `frame`, where the caller found its EtherType.
-    /// `None`: the frame ends inside it.
+    /// The tag at offset `at` of `frame`, where the caller found its TPID. `None`: the frame ends inside the tag.
     #[inline]
     pub fn parse_at(frame: &[u8], at: usize) -> Option<Self> {
         (frame.len() >= at + Self::LEN + 2).then(|| Self {

@@ -11,19 +11,18 @@
 //! +---------------------------------------------------------------+
 //! ```
 //!
-//! S: the datagrams of this batch are segments of one frame, each with MSS bytes of payload but the
-//! last. P: the checksum field of the inner TCP or UDP header holds the sum over the pseudo-header
-//! only, as virtio's `NEEDS_CSUM` has it, and the outer UDP checksum protects the bytes. Epoch: that
-//! of the sender's binding. All of it is the same in each datagram of a batch.
+//! S: the datagrams of this batch are segments of one frame; all but the last carry MSS bytes of payload. P: the
+//! checksum field of the inner TCP or UDP header holds the sum over the pseudo-header only, as virtio's `NEEDS_CSUM`
+//! has it, and the outer UDP checksum protects the bytes. Epoch: the epoch of the sender's binding. All datagrams of a
+//! batch carry the same option.
 //!
-//! The class is of the experimental range 0xff00 to 0xffff (RFC 8926 section 7); 0x68 is an "h". The
-//! type is critical: a peer that does not know the option drops the packet rather than
-//! deliver a frame with a partial checksum.
+//! The class is in the experimental range 0xff00 to 0xffff (RFC 8926 section 7); 0x68 is an "h". The type is critical:
+//! a peer that does not know the option drops the packet instead of delivering a frame with a partial checksum.
 
 use super::{CRITICAL, GeneveOption, OPTION_HEADER_LEN, be16};
 use std::num::NonZeroU16;
 
-/// What hawser tells of a batch.
+/// Properties of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameOption {
     /// Set if the batch is one frame in segments.
@@ -53,8 +52,8 @@ impl FrameOption {
     pub const LEN: usize = OPTION_HEADER_LEN + Self::DATA_LEN;
     const DATA_LEN: usize = 8;
 
-    /// Reads the option. `None`: another option, or a form of this one that this version does not
-    /// know, and so an unknown critical option.
+    /// Reads the option. `None`: it is another option, or a variant of this one that this version does not know, which
+    /// counts as an unknown critical option.
     #[inline]
     pub fn from_option(option: &GeneveOption<'_>) -> Option<Self> {
         if (option.class, option.kind) != (Self::CLASS, Self::KIND) {
@@ -62,7 +61,7 @@ impl FrameOption {
         }
         let data: &[u8; Self::DATA_LEN] = option.data.try_into().ok()?;
         let [first, _, _, reserved, epoch @ ..] = *data;
-        // Version and flags that are not known have a meaning that would be missed.
+        // An unknown version or flag means something that this code would miss.
         if first & !(SEGMENTED | PARTIAL_CHECKSUM) != 0 || reserved != 0 {
             return None;
         }

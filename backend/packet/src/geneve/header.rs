@@ -6,8 +6,8 @@ use super::{
 };
 use std::fmt;
 
-/// Base header and options, as bytes. A sender makes one per batch and puts it before each
-/// segment; no field depends on the segment.
+/// Base header and options, as bytes. A sender builds one header per batch and puts it before each segment; no field
+/// depends on the segment.
 #[derive(Clone, Copy)]
 pub struct GeneveHeader {
     bytes: [u8; HEADER_MAX],
@@ -17,7 +17,7 @@ pub struct GeneveHeader {
 /// An option does not fit into a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
-    /// Data that an option's length field cannot express.
+    /// The data is too long for the option's length field.
     #[error("{0} bytes of data: an option has up to 124, in words of 4")]
     Data(usize),
     /// All options together are too long for Opt Len.
@@ -36,8 +36,8 @@ impl GeneveHeader {
         Self { bytes, len: BASE_LEN }
     }
 
-    /// The same with hawser's own option, and the C bit. Only for a peer that is known to use the
-    /// option: every other one drops the packet.
+    /// The same header with hawser's own option and the C bit. Send it only to a peer that is known to support the
+    /// option: any other peer drops the packet.
     #[inline]
     pub fn with_frame_option(vni: Vni, option: FrameOption) -> Self {
         let mut header = Self::new(vni);
@@ -45,7 +45,7 @@ impl GeneveHeader {
         header
     }
 
-    /// Makes it the header of a control message: sets the O bit and another protocol type.
+    /// Turns the header into that of a control message: sets the O bit and the protocol type.
     #[inline]
     #[must_use]
     pub const fn into_control(mut self, protocol: u16) -> Self {
@@ -54,10 +54,10 @@ impl GeneveHeader {
         self
     }
 
-    /// Adds an option behind the others. A critical one sets the C bit too.
+    /// Appends an option. A critical option also sets the C bit.
     ///
     /// # Errors
-    /// [`OptionError`]; the header is as it was.
+    /// [`OptionError`]; the header is unchanged.
     pub fn add(&mut self, option: &GeneveOption<'_>) -> Result<(), OptionError> {
         let data = option.data.len();
         if data > OPTION_DATA_MAX || !data.is_multiple_of(WORD) {
@@ -71,7 +71,7 @@ impl GeneveHeader {
         Ok(())
     }
 
-    /// Writes an option that fits.
+    /// Appends an option that is known to fit.
     #[allow(clippy::cast_possible_truncation, reason = "lengths of five and six bits")]
     #[inline]
     fn append(&mut self, class: u16, kind: u8, data: &[u8]) {
@@ -93,7 +93,7 @@ impl GeneveHeader {
         self.len - BASE_LEN
     }
 
-    /// What goes before each frame.
+    /// The bytes to send before each frame.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]

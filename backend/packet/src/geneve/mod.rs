@@ -1,14 +1,13 @@
 //! Geneve (RFC 8926): the payload of a UDP datagram between two tunnel endpoints.
 //!
-//! [`GenevePacket::parse`] checks the base header and walks all options; [`GenevePacket::frame`]
-//! then says where the frame for a tenant begins. [`GeneveHeader`] is a header ready to be sent,
-//! the same bytes for every segment of a batch: the kernel and NICs merge segments only while their
-//! headers are equal. [`FrameOption`] is hawser's own option, [`mtu`] the arithmetic of sizes.
+//! [`GenevePacket::parse`] checks the base header and walks all options; [`GenevePacket::frame`] then says where the
+//! frame for a tenant begins. [`GeneveHeader`] is a header ready to be sent, the same bytes for every segment of a
+//! batch: the kernel and NICs merge segments only while their headers are equal. [`FrameOption`] is hawser's own
+//! option, and [`mtu`] computes sizes.
 //!
-//! No-panic contract: whatever the bytes, `parse` and everything reached from its result return,
-//! and a packet that is refused has a named reason ([`GeneveError`]). What is returned lies within
-//! the bytes that were passed in and within the length that was stated. The writer refuses what
-//! does not fit.
+//! No-panic contract: `parse` and everything reached from its result return whatever the bytes are, and a refused
+//! packet has a named reason ([`GeneveError`]). All returned offsets and lengths lie within the bytes passed in and
+//! within the stated length. The writer refuses data that does not fit.
 
 mod frame_option;
 mod header;
@@ -29,9 +28,9 @@ pub const PORT: u16 = 6081;
 pub const ETHERNET: u16 = 0x6558;
 /// Bytes of the base header.
 pub const BASE_LEN: usize = 8;
-/// Bytes of options at most: the field has six bits and counts words of four bytes.
+/// Maximum bytes of options: the field has six bits and counts words of four bytes.
 pub const OPTIONS_MAX: usize = 0x3f * WORD;
-/// Bytes of a whole header at most.
+/// Maximum bytes of a whole header.
 pub const HEADER_MAX: usize = BASE_LEN + OPTIONS_MAX;
 
 /// Unit of lengths in the header.
@@ -52,7 +51,7 @@ impl Vni {
     /// The highest identifier.
     pub const MAX: Self = Self(0xff_ffff);
 
-    /// The identifier with this number, if it has 24 bits.
+    /// The identifier with this number, if it fits in 24 bits.
     #[inline]
     pub const fn new(number: u32) -> Option<Self> {
         if number <= Self::MAX.0 {
@@ -75,7 +74,7 @@ impl fmt::Display for Vni {
     }
 }
 
-/// A number that is not a virtual network identifier.
+/// The number is not a virtual network identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not a VNI: give a number from 0 to {max}", max = Vni::MAX)]
 pub struct BadVni(u32);
@@ -94,13 +93,13 @@ impl From<Vni> for u32 {
     }
 }
 
-/// Why a datagram is not a Geneve packet for a tenant of this endpoint. Each is a drop reason.
+/// Why a datagram is not a Geneve packet for a tenant of this endpoint. Each variant is a drop reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeneveError {
     /// The datagram ends inside the base header.
     #[error("the datagram of {0} bytes ends inside the Geneve header")]
     Truncated(usize),
-    /// A version other than 0; RFC 8926 section 3.4 has such packets dropped.
+    /// The version is not 0; RFC 8926 section 3.4 requires dropping such packets.
     #[error("Geneve version {0}")]
     Version(u8),
     /// Opt Len reaches beyond the datagram.
@@ -111,13 +110,13 @@ pub enum GeneveError {
         /// Bytes after the base header.
         left: usize,
     },
-    /// The caller passed less than the whole header of a longer datagram.
+    /// The caller passed fewer bytes than the header of a longer datagram has.
     #[error("the header of {0} bytes is longer than the copied head of the datagram")]
     HeadTooShort(usize),
     /// An option reaches beyond Opt Len (RFC 8926 section 3.5.1).
     #[error("an option ends beyond Opt Len")]
     OptionLength,
-    /// An option with the critical bit that this endpoint does not know.
+    /// An option has the critical bit and is unknown to this endpoint.
     #[error("unknown critical option, class {class:#06x}, type {kind:#04x}")]
     UnknownCritical {
         /// Option class.
@@ -125,7 +124,7 @@ pub enum GeneveError {
         /// Type within the class, with its critical bit.
         kind: u8,
     },
-    /// [`FrameOption`] twice.
+    /// [`FrameOption`] appears twice.
     #[error("hawser's frame option is there twice")]
     Repeated,
     /// The O bit: the payload is a control message and goes to no tenant.
@@ -152,18 +151,18 @@ pub struct GeneveOption<'a> {
 
 /// Bytes of an option before its data.
 pub const OPTION_HEADER_LEN: usize = 4;
-/// Bytes of an option's data at most: the field has five bits and counts words of four bytes.
+/// Maximum bytes of an option's data: the field has five bits and counts words of four bytes.
 pub const OPTION_DATA_MAX: usize = 0x1f * WORD;
 
 impl<'a> GeneveOption<'a> {
-    /// Whether an endpoint that does not know the option has to drop the packet.
+    /// True if an endpoint that does not know the option must drop the packet.
     #[inline]
     pub const fn is_critical(&self) -> bool {
         self.kind & CRITICAL != 0
     }
 
-    /// The option at the start of `bytes`, and what follows; `None` if it ends beyond them. The
-    /// three reserved bits are ignored.
+    /// The option at the start of `bytes` and the bytes after it; `None` if the option ends beyond them. The three
+    /// reserved bits are ignored.
     #[inline]
     fn split_from(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let (head, rest) = bytes.split_first_chunk::<OPTION_HEADER_LEN>()?;
@@ -199,20 +198,20 @@ pub struct GenevePacket<'a> {
     pub vni: Vni,
     /// O bit: a control packet, which never goes to a tenant.
     pub is_control: bool,
-    /// C bit: the sender says that some option is critical.
+    /// C bit: the sender states that some option is critical.
     pub has_critical: bool,
     /// Protocol type of the payload.
     pub protocol: u16,
-    /// hawser's own option. Accept it only from a peer that is known to use it.
+    /// hawser's own option. Accept it only from a peer that is known to support it.
     pub frame_option: Option<FrameOption>,
     options: &'a [u8],
     payload_len: usize,
 }
 
 impl<'a> GenevePacket<'a> {
-    /// Parses a datagram of `len` bytes, of which `head` are the first; [`HEADER_MAX`] of them are
-    /// always enough. Reserved fields are ignored, options that are neither known nor critical
-    /// are skipped. An unknown critical option is an error even without the C bit.
+    /// Parses a datagram of `len` bytes that begins with `head`; the first [`HEADER_MAX`] bytes are always enough.
+    /// Reserved fields are ignored, and unknown options that are not critical are skipped. An unknown critical option
+    /// is an error even without the C bit.
     ///
     /// # Errors
     /// [`GeneveError`], up to [`GeneveError::Repeated`].
@@ -259,13 +258,13 @@ impl<'a> GenevePacket<'a> {
         BASE_LEN + self.options.len()
     }
 
-    /// Bytes of payload, a whole frame or a control message.
+    /// Bytes of payload: a whole frame or a control message.
     #[inline]
     pub const fn payload_len(&self) -> usize {
         self.payload_len
     }
 
-    /// Offset of the Ethernet frame for a tenant, which takes the rest of the datagram.
+    /// Offset of the tenant's Ethernet frame, which takes up the rest of the datagram.
     ///
     /// # Errors
     /// [`GeneveError::Control`], [`GeneveError::Protocol`] or [`GeneveError::InnerTooShort`].
@@ -284,7 +283,7 @@ impl<'a> GenevePacket<'a> {
     }
 }
 
-/// Walks all options; returns the only one that is known here.
+/// Walks all options and returns hawser's own, if it is there.
 #[inline]
 fn known_option(mut options: &[u8]) -> Result<Option<FrameOption>, GeneveError> {
     let mut known = None;

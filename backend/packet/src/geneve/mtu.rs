@@ -1,8 +1,7 @@
 //! The largest frame that a tunnel carries without fragments.
 //!
-//! The outer packet has DF set and is never fragmented (RFC 8926 section 4.4.1). So the MTU that
-//! counts is that of the *route* to an endpoint, and the MTU of a virtual network is the least of
-//! its routes' less the headers between.
+//! The outer packet has DF set and is never fragmented (RFC 8926 section 4.4.1). So the MTU of the *route* to an
+//! endpoint is what counts: the MTU of a virtual network is the smallest MTU of its routes minus the tunnel headers.
 
 use super::{BASE_LEN, OPTIONS_MAX};
 use crate::{EthernetHeader, Ipv4Header, Ipv6Header, UdpHeader};
@@ -56,7 +55,7 @@ pub struct MtuError {
     pub network: usize,
     /// MTU of the route.
     pub route: usize,
-    /// Bytes of headers between the two.
+    /// Bytes of tunnel headers.
     pub overhead: usize,
     /// Family of the outer packets.
     pub family: Family,
@@ -65,7 +64,7 @@ pub struct MtuError {
 }
 
 impl Encapsulation {
-    /// Bytes of outer IP packet before the frame: 36 over IPv4, 56 over IPv6, and the options.
+    /// Bytes of the outer IP packet before the frame: 36 over IPv4, 56 over IPv6, plus the options.
     #[inline]
     pub const fn headers_len(self) -> usize {
         let ip = match self.family {
@@ -76,20 +75,19 @@ impl Encapsulation {
         ip + UdpHeader::LEN + BASE_LEN + self.options_len
     }
 
-    /// Bytes of outer IP packet beside the inner IP packet: 50 over IPv4, 70 over IPv6, and the
-    /// options.
+    /// Bytes that the outer IP packet adds to the inner IP packet: 50 over IPv4, 70 over IPv6, plus the options.
     #[inline]
     pub const fn overhead(self) -> usize {
         self.headers_len() + EthernetHeader::LEN
     }
 
-    /// Bytes of the longest frame, tags and Ethernet header included, on a route with this MTU.
+    /// Bytes of the longest frame on a route with this MTU, including tags and the Ethernet header.
     #[inline]
     pub const fn frame_max(self, route: usize) -> usize {
         route.saturating_sub(self.headers_len())
     }
 
-    /// Bytes of the longest inner IP packet, in a frame without tags, on a route with this MTU.
+    /// Bytes of the longest inner IP packet on a route with this MTU, in a frame without tags.
     #[inline]
     pub const fn inner_mtu(self, route: usize) -> usize {
         route.saturating_sub(self.overhead())

@@ -123,7 +123,7 @@ fn a_head_that_lacks_options_of_a_longer_datagram_is_no_malformed_one() {
         Err(GeneveError::HeadTooShort(HEADER_MAX))
     );
     assert!(GenevePacket::parse(&bytes[..HEADER_MAX], bytes.len()).is_ok());
-    // A head that is longer than its datagram: the stated length counts.
+    // The head is longer than its datagram: the stated length is what counts.
     assert_eq!(GenevePacket::parse(&bytes, 4), Err(GeneveError::Truncated(4)));
 }
 
@@ -219,7 +219,7 @@ fn a_vni_has_24_bits() {
     assert_eq!(error, "16777216 is not a VNI: give a number from 0 to 16777215");
 }
 
-/// A header whose first bytes are often valid.
+/// Bytes that often begin with a valid header.
 fn datagram() -> impl Strategy<Value = Vec<u8>> {
     let option = (any::<[u8; 2]>(), any::<u8>(), 0..4u8, any::<bool>()).prop_map(|(class, kind, words, tame)| {
         let kind = if tame { kind & !CRITICAL } else { kind };
