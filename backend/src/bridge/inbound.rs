@@ -1,15 +1,13 @@
 //! Receives frames of the segment and delivers them to the guest.
 //!
-//! How long a frame is, is known only once it is read, and reading it into too little room
-//! cuts it off. Small frames are read into memory of our own and copied, which is cheaper
-//! than to set room for the largest frame aside for each. While large ones come, the head
-//! goes into memory of our own and the rest straight into guest memory, with a spill behind
-//! it in case the guest has not posted enough. Which of the two, the last frames tell; a
-//! wrong guess costs a copy.
+//! The length of a frame is known only after it has been read, and a read into too small a buffer truncates it. While
+//! frames are small, they are read into a buffer of our own and copied, which is cheaper than reserving guest buffers
+//! for the largest frame each time. While frames are large, the head is read into our buffer and the rest straight into
+//! guest memory, followed by a spill buffer in case the guest has not posted enough. The most recent frames decide
+//! between the two; a wrong guess costs a copy.
 //!
-//! Datagrams that come as one frame stay together for a guest that takes that, and are cut
-//! here ([`split`](crate::gso::split)) for one that does not: the kernel would make a frame, and
-//! a read, of each.
+//! Datagrams that arrive as one frame stay together if the guest accepts that. Otherwise they are split here
+//! ([`split`](crate::gso::split)), because the kernel would split them into one frame, and one read, each.
 
 use super::segment::Segment;
 use crate::config::{Forwarding, GATEWAY_MAC};
@@ -22,13 +20,13 @@ use crate::virtio::net_header::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 use std::io;
 use std::sync::Arc;
 
-/// Frames read before others have a turn.
+/// Frames read per turn.
 const FRAMES_PER_TURN: usize = 64;
 /// Longest frame: an IP packet of 65535 bytes, its Ethernet header and a tag.
 const MAX_FRAME: usize = 65535 + EthernetHeader::LEN + 4;
-/// Up to here a frame is better copied.
+/// Frames up to this length are cheaper to copy.
 const SMALL: usize = 2048;
-/// After this many frames to copy in a row the next is expected to be one too.
+/// After this many small frames in a row, the next frame is expected to be small too.
 const HABIT: u8 = 8;
 /// Bytes of every frame that are read into our memory: the virtio header and the head.
 const OWN: usize = HEADER_LEN + HEAD_MAX;
@@ -37,14 +35,14 @@ const OWN: usize = HEADER_LEN + HEAD_MAX;
 pub(super) struct Inbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
-    /// Source MAC of all frames to the guest, where the segment routes.
+    /// Source MAC of all frames to the guest, on a routed segment.
     sender: Option<MacAddr>,
-    /// Virtio header and frame; what is behind the head may be in guest memory instead.
+    /// Virtio header and frame; the part after the head may be in guest memory instead.
     buffer: Vec<u8>,
     scatter: ScatterList,
-    /// Frames to copy since the last that was not.
+    /// Consecutive small frames up to now.
     copies: u8,
-    /// Bytes the head of the last large frame had after its tag was edited.
+    /// Bytes in the head of the last large frame, after its tag was edited.
     head: usize,
     /// The frame in `buffer` that waits for room.
     pending: Option<Pending>,
@@ -56,15 +54,15 @@ pub(super) struct Inbound {
 #[derive(Clone, Copy)]
 struct Pending {
     frame: Frame,
-    /// Where it ends in the buffer.
+    /// Offset of its end in the buffer.
     end: usize,
     split: Option<Split>,
 }
 
-/// A frame of which the head is in the buffer, its tag edited.
+/// A frame whose head is in the buffer, with its tag edited.
 #[derive(Clone, Copy)]
 struct Frame {
-    /// Where it begins in the buffer.
+    /// Offset of its start in the buffer.
     start: usize,
     offload: Offload,
 }
@@ -73,7 +71,7 @@ struct Frame {
 enum Read {
     /// A frame was read and handled.
     Frame,
-    /// There is none.
+    /// There was none.
     Drained,
 }
 
@@ -95,7 +93,7 @@ impl Inbound {
         }
     }
 
-    /// True if nothing can be given to the guest until it has posted buffers.
+    /// True if nothing can be delivered until the guest posts buffers.
     pub(super) const fn is_blocked(&self) -> bool {
         self.blocked
     }
@@ -105,7 +103,7 @@ impl Inbound {
         self.pending.is_some()
     }
 
-    /// Drops the frame that waits for the guest, which is gone.
+    /// Drops the waiting frame, because the guest's driver is gone.
     pub(super) fn stop(&mut self) {
         self.pending = None;
     }
@@ -134,7 +132,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Reads a frame into memory of ours and copies it.
+    /// Reads a frame into our buffer and copies it to the guest.
     fn read_small(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) -> Result<Read, NoRoom> {
         let mut scatter = self.scatter.start();
         scatter.push(&mut self.buffer);
@@ -144,7 +142,7 @@ impl Inbound {
         }
     }
 
-    /// Reads a frame into guest memory, all but its head.
+    /// Reads a frame into guest memory, except for its head.
     fn read_large(&mut self, segment: &mut Segment, sink: &mut dyn GuestSink) -> Result<Read, NoRoom> {
         sink.reserve(Layout {
             header: self.head,
@@ -156,7 +154,7 @@ impl Inbound {
         let mut scatter = self.scatter.start();
         scatter.push(own);
         scatter.extend(sink.payload_all());
-        // The spill starts as far in as the room is long: the frame can be put together in place.
+        // The spill starts at an offset equal to the room, so the frame can be put together in place.
         scatter.push(&mut rest[room..]);
         let n = match segment.queue().read(scatter.slices()) {
             Ok(n) => n,
@@ -179,8 +177,8 @@ impl Inbound {
         self.deliver(frame, n, sink).map(|()| Read::Frame)
     }
 
-    /// Looks at a frame of which at least the head is in the buffer, `n` bytes in all, and
-    /// edits its tag. `None` if it goes nowhere, which is counted.
+    /// Inspects a frame of `n` bytes, at least the head of which is in the buffer, and edits its tag. `None` if the
+    /// frame is dropped, which is counted.
     fn examine(&mut self, n: usize, caps: GuestCaps) -> Option<Frame> {
         match self.try_examine(n, caps) {
             Ok(frame) => Some(frame),
@@ -198,7 +196,7 @@ impl Inbound {
         let header: &[u8; LEGACY_HEADER_LEN] = self.buffer.first_chunk().ok_or(DropReason::Truncated)?;
         let mut offload = net_header::decode_trusted(header).ok_or(DropReason::NotSegmented)?;
         if offload.checksum == Checksum::Valid && !caps.checksum {
-            // It is in the bytes too.
+            // The bytes carry the full checksum too.
             offload.checksum = Checksum::Complete;
         }
         if let Some(sender) = self.sender {
@@ -212,7 +210,7 @@ impl Inbound {
                 offload,
             });
         };
-        // A header that has become longer takes the place of the virtio header.
+        // A header that has grown overwrites the end of the virtio header.
         let start = HEADER_LEN + edited.replaces - edited.bytes().len();
         self.buffer[start..HEADER_LEN + edited.replaces].copy_from_slice(edited.bytes());
         Ok(Frame {
@@ -221,7 +219,7 @@ impl Inbound {
         })
     }
 
-    /// A frame of `n` bytes, virtio header and all, is in the buffer.
+    /// Handles a frame that is wholly in the buffer, `n` bytes including the virtio header.
     fn copied(&mut self, n: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         match self.examine(n, sink.caps()) {
             Some(frame) => self.deliver(frame, n, sink),
@@ -229,7 +227,7 @@ impl Inbound {
         }
     }
 
-    /// Gives the guest a frame that lies in the buffer and ends at `end`.
+    /// Delivers a frame that ends at offset `end` of the buffer.
     fn deliver(&mut self, frame: Frame, end: usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         let mut split = None;
         let whole = sink.caps().takes(frame.offload);

@@ -1,17 +1,16 @@
 //! Bridge mode: the guest on an L2 segment of the host, through one queue of a TAP,
 //! macvtap or ipvtap device per worker.
 //!
-//! Frames pass unchanged, with the offloads (checksum, segmentation) that are still to be done:
-//! TUNSETOFFLOAD gives the kernel those the guest takes, and the kernel does the rest itself.
-//! [`outbound`] writes the guest's frames straight from guest memory, [`inbound`] reads the
-//! segment's frames straight into it.
+//! Frames pass unchanged, along with their pending offloads (checksum, segmentation). TUNSETOFFLOAD informs the kernel
+//! which offloads the guest accepts, and the kernel does the others itself. [`outbound`] writes the guest's frames
+//! straight from guest memory, [`inbound`] reads the segment's frames straight into it.
 //!
 //! Where the segment has no DHCP server for the guest, or no neighbour discovery, [`services`]
 //! answer in its place.
 //!
-//! The device may go down or away while the guest runs. Frames are then counted as
-//! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is
-//! up again or another queue is handed in ([`SegmentChange`](crate::mode::SegmentChange)).
+//! The device may go down or disappear while the guest runs. Frames are then counted as
+//! [`DropReason::SegmentDown`](crate::counters::DropReason::SegmentDown) until the device is up again or a new queue is
+//! provided ([`SegmentChange`](crate::mode::SegmentChange)).
 
 mod inbound;
 mod outbound;
@@ -40,22 +39,22 @@ pub enum BridgeError {
     /// Fewer queues than queue pairs.
     #[error("the device of the segment has fewer queues than the guest has queue pairs: give one queue per pair")]
     Queues,
-    /// epoll does not take the queue.
+    /// epoll does not accept the queue.
     #[error("cannot watch the device of the segment: {0}")]
     Watch(#[from] io::Error),
 }
 
-/// What a bridge is made from, once per queue pair.
+/// The parts that a bridge is made from, one set per queue pair.
 pub struct BridgeSetup<'a> {
-    /// The way to the segment.
+    /// The device queue that leads to the segment.
     pub queue: Arc<TapQueue>,
-    /// Where the queue is watched.
+    /// Poller that watches the queue.
     pub poller: Poller,
-    /// Where the worker counts.
+    /// The worker's counters.
     pub counters: Arc<Counters>,
-    /// What VLAN tags mean.
+    /// How VLAN tags are treated.
     pub vlan: &'a VlanConfig,
-    /// Leases served here instead of by the segment.
+    /// Leases that are served locally instead of by the segment.
     pub lease: Leases<'a>,
     /// How frames find their receiver.
     pub forwarding: Forwarding,
@@ -74,7 +73,7 @@ pub struct Bridge {
 debug_fields!(Bridge {});
 
 impl Bridge {
-    /// Frames between a queue pair and a queue of the device.
+    /// Makes the mode for one queue pair and one device queue.
     ///
     /// # Errors
     /// [`BridgeError::Watch`]
@@ -110,7 +109,7 @@ impl Mode for Bridge {
     }
 
     fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
-        // The host's kernel acknowledges within the write: one interrupt for both directions.
+        // The host's kernel acknowledges within the write, so one interrupt can serve both directions.
         self.segment.expect_frames();
         self.inbound.receive(&mut self.segment, sink);
     }
@@ -164,7 +163,7 @@ impl Mode for Bridge {
     }
 
     fn on_link_down(&mut self, _: Instant) {
-        // Flows go to the queues that are left.
+        // The kernel moves flows to the remaining queues.
         self.segment.set_in_use(false);
         self.inbound.stop();
     }

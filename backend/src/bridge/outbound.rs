@@ -1,10 +1,9 @@
-//! From the guest to the segment: one write per frame, or per run of datagrams that
-//! [`merge`](crate::gso::merge) put together.
+//! Sends the guest's frames to the segment, with one write per frame or per run of datagrams merged by
+//! [`merge`](crate::gso::merge).
 //!
-//! What has been checked is what is sent, whatever the guest does to its memory meanwhile:
-//! headers come from the copied head. A short frame goes out of one piece of our memory,
-//! because the kernel takes that faster than a list; of a long one the payload stays where
-//! it is.
+//! Headers are sent from the copied head, so they are the ones that were checked, whatever the guest does to its memory
+//! meanwhile. A short frame is copied whole into one buffer, which the kernel accepts faster than a list. The payload
+//! of a long frame is sent from guest memory.
 
 use super::segment::Segment;
 use crate::config::Forwarding;
@@ -21,10 +20,10 @@ use std::sync::Arc;
 pub(super) struct Outbound {
     counters: Arc<Counters>,
     vlan: VlanRules,
-    /// Destination MAC of all frames, where the segment routes.
+    /// Destination MAC of all frames, on a routed segment.
     receiver: Option<MacAddr>,
     plan: Plan,
-    /// The virtio header, headers of the frame, and as much payload as has been copied.
+    /// The virtio header, the frame's headers, and the payload copied so far.
     bytes: Vec<u8>,
     gather: GatherList,
 }
@@ -85,7 +84,7 @@ impl Outbound {
         }
     }
 
-    /// Begins a frame: the virtio header, and `head` with its tag as `edit` says.
+    /// Begins a frame with the virtio header and `head`, whose tag `edit` changes.
     fn put_headers(&mut self, offload: Offload, edit: TagEdit, head: &[u8]) {
         let start = self.bytes.len() + net_header::HEADER_LEN;
         match edit.header(head) {
@@ -107,7 +106,7 @@ impl Outbound {
         }
     }
 
-    /// Writes what has been begun, and after it each frame from the given offset on.
+    /// Writes the bytes begun so far, followed by each frame from the given offset on.
     fn write<'a, 'g: 'a>(
         &mut self,
         segment: &Segment,

@@ -1,4 +1,4 @@
-//! The way to the segment: a queue of its device, and whether it carries frames.
+//! A device queue to the segment, and whether the device carries frames.
 
 use crate::frame::GuestCaps;
 use crate::mode::SegmentChange;
@@ -10,14 +10,14 @@ use std::sync::Arc;
 /// Owner of the queue's events.
 const TAP: Owner = Owner::of_mode(1);
 
-/// Whether frames can pass.
+/// State of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Frames pass, as far as is known.
+    /// Frames pass, as far as we know.
     Up,
-    /// The device is there and down.
+    /// The device exists but is down.
     Down,
-    /// The device has gone; only another one brings the segment back.
+    /// The device is gone; frames pass again only after a new queue is provided.
     Gone,
 }
 
@@ -26,11 +26,11 @@ pub(super) struct Segment {
     queue: Arc<TapQueue>,
     poller: Poller,
     state: State,
-    /// The device may have a frame for us.
+    /// The device may have a frame to read.
     readable: bool,
     caps: GuestCaps,
     in_use: bool,
-    /// Frames that arrive cause no event.
+    /// Arriving frames cause no event.
     muted: bool,
 }
 
@@ -57,12 +57,12 @@ impl Segment {
         self.readable && !self.is_gone()
     }
 
-    /// Assumes that frames wait: written frames are often answered at once, before an event.
+    /// Assumes that frames are waiting: a write is often answered immediately, before any event arrives.
     pub(super) fn expect_frames(&mut self) {
         self.readable = true;
     }
 
-    /// There was nothing to read; the next frame gives an event.
+    /// Records that nothing was left to read; the next frame causes an event.
     pub(super) fn drained(&mut self) {
         self.readable = false;
     }
@@ -94,7 +94,7 @@ impl Segment {
         }
     }
 
-    /// Draws conclusions from what a read or write said.
+    /// Updates the state after a failed read or write.
     pub(super) fn on_error(&mut self, error: &io::Error) {
         match error.raw_os_error() {
             Some(libc::EIO) => self.state = State::Down,
@@ -103,12 +103,12 @@ impl Segment {
         }
     }
 
-    /// A frame passed.
+    /// Updates the state after a frame has passed.
     pub(super) fn on_success(&mut self) {
         self.state = State::Up;
     }
 
-    /// True if it is not worth to try a write.
+    /// True if a write would be pointless.
     pub(super) fn is_gone(&self) -> bool {
         self.state == State::Gone
     }
@@ -123,7 +123,7 @@ impl Segment {
     }
 
     fn replace(&mut self, queue: Arc<TapQueue>) {
-        // The old queue is watched until its last descriptor is closed, which others may hold.
+        // Closing our descriptor is not enough: epoll watches the old queue until its last descriptor is closed.
         let _ = self.poller.remove(&*self.queue);
         self.queue = queue;
         let watched = self.poller.add(&*self.queue, Token::new(TAP, 0), Interest::ReadEdge);
@@ -140,7 +140,7 @@ impl Segment {
         self.set_offloads(self.caps);
     }
 
-    /// Has frames come to this queue while a guest's driver serves the pair.
+    /// Attaches the queue, so that frames arrive on it, or detaches it while no guest driver serves the pair.
     pub(super) fn set_in_use(&mut self, in_use: bool) {
         self.in_use = in_use;
         if self.is_gone() {
@@ -156,8 +156,8 @@ impl Segment {
         if self.is_gone() {
             return;
         }
-        // Checksums and datagrams that are merged cost the same work here as in the kernel, and
-        // fewer reads: we do them for a guest that does not.
+        // Checksums and the splitting of merged datagrams cost as much here as in the kernel, but need fewer reads. So
+        // they are done here for a guest that lacks the offload.
         let left_to_us = GuestCaps {
             checksum: true,
             uso4: true,

@@ -1,6 +1,6 @@
-//! Requests that are answered in place of a segment that cannot: DHCP, where the segment has no
-//! address for the guest (packets to UDP port 67, or port 547 of IPv6, then never reach the
-//! segment), and neighbour discovery, where the segment carries packets only.
+//! Answers requests that the segment cannot answer: DHCP, where the segment has no address for the guest (packets to
+//! UDP port 67, or to port 547 over IPv6, then never reach the segment), and neighbour discovery, where the segment
+//! carries IP packets only.
 
 use crate::config::{Forwarding, Lease6Config, LeaseConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
@@ -9,20 +9,20 @@ use crate::responder::{Answer, HeldLeases, Lease6Server, LeaseServer, MAX_FRAME,
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// The leases the guest gets.
+/// Leases for the guest.
 #[derive(Clone, Debug, Default)]
 pub struct Leases<'a> {
-    /// By DHCPv4; `None` passes requests to the segment.
+    /// DHCPv4; `None` passes requests to the segment.
     pub ipv4: Option<&'a LeaseConfig>,
-    /// By DHCPv6; `None` passes requests to the segment.
+    /// DHCPv6; `None` passes requests to the segment.
     pub ipv6: Option<&'a Lease6Config>,
     /// The segment's MTU.
     pub mtu: u16,
-    /// Where leases given and given back are noted.
+    /// Records granted and released leases.
     pub held: Arc<HeldLeases>,
 }
 
-/// Answers between the guest and the segment.
+/// The services between the guest and the segment.
 pub(super) struct Services {
     lease: Option<LeaseServer>,
     lease6: Option<Lease6Server>,
@@ -51,7 +51,7 @@ impl Services {
         })
     }
 
-    /// Hands out other name servers and search domains from the next answer on.
+    /// Replaces the name servers and search domains, starting with the next answer.
     pub(super) fn set_resolvers(&mut self, resolvers: &Resolvers) {
         if let Some(lease) = &mut self.lease {
             lease.set_resolvers(resolvers);
@@ -61,7 +61,7 @@ impl Services {
         }
     }
 
-    /// True for frames that do not go to the segment.
+    /// True for frames that are handled here and do not go to the segment.
     pub(super) fn wants(&self, frame: &GuestFrame<'_>) -> bool {
         self.is_for_lease(frame)
             || self
@@ -73,8 +73,8 @@ impl Services {
                 .is_some_and(|proxy| proxy.wants(frame.head, &frame.parsed))
     }
 
-    /// True for router solicitations to answer. Unless [`Self::wants`] is true too, they also go to the
-    /// segment.
+    /// True for router solicitations that are answered here. Unless [`Self::wants`] is also true, they go to the
+    /// segment as well.
     pub(super) fn hears(&self, frame: &GuestFrame<'_>) -> bool {
         let lease = self.lease6.as_ref();
         lease.is_some_and(|lease| lease.hears(frame.head, &frame.parsed))
@@ -91,7 +91,7 @@ impl Services {
             .is_some_and(|lease| lease.wants(frame.head, &frame.parsed))
     }
 
-    /// Answers a frame that is wanted or heard.
+    /// Answers a frame for which `wants` or `hears` is true.
     pub(super) fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
         let mut copy = [0; MAX_FRAME];
         let n = frame.copy_to(0, &mut copy);

@@ -1,4 +1,4 @@
-//! Which packets a capture shows: words with commas between, all of which must hold.
+//! The filter of a capture: comma-separated words, all of which must match a packet.
 
 use super::Direction;
 use crate::counters::DropReason;
@@ -6,7 +6,7 @@ use crate::packet::{EtherType, Head, MacAddr, TransportAt, be16, protocol};
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Words that must all hold.
+/// Words that must all match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureFilter(Vec<Word>);
 
@@ -24,7 +24,7 @@ enum Word {
     Mac(MacAddr),
 }
 
-/// A word that means nothing.
+/// An unknown word.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no filter: give in, out, dropped, arp, ip, ip6, tcp, udp, icmp, host=ADDR, port=N or mac=MAC, with \
@@ -67,7 +67,7 @@ fn parse(text: &str) -> Result<Word, BadFilter> {
 }
 
 impl CaptureFilter {
-    /// True if a packet that begins with `bytes` is to be shown. `head` returns what they say.
+    /// True if the capture shows a packet that begins with `bytes`. `head` parses them when it is needed.
     pub fn takes(
         &self,
         direction: Direction,
@@ -89,7 +89,7 @@ impl CaptureFilter {
 
 impl Word {
     fn holds(self, head: &Head, bytes: &[u8]) -> bool {
-        // A tagged frame is of none of the kinds.
+        // A tagged frame matches none of the protocol words.
         let ethertype = EtherType::from(head.outer());
         let transport = head.transport().filter(|_| head.tags() == 0);
         let protocol = transport.map(|at| at.protocol);

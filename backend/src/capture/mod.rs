@@ -1,9 +1,9 @@
-//! Capture of what crosses a port: frames of both directions, and the reason for each drop.
+//! Packet capture on a port: frames in both directions, with the reason for each drop.
 //!
-//! Without a reader, a turn of the worker costs a load for each direction, and a frame for the
-//! guest a test. With one, each frame's first bytes are copied and sent over a channel of
-//! limited length: a slow reader loses packets, gets their number, and delays no worker. The
-//! mode then gets the guest's frames one by one, so that a counted reason belongs to its frame.
+//! Without a reader, the cost is one load per direction in each turn of the worker, and one test per frame to the
+//! guest. With a reader, the first bytes of each frame are copied and sent over a bounded channel. A slow reader loses
+//! packets and learns how many, but never delays a worker. During a capture the mode receives the guest's frames one at
+//! a time, so that each counted reason can be matched to its frame.
 
 mod filter;
 mod pcapng;
@@ -22,10 +22,10 @@ use std::time::{Duration, SystemTime};
 
 /// Packets that wait for the reader.
 const CHANNEL: usize = 4096;
-/// Bytes kept of a packet by default: the whole of the longest.
+/// Bytes kept of a packet by default, enough for the longest.
 pub const SNAP_LENGTH_MAX: usize = 65_535 + 18;
 
-/// Which way a packet went.
+/// Direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// The guest sent it.
@@ -34,29 +34,29 @@ pub enum Direction {
     ToGuest,
 }
 
-/// What a capture shows.
+/// Settings of a capture.
 #[derive(Clone, Debug)]
 pub struct CaptureRules {
     /// Bytes kept of each packet.
     pub snap_length: usize,
-    /// Which packets.
+    /// Which packets to show.
     pub filter: CaptureFilter,
 }
 
-/// A packet that was seen.
+/// A captured packet.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// When.
+    /// Time of the capture.
     pub at: SystemTime,
-    /// Which way it went.
+    /// Its direction.
     pub direction: Direction,
     /// Its first bytes, from the Ethernet header on.
     pub bytes: Vec<u8>,
-    /// Its length; for one that was not admitted, the length of its head.
+    /// Its length; for a frame that was not admitted, the length of its head.
     pub len: usize,
     /// Why it was dropped, if it was.
     pub dropped: Option<DropReason>,
-    /// Packets lost since the one before, because the reader was slow.
+    /// Packets lost since the previous one because the reader was slow.
     pub lost: u64,
 }
 
@@ -107,7 +107,7 @@ impl Capture {
     }
 }
 
-/// Packets as they are seen. Dropping it ends the capture.
+/// The reader's end of a capture. Dropping it ends the capture.
 #[derive(Debug)]
 pub struct CaptureStream {
     packets: Receiver<Packet>,
@@ -115,7 +115,7 @@ pub struct CaptureStream {
 }
 
 impl CaptureStream {
-    /// The next packet; `None` if none comes within `patience`.
+    /// Waits for the next packet; `None` if none arrives within `patience`.
     ///
     /// # Errors
     /// The port is gone.
@@ -127,7 +127,7 @@ impl CaptureStream {
         }
     }
 
-    /// A packet that is there already.
+    /// Takes a packet that has already arrived.
     pub fn ready(&self) -> Option<Packet> {
         self.packets.try_recv().ok()
     }
@@ -139,7 +139,7 @@ impl Drop for CaptureStream {
     }
 }
 
-/// The port a capture was of has ended.
+/// The captured port has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the port has ended")]
 pub struct PortGone;
@@ -151,7 +151,7 @@ pub struct CaptureTap {
     generation: u64,
     session: Option<Session>,
     lost: Cell<u64>,
-    /// What is shown later, while [`hold`](Self::hold) is in force.
+    /// Packets held back since [`hold`](Self::hold).
     held: RefCell<Option<Vec<Packet>>>,
 }
 
@@ -167,7 +167,7 @@ impl CaptureTap {
         }
     }
 
-    /// True if a capture is running. To be called once per turn.
+    /// True if a capture is running. Call it once per turn.
     #[inline]
     pub fn look(&mut self) -> bool {
         let generation = self.capture.generation.load(Ordering::Relaxed);
@@ -191,13 +191,13 @@ impl CaptureTap {
         self.session.is_some()
     }
 
-    /// Holds back packets from now on: an answer must not precede its question, whose fate is
-    /// known only after it was answered.
+    /// Holds back packets from now on. Whether a request was dropped is known only after the mode has handled it, and
+    /// the answer must not appear before the request.
     pub fn hold(&mut self) {
         self.held.get_mut().get_or_insert_default();
     }
 
-    /// Sends what was held back.
+    /// Sends the packets that were held back.
     pub fn release(&mut self) {
         for mut packet in self.held.take().unwrap_or_default() {
             packet.at = SystemTime::now();
@@ -205,7 +205,7 @@ impl CaptureTap {
         }
     }
 
-    /// Shows a frame of the guest.
+    /// Captures a frame from the guest.
     #[cold]
     pub fn frame(&self, frame: &GuestFrame<'_>, dropped: Option<DropReason>) {
         let head = || frame.parsed;
@@ -214,7 +214,7 @@ impl CaptureTap {
         });
     }
 
-    /// Shows the head of a frame of the guest that was not admitted.
+    /// Captures the head of a frame from the guest that was not admitted.
     #[cold]
     pub fn refused(&self, head: &[u8], reason: DropReason) {
         let parse = || Head::parse(head, head.len());
@@ -223,7 +223,7 @@ impl CaptureTap {
         });
     }
 
-    /// Shows a frame for the guest: its header, and its payload as slices.
+    /// Captures a frame for the guest, given as a header and payload slices.
     #[cold]
     pub fn to_guest(&self, head: &[u8], payload: &[GuestSlice<'_>], len: usize, dropped: Option<DropReason>) {
         let all = head.len() + len;
@@ -240,7 +240,7 @@ impl CaptureTap {
         );
     }
 
-    /// Shows a frame for the guest that lies in `parts`.
+    /// Captures a frame for the guest, given as `parts`.
     #[cold]
     pub fn parts_to_guest(&self, parts: &[&[u8]], dropped: Option<DropReason>) {
         let head = parts.first().copied().unwrap_or_default();
@@ -288,7 +288,7 @@ impl CaptureTap {
     fn send(&self, mut packet: Packet) {
         let Some(session) = &self.session else { return };
         packet.lost = self.lost.take();
-        // A reader that is gone is found to be at the next look.
+        // If the reader is gone, the next `look` notices.
         if let Err(TrySendError::Full(packet)) = session.sender.try_send(packet) {
             self.lost.set(packet.lost + 1);
         }

@@ -1,6 +1,6 @@
-//! pcapng (draft-ietf-opsawg-pcapng), as far as one interface and its packets go.
+//! A pcapng writer (draft-ietf-opsawg-pcapng) for one interface and its packets.
 //!
-//! Blocks are written in the machine's byte order, which a reader tells from the first.
+//! Blocks are written in the machine's byte order, which a reader detects from the first block.
 
 use super::{Direction, Packet};
 use std::io::{self, Write};
@@ -12,11 +12,11 @@ const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const VERSION: [u16; 2] = [1, 0];
-/// The section's length is not known beforehand.
+/// The section's length is not known in advance.
 const UNKNOWN_LENGTH: u64 = u64::MAX;
 const LINKTYPE_ETHERNET: u16 = 1;
 
-/// Options: what they are numbered in their blocks.
+/// Option codes.
 const END: u16 = 0;
 const COMMENT: u16 = 1;
 const SHB_USERAPPL: u16 = 4;
@@ -26,7 +26,7 @@ const EPB_FLAGS: u16 = 2;
 const EPB_DROPCOUNT: u16 = 4;
 /// `if_tsresol`: nanoseconds.
 const NANOSECONDS: u8 = 9;
-/// `epb_flags`, as the guest's card sees it.
+/// `epb_flags`, from the point of view of the guest's NIC.
 const INBOUND: u32 = 1;
 const OUTBOUND: u32 = 2;
 
@@ -38,10 +38,10 @@ pub struct PcapngWriter<W> {
 }
 
 impl<W: Write> PcapngWriter<W> {
-    /// Begins with the interface `name`, whose packets are cut to `snap_length`.
+    /// Writes the section and interface headers for the interface `name`, whose packets are cut to `snap_length`.
     ///
     /// # Errors
-    /// What writing says.
+    /// The write error.
     pub fn new(out: W, name: &str, snap_length: usize) -> io::Result<Self> {
         let mut writer = Self { out, block: Vec::new() };
         writer.put(&BYTE_ORDER_MAGIC.to_ne_bytes());
@@ -63,7 +63,7 @@ impl<W: Write> PcapngWriter<W> {
     /// Writes one packet.
     ///
     /// # Errors
-    /// What writing says.
+    /// The write error.
     pub fn packet(&mut self, packet: &Packet) -> io::Result<()> {
         self.stamp(packet.at);
         self.put(&narrow(packet.bytes.len()).to_ne_bytes());
@@ -85,17 +85,17 @@ impl<W: Write> PcapngWriter<W> {
         self.end_block(ENHANCED_PACKET)
     }
 
-    /// Writes that there was nothing up to now: statistics without figures.
+    /// Writes statistics without figures, which state that no packet has arrived so far.
     ///
     /// # Errors
-    /// What writing says: how a reader that has gone away is noticed.
+    /// The write error, which reveals a reader that has gone away.
     pub fn idle(&mut self, now: SystemTime) -> io::Result<()> {
         self.stamp(now);
         self.option(END, &[]);
         self.end_block(INTERFACE_STATISTICS)
     }
 
-    /// The only interface, and a time.
+    /// Adds the interface number and a time stamp.
     fn stamp(&mut self, at: SystemTime) {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
@@ -105,10 +105,10 @@ impl<W: Write> PcapngWriter<W> {
         }
     }
 
-    /// Hands on what was written.
+    /// Flushes the output.
     ///
     /// # Errors
-    /// What writing says.
+    /// The write error.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
@@ -122,7 +122,7 @@ impl<W: Write> PcapngWriter<W> {
     }
 
     fn option(&mut self, code: u16, value: &[u8]) {
-        // Values longer than 16 bits can say are cut; ours are names.
+        // Values of more than 65535 bytes are cut; ours are short names.
         let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
         self.put(&code.to_ne_bytes());
         self.put(&len.to_ne_bytes());

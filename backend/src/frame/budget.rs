@@ -1,4 +1,4 @@
-//! The bytes and packets that may pass at once.
+//! The bytes and packets that may pass in one turn.
 
 /// A budget; if either part is zero, no frame may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,10 @@
-//! The vocabulary between the worker and the modes: frames the guest sent, room
-//! the guest gave, and the offload metadata of both.
+//! The types shared by the worker and the modes: frames sent by the guest, receive room posted by the guest, and the
+//! offload metadata of both.
 //!
-//! A frame from the guest is a [`GuestFrame`]: its first bytes copied out of guest
-//! memory once (the guest can change them under us, so decisions are made on the
-//! copy) and parsed once, its payload left in guest memory as slices the kernel reads from.
-//! Room towards the guest is a [`GuestSink`]: reserve, let the kernel write
-//! straight into guest memory, commit with the headers.
+//! A frame from the guest is a [`GuestFrame`]. Its first bytes are copied out of guest memory and parsed once;
+//! decisions are made on this copy, because the guest can change its memory at any time. The payload stays in guest
+//! memory as slices that the kernel reads from. The receive side of the guest is a [`GuestSink`]: reserve room, let the
+//! kernel write straight into guest memory, then commit with the headers.
 
 mod budget;
 mod offload;
@@ -21,8 +20,8 @@ pub use offload::{Checksum, Offload, Segmentation};
 pub use sink::{GuestCaps, GuestSink, Layout, NoRoom};
 pub use slice::{Gather, GatherList, GuestSlice, GuestSliceMut, Scatter, ScatterList, copy_from_guest, copy_from_room};
 
-/// How many bytes of a frame are copied out of guest memory for decisions:
-/// Ethernet (14) + VLAN (4) + IPv6 (40) + TCP with all options (60) fit.
+/// Bytes of a frame that are copied out of guest memory for inspection: Ethernet (14) + VLAN (4) + IPv6 (40) + TCP with
+/// all options (60) fit.
 pub const HEAD_MAX: usize = 128;
 
 /// One frame the guest sent, from the Ethernet header on.
@@ -30,27 +29,26 @@ pub const HEAD_MAX: usize = 128;
 pub struct GuestFrame<'a> {
     /// The first `min(len, HEAD_MAX)` bytes, copied.
     pub head: &'a [u8],
-    /// What they say.
+    /// Their parsed form.
     pub parsed: Head,
-    /// The whole frame, header bytes included, in guest memory. What is in `head` has been
-    /// decided on, and may be other bytes here by now.
+    /// The whole frame in guest memory, header bytes included. Decisions were made on `head`; the guest may have
+    /// changed the same bytes here since.
     pub slices: &'a [GuestSlice<'a>],
     /// Length of the frame in bytes.
     pub len: usize,
-    /// What the guest left to us (checked form of the `virtio_net_hdr`).
+    /// Offloads that the guest left to us (checked form of the `virtio_net_hdr`).
     pub offload: Offload,
 }
 
 impl<'a> GuestFrame<'a> {
-    /// Adds the frame's bytes `[offset, offset + len)` to `gather`, as they are in guest memory:
-    /// payload, of which nothing depends on what it says. Returns how many bytes were there to
-    /// add.
+    /// Adds the frame's bytes `[offset, offset + len)` to `gather`, as they are in guest memory. Use it only for
+    /// payload, on which no decision depends. Returns the number of bytes added.
     pub fn gather(&self, offset: usize, len: usize, gather: &mut Gather<'_, 'a>) -> usize {
         gather.push_range(self.slices, offset, len)
     }
 
-    /// Copies the frame's bytes from `offset` on into `out`; returns how many were there. Those
-    /// of the head are those that were decided on: none is fetched from the guest twice.
+    /// Copies the frame's bytes from `offset` on into `out` and returns how many were copied. Bytes of the head come
+    /// from the copy that was inspected, so none is fetched from the guest twice.
     pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> usize {
         let known = self.head.get(offset..).unwrap_or_default();
         let known = &known[..known.len().min(out.len())];
@@ -60,9 +58,8 @@ impl<'a> GuestFrame<'a> {
     }
 }
 
-/// A batch of frames the guest sent, taken from its transmit ring in order. The
-/// chains go back to the guest after the mode has returned, so the payload may be
-/// used until then and not longer.
+/// A batch of frames taken in order from the guest's transmit ring. The chains go back to the guest when the mode
+/// returns, so the payload may be used only until then.
 pub type GuestBurst<'a> = [GuestFrame<'a>];
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub enum Checksum {
     Valid,
 }
 
-/// Whether a frame stands for several segments, and of which size.
+/// Whether a frame carries several segments, and their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Segmentation {
     /// One frame is one packet.
@@ -39,15 +39,14 @@ pub enum Segmentation {
         /// VIRTIO_NET_HDR_GSO_ECN: the first segment only carries CWR.
         ecn: bool,
     },
-    /// UDP datagrams of `size` payload bytes each, the last may be shorter
-    /// (VIRTIO_NET_HDR_GSO_UDP_L4).
+    /// UDP datagrams of `size` payload bytes each, except that the last may be shorter (VIRTIO_NET_HDR_GSO_UDP_L4).
     Udp {
         /// Payload bytes per datagram.
         size: u16,
     },
 }
 
-/// What was left undone on a frame by whoever made it.
+/// Work on a frame that its sender left to others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
     /// State of the L4 checksum.
@@ -57,7 +56,7 @@ pub struct Offload {
 }
 
 impl Offload {
-    /// True unless it asks for segments of another protocol than the frame's.
+    /// True unless the segmentation is for a different protocol than the frame's.
     #[inline]
     pub fn suits(&self, head: &Head) -> bool {
         let wanted = match self.segmentation {
@@ -68,12 +67,12 @@ impl Offload {
         head.tags() <= 1 && head.ethertype() == wanted
     }
 
-    /// A frame complete as it is, its checksum known good.
+    /// A complete frame whose checksum is known to be good.
     pub const VALID: Self = Self {
         checksum: Checksum::Valid,
         segmentation: Segmentation::None,
     };
-    /// A frame complete as it is, its checksum in the bytes.
+    /// A complete frame with its checksum in the bytes.
     pub const NONE: Self = Self {
         checksum: Checksum::Complete,
         segmentation: Segmentation::None,

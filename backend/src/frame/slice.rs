@@ -1,4 +1,4 @@
-//! Stretches of guest memory in the shape the kernel takes (`struct iovec`).
+//! Ranges of guest memory in the form that system calls take (`struct iovec`).
 //!
 //! The guest can write to this memory while we hold a slice of it, so it is never
 //! turned into a Rust `&[u8]`: bytes are either handed to the kernel by address or
@@ -21,16 +21,15 @@ pub struct GuestSliceMut<'a> {
     _memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: a slice is an address and a length; whoever made it promised that the
-// memory stays mapped for 'a, on whichever thread.
+// SAFETY: a slice is an address and a length; its creator guarantees that the memory stays mapped for 'a, on any
+// thread.
 unsafe impl Send for GuestSlice<'_> {}
 // SAFETY: as above.
 unsafe impl Send for GuestSliceMut<'_> {}
 
 impl<'a> GuestSlice<'a> {
     /// # Safety
-    /// `[ptr, ptr + len)` must stay mapped and readable for `'a`. Others may write
-    /// to it at the same time.
+    /// `[ptr, ptr + len)` must stay mapped and readable for `'a`. The memory may be written to concurrently.
     pub const unsafe fn new(ptr: *const u8, len: usize) -> Self {
         let iov = libc::iovec {
             iov_base: ptr.cast_mut().cast(),
@@ -42,7 +41,7 @@ impl<'a> GuestSlice<'a> {
         }
     }
 
-    /// Ordinary memory seen as a slice (replies built by us, tests).
+    /// Wraps ordinary memory (replies that we build, tests).
     pub const fn from_bytes(bytes: &'a [u8]) -> Self {
         // SAFETY: the borrow keeps the bytes in place for 'a.
         unsafe { Self::new(bytes.as_ptr(), bytes.len()) }
@@ -53,7 +52,7 @@ impl<'a> GuestSlice<'a> {
         self.iov.iov_len
     }
 
-    /// True if no byte is in it.
+    /// True if the slice is empty.
     pub const fn is_empty(&self) -> bool {
         self.iov.iov_len == 0
     }
@@ -74,9 +73,9 @@ impl<'a> GuestSlice<'a> {
 
     fn copy_to(&self, out: &mut [u8]) -> usize {
         let n = self.len().min(out.len());
-        // SAFETY: n bytes are readable at iov_base and writable in `out`; guest memory
-        // and our own memory do not overlap. A racing writer in the guest can give us
-        // torn bytes, which is all the same for bytes that are checked after the copy.
+        // SAFETY: n bytes are readable at iov_base and writable in `out`; guest memory and our own memory do not
+        // overlap. A concurrent write by the guest can tear the bytes, which is harmless because they are checked after
+        // the copy.
         unsafe { std::ptr::copy_nonoverlapping(self.iov.iov_base.cast::<u8>(), out.as_mut_ptr(), n) };
         n
     }
@@ -97,7 +96,7 @@ impl<'a> GuestSliceMut<'a> {
         }
     }
 
-    /// Ordinary memory seen as a slice (spill buffers, tests).
+    /// Wraps ordinary memory (spill buffers, tests).
     pub const fn from_bytes(bytes: &'a mut [u8]) -> Self {
         // SAFETY: the exclusive borrow keeps the bytes in place and ours for 'a.
         unsafe { Self::new(bytes.as_mut_ptr(), bytes.len()) }
@@ -118,7 +117,7 @@ impl<'a> GuestSliceMut<'a> {
         self.iov.iov_base.cast()
     }
 
-    /// Copies `bytes` to the start; returns how many fitted.
+    /// Copies `bytes` to the start and returns how many fitted.
     pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
         let n = self.len().min(bytes.len());
         // SAFETY: n bytes are readable in `bytes` and writable at iov_base; the two do
@@ -127,7 +126,7 @@ impl<'a> GuestSliceMut<'a> {
         n
     }
 
-    /// The same memory for reading back.
+    /// The same memory, for reading.
     pub const fn as_slice(&self) -> GuestSlice<'_> {
         // SAFETY: writable memory is readable, and stays mapped as long as self.
         unsafe { GuestSlice::new(self.iov.iov_base.cast::<u8>().cast_const(), self.iov.iov_len) }
@@ -146,7 +145,7 @@ impl std::fmt::Debug for GuestSliceMut<'_> {
     }
 }
 
-/// Copies bytes from `offset` on out of `slices` into `out`; returns how many there were.
+/// Copies bytes of `slices` from `offset` on into `out` and returns how many there were.
 pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [u8]) -> usize {
     let mut done = 0;
     for slice in slices {
@@ -163,15 +162,14 @@ pub fn copy_from_guest(slices: &[GuestSlice<'_>], mut offset: usize, out: &mut [
     done
 }
 
-/// Copies bytes from `offset` on back out of guest room that was just written; returns
-/// how many there were.
+/// Copies bytes from `offset` on back out of guest memory that was just written, and returns how many there were.
 pub fn copy_from_room(slices: &[GuestSliceMut<'_>], offset: usize, out: &mut [u8]) -> usize {
     // SAFETY: both types are repr(transparent) over iovec, and writable memory is readable.
     let slices: &[GuestSlice<'_>] = unsafe { std::slice::from_raw_parts(slices.as_ptr().cast(), slices.len()) };
     copy_from_guest(slices, offset, out)
 }
 
-/// Room for an iovec array that is used again and again without allocating.
+/// Storage for an iovec array that is reused without allocating.
 #[derive(Default)]
 pub struct GatherList {
     iovs: Vec<libc::iovec>,
@@ -179,7 +177,7 @@ pub struct GatherList {
 
 debug_fields!(GatherList {});
 
-// SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
+// SAFETY: nothing reads the addresses between uses, because `start` clears the list first.
 unsafe impl Send for GatherList {}
 
 impl GatherList {
@@ -194,7 +192,7 @@ impl GatherList {
     }
 }
 
-/// A list of slices being put together for one `sendmsg`.
+/// A list of slices under construction for one `sendmsg`.
 pub struct Gather<'l, 'g> {
     iovs: &'l mut Vec<libc::iovec>,
     bytes: usize,
@@ -204,7 +202,7 @@ pub struct Gather<'l, 'g> {
 debug_fields!(Gather<'_, '_> { bytes });
 
 impl<'g> Gather<'_, 'g> {
-    /// Adds one slice; empty ones are left out.
+    /// Adds one slice; empty slices are skipped.
     pub fn push(&mut self, slice: GuestSlice<'g>) {
         if !slice.is_empty() {
             self.bytes += slice.len();
@@ -212,7 +210,7 @@ impl<'g> Gather<'_, 'g> {
         }
     }
 
-    /// Adds bytes `[offset, offset + len)` of `slices`; returns how many there were.
+    /// Adds bytes `[offset, offset + len)` of `slices` and returns how many there were.
     pub fn push_range(&mut self, slices: &[GuestSlice<'g>], mut offset: usize, len: usize) -> usize {
         let mut left = len;
         for slice in slices {
@@ -250,7 +248,7 @@ impl<'g> Gather<'_, 'g> {
     }
 }
 
-/// Room for an iovec array to be read into, used again and again without allocating.
+/// Storage for an iovec array to read into, reused without allocating.
 #[derive(Default)]
 pub struct ScatterList {
     iovs: Vec<libc::iovec>,
@@ -258,7 +256,7 @@ pub struct ScatterList {
 
 debug_fields!(ScatterList {});
 
-// SAFETY: between uses the list holds no address anyone looks at: `start` empties it.
+// SAFETY: nothing reads the addresses between uses, because `start` clears the list first.
 unsafe impl Send for ScatterList {}
 
 impl ScatterList {
@@ -272,7 +270,7 @@ impl ScatterList {
     }
 }
 
-/// A list of room being put together for one `readv`.
+/// A list of writable slices under construction for one `readv`.
 pub struct Scatter<'l, 'g> {
     iovs: &'l mut Vec<libc::iovec>,
     _memory: PhantomData<GuestSliceMut<'g>>,
@@ -281,17 +279,17 @@ pub struct Scatter<'l, 'g> {
 debug_fields!(Scatter<'_, '_> {});
 
 impl<'g> Scatter<'_, 'g> {
-    /// Adds memory of ours.
+    /// Adds our own memory.
     pub fn push(&mut self, bytes: &'g mut [u8]) {
         self.iovs.push(GuestSliceMut::from_bytes(bytes).iov);
     }
 
-    /// Adds room of the guest.
+    /// Adds guest memory.
     pub fn extend(&mut self, room: &'g mut [GuestSliceMut<'_>]) {
         self.iovs.extend(room.iter().map(|slice| slice.iov));
     }
 
-    /// The room, ready for the kernel.
+    /// The slices, ready for the kernel.
     pub fn slices(&mut self) -> &mut [GuestSliceMut<'g>] {
         // SAFETY: GuestSliceMut is repr(transparent) over iovec, and every entry was made
         // from exclusively borrowed room that lives for 'g.

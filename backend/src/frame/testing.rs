@@ -1,27 +1,27 @@
-//! A receive side without a guest, for tests of modes: ordinary memory, and a
-//! settable number of buffers.
+//! A receive side without a guest, for tests of modes. It uses ordinary memory and has a configurable number of
+//! buffers.
 
 use super::{Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload};
 use crate::packet::Head;
 
-/// A frame given to the fake guest.
+/// A frame delivered to the fake guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     /// The frame, Ethernet header first.
     pub bytes: Vec<u8>,
-    /// What was left to the guest.
+    /// Offloads left to the guest.
     pub offload: Offload,
 }
 
 /// A [`GuestSink`] over ordinary memory.
 pub struct TestSink {
-    /// Frames given to the guest, in order.
+    /// Frames delivered to the guest, in order.
     pub frames: Vec<Delivered>,
-    /// What the guest accepts.
+    /// Offloads that the guest accepts.
     pub caps: GuestCaps,
     /// Frames the guest still has buffers for.
     pub room: usize,
-    /// Bytes of the largest frame it has buffers for.
+    /// Bytes of the largest frame that fits into its buffers.
     pub largest: usize,
     layout: Layout,
     storage: Vec<u8>,
@@ -54,7 +54,7 @@ impl Default for TestSink {
 }
 
 impl TestSink {
-    /// Takes what was delivered so far.
+    /// Takes the frames delivered so far.
     pub fn take(&mut self) -> Vec<Delivered> {
         std::mem::take(&mut self.frames)
     }
@@ -132,7 +132,7 @@ impl GuestSink for TestSink {
     }
 }
 
-/// Bytes of one frame a fake guest sends; makes the borrowed view a mode takes.
+/// One frame from a fake guest, owned; `view` makes the borrowed form that a mode takes.
 #[derive(Clone, Debug)]
 pub struct OwnedFrame {
     bytes: Vec<u8>,
@@ -151,19 +151,19 @@ impl OwnedFrame {
         }
     }
 
-    /// The same frame with something left to us.
+    /// The same frame with this offload.
     #[must_use]
     pub fn with_offload(mut self, offload: Offload) -> Self {
         self.offload = offload;
         self
     }
 
-    /// The frame's memory, as a guest would show it.
+    /// The frame's memory, as if it were guest memory.
     pub fn slices(&self) -> [GuestSlice<'_>; 1] {
         [GuestSlice::from_bytes(&self.bytes)]
     }
 
-    /// The frame as the worker would show it; `slices` are its own.
+    /// The frame in the form that the worker passes on; `slices` are those of this frame.
     pub fn view<'a>(&'a self, slices: &'a [GuestSlice<'a>]) -> GuestFrame<'a> {
         let head = &self.bytes[..self.bytes.len().min(HEAD_MAX)];
         GuestFrame {
@@ -175,13 +175,13 @@ impl OwnedFrame {
         }
     }
 
-    /// Calls `f` with the frame as the worker would show it.
+    /// Calls `f` with the frame as the worker would pass it on.
     pub fn with<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
         f(&self.view(&self.slices()))
     }
 
-    /// Calls `f` with the frame as the worker would show it if the guest overwrote all that had
-    /// been copied as soon as it was.
+    /// Calls `f` with the frame as the worker would pass it on if the guest overwrote the copied bytes right after the
+    /// copy.
     pub fn with_head_overwritten<R>(&self, f: impl FnOnce(&GuestFrame<'_>) -> R) -> R {
         let mut memory = self.bytes.clone();
         let head = memory.len().min(HEAD_MAX);
