@@ -1,31 +1,30 @@
-//! Frames from a wire, joined for a guest that takes segmentation offload (generic receive
-//! offload).
+//! Joins frames from a wire for a guest that accepts segmentation offload (generic receive offload).
 //!
-//! A [`Train`] holds consecutive frames of one flow. A frame joins where cutting the result
-//! ([`split`](super::split)) gives back the frames that came: TCP segments that follow on from
-//! each other with the same acknowledgment, window and options, or UDP datagrams, all of one size
-//! but the last. The checksum of each is verified when the second frame joins, because the guest
-//! takes the joined frame as good. A frame that does not join ends the train.
+//! A [`Train`] holds consecutive frames of one flow. A frame joins if splitting the result ([`split`](super::split))
+//! would give back the original frames: consecutive TCP segments with the same acknowledgment, window and options, or
+//! UDP datagrams. All must have the same size, except that the last may be shorter. Every checksum is verified, the
+//! first when the second frame joins, because the guest accepts the joined frame as good. A frame that cannot join ends
+//! the train.
 //!
-//! An [`Arrival`] may stand for several segments itself, or have a partial checksum that its sender
-//! vouches for. It joins by the same rule, without a look at its payload. No I/O.
+//! An [`Arrival`] may itself carry several segments, or have a partial checksum that its sender vouches for. It joins
+//! by the same rule, and its payload is not read. No I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV4, IPV6, Place, Transport};
 use crate::frame::{Checksum, GuestCaps, HEAD_MAX, Offload, Segmentation};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32, protocol};
 
-/// Frames of one train. The kernel's limit for what it receives at once is the same.
+/// Maximum frames in one train, the same as the kernel's limit for one receive.
 pub(crate) const MAX_FRAMES: usize = 64;
 /// Bytes of an IP packet.
 const MAX_PACKET: usize = 65_535;
 const IP: usize = EthernetHeader::LEN;
 
-/// A frame from the wire, and what its sender says was left undone.
+/// A frame from the wire, and the offloads that its sender left undone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'b> {
     /// The frame.
     pub(crate) bytes: &'b [u8],
-    /// [`Offload::NONE`] for a frame as any wire has it.
+    /// [`Offload::NONE`] for a frame from an ordinary wire.
     pub(crate) offload: Offload,
 }
 
@@ -35,27 +34,27 @@ struct Candidate {
     place: Place,
     /// Bytes of all headers.
     headers: usize,
-    /// Bytes after them.
+    /// Bytes after the headers.
     payload: usize,
-    /// Payload bytes of each segment but the last; all of them if it is one.
+    /// Payload bytes of each segment but the last, or of the only segment.
     size: usize,
-    /// The checksum field is known to hold what it should.
+    /// The checksum is partial and known to be right.
     is_partial: bool,
     /// Nothing can follow this frame (PSH).
     last: bool,
 }
 
-/// Consecutive frames of one flow, which lie in a buffer of ours for `'b`.
+/// Consecutive frames of one flow, in a buffer of ours that lives for `'b`.
 pub(crate) struct Train<'b> {
     frames: [&'b [u8]; MAX_FRAMES],
     count: usize,
-    /// What was left undone on the first frame.
+    /// Offloads left undone on the first frame.
     offload: Offload,
-    /// What the first frame is; `None`: it joins nothing.
+    /// Properties of the first frame; `None`: no frame can join it.
     first: Option<Candidate>,
     /// Payload bytes of all frames.
     payload: usize,
-    /// Nothing can follow.
+    /// No frame can follow.
     closed: bool,
     /// The checksum of the first frame has been verified.
     verified: bool,
@@ -76,8 +75,7 @@ impl<'b> Default for Train<'b> {
 }
 
 impl<'b> Train<'b> {
-    /// Adds a frame. False if it does not follow on: the train goes out first, and the frame
-    /// begins the next.
+    /// Adds a frame. False if the frame cannot join: send the train first, and begin the next one with the frame.
     pub(crate) fn add(&mut self, arrival: Arrival<'b>, caps: GuestCaps) -> bool {
         if self.count > 0 && self.first.is_none() {
             return false;
@@ -126,14 +124,14 @@ impl<'b> Train<'b> {
         candidate.has_good_checksum(frame)
     }
 
-    /// True if the headers of `frame` are those that cutting would give it.
+    /// True if splitting would give `frame` exactly these headers.
     fn follows(&self, first: Candidate, frame: &[u8]) -> bool {
         let (a, b, l4) = (self.frames[0], frame, first.place.l4);
         let segments = self.payload / first.size;
         let same = |from: usize, to: usize| a[from..to] == b[from..to];
         let network = if a[IP] >> 4 == 4 {
             let passed = u16::try_from(segments).unwrap_or(u16::MAX);
-            // RFC 6864 4: the identification of a packet that is never fragmented means nothing.
+            // RFC 6864 4: the identification of a packet that cannot be fragmented has no meaning.
             let atomic = be16(a, IP + 6) & DONT_FRAGMENT != 0;
             same(0, IP + 2)
                 && same(IP + 6, IP + 10)
@@ -157,7 +155,7 @@ impl<'b> Train<'b> {
             }
     }
 
-    /// Empties the train: gives its frames as one to `send`, in parts, headers first.
+    /// Empties the train, passing its frames to `send` as one frame in parts, headers first.
     pub(crate) fn take<R>(&mut self, send: impl FnOnce(Offload, &[&[u8]]) -> R) -> Option<R> {
         let count = std::mem::take(&mut self.count);
         let first = match (count, self.first) {
@@ -170,7 +168,7 @@ impl<'b> Train<'b> {
         headers.copy_from_slice(&self.frames[0][..first.headers]);
         let l4 = first.place.l4;
         if first.place.transport == Transport::Tcp {
-            // The last segment's PSH is that of the whole.
+            // The joined frame takes PSH from the last segment.
             headers[l4 + 13] = self.frames[count - 1][l4 + 13];
         }
         first.place.write(headers, first.headers - l4 + self.payload, 0);
@@ -193,11 +191,11 @@ impl<'b> Train<'b> {
 }
 
 impl Candidate {
-    /// What a frame is, if the guest takes it joined with others. The checksum is not looked at.
+    /// The properties of a frame that may be joined with others for this guest. The checksum is not verified.
     fn new(arrival: Arrival<'_>, caps: GuestCaps) -> Option<Self> {
         let frame = arrival.bytes;
         let (l4, protocol, tcp, udp) = match (frame.get(12..14)?, frame.get(IP)?) {
-            // No options, no fragment, nothing behind the packet.
+            // Only packets without options, that are not fragments and fill their frame.
             ([8, 0], 0x45) if frame.len() >= IP + IPV4 => {
                 let whole = be16(frame, IP + 6) & !DONT_FRAGMENT == 0;
                 let length = usize::from(be16(frame, IP + 2));
@@ -221,7 +219,7 @@ impl Candidate {
             }
             protocol::UDP if udp => {
                 let header = frame.get(l4..l4 + UdpHeader::LEN)?;
-                // A datagram without a checksum would get one.
+                // A datagram without a checksum would be given one.
                 let good = be16(header, 6) != 0 && usize::from(be16(header, 4)) == frame.len() - l4;
                 good.then_some((Transport::Udp, UdpHeader::LEN, false))?
             }
@@ -245,7 +243,7 @@ impl Candidate {
         })
     }
 
-    /// True if all its segments are of one size, so that another can follow.
+    /// True if all its segments have the same size, so that another can follow.
     const fn is_full(&self) -> bool {
         self.payload.is_multiple_of(self.size)
     }

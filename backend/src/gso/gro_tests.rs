@@ -4,7 +4,7 @@ use crate::gso::split::Split;
 use crate::gso::testing::{Tcp, Udp};
 use crate::packet::checksum::Sum;
 
-/// Cuts a frame into whole ones with full checksums.
+/// Splits a frame into whole frames with full checksums.
 fn cut(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
     let head = &frame[..frame.len().min(HEAD_MAX)];
     let mut split = Split::new(head, frame.len(), offload).unwrap();
@@ -23,7 +23,7 @@ fn cut(frame: &[u8], offload: Offload) -> Vec<Vec<u8>> {
     frames
 }
 
-/// A frame of which nothing is known but its bytes.
+/// A frame without offload metadata.
 fn plain(bytes: &[u8]) -> Arrival<'_> {
     Arrival {
         bytes,
@@ -157,7 +157,7 @@ fn a_guest_gets_joined_only_what_it_takes() {
     assert_eq!(join(&frames, other), alone);
 }
 
-/// Each change makes the second of three frames one that does not belong between the others.
+/// Each change makes the second of three frames one that cannot join the others.
 #[test]
 fn frames_that_cutting_would_not_give_stay_apart() {
     type Change = (&'static str, fn(&mut Vec<u8>));

@@ -1,5 +1,5 @@
-//! What cutting and merging write into the headers of a frame: lengths, the checksum of IPv4,
-//! and the partial checksum of the transport.
+//! Header fields that splitting and merging rewrite: lengths, the IPv4 checksum, and the partial checksum of the
+//! transport.
 
 use crate::frame::Checksum;
 use crate::packet::checksum::Sum;
@@ -9,10 +9,10 @@ use crate::packet::{be16, protocol};
 pub(super) const IPV4: usize = 20;
 /// Bytes of an IPv6 header without extension headers.
 pub(super) const IPV6: usize = 40;
-/// The flag "do not fragment" beside the fragment offset of IPv4.
+/// The "do not fragment" flag, in the IPv4 field of the fragment offset.
 pub(super) const DONT_FRAGMENT: u16 = 0x4000;
 
-/// The transport of a frame that stands for several.
+/// The transport of a frame that carries several segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {
     /// TCP.
@@ -39,7 +39,7 @@ impl Transport {
     }
 }
 
-/// Where the headers of a frame begin.
+/// Offsets of the headers in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) transport: Transport,
@@ -50,7 +50,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The checksum that [`write`](Self::write) leaves to others.
+    /// The partial checksum that [`write`](Self::write) leaves to be completed.
     pub(super) fn partial(self) -> Checksum {
         Checksum::Partial {
             start: u16::try_from(self.l4).unwrap_or(u16::MAX),
@@ -58,8 +58,8 @@ impl Place {
         }
     }
 
-    /// Writes lengths and checksums for a transport header and payload of `length` bytes together.
-    /// `passed` is added to the identification of IPv4.
+    /// Writes lengths and checksums for a transport header and payload of `length` bytes together. `passed` is added to
+    /// the IPv4 identification.
     pub(super) fn write(self, out: &mut [u8], length: usize, passed: usize) {
         let Self { transport, ip, l4 } = self;
         let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
@@ -71,7 +71,7 @@ impl Place {
             let sum = Sum::default().bytes(&out[ip..l4]).finish();
             out[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
         } else {
-            // Extension headers count as payload of IPv6.
+            // In IPv6, extension headers count as payload.
             out[ip + 4..ip + 6].copy_from_slice(&number(l4 - ip - IPV6 + length).to_be_bytes());
         }
         if transport == Transport::Udp {

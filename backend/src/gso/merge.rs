@@ -1,14 +1,14 @@
-//! Datagrams of one UDP flow that travel as one frame (UDP segmentation offload).
+//! Merges datagrams of one UDP flow into one frame (UDP segmentation offload).
 //!
-//! The kernel's cost of a frame is that of a system call, a buffer and a walk through the
-//! bridge, whatever its length; datagrams merged before the write share it, and are cut
-//! again where they leave the host, or at the socket, or by the guest they go to.
+//! In the kernel a frame costs a system call, a buffer and a pass through the bridge, whatever its length. Datagrams
+//! that are merged before the write share that cost. They are split again when they leave the host, at the socket, or
+//! by the receiving guest.
 //!
-//! Merged is what the kernel's own receive offload would merge, and what comes out at the
-//! other end byte for byte: neighbours in a burst with the same headers but for lengths and
-//! checksums, all of one length but the last, their checksums right or left to be done.
-//! Identifications of IPv4 count up by one, or do not matter (DF, RFC 6864 section 4). A
-//! datagram without a checksum stays alone, as it would be given one.
+//! Datagrams are merged only if the kernel's own receive offload would merge them, and if splitting restores them byte
+//! for byte. They must be adjacent in the burst, with the same headers except for lengths and checksums. All must have
+//! the same length, except that the last may be shorter. Their checksums must be correct or partial. IPv4
+//! identifications must count up by one, or be meaningless (DF, RFC 6864 section 4). A datagram without a checksum is
+//! not merged, because it would be given one.
 //!
 //! No I/O: a [`Plan`] says which frames of a burst go together.
 
@@ -17,13 +17,13 @@ use crate::frame::{Checksum, GuestFrame, Offload, Segmentation};
 use crate::packet::checksum::Sum;
 use crate::packet::{EtherType, EthernetHeader, UdpHeader, be16, protocol};
 
-/// Datagrams of one frame (UDP_MAX_SEGMENTS of Linux before 6.9).
+/// Maximum datagrams in one frame (UDP_MAX_SEGMENTS of Linux before 6.9).
 const MAX_DATAGRAMS: usize = 64;
-/// Bytes of all headers and payload of one frame, from the IP header on.
+/// Maximum bytes of headers and payload in one frame, from the IP header on.
 const MAX_PACKET: usize = 65_535;
-/// Most flows of a burst that are distinguished.
+/// Maximum number of flows that are distinguished in a burst.
 const MAX_RUNS: usize = 16;
-/// Frames a plan is made for at a time.
+/// Maximum number of frames in a plan.
 pub(crate) const MAX_FRAMES: usize = 256;
 
 const IP: usize = EthernetHeader::LEN;
@@ -39,9 +39,9 @@ const CHECKSUM: usize = 6;
 enum Kind {
     /// It may.
     Datagram(Datagram),
-    /// It may not, and order with those that may must be kept.
+    /// It may not, and its order relative to mergeable datagrams must be kept.
     Alone,
-    /// Not UDP: order does not matter.
+    /// Not UDP, so its order does not matter.
     Other,
 }
 
@@ -50,7 +50,7 @@ enum Kind {
 struct Datagram {
     /// Bytes of Ethernet, IP and UDP header.
     headers: usize,
-    /// Bytes after them.
+    /// Bytes after the headers.
     payload: usize,
     /// IPv4 identification.
     ident: Option<u16>,
@@ -67,21 +67,21 @@ pub(crate) struct Run {
     pub(crate) count: usize,
     /// Bytes of Ethernet, IP and UDP header; 0 for a frame that is not merged.
     pub(crate) headers: usize,
-    /// Payload bytes of all.
+    /// Payload bytes of all datagrams.
     pub(crate) payload: usize,
-    /// Payload bytes of each but the last.
+    /// Payload bytes of each datagram but the last.
     size: usize,
-    /// Nothing can follow.
+    /// No datagram can follow.
     closed: bool,
 }
 
-/// Which frames of a burst go together, in the order in which to send them. Kept from burst
-/// to burst: it allocates nothing.
+/// The frames of a burst grouped into runs, in the order in which to send them. The plan is reused between bursts, so
+/// it does not allocate.
 pub(crate) struct Plan {
     runs: Vec<Run>,
-    /// Runs before this one are not added to.
+    /// Runs before this index are closed.
     open: usize,
-    /// Of each frame, the one after it in its run.
+    /// For each frame, the next frame in its run.
     next: [usize; MAX_FRAMES],
 }
 
@@ -171,8 +171,7 @@ impl Plan {
 }
 
 impl Run {
-    /// True if the datagram that begins with `head` can follow those of the run, the first of
-    /// which begins with `first`.
+    /// True if the datagram that begins with `head` can join the run, whose first datagram begins with `first`.
     fn takes(&self, first: &[u8], head: &[u8], datagram: Datagram) -> bool {
         let fits = !self.closed
             && self.count < MAX_DATAGRAMS
@@ -188,8 +187,8 @@ impl Run {
         atomic || ident == start.wrapping_add(passed)
     }
 
-    /// Writes the headers of the frame for the whole run into `out`, from those of the first;
-    /// returns the work left to the kernel.
+    /// Writes the headers of the merged frame into `out`, based on those of the first datagram, and returns the
+    /// offloads left to the kernel.
     pub(crate) fn headers(&self, first: &[u8], out: &mut [u8; MAX_HEADERS]) -> Offload {
         let out = &mut out[..self.headers];
         out.copy_from_slice(&first[..self.headers]);
@@ -216,7 +215,7 @@ fn classify(frame: &GuestFrame<'_>) -> Kind {
         (EtherType::Ipv6, Some((protocol::UDP, IPV6_HEADERS))) => ipv6(frame).map_or(Kind::Alone, Kind::Datagram),
         (EtherType::Ipv4, Some((_, IPV4_HEADERS))) => Kind::Other,
         (EtherType::Ipv6, Some((protocol::TCP, IPV6_HEADERS))) => Kind::Other,
-        // Options, extension headers and headers that make no sense may hide UDP.
+        // Options, extension headers and malformed headers may hide UDP.
         (EtherType::Ipv4 | EtherType::Ipv6, _) => Kind::Alone,
         (EtherType::Arp | EtherType::Other(_), _) => Kind::Other,
     }
@@ -255,7 +254,7 @@ fn datagram(frame: &GuestFrame<'_>, headers: usize) -> Option<Datagram> {
     })
 }
 
-/// True if the checksum is right as far as it has been computed, so that the kernel's would be the same.
+/// True if the checksum, full or partial, is correct, so the kernel would compute the same.
 fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> bool {
     let (head, udp) = (frame.head, headers - UdpHeader::LEN);
     let field = be16(head, udp + CHECKSUM);
@@ -264,13 +263,13 @@ fn has_good_checksum(frame: &GuestFrame<'_>, headers: usize, length: usize) -> b
         Checksum::Partial { start, offset } => {
             usize::from(start) == udp && usize::from(offset) == CHECKSUM && field == pseudo.fold()
         }
-        // Only what has been copied is looked at: the guest may change the rest.
+        // Only copied bytes are checked, because the guest may change the rest.
         Checksum::Complete => field != 0 && head.len() == frame.len && pseudo.bytes(&head[udp..]).fold() == u16::MAX,
         Checksum::Valid => false,
     }
 }
 
-/// Where the headers of a datagram begin, all of which have `headers` bytes.
+/// Offsets of the headers of a datagram, which take `headers` bytes in total.
 const fn place(headers: usize) -> Place {
     Place {
         transport: Transport::Udp,
@@ -279,7 +278,7 @@ const fn place(headers: usize) -> Place {
     }
 }
 
-/// True if addresses and ports of two datagrams of the same IP version are the same.
+/// True if two datagrams of the same IP version have the same addresses and ports.
 fn is_same_flow(a: &[u8], b: &[u8]) -> bool {
     if a[12] != b[12] {
         return false;
@@ -292,8 +291,7 @@ fn is_same_flow(a: &[u8], b: &[u8]) -> bool {
     a[range.clone()] == b[range]
 }
 
-/// True if the headers of two datagrams of a flow are the same but for lengths, identification
-/// and checksums.
+/// True if the headers of two datagrams of a flow are equal except for lengths, identification and checksums.
 fn has_same_headers(a: &[u8], b: &[u8], headers: usize) -> bool {
     if headers == IPV4_HEADERS {
         a[..IP + 2] == b[..IP + 2] && a[IP + 6..IP + 10] == b[IP + 6..IP + 10]

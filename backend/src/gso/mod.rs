@@ -1,6 +1,6 @@
-//! Segmentation offload in user space. [`merge`] plans which datagrams of a guest's burst travel as
-//! one frame, [`split`] cuts a frame that stands for several, and [`gro`] joins frames that came
-//! from a wire. No I/O, and no knowledge of where frames come from or go to.
+//! Segmentation offload in user space. [`merge`] plans which datagrams of a guest's burst travel as one frame,
+//! [`split`] splits a frame that carries several segments, and [`gro`] joins frames that arrived from a wire. The
+//! module does no I/O and does not depend on where frames come from or go to.
 
 pub(crate) mod gro;
 mod headers;

@@ -1,10 +1,9 @@
-//! One frame that stands for several segments, cut into whole frames for a receiver that takes
-//! only those: a guest without the offload, or a wire with an MTU.
+//! Splits a frame of several segments into whole frames for a receiver that accepts only those: a guest without the
+//! offload, or a wire with an MTU.
 //!
-//! The headers of each piece are those of the frame with lengths, identification and, for TCP,
-//! sequence number and flags of the piece (RFC 9293 3.1). The L4 checksum stays partial: the
-//! field holds the sum over the pseudo-header, and the receiver or the caller completes it over
-//! the bytes that are delivered. No I/O.
+//! Each piece has the headers of the frame with its own lengths, identification and, for TCP, sequence number and flags
+//! (RFC 9293 3.1). The L4 checksum stays partial: the field holds the sum over the pseudo-header, and the receiver or
+//! the caller completes it over the bytes that are delivered. No I/O.
 
 use super::headers::{self, Place, Transport};
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
@@ -13,9 +12,9 @@ use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32};
 use std::num::NonZeroU16;
 use std::ops::Range;
 
-/// Offset of the flags in a TCP header, and the flag that only the first segment carries
-/// (RFC 3168 6.1.2).
+/// Offset of the flags in a TCP header.
 const TCP_FLAGS: usize = 13;
+/// The flag that only the first segment carries (RFC 3168 6.1.2).
 const CWR: u8 = 0x80;
 /// Flags that only the last segment carries.
 const LAST: u8 = TcpFlags::FIN.0 | TcpFlags::PSH.0;
@@ -28,7 +27,7 @@ pub(crate) struct Split {
     headers: usize,
     /// Payload bytes of each piece but the last.
     size: usize,
-    /// Segments that a piece stands for, the last one apart.
+    /// Segments in each piece but the last.
     group: usize,
     /// Bytes of the frame.
     len: usize,
@@ -36,11 +35,11 @@ pub(crate) struct Split {
     taken: usize,
 }
 
-/// One segment: headers of its own, and where its payload is in the frame.
+/// One piece: its own headers, and the position of its payload in the frame.
 pub(crate) struct Piece {
     bytes: [u8; HEAD_MAX],
     len: usize,
-    /// In the frame.
+    /// Range of the payload in the frame.
     pub(crate) payload: Range<usize>,
     pub(crate) offload: Offload,
 }
@@ -52,8 +51,7 @@ impl Piece {
 }
 
 impl Split {
-    /// The segments of a frame of `len` bytes that begins with `head`. `None` if the frame is not
-    /// what its offload says.
+    /// The segments of a frame of `len` bytes that begins with `head`. `None` if the frame does not match its offload.
     pub(crate) fn new(head: &[u8], len: usize, offload: Offload) -> Option<Self> {
         let (transport, size) = match offload.segmentation {
             Segmentation::None => return None,
@@ -92,8 +90,8 @@ impl Split {
         })
     }
 
-    /// Pieces that stand for as many segments as fit into `room` bytes with their headers, at least
-    /// one, for a receiver that takes such frames.
+    /// Makes pieces of as many segments as fit into `room` bytes with their headers, but at least one, for a receiver
+    /// that accepts such frames.
     #[must_use]
     pub(crate) fn grouped(self, room: usize) -> Self {
         let group = (room.saturating_sub(self.headers) / self.size).max(1);
@@ -104,7 +102,7 @@ impl Split {
         }
     }
 
-    /// The same, of which `taken` pieces have been taken.
+    /// The same split after `taken` pieces have been taken.
     #[must_use]
     pub(crate) const fn after(self, taken: usize) -> Self {
         Self { taken, ..self }
@@ -125,7 +123,7 @@ impl Split {
         self.headers + self.size
     }
 
-    /// The next segment; `None` after the last. It is taken by [`taken`](Self::taken).
+    /// The next piece; `None` after the last. Call [`taken`](Self::taken) to advance.
     pub(crate) fn next(&self, head: &[u8]) -> Option<Piece> {
         let start = self.headers + self.taken * self.size;
         if start >= self.len {
@@ -146,7 +144,7 @@ impl Split {
         Some(piece)
     }
 
-    /// The segment given last has reached its receiver.
+    /// Advances past the piece that was returned last, after the receiver has accepted it.
     pub(crate) const fn taken(&mut self) {
         self.taken += 1;
     }

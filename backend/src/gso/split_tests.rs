@@ -10,8 +10,7 @@ fn offload(start: u16, size: u16) -> Offload {
     }
 }
 
-/// A frame as the kernel delivers it: IP and UDP lengths of the whole, with a tag of 4 bytes if
-/// requested.
+/// A frame as the kernel delivers it, with the IP and UDP lengths of the whole and, if requested, a tag of 4 bytes.
 fn whole(tagged: bool) -> Vec<u8> {
     let mut bytes = Udp::new(&[1, 2, 3, 4, 5]).bytes();
     if tagged {

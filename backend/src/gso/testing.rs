@@ -14,7 +14,7 @@ pub(crate) struct Udp {
     pub(crate) dont_fragment: bool,
     pub(crate) hops: u8,
     pub(crate) payload: Vec<u8>,
-    /// The checksum is left to us.
+    /// The checksum is partial.
     pub(crate) partial: bool,
 }
 
@@ -31,7 +31,7 @@ impl Udp {
         }
     }
 
-    /// Where its UDP header begins.
+    /// Offset of its UDP header.
     pub(crate) fn udp_at(&self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
@@ -107,13 +107,13 @@ pub(crate) fn with_burst<R>(frames: &[OwnedFrame], f: impl FnOnce(&[GuestFrame<'
     f(&burst)
 }
 
-/// A TCP frame as a guest with segmentation offload sends it, its checksum left to others.
+/// A TCP frame as a guest with segmentation offload sends it, with a partial checksum.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tcp {
     pub(crate) v6: bool,
     pub(crate) ident: u16,
     pub(crate) seq: u32,
-    /// Beside ACK and PSH.
+    /// Flags in addition to ACK and PSH.
     pub(crate) flags: u8,
     pub(crate) payload: usize,
 }
@@ -131,15 +131,15 @@ impl Default for Tcp {
 }
 
 impl Tcp {
-    /// Bytes of the header: time stamps are its only option.
+    /// Bytes of the header, whose only option is timestamps.
     const HEADER: usize = 32;
 
-    /// Where its TCP header begins.
+    /// Offset of its TCP header.
     pub(crate) const fn l4(self) -> usize {
         if self.v6 { 54 } else { 34 }
     }
 
-    /// What is left to others where the payload is cut every `mss` bytes.
+    /// The offload for a payload that is split every `mss` bytes.
     pub(crate) fn offload(self, mss: u16) -> Offload {
         let ecn = self.flags & 0x80 != 0;
         Offload {

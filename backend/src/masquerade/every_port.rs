@@ -1,10 +1,9 @@
-//! Forwards every free port of the pod to the guest: one socket for each transport and family, and
-//! an sk_lookup program in the network namespace that assigns packets to them ([`SocketLookup`]).
+//! Forwards every free port of the pod to the guest. There is one socket for each transport and family, and an
+//! sk_lookup program in the network namespace assigns packets to them ([`SocketLookup`]).
 //!
-//! The port a client used is the port of the accepted socket's own address for TCP, and in the
-//! ancillary data of a datagram for UDP. The program runs before the kernel's own lookup of
-//! listening sockets, so it leaves out the ports of the pod: those that programs listen on at
-//! start, those of forwards, and those kept by configuration.
+//! For TCP, the port that a client used is the local port of the accepted socket; for UDP, it is in the ancillary data
+//! of the datagram. The program runs before the kernel's own lookup of listening sockets, so it leaves out the ports of
+//! the pod: those that programs listen on at start, those of forwards, and those excluded by configuration.
 
 use crate::config::{EveryPort, Families, Forward, MasqueradeConfig, Otherwise, PortSet, Transport};
 use crate::mode::{BoundForward, ForwardSocket, GuestPort};
@@ -20,11 +19,11 @@ use std::path::Path;
 
 const DNS_PORT: u16 = 53;
 
-/// Has `engine` serve every wanted port for as long as the returned program is attached.
-/// Forwards must be listened on already.
+/// Makes `engine` serve every wanted port for as long as the returned program is attached. The sockets of forwards must
+/// already be listening.
 ///
 /// # Errors
-/// The system does not let us, and that is not to be taken with a warning.
+/// The ports cannot be forwarded, and the configuration does not allow serving without them.
 pub(super) fn serve(
     name: &str,
     config: &MasqueradeConfig,
@@ -70,18 +69,18 @@ pub(super) fn serve(
     Ok(Some(opened.lookup))
 }
 
-/// Why not every port reaches the guest.
+/// The reason why not every port can be forwarded.
 #[derive(Debug, thiserror::Error)]
 pub enum EveryPortError {
-    /// There is no program to lead to the sockets.
+    /// The lookup program cannot be loaded or attached.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// Sockets cannot be had.
+    /// A socket cannot be opened or watched.
     #[error("{step}: {source}")]
     Socket {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// A node's own namespace, where programs that start later need their ports.
@@ -93,7 +92,7 @@ pub enum EveryPortError {
 
 /// Refuses the system's own namespace unless every port was requested explicitly.
 fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
-    /// Limits of the whole system's network show in its own namespace only.
+    /// Limits of the whole system's network are visible only in its own namespace.
     const SYSTEMS_OWN: &str = "/proc/sys/net/core/netdev_budget";
     if wanted.otherwise == Otherwise::Warn && Path::new(SYSTEMS_OWN).exists() {
         return Err(EveryPortError::SystemsOwn);
@@ -101,26 +100,25 @@ fn check_namespace(wanted: &EveryPort) -> Result<(), EveryPortError> {
     Ok(())
 }
 
-/// The sockets of every port, while the program leads to them.
+/// The sockets of every port, and the program that assigns packets to them.
 #[derive(Debug)]
 struct AnyPort {
     /// Listening sockets of TCP.
     tcp: BoundForward,
     /// Sockets of UDP.
     udp: BoundForward,
-    /// What leads to them.
+    /// The program that assigns packets to the sockets.
     lookup: SocketLookup,
-    /// Ports that were wanted, and that programs of the pod have.
+    /// Wanted ports that programs of the pod use.
     kept: PortSet,
-    /// UDP ports that were wanted, and that we may not answer from.
+    /// Wanted UDP ports from which we may not send answers.
     forbidden: PortSet,
 }
 
-/// Opens the sockets and leads `wanted` there, in the network namespace of the calling
-/// thread.
+/// Opens the sockets and assigns the ports in `wanted` to them, in the network namespace of the calling thread.
 ///
 /// # Errors
-/// [`EveryPortError`]; then nothing has changed.
+/// [`EveryPortError`]; nothing has changed in that case.
 fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Result<AnyPort, EveryPortError> {
     let failed = |step| move |source| EveryPortError::Socket { step, source };
     let mut ports = wanted.ports.clone();
@@ -145,7 +143,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
         let addresses = any.map(|any| SocketAddr::new(any, 0));
         let sockets = addresses.into_iter().filter(on).map(|any| {
             let socket = listen(any)?;
-            // The kernel names our end of every bound socket.
+            // The kernel returns the local end of every bound socket.
             let at = socket.local_addr()?.as_socket().unwrap_or(any);
             let guest_port = GuestPort::AsAsked;
             Ok(ForwardSocket { socket, at, guest_port })
@@ -169,7 +167,7 @@ fn open(config: &MasqueradeConfig, wanted: &EveryPort, families: Families) -> Re
     })
 }
 
-/// A socket as the program takes it.
+/// A socket in the form that the program takes.
 fn taker(transport: Transport, bound: &ForwardSocket) -> Taker<'_> {
     Taker {
         is_udp: transport == Transport::Udp,
@@ -178,8 +176,8 @@ fn taker(transport: Transport, bound: &ForwardSocket) -> Taker<'_> {
     }
 }
 
-/// Ports that are listened on one by one, and that of the pod's loopback name server, which
-/// the guest asks through us.
+/// Ports with a listening socket of their own, and the port of the pod's loopback name server, to which we forward the
+/// guest's queries.
 fn forwarded(config: &MasqueradeConfig) -> PortSet {
     let mut ports = PortSet::default();
     for forward in &config.forwards {
@@ -200,9 +198,9 @@ fn forwarded(config: &MasqueradeConfig) -> PortSet {
     ports
 }
 
-/// UDP ports that we may not bind the socket of a client's to.
+/// UDP ports to which we may not bind the socket for a client.
 fn unanswerable() -> PortSet {
-    /// Of IPv6 too.
+    /// Applies to IPv6 too.
     const FIRST_FREE: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
     let mut ports = PortSet::default();
     let may = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_BIND_SERVICE));
@@ -215,8 +213,7 @@ fn unanswerable() -> PortSet {
     ports
 }
 
-/// Ports of the calling thread's network namespace that a program listens on, or has an
-/// unconnected socket on.
+/// Ports in the calling thread's network namespace on which a program listens or has an unconnected socket.
 fn listening() -> io::Result<PortSet> {
     let mut ports = PortSet::default();
     for (transport, ipv4, ipv6) in [(Transport::Tcp, "tcp", "tcp6"), (Transport::Udp, "udp", "udp6")] {
@@ -232,11 +229,11 @@ fn listening() -> io::Result<PortSet> {
     Ok(ports)
 }
 
-/// Adds the ports of a table of /proc/net (proc_net_tcp(5)): second column address and port,
-/// fourth the state.
+/// Adds the ports of a table of /proc/net (proc_net_tcp(5)): the second column holds address and port, the fourth the
+/// state.
 fn add_listening(ports: &mut PortSet, transport: Transport, table: &str) {
     const LISTEN: &str = "0A";
-    /// An unconnected socket of UDP has the state of a closed one of TCP.
+    /// An unconnected UDP socket has the same state as a closed TCP socket.
     const CLOSE: &str = "07";
     let state = match transport {
         Transport::Tcp => LISTEN,

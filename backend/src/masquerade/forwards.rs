@@ -1,8 +1,7 @@
-//! Forwards that come and go while the worker runs.
+//! Port forwards that are added and removed while the worker runs.
 //!
-//! The thread that requests a forward opens its sockets, so that a port in use is reported there
-//! and costs no packet; the worker only takes the sockets over, or closes them. Connections and
-//! flows of a removed forward stay.
+//! The thread that requests a forward opens its sockets, so a port in use is reported there and delays no packet. The
+//! worker only takes over the sockets, or closes them. Connections and flows of a removed forward stay.
 
 use crate::config::{Families, Forward, Transport};
 use crate::mode::{BoundForward, ForwardSocket, GuestPort};
@@ -12,7 +11,7 @@ use crate::nat::{tcp, udp};
 /// Opens the sockets of a forward, in the network namespace of the calling thread.
 ///
 /// # Errors
-/// The first port that cannot be listened on; none is kept then.
+/// The first port that cannot be bound; no socket is kept in that case.
 pub fn bind(forward: &Forward, families: Families) -> Result<BoundForward, ListenError> {
     let mut sockets = Vec::new();
     listen::listen(families, forward, |at, guest_port| {

@@ -1,7 +1,7 @@
-//! Masquerade: a private network of guest and gateway, behind NAT on host sockets.
+//! Masquerade: a private network of guest and gateway behind NAT through host sockets.
 //!
-//! The mode is three parts: services of the gateway ([`GatewayServices`]), port forwards ([`forwards`],
-//! `every_port`), and the NAT engine ([`crate::nat`]), which handles everything else.
+//! The mode has three parts: services of the gateway ([`GatewayServices`]), port forwards ([`forwards`], `every_port`),
+//! and the NAT engine ([`crate::nat`]), which handles everything else.
 
 mod every_port;
 pub mod forwards;
@@ -26,16 +26,16 @@ use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
 
-/// A masquerade that cannot be set up.
+/// The reason why masquerade cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum MasqueradeError {
-    /// A port of `--port`.
+    /// A port of `--port` cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// Every port was requested explicitly.
+    /// Every port was requested explicitly and cannot be forwarded.
     #[error("--port=all: {0}; name the ports instead")]
     EveryPort(#[from] EveryPortError),
-    /// The NAT engine.
+    /// The NAT engine cannot be created.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -50,14 +50,14 @@ pub struct Masquerade {
 
 debug_fields!(Masquerade { engine });
 
-/// What a masquerade is made from.
+/// The parts that masquerade is made from.
 pub type MasqueradeSetup<'a> = NatSetup<'a, MasqueradeConfig>;
 
 impl Masquerade {
-    /// Sets masquerade up; forwards listen when this returns.
+    /// Sets masquerade up. When it returns, forwards are listening.
     ///
     /// # Errors
-    /// A port that cannot be listened on.
+    /// [`MasqueradeError`], such as a port that cannot be bound.
     pub fn new(setup: MasqueradeSetup<'_>) -> Result<Self, MasqueradeError> {
         let (port, mode) = (setup.port, setup.mode);
         let mut engine = Engine::new(EngineConfig {
@@ -115,8 +115,8 @@ impl Masquerade {
 
     fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
         match change {
-            // The socket lookup program knows the forwards of its start only, and runs before
-            // the kernel's own lookup.
+            // The socket lookup program runs before the kernel's own lookup, and leaves out only the forwards that
+            // existed when it was attached.
             ForwardChange::Add(_) if self.every_port.is_some() => Err(io::ErrorKind::AddrInUse.into()),
             ForwardChange::Add(bound) => self.engine.add_forward(bound),
             ForwardChange::Remove(transport, addresses) => {

@@ -89,14 +89,14 @@ impl Bench {
         }
     }
 
-    /// Sends one frame; returns what came back.
+    /// Sends one frame and returns the answers.
     fn send(&mut self, bytes: Vec<u8>) -> Vec<Vec<u8>> {
         let (mode, sink) = (&mut self.mode, &mut self.sink);
         OwnedFrame::new(bytes).with(|frame| mode.on_burst(NOW, &[*frame], sink));
         self.sink.take().into_iter().map(|d| d.bytes).collect()
     }
 
-    /// Waits for events of sockets; returns what came to the guest.
+    /// Waits for socket events and returns the frames for the guest.
     fn await_frames(&mut self) -> Vec<Vec<u8>> {
         let mut buffer = EventBuffer::with_capacity(16);
         let started = std::time::Instant::now();
@@ -114,7 +114,7 @@ impl Bench {
         self.sink.take().into_iter().map(|d| d.bytes).collect()
     }
 
-    /// Asserts that a frame goes nowhere under one reason, once.
+    /// Asserts that a frame is dropped and counted once, under this reason.
     #[track_caller]
     fn dropped(&mut self, bytes: Vec<u8>, reason: DropReason) {
         let count = |c: &Counters| DropReason::ALL.iter().map(|r| c.dropped(*r)).collect::<Vec<_>>();
@@ -237,7 +237,7 @@ fn every_worker_answers_to_the_mac_one_of_them_has_seen() {
     let mut first = Bench::worker(0, directory.clone());
     let mut second = Bench::worker(1, directory);
     second.send(testing::arp(1, [10, 0, 2, 2], [10, 0, 2, 1]));
-    // The first worker has never had a frame of the guest when it is its turn to speak.
+    // The first worker has never received a frame from the guest when it has something to send.
     first.mode.on_room(NOW, &mut first.sink);
     assert_eq!(first.mode.engine.link().guest_mac, GUEST_MAC);
 }
@@ -279,7 +279,7 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
     let multicast = udp(GUEST, Ipv4Addr::new(224, 0, 0, 251).into(), (1, 2), b"?");
     bench.dropped(with_source(multicast, stranger), DropReason::Multicast);
     assert_eq!(bench.mode.engine.link().guest_mac, GUEST_MAC);
-    // A card that was replaced.
+    // A NIC that was replaced.
     bench.send(with_source(
         icmp_message(GUEST, GATEWAY, IcmpHeader::echo(icmp::v4::ECHO_REQUEST, 1, 2), b""),
         stranger,
@@ -287,7 +287,7 @@ fn only_what_comes_from_the_guests_own_address_tells_its_mac() {
     assert_eq!(bench.mode.engine.link().guest_mac, stranger);
 }
 
-/// An ICMP error of the guest about `packet`, a frame it got.
+/// An ICMP error from the guest about `packet`, a frame it received.
 fn refusal(packet: &[u8], code: u8) -> Vec<u8> {
     let quoted = &packet[EthernetHeader::LEN..];
     let headers = Headers::parse(packet, packet.len()).expect("a sound frame");
@@ -312,7 +312,7 @@ fn a_flow_ends_when_the_guest_refuses_a_datagram_of_it() {
         ("fd10:0:2::2", "fd10:0:2::9", "::1", icmp::v6::unreachable::PORT),
     ] {
         let [guest, mapped, host] = [guest, mapped, host].map(|a| a.parse::<IpAddr>().expect("an address"));
-        // Worker 1 has the flow, the error comes to worker 0's ring.
+        // Worker 1 has the flow, but the error arrives on worker 0's ring.
         let directory = Directory::new(2).expect("descriptors");
         let (mut other, mut bench) = (Bench::worker(0, directory.clone()), Bench::worker(1, directory));
         let server = UdpSocket::bind((host, 0)).expect("a socket");
@@ -344,7 +344,7 @@ fn too_big_and_odd_errors_of_the_guest_end_nothing() {
     let answer = udp(mapped, GUEST, (port, 7000), b"late");
     let too_big = refusal(&answer, icmp::v4::unreachable::FRAGMENTATION_NEEDED);
     bench.dropped(too_big, DropReason::IcmpNotServed);
-    // Cut off in the quoted headers, at each byte.
+    // Truncated at each byte within the quoted headers.
     let mut whole = refusal(&answer, icmp::v4::unreachable::PORT);
     whole.truncate(EthernetHeader::LEN + 20 + IcmpHeader::LEN + 24);
     testing::repair(&mut whole);
@@ -382,10 +382,10 @@ fn a_guest_with_a_link_local_address_only_is_told_that_it_does_not_reach_beyond_
         (icmp::v6::UNREACHABLE, icmp::v6::unreachable::BEYOND_SCOPE)
     );
     assert_eq!(message[IcmpHeader::LEN..], asked[EthernetHeader::LEN..]);
-    // Ten at once, and no more.
+    // At most ten at once.
     let told = (1..20).filter(|_| !bench.send(asked.clone()).is_empty()).count();
     assert_eq!((told, bench.counters.dropped(DropReason::BeyondScope)), (9, 20));
-    // An error is no reason for an error, and a neighbour is not beyond the link.
+    // An error does not cause another error, and a neighbour is not beyond the link.
     let mut bench = Bench::new();
     let error = IcmpHeader {
         kind: icmp::v6::TIME_EXCEEDED,
@@ -419,7 +419,7 @@ fn a_guest_on_64_bits_speaks_from_every_address_it_makes_up() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .expect("a timeout");
     let port = server.local_addr().expect("an address").port();
-    // The one of DHCPv6, a stable one and a temporary one, all with one port.
+    // The DHCPv6 lease, a stable address and a temporary address, all with the same port.
     for guest in ["fd10:0:2::2", "fd10:0:2:0:5054:ff:fe12:3456", "fd10:0:2::9b1d:77"] {
         let guest = guest.parse::<IpAddr>().expect("an address");
         assert!(bench.send(udp(guest, mapped, (7000, port), b"who")).is_empty());
@@ -439,7 +439,7 @@ fn a_guest_on_64_bits_speaks_from_every_address_it_makes_up() {
         let spoofed = spoofed.parse().expect("an address");
         bench.dropped(udp(spoofed, mapped, (7000, port), b"?"), DropReason::SpoofedAddress);
     }
-    // Where there are not 64 bits, the one address of DHCPv6 is all.
+    // With a prefix that is not 64 bits long, only the DHCPv6 lease is accepted.
     let made_up = "fd10:0:2::77".parse().expect("an address");
     Bench::new().dropped(udp(made_up, mapped, (7000, port), b"?"), DropReason::SpoofedAddress);
 }
@@ -454,7 +454,7 @@ fn clients_reach_a_guest_on_64_bits_at_the_address_it_claimed_or_used_last() {
         let like = "2001:db8::1".parse().expect("an address");
         bench.mode.engine.link().guest_address(like).map(|a| a.to_string())
     };
-    // DHCPv6's until there is another, on every worker.
+    // Every worker uses the DHCPv6 lease until the guest uses another address.
     for bench in [&mut first, &mut second] {
         assert_eq!(address(bench).as_deref(), Some("fd10:0:2::2"));
     }
@@ -503,7 +503,7 @@ fn clients_of_a_forward_that_is_handed_over_reach_the_guest_through_its_new_owne
     assert!(lookup.is_none());
     drop(first);
     let (record, descriptors) = released.into_handover();
-    // Nothing serves them now, and they wait.
+    // Nothing serves these clients now, so they wait.
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
     let datagram = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     datagram.send_to(b"?", (Ipv4Addr::LOCALHOST, HOST_PORT)).unwrap();
@@ -515,7 +515,7 @@ fn clients_of_a_forward_that_is_handed_over_reach_the_guest_through_its_new_owne
         let add = ModeCommand::Forwards(ForwardChange::Add(bound));
         second.mode.on_command(NOW, add, &mut second.sink).unwrap();
         let frames = second.await_frames();
-        // Behind an Ethernet header and one of IPv4 without options.
+        // The ports follow an Ethernet header and an IPv4 header without options.
         let to_guest = frames.iter().map(|frame| u16::from_be_bytes([frame[36], frame[37]]));
         assert!(to_guest.eq([GUEST_PORT]), "{frames:?}");
     }

@@ -1,18 +1,17 @@
-//! Removal of the pod's addresses, which ends or moves the flows from them.
+//! Detects the removal of pod addresses, which ends or moves the flows from them.
 //!
-//! The kernel reports on a netlink socket that an address was removed. The remaining addresses are
-//! then tested, not read from the message, so that a lost message does no harm: an address is the
-//! pod's as long as a socket can be bound to it. Each worker has a netlink socket of its own in its
-//! epoll instance, opened with the mode and so in the pod's namespace; it costs nothing until an
-//! address changes.
+//! The kernel reports on a netlink socket that an address was removed. The addresses are then tested instead of being
+//! read from the message, so a lost message does no harm: the pod has an address as long as a socket can be bound to
+//! it. Each worker has a netlink socket of its own in its epoll instance, opened with the mode and so in the pod's
+//! namespace; it costs nothing until an address changes.
 //!
 //! Use: the engine calls [`PodAddresses::removed`] when [`event_owner::ADDRESSES`] is ready. If it
 //! returns true, each protocol ([`TcpFlows::on_addresses_removed`], and the same of others) looks
 //! up the local ends of its flows in a [`LocalAddresses`] of its own. A table does so in turns,
 //! with a [`Walk`].
 //!
-//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address, so no removal is noticed:
-//! flows then end by time-out.
+//! With net.ipv4.ip_nonlocal_bind a socket can be bound to any address, so no removal is noticed, and flows end by
+//! time-out.
 //!
 //! [`TcpFlows::on_addresses_removed`]: super::tcp::TcpFlows::on_addresses_removed
 
@@ -31,7 +30,7 @@ use std::os::fd::OwnedFd;
 const GROUPS: u32 = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR).cast_unsigned();
 /// Messages read in one turn; the socket stays readable as long as there are more.
 const MESSAGES_PER_TURN: usize = 64;
-/// Bytes read of a message: its header and more.
+/// Bytes of a message that are read: more than its header.
 const HEAD: usize = 64;
 
 /// The kernel's reports about the pod's addresses.

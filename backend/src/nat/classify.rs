@@ -1,7 +1,7 @@
 //! The first pass over a burst: each frame is classified and admitted.
 //!
-//! A frame is for a service (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP datagram,
-//! an ICMP message, or dropped for a named reason. Everything is decided on the copied head.
+//! A frame is for a service (ARP, NDP, DHCP, echo to the gateway), a TCP segment, a UDP datagram, an ICMP message, or
+//! dropped for a named reason. All decisions are based on the copied head.
 
 use super::engine::{Engine, Service, Services, Sorted};
 use super::flow_owners::Owner;
@@ -28,8 +28,8 @@ pub(super) struct Packet {
 }
 
 impl Engine {
-    /// The packet in `frame`, number `index` of its burst, if it comes from the guest and is
-    /// complete. Services' frames, fragments and frames to be dropped are handled here.
+    /// The packet in `frame`, number `index` of its burst, if it comes from the guest and is complete. Frames for
+    /// services, fragments and frames to drop are handled here.
     pub(super) fn admit<S: Services>(
         &mut self,
         now: Instant,
@@ -133,7 +133,7 @@ impl Engine {
                     sorted.datagrams.push(datagram);
                 }
             }
-            // Either over the other's IP is an unknown protocol (RFC 792, RFC 4443).
+            // ICMP over IPv6 and ICMPv6 over IPv4 are unknown protocols (RFC 792, RFC 4443).
             (protocol::ICMP, IpAddr::V4(_)) | (protocol::ICMPV6, IpAddr::V6(_)) => {
                 let message = IcmpMessage::of(frame, packet.src, packet.dst, packet.transport)?;
                 if let Some(key) = icmp::refused_datagram(frame, &message) {
@@ -152,7 +152,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The guest has refused a datagram of flow `key`.
+    /// Handles the guest's refusal of a datagram of flow `key`.
     fn refuse_datagram(
         &mut self,
         now: Instant,
@@ -194,8 +194,7 @@ impl Engine {
         self.surroundings.steering.is_some()
     }
 
-    /// Hands a frame to the worker that owns its flow; false if that is this one or the flow
-    /// has no owner yet.
+    /// Passes a frame to the worker that owns its flow; false if this worker owns it or the flow has no owner yet.
     fn hand_over(
         &mut self,
         now: Instant,

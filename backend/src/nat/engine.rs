@@ -62,7 +62,7 @@ debug_fields!(EngineConfig { worker, flow_limit });
 /// The decision of an engine's owner on a frame of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
-    /// For no service: the engine handles the frame.
+    /// The frame is for no service: the engine handles it.
     Pass,
     /// A service has answered. The frame was the guest's, and claimed this address if it was a
     /// duplicate address probe (RFC 4862 5.4).
@@ -76,7 +76,7 @@ pub enum Service {
 
 /// The services that an engine's owner provides in addition to NAT.
 pub trait Services {
-    /// Answers a frame if it is for one of them.
+    /// Answers a frame if it is for one of the services.
     fn answer(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) -> Service;
 }
 
@@ -90,7 +90,7 @@ impl Services for NoServices {
     }
 }
 
-/// State that every protocol reads; only the guest's own addresses and the name servers change.
+/// State that all protocols read. Only the guest's addresses and the name servers change.
 pub(super) struct Surroundings {
     pub(super) link: Link,
     map: AddressMap,
@@ -121,7 +121,7 @@ impl Surroundings {
         }
     }
 
-    /// Adopts what other workers have learned: the guest may never have sent this one a frame.
+    /// Adopts what other workers have learned, because the guest may never have sent a frame to this worker.
     pub(super) fn follow_guest(&mut self) {
         let Some(steering) = &self.steering else { return };
         if let Some(mac) = steering.guest_mac() {
@@ -220,7 +220,7 @@ impl Engine {
         })
     }
 
-    /// The guest's link, with what was learned about the guest.
+    /// The guest's link, including what was learned about the guest.
     pub const fn link(&self) -> &Link {
         &self.surroundings.link
     }
@@ -256,9 +256,8 @@ impl Engine {
         }
     }
 
-    /// Reports to the guest that a packet of its own is longer than `mtu` bytes, which is what its
-    /// way carries (RFC 1191 4, RFC 4443 3.2), at most as often as other errors. An IPv4 packet that
-    /// may be fragmented causes none.
+    /// Reports to the guest that its packet exceeds `mtu` bytes, the MTU of the path (RFC 1191 4, RFC 4443 3.2). The
+    /// rate limit of other errors applies. An IPv4 packet that may be fragmented causes no report.
     pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
         let is_ipv6 = frame.parsed.ethertype() == EtherType::Ipv6;
         let is_reported = is_ipv6 || frame.parsed.is_unfragmentable(frame.head);
@@ -271,7 +270,7 @@ impl Engine {
         let _ = icmp::refuse(&mut self.surroundings.context(now, sink), error, frame);
     }
 
-    /// A descriptor registered by the engine is ready.
+    /// Handles a descriptor of the engine that is ready.
     pub fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
         if token.owner == event_owner::HANDOVER {
             return self.on_handover(now, sink);
@@ -293,7 +292,7 @@ impl Engine {
         }
     }
 
-    /// Continues after the guest has posted receive buffers, or when postponed work has its turn.
+    /// Continues after the guest has posted receive buffers, or when it is the turn of postponed work.
     pub fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
@@ -301,7 +300,7 @@ impl Engine {
         self.udp.on_room(ctx);
     }
 
-    /// Time has reached [`deadline`](Self::deadline).
+    /// Call this when time has reached [`deadline`](Self::deadline).
     pub fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.surroundings.follow_guest();
         let ctx = &mut self.surroundings.context(now, sink);
@@ -340,7 +339,7 @@ impl Engine {
         }
     }
 
-    /// The guest's driver is up.
+    /// Call this when the guest's driver is up.
     pub fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.on_pair(now, true);
         self.surroundings.follow_guest();
@@ -348,18 +347,18 @@ impl Engine {
         self.udp.on_link_up();
     }
 
-    /// The guest's driver has stopped. Connections belong to the VM and stay, or move to another
-    /// worker if only this queue pair has stopped.
+    /// Call this when the guest's driver has stopped. Connections belong to the VM and stay, or move to another worker
+    /// if only this queue pair has stopped.
     pub fn on_link_down(&mut self, now: Instant) {
         self.on_pair(now, false);
     }
 
-    /// The device was reset.
+    /// Call this when the device was reset.
     pub fn on_reset(&mut self) {
         self.tcp.on_reset();
     }
 
-    /// The front end has disconnected.
+    /// Call this when the front end has disconnected.
     pub fn on_front_end_gone(&mut self, now: Instant) {
         self.tcp.on_front_end_gone(now);
     }
@@ -375,7 +374,7 @@ impl Engine {
     /// Opens the listening sockets of `forwards`.
     ///
     /// # Errors
-    /// The error of the first port that cannot be bound; no listening socket is kept then.
+    /// The error of the first port that cannot be bound; no listening socket is kept in that case.
     pub fn listen(&mut self, forwards: &[Forward], families: Families) -> Result<(), ListenError> {
         let poller = &self.surroundings.poller;
         self.tcp.listen(forwards, families, poller)?;
@@ -385,7 +384,7 @@ impl Engine {
     /// Serves clients of a forward.
     ///
     /// # Errors
-    /// A socket cannot be watched; none is kept then.
+    /// A socket cannot be watched; no socket is kept in that case.
     pub fn add_forward(&mut self, bound: BoundForward) -> io::Result<()> {
         let (transport, addresses) = (bound.transport, bound.addresses());
         let poller = &self.surroundings.poller;

@@ -1,4 +1,4 @@
-//! The engine's parts that wait for events.
+//! Poller token owners of the parts of the engine that wait for events.
 
 use crate::poller::Owner;
 

@@ -24,9 +24,9 @@ pub(super) struct Fragmenter {
 }
 
 impl Fragmenter {
-    /// Sends `packet`, whose header is eight bytes (UDP or ICMP), with a complete checksum if it is
-    /// larger than the MTU. `offload` applies to a packet in one piece, including one above the MTU
-    /// that consists of several datagrams; any other is fragmented.
+    /// Sends `packet`, which has a header of eight bytes (UDP or ICMP) and, if it is larger than the MTU, must have a
+    /// complete checksum. `offload` applies to a packet that is sent in one piece, including a packet above the MTU
+    /// that consists of several datagrams. Any other packet above the MTU is fragmented.
     ///
     /// # Errors
     /// [`NoRoom`]: the guest received nothing, or not all fragments.

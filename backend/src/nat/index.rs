@@ -1,8 +1,8 @@
-//! Maps the endpoints of a flow to its slot, without a copy of the endpoints.
+//! Maps the endpoints of a flow to its slot without storing the endpoints.
 //!
-//! A table of flows keeps each flow's endpoints in the flow itself. The index holds slot numbers
-//! only, five bytes each with their control byte, and reads a slot's endpoints from the table. Its
-//! hash is keyed with a secret, because a guest or a client chooses the endpoints.
+//! The endpoints of a flow are stored in the flow itself. The index holds only slot numbers, each five bytes including
+//! its control byte, and reads endpoints from the table of flows. Its hash is keyed with a secret, because a guest or a
+//! client chooses the endpoints.
 
 use hashbrown::HashTable;
 use std::collections::hash_map::RandomState;
@@ -16,7 +16,7 @@ pub(super) struct SlotIndex {
 }
 
 impl SlotIndex {
-    /// The slot whose flow has the endpoints `key`; `is_at` tells whether a slot has them.
+    /// The slot whose flow has the endpoints `key`; `is_at` checks whether a slot has them.
     pub(super) fn find<K: Hash>(&self, key: &K, is_at: impl Fn(u32) -> bool) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         self.slots.find(hash, |&slot| is_at(slot)).copied()

@@ -85,7 +85,7 @@ impl SocketIpOptions {
             }
         });
         let has_class = set_traffic_class(socket, domain, saved.traffic_class).is_ok();
-        // What cannot be set is set with the next datagram that wants it.
+        // An option that cannot be set now is set with the next datagram that needs it.
         Self {
             ttl: saved.ttl.filter(|ttl| datagram::set_ttl(socket, domain, *ttl).is_ok()),
             fragmentation: fragmentation.filter(|wanted| datagram::set_fragmentation(socket, domain, *wanted).is_ok()),
@@ -93,8 +93,8 @@ impl SocketIpOptions {
         }
     }
 
-    /// Sets the options in which `wanted` differs. A socket that was once permitted to fragment
-    /// stays so: datagrams within the path's MTU carry don't-fragment all the same.
+    /// Sets the options in which `wanted` differs. Once a socket is permitted to fragment, it stays so: datagrams
+    /// within the path's MTU carry don't-fragment anyway.
     pub(super) fn adapt(&mut self, socket: &Socket, domain: Domain, wanted: IpOptions) {
         // Each fails only for a value out of range or a socket of the other family.
         if self.ttl != Some(wanted.ttl) && datagram::set_ttl(socket, domain, wanted.ttl).is_ok() {

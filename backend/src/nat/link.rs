@@ -25,7 +25,7 @@ pub struct Link {
     pub guest: GuestAddresses,
 }
 
-/// The addresses that a guest may send from, and the one of each family for connections to it.
+/// The addresses that a guest may send from, and for each family the address for connections to the guest.
 #[derive(Clone, Debug, Default)]
 pub struct GuestAddresses {
     /// The guest's IPv4 address, if the family is on.
@@ -68,7 +68,7 @@ impl GuestAddresses {
         }
     }
 
-    /// True if `address` is one the guest may send from.
+    /// True if the guest may send from `address`.
     pub fn contain(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.ipv4 == Some(address),
@@ -157,7 +157,7 @@ impl PacketSpec {
     }
 }
 
-/// A packet in several parts: for the guest, or one of the guest's that is rebuilt for a quote.
+/// A packet in several parts, either for the guest or rebuilt from the guest's flow to be quoted.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     /// Source, as the guest sees it.
@@ -194,8 +194,7 @@ impl Packet<'_> {
 }
 
 impl Link {
-    /// The guest's address of the family of `like`, if that family is on; if it has several, the
-    /// one used last.
+    /// The guest's address of the family of `like`, if that family is on; if it has several, the most recently used.
     pub fn guest_address(&self, like: IpAddr) -> Option<IpAddr> {
         match like {
             IpAddr::V4(_) => self.guest.ipv4.map(IpAddr::V4),

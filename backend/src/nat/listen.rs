@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Calls `make` with each address and port that `forward` listens on and the guest's port it
-/// stands for: on the address it names, or on all addresses of the families that are on.
+/// Calls `make` for each address and port that `forward` listens on, with the guest's port for it. The address is the
+/// one in `forward`, or all addresses of the enabled families.
 ///
 /// # Errors
-/// The first address and port that cannot be had.
+/// The first address and port that cannot be bound.
 pub fn listen(
     families: Families,
     forward: &Forward,
@@ -30,7 +30,7 @@ pub fn listen(
     Ok(())
 }
 
-/// Every address and port a forward listens on; none if it cannot.
+/// Every address and port that a forward listens on; empty if it cannot listen.
 pub fn ends(families: Families, forward: &Forward) -> HashSet<SocketAddr> {
     let addresses = addresses(families, forward).unwrap_or_default();
     let ports = (0..forward.count.get()).map(|step| forward.host_port.saturating_add(step));

@@ -1,10 +1,10 @@
-//! NAT on host sockets: TCP, UDP and ICMP echo of the guest are terminated here and continue on
-//! sockets of the host, so that the network sees the host's addresses and the kernel's own stack.
+//! NAT through host sockets. The guest's TCP, UDP and ICMP echo are terminated here and continued on host sockets, so
+//! the network sees the host's addresses and the kernel's own stack.
 //!
-//! [`engine::Engine`] contains all of it, one per worker. A burst is handled in two passes: each
-//! frame is classified on its copied head, then each protocol handles its part of the burst (TCP
-//! and UDP pass payload to the kernel directly from guest memory). Gateway, guest and address map
-//! are values of the engine; nothing here knows the mode that owns it.
+//! [`engine::Engine`] contains all of it, one per worker. A burst is handled in two passes: each frame is classified on
+//! its copied head, then each protocol handles its part of the burst (TCP and UDP pass payload to the kernel directly
+//! from guest memory). Gateway, guest and address map are values of the engine; nothing here depends on the mode that
+//! owns it.
 
 pub mod address_map;
 pub mod addresses;

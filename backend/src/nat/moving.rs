@@ -1,8 +1,8 @@
 //! Flows that move between workers.
 //!
-//! A guest may disable queue pairs (`ethtool -L`): the worker of such a pair has no ring to the
-//! guest, so its flows move to workers that have one. If all pairs are disabled, as when the device
-//! stops, no worker can take them and they stay until a pair is back.
+//! A guest may disable queue pairs (`ethtool -L`): the worker of such a pair has no ring to the guest, so its flows
+//! move to workers whose pair is enabled. If all pairs are disabled, as when the device stops, no worker can take them
+//! and they stay until a pair is back.
 //!
 //! A flow also follows the guest: virtio 1.2, 5.1.6.5.6.1 (automatic receive steering) requires
 //! that frames of a flow arrive on the pair on which the guest sends it. A flow with [`OFTEN`]
@@ -21,15 +21,15 @@ use crate::time::Instant;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How long a pair is disabled before its flows move: a device stops its rings one after the other,
-/// and no flow may move then.
+/// How long a pair is disabled before its flows move. A device that stops disables its rings one after another, and
+/// flows must not move in that case.
 const SETTLED: Duration = Duration::from_millis(100);
 /// Flows that move in one turn of the worker.
 const FLOWS_PER_TURN: usize = 256;
-/// This many frames of a flow on another pair mean that the guest now sends it there. Fewer may
-/// come from a thread that runs briefly on another CPU.
+/// Number of consecutive frames on another pair after which the guest is taken to send the flow there. Fewer may come
+/// from a thread that runs briefly on another CPU.
 const OFTEN: u8 = 8;
-/// Most flows with frames on other pairs that are remembered.
+/// Maximum number of flows remembered for having frames on other pairs.
 const REMEMBERED: usize = 1024;
 
 /// The queue pairs on which the guest sends flows that other workers hand over.
@@ -37,8 +37,7 @@ const REMEMBERED: usize = 1024;
 pub(super) struct Habits(HashMap<FlowId, (usize, u8)>);
 
 impl Habits {
-    /// Counts a frame of the flow that came on the pair of worker `from`; true if that pair is now
-    /// the flow's.
+    /// Counts a frame of the flow that arrived on the pair of worker `from`; true if the flow now belongs to that pair.
     fn note(&mut self, key: FlowId, from: usize) -> bool {
         if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
             self.0.clear();
@@ -122,7 +121,7 @@ impl Engine {
                 len: handed.bytes.len(),
                 offload: handed.offload,
             };
-            // The frame was offered to the services of the worker it came to.
+            // The worker that received the frame has already offered it to the services.
             self.on_packets(now, &[frame], &mut NoServices, sink);
             self.follow_guest(handed.from);
         }

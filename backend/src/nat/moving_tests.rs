@@ -77,7 +77,7 @@ impl Port {
         Self { workers, now }
     }
 
-    /// The guest sends a frame on a pair.
+    /// Sends a frame from the guest on a pair.
     fn send(&mut self, worker: usize, bytes: Vec<u8>) {
         let Worker { engine, sink, .. } = &mut self.workers[worker];
         OwnedFrame::new(bytes).with(|frame| engine.on_packets(self.now, &[*frame], &mut NoServices, sink));
@@ -115,7 +115,7 @@ impl Port {
         while self.turn(worker, Duration::ZERO) {}
     }
 
-    /// The guest disables a pair, and time passes.
+    /// Disables a pair and lets time pass.
     fn switch_off(&mut self, worker: usize) {
         self.workers[worker].engine.on_link_down(self.now);
         self.workers[worker].sink.room = 0;

@@ -13,7 +13,7 @@ use crate::time::Instant;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Datagrams in progress at a time; with 64 KiB each, 4 MiB in all.
+/// Maximum datagrams in progress; at 64 KiB each, 4 MiB in total.
 const MAX_DATAGRAMS: usize = 64;
 
 /// Longest time for a datagram: Linux's net.ipv4.ipfrag_time. RFC 8200 allows 60 s, for paths
@@ -23,12 +23,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Most bytes after the network header.
 const MAX_PAYLOAD: usize = 65_535;
 
-/// Most separate ranges of bytes that a datagram may have. In order there is one; a sender with
-/// 1280 byte packets has at most 53.
+/// Most separate ranges of bytes that a datagram may have. Fragments in order form a single range; a sender with
+/// 1280-byte packets has at most 53 ranges.
 const MAX_STRETCHES: usize = 64;
 
-/// Identifies a datagram (RFC 791: addresses, protocol, identification; in RFC 8200 the protocol
-/// does not count, and may not differ).
+/// Identifies a datagram (RFC 791: addresses, protocol, identification; in RFC 8200 the protocol is not part of the
+/// identity, but may not differ).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key {
     src: IpAddr,
@@ -267,7 +267,7 @@ impl Datagram {
         }
     }
 
-    /// If nothing is missing: writes the headers, frees the slot and returns the frame.
+    /// If nothing is missing, writes the headers, frees the slot and returns the frame.
     fn finish(&mut self) -> Option<&[u8]> {
         let total = self.total?;
         let first = self.first.as_ref()?;

@@ -105,8 +105,8 @@ proptest! {
         let fragments = fragments(BOTH[usize::from(v6)], mtu, 0, &body);
         let last_needed = fragments.len();
         prop_assert!(last_needed > 1);
-        // Some fragments at random, then all missing ones: the datagram is complete exactly once,
-        // with the last new fragment.
+        // Send some random fragments, then the missing ones: the datagram is complete exactly once, at the last new
+        // fragment.
         let mut seen = vec![false; fragments.len()];
         let mut bench = Bench::new();
         let mut whole = None;
@@ -173,7 +173,7 @@ fn overlapping_fragments_drop_the_datagram_and_all_that_comes_of_it() {
     assert_eq!(bench.dropped(DropReason::BadFragment), 1);
     assert_eq!(bench.add(&piece(16, 24, false, 1)), None);
     assert_eq!(bench.dropped(DropReason::BadFragment), 2);
-    // After its time is up, the same identification may be used again.
+    // After the timeout, the same identification may be used again.
     bench.now = bench.now + TIMEOUT;
     assert_eq!(bench.add(&piece(0, 16, true, 1)), None);
     let whole = bench.add(&piece(16, 24, false, 1)).unwrap();

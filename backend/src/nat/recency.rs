@@ -1,9 +1,8 @@
-//! Slots of a table in the order of their last use, so that the one idle longest is found at once.
+//! Slots of a table in the order of their last use, so that the slot idle longest is found immediately.
 //!
-//! Each slot is in one list at most. A list is a ring in one vector that grows with the table:
-//! first the ends of the lists, then the slots from oldest to newest. So every operation takes the
-//! same few instructions however many slots there are, and a slot leaves its list without a search
-//! for the list.
+//! Each slot is in at most one list. A list is a ring in one vector that grows with the table: first the ends of the
+//! lists, then the slots from oldest to newest. So every operation takes the same few instructions however many slots
+//! there are, and a slot leaves its list without a search for the list.
 
 /// Neighbours in a ring, by index in the vector. A slot in no list is its own neighbour.
 #[derive(Clone, Copy, Debug)]

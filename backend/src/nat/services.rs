@@ -82,13 +82,13 @@ impl GatewayServices {
         self.responders.deadline()
     }
 
-    /// The guest's driver is up.
+    /// Call this when the guest's driver is up.
     pub fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.responders.on_link_up(now, &self.counters, &mut self.replies);
         self.flush(sink);
     }
 
-    /// The guest's driver is gone.
+    /// Call this when the guest's driver is gone.
     pub fn on_link_down(&mut self) {
         self.responders.on_link_down();
     }

@@ -4,9 +4,8 @@
 //! to the flow of their peer and identifier ([`super::echo_table`]). The identifier on the wire may
 //! differ from the guest's; sequence number and payload are kept.
 //!
-//! Only echo is forwarded: a ping socket sends nothing else. Other messages of the guest are
-//! counted ([`DropReason::IcmpNotServed`]), and IP options are not forwarded
-//! ([`Count::IpOptions`]).
+//! Only echo requests are forwarded, because a ping socket sends nothing else. Other messages of the guest are counted
+//! ([`DropReason::IcmpNotServed`]), and IP options are not forwarded ([`Count::IpOptions`]).
 
 use super::echo_socket::{EchoAvailability, EchoSupport};
 use super::echo_table::{EchoFlow, EchoSocket, EchoTable};
@@ -62,7 +61,7 @@ impl IcmpMessage {
     /// The message at `at` of a frame from `src` to `dst`.
     ///
     /// # Errors
-    /// Its header is not all there.
+    /// The header is incomplete.
     pub fn of(frame: &GuestFrame<'_>, src: IpAddr, dst: IpAddr, at: TransportAt) -> Result<Self, DropReason> {
         Ok(Self {
             src,
@@ -212,7 +211,7 @@ impl EchoFlows {
                 Ok(_) => return ctx.counters.add(Count::Echos, 1),
                 Err(error) => error,
             };
-            // An error about an earlier request fails the next call, whatever that is for.
+            // An error about an earlier request makes the next call fail, whatever that call is for.
             let found = report(&self.table, slot, ctx);
             news = found
                 .own

@@ -1,10 +1,9 @@
 //! Host sockets for echo requests.
 //!
-//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege but a group within the sysctl
-//! net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected: the kernel
-//! assigns a reply to a ping socket by the identifier alone, whatever the socket is connected to
-//! (ping_lookup in net/ipv4/ping.c), so one socket serves an identifier for all hosts, and the peer
-//! of a reply is compared here.
+//! A ping socket (SOCK_DGRAM, IPPROTO_ICMP) needs no privilege except a group within the sysctl
+//! net.ipv4.ping_group_range; a raw socket needs CAP_NET_RAW. Neither is connected: the kernel assigns a reply to a
+//! ping socket by the identifier alone, whatever the socket is connected to (ping_lookup in net/ipv4/ping.c), so one
+//! socket serves an identifier for all hosts, and the peer of a reply is checked here.
 
 use crate::packet::icmp::{v4, v6};
 use crate::sys::datagram;
@@ -68,11 +67,10 @@ impl EchoSupport {
     }
 }
 
-/// A ping socket with identifier `ident` if that is free, otherwise with one of the kernel's
-/// choice; and the identifier.
+/// A ping socket and its identifier: `ident` if that is free, otherwise one that the kernel chooses.
 ///
 /// # Errors
-/// What socket(2), setsockopt(2) and bind(2) say.
+/// The error of socket(2), setsockopt(2) or bind(2).
 pub(super) fn ping(like: IpAddr, ident: u16) -> io::Result<(Socket, u16)> {
     let (domain, protocol, _, any) = family(like);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(protocol))?;

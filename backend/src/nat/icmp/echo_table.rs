@@ -1,8 +1,8 @@
 //! Flows of echo requests, and the sockets that they share.
 //!
-//! A flow is a guest's address, a peer and an identifier. All flows of one identifier share a ping
-//! socket, so that a sweep of a network takes one descriptor; raw sockets receive each other's
-//! replies, so there is one for all flows. If the table is full, the flow idle longest is dropped.
+//! A flow is identified by the guest's address, a peer and an identifier. All flows with the same identifier share a
+//! ping socket, so a sweep of a network takes one descriptor. Raw sockets receive each other's replies, so one raw
+//! socket serves all flows. If the table is full, the flow that has been idle longest is dropped.
 
 use super::echo_socket::{self, EchoSupport};
 use crate::nat::event_owner;
@@ -31,7 +31,7 @@ pub(super) const MAX_SOCKETS: usize = 1024;
 /// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 1024;
 
-/// A conversation as a socket sees it.
+/// Identifies a flow as a socket sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct WireKey {
     socket: u32,
@@ -42,8 +42,8 @@ struct WireKey {
 /// The flows that share a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SocketKey {
-    /// Flows of one address of the guest and one identifier. Peers with another address on the host
-    /// have a socket each: two of them may be the same host.
+    /// Flows with the same guest address and identifier. Peers whose address differs on the host have a socket each,
+    /// because two of them may be the same host.
     Ping {
         guest: IpAddr,
         ident: u16,
@@ -71,7 +71,7 @@ impl SocketKey {
 #[derive(Debug)]
 pub(super) struct EchoFlow {
     pub key: FlowId,
-    /// Whom the host asks.
+    /// The peer's address on the host.
     pub peer: IpAddr,
     /// The identifier on the wire.
     pub ident: u16,
@@ -137,12 +137,12 @@ impl EchoTable {
         self.by_key.keys()
     }
 
-    /// Slot of a conversation.
+    /// Slot of a flow.
     pub(super) fn find(&self, key: &FlowId) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 
-    /// Slot of the flow for a reply of `peer` on a socket.
+    /// Slot of the flow for a reply from `peer` on a socket.
     pub(super) fn find_on_wire(&self, socket: u32, peer: IpAddr, ident: u16) -> Option<u32> {
         self.by_wire.get(&WireKey { socket, peer, ident }).copied()
     }
@@ -227,9 +227,8 @@ impl EchoTable {
         index
     }
 
-    /// An identifier towards `peer` that no other flow of a raw socket uses: several addresses of
-    /// the guest may use the same one, and several peers may be the same host. There are more
-    /// identifiers than flows.
+    /// An identifier towards `peer` that no other flow of a raw socket uses. Several guest addresses may use the same
+    /// identifier, and several peers may be the same host. There are more identifiers than flows.
     fn free_ident(&self, socket: u32, peer: IpAddr, wanted: u16) -> u16 {
         (0..=u16::MAX)
             .map(|i| wanted.wrapping_add(i))
@@ -268,7 +267,7 @@ impl EchoTable {
         })
     }
 
-    /// Has a new socket watched.
+    /// Adds a new socket and watches it.
     pub(super) fn add_socket(&mut self, poller: &Poller, make: impl FnOnce(u32) -> EchoSocket) -> io::Result<u32> {
         let socket = make(self.next_generation);
         let index = u32::try_from(self.sockets.vacant_key()).unwrap_or(u32::MAX);
@@ -284,14 +283,14 @@ impl EchoTable {
         Ok(index)
     }
 
-    /// Drops the flow idle longest; false if there is none.
+    /// Drops the flow that has been idle longest; false if there is none.
     fn give_way(&mut self) -> bool {
         let oldest = self.order.oldest(0);
         oldest.into_iter().for_each(|flow| self.remove(flow));
         oldest.is_some()
     }
 
-    /// Drops the flows idle longest until a socket has none; false if none is left.
+    /// Drops the longest idle flows until a socket has no flows; false if no flow is left.
     fn give_up_socket(&mut self) -> bool {
         let before = self.sockets.len();
         while self.sockets.len() == before && self.give_way() {}

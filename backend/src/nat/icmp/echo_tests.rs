@@ -16,7 +16,7 @@ pub(crate) struct Bench {
     pub flows: EchoFlows,
 }
 
-/// Does with a frame as the classifier does.
+/// Handles a frame as the classifier does.
 fn on_message(flows: &mut EchoFlows, ctx: &mut Context<'_>, frame: &GuestFrame<'_>) {
     let (src, dst) = frame.parsed.addresses(frame.head).unwrap();
     match IcmpMessage::of(frame, src, dst, frame.parsed.transport().unwrap()) {
@@ -237,7 +237,7 @@ fn only_so_many_sockets_are_kept_and_the_idle_ones_give_way() {
     for ident in 0..most + MORE {
         bench.around.now = bench.around.now + Duration::from_millis(1);
         bench.ping(peer, ident, 1, &[]);
-        // One flow is in use all the time.
+        // One flow is in constant use.
         bench.ping(peer, 0, 2, &[]);
     }
     assert_eq!(
@@ -260,7 +260,7 @@ fn a_full_table_gives_way_to_the_conversation_idle_longest() {
     if !bench.can("127.0.0.1") {
         return;
     }
-    // No packet needs to be sent to fill the table: the flow exists before.
+    // Filling the table needs no packets: a flow exists before its request is sent.
     for n in 0..u32::try_from(MAX_FLOWS).unwrap() + 10 {
         bench.around.now = bench.around.now + Duration::from_millis(1);
         let key = FlowId::echo(ip("10.0.2.2"), std::net::Ipv4Addr::from(0xc633_6400 + n).into(), 1);
@@ -359,7 +359,7 @@ fn a_reply_of_a_host_that_was_not_asked_is_counted() {
         eprintln!("skipped: no ping sockets");
         return;
     }
-    // The conversation speaks of another address of the host than the one that answers.
+    // The flow's peer is a different address of the host than the one that answers.
     let key = FlowId::echo(ip("10.0.2.2"), ip("192.0.2.77"), 3);
     let Bench { around, flows } = &mut bench;
     flows

@@ -39,7 +39,7 @@ pub enum IcmpError {
     PortUnreachable,
     /// A filter or rule prohibits it.
     Prohibited,
-    /// Larger than the path's MTU, and must not be fragmented.
+    /// The packet is larger than the path's MTU and must not be fragmented.
     TooBig {
         /// The MTU in bytes of IP packet.
         mtu: u16,
@@ -99,7 +99,7 @@ impl Reported {
 }
 
 impl IcmpError {
-    /// The error for the guest that an entry of a socket's error queue means, if any.
+    /// The error to report to the guest for an entry of a socket's error queue, if any.
     pub fn from_queue(entry: &QueuedError) -> Option<Self> {
         let too_big = Self::TooBig {
             mtu: u16::try_from(entry.info).unwrap_or(u16::MAX),
@@ -236,7 +236,7 @@ pub fn send_error(
     )
 }
 
-/// Refuses a frame of the guest: an error from the gateway that quotes the frame's head.
+/// Refuses a frame of the guest with an error from the gateway that quotes the frame's head.
 ///
 /// # Errors
 /// [`NoRoom`]: nothing was sent.
@@ -249,8 +249,8 @@ pub fn refuse(ctx: &mut Context<'_>, error: IcmpError, frame: &GuestFrame<'_>) -
     }
 }
 
-/// The gateway's address of the scope of `guest`: a router answers a link-local address from its
-/// own link-local one (RFC 6724 5, rule 2).
+/// The gateway's address with the scope of `guest`: a router answers a link-local address from its own link-local
+/// address (RFC 6724 5, rule 2).
 fn gateway_towards(ctx: &Context<'_>, guest: IpAddr) -> Option<IpAddr> {
     match guest {
         IpAddr::V6(a) if a.is_unicast_link_local() => {

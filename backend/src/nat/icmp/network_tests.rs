@@ -63,7 +63,7 @@ fn a_ping_too_large_for_the_path_is_told_so_if_it_must_not_be_fragmented() {
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for server in SERVER.map(ip) {
             let mut bench = Bench::with(support);
-            // The router reports the first one, the pod's own stack the second.
+            // The router reports the first error, the pod's own stack the second.
             for sequence in [1, 2] {
                 bench.ping(server, 9, sequence, &[1; 1400]);
                 let mut frames = bench.around.sink.take();
@@ -98,7 +98,7 @@ fn a_thousand_hosts_asked_with_one_identifier_answer_each_for_itself() {
     const AT_A_TIME: u32 = 100;
     let Some(network) = network(1500) else { return };
     network.at_server(|| {
-        // The server has every address of these networks.
+        // The server answers for every address of these networks.
         for line in [
             "ip route add local 10.99.0.0/16 dev lo",
             "ip -6 route add local fd99::/64 dev lo",
@@ -141,7 +141,7 @@ fn an_error_is_told_about_the_request_it_quotes_and_no_other() {
     for support in [EchoSupport::Ping, EchoSupport::Raw] {
         for (server, nobody) in SERVER.map(ip).into_iter().zip(["192.0.2.1", "fd00:1::1"].map(ip)) {
             let mut bench = Bench::with(support);
-            // From two programs to two hosts, one request does not pass the router.
+            // Two programs ping two hosts, and one request does not pass the router.
             bench.ping(nobody, 1, 10, b"near");
             bench.ping_with_ttl(server, 1, 2, 11, b"far");
             bench.ping(server, 1, 12, b"far");

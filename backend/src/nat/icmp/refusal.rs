@@ -1,7 +1,7 @@
-//! The guest's own ICMP errors: finds the flow that an error is about.
+//! Finds the flow that an ICMP error from the guest is about.
 //!
-//! A host answers a datagram to a closed port with "port unreachable" (RFC 1122 4.1.3.1), a
-//! firewall with "administratively prohibited"; both quote the datagram.
+//! A host answers a datagram to a closed port with "port unreachable" (RFC 1122 4.1.3.1), and a firewall answers with
+//! "administratively prohibited". Both quote the datagram.
 
 use super::IcmpMessage;
 use crate::frame::GuestFrame;
@@ -9,11 +9,11 @@ use crate::packet::icmp::{v4, v6};
 use crate::packet::{FlowId, IcmpHeader, be16, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest IPv4 header, and two ports.
+/// The longest IPv4 header plus two ports.
 const LOOKED_AT: usize = 60 + 4;
 
-/// The flow whose datagram an ICMP message of the guest refuses: `None` if it is another
-/// message, or about something else.
+/// The flow whose datagram an ICMP message from the guest refuses. `None` if the message is not a refusal, or not about
+/// a datagram.
 pub fn refused_datagram(frame: &GuestFrame<'_>, message: &IcmpMessage) -> Option<FlowId> {
     let header = message.header;
     if ![v4::UNREACHABLE, v6::UNREACHABLE].contains(&header.kind) {

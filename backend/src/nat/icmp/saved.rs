@@ -1,9 +1,9 @@
 //! Echo flows as plain values: see [`saved`](crate::nat::saved).
 //!
-//! Flows share sockets, so a value is a socket with the flows that use it. Each value has one
-//! descriptor beside it: a ping socket bound to the identifier on the wire, or a raw socket. A ping
-//! socket made on another host may have got another identifier; the kernel writes it into each
-//! request, so the flows continue, and replies to earlier requests are lost.
+//! Flows share sockets, so a value holds a socket and the flows that use it. Each value travels with one descriptor: a
+//! ping socket bound to the identifier on the wire, or a raw socket. A ping socket made on another host may have got
+//! another identifier; the kernel writes it into each request, so the flows continue, and replies to earlier requests
+//! are lost.
 
 use super::EchoFlows;
 use super::echo_socket::EchoSupport;
@@ -24,14 +24,14 @@ use std::net::IpAddr;
 pub struct SavedEchoSocket {
     use_of: SavedUse,
     ip_options: SavedIpOptions,
-    /// The one idle longest first.
+    /// The flow that has been idle longest comes first.
     flows: Vec<SavedEchoFlow>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum SavedUse {
-    /// A ping socket for flows of one address of the guest and one identifier.
+    /// A ping socket for flows with one guest address and one identifier.
     Ping {
         guest: IpAddr,
         ident: u16,
@@ -87,7 +87,7 @@ impl SavedEchoFlow {
             key,
             peer,
             ident,
-            // Of the table: made anew.
+            // Belongs to the table, which creates it again.
             socket: _,
             scheduled: _,
             generation: _,
@@ -206,7 +206,7 @@ impl EchoTable {
         })?;
         for flow in &saved.flows {
             let wire_ident = if is_raw { flow.wire_ident } else { ident };
-            // The first of two that look alike stays.
+            // Of two identical flows, the first is kept.
             if self.find(&flow.id()).is_none() && self.find_on_wire(slot, flow.peer, wire_ident).is_none() {
                 self.add(flow.id(), flow.peer, (slot, wire_ident), flow.idle.before(now));
             }
@@ -216,13 +216,13 @@ impl EchoTable {
 }
 
 impl EchoFlows {
-    /// All sockets with their flows as plain values, each with its descriptor. They stay in the
-    /// table, which must not run between this and the passing of the descriptors.
+    /// All sockets with their flows as plain values, each with its descriptor. They stay in the table, which must not
+    /// run until the descriptors have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedEchoSocket, &Socket)> {
         self.table.save(now)
     }
 
-    /// Takes a socket and its flows of another process.
+    /// Takes over a socket and its flows from another process.
     ///
     /// # Errors
     /// [`LoadError`]: the flows are not in the table, and the socket is closed.

@@ -1,4 +1,4 @@
-//! Echo flows that change processes, with the sockets they had.
+//! Echo flows move between processes together with their sockets.
 
 use super::echo::tests::{Bench, reply_kind};
 use super::echo_socket::{EchoSupport, ping};
@@ -12,7 +12,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use std::time::Duration;
 
-/// The flows of one process go to another, whose clock shows `now`, with their sockets.
+/// Moves the flows of one process and their sockets to another process, whose clock shows `now`.
 fn replace(bench: Bench, support: EchoSupport, now: Instant) -> Bench {
     let saved = bench.flows.save(bench.around.now);
     let (values, sockets): (Vec<_>, Vec<_>) = saved.map(|(v, socket)| (v, socket.try_clone().unwrap())).unzip();
@@ -99,7 +99,7 @@ fn saved_sockets_look_as_in_the_golden_files() {
     assert!(golden::all::<SavedEchoSocket>().len() >= samples().len());
 }
 
-/// A descriptor of the right type, whatever the system permits.
+/// A descriptor of the right type, even if the system does not permit ping sockets.
 fn datagram_socket() -> Socket {
     Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap()
 }

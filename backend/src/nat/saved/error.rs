@@ -1,4 +1,4 @@
-//! Why saved state is not loaded.
+//! Reasons why saved state is not loaded.
 
 use std::fmt::Display;
 use std::io;
@@ -19,7 +19,7 @@ pub enum LoadError {
          the payloads are in order"
     )]
     Kind {
-        /// The kind that belongs there.
+        /// The expected kind.
         expected: &'static str,
         /// The kind of the payload.
         found: String,
@@ -47,7 +47,7 @@ pub enum LoadError {
         field: &'static str,
         /// Its value.
         found: String,
-        /// What it may be.
+        /// Allowed values.
         allowed: String,
     },
     /// Fields contradict each other.
@@ -56,7 +56,7 @@ pub enum LoadError {
          versions on both sides"
     )]
     Contradiction(&'static str),
-    /// There is a flow with these ends already.
+    /// A flow with these ends already exists.
     #[error("a saved flow has the ends of one that exists; load into a process without flows")]
     Duplicate,
     /// The table has no room.
@@ -65,10 +65,10 @@ pub enum LoadError {
          that of the other process"
     )]
     Full {
-        /// Most flows.
+        /// Maximum number of flows.
         limit: usize,
     },
-    /// The descriptor beside the value is of no use.
+    /// The descriptor passed with the value cannot be used.
     #[error(
         "the socket of a saved flow cannot be used ({0}); the flow is left out, and the guest has to open it again"
     )]
@@ -91,7 +91,7 @@ pub(crate) fn within<T: Display + PartialOrd>(
     })
 }
 
-/// An error that says `contradiction` unless `holds`.
+/// Returns an error with the message `contradiction` unless `holds`.
 pub(crate) const fn ensure(holds: bool, contradiction: &'static str) -> Result<(), LoadError> {
     if holds {
         Ok(())

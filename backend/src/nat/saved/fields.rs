@@ -1,4 +1,4 @@
-//! Times and bytes as saved values hold them.
+//! Serialised forms of times and bytes in saved values.
 
 use super::{LoadError, within};
 use crate::time::Instant;
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) struct Nanos(u64);
 
 impl Nanos {
-    /// From `now` to `at`; zero if that is over.
+    /// From `now` to `at`; zero if `at` has passed.
     pub(crate) fn until(at: Instant, now: Instant) -> Self {
         Self::from(at.since(now))
     }
@@ -31,7 +31,7 @@ impl Nanos {
         Instant::from_nanos(now.as_nanos().saturating_sub(self.0))
     }
 
-    /// Itself, if it is no longer than `longest`.
+    /// Checks that the duration is at most `longest`.
     pub(crate) fn at_most(self, field: &'static str, longest: Duration) -> Result<Self, LoadError> {
         within(field, self.0, 0..=Self::from(longest).0).map(Self)
     }

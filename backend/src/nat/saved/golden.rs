@@ -1,11 +1,11 @@
-//! Golden files: what the values look like, in every version so far.
+//! Golden files: the serialised values of every version so far.
 
 use super::{Payload, from_bytes};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Environment variable that has the files written instead of compared.
+/// If this environment variable is set, the files are written instead of compared.
 const UPDATE: &str = "UPDATE_GOLDEN";
 
 fn folder<T: Payload>(version: u32) -> PathBuf {
