@@ -38,6 +38,9 @@ pub struct PeerConfig {
     pub macs: Vec<MacAddr>,
     /// The addresses of the first MAC, for which ARP and neighbour discovery are answered.
     pub addresses: Vec<IpAddr>,
+    /// The name of the guest that has the addresses: one label (RFC 1123).
+    #[serde(default)]
+    pub name: Option<String>,
     /// The process is a hawser that is configured alike for this one: frames may cross with
     /// hawser's Geneve option. Every other endpoint drops those.
     #[serde(default)]

@@ -243,6 +243,7 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
         vtep: at(vtep),
         macs: macs.iter().map(|last| mac(*last)).collect(),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
+        name: None,
         knows_frame_option: false,
     };
     let (table, errors) = Table::new(&Layer2Config {

@@ -212,6 +212,7 @@ fn station(
         vtep: other,
         macs: vec![far],
         addresses: vec![Ipv4Addr::new(10, 0, 0, far.0[5]).into()],
+        name: None,
         knows_frame_option,
     };
     let more = (0..peers).map(|number| {
@@ -220,6 +221,7 @@ fn station(
             vtep: SocketAddr::new(Ipv4Addr::new(198, 18, c & 3, d).into(), 6081),
             macs: vec![MacAddr([6, 0, a, b, c, d])],
             addresses: vec![Ipv4Addr::new(10, 1, c, d).into()],
+            name: None,
             knows_frame_option: false,
         }
     });

@@ -7,7 +7,7 @@
 //! ```text
 //! # VNI 4711
 //! 52:54:00:00:01:0b,10.100.0.11@198.51.100.1
-//! 52:54:00:00:01:0c,10.100.0.12@198.51.100.2   # the database
+//! 52:54:00:00:01:0c,10.100.0.12@198.51.100.2,name=db   # the database
 //! any@198.51.100.9
 //! ```
 
@@ -38,9 +38,9 @@ impl std::error::Error for PeersError {}
 /// The guests in the text of a file.
 ///
 /// # Errors
-/// The first line that has no peer, or a MAC or an address of an earlier line.
+/// The first line that has no peer, or a MAC, an address or a name of an earlier line.
 pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
-    let (mut macs, mut addresses) = (HashMap::new(), HashMap::new());
+    let (mut macs, mut addresses, mut names) = (HashMap::new(), HashMap::new(), HashMap::new());
     let mut peers = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
         let text = text.split_once('#').map_or(text, |(text, _)| text).trim();
@@ -55,19 +55,22 @@ pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
         for address in &peer.addresses {
             claim(&mut addresses, "address", *address, line).map_err(at_line)?;
         }
+        if let Some(name) = &peer.name {
+            claim(&mut names, "name", name.to_ascii_lowercase(), line).map_err(at_line)?;
+        }
         peers.push(peer);
     }
     Ok(peers)
 }
 
 /// Notes the line that `key` is in, or says which other line it is in.
-fn claim<K: Copy + Display + Eq + Hash>(
+fn claim<K: Clone + Display + Eq + Hash>(
     lines: &mut HashMap<K, usize>,
     kind: &str,
     key: K,
     line: usize,
 ) -> Result<(), String> {
-    match lines.entry(key) {
+    match lines.entry(key.clone()) {
         Entry::Vacant(entry) => {
             entry.insert(line);
             Ok(())
@@ -99,11 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_and_an_address_belong_to_one_line() {
-        let first = "02:00:00:00:00:05,10.1.0.5@192.0.2.2\n";
+    fn a_mac_an_address_and_a_name_belong_to_one_line() {
+        let first = "02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=db\n";
         for (second, taken) in [
             ("02:00:00:00:00:05@192.0.2.3", "MAC 02:00:00:00:00:05"),
             ("02:00:00:00:00:06,10.1.0.5@192.0.2.3", "address 10.1.0.5"),
+            ("02:00:00:00:00:06,10.1.0.6@192.0.2.3,name=DB", "name db"),
         ] {
             let error = parse(&format!("{first}{second}")).unwrap_err().to_string();
             let expected = format!("2: {taken} is in line 1 already: give each guest its own");

@@ -238,24 +238,31 @@ pub fn vni(text: &str) -> Parsed<Vni> {
     Vni::try_from(number).map_err(|e| e.to_string())
 }
 
-/// What a peer's endpoint has behind it if it knows hawser's frame option.
+/// Property of a peer that knows hawser's frame option.
 const FRAMES: &str = "frames";
+/// Property of a peer: the name of its guest.
+const NAME: &str = "name=";
 
-/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint, and whether it
-/// knows hawser's frame option.
+/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint, and properties:
+/// whether it knows hawser's frame option, and the name of its guest.
 pub fn peer(text: &str) -> Parsed<PeerConfig> {
-    let (station, vtep) = text
-        .split_once('@')
-        .ok_or("give MAC[,ADDR…]@ADDR[:PORT][,frames], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned())?;
-    let (vtep, knows_frame_option) = match vtep.split_once(',') {
-        None => (vtep, false),
-        Some((vtep, FRAMES)) => (vtep, true),
-        Some((_, other)) => {
-            return Err(format!(
-                "{other} is no property of an endpoint: give {FRAMES} or nothing"
-            ));
+    let (station, endpoint) = text.split_once('@').ok_or(
+        "give MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned(),
+    )?;
+    let mut properties = endpoint.split(',');
+    let vtep = vtep_address(properties.next().unwrap_or_default())?;
+    let (mut knows_frame_option, mut name) = (false, None);
+    for property in properties {
+        match property.strip_prefix(NAME) {
+            Some(label) if name.is_none() => name = Some(hostname(label)?),
+            None if property == FRAMES && !knows_frame_option => knows_frame_option = true,
+            _ => {
+                return Err(format!(
+                    "{property} is no property of an endpoint, or there twice: give {FRAMES} or {NAME}NAME"
+                ));
+            }
         }
-    };
+    }
     let mut parts = station.split(',');
     let macs = match parts.next() {
         Some("any") => Vec::new(),
@@ -271,10 +278,14 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
             "{FRAMES} is for a hawser process, whose MAC is known: give the MAC"
         ));
     }
+    if addresses.is_empty() && name.is_some() {
+        return Err("a name is that of addresses: give the guest's".into());
+    }
     Ok(PeerConfig {
-        vtep: vtep_address(vtep)?,
+        vtep,
         macs,
         addresses,
+        name,
         knows_frame_option,
     })
 }

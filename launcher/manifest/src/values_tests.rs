@@ -215,6 +215,8 @@ fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
     assert_eq!(known.addresses, ["10.1.0.5".parse::<IpAddr>().unwrap()]);
     let v6 = peer("02:00:00:00:00:05@[2001:db8::2]:7000,frames").unwrap();
     assert!(v6.knows_frame_option && v6.addresses.is_empty());
+    let named = peer("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=db-1,frames").unwrap();
+    assert_eq!((named.name.as_deref(), named.knows_frame_option), (Some("db-1"), true));
     let other = peer("any@192.0.2.2").unwrap();
     assert!(other.macs.is_empty() && !other.knows_frame_option);
     refused(
@@ -226,6 +228,9 @@ fn a_peer_is_a_mac_its_addresses_and_the_endpoint_it_is_behind() {
                 "frame is no property of an endpoint",
             ),
             ("02:00:00:00:00:05@192.0.2.2,frames,frames", "no property"),
+            ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a,name=b", "there twice"),
+            ("02:00:00:00:00:05,10.1.0.5@192.0.2.2,name=a.b", "one label"),
+            ("02:00:00:00:00:05@192.0.2.2,name=a", "a name is that of addresses"),
             ("any@192.0.2.2,frames", "give the MAC"),
             ("any,10.1.0.5@192.0.2.2", "any has no address"),
             ("02:00:00:00:00:05@0.0.0.0", "nothing is sent"),

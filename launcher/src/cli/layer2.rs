@@ -48,10 +48,11 @@ pub(crate) struct Layer2Args {
     pub vtep_port: u16,
     /// A guest of the network that another process serves: its MAC, its addresses, and address and
     /// port of the process [default port: 6081]; any in place of the MAC for an endpoint with many;
-    /// frames if both processes are hawser and name each other so; may be repeated
+    /// frames if both processes are hawser and name each other so; name=NAME for its name in the
+    /// gateway's DNS; may be repeated
     #[arg(
         long = "peer",
-        value_name = "MAC[,ADDR…]@ADDR[:PORT][,frames]",
+        value_name = "MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME]",
         help_heading = "Network across nodes (--mode=layer2)",
         value_parser = values::peer
     )]

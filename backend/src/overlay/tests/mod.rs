@@ -33,6 +33,7 @@ fn peer(vtep: SocketAddr, mac: MacAddr, address: [u8; 4]) -> PeerConfig {
         vtep,
         macs: vec![mac],
         addresses: vec![address.into()],
+        name: None,
         knows_frame_option: false,
     }
 }
