@@ -1,5 +1,5 @@
-//! Services of the gateway beside NAT: ARP, neighbour discovery, DHCP, router advertisements and
-//! echo of its own addresses.
+//! Gateway services in addition to NAT: ARP, neighbour discovery, DHCP, router advertisements, and echo replies from
+//! its own addresses.
 
 use super::engine::Service;
 use crate::config::Resolvers;
@@ -9,7 +9,7 @@ use crate::responder::{Answer, MAX_FRAME, Neighbours, Replies, Responders, Servi
 use crate::time::Instant;
 use std::sync::Arc;
 
-/// Responders, and the replies not sent yet.
+/// Responders, and the replies that have not been sent yet.
 #[derive(Debug)]
 pub struct GatewayServices {
     responders: Responders,
@@ -38,12 +38,12 @@ impl GatewayServices {
         }
     }
 
-    /// Replaces the stations that are answered for besides the gateway.
+    /// Replaces the stations for which ARP and neighbour discovery are answered, in addition to the gateway.
     pub fn set_peers(&mut self, peers: Arc<dyn Neighbours>) {
         self.responders.set_peers(peers);
     }
 
-    /// True if a service handles the frame. Cheap.
+    /// True if a service handles the frame. This check is cheap.
     #[inline]
     pub fn wants(&self, frame: &GuestFrame<'_>) -> bool {
         self.responders.wants(frame.head, &frame.parsed)
@@ -66,18 +66,18 @@ impl GatewayServices {
         service
     }
 
-    /// Hands out other name servers and search domains from the next answer on.
+    /// Replaces the name servers and search domains, starting with the next answer.
     pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.responders.set_resolvers(now, resolvers);
     }
 
-    /// Sends what is due.
+    /// Sends messages that are due.
     pub fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.responders.on_timer(now, &self.counters, &mut self.replies);
         self.flush(sink);
     }
 
-    /// When [`on_timer`](Self::on_timer) is next to be called.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         self.responders.deadline()
     }

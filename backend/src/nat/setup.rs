@@ -1,4 +1,4 @@
-//! The inputs of a mode with a NAT engine.
+//! The inputs to a mode with a NAT engine.
 
 use super::steering::Directory;
 use crate::config::PortConfig;
@@ -7,22 +7,22 @@ use crate::poller::Poller;
 use crate::responder::HeldLeases;
 use std::sync::Arc;
 
-/// What a mode with a NAT engine is made from, once per queue pair. `M` is its configuration.
+/// The parts that a mode with a NAT engine is made from, once per queue pair. `M` is the mode's configuration.
 #[derive(Debug)]
 pub struct NatSetup<'a, M> {
     /// The port.
     pub port: &'a PortConfig,
     /// Its mode.
     pub mode: &'a M,
-    /// Where sockets are watched.
+    /// Poller that watches the sockets.
     pub poller: Poller,
-    /// Where drops and flows are counted.
+    /// Counters for drops and flows.
     pub counters: Arc<Counters>,
-    /// Number of the worker. Worker 0 of a port listens for inbound connections and advertises.
+    /// Number of the worker. Worker 0 of a port listens for inbound connections and sends router advertisements.
     pub worker: usize,
     /// Shared by the workers of the port, if there are several.
     pub directory: Option<Arc<Directory>>,
-    /// Record of leases given and given back; shared by the workers of the port.
+    /// Record of granted and released leases, shared by the workers of the port.
     pub held: Arc<HeldLeases>,
     /// Connections of one protocol this worker may hold.
     pub flow_limit: usize,
@@ -30,7 +30,7 @@ pub struct NatSetup<'a, M> {
 
 #[cfg(any(test, feature = "testing"))]
 impl<'a, M> NatSetup<'a, M> {
-    /// The only worker of a port, with counters of its own.
+    /// Inputs for the only worker of a port, with new counters.
     ///
     /// # Errors
     /// The system has no descriptor left.

@@ -1,14 +1,12 @@
 //! Several queue pairs: frames and flows that pass from one worker to another.
 //!
-//! A flow belongs to the worker that created it. The guest chooses the transmit ring of each frame,
-//! usually by the CPU on which the program runs, so a frame may arrive at another worker than its
-//! flow's. That worker looks the owner up ([`flow_owners`](super::flow_owners)) and hands it a
-//! copy. With one queue pair none of this is used.
+//! A flow belongs to the worker that created it. The guest chooses the transmit ring of each frame, usually by the CPU
+//! on which the program runs, so a frame may arrive at a worker that does not own its flow. That worker looks up the
+//! owner ([`flow_owners`](super::flow_owners)) and passes it a copy. With one queue pair none of this is used.
 //!
-//! A flow moves to another worker when the guest has disabled its owner's queue pair, or
-//! permanently sends it on another pair ([`moving`](super::moving)). The flow is put into the
-//! other's mailbox before that worker is recorded as its owner: a worker that is recorded as the
-//! owner and does not have the flow finds it in its mailbox.
+//! A flow moves to another worker when the guest has disabled its owner's queue pair, or permanently sends it on
+//! another pair ([`moving`](super::moving)). The flow is put into the new owner's mailbox before the owner is recorded.
+//! So if a recorded owner does not have the flow, it finds the flow in its mailbox.
 
 use super::event_owner;
 use super::flow_owners::Owners;
@@ -23,18 +21,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-/// Most bytes of frames that may wait for one worker.
+/// Maximum bytes of frames that may wait for one worker.
 const MAILBOX: usize = 4 << 20;
 
-/// A frame handed from one worker to another.
+/// A frame passed from one worker to another.
 pub struct Handed {
     /// The frame, from the Ethernet header on.
     pub bytes: Vec<u8>,
-    /// What its first bytes say.
+    /// Its parsed head.
     pub parsed: Head,
     /// Its offload metadata.
     pub offload: Offload,
-    /// The worker on whose ring it came.
+    /// The worker on whose ring it arrived.
     pub from: usize,
 }
 
@@ -65,7 +63,7 @@ struct Mailbox {
 
 impl Mailbox {
     fn ring(&self) {
-        // Fails only if the counter is at its highest, and then the owner is woken anyway.
+        // Fails only if the counter is at its maximum, and then the owner wakes up anyway.
         let _ = self.wake.write(1);
     }
 }
@@ -120,7 +118,7 @@ pub struct Steering {
 debug_fields!(Steering { me });
 
 impl Steering {
-    /// Access for worker `me`, whose poller reports frames handed to it.
+    /// Access for worker `me`, whose poller reports frames passed to it.
     ///
     /// # Errors
     /// The error of epoll_ctl(2).
@@ -173,19 +171,19 @@ impl Steering {
         }
     }
 
-    /// Whether this worker's queue pair is enabled.
+    /// True if this worker's queue pair is enabled.
     pub fn is_up(&self) -> bool {
         self.directory.mailboxes[self.me].is_up.load(Ordering::Acquire)
     }
 
-    /// The other workers whose queue pairs are enabled, or are not.
+    /// The other workers whose queue pairs are enabled (`up`) or disabled.
     pub fn others(&self, up: bool) -> impl Iterator<Item = usize> {
         let all = self.directory.mailboxes.iter().enumerate();
         all.filter(move |&(worker, mailbox)| worker != self.me && mailbox.is_up.load(Ordering::Acquire) == up)
             .map(|(worker, _)| worker)
     }
 
-    /// Hands a copy of `frame` to worker `owner`; false if its mailbox is full.
+    /// Passes a copy of `frame` to worker `owner`; false if its mailbox is full.
     pub fn hand_over(&self, owner: usize, frame: &GuestFrame<'_>) -> bool {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
@@ -214,13 +212,13 @@ impl Steering {
         let mailbox = &self.directory.mailboxes[owner];
         let mut contents = lock(&mailbox.contents);
         contents.flows.push(flow);
-        // Before the new owner can take the flow, and end it or move it again.
+        // The owner must be assigned before it can take the flow, and end it or move it again.
         self.owners.assign(key, owner);
         drop(contents);
         mailbox.ring();
     }
 
-    /// Takes the frames that were handed to this worker.
+    /// Takes the frames that were passed to this worker.
     pub fn take(&self) -> Vec<Handed> {
         let mailbox = &self.directory.mailboxes[self.me];
         // Nothing to read means only that two wake-ups were merged.

@@ -1,7 +1,7 @@
 //! Flows as plain, versioned values, for live upgrade and live migration.
 //!
-//! hawser ends the guest's TCP, UDP and echo itself, so the guest's half of a flow is data of
-//! this process. A saved value holds that half and nothing else:
+//! hawser terminates the guest's TCP, UDP and echo itself, so the guest's half of a flow is data in this process. A
+//! saved value holds that half and nothing else:
 //!
 //! | part of a flow | where it travels |
 //! |---|---|
@@ -16,21 +16,20 @@
 //! SACK state has no field, because hawser neither offers nor uses SACK. A connection that has
 //! ended is not saved.
 //!
-//! A payload is an envelope of kind and version around a list of values of one kind, as JSON:
-//! [`to_bytes`] and [`from_bytes`]. Rules of the format:
+//! A payload is JSON: an envelope of kind and version around a list of values of that kind. See [`to_bytes`] and
+//! [`from_bytes`]. Rules of the format:
 //!
 //! - Any change raises [`Payload::VERSION`]; the test of the golden files fails until that is done.
 //!   Files of earlier versions stay, because such values must continue to load.
 //! - A field that a later version adds has a default, so that an older value loads.
-//! - A newer version than the reader's is refused ([`LoadError::Newer`]). So is each value out of
-//!   range or in contradiction with itself, because it may come from another host: a value is
-//!   trusted no more than a packet, and loading never panics.
+//! - A newer version than the reader's is refused ([`LoadError::Newer`]). Values that are out of range or inconsistent
+//!   are refused too. A value may come from another host, so it is trusted no more than a packet, and loading never
+//!   panics.
 //!
-//! Live upgrade saves the flows once the workers have stopped and passes the sockets with
-//! SCM_RIGHTS. Live migration saves at GET_VRING_BASE and loads on the target before its rings
-//! run. There the socket leads to the old process (an anchor) or is made by TCP_REPAIR; a flow
-//! without one is reset. The time between save and load does not count, because the guest is
-//! stopped as well. No caller exists yet.
+//! Live upgrade saves the flows once the workers have stopped and passes the sockets with SCM_RIGHTS. Live migration
+//! saves at GET_VRING_BASE and loads on the target before its rings run. There the socket leads to the old process (an
+//! anchor) or is made with TCP_REPAIR; a flow without a socket is reset. Clocks do not advance between save and load,
+//! because the guest is stopped then. No caller exists yet.
 
 mod error;
 mod fields;
@@ -46,11 +45,11 @@ use serde::{Deserialize, Serialize};
 pub trait Payload: Serialize + DeserializeOwned {
     /// Its name in the envelope.
     const KIND: &'static str;
-    /// Version of the format that this process writes. It reads this one and all before.
+    /// Version of the format that this process writes. It reads this version and all earlier ones.
     const VERSION: u32;
 }
 
-/// What comes first in each payload.
+/// The fields at the start of each payload.
 #[derive(Deserialize)]
 struct Envelope {
     kind: String,
@@ -81,10 +80,10 @@ pub fn to_bytes<T: Payload>(values: &[T]) -> Vec<u8> {
 /// Reads the values of an envelope.
 ///
 /// # Errors
-/// [`LoadError`]: the bytes are damaged, of another kind, or of a newer version. Whether the
-/// values make sense is for their own `load` to say.
+/// [`LoadError`]: the bytes are damaged, of another kind, or of a newer version. Each value is checked later, by its
+/// own `load`.
 pub fn from_bytes<T: Payload>(bytes: &[u8]) -> Result<Vec<T>, LoadError> {
-    // The envelope first: a newer format is named as such, not as a field that is not known.
+    // The envelope is read first, so that a newer format is reported as such and not as an unknown field.
     let envelope: Envelope = serde_json::from_slice(bytes)?;
     if envelope.kind != T::KIND {
         return Err(LoadError::Kind {

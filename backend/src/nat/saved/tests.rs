@@ -1,4 +1,4 @@
-//! The envelope. Values of each kind are tested beside their flows.
+//! Tests of the envelope. The values of each kind are tested beside their flows.
 
 use super::*;
 

@@ -1,9 +1,8 @@
 //! Timestamps between the guest and hawser (RFC 7323 3 to 5).
 //!
-//! They give the guest's receiver a round trip time: without the option its kernel takes the
-//! shortest time in which a window ever arrived for a round trip, and then never opens the window
-//! further, because nothing arrives in so short a time. They give hawser protection against old
-//! duplicates (PAWS).
+//! They let the guest's receiver measure the round-trip time. Without the option, a Linux guest takes the shortest time
+//! in which a full window has arrived as the round-trip time. It then never opens the window further, because a window
+//! seldom arrives that quickly again. For hawser they provide protection against old duplicates (PAWS).
 
 use crate::packet::Timestamps;
 use crate::time::Instant;
@@ -11,8 +10,8 @@ use crate::time::Instant;
 /// Nanoseconds per tick; RFC 7323 5.4 requires a tick between a millisecond and a second.
 const TICK_NANOS: u64 = 1_000_000;
 
-/// The clock that one connection shows its guest: a common one plus a private offset, so that
-/// connections do not reveal each other (RFC 7323 5.4).
+/// The timestamp clock of one connection: a common clock plus a private offset, so that one connection reveals nothing
+/// about another (RFC 7323 5.4).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
     /// Offset to the common clock.
@@ -28,7 +27,7 @@ impl Clock {
         }
     }
 
-    /// What it shows now.
+    /// Its value now.
     #[allow(clippy::cast_possible_truncation, reason = "timestamps are modulo 2^32")]
     pub(super) const fn value(self, now: Instant) -> u32 {
         ((now.as_nanos() / TICK_NANOS) as u32).wrapping_add(self.offset)
@@ -45,7 +44,7 @@ impl Clock {
 
 /// True if `value` is older than `recent` (TS.Recent), modulo 2³².
 ///
-/// TS.Recent is never 24 days old (RFC 7323 5.5): a guest is probed every two hours.
+/// TS.Recent never becomes 24 days old (RFC 7323 5.5), because the guest is probed every two hours.
 pub(super) const fn is_older(value: u32, recent: u32) -> bool {
     value.wrapping_sub(recent) > u32::MAX / 2
 }

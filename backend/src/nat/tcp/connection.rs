@@ -1,9 +1,9 @@
-//! One TCP connection of the guest: its state and variables, how it opens and how it ends.
+//! One TCP connection of the guest: its state and variables, and how it opens and closes.
 //!
-//! Hawser is the guest's peer: towards the guest it is a full RFC 9293 endpoint, towards the
-//! network an application with a socket. The two directions are independent: bytes from the guest
-//! are acknowledged when the host socket has accepted them (`receive.rs`), bytes for the guest stay
-//! in the host socket until the guest acknowledges them (`transmit.rs`).
+//! Hawser is the guest's peer. Towards the guest it is a full RFC 9293 endpoint; towards the network it is an
+//! application with a socket. The two directions are independent. Bytes from the guest are acknowledged when the host
+//! socket has accepted them (`receive.rs`). Bytes for the guest stay in the host socket until the guest acknowledges
+//! them (`transmit.rs`).
 //!
 //! RFC 9293 states map to [`State`], [`Sending`] and [`Receiving`]:
 //! ESTABLISHED = (Open, Open); CLOSE-WAIT = (Open, Closed); FIN-WAIT-1 = (FinSent,
@@ -26,7 +26,7 @@ use std::time::Duration;
 /// Phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// The guest sent SYN; the host socket is connecting, the guest waits.
+    /// The guest sent SYN, and waits while the host socket connects.
     Connecting,
     /// SYN-RECEIVED: hawser has answered the guest's SYN.
     SynReceived,
@@ -71,7 +71,7 @@ pub(super) enum Receiving {
 pub(super) enum Progress {
     /// Everything that can be sent now was sent.
     Done,
-    /// There is more; other connections have their turn first.
+    /// There is more to send after other connections have had their turn.
     More,
     /// The guest has no receive buffers.
     Starved,
@@ -90,7 +90,7 @@ pub(super) enum Readable {
 
 /// TIME-WAIT. The link to the guest is memory: no segment stays on it for long.
 const TIME_WAIT: Duration = Duration::from_secs(2);
-/// Retransmissions of a SYN to a guest that may merely be slow: after 1 s and after 3 s.
+/// Retransmissions of a SYN during which the guest may merely be slow, after 1 s and 3 s.
 const SLOW_TO_OPEN: u8 = 2;
 /// Window scale of hawser (RFC 7323 2.2): windows up to 8 MiB, above the kernel's default limit of
 /// 4.
@@ -100,14 +100,13 @@ const DEFAULT_MSS: u16 = 536;
 
 /// One connection. Field names are those of RFC 9293 where it has one.
 ///
-/// A state machine that owns no socket, registers nothing and reads no clock. Its owner,
-/// [`TcpFlows`](super::TcpFlows), reports events to it, lends it the host socket ([`HostStream`](super::stream::HostStream))
-/// and does what it requests. The kinds of calls:
+/// A state machine that owns no socket, registers nothing and reads no clock. Its owner, [`TcpFlows`](super::TcpFlows),
+/// reports events to it, lends it the host socket ([`HostStream`](super::stream::HostStream)) and carries out its
+/// requests. There are five kinds of calls:
 ///
-/// 1. Creation: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the
-///    host socket, then calls [`on_connected`](Self::on_connected), or [`abort`](Self::abort) or
-///    [`refuse`](Self::refuse) if that fails. [`to_guest`](Self::to_guest) for an accepted client:
-///    it sends the SYN itself.
+/// 1. Creation: [`from_guest`](Self::from_guest) for a SYN of the guest. The owner connects the host socket, then calls
+///    [`on_connected`](Self::on_connected), or [`abort`](Self::abort) or [`refuse`](Self::refuse) if that fails.
+///    [`to_guest`](Self::to_guest) for an accepted client, which sends the SYN itself.
 /// 2. Segments of the guest: [`on_segments`](Self::on_segments) with a run of them in order, which
 ///    it answers as a whole.
 /// 3. Events of the host socket: [`on_readable`](Self::on_readable),
@@ -133,7 +132,7 @@ pub(super) struct Connection {
     pub(super) iss: Seq,
     pub(super) snd_una: Seq,
     pub(super) snd_nxt: Seq,
-    /// Highest sequence number ever sent; `snd_nxt` falls back behind it for a retransmission.
+    /// Highest sequence number ever sent; a retransmission moves `snd_nxt` back behind it.
     pub(super) snd_max: Seq,
     /// Sequence number of hawser's FIN, once it was sent for the first time.
     pub(super) fin_seq: Option<Seq>,
@@ -185,7 +184,7 @@ pub(super) struct Opening {
     pub clock: Clock,
     /// MTU of the guest's link.
     pub mtu: u16,
-    /// Pool for bytes that the host socket does not accept at once.
+    /// Pool for bytes that the host socket does not accept immediately.
     pub spill: SpillPool,
 }
 
@@ -252,7 +251,7 @@ impl Connection {
         matches!(self.state, State::Closed | State::Aborted)
     }
 
-    /// True if at least one direction has ended, and there still is a host socket.
+    /// True if at least one direction has ended and the host socket is still open.
     pub(super) const fn is_half_closed(&self) -> bool {
         let is_open = matches!((self.sending, self.receiving), (Sending::Open, Receiving::Open));
         matches!(self.state, State::Established) && !is_open
@@ -263,7 +262,7 @@ impl Connection {
         matches!(self.state, State::Established) && self.retries > 0
     }
 
-    /// True if the guest has not answered the SYN for seconds: the third one is on its way.
+    /// True if the guest has not answered the SYN for seconds: the third SYN has been sent.
     pub(super) fn is_slow_to_open(&self) -> bool {
         self.state == State::SynSent && self.retries >= SLOW_TO_OPEN
     }
@@ -283,7 +282,7 @@ impl Connection {
         self.window_tight
     }
 
-    /// Takes the values of a SYN: sequence number, MSS, window scale, timestamps.
+    /// Adopts the values of a SYN: sequence number, MSS, window scale, timestamps.
     pub(super) fn take_syn(&mut self, syn: &TcpHeader) {
         self.rcv_nxt = Seq(syn.seq) + 1;
         self.rcv_edge = self.rcv_nxt + u32::from(SYN_WINDOW);
@@ -306,8 +305,8 @@ impl Connection {
         self.snd_wl1 = Seq(syn.seq);
     }
 
-    /// The host socket is connected: answers the guest's SYN. The sockets are watched from the
-    /// start, so waiting bytes have raised an event already, as after [`to_guest`](Self::to_guest).
+    /// Answers the guest's SYN once the host socket is connected. Sockets are watched from the start, so waiting bytes
+    /// have already raised an event, as after [`to_guest`](Self::to_guest).
     pub(super) fn on_connected(&mut self, ctx: &mut Context<'_>) {
         debug_assert_eq!(self.state, State::Connecting);
         self.state = State::SynReceived;
@@ -344,13 +343,13 @@ impl Connection {
         self.timer = Timer::Retransmit(ctx.now + self.rtt.timeout());
     }
 
-    /// The host socket failed, or the connection is dropped: sends RST to the guest.
+    /// Sends RST to the guest because the host socket failed or the connection is dropped.
     pub(super) fn abort(&mut self, ctx: &mut Context<'_>) {
         if self.is_over() {
             return;
         }
         let header = TcpHeader {
-            // RFC 9293 3.10.7.1: the answer to a SYN without a listener has number 0.
+            // RFC 9293 3.10.7.1: the reset that answers a SYN has sequence number 0.
             seq: if self.state == State::Connecting {
                 0
             } else {
@@ -360,7 +359,7 @@ impl Connection {
             flags: TcpFlags::RST | TcpFlags::ACK,
             ..self.ports()
         };
-        // If the guest has no buffer, it gets RST when it next sends.
+        // If the guest has no buffer, it receives RST when it next sends.
         let _ = self.emit_control(ctx, &header);
         self.give_up(ctx);
     }
@@ -371,7 +370,7 @@ impl Connection {
         self.end(State::Aborted);
     }
 
-    /// The host could not connect, and the guest has received an ICMP error or gets no answer.
+    /// Ends a connection for which the host could not connect. The guest has received an ICMP error, or gets no answer.
     pub(super) fn refuse(&mut self) {
         self.end(State::Closed);
     }

@@ -1,4 +1,4 @@
-//! Restarts of the guest's driver, and whether the guest still knows its connections.
+//! Handles restarts of the guest's driver, after which the guest may not know its connections any longer.
 //!
 //! | event | possible causes |
 //! |---|---|
@@ -6,13 +6,12 @@
 //! | the front end disconnects and reconnects | it, or the network between, was restarted; or there is another VM |
 //! | RESET_DEVICE | the VM was reset; or a driver was unloaded, or went to sleep and keeps its connections |
 //!
-//! QEMU sends RESET_DEVICE for every reset of the device, the driver's own included (virtio_reset
-//! in hw/virtio/virtio.c since 9.1; before, only where the driver had not stopped the device
-//! first, hence seldom). No event therefore proves that a guest has lost its connections. The
-//! guest itself shows it: it answers a segment of an unknown connection with RST as soon as it
-//! has its address. Each connection is probed when rings run again, then after 2 s, 4 s and so
-//! on. After RESET_DEVICE an answer must arrive within 30 s: a guest that slept answers at once.
-//! If no front end reconnects for two minutes, all connections end.
+//! QEMU sends RESET_DEVICE for every reset of the device, including resets by the driver (virtio_reset in
+//! hw/virtio/virtio.c since 9.1; earlier versions sent it only if the driver had not stopped the device first, which is
+//! rare). No event therefore proves that a guest has lost its connections. The guest itself reveals it: once it has its
+//! address, it answers a segment of an unknown connection with RST. Each connection is probed when rings run again,
+//! then after 2 s, 4 s and so on. After RESET_DEVICE an answer must arrive within 30 s; a guest that was asleep answers
+//! immediately. If no front end reconnects for two minutes, all connections end.
 
 use super::connection::Progress;
 use super::{TcpFlows, narrow};
@@ -24,8 +23,7 @@ use std::time::Duration;
 const ABANDONED: Duration = Duration::from_secs(120);
 /// Unanswered probes that end a connection after a reset: the last wait ends after 30 s.
 const QUESTIONS_AFTER_RESET: u8 = 4;
-/// Connections probed at once; the next ones follow a step later, so that the guest has buffers
-/// for all.
+/// Connections probed at a time. The next ones follow a step later, so that the guest has buffers for all of them.
 pub(super) const AT_ONCE: usize = 64;
 const STEP: Duration = Duration::from_millis(1);
 /// Connections ended in one turn.
@@ -47,19 +45,19 @@ impl Driver {
 }
 
 impl TcpFlows {
-    /// The device was reset.
+    /// Call this when the device was reset.
     pub fn on_reset(&mut self) {
         self.driver.was_reset = true;
     }
 
-    /// The front end has disconnected.
+    /// Call this when the front end has disconnected.
     pub fn on_front_end_gone(&mut self, now: Instant) {
         if !self.flows.is_empty() {
             self.driver.abandoned.get_or_insert(now + ABANDONED);
         }
     }
 
-    /// A driver came up in the guest.
+    /// Call this when a driver has come up in the guest.
     pub fn on_link_up(&mut self, ctx: &Context<'_>) {
         let times = self.driver.was_reset.then_some(QUESTIONS_AFTER_RESET);
         self.driver = Driver::default();

@@ -1,4 +1,4 @@
-//! Segments to the guest, header by header.
+//! Builds and sends segments to the guest.
 
 use super::seq::Seq;
 use super::urgent;

@@ -33,10 +33,10 @@ fn set_up(stream: &Socket) -> io::Result<()> {
     set_peek_offset(stream, 0)
 }
 
-/// A socket that listens at `address`. Accepted sockets inherit its options.
+/// A socket that listens on `address`. Accepted sockets inherit its options.
 ///
 /// # Errors
-/// What socket(2), bind(2) and listen(2) say.
+/// The error of socket(2), bind(2) or listen(2).
 pub fn listen(address: SocketAddr) -> io::Result<Socket> {
     let socket = open(address)?;
     socket.set_reuse_address(true)?;
@@ -75,7 +75,7 @@ const USUAL_TTL: u8 = 64;
 /// Sets the TTL or hop limit of the packets that the socket sends.
 pub(super) fn set_ttl(stream: &Socket, ttl: u8) {
     if ttl != USUAL_TTL {
-        // Fails for 0, which no router forwards either.
+        // Fails for 0, which no router would forward either.
         let _ = stream
             .domain()
             .and_then(|domain| datagram::set_ttl(stream, domain, ttl));

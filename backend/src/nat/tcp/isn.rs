@@ -1,9 +1,9 @@
-//! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection. The other half
-//! of the hash is the offset of its timestamps (RFC 7323 5.4).
+//! Initial sequence numbers (RFC 6528): a clock plus a keyed hash of the connection. The other half of the hash is the
+//! offset of the connection's timestamps (RFC 7323 5.4).
 //!
-//! The secret travels with the connections, and with it the readings of both clocks: a connection
-//! that the guest opens again on the other side starts above the numbers and timestamps of its
-//! predecessor (RFC 6191), which may be in TIME-WAIT in the guest.
+//! The secret and the readings of both clocks move with the connections to another process. So a connection that the
+//! guest opens again there starts above the numbers and timestamps of its predecessor (RFC 6191), which may be in
+//! TIME-WAIT in the guest.
 
 use crate::nat::saved::base64;
 use crate::time::Instant;
@@ -31,9 +31,9 @@ pub(super) struct IsnSecret {
 pub struct SavedSecret {
     #[serde(with = "base64")]
     key: [u8; 16],
-    /// What the clock of initial sequence numbers showed.
+    /// Reading of the clock of initial sequence numbers.
     isn_clock: u32,
-    /// What the clock of timestamps showed.
+    /// Reading of the timestamp clock.
     timestamp: u32,
 }
 
@@ -65,7 +65,7 @@ impl IsnSecret {
         }
     }
 
-    /// The secret of another process, whose clocks continue from what they showed.
+    /// The secret of another process, whose clocks continue from their readings.
     pub(super) fn load(saved: &SavedSecret, now: Instant) -> Self {
         Self {
             key: saved.key,

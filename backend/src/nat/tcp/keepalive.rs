@@ -1,16 +1,15 @@
 //! The guest's keepalives (RFC 9293 3.8.4).
 //!
-//! A probe of the guest is about its peer, not about hawser. It is passed on, and answered once the
-//! peer has answered: hawser sets the kernel to probe a peer that has been silent for as long as
-//! this one, which the kernel then does at once, and checks the host socket a few times, because a
-//! peer's answer to a probe raises no event. A guest whose peer is gone gets no answer, probes
-//! again on its own schedule, and gives up after its own number of probes, as on a plain host. The
-//! kernel's setting stays, so the peer and any middlebox with state see probes as often as the
-//! guest sends them.
+//! A probe from the guest tests its peer, not hawser. So the probe is passed on, and it is answered once the peer has
+//! answered. Hawser sets the kernel's keepalive time to the peer's current silence, so the kernel probes immediately.
+//! It then checks the host socket a few times, because a peer's answer to a probe raises no event. A guest whose peer
+//! is gone gets no answer, probes again on its own schedule, and gives up after its own number of probes, as on an
+//! ordinary host. The kernel's setting stays, so the peer and any middlebox with state see probes as often as the guest
+//! sends them.
 //!
-//! In the other direction nothing can be passed on: while the host socket is open, the host's
-//! kernel answers a peer's keepalives and does not report them. Instead hawser probes the guest
-//! after two hours of silence, whatever its peer does, and when its link comes up.
+//! In the other direction nothing can be passed on: while the host socket is open, the host's kernel answers a peer's
+//! keepalives and does not report them. Instead, hawser probes the guest after two hours of silence and when its link
+//! comes up, whatever the peer does.
 
 use super::connection::{Connection, Progress, State};
 use super::receive::Segment;
@@ -24,16 +23,16 @@ use std::time::Duration;
 /// A peer that sent something within this time counts as alive: the kernel accepts no shorter time
 /// (TCP_KEEPIDLE).
 const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
-/// Delay of the first check of the host socket after a probe; each later delay is twice the one
-/// before. The kernel's timer needs up to 10 ms to send.
+/// Delay of the first check of the host socket after a probe; each later delay is twice as long. The kernel's timer
+/// needs up to 10 ms to send.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// Time after which no answer of the peer is expected. A guest that still waits probes again.
 const LAST_LOOK: Duration = Duration::from_secs(10);
 
 impl Connection {
-    /// True if `segment`, with a sequence number one before the next, is only a keepalive: it has
-    /// no new data, but may have a byte of garbage, as Windows sends. A probe of a closed window
-    /// (RFC 9293 3.8.6.1) looks the same and is answered at once.
+    /// True if `segment`, whose sequence number is one less than expected, is only a keepalive. It carries no new data,
+    /// but may carry a garbage byte, as from Windows. A probe of a closed window (RFC 9293 3.8.6.1) looks the same and
+    /// is answered immediately.
     pub(super) fn is_keepalive(&self, segment: &Segment) -> bool {
         const CONTROLS: u8 = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0;
         self.state == State::Established

@@ -21,7 +21,7 @@ pub(super) struct Client {
     pub stream: Socket,
     /// Its address.
     pub address: SocketAddr,
-    /// The guest's port that it connects to.
+    /// The guest's port to which it connects.
     pub guest_port: u16,
 }
 
@@ -59,7 +59,7 @@ struct Listener {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     listeners: Slab<Listener>,
-    /// Sockets whose clients may be waiting, because of a limit or for their turn.
+    /// Sockets whose clients may be waiting, either because of a limit or for their turn.
     waiting: VecDeque<usize>,
 }
 
@@ -168,11 +168,11 @@ impl Listeners {
 
 fn has_client(listener: &Socket) -> bool {
     let mut asked = [PollFd::new(listener, PollFlags::IN)];
-    // Fails for lack of memory; then a client may be waiting.
+    // Fails only for lack of memory; in that case assume that a client is waiting.
     poll(&mut asked, Some(&Timespec::default())) != Ok(0)
 }
 
-/// Errors that concern one client only (accept(2)).
+/// True for errors that concern one client only (accept(2)).
 fn is_of_one_client(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,13 +1,12 @@
 //! Chooses the host's local port for a connection of the guest.
 //!
-//! By default the kernel tries ports one by one, including those in TIME_WAIT: with 15,000
-//! connections to the same peer that have just ended, a connect(2) takes 1 to 3 ms, during which
-//! every flow of the worker waits. So the kernel is first limited to the guest's own port, which is
-//! probably free, and then to a few ports at random positions: each is a short search. If the
-//! guest's port is outside the kernel's range (below 1024 for NFS and the like, or chosen by a
-//! program), it is bound instead. Only then does the kernel search all ports, at a limited rate: if
-//! almost none is free, a guest that keeps trying would stall every flow. Unlike with bind(2), the
-//! port stays available for connections to other peers.
+//! By default the kernel tries ports one by one, including those in TIME_WAIT: after 15,000 connections to the same
+//! peer have ended, a connect(2) takes 1 to 3 ms, during which every flow of the worker waits. So the kernel is first
+//! limited to the guest's own port, which is probably free, and then to a few ports at random positions. Each of these
+//! searches is short. If the guest's port is outside the kernel's range (below 1024 for NFS and the like, or chosen by
+//! a program), it is bound instead. Only then does the kernel search all ports, at a limited rate: if almost none is
+//! free, a guest that keeps trying would stall every flow. Unlike with bind(2), the port stays available for
+//! connections to other peers.
 
 use crate::sys::stream::{has_port_range, set_port_range};
 use crate::time::Instant;
@@ -25,7 +24,7 @@ const WINDOW: u16 = 32;
 const SEARCHES: usize = 32;
 /// Time from one search of all ports, which takes up to 3 ms, to the next.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Linux's default.
+/// Linux's default range.
 const USUAL: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Result of a connect from a guest's port outside the kernel's range.
@@ -43,7 +42,7 @@ pub(super) enum OwnPort {
 #[derive(Clone, Debug)]
 pub(super) struct LocalPorts {
     all: RangeInclusive<u16>,
-    /// Earliest time of the next search of all ports.
+    /// Earliest time for the next search of all ports.
     again: Instant,
 }
 
@@ -87,7 +86,7 @@ impl LocalPorts {
             // Before Linux 6.3 the kernel always searches all ports.
             return stream.connect(&target.into());
         }
-        // A socket that connects to its own port would connect to itself.
+        // A socket whose local port equals the target's could connect to itself.
         let guests_own = (wanted != target.port()).then_some(wanted..=wanted);
         let searches = std::iter::repeat_with(|| self.window()).take(SEARCHES);
         let found = guests_own
@@ -189,7 +188,7 @@ mod tests {
             let streams = listeners
                 .each_ref()
                 .map(|listener| connected(listener.local_addr().unwrap(), port));
-            // Linux 6.3; an older kernel chooses the port.
+            // Needs Linux 6.3; an older kernel chooses the port itself.
             let kept = has_port_range();
             assert!(!kept || streams.iter().all(|(_, from)| *from == port), "{streams:?}");
         }

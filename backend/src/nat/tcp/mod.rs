@@ -4,9 +4,9 @@
 //! both: the table of connections, their host sockets, the poller's events, one timer queue, and
 //! turns, so that no connection starves the others.
 //!
-//! Opened by the guest: the SYN is answered only when the host socket is connected, so a refused or
-//! unreachable destination looks to the guest as it would without hawser. Opened to the guest: an
-//! accepted client becomes a SYN to the guest; if the guest refuses, the client is reset.
+//! A SYN from the guest is answered only when the host socket is connected, so a refused or unreachable destination
+//! looks to the guest as it would without hawser. In the other direction, an accepted client becomes a SYN to the
+//! guest; if the guest refuses, the client is reset.
 
 mod clock;
 mod connection;
@@ -97,7 +97,7 @@ struct Flow {
     awaits_room: bool,
     /// The last DSCP set on the host socket, from the guest's segments.
     dscp: u8,
-    /// Whether it may be ended to make room, and its entry in that queue.
+    /// Whether the flow may be ended to make room, and its entry in the queue of its standing.
     standing: Standing,
     entry: u32,
     /// Its entry among the flows of all workers, if there are several.
@@ -148,12 +148,12 @@ pub struct TcpFlows {
     /// The backlog waits for receive buffers.
     is_starved: bool,
     listeners: Listeners,
-    /// When to accept waiting clients again.
+    /// Time at which to accept waiting clients again.
     accept_again: Option<Instant>,
-    /// After an address was removed: the connections that are still to be checked.
+    /// The connections that are still to be checked after an address was removed.
     walk: Option<Walk>,
-    /// Most connections outside TIME-WAIT, in which they hold no descriptor. As many again may be
-    /// in TIME-WAIT.
+    /// Maximum number of connections outside TIME-WAIT. As many again may be in TIME-WAIT, where they hold no
+    /// descriptor.
     limit: usize,
     in_time_wait: usize,
     driver: Driver,
@@ -210,7 +210,7 @@ impl TcpFlows {
     /// Listens for the TCP forwards of `forwards`.
     ///
     /// # Errors
-    /// The error of a port that cannot be bound; no socket is kept then.
+    /// The error of a port that cannot be bound; no socket is kept in that case.
     pub fn listen(&mut self, forwards: &[Forward], families: Families, poller: &Poller) -> Result<(), ListenError> {
         self.listeners = Listeners::bind(forwards, families, poller)?;
         Ok(())
@@ -239,7 +239,7 @@ impl TcpFlows {
         self.flows.len()
     }
 
-    /// True if the connection is one of ours.
+    /// True if the connection is in the table.
     pub fn has(&self, key: &FlowId) -> bool {
         self.slot_of(key).is_some()
     }
@@ -408,7 +408,7 @@ impl TcpFlows {
         !self.is_starved && !self.backlog.is_empty()
     }
 
-    /// When [`on_timer`](Self::on_timer) is due.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub fn deadline(&self) -> Option<Instant> {
         let walk = self.walk.as_ref().map(|walk| walk.at);
         [self.timers.deadline(), self.accept_again, walk, self.driver.deadline()]
@@ -465,7 +465,7 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(slot) else { return };
         if flow.connection.state() == State::TimeWait && flow.stream.is_some() {
             if self.in_time_wait >= self.limit {
-                // As Linux does beyond net.ipv4.tcp_max_tw_buckets.
+                // Linux does the same beyond net.ipv4.tcp_max_tw_buckets.
                 return self.remove(slot);
             }
             flow.stream = None;
@@ -475,9 +475,8 @@ impl TcpFlows {
             && !flow.awaits_room
             && let Some(stream) = &flow.stream
         {
-            // Once, not at each call: arming raises an event at once if there is anything to read,
-            // or the peer has closed its side. Fails only for a descriptor that is not watched, and
-            // this one is.
+            // Arm only once, not at each call: arming raises an event immediately if there is anything to read or the
+            // peer has closed its side. It fails only for a descriptor that is not watched, but this one is.
             let asked = ctx
                 .poller
                 .rearm(stream, token(slot, flow.generation), Interest::StreamEdge);
@@ -525,7 +524,7 @@ fn token(slot: usize, generation: u32) -> Token {
     }
 }
 
-/// A slot in the width of tokens, timers and the index; the limit on flows is far below it.
+/// A slot as the 32-bit number that tokens, timers and the index use; the limit on flows is far below the maximum.
 fn narrow(slot: usize) -> u32 {
     u32::try_from(slot).unwrap_or(u32::MAX)
 }
@@ -534,8 +533,8 @@ fn key_at(flows: &Slab<Flow>, slot: u32) -> FlowId {
     flows[slot as usize].key()
 }
 
-/// DSCP of a segment's frame, in its position in the header field. Its ECN is between the guest and
-/// hawser.
+/// DSCP of a segment's frame, in its position in the header field. ECN is not copied, because it applies only between
+/// the guest and hawser.
 fn dscp(frame: Option<&GuestFrame<'_>>) -> u8 {
     const DSCP: u8 = 0xfc;
     frame.map_or(0, |frame| frame.parsed.traffic_class(frame.head)) & DSCP
@@ -570,6 +569,6 @@ fn reset(ctx: &mut Context<'_>, item: &Incoming) {
         answer.seq = 0;
         answer.ack = header.seq.wrapping_add(item.segment.sequence_len());
     }
-    // Without room the guest sends again, and is answered then.
+    // If the guest has no buffer, it sends again and is answered then.
     let _ = emit::control(ctx, item.key.remote, item.key.guest, &answer);
 }

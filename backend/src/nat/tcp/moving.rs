@@ -5,7 +5,7 @@ use crate::nat::context::Context;
 use crate::packet::FlowId;
 use crate::poller::Poller;
 
-/// A connection on its way between two workers.
+/// A connection in transit between two workers.
 pub struct MovedFlow(Flow);
 
 debug_fields!(MovedFlow {});
@@ -16,7 +16,7 @@ impl TcpFlows {
         self.flows.iter().next().map(|(_, flow)| flow.key())
     }
 
-    /// Lets go of a connection, for another worker.
+    /// Removes a connection from the table, for another worker.
     pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let slot = self.slot_of(key)?;
         let mut flow = self.take_out(slot);
@@ -37,7 +37,7 @@ impl TcpFlows {
         }
         let had_more = flow.is_queued;
         let slot = self.put_in(ctx, flow);
-        // The poller reports readable bytes, but not a segment that found no buffer.
+        // The poller reports readable bytes, but not segments for which the guest had no buffer.
         let progress = if had_more {
             Progress::More
         } else {

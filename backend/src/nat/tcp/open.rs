@@ -1,5 +1,4 @@
-//! How connections begin: the guest's SYN becomes a socket that connects, an accepted client
-//! becomes a SYN to the guest.
+//! Opens connections: the guest's SYN becomes a connecting socket, and an accepted client becomes a SYN to the guest.
 
 use super::connection::{Connection, Opening};
 use super::listener::{Accepted, Client};
@@ -21,7 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 
 impl TcpFlows {
-    /// Opens a connection for `item`, a SYN of the guest in this frame.
+    /// Opens a connection for `item`, a SYN from the guest in this frame.
     pub(super) fn open_from_guest(&mut self, ctx: &mut Context<'_>, item: &Incoming, frame: Option<&GuestFrame<'_>>) {
         let (key, syn) = (item.key, &item.segment.header);
         let target = match ctx.nat.outbound(key.remote_end()) {
@@ -55,7 +54,7 @@ impl TcpFlows {
             }
         };
         if matches!(&connected, Err(e) if e.raw_os_error() == Some(libc::EAGAIN)) {
-            // The guest retries after a second, and TIME_WAIT ends.
+            // The guest retries after a second, and by then TIME_WAIT may have ended.
             ctx.counters.count_drop(DropReason::FlowLimit);
             return;
         }
@@ -112,7 +111,7 @@ impl TcpFlows {
         self.accept_again = Some(ctx.now);
     }
 
-    /// Clients wait until a descriptor is free, or the guest has answered others.
+    /// Postpones clients until a descriptor is free or the guest has answered other clients.
     fn accept_later(&mut self, ctx: &Context<'_>, index: usize) {
         ctx.counters.count_drop(DropReason::FlowLimit);
         self.listeners.put_off(index);
@@ -135,7 +134,7 @@ impl TcpFlows {
         self.insert(ctx, connection, client.stream, 0);
     }
 
-    /// The key for a client: its real port, unless two clients look alike to the guest.
+    /// The key for a client. It has the client's real port unless the guest could not tell two clients apart.
     fn free_key(&self, guest: SocketAddr, mut remote: SocketAddr) -> Option<FlowId> {
         const TRIES: u16 = 64;
         (0..TRIES).find_map(|i| {
@@ -164,8 +163,7 @@ fn socket_like(target: SocketAddr, frame: Option<&GuestFrame<'_>>) -> io::Result
     if dscp != 0 {
         host_socket::set_dscp(&stream, dscp);
     }
-    // A traceroute finds routers by their TTL; and protocols between neighbours (BGP), or with a
-    // check on that (RFC 5082), set it on purpose.
+    // Traceroute finds routers by the TTL, and protocols between neighbours (BGP, RFC 5082) set it on purpose.
     if let Some(ttl) = frame.and_then(|frame| frame.parsed.ttl(frame.head)) {
         host_socket::set_ttl(&stream, ttl);
     }
@@ -185,8 +183,8 @@ fn inbound_ends(ctx: &Context<'_>, peer: SocketAddr, guest_port: u16) -> Option<
     Some((SocketAddr::new(guest, guest_port), SocketAddr::new(remote, peer.port())))
 }
 
-/// Enables the error queue for an ICMPv6 message that ends a connection in the making. IPv4 queues
-/// such messages without being asked.
+/// Enables the error queue for ICMPv6 messages that end a connection while it opens. IPv4 queues such messages by
+/// default.
 fn watch_refusals(stream: &Socket, target: SocketAddr) {
     if target.is_ipv6() {
         // If this fails, only the error number is known.
@@ -194,7 +192,7 @@ fn watch_refusals(stream: &Socket, target: SocketAddr) {
     }
 }
 
-/// Disables that again, so that an ICMPv6 message does not end an established connection.
+/// Disables the error queue again, so that an ICMPv6 message does not end an established connection.
 pub(super) fn forget_refusals(stream: &Socket) {
     // The family may differ from the guest's: a name server may be behind the gateway.
     if stream.domain().is_ok_and(|domain| domain == Domain::IPV6) {
@@ -202,9 +200,9 @@ pub(super) fn forget_refusals(stream: &Socket) {
     }
 }
 
-/// The host could not connect: sends the guest the answer of a router or of the peer.
+/// Reports a failed connect to the guest, as a router or the peer answered it.
 ///
-/// The error number says less than the ICMP message that caused it, which is on the error queue of
+/// The error number carries less information than the ICMP message that caused it, which is on the error queue of
 /// `stream` (tcp_v4_err in net/ipv4/tcp_ipv4.c, for a connection that is being opened).
 pub(super) fn connect_failed(
     ctx: &mut Context<'_>,
@@ -219,7 +217,7 @@ pub(super) fn connect_failed(
     let errno = error.raw_os_error().unwrap_or_default();
     match errno {
         libc::ECONNREFUSED if said.is_none() => connection.abort(ctx),
-        // No answer came, so the guest gets none either. It times out, or tries again.
+        // No answer arrived, so the guest gets none either. It times out or tries again.
         libc::ETIMEDOUT => connection.refuse(),
         _ => match said.or(IcmpError::from_errno(errno)) {
             Some(why) => {

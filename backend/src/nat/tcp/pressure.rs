@@ -1,11 +1,11 @@
 //! Ends connections to make room for others: if no descriptor is left, or the table is full.
 //!
-//! First the oldest half-closed and inactive one, then the oldest on which the guest does not
-//! answer, then the oldest that is still opening. Opening connections have a share of the table,
-//! one for the guest's and one for its clients', and beyond it the oldest is ended even if there is
-//! room: a scan of silent hosts must not displace everything else. Connections that are open in
-//! both directions and answered are never ended. Clients can wait, while the guest's SYN cannot:
-//! clients never displace a connection that is still opening.
+//! The first to end is the oldest inactive half-closed connection, then the oldest connection that the guest does not
+//! answer, then the oldest that is still opening. Opening connections have two limited shares of the table, one for
+//! connections from the guest and one for connections from its clients. Beyond a share the oldest is ended even if the
+//! table has room, because a scan of silent hosts must not displace everything else. Connections that are open in both
+//! directions and answered are never ended. Clients can wait but the guest's SYN cannot, so clients never displace a
+//! connection that is still opening.
 //!
 //! Each queue is in the order in which connections entered their current standing. An entry whose
 //! connection has changed its standing is stale; it is dropped when it reaches the front, or in a
@@ -18,7 +18,7 @@ use crate::nat::context::Context;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Whether a connection may be ended for others, and how soon.
+/// Whether a connection may be ended to make room, and in which order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Standing {
     /// It is never ended.
@@ -35,7 +35,7 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// Standings whose connections may be ended, first to last.
+    /// Standings whose connections may be ended, in that order.
     const ORDER: [Self; 4] = [Self::HalfClosed, Self::Unanswered, Self::OpeningIn, Self::OpeningOut];
 
     const fn of(connection: &Connection) -> Self {
@@ -68,13 +68,13 @@ pub(super) enum Side {
     World,
 }
 
-/// The connections that may be opening on either side: the limit of the worker divided by this.
+/// Divisor of the worker's limit: the share of connections that each side may have opening.
 const SHARE: usize = 4;
 /// A half-closed connection with activity within this time is in use.
 const IN_USE: Duration = Duration::from_secs(1);
 /// Half-closed connections in use that are skipped before others are ended.
 const PASSED_OVER: usize = 16;
-/// Number of stale entries that are not worth a sweep.
+/// Number of stale entries below which a sweep is not worthwhile.
 const SPARE: usize = 64;
 
 /// Connections of equal standing.
@@ -92,7 +92,7 @@ pub(super) struct Pressure {
     /// By [`Standing`].
     queues: [Queue; 5],
     next_entry: u32,
-    /// Most connections that are opening on either side.
+    /// Maximum number of connections that each side may have opening.
     share: usize,
 }
 
@@ -159,7 +159,7 @@ fn is_current(flow: &Flow, standing: Standing, entry: u32) -> bool {
 }
 
 impl TcpFlows {
-    /// True if there is room for one more of this standing, or one of them may be ended.
+    /// True if there is room for another connection of this standing, or one of them may be ended.
     pub(super) fn has_share(&mut self, ctx: &Context<'_>, standing: Standing) -> bool {
         if self.pressure.has_share(standing) {
             return true;
@@ -174,7 +174,7 @@ impl TcpFlows {
         true
     }
 
-    /// Ends the oldest of this standing if their share is used up.
+    /// Ends the oldest connection of this standing if its share is used up.
     pub(super) fn keep_share(&mut self, ctx: &mut Context<'_>, standing: Standing) {
         if !self.pressure.has_share(standing) {
             self.evict(ctx, standing);
@@ -194,7 +194,7 @@ impl TcpFlows {
         ctx.counters.count_drop(standing.reason());
         let connection = &mut self.flows[slot].connection;
         if connection.state() == State::Connecting {
-            // Silently: RST would mean that no program listens there.
+            // End it silently, because RST would mean that no program listens there.
             connection.refuse();
         } else {
             connection.abort(ctx);
@@ -203,8 +203,7 @@ impl TcpFlows {
         true
     }
 
-    /// The connection that has had this standing for longest and may be ended. Its entry is
-    /// removed.
+    /// The connection that has had this standing longest and may be ended. Its entry is removed.
     fn oldest(&mut self, ctx: &Context<'_>, standing: Standing) -> Option<usize> {
         let entries = &mut self.pressure.queues[standing as usize].entries;
         let mut passed_over = 0;
@@ -217,7 +216,7 @@ impl TcpFlows {
             let connection = &flow.connection;
             match standing {
                 Standing::OpeningIn if !connection.is_slow_to_open() => {
-                    // Nor may any that began later.
+                    // The later ones may not be ended either.
                     entries.push_front((slot, entry));
                     return None;
                 }

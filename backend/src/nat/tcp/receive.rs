@@ -1,9 +1,8 @@
 //! The direction from the guest: segments in, bytes out to the host socket.
 //!
-//! All segments of one connection in a burst become one `sendmsg` straight from guest memory and
-//! one acknowledgment. RCV.NXT advances by what the kernel accepted, and the offered window is what
-//! it will accept (its send queue is the only buffer), so normally nothing that the guest sends is
-//! refused.
+//! All segments of one connection in a burst become one `sendmsg` straight from guest memory and one acknowledgment.
+//! RCV.NXT advances by the bytes that the kernel accepted. The offered window is what the kernel will accept (its send
+//! queue is the only buffer), so normally nothing that the guest sends is refused.
 
 use super::clock;
 use super::connection::{Connection, Progress, Readable, Receiving, Sending, State};
@@ -54,11 +53,11 @@ struct Intake<'l, 'g> {
     keepalive: bool,
 }
 
-/// The part of a send queue that is left for the kernel's overhead, as a divisor.
+/// Divisor for the part of a send queue that is left for the kernel's overhead.
 const OVERHEAD: u32 = 16;
-/// A window that grew by this much is announced, whatever the MSS: a jumbo segment may be larger
-/// than a host socket's queue. So is a fourth of that queue (RFC 9293 3.8.6.2.2), which is below
-/// the third that the kernel waits for before it reports room.
+/// A window that grew by this many bytes is announced whatever the MSS, because a jumbo segment may be larger than a
+/// host socket's queue. Growth by a quarter of that queue is announced too (RFC 9293 3.8.6.2.2); it is less than the
+/// third that the kernel waits for before it reports room.
 const WORTHWHILE: u32 = 8 * 1024;
 
 /// The host socket failed: the connection must be aborted.
@@ -120,11 +119,11 @@ impl Connection {
         self.answer(ctx, stream)
     }
 
-    /// While the host connects, the guest may only abort; in TIME-WAIT its FIN is acknowledged
-    /// again.
+    /// Handles a segment while there is no host socket to write to. While the host connects, the guest may only abort;
+    /// in TIME-WAIT its FIN is acknowledged again.
     fn on_segment_without_stream(&mut self, ctx: &mut Context<'_>, segment: &Segment) {
         match self.state {
-            // RFC 5961 3.2: another number may be that of an earlier connection.
+            // RFC 5961 3.2: any other number may belong to an earlier connection.
             State::Connecting if segment.has(TcpFlags::RST) && Seq(segment.header.seq) == self.rcv_nxt => {
                 self.give_up(ctx);
             }
@@ -165,8 +164,8 @@ impl Connection {
         }
     }
 
-    /// While opening, a segment that acknowledges anything but hawser's SYN belongs to an earlier
-    /// connection in the guest: RST ends that one (RFC 9293 3.5.1).
+    /// While opening, a segment that acknowledges anything but hawser's SYN belongs to an earlier connection in the
+    /// guest, which RST ends (RFC 9293 3.5.1).
     fn disown(&self, ctx: &mut Context<'_>, segment: &Segment) {
         ctx.counters.count_drop(DropReason::TcpOutOfWindow);
         if segment.has(TcpFlags::RST) {
@@ -192,8 +191,8 @@ impl Connection {
         self.wait_idle(ctx.now);
     }
 
-    /// RFC 9293 3.10.7.4, in its order: sequence number (after RFC 7323 5.3's timestamp),
-    /// RST, SYN, ACK, data, FIN.
+    /// Follows RFC 9293 3.10.7.4 in its order: sequence number (after RFC 7323 5.3's timestamp), RST, SYN, ACK, data,
+    /// FIN.
     fn on_segment<'g>(
         &mut self,
         ctx: &mut Context<'_>,
@@ -209,7 +208,7 @@ impl Connection {
             return;
         }
         if end.before(intake.next) || seq.after(self.rcv_edge) || !self.take_timestamp(segment) {
-            // Window probes are one number short, and must be answered (RFC 9293 3.8.6.1).
+            // The sequence number of a window probe is one too low, and the probe must be answered (RFC 9293 3.8.6.1).
             if end + 1 != intake.next || segment.sequence_len() > 0 {
                 ctx.counters.count_drop(DropReason::TcpOutOfWindow);
             }
@@ -217,7 +216,7 @@ impl Connection {
             return;
         }
         if segment.has(TcpFlags::RST) {
-            // RFC 5961 3.2: only the exact number resets, others get a challenge ACK.
+            // RFC 5961 3.2: only the exact number resets; others get a challenge ACK.
             if seq == intake.next {
                 self.on_reset(ctx);
             } else {
@@ -251,8 +250,8 @@ impl Connection {
         }
     }
 
-    /// RFC 7323 5.3: false for a segment older than the newest known timestamp. The echoed
-    /// timestamp is that of the first segment that was not acknowledged yet (4.3).
+    /// RFC 7323 5.3: returns false for a segment older than the newest known timestamp. The echoed timestamp is that of
+    /// the first segment that is not yet acknowledged (4.3).
     fn take_timestamp(&mut self, segment: &Segment) -> bool {
         let (Some(recent), Some(stamp)) = (&mut self.ts_recent, segment.header.options.timestamps) else {
             return true;
@@ -270,9 +269,9 @@ impl Connection {
     /// 3.10.7.4, CLOSING and LAST-ACK): a guest that has closed answers late segments with RST, and
     /// its bytes before FIN are still sent.
     ///
-    /// Neither is it an error if a guest that has sent FIN answers a probe with RST: its program
-    /// has closed the connection and its kernel has dropped the state. The remote peer gets
-    /// everything that the guest sent and then, as from a Linux host, RST only if it sends more.
+    /// It is also not an error if a guest that has sent FIN answers a probe with RST: its program has closed the
+    /// connection and its kernel has dropped the state. The remote peer receives everything that the guest sent. After
+    /// that, as from a Linux host, it receives RST only if it sends more.
     fn on_reset(&mut self, ctx: &mut Context<'_>) {
         let was_asked = self.retries > 0 && matches!(self.timer, Timer::Keepalive(_));
         match (self.sending, self.receiving) {
@@ -325,8 +324,8 @@ impl Connection {
         }
     }
 
-    /// Hands the gathered bytes to the host socket. Bytes that it does not accept are kept, up
-    /// to the limit. The guest retransmits the rest.
+    /// Writes the gathered bytes to the host socket. Bytes that the socket does not accept are kept, up to the limit.
+    /// The guest retransmits the rest.
     fn hand_over(
         &mut self,
         ctx: &mut Context<'_>,
@@ -358,7 +357,7 @@ impl Connection {
                 ctx.counters.add(Count::TcpSpilled, (bytes - taken) as u64);
                 taken = bytes;
             } else {
-                // The later segments now have a hole before them: the guest sends them again.
+                // The later segments now follow a gap, so the guest sends them again.
                 ctx.counters.count_drop(DropReason::TcpSocketFull);
                 intake.fin = false;
             }
@@ -369,7 +368,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The same for bytes with an urgent one among them, which is sent separately.
+    /// Does the same for bytes that include an urgent byte, which is sent separately.
     fn hand_over_urgent(
         &mut self,
         ctx: &mut Context<'_>,
@@ -389,7 +388,7 @@ impl Connection {
         self.flush_spill(ctx, stream)
     }
 
-    /// Hands over the kept bytes, and FIN after them.
+    /// Writes the kept bytes, and FIN after them.
     fn flush_spill(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) -> Result<(), Broken> {
         match self.spill.flush(stream) {
             Err(_) => {
@@ -408,16 +407,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Offers the guest the window that the host socket will accept. The right edge never moves
-    /// back (RFC 9293 3.8.6.2.1 advises against it), and small steps are not offered at all
-    /// (3.8.6.2.2, silly window).
+    /// Offers the guest the window that the host socket will accept. The right edge never moves back (RFC 9293
+    /// 3.8.6.2.1 advises against it), and small increases are not offered (3.8.6.2.2, silly window).
     pub(super) fn refresh_window(&mut self, stream: &mut impl HostStream) {
         if self.receiving != Receiving::Open {
             self.window_tight = !self.spill.is_empty();
             return;
         }
         let room = stream.send_room();
-        // The kernel counts more than the payload: part of the room is left for that.
+        // The kernel counts overhead in addition to the payload, so part of the room is left for that.
         let bytes = if self.spill.is_empty() {
             room.bytes - room.bytes / OVERHEAD
         } else {
@@ -432,8 +430,7 @@ impl Connection {
         self.window_tight = room.is_tight() || self.window_field() == 0 || !self.spill.is_empty();
     }
 
-    /// The host socket may have room again: sends the guest a window update if its window had been
-    /// small.
+    /// Handles room in the host socket: sends a window update if the guest's window had been small.
     pub(super) fn on_writable(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream) {
         if self.state != State::Established || !self.window_tight || self.flush_spill(ctx, stream).is_err() {
             return;
@@ -471,14 +468,14 @@ impl Connection {
         self.ack_due = self.emit_control(ctx, &header).is_err();
     }
 
-    /// The peer has closed its side: reads until the end of the stream.
+    /// Records that the peer has closed its side, so that the stream is read to its end.
     pub(super) fn on_read_closed(&mut self) {
         if self.state != State::TimeWait && !self.is_over() {
             self.readable = Readable::UntilEnd;
         }
     }
 
-    /// Bytes arrived at the host socket.
+    /// Records that bytes have arrived at the host socket.
     pub(super) fn on_readable(&mut self) {
         if self.readable == Readable::No {
             self.readable = Readable::Yes;

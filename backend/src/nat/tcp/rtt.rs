@@ -8,9 +8,8 @@ use std::time::Duration;
 
 /// RTO before the first measurement (RFC 6298 2.1).
 const INITIAL: Duration = Duration::from_secs(1);
-/// Minimum RTO (RFC 6298 2.4). A guest answers in microseconds and its link loses almost nothing,
-/// but a busy host may not schedule it for a while: a longer wait is cheaper than sending megabytes
-/// again.
+/// Minimum RTO (RFC 6298 2.4). A guest answers in microseconds and its link loses almost nothing, but a busy host may
+/// delay it for a while. A longer wait is cheaper than sending megabytes again.
 const MIN: Duration = Duration::from_secs(1);
 /// Longest measured round trip, in microseconds: eight times this value, about nine minutes, fits
 /// 32 bits.
@@ -18,12 +17,12 @@ const LONGEST: u32 = u32::MAX / 8;
 /// Maximum RTO, with back-off.
 const MAX: Duration = Duration::from_secs(60);
 
-/// Round trips to the guest, measured on one segment at a time (Karn: never on a retransmitted
-/// one).
+/// Estimates the round-trip time to the guest, measured on one segment at a time (by Karn's rule, never on a
+/// retransmitted segment).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RttEstimator {
-    /// In microseconds, like the variance: half the size of a `Duration`, and every idle flow has
-    /// one.
+    /// Smoothed round-trip time in microseconds. An integer takes half the space of a `Duration`, and every idle flow
+    /// has one.
     smoothed: Option<u32>,
     variance: u32,
     /// The sequence number that ends the current measurement when it is acknowledged.
@@ -43,7 +42,7 @@ pub(super) struct SavedRtt {
     backoff: u8,
 }
 
-/// A measurement that runs: what ends it, and how long it has run.
+/// A running measurement: the sequence number that ends it, and its duration so far.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 struct SavedMeasurement {

@@ -1,10 +1,9 @@
-//! A connection as a plain value: the guest's half without the host socket, see
-//! [`saved`](crate::nat::saved).
+//! A connection as a plain value: the guest's half without the host socket. See [`saved`](crate::nat::saved).
 //!
-//! What of the host socket's queue the guest has is in the numbers: the queue begins at SND.UNA
-//! less [`unread`](SavedConnection), and the bytes up to SND.NXT are peeked
-//! ([`peek_offset`](SavedConnection::peek_offset)). Bytes that were acknowledged to the guest and
-//! not taken by the host socket are in the value, because there is no other copy.
+//! The sequence numbers show how much of the host socket's queue the guest has received: the queue begins at SND.UNA
+//! minus [`unread`](SavedConnection), and the bytes up to SND.NXT have been peeked
+//! ([`peek_offset`](SavedConnection::peek_offset)). Bytes that were acknowledged to the guest but not accepted by the
+//! host socket are part of the value, because there is no other copy.
 //!
 //! `save` and `load` name every field of [`Connection`], so a new field does not compile until it
 //! is either saved or left out on purpose.
@@ -45,7 +44,7 @@ pub struct SavedConnection {
     snd_wl2: Seq,
     snd_scale: u8,
     mss: u16,
-    /// What the clock of our timestamps showed.
+    /// Reading of the clock of our timestamps.
     timestamp: u32,
     ts_recent: Option<u32>,
 
@@ -69,7 +68,7 @@ pub struct SavedConnection {
     timer: SavedTimer,
 }
 
-/// [`State`] without the two in which there is nothing to save.
+/// [`State`] without the two states in which there is nothing to save.
 #[derive(Deserialize, Serialize)]
 #[serde(remote = "State", rename_all = "kebab-case")]
 enum SavedState {
@@ -108,7 +107,7 @@ enum SavedReadable {
     UntilEnd,
 }
 
-/// [`Timer`], in time from the moment of saving.
+/// [`Timer`], with times relative to the moment of saving.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 enum SavedTimer {
@@ -156,7 +155,7 @@ impl SavedTimer {
     }
 }
 
-/// Where a connection is loaded.
+/// The worker's values that loading a connection needs.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub now: Instant,
@@ -165,7 +164,7 @@ pub(super) struct Place {
     pub spill: SpillPool,
 }
 
-/// Largest distance of two numbers of one direction: the largest window there is, and a FIN.
+/// Largest distance between two sequence numbers of one direction: the largest possible window and a FIN.
 const MAX_FLIGHT: u32 = ((u16::MAX as u32) << MAX_SCALE) + 1;
 /// Largest window scale (RFC 7323 2.3).
 const MAX_SCALE: u8 = 14;
@@ -180,15 +179,14 @@ impl SavedConnection {
         FlowId::tcp(self.guest, self.remote)
     }
 
-    /// True if there is a host socket, whose descriptor is beside the value. Only a connection in
-    /// TIME-WAIT has none.
+    /// True if there is a host socket, whose descriptor is passed with the value. Only a connection in TIME-WAIT has
+    /// none.
     pub fn has_socket(&self) -> bool {
         self.state != State::TimeWait
     }
 
-    /// Bytes of the host socket's queue that were peeked: the peek offset of a socket that
-    /// is made for the connection, and the bytes such a socket's queue must have at least, less a
-    /// FIN.
+    /// Bytes of the host socket's queue that were peeked. This is the peek offset for a socket that is made for the
+    /// connection, and the minimum number of bytes in its queue, minus a FIN.
     pub fn peek_offset(&self) -> u32 {
         let fin = self.fin_seq.is_some_and(|fin| self.snd_nxt.after(fin));
         self.unread + self.snd_nxt.since(self.snd_una).saturating_sub(u32::from(fin))
@@ -218,7 +216,7 @@ impl SavedConnection {
         ensure(is_last, "something was sent after FIN")
     }
 
-    /// Refuses states of a connection that do not go together.
+    /// Refuses combinations of states that cannot occur.
     fn check_state(&self) -> Result<(), LoadError> {
         let halves = (self.sending, self.receiving);
         let (timer_fits, halves_fit) = match self.state {
@@ -343,11 +341,10 @@ impl Connection {
         })
     }
 
-    /// The connection of a saved value, which continues from where it was.
+    /// Restores a saved connection, which continues where it stopped.
     ///
     /// # Errors
-    /// [`LoadError`]: the value is none that a connection is saved to, or the worker has no room
-    /// for the bytes kept in it.
+    /// [`LoadError`]: no connection could have been saved as this value, or the worker has no room for the bytes in it.
     pub(super) fn load(saved: &SavedConnection, place: &Place) -> Result<Self, LoadError> {
         saved.check_numbers()?;
         saved.check_state()?;
@@ -366,7 +363,7 @@ impl Connection {
             snd_wl1: saved.snd_wl1,
             snd_wl2: saved.snd_wl2,
             snd_scale: saved.snd_scale,
-            // The link may be configured with a smaller MTU since.
+            // The link may have a smaller MTU now.
             mss: saved.mss.min(our_mss(saved.guest.ip(), place.mtu)),
             clock: Clock::showing(saved.timestamp, now),
             ts_recent: saved.ts_recent,
@@ -376,7 +373,7 @@ impl Connection {
             spill: Spill::load(saved.spill.as_ref(), place.spill.clone())?,
             readable: saved.readable,
             urgent: saved.urgent.map(|urgent| Box::new(urgent.into())),
-            // What is kept waits for room.
+            // Kept bytes wait for room.
             window_tight: saved.window_tight || saved.spill.is_some(),
             ack_due: saved.ack_due,
             syn_due: saved.syn_due,

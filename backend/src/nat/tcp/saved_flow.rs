@@ -1,5 +1,4 @@
-//! Connections of the table as plain values, with their host sockets beside them: see
-//! [`saved`](crate::nat::saved).
+//! Connections of the table as plain values, together with their host sockets. See [`saved`](crate::nat::saved).
 
 use super::connection::Progress;
 use super::isn::{IsnSecret, SavedSecret};
@@ -12,12 +11,12 @@ use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 use socket2::Socket;
 
-/// A connection and what the table knows of its host socket.
+/// A connection, and the table's data about its host socket.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedTcpFlow {
     pub(super) connection: SavedConnection,
-    /// DSCP that the host socket sends, in the place it has in the header.
+    /// DSCP that the host socket sends, in its position in the header field.
     pub(super) dscp: u8,
 }
 
@@ -32,22 +31,22 @@ impl Payload for SavedSecret {
 }
 
 impl SavedTcpFlow {
-    /// The connection without what the table adds.
+    /// The connection without the table's data.
     pub const fn connection(&self) -> &SavedConnection {
         &self.connection
     }
 }
 
 impl TcpFlows {
-    /// All connections as plain values, each with its host socket unless it is in TIME-WAIT. They
-    /// stay in the table, which must not run between this and the passing of the sockets.
+    /// All connections as plain values, each with its host socket unless it is in TIME-WAIT. They stay in the table,
+    /// which must not run until the sockets have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedTcpFlow, Option<&Socket>)> {
         self.flows.iter().filter_map(move |(_, flow)| {
             let Flow {
                 connection,
                 stream,
                 dscp,
-                // Of the table and of the poller: made anew.
+                // Belongs to the table and the poller, which create it again.
                 generation: _,
                 scheduled: _,
                 is_queued: _,
@@ -64,8 +63,8 @@ impl TcpFlows {
         })
     }
 
-    /// Takes a connection of another process. `stream` is its host socket, or one that leads to
-    /// the same peer and has the same bytes in its queue.
+    /// Takes over a connection from another process. `stream` is its host socket, or a socket that leads to the same
+    /// peer and has the same bytes in its queue.
     ///
     /// # Errors
     /// [`LoadError`]: the connection is not in the table, and the socket is closed.
@@ -98,7 +97,7 @@ impl TcpFlows {
             stream.seek_peek(saved.connection.peek_offset());
         }
         let slot = self.put_in(ctx, Flow::new(connection, stream, saved.dscp));
-        // The poller reports what is to be read, but not what found no room.
+        // The poller reports readable bytes, but not bytes for which there was no room.
         self.settle(ctx, slot, Progress::More);
         Ok(())
     }
