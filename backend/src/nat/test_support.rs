@@ -20,13 +20,13 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A port on the address that the guest sees for the family of `like`.
+/// An address of the host's loopback as the guest sees it, of the family of `like`, with a port.
 pub(crate) fn host_seen(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.9" } else { "fd10:0:2::9" };
     SocketAddr::new(ip(text), port)
 }
 
-/// The guest's address of the family of `like` with a port.
+/// The guest's address of the family of `like`, with a port.
 pub(crate) fn guest(like: IpAddr, port: u16) -> SocketAddr {
     let text = if like.is_ipv4() { "10.0.2.2" } else { "fd10:0:2::2" };
     SocketAddr::new(ip(text), port)

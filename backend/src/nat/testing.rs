@@ -1,5 +1,5 @@
-//! A protocol's surroundings in tests and fuzz targets: a guest made of memory on the default
-//! addresses, and a clock that is set by hand.
+//! The environment of a protocol in tests and fuzz targets: a guest in memory with the default addresses, and a clock
+//! that is set by hand.
 
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, MasqueradeConfig};
 use crate::counters::Counters;
@@ -17,7 +17,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 /// The guest's MAC.
 pub(crate) const GUEST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
-/// A guest and its surroundings.
+/// A guest and its environment.
 pub(crate) struct Surroundings {
     /// The time.
     pub now: Instant,
@@ -25,16 +25,16 @@ pub(crate) struct Surroundings {
     pub link: Link,
     /// Its address map.
     pub nat: AddressMap,
-    /// Where sockets are watched.
+    /// Poller that watches the sockets.
     pub poller: Poller,
-    /// Where things are counted.
+    /// Counters for drops and flows.
     pub counters: Counters,
     /// The guest's receive side.
     pub sink: TestSink,
 }
 
 impl Surroundings {
-    /// The default addresses of both families, and what `change` makes of them.
+    /// Surroundings with the default addresses of both families, after `change` has been applied.
     ///
     /// # Errors
     /// The system has no descriptor left.

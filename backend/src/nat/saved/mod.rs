@@ -16,8 +16,8 @@
 //! SACK state has no field, because hawser neither offers nor uses SACK. A connection that has
 //! ended is not saved.
 //!
-//! A payload is JSON: an envelope of kind and version around a list of values of that kind. See [`to_bytes`] and
-//! [`from_bytes`]. Rules of the format:
+//! A payload is JSON: an envelope of kind and version around a list of values of that kind. [`to_bytes`] writes it and
+//! [`from_bytes`] reads it. Rules of the format:
 //!
 //! - Any change raises [`Payload::VERSION`]; the test of the golden files fails until that is done.
 //!   Files of earlier versions stay, because such values must continue to load.

@@ -1,10 +1,9 @@
 //! Bytes of the guest that the host socket did not accept.
 //!
-//! The offered window is what the kernel should accept, but the kernel also counts its own overhead
-//! per packet, which cannot be known in advance: now and then the last few kilobytes of a window
-//! find the queue full. They are kept here and sent first once there is room; otherwise the guest
-//! would have to send them, and everything after them, again. All connections of a worker share one
-//! limit, which bounds the memory that a guest can use.
+//! The offered window is what the kernel should accept, but the kernel also counts its own overhead per packet, which
+//! cannot be known in advance. So the queue is sometimes full before the last few kilobytes of a window arrive. They
+//! are kept here and sent first once there is room; otherwise the guest would have to send them, and everything after
+//! them, again. All connections of a worker share one limit, which bounds the memory that a guest can use.
 
 use super::stream::HostStream;
 use crate::frame::{GuestSlice, copy_from_guest};
@@ -32,7 +31,7 @@ impl Default for SpillPool {
 }
 
 impl SpillPool {
-    /// A limit of so many bytes.
+    /// A limit of `bytes`.
     #[cfg(test)]
     pub(super) fn of(bytes: usize) -> Self {
         Self {
@@ -52,7 +51,7 @@ impl SpillPool {
     }
 }
 
-/// The kept bytes of one connection: usually none, so an empty one takes two words.
+/// The kept bytes of one connection. Usually there are none, so an empty value takes only two words.
 #[derive(Debug)]
 pub(super) struct Spill {
     kept: Option<Box<Kept>>,
@@ -86,18 +85,18 @@ impl Kept {
     }
 }
 
-/// What is kept, as a plain value.
+/// The kept bytes as a plain value.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SavedSpill {
     #[serde(with = "base64")]
     bytes: Vec<u8>,
-    /// Place of an urgent byte among them.
+    /// Position of an urgent byte among them.
     urgent: Option<usize>,
 }
 
 impl Spill {
-    /// What is kept as a plain value; `None` if that is nothing.
+    /// The kept bytes as a plain value; `None` if there are none.
     pub(super) fn save(&self) -> Option<SavedSpill> {
         let Kept { bytes, sent, urgent } = self.kept.as_deref()?;
         Some(SavedSpill {
@@ -106,7 +105,7 @@ impl Spill {
         })
     }
 
-    /// Keeps what another process kept.
+    /// Restores the bytes that another process kept.
     pub(super) fn load(saved: Option<&SavedSpill>, pool: SpillPool) -> Result<Self, LoadError> {
         let mut spill = Self::new(pool);
         let Some(SavedSpill { bytes, urgent }) = saved else {
@@ -127,7 +126,7 @@ impl Spill {
         Ok(spill)
     }
 
-    /// Without any bytes.
+    /// A spill without any bytes.
     pub(super) const fn new(pool: SpillPool) -> Self {
         Self { kept: None, pool }
     }
@@ -150,7 +149,7 @@ impl Spill {
         true
     }
 
-    /// Keeps the first `n` bytes of `slices`, of which the one at `place` is urgent.
+    /// Keeps the first `n` bytes of `slices`, of which the byte at `place` is urgent.
     pub(super) fn keep_urgent(&mut self, slices: &[GuestSlice<'_>], n: usize, place: usize) -> bool {
         let is_kept = self.keep(slices, 0, n);
         if let Some(kept) = self.kept.as_mut().filter(|_| is_kept) {

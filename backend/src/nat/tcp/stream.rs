@@ -35,7 +35,7 @@ pub(super) trait HostStream {
     /// Drops `n` bytes from the front of the queue.
     fn discard(&mut self, n: u32);
 
-    /// Sends FIN after the bytes sent so far, as the guest sends no more.
+    /// Sends FIN after the bytes sent so far, because the guest sends no more.
     fn shutdown_write(&mut self);
 
     /// Enlarges the receive queue, for bulk traffic to the guest.
@@ -44,8 +44,8 @@ pub(super) trait HostStream {
     /// Time since the last segment from the peer.
     fn silence(&mut self) -> Duration;
 
-    /// Makes the kernel probe the peer whenever it has been silent for this long. The kernel must
-    /// not decide that a silent peer is gone.
+    /// Makes the kernel probe the peer whenever the peer has been silent for this long. The kernel must not conclude
+    /// that a silent peer is gone.
     fn probe_after(&mut self, silence: Duration);
 
     /// Bytes that the kernel would accept now, and whether its queue is nearly full.
@@ -79,7 +79,7 @@ impl HostStream for socket2::Socket {
     }
 
     fn urgent_at(&mut self) -> Option<u32> {
-        // If this fails, the byte arrives in its position as an ordinary one.
+        // If this fails, the byte arrives in its position as an ordinary byte.
         stream::urgent_at(self).ok().flatten()
     }
 
@@ -93,8 +93,7 @@ impl HostStream for socket2::Socket {
     }
 
     fn discard(&mut self, n: u32) {
-        // The bytes were peeked before, so they are there; the next peek returns an error of the
-        // connection.
+        // The bytes were peeked before, so they are in the queue; the next peek returns any error of the connection.
         let _ = stream::discard(self, n as usize);
     }
 

@@ -1,4 +1,4 @@
-//! A connection without sockets or a guest: for tests, and for a fuzzer that plays both.
+//! A connection without sockets or a guest, for tests and for a fuzzer that acts as both.
 
 use super::clock::Clock;
 use super::connection::{Connection, Opening, Progress, State};
@@ -96,7 +96,7 @@ impl HostStream for FakeStream {
 
     fn peek(&mut self, at: PeekAt, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         assert_eq!(at.offset, self.peek_offset, "the peek offset is out of step");
-        // As the kernel does: a read stops before the mark, and the next continues there.
+        // Like the kernel: a read stops before the mark, and the next read continues there.
         let mark = self.mark.filter(|mark| *mark > self.peek_offset);
         let end = mark.unwrap_or(self.inbox.len()).min(self.inbox.len());
         let mut bytes = self.inbox.iter().copied().take(end).skip(self.peek_offset);
@@ -165,8 +165,8 @@ impl HostStream for FakeStream {
 
 /// A guest, a remote peer and a connection, all driven by a list of bytes.
 ///
-/// The guest's stream has a byte for each sequence number, and so has the peer's: the position of a
-/// delivered byte is enough to check it.
+/// In both streams each byte is a function of its sequence number, so the position of a delivered byte is enough to
+/// check it.
 pub struct Player {
     around: Surroundings,
     connection: Connection,
@@ -174,7 +174,7 @@ pub struct Player {
     gather: GatherList,
     /// Bytes that the remote peer has sent so far.
     world_sent: usize,
-    /// What the last move sent to the guest.
+    /// Segments that the last move sent to the guest.
     sent: Vec<Vec<u8>>,
 }
 
@@ -248,16 +248,16 @@ impl Player {
         let _ = f(&mut self.connection, &mut ctx, &mut self.stream, &mut self.gather);
     }
 
-    /// The connection as the value that goes to another process; `None` once it is over.
+    /// The connection as a value for another process; `None` once it is over.
     pub fn save(&self) -> Option<SavedTcpFlow> {
         let connection = self.connection.save(self.around.now)?;
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
-    /// Another process takes over with the same host socket, and a clock that is ahead by `ahead`.
+    /// Makes another process take over with the same host socket, and a clock that is ahead by `ahead`.
     ///
     /// # Panics
-    /// What was saved does not load.
+    /// The saved value cannot be loaded.
     pub fn replace(&mut self, ahead: Duration) {
         let Some(saved) = self.save() else { return };
         self.around.now = self.around.now + ahead;
@@ -279,7 +279,7 @@ impl Player {
         self.around.now
     }
 
-    /// What the last move sent to the guest, and the host socket.
+    /// The segments that the last move sent to the guest, and the host socket.
     pub const fn effects(&self) -> (&Vec<Vec<u8>>, &FakeStream) {
         (&self.sent, &self.stream)
     }
@@ -287,7 +287,7 @@ impl Player {
     /// Plays the move that four bytes encode; false once the connection has ended.
     ///
     /// # Panics
-    /// A check fails: that is what the fuzzer looks for.
+    /// A check fails, which is what the fuzzer looks for.
     pub fn step(&mut self, [what, a, b, c]: [u8; 4]) -> bool {
         let number = usize::from(u16::from_be_bytes([a, b]));
         self.around.sink.room = usize::from(c);
@@ -355,7 +355,7 @@ impl Player {
         let header = TcpHeader {
             seq: seq.0,
             ack: (self.connection.snd_una + (shift * 113) % (in_flight + 2)).0,
-            // RST and SYN only rarely: they end the run.
+            // RST and SYN are rare, because they end the run.
             flags: TcpFlags(if c % 16 == 15 { c } else { 0x10 | (c & 0x29) }),
             window: u16::try_from(number).unwrap_or(u16::MAX),
             urgent: u16::try_from(number / 7).unwrap_or_default(),

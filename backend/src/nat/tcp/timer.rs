@@ -1,6 +1,6 @@
 //! The timer of a connection: retransmission, probes of the window and of an idle guest, TIME-WAIT.
 //!
-//! A connection waits for one thing at a time, so it has one timer, whose kind says what for.
+//! A connection waits for one thing at a time, so it has one timer, whose kind states what the connection waits for.
 
 use super::connection::{Connection, Progress, Receiving, Sending, State};
 use super::stream::HostStream;
@@ -28,9 +28,9 @@ pub(super) enum Timer {
 /// Silence of both sides after which the guest is probed (RFC 9293 3.8.4): Linux's
 /// net.ipv4.tcp_keepalive_time.
 pub(super) const KEEPALIVE: Duration = Duration::from_secs(2 * 60 * 60);
-/// The same once one side has closed. A guest whose program is done waits 60 s for the other
-/// side (net.ipv4.tcp_fin_timeout), and answers the next segment with RST; one that has closed
-/// one direction on purpose answers with an acknowledgment.
+/// The same once one side has closed. A guest whose program has closed the socket waits 60 s for the other side
+/// (net.ipv4.tcp_fin_timeout), and answers the next segment with RST. A guest that has closed only one direction on
+/// purpose answers with an acknowledgment.
 const HALF_CLOSED: Duration = Duration::from_secs(75);
 /// How long the host socket may make no progress with the last bytes of a guest that has closed:
 /// Linux's time for an orphaned socket (net.ipv4.tcp_orphan_retries).
@@ -72,7 +72,7 @@ impl Connection {
         }
     }
 
-    /// Nothing is in flight: sets the keepalive timer only.
+    /// Sets only the keepalive timer, because nothing is in flight.
     pub(super) fn wait_idle(&mut self, now: Instant) {
         self.timer = Timer::Keepalive(now + self.keepalive_delay());
     }
@@ -89,12 +89,12 @@ impl Connection {
         }
     }
 
-    /// True if the guest has closed both directions: probes cannot reach it.
+    /// True if the guest has closed both directions, so that probes cannot reach it.
     const fn is_forgotten_by_guest(&self) -> bool {
         matches!((self.sending, self.receiving), (Sending::Closed, Receiving::Draining))
     }
 
-    /// The timer has expired. `stream` is the host socket, if there still is one.
+    /// Handles the expired timer. `stream` is the host socket, if it is still open.
     pub(super) fn on_timer(&mut self, ctx: &mut Context<'_>, stream: Option<&mut impl HostStream>) -> Progress {
         if self.deadline().is_none_or(|at| at > ctx.now) {
             return Progress::Done;
@@ -149,9 +149,9 @@ impl Connection {
         let _ = self.emit_control(ctx, &header);
     }
 
-    /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times,
-    /// or as often as usual. A guest that has just started has no address yet and receives
-    /// nothing, so the second probe follows soon, and each further one after twice that time.
+    /// Probes, from `at` on, whether the guest still knows the connection: at most `times` times, or as often as usual.
+    /// A guest that has just started has no address yet and receives nothing, so the second probe follows soon, and the
+    /// delay doubles with each further probe.
     pub(super) fn probe_from(&mut self, at: Instant, times: Option<u8>) {
         self.timer = match self.timer {
             _ if self.is_forgotten_by_guest() => return,

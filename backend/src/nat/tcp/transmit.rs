@@ -1,5 +1,4 @@
-//! The direction to the guest: bytes of the host socket, peeked directly into the guest's receive
-//! buffers.
+//! The direction to the guest: bytes of the host socket are peeked directly into the guest's receive buffers.
 //!
 //! SND.UNA is always the front of the socket's receive queue, SND.NXT - SND.UNA its peek offset.
 //! Nothing is copied or kept here: a retransmission peeks again (go back N). A guest that accepts
@@ -31,14 +30,14 @@ const MAX_PACKET: usize = 65_535;
 /// Duplicate acknowledgments that mean a segment was lost (RFC 5681 3.2).
 const DUP_ACK_THRESHOLD: u8 = 3;
 
-/// The largest multiple of `mss` up to `bytes`; `bytes` itself if that is none.
+/// The largest multiple of `mss` up to `bytes`, or `bytes` itself if it is less than `mss`.
 const fn whole_segments(bytes: usize, mss: usize) -> usize {
     if bytes < mss { bytes } else { bytes - bytes % mss }
 }
 
 impl Connection {
-    /// The ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step). False if
-    /// it acknowledges bytes that were never sent: then the whole segment is ignored.
+    /// Processes the ACK field and window of an acceptable segment (RFC 9293 3.10.7.4, fifth step). False if the
+    /// segment acknowledges bytes that were never sent, in which case all of it is ignored.
     pub(super) fn on_ack(&mut self, ctx: &Context<'_>, segment: &Segment) -> bool {
         let header = &segment.header;
         let ack = Seq(header.ack);
@@ -70,16 +69,15 @@ impl Connection {
         true
     }
 
-    /// True if bytes are in flight beyond the window that the guest now offers. The guest drops
-    /// them silently, as Linux does when a socket runs out of room. They are sent again with the
-    /// next window the guest opens (RFC 9293 3.8.6), not after a time-out. A difference below the
-    /// window scale's unit is rounding (RFC 7323 2.4).
+    /// True if bytes are in flight beyond the window that the guest now offers. The guest drops them silently, as Linux
+    /// does when a socket runs out of room. They are sent again when the guest next opens its window (RFC 9293 3.8.6),
+    /// not after a time-out. A difference below the window scale's unit is rounding (RFC 7323 2.4).
     fn is_window_taken_back(&self) -> bool {
         let edge = self.snd_una + self.snd_wnd;
         self.snd_nxt.after(edge + (1 << self.snd_scale))
     }
 
-    /// A guest that answers probes is alive, and may keep its window closed indefinitely (RFC 9293
+    /// Records that the guest is alive. A guest that answers probes may keep its window closed indefinitely (RFC 9293
     /// 3.8.6.1).
     fn on_sign_of_life(&mut self, ctx: &Context<'_>) {
         match self.timer {
@@ -185,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// Bytes are waiting, nothing is in flight, and the guest's window is closed.
+    /// True if bytes are waiting, nothing is in flight, and the guest's window is closed.
     fn is_stuck(&self) -> bool {
         self.sending == Sending::Open && self.readable != Readable::No && self.usable_window() == 0
     }
@@ -203,7 +201,7 @@ impl Connection {
         }
     }
 
-    /// One peek, at most [`MAX_FRAMES`] frames.
+    /// Sends the result of one peek, at most [`MAX_FRAMES`] frames.
     fn send_some(&mut self, ctx: &mut Context<'_>, stream: &mut impl HostStream, sent: &mut usize) -> Progress {
         let window = self.usable_window();
         let until_end = self.readable == Readable::UntilEnd;
@@ -313,7 +311,7 @@ impl Connection {
         let mut room = [GuestSliceMut::from_bytes(&mut byte)];
         match stream.peek(self.peek_at(true), &mut room) {
             Ok(0) => return self.send_fin(ctx),
-            // Bytes are left, and wait for the window.
+            // Bytes are left, which wait for the window.
             Ok(_) => stream.seek_peek(self.snd_nxt.since(self.snd_una)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.abort(ctx),

@@ -1,8 +1,8 @@
-//! Urgent data (RFC 9293 3.8.5): one byte of the stream that its sender points at.
+//! Urgent data (RFC 9293 3.8.5): one byte of the stream, marked by the sender's urgent pointer.
 //!
-//! The meaning of the pointer was long unclear. All current kernels treat the byte before it as the
-//! urgent one, and RFC 6093 recommends to accept that; the byte keeps its position in the stream,
-//! and each program decides whether it reads the byte there or out of band.
+//! The meaning of the pointer was long unclear. All current kernels treat the byte before it as the urgent byte, and
+//! RFC 6093 recommends accepting that. The byte keeps its position in the stream, and each program decides whether it
+//! reads the byte there or out of band.
 //!
 //! From the guest: the byte is sent to the host socket separately, with MSG_OOB, so that the kernel
 //! points at it. The bytes before and after it in one burst pass through the spill, which keeps the
@@ -16,8 +16,8 @@
 //! and the read after that. It then stays an ordinary byte: a receiver ignores a pointer to data
 //! that it already has (RFC 9293 3.10.7.4).
 //!
-//! There is one pointer in each direction. A new one replaces an earlier one that has not been
-//! reached, as in any TCP. A connection without urgent data pays nothing for this.
+//! There is one pointer in each direction. A new one replaces an earlier one that has not been reached, as in any TCP.
+//! This costs nothing on a connection without urgent data.
 
 use super::connection::Connection;
 use super::receive::Segment;
@@ -25,10 +25,10 @@ use super::seq::Seq;
 use super::stream::HostStream;
 use serde::{Deserialize, Serialize};
 
-/// Urgent bytes in transit: the number of the byte itself, not of the next.
+/// Urgent bytes in transit, by the sequence number of the byte itself, not of the next byte.
 #[derive(Debug, Default)]
 pub(super) struct Urgent {
-    /// From the guest, not yet handed over.
+    /// From the guest, not yet passed to the host socket.
     from_guest: Option<Seq>,
     /// For the guest, not yet acknowledged.
     to_guest: Option<Seq>,
@@ -67,8 +67,7 @@ impl Connection {
         *known = Some(known.map_or(byte, |before| before.max(byte)));
     }
 
-    /// Position of the urgent byte among the next `bytes` of the guest. It then counts as handed
-    /// over.
+    /// Position of the urgent byte among the next `bytes` of the guest. It then counts as passed on.
     pub(super) fn take_urgent_among(&mut self, bytes: usize) -> Option<usize> {
         let urgent = self.urgent.as_mut()?;
         let byte = urgent.from_guest?;
@@ -80,7 +79,7 @@ impl Connection {
         Some(place)
     }
 
-    /// The host socket has an urgent byte among those to read.
+    /// Records that the host socket has an urgent byte to read.
     pub(super) fn on_urgent(&mut self) {
         self.urgent.get_or_insert_default();
     }
@@ -94,7 +93,7 @@ impl Connection {
             urgent.to_guest = None;
         }
         let found = stream.urgent_at().map(|place| self.snd_una + place);
-        // If it was sent already, it went as an ordinary byte.
+        // If it was already sent, it was sent as an ordinary byte.
         let found = found.filter(|byte| !byte.before(self.snd_max));
         if found.is_some() && found != urgent.to_guest {
             urgent.to_guest = found;

@@ -1,11 +1,10 @@
 //! Ends connections from an address that the pod no longer has.
 //!
 //! Neither their packets nor the answers arrive: the kernel retransmits for a quarter of an hour
-//! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes the
-//! flows of an address with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so that the
-//! guest's next segment is answered with RST. Here RST goes to the guest at once. A connection that
-//! is still being opened is dropped silently instead: the guest sends SYN again after a second,
-//! from an address that exists.
+//! (net.ipv4.tcp_retries2), and an idle connection notices nothing. Linux's masquerade removes the flows of an address
+//! with it (net/netfilter/nf_nat_masquerade.c, `masq_inet_event`), so that the guest's next segment is answered with
+//! RST. Hawser sends RST to the guest immediately. A connection that is still being opened is dropped silently instead:
+//! the guest sends SYN again after a second, and the new connection uses an address that exists.
 
 use super::connection::{Progress, State};
 use super::{Flow, TcpFlows};
@@ -13,7 +12,7 @@ use crate::nat::addresses::{FLOWS_PER_TURN, LocalAddresses, Walk};
 use crate::nat::context::Context;
 
 impl TcpFlows {
-    /// The pod has lost one or more addresses: ends the connections that came from them.
+    /// Call this when the pod has lost one or more addresses. Ends the connections from those addresses.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
         // A walk in progress starts again with the current addresses.
         self.walk = Some(Walk::begin(ctx.now));

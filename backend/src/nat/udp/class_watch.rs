@@ -1,9 +1,8 @@
 //! Enables and disables the kernel's reports of DSCP and ECN for a flow's datagrams.
 //!
-//! A report costs a tenth of the kernel's cost of a small datagram. A flow that floods unmarked
-//! datagrams gets no reports for a second, then again for some datagrams. Once a flow stops
-//! flooding, its reports are on again, so the marks of slow flows are always exact, and those of a
-//! flood are at most a second late.
+//! A report adds a tenth to the kernel's cost of a small datagram. A flow that floods unmarked datagrams gets no
+//! reports for a second, then again for some datagrams. Once a flow stops flooding, its reports are on again, so the
+//! marks of slow flows are always exact, and those of a flood are at most a second late.
 
 use crate::nat::saved::{LoadError, Nanos};
 use crate::sys::receive_batch::ReceiveBatch;
@@ -13,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket};
 use std::time::Duration;
 
-/// Datagrams of one round from which a flow counts as flooding.
+/// Datagrams in one round from which a flow counts as flooding.
 const FLOOD: usize = 8;
 /// Consecutive unmarked datagrams after which the reports stop.
 const UNMARKED: usize = 256;
-/// How long they stop.
+/// How long reports stay off.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// State of the reports of one socket, which are initially on.
@@ -44,13 +43,13 @@ pub(super) enum SavedClassWatch {
         unmarked: u32,
     },
     Off {
-        /// How long from the moment of saving.
+        /// Time left at the moment of saving.
         remaining: Nanos,
     },
 }
 
 impl SavedClassWatch {
-    /// The state, with the reports of `socket` on or off as it says.
+    /// Restores the state, and switches the reports of `socket` accordingly.
     pub(super) fn load(self, socket: &Socket, domain: Domain, now: Instant) -> Result<ClassWatch, LoadError> {
         let is_on = matches!(self, Self::On { .. });
         let is_set = watch_traffic_class(socket, domain, is_on).is_ok();

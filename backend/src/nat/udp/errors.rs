@@ -1,5 +1,4 @@
-//! Reports the network's errors about a flow's datagrams: from the socket's error queue to ICMP for
-//! the guest.
+//! Reports the network's errors about a flow's datagrams to the guest: reads the socket's error queue and sends ICMP.
 
 use super::flow::Flow;
 use crate::counters::DropReason;
@@ -15,8 +14,8 @@ const MAX_ENTRIES: usize = 64;
 /// Quoted payload bytes: an ICMPv6 error has at most 1280 bytes.
 const MAX_QUOTED: usize = 1200;
 
-/// Empties the error queue of a flow's socket, and its pending error with it. Returns an error of
-/// the host's own stack: it concerns the last send, and quotes nothing.
+/// Empties the error queue of a flow's socket, and clears its pending error. Returns an error of the host's own stack,
+/// which concerns the last send and quotes nothing.
 pub(super) fn report(flow: &Flow, ctx: &mut Context<'_>) -> Option<IcmpError> {
     let mut quoted = [0; MAX_QUOTED];
     let mut own = None;

@@ -11,7 +11,7 @@ use socket2::{Domain, Socket};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Lifetime of a flow that only one side has used, or both for less than [`STREAM_AFTER`]: Linux's
+/// Lifetime of a flow that only one side has used, or that both have used for less than [`STREAM_AFTER`]: Linux's
 /// nf_conntrack_udp_timeout.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -80,14 +80,14 @@ pub(super) struct Flow {
     pub class_watch: ClassWatch,
     /// True while the flow waits for its turn or for room in the guest.
     pub waiting: bool,
-    /// The guest's port, if the socket has the same.
+    /// The guest's port, if the socket has the same port.
     pub kept_port: Option<u16>,
     /// Its entry among the flows of all workers, if there are several.
     pub claim: Option<Claim>,
 }
 
 impl Flow {
-    /// A flow that `origin` begins.
+    /// A flow that `origin` opens.
     pub(super) fn new(key: FlowId, socket: Socket, domain: Domain, origin: Side, now: Instant) -> Self {
         Self {
             key,

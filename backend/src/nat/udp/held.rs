@@ -1,9 +1,8 @@
-//! Datagrams that are copied to the guest, and those among them for which it had no room.
+//! Copies datagrams to the guest, and holds those for which the guest had no room.
 //!
-//! A datagram that was taken from a socket cannot be put back. So a datagram, or a run of them,
-//! that finds no room is held and sent first once there is room. Nothing more is taken from any
-//! socket meanwhile: the kernel limits what waits there, and the held datagrams are those of one
-//! call.
+//! A datagram that was taken from a socket cannot be put back. So a datagram, or a run of datagrams, is held if there
+//! is no room, and sent first once there is. Meanwhile nothing is taken from any socket: the kernel limits what waits
+//! there, and only the datagrams of one call are held here.
 
 use super::receive::{Towards, send_copy};
 use crate::counters::DropReason;
@@ -16,17 +15,17 @@ use crate::sys::datagram::MAX_PAYLOAD;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// Most bytes held: two calls of runs of 64 KiB.
+/// Maximum bytes held: two calls' worth of 64 KiB runs.
 const MAX_BYTES: usize = 4 << 20;
 
-/// Attempts for a datagram that found room for a part: a guest whose ring is smaller than the
-/// fragments of one datagram must not delay everything after it.
+/// Attempts to send a datagram of which only a part had room. A guest whose ring is too small for all fragments of one
+/// datagram must not delay everything after it.
 const MAX_TRIES: u32 = 8;
 
 /// A datagram, or a run, for a flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrived<'a> {
-    /// Whom it is for.
+    /// The flow it is for.
     pub key: FlowId,
     /// DSCP and ECN.
     pub traffic_class: u8,
@@ -43,7 +42,7 @@ pub(super) struct Held {
     traffic_class: u8,
     segment: Option<u16>,
     body: Vec<u8>,
-    /// Bytes of a run that the guest has received already.
+    /// Bytes of a run that the guest has already received.
     gone: usize,
     tries: u32,
 }
@@ -114,7 +113,7 @@ impl Delivery {
         !self.held.is_empty()
     }
 
-    /// Takes out what is held of a flow that goes to another worker.
+    /// Takes out the datagrams held for a flow that moves to another worker.
     pub(super) fn take(&mut self, key: &FlowId) -> Vec<Held> {
         let mut taken = Vec::new();
         for held in std::mem::take(&mut self.held) {
@@ -134,13 +133,13 @@ impl Delivery {
         self.held.extend(held);
     }
 
-    /// What is held of a flow, as plain values.
+    /// The datagrams held for a flow, as plain values.
     pub(super) fn save(&self, key: &FlowId) -> Vec<SavedHeld> {
         let of_flow = self.held.iter().filter(|held| held.key == *key);
         of_flow.map(Held::save).collect()
     }
 
-    /// Holds what another process held of a flow.
+    /// Holds the datagrams that another process held for a flow.
     pub(super) fn load(&mut self, key: FlowId, saved: &[SavedHeld]) -> Result<(), LoadError> {
         let held: Result<Vec<_>, _> = saved.iter().map(|saved| Held::load(key, saved)).collect();
         let held = held?;
@@ -222,9 +221,8 @@ fn has_room(ctx: &mut Context<'_>) -> Result<(), NoRoom> {
     Ok(())
 }
 
-/// Sends a datagram, or a run: as one frame if the guest accepts that and has room for it,
-/// otherwise one by one, since its ring may never hold the whole run. On error, the number of bytes
-/// sent before.
+/// Sends a datagram, or a run: as one frame if the guest accepts that and has room for it, otherwise one by one, since
+/// its ring may never hold the whole run. On error, returns the number of bytes sent before.
 fn attempt(fragmenter: &mut Fragmenter, ctx: &mut Context<'_>, arrived: &Arrived<'_>) -> Result<(), usize> {
     let Arrived { key, segment, body, .. } = *arrived;
     let towards = Towards::new(key, ctx).with_class(arrived.traffic_class);

@@ -29,8 +29,8 @@ use std::net::{IpAddr, SocketAddr};
 /// Datagrams of other clients read at a time from a newly connected socket.
 const STRAY_BATCH: usize = 4;
 
-/// Most such datagrams handled after one connect: beyond that the flow is dropped, since the
-/// senders of the remaining datagrams are no longer known.
+/// Maximum number of such datagrams handled after one connect. Beyond that the flow is dropped, since the senders of
+/// the remaining datagrams are no longer known.
 const MAX_STRAYS: usize = 1024;
 
 /// The ports of a listener.
@@ -50,7 +50,7 @@ pub(super) struct Listener {
     pub waiting: bool,
 }
 
-/// A datagram that came to a flow's socket before it was connected.
+/// A datagram that arrived at a flow's socket before it was connected.
 struct Stray {
     source: SocketAddr,
     local: SocketAddr,
@@ -69,7 +69,7 @@ impl Ports {
         }
     }
 
-    /// The host's port for a datagram that came to port `asked`, if known.
+    /// The host's port for a datagram that arrived at port `asked`, if known.
     fn host(self, asked: Option<u16>) -> Option<u16> {
         match self {
             Self::Forward { host, .. } => Some(host),
@@ -94,7 +94,7 @@ struct Arrival {
     ports: Ports,
 }
 
-/// Removes a listening socket's claim on its port. A socket for every port has none.
+/// Removes a listening socket's claim on its port. The socket for every port has no claim.
 fn disown(table: &mut FlowTable, bound: &ForwardSocket) {
     if let (GuestPort::One(_), at) = (bound.guest_port, bound.at) {
         table.disown_port(socket::domain_of(at.ip()), at.port());
@@ -167,7 +167,7 @@ impl UdpFlows {
         let Some(listener) = self.listeners.get(index as usize) else {
             return Turn::Done;
         };
-        // A datagram that was read needs a place to go.
+        // Room is needed before a datagram is read.
         let probe = Layout {
             header: crate::frame::HEAD_MAX,
             payload: 0,
@@ -204,7 +204,7 @@ impl UdpFlows {
         }
     }
 
-    /// Strays may create flows, and these more strays.
+    /// Handles stray datagrams. They may create flows, whose sockets may receive more strays.
     fn handle_strays(&mut self, ctx: &mut Context<'_>, ports: Ports, mut strays: Vec<Stray>) {
         let mut done = 0;
         while done < strays.len() {
@@ -229,7 +229,7 @@ impl UdpFlows {
         }
     }
 
-    /// The flow of a datagram, made if there is none; `None` if it goes nowhere.
+    /// The flow of a datagram, which is created if necessary; `None` if the datagram is dropped.
     fn admit(&mut self, ctx: &mut Context<'_>, arrival: Arrival, strays: &mut Vec<Stray>) -> Option<FlowId> {
         let Arrival { source, local, ports } = arrival;
         let seen = ctx.nat.inbound(source.ip());
@@ -271,8 +271,8 @@ impl UdpFlows {
         };
         let mut flow = Flow::new(key, made.socket, made.domain, Side::World, ctx.now);
         flow.local = Some(local);
-        // A forward's listener holds the port as long as there are flows. Any other port belongs to
-        // the flow from now on, and the guest may send from it to other peers.
+        // A forward's listener holds the port anyway. Any other port belongs to the flow from now on, and the guest may
+        // send from it to other peers.
         flow.kept_port = matches!(arrival.ports, Ports::Any).then_some(local.port());
         self.start(ctx, flow)
     }
@@ -317,7 +317,7 @@ impl UdpFlows {
         Some(made)
     }
 
-    /// Gives a flow its slot and watches its socket.
+    /// Assigns a slot to a flow and watches its socket.
     pub(super) fn watch(&mut self, ctx: &mut Context<'_>, mut flow: Flow) -> Option<FlowRef> {
         flow.claim = ctx.claim(flow.key);
         let made = self.table.insert(flow);
@@ -335,8 +335,7 @@ impl UdpFlows {
         Some(made)
     }
 
-    /// Opens a socket for a flow that `origin` opens; if no descriptor is left, retries after
-    /// ending another flow.
+    /// Opens a socket for a flow from `origin`; if no descriptor is left, retries after ending another flow.
     pub(super) fn open_or_make_room<T>(&mut self, origin: Side, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match open() {
             Err(e) if is_out_of_descriptors(&e) && self.table.give_way(origin) => open(),

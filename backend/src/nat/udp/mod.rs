@@ -1,18 +1,17 @@
 //! UDP: one connected host socket per pair of endpoints.
 //!
-//! From the guest: the datagrams of a burst are sorted by flow, and those of each flow go to its
-//! socket in one call, payload directly from guest memory ([`transmit`]). To the guest:
-//! edge-triggered; the kernel writes into guest memory ([`receive`]). A socket with datagrams waits
-//! in a queue until the guest has room, and one with many datagrams gives others a turn: the worker
-//! never busy-waits. Errors of the network about a datagram return to the guest as ICMP
-//! ([`errors`]).
+//! From the guest: the datagrams of a burst are sorted by flow, and those of each flow go to its socket in one call,
+//! payload directly from guest memory ([`transmit`]). To the guest: events are edge-triggered, and the kernel writes
+//! into guest memory ([`receive`]). A socket with datagrams waits in a queue until the guest has room, and a socket
+//! with many datagrams yields to others, so the worker never busy-waits. Network errors about a datagram are returned
+//! to the guest as ICMP ([`errors`]).
 //!
-//! The host-side destination may differ from the one that the guest sees, also in its family (a
-//! name server behind the gateway): a flow has the guest's view in its key and the host's in its
-//! socket, and no other code knows both.
+//! The host-side destination may differ from the destination that the guest sees, even in its family (a name server
+//! behind the gateway). A flow has the guest's view in its key and the host's view in its socket, and no other code
+//! deals with both.
 //!
-//! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the guest has the
-//! pod's position in the network, and a traceroute begins with the pod's first router.
+//! The TTL of the guest's datagrams is kept. The gateway does not count as a hop: the guest takes the pod's position in
+//! the network, and a traceroute begins with the pod's first router.
 
 mod class_watch;
 mod errors;
@@ -55,7 +54,7 @@ use std::net::SocketAddr;
 use table::FlowTable;
 use transmit::{FlowBurst, Stranded, Transmitter, Try};
 
-/// A socket that waits for clients at an address.
+/// A socket that waits for clients on an address.
 ///
 /// # Errors
 /// The error of socket(2) or bind(2).
@@ -85,7 +84,7 @@ pub struct Datagram {
     pub frame: usize,
     /// Its flow.
     pub key: FlowId,
-    /// Where the payload begins, in bytes from the Ethernet header on.
+    /// Offset of the payload from the start of the Ethernet header, in bytes.
     pub payload_offset: usize,
     /// Bytes of payload.
     pub payload_len: usize,
@@ -94,7 +93,7 @@ pub struct Datagram {
     pub segment_size: Option<u16>,
 }
 
-/// Something that has datagrams for the guest.
+/// A source of datagrams for the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Flow(FlowRef),
@@ -116,7 +115,7 @@ pub struct UdpFlows {
     listeners: Slab<Listener>,
     transmitter: Transmitter,
     receiver: Receiver,
-    /// Created when the first client comes.
+    /// Created when the first client arrives.
     stray_batch: Option<ReceiveBatch>,
     /// Sources that have, or may have, datagrams for the guest.
     waiting: VecDeque<Source>,
@@ -125,7 +124,7 @@ pub struct UdpFlows {
     /// Datagrams of a burst by flow, and those of one flow; kept for their allocation.
     by_flow: Vec<(FlowRef, u32)>,
     members: Vec<u32>,
-    /// After an address was removed: the flows that are still to be checked.
+    /// The flows that are still to be checked after an address was removed.
     walk: Option<Walk>,
 }
 
@@ -149,7 +148,7 @@ impl UdpFlows {
         }
     }
 
-    /// True if the flow is one of ours.
+    /// True if the flow is in the table.
     pub fn has(&self, key: &FlowId) -> bool {
         self.table.find(key).is_some()
     }
@@ -175,7 +174,7 @@ impl UdpFlows {
             members.extend(group.iter().map(|(_, datagram)| *datagram));
             self.table.heard(flow, Side::Guest, ctx.now);
             let Some(found) = self.table.get(flow) else {
-                // It was ended to make room for a later flow of the same burst.
+                // The flow was ended to make room for a later flow of the same burst.
                 ctx.counters.count_drops(DropReason::FlowLimit, group.len() as u64);
                 continue;
             };
@@ -264,9 +263,9 @@ impl UdpFlows {
         self.start(ctx, flow)
     }
 
-    /// Discards datagrams that other senders sent to the socket between bind and connect: the guest
-    /// would take them for its peer's. They are at the head of the queue, which holds less than
-    /// these rounds read.
+    /// Discards datagrams that other senders sent to the socket between bind and connect, because the guest would
+    /// mistake them for its peer's. They are at the head of the queue, which holds fewer datagrams than these rounds
+    /// read.
     fn discard_strays(&mut self, socket: &Socket) {
         const MAX_ROUNDS: usize = 1024;
         for _ in 0..MAX_ROUNDS {
@@ -363,7 +362,7 @@ impl UdpFlows {
         }
     }
 
-    /// Continues after the guest has posted buffers, or when postponed work has its turn.
+    /// Continues after the guest has posted buffers, or when it is the turn of postponed work.
     pub fn on_room(&mut self, ctx: &mut Context<'_>) {
         self.starved = self.receiver.delivery.flush(ctx).is_err();
         if self.starved {
@@ -377,8 +376,8 @@ impl UdpFlows {
         }
     }
 
-    /// The guest's driver is up. Its rings have had no chance to refuse room yet, so datagrams that
-    /// waited for room in an earlier driver's rings are tried now.
+    /// Call this when the guest's driver is up. Datagrams that waited for room in an earlier driver's rings are tried
+    /// again now, because the new rings have not yet refused room.
     pub fn on_link_up(&mut self) {
         self.starved = false;
     }

@@ -6,7 +6,7 @@ use crate::nat::context::Context;
 use crate::packet::FlowId;
 use crate::poller::Poller;
 
-/// A flow on its way between two workers, with its held datagrams.
+/// A flow in transit between two workers, with its held datagrams.
 pub struct MovedFlow {
     flow: Flow,
     held: Vec<Held>,
@@ -20,7 +20,7 @@ impl UdpFlows {
         self.table.any()
     }
 
-    /// Lets go of a flow, for another worker.
+    /// Removes a flow from the table, for another worker.
     pub fn release(&mut self, key: &FlowId, poller: &Poller) -> Option<MovedFlow> {
         let flow = self.table.find(key)?;
         let mut flow = self.table.take_out(flow)?;

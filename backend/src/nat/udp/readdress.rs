@@ -1,10 +1,9 @@
 //! Moves flows whose address the pod has lost to new sockets.
 //!
-//! A connected socket keeps its local address: once that is removed, its datagrams go nowhere, and
-//! IPv6 does not even report that. An unconnected socket of the pod would use the new address. So
-//! such a flow gets another socket, from the same port if it had the guest's, or the one that its
-//! client used; the kernel's masquerade has the same effect by removing the flow (`masq_inet_event`
-//! in net/netfilter/nf_nat_masquerade.c).
+//! A connected socket keeps its local address. Once that address is removed, its datagrams go nowhere, and IPv6 does
+//! not even report that. An unconnected socket of the pod would use the new address. So such a flow gets a new socket,
+//! which keeps the port if that is the guest's or the one that the client used. The kernel's masquerade has the same
+//! effect by removing the flow (`masq_inet_event` in net/netfilter/nf_nat_masquerade.c).
 
 use super::UdpFlows;
 use super::class_watch::ClassWatch;
@@ -19,7 +18,7 @@ use crate::poller::{Interest, Token};
 use std::io;
 
 impl UdpFlows {
-    /// The pod has lost one or more addresses: moves flows from them to other addresses.
+    /// Call this when the pod has lost one or more addresses. Moves flows from them to other addresses.
     pub fn on_addresses_removed(&mut self, ctx: &mut Context<'_>) {
         // A walk in progress starts again with the current addresses.
         self.walk = Some(Walk::begin(ctx.now));
@@ -62,7 +61,7 @@ impl UdpFlows {
             return Ok(());
         };
         let coalesce = takes_runs(&ctx.sink.caps(), flow.key.guest);
-        // The port is ours where another socket of ours has it: the old one, or a listener.
+        // The port is ours if another of our sockets has it: the old socket or a listener.
         let (port, port_use) = match (flow.origin, flow.local, flow.kept_port) {
             (Side::World, Some(local), _) => (local.port(), PortUse::Shared),
             (_, _, Some(port)) => (port, PortUse::Shared),

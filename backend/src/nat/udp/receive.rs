@@ -1,9 +1,9 @@
-//! Datagrams from the network to the guest.
+//! Receives datagrams from the network for the guest.
 //!
-//! Usually the kernel writes several datagrams into as many frames of guest memory in one call,
-//! then headers are written in front. A datagram that exceeds its frame (larger than the MTU, or a
-//! run of datagrams that the kernel delivered as one) ends in a spill buffer; it is joined there
-//! and copied to the guest, and the flow reserves other room the next time.
+//! Usually the kernel writes several datagrams into as many frames of guest memory in one call, then headers are
+//! written in front. A datagram that exceeds its frame (larger than the MTU, or a run of datagrams that the kernel
+//! delivered as one) continues in a spill buffer. It is put together there and copied to the guest, and the flow makes
+//! a different reservation next time.
 
 use super::errors;
 use super::flow::Flow;
@@ -18,8 +18,8 @@ use crate::sys::datagram::MAX_PAYLOAD;
 use crate::sys::receive_batch::{MAX_BATCH, ReceiveBatch};
 use std::net::IpAddr;
 
-/// Frames reserved until a flow has shown that it receives more at a time: one more than usually
-/// arrives, so that one call also shows that the queue is empty.
+/// Frames reserved until a flow has received more at a time. It is one more than usually arrives, so that one call also
+/// shows that the queue is empty.
 const FIRST_BURST: usize = 2;
 
 /// Frames reserved at a time if each may be 64 KiB.
@@ -57,7 +57,7 @@ pub(super) enum Round {
 pub(super) struct Receiver {
     /// The buffers.
     pub batch: ReceiveBatch,
-    /// Sends by copy.
+    /// Delivers by copy.
     pub delivery: Delivery,
 }
 
@@ -115,8 +115,7 @@ impl Towards {
         }
     }
 
-    /// Writes the UDP header for `len` payload bytes; `payload` is its sum if the checksum must be
-    /// complete.
+    /// Writes the UDP header for `len` payload bytes; `payload` is the payload's sum if the checksum must be complete.
     fn udp_header(&self, len: usize, payload: Option<Sum>, out: &mut [u8]) {
         let header = UdpHeader {
             src_port: self.key.remote_port,
@@ -160,8 +159,8 @@ pub(super) const fn takes_runs(caps: &GuestCaps, address: IpAddr) -> bool {
 }
 
 impl Receiver {
-    /// One round: receives as many datagrams as are expected. Returns its result, and whether any
-    /// datagram came.
+    /// Runs one round, which receives as many datagrams as are expected. Returns its result, and whether any datagram
+    /// arrived.
     pub(super) fn round(&mut self, flow: &mut Flow, ctx: &mut Context<'_>) -> (Round, bool) {
         let towards = Towards::new(flow.key, ctx);
         let Ok(granted) = ctx.sink.reserve(towards.layout(flow.intake)) else {

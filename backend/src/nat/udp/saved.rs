@@ -1,13 +1,12 @@
-//! UDP flows as plain values, with their sockets beside them: see [`saved`](crate::nat::saved).
+//! UDP flows as plain values, together with their sockets. See [`saved`](crate::nat::saved).
 //!
-//! A value holds the ends, which sides have sent and when, and what hawser has set on the socket.
-//! Those options are set again at load: a socket that was passed has them, one that was made for
-//! the flow on another host has not. Datagrams that were read from the socket while the guest had no
-//! room are part of the value. Datagrams in the socket's queue are not: they come with
-//! the descriptor, or the other side has to read them first.
+//! A value holds the ends, which sides have sent and when, and the options that hawser has set on the socket. The
+//! options are set again at load: a socket that was passed already has them, but a socket that was made for the flow on
+//! another host does not. Datagrams that were read from the socket while the guest had no room are part of the value.
+//! Datagrams in the socket's queue are not: they travel with the descriptor, or the other side must read them first.
 //!
-//! What the flow has learned from the traffic of its socket (how much comes at a time, whether
-//! the kernel segments) is learned again.
+//! Properties that the flow has learned from its socket's traffic (how much arrives at a time, whether the kernel
+//! segments) are learned again.
 
 use super::UdpFlows;
 use super::class_watch::SavedClassWatch;
@@ -31,17 +30,17 @@ pub struct SavedUdpFlow {
     remote: SocketAddr,
     #[serde(with = "SavedSide")]
     origin: Side,
-    /// For a flow the world began: the local address it came to.
+    /// For a flow that the remote peer opened: the local address on which it arrived.
     local: Option<SocketAddr>,
-    /// How long ago both sides had sent something; `None` if one side has not.
+    /// Time since both sides had sent something; `None` if one side has not.
     both_since: Option<Nanos>,
-    /// How long ago anything was sent.
+    /// Time since the last datagram.
     idle: Nanos,
     ip_options: SavedIpOptions,
     class_watch: SavedClassWatch,
     /// The guest's port, if the socket has the same.
     kept_port: Option<u16>,
-    /// What the guest had no room for, in order.
+    /// Datagrams for which the guest had no room, in order.
     held: Vec<SavedHeld>,
 }
 
@@ -66,14 +65,14 @@ impl SavedUdpFlow {
     fn save(flow: &Flow, held: Vec<SavedHeld>, now: Instant) -> Self {
         let Flow {
             key,
-            // Travels beside the value, and has a family.
+            // The socket travels beside the value.
             socket: _,
             domain: _,
             origin,
             local,
             exchange,
             last_used,
-            // Of the table: made anew.
+            // Belongs to the table, which creates it again.
             scheduled: _,
             generation: _,
             waiting: _,
@@ -102,7 +101,7 @@ impl SavedUdpFlow {
         }
     }
 
-    /// The flow, with the options of `socket` set as they were.
+    /// Restores the flow, and sets the options of `socket` as they were.
     fn load(&self, socket: Socket, now: Instant) -> Result<Flow, LoadError> {
         ensure(
             self.guest.is_ipv4() == self.remote.is_ipv4(),
@@ -126,7 +125,7 @@ impl SavedUdpFlow {
             last_used: self.idle.before(now),
             ip_options: SocketIpOptions::load(&self.ip_options, &socket, domain),
             class_watch: self.class_watch.load(&socket, domain, now)?,
-            // What the other process had may not be what this socket has.
+            // The port of the other process's socket may not be the port of this socket.
             kept_port: self.kept_port.filter(|port| own.map(|own| own.port()) == Some(*port)),
             ..Flow::new(self.id(), socket, domain, self.origin, now)
         })
@@ -134,8 +133,8 @@ impl SavedUdpFlow {
 }
 
 impl UdpFlows {
-    /// All flows as plain values, each with its socket, the one idle longest first. They stay in
-    /// the table, which must not run between this and the passing of the sockets.
+    /// All flows as plain values, each with its socket, the longest idle first. They stay in the table, which must not
+    /// run until the sockets have been passed on.
     pub fn save(&self, now: Instant) -> impl Iterator<Item = (SavedUdpFlow, &Socket)> {
         let mut flows: Vec<_> = self.table.iter().collect();
         flows.sort_by_key(|flow| flow.last_used);
@@ -145,7 +144,7 @@ impl UdpFlows {
         })
     }
 
-    /// Takes a flow of another process. `socket` is its socket, or one connected to the same peer.
+    /// Takes over a flow from another process. `socket` is its socket, or a socket connected to the same peer.
     ///
     /// # Errors
     /// [`LoadError`]: the flow is not in the table, and the socket is closed.

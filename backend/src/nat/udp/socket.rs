@@ -1,10 +1,10 @@
 //! Creates the host sockets of flows and listeners.
 //!
-//! Several sockets share a port: a listener and the flows of its clients, or the flows from one
-//! port of the guest. Linux permits that if all have SO_REUSEADDR, and then prefers the connected
-//! socket for its peer's datagrams. But with SO_REUSEADDR on every bind, two programs could use one
-//! port without noticing. So the first socket of a port is bound without the option, which shows
-//! whether the port is free, and gets it afterwards for those that follow.
+//! Several sockets share a port: a listener and the flows of its clients, or the flows from one port of the guest.
+//! Linux permits that if all have SO_REUSEADDR, and then prefers the connected socket for its peer's datagrams. But
+//! with SO_REUSEADDR on every bind, two programs could use one port without noticing. So the first socket on a port is
+//! bound without the option, which shows whether the port is free. The option is set afterwards, for the sockets that
+//! follow.
 
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
@@ -16,12 +16,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// A burst of the guest is up to 64 frames, each up to 64 KiB.
 const BUFFER: usize = 4 << 20;
 
-/// Whether another socket of this worker has the port already.
+/// Whether another socket of this worker already has the port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PortUse {
-    /// No socket has.
+    /// No socket has it.
     First,
-    /// At least one socket has.
+    /// At least one socket has it.
     Shared,
 }
 
@@ -32,7 +32,7 @@ fn open(like: IpAddr) -> io::Result<(Socket, Domain)> {
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
     }
-    // Smaller buffers lose bursts sooner, but are no reason to fail.
+    // With smaller buffers, bursts are lost sooner, but that is no reason to fail.
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     Ok((socket, domain))
@@ -86,7 +86,7 @@ fn finish(socket: &Socket, domain: Domain, peer: SocketAddr, coalesce: bool) -> 
     socket.connect(&peer.into())
 }
 
-/// A socket towards `peer` from `port` if it is free, otherwise from any other.
+/// A socket towards `peer`, from `port` if that is free and otherwise from any port.
 ///
 /// # Errors
 /// The error of socket(2) or connect(2).
@@ -105,7 +105,7 @@ pub(super) fn outbound(peer: SocketAddr, port: u16, port_use: PortUse, coalesce:
 /// A socket towards the client `peer`, from the client's destination address `local`.
 ///
 /// # Errors
-/// What socket(2), bind(2) and connect(2) say.
+/// The error of socket(2), bind(2) or connect(2).
 pub(super) fn inbound(local: SocketAddr, peer: SocketAddr, coalesce: bool) -> io::Result<FlowSocket> {
     let (socket, domain) = open(peer.ip())?;
     bind(&socket, local, PortUse::Shared)?;
@@ -128,7 +128,7 @@ pub fn listening_at_any_port(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that waits for clients at `address`.
+/// A socket that waits for clients on `address`.
 ///
 /// # Errors
 /// The error of socket(2) or bind(2).

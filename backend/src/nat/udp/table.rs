@@ -1,12 +1,11 @@
 //! The flows of a port: found by their endpoints, dropped when idle, limited in number.
 //!
-//! If the table is full, a flow is dropped, as with the early drop of conntrack (`early_drop_list`
-//! in net/netfilter/nf_conntrack_core.c): first flows that are not streams, beginning with the one
-//! idle longest. Whether such a flow was answered only matters between equals: a pending query is
-//! worth more than an older one that has its answer. Then the stream idle longest is dropped;
-//! conntrack would keep that and refuse the new flow. Flows opened by remote peers have a share of
-//! their own and never displace a stream of the guest, so that a flood of spoofed clients cannot
-//! end the guest's flows.
+//! If the table is full, a flow is dropped, as with the early drop of conntrack (`early_drop_list` in
+//! net/netfilter/nf_conntrack_core.c): first flows that are not streams, beginning with the longest idle. Whether such
+//! a flow was answered matters only between equals: a pending query is worth more than an older query that has its
+//! answer. Then the longest idle stream is dropped; conntrack would keep it and refuse the new flow. Flows opened by
+//! remote peers have a share of their own and never displace a stream of the guest, so that a flood of spoofed clients
+//! cannot end the guest's flows.
 
 use super::flow::{Exchange, Flow, FlowRef, Side};
 use crate::nat::event_owner;
@@ -21,13 +20,13 @@ use socket2::Domain;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-/// Unanswered flows opened by remote peers may take one in this many places.
+/// Divisor for the share of places that unanswered flows opened by remote peers may take.
 const INBOUND_SHARE: usize = 4;
 
 /// Timers that are handled in one turn of the worker.
 const TIMERS_PER_TURN: usize = 256;
 
-/// Value of a flow when another one needs its place.
+/// Value of a flow when another flow needs its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Worth {
     /// Only the side that opened it has sent datagrams.
@@ -141,7 +140,7 @@ impl FlowTable {
         *self.ports.entry((domain.into(), port)).or_default() += 1;
     }
 
-    /// Records that one socket less has it.
+    /// Records that one fewer socket has the port.
     pub(super) fn disown_port(&mut self, domain: Domain, port: u16) {
         if let Some(n) = self.ports.get_mut(&(domain.into(), port)) {
             *n -= 1;
@@ -164,7 +163,7 @@ impl FlowTable {
     pub(super) fn give_way(&mut self, origin: Side) -> bool {
         use Side::{Guest, World};
         use Worth::{Answered, Stream, Unreplied};
-        // The first step with any flow decides.
+        // The first step that has any flow decides.
         let steps: [&[Rank]; 4] = match origin {
             Guest => [
                 &[Rank(World, Unreplied)],
@@ -182,8 +181,8 @@ impl FlowTable {
         steps.into_iter().any(|ranks| self.evict(ranks))
     }
 
-    /// Drops the flow idle longest among some ranks, and among equals the one whose rank comes
-    /// first; false if there is none.
+    /// Drops the longest idle flow among some ranks, and among equals the flow whose rank comes first; false if there
+    /// is none.
     fn evict(&mut self, ranks: &[Rank]) -> bool {
         let candidates = ranks.iter().filter_map(|rank| self.order.oldest(rank.list()));
         let oldest = candidates.min_by_key(|&slot| self.flows[slot as usize].last_used);
@@ -202,7 +201,7 @@ impl FlowTable {
         }
     }
 
-    /// Adds a flow; one with the same ends is dropped.
+    /// Adds a flow; an existing flow with the same ends is dropped.
     pub(super) fn insert(&mut self, mut flow: Flow) -> FlowRef {
         if let Some(old) = self.find(&flow.key) {
             self.remove(old);
@@ -231,7 +230,7 @@ impl FlowTable {
         made
     }
 
-    /// Dropped flows leave their timers behind.
+    /// Removes the timers that dropped flows leave behind.
     fn sweep_timers(&mut self) {
         let flows = &self.flows;
         self.timers.sweep(flows.len(), |_, r| {
@@ -354,7 +353,7 @@ mod tests {
             let asked = table.insert(flow(port, Side::Guest, at(port)));
             table.heard(asked, Side::World, at(port));
         }
-        // Four queries at once: none displaces another, and all are answered.
+        // Four concurrent queries: none displaces another, and all are answered.
         let asked: Vec<_> = (101..=104)
             .map(|port| {
                 assert!(table.make_room(Side::Guest));

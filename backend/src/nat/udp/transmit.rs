@@ -1,5 +1,5 @@
-//! Sends datagrams of the guest to the host socket of their flow: one system call for all datagrams
-//! of a flow in a burst, with runs of equal size as one message.
+//! Sends the guest's datagrams to the host sockets of their flows. One system call sends all datagrams of a flow in a
+//! burst; runs of equal size form one message.
 
 use super::flow::Flow;
 use super::{Datagram, errors};
@@ -59,11 +59,13 @@ impl<'a> FlowBurst<'a> {
 /// One message for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Message {
-    /// Its datagrams, by their position in the flow's burst.
+    /// Position of its first datagram in the flow's burst.
     first: usize,
+    /// Number of its datagrams.
     count: usize,
-    /// Start and length, for a part of a datagram.
+    /// Offset in the datagram of which the message is a part.
     offset: usize,
+    /// Length of the part, if the message is a part of a datagram.
     part: Option<usize>,
     /// Total payload bytes.
     bytes: usize,
@@ -89,12 +91,12 @@ pub(super) struct Transmitter {
     singles: Vec<Message>,
 }
 
-/// Whether a flow may get another socket in between.
+/// Whether a flow may get a new socket and try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Try {
     /// It may.
     First,
-    /// It has got one already, or another one is of no use.
+    /// It already has a new socket, or a new socket would not help.
     Last,
 }
 
@@ -106,7 +108,7 @@ pub(super) struct Stranded {
     pub from: usize,
 }
 
-/// What happens after a message was refused.
+/// How to continue after a message was refused.
 enum Verdict {
     Stranded,
     Again,
@@ -275,8 +277,7 @@ fn plan(messages: &mut Vec<Message>, work: &FlowBurst<'_>, flow: &Flow, link: &L
 }
 
 impl Message {
-    /// Adds one more datagram if the message then still is a run of equal ones, of which only the
-    /// last may be shorter.
+    /// Adds a datagram if the message remains a run of datagrams of equal size, of which only the last may be shorter.
     fn join(&mut self, len: usize) -> bool {
         let size = match self.segment {
             Some(size) => usize::from(size),
@@ -350,7 +351,7 @@ fn judge(
         // The socket's buffer is full, so the rest of the burst would not fit either.
         libc::EAGAIN => return Verdict::Stop,
         libc::EMSGSIZE | libc::EINVAL | libc::EIO if message.segment.is_some() => {
-            // EMSGSIZE concerns the size, the others the kernel or the route.
+            // EMSGSIZE concerns the size; the other errors concern the kernel or the route.
             flow.segmenting &= errno == libc::EMSGSIZE;
             return Verdict::OneByOne;
         }
@@ -375,7 +376,7 @@ fn judge(
     }
 }
 
-/// Reports the host's error about one of its datagrams to the guest, unless it is known already.
+/// Reports the host's error about a datagram to the guest, unless the guest already knows it.
 fn tell(ctx: &mut Context<'_>, work: &FlowBurst<'_>, message: &Message, news: Option<IcmpError>) {
     let frame = &work.burst[work.datagram(message.first).frame];
     if let Some(news) = news

@@ -1,5 +1,5 @@
-//! How long connections may stay in each state in which one side still waits. Each time is in
-//! docs/masquerade.md beside Linux's own.
+//! Tests how long connections may stay in each state in which one side still waits. docs/masquerade.md lists each time
+//! beside Linux's own.
 
 use super::pair::{Conditions, Pair};
 use super::states::{ACK, ISS, Steps};

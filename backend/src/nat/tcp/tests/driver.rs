@@ -1,4 +1,4 @@
-//! What happens to the connections of a guest that was reset, slept, or never came back.
+//! Tests of connections whose guest was reset, slept, or never came back.
 
 use super::sockets::Bench;
 use super::states::{ACK, ISS, Steps};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Seconds at which the guest is probed within the next `within`, and at which the connection ends.
+/// Seconds at which the guest is probed, and second at which the connection ends, within the next `within` seconds.
 fn asked(steps: &mut Steps, within: u64) -> (Vec<u64>, Option<u64>) {
     let mut at = Vec::new();
     for second in 0..within {
@@ -75,7 +75,7 @@ fn what_is_in_flight_is_sent_at_once_to_a_new_driver() {
     assert_eq!(asked(&mut steps, 130), (vec![0, 2, 6, 14], Some(30)));
 }
 
-/// A guest with so many idle connections, and their peers.
+/// A guest with `n` idle connections, and their peers.
 fn idle(n: u16) -> (Bench, Vec<(FlowId, TcpStream)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut bench = Bench::new(listener.local_addr().unwrap().port());

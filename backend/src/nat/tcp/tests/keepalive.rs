@@ -1,4 +1,4 @@
-//! Keepalives of the guest are answered when its peer is heard.
+//! Keepalives from the guest are answered only once its peer has answered.
 
 use super::states::{ACK, ISS, Steps};
 use crate::nat::tcp::timer::KEEPALIVE;
@@ -15,7 +15,7 @@ fn idle() -> Steps {
     steps
 }
 
-/// The guest sends a probe, as Linux does.
+/// Sends a probe from the guest, as Linux does.
 fn probe(steps: &mut Steps) -> Vec<TcpHeader> {
     let next = steps.snd_nxt();
     steps.segment(ACK, ISS, next, b"")

@@ -35,7 +35,7 @@ fn a_port_the_kernel_does_not_give_out_is_kept_towards_several_peers() {
     }
     let mut bench = Bench::new(0);
     let mut peers = Vec::new();
-    // Both families at once: they do not interfere with each other.
+    // Both families are used together: they do not interfere with each other.
     for address in ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).unwrap();
         for from in [PRIVILEGED, UNUSUAL] {
@@ -58,7 +58,7 @@ fn a_port_that_is_taken_is_replaced() {
     assert_ne!(seen(&mut bench, &listener, UNUSUAL).0, UNUSUAL);
     drop(other);
     assert_eq!(seen(&mut bench, &listener, UNUSUAL + 1).0, UNUSUAL + 1);
-    // Both ends are in use already, but the guest's first connection is forgotten.
+    // Both ends are already in use, but the guest's first connection has been forgotten.
     let mut another = Bench::new(0);
     assert_ne!(seen(&mut another, &listener, UNUSUAL + 1).0, UNUSUAL + 1);
 }

@@ -1,5 +1,5 @@
-//! A connection, a guest's TCP and a host socket, joined by a link that can lose, duplicate and
-//! reorder packets, with a clock that jumps from event to event.
+//! A connection, a guest's TCP and a host socket. They are joined by a link that can lose, duplicate and reorder
+//! packets, and the clock jumps from event to event.
 
 use crate::frame::testing::OwnedFrame;
 use crate::frame::{GatherList, GuestSlice};
@@ -195,8 +195,9 @@ pub(super) struct Pair {
     pub resets_to_guest: usize,
     /// False once the table would have closed the host socket.
     pub has_stream: bool,
-    /// Whether the applications at the two ends read what has arrived.
+    /// True while the application in the guest reads the bytes that arrive.
     pub guest_reads: bool,
+    /// True while the remote peer reads the bytes that arrive.
     pub world_reads: bool,
     /// Nanoseconds that our clock is ahead of the guest's.
     ahead: i128,
@@ -212,14 +213,14 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// No segment has been sent yet, and the test plays the guest.
+    /// A pair in which no segment has been sent yet and the test acts as the guest.
     pub(super) fn idle(conditions: Conditions) -> Self {
         let mut pair = Self::new(conditions, Opener::Guest);
         pair.guest().abort();
         pair
     }
 
-    /// A client of the host was accepted, and the test plays the guest.
+    /// A pair in which a client of the host was accepted and the test acts as the guest.
     pub(super) fn idle_client(conditions: Conditions) -> Self {
         let mut pair = Self::idle(conditions);
         pair.world_connects();
@@ -324,19 +325,19 @@ impl Pair {
         self.around.sink.room = frames;
     }
 
-    /// The guest's clock, which no replacement of ours moves.
+    /// The guest's clock, which does not change when our process is replaced.
     fn guest_time(&self) -> Instant {
         let nanos = i128::from(self.around.now.as_nanos()) - self.ahead;
         Instant::from_nanos(u64::try_from(nanos).unwrap())
     }
 
-    /// The connection as the value that goes to another process.
+    /// The connection as a value for another process.
     pub(super) fn save(&self) -> Option<SavedTcpFlow> {
         let connection = self.connection.as_ref()?.save(self.around.now).unwrap();
         Some(SavedTcpFlow { connection, dscp: 0 })
     }
 
-    /// Another process goes on with the same host socket, and a clock that shows `now`.
+    /// Makes another process continue with the same host socket, and a clock that shows `now`.
     pub(super) fn replace(&mut self, now: Instant) {
         let saved = self.save();
         self.ahead += i128::from(now.as_nanos()) - i128::from(self.around.now.as_nanos());
@@ -377,7 +378,7 @@ impl Pair {
         }
     }
 
-    /// The remote peer sends bytes to the guest.
+    /// Sends bytes from the remote peer to the guest.
     pub(super) fn world_sends(&mut self, bytes: &[u8]) {
         self.stream.push(bytes);
         self.call(|c, ctx, stream| {
@@ -386,7 +387,7 @@ impl Pair {
         });
     }
 
-    /// The remote peer closes its side.
+    /// Closes the remote peer's side.
     pub(super) fn world_closes(&mut self) {
         self.stream.inbox_closed = true;
         self.call(|c, ctx, stream| {
@@ -460,7 +461,7 @@ impl Pair {
         }
     }
 
-    /// One round at the present time; true if anything moved.
+    /// Runs one round at the current time; true if anything moved.
     fn round(&mut self) -> bool {
         self.around.sink.room = self.conditions.room;
         let mut moved = false;
@@ -491,7 +492,7 @@ impl Pair {
         while !step(self) {
             let moved = self.round();
             idle = if moved { 0 } else { idle + 1 };
-            // The link takes 20 µs; if it is empty, jump towards the next timer.
+            // The link takes 20 µs; if it is empty, jump ahead to the next timer.
             let pause = if idle > 10 {
                 Duration::from_millis(20)
             } else {

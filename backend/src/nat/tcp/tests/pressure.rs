@@ -1,4 +1,4 @@
-//! Ending connections to make room for others, with loopback sockets.
+//! Tests of ending connections to make room for others, with loopback sockets.
 
 use super::sockets::Bench;
 use crate::counters::DropReason;
@@ -41,7 +41,7 @@ struct Known {
     expected: u32,
 }
 
-/// The guest asks for a connection to `port` of the host from its own port `from`.
+/// Opens a connection from the guest's port `from` to `port` of the host.
 fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowId {
     bench.key = FlowId::tcp(guest(ip("10.0.2.2"), from), host_seen(ip("10.0.2.9"), port));
     bench.next = ISS;
@@ -52,7 +52,7 @@ fn ask(bench: &mut Bench, from: u16, port: u16) -> FlowId {
 fn connect(bench: &mut Bench, listener: &TcpListener, from: u16) -> (Known, TcpStream) {
     let key = ask(bench, from, listener.local_addr().unwrap().port());
     let (peer, _) = listener.accept().unwrap();
-    // A busy kernel tells of the connection late.
+    // A busy kernel reports the connection late.
     let started = Instant::now();
     loop {
         bench.handle_events();
@@ -86,8 +86,8 @@ fn counted(bench: &Bench) -> [u64; 4] {
     EVICTIONS.map(|reason| bench.around.counters.dropped(reason))
 }
 
-/// True if RST comes, before or after FIN. A busy kernel delivers it late, and a write would
-/// provoke one from a socket that was only closed: hence no write, and a wait.
+/// True if RST arrives, before or after FIN. A busy kernel delivers it late, so this waits. It does not write, because
+/// a write would provoke RST from a socket that was only closed.
 fn is_reset(peer: &TcpStream) -> bool {
     const PATIENCE_MS: i32 = 10_000;
     let mut poll = libc::pollfd {
@@ -107,7 +107,7 @@ fn in_a_full_table_the_oldest_half_closed_connection_gives_way_first() {
     for from in 40_000..40_004 {
         peers.push(connect(&mut bench, &listener, from));
     }
-    // The second one and then the first one are closed by the guest, the third by the world.
+    // The guest closes the second connection and then the first; the peer closes the third.
     for i in [1, 0] {
         send(&mut bench, &mut peers[i].0, FIN | ACK);
         pass(&mut bench, SECOND);
@@ -231,7 +231,7 @@ fn a_connection_the_world_has_accepted_does_not_give_way_to_a_scan() {
     for i in 0..SCAN {
         ask(&mut bench, 30_000 + i, at.port());
     }
-    // The guest's ACK comes after the SYNs of its scan.
+    // The guest's ACK arrives after the SYNs of its scan.
     (bench.key, bench.next, bench.expected) = (key, next, expected);
     bench.send(ACK, b"x");
     assert!(bench.flows.has(&key));

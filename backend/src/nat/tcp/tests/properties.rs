@@ -1,4 +1,4 @@
-//! Whatever the link does, both sides receive exactly the bytes that the other sent.
+//! Property tests: whatever the link does, each side receives exactly the bytes that the other sent.
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use crate::nat::tcp::testing::Player;
@@ -10,13 +10,12 @@ fn stream_of(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| u8::try_from(rng.below(256)).unwrap()).collect()
 }
 
-/// Sends `up` bytes from the guest and `down` bytes to it, closes both sides, and
-/// compares.
+/// Sends `up` bytes from the guest and `down` bytes to it, closes both sides, and compares the bytes.
 fn transfer(conditions: Conditions, opener: Opener, up: usize, down: usize) {
     transfer_while(conditions, opener, [up, down], |_| {});
 }
 
-/// The same while `meanwhile` does something before each round.
+/// Does the same, and calls `meanwhile` before each round.
 pub(super) fn transfer_while(
     conditions: Conditions,
     opener: Opener,

@@ -1,5 +1,5 @@
-//! Connections that change processes: saved at any moment, loaded where the clock shows another
-//! time, with the host socket they had.
+//! Connections that move between processes: saved at any moment, and loaded with the same host socket where the clock
+//! shows another time.
 
 use super::pair::{Conditions, Opener, Pair, Rng};
 use super::properties::transfer_while;
@@ -18,10 +18,10 @@ fn some_time(rng: &mut Rng) -> Instant {
     Instant::from_nanos(rng.below(latest))
 }
 
-/// The ways [`standing`] knows.
+/// Number of marks that [`standing`] can return.
 const MARKS: usize = 19;
 
-/// How the connection stands, by what is hard to get right.
+/// Marks of the connection's current state that are hard to get right.
 fn standing(c: &Connection) -> impl Iterator<Item = &'static str> {
     let is_open = c.state() == State::Established;
     let marks: [_; MARKS] = [
@@ -60,8 +60,7 @@ fn standing(c: &Connection) -> impl Iterator<Item = &'static str> {
     marks.into_iter().filter(|(is, _)| *is).map(|(_, name)| name)
 }
 
-/// Sends bytes both ways and closes both sides while one process after the other takes over, on
-/// average each `seldom` rounds.
+/// Sends bytes both ways and closes both sides, while a new process takes over every `seldom` rounds on average.
 fn transfer_by_turns(
     conditions: Conditions,
     opener: Opener,
@@ -130,7 +129,7 @@ fn connections_change_processes_in_every_state() {
             ..Conditions::default()
         };
         let opener = if seed % 4 < 2 { Opener::Guest } else { Opener::World };
-        // More than the first window, which never becomes smaller.
+        // More bytes than the first window, which never shrinks.
         let up = if seed % 5 == 0 { 150_000 } else { below(30_000) };
         let bytes = [up, below(30_000)];
         transfer_by_turns(conditions, opener, bytes, 3, &mut seen);
@@ -146,7 +145,7 @@ fn a_connection_that_changes_processes_does_what_it_would_have_done() {
         let mut rng = Rng::new(seed ^ 0xa5a5);
         let (mut stays, mut changes) = (Player::new().unwrap(), Player::new().unwrap());
         for place in 0..MOVES {
-            // Whole ticks of the timestamps' clock, so that both see the same.
+            // Whole ticks of the timestamp clock, so that both sides see the same.
             changes.replace(Duration::from_millis(rng.below(1 << 30)));
             let mut byte = || u8::try_from(rng.below(256)).unwrap();
             let next = [byte(), byte(), byte(), byte()];

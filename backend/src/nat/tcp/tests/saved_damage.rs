@@ -1,5 +1,4 @@
-//! Saved connections from a host that is not to be trusted: refused, or connections like any
-//! other, never a panic.
+//! Saved connections from an untrusted host are either refused or become ordinary connections, and never cause a panic.
 
 use super::pair::Rng;
 use crate::frame::testing::OwnedFrame;
@@ -71,7 +70,7 @@ impl HostStream for Unrelated {
     }
 }
 
-/// Values of connections in the midst of a game.
+/// Values of connections saved in the middle of a fuzzer run.
 fn some_values(seed: u64) -> Vec<SavedTcpFlow> {
     let mut rng = Rng::new(seed);
     let mut byte = || u8::try_from(rng.below(256)).unwrap();
@@ -123,7 +122,7 @@ fn damage(value: &mut Value, rng: &mut Rng) {
     *value.pointer_mut(path).unwrap() = other;
 }
 
-/// Segments, time and events, none of which knows what the connection is about.
+/// Sends random segments, time and events that do not take the connection's state into account.
 fn play(connection: &mut Connection, around: &mut Surroundings, rng: &mut Rng) {
     let mut stream = Unrelated(Rng::new(rng.below(1 << 40)));
     let mut gather = GatherList::default();

@@ -1,4 +1,4 @@
-//! The table of connections changes processes, with real host sockets.
+//! The table of connections moves between processes, with real host sockets.
 
 use super::sockets::Bench;
 use crate::nat::saved::{LoadError, from_bytes, to_bytes};
@@ -18,7 +18,7 @@ fn values(bench: &Bench) -> (Vec<SavedTcpFlow>, Vec<Option<Socket>>) {
         .unzip()
 }
 
-/// Another process takes over, whose clock shows `now`.
+/// Makes another process take over, whose clock shows `now`.
 fn replace(bench: &mut Bench, now: Instant) {
     let (values, sockets) = values(bench);
     let secret = to_bytes(&[bench.flows.save_secret(bench.around.now)]);
@@ -39,7 +39,7 @@ fn a_connection_and_what_is_on_its_way_change_processes_with_the_host_socket() {
     peer.write_all(b"peeked").unwrap();
     bench.handle_events();
     assert_eq!(bench.take_bytes().0, b"peeked");
-    // Not acknowledged yet, and more arrives while no process runs.
+    // These bytes are not acknowledged yet, and more arrive while no process runs.
     peer.write_all(b", not read").unwrap();
     replace(&mut bench, Instant::from_nanos(3));
     bench.handle_events();

@@ -1,5 +1,5 @@
-//! Saved connections state by state: what the value looks like, and that the connection then does
-//! what it would have done, at the same time.
+//! Saved connections, state by state. Tests the form of each value, and that the restored connection does what the
+//! original would have done at the same time.
 
 use super::pair::{Conditions, Pair};
 use super::states::{ACK, ISS, Steps, header};
@@ -18,7 +18,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const FIN: TcpFlags = TcpFlags::FIN;
 
-/// Every state, and in it what makes a difference, each in a file of this name.
+/// Every state, with its variants that make a difference. Each has a golden file of this name.
 const STATES: [&str; 18] = [
     "connecting",
     "syn-received",
@@ -40,7 +40,7 @@ const STATES: [&str; 18] = [
     "time-wait",
 ];
 
-/// A connection in the state of that name.
+/// A connection in the state called `name`.
 fn in_state(name: &str) -> Steps {
     opening_state(name).unwrap_or_else(|| open_state(name))
 }
@@ -215,8 +215,7 @@ fn golden_files_of_all_versions_load() {
     }
 }
 
-/// What a step showed: segments to the guest, what the world got, and whether there still is a
-/// connection.
+/// Result of a step: segments to the guest, bytes that the peer received, and whether the connection still exists.
 fn seen(steps: &Steps, answers: Vec<TcpHeader>) -> (Vec<TcpHeader>, usize, bool, bool) {
     let stream = &steps.pair.stream;
     (answers, stream.received.len(), stream.write_closed, stream.broken)
@@ -224,7 +223,7 @@ fn seen(steps: &Steps, answers: Vec<TcpHeader>) -> (Vec<TcpHeader>, usize, bool,
 
 #[test]
 fn timers_fire_when_they_would_have_in_every_state() {
-    // Longer than any of them runs: keepalive, then all retries.
+    // Longer than any connection lasts: keepalive, then all retries.
     const SECONDS: u64 = 8_000;
     for name in STATES {
         let (mut stays, mut changes) = (in_state(name), in_state(name));
@@ -311,7 +310,7 @@ fn numbers_and_timestamps_of_a_reopened_connection_go_on_above_those_before() {
     let text = serde_json::to_string(&saved).unwrap();
     let loaded = IsnSecret::load(&serde_json::from_str(&text).unwrap(), Instant::from_nanos(77));
     assert_eq!(loaded.initial(Instant::from_nanos(77), guest, remote).0, iss);
-    // Five seconds later on the other host.
+    // The other host's clock shows five seconds.
     let now = Instant::from_nanos(5_000_000_077);
     let (later_iss, later_clock) = loaded.initial(now, guest, remote);
     assert!(later_iss.after(iss) && later_iss.since(iss) < 5 * 250_000);

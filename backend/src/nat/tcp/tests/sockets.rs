@@ -1,4 +1,4 @@
-//! The table of connections with real sockets: a guest of single segments, and peers on the host's
+//! Tests of the table of connections with real sockets: a guest that sends single segments, and peers on the host's
 //! loopback.
 
 use crate::counters::DropReason;
@@ -24,8 +24,9 @@ pub(super) struct Bench {
     pub(super) around: Surroundings,
     pub(super) flows: TcpFlows,
     pub(super) key: FlowId,
-    /// Number of the guest's next byte, and of the next it expects.
+    /// Sequence number of the guest's next byte.
     pub(super) next: u32,
+    /// Sequence number of the next byte that the guest expects.
     pub(super) expected: u32,
     /// Right edge of the window offered to the guest.
     edge: u32,
@@ -59,7 +60,7 @@ impl Bench {
         }
     }
 
-    /// The guest connects to a listener of the host, which accepts.
+    /// Connects the guest to a listener of the host, which accepts.
     pub(super) fn connected() -> (Self, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut bench = Self::new(listener.local_addr().unwrap().port());
@@ -94,7 +95,7 @@ impl Bench {
         self.next += 1;
     }
 
-    /// The guest sends a segment with its next bytes.
+    /// Sends a segment with the guest's next bytes.
     pub(super) fn send(&mut self, flags: TcpFlags, payload: &[u8]) {
         let is_syn = flags == TcpFlags::SYN;
         let header = TcpHeader {
@@ -200,7 +201,7 @@ impl Bench {
 #[test]
 fn the_port_of_the_guest_is_kept() {
     let (bench, peer) = Bench::connected();
-    // Linux 6.3; an older kernel chooses the port.
+    // Needs Linux 6.3; an older kernel chooses the port itself.
     if has_port_range() {
         assert_eq!(peer.peer_addr().unwrap().port(), bench.key.guest_port);
     }
@@ -262,7 +263,7 @@ fn waiting_for_a_slow_reader_costs_no_events() {
         }
         bench.handle_events();
         assert_eq!(bench.handle_events(), 0, "closed: {closes}, after {sent} bytes");
-        // And the guest gets a window update when the peer finally reads.
+        // The guest gets a window update when the peer finally reads.
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let edge = bench.edge;
         let mut got = 0;
@@ -307,7 +308,7 @@ fn urgent_bytes_of_a_peer_come_in_their_place_and_leave_the_queue() {
 fn an_urgent_byte_of_a_peer_is_pointed_at_wherever_it_lies_in_the_queue() {
     let (mut bench, peer) = Bench::connected();
     peer.set_nodelay(true).unwrap();
-    // Alone, and after bytes that the guest has not acknowledged.
+    // The byte arrives alone, and then after bytes that the guest has not acknowledged.
     for n in 0..3 {
         assert_eq!(SockRef::from(&peer).send_out_of_band(b"!").unwrap(), 1);
         bench.handle_events();
@@ -354,7 +355,7 @@ fn an_urgent_byte_of_the_guest_reaches_its_peer_out_of_band() {
     assert_eq!(rest, b"345");
 }
 
-/// Uses up all descriptors but `left`, in this thread alone.
+/// Uses up all descriptors but `left`, in this thread only.
 pub(super) fn exhaust_descriptors(left: usize) -> Vec<std::fs::File> {
     // SAFETY: gives this thread a descriptor table of its own; it owns all it uses.
     assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
@@ -376,7 +377,7 @@ fn clients_that_meet_the_limit_on_descriptors_are_served_when_one_is_free() {
     bench.handle_events();
     let syns = bench.take();
     assert_eq!(syns.len(), FREE, "as many as there are descriptors");
-    // The guest refuses one; its descriptor is for the next client only.
+    // The guest refuses one client; its descriptor serves only the next client.
     let refused = &syns[0].header;
     bench.key = FlowId::tcp(
         guest(ip("10.0.2.2"), 80),
@@ -404,7 +405,7 @@ fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
     let (mut bench, mut peer) = Bench::connected();
     let clients = bench.clients(CLIENTS);
     peer.write_all(b"hello").unwrap();
-    // One turn: both sockets are ready.
+    // This is one turn: both sockets are ready.
     for (token, ready) in bench.around.events() {
         bench.flows.on_event(&mut bench.around.context(), token, ready);
     }
@@ -420,7 +421,7 @@ fn a_storm_of_clients_and_their_timers_leave_others_their_turns() {
         assert!((1..=TURNS).contains(&more), "{more} in one turn");
         seen += more;
     }
-    // No SYN is answered: all are due again at the same time.
+    // No SYN is answered, so all are due again at the same time.
     bench.around.now = bench.around.now + Duration::from_secs(1);
     for expected in [TIMERS_PER_TURN, CLIENTS - TIMERS_PER_TURN] {
         assert!(bench.flows.deadline() <= Some(bench.around.now));
@@ -477,7 +478,7 @@ fn connections_in_time_wait_leave_the_limit_to_others() {
     bench.handle_events();
     assert_eq!(bench.flows.in_time_wait, 1);
     assert_eq!(connect(&mut bench), (2, 1));
-    // A second one that ends finds no room in TIME-WAIT.
+    // A second connection that ends finds no room in TIME-WAIT.
     let (peer, _) = listener.accept().unwrap();
     bench.take();
     bench.send(ACK, b"");

@@ -1,5 +1,4 @@
-//! Single steps: closing, resets, windows. The guest is a list of segments, and the test examines
-//! each answer.
+//! Tests of single steps: closing, resets, windows. The guest is a list of segments, and the test examines each answer.
 
 use super::pair::{Conditions, GUEST, Pair, REMOTE};
 use crate::counters::{Count, DropReason};
@@ -256,7 +255,7 @@ fn a_lost_fin_is_sent_again() {
     let first = steps.world_closes();
     let again = steps.wait(Duration::from_secs(2));
     assert_eq!((again[0].flags, again[0].seq), (first[0].flags, first[0].seq));
-    // The acknowledgment of the first one is late: it covers FIN all the same.
+    // The acknowledgment of the first FIN is late, but it still covers FIN.
     steps.segment(ACK, ISS + 1, nxt + 1, b"");
     assert_eq!(steps.halves().0, Sending::Closed);
 }
@@ -360,7 +359,7 @@ fn three_duplicate_acknowledgments_bring_a_segment_back_at_once() {
     let mut steps = Steps::established();
     let nxt = steps.snd_nxt();
     assert_eq!(steps.world_sends(&[7; 4000]).len(), 1, "one frame above the MTU");
-    // The window is the same in each, which makes it a duplicate.
+    // The window is the same in each segment, which makes the segment a duplicate.
     assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
     assert_eq!(steps.segment(ACK, ISS + 1, nxt, b""), []);
     let again = steps.segment(ACK, ISS + 1, nxt, b"");
@@ -444,7 +443,7 @@ fn duplicates_of_what_was_sent_again_do_not_start_it_all_over() {
     steps.world_sends(&[7; 4000]);
     steps.wait(Duration::from_secs(2));
     assert_eq!(steps.pair.around.counters.count(Count::TcpRetransmits), 4000);
-    // The guest had all but the first; each segment that it already had causes a duplicate.
+    // The guest had all segments but the first; each segment that it already had causes a duplicate acknowledgment.
     for _ in 0..5 {
         assert_eq!(steps.segment(ACK, ISS + 1, nxt.wrapping_add(1460), b""), []);
     }

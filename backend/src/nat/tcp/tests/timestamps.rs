@@ -21,7 +21,7 @@ fn stamped(flags: TcpFlags, seq: u32, ack: u32, value: u32) -> TcpHeader {
     }
 }
 
-/// A connection whose SYNs both had the option, and hawser's next number.
+/// A connection whose SYNs both had the option, and hawser's next sequence number.
 fn established() -> (Steps, u32) {
     let mut steps = Steps::nobody();
     let answers = steps.send(stamped(TcpFlags::SYN, ISS, 0, START), b"");
@@ -96,6 +96,6 @@ fn segments_are_shorter_by_the_option() {
     let answers = steps.world_sends(&[7; 500]);
     assert_eq!(answers.len(), 1);
     let mss = steps.pair.connection.as_ref().unwrap().mss;
-    // A SYN without an MSS means 536.
+    // A SYN without the option means an MSS of 536.
     assert_eq!(usize::from(mss), 536 - Timestamps::EMITTED_LEN);
 }

@@ -11,7 +11,7 @@ const SERVER: [&str; 2] = ["198.51.100.2", "fd00:2::2"];
 const ROUTER: [&str; 2] = ["192.0.2.1", "fd00:1::1"];
 const ISS: u32 = 1000;
 
-/// The guest sends a SYN with `ttl` to `remote`.
+/// Sends a SYN with `ttl` from the guest to `remote`.
 fn syn(remote: SocketAddr, ttl: u8) -> Bench {
     let mut bench = Bench::new(0);
     bench.key = FlowId::tcp(guest(remote.ip(), 40_000), remote);

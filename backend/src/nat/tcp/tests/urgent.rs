@@ -1,11 +1,11 @@
-//! Urgent bytes in either direction.
+//! Tests of urgent bytes in either direction.
 
 use super::states::{ACK, ISS, Steps, header};
 use crate::packet::{TcpFlags, TcpHeader};
 
 const URG: TcpFlags = TcpFlags::URG;
 
-/// The guest sends bytes from offset `offset`, with an urgent pointer.
+/// Sends the guest's bytes from `offset` on, with an urgent pointer.
 fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<TcpHeader> {
     let next = steps.snd_nxt();
     let segment = TcpHeader {
@@ -15,7 +15,7 @@ fn send(steps: &mut Steps, offset: u32, pointer: u16, payload: &[u8]) -> Vec<Tcp
     steps.send(segment, payload)
 }
 
-/// Number, from `first` on, of the byte that an answer points at.
+/// Number of the byte that an answer points at, counted from `first`.
 fn points_at(answer: &TcpHeader, first: u32) -> Option<u32> {
     let byte = answer.seq.wrapping_add(answer.urgent.into()).wrapping_sub(first + 1);
     answer.flags.has(URG).then_some(byte)
@@ -77,7 +77,7 @@ fn an_urgent_byte_waits_with_others_for_a_host_socket_that_is_full() {
     assert_eq!(steps.pair.stream.urgent, [2]);
 }
 
-/// The remote peer sends bytes, of which the one at `place` is urgent.
+/// Sends bytes from the remote peer, of which the byte at `place` is urgent.
 fn world_sends_urgent(steps: &mut Steps, bytes: &[u8], place: usize) -> Vec<TcpHeader> {
     steps.pair.stream.mark = Some(place);
     steps.pair.connection.as_mut().unwrap().on_urgent();

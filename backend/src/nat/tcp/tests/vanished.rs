@@ -1,4 +1,4 @@
-//! Connections from an address that the pod loses, in a network namespace of the test.
+//! Tests of connections from an address that the pod loses, in a network namespace of the test.
 
 use super::sockets::Bench;
 use crate::nat::addresses::PodAddresses;
@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 const POD: &str = "192.0.2.7";
 
-/// The guest connects to `listener` at `address`, from port `port`.
+/// Connects the guest's port `port` to `listener` at `address`.
 fn connect(bench: &mut Bench, listener: &TcpListener, address: &str, port: u16) -> (FlowId, TcpStream) {
     let remote = SocketAddr::new(ip(address), listener.local_addr().unwrap().port());
     bench.key = FlowId::tcp(guest(remote.ip(), port), remote);
@@ -32,7 +32,7 @@ fn connections_of_an_address_that_went_are_reset_and_others_go_on() {
     let listener = TcpListener::bind("0.0.0.0:0").unwrap();
     let mut bench = Bench::new(0);
     let addresses = PodAddresses::watch(&bench.around.poller).unwrap();
-    // A route to an address of the pod itself starts there.
+    // A connection to an address of the pod itself also starts from that address.
     let (lost, _peer) = connect(&mut bench, &listener, POD, 40_000);
     let (kept, _other) = connect(&mut bench, &listener, "10.0.2.9", 40_001);
     run(&format!("ip address del {POD}/32 dev lo"));

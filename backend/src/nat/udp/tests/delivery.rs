@@ -71,7 +71,7 @@ fn a_run_of_datagrams_reaches_a_guest_with_uso_as_one_frame() {
         bench.send(src, dst, b"x");
         let (_, from) = take(&peer);
         let payload = pattern(20 * 1000 + 1);
-        // The first run finds frames of one MTU and is copied, the second is expected.
+        // The first run exceeds the reserved frames and is copied; the second is expected.
         for _ in 0..2 {
             send_segmented(&peer, from, &payload, 1000);
             bench.turn();
@@ -211,7 +211,7 @@ fn a_datagram_that_never_fits_does_not_hold_up_what_follows() {
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), host_seen(ip("127.0.0.1"), port));
     bench.send(src, dst, b"x");
     let (_, from) = take(&peer);
-    // Twenty fragments, and never more than four buffers.
+    // Twenty fragments need room, and there are never more than four buffers.
     peer.send_to(&pattern(20 * 1480), from).unwrap();
     peer.send_to(b"next", from).unwrap();
     bench.around.sink.room = 4;

@@ -1,4 +1,4 @@
-//! When a flow ends: idleness, the limit.
+//! Tests of the end of flows: idle time and the limit.
 
 use super::*;
 
@@ -70,7 +70,7 @@ fn flows_beyond_the_limit_take_the_place_of_the_oldest_unanswered() {
     let (_, from) = take(&peer);
     peer.send_to(b"y", from).unwrap();
     bench.receive(1);
-    // Eight new flows in one burst, of which the later displace the earlier.
+    // Eight new flows in one burst: the later ones displace the earlier.
     let others: Vec<_> = (0..8).map(|_| self::peer("127.0.0.1")).collect();
     let frames: Vec<_> = others
         .iter()
@@ -100,7 +100,7 @@ fn a_resolver_that_has_asked_more_than_there_is_room_for_asks_on() {
     );
     let (server, port) = peer("127.0.0.1");
     let dst = host_seen(ip("127.0.0.1"), port);
-    // Each query has its own port, as a resolver's have; some are pending at the same time.
+    // Each query has its own port, as with a resolver; some are pending at the same time.
     for round in 0..5_u8 {
         bench.around.now = bench.around.now + Duration::from_millis(10);
         let asked: Vec<_> = (0..4_u8).map(|n| (guest(dst.ip(), free_port()), [round, n])).collect();

@@ -1,4 +1,4 @@
-//! Clients of forwarded ports.
+//! Tests of clients of forwarded ports.
 
 use super::*;
 use crate::mode::{ForwardSocket, GuestPort};
@@ -47,7 +47,7 @@ fn a_client_of_any_port_reaches_that_port_and_the_guest_may_use_it_towards_other
         assert_eq!((server, body), (guest(ip(address), asked.port()), b"one".to_vec()));
         bench.send(server, seen, b"answer");
         assert_eq!(take(&client), (b"answer".to_vec(), asked));
-        // From the same port of the guest to another peer: the port stays.
+        // From the same guest port to another peer, the port stays.
         let (other, port) = peer(address);
         bench.send(server, host_seen(ip(address), port), b"hello");
         assert_eq!(take(&other).1.port(), asked.port());
@@ -110,7 +110,7 @@ fn a_busy_port_is_an_error_that_names_it() {
         text.starts_with(&format!("--port udp:{port}: port {port} is in use")),
         "{text}"
     );
-    // Two processes that would both share the port detect each other all the same.
+    // Two processes that would both share the port still detect each other.
     let port = free_port();
     let _first = listening(&[forward(port, port, None)]);
     let mut second = Bench::new();

@@ -1,4 +1,4 @@
-//! Real sockets on loopback: the kernel's behaviour is part of the test.
+//! Tests with real sockets on loopback: the kernel's behaviour is part of the test.
 
 mod delivery;
 mod ends;
@@ -49,7 +49,7 @@ impl Bench {
         }
     }
 
-    /// The guest sends frames in one burst; `segment_size` applies to all.
+    /// Sends the guest's frames in one burst; `segment_size` applies to all.
     pub(super) fn send_frames(&mut self, frames: &[Vec<u8>], segment_size: Option<u16>) {
         with_burst(frames, |burst| {
             let datagrams: Vec<_> = burst

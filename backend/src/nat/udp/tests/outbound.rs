@@ -68,7 +68,7 @@ fn a_frame_that_stands_for_many_datagrams_arrives_as_many() {
         let mut bench = Bench::new();
         let (peer, port) = peer(address);
         let src = guest(ip(address), free_port());
-        // More segments than one call takes, the last one short.
+        // More segments than one call takes, with a short last one.
         let payload = pattern(100 * 300 + 7);
         let frame = udp_frame(src, host_seen(src.ip(), port), 64, &payload);
         bench.send_frames(&[frame], Some(300));
@@ -124,8 +124,8 @@ fn a_name_server_of_the_other_family_answers_from_the_gateway() {
 fn questions_to_the_gateway_go_to_another_name_server_as_soon_as_it_is_known() {
     let around = Surroundings::with_config(|c| c.dns_forward = vec![ip("127.0.0.2")]);
     let mut bench = Bench::with(around, config());
-    // From the same port of the guest both times. No test may rely on port 53 being free, so the
-    // test checks the flow, not its answer.
+    // Both queries come from the same guest port. No test may rely on port 53 being free, so the test checks the flow,
+    // not its answer.
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), SocketAddr::new(ip("10.0.2.1"), 53));
     assert_eq!(server_asked(&mut bench, src, dst), SocketAddr::new(ip("127.0.0.2"), 53));
     bench.send(src, SocketAddr::new(ip("10.0.2.9"), 53), b"another peer");

@@ -1,4 +1,4 @@
-//! Dropped datagrams, and the guest's view of them.
+//! Tests of dropped datagrams, and of what the guest sees.
 
 use super::*;
 

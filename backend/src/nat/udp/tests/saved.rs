@@ -1,4 +1,4 @@
-//! Flows that change processes, with the sockets they had or with new ones.
+//! Flows that move between processes, with their old sockets or with new ones.
 
 use super::*;
 use crate::nat::saved::{LoadError, from_bytes, golden, to_bytes};
@@ -9,7 +9,7 @@ use socket2::{Domain, SockRef, Type};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The flows of one process go to another, whose clock shows `now`, with their sockets.
+/// Moves the flows of one process and their sockets to another process, whose clock shows `now`.
 fn replace(bench: Bench, now: Instant) -> Bench {
     let saved = bench.flows.save(bench.around.now);
     let (values, sockets): (Vec<_>, Vec<_>) = saved.map(|(v, socket)| (v, socket.try_clone().unwrap())).unzip();
@@ -71,7 +71,7 @@ fn what_the_guest_had_no_room_for_reaches_it_in_order() {
     let (src, dst) = (guest(ip("127.0.0.1"), free_port()), host_seen(ip("127.0.0.1"), port));
     bench.send(src, dst, b"x");
     let (_, from) = take(&peer);
-    // Above the MTU, so it goes by copy; there is room for the first of its fragments.
+    // The datagram exceeds the MTU, so it is copied; there is room for its first fragment only.
     peer.send_to(&pattern(3000), from).unwrap();
     bench.around.sink.room = 1;
     bench.turn();
@@ -86,7 +86,7 @@ fn what_the_guest_had_no_room_for_reaches_it_in_order() {
     assert_eq!(bench.receive(1), [(dst, src, b"second".to_vec())]);
 }
 
-/// One flow of each sort.
+/// One flow of each kind.
 fn samples() -> Vec<(&'static str, SavedUdpFlow)> {
     let sample = |value| serde_json::from_value::<SavedUdpFlow>(value).unwrap();
     let question = json!({

@@ -1,4 +1,4 @@
-//! DSCP and ECN of datagrams in both directions.
+//! Tests of DSCP and ECN of datagrams in both directions.
 
 use super::*;
 use crate::nat::test_support::{mark, traffic_class};
@@ -39,7 +39,7 @@ fn dscp_and_ecn_of_each_datagram_are_kept_either_way() {
         bench.send_frames(&burst, None);
         let (came, from) = classes(&peer);
         assert_eq!(came, marks, "{address}: to the network");
-        // In one piece, and in fragments.
+        // Datagrams in one piece, and in fragments.
         for (class, payload) in [(EF | ECT0, pattern(10)), (0x20, pattern(4000)), (0, pattern(5))] {
             set_traffic_class(&peer, domain, class).unwrap();
             peer.send_to(&payload, &from.into()).unwrap();
