@@ -1,7 +1,7 @@
 //! Counters, and a named reason for every frame that is dropped.
 //!
-//! One writer (the worker), many readers (status, metrics): plain relaxed stores,
-//! no lock, no read-modify-write on the packet path.
+//! Each counter has one writer (the worker) and many readers (status, metrics). So the packet path uses plain relaxed
+//! stores, without locks or read-modify-write operations.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ macro_rules! counters {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// A sentence that says what is counted.
+            /// A sentence that describes what is counted.
             pub const fn help(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
@@ -36,7 +36,7 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Why a frame or message was dropped.
+    /// The reason why a frame or message was dropped.
     DropReason {
         /// The guest's frame ends inside a header.
         Truncated = "truncated",
@@ -50,15 +50,15 @@ counters! {
         BadOffload = "bad_offload",
         /// A frame is longer than 64 KiB and its headers.
         FrameTooLong = "frame_too_long",
-        /// A chain of the guest is not a frame: empty, or of the wrong direction.
+        /// A chain of the guest is not a frame: it is empty or has the wrong direction.
         BadChain = "bad_chain",
         /// A descriptor or ring of the guest is malformed; the queue was stopped.
         BrokenRing = "broken_ring",
-        /// A frame of the guest on a queue pair that was disabled.
+        /// A frame from the guest arrived on a disabled queue pair.
         PairOff = "queue_pair_off",
-        /// Source MAC is not the guest's.
+        /// The source MAC is not the guest's.
         SpoofedMac = "spoofed_mac",
-        /// Source address is not the guest's.
+        /// The source address is not the guest's.
         SpoofedAddress = "spoofed_address",
         /// The sender of an ARP packet is not the guest.
         SpoofedArp = "spoofed_arp",
@@ -70,12 +70,11 @@ counters! {
         RouterGuard = "router_guard",
         /// The transport of the guest's frame cannot be determined, and a guard depends on it.
         HiddenTransport = "hidden_transport",
-        /// A tagged frame where tags are not in use.
+        /// A tagged frame on a port without VLANs.
         UnexpectedVlan = "unexpected_vlan",
-        /// The guest sent into a VLAN that its port is not a member of.
+        /// The guest sent into a VLAN of which its port is not a member.
         VlanNotMember = "vlan_not_member",
-        /// A frame of the segment is in a VLAN that the port is not a member of; normal where VLANs
-        /// share a segment.
+        /// A frame from the segment is in a VLAN of which the port is not a member; normal where VLANs share a segment.
         VlanOther = "vlan_other",
         /// An 802.1ad tag on a port with VLANs, in either direction.
         VlanProviderTag = "vlan_provider_tag",
@@ -95,15 +94,15 @@ counters! {
         NoRoom = "no_room",
         /// A receive buffer of the guest is too small for any frame.
         BufferTooSmall = "buffer_too_small",
-        /// A TCP segment for no connection (answered with RST).
+        /// A TCP segment that belongs to no connection (answered with RST).
         TcpNoConnection = "tcp_no_connection",
         /// A TCP segment outside the window, or a duplicate.
         TcpOutOfWindow = "tcp_out_of_window",
-        /// TCP bytes after a hole; the guest sends them again.
+        /// TCP bytes after a gap; the guest sends them again.
         TcpOutOfOrder = "tcp_out_of_order",
         /// TCP bytes that the host socket did not accept; the guest sends them again.
         TcpSocketFull = "tcp_socket_full",
-        /// No room for one more flow, or no file descriptor for it.
+        /// No room or no file descriptor for another flow.
         FlowLimit = "flow_limit",
         /// A TCP connection that one side had closed was ended to make room for another.
         TcpHalfClosedEvicted = "tcp_half_closed_evicted",
@@ -113,17 +112,17 @@ counters! {
         TcpOpeningEvicted = "tcp_opening_evicted",
         /// The host refused a socket operation.
         SocketError = "socket_error",
-        /// The worker that owns the flow has as many handed-over frames waiting as it may hold.
+        /// The queue of handed-over frames for the worker that owns the flow is full.
         HandoverFull = "handover_full",
         /// A datagram that the host did not accept.
         UdpSendFailed = "udp_send_failed",
         /// A datagram from outside that belongs to no flow and no forward.
         UdpNoFlow = "udp_no_flow",
-        /// A fragment that does not fit the others, or comes too late.
+        /// A fragment that does not fit the others, or arrives too late.
         BadFragment = "bad_fragment",
-        /// No room to reassemble one more datagram.
+        /// No room to reassemble another datagram.
         FragmentLimit = "fragment_limit",
-        /// A datagram with fragments that did not arrive in time.
+        /// Fragments of a datagram did not arrive in time.
         FragmentTimeout = "fragment_timeout",
         /// A malformed message to a service (ARP, NDP, DHCP, ICMP).
         BadService = "bad_service_message",
@@ -131,13 +130,13 @@ counters! {
         LeaseOfOtherMac = "lease_of_other_mac",
         /// The host does not permit echo requests.
         EchoForbidden = "echo_forbidden",
-        /// A datagram the guest refused with an ICMP error (a closed port, a firewall); its flow has ended.
+        /// A datagram that the guest refused with an ICMP error (a closed port, a firewall); its flow has ended.
         UdpRefused = "udp_refused_by_guest",
         /// A packet from a link-local address of the guest to an address beyond its link.
         BeyondScope = "beyond_scope",
         /// An echo reply from a host to which the guest has sent no request.
         EchoNoFlow = "echo_no_flow",
-        /// An ICMP message of the guest that is not forwarded: only echo requests are.
+        /// An ICMP message of the guest other than an echo request, which is not forwarded.
         IcmpNotServed = "icmp_not_served",
         /// The segment is unavailable: its device is down, or has been removed.
         SegmentDown = "segment_down",
@@ -147,43 +146,43 @@ counters! {
         SegmentRefused = "segment_refused",
         /// A datagram to the tunnel that is not Geneve, or whose headers contradict each other.
         TunnelMalformed = "tunnel_malformed",
-        /// A datagram to the tunnel with an option that must be understood and is not.
+        /// A datagram to the tunnel with an unknown critical option.
         TunnelOption = "tunnel_option",
-        /// A control message to the tunnel; none are served.
+        /// A control message to the tunnel, which is not supported.
         TunnelControl = "tunnel_control",
-        /// A frame of another network came through the tunnel.
+        /// A frame of another network arrived through the tunnel.
         TunnelOtherNetwork = "tunnel_other_network",
-        /// A frame came through the tunnel from an address that is no peer of the network.
+        /// A frame arrived through the tunnel from an address that is not a peer of the network.
         TunnelUnknownPeer = "tunnel_unknown_peer",
-        /// A peer sent a frame from a MAC that is not known in the network.
+        /// A peer sent a frame from a MAC that is unknown in the network.
         TunnelUnknownMac = "tunnel_unknown_mac",
         /// A peer sent a frame from a MAC that is behind another peer.
         TunnelSpoofedMac = "tunnel_spoofed_mac",
-        /// A peer sent a frame from a MAC that has moved to another peer since.
+        /// A peer sent a frame from a MAC that has since moved to another peer.
         TunnelStaleEpoch = "tunnel_stale_epoch",
         /// A frame through the tunnel was marked by a congested router, and its sender does not understand marks (RFC 6040).
         TunnelCongestion = "tunnel_congestion",
-        /// A frame is larger than the path of the tunnel carries.
+        /// A frame is larger than the tunnel's path can carry.
         TunnelTooBig = "tunnel_too_big",
         /// The host's send buffer of the tunnel is full.
         TunnelFull = "tunnel_full",
-        /// The host has no way to the peer.
+        /// The host has no route to the peer.
         TunnelUnreachable = "tunnel_unreachable",
     }
 }
 
 counters! {
-    /// What the port has done.
+    /// Events on the port.
     Count {
-        /// Frames the guest sent.
+        /// Frames from the guest.
         TxFrames = "tx_frames",
-        /// Bytes of frames the guest sent.
+        /// Bytes of frames from the guest.
         TxBytes = "tx_bytes",
         /// Frames of the guest that left together with others of their flow.
         TxMerged = "tx_merged_frames",
-        /// Frames given to the guest.
+        /// Frames delivered to the guest.
         RxFrames = "rx_frames",
-        /// Bytes of frames given to the guest.
+        /// Bytes of frames delivered to the guest.
         RxBytes = "rx_bytes",
         /// Times the guest was notified.
         Calls = "calls",
@@ -193,12 +192,12 @@ counters! {
         TxThrottled = "tx_throttled",
         /// Times frames to the guest waited because of its rate limit.
         RxThrottled = "rx_throttled",
-        /// Times a frame for the guest waited because it had posted no buffers.
+        /// Times a frame for the guest waited because the guest had posted no buffers.
         RxStalls = "rx_stalls",
-        /// Frames that came on another queue than their flow's.
+        /// Frames that arrived on a queue other than their flow's.
         Handovers = "handovers",
-        /// Flows given to another queue's worker: their own was disabled, or is not the one on
-        /// which the guest sends them.
+        /// Flows moved to another queue's worker, because their queue was disabled or the guest sends them on another
+        /// queue.
         FlowsMoved = "flows_moved",
         /// TCP connections opened by the guest.
         TcpOut = "tcp_connections_out",
@@ -216,13 +215,13 @@ counters! {
         Echos = "echos",
         /// Echo requests forwarded without their IP options (record route, timestamps).
         IpOptions = "ip_options_left_out",
-        /// DHCPv4 leases given or renewed.
+        /// DHCPv4 leases granted or renewed.
         Dhcp4Leases = "dhcp4_leases",
         /// DHCPv4 addresses that the guest declined as in use by another host.
         Dhcp4Declines = "dhcp4_declines",
         /// DHCPv4 leases that the guest released.
         Dhcp4Releases = "dhcp4_releases",
-        /// DHCPv6 leases given or renewed.
+        /// DHCPv6 leases granted or renewed.
         Dhcp6Leases = "dhcp6_leases",
         /// DHCPv6 addresses that the guest declined as in use by another host.
         Dhcp6Declines = "dhcp6_declines",
@@ -234,17 +233,19 @@ counters! {
         TunnelSent = "tunnel_sent",
         /// Datagrams received through the tunnel.
         TunnelReceived = "tunnel_received",
-        /// Times the host did not cut a batch of datagrams (EIO: no checksum offload); the peer gets them one by one from then on.
+        /// Times the host did not split a batch of datagrams (EIO: no checksum offload); the peer gets them one by one
+        /// from then on.
         TunnelCutIo = "tunnel_cut_eio",
-        /// Times the host refused to cut a batch of datagrams as invalid (EINVAL); the peer gets fewer at a time from then on.
+        /// Times the host refused to split a batch of datagrams as invalid (EINVAL); the peer gets fewer at a time from
+        /// then on.
         TunnelCutInvalid = "tunnel_cut_einval",
-        /// Times a batch of datagrams was too large to be cut (EMSGSIZE); the peer gets fewer at a time from then on.
+        /// Times a batch of datagrams was too large to be split (EMSGSIZE); the peer gets fewer at a time from then on.
         TunnelCutTooLarge = "tunnel_cut_emsgsize",
-        /// Times cutting was tried at the start and gave other bytes; peers get datagrams one by one.
+        /// Times a trial of splitting at the start produced wrong bytes; peers get datagrams one by one.
         TunnelCutProbeFailed = "tunnel_cut_probe_failed",
-        /// Times the path to a peer was found to carry less than before, or more again.
+        /// Times the MTU of the path to a peer was found to have shrunk or grown back.
         TunnelPathChanged = "tunnel_path_changed",
-        /// IPv4 packets of the guest sent through the tunnel in fragments.
+        /// IPv4 packets of the guest that were sent through the tunnel in fragments.
         TunnelFragmented = "tunnel_fragmented",
     }
 }
@@ -252,15 +253,15 @@ counters! {
 counters! {
     /// Current amounts.
     Gauge {
-        /// Queue pairs that the guest's driver runs.
+        /// Queue pairs in use by the guest's driver.
         QueuePairs = "queue_pairs",
         /// TCP connections of the guest, TIME-WAIT included.
         TcpFlows = "tcp_flows_open",
         /// UDP flows of the guest.
         UdpFlows = "udp_flows_open",
-        /// Echo flows of the guest: one for each address and identifier of its requests.
+        /// Echo flows of the guest, one per address and identifier of its requests.
         EchoFlows = "echo_flows_open",
-        /// Peers of the tunnel to which the host does not cut batches of datagrams as it should.
+        /// Peers of the tunnel for which the host does not split batches of datagrams as it should.
         TunnelLimitedPeers = "tunnel_limited_peers",
     }
 }
@@ -271,7 +272,7 @@ pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
     counts: [AtomicU64; Count::ALL.len()],
     gauges: [AtomicU64; Gauge::ALL.len()],
-    /// Position of the reason counted last, or [`NO_DROP`].
+    /// Position of the most recently counted reason, or [`NO_DROP`].
     last_drop: AtomicUsize,
 }
 
@@ -289,7 +290,7 @@ impl Default for Counters {
 }
 
 fn bump(counter: &AtomicU64, n: u64) {
-    // One writer: a load and a store are cheaper than a locked add.
+    // There is one writer, so a load and a store suffice, which are cheaper than a locked add.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 

@@ -1,11 +1,11 @@
 //! The packet side of hawser.
 //!
-//! A module imports only from lower layers: docs/architecture.md has the table, and a test
-//! compares it with the sources.
+//! A module imports only from lower layers. docs/architecture.md has the table, and a test compares it with the
+//! sources.
 //!
-//! `frame` is the vocabulary between the worker and the modes, `sys` the only place for unusual
-//! system calls. `packet`, `responder` and the TCP connection own no socket and read no clock: time
-//! is an argument ([`time::Instant`]).
+//! `frame` defines the types that the worker and the modes share, and `sys` is the only place for unusual system calls.
+//! `packet`, `responder` and the TCP connection own no socket and read no clock: time is an argument
+//! ([`time::Instant`]).
 
 /// Implements [`Debug`](std::fmt::Debug) with the listed fields, for types whose other fields are
 /// buffers, pointers, secrets or trait objects.

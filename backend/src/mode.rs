@@ -22,32 +22,32 @@ pub enum SegmentChange {
     Up,
     /// The segment carries no frames until it is up again.
     Down,
-    /// The segment is up, and reached through this queue from now on.
+    /// The segment is up, and is reached through this queue from now on.
     Replaced(Arc<TapQueue>),
 }
 
-/// The port of the guest that clients of a listening socket are for.
+/// The guest port to which clients of a listening socket are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestPort {
-    /// This one.
+    /// This port.
     One(u16),
-    /// The port the client sent to. The socket receives what is sent to every port.
+    /// The port to which the client sent. The socket receives traffic to every port.
     AsAsked,
 }
 
 /// A socket that listens for clients of the guest. Dropping it stops listening.
 #[derive(Debug)]
 pub struct ForwardSocket {
-    /// Bound, and for TCP listening.
+    /// The socket: bound and, for TCP, listening.
     pub socket: Socket,
-    /// Address and port the socket is bound to.
+    /// Address and port to which the socket is bound.
     pub at: SocketAddr,
     /// Port of the guest.
     pub guest_port: GuestPort,
 }
 
-/// A port forward whose sockets are open. The thread that requests a forward opens them, so
-/// that a port in use is reported there; the worker only takes the sockets over.
+/// A port forward whose sockets are open. The thread that requests a forward opens them, so a port in use is reported
+/// there. The worker only takes over the sockets.
 #[derive(Debug)]
 pub struct BoundForward {
     /// Transport of all sockets.
@@ -57,13 +57,13 @@ pub struct BoundForward {
 }
 
 impl BoundForward {
-    /// Addresses and ports the sockets are bound to.
+    /// Addresses and ports to which the sockets are bound.
     pub fn addresses(&self) -> HashSet<SocketAddr> {
         self.sockets.iter().map(|socket| socket.at).collect()
     }
 }
 
-/// What a port forward with open sockets is beside them.
+/// The data of a port forward with open sockets, apart from the sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardRecord {
     version: Version<1>,
@@ -75,7 +75,7 @@ pub struct ForwardRecord {
 impl Handover for BoundForward {
     type Record = ForwardRecord;
 
-    /// Clients that come meanwhile wait in the queues of the sockets.
+    /// Clients that arrive meanwhile wait in the sockets' queues.
     fn into_handover(self) -> (ForwardRecord, Vec<OwnedFd>) {
         let parts = self.sockets.into_iter();
         let (sockets, descriptors) = parts.map(|s| ((s.at, s.guest_port), s.socket.into())).unzip();
@@ -107,73 +107,73 @@ pub enum ForwardChange {
     Remove(Transport, HashSet<SocketAddr>),
 }
 
-/// A command to a running mode. The worker hands it over without looking inside, so that a mode
-/// with a command of its own adds a variant here and nothing below.
+/// A command to a running mode. The worker passes it on without inspecting it, so a mode with a command of its own
+/// needs only a new variant here.
 #[derive(Debug)]
 pub enum ModeCommand {
     /// Adds or removes port forwards. Connections and flows of a removed forward stay.
     Forwards(ForwardChange),
-    /// Replaces the name servers and search domains, from the next answer on.
+    /// Replaces the name servers and search domains, starting with the next answer.
     Resolvers(Arc<Resolvers>),
     /// The segment that the guest is attached to has changed.
     Segment(SegmentChange),
 }
 
-/// How many conversations of a guest a mode keeps.
+/// Number of a guest's flows that a mode holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCount {
     /// TCP connections.
     pub tcp: usize,
     /// UDP flows.
     pub udp: usize,
-    /// Conversations of echo requests.
+    /// Flows of echo requests.
     pub echo: usize,
 }
 
 /// One mode of a port (masquerade, bridge, …) on one worker.
 ///
-/// The worker calls exactly one method at a time, from one thread, so a mode needs no lock. It
-/// never waits: it does what can be done now and states what it waits for. A mode has no thread,
-/// reads no clock (`now` is an argument) and is woken by four things only:
+/// The worker calls exactly one method at a time, from one thread, so a mode needs no lock. It never blocks: it does
+/// what can be done now and states what it waits for. A mode has no thread and reads no clock (`now` is an argument).
+/// Only four things cause calls:
 ///
 /// * frames of the guest: [`on_burst`](Self::on_burst) for each burst taken from the transmit
 ///   ring, then [`after_burst`](Self::after_burst) once. Payload stays in guest memory and may
 ///   be used until `on_burst` returns.
 /// * descriptors it has registered with its poller: [`on_event`](Self::on_event).
-/// * time: [`on_timer`](Self::on_timer), once [`deadline`](Self::deadline) is reached. The worker
-///   asks for the deadline after each turn.
-/// * room: [`on_room`](Self::on_room), after a call met [`NoRoom`](crate::frame::NoRoom) and the
-///   guest has posted buffers, or while [`has_backlog`](Self::has_backlog) is true.
+/// * time: [`on_timer`](Self::on_timer), once [`deadline`](Self::deadline) is reached. The worker reads the deadline
+///   after each turn.
+/// * room: [`on_room`](Self::on_room), once the guest has posted buffers after a call got
+///   [`NoRoom`](crate::frame::NoRoom), or while [`has_backlog`](Self::has_backlog) is true.
 ///
-/// The life of a device brackets these calls. [`on_offloads`](Self::on_offloads) comes first, then
-/// [`on_link_up`](Self::on_link_up); between that and [`on_link_down`](Self::on_link_down) frames
-/// pass in both directions. Outside of it the sink has no room, but events and timers continue:
-/// sockets outlive a guest's reboot. [`on_reset`](Self::on_reset) and
-/// [`on_front_end_gone`](Self::on_front_end_gone) say why the link is down, and whether the next
-/// driver may be another guest's. [`on_command`](Self::on_command) can come at any time.
+/// These calls are bracketed by the life of a device. [`on_offloads`](Self::on_offloads) comes first, then
+/// [`on_link_up`](Self::on_link_up); between that and [`on_link_down`](Self::on_link_down) frames pass in both
+/// directions. Outside that period the sink has no room, but events and timers continue, because sockets outlive a
+/// guest's reboot. [`on_reset`](Self::on_reset) and [`on_front_end_gone`](Self::on_front_end_gone) report why the link
+/// is down, and whether the next driver may belong to another guest. [`on_command`](Self::on_command) can be called at
+/// any time.
 ///
-/// After each turn the worker publishes what went into the sink and notifies the guest once. No
-/// method may allocate, lock or make a system call for each packet it is given.
+/// After each turn the worker publishes the frames in the sink and notifies the guest once. No method may allocate,
+/// lock or make a system call per packet.
 ///
-/// `examples/echo.rs` is a whole mode in a few lines.
+/// `examples/echo.rs` is a complete mode in a few lines.
 pub trait Mode: Send {
-    /// Frames from the guest, in ring order, already admitted by the port.
+    /// Handles frames from the guest, in ring order. The port has already admitted them.
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink);
 
-    /// All frames of a burst have been handed over; their answers may have arrived already.
+    /// Called after all frames of a burst have been passed on. Their answers may already have arrived.
     fn after_burst(&mut self, _now: Instant, _sink: &mut dyn GuestSink) {}
 
-    /// A file descriptor the mode registered is ready.
+    /// A file descriptor that the mode registered is ready.
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink);
 
-    /// The guest has posted receive buffers after a call met [`crate::frame::NoRoom`].
+    /// The guest has posted receive buffers after a call got [`crate::frame::NoRoom`].
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
     /// Time has reached [`deadline`](Self::deadline).
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink);
 
-    /// When the mode next wants [`on_timer`](Self::on_timer); `None` while it waits
-    /// for nothing, so that an idle process is not woken.
+    /// Time of the next [`on_timer`](Self::on_timer); `None` while the mode waits for no time, so that an idle process
+    /// does not wake up.
     fn deadline(&self) -> Option<Instant>;
 
     /// True if the mode has postponed work so that other sockets get a turn: the worker
@@ -185,12 +185,12 @@ pub trait Mode: Send {
     /// Executes a command.
     ///
     /// # Errors
-    /// The mode has no such command, or the system refuses; nothing has changed then.
+    /// The mode does not support the command, or the system refuses it; nothing has changed in that case.
     fn on_command(&mut self, _now: Instant, _command: ModeCommand, _sink: &mut dyn GuestSink) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// The number of conversations the mode keeps; read once a turn.
+    /// The number of flows that the mode holds; read once per turn.
     fn flow_count(&self) -> FlowCount {
         FlowCount::default()
     }
@@ -202,14 +202,12 @@ pub trait Mode: Send {
     /// [`on_link_up`](Self::on_link_up), and whenever the guest changes them after that.
     fn on_offloads(&mut self, _caps: GuestCaps) {}
 
-    /// The device was reset: the next driver may belong to another guest, or to the same one after
-    /// sleep.
+    /// The device was reset. The next driver may belong to another guest, or to the same guest after sleep.
     fn on_reset(&mut self) {}
 
-    /// The front end has gone, and with it perhaps the guest. Called after
-    /// [`on_link_down`](Self::on_link_down).
+    /// The front end has gone, and perhaps the guest too. Called after [`on_link_down`](Self::on_link_down).
     fn on_front_end_gone(&mut self, _now: Instant) {}
 
-    /// The guest's driver is gone, or a new one is about to come; nothing can be sent.
+    /// The guest's driver is gone or about to be replaced; nothing can be sent.
     fn on_link_down(&mut self, now: Instant);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// events of a reused slot from those of its former user, and an index (32 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
-    /// Part of the worker or mode the descriptor belongs to.
+    /// Part of the worker or mode to which the descriptor belongs.
     pub owner: Owner,
     /// Counter that distinguishes the users of one slot; 24 bits are kept.
     pub generation: u32,
@@ -42,7 +42,7 @@ impl Owner {
     }
 }
 
-/// Bits of [`Token::generation`] that the kernel's 64-bit value has room for.
+/// Bits of [`Token::generation`] for which the kernel's 64-bit value has room.
 pub const GENERATION_MASK: u32 = 0x00ff_ffff;
 
 impl Token {
@@ -69,7 +69,7 @@ impl Token {
     }
 }
 
-/// What a descriptor is ready for.
+/// Readiness of a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
     /// Bytes, a connection or an end of stream to read.
@@ -80,7 +80,7 @@ pub struct Readiness {
     pub read_closed: bool,
     /// Both directions are closed (EPOLLHUP).
     pub hung_up: bool,
-    /// There is an urgent byte among those to read (EPOLLPRI).
+    /// An urgent byte is among the bytes to read (EPOLLPRI).
     pub urgent: bool,
     /// An error is pending (EPOLLERR): error queue or SO_ERROR.
     pub error: bool,
@@ -111,7 +111,7 @@ impl Interest {
     }
 }
 
-/// A shared handle on one epoll instance.
+/// A shared handle to one epoll instance.
 #[derive(Clone, Debug)]
 pub struct Poller {
     epoll: Arc<OwnedFd>,
@@ -176,8 +176,8 @@ impl Poller {
         )
     }
 
-    /// Waits for events, at most `timeout` (rounded up to a millisecond; `None`: for
-    /// ever), and hands each to `f`. A signal ends the wait early without an error.
+    /// Waits for events, at most `timeout` (rounded up to a millisecond; `None`: without a limit), and passes each to
+    /// `f`. A signal ends the wait early without an error.
     ///
     /// # Errors
     /// The error of epoll_wait(2).

@@ -1,7 +1,6 @@
 //! A point on a monotonic clock, as a plain value.
 //!
-//! Protocol code never reads a clock: its caller passes the time. Tests therefore run in virtual
-//! time.
+//! Protocol code never reads a clock: its caller passes the time, so tests run in virtual time.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Many timers in one queue, without work until one is due.
+//! Many timers in one queue, which costs nothing until a timer is due.
 //!
-//! A timer is postponed far more often than it fires. So the queue keeps, for each owner, only its
-//! earliest entry; when that is due, the owner states its real deadline and is queued again.
-//! Postponing a deadline therefore costs nothing.
+//! A timer is postponed far more often than it fires. So the queue keeps only the earliest entry of each owner. When
+//! that entry is due, the owner states its real deadline and is queued again. Postponing a deadline therefore costs
+//! nothing.
 
 use crate::time::Instant;
 use std::cmp::Reverse;
@@ -13,7 +13,7 @@ use std::collections::BinaryHeap;
 pub struct Scheduled(Instant);
 
 impl Scheduled {
-    /// The end of time: no entry. Half the size of an `Option`, and every flow has one.
+    /// No entry. This takes half the space of an `Option`, and every flow has one.
     const NEVER: Self = Self(Instant::from_nanos(u64::MAX));
 }
 
@@ -23,7 +23,7 @@ impl Default for Scheduled {
     }
 }
 
-/// Number of stale entries that are not worth a sweep.
+/// Number of stale entries below which a sweep is not worthwhile.
 const SPARE: usize = 64;
 
 /// Deadlines of owners with key `K`.
@@ -64,9 +64,9 @@ impl<K: Copy + Ord> TimerQueue<K> {
         self.heap.is_empty()
     }
 
-    /// Drops stale entries if they are the majority. The owner of `owners` timers calls this now
-    /// and then: without it an entry that was replaced, or whose owner has been removed, stays
-    /// until its time. `is_current` calls [`Scheduled::is_at`].
+    /// Drops stale entries if they are the majority. The holder of `owners` timers calls this now and then. Otherwise
+    /// an entry that was replaced, or whose owner has been removed, would stay until its time. `is_current` calls
+    /// [`Scheduled::is_at`].
     pub fn sweep(&mut self, owners: usize, mut is_current: impl FnMut(Instant, K) -> bool) {
         if self.heap.len() > 2 * owners + SPARE {
             self.heap.retain(|Reverse((at, key))| is_current(*at, *key));

@@ -7,7 +7,7 @@ use crate::counters::DropReason;
 use crate::frame::Offload;
 use crate::packet::{EthernetHeader, Head, MacAddr};
 
-/// The rules of one port. They depend on nothing but the frame, so each worker has its own copy.
+/// The rules of one port. They depend only on the frame, so each worker has its own copy.
 #[derive(Clone, Debug)]
 pub struct Admission {
     source: Source,
@@ -18,7 +18,7 @@ pub struct Admission {
 /// Which source addresses belong to the guest.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    /// Only this one.
+    /// Only this address.
     Fixed(MacAddr),
     /// Any unicast address: the MAC is unknown or not checked.
     Any,
@@ -35,10 +35,10 @@ impl Admission {
         }
     }
 
-    /// Checks a frame by its first bytes, which say `head`.
+    /// Checks a frame by its first bytes, `bytes`, whose parsed form is `head`.
     ///
     /// # Errors
-    /// Why the frame is dropped.
+    /// The reason to drop the frame.
     #[inline]
     pub fn admit(&self, bytes: &[u8], head: &Head, offload: Offload) -> Result<(), DropReason> {
         if !offload.suits(head) {

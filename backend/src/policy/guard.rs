@@ -1,12 +1,10 @@
 //! Guards that keep a guest from acting as another host, a DHCP server or a router.
 //!
-//! Decisions are made on the head of a frame, which was copied once. VLAN tags, IPv4
-//! options and IPv6 extension headers are walked through. Fragments other than the
-//! first pass: without the first, which shows its transport header or is dropped
-//! (RFC 7113 section 2), they cannot be reassembled. What still cannot be decided
-//! (headers beyond the head, LLC encapsulation, more than two tags) is dropped as
-//! [`DropReason::HiddenTransport`]: those are known ways around such guards
-//! (CVE-2021-27853, CVE-2021-27854, CVE-2021-27861, CVE-2021-27862).
+//! Decisions are made on the head of a frame, which was copied once. The guards look past VLAN tags, IPv4 options and
+//! IPv6 extension headers. Fragments other than the first pass, because they cannot be reassembled without the first,
+//! which must contain its transport header or is dropped (RFC 7113 section 2). Frames that still cannot be decided
+//! (headers beyond the head, LLC encapsulation, more than two tags) are dropped as [`DropReason::HiddenTransport`],
+//! because these are known ways around such guards (CVE-2021-27853, CVE-2021-27854, CVE-2021-27861, CVE-2021-27862).
 
 use crate::config::{AddressCheck, PolicyConfig};
 use crate::counters::DropReason;
@@ -29,14 +27,14 @@ const ICMP_REDIRECT: u8 = 5;
 const ICMP_ROUTER_ADVERTISEMENT: u8 = 9;
 /// Version 2 multicast listener report (RFC 3810).
 const MLD2_REPORT: u8 = 143;
-/// Bytes of a neighbour solicitation or advertisement before its options, and where
-/// the target address is.
+/// Bytes of a neighbour solicitation or advertisement before its options.
 const ND_LEN: usize = 24;
+/// Offset of the target address in a neighbour solicitation or advertisement.
 const ND_TARGET: usize = 8;
 /// Options with a link-layer address: the sender's and the target's (RFC 4861 4.6.1).
 const ND_LINK_ADDRESS: [u8; 2] = [1, 2];
 
-/// The guards of a port that has any.
+/// The enabled guards of a port.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     dhcp: bool,
@@ -51,15 +49,15 @@ struct Addresses {
     ipv6: Vec<Ipv6Net>,
 }
 
-/// The part of a frame behind its IP headers.
+/// The part of a frame after its IP headers.
 struct Transport<'a> {
     protocol: u8,
-    /// Its bytes as far as they are in the head.
+    /// Those of its bytes that are in the head.
     bytes: &'a [u8],
 }
 
 impl Guard {
-    /// The guards a policy asks for; `None`: none.
+    /// The guards that a policy enables; `None` if it enables none.
     pub(super) fn new(mac: Option<MacAddr>, policy: &PolicyConfig) -> Option<Self> {
         let guard = Self {
             dhcp: policy.dhcp_guard,
@@ -69,10 +67,10 @@ impl Guard {
         (guard.dhcp || guard.router || guard.addresses.is_some()).then_some(guard)
     }
 
-    /// Checks a frame by its first bytes, which say `head`.
+    /// Checks a frame by its first bytes, `bytes`, whose parsed form is `head`.
     ///
     /// # Errors
-    /// What the guest pretends to be, or that the headers do not show it.
+    /// The role that the guest pretends to have, or [`DropReason::HiddenTransport`].
     pub(super) fn check(&self, bytes: &[u8], head: &Head) -> Result<(), DropReason> {
         let packet = bytes.get(head.packet()..).unwrap_or_default();
         let mac = EthernetHeader::parse(bytes)?.src;
@@ -142,7 +140,7 @@ impl Guard {
         match (transport.kind()?, &self.addresses) {
             (v6::ROUTER_ADVERTISEMENT | v6::REDIRECT, _) if self.router => Err(DropReason::RouterGuard),
             (v6::NEIGHBOUR_SOLICITATION, Some(addresses)) => {
-                // One that asks for its own address claims it (RFC 4862 5.4.2).
+                // A solicitation from the unspecified address claims its target (RFC 4862 5.4.2).
                 let claims = source.is_unspecified();
                 addresses.check_neighbour(mac, claims, transport)
             }
@@ -152,10 +150,10 @@ impl Guard {
     }
 }
 
-/// Frames with an LLC header that may carry what the guards look for.
+/// Drops frames whose LLC header may be followed by a protocol that the guards inspect.
 fn check_llc(packet: &[u8]) -> Result<(), DropReason> {
     let [destination, source] = *packet.first_chunk().ok_or(DropReason::HiddenTransport)?;
-    // The lowest bit tells groups from individuals, and commands from responses.
+    // The lowest bit distinguishes group from individual addresses, and responses from commands.
     if [destination, source]
         .iter()
         .any(|sap| ENCAPSULATING_SAPS.contains(&(sap & !1)))
@@ -174,12 +172,12 @@ impl<'a> Transport<'a> {
         })
     }
 
-    /// Source and destination port, if this is UDP and they are there.
+    /// Source and destination port, if this is UDP and both are in the head.
     fn ports(&self) -> Option<(u16, u16)> {
         (self.protocol == protocol::UDP && self.bytes.len() >= 4).then(|| (be16(self.bytes, 0), be16(self.bytes, 2)))
     }
 
-    /// Drops what comes from a server's port or goes to a client's.
+    /// Drops packets from a server's port or to a client's port.
     fn check_ports(&self, server: u16, client: u16) -> Result<(), DropReason> {
         match self.ports() {
             None => Err(DropReason::HiddenTransport),
@@ -195,9 +193,8 @@ impl<'a> Transport<'a> {
 }
 
 impl Addresses {
-    /// A family without an address is not the guest's to speak, not even with its
-    /// link-local address. Otherwise that is the one made from the MAC; where the MAC
-    /// is not known, any is.
+    /// A family without an address is closed to the guest, including its link-local address. Otherwise the link-local
+    /// address made from the MAC is allowed or, if the MAC is unknown, any link-local address.
     fn new(mac: Option<MacAddr>, check: &AddressCheck) -> Self {
         let mut ipv6 = check.ipv6.clone();
         if !ipv6.is_empty() {
@@ -216,7 +213,7 @@ impl Addresses {
         self.ipv6.iter().any(|net| net.contains(&address))
     }
 
-    /// The sender of an ARP packet is the guest, or unspecified in a probe (RFC 5227 2.1.1).
+    /// Checks that the sender of an ARP packet is the guest, or unspecified as in a probe (RFC 5227 2.1.1).
     fn check_arp(&self, mac: MacAddr, packet: &[u8]) -> Result<(), DropReason> {
         let arp = ArpPacket::parse(packet).ok_or(DropReason::SpoofedArp)?;
         let is_probe = arp.sender.is_unspecified() && arp.operation == ArpPacket::REQUEST;
@@ -228,7 +225,7 @@ impl Addresses {
         }
     }
 
-    /// The source is the guest's, or unspecified in messages of an address being acquired.
+    /// Checks that the source is the guest's, or unspecified in messages that acquire an address.
     fn check_ipv6_source(&self, source: Ipv6Addr, visible: bool, transport: &Transport<'_>) -> Result<(), DropReason> {
         if self.has_ipv6(source) {
             return Ok(());
@@ -248,8 +245,8 @@ impl Addresses {
         }
     }
 
-    /// A neighbour message claims only the guest's addresses (`claims`: the target is
-    /// said to be the sender's) and only its MAC.
+    /// Checks that a neighbour message claims only the guest's addresses and MAC. `claims` is true if the message
+    /// claims that the target is the sender's.
     fn check_neighbour(&self, mac: MacAddr, claims: bool, transport: &Transport<'_>) -> Result<(), DropReason> {
         let bytes = transport.bytes;
         let fixed = bytes.first_chunk::<ND_LEN>().ok_or(DropReason::HiddenTransport)?;

@@ -27,7 +27,7 @@ fn addresses() -> Guard {
     })
 }
 
-/// A frame of the guest, cut where the port copies no further.
+/// A frame of the guest, cut to the bytes that the port copies.
 fn frame(tags: &[u16], ethertype: u16, packet: &[u8]) -> Vec<u8> {
     let mut bytes = [MacAddr::BROADCAST.0, GUEST.0].concat();
     for tpid in tags {
@@ -52,7 +52,7 @@ fn udp(src_port: u16, dst_port: u16) -> Vec<u8> {
 struct V4 {
     src: [u8; 4],
     dst: [u8; 4],
-    /// Words of options.
+    /// Number of option words.
     options: usize,
     /// Flags and offset field.
     fragment: u16,
@@ -79,8 +79,8 @@ fn ipv4(header: V4, protocol: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An IPv6 packet with extension headers: each a type and its bytes, whose first is
-/// filled in with the next one's type.
+/// An IPv6 packet with extension headers. Each is a type and its bytes; the first byte is set to the next header's
+/// type.
 fn ipv6(src: &str, extensions: &[(u8, Vec<u8>)], protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut rest = Vec::new();
     let mut next = protocol;
@@ -251,16 +251,16 @@ fn what_cannot_be_told_does_not_pass() {
         &v6(&ipv6("fe80::5", &[fragment(0, true), options(0)], 17, &[])),
         hidden,
     );
-    // More tags than are looked behind, and encapsulation in LLC.
+    // More tags than the parser looks past, and encapsulation in LLC.
     let offer = ipv4(V4_OWN, 17, &udp(67, 68));
     drops(&guard, &frame(&[0x8100; 3], 0x0800, &offer), hidden);
     let snap = [&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0], &offer[..]].concat();
     drops(&guard, &frame(&[], 0x0100, &snap), hidden);
     drops(&guard, &frame(&[0x8100], 0x0100, &snap), hidden);
-    // Headers that contradict themselves.
+    // Malformed headers.
     drops(&guard, &v4(&[0x44; 30]), hidden);
     drops(&guard, &v4(&offer[..22]), hidden);
-    // Spanning tree is LLC too, and carries neither.
+    // Spanning tree also uses LLC, but carries no such protocol.
     passes(&guard, &frame(&[], 0x0026, &[0x42, 0x42, 3, 0, 0, 0]));
 }
 
@@ -367,7 +367,7 @@ fn arp_says_the_guests_address_and_mac() {
         &frame(&[], 0x0806, &[0, 1, 8, 0, 6, 4, 0]),
         DropReason::SpoofedArp,
     );
-    // Only an address check looks into ARP.
+    // Only an address check inspects ARP.
     passes(&servers(), &arp(2, OTHER, [192, 0, 2, 1], [192, 0, 2, 5]));
 }
 
@@ -376,7 +376,7 @@ fn neighbour_messages_claim_the_guests_address_and_mac() {
     let guard = addresses();
     let own = "2001:db8::5";
     let message = |kind, target, option| v6(&ipv6(own, &[], 58, &neighbour(kind, target, option)));
-    // Asking for others is what solicitations are for.
+    // A solicitation for another host's address is normal.
     passes(&guard, &message(135, "2001:db8::1", Some((1, GUEST))));
     passes(&guard, &message(136, own, Some((2, GUEST))));
     passes(&guard, &message(136, own, None));
@@ -384,7 +384,7 @@ fn neighbour_messages_claim_the_guests_address_and_mac() {
     drops(&guard, &message(135, "2001:db8::1", Some((1, OTHER))), spoofed);
     drops(&guard, &message(136, own, Some((2, OTHER))), spoofed);
     drops(&guard, &message(136, "2001:db8::1", Some((2, GUEST))), spoofed);
-    // An option whose length is none, or beyond the packet.
+    // An option whose length is zero, or reaches beyond the packet.
     let mut endless = neighbour(136, own, Some((2, GUEST)));
     endless[25] = 0;
     drops(&guard, &v6(&ipv6(own, &[], 58, &endless)), DropReason::HiddenTransport);

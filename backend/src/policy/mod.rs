@@ -1,7 +1,7 @@
-//! What may cross a port: which frames of the guest come in, which reach it, how many, and
-//! which addresses it uses.
+//! Rules for the frames that cross a port: which frames from and to the guest pass, at what rate, and from which
+//! addresses.
 //!
-//! A leaf: rules know headers, frames and counters, and nothing of rings, workers or modes.
+//! The module is a leaf: rules use headers, frames and counters, but not rings, workers or modes.
 
 mod admission;
 mod guard;
@@ -16,10 +16,10 @@ use crate::counters::DropReason;
 
 /// A rule for frames on their way to the guest.
 pub trait Rule: Send + Sync {
-    /// Whether the guest gets a frame that begins with `head`: all headers that were written
-    /// for it, or the first part of a frame that is passed on.
+    /// Checks whether the guest may receive a frame that begins with `head`, which holds all headers written for the
+    /// frame, or the first part of a frame that is passed on.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The reason to drop the frame.
     fn check(&self, head: &[u8]) -> Result<(), DropReason>;
 }

@@ -1,13 +1,12 @@
-//! Rate limits of a port: token buckets, without a clock of their own.
+//! Rate limits of a port: token buckets that read no clock.
 //!
-//! A bucket is one number that all workers of a port share, the moment it would be full
-//! again. Taking tokens moves it later; more than the bucket's depth ahead of now is
-//! debt. So nothing is ever refilled, and a worker reads it once per burst.
+//! A bucket is a single number that all workers of a port share: the time at which it would be full again. Taking
+//! tokens moves that time later; if it is further ahead than the bucket's depth, the bucket is in debt. So no refilling
+//! is needed, and a worker reads the number once per burst.
 //!
-//! A frame without tokens waits where it is: in the guest's ring, in a socket, in the
-//! queue of a device. Each direction of a worker has a [`Gate`]. The gate passes frames
-//! while there are tokens, overdraws by one frame at most, and then closes until a
-//! millisecond's worth of tokens has accumulated, which is the resolution of the timers.
+//! A frame without tokens waits where it is: in the guest's ring, in a socket or in a device queue. Each direction of a
+//! worker has a [`Gate`]. The gate passes frames while there are tokens and overdraws by at most one frame. Then it
+//! closes until tokens for one millisecond, the resolution of timers, have accumulated.
 
 use crate::config::{Rate, RateLimit};
 use crate::frame::{Budget, GuestBurst, Segmentation};
@@ -19,18 +18,18 @@ use std::time::Duration;
 const NANOS: u64 = 1_000_000_000;
 /// Fractional bits in the price of a token.
 const FRACTION: u32 = 32;
-/// What a closed gate waits for, in nanoseconds of tokens.
+/// Tokens that a closed gate waits for, in nanoseconds at the limit's rate.
 const CHUNK: u64 = 1_000_000;
-/// Least depth of a bucket, in nanoseconds of tokens: several chunks, so that none are lost
-/// while a worker sleeps.
+/// Minimum depth of a bucket, in nanoseconds of tokens. It is several chunks, so that no tokens are lost while a worker
+/// sleeps.
 const MIN_DEPTH: u64 = 4 * CHUNK;
 
-/// A token bucket several workers take from.
+/// A token bucket shared by several workers.
 #[derive(Debug)]
 struct Bucket {
-    /// When it is full again if no more is taken, in nanoseconds of the clock.
+    /// Time at which it is full again if no more tokens are taken, in nanoseconds of the clock.
     full_at: AtomicU64,
-    /// Nanoseconds in which a token comes, with [`FRACTION`] bits of fraction.
+    /// Nanoseconds per token, as a fixed-point number with [`FRACTION`] fractional bits.
     price: u64,
     /// Nanoseconds in which an empty bucket fills.
     depth: u64,
@@ -47,7 +46,7 @@ impl Bucket {
         }
     }
 
-    /// Tokens in it.
+    /// Tokens in the bucket.
     fn level(&self, now: Instant) -> u64 {
         let missing = self.full_at.load(Ordering::Relaxed).saturating_sub(now.as_nanos());
         let tokens = (u128::from(self.depth.saturating_sub(missing)) << FRACTION) / u128::from(self.price);
@@ -58,18 +57,18 @@ impl Bucket {
     fn take(&self, now: Instant, tokens: u64) {
         let worth = worth(tokens, self.price);
         let later = |full_at: u64| Some(full_at.max(now.as_nanos()).saturating_add(worth));
-        // The closure never refuses.
+        // The closure always returns a value.
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// When it holds enough tokens to be worth a wake-up.
+    /// Time at which it holds enough tokens to be worth a wake-up.
     fn refilled(&self) -> Instant {
         let full_at = self.full_at.load(Ordering::Relaxed);
         Instant::from_nanos((full_at + CHUNK).saturating_sub(self.depth))
     }
 }
 
-/// Nanoseconds in which so many tokens accumulate.
+/// Nanoseconds in which `tokens` accumulate.
 fn worth(tokens: u64, price: u64) -> u64 {
     u64::try_from((u128::from(tokens) * u128::from(price)) >> FRACTION).unwrap_or(u64::MAX / 2)
 }
@@ -98,7 +97,7 @@ pub struct Gate {
     limiter: Option<Arc<Limiter>>,
     now: Instant,
     budget: Option<Budget>,
-    /// What has passed since the tokens were last taken.
+    /// Frames that have passed since tokens were last taken.
     passed: Passed,
     closed_until: Option<Instant>,
 }
@@ -110,7 +109,7 @@ struct Passed {
 }
 
 impl Gate {
-    /// A gate before `limiter`; without one it is always open.
+    /// A gate controlled by `limiter`; without a limiter it is always open.
     pub fn new(limiter: Option<Arc<Limiter>>) -> Self {
         Self {
             limiter,
@@ -118,7 +117,7 @@ impl Gate {
         }
     }
 
-    /// Replaces the limit. Whatever waited for tokens of the old one has to try again.
+    /// Replaces the limit. Frames that waited for tokens of the old limit have to be tried again.
     pub fn replace(&mut self, now: Instant, limiter: Option<Arc<Limiter>>) {
         self.settle();
         *self = Self::new(limiter);
@@ -139,7 +138,7 @@ impl Gate {
         self.closed_until.take().is_some()
     }
 
-    /// What may pass now.
+    /// Bytes and packets that may pass now.
     pub fn budget(&self) -> Budget {
         match (&self.limiter, self.budget) {
             (Some(_), Some(budget)) => budget,
@@ -166,14 +165,14 @@ impl Gate {
         if let Some(limiter) = &self.limiter {
             let buckets = [&limiter.bytes, &limiter.packets];
             let refilled = buckets.into_iter().flatten().map(Bucket::refilled).max();
-            // Never in the past: the worker would spin.
+            // It must not be in the past, or the worker would spin.
             let soonest = self.now + Duration::from_nanos(CHUNK / 10);
             self.closed_until = refilled.map(|at| at.max(soonest));
         }
         self.budget = None;
     }
 
-    /// Notes a frame that passes.
+    /// Records a frame that passes.
     #[inline]
     pub fn pass(&mut self, bytes: usize, segmentation: Segmentation) {
         if self.limiter.is_some() {
@@ -184,7 +183,7 @@ impl Gate {
         }
     }
 
-    /// Notes all frames of a burst.
+    /// Records all frames of a burst.
     #[inline]
     pub fn pass_all(&mut self, burst: &GuestBurst<'_>) {
         if self.limiter.is_some() {
@@ -194,12 +193,12 @@ impl Gate {
         }
     }
 
-    /// When the gate opens again, if it is closed.
+    /// Time at which the gate opens again, if it is closed.
     pub const fn opens_at(&self) -> Option<Instant> {
         self.closed_until
     }
 
-    /// Takes the tokens of what has passed.
+    /// Takes the tokens for the frames that have passed.
     pub fn settle(&mut self) {
         let passed = std::mem::take(&mut self.passed);
         if let Some(limiter) = self.limiter.as_deref().filter(|_| passed.packets != 0) {
@@ -224,8 +223,8 @@ impl Gate {
     }
 }
 
-/// How many packets a frame of `bytes` stands for. Headers count as payload: an error of one
-/// packet in a large frame does not matter to a limit.
+/// Number of packets in a frame of `bytes`. Headers count as payload, because an error of one packet in a large frame
+/// does not matter to a limit.
 fn packets(bytes: usize, segmentation: Segmentation) -> u64 {
     let size = match segmentation {
         Segmentation::None => return 1,

@@ -17,8 +17,8 @@ fn packets_only(per_second: u64, burst: u64) -> Option<Arc<Limiter>> {
     })
 }
 
-/// Sends frames of `len` bytes whenever a gate lets them through, for `time` from
-/// `start` on; the worker is woken up to `late` after it asked for. Returns the bytes.
+/// Sends frames of `len` bytes whenever a gate lets them through, for `time` from `start` on. The worker wakes up to
+/// `late` after the time it requested. Returns the bytes sent.
 fn flood(gates: &mut [Gate], start: Instant, time: Duration, len: usize, late: Duration) -> u64 {
     let (mut now, mut sent) = (start, 0);
     while now.since(start) < time {
@@ -50,7 +50,7 @@ fn what_passes_in_the_long_run_is_the_rate() {
         for (len, late) in [(64, 0), (1514, 900), (65_549, 1900)] {
             let mut gate = [Gate::new(bytes(per_second, per_second / 20))];
             let late = Duration::from_micros(late);
-            // The full bucket at the start is not the rate; a long time for slow ones.
+            // The initially full bucket distorts the rate, so a slow rate is measured for a long time.
             let time = if per_second == 1000 { SECOND * 10_000 } else { SECOND };
             flood(&mut gate, START, time, len, late);
             let sent = flood(&mut gate, START + time, time, len, late);
@@ -83,7 +83,7 @@ fn a_burst_passes_at_once_and_no_more() {
         sent += 1000;
     }
     assert_eq!(sent, 100_000);
-    // A millisecond later there are a thousand bytes, and one frame goes.
+    // A millisecond later there are tokens for a thousand bytes, and one frame passes.
     let opens = gate.opens_at().unwrap();
     assert_eq!(opens.since(START), Duration::from_millis(1));
     gate.look(START);
@@ -113,7 +113,7 @@ fn one_frame_more_than_there_is_makes_debt_that_is_paid() {
     assert!(gate.admits());
     gate.pass(65_000, Segmentation::None);
     assert!(!gate.admits());
-    // 65000 bytes less the burst of 1000, at 100 a millisecond, and a chunk.
+    // 65000 bytes minus the burst of 1000, at 100 per millisecond, plus a chunk.
     near(
         u64::try_from(gate.opens_at().unwrap().since(START).as_micros()).unwrap(),
         641_000,

@@ -1,10 +1,9 @@
-//! Addresses the guest was seen to use, per port.
+//! Detects the addresses that a guest uses, per port.
 //!
-//! Only frames that announce addresses are parsed: ARP, neighbour discovery, and DHCP of a
-//! client that has its address (`ciaddr`, RFC 2131 table 1). Others cost a check of their
-//! EtherType and protocol. The table has a fixed length and evicts the address seen longest
-//! ago, so invented addresses cost no memory. A worker never waits for a reader of the table;
-//! it skips what arrives meanwhile.
+//! Only frames that announce addresses are parsed: ARP, neighbour discovery, and DHCP of a client that has its address
+//! (`ciaddr`, RFC 2131 table 1). For other frames, only the EtherType and protocol are checked. The table has a fixed
+//! length and evicts the address seen longest ago, so invented addresses cost no memory. A worker never waits for a
+//! reader of the table; it skips frames that arrive meanwhile.
 
 use crate::packet::icmp::v6;
 use crate::packet::{ArpPacket, EtherType, Head, MacAddr, be16, protocol};
@@ -12,7 +11,7 @@ use crate::time::Instant;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-/// Addresses of a guest that are kept.
+/// Maximum addresses kept for a guest.
 pub const SNOOPED_MAX: usize = 32;
 
 const ND_TARGET: usize = 8;
@@ -27,22 +26,22 @@ const DHCP_CIADDR: usize = 12;
 pub enum SnoopSource {
     /// The sender of an ARP packet.
     Arp,
-    /// A neighbour message: its source, or the address it is about.
+    /// A neighbour message: its source or target address.
     NeighbourDiscovery,
     /// A DHCPv4 message of a client that has an address.
     Dhcp,
 }
 
-/// An address the guest was seen to use.
+/// An address that the guest has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnoopedAddress {
     /// The address.
     pub address: IpAddr,
     /// MAC it was used with.
     pub mac: MacAddr,
-    /// Where it was last seen.
+    /// Kind of the message in which it was last seen.
     pub source: SnoopSource,
-    /// When it was last seen.
+    /// Time at which it was last seen.
     pub seen: Instant,
 }
 
@@ -57,7 +56,7 @@ impl Default for Snooping {
 }
 
 impl Snooping {
-    /// Looks at the first bytes of an admitted frame of the guest, which say `head`.
+    /// Inspects an admitted frame of the guest by its first bytes, `bytes`, whose parsed form is `head`.
     #[inline]
     pub fn look(&self, now: Instant, bytes: &[u8], head: &Head) {
         if let Some((source, address)) = address_of(bytes, head)
@@ -67,7 +66,7 @@ impl Snooping {
         }
     }
 
-    /// The addresses, those seen last first.
+    /// The addresses, most recently seen first.
     pub fn all(&self) -> Vec<SnoopedAddress> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.sort_by_key(|sighting| std::cmp::Reverse(sighting.seen));
@@ -95,7 +94,7 @@ impl Snooping {
     }
 }
 
-/// The address that a frame announces, if it is of a kind that does.
+/// The address that a frame announces, if any.
 #[inline]
 fn address_of(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
     let transport = head.transport();
@@ -113,8 +112,7 @@ fn arp(packet: &[u8]) -> Option<(SnoopSource, IpAddr)> {
     usable.then(|| (SnoopSource::Arp, arp.sender.into()))
 }
 
-/// A solicitation from the unspecified address is for one that the guest is about to use
-/// (RFC 4862 5.4.2).
+/// A solicitation from the unspecified address is for an address that the guest is about to use (RFC 4862 5.4.2).
 fn neighbour(bytes: &[u8], head: &Head) -> Option<(SnoopSource, IpAddr)> {
     let (source, _) = head.ipv6_addresses(bytes)?;
     let message = head.transport_bytes(bytes);

@@ -128,6 +128,6 @@ fn a_guest_that_makes_up_addresses_fills_the_table_and_no_more() {
     }
     let all = sightings.all();
     assert_eq!(all.len(), SNOOPED_MAX);
-    // One that is used stays.
+    // An address in use stays.
     assert!(all.iter().any(|sighting| sighting.address.to_string() == "192.0.2.5"));
 }

@@ -1,9 +1,8 @@
-//! VLANs of a port, in process, so that they work on segments without VLAN support.
+//! VLAN support of a port, in process, so that it works on segments without VLAN support.
 //!
-//! On the segment every VLAN is a tag, and the default VLAN is no tag. The guest's
-//! side is an access port, a trunk, or both (a trunk with a native VLAN), as the
-//! bridge CNI has them. For each frame the rules return an edit of its tag ([`TagEdit`])
-//! or the reason to drop it; they hold no buffer and change no byte.
+//! On the segment, frames of a VLAN carry a tag, and frames of the default VLAN are untagged. The guest's side is an
+//! access port, a trunk, or both (a trunk with a native VLAN), as in the bridge CNI. For each frame the rules return an
+//! edit of its tag ([`TagEdit`]) or the reason to drop it; they hold no buffer and change no bytes.
 //!
 //! | frame of the guest | on the segment |
 //! |---|---|
@@ -20,9 +19,8 @@
 //! | untagged, or a priority tag | as it is where the default VLAN is kept, else dropped |
 //! | another VLAN, an 802.1ad tag | dropped |
 //!
-//! Only the first tag is inspected, with one exception: a tag that would be removed (or
-//! ignored by others, like a priority tag) must not hide a second one, which would let the
-//! guest send into any VLAN.
+//! Only the first tag is inspected, with one exception: a tag that would be removed (or ignored by others, like a
+//! priority tag) must not hide a second tag, which would let the guest send into any VLAN.
 
 use crate::config::{VlanConfig, VlanSet};
 use crate::counters::DropReason;
@@ -38,7 +36,7 @@ pub const TAGGED_HEADER: usize = TYPE_AT + VlanTag::LEN + 2;
 /// An edit of a frame's first tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagEdit {
-    /// None: the frame stays unchanged.
+    /// The frame stays unchanged.
     Keep,
     /// Inserts a tag with this control information before the EtherType.
     Push(u16),
@@ -48,25 +46,25 @@ pub enum TagEdit {
     Replace(u16),
 }
 
-/// An Ethernet header after a [`TagEdit`], and how many bytes of the frame it stands for.
+/// An Ethernet header after a [`TagEdit`], and the number of bytes of the frame that it replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EditedHeader {
     bytes: [u8; TAGGED_HEADER],
     len: usize,
-    /// Bytes at the start of the frame it replaces.
+    /// Bytes at the start of the frame that it replaces.
     pub replaces: usize,
 }
 
 impl EditedHeader {
-    /// What goes out in place of the frame's first [`replaces`](Self::replaces) bytes.
+    /// The bytes to send in place of the frame's first [`replaces`](Self::replaces) bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 }
 
 impl TagEdit {
-    /// The header of a frame that begins with `head`; `None` if it stays as it is.
-    /// `head` has been through the rules that gave this edit, so it is long enough.
+    /// The header of a frame that begins with `head`; `None` if it stays unchanged. `head` has passed the rules that
+    /// returned this edit, so it is long enough.
     pub fn header(self, head: &[u8]) -> Option<EditedHeader> {
         let mut bytes = [0; TAGGED_HEADER];
         bytes[..TYPE_AT].copy_from_slice(head.get(..TYPE_AT)?);
@@ -116,29 +114,29 @@ impl TagEdit {
     }
 }
 
-/// The VLAN rules of a port, ready for its packets.
+/// The VLAN rules of a port, compiled for the packet path.
 #[derive(Clone, Debug)]
 pub enum VlanRules {
-    /// No tagged frame of the guest comes in.
+    /// Tagged frames from the guest are dropped.
     Refused,
-    /// Tags are not looked at.
+    /// Tags are not inspected.
     Transparent,
-    /// Frames of these VLANs cross.
+    /// Frames of these VLANs pass.
     Member(Box<Membership>),
 }
 
-/// Which VLANs a port is in.
+/// The VLANs of which a port is a member.
 #[derive(Clone, Debug)]
 pub struct Membership {
     /// The VLAN of the guest's untagged frames.
     untagged: Option<u16>,
     /// VLANs whose tags the guest sees.
     tagged: VlanSet,
-    /// The default VLAN is on the port too.
+    /// The port is also a member of the default VLAN.
     keep_default: bool,
 }
 
-/// What a frame says of its VLAN.
+/// How a frame states its VLAN.
 #[derive(Clone, Copy)]
 enum Seen {
     Untagged,
@@ -165,7 +163,7 @@ impl Tag {
 impl Seen {
     fn of(head: &Head) -> Result<Self, DropReason> {
         match head.outer() {
-            // Without a type field there is no Ethernet header.
+            // The frame ends before the type field.
             0 if head.fault().is_some() => Err(DropReason::Truncated),
             TPID_8021Q if head.tags() == 0 => Err(DropReason::Truncated),
             TPID_8021Q => {
@@ -207,7 +205,7 @@ impl VlanRules {
     /// The edit for a frame from the guest.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// The reason to drop it.
     #[inline]
     pub fn outgoing(&self, head: &Head) -> Result<TagEdit, DropReason> {
         match self {
@@ -221,7 +219,7 @@ impl VlanRules {
     /// The edit for a frame from the segment that begins with `head`.
     ///
     /// # Errors
-    /// Why the guest does not get it, which is common on a segment that several VLANs share.
+    /// The reason not to deliver it, which is common on a segment shared by several VLANs.
     #[inline]
     pub fn incoming(&self, head: &[u8]) -> Result<TagEdit, DropReason> {
         match self {

@@ -134,7 +134,7 @@ fn no_tag_that_is_taken_off_or_ignored_hides_another() {
         let kept = trunk(None, true);
         assert_eq!(sent(&kept, &behind(1)), Err(DropReason::VlanNotMember));
         assert_eq!(sent(&kept, &behind(PRIORITY_5)), Err(DropReason::VlanNotMember));
-        // Inside a VLAN of the port a second tag is the guest's own matter.
+        // Inside a VLAN of the port, the guest may add a second tag.
         assert_eq!(sent(&kept, &behind(10)), Ok(behind(10)));
         assert_eq!(sent(&access(100), &behind(0)), Ok(behind(100)));
     }

@@ -1,4 +1,4 @@
-//! Forwards of a running port, on the side of whoever changes them.
+//! Lists, adds and removes the forwards of a running port.
 
 use super::Port;
 use crate::config::{Families, Forward, ModeConfig};
@@ -10,29 +10,29 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{MutexGuard, PoisonError};
 
-/// A forward there is, and where its sockets wait; known once they were opened here.
+/// An existing forward, and the addresses of its sockets once they were opened here.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     forward: Forward,
     addresses: HashSet<SocketAddr>,
 }
 
-/// Why forwards cannot be changed. Nothing has been.
+/// The reason why forwards cannot be changed. Nothing has changed in that case.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The guest is on a segment of its own.
+    /// The mode has no forwards.
     #[error("the port is not in masquerade mode: its guest is reached under its own addresses")]
     NotMasquerade,
-    /// Every port is forwarded, under its own number.
+    /// Every port is already forwarded under its own number.
     #[error("every port is forwarded to the guest already")]
     EveryPort,
-    /// A port cannot be listened on.
+    /// A port cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// There is no such forward.
     #[error("{0} is not forwarded")]
     Unknown(Forward),
-    /// The worker could not take it over.
+    /// The worker could not take over the sockets.
     #[error("cannot watch the sockets: {0}")]
     Watch(#[from] io::Error),
 }
@@ -44,8 +44,7 @@ impl Port {
         known.iter().map(|known| known.forward.clone()).collect()
     }
 
-    /// Has clients of the forward reach the guest. Sockets are opened by the calling thread, in
-    /// its network namespace.
+    /// Adds a forward. The calling thread opens the sockets in its network namespace.
     ///
     /// # Errors
     /// [`ForwardError`]
@@ -87,7 +86,7 @@ impl Port {
         self.forwards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Worker 0 has the listening sockets.
+    /// Sends a change to worker 0, which has the listening sockets.
     fn tell_listener(&self, change: ForwardChange) -> io::Result<()> {
         match self.workers.first() {
             Some(worker) => worker.command_mode_and_wait(ModeCommand::Forwards(change)),
@@ -101,7 +100,7 @@ impl Port {
     }
 }
 
-/// The forwards a port is made with.
+/// The initial forwards of a port.
 pub(super) fn initial(mode: &ModeConfig) -> Vec<Known> {
     let Some(inbound) = mode.properties().inbound() else {
         return Vec::new();

@@ -1,13 +1,13 @@
-//! The link of the guest's card, as the guest sees it: VIRTIO_NET_S_LINK_UP.
+//! The link state of the guest's NIC, as the guest sees it: VIRTIO_NET_S_LINK_UP.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Callback after a change of the link.
+/// Callback after the link state has changed.
 type Listener = Box<dyn Fn() + Send>;
 
-/// The link. It is up while the segment carries frames, the operator wants it up and the port has not
-/// failed, which all hold at first. A listener reports changes to the guest.
+/// The link. It is up while the segment carries frames, the operator has not set it down and the port has not failed.
+/// All three hold initially. A listener reports changes to the guest.
 pub struct Link {
     up: AtomicBool,
     state: Mutex<State>,
@@ -37,12 +37,12 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Whether the link is up.
+    /// True if the link is up.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Whether the operator wants the link up, whatever the state of the segment.
+    /// True if the operator has set the link up, whatever the state of the segment.
     pub fn is_wanted(&self) -> bool {
         self.lock().wanted
     }
@@ -52,22 +52,22 @@ impl Link {
         self.lock().listener = listener;
     }
 
-    /// Whether there is a listener: a front end that accepts link changes is connected.
+    /// True if there is a listener, so a front end that accepts link changes is connected.
     pub fn is_told(&self) -> bool {
         self.lock().listener.is_some()
     }
 
-    /// What the segment has become.
+    /// Sets whether the segment carries frames.
     pub(super) fn set_segment(&self, up: bool) {
         self.change(|state| state.segment = up);
     }
 
-    /// What the operator wants.
+    /// Sets the link up or down for the operator.
     pub(super) fn set_wanted(&self, up: bool) {
         self.change(|state| state.wanted = up);
     }
 
-    /// The port has failed, for good.
+    /// Records that the port has failed permanently.
     pub(super) fn set_failed(&self) {
         self.change(|state| state.failed = true);
     }

@@ -1,5 +1,5 @@
-//! The VM's attachment: its workers with their modes, what is admitted, what is
-//! counted. A port outlives the front ends that connect to it one after the other.
+//! The attachment of a VM: its workers and their modes, its policy and its counters. A port outlives the front ends
+//! that connect to it one after another.
 
 mod forwards;
 mod link;
@@ -43,40 +43,40 @@ pub struct Port {
     snooping: Arc<Snooping>,
     held: Arc<HeldLeases>,
     rates: Mutex<Rates>,
-    /// `None` where the mode tells the guest no names.
+    /// `None` if the mode hands out no names to the guest.
     resolvers: Mutex<Option<Resolvers>>,
     forwards: Mutex<Vec<forwards::Known>>,
 }
 
 debug_fields!(Port { health });
 
-/// Connections of one protocol a worker holds, where the limit on open files allows it.
+/// Maximum connections per protocol and worker, if the limit on open files allows it.
 const FLOW_LIMIT: usize = 65_536;
 
-/// The same where it does not.
+/// The same limit, reduced to fit the limit on open files.
 fn flow_limit() -> usize {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     files.map_or(FLOW_LIMIT, |n| usize::try_from(n).unwrap_or(FLOW_LIMIT).min(FLOW_LIMIT))
 }
 
-/// What a mode is made with: one mode per worker.
+/// Inputs to create a mode; there is one mode per worker.
 pub struct ModeContext {
-    /// Where the mode's sockets are watched.
+    /// Poller that watches the mode's sockets.
     pub poller: Poller,
-    /// Where the worker counts.
+    /// The worker's counters.
     pub counters: Arc<Counters>,
     /// Number of the worker, from 0.
     pub worker: usize,
-    /// Where the mode's DHCP servers note what the guest holds.
+    /// Record of the leases that the guest holds from the mode's DHCP servers.
     pub held: Arc<HeldLeases>,
 }
 
 debug_fields!(ModeContext { worker });
 
-/// Why a mode could not be made.
+/// The reason why a mode could not be created.
 pub type ModeError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a port could not be made.
+/// The reason why a port could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The system refused a descriptor or a thread.
@@ -87,7 +87,7 @@ pub enum PortError {
     Mode(#[source] ModeError),
 }
 
-/// What a mode with a NAT engine is made from on one worker.
+/// The parts of a mode with a NAT engine, for one worker.
 fn nat_setup<'a, M>(
     port: &'a PortConfig,
     mode: &'a M,
@@ -107,7 +107,7 @@ fn nat_setup<'a, M>(
 }
 
 impl Port {
-    /// Makes a port in the mode of its configuration.
+    /// Creates a port in the mode of its configuration.
     ///
     /// # Errors
     /// [`PortError`]
@@ -115,14 +115,14 @@ impl Port {
         Self::with_start(config, resources, &ThreadStart::default())
     }
 
-    /// Makes a port whose workers' threads run `start` first.
+    /// Creates a port whose worker threads run `start` first.
     ///
     /// # Errors
     /// [`PortError`]
     pub fn with_start(config: PortConfig, resources: PortResources, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
-        // Each mode takes its queue: one kept here would outlive its replacement.
+        // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
         Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
@@ -153,7 +153,7 @@ impl Port {
         })
     }
 
-    /// Makes a port with modes of the caller's making (tests, benches).
+    /// Creates a port with modes supplied by the caller (tests, benches).
     ///
     /// # Errors
     /// [`PortError`]
@@ -215,12 +215,12 @@ impl Port {
         Ok(port)
     }
 
-    /// What the port was made with.
+    /// The port's configuration.
     pub const fn config(&self) -> &PortConfig {
         &self.config
     }
 
-    /// The properties of the NIC that its driver sees.
+    /// The properties of the NIC as its driver sees them.
     pub const fn device(&self) -> DeviceConfig {
         DeviceConfig {
             mac: self.config.mac,
@@ -229,12 +229,12 @@ impl Port {
         }
     }
 
-    /// The view of what crosses it.
+    /// Packet capture on the port.
     pub const fn capture(&self) -> &Arc<Capture> {
         &self.capture
     }
 
-    /// The guest's card as its driver has set it.
+    /// The state of the NIC as its driver has set it.
     pub fn nic_state(&self) -> &NicState {
         &self.nic
     }
@@ -244,17 +244,17 @@ impl Port {
         &self.link
     }
 
-    /// Whether its workers are there.
+    /// Health of the workers.
     pub fn health(&self) -> &Health {
         &self.health
     }
 
-    /// A worker is gone: the guest is shown a link that is down.
+    /// Records that a worker is gone, and shows the guest a link that is down.
     pub fn set_failed(&self) {
         self.link.set_failed();
     }
 
-    /// Addresses the guest was seen to use, those seen last first, and how long ago that was.
+    /// Addresses that the guest has used, most recently seen first, and how long ago each was seen.
     pub fn snooped(&self) -> Vec<(SnoopedAddress, Duration)> {
         let now = worker::now();
         let all = self.snooping.all().into_iter();
@@ -266,14 +266,14 @@ impl Port {
         &self.held
     }
 
-    /// How much may cross the port.
+    /// The rate limits.
     pub fn rates(&self) -> Rates {
         *self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the rate limits; the new buckets start full.
     pub fn set_rates(&self, rates: Rates) {
-        // Held until every worker has the command, so that concurrent calls do not mix.
+        // The lock is held until every worker has the command, so that concurrent calls do not interleave.
         let mut current = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         let limits = Limits::new(rates);
         for worker in &self.workers {
@@ -282,8 +282,8 @@ impl Port {
         *current = rates;
     }
 
-    /// Replaces the name servers and search domains the guest gets, from the next answer on;
-    /// queries to the gateway go to the new servers at once. False if nothing changes.
+    /// Replaces the guest's name servers and search domains, starting with the next answer. Queries to the gateway go
+    /// to the new servers immediately. Returns false if nothing changes.
     pub fn change_resolvers(&self, resolvers: Resolvers) -> bool {
         let mut current = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_none_or(|current| *current == resolvers) {
@@ -297,7 +297,7 @@ impl Port {
         true
     }
 
-    /// Reports whether the segment carries frames, to the modes and the guest.
+    /// Reports to the modes and the guest whether the segment carries frames.
     pub fn set_segment(&self, up: bool) {
         let change = if up { SegmentChange::Up } else { SegmentChange::Down };
         for worker in &self.workers {
@@ -306,8 +306,8 @@ impl Port {
         self.link.set_segment(up);
     }
 
-    /// Sets the link up or down for the operator, and reports that to the guest. While it is down no
-    /// frame passes, and the guest's frames stay in its rings.
+    /// Sets the link up or down for the operator, and reports that to the guest. While it is down no frames pass, and
+    /// the guest's frames stay in its rings.
     pub fn set_link(&self, up: bool) {
         for worker in &self.workers {
             worker.set_link(up);
@@ -315,7 +315,7 @@ impl Port {
         self.link.set_wanted(up);
     }
 
-    /// The segment has other queues now, one for each worker, and carries frames.
+    /// Replaces the queues to the segment, one per worker. The segment then carries frames.
     pub fn replace_segment(&self, queues: Vec<Arc<TapQueue>>) {
         for (worker, queue) in self.workers.iter().zip(queues) {
             worker.command_mode(ModeCommand::Segment(SegmentChange::Replaced(queue)));
@@ -328,7 +328,7 @@ impl Port {
         &self.workers
     }
 
-    /// The sum over all workers.
+    /// The sum of all workers' counters.
     pub fn counters(&self) -> Counters {
         let total = Counters::default();
         for counters in &self.counters {
@@ -337,7 +337,7 @@ impl Port {
         total
     }
 
-    /// What the port did so far, a line per counter that is not zero.
+    /// The port's counters as text, with one line per nonzero counter.
     pub fn report(&self) -> String {
         let total = self.counters();
         let mut text = format!("port {}:\n", self.config.name);

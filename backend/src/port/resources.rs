@@ -1,12 +1,12 @@
-//! The descriptors that a port is made with, beside its configuration.
+//! The descriptors that a port needs in addition to its configuration.
 
 use crate::sys::tap::TapQueue;
 use std::sync::Arc;
 
-/// The descriptors that a port is made with. A configuration is plain data that can be saved and
-/// compared; what it opens travels here.
+/// The descriptors that a port needs. A configuration is plain data that can be saved and compared; the descriptors for
+/// it are passed here.
 #[derive(Debug, Default)]
 pub struct PortResources {
-    /// Queues of the device to the segment, one per queue pair, in bridge mode.
+    /// In bridge mode, the queues of the device to the segment, one per queue pair.
     pub queues: Vec<Arc<TapQueue>>,
 }

@@ -1,4 +1,4 @@
-//! ARP (RFC 826) for the gateway and the neighbours that are known, and for no others.
+//! Answers ARP (RFC 826) for the gateway and known neighbours only.
 
 use super::{Answer, Replies};
 use crate::counters::DropReason;
@@ -32,8 +32,8 @@ pub(super) fn answer(
         return Answer::Done;
     }
     match request.operation {
-        // Probes (RFC 5227 2.1.1) and announcements of the guest's own address look for another
-        // owner: there is none.
+        // Probes (RFC 5227 2.1.1) and announcements of the guest's own address look for another owner, which does not
+        // exist.
         ArpPacket::REQUEST if sender.is_unspecified() || sender == target => Answer::Done,
         ArpPacket::REQUEST => Answer::Refused(DropReason::NoSuchNeighbour),
         ArpPacket::REPLY => Answer::Done,

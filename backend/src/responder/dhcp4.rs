@@ -1,10 +1,10 @@
 //! DHCPv4 server (RFC 2131) with exactly one lease, which never changes.
 //!
-//! The options, and that every reply has all of them, are as in KubeVirt. Unlike KubeVirt, a client
-//! that requests another address gets DHCPNAK, so that it does not keep a lease of an earlier life.
+//! As in KubeVirt, every reply has all options. Unlike in KubeVirt, a client that requests another address gets
+//! DHCPNAK, so that it does not keep an old lease.
 //!
-//! Requests are read with the codec's borrowed view, which parses only the needed options. Replies
-//! start as a copy of the request's fixed fields.
+//! Requests are read through the codec's borrowed view, which parses only the needed options. Replies start as a copy
+//! of the request's fixed fields.
 
 use super::names::Told;
 use super::replies::{Ports, Route};
@@ -68,7 +68,7 @@ impl Terms {
 #[derive(Debug)]
 pub(super) struct Server {
     terms: Terms,
-    /// Options of every reply besides message type, server and lease.
+    /// Options in every reply in addition to message type, server and lease.
     parameters: DhcpOptions,
     held: Arc<HeldLeases>,
 }
@@ -98,8 +98,7 @@ enum Verdict {
 }
 
 impl Server {
-    /// A server for `terms` with the options in `told`; `held` records whether the guest holds the
-    /// lease.
+    /// A server for `terms` that hands out the options in `told`; `held` records whether the guest holds the lease.
     pub(super) fn new(terms: Terms, told: &Told, held: Arc<HeldLeases>) -> Self {
         let parameters = parameters(&terms, told);
         Self {
@@ -109,7 +108,7 @@ impl Server {
         }
     }
 
-    /// Replaces the options from the next answer on.
+    /// Replaces the options, starting with the next answer.
     pub(super) fn tell(&mut self, told: &Told) {
         self.parameters = parameters(&self.terms, told);
     }
@@ -119,8 +118,7 @@ impl Server {
         dst.is_broadcast() || dst == self.terms.server || dst == self.terms.network.broadcast()
     }
 
-    /// Answers the UDP datagram in `packet`. The checksum is not verified: a guest may leave it to
-    /// the device.
+    /// Answers the UDP datagram in `packet`. The checksum is not verified, because a guest may leave it to the device.
     pub(super) fn answer(&self, packet: &Packet<'_, Ipv4Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
         let Some(request) = udp_payload(packet.payload).and_then(Request::parse) else {
             return Answer::Refused(DropReason::BadService);
@@ -173,8 +171,8 @@ impl Server {
         if request.server.is_some_and(|server| server != self.terms.server) {
             return None;
         }
-        // Selecting and rebooting clients name the requested address in an option; renewing and
-        // rebinding ones already use it.
+        // Clients that select or reboot name the requested address in an option; clients that renew or rebind already
+        // use it.
         let wanted = request.requested.unwrap_or_else(|| request.message.ciaddr());
         Some(if wanted == self.terms.guest {
             Verdict::Ack { rapid_commit: false }
@@ -297,7 +295,7 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// A reply with the fields copied from the request: transaction, flags, hardware address.
+    /// A reply with fields copied from the request: transaction, flags, hardware address.
     fn reply(&self) -> Option<Message> {
         let message = &self.message;
         let mut fixed = [0; FIXED_LEN];
@@ -312,7 +310,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Options of every reply besides message type, server and lease.
+/// Options in every reply in addition to message type, server and lease.
 fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
     let mut parameters = DhcpOptions::new();
     parameters.insert(DhcpOption::SubnetMask(terms.network.netmask()));
@@ -335,8 +333,7 @@ fn parameters(terms: &Terms, told: &Told) -> DhcpOptions {
         parameters.insert(DhcpOption::DomainName(domain.to_owned()));
         parameters.insert(DhcpOption::DomainSearch(told.search.names()));
     }
-    // Sent whether or not the client requests them; a requested option with a value here uses that
-    // value.
+    // These are sent whether or not the client requests them, and their values override those above.
     for (code, data) in &told.options {
         let option = UnknownOption::new(OptionCode::from(*code), data.clone());
         parameters.insert(DhcpOption::Unknown(option));

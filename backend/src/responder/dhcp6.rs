@@ -1,11 +1,11 @@
 //! DHCPv6 server (RFC 8415) with exactly one lease, which never changes.
 //!
-//! It keeps no state: the first IA_NA of a message gets the guest's address, whatever the client
-//! and the time; every other identity association is refused with the status that its message type
-//! requires. Messages are accepted on the servers' multicast address and on the gateway's own.
+//! It keeps no state: the first IA_NA of a message always gets the guest's address, from any client. Every other
+//! identity association is refused with the status that its message type requires. Messages are accepted on the
+//! servers' multicast address and on the gateway's own address.
 //!
-//! Requests are parsed here rather than by the codec's decoder, which parses every option it knows,
-//! however deeply nested, and trusts their lengths. The codec writes the replies.
+//! Requests are parsed here instead of by the codec's decoder, which parses every option it knows, however deeply
+//! nested, and trusts their lengths. The codec writes the replies.
 
 mod request;
 
@@ -30,7 +30,7 @@ const LEASE_SECS: u32 = 999 * 24 * 60 * 60;
 /// Times to renew and rebind: half and four fifths of the lease (RFC 8415 21.4).
 const RENEW_SECS: u32 = LEASE_SECS / 2;
 const REBIND_SECS: u32 = LEASE_SECS / 5 * 4;
-/// A client accepts an offer of this preference without waiting for others (RFC 8415 18.2.1).
+/// A client accepts an offer with this preference without waiting for others (RFC 8415 18.2.1).
 const MAX_PREFERENCE: u8 = 255;
 /// DUID-LL over Ethernet (RFC 8415 11.4): type 3, hardware type 1, the MAC.
 const DUID_HEAD: [u8; 4] = [0, 3, 0, 1];
@@ -42,7 +42,7 @@ pub(super) struct Server {
     /// Address of the gateway on the link.
     link_local: Ipv6Addr,
     duid: Vec<u8>,
-    /// Options for every client besides its address.
+    /// Options for every client in addition to its address.
     parameters: Vec<DhcpOption>,
     held: Arc<HeldLeases>,
 }
@@ -63,7 +63,7 @@ impl Server {
         }
     }
 
-    /// Replaces the options from the next answer on.
+    /// Replaces the options, starting with the next answer.
     pub(super) fn tell(&mut self, told: &Told) {
         self.parameters = parameters(told);
     }
@@ -73,8 +73,7 @@ impl Server {
         dst == ALL_SERVERS || dst == self.link.gateway || dst == self.link_local
     }
 
-    /// Answers the UDP datagram in `packet`. The checksum is not verified: a guest may leave it to
-    /// the device.
+    /// Answers the UDP datagram in `packet`. The checksum is not verified, because a guest may leave it to the device.
     pub(super) fn answer(&self, packet: &Packet<'_, Ipv6Addr>, counters: &Counters, replies: &mut Replies) -> Answer {
         let has_source = !packet.src.is_unspecified() && !packet.src.is_multicast();
         let request = UdpHeader::parse(packet.payload, packet.payload.len(), false)
@@ -110,7 +109,7 @@ impl Server {
         Answer::Done
     }
 
-    /// Whether the required identifiers, and no forbidden ones, are in a message (RFC 8415 16).
+    /// True if a message has the required identifiers and no forbidden ones (RFC 8415 16).
     fn is_valid(&self, request: &Request<'_>) -> bool {
         let is_ours = request.server == Some(&self.duid[..]);
         match request.kind {
@@ -160,8 +159,7 @@ impl Server {
     fn assign(&self, request: &Request<'_>, committed: Option<&Counters>) -> Vec<DhcpOption> {
         let mut options = self.parameters.clone();
         for (ia, is_ours) in request.associations() {
-            // Only a REQUEST is refused as on the wrong link: the addresses in a SOLICIT are mere
-            // preferences.
+            // Only a REQUEST is refused as being on the wrong link: the addresses in a SOLICIT are mere preferences.
             let is_wrong = request.kind == MessageType::Request && !ia.addresses().all(|a| self.is_on_link(a));
             let contents = match ia.kind {
                 Kind::Addresses if is_ours && is_wrong => status(Status::NotOnLink, "not an address of this link"),
@@ -184,7 +182,7 @@ impl Server {
         self.held.set_v6(true);
     }
 
-    /// The lease ends if the client names the guest's own address.
+    /// Ends the lease if the client names the guest's own address.
     fn give_back(&self, request: &Request<'_>) {
         let names_it =
             |(ia, is_ours): (&Association<'_>, bool)| is_ours && ia.addresses().any(|a| a == self.link.guest);
@@ -242,7 +240,7 @@ impl Server {
     }
 }
 
-/// Options for every client besides its address.
+/// Options for every client in addition to its address.
 fn parameters(told: &Told) -> Vec<DhcpOption> {
     let mut parameters = Vec::new();
     if !told.dns6.is_empty() {
@@ -284,7 +282,7 @@ fn address(addr: Ipv6Addr, lifetime: u32) -> DhcpOption {
     })
 }
 
-/// The association `ia` with its answer.
+/// The association `ia` with `contents` as its answer.
 fn association(ia: &Association<'_>, contents: Vec<DhcpOption>) -> DhcpOption {
     let opts = contents.into_iter().collect();
     let (id, t1, t2) = (ia.iaid, RENEW_SECS, REBIND_SECS);

@@ -1,4 +1,4 @@
-//! Echo requests to the gateway's own addresses (RFC 792, RFC 4443 4.1).
+//! Answers echo requests to the gateway's own addresses (RFC 792, RFC 4443 4.1).
 
 use super::replies::{Family, Route};
 use super::{Answer, HOP_LIMIT, Packet, Replies};
@@ -18,7 +18,7 @@ pub(super) fn answer<A: Family>(packet: &Packet<'_, A>, replies: &mut Replies) -
         hop_limit: HOP_LIMIT,
     };
     replies.icmp(&route, request.len(), |reply| {
-        // The reply is a copy of the request with another type.
+        // The reply is a copy of the request with a different type.
         reply.copy_from_slice(request);
         reply[0] = A::ECHO_REPLY;
     });

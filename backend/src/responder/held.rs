@@ -1,4 +1,4 @@
-//! The guest's leases from hawser's DHCP servers, and the last MAC that was refused one.
+//! The guest's leases from hawser's DHCP servers, and the last MAC that was refused a lease.
 //!
 //! All workers of a port share this: a guest may renew on one queue pair and release on another.
 
@@ -10,32 +10,31 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct HeldLeases {
     v4: AtomicBool,
     v6: AtomicBool,
-    /// The MAC that was refused last, as its six bytes before two of ones; 0 for none.
+    /// The MAC that was refused last, as its six bytes followed by two bytes of ones; 0 for none.
     stranger: AtomicU64,
-    /// Whether a refusal has been logged: the guest controls how often refusals happen.
+    /// True once a refusal has been logged. Only one is logged, because the guest controls how often refusals happen.
     is_logged: AtomicBool,
 }
 
 impl HeldLeases {
-    /// Whether the guest holds its DHCPv4 lease.
+    /// True if the guest holds its DHCPv4 lease.
     pub fn has_v4(&self) -> bool {
         self.v4.load(Ordering::Relaxed)
     }
 
-    /// Whether the guest holds its DHCPv6 lease.
+    /// True if the guest holds its DHCPv6 lease.
     pub fn has_v6(&self) -> bool {
         self.v6.load(Ordering::Relaxed)
     }
 
-    /// The MAC of the last client that was refused because the lease is for another; `None` once
-    /// the right client has the lease.
+    /// The MAC of the last client that was refused because the lease is for another client; `None` once the right
+    /// client has the lease.
     pub fn stranger(&self) -> Option<MacAddr> {
         let [mac @ .., _, known] = self.stranger.load(Ordering::Relaxed).to_be_bytes();
         (known != 0).then_some(MacAddr(mac))
     }
 
-    /// Records that a client with another MAC than `client` was refused. Logs only the first
-    /// refusal.
+    /// Records that a client with the MAC `stranger` instead of `client` was refused. Logs only the first refusal.
     pub(super) fn refuse(&self, client: MacAddr, stranger: MacAddr) {
         let [a, b, c, d, e, f] = stranger.0;
         let marked = u64::from_be_bytes([a, b, c, d, e, f, u8::MAX, u8::MAX]);

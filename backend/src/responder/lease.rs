@@ -1,5 +1,5 @@
-//! DHCPv4 only, for a guest on a shared segment: one address for one guest. All requests of the
-//! guest to a DHCP server are answered here, or not at all.
+//! DHCPv4 server for a guest on a shared segment, with one address for one guest. All of the guest's requests to DHCP
+//! servers are answered here or not at all.
 
 use super::names::Told;
 use super::{Answer, HeldLeases, Packet, Replies, dhcp4, udp_dst};
@@ -34,14 +34,14 @@ impl LeaseServer {
         }
     }
 
-    /// Replaces name servers and search domains from the next answer on.
+    /// Replaces name servers and search domains, starting with the next answer.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame to any DHCP server that begins as `head` says. Cheap for every frame that is
-    /// not UDP over IPv4.
+    /// True for a frame to any DHCP server. `head` is the parsed form of `bytes`. The check is cheap for every frame
+    /// that is not UDP over IPv4.
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
         let is_udp = head.transport().is_some_and(|at| at.protocol == protocol::UDP);
         is_udp

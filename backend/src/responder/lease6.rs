@@ -1,4 +1,4 @@
-//! DHCPv6 server for a guest on a shared segment: one address for one guest.
+//! DHCPv6 server for a guest on a shared segment, with one address for one guest.
 //!
 //! A guest uses DHCPv6 when a router advertisement announces it. A router solicitation is therefore
 //! answered with an advertisement that names no router: it contains the on-link prefix and
@@ -36,7 +36,7 @@ impl Lease6Server {
             gateway: GATEWAY_MAC.link_local(),
             guest: config.address.addr(),
         };
-        // DHCP gives out the names: those of an advertisement would expire.
+        // DHCP hands out the names, because those in an advertisement would expire.
         let advertised = ndp::Advertised {
             gateway: GATEWAY_MAC,
             link: on_link(&link),
@@ -54,13 +54,14 @@ impl Lease6Server {
         }
     }
 
-    /// Replaces name servers and search domains from the next answer on.
+    /// Replaces name servers and search domains, starting with the next answer.
     pub fn set_resolvers(&mut self, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         self.dhcp.tell(&Told::of(&self.names));
     }
 
-    /// True for a frame to any DHCPv6 server that begins as `head` says. Cheap for all other frames.
+    /// True for a frame to any DHCPv6 server. `head` is the parsed form of `bytes`. The check is cheap for all other
+    /// frames.
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
         is_ipv6(head, protocol::UDP) && udp_dst(bytes, head) == Some(dhcproto::v6::SERVER_PORT)
     }
@@ -99,7 +100,7 @@ impl Lease6Server {
     }
 }
 
-/// True for a whole packet of IPv6 that carries `protocol`, in a frame without tags.
+/// True for a whole IPv6 packet that carries `protocol`, in a frame without tags.
 fn is_ipv6(head: &Head, protocol: u8) -> bool {
     head.transport().is_some_and(|at| at.protocol == protocol)
         && head.ethertype() == EtherType::Ipv6

@@ -1,10 +1,10 @@
-//! Services of the guest's private network: ARP, neighbour and router discovery,
-//! DHCPv4, DHCPv6, and echo of the gateway's own addresses.
+//! Services of the guest's private network: ARP, neighbour and router discovery, DHCPv4, DHCPv6, and echo replies from
+//! the gateway's own addresses.
 //!
-//! A mode passes the copied head of a frame to [`Responders::wants`]. It copies the few frames for
-//! the gateway itself out of guest memory in whole and passes them to [`Responders::answer`], which
-//! appends whole frames to a [`Replies`] buffer. Nothing here owns a socket, reads a clock or
-//! trusts the guest: an invalid message is refused with a [`DropReason`] for the mode to count.
+//! A mode passes the copied head of a frame to [`Responders::wants`]. It copies the few frames for the gateway itself
+//! whole out of guest memory and passes them to [`Responders::answer`], which appends whole frames to a [`Replies`]
+//! buffer. Nothing here owns a socket, reads a clock or trusts the guest: an invalid message is refused with a
+//! [`DropReason`] for the mode to count.
 
 mod arp;
 mod dhcp4;
@@ -39,8 +39,7 @@ use std::sync::Arc;
 
 /// Hop limit of replies that may cross a router.
 const HOP_LIMIT: u8 = 64;
-/// Longest frame that is handled; a mode need not copy more. Longer echo requests are answered
-/// where they are, without a copy.
+/// Longest frame that is handled; a mode need not copy more. Longer echo requests are answered without a copy.
 pub const MAX_FRAME: usize = 2048;
 /// IGMP has no service here: the gateway forwards no multicast.
 const IGMP: u8 = 2;
@@ -60,12 +59,11 @@ pub struct ServiceConfig {
     pub names: NameConfig,
     /// MTU of the link, in bytes of IP packet.
     pub mtu: u16,
-    /// Record of leases that were given and released.
+    /// Record of granted and released leases.
     pub held: Arc<HeldLeases>,
-    /// Whether unsolicited router advertisements are sent. One of the workers that serve a guest
-    /// does that.
+    /// True if unsolicited router advertisements are sent. Only one of a guest's workers does that.
     pub advertise: bool,
-    /// The guest may form addresses of its own (RFC 4862) where the IPv6 network has 64 bits.
+    /// True if the guest may form addresses of its own (RFC 4862), which needs a 64-bit prefix.
     pub autoconfigures: bool,
 }
 
@@ -75,7 +73,7 @@ pub trait Neighbours: fmt::Debug + Send + Sync {
     fn mac_of(&self, address: IpAddr) -> Option<MacAddr>;
 }
 
-/// A link with nothing but the guest and the gateway.
+/// A link with only the guest and the gateway.
 #[derive(Debug)]
 struct NoNeighbours;
 
@@ -155,7 +153,7 @@ struct Packet<'a, A> {
     src: A,
     dst: A,
     hop_limit: u8,
-    /// What follows the IP header.
+    /// The bytes after the IP header.
     payload: &'a [u8],
 }
 
@@ -198,13 +196,13 @@ impl Responders {
         }
     }
 
-    /// Replaces the stations that are answered for besides the gateway.
+    /// Replaces the stations for which the services answer, in addition to the gateway.
     pub fn set_peers(&mut self, peers: Arc<dyn Neighbours>) {
         self.peers = peers;
     }
 
-    /// Replaces name servers and search domains from the next answer on. A guest whose driver is up
-    /// gets a router advertisement soon.
+    /// Replaces name servers and search domains, starting with the next answer. A guest whose driver is up gets a
+    /// router advertisement soon.
     pub fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
         self.names.follow(resolvers);
         let told = Told::of(&self.names);
@@ -218,15 +216,15 @@ impl Responders {
         }
     }
 
-    /// True if [`answer`](Self::answer) would handle the frame whose first bytes, `bytes`, say
-    /// `head`. Cheap; false for all frames to destinations beyond the gateway.
+    /// True if [`answer`](Self::answer) would handle the frame that begins with `bytes`, whose parsed form is `head`.
+    /// The check is cheap, and false for all frames to destinations beyond the gateway.
     #[inline]
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
         self.classify(bytes, head).is_some()
     }
 
-    /// Handles a whole frame of the guest, which begins as `head` says. ICMP checksums must be
-    /// complete; UDP checksums may be left to the device.
+    /// Handles a whole frame of the guest, whose parsed head is `head`. ICMP checksums must be complete; UDP checksums
+    /// may be left to the device.
     pub fn answer(
         &mut self,
         now: Instant,
@@ -276,7 +274,7 @@ impl Responders {
         }
     }
 
-    /// The address that the guest probed before it uses it (RFC 4862 5.4), since the last call.
+    /// The address that the guest has probed before use (RFC 4862 5.4) since the last call.
     pub const fn take_claimed(&mut self) -> Option<Ipv6Addr> {
         match &mut self.ipv6 {
             Some(ipv6) => ipv6.router.take_claimed(),
@@ -284,21 +282,21 @@ impl Responders {
         }
     }
 
-    /// The guest's driver is up: sends it a router advertisement.
+    /// Call this when the guest's driver is up. Sends it a router advertisement.
     pub fn on_link_up(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.advertise(now, counters, replies);
         }
     }
 
-    /// The guest's driver has stopped: timers are off until it is back.
+    /// Call this when the guest's driver has stopped. Timers are off until it is back.
     pub fn on_link_down(&mut self) {
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.router.stop();
         }
     }
 
-    /// Does the work that is due.
+    /// Sends the advertisements that are due.
     pub fn on_timer(&mut self, now: Instant, counters: &Counters, replies: &mut Replies) {
         if self.deadline().is_some_and(|at| at <= now) {
             self.on_link_up(now, counters, replies);
@@ -364,8 +362,8 @@ impl Ipv4Services {
 }
 
 impl Ipv6Services {
-    /// True for an address that the guest may use towards the gateway: one of its own, or a
-    /// link-local one, which the guest chooses itself.
+    /// True for an address that the guest may use towards the gateway: its own address, or a link-local address, which
+    /// the guest chooses itself.
     fn is_guest(&self, src: Ipv6Addr) -> bool {
         self.link.may_be_guest(src) || src.is_unicast_link_local()
     }
@@ -396,7 +394,7 @@ impl Ipv6Services {
 }
 
 impl<'a> Packet<'a, Ipv4Addr> {
-    /// The packet in a frame that begins as `head` says, if it is one of IPv4.
+    /// The packet in a frame with the parsed head `head`, if it is IPv4.
     fn v4(frame: &'a [u8], head: &Head) -> Option<Self> {
         let (src, dst) = head.ipv4_addresses(frame)?;
         Self::new(frame, head, src, dst)
@@ -404,7 +402,7 @@ impl<'a> Packet<'a, Ipv4Addr> {
 }
 
 impl<'a> Packet<'a, Ipv6Addr> {
-    /// The packet in a frame that begins as `head` says, if it is one of IPv6.
+    /// The packet in a frame with the parsed head `head`, if it is IPv6.
     fn v6(frame: &'a [u8], head: &Head) -> Option<Self> {
         let (src, dst) = head.ipv6_addresses(frame)?;
         Self::new(frame, head, src, dst)

@@ -1,20 +1,19 @@
-//! Domain names for the guest, checked once when a port is created.
+//! Domain names and name servers for the guest, checked once when a port is created.
 
 use crate::config::NameConfig;
 use dhcproto::Name;
 use log::warn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Most name servers per family; resolvers use three.
+/// Maximum name servers per family; resolvers use three.
 pub(super) const MAX_SERVERS: usize = 8;
-/// Most bytes of the search list, uncompressed: this leaves room for everything else in a packet of
-/// 1280 bytes.
+/// Maximum bytes of the search list, uncompressed. This leaves room for everything else in a packet of 1280 bytes.
 const MAX_SEARCH: usize = 512;
 /// RFC 1035 2.3.4
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
 
-/// The parts of a [`NameConfig`] that can be handed out. Each other part is logged once.
+/// The parts of a [`NameConfig`] that can be handed out. Invalid parts are logged once.
 #[derive(Debug)]
 pub(super) struct Told {
     pub hostname: Option<String>,
@@ -98,7 +97,7 @@ impl SearchList {
             .collect()
     }
 
-    /// The guest's own domain: the configured one, or else the first of the longest.
+    /// The guest's own domain: the configured domain, or else the longest (the first of several).
     pub(super) fn domain(&self) -> Option<&str> {
         if let Some(own) = &self.own {
             return Some(own);

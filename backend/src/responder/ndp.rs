@@ -23,10 +23,10 @@ const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 
 /// Time between unsolicited advertisements (default of MaxRtrAdvInterval).
 const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
-/// Lifetime of the default route and of name servers: three times the above, the
-/// default of RFC 4861 6.2.1 and RFC 8106 5.1.
+/// Lifetime of the default route and of name servers: three times the interval above, the default of RFC 4861 6.2.1 and
+/// RFC 8106 5.1.
 pub(super) const LIFETIME_SECS: u16 = 1800;
-/// A prefix on this link never expires.
+/// Lifetime of a prefix that never expires.
 const INFINITE: u32 = u32::MAX;
 /// Minimum MTU of IPv6; receivers ignore an MTU option below it.
 const MIN_MTU: u16 = 1280;
@@ -79,7 +79,7 @@ pub(super) struct Router {
 /// Schedule of unsolicited advertisements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schedule {
-    /// Never: another worker does that.
+    /// Never: another worker sends them.
     Never,
     /// When the link comes up.
     LinkUp,
@@ -124,7 +124,7 @@ impl Router {
         self.reschedule(Schedule::LinkUp);
     }
 
-    /// Replaces the advertisement; if unsolicited ones are scheduled, the next is due at once.
+    /// Replaces the advertisement; if unsolicited ones are scheduled, the next is due immediately.
     pub(super) fn set_advertisement(&mut self, now: Instant, advertisement: Vec<u8>) {
         self.advertisement = advertisement;
         if matches!(self.schedule, Schedule::At(_)) {
@@ -161,7 +161,7 @@ impl Router {
                 on_solicitation(mac_of, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
-            // The guest announces itself: it is the only neighbour, and known already.
+            // The guest announces itself, but it is the only neighbour and already known.
             Some(icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,
             // A guest is not a router.
             _ => Answer::Refused(DropReason::BadService),
@@ -217,8 +217,8 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     is_sound.then_some(header.kind)
 }
 
-/// Answers a neighbour solicitation if `mac_of` has the MAC of the requested address; its arguments are the target, and whether the guest probes for its own use (duplicate address
-/// detection).
+/// Answers a neighbour solicitation if `mac_of` returns the MAC of the requested address. Its arguments are the target,
+/// and whether the guest probes the address for its own use (duplicate address detection).
 pub(super) fn on_solicitation(
     mut mac_of: impl FnMut(&Ipv6Addr, bool) -> Option<MacAddr>,
     packet: &Packet<'_, Ipv6Addr>,
@@ -273,7 +273,7 @@ pub(super) fn on_solicitation(
     Answer::Done
 }
 
-/// The relevant facts about a message's options.
+/// The relevant properties of a message's options.
 struct Options {
     /// A source link-layer address is present.
     has_source: bool,
@@ -305,7 +305,7 @@ fn link_layer_option(kind: u8, mac: MacAddr) -> [u8; option::UNIT] {
     bytes
 }
 
-/// What an advertisement says of a link.
+/// The link properties in an advertisement.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Advertised {
     pub(super) gateway: MacAddr,
@@ -342,8 +342,8 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
             body.extend(u32::from(mtu).to_be_bytes());
         });
     }
-    // On-link, like the IPv4 network by its netmask: the gateway's ::1 is then a neighbour with or
-    // without a default route. Autonomous only where the guest may send from any of its addresses.
+    // The prefix is on-link, as the netmask makes the IPv4 network: the gateway's ::1 is then a neighbour with or
+    // without a default route. It is autonomous only where the guest may send from any address in it.
     push_option(&mut message, option::PREFIX, |body| {
         let flags = match prefix {
             Prefix::OnLink => PREFIX_ON_LINK,
@@ -372,7 +372,7 @@ pub(super) fn advertisement(advertised: Advertised, dns: &[Ipv6Addr], search: &S
     message
 }
 
-/// Appends an option whose body `write` writes, and pads it with zeros.
+/// Appends an option, whose body comes from `write`, and pads it with zeros.
 fn push_option(message: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = message.len();
     message.extend([kind, 0]);

@@ -1,7 +1,6 @@
-//! Proxy for the neighbours of a guest whose segment carries packets but no frames (ipvtap in l3
-//! and l3s). The host's kernel routes the guest's packets and drops its ARP and neighbour
-//! solicitations, so the gateway answers for all neighbours (RFC 1027, RFC 4389). All other
-//! broadcast and multicast is dropped.
+//! Answers for all neighbours of a guest whose segment carries packets but no frames (ipvtap in l3 and l3s). The host's
+//! kernel routes the guest's packets and drops its ARP and neighbour solicitations, so the gateway acts as proxy for
+//! all neighbours (RFC 1027, RFC 4389). All other broadcasts and multicasts are dropped.
 
 use super::{Answer, Packet, Replies, arp, ndp};
 use crate::counters::DropReason;
@@ -13,8 +12,8 @@ use std::net::Ipv6Addr;
 pub struct NeighbourProxy;
 
 impl NeighbourProxy {
-    /// True for a frame, beginning as `head` says, that the kernel would not route: everything
-    /// except unicast IP, and among unicast IP the neighbour solicitations. Cheap.
+    /// True for a frame that the kernel would not route: everything except unicast IP, and neighbour solicitations.
+    /// `head` is the parsed form of `bytes`. The check is cheap.
     pub fn wants(self, bytes: &[u8], head: &Head) -> bool {
         if head.tags() > 0 || head.destination_mac(bytes).is_none_or(MacAddr::is_multicast) {
             return true;
@@ -31,7 +30,7 @@ impl NeighbourProxy {
         }
     }
 
-    /// Handles a frame for which the test above is true.
+    /// Handles a frame for which [`wants`](Self::wants) is true.
     pub fn answer(self, frame: &[u8], head: &Head, replies: &mut Replies) -> Answer {
         if let Some(fault) = head.fault() {
             return Answer::Refused(fault.into());
@@ -39,8 +38,8 @@ impl NeighbourProxy {
         let is_group = head.destination_mac(frame).is_none_or(MacAddr::is_multicast);
         match head.outer().into() {
             EtherType::Arp => {
-                // Probes and announcements (RFC 5227) ask for another owner of the guest's own
-                // address: there is none.
+                // Probes and announcements (RFC 5227) look for another owner of the guest's own address, which does not
+                // exist.
                 let is_here =
                     |request: &ArpPacket| !request.sender.is_unspecified() && request.sender != request.target;
                 let gateway = replies.gateway;
@@ -59,7 +58,7 @@ impl NeighbourProxy {
     }
 }
 
-/// Answers a neighbour solicitation; other messages went to groups without members.
+/// Answers a neighbour solicitation. Other messages are for groups without members.
 fn discovery(packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
     match packet.payload.first() {
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION) if ndp::kind(packet).is_some() => {

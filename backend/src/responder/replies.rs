@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Replies {
     /// MAC of the gateway.
     pub(super) gateway: MacAddr,
-    /// MAC that the next frame comes from.
+    /// Source MAC of the next frame.
     source: MacAddr,
     bytes: Vec<u8>,
     /// End of each frame in `bytes`.
@@ -24,7 +24,7 @@ impl Default for Replies {
 }
 
 impl Replies {
-    /// Replies of the gateway with this MAC.
+    /// An empty buffer for replies from the gateway with this MAC.
     pub const fn of(gateway: MacAddr) -> Self {
         Self {
             gateway,
@@ -34,7 +34,7 @@ impl Replies {
         }
     }
 
-    /// Lets `reply` add frames that come from the station with this MAC.
+    /// Lets `reply` add frames with this source MAC.
     pub(super) fn as_station(&mut self, mac: MacAddr, reply: impl FnOnce(&mut Self)) {
         self.source = mac;
         reply(self);
@@ -63,8 +63,7 @@ impl Replies {
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
     }
 
-    /// Adds a frame: writes the Ethernet header, returns the `len`
-    /// zeroed bytes after it.
+    /// Adds a frame: writes the Ethernet header and returns the `len` zeroed bytes after it.
     pub(super) fn ethernet(&mut self, dst: MacAddr, ethertype: EtherType, len: usize) -> &mut [u8] {
         let start = self.bytes.len();
         self.bytes.resize(start + EthernetHeader::LEN + len, 0);

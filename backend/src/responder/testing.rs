@@ -15,7 +15,7 @@ pub const GUEST_MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 const GATEWAY4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 1));
 const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 
-/// KubeVirt's default networks, with names as a pod has them.
+/// KubeVirt's default networks, with names like those of a pod.
 #[allow(clippy::missing_panics_doc, reason = "constant texts")]
 pub fn config() -> ServiceConfig {
     ServiceConfig {
@@ -311,11 +311,11 @@ pub fn repair(frame: &mut [u8]) {
     }
 }
 
-/// Asserts what holds for every frame to the guest: headers that parse, the packet's length, a
-/// gateway address as source, correct checksums.
+/// Asserts the properties of every frame to the guest: headers that parse, the packet's length, a gateway address as
+/// source, correct checksums.
 ///
 /// # Panics
-/// If any of this does not hold, for a link of [`config`].
+/// If a property does not hold for the link of [`config`].
 pub fn check_reply(frame: &[u8]) {
     let headers = Headers::parse(frame, frame.len()).expect("a sound frame");
     assert_eq!(headers.ethernet.src, GATEWAY_MAC);

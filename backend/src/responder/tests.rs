@@ -1,4 +1,4 @@
-//! A guest that uses the services, in virtual time.
+//! Tests with a guest that uses the services, in virtual time.
 
 mod dhcp4;
 mod dhcp6;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const START: Instant = Instant::from_nanos(1_000_000_000);
 
-/// The services under test with everything around them.
+/// The services under test and their environment.
 struct Bench {
     responders: Responders,
     held: Arc<HeldLeases>,
@@ -41,8 +41,7 @@ impl Bench {
         }
     }
 
-    /// Passes `frame` to the services as the mode would; returns the verdict and the replies, after
-    /// checking what must hold for every reply.
+    /// Passes `frame` to the services as the mode would. Checks every reply, and returns the verdict and the replies.
     fn send(&mut self, frame: &[u8]) -> (Answer, Vec<Vec<u8>>) {
         self.replies.clear();
         let head = &frame[..frame.len().min(crate::frame::HEAD_MAX)];

@@ -150,7 +150,7 @@ mod tests {
             );
         }
         assert!(
-            text.contains("# HELP hawser_port_tx_frames Frames the guest sent.\n"),
+            text.contains("# HELP hawser_port_tx_frames Frames from the guest.\n"),
             "{text}"
         );
         assert!(text.ends_with("# EOF\n"));

@@ -4,10 +4,9 @@ use crate::packet::{be16, be32};
 use dhcproto::v6::{MessageType, OptionCode};
 use std::net::Ipv6Addr;
 
-/// Identity associations answered in one message; further ones are ignored, so that a reply fits
-/// into a packet.
+/// Maximum identity associations answered in one message. Further ones are ignored, so that a reply fits into a packet.
 const MAX_ASSOCIATIONS: usize = 4;
-/// Addresses answered in one association, for the same reason.
+/// Maximum addresses answered in one association, for the same reason.
 pub(super) const MAX_ADDRESSES: usize = 4;
 /// Message type and transaction identifier.
 const HEADER_LEN: usize = 4;
@@ -77,8 +76,7 @@ impl<'a> Request<'a> {
         Some(request)
     }
 
-    /// The associations, each with a flag that marks the one with the guest's address: the first
-    /// IA_NA.
+    /// The associations, each with a flag that is true for the first IA_NA, which gets the guest's address.
     pub(super) fn associations(&self) -> impl Iterator<Item = (&Association<'a>, bool)> {
         let ours = self.associations.iter().position(|ia| ia.kind == Kind::Addresses);
         self.associations

@@ -1,4 +1,4 @@
-//! DHCPv4, message by message.
+//! Tests of DHCPv4, message by message.
 
 use super::*;
 use dhcproto::v4::{Decodable, Decoder, DhcpOption, Encodable, Flags, Message, MessageType, OptionCode};
@@ -396,7 +396,7 @@ fn a_long_search_list_is_split_over_several_options() {
 
 #[test]
 fn a_search_list_too_long_for_the_client_is_cut_at_its_end() {
-    // No limit, or one below what a client must accept: 576 bytes of IP packet.
+    // No limit, or a limit near the length that every client must accept: an IP packet of 576 bytes.
     for limit in [None, Some(300), Some(576), Some(700)] {
         let mut discover = message(MessageType::Discover);
         if let Some(limit) = limit {

@@ -1,4 +1,4 @@
-//! DHCPv6, message by message.
+//! Tests of DHCPv6, message by message.
 
 use super::*;
 use dhcproto::v6::{

@@ -1,4 +1,4 @@
-//! DHCPv4 in place of a segment's server.
+//! Tests of DHCPv4 in place of a segment's server.
 
 use super::dhcp4::{message, packet, with};
 use super::*;

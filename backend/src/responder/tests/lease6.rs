@@ -1,4 +1,4 @@
-//! DHCPv6 in place of a segment's server.
+//! Tests of DHCPv6 in place of a segment's server.
 
 use super::link::router_solicitation;
 use super::*;
@@ -83,7 +83,7 @@ fn a_bridged_guest_is_told_its_ipv6_address_and_names() {
 fn who_asks_for_routers_is_told_to_ask_for_an_address_and_of_no_router() {
     let mut server = server(GUEST_MAC);
     let frame = router_solicitation("fe80::1", &[]);
-    // The segment gets it too.
+    // The frame also goes to the segment.
     assert!(hears(&server, &frame) && !wants(&server, &frame));
     let (verdict, replies) = answer(&mut server, &frame);
     assert_eq!((verdict, replies.len()), (Answer::Done, 1));

@@ -1,4 +1,4 @@
-//! ARP, neighbour and router discovery, echo.
+//! Tests of ARP, neighbour and router discovery, and echo.
 
 use super::*;
 use crate::config::Resolvers;

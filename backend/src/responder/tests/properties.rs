@@ -1,11 +1,11 @@
-//! Properties that hold for any bytes that a guest can send. [`Bench::send`] checks every reply.
+//! Properties that hold for any bytes that a guest may send. [`Bench::send`] checks every reply.
 
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Frames that reach far into a service: a valid one with a few bytes overwritten, truncated or
-/// extended, with its lengths and checksums corrected.
+/// Frames that get far into a service: valid frames with a few bytes overwritten, truncated or extended, and with
+/// lengths and checksums corrected.
 fn near_miss() -> impl Strategy<Value = Vec<u8>> {
     let edits = vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     let requests = prop::sample::select(testing::requests());

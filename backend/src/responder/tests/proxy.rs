@@ -1,4 +1,4 @@
-//! The gateway as proxy for all neighbours.
+//! Tests of the gateway as proxy for all neighbours.
 
 use super::link::{SOURCE_OPTION, solicitation};
 use super::*;
