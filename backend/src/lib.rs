@@ -24,6 +24,7 @@ macro_rules! debug_fields {
 pub mod bridge;
 pub mod capture;
 pub mod counters;
+pub mod forwarding;
 pub mod frame;
 mod gso;
 pub mod masquerade;

@@ -3,6 +3,7 @@
 
 use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use crate::config::{Resolvers, Transport};
+use crate::forwarding::Table;
 use crate::frame::{GuestBurst, GuestCaps, GuestSink};
 use crate::poller::{Readiness, Token};
 use crate::sys::tap::TapQueue;
@@ -115,6 +116,8 @@ pub enum ModeCommand {
     Forwards(ForwardChange),
     /// Replaces the name servers and search domains, starting with the next answer.
     Resolvers(Arc<Resolvers>),
+    /// Replaces the ports of the network as a whole.
+    Peers(Arc<Table>),
     /// The segment that the guest is attached to has changed.
     Segment(SegmentChange),
 }

@@ -152,7 +152,7 @@ impl Mode for Bridge {
                     services.set_resolvers(&resolvers);
                 }
             }
-            ModeCommand::Forwards(_) => return Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Forwards(_) | ModeCommand::Peers(_) => return Err(io::ErrorKind::Unsupported.into()),
         }
         Ok(())
     }

@@ -158,7 +158,7 @@ impl Mode for Masquerade {
                 self.engine.set_dns_forward(&resolvers.forward);
                 Ok(())
             }
-            ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
+            ModeCommand::Peers(_) | ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -10,9 +10,9 @@
 //! once the frame has reached the guest or was counted as dropped, so that nothing is lost,
 //! delivered or counted twice.
 
-use super::forwarding::Table;
 use super::outbound::transport_checksum;
 use crate::counters::{Count, Counters, DropReason};
+use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestSink, HEAD_MAX, NoRoom, Offload, Segmentation};
 use crate::gso::gro::{Arrival, Train};
 use crate::gso::split::Split;

@@ -10,11 +10,10 @@
 //! Clients outside reach the guest by port forwards, which listen on sockets of the host.
 //!
 //! Each process is an endpoint of the tunnel. A frame goes where the destination's MAC is bound
-//! ([`forwarding`]), and is accepted from there only. The gateway is in every process, with one MAC
+//! ([`forwarding`](crate::forwarding)), and is accepted from there only. The gateway is in every process, with one MAC
 //! and one address on all nodes: a VM that moves finds the same neighbour.
 
 mod event_owner;
-pub mod forwarding;
 mod fragments;
 mod inbound;
 mod outbound;
@@ -24,6 +23,7 @@ mod sender;
 
 use crate::config::Layer2Config;
 use crate::counters::Count;
+use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
@@ -34,18 +34,17 @@ use crate::nat::services::GatewayServices;
 use crate::nat::setup::NatSetup;
 use crate::packet::MacAddr;
 use crate::poller::{Interest, Readiness, Token};
-use crate::responder::ServiceConfig;
+use crate::responder::{Neighbours, ServiceConfig};
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
-use forwarding::{Table, TableError};
 use inbound::Inbound;
 use outbound::{Outbound, Refusal};
 use probe::Verdict;
 use sender::{Limit, Sender};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Bytes the kernel keeps for us: a burst of many peers while the worker does something else.
@@ -108,7 +107,7 @@ impl Overlay {
             setup.counters.add(Count::TunnelCutProbeFailed, 1);
             sender.set_usual(Limit::UNCUT);
         }
-        let (table, errors) = Table::new(mode);
+        let (table, errors) = Table::new(mode.vni, mode.vtep, &mode.peers);
         if let Some(error) = errors.into_iter().next() {
             return Err(error.into());
         }
@@ -175,8 +174,21 @@ impl Overlay {
         }
     }
 
+    /// Follows another table. Frames that wait for the guest are checked by it too.
+    fn set_peers(&mut self, table: Arc<Table>) {
+        self.outbound.set_peers(&table);
+        self.services.set_peers(Arc::clone(&table) as _);
+        self.table = table;
+    }
+
     fn receive(&mut self, sink: &mut dyn GuestSink) {
         self.inbound.receive(&self.socket, &self.table, sink);
+    }
+}
+
+impl Neighbours for Table {
+    fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
+        self.mac_of(address)
     }
 }
 
@@ -270,6 +282,10 @@ impl Mode for Overlay {
             ModeCommand::Forwards(ForwardChange::Add(bound)) => self.engine.add_forward(bound),
             ModeCommand::Forwards(ForwardChange::Remove(transport, addresses)) => {
                 self.engine.remove_forward(transport, &addresses);
+                Ok(())
+            }
+            ModeCommand::Peers(table) => {
+                self.set_peers(table);
                 Ok(())
             }
             ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),

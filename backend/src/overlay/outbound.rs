@@ -12,11 +12,11 @@
 //! whole frame: a frame of 64 KiB stays one, and goes from guest memory to the kernel without a
 //! copy of ours.
 
-use super::forwarding::Table;
 use super::fragments::Fragments;
 use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
 use crate::counters::{Count, Counters, DropReason};
+use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestFrame, HEAD_MAX, Segmentation};
 use crate::gso::split::Split;
 use crate::packet::checksum::Sum;
@@ -147,6 +147,13 @@ impl Outbound {
         }
         let index = table.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
         self.encapsulate(frame, flow, index)
+    }
+
+    /// Follows another table of the same network. What is known of the paths to peers that stay is kept.
+    pub(super) fn set_peers(&mut self, table: &Table) {
+        self.paths.follow(table);
+        self.sender
+            .keep_limits(|to| table.endpoints().binary_search(&to).is_ok());
     }
 
     /// Takes every path to carry datagrams of `datagram_max` bytes.

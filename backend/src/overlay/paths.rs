@@ -9,7 +9,7 @@
 //! then, and once a minute until it carries what it did before. A route that does not exist at the
 //! start is read once a minute too. No clock: `now` is an argument.
 
-use super::forwarding::Table;
+use crate::forwarding::Table;
 use crate::packet::geneve::mtu::Family;
 use crate::packet::geneve::{BASE_LEN, FrameOption};
 use crate::packet::{EthernetHeader, Ipv4Header, Ipv6Header, UdpHeader};
@@ -41,6 +41,8 @@ pub(super) struct Paths<R = fn(SocketAddr) -> io::Result<usize>> {
     unsettled: Vec<Unsettled>,
     /// When that is.
     reread_at: Option<Instant>,
+    /// Bytes that a route is taken to carry while it does not exist.
+    fallback: usize,
     /// Reads a route: bytes of UDP payload of the longest packet on it.
     route: R,
 }
@@ -64,23 +66,41 @@ impl Paths {
 
 impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
     fn of(table: &Table, mtu: u16, route: R) -> Self {
-        let fallback = BASE_LEN + FrameOption::LEN + EthernetHeader::LEN + usize::from(mtu);
-        let mut unsettled = Vec::new();
+        let mut paths = Self {
+            of: Box::default(),
+            unsettled: Vec::new(),
+            reread_at: None,
+            fallback: BASE_LEN + FrameOption::LEN + EthernetHeader::LEN + usize::from(mtu),
+            route,
+        };
+        paths.follow(table);
+        paths
+    }
+
+    /// Follows another table. Routes to endpoints that stay are not read again.
+    pub(super) fn follow(&mut self, table: &Table) {
+        let (known, waiting) = (std::mem::take(&mut self.of), std::mem::take(&mut self.unsettled));
+        let (route, unsettled) = (&self.route, &mut self.unsettled);
+        let mut carries = |index, to| {
+            if let Ok(at) = known.binary_search_by_key(&to, |path| path.to) {
+                let of_path = waiting.iter().filter(|path| path.index == at);
+                unsettled.extend(of_path.map(|path| Unsettled { index, ..*path }));
+                return known[at].datagram_max;
+            }
+            route(to).unwrap_or_else(|_| {
+                unsettled.push(Unsettled { index, full: None });
+                self.fallback
+            })
+        };
         let path = |(index, &to)| Path {
             to,
             knows_frame_option: table.knows_frame_option(index),
-            datagram_max: route(to).unwrap_or_else(|_| {
-                unsettled.push(Unsettled { index, full: None });
-                fallback
-            }),
+            datagram_max: carries(index, to),
         };
-        Self {
-            of: table.endpoints().iter().enumerate().map(path).collect(),
-            // Due at once, so that the first timer sets the pace.
-            reread_at: (!unsettled.is_empty()).then(|| Instant::from_nanos(0)),
-            unsettled,
-            route,
-        }
+        self.of = table.endpoints().iter().enumerate().map(path).collect();
+        // Due at once, so that the first timer sets the pace.
+        let first = self.reread_at.unwrap_or(Instant::from_nanos(0));
+        self.reread_at = (!self.unsettled.is_empty()).then_some(first);
     }
 
     /// The path to the endpoint with this index in the table.
@@ -165,7 +185,7 @@ fn route(to: SocketAddr) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::overlay::forwarding::{Peer, Table};
+    use crate::forwarding::{Peer, Table};
     use crate::packet::geneve::Vni;
     use std::cell::Cell;
 
@@ -224,6 +244,41 @@ mod tests {
         exists.set(true);
         assert_eq!((paths.on_timer(now + REREAD), paths.deadline()), (2, None));
         assert_eq!(paths.get(1).unwrap().datagram_max, 1400);
+    }
+
+    #[test]
+    fn another_table_keeps_what_is_known_of_the_paths_that_stay() {
+        let (carries, reads) = (Cell::new(1472), Cell::new(0));
+        let route = |_: SocketAddr| {
+            reads.set(reads.get() + 1);
+            Ok(carries.get())
+        };
+        let mut paths = Paths::of(&table(), 1400, route);
+        carries.set(1272);
+        assert!(paths.on_too_big(Instant::from_nanos(5), at("192.0.2.2:6081")));
+        carries.set(9000);
+        reads.set(0);
+        let peers = ["192.0.2.2:6081", "192.0.2.3:6081"].map(|endpoint| Peer {
+            endpoint: at(endpoint),
+            knows_frame_option: false,
+            has_other_macs: false,
+        });
+        paths.follow(&Table::of(Vni::new(7).unwrap(), at("192.0.2.9:6081"), peers, []).0);
+        let of: Vec<_> = (0..paths.len()).map(|index| paths.get(index).unwrap()).collect();
+        assert_eq!(
+            of.iter().map(|path| path.datagram_max).collect::<Vec<_>>(),
+            [1272, 9000]
+        );
+        assert!(
+            of.iter().all(|path| !path.knows_frame_option),
+            "as the new table has it"
+        );
+        assert_eq!(reads.get(), 1, "the route to the peer that is new");
+        let now = paths.deadline().unwrap();
+        carries.set(1472);
+        assert_eq!(paths.on_timer(now), 1, "the path that had shrunk, at its new place");
+        assert_eq!(paths.get(0).unwrap().datagram_max, 1472);
+        assert_eq!(paths.get(1).unwrap().datagram_max, 9000);
     }
 
     #[test]

@@ -185,6 +185,12 @@ impl Sender {
         self.counters.set(Gauge::TunnelLimitedPeers, 0);
     }
 
+    /// Forgets what routes have refused, except for those to the endpoints that `stays` names.
+    pub(super) fn keep_limits(&mut self, stays: impl Fn(SocketAddr) -> bool) {
+        self.limits.retain(|to, _| stays(*to));
+        self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
+    }
+
     /// An endpoint to which a datagram was larger than the path carries, until none is left.
     pub(super) fn take_too_big(&mut self) -> Option<SocketAddr> {
         self.too_big.pop()

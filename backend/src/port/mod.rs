@@ -15,6 +15,7 @@ use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
+use crate::forwarding::Table;
 use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::setup::NatSetup;
@@ -295,6 +296,13 @@ impl Port {
         }
         *current = Some(resolvers);
         true
+    }
+
+    /// Replaces the ports of the network that the guest is on (layer2 mode).
+    pub fn set_peers(&self, table: &Arc<Table>) {
+        for worker in &self.workers {
+            worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
+        }
     }
 
     /// Reports to the modes and the guest whether the segment carries frames.

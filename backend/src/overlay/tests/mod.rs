@@ -1,6 +1,7 @@
 //! Two processes' modes on one host, guests played by memory.
 
 mod frame_option;
+mod peers;
 
 use super::*;
 use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig};
@@ -204,24 +205,26 @@ fn a_broadcast_reaches_all_peers_and_an_unknown_mac_nobody() {
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 1);
 }
 
+/// An ARP request of the guest with MAC [`FROM`].
+fn ask(target: [u8; 4]) -> OwnedFrame {
+    let request = ArpPacket {
+        operation: ArpPacket::REQUEST,
+        sender_mac: FROM,
+        sender: Ipv4Addr::new(192, 0, 2, 9),
+        target_mac: MacAddr::default(),
+        target: target.into(),
+    };
+    let mut frame = vec![0xff; 6];
+    frame.extend(FROM.0);
+    frame.extend([8, 6]);
+    frame.resize(14 + ArpPacket::LEN, 0);
+    request.emit(&mut frame[14..]);
+    OwnedFrame::new(frame)
+}
+
 #[test]
 fn neighbours_are_answered_with_their_own_mac_and_the_gateway_with_its() {
     let (mut first, _second) = pair();
-    let ask = |target: [u8; 4]| {
-        let request = ArpPacket {
-            operation: ArpPacket::REQUEST,
-            sender_mac: FROM,
-            sender: Ipv4Addr::new(192, 0, 2, 9),
-            target_mac: MacAddr::default(),
-            target: target.into(),
-        };
-        let mut frame = vec![0xff; 6];
-        frame.extend(FROM.0);
-        frame.extend([8, 6]);
-        frame.resize(14 + ArpPacket::LEN, 0);
-        request.emit(&mut frame[14..]);
-        OwnedFrame::new(frame)
-    };
     for (target, mac) in [
         ([192, 0, 2, 1], TO),
         ([192, 0, 2, 254], MacAddr([0x0a, 0x58, 192, 0, 2, 254])),

@@ -1,7 +1,7 @@
 //! Where frames go, and which come in.
 
 use super::*;
-use crate::config::{NameConfig, PeerConfig};
+use crate::config::PeerConfig;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -246,20 +246,12 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
         name: None,
         knows_frame_option: false,
     };
-    let (table, errors) = Table::new(&Layer2Config {
-        vni: BLUE,
-        vtep: at("127.0.0.1:6081"),
-        ipv4: None,
-        ipv6: None,
-        names: NameConfig::default(),
-        dns_forward: Vec::new(),
-        forwards: Vec::new(),
-        peers: vec![
-            peer("127.0.0.2:6081", &[2], &["10.0.0.2", "fd00::2"]),
-            peer("127.0.0.2:7000", &[3, 4], &["10.0.0.3"]),
-            peer("192.0.2.9:6081", &[], &[]),
-        ],
-    });
+    let peers = [
+        peer("127.0.0.2:6081", &[2], &["10.0.0.2", "fd00::2"]),
+        peer("127.0.0.2:7000", &[3, 4], &["10.0.0.3"]),
+        peer("192.0.2.9:6081", &[], &[]),
+    ];
+    let (table, errors) = Table::new(BLUE, at("127.0.0.1:6081"), &peers);
     assert_eq!(errors, [], "loopback reaches loopback");
     assert_eq!(table.endpoint_of(mac(2)), Some(at("127.0.0.2:6081")));
     assert_eq!(table.endpoint_of(mac(4)), Some(at("127.0.0.2:7000")));

@@ -1,8 +1,8 @@
 //! The ports of a network: which endpoint of the tunnel a MAC is behind, which MAC an address has,
 //! and which tunnelled frames may come in.
 //!
-//! A [`Table`] is complete and never changes. Its owner, a configuration or later a watch over a
-//! store, makes the next one and hands it to the workers as a whole, which read it without a lock.
+//! A [`Table`] is complete and never changes. Its owner, a configuration or a watch over a file of
+//! peers, makes the next one and hands it to the workers as a whole, which read it without a lock.
 //! Nothing is learned from traffic: a frame neither creates an entry nor moves one, so that no
 //! sender can take over the address of another.
 //!
@@ -11,11 +11,10 @@
 //! bound there. The epoch fences the loser of a move: frames of an epoch lower than the known one
 //! are refused.
 
-use crate::config::Layer2Config;
+use crate::config::PeerConfig;
 use crate::counters::DropReason;
 use crate::packet::MacAddr;
 use crate::packet::geneve::{FrameOption, Vni};
-use crate::responder::Neighbours;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -126,14 +125,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of the peers that a configuration names, and what had to be left out.
-    pub fn new(config: &Layer2Config) -> (Self, Vec<TableError>) {
-        let peers = config.peers.iter().map(|peer| Peer {
+    /// The table of configured `peers` for the process with endpoint `own`, and what had to be left
+    /// out.
+    pub fn new(vni: Vni, own: SocketAddr, peers: &[PeerConfig]) -> (Self, Vec<TableError>) {
+        let endpoints = peers.iter().map(|peer| Peer {
             endpoint: peer.vtep,
             knows_frame_option: peer.knows_frame_option,
             has_other_macs: peer.macs.is_empty(),
         });
-        let bindings = config.peers.iter().flat_map(|peer| {
+        let bindings = peers.iter().flat_map(|peer| {
             let addresses = std::iter::once(peer.addresses.clone()).chain(std::iter::repeat_with(Vec::new));
             peer.macs.iter().zip(addresses).map(|(mac, addresses)| Binding {
                 mac: *mac,
@@ -142,7 +142,7 @@ impl Table {
                 epoch: None,
             })
         });
-        Self::of(config.vni, config.vtep, peers, bindings)
+        Self::of(vni, own, endpoints, bindings)
     }
 
     /// The table of a process with endpoint `own`, and what had to be left out. Entries of `own` do
@@ -250,6 +250,11 @@ impl Table {
         self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)
     }
 
+    /// The MAC of the interface with this address.
+    pub fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
+        self.addresses.get(&address.to_canonical()).copied()
+    }
+
     /// All endpoints, each once: those that broadcast goes to.
     pub fn endpoints(&self) -> &[SocketAddr] {
         &self.endpoints
@@ -306,12 +311,6 @@ impl Table {
 
     fn source(&self, source: IpAddr) -> Result<Kind, DropReason> {
         self.sources.get(&source).copied().ok_or(DropReason::TunnelUnknownPeer)
-    }
-}
-
-impl Neighbours for Table {
-    fn mac_of(&self, address: IpAddr) -> Option<MacAddr> {
-        self.addresses.get(&address.to_canonical()).copied()
     }
 }
 
