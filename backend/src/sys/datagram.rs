@@ -1,7 +1,7 @@
 //! Options and ancillary data of datagram sockets.
 //!
-//! UDP_SEGMENT needs Linux 4.18 and UDP_GRO 5.0; on an older kernel setting them fails and the
-//! caller does without them. Everything else is older than any supported kernel.
+//! UDP_SEGMENT needs Linux 4.18 and UDP_GRO 5.0; on an older kernel setting them fails, and the caller works without
+//! them. Everything else is older than any supported kernel.
 
 use super::option::IntOption;
 use socket2::{Domain, Socket};
@@ -9,24 +9,22 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 
-/// Most datagrams that one segmented send may carry: 128 since Linux 6.9, 64 before.
+/// Maximum datagrams in one segmented send: 128 since Linux 6.9, 64 before.
 pub const MAX_SEGMENTS: usize = 64;
 
-/// Most payload bytes of one UDP datagram or one segmented send (65,535 less the
-/// headers of IPv4).
+/// Maximum payload bytes of one UDP datagram or one segmented send (65,535 minus the IPv4 and UDP headers).
 pub const MAX_PAYLOAD: usize = 65_507;
 
-/// What the kernel does with a datagram larger than the path's MTU.
+/// How the kernel treats a datagram larger than the path's MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmentation {
-    /// Refuses it with EMSGSIZE and reports the MTU on the error queue: for senders that set
-    /// don't-fragment.
+    /// Refuses it with EMSGSIZE and reports the MTU on the error queue, for senders that set don't-fragment.
     Refuse,
     /// Fragments it.
     Allow,
 }
 
-/// Enables the error queue (IP_RECVERR) for ICMP errors and local ones.
+/// Enables the error queue (IP_RECVERR) for ICMP errors and local errors.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -89,7 +87,7 @@ pub fn set_coalescing(socket: &Socket, on: bool) -> io::Result<()> {
     IntOption(libc::SOL_UDP, libc::UDP_GRO).set(socket, on.into())
 }
 
-/// Makes the kernel report the local address that each datagram was sent to.
+/// Makes the kernel report the local address to which each datagram was sent.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -100,7 +98,7 @@ pub fn watch_local_address(socket: &Socket, domain: Domain) -> io::Result<()> {
     }
 }
 
-/// Makes the kernel report the local port that each datagram was sent to.
+/// Makes the kernel report the local port to which each datagram was sent.
 ///
 /// # Errors
 /// The error of setsockopt(2).

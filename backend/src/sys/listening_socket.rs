@@ -1,4 +1,4 @@
-//! A listening Unix socket and its file, which vanishes with the process.
+//! A listening Unix socket and its file, which is removed when the process ends.
 
 use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use serde::{Deserialize, Serialize};
@@ -9,23 +9,23 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Why there is no socket at a path.
+/// The reason why a socket cannot be created at a path.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another process listens there.
+    /// Another process listens at the path.
     #[error("socket {0} is in use by another process: choose another path, or end that process")]
     InUse(PathBuf),
-    /// A file of another kind is there.
+    /// A file of another kind exists at the path.
     #[error("{0} exists and is not a socket: choose another path, or remove it")]
     NotASocket(PathBuf),
-    /// The socket cannot be made.
+    /// The socket cannot be created.
     #[error(
         "cannot create the socket {path}: {source}; the directory must exist and be writable, and the path shorter than 108 bytes"
     )]
     Bind {
         /// The socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -37,15 +37,14 @@ pub struct ListeningSocket {
     file: Option<SocketFile>,
 }
 
-/// A socket file that this process made. Dropping it removes the file, unless another file has
-/// taken its place.
+/// A socket file that this process created. Dropping it removes the file, unless another file has taken its place.
 #[derive(Debug)]
 struct SocketFile {
     /// `None` once the file is handed over.
     made: Option<MadeFile>,
 }
 
-/// A file, and what tells it from another one at its path.
+/// A file and its identity, which distinguishes it from a later file at the same path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MadeFile {
     path: PathBuf,
@@ -53,17 +52,16 @@ struct MadeFile {
     identity: (u64, u64),
 }
 
-/// What a listening socket is beside its descriptor.
+/// The data of a listening socket apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketRecord {
     version: Version<1>,
-    /// `None`: another process made the file.
+    /// `None`: another process created the file.
     file: Option<MadeFile>,
 }
 
 impl ListeningSocket {
-    /// Listens at `path`, with a file of these permissions. The file of a process that has ended
-    /// is replaced.
+    /// Listens at `path` on a file with these permissions. A file left by a process that has ended is replaced.
     ///
     /// # Errors
     /// [`BindError`]; nothing is left behind.
@@ -81,10 +79,10 @@ impl ListeningSocket {
         Ok(Self { listener, file })
     }
 
-    /// Listens on a socket whose file belongs to the process that made it.
+    /// Adopts a listening socket whose file belongs to the process that created it.
     ///
     /// # Errors
-    /// What fcntl(2) says.
+    /// The error of fcntl(2).
     pub fn adopt(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener, file: None })

@@ -1,5 +1,5 @@
-//! System calls with no safe wrapper elsewhere, behind one safe API each, and guards of what the
-//! system holds for this process. Every file says how its part degrades on an older kernel.
+//! Safe APIs for system calls that have no safe wrapper elsewhere, and guards for resources that the system holds for
+//! this process. Every file states how its part degrades on an older kernel.
 
 pub mod datagram;
 pub mod error_queue;

@@ -1,5 +1,5 @@
-//! A small network for tests: pod, router and a server behind it, each in a network namespace of
-//! its own that ends with the test. Needs root and `ip`.
+//! A small network for tests: a pod, a router, and a server behind the router. Each is in its own network namespace,
+//! which ends with the test. Needs root and `ip`.
 
 use std::fs::File;
 use std::io;
@@ -86,8 +86,8 @@ impl Network {
         None
     }
 
-    /// Waits until the kernel has activated the queue of each link: it does so asynchronously, and
-    /// drops what is sent before.
+    /// Waits until the kernel has activated the queue of each link. It does so asynchronously, and drops packets that
+    /// are sent before.
     fn await_links(&self) {
         let links = [
             (&self.pod, "pod0"),
@@ -133,8 +133,7 @@ impl Network {
         self.at(&self.pod, || {
             let prefixes = [format!("{}/24", new[0]), format!("{}/64", new[1])];
             address("pod0", [&prefixes[0], &prefixes[1]], ["192.0.2.1", "fd00:1::1"]);
-            // Even without duplicate address detection the kernel activates an address a moment
-            // later.
+            // Even without duplicate address detection, the kernel takes a moment to activate an address.
             let start = Instant::now();
             while !output("ip -6 route show table local").contains(new[1]) {
                 assert!(start.elapsed() < PATIENCE, "{new:?} is not in use");

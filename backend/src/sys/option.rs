@@ -1,4 +1,4 @@
-//! Socket options that `socket2` has no method for.
+//! Socket options for which `socket2` has no method.
 
 use std::io;
 use std::mem::size_of;

@@ -1,6 +1,5 @@
-//! Receives several datagrams in one system call (recvmmsg(2)), each into guest memory first and
-//! then into a spill buffer in process memory, so that a datagram larger than the guest's buffers
-//! is not cut.
+//! Receives several datagrams in one system call (recvmmsg(2)). Each is read into guest memory first, then into a spill
+//! buffer in process memory, so a datagram larger than the guest's buffers is not truncated.
 
 use super::datagram::{Control, control_int, for_each_control, local_address, local_port, socket_address};
 use super::traffic_class::received_class;
@@ -9,14 +8,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-/// Most datagrams that one call receives.
+/// Maximum datagrams per call.
 pub const MAX_BATCH: usize = 32;
 
 /// Bytes of a spill buffer; no datagram is larger.
 const SPILL: usize = 65_536;
 
-/// UDP_GRO (20, aligned 24), one packet info (28 or 36, aligned 40), one original destination (32
-/// or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room to spare.
+/// Bytes of control messages: UDP_GRO (20, aligned 24), one packet info (28 or 36, aligned 40), one original
+/// destination (32 or 44, aligned 48) and TOS or traffic class (17 or 20, aligned 24), with room to spare.
 const CONTROL: usize = 160;
 
 /// Bytes of a message's source address (`sockaddr_in6`, rounded up).
@@ -35,9 +34,9 @@ pub struct Received {
     pub segment: Option<u16>,
     /// Source address and port.
     pub source: Option<SocketAddr>,
-    /// Local address that the datagram was sent to, if enabled.
+    /// Local address to which the datagram was sent, if enabled.
     pub local: Option<IpAddr>,
-    /// Local port that the datagram was sent to, if enabled.
+    /// Local port to which the datagram was sent, if enabled.
     pub local_port: Option<u16>,
     /// DSCP and ECN; 0 unless enabled.
     pub traffic_class: u8,
@@ -76,8 +75,8 @@ impl ReceiveBatch {
         }
     }
 
-    /// Receives up to `count` datagrams into frames `0..count` of the sink's current reservation;
-    /// returns how many came, 0 if none is waiting.
+    /// Receives up to `count` datagrams into frames `0..count` of the sink's current reservation. Returns how many
+    /// arrived, 0 if none is waiting.
     ///
     /// # Errors
     /// The error of recvmmsg(2), which may be a pending socket error.
@@ -126,7 +125,7 @@ impl ReceiveBatch {
         &self.spill[index * SPILL + message.room..index * SPILL + message.len]
     }
 
-    /// The same bytes, to be changed in place.
+    /// The same bytes, mutable.
     pub fn spilled_mut(&mut self, index: usize) -> &mut [u8] {
         let message = &self.received[index];
         &mut self.spill[index * SPILL + message.room..index * SPILL + message.len]
@@ -162,7 +161,7 @@ impl ReceiveBatch {
         });
     }
 
-    /// `slices` is the number of iovecs of guest memory per message.
+    /// Receives datagrams; `slices` is the number of iovecs of guest memory per message.
     fn receive(&mut self, socket: &impl AsRawFd, slices: &[usize]) -> io::Result<usize> {
         self.headers.clear();
         let mut iovs = self.iovs.as_mut_slice();
@@ -182,8 +181,8 @@ impl ReceiveBatch {
         }
         let count = u32::try_from(self.headers.len()).unwrap_or(0);
         let headers = self.headers.as_mut_ptr();
-        // SAFETY: the iovecs come from guest room the caller still borrows (`receive_to_guest`
-        // holds the sink) and from `spill`; names and controls belong to `self`.
+        // SAFETY: the iovecs come from guest memory that the caller still borrows (`receive_to_guest` holds the sink)
+        // and from `spill`; names and controls belong to `self`.
         let n = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),

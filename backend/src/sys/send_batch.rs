@@ -1,6 +1,6 @@
-//! Sends several datagrams of one socket in one system call (sendmmsg(2)) without copying their
-//! payload. One message may carry several datagrams of one size (UDP_SEGMENT, Linux 4.18); an older
-//! kernel refuses such a message with EINVAL and the caller sends its datagrams one by one.
+//! Sends several datagrams from one socket in one system call (sendmmsg(2)) without copying their payload. One message
+//! may carry several datagrams of equal size (UDP_SEGMENT, Linux 4.18). An older kernel refuses such a message with
+//! EINVAL, and the caller sends its datagrams one by one.
 
 use super::datagram::Control;
 use crate::frame::{Gather, GatherList};
@@ -60,8 +60,8 @@ pub struct Outgoing<'l, 'g> {
 debug_fields!(Outgoing<'_, '_> { gather });
 
 impl<'l, 'g> Outgoing<'l, 'g> {
-    /// Adds one message whose payload `fill` gathers; with `segment` it carries datagrams of that
-    /// many bytes each, of which the last may be shorter.
+    /// Adds one message, whose payload `fill` gathers. With `segment` it carries datagrams of that many bytes each,
+    /// except that the last may be shorter.
     pub fn push(&mut self, segment: Option<u16>, fill: impl FnOnce(&mut Gather<'l, 'g>)) {
         let first = self.gather.slices().len();
         fill(&mut self.gather);

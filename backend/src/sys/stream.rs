@@ -1,5 +1,4 @@
-//! TCP host sockets: sends from guest memory, peeks into guest memory, and reads how much more the
-//! kernel accepts.
+//! TCP host sockets: sends from guest memory, peeks into guest memory, and queries how much more the kernel accepts.
 //!
 //! The kernel's receive queue is the only buffer towards the guest: bytes are peeked, and dropped
 //! from the queue when the guest has acknowledged them. SO_PEEK_OFF (TCP: Linux 6.9, over IPv6
@@ -24,20 +23,20 @@ const PEEK_OFF: IntOption = IntOption(libc::SOL_SOCKET, libc::SO_PEEK_OFF);
 /// IP_LOCAL_PORT_RANGE, also for IPv6: ip(7).
 const LOCAL_PORT_RANGE: IntOption = IntOption(libc::IPPROTO_IP, 51);
 
-/// Tells whether the next byte is the urgent one: include/uapi/asm-generic/sockios.h.
+/// Returns whether the next byte is the urgent byte (include/uapi/asm-generic/sockios.h).
 pub const SIOCATMARK: libc::c_ulong = 0x8905;
 
-/// Most slices one call takes (the kernel's UIO_MAXIOV).
+/// Maximum slices per call (the kernel's UIO_MAXIOV).
 pub const MAX_SLICES: usize = 1024;
 
-/// True if this kernel has a port range per socket: Linux 6.3.
+/// True if this kernel supports a port range per socket (Linux 6.3).
 pub fn has_port_range() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| on_every_family(|socket| set_port_range(socket, 0..=0).is_ok()))
 }
 
-/// Limits the kernel's choice of a local port on connect to a range. A bound outside of
-/// net.ipv4.ip_local_port_range is ignored.
+/// Limits the kernel's choice of a local port on connect to a range. A bound outside net.ipv4.ip_local_port_range is
+/// ignored.
 ///
 /// # Errors
 /// The error of setsockopt(2): the option does not exist where [`has_port_range`] is false.
@@ -86,22 +85,20 @@ fn send_at_once(socket: &impl AsRawFd, slices: &[GuestSlice<'_>]) -> io::Result<
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-/// Where a peek starts, and whether the stream can still grow.
+/// Start of a peek, and whether the stream can still grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeekAt {
-    /// Bytes of the receive queue to skip. The socket's peek offset must be the same if
-    /// [`has_peek_offset`] says so.
+    /// Bytes of the receive queue to skip. The socket's peek offset must be the same if [`has_peek_offset`] is true.
     pub offset: usize,
     /// The peer has closed its side: no more bytes will arrive. Only used on a kernel without a
     /// peek offset.
     pub peer_closed: bool,
 }
 
-/// Peeks bytes into `slices`, which must not be empty; returns how many there were, 0 at the end of
-/// the stream.
+/// Peeks bytes into `slices`, which must not be empty. Returns how many there were, 0 at the end of the stream.
 ///
 /// # Errors
-/// The error of recvmsg(2); `WouldBlock` if no bytes are there yet.
+/// The error of recvmsg(2); `WouldBlock` if no bytes have arrived yet.
 pub fn peek(socket: &impl AsRawFd, at: PeekAt, slices: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
     let skip = if has_peek_offset() { 0 } else { at.offset };
     if skip == 0 {
@@ -151,8 +148,8 @@ pub fn send_urgent(socket: &Socket, byte: u8) -> io::Result<()> {
 /// Bytes of the receive queue before the urgent byte, if that is in the queue. The socket must keep
 /// urgent bytes in the stream (SO_OOBINLINE).
 ///
-/// The kernel returns the number of bytes up to the mark only while the option is off (SIOCINQ,
-/// net/ipv4/tcp.c, `tcp_inq`). If the mark is next, the option stays on: without it, a second
+/// The kernel returns the number of bytes up to the mark only while the option is off (SIOCINQ, net/ipv4/tcp.c,
+/// `tcp_inq`), so it is switched off for that query. If the mark is next, the option stays on: without it, a second
 /// urgent pointer would make the kernel discard the byte (`tcp_check_urg`).
 ///
 /// # Errors
@@ -187,7 +184,7 @@ fn is_at_mark(socket: &Socket) -> io::Result<bool> {
 pub fn discard(socket: &impl AsRawFd, n: usize) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
     let mut done = 0;
-    // One call stops at the mark of an urgent byte.
+    // A single call stops at the mark of an urgent byte.
     while done < n {
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing, so a null buffer is allowed (tcp(7)).
         let dropped = unsafe { libc::recv(socket.as_raw_fd(), std::ptr::null_mut(), n - done, flags) };
@@ -207,7 +204,7 @@ pub fn has_peek_offset() -> bool {
     *KNOWN.get_or_init(|| on_every_family(|socket| PEEK_OFF.set(socket, 0).is_ok()))
 }
 
-/// Whether `can` holds for TCP sockets of every family.
+/// True if `can` is true for TCP sockets of every family.
 fn on_every_family(can: impl Fn(&Socket) -> bool) -> bool {
     let sockets = [Domain::IPV4, Domain::IPV6].map(|domain| Socket::new(domain, Type::STREAM, None));
     // A host may lack one of the families.
@@ -227,7 +224,7 @@ pub fn set_peek_offset(socket: &impl AsRawFd, offset: usize) -> io::Result<()> {
     PEEK_OFF.set(socket, offset)
 }
 
-/// Where the next peek starts; `None` if the kernel always peeks from the front of the queue.
+/// Offset of the next peek; `None` if the kernel always peeks from the front of the queue.
 ///
 /// # Errors
 /// The error of getsockopt(2).
@@ -242,10 +239,9 @@ fn socklen(n: usize) -> libc::socklen_t {
 /// Lets the receive queue grow to hold `bytes` at once, up to half of the maximum in
 /// net.ipv4.tcp_rmem; never shrinks it.
 ///
-/// The kernel sizes the queue by how fast bytes leave it, but these bytes stay until the guest has
-/// acknowledged them, so the kernel takes hawser for a slow reader. A low-water mark enlarges the
-/// queue and keeps the kernel's own sizing, which SO_RCVBUF would turn off. A kernel before 4.17
-/// does not enlarge the queue, which only costs speed.
+/// The kernel sizes the queue by how fast bytes leave it, but these bytes stay until the guest has acknowledged them,
+/// so the kernel considers hawser a slow reader. A low-water mark enlarges the queue and keeps the kernel's own sizing,
+/// which SO_RCVBUF would turn off. A kernel before 4.17 does not enlarge the queue, which only costs speed.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -262,7 +258,7 @@ pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
     // SAFETY: a tcp_info consists of numbers, all of which may be zero.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = socklen(size_of::<libc::tcp_info>());
-    // SAFETY: the kernel writes at most `length` bytes into `info`; an older one writes fewer.
+    // SAFETY: the kernel writes at most `length` bytes into `info`; an older kernel writes fewer.
     let r = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -279,9 +275,9 @@ pub fn silence(socket: &impl AsRawFd) -> io::Result<Duration> {
     Ok(Duration::from_millis(millis.into()))
 }
 
-/// Makes the kernel probe the peer after so much silence, in whole seconds: at once if the peer has
-/// already been silent that long (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Unanswered
-/// probes end the connection as late as the kernel allows.
+/// Makes the kernel probe the peer after this much silence, in whole seconds. If the peer has already been silent that
+/// long, it is probed immediately (net/ipv4/tcp.c, `tcp_sock_set_keepidle_locked`). Unanswered probes end the
+/// connection as late as the kernel allows.
 ///
 /// # Errors
 /// The error of setsockopt(2).

@@ -1,8 +1,8 @@
 //! Queues of a TAP or macvtap device: one descriptor per queue, one frame per read or write, with a
 //! `virtio_net_hdr` of [`HEADER_LEN`] bytes in front.
 //!
-//! Linux before 6.2 lacks USO; the kernel segments UDP itself then ([`TapQueue::set_offloads`]
-//! retries without it). Everything else is older than what io_uring and SO_PEEK_OFF need elsewhere.
+//! Linux before 6.2 lacks USO, so the kernel segments UDP itself ([`TapQueue::set_offloads`] retries without it).
+//! Everything else is older than any supported kernel.
 
 use crate::config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use crate::frame::{GuestCaps, GuestSlice, GuestSliceMut};
@@ -26,14 +26,14 @@ pub const TUN_DEVICE: &str = "/dev/net/tun";
 pub struct TapQueue {
     fd: OwnedFd,
     name: CString,
-    /// The device is of the multi-queue kind.
+    /// The device has multiple queues.
     several: bool,
 }
 
-/// Why a device cannot be used.
+/// The reason why a device cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TapError {
-    /// /dev/net/tun is missing or may not be opened.
+    /// /dev/net/tun is missing or cannot be opened.
     #[error(
         "cannot open {TUN_DEVICE}: {0}; load the module tun, and give this process read and \
         write access to the device"
@@ -55,12 +55,12 @@ pub enum TapError {
     /// The descriptor is not a queue of a TAP device.
     #[error("the descriptor is not a queue of a TAP or macvtap device: {0}")]
     NotTap(#[source] io::Error),
-    /// A queue without the required properties.
+    /// The queue lacks the required properties.
     #[error("{name} cannot be used: {what}")]
     Unfit {
         /// Name of the device.
         name: String,
-        /// What is wrong, and what to do.
+        /// The problem and the remedy.
         what: &'static str,
     },
 }
@@ -106,8 +106,8 @@ impl TapQueue {
     /// [`TapError::NotTap`], [`TapError::Unfit`]
     pub fn adopt(fd: OwnedFd) -> Result<Self, TapError> {
         let mut request = empty_request();
-        // SAFETY: TUNGETIFF fills an ifreq, which lives for the call. On a descriptor of another
-        // kind the ioctl number is unknown and gives an error.
+        // SAFETY: TUNGETIFF fills an ifreq, which lives for the call. On a descriptor of another kind the ioctl number
+        // is unknown and fails.
         check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) }).map_err(TapError::NotTap)?;
         // SAFETY: the kernel has just written the flags, and any bits are a valid short.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
@@ -165,8 +165,7 @@ impl TapQueue {
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
     }
 
-    /// Makes the kernel send flows to this queue, or to the others only. Has no effect on a device
-    /// with one queue.
+    /// Makes the kernel send flows to this queue too, or only to the others. Has no effect on a device with one queue.
     ///
     /// # Errors
     /// The error of ioctl(2); none if nothing changes.
@@ -188,9 +187,8 @@ impl TapQueue {
         }
     }
 
-    /// Sets the offloads of the device to those that a guest with `caps` accepts; the kernel does
-    /// the rest itself. Applies to the whole device. Returns the offloads that are in effect: older
-    /// kernels lack USO.
+    /// Sets the offloads of the device to those that a guest with `caps` accepts; the kernel does the others itself.
+    /// This applies to the whole device. Returns the offloads that are in effect, because older kernels lack USO.
     ///
     /// # Errors
     /// The error of ioctl(2); EBADFD after the device has been removed.
@@ -221,7 +219,7 @@ impl TapQueue {
             (caps.tso4, libc::TUN_F_TSO4),
             (caps.tso6, libc::TUN_F_TSO6),
             (caps.ecn && (caps.tso4 || caps.tso6), libc::TUN_F_TSO_ECN),
-            // The kernel accepts both or none.
+            // The kernel accepts both or neither.
             (caps.uso4 && caps.uso6, libc::TUN_F_USO4 | libc::TUN_F_USO6),
         ] {
             flags |= if taken { flag } else { 0 };
@@ -236,12 +234,11 @@ impl TapQueue {
     /// The error of writev(2): EIO while the device is down, EBADFD after it has been removed.
     pub fn write(&self, frame: &[GuestSlice<'_>]) -> io::Result<usize> {
         let n = if let [whole] = frame {
-            // write(2) is faster than writev(2) with one slice. SAFETY: GuestSlice promises
-            // readable memory.
+            // write(2) is faster than writev(2) with one slice. SAFETY: GuestSlice guarantees readable memory.
             unsafe { libc::write(self.as_raw_fd(), whole.as_ptr().cast(), whole.len()) }
         } else {
             let count = libc::c_int::try_from(frame.len()).unwrap_or(libc::c_int::MAX);
-            // SAFETY: GuestSlice has the layout of iovec, and each promises readable memory.
+            // SAFETY: GuestSlice has the layout of iovec, and each guarantees readable memory.
             unsafe { libc::writev(self.as_raw_fd(), frame.as_ptr().cast(), count) }
         };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
@@ -255,13 +252,13 @@ impl TapQueue {
     /// removed.
     pub fn read(&self, room: &mut [GuestSliceMut<'_>]) -> io::Result<usize> {
         let count = libc::c_int::try_from(room.len()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: GuestSliceMut has the layout of iovec, and each promises writable memory.
+        // SAFETY: GuestSliceMut has the layout of iovec, and each guarantees writable memory.
         let n = unsafe { libc::readv(self.as_raw_fd(), room.as_ptr().cast(), count) };
         usize::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 }
 
-/// What a queue is beside its descriptor.
+/// The data of a queue apart from its descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TapRecord {
     version: Version<1>,
@@ -281,8 +278,8 @@ impl Handover for TapQueue {
         (record, vec![self.fd])
     }
 
-    /// Makes no system call, unlike [`adopt`](Self::adopt): the kernel keeps the settings of the
-    /// queue, and a device that has gone meanwhile may come back.
+    /// Makes no system call, unlike [`adopt`](Self::adopt): the kernel keeps the settings of the queue, and a device
+    /// that has disappeared meanwhile may come back.
     fn take_over(record: TapRecord, descriptors: &mut Descriptors) -> Result<Self, HandoverError> {
         Ok(Self {
             fd: next_of("a queue of the device to the segment", descriptors)?,
@@ -395,7 +392,7 @@ mod tests {
         queues[1].set_in_use(true).unwrap();
         assert_eq!(queues[1].mtu().unwrap(), 1500);
         drop(queues);
-        // A child of another test has copies of all descriptors until it executes its program.
+        // A child process of another test has copies of all descriptors until it executes its program.
         let started = Instant::now();
         while exists("handed0") {
             assert!(started.elapsed() < Duration::from_secs(10));

@@ -19,7 +19,7 @@ pub fn set_traffic_class(socket: &Socket, domain: Domain, class: u8) -> io::Resu
     }
 }
 
-/// Makes the kernel report DSCP and ECN of each datagram, or stops that.
+/// Starts or stops reports of DSCP and ECN with each datagram.
 ///
 /// # Errors
 /// The error of setsockopt(2).

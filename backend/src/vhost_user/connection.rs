@@ -1,8 +1,7 @@
-//! One connection of a front end: its socket, from the first message to the last.
+//! Serves one connection of a front end, from the first message to the last.
 //!
-//! The connection never blocks on the front end: while answers wait because the front
-//! end does not read, no request is read, so that memory is bounded by one message each
-//! way.
+//! The connection never blocks on the front end. While answers wait because the front end does not read, no requests
+//! are read, so memory is bounded by one message in each direction.
 
 use super::device::Device;
 use super::message::Message;
@@ -14,35 +13,35 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-/// An ordinary end of a connection.
+/// A normal end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The front end has gone.
     Closed,
-    /// The peer connected and left without a message: no front end.
+    /// The peer connected and left without a message, so it was not a front end.
     Silent,
     /// The server was stopped.
     Stopped,
 }
 
-/// Why a connection ended early.
+/// The reason why a connection ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The front end broke the protocol.
+    /// The front end violated the protocol.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// Its socket failed, or carries another protocol.
+    /// The socket failed, or the peer uses another protocol.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The system refused.
+    /// A system call failed.
     #[error("{0}")]
     System(#[from] io::Error),
-    /// A ring cannot be made.
+    /// A ring cannot be created.
     #[error("{0}")]
     Ring(#[from] virtio_queue::Error),
 }
 
-/// Serves one front end until it goes, or `stop` becomes readable.
+/// Serves one front end until it disconnects or `stop` becomes readable.
 ///
 /// # Errors
 /// [`ConnectionError`]
@@ -63,7 +62,7 @@ struct Connection {
 
 impl Connection {
     /// # Errors
-    /// What fcntl(2) says.
+    /// The error of fcntl(2).
     fn new(front: UnixStream) -> io::Result<Self> {
         Ok(Self {
             front: MessageSocket::new(front)?,
@@ -71,7 +70,7 @@ impl Connection {
         })
     }
 
-    /// Has requests answered until the connection ends or `stop` becomes readable.
+    /// Answers requests until the connection ends or `stop` becomes readable.
     fn run(
         mut self,
         stop: RawFd,
@@ -108,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Queues an answer; the last one of a connection is written as far as there is room.
+    /// Queues an answer. The last answer of a connection is written as far as the socket has room.
     fn answer(&mut self, answer: Result<Option<Message>, Box<Rejected>>) -> Result<(), Refused> {
         let (message, refused) = match answer {
             Ok(message) => (message, Ok(())),
@@ -118,7 +117,7 @@ impl Connection {
             self.front.queue(message);
         }
         refused.inspect_err(|_| {
-            // A front end that is gone or does not read misses only this message.
+            // If the front end is gone or does not read, only this message is lost.
             let _ = self.front.flush();
         })
     }

@@ -12,7 +12,7 @@ type Answer = Result<Option<Message>, Box<Rejected>>;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A connection running on its own thread, its front end, and what is behind it.
+/// A connection on its own thread, its front end, and the device behind it.
 struct Bench {
     front: UnixStream,
     requests: Receiver<Message>,
@@ -193,12 +193,11 @@ fn a_front_end_that_does_not_read_stops_being_read() {
     let (mut front, ours) = UnixStream::pair().unwrap();
     let (mut stop, stopped) = UnixStream::pair().unwrap();
     let connection = std::thread::spawn(move || {
-        // Each request has an answer as long as a body may be.
+        // Each answer has a body of maximum length.
         let answer = |_| Ok(Some(Message::reply(24, &[0; 4096])));
         Connection::new(ours).unwrap().run(stopped.as_raw_fd(), answer)
     });
-    // The front end asks without end and never reads: once the socket to it is full, one
-    // answer must be held and no more.
+    // The front end sends requests endlessly and never reads. Once its socket is full, only one answer may be held.
     front.set_nonblocking(true).unwrap();
     let request = Message::request(FrontendReq::GET_FEATURES, &[]);
     let mut stuck = 0;

@@ -26,14 +26,14 @@ const MTU_MAX: u64 = 65535;
 /// A port as the device of one connection.
 pub struct Device {
     port: Arc<Port>,
-    /// The memory table the workers use; the next one inherits its dirty log.
+    /// The memory table that the workers use; the next table inherits its dirty log.
     memory: Mutex<Option<Arc<GuestMap>>>,
 }
 
 debug_fields!(Device { port });
 
 impl Device {
-    /// A device in front of `port`.
+    /// The device of `port`.
     pub const fn new(port: Arc<Port>) -> Self {
         Self {
             port,
@@ -123,7 +123,7 @@ impl VhostUserBackend for Device {
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
-        // None: the port has workers of its own.
+        // None, because the port has workers of its own.
         Vec::new()
     }
 
@@ -138,7 +138,7 @@ impl NetDevice for Device {
     }
 
     fn announce(&self, mac: MacAddr) {
-        // In masquerade the guest has no address on a segment that could learn of it.
+        // In masquerade the guest has no address on a segment, so there is nothing to announce.
         log::debug!("port {}: the front end announces {mac}", self.port.config().name);
     }
 
@@ -157,7 +157,7 @@ impl NetDevice for Device {
 
     fn set_back_channel(&self, channel: OwnedFd) {
         self.port.link().tell(Some(Box::new(move || {
-            // A front end that does not read, or has gone, misses the message; nothing waits for it.
+            // If the front end does not read or has gone, the message is lost; nothing waits for it.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let _ = rustix::net::send(&channel, Message::config_change().bytes(), flags);
         })));
@@ -165,8 +165,7 @@ impl NetDevice for Device {
 
     fn detach(&self) {
         self.port.link().tell(None);
-        // All rings at once: a guest that still runs sends nothing more to a mode whose
-        // link is down.
+        // Stop all rings together, so that a guest that still runs sends nothing more to a mode whose link is down.
         self.for_each_worker(WorkerHandle::clear_memory);
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

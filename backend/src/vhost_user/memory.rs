@@ -1,8 +1,8 @@
-//! Guest memory as the front end shares it: regions of files, each with the address it
-//! has in the guest and the address it has in the front end.
+//! Guest memory as the front end shares it: regions of files, each with its address in the guest and its address in the
+//! front end.
 //!
-//! Ring addresses come as addresses of the front end and are translated here. The rings
-//! and the device share [`Memory`], whose content each change replaces as a whole.
+//! Ring addresses arrive as front-end addresses and are translated here. The rings and the device share [`Memory`],
+//! whose content each change replaces as a whole.
 
 use super::session::Refused;
 use crate::virtio::DirtyBitmap;
@@ -27,7 +27,7 @@ pub struct MemoryTable {
     mappings: Vec<Mapping>,
 }
 
-/// Where one region lies.
+/// Addresses of one region.
 #[derive(Clone, Copy, Debug)]
 struct Mapping {
     front_end: u64,
@@ -36,7 +36,7 @@ struct Mapping {
 }
 
 impl Default for MemoryTable {
-    /// A table without a region.
+    /// A table without regions.
     fn default() -> Self {
         Self {
             memory: GuestMemoryAtomic::new(GuestMemoryMmap::new()),
@@ -46,15 +46,15 @@ impl Default for MemoryTable {
 }
 
 impl MemoryTable {
-    /// The memory, whatever regions it has by the time it is looked at.
+    /// A handle to the memory, which always shows the current regions.
     pub fn shared(&self) -> Memory {
         self.memory.clone()
     }
 
-    /// SET_MEM_TABLE: `regions` are all there is.
+    /// SET_MEM_TABLE: replaces all regions with `regions`.
     ///
     /// # Errors
-    /// [`Refused`]; the table stays as it is.
+    /// [`Refused`]; the table is unchanged.
     pub fn replace(&mut self, regions: Vec<(VhostUserMemoryRegion, File)>) -> Result<(), Refused> {
         let mappings = regions.iter().map(|(region, _)| Mapping::of(region)).collect();
         let regions = regions.into_iter().map(|(region, file)| map(&region, file));
@@ -95,7 +95,7 @@ impl MemoryTable {
     /// SET_LOG_BASE: pages written from now on are marked in this log.
     ///
     /// # Errors
-    /// [`Refused`]: it does not lie in its file, or does not cover the memory.
+    /// [`Refused`]: the log does not lie within its file, or does not cover the memory.
     pub fn set_log(&self, log: VhostUserLog, file: File) -> Result<(), Refused> {
         let (size, offset) = (log.mmap_size, log.mmap_offset);
         if let Some(file) = ends_beyond(&file, size, offset) {
@@ -165,8 +165,8 @@ fn unusable(why: impl std::fmt::Display) -> Refused {
     Refused::Memory(why.to_string())
 }
 
-/// The length of a file, if `len` bytes from `offset` on do not lie in it: using them would end
-/// the process (SIGBUS). What is no regular file (a device) has no length.
+/// The length of a file, if `len` bytes from `offset` on are not within it: accessing them would end the process
+/// (SIGBUS). A file that is not regular (a device) has no length.
 fn ends_beyond(file: impl AsFd, len: u64, offset: u64) -> Option<u64> {
     let stat = rustix::fs::fstat(file).ok()?;
     if !FileType::from_raw_mode(stat.st_mode).is_file() {

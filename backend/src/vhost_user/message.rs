@@ -1,9 +1,9 @@
 //! vhost-user messages as bytes: a header of three 32-bit words in the machine's byte
 //! order, a body, and file descriptors that travel with the first byte.
 //!
-//! Nothing here does I/O. An [`Assembler`] takes bytes as they come and never asks for
-//! more than the rest of the current message, so that descriptors stay with the message
-//! they belong to. Numbers of requests and layouts of bodies are the `vhost` crate's.
+//! Nothing here does I/O. An [`Assembler`] takes bytes as they arrive and never requests more than the rest of the
+//! current message, so descriptors stay with the message they belong to. Request numbers and body layouts come from the
+//! `vhost` crate.
 
 use std::os::fd::OwnedFd;
 use vhost::vhost_user::message::{
@@ -12,9 +12,9 @@ use vhost::vhost_user::message::{
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 12;
-/// Longest body taken, in bytes.
+/// Longest accepted body, in bytes.
 pub const BODY_MAX: usize = MAX_MSG_SIZE;
-/// Most descriptors taken with one message.
+/// Maximum descriptors accepted with one message.
 pub const FILES_MAX: usize = MAX_ATTACHED_FD_ENTRIES;
 
 const VERSION: u32 = 1;
@@ -22,7 +22,7 @@ const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
 
-/// Why bytes are no vhost-user message.
+/// The reason why bytes are not a vhost-user message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// The version bits are not 1.
@@ -30,32 +30,32 @@ pub enum Malformed {
         "a message has protocol version {0}, but only version 1 exists: the peer may not be a vhost-user front end"
     )]
     Version(u32),
-    /// The body is longer than any message has.
+    /// The body is longer than that of any message.
     #[error("a message announces a body of {0} bytes; at most {BODY_MAX} are allowed")]
     TooLong(u32),
-    /// More descriptors than any message has.
+    /// There are more descriptors than any message carries.
     #[error("a message has {0} file descriptors; at most {FILES_MAX} are allowed")]
     TooManyFiles(usize),
-    /// The body does not have the length of its request.
+    /// The body does not have the length that its request requires.
     #[error("request {code} has a body of {got} bytes instead of {want}")]
     BodyLength {
         /// The request's number.
         code: u32,
-        /// Bytes that came.
+        /// Bytes received.
         got: usize,
-        /// Bytes the request has.
+        /// Bytes that the request requires.
         want: usize,
     },
-    /// A field of the body has a value that the protocol does not have.
+    /// A field of the body has a value that the protocol does not define.
     #[error("request {0} has an undefined flag, an unaligned address, or a length out of range")]
     Body(u32),
-    /// Descriptors with a request that has none.
+    /// Descriptors arrived with a request that carries none.
     #[error("request {0} has file descriptors and should have none")]
     UnexpectedFiles(u32),
-    /// A request without the descriptor it is about, or with several.
+    /// A request arrived without its descriptor, or with several.
     #[error("request {0} does not have exactly one file descriptor per ring or region")]
     MissingFiles(u32),
-    /// An answer where a request is due.
+    /// An answer arrived where a request was expected.
     #[error("message {0} is an answer where a request is expected")]
     Reply(u32),
     /// The connection ended in the middle of a message.
@@ -100,7 +100,7 @@ impl Header {
         usize::try_from(self.size).unwrap_or(usize::MAX)
     }
 
-    /// True if the sender waits for an answer to a request that has none of its own.
+    /// True if the sender requests an acknowledgement of a request that otherwise has no answer.
     pub const fn needs_reply(&self) -> bool {
         self.flags & NEED_REPLY != 0
     }
@@ -116,7 +116,7 @@ impl Header {
 pub struct Message {
     /// Header and body.
     bytes: Vec<u8>,
-    /// Descriptors that came with it.
+    /// Descriptors that arrived with it.
     pub files: Vec<OwnedFd>,
 }
 
@@ -134,7 +134,7 @@ impl Message {
         }
     }
 
-    /// A request that does not ask for an acknowledgement.
+    /// A request without the acknowledgement flag.
     pub fn request(request: FrontendReq, body: &[u8]) -> Self {
         Self::new(request.into(), 0, body)
     }
@@ -144,8 +144,8 @@ impl Message {
         Self::new(code, REPLY, body)
     }
 
-    /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, for the front end's back channel: what the guest
-    /// reads of its device's configuration has changed.
+    /// VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, for the front end's back channel: the device configuration that the guest
+    /// reads has changed.
     pub fn config_change() -> Self {
         Self::new(BackendReq::CONFIG_CHANGE_MSG.into(), 0, &[])
     }
@@ -168,7 +168,7 @@ impl Message {
         self.bytes.get(HEADER_LEN..).unwrap_or_default()
     }
 
-    /// Header and body as they go over the socket.
+    /// Header and body as sent over the socket.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -200,7 +200,7 @@ impl Message {
         }
     }
 
-    /// A `T` at the start of the body, and what follows it.
+    /// A `T` at the start of the body, and the bytes after it.
     ///
     /// # Errors
     /// As [`body_as`](Self::body_as).
@@ -234,7 +234,7 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Where the next bytes go: the rest of the header, or the rest of the body. Never empty.
+    /// Buffer for the next bytes: the rest of the header, or the rest of the body. It is never empty.
     pub fn space(&mut self) -> &mut [u8] {
         if self.bytes.len() < HEADER_LEN {
             self.bytes.resize(HEADER_LEN, 0);
@@ -247,14 +247,14 @@ impl Assembler {
         self.filled == 0 && self.files.is_empty()
     }
 
-    /// Notes that `n` bytes were put into [`space`](Self::space), and `files` came
-    /// with them; returns the message if that completed it.
+    /// Records that `n` bytes were put into [`space`](Self::space) and `files` arrived with them. Returns the message
+    /// if it is now complete.
     ///
     /// # Errors
-    /// [`Malformed`]: the stream cannot be read on.
+    /// [`Malformed`]: the stream cannot be read any further.
     ///
     /// # Panics
-    /// If `n` is more than there was space for.
+    /// If `n` is more than the length of `space`.
     pub fn advance(&mut self, n: usize, files: Vec<OwnedFd>) -> Result<Option<Message>, Malformed> {
         assert!(n <= self.bytes.len() - self.filled, "more bytes than space");
         self.filled += n;

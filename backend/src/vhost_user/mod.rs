@@ -1,19 +1,18 @@
-//! The protocol side: serves one front end (QEMU, cloud-hypervisor, a UML kernel, …) at a
-//! time on a Unix socket. The front end negotiates features and names guest memory and
-//! rings; the workers of the port then move the packets.
+//! The vhost-user protocol: serves one front end (QEMU, cloud-hypervisor, a UML kernel, …) at a time on a Unix socket.
+//! The front end negotiates features, shares guest memory and sets up rings; the workers of the port then move the
+//! packets.
 //!
 //! ```text
 //!  front end ── connection ── session ── device, rings ── workers
 //! ```
 //!
-//! [`server`] finds front ends, one after the other. [`connection`] reads their messages
-//! ([`message`], [`socket`]), [`session`] does what each request asks for: it maps guest
-//! memory ([`memory`]), translates addresses, and starts and stops rings ([`ring`]).
-//! [`device`] is the port as a device of `vhost-user-backend`. All of it runs on the
-//! thread of the server; no packet passes here.
+//! [`server`] accepts front ends one after another. [`connection`] reads their messages ([`message`], [`socket`]), and
+//! [`session`] executes each request: it maps guest memory ([`memory`]), translates addresses, and starts and stops
+//! rings ([`ring`]). [`device`] is the port as a device of `vhost-user-backend`. All of this runs on the server's
+//! thread; no packets pass here.
 //!
-//! When the front end is gone, its rings stop and its memory is unmapped. The port keeps
-//! leases, listening sockets and flows for the next one.
+//! When the front end disconnects, its rings stop and its memory is unmapped. The port keeps leases, listening sockets
+//! and flows for the next front end.
 
 pub mod connection;
 pub mod device;

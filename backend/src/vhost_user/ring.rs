@@ -1,14 +1,12 @@
-//! One ring as the front end describes it, and the ring of a worker that follows.
+//! One ring as the front end describes it, and the worker's ring that follows it.
 //!
-//! A ring runs while the front end has started it *and* its size, addresses and kick
-//! are known. A change to a running ring stops it, takes the index where the worker
-//! was, and starts it again. `vhost-user-backend`'s vring keeps and checks the queue's
-//! parameters and reads the guest's used index.
+//! A ring runs while the front end has started it *and* its size, addresses and kick are known. A change to a running
+//! ring stops it, reads the worker's position, and starts it again. `vhost-user-backend`'s vring keeps and checks the
+//! queue's parameters and reads the guest's used index.
 //!
-//! **Where a ring starts.** A worker returns every chain it took before it stops, in
-//! ring order, so the guest's used index is where the ring continues. It takes
-//! precedence over SET_VRING_BASE: after a reconnection cloud-hypervisor sends the
-//! *available* index, which would lose every receive buffer posted before.
+//! **Where a ring starts.** Before it stops, a worker returns every chain it has taken, in ring order, so the ring
+//! continues at the guest's used index. It takes precedence over SET_VRING_BASE: after a reconnection cloud-hypervisor
+//! sends the *available* index, which would lose every receive buffer posted before.
 
 use super::memory::Memory;
 use crate::virtio::MAX_RING_SIZE;
@@ -21,13 +19,13 @@ use virtio_queue::Error as QueueError;
 pub trait RingHost: Send {
     /// Starts the ring.
     fn start(&self, setup: RingSetup);
-    /// Stops it and says where it was; `None` if the worker never ran it.
+    /// Stops it and returns its position; `None` if the worker never ran it.
     fn stop(&self) -> Option<u16>;
-    /// Lets it serve, or not.
+    /// Enables or disables it.
     fn set_enabled(&self, enabled: bool);
-    /// Replaces the interrupt.
+    /// Replaces the call eventfd.
     fn set_call(&self, call: Option<File>);
-    /// Replaces the error notice.
+    /// Replaces the error eventfd.
     fn set_error(&self, error: Option<File>);
 }
 
@@ -52,12 +50,12 @@ pub struct Addresses {
     pub used: u64,
 }
 
-/// One ring: what the front end has said about it, and whether its worker runs it.
+/// One ring: its parameters from the front end, and whether its worker runs it.
 pub struct Ring {
     queue: VringMutex<Memory>,
     host: Box<dyn RingHost>,
     phase: Phase,
-    /// `None`: not set, or no power of two.
+    /// `None`: not set, or not a power of two.
     size: Option<u16>,
     addresses: Option<Addresses>,
     next_avail: u16,
@@ -69,10 +67,10 @@ pub struct Ring {
 debug_fields!(Ring { size, next_avail });
 
 impl Ring {
-    /// A ring in `memory` that `host` runs, of which nothing is known yet.
+    /// A ring in `memory` that `host` runs, without any parameters yet.
     ///
     /// # Errors
-    /// None: the maximum size is a constant that the queue accepts.
+    /// Does not happen: the maximum size is a constant that the queue accepts.
     pub fn new(host: Box<dyn RingHost>, memory: Memory) -> Result<Self, QueueError> {
         Ok(Self {
             queue: VringMutex::new(memory, MAX_RING_SIZE)?,
@@ -92,7 +90,7 @@ impl Ring {
         self.host.set_enabled(enabled);
     }
 
-    /// SET_VRING_NUM: a size that is no power of two keeps the ring from starting.
+    /// SET_VRING_NUM: a size that is not a power of two keeps the ring from starting.
     pub fn set_size(&mut self, size: u16) {
         let accepted = self.queue.get_mut().get_queue_mut().try_set_size(size);
         let size = accepted.is_ok().then_some(size).or_else(|| {
@@ -122,7 +120,7 @@ impl Ring {
         Ok(())
     }
 
-    /// SET_VRING_BASE: a running ring knows better where it is.
+    /// SET_VRING_BASE: ignored by a running ring, which knows its position.
     pub fn set_base(&mut self, base: u16) {
         if self.phase != Phase::Running {
             self.next_avail = base;
@@ -135,7 +133,7 @@ impl Ring {
         self.ready();
     }
 
-    /// SET_VRING_CALL; it starts the ring too where a kick is known.
+    /// SET_VRING_CALL, which also starts the ring if its kick is known.
     pub fn set_call(&mut self, call: Option<File>) {
         self.call = call;
         if self.phase == Phase::Running {
@@ -162,8 +160,7 @@ impl Ring {
         self.next_avail
     }
 
-    /// Back to the state before anything was said about the ring, for a device reset
-    /// and for a front end that is gone.
+    /// Restores the initial state, for a device reset or a front end that is gone.
     pub fn reset(&mut self) {
         self.set_enabled(false);
         self.stop();
@@ -180,15 +177,15 @@ impl Ring {
         }
     }
 
-    /// Changes something a running worker cannot change under way.
+    /// Changes a parameter that cannot change while a worker runs the ring.
     fn reconfigure(&mut self, change: impl FnOnce(&mut Self)) {
         self.pause();
         change(self);
         self.start();
     }
 
-    /// Stops the worker if it runs the ring, to continue later. A worker that has ended
-    /// cannot say where it was: what it took and did not return counts as never taken.
+    /// Stops the worker if it runs the ring, to continue later. If the worker has ended, its position is unknown:
+    /// chains that it took but did not return count as never taken.
     fn pause(&mut self) {
         if self.phase == Phase::Running {
             let stopped_at = self.host.stop().or_else(|| self.used_idx());
@@ -197,7 +194,7 @@ impl Ring {
         }
     }
 
-    /// Starts the worker if the front end wants it and everything is known.
+    /// Starts the worker if the front end has started the ring and everything is known.
     fn start(&mut self) {
         let (Phase::Waiting, Some(size), Some(at)) = (self.phase, self.size, self.addresses) else {
             return;
@@ -225,7 +222,7 @@ impl Ring {
     }
 }
 
-/// A ring without its kick cannot run; the reason is logged.
+/// Duplicates a descriptor. Without its kick a ring cannot run, so a failure is logged.
 fn duplicate(file: Option<&File>) -> Option<File> {
     let copy = file?.try_clone();
     copy.inspect_err(|e| log::error!("cannot keep an event descriptor of a ring: {e}"))

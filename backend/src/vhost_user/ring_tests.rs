@@ -11,7 +11,7 @@ enum Told {
     Error(bool),
 }
 
-/// A worker that remembers what it was told and has always come `ahead` chains further.
+/// A worker that records its commands and always advances by `ahead` chains.
 struct FakeHost {
     told: Sender<Told>,
     ahead: Option<u16>,
@@ -147,7 +147,7 @@ fn a_ring_whose_worker_cannot_say_where_it_was_goes_on_behind_what_came_back() {
 #[test]
 fn cloud_hypervisor_reconnects_with_the_available_index_and_no_buffer_is_lost() {
     let mut bench = bench(Some(0));
-    // 256 receive buffers posted, 40 used before the back end went away.
+    // 256 receive buffers were posted, and 40 were used before the back end went away.
     bench.set_used_idx(40);
     bench.start(256);
     assert_eq!(bench.told(), [started(40)]);

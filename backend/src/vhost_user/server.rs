@@ -1,4 +1,4 @@
-//! Accepts front ends, or connects to them, and serves them one after the other.
+//! Accepts front ends, or connects to them, and serves them one after another.
 //!
 //! One front end is served at a time; the next one waits in the socket's queue. The
 //! port keeps its state when they change.
@@ -16,19 +16,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// Mode of a socket file: user and group of this process may connect.
+/// Mode of a socket file: the user and group of this process may connect.
 const SOCKET_MODE: u32 = 0o660;
-/// First pause before another attempt to reach a front end.
+/// First pause before another attempt to connect to a front end.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Where front ends come from.
+/// The source of front ends.
 #[derive(Debug)]
 pub enum Endpoint {
-    /// They connect to a socket made at this path.
+    /// They connect to a socket that the server creates at this path.
     Listen(PathBuf),
-    /// They listen at this path (QEMU `server=on`), the server connects.
+    /// They listen at this path (QEMU `server=on`), and the server connects.
     Connect(PathBuf),
     /// An open socket: connected to a front end, or listening for them.
     Fd(OwnedFd),
@@ -39,14 +39,14 @@ pub enum Endpoint {
 pub enum Lifetime {
     /// Until the first front end has gone.
     OneOff,
-    /// Until stopped; the next front end finds the port as the last one left it.
+    /// Until stopped; the port keeps its state between front ends.
     Persistent,
 }
 
-/// Why front ends cannot be served.
+/// The reason why front ends cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is no socket to listen on.
+    /// The listening socket cannot be created.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The front end cannot be reached.
@@ -54,16 +54,16 @@ pub enum ServeError {
     Connect {
         /// Its socket.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// The descriptor is of another kind.
+    /// The descriptor is not a suitable socket.
     #[error("the inherited descriptor is not a Unix stream socket: pass a connected or a listening one")]
     BadFd,
     /// A worker of the port has ended early.
     #[error("{0}; the port is no longer served")]
     Failed(String),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot wait for front ends: {0}")]
     System(#[from] io::Error),
 }
@@ -76,7 +76,7 @@ impl StopHandle {
     /// Ends the server: it closes the connection to the front end and removes the socket
     /// file. Safe in a signal handler: one write(2) to an eventfd.
     pub fn stop(&self) {
-        // Fails only when the counter is full: the server is stopping already.
+        // Fails only when the counter is full, in which case the server is already stopping.
         let _ = self.0.write(1);
     }
 }
@@ -96,7 +96,7 @@ enum Source {
         /// Pause before the next attempt.
         delay: Duration,
     },
-    /// A connection that was open already; `None` once it is served.
+    /// A connection that was already open; `None` once it is served.
     Connected(Option<UnixStream>),
 }
 
@@ -135,16 +135,16 @@ impl Server {
         })
     }
 
-    /// What ends [`run`](Self::run).
+    /// Handle that ends [`run`](Self::run).
     pub fn stop_handle(&self) -> StopHandle {
         self.stop.clone()
     }
 
-    /// Serves front ends until stopped, or until no more can come: after the first if
-    /// [`Lifetime::OneOff`], after the only one if the endpoint is a connection.
+    /// Serves front ends until stopped, or until no more can arrive: after the first with [`Lifetime::OneOff`], and
+    /// after the only one if the endpoint is a connection.
     ///
     /// # Errors
-    /// [`ServeError`]. Faults of a front end are logged and are no error.
+    /// [`ServeError`]. Faults of a front end are logged and do not count as errors.
     pub fn run(mut self) -> Result<(), ServeError> {
         let served = self.serve_all();
         match self.port.health().failure() {
@@ -170,7 +170,7 @@ impl Server {
                 break;
             }
             if let Source::Connect { delay, .. } = &mut self.source {
-                // A front end that hangs up at once, again and again, is not tried without pause.
+                // A front end that repeatedly hangs up at once is not retried without a pause.
                 *delay = if matches!(ended, Ok(Ended::Closed)) {
                     RETRY_FIRST
                 } else {
@@ -181,7 +181,7 @@ impl Server {
         Ok(())
     }
 
-    /// The next front end; `None` if stopped, or if no more can come.
+    /// The next front end; `None` if stopped, or if no more can arrive.
     fn next_front(&mut self) -> Result<Option<UnixStream>, ServeError> {
         match &mut self.source {
             Source::Connected(stream) => Ok(stream.take()),
@@ -217,7 +217,7 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
         match listener.accept() {
             Ok((stream, _)) => return Ok(Some(stream)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            // Out of descriptors or memory: that may pass; the front end waits in the queue.
+            // The lack of descriptors or memory may be temporary; the front end waits in the queue.
             Err(e) => {
                 log::warn!("cannot accept a front end: {e}; trying again");
                 if pause(stop, RETRY_MAX)? {
@@ -228,14 +228,14 @@ fn accept(listener: &UnixListener, stop: RawFd) -> Result<Option<UnixStream>, Se
     }
 }
 
-/// Connects after `delay`, and again after longer and longer ones.
+/// Connects after `delay`, and retries after increasing delays.
 fn connect(
     path: &Path,
     delay: &mut Duration,
     lifetime: Lifetime,
     stop: RawFd,
 ) -> Result<Option<UnixStream>, ServeError> {
-    // Also without a delay: a server that was stopped does not connect again.
+    // Check even without a delay: a stopped server does not connect again.
     while !pause(stop, *delay)? {
         match UnixStream::connect(path) {
             Ok(stream) => return Ok(Some(stream)),

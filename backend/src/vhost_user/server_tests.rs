@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::thread::JoinHandle;
 use vhost::vhost_user::message::FrontendReq;
 
-/// A mode that does nothing but report resets of the device, where a test wants to know.
+/// A mode that only reports device resets to the test, if requested.
 #[derive(Default)]
 struct Idle(Option<std::sync::mpsc::Sender<()>>);
 
@@ -75,7 +75,7 @@ fn a_port_whose_worker_has_ended_is_served_no_more_and_says_why() {
     let mut front = UnixStream::connect(&path).unwrap();
     get_features(&mut front);
     assert!(port.link().is_up());
-    // The command is never answered, and its sender learns that at once.
+    // The command is never answered, and its sender learns this immediately.
     let change =
         crate::mode::ForwardChange::Remove(crate::config::Transport::Tcp, std::collections::HashSet::default());
     let refused = port.workers()[0]
@@ -168,7 +168,7 @@ fn one_off_ends_with_the_first_front_end_that_said_something() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let running = run(Endpoint::Listen(path.clone()), Lifetime::OneOff);
-    // A probe of whether the socket is alive.
+    // A probe for a live socket connects and leaves.
     drop(UnixStream::connect(&path).unwrap());
     let mut front = UnixStream::connect(&path).unwrap();
     get_features(&mut front);
@@ -264,7 +264,7 @@ fn a_front_end_that_hangs_up_at_once_is_not_asked_without_pause() {
         connections += usize::from(listener.accept().is_ok());
         std::thread::sleep(Duration::from_millis(1));
     }
-    // At once, after 100 ms, after 200 ms more.
+    // Attempts are made immediately, after 100 ms, and after another 200 ms.
     assert!((1..=3).contains(&connections), "{connections} connections");
     running.stop_and_end().unwrap();
 }

@@ -1,10 +1,10 @@
-//! One front end: the features it has accepted, its memory and rings, and what each of its
-//! requests does ("Front-end message types" of the vhost-user specification).
+//! The state of one front end: its accepted features, memory and rings. Executes each of its requests ("Front-end
+//! message types" of the vhost-user specification).
 //!
-//! No socket here: [`Session::on_request`] takes a request and returns the answer. A
-//! request that breaks the protocol ends the connection ([`Rejected`]).
+//! No socket here: [`Session::on_request`] takes a request and returns the answer. A request that violates the protocol
+//! ends the connection ([`Rejected`]).
 //!
-//! Front ends differ. How the session treats each, with a test that names the front end:
+//! Front ends differ. The table shows how the session treats each; a test names the front end:
 //!
 //! | front end | what it does | effect |
 //! |---|---|---|
@@ -32,41 +32,41 @@ use vm_memory::ByteValued;
 
 /// VHOST_USER_F_PROTOCOL_FEATURES, among the virtio features.
 const F_PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-/// Regions of memory a front end may have: as many as vhost in the kernel takes.
+/// Maximum memory regions of a front end, the same as for vhost in the kernel.
 const MEMORY_SLOTS: u64 = 509;
-/// The byte of SET_VRING_KICK, CALL and ERR that holds the ring.
+/// The byte of SET_VRING_KICK, CALL and ERR that holds the ring index.
 const EVENT_RING: u64 = 0xff;
-/// The bit of SET_VRING_KICK, CALL and ERR that says there is no descriptor.
+/// The bit of SET_VRING_KICK, CALL and ERR that is set if there is no descriptor.
 const EVENT_NONE: u64 = 1 << 8;
 
-/// The device behind a session: a `vhost-user-backend` device with the requests of a NIC.
+/// The device behind a session: a `vhost-user-backend` device with NIC requests.
 pub trait NetDevice: VhostUserBackend<Bitmap = DirtyBitmap> {
     /// Queue pairs offered; the control ring is in no pair.
     fn queue_pairs(&self) -> usize;
 
-    /// SEND_RARP: announces on the network where the guest with this MAC is.
+    /// SEND_RARP: announces the location of the guest with this MAC on the network.
     fn announce(&self, mac: MacAddr);
 
-    /// NET_SET_MTU: the front end shows the guest this MTU. False if it does not fit ours.
+    /// NET_SET_MTU: the front end shows the guest this MTU. Returns false if it is not compatible with ours.
     fn set_mtu(&self, mtu: u64) -> bool;
 
     /// SET_BACKEND_REQ_FD: the socket for requests of the device to the front end.
     fn set_back_channel(&self, channel: OwnedFd);
 
-    /// The front end is gone: releases its memory. Its rings are reset afterwards.
+    /// Releases the memory of a front end that is gone. Its rings are reset afterwards.
     fn detach(&self);
 }
 
-/// Why a request ends the connection.
+/// The reason why a request ends the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Not a message of the protocol.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// A request this back end does not have.
+    /// A request that this back end does not support.
     #[error("the front end sent request {0}, whose feature was not offered")]
     Unknown(u32),
-    /// A request of a protocol feature that was not agreed on.
+    /// A request of a protocol feature that was not negotiated.
     #[error("the front end sent request {code} without negotiating protocol feature {feature:?}")]
     NotAgreed {
         /// The request's number.
@@ -91,7 +91,7 @@ pub enum Refused {
     /// A ring without descriptors, or with too many.
     #[error("the front end set a ring size of {0}; 1 to {MAX_RING_SIZE} are allowed")]
     RingSize(u32),
-    /// SET_VRING_ENABLE with something else than 0 or 1.
+    /// SET_VRING_ENABLE with a value other than 0 or 1.
     #[error("SET_VRING_ENABLE has the value {0}; 0 and 1 are allowed")]
     BadEnable(u32),
     /// A ring outside the memory.
@@ -100,7 +100,7 @@ pub enum Refused {
     /// A ring that virtio does not allow.
     #[error("the front end set up an unusable ring: {0}")]
     Ring(String),
-    /// Memory that cannot be.
+    /// A memory region with impossible addresses.
     #[error("the front end sent a region of {len} bytes at {at:#x}, beyond the end of the address space")]
     BadRegion {
         /// Guest-physical or front-end address.
@@ -108,12 +108,12 @@ pub enum Refused {
         /// Bytes.
         len: u64,
     },
-    /// Memory that is not there.
+    /// A memory region that reaches beyond the end of its file.
     #[error("the front end sent a region of {len} bytes at {offset:#x} of a file of {file} bytes")]
     ShortMemory {
         /// Bytes of the region.
         len: u64,
-        /// Where it starts in the file.
+        /// Offset of its start in the file.
         offset: u64,
         /// Bytes of the file.
         file: u64,
@@ -121,17 +121,17 @@ pub enum Refused {
     /// Memory that cannot be mapped, overlaps, or is unknown.
     #[error("the front end sent unusable memory: {0}")]
     Memory(String),
-    /// A dirty log that is not there.
+    /// A dirty log that reaches beyond the end of its file.
     #[error("the front end sent a dirty log of {size} bytes at {offset:#x} of a file of {file} bytes")]
     ShortLog {
         /// Bytes of the log.
         size: u64,
-        /// Where it starts in the file.
+        /// Offset of its start in the file.
         offset: u64,
         /// Bytes of the file.
         file: u64,
     },
-    /// A dirty log that ends before the memory does.
+    /// A dirty log that does not cover the memory.
     #[error("the front end sent a dirty log of {size} bytes, too short for its memory")]
     LogTooShort {
         /// Bytes of the log.
@@ -145,7 +145,7 @@ pub enum Refused {
 /// A request that ends the connection.
 #[derive(Debug)]
 pub struct Rejected {
-    /// Why.
+    /// The reason.
     pub why: Refused,
     /// The last message for the front end, if it waits for one.
     pub answer: Option<Message>,
@@ -153,7 +153,7 @@ pub struct Rejected {
 
 /// Result of a request.
 enum Outcome {
-    /// An acknowledgement, true for success, if the front end wants one.
+    /// An acknowledgement, true for success, if the front end requests one.
     Done(bool),
     /// The body of the answer that this request always has.
     Answer(Vec<u8>),
@@ -161,7 +161,7 @@ enum Outcome {
 
 const DONE: Outcome = Outcome::Done(true);
 
-/// One front end in front of a device.
+/// The session of one front end with a device.
 pub struct Session<D: NetDevice> {
     device: D,
     memory: MemoryTable,
@@ -246,7 +246,7 @@ impl<D: NetDevice> Session<D> {
             Req::GET_FEATURES => question(request, self.device.features()),
             Req::SET_FEATURES => self.set_features(request.body_u64()?),
             Req::GET_PROTOCOL_FEATURES => {
-                // Acknowledgements are this module's own.
+                // This module implements acknowledgements itself.
                 let offered = self.device.protocol_features() | Protocol::REPLY_ACK;
                 question(request, offered.bits())
             }
@@ -311,7 +311,8 @@ impl<D: NetDevice> Session<D> {
         Ok(DONE)
     }
 
-    /// QEMU asks before SET_OWNER and means pairs, cloud-hypervisor after it and means rings.
+    /// The number of queues. QEMU reads it before SET_OWNER and expects pairs; cloud-hypervisor reads it afterwards and
+    /// expects rings.
     fn queue_num(&self) -> u64 {
         let num = if self.owned {
             self.rings.len()
@@ -327,7 +328,7 @@ impl<D: NetDevice> Session<D> {
         if bytes.len() as u64 != u64::from(config.size) {
             bytes.clear();
         }
-        // An answer without bytes says that they cannot be read.
+        // An answer without bytes means that they cannot be read.
         config.size = u32::try_from(bytes.len()).unwrap_or(0);
         Ok(Outcome::Answer([config.as_slice(), &bytes].concat()))
     }
@@ -344,7 +345,7 @@ impl<D: NetDevice> Session<D> {
             let region: VhostUserSingleMemoryRegion = request.body_as()?;
             match kind {
                 Req::ADD_MEM_REG => self.memory.add(&region, only_file(request)?)?,
-                // A descriptor may come with it; it is closed.
+                // A descriptor may accompany it; it is closed.
                 _ => self.memory.remove(&region)?,
             }
         }
@@ -422,7 +423,7 @@ impl<D: NetDevice> Session<D> {
 }
 
 impl<D: NetDevice> Drop for Session<D> {
-    /// The front end is gone: stops its rings and releases its memory.
+    /// Stops the rings and releases the memory of the front end, which is gone.
     fn drop(&mut self) {
         self.device.detach();
         self.rings.iter_mut().for_each(Ring::reset);
@@ -430,7 +431,7 @@ impl<D: NetDevice> Drop for Session<D> {
     }
 }
 
-/// Whether descriptors may come with a request.
+/// True if descriptors may accompany a request.
 const fn has_files(request: Req) -> bool {
     matches!(
         request,
@@ -445,8 +446,8 @@ const fn has_files(request: Req) -> bool {
     )
 }
 
-/// The protocol feature a request belongs to. SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD and
-/// GET_QUEUE_NUM are taken without it too.
+/// The protocol feature that a request needs. SEND_RARP, NET_SET_MTU, SET_BACKEND_REQ_FD and GET_QUEUE_NUM are accepted
+/// even without their feature.
 const fn needed_feature(request: Req) -> Option<Protocol> {
     match request {
         Req::RESET_DEVICE => Some(Protocol::RESET_DEVICE),
@@ -457,7 +458,7 @@ const fn needed_feature(request: Req) -> Option<Protocol> {
     }
 }
 
-/// Answers a request without a body by a number.
+/// Answers a request without a body with a number.
 fn question(request: &Message, answer: u64) -> Result<Outcome, Refused> {
     let [] = request.body_array()?;
     Ok(Outcome::Answer(answer.to_ne_bytes().to_vec()))
@@ -494,7 +495,7 @@ fn plain<T: ByteValued + Default>(bytes: &[u8]) -> T {
     body
 }
 
-/// The one descriptor a request has.
+/// The only descriptor of a request.
 fn only_file(request: &mut Message) -> Result<File, Malformed> {
     let code = request.header().code;
     match (request.files.pop(), request.files.is_empty()) {

@@ -4,7 +4,7 @@ use crate::vhost_user::testing::{Event, Events, Recorder, session};
 const NEED_REPLY: u32 = 1 << 3;
 const REPLY: u32 = 1 << 2;
 
-/// A request as it comes off the socket.
+/// A request as read from the socket.
 fn request(code: impl Into<u32>, flags: u32, body: &[u8]) -> Message {
     let mut assembler = crate::vhost_user::message::Assembler::default();
     let size = u32::try_from(body.len()).unwrap();
@@ -33,7 +33,7 @@ fn enable(ring: u32, value: u32, flags: u32) -> Message {
     request(Req::SET_VRING_ENABLE, flags, &body)
 }
 
-/// A session that has agreed to every protocol feature.
+/// A session that has negotiated every protocol feature.
 fn agreed(queue_pairs: usize, rings: usize) -> (Session<Recorder>, Events) {
     let (mut session, log) = session(queue_pairs, rings);
     let all = Protocol::all().bits();

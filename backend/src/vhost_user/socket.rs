@@ -1,4 +1,4 @@
-//! Messages over a Unix socket that never blocks, and waiting for several of them.
+//! Messages over a non-blocking Unix socket, and waiting for several descriptors.
 
 use super::message::{Assembler, FILES_MAX, Malformed, Message};
 use std::collections::VecDeque;
@@ -14,14 +14,14 @@ pub enum Received {
     Message(Message),
     /// No whole message yet.
     Nothing,
-    /// The peer has closed, between two messages.
+    /// The peer has closed the socket between two messages.
     End,
 }
 
-/// Why a socket is no longer usable.
+/// The reason why a socket is no longer usable.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The peer does not speak the protocol.
+    /// The peer does not use the protocol.
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// Descriptors of a message did not arrive.
@@ -30,18 +30,18 @@ pub enum SocketError {
          (raise its limit on open files)"
     )]
     FilesLost,
-    /// The system refused.
+    /// A system call failed.
     #[error("vhost-user socket: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A socket, the message being read and those being written.
+/// A socket, the message being read and the messages being written.
 #[derive(Debug)]
 pub struct MessageSocket {
     stream: UnixStream,
     incoming: Assembler,
     outgoing: VecDeque<Message>,
-    /// Bytes of the first outgoing message that are sent already.
+    /// Bytes of the first outgoing message that have been sent.
     sent: usize,
 }
 
@@ -49,7 +49,7 @@ impl MessageSocket {
     /// Wraps a connected stream.
     ///
     /// # Errors
-    /// What fcntl(2) says.
+    /// The error of fcntl(2).
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
@@ -71,7 +71,7 @@ impl MessageSocket {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(Received::End),
-                // The kernel has closed what did not fit: the message is incomplete.
+                // The kernel has closed the descriptors that did not fit, so the message is incomplete.
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(SocketError::FilesLost),
                 Err(e) => return Err(e.into()),
             };
@@ -88,7 +88,7 @@ impl MessageSocket {
         }
     }
 
-    /// Puts a message behind those waiting to be written.
+    /// Appends a message to those waiting to be written.
     pub fn queue(&mut self, message: Message) {
         self.outgoing.push_back(message);
     }
@@ -98,10 +98,10 @@ impl MessageSocket {
         !self.outgoing.is_empty()
     }
 
-    /// Writes what the peer takes now.
+    /// Writes as much as the socket accepts now.
     ///
     /// # Errors
-    /// [`io::Error`], EPIPE for one if the peer is gone.
+    /// [`io::Error`], such as EPIPE if the peer is gone.
     pub fn flush(&mut self) -> io::Result<()> {
         while let Some(message) = self.outgoing.front() {
             // Descriptors travel with the first byte.
@@ -133,7 +133,7 @@ impl AsRawFd for MessageSocket {
     }
 }
 
-/// One recvmsg(2): bytes into `buf`, and the descriptors that came with them.
+/// Calls recvmsg(2) once: reads bytes into `buf`, and the descriptors that arrived with them.
 fn receive_with_files(stream: &UnixStream, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut iov = [libc::iovec {
         iov_base: buf.as_mut_ptr().cast(),
@@ -144,12 +144,12 @@ fn receive_with_files(stream: &UnixStream, buf: &mut [u8]) -> io::Result<(usize,
     // written to it.
     let received = unsafe { stream.recv_with_fds(&mut iov, &mut fds) };
     let (n, files) = received.map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
-    // SAFETY: the kernel has just made these descriptors for this call; nothing else owns them.
+    // SAFETY: the kernel has just created these descriptors for this call; nothing else owns them.
     let files = fds.iter().take(files).map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) });
     Ok((n, files.collect()))
 }
 
-/// What [`wait`] waits for on a descriptor.
+/// The events for which [`wait`] waits on a descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
     /// The descriptor.
@@ -160,23 +160,23 @@ pub struct Watch {
     pub write: bool,
 }
 
-/// What [`wait`] found.
+/// Result of [`wait`] for a descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// Something to read, or the end.
+    /// There is something to read, or the end of the stream.
     pub readable: bool,
     /// Room to write.
     pub writable: bool,
 }
 
-/// Waits until one of the descriptors is ready, at most `timeout_ms` (-1: for ever).
-/// A signal ends the wait early with nothing ready.
+/// Waits until one of the descriptors is ready, at most `timeout_ms` (-1: without a limit). A signal ends the wait
+/// early with nothing ready.
 ///
 /// # Errors
-/// What poll(2) says.
+/// The error of poll(2).
 pub fn wait<const N: usize>(watches: [Watch; N], timeout_ms: i32) -> io::Result<[Ready; N]> {
     let mut fds = watches.map(|w| libc::pollfd {
-        // A negative number is passed over; poll would report a hang-up unasked.
+        // A negative number is skipped; otherwise poll would report a hang-up unconditionally.
         fd: if w.read || w.write { w.fd } else { -1 },
         events: if w.read { libc::POLLIN } else { 0 } | if w.write { libc::POLLOUT } else { 0 },
         revents: 0,

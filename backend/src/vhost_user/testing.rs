@@ -1,4 +1,4 @@
-//! A device without a port, for tests and fuzzing of sessions: it records what reaches it.
+//! A device without a port, for tests and fuzzing of sessions. It records every request that reaches it.
 
 use super::memory::Memory;
 use super::ring::RingHost;
@@ -17,12 +17,12 @@ use vmm_sys_util::epoll::EventSet;
 
 /// Virtio features the device offers.
 pub const FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() | 1 << 26 | 1;
-/// The smallest MTU it takes.
+/// The smallest MTU that it accepts.
 pub const MTU: u64 = 1500;
 /// Its configuration space.
 pub const CONFIG: &[u8] = b"config";
 
-/// What reached the device and its rings.
+/// A request that reached the device or one of its rings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// SEND_RARP
@@ -33,7 +33,7 @@ pub enum Event {
     BackChannel,
     /// SET_FEATURES
     Features(u64),
-    /// Guest memory changed; regions it has now.
+    /// Guest memory changed; it now has this many regions.
     Memory(usize),
     /// RESET_DEVICE
     Reset,
@@ -69,10 +69,10 @@ pub struct Recorder {
     queue_pairs: usize,
 }
 
-/// A session in front of a device of `queue_pairs`, with `rings` rings in all.
+/// A session with a device of `queue_pairs`, with `rings` rings in total.
 ///
 /// # Panics
-/// Never: the size of the rings is constant.
+/// Never, because the ring size is a constant.
 pub fn session(queue_pairs: usize, rings: usize) -> (Session<Recorder>, Events) {
     let events = Events::default();
     let host = |ring| -> Box<dyn RingHost> {

@@ -41,7 +41,7 @@ fn addresses(v6: bool) -> (IpAddr, IpAddr) {
     }
 }
 
-/// True if the checksum of the frame's L4 part holds.
+/// True if the checksum of the frame's L4 part is correct.
 fn holds(frame: &[u8], v6: bool, proto: u8) -> bool {
     let l4 = &frame[if v6 { 54 } else { 34 }..];
     let (src, dst) = addresses(v6);

@@ -48,7 +48,7 @@ mod class {
 /// Commands served in one turn, while frames wait.
 const ORDERS_PER_TURN: usize = 64;
 
-/// Addresses kept per table. Linux has no limit, QEMU keeps 64.
+/// Addresses kept per table. Linux has no limit; QEMU keeps 64.
 pub const MAC_TABLE_MAX: usize = 256;
 
 /// Frames that the driver wants in addition to those for its own MAC (commands of class RX).
@@ -160,7 +160,7 @@ impl Control {
         let mut orders = 0;
         let result = loop {
             match self.ring.pop(&mut self.segments) {
-                // However fast the guest posts commands, frames are served in between.
+                // Frames are served in between, however fast the guest posts commands.
                 Ok(Some(chain)) => {
                     let written = self.answer(chain.first + chain.readable, act);
                     self.ring.push_used(chain.head, written);

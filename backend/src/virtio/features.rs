@@ -1,4 +1,4 @@
-//! The virtio feature bits that a NIC offers, and the meaning of the acknowledged ones.
+//! The virtio feature bits that a NIC offers, and the meaning of those that the driver acknowledges.
 
 use super::config_space::DeviceConfig;
 use crate::frame::GuestCaps;
@@ -85,8 +85,7 @@ impl Features {
 
     /// Offloads that the guest accepts on receive.
     pub const fn guest_caps(self) -> GuestCaps {
-        // Every segmentation offload needs GUEST_CSUM (5.1.3.1): a driver that takes
-        // one without the other gets none.
+        // Every segmentation offload needs GUEST_CSUM (5.1.3.1), so a driver without GUEST_CSUM gets none.
         let checksum = self.has(VIRTIO_NET_F_GUEST_CSUM);
         GuestCaps {
             checksum,

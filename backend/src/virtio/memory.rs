@@ -1,8 +1,8 @@
 //! A snapshot of guest memory: the mapping of guest-physical addresses.
 //!
-//! A ring keeps a copy of the region it last found, so that most translations need one comparison.
-//! The snapshot keeps the mapping alive ([`Arc`]); a new memory table creates a new snapshot, and
-//! the worker reports when it has released the old one.
+//! A ring caches the region of its last translation, so most translations need only one comparison. The snapshot keeps
+//! the mapping alive ([`Arc`]); a new memory table creates a new snapshot, and the worker reports when it has released
+//! the old one.
 
 use super::DirtyBitmap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion}
 /// One immutable table of guest memory.
 #[derive(Debug)]
 pub struct GuestMap {
-    /// Sorted by guest-physical address; never overlapping.
+    /// Sorted by guest-physical address; regions never overlap.
     regions: Vec<Region>,
     /// The log of an earlier table, for a later one to inherit: this table may have no region.
     earlier_log: Option<DirtyBitmap>,
@@ -26,8 +26,7 @@ struct Region {
     log: DirtyBitmap,
 }
 
-// SAFETY: the pointers are addresses of a shared mapping that `memory` keeps alive;
-// nothing in it belongs to a thread.
+// SAFETY: the pointers are addresses in a shared mapping that `memory` keeps alive; nothing in it belongs to a thread.
 unsafe impl Send for GuestMap {}
 // SAFETY: as above; all access through them is by raw pointer or atomic.
 unsafe impl Sync for GuestMap {}
@@ -132,7 +131,7 @@ impl GuestMap {
         (len <= room).then_some(host)
     }
 
-    /// Marks written bytes in the dirty log, by guest-physical address. They lie in one region.
+    /// Marks written bytes in the dirty log, by guest-physical address. They must lie in one region.
     pub fn mark_written_at(&self, address: u64, len: u64) {
         let index = self.regions.partition_point(|r| r.start <= address);
         if let Some(region) = index.checked_sub(1).map(|i| &self.regions[i]) {

@@ -1,7 +1,7 @@
-//! The device side of virtio-net (virtio 1.3, chapters 2.7 and 5.1) on memory shared with the
-//! guest: split rings, packet headers, features, configuration space.
+//! The device side of virtio-net (virtio 1.3, chapters 2.7 and 5.1) on memory shared with the guest: split rings,
+//! packet headers, features and the configuration space.
 //!
-//! The guest is hostile. Everything in its memory is read once, checked, and used from the copy; an
+//! The guest is assumed to be hostile. Everything in its memory is read once, checked, and used from the copy; an
 //! inconsistent ring results in an error value that stops that ring only.
 
 pub mod complete;

@@ -99,9 +99,8 @@ fn segmentation(gso: u8, size: u16, offset: u16, features: Features) -> Option<S
     (allowed && size != 0 && offset == field).then_some(segmentation)
 }
 
-/// The work that the kernel left undone on a frame, from the header in front of the frame. The
-/// kernel is trusted: nothing is checked against the frame. `None` if it is of a kind that was not
-/// enabled.
+/// The offloads that the kernel left undone on a frame, from the header in front of the frame. The kernel is trusted,
+/// so nothing is checked against the frame. `None` for an offload that was not enabled.
 pub fn decode_trusted(header: &[u8; LEGACY_HEADER_LEN]) -> Option<Offload> {
     let [flags, gso, _, _, size0, size1, start0, start1, offset0, offset1] = *header;
     let checksum = if flags & NEEDS_CSUM != 0 {
@@ -125,7 +124,7 @@ pub fn decode_trusted(header: &[u8; LEGACY_HEADER_LEN]) -> Option<Offload> {
     Some(Offload { checksum, segmentation })
 }
 
-/// Makes the header of a frame for the guest from its metadata and first bytes.
+/// Builds the header of a frame for the guest from the frame's metadata and first bytes.
 pub fn encode(offload: Offload, head: &[u8], num_buffers: u16, caps: GuestCaps) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     let (gso, size) = match offload.segmentation {

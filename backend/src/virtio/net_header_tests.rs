@@ -1,7 +1,7 @@
 use super::*;
 use crate::packet::Head;
 
-/// With the check of admission.
+/// Decodes a header and checks the protocol as admission does.
 fn decode(header: &[u8; LEGACY_HEADER_LEN], head: &[u8], features: Features) -> Result<Offload, DropReason> {
     let offload = super::decode(header, head, features)?;
     let suits = offload.suits(&Head::parse(head, head.len()));
@@ -96,7 +96,7 @@ fn what_was_not_negotiated_is_refused() {
 #[test]
 fn claims_that_make_no_sense_are_refused() {
     for (header, ethertype) in [
-        // Segmentation without a checksum, with size zero, of an unknown kind.
+        // Segmentation without a checksum, with size zero, or of an unknown kind.
         (raw(0, 1, 1460, 34, 16), 0x0800),
         (raw(1, 1, 0, 34, 16), 0x0800),
         (raw(1, 3, 1460, 34, 6), 0x0800),
@@ -107,7 +107,7 @@ fn claims_that_make_no_sense_are_refused() {
         (raw(1, 5, 1200, 34, 16), 0x0800),
         (raw(1, 1, 1460, 34, 16), 0x86dd),
         (raw(1, 4, 1460, 34, 16), 0x0800),
-        // Outside the head.
+        // The checksum is outside the head.
         (raw(1, 0, 0, 13, 16), 0x0800),
         (raw(1, 0, 0, 120, 7), 0x0800),
         (raw(1, 0, 0, 0xffff, 0xffff), 0x0800),

@@ -1,4 +1,4 @@
-//! A driver without a guest: rings in ordinary memory, for tests of the device side.
+//! A driver without a guest, for tests of the device side. Its rings are in ordinary memory.
 
 use super::dirty_log::{DirtyBitmap, RegionLog, SharedLog};
 use super::memory::GuestMap;
@@ -143,7 +143,7 @@ impl DriverRing {
         }
     }
 
-    /// Starts both indices at `index`, as if the ring had run for long.
+    /// Starts both indices at `index`, as if the ring had run for a long time.
     pub fn start_at(&mut self, memory: &TestMemory, index: u16) {
         self.layout.next_avail = index;
         (self.avail_idx, self.used_seen) = (index, index);
@@ -183,7 +183,7 @@ impl DriverRing {
         self.post_table(memory, table, buffers)
     }
 
-    /// The same with the table at `table`.
+    /// Does the same with the table at `table`.
     pub fn post_table(&mut self, memory: &TestMemory, table: u64, buffers: &[Buffer]) -> u16 {
         for (index, buffer) in (0u16..).zip(buffers) {
             let is_last = usize::from(index) + 1 == buffers.len();
@@ -202,7 +202,7 @@ impl DriverRing {
         head
     }
 
-    /// Puts `head` into the available ring and moves the index.
+    /// Adds `head` to the available ring and advances the index.
     pub fn post_head(&mut self, memory: &TestMemory, head: u16) {
         let slot = u64::from(self.avail_idx & (self.layout.size - 1));
         memory.write_u16(self.layout.available + 4 + 2 * slot, head);

@@ -1,4 +1,4 @@
-//! The direction from the guest: chains of the transmit ring as frames.
+//! The direction from the guest: turns chains of the transmit ring into frames.
 //!
 //! A burst takes up to [`BURST`] chains, but at most half of the ring and fewer if frames are
 //! large. It has four passes: take the chains, copy each head out of guest memory once and check
@@ -12,7 +12,7 @@ use crate::counters::{Count, Counters, DropReason};
 use crate::frame::{Budget, GuestBurst, GuestFrame, HEAD_MAX, Offload, copy_from_guest};
 use crate::packet::{EthernetHeader, Head};
 
-/// Most chains of one burst: a larger burst finds more datagrams of one flow to merge.
+/// Maximum chains in one burst. A larger burst offers more datagrams of one flow to merge.
 pub const BURST: usize = 256;
 /// A burst ends with the chain that reaches this many bytes, so that the guest gets large buffers
 /// back while others are processed.
@@ -34,13 +34,13 @@ pub struct Transmit {
     segments: Segments,
     chains: Vec<Chain>,
     copies: Vec<[u8; COPY]>,
-    /// Without elements between bursts.
+    /// Empty between bursts.
     frames: Vec<GuestFrame<'static>>,
 }
 
 debug_fields!(Transmit { ring });
 
-/// What the virtio header and the descriptors of a valid chain say.
+/// A valid chain's frame, according to its virtio header and descriptors.
 struct Checked {
     /// Bytes of the frame's head that were copied, after the virtio header.
     head: usize,
@@ -74,7 +74,7 @@ impl Transmit {
         &mut self.ring
     }
 
-    /// Most chains of a burst.
+    /// Maximum chains of a burst.
     pub fn most(&self) -> usize {
         usize::from(self.ring.size() / 2).clamp(1, BURST)
     }
@@ -86,11 +86,10 @@ impl Transmit {
         self.ring.set_features(features);
     }
 
-    /// Takes up to a burst of chains, within `budget`; drops and counts those that are malformed or
-    /// not admitted, passes the rest to `act`, and returns all chains to the guest. Returns the
-    /// number of chains. `admit` receives the first bytes of each frame, its length and its offload,
-    /// and returns what the bytes say. `malformed` receives the available part of the head of each
-    /// malformed frame, and the reason.
+    /// Takes up to a burst of chains, within `budget`; drops and counts those that are malformed or not admitted,
+    /// passes the rest to `act`, and returns all chains to the guest. Returns the number of chains. `admit` receives
+    /// the first bytes of each frame, its length and its offload, and returns the parsed head. `malformed` receives the
+    /// available part of the head of each malformed frame, and the reason.
     ///
     /// # Errors
     /// A [`RingError`], after earlier chains have been handled: the ring must stop.
@@ -106,7 +105,7 @@ impl Transmit {
         let result = self.take_chains(budget);
         self.show(counters, admit, malformed, act);
         for chain in &self.chains {
-            // The device writes nothing to a transmit buffer.
+            // The device writes nothing into a transmit buffer.
             self.ring.push_used(chain.head, 0);
         }
         self.ring.publish();
@@ -120,8 +119,7 @@ impl Transmit {
         let most = self.most();
         let mut bytes = 0;
         self.ring.forget_visited();
-        // Empty buffers are not in the list, but each of their descriptors takes as much time as
-        // any.
+        // Empty buffers are not in the list, but each of their descriptors takes as much time as any other.
         while self.chains.len() < most
             && self.ring.visited() < VISIT_BUDGET
             && self.segments.len() < SEGMENT_BUDGET
@@ -221,8 +219,8 @@ fn malformed(
     }
 }
 
-/// Turns a list into an empty one with the same allocation and another lifetime. The standard
-/// library collects in place, as the layouts are equal.
+/// Turns a list into an empty list with the same allocation and another lifetime. The standard library collects in
+/// place, because the layouts are equal.
 fn recycle<'b>(mut frames: Vec<GuestFrame<'_>>) -> Vec<GuestFrame<'b>> {
     frames.clear();
     frames.into_iter().map_while(|_| None).collect()

@@ -13,7 +13,7 @@ struct Guest {
     counters: Counters,
 }
 
-/// The longest possible chain, with all buffers empty but the last of 60 bytes.
+/// The longest possible chain, with all buffers empty except the last, which has 60 bytes.
 fn mostly_nothing(address: u64) -> Vec<Buffer> {
     let mut buffers = vec![
         Buffer {
@@ -48,7 +48,7 @@ impl Guest {
         }
     }
 
-    /// Posts `bytes` in buffers of these lengths; the last one takes the rest.
+    /// Posts `bytes` in buffers of these lengths; the last buffer takes the rest.
     fn post(&mut self, bytes: &[u8], cuts: &[usize]) -> u16 {
         let mut buffers = Vec::new();
         let mut rest = bytes;
@@ -184,7 +184,7 @@ fn what_is_no_frame_is_dropped_for_its_reason_and_given_back() {
     heads.push(guest.driver.post(&guest.memory, &[writable]));
     heads.push(guest.post(&with_header(&[1; 60]), &[]));
     heads.push(guest.post(&vec![2; 12 + MAX_FRAME], &[]));
-    // The header of the last is malformed as well.
+    // The header of the last frame is malformed too.
     let (taken, seen) = guest.burst();
     assert_eq!((taken, seen.len()), (Ok(10), 1));
     assert_eq!(seen[0].bytes, [1; 60]);
@@ -286,7 +286,7 @@ fn chains_beyond_the_budget_stay_in_the_ring() {
     let budget = |bytes, packets| Budget { bytes, packets };
     assert_eq!(guest.burst_within(budget(0, 9)).0, Ok(0));
     assert_eq!(guest.burst_within(budget(9000, 2)).0, Ok(2));
-    // The last may exceed the remaining bytes.
+    // The last frame may exceed the remaining bytes.
     assert_eq!(guest.burst_within(budget(1013, 9)).0, Ok(2));
     assert_eq!(guest.burst().0, Ok(2));
 }

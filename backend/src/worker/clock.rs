@@ -1,9 +1,9 @@
-//! The monotonic clock, as the values that protocol code receives.
+//! Reads the monotonic clock as the values that protocol code receives.
 
 use crate::time::Instant;
 use std::sync::OnceLock;
 
-/// The current time. All workers of a process share one start.
+/// The current time. All workers of a process share the same start.
 pub fn now() -> Instant {
     static START: OnceLock<std::time::Instant> = OnceLock::new();
     let passed = START.get_or_init(std::time::Instant::now).elapsed();

@@ -1,8 +1,8 @@
 //! Commands from the vhost-user side to a worker, and their transport.
 //!
-//! A command travels through a channel, and an eventfd in the worker's epoll instance announces it.
-//! Commands that revoke memory or rings wait until the worker has released them, and a change of
-//! features until it is in effect: a migration relies on every later write being logged.
+//! A command travels through a channel, and an eventfd in the worker's epoll instance announces it. Commands that
+//! revoke memory or rings wait until the worker has released them. A change of features waits until it is in effect,
+//! because a migration relies on every later write being logged.
 
 use crate::config::Rates;
 use crate::mode::ModeCommand;
@@ -107,17 +107,17 @@ pub(super) fn command_channel() -> io::Result<(CommandSender, CommandReceiver)> 
 }
 
 impl CommandSender {
-    /// Sends without waiting. A worker that has ended takes no commands and needs none.
+    /// Sends without waiting. A worker that has ended needs no commands.
     pub(super) fn send(&self, command: Command) {
         if self.channel.send(command).is_ok() {
-            // Fails only if the counter is full, and then the eventfd is readable already.
+            // Fails only if the counter is full, in which case the eventfd is already readable.
             let _ = self.bell.write(1);
         }
     }
 
-    /// Sends and waits for the answer; `None` if the worker has ended, which the channel reports at
-    /// once. There is no time limit: a turn of the worker is bounded, and a caller that continued
-    /// without the answer would misinform the front end.
+    /// Sends and waits for the answer; `None` if the worker has ended, which the channel reports immediately. There is
+    /// no time limit, because a turn of the worker is bounded and a caller that continued without the answer would
+    /// misinform the front end.
     pub(super) fn ask<T>(&self, command: impl FnOnce(SyncSender<T>) -> Command) -> Option<T> {
         let (reply, answer) = sync_channel(1);
         self.send(command(reply));
@@ -131,7 +131,7 @@ impl CommandReceiver {
         self.channel.try_recv().ok()
     }
 
-    /// Clears the eventfd; to be called before commands are taken.
+    /// Clears the eventfd. Call it before taking commands.
     pub(super) fn silence(&self) {
         // Fails if no command has arrived since, which does no harm.
         let _ = self.bell.read();

@@ -1,4 +1,4 @@
-//! The parts of the worker that wait for events.
+//! Poller token owners of the parts of the worker that wait for events.
 
 use crate::poller::Owner;
 

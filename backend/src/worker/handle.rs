@@ -1,4 +1,4 @@
-//! The vhost-user side's handle on a worker.
+//! The vhost-user side's handle to a worker.
 
 use super::command::{Command, CommandSender, Limits, RingRole, RingSetup};
 use crate::mode::ModeCommand;
@@ -32,13 +32,13 @@ impl WorkerHandle {
         }
     }
 
-    /// Replaces the worker's memory table. Returns when the old one is no longer used. Running
-    /// rings are translated again; a ring that is no longer mapped stops until a table maps it.
+    /// Replaces the worker's memory table. Returns when the old table is no longer used. Running rings are translated
+    /// again; a ring that is no longer mapped stops until a table maps it again.
     pub fn set_memory(&self, map: Arc<GuestMap>) {
         self.commands.ask(|reply| Command::SetMemory(Some(map), reply));
     }
 
-    /// Removes the memory: every ring stops. For a front end that has disconnected.
+    /// Removes the memory of a front end that has disconnected. Every ring stops.
     pub fn clear_memory(&self) {
         self.commands.ask(|reply| Command::SetMemory(None, reply));
     }
@@ -49,12 +49,12 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::SetFeatures(features, reply));
     }
 
-    /// Tells the mode that the device was reset.
+    /// Informs the mode that the device was reset.
     pub fn reset(&self) {
         self.commands.send(Command::Reset);
     }
 
-    /// Starts a ring. It is served once it is enabled too ([`set_enabled`](Self::set_enabled)).
+    /// Starts a ring. It is served once it is also enabled ([`set_enabled`](Self::set_enabled)).
     pub fn start_ring(&self, role: RingRole, setup: RingSetup) {
         self.commands.send(Command::StartRing(role, Box::new(setup)));
     }
@@ -65,8 +65,8 @@ impl WorkerHandle {
         self.commands.ask(|reply| Command::StopRing(role, reply)).flatten()
     }
 
-    /// Enables or disables a ring, whether or not it is started. A disabled receive ring gets no
-    /// frames; frames on a disabled transmit ring that ran are discarded after a moment.
+    /// Enables or disables a ring, whether or not it is started. A disabled receive ring gets no frames; frames in a
+    /// transmit ring that is disabled while it runs are discarded after a moment.
     pub fn set_enabled(&self, role: RingRole, enabled: bool) {
         self.commands.send(Command::SetEnabled(role, enabled));
     }
@@ -81,7 +81,7 @@ impl WorkerHandle {
         self.commands.send(Command::SetError(role, error));
     }
 
-    /// Sets the link up or down, whatever rings the front end has enabled.
+    /// Sets the link up or down, regardless of the rings that the front end has enabled.
     pub fn set_link(&self, up: bool) {
         self.commands.send(Command::SetLink(up));
     }
@@ -91,12 +91,12 @@ impl WorkerHandle {
         self.commands.send(Command::SetRates(limits));
     }
 
-    /// Hands a command to the mode.
+    /// Passes a command to the mode.
     pub fn command_mode(&self, command: ModeCommand) {
         self.commands.send(Command::Mode(command, None));
     }
 
-    /// Hands a command to the mode and waits until it is executed.
+    /// Passes a command to the mode and waits until it is executed.
     ///
     /// # Errors
     /// The error of the mode; BrokenPipe if the worker has ended.

@@ -1,5 +1,5 @@
-//! Failure of a port. A worker that ends without a command to do so takes its queue pair and
-//! all its flows with it: the port has failed.
+//! Failure of a port. If a worker ends without a command to do so, its queue pair and all its flows are lost, so the
+//! port has failed.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -15,12 +15,12 @@ pub struct Health {
 debug_fields!(Health { failure });
 
 impl Health {
-    /// Why the first worker failed; `None` while all of them run.
+    /// The reason why the first worker failed; `None` while all of them run.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }
 
-    /// Calls `listener` when a worker fails; at once if one has failed already.
+    /// Calls `listener` when a worker fails, or immediately if one has already failed.
     pub fn tell(&self, listener: Listener) {
         let mut current = self.lock();
         if self.failure.get().is_some() {
@@ -29,7 +29,7 @@ impl Health {
         *current = Some(listener);
     }
 
-    /// Notes that a worker has failed.
+    /// Records that a worker has failed.
     pub(crate) fn fail(&self, why: String) {
         let listener = self.lock();
         // Only the first reason counts: later failures may be its consequences.

@@ -1,10 +1,9 @@
 //! One thread per queue pair: rings, sockets and timers of one mode.
 //!
-//! A turn of the worker: sleep briefly if the last turn moved much, and wait for events (without
-//! limit if no timer is due, so that an idle guest causes no wake-ups); handle commands; let the
-//! mode handle its sockets; drain the transmit ring in bursts, at most a few so that sockets get
-//! their share; run timers; then publish all used buffers at once, and interrupt the guest once if
-//! it wants that.
+//! In each turn the worker sleeps briefly if the last turn moved much data, then waits for events (without a limit if
+//! no timer is set, so that an idle guest causes no wake-ups). It handles commands and lets the mode handle its
+//! sockets. It drains the transmit ring in a few bursts at most, so that sockets get their share, and runs timers.
+//! Finally it publishes all used buffers together, and interrupts the guest once if the guest wants that.
 //!
 //! Kicks of the transmit ring are enabled only while the worker sleeps, kicks of the receive ring
 //! only while a frame waits for receive buffers (`NoRoom`).
@@ -53,15 +52,15 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use to_guest::ToGuest;
 
-/// Most bursts of the transmit ring in one turn.
+/// Maximum bursts of the transmit ring in one turn.
 const BURSTS_PER_TURN: usize = 4;
-/// A turn takes no further burst after the transmit ring has used this time: frames that each open
-/// a connection cost a hundred times as much as others.
+/// A turn takes no further burst once the transmit ring has used this much time, because frames that each open a
+/// connection cost a hundred times as much as others.
 const BURST_TIME: Duration = Duration::from_micros(500);
-/// Time after which frames in a disabled transmit ring are discarded: a ring that a front end
-/// disables in order to stop it keeps its frames.
+/// Time after which frames in a disabled transmit ring are discarded. It is long enough for a ring that the front end
+/// disables in order to stop it, which keeps its frames.
 const RETIRED: Duration = Duration::from_millis(100);
-/// Most events handled in one turn.
+/// Maximum events handled in one turn.
 const EVENTS_PER_TURN: usize = 64;
 
 /// Parts of a worker.
@@ -78,9 +77,9 @@ pub struct WorkerSpec {
     pub limits: Limits,
     /// Record of the addresses that the guest uses.
     pub snooping: Arc<Snooping>,
-    /// The guest's NIC, which all workers of the port share.
+    /// State of the guest's NIC, which all workers of the port share.
     pub nic: Arc<NicState>,
-    /// Where an unexpected end of the worker is reported.
+    /// Record of the port's health, to which an unexpected end of the worker is reported.
     pub health: Arc<Health>,
     /// Capture of the port's frames.
     pub capture: Arc<Capture>,
@@ -122,12 +121,12 @@ pub fn spawn(spec: WorkerSpec, start: &ThreadStart) -> io::Result<WorkerHandle> 
     Ok(WorkerHandle::new(sender, thread))
 }
 
-/// The kernel keeps 15 bytes of a name; the number, which distinguishes threads, must stay.
+/// The kernel keeps only 15 bytes of a name, and the number that distinguishes threads must be among them.
 fn thread_name(port: &str, index: usize) -> String {
     format!("{port:.12}-{index}")
 }
 
-/// Reports the end of a worker to the port, also after a panic.
+/// Reports the end of a worker to the port, even after a panic.
 struct Lifeline {
     name: String,
     health: Arc<Health>,
@@ -160,7 +159,7 @@ impl Drop for Lifeline {
     }
 }
 
-/// State of the guest's driver that the mode knows.
+/// State of the guest's driver as last reported to the mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Up,
@@ -328,7 +327,7 @@ impl Worker {
                     if is_gone {
                         self.mode.on_front_end_gone(now);
                     }
-                    // The caller may have given up; the answer is not needed then.
+                    // If the caller has given up, the answer is not needed.
                     let _ = reply.send(());
                 }
                 Command::SetFeatures(features, reply) => {
@@ -360,7 +359,7 @@ impl Worker {
         Flow::Continue
     }
 
-    /// Replaces the rate limits, and resumes what waited for tokens.
+    /// Replaces the rate limits, and resumes work that waited for tokens.
     fn set_rates(&mut self, now: Instant, limits: Limits) {
         self.from_guest.replace(now, limits.from_guest);
         self.receive.passage_mut().gate.replace(now, limits.to_guest);
@@ -399,8 +398,8 @@ impl Worker {
         }
     }
 
-    /// Passes the guest's frames to the mode. While the guest cannot be answered, or has used up
-    /// its rate, its frames wait in the ring.
+    /// Passes the guest's frames to the mode. While the guest has no room for answers, or has used up its rate, its
+    /// frames wait in the ring.
     // `hack/bench --instructions` finds this function by its name.
     #[inline(never)]
     fn drain_transmit(&mut self, now: Instant) {
@@ -440,7 +439,7 @@ impl Worker {
                         self.mode.on_burst(now, burst, &mut self.receive);
                         return self.mode.after_burst(now, &mut self.receive);
                     }
-                    // One by one, so that a capture shows which frame is dropped.
+                    // Pass frames one by one, so that a capture shows which frame is dropped.
                     for frame in burst {
                         self.counters.take_last_drop();
                         self.receive.passage_mut().capture.hold();
@@ -469,9 +468,8 @@ impl Worker {
         }
     }
 
-    /// Takes the frames of a disabled transmit ring, as the protocol requires (vhost-user, "Ring
-    /// states"): a guest that has disabled the pair would otherwise wait for these frames without
-    /// end, and not send them on another pair.
+    /// Takes the frames of a disabled transmit ring, as the protocol requires (vhost-user, "Ring states"): a guest that
+    /// has disabled the pair would otherwise wait for these frames forever, and not send them on another pair.
     fn discard(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Transmit as usize];
         let is_time = self.retired_at.is_some_and(|at| now.since(at) >= RETIRED);
@@ -498,7 +496,7 @@ impl Worker {
         }
     }
 
-    /// Tells the mode that there is room again, or lets it do deferred work.
+    /// Informs the mode that there is room again, or lets it do deferred work.
     fn use_room(&mut self, now: Instant) {
         let slot = &mut self.slots[RingRole::Receive as usize];
         let has_room = std::mem::take(&mut slot.due) && self.receive.is_starved();
@@ -513,7 +511,7 @@ impl Worker {
         }
     }
 
-    /// Publishes the buffers used in this turn, and interrupts the guest if it wants that.
+    /// Publishes the buffers used in this turn, and interrupts the guest if it requests that.
     fn publish(&mut self) {
         let receive = self.receive.publish();
         let transmit = self.transmit.as_mut().is_some_and(|t| t.ring().wants_call());
@@ -542,7 +540,7 @@ impl Worker {
         }
     }
 
-    /// Tells the mode when the guest's driver starts and stops.
+    /// Informs the mode when the guest's driver starts and stops.
     fn update_link(&mut self, now: Instant) {
         let up = [RingRole::Receive, RingRole::Transmit]
             .iter()

@@ -1,16 +1,15 @@
-//! How long the worker lets work accumulate during bulk transfers.
+//! Decides how long the worker lets work accumulate during bulk transfers.
 //!
-//! Each turn costs a wake-up of the worker and an interrupt in the guest, whatever it moves. In
-//! bulk, fewer and longer turns are cheaper for both sides, so the worker rests between turns until
-//! about a [`Goal`] has accumulated, like the adaptive interrupt moderation of network cards.
+//! Each turn costs a wake-up of the worker and an interrupt in the guest, however much it moves. In bulk transfers,
+//! fewer and longer turns are cheaper for both sides. So the worker rests between turns until about a [`Goal`] has
+//! accumulated, like the adaptive interrupt moderation of network cards.
 //!
-//! If a flow's window is smaller than the goal, a rest delays the flow itself; if turns are long
-//! anyway, larger ones exceed the caches and cost more per byte. The worker can detect neither
-//! directly, so it runs a trial: short periods with and without rests, in alternation. Rests
-//! continue if they save processor time without loss of throughput; otherwise they stop until the
-//! next trial, and each failed trial lengthens the time to the next one.
+//! If a flow's window is smaller than the goal, a rest delays the flow itself; if turns are long anyway, larger ones
+//! exceed the caches and cost more per byte. The worker can detect neither directly, so it runs a trial that alternates
+//! short periods with and without rests. Rests continue if they save processor time without loss of throughput;
+//! otherwise they stop until the next trial, and each failed trial lengthens the time to the next one.
 //!
-//! Only turns of large frames count as bulk: a queue of small frames overflows during a rest.
+//! Only turns with large frames count as bulk, because a queue of small frames would overflow during a rest.
 
 use crate::time::Instant;
 use std::time::Duration;
@@ -19,21 +18,21 @@ use std::time::Duration;
 const BULK: u64 = 64 * 1024;
 /// in frames of at least this mean length.
 const LARGE: u64 = 4096;
-/// Bytes that a turn should move, from and to the guest: measurements showed no gain from more.
-/// Frames from the guest wait in guest memory and are not copied twice.
+/// Bytes that a turn should move, from and to the guest: measurements showed no gain beyond this. Frames from the guest
+/// wait in guest memory and are not copied twice.
 const GOAL: Goal = Goal {
     from_guest: 1024 * 1024,
     to_guest: 512 * 1024,
 };
-/// Each turn lengthens or shortens the rest by the longest rest divided by this.
+/// Divisor of the longest rest: the step by which each turn lengthens or shortens the rest.
 const STEPS: u32 = 32;
-/// Shorter rests are left out: a timer costs as much.
+/// Shorter rests are skipped, because a timer costs as much.
 const SHORTEST: Duration = Duration::from_micros(10);
-/// One period of a trial: some turns.
+/// One period of a trial, which lasts several turns.
 const MOMENT: Duration = Duration::from_millis(2);
 /// Periods of a trial, half of them with rests. Slow changes of load affect both halves equally.
 const MOMENTS: u32 = 32;
-/// Rests must save this fraction (one in so many) of the worker's processor time per byte,
+/// Rests must save this fraction (1/n) of the worker's processor time per byte,
 const GAIN: u64 = 8;
 /// and rates that differ by less than this fraction count as equal.
 const TOLERANCE: u64 = 32;
@@ -73,7 +72,7 @@ impl Moved {
     }
 }
 
-/// Bytes moved, and the time it took.
+/// Bytes moved, and the time this took.
 #[derive(Clone, Copy, Debug, Default)]
 struct Effort {
     bytes: u64,
@@ -104,7 +103,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Moments with rests and without.
+/// Periods with and without rests.
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
     moments: u32,
@@ -113,7 +112,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Whether rests are tried in this moment.
+    /// True if rests are tried in this period.
     const fn is_with(self) -> bool {
         self.moments.is_multiple_of(2)
     }

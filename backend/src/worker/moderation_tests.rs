@@ -11,7 +11,7 @@ struct Flow {
     busy: Duration,
     /// Bytes per second, given the current rest.
     rate: fn(Duration) -> u64,
-    /// Processor time of a turn, whatever it moves; a byte takes a tenth of a nanosecond.
+    /// Fixed processor time of a turn; each byte takes a tenth of a nanosecond in addition.
     turn: Duration,
 }
 
@@ -54,7 +54,7 @@ fn steady(_: Duration) -> u64 {
     1_500_000_000
 }
 
-/// 100 kB per turn, however long the turn.
+/// A rate limited by the window: 100 kB per turn, however long the turn.
 fn by_window(rest: Duration) -> u64 {
     100_000 * 1_000_000 / micros(TURN + rest)
 }
@@ -119,7 +119,7 @@ fn small_frames_and_small_turns_are_not_kept_waiting() {
         frames: 2,
         bytes: 130_000,
     };
-    // Outside the trial's periods without rests.
+    // Skip the trial's periods without rests.
     while flow.run(1)[0] < LONGEST {}
     let mut rest = |moved| flow.moderation.rest(flow.now, moved, || flow.busy);
     assert_eq!(rest([acknowledgment, acknowledgment]), None);

@@ -1,5 +1,4 @@
-//! State of the guest's NIC as its driver has set it on the control queue: receive filters,
-//! offloads and MAC.
+//! State of the guest's NIC, set by its driver on the control queue: receive filters, offloads and MAC.
 //!
 //! One worker serves the control queue, and all workers apply the settings: each compares a version
 //! number once per turn.
@@ -18,7 +17,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F
 pub struct NicState {
     /// The configured MAC.
     mac: Option<MacAddr>,
-    /// Whether its driver may change it.
+    /// True if the driver may change it.
     may_rename: bool,
     queue_pairs: u16,
     settings: Mutex<Settings>,
@@ -30,11 +29,11 @@ pub struct NicState {
 #[derive(Clone, Debug)]
 struct Settings {
     asked: Asked,
-    /// Offloads that the driver has left on, among the acknowledged ones.
+    /// Acknowledged offloads that the driver has left enabled.
     offloads: Option<u64>,
 }
 
-/// What a worker applies to its receive side.
+/// Settings that a worker applies to its receive side.
 #[derive(Clone, Debug)]
 pub struct ReceiveSettings {
     /// Frames that the driver wants.

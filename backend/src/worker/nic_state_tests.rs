@@ -21,7 +21,7 @@ fn without(bit: u32) -> Features {
     Features(all().0 & !(1 << bit))
 }
 
-/// Whether the NIC accepts a frame to `destination`.
+/// True if the NIC accepts a frame to `destination`.
 fn takes(card: &NicState, features: Features, destination: MacAddr) -> bool {
     let frame = [&destination.0[..], &[2; 6], &[8, 0]].concat();
     card.state(features).filter.takes(&frame)
@@ -103,7 +103,7 @@ fn offloads_are_narrowed_to_what_the_driver_says_and_never_widened() {
         card.state(all()).features.guest_caps(),
         crate::frame::GuestCaps::default()
     );
-    // Not acknowledged, or not an offload.
+    // The feature is not acknowledged, or not an offload.
     assert!(!card.apply(Order::Offloads(some), without(VIRTIO_NET_F_GUEST_TSO4)));
     assert!(!card.apply(Order::Offloads(1 << VIRTIO_NET_F_MTU), all()));
     assert!(

@@ -1,36 +1,33 @@
 //! Decides whether the worker stays awake after a turn.
 //!
-//! In a conversation of small messages, sleeping and waking take longer than the answer. If the
-//! last answers came quickly, the worker therefore polls for the next one for a moment. After a
-//! poll in vain it requires more and more quick answers before it polls again, so that polling
-//! never costs much: neither for an idle guest, for which it does not poll, nor for one that shares
-//! its only processor with the worker and cannot answer during the poll. Bulk transfers do not gain
-//! from polling, as deferred work arrives in one piece. One-way traffic does not either: a flood
-//! needs the processor for its sender and receiver.
+//! In a rapid exchange of small messages, sleeping and waking take longer than the answer. So if recent answers were
+//! quick, the worker polls briefly for the next one. After each unsuccessful poll it requires more quick answers before
+//! it polls again, so polling never costs much. For an idle guest the worker does not poll. A guest that shares its
+//! only processor with the worker cannot answer during a poll, so polling soon stops. Bulk transfers do not gain from
+//! polling, because deferred work arrives in one piece. One-way traffic does not gain either, because a flood needs the
+//! processor for its sender and receiver.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Bytes of the last turns, with decreasing weight for older ones, from which traffic counts as
-/// bulk.
+/// Bytes in recent turns, with less weight for older turns, from which traffic counts as bulk.
 const BULK: u64 = 32 * 1024;
-/// Most quick answers required before the worker stays awake again.
+/// Maximum number of quick answers required before the worker stays awake again.
 const MOST_PATIENCE: u32 = 256;
 
-/// Frames in one direction, without any in the other, from which traffic is no conversation.
+/// Frames in one direction, without any in the other, from which traffic counts as one-way.
 const MONOLOGUE: u64 = 32;
 
-/// A summary of the last waits.
+/// A summary of recent waits.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Longest time to stay awake; an answer within this time is a quick one. Zero turns polling
-    /// off.
+    /// Longest time to stay awake; an answer within this time is quick. Zero turns polling off.
     limit: Duration,
     /// Bytes moved recently.
     recent: u64,
-    /// Frames from the guest since the last one to it.
+    /// Frames from the guest since the last frame to it.
     from_guest: u64,
-    /// Frames to the guest since the last one from it.
+    /// Frames to the guest since the last frame from it.
     to_guest: u64,
     /// Consecutive quick answers.
     quick: u32,
@@ -39,7 +36,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Stays awake for at most `limit`.
+    /// A pace that stays awake for at most `limit`.
     pub(super) const fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -51,8 +48,8 @@ impl Pace {
         }
     }
 
-    /// Records a turn that moved `bytes`. A turn without bytes is ignored: bulk transfers contain
-    /// some, between frames and acknowledgments.
+    /// Records a turn that moved `bytes`. A turn without bytes is ignored, because bulk transfers contain such turns
+    /// between frames and acknowledgments.
     pub(super) const fn moved(&mut self, bytes: u64) {
         if bytes > 0 {
             self.recent = self.recent - self.recent / 4 + bytes;
@@ -76,12 +73,12 @@ impl Pace {
         is_talking.then(|| now + self.limit)
     }
 
-    /// Records that an event came while the worker was awake.
+    /// Records that an event arrived while the worker was awake.
     pub(super) const fn answered(&mut self) {
         self.patience = 1;
     }
 
-    /// Records that no event came while the worker was awake.
+    /// Records that no event arrived while the worker was awake.
     pub(super) fn disappointed(&mut self) {
         self.quick = 0;
         self.patience = (self.patience * 2).min(MOST_PATIENCE);

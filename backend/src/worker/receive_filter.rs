@@ -1,8 +1,7 @@
 //! The receive filters of the NIC (virtio 1.3, 5.1.6.5.1 to 5.1.6.5.3), which the driver sets.
 //!
-//! Initially the NIC accepts every frame, as QEMU's does: a guest that set its filters before this
-//! process was started keeps working and receives more than it asked for. VLANs are filtered unless
-//! the NIC is promiscuous.
+//! Initially the NIC accepts every frame, as QEMU's does. So a guest that set its filters before this process started
+//! keeps working and receives more than it requested. VLANs are filtered unless the NIC is promiscuous.
 
 use crate::config::VlanSet;
 use crate::packet::vlan::{TPID_8021Q, VID_MASK};
@@ -12,13 +11,13 @@ use crate::virtio::control::{MacTable, RxMode};
 /// Offset of a frame's EtherType, or of its first tag.
 const TYPE_AT: usize = 12;
 
-/// Which frames a NIC accepts.
+/// The filter for frames that a NIC accepts.
 #[derive(Clone, Debug, Default)]
 pub enum ReceiveFilter {
-    /// Everything.
+    /// Accepts every frame.
     #[default]
     Everything,
-    /// Frames that the driver requested.
+    /// Accepts the frames that the driver requested.
     Asked(Box<Asked>),
 }
 
@@ -60,8 +59,8 @@ impl Asked {
         }
     }
 
-    /// Accepts these unicast and multicast addresses in addition to the NIC's own. False, without a
-    /// change, if an address is in the table of the other kind.
+    /// Accepts these unicast and multicast addresses in addition to the NIC's own. Returns false without a change if a
+    /// table contains an address of the other kind.
     pub fn set_tables(&mut self, unicast: MacTable, multicast: MacTable) -> bool {
         let misplaced = |table: &MacTable, group: bool| match table {
             MacTable::Some(macs) => macs.iter().any(|mac| mac.is_multicast() != group),
@@ -76,7 +75,7 @@ impl Asked {
 
     /// Adds or removes a VLAN. False if the number is not a VLAN ID.
     pub fn set_vlan(&mut self, vid: u16, on: bool) -> bool {
-        // Zero is a priority without a VLAN, which is always accepted.
+        // Zero means a priority without a VLAN, which is always accepted.
         vid == 0 || self.vlans.as_mut().is_some_and(|vlans| vlans.set(vid, on))
     }
 
@@ -167,7 +166,7 @@ mod tests {
         bytes
     }
 
-    /// Whether broadcast, multicast, the NIC's own and another address are accepted.
+    /// Returns whether broadcast, multicast, the NIC's own and another address are accepted.
     fn taken(filter: &ReceiveFilter) -> [bool; 4] {
         [MacAddr::BROADCAST, GROUP, OWN, OTHER].map(|mac| filter.takes(&frame(mac, None)))
     }

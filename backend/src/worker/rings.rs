@@ -119,7 +119,7 @@ impl Worker {
         }
     }
 
-    /// Runs the frame rings that the front end has enabled, or none.
+    /// Runs the frame rings that the front end has enabled or, if the link is down, none.
     pub(super) fn set_link(&mut self, up: bool) {
         self.admin = if up { Link::Up } else { Link::Down };
         for role in [RingRole::Receive, RingRole::Transmit] {
@@ -209,14 +209,14 @@ impl Worker {
         ROLES.into_iter().for_each(|role| self.halt(role));
     }
 
-    /// Stops an inconsistent ring, counts that and reports it to the front end.
+    /// Stops an inconsistent ring, counts the error and reports it to the front end.
     pub(super) fn fail(&mut self, role: RingRole, error: &(impl Display + ?Sized)) {
         self.halt(role);
         let slot = &mut self.slots[role as usize];
         slot.state = RingState::Broken;
         self.counters.count_drop(DropReason::BrokenRing);
         slot.report_error();
-        // Logged once per start of the ring.
+        // This is logged once per start of the ring.
         log::warn!("{}: the {} ring stops: {error}", self.name, role.name());
     }
 

@@ -1,4 +1,4 @@
-//! State of a ring besides the ring itself.
+//! State of a ring apart from the ring itself.
 
 use super::command::RingSetup;
 use crate::counters::{Count, Counters};
@@ -14,11 +14,11 @@ pub(super) enum RingState {
     Absent,
     /// Started, but disabled or without memory.
     Stopped,
-    /// Served.
+    /// The worker serves it.
     Running,
-    /// Outside of the current memory; a later memory table may contain it again.
+    /// Outside the current memory; a later memory table may contain it again.
     Unmapped,
-    /// Found inconsistent, and ignored until it is started again.
+    /// It was found inconsistent, and is ignored until it is started again.
     Broken,
 }
 
@@ -76,8 +76,8 @@ impl Slot {
         self.state == RingState::Running
     }
 
-    /// Replaces the call eventfd, and signals it once: an interrupt may have gone to the old one,
-    /// on which the guest no longer listens.
+    /// Replaces the call eventfd, and signals it once: an interrupt may have gone to the old eventfd, to which the
+    /// guest no longer listens.
     pub(super) fn set_call(&mut self, call: Option<File>) {
         self.call = never_waiting(call);
         if self.is_running() {
@@ -108,9 +108,8 @@ impl Slot {
     }
 }
 
-/// Makes writes fail instead of blocking. Front ends usually set this on their eventfds; but
-/// User-Mode Linux passes pipes, and a full pipe to a stopped guest would block the worker for
-/// ever.
+/// Makes writes fail instead of blocking. Front ends usually set this on their eventfds, but User-Mode Linux passes
+/// pipes, and a full pipe to a stopped guest would block the worker forever.
 fn never_waiting(file: Option<File>) -> Option<File> {
     if let Some(file) = &file
         && let Err(error) = rustix::io::ioctl_fionbio(file, true)
@@ -120,8 +119,8 @@ fn never_waiting(file: Option<File>) -> Option<File> {
     file
 }
 
-/// Adds one to an eventfd. Fails only if the counter is full, and then the other side was notified
-/// long ago, or if the front end passed another kind of file, which harms only its own guest.
+/// Adds one to an eventfd. Fails only if the counter is full, in which case the other side was notified long ago, or if
+/// the front end passed another kind of file, which harms only its own guest.
 fn signal(eventfd: Option<&File>) {
     if let Some(mut file) = eventfd {
         let _ = file.write(&1u64.to_ne_bytes());

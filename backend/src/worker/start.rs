@@ -1,4 +1,4 @@
-//! What a worker's thread does before its work: the owner of the port confines the thread there.
+//! An action that a worker's thread runs before its work, by which the port's owner confines the thread.
 
 use std::fmt;
 use std::io;

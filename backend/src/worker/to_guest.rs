@@ -1,5 +1,5 @@
-//! The stages of a frame on its way to the receive ring: the rate limit, the port's rule if it has
-//! one, the NIC's filter, and a capture.
+//! The stages that a frame passes on its way to the receive ring: the rate limit, the port's rule if it has one, the
+//! NIC's filter, and the capture.
 
 use super::receive_filter::ReceiveFilter;
 use crate::capture::CaptureTap;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) struct ToGuest {
     /// Rate limit.
     pub gate: Gate,
-    /// Decides which frames may pass; without a rule all do.
+    /// Decides which frames may pass; without a rule all frames pass.
     pub rule: Option<Arc<dyn Rule>>,
     /// Frames that the driver wants.
     pub filter: ReceiveFilter,

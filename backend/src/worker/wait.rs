@@ -1,4 +1,4 @@
-//! The wait between two turns: polling, or asleep with all wake-ups enabled.
+//! The wait between two turns, either polling or asleep with all wake-ups enabled.
 
 use super::moderation::Moved;
 use super::{EventBuffer, Link, Readiness, RingRole, Token, Transmit, Worker, clock};
@@ -9,7 +9,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that take as long to move as the fixed work of a frame.
+/// Bytes that take as long to move as the fixed work per frame.
 const FRAME: u64 = 512;
 
 /// Totals since the start.
@@ -56,7 +56,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Polls until an event comes, or until `until`; true if one came.
+    /// Polls until an event arrives, or until `until`; true if an event arrived.
     fn look_out(&mut self, until: Instant, buffer: &mut EventBuffer, events: &mut Events) -> io::Result<bool> {
         while clock::now() < until {
             self.take_events(buffer, Some(Duration::ZERO), events)?;
@@ -76,9 +76,8 @@ impl Worker {
             .map(drop)
     }
 
-    /// Records in pace and moderation what the turn before `now` moved; returns the length of the
-    /// rest. For the pace, each frame counts as [`FRAME`] additional bytes: many small frames are
-    /// bulk too.
+    /// Records in pace and moderation the bytes moved in the turn before `now`; returns the length of the rest. For the
+    /// pace, each frame counts as [`FRAME`] additional bytes, because many small frames are bulk too.
     fn take_note(&mut self, now: Instant) -> Option<Duration> {
         let way = |frames, bytes| Moved {
             frames: self.counters.count(frames),

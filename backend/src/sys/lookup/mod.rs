@@ -1,10 +1,9 @@
 //! A BPF program in a network namespace that assigns new connections and datagrams to given
 //! sockets, whatever port they are for (BPF_PROG_TYPE_SK_LOOKUP).
 //!
-//! The kernel runs it after the lookup of connected sockets and before that of listening ones. The
-//! program has forty instructions, so they are assembled here ([`program`]) and loaded with bpf(2):
-//! a loader of compiled objects would need a compiler at build time, and is larger than the
-//! program.
+//! The kernel runs it after the lookup of connected sockets and before the lookup of listening sockets. The program has
+//! forty instructions, so they are assembled here ([`program`]) and loaded with bpf(2): a loader for compiled objects
+//! would need a compiler at build time and be larger than the program.
 //!
 //! Creating it needs Linux 5.9, and CAP_BPF and CAP_NET_ADMIN of the initial user namespace (before
 //! 5.11 also a limit on locked memory of at least 20 KiB). Once created it works without these
@@ -77,7 +76,7 @@ pub struct SocketLookup {
     link: OwnedFd,
 }
 
-/// What a program is beside the descriptor of its link: nothing. The kernel keeps the ports and
+/// The data of a program apart from the descriptor of its link. There is none, because the kernel keeps the ports and
 /// the sockets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LookupRecord {
@@ -87,7 +86,7 @@ pub struct LookupRecord {
 impl Handover for SocketLookup {
     type Record = LookupRecord;
 
-    /// The sockets have to stay open too: the kernel forgets those that are closed.
+    /// The sockets must stay open too, because the kernel forgets closed sockets.
     fn into_handover(self) -> (LookupRecord, Vec<OwnedFd>) {
         (LookupRecord { version: Version }, vec![self.link])
     }
@@ -99,14 +98,13 @@ impl Handover for SocketLookup {
 }
 
 impl SocketLookup {
-    /// Makes the calling thread's network namespace assign `ports` to `takers`, one per transport
-    /// and family. `ports` has one bit per port, the lowest port first: 65,536 for TCP, then 65,536
-    /// for UDP.
+    /// Makes the calling thread's network namespace assign `ports` to `takers`, of which there is one per transport and
+    /// family. `ports` has one bit per port, lowest port first: 65,536 bits for TCP, then 65,536 for UDP.
     ///
     /// # Errors
-    /// [`LookupError`]; nothing has changed then.
+    /// [`LookupError`]; nothing has changed in that case.
     pub fn attach(takers: &[Taker<'_>], ports: &[u64]) -> Result<Self, LookupError> {
-        // Checked first: a system-call filter may end the process at bpf(2).
+        // Check this first, because a system-call filter may end the process at bpf(2).
         if !may_load() {
             return Err(LookupError::NotPermitted);
         }
@@ -153,7 +151,7 @@ const BPF_PROG_TYPE_SK_LOOKUP: u32 = 30;
 const BPF_SK_LOOKUP: u32 = 36;
 /// Bytes of a descriptor as a map value.
 const FD_SIZE: u32 = 4;
-/// Name that `bpftool` shows.
+/// Name shown by `bpftool`.
 const NAME: [u8; 16] = *b"hawser_ports\0\0\0\0";
 /// None of the helpers requires a particular licence.
 const LICENSE: &std::ffi::CStr = c"Apache-2.0";
@@ -266,7 +264,7 @@ fn attached(namespace: RawFd) -> Result<u32, LookupError> {
     };
     match bpf(BPF_PROG_QUERY, &mut query) {
         Ok(_) => Ok(query.count),
-        // More programs than the buffer holds; the count is set all the same.
+        // There are more programs than the buffer holds, but the count is still set.
         Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => Ok(query.count),
         Err(source) => Err(LookupError::new("cannot query the network namespace", source)),
     }

@@ -1,4 +1,4 @@
-//! The program that selects a socket, instruction by instruction.
+//! Assembles the program that selects a socket.
 //!
 //! ```text
 //! bit = which[is UDP * 65536 + local port]
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// Size in bytes of the only value of the port map: one bit per port for TCP and for UDP.
 pub(super) const PORTS_SIZE: u32 = 2 * 65_536 / 8;
-/// Most sockets: two protocols times two families.
+/// Maximum sockets: two protocols times two families.
 pub(super) const MAX_SOCKETS: u32 = 4;
 
 /// One instruction as the kernel reads it (`struct bpf_insn`).
@@ -131,7 +131,7 @@ impl Assembler {
         self.number(CALL, Result, helper);
     }
 
-    /// Looks up the key in `Second` in a map; leaves a pointer, or zero.
+    /// Looks up the key at `Second` in a map. The result is a pointer, or zero.
     fn look_up(&mut self, map: BorrowedFd<'_>) {
         self.push(STORE_WORD, Frame, Second as u8, KEY, 0);
         self.push(LOAD_IMMEDIATE, First, MAP_DESCRIPTOR, 0, map.as_raw_fd());

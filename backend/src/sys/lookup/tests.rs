@@ -149,7 +149,7 @@ fn a_program_that_is_handed_over_leads_to_the_sockets_until_its_new_owner_drops_
     }
 }
 
-/// Result of attaching with these capabilities alone.
+/// Result of attaching with only these capabilities.
 fn attach_with(effective: CapabilitySet) -> Option<Result<(), LookupError>> {
     let thread = std::thread::spawn(move || {
         if !netns::enter_fresh() {

@@ -1,4 +1,4 @@
-//! Writes frames: virtio header, frame, used elements.
+//! Writes frames: the virtio header, the frame and the used elements.
 
 use super::room::ReservedFrame;
 use super::{Passage, Receive};
@@ -91,7 +91,7 @@ impl<P: Passage> Receive<P> {
             return Err(NoRoom);
         };
         if found.bytes < total {
-            // The next buffers will not be larger, so the frame would wait for ever.
+            // The next buffers will not be larger, so the frame would wait forever.
             self.counters.count_drop(DropReason::BufferTooSmall);
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! The direction to the guest: room in the receive ring, and frames written into it.
+//! The direction to the guest: finds room in the receive ring and writes frames into it.
 //!
 //! Chains are taken from the ring only when a mode reserves room, and wait here until a frame fills
 //! them. A reservation is a view of the waiting chains, so releasing it costs nothing. With
@@ -58,7 +58,7 @@ impl<P> std::fmt::Debug for Receive<P> {
 }
 
 impl Receive {
-    /// A receive side without a ring, and without a passage.
+    /// A receive side without a ring or a passage.
     pub fn new(counters: Arc<Counters>) -> Self {
         Self::behind(Open, counters)
     }
@@ -96,7 +96,7 @@ impl<P: Passage> Receive<P> {
         &mut self.passage
     }
 
-    /// Starts using `ring`. A mode that was refused room before still waits for it.
+    /// Starts using `ring`. A mode that was refused room still waits for it.
     pub fn start(&mut self, ring: Ring) {
         self.stop();
         self.ring = Some(ring);
@@ -110,7 +110,7 @@ impl<P: Passage> Receive<P> {
         self.segments.clear();
         let mut ring = self.ring.take()?;
         while let Some(chain) = self.waiting.back() {
-            // Moving the index back can only return the chains taken last.
+            // Moving the index back can return only the most recently taken chains.
             if chain.position != ring.layout().next_avail.wrapping_sub(1) {
                 break;
             }

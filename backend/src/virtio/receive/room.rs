@@ -7,19 +7,17 @@ use crate::packet::EthernetHeader;
 use crate::virtio::ring::{Chain, Segments};
 use std::ops::Range;
 
-/// Most payload buffers of one reservation: one recvmsg(2) takes 1024 (IOV_MAX), and a
-/// mode may add some of its own.
+/// Maximum payload buffers in one reservation: one recvmsg(2) takes 1024 (IOV_MAX), and a mode may add some of its own.
 pub const MAX_RESERVED_SEGMENTS: usize = 1000;
-/// Most chains of one frame. Drivers with mergeable buffers post 1.5 KiB or more per chain, so 64
-/// KiB take about 44.
+/// Maximum chains of one frame. Drivers with mergeable buffers post 1.5 KiB or more per chain, so 64 KiB take about 44.
 const MAX_CHAINS: usize = 512;
-/// Buffers of waiting and used chains that are kept before the used ones are removed.
+/// Number of buffers of waiting and used chains at which the used ones are removed.
 const SWEEP_AT: usize = 4096;
-/// Most buffers of waiting chains.
+/// Maximum buffers of waiting chains.
 const MAX_WAITING_SEGMENTS: usize = 8192;
 
-/// Descriptors visited in one turn: ten times the buffers of a guest for 64 connections of 64 KiB
-/// each, and a few milliseconds.
+/// Maximum descriptors visited in one turn. This is ten times the buffers that a guest needs for 64 connections of 64
+/// KiB each, and takes a few milliseconds.
 pub(super) const VISITS_PER_TURN: usize = 32_768;
 
 /// Room reserved for frames: ranges of waiting chains and of payload buffers.
@@ -91,8 +89,8 @@ impl<P: Passage> Receive<P> {
                 break;
             };
             let first = self.reservation.frames.is_empty();
-            // Later frames need all that they request; the first accepts less, so that a guest with
-            // few buffers is served at all.
+            // Later frames need all that they request; the first accepts less, so that a guest with few buffers is
+            // still served.
             if self.mergeable && found.bytes < wanted && !first {
                 break;
             }
@@ -123,9 +121,8 @@ impl<P: Passage> Receive<P> {
         count.min(usize::try_from(frames).unwrap_or(usize::MAX)).max(1)
     }
 
-    /// Finds chains, from waiting chain `from` on, for a frame of `wanted` bytes including the
-    /// virtio header; fewer bytes if the guest has not posted more, or if it does not merge. `None`
-    /// if there are fewer than `least`.
+    /// Finds chains, from waiting chain `from` on, for a frame of `wanted` bytes including the virtio header; fewer
+    /// bytes if the guest has not posted more, or without mergeable buffers. `None` if there are fewer than `least`.
     pub(super) fn find_room(&mut self, from: usize, wanted: usize, least: usize) -> Option<Found> {
         self.sweep();
         let (mut end, mut bytes) = (from, 0);
@@ -160,8 +157,8 @@ impl<P: Passage> Receive<P> {
         while self.waiting.len() <= index {
             self.sweep();
             let Some(ring) = &mut self.ring else { return false };
-            // A guest that posts only malformed chains, or long chains of empty buffers, does not
-            // hold up the worker: chains posted meanwhile wait for the next turn.
+            // A guest that posts only malformed chains, or long chains of empty buffers, must not hold up the worker.
+            // Chains posted meanwhile wait for the next turn.
             let is_spent = self.rejected > ring.size() || ring.visited() >= VISITS_PER_TURN;
             if is_spent || self.broken.is_some() {
                 return false;

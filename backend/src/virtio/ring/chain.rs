@@ -6,21 +6,21 @@ use crate::frame::{GuestSlice, GuestSliceMut};
 use std::ops::Range;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 
-/// Most buffers of one chain: the limit of one readv(2) or sendmsg(2) (IOV_MAX), and of QEMU
-/// (VIRTQUEUE_MAX_SIZE). Drivers use about twenty.
+/// Maximum buffers of one chain: the limit of one readv(2) or sendmsg(2) (IOV_MAX), and of QEMU (VIRTQUEUE_MAX_SIZE).
+/// Drivers use about twenty.
 ///
 /// Virtio 1.3, 2.7.5.3.1, limits a chain to the queue size. Linux makes longer tables for small
 /// rings (`virtqueue_add_split` counts a table as one descriptor), so this code tolerates them.
 pub const MAX_SEGMENTS: usize = 1024;
-/// Most entries of an indirect table: a 16-bit `next` cannot reach more in a chain that visits none
-/// twice. vhost in the kernel and rust-vmm have the same limit.
+/// Maximum entries of an indirect table: a 16-bit `next` cannot reach more in a chain that visits no entry twice. vhost
+/// in the kernel and rust-vmm have the same limit.
 const MAX_TABLE: u32 = 65_535;
-/// Most descriptors that one chain may visit: those of the ring, which may lead to an indirect
-/// table, and those of the table.
+/// Maximum descriptors that one chain may visit: descriptors of the ring, which may lead to an indirect table, plus
+/// those of the table.
 pub const MAX_VISITS: usize = 2 * MAX_SEGMENTS;
 
-/// A chain taken from the ring. Its buffers are `first..first + readable + writable`
-/// of the [`Segments`] it was popped into.
+/// A chain taken from the ring. Its buffers are `first..first + readable + writable` of the [`Segments`] into which it
+/// was popped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Index of its first descriptor, which identifies it in the used ring.
@@ -51,7 +51,7 @@ pub struct Segments(Vec<libc::iovec>);
 
 debug_fields!(Segments {});
 
-// SAFETY: addresses in a shared mapping, which is no thread's own.
+// SAFETY: the entries are addresses in a shared mapping, which belongs to no thread.
 unsafe impl Send for Segments {}
 
 impl Segments {
@@ -65,7 +65,7 @@ impl Segments {
         self.0.len()
     }
 
-    /// True if there is none.
+    /// True if there are none.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -107,7 +107,7 @@ impl Segments {
         &self.0[range]
     }
 
-    /// The buffers of each chain by itself; chains are asked for in order.
+    /// The buffers chain by chain; chains must be requested in order.
     pub(in crate::virtio) const fn parts(&mut self) -> Parts<'_> {
         Parts {
             rest: self.0.as_mut_slice(),
@@ -137,11 +137,11 @@ fn readable<'s>(part: &'s [libc::iovec]) -> &'s [GuestSlice<'s>] {
     unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), part.len()) }
 }
 
-/// The buffers of chains that have not been asked for.
+/// The buffers of chains that have not been requested yet.
 #[derive(Debug)]
 pub(crate) struct Parts<'s> {
     rest: &'s mut [libc::iovec],
-    /// Index of the first of them in the list.
+    /// Index of the first of these buffers in the list.
     at: usize,
 }
 
@@ -168,7 +168,7 @@ impl<'s> Part<'s> {
         readable(self.0)
     }
 
-    /// What follows the first `n` bytes.
+    /// The buffers after the first `n` bytes.
     #[inline]
     pub(in crate::virtio) fn skip(self, mut n: usize) -> &'s [GuestSlice<'s>] {
         let mut rest = self.0;
@@ -200,7 +200,7 @@ impl Descriptor {
     #[allow(clippy::cast_possible_truncation, reason = "taking a word apart")]
     unsafe fn read(ptr: *const u8) -> Self {
         let [address, rest] = if ptr.addr().is_multiple_of(8) {
-            // SAFETY: mapped as the caller promises, aligned as just checked.
+            // SAFETY: mapped as the caller guarantees, and aligned as just checked.
             unsafe {
                 [
                     ptr.cast::<u64>().read_volatile(),
@@ -208,7 +208,7 @@ impl Descriptor {
                 ]
             }
         } else {
-            // SAFETY: mapped as the caller promises.
+            // SAFETY: mapped as the caller guarantees.
             unsafe { read_unaligned(ptr) }
         };
         let rest = u64::from_le(rest);
@@ -235,7 +235,7 @@ impl Descriptor {
 unsafe fn read_unaligned(ptr: *const u8) -> [u64; 2] {
     let mut words = [[0u8; 8]; 2];
     for (i, byte) in words.as_flattened_mut().iter_mut().enumerate() {
-        // SAFETY: i is below 16, mapped as the caller promises.
+        // SAFETY: i is below 16, and 16 bytes are mapped as the caller guarantees.
         *byte = unsafe { ptr.add(i).read_volatile() };
     }
     words.map(u64::from_ne_bytes)
@@ -249,8 +249,8 @@ struct Table {
 }
 
 impl Table {
-    /// A chain visits no descriptor twice, so it is no longer than its table; and its buffers are
-    /// limited, empty ones included.
+    /// Maximum length of a chain in this table. A chain visits no descriptor twice, so it is not longer than its table.
+    /// The number of its buffers, including empty ones, is limited too.
     fn longest_chain(&self) -> usize {
         (self.len as usize).min(MAX_SEGMENTS)
     }
@@ -290,7 +290,7 @@ impl Ring {
             if u32::from(index) >= table.len {
                 return Err(RingError::DescriptorIndex(index));
             }
-            // Empty buffers count as well: they take no room in the list, but they take time.
+            // Empty buffers count too: they take no room in the list, but they take time.
             if *visited == most {
                 return Err(RingError::ChainTooLong);
             }
@@ -356,7 +356,7 @@ impl Ring {
         self.translate_parts(descriptor, most, segments)
     }
 
-    /// The slow path, for a buffer that continues in a neighbouring region, is empty or is refused.
+    /// The slow path, for a buffer that crosses into the next region, is empty or is refused.
     #[cold]
     fn translate_parts(
         &mut self,

@@ -6,10 +6,9 @@
 //!   ├ seen by the guest ┤ published ┤├ written ┤ next_used
 //! ```
 //!
-//! A burst has three passes: [`Ring::pop`] takes chains and translates them, the caller acts on
-//! them, [`Ring::push_used`] writes used elements; then [`Ring::publish`] moves the used index
-//! once, so that the guest sees the burst as a whole, and [`Ring::wants_call`] tells whether it
-//! wants an interrupt.
+//! A burst has three passes: [`Ring::pop`] takes chains and translates them, the caller acts on them,
+//! [`Ring::push_used`] writes used elements; then [`Ring::publish`] moves the used index once, so that the guest sees
+//! the burst as a whole, and [`Ring::wants_call`] returns whether the guest wants an interrupt.
 //!
 //! Everything in guest memory is read once (volatile or atomic) and checked on the copy. An
 //! inconsistency is a [`RingError`], after which the owner stops the ring.
@@ -83,11 +82,11 @@ pub enum RingError {
     /// A readable buffer after a writable one (2.7.4.2).
     #[error("a readable buffer comes after a writable one")]
     WrongOrder,
-    /// An indirect table that is nested, has a successor, was not negotiated or is not a multiple
-    /// of a descriptor long (2.7.5.3.1).
+    /// An indirect table that is nested, has a successor, was not negotiated, or whose length is not a multiple of a
+    /// descriptor (2.7.5.3.1).
     #[error("an indirect descriptor is malformed or was not negotiated")]
     Indirect,
-    /// An indirect table longer than a chain can be.
+    /// An indirect table that is longer than any chain.
     #[error("an indirect table of {0} descriptors is longer than any chain")]
     TableTooLong(u32),
 }
@@ -123,7 +122,7 @@ pub struct Ring {
 
 debug_fields!(Ring { next_avail, next_used });
 
-// SAFETY: the pointers lead into the mapping `map` keeps alive, which is no thread's own.
+// SAFETY: the pointers lead into the mapping that `map` keeps alive, which belongs to no thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
@@ -205,7 +204,7 @@ impl Ring {
         self.layout.size
     }
 
-    /// Entries that the guest has posted and that have not been taken yet.
+    /// Entries that the guest has posted but that have not been taken yet.
     ///
     /// # Errors
     /// [`RingError::AvailIndex`]
@@ -289,10 +288,9 @@ impl Ring {
         self.mark_used_ring(2, 2);
     }
 
-    /// True if the guest wants an interrupt for the elements published since the last call of this
-    /// function (2.7.7.2). True the first time: the guest may have missed the interrupt for
-    /// elements returned before the ring was started, and with EVENT_IDX it would then wait for an
-    /// entry in the past.
+    /// True if the guest wants an interrupt for the elements published since the last call of this function (2.7.7.2).
+    /// It is true the first time, because the guest may have missed the interrupt for elements returned before the ring
+    /// was started. With EVENT_IDX it would then wait for an entry in the past.
     #[inline]
     pub fn wants_call(&mut self) -> bool {
         if self.considered == Some(self.published) {

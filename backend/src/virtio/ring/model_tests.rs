@@ -1,5 +1,5 @@
-//! Compares every possible small ring with a model: walking a chain never loops, never leaves its
-//! table and counts correctly, and indices do so at every position of their 16-bit circle.
+//! Compares every possible small ring with a model. A walk along a chain never loops, never leaves its table and counts
+//! correctly; indices are correct at every position of their 16-bit range.
 //!
 //! The model has no limit on visits: it remembers the descriptors that it has seen.
 
@@ -24,7 +24,7 @@ enum Entry {
     Table { bytes: u32, flags: u16 },
 }
 
-/// All entries of a table of `size`, with every `next` inside it and one beyond.
+/// All possible entries of a table of `size`, with every `next` inside the table and one beyond it.
 fn entries(size: u16) -> Vec<Entry> {
     let mut all = Vec::new();
     for next in (0..=size).map(Some).chain([None]) {
@@ -205,7 +205,7 @@ fn every_chain_of_four_descriptors_is_walked_as_the_model_says() {
     let table = bench.ring.layout().descriptors;
     every_table(&all, 4, &mut |entries| {
         bench.write(table, 0, entries);
-        // Another head is another order of the same entries, which is covered as well.
+        // Another head is equivalent to another order of the same entries, which is also covered.
         bench.check(entries, &[], 0);
     });
     for head in [4, 5, u16::MAX] {

@@ -1,4 +1,4 @@
-//! A worker stays awake in conversation, and sleeps otherwise.
+//! Tests that a worker stays awake during a rapid exchange, and sleeps otherwise.
 
 use super::guest::{EVENTS, Guest, PLAIN, frame};
 use crate::counters::Count;

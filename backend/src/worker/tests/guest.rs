@@ -44,7 +44,7 @@ pub(super) struct Echo {
     hold: Hold,
 }
 
-/// Keeps the worker in a turn: the mode sends when it is there, and continues when it receives.
+/// Holds the worker in a turn: the mode sends when the turn has begun, and continues when it receives.
 pub(super) type Hold = Arc<Mutex<Option<(Sender<()>, Receiver<()>)>>>;
 
 impl Echo {
@@ -133,8 +133,8 @@ impl Mode for Echo {
 
 pub(super) fn eventfd() -> File {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
-    // A duplicate of the descriptor, independent of the wrapper. SAFETY: the descriptor is open,
-    // and dup returns one without another owner.
+    // A duplicate of the descriptor is independent of the wrapper. SAFETY: the descriptor is open, and dup returns one
+    // without another owner.
     unsafe {
         File::from(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(libc::dup(
             fd.as_raw_fd(),
@@ -236,7 +236,7 @@ impl Guest {
         Self::new().up(features)
     }
 
-    /// A guest whose worker stays awake for `limit` in conversation, with running rings.
+    /// A guest with running rings, whose worker stays awake for `limit` during a rapid exchange.
     pub(super) fn awake_for(limit: Duration, features: u64) -> Self {
         let mut config = port(1);
         config.pace.busy_poll = limit;
@@ -308,8 +308,8 @@ impl Guest {
         self.transmit.kick();
     }
 
-    /// Sends a frame that keeps the worker in its turn: the receiver tells when that is reached,
-    /// the sender lets the worker continue.
+    /// Sends a frame that holds the worker in its turn. The receiver reports when that turn has begun; the sender lets
+    /// the worker continue.
     pub(super) fn hold_the_worker(&mut self) -> (Receiver<()>, Sender<()>) {
         let ((busy, is_busy), (let_go, go_on)) = (channel(), channel());
         *self.hold.lock().unwrap() = Some((busy, go_on));
@@ -317,7 +317,7 @@ impl Guest {
         (is_busy, let_go)
     }
 
-    /// Returns when the worker's turn has ended: commands are handled between turns.
+    /// Returns when the worker's turn has ended, because commands are handled between turns.
     pub(super) fn settle(&self) {
         assert_eq!(self.worker().stop_ring(RingRole::Control), None);
     }

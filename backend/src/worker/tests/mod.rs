@@ -38,7 +38,7 @@ fn frames_go_in_and_come_back_whole_and_in_order() {
     }
 }
 
-/// Interrupts for this many frames that are sent at once, and echoed.
+/// Number of interrupts for this many frames that are sent together and echoed.
 fn interrupts_for(frames: u8) -> u64 {
     let mut guest = Guest::awake_for(Duration::ZERO, PLAIN);
     guest.post_receive(usize::from(frames) + 1, 1536);
@@ -101,7 +101,7 @@ fn kicks_are_asked_for_only_while_they_are_needed() {
         "no frame waits for room"
     );
     guest.send(&frame(2, 60));
-    // Kicks are enabled when the second frame finds no room; then the worker sleeps.
+    // Kicks are enabled when there is no room for the second frame; then the worker sleeps.
     while guest.receive.driver.used_flags(&guest.memory) == 1 {
         std::thread::yield_now();
     }

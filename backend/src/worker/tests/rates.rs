@@ -1,5 +1,4 @@
-//! Rates of a port with the worker's clock: bounds are wide; the buckets' own tests check exact
-//! ones.
+//! Tests of a port's rates with the worker's clock. The bounds are wide; the tests of the buckets check exact values.
 
 use super::*;
 use crate::config::{PortConfig, Rate, RateLimit, Rates};

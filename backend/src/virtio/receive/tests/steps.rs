@@ -1,4 +1,4 @@
-//! Any sequence of steps of a mode, into buffers of any shape.
+//! Property tests: any sequence of steps of a mode, into buffers of any shape.
 
 use super::*;
 
