@@ -104,7 +104,12 @@ pub fn guest_file(path: &str) -> Result<PathBuf> {
     }
 }
 
-/// A program for comparison, such as `passt`.
+/// A program that hawser is compared with or talks to, such as `passt`.
 pub fn peer_program(name: &str) -> Result<PathBuf> {
-    Ok(guests(true)?.join("bin").join(name))
+    peer_file(&format!("bin/{name}"))
+}
+
+/// A file of these programs.
+pub fn peer_file(path: &str) -> Result<PathBuf> {
+    Ok(guests(true)?.join(path))
 }

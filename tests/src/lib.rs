@@ -16,6 +16,7 @@ pub mod lab;
 pub mod losses;
 pub mod netns;
 pub mod nodes;
+pub mod ovs;
 pub mod peers;
 pub mod process;
 pub mod segment;
