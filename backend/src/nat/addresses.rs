@@ -134,7 +134,11 @@ mod tests {
     use super::*;
     use crate::poller::EventBuffer;
     use crate::sys::netns::{enter_fresh, run};
-    use std::time::Duration;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    /// Longest time until an added address is usable.
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     fn is_told(poller: &Poller) -> bool {
         let mut owners = Vec::new();
@@ -166,8 +170,15 @@ mod tests {
                 is_told(&poller) && !addresses.removed(),
                 "an added address ends nothing"
             );
+            // The kernel reports an IPv6 address first, and makes it usable on a thread of its own.
+            let deadline = Instant::now() + PATIENCE;
+            while !LocalAddresses::default().have(at) {
+                assert!(Instant::now() < deadline, "{address} is not usable");
+                thread::yield_now();
+            }
             let mut local = LocalAddresses::default();
             assert!(local.have(at));
+            assert!(!addresses.removed());
             change("del");
             assert!(is_told(&poller) && addresses.removed());
             assert!(!is_told(&poller), "taken");

@@ -1,6 +1,7 @@
 //! Tests of recognising objects, and of the warnings about ignored ones.
 
 use super::{machine, problems};
+use std::time::Duration;
 
 const INTERFACE: &str = "{name: default, masquerade: {}, ports: [{port: 22}]}";
 const NETWORK: &str = "{name: default, pod: {}}";
@@ -115,4 +116,33 @@ fn a_plugin_finds_its_keys_without_regard_to_case() {
     assert!(config(", \"vlan\": 7, \"Vlan\": 8")[0].contains("\"Vlan\" is here twice, first on line 16"));
     // The API server's own fields are compared by every letter.
     assert!(problems(&vm().replace("ports:", "Ports:"))[0].contains("there is no such field"));
+}
+
+/// Processor time of this thread, which other load on the machine does not lengthen.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().unwrap()
+}
+
+#[test]
+fn a_manifest_of_any_length_is_answered_soon_and_briefly() {
+    let started = cpu_time();
+    let many = |item: &str, count: usize| format!("[{}]", [item].repeat(count).join(","));
+    let with_ports = |ports: String| {
+        problems(&machine(
+            &format!("{{name: default, masquerade: {{}}, ports: {ports}}}"),
+            NETWORK,
+        ))
+    };
+    let wrong = with_ports(many("x", 90_000));
+    assert_eq!(wrong.len(), 501);
+    assert_eq!(wrong[500], "the manifests: 89500 more errors that are not shown");
+    let same = with_ports(many("{port: 7}", 10_000));
+    assert!(same.len() <= 501, "{}", same.len());
+    let labels: Vec<String> = (0..40_000).map(|n| format!("l{n}: x")).collect();
+    let vm = machine("{name: default, masquerade: {}, ports: [{port: 1}]}", NETWORK);
+    let labelled = vm.replace("{name: vm}", &format!("{{name: vm, labels: {{{}}}}}", labels.join(",")));
+    assert_eq!(problems(&labelled), [""; 0]);
+    let taken = cpu_time() - started;
+    assert!(taken < Duration::from_secs(30), "{taken:?}");
 }
