@@ -1,7 +1,7 @@
 //! Addresses and routes of a link, recorded so that they can be restored.
 //!
-//! A record is the kernel's own message. It keeps what this program has no type for: labels,
-//! lifetimes, metrics, preferred sources, next hops.
+//! A record is the kernel's own message. It keeps properties for which this program has no type: labels, lifetimes,
+//! metrics, preferred sources, next hops.
 
 use super::netlink::Netlink;
 use ipnet::{IpNet, Ipv4Net};
@@ -42,7 +42,7 @@ impl Recorded {
 /// An address of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// The address, and the width of its network.
+    /// The address and its prefix length.
     pub net: IpNet,
     message: AddressMessage,
 }
@@ -79,10 +79,10 @@ impl Address {
                 _ => {}
             }
         }
-        // IFA_ADDRESS is the other end's on point-to-point links.
+        // IFA_ADDRESS is the address of the other end on point-to-point links.
         let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
         if net.addr().is_ipv6() {
-            // Duplicate address detection has run already.
+            // Duplicate address detection has already run.
             let mut flags = AddressFlags::Nodad;
             message.attributes.retain_mut(|attribute| match attribute {
                 AddressAttribute::Flags(known) => {
@@ -97,7 +97,7 @@ impl Address {
         Some(Self { net, message })
     }
 
-    /// True for addresses good beyond the link.
+    /// True for addresses that are valid beyond the link.
     pub fn is_global(&self) -> bool {
         self.message.header.scope == AddressScope::Universe
     }
@@ -111,7 +111,7 @@ impl Address {
     pub fn moved_to(&self, index: u32) -> Self {
         let mut moved = self.clone();
         moved.message.header.index = index;
-        // A label of IPv4 begins with its link's name.
+        // An IPv4 label begins with the name of its link.
         moved
             .message
             .attributes
@@ -205,8 +205,8 @@ impl Netlink {
         Ok(of_link.collect())
     }
 
-    /// The routes through a link, without those that the kernel makes for an address. Routes to
-    /// neighbours come before routes through these neighbours.
+    /// The routes through a link, without those that the kernel creates for an address. Routes to neighbours come
+    /// before routes through these neighbours.
     ///
     /// # Errors
     /// The kernel's error.
@@ -220,7 +220,7 @@ impl Netlink {
             .filter(|route| route.leaves_by(index) && !route.is_of_an_address())
             .collect();
         for route in &mut routes {
-            // The kernel reports states here that it does not accept.
+            // The kernel reports flags here that it does not accept.
             route.message.header.flags &= RouteFlags::Onlink;
             route
                 .message
@@ -271,7 +271,7 @@ impl Netlink {
         self.add(RouteNetlinkMessage::NewRoute(message))
     }
 
-    /// Adds what is missing: the kernel may have added it in the meantime.
+    /// Adds an address or route, unless the kernel has added it in the meantime.
     fn add(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
         match self.request(message, NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(error),

@@ -1,8 +1,8 @@
-//! The VLANs of a port of a bridge that filters them (`bridge vlan`).
+//! The VLANs of a port of a VLAN-filtering bridge (`bridge vlan`).
 //!
-//! hawser puts tags on and takes them off itself, so the port is a tagged member of each VLAN
-//! the guest is in. The kernel makes a new port a member of the bridge's default VLAN,
-//! untagged, which a port with VLANs of its own is taken out of.
+//! hawser adds and removes tags itself, so the port is a tagged member of each of the guest's VLANs. The kernel makes a
+//! new port an untagged member of the bridge's default VLAN. A port with VLANs of its own is removed from the default
+//! VLAN.
 
 use super::netlink::Netlink;
 use hawser_config::VlanConfig;
@@ -16,14 +16,14 @@ use std::ops::RangeInclusive;
 /// VLANs of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortVlans {
-    /// Those it is a tagged member of, in their order.
+    /// VLANs of which it is a tagged member, in ascending order.
     pub tagged: Vec<RangeInclusive<u16>>,
-    /// It stays a member of the bridge's default VLAN.
+    /// True if it stays a member of the bridge's default VLAN.
     pub keep_default: bool,
 }
 
 impl PortVlans {
-    /// What a bridge must carry for a port; `None`: what it does for any port.
+    /// The VLANs that a bridge must carry for a port; `None` if the default for new ports suffices.
     pub fn of(config: &VlanConfig) -> Option<Self> {
         match config {
             VlanConfig::Refused | VlanConfig::Transparent => None,
@@ -46,7 +46,7 @@ impl PortVlans {
     }
 }
 
-/// The runs of ascending numbers.
+/// Combines ascending numbers into runs.
 fn runs(numbers: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
     let mut runs: Vec<RangeInclusive<u16>> = Vec::new();
     for number in numbers {
@@ -58,7 +58,7 @@ fn runs(numbers: impl Iterator<Item = u16>) -> Vec<RangeInclusive<u16>> {
     runs
 }
 
-/// VLANs as members of a port: without flags, so tagged.
+/// A message with VLANs of a port. They have no flags, so they are tagged.
 fn message(port: u32, runs: &[RangeInclusive<u16>]) -> LinkMessage {
     let info = |flags, vid| AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid });
     let infos = runs.iter().flat_map(|run| {
@@ -80,11 +80,10 @@ fn message(port: u32, runs: &[RangeInclusive<u16>]) -> LinkMessage {
 }
 
 impl Netlink {
-    /// Makes a port a member of `vlans`; `default` is the VLAN it was put into with no word
-    /// said, 0 for none.
+    /// Makes a port a member of `vlans`; `default` is the VLAN in which the kernel put it by default, 0 for none.
     ///
     /// # Errors
-    /// The kernel's error: EOPNOTSUPP if it knows no VLANs on bridges.
+    /// The kernel's error: EOPNOTSUPP if it does not support VLANs on bridges.
     pub fn set_port_vlans(&mut self, port: u32, vlans: &PortVlans, default: u16) -> io::Result<()> {
         if default != 0 && !vlans.keep_default {
             let leave = RouteNetlinkMessage::DelLink(message(port, &[default..=default]));

@@ -1,10 +1,9 @@
 //! A claim on a link of the network namespace, which lasts as long as its process.
 //!
-//! The kernel gives a queue of a macvtap to each process that opens its device, and spreads the
-//! frames over all queues, so that two processes each lose some. For TAP devices the kernel refuses
-//! the second process; for the others a claim does so among hawser processes. It is a bound abstract
-//! Unix socket: such names belong to a network namespace, as links do, and disappear with their
-//! process, however it ends.
+//! The kernel gives each process that opens a macvtap device a queue and distributes frames over all queues, so each of
+//! two processes would lose frames. For TAP devices the kernel refuses the second process. For other devices a claim
+//! has the same effect among hawser processes. A claim is a bound abstract Unix socket: its name belongs to a network
+//! namespace, as links do, and disappears with its process, however that ends.
 
 use hawser_config::handover::{Descriptors, Handover, HandoverError, Version, next_of};
 use serde::{Deserialize, Serialize};
@@ -13,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// A link that no other hawser uses. The claim ends when its descriptor is closed, in every process
-/// that has a copy.
+/// A claim on a link that no other hawser process uses. It ends when its descriptor is closed in every process that has
+/// a copy.
 #[derive(Debug)]
 pub struct Claim {
     name: UnixDatagram,
@@ -24,14 +23,14 @@ impl Claim {
     /// Claims the link `name` of the calling thread's network namespace.
     ///
     /// # Errors
-    /// What bind(2) returns: EADDRINUSE if another has it.
+    /// The error of bind(2): EADDRINUSE if another process has the link.
     pub fn on(name: &str) -> io::Result<Self> {
         let address = SocketAddr::from_abstract_name(format!("hawser/link/{name}"))?;
         UnixDatagram::bind_addr(&address).map(|name| Self { name })
     }
 }
 
-/// What a claim is beside its descriptor: nothing.
+/// The data of a claim apart from its descriptor. There is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
     version: Version<1>,

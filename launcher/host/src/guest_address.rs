@@ -1,11 +1,10 @@
-//! Addresses of a guest on an ipvtap: the kernel gives a packet to the ipvtap that has the
-//! address it is for, and takes what the guest sends for its own if it has not.
+//! Addresses of a guest on an ipvtap. The kernel delivers a packet to the ipvtap that has the packet's destination
+//! address; packets from a guest without an address would be treated as the host's.
 //!
-//! An address on a link is the host's too, by a route the kernel makes for it (table "local").
-//! In IPv4 that route is taken away again, so that the host answers neither ARP nor connections
-//! in the guest's place. Where the link routes, another one leads to the ipvtap instead: the
-//! host reaches its guest by it, and in l3s, where packets cross the host's own IP before they
-//! come to the ipvtap, they find their way by it.
+//! An address on a link is also the host's, because the kernel creates a route for it (table "local"). In IPv4 that
+//! route is removed again, so that the host answers neither ARP nor connections in the guest's place. In the routing
+//! modes it is replaced by a route to the ipvtap, through which the host reaches its guest. In l3s, where packets cross
+//! the host's own IP stack before the ipvtap, they also follow that route.
 
 use super::netlink::Netlink;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -21,18 +20,18 @@ use std::net::{IpAddr, Ipv4Addr};
 /// RT_TABLE_LOCAL
 const LOCAL_TABLE: u8 = 255;
 
-/// An ipvtap that is given addresses.
+/// An ipvtap to which addresses are added.
 #[derive(Clone, Copy, Debug)]
 pub struct Ipvtap {
     /// Its number.
     pub index: u32,
     /// Its mode.
     pub mode: IpVtapMode,
-    /// Number of the link below.
+    /// Number of its lower link.
     pub lower: u32,
 }
 
-/// A new address of the link `index`, alone in its network.
+/// A new address of the link `index`, as a host address without a network.
 fn address(index: u32, address: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     let (family, length) = match address {
@@ -42,7 +41,7 @@ fn address(index: u32, address: IpAddr) -> AddressMessage {
     message.header.family = family;
     message.header.prefix_len = length;
     message.header.index = index;
-    // The host never picks it as a source address.
+    // With this scope the host never chooses it as a source address.
     message.header.scope = AddressScope::Host;
     let flags = AddressFlags::Noprefixroute | AddressFlags::Nodad;
     message.attributes = vec![
@@ -53,7 +52,7 @@ fn address(index: u32, address: IpAddr) -> AddressMessage {
     message
 }
 
-/// A route to one address by way of the link `index`.
+/// A route to a single address through the link `index`.
 fn route(index: u32, to: Ipv4Addr, table: u8, kind: RouteType, scope: RouteScope) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
@@ -72,10 +71,10 @@ fn route(index: u32, to: Ipv4Addr, table: u8, kind: RouteType, scope: RouteScope
 }
 
 impl Netlink {
-    /// Puts an address of the guest behind it on an ipvtap, which must be up.
+    /// Adds an address of its guest to an ipvtap, which must be up.
     ///
     /// # Errors
-    /// The kernel's error: EADDRINUSE if another link on the same one has the address.
+    /// The kernel's error: EADDRINUSE if another link on the same lower link has the address.
     pub fn add_guest_address(&mut self, ipvtap: Ipvtap, guest: IpAddr) -> io::Result<()> {
         let Ipvtap { index, mode, lower } = ipvtap;
         let new = RouteNetlinkMessage::NewAddress(address(index, guest));
@@ -103,7 +102,7 @@ impl Netlink {
             .map(drop)
     }
 
-    /// The address under which the host is known on a link.
+    /// The host's own address on a link.
     fn own_ipv4(&mut self, index: u32) -> io::Result<Option<Ipv4Addr>> {
         let addresses = self.addresses(index)?;
         let global = addresses.iter().filter(|address| address.is_global());
@@ -115,7 +114,7 @@ impl Netlink {
             }))
     }
 
-    /// Has the host's IP pass on what comes to an ipvtap in l3s.
+    /// Makes the host's IP stack forward packets from an ipvtap in l3s.
     ///
     /// # Errors
     /// The kernel's error.

@@ -1,10 +1,9 @@
-//! A journal of the changes made to the host. They are undone at exit, after a failure midway, and
-//! after a kill at the next start.
+//! A journal of the changes made to the host. They are undone at exit, after a failure midway, and at the next start
+//! after a kill.
 //!
-//! Before each change, one line that says how to undo it goes into a file of the runtime folder. The
-//! process locks its file. A file without a lock was left by a process that died: the next process
-//! that starts in the same network namespace undoes its lines. Undoing a line is safe when its
-//! change was never made, and more than once.
+//! Before each change, a line that states how to undo it is written to a file in the runtime folder. The process locks
+//! its file. A file without a lock was left by a process that died: the next process that starts in the same network
+//! namespace undoes its lines. Undoing a line is safe even if its change was never made, or was already undone.
 
 use super::addresses::Recorded;
 use super::namespace;
@@ -21,17 +20,17 @@ use std::path::{Path, PathBuf};
 const VERSION: u32 = 1;
 const SUFFIX: &str = "journal";
 
-/// How one change is undone.
+/// The way to undo one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Undo {
-    /// Remove a link that was made: only if it is of that kind and has that MAC.
+    /// Remove a link that was created, but only if it has that kind and MAC.
     DeleteLink {
         /// Its name.
         name: String,
-        /// The kernel's name of its kind.
+        /// The kernel's name for its kind.
         kind: String,
-        /// The MAC it was made with.
+        /// The MAC with which it was created.
         mac: Option<String>,
     },
     /// Take a link out of promiscuous mode.
@@ -56,7 +55,7 @@ pub struct Interface {
     pub mac: String,
     /// Its addresses.
     pub addresses: Vec<Recorded>,
-    /// The routes through it, in an order in which they can be made.
+    /// The routes through it, in an order in which they can be restored.
     pub routes: Vec<Recorded>,
 }
 
@@ -68,7 +67,7 @@ struct Header {
     namespace: u64,
 }
 
-/// Why the journal cannot be kept.
+/// The reason why the journal cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write a journal in {}: {source}; set --runtime-dir to a directory that this process can write", folder.display())]
 pub struct JournalError {
@@ -76,7 +75,7 @@ pub struct JournalError {
     source: io::Error,
 }
 
-/// The changes of this process in one network namespace. Undone on drop.
+/// The changes of this process in one network namespace. They are undone on drop.
 #[derive(Debug)]
 pub struct Journal {
     /// `None` once it is handed over, so that the drop changes nothing.
@@ -90,7 +89,7 @@ struct Kept {
     file: File,
 }
 
-/// What a journal is beside its open file: plain data, for a process that takes it over.
+/// The data of a journal apart from its open file, for a process that takes it over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalRecord {
     version: Version<1>,
@@ -99,7 +98,7 @@ pub struct JournalRecord {
 }
 
 impl Journal {
-    /// Begins a new journal in `folder`, which is made if there is none.
+    /// Begins a new journal in `folder`, which is created if necessary.
     ///
     /// # Errors
     /// [`JournalError`]
@@ -136,10 +135,10 @@ impl Journal {
         })
     }
 
-    /// Notes how the change that is made next is undone.
+    /// Records how to undo the change that is made next.
     ///
     /// # Errors
-    /// What write(2) returns; the change must not be made then.
+    /// The error of write(2); the change must not be made in that case.
     pub fn note(&mut self, undo: Undo) -> io::Result<()> {
         if let Some(kept) = &mut self.kept {
             write_line(&mut kept.file, &undo)?;
@@ -152,8 +151,8 @@ impl Journal {
 impl Handover for Journal {
     type Record = JournalRecord;
 
-    /// The descriptor holds the lock on the file. Once every copy is closed, the next start takes
-    /// the journal for one of a dead process.
+    /// The descriptor holds the lock on the file. Once every copy is closed, the next start treats the journal as that
+    /// of a dead process.
     fn into_handover(mut self) -> (JournalRecord, Vec<OwnedFd>) {
         let kept = self.kept.take();
         let Kept { record, file } = kept.expect("only this method takes it, and the journal with it");
@@ -174,8 +173,8 @@ impl Drop for Journal {
             return;
         };
         if undo_all(&record.undo) {
-            // The file stays if its folder does not belong to the user this process has become.
-            // It is empty then.
+            // The file cannot be removed if its folder does not belong to the user to which this process has switched.
+            // It stays as an empty file.
             let _ = file.set_len(0);
             let _ = fs::remove_file(&record.path);
         }
@@ -188,16 +187,16 @@ fn write_line(file: &mut File, value: &impl Serialize) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Locks the folder. Two processes that start at once must not both undo a third one's journal, nor
-/// take a file that is about to be locked for one of a dead process.
+/// Locks the folder. Two processes that start at the same time must not both undo the journal of a third process, nor
+/// mistake a file that is about to be locked for that of a dead process.
 fn close_gate(folder: &Path) -> io::Result<File> {
     let gate = File::create(folder.join("lock"))?;
     flock(&gate, FlockOperation::LockExclusive)?;
     Ok(gate)
 }
 
-/// Undoes what dead processes left in this network namespace. Without a journal, or without the
-/// right to read it, this does nothing.
+/// Undoes the changes that dead processes left in this network namespace. Without a journal, or without permission to
+/// read it, this does nothing.
 pub fn recover(folder: &Path) {
     let recovered = close_gate(folder).and_then(|_gate| try_recover(folder));
     match recovered {
@@ -232,8 +231,8 @@ fn try_recover(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The changes in a file; `None` if they are another namespace's. A last line that is cut
-/// off belongs to a change that was not made.
+/// The changes in a file; `None` if they belong to another namespace. A truncated last line belongs to a change that
+/// was not made.
 fn read(file: &File, cookie: u64) -> Option<Vec<Undo>> {
     let mut lines = BufReader::new(file).lines().map_while(Result::ok);
     let header: Header = serde_json::from_str(&lines.next()?).ok()?;
@@ -243,7 +242,7 @@ fn read(file: &File, cookie: u64) -> Option<Vec<Undo>> {
     Some(lines.map_while(|line| serde_json::from_str(&line).ok()).collect())
 }
 
-/// Undoes changes, the last one first. True if all of them are undone.
+/// Undoes changes, last first. True if all of them are undone.
 fn undo_all(undo: &[Undo]) -> bool {
     if undo.is_empty() {
         return true;
@@ -296,7 +295,7 @@ impl Undo {
 impl Interface {
     fn restore(&self, netlink: &mut Netlink) -> io::Result<()> {
         let Some(link) = netlink.link(self.index)? else {
-            // Gone for good, as when the pod itself ends.
+            // It is gone permanently, as when the pod itself ends.
             return Ok(());
         };
         let mac = self.mac.parse().map_err(io::Error::other)?;

@@ -74,7 +74,7 @@ fn a_journal_without_an_owner_is_undone_by_the_next() {
         namespace: cookie,
     };
     write_line(&mut file, &header).unwrap();
-    // Undoing it means to look for a link that is not there.
+    // Undoing it looks for a link that does not exist.
     write_line(&mut file, &delete("hawser-nobody")).unwrap();
     drop(file);
     recover(folder.path());

@@ -1,12 +1,11 @@
 //! The host's side of an attachment: links, addresses, routes and network namespaces.
 //!
-//! [`netlink`] sends one request at a time to the kernel's rtnetlink; the other modules give it
-//! words: [`link`], [`addresses`], [`bridge_vlan`], [`guest_address`]. Every change that outlives
-//! its process goes through the [`journal`] first, so that it is undone at exit, after a failure
-//! midway, and after a kill at the next start. [`system`] reads facts and limits and changes
-//! nothing on the network.
+//! [`netlink`] sends one request at a time to the kernel's rtnetlink. [`link`], [`addresses`], [`bridge_vlan`] and
+//! [`guest_address`] build its requests. Every change that outlives its process goes through the [`journal`] first, so
+//! that it is undone at exit, after a failure midway, and at the next start after a kill. [`system`] reads facts and
+//! limits and changes nothing on the network.
 //!
-//! The crate knows neither options nor manifests: it takes plain values.
+//! The crate depends on neither options nor manifests: it takes plain values.
 
 #![deny(unsafe_code)]
 

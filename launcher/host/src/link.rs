@@ -19,23 +19,23 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its MAC; none for links without Ethernet.
+    /// Its MAC; `None` for links without Ethernet.
     pub mac: Option<MacAddr>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// What it is: `bridge`, `tun`, `veth`, …; empty for hardware.
+    /// Its kind: `bridge`, `tun`, `veth`, …; empty for hardware.
     pub kind: String,
-    /// The bridge (or bond, …) it is a port of.
+    /// The bridge (or bond, …) of which it is a port.
     pub master: Option<u32>,
     /// Switched on (IFF_UP).
     pub is_up: bool,
-    /// What is below it is up too (IFF_LOWER_UP).
+    /// The layer below it is up (IFF_LOWER_UP).
     pub has_carrier: bool,
     /// Put into promiscuous mode by the administrator (IFF_PROMISC).
     pub is_promiscuous: bool,
-    /// Of a bridge that filters VLANs, the one its new ports are in; 0: none.
+    /// For a VLAN-filtering bridge, the VLAN of its new ports; 0: none.
     pub default_vlan: Option<u16>,
-    /// Of an ipvtap, its mode.
+    /// For an ipvtap, its mode.
     pub ipvtap_mode: Option<IpVtapMode>,
 }
 
@@ -82,28 +82,28 @@ impl Link {
     }
 }
 
-/// Makes a new link of the kind it names.
+/// Describes a link to create.
 #[derive(Clone, Debug)]
 pub struct NewLink<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What it is.
+    /// Its kind.
     pub kind: NewKind,
     /// Its MAC.
     pub mac: Option<MacAddr>,
-    /// Its MTU, if it is not to be the kernel's choice.
+    /// Its MTU, unless the kernel chooses it.
     pub mtu: Option<u32>,
-    /// The link below it.
+    /// Its lower link.
     pub lower: Option<u32>,
 }
 
-/// Kinds of links that can be made.
+/// Kinds of links that can be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewKind {
-    /// A bridge without spanning tree, which forwards at once.
+    /// A bridge without spanning tree, which forwards immediately.
     Bridge,
-    /// A device that throws everything away.
+    /// A device that discards everything.
     Dummy,
     /// A macvtap.
     Macvtap(
@@ -123,7 +123,7 @@ pub enum NewKind {
     ),
 }
 
-/// Saves a mode, a type that does not know serde, as the kernel's number for it.
+/// Serialises a mode, whose type does not support serde, as the kernel's number for it.
 fn save_mode<M: Copy, N: From<M> + Serialize, S: Serializer>(mode: &M, serializer: S) -> Result<S::Ok, S::Error> {
     N::from(*mode).serialize(serializer)
 }
@@ -158,12 +158,12 @@ impl NewKind {
     }
 }
 
-/// How a port of a bridge behaves, where that differs from the usual.
+/// Behaviour of a bridge port that differs from the default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortManner {
-    /// Frames may go back out of the port they came in by.
+    /// Frames may leave through the port by which they arrived.
     pub hairpin: bool,
-    /// Only ports that are not isolated are reached.
+    /// The port reaches only ports that are not isolated.
     pub isolated: bool,
     /// The bridge does not learn addresses behind the port.
     pub no_learning: bool,
@@ -207,16 +207,16 @@ impl Netlink {
 
     /// True if this process may change the links of its network namespace.
     pub fn may_change(&mut self) -> bool {
-        // No link has this number, and the right is looked at before the link.
+        // No link has this number, and the kernel checks the permission before the link.
         let no_link = i32::MAX.unsigned_abs();
         let refused = self.request(RouteNetlinkMessage::DelLink(message(no_link, vec![])), 0);
         !matches!(refused, Err(error) if error.raw_os_error() == Some(libc::EPERM))
     }
 
-    /// Makes a link, switched off.
+    /// Creates a link, switched off.
     ///
     /// # Errors
-    /// The kernel's error: EEXIST if the name is taken, EOPNOTSUPP for a kind it does not know.
+    /// The kernel's error: EEXIST if the name is taken, EOPNOTSUPP for an unknown kind.
     pub fn make_link(&mut self, new: &NewLink<'_>) -> io::Result<()> {
         let mut attributes = vec![LinkAttribute::IfName(new.name.to_owned())];
         attributes.extend(new.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
@@ -244,7 +244,7 @@ impl Netlink {
         self.set_flag(index, LinkFlags::Up, up)
     }
 
-    /// Puts a link into promiscuous mode, or takes it out.
+    /// Puts a link into promiscuous mode, or ends that.
     ///
     /// # Errors
     /// The kernel's error.
@@ -259,7 +259,7 @@ impl Netlink {
         self.change(change)
     }
 
-    /// Gives a link another name. It has to be switched off on kernels before 6.2.
+    /// Renames a link. On kernels before 6.2 it must be switched off.
     ///
     /// # Errors
     /// The kernel's error.
@@ -283,7 +283,7 @@ impl Netlink {
         self.change(message(index, vec![LinkAttribute::Mtu(mtu)]))
     }
 
-    /// Makes a link a port of a bridge; `None`: of none.
+    /// Makes a link a port of a bridge; `None` removes it from its bridge.
     ///
     /// # Errors
     /// The kernel's error.
@@ -291,7 +291,7 @@ impl Netlink {
         self.change(message(index, vec![LinkAttribute::Controller(bridge.unwrap_or(0))]))
     }
 
-    /// Sets how a port of a bridge behaves.
+    /// Sets the behaviour of a bridge port.
     ///
     /// # Errors
     /// The kernel's error.
@@ -312,12 +312,12 @@ impl Netlink {
         .map(drop)
     }
 
-    /// Keeps the kernel's own IP silent on a link: no IPv6 address of its own, no ARP replies.
+    /// Silences the kernel's own IP stack on a link: it gets no IPv6 address and sends no ARP replies.
     ///
     /// # Errors
-    /// The kernel's error. A kernel without IPv6 has no IPv6 to silence.
+    /// The kernel's error. A kernel without IPv6 is not an error.
     pub fn silence(&mut self, index: u32) -> io::Result<()> {
-        /// Answer for no address at all (Documentation/networking/ip-sysctl.rst, arp_ignore).
+        /// Answers for no address at all (Documentation/networking/ip-sysctl.rst, arp_ignore).
         const ARP_IGNORE_ALL: i32 = 8;
         let mut conf = InetDevConf::default();
         conf.arp_ignore = ARP_IGNORE_ALL;
@@ -335,7 +335,7 @@ impl Netlink {
     }
 }
 
-/// The default VLAN of a bridge that filters them.
+/// The default VLAN of a VLAN-filtering bridge.
 fn filtering_vlan(info: &LinkInfo) -> Option<u16> {
     let LinkInfo::Data(InfoData::Bridge(infos)) = info else {
         return None;

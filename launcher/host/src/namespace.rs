@@ -1,4 +1,4 @@
-//! Network namespaces: the process enters the one it serves from before it starts threads. A VMM that
+//! Network namespaces. The process enters the namespace from which it serves before it starts threads. A VMM that
 //! hawser starts stays in the original namespace.
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -9,49 +9,49 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-/// Where `ip netns` keeps namespaces that have names.
+/// Directory in which `ip netns` keeps named namespaces.
 const NAMED: &str = "/run/netns";
-/// That of the calling thread.
+/// The namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
 
-/// The network namespace this process serves from.
+/// The network namespace from which this process serves.
 #[derive(Clone, Debug, Default)]
 pub struct Namespace {
-    /// The one it was started in; `None`: the same.
+    /// The namespace in which it was started; `None`: the same.
     outside: Option<Arc<File>>,
 }
 
 /// A namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NamespaceError {
-    /// There is no such file.
+    /// The file cannot be opened.
     #[error("--netns={}: {source}; name one of `ip netns list`, or the path of one, such as /proc/PID/ns/net", path.display())]
     Open {
-        /// Where it was looked for.
+        /// Path of the file.
         path: PathBuf,
-        /// What open(2) returns.
+        /// The error of open(2).
         source: io::Error,
     },
     /// It cannot be entered.
     #[error("--netns={}: cannot enter it: {source}; {}", path.display(), enter_remedy(source))]
     Enter {
-        /// What was opened.
+        /// Path of the file.
         path: PathBuf,
-        /// What setns(2) returns.
+        /// The error of setns(2).
         source: io::Error,
     },
     /// The original namespace cannot be re-entered.
     #[error("cannot return to the network namespace that hawser was started in: {0}")]
     Return(#[source] io::Error),
-    /// No thread to enter it with.
+    /// No thread could be started to enter it.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
 }
 
 impl Namespace {
-    /// Enters the namespace an option names: a path, or a name that `ip netns` knows. The calling
-    /// thread and the threads it starts stay in it, so that no thread needs the right to enter it
-    /// later. To be called on the main thread, before other threads start.
+    /// Enters the namespace that an option names, either by a path or by a name known to `ip netns`. The calling thread
+    /// and the threads it starts stay in it, so no thread needs permission to enter it later. Call this on the main
+    /// thread, before other threads start.
     ///
     /// # Errors
     /// [`NamespaceError`]
@@ -75,7 +75,7 @@ impl Namespace {
         })
     }
 
-    /// Runs `work` in the namespace the process was started in.
+    /// Runs `work` in the namespace in which the process was started.
     ///
     /// # Errors
     /// [`NamespaceError`]
@@ -115,14 +115,13 @@ fn enter(file: &File) -> io::Result<()> {
     )?)
 }
 
-/// A number for the network namespace the calling thread is in, which no other namespace
-/// has had since the system was started.
+/// A number for the calling thread's network namespace, which no other namespace has had since the system was started.
 ///
 /// # Errors
-/// What getsockopt(2) returns: ENOPROTOOPT before Linux 5.14.
+/// The error of getsockopt(2): ENOPROTOOPT before Linux 5.14.
 #[allow(unsafe_code, reason = "neither rustix nor socket2 knows this option")]
 pub fn cookie() -> io::Result<u64> {
-    /// Not in the libc crate.
+    /// The libc crate lacks this constant.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
     let mut cookie = 0u64;

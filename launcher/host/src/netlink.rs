@@ -1,9 +1,9 @@
 //! Requests to the kernel's rtnetlink, one at a time, on a socket of the calling thread's network
 //! namespace.
 //!
-//! Each answer is read to its end before the next request: set-up takes a few dozen of them, so that
-//! several in flight gain nothing. A refusal is returned as the kernel's error number. The wait for
-//! an answer is bounded: the kernel drops one when its queue is full or memory is short.
+//! Each answer is read to its end before the next request: set-up takes only a few dozen requests, so having several in
+//! flight would gain nothing. A refusal is returned as the kernel's error number. The wait for an answer is bounded,
+//! because the kernel drops an answer when its queue is full or memory is short.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -15,15 +15,15 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// The kernel, as an address; also: any address, for our own end.
+/// The kernel's address; for our own end, the same value means any address.
 const KERNEL: SocketAddrNetlink = SocketAddrNetlink::new(0, 0);
-/// Longest wait for an answer. The kernel answers within the request, but some requests wait for its
-/// lock on all links, which other requests hold.
+/// Longest wait for an answer. The kernel answers within the request, but a request may wait for its lock on all links,
+/// which other requests hold.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
-/// Multicast group of changes of links (RTNLGRP_LINK), as the bit bind(2) takes.
+/// Multicast group for link changes (RTNLGRP_LINK), as the bit that bind(2) takes.
 const LINK_GROUP: u32 = 1;
 
-/// A socket to the kernel.
+/// A netlink socket.
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
@@ -34,7 +34,7 @@ impl Netlink {
     /// Opens a socket for requests.
     ///
     /// # Errors
-    /// What socket(2) returns.
+    /// The error of socket(2).
     pub fn open() -> io::Result<Self> {
         Self::bind(0, SocketFlags::CLOEXEC)
     }
@@ -42,7 +42,7 @@ impl Netlink {
     /// Opens a socket that becomes readable when a link changes; see [`drain`](Self::drain).
     ///
     /// # Errors
-    /// What socket(2) returns.
+    /// The error of socket(2).
     pub fn watch_links() -> io::Result<Self> {
         Self::bind(LINK_GROUP, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
@@ -53,7 +53,7 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Makes a change or looks one object up. Returns the messages beside the acknowledgement.
+    /// Makes a change or looks up one object. Returns all messages except the acknowledgement.
     ///
     /// # Errors
     /// The kernel's error.
@@ -71,8 +71,8 @@ impl Netlink {
         self.answers(true, &PATIENCE)
     }
 
-    /// Discards the messages of a watching socket. Messages that did not fit are no loss either: a
-    /// watcher reads the state of the links, not the messages.
+    /// Discards the messages of a watching socket. Messages that did not fit may be lost as well, because a watcher
+    /// reads the state of the links instead of the messages.
     pub fn drain(&self) {
         let mut buffer = Vec::new();
         loop {
@@ -160,7 +160,7 @@ fn receive(socket: &OwnedFd, buffer: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// The first message of a datagram, and what follows it.
+/// The first message of a datagram, and the bytes after it.
 fn split(datagram: &[u8]) -> io::Result<(&[u8], &[u8])> {
     /// Messages begin at multiples of this.
     const ALIGNMENT: usize = 4;
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn an_answer_that_never_comes_is_waited_for_so_long_and_no_longer() {
         let netlink = Netlink::open().unwrap();
-        // Nothing was asked, so nothing comes.
+        // No request was sent, so no answer arrives.
         let at_once = Timespec { tv_sec: 0, tv_nsec: 1 };
         let error = netlink.answers(false, &at_once).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");

@@ -1,4 +1,4 @@
-//! What the system offers this process: addresses, MTU, ping sockets, descriptors.
+//! Properties of the system that this process uses: addresses, MTU, ping sockets, descriptors.
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// Addresses of this network namespace with which a socket reaches beyond its own link. KubeVirt
-/// asks for one per family before it gives the family to a guest.
+/// Addresses of this network namespace with which a socket reaches beyond its own link. KubeVirt enables a family for a
+/// guest only if there is such an address.
 pub fn global_addresses() -> Vec<IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     interfaces
@@ -25,9 +25,8 @@ fn is_global(addr: &IpAddr) -> bool {
     !(link_local || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
 }
 
-/// MTU of the default route, if there is one. A connected datagram socket knows it and sends
-/// nothing to find out. The addresses are reserved for documentation (RFC 5737, RFC 3849), so
-/// only the default route leads there.
+/// MTU of the default route, if there is one. A connected datagram socket reveals it without sending anything. The
+/// addresses are reserved for documentation (RFC 5737, RFC 3849), so only the default route leads there.
 pub fn default_route_mtu() -> Option<u32> {
     const BEYOND_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const BEYOND_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
@@ -51,12 +50,12 @@ pub fn node_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Whether this process can send echo requests for a guest, through a ping socket or a raw one.
+/// True if this process can send echo requests for a guest, through a ping socket or a raw socket.
 pub fn echo_permitted(ipv4: bool) -> bool {
     echo_opens(ipv4, SocketType::DGRAM) || echo_opens(ipv4, SocketType::RAW)
 }
 
-/// Whether echo requests take a raw socket.
+/// True if echo requests need a raw socket.
 pub fn echo_is_raw(ipv4: bool) -> bool {
     !echo_opens(ipv4, SocketType::DGRAM) && echo_opens(ipv4, SocketType::RAW)
 }
@@ -70,10 +69,10 @@ fn echo_opens(ipv4: bool, kind: SocketType) -> bool {
     rustix::net::socket(family, kind, Some(protocol)).is_ok()
 }
 
-/// Raises the soft limit of open descriptors to the hard one, and returns it.
+/// Raises the soft limit of open descriptors to the hard limit, and returns it.
 ///
 /// # Errors
-/// What setrlimit(2) returns.
+/// The error of setrlimit(2).
 pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(

@@ -1,9 +1,8 @@
 //! The character device of a macvtap or ipvtap link, `/dev/tapN` with N the link's number.
 //!
-//! udev or devtmpfs makes that file, but not in a container, and in devtmpfs links of two network
-//! namespaces with the same number compete for one name. So the device number comes from a sysfs of
-//! the right namespace, and where /dev has no file for it, hawser makes one on a tmpfs that is
-//! mounted nowhere.
+//! udev or devtmpfs creates that file, but not in a container, and in devtmpfs, links of two network namespaces with
+//! the same number compete for one name. So the device number is read from a sysfs of the right namespace, and if /dev
+//! has no file for it, hawser creates one on a tmpfs that is not mounted anywhere.
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mknodat, openat, stat, unlinkat};
 use rustix::io::Errno;
@@ -13,7 +12,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
 
-/// A queue: to read and write, without waiting.
+/// Flags to open a queue: for reading and writing, non-blocking.
 const QUEUE: OFlags = OFlags::RDWR.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// The device cannot be opened.
@@ -29,7 +28,7 @@ pub enum NodeError {
         /// The error of the last attempt.
         source: io::Error,
     },
-    /// There is no device file, and none can be made.
+    /// There is no device file, and none can be created.
     #[error(
         "cannot open the device of {name}: {source}; give this process CAP_MKNOD and the right to the device \
          (cgroup), or put /dev/tap{index} (c {major}:{minor}) into its /dev"
@@ -71,8 +70,7 @@ pub fn open_queues(name: &str, index: u32, count: usize) -> Result<Vec<OwnedFd>,
         })
 }
 
-/// Major and minor number, from a sysfs of this namespace, or from the /sys there is if that
-/// is one.
+/// Major and minor number, read from a sysfs of this namespace, or from /sys if that is one.
 fn device_number(name: &str, index: u32) -> io::Result<(u32, u32)> {
     let own = Detached::get().sysfs.as_ref();
     own.ok_or_else(|| io::ErrorKind::PermissionDenied.into())
@@ -112,11 +110,11 @@ fn open_queue(index: u32, device: u64) -> io::Result<OwnedFd> {
     let private = private
         .ok_or_else(|| io::ErrorKind::PermissionDenied.into())
         .and_then(|tmpfs| open_made(tmpfs, "tap", device));
-    // Without CAP_SYS_ADMIN: a container's /dev is usually a tmpfs that takes devices.
+    // This works without CAP_SYS_ADMIN, because a container's /dev is usually a tmpfs that accepts devices.
     private.or_else(|_: io::Error| open_made(CWD, &format!("/dev/.hawser-tap{index}-{}", std::process::id()), device))
 }
 
-/// Makes a device file, opens it, and removes the file again.
+/// Creates a device file, opens it, and removes the file again.
 fn open_made(folder: impl AsFd, name: &str, device: u64) -> io::Result<OwnedFd> {
     mknodat(
         &folder,
@@ -126,23 +124,23 @@ fn open_made(folder: impl AsFd, name: &str, device: u64) -> io::Result<OwnedFd> 
         device,
     )?;
     let opened = openat(&folder, name, QUEUE, Mode::empty());
-    // It was made just now, by us.
+    // This process has just created it.
     let _: Result<(), Errno> = unlinkat(&folder, name, rustix::fs::AtFlags::empty());
     Ok(opened?)
 }
 
-/// File systems that are mounted nowhere, which it takes CAP_SYS_ADMIN to make: made once, so
-/// that what comes later, a device that has come back, can do without.
+/// File systems that are not mounted anywhere. Creating them needs CAP_SYS_ADMIN, so they are created once and kept for
+/// later use, when a device has come back.
 #[derive(Debug)]
 pub struct Detached {
-    /// With the links of the network namespace the process is in.
+    /// A sysfs with the links of the process's network namespace.
     pub sysfs: Option<OwnedFd>,
-    /// Empty.
+    /// An empty tmpfs.
     pub tmpfs: Option<OwnedFd>,
 }
 
 impl Detached {
-    /// Makes them the first time.
+    /// Creates them on the first call.
     pub fn get() -> &'static Self {
         static MADE: OnceLock<Detached> = OnceLock::new();
         MADE.get_or_init(|| Self {
@@ -152,7 +150,7 @@ impl Detached {
     }
 }
 
-/// A file system of this kind that is mounted nowhere.
+/// A file system of this kind that is not mounted anywhere.
 fn detached(kind: &str) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&context)?;
