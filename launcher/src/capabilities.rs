@@ -1,8 +1,8 @@
-//! `--print-capabilities`: what QEMU's convention for back-end programs asks for
-//! (docs/interop/vhost-user.json, `VHostUserBackendCapabilities`).
+//! `--print-capabilities`, as QEMU's convention for back-end programs requires (docs/interop/vhost-user.json,
+//! `VHostUserBackendCapabilities`).
 //!
-//! The schema's union has a branch with features for some device types, and none for
-//! `net`: the type is all there is to say.
+//! The schema's union has a branch with features for some device types but not for `net`, so the output contains only
+//! the type.
 
 use serde::Serialize;
 
@@ -11,13 +11,13 @@ struct Capabilities {
     r#type: &'static str,
 }
 
-/// The option's name, looked for before anything else is read: all others are ignored.
+/// Name of the option. It is checked before all others, which are then ignored.
 pub(crate) const OPTION: &str = "--print-capabilities";
 
-/// One JSON object.
+/// Returns the JSON object to print.
 ///
 /// # Errors
-/// None that can happen: the object is plain.
+/// Does not happen, because the object is simple.
 pub(crate) fn json() -> serde_json::Result<String> {
     serde_json::to_string_pretty(&Capabilities { r#type: "net" })
 }

@@ -1,5 +1,5 @@
-//! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value
-//! by itself, [`crate::config`] checks options against each other.
+//! Command line: options and subcommands, declared with clap. [`hawser_manifest::values`] checks each value by itself,
+//! and [`crate::config`] checks options against each other.
 
 use crate::leases::args::StoreArgs;
 use crate::logging;
@@ -166,7 +166,7 @@ pub(crate) struct ManifestArgs {
 }
 
 impl ManifestArgs {
-    /// Input of the plan besides the manifests; `options` are those of `plan`.
+    /// Input of the plan in addition to the manifests; `options` are those of `plan`.
     pub(crate) fn setup<'a>(&'a self, options: &'a PlanOptions) -> PlanSetup<'a> {
         PlanSetup::new(&self.socket_dir, options)
     }

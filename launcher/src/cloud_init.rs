@@ -1,4 +1,4 @@
-//! `hawser cloud-init`: the network data for cloud-init that fit a VM's manifests.
+//! `hawser cloud-init`: prints cloud-init network data that matches a VM's manifests.
 
 use crate::cli::CloudInitArgs;
 use crate::failure::Failure;
@@ -7,7 +7,7 @@ use crate::validate;
 use hawser_manifest::check::Checked;
 use hawser_manifest::cloud_init;
 
-/// Runs `hawser cloud-init`: prints the network data that fit the VM's NICs.
+/// Runs `hawser cloud-init`: prints the network data for the VM's NICs.
 ///
 /// # Errors
 /// If the manifests cannot be served, or a NIC's MAC is not known.
@@ -18,7 +18,7 @@ pub(crate) fn run(args: &CloudInitArgs) -> Result<(), Failure> {
     if cloud_init::leaves_open(&plan) {
         leases::settle(&mut settled, &args.store)?;
     }
-    // The addresses stay those of the manifest: what is leased is told by DHCP.
+    // The addresses are still those of the manifest: DHCP hands out leased addresses.
     let macs: Vec<_> = settled.nics.iter().map(|nic| nic.mac).collect();
     crate::output::print(&cloud_init::network_data(&plan, &macs).map_err(Failure::usage)?)
 }

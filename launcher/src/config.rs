@@ -15,27 +15,27 @@ use std::net::IpAddr;
 mod layer2;
 mod lease;
 
-/// MTU where the system has no default route.
+/// MTU if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 const MIN_IPV6_MTU: u16 = 1280;
 
-/// A NIC that contradicts itself or the host.
+/// The reason why a NIC is inconsistent or does not fit the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// Both families are switched off.
     #[error("--ipv4=off and --ipv6=off leave the guest without a network: leave one of them out")]
     NoFamily,
-    /// The namespace has no address, and no family was asked for.
+    /// The namespace has no address, and no family was requested.
     #[error(
         "this network namespace has no address that reaches beyond its link, neither IPv4 nor IPv6: give it one, \
          or ask for the guest's network with --ipv4={DEFAULT_IPV4} or --ipv6={DEFAULT_IPV6}"
     )]
     NoAddress,
-    /// The MTU is less than IPv6 works with.
+    /// The MTU is below the minimum of IPv6.
     #[error("--mtu={0} is less than the {MIN_IPV6_MTU} bytes of IPv6: raise it, or give --ipv6=off")]
     MtuBelowIpv6(u16),
-    /// Two forwards want the same port.
+    /// Two forwards use the same port.
     #[error("--port={first} and --port={second} listen on the same port: leave one out")]
     Overlap {
         /// The earlier one.
@@ -48,32 +48,32 @@ pub(crate) enum ConfigError {
         "--port={0} listens on an address of a family that the guest does not have: choose another address, or set --ipv4 or --ipv6"
     )]
     ForwardFamily(String),
-    /// An address is not of the guest's network.
+    /// An address is not in the guest's network.
     #[error("--map-host-loopback={addr} is not in the guest's network{network}: choose an address there")]
     OutsideNetwork {
-        /// What was asked for.
+        /// The requested address.
         addr: IpAddr,
         /// " 10.0.2.0/24", or nothing if the family is off.
         network: String,
     },
-    /// The MAC check without a MAC.
+    /// The MAC check is on, but there is no MAC.
     #[error(
         "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
-    /// A network that spans nodes knows its guests by their MACs.
+    /// The NIC has no MAC, but a network that spans nodes identifies its guests by their MACs.
     #[error("a guest of a layer2 network is known to the others by its MAC: give --mac or macAddress")]
     PortWithoutMac,
     /// A network without a subnet.
     #[error("--mode=layer2 needs the subnet of the network: give --ipv4, --ipv6 or both")]
     NoSubnet,
-    /// The guest's address is not one of the network's.
+    /// The guest's address is not in the network's subnets.
     #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
     GuestOutside(IpAddr),
-    /// A peer's address is not one of the network's.
+    /// A peer's address is not in the network's subnets.
     #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
     PeerOutside(IpAddr),
-    /// A subnet of the network holds an address outside of it.
+    /// A subnet of the network contains an address of the underlay.
     #[error(
         "{option}={network} covers {address}, which is an end of the tunnel or an address of this system: choose a \
          subnet that does not"
@@ -83,50 +83,50 @@ pub(crate) enum ConfigError {
         option: &'static str,
         /// The subnet.
         network: String,
-        /// The address outside.
+        /// The underlay address.
         address: IpAddr,
     },
-    /// Two guests with one MAC.
+    /// Two guests have the same MAC.
     #[error("--peer: two guests have the MAC {0}: give each its own")]
     MacTwice(MacAddr),
-    /// Two guests with one address.
+    /// Two guests have the same address.
     #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
     AddressTwice(IpAddr),
     /// The tunnel does not carry the MTU.
     #[error("{0}")]
     TunnelMtu(MtuError),
-    /// An address that hawser's DHCP servers cannot give to a MAC.
+    /// There is an address to lease, but no MAC to lease it to.
     #[error("its address needs a macAddress to be given to")]
     AddressWithoutMac,
-    /// An address of the guest's network that has another meaning.
+    /// An address of the guest's network that is already used for something else.
     #[error("--map-host-loopback={0} is the guest's own or the network's end: choose another address there")]
     TakenAddress(IpAddr),
 }
 
 impl ConfigError {
-    /// False for what is wrong with the system rather than with the options.
+    /// False if the problem is in the system and not in the options.
     pub(crate) const fn is_usage(&self) -> bool {
         !matches!(self, Self::NoAddress)
     }
 }
 
-/// What this host makes of a NIC that is asked for.
+/// A requested NIC, resolved on this host.
 #[derive(Debug)]
 pub(crate) struct Found {
-    /// The NIC as asked for.
+    /// The NIC as requested.
     pub spec: NicSpec,
     /// Configuration of the port.
     pub port: PortConfig,
-    /// Source of the names that the guest gets.
+    /// Source of the guest's names.
     pub names: NameSource,
-    /// One line each, for the log.
+    /// Notices for the log, one line each.
     pub notices: Vec<String>,
     /// The way to the segment, in bridge mode.
     pub segment: Option<Survey>,
 }
 
-/// Fills in what a NIC leaves to the host, and checks the NIC against the host. Everything that is
-/// read from the host was read before: `host`, and in bridge mode the survey of the segment.
+/// Fills in the values that a NIC leaves to the host, and checks the NIC against the host. This reads nothing from the
+/// system: the facts are in `host` and, in bridge mode, in the survey of the segment.
 ///
 /// # Errors
 /// The first contradiction found.
@@ -258,8 +258,8 @@ fn bridge(spec: &NicSpec, mode: &BridgeSpec, host: &Host, segment: Option<&Surve
     Ok((port, source, notices))
 }
 
-/// The guest's MTU. One taken from the system is raised to what IPv6 needs, one that was
-/// asked for is refused.
+/// The guest's MTU. If it is too small for IPv6, an MTU taken from the system is raised, and a requested MTU is
+/// refused.
 fn mtu(asked: Option<u16>, links: &Links, host: &Host) -> Result<u16, ConfigError> {
     let least = if links.ipv6.is_some() { MIN_IPV6_MTU } else { 0 };
     match asked {
@@ -277,7 +277,7 @@ fn family<N>(asked: Option<Family<N>>, default: N, namespace_has_it: bool) -> Op
     }
 }
 
-/// That an address stands for the gateway's loopback makes sense.
+/// Checks that an address can stand for the host's loopback.
 fn check_loopback_alias(links: &Links, addr: IpAddr) -> Result<(), ConfigError> {
     let (taken, network) = match (addr, links.ipv4, links.ipv6) {
         (IpAddr::V4(v4), Some(link), _) => {

@@ -136,12 +136,12 @@ fn loopback_name_servers_are_reached_through_the_gateway() {
             addresses(&["127.0.0.53", "::1", "127.0.0.54"])
         )
     );
-    // Without its own family, the other one's gateway stands for it.
+    // If its own family is off, the gateway of the other family stands for it.
     assert_eq!(
         names(&["--dns=127.0.0.53", "--ipv4=off"]),
         (addresses(&["fd10:0:2::1"]), addresses(&["127.0.0.53"]))
     );
-    // A server the guest has no family for is asked through the gateway too.
+    // A server of a family that the guest lacks is also reached through the gateway.
     assert_eq!(
         names(&["--dns=2001:db8::53,1.1.1.1", "--ipv6=off"]),
         (addresses(&["10.0.2.1", "1.1.1.1"]), addresses(&["2001:db8::53"]))

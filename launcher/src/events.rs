@@ -1,9 +1,8 @@
-//! `--event-log`: what happens to the NICs, a line of JSON each.
+//! `--event-log`: writes events of the NICs, one line of JSON each.
 //!
-//! A thread reads the state of the ports four times a second and writes what is new. Threads on the
-//! packet path do no work for the log. Each reading adds at most one line per port and kind of event;
-//! the line contains the number of events. A port remembers a limited number of addresses, which
-//! limits the lines about new ones.
+//! A thread reads the state of the ports four times a second and writes the changes. Threads on the packet path do no
+//! work for the log. Each reading adds at most one line per port and kind of event, which contains the number of
+//! events. A port remembers a limited number of addresses, which bounds the lines about new addresses.
 
 mod file;
 
@@ -20,7 +19,7 @@ use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Between two looks.
+/// Interval between two readings.
 const PERIOD: Duration = Duration::from_millis(250);
 
 /// Drop reasons of a guest that uses another guest's identity.
@@ -33,29 +32,29 @@ const SPOOFS: [DropReason; 6] = [
     DropReason::RouterGuard,
 ];
 
-/// Something that happened to a NIC.
+/// An event of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum Event {
-    /// It is served from now on.
+    /// The NIC is served from now on.
     PortAdded,
-    /// It is no longer.
+    /// The NIC is no longer served.
     PortRemoved,
-    /// It can no longer be served.
+    /// The NIC has failed and can no longer be served.
     PortFailed { reason: String },
-    /// Our DHCP server gave or renewed leases.
+    /// Our DHCP server granted or renewed leases.
     LeaseGiven { protocol: &'static str, count: u64 },
-    /// The guest is shown another link.
+    /// The link state that the guest sees has changed.
     LinkChanged { up: bool },
     /// A driver in the guest has started the queues, or is gone.
     DriverChanged { running: bool },
-    /// The guest has shown an address that it did not before.
+    /// The guest has used an address for the first time.
     GuestAnnounced {
         address: IpAddr,
         mac: String,
         source: &'static str,
     },
-    /// The guest pretended to be another.
+    /// The guest used another guest's identity.
     SpoofSeen { reason: &'static str, count: u64 },
 }
 
@@ -69,14 +68,14 @@ struct Line<'a> {
     event: &'a Event,
 }
 
-/// The thread that writes. Dropping it ends it.
+/// The thread that writes the log. It ends when this is dropped.
 pub(crate) struct EventLog {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EventLog {
-    /// Writes what happens to the ports of `machine`.
+    /// Starts to log the events of the ports of `machine`.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -106,13 +105,13 @@ impl Drop for EventLog {
     fn drop(&mut self) {
         self.end = None;
         if let Some(thread) = self.thread.take() {
-            // One that panicked has said so.
+            // A thread that panicked has already reported it.
             let _ = thread.join();
         }
     }
 }
 
-/// What is written of events.
+/// The lines for these events.
 fn lines(events: &[(String, Event)]) -> Vec<u8> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut text = Vec::new();
@@ -122,14 +121,14 @@ fn lines(events: &[(String, Event)]) -> Vec<u8> {
             port,
             event,
         };
-        // Fails for no value these can have.
+        // This does not fail for any value of these types.
         text.extend(serde_json::to_vec(&line).unwrap_or_default());
         text.push(b'\n');
     }
     text
 }
 
-/// What a port shows.
+/// Observable state of a port.
 #[derive(Debug)]
 struct State {
     name: String,
@@ -155,12 +154,12 @@ impl State {
     }
 }
 
-/// What the ports showed when they were last looked at.
+/// State of the ports at the last reading.
 #[derive(Debug, Default)]
 struct Watch(BTreeMap<String, State>);
 
 impl Watch {
-    /// What is new.
+    /// Returns the events since the last reading.
     fn look(&mut self, states: Vec<State>) -> Vec<(String, Event)> {
         let mut events = Vec::new();
         let names: BTreeSet<&str> = states.iter().map(|state| state.name.as_str()).collect();

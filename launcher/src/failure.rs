@@ -26,12 +26,12 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// Makes a failure at run time.
+    /// Creates a failure at run time.
     pub(crate) fn runtime(message: impl ToString) -> Self {
         Self::Runtime(message.to_string())
     }
 
-    /// Makes a wrong-usage failure.
+    /// Creates a wrong-usage failure.
     pub(crate) fn usage(message: impl ToString) -> Self {
         Self::Usage(message.to_string())
     }
@@ -51,7 +51,7 @@ impl Failure {
         Self::runtime(format_args!("standard output: {error}"))
     }
 
-    /// Reduces clap's error to one line: what is wrong, and the suggested spelling.
+    /// Reduces clap's error to one line: the problem and the suggested spelling.
     pub(crate) fn from_clap(error: &clap::Error) -> Self {
         // clap gives the problem as text only: the first paragraph.
         let text = error.render().to_string();

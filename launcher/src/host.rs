@@ -1,5 +1,5 @@
-//! The facts of the system that options default to, read once at the start. Everything else takes
-//! a [`Host`] and can be tested without a system.
+//! Facts of the system that serve as defaults of options, read once at the start. Everything else takes a [`Host`] and
+//! can be tested without a system.
 
 use crate::resolv::{self, ResolvConf};
 use hawser_host::system;
@@ -7,7 +7,7 @@ use hawser_manifest::values;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// The facts of a system that options default to.
+/// Facts of a system that serve as defaults of options.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Host {
     /// Addresses of this network namespace that are valid beyond their link.
@@ -21,7 +21,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Asks the system.
+    /// Reads the facts from the system.
     pub(crate) fn probe() -> Self {
         Self {
             addresses: system::global_addresses(),
@@ -32,7 +32,7 @@ impl Host {
     }
 }
 
-/// The MTU a guest can have on a route.
+/// The MTU that a guest can have on a route.
 fn guest_mtu(route: u32) -> u16 {
     u16::try_from(route).unwrap_or(u16::MAX).max(values::MIN_MTU)
 }

@@ -1,18 +1,18 @@
 //! Changes to the NICs of a running VM.
 //!
-//! The manifests define the desired state. They are compared with the NICs being served, and the
-//! difference is a list of steps. Each step has an inverse; if one fails, the steps before it are
-//! undone, so that a change is made whole or not at all.
+//! The manifests define the desired state. They are compared with the NICs being served, and the difference is a list
+//! of steps. Each step has an inverse; if a step fails, the steps before it are undone, so a change is made completely
+//! or not at all.
 //!
 //! ```text
 //!  plug:    port made, socket there ── card put in by the VMM, which connects
 //!  unplug:  guest asked by the VMM, lets go, card gone ── port put away
 //! ```
 //!
-//! One thread makes all changes, one command after another. It is not the API's thread: port
-//! threads inherit priority from the thread that creates them and must not have the API's. With a
-//! known VMM this thread keeps the process's privileges, which creating a port needs; without one
-//! it has dropped them, and only unplugs NICs and sets links down.
+//! One thread makes all changes, one command after another. It is not the API's thread: port threads inherit priority
+//! from the thread that creates them and must not have the API's. With a known VMM this thread keeps the process's
+//! privileges, which it needs to create ports. Without a VMM it has dropped them, and only unplugs NICs and sets links
+//! down.
 //!
 //! The same thread requests the guest's shutdown, because the VMM forwards that request
 //! ([`PowerDown`]), and keeps links down that the VMM shows as up ([`links`]).
@@ -61,11 +61,11 @@ pub(crate) struct HotplugSetup {
     pub vmm: Option<VmmSocket>,
     /// Time limits for the guest.
     pub patience: Patience,
-    /// Where leases are kept.
+    /// The lease store.
     pub store: StoreArgs,
     /// Options for reading manifests.
     pub options: PlanOptions,
-    /// Ports left to the pod, of an interface that has every one.
+    /// Ports left to the pod when an interface has every port.
     pub kept: Vec<Kept>,
     /// The plan served at start.
     pub plan: VmPlan,
@@ -77,7 +77,7 @@ pub(crate) struct HotplugSetup {
 pub(crate) struct Plug {
     /// Manifests with the desired state.
     pub manifests: Vec<SourceFile>,
-    /// The only interface to change.
+    /// The only interface to change; `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
     /// Changes nothing; the answer lists what would change.
@@ -100,13 +100,13 @@ pub(crate) struct Changes {
     pub warnings: Vec<String>,
 }
 
-/// Reason why nothing was changed.
+/// The reason why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HotplugError {
-    /// Manifests that cannot be served.
+    /// The manifests cannot be served.
     #[error("{0}")]
     Manifests(String),
-    /// Manifests of another VM.
+    /// The manifests describe another VM.
     #[error(
         "the manifests describe {asked}, but this process serves {served}: use the manifests \
         of {served}"
@@ -117,10 +117,10 @@ pub(crate) enum HotplugError {
         /// The VM being served.
         served: String,
     },
-    /// No such interface.
+    /// The interface does not exist.
     #[error("there is no interface {0:?}")]
     Unknown(String),
-    /// A served interface with changes that need unplugging first.
+    /// A served interface has changes for which it must be unplugged first.
     #[error("interface {0} differs in more than its state, which cannot change while it is plugged")]
     Changed(String),
     /// A port that cannot be created.
@@ -129,7 +129,7 @@ pub(crate) enum HotplugError {
     /// The VMM refused a request or did not answer.
     #[error("{0}")]
     Vmm(#[from] RunningError),
-    /// No VMM is known that could plug NICs.
+    /// No known VMM can plug NICs.
     #[error(
         "no VMM is known that could plug NICs: start hawser with --qmp or --cloud-hypervisor, or with the VMM after --"
     )]
@@ -197,14 +197,14 @@ impl Hotplug {
         self.order(Order::Link(name, state))
     }
 
-    /// Makes a VMM that is starting show links that are down. Returns at once.
+    /// Makes a VMM that is starting show links that are down. Returns immediately.
     pub(crate) fn show_links(&self) {
         let (reply, _) = oneshot::channel();
         // Fails only if the thread has ended.
         let _ = self.0.send((Order::ShowLinks, reply));
     }
 
-    /// Requests a shutdown of the guest. Returns at once.
+    /// Requests a shutdown of the guest. Returns immediately.
     pub(crate) fn power_down(&self, request: PowerDown) {
         let (reply, _) = oneshot::channel();
         // Fails only if the thread has ended.
@@ -317,7 +317,7 @@ impl Operator {
         if asked != served {
             return Err(HotplugError::OtherVm { asked, served });
         }
-        // Nothing to keep if no interface has every port.
+        // There is nothing to keep if no interface has every port.
         let _ = plan.keep_ports(&self.setup.kept);
         plan.mac_range = plan.mac_range.or(self.setup.plan.mac_range);
         if let Some(name) = &wanted.interface {
@@ -331,7 +331,7 @@ impl Operator {
             self.changes_to(plan)?
         } else {
             self.become_plan(plan).inspect_err(|_| {
-                // Releases the leases of NICs that are not served after all.
+                // Release the leases of NICs that are not served after all.
                 let again = leases::settle(&mut self.setup.plan.clone(), &self.setup.store);
                 again.unwrap_or_else(|failure| log::warn!("leases: {failure}"));
             })?
@@ -368,8 +368,8 @@ impl Operator {
         Ok(steps)
     }
 
-    /// The NICs that steps plug, each surveyed and resolved: errors that are known in advance are
-    /// found before the first step.
+    /// The NICs that the steps plug, each surveyed and resolved, so that predictable errors are found before the first
+    /// step.
     fn prepare(&self, steps: &[Step]) -> Result<Vec<Option<Nic>>, HotplugError> {
         let prepare = |step: &Step| match step {
             Step::Plug(nic) => self.resolve(nic).map(Some),
@@ -396,7 +396,7 @@ impl Operator {
             .ok_or_else(|| HotplugError::Unknown(name.to_owned()))
     }
 
-    /// Executes all steps, or none.
+    /// Executes all steps or none.
     fn carry_out(&mut self, steps: &[Step]) -> Outcome {
         let mut changes = Changes::default();
         if steps.is_empty() {
@@ -502,7 +502,7 @@ impl Operator {
         Ok(Changes::default())
     }
 
-    /// A NIC on this host, which is surveyed for it.
+    /// Surveys the host for a NIC and resolves the NIC.
     fn resolve(&self, nic: &NicPlan) -> Result<Nic, HotplugError> {
         let segment = attachment::survey(&nic.spec(), Vec::new(), &self.setup.site);
         let planned = segment.and_then(|segment| Nic::planned(nic, &Host::probe(), segment));

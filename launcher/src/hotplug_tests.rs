@@ -8,15 +8,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 thread_local! {
-    /// The port that each test forwards: a different one, because tests run at the same time.
+    /// The port that each test forwards. It differs between tests, because they run at the same time.
     static PORT: u16 = {
         static NEXT: AtomicU16 = AtomicU16::new(22_000);
         NEXT.fetch_add(1, Ordering::Relaxed)
     };
 }
 
-/// Manifests of a VM with masqueraded interfaces, or ones on a bridge that does not exist, each
-/// with its state.
+/// Manifests of a VM with interfaces that are masqueraded or on a bridge that does not exist, each with its state.
 fn source(interfaces: &[(&str, &str, &str)]) -> Vec<SourceFile> {
     let mut text = "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {name: vm}\nspec:\n  \
         domain:\n    devices:\n      interfaces:\n"
@@ -178,7 +177,7 @@ fn a_link_goes_down_and_up_with_the_state_of_the_manifest() {
 #[test]
 fn a_change_that_cannot_be_made_whole_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
-    // The first change lacks a VMM for its NIC, the second a bridge, the third a VMM.
+    // The first change needs a VMM for its NIC, the second a bridge, the third a VMM.
     let no_qemu = VmmSocket::Qemu(folder.path().join("no-qemu"));
     for (vmm, what) in [
         (None, "no VMM is known"),
@@ -229,7 +228,7 @@ fn a_dry_run_says_what_would_be_changed_and_changes_nothing() {
     assert_eq!(changes.lines_to_be(), ["default: link would go down"]);
     assert!(is_up(&operator, "default"));
     assert!(operator.plug(&dry(&[DEFAULT])).unwrap().lines_to_be().is_empty());
-    // An error is the same in a dry run.
+    // A dry run reports the same error.
     let two = [DEFAULT, ("net", "bridge", "up")];
     assert!(matches!(operator.plug(&dry(&two)), Err(HotplugError::NoVmm)));
     operator.setup.vmm = Some(VmmSocket::Qemu(folder.path().join("no-qemu")));

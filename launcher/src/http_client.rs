@@ -1,5 +1,4 @@
-//! HTTP/1.1 client for Unix sockets, on `hyper`: for the API of a running hawser and that of
-//! cloud-hypervisor.
+//! HTTP/1.1 client for Unix sockets, on `hyper`: for the APIs of a running hawser and of cloud-hypervisor.
 //!
 //! Calls block. A single-threaded runtime drives the connection during each call, so no
 //! other thread is started.

@@ -1,4 +1,4 @@
-//! Descriptors the process was started with.
+//! Descriptors that the process inherited at its start.
 
 use crate::failure::Failure;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
@@ -9,8 +9,7 @@ use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 /// # Errors
 /// The descriptor is not open.
 pub(crate) fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure> {
-    // SAFETY: asking for the flags of a descriptor touches no memory; a number that
-    // names none gives EBADF.
+    // SAFETY: reading the flags of a descriptor touches no memory; an unused number returns EBADF.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
         return Err(Failure::runtime(format_args!(
             "{option}={number}: no such descriptor is open: start hawser with it under that number"

@@ -1,9 +1,9 @@
-//! The command line of the real program: what it writes where, and its exit status.
+//! Tests of the real program's command line: its output and exit status.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
-/// Where nothing could be served, should wrong usage be let through.
+/// A socket that cannot be served, in case wrong usage is not refused.
 const NOWHERE: &str = "--socket-path=/nonexistent/vm.sock";
 
 fn hawser(args: &[&str]) -> Output {
@@ -145,8 +145,8 @@ fn the_capabilities_are_a_net_device_whatever_else_is_given() {
     }
 }
 
-/// QEMU's schema: `description`, `type` and `binary`, nothing it does not know, `binary`
-/// an absolute path, and the type the program itself tells.
+/// Checks QEMU's schema: only the known fields `description`, `type` and `binary`, an absolute path in `binary`, and
+/// the type that the program itself reports.
 #[test]
 fn the_description_file_agrees_with_the_program() {
     let file: serde_json::Value = serde_json::from_str(include_str!("../share/50-hawser.json")).expect("JSON");
@@ -200,7 +200,7 @@ fn the_same_options_print_a_vmms_flags() {
     );
 }
 
-/// As the help shows it: the shell gets back what was meant, blanks, commas and quotes included.
+/// As the help shows it: the shell restores the intended arguments, including blanks, commas and quotes.
 #[test]
 fn printed_flags_go_through_the_shell_whole() {
     let script = r#"eval "printf '%s\n' vmm $("$0" qemu-args "$@")""#;
@@ -233,7 +233,7 @@ virtio-net-pci,id=hawser-nic-vm,netdev=hawser-vm,host_mtu=1500,romfile=
     assert_eq!(text(&output.stdout), expected, "{}", text(&output.stderr));
 }
 
-/// The long options a text names.
+/// The long options in a text.
 fn options(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !(c.is_ascii_lowercase() || c == '-'));
     words.filter(|word| word.starts_with("--") && word.len() > 2).collect()
@@ -365,7 +365,7 @@ fn what_is_only_printed_makes_nothing() {
         "{said}"
     );
     assert!(said.contains("  start    /nonexistent/qemu -m 1G "), "{said}");
-    // A MAC that nothing keeps would not be that of the VM when it is served.
+    // A MAC that is not stored anywhere would differ from the VM's MAC when it is served.
     let output = run("", &["--print-args=qemu"]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""));
     assert!(text(&output.stderr).contains("default: no MAC is kept for it yet, and --print-args reserves none"));
@@ -376,7 +376,7 @@ fn what_is_only_printed_makes_nothing() {
         text(&output.stderr)
     );
     assert_eq!(left(), ["vm.yaml"]);
-    // One that is kept is.
+    // A stored MAC is the same.
     let file = place("vm.yaml");
     std::fs::write(&file, manifest.replace("macAddress: MAC, ", "")).expect("a file");
     let store = format!("--store={}", place("store.db").display());

@@ -1,5 +1,4 @@
-//! The real program while it runs: readiness, signals, endings, and what keeps it from
-//! starting. No guest is needed for any of it.
+//! Tests of the running program: readiness, signals, exits, and errors at start. No guest is needed.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -13,11 +12,11 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything the program does at once.
+/// Longest wait for an action that the program should perform immediately.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// An ordinary user without any capability.
 const NOBODY: u32 = 65534;
-/// A guest network that asks nothing of the machine the test runs on.
+/// A guest network that does not depend on the machine on which the test runs.
 const NETWORK: [&str; 2] = ["--ipv4=10.0.2.0/24", "--ipv6=off"];
 /// The first message of every front end: request 1, version 1 of the protocol, no body.
 const GET_FEATURES: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -56,7 +55,7 @@ impl Stage {
         command
     }
 
-    /// The next thing the service manager is told, but for its status.
+    /// The next notification to the service manager, except for status texts.
     fn told(&self) -> String {
         let mut buffer = [0; 256];
         let n = self.manager.recv(&mut buffer).expect("a notification in time");
@@ -66,7 +65,7 @@ impl Stage {
     }
 }
 
-/// A program that runs; killed if the test fails.
+/// A running program, which is killed if the test fails.
 struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -74,7 +73,7 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Only fails if it has ended already.
+        // Fails only if it has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -91,7 +90,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 
-    /// Reads standard error up to a line with `words`, and gives that line.
+    /// Reads standard error up to a line with `words`, and returns that line.
     fn line_with(&mut self, words: &str) -> String {
         let mut seen = String::new();
         loop {
@@ -104,7 +103,7 @@ impl Running {
         }
     }
 
-    /// Waits for the end; the status and the rest of standard error.
+    /// Waits for the program to end; returns the status and the rest of standard error.
     fn ended(&mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -176,7 +175,7 @@ fn a_front_end_may_come_and_go_unless_it_is_the_only_one() {
     let stage = Stage::new();
     let mut hawser = Running::start(stage.hawser().arg(stage.socket_option()).args(NETWORK).arg("--one-off"));
     assert_eq!(stage.told(), "READY=1");
-    // Somebody who only looks whether the socket answers is no front end.
+    // A client that only checks whether the socket answers is not a front end.
     drop(UnixStream::connect(stage.path("vm.sock")).expect("it listens"));
     let mut front = UnixStream::connect(stage.path("vm.sock")).expect("it listens");
     front.write_all(&GET_FEATURES).expect("sent");
@@ -300,14 +299,15 @@ fn a_busy_port_is_named_and_nothing_is_half_started() {
     }
 }
 
-/// The program as a user who has nothing: a copy, as the build directory may not be open to all.
+/// The program run by a user without rights. It is a copy, because the build directory may not be accessible to every
+/// user.
 fn as_nobody(stage: &Stage) -> Option<Command> {
     if !rustix::process::geteuid().is_root() {
         return Some(stage.hawser());
     }
     let program = stage.path("hawser");
-    // By another process: a program that is open for writing in a child somebody else
-    // in here is just starting cannot be run.
+    // The copy is made by another process. If this process wrote it, a child that another test starts could hold it
+    // open for writing, and then it could not be executed.
     let copied = Command::new("cp")
         .arg(env!("CARGO_BIN_EXE_hawser"))
         .arg(&program)
@@ -346,7 +346,7 @@ fn an_ordinary_user_without_any_capability_can_serve() {
     }
 }
 
-/// Whether the system lets [`NOBODY`]'s group open ping sockets.
+/// True if the system lets [`NOBODY`]'s group open ping sockets.
 fn nobody_may_ping() -> bool {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ping_group_range").expect("Linux");
     let bounds: Vec<u32> = range.split_whitespace().map(|n| n.parse().expect("a group")).collect();
@@ -371,7 +371,7 @@ fn a_port_that_needs_a_privilege_is_named() {
     assert!(!stage.path("vm.sock").exists());
 }
 
-/// A VM of one masqueraded card, whose networks ask nothing of the machine.
+/// A VM with one masqueraded NIC, whose networks do not depend on the machine.
 const MANIFEST: &str = "\
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance
@@ -393,7 +393,7 @@ fn a_manifest_is_served_in_a_folder_of_sockets_and_ends_like_any_port() {
         command
     };
     let mut hawser = Running::start(&mut start());
-    // In the system's own namespace, or without the capabilities, not every port is taken.
+    // In the system's own namespace, or without the capabilities, not every port is forwarded.
     let told = hawser.line_with("no port reaches the guest from outside");
     assert!(told.contains("what the guest begins is served"), "{told}");
     hawser.line_with("serving on");

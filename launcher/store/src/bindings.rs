@@ -1,10 +1,10 @@
 //! Bindings: the process that serves each port of a network that nodes share.
 //!
-//! A binding locates a port: its process, MAC, addresses and VTEP. It has an epoch, which
-//! grows with every change of the process or its location. A process binds by compare-and-swap
-//! ([`Epochs`]): it passes the epoch it has read, and the store assigns the next one. The loser of a
-//! race, and a process whose port has moved since, is fenced. Peers refuse frames of an epoch lower
-//! than the one they know, so the epoch of a port never goes back, not even while it is unbound.
+//! A binding locates a port: its process, MAC, addresses and VTEP. It has an epoch, which grows with every change of
+//! the process or its location. A process binds by compare-and-swap ([`Epochs`]): it passes the epoch it has read, and
+//! the store assigns the next epoch. The loser of a race is fenced, and so is a process whose port has since moved.
+//! Peers refuse frames with an epoch lower than the one they know, so the epoch of a port never decreases, even while
+//! the port is unbound.
 //!
 //! [`Watch`] lists the bindings of a network and then returns what has changed since. A gap in that
 //! sequence is reported as a gap, never as an empty list of changes. The watcher then lists again
@@ -33,7 +33,7 @@ impl fmt::Display for PortId {
     }
 }
 
-/// Number of times a port was bound; the first epoch is 1.
+/// Number that identifies a binding of a port; the first epoch is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u32);
 
@@ -68,7 +68,7 @@ pub struct Bound {
     pub binding: Binding,
 }
 
-/// A binding was not changed.
+/// The reason why a binding was not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The port is not at the epoch that the process passed.
@@ -93,8 +93,8 @@ pub enum BindError {
 
 /// Changes of bindings, by compare-and-swap.
 pub trait Epochs {
-    /// Binds a port that is at epoch `seen`, or is unbound if that is `None`. Returns the epoch of
-    /// the new binding, which is higher than any before.
+    /// Binds a port that is at epoch `seen`, or is unbound if that is `None`. Returns the epoch of the new binding,
+    /// which is higher than any earlier one.
     ///
     /// # Errors
     /// [`BindError`]
@@ -110,7 +110,7 @@ pub trait Epochs {
 /// A state of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// Number of the store. A different store at the same address or path has another number.
+    /// Number of the store. A different store at the same address or path has a different number.
     pub store: i64,
     /// Grows with every change of a binding.
     pub number: i64,
@@ -147,7 +147,7 @@ pub enum Changes {
 
 /// The bindings of networks, and changes to them.
 pub trait Watch {
-    /// All bindings of a network, and the revision to watch from.
+    /// All bindings of a network, and the revision from which to watch.
     ///
     /// # Errors
     /// [`StoreError`]

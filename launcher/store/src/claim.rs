@@ -1,9 +1,8 @@
 //! Turns the claims of a VM into leases.
 //!
-//! An interface keeps its lease as long as its claim allows: an address while it lies in the ranges,
-//! and a MAC even after the manifest no longer names it (as with KubeMacPool). A MAC or an address
-//! that the manifest names is leased to the interface unless another one holds it on the same
-//! segment. MACs of the pool are unique across segments.
+//! An interface keeps its lease as long as its claim allows: an address while it is in the ranges, and a MAC even after
+//! the manifest no longer names it (as with KubeMacPool). A MAC or address that the manifest names is leased to the
+//! interface unless another interface holds it on the same segment. MACs of the pool are unique across segments.
 
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
@@ -33,9 +32,9 @@ pub struct Claim {
 /// The MAC that an interface claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacClaim {
-    /// This one.
+    /// This MAC.
     Explicit(MacAddr),
-    /// A free one.
+    /// A free MAC of the pool.
     Pool,
     /// The segment assigns it, so none is leased.
     Segment,
@@ -44,24 +43,24 @@ pub enum MacClaim {
 /// An address that an interface claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddressClaim {
-    /// This one.
+    /// This address.
     Fixed(IpNet),
-    /// A free one of a set of ranges.
+    /// A free address in a set of ranges.
     OneOf(Vec<AddressRange>, Choice),
 }
 
 /// Order in which free addresses are leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next one after the address leased last (host-local).
+    /// The next free address after the one leased last (host-local).
     Next,
-    /// The lowest (whereabouts).
+    /// The lowest free address (whereabouts).
     Lowest,
-    /// The lowest that is free on all segments (whereabouts, which has one pool for all).
+    /// The lowest address that is free on all segments (whereabouts, which has one pool for all).
     LowestAnywhere,
 }
 
-/// A claim cannot be satisfied.
+/// The reason why a claim cannot be satisfied.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// Another interface holds the MAC.
@@ -106,7 +105,7 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Leases what `claims` ask for to `vm`, in their order. Releases leases of interfaces that are
+/// Leases the claimed MACs and addresses to `vm`, in the order of `claims`. Releases leases of interfaces that are
 /// neither claimed nor in `kept`.
 ///
 /// # Errors

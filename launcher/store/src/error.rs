@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// A store cannot be used.
+/// The reason why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("--store={}: {problem}", path.display())]
 pub struct StoreError {
@@ -16,7 +16,7 @@ pub struct StoreError {
 /// Problem of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreProblem {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("the file does not exist: name the store of hawser run")]
     Missing,
     /// The directory cannot be created.
@@ -39,10 +39,10 @@ pub enum StoreProblem {
         /// Newest supported layout.
         known: i64,
     },
-    /// A database of another program.
+    /// The file is a database of another program.
     #[error("it is the database of another program: name another file; the file was not changed")]
     Foreign,
-    /// Not a database, or a broken one.
+    /// The file is not a database, or is damaged.
     #[error(
         "it is damaged, or not a store of hawser ({0}): restore a copy, or move it away so that hawser starts an \
          empty store; the file was not changed"

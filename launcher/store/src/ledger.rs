@@ -12,16 +12,14 @@ use std::net::IpAddr;
 pub trait Store {
     /// Runs `step` on one state of the records, atomically: if it fails, no record changes.
     ///
-    /// A store that locks before a step runs it once. A store that detects conflicts at the end
-    /// runs it again, on the newer state. So `step` must change nothing but the ledger; the caller
-    /// acts on the result after this returns.
+    /// A store that locks before a step runs it once. A store that detects conflicts at the end runs it again, on the
+    /// newer state. So `step` must change only the ledger; the caller acts on the result after this returns.
     ///
     /// # Errors
-    /// That of `step`, or a [`StoreError`].
+    /// The error of `step`, or a [`StoreError`].
     fn step<T, E: From<StoreError>>(&mut self, step: impl FnMut(&mut dyn Ledger) -> Result<T, E>) -> Result<T, E>;
 
-    /// A consistent list of the leases of one VM, or of all, in the order of their holders. Does not
-    /// block writers.
+    /// A consistent list of the leases of one VM, or of all VMs, in the order of their holders. Does not block writers.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -34,7 +32,7 @@ pub trait Store {
 /// was read are unchanged, and that everything added by [`put`](Self::put) is still free. Cursors
 /// and held numbers are only hints for the search: another process may change them meanwhile.
 pub trait Ledger {
-    /// Leases of one VM, or all, in the order of their holders.
+    /// Leases of one VM, or of all VMs, in the order of their holders.
     ///
     /// # Errors
     /// [`StoreError`]; the same for the methods below.
@@ -52,7 +50,7 @@ pub trait Ledger {
     fn cursor(&self, range: &RangeId) -> Result<Option<Number>, StoreError>;
     /// Records the number that was leased last.
     fn set_cursor(&mut self, range: &RangeId, last: Number) -> Result<(), StoreError>;
-    /// Adds a lease whose holder has none.
+    /// Adds a lease. Its holder must not have one.
     fn put(&mut self, lease: &Lease) -> Result<(), StoreError>;
     /// Removes the lease of a holder, if there is one.
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError>;

@@ -1,11 +1,10 @@
 //! The store of leases: the MACs and addresses of a VM's interfaces, which outlive its process.
 //!
-//! [`claim`] leases MACs and addresses to a VM's interfaces. It changes all leases of a VM in one
-//! atomic step, before any NIC is served, so a process that is killed at any moment loses no lease.
-//! `claim` decides which interface gets what, whatever the store. A store ([`Store`]) runs a step over
-//! its records ([`Ledger`]). It may run the step again, so that a remote store can use
-//! compare-and-swap transactions. [`sqlite`] is a file that the processes of one node share.
-//! [`memory`] is a copy on which claims can be tried.
+//! [`claim`] leases MACs and addresses to a VM's interfaces. It changes all leases of a VM in one atomic step, before
+//! any NIC is served, so a process that is killed at any moment loses no lease. `claim` decides what each interface
+//! gets, independently of the kind of store. A store ([`Store`]) runs a step over its records ([`Ledger`]). It may run
+//! the step again, so that a remote store can use compare-and-swap transactions. [`sqlite`] is a file that the
+//! processes of one node share. [`memory`] is a copy on which claims can be tried.
 //!
 //! Three traits cover the state that processes share while they run: the process that serves a port
 //! ([`bindings::Epochs`]), changes of that ([`bindings::Watch`]), and the processes that still run

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A process that serves ports.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ProcessId {
-    /// Name of the node it runs on.
+    /// Name of the node on which it runs.
     pub node: String,
     /// Name on the node, such as that of its VM.
     pub process: String,
@@ -23,10 +23,10 @@ impl fmt::Display for ProcessId {
     }
 }
 
-/// A point in time that all processes of a node agree on, even if the wall clock is set.
+/// A point in time on which all processes of a node agree, even if the wall clock is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// `/proc/sys/kernel/random/boot_id`. No process outlives the boot it was started in.
+    /// `/proc/sys/kernel/random/boot_id`. No process outlives the boot in which it was started.
     pub boot: String,
     /// `CLOCK_BOOTTIME`.
     pub since_boot: Duration,
@@ -46,6 +46,6 @@ pub trait Liveness {
     /// Processes whose lease has expired, in order.
     fn dead(&self, now: &Moment) -> Result<Vec<ProcessId>, StoreError>;
 
-    /// Removes a process, at its regular end or after its ports were taken over.
+    /// Removes a process at its normal end, or after its ports were taken over.
     fn forget(&mut self, process: &ProcessId) -> Result<(), StoreError>;
 }

@@ -10,7 +10,7 @@ use hawser_packet::MacAddr;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Leases, and the number of each range that was leased last.
+/// Leases, and the last leased number of each range.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     leases: Vec<Lease>,
@@ -18,7 +18,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Starts with `leases` and no cursor.
+    /// Starts with `leases` and no cursors.
     pub const fn new(leases: Vec<Lease>) -> Self {
         Self {
             leases,

@@ -1,8 +1,8 @@
 //! Finds the next free number of a range of addresses or MACs, starting at a cursor.
 //!
-//! As in the CNI plugin host-local and in KubeMacPool, the search starts after the number that
-//! was leased last, not at the lowest free one. A released number is leased again only after the
-//! search has passed through the rest of the range.
+//! As in the CNI plugin host-local and in KubeMacPool, the search starts after the number that was leased last, not at
+//! the lowest free number. A released number is leased again only after the search has passed through the rest of the
+//! range.
 
 use hawser_config::GATEWAY_MAC;
 use hawser_packet::{MacAddr, MacRange};
@@ -22,13 +22,13 @@ pub struct Span {
 }
 
 impl Span {
-    /// Whether a number lies between the ends.
+    /// True if the number lies between the ends, inclusive.
     pub const fn contains(&self, number: Number) -> bool {
         self.first <= number && number <= self.last
     }
 }
 
-/// Most numbers that one read returns. A range of a node rarely has a longer run without a gap.
+/// Maximum numbers that one read returns. A range of a node rarely has a longer run without a gap.
 const PAGE: usize = 256;
 
 /// The first number after `cursor` that lies in one of `spans` and is neither held nor excluded.
@@ -124,16 +124,16 @@ pub fn address(number: Number) -> IpAddr {
 pub struct AddressRange {
     /// The network.
     pub subnet: IpNet,
-    /// The first of them.
+    /// The first of these addresses.
     pub first: IpAddr,
-    /// The last.
+    /// The last of these addresses.
     pub last: IpAddr,
     /// The network's router, which is never leased.
     pub gateway: Option<IpAddr>,
 }
 
 impl AddressRange {
-    /// Whether `address` lies between the ends.
+    /// True if `address` lies between the ends, inclusive.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
     }
@@ -167,8 +167,8 @@ pub fn mac_spans(range: &MacRange) -> Vec<Span> {
     below.into_iter().chain(above).collect()
 }
 
-/// The first MAC to try if none was leased yet. It is random, so that nodes without a common store
-/// rarely lease the same MACs.
+/// The first MAC to try if none has been leased yet. It is random, so that nodes without a common store rarely lease
+/// the same MACs.
 pub fn begin(range: &MacRange, random: u64) -> Number {
     let (first, last) = (mac_number(range.first()), mac_number(range.last()));
     first + Number::from(random) % (last - first + 1)
@@ -195,7 +195,7 @@ mod tests {
         counted(spans, cursor, taken, &[]).0
     }
 
-    /// What is found, and after how many reads.
+    /// The number found, and the number of reads.
     fn counted(
         spans: &[Span],
         cursor: Option<Number>,
@@ -240,7 +240,7 @@ mod tests {
             given.extend(cursor);
         }
         assert_eq!(given, [10, 11, 12, 5, 6, 10, 11]);
-        // What was released last is the last to be given again.
+        // The number released last is the last to be leased again.
         assert_eq!(next(&SPANS, Some(11), &[10, 12, 5, 6]), Some(11));
         assert_eq!(next(&SPANS, Some(6), &[10, 11, 12, 5]), Some(6));
         assert_eq!(next(&SPANS, Some(11), &[10, 11, 12, 5, 6]), None);

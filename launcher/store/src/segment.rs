@@ -5,7 +5,7 @@ use hawser_packet::MacRange;
 use ipnet::IpNet;
 use std::fmt;
 
-/// An L2 segment: within it no MAC and no address has two holders.
+/// An L2 segment. On a segment, no MAC or address has two holders.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     /// A segment of this node, such as `bridge br0`. The same name on another node means a different
@@ -25,8 +25,7 @@ pub enum Segment {
 }
 
 impl Segment {
-    /// The segment as a key: distinct for distinct segments, and [`from_key`](Self::from_key) reads
-    /// it.
+    /// The segment as a key, which is unique to the segment. [`from_key`](Self::from_key) parses it.
     pub fn key(&self) -> String {
         match self {
             Self::ThisNode(name) => format!("node:{name}"),
@@ -36,7 +35,7 @@ impl Segment {
         }
     }
 
-    /// Reads a [`key`](Self::key). Names of nodes have no colon.
+    /// Parses a [`key`](Self::key). Node names contain no colon.
     pub fn from_key(key: &str) -> Option<Self> {
         let (kind, name) = key.split_once(':')?;
         match (kind, kind.strip_prefix("node/")) {

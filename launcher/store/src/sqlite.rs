@@ -1,13 +1,11 @@
 //! A store in one SQLite file that the processes of a node share.
 //!
-//! Every step is a transaction that holds the file's write lock from its beginning (BEGIN
-//! IMMEDIATE), so no other process changes what the step has read. The journal is SQLite's
-//! rollback journal, not WAL. WAL does not help a process that runs one short transaction and
-//! closes the file, and it needs two more files that every user of the store must be able to
-//! write. `synchronous` is EXTRA: a lease is on the disk when the step returns, and so is the
-//! removal of the journal. SQLite rolls back the transaction of a killed process when the next
-//! one opens the file. Unique keys of the tables also enforce that no MAC and no address has two
-//! holders on a segment.
+//! Every step is a transaction that holds the file's write lock from its beginning (BEGIN IMMEDIATE), so no other
+//! process changes what the step has read. The journal is SQLite's rollback journal, not WAL. WAL does not help a
+//! process that runs one short transaction and closes the file, and it needs two more files that every user of the
+//! store must be able to write. `synchronous` is EXTRA: when the step returns, the lease and the removal of the journal
+//! are both on disk. SQLite rolls back the transaction of a killed process when the next one opens the file. Unique
+//! keys of the tables also enforce that no MAC or address has two holders on a segment.
 
 mod bindings;
 
@@ -108,7 +106,7 @@ pub struct Sqlite {
 /// Content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contents {
-    /// Nothing yet.
+    /// An empty file.
     Nothing,
     /// Tables of this layout, which this version reads.
     Tables(i64),
@@ -156,7 +154,7 @@ impl File {
             Some(
                 ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::SystemIoFailure,
             ) => StoreProblem::Access(text),
-            // A value that no hawser writes.
+            // The value was not written by any hawser.
             None if matches!(
                 error,
                 rusqlite::Error::FromSqlConversionFailure(..)
@@ -214,7 +212,7 @@ impl Sqlite {
         Ok(store)
     }
 
-    /// All reads within a deferred one see the same state of the file.
+    /// All reads within a deferred transaction see the same state of the file.
     fn transaction(&self, behavior: TransactionBehavior) -> Result<Transaction<'_>, StoreError> {
         let begun = Transaction::new_unchecked(&self.connection, behavior);
         begun.map_err(|error| self.file.failed(error))
@@ -270,7 +268,7 @@ impl Store for Sqlite {
             .transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = begun.map_err(|error| file.failed(error))?;
         let mut records = Records { transaction, file };
-        // Dropped without a commit, the transaction changes nothing.
+        // If the transaction is dropped without a commit, it changes nothing.
         let result = step(&mut records)?;
         records.commit()?;
         Ok(result)

@@ -1,4 +1,4 @@
-//! A store's file: how it is recognised, waited for, and brought to the current layout.
+//! Tests of a store's file: recognising it, waiting for its lock, and migrating it to the current layout.
 
 use super::*;
 use crate::bindings::{Change, Changes, Epoch, Epochs as _, Watch as _};
@@ -58,7 +58,7 @@ fn a_file_of_the_layout_before_is_read_and_becomes_one_of_this_layout_when_it_is
     assert_eq!(layout(), UNTYPED_SEGMENTS);
     let mut store = Sqlite::open(&path, Access::Change).unwrap();
     assert_eq!((store.leases(None).unwrap(), layout()), (read.clone(), LAYOUT));
-    // What was given out last is known still: .4 is next, although a is gone.
+    // The cursor is kept: .4 is next, although a is gone.
     let released: Result<(), StoreError> = store.step(|ledger| ledger.remove(&read[1].holder));
     released.unwrap();
     assert_eq!(
@@ -102,7 +102,7 @@ fn the_oldest_unbound_ports_are_dropped_with_a_gap_and_their_epochs_stay_used() 
     store.bind(&port("stays"), None, &binding("p")).unwrap();
     let (_, revision) = store.bindings("default/blue").unwrap();
     store.unbind(&port("old"), Epoch(3)).unwrap();
-    // As many more, at once.
+    // The same number again, all at once.
     let many = "
         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1023)
         INSERT INTO binding SELECT network, namespace, 'many' || n, interface, 1, 1000 + n, 0, node, process, mac,
@@ -126,7 +126,7 @@ fn the_oldest_unbound_ports_are_dropped_with_a_gap_and_their_epochs_stay_used() 
         panic!("no gap after the rows that were dropped");
     };
     assert_eq!((changes, revision.number), (vec![last], 5002));
-    // Nothing is known of it but that its epoch was 3 at most.
+    // All that is known about it is that its epoch was at most 3.
     assert_eq!(store.bind(&port("old"), None, &binding("q")).unwrap(), Epoch(4));
     let listed = store.bindings("default/blue").unwrap().0;
     assert_eq!((listed.len(), listed[0].epoch), (2, Epoch(1)));
@@ -210,7 +210,7 @@ fn a_file_that_is_no_store_of_ours_is_refused_and_left_as_it_is() {
         Sqlite::open(&path, Access::Read).unwrap().leases(None).unwrap().len(),
         100
     );
-    // Cut off, and with a page of noise in its midst.
+    // The file is truncated, or has a page of noise in the middle.
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
     refused("it is damaged");
@@ -284,7 +284,7 @@ fn a_store_that_is_not_there_is_made_only_where_leases_are_given() {
         let error = Sqlite::open(&path, access).unwrap_err().to_string();
         assert!(error.contains("the file does not exist"), "{error}");
     }
-    // An empty file, as mktemp makes, is a new store.
+    // An empty file, as created by mktemp, is a new store.
     fs::write(&path, "").unwrap();
     assert_eq!(Sqlite::open(&path, Access::Read).unwrap().leases(None).unwrap(), []);
     give(

@@ -6,7 +6,7 @@
 //! the file then keeps the highest of their epochs, as a floor for new rows, and the newest of their
 //! revisions, before which there is a gap.
 //!
-//! SQLite cannot push. A watcher polls: the query reads one index and costs some microseconds.
+//! SQLite cannot push. A watcher polls: the query reads one index and takes a few microseconds.
 
 use super::{Sqlite, read_holder, stored_mac};
 use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
@@ -18,7 +18,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, Transaction
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Rows of unbound ports that are kept.
+/// Maximum rows of unbound ports that are kept.
 const UNBOUND_ROWS: i64 = 1024;
 
 const TABLES: &str = "
@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS process (
 const ROW: &str = "namespace, vm, interface, epoch, is_bound, node, process, mac, addresses, vtep, network";
 
 impl Sqlite {
-    /// Runs `change` with the file's write lock and the tables made, and commits it.
+    /// Runs `change` while holding the file's write lock, after creating the tables if necessary, and commits it.
     fn change<T, E: From<StoreError>>(
         &mut self,
         mut change: impl FnMut(&Transaction<'_>) -> rusqlite::Result<Result<T, E>>,
@@ -73,7 +73,7 @@ impl Sqlite {
         Ok(result)
     }
 
-    /// Reads one state of the file; `otherwise` if the tables were not made yet.
+    /// Reads one state of the file; returns `otherwise` if the tables do not exist yet.
     fn read<T>(&self, otherwise: T, read: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let exists = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'process'";
         let found = self.file.patiently(|| {
@@ -187,7 +187,7 @@ impl Epochs for Sqlite {
     }
 }
 
-/// The revision of a file without the tables. The tables, once made, have another store's number.
+/// The revision of a file without the tables. Once the tables exist, the store has another number.
 const NOTHING: Revision = Revision { store: 0, number: 0 };
 
 impl Watch for Sqlite {

@@ -1,5 +1,5 @@
-//! What comes of claims, the same in every store: each test here runs on a SQLite file, and on a
-//! store of many nodes that loses a race in each step, so that every step runs twice.
+//! Tests of claims, which must give the same result in every store. Each test runs on a SQLite file, and on a store of
+//! many nodes that loses a race in each step, so that every step runs twice.
 
 mod remote;
 pub(crate) mod running;
@@ -16,7 +16,7 @@ use remote::{Cluster, Remote};
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Where a store is, which is opened more than once.
+/// The place of a store, which can be opened more than once.
 trait Place {
     type Store: Store + Epochs + Watch + Liveness;
     fn new() -> Self;
@@ -105,7 +105,7 @@ fn range(subnet: &str, first: &str, last: &str) -> AddressRange {
     }
 }
 
-/// A claim of a MAC of the pool and an address of 10.0.0.0/24, .1 its gateway, up to `.last`.
+/// A claim for a MAC of the pool and an address of 10.0.0.0/24 up to `.last`; the gateway is .1.
 pub(crate) fn of_range(interface: &str, last: u8) -> Claim {
     let set = vec![range("10.0.0.0/24", "10.0.0.1", &format!("10.0.0.{last}"))];
     Claim {
@@ -164,12 +164,12 @@ fn a_vm_that_comes_again_has_the_mac_and_address_it_had<P: Place>() {
     drop(store);
     let mut store = place.open();
     assert_eq!(give(&mut store, "a", &[of_range("lan", 9)]).unwrap(), first);
-    // A wider range, and one more interface: what it has it keeps.
+    // With a wider range and an additional interface, the VM keeps its leases.
     let more = give(&mut store, "a", &[of_range("more", 50), of_range("lan", 50)]).unwrap();
     assert_eq!(more[1], first[0]);
     assert_eq!(addresses(&more), ["10.0.0.4/24", "10.0.0.2/24"]);
     assert_eq!(store.leases(None).unwrap().len(), 3);
-    // An interface that the manifest does not have any more has no lease.
+    // An interface that is no longer in the manifest loses its lease.
     give(&mut store, "a", &[of_range("lan", 50)]).unwrap();
     assert_eq!(store.leases(Some(&vm("a"))).unwrap(), first);
 }
@@ -196,7 +196,7 @@ fn what_was_released_is_given_to_another_only_when_the_range_has_had_its_turn<P:
         given.extend(addresses(&leases));
         release(&mut store, name);
     }
-    // Eight of each: .2 to .9, and the pool without the gateway's MAC.
+    // There are eight of each: .2 to .9, and the pool without the gateway's MAC.
     let expected: Vec<String> = [2, 3, 4, 5, 6, 7, 8, 9, 2].map(|n| format!("10.0.0.{n}/24")).into();
     assert_eq!(given, expected);
     let mut distinct = macs[..8].to_vec();
@@ -243,7 +243,7 @@ fn a_mac_or_address_that_another_holds_on_the_segment_is_refused_by_its_holder<P
         "MAC 02:00:00:00:00:aa is held by interface lan of VM default/a on the same segment (bridge br0): give another \
          macAddress, or release that one (hawser leases release default/a) if it is no longer used"
     );
-    // Elsewhere it is nobody's.
+    // On another segment it is free.
     give(&mut store, "b", &[explicit("x", "bridge br1", "02:00:00:00:00:aa")]).unwrap();
     let fixed = |text: &str| Claim {
         addresses: vec![AddressClaim::Fixed(text.parse().unwrap())],
@@ -256,7 +256,7 @@ fn a_mac_or_address_that_another_holds_on_the_segment_is_refused_by_its_holder<P
         error.starts_with("address 10.0.0.2 is held by interface lan of VM default/c on"),
         "{error}"
     );
-    // And a range goes round it.
+    // A range skips it.
     assert_eq!(
         addresses(&give(&mut store, "d", &[of_range("lan", 9)]).unwrap()),
         ["10.0.0.3/24"]
@@ -275,7 +275,7 @@ fn an_explicit_mac_wins_and_stays_when_the_manifest_drops_it<P: Place>() {
     assert_eq!(explicit[0].mac.unwrap().to_string(), "0a:00:00:00:00:01");
     assert_eq!(explicit[0].addresses, pooled[0].addresses);
     assert_eq!(give(&mut store, "a", &[of_range("lan", 9)]).unwrap(), explicit);
-    // Two interfaces change places.
+    // Two interfaces swap their values.
     let swapped = give(
         &mut store,
         "a",
@@ -336,21 +336,21 @@ fn whereabouts_gives_out_the_lowest_free_address_and_looks_at_every_segment<P: P
     // .1 is the gateway.
     assert_eq!(given("a", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.2/24");
     assert_eq!(given("b", "blue", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
-    // A pool that is independent of the others.
+    // This pool is independent of the others.
     assert_eq!(given("c", "blue", Choice::Lowest).unwrap(), "10.0.0.2/24");
     assert_eq!(given("d", "blue", Choice::Lowest).unwrap(), "10.0.0.4/24");
     assert!(matches!(
         given("e", "green", Choice::LowestAnywhere),
         Err(ClaimError::NoAddress(_))
     ));
-    // What is free again is given at once, where host-local would go on.
+    // A released address is leased again immediately, whereas host-local would continue upwards.
     release(&mut store, "b");
     let mut given = |name: &str, segment: &str, choice| {
         let leases = give(&mut store, name, &[of(segment, choice)]);
         leases.map(|leases| addresses(&leases).remove(0))
     };
     assert_eq!(given("f", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
-    // And kept, whatever else is free.
+    // The lease is kept even if a lower address becomes free.
     assert_eq!(given("f", "red", Choice::LowestAnywhere).unwrap(), "10.0.0.3/24");
 }
 

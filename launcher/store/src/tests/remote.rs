@@ -1,5 +1,5 @@
-//! A store that nodes share, without a network: a step runs on a copy of the records and is kept only
-//! if nothing has changed meanwhile, as with a compare-and-swap transaction.
+//! A store shared by nodes, without a network. A step runs on a copy of the records, which is kept only if nothing has
+//! changed meanwhile, as with a compare-and-swap transaction.
 
 use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs, PortId, Revision, Watch};
 use crate::liveness::{Liveness, Moment, ProcessId};
@@ -22,7 +22,7 @@ struct Records {
     running: Running,
 }
 
-/// What is known of ports and processes that run.
+/// State of ports and running processes.
 #[derive(Clone, Default)]
 struct Running {
     number: i64,
@@ -64,7 +64,7 @@ const fn port_of(change: &Change) -> &PortId {
 }
 
 impl Cluster {
-    /// The store as a node has it.
+    /// A node's connection to the store.
     pub(super) fn join(&self, node: &'static str) -> Remote {
         Remote {
             cluster: self.clone(),
@@ -86,15 +86,14 @@ pub(super) struct Remote {
     node: &'static str,
     /// Races that every step loses before it is kept.
     pub races_to_lose: u32,
-    /// What another process does at each of these; without it, a change that concerns no lease.
+    /// Action of another process in each of these races; without it, a change that concerns no lease.
     pub rival: Option<Box<dyn FnMut()>>,
-    /// How often steps have run.
+    /// Number of times that steps have run.
     pub runs: u32,
 }
 
 impl Remote {
-    /// Reads a port, loses the races there are to lose, and puts what `change` makes of the port if
-    /// that is still so.
+    /// Reads a port, loses the races that are due, and stores the result of `change` if the port is still unchanged.
     fn swap<T>(
         &mut self,
         port: &PortId,
@@ -143,7 +142,7 @@ impl Store for Remote {
                 }
             }
             let mut records = self.cluster.records();
-            // A failure that rests on old records is none either.
+            // A failure based on outdated records does not count either.
             if records.revision != revision {
                 continue;
             }
@@ -244,7 +243,7 @@ impl Liveness for Remote {
     }
 }
 
-/// The records as a node sees them: kept are the names of nodes.
+/// The records as a node sees them. The stored segments contain node names.
 struct View {
     memory: Memory,
     node: &'static str,

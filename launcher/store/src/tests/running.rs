@@ -1,4 +1,4 @@
-//! Bindings, their epochs and the watch over them, and the liveness of processes, in every store.
+//! Tests of bindings, their epochs and watches, and the liveness of processes, in every store.
 
 use super::{OnFile, Place, in_every_store, vm};
 use crate::Holder;
@@ -119,7 +119,7 @@ fn a_watcher_of_another_store_or_of_a_state_that_is_undone_has_a_gap<P: Place>()
     for revision in [other, undone] {
         assert_eq!(store.changes(NETWORK, revision).unwrap(), Changes::Gap);
     }
-    // From before the first binding: the change, or a gap.
+    // From before the first binding, the watch returns the change or a gap.
     let first = store.changes(NETWORK, nothing).unwrap();
     let seen = |changes: &[Change]| *changes == [Change::Bound(bound("a", "p", 1))];
     assert!(match &first {
@@ -200,7 +200,7 @@ fn a_process_that_does_not_renew_is_dead_after_its_lifetime<P: Place>() {
     store.keep_alive(&process("q"), &at(114), LIFETIME).unwrap();
     assert_eq!(other.dead(&at(115)).unwrap(), [process("p")]);
     assert_eq!(other.dead(&at(129)).unwrap(), [process("p"), process("q")]);
-    // It was only slow.
+    // The process was only slow.
     store.keep_alive(&process("p"), &at(130), LIFETIME).unwrap();
     assert_eq!(other.dead(&at(131)).unwrap(), [process("q")]);
     store.forget(&process("q")).unwrap();
@@ -241,7 +241,7 @@ fn a_bind_that_loses_a_race_is_fenced_by_the_winner() {
 const CHANGED: &str = "HAWSER_STORE_CHANGED";
 const BINDS: u32 = 25;
 
-/// Run in a process of its own by the test below it.
+/// The test below runs this one in a process of its own.
 #[test]
 fn a_process_of_its_own_binds_a_port_again_and_again() {
     let Some(path) = std::env::var_os(CHANGED) else { return };
