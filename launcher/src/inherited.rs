@@ -15,8 +15,7 @@ pub(crate) fn inherited(option: &str, number: RawFd) -> Result<OwnedFd, Failure>
             "{option}={number}: no such descriptor is open: start hawser with it under that number"
         )));
     }
-    // SAFETY: the descriptor is open (just seen), not one of the standard three (the
-    // option's parser), and nothing in this process has opened one before: it was
-    // inherited, and nothing else in this process uses it.
+    // SAFETY: the descriptor is open (just seen), not one of the standard three (the option's parser), and nothing in
+    // this process has opened a descriptor before. So it was inherited, and nothing else in this process uses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -25,10 +25,10 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-/// Gives the NICs of a plan their MACs and addresses, for good.
+/// Assigns permanent MACs and addresses to the NICs of a plan.
 ///
 /// # Errors
-/// If the store fails, or cannot give what is claimed.
+/// If the store fails, or cannot satisfy a claim.
 pub(crate) fn settle(plan: &mut VmPlan, args: &StoreArgs) -> Result<(), Failure> {
     if args.store == Some(StorePlace::Off) {
         return plan.nics.iter_mut().try_for_each(without_store);
@@ -57,7 +57,7 @@ fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
     plan.nics.iter().filter_map(|nic| claim_of(vm, nic)).collect()
 }
 
-/// What a NIC has to be given; `None` if it lives on what another was given.
+/// The claim of a NIC; `None` if it shares the lease of another NIC.
 fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     let (segment, addresses) = match nic.mode.lease_scope()? {
         LeaseScope::Vm => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
@@ -133,7 +133,7 @@ fn apply(nic: &mut NicPlan, lease: &Lease) {
     }
 }
 
-/// What a NIC cannot have without a store.
+/// Checks that a NIC does not need the store, which is off.
 fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     let Some(segment) = nic.mode.segment() else {
         return Ok(());
@@ -154,7 +154,7 @@ fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
     Err(Failure::usage(message).of(&nic.name))
 }
 
-/// MAC and addresses of a lease, in words.
+/// MAC and addresses of a lease, as text.
 pub(crate) fn held(lease: &Lease) -> String {
     let mac = lease.mac.map_or("-".into(), |mac| mac.to_string());
     let addresses = lease.addresses.iter().map(ToString::to_string);
@@ -171,7 +171,7 @@ pub(crate) fn open(args: &StoreArgs, access: Access) -> Result<Sqlite, Failure> 
     Sqlite::open(&path, access).map_err(Failure::runtime)
 }
 
-/// The file leases are kept in, if there is one.
+/// The file of the store, if there is one.
 pub(crate) fn file(args: &StoreArgs) -> Option<PathBuf> {
     match &args.store {
         Some(StorePlace::Off) => None,
@@ -182,13 +182,13 @@ pub(crate) fn file(args: &StoreArgs) -> Option<PathBuf> {
 
 const FILE: &str = "store.db";
 
-/// The store where no option names one: what systemd made for us (StateDirectory=), else a
-/// folder of root's, else one of the user's (XDG Base Directory Specification). The folder is
-/// made if need be.
+/// The default store, if no option names one. It is in the directory that systemd created for the service
+/// (StateDirectory=), else in a directory of root's or of the user's (XDG Base Directory Specification). The directory
+/// is created if necessary.
 fn default_file(access: Access) -> Result<PathBuf, Failure> {
     let set = |name| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
     let folder = if let Some(folders) = set("STATE_DIRECTORY") {
-        // Several are separated by colons.
+        // Several directories are separated by colons.
         let folders = folders.to_string_lossy().into_owned();
         PathBuf::from(folders.split(':').next().unwrap_or_default())
     } else if rustix::process::geteuid().is_root() {
@@ -205,7 +205,7 @@ fn default_file(access: Access) -> Result<PathBuf, Failure> {
     };
     let file = folder.join(FILE);
     if access == Access::Make {
-        // For its owner alone, as that specification asks.
+        // Accessible only to its owner, as the XDG specification requires.
         const OWNER_ONLY: u32 = 0o700;
         let made = DirBuilder::new().recursive(true).mode(OWNER_ONLY).create(&folder);
         made.map_err(|error| {

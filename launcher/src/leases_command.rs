@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Runs the subcommand.
 ///
 /// # Errors
-/// What keeps it from being done.
+/// If the command cannot be executed.
 pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
     match command {
         LeasesCommand::Allocate(args) => allocate(args),
@@ -22,7 +22,7 @@ pub(crate) fn run(command: &LeasesCommand) -> Result<(), Failure> {
     }
 }
 
-/// `hawser leases allocate`: each VM's as soon as it is kept.
+/// `hawser leases allocate`. Prints the leases of each VM as soon as they are stored.
 fn allocate(args: &ReserveLeases) -> Result<(), Failure> {
     let manifest = ManifestArgs {
         files: args.files.clone(),

@@ -71,7 +71,7 @@ fn a_segment_is_the_same_whatever_its_networks_are_called() {
     assert_eq!(explicit.mac, MacClaim::Explicit("02:00:00:00:00:07".parse().unwrap()));
 }
 
-/// What the guest would be told of a lease of `address`.
+/// The plan's IPAM after a lease of `address`, and the text of its first address.
 fn told(ipam: &str, address: &str) -> (Ipam, Option<String>) {
     let mut plan = planned(
         "",
@@ -207,8 +207,7 @@ fn macs_come_from_the_option_else_from_kubemacpools_config_map() {
     assert!(settled(vm.into(), &[]).starts_with("02:"));
 }
 
-/// The addresses that VMs `vm0`, `vm1` … are given on networks of these configurations, one
-/// after another, from one store.
+/// The addresses leased to VMs `vm0`, `vm1` … on networks with these configurations, one after another, from one store.
 fn given(configs: &[String]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("--store={}", folder.path().join("store.db").display());
@@ -226,7 +225,7 @@ fn given(configs: &[String]) -> Vec<String> {
     configs.iter().enumerate().map(of).collect()
 }
 
-/// What the guest would be told: addresses, the router of each, routes.
+/// The values handed out to the guest: addresses, the router of each, and routes.
 fn fixed_text(plan: &VmPlan) -> String {
     let NicMode::Bridge(segment) = &plan.nics[0].mode else {
         panic!("bridge was planned")
@@ -248,7 +247,7 @@ fn whereabouts(ipam: &str) -> String {
 #[test]
 fn whereabouts_ranges_are_those_of_its_documentation() {
     for (ipam, expected) in [
-        // Host bits mean nothing; .229/30 takes .228 to .231 out.
+        // Host bits are ignored; .229/30 excludes .228 to .231.
         (
             r#""range": "192.168.2.225/28", "exclude": ["192.168.2.229/30", "192.168.2.236/32"]"#,
             &[
@@ -282,7 +281,7 @@ fn whereabouts_ranges_are_those_of_its_documentation() {
                 "172.16.0.2/16, 192.168.10.2/24, fd00::3/64",
             ],
         ),
-        // The gateway is no guest's address, and the router only by a route.
+        // The gateway is not leased to a guest, and becomes the router only through a route.
         (r#""range": "10.0.0.0/24", "gateway": "10.0.0.1""#, &["10.0.0.2/24"]),
         (
             r#""range": "10.0.0.0/24", "gateway": "10.0.0.254", "routes": [{"dst": "0.0.0.0/0"}], "addresses": [{"address": "10.9.0.5/24"}]"#,
@@ -325,14 +324,14 @@ fn with_is_default_gateway_the_guest_has_the_route_the_bridge_plugin_would_set()
     let local = r#""ipam": {"type": "host-local", "subnet": "10.22.0.0/16""#;
     let fixed = r#""ipam": {"type": "static", "addresses": [{"address": "10.22.0.9/16"}]"#;
     for (fields, expected) in [
-        // The example of the plugin's documentation.
+        // The example in the plugin's documentation.
         (
             format!(r#""isDefaultGateway": true, {local}}}"#),
             "10.22.0.2/16 via 10.22.0.1, 0.0.0.0/0 via 10.22.0.1",
         ),
         (format!(r#""isDefaultGateway": false, {local}}}"#), "10.22.0.2/16"),
         (format!(r#""isGateway": true, {local}}}"#), "10.22.0.2/16"),
-        // A default route that is there already goes by its own hop.
+        // An existing default route keeps its own next hop.
         (
             format!(r#""isDefaultGateway": true, {local}, "routes": [{{"dst": "0.0.0.0/0", "gw": "10.22.9.9"}}]}}"#),
             "10.22.0.2/16 via 10.22.9.9, 0.0.0.0/0 via 10.22.9.9",
@@ -402,7 +401,7 @@ fn a_mac_of_the_configuration_is_that_of_an_interface_without_one() {
         (format!("{{{macvlan}, {own}}}"), c),
         (format!("{{{macvlan}, {own}, {runtime}}}"), b),
         (format!("{{{tap}, {own}}}"), c),
-        // What its plugin does not read.
+        // Sources that the plugin does not read.
         (format!("{{{bridge}, {own}}}"), ""),
         (format!("{{{macvlan}, {args}}}"), ""),
         (format!("{{{ipvlan}, {own}, {args}}}"), ""),
@@ -421,7 +420,7 @@ fn a_preview_names_each_lease_that_is_not_kept_yet() {
         panic!("run was parsed")
     };
     let args = args.store;
-    // Its MAC is given, which leaves nothing to choose.
+    // The manifest contains the MAC, so there is nothing to choose.
     let mut plan = planned(
         ", macAddress: \"02:00:00:00:00:07\"",
         r#"{"type": "bridge", "bridge": "br1"}"#,

@@ -1,4 +1,4 @@
-//! Logger on standard error whose filter can be changed at run time.
+//! Logs to standard error, with a filter that can be changed at run time.
 
 use env_logger::Logger;
 use log::{Log, Metadata, Record};

@@ -1,10 +1,9 @@
-//! `hawser`: everything that is not a packet.
+//! `hawser`: everything except the handling of packets.
 //!
-//! Options become a checked configuration ([`config`]), that becomes a port and a
-//! server ([`machine`], [`serve`]); or only the flags for a VMM ([`vmm`]). Manifests become a plan
-//! ([`manifest`], [`plan`]), are given MACs and addresses ([`leases`], [`hawser_store`]), and their NICs
-//! go the same way ([`run`]). Whatever is wrong ends
-//! as one line and an exit status ([`failure`]).
+//! Options become a checked configuration ([`config`]), which becomes a port and a server ([`machine`], [`serve`]) or
+//! the flags for a VMM ([`vmm`]). Manifests become a plan ([`manifest`], [`plan`]), which receives MACs and addresses
+//! ([`leases`], [`hawser_store`]). Its NICs are then handled like those of options ([`run`]). Every failure ends as one
+//! line and an exit status ([`failure`]).
 
 mod api;
 mod attachment;
@@ -68,7 +67,7 @@ fn run() -> Result<(), Failure> {
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        // Help and version, which clap writes in the way the terminal shows best.
+        // Help and version, which clap formats for the terminal.
         Err(shown) if !shown.use_stderr() => return shown.print().map_err(Failure::standard_output),
         Err(error) => return Err(Failure::from_clap(&error)),
     };

@@ -32,7 +32,7 @@ same text. This page is generated: `UPDATE_DOCS=1 cargo test -p hawser documenta
     /// Spelling and help of each option that is listed above.
     type Listed = BTreeSet<(String, String)>;
 
-    /// More repeated options than these are those of `hawser` itself.
+    /// A page that repeats more options than this refers to those of `hawser` itself.
     const FEW: usize = 15;
 
     fn spelling(arg: &Arg) -> String {

@@ -1,12 +1,11 @@
-//! Memory that a large request took.
+//! Returns memory that a large request has used.
 
-/// Gives what is free in all heaps back to the system: the allocator keeps it otherwise, for
-/// this thread, which may not need it again for months. Others wait meanwhile if they allocate,
-/// which nothing does on the way of a packet.
+/// Returns free memory in all heaps to the system. Otherwise the allocator would keep it for this thread, which may not
+/// need it again for months. Threads that allocate meanwhile have to wait, but nothing on the packet path allocates.
 pub(crate) fn give_back() {
     // musl has no such call and returns memory anyway.
     #[cfg(target_env = "gnu")]
-    // SAFETY: it looks at the allocator's own lists, under its locks; no pointer is passed.
+    // SAFETY: the function works on the allocator's own lists, under its locks; no pointer is passed.
     unsafe {
         libc::malloc_trim(0);
     }

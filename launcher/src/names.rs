@@ -1,5 +1,5 @@
-//! Name servers and search domains of a guest: those of options and manifests where they name
-//! some, else those of resolv.conf, which may change while the guest runs.
+//! Name servers and search domains of a guest. They come from options and manifests if given, else from resolv.conf,
+//! which may change while the guest runs.
 
 use crate::resolv::ResolvConf;
 use hawser_backend::config::Resolvers;
@@ -7,12 +7,12 @@ use hawser_manifest::links::Links;
 use hawser_manifest::nic::NameSpec;
 use std::net::IpAddr;
 
-/// Where the names of one NIC come from.
+/// Source of the names of one NIC.
 #[derive(Clone, Debug)]
 pub(crate) struct NameSource {
-    /// Name servers of the operator's; `None`: resolv.conf's.
+    /// Name servers from the operator; `None`: those of resolv.conf.
     dns: Option<Vec<IpAddr>>,
-    /// Search domains of the operator's; `None`: resolv.conf's.
+    /// Search domains from the operator; `None`: those of resolv.conf.
     search: Option<Vec<String>>,
     way: Way,
 }
@@ -20,9 +20,9 @@ pub(crate) struct NameSource {
 /// How the guest reaches name servers.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// Through a gateway of ours, which forwards queries to those the guest cannot reach.
+    /// Through hawser's gateway, which forwards queries to servers that the guest cannot reach.
     Gateway(Links),
-    /// On a segment, where the pod's loopback is out of reach.
+    /// On a segment, from which the pod's loopback is unreachable.
     Segment,
 }
 
@@ -32,7 +32,7 @@ impl NameSource {
         Self::new(names, Way::Gateway(links))
     }
 
-    /// For a guest on its segment.
+    /// For a guest on a segment.
     pub(crate) fn on_segment(names: &NameSpec) -> Self {
         Self::new(names, Way::Segment)
     }
@@ -45,12 +45,12 @@ impl NameSource {
         }
     }
 
-    /// Whether a change of resolv.conf can mean anything to the guest.
+    /// True if a change of resolv.conf can affect the guest.
     pub(crate) const fn follows_system(&self) -> bool {
         self.dns.is_none() || self.search.is_none()
     }
 
-    /// What the guest gets while the system's resolv.conf is `resolv`.
+    /// The guest's resolvers for a given resolv.conf.
     pub(crate) fn resolve(&self, resolv: &ResolvConf) -> Resolvers {
         let mut resolvers = Resolvers {
             search: self.search.as_ref().unwrap_or(&resolv.search).clone(),
@@ -99,7 +99,7 @@ impl NameSource {
     }
 }
 
-/// Whether a guest on `links` can send packets to `server` itself.
+/// True if a guest on `links` can send packets to `server` directly.
 fn is_reachable(links: &Links, server: IpAddr) -> bool {
     !server.is_loopback() && links.has_family_of(server) && !links.covers(server)
 }

@@ -1,18 +1,18 @@
-//! /etc/resolv.conf: the name servers and search domains of this system (resolv.conf(5)).
+//! Parses /etc/resolv.conf: the name servers and search domains of this system (resolv.conf(5)).
 
 use hawser_manifest::values;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-/// Where it is.
+/// Path of the file.
 pub(crate) const PATH: &str = "/etc/resolv.conf";
 
-/// What of resolv.conf concerns a guest.
+/// The parts of resolv.conf that matter to a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ResolvConf {
-    /// Name servers in order of preference; 0.0.0.0 and :: have become loopback, which is
-    /// what a resolver takes them for.
+    /// Name servers in order of preference. 0.0.0.0 and :: are replaced by loopback addresses, as a resolver treats
+    /// them.
     pub name_servers: Vec<IpAddr>,
     /// Search domains in order.
     pub search: Vec<String>,
@@ -22,13 +22,13 @@ impl ResolvConf {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// What open(2) and read(2) say.
+    /// The error of open(2) or read(2).
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&String::from_utf8_lossy(&std::fs::read(path)?)))
     }
 
-    /// Reads the file's text. What makes no sense is passed over, as resolvers do: a
-    /// name server with a zone (fe80::1%eth0), which means nothing to a guest, among it.
+    /// Parses the text of the file. Invalid entries are skipped, as resolvers do. That includes name servers with a
+    /// zone (fe80::1%eth0), which a guest cannot use.
     pub(crate) fn parse(text: &str) -> Self {
         let mut conf = Self::default();
         for line in text.lines() {
@@ -39,7 +39,7 @@ impl ResolvConf {
                     let server = words.next().and_then(|w| w.parse().ok()).map(not_unspecified);
                     conf.name_servers.extend(server);
                 }
-                // The last of the two wins, with all it says.
+                // The last of the two keywords wins, with all its values.
                 Some("search") => conf.search = words.filter_map(|w| values::search_domain(w).ok()).collect(),
                 Some("domain") => {
                     conf.search = words

@@ -1,10 +1,9 @@
 //! Follows resolv.conf while the process runs, however it is replaced.
 //!
-//! Programs write it in place (a container engine that mounts the file), rename another over it
-//! (NetworkManager), or replace the file a link leads to (systemd-resolved). inotify reports the
-//! first for the file, and the others for the folders that the file and the target of the link
-//! lie in. After each report the file is read whole and compared, so that nothing is lost when
-//! reports are.
+//! Programs write it in place (a container engine that mounts the file), rename another file over it (NetworkManager),
+//! or replace the target of a link (systemd-resolved). inotify reports the first case for the file, and the others for
+//! the directories of the file and of the link's target. After each report the whole file is read and compared, so lost
+//! reports do no harm.
 
 use crate::failure::Failure;
 use crate::machine::Machine;
@@ -24,12 +23,12 @@ const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF);
-/// How long a program may take from emptying the file to filling it.
+/// Time that a program may take between emptying the file and filling it.
 const WRITING: Duration = Duration::from_millis(50);
-/// Bytes of reports read at once; what they say does not matter.
+/// Bytes of reports read at once; their contents do not matter.
 const REPORTS: usize = 4096;
 
-/// Tells `machine` of every change of resolv.conf until it is dropped.
+/// Informs `machine` of every change of resolv.conf until the returned handle is dropped.
 ///
 /// # Errors
 /// The system has no thread or inotify instance left.
@@ -44,13 +43,13 @@ pub(crate) fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watche
     })
 }
 
-/// Calls `changed` with the file's contents at first and whenever they differ.
+/// Calls `changed` with the file's contents, initially and whenever they differ.
 fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&ResolvConf)) -> Result<(), Errno> {
     let mut seen = None;
     let mut failure = None;
     loop {
-        // Before it is read, or a change between the two would be missed; each time, as another
-        // file may have taken the name.
+        // Add watches before reading, or a change in between would be missed. Add them each time, because another file
+        // may have taken the name.
         add_watches(path, reports);
         match read_whole(path) {
             Ok(conf) if seen.as_ref() != Some(&conf) => {
@@ -58,7 +57,7 @@ fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&Res
                 (seen, failure) = (Some(conf), None);
             }
             Ok(_) => failure = None,
-            // What was read last stays, and the log says so once.
+            // The last contents stay in use, and this is logged once.
             Err(error) if failure != Some(error.kind()) => {
                 log::warn!("{} cannot be read, its last name servers stay: {error}", path.display());
                 failure = Some(error.kind());
@@ -72,7 +71,7 @@ fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&Res
     }
 }
 
-/// Reads the file. One without name servers may be about to be written, and is read once more.
+/// Reads the file. If it has no name servers, it may be about to be written, so it is read once more.
 fn read_whole(path: &Path) -> io::Result<ResolvConf> {
     let conf = ResolvConf::read(path)?;
     if !conf.name_servers.is_empty() {
@@ -82,8 +81,8 @@ fn read_whole(path: &Path) -> io::Result<ResolvConf> {
     ResolvConf::read(path)
 }
 
-/// Watches the file and the folders it may be replaced in. A path that is not there is noticed
-/// when the folder above it changes.
+/// Watches the file and the directories in which it may be replaced. The creation of a missing path is noticed because
+/// its parent directory changes.
 fn add_watches(path: &Path, reports: &OwnedFd) {
     let target = path.canonicalize().ok();
     let folders = [Some(path), target.as_deref()]
@@ -132,7 +131,7 @@ mod tests {
         write("resolv.conf", "192.0.2.1");
         let (watcher, changes) = watched(&at("resolv.conf"));
         let expect = |server: &str| loop {
-            // One that is written in place is empty for a moment.
+            // A file that is written in place is empty for a moment.
             let told = changes.recv_timeout(PATIENCE).unwrap();
             if !told.is_empty() {
                 assert_eq!(told, [server]);
@@ -152,7 +151,7 @@ mod tests {
         write("run/new", "192.0.2.5");
         fs::rename(at("run/new"), at("run/stub")).unwrap();
         expect("192.0.2.5");
-        // One that is gone says nothing, and is followed when it is back.
+        // A removed file causes no change, and is followed again when it is back.
         fs::remove_file(at("run/stub")).unwrap();
         write("run/stub", "192.0.2.6");
         expect("192.0.2.6");

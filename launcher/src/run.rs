@@ -1,7 +1,7 @@
 //! `hawser run`: serves a VM's manifests, with one port for each NIC.
 //!
-//! A NIC of the plan lowers to the same spec as the options of a NIC on the command line
-//! ([`NicPlan::spec`]), so that both are checked, completed and attached in the same way.
+//! A NIC of the plan lowers to the same spec as the options of a NIC on the command line ([`NicPlan::spec`]), so both
+//! are checked, completed and attached in the same way.
 
 use crate::attachment::{self, Site, Survey};
 use crate::cli::{RunArgs, RunManifest, Vmm};
@@ -80,8 +80,8 @@ pub(crate) fn run(args: &RunManifest) -> Result<(), Failure> {
     })
 }
 
-/// `--print-args` and `--dry-run`: everything is looked up and checked as for serving, but nothing
-/// is created: no lease, link, directory or socket.
+/// Implements `--print-args` and `--dry-run`. Everything is looked up and checked as for serving, but no lease, link,
+/// directory or socket is created.
 fn only_say(args: &RunManifest, mut plan: VmPlan, site: &Site) -> Result<(), Failure> {
     let segments = survey(&plan.nics, site)?;
     let preview = leases::preview(&plan, &args.store)?;
@@ -122,7 +122,7 @@ fn cards(nics: &[Nic]) -> Vec<Card<'_>> {
     nics.iter().filter_map(Nic::card).collect()
 }
 
-/// The NICs of a plan on this host; `segments` are the surveys of theirs.
+/// The NICs of a plan on this host; `segments` are the surveys of their segments.
 fn resolve_all(plan: &VmPlan, host: &Host, segments: Vec<Option<Survey>>) -> Result<Vec<Nic>, Failure> {
     let nics = plan.nics.iter().zip(segments);
     nics.map(|(nic, segment)| Nic::planned(nic, host, segment)).collect()
@@ -157,9 +157,9 @@ fn kind(program: &OsStr) -> Result<Vmm, Failure> {
     }
 }
 
-/// The VMM's control socket: that of the options, or the one given to a VMM that hawser starts.
+/// The VMM's control socket: the socket of the options, or that of a VMM that hawser starts.
 fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
-    /// In the directory of the NICs' sockets.
+    /// Name of the socket, in the directory of the NICs' sockets.
     const QMP: &str = "qmp.sock";
     const CLOUD_HYPERVISOR: &str = "cloud-hypervisor.sock";
     let folder = &args.manifest.socket_dir;
@@ -175,7 +175,7 @@ fn vmm_socket(args: &RunManifest) -> Result<Option<VmmSocket>, Failure> {
     let own = |name: &str| args.vmm.iter().any(|word| word == name);
     Ok(match kind(program)? {
         Vmm::Qemu => Some(VmmSocket::Qemu(folder.join(QMP))),
-        // It has one API socket, which the operator has configured already.
+        // It has only one API socket, which the operator has already configured.
         Vmm::CloudHypervisor if own(API_FLAG) => None,
         Vmm::CloudHypervisor => Some(VmmSocket::CloudHypervisor(folder.join(CLOUD_HYPERVISOR))),
     })
@@ -228,7 +228,7 @@ fn vmm_words(
     Ok(words)
 }
 
-/// Whether QEMU's own options select a machine with a PCI Express root.
+/// True if QEMU's own options select a machine with a PCI Express root.
 fn has_root_ports(arguments: &[OsString]) -> bool {
     let is_machine = |pair: &&[OsString]| matches!(pair[0].to_str(), Some("-M" | "-machine" | "--machine"));
     let is_express = |pair: &[OsString]| {

@@ -170,8 +170,8 @@ fn a_static_address_is_given_by_dhcp_with_its_routes() {
     );
     let (lease, lease6) = both(r#"{"type": "static", "addresses": [{"address": "2001:db8::5/64"}]}"#);
     assert!(lease.is_none() && lease6.is_some());
-    // Takes addresses from the runtime configuration, or the name of a network instead; those of
-    // the pod if neither has any.
+    // Takes addresses from the runtime configuration, or names a network instead; without either, takes the pod's
+    // addresses.
     let named = r#"{"type": "static", "addresses": [{"address": "192.0.2.5/24"}],
         "dns": {"nameservers": ["192.0.2.53", "2001:db8::53"], "search": ["a.example"]}}"#;
     let told = |ipam: Option<LeaseConfig>| {

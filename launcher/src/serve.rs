@@ -1,4 +1,4 @@
-//! Serves ports from checked configurations, until a signal or the front ends end them.
+//! Serves ports from checked configurations, until a signal arrives or no front end can connect any more.
 //!
 //! Order matters. Inherited descriptors are taken before anything else is opened, because another
 //! descriptor could get their numbers. Signals are caught before there is something to clean up.
@@ -31,11 +31,11 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-/// What is to be served.
+/// The NICs to serve, and how.
 pub(crate) struct Order<'a> {
     /// The NICs to serve from the start.
     pub nics: Vec<Nic>,
-    /// Place of the attachments.
+    /// Namespace and settings of the attachments.
     pub site: &'a Site,
     /// Options of the process.
     pub run: &'a RunArgs,
@@ -78,7 +78,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
         .as_deref()
         .map(|path| EventFile::open(path, &sandbox))
         .transpose()?;
-    // A NIC that is plugged later may follow it.
+    // A NIC that is plugged later may follow resolv.conf.
     let follows = hotplug.is_some() || machine.follows_resolv_conf();
     let resolv = follows.then(|| resolv_watch::follow(&machine, &sandbox)).transpose()?;
     for summary in machine.summaries() {
@@ -118,7 +118,7 @@ pub(crate) fn serve(order: Order<'_>) -> Result<(), Failure> {
     served
 }
 
-/// Answers the operator, if there is a socket for it.
+/// Starts the API, if there is a socket for it.
 fn start_api(run: &RunArgs, machine: &Arc<Machine>, hotplug: Option<Hotplug>) -> Result<Option<Api>, Failure> {
     let Some(path) = &run.api_socket else { return Ok(None) };
     let context = Context {
@@ -144,9 +144,9 @@ fn accompany(process: VmmProcess, machine: &Arc<Machine>) -> Result<VmmThread, F
     thread.map_err(failed)
 }
 
-/// Waits for the VMM, and ends as it did.
+/// Waits for the VMM, and returns its exit status.
 fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
-    /// What shells add to the number of the signal that ended a program.
+    /// Number that shells add to the signal that ended a program.
     const SIGNALLED: i32 = 128;
     let Some(thread) = vmm else { return Ok(()) };
     let status = thread
@@ -162,19 +162,19 @@ fn ended(vmm: Option<VmmThread>) -> Result<(), Failure> {
     }
 }
 
-/// What the process needs once everything is set up: for `nics`, for what may be plugged later,
-/// and beside the VMM it starts if there is one.
+/// The privileges that the process needs once everything is set up: for `nics`, for NICs that may be plugged later, and
+/// for the VMM that it starts, if any.
 fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
     let later = |has: fn(Mode) -> bool| run.plug_mode.iter().any(|mode| has(*mode));
     let mut needs = Needs {
         links: later(Mode::uses_links),
         devices: later(Mode::uses_links),
         raw_sockets: later(Mode::sends_echo) && startup::echo_takes_raw_sockets(),
-        // Every port is had at the start, or not at all.
+        // Ports are bound at the start or not at all.
         low_ports: false,
         reach: Reach {
             signals: has_vmm,
-            // systemd's own may be one.
+            // systemd's notification socket may be abstract.
             abstract_sockets: std::env::var_os("NOTIFY_SOCKET").is_some_and(|path| path.as_bytes().starts_with(b"@")),
             ..Reach::default()
         },

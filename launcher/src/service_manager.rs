@@ -4,22 +4,22 @@
 use crate::machine::{Machine, ServedNic};
 use sd_notify::NotifyState;
 
-/// All is set up.
+/// Reports that everything is set up.
 pub(crate) fn ready(machine: &Machine) {
     tell(&[NotifyState::Ready, NotifyState::Status(&status(machine))]);
 }
 
-/// The NICs have changed.
+/// Reports that the NICs have changed.
 pub(crate) fn changed(machine: &Machine) {
     tell(&[NotifyState::Status(&status(machine))]);
 }
 
-/// The process is about to end.
+/// Reports that the process is about to end.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// The NICs, in one line.
+/// The NICs, as one line.
 fn status(machine: &Machine) -> String {
     let name = |nic: &ServedNic| {
         let down = if nic.is_link_up() { "" } else { " (link down)" };

@@ -1,7 +1,7 @@
-//! Signals become calls.
+//! Turns signals into calls.
 //!
-//! Where there is a VMM the first signal that would end hawser asks the guest to shut down, and
-//! a second one is the VMM's: so is the first where the guest cannot be asked.
+//! With a VMM, the first signal that would end hawser requests a shutdown of the guest, and the second is forwarded to
+//! the VMM. If a shutdown cannot be requested, the first signal is forwarded too.
 
 use crate::failure::Failure;
 use crate::hotplug::{Hotplug, PowerDown};
@@ -13,7 +13,7 @@ use signal_hook::iterator::{Handle, Signals};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
-/// The thread that turns signals into calls. Ends on drop.
+/// The thread that turns signals into calls. It ends on drop.
 pub(crate) struct SignalWatch {
     handle: Handle,
     vmm: Arc<Vmm>,
@@ -25,15 +25,15 @@ pub(crate) struct SignalWatch {
 struct Vmm {
     /// The VMM itself.
     signals: OnceLock<SignalSink>,
-    /// Requests a shutdown of the guest first.
+    /// Handle through which a shutdown of the guest is requested first.
     asks: OnceLock<Hotplug>,
 }
 
 impl SignalWatch {
-    /// SIGUSR1 writes the counters of `machine`, all others stop it.
+    /// Starts the thread. SIGUSR1 logs the counters of `machine`; all other signals stop it.
     ///
     /// # Errors
-    /// If there is no thread to be had.
+    /// If no thread can be created.
     pub(crate) fn start(mut signals: Signals, machine: Arc<Machine>, sandbox: &Sandbox) -> Result<Self, Failure> {
         let handle = signals.handle();
         let vmm: Arc<Vmm> = Arc::default();
@@ -63,15 +63,15 @@ impl SignalWatch {
         })
     }
 
-    /// From now on signals are the VMM's.
+    /// Forwards signals to the VMM from now on.
     pub(crate) fn hand_to(&self, vmm: SignalSink) {
-        // Set once.
+        // It is set only once.
         let _ = self.vmm.signals.set(vmm);
     }
 
     /// Makes signals request a shutdown of the guest first.
     pub(crate) fn ask_first(&self, hotplug: Hotplug) {
-        // Set once.
+        // It is set only once.
         let _ = self.vmm.asks.set(hotplug);
     }
 }
@@ -80,7 +80,7 @@ impl Drop for SignalWatch {
     fn drop(&mut self) {
         self.handle.close();
         if let Some(thread) = self.thread.take() {
-            // It has panicked only if standard error did; there is nothing to add to that.
+            // It panics only if standard error fails, so there is nothing to report.
             let _ = thread.join();
         }
     }

@@ -1,13 +1,12 @@
-//! What happens before the first packet: logging, limits, and what the operator should
-//! know about the system.
+//! Set-up before the first packet: logging, limits, and warnings about the system.
 
 use crate::failure::Failure;
 use crate::logging;
 use hawser_backend::config::{Families, ModeConfig};
 use hawser_host::system;
 
-/// Descriptors the process needs besides sockets of flows and forwards: memory regions,
-/// ring events, epoll instances, signals.
+/// Descriptors that the process needs in addition to the sockets of flows and forwards: memory regions, ring events,
+/// epoll instances, signals.
 const OWN_DESCRIPTORS: u64 = 256;
 
 /// Starts logging to standard error. `filter` has been checked by its option's parser.
@@ -19,7 +18,7 @@ pub(crate) fn start_log(filter: &str) {
 /// flow and every forwarded port is a socket.
 ///
 /// # Errors
-/// If even the hard limit does not hold the forwarded ports.
+/// If even the hard limit is too low for the forwarded ports.
 pub(crate) fn raise_limits<'a>(ports: impl Iterator<Item = &'a ModeConfig>) -> Result<(), Failure> {
     let limit = system::raise_descriptor_limit()
         .map_err(|e| Failure::runtime(format_args!("cannot raise the limit of open files: {e}")))?;
@@ -38,7 +37,7 @@ fn listening_sockets(mode: &ModeConfig) -> u64 {
     mode.properties().inbound().map_or(0, |inbound| inbound.sockets())
 }
 
-/// Logs what this system keeps from a guest whose echo requests of `families` leave through sockets.
+/// Warns if this system restricts a guest whose echo requests of `families` leave through sockets.
 pub(crate) fn warn_of_restrictions(families: Families) {
     let echo = [(families.ipv4, true, "ping"), (families.ipv6, false, "ping of IPv6")];
     for (enabled, ipv4, what) in echo {
@@ -51,8 +50,7 @@ pub(crate) fn warn_of_restrictions(families: Families) {
     }
 }
 
-/// True if echo requests go out through raw sockets: this system permits those and no ping
-/// sockets.
+/// True if echo requests leave through raw sockets, because this system permits those but not ping sockets.
 pub(crate) fn echo_takes_raw_sockets() -> bool {
     [true, false].into_iter().any(system::echo_is_raw)
 }

@@ -1,4 +1,4 @@
-//! `hawser validate`: what is wrong with manifests, or what would be served.
+//! `hawser validate`: prints the problems of manifests, or what would be served.
 
 use crate::cli::{ManifestArgs, ValidateArgs};
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ impl From<Unreadable> for Failure {
 }
 
 impl Unreadable {
-    /// The same as a problem of that file.
+    /// The error as a problem of that file.
     fn rejected(&self) -> Rejected {
         let problem = Problem {
             severity: Severity::Error,
@@ -43,7 +43,7 @@ impl Unreadable {
 /// Reads the files of the options and plans.
 ///
 /// # Errors
-/// A file that cannot be read; what is wrong with the manifests is inside.
+/// A file cannot be read. Problems of the manifests are in the inner result.
 pub(crate) fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Failure> {
     Ok(check_sources(
         &read_sources(&args.files)?,
@@ -54,14 +54,14 @@ pub(crate) fn check(args: &ManifestArgs) -> Result<Result<Checked, Rejected>, Fa
 /// Reads files, standard input (`-`), and the manifests of directories.
 ///
 /// # Errors
-/// What cannot be read.
+/// A file or directory cannot be read.
 pub(crate) fn read_sources(paths: &[PathBuf]) -> Result<Vec<SourceFile>, Unreadable> {
     let mut files = Vec::new();
     paths.iter().try_for_each(|path| read_source(path, &mut files))?;
     Ok(files)
 }
 
-/// The same for files that may have several VMs, without what is not wrong with them.
+/// The same for files that may describe several VMs, without warnings.
 ///
 /// # Errors
 /// As [`check`].
@@ -74,7 +74,7 @@ pub(crate) fn check_all(args: &ManifestArgs) -> Result<Result<Vec<VmPlan>, Rejec
 /// Runs the subcommand: problems on standard error, the plan on standard output.
 ///
 /// # Errors
-/// If there are problems, or no way to tell them.
+/// If there are problems, or they cannot be printed.
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let files = read_sources(&args.manifest.files).map_err(|unreadable| {
         let told = match args.json {
@@ -111,7 +111,7 @@ pub(crate) fn tell_rejected(rejected: Rejected) -> Failure {
 fn failure(rejected: &Rejected) -> Failure {
     let problems = match rejected.errors.len() {
         1 => "1 problem".into(),
-        // The last says how many more there are.
+        // The last problem only states that there are more.
         n if n > MAX_PROBLEMS => format!("more than {MAX_PROBLEMS} problems"),
         n => format!("{n} problems"),
     };

@@ -1,5 +1,5 @@
-//! The VMM that hawser starts: when its sockets are ready. hawser forwards its own signals to it, and
-//! ends when it ends.
+//! The VMM that hawser starts once its sockets are ready. hawser forwards its own signals to the VMM, and ends when the
+//! VMM ends.
 
 use crate::failure::Failure;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
     child: Child,
-    /// A pidfd: it names this process even after its number has another owner.
+    /// A pidfd, which identifies this process even after its number is reused.
     handle: Arc<OwnedFd>,
 }
 
@@ -61,10 +61,10 @@ impl VmmProcess {
         SignalSink(Arc::clone(&self.handle))
     }
 
-    /// Waits until it ends.
+    /// Waits until the VMM ends.
     ///
     /// # Errors
-    /// What waitpid(2) returns.
+    /// The error of waitpid(2).
     pub(crate) fn wait(mut self) -> Result<ExitStatus, Failure> {
         self.child
             .wait()

@@ -15,12 +15,12 @@ pub(crate) struct Watcher {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a wait came to.
+/// Result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// The descriptor has something to read.
     Event,
-    /// The thread is to end.
+    /// The thread should end.
     End,
 }
 
@@ -29,7 +29,7 @@ pub(crate) enum Wake {
 pub(crate) struct End(Arc<OwnedFd>);
 
 impl Watcher {
-    /// Starts a thread that does `watch` until [`End::or_event`] says [`Wake::End`].
+    /// Starts a thread that runs `watch` until [`End::or_event`] returns [`Wake::End`].
     ///
     /// # Errors
     /// The system has no thread or descriptor left.
@@ -55,7 +55,7 @@ impl End {
     /// Waits for something to read from `events`, or for the end.
     ///
     /// # Errors
-    /// What poll(2) says.
+    /// The error of poll(2).
     pub(crate) fn or_event(&self, events: &impl AsFd) -> Result<Wake, Errno> {
         let mut waits = [PollFd::new(events, PollFlags::IN), PollFd::new(&*self.0, PollFlags::IN)];
         match poll(&mut waits, None) {
@@ -72,10 +72,10 @@ impl End {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Fails only if the counter is full, and then the thread has been woken already.
+        // Fails only if the counter is full, in which case the thread has already been woken.
         let _ = rustix::io::write(&*self.end, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
-            // If it panicked, the panic hook has said so.
+            // If it panicked, the panic hook has reported it.
             let _ = thread.join();
         }
     }

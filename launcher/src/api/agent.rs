@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const FRESH: Duration = Duration::from_secs(2);
 /// Longest answer, in bytes.
 const ANSWER_MAX: usize = 256 << 10;
-/// Most interfaces, and most addresses of each, that are kept.
+/// Maximum interfaces that are kept, and maximum addresses of each.
 const INTERFACES_MAX: usize = 64;
 /// Byte that the agent sends before the answer to `guest-sync-delimited`.
 const DELIMITER: u8 = 0xff;

@@ -12,7 +12,7 @@ const INTERFACES: &str = r#"{"return": [
   {"ip-address": "nonsense", "prefix": 0, "ip-address-type": "ipv4"}]},
  {"name": "sit0"}]}"#;
 
-/// An agent that answers one client with what `answer` makes of the number it is sent.
+/// An agent that answers one client with the result of `answer` for the number it receives.
 fn agent(folder: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> (PathBuf, JoinHandle<UnixStream>) {
     let path = folder.join("qga.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -34,7 +34,7 @@ fn agent(folder: &Path, answer: impl Fn(u64) -> Vec<u8> + Send + 'static) -> (Pa
 
 fn answer(sync: u64) -> Vec<u8> {
     let interfaces = INTERFACES.replace('\n', "");
-    // Something left of an earlier client comes first.
+    // The rest of an earlier client's answer comes first.
     let mut bytes = b"{\"return\": {}}\n".to_vec();
     bytes.push(DELIMITER);
     bytes.extend(format!("{{\"return\": {sync}}}\n{interfaces}\n").into_bytes());
@@ -53,7 +53,7 @@ fn the_agents_interfaces_are_taken_and_asked_for_once_in_a_while() {
     let addresses: Vec<IpAddr> = vec!["10.0.2.2".parse().unwrap(), "fe80::9".parse().unwrap()];
     assert_eq!(interfaces[1].addresses, addresses);
     thread.join().unwrap();
-    // Nobody answers any more, and nobody is asked.
+    // The agent no longer answers, and no request is sent.
     assert_eq!(block_on(agent.interfaces()), interfaces);
 }
 
@@ -72,7 +72,7 @@ fn an_agent_that_is_silent_talks_without_end_or_answers_another_keeps_nobody() {
         let begun = Instant::now();
         assert_eq!(block_on(GuestAgent::new(path).interfaces()), []);
         assert!(begun.elapsed() < PATIENCE * 20, "{:?}", begun.elapsed());
-        // It may have been hung up on in the middle of a word.
+        // The client may have closed the connection in the middle of an answer.
         let _ = thread.join();
     }
     assert_eq!(block_on(GuestAgent::new("/nonexistent".into()).interfaces()), []);

@@ -1,4 +1,4 @@
-//! `/v1/capture`: the packets that cross a port.
+//! `/v1/capture`: streams the packets that cross a port.
 //!
 //! A thread of its own writes each capture, so a client that does not read blocks only that thread.
 
@@ -30,8 +30,8 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     },
 }];
 const KIND: &str = "application/x-pcapng";
-/// How often something is written while nothing crosses the port: of a client that has gone the
-/// first is for nothing, and the second fails.
+/// Interval of writes while no packet crosses the port. Two writes reveal a client that has gone: the first is lost and
+/// the second fails.
 const IDLE: Duration = Duration::from_millis(500);
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {

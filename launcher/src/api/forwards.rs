@@ -1,4 +1,4 @@
-//! `/v1/forwards`: which ports of the host reach the guest, while it runs.
+//! `/v1/forwards`: lists, adds and removes port forwards at run time.
 
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
@@ -12,10 +12,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// Where forwards are.
+/// Path of the requests.
 pub(crate) const PATH: &str = "/v1/forwards";
-/// Ports of one forward that is added to a running process: the worker takes all its sockets
-/// over between two packets.
+/// Maximum ports of a forward that is added to a running process, because the worker takes over all its sockets between
+/// two packets.
 const PORTS_MAX: u16 = 1024;
 
 /// The routes of this group.
@@ -54,18 +54,18 @@ pub(crate) const ROUTES: &[Route] = &[
     },
 ];
 
-/// A forward that is to come or go.
+/// A forward to add or remove.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Change {
-    /// As `--port` has it: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
+    /// In the syntax of `--port`: `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`, such as `2222:22`.
     pub forward: String,
 }
 
 /// The ports that reach a guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Forwards {
-    /// In the order in which they came.
+    /// Forwards in the order in which they were added.
     pub forwards: Vec<Entry>,
 }
 
@@ -73,18 +73,18 @@ pub(crate) struct Forwards {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Entry {
-    /// All of it, as `--port` has it.
+    /// The whole forward in the syntax of `--port`.
     pub forward: String,
     /// `tcp` or `udp`.
     pub protocol: Protocol,
-    /// Address of the host; left out: all of them.
+    /// Address on the host; if omitted, all addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// First port of the host.
     pub host_port: u16,
     /// First port of the guest.
     pub guest_port: u16,
-    /// How many ports.
+    /// Number of ports.
     pub count: u16,
 }
 
@@ -171,9 +171,9 @@ mod tests {
     use std::process;
     use std::sync::atomic::{AtomicU16, Ordering};
 
-    /// The first of `count` free ports in a row, free for UDP too. They lie below those that the
-    /// kernel gives out (net.ipv4.ip_local_port_range), so no test that runs beside gets one of
-    /// them by chance, and each call returns others.
+    /// The first of `count` consecutive ports that are free for both TCP and UDP. They are below the range from which
+    /// the kernel chooses (net.ipv4.ip_local_port_range), so concurrent tests do not get one of them by chance, and
+    /// each call returns different ports.
     fn free_ports(count: u16) -> u16 {
         const LOWEST: u16 = 10_000;
         const SPAN: u16 = 20_000;
@@ -211,7 +211,7 @@ mod tests {
             }]});
             assert_eq!(ask(&context, "GET", "/v1/forwards", "").json(), expected);
             TcpStream::connect(("127.0.0.1", port)).unwrap();
-            // The guest's port need not be said.
+            // The guest's port may be omitted.
             let removed = ask(&context, "DELETE", "/v1/forwards", &body(&format!("127.0.0.1:{port}")));
             assert_eq!((removed.status, removed.json()), (200, json!({"forwards": []})));
             let error = TcpStream::connect(("127.0.0.1", port)).unwrap_err();

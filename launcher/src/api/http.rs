@@ -37,9 +37,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Name of the thread.
 pub(crate) const THREAD: &str = "api";
-/// Most clients served at a time.
+/// Maximum clients served at a time.
 pub(crate) const CONNECTIONS: usize = 16;
-/// Most clients accepted per [`SPAN`]: enough for any use, and too few to slow packets down.
+/// Maximum clients accepted per [`SPAN`]: enough for any use, and too few to slow down packets.
 pub(crate) const CLIENTS: u32 = 20;
 /// See [`CLIENTS`].
 pub(crate) const SPAN: Duration = Duration::from_millis(200);
@@ -49,13 +49,13 @@ pub(crate) const HEAD_MAX: usize = 8 << 10;
 pub(crate) const BODY_MAX: usize = 256 << 10;
 /// Time for a request to arrive, and for a client to read the response.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-/// Most headers of a request.
+/// Maximum headers of a request.
 const HEADERS_MAX: usize = 32;
 /// Added to the nice value of the process (nice(2)): packets take precedence over requests.
 const NICENESS: i32 = 10;
 /// Pause after the system ran out of descriptors for a client.
 const RETRY: Duration = Duration::from_millis(100);
-/// Chunks of a stream that may wait for the client, and the length of one.
+/// Maximum chunks of a stream that may wait for the client.
 const PIECES: usize = 4;
 const PIECE: usize = 32 << 10;
 

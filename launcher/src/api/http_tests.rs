@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-/// Far longer than anything here takes, on a busy machine too.
+/// Far longer than anything here takes, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
 struct Stage {
@@ -15,7 +15,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Answers with what was asked; `/v1/later` once for each `/v1/now`, `/v1/stream` without end.
+    /// A server that echoes requests. It answers `/v1/later` once for each `/v1/now`, and `/v1/stream` endlessly.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("api.sock");
@@ -35,7 +35,7 @@ impl Stage {
 
     fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // One that is refused before its end has come need not be taken whole.
+        // A request that is refused before its end has arrived need not be read completely.
         let _ = stream.write_all(request);
         read(stream)
     }
@@ -76,7 +76,7 @@ fn answer(request: &Request, gate: &Arc<Semaphore>) -> Answer {
 
 fn read(mut stream: Client) -> String {
     let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
-    // Whoever is not heard out is told with a reset after the answer.
+    // A request that is not read to its end is answered, followed by a reset.
     while let Ok(n @ 1..) = stream.read(&mut piece) {
         answer.extend_from_slice(&piece[..n]);
     }
@@ -114,7 +114,7 @@ fn a_request_is_answered_however_it_is_cut_up() {
     for byte in request {
         stream.write_all(&[*byte]).unwrap();
     }
-    // Whoever has said all may say so.
+    // A client may close its sending side after the request.
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(body(&read(stream)), body(&whole));
     let chunks = b"PUT /v1/x?a=b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n";
@@ -144,7 +144,7 @@ fn what_is_no_request_is_refused() {
         &[b'a'; BODY_MAX + 1],
     ]
     .concat();
-    // Whether there are words beside the status.
+    // The flag states whether the response has a body.
     let cases: [(&[u8], &str, bool); 8] = [
         (b"\x00\xff\x16\x03 garbage\r\n\r\n", "HTTP/1.1 400", false),
         (b"BREW /v1/status HTTP/1.1\r\n\r\n", "HTTP/1.1 501", true),
@@ -193,20 +193,20 @@ fn half_a_request_keeps_a_place_for_a_limited_time_and_nobody_gets_a_thread() {
     let head = b"PUT /v1/x HTTP/1.1\r\nContent-Length: 5\r\n\r\n";
     let begun = Instant::now();
     let half = |n| {
-        // At once: its time runs from when its connection is taken.
+        // Connect first: a client's time runs from the acceptance of its connection.
         let mut half = stage.connect();
         half.write_all(&head[..if n % 2 == 0 { 10 } else { head.len() }])
             .unwrap();
         half
     };
     let mut halves: Vec<Client> = (0..2 * CONNECTIONS).map(half).collect();
-    // Behind all halves, and answered when the last of them has had its time.
+    // This request waits behind all half requests, and is answered when the last of them has timed out.
     assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
     let taken = begun.elapsed();
     assert!(PATIENCE * 2 <= taken && taken < LONG, "{taken:?}");
     assert_eq!(read(halves.remove(0)), "");
     assert!(read(halves.remove(0)).starts_with("HTTP/1.1 408"));
-    // One a server, and other tests have servers too.
+    // There is one thread per server, and other tests have servers too.
     assert!(threads(THREAD) < 12, "{}", threads(THREAD));
 }
 
@@ -220,7 +220,7 @@ fn what_takes_a_while_keeps_nobody_else_waiting_and_is_answered() {
     for _ in 0..20 {
         assert!(stage.ask(b"GET /v1/x HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 200"));
     }
-    // Nor does its own time run out.
+    // Its own time does not run out either.
     thread::sleep(PATIENCE + PATIENCE / 4);
     for client in &mut slow {
         client.set_nonblocking(true).unwrap();
@@ -269,7 +269,7 @@ fn the_end_does_not_wait_for_clients() {
     clients[0].write_all(b"GET /v1/stream HTTP/1.1\r\n\r\n").unwrap();
     clients[1].write_all(b"POST /v1/later HTTP/1.1\r\n\r\n").unwrap();
     thread::sleep(Duration::from_millis(50));
-    // Neither of the two ever ends by itself.
+    // Neither of the two responses ever ends by itself.
     let (sender, end) = channel();
     let server = stage.server.take();
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! `/v1/loglevel`: what is written to standard error, changed while it runs.
+//! `/v1/loglevel`: shows and changes the log filter at run time.
 
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
@@ -34,14 +34,14 @@ pub(crate) const ROUTES: &[Route] = &[
         },
     },
 ];
-/// Where what is logged is set.
+/// Path of the requests.
 pub(crate) const PATH: &str = "/v1/loglevel";
 
-/// What is logged.
+/// The log filter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LogLevel {
-    /// As `--log` has it: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
+    /// In the syntax of `--log`: a level, or a filter such as `info,hawser_backend::vhost_user=debug`.
     pub filter: String,
 }
 

@@ -1,7 +1,7 @@
-//! `/v1/metrics`: what Prometheus scrapes, in its text format (OpenMetrics 1.0).
+//! `/v1/metrics`: metrics for Prometheus, in its text format (OpenMetrics 1.0).
 //!
-//! Names and help are those of the counters ([`hawser_backend::counters`]): a counter that
-//! is added there is here too, as `hawser_port_NAME_total`.
+//! Names and help texts come from the counters ([`hawser_backend::counters`]), so a counter that is added there also
+//! appears here, as `hawser_port_NAME_total`.
 
 use super::http::{Answer, Document, Method, Request};
 use super::openapi::Operation;
@@ -43,7 +43,7 @@ fn render(nics: &[ServedNic]) -> Result<String, fmt::Error> {
     Ok(body)
 }
 
-/// What was counted of all NICs at about one moment.
+/// The counters of all NICs at roughly the same moment.
 #[derive(Debug)]
 struct Samples(Vec<Sample>);
 
@@ -62,7 +62,7 @@ impl Sample {
     }
 }
 
-/// Whether something is so at a NIC.
+/// A condition of a NIC.
 type Holds = fn(&Sample) -> bool;
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, u64>> = None;

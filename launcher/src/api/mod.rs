@@ -50,7 +50,7 @@ pub(crate) struct Context {
 
 /// A running API endpoint. Dropping it ends the thread and then removes the socket.
 pub(crate) struct Api {
-    /// Dropped first, so that the thread ends before the socket goes.
+    /// Dropped first, so that the thread ends before the socket is removed.
     server: Server,
     /// The server has a copy of its descriptor.
     socket: ListeningSocket,

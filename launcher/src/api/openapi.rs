@@ -1,4 +1,4 @@
-//! `/v1/openapi.json`: what there is, in OpenAPI 3.1, made from the routes and their structs.
+//! `/v1/openapi.json`: describes the API in OpenAPI 3.1, generated from the routes and their structs.
 
 use super::http::{Method, Request};
 use super::router::{Route, routes};
@@ -15,7 +15,7 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     describe: |_| Operation::new("This description").whole(JSON, json!({"type": "object"})),
 }];
 
-/// What the description says of a route.
+/// The description of a route.
 pub(crate) struct Operation(Map<String, Value>);
 
 /// A value in the query of a request.
@@ -26,19 +26,19 @@ impl Parameter {
         Self(json!({"name": name, "in": "query", "description": description, "schema": {"type": kind}}))
     }
 
-    /// A text.
+    /// A text parameter.
     pub(crate) fn text(name: &str, description: &str) -> Self {
         Self::new(name, description, "string")
     }
 
-    /// A whole number.
+    /// An integer parameter.
     pub(crate) fn number(name: &str, description: &str) -> Self {
         Self::new(name, description, "integer")
     }
 }
 
 impl Operation {
-    /// An operation in a few words, that answers nothing yet.
+    /// An operation with a short summary, without responses yet.
     pub(crate) fn new(summary: &str) -> Self {
         let refusal = json!({
             "description": "Not granted, and nothing changed",
@@ -48,7 +48,7 @@ impl Operation {
         Self(operation.as_object().cloned().unwrap_or_default())
     }
 
-    /// It takes a value in the query.
+    /// Adds a query parameter.
     #[must_use]
     pub(crate) fn parameter(mut self, parameter: Parameter) -> Self {
         let list = self.0.entry("parameters").or_insert_with(|| json!([]));
@@ -58,7 +58,7 @@ impl Operation {
         self
     }
 
-    /// It is about one port.
+    /// Adds the query parameter that names a port.
     #[must_use]
     pub(crate) fn port(self) -> Self {
         self.parameter(Parameter::text(
@@ -67,7 +67,7 @@ impl Operation {
         ))
     }
 
-    /// It takes a `T`.
+    /// Sets the request body to a `T`.
     #[must_use]
     pub(crate) fn takes<T: JsonSchema>(mut self, generator: &mut SchemaGenerator) -> Self {
         let schema = generator.subschema_for::<T>().to_value();
@@ -76,14 +76,14 @@ impl Operation {
         self
     }
 
-    /// It answers a `T`.
+    /// Sets the response to a `T`.
     #[must_use]
     pub(crate) fn answers<T: JsonSchema>(self, generator: &mut SchemaGenerator) -> Self {
         let schema = generator.subschema_for::<T>().to_value();
         self.whole(JSON, schema)
     }
 
-    /// It answers a document of another kind.
+    /// Sets the response to a document of another media type.
     #[must_use]
     pub(crate) fn whole(mut self, kind: &str, schema: Value) -> Self {
         if let Some(responses) = self.0.get_mut("responses") {
@@ -92,7 +92,7 @@ impl Operation {
         self
     }
 
-    /// It answers bytes.
+    /// Sets the response to bytes.
     #[must_use]
     pub(crate) fn binary(self, kind: &str) -> Self {
         self.whole(kind, json!({}))

@@ -1,4 +1,4 @@
-//! `/v1/plug`, `/v1/unplug`, `/v1/link`: NICs that come, go, and lose their carrier.
+//! `/v1/plug`, `/v1/unplug`, `/v1/link`: plugs and unplugs NICs, and sets their links up or down.
 
 use super::http::{Answer, Document, Method, Request};
 use super::openapi::Operation;
@@ -11,11 +11,11 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Where manifests are given.
+/// Path for plugging NICs by manifests.
 pub(crate) const PLUG: &str = "/v1/plug";
-/// Where an interface is taken out.
+/// Path for unplugging a NIC.
 pub(crate) const UNPLUG: &str = "/v1/unplug";
-/// Where a link is taken up or down.
+/// Path for setting a link up or down.
 pub(crate) const LINK: &str = "/v1/link";
 
 /// The routes of this group.
@@ -55,7 +55,7 @@ pub(crate) const ROUTES: &[Route] = &[
     },
 ];
 
-/// What is to go.
+/// The NIC to unplug.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Unplug {
@@ -63,7 +63,7 @@ pub(crate) struct Unplug {
     pub interface: String,
 }
 
-/// What a link is to be.
+/// The desired state of a link.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Link {
@@ -102,12 +102,12 @@ fn hotplug(context: &Context) -> Result<&Hotplug, Refusal> {
     context.hotplug.as_ref().ok_or_else(refusal)
 }
 
-/// The answer to a change that is under way.
+/// The answer to a change in progress.
 fn later(coming: Coming) -> Answer {
     Answer::Later(Box::pin(async { answer(coming.await) }))
 }
 
-/// The answer to a change that was made, or why it was not.
+/// The answer to a change that was made, or the reason why it was not.
 fn answer(outcome: Outcome) -> Document {
     match outcome {
         Ok(changes) => super::document(200, &changes),

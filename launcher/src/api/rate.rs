@@ -1,4 +1,4 @@
-//! `/v1/rate`: how much may cross a port, read and set while it runs.
+//! `/v1/rate`: shows and sets the rate limits of a port at run time.
 
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
@@ -9,7 +9,7 @@ use hawser_backend::config::{Rate, RateLimit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where rates are.
+/// Path of the requests.
 pub(crate) const PATH: &str = "/v1/rate";
 /// The routes of this group.
 pub(crate) const ROUTES: &[Route] = &[
@@ -36,7 +36,7 @@ pub(crate) const ROUTES: &[Route] = &[
     },
 ];
 
-/// How much may cross a port, by direction.
+/// The rate limits of a port, by direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rates {
@@ -52,16 +52,16 @@ pub(crate) struct Rates {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Limit {
-    /// Bits of frames a second, 8000 or more; left out: as many as there are.
+    /// Bits of frames per second, 8000 or more; if omitted, no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits_per_second: Option<u64>,
-    /// Bytes that may come at once; left out: 50 ms of the rate.
+    /// Bytes that may arrive at once; if omitted, 50 ms of the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst_bytes: Option<u64>,
-    /// Packets a second, 1 or more; left out: as many as there are.
+    /// Packets per second, 1 or more; if omitted, no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets_per_second: Option<u64>,
-    /// Packets that may come at once; left out: 50 ms of the rate.
+    /// Packets that may arrive at once; if omitted, 50 ms of the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst_packets: Option<u64>,
 }

@@ -4,14 +4,14 @@ use super::http::{Answer, Document};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Why a request was not granted. Nothing has been changed by it.
+/// The reason why a request was refused. The request has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Refusal {
     #[serde(skip)]
     status: u16,
-    /// What is wrong.
+    /// The problem.
     pub error: String,
-    /// What to do.
+    /// The next step.
     pub remedy: String,
 }
 
@@ -24,22 +24,22 @@ impl Refusal {
         }
     }
 
-    /// The request makes no sense.
+    /// The request is invalid.
     pub(crate) fn bad_request(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(400, error, remedy)
     }
 
-    /// What it names is not there.
+    /// The object that the request names does not exist.
     pub(crate) fn not_found(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(404, error, remedy)
     }
 
-    /// It makes sense, but not as things are.
+    /// The request is valid, but conflicts with the current state.
     pub(crate) fn conflict(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(409, error, remedy)
     }
 
-    /// The system does not let us.
+    /// The system refused an operation.
     pub(crate) fn internal(error: impl ToString, remedy: impl ToString) -> Self {
         Self::new(500, error, remedy)
     }

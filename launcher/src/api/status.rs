@@ -1,4 +1,4 @@
-//! `/v1/status`: every NIC, in the words of KubeVirt's `VirtualMachineInstanceNetworkInterface`.
+//! `/v1/status`: shows every NIC, with the fields of KubeVirt's `VirtualMachineInstanceNetworkInterface`.
 
 use super::Context;
 use super::agent::GuestInterface;
@@ -23,9 +23,9 @@ pub(crate) const ROUTES: &[Route] = &[Route {
 /// The VM's network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Status {
-    /// Version of the program that answers.
+    /// Version of the running program.
     pub version: String,
-    /// The NICs in the order in which they were given.
+    /// The NICs, in the order of options or manifests.
     pub interfaces: Vec<Interface>,
 }
 
@@ -33,9 +33,9 @@ pub(crate) struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Interface {
-    /// Name of the port: in manifests, the interface's.
+    /// Name of the port, which is the interface's name in manifests.
     pub name: String,
-    /// MAC of the guest's card, if it is known yet.
+    /// MAC of the guest's NIC, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The first of `ipAddresses`.
@@ -44,34 +44,34 @@ pub(crate) struct Interface {
     /// Addresses of the guest.
     #[serde(default)]
     pub ip_addresses: Vec<IpAddr>,
-    /// What the guest calls the interface, where its agent tells.
+    /// The interface's name in the guest, as reported by its agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface_name: Option<String>,
-    /// Where this is known from, several with commas: `domain` (what it was configured to be),
-    /// `dhcp`, `arp` and `nd` (what the guest was seen to use), `guest-agent`.
+    /// Sources of this information, separated by commas: `domain` (configured), `dhcp`, `arp` and `nd` (seen in the
+    /// guest's frames), `guest-agent`.
     pub info_source: String,
     /// Queue pairs offered.
     pub queue_count: u16,
-    /// The link as the guest is shown it.
+    /// The link state that the guest sees.
     pub link_state: LinkState,
-    /// What stands between the guest and the world.
+    /// The mode of the NIC.
     pub mode: Mode,
-    /// MTU of the guest's card.
+    /// MTU of the guest's NIC.
     pub mtu: u16,
-    /// Whether a driver in the guest runs it.
+    /// Whether a driver in the guest runs the NIC.
     pub driver: Driver,
-    /// What keeps the guest from using it as it was configured, a sentence each.
+    /// Problems that keep the guest from using the NIC as configured, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// A link.
+/// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LinkState {
-    /// Frames cross it.
+    /// Frames pass.
     Up,
-    /// None do.
+    /// No frames pass.
     Down,
 }
 
@@ -79,9 +79,9 @@ pub(crate) enum LinkState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Driver {
-    /// It has started the queues.
+    /// A driver has started the queues.
     Running,
-    /// There is none, or not yet.
+    /// There is no driver, or it has not started yet.
     Absent,
 }
 
@@ -130,7 +130,7 @@ impl Interface {
     }
 }
 
-/// What is known of a guest's addresses, and where from.
+/// Known addresses of a guest, and their sources.
 #[derive(Debug, Default)]
 struct Learned {
     addresses: Vec<IpAddr>,
@@ -139,8 +139,8 @@ struct Learned {
 }
 
 impl Learned {
-    /// What was leased first, then what was seen, latest first, link-local last; then what the
-    /// guest's agent adds.
+    /// Lists leased addresses first, then observed ones, most recent first and link-local last, then those that only
+    /// the guest's agent reports.
     fn of(nic: &NicStatus, agent: &[GuestInterface]) -> Self {
         let mut learned = Self {
             sources: vec!["domain"],

@@ -1,4 +1,4 @@
-//! A machine of ports nobody is connected to, and requests without a socket.
+//! A machine whose ports have no front end, and requests without a socket.
 
 use super::http::{Answer, Document, Method, Request};
 use super::{Context, router};
@@ -14,7 +14,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// What requests are about, while it is there.
+/// The context of requests and the machine behind it.
 pub(super) struct Stage {
     context: Context,
     _folder: tempfile::TempDir,
@@ -28,7 +28,7 @@ impl Deref for Stage {
     }
 }
 
-/// Masquerades of these names with IPv4 in the guest.
+/// A stage with masquerade ports of these names and IPv4 in the guest.
 pub(super) fn context(names: &[&str]) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let setup = MachineSetup {
@@ -54,7 +54,7 @@ pub(super) fn context(names: &[&str]) -> Stage {
     }
 }
 
-/// What a request was answered.
+/// Answer to a request.
 pub(super) struct Answered {
     pub status: u16,
     body: Vec<u8>,
@@ -76,13 +76,13 @@ impl Answered {
     }
 }
 
-/// Waits for what takes a while.
+/// Runs a future to completion.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.unwrap().block_on(work)
 }
 
-/// Asks; `target` may have a query.
+/// Sends a request; `target` may have a query.
 pub(super) fn ask(context: &Context, method: &str, target: &str, body: &str) -> Answered {
     let method = match method {
         "GET" => Method::Get,

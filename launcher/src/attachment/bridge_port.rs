@@ -29,7 +29,7 @@ pub(crate) struct BridgePort {
     pub manner: PortManner,
     /// The bridge is set to promiscuous mode.
     pub promiscuous: bool,
-    /// VLANs of the guest, for a bridge that filters; `None`: the bridge's own.
+    /// VLANs of the guest, on a VLAN-filtering bridge; `None`: the bridge's default.
     pub vlans: Option<PortVlans>,
 }
 

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// First byte of the MAC of a TAP device: the highest that is not multicast. A bridge takes the lowest
-/// MAC of its ports for its own, and so never takes this one.
+/// First byte of the MAC of a TAP device: the highest that is not multicast. A bridge adopts the lowest MAC of its
+/// ports, so it never adopts this one.
 const TAP_MAC_PREFIX: u8 = 0xfe;
 
 /// The device that leads to a segment. Opens its queues at the start, and again after the device
@@ -64,13 +64,13 @@ pub(crate) trait Device: Debug + Send + Sync {
     /// is added to the new bridge.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     fn is_up(&self, netlink: &mut Netlink, link: &Link) -> io::Result<bool>;
 
     /// True once the device, or what it is created on, exists (again).
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     fn can_return(&self, netlink: &mut Netlink) -> io::Result<bool>;
 }
 
@@ -118,7 +118,7 @@ impl State {
     /// The state of `device`, whose number is `index`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub(super) fn of(device: &dyn Device, netlink: &mut Netlink, index: u32) -> io::Result<Self> {
         let Some(link) = netlink.link(index)? else {
             return Ok(Self::Gone);
@@ -143,7 +143,7 @@ pub(super) fn adopt(descriptors: Vec<OwnedFd>) -> Result<Vec<TapQueue>, AttachEr
 /// A random MAC: locally administered, unicast.
 ///
 /// # Errors
-/// The system gives no random numbers.
+/// The system returns no random numbers.
 pub(super) fn random_mac() -> io::Result<MacAddr> {
     const LOCAL: u8 = 0x02;
     let mut mac = [0; 6];
@@ -155,7 +155,7 @@ pub(super) fn random_mac() -> io::Result<MacAddr> {
 /// A MAC for a port of a bridge.
 ///
 /// # Errors
-/// The system gives no random numbers.
+/// The system returns no random numbers.
 pub(super) fn port_mac() -> io::Result<MacAddr> {
     let mut mac = random_mac()?;
     mac.0[0] = TAP_MAC_PREFIX;
@@ -165,7 +165,7 @@ pub(super) fn port_mac() -> io::Result<MacAddr> {
 /// A random name for a device that is created here.
 ///
 /// # Errors
-/// The system gives no random numbers.
+/// The system returns no random numbers.
 pub(super) fn random_name(prefix: &str) -> io::Result<String> {
     let mac = random_mac()?.0;
     Ok(format!(

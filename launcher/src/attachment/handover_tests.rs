@@ -1,4 +1,4 @@
-//! Attachments to devices of a network namespace, handed over. Needs root and `ip`.
+//! Tests of attachments to devices of a network namespace that are handed over. Needs root and `ip`.
 
 use super::*;
 use hawser_config::{PaceConfig, PolicyConfig};
@@ -18,11 +18,12 @@ fn ip(line: &str) -> bool {
     ran.is_ok_and(|output| output.status.success())
 }
 
-/// A network namespace with a name, which goes with this.
+/// A named network namespace, which is removed on drop.
 struct Fresh(String);
 
 impl Fresh {
-    /// Moves the calling thread into a new one. `None`, and a word why, where the test may not.
+    /// Moves the calling thread into a new namespace. If the test lacks the rights, prints the reason and returns
+    /// `None`.
     fn enter(name: &str) -> Option<Self> {
         let name = format!("hawser-{name}-{}", std::process::id());
         if !ip(&format!("netns add {name}")) {
@@ -69,7 +70,7 @@ fn open(attachment: AttachmentSpec, folder: &Path) -> Opened {
     survey.open(1).unwrap()
 }
 
-/// Hands an attachment over, and looks at the host while it belongs to no process.
+/// Hands over an attachment, and checks the host while the attachment belongs to no process.
 fn hand_over(opened: Opened, meanwhile: impl FnOnce()) -> Opened {
     let (attached, mut descriptors) = opened.attached.into_handover();
     let (queues, of_queues) = opened.queues.into_handover();
@@ -86,7 +87,7 @@ fn hand_over(opened: Opened, meanwhile: impl FnOnce()) -> Opened {
     opened
 }
 
-/// Waits: a child of another test has copies of all descriptors until it executes its program.
+/// Waits, because a child process of another test has copies of all descriptors until it executes its program.
 fn eventually(mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {

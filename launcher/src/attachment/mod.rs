@@ -1,9 +1,8 @@
 //! The guest's attachment to an L2 segment: from a NIC's spec to open queues of a device.
 //!
-//! [`survey`](fn@survey) looks at the host, changes nothing and reports whatever is wrong.
-//! [`Survey::open`] then creates devices. Whatever does not vanish with its queues is in the
-//! [`Journal`] before it is created, so that a failure, the end of the process or, after a kill, the
-//! next start removes it.
+//! [`survey`](fn@survey) inspects the host without changing anything, and reports every problem. [`Survey::open`] then
+//! creates devices. A device that does not disappear with its queues is entered in the [`Journal`] before it is
+//! created, so that it is removed after a failure, at the end of the process or, after a kill, at the next start.
 
 mod bridge_port;
 mod descriptors;
@@ -63,7 +62,7 @@ impl Naming {
         }
     }
 
-    /// The failure that `error` is.
+    /// Turns `error` into a failure.
     fn failure(&self, error: &AttachError) -> Failure {
         let place = match error {
             AttachError::Mtu { .. } => &self.mtu,
@@ -79,12 +78,12 @@ impl Naming {
     }
 }
 
-/// Where an attachment is made.
+/// The place of an attachment.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
     /// The network namespace.
     pub namespace: Namespace,
-    /// Where changes are noted.
+    /// Directory of the journal.
     pub runtime_folder: PathBuf,
 }
 
@@ -95,7 +94,7 @@ impl Site {
     }
 }
 
-/// The guest cannot be attached to its segment.
+/// The reason why the guest cannot be attached to its segment.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AttachError {
     /// No link has the name.
@@ -106,11 +105,11 @@ pub(crate) enum AttachError {
     Kind {
         /// The link.
         name: String,
-        /// What it is, with its article.
+        /// Its kind, with an article.
         found: String,
-        /// What it should be, with its article.
+        /// The expected kind, with an article.
         wanted: &'static str,
-        /// What to do.
+        /// The next step.
         remedy: String,
     },
     /// The link is a port of another link.
@@ -118,7 +117,7 @@ pub(crate) enum AttachError {
     Port {
         /// The link.
         name: String,
-        /// What it is a port of.
+        /// The link of which it is a port.
         master: String,
     },
     /// Another process reads the frames of the link.
@@ -127,7 +126,7 @@ pub(crate) enum AttachError {
     /// The link is switched off.
     #[error("{0} is down; set it up first (ip link set {0} up)")]
     LinkDown(String),
-    /// No right to make or change links.
+    /// The process may not create or change links.
     #[error(
         "{what} takes CAP_NET_ADMIN in the network namespace; start hawser with it (AmbientCapabilities=, setcap), or \
          have a TAP device made for its user (ip tuntap add NAME mode tap user USER vnet_hdr) and give --tap=NAME"
@@ -139,9 +138,9 @@ pub(crate) enum AttachError {
     /// The MTU is larger than the segment's.
     #[error("{asked} exceeds the segment's MTU of {segment} bytes ({name}); lower it, or raise the link's MTU")]
     Mtu {
-        /// What was asked for.
+        /// The requested value.
         asked: u16,
-        /// What the segment carries.
+        /// MTU of the segment.
         segment: u32,
         /// The link with that MTU.
         name: String,
@@ -149,13 +148,13 @@ pub(crate) enum AttachError {
     /// The link does not deliver frames for the guest's MAC.
     #[error("{asked} is not the MAC of {name}, which passes only frames for {link}; {remedy}")]
     Mac {
-        /// What was asked for.
+        /// The requested value.
         asked: MacAddr,
         /// The link.
         name: String,
         /// Its MAC.
         link: MacAddr,
-        /// What to do.
+        /// The next step.
         remedy: &'static str,
     },
     /// Another link has a name that hawser needs.
@@ -170,13 +169,13 @@ pub(crate) enum AttachError {
     /// A link cannot be created on top of another.
     #[error("cannot create {kind} on {lower}: {source}; {remedy}")]
     Make {
-        /// Its kind, with its article.
+        /// Its kind, with an article.
         kind: &'static str,
         /// The link below.
         lower: String,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
-        /// What to do.
+        /// The next step.
         remedy: &'static str,
     },
     /// The guest's address cannot be assigned to its ipvtap.
@@ -186,7 +185,7 @@ pub(crate) enum AttachError {
         guest: IpAddr,
         /// The link below.
         lower: String,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The mode cannot deliver packets for the address.
@@ -248,8 +247,8 @@ pub(crate) fn survey(spec: &NicSpec, queues: Vec<OwnedFd>, site: &Site) -> Resul
     }
 }
 
-/// Default directory of the journal: the one that systemd created (RuntimeDirectory=), else one of
-/// root's, else one of the user's.
+/// Default directory of the journal: the one that systemd created (RuntimeDirectory=), else a directory of root's or of
+/// the user's.
 pub(crate) fn default_runtime_folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("RUNTIME_DIRECTORY") {
         return folder.into();

@@ -1,10 +1,9 @@
-//! A pod's interface handed to the guest, as KubeVirt's bridge binding does it.
+//! Hands a pod's interface to the guest, as KubeVirt's bridge binding does.
 //!
-//! The guest gets the interface's MAC and address. The interface itself, renamed and with a
-//! MAC of its own, becomes a port of a bridge, and the guest's TAP device the other. The pod
-//! keeps a link of the old name with the address, which kubelet and CNI plugins still find; it
-//! carries no traffic. The kernel answers no ARP on the bridge, because the guest answers for
-//! the address.
+//! The guest gets the interface's MAC and address. The interface itself is renamed, gets a new MAC and becomes a port
+//! of a bridge; the guest's TAP device is the other port. The pod keeps a link of the old name with the address, which
+//! kubelet and CNI plugins still find; it carries no traffic. The kernel answers no ARP on the bridge, because the
+//! guest answers for the address.
 
 use super::AttachError;
 use super::bridge_port::BridgePort;
@@ -31,8 +30,8 @@ const PORT_SUFFIX: &str = "-nic";
 /// Source address of hawser's DHCP server, the same as KubeVirt's. No link has this address.
 pub(crate) const DHCP_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
-/// Kinds of links that share the MAC or the frames of a link below them, so that nothing can
-/// be inserted between them and their segment.
+/// Kinds of links that share the MAC or the frames of their lower link, so that nothing can be inserted between them
+/// and their segment.
 const STACKED: [&str; 4] = ["macvlan", "macvtap", "ipvlan", "ipvtap"];
 
 /// Surveys an interface of the pod.
@@ -106,7 +105,7 @@ impl Takeover {
         Ok(takeover)
     }
 
-    /// Name of the bridge the guest will be attached to.
+    /// Name of the bridge to which the guest will be attached.
     pub(crate) fn bridge(&self) -> &str {
         &self.bridge
     }
@@ -164,7 +163,7 @@ impl Takeover {
         }
     }
 
-    /// The bridge gets the MAC of its first port, which is the kernel's own choice too.
+    /// Creates the bridge. It gets the MAC of its first port, which the kernel would choose too.
     fn make_bridge(&self, netlink: &mut Netlink, journal: &mut Journal, mac: MacAddr) -> io::Result<()> {
         let new = NewLink {
             name: &self.bridge,
@@ -249,8 +248,8 @@ fn tail(name: &str, len: usize) -> &str {
     name.get(name.len().saturating_sub(len)..).unwrap_or(name)
 }
 
-/// Keeps the kernel from configuring an IPv6 address on the bridge from router advertisements.
-/// Where /proc/sys is read-only the bridge may get one, which has no effect outside the pod.
+/// Keeps the kernel from configuring an IPv6 address on the bridge from router advertisements. If /proc/sys is
+/// read-only, the bridge may get an address, which has no effect outside the pod.
 fn refuse_router_advertisements(bridge: &str) {
     let path = format!("/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6");
     if let Err(error) = std::fs::write(&path, "1") {

@@ -53,7 +53,7 @@ pub(super) fn look_at_macvtap(netlink: &mut Netlink, stack: &Stack<MacvtapMode>)
     let lower_mac = check_lower(netlink, &lower)?;
     require_privilege(netlink, "making a macvtap")?;
     let mode = stack.mode.map_or(MacVtapMode::Bridge, macvtap_mode);
-    // Only a passthru may have the MAC of the link below. The spec's goes before this one.
+    // Only a passthru macvtap may have the MAC of its lower link. The MAC of the spec takes precedence.
     let mac = match mode {
         MacVtapMode::Passthrough => lower_mac,
         _ => random_mac()?,

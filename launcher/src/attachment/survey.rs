@@ -1,5 +1,5 @@
-//! The survey of the host before anything there is changed: the named link exists, is of the right
-//! kind, and may be used as the spec says.
+//! Surveys the host before anything is changed. Checks that the named link exists, is of the right kind, and may be
+//! used as the spec requires.
 
 use super::device::Device;
 use super::pod::Takeover;
@@ -17,7 +17,7 @@ use hawser_manifest::nic::{AttachmentSpec, BridgeSpec, NicSpec};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A segment that can be attached to.
+/// A segment to which a guest can be attached.
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(super) finding: Finding,
@@ -30,7 +30,7 @@ pub(crate) struct Survey {
 pub(super) struct Finding {
     /// The device to the segment.
     pub device: Box<dyn Device>,
-    /// Queues that are open already.
+    /// Queues that are already open.
     pub descriptors: Vec<TapQueue>,
     /// MTU of the segment, and the link that has this MTU.
     pub mtu: Option<(u32, String)>,
@@ -117,7 +117,7 @@ impl Survey {
         settled.map_err(|error| self.naming.failure(&error))
     }
 
-    /// Adds what the process needs to look after the device and to restore what was changed.
+    /// Adds the privileges that the process needs to maintain the device and to undo changes.
     pub(crate) fn add_needs(&self, needs: &mut Needs) {
         self.finding.device.add_needs(needs);
     }

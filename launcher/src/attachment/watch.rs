@@ -1,8 +1,8 @@
 //! Watches the device to the segment. The port follows each change of its state, and sets the
 //! guest's link up or down.
 //!
-//! The kernel sends a message whenever a link of the namespace changes. The message only triggers
-//! a look at the device, so a lost message does no harm.
+//! The kernel sends a message whenever a link of the namespace changes. The message only triggers a check of the
+//! device, so a lost message does no harm.
 
 use super::AttachError;
 use super::device::{Device, DeviceRecord, State};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 
-/// Gives the port the queues of the device that currently exists.
+/// Provides the port with the queues of the device that currently exists.
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     device: Arc<dyn Device>,
@@ -38,7 +38,7 @@ pub(crate) struct KeeperRecord {
 }
 
 impl Keeper {
-    /// For a device that has just been opened. It is assumed to pass frames until the first check.
+    /// A keeper for a device that has just been opened, which is assumed to pass frames until the first check.
     pub(crate) fn new(device: Arc<dyn Device>, index: Option<u32>, count: usize) -> Self {
         Self {
             device,
@@ -116,7 +116,7 @@ const fn describe(state: State) -> &'static str {
 /// Watches the device for `port` until the returned handle is dropped.
 ///
 /// # Errors
-/// The system has no thread, descriptor or netlink left.
+/// The system has no thread, descriptor or netlink socket left.
 pub(crate) fn start(keeper: Keeper, port: Arc<Port>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::runtime(format_args!("cannot watch the network's links: {e}"));
     let events = Netlink::watch_links().map_err(|e| failed(&e))?;
