@@ -5,8 +5,8 @@
 //! or not at all.
 //!
 //! ```text
-//!  plug:    port made, socket there ── card put in by the VMM, which connects
-//!  unplug:  guest asked by the VMM, lets go, card gone ── port put away
+//!  plug:    hawser creates the port and its socket ── the VMM adds the NIC and connects
+//!  unplug:  the VMM requests the release, the guest releases the NIC ── hawser removes the port
 //! ```
 //!
 //! One thread makes all changes, one command after another. It is not the API's thread: port threads inherit priority

@@ -96,9 +96,9 @@ pub(crate) struct LinkArgs {
 /// State of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LinkState {
-    /// Frames cross it.
+    /// Frames pass.
     Up,
-    /// None do.
+    /// No frames pass.
     Down,
 }
 

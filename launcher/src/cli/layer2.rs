@@ -10,19 +10,19 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Bytes of a file of peers: some 50,000 guests.
+/// Maximum bytes of a file of peers, enough for about 50,000 guests.
 const MAX_FILE: u64 = 4 << 20;
 
-/// A file of peers that cannot be used.
+/// The reason why a file of peers cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeersFileError {
     /// It cannot be read.
     #[error("--peers={path}: {1}; give a readable file with one peer a line", path = .0.display())]
     Unreadable(PathBuf, String),
-    /// It is too large to be meant.
+    /// It is too large to be a file of peers.
     #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer a line", path = .0.display())]
     TooLarge(PathBuf),
-    /// A line of it.
+    /// A line of the file is invalid.
     #[error("{path}:{1}", path = .0.display())]
     Line(PathBuf, PeersError),
 }
@@ -34,10 +34,10 @@ pub(crate) struct Layer2Args {
     /// Identifier of the network in the tunnel, 0 to 16777215
     #[arg(long, value_name = "N", help_heading = "Network across nodes (--mode=layer2)", value_parser = values::vni)]
     pub vni: Option<Vni>,
-    /// Address of this host or pod that peers send to
+    /// Address of this host or pod to which peers send
     #[arg(long, value_name = "ADDR", help_heading = "Network across nodes (--mode=layer2)")]
     pub vtep: Option<IpAddr>,
-    /// UDP port that peers send to; processes of one network namespace need one each
+    /// UDP port to which peers send; each process in a network namespace needs its own
     #[arg(
         long,
         value_name = "PORT",
@@ -68,7 +68,7 @@ pub(crate) struct Layer2Args {
 }
 
 impl Layer2Args {
-    /// The options that were given, by name.
+    /// The options by name, and whether they were given.
     pub(crate) fn given(&self) -> [(bool, &'static str); 5] {
         [
             (self.vni.is_some(), "--vni"),
@@ -79,10 +79,10 @@ impl Layer2Args {
         ]
     }
 
-    /// The guests of `--peer`, and those of the file that other endpoints than `own` serve.
+    /// The guests of `--peer`, and the guests in the file that endpoints other than `own` serve.
     ///
     /// # Errors
-    /// The file cannot be read, or a line of it is refused.
+    /// The file cannot be read, or one of its lines is refused.
     pub(crate) fn peers(&self, own: SocketAddr) -> Result<Vec<PeerConfig>, PeersFileError> {
         let mut all = self.peers.clone();
         if let Some(path) = &self.peers_file {

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 /// `leases`
 #[derive(Debug, Args)]
 pub(crate) struct Leases {
-    /// What to do with them.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: LeasesCommand,
 }
 
-/// What can be done with leases.
+/// Subcommands of `leases`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum LeasesCommand {
     /// Reserve and print the leases of the VMs in the manifests, before they run
@@ -33,10 +33,10 @@ pub(crate) struct ReserveLeases {
     /// repeated
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// What the files do not say.
+    /// Options that complete the files.
     #[command(flatten)]
     pub plan: PlanArgs,
-    /// Where leases are kept.
+    /// The lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -51,7 +51,7 @@ pub(crate) struct ListLeases {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// Where leases are kept.
+    /// The lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }
@@ -66,7 +66,7 @@ pub(crate) struct ReleaseLeases {
     /// Release the lease of this interface only
     #[arg(long, value_name = "NAME")]
     pub interface: Option<String>,
-    /// Where leases are kept.
+    /// The lease store.
     #[command(flatten)]
     pub store: StoreArgs,
 }

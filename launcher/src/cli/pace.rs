@@ -9,8 +9,8 @@ use std::time::Duration;
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Network card")]
 pub(crate) struct PaceArgs {
-    /// Longest time a thread polls for the next message of a quick conversation, 0 to 1000;
-    /// shortens round trips, costs processor time only during the conversation; 0: never
+    /// Longest time a thread polls for the next message of a rapid exchange, 0 to 1000; shortens round trips, costs
+    /// processor time only during the exchange; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value = "200", value_parser = values::pause)]
     pub busy_poll: Duration,
     /// Longest time a thread sleeps between bursts of a transfer while that lowers its cost, 0 to
@@ -20,7 +20,7 @@ pub(crate) struct PaceArgs {
 }
 
 impl PaceArgs {
-    /// For the port.
+    /// The options as configuration of a port.
     pub(crate) const fn config(self) -> PaceConfig {
         PaceConfig {
             busy_poll: self.busy_poll,

@@ -1,10 +1,10 @@
-//! Options that say how manifests are read, as clap sees them.
+//! Options for reading manifests, in the form that clap parses.
 
 use clap::{Args, ValueEnum};
 use hawser_manifest::objects::names;
 use hawser_manifest::plan::options::{DefaultBinding, PlanOptions};
 
-/// What the files do not say themselves.
+/// Options that complete the files.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct PlanArgs {
@@ -20,8 +20,8 @@ pub(crate) struct PlanArgs {
         value_parser = names::dns_label
     )]
     pub namespace: Option<String>,
-    /// Binding of the interface KubeVirt adds to a VM without interfaces and networks: the
-    /// cluster's choice (KubeVirt's own default is bridge, OpenShift's masquerade)
+    /// Binding of the interface that KubeVirt adds to a VM without interfaces and networks: the cluster's choice
+    /// (KubeVirt's own default is bridge, OpenShift's masquerade)
     #[arg(
         long,
         value_name = "BINDING",

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-/// What crosses the port.
+/// Options for the frames that cross the port.
 #[derive(Clone, Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct PolicyArgs {
@@ -35,8 +35,8 @@ pub(crate) struct PolicyArgs {
     /// --mode=masquerade)
     #[arg(long, help_heading = "Checks")]
     pub mac_spoof_check: bool,
-    /// Source addresses and networks the guest may use; drop its IP, ARP and neighbour discovery
-    /// frames from any other. A family without an entry is blocked
+    /// Source addresses and networks that the guest may use; drop its IP, ARP and neighbour discovery frames from any
+    /// other. A family without an entry is blocked
     #[arg(
         long,
         value_name = "ADDR[/LEN],…",
@@ -78,7 +78,7 @@ pub(crate) enum PolicyError {
         /// The VLAN.
         id: VlanId,
     },
-    /// The native VLAN is among the tagged ones.
+    /// The native VLAN is among the tagged VLANs.
     #[error(
         "--vlan-trunk={spec} and --{option}={id} both name VLAN {id}, which cannot be both tagged and untagged: \
          remove it from one"
@@ -91,16 +91,16 @@ pub(crate) enum PolicyError {
         /// The VLAN.
         id: VlanId,
     },
-    /// A native VLAN without a trunk.
+    /// There is a native VLAN but no trunk.
     #[error("--native-vlan={0} is the VLAN of untagged frames on a trunk: give --vlan-trunk too, or --vlan={0} alone")]
     NativeWithoutTrunk(VlanId),
-    /// The default VLAN is to be kept, and no other VLAN is given.
+    /// The default VLAN is to be kept, but no other VLAN is given.
     #[error("--preserve-default-vlan has an effect only with --vlan or --vlan-trunk: give one, or leave it out")]
     NothingToPreserve,
 }
 
 impl PolicyArgs {
-    /// The options that only have a meaning on a segment, and whether they were given.
+    /// The options that apply only on a segment, and whether they were given.
     pub(crate) fn of_a_segment(&self) -> [(bool, &'static str); 7] {
         [
             (self.vlan.is_some(), "--vlan"),
@@ -113,7 +113,7 @@ impl PolicyArgs {
         ]
     }
 
-    /// The policy of a guest that has a network of its own.
+    /// The policy of a guest on a private network.
     pub(crate) fn off_segment(&self) -> PolicyConfig {
         PolicyConfig {
             rates: self.rates(),
@@ -173,7 +173,7 @@ impl PolicyArgs {
         })
     }
 
-    /// The trunk's ranges as they were given.
+    /// The trunk's ranges, as given by the operator.
     fn trunk_spec(&self) -> String {
         let range = |range: &RangeInclusive<VlanId>| match (range.start(), range.end()) {
             (first, last) if first == last => first.to_string(),
@@ -237,15 +237,15 @@ fn own_network(text: &str) -> Parsed<IpNet> {
 
 /// Lowest rate: one full frame in 1.5 seconds.
 const MIN_BYTES_PER_SECOND: u64 = 1000;
-/// The default burst is the rate times 1 s divided by this.
+/// Divisor of one second: the default burst is what the rate allows in that time.
 const DEFAULT_BURST: u64 = 20;
-/// Default bursts are no less than a frame that stands for many.
+/// Minimum default burst, enough for a frame that carries many segments.
 const MIN_DEFAULT_BURST: u64 = 128 << 10;
 const MIN_DEFAULT_PACKETS: u64 = 64;
 /// Bits of a byte.
 pub(crate) const BITS: u64 = 8;
 
-/// `--rate-in`, `--rate-out`: bits per second, and bytes at once.
+/// `--rate-in`, `--rate-out`: bits per second, and burst in bytes.
 pub(crate) fn byte_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let rate = rate.strip_suffix("bit").unwrap_or(rate);
@@ -254,10 +254,10 @@ pub(crate) fn byte_rate(text: &str) -> Parsed<Rate> {
     byte_rate_of(bits, burst.transpose()?)
 }
 
-/// A rate of so many bits per second.
+/// A rate of `bits` per second.
 ///
 /// # Errors
-/// The rate is below the lowest one.
+/// The rate is below the minimum.
 pub(crate) fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     let per_second = bits / BITS;
     if per_second < MIN_BYTES_PER_SECOND {
@@ -267,7 +267,7 @@ pub(crate) fn byte_rate_of(bits: u64, burst: Option<u64>) -> Parsed<Rate> {
     Ok(Rate { per_second, burst })
 }
 
-/// `--packet-rate-in`, `--packet-rate-out`: packets per second, and packets at once.
+/// `--packet-rate-in`, `--packet-rate-out`: packets per second, and burst in packets.
 pub(crate) fn packet_rate(text: &str) -> Parsed<Rate> {
     let (rate, burst) = split(text);
     let shape = "give packets per second such as 5000 or 100k, and :PACKETS for the burst";
@@ -275,7 +275,7 @@ pub(crate) fn packet_rate(text: &str) -> Parsed<Rate> {
     packet_rate_of(decimal(rate).ok_or(shape)?, burst.transpose()?)
 }
 
-/// A rate of so many packets per second.
+/// A rate of `per_second` packets.
 ///
 /// # Errors
 /// The rate is zero.
@@ -292,8 +292,8 @@ fn split(text: &str) -> (&str, Option<&str>) {
         .map_or((text, None), |(rate, burst)| (rate, Some(burst)))
 }
 
-/// A number with k, M, G or T for powers of a thousand, or Ki, Mi, Gi, Ti of 1024, as
-/// quantities are written in Kubernetes; tc's lower-case letters mean the same.
+/// Parses a number with k, M, G or T for powers of 1000, or Ki, Mi, Gi or Ti for powers of 1024, as in Kubernetes
+/// quantities. tc's lower-case letters mean the same.
 fn decimal(text: &str) -> Option<u64> {
     match text.strip_suffix('i') {
         Some(text) => scaled(text, 1024),
@@ -301,7 +301,7 @@ fn decimal(text: &str) -> Option<u64> {
     }
 }
 
-/// A number with K, M or G for powers of 1024, as sizes are in tc.
+/// Parses a number with K, M or G for powers of 1024, as for sizes in tc.
 fn binary(text: &str) -> Option<u64> {
     scaled(text, 1024)
 }

@@ -6,7 +6,7 @@ use hawser_manifest::values;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
-/// How the guest is attached to a segment: one of the ways, and what goes with it.
+/// The guest's attachment to a segment, and its options.
 #[derive(Debug, Default, Args)]
 #[group(skip)]
 pub(crate) struct SegmentArgs {
@@ -37,8 +37,8 @@ pub(crate) struct SegmentArgs {
         value_parser = values::descriptor
     )]
     pub tap_fd: Vec<RawFd>,
-    /// Link to create a macvtap on, and its mode: private, vepa, bridge or passthru; or an existing
-    /// macvtap [default mode: bridge]
+    /// Link on which to create a macvtap, and its mode: private, vepa, bridge or passthru; or an existing macvtap
+    /// [default mode: bridge]
     #[arg(
         long,
         value_name = "LINK[:MODE]",
@@ -47,8 +47,7 @@ pub(crate) struct SegmentArgs {
         value_parser = values::macvtap
     )]
     pub macvtap: Option<Stack<MacvtapMode>>,
-    /// Link to create an ipvtap on, and its mode: l2, l3 or l3s; or an existing ipvtap [default
-    /// mode: l2]
+    /// Link on which to create an ipvtap, and its mode: l2, l3 or l3s; or an existing ipvtap [default mode: l2]
     #[arg(
         long,
         value_name = "LINK[:MODE]",
@@ -77,7 +76,7 @@ pub(crate) struct SegmentArgs {
         value_parser = values::interface_name
     )]
     pub pod_interface: Option<String>,
-    /// With --bridge: let the bridge return frames to the port they came from (hairpin)
+    /// With --bridge: let the bridge return frames to the port from which they arrived (hairpin)
     #[arg(long, help_heading = "Segment (--mode=bridge)")]
     pub hairpin_mode: bool,
     /// With --bridge: set the bridge to promiscuous mode while hawser serves the NIC
@@ -89,7 +88,7 @@ pub(crate) struct SegmentArgs {
 }
 
 impl SegmentArgs {
-    /// The way to the segment; `None` if no option names one.
+    /// The attachment to the segment; `None` if no option names one.
     pub(crate) fn attachment(&self) -> Option<AttachmentSpec> {
         let bridge = self.bridge.clone().map(|bridge| {
             AttachmentSpec::Bridge(BridgePortSpec {
@@ -99,7 +98,7 @@ impl SegmentArgs {
                 promiscuous: self.promisc_mode,
             })
         });
-        // clap refuses a second one.
+        // clap refuses a second attachment.
         bridge
             .or_else(|| {
                 Some(AttachmentSpec::Tap {

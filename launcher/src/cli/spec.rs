@@ -1,4 +1,4 @@
-//! Lowers options to specs. No other module below the command line depends on options.
+//! Lowers options to specs. Only the modules of the command line depend on options.
 
 use super::layer2::{Layer2Args, PeersFileError};
 use super::policy::PolicyError;
@@ -14,13 +14,13 @@ use hawser_manifest::nic::{BridgeSpec, DeviceHints, Family, Layer2Spec, Masquera
 use std::net::SocketAddr;
 use std::os::fd::{OwnedFd, RawFd};
 
-/// Options that contradict each other.
+/// The reason why options contradict each other.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OptionError {
-    /// Ports are excluded from a forward of all ports, which is not given.
+    /// Ports are excluded from forwarding, but not all ports are forwarded.
     #[error("--keep-port has an effect only with --port=all: leave it out, or add --port=all")]
     KeptOfNone,
-    /// An option of another mode.
+    /// An option belongs to another mode.
     #[error("{option} has no effect with --mode={mode}: leave it out, or choose the other mode")]
     OtherMode {
         /// The option, with its dashes.
@@ -28,7 +28,7 @@ pub(crate) enum OptionError {
         /// The selected mode.
         mode: &'static str,
     },
-    /// Bridge mode without a segment.
+    /// Bridge mode needs a segment.
     #[error(
         "--mode=bridge needs a segment: give one of --bridge, --tap, --tap-fd, --macvtap, --ipvtap and --pod-interface"
     )]
@@ -36,10 +36,10 @@ pub(crate) enum OptionError {
     /// Hairpin and promiscuous mode together: the bridge would return the guest's own frames twice.
     #[error("--hairpin-mode and --promisc-mode exclude each other, as in the bridge CNI plugin: leave one of them out")]
     HairpinPromiscuous,
-    /// The MAC check without a MAC.
+    /// The MAC check needs a MAC.
     #[error("--mac-spoof-check needs --mac: give the guest's MAC, or leave the check out")]
     CheckWithoutMac,
-    /// An option of another way to the segment.
+    /// An option belongs to another kind of attachment.
     #[error("{0} has an effect only with {1}: leave it out")]
     OnlyWith(&'static str, &'static str),
     /// The numbers of descriptors and queue pairs differ.
@@ -50,7 +50,7 @@ pub(crate) enum OptionError {
         /// Queue pairs.
         pairs: u16,
     },
-    /// Layer2 without an option that it needs.
+    /// A required option of layer2 mode is missing.
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
     /// The file of peers cannot be used.
@@ -79,7 +79,7 @@ impl EndpointArgs {
 }
 
 impl RunArgs {
-    /// Where NICs are attached.
+    /// The namespace and settings for attaching NICs.
     ///
     /// # Errors
     /// If the network namespace cannot be entered.
@@ -211,7 +211,7 @@ impl PortArgs {
     }
 
     fn refuse_masquerade(&self) -> Result<(), OptionError> {
-        // hawser gives the guest names only where it takes over an interface of the pod.
+        // hawser hands out names to the guest only if it takes over an interface of the pod.
         let takes_over = self.segment.pod_interface.is_some();
         refuse("bridge", &self.layer2.given())?;
         refuse(
@@ -252,7 +252,7 @@ impl PortArgs {
     }
 }
 
-/// Refuses the first option that was given and belongs to another mode.
+/// Refuses the first given option that belongs to another mode.
 fn refuse(mode: &'static str, options: &[(bool, &'static str)]) -> Result<(), OptionError> {
     match options.iter().find(|(given, _)| *given) {
         Some(&(_, option)) => Err(OptionError::OtherMode { option, mode }),

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &CaptureArgs) -> Result<(), Failure> {
     }
 }
 
-/// Copies chunk by chunk and flushes each, so that a reader sees packets at once.
+/// Copies chunk by chunk and flushes each chunk, so that a reader sees packets immediately.
 fn copy(from: &mut Response, to: &mut impl Write) -> io::Result<()> {
     while let Some(bytes) = from.next_chunk()? {
         to.write_all(&bytes)?;

@@ -162,7 +162,7 @@ impl Client {
     }
 }
 
-/// Prints a value as JSON, or as the text that `text` makes.
+/// Prints a value as JSON, or as text converted by `text`.
 ///
 /// # Errors
 /// If standard output cannot be written.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// ANSI: cursor home, then clear to the end of the screen.
 const REDRAW: &str = "\x1b[H\x1b[J";
-/// Most drop reasons shown per port.
+/// Maximum drop reasons shown per port.
 const REASONS: usize = 5;
 const BITS: f64 = 8.0;
 
@@ -169,7 +169,7 @@ fn table(ports: &[Activity]) -> String {
     text
 }
 
-/// Three digits and a letter.
+/// Formats a number as three digits and a letter.
 fn scaled(value: f64) -> String {
     let mut value = value;
     for unit in ["", "k", "M"] {

@@ -11,7 +11,7 @@ use hawser_manifest::nic::{Layer2Spec, NicSpec};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// What the host makes of a layer2 NIC.
+/// A layer2 NIC resolved on this host.
 pub(super) struct Layer2 {
     pub(super) config: Layer2Config,
     /// MTU of the network.
@@ -20,7 +20,7 @@ pub(super) struct Layer2 {
     pub(super) notices: Vec<String>,
 }
 
-/// Checks a layer2 NIC and fills in what it leaves to the host.
+/// Checks a layer2 NIC and fills in the values that it leaves to the host.
 pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<Layer2, ConfigError> {
     if spec.mac.is_none() {
         return Err(ConfigError::PortWithoutMac);
@@ -85,8 +85,8 @@ fn is_host6(link: &Ipv6Link, guest: std::net::Ipv6Addr) -> bool {
     link.network.contains(&guest) && ![link.network.network(), link.gateway].contains(&guest)
 }
 
-/// The subnets hold no address of the underlay or of this system: the guest would take its packets
-/// to that address for packets to a neighbour.
+/// Checks that the subnets contain no address of the underlay or of this system. Otherwise the guest would send packets
+/// for that address to a neighbour.
 fn check_underlay(links: &Links, mode: &Layer2Spec, host: &Host) -> Result<(), ConfigError> {
     let ends = mode.peers.iter().map(|peer| peer.vtep.ip());
     let mut outside = std::iter::once(mode.vtep.ip())
@@ -126,8 +126,8 @@ fn check_peers(spec: &NicSpec, links: &Links, peers: &[PeerConfig]) -> Result<()
     Ok(())
 }
 
-/// The MTU of the network: the configured one, which the route must carry, or else the
-/// largest that the route carries.
+/// The MTU of the network: the configured MTU, which the route must support, or else the largest that the route
+/// supports.
 fn mtu(asked: Option<u16>, mode: &Layer2Spec, links: &Links, host: &Host) -> Result<u16, ConfigError> {
     let encapsulation = Encapsulation {
         family: Family::from(mode.vtep.ip()),

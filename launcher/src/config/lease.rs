@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The leases of both families.
 type Leases = (Option<LeaseConfig>, Option<Lease6Config>);
 
-/// The leases of a guest with fixed addresses; none for one without.
+/// The leases of a guest with fixed addresses; `None` for each family without one.
 ///
 /// # Errors
 /// The guest has addresses but no MAC to lease them to.
@@ -49,9 +49,9 @@ fn ipv6(addresses: &[StaticAddress]) -> Option<Ipv6Net> {
 
 type StaticIpv4 = (Ipv4Net, Option<Ipv4Addr>, Vec<(Ipv4Net, Ipv4Addr)>);
 
-/// What DHCPv4 can tell of a fixed address: the first of IPv4, its router, and routes of IPv4, the
-/// default one last (RFC 3442 lets a client forget the router option beside routes). Only a default
-/// route makes a router of a gateway, as in a pod (`ConfigureIface` of the CNI plugins).
+/// The fixed address in the form that DHCPv4 can hand out: the first IPv4 address, its router, and the IPv4 routes with
+/// the default route last (RFC 3442 lets a client ignore the router option if there are routes). A gateway becomes a
+/// router only through a default route, as in a pod (`ConfigureIface` of the CNI plugins).
 fn ipv4(addresses: &[StaticAddress], routes: &[Route]) -> Option<StaticIpv4> {
     let ipv4 = |given: &StaticAddress| match (given.address, given.gateway) {
         (IpNet::V4(address), Some(IpAddr::V4(gateway))) => Some((address, Some(gateway))),

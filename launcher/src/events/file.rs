@@ -1,9 +1,8 @@
 //! The destination of events: the end of a file, or standard output.
 //!
-//! Log rotation works both ways: after the file is moved away, the next event starts a new one in its
-//! place; after it is copied and emptied, writing continues at the new end. Lines that cannot be
-//! written, for example because the disk is full, are lost, and the log says so; writing resumes when
-//! it can.
+//! Log rotation works both ways: after the file is moved away, the next event starts a new file in its place; after it
+//! is copied and emptied, writing continues at the new end. Lines that cannot be written, for example because the disk
+//! is full, are lost, and the log reports this; writing resumes when it can.
 
 use crate::failure::Failure;
 use crate::sandbox::Sandbox;
@@ -15,10 +14,10 @@ use std::path::{Path, PathBuf};
 /// Standard output, as a file name.
 const STANDARD_OUTPUT: &str = "-";
 
-/// An event log that is open.
+/// An open event log.
 pub(crate) struct EventFile {
     out: Box<dyn Write + Send>,
-    /// Of a file: its path, and which it is.
+    /// For a file: its path and identity.
     place: Option<(PathBuf, Identity)>,
     state: State,
 }
@@ -27,7 +26,7 @@ pub(crate) struct EventFile {
 enum State {
     /// The last lines were written whole.
     Written,
-    /// They were not, or only a part of them.
+    /// They were not written, or only in part.
     Failed,
 }
 
@@ -35,8 +34,8 @@ enum State {
 type Identity = (u64, u64);
 
 impl EventFile {
-    /// The end of `path`, or standard output for `-`. A file becomes that of the user the process
-    /// becomes, so that one that takes its place is theirs too.
+    /// Opens `path` for appending, or standard output for `-`. The file is given to the user to which the process
+    /// switches, as is a file that later takes its place.
     ///
     /// # Errors
     /// If it cannot be written to.
@@ -60,7 +59,7 @@ impl EventFile {
     /// Writes whole lines.
     pub(crate) fn write(&mut self, lines: &[u8]) {
         self.follow();
-        // What was cut off is not to be the beginning of another line.
+        // A truncated line must not become the beginning of another line.
         let separator: &[u8] = if self.state == State::Failed { b"\n" } else { b"" };
         let text = [separator, lines].concat();
         match self.out.write_all(&text).and_then(|()| self.out.flush()) {
@@ -77,7 +76,7 @@ impl EventFile {
         }
     }
 
-    /// Opens the file anew if another, or none, has its name now.
+    /// Reopens the file if another file, or none, has its name now.
     fn follow(&mut self) {
         let Some((path, identity)) = &mut self.place else {
             return;
@@ -144,7 +143,7 @@ mod tests {
         assert_eq!(fs::read(&old).unwrap(), b"1\n2\n");
     }
 
-    /// A disk with so much room.
+    /// A disk with limited room.
     #[derive(Clone)]
     struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
 

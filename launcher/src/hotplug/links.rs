@@ -1,5 +1,5 @@
-//! Keeps links down in a QEMU that shows them up. That happens when another program starts QEMU, or
-//! when hawser restarts, because QEMU sets a link up whenever its socket connects.
+//! Keeps links down in a QEMU that shows them as up. That happens when another program starts QEMU, or when hawser
+//! restarts, because QEMU sets a link up whenever its socket connects.
 //!
 //! The back end's channel shows that QEMU has connected. QEMU sets the link up a moment after that,
 //! so the link is set down at the next check.

@@ -19,7 +19,7 @@ struct Ending {
 }
 
 impl PowerDown {
-    /// A shutdown of the VM whose VMM `signal` would stop.
+    /// Prepares the shutdown of a VM whose VMM is stopped by `signal`.
     pub(crate) const fn new(vmm: SignalSink, signal: i32) -> Self {
         Self(Some(Ending {
             vmm,
@@ -28,8 +28,7 @@ impl PowerDown {
         }))
     }
 
-    /// Presses the power button. A VM without a known VMM, or without a grace period, is stopped at
-    /// once.
+    /// Presses the power button. A VM without a known VMM, or without a grace period, is stopped immediately.
     pub(super) fn begin(self, socket: Option<&VmmSocket>, grace: Duration) -> Self {
         let Some(mut ending) = self.0 else { return self };
         let asked = match socket {

@@ -1,4 +1,4 @@
-//! Options of the store of leases, as clap sees them.
+//! Options of the lease store, in the form that clap parses.
 
 use clap::Args;
 use hawser_packet::MacRange;
@@ -8,7 +8,7 @@ use std::str::FromStr as _;
 /// `--store`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StorePlace {
-    /// Nowhere, so that there are none.
+    /// There is no store, so there are no leases.
     Off,
     /// In this file.
     File(PathBuf),
@@ -22,7 +22,7 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
     }
 }
 
-/// Where leases are kept, and what may be leased.
+/// The lease store, and the MACs that may be leased.
 #[derive(Clone, Debug, Args)]
 #[group(skip)]
 pub(crate) struct StoreArgs {
@@ -48,7 +48,7 @@ pub(crate) struct StoreArgs {
 }
 
 impl StoreArgs {
-    /// The MACs for interfaces that name none: the option's, the manifests', or the usual ones.
+    /// The MACs for interfaces that name none: those of the option or the manifests, or the default.
     pub(crate) fn pool(&self, manifests: Option<MacRange>) -> MacRange {
         self.mac_range.or(manifests).unwrap_or(MacRange::DEFAULT)
     }

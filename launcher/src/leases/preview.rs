@@ -10,23 +10,23 @@ use hawser_store::sqlite::{Access, Sqlite};
 use hawser_store::{Lease, Store as _, VmName};
 use std::path::Path;
 
-/// The leases a plan would be served with.
+/// The leases with which a plan would be served.
 #[derive(Debug, Default)]
 pub(crate) struct Preview {
-    /// Those that are kept already, or leave nothing to choose.
+    /// Leases that already exist, or that leave nothing to choose.
     kept: Vec<Lease>,
-    /// Those that would be made. What of them is chosen may be another choice then.
+    /// Leases that would be made. Their free choices may be different then.
     new: Vec<Lease>,
-    /// Interfaces that get a lease which is not kept already, whether or not it leaves a choice.
+    /// Interfaces whose lease does not exist yet, whether or not it leaves a choice.
     holders: Vec<String>,
     /// Interfaces whose MAC would be chosen.
     without_mac: Vec<String>,
 }
 
-/// Looks what a plan would be served with.
+/// Finds the leases with which a plan would be served.
 ///
 /// # Errors
-/// As [`super::settle`], but for a store that is not there yet.
+/// As [`super::settle`], except that a missing store is not an error.
 pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failure> {
     let file = match &args.store {
         Some(StorePlace::Off) => {
@@ -82,12 +82,12 @@ fn leaves_nothing_to_choose(claim: &Claim) -> bool {
 }
 
 impl Preview {
-    /// Writes into the plan what is sure.
+    /// Writes the leases that are certain into the plan.
     pub(crate) fn apply_kept(&self, plan: &mut VmPlan) {
         write(&self.kept, plan);
     }
 
-    /// Writes into the plan also what would be chosen if it were done now.
+    /// Also writes the leases that would be chosen now into the plan.
     pub(crate) fn apply_all(&self, plan: &mut VmPlan) {
         write(&self.kept, plan);
         write(&self.new, plan);
@@ -98,10 +98,10 @@ impl Preview {
         self.holders.iter().map(String::as_str)
     }
 
-    /// Fails if the MAC of an interface is not known yet, which the flags of its card have to say.
+    /// Fails if the MAC of an interface is not known yet, because the flags of its NIC must contain it.
     ///
     /// # Errors
-    /// What to do first.
+    /// The next step for the operator.
     pub(crate) fn need_macs(&self) -> Result<(), Failure> {
         match &self.without_mac[..] {
             [] => Ok(()),

@@ -5,14 +5,14 @@ use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 
-/// Where the front end connects.
+/// How the front end connects.
 #[derive(Debug)]
 pub(crate) enum Endpoint {
     /// To a socket that hawser creates.
     Listen(PathBuf),
     /// The front end listens at this path.
     Connect(PathBuf),
-    /// On a descriptor hawser was started with.
+    /// On a descriptor that hawser inherited at its start.
     Inherited(RawFd, OwnedFd),
 }
 

@@ -5,10 +5,9 @@
 //!                                       └── port: …
 //! ```
 //!
-//! Each port has a thread of its own that waits for its front ends, workers of its own and
-//! sockets of its own, so the end of one port does not affect the others. A lock protects the
-//! list of ports. Threads on the packet path never take it. Ports are created and stopped
-//! outside that lock, one at a time.
+//! Each port has its own sockets, its own workers and a thread that waits for its front ends, so the end of one port
+//! does not affect the others. A lock protects the list of ports. Threads on the packet path never take it. Ports are
+//! created and stopped outside that lock, one at a time.
 //!
 //! [`Machine::wait`] returns after a request to stop, or when every port has ended without one
 //! (a one-off port, or a front end on a descriptor that has closed). A machine whose last port
@@ -33,14 +32,14 @@ use hawser_backend::vhost_user::Lifetime;
 use port::{Life, ReadyPort, ServedPort, write_report};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// How a machine's ports are served.
+/// Settings with which a machine's ports are served.
 #[derive(Clone, Debug)]
 pub(crate) struct MachineSetup {
     /// Privileges that the ports' threads drop.
     pub sandbox: Sandbox,
-    /// How long each.
+    /// How long each port is served.
     pub lifetime: Lifetime,
-    /// Whether messages name their interface. False if the process only ever has one.
+    /// True if messages name their interface. False if the process can have only one.
     pub names_interfaces: bool,
 }
 
@@ -139,7 +138,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Serves one more NIC. If that fails, all changes to the host are undone.
+    /// Serves an additional NIC. If that fails, all changes to the host are undone.
     ///
     /// # Errors
     /// The reason the NIC cannot be served, such as a name that is in use.
@@ -167,7 +166,7 @@ impl Machine {
         known
     }
 
-    /// What its threads give up.
+    /// The sandbox of its threads.
     pub(crate) const fn sandbox(&self) -> &Sandbox {
         &self.setup.sandbox
     }
@@ -222,7 +221,7 @@ impl Machine {
         state.ports.iter().map(|entry| entry.summary.clone()).collect()
     }
 
-    /// Whether any NIC uses the content of resolv.conf.
+    /// True if any NIC uses the content of resolv.conf.
     pub(crate) fn follows_resolv_conf(&self) -> bool {
         let state = self.shared.lock();
         state.ports.iter().any(ServedPort::follows_resolv_conf)

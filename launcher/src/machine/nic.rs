@@ -1,4 +1,4 @@
-//! A NIC to serve, by the way the VMM reaches its device.
+//! A NIC to serve; the variants differ in how the VMM reaches the device.
 
 use super::Endpoint;
 use crate::attachment::Survey;
@@ -16,7 +16,7 @@ use hawser_manifest::plan::NicPlan;
 pub(crate) enum Nic {
     /// hawser is the back end of the device.
     VhostUser {
-        /// Where front ends connect.
+        /// How front ends connect.
         endpoint: Endpoint,
         /// The port's configuration on this host.
         found: Box<Found>,
@@ -94,7 +94,7 @@ impl Nic {
         }
     }
 
-    /// Adds what the process needs while it serves the NIC.
+    /// Adds the privileges that the process needs while it serves the NIC.
     pub(crate) fn add_needs(&self, needs: &mut Needs) {
         match self {
             Self::VhostUser { endpoint, found } => {

@@ -17,8 +17,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// A port that front ends can connect to, and that no thread serves yet. Dropping it undoes all
-/// changes to the host.
+/// A port to which front ends can connect, but which no thread serves yet. Dropping it undoes all changes to the host.
 pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
@@ -53,7 +52,7 @@ pub(super) enum Life {
 }
 
 impl ReadyPort {
-    /// Makes the port and its socket.
+    /// Creates the port and its socket.
     pub(super) fn new(
         endpoint: Endpoint,
         found: Found,
@@ -132,7 +131,7 @@ impl ServedPort {
         &self.port.config().name
     }
 
-    /// Whether the guest gets the names in resolv.conf.
+    /// True if the guest gets the names in resolv.conf.
     pub(super) fn follows_resolv_conf(&self) -> bool {
         self.port.config().mode.properties().resolvers().is_some() && self.names.follows_system()
     }
@@ -153,7 +152,7 @@ impl ServedPort {
         }
     }
 
-    /// Asks the port's thread to end, without waiting for it.
+    /// Stops the port's thread without waiting for it.
     pub(super) fn stop(&self) {
         self.stop.stop();
     }

@@ -1,8 +1,7 @@
 //! A served NIC, as the API, the event log and hotplug see it.
 //!
-//! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in
-//! [`Nic`](super::Nic). A function that it lacks returns `None`, and the API refuses the request
-//! with a reason.
+//! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in [`Nic`](super::Nic).
+//! Functions that a kind does not support return `None`, and the API refuses the request with a reason.
 
 use crate::mode::Mode;
 use crate::vmm::Card;
@@ -16,7 +15,7 @@ use hawser_packet::MacAddr;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A NIC that is served. Clones are handles of the same NIC.
+/// A served NIC. Clones are handles to the same NIC.
 #[derive(Clone)]
 pub(crate) enum ServedNic {
     /// hawser is the back end of the device.
@@ -38,24 +37,24 @@ pub(crate) struct NicStatus {
     pub queue_pairs: u16,
     /// Whether the guest's link is up.
     pub link_up: bool,
-    /// Whether a driver in the guest has started the queues.
+    /// True if a driver in the guest has started the queues.
     pub driver_runs: bool,
-    /// Addresses of hawser's DHCP servers that the guest holds.
+    /// Addresses that the guest holds from hawser's DHCP servers.
     pub leased: Vec<IpAddr>,
     /// Addresses the guest was seen to use, those seen last first.
     pub seen: Vec<SeenAddress>,
-    /// What keeps the guest from using the NIC as configured, a sentence each.
+    /// Problems that keep the guest from using the NIC as configured, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// An address the guest was seen to use.
+/// An address that the guest has used.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenAddress {
     /// The address.
     pub address: IpAddr,
-    /// MAC it was used with.
+    /// MAC with which it was used.
     pub mac: MacAddr,
-    /// Protocol it was seen in: `arp`, `nd` or `dhcp`.
+    /// Protocol in which it was seen: `arp`, `nd` or `dhcp`.
     pub source: &'static str,
 }
 
@@ -123,14 +122,14 @@ impl ServedNic {
         }
     }
 
-    /// Whether the operator wants the link up.
+    /// True if the operator has set the link up.
     pub(crate) fn is_link_wanted(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_wanted(),
         }
     }
 
-    /// Whether the VMM accepts changes of the link state from hawser.
+    /// True if the VMM accepts changes of the link state from hawser.
     pub(crate) fn is_link_told(&self) -> bool {
         match self {
             Self::VhostUser(port) => port.link().is_told(),
@@ -228,7 +227,7 @@ fn seen(port: &Port) -> Vec<SeenAddress> {
     seen.collect()
 }
 
-/// The addresses of our own DHCP servers that the guest holds.
+/// The addresses that the guest holds from our own DHCP servers.
 fn leased(port: &Port) -> Vec<IpAddr> {
     let held = port.held_leases();
     let [v4, v6] = port.config().mode.properties().leases();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A masqueraded NIC that needs nothing of the system.
+/// A masqueraded NIC that needs nothing from the system.
 fn nic(folder: &Path, name: &str) -> Nic {
     let cli = Cli::try_parse_from(["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off"]).unwrap();
     let spec = cli.port.spec(name.into()).unwrap();
@@ -36,7 +36,7 @@ fn names(machine: &Machine) -> Vec<String> {
     ports.iter().map(|port| port.config().name.clone()).collect()
 }
 
-/// A front end that says a word, so that it counts as one, and goes.
+/// A front end that sends one message, so that it counts as a front end, and disconnects.
 fn come_and_go(folder: &Path, name: &str) {
     /// GET_FEATURES, version 1, no body.
     const GET_FEATURES: [u32; 3] = [1, 1, 0];

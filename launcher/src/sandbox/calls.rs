@@ -1,9 +1,9 @@
 //! The system calls that each kind of thread may make.
 //!
-//! The lists contain the calls that the program made in its tests (`hack/trace-calls`, which
-//! records them in traced.txt), and calls that it, or one of its libraries, makes in other cases.
-//! The reason for each of those is beside it, and a test requires one. A call that is in no list
-//! ends the process; one in [`PROBES`] or [`NEWER`] is refused: libraries manage without those.
+//! The lists contain the calls that the program made in its tests (`hack/trace-calls`, which records them in
+//! traced.txt), and calls that it, or one of its libraries, makes in other cases. Each of the latter has its reason
+//! beside it, which a test requires. A call that is in no list ends the process. A call in [`PROBES`] or [`NEWER`] is
+//! refused instead, because libraries work without it.
 
 use super::ThreadKind;
 use hawser_backend::sys::stream::SIOCATMARK;
@@ -16,7 +16,7 @@ pub(super) struct Call {
     pub number: c_long,
     /// At least one of these must hold; if empty, the call is always allowed.
     pub when: &'static [Argument],
-    /// Why it is allowed although no trace contains it.
+    /// The reason why it is allowed although no trace contains it.
     #[cfg_attr(not(test), allow(dead_code, reason = "for readers, and the test that requires it"))]
     pub untraced: Option<&'static str>,
 }
@@ -61,7 +61,7 @@ macro_rules! always {
     };
 }
 
-/// The same for calls that no trace contains, each group with the reason for it.
+/// The same for calls that no trace contains; each group has its reason.
 macro_rules! untraced {
     ($($why:literal: [$($number:ident),* $(,)?]),* $(,)?) => {
         &[$($(only($number, &[]).because($why)),*),*]
@@ -85,7 +85,7 @@ impl Call {
     }
 }
 
-/// Every thread: memory, waiting, the clock, its own exit, and descriptors that it has already.
+/// Every thread: memory, waiting, the clock, its own exit, and descriptors that are already open.
 const EVERY: &[Call] = always![
     SYS_read,
     SYS_write,
@@ -185,7 +185,7 @@ const WORKER_UNTRACED: &[Call] = &[
     only(SYS_getpeername, &[]).because("a flow that lost its local address"),
 ];
 
-/// Threads of this process, but no process.
+/// Threads of this process, but no new processes.
 const THREADS: &[Call] = &[only(SYS_clone, &[bits(0, CLONE_THREAD, CLONE_THREAD)])];
 
 /// The front ends of a port: Unix sockets, and the file of the listening one.
@@ -280,7 +280,7 @@ const NICE: &[Call] = &[
     only(SYS_setpriority, &[is(0, PRIO_PROCESS.cast_signed())]),
 ];
 
-/// A thread that starts another one with less privileges.
+/// A thread that starts another thread with fewer privileges.
 const CONFINING: &[Call] = &[
     only(
         SYS_prctl,
@@ -405,9 +405,9 @@ pub(super) fn own(kind: ThreadKind) -> &'static [&'static [Call]] {
     }
 }
 
-/// Calls that libraries try but can do without, or replace by older ones: they fail as if the
-/// kernel did not have them. Files and limits, for threads that have none of these in their list;
-/// and `clone3`, whose flags are in memory, where a filter cannot see them.
+/// Calls that libraries try but can work without or replace by older calls. They fail as if the kernel lacked them.
+/// They concern files and limits, for threads whose list has none of these, and `clone3`, whose flags are in memory,
+/// where a filter cannot see them.
 pub(super) const PROBES: &[c_long] = &[
     SYS_openat,
     SYS_newfstatat,
@@ -427,6 +427,6 @@ pub(super) const PROBES: &[c_long] = &[
     SYS_close_range,
 ];
 
-/// Numbers that this program does not use and may not know: a newer C library tries them, and then
-/// uses an older call.
+/// Numbers of calls that this program does not use and may not know. A newer C library tries them first and then uses
+/// an older call.
 pub(super) const NEWER: std::ops::RangeInclusive<c_long> = SYS_futex_waitv..=600;

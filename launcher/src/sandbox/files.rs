@@ -58,7 +58,7 @@ pub(crate) struct Reach {
     pub paths: Vec<(PathBuf, Access)>,
     /// File systems that are not mounted anywhere.
     pub detached: Vec<(&'static rustix::fd::OwnedFd, Access)>,
-    /// Signals to other processes: a VMM that was started before.
+    /// Signals to other processes, such as a VMM that was started earlier.
     pub signals: bool,
     /// Abstract Unix sockets of other processes.
     pub abstract_sockets: bool,

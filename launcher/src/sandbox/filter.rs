@@ -1,14 +1,13 @@
 //! Builds the seccomp filters of a thread from lists of calls.
 //!
-//! There are two filters, and the kernel applies the stricter result: one refuses calls that
-//! libraries only try, the other stops the process at a call that is in no list. Most calls are
-//! allowed with any arguments; the kernel detects those when a filter is installed, stores one bit
-//! per call, and runs no filter for them, so that the filters cost a packet nothing
-//! (seccomp_cache_prepare, Linux 5.11).
+//! There are two filters, and the kernel applies the stricter result. One refuses calls that libraries only try; the
+//! other stops the process at a call that is in no list. Most calls are allowed with any arguments. The kernel detects
+//! those when a filter is installed, stores one bit per call, and runs no filter for them, so the filters cost nothing
+//! per packet (seccomp_cache_prepare, Linux 5.11).
 //!
-//! A forbidden call raises SIGSYS instead of ending the process silently: the handler reports the
-//! call on standard error and ends the process by the same signal. The call is not executed in
-//! either case, and no thread may change the handler.
+//! A forbidden call raises SIGSYS instead of ending the process silently. The handler reports the call on standard
+//! error and ends the process with the same signal. The call is not executed in either case, and no thread may change
+//! the handler.
 
 use super::calls::{self, Argument, Call};
 use super::names;
@@ -24,7 +23,7 @@ use std::io;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Why there is no filter.
+/// The reason why the filters cannot be installed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilterError {
     /// It cannot be compiled.
@@ -49,7 +48,7 @@ pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError>
         Level::Strict => (SeccompAction::Trap, true),
     };
     let (passed, refused) = passed_and_refused(kind)?;
-    // The stopping filter comes last, as installing the other needs calls of its own.
+    // The stopping filter comes last, because installing the other needs calls of its own.
     if refuse {
         let action = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
         seccompiler::apply_filter(&compile(refused, SeccompAction::Allow, action)?)?;
@@ -58,7 +57,7 @@ pub(super) fn install(kind: ThreadKind, level: Level) -> Result<(), FilterError>
     Ok(())
 }
 
-/// The calls that the one filter allows, and those among them that the other refuses.
+/// The calls that one filter allows, and those among them that the other refuses.
 fn passed_and_refused(kind: ThreadKind) -> Result<(Rules, Rules), BackendError> {
     let allowed = rules(&calls::allowed(kind))?;
     let refused: Rules = probes()
@@ -120,9 +119,10 @@ pub(super) fn catch_violations() -> io::Result<()> {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = told;
     action.sa_sigaction = handler as libc::sighandler_t;
-    // Once only, and not blocked inside: the handler ends the process with the same signal.
+    // The handler is reset and the signal is not blocked in it, because the handler ends the process with the same
+    // signal.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_RESETHAND | libc::SA_NODEFER;
-    // SAFETY: `action` is complete; the handler makes only calls that are safe in one.
+    // SAFETY: `action` is complete; the handler makes only calls that are safe in a signal handler.
     match unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -162,7 +162,7 @@ extern "C" fn told(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     } else {
         writeln!(line, "hawser: ended by SIGSYS from another process")
     };
-    // A line that is too long is cut.
+    // A line that is too long is truncated.
     let _ = written;
     // SAFETY: the buffer is ours; tgkill names this thread. With the default action back in
     // place it does not return.

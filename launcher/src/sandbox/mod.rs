@@ -1,14 +1,13 @@
-//! Least privilege: what the process drops once it is set up.
+//! Least privilege: the process drops everything that it does not need after set-up.
 //!
-//! Each thread drops its own privileges, in the only possible order: user and capabilities
-//! ([`privilege`]), files ([`files`]), system calls ([`filter`], [`calls`]). The threads it starts
-//! inherit that. The main thread therefore confines itself after everything that takes a privilege
-//! is done and the VMM, if there is one, has started; threads that start later drop more where their
-//! kind needs less. Workers start earlier, with the port that binds their sockets, and confine
-//! themselves first of all.
+//! Each thread drops its own privileges, in the only possible order: user and capabilities ([`privilege`]), files
+//! ([`files`]), system calls ([`filter`], [`calls`]). The threads it starts inherit that. The main thread therefore
+//! confines itself after all privileged work is done and the VMM, if there is one, has started. Threads that start
+//! later drop more if their kind needs less. Workers start earlier, with the port that binds their sockets, and confine
+//! themselves before anything else.
 //!
-//! The sandbox stands between the rest of the system and a fault that the guest or the network could
-//! exploit. It does not separate threads: they share their memory.
+//! The sandbox protects the rest of the system from a fault that the guest or the network could exploit. It does not
+//! separate threads from each other, because they share memory.
 
 mod calls;
 mod files;
@@ -31,26 +30,26 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-/// How much is dropped.
+/// The privileges to drop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Level {
     /// Everything that is not needed; a forbidden system call ends the process.
     #[default]
     Strict,
-    /// Capabilities only; system calls that would be forbidden are made, and logged by the kernel.
+    /// Capabilities only; system calls that would be forbidden are executed, and logged by the kernel.
     Log,
     /// Nothing.
     Off,
 }
 
-/// What a thread is for.
+/// The purpose of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ThreadKind {
     /// Moves packets.
     Worker,
     /// Serves the front ends of one port, one at a time.
     FrontEnd,
-    /// Watches links, and puts them back.
+    /// Watches links, and restores them.
     Links,
     /// Waits for changes of resolv.conf.
     Names,
@@ -60,20 +59,20 @@ pub(crate) enum ThreadKind {
     Api,
     /// Writes a capture to the client that requested it.
     Capture,
-    /// The main thread, and every thread of no other kind.
+    /// The main thread, and every thread that has no other kind.
     Launcher,
 }
 
-/// Why a thread cannot be confined.
+/// The reason why a thread cannot be confined.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
     /// The user cannot be changed, or capabilities cannot be dropped.
     #[error("cannot drop privileges: {0}; --user needs root (CAP_SETUID and CAP_SETGID)")]
     Privilege(#[source] io::Error),
-    /// No Landlock rules.
+    /// The Landlock rules cannot be enforced.
     #[error("cannot restrict files: {0}; --sandbox=off runs without the restriction")]
     Files(#[from] landlock::RulesetError),
-    /// No filter.
+    /// The filters cannot be installed.
     #[error("cannot restrict system calls: {0}; --sandbox=off runs without the restriction")]
     Filter(#[from] FilterError),
 }
@@ -103,7 +102,7 @@ pub(crate) struct SandboxArgs {
     pub user: Option<User>,
 }
 
-/// What each kind of thread drops.
+/// The privileges that each kind of thread drops.
 #[derive(Clone, Debug)]
 pub(crate) struct Sandbox(Arc<Rules>);
 
@@ -236,7 +235,7 @@ impl Sandbox {
         if restores && needs.devices {
             kept |= CapabilitySet::MKNOD;
         }
-        // The launcher keeps them for the workers of later ports.
+        // The launcher keeps the capability for the workers of later ports.
         if needs.raw_sockets && matches!(kind, ThreadKind::Launcher | ThreadKind::Worker) {
             kept |= CapabilitySet::NET_RAW;
         }

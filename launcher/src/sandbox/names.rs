@@ -12,7 +12,7 @@ macro_rules! named {
 /// Common prefix of the names.
 const PREFIX: usize = "SYS_".len();
 
-/// The name of a call; `?` for one that is newer than this table. Safe in a signal handler.
+/// The name of a call; `?` if it is newer than this table. Safe in a signal handler.
 pub(super) fn name_of(call: c_long) -> &'static str {
     let named = COMMON.iter().chain(OLD).find(|(number, _)| *number == call);
     named.map_or("?", |(_, name)| &name[PREFIX..])

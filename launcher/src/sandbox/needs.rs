@@ -1,4 +1,4 @@
-//! Needs of the process after set-up: for everything that it serves, and for what its options allow
+//! The privileges that the process needs after set-up, both for the NICs it serves and for those that its options allow
 //! later.
 
 use super::{Access, Reach, User};
@@ -8,7 +8,7 @@ use hawser_host::tap_node::Detached;
 use rustix::process::geteuid;
 use std::path::{Path, PathBuf};
 
-/// Read again for a port that is plugged later, or for metrics.
+/// Directories that are read again for a port that is plugged later, or for metrics.
 const READ: [&str; 2] = ["/proc/self", "/proc/sys/net"];
 const ETC: &str = "/etc";
 /// Directory of resolv.conf's target if systemd-resolved runs.
@@ -35,7 +35,7 @@ pub(crate) fn resolv_conf(user: Option<User>) -> Vec<(PathBuf, Access)> {
         .collect()
 }
 
-/// What the process needs.
+/// The privileges that the process needs.
 #[derive(Debug, Default)]
 pub(crate) struct Needs {
     /// Links are created, changed or restored.
@@ -47,7 +47,7 @@ pub(crate) struct Needs {
     /// Replies to clients of any UDP port of the guest come from that port, which may be a
     /// privileged one.
     pub low_ports: bool,
-    /// Files.
+    /// The files that may be accessed.
     pub reach: Reach,
 }
 

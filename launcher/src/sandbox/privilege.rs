@@ -1,8 +1,7 @@
 //! User, groups and capabilities of a thread.
 //!
-//! In Linux each thread has its own; the C library's setuid(2) hides that by interrupting every
-//! thread, which a filtered thread would not survive. So each thread drops its own privileges, by
-//! direct system calls.
+//! In Linux each thread has its own credentials. The C library's setuid(2) hides that by interrupting every thread,
+//! which a filtered thread would not survive. So each thread drops its own privileges, by direct system calls.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid, geteuid};
@@ -60,8 +59,8 @@ fn entry<'a>(table: &'a str, name: &str) -> Option<Vec<&'a str>> {
     lines.find(|fields| fields[0] == name)
 }
 
-/// Switches the calling thread to `user`, and drops all capabilities but those in `keep` that it
-/// has. No later call can regain them.
+/// Switches the calling thread to `user`, and drops all capabilities except those in `keep` that it has. No later call
+/// can regain them.
 ///
 /// A thread that already runs as `user` and cannot switch keeps its identity: it inherited that
 /// from a thread that has dropped its privileges, even if it is root.
@@ -84,7 +83,7 @@ pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()>
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets)?;
-    // Empty already unless a service manager gave some.
+    // The set is already empty, unless a service manager filled it.
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
@@ -93,9 +92,8 @@ pub(super) fn give_up(user: Option<User>, keep: CapabilitySet) -> io::Result<()>
     Ok(())
 }
 
-/// Empties the bounding set, which limits the capabilities of an executed program. This process
-/// executes none, so nothing depends on it; it needs CAP_SETPCAP, without which the set stays as it
-/// is.
+/// Empties the bounding set, which limits the capabilities of an executed program. This process executes no programs,
+/// so nothing depends on the set. Without CAP_SETPCAP, the set stays as it is.
 fn forget_bounds(kept: CapabilitySet) {
     /// Number of possible capabilities: a set has as many bits.
     const NUMBERS: u32 = u64::BITS;

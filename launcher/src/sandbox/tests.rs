@@ -5,12 +5,13 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output};
 
-/// Tells the test below, in a separate process, what to do there.
+/// Environment variable that tells the test below, in a separate process, which deed to do.
 const DEED: &str = "HAWSER_TEST_DEED";
 
 type Deed = fn() -> io::Result<()>;
 
-/// What a confined thread tries: the deed's name, its kind, and the deed with the kernel's answer.
+/// Deeds that a confined thread tries: the deed's name, the kind of thread, and a function that does the deed and
+/// returns the kernel's answer.
 const DEEDS: &[(&str, ThreadKind, Deed)] = &[
     ("worker-socket", ThreadKind::Worker, internet),
     ("worker-program", ThreadKind::Worker, program),
@@ -212,7 +213,7 @@ fn only_the_folders_it_needs_are_reached() {
         ] {
             assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         }
-        // Landlock only concerns files.
+        // Landlock restricts only files.
         UnixStream::pair().unwrap();
     };
     privileged_thread(tries);

@@ -6,8 +6,8 @@
 //! the lists: every recorded call is in a list, and every call in a list is recorded or has a
 //! reason beside it.
 //!
-//! A trace shows when and as what kind a thread is confined: by seccomp(2), and by the length of
-//! its filter. A thread is of its parent's kind until then.
+//! A trace shows when a thread is confined, by the call of seccomp(2), and as which kind, by the length of its filter.
+//! Until then a thread has its parent's kind.
 
 use super::calls::{self, Argument, Call};
 use super::{ThreadKind, filter, names};
@@ -200,7 +200,7 @@ impl Entry {
         }
     }
 
-    /// Whether this entry allows a call.
+    /// True if this entry allows a call.
     fn lets(&self, &(number, seen): &(c_long, Option<(u8, u32)>)) -> bool {
         let holds = |argument: Argument| {
             seen.is_some_and(|(index, value)| index == argument.index && value & argument.mask == argument.value)

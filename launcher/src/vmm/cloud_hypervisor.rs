@@ -34,7 +34,7 @@ impl CloudHypervisor {
     /// # Errors
     /// Errors of the socket or the API.
     pub(crate) fn plug(&mut self, card: &Card<'_>) -> Result<(), RunningError> {
-        // What the command line cannot express, the API does not accept either.
+        // The API does not accept anything that the command line cannot express.
         cloud_hypervisor_card(card).map_err(RunningError::Card)?;
         let mut net = json!({
             "id": cloud_hypervisor_name(&card.port.name),

@@ -33,7 +33,7 @@ pub(crate) struct Vm<'a> {
 pub(crate) struct Card<'a> {
     /// Its vhost-user socket.
     pub socket: &'a Path,
-    /// Whether the VMM listens there and hawser connects.
+    /// True if the VMM listens there and hawser connects.
     pub vmm_listens: bool,
     /// Its port.
     pub port: &'a PortConfig,

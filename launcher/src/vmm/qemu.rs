@@ -38,7 +38,7 @@ impl Qemu {
         if self.has_device(&names.device)? {
             return Err(RunningError::There(card.port.name.clone()));
         }
-        // Leftovers of a NIC that the guest released after the wait had ended.
+        // Remove the remains of a NIC that the guest released after the wait had ended.
         self.sweep(&names)?;
         let made = self.make(card, &names);
         if made.is_err()
@@ -81,7 +81,7 @@ impl Qemu {
             device["bus"] = bus.into();
             match self.0.execute("device_add", device) {
                 Ok(_) => return Ok(()),
-                // Before the guest has numbered its buses, a port may look free and not be.
+                // Before the guest has numbered its buses, a port may look free although it is not.
                 Err(error @ QmpError::Refused { .. }) => refused = Some(error),
                 Err(error) => return Err(error.into()),
             }

@@ -1,5 +1,4 @@
-//! QEMU Machine Protocol: one JSON object per line; commands are answered in order, events may come
-//! between.
+//! QEMU Machine Protocol: one JSON object per line. Commands are answered in order, and events may arrive in between.
 //!
 //! Every wait has a limit, in case QEMU hangs or its monitor, which accepts one client, is in use.
 
@@ -12,9 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest line, in bytes; the answer to query-pci of a large machine takes some hundred kilobytes.
+/// Longest line, in bytes; the answer to query-pci of a large machine takes several hundred kilobytes.
 const LINE_MAX: usize = 4 << 20;
-/// Most events that are kept for a later [`Qmp::event`].
+/// Maximum events that are kept for a later [`Qmp::event`].
 const EVENTS_MAX: usize = 256;
 
 /// Errors of the monitor.
@@ -97,7 +96,7 @@ impl Qmp {
         }
     }
 
-    /// Waits for an event, including one that came earlier; `None` after `deadline`.
+    /// Waits for an event, including one that arrived earlier; `None` after `deadline`.
     ///
     /// # Errors
     /// [`QmpError`]

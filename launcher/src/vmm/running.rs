@@ -1,7 +1,6 @@
 //! Changes to a running VMM: adds and removes NICs, sets links.
 //!
-//! Each change connects anew, so that a VMM that has ended, or whose monitor has another client,
-//! holds nothing up.
+//! Each change opens a new connection, so a VMM that has ended, or whose monitor has another client, blocks nothing.
 
 use super::cloud_hypervisor::CloudHypervisor;
 use super::qemu::Qemu;
@@ -44,11 +43,11 @@ impl Default for Patience {
 pub(crate) enum LinkShown {
     /// It can.
     ByVmm,
-    /// It cannot; only the back end's own channel is left.
+    /// It cannot; only the back end's own channel remains.
     ByBackEnd,
 }
 
-/// Why a change of a running VMM failed.
+/// The reason why a change of a running VMM failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunningError {
     /// QEMU.
@@ -64,7 +63,7 @@ pub(crate) enum RunningError {
         what: String,
         /// HTTP status.
         status: u16,
-        /// What it says.
+        /// The body of the response.
         why: String,
     },
     /// A NIC that cannot be expressed as options of the VMM.
@@ -85,7 +84,7 @@ pub(crate) enum RunningError {
 }
 
 impl RunningError {
-    /// Whether the VMM could not be reached at all.
+    /// True if the VMM could not be reached at all.
     pub(crate) const fn is_unreachable(&self) -> bool {
         matches!(
             self,
@@ -142,7 +141,7 @@ impl RunningVmm {
     /// Removes a NIC and returns once the guest has released it.
     ///
     /// # Errors
-    /// [`RunningError`]; the NIC stays as it was.
+    /// [`RunningError`]; the NIC is unchanged.
     pub(crate) fn unplug(&mut self, port: &str, patience: &Patience) -> Result<(), RunningError> {
         match self {
             Self::Qemu(vmm) => vmm.unplug(port, patience),
