@@ -5,7 +5,7 @@ use crate::objects::report::{Problem, Report};
 use crate::objects::{self, Manifests, SourceFile};
 use crate::plan::{self, PlanSetup, VmPlan};
 
-/// Manifests that can be served.
+/// Checked manifests, which can be served.
 #[derive(Debug)]
 pub struct Checked {
     /// The resulting plan.
@@ -14,7 +14,7 @@ pub struct Checked {
     pub warnings: Vec<Problem>,
 }
 
-/// Manifests that cannot be served.
+/// The errors of manifests that cannot be served.
 #[derive(Debug)]
 pub struct Rejected {
     /// The errors.

@@ -1,8 +1,8 @@
 //! `--port`: the ports of the host that are forwarded to the guest.
 //!
-//! `[tcp|udp:]all`, or `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`: fields between colons, an
-//! IPv6 address in brackets. The fields are distinguished by their form: a protocol has letters, an
-//! address has dots or brackets, ports have only digits and a hyphen.
+//! The syntax is `[tcp|udp:]all`, or `[tcp|udp]:[ADDR:]HOST[-HOST2][:GUEST[-GUEST2]]`. Fields are separated by colons,
+//! and an IPv6 address is in brackets. Fields are distinguished by their form: a protocol has letters, an address has
+//! dots or brackets, and ports have only digits and a hyphen.
 
 use hawser_config::{Forward, PortSet, Transport};
 use std::fmt;
@@ -58,7 +58,7 @@ impl Kept {
     }
 }
 
-/// In the form of the option.
+/// Uses the syntax of the option.
 impl fmt::Display for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.transport, self.ports.start())?;
@@ -138,7 +138,7 @@ fn split_transport(text: &str) -> Result<(Transport, &str), String> {
         Some((word, _)) if !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphabetic()) => {
             Err(format!("{word:?} is neither tcp nor udp"))
         }
-        // "[tcp|udp]:" may be omitted with its colon, or leave only the colon.
+        // "[tcp|udp]:" may be omitted, with or without its colon.
         Some(("", rest)) => Ok((Transport::Tcp, rest)),
         _ => Ok((Transport::Tcp, text)),
     }

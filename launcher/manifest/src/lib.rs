@@ -5,8 +5,8 @@
 //!                       └──── cloud_init (network data compared, or written)
 //! ```
 //!
-//! Everything here is a function of its arguments: no file system, no netlink, no database, no
-//! clock. The same text gives the same plan in the launcher, in a webhook and in a CNI plugin.
+//! Everything here is a function of its arguments, without access to files, netlink, databases or clocks. The same text
+//! yields the same plan in the launcher, in a webhook and in a CNI plugin.
 //!
 //! ```
 //! use hawser_manifest::check::check_sources;

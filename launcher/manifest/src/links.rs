@@ -28,7 +28,7 @@ impl Links {
         }
     }
 
-    /// Whether the guest has the family of `addr`.
+    /// True if the guest has the family of `addr`.
     pub const fn has_family_of(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(_) => self.ipv4.is_some(),
@@ -45,7 +45,7 @@ impl Links {
         network.contains(&addr).then_some((option, network))
     }
 
-    /// Whether `addr` is in one of the guest's networks.
+    /// True if `addr` is in one of the guest's networks.
     pub fn covers(&self, addr: IpAddr) -> bool {
         self.covering(addr).is_some()
     }

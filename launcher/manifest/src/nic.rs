@@ -1,4 +1,4 @@
-//! The spec of one NIC: plain data that both the command line and manifests lower to.
+//! The spec of one NIC: plain data to which both the command line and manifests lower.
 //!
 //! ```text
 //!  options ──┐
@@ -6,8 +6,8 @@
 //!  NicPlan ──┘
 //! ```
 //!
-//! A field that is `None` is left to the host: the launcher takes the MTU of the default route or
-//! of the segment, the families of the network namespace, the name servers of resolv.conf.
+//! A field that is `None` is left to the host: the launcher uses the MTU of the default route or of the segment, the
+//! families of the network namespace, and the name servers of resolv.conf.
 
 use hawser_config::{EveryPort, Forward, PaceConfig, PeerConfig, PolicyConfig};
 use hawser_packet::MacAddr;
@@ -20,7 +20,7 @@ use std::num::NonZeroU16;
 /// One NIC of a VM.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NicSpec {
-    /// Name, in logs, the API and the VMM.
+    /// Name in logs, the API and the VMM.
     pub name: String,
     /// The guest's MAC.
     pub mac: Option<MacAddr>,
@@ -30,11 +30,11 @@ pub struct NicSpec {
     pub queue_pairs: NonZeroU16,
     /// Polling and sleeping of a worker between turns.
     pub pace: PaceConfig,
-    /// Which frames cross the port.
+    /// The frames that may cross the port.
     pub policy: PolicyConfig,
     /// Names that hawser's DHCP servers give the guest.
     pub names: NameSpec,
-    /// Whether the guest has a carrier at first.
+    /// True if the guest has a carrier initially.
     pub link_up: bool,
     /// Settings that only the VMM needs.
     pub device: DeviceHints,
@@ -87,9 +87,9 @@ pub struct MasqueradeSpec {
     pub ipv4: Option<Family<Ipv4Net>>,
     /// IPv6 network of the guest.
     pub ipv6: Option<Family<Ipv6Net>>,
-    /// Ports that reach the guest.
+    /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
-    /// All other ports.
+    /// Set to forward all other ports too.
     pub every_port: Option<EveryPort>,
     /// Addresses that stand for the loopback of the network namespace.
     pub map_host_loopback: Vec<IpAddr>,
@@ -108,7 +108,7 @@ pub struct Layer2Spec {
     pub ipv6: Option<Ipv6Net>,
     /// Addresses of the guest in the subnets; a family without one gets its first free host address.
     pub guests: Vec<IpAddr>,
-    /// Ports that reach the guest through the gateway.
+    /// Ports that are forwarded to the guest through the gateway.
     pub forwards: Vec<Forward>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
@@ -143,7 +143,7 @@ pub enum AttachmentSpec {
         /// Its name.
         name: String,
     },
-    /// Open queues of a TAP or macvtap device, which travel beside the spec.
+    /// Open queues of a TAP or macvtap device, which are passed separately.
     Descriptors,
     /// A macvtap on a link, or an existing macvtap.
     Macvtap(Stack<MacvtapMode>),
@@ -191,7 +191,7 @@ impl AttachmentSpec {
 pub struct BridgePortSpec {
     /// The bridge.
     pub bridge: String,
-    /// The bridge may send frames back to the port they came from.
+    /// The bridge may send frames back to the port from which they arrived.
     pub hairpin: bool,
     /// The port does not exchange frames with other isolated ports.
     pub isolated: bool,
@@ -232,7 +232,7 @@ pub enum IpvtapMode {
 /// A fixed address of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct StaticAddress {
-    /// The address, with the length of its network's prefix.
+    /// The address and its prefix length.
     pub address: IpNet,
     /// The network's router.
     pub gateway: Option<IpAddr>,
@@ -277,8 +277,8 @@ pub struct DeviceHints {
     pub acpi_index: Option<u32>,
 }
 
-/// Places in the manifests, as `file:line: path.to.field`, of the values that the survey of the host
-/// may reject. They do not count when two NICs are compared.
+/// Places in the manifests, as `file:line: path.to.field`, of the values that the survey of the host may reject. They
+/// are ignored when two NICs are compared.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     /// The interface.

@@ -1,8 +1,7 @@
 //! The file of `--peers`: the guests of a layer2 network, for set-ups without a store.
 //!
-//! One guest a line, in the form of `--peer`. What follows a `#` is a comment, and empty lines do
-//! not count. All processes of a network can have one file: each leaves out the lines of its own
-//! endpoint.
+//! Each line describes one guest, in the syntax of `--peer`. Text after a `#` is a comment, and empty lines are
+//! ignored. All processes of a network can share one file, because each skips the lines of its own endpoint.
 //!
 //! ```text
 //! # VNI 4711
@@ -18,12 +17,12 @@ use std::collections::hash_map::Entry;
 use std::fmt::{self, Display};
 use std::hash::Hash;
 
-/// A line that cannot be served.
+/// An invalid line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PeersError {
     /// Number of the line, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The problem of the line.
     pub reason: String,
 }
 
@@ -38,7 +37,7 @@ impl std::error::Error for PeersError {}
 /// The guests in the text of a file.
 ///
 /// # Errors
-/// The first line that has no peer, or a MAC, an address or a name of an earlier line.
+/// The first line that has no peer, or repeats a MAC, an address or a name of an earlier line.
 pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
     let (mut macs, mut addresses, mut names) = (HashMap::new(), HashMap::new(), HashMap::new());
     let mut peers = Vec::new();
@@ -63,7 +62,7 @@ pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
     Ok(peers)
 }
 
-/// Notes the line that `key` is in, or says which other line it is in.
+/// Records the line of `key`, or returns an error with the earlier line that has it.
 fn claim<K: Clone + Display + Eq + Hash>(
     lines: &mut HashMap<K, usize>,
     kind: &str,

@@ -1,8 +1,8 @@
 //! Plans the NICs of a VM from its manifests: one entry per NIC.
 //!
-//! All checks between documents are here: interfaces and their networks, references, ports that
-//! collide. Nothing depends on the host, so the same files give the same plan anywhere. Values of
-//! the host (address families of the pod, MTU, name servers) are added when the plan is served.
+//! All checks between documents are here: interfaces and their networks, references, ports that collide. Nothing
+//! depends on the host, so the same files yield the same plan anywhere. Values of the host (address families of the
+//! pod, MTU, name servers) are added when the plan is served.
 
 mod choice;
 mod claims;
@@ -56,7 +56,7 @@ pub struct NicPlan {
     pub name: String,
     /// "pod", or namespace/name.
     pub network: String,
-    /// Socket the VMM connects to.
+    /// Socket to which the VMM connects.
     pub socket: PathBuf,
     /// MAC of the NIC; `None`: the VMM assigns it.
     pub mac: Option<MacAddr>,
@@ -93,7 +93,7 @@ impl NicPlan {
         }
     }
 
-    /// True if the NIC can have any MAC. False if it shares the MAC of the link below it.
+    /// True if the NIC can have any MAC. False if it shares the MAC of its lower link.
     pub fn has_own_mac(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) => true,
@@ -115,7 +115,7 @@ pub enum NicMode {
     Pod(PodPlan),
 }
 
-/// Where the MAC and the addresses of a NIC must be unique.
+/// The scope in which the MAC and the addresses of a NIC must be unique.
 #[derive(Clone, Copy, Debug)]
 pub enum LeaseScope<'a> {
     /// Among the NICs of the VM.
@@ -133,7 +133,7 @@ impl NicMode {
         }
     }
 
-    /// The segment, for filling in addresses.
+    /// The segment, mutable for filling in addresses.
     pub const fn segment_mut(&mut self) -> Option<&mut Segment> {
         match self {
             Self::Bridge(segment) => Some(segment),
@@ -141,7 +141,7 @@ impl NicMode {
         }
     }
 
-    /// Where MAC and addresses are leased; `None` if the NIC takes over those of the pod.
+    /// The scope of the NIC's lease; `None` if the NIC takes over MAC and addresses of the pod.
     pub const fn lease_scope(&self) -> Option<LeaseScope<'_>> {
         match self {
             // Behind NAT, a VM is alone on its segment.
@@ -158,7 +158,7 @@ impl NicMode {
         }
     }
 
-    /// True if Services lead to the NIC.
+    /// True if Services can forward to the NIC.
     const fn takes_services(&self) -> bool {
         matches!(self, Self::Masquerade(_))
     }
@@ -187,9 +187,9 @@ const POD_INTERFACE: &str = "eth0";
 /// A masqueraded NIC.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MasqueradePlan {
-    /// The guest's networks, if not the default ones.
+    /// The guest's networks, if they differ from the defaults.
     pub network: PodNetwork,
-    /// Ports that reach the guest.
+    /// Ports that are forwarded to the guest.
     pub forwards: Vec<Forward>,
     /// The manifest names no ports, so every port is forwarded.
     pub every_port: bool,
@@ -206,7 +206,7 @@ pub struct PlanSetup<'a> {
     pub socket_dir: &'a Path,
     /// The options.
     pub options: &'a PlanOptions,
-    /// Namespace and name of the VM that is served already.
+    /// Namespace and name of the VM that is already served.
     pub served: Option<(&'a str, &'a str)>,
 }
 
@@ -306,7 +306,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Names that must be there once.
+    /// Checks that names are present and unique.
     fn check_names(&self) {
         for network in &self.vm.networks {
             if !self.vm.interfaces.iter().any(|i| i.name == network.name) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
-/// The plan, a few lines per NIC.
+/// The plan as text, with a few lines per NIC.
 pub fn text(plan: &VmPlan) -> String {
     let nics = match plan.nics.len() {
         1 => "1 NIC".into(),
@@ -207,7 +207,7 @@ fn bridge_text(port: &BridgePortSpec, rules: Option<&PortRules>) -> String {
     text
 }
 
-/// What `--json` prints: plan (null if there is none), errors, warnings.
+/// The output of `--json`: plan (null if there is none), errors, warnings.
 ///
 /// # Errors
 /// Cannot occur in practice, because every value is plain data.

@@ -14,9 +14,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Least MTU of IPv4 (RFC 791).
+/// Minimum MTU of IPv4 (RFC 791).
 pub const MIN_MTU: u16 = 68;
-/// Most queue pairs: vhost-user numbers rings with eight bits, and one is the control ring.
+/// Maximum queue pairs: vhost-user numbers rings with eight bits, and one ring is the control ring.
 pub const MAX_QUEUE_PAIRS: u16 = 127;
 /// Longest path of a Unix socket: sun_path without its closing NUL.
 const MAX_SOCKET_PATH: usize = 107;
@@ -178,7 +178,7 @@ pub fn ipv4_network(text: &str) -> Parsed<Family<Ipv4Net>> {
     Ok(Family::On(net))
 }
 
-/// 240.0.0.0/4, which hosts do not accept as their address.
+/// True for networks in 240.0.0.0/4, which hosts do not accept as their address.
 fn is_class_e(net: Ipv4Net) -> bool {
     net.addr().octets()[0] >= 240
 }
@@ -238,13 +238,13 @@ pub fn vni(text: &str) -> Parsed<Vni> {
     Vni::try_from(number).map_err(|e| e.to_string())
 }
 
-/// Property of a peer that knows hawser's frame option.
+/// Property of a peer that supports hawser's frame option.
 const FRAMES: &str = "frames";
 /// Property of a peer: the name of its guest.
 const NAME: &str = "name=";
 
-/// `--peer`: MAC, or `any`, and addresses, `@`, address and port of the endpoint, and properties:
-/// whether it knows hawser's frame option, and the name of its guest.
+/// `--peer`: a MAC or `any`, addresses, `@`, address and port of the endpoint, and properties: whether it supports
+/// hawser's frame option, and the name of its guest.
 pub fn peer(text: &str) -> Parsed<PeerConfig> {
     let (station, endpoint) = text.split_once('@').ok_or(
         "give MAC[,ADDR…]@ADDR[:PORT][,frames][,name=NAME], such as 02:00:00:00:00:05,10.1.0.5@192.0.2.2".to_owned(),
@@ -290,7 +290,7 @@ pub fn peer(text: &str) -> Parsed<PeerConfig> {
     })
 }
 
-/// An endpoint of a tunnel: an address, and a port where it is not Geneve's.
+/// An endpoint of a tunnel: an address, and the port if it is not Geneve's.
 fn vtep_address(text: &str) -> Parsed<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let vtep = match (text.parse(), bare.parse()) {
@@ -315,7 +315,7 @@ fn is_label(text: &str) -> bool {
     is_domain_label(text) && !text.contains('_')
 }
 
-/// A label of a domain: as for a host, plus underscores, which cluster domains use.
+/// A label of a domain name: as for a host name, plus underscores, which cluster domains use.
 fn is_domain_label(label: &str) -> bool {
     (1..=MAX_LABEL).contains(&label.len())
         && label

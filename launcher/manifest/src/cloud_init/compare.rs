@@ -1,11 +1,10 @@
 //! Compares a VM's network data with the addresses that its NICs' guests receive.
 //!
-//! A contradiction is a warning: most guests work with it. It is an error if the guest would be
-//! without a network, which only masquerade can know: NAT has one gateway, and one guest address
-//! per family. A device's NIC is certain by its MAC, or if there is only one of each; if only the
-//! device's name decides, the guest's kernel may count in another order, and every contradiction is
-//! a warning. The same holds for a family whose network the manifest does not name: the pod may
-//! lack it.
+//! A contradiction is a warning, because most guests work despite it. It is an error if the guest would be without a
+//! network. Only in masquerade is that certain, because NAT has one gateway, and one guest address per family. A device
+//! is matched to its NIC with certainty by its MAC, or if there is only one of each. If only the device's name decides,
+//! the guest's kernel may count in another order, so every contradiction is a warning. The same applies to a family
+//! whose network the manifest does not name, because the pod may lack it.
 
 use super::offer::{Lease, Offer, Told, is_ipv4};
 use crate::objects::ipam::Range;
@@ -32,7 +31,7 @@ pub fn check(devices: &[Device], plan: &VmPlan, report: &Report) {
     }
 }
 
-/// The NIC of a device, and whether that is certain.
+/// The NIC of a device, and whether the match is certain.
 fn find<'a>(device: &Device, alone: bool, plan: &'a VmPlan, report: &Report) -> Option<(&'a NicPlan, bool)> {
     let nics = &plan.nics;
     match &device.is {
@@ -163,8 +162,8 @@ impl Comparison<'_> {
         }
     }
 
-    /// Reports something that leaves the guest without a network, if the NIC is certain and the pod
-    /// has the family that may be missing.
+    /// Reports a contradiction that leaves the guest without a network. It is an error if the NIC is certain and the
+    /// pod is known to have the family.
     fn cut_off(&self, spot: &Spot, missing: Option<&str>, message: String) {
         let nic = (!self.certain).then(|| format!("this is interface {:?}", self.nic.name));
         let family = missing.map(|family| format!("the pod has {family}"));

@@ -1,4 +1,4 @@
-//! cloud-init's configuration of a guest's NICs, compared with what hawser hands out on them.
+//! Compares cloud-init's configuration of a guest's NICs with the configuration that hawser hands out.
 //!
 //! ```text
 //!  objects::network_data ── devices ─┐
@@ -7,8 +7,8 @@
 //!                                    └─ write ── `hawser cloud-init`
 //! ```
 //!
-//! [`offer`] describes what hawser hands out to a NIC's guest, [`compare`] finds devices in the
-//! VM's network data that contradict it, [`write`] produces matching network data.
+//! [`offer`] describes the configuration that hawser hands out to a NIC's guest, [`compare`] finds devices in the VM's
+//! network data that contradict it, and [`write`] produces matching network data.
 
 mod compare;
 mod offer;
@@ -19,7 +19,7 @@ pub use write::network_data;
 
 use crate::plan::VmPlan;
 
-/// Whether the store assigns the MAC of a NIC, so that the network data must wait for its lease.
+/// True if the store assigns the MAC of a NIC, so that the network data must wait for its lease.
 pub fn leaves_open(plan: &VmPlan) -> bool {
     plan.nics.iter().any(|nic| nic.mac.is_none() && nic.has_own_mac())
 }

@@ -22,11 +22,11 @@ pub(super) struct Offer {
 
 /// The addresses of one family.
 pub(super) enum Told {
-    /// None from any known source.
+    /// No addresses from any known source.
     Nothing,
-    /// Those of the segment's own DHCP server.
+    /// Addresses from the segment's own DHCP server.
     ByTheSegment,
-    /// Those of the pod.
+    /// The addresses of the pod.
     ThePods,
     /// The only guest address that NAT has, in a family that the pod may lack.
     Private {

@@ -1,4 +1,4 @@
-//! Network data beside plans: what is said, and what is written.
+//! Tests of network data compared with plans: the messages, and the data that is written.
 
 use super::write;
 use crate::check::{Checked, Rejected, check_sources};
@@ -14,7 +14,7 @@ const POD: &str = "pod: {vmNetworkCIDR: 10.0.2.0/24, vmIPv6NetworkCIDR: 'fd10:0:
 const ANY_POD: &str = "pod: {}";
 const LAN: &str = "multus: {networkName: lan}";
 
-/// A VM of one NIC, and its network where `network` names one. The volume begins in line 8.
+/// A VM with one NIC, and with its network if `network` contains one. The volume begins in line 8.
 fn manifest(interface: &str, network: &str, volume: &str, config: &str) -> String {
     format!(
         "apiVersion: kubevirt.io/v1\nkind: VirtualMachineInstance\nmetadata: {{name: vm}}\nspec:\n  networks: [{{name: \
@@ -24,7 +24,7 @@ fn manifest(interface: &str, network: &str, volume: &str, config: &str) -> Strin
     )
 }
 
-/// Network data in a volume, its first line being line 10 of the file.
+/// Network data in a volume. Its first line is line 10 of the file.
 fn volume(data: &str) -> String {
     let lines: Vec<String> = data.lines().map(|line| format!("        {line}")).collect();
     format!("cloudInitNoCloud:\n      networkData: |\n{}", lines.join("\n"))
@@ -41,7 +41,7 @@ fn checked(text: &str) -> Result<Checked, Rejected> {
     )
 }
 
-/// Errors with "!" before them, then warnings.
+/// Errors, prefixed with "!", followed by warnings.
 fn said(text: &str) -> Vec<String> {
     let (errors, warnings) = match checked(text) {
         Ok(checked) => (Vec::new(), checked.warnings),
@@ -85,7 +85,7 @@ fn addresses_that_cut_a_masqueraded_guest_off_are_errors() {
         "{:?}",
         of_masquerade(narrow)
     );
-    // A static default route goes before what DHCP tells, in both families.
+    // A static default route takes precedence over the one from DHCP, in both families.
     let gateways = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    routes:\n    - {to: default, via: \
                     10.0.2.254}\n    gateway6: 'fd10:0:2::fe'";
     assert_eq!(
@@ -113,7 +113,7 @@ fn addresses_that_cut_a_masqueraded_guest_off_are_errors() {
 #[test]
 fn what_leaves_the_guest_some_network_is_a_warning() {
     for (data, expected) in [
-        // DHCP gives it the right one besides.
+        // DHCP also gives it the right address.
         (
             "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    addresses: [10.200.0.1/24]",
             "vm.yaml:14: warning: DATA.ethernets.eth0.addresses[0]: the network of interface",
@@ -173,7 +173,7 @@ fn ipv6_that_the_pod_may_be_without_is_never_an_error() {
         assert!(said[0].starts_with(expected), "{data}: {said:?}");
         assert!(said.iter().all(|problem| !problem.starts_with('!')), "{said:?}");
     }
-    // Hardly a pod is without IPv4.
+    // Almost every pod has IPv4.
     let wrong = "version: 2\nethernets:\n  eth0:\n    addresses: [10.200.0.1/24]\n    gateway4: 10.0.2.1";
     assert!(of_any_pod(wrong).iter().any(|problem| problem.starts_with('!')));
     let deaf = "version: 2\nethernets:\n  eth0:\n    dhcp4: true\n    accept-ra: false";
@@ -228,7 +228,7 @@ fn which_nic_a_name_means_is_not_certain_among_several() {
             "{said:?}"
         );
     }
-    // By its MAC it is certain.
+    // With a MAC, the match is certain.
     let data = data.replace("eth0:", "eth0:\n    match: {macaddress: '02:00:00:00:00:05'}");
     let text = manifest(
         &format!("{MASQUERADE}, {{name: second, bridge: {{}}}}"),
@@ -349,7 +349,7 @@ fn only_a_mac_the_store_gives_opens_it() {
 #[test]
 fn what_fits_is_not_spoken_of() {
     for data in [
-        // KubeVirt's examples/vmi-masquerade.yaml, and as it was before.
+        // KubeVirt's examples/vmi-masquerade.yaml, and its earlier version.
         "version: 2\nethernets:\n  eth0:\n    addresses: [ fd10:0:2::2/120 ]\n    dhcp4: true\n    routes:\n    - to: \
          ::/0\n      via: fd10:0:2::1",
         "version: 2\nethernets:\n  eth0:\n    addresses: [ fd10:0:2::2/120 ]\n    dhcp4: true\n    gateway6: fd10:0:2::1",
@@ -456,7 +456,7 @@ fn network_data_without_end_are_refused_as_kubevirt_does_or_read_in_part() {
     );
 }
 
-/// The network data for a VM of one NIC, given back to that VM.
+/// The network data written for a VM with one NIC, after checking it against that VM.
 fn written(interface: &str, network: &str, config: &str) -> String {
     let plain = manifest(interface, network, "containerDisk: {image: a}", config);
     let plan = checked(&plain).map_err(|rejected| rejected.errors).unwrap().plan;

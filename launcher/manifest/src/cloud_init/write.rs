@@ -1,9 +1,8 @@
-//! Network data that match a plan, in version 2.
+//! Writes network data that match a plan, in version 2.
 //!
-//! NICs are identified by their MACs, which do not depend on the guest's order. Addresses that
-//! hawser's own servers hand out are requested by DHCP, so that they are configured in one place.
-//! Addresses of `static` are written out: DHCPv6 announces no router, and the servers hand out only
-//! the first of several addresses.
+//! NICs are identified by their MACs, which do not depend on the guest's order. Addresses that hawser's own servers
+//! hand out are requested by DHCP, so they are configured in one place. Addresses of `static` are written out: DHCPv6
+//! announces no router, and the servers hand out only the first of several addresses.
 
 use super::offer::{Offer, Told, is_ipv4};
 use crate::nic::Route;

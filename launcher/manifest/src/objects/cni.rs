@@ -12,12 +12,12 @@ use hawser_packet::MacAddr;
 use serde::Serialize;
 use std::ops::RangeInclusive;
 
-/// What a network is made of.
+/// The medium of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Medium {
     /// A segment of the node.
     Segment(Box<Segment>),
-    /// Something else, for which hawser has no mode yet.
+    /// Another medium, for which hawser has no mode yet.
     Unserved(UnservedMode),
 }
 
@@ -57,7 +57,7 @@ pub struct Segment {
 pub struct Configuration {
     /// What the network is made of.
     pub medium: Medium,
-    /// Where that stands.
+    /// Positions of its fields.
     pub fields: Fields,
     /// It replaces the pod network of its namespace.
     pub primary: bool,
@@ -78,7 +78,7 @@ pub struct Fields {
     pub is_resource: bool,
 }
 
-/// What the port of a bridge lets through.
+/// The frames that a bridge port passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortRules {
@@ -276,12 +276,11 @@ fn overlay(object: &Object<'_>) -> Option<Attached> {
     if let Some(topology) = object.get("topology") {
         topology.choice(&topologies)?;
     }
-    // Without one it is the cluster's default network, which a NetworkAttachmentDefinition may name
-    // too.
+    // Without a topology it is the cluster's default network, which a NetworkAttachmentDefinition may also name.
     Some(Err(LAYER2))
 }
 
-/// Whether a network of OVN-Kubernetes replaces the pod network. Localnet has no role.
+/// True if a network of OVN-Kubernetes replaces the pod network. A localnet network has no role.
 fn is_primary(object: &Object<'_>) -> bool {
     let role = |role: &Item<'_>| role.choice(&[("primary", true), ("secondary", false), ("", false)]);
     object.get("role").as_ref().and_then(role) == Some(true)

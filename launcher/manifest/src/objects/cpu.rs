@@ -6,8 +6,8 @@ use super::reader::{Item, Object};
 /// Virtual CPUs as KubeVirt counts them for queues (`SetDefaultGuestCPUTopology` in
 /// pkg/defaults, `GetCPUTopology` in pkg/virt-launcher/virtwrap/converter/vcpu).
 ///
-/// Sockets × cores × threads, where zero means "not given", which counts as one. If none of the
-/// three is given, the CPU limit counts, or else the request. `maxSockets` does not count.
+/// The product of sockets, cores and threads, where zero means "not given" and counts as one. If none of the three is
+/// given, the CPU limit counts, or else the request. `maxSockets` does not count.
 pub fn virtual_cpus(domain: &Object<'_>) -> u32 {
     const MOST: i64 = u32::MAX as i64;
     let cpu = domain.object("cpu", &table::CPU);
@@ -43,7 +43,7 @@ fn quantity(item: &Item<'_>) -> Option<u32> {
     value
 }
 
-/// "2", "1500m", "0.5", "1e1", "1k", rounded up.
+/// Parses "2", "1500m", "0.5", "1e1" or "1k", rounded up.
 fn whole(text: &str) -> Option<u32> {
     /// Suffixes and their factors, as powers of ten.
     const SUFFIXES: [(&str, i32); 6] = [("n", -9), ("u", -6), ("m", -3), ("k", 3), ("M", 6), ("G", 9)];

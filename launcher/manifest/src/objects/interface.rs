@@ -63,7 +63,7 @@ pub enum Binding {
 /// `state`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkState {
-    /// The default.
+    /// The link is up, which is the default.
     Up,
     /// The guest has the NIC, but no carrier.
     Down,
@@ -106,7 +106,7 @@ impl DhcpOptions {
     }
 }
 
-/// Network and interface names have to be a file's name and part of QEMU's identifiers.
+/// Longest name, because network and interface names become file names and parts of QEMU identifiers.
 const MAX_INTERFACE_NAME: usize = 63;
 
 /// Reads `interfaces`, which may be missing.
@@ -189,7 +189,7 @@ fn interface(item: &Item<'_>, istio: bool) -> Option<Interface> {
 }
 
 fn binding(object: &Object<'_>) -> Option<Binding> {
-    /// Binding methods that are fields of their own, without fields below them.
+    /// Table for binding methods that are fields without subfields.
     static EMPTY: super::reader::ObjectType = super::reader::ObjectType {
         name: "a binding",
         fields: &[],
@@ -262,11 +262,11 @@ fn pci_address(text: &str) -> Result<String, String> {
 }
 
 fn dhcp_options(interface: &Object<'_>) -> DhcpOptions {
-    /// Bytes that fit into one option.
+    /// Maximum bytes in one option.
     const MOST: usize = 255;
-    /// Space in one message besides hawser's own options.
+    /// Maximum bytes in all options together, which leaves space for hawser's own.
     const MOST_OF_ALL: usize = 768;
-    /// IPv4 addresses that fit into one option.
+    /// Maximum IPv4 addresses in one option.
     const MOST_SERVERS: usize = 63;
     let Some(object) = interface.object("dhcpOptions", &table::DHCP_OPTIONS) else {
         return DhcpOptions::default();

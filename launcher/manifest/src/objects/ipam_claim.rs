@@ -25,7 +25,7 @@ pub struct IpamClaim {
 const MAX_NAME: usize = 253;
 
 impl IpamClaim {
-    /// Whether it is for an interface of a VM on a network of that name.
+    /// True if it is for an interface of this VM on a network of that name.
     pub fn is_for(&self, namespace: &str, vm: &str, network: &str) -> bool {
         self.namespace == namespace && self.name == name_of(vm, network)
     }

@@ -1,8 +1,8 @@
 //! Fields of custom resources that are a JSON string: the configuration of a
 //! NetworkAttachmentDefinition, `ipam` of a SriovNetwork.
 //!
-//! The API server accepts any string there, and refuses an object. Plugins read the content, so its
-//! errors concern those that name the network.
+//! The API server accepts any string there, and refuses an object. Plugins read the content, so its errors concern only
+//! VMs that name the network.
 
 use super::reader::Item;
 use super::report::{Report, Spot};
@@ -30,7 +30,7 @@ impl Json {
         item.text()?;
         let scalar = item.scalar()?;
         let mut spot = item.spot().clone();
-        // YAML folding joins the lines of a string, which JSON does not know.
+        // YAML folding joins the lines of a string, so JSON's own line numbers are not those of the file.
         let lines = scalar.lines.as_ref();
         let is_json = |text: &str| serde_json::from_str::<IgnoredAny>(text).is_ok();
         let lines = lines.filter(|lines| is_json(&lines.text) || !is_json(&scalar.text));

@@ -80,7 +80,7 @@ static KINDS: &[KnownKind] = &[
     ),
     known("SriovNetwork", "sriovnetwork.openshift.io", &["v1"], Kind::Sriov),
     known("Service", "", &["v1"], Kind::Service),
-    // The object's name tells which ConfigMap it is.
+    // The object's name determines which ConfigMap it is.
     known("ConfigMap", "", &["v1"], Kind::MacPool),
     known("Namespace", "", &["v1"], Kind::Namespace),
     known("IPAMClaim", "k8s.cni.cncf.io", ALPHA1, Kind::IpamClaim),
@@ -143,8 +143,7 @@ impl KnownKind {
         }
     }
 
-    /// Reports an unsupported version of the object, which may be that of its list. It is read
-    /// nevertheless.
+    /// Reports an unsupported version of the object, which may be that of its list. The object is read nevertheless.
     pub(super) fn check_version(&self, object: &Object<'_>, inherited: Option<&str>) {
         let item = object.get("apiVersion");
         let given = match &item {

@@ -20,7 +20,7 @@ pub struct MacPool {
 
 /// Reads it. As in KubeMacPool, the end is above the start, and neither is a multicast address.
 pub fn read(object: &Object<'_>) -> Option<MacPool> {
-    // The name is known already; the table says that it is read.
+    // The name is already known, but this records that the field was read.
     let _ = object.get("metadata");
     let data = object.need("data", "give RANGE_START and RANGE_END")?;
     let data = data.object(&table::MAC_POOL_DATA)?;

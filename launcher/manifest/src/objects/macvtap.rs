@@ -31,7 +31,7 @@ struct Resource {
 
 /// Reads the ConfigMap.
 pub fn read(object: &Object<'_>) -> Option<DevicePlugin> {
-    // The name is known already; the table says that it is read.
+    // The name is already known, but this records that the field was read.
     let _ = object.get("metadata");
     let data = object.need("data", "give DP_MACVTAP_CONF")?;
     let data = data.object(&table::MACVTAP_DATA)?;

@@ -4,10 +4,10 @@
 //!  files ── yaml ── reader + fields ── vm, network, service ── Manifests ── plan
 //! ```
 //!
-//! [`yaml`] gives trees whose nodes know their lines. [`reader`] reads them by the tables in
-//! [`fields`], which state for every field whether it is honoured, refused, ignored or passed over,
-//! and from which docs/manifests.md is generated. All errors go into a [`Report`] and reading
-//! continues; the result is typed. [`crate::plan`] combines the objects.
+//! [`yaml`] produces trees whose nodes contain their line numbers. [`reader`] reads them by the tables in [`fields`],
+//! which state for every field whether it is honoured, refused, ignored or passed over; docs/manifests.md is generated
+//! from them. All errors are added to a [`Report`] and reading continues; the result is typed. [`crate::plan`] combines
+//! the objects.
 
 pub mod cni;
 pub mod cpu;
@@ -93,7 +93,7 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// Largest file that is accepted; manifests have kilobytes.
+/// Largest accepted file; manifests usually have a few kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
 
 /// Reads all documents of all files; objects without a namespace are in `namespace`.
@@ -109,7 +109,7 @@ pub fn read(files: &[SourceFile], namespace: &str, report: &Report) -> Manifests
             line,
             path: String::new(),
         };
-        // One tree at a time: its objects do not refer to it.
+        // Only one tree is in memory at a time, because its objects do not refer to it.
         for document in yaml::documents(&file.text, &mut budget) {
             match document {
                 Ok(root) => manifests.take(&Item::root(report, spot(root.line), &root), Inherited::default()),

@@ -1,8 +1,8 @@
 //! Names by the API server's rules (k8s.io/apimachinery `pkg/util/validation`).
 
-/// Most bytes of a label of a DNS name (RFC 1123).
+/// Maximum bytes in a label of a DNS name (RFC 1123).
 pub const MAX_LABEL: usize = 63;
-/// Most bytes of a DNS name (RFC 1123).
+/// Maximum bytes in a DNS name (RFC 1123).
 const MAX_SUBDOMAIN: usize = 253;
 
 fn is_dns_label(text: &str) -> bool {

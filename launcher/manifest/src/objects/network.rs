@@ -19,9 +19,9 @@ pub struct NamedNetwork {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// What it is made of; `None` if a problem was found with that.
+    /// Its medium; `None` after an error in it.
     pub medium: Option<Medium>,
-    /// Where what it is stands, if that is a CNI configuration.
+    /// Positions of its fields, if it is a CNI configuration.
     pub fields: Option<Fields>,
     /// It replaces the pod network of its namespace.
     pub primary: bool,
@@ -49,8 +49,8 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
     }
 }
 
-/// Reads `kind: NetworkAttachmentDefinition`. The API server accepts any configuration, and only a
-/// pod that names it fails.
+/// Reads `kind: NetworkAttachmentDefinition`. The API server accepts any configuration; only a pod that names the
+/// network would fail.
 pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
     let metadata = Metadata::read(object, namespace);
@@ -106,8 +106,7 @@ fn read_topology(spec: &Object<'_>, topologies: &[Topology]) -> Option<bool> {
     details.need("role", "give Primary or Secondary")?.choice(&roles)
 }
 
-/// Fields that need a mode that hawser does not have: VMs that name the network are refused because
-/// of them too.
+/// Reports fields that need a mode that hawser lacks, because VMs that name the network are refused for these too.
 fn refuse_unserved(object: &Object<'_>, problems: &Report) {
     for (spot, note) in object.unserved() {
         problems.error(&spot, format!("not supported yet, so the network is refused: {note}"));

@@ -1,5 +1,5 @@
-//! Policies, as far as needed to know which VMs they select. None of their rules are enforced:
-//! [`crate::plan`] refuses a VM that a policy selects.
+//! Reads policies far enough to determine which VMs they select. Their rules are not enforced: [`crate::plan`] refuses
+//! a VM that a policy selects.
 
 use super::fields::policy as table;
 use super::metadata::Metadata;
@@ -18,7 +18,7 @@ pub struct Policy {
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
-    /// What it selects.
+    /// The VMs that it selects.
     pub subject: Subject,
     /// Its errors.
     pub problems: Report,
@@ -91,8 +91,7 @@ impl PolicyKind {
     }
 }
 
-/// Reads a policy. A selector with an error counts as selecting, and the VM's report names the
-/// error.
+/// Reads a policy. A selector with an error is assumed to select the VM, and the VM's report contains the error.
 pub fn read(kind: PolicyKind, object: &Object<'_>, namespace: &str) -> Policy {
     let metadata = Metadata::read(object, namespace);
     let of_cluster = matches!(kind, PolicyKind::Cluster(_) | PolicyKind::OtherCluster(_));

@@ -27,7 +27,7 @@ pub const ISTIO_RESERVED: [u16; 10] = [15000, 15001, 15004, 15006, 15008, 15009,
 const TRANSPORTS: &[(&str, Transport)] = &[("TCP", Transport::Tcp), ("UDP", Transport::Udp)];
 /// Valid port numbers.
 const PORTS: std::ops::RangeInclusive<i64> = 1..=65_535;
-/// Most ranges that KubeVirt accepts.
+/// Maximum ranges that KubeVirt accepts.
 const MAX_RANGES: usize = 10;
 /// Longest name of a port (RFC 6335 section 5.1).
 const MAX_NAME: usize = 15;

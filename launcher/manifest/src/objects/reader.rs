@@ -1,6 +1,5 @@
-//! Reads a tree field by field: every requested field is in a table ([`ObjectType`]), which also
-//! states the treatment of the fields that are not requested; every invalid value is an error with
-//! a position.
+//! Reads a tree field by field. Every requested field is in a table ([`ObjectType`]), which also states the treatment
+//! of fields that are not requested. Every invalid value is an error with a position.
 
 use super::report::{Report, Spot};
 use super::yaml::{Entry, Node, Scalar, Value};
@@ -17,7 +16,7 @@ pub enum Treatment {
     Refused,
     /// It causes a warning.
     Ignored,
-    /// It concerns others: the VMM, the cluster. No message.
+    /// It concerns the VMM or the cluster, and causes no message.
     PassedOver,
 }
 
@@ -28,7 +27,7 @@ pub struct Field {
     pub name: &'static str,
     /// Its treatment.
     pub treatment: Treatment,
-    /// Its meaning here, or why it is not supported; part of a message about it.
+    /// Its meaning here, or the reason why it is not supported; part of messages about it.
     pub note: &'static str,
 }
 
@@ -39,8 +38,8 @@ pub enum Unknown {
     Refused,
     /// A warning.
     Ignored,
-    /// None, as most of this object does not concern the network, unless the field looks like a
-    /// misspelt one that does.
+    /// No message, because most of this object does not concern the network. A field that looks like a misspelt network
+    /// field is an error.
     PassedOver,
 }
 
@@ -85,9 +84,9 @@ pub const fn passed_over(name: &'static str, note: &'static str) -> Field {
 }
 
 impl ObjectType {
-    /// The honoured field that `key`, an unknown one, resembles.
+    /// The honoured field that the unknown field `key` resembles.
     fn misspelt(&self, key: &str) -> Option<&'static str> {
-        /// From this length two letters may be wrong, otherwise one; shorter names are too similar.
+        /// From this length on two letters may be wrong, otherwise one, because shorter names are too similar.
         const LONG: usize = 9;
         const SHORT: usize = 4;
         let is_near = |name: &str| {
@@ -212,7 +211,7 @@ impl<'a> Object<'a> {
         &self.spot
     }
 
-    /// True if a field is given that the table refuses, whose message says what to write instead.
+    /// True if a field that the table refuses is given. Its message states the alternative.
     pub fn has_refused(&self) -> bool {
         let refused = |entry: &&Entry| {
             let row = self.kind.row_of(entry);
@@ -272,7 +271,7 @@ impl<'a> Object<'a> {
         self.get(name)?.integer(range)
     }
 
-    /// A report for errors that only matter if another object names this one.
+    /// A report for errors that matter only if another object names this one.
     pub fn apart(&self) -> Report {
         self.report.apart()
     }

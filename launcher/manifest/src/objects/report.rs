@@ -41,7 +41,7 @@ impl Spot {
         self.with(path, line)
     }
 
-    /// The same on another line.
+    /// The same position, but on another line.
     pub fn on_line(&self, line: usize) -> Self {
         self.with(self.path.clone(), line)
     }
@@ -81,9 +81,9 @@ impl fmt::Display for Spot {
 /// Whether a problem keeps the manifest from being served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It does.
+    /// The problem is an error: the manifest cannot be served.
     Error,
-    /// It does not: something differs from the manifest.
+    /// The problem is a warning: something differs from the manifest.
     Warning,
 }
 
@@ -94,7 +94,7 @@ pub struct Problem {
     pub severity: Severity,
     /// Its position.
     pub spot: Spot,
-    /// What is wrong, and what is allowed.
+    /// The problem and the allowed values.
     pub message: String,
 }
 
@@ -118,7 +118,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The problems found so far: the first ones in full, the others as a number.
+/// The problems found so far. The first ones are kept in full, the others only counted.
 ///
 /// Problems of one object may be kept separately ([`Report::apart`]) until it is known whether the
 /// object matters; all reports together keep [`MAX_KEPT`] problems.
@@ -139,11 +139,11 @@ struct Found {
     adopted: BTreeMap<*const (), Rc<()>>,
 }
 
-/// More than anyone reads; the number of errors in a file has no limit.
+/// Maximum problems that are reported; the number of errors in a file has no limit.
 pub const MAX_PROBLEMS: usize = 500;
-/// Problems kept for all objects, whether or not they matter.
+/// Maximum problems kept for all objects, whether or not these matter.
 const MAX_KEPT: usize = 10 * MAX_PROBLEMS;
-/// Longest message in characters: it quotes the manifest, which may be long.
+/// Longest message, in characters. Messages quote the manifest, which may be long.
 const MAX_MESSAGE: usize = 1000;
 
 impl Default for Report {

@@ -11,7 +11,7 @@ fn spot(line: usize) -> Spot {
 fn after_so_many_problems_it_says_how_many_more_there_are() {
     let report = Report::default();
     (0..600).for_each(|n| report.warn(&spot(n), "w"));
-    // The first error has its place whatever was said before.
+    // There is always room for the first error, whatever was reported before.
     (0..30).for_each(|n| report.error(&spot(n), "e"));
     report.error(&spot(0), "e");
     let (errors, warnings) = report.into_parts();
@@ -40,7 +40,7 @@ fn reports_kept_apart_share_their_room_and_each_keeps_its_first_error() {
         (0..10).for_each(|n| part.error(&spot(n), "e"));
     }
     let kept: usize = parts.iter().map(|part| part.found.borrow().problems.len()).sum();
-    // The errors of those that came when there was no room any more, one each.
+    // Reports that arrived when there was no room keep one error each.
     assert_eq!(kept, MAX_KEPT + 100 - MAX_KEPT / 410);
     assert!(parts.iter().all(Report::has_errors));
     whole.adopt(&parts[99]);

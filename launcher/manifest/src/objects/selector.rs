@@ -6,7 +6,7 @@ use super::names;
 use super::reader::{Item, Object};
 use std::collections::BTreeMap;
 
-/// `matchLabels` and `matchExpressions`: all must hold. An empty selector selects everything.
+/// `matchLabels` and `matchExpressions`, all of which must match. An empty selector selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector(Vec<Requirement>);
 
@@ -30,14 +30,14 @@ enum Operator {
 pub struct KnownLabels {
     /// The labels.
     pub labels: BTreeMap<String, String>,
-    /// There are no others, except `unknown`.
+    /// True if there are no other labels, except `unknown`.
     pub complete: bool,
     /// Keys that the cluster itself adds, or may add, with unknown values.
     pub unknown: &'static [&'static str],
 }
 
 impl Selector {
-    /// Reads a selector; `None` if a problem was found with it.
+    /// Reads a selector; `None` after an error in it.
     pub fn read(item: &Item<'_>) -> Option<Self> {
         let selector = item.object(&table::SELECTOR)?;
         let labels = texts(selector.get("matchLabels"));
@@ -54,7 +54,7 @@ impl Selector {
         Some(Self(requirements))
     }
 
-    /// Whether the labels match; `None` if that depends on unknown labels.
+    /// True if the labels match; `None` if that depends on unknown labels.
     pub fn selects(&self, known: &KnownLabels) -> Option<bool> {
         let mut all_known = true;
         for Requirement { key, operator } in &self.0 {

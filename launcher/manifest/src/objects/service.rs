@@ -101,8 +101,8 @@ fn kind(spec: &Object<'_>) -> Type {
     item.and_then(|item| item.choice(&kinds)).unwrap_or(Type::ClusterIp)
 }
 
-/// Clients that may use the load balancer. The nodes' own ports are open to everyone, as in the
-/// cluster, where only traffic to the balancer's address is filtered.
+/// Checks the clients that may use the load balancer. The nodes' own ports are open to every client, as in the cluster,
+/// where only traffic to the balancer's address is filtered.
 fn source_ranges(spec: &Object<'_>, kind: Type) {
     let Some(item) = spec.get("loadBalancerSourceRanges") else {
         return;
@@ -126,7 +126,7 @@ fn source_ranges(spec: &Object<'_>, kind: Type) {
     }
 }
 
-/// Every client reaches the one VM, whatever the value.
+/// The value has no effect, because every client reaches the same VM.
 fn affinity(spec: &Object<'_>) {
     if let Some(item) = spec.get("sessionAffinity") {
         item.choice(&[("None", ()), ("ClientIP", ())]);

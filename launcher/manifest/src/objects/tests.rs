@@ -1,4 +1,4 @@
-//! Whole manifests: what is said about them, and where.
+//! Tests with whole manifests: the messages and their positions.
 
 use super::*;
 use crate::check::{Checked, Rejected, check_sources};
@@ -15,7 +15,7 @@ mod reading;
 mod refusals;
 mod services;
 
-/// What is planned of one file.
+/// The plan of one file.
 pub(super) fn planned(text: &str, args: &PlanOptions) -> Result<Checked, Rejected> {
     let file = SourceFile {
         name: "vm.yaml".into(),

@@ -42,7 +42,7 @@ pub struct Vm {
     pub networks: Vec<Network>,
     /// cloud-init's configuration of them in the guest.
     pub network_data: Vec<Device>,
-    /// Its errors. They only matter if this VM is served.
+    /// Its errors, which matter only if this VM is served.
     pub problems: Report,
 }
 
@@ -103,8 +103,7 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// Annotation of a VM with Istio's proxy in its pod, which KubeVirt copies to a label.
 const ISTIO_INJECT: &str = "sidecar.istio.io/inject";
 
-/// Reads `kind: VirtualMachine`; `namespace` is the default. A missing part is an error, and the
-/// rest is read.
+/// Reads `kind: VirtualMachine`; `namespace` is the default. A missing part is an error, but the rest is still read.
 pub fn read_machine(object: &Object<'_>, namespace: &str) -> Vm {
     let own = Metadata::read(object, namespace);
     let spec = object.need("spec", "give spec.template");
@@ -180,8 +179,8 @@ fn is_injected(metadata: &Metadata) -> bool {
     inject.is_some_and(|inject| inject.eq_ignore_ascii_case("true"))
 }
 
-/// KubeVirt's name of the pod, which DHCP hands out (`SanitizeHostname` in pkg/util/net/dns):
-/// `spec.hostname`, or else the first label of the VM's name, cut at the end of a label.
+/// KubeVirt's host name for the pod, which DHCP hands out (`SanitizeHostname` in pkg/util/net/dns): `spec.hostname`, or
+/// else the first label of the VM's name, cut at the end of a label.
 fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Option<String> {
     if let Some(item) = spec.and_then(|spec| spec.get("hostname")) {
         return item.parsed(names::dns_label);
@@ -199,9 +198,8 @@ fn hostname(object: &Object<'_>, spec: Option<&Object<'_>>, name: &str) -> Optio
     hostname
 }
 
-/// Labels that the cluster adds to the pod, with its own values: KubeVirt those with UIDs
-/// (`CreatedByLabel`, `MigrationJobLabel`), the API server those of the node's location
-/// (PodTopologyLabels).
+/// Labels that the cluster adds to the pod with its own values. KubeVirt adds those with UIDs (`CreatedByLabel`,
+/// `MigrationJobLabel`), and the API server adds those of the node's location (PodTopologyLabels).
 pub const UNKNOWN_POD_LABELS: &[&str] = &[
     "kubevirt.io/created-by",
     "kubevirt.io/migrationJobUID",
@@ -226,7 +224,7 @@ fn pod_labels(metadata: Metadata, name: &str, hostname: Option<&str>) -> BTreeMa
     labels
 }
 
-/// The name, or the part of a long one that fits into a label with a hash
+/// The name or, if it is too long, the part of it that fits into a label with a hash
 /// (`CalculateVirtualMachineInstanceID` in pkg/apimachinery).
 fn instance_id(name: &str) -> String {
     const HASH: usize = 8;
@@ -300,7 +298,7 @@ fn source(network: &Object<'_>) -> Option<NetworkSource> {
     }
 }
 
-/// A network parser without the word "off", which manifests do not have.
+/// A network parser that does not accept the word "off", which manifests lack.
 fn on<N>(parse: impl Fn(&str) -> Result<Family<N>, String>) -> impl Fn(&str) -> Result<N, String> {
     move |text| match parse(text) {
         Ok(Family::On(network)) => Ok(network),

@@ -1,5 +1,5 @@
-//! IPAMClaims: an interface gets the addresses that the cluster has reserved for it, if hawser assigns
-//! the addresses of its network.
+//! Applies IPAMClaims: an interface gets the addresses that the cluster has reserved for it, if hawser assigns the
+//! addresses of its network.
 
 use crate::nic::StaticAddress;
 use crate::objects::ipam::Ipam;

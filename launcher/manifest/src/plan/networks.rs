@@ -1,4 +1,4 @@
-//! The networks of interfaces: resolves their names from the VM's namespace, and selects the mode.
+//! Resolves the networks that interfaces name, starting from the VM's namespace, and selects the mode.
 
 use super::Planner;
 use crate::nic::Places;
@@ -39,8 +39,7 @@ impl Planner<'_> {
         None
     }
 
-    /// Whether a network can be named in a namespace; `None` if that depends on labels of the
-    /// namespace, which are not known.
+    /// True if a network can be named in a namespace; `None` if that depends on unknown labels of the namespace.
     fn is_in(&self, network: &NamedNetwork, namespace: &str) -> Option<bool> {
         match (&network.namespaces, &network.namespace) {
             (Some(selector), _) => selector.selects(&self.manifests.labels_of_namespace(namespace)),
@@ -49,7 +48,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The networks of a name that an interface can use.
+    /// The networks with this name that an interface can use.
     fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
         let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
@@ -101,7 +100,7 @@ impl Planner<'_> {
         None
     }
 
-    /// Places in the manifests of the values that the survey of the host may reject.
+    /// Positions in the manifests of the values that the survey of the host may reject.
     pub(super) fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
         let network = match source {
             NetworkSource::Pod(_) => None,

@@ -3,14 +3,14 @@
 use crate::objects::interface::Binding;
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 
-/// How manifests are read.
+/// Options for reading manifests.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     /// The VM to plan; required if the files have several.
     pub vm: Option<String>,
     /// Namespace of the VM and of objects without one; `None` means `default`.
     pub namespace: Option<String>,
-    /// Binding of the interface KubeVirt adds to a VM without interfaces and networks.
+    /// Binding of the interface that KubeVirt adds to a VM without interfaces and networks.
     pub default_binding: DefaultBinding,
     /// Refuse networks of namespaces other than the VM's and `default` (`namespaceIsolation` of
     /// Multus).
@@ -30,7 +30,7 @@ pub enum DefaultBinding {
 }
 
 impl DefaultBinding {
-    /// The binding as an interface has it.
+    /// The same as the binding of an interface.
     pub const fn binding(self) -> Binding {
         match self {
             Self::Masquerade => Binding::Masquerade,

@@ -1,4 +1,4 @@
-//! Finds the policies that select the VM. hawser enforces none of them.
+//! Finds the policies that select the VM. hawser does not enforce them.
 
 use super::Planner;
 use crate::objects::interface::{Interface, LinkState};
@@ -11,7 +11,7 @@ use crate::objects::vm::{NetworkSource, UNKNOWN_POD_LABELS};
 enum Selection {
     No,
     Yes,
-    /// That depends on labels of the VM's namespace, which are not known.
+    /// That depends on unknown labels of the VM's namespace.
     PerhapsNamespace,
     /// That depends on labels that the cluster adds to the pod.
     PerhapsPod,
@@ -97,7 +97,7 @@ impl Planner<'_> {
         }
     }
 
-    /// What the interfaces that are there are on.
+    /// The networks of the interfaces that are not absent.
     fn sources(&self) -> impl Iterator<Item = &NetworkSource> {
         let is_there = |interface: &&Interface| interface.state != LinkState::Absent;
         let interfaces = self.vm.interfaces.iter().filter(is_there);
@@ -111,8 +111,8 @@ impl Planner<'_> {
         self.sources().any(|source| matches!(source, NetworkSource::Pod(_)))
     }
 
-    /// Whether the VM is on any of these networks, `[namespace/]name`; those without a namespace
-    /// are in the VM's.
+    /// True if the VM is on any of these networks, given as `[namespace/]name`. A name without a namespace is in the
+    /// VM's namespace.
     fn is_on_any(&self, networks: &[String]) -> bool {
         let own = self.vm.namespace.as_str();
         self.sources().any(|source| {

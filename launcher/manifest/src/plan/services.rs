@@ -1,4 +1,4 @@
-//! Services: finds those that select the VM, and the guest's port of each.
+//! Finds the Services that select the VM, and the guest's port for each.
 
 use super::Planner;
 use crate::objects::interface::Interface;
@@ -8,7 +8,7 @@ use hawser_config::{Forward, Transport};
 use std::num::NonZeroU16;
 
 impl Planner<'_> {
-    /// The Services that lead to the VM.
+    /// The Services that select the VM.
     pub(super) fn services(&self) -> impl Iterator<Item = &Service> {
         self.manifests
             .services
@@ -61,7 +61,7 @@ impl Planner<'_> {
         })
     }
 
-    /// The guest's port a Service leads to.
+    /// The guest's port for a port of a Service.
     fn target(&self, interface: &Interface, port: &ServicePort) -> Option<u16> {
         let ports = interface.ports.as_deref();
         let open = |transport: Transport, port: u16| {

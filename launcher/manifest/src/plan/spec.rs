@@ -11,7 +11,7 @@ use hawser_config::{EveryPort, MacCheck, Otherwise, PaceConfig, PolicyConfig, Vl
 use hawser_packet::vlan::VlanId;
 
 impl NicPlan {
-    /// The spec for the launcher. Addresses of ranges must have become `static` ones before.
+    /// The spec for the launcher. Ranges must already have been replaced by `static` addresses.
     pub fn spec(&self) -> NicSpec {
         let hostname = self.hostname.clone();
         let (mtu, policy, names, mode) = match &self.mode {
@@ -62,7 +62,7 @@ fn masquerade(plan: &MasqueradePlan) -> MasqueradeSpec {
         ipv4: plan.network.ipv4.map(Family::On),
         ipv6: plan.network.ipv6.map(Family::On),
         forwards,
-        // What the guest begins can be served where not every port can.
+        // If not every port can be forwarded, connections that the guest opens can still be served.
         every_port: every_port.map(|ports| EveryPort {
             ports,
             otherwise: Otherwise::Warn,

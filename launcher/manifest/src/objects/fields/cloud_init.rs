@@ -1,5 +1,5 @@
-//! Volumes with cloud-init's data, and the network configuration in them, in both versions that
-//! cloud-init reads (cloudinit/net/network_state.py).
+//! Volumes with cloud-init data, and their network configuration in both versions that cloud-init reads
+//! (cloudinit/net/network_state.py).
 
 use super::super::reader::{ObjectType, Unknown, honoured, passed_over};
 

@@ -1,6 +1,5 @@
-//! The tables of all known fields, and their treatment. The documentation (docs/manifests.md) is
-//! generated from them; the readers may only read fields called honoured, and a test checks that
-//! they read all of those.
+//! The tables of all known fields, and their treatment. The documentation (docs/manifests.md) is generated from them.
+//! Readers may read only honoured fields, and a test checks that they read all of those.
 
 pub mod cloud_init;
 pub mod cni;

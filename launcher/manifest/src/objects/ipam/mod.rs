@@ -1,7 +1,7 @@
 //! Address management as in the CNI plugins host-local, static, dhcp and whereabouts.
 //!
-//! A guest always gets [`Ipam::Static`] in the end: ranges become that when an address has been
-//! assigned ([`Ranges::given`]).
+//! In the end a guest always gets [`Ipam::Static`]: ranges become static once an address has been assigned
+//! ([`Ranges::given`]).
 
 mod host_local;
 mod whereabouts;
@@ -33,7 +33,7 @@ pub enum Ipam {
     /// A free address of each set.
     #[serde(rename = "host-local")]
     HostLocal(Ranges),
-    /// The same with the rules of whereabouts.
+    /// The same, with the rules of whereabouts.
     Whereabouts(Ranges),
 }
 
@@ -52,18 +52,18 @@ pub struct Ranges {
     pub choice: Choice,
 }
 
-/// The free address that is assigned.
+/// The order in which free addresses are assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The next one after the last assigned (host-local).
+    /// The next free address after the last assigned (host-local).
     Next,
-    /// The lowest (whereabouts).
+    /// The lowest free address (whereabouts).
     Lowest,
-    /// The lowest that is assigned on no segment: whereabouts, whose pools know each other.
+    /// The lowest address that is not assigned on any segment (whereabouts, whose pools avoid each other's addresses).
     LowestAnywhere,
 }
 
-/// Addresses of a network that may be given out.
+/// Addresses of a network that may be assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Range {
     /// The network.
@@ -182,7 +182,7 @@ impl Ipam {
         (!self.routes().iter().any(goes_by)).then_some(gateway)
     }
 
-    /// Whether there is an IPv4 default route.
+    /// True if there is an IPv4 default route.
     pub fn has_default_route(&self) -> bool {
         let leads = |route: &Route| route.is_ipv4() && route.is_default();
         self.routes().iter().any(leads)
@@ -227,9 +227,8 @@ impl Range {
 }
 
 impl Ranges {
-    /// `static` with the addresses assigned from the ranges, and the fixed ones. A gateway is the
-    /// guest's router only if a route uses it: plugins add no route of their own (`ConfigureIface`
-    /// of the CNI plugins).
+    /// `static` with the addresses assigned from the ranges, and the fixed ones. A gateway is the guest's router only
+    /// if a route uses it, because plugins add no routes of their own (`ConfigureIface` of the CNI plugins).
     pub fn given(&self, given: &[IpNet]) -> Ipam {
         // Routes without a next hop use the first gateway of their family.
         let gateway = |ipv4: bool| {

@@ -30,8 +30,8 @@ pub(super) fn read(object: &Object<'_>) -> Option<Ipam> {
     if object.get("range").is_none() && object.list("ipRanges").is_empty() {
         object.error("it has no range: give range, such as 192.0.2.0/24, or ipRanges");
     }
-    // A pool with its own network_name, or without enable_overlapping_ranges, does not know the
-    // others: only addresses on its segment must differ.
+    // A pool with its own network_name, or without enable_overlapping_ranges, does not take other pools into account:
+    // only addresses on its segment must differ.
     let alone = object.text("network_name").is_some_and(|name| !name.is_empty())
         || object.boolean("enable_overlapping_ranges") == Some(false);
     Some(Ipam::Whereabouts(Ranges {
@@ -56,7 +56,7 @@ fn range(object: &Object<'_>, gateway: Option<IpAddr>) -> Option<Vec<Range>> {
     } else {
         (range_start.as_ref().and_then(bound), range_end.as_ref().and_then(bound))
     };
-    // Like GetIPRange of its pkg/iphelpers.
+    // Like GetIPRange in its pkg/iphelpers.
     let within = |(bound, item): (IpAddr, &Item<'_>), least: IpAddr, what: &str| {
         let is_host = bound.is_ipv4() == least.is_ipv4() && least <= bound && bound <= last;
         if !is_host && !is_edge(net, bound) {
@@ -115,14 +115,14 @@ fn excluded_net(text: &str) -> Result<IpNet, String> {
         .map_err(|_: std::net::AddrParseError| "give a network or an address, such as 192.0.2.16/28".to_owned())
 }
 
-/// First and last address that it assigns: not the network's own first and last, also in IPv6.
+/// First and last address that whereabouts assigns, which excludes the network's first and last address even in IPv6.
 fn usable(net: IpNet) -> (IpAddr, IpAddr) {
     let (first, _) = hosts(net.trunc());
     let last = step(net.broadcast(), false).unwrap_or(first);
     (first, last)
 }
 
-/// The network's first or last address: a bound there stands for the whole network.
+/// True for the network's first or last address. A bound there stands for the whole network.
 fn is_edge(net: IpNet, address: IpAddr) -> bool {
     address == net.network() || address == net.broadcast()
 }

@@ -1,9 +1,9 @@
 //! cloud-init's configuration of the guest's NICs: the network data in a VM's volumes.
 //!
-//! KubeVirt passes the text on unread, so it cannot keep a VM from being served, except for errors
-//! that KubeVirt refuses too: two sources at once, and invalid base64. A part that is not
-//! understood is a warning at its line. The rest becomes [`Device`]s with the positions of their
-//! values; [`crate::cloud_init`] finds the contradictions.
+//! KubeVirt passes on the text without reading it. So errors in it do not keep a VM from being served, except for those
+//! that KubeVirt refuses too: two sources at once, and invalid base64. A part that is not understood causes a warning
+//! with its line. The rest becomes [`Device`]s with the positions of their values; [`crate::cloud_init`] finds the
+//! contradictions.
 
 mod v1;
 mod v2;
@@ -31,7 +31,7 @@ pub struct Given<T> {
 pub struct Device {
     /// Position in the manifest.
     pub spot: Spot,
-    /// How its NIC is identified.
+    /// The property that identifies its NIC.
     pub is: Match,
     /// Part of a bond, bridge or VLAN, which has the addresses instead.
     pub is_member: bool,
@@ -43,7 +43,7 @@ pub struct Device {
     pub dhcp4: bool,
     /// The guest requests an IPv6 address, whatever routers announce.
     pub dhcp6: bool,
-    /// Whether the guest accepts router advertisements, if given.
+    /// True if the guest accepts router advertisements; `None` if not given.
     pub accept_ra: Option<bool>,
     /// Addresses that the guest sets itself.
     pub addresses: Vec<Given<IpNet>>,
@@ -176,7 +176,7 @@ fn parse(item: &Item<'_>, text: &str, line_of: impl Fn(usize) -> usize) -> Vec<D
         WHOLE => spot.on_line(item.spot().line),
         line => spot.on_line(line_of(line)),
     };
-    // Errors here are between the guest and cloud-init, hence warnings.
+    // Errors here concern only the guest and cloud-init, so they become warnings.
     let (errors, warnings) = own.into_parts();
     for problem in errors.iter().chain(&warnings) {
         item.warn_at(&moved(&problem.spot), format!("not compared: {}", problem.message));
@@ -236,7 +236,7 @@ fn address(item: &Item<'_>) -> Option<IpAddr> {
 const WHOLE: usize = 0;
 /// KubeVirt's own limit (cloudInitNetworkMaxLen in its vmi-create-admitter.go).
 const MAX_LENGTH: usize = 2048;
-/// Most values, including expanded aliases: without them the length would not permit as many.
+/// Maximum values, including expanded aliases; without aliases the length would not permit as many.
 const MAX_NODES: usize = 4096;
 
 /// The largest MTU of any device: the longest IPv4 packet.

@@ -1,4 +1,4 @@
-//! Version 1, inherited from curtin: a list of devices with their subnets.
+//! Reads version 1, inherited from curtin: a list of devices with their subnets.
 
 use super::super::fields::cloud_init as table;
 use super::super::reader::{Item, Object};
@@ -115,7 +115,7 @@ fn mask(item: &Item<'_>) -> Option<u8> {
     prefix
 }
 
-/// `255.255.255.0`, or a number.
+/// Parses `255.255.255.0`, or a number.
 fn prefix(text: &str) -> Option<u8> {
     let of_address = || ipnet::ip_mask_to_prefix(text.parse().ok()?).ok();
     text.parse().ok().or_else(of_address)

@@ -1,4 +1,4 @@
-//! Version 2, which is netplan's: devices by name.
+//! Reads version 2, which is netplan's: devices by name.
 
 use super::super::fields::cloud_init as table;
 use super::super::reader::{Item, Object};

@@ -1,4 +1,4 @@
-//! docs/manifests.md says what the tables say, and the tables what the code does.
+//! Tests that docs/manifests.md agrees with the tables, and the tables with the code.
 
 use super::examples::sources;
 use super::problems;
@@ -69,7 +69,7 @@ fn every_field_called_honoured_is_read() {
     problems(EVERYTHING);
     let asked = trace::all();
     for object in ALL {
-        // Those two are read before: they choose the table.
+        // These two fields are read earlier, because they select the table.
         let chooses = |f: &&Field| matches!(f.name, "kind" | "type");
         let is_read = |f: &&Field| matches!(f.treatment, Treatment::Honoured | Treatment::Later);
         for field in object.fields.iter().filter(is_read).filter(|f| !chooses(f)) {
@@ -84,7 +84,7 @@ fn every_field_called_honoured_is_read() {
     }
 }
 
-/// Objects the examples have none of.
+/// Objects that do not occur in the examples.
 const EVERYTHING: &str = r#"
 apiVersion: kubevirt.io/v1
 kind: VirtualMachineInstance

@@ -1,4 +1,4 @@
-//! docs/examples: each is served as it says.
+//! Tests that each example in docs/examples is served as it states.
 
 use super::SourceFile;
 use crate::check::{Checked, check_sources};

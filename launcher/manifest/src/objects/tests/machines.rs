@@ -1,4 +1,4 @@
-//! VMs: KubeVirt's defaults, and the resulting interfaces.
+//! Tests of VMs: KubeVirt's defaults, and the resulting interfaces.
 
 use super::{machine, planned, problems, problems_with};
 use crate::plan::options::{DefaultBinding, PlanOptions};
@@ -8,7 +8,7 @@ use crate::plan_text;
 const POD: &str = "{name: default, pod: {}}";
 const OPEN: &str = "{name: default, masquerade: {}, ports: [{port: 22}]}";
 
-/// A VM with this below `spec.domain`, in flow style, and no networks.
+/// A VM with `domain` below `spec.domain`, in flow style, and no networks.
 fn with_domain(kind: &str, domain: &str) -> String {
     let spec = format!("{{domain: {domain}}}");
     let spec = match kind {
@@ -120,7 +120,7 @@ fn what_is_missing_or_wrong_at_the_top_hides_nothing_below() {
         assert!(found.iter().any(|p| p == expected), "{expected}: {found:?}");
         assert!(found.iter().any(|p| p.contains(below)), "{found:?}");
     }
-    // Without a part the rest of the files is checked.
+    // If a part is missing, the rest of the files is still checked.
     let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: N}\n";
     for (text, expected) in [
         (
@@ -160,7 +160,7 @@ fn queues_are_as_many_as_kubevirt_makes() {
     for (domain, pairs) in [
         ("cpu: {cores: 3}", 3),
         ("cpu: {sockets: 2, cores: 3, threads: 2}", 12),
-        // Only a model: what of CPU is asked for counts.
+        // With only a model given, the requested CPUs count.
         ("cpu: {model: host-passthrough}, resources: {requests: {cpu: \"4\"}}", 4),
         (
             "cpu: {cores: 0, sockets: 0, threads: 0}, resources: {requests: {cpu: 3}}",
@@ -340,7 +340,7 @@ fn a_binding_that_is_not_served_says_what_to_write_in_its_place() {
     }
 }
 
-/// VMs of these namespaces and names.
+/// VMs with these namespaces and names.
 fn several(names: &[(&str, &str)]) -> String {
     let vm = |(namespace, name): &(&str, &str)| {
         machine(OPEN, POD).replace("{name: vm}", &format!("{{name: {name}, namespace: {namespace}}}"))
@@ -376,7 +376,7 @@ fn one_of_several_vms_is_chosen_and_the_others_do_not_matter() {
         problems_with(&text, &args(Some("x"), Some("shop"))),
         ["-f: no VM of the files is that of --vm=x --namespace=shop: they have shop/web, shop/db, lab/web"]
     );
-    // What is wrong with another is not said.
+    // Problems of the other VM are not reported.
     let broken = text.replacen("port: 22", "port: 0", 1);
     assert_eq!(problems_with(&broken, &args(Some("db"), None)), [""; 0]);
     assert_eq!(problems_with(&broken, &args(Some("web"), Some("shop"))).len(), 1);

@@ -1,4 +1,4 @@
-//! Networks: what concerns the VM, and what is said about it.
+//! Tests of networks: the ones that concern the VM, and the messages about them.
 
 use super::{machine, planned, problems, problems_with};
 use crate::plan::options::PlanOptions;
@@ -6,7 +6,7 @@ use crate::plan_text;
 
 const POD: &str = "{name: default, pod: {}}";
 
-/// A VM on the pod network alone.
+/// A VM on the pod network only.
 fn on_pod() -> String {
     machine("{name: default, masquerade: {}, ports: [{port: 22}]}", POD)
 }
@@ -16,7 +16,7 @@ fn on_n() -> String {
     machine("{name: a, bridge: {}}", "{name: a, multus: {networkName: net}}")
 }
 
-/// The NetworkAttachmentDefinition `n` with such a configuration.
+/// The NetworkAttachmentDefinition `n` with this configuration.
 fn attachment(config: &str) -> String {
     format!(
         "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {{name: net}}\nspec:\n  \
@@ -42,7 +42,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
         assert_eq!(problems(&(on_pod() + &attachment(config))), [""; 0], "{config}");
         let named = problems(&(on_n() + &attachment(config)));
         assert!(named.len() == 1 && named[0].contains(expected), "{config}: {named:?}");
-        // Without a VM it is the network that is to be checked.
+        // Without a VM, the network itself is checked.
         let alone = problems(&attachment(config));
         assert!(alone.iter().any(|p| p.contains(expected)), "{config}: {alone:?}");
     }
@@ -54,7 +54,7 @@ fn a_network_that_no_interface_names_is_no_problem() {
     );
 }
 
-/// A SriovNetwork `n` with such fields, its first at line 17.
+/// A SriovNetwork `n` with these fields, the first of which is in line 17.
 fn sriov(fields: &str) -> String {
     format!(
         "---\napiVersion: sriovnetwork.openshift.io/v1\nkind: SriovNetwork\nmetadata: {{name: net}}\nspec:\n  \
@@ -71,7 +71,7 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
         assert_eq!(problems(&(on_pod() + &sriov(ipam))), [""; 0], "{ipam}");
         assert_eq!(problems(&(on_n() + &sriov(ipam))), [mode], "{ipam}");
     }
-    // The API server refuses an object, whoever names the network.
+    // The API server refuses an object, whether or not a VM names the network.
     assert_eq!(
         problems(&(on_pod() + &sriov("ipam: {type: dhcp}"))),
         [
@@ -79,7 +79,7 @@ fn ipam_of_a_sriov_network_is_a_string_of_json() {
              '{\"type\": …}'"
         ]
     );
-    // What the string says is a plugin's affair.
+    // The content of the string concerns only a plugin.
     for (ipam, expected) in [
         ("ipam: '{'", "vm.yaml:17: spec.ipam: this is not JSON"),
         (
@@ -120,13 +120,13 @@ fn a_primary_network_may_be_given_as_what_ovn_kubernetes_makes_of_it() {
     for role in ["", r#", "role": """#, r#", "role": "secondary""#] {
         assert_eq!(of(role), [""; 0], "{role}");
     }
-    // Another namespace's is nothing to this VM.
+    // A network of another namespace does not concern this VM.
     let elsewhere = attachment(r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "role": "primary"}"#)
         .replace("{name: net}", "{name: net, namespace: other}");
     assert_eq!(problems(&(on_pod() + &elsewhere)), [""; 0]);
 }
 
-/// The ClusterUserDefinedNetwork `n` with such a spec.
+/// The ClusterUserDefinedNetwork `n` with this spec.
 fn cluster_network(spec: &str) -> String {
     format!(
         "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: net}}\nspec:\n  \
@@ -299,7 +299,7 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     ] {
         assert_eq!(of(&fields), [format!("vm.yaml:16: {expected}")], "{fields}");
     }
-    // A gateway alone is no router of the guest's.
+    // A gateway without a route is not the guest's router.
     let ipam = |addresses: &str, routes: &str| {
         of(&format!(
             r#""ipam": {{"type": "static", "addresses": [{addresses}], "routes": [{routes}]}}"#
@@ -314,7 +314,7 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
     }
     assert_eq!(ipam(with_gateway, r#"{"dst": "10.0.0.0/8"}"#), [""; 0]);
     assert_eq!(ipam(r#"{"address": "10.22.0.9/16"}"#, ""), [""; 0]);
-    // A network without room for a gateway ends nothing.
+    // A network without room for a gateway is not an error.
     for address in [
         "0.0.0.0/32",
         "255.255.255.255/32",
@@ -323,11 +323,11 @@ fn what_a_configuration_asks_for_in_vain_is_said() {
         let ipam = format!(r#""ipam": {{"type": "static", "addresses": [{{"address": "{address}"}}]}}"#);
         of(&format!(r#"{ipam}, "isDefaultGateway": true"#));
     }
-    // Where no address is hawser's, neither is a router.
+    // If hawser assigns no address, it assigns no router either.
     assert_eq!(of(r#""isDefaultGateway": true"#), [""; 0]);
 }
 
-/// The IPAMClaim of the VM's interface `network` with such addresses.
+/// The IPAMClaim of the VM's interface `network` with these addresses.
 fn ipam_claim(network: &str, ips: &str) -> String {
     format!(
         "---\napiVersion: k8s.cni.cncf.io/v1alpha1\nkind: IPAMClaim\nmetadata: {{name: vm.{network}}}\nspec: {{network: net, \
@@ -342,7 +342,7 @@ fn plan_of(text: &str) -> String {
     plan_text::text(&checked.plan)
 }
 
-/// The lines on addresses of the plan of the VM on network `n`.
+/// The lines about addresses in the plan of the VM on network `n`.
 fn planned_addresses(config: &str, claim: &str) -> String {
     let text = plan_of(&(on_n() + &attachment(config) + claim));
     let lines = text.lines().filter_map(|line| line.strip_prefix("  address  "));
@@ -366,7 +366,7 @@ fn an_interface_has_the_addresses_of_its_ipam_claim() {
         r#"{"type": "bridge", "ipam": {"type": "whereabouts", "range": "10.0.0.0/24", "exclude": ["10.0.0.0/29"]}}"#;
     let nine = ipam_claim("a", "[10.0.0.9/24]");
     assert_eq!(planned_addresses(whereabouts, &nine), "one of 10.0.0.9 to 10.0.0.9");
-    // Another interface's, and one without addresses yet.
+    // A claim of another interface, and a claim without addresses yet.
     assert_eq!(
         planned_addresses(r#"{"type": "bridge"}"#, &ipam_claim("b", "[10.0.0.7/24]")),
         ""
@@ -440,7 +440,7 @@ fn a_network_of_another_namespace_is_named_unless_namespaces_are_isolated() {
             ));
         }
     }
-    // The same name means another network elsewhere, also twice.
+    // In another namespace the same name means a different network, even if it occurs twice.
     assert_eq!(
         problems(&(in_shop("net") + &of("shop") + &of("infra") + &of("infra"))),
         [""; 0]
@@ -473,7 +473,7 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
             false,
         ),
         ("{}", true),
-        // Not known, and taken to select.
+        // The label is not known, so the selector is assumed to match.
         ("{matchLabels: {env: prod}}", true),
     ] {
         let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
@@ -500,7 +500,7 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
     assert_eq!(problems(&labelled), [""; 0]);
 }
 
-/// A network of type macvtap that names such a resource.
+/// A network of type macvtap that names this resource.
 fn of_resource(name: &str) -> String {
     let annotated =
         format!("{{name: net, annotations: {{k8s.v1.cni.cncf.io/resourceName: macvtap.network.kubevirt.io/{name}}}}}");
@@ -524,7 +524,7 @@ fn a_resource_of_macvtap_is_on_the_device_its_plugin_says() {
         ("eth1", device_plugin("[]"), "macvtap on eth1, mode bridge"),
         ("dataplane-network-1", device_plugin(list), "macvtap on eth0, mode vepa"),
     ] {
-        // Whichever is read first.
+        // The order of the files does not matter.
         let first = format!("{plugin}---\n{}{}", on_n(), of_resource(resource));
         let last = on_n() + &of_resource(resource) + &plugin;
         for text in [first, last] {

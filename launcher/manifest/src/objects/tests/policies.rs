@@ -1,4 +1,4 @@
-//! Policies: a VM that one selects is not served open unknowingly.
+//! Tests of policies: a VM that a policy selects is not served without enforcement unless requested.
 
 use super::{machine, problems, problems_with};
 use crate::plan::options::PlanOptions;
@@ -11,7 +11,7 @@ fn vm() -> String {
     )
 }
 
-/// A VM on the network shop/net alone.
+/// A VM on the network shop/net only.
 fn on_segment() -> String {
     let nad = "---\napiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: net, namespace: \
                shop}\nspec:\n  config: '{\"type\": \"bridge\", \"bridge\": \"br0\"}'\n";
@@ -124,7 +124,7 @@ fn a_policy_that_selects_something_else_is_no_problem() {
         network_policy(OWN, "{matchExpressions: [{key: app, operator: NotIn, values: [web]}]}"),
         network_policy(OWN, "{matchExpressions: [{key: x, operator: Exists}]}"),
         network_policy(OWN, "{matchExpressions: [{key: app, operator: DoesNotExist}]}"),
-        // What is wrong with it neither.
+        // Errors of a policy that does not select the VM do not matter either.
         network_policy("{name: p, namespace: other}", "{matchLabels: [x]}"),
         policy(
             "k8s.ovn.org/v1",
@@ -151,7 +151,7 @@ fn a_policy_that_selects_something_else_is_no_problem() {
     ] {
         assert_eq!(problems(&(vm() + &text)), [""; 0], "{text}");
     }
-    // The guest is not on the pod network, which these are about.
+    // The guest is not on the pod network, to which these policies apply.
     for text in [
         network_policy(OWN, "{}"),
         cluster_policy("AdminNetworkPolicy", "v1alpha1", "{namespaces: {}}"),

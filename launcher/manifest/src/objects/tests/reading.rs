@@ -12,7 +12,7 @@ fn vm() -> String {
 
 #[test]
 fn whatever_has_items_is_a_list_as_for_kubectl() {
-    // As the API server lists them: without kind and apiVersion of their own.
+    // A list as the API server returns it: items without kind and apiVersion.
     let bare = "kind: VirtualMachineInstanceList\napiVersion: kubevirt.io/v1\nitems:\n- metadata: {name: vm}\n  spec:\n    \
                 domain: {devices: {interfaces: [{name: default, masquerade: {}}]}}\n    networks: [{name: default, pod: {}}]\n";
     assert_eq!(problems(bare), [""; 0]);
@@ -76,7 +76,7 @@ fn what_kubectl_makes_something_else_of_is_refused_with_what_it_makes() {
              or 120"
         ]
     );
-    // What means the same either way is taken.
+    // A number that has the same value by either reading is accepted.
     for port in ["0x50", "8_0", "80.0", "8e1", "0o120"] {
         assert_eq!(
             of(&format!(
@@ -114,11 +114,11 @@ fn a_plugin_finds_its_keys_without_regard_to_case() {
         config(", \"Vlan\": 7000")
     );
     assert!(config(", \"vlan\": 7, \"Vlan\": 8")[0].contains("\"Vlan\" is here twice, first on line 16"));
-    // The API server's own fields are compared by every letter.
+    // The API server's own fields are case-sensitive.
     assert!(problems(&vm().replace("ports:", "Ports:"))[0].contains("there is no such field"));
 }
 
-/// Processor time of this thread, which other load on the machine does not lengthen.
+/// Processor time of this thread, which does not depend on other load of the machine.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.try_into().unwrap()

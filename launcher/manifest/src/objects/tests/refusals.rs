@@ -5,7 +5,7 @@ use super::{machine, problems};
 const POD: &str = "{name: default, pod: {}}";
 const PORTS: &str = "ports: [{port: 22}]";
 
-/// The problems of an interface on the pod network, their common head cut off.
+/// The problems of an interface on the pod network, without their common prefix.
 fn of_interface(fields: &str) -> Vec<String> {
     let text = machine(&format!("{{name: default, masquerade: {{}}, {fields}}}"), POD);
     let head = "vm.yaml:8: spec.domain.devices.interfaces[0]";
@@ -335,7 +335,7 @@ fn what_a_segment_needs_of_its_interface_is_asked_for() {
         problems(&(vm + &nad)).join("\n")
     };
     let checked = r#"{"type": "cnv-bridge", "bridge": "b", "macspoofchk": true}"#;
-    // A MAC is given to it where the manifest has none.
+    // If the manifest has no MAC, one is assigned.
     assert_eq!(on("", checked), "");
     let fixed = |kind: &str, addresses: &str| {
         format!(
@@ -502,7 +502,7 @@ proptest::proptest! {
     }
 }
 
-/// KubeMacPool's ConfigMap with such data.
+/// KubeMacPool's ConfigMap with this data.
 fn mac_pool(data: &str) -> String {
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: kubemacpool-mac-range-config, namespace: k}}\ndata:\n{data}"

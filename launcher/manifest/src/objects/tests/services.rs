@@ -1,10 +1,10 @@
-//! Services: which lead to the VM, and how they are served.
+//! Tests of Services: which of them select the VM, and how they are served.
 
 use super::{machine, planned, problems};
 use crate::plan::NicMode;
 use crate::plan::options::PlanOptions;
 
-/// A masqueraded VM of this metadata whose port 22 is named ssh, in the namespace `default`.
+/// A masqueraded VM with this metadata in the namespace `default`, whose port 22 is named ssh.
 fn vm(metadata: &str) -> String {
     machine(
         "{name: d, masquerade: {}, ports: [{port: 22, name: ssh}]}",
@@ -17,7 +17,7 @@ fn service(name: &str, spec: &str) -> String {
     format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }
 
-/// A NodePort Service on port 30022 with this selector and more fields.
+/// A NodePort Service on port 30022 with this selector and additional fields.
 fn node_port(selector: &str, more: &str) -> String {
     service(
         "s",
@@ -25,7 +25,7 @@ fn node_port(selector: &str, more: &str) -> String {
     )
 }
 
-/// The forwards of what is planned.
+/// The forwards in the plan of a file.
 fn forwards(text: &str) -> Vec<String> {
     let plan = planned(text, &PlanOptions::default())
         .unwrap_or_else(|rejected| panic!("{:?}", rejected.errors))
@@ -47,7 +47,7 @@ fn the_labels_kubevirt_puts_on_a_pod_are_selected_by() {
             "{name: web, labels: {app: x}}",
             "{app: x, vmi.kubevirt.io/id: web, kubevirt.io: virt-launcher}".into(),
         ),
-        // What is written gives way to what KubeVirt puts there.
+        // KubeVirt's label replaces the one in the manifest.
         (
             "{name: web, labels: {kubevirt.io: mine}}",
             "{kubevirt.io: virt-launcher}".into(),
@@ -60,7 +60,7 @@ fn the_labels_kubevirt_puts_on_a_pod_are_selected_by() {
             "{name: web.shop}",
             "{vmi.kubevirt.io/id: web.shop, vm.kubevirt.io/name: web}".into(),
         ),
-        // 54 bytes of the name and 8 digits of its SHA-1.
+        // The label has 54 bytes of the name and 8 digits of its SHA-1.
         (
             &format!("{{name: {long}}}"),
             format!("{{vmi.kubevirt.io/id: {}-fc1fb688}}", "v".repeat(54)),
@@ -87,7 +87,7 @@ fn services_that_lead_nowhere_are_named() {
         let found = problems(&(web.clone() + &node_port(selector, "")));
         assert!(found.len() == 1 && found[0].starts_with(leads_nowhere), "{found:?}");
     }
-    // Of another namespace, without a selector, a name's, or another VM's.
+    // Services of another namespace, without a selector, with an external name, or for another VM.
     let elsewhere = node_port("{app: z}", "").replace("{name: s}", "{name: s, namespace: other}");
     assert_eq!(problems(&(web.clone() + &elsewhere)), [""; 0]);
     assert_eq!(
@@ -123,7 +123,7 @@ fn a_service_of_another_workload_is_no_problem_whatever_it_says() {
     let own = problems(&(web + &other.replace("app: z", "app: x"))).join("\n");
     assert!(own.contains("spec.ports[0].protocol: \"SCTP\": choose one of"), "{own}");
     assert!(own.contains("spec.ports[0].nodePort: found \"99999\""), "{own}");
-    // Knative's is another kind, not a version of this one.
+    // Knative's Service is another kind, not a version of this one.
     let knative = "---\napiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: k}\nspec: {template: {}}\n";
     let found = problems(&(vm("{name: web}") + knative));
     assert!(found.len() == 1 && found[0].contains("warning: ignored: kind Service of serving.knative.dev/v1"));

@@ -3,7 +3,7 @@
 //! A tree shares expanded aliases, so its memory depends on the text, not on the expansion. Objects
 //! read from it do not share, so each use of an anchor counts in full.
 
-/// What may still be read, over all documents of all files.
+/// The amount that may still be read, over all documents of all files.
 #[derive(Debug)]
 pub struct Budget {
     nodes: usize,
@@ -12,11 +12,11 @@ pub struct Budget {
     exhausted: bool,
 }
 
-/// Nodes: a VM has a few hundred.
+/// Maximum nodes; a VM has a few hundred.
 pub(super) const MAX_NODES: usize = 400_000;
-/// Bytes of their text.
+/// Maximum bytes of their text.
 pub(super) const MAX_BYTES: usize = 16 << 20;
-/// Bytes parsed again because quoted text had to be moved (see [`super::indent`]).
+/// Maximum bytes parsed again because quoted text had to be moved (see [`super::indent`]).
 pub(super) const MAX_REPEATED: usize = 16 << 20;
 
 impl Default for Budget {
@@ -62,7 +62,7 @@ impl Budget {
         Ok(())
     }
 
-    /// True if a request exceeded the budget: nothing more is read.
+    /// True if a request exceeded the budget, so nothing more is read.
     pub const fn is_exhausted(&self) -> bool {
         self.exhausted
     }

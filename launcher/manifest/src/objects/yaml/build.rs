@@ -58,7 +58,7 @@ fn in_quoted_text(error: &ScanError) -> bool {
     )
 }
 
-/// The error in the quotes themselves.
+/// The error for quotes that are not closed.
 fn unclosed(error: &ScanError, quoted: Quoted, line_of: impl Fn(usize) -> usize) -> Option<String> {
     let Some(end) = quoted.end else {
         return Some("the quote that opens here is never closed".into());
@@ -98,7 +98,7 @@ enum Content {
 
 #[derive(Default)]
 struct OpenMap {
-    /// The key whose value comes next.
+    /// The key whose value is next.
     key: Option<Key>,
     entries: Vec<Entry>,
     /// Index of each key.
@@ -159,7 +159,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The outer error is final, the inner one is the parser's.
+    /// The outer error is final; the inner error is the parser's.
     fn read(mut self) -> Result<Result<Option<Node>, ScanError>, SyntaxError> {
         let mut found = None;
         for event in Parser::new_from_str_with_options(&self.source.text, options()) {
@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Text without the spaces by which its lines were moved.
+    /// The text without the spaces by which its lines were moved.
     fn unindented(&self, text: &str, first: usize) -> String {
         let lines = text.split_inclusive('\n').zip(first..);
         let lines = lines.map(|(content, line)| match self.source.by.get(&line) {
@@ -334,7 +334,7 @@ impl Open {
 }
 
 impl OpenMap {
-    /// Adds a pair that is written here.
+    /// Adds a pair that is written in this map.
     fn put(&mut self, entry: Entry) -> Result<(), SyntaxError> {
         let place = self.places.get_mut(&entry.key);
         match place {
@@ -358,7 +358,7 @@ impl OpenMap {
         self.entries.push(entry);
     }
 
-    /// Merges the value of `<<`: a map, or a list of maps written here.
+    /// Merges the value of `<<`: a map, or a list of maps.
     fn merge_all(&mut self, complete: &Complete) -> Result<(), SyntaxError> {
         let refusal = |line| SyntaxError::at(line, "<< takes a map, or a list of maps written here");
         match &complete.node.value {

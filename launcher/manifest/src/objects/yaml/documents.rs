@@ -1,13 +1,13 @@
-//! Splits a file into documents like kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery,
-//! pkg/util/yaml/decoder.go): a line that begins with `---` ends a document, whatever the text
-//! before it; and a file that begins with `{` may contain several JSON objects.
+//! Splits a file into documents like kubectl (`YAMLOrJSONDecoder` in k8s.io/apimachinery, pkg/util/yaml/decoder.go): a
+//! line that begins with `---` ends a document, whatever the text before it, and a file that begins with `{` may
+//! contain several JSON objects.
 
 use super::budget::Budget;
 use super::json::{self, Dialect};
 use super::{Node, SyntaxError, build};
 
-/// Reads the non-empty documents of a file. An error takes the place of a document that cannot be
-/// read; later ones are still read.
+/// Reads the non-empty documents of a file. An error takes the place of a document that cannot be read; later documents
+/// are still read.
 pub fn documents<'a>(text: &'a str, budget: &'a mut Budget) -> Documents<'a> {
     Documents {
         rest: Part { text, line: 1 },
@@ -80,7 +80,7 @@ impl<'a> Documents<'a> {
             Ok((node, length)) => {
                 let rest = chunk.after(length);
                 let is_last = rest.text.trim().is_empty();
-                // Later in a stream it is YAML, of which kubectl reads one document.
+                // Later in a stream it is YAML, of which kubectl reads only one document.
                 if !self.is_first && !is_last {
                     return None;
                 }
@@ -88,7 +88,7 @@ impl<'a> Documents<'a> {
                 self.chunk = (!is_last).then_some(rest);
                 Some(Ok(node))
             }
-            // Up to the first value it may be YAML, from the second value on it cannot.
+            // Up to the first value it may be YAML; from the second value on it cannot be.
             Err(error) if !error.is_syntax || self.values > 1 => Some(Err(error.error)),
             Err(_) => None,
         }

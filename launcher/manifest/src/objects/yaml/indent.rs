@@ -1,7 +1,7 @@
-//! Quoted text that is indented less than YAML 1.2 requires, or with tabs. go-yaml, and so kubectl,
-//! accepts it, and most CNI configurations are written this way (`}'` below the `config` that they
-//! belong to). Its lines are moved to the right, which changes neither line numbers nor values:
-//! white space at the start of a line of quoted text is not part of it.
+//! Handles quoted text that is indented less than YAML 1.2 requires, or with tabs. go-yaml, and therefore kubectl,
+//! accepts such text, and most CNI configurations are written this way (`}'` below the `config` to which it belongs).
+//! Its lines are moved to the right. This changes neither line numbers nor values, because white space at the start of
+//! a line of quoted text is not part of the text.
 
 use super::budget::{Budget, Exhausted};
 use granit_parser::{Scanner, StrInput};

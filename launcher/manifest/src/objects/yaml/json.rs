@@ -1,5 +1,5 @@
-//! JSON as the same kind of tree, from a JSON parser: for documents that kubectl treats as JSON,
-//! and for JSON strings inside manifests, which plugins written in Go read.
+//! Reads JSON into the same kind of tree with a JSON parser. This is for documents that kubectl treats as JSON, and for
+//! JSON strings inside manifests, which plugins written in Go read.
 
 use super::budget::{Budget, Exhausted, Size};
 use super::scalar::{self, Meaning, Scalar};
@@ -11,12 +11,12 @@ use std::fmt;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// The reader of a number.
+/// The program that reads a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Kubernetes, for which 1e3 and 1000.0 are integers.
     Kubernetes,
-    /// A Go program, for which they are not (`literalStore` in encoding/json/decode.go), and which
+    /// A Go program, for which 1e3 and 1000.0 are not integers (`literalStore` in encoding/json/decode.go), and which
     /// ignores case in field names.
     Go,
 }
@@ -24,7 +24,7 @@ pub enum Dialect {
 /// The reason why there is no value.
 #[derive(Debug)]
 pub struct JsonError {
-    /// What is wrong.
+    /// The error.
     pub error: SyntaxError,
     /// True if this is not JSON; otherwise it is valid JSON that is not accepted.
     pub is_syntax: bool,
@@ -85,7 +85,7 @@ pub fn whole(
     Ok(node)
 }
 
-/// The error and its position: for a superfluous comma, that of the comma.
+/// The error and its position, which is that of the comma if there is a superfluous one.
 fn no_json(text: &str, error: &serde_json::Error, line_of: impl Fn(usize) -> usize) -> SyntaxError {
     let what = error.to_string();
     let mut what = what.split(" at line ").next().unwrap_or_default();
@@ -216,7 +216,7 @@ impl<'de, F: Fn(usize) -> usize> Visitor<'de> for Seed<'_, F> {
             Dialect::Kubernetes => scalar::whole(value).unwrap_or(Meaning::Number),
             Dialect::Go => Meaning::Number,
         };
-        // With its fraction: a message quotes the value.
+        // The fraction is kept, because a message quotes the value.
         self.state.scalar(format!("{value:?}"), meaning)
     }
 

@@ -1,4 +1,4 @@
-//! YAML and JSON as a tree in which every node knows its line.
+//! YAML and JSON as a tree in which every node has its line number.
 //!
 //! ```text
 //!  text ── documents ──┬── json ──────────────────┬── Node
@@ -6,14 +6,14 @@
 //!                              scalar, budget
 //! ```
 //!
-//! A deserializer into types stops at the first error; a manifest's report must have all errors,
-//! each with its line. So the parser's events become a plain tree, which [`super::reader`] reads.
+//! A deserializer into types would stop at the first error, but a manifest's report must contain all errors, each with
+//! its line. So the parser's events become a plain tree, which [`super::reader`] reads.
 //!
-//! A text has the same meaning as for kubectl: the end of documents ([`documents`]), plain scalars
-//! ([`scalar`]), merges by `<<` ([`build`]), the indentation of quoted text ([`indent`]).
+//! A text has the same meaning as for kubectl in every respect: the end of documents ([`documents`]), plain scalars
+//! ([`scalar`]), merges by `<<` ([`build`]) and the indentation of quoted text ([`indent`]).
 //!
-//! Whatever the text, memory and time are limited by a [`Budget`] that all files share, and
-//! recursion by [`MAX_DEPTH`]: aliases may multiply, and nesting may be deep.
+//! For any text, a [`Budget`] that all files share limits memory and time, because aliases may multiply. [`MAX_DEPTH`]
+//! limits recursion, because nesting may be deep.
 
 mod budget;
 mod build;
@@ -44,7 +44,7 @@ pub struct Node {
 /// Content of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
-    /// Text, number, boolean or nothing.
+    /// Text, number, boolean or null.
     Scalar(Rc<Scalar>),
     /// `- item`
     List(Rc<[Node]>),
@@ -57,7 +57,7 @@ pub enum Value {
 pub struct Entry {
     /// The key, as kubectl reads it.
     pub key: Rc<str>,
-    /// The key as written, if kubectl reads another.
+    /// The key as written, if kubectl reads a different key.
     pub written: Option<Rc<str>>,
     /// The key in lower case, if a Go program reads it.
     pub folded: Option<Rc<str>>,
@@ -72,7 +72,7 @@ pub struct Entry {
 pub struct SyntaxError {
     /// Line of the file.
     pub line: usize,
-    /// What is wrong there.
+    /// The error on that line.
     pub message: String,
 }
 

@@ -1,16 +1,15 @@
 //! The meaning of a scalar to kubectl.
 //!
-//! kubectl converts YAML to JSON with sigs.k8s.io/yaml, which uses go-yaml v2, and that resolves
-//! plain scalars by a mixture of YAML 1.1 and Go: `y` and `off` are booleans, `0120` is octal,
-//! `1_000`, `0o17` and `1e3` are numbers, `1:30` and dates are text (`resolve` in resolve.go). That
-//! table alone decides the value of a field.
+//! kubectl converts YAML to JSON with sigs.k8s.io/yaml, which uses go-yaml v2. That resolves plain scalars by a mixture
+//! of YAML 1.1 and Go: `y` and `off` are booleans, `0120` is octal, `1_000`, `0o17` and `1e3` are numbers, and `1:30`
+//! and dates are text (`resolve` in resolve.go). These rules alone decide the value of a field.
 
 /// A scalar as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scalar {
     /// The text, with escapes and folding resolved.
     pub text: String,
-    /// What kubectl reads.
+    /// The value that kubectl reads.
     pub meaning: Meaning,
     /// The text with its line breaks in the file, if it has several lines.
     pub lines: Option<Box<SourceLines>>,
@@ -19,7 +18,7 @@ pub struct Scalar {
 /// The meaning of a scalar to kubectl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Nothing.
+    /// Null.
     Null,
     /// A boolean.
     Bool(bool),
@@ -36,7 +35,7 @@ pub enum Meaning {
 pub struct SourceLines {
     /// First line in the file.
     pub first: usize,
-    /// The text; differs from the scalar's only in white space.
+    /// The text, which differs from the scalar's text only in white space.
     pub text: String,
 }
 
@@ -67,7 +66,7 @@ impl Scalar {
         }
     }
 
-    /// The number that kubectl reads if the digits suggest another one: `0120` is 80.
+    /// The number that kubectl reads if the digits suggest a different one: `0120` is 80.
     pub fn octal(&self) -> Option<i64> {
         let read = self.integer()?;
         let digits = self.text.replace('_', "");
@@ -160,11 +159,11 @@ fn decimal(text: &str) -> Option<Meaning> {
     let shape = body.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b))
         && body.strip_prefix('.').unwrap_or(body).starts_with(is_digit);
     let value: f64 = shape.then(|| text.parse().ok())??;
-    // Out of Go's range, so it is text.
+    // If it is out of Go's range, it is text.
     value.is_finite().then(|| whole(value).unwrap_or(Meaning::Number))
 }
 
-/// A number that Go writes into JSON without fraction and exponent.
+/// A number that Go writes into JSON without a fraction or exponent.
 pub(super) fn whole(value: f64) -> Option<Meaning> {
     const MOST: f64 = 9_223_372_036_854_775_808.0;
     #[allow(clippy::cast_possible_truncation, reason = "it is whole and in range")]

@@ -129,7 +129,7 @@ fn aliases_that_multiply_and_nesting_without_end_are_refused() {
 #[test]
 fn a_plain_scalar_is_what_kubectl_makes_of_it() {
     use Meaning::{Bool, Null, Number, Text, Whole};
-    // Each as `kubectl annotate --local -o json` (1.32) has it.
+    // Each meaning is that of `kubectl annotate --local -o json` (1.32).
     for (written, meaning) in [
         ("0120", Whole(80)),
         ("-0120", Whole(-80)),
@@ -202,7 +202,7 @@ fn a_plain_scalar_is_what_kubectl_makes_of_it() {
     assert_eq!(errors("v: !!binary aGFsbG8=\n").len(), 1);
 }
 
-/// Keys and whole numbers of a map, in their order.
+/// Keys and whole numbers of a map, in order.
 fn pairs(node: &Node) -> Vec<(String, i64)> {
     let Value::Map(entries) = &node.value else {
         panic!("{node:?} is no map")
@@ -219,7 +219,7 @@ fn pairs(node: &Node) -> Vec<(String, i64)> {
 fn merge_keys_are_merged_as_kubectl_does() {
     for (map, expected) in [
         ("{<<: {a: 2, b: 3}, a: 1}", vec![("a", 1), ("b", 3)]),
-        // go-yaml goes by the order here, not by YAML's definition of the merge key.
+        // go-yaml uses the order here, not YAML's definition of the merge key.
         ("{a: 1, <<: {a: 2, b: 3}}", vec![("a", 2), ("b", 3)]),
         ("{<<: [{a: 2}, {a: 3, c: 4}]}", vec![("a", 2), ("c", 4)]),
         ("{<<: {a: 2}, <<: {a: 3, c: 4}}", vec![("a", 3), ("c", 4)]),
@@ -231,10 +231,10 @@ fn merge_keys_are_merged_as_kubectl_does() {
     }
     let chain = one("x: &x\n  <<: &w {a: 5}\n  b: 6\ny: {<<: *x, c: 7}\nz: {<<: [*w, *x]}\n");
     let by = |pairs: Vec<(String, i64)>| pairs.iter().map(|(k, v)| format!("{k}{v}")).collect::<String>();
-    // A key of a boolean is its name.
+    // The key for a boolean is its name.
     assert_eq!(by(pairs(get(&chain, "true"))), "a5b6c7");
     assert_eq!(by(pairs(get(&chain, "z"))), "a5b6");
-    // A value that is merged has the line it is written on.
+    // A merged value has the line on which it is written.
     assert_eq!(get(get(&chain, "true"), "a").line, 2);
     for wrong in ["{<<: x}", "{<<: ~}", "{<<: [x]}", "{<<: [[{a: 1}]]}"] {
         assert_eq!(
@@ -287,11 +287,11 @@ fn documents_end_where_they_do_for_kubectl() {
     );
     assert_eq!(texts("a: 'x\n---\nb: y'\n"), (vec![3], vec![1]));
     assert_eq!(texts("a: 1\n--- {b: 2}\n---\nc: 3\n"), (vec![1, 4], vec![2]));
-    // kubectl leaves the second out without a word.
+    // kubectl silently ignores the second document.
     assert_eq!(texts("a: 1\n...\nb: 2\n"), (vec![], vec![3]));
     assert_eq!(texts("a: 1\n...\n"), (vec![1], none()));
     assert_eq!(texts(&"---\n".repeat(100_000)), (vec![], none()));
-    // JSON, one value after the other, as Go's decoder takes it.
+    // A sequence of JSON values, as Go's decoder accepts it.
     assert_eq!(
         texts("\n{\"a\": 1}{\"b\": 2}\n\n{\"c\":\n3}\n"),
         (vec![2, 2, 4], none())
@@ -302,7 +302,7 @@ fn documents_end_where_they_do_for_kubectl() {
     );
     assert_eq!(texts("{\"a\": 1}{\"b\": 2}\n{\"c\": 3,}\n"), (vec![1, 1], vec![2]));
     assert_eq!(texts("{a: 1}\n"), (vec![1], none()));
-    // Behind --- it is YAML, of which kubectl reads the first value and no more.
+    // After --- it is YAML, of which kubectl reads only the first value.
     assert_eq!(texts("---\n{\"a\": 1}\n{\"b\": 2}\n"), (vec![], vec![3]));
 }
 
@@ -335,7 +335,7 @@ fn json_is_read_by_the_rules_of_json() {
         errors(&deep),
         [(1, "values are nested deeper than in any manifest".into())]
     );
-    // A plugin in Go takes no 1e3 for a whole number.
+    // A plugin in Go does not accept 1e3 as a whole number.
     let of_go = |text: &str| json::whole(text, |line| line + 10, json::Dialect::Go, &mut Budget::default());
     assert_eq!(scalar(&of_go("1e3").unwrap()).integer(), None);
     assert_eq!(
@@ -385,13 +385,13 @@ fn any_number_of_lines_may_stand_to_the_left() {
         "as the file has it"
     );
     assert_eq!((source.first, get(&root, "next").line), (2, 1005));
-    // Every text of many, in a document of its own or not.
+    // Every text of many is moved, whether or not it is in a document of its own.
     let many = "- a: '\n{}'\n".repeat(300);
     let Value::List(items) = &one(&many).value else {
         panic!()
     };
     assert_eq!(items.len(), 300);
-    // Without end it is not tried.
+    // The number of attempts is limited.
     let most = "- a: '\n{}'\n".repeat(20_000);
     assert!(errors(&most)[0].1.starts_with("too much quoted text"));
 }
@@ -409,12 +409,12 @@ fn a_quote_that_is_not_closed_is_said_where_it_opens() {
         let message = "the quote that opens here is closed on line 4, and more text follows there: is a quote missing?";
         assert_eq!(errors(&text), [(2, message.into())], "{quote}");
     }
-    // Quotes of comments and escapes are none.
+    // Quotes in comments and escapes do not count as quotes.
     let text = "a: # it's\n  &b 'x''\n\n  y\n";
     assert_eq!(errors(text), [(2, "the quote that opens here is never closed".into())]);
 }
 
-/// The document of 172 bytes of which 27 KB took 1.4 GB.
+/// A document of 172 bytes; 27 KB of such documents once took 1.4 GB.
 const BOMB: &str = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\n\
                     c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
                     e: [*d,*d,*d,*d,*d,*d,*d]\n---\n";
@@ -426,12 +426,12 @@ fn the_documents_of_all_files_share_one_budget() {
         let outcomes: Vec<_> = documents(&BOMB.repeat(160), budget).collect();
         (outcomes.iter().filter(|o| o.is_ok()).count(), outcomes.len())
     };
-    // 11 + 111 + 1111 + 11111 + 7 × 11111 + 1 nodes and what is around them, each.
+    // Each has 11 + 111 + 1111 + 11111 + 7 × 11111 + 1 nodes plus those around them.
     let (read, outcomes) = count(&mut budget);
     assert_eq!((read, outcomes), (4, 5));
     assert!(budget.is_exhausted() && budget.nodes_taken() <= MAX_NODES);
     assert_eq!(count(&mut budget), (0, 0), "nothing of the next file");
-    // Text counts each time that it is used.
+    // Text counts each time it is used.
     let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(100));
     assert!(errors(&text)[0].1.contains("16 MiB"));
 }
