@@ -168,6 +168,12 @@ counters! {
         TunnelFull = "tunnel_full",
         /// The host has no route to the peer.
         TunnelUnreachable = "tunnel_unreachable",
+        /// Broadcast of the guest, or multicast for all endpoints of the tunnel, above the rate that is copied.
+        TunnelFloodLimited = "tunnel_flood_limited",
+        /// Multicast of the guest to a group that no endpoint of the tunnel wants.
+        MulticastUnwanted = "multicast_unwanted",
+        /// A malformed message about multicast groups (IGMP, MLD).
+        BadGroupMessage = "bad_group_message",
     }
 }
 
@@ -247,6 +253,14 @@ counters! {
         TunnelPathChanged = "tunnel_path_changed",
         /// IPv4 packets of the guest that were sent through the tunnel in fragments.
         TunnelFragmented = "tunnel_fragmented",
+        /// Times an endpoint of the tunnel joined a multicast group.
+        MulticastJoins = "multicast_joins",
+        /// Times an endpoint of the tunnel left a multicast group, or did not report it in time.
+        MulticastLeaves = "multicast_leaves",
+        /// Times the table of multicast groups had no room for an endpoint; all get all groups for a while.
+        MulticastTableFull = "multicast_table_full",
+        /// Queries for multicast groups that the gateway sent.
+        GroupQueries = "group_queries",
     }
 }
 

@@ -245,6 +245,11 @@ impl Table {
         self.endpoints.get(self.index_of(mac)?).copied()
     }
 
+    /// Whether the endpoint with this index has MACs without a binding.
+    pub fn has_other_macs(&self, index: usize) -> bool {
+        self.kinds.get(index).is_some_and(|kind| kind.has_other_macs)
+    }
+
     /// Whether frames to the endpoint with this index may have [`FrameOption`].
     pub fn knows_frame_option(&self, index: usize) -> bool {
         self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)

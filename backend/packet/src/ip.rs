@@ -7,6 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub mod protocol {
     /// ICMP
     pub const ICMP: u8 = 1;
+    /// IGMP
+    pub const IGMP: u8 = 2;
     /// TCP
     pub const TCP: u8 = 6;
     /// UDP
@@ -14,7 +16,7 @@ pub mod protocol {
     /// ICMPv6
     pub const ICMPV6: u8 = 58;
     /// IPv6 hop-by-hop options
-    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub const HOP_BY_HOP: u8 = 0;
     /// IPv6 routing header
     pub(super) const ROUTING: u8 = 43;
     /// IPv6 fragment header

@@ -20,6 +20,7 @@ mod headers;
 pub mod icmp;
 mod ip;
 mod mac_range;
+pub mod membership;
 #[cfg(test)]
 mod properties;
 mod tcp;

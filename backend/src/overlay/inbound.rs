@@ -10,6 +10,7 @@
 //! once the frame has reached the guest or was counted as dropped, so that nothing is lost,
 //! delivered or counted twice.
 
+use super::groups::Groups;
 use super::outbound::transport_checksum;
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::Table;
@@ -21,6 +22,7 @@ use crate::packet::checksum::Sum;
 use crate::packet::geneve::{FrameOption, GeneveError, GenevePacket};
 use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, MacAddr, be16, protocol};
 use crate::sys::receive_batch::ReceiveBatch;
+use crate::time::Instant;
 use socket2::Socket;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -82,12 +84,17 @@ impl Inbound {
     }
 
     /// Delivers what the socket has, as far as the guest has room and the turn lasts.
-    pub(super) fn receive(&mut self, socket: &Socket, table: &Table, sink: &mut dyn GuestSink) {
-        self.blocked = self.try_receive(socket, table, sink).is_err();
+    pub(super) fn receive(&mut self, socket: &Socket, network: &mut Network<'_>, sink: &mut dyn GuestSink) {
+        self.blocked = self.try_receive(socket, network, sink).is_err();
     }
 
-    fn try_receive(&mut self, socket: &Socket, table: &Table, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
-        self.deliver(table, sink)?;
+    fn try_receive(
+        &mut self,
+        socket: &Socket,
+        network: &mut Network<'_>,
+        sink: &mut dyn GuestSink,
+    ) -> Result<(), NoRoom> {
+        self.deliver(network, sink)?;
         for _ in 0..CALLS_PER_TURN {
             if !self.readable {
                 break;
@@ -97,7 +104,7 @@ impl Inbound {
                 Ok(count) => {
                     (self.count, self.at) = (count, Cursor::default());
                     self.take_in();
-                    self.deliver(table, sink)?;
+                    self.deliver(network, sink)?;
                 }
                 // An ICMP error about an earlier datagram; the next call reads on.
                 Err(_) => self.counters.count_drop(DropReason::SocketError),
@@ -126,7 +133,7 @@ impl Inbound {
     }
 
     /// Delivers the messages from the cursor on.
-    fn deliver(&mut self, table: &Table, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
+    fn deliver(&mut self, network: &mut Network<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
         let caps = sink.caps();
         let mut train = Train::default();
         let mut next = self.at;
@@ -149,15 +156,19 @@ impl Inbound {
             };
             let source = message.source.map(|source| source.ip());
             let outer = Ecn::of(message.traffic_class);
-            match decapsulate(source, outer, &bytes[next.offset..end], table) {
-                Ok(arrival) if caps.takes(arrival.offload) => {
+            match network.admit(source, outer, &bytes[next.offset..end]) {
+                Ok(None) => {
+                    send(&mut train, sink)?;
+                    self.at = following;
+                }
+                Ok(Some(arrival)) if caps.takes(arrival.offload) => {
                     if !train.add(arrival, caps) {
                         send(&mut train, sink)?;
                         self.at = next;
                         train.add(arrival, caps);
                     }
                 }
-                Ok(arrival) => {
+                Ok(Some(arrival)) => {
                     send(&mut train, sink)?;
                     self.at = next;
                     cut(arrival, &mut self.at.segments, sink)?;
@@ -196,30 +207,58 @@ fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Res
     Ok(())
 }
 
-/// The frame of a datagram, if it is one of the network and its sender may send it.
-fn decapsulate<'b>(
-    source: Option<IpAddr>,
-    outer: Ecn,
-    datagram: &'b [u8],
-    table: &Table,
-) -> Result<Arrival<'b>, DropReason> {
-    let packet = GenevePacket::parse(datagram, datagram.len()).map_err(reason)?;
-    let at = packet.frame().map_err(reason)?;
-    if packet.vni != table.vni() {
-        return Err(DropReason::TunnelOtherNetwork);
+/// What frames of the tunnel are judged by.
+pub(super) struct Network<'a> {
+    pub(super) now: Instant,
+    pub(super) table: &'a Table,
+    pub(super) groups: &'a mut Groups,
+}
+
+impl Network<'_> {
+    /// The frame of a datagram, if it is one of the network and its sender may send it; `None` if it
+    /// is not for the guest.
+    fn admit<'b>(
+        &mut self,
+        source: Option<IpAddr>,
+        outer: Ecn,
+        datagram: &'b [u8],
+    ) -> Result<Option<Arrival<'b>>, DropReason> {
+        let arrival = self.decapsulate(source, outer, datagram)?;
+        let is_multicast = arrival.bytes[0] & 1 != 0;
+        if is_multicast && !self.groups.takes(self.now, arrival.bytes, self.table)? {
+            return Ok(None);
+        }
+        Ok(Some(arrival))
     }
-    let frame = &datagram[at..];
-    let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
-    let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
-    let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
-    table.admit(source, mac, packet.frame_option.as_ref())?;
-    if outer == Ecn::Ce && class_of(frame).is_some_and(|(_, class)| Ecn::of(class) == Ecn::NotEct) {
-        return Err(DropReason::TunnelCongestion);
+
+    fn decapsulate<'b>(
+        &self,
+        source: Option<IpAddr>,
+        outer: Ecn,
+        datagram: &'b [u8],
+    ) -> Result<Arrival<'b>, DropReason> {
+        let packet = GenevePacket::parse(datagram, datagram.len()).map_err(reason)?;
+        let at = packet.frame().map_err(reason)?;
+        if packet.vni != self.table.vni() {
+            return Err(DropReason::TunnelOtherNetwork);
+        }
+        let frame = &datagram[at..];
+        let mac = frame.get(EthernetHeader::SRC).and_then(<[u8]>::first_chunk);
+        let mac = MacAddr(*mac.ok_or(DropReason::TunnelMalformed)?);
+        let source = source.ok_or(DropReason::TunnelUnknownPeer)?;
+        match self.table.admit(source, mac, packet.frame_option.as_ref()) {
+            Ok(_) => {}
+            Err(DropReason::TunnelUnknownMac) if self.groups.is_query_of_gateway(mac, frame) => {}
+            Err(reason) => return Err(reason),
+        }
+        if outer == Ecn::Ce && class_of(frame).is_some_and(|(_, class)| Ecn::of(class) == Ecn::NotEct) {
+            return Err(DropReason::TunnelCongestion);
+        }
+        let offload = packet
+            .frame_option
+            .map_or(Ok(Offload::NONE), |option| left_undone(frame, option))?;
+        Ok(Arrival { bytes: frame, offload })
     }
-    let offload = packet
-        .frame_option
-        .map_or(Ok(Offload::NONE), |option| left_undone(frame, option))?;
-    Ok(Arrival { bytes: frame, offload })
 }
 
 /// What the sender of a frame left undone by its option.

@@ -15,6 +15,7 @@
 
 mod event_owner;
 mod fragments;
+mod groups;
 mod inbound;
 mod outbound;
 mod paths;
@@ -22,9 +23,9 @@ mod probe;
 mod sender;
 
 use crate::config::Layer2Config;
-use crate::counters::Count;
+use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
-use crate::frame::{GuestBurst, GuestFrame, GuestSink};
+use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
 use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
 use crate::nat::address_map::AddressMap;
 use crate::nat::engine::{Engine, EngineConfig, EngineError};
@@ -32,13 +33,16 @@ use crate::nat::link::{GuestAddresses, Link};
 use crate::nat::listen::ListenError;
 use crate::nat::services::GatewayServices;
 use crate::nat::setup::NatSetup;
-use crate::packet::MacAddr;
+use crate::packet::membership::is_membership;
+use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
 use crate::responder::{Neighbours, ServiceConfig};
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
-use inbound::Inbound;
+use groups::Groups;
+pub use groups::Memberships;
+use inbound::{Inbound, Network};
 use outbound::{Outbound, Refusal};
 use probe::Verdict;
 use sender::{Limit, Sender};
@@ -81,17 +85,20 @@ pub struct Overlay {
     outbound: Outbound,
     engine: Engine,
     services: GatewayServices,
+    groups: Groups,
     gateway: MacAddr,
+    counters: Arc<Counters>,
 }
 
 debug_fields!(Overlay { gateway, engine });
 
 impl Overlay {
-    /// Sets a port of the network up: the endpoint receives when this returns.
+    /// Sets a port of the network up: the endpoint receives when this returns. The workers of a port
+    /// share what is known of multicast groups.
     ///
     /// # Errors
     /// [`OverlayError`]
-    pub fn new(setup: OverlaySetup<'_>) -> Result<Self, OverlayError> {
+    pub fn new(setup: OverlaySetup<'_>, memberships: Arc<Memberships>) -> Result<Self, OverlayError> {
         let (port, mode) = (setup.port, setup.mode);
         let gateway = mode.gateway_mac();
         let socket = endpoint(mode.vtep, port.queue_pairs.get() > 1)
@@ -156,11 +163,13 @@ impl Overlay {
         Ok(Self {
             socket,
             inbound: Inbound::new(Arc::clone(&setup.counters)),
-            outbound: Outbound::new(sender, &table, port.mtu, setup.counters),
+            groups: Groups::new(memberships, gateway, setup.worker, Arc::clone(&setup.counters)),
+            outbound: Outbound::new(sender, &table, port.mtu, Arc::clone(&setup.counters)),
             table,
             engine,
             services,
             gateway,
+            counters: setup.counters,
         })
     }
 
@@ -168,21 +177,53 @@ impl Overlay {
     fn is_for_gateway(&self, frame: &GuestFrame<'_>) -> bool {
         match frame.parsed.destination_mac(frame.head) {
             Some(mac) if mac == self.gateway => true,
-            Some(mac) if mac.is_multicast() => self.services.wants(frame),
+            Some(mac) if mac.is_multicast() => self.services.wants(frame) && !is_membership(frame.head, &frame.parsed),
             Some(_) => false,
             None => true,
         }
     }
 
     /// Follows another table. Frames that wait for the guest are checked by it too.
-    fn set_peers(&mut self, table: Arc<Table>) {
+    fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
+        let known = self.table.endpoints();
+        if table.endpoints().iter().any(|endpoint| !known.contains(endpoint)) {
+            self.groups.on_new_endpoints(now);
+        }
         self.outbound.set_peers(&table);
         self.services.set_peers(Arc::clone(&table) as _);
         self.table = table;
     }
 
-    fn receive(&mut self, sink: &mut dyn GuestSink) {
-        self.inbound.receive(&self.socket, &self.table, sink);
+    fn receive(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        let mut network = Network {
+            now,
+            table: &self.table,
+            groups: &mut self.groups,
+        };
+        self.inbound.receive(&self.socket, &mut network, sink);
+    }
+
+    /// Sends the gateway's queries for multicast groups that are due.
+    fn send_queries(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        while let Some((query, is_for_endpoints)) = self.groups.take_query() {
+            let (bytes, len) = query.frame();
+            let frame = &bytes[..len];
+            if sink.send(Offload::NONE, &[frame]).is_err() {
+                self.counters.count_drop(DropReason::NoRoom);
+            }
+            if is_for_endpoints {
+                let slices = [GuestSlice::from_bytes(frame)];
+                // Another one follows, should a path not carry this one.
+                let _ = self.outbound.copy_to_all(&GuestFrame {
+                    head: frame,
+                    parsed: Head::parse(frame, len),
+                    slices: &slices,
+                    len,
+                    offload: Offload::NONE,
+                });
+                self.outbound.flush(now);
+            }
+        }
     }
 }
 
@@ -223,7 +264,8 @@ impl Mode for Overlay {
                 self.engine.on_packets(now, run, &mut self.services, sink);
             } else {
                 for frame in run {
-                    if let Err(Refusal::TooBig { mtu }) = self.outbound.send(frame, &self.table) {
+                    let sent = self.outbound.send(now, frame, &self.table, &mut self.groups);
+                    if let Err(Refusal::TooBig { mtu }) = sent {
                         self.engine.report_too_big(now, frame, mtu, sink);
                     }
                 }
@@ -231,25 +273,26 @@ impl Mode for Overlay {
             rest = others;
         }
         self.outbound.flush(now);
+        self.send_queries(now, sink);
     }
 
-    fn after_burst(&mut self, _: Instant, sink: &mut dyn GuestSink) {
+    fn after_burst(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         // Peers on the same host have answered already: one interrupt for both directions.
         self.inbound.expect_datagrams();
-        self.receive(sink);
+        self.receive(now, sink);
     }
 
     fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
         if token.owner == event_owner::TUNNEL {
             self.inbound.expect_datagrams();
-            self.receive(sink);
+            self.receive(now, sink);
         } else {
             self.engine.on_event(now, token, ready, sink);
         }
     }
 
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.receive(sink);
+        self.receive(now, sink);
         self.engine.on_room(now, sink);
     }
 
@@ -257,6 +300,8 @@ impl Mode for Overlay {
         self.engine.on_timer(now, sink);
         self.services.on_timer(now, sink);
         self.outbound.on_timer(now);
+        self.groups.on_timer(now);
+        self.send_queries(now, sink);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -264,6 +309,7 @@ impl Mode for Overlay {
             self.engine.deadline(),
             self.services.deadline(),
             self.outbound.deadline(),
+            self.groups.deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -285,7 +331,7 @@ impl Mode for Overlay {
                 Ok(())
             }
             ModeCommand::Peers(table) => {
-                self.set_peers(table);
+                self.set_peers(now, table);
                 Ok(())
             }
             ModeCommand::Segment(_) => Err(io::ErrorKind::Unsupported.into()),
@@ -299,7 +345,8 @@ impl Mode for Overlay {
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.services.on_link_up(now, sink);
         self.engine.on_link_up(now, sink);
-        self.receive(sink);
+        self.groups.on_link_up(now);
+        self.receive(now, sink);
     }
 
     fn on_reset(&mut self) {
@@ -314,6 +361,7 @@ impl Mode for Overlay {
         self.engine.on_link_down(now);
         self.services.on_link_down();
         self.inbound.stop();
+        self.groups.on_link_down();
     }
 }
 

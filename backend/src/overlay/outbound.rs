@@ -1,7 +1,7 @@
 //! From the guest to the tunnel.
 //!
-//! A frame goes to the endpoint that its destination MAC is behind, a frame to a group to all
-//! endpoints of the network. What the guest has left to others is done here: a frame that stands
+//! A frame goes to the endpoint that its destination MAC is behind, a frame to a group to the
+//! endpoints that want it, a broadcast to all. What the guest has left to others is done here: a frame that stands
 //! for several segments is cut, and checksums are completed, over bytes that the guest can no
 //! longer change. All segments of a frame have one size and one destination, so they leave in one
 //! batch ([`sender`](super::sender)). An IPv4 packet that is too long and allows it is cut into
@@ -13,6 +13,7 @@
 //! copy of ours.
 
 use super::fragments::Fragments;
+use super::groups::{Groups, Receivers};
 use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
 use crate::counters::{Count, Counters, DropReason};
@@ -23,6 +24,7 @@ use crate::packet::checksum::Sum;
 use crate::packet::geneve::{BASE_LEN, FrameOption, GeneveHeader, Segmented, Vni};
 use crate::packet::{Ecn, EtherType, protocol};
 use crate::time::Instant;
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,8 +126,14 @@ impl Outbound {
     ///
     /// # Errors
     /// Why the frame does not go to one of them, which is counted here.
-    pub(super) fn send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), Refusal> {
-        let sent = self.try_send(frame, table);
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        frame: &GuestFrame<'_>,
+        table: &Table,
+        groups: &mut Groups,
+    ) -> Result<(), Refusal> {
+        let sent = self.try_send(now, frame, table, groups);
         match sent {
             Ok(()) => {}
             Err(Refusal::TooBig { .. }) => self.counters.count_drop(DropReason::TunnelTooBig),
@@ -134,19 +142,59 @@ impl Outbound {
         sent
     }
 
-    fn try_send(&mut self, frame: &GuestFrame<'_>, table: &Table) -> Result<(), Refusal> {
+    fn try_send(
+        &mut self,
+        now: Instant,
+        frame: &GuestFrame<'_>,
+        table: &Table,
+        groups: &mut Groups,
+    ) -> Result<(), Refusal> {
         let to = frame.parsed.destination_mac(frame.head).ok_or(DropReason::Truncated)?;
         let flow = Flow::of(frame);
         if to.is_multicast() {
-            // A path that carries less than the others does not keep the frame from them.
-            let mut sent = Ok(());
-            for index in 0..self.paths.len() {
-                sent = self.encapsulate(frame, flow, index).and(sent);
-            }
-            return sent;
+            return match groups.receivers(now, frame)? {
+                Receivers::All => self.copy_to_all(frame),
+                Receivers::Of(group) => self.copy_to(frame, flow, |index, endpoint| {
+                    table.has_other_macs(index) || groups.wants(endpoint, group)
+                }),
+            };
         }
         let index = table.index_of(to).ok_or(DropReason::NoSuchNeighbour)?;
         self.encapsulate(frame, flow, index)
+    }
+
+    /// Puts a frame into the batches of all endpoints.
+    ///
+    /// # Errors
+    /// Why the frame does not go to one of them.
+    pub(super) fn copy_to_all(&mut self, frame: &GuestFrame<'_>) -> Result<(), Refusal> {
+        let sent = self.copy_to(frame, Flow::of(frame), |_, _| true);
+        // A network without another endpoint is no reason to complain.
+        sent.or_else(|refusal| match refusal {
+            Refusal::Other(DropReason::MulticastUnwanted) => Ok(()),
+            refusal => Err(refusal),
+        })
+    }
+
+    /// Puts a frame into the batches of the endpoints that are to have it, by their index and
+    /// address.
+    fn copy_to(
+        &mut self,
+        frame: &GuestFrame<'_>,
+        flow: Flow,
+        is_receiver: impl Fn(usize, SocketAddr) -> bool,
+    ) -> Result<(), Refusal> {
+        let mut sent = Err(DropReason::MulticastUnwanted.into());
+        let mut is_first = true;
+        for index in 0..self.paths.len() {
+            if self.paths.get(index).is_some_and(|path| is_receiver(index, path.to)) {
+                let copied = self.encapsulate(frame, flow, index);
+                // A path that carries less than the others does not keep the frame from them.
+                sent = if is_first { copied } else { copied.and(sent) };
+                is_first = false;
+            }
+        }
+        sent
     }
 
     /// Follows another table of the same network. What is known of the paths to peers that stay is kept.

@@ -20,7 +20,7 @@ use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::setup::NatSetup;
 use crate::nat::steering::Directory;
-use crate::overlay::Overlay;
+use crate::overlay::{Memberships, Overlay};
 use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -123,6 +123,7 @@ impl Port {
     pub fn with_start(config: PortConfig, resources: PortResources, start: &ThreadStart) -> Result<Self, PortError> {
         let port = config.clone();
         let directory = Directory::new(port.queue_pairs.get().into())?;
+        let mut memberships = None;
         // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
         Self::make(config, start, &mut |context| match &port.mode {
@@ -132,7 +133,8 @@ impl Port {
             }
             ModeConfig::Layer2(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
-                Ok(Box::new(Overlay::new(setup)?))
+                let memberships = memberships.get_or_insert_with(|| Memberships::new(mode));
+                Ok(Box::new(Overlay::new(setup, Arc::clone(memberships))?))
             }
             ModeConfig::Bridge(mode) => {
                 let queue = queues.next().ok_or(BridgeError::Queues)?;

@@ -41,8 +41,6 @@ use std::sync::Arc;
 const HOP_LIMIT: u8 = 64;
 /// Longest frame that is handled; a mode need not copy more. Longer echo requests are answered without a copy.
 pub const MAX_FRAME: usize = 2048;
-/// IGMP has no service here: the gateway forwards no multicast.
-const IGMP: u8 = 2;
 
 /// Configuration of the services of one link.
 #[derive(Clone, Debug)]
@@ -143,7 +141,7 @@ enum Service {
     Dhcp6,
     Echo6,
     NeighbourDiscovery,
-    /// Group membership (IGMP, MLD): recognised and ignored.
+    /// Group membership (IGMP, MLD): recognised and ignored. The gateway forwards no multicast.
     Groups,
 }
 
@@ -355,7 +353,7 @@ impl Ipv4Services {
                 let is_request = head.transport_bytes(bytes).first() == Some(&icmp::v4::ECHO_REQUEST);
                 (is_request && dst()? == self.link.gateway).then_some(Service::Echo4)
             }
-            IGMP => Some(Service::Groups),
+            protocol::IGMP => Some(Service::Groups),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use hawser_backend::frame::{
     Segmentation,
 };
 use hawser_backend::mode::Mode;
-use hawser_backend::overlay::{Overlay, OverlaySetup};
+use hawser_backend::overlay::{Memberships, Overlay, OverlaySetup};
 use hawser_backend::packet::checksum::Sum;
 use hawser_backend::packet::geneve::Vni;
 use hawser_backend::packet::{Head, MacAddr};
@@ -248,5 +248,8 @@ fn station(
         policy: PolicyConfig::default(),
         mode: ModeConfig::Layer2(mode.clone()),
     };
-    Ok(Overlay::new(OverlaySetup::alone(&port, &mode, 16)?)?)
+    Ok(Overlay::new(
+        OverlaySetup::alone(&port, &mode, 16)?,
+        Memberships::new(&mode),
+    )?)
 }

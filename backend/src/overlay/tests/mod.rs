@@ -1,6 +1,7 @@
 //! Two processes' modes on one host, guests played by memory.
 
 mod frame_option;
+mod multicast;
 mod peers;
 
 use super::*;
@@ -67,7 +68,7 @@ impl Station {
         let setup = OverlaySetup::alone(&port, &mode, 16).unwrap();
         let counters = Arc::clone(&setup.counters);
         Self {
-            mode: Overlay::new(setup).unwrap(),
+            mode: Overlay::new(setup, Memberships::new(&mode)).unwrap(),
             counters,
             sink: TestSink::default(),
         }
@@ -86,7 +87,7 @@ impl Station {
         while !done(self) {
             assert!(started.elapsed() < PATIENCE, "{:?}", self.sink.frames.len());
             self.mode.inbound.expect_datagrams();
-            self.mode.receive(&mut self.sink);
+            self.mode.receive(Instant::from_nanos(1), &mut self.sink);
         }
         self.sink.take()
     }
