@@ -4,8 +4,6 @@
 use crate::attachment::Survey;
 use crate::host::Host;
 use crate::names::NameSource;
-use hawser_backend::packet::MacAddr;
-use hawser_backend::packet::geneve::mtu::MtuError;
 use hawser_config::{BridgeConfig, Forward, MacCheck, MasqueradeConfig, ModeConfig, NameConfig, PortConfig, Resolvers};
 use hawser_manifest::forward;
 use hawser_manifest::links::{DEFAULT_IPV4, DEFAULT_IPV6, Links};
@@ -14,6 +12,8 @@ use std::net::IpAddr;
 
 mod layer2;
 mod lease;
+
+pub(crate) use layer2::Layer2Error;
 
 /// MTU if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
@@ -61,40 +61,9 @@ pub(crate) enum ConfigError {
         "frames from MACs other than the guest's are to be dropped, and its MAC is not known: give --mac or macAddress"
     )]
     CheckWithoutMac,
-    /// The NIC has no MAC, but a network that spans nodes identifies its guests by their MACs.
-    #[error("a guest of a layer2 network is known to the others by its MAC: give --mac or macAddress")]
-    PortWithoutMac,
-    /// A network without a subnet.
-    #[error("--mode=layer2 needs the subnet of the network: give --ipv4, --ipv6 or both")]
-    NoSubnet,
-    /// The guest's address is not in the network's subnets.
-    #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
-    GuestOutside(IpAddr),
-    /// A peer's address is not in the network's subnets.
-    #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
-    PeerOutside(IpAddr),
-    /// A subnet of the network contains an address of the underlay.
-    #[error(
-        "{option}={network} covers {address}, which is an end of the tunnel or an address of this system: choose a \
-         subnet that does not"
-    )]
-    UnderlayInside {
-        /// The option of the subnet.
-        option: &'static str,
-        /// The subnet.
-        network: String,
-        /// The underlay address.
-        address: IpAddr,
-    },
-    /// Two guests have the same MAC.
-    #[error("--peer: two guests have the MAC {0}: give each its own")]
-    MacTwice(MacAddr),
-    /// Two guests have the same address.
-    #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
-    AddressTwice(IpAddr),
-    /// The tunnel does not carry the MTU.
-    #[error("{0}")]
-    TunnelMtu(MtuError),
+    /// A port of a network that spans nodes.
+    #[error(transparent)]
+    Layer2(#[from] Layer2Error),
     /// There is an address to lease, but no MAC to lease it to.
     #[error("its address needs a macAddress to be given to")]
     AddressWithoutMac,
@@ -106,7 +75,11 @@ pub(crate) enum ConfigError {
 impl ConfigError {
     /// False if the problem is in the system and not in the options.
     pub(crate) const fn is_usage(&self) -> bool {
-        !matches!(self, Self::NoAddress)
+        match self {
+            Self::NoAddress => false,
+            Self::Layer2(error) => error.is_usage(),
+            _ => true,
+        }
     }
 }
 
@@ -144,8 +117,12 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
         }
         ModeSpec::Layer2(mode) => {
             let layer2 = layer2::resolve(&spec, mode, host)?;
+            let config = ModeConfig::Layer2(layer2.config);
             Ok(Found {
-                port: port(&spec, layer2.mtu, ModeConfig::Layer2(layer2.config)),
+                port: PortConfig {
+                    mac: Some(layer2.mac),
+                    ..port(&spec, layer2.mtu, config)
+                },
                 names: layer2.names,
                 notices: layer2.notices,
                 segment: None,

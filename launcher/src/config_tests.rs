@@ -10,6 +10,7 @@ fn pod() -> Host {
     Host {
         addresses: vec!["10.244.0.7".parse().unwrap(), "fd00:10:244::7".parse().unwrap()],
         mtu: Some(1400),
+        default_routes: [None, None],
         hostname: Some("virt-launcher-vm".into()),
         resolv: ResolvConf::parse("nameserver 10.96.0.10\nsearch ns.svc.cluster.local cluster.local\n"),
     }

@@ -2,7 +2,7 @@
 //! can be tested without a system.
 
 use crate::resolv::{self, ResolvConf};
-use hawser_host::system;
+use hawser_host::system::{self, DefaultRoute};
 use hawser_manifest::values;
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,8 +12,10 @@ use std::path::Path;
 pub(crate) struct Host {
     /// Addresses of this network namespace that are valid beyond their link.
     pub addresses: Vec<IpAddr>,
-    /// MTU of the default route.
+    /// MTU of the default route, that of IPv4 if there are two.
     pub mtu: Option<u16>,
+    /// The default routes of IPv4 and of IPv6.
+    pub default_routes: [Option<DefaultRoute>; 2],
     /// First label of the system's name.
     pub hostname: Option<String>,
     /// Name servers and search domains.
@@ -21,11 +23,23 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// The default route of the family of `like`.
+    pub(crate) const fn default_route(&self, like: IpAddr) -> Option<&DefaultRoute> {
+        let [v4, v6] = &self.default_routes;
+        match like {
+            IpAddr::V4(_) => v4.as_ref(),
+            IpAddr::V6(_) => v6.as_ref(),
+        }
+    }
+
     /// Reads the facts from the system.
     pub(crate) fn probe() -> Self {
+        let default_routes = system::default_routes();
+        let mtu = default_routes.iter().flatten().next().map(|route| guest_mtu(route.mtu));
         Self {
             addresses: system::global_addresses(),
-            mtu: system::default_route_mtu().map(guest_mtu),
+            mtu,
+            default_routes,
             hostname: first_label(&system::node_name()),
             resolv: ResolvConf::read(Path::new(resolv::PATH)).unwrap_or_default(),
         }
@@ -33,7 +47,7 @@ impl Host {
 }
 
 /// The MTU that a guest can have on a route.
-fn guest_mtu(route: u32) -> u16 {
+pub(crate) fn guest_mtu(route: u32) -> u16 {
     u16::try_from(route).unwrap_or(u16::MAX).max(values::MIN_MTU)
 }
 

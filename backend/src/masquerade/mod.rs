@@ -20,7 +20,7 @@ use crate::nat::listen::ListenError;
 use crate::nat::services::GatewayServices;
 use crate::nat::setup::NatSetup;
 use crate::poller::{Readiness, Token};
-use crate::responder::ServiceConfig;
+use crate::responder::{ServiceConfig, Station};
 use crate::sys::lookup::SocketLookup;
 use crate::time::Instant;
 use std::io;
@@ -89,6 +89,7 @@ impl Masquerade {
         }
         let services = ServiceConfig {
             gateway: GATEWAY_MAC,
+            station: Station::Router,
             ipv4: mode.ipv4,
             ipv6: mode.ipv6,
             aliases: mode.map_host_loopback.clone(),

@@ -20,7 +20,6 @@ use crate::config::{Families, Forward, Transport};
 use crate::counters::{Counters, DropReason};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink};
 use crate::mode::{BoundForward, FlowCount};
-use crate::packet::EtherType;
 use crate::poller::{Poller, Readiness, Token};
 use crate::time::Instant;
 use std::collections::HashSet;
@@ -259,9 +258,7 @@ impl Engine {
     /// Reports to the guest that its packet exceeds `mtu` bytes, the MTU of the path (RFC 1191 4, RFC 4443 3.2). The
     /// rate limit of other errors applies. An IPv4 packet that may be fragmented causes no report.
     pub fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
-        let is_ipv6 = frame.parsed.ethertype() == EtherType::Ipv6;
-        let is_reported = is_ipv6 || frame.parsed.is_unfragmentable(frame.head);
-        if !is_reported || !self.error_rate.take(now) {
+        if !icmp::is_too_big_reported(frame) || !self.error_rate.take(now) {
             return;
         }
         self.surroundings.learn_guest_mac(frame);

@@ -1,8 +1,8 @@
 //! Layer2 mode: a guest on a network that spans nodes.
 //!
 //! ```text
-//!  guest --- services    ARP, ND, DHCP, RA, for the gateway and every known peer
-//!        |-- nat         what is for the gateway's MAC: sockets of the host
+//!  guest --- local       services: ARP, ND, DHCP, RA, for the gateway and every known peer;
+//!        |               nat: what is for the gateway's MAC: sockets of the host
 //!        '-- outbound -> sender ---> UDP, Geneve (RFC 8926) ---> other processes
 //!            inbound <-- socket <---
 //! ```
@@ -17,6 +17,7 @@ mod event_owner;
 mod fragments;
 mod groups;
 mod inbound;
+mod local;
 mod outbound;
 mod paths;
 mod probe;
@@ -26,23 +27,19 @@ use crate::config::Layer2Config;
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
 use crate::frame::{GuestBurst, GuestFrame, GuestSink, GuestSlice, Offload};
-use crate::mode::{FlowCount, ForwardChange, Mode, ModeCommand};
-use crate::nat::address_map::AddressMap;
-use crate::nat::engine::{Engine, EngineConfig, EngineError};
-use crate::nat::link::{GuestAddresses, Link};
-use crate::nat::listen::ListenError;
-use crate::nat::services::GatewayServices;
+use crate::mode::{FlowCount, Mode, ModeCommand};
 use crate::nat::setup::NatSetup;
-use crate::packet::membership::is_membership;
 use crate::packet::{Head, MacAddr};
 use crate::poller::{Interest, Readiness, Token};
-use crate::responder::{Neighbours, ServiceConfig};
+use crate::responder::Neighbours;
 use crate::sys::datagram;
 use crate::sys::traffic_class::watch_traffic_class;
 use crate::time::Instant;
 use groups::Groups;
 pub use groups::Memberships;
 use inbound::{Inbound, Network};
+pub use local::GatewayError;
+use local::Local;
 use outbound::{Outbound, Refusal};
 use probe::Verdict;
 use sender::{Limit, Sender};
@@ -66,12 +63,9 @@ pub enum OverlayError {
     /// The peers contradict each other.
     #[error(transparent)]
     Peers(#[from] TableError),
-    /// A port of `--port`.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
     /// The gateway.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Gateway(#[from] GatewayError),
 }
 
 /// What a layer2 port is made from, once per queue pair.
@@ -83,14 +77,12 @@ pub struct Overlay {
     table: Arc<Table>,
     inbound: Inbound,
     outbound: Outbound,
-    engine: Engine,
-    services: GatewayServices,
     groups: Groups,
-    gateway: MacAddr,
+    local: Local,
     counters: Arc<Counters>,
 }
 
-debug_fields!(Overlay { gateway, engine });
+debug_fields!(Overlay { local });
 
 impl Overlay {
     /// Sets a port of the network up: the endpoint receives when this returns. The workers of a port
@@ -100,7 +92,6 @@ impl Overlay {
     /// [`OverlayError`]
     pub fn new(setup: OverlaySetup<'_>, memberships: Arc<Memberships>) -> Result<Self, OverlayError> {
         let (port, mode) = (setup.port, setup.mode);
-        let gateway = mode.gateway_mac();
         let socket = endpoint(mode.vtep, port.queue_pairs.get() > 1)
             .and_then(|socket| {
                 let token = Token::new(event_owner::TUNNEL, 0);
@@ -119,68 +110,16 @@ impl Overlay {
             return Err(error.into());
         }
         let table = Arc::new(table);
-        let mut engine = Engine::new(EngineConfig {
-            link: Link {
-                gateway_mac: gateway,
-                guest_mac: port.mac.unwrap_or_default(),
-                mtu: port.mtu,
-                gateway_ipv4: mode.ipv4.map(|link| link.gateway),
-                gateway_ipv6: mode.ipv6.map(|link| link.gateway),
-                guest: GuestAddresses {
-                    autoconfigured: None,
-                    ..GuestAddresses::of_links(mode.ipv4, mode.ipv6)
-                },
-            },
-            map: AddressMap {
-                ipv4: mode.ipv4,
-                ipv6: mode.ipv6,
-                host_loopback: Vec::new(),
-                dns_forward: mode.dns_forward.clone(),
-            },
-            poller: setup.poller,
-            counters: Arc::clone(&setup.counters),
-            worker: setup.worker,
-            directory: setup.directory,
-            flow_limit: setup.flow_limit,
-        })?;
-        if setup.worker == 0 {
-            engine.listen(&mode.forwards, mode.families())?;
-        }
-        let services = ServiceConfig {
-            gateway,
-            ipv4: mode.ipv4,
-            ipv6: mode.ipv6,
-            aliases: Vec::new(),
-            names: mode.names.clone(),
-            mtu: port.mtu,
-            held: setup.held,
-            advertise: setup.worker == 0,
-            // Addresses come from the network, as OVN-Kubernetes has it.
-            autoconfigures: false,
-        };
-        let mut services = GatewayServices::new(services, Arc::clone(&setup.counters));
-        services.set_peers(Arc::clone(&table) as _);
+        let counters = Arc::clone(&setup.counters);
         Ok(Self {
             socket,
-            inbound: Inbound::new(Arc::clone(&setup.counters)),
-            groups: Groups::new(memberships, gateway, setup.worker, Arc::clone(&setup.counters)),
-            outbound: Outbound::new(sender, &table, port.mtu, Arc::clone(&setup.counters)),
+            inbound: Inbound::new(Arc::clone(&counters)),
+            groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
+            outbound: Outbound::new(sender, &table, port.mtu, Arc::clone(&counters)),
+            local: Local::new(setup, Arc::clone(&table) as _)?,
             table,
-            engine,
-            services,
-            gateway,
-            counters: setup.counters,
+            counters,
         })
-    }
-
-    /// True for frames that the gateway or a service handles.
-    fn is_for_gateway(&self, frame: &GuestFrame<'_>) -> bool {
-        match frame.parsed.destination_mac(frame.head) {
-            Some(mac) if mac == self.gateway => true,
-            Some(mac) if mac.is_multicast() => self.services.wants(frame) && !is_membership(frame.head, &frame.parsed),
-            Some(_) => false,
-            None => true,
-        }
     }
 
     /// Follows another table. Frames that wait for the guest are checked by it too.
@@ -190,7 +129,7 @@ impl Overlay {
             self.groups.on_new_endpoints(now);
         }
         self.outbound.set_peers(&table);
-        self.services.set_peers(Arc::clone(&table) as _);
+        self.local.set_neighbours(Arc::clone(&table) as _);
         self.table = table;
     }
 
@@ -254,19 +193,19 @@ impl Mode for Overlay {
     fn on_burst(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         let mut rest = burst;
         while let Some(first) = rest.first() {
-            let is_for_gateway = self.is_for_gateway(first);
+            let is_local = self.local.takes(first);
             let count = rest
                 .iter()
-                .take_while(|frame| self.is_for_gateway(frame) == is_for_gateway)
+                .take_while(|frame| self.local.takes(frame) == is_local)
                 .count();
             let (run, others) = rest.split_at(count);
-            if is_for_gateway {
-                self.engine.on_packets(now, run, &mut self.services, sink);
+            if is_local {
+                self.local.on_packets(now, run, sink);
             } else {
                 for frame in run {
                     let sent = self.outbound.send(now, frame, &self.table, &mut self.groups);
                     if let Err(Refusal::TooBig { mtu }) = sent {
-                        self.engine.report_too_big(now, frame, mtu, sink);
+                        self.local.report_too_big(now, frame, mtu, sink);
                     }
                 }
             }
@@ -287,49 +226,38 @@ impl Mode for Overlay {
             self.inbound.expect_datagrams();
             self.receive(now, sink);
         } else {
-            self.engine.on_event(now, token, ready, sink);
+            self.local.on_event(now, token, ready, sink);
         }
     }
 
     fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         self.receive(now, sink);
-        self.engine.on_room(now, sink);
+        self.local.on_room(now, sink);
     }
 
     fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.engine.on_timer(now, sink);
-        self.services.on_timer(now, sink);
+        self.local.on_timer(now, sink);
         self.outbound.on_timer(now);
         self.groups.on_timer(now);
         self.send_queries(now, sink);
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deadlines = [
-            self.engine.deadline(),
-            self.services.deadline(),
-            self.outbound.deadline(),
-            self.groups.deadline(),
-        ];
+        let deadlines = [self.local.deadline(), self.outbound.deadline(), self.groups.deadline()];
         deadlines.into_iter().flatten().min()
     }
 
     fn has_backlog(&self) -> bool {
-        self.inbound.has_backlog() || self.engine.has_backlog()
+        self.inbound.has_backlog() || self.local.has_backlog()
     }
 
     fn on_command(&mut self, now: Instant, command: ModeCommand, _: &mut dyn GuestSink) -> io::Result<()> {
         match command {
             ModeCommand::Resolvers(resolvers) => {
-                self.services.set_resolvers(now, &resolvers);
-                self.engine.set_dns_forward(&resolvers.forward);
+                self.local.set_resolvers(now, &resolvers);
                 Ok(())
             }
-            ModeCommand::Forwards(ForwardChange::Add(bound)) => self.engine.add_forward(bound),
-            ModeCommand::Forwards(ForwardChange::Remove(transport, addresses)) => {
-                self.engine.remove_forward(transport, &addresses);
-                Ok(())
-            }
+            ModeCommand::Forwards(change) => self.local.change_forwards(change),
             ModeCommand::Peers(table) => {
                 self.set_peers(now, table);
                 Ok(())
@@ -339,27 +267,25 @@ impl Mode for Overlay {
     }
 
     fn flow_count(&self) -> FlowCount {
-        self.engine.flow_count()
+        self.local.flow_count()
     }
 
     fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        self.services.on_link_up(now, sink);
-        self.engine.on_link_up(now, sink);
+        self.local.on_link_up(now, sink);
         self.groups.on_link_up(now);
         self.receive(now, sink);
     }
 
     fn on_reset(&mut self) {
-        self.engine.on_reset();
+        self.local.on_reset();
     }
 
     fn on_front_end_gone(&mut self, now: Instant) {
-        self.engine.on_front_end_gone(now);
+        self.local.on_front_end_gone(now);
     }
 
     fn on_link_down(&mut self, now: Instant) {
-        self.engine.on_link_down(now);
-        self.services.on_link_down();
+        self.local.on_link_down(now);
         self.inbound.stop();
         self.groups.on_link_down();
     }

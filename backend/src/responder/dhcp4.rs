@@ -8,7 +8,7 @@
 
 use super::names::Told;
 use super::replies::{Ports, Route};
-use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies};
+use super::{Answer, HOP_LIMIT, HeldLeases, Packet, Replies, Station};
 use crate::config::Ipv4Link;
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{Ipv4Header, MacAddr, UdpHeader};
@@ -50,14 +50,18 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// Terms of a private link: the gateway is both server and default router.
-    pub(super) const fn of_link(link: &Ipv4Link, mtu: u16) -> Self {
+    /// Terms of a private link: the gateway is the server, and unless it serves addresses only also the default
+    /// router.
+    pub(super) const fn of_link(link: &Ipv4Link, station: Station, mtu: u16) -> Self {
         Self {
             network: link.network,
             server: link.gateway,
             guest: link.guest,
             client: None,
-            router: Some(link.gateway),
+            router: match station {
+                Station::Router => Some(link.gateway),
+                Station::AddressServer => None,
+            },
             routes: Vec::new(),
             mtu,
         }

@@ -6,16 +6,13 @@
 //! the guest learns routers and routes from them.
 
 use super::names::{SearchList, Told};
-use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, dhcp6, ndp, udp_dst};
+use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, Station, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
 use crate::packet::{EtherType, Head, MacAddr, icmp, protocol};
 use crate::time::Instant;
 use ipnet::Ipv6Net;
 use std::sync::Arc;
-
-/// Router lifetime of an advertiser that is not a router (RFC 4861 4.2).
-const NO_ROUTER: u16 = 0;
 
 /// The server.
 #[derive(Debug)]
@@ -41,7 +38,7 @@ impl Lease6Server {
             gateway: GATEWAY_MAC,
             link: on_link(&link),
             prefix: ndp::Prefix::OnLink,
-            router_secs: NO_ROUTER,
+            router_secs: ndp::NO_ROUTER,
             mtu,
         };
         let advertisement = ndp::advertisement(advertised, &[], &SearchList::default());
@@ -50,7 +47,7 @@ impl Lease6Server {
             dhcp: dhcp6::Server::new(GATEWAY_MAC, link, &Told::of(&config.names), Arc::clone(&held)),
             held,
             names: config.names.clone(),
-            router: ndp::Router::new(vec![link.gateway], advertisement, false),
+            router: ndp::Router::new(vec![link.gateway], Station::AddressServer, advertisement, false),
         }
     }
 

@@ -47,6 +47,8 @@ pub const MAX_FRAME: usize = 2048;
 pub struct ServiceConfig {
     /// MAC of the gateway.
     pub gateway: MacAddr,
+    /// What the gateway is to the guest.
+    pub station: Station,
     /// IPv4 of the link; `None` disables its services.
     pub ipv4: Option<Ipv4Link>,
     /// IPv6 of the link; `None` disables its services.
@@ -63,6 +65,15 @@ pub struct ServiceConfig {
     pub advertise: bool,
     /// True if the guest may form addresses of its own (RFC 4862), which needs a 64-bit prefix.
     pub autoconfigures: bool,
+}
+
+/// What the station that the services answer for is to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Station {
+    /// Its default router.
+    Router,
+    /// A server of addresses and names: neither DHCPv4 nor an advertisement names a router.
+    AddressServer,
 }
 
 /// Stations of a link other than the guest and the gateway, for which the services answer.
@@ -108,10 +119,9 @@ fn by_family(addresses: &[IpAddr]) -> (Vec<Ipv4Addr>, Vec<Ipv6Addr>) {
 #[derive(Debug)]
 pub struct Responders {
     gateway: MacAddr,
-    autoconfigures: bool,
+    advertisement: Advertisement,
     /// Other stations of the link.
     peers: Arc<dyn Neighbours>,
-    mtu: u16,
     names: NameConfig,
     ipv4: Option<Ipv4Services>,
     ipv6: Option<Ipv6Services>,
@@ -160,6 +170,7 @@ impl Responders {
     pub fn new(config: ServiceConfig) -> Self {
         let ServiceConfig {
             gateway,
+            station,
             ipv4,
             ipv6,
             aliases,
@@ -171,25 +182,31 @@ impl Responders {
         } = config;
         let (aliases4, aliases6) = by_family(&aliases);
         let told = Told::of(&names);
+        let advertisement = Advertisement {
+            gateway,
+            station,
+            autoconfigures,
+            mtu,
+        };
         Self {
             ipv4: ipv4.map(|link| Ipv4Services {
                 link,
                 neighbours: [vec![link.gateway], aliases4].concat(),
-                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, mtu), &told, Arc::clone(&held)),
+                dhcp: dhcp4::Server::new(dhcp4::Terms::of_link(&link, station, mtu), &told, Arc::clone(&held)),
             }),
             ipv6: ipv6.map(|link| Ipv6Services {
                 link,
                 router: ndp::Router::new(
                     [vec![link.gateway, gateway.link_local()], aliases6].concat(),
-                    advertisement(gateway, &link, autoconfigures, mtu, &told),
+                    station,
+                    advertisement.message(&link, &told),
                     advertise,
                 ),
                 dhcp: dhcp6::Server::new(gateway, link, &told, held),
             }),
             gateway,
-            autoconfigures,
+            advertisement,
             peers: Arc::new(NoNeighbours),
-            mtu,
             names,
         }
     }
@@ -209,7 +226,7 @@ impl Responders {
         }
         if let Some(ipv6) = &mut self.ipv6 {
             ipv6.dhcp.tell(&told);
-            let advertisement = advertisement(self.gateway, &ipv6.link, self.autoconfigures, self.mtu, &told);
+            let advertisement = self.advertisement.message(&ipv6.link, &told);
             ipv6.router.set_advertisement(now, advertisement);
         }
     }
@@ -321,21 +338,35 @@ impl Responders {
     }
 }
 
-/// The advertisement of the gateway as a router.
-fn advertisement(gateway: MacAddr, link: &Ipv6Link, autoconfigures: bool, mtu: u16, told: &Told) -> Vec<u8> {
-    let prefix = if autoconfigures && link.autoconfigures() {
-        ndp::Prefix::Autonomous
-    } else {
-        ndp::Prefix::OnLink
-    };
-    let advertised = ndp::Advertised {
-        gateway,
-        link: *link,
-        prefix,
-        router_secs: ndp::LIFETIME_SECS,
-        mtu,
-    };
-    ndp::advertisement(advertised, &told.dns6, &told.search)
+/// What router advertisements say besides the link and the names.
+#[derive(Clone, Copy, Debug)]
+struct Advertisement {
+    gateway: MacAddr,
+    station: Station,
+    autoconfigures: bool,
+    mtu: u16,
+}
+
+impl Advertisement {
+    fn message(self, link: &Ipv6Link, told: &Told) -> Vec<u8> {
+        let prefix = if self.autoconfigures && link.autoconfigures() {
+            ndp::Prefix::Autonomous
+        } else {
+            ndp::Prefix::OnLink
+        };
+        let router_secs = match self.station {
+            Station::Router => ndp::LIFETIME_SECS,
+            Station::AddressServer => ndp::NO_ROUTER,
+        };
+        let advertised = ndp::Advertised {
+            gateway: self.gateway,
+            link: *link,
+            prefix,
+            router_secs,
+            mtu: self.mtu,
+        };
+        ndp::advertisement(advertised, &told.dns6, &told.search)
+    }
 }
 
 impl Ipv4Services {

@@ -8,7 +8,7 @@
 
 use super::names::{MAX_SERVERS, SearchList};
 use super::replies::Route;
-use super::{Answer, Neighbours, Packet, Replies};
+use super::{Answer, Neighbours, Packet, Replies, Station};
 use crate::config::Ipv6Link;
 use crate::counters::{Count, Counters, DropReason};
 use crate::packet::{IcmpHeader, MacAddr, be16, icmp};
@@ -26,6 +26,8 @@ const ADVERTISE_EVERY: Duration = Duration::from_secs(600);
 /// Lifetime of the default route and of name servers: three times the interval above, the default of RFC 4861 6.2.1 and
 /// RFC 8106 5.1.
 pub(super) const LIFETIME_SECS: u16 = 1800;
+/// Router lifetime of an advertiser that is not a router (RFC 4861 4.2).
+pub(super) const NO_ROUTER: u16 = 0;
 /// Lifetime of a prefix that never expires.
 const INFINITE: u32 = u32::MAX;
 /// Minimum MTU of IPv6; receivers ignore an MTU option below it.
@@ -69,6 +71,7 @@ pub(super) enum Prefix {
 pub(super) struct Router {
     /// Addresses that resolve to the gateway's MAC.
     neighbours: Vec<Ipv6Addr>,
+    station: Station,
     /// The advertisement without its checksum.
     advertisement: Vec<u8>,
     schedule: Schedule,
@@ -88,11 +91,12 @@ enum Schedule {
 }
 
 impl Router {
-    /// The router that answers for the addresses `own`; `advertisement` is sent on solicitation,
+    /// The station that answers for the addresses `own`; `advertisement` is sent on solicitation,
     /// and also unsolicited if `advertise` is true.
-    pub(super) const fn new(own: Vec<Ipv6Addr>, advertisement: Vec<u8>, advertise: bool) -> Self {
+    pub(super) const fn new(own: Vec<Ipv6Addr>, station: Station, advertisement: Vec<u8>, advertise: bool) -> Self {
         Self {
             neighbours: own,
+            station,
             advertisement,
             claimed: None,
             schedule: if advertise { Schedule::LinkUp } else { Schedule::Never },
@@ -150,15 +154,19 @@ impl Router {
         match kind(packet) {
             Some(icmp::v6::NEIGHBOUR_SOLICITATION) => {
                 let (neighbours, claimed, gateway) = (&self.neighbours, &mut self.claimed, replies.gateway);
-                let mac_of = |target: &Ipv6Addr, is_probe| {
-                    let own = neighbours.contains(target).then_some(gateway);
-                    let mac = own.or_else(|| peers.mac_of((*target).into()));
-                    if is_probe && mac.is_none() {
+                let is_router = self.station == Station::Router;
+                let neighbour_of = |target: &Ipv6Addr, is_probe| {
+                    let own = neighbours.contains(target).then_some(Neighbour {
+                        mac: gateway,
+                        is_router,
+                    });
+                    let neighbour = own.or_else(|| peers.mac_of((*target).into()).map(Neighbour::host));
+                    if is_probe && neighbour.is_none() {
                         *claimed = Some(*target);
                     }
-                    mac
+                    neighbour
                 };
-                on_solicitation(mac_of, packet, replies)
+                on_solicitation(neighbour_of, packet, replies)
             }
             Some(icmp::v6::ROUTER_SOLICITATION) => self.on_router_solicitation(now, packet, counters, replies),
             // The guest announces itself, but it is the only neighbour and already known.
@@ -217,10 +225,23 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
     is_sound.then_some(header.kind)
 }
 
-/// Answers a neighbour solicitation if `mac_of` returns the MAC of the requested address. Its arguments are the target,
-/// and whether the guest probes the address for its own use (duplicate address detection).
+/// A station that a solicitation asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) mac: MacAddr,
+    pub(super) is_router: bool,
+}
+
+impl Neighbour {
+    const fn host(mac: MacAddr) -> Self {
+        Self { mac, is_router: false }
+    }
+}
+
+/// Answers a neighbour solicitation if `neighbour_of` has the requested address. Its arguments are the target, and
+/// whether the guest probes for its own use (duplicate address detection).
 pub(super) fn on_solicitation(
-    mut mac_of: impl FnMut(&Ipv6Addr, bool) -> Option<MacAddr>,
+    mut neighbour_of: impl FnMut(&Ipv6Addr, bool) -> Option<Neighbour>,
     packet: &Packet<'_, Ipv6Addr>,
     replies: &mut Replies,
 ) -> Answer {
@@ -237,7 +258,7 @@ pub(super) fn on_solicitation(
     if target.is_multicast() || is_odd_probe {
         return Answer::Refused(DropReason::BadService);
     }
-    let Some(target_mac) = mac_of(&target, is_probe) else {
+    let Some(neighbour) = neighbour_of(&target, is_probe) else {
         // Duplicate address detection (RFC 4862 5.4) of the guest's own address must stay
         // unanswered.
         return if is_probe {
@@ -257,8 +278,8 @@ pub(super) fn on_solicitation(
         dst,
         hop_limit: LINK_HOP_LIMIT,
     };
-    let router = if target_mac == replies.gateway { NA_ROUTER } else { 0 };
-    replies.as_station(target_mac, |replies| {
+    let router = if neighbour.is_router { NA_ROUTER } else { 0 };
+    replies.as_station(neighbour.mac, |replies| {
         replies.icmp(&route, NEIGHBOUR_LEN + option::UNIT, |message| {
             let header = IcmpHeader {
                 kind: icmp::v6::NEIGHBOUR_ADVERTISEMENT,
@@ -267,7 +288,7 @@ pub(super) fn on_solicitation(
             };
             header.emit(message, 0);
             message[IcmpHeader::LEN..NEIGHBOUR_LEN].copy_from_slice(&target.octets());
-            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER, target_mac));
+            message[NEIGHBOUR_LEN..].copy_from_slice(&link_layer_option(option::TARGET_LINK_LAYER, neighbour.mac));
         });
     });
     Answer::Done

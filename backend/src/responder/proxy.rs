@@ -62,7 +62,10 @@ impl NeighbourProxy {
 fn discovery(packet: &Packet<'_, Ipv6Addr>, replies: &mut Replies) -> Answer {
     match packet.payload.first() {
         Some(&icmp::v6::NEIGHBOUR_SOLICITATION) if ndp::kind(packet).is_some() => {
-            let gateway = replies.gateway;
+            let gateway = ndp::Neighbour {
+                mac: replies.gateway,
+                is_router: true,
+            };
             ndp::on_solicitation(|_, is_probe| (!is_probe).then_some(gateway), packet, replies)
         }
         Some(&icmp::v6::NEIGHBOUR_ADVERTISEMENT) => Answer::Done,

@@ -1,6 +1,6 @@
 //! Frames from a guest to its gateway, for tests and fuzz targets.
 
-use super::ServiceConfig;
+use super::{ServiceConfig, Station};
 use crate::config::{GATEWAY_MAC, Ipv4Link, Ipv6Link, NameConfig};
 use crate::packet::checksum::{self, Sum};
 use crate::packet::{
@@ -20,6 +20,7 @@ const GUEST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2));
 pub fn config() -> ServiceConfig {
     ServiceConfig {
         gateway: GATEWAY_MAC,
+        station: Station::Router,
         autoconfigures: true,
         ipv4: Some(Ipv4Link {
             network: "10.0.2.0/24".parse().expect("a network"),

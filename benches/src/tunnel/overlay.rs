@@ -2,7 +2,8 @@
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::config::{
-    Ipv4Link, Layer2Config, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig,
+    Ipv4Link, Layer2Config, ModeConfig, NameConfig, NetworkRole, PaceConfig, PeerConfig, PolicyConfig, PortConfig,
+    PrimaryNetwork,
 };
 use hawser_backend::frame::{
     Checksum, GuestCaps, GuestFrame, GuestSink, GuestSlice, GuestSliceMut, HEAD_MAX, Layout, NoRoom, Offload,
@@ -228,15 +229,17 @@ fn station(
     let mode = Layer2Config {
         vni: Vni::new(7).ok_or_else(|| failure("no VNI"))?,
         vtep,
-        ipv4: Some(Ipv4Link {
-            network: "10.0.0.0/8".parse()?,
-            gateway: Ipv4Addr::new(10, 0, 0, 254),
-            guest: Ipv4Addr::new(10, 0, 0, mac.0[5]),
+        role: NetworkRole::Primary(PrimaryNetwork {
+            ipv4: Some(Ipv4Link {
+                network: "10.0.0.0/8".parse()?,
+                gateway: Ipv4Addr::new(10, 0, 0, 254),
+                guest: Ipv4Addr::new(10, 0, 0, mac.0[5]),
+            }),
+            ipv6: None,
+            dns_forward: Vec::new(),
+            forwards: Vec::new(),
         }),
-        ipv6: None,
         names: NameConfig::default(),
-        dns_forward: Vec::new(),
-        forwards: Vec::new(),
         peers: std::iter::once(known).chain(more).collect(),
     };
     let port = PortConfig {

@@ -25,24 +25,47 @@ fn is_global(addr: &IpAddr) -> bool {
     !(link_local || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
 }
 
-/// MTU of the default route, if there is one. A connected datagram socket reveals it without sending anything. The
-/// addresses are reserved for documentation (RFC 5737, RFC 3849), so only the default route leads there.
-pub fn default_route_mtu() -> Option<u32> {
+/// The default route of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Source address of packets that take it.
+    pub source: IpAddr,
+    /// Name of the link that has this address.
+    pub link: String,
+    /// MTU in bytes of IP packet.
+    pub mtu: u32,
+}
+
+/// The default routes of IPv4 and of IPv6, where they exist.
+///
+/// A connected datagram socket knows source and MTU, and sends nothing to find them out. The
+/// addresses it is connected to are reserved for documentation (RFC 5737, RFC 3849), so only the
+/// default route leads there.
+pub fn default_routes() -> [Option<DefaultRoute>; 2] {
     const BEYOND_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const BEYOND_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    [BEYOND_V4, BEYOND_V6].map(|beyond| default_route(beyond, &interfaces).ok())
+}
+
+fn default_route(beyond: IpAddr, interfaces: &[if_addrs::Interface]) -> io::Result<DefaultRoute> {
     const DISCARD: u16 = 9;
-    let ask = |any: IpAddr, beyond: IpAddr| -> io::Result<u32> {
-        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-        socket.connect(SocketAddr::new(beyond, DISCARD))?;
-        let mtu = match beyond {
+    let any: IpAddr = match beyond {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+    socket.connect(SocketAddr::new(beyond, DISCARD))?;
+    let source = socket.local_addr()?.ip();
+    let link = interfaces.iter().find(|interface| interface.ip() == source);
+    Ok(DefaultRoute {
+        source,
+        link: link.map(|link| link.name.clone()).unwrap_or_default(),
+        mtu: match beyond {
             IpAddr::V4(_) => rustix::net::sockopt::ip_mtu(&socket),
             IpAddr::V6(_) => rustix::net::sockopt::ipv6_mtu(&socket),
-        };
-        Ok(mtu?)
-    };
-    ask(Ipv4Addr::UNSPECIFIED.into(), BEYOND_V4)
-        .or_else(|_| ask(Ipv6Addr::UNSPECIFIED.into(), BEYOND_V6))
-        .ok()
+        }?,
+    })
 }
 
 /// The system's name, with its domain if it has one.

@@ -14,7 +14,7 @@ use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 /// One NIC of a VM.
@@ -100,18 +100,56 @@ pub struct MasqueradeSpec {
 pub struct Layer2Spec {
     /// Identifier of the network in the tunnel.
     pub vni: Vni,
-    /// Our end of the tunnel.
-    pub vtep: SocketAddr,
+    /// Local end of the tunnel.
+    pub vtep: VtepSpec,
     /// IPv4 subnet of the network.
     pub ipv4: Option<Ipv4Net>,
     /// IPv6 subnet of the network.
     pub ipv6: Option<Ipv6Net>,
+    /// Gateway of the network.
+    pub gateway: GatewaySpec,
     /// Addresses of the guest in the subnets; a family without one gets its first free host address.
     pub guests: Vec<IpAddr>,
     /// Ports that are forwarded to the guest through the gateway.
     pub forwards: Vec<Forward>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
+}
+
+/// The gateway of a network that spans nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GatewaySpec {
+    /// Its addresses; in a subnet without one it has the first host address.
+    At(Vec<IpAddr>),
+    /// The network has none: a secondary network.
+    Off,
+}
+
+/// The local end of a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VtepSpec {
+    /// Its address.
+    pub address: UnderlaySpec,
+    /// Its UDP port.
+    pub port: u16,
+}
+
+/// How the address of the local end of a tunnel is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnderlaySpec {
+    /// This address.
+    Address(IpAddr),
+    /// The source address of the default route.
+    DefaultRoute(Option<Underlay>),
+}
+
+/// Family of the network that carries a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underlay {
+    /// IPv4
+    Ipv4,
+    /// IPv6
+    Ipv6,
 }
 
 /// A NIC on an L2 segment.

@@ -1,7 +1,7 @@
 //! Parsers for the values of single options. Each function is a clap value parser: its error
 //! completes "invalid value '…' for '--option': ".
 
-use crate::nic::{Family, IpvtapMode, MacvtapMode, Stack};
+use crate::nic::{Family, GatewaySpec, IpvtapMode, MacvtapMode, Stack, Underlay, UnderlaySpec};
 use hawser_config::{GATEWAY_MAC, PeerConfig};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::{self, Vni};
@@ -236,6 +236,35 @@ pub fn search_domain(text: &str) -> Parsed<String> {
 pub fn vni(text: &str) -> Parsed<Vni> {
     let number: u32 = text.parse().map_err(|_| "give a number".to_owned())?;
     Vni::try_from(number).map_err(|e| e.to_string())
+}
+
+/// `--gateway`: addresses of the network's gateway, or `off`.
+pub fn gateway(text: &str) -> Parsed<GatewaySpec> {
+    if text == "off" {
+        return Ok(GatewaySpec::Off);
+    }
+    let addresses = text.split(',').map(guest_address).collect::<Parsed<Vec<_>>>();
+    let addresses =
+        addresses.map_err(|_| "give one host address of each subnet, such as 10.1.0.254, or off".to_owned())?;
+    match addresses[..] {
+        [_] | [IpAddr::V4(_), IpAddr::V6(_)] | [IpAddr::V6(_), IpAddr::V4(_)] => Ok(GatewaySpec::At(addresses)),
+        _ => Err("a network has one gateway in each family: give one address of each".into()),
+    }
+}
+
+/// `--vtep`: an address, or the family of the default route that has it.
+pub fn underlay(text: &str) -> Parsed<UnderlaySpec> {
+    match text {
+        "ipv4" => Ok(UnderlaySpec::DefaultRoute(Some(Underlay::Ipv4))),
+        "ipv6" => Ok(UnderlaySpec::DefaultRoute(Some(Underlay::Ipv6))),
+        _ => {
+            let address: IpAddr = text.parse().map_err(|_| "give an address, ipv4 or ipv6".to_owned())?;
+            if address.is_unspecified() || address.is_multicast() {
+                return Err("peers cannot send to this address: give one of this host or pod".into());
+            }
+            Ok(UnderlaySpec::Address(address))
+        }
+    }
 }
 
 /// Property of a peer that supports hawser's frame option.

@@ -3,11 +3,11 @@
 use clap::Args;
 use hawser_backend::packet::geneve::{self, Vni};
 use hawser_config::PeerConfig;
+use hawser_manifest::nic::{GatewaySpec, UnderlaySpec};
 use hawser_manifest::peers::{self, PeersError};
 use hawser_manifest::values;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Maximum bytes of a file of peers, enough for about 50,000 guests.
@@ -34,9 +34,15 @@ pub(crate) struct Layer2Args {
     /// Identifier of the network in the tunnel, 0 to 16777215
     #[arg(long, value_name = "N", help_heading = "Network across nodes (--mode=layer2)", value_parser = values::vni)]
     pub vni: Option<Vni>,
-    /// Address of this host or pod to which peers send
-    #[arg(long, value_name = "ADDR", help_heading = "Network across nodes (--mode=layer2)")]
-    pub vtep: Option<IpAddr>,
+    /// Address of this host or pod to which peers send, or the family of the default route whose
+    /// source address that is [default: that of the default route, in the family of the peers, else IPv4]
+    #[arg(
+        long,
+        value_name = "ADDR|ipv4|ipv6",
+        help_heading = "Network across nodes (--mode=layer2)",
+        value_parser = values::underlay
+    )]
+    pub vtep: Option<UnderlaySpec>,
     /// UDP port to which peers send; each process in a network namespace needs its own
     #[arg(
         long,
@@ -46,6 +52,15 @@ pub(crate) struct Layer2Args {
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub vtep_port: u16,
+    /// Addresses of the network's gateway, one in each subnet; off: the network has no gateway, and
+    /// need not have a subnet [default: the first host of each subnet]
+    #[arg(
+        long,
+        value_name = "ADDR,…|off",
+        help_heading = "Network across nodes (--mode=layer2)",
+        value_parser = values::gateway
+    )]
+    pub gateway: Option<GatewaySpec>,
     /// A guest of the network that another process serves: its MAC, its addresses, and address and
     /// port of the process [default port: 6081]; any in place of the MAC for an endpoint with many;
     /// frames if both processes are hawser and name each other so; name=NAME for its name in the
@@ -69,25 +84,25 @@ pub(crate) struct Layer2Args {
 
 impl Layer2Args {
     /// The options by name, and whether they were given.
-    pub(crate) fn given(&self) -> [(bool, &'static str); 5] {
+    pub(crate) fn given(&self) -> [(bool, &'static str); 6] {
         [
             (self.vni.is_some(), "--vni"),
             (self.vtep.is_some(), "--vtep"),
             (self.vtep_port != geneve::PORT, "--vtep-port"),
+            (self.gateway.is_some(), "--gateway"),
             (!self.peers.is_empty(), "--peer"),
             (self.peers_file.is_some(), "--peers"),
         ]
     }
 
-    /// The guests of `--peer`, and the guests in the file that endpoints other than `own` serve.
+    /// The guests of `--peer`, and those of the file. The file has those of this process too.
     ///
     /// # Errors
     /// The file cannot be read, or one of its lines is refused.
-    pub(crate) fn peers(&self, own: SocketAddr) -> Result<Vec<PeerConfig>, PeersFileError> {
+    pub(crate) fn peers(&self) -> Result<Vec<PeerConfig>, PeersFileError> {
         let mut all = self.peers.clone();
         if let Some(path) = &self.peers_file {
-            let listed = peers::parse(&read(path)?).map_err(|error| PeersFileError::Line(path.clone(), error))?;
-            all.extend(listed.into_iter().filter(|peer| peer.vtep != own));
+            all.extend(peers::parse(&read(path)?).map_err(|error| PeersFileError::Line(path.clone(), error))?);
         }
         Ok(all)
     }

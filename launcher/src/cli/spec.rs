@@ -1,6 +1,6 @@
 //! Lowers options to specs. Only the modules of the command line depend on options.
 
-use super::layer2::{Layer2Args, PeersFileError};
+use super::layer2::PeersFileError;
 use super::policy::PolicyError;
 use super::{EndpointArgs, Mode, PortArgs, RunArgs};
 use crate::attachment::{Site, default_runtime_folder};
@@ -10,8 +10,10 @@ use crate::machine::Endpoint;
 use hawser_config::{EveryPort, Otherwise};
 use hawser_host::namespace::Namespace;
 use hawser_manifest::forward;
-use hawser_manifest::nic::{BridgeSpec, DeviceHints, Family, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec};
-use std::net::SocketAddr;
+use hawser_manifest::nic::{
+    BridgeSpec, DeviceHints, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec,
+    UnderlaySpec, VtepSpec,
+};
 use std::os::fd::{OwnedFd, RawFd};
 
 /// The reason why options contradict each other.
@@ -53,6 +55,9 @@ pub(crate) enum OptionError {
     /// A required option of layer2 mode is missing.
     #[error("--mode=layer2 needs {0}: give it, see hawser --help")]
     Missing(&'static str),
+    /// An option of the gateway, and the network has none.
+    #[error("{0} has no effect with --gateway=off: the gateway would do it; leave one of them out")]
+    NoGateway(&'static str),
     /// The file of peers cannot be used.
     #[error(transparent)]
     Peers(#[from] PeersFileError),
@@ -194,19 +199,23 @@ impl PortArgs {
                 (!self.map_host_loopback.is_empty(), "--map-host-loopback"),
             ],
         )?;
-        let Layer2Args {
-            vni, vtep, vtep_port, ..
-        } = self.layer2;
-        let vni = vni.ok_or(OptionError::Missing("--vni"))?;
-        let vtep = SocketAddr::new(vtep.ok_or(OptionError::Missing("--vtep"))?, vtep_port);
+        let network = &self.layer2;
+        let gateway = network.gateway.clone().unwrap_or(GatewaySpec::At(Vec::new()));
+        if gateway == GatewaySpec::Off && !forwards.is_empty() {
+            return Err(OptionError::NoGateway("--port"));
+        }
         Ok(Layer2Spec {
-            vni,
-            vtep,
+            vni: network.vni.ok_or(OptionError::Missing("--vni"))?,
+            vtep: VtepSpec {
+                address: network.vtep.unwrap_or(UnderlaySpec::DefaultRoute(None)),
+                port: network.vtep_port,
+            },
             ipv4: self.ipv4.and_then(Family::on),
             ipv6: self.ipv6.and_then(Family::on),
+            gateway,
             guests: self.segment.guest_address.clone(),
             forwards,
-            peers: self.layer2.peers(vtep)?,
+            peers: network.peers()?,
         })
     }
 

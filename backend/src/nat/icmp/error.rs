@@ -4,7 +4,7 @@
 //! guest gets them with its own addresses: the quoted packet is the one that the guest sent,
 //! rebuilt from the flow. Type and code are kept if both are of the same family.
 
-use crate::frame::{GuestFrame, NoRoom, Offload};
+use crate::frame::{GuestFrame, GuestSink, NoRoom, Offload};
 use crate::nat::context::Context;
 use crate::nat::link::{Link, Packet, PacketSpec};
 use crate::packet::icmp::{self, v4, v6};
@@ -228,12 +228,8 @@ pub fn send_error(
     let Some(from) = reporter.or_else(|| ctx.link.gateway_address(quote.src)) else {
         return Ok(());
     };
-    send(
-        ctx,
-        error,
-        [from, quote.src],
-        &[&network[..n], quote.header, quote.body],
-    )
+    let quoted = [&network[..n], quote.header, quote.body];
+    send(ctx.link, ctx.sink, error, [from, quote.src], &quoted)
 }
 
 /// Refuses a frame of the guest with an error from the gateway that quotes the frame's head.
@@ -241,26 +237,40 @@ pub fn send_error(
 /// # Errors
 /// [`NoRoom`]: nothing was sent.
 pub fn refuse(ctx: &mut Context<'_>, error: IcmpError, frame: &GuestFrame<'_>) -> Result<(), NoRoom> {
+    refuse_on(ctx.link, ctx.sink, error, frame)
+}
+
+/// As [`refuse`], from the gateway of `link`.
+pub(super) fn refuse_on(
+    link: &Link,
+    sink: &mut dyn GuestSink,
+    error: IcmpError,
+    frame: &GuestFrame<'_>,
+) -> Result<(), NoRoom> {
     let packet = frame.head.get(frame.parsed.packet()..).unwrap_or_default();
     let guest = frame.parsed.addresses(frame.head).map(|(guest, _)| guest);
-    match guest.and_then(|guest| Some([gateway_towards(ctx, guest)?, guest])) {
-        Some(addresses) => send(ctx, error, addresses, &[packet]),
+    match guest.and_then(|guest| Some([gateway_towards(link, guest)?, guest])) {
+        Some(addresses) => send(link, sink, error, addresses, &[packet]),
         None => Ok(()),
     }
 }
 
-/// The gateway's address with the scope of `guest`: a router answers a link-local address from its own link-local
-/// address (RFC 6724 5, rule 2).
-fn gateway_towards(ctx: &Context<'_>, guest: IpAddr) -> Option<IpAddr> {
+/// The gateway's address of the scope of `guest`: a router answers a link-local address from its
+/// own link-local one (RFC 6724 5, rule 2).
+fn gateway_towards(link: &Link, guest: IpAddr) -> Option<IpAddr> {
     match guest {
-        IpAddr::V6(a) if a.is_unicast_link_local() => {
-            ctx.link.gateway_ipv6.map(|_| ctx.link.gateway_mac.link_local().into())
-        }
-        _ => ctx.link.gateway_address(guest),
+        IpAddr::V6(a) if a.is_unicast_link_local() => link.gateway_ipv6.map(|_| link.gateway_mac.link_local().into()),
+        _ => link.gateway_address(guest),
     }
 }
 
-fn send(ctx: &mut Context<'_>, error: IcmpError, [src, dst]: [IpAddr; 2], quoted: &[&[u8]]) -> Result<(), NoRoom> {
+fn send(
+    link: &Link,
+    sink: &mut dyn GuestSink,
+    error: IcmpError,
+    [src, dst]: [IpAddr; 2],
+    quoted: &[&[u8]],
+) -> Result<(), NoRoom> {
     let mut frame = [0; EthernetHeader::LEN + MAX_V6];
     let start = Link::header_len(src);
     let (protocol, header, max) = match src {
@@ -268,7 +278,7 @@ fn send(ctx: &mut Context<'_>, error: IcmpError, [src, dst]: [IpAddr; 2], quoted
         IpAddr::V6(_) => (protocol::ICMPV6, error.v6_header(), MAX_V6),
     };
     header.emit(&mut frame[start..], 0);
-    let max = max.min(ctx.link.mtu.into()) + EthernetHeader::LEN;
+    let max = max.min(link.mtu.into()) + EthernetHeader::LEN;
     let mut end = start + IcmpHeader::LEN;
     for part in quoted {
         let n = part.len().min(max - end);
@@ -284,8 +294,8 @@ fn send(ctx: &mut Context<'_>, error: IcmpError, [src, dst]: [IpAddr; 2], quoted
         payload_len: end - start,
         fragment: None,
     };
-    ctx.link.emit(&spec, &mut frame);
-    ctx.sink.send(Offload::NONE, &[&frame[..end]])
+    link.emit(&spec, &mut frame);
+    sink.send(Offload::NONE, &[&frame[..end]])
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod error;
 mod error_rate;
 mod refusal;
 mod saved;
+mod too_big;
 
 pub use echo::{EchoFlows, IcmpMessage};
 pub use echo_socket::{EchoAvailability, EchoSupport};
@@ -15,6 +16,7 @@ pub use error::{IcmpError, Reported, refuse, send_error};
 pub use error_rate::ErrorRate;
 pub use refusal::refused_datagram;
 pub use saved::SavedEchoSocket;
+pub use too_big::{TooBigReporter, is_too_big_reported};
 
 #[cfg(test)]
 mod network_tests;

@@ -39,12 +39,10 @@ pub struct Memberships {
 impl Memberships {
     /// Memberships of a port with this configuration; none are known yet.
     pub fn new(mode: &Layer2Config) -> Arc<Self> {
-        let ipv4 = mode.ipv4.map(|link| IpAddr::from(link.gateway));
-        let ipv6 = mode.ipv6.map(|_| IpAddr::from(mode.gateway_link_local()));
         // The same hash at each start: nothing depends on its secrecy.
         let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(mode.vtep);
         Arc::new(Self {
-            snooper: Mutex::new(Snooper::new([ipv4, ipv6].into_iter().flatten(), number)),
+            snooper: Mutex::new(Snooper::new(mode.station_addresses().into_iter().flatten(), number)),
             version: AtomicU64::new(0),
         })
     }

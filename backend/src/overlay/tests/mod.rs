@@ -3,15 +3,18 @@
 mod frame_option;
 mod multicast;
 mod peers;
+mod roles;
 
 use super::*;
-use crate::config::{Ipv4Link, ModeConfig, NameConfig, PaceConfig, PeerConfig, PolicyConfig, PortConfig};
+use crate::config::{
+    Ipv4Link, ModeConfig, NameConfig, NetworkRole, PaceConfig, PeerConfig, PolicyConfig, PortConfig, PrimaryNetwork,
+};
 use crate::counters::{Counters, DropReason};
 use crate::frame::testing::{Delivered, OwnedFrame, TestSink};
 use crate::frame::{Checksum, GuestCaps, Offload, Segmentation};
 use crate::gso::testing::{Tcp, Udp, with_burst};
 use crate::packet::geneve::{GeneveHeader, Vni};
-use crate::packet::{ArpPacket, Ecn};
+use crate::packet::{ArpPacket, Ecn, MacAddr};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant as Clock};
@@ -42,18 +45,25 @@ fn peer(vtep: SocketAddr, mac: MacAddr, address: [u8; 4]) -> PeerConfig {
 
 impl Station {
     fn new(vni: u32, vtep: SocketAddr, mac: MacAddr, peers: Vec<PeerConfig>) -> Self {
-        let mode = Layer2Config {
-            vni: Vni::new(vni).unwrap(),
-            vtep,
+        let primary = PrimaryNetwork {
             ipv4: Some(Ipv4Link {
                 network: "192.0.2.0/24".parse().unwrap(),
                 gateway: Ipv4Addr::new(192, 0, 2, 254),
                 guest: Ipv4Addr::new(192, 0, 2, mac.0[5]),
             }),
             ipv6: None,
-            names: NameConfig::default(),
             dns_forward: Vec::new(),
             forwards: Vec::new(),
+        };
+        Self::with_role(NetworkRole::Primary(primary), vni, vtep, mac, peers)
+    }
+
+    fn with_role(role: NetworkRole, vni: u32, vtep: SocketAddr, mac: MacAddr, peers: Vec<PeerConfig>) -> Self {
+        let mode = Layer2Config {
+            vni: Vni::new(vni).unwrap(),
+            vtep,
+            role,
+            names: NameConfig::default(),
             peers,
         };
         let port = PortConfig {

@@ -166,7 +166,7 @@ fn a_process_whose_guest_comes_up_learns_what_others_want() {
 
     // A guest that says so itself is not believed.
     let mut forged = data(GROUP);
-    forged[6..12].copy_from_slice(&first.mode.gateway.0);
+    forged[6..12].copy_from_slice(&[0x0a, 0x58, 192, 0, 2, 254]);
     first.send_at(at(12), &[forged]);
     second.receive_at(at(12), |station| {
         station.counters.dropped(DropReason::TunnelUnknownMac) == 1

@@ -1,0 +1,310 @@
+//! The station that every process of a network plays for its own guest.
+//!
+//! On a primary network it is the gateway: services, and the NAT engine for everything else that the
+//! guest sends it. On a secondary network it is a DHCP server, with ARP and neighbour discovery for
+//! the peers, and nothing is beyond it. Without a subnet it does not exist.
+
+use super::OverlaySetup;
+use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork};
+use crate::counters::{Counters, DropReason};
+use crate::frame::{GuestBurst, GuestFrame, GuestSink};
+use crate::mode::{FlowCount, ForwardChange};
+use crate::nat::address_map::AddressMap;
+use crate::nat::engine::{Engine, EngineConfig, EngineError, Service, Services as _};
+use crate::nat::icmp::TooBigReporter;
+use crate::nat::link::{GuestAddresses, Link};
+use crate::nat::listen::ListenError;
+use crate::nat::services::GatewayServices;
+use crate::packet::MacAddr;
+use crate::packet::membership::is_membership;
+use crate::poller::{Readiness, Token};
+use crate::responder::{Neighbours, ServiceConfig, Station};
+use crate::time::Instant;
+use std::io;
+use std::sync::Arc;
+
+/// The station on one worker.
+#[derive(Debug)]
+pub(super) struct Local {
+    /// Its MAC; `None`: there is no station.
+    mac: Option<MacAddr>,
+    services: GatewayServices,
+    beyond: Beyond,
+}
+
+/// What is beyond the station.
+#[derive(Debug)]
+enum Beyond {
+    /// The world, by NAT.
+    World(Box<Engine>),
+    Nothing {
+        errors: TooBigReporter,
+        counters: Arc<Counters>,
+    },
+}
+
+/// The gateway cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// A port of `--port`.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The NAT engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// The links of the services. On a secondary network the server takes the gateway's place.
+#[derive(Clone, Copy)]
+struct Links {
+    ipv4: Option<Ipv4Link>,
+    ipv6: Option<Ipv6Link>,
+}
+
+impl Links {
+    const fn of_primary(network: &PrimaryNetwork) -> Self {
+        Self {
+            ipv4: network.ipv4,
+            ipv6: network.ipv6,
+        }
+    }
+
+    fn of_secondary(network: SecondaryNetwork) -> Self {
+        Self {
+            ipv4: network.ipv4.map(|net| Ipv4Link {
+                network: net.trunc(),
+                gateway: Layer2Config::SERVER_IPV4,
+                guest: net.addr(),
+            }),
+            ipv6: network.ipv6.map(|net| Ipv6Link {
+                network: net.trunc(),
+                gateway: Layer2Config::SERVER_MAC.link_local(),
+                guest: net.addr(),
+            }),
+        }
+    }
+}
+
+impl Local {
+    /// The station of a port; worker 0 listens for its forwards when this returns.
+    ///
+    /// # Errors
+    /// [`GatewayError`]
+    pub(super) fn new(setup: OverlaySetup<'_>, neighbours: Arc<dyn Neighbours>) -> Result<Self, GatewayError> {
+        let mode = setup.mode;
+        let mac = mode.station_mac();
+        let (links, station) = match &mode.role {
+            NetworkRole::Primary(network) => (Links::of_primary(network), Station::Router),
+            NetworkRole::Secondary(network) => (Links::of_secondary(*network), Station::AddressServer),
+        };
+        let services = ServiceConfig {
+            gateway: mac,
+            station,
+            ipv4: links.ipv4,
+            ipv6: links.ipv6,
+            aliases: Vec::new(),
+            names: mode.names.clone(),
+            mtu: setup.port.mtu,
+            held: Arc::clone(&setup.held),
+            advertise: setup.worker == 0,
+            // Addresses come from the network, as OVN-Kubernetes has it.
+            autoconfigures: false,
+        };
+        let mut services = GatewayServices::new(services, Arc::clone(&setup.counters));
+        services.set_peers(neighbours);
+        let has_subnet = links.ipv4.is_some() || links.ipv6.is_some();
+        Ok(Self {
+            mac: has_subnet.then_some(mac),
+            services,
+            beyond: match &mode.role {
+                NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links)?)),
+                NetworkRole::Secondary(_) => Beyond::Nothing {
+                    // Reports come from the server's addresses, even where nothing else does.
+                    errors: TooBigReporter::new(Link {
+                        gateway_ipv4: Some(Layer2Config::SERVER_IPV4),
+                        gateway_ipv6: Some(mac.link_local()),
+                        ..link(&setup, links)
+                    }),
+                    counters: setup.counters,
+                },
+            },
+        })
+    }
+
+    /// True for frames that the station handles.
+    #[inline]
+    pub(super) fn takes(&self, frame: &GuestFrame<'_>) -> bool {
+        match frame.parsed.destination_mac(frame.head) {
+            Some(mac) if Some(mac) == self.mac => true,
+            Some(mac) if mac.is_multicast() => self.services.wants(frame) && !is_membership(frame.head, &frame.parsed),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Handles frames that it takes.
+    pub(super) fn on_packets(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
+        match &mut self.beyond {
+            Beyond::World(engine) => engine.on_packets(now, burst, &mut self.services, sink),
+            Beyond::Nothing { counters, .. } => {
+                for frame in burst {
+                    let dropped = match frame.parsed.fault() {
+                        Some(fault) => Some(fault.into()),
+                        None => match self.services.answer(now, frame, sink) {
+                            Service::Answered { .. } => None,
+                            Service::Pass => Some(DropReason::NoSuchNeighbour),
+                            Service::Refused(reason) => Some(reason),
+                        },
+                    };
+                    dropped.into_iter().for_each(|reason| counters.count_drop(reason));
+                }
+            }
+        }
+    }
+
+    /// Reports to the guest that its packet is longer than `mtu` bytes, which is what its path
+    /// carries.
+    pub(super) fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
+        match &mut self.beyond {
+            Beyond::World(engine) => engine.report_too_big(now, frame, mtu, sink),
+            Beyond::Nothing { errors, .. } => errors.report(now, frame, mtu, sink),
+        }
+    }
+
+    pub(super) fn set_resolvers(&mut self, now: Instant, resolvers: &Resolvers) {
+        self.services.set_resolvers(now, resolvers);
+        if let Some(engine) = self.engine() {
+            engine.set_dns_forward(&resolvers.forward);
+        }
+    }
+
+    /// Replaces the neighbours that are answered for.
+    pub(super) fn set_neighbours(&mut self, neighbours: Arc<dyn Neighbours>) {
+        self.services.set_peers(neighbours);
+    }
+
+    /// Changes the forwards.
+    ///
+    /// # Errors
+    /// A socket cannot be watched, or there is no gateway.
+    pub(super) fn change_forwards(&mut self, change: ForwardChange) -> io::Result<()> {
+        let engine = self.engine().ok_or(io::ErrorKind::Unsupported)?;
+        match change {
+            ForwardChange::Add(bound) => engine.add_forward(bound),
+            ForwardChange::Remove(transport, addresses) => {
+                engine.remove_forward(transport, &addresses);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn on_event(&mut self, now: Instant, token: Token, ready: Readiness, sink: &mut dyn GuestSink) {
+        if let Some(engine) = self.engine() {
+            engine.on_event(now, token, ready, sink);
+        }
+    }
+
+    pub(super) fn on_room(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        if let Some(engine) = self.engine() {
+            engine.on_room(now, sink);
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        if let Some(engine) = self.engine() {
+            engine.on_timer(now, sink);
+        }
+        self.services.on_timer(now, sink);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let engine = match &self.beyond {
+            Beyond::World(engine) => engine.deadline(),
+            Beyond::Nothing { .. } => None,
+        };
+        [engine, self.services.deadline()].into_iter().flatten().min()
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        match &self.beyond {
+            Beyond::World(engine) => engine.has_backlog(),
+            Beyond::Nothing { .. } => false,
+        }
+    }
+
+    pub(super) fn flow_count(&self) -> FlowCount {
+        match &self.beyond {
+            Beyond::World(engine) => engine.flow_count(),
+            Beyond::Nothing { .. } => FlowCount::default(),
+        }
+    }
+
+    pub(super) fn on_link_up(&mut self, now: Instant, sink: &mut dyn GuestSink) {
+        self.services.on_link_up(now, sink);
+        if let Some(engine) = self.engine() {
+            engine.on_link_up(now, sink);
+        }
+    }
+
+    pub(super) fn on_link_down(&mut self, now: Instant) {
+        if let Some(engine) = self.engine() {
+            engine.on_link_down(now);
+        }
+        self.services.on_link_down();
+    }
+
+    pub(super) fn on_reset(&mut self) {
+        if let Some(engine) = self.engine() {
+            engine.on_reset();
+        }
+    }
+
+    pub(super) fn on_front_end_gone(&mut self, now: Instant) {
+        if let Some(engine) = self.engine() {
+            engine.on_front_end_gone(now);
+        }
+    }
+
+    const fn engine(&mut self) -> Option<&mut Engine> {
+        match &mut self.beyond {
+            Beyond::World(engine) => Some(engine),
+            Beyond::Nothing { .. } => None,
+        }
+    }
+}
+
+fn link(setup: &OverlaySetup<'_>, links: Links) -> Link {
+    Link {
+        gateway_mac: setup.mode.station_mac(),
+        guest_mac: setup.port.mac.unwrap_or_default(),
+        mtu: setup.port.mtu,
+        gateway_ipv4: links.ipv4.map(|link| link.gateway),
+        gateway_ipv6: links.ipv6.map(|link| link.gateway),
+        guest: GuestAddresses {
+            autoconfigured: None,
+            ..GuestAddresses::of_links(links.ipv4, links.ipv6)
+        },
+    }
+}
+
+/// The NAT engine of a gateway.
+fn engine(setup: OverlaySetup<'_>, network: &PrimaryNetwork, links: Links) -> Result<Engine, GatewayError> {
+    let mut engine = Engine::new(EngineConfig {
+        link: link(&setup, links),
+        map: AddressMap {
+            ipv4: network.ipv4,
+            ipv6: network.ipv6,
+            host_loopback: Vec::new(),
+            dns_forward: network.dns_forward.clone(),
+        },
+        poller: setup.poller,
+        counters: setup.counters,
+        worker: setup.worker,
+        directory: setup.directory,
+        flow_limit: setup.flow_limit,
+    })?;
+    if setup.worker == 0 {
+        engine.listen(&network.forwards, setup.mode.families())?;
+    }
+    Ok(engine)
+}

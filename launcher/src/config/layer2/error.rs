@@ -1,0 +1,114 @@
+//! Why a NIC cannot be a port of a network that spans nodes.
+
+use super::subnets::Subnet;
+use hawser_backend::packet::MacAddr;
+use hawser_backend::packet::geneve::mtu::MtuError;
+use hawser_host::system::DefaultRoute;
+use std::net::{IpAddr, SocketAddr};
+
+/// A contradiction between the options of a layer2 NIC, or between them and the host.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Layer2Error {
+    /// The guest has neither a MAC nor an address that determines one.
+    #[error(
+        "a guest of a layer2 network is known to the others by its MAC, and this network has no subnet to derive \
+         it from: give --mac or macAddress"
+    )]
+    NoMac,
+    /// A network with a gateway and without a subnet.
+    #[error("a network with a gateway needs a subnet: give --ipv4, --ipv6 or both, or --gateway=off")]
+    NoSubnet,
+    /// The guest's address is not one of the network's.
+    #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
+    GuestOutside(IpAddr),
+    /// The guest's address is the gateway's.
+    #[error("--guest-address={0} is the network's gateway: choose another address")]
+    GuestIsGateway(IpAddr),
+    /// The gateway's address is not one of the network's.
+    #[error("--gateway={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
+    GatewayOutside(IpAddr),
+    /// A peer's address is not one of the network's.
+    #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
+    PeerOutside(IpAddr),
+    /// A subnet of the network holds an address outside of it.
+    #[error(
+        "{subnet} covers {address}, which is an end of the tunnel or an address of this system: choose a \
+         subnet that does not"
+    )]
+    UnderlayInside {
+        /// The subnet, with its option.
+        subnet: Subnet,
+        /// The address outside.
+        address: IpAddr,
+    },
+    /// Two guests with one MAC.
+    #[error("--peer: two guests have the MAC {0}: give each its own")]
+    MacTwice(MacAddr),
+    /// Two guests with one address.
+    #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
+    AddressTwice(IpAddr),
+    /// The tunnel does not carry the MTU.
+    #[error("{0}")]
+    TunnelMtu(MtuError),
+    /// The MTU is less than IPv6 works with.
+    #[error("the MTU {0} of the network is less than the {least} bytes of IPv6: raise --mtu or that of the underlay, or leave --ipv6 out", least = crate::config::MIN_IPV6_MTU)]
+    MtuBelowIpv6(u16),
+    /// The address of this end of the tunnel cannot be found.
+    #[error(transparent)]
+    Vtep(#[from] VtepError),
+    /// Loopback and another link: no datagram crosses between them.
+    #[error(
+        "--peer: {peer} cannot be reached from {own}: a loopback address reaches only processes of this host that use \
+         one too; give addresses that both reach"
+    )]
+    Loopback {
+        /// End of a peer.
+        peer: SocketAddr,
+        /// This end.
+        own: SocketAddr,
+    },
+}
+
+/// The default routes do not determine the address of this end of the tunnel.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VtepError {
+    /// The default routes of the families are on different links.
+    #[error(
+        "multiple gateway interfaces detected: the default route of IPv4 is on {} and that of IPv6 on {}: give the \
+         address that peers send to with --vtep=ADDR, such as {} or {}",
+        ipv4.link, ipv6.link, ipv4.source, ipv6.source
+    )]
+    TwoLinks {
+        /// The route of IPv4.
+        ipv4: Box<DefaultRoute>,
+        /// The route of IPv6.
+        ipv6: Box<DefaultRoute>,
+    },
+    /// One family has no default route, and the network needs it.
+    #[error(
+        "there is no default route of {family}, which the network needs, and that of {other} is on {}: add the route, \
+         leave the family out, or give the address that peers send to with --vtep=ADDR",
+        route.link
+    )]
+    NoRoute {
+        /// The family without one.
+        family: &'static str,
+        /// The other family.
+        other: &'static str,
+        /// Its route.
+        route: Box<DefaultRoute>,
+    },
+    /// No family has a default route.
+    #[error(
+        "there is no default route, neither of IPv4 nor of IPv6: add one, or give the address that peers send to with \
+         --vtep=ADDR"
+    )]
+    NoRoutes,
+}
+
+impl Layer2Error {
+    /// False for what is wrong with the system rather than with the options.
+    pub(crate) const fn is_usage(&self) -> bool {
+        !matches!(self, Self::Vtep(_))
+    }
+}
