@@ -1,4 +1,4 @@
-//! The programs that tests run, built or made once per process.
+//! The programs that tests run, each built once per process.
 
 use crate::{Result, failure};
 use std::env;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The workspace's folder.
+/// The workspace's directory.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// The folder that `hack/guests` fills.
+/// The directory that `hack/guests` fills.
 pub fn cache() -> PathBuf {
     let home = || PathBuf::from(env::var_os("HOME").unwrap_or_else(|| "/root".into()));
     let default = || {
@@ -83,7 +83,7 @@ pub fn traffic() -> Result<PathBuf> {
     })
 }
 
-/// The cache folder, complete; with `peers`, also the programs for comparison.
+/// The cache directory, filled; with `peers`, it also contains the programs for comparison.
 fn guests(peers: bool) -> Result<PathBuf> {
     static GUESTS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     static PEERS: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
@@ -104,7 +104,7 @@ pub fn guest_file(path: &str) -> Result<PathBuf> {
     }
 }
 
-/// A program that hawser is compared with or talks to, such as `passt`.
+/// A program with which hawser is compared or communicates, such as `passt`.
 pub fn peer_program(name: &str) -> Result<PathBuf> {
     peer_file(&format!("bin/{name}"))
 }

@@ -26,7 +26,7 @@ impl Hawser {
         Self::start_by(namespace.command(artifacts::hawser()?), socket, arguments)
     }
 
-    /// The same with a limit on descriptors.
+    /// Does the same with a limit on descriptors.
     pub fn start_with_descriptors(
         namespace: &Namespace,
         socket: &Path,
@@ -60,7 +60,7 @@ impl Hawser {
         Self::run_with(namespace, manifest, folder, nics, &[])
     }
 
-    /// The same, with further arguments.
+    /// Does the same with further arguments.
     pub fn run_with(
         namespace: &Namespace,
         manifest: &Path,
@@ -143,8 +143,8 @@ pub struct Counters(BTreeMap<String, u64>);
 impl Counters {
     /// Reads `port NAME:` and the lines `  name value` and `  dropped reason value` after it.
     fn parse(text: &str) -> Option<Self> {
-        // The report is written in one piece, so its first line comes with the others. Lines of the
-        // log may come before and after it, and mention ports too.
+        // The report is written in one piece, so its first line arrives with the others. Log lines may precede and
+        // follow it, and may mention ports too.
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let is_first = |line: &&str| line.starts_with("port ") && line.ends_with(":\n");
         let first = lines.iter().rposition(is_first)?;
@@ -162,7 +162,7 @@ impl Counters {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// How many drops were counted under `reason`.
+    /// Number of drops counted under `reason`.
     pub fn dropped(&self, reason: &str) -> u64 {
         self.get(&format!("dropped {reason}"))
     }

@@ -1,4 +1,4 @@
-//! One test's set-up: a share of the machine, a pod and a world, a folder for its files.
+//! The set-up of one test: a share of the machine, a pod and a world, and a directory for its files.
 
 use crate::guest::{Guest, Kind, Plan};
 use crate::hawser::Hawser;
@@ -20,18 +20,19 @@ pub const PORT: u16 = 7000;
 #[derive(Debug)]
 pub struct Turn(#[expect(dead_code, reason = "open is all it has to be")] File);
 
-/// Waits until no lab has the machine alone. Others may share it.
+/// Waits until no lab has exclusive use of the machine. Other labs may share it.
 pub fn share_machine() -> Result<Turn> {
     take_turn(libc::LOCK_SH)
 }
 
-/// Waits until no lab has or shares the machine: for what measures time or throughput.
+/// Waits for exclusive use of the machine, for tests that measure time or throughput.
 pub fn have_machine() -> Result<Turn> {
     take_turn(libc::LOCK_EX)
 }
 
 fn take_turn(operation: i32) -> Result<Turn> {
-    // Held while waiting only: labs that share do not overtake one that waits to be alone.
+    // The lock is held only while waiting, so that labs that share the machine do not overtake one that waits for
+    // exclusive use.
     let _queue = locked("hawser-tests.queue", libc::LOCK_EX)?;
     locked("hawser-tests.lock", operation).map(Turn)
 }
@@ -57,12 +58,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Waits for a share of the machine, and makes the networks.
+    /// Waits for a share of the machine, and creates the networks.
     pub fn new() -> Result<Self> {
         Self::with_link_mtu(1500)
     }
 
-    /// Same, with another MTU between pod and world.
+    /// The same, with another MTU between pod and world.
     pub fn with_link_mtu(mtu: u32) -> Result<Self> {
         Self::on(share_machine()?, mtu)
     }
@@ -82,17 +83,17 @@ impl Lab {
         })
     }
 
-    /// The lab's folder, gone with it.
+    /// The lab's directory, which is removed with the lab.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A path in the lab's folder.
+    /// A path in the lab's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
 
-    /// Starts hawser in the pod, on a socket of its own name.
+    /// Starts hawser in the pod, on a socket called `hawser`.
     pub fn hawser(&self, arguments: &[&str]) -> Result<Hawser> {
         self.hawser_named("hawser", arguments)
     }
@@ -103,7 +104,7 @@ impl Lab {
         Hawser::start_with_descriptors(&self.networks.pod, &socket, arguments, descriptors)
     }
 
-    /// Starts one more hawser in the pod.
+    /// Starts another hawser in the pod.
     pub fn hawser_named(&self, name: &str, arguments: &[&str]) -> Result<Hawser> {
         Hawser::start(&self.networks.pod, &self.path(name).with_extension("sock"), arguments)
     }

@@ -1,11 +1,10 @@
 //! The foundation of the whole-program tests: guests, network namespaces, peers and a front end in
 //! process.
 //!
-//! A test begins with a [`lab::Lab`]: it has a share of the machine, or the machine to itself
-//! if it measures, and a pod-like network namespace joined to a world. In the pod runs [`hawser::Hawser`], on its socket a real
-//! [`guest::Guest`], in the world [`peers`]. All of it ends with the test, whatever
-//! happens to it. Where something is missing (root, a package), a test fails and says so:
-//! none is skipped.
+//! A test begins with a [`lab::Lab`]. The lab has a share of the machine, or the machine to itself if the test measures
+//! something, and a pod-like network namespace connected to a world. [`hawser::Hawser`] runs in the pod, a real
+//! [`guest::Guest`] is connected to its socket, and [`peers`] run in the world. All of this ends with the test, however
+//! the test ends. If something is missing (root, a package), a test fails with a message; no test is skipped.
 
 pub mod artifacts;
 pub mod frontend;
@@ -26,10 +25,10 @@ pub mod systemd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest [`until`] waits.
+/// Longest time that [`until`] waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An error, for the reader of the test's output.
+/// An error to be shown in the test's output.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// Result of the functions here, and of tests.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -39,7 +38,7 @@ pub fn failure(message: impl Into<String>) -> Failure {
     message.into().into()
 }
 
-/// Waits until something holds; `what` describes it.
+/// Waits until a condition is true; `what` describes the condition.
 pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !holds()? {

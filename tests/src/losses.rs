@@ -1,4 +1,4 @@
-//! Number of datagrams lost between a guest and the world, by place.
+//! Counts the datagrams lost between a guest and the world, by place.
 
 use crate::guest::Shell;
 use crate::hawser::Hawser;
@@ -10,13 +10,13 @@ const FILES: &str = "cat /proc/self/net/snmp /proc/self/net/snmp6 /proc/self/net
 /// Datagrams lost since boot, by the place that lost them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// Queues of the link between pod and world, and sockets in the world.
+    /// Lost in queues of the link between pod and world, and in sockets in the world.
     pub world: u64,
-    /// hawser's own sockets in the pod, which were full.
+    /// Lost because hawser's own sockets in the pod were full.
     pub pod: u64,
-    /// hawser, for lack of room in the guest's rings or in its own sockets.
+    /// Lost in hawser, for lack of room in the guest's rings or in its own sockets.
     pub hawser: u64,
-    /// The guest's NIC and sockets.
+    /// Lost in the guest's NIC and sockets.
     pub guest: u64,
 }
 
@@ -50,15 +50,15 @@ impl Losses {
     }
 }
 
-/// Datagrams that met a full socket in a namespace, since it was made.
+/// Datagrams lost to full sockets in a namespace since its creation.
 pub fn at_full_sockets(namespace: &Namespace) -> Result<u64> {
     let files = namespace.run(FILES)?;
     sum(full_sockets(&files), &files)
 }
 
-/// Datagrams that met a full socket, and packets that met a full queue of an interface.
+/// Datagrams lost to full sockets, and packets lost to full queues of interfaces.
 fn lost(files: &str) -> Result<u64> {
-    // Received and sent: bytes, packets, errors, dropped and four more, of each.
+    // The fields for each of received and sent: bytes, packets, errors, dropped and four more.
     let devices = files.lines().filter_map(|line| line.split_once(": "));
     let devices = devices.map(|(_, rest)| rest.split_whitespace().collect::<Vec<_>>());
     let devices = devices.filter(|columns| columns.len() == 16);
@@ -69,7 +69,7 @@ fn lost(files: &str) -> Result<u64> {
     Ok(sum(full_sockets(files), files)? + sum(devices, files)?)
 }
 
-/// The counts of datagrams that met a full socket, by family.
+/// The counts of datagrams lost to full sockets, by family.
 fn full_sockets(files: &str) -> Vec<&str> {
     let mut udp4 = files.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let (names, values) = (udp4.next().unwrap_or_default(), udp4.next().unwrap_or_default());
@@ -81,7 +81,7 @@ fn full_sockets(files: &str) -> Vec<&str> {
     udp4.chain(udp6).collect()
 }
 
-/// The sum of counts, of which there are two at least: both families or directions.
+/// The sum of counts, of which there must be at least two: both families or both directions.
 fn sum(counts: Vec<&str>, files: &str) -> Result<u64> {
     if counts.len() < 2 {
         return Err(failure(format!("the kernel tells of no losses:\n{files}")));

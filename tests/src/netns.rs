@@ -1,4 +1,4 @@
-//! Network namespaces without names, held by a descriptor: a test that dies leaves none behind.
+//! Network namespaces without names, held by a descriptor, so a test that dies leaves none behind.
 
 use crate::{Result, failure, until};
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use std::thread;
 #[derive(Debug)]
 pub struct Namespace {
     fd: OwnedFd,
-    /// The /etc/resolv.conf of processes that are started in it.
+    /// The file that processes started in it see as /etc/resolv.conf.
     resolv_conf: Option<PathBuf>,
 }
 
@@ -60,7 +60,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Processes started from now on see the file `path` as /etc/resolv.conf.
+    /// Makes processes that are started from now on see the file `path` as /etc/resolv.conf.
     pub fn set_resolv_conf(&mut self, path: &Path) {
         self.resolv_conf = Some(path.to_owned());
     }
@@ -146,7 +146,7 @@ impl Namespace {
     }
 }
 
-/// Addresses of a test's networks: all from documentation ranges.
+/// Addresses of a test's networks, all from documentation ranges.
 pub mod address {
     /// The pod, IPv4.
     pub const POD4: &str = "192.0.2.2";
@@ -169,9 +169,9 @@ pub mod address {
 /// A pod-like namespace and the world beyond it, connected by a veth pair.
 #[derive(Debug)]
 pub struct Networks {
-    /// Where hawser runs.
+    /// The namespace in which hawser runs.
     pub pod: Namespace,
-    /// Where servers and clients run; also the pod's router.
+    /// The namespace in which servers and clients run; also the pod's router.
     pub world: Namespace,
 }
 

@@ -12,9 +12,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// Address of the underlay's router, which is the world too.
+/// IPv4 address of the underlay's router, which is also the world.
 pub const WORLD4: &str = "198.51.100.254";
-/// The same, IPv6.
+/// IPv6 address of the underlay's router.
 pub const WORLD6: &str = "2001:db8:100::254";
 /// Port of the traffic servers.
 pub const PORT: u16 = 7000;
@@ -34,7 +34,7 @@ pub struct Nodes {
 /// A guest of a network.
 #[derive(Clone, Copy, Debug)]
 pub struct Port {
-    /// The node it runs on.
+    /// The node on which it runs.
     pub node: usize,
     /// Number of the guest, from which its MAC and addresses follow.
     pub number: u8,
@@ -67,7 +67,7 @@ impl Port {
         format!("fd00:100::{:x}", self.number)
     }
 
-    /// The `--peer` option that tells others of the guest, over an underlay of IPv4 or IPv6.
+    /// The `--peer` option that describes the guest to other processes, over an IPv4 or IPv6 underlay.
     pub fn peer(self, underlay6: bool) -> String {
         let vtep = if underlay6 {
             format!("[{}]:{}", Nodes::vtep6(self.node), self.vtep_port)
@@ -79,7 +79,7 @@ impl Port {
 }
 
 impl Nodes {
-    /// Waits until no lab has the machine alone, and makes `count` nodes on an underlay of this MTU.
+    /// Waits for a share of the machine, and creates `count` nodes on an underlay with this MTU.
     pub fn new(count: usize, mtu: u32) -> Result<Self> {
         let machine = share_machine()?;
         let folder = tempfile::Builder::new().prefix("hawser-nodes-").tempdir()?;
@@ -131,7 +131,7 @@ impl Nodes {
         format!("2001:db8:100::{:x}", node + 1)
     }
 
-    /// A path in the set-up's folder.
+    /// A path in the set-up's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -153,7 +153,7 @@ impl Nodes {
         Hawser::start(&self.nodes[port.node], &socket, &arguments)
     }
 
-    /// Boots a guest on `hawser` and configures its card by DHCP and router advertisement.
+    /// Boots a guest on `hawser` and configures its NIC by DHCP and router advertisements.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
         guest.net_up()?;
@@ -167,7 +167,7 @@ impl Nodes {
         Ok(at)
     }
 
-    /// Listens to all that the underlay carries to and from a node.
+    /// Captures all traffic of a node on the underlay.
     pub fn listen(&self, node: usize) -> Result<Sniffer> {
         Sniffer::start(&self.world, self.folder.path(), &format!("node{node}"))
     }

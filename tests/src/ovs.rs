@@ -1,12 +1,12 @@
-//! Open vSwitch with its user-space datapath, as a peer of layer2 mode.
+//! Runs Open vSwitch with its user-space datapath, as a peer of layer2 mode.
 //!
-//! Both daemons run in a node's namespace, with a database, sockets and logs in a folder of their
-//! own. The node's address moves from `eth0` to the bridge `br-phy`, because the user-space datapath
-//! sends tunnelled packets through a bridge of its own only. Behind the tunnel is the bridge
-//! `br-int`, whose local port (a TAP) carries the address of the far host.
+//! Both daemons run in a node's namespace, with a database, sockets and logs in their own directory. The node's address
+//! moves from `eth0` to the bridge `br-phy`, because the user-space datapath sends tunnelled packets only through one
+//! of its own bridges. Behind the tunnel is the bridge `br-int`, whose local port (a TAP) carries the address of the
+//! far host.
 //!
-//! The datapath reads `eth0` by a packet socket and completes no checksum, so the links of the
-//! underlay must not leave segmentation or checksums to their receiver.
+//! The datapath reads `eth0` through a packet socket and completes no checksums, so the links of the underlay must not
+//! leave segmentation or checksums to the receiver.
 
 use crate::netns::Namespace;
 use crate::process::Background;

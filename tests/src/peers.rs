@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Longest a server may take to start.
+/// Longest time for a server to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts a server of `hawser-traffic` on `at`, TCP and UDP.
@@ -41,7 +41,7 @@ pub fn traffic(namespace: &Namespace, arguments: &str) -> Result<Value> {
     Ok(serde_json::from_str(&out)?)
 }
 
-/// Starts an iperf3 server that is bound to `address`, so that UDP answers come from there.
+/// Starts an iperf3 server that is bound to `address`, so that UDP answers come from that address.
 pub fn iperf_server(namespace: &Namespace, folder: &Path, address: &str) -> Result<Background> {
     let mut command = namespace.command("iperf3");
     command.args(["--server", "--forceflush", "--bind", address]);
@@ -86,7 +86,7 @@ impl Iperf {
     }
 }
 
-/// Starts a small DNS server: it knows `server.example`, and which addresses it has.
+/// Starts a small DNS server, which resolves `server.example`.
 pub fn dns_server(namespace: &Namespace, folder: &Path, listen: &str) -> Result<Background> {
     use crate::netns::address::{FAR4, FAR6};
     let mut command = namespace.command("dnsmasq");

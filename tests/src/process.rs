@@ -1,4 +1,4 @@
-//! Child processes that end with the test, however that ends.
+//! Child processes that end with the test, however the test ends.
 
 use crate::{Result, failure};
 use std::fs::{self, File};
@@ -9,8 +9,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A process that runs beside the test. Killed, with its process group, on drop, and by
-/// the kernel when the thread that started it ends.
+/// A process that runs beside the test. It is killed with its process group on drop, and by the kernel when the thread
+/// that started it ends.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -85,7 +85,7 @@ impl Background {
         Ok(())
     }
 
-    /// Waits until the process, or one in its network namespace, listens on the Unix socket `path`.
+    /// Waits until the process, or another in its network namespace, listens on the Unix socket `path`.
     pub fn wait_for_socket(&mut self, path: &Path, limit: Duration) -> Result<()> {
         // A bound socket is not yet listening: a flag of the kernel shows the difference.
         let (table, path) = (format!("/proc/{}/net/unix", self.id()), path.display().to_string());
@@ -109,7 +109,7 @@ impl Background {
         }
     }
 
-    /// Sends `signal` to the process alone.
+    /// Sends `signal` to the process only.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.id())?;
         // SAFETY: takes plain numbers; the child is not reaped yet, so its id is its own.
@@ -125,7 +125,7 @@ impl Background {
             // SAFETY: takes plain numbers; the group was made for this child.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
-        // It may have ended by itself.
+        // The process may already have ended.
         let _ = self.child.wait();
     }
 
@@ -154,7 +154,7 @@ impl Background {
         Ok(number.parse()?)
     }
 
-    /// Processor time the process has used, in seconds.
+    /// Processor time that the process has used, in seconds.
     pub fn cpu_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
         // The name, in parentheses, may hold spaces; user and system time are fields 14 and 15.

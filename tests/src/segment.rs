@@ -1,5 +1,5 @@
-//! The environment for bridge mode: a namespace with a Linux bridge, to which the guests' devices
-//! are attached and which has an address of its own.
+//! The environment for bridge mode: a namespace with a Linux bridge that has an address of its own, to which the
+//! guests' devices are attached.
 
 use crate::Result;
 use crate::guest::{Guest, Kind, Plan};
@@ -16,9 +16,9 @@ use tempfile::TempDir;
 
 /// The bridge.
 pub const BRIDGE: &str = "br0";
-/// The host's address on the segment, IPv4; guests live in 192.0.2.0/24.
+/// The host's IPv4 address on the segment; guests are in 192.0.2.0/24.
 pub const HOST4: &str = "192.0.2.1";
-/// The host's address on the segment, IPv6; guests live in 2001:db8:2::/64.
+/// The host's IPv6 address on the segment; guests are in 2001:db8:2::/64.
 pub const HOST6: &str = "2001:db8:2::1";
 /// Port of the traffic server.
 pub const PORT: u16 = 7000;
@@ -38,12 +38,12 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Waits for a share of the machine, and makes a bridge with this MTU.
+    /// Waits for a share of the machine, and creates a bridge with this MTU.
     pub fn new(mtu: u32) -> Result<Self> {
         Self::on(share_machine()?, mtu)
     }
 
-    /// Same, but no lab shares the machine.
+    /// The same, but with exclusive use of the machine.
     pub fn alone(mtu: u32) -> Result<Self> {
         Self::on(have_machine()?, mtu)
     }
@@ -55,7 +55,7 @@ impl Segment {
         })
     }
 
-    /// Creates a bridge with this MTU, for a caller that has the machine.
+    /// Creates a bridge with this MTU, for a caller that already has the machine.
     pub fn beside(mtu: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hawser-segment-").tempdir()?;
         let host = Namespace::new()?;
@@ -76,12 +76,12 @@ impl Segment {
         })
     }
 
-    /// The environment's folder, removed with it.
+    /// The environment's directory, which is removed with it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// A path in the environment's folder.
+    /// A path in the environment's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder().join(name)
     }
@@ -119,7 +119,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Captures everything that the bridge sends to one more port, like another host.
+    /// Captures everything that the bridge sends to an additional port, like another host.
     pub fn listen(&self, name: &str) -> Result<Sniffer> {
         let port = format!("{name}p");
         self.host

@@ -1,4 +1,4 @@
-//! Captures traffic: tcpdump on an interface of a namespace.
+//! Captures traffic by running tcpdump on an interface of a namespace.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -29,8 +29,7 @@ impl Sniffer {
         Ok(Self { process, file })
     }
 
-    /// The captured packets that match `filter` (pcap-filter(7)) so far, a line each, with
-    /// link-layer headers.
+    /// The packets captured so far that match `filter` (pcap-filter(7)), one line each, with link-layer headers.
     pub fn seen(&self, filter: &str) -> Result<Vec<String>> {
         let output = Command::new("tcpdump")
             .args(["-nn", "-e", "-r"])

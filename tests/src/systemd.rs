@@ -1,8 +1,7 @@
-//! A systemd that runs hawser's unit as packaged.
+//! Runs hawser's unit as packaged under a systemd of the test.
 //!
-//! It is the first process of its own namespaces, on a copy of this machine's root that discards
-//! writes, and has no unit but hawser's. Manifests and sockets are in folders that the test sees
-//! too.
+//! That systemd is the first process of its own namespaces, on a copy of this machine's root that discards writes, and
+//! has no units but hawser's. Manifests and sockets are in directories that the test also sees.
 
 use crate::netns::Namespace;
 use crate::process::Background;
@@ -18,7 +17,7 @@ use tempfile::TempDir;
 const SCRIPT: &str = include_str!("systemd.sh");
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Units that system units depend on. They do nothing here.
+/// Units on which system units depend. They do nothing here.
 const TARGETS: [&str; 5] = ["sysinit", "basic", "network-online", "shutdown", "multi-user"];
 
 /// The systemd. Fields are dropped in order: the process ends, then its control groups are removed.
@@ -31,7 +30,7 @@ pub struct Systemd {
     _cgroup: Cgroup,
 }
 
-/// A control group, removed with those below it on drop.
+/// A control group, which is removed on drop with those below it.
 #[derive(Debug)]
 struct Cgroup(PathBuf);
 
@@ -122,7 +121,7 @@ impl Systemd {
         Ok(fs::write(folder.join(format!("{name}.yaml")), manifest)?)
     }
 
-    /// Adds an administrator's settings for the VM `name`: options of hawser, lines of `[Service]`.
+    /// Adds an administrator's settings for the VM `name`: options of hawser, and lines of `[Service]`.
     pub fn adjust(&self, name: &str, options: &str, lines: &str) -> Result<()> {
         let (etc, units) = (self.folder.path().join("etc"), self.folder.path().join("units"));
         fs::write(etc.join(format!("{name}.conf")), format!("HAWSER_OPTIONS={options}\n"))?;
@@ -131,7 +130,7 @@ impl Systemd {
         Ok(fs::write(folder.join("local.conf"), format!("[Service]\n{lines}\n"))?)
     }
 
-    /// The folder of the sockets of the VM `name`, as this process sees it.
+    /// The directory of the sockets of the VM `name`, as this process sees it.
     pub fn sockets(&self, name: &str) -> PathBuf {
         self.folder.path().join("run").join(name)
     }

@@ -1,8 +1,7 @@
-//! Imports go one way: the tables of docs/architecture.md, checked against the sources.
+//! Checks that imports go one way, by comparing the tables of docs/architecture.md with the sources.
 //!
-//! The page lists crates, and the modules of a crate, by layer. A crate or module may use what is
-//! in lower layers only. An import that still goes the other way is listed there as a debt; a debt
-//! that is paid must leave the page.
+//! The page lists crates, and the modules of a crate, by layer. A crate or module may use only lower layers. An import
+//! that still goes the other way is listed there as a debt; a debt that is paid must be removed from the page.
 
 use hawser_testkit::imports::Crate;
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +78,7 @@ fn sources(page: &str) -> Vec<String> {
     headers.filter_map(source).collect()
 }
 
-/// Every arrow that does not point down, in words.
+/// Every arrow that does not point down, as text.
 fn wrong<'a>(
     arrows: impl IntoIterator<Item = &'a (String, String)>,
     layers: &BTreeMap<String, usize>,
@@ -129,7 +128,7 @@ fn imports_between_modules_go_down_the_table_of_the_architecture() {
     assert!(unpaid.is_empty(), "{PAGE} lists debts that are paid: {unpaid:#?}");
 }
 
-/// Enums with a variant for each mode: by name, as asked for, in a plan, and of a port.
+/// Enums with a variant for each mode, for its name, the request, the plan and the port.
 const MODE_ENUMS: [(&str, &str); 4] = [
     ("Mode", "launcher/src/mode.rs"),
     ("ModeSpec", "launcher/manifest/src/nic.rs"),

@@ -1,4 +1,4 @@
-//! Segments that cannot be used: the message names option or field and remedy, and the host stays
+//! Tests of segments that cannot be used: the message names the option or field and the remedy, and the host stays
 //! unchanged.
 
 use hawser_testkit::netns::Namespace;
@@ -76,13 +76,13 @@ const REFUSALS: &[(&[&str], &[&str])] = &[
     (&["--pod-interface=mvt0"], &["--pod-interface=mvt0", "macvtap"]),
 ];
 
-/// Starts a program without the right to change the network.
+/// Starts a program without permission to change the network.
 const UNPRIVILEGED: &[&str] = &["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"];
 
-/// The message of a hawser that `program` starts and that ends with the status of a refusal.
+/// The message of a hawser process that `program` starts and that ends with the status of a refusal.
 fn refused(host: &Namespace, program: &[&str], arguments: &[&str]) -> Result<String> {
     let hawser = artifacts::hawser()?;
-    // Without a refusal it would serve for ever.
+    // Without a refusal it would serve forever.
     let words = [&["timeout", "10"], program].concat();
     let mut command = host.command(words[0]);
     command.args(&words[1..]).arg(hawser).args(arguments);

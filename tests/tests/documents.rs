@@ -1,9 +1,9 @@
-//! Documents name tests: each one must exist.
+//! Checks that the tests, links and scripts in the documents exist.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Folders with documents and sources, besides the root.
+/// Directories with documents and sources, in addition to the root.
 const PLACES: [&str; 6] = ["backend", "launcher", "tests", "benches", "docs", "hack"];
 
 fn files(dir: &Path, extension: &str, deep: bool, found: &mut Vec<PathBuf>) {
@@ -31,7 +31,7 @@ fn read_all(extension: &str) -> Vec<(PathBuf, String)> {
     found.into_iter().map(read).collect()
 }
 
-/// Text between backticks, on one line, outside of code blocks.
+/// Text between backticks, on one line, outside code blocks.
 fn quoted(text: &str) -> Vec<&str> {
     let mut in_block = false;
     let prose = text.lines().filter(|line| {

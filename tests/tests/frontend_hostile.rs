@@ -1,5 +1,5 @@
-//! A hostile guest harms only itself: its ring stops, the front end gets an error event, and
-//! everything else continues.
+//! Tests that a hostile guest harms only itself: its ring stops, the front end gets an error event, and everything else
+//! continues.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -135,7 +135,7 @@ const BREAKING: &[Act] = &[
     }),
 ];
 
-/// Rings are in the first region, so that the second can go without them.
+/// Rings are in the first region, so that the second can be removed without them.
 fn guest() -> VmmConfig {
     VmmConfig {
         memory: vec![(0, 24 << 20), (4 << 30, 8 << 20)],
@@ -159,7 +159,7 @@ fn a_malformed_ring_is_stopped_counted_and_reported_and_nothing_else_is() {
         assert_echo(&mut neighbour, 0, &LENGTHS);
         drop(vmm);
     }
-    // And the port serves the next guest.
+    // The port serves the next guest.
     assert_echo(&mut hostile.connect(guest()), 0, &LENGTHS);
 }
 
@@ -203,7 +203,7 @@ fn chains_that_are_no_frames_are_returned_and_the_ring_goes_on() {
         writable: true,
         ..readable(at, 100)
     };
-    // No Ethernet header, no virtio header, a writable buffer, more than any frame.
+    // Buffers without an Ethernet header, without a virtio header, writable, and larger than any frame.
     for buffer in [readable(at, 12), readable(at, 5), writable, readable(at, 1 << 20)] {
         let used = vmm.nics[0].transmit.device_idx();
         offer(&mut vmm, buffer, 0, 0);
@@ -222,7 +222,7 @@ fn kicks_without_buffers_change_nothing() {
         vmm.nics[0].transmit.kick.write(1).unwrap();
         vmm.nics[0].receive.kick.write(1).unwrap();
     }
-    // Frames before there is a single receive buffer.
+    // Send frames before there is a single receive buffer.
     for seed in 0..50 {
         vmm.nics[0].send(&frame(seed, 200)).unwrap();
     }
@@ -279,7 +279,7 @@ fn a_front_end_that_lies_about_memory_ends_its_own_connection_only() {
         let mut vmm = backend.connect(VmmConfig::default());
         let mut region = vmm.ram.regions()[0];
         (region.guest, region.len, region.host) = (guest, len, host);
-        // It is refused, or the connection ends.
+        // The request is refused, or the connection ends.
         let _ = vmm.wire.add_mem_region(&region, vmm.ram.fd());
         let _ = vmm.nics[0].send(&frame(1, 60));
     }

@@ -1,5 +1,5 @@
-//! The basis of live migration: every page that the device writes is logged exactly while the front
-//! end requires it, and rings continue elsewhere.
+//! Tests of the basis of live migration: every page that the device writes is logged exactly while the front end
+//! requires it, and rings continue elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -65,7 +65,7 @@ fn log_all(vmm: &Vmm, on: bool) {
     vmm.wire.tell_u64(code::SET_FEATURES, features).unwrap();
 }
 
-/// A change of guest memory, perhaps of this region.
+/// A change of guest memory, usually of this region.
 type Change = fn(&Vmm, Region);
 
 fn assert_logged(log: &DirtyLog, written: &BTreeSet<u64>, when: &str) {
@@ -94,13 +94,13 @@ fn every_page_the_device_writes_is_logged_while_log_all_is_on() {
         assert_logged(&log, &written, "while migrating");
     }
 
-    // The migration was cancelled.
+    // The migration is cancelled.
     log_all(&vmm, false);
     log.take();
     pages_the_device_writes(&mut vmm, 500);
     assert_eq!(log.take(), BTreeSet::new(), "logged without being asked");
 
-    // And started again.
+    // The migration starts again.
     let again = DirtyLog::new(&vmm.ram).unwrap();
     vmm.wire.set_log_base(&again).unwrap();
     log_all(&vmm, true);

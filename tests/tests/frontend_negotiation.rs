@@ -1,4 +1,4 @@
-//! Every front end's order of messages results in a NIC that passes frames.
+//! Tests that every front end's order of messages results in a NIC that passes frames.
 
 mod common;
 

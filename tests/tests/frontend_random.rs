@@ -1,5 +1,5 @@
-//! A front end and its guest do anything in any order: the back end refuses, disconnects or obeys,
-//! and serves the next one.
+//! A front end and its guest do anything in any order. The back end refuses, disconnects or complies, and serves the
+//! next front end.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -109,7 +109,7 @@ fn step(random: &mut Random, vmm: &mut Vmm) -> io::Result<()> {
             vmm.wire.tell_u64(code::SET_FEATURES, features | protocol)
         }
         8 => vmm.wire.tell(code::RESET_DEVICE, &[], &[]),
-        // A removed region can be added again, an existing one cannot.
+        // A removed region can be added again; an existing one cannot.
         9 | 10 => {
             let region = any_region(random, vmm);
             vmm.wire.remove_mem_region(&region)?;

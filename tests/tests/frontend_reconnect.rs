@@ -1,5 +1,5 @@
-//! Front ends connect and disconnect, rings stop and start: no frame is lost or duplicated, and no
-//! guest memory is kept.
+//! Tests with front ends that connect and disconnect, and rings that stop and start: no frame is lost or duplicated,
+//! and no guest memory is kept.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn another_vm_takes_the_place_of_one_that_crashed() {
     for order in Order::ALL {
         let mut vmm = backend.connect(as_front_end(order));
         assert_echo(&mut vmm, 0, &LENGTHS);
-        // In the middle of a message, with frames in flight.
+        // Disconnect in the middle of a message, with frames in flight.
         vmm.nics[0].send(&frame(1, 100)).unwrap();
         vmm.wire.send_raw(&[5, 0, 0, 0, 1], &[]).unwrap();
     }
@@ -64,7 +64,7 @@ fn guest_bytes_mapped() -> u64 {
 
 #[test]
 fn the_memory_of_a_guest_is_let_go_with_its_front_end() {
-    // Other tests of this file map guests too: this one runs in a process of its own.
+    // Other tests of this file map guests too, so this test runs in a process of its own.
     if std::env::var_os("ALONE").is_none() {
         let me = std::env::current_exe().unwrap();
         let name = "the_memory_of_a_guest_is_let_go_with_its_front_end";

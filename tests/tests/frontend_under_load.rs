@@ -1,5 +1,4 @@
-//! Whatever a front end changes while frames are in flight: none is lost or duplicated, and all
-//! stay in order.
+//! Tests that no frame is lost, duplicated or reordered, whatever a front end changes while frames are in flight.
 
 #![allow(clippy::unwrap_used, reason = "test code, though in no function marked as a test")]
 
@@ -14,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How long frames flow.
 const DURATION: Duration = Duration::from_millis(1500);
-/// Most frames in flight: as many as the echo holds.
+/// Maximum frames in flight, which is as many as the echo holds.
 const WINDOW: u32 = 200;
 
 /// A guest that continuously sends frames on its own thread and expects each back.
@@ -27,7 +26,7 @@ fn length(seed: u32) -> usize {
     60 + usize::try_from(seed % 61).unwrap() * 23
 }
 
-/// One turn of the guest: sends what fits, receives what arrived. True if something moved.
+/// Runs one turn of the guest, which sends and receives as much as possible. True if something moved.
 fn turn(nic: &mut Nic, sent: &mut u32, received: &mut u32, sending: bool) -> bool {
     let before = (*sent, *received);
     while sending && *sent - *received < WINDOW && nic.queue(Header::default(), &frame(*sent, length(*sent))) {

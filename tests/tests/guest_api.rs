@@ -1,4 +1,4 @@
-//! The control API of a hawser with a real guest.
+//! Tests of hawser's control API with a real guest.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -64,7 +64,7 @@ fn a_running_hawser_tells_its_guests_addresses_takes_forwards_and_rates_and_coun
     let refused = peers::traffic(&lab.networks.world, &format!("connect to={POD4}:8080 wait=3"))?;
     assert_eq!(refused["outcome"], "ConnectionRefused");
 
-    // A megabyte and a half beyond the burst takes that many seconds at 8 Mbit/s.
+    // Sending 1.5 MB more than the burst takes 1.5 s at 8 Mbit/s.
     ask(&api, &["rate", "--rate-out=8M:128K"])?;
     let begun = Instant::now();
     guest.traffic(&format!("send to={world} bytes=1500000"))?;

@@ -1,4 +1,4 @@
-//! Guests on a Linux bridge, through TAP devices.
+//! Tests with guests on a Linux bridge, through TAP devices.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -125,7 +125,7 @@ fn several_queues_carry_the_flows_of_a_guest_with_several_processors() -> Result
         GUESTS4[0]
     ))?;
     assert_transfers(&guest, HOST4, 20_000_000, 8)?;
-    // Also after the guest has disabled a pair and enabled it again.
+    // Transfers also work after the guest has disabled a pair and enabled it again.
     guest.sh("ethtool -L eth0 combined 1")?;
     assert_transfers(&guest, HOST4, 5_000_000, 8)?;
     guest.sh("ethtool -L eth0 combined 2")?;
@@ -155,7 +155,7 @@ fn a_device_that_goes_down_or_away_under_traffic_ends_nothing() -> Result<()> {
     guest.wait_for_carrier(false)?;
     assert_ne!(guest.run(&format!("ping -c 2 -W 1 {HOST4}"))?.status, Some(0));
     hawser.assert_alive()?;
-    // It comes back when another program creates the device again.
+    // The link comes back when another program creates the device again.
     segment.add_tap("tap0", "")?;
     guest.wait_for_carrier(true)?;
     assert_transfers(&guest, HOST4, 5_000_000, 1)?;

@@ -1,5 +1,5 @@
-//! The devices that hawser creates on its host for a guest on a segment, how it follows their
-//! changes, and that it restores everything.
+//! Tests of the devices that hawser creates on its host for a guest on a segment. hawser follows their changes, and
+//! restores everything.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -21,13 +21,13 @@ fn reaches(guest: &Guest, address: &str) -> Result<bool> {
     Ok(guest.run(&format!("ping -c 1 -W 1 {address}"))?.status == Some(0))
 }
 
-/// Connects once more, after the neighbours have resolved each other again.
+/// Connects again, after the neighbours have resolved each other again.
 fn recovers(guest: &Guest) -> Result<()> {
     guest.wait_for_carrier(true)?;
     until("the host is reached", || reaches(guest, HOST4))
 }
 
-/// The one device on the host whose name begins with `prefix`.
+/// The only device on the host whose name begins with `prefix`.
 fn device(namespace: &Namespace, prefix: &str) -> Result<String> {
     let links = namespace.run("ip -br link")?;
     let mut names = links.lines().filter_map(|line| line.split([' ', '@']).next());
@@ -94,7 +94,7 @@ fn macvtap_guests_meet_each_other_in_bridge_mode_and_only_the_world_in_private_m
     let before = segment.host.settled()?;
     let runtime = format!("--runtime-dir={}", segment.path("run").display());
     let start = |name: &str, way: &str| segment.hawser(name, &[way, &runtime]);
-    // One of them in another namespace.
+    // One of the devices is in another namespace.
     let netns = format!("--netns={}", segment.host.path());
     let elsewhere = Namespace::new()?;
     let arguments = ["--mode=bridge", "--macvtap=up0:bridge", &netns, &runtime];
@@ -147,7 +147,7 @@ fn listen_for_dhcp(lab: &Lab) -> Result<Background> {
     Ok(listener)
 }
 
-/// Whether a host at the pod's address answers, if only to refuse the port.
+/// True if a host at the pod's address answers, even if only to refuse the port.
 fn answers(world: &Namespace) -> Result<bool> {
     const DISCARD: u16 = 9;
     let to = SocketAddr::new(POD4.parse()?, DISCARD);

@@ -1,4 +1,4 @@
-//! Output of `hawser capture` for a guest's port.
+//! Tests of `hawser capture` on a guest's port.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::process::Background;
@@ -31,7 +31,7 @@ fn read(file: &Path, filter: &str) -> Result<Vec<String>> {
         ])
         .output()
         .map_err(|e| failure(format!("tshark (package tshark): {e}")))?;
-    // Its exit status says that the last block is incomplete, but it shows the others.
+    // The exit status reports that the last block is incomplete, but the output contains the others.
     Ok(String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(str::to_owned)

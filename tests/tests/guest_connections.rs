@@ -1,5 +1,4 @@
-//! The life of connections between a real guest and the world: many at once, ended by either side,
-//! refused, impossible.
+//! Tests of connections between a real guest and the world: many at once, ended by either side, refused, impossible.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -114,7 +113,7 @@ fn a_guest_learns_that_a_host_is_unreachable() -> Result<()> {
             "{target}: {report}"
         );
         assert!(report["seconds"].as_f64() < Some(3.0), "{target}: {report}");
-        // A UDP socket does not report it on Linux: read the kernel's counter.
+        // A UDP socket does not report the error on Linux, so read the kernel's counter.
         let before: u64 = guest.sh(counter)?.trim().parse()?;
         guest.run(&format!("hawser-traffic udp to={target} sizes=10 wait=1"))?;
         let after: u64 = guest.sh(counter)?.trim().parse()?;
@@ -138,7 +137,7 @@ fn the_loopback_of_the_pod_is_out_of_a_guest_s_reach_unless_mapped() -> Result<(
         } else {
             assert_ne!(report["outcome"], "connected", "{arguments:?}");
         }
-        // Loopback addresses on the wire, which a well-behaved guest does not send.
+        // The guest sends loopback addresses, which a well-behaved guest would not.
         guest.sh("echo 1 >/proc/sys/net/ipv4/conf/eth0/route_localnet; ip route add 127.0.0.1/32 via 10.0.2.1 dev eth0 table 5; ip rule add to 127.0.0.1 ipproto tcp dport 7001 table 5 pref 0 || true")?;
         let report = guest.traffic("connect to=127.0.0.1:7001 wait=2")?;
         assert_ne!(report["outcome"], "connected", "{arguments:?}");
@@ -156,7 +155,7 @@ fn memory_is_flat_when_connections_come_and_go() -> Result<()> {
         storm(&servers[0])?;
     }
     let after = hawser.process().resident_kib()?;
-    // Guest memory that is touched for the first time meanwhile counts as resident too: not 6
+    // Guest memory that is touched for the first time meanwhile also counts as resident, but it must be less than 6
     // storms' worth.
     assert!(
         after < before + 32 * 1024,
@@ -182,7 +181,7 @@ fn a_guest_that_probes_learns_in_its_own_time_that_its_peer_is_gone() -> Result<
     let output = running.wait(Duration::from_secs(90))?;
     let report: serde_json::Value = serde_json::from_str(&output.out)?;
     assert_eq!(report["outcome"], "TimedOut", "{report}");
-    // As on a plain host: 4 + 3 * 2 seconds.
+    // The time is the same as on an ordinary host: 4 + 3 * 2 seconds.
     let seconds = report["seconds"].as_f64().unwrap_or_default();
     assert!((9.0..13.0).contains(&seconds), "{report}");
     hawser.assert_alive()
@@ -192,7 +191,7 @@ fn a_guest_that_probes_learns_in_its_own_time_that_its_peer_is_gone() -> Result<
 fn connections_of_a_guest_are_reset_when_the_pod_loses_its_address() -> Result<()> {
     let (lab, mut hawser, guest, servers) = up(Kind::Uml, &[])?;
     let addresses = [format!("{POD4}/24"), format!("{POD6}/64")];
-    // UDP flows exist too: they get other sockets, which the sandbox must permit.
+    // UDP flows also get new sockets, which the sandbox must permit.
     for server in &servers {
         guest.traffic(&format!("udp to={server} sizes=100 count=3"))?;
     }
@@ -243,7 +242,7 @@ fn the_dscp_of_a_guest_is_on_the_wire_from_the_first_packet_on() -> Result<()> {
             "tcp[tcpflags] & tcp-fin != 0",
             "udp port 7000",
         ] {
-            // Filters do not read TCP headers after IPv6 ones.
+            // Capture filters do not parse TCP headers after IPv6 headers.
             let what = if to == FAR6 {
                 what.replace("tcp[tcpflags]", "ip6[53]")
             } else {

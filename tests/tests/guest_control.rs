@@ -1,4 +1,4 @@
-//! Commands of a guest's driver on the control queue, and their effects.
+//! Tests of the commands of a guest's driver on the control queue, and of their effects.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -57,22 +57,21 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     let guest = segment.guest(Kind::Uml, &hawser)?;
     guest.sh("sysctl -w net.ipv6.conf.eth0.disable_ipv6=1")?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
-    // Not before the bridge has its final MAC, which depends on its ports, and whose change flushes
-    // neighbours.
+    // Wait until the bridge has its final MAC, which depends on its ports and flushes neighbours when it changes.
     segment
         .host
         .run(&format!("ip neigh replace {NOBODY} lladdr {OTHER_MAC} dev {BRIDGE}"))?;
     let features = guest.features()?;
     assert_eq!(features & CONTROL, CONTROL, "{features:#x}");
 
-    // Frames for another NIC, which the bridge floods: filtered, unless the NIC is promiscuous.
+    // Frames for another NIC, which the bridge floods, are filtered unless the NIC is promiscuous.
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
     guest.sh("ip link set eth0 promisc on")?;
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (5, 0));
     guest.sh("ip link set eth0 promisc off")?;
     assert_eq!(sent(&segment, &mut hawser, NOBODY, 5)?, (0, 5));
 
-    // Multicast: received after joining the group, or in all-multicast mode.
+    // Multicast frames are received after joining the group, or in all-multicast mode.
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (0, 5));
     guest.sh("ip maddr add 01:00:5e:01:02:03 dev eth0")?;
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (5, 0));
@@ -82,7 +81,7 @@ fn a_linux_guest_sets_its_cards_filters_address_and_offloads() -> Result<()> {
     guest.sh("ip link set eth0 allmulticast off")?;
     assert_eq!(sent(&segment, &mut hawser, GROUP, 5)?, (0, 5));
 
-    // Then the NIC has another MAC.
+    // Now the NIC gets another MAC.
     guest.sh("ip link set eth0 down")?;
     guest.sh(&format!("ip link set eth0 address {OTHER_MAC}"))?;
     guest.sh("ip link set eth0 up")?;

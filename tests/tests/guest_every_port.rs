@@ -1,4 +1,4 @@
-//! An interface without ports: every port of the pod reaches a real guest.
+//! Tests an interface without ports: every port of the pod is forwarded to a real guest.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -22,7 +22,7 @@ fn every_port_of_the_pod_but_those_kept_reaches_the_guest() -> Result<()> {
     let mut hawser = Hawser::run(&lab.networks.pod, &manifest, lab.folder(), &["default"])?;
     let kept = format!("tcp:{EARLY} udp:{EARLY} do not reach the guest");
     assert!(hawser.process().log().contains(&kept), "{}", hawser.process().log());
-    // Two of the earlier program, two of the NodePort, and four for every port.
+    // There are two sockets of the earlier program, two of the NodePort, and four for every port.
     let sockets = lab.networks.pod.run("ss -Hltun")?;
     assert_eq!(sockets.lines().count(), 2 + 2 + 4, "{sockets}");
 
@@ -68,7 +68,7 @@ fn every_port_of_the_pod_but_those_kept_reaches_the_guest() -> Result<()> {
     assert!(own < PASST / 10, "{own} KiB");
     drop(guest);
     hawser.stop()?;
-    // The program ends with the process.
+    // The lookup program ends with the process.
     let report = peers::traffic(&lab.networks.world, &format!("connect to={POD4}:22 wait=3"))?;
     assert_eq!(report["outcome"], "ConnectionRefused", "{report}");
     Ok(())

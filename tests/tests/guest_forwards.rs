@@ -1,4 +1,4 @@
-//! The world, and the pod itself, reach a real guest through forwarded ports.
+//! Tests that the world and the pod itself reach a real guest through forwarded ports.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;

@@ -1,4 +1,4 @@
-//! Front ends that connect, disconnect and reconnect, and a hostile one, with real guests.
+//! Tests with real guests of front ends that connect, disconnect and reconnect, and of a hostile front end.
 
 use hawser_testkit::frontend::{Buffer, Vmm, VmmConfig};
 use hawser_testkit::guest::{Chardev, Guest, Kind, Plan};
@@ -27,7 +27,7 @@ fn a_new_guest_takes_the_place_of_one_whose_power_was_cut() -> Result<()> {
     for kind in [Kind::Uml, Kind::Qemu, Kind::Uml] {
         let mut guest = lab.guest(kind, &hawser)?;
         assert_reachable(&lab, &guest)?;
-        // In the middle of a transfer.
+        // The guest is lost in the middle of a transfer.
         let running = guest.start(
             &format!("hawser-traffic send to={FAR4}:{PORT} bytes=100000000000"),
             Duration::from_secs(60),
@@ -46,7 +46,7 @@ fn a_new_guest_takes_the_place_of_one_whose_power_was_cut() -> Result<()> {
 fn an_idle_client_is_reset_when_the_guest_reboots() -> Result<()> {
     let lab = Lab::new()?;
     let mut hawser = lab.hawser(&["--port=8080:7000"])?;
-    // A reboot inside QEMU, not a new process: the connection of the front end stays.
+    // The guest reboots inside QEMU, so the front end stays connected.
     let mut guest = Plan {
         arguments: vec!["-action".into(), "reboot=reset".into()],
         ..Plan::new(Kind::Qemu, hawser.socket())
@@ -61,12 +61,12 @@ fn an_idle_client_is_reset_when_the_guest_reboots() -> Result<()> {
     std::thread::sleep(Duration::from_secs(3));
     guest.wait_for_boot()?;
     guest.net_up()?;
-    // The interval to the next probe is at most the one between driver and address.
+    // The interval to the next probe is at most the time between driver and address.
     client.set_read_timeout(Some(Duration::from_secs(40)))?;
     let waited = (&client).read(&mut [0]).map_err(|e| e.kind());
     assert_eq!(waited, Err(ErrorKind::ConnectionReset), "{}", hawser.process().log());
     assert_eq!(hawser.counters()?.get("tcp_resets"), 1);
-    // And the same process accepts the next one.
+    // The same process accepts the next connection.
     let _server = guest.serve(&format!("0.0.0.0:{PORT}"))?;
     peers::traffic(&lab.networks.world, &format!("send to={at} bytes=5000"))?;
     hawser.assert_alive()
@@ -148,7 +148,7 @@ fn attack(vmm: &mut Vmm, way: u32) -> Result<()> {
         0 => drop(ring.add(&[wild])),
         1 => drop(ring.add(&[nearly])),
         2 => drop(ring.add(&[long])),
-        // A chain with a loop.
+        // Post a chain with a loop.
         3 => {
             ring.set_descriptor(
                 0,
@@ -162,9 +162,9 @@ fn attack(vmm: &mut Vmm, way: u32) -> Result<()> {
             );
             ring.offer(0);
         }
-        // A head outside the ring.
+        // Post a head outside the ring.
         4 => ring.offer(u16::MAX),
-        // More entries than the ring has.
+        // Announce more entries than the ring has.
         _ => ring.set_avail_idx(u16::MAX),
     }
     Ok(ring.publish_and_kick()?)

@@ -1,4 +1,4 @@
-//! NICs that are plugged into and unplugged from a running QEMU.
+//! Tests with NICs that are plugged into and unplugged from a running QEMU.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -41,7 +41,7 @@ struct Card {
     host: &'static str,
 }
 
-/// A VM with a masqueraded NIC and those of the cards, each with a state.
+/// A VM with a masqueraded NIC and the NICs of `cards`, each with a state.
 fn manifest(cards: &[(&Card, &str)]) -> String {
     let mut interfaces =
         format!("      - {{name: default, masquerade: {{}}, ports: [{{port: 22}}], macAddress: \"{MAC}\"}}\n");
@@ -61,7 +61,7 @@ fn manifest(cards: &[(&Card, &str)]) -> String {
     )
 }
 
-/// hawser with one NIC, QEMU with room for more, and iperf3 over the one.
+/// hawser with one NIC, QEMU with room for more, and iperf3 over that NIC.
 struct Stage {
     segment: Segment,
     hawser: Hawser,
@@ -136,8 +136,8 @@ impl Stage {
         Ok(())
     }
 
-    /// hawser is killed, and serves again a VM with a link that must be down: the VMM, which
-    /// reconnects and did not know that before, shows the link as down.
+    /// Kills hawser, and serves the VM again with a link that must be down. The VMM, which reconnects without knowing
+    /// that, must show the link as down.
     fn restart_with_a_link_down(&mut self) -> Result<()> {
         let [card, _] = &CARDS;
         self.plug(&[(card, "up")])?;
@@ -193,8 +193,8 @@ impl Stage {
         let measured = Iperf::parse(&running.wait(time + PATIENCE)?.out)?;
         println!("{measured:?}");
         assert!(measured.bits_per_second > 3e6, "{measured:?}");
-        // A machine that is busy may give the server too little time to empty its socket, which its
-        // kernel counts. Nothing is lost elsewhere.
+        // A busy machine may give the server too little time to empty its socket, which the kernel counts. No datagram
+        // is lost elsewhere.
         let full = losses::at_full_sockets(&self.segment.host)? - full_before;
         assert!(measured.lost <= full, "{measured:?}, of which {full} met a full socket");
         Ok(())

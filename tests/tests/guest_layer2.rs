@@ -1,4 +1,4 @@
-//! Guests of one network on several nodes, over Geneve.
+//! Tests with guests of one network on several nodes, over Geneve.
 
 use hawser_testkit::guest::{Guest, Kind};
 use hawser_testkit::hawser::Hawser;
@@ -29,7 +29,7 @@ fn network(nodes: &Nodes, ports: &[Port], underlay6: bool, options: &[&str]) -> 
     Ok(guests)
 }
 
-/// Bytes and datagrams of every size from one guest to another and back, all checked.
+/// Sends bytes and datagrams of every size from one guest to another and back, and checks all of them.
 fn assert_exchange(from: &Guest, to: &Guest, addresses: [&str; 2]) -> Result<()> {
     let _server = to.serve(&format!("[::]:{PORT}"))?;
     for at in [format!("{}:{PORT}", addresses[0]), format!("[{}]:{PORT}", addresses[1])] {
@@ -67,7 +67,7 @@ fn guests_on_two_nodes_and_on_one_reach_each_other_and_the_world_over_both_famil
             guests[0].1.traffic(&format!("receive to={world} bytes=5000000"))?;
         }
         guests[0].1.sh(&format!("ping -c 1 -W 2 {WORLD4}"))?;
-        // The gateway has one MAC and one link-local address everywhere.
+        // The gateway has the same MAC and link-local address everywhere.
         for (_, guest) in &guests {
             guest.sh("ping -c 1 -W 2 10.100.0.1")?;
             let neighbours = guest.sh("ip neigh show 10.100.0.1")?;

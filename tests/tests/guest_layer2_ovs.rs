@@ -1,4 +1,4 @@
-//! A guest in layer2 mode, and a host behind the Geneve port of OVS's user-space datapath.
+//! Tests a guest in layer2 mode with a host behind the Geneve port of OVS's user-space datapath.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::nodes::{Nodes, PORT, Port};
@@ -12,7 +12,7 @@ const MTU: u32 = 1500;
 const GUEST: Port = Port::new(0, 11);
 const FAR: Port = Port::new(1, 12);
 
-/// Lays the bridges: `options` are further options of the Geneve port.
+/// Sets up the bridges; `options` are further options of the Geneve port.
 fn lay_switch(nodes: &Nodes, underlay6: bool, options: &str) -> Result<Ovs> {
     let (node, folder) = (&nodes.nodes[FAR.node], nodes.path("ovs"));
     fs::create_dir(&folder)?;
@@ -67,7 +67,7 @@ fn assert_bytes_cross(underlay6: bool, options: &str) -> Result<()> {
         format!("[{}]:{PORT}", FAR.address6()),
     ] {
         let _server = peers::serve(far, &nodes.path("ovs"), at.parse()?)?;
-        // The last segment of each is shorter; of the second, one byte.
+        // The last segment of each transfer is shorter; in the second transfer it has one byte.
         for bytes in [20_000_000, 1_380 * 40 + 1] {
             for command in ["send", "receive"] {
                 guest.traffic(&format!("{command} to={at} bytes={bytes}"))?;

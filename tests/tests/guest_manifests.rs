@@ -1,4 +1,4 @@
-//! `hawser run` on the manifests of docs/examples, with real guests.
+//! Tests of `hawser run` on the manifests in docs/examples, with real guests.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -21,7 +21,7 @@ fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A UML guest with a NIC for each of `nics`, none configured.
+/// A UML guest with an unconfigured NIC for each of `nics`.
 fn boot(folder: &Path, nics: &[&str]) -> Result<Guest> {
     let mut sockets = nics.iter().map(|nic| folder.join(format!("{nic}.sock")));
     let mut plan = Plan::new(Kind::Uml, &sockets.next().unwrap_or_default());
@@ -76,7 +76,7 @@ fn a_masqueraded_vm_is_told_and_reached_as_its_manifest_says() -> Result<()> {
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     let _servers = [80, 22].map(|port| guest.serve(&format!("0.0.0.0:{port}")));
-    // Two of its ports, and the node port of its Service.
+    // Try two of its ports, and the node port of its Service.
     for port in [80, 22, 30022] {
         peers::traffic(&lab.networks.world, &format!("send to={POD4}:{port} bytes=100000"))?;
     }
@@ -141,7 +141,7 @@ fn three_nics_of_two_modes_are_one_process_and_what_ends_one_leaves_the_others()
     trunk.wait_for(1, "vlan 10 and arp and dst host 10.1.0.9")?;
     let resident = hawser.process().resident_kib()?;
     println!("resident memory with three NICs: {resident} KiB");
-    // All three end with the VM, and the next VM finds all three.
+    // All three segments end with the VM, and the next VM finds all three again.
     drop(guest);
     let guest = boot(segment.folder(), &nics)?;
     guest.sh("net-up 4")?;
@@ -193,7 +193,7 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
     drop(guest);
     hawser.stop()?;
 
-    // An address from a range, and the same one again after a kill.
+    // The guest gets an address from a range, and the same address again after a kill.
     segment.host.run("ip link add test-bridge type bridge")?;
     segment.host.run("ip addr add 10.10.0.254/16 dev test-bridge")?;
     segment.host.run("ip link set test-bridge up")?;
@@ -230,7 +230,7 @@ fn addresses_come_from_the_segments_server_or_from_the_manifest() -> Result<()> 
         assert!(told.lines().any(|l| l == line), "{line} is not among:\n{told}");
     }
     ping(&guest, HOST4)?;
-    // By DHCPv6, without a router advertisement.
+    // The address comes from DHCPv6, without a router advertisement.
     until("the guest's own address of its link", || {
         let addresses = guest.sh("ip -6 addr show dev eth0 scope link")?;
         Ok(addresses.contains("inet6") && !addresses.contains("tentative"))

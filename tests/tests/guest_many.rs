@@ -1,5 +1,5 @@
-//! Many hosts, ports and endpoints at once: scanners, monitoring and careless programs in a real
-//! guest must not take the network from its other programs.
+//! Tests with many hosts, ports and endpoints at once: scanners, monitoring and careless programs in a real guest must
+//! not cut off its other programs from the network.
 
 use hawser_testkit::guest::Kind;
 use hawser_testkit::hawser::Hawser;
@@ -12,8 +12,8 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Number of descriptors for tests that need few: the table has as many connections, a quarter of
-/// which may be opening. A burst of the guest's ring is less than that.
+/// Number of descriptors for tests that need a small table. The table has as many connections, a quarter of which may
+/// be opening. A burst of the guest's ring is less than that.
 const DESCRIPTORS: u32 = 1600;
 
 fn descriptors(hawser: &mut Hawser) -> Result<usize> {
@@ -53,7 +53,7 @@ fn a_scan_of_silent_ports_stops_no_new_connection() -> Result<()> {
     let scan = guest.start(&scan, Duration::from_secs(60))?;
     let enough = SCANNED - u64::from(DESCRIPTORS);
     hawser.wait_for_counters("the scan", |c| c.dropped("tcp_opening_evicted") >= enough)?;
-    // One connection after the other while the scanner's SYNs are retransmitted.
+    // Open one connection after another while the scanner's SYNs are retransmitted.
     for _ in 0..20 {
         let report = guest.traffic(&format!("connect to={server} wait=10"))?;
         assert_eq!(report["outcome"], "connected", "{report}");
@@ -65,7 +65,7 @@ fn a_scan_of_silent_ports_stops_no_new_connection() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// A server that keeps its connections, and never closes one.
+/// A server that never closes its connections.
 fn keeping_server(lab: &Lab) -> Result<String> {
     let listener = lab.networks.world.inside(|| TcpListener::bind((FAR4, 0)))??;
     let at = listener.local_addr()?.to_string();
@@ -83,7 +83,7 @@ fn connections_a_server_never_closes_give_way_when_descriptors_run_out() -> Resu
     let server = keeping_server(&lab)?;
     let mut hawser = lab.hawser_with_descriptors(FEW, &[])?;
     let guest = lab.guest(Kind::Uml, &hawser)?;
-    // Each client ends at once: its connection is half closed.
+    // Each client ends immediately, so its connection is half closed.
     let clients = 2 * FEW;
     guest.sh(&format!(
         "for n in $(seq {clients}); do hawser-traffic connect to={server} wait=10; done | grep -c connected >/run/made; \
@@ -130,7 +130,7 @@ fn a_source_port_below_1024_is_kept_where_the_host_lets_everybody_have_it() -> R
         for server in servers {
             let report = guest.traffic(&format!("peer to={server} port=700"))?;
             assert_eq!(report["seen_port"] == 700, kept, "{server}, from {start}: {report}");
-            // Neither privileged nor in the kernel's range.
+            // The port is neither privileged nor in the kernel's range.
             let report = guest.traffic(&format!("peer to={server} port=20700"))?;
             assert_eq!(report["seen_port"], 20700, "{server}: {report}");
         }
@@ -142,7 +142,7 @@ fn a_source_port_below_1024_is_kept_where_the_host_lets_everybody_have_it() -> R
 fn a_syn_ends_at_the_router_its_ttl_ends_at_which_tells_the_guest() -> Result<()> {
     let (beyond4, beyond6) = ("198.51.100.20", "2001:db8:20::20");
     let lab = Lab::new()?;
-    // One router hop further away than the world itself.
+    // This namespace is one router hop further away than the world itself.
     let beyond = Namespace::new()?;
     let world = &lab.networks.world;
     world.run(&format!(

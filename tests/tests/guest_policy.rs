@@ -1,4 +1,4 @@
-//! Frames that may cross a guest's port on a segment, and frames that may not.
+//! Tests of the frames that may and may not cross a guest's port on a segment.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
@@ -49,7 +49,7 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
         "--router-guard",
     ];
     let mut hawser = segment.hawser("vm", &options)?;
-    // So that its kernel can change the MAC without a command.
+    // Without this feature the guest's kernel can change the MAC without a command.
     let guest = Plan {
         withheld: CTRL_MAC_ADDR,
         ..Plan::new(Kind::Uml, hawser.socket())
@@ -59,7 +59,7 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
     configure(&segment, &guest)?;
     guest.sh(&format!("ping -c 2 -W 2 {HOST4}"))?;
 
-    // A wrong address in ARP, then in IP, then a DHCP server, then a wrong MAC.
+    // Try a wrong address in ARP, then in IP, then a DHCP server, then a wrong MAC.
     let before = hawser.counters()?;
     guest.sh(&format!("ip addr add {STOLEN}/24 dev eth0"))?;
     guest.run(&format!("arping -c 3 -f -w 4 -I eth0 -s {STOLEN} 192.0.2.77"))?;
@@ -94,8 +94,7 @@ fn spoofed_frames_are_counted_and_seen_by_nobody() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// How often a rate is measured. What the machine does besides can make a transfer slower, never
-/// faster.
+/// Number of measurements of a rate. Other load on the machine can make a transfer slower, but never faster.
 const TRIES: u32 = 3;
 
 #[test]
@@ -103,7 +102,7 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     let mut segment = Segment::alone(1500)?;
     segment.serve()?;
     segment.add_tap("tap0", "")?;
-    // Buckets that a worker may leave alone for 200 ms, which a busy machine makes it do.
+    // The buckets are deep enough for a worker that does not run for 200 ms, as on a busy machine.
     let options = ["--tap=tap0", "--rate-in=320M:8000000", "--rate-out=160M:4000000"];
     let mut hawser = segment.hawser("vm", &options)?;
     let guest = segment.guest(Kind::Uml, &hawser)?;
@@ -119,7 +118,7 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
         };
         let mut ratios = Vec::new();
         for _ in 0..TRIES {
-            // Until the bucket is full again.
+            // Wait until the bucket is full again.
             thread::sleep(Duration::from_millis(200));
             let ratio = measure()?;
             assert!(ratio <= 1.05, "{order}: {ratio} of the rate");
@@ -135,7 +134,7 @@ fn a_rate_holds_within_five_percent_for_tcp_either_way() -> Result<()> {
     hawser.assert_alive()
 }
 
-/// Frames of the guest on trunk 10,20-30 arrive with the tags of these VLANs, and with no others.
+/// Frames of the guest on trunk 10,20-30 arrive with the tags of these VLANs only.
 fn assert_trunked(listener: &Sniffer, hawser: &mut Hawser, guest: &Guest, mac: &str) -> Result<()> {
     const STRANGER: &str = "52:54:00:00:00:99";
     let digits = |mac: &str| mac.replace(':', "");
@@ -171,7 +170,7 @@ fn guests_meet_in_their_vlan_whose_tags_only_the_wire_sees() -> Result<()> {
     let peer = segment.guest(Kind::Uml, &trunk)?;
     guest.sh(&format!("ip addr add {OWN}/24 dev eth0"))?;
     peer.sh(&format!("ip addr add {PEER}/24 dev eth0"))?;
-    // 64 KiB segments with a tag, both ways.
+    // Transfer tagged 64 KiB segments in both directions.
     let _server = peer.serve(&format!("{PEER}:{PORT}"))?;
     guest.traffic(&format!("send to={PEER}:{PORT} bytes=20000000"))?;
     guest.traffic(&format!("receive to={PEER}:{PORT} bytes=20000000"))?;

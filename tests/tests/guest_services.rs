@@ -1,4 +1,4 @@
-//! Services for a real guest: DHCP, DHCPv6, router advertisements, names, echo.
+//! Tests of services for a real guest: DHCP, DHCPv6, router advertisements, names, echo.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;
@@ -68,7 +68,7 @@ fn a_guest_without_dhcpv6_reaches_the_world_from_a_network_of_64_bits_and_is_rea
     })?;
     assert_eq!(hawser.counters()?.get("dhcp6_leases"), 0);
     guest.sh(&format!("ping -6 -c 2 -W 2 {FAR6}"))?;
-    // Both are in use: the temporary one unless a program chooses another.
+    // Both addresses are in use: programs use the temporary address unless they choose another.
     let addresses = guest.sh("ip -6 -o addr show dev eth0 scope global")?;
     for address in addresses.split_whitespace().filter_map(|word| word.strip_suffix("/64")) {
         guest.traffic(&format!("peer to={server} from={address}"))?;
@@ -138,7 +138,7 @@ fn a_guest_pings_the_gateway_and_the_world_in_both_families() -> Result<()> {
         let lab = Lab::new()?;
         let (mut hawser, guest) = lab.up(kind, &[])?;
         for target in ["10.0.2.1", FAR4, "fd10:0:2::1", FAR6] {
-            // Also longer than the MTU: fragments in both directions.
+            // Requests longer than the MTU are sent in fragments in both directions.
             for size in [56, 1472, 4000] {
                 let said = guest.sh(&format!("ping -c 2 -W 2 -s {size} {target}"))?;
                 assert!(
@@ -186,13 +186,13 @@ fn name_servers_follow_resolv_conf_at_the_next_answer_and_queries_to_the_gateway
     let (_hawser, guest) = lab.up(Kind::Uml, &[])?;
     guest.sh("nslookup server.example 10.0.2.1")?;
 
-    // A server in the network that the guest takes for its own, reachable only through the gateway.
+    // This server has an address in the guest's own network, but is reachable only through the gateway.
     let world = &lab.networks.world;
     world.run("ip addr add 10.0.2.53/32 dev lo")?;
     let folder = lab.path("second");
     fs::create_dir(&folder)?;
     let _second = peers::dns_server(world, &folder, "10.0.2.53")?;
-    // In place, like a program that mounts the file into a pod.
+    // Write in place, like a program that mounts the file into a pod.
     fs::write(
         &resolv,
         "search new.example\nnameserver 10.0.2.53\nnameserver 203.0.113.7\n",

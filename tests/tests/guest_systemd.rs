@@ -1,4 +1,4 @@
-//! The unit for systemd, under a systemd.
+//! Tests of the unit for systemd, under a real systemd.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::segment::{HOST4, PORT, Segment};
@@ -7,7 +7,7 @@ use hawser_testkit::{Result, until};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-/// A VM with a masqueraded interface and one on the bridge of the environment, which has a state.
+/// A VM with a masqueraded interface, and one on the bridge of the environment that has this state.
 fn vm(state: &str) -> String {
     format!(
         r#"
@@ -92,7 +92,7 @@ fn systemd_starts_the_unit_reloads_it_brings_it_back_and_stops_it() -> Result<()
     assert!(systemd.must("reload hawser@vm1").is_err());
     assert_eq!(systemd.unit("vm1")?["ActiveState"], "active");
 
-    // Other VMs beside it: a macvtap, for a VMM of another group; every port of the pod.
+    // Start other VMs beside it: one on a macvtap, for a VMM of another group, and one with every port of the pod.
     systemd.adjust("wire", "--api-socket=/run/hawser/wire/other.sock", "Group=nogroup")?;
     for (name, manifest) in [("wire", WIRE), ("every", EVERY)] {
         systemd.describe(name, manifest)?;

@@ -1,4 +1,5 @@
-//! Bulk between a real guest and the world, every byte of it compared: MTUs, offloads, ring features, iperf3.
+//! Tests of bulk transfers between a real guest and the world, in which every byte is compared: MTUs, offloads, ring
+//! features, iperf3.
 
 use hawser_testkit::frontend::feature::{MRG_RXBUF, SEGMENTATION};
 use hawser_testkit::guest::{Guest, Kind, Plan};
@@ -11,7 +12,7 @@ use hawser_testkit::{Result, failure};
 use std::time::Duration;
 
 const MB: u64 = 1_000_000;
-/// For slow machines and slow guests: far longer than a transfer should take.
+/// Time limit for slow machines and slow guests, far longer than a transfer should take.
 const PATIENCE: Duration = Duration::from_secs(900);
 const MTUS: [u32; 3] = [1500, 9000, 65520];
 
@@ -294,7 +295,7 @@ fn a_burst_larger_than_the_ring_waits_for_the_guest_and_loses_nothing() -> Resul
     let mut lab = Lab::new()?;
     let servers = servers(&mut lab)?;
     let (mut hawser, guest) = lab.up(Kind::Uml, &[])?;
-    // A socket that can hold all of it.
+    // The socket can hold the whole burst.
     guest.sh("sysctl -w net.core.rmem_max=8388608")?;
     for server in &servers {
         let before = Losses::read(&lab.networks, &mut hawser, &guest)?;

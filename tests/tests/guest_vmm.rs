@@ -1,4 +1,4 @@
-//! `hawser run -- qemu-system-x86_64 …`: QEMU is started, gets links and NICs, and is stopped.
+//! Tests of `hawser run -- qemu-system-x86_64 …`: QEMU is started, gets links and NICs, and is stopped.
 
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::lab::{Lab, PORT};
@@ -134,7 +134,7 @@ impl Stage {
         assert_eq!(world.port(), PORT);
         self.guest.sh("net-up 4")?;
         self.guest.traffic(&format!("send to={world} bytes=1000000"))?;
-        // It is configured as down, and is so from the start.
+        // The link is configured as down, and is down from the start.
         self.guest.sh("ip link set eth1 up")?;
         self.carrier("eth1", false)?;
         assert_eq!(self.ask(&["link", "trunk", "up"])?, "trunk: link up\n");
@@ -159,7 +159,7 @@ impl Stage {
     }
 
     fn agent(&self) -> Result<()> {
-        // No agent answers, but the status is complete otherwise.
+        // No agent answers, but otherwise the status is complete.
         let nic = self.status("default")?;
         assert_eq!(nic["interfaceName"], Value::Null, "{nic}");
         self.guest
@@ -215,14 +215,14 @@ impl Stage {
             Ok(rates.iter().all(|rate| ports[0][*rate].as_f64() > Some(10.0)))
         })
         .map_err(|e| failure(format!("{e}: {ports}")))?;
-        // A guest may always ask its neighbours something, there too.
+        // A guest may send neighbour requests at any time, on this NIC too.
         assert_eq!(ports[1]["port"], "trunk", "{ports}");
         self.guest.kill(&traffic)
     }
 
-    /// The guest gets a shutdown request, shuts down, and everything ends with it.
+    /// Requests a shutdown of the guest, which shuts down, and everything ends with it.
     fn end(mut self) -> Result<()> {
-        // The task of a distribution's daemon. There is only one such device.
+        // Reading the power button is the task of a distribution's daemon. There is only one such device.
         let event = self
             .guest
             .sh("grep -l 'Power Button' /sys/class/input/event*/device/name")?;
@@ -291,7 +291,7 @@ impl Deaf {
     fn qemu(&mut self) -> Result<i32> {
         let monitor = self.folder.path().join("qmp.sock");
         self.hawser.wait_for_socket(&monitor, PATIENCE)?;
-        // It listens and greets before it catches signals, and answers after that.
+        // QEMU listens and sends its greeting before it catches signals, and answers only afterwards.
         let mut monitor = UnixStream::connect(monitor)?;
         monitor.write_all(b"{\"execute\": \"qmp_capabilities\"}\n")?;
         let lines: Vec<String> = BufReader::new(monitor)
@@ -314,19 +314,18 @@ impl Deaf {
 
 #[test]
 fn hawser_ends_as_its_vmm_does() -> Result<()> {
-    // By its own exit status.
+    // QEMU ends with its own exit status.
     let mut refused = Deaf::new(30, &["-device", "no-such-device"])?;
     assert_eq!(refused.end()?.code(), Some(1));
 
-    // By a signal.
+    // QEMU is killed by a signal.
     let mut killed = Deaf::new(30, &[])?;
     let qemu = killed.qemu()?;
     // SAFETY: takes plain numbers; hawser has not reaped it yet.
     assert_eq!(unsafe { libc::kill(qemu, libc::SIGKILL) }, 0);
     assert_eq!(killed.end()?.code(), Some(128 + libc::SIGKILL));
 
-    // By the signal meant for it, when the guest's time is up; or at once if it has none, or on a
-    // second signal.
+    // QEMU gets the signal when the guest's time is up, or immediately if the guest has no time, or on a second signal.
     let mut slow = Deaf::new(1, &[])?;
     slow.qemu()?;
     slow.hawser.signal(libc::SIGTERM)?;

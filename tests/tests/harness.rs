@@ -1,5 +1,5 @@
-//! Tests of the harness itself, with a back end of another project: if they pass, a failure of the
-//! other tests is hawser's.
+//! Tests of the harness itself, with a back end of another project. If they pass, failures of the other tests are
+//! hawser's fault.
 
 use hawser_testkit::guest::{Kind, Plan};
 use hawser_testkit::lab::Lab;

@@ -1,5 +1,5 @@
-//! A guest on ipvtaps of every mode, and on a bridge that filters VLANs: in a lab VM, because the
-//! kernel of the test machine may lack both.
+//! Tests a guest on ipvtaps of every mode, and on a VLAN-filtering bridge, in a lab VM, because the kernel of the test
+//! machine may lack both.
 //!
 //! Everything happens in one boot. Each NIC of the guest is on its own link, which leads to a
 //! namespace `peer` with a host that answers.
@@ -9,7 +9,7 @@ use hawser_testkit::{Result, failure};
 
 const PORT: u16 = 7000;
 const EXAMPLE: &str = include_str!("../../docs/examples/ipvlan-static.yaml");
-/// Bytes of each transfer: the guest is an emulation in an emulation.
+/// Bytes of each transfer. It is small, because the guest is an emulation in an emulation.
 const BYTES: u32 = 300_000;
 
 /// A link with hawser and a NIC of the guest on it. In its networks, 10.N.0.0/24 and fd00:N::/64,
@@ -21,7 +21,7 @@ struct Card {
     mode: &'static str,
     /// The NIC in the guest.
     interface: &'static str,
-    /// The guest has IPv6 on it.
+    /// True if the guest has IPv6 on it.
     ipv6: bool,
 }
 
@@ -59,7 +59,7 @@ impl Card {
         !matches!(self.mode.as_bytes(), b"l2")
     }
 
-    /// Creates the link, and for a routed one the peer's route through the lab VM.
+    /// Creates the link and, for a routed link, the peer's route through the lab VM.
     fn lay(&self) -> Vec<String> {
         let (n, guest4, guest6) = (self.number, self.ipv4(5), self.ipv6(5));
         let mut lines = vec![
@@ -114,7 +114,7 @@ impl Card {
 fn lay_links(machine: &Machine) -> Result<()> {
     let mut lines = vec!["ip netns add peer".to_owned(), "ip -n peer link set lo up".to_owned()];
     lines.extend(CARDS.iter().flat_map(Card::lay));
-    // A pod on the link of the guest in l3, created like by the ipvlan plugin.
+    // A pod on the link of the guest in l3, created as by the ipvlan plugin.
     lines.extend(
         [
             "ip netns add pod",
@@ -146,7 +146,7 @@ fn ping(guest: &Nested, target: &str) -> Result<()> {
     guest.sh(&format!("ping -c 1 -W 5 {target}")).map(drop)
 }
 
-/// Every byte of transfers both ways is checked.
+/// Transfers in both directions, in which every byte is checked.
 fn assert_transfers(guest: &Nested, server: &str) -> Result<()> {
     for command in ["send", "receive"] {
         guest.traffic(&format!("{command} to={server}:{PORT} bytes={BYTES}"))?;
@@ -154,7 +154,7 @@ fn assert_transfers(guest: &Nested, server: &str) -> Result<()> {
     Ok(())
 }
 
-/// The host's kernel has the guest's address and does not answer for the guest.
+/// Asserts that the host's kernel has the guest's address but does not answer for the guest.
 fn assert_nobody_answers_for_the_guest(machine: &Machine) -> Result<()> {
     let pings = CARDS.map(|card| format!("! ip netns exec peer ping -c 1 -W 1 {}", card.ipv4(5)));
     machine.sh(&pings.join(" && ")).map(drop)
@@ -165,7 +165,7 @@ fn assert_pings_and_tcp_cross(machine: &Machine, guest: &Nested) -> Result<()> {
     for card in CARDS {
         card.configure(guest)?;
         let peer = card.ipv4(9);
-        // Also with the full MTU.
+        // Try the full MTU too.
         guest.sh(&format!("ping -c 1 -W 5 -s 1472 {peer}"))?;
         assert_transfers(guest, &peer)?;
         machine.sh(&format!(
@@ -272,7 +272,7 @@ fn a_guest_on_ipvtaps_of_every_mode_and_on_a_filtering_bridge_pings_and_moves_by
     )?;
     let [l2, l3, l3s] = CARDS.map(|card| card.socket());
     let guest = machine.start_guest(&[example, &l2, &l3, &l3s, bridged])?;
-    // While it boots.
+    // Check this while the guest boots.
     assert_nobody_answers_for_the_guest(&machine)?;
     assert_what_cannot_work_is_refused(&machine)?;
     guest.wait_for_boot(&machine)?;

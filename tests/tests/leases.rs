@@ -1,4 +1,4 @@
-//! Leases of many processes that share a store, with some of them killed.
+//! Tests of the leases of many processes that share a store, some of which are killed.
 
 use hawser_testkit::{Result, artifacts, failure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +12,9 @@ use std::thread;
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// Processes at once, and VMs of each.
+/// Number of concurrent processes.
 const PROCESSES: usize = 100;
+/// VMs of each process.
 const VMS: usize = 100;
 /// One process in this many is killed.
 const KILLED: usize = 4;
@@ -27,7 +28,7 @@ spec:
   config: '{"type": "bridge", "bridge": "br0", "ipam": {"type": "host-local", "subnet": "10.20.0.0/16"}}'
 "#;
 
-/// Manifests of the VMs that one process allocates for.
+/// Manifests of the VMs for which one process allocates leases.
 fn manifest(process: usize) -> String {
     let mut text = NETWORK.to_owned();
     for vm in 0..VMS {
@@ -47,8 +48,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// In memory if there is such a folder: what a killed process has written stays with the kernel
-    /// in any case.
+    /// Uses a directory in memory if there is one: data written by a killed process stays with the kernel in any case.
     fn new() -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let builder = tempfile::Builder::new();
@@ -71,8 +71,7 @@ impl Stage {
         command
     }
 
-    /// Runs one process, and kills it once it has reported this many leases. Returns its output,
-    /// and how it ended.
+    /// Runs one process, and kills it once it has reported this many leases. Returns its output and exit status.
     fn allocate(&self, process: usize, kill_after: Option<usize>) -> Result<(Vec<String>, ExitStatus)> {
         let mut command = self.command("allocate");
         command.arg("-f").arg(format!("{process}.yaml"));
@@ -141,7 +140,7 @@ fn assert_no_doubles(leases: &BTreeSet<String>) {
 #[test]
 fn a_hundred_processes_give_out_ten_thousand_leases_without_a_double_and_lose_none_when_killed() -> Result<()> {
     let stage = Stage::new()?;
-    // A different moment for each, and different ones in each run.
+    // Each process is killed at a different moment, which varies between runs.
     let seed = usize::try_from(std::process::id())?;
     let moment = |process: usize| process.is_multiple_of(KILLED).then_some((process * 37 + seed) % VMS);
     let plan = (0..PROCESSES).map(|process| (process, moment(process))).collect();

@@ -1,5 +1,5 @@
-//! Manifests received over the API are read in the process that serves the VM: in little memory,
-//! which it releases.
+//! Tests that manifests received over the API, which are read in the process that serves the VM, need little memory,
+//! and that the process releases it.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -15,9 +15,9 @@ const BOMB: &str = "a: &a [1,1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,
                     c: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\n\
                     e: [*d,*d,*d,*d,*d,*d,*d]\n---\n";
 
-/// Most memory that a plug may use temporarily: 64 MiB.
+/// Maximum memory that a plug may use temporarily: 64 MiB.
 const MOST_PEAK: u64 = 64 << 10;
-/// Most memory that may remain in use: 4 MiB.
+/// Maximum memory that may remain in use: 4 MiB.
 const MOST_LEFT: u64 = 4 << 10;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The privileges that a running process has dropped, as the kernel reports them for each thread.
+//! Tests of the privileges that a running process has dropped, as the kernel reports them for each thread.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -41,7 +41,7 @@ fn set(status: &Status, name: &str) -> u64 {
     u64::from_str_radix(&status[name], 16).expect("a set of capabilities")
 }
 
-/// Waits until all privileges are dropped: the socket exists a little earlier.
+/// Waits until all privileges are dropped, because the socket exists slightly earlier.
 fn confined(process: &mut Background) -> Result<Vec<(String, Status)>> {
     let id = process.id();
     let filtered = |(_, status): &(String, Status)| status["Seccomp"] == "2";
@@ -136,7 +136,7 @@ fn who_is_confined_answers_the_api_all_the_same_and_after_packets() -> Result<()
         }
     };
     assert!(ask(&["status"])?.starts_with("vm\n"));
-    // The guest's agent was queried too, and did not answer in time.
+    // The guest's agent was also queried, but did not answer in time.
     listener.set_nonblocking(true)?;
     listener.accept()?;
     for forward in ["tcp:127.0.0.1:2222:22", "udp:2223:53"] {

@@ -1,5 +1,5 @@
-//! Files that a confined process continues to write: leases of NICs that are plugged and unplugged,
-//! and events.
+//! Tests of the files that a confined process continues to write: leases of NICs that are plugged and unplugged, and
+//! events.
 
 use hawser_testkit::hawser::Hawser;
 use hawser_testkit::netns::Namespace;
@@ -24,7 +24,7 @@ spec:
   config: '{"type": "bridge", "bridge": "br0", "ipam": {"type": "host-local", "subnet": "10.20.0.0/16"}}'
 "#;
 
-/// A QEMU that executes every command at once.
+/// A QEMU that executes every command immediately.
 fn obedient_vmm(path: &Path) -> Result<()> {
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
@@ -61,7 +61,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// With all of its files in a folder that `owner` owns.
+    /// A stage with all its files in a directory owned by `owner`.
     fn new(owner: u32) -> Result<Self> {
         let (namespace, folder) = (Namespace::new()?, tempfile::tempdir()?);
         namespace.sysctl("net/ipv4/ping_group_range", "0 2147483647")?;
@@ -142,14 +142,14 @@ impl Stage {
         let tells = |line: &str| {
             serde_json::from_str::<Value>(line).is_ok_and(|line| line["event"] == event && line["port"] == port)
         };
-        // It does not exist between its rotation and the next event.
+        // The log does not exist between its rotation and the next event.
         let log = || fs::read_to_string(self.path("log/events")).unwrap_or_default();
         let told = || Ok(log().lines().any(tells));
         until(&format!("event {event}"), told)
     }
 }
 
-/// From the start of a process to an event log that was rotated twice.
+/// Runs a process from its start until its event log was rotated twice.
 fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
     let hawser = stage.run(user)?;
     let log = stage.path("log/events");
@@ -157,8 +157,8 @@ fn events_and_leases_go_on(stage: &Stage, user: &[&str]) -> Result<Hawser> {
     let leases = stage.leases()?;
     let lease = leases.lines().find(|line| line.contains(" lan ")).unwrap_or_default();
     assert!(lease.contains("10.20.0."), "{leases}");
-    // The log is renamed, as logrotate does, and exists again with the next event. A NIC that is
-    // removed for good releases its lease.
+    // The log is renamed, as logrotate does, and exists again with the next event. A NIC that is removed permanently
+    // releases its lease.
     fs::rename(&log, stage.path("log/events.1"))?;
     assert_eq!(stage.plug(false)?, "lan: unplugged\n");
     stage.wait_for_event("lan", "port-removed")?;

@@ -70,7 +70,7 @@ fn graph() -> Vec<Package> {
         .collect()
 }
 
-/// Whether the licences in `allowed` satisfy `expression`.
+/// True if the licences in `allowed` satisfy `expression`.
 fn is_licensed(expression: &str, allowed: &[String]) -> bool {
     let licensees: Vec<Licensee> = allowed
         .iter()

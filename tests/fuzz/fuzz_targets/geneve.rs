@@ -1,6 +1,6 @@
-//! Any datagram as a Geneve packet: no panic, header and options within the head, a frame within
-//! the datagram, the same result from a head as from the whole, and a header written with what was
-//! read is read again.
+//! Parses any datagram as a Geneve packet. There is no panic, header and options are within the head, and a frame is
+//! within the datagram. A head gives the same result as the whole datagram, and a header that is written from the
+//! parsed values parses to the same values.
 #![no_main]
 
 use hawser_backend::packet::EthernetHeader;

@@ -1,5 +1,5 @@
-//! Every header parser, on the head of any frame: no panic, headers that lie within the
-//! head, lengths that lie within the frame.
+//! Runs every header parser on the head of any frame. There is no panic, headers are within the head, and lengths are
+//! within the frame.
 #![no_main]
 
 use hawser_backend::frame::HEAD_MAX;

@@ -1,4 +1,4 @@
-//! Fragments in any order, overlapping or contradictory: no panic, bounded memory, and a
+//! Reassembles fragments in any order, overlapping or contradictory. There is no panic and memory is bounded. A
 //! reassembled datagram is complete and consists of bytes that were sent at their position.
 #![no_main]
 
@@ -130,6 +130,6 @@ fuzz_target!(|data: &[u8]| {
             assert!(deadline > now, "what is due is gone");
         }
     }
-    // Also the unchanged bytes.
+    // Try the unchanged bytes too.
     add(&mut reassembler, now, data.to_vec(), None);
 });

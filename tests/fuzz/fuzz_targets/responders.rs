@@ -1,4 +1,4 @@
-//! Any frame to the gateway's services, unchanged and with corrected lengths and checksums: no
+//! Passes any frame to the gateway's services, both unchanged and with corrected lengths and checksums. There is no
 //! panic, and every reply is valid.
 #![no_main]
 

@@ -1,8 +1,7 @@
-//! Split rings with any content: the input is features, ring size and the bytes of descriptor
-//! tables, rings and buffers. Frames passed to a mode are in guest memory and have the stated
-//! length; reserved room is in guest memory too; a written frame is published in whole. No panic,
-//! no access outside, and no turn visits more descriptors than allowed: memory is large enough for
-//! tables longer than any chain.
+//! Serves split rings with any content. The input is features, ring size and the bytes of descriptor tables, rings and
+//! buffers. Frames passed to a mode are in guest memory and have the stated length, reserved room is also in guest
+//! memory, and a written frame is published whole. There is no panic and no access outside guest memory. No turn visits
+//! more descriptors than allowed; memory is large enough for tables longer than any chain.
 #![no_main]
 
 use hawser_backend::counters::Counters;
@@ -22,7 +21,7 @@ use std::sync::Arc;
 const MEMORY: usize = 0x20_0000;
 /// Bytes of guest memory that the input fills.
 const FILLED: usize = 0x1_0000;
-/// Descriptors that a burst may visit: its budget, and one chain that exceeds it.
+/// Descriptors that a burst may visit: its budget, plus one chain that exceeds it.
 const BURST_VISITS: usize = 2048 + MAX_VISITS;
 /// Descriptors that the receive side may visit in a turn.
 const TURN_VISITS: usize = 32_768 + MAX_VISITS;

@@ -1,6 +1,5 @@
-//! Any bytes of a front end, split anywhere, with descriptors that can be mapped: they become
-//! messages or an error, at most one message is buffered, each answer belongs to its request, and
-//! no ring runs that virtio forbids.
+//! Processes any bytes from a front end, split anywhere, with descriptors that can be mapped. They become messages or
+//! an error, at most one message is buffered, each answer belongs to its request, and no ring runs that virtio forbids.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A TCP connection between a guest and a remote peer that do anything in any order: every byte
-//! that arrives is correct, and the connection's numbers stay consistent.
+//! Runs a TCP connection between a guest and a remote peer that do anything in any order. Every byte that arrives is
+//! correct, and the connection's numbers stay consistent.
 #![no_main]
 
 use hawser_backend::nat::tcp::testing::Player;

@@ -22,7 +22,7 @@ impl DirtyLog {
     /// An empty log long enough for `ram`.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// No descriptor is left.
     pub fn new(ram: &Ram) -> io::Result<Self> {
         let end = ram.regions().iter().map(|r| r.guest + r.len).max();
         let len = end.unwrap_or(0).div_ceil(PAGE * PAGES_PER_BYTE);
@@ -31,7 +31,7 @@ impl DirtyLog {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for us.
         let file = unsafe { File::from_raw_fd(fd) };
         file.set_len(len)?;
         Ok(Self { file, len })

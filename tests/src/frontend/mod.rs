@@ -1,12 +1,12 @@
-//! A front end in process: it plays QEMU, cloud-hypervisor or a UML kernel, and the guest's network
-//! driver behind it.
+//! A front end in process. It imitates QEMU, cloud-hypervisor or a UML kernel, and the guest's network driver behind
+//! it.
 //!
 //! * [`Ram`]: guest memory in a memfd, with an allocator.
-//! * [`Wire`]: vhost-user messages one by one, well formed or not.
-//! * [`Vmm`]: a whole set-up in the order a real front end has ([`Order`]).
+//! * [`Wire`]: vhost-user messages one by one, whether well formed or not.
+//! * [`Vmm`]: a complete set-up in the order of a real front end ([`Order`]).
 //! * [`Ring`]: the driver's side of a split ring, with everything a hostile guest can
 //!   write to it.
-//! * [`DirtyLog`]: the log a migration reads.
+//! * [`DirtyLog`]: the log that a migration reads.
 //! * [`Nic`]: a driver that sends and receives frames.
 //! * [`Withholding`]: not a front end, but a relay that hides features from a real one.
 //!
@@ -49,7 +49,7 @@ pub mod feature {
     pub const CTRL_VQ: u64 = 1 << net::VIRTIO_NET_F_CTRL_VQ;
     /// VIRTIO_NET_F_MQ
     pub const MQ: u64 = 1 << net::VIRTIO_NET_F_MQ;
-    /// Segmentation, both ways.
+    /// Segmentation in both directions.
     pub const SEGMENTATION: u64 = 1 << net::VIRTIO_NET_F_HOST_TSO4
         | 1 << net::VIRTIO_NET_F_HOST_TSO6
         | 1 << net::VIRTIO_NET_F_HOST_ECN
@@ -59,7 +59,7 @@ pub mod feature {
         | 1 << net::VIRTIO_NET_F_GUEST_ECN
         | 1 << net::VIRTIO_NET_F_GUEST_USO4
         | 1 << net::VIRTIO_NET_F_GUEST_USO6;
-    /// Checksum and segmentation, both ways.
+    /// Checksum and segmentation in both directions.
     pub const OFFLOADS: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM | SEGMENTATION;
     /// The features that a current Linux driver accepts from a single-queue device.
     pub const LINUX: u64 = VERSION_1 | EVENT_IDX | INDIRECT_DESC | MRG_RXBUF | OFFLOADS;

@@ -64,9 +64,9 @@ pub enum TransmitLayout {
     Together,
     /// The header in a buffer of its own.
     HeaderApart,
-    /// The frame cut into buffers of this many bytes, the header with the first.
+    /// The frame is split into buffers of this many bytes; the header is with the first.
     Scattered(u32),
-    /// As `Scattered`, in an indirect table (INDIRECT_DESC).
+    /// The same as `Scattered`, in an indirect table (INDIRECT_DESC).
     Indirect(u32),
 }
 
@@ -92,7 +92,7 @@ pub struct NicConfig {
 pub struct Received {
     /// The device's header.
     pub header: Header,
-    /// From the Ethernet header on.
+    /// The frame, from the Ethernet header on.
     pub frame: Vec<u8>,
 }
 
@@ -150,7 +150,7 @@ impl Nic {
         })
     }
 
-    /// Posts receive buffers, at most `count` and as many as there is room for.
+    /// Posts up to `count` receive buffers, as far as there is room.
     pub fn post(&mut self, count: usize) -> io::Result<usize> {
         let mut posted = 0;
         while posted < count {
@@ -195,7 +195,7 @@ impl Nic {
         true
     }
 
-    /// Takes back what the device has sent.
+    /// Takes back the buffers that the device has sent.
     pub fn reap(&mut self) -> usize {
         let mut done = 0;
         while let Some((head, _)) = self.transmit.used() {

@@ -46,7 +46,7 @@ impl Ram {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for us.
+        // SAFETY: the kernel has just created this descriptor for us.
         let file = unsafe { File::from_raw_fd(fd) };
         file.set_len(ranges.iter().map(|(_, len)| len).sum())?;
         let mut offset = 0;

@@ -101,7 +101,7 @@ impl std::fmt::Debug for Ring {
     }
 }
 
-// SAFETY: the addresses are those of a mapping `ram` keeps; they belong to no thread.
+// SAFETY: the addresses are in a mapping that `ram` keeps; they belong to no thread.
 unsafe impl Send for Ring {}
 
 impl Ring {
@@ -134,7 +134,7 @@ impl Ring {
     /// The front end's view of the ring.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// No descriptor is left.
     pub fn handle(&self) -> io::Result<RingHandle> {
         Ok(RingHandle {
             layout: self.layout,
@@ -198,7 +198,7 @@ impl Ring {
         Some(head)
     }
 
-    /// Puts any `head` into the available ring.
+    /// Adds any `head` to the available ring.
     pub fn offer(&mut self, head: u16) {
         let slot = self.avail_idx % self.layout.size;
         self.set_available(slot, head);
@@ -310,7 +310,7 @@ impl Ring {
         wait_event(&self.error, timeout)
     }
 
-    /// Continues with a ring whose front end was replaced: chains in flight stay.
+    /// Continues with a ring whose front end was replaced. Chains in flight stay.
     pub fn reconnected(&mut self) {
         self.kicked_idx = self.avail_idx.wrapping_sub(1);
     }

@@ -26,7 +26,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// All of them.
+    /// All front ends.
     pub const ALL: [Self; 4] = [Self::Qemu, Self::CloudHypervisor, Self::Uml, Self::Plain];
 
     /// The protocol features that the front end supports.
@@ -244,7 +244,7 @@ impl Vmm {
                 log_addr: None,
             };
             vu.set_vring_addr(i, &config).map_err(err)?;
-            // Whatever the device has used by then, as cloud-hypervisor does.
+            // Use the available index, however much the device has used by then, as cloud-hypervisor does.
             vu.set_vring_base(i, ring.avail_idx()).map_err(err)?;
             vu.set_vring_call(i, &ring.call).map_err(err)?;
             vu.set_vring_kick(i, &ring.kick).map_err(err)?;
@@ -305,7 +305,7 @@ impl Vmm {
     /// them yet.
     ///
     /// # Errors
-    /// No event descriptor left.
+    /// No event descriptor is left.
     pub fn reload_driver(&mut self, ring_size: u16) -> io::Result<()> {
         let nic = NicConfig {
             ring_size,

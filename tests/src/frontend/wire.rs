@@ -77,7 +77,7 @@ impl Wire {
         })
     }
 
-    /// A second handle on the socket, for another implementation of the protocol.
+    /// A second handle to the socket, for another implementation of the protocol.
     pub fn try_clone_stream(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }

@@ -1,7 +1,7 @@
 //! A relay that hides offered features of the back end.
 //!
-//! It passes all messages between front end and back end on with their descriptors, and removes
-//! features from the answer to GET_FEATURES: for a guest that cannot be configured to refuse them.
+//! It forwards all messages between front end and back end with their descriptors, and removes features from the answer
+//! to GET_FEATURES. This is for guests that cannot be configured to refuse them.
 
 use super::wire::code;
 use std::io::{self, Read, Write};

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Result of a command in the guest.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// Exit code, or 128 and the signal; `None` if it exceeded its time.
+    /// Exit code, or 128 plus the signal; `None` if the command exceeded its time.
     pub status: Option<i32>,
     /// Standard output.
     pub out: String,
@@ -58,7 +58,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the end of the command, for its time limit and a little more.
+    /// Waits for the end of the command, slightly longer than its time limit.
     pub fn wait(&self, limit: Duration) -> Result<Output> {
         match self.end.recv_timeout(limit) {
             Ok(output) => Ok(output),
@@ -107,7 +107,7 @@ impl Channel {
         })
     }
 
-    /// Whether the guest has reported that it is up, within `limit`.
+    /// True if the guest has reported within `limit` that it is up.
     pub(super) fn is_ready(&self, limit: Duration) -> bool {
         self.ready.recv_timeout(limit).is_ok()
     }

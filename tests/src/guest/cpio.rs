@@ -1,4 +1,4 @@
-//! The part of the cpio "newc" format that an addition to an initramfs needs.
+//! Writes the part of the cpio "newc" format that an addition to an initramfs needs.
 
 use std::io::{self, Write};
 
@@ -21,7 +21,7 @@ fn entry(out: &mut impl Write, name: &str, mode: u32, data: &[u8]) -> io::Result
     out.write_all(&[0; 3][..(4 - data.len() % 4) % 4])
 }
 
-/// Writes an archive of folders and executable files, by path without a leading slash.
+/// Writes an archive of directories and executable files, by path without a leading slash.
 pub(super) fn write(out: &mut impl Write, folders: &[&str], files: &[(&str, &[u8])]) -> io::Result<()> {
     for folder in folders {
         entry(out, folder, FOLDER, &[])?;

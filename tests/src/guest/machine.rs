@@ -1,8 +1,8 @@
-//! A lab VM: a Linux machine with a distribution's kernel, for features that the test machine's
-//! kernel may lack (ipvlan, bridges that filter VLANs).
+//! A lab VM: a Linux machine with a distribution's kernel, for features that the test machine's kernel may lack
+//! (ipvlan, VLAN-filtering bridges).
 //!
-//! It is an emulating QEMU without a NIC. hawser runs in it, with a guest: User-Mode Linux, whose
-//! command line is one more serial line of the lab VM.
+//! It is an emulating QEMU without a NIC. Inside it run hawser and a guest, User-Mode Linux, whose command line is
+//! another serial line of the lab VM.
 
 use super::{AGENT_FD, Guest, Kind, Plan, SHORT_BOOT, Shell, cpio, hand_over};
 use crate::lab::{Turn, share_machine};
@@ -20,11 +20,11 @@ use std::time::Duration;
 const MEMORY: &str = "1G";
 /// The descriptor of QEMU's end of the nested guest's line.
 const NESTED_FD: i32 = AGENT_FD + 1;
-/// Where the nested guest's initramfs is in the lab VM.
+/// Path of the nested guest's initramfs in the lab VM.
 const NESTED_INITRAMFS: &str = "/guest/initramfs.cpio";
-/// Longest the nested guest may take to boot: an emulation in an emulation.
+/// Longest time for the nested guest to boot, which is an emulation in an emulation.
 const NESTED_PATIENCE: Duration = Duration::from_secs(90);
-/// Longest the nested guest runs.
+/// Longest run time of the nested guest.
 const LIFETIME: Duration = Duration::from_secs(3600);
 
 const LAB_BOOT: &str = "#!/bin/sh
@@ -35,7 +35,7 @@ mkdir -p /run/netns /run/hawser
 exec hawser-traffic agent tty=/dev/$HAWSER_AGENT
 ";
 
-/// A running lab VM. Killed on drop.
+/// A running lab VM, which is killed on drop.
 #[derive(Debug)]
 pub struct Machine {
     host: Guest,
@@ -182,7 +182,7 @@ fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
         ("etc/hawser/boot".into(), LAB_BOOT.into()),
         (NESTED_INITRAMFS.trim_start_matches('/').into(), fs::read(&nested)?),
     ];
-    // It looks for its libraries where it was built.
+    // The program looks for its libraries at the path where it was built.
     for library in fs::read_dir(artifacts::guest_file("uml/lib")?)? {
         let library = library?.path();
         contents.push((inside(&library), fs::read(&library)?));
@@ -196,12 +196,12 @@ fn write_initramfs(path: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     Ok(archive.write_all(&bytes)?)
 }
 
-/// A path in the form of an archive.
+/// A path in the form that archives use.
 fn inside(path: &Path) -> String {
     path.display().to_string().trim_start_matches('/').to_owned()
 }
 
-/// The folders of files, outer ones first.
+/// The directories of files, outer ones first.
 fn folders(files: &[(String, Vec<u8>)]) -> Vec<String> {
     let mut folders: Vec<PathBuf> = files
         .iter()

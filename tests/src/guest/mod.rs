@@ -28,17 +28,17 @@ use std::thread;
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// The descriptor of a guest's end of the command channel: far from those in use.
+/// The descriptor of a guest's end of the command channel, far from those in use.
 const AGENT_FD: i32 = 100;
 
 const BOOT: &[u8] = b"#!/bin/sh\nexec hawser-traffic agent tty=/dev/$HAWSER_AGENT\n";
 
-/// Parameters that spare a kernel work which an emulator is slow at: a fifth of its boot. None of
-/// it meets a packet.
+/// Kernel parameters that avoid work at which an emulator is slow, which saves a fifth of the boot time. None of them
+/// affects packets.
 const SHORT_BOOT: &str = "mitigations=off nokaslr no5lvl cryptomgr.notests=1 \
     initcall_blacklist=jent_mod_init,crypto_kdf108_init,load_system_certificate_list";
 
-/// What plays the machine.
+/// The program that acts as the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// User-Mode Linux.
@@ -47,13 +47,13 @@ pub enum Kind {
     Qemu,
 }
 
-/// How QEMU reaches the back end.
+/// How QEMU connects to the back end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Chardev {
     /// QEMU connects to the back end's socket.
     #[default]
     Connects,
-    /// QEMU connects, and again this many milliseconds after a connection is lost.
+    /// QEMU connects, and reconnects this many milliseconds after a connection is lost.
     Reconnects(u32),
     /// QEMU listens, and starts the guest once the back end is there.
     Listens,
@@ -118,7 +118,7 @@ impl Plan {
         Ok(guest)
     }
 
-    /// Starts the guest without waiting: needed if QEMU waits for the back end itself.
+    /// Starts the guest without waiting, as is needed if QEMU itself waits for the back end.
     pub fn start(&self) -> Result<Guest> {
         let folder = tempfile::Builder::new().prefix("hawser-guest-").tempdir()?;
         let socket = self.socket_for_guest(folder.path())?;
@@ -162,7 +162,7 @@ impl Plan {
         }
         let socket = folder.join("withholding.sock");
         let between = Withholding::bind(&socket, &self.socket, self.withheld)?;
-        // Ends with the guest, whose console shows how it handled a lost back end.
+        // The relay ends with the guest, whose console shows how it handled a lost back end.
         thread::spawn(move || between.serve());
         Ok(socket)
     }
@@ -177,7 +177,7 @@ impl Plan {
                 held
             }
         };
-        // Guest memory is a file there, shared with the back end: a disk would be slow.
+        // Guest memory is a file in this directory, shared with the back end; on a disk it would be slow.
         command.env(
             "TMPDIR",
             if Path::new("/dev/shm").is_dir() {
@@ -187,8 +187,8 @@ impl Plan {
             },
         );
         command.arg(format!("mem={}M", self.memory_mib));
-        // At the end of guest memory, where it stays: this kernel's checksums read up to seven
-        // bytes too many, and nothing is mapped after the last page.
+        // The initramfs stays at the end of guest memory. This kernel's checksums read up to seven bytes too many, and
+        // nothing is mapped after the last page.
         command.arg(format!("initrd={}", initramfs.display()));
         command.arg("retain_initrd");
         command.arg(format!("uml_dir={}", folder.display()));
@@ -299,7 +299,7 @@ fn hand_over(command: &mut Command, descriptors: Vec<(RawFd, RawFd)>) {
     }
 }
 
-/// A running guest. Killed on drop.
+/// A running guest, which is killed on drop.
 #[derive(Debug)]
 pub struct Guest {
     kind: Kind,

@@ -28,7 +28,7 @@ impl Shell {
         })
     }
 
-    /// Whether the guest has reported that it is up, within `limit`.
+    /// True if the guest has reported within `limit` that it is up.
     pub(super) fn is_ready(&self, limit: Duration) -> bool {
         self.channel.is_ready(limit)
     }
@@ -46,7 +46,7 @@ impl Shell {
 
     /// Runs a shell command, for at most `limit`.
     pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
-        // A little more, so that the guest can report that it ended the command.
+        // Wait slightly longer, so that the guest can report that it ended the command.
         let output = self.start(command, limit)?.wait(limit + Duration::from_secs(20));
         output.map_err(|e| failure(format!("{e}; its console says:\n{}", self.console())))
     }
@@ -63,7 +63,7 @@ impl Shell {
         }
     }
 
-    /// Starts a shell command and returns at once; the command is ended after `limit`.
+    /// Starts a shell command and returns immediately; the command is ended after `limit`.
     pub fn start(&self, command: &str, limit: Duration) -> Result<Running> {
         self.channel.start(command, limit)
     }
@@ -97,7 +97,7 @@ impl Shell {
         self.serve_by("exec", &file, at)
     }
 
-    /// The same in a network namespace of the guest.
+    /// Does the same in a network namespace of the guest.
     pub fn serve_in(&self, namespace: &str, at: &str) -> Result<Running> {
         let file = format!("/run/serve-{namespace}-{}", at.replace(['[', ']', ':'], "_"));
         self.serve_by(&format!("exec ip netns exec {namespace}"), &file, at)

@@ -1,8 +1,7 @@
-//! The modules of a crate and what they import, read from its sources.
+//! The modules of a crate and their imports, read from its sources.
 //!
-//! It reads Rust's tokens, not its grammar: comments, literals, `mod`, `use` and paths, which is
-//! enough to find out that one module names another. Test code is left out: items under a `cfg`
-//! that names `test`, and the files they declare.
+//! It reads Rust's tokens, not its grammar: comments, literals, `mod`, `use` and paths, which is enough to detect that
+//! one module names another. Test code is left out: items under a `cfg` that names `test`, and the files they declare.
 
 mod reader;
 
@@ -29,7 +28,7 @@ pub struct Crate {
     imports: BTreeSet<Import>,
     /// Paths of names, and the file that has each.
     paths: Vec<(PathBuf, Vec<String>)>,
-    /// Names by which the root passes on other crates of ours.
+    /// Names by which the root re-exports other crates of this workspace.
     crates: BTreeSet<String>,
 }
 
@@ -65,14 +64,14 @@ impl Crate {
         self.imports.iter().filter(move |import| Some(&import.from) != root)
     }
 
-    /// The files that name `variant` of an enum by a path that ends so (`Enum::Variant`).
+    /// The files that name `variant` of an enum by a path that ends in `Enum::Variant`.
     pub fn files_naming<'a>(&'a self, of: &'a str, variant: &'a str) -> impl Iterator<Item = &'a Path> {
         let is_it = move |path: &[String]| path.windows(2).any(|pair| pair[0] == of && pair[1] == variant);
         let paths = self.paths.iter().filter(move |(_, path)| is_it(path));
         paths.map(|(file, _)| file.as_path())
     }
 
-    /// The modules right below the root.
+    /// The modules directly below the root.
     pub fn top_modules(&self) -> BTreeSet<&str> {
         let of_root = self.files.keys().filter(|path| path.len() == 1);
         of_root.map(|path| path[0].as_str()).collect()

@@ -68,7 +68,7 @@ fn end_of_string(text: &[char], start: usize) -> usize {
 pub(super) struct Reader<'a> {
     words: Vec<Word>,
     at: usize,
-    /// The module the words are in.
+    /// The module that contains the words.
     module: Vec<String>,
     /// Paths, and the module that names each.
     paths: &'a mut Vec<(Vec<String>, Vec<String>)>,
@@ -80,7 +80,7 @@ pub(super) struct Reader<'a> {
     pub crates: Vec<String>,
 }
 
-/// Reads the text of `module`'s file. Adds the paths each module names to `paths`.
+/// Reads the text of `module`'s file. Adds the paths that each module names to `paths`.
 pub(super) fn read<'a>(text: &str, module: &[String], paths: &'a mut Vec<(Vec<String>, Vec<String>)>) -> Reader<'a> {
     let mut reader = Reader {
         words: words(text),
@@ -158,7 +158,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A path outside of `use`.
+    /// A path outside a `use` statement.
     fn read_path(&mut self) {
         let mut path = Vec::new();
         while let Some(name) = self.name(self.at) {
@@ -172,7 +172,7 @@ impl Reader<'_> {
         self.paths.push((self.module.clone(), path));
     }
 
-    /// The rest of a `use`, or one branch of it.
+    /// The rest of a `use` statement, or one of its branches.
     fn read_use(&mut self, before: &[String]) {
         let mut path = before.to_vec();
         loop {
@@ -264,7 +264,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What ends the item that starts here.
+    /// The end of the item that starts here.
     fn end_of_next(&self) -> End {
         let mut at = self.at;
         if self.name(at) == Some("pub") {
@@ -292,10 +292,10 @@ impl Reader<'_> {
     }
 }
 
-/// What ends an item.
+/// The kinds of end that an item can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// A semicolon: what it is made of may have braces.
+    /// A semicolon; the item itself may contain braces.
     Semicolon,
     /// The end of its body, or a semicolon instead of one.
     Body,
@@ -311,9 +311,9 @@ struct Nesting {
     brackets: usize,
     /// Angle brackets of a type.
     angles: usize,
-    /// Whether `=` was read: `<` compares from there on.
+    /// True if `=` was read, after which `<` is a comparison.
     has_value: bool,
-    /// Whether the outermost braces come right after `=>`.
+    /// Whether the outermost braces follow `=>` directly.
     block_follows_arrow: bool,
 }
 
@@ -326,7 +326,7 @@ impl Nesting {
         self.brackets == 0 && self.angles == 0
     }
 
-    /// Whether one more closing bracket leaves none.
+    /// True if one more closing bracket closes the outermost.
     const fn is_last(&self) -> bool {
         self.brackets == 1
     }

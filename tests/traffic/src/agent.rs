@@ -1,9 +1,9 @@
 //! The guest's half of its command channel.
 //!
-//! The testkit has the other half, at the far end of a serial line: lines of JSON in both
-//! directions. `{"id":1,"run":"ls","seconds":10}` starts a shell command, several may run at once;
-//! `{"id":1,"status":0,"out":"…","err":"…"}` is its end. `{"id":1,"kill":true}` ends it early. An
-//! initial `{"ready":true}` reports that the guest is up.
+//! The testkit has the other half, at the far end of a serial line: lines of JSON in both directions.
+//! `{"id":1,"run":"ls","seconds":10}` starts a shell command; several may run at once.
+//! `{"id":1,"status":0,"out":"…","err":"…"}` reports its end. `{"id":1,"kill":true}` ends it early. An initial
+//! `{"ready":true}` reports that the guest is up.
 
 use crate::Report;
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ struct Order {
 #[derive(Serialize)]
 struct End {
     id: u64,
-    /// Exit code, or 128 and the signal, as in a shell; `None` if it exceeded its time.
+    /// Exit code, or 128 plus the signal, as in a shell; `None` if the command exceeded its time.
     status: Option<i32>,
     out: String,
     err: String,
@@ -67,7 +67,7 @@ fn say(line: &Line, what: &impl Serialize) {
 }
 
 fn kill_group(group: i32) {
-    // SAFETY: takes plain numbers; a group that is gone is an error we do not need.
+    // SAFETY: takes plain numbers; the error for a group that is gone can be ignored.
     unsafe { libc::kill(-group, libc::SIGKILL) };
 }
 
@@ -122,7 +122,7 @@ fn run(id: u64, command: &str, limit: Duration, running: &Running) -> End {
     running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     if status.is_none() {
         kill_group(group);
-        // Reaped; its status only shows the kill.
+        // This only reaps the child; its status would show the kill.
         let _ = child.wait();
     }
     End {

@@ -54,7 +54,7 @@ impl Batch {
         u64::try_from(n).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Waits for the first datagram and takes all that are there; returns their number.
+    /// Waits for the first datagram, takes all that have arrived, and returns their number.
     pub(crate) fn receive(&mut self, socket: &UdpSocket) -> io::Result<u64> {
         // SAFETY: as above, and the bytes are ours to be written to; no time limit is passed.
         let n = unsafe {

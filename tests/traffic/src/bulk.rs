@@ -1,4 +1,4 @@
-//! Bulk transfers over one or many connections, of which every byte is compared.
+//! Bulk transfers over one or many connections, in which every byte is compared.
 
 use crate::wire::{Request, WHOLE, ask, read_line};
 use crate::{Arguments, Report, stream};
@@ -60,12 +60,12 @@ fn transfer(arguments: &Arguments, one: fn(SocketAddr, u64, u64) -> io::Result<(
     Ok((good, report))
 }
 
-/// Client to server.
+/// Sends from the client to the server.
 pub(crate) fn send(arguments: &Arguments) -> Report {
     transfer(arguments, send_one)
 }
 
-/// Server to client.
+/// Receives from the server.
 pub(crate) fn receive(arguments: &Arguments) -> Report {
     transfer(arguments, receive_one)
 }

@@ -1,4 +1,4 @@
-//! Connections as such: how many per second, and many idle ones.
+//! Measures connections per second, and holds many idle ones.
 
 use crate::wire::{Request, ask};
 use crate::{Arguments, Report};
@@ -22,7 +22,7 @@ fn once(to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// The duration of each connection.
+/// Connects repeatedly, and returns the duration of each connection.
 fn repeat(to: SocketAddr, until: Instant) -> io::Result<Vec<Duration>> {
     let mut taken = Vec::new();
     let mut start = Instant::now();

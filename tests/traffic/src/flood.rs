@@ -1,4 +1,4 @@
-//! As many datagrams as the sender can send, and the number that arrives.
+//! Sends as many datagrams as possible, and counts those that arrive.
 
 use crate::batch::Batch;
 use crate::wire::{Request, ask, read_line};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const TAIL: Duration = Duration::from_millis(300);
 /// How long to wait for the server's own count.
 const ANSWER: Duration = Duration::from_secs(3);
-/// Most segments of one call with UDP_SEGMENT (UDP_MAX_SEGMENTS of older kernels).
+/// Maximum segments in one call with UDP_SEGMENT (UDP_MAX_SEGMENTS of older kernels).
 const SEGMENTS: u64 = 64;
 /// Enough for the datagrams of a few milliseconds; the kernel may grant less.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -32,7 +32,7 @@ fn send_for(socket: &UdpSocket, size: usize, time: Duration) -> io::Result<u64> 
     while start.elapsed() < time {
         match batch.send(socket) {
             Ok(n) => sent += n,
-            // The queue is full, or an error said that no program listens: a flood ignores both.
+            // The queue is full, or an error reported that no program listens: a flood ignores both.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionRefused) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
             Err(error) => return Err(error),

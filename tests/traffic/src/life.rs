@@ -1,4 +1,4 @@
-//! Beginnings and ends of connections: refused, half-closed, aborted.
+//! Tests how connections begin and end: refused, half-closed, aborted.
 
 use crate::wire::{PATIENCE, Request, ask, ask_from, read_line};
 use crate::{Arguments, Failure, Report, any, stream};
@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read};
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A number that no other client of the server has.
+/// A number that no other client of the server uses.
 fn token() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_secs() ^ (u64::from(since.subsec_nanos()) << 32) ^ u64::from(std::process::id())
@@ -18,7 +18,7 @@ fn recall(to: SocketAddr, token: u64) -> io::Result<String> {
     read_line(&mut BufReader::new(ask(to, &Request::Recall { token })?))
 }
 
-/// One side ends its direction; the other direction must still carry everything.
+/// Ends one direction of a connection; the other direction must still carry everything.
 pub(crate) fn half_close(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let bytes: u64 = arguments.get("bytes")?;
@@ -47,7 +47,7 @@ pub(crate) fn half_close(arguments: &Arguments) -> Report {
     Ok((got == expected, json!({ "sent": expected, "received": got })))
 }
 
-/// One side aborts; the other must see a reset instead of an orderly end.
+/// Aborts one side of a connection; the other side must see a reset instead of an orderly end.
 pub(crate) fn reset(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let seen = match arguments.text("by")? {

@@ -1,10 +1,9 @@
 //! `hawser-traffic`: traffic that verifies itself.
 //!
-//! One static program that runs inside the guest, beside it and on the host. `serve`
-//! answers on one port, TCP and UDP; every other command is a client that does one
-//! thing against a server and prints one line of JSON about it. What travels is a
-//! pseudo-random stream ([`stream`]) that both sides know, and each byte is compared, so a
-//! result says what arrived, not that something ran. The exit code is 0 when all of it did.
+//! It is one static program that runs inside the guest, beside it and on the host. `serve` answers on one port, over
+//! TCP and UDP. Every other command is a client that does one thing with a server and reports it as one line of JSON.
+//! The data is a pseudo-random stream ([`stream`]) that both sides can generate, and each byte is compared. So a result
+//! states what arrived, not merely that something ran. The exit code is 0 if everything arrived.
 //!
 //! `agent` is the other half of a guest's command channel ([`agent`]).
 

@@ -1,4 +1,4 @@
-//! Signals beside the bytes: urgent pointers, and marks in the network header.
+//! Signals in addition to the bytes: urgent pointers, and marks in the network header.
 
 use crate::wire::{PATIENCE, Request, ask, put, read_line};
 use crate::{Arguments, Report};
@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Instant;
 
-/// Bytes before the urgent one, the urgent one, and those after it.
+/// Bytes before the urgent byte, the urgent byte, and the bytes after it.
 const BEFORE: &[u8] = b"12";
 const URGENT: u8 = b'U';
 const AFTER: &[u8] = b"34";
@@ -22,7 +22,7 @@ pub(crate) fn send_urgent(mut stream: &TcpStream) -> io::Result<()> {
     stream.write_all(AFTER)
 }
 
-/// Reads the urgent byte, once it is there.
+/// Reads the urgent byte once it has arrived.
 fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
     let start = Instant::now();
     loop {
@@ -31,7 +31,7 @@ fn take_urgent(stream: &TcpStream) -> io::Result<u8> {
             // SAFETY: one byte was received.
             Ok(1) => return Ok(unsafe { byte[0].assume_init() }),
             Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // It is announced but not there, or not even announced.
+            // It is announced but has not arrived, or is not yet announced.
             Err(_) if start.elapsed() < PATIENCE => std::thread::yield_now(),
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! Raw frames, for packets that IP sockets do not send.
+//! Sends raw frames, for packets that IP sockets do not send.
 
 use crate::{Arguments, Failure, Report};
 use serde_json::json;
@@ -40,7 +40,7 @@ fn open(interface: &str) -> Result<(OwnedFd, libc::sockaddr_ll), Failure> {
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     address.sll_family = u16::try_from(libc::AF_PACKET)?;
     address.sll_ifindex = i32::try_from(index)?;
-    // SAFETY: the socket has just been opened and is nobody else's.
+    // SAFETY: the socket has just been opened and has no other owner.
     Ok((unsafe { OwnedFd::from_raw_fd(socket) }, address))
 }
 

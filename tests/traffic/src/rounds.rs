@@ -1,4 +1,4 @@
-//! Request and reply, one at a time, timed: over one connection, or a new one for each.
+//! Times requests and replies, one at a time, over one connection or over a new connection for each.
 
 use crate::stream::Stream;
 use crate::wire::{Request, ask};
@@ -22,7 +22,7 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Median, 99th percentile and rate of `count` rounds of `bytes` bytes each way.
+/// Reports the median, 99th percentile and rate of `count` rounds of `bytes` bytes in each direction.
 pub(crate) fn rounds(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: usize = arguments.get_or("count", 1000)?;

@@ -1,4 +1,4 @@
-//! Many hosts or ports at once, like monitoring and port scanners.
+//! Contacts many hosts or ports at once, like monitoring and port scanners.
 
 use crate::{Arguments, Failure, Report};
 use serde_json::json;
@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The identifier of all requests: that of Windows.
+/// The identifier of all requests, the same as on Windows.
 const IDENTIFIER: u16 = 1;
 /// The sequence number of all requests.
 const SEQUENCE: u16 = 7;
-/// Requests before a pause: a link has a finite queue.
+/// Requests before a pause, because a link has a finite queue.
 const BURST: u32 = 32;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long to wait for the last reply.
@@ -50,7 +50,7 @@ fn request(to: IpAddr) -> Vec<u8> {
     bytes.extend(IDENTIFIER.to_be_bytes());
     bytes.extend(SEQUENCE.to_be_bytes());
     bytes.extend(octets(to));
-    // The kernel computes that of ICMPv6, which covers addresses too.
+    // The kernel computes the checksum of ICMPv6, which also covers addresses.
     if to.is_ipv4() {
         let sum = checksum(&bytes).to_be_bytes();
         bytes[2..4].copy_from_slice(&sum);
@@ -68,7 +68,7 @@ struct Replies {
 }
 
 impl Replies {
-    /// Reads all replies that are there.
+    /// Reads all replies that have arrived.
     fn take(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let mut buffer = [0; 512];
         loop {

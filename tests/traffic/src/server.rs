@@ -10,12 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that may wait to be accepted: a storm of them must not be refused.
+/// Connections that may wait to be accepted, because a storm of connections must not be refused.
 const BACKLOG: i32 = 4096;
 /// Enough for the few stack frames of a connection's thread, and small enough for thousands.
 const STACK: usize = 128 * 1024;
 
-/// Values that clients have left, by token.
+/// Values that clients have stored, by token.
 #[derive(Default)]
 struct Memory {
     kept: Mutex<HashMap<u64, String>>,
@@ -76,7 +76,7 @@ fn echo_datagrams(socket: &UdpSocket) {
     }
 }
 
-/// How much of the stream of `seed` came until the end, or what is wrong with it.
+/// Length of the stream of `seed` received until the end, or a description of the error.
 fn length_to_end(reader: &mut impl Read, seed: u64) -> String {
     match stream::receive_to_end(reader, seed) {
         Ok(bytes) => bytes.to_string(),

@@ -1,5 +1,4 @@
-//! Many connections at once: all are opened, each exchanges data while all are open, all are
-//! closed.
+//! Opens many connections at once. Each exchanges data while all are open, then all are closed.
 
 use crate::stream::Stream;
 use crate::wire::{Request, ask};
@@ -32,7 +31,7 @@ fn exchange(mut connection: &TcpStream, seed: u64, bytes: usize) -> io::Result<(
 
 fn one(to: SocketAddr, seed: u64, bytes: usize, all_open: &Barrier) -> io::Result<()> {
     let connection = ask(to, &Request::Echo);
-    // Also after a failure: the others wait for this one.
+    // Wait even after a failure, because the others wait for this connection.
     all_open.wait();
     exchange(&connection?, seed, bytes)
 }

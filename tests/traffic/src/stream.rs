@@ -1,7 +1,7 @@
-//! The pseudo-random stream of a seed, and what arrives of it.
+//! The pseudo-random stream of a seed, and the check of the bytes that arrive.
 //!
-//! Both ends make the stream. A receiver compares every byte with its own, which costs a guest
-//! that is emulated a fraction of what a digest does.
+//! Both ends generate the stream. A receiver compares every byte with its own stream, which costs an emulated guest a
+//! fraction of a digest.
 
 use std::io::{self, Read, Write};
 
@@ -57,7 +57,7 @@ pub(crate) fn send(to: &mut impl Write, seed: u64, bytes: u64) -> io::Result<()>
     Ok(())
 }
 
-/// Compares what arrives with the stream of a seed, byte by byte.
+/// Compares the bytes that arrive with the stream of a seed.
 struct Comparison {
     stream: Stream,
     /// The next bytes of the stream; those before `at` have arrived.
@@ -76,7 +76,7 @@ impl Comparison {
         }
     }
 
-    /// Takes the bytes that arrived next; an error if one of them is not the stream's.
+    /// Takes the bytes that arrived next; returns an error if one differs from the stream.
     fn take(&mut self, mut got: &[u8]) -> io::Result<()> {
         while !got.is_empty() {
             if self.at == PIECE {
@@ -85,7 +85,7 @@ impl Comparison {
             }
             let expected = &self.expected[self.at..];
             let (now, later) = got.split_at(got.len().min(expected.len()));
-            // The whole slice at once first, which the C library compares fastest.
+            // Compare the whole slice first, because the C library does that fastest.
             if now != &expected[..now.len()] {
                 let good = now
                     .iter()
@@ -103,7 +103,7 @@ impl Comparison {
     }
 }
 
-/// Takes the first `bytes` bytes of the stream of `seed`; an error if others arrive.
+/// Takes the first `bytes` bytes of the stream of `seed`; returns an error if other bytes arrive.
 pub(crate) fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result<()> {
     let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     let mut left = bytes;
@@ -119,8 +119,7 @@ pub(crate) fn receive(from: &mut impl Read, seed: u64, bytes: u64) -> io::Result
     Ok(())
 }
 
-/// Takes what arrives until the end, which must be from the start of the stream of `seed`;
-/// its length.
+/// Takes all bytes until the end, which must match the start of the stream of `seed`, and returns their number.
 pub(crate) fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64> {
     let (mut comparison, mut buffer) = (Comparison::new(seed), vec![0; PIECE]);
     loop {
@@ -135,7 +134,7 @@ pub(crate) fn receive_to_end(from: &mut impl Read, seed: u64) -> io::Result<u64>
 mod tests {
     use super::*;
 
-    /// Gives what there is in pieces of a length that fits nothing.
+    /// Returns the data in pieces of an odd length.
     struct Pieces<'a>(&'a [u8]);
 
     impl Read for Pieces<'_> {

@@ -1,4 +1,4 @@
-//! Datagrams there and back, of any size, compared byte by byte.
+//! Sends datagrams of any size there and back, and compares them byte by byte.
 
 use crate::stream::Stream;
 use crate::wire::PATIENCE;
@@ -19,14 +19,14 @@ fn once(socket: &UdpSocket, seed: u64, len: usize) -> Result<(), String> {
         if got[..len] == sent[..] {
             return Ok(());
         }
-        // A late answer to an earlier datagram is not this one's failure.
+        // A late answer to an earlier datagram is not a failure of this datagram.
         if start.elapsed() > PATIENCE {
             return Err("other bytes came back".to_owned());
         }
     }
 }
 
-/// `count` datagrams of each size, one after the other.
+/// Exchanges `count` datagrams of each size, one after another.
 pub(crate) fn exchange(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: u64 = arguments.get_or("count", 1)?;

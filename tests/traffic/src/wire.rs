@@ -6,49 +6,49 @@ use std::io::{self, BufRead, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Longest a blocked read or write may take before it counts as a failure.
+/// Longest time for a blocked read or write before it counts as a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reply for a stream without errors.
 pub(crate) const WHOLE: &str = "whole";
 
-/// What the server does with the rest of the connection.
+/// The server's task for the rest of the connection.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "do")]
 pub(crate) enum Request {
-    /// Take `bytes` bytes of the stream of `seed`, answer [`WHOLE`] or what is wrong with them.
+    /// Receive `bytes` bytes of the stream of `seed`; answer [`WHOLE`] or a description of the error.
     Sink { bytes: u64, seed: u64 },
     /// Send `bytes` bytes of the stream of `seed`, then [`WHOLE`].
     Source { bytes: u64, seed: u64 },
     /// Send all received bytes back, until the client's direction ends.
     Echo,
-    /// Take the stream of `seed` until the client's direction ends, only then answer with its length.
+    /// Receive the stream of `seed` until the client's direction ends, and only then answer with its length.
     AwaitEnd { seed: u64 },
-    /// End our direction at once, take the stream of `seed` until the client's ends; keep its
+    /// End our direction immediately, receive the stream of `seed` until the client's direction ends, and store its
     /// length under `token`.
     EndFirst { token: u64, seed: u64 },
     /// Abort the connection.
     Abort,
-    /// Read until the connection ends; keep the way it ended under `token`.
+    /// Read until the connection ends, and store the way it ended under `token`.
     Watch { token: u64 },
     /// Answer with the value under `token`.
     Recall { token: u64 },
     /// Answer with the client's address.
     Peer,
-    /// Report readiness, read an urgent byte among others, report how they came, send the same.
+    /// Report readiness, read an urgent byte among others, report how they arrived, and send the same bytes.
     Urgent,
-    /// Answer with a UDP port, count datagrams of `size` bytes there until the client's
-    /// direction ends, answer with their number.
+    /// Answer with a UDP port, count datagrams of `size` bytes there until the client's direction ends, and answer with
+    /// their number.
     Count { size: usize },
-    /// Answer with a UDP port, wait there for a datagram, flood its sender with datagrams
-    /// of `size` bytes for `millis` milliseconds, answer with their number.
+    /// Answer with a UDP port, wait there for a datagram, flood its sender with datagrams of `size` bytes for `millis`
+    /// milliseconds, and answer with their number.
     Pour { size: usize, millis: u64 },
-    /// Answer with a UDP port, wait there for a datagram, send its sender `count` datagrams of
-    /// `size` bytes in as few calls as possible.
+    /// Answer with a UDP port, wait there for a datagram, and send its sender `count` datagrams of `size` bytes in as
+    /// few calls as possible.
     Burst { size: u16, count: u64 },
 }
 
-/// Connects, with [`PATIENCE`] as time limit for everything.
+/// Connects, with [`PATIENCE`] as the time limit for every operation.
 pub(crate) fn open(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     be_patient(&stream)?;
