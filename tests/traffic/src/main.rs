@@ -12,6 +12,7 @@ mod batch;
 mod bulk;
 mod dial;
 mod flood;
+mod group;
 mod life;
 mod marks;
 mod raw;
@@ -52,6 +53,8 @@ hawser-traffic COMMAND [name=value]…
   burst      to=ADDR:PORT size=N count=N        datagrams that the server sends all at once
   sweep      to=ADDR hosts=N                    echo requests of one identifier to addresses in a row
   scan       to=ADDR:PORT ports=N               connect to ports in a row, say so, wait until killed
+  join       group=ADDR:PORT count=N wait=SECONDS   join a group, say so, receive; 0: hear nothing
+  cast       to=ADDR:PORT count=N               datagrams to a group
   frame      on=INTERFACE bytes=HEX [count=N]   an Ethernet frame as it is
   agent      tty=DEVICE                         run commands for whoever holds the other end
 ";
@@ -130,6 +133,8 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "burst" => flood::burst(arguments),
         "sweep" => scan::sweep(arguments),
         "scan" => scan::scan(arguments),
+        "join" => group::join(arguments),
+        "cast" => group::cast(arguments),
         "frame" => raw::frame(arguments),
         "agent" => agent::serve(arguments.text("tty")?),
         _ => Err(format!("no command '{command}'\n\n{USAGE}").into()),
