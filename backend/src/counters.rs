@@ -168,9 +168,9 @@ counters! {
         TunnelFull = "tunnel_full",
         /// The host has no route to the peer.
         TunnelUnreachable = "tunnel_unreachable",
-        /// Broadcast of the guest, or multicast for all endpoints of the tunnel, above the rate that is copied.
+        /// A broadcast of the guest, or a multicast for all endpoints of the tunnel, above the permitted rate.
         TunnelFloodLimited = "tunnel_flood_limited",
-        /// Multicast of the guest to a group that no endpoint of the tunnel wants.
+        /// A multicast of the guest to a group that no endpoint of the tunnel wants.
         MulticastUnwanted = "multicast_unwanted",
         /// A malformed message about multicast groups (IGMP, MLD).
         BadGroupMessage = "bad_group_message",

@@ -1,4 +1,4 @@
-//! Parts of the packet path on their own: without a guest or another thread.
+//! Parts of the packet path in isolation, without a guest or another thread.
 //!
 //! A case is run in rounds. Each round prepares its data and passes the rest to [`measured`], so
 //! that the clock, or a tool that counts instructions, sees that part only. Memory is warm, which
@@ -34,7 +34,7 @@ const BURST: usize = 64;
 /// Number of known flows.
 const FLOWS: usize = 512;
 
-/// Runs the measured part; returns its duration. Never inlined: tools find it by its name.
+/// Runs the measured part; returns its duration. It is never inlined, so that tools find it by its name.
 #[inline(never)]
 pub fn measured(work: &mut dyn FnMut()) -> Duration {
     let start = Instant::now();
@@ -48,7 +48,7 @@ pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 /// A case: its name, and the function that creates its rounds.
 pub type Case = (&'static str, fn() -> Result<Round>);
 
-/// All of them.
+/// All cases.
 pub const ALL: [Case; 15] = [
     ("transmit-60", || Ok(transmit(&[72], false))),
     ("transmit-1514-two-buffers", || Ok(transmit(&[12, 1514], false))),
@@ -128,7 +128,7 @@ fn transmit(lengths: &[u32], indirect: bool) -> Round {
     })
 }
 
-/// Frames into buffers as Linux posts them: copied, or reserved with this many bytes of payload.
+/// Writes frames into buffers as Linux posts them, either copied or reserved with this many bytes of payload.
 fn receive(payload: Option<usize>) -> Round {
     const BUFFER: u32 = 1536;
     let (mut memory, mut driver, ring) = pair();
@@ -268,7 +268,7 @@ fn udp_burst(flows: usize) -> Result<Round> {
     }
     let mut first = 0;
     Ok(Box::new(move || {
-        // Different flows each time, so that none is the last one looked up.
+        // Use different flows each time, so that none was just looked up.
         first = (first + BURST) % FLOWS;
         let of = |n: usize| &frames[(first + n % flows) % FLOWS];
         let slices: Vec<_> = (0..BURST).map(|n| of(n).slices()).collect();

@@ -1,4 +1,4 @@
-//! The picture: a panel per quantity, a bar per back end, whiskers from least to most.
+//! Draws the picture: a panel per quantity, a bar per back end, and whiskers from minimum to maximum.
 
 use crate::metric::About;
 use crate::numbers::Spread;
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub struct Panel {
     /// The quantity.
     pub about: About,
-    /// From top to bottom.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 
@@ -18,7 +18,7 @@ pub struct Panel {
 pub struct Bar {
     /// Name for people.
     pub name: &'static str,
-    /// It is hawser's.
+    /// True for hawser's own result.
     pub ours: bool,
     /// `None` if nothing was measured.
     pub spread: Option<Spread>,

@@ -31,8 +31,8 @@ pub struct Lengths {
 /// Samples of a round; NaN if a measurement failed.
 pub type Samples = Vec<(Metric, f64)>;
 
-/// Measures everything for which `is_wanted` is true. An error is passed to `complain`, and the
-/// others continue.
+/// Measures everything for which `is_wanted` is true. An error is passed to `complain`, and the other measurements
+/// continue.
 pub fn round(
     setup: &Setup,
     lengths: Lengths,
@@ -153,11 +153,10 @@ pub fn megabytes(kib: u64) -> Result<f64> {
     Ok(f64::from(u32::try_from(kib)?) * 1024.0 / 1e6)
 }
 
-/// MB per 1,000 idle flows: the back end's own, and the guest memory that it touches for the first
-/// time while they open. The latter counts as its resident memory too, but belongs to the guest,
-/// which uses new pages for its own part of the connections; with huge pages the kernel does not
-/// count it at all. The back end must not have had as many flows before, or it would reuse their
-/// memory.
+/// MB per 1,000 idle flows: the back end's own, and the guest memory that it touches for the first time while they
+/// open. The latter also counts as the back end's resident memory, but belongs to the guest, which uses new pages for
+/// its own part of the connections; with huge pages the kernel does not count it at all. The back end must not have had
+/// as many flows before, or it would reuse their memory.
 pub fn flow_memory(setup: &Setup) -> Result<[f64; 2]> {
     let memory = || -> Result<[f64; 2]> {
         let shared = setup.backend.shared_kib()?;

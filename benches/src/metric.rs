@@ -38,7 +38,7 @@ pub struct About {
 }
 
 impl Metric {
-    /// In the order of the results.
+    /// All quantities, in the order of the results.
     pub const ALL: [Self; 16] = [
         Self::TcpOut,
         Self::TcpIn,
@@ -110,7 +110,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// In the order of runs and results.
+    /// All peers, in the order of runs and results.
     pub const ALL: [Self; 5] = [
         Self::Hawser,
         Self::Passt,

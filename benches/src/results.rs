@@ -30,9 +30,9 @@ pub struct Results {
 /// Result for a target.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// The target in words.
+    /// The target, as text.
     pub target: String,
-    /// The measured value in words; `None` without a measurement.
+    /// The measured value, as text; `None` without a measurement.
     pub measured: Option<String>,
     /// Whether the target is met.
     pub met: bool,

@@ -27,7 +27,7 @@ const TAP_GATEWAY: &str = "10.0.2.1";
 /// servers, networks, files.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which one.
+    /// The peer.
     pub peer: Peer,
     /// The guest.
     pub guest: Guest,
@@ -57,7 +57,7 @@ impl Setup {
         let resident_start_kib = backend.resident_kib()?;
         let mut plan = Plan::new(Kind::Uml, &folder.path().join("vm.sock"));
         surroundings.apply_to_guest(&mut plan, 0);
-        // No service here uses IPv6, and a guest that solicits routers is not idle.
+        // No service here uses IPv6, and a guest that solicits routers would not be idle.
         plan.kernel_arguments.push("ipv6.disable=1".into());
         let guest = plan.boot()?;
         match peer {
@@ -117,7 +117,7 @@ fn start(peer: Peer, networks: &Networks, folder: &Path) -> Result<Background> {
     Ok(process)
 }
 
-/// Path of passt: that in `HAWSER_PASST`, or else that of `hack/guests --peers`.
+/// Path of passt: the one in `HAWSER_PASST`, or else the one from `hack/guests --peers`.
 fn passt() -> Result<std::path::PathBuf> {
     match env::var_os("HAWSER_PASST") {
         Some(path) => Ok(path.into()),

@@ -1,11 +1,10 @@
 //! Conditions of a measurement with a guest: equal for every back end.
 //!
-//! A guest with one processor is pinned to one. User-Mode Linux runs its kernel and its programs as
-//! two processes that alternate; unpinned, they move between processors, and each switch then wakes
-//! a sleeping processor. System calls without ptrace (`seccomp=on`) cost the guest about as much as
-//! in a virtual machine. All sockets of the namespaces use one congestion control: behind a TAP
-//! device the guest's own is in use, behind user-space NAT the host's, and they must be compared
-//! with the same one.
+//! A guest with one processor is pinned to one. User-Mode Linux runs its kernel and its programs as two processes that
+//! alternate; unpinned, they move between processors, and each switch then wakes a sleeping processor. System calls
+//! without ptrace (`seccomp=on`) cost the guest about as much as in a virtual machine. All sockets of the namespaces
+//! use the same congestion control. Behind a TAP device the guest's is in use, and behind user-space NAT the host's, so
+//! a comparison needs both to be equal.
 
 use clap::Args;
 use hawser_testkit::Result;
@@ -23,7 +22,7 @@ pub struct Surroundings {
     /// Whether each guest is pinned to one processor
     #[arg(long, value_name = "WHERE", default_value = "held")]
     guest_processor: Placement,
-    /// Congestion control of the sockets outside of the guest; host: the system's default
+    /// Congestion control of the sockets outside the guest; host: the system's default
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion_control: String,
 }
@@ -33,7 +32,7 @@ pub struct Surroundings {
 enum Placement {
     /// Pinned to one processor.
     Held,
-    /// Wherever the scheduler runs it.
+    /// Placed by the scheduler.
     Free,
 }
 

@@ -1,8 +1,8 @@
 //! The plain reference: a TAP device, one system call per frame, without optimisations.
 //!
-//! It uses hawser's own vhost-user server, worker and rings, so that the difference to masquerade
-//! is the mode. Frames of the guest are written to the TAP device unchanged, with their offloads;
-//! frames that the kernel routes there are read directly into guest memory.
+//! It uses hawser's own vhost-user server, worker and rings, so the only difference to masquerade is the mode. Frames
+//! of the guest are written to the TAP device unchanged, with their offloads; frames that the kernel routes there are
+//! read directly into guest memory.
 
 use hawser_backend::counters::{Counters, DropReason};
 use hawser_backend::frame::{GuestBurst, GuestCaps, GuestFrame, GuestSink, Layout, NoRoom, Offload};
@@ -16,14 +16,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-/// Ethernet header: read into process memory, for the check of the offload.
+/// Bytes of the Ethernet header, which is read into process memory to check the offload.
 const ETHERNET: usize = 14;
 /// Frames read before other work has its turn.
 const FRAMES_PER_TURN: usize = 64;
 /// Largest IP packet.
 const LARGEST: usize = 65_535;
-/// Least room for a read: a GSO frame of Linux, and a little less than a driver without MRG_RXBUF
-/// posts.
+/// Minimum room for a read: a GSO frame of Linux, and slightly less than a driver without MRG_RXBUF posts.
 const ENOUGH: usize = 65_200;
 /// VIRTIO_NET_HDR_F_NEEDS_CSUM
 const NEEDS_CSUM: u8 = 1;
@@ -47,7 +46,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Creates a TAP device of this `name` in the current network namespace, removed on drop.
+    /// Creates a TAP device with this `name` in the current network namespace. It is removed on drop.
     ///
     /// # Errors
     /// /dev/net/tun or a privilege is missing, or the name is in use.
@@ -62,7 +61,7 @@ impl Tap {
         request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
         let header = libc::c_int::try_from(HEADER_LEN).map_err(io::Error::other)?;
         let fd = file.as_raw_fd();
-        // SAFETY: each request gets what it is documented to take, alive for the call.
+        // SAFETY: each request gets the argument that its documentation requires, which lives for the call.
         unsafe {
             check(libc::ioctl(fd, libc::TUNSETIFF, &raw mut request))?;
             check(libc::ioctl(fd, libc::TUNSETVNETHDRSZ, &raw const header))?;
@@ -71,7 +70,7 @@ impl Tap {
         Ok(Self { file, offloads: true })
     }
 
-    /// Never sets the guest's offloads (TUNSETOFFLOAD): each frame is a segment of the MTU.
+    /// Never sets the guest's offloads (TUNSETOFFLOAD), so each frame is a segment of the MTU.
     #[must_use]
     pub fn without_offloads(self) -> Self {
         Self {
@@ -130,7 +129,7 @@ impl std::fmt::Debug for TapMode {
 unsafe impl Send for TapMode {}
 
 impl TapMode {
-    /// Frames between the guest and `tap`.
+    /// A mode that moves frames between the guest and `tap`.
     ///
     /// # Errors
     /// The device cannot be watched.
@@ -181,8 +180,7 @@ impl TapMode {
         })?;
         let room: usize = sink.payload_all().iter().map(|slice| slice.len()).sum();
         if room < ENOUGH {
-            // A frame that does not fit would be cut off. We are called again, as there is a
-            // backlog.
+            // A frame that does not fit would be truncated. This is called again, because there is a backlog.
             return Err(NoRoom);
         }
         let (mut header, mut ethernet) = ([0; HEADER_LEN], [0; ETHERNET]);
@@ -215,7 +213,7 @@ fn iovec(at: *mut u8, len: usize) -> libc::iovec {
     }
 }
 
-/// The work that the kernel left undone. It is trusted: nothing is checked against the frame.
+/// The offload that the kernel left undone. The kernel is trusted, so nothing is checked against the frame.
 fn offload(header: [u8; HEADER_LEN]) -> Offload {
     if header[0] & NEEDS_CSUM == 0 {
         return if header[0] & DATA_VALID != 0 {

@@ -1,9 +1,9 @@
 //! Messages by which hosts join and leave multicast groups: IGMPv1, v2 and v3 (RFC 1112, 2236, 3376), MLDv1 and v2
 //! (RFC 2710, 3810).
 //!
-//! A message is read for what a snooping switch acts on (RFC 4541): a query, or a list of groups with the change that
-//! the host wants. Sources are not kept: a host that wants a group from some sources wants the group. Queries are
-//! written in the newest version, which older hosts answer in theirs.
+//! Messages are parsed as far as a snooping switch needs (RFC 4541): into a query, or a list of groups with the change
+//! that the host wants. Sources are ignored: a host that wants a group from some sources wants the group. Queries are
+//! written in the newest version, which older hosts answer in their own version.
 
 use super::checksum::Sum;
 use super::icmp::{self, v6};
@@ -19,7 +19,7 @@ mod igmp {
     pub(super) const REPORT3: u8 = 0x22;
 }
 
-/// Types of a record in a report of IGMPv3 and MLDv2.
+/// Record types in a report of IGMPv3 and MLDv2.
 mod record {
     pub(super) const IS_INCLUDE: u8 = 1;
     pub(super) const IS_EXCLUDE: u8 = 2;
@@ -29,7 +29,7 @@ mod record {
     pub(super) const BLOCK: u8 = 6;
 }
 
-/// TTL or hop limit of every message: none is forwarded by a router.
+/// TTL or hop limit of every message, because routers do not forward them.
 const LINK_TTL: u8 = 1;
 /// Bytes of an IGMP message, and of the fixed part of a report of version 3.
 const IGMP_LEN: usize = 8;
@@ -45,7 +45,7 @@ const ALL_HOSTS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// Internetwork control, the precedence of IGMP (RFC 3376 4).
 const PRECEDENCE: u8 = 0xc0;
-/// Messages of a query that may be lost before a membership ends (RFC 3376 8.1).
+/// Number of lost queries after which a membership ends (RFC 3376 8.1).
 const ROBUSTNESS: u8 = 2;
 /// The router alert option of IPv4 (RFC 2113).
 const ALERT4: [u8; 4] = [0x94, 0x04, 0, 0];
@@ -54,22 +54,22 @@ const ALERT6: [u8; 8] = [protocol::ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 /// Longest query.
 const QUERY_MAX: usize = EthernetHeader::LEN + Ipv6Header::LEN + ALERT6.len() + MLD_LEN + 4;
 
-/// A message that contradicts itself, or is not for the link.
+/// A message that is inconsistent, or not for the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of IGMP or MLD is malformed")]
 pub struct BadMembership;
 
-/// What a host or router says about groups.
+/// A message of a host or router about groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership<'a> {
-    /// A router asks which groups are wanted.
+    /// A router queries which groups are wanted.
     Query {
-        /// Address of the router; unspecified for a switch that asks on behalf of none (RFC 4541 2.1.1).
+        /// Address of the router; unspecified for a switch that queries on its own (RFC 4541 2.1.1).
         source: IpAddr,
-        /// The group in question; `None`: all groups.
+        /// The queried group; `None`: all groups.
         group: Option<IpAddr>,
     },
-    /// A host says which groups it wants, or no longer wants.
+    /// A host reports which groups it wants or no longer wants.
     Report(Changes<'a>),
 }
 
@@ -78,7 +78,7 @@ pub enum Membership<'a> {
 pub struct Change {
     /// The group.
     pub group: IpAddr,
-    /// It does.
+    /// True if the host wants it.
     pub is_wanted: bool,
 }
 
@@ -93,7 +93,7 @@ pub enum Changes<'a> {
     V6(&'a [u8]),
 }
 
-/// True for a frame with a message of IGMP or MLD, by the bytes that `head` describes. Cheap.
+/// True for a frame with an IGMP or MLD message. `head` is the parsed form of `bytes`. The check is cheap.
 #[inline]
 pub fn is_membership(bytes: &[u8], head: &Head) -> bool {
     let Some(at) = head.whole_transport() else { return false };
@@ -108,7 +108,7 @@ pub fn is_membership(bytes: &[u8], head: &Head) -> bool {
 }
 
 impl<'a> Membership<'a> {
-    /// Reads the message in a whole frame for which [`is_membership`] is true. Checksums are verified.
+    /// Parses the message in a whole frame for which [`is_membership`] is true. Checksums are verified.
     ///
     /// # Errors
     /// [`BadMembership`]
@@ -188,7 +188,7 @@ impl<'a> Membership<'a> {
 impl Iterator for Changes<'_> {
     type Item = Change;
 
-    /// The next group. Records that change nothing are left out.
+    /// The next group. Records without a change are skipped.
     fn next(&mut self) -> Option<Change> {
         loop {
             let change = match self {
@@ -203,7 +203,7 @@ impl Iterator for Changes<'_> {
     }
 }
 
-/// A record of a report: its type, how many sources it has, and its group.
+/// A record of a report: its type, number of sources, and group.
 struct Record {
     kind: u8,
     sources: u16,
@@ -211,7 +211,7 @@ struct Record {
 }
 
 impl Record {
-    /// What the record says of the group. Blocked sources leave it wanted or unwanted, as it was.
+    /// The change of the group. A record that only blocks sources changes nothing.
     fn change(&self) -> Option<Change> {
         let is_wanted = match self.kind {
             record::IS_INCLUDE | record::TO_INCLUDE => self.sources != 0,
@@ -255,18 +255,18 @@ fn records<const N: usize>(bytes: &[u8], count: u16) -> Option<&[u8]> {
 pub struct Query {
     /// MAC of the router.
     pub mac: MacAddr,
-    /// Its address; for MLD a link-local one.
+    /// Address of the router; for MLD a link-local address.
     pub source: IpAddr,
-    /// The group in question, of the family of the address; `None`: all groups.
+    /// The queried group, of the same family as `source`; `None`: all groups.
     pub group: Option<IpAddr>,
-    /// Seconds in which a host answers, at most 12.
+    /// Seconds within which a host must answer, at most 12.
     pub response_secs: u8,
     /// Seconds between two queries for all groups.
     pub interval_secs: u16,
 }
 
 impl Query {
-    /// The frame, and how many bytes of it count.
+    /// The frame, and its length in bytes.
     pub fn frame(&self) -> ([u8; QUERY_MAX], usize) {
         let mut out = [0; QUERY_MAX];
         let (to, ethertype) = match self.source {
@@ -283,7 +283,7 @@ impl Query {
         let len = match (self.source, to) {
             (IpAddr::V4(source), IpAddr::V4(to)) => self.igmp(source, to, packet),
             (IpAddr::V6(source), IpAddr::V6(to)) => self.mld(source, to, packet),
-            // A group of the other family: there is no such query.
+            // There is no query for a group of the other family.
             _ => 0,
         };
         (out, EthernetHeader::LEN + len)
@@ -304,7 +304,7 @@ impl Query {
             payload_len: LEN - Ipv4Header::LEN,
         }
         .emit(out);
-        // The option is behind the header that was written.
+        // The option follows the header that was written.
         out[0] = 0x40 | u8::try_from(HEADER / 4).unwrap_or(0);
         out[10..12].fill(0);
         out[Ipv4Header::LEN..HEADER].copy_from_slice(&ALERT4);
@@ -366,8 +366,8 @@ pub fn group_mac(group: IpAddr) -> MacAddr {
     }
 }
 
-/// True for a group of one link, whose members need not report it (RFC 4541 2.1.2, 3): 224.0.0.0/24 and ff02::/16, and
-/// what does not leave a host.
+/// True for a group of link scope, whose members need not report it (RFC 4541 2.1.2, 3): 224.0.0.0/24, ff02::/16, and
+/// groups of node scope.
 pub const fn is_link_scope(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(group) => matches!(group.octets(), [224, 0, 0, _]),

@@ -40,7 +40,7 @@ fn igmp_frame(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame with an MLD message of a host, behind the router alert.
+/// A frame with an MLD message of a host, after the router alert.
 fn mld_frame(message: &[u8]) -> Vec<u8> {
     let dst = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
     let mut frame = vec![0; 54];
@@ -87,7 +87,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A report of the newest version: type of each record, number of its sources, its group.
+/// A report of the newest version, given the type, number of sources and group of each record.
 fn report(records: &[(u8, u16, IpAddr)]) -> Vec<u8> {
     let is_v4 = records[0].2.is_ipv4();
     let mut message = vec![if is_v4 { igmp::REPORT3 } else { v6::MLD2_REPORT }, 0, 0, 0, 0, 0];
@@ -189,7 +189,7 @@ fn a_query_is_read_again_and_has_what_the_standards_ask() {
             IpAddr::V4(_) => (&message[8..10], u16::from(message[1]) * 100),
             IpAddr::V6(_) => (&message[24..26], be16(message, 4)),
         };
-        // 150 s is written as 144 s: the code has four bits of precision.
+        // 150 s is written as 144 s, because the code has four bits of precision.
         assert_eq!((codes, response), (&[2, 0x82][..], 1000));
         let alert = if source.is_ipv4() {
             &frame[34..38]
@@ -244,7 +244,7 @@ proptest! {
         let mut message = message;
         message[0] = kinds[kind];
         if kind < 5 {
-            // What changes nothing is read too, and the iterator ends.
+            // Records without a change are also parsed, and the iterator ends.
             if let Ok(Membership::Report(changes)) = parse(&igmp_frame(&message)) {
                 prop_assert!(changes.count() <= 120);
             }

@@ -1,4 +1,4 @@
-//! Owners of a layer2 mode's events, beside those of its NAT engine (`nat::event_owner`).
+//! Poller token owners of a layer2 mode, in addition to those of its NAT engine (`nat::event_owner`).
 
 use crate::poller::Owner;
 

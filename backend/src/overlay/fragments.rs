@@ -1,8 +1,7 @@
-//! IPv4 packets cut into fragments that a path carries (RFC 791 3.2).
+//! Splits IPv4 packets into fragments that fit a path (RFC 791 3.2).
 //!
-//! The fragments are packets of the guest, made inside the tunnel: the far guest puts them together,
-//! and the outer packets are not fragmented. A packet with "do not fragment" is not cut, nor one
-//! whose headers contradict its frame. No I/O.
+//! The guest's packet itself is fragmented, inside the tunnel: the far guest reassembles it, and the outer packets are
+//! not fragmented. A packet with "do not fragment", or whose headers contradict its frame, is not split. No I/O.
 
 use crate::packet::checksum::Sum;
 use crate::packet::{Ipv4Header, be16};
@@ -18,22 +17,23 @@ const CHECKSUM: Range<usize> = 10..12;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
-/// Option numbers without a length (RFC 791 3.1), and the bit of those that each fragment has.
+/// Option numbers without a length (RFC 791 3.1).
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
+/// Bit of the options that each fragment has.
 const COPIED: u8 = 0x80;
 
 /// The fragments of a packet.
 pub(super) struct Fragments<'b> {
     packet: &'b [u8],
     header: usize,
-    /// Bytes of payload in each but the last.
+    /// Bytes of payload in each fragment but the last.
     piece: usize,
-    /// Bytes of the packet that are in the fragments given so far.
+    /// Bytes of the packet in the fragments returned so far.
     at: usize,
 }
 
-/// One fragment: its header, and where its payload is in the packet.
+/// One fragment: its header, and the position of its payload in the packet.
 pub(super) struct Fragment {
     bytes: [u8; HEADER_MAX],
     len: usize,
@@ -47,8 +47,8 @@ impl Fragment {
 }
 
 impl<'b> Fragments<'b> {
-    /// Fragments of up to `max` bytes of the IPv4 packet at the start of `bytes`. `None` if it must
-    /// not or cannot be cut so.
+    /// Fragments of up to `max` bytes of the IPv4 packet at the start of `bytes`. `None` if it must not or cannot be
+    /// split this way.
     pub(super) fn new(bytes: &'b [u8], max: usize) -> Option<Self> {
         let header = usize::from(bytes.first()? & 0xf) * 4;
         let total = usize::from(be16(bytes.get(..Ipv4Header::LEN)?, LENGTH.start));
@@ -111,8 +111,8 @@ impl Iterator for Fragments<'_> {
     }
 }
 
-/// Copies the options that every fragment has, padded to words; returns their bytes. Options that
-/// contradict their lengths end there.
+/// Copies the options that every fragment has, padded to words; returns their bytes. Copying stops at an option with an
+/// invalid length.
 fn copied_options(mut options: &[u8], out: &mut [u8]) -> usize {
     let mut len = 0;
     while let [kind, rest @ ..] = options {
@@ -128,7 +128,7 @@ fn copied_options(mut options: &[u8], out: &mut [u8]) -> usize {
         }
         options = &options[taken..];
     }
-    // What follows is zero: the end of options.
+    // The remaining bytes are zero, which means the end of options.
     len.next_multiple_of(4)
 }
 
@@ -138,7 +138,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    /// A packet with these options, flags and payload, its checksum right.
+    /// A packet with these options, flags and payload, and a correct checksum.
     fn packet(options: &[u8], flags: u16, payload: &[u8]) -> Vec<u8> {
         let header = Ipv4Header::LEN + options.len();
         let mut bytes = vec![0x40 | u8::try_from(header / 4).unwrap(), 0];
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn later_fragments_have_the_options_that_are_copied_and_no_others() {
-        // Record route is not copied, router alert is.
+        // Record route is not copied, but router alert is.
         let options = [7, 7, 4, 1, 2, 3, 4, 0x94, 4, 0, 0, 0];
         let fragments = cut(&packet(&options, 0, &[5; 100]), 80).unwrap();
         assert_eq!(fragments[0][Ipv4Header::LEN..32], options);

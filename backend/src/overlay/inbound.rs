@@ -1,14 +1,12 @@
-//! From the tunnel to the guest.
+//! Receives datagrams of the tunnel and delivers their frames to the guest.
 //!
-//! The kernel hands over runs of equal datagrams as one message (UDP_GRO). Each datagram is taken
-//! out of its tunnel headers and checked on its own, because a run may hold several flows and its
-//! first header says nothing about the rest. Frames that follow on from each other then go to the
-//! guest as one ([`gro`](crate::gso::gro)). A datagram of a peer that knows hawser's option may have
-//! a partial checksum, or stand for several segments; what the guest does not take is done here.
+//! The kernel delivers runs of equal datagrams as one message (UDP_GRO). Each datagram is decapsulated and checked on
+//! its own, because a run may hold several flows, and its first header does not describe the rest. Consecutive frames
+//! of a flow then go to the guest as one ([`gro`](crate::gso::gro)). A datagram from a peer that supports hawser's
+//! option may have a partial checksum or carry several segments; work that the guest does not accept is done here.
 //!
-//! Messages lie in a buffer of ours until the guest has room. A cursor moves over a frame only
-//! once the frame has reached the guest or was counted as dropped, so that nothing is lost,
-//! delivered or counted twice.
+//! Messages stay in our buffer until the guest has room. A cursor moves past a frame only once the frame has reached
+//! the guest or was counted as dropped. So no frame is lost, and none is delivered or counted twice.
 
 use super::groups::Groups;
 use super::outbound::transport_checksum;
@@ -27,18 +25,18 @@ use socket2::Socket;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Messages taken in one system call; each may be a run of 64 KiB.
+/// Maximum messages per system call; each may be a run of 64 KiB.
 const MESSAGES: usize = 16;
-/// System calls before others have a turn.
+/// Maximum system calls per turn.
 const CALLS_PER_TURN: usize = 4;
 
 /// Position in the messages of the last system call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Cursor {
     message: usize,
-    /// In the message, in bytes.
+    /// Offset in the message, in bytes.
     offset: usize,
-    /// Segments of the frame there that the guest has.
+    /// Segments of the frame at this position that the guest has received.
     segments: usize,
 }
 
@@ -68,7 +66,7 @@ impl Inbound {
         }
     }
 
-    /// The socket has become readable.
+    /// Records that the socket has become readable.
     pub(super) const fn expect_datagrams(&mut self) {
         self.readable = true;
     }
@@ -78,12 +76,12 @@ impl Inbound {
         !self.blocked && (self.readable || self.count > 0)
     }
 
-    /// Drops what waits for the guest, which is gone.
+    /// Drops the datagrams that wait for the guest, which is gone.
     pub(super) fn stop(&mut self) {
         (self.count, self.at, self.blocked) = (0, Cursor::default(), false);
     }
 
-    /// Delivers what the socket has, as far as the guest has room and the turn lasts.
+    /// Delivers the socket's datagrams, as far as the guest has room and the turn allows.
     pub(super) fn receive(&mut self, socket: &Socket, network: &mut Network<'_>, sink: &mut dyn GuestSink) {
         self.blocked = self.try_receive(socket, network, sink).is_err();
     }
@@ -106,15 +104,15 @@ impl Inbound {
                     self.take_in();
                     self.deliver(network, sink)?;
                 }
-                // An ICMP error about an earlier datagram; the next call reads on.
+                // This is an ICMP error about an earlier datagram; the next call continues to read.
                 Err(_) => self.counters.count_drop(DropReason::SocketError),
             }
         }
         Ok(())
     }
 
-    /// Counts the datagrams of the last system call, and writes what routers on the way have marked
-    /// into the inner headers.
+    /// Counts the datagrams of the last system call, and copies congestion marks from routers on the way into the inner
+    /// headers.
     fn take_in(&mut self) {
         let mut datagrams = 0;
         for index in 0..self.count {
@@ -122,7 +120,7 @@ impl Inbound {
             let size = message.segment.map_or(message.len, usize::from).max(1);
             datagrams += message.len.div_ceil(size);
             let outer = Ecn::of(message.traffic_class);
-            // Nothing else changes an inner header: the datagrams of most flows are not parsed here.
+            // Nothing else changes an inner header, so the datagrams of most flows are not parsed here.
             if matches!(outer, Ecn::Ect1 | Ecn::Ce) {
                 for datagram in self.batch.spilled_mut(index).chunks_mut(size) {
                     mark(datagram, outer);
@@ -192,11 +190,11 @@ fn send(train: &mut Train<'_>, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     train.take(|offload, parts| sink.send(offload, parts)).unwrap_or(Ok(()))
 }
 
-/// Gives the guest the segments of a frame that it does not take whole, from number `taken` on.
+/// Delivers the segments of a frame that the guest does not accept whole, from number `taken` on.
 fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Result<(), NoRoom> {
     let Arrival { bytes, offload } = arrival;
     let head = &bytes[..bytes.len().min(HEAD_MAX)];
-    // It was checked as it came in.
+    // The frame was checked on arrival.
     let Some(split) = Split::new(head, bytes.len(), offload) else {
         return Ok(());
     };
@@ -207,7 +205,7 @@ fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Res
     Ok(())
 }
 
-/// What frames of the tunnel are judged by.
+/// The state against which frames from the tunnel are checked.
 pub(super) struct Network<'a> {
     pub(super) now: Instant,
     pub(super) table: &'a Table,
@@ -215,8 +213,8 @@ pub(super) struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// The frame of a datagram, if it is one of the network and its sender may send it; `None` if it
-    /// is not for the guest.
+    /// The frame of a datagram, if it belongs to the network and its sender may send it; `None` if it is not for the
+    /// guest.
     fn admit<'b>(
         &mut self,
         source: Option<IpAddr>,
@@ -261,7 +259,7 @@ impl Network<'_> {
     }
 }
 
-/// What the sender of a frame left undone by its option.
+/// The offload of a frame, according to its sender's option.
 fn left_undone(frame: &[u8], option: FrameOption) -> Result<Offload, DropReason> {
     if !option.is_checksum_partial {
         return Ok(Offload::NONE);
@@ -315,7 +313,7 @@ const fn reason(error: GeneveError) -> DropReason {
     }
 }
 
-/// TOS or traffic class of a frame, tagged or not, and where its IP header begins.
+/// TOS or traffic class of a frame, tagged or not, and the offset of its IP header.
 fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
     let link = Head::of_link(frame);
     let at = link.packet();
@@ -323,7 +321,7 @@ fn class_of(frame: &[u8]) -> Option<(usize, u8)> {
     (is_ip && frame.len() >= at + 2).then(|| (at, link.traffic_class(frame)))
 }
 
-/// Gives the frame of a datagram the ECN field that leaves the tunnel (RFC 6040 figure 4).
+/// Sets the ECN field of a datagram's frame for leaving the tunnel (RFC 6040 figure 4).
 fn mark(datagram: &mut [u8], outer: Ecn) {
     let Ok(at) = GenevePacket::parse(datagram, datagram.len()).and_then(|packet| packet.frame()) else {
         return;
@@ -339,7 +337,7 @@ fn mark(datagram: &mut [u8], outer: Ecn) {
     if packet[0] >> 4 == 4 {
         let header = usize::from(packet[0] & 0xf) * 4;
         if header >= Ipv4Header::LEN && header <= packet.len() {
-            // RFC 1624: the checksum follows the word that has changed.
+            // RFC 1624: update the checksum for the word that has changed.
             let old = be16(packet, 0);
             packet[1] = class;
             let sum = Sum::default().word(!be16(packet, 10)).word(!old).word(be16(packet, 0));

@@ -1,8 +1,8 @@
-//! The station that every process of a network plays for its own guest.
+//! The local station that every process of a network provides for its own guest.
 //!
-//! On a primary network it is the gateway: services, and the NAT engine for everything else that the
-//! guest sends it. On a secondary network it is a DHCP server, with ARP and neighbour discovery for
-//! the peers, and nothing is beyond it. Without a subnet it does not exist.
+//! On a primary network it is the gateway, with services, and with the NAT engine for all other traffic from the guest.
+//! On a secondary network it is a DHCP server that also answers ARP and neighbour discovery for the peers, and does not
+//! forward. Without a subnet there is no station.
 
 use super::OverlaySetup;
 use crate::config::{Ipv4Link, Ipv6Link, Layer2Config, NetworkRole, PrimaryNetwork, Resolvers, SecondaryNetwork};
@@ -32,10 +32,10 @@ pub(super) struct Local {
     beyond: Beyond,
 }
 
-/// What is beyond the station.
+/// The network beyond the station.
 #[derive(Debug)]
 enum Beyond {
-    /// The world, by NAT.
+    /// The outside, through NAT.
     World(Box<Engine>),
     Nothing {
         errors: TooBigReporter,
@@ -46,10 +46,10 @@ enum Beyond {
 /// The gateway cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// A port of `--port`.
+    /// A port of `--port` cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The NAT engine.
+    /// The NAT engine cannot be created.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -86,7 +86,7 @@ impl Links {
 }
 
 impl Local {
-    /// The station of a port; worker 0 listens for its forwards when this returns.
+    /// The station of a port. When this returns, worker 0 listens for its forwards.
     ///
     /// # Errors
     /// [`GatewayError`]
@@ -107,7 +107,7 @@ impl Local {
             mtu: setup.port.mtu,
             held: Arc::clone(&setup.held),
             advertise: setup.worker == 0,
-            // Addresses come from the network, as OVN-Kubernetes has it.
+            // The network assigns addresses, as in OVN-Kubernetes.
             autoconfigures: false,
         };
         let mut services = GatewayServices::new(services, Arc::clone(&setup.counters));
@@ -119,7 +119,7 @@ impl Local {
             beyond: match &mode.role {
                 NetworkRole::Primary(network) => Beyond::World(Box::new(engine(setup, network, links)?)),
                 NetworkRole::Secondary(_) => Beyond::Nothing {
-                    // Reports come from the server's addresses, even where nothing else does.
+                    // Reports come from the server's addresses, even if nothing else does.
                     errors: TooBigReporter::new(Link {
                         gateway_ipv4: Some(Layer2Config::SERVER_IPV4),
                         gateway_ipv6: Some(mac.link_local()),
@@ -142,7 +142,7 @@ impl Local {
         }
     }
 
-    /// Handles frames that it takes.
+    /// Handles frames for which `takes` is true.
     pub(super) fn on_packets(&mut self, now: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         match &mut self.beyond {
             Beyond::World(engine) => engine.on_packets(now, burst, &mut self.services, sink),
@@ -162,8 +162,7 @@ impl Local {
         }
     }
 
-    /// Reports to the guest that its packet is longer than `mtu` bytes, which is what its path
-    /// carries.
+    /// Reports to the guest that its packet exceeds `mtu` bytes, the MTU of its path.
     pub(super) fn report_too_big(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
         match &mut self.beyond {
             Beyond::World(engine) => engine.report_too_big(now, frame, mtu, sink),
@@ -178,7 +177,7 @@ impl Local {
         }
     }
 
-    /// Replaces the neighbours that are answered for.
+    /// Replaces the neighbours for which the station answers.
     pub(super) fn set_neighbours(&mut self, neighbours: Arc<dyn Neighbours>) {
         self.services.set_peers(neighbours);
     }

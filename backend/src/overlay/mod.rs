@@ -7,11 +7,11 @@
 //!            inbound <-- socket <---
 //! ```
 //!
-//! Clients outside reach the guest by port forwards, which listen on sockets of the host.
+//! Outside clients reach the guest through port forwards, which listen on sockets of the host.
 //!
-//! Each process is an endpoint of the tunnel. A frame goes where the destination's MAC is bound
-//! ([`forwarding`](crate::forwarding)), and is accepted from there only. The gateway is in every process, with one MAC
-//! and one address on all nodes: a VM that moves finds the same neighbour.
+//! Each process is an endpoint of the tunnel. A frame goes to the endpoint to which its destination MAC is bound
+//! ([`forwarding`](crate::forwarding)), and is accepted only from the endpoint of its source MAC. The gateway is in
+//! every process, with the same MAC and address on all nodes, so a VM that moves has the same neighbour.
 
 mod event_owner;
 mod fragments;
@@ -48,27 +48,27 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// Bytes the kernel keeps for us: a burst of many peers while the worker does something else.
+/// Size of the receive buffer, enough for a burst from many peers while the worker does other work.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// A layer2 port that cannot be set up.
+/// The reason why a layer2 port cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum OverlayError {
-    /// The endpoint's address or port is not to be had.
+    /// The endpoint's address or port is not available.
     #[error("cannot receive on the tunnel's endpoint {0}: {1}; give an address of this host and a free port")]
     Endpoint(SocketAddr, #[source] io::Error),
-    /// A sending socket.
+    /// A sending socket cannot be created.
     #[error("cannot send from the tunnel's endpoint {0}: {1}")]
     Sender(SocketAddr, #[source] io::Error),
     /// The peers contradict each other.
     #[error(transparent)]
     Peers(#[from] TableError),
-    /// The gateway.
+    /// The gateway cannot be set up.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
 }
 
-/// What a layer2 port is made from, once per queue pair.
+/// The parts that a layer2 port is made from, one set per queue pair.
 pub type OverlaySetup<'a> = NatSetup<'a, Layer2Config>;
 
 /// Layer2 on one worker.
@@ -85,8 +85,8 @@ pub struct Overlay {
 debug_fields!(Overlay { local });
 
 impl Overlay {
-    /// Sets a port of the network up: the endpoint receives when this returns. The workers of a port
-    /// share what is known of multicast groups.
+    /// Sets up a port of the network. When this returns, the endpoint receives datagrams. The workers of a port share
+    /// its multicast memberships.
     ///
     /// # Errors
     /// [`OverlayError`]
@@ -122,7 +122,7 @@ impl Overlay {
         })
     }
 
-    /// Follows another table. Frames that wait for the guest are checked by it too.
+    /// Replaces the table. Frames that wait for the guest are also checked against the new table.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
         let known = self.table.endpoints();
         if table.endpoints().iter().any(|endpoint| !known.contains(endpoint)) {
@@ -152,7 +152,7 @@ impl Overlay {
             }
             if is_for_endpoints {
                 let slices = [GuestSlice::from_bytes(frame)];
-                // Another one follows, should a path not carry this one.
+                // If a path does not carry this query, another follows later.
                 let _ = self.outbound.copy_to_all(&GuestFrame {
                     head: frame,
                     parsed: Head::parse(frame, len),
@@ -172,7 +172,7 @@ impl Neighbours for Table {
     }
 }
 
-/// A socket that receives at `local`; one of several there if `shared`.
+/// A socket that receives on `local`; one of several on that address if `shared`.
 fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     let domain = Domain::for_address(local);
     let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
@@ -182,9 +182,9 @@ fn endpoint(local: SocketAddr, shared: bool) -> io::Result<Socket> {
     }
     socket.bind(&SockAddr::from(local))?;
     watch_traffic_class(&socket, domain, true)?;
-    // Linux before 5.0 hands datagrams over one by one.
+    // Linux before 5.0 delivers datagrams one by one.
     let _ = datagram::set_coalescing(&socket, true);
-    // A smaller buffer than asked for drops more; no reason not to start.
+    // A smaller buffer than requested drops more, but is no reason not to start.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
     Ok(socket)
 }
@@ -216,7 +216,7 @@ impl Mode for Overlay {
     }
 
     fn after_burst(&mut self, now: Instant, sink: &mut dyn GuestSink) {
-        // Peers on the same host have answered already: one interrupt for both directions.
+        // Peers on the same host may already have answered, so one interrupt can serve both directions.
         self.inbound.expect_datagrams();
         self.receive(now, sink);
     }

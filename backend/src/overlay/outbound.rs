@@ -1,16 +1,14 @@
-//! From the guest to the tunnel.
+//! Sends the guest's frames through the tunnel.
 //!
-//! A frame goes to the endpoint that its destination MAC is behind, a frame to a group to the
-//! endpoints that want it, a broadcast to all. What the guest has left to others is done here: a frame that stands
-//! for several segments is cut, and checksums are completed, over bytes that the guest can no
-//! longer change. All segments of a frame have one size and one destination, so they leave in one
-//! batch ([`sender`](super::sender)). An IPv4 packet that is too long and allows it is cut into
-//! fragments.
+//! A unicast frame goes to the endpoint of its destination MAC, a multicast frame to the endpoints that want the group,
+//! and a broadcast to all. The guest's offloads are done here: a frame of several segments is split, and checksums are
+//! completed, over bytes that the guest can no longer change. All segments of a frame have the same size and
+//! destination, so they leave in one batch ([`sender`](super::sender)). An IPv4 packet that is too long is fragmented
+//! if it permits that.
 //!
-//! A peer that knows hawser's option ([`FrameOption`]) gets checksums as the guest left them, and as
-//! many segments in one datagram as the path carries. To a process on the same node that is the
-//! whole frame: a frame of 64 KiB stays one, and goes from guest memory to the kernel without a
-//! copy of ours.
+//! A peer that supports hawser's option ([`FrameOption`]) gets checksums as the guest left them, and as many segments
+//! in one datagram as the path carries. For a process on the same node, that is the whole frame: a frame of 64 KiB
+//! stays whole, and goes from guest memory to the kernel without a copy of ours.
 
 use super::fragments::Fragments;
 use super::groups::{Groups, Receivers};
@@ -29,9 +27,9 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A frame from this size on is better sent by a call of its own than copied.
+/// From this size on, a separate call for a frame is cheaper than a copy.
 const LARGE: usize = 16 << 10;
-/// Time after which a route that has refused to cut is tried again.
+/// Time after which splitting is tried again on a route that has refused it.
 const RETRY: Duration = Duration::from_secs(600);
 /// Bytes of a header with hawser's option.
 const OPTION_HEADER: usize = BASE_LEN + FrameOption::LEN;
@@ -46,16 +44,16 @@ pub(super) struct Outbound {
     paths: Paths,
     /// Bytes of the longest IP packet that the network carries.
     mtu: usize,
-    /// When routes that have refused to cut try it again.
+    /// Time at which splitting is tried again on routes that have refused it.
     retry_at: Option<Instant>,
-    /// The frame that is being cut into fragments.
+    /// The frame that is being fragmented.
     whole: Vec<u8>,
 }
 
-/// Why a frame goes nowhere.
+/// The reason why a frame is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// A path carries IP packets of this many bytes at most, and the frame has a longer one.
+    /// The frame's IP packet is longer than the path can carry.
     TooBig {
         /// Bytes.
         mtu: u16,
@@ -70,15 +68,15 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// What one frame and its segments have in common.
+/// Properties that a frame and its segments share.
 #[derive(Clone, Copy)]
 struct Flow {
     hash: u32,
     class: u8,
 }
 
-/// A tunnel header with hawser's option or none: shorter than one may be, as it is copied with each
-/// frame.
+/// A tunnel header with hawser's option or none. It is shorter than the longest Geneve header, because it is copied
+/// with each frame.
 #[derive(Clone, Copy)]
 struct Header {
     bytes: [u8; OPTION_HEADER],
@@ -99,12 +97,12 @@ impl Header {
     }
 }
 
-/// How a frame crosses to one endpoint.
+/// The form in which a frame is sent to one endpoint.
 struct Crossing {
     path: Path,
     flow: Flow,
     header: Header,
-    /// The far end does what the guest left undone.
+    /// True if the far end does the offloads that the guest left undone.
     is_partial: bool,
 }
 
@@ -125,7 +123,7 @@ impl Outbound {
     /// Puts a frame into the batches of its receivers. [`flush`](Self::flush) sends them.
     ///
     /// # Errors
-    /// Why the frame does not go to one of them, which is counted here.
+    /// The reason why the frame does not go to one of them; it is counted here.
     pub(super) fn send(
         &mut self,
         now: Instant,
@@ -166,18 +164,17 @@ impl Outbound {
     /// Puts a frame into the batches of all endpoints.
     ///
     /// # Errors
-    /// Why the frame does not go to one of them.
+    /// The reason why the frame does not go to one of them.
     pub(super) fn copy_to_all(&mut self, frame: &GuestFrame<'_>) -> Result<(), Refusal> {
         let sent = self.copy_to(frame, Flow::of(frame), |_, _| true);
-        // A network without another endpoint is no reason to complain.
+        // A network without other endpoints is not an error.
         sent.or_else(|refusal| match refusal {
             Refusal::Other(DropReason::MulticastUnwanted) => Ok(()),
             refusal => Err(refusal),
         })
     }
 
-    /// Puts a frame into the batches of the endpoints that are to have it, by their index and
-    /// address.
+    /// Puts a frame into the batches of the endpoints that receive it, given by index and address.
     fn copy_to(
         &mut self,
         frame: &GuestFrame<'_>,
@@ -189,7 +186,7 @@ impl Outbound {
         for index in 0..self.paths.len() {
             if self.paths.get(index).is_some_and(|path| is_receiver(index, path.to)) {
                 let copied = self.encapsulate(frame, flow, index);
-                // A path that carries less than the others does not keep the frame from them.
+                // If one path carries less than the others, these still get the frame.
                 sent = if is_first { copied } else { copied.and(sent) };
                 is_first = false;
             }
@@ -197,20 +194,20 @@ impl Outbound {
         sent
     }
 
-    /// Follows another table of the same network. What is known of the paths to peers that stay is kept.
+    /// Replaces the table with another of the same network. Path data for peers that stay is kept.
     pub(super) fn set_peers(&mut self, table: &Table) {
         self.paths.follow(table);
         self.sender
             .keep_limits(|to| table.endpoints().binary_search(&to).is_ok());
     }
 
-    /// Takes every path to carry datagrams of `datagram_max` bytes.
+    /// Assumes that every path carries datagrams of `datagram_max` bytes.
     #[cfg(test)]
     pub(super) fn set_datagram_max(&mut self, datagram_max: usize) {
         self.paths.set_datagram_max(datagram_max);
     }
 
-    /// Sends what waits in batches.
+    /// Sends all waiting batches.
     pub(super) fn flush(&mut self, now: Instant) {
         self.sender.flush();
         while let Some(to) = self.sender.take_too_big() {
@@ -223,12 +220,12 @@ impl Outbound {
         }
     }
 
-    /// When [`on_timer`](Self::on_timer) has something to do.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub(super) fn deadline(&self) -> Option<Instant> {
         [self.paths.deadline(), self.retry_at].into_iter().flatten().min()
     }
 
-    /// Follows routes that may carry more again, or cut again.
+    /// Rechecks routes that may carry more again, or may split again.
     pub(super) fn on_timer(&mut self, now: Instant) {
         let changed = self.paths.on_timer(now);
         self.counters.add(Count::TunnelPathChanged, changed);
@@ -247,7 +244,7 @@ impl Outbound {
         }
     }
 
-    /// Bytes of the longest IP packet that a path carries behind `before` bytes of a frame.
+    /// Bytes of the longest IP packet that a path carries after `before` bytes of a frame.
     fn packet_max(&self, path: Path, before: usize) -> usize {
         self.mtu.min(path.datagram_max.saturating_sub(BASE_LEN + before))
     }
@@ -269,7 +266,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Cuts an IPv4 packet that allows it.
+    /// Fragments an IPv4 packet that permits it.
     fn fragments(&mut self, frame: &GuestFrame<'_>, flow: Flow, path: Path) -> Result<(), Refusal> {
         let before = frame.parsed.packet();
         let too_big = self.too_big(path, before);
@@ -330,8 +327,8 @@ impl Outbound {
         Ok(())
     }
 
-    /// Sends a frame in one datagram, from where it is. All that its headers say is in the head,
-    /// which was copied; the payload is not looked at.
+    /// Sends a frame as one datagram, directly from guest memory. The headers are in the copied head, and the payload
+    /// is not inspected.
     fn large(&mut self, crossing: &Crossing, frame: &GuestFrame<'_>) {
         let header = crossing.header.as_bytes();
         let len = header.len() + frame.head.len();
@@ -341,9 +338,9 @@ impl Outbound {
         self.sender.send_now(crossing.destination(), &own[..len], frame);
     }
 
-    /// How the frame crosses, the datagrams of which have frames of up to `len` bytes and, if
-    /// there are several, `segment` bytes of payload each. The option is used only where it
-    /// spares work: a frame that needs none is the same for every peer.
+    /// The form in which the frame is sent. Its datagrams have frames of up to `len` bytes and, if there are several,
+    /// `segment` bytes of payload each. The option is used only where it saves work: a frame that needs none is the
+    /// same for every peer.
     fn crossing(
         &self,
         frame: &GuestFrame<'_>,
@@ -371,7 +368,7 @@ impl Outbound {
         }
     }
 
-    /// Room for a frame of `len` bytes, behind the tunnel's header.
+    /// Room for a frame of `len` bytes after the tunnel's header.
     fn room(&mut self, crossing: &Crossing, len: usize) -> &mut [u8] {
         let header = crossing.header.as_bytes();
         debug_assert!(header.len() + len <= crossing.path.datagram_max, "it was checked");
@@ -391,7 +388,7 @@ impl Crossing {
         }
     }
 
-    /// Completes a checksum that is partial, unless the far end does.
+    /// Completes a partial checksum, unless the far end does.
     fn complete(&self, frame: &mut [u8], checksum: Checksum) {
         if !self.is_partial {
             complete(frame, checksum);
@@ -412,8 +409,8 @@ fn complete(frame: &mut [u8], checksum: Checksum) {
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// True if the checksum is partial, and the far end finds it by the headers alone: the option does
-/// not say where it is.
+/// True if the checksum is partial and the far end can find it from the headers alone, because the option does not
+/// state its position.
 fn is_understood(frame: &GuestFrame<'_>) -> bool {
     let Checksum::Partial { start, offset } = frame.offload.checksum else {
         return false;
@@ -433,8 +430,8 @@ pub(super) const fn transport_checksum(number: u8) -> Option<usize> {
 }
 
 impl Flow {
-    /// Hash of the addresses and ports of a frame, and the ECN field of the outer header (RFC 6040
-    /// 4.1: that of the inner one). Fragments have no ports: those of a datagram stay together.
+    /// The hash of a frame's addresses and ports, and the ECN field of the outer header (RFC 6040 4.1: that of the
+    /// inner one). Fragments have no ports: those of a datagram stay together.
     fn of(frame: &GuestFrame<'_>) -> Self {
         let (head, parsed) = (frame.head, &frame.parsed);
         let packet = parsed.packet();

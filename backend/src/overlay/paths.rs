@@ -1,13 +1,12 @@
-//! What the path to each endpoint of the tunnel carries.
+//! Tracks the MTU of the path to each endpoint of the tunnel.
 //!
-//! A [`Path`] has the size of the longest datagram that crosses in one packet, from the MTU of the
-//! kernel's route to the endpoint. The route to an address of this host is the loopback, which
-//! carries 64 KiB: a process of the same node is not a special case, only a path with a large MTU.
+//! A [`Path`] holds the size of the longest datagram that fits into one packet, derived from the MTU of the kernel's
+//! route to the endpoint. The route to an address of this host is the loopback, which carries 64 KiB. So a process on
+//! the same node is not a special case, but a path with a large MTU.
 //!
-//! A path that shrinks shows by a datagram that the kernel refuses (EMSGSIZE): the MTU of a link or
-//! route was lowered, or a router on the way reported its own (RFC 1191). The route is read again
-//! then, and once a minute until it carries what it did before. A route that does not exist at the
-//! start is read once a minute too. No clock: `now` is an argument.
+//! When a path shrinks, the kernel refuses a datagram (EMSGSIZE): the MTU of a link or route was lowered, or a router
+//! on the way reported a smaller MTU (RFC 1191). The route is then read again, and once a minute until it carries as
+//! much as before. A route that does not exist at the start is also read once a minute. No clock: `now` is an argument.
 
 use crate::forwarding::Table;
 use crate::packet::geneve::mtu::Family;
@@ -23,42 +22,42 @@ use std::time::Duration;
 /// Time between two readings of a route that has shrunk, or does not exist.
 const REREAD: Duration = Duration::from_secs(60);
 
-/// The way to one endpoint.
+/// The path to one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Path {
     /// The endpoint.
     pub(super) to: SocketAddr,
     /// Frames to it may have hawser's option.
     pub(super) knows_frame_option: bool,
-    /// Bytes of UDP payload that cross in one packet.
+    /// Maximum bytes of UDP payload in one packet.
     pub(super) datagram_max: usize,
 }
 
-/// The ways to all endpoints of a table, in its order.
+/// The paths to all endpoints of a table, in its order.
 pub(super) struct Paths<R = fn(SocketAddr) -> io::Result<usize>> {
     of: Box<[Path]>,
     /// Paths to be read again.
     unsettled: Vec<Unsettled>,
-    /// When that is.
+    /// Time at which those are read again.
     reread_at: Option<Instant>,
-    /// Bytes that a route is taken to carry while it does not exist.
+    /// Bytes that a route is assumed to carry while it does not exist.
     fallback: usize,
     /// Reads a route: bytes of UDP payload of the longest packet on it.
     route: R,
 }
 
-/// A path that may come to carry more.
+/// A path that may carry more later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Unsettled {
-    /// In the table.
+    /// Index in the table.
     index: usize,
     /// Bytes of the longest datagram it has carried; `None`: its route has never been read.
     full: Option<usize>,
 }
 
 impl Paths {
-    /// The paths to the endpoints of `table`, whose network has frames with IP packets of up to
-    /// `mtu` bytes. A route that does not exist yet is taken to carry those.
+    /// The paths to the endpoints of `table`, whose network has IP packets of up to `mtu` bytes. A route that does not
+    /// exist yet is assumed to carry these.
     pub(super) fn new(table: &Table, mtu: u16) -> Self {
         Self::of(table, mtu, route)
     }
@@ -77,7 +76,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
         paths
     }
 
-    /// Follows another table. Routes to endpoints that stay are not read again.
+    /// Replaces the table. Routes to endpoints that stay are not read again.
     pub(super) fn follow(&mut self, table: &Table) {
         let (known, waiting) = (std::mem::take(&mut self.of), std::mem::take(&mut self.unsettled));
         let (route, unsettled) = (&self.route, &mut self.unsettled);
@@ -98,7 +97,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
             datagram_max: carries(index, to),
         };
         self.of = table.endpoints().iter().enumerate().map(path).collect();
-        // Due at once, so that the first timer sets the pace.
+        // They are due immediately, so that the first timer sets the interval.
         let first = self.reread_at.unwrap_or(Instant::from_nanos(0));
         self.reread_at = (!self.unsettled.is_empty()).then_some(first);
     }
@@ -114,12 +113,12 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
         self.of.len()
     }
 
-    /// When [`on_timer`](Self::on_timer) has something to do.
+    /// Time of the next [`on_timer`](Self::on_timer).
     pub(super) const fn deadline(&self) -> Option<Instant> {
         self.reread_at
     }
 
-    /// A datagram to `to` was too big. True if the path carries less now.
+    /// Handles a datagram to `to` that was too big. True if the path now carries less.
     pub(super) fn on_too_big(&mut self, now: Instant, to: SocketAddr) -> bool {
         let Ok(index) = self.of.binary_search_by_key(&to, |path| path.to) else {
             return false;
@@ -140,7 +139,7 @@ impl<R: Fn(SocketAddr) -> io::Result<usize>> Paths<R> {
         true
     }
 
-    /// Reads the routes again of which that is due; returns how many carry something else now.
+    /// Reads the routes that are due again, and returns how many have changed.
     pub(super) fn on_timer(&mut self, now: Instant) -> u64 {
         if self.reread_at.is_none_or(|at| now < at) {
             return 0;

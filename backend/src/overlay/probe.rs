@@ -1,10 +1,9 @@
-//! Whether this kernel cuts datagrams as it should.
+//! Checks whether this kernel splits datagrams correctly.
 //!
-//! There are kernels that refuse UDP_SEGMENT, and kernels that change bytes of what they cut when all
-//! segments are of one size (Linux 7.0). So before anything is sent, a batch of two and one of many
-//! segments go from a socket to another over the loopback, to a socket that receives segments alone,
-//! and their bytes are compared. This says nothing about a device that cuts by itself: what a device
-//! refuses shows in [`sender`](super::sender), what it corrupts in the guests' checksums.
+//! Some kernels refuse UDP_SEGMENT, and some corrupt bytes when all segments have the same size (Linux 7.0). So before
+//! anything else is sent, a batch of two segments and a batch of many are sent over the loopback to a socket that
+//! receives segments one by one, and the bytes are compared. This does not test devices that split datagrams
+//! themselves: refusals by a device are detected in [`sender`](super::sender), and corruption by the guests' checksums.
 
 use crate::frame::GuestSlice;
 use crate::sys::send_batch::SendBatch;
@@ -12,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Segments of the batches: the least, and as many as a frame of 64 KiB has.
+/// Segments in the batches: the minimum, and as many as in a frame of 64 KiB.
 const BATCHES: [usize; 2] = [2, 44];
 /// Bytes of a segment.
 const SEGMENT: usize = SEGMENT_U16 as usize;
@@ -21,15 +20,15 @@ const SEGMENT_U16: u16 = 1400;
 /// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// What arrived is what was sent.
+    /// The bytes arrived as they were sent.
     Sound,
     /// The kernel refused, or other bytes arrived.
     Unsound,
-    /// There is no loopback to try it on.
+    /// There is no loopback on which to try it.
     Untried,
 }
 
-/// Tries cutting on the loopback of the calling thread's network namespace.
+/// Tries splitting on the loopback of the calling thread's network namespace.
 pub(super) fn probe(domain: Domain) -> Verdict {
     let Ok((sender, receiver, to)) = sockets(domain) else {
         return Verdict::Untried;
@@ -58,7 +57,7 @@ fn sockets(domain: Domain) -> io::Result<(Socket, Socket, SocketAddr)> {
     let (sender, receiver) = (socket()?, socket()?);
     sender.bind(&SockAddr::from(loopback))?;
     receiver.bind(&SockAddr::from(loopback))?;
-    // The datagrams of any other process do not reach it.
+    // Once connected, it does not receive datagrams from other processes.
     receiver.connect(&sender.local_addr()?)?;
     let to = receiver
         .local_addr()?
@@ -67,7 +66,7 @@ fn sockets(domain: Domain) -> io::Result<(Socket, Socket, SocketAddr)> {
     Ok((sender, receiver, to))
 }
 
-/// Segments no two of which are alike.
+/// Segments that all differ from each other.
 fn pattern(count: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_u32;
     (0..count * SEGMENT)
@@ -86,7 +85,7 @@ fn send(socket: &Socket, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
     out.transmit(socket, 0).map(drop)
 }
 
-/// True if the socket has exactly `sent`, cut. The loopback delivers within the call that sends.
+/// True if the socket has received exactly `sent`, in segments. The loopback delivers within the sending call.
 fn arrives(mut socket: &Socket, sent: &[u8]) -> bool {
     let mut segment = [0; SEGMENT + 1];
     sent.chunks(SEGMENT)

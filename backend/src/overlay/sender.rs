@@ -1,18 +1,18 @@
-//! Datagrams to other endpoints of the tunnel, many in one system call.
+//! Sends datagrams to other endpoints of the tunnel, many in one system call.
 //!
-//! A [`Sender`] has several sockets, so that the flows of a guest spread over the paths of the
-//! underlay: the source port is the only field of the outer headers that tells flows apart (RFC
-//! 8926 3.3). A flow stays on one socket, which keeps its order.
+//! A [`Sender`] has several sockets, so that the flows of a guest spread over the paths of the underlay: the source
+//! port is the only field of the outer headers that distinguishes flows (RFC 8926 3.3). A flow stays on one socket,
+//! which preserves its order.
 //!
-//! Datagrams of one size to one endpoint share a [`Batch`]: the kernel cuts it (UDP_SEGMENT), and
-//! only its last datagram may be shorter. Batches leave when they are full, when a datagram of
-//! another size comes, and at the end of each burst; no datagram waits for another.
+//! Datagrams of the same size to the same endpoint share a [`Batch`], which the kernel splits (UDP_SEGMENT); only its
+//! last datagram may be shorter. A batch is sent when it is full, when a datagram of another size arrives, and at the
+//! end of each burst. No datagram waits for a later one.
 //!
-//! A kernel or device may refuse to cut on a route: EIO without checksum offload, EINVAL of some
-//! kernels for a shorter last datagram and of others for all, EMSGSIZE for too many at once. The rest
-//! of the batch is then sent in the largest pieces that the route takes ([`Limit`]), which is
-//! remembered for the endpoint. A datagram that is refused alone with EMSGSIZE is larger than the
-//! path carries, which its owner learns by [`take_too_big`](Sender::take_too_big).
+//! A kernel or device may refuse to split on a route: with EIO without checksum offload, with EINVAL (some kernels for
+//! a shorter last datagram, others always), or with EMSGSIZE for too many datagrams at once. The rest of the batch is
+//! then sent in the largest pieces that the route accepts ([`Limit`]), which is remembered for the endpoint. A single
+//! datagram that is refused with EMSGSIZE is larger than the path carries; [`take_too_big`](Sender::take_too_big)
+//! reports this to the owner.
 
 use crate::counters::{Count, Counters, DropReason, Gauge};
 use crate::frame::{GuestFrame, GuestSlice};
@@ -25,16 +25,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Sending sockets of one worker. More spread better and cost a descriptor each.
+/// Sending sockets of one worker. More sockets spread better, but cost a descriptor each.
 const SOCKETS: usize = 8;
 /// Batches that are open at a time. A burst with more flows than this sends early.
 const BATCHES: usize = 8;
-/// Most bytes the socket queues, so that a burst of 256 frames of 64 KiB fits.
+/// Maximum bytes that a socket queues, requested so that a burst of 256 frames of 64 KiB fits.
 const SEND_BUFFER: usize = 8 << 20;
 /// TTL or hop limit of the outer header (OVS has the same default).
 const TTL: u8 = 64;
 
-/// Where a datagram goes, and by which socket.
+/// The destination of a datagram, and the choice of its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
     /// The endpoint.
@@ -45,7 +45,7 @@ pub(super) struct Destination {
     pub(super) class: u8,
 }
 
-/// Datagrams of one size.
+/// Datagrams of the same size.
 #[derive(Debug)]
 struct Batch {
     to: SocketAddr,
@@ -54,11 +54,11 @@ struct Batch {
     /// Bytes of each datagram but the last.
     size: usize,
     bytes: Vec<u8>,
-    /// The last datagram was shorter: nothing can follow.
+    /// The last datagram was shorter, so none can follow.
     closed: bool,
 }
 
-/// A socket, and the class it was last given.
+/// A socket, and the traffic class last set on it.
 struct Outlet {
     socket: Socket,
     class: u8,
@@ -68,33 +68,33 @@ struct Outlet {
 pub(super) struct Sender {
     domain: Domain,
     outlets: Vec<Outlet>,
-    /// Open batches, the one used longest ago first.
+    /// Open batches, least recently used first.
     open: Vec<Batch>,
     /// Batches that are not in use, kept for their memory.
     idle: Vec<Batch>,
     messages: SendBatch,
-    /// Where each message of the batch that is being sent ends.
+    /// End of each message of the batch that is being sent.
     ends: Vec<usize>,
-    /// What a route takes of which nothing is known.
+    /// Limit of a route about which nothing is known.
     usual: Limit,
-    /// What a route takes that has refused to cut.
+    /// Limits of routes that have refused to split.
     limits: HashMap<SocketAddr, Limit>,
     /// Endpoints to which a datagram was too big for the path.
     too_big: Vec<SocketAddr>,
     counters: Arc<Counters>,
 }
 
-/// What one message to an endpoint may be.
+/// Limit on one message to an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    /// Datagrams of a message.
+    /// Maximum datagrams of a message.
     datagrams: usize,
-    /// The last may be shorter.
+    /// True if the last datagram may be shorter.
     short_tail: bool,
 }
 
 impl Limit {
-    /// As the kernel's documentation has it.
+    /// The limit according to the kernel's documentation.
     pub(super) const CUT: Self = Self {
         datagrams: MAX_SEGMENTS,
         short_tail: true,
@@ -116,8 +116,8 @@ impl Limit {
         }
     }
 
-    /// The limit after a message of `len` bytes was refused, and under which name that counts.
-    /// `None`: cutting is not the reason.
+    /// The limit after a message of `len` bytes was refused, and the name under which that is counted. `None`:
+    /// splitting is not the reason.
     fn after(self, error: &io::Error, len: usize, size: usize) -> Option<(Self, Count)> {
         if len <= size {
             return None;
@@ -148,7 +148,7 @@ impl Sender {
     /// Sockets of the family of `local` in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub(super) fn new(local: SocketAddr, counters: Arc<Counters>) -> io::Result<Self> {
         let domain = Domain::for_address(local);
         let outlets = (0..SOCKETS)
@@ -168,30 +168,30 @@ impl Sender {
         })
     }
 
-    /// Sets what a route takes of which nothing is known.
+    /// Sets the limit of routes about which nothing is known.
     pub(super) const fn set_usual(&mut self, limit: Limit) {
         self.usual = limit;
     }
 
-    /// True if some route has refused to cut.
+    /// True if some route has refused to split.
     pub(super) fn has_limits(&self) -> bool {
         !self.limits.is_empty()
     }
 
-    /// Has all routes try to cut again: a device may have been exchanged. A batch that is refused
-    /// again is not lost.
+    /// Makes all routes try to split again, because a device may have been replaced. A batch that is refused again is
+    /// not lost.
     pub(super) fn forget_limits(&mut self) {
         self.limits.clear();
         self.counters.set(Gauge::TunnelLimitedPeers, 0);
     }
 
-    /// Forgets what routes have refused, except for those to the endpoints that `stays` names.
+    /// Forgets the limits of routes, except for those to the endpoints for which `stays` is true.
     pub(super) fn keep_limits(&mut self, stays: impl Fn(SocketAddr) -> bool) {
         self.limits.retain(|to, _| stays(*to));
         self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
     }
 
-    /// An endpoint to which a datagram was larger than the path carries, until none is left.
+    /// The next endpoint to which a datagram was larger than the path carries; `None` when none is left.
     pub(super) fn take_too_big(&mut self) -> Option<SocketAddr> {
         self.too_big.pop()
     }
@@ -206,7 +206,7 @@ impl Sender {
         &mut batch.bytes[start..]
     }
 
-    /// Sends all that waits.
+    /// Sends all waiting batches.
     pub(super) fn flush(&mut self) {
         while !self.open.is_empty() {
             self.send(0);
@@ -241,8 +241,8 @@ impl Sender {
         self.open.len() - 1
     }
 
-    /// Sends a datagram at once: `own`, and the bytes of `frame` behind its head. For large ones,
-    /// which need no copy for a call of their own. What waits in front of it goes first.
+    /// Sends a datagram immediately: `own`, followed by the bytes of `frame` after its head. This is for large
+    /// datagrams, for which a separate call is cheaper than a copy. Waiting datagrams of the flow are sent first.
     pub(super) fn send_now(&mut self, destination: Destination, own: &[u8], frame: &GuestFrame<'_>) {
         let Destination { to, class, .. } = destination;
         let socket = self.socket_of(destination);
@@ -313,14 +313,14 @@ impl Sender {
         self.idle.push(batch);
     }
 
-    /// Sends what follows byte `at` of a batch; returns where the part ends that the kernel took.
+    /// Sends the bytes of a batch from `at` on; returns the end of the part that the kernel accepted.
     fn send_from(&mut self, batch: &Batch, at: usize, limit: Limit) -> io::Result<usize> {
         let mut out = self.messages.start();
         self.ends.clear();
         let mut start = at;
         while start < batch.bytes.len() {
             let len = limit.message(batch.bytes.len() - start, batch.size);
-            // A kernel is not trusted to cut what is no longer than one datagram.
+            // Not every kernel accepts a request to split bytes that are no longer than one datagram.
             let size = u16::try_from(batch.size).ok().filter(|_| len > batch.size);
             out.push(size, |gather| {
                 gather.push(GuestSlice::from_bytes(&batch.bytes[start..start + len]));
@@ -348,7 +348,7 @@ impl Batch {
         !self.closed && len <= self.size && self.bytes.len() + len <= MAX_PAYLOAD && self.count() < MAX_SEGMENTS
     }
 
-    /// Datagrams in it.
+    /// Datagrams in the batch.
     fn count(&self) -> usize {
         self.bytes.len().div_ceil(self.size.max(1))
     }
@@ -368,7 +368,7 @@ fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
     // RFC 8926 3.2: endpoints do not fragment outer packets.
     datagram::set_fragmentation(&socket, domain, Fragmentation::Refuse)?;
     datagram::set_ttl(&socket, domain, TTL)?;
-    // A smaller buffer than asked for drops more; no reason not to start.
+    // A smaller buffer than requested drops more, but is no reason not to start.
     let _ = socket.set_send_buffer_size(SEND_BUFFER);
     Ok(Outlet { socket, class: 0 })
 }
@@ -480,7 +480,7 @@ mod tests {
         assert_eq!([1001, 400].map(|rest| halved.message(rest, 100)), [500, 400]);
     }
 
-    /// The loopback refuses more bytes than a packet has, cut or not: what it takes is found.
+    /// The loopback refuses more bytes than a packet can have, split or not; the sender finds out how many it accepts.
     #[test]
     fn no_datagram_of_a_batch_is_lost_when_the_kernel_refuses_it() {
         let receiver = receiver();
@@ -488,7 +488,7 @@ mod tests {
         for i in 0..10 {
             sender.datagram(to(&receiver, 1), 1100).fill(i);
         }
-        // 64 of them are more than a packet has: the kernel refuses that as a route may refuse less.
+        // 64 of them exceed a packet. The kernel refuses that, as a route may refuse less.
         sender.open[0].bytes.resize(77_000, 9);
         sender.flush();
         for i in 0..70 {

@@ -1,9 +1,8 @@
-//! Cost per byte of hawser's worker with and without clients that hammer the API.
+//! Measures the cost per byte of hawser's worker with and without clients that hammer the API.
 //!
-//! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow through
-//! a hawser as users run it, including the sandbox; the bench measures processor time of its worker
-//! per byte of payload, with and without the clients in turn. The worker has its own processor;
-//! guest, far end, clients and the API thread share the others.
+//! Run by `hack/bench --api`. A synthetic guest (see `hawser_benches::engine`) moves a flow through hawser as users run
+//! it, including the sandbox. The bench measures the worker's processor time per byte of payload, alternately with and
+//! without the clients. The worker has its own processor; guest, far end, clients and the API thread share the others.
 
 use clap::Parser;
 use hawser_benches::engine::placement::Reserved;
@@ -25,7 +24,7 @@ use std::time::Duration;
 const MOST: f64 = 1.05;
 /// Clients that send requests continuously.
 const CLIENTS: usize = 4;
-/// The clients have a low priority: they are not measured.
+/// The clients have a low priority, because they are not measured.
 const NICENESS: libc::c_int = 19;
 const ASKED: [&str; 2] = ["/v1/metrics", "/v1/status"];
 
@@ -42,7 +41,7 @@ struct Options {
 
 /// Sends requests until `ending` is set.
 fn hammer(api: &Path, path: &str, ending: &AtomicBool, answered: &AtomicU64) {
-    // SAFETY: changes the calling thread's niceness, nothing else; 0 names the thread.
+    // SAFETY: changes only the niceness of the calling thread, which 0 names.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
     let ask = || -> std::io::Result<usize> {
         let mut stream = UnixStream::connect(api)?;
@@ -87,7 +86,7 @@ impl Costs {
         let mut costs = Self::default();
         for round in 0..rounds {
             eprintln!("{title}: round {} of {rounds}", round + 1);
-            // Interleaved, so that slow changes affect all kinds equally.
+            // The runs are interleaved, so that slow changes affect all kinds equally.
             for kind in 0..3 {
                 match (kind + round) % 3 {
                     0 => costs.quiet.push(run()?.cost()),

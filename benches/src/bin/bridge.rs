@@ -1,4 +1,4 @@
-//! A real guest on a Linux bridge, on each back end in turn.
+//! Measures a real guest on a Linux bridge, on each back end in turn.
 //!
 //! Run by `hack/bench --mode bridge`. Rounds are interleaved (A B C A B C …), so that changes of
 //! the machine affect all of them equally.

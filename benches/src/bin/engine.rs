@@ -1,4 +1,4 @@
-//! hawser's engine without a VM, compared with the floor: see `hawser_benches::engine`.
+//! Measures hawser's engine without a VM, compared with the floor: see `hawser_benches::engine`.
 //!
 //! Run by `hack/bench --engine`.
 

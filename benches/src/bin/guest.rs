@@ -1,4 +1,4 @@
-//! A real guest on each back end in turn: throughput, cost, latency, rates, memory.
+//! Measures a real guest on each back end in turn: throughput, cost, latency, rates, memory.
 //!
 //! `hack/bench` builds everything this needs and runs it. Rounds are interleaved (A B C A B C …),
 //! so that changes of the machine affect all of them equally.
@@ -104,7 +104,7 @@ fn measure(setups: &[Setup], options: &Options, progress: &Progress) -> Result<R
     for setup in setups {
         let start = measure::megabytes(setup.resident_start_kib)?;
         results.add(setup.peer, Metric::ResidentStart, start);
-        // For the other peers the kernel holds the flows.
+        // For the other peers, the kernel holds the flows.
         if options.wants(Metric::FlowMemory) && matches!(setup.peer, Peer::Hawser | Peer::Passt) {
             progress.say(&format!("idle flows: {}", setup.peer.title()));
             match measure::flow_memory(setup) {

@@ -1,4 +1,4 @@
-//! 64-byte packets per second, compared with a bare loop: see `hawser_benches::packets`.
+//! Measures 64-byte packets per second, compared with a bare loop: see `hawser_benches::packets`.
 //!
 //! Run by `hack/bench --packets`.
 

@@ -1,4 +1,4 @@
-//! One flow beside many others: see `hawser_benches::engine::crowd`.
+//! Measures one flow beside many others: see `hawser_benches::engine::crowd`.
 //!
 //! Run by `hack/bench --scale`.
 

@@ -1,4 +1,4 @@
-//! Serves a guest from a TAP device: the plain reference of the benches.
+//! Serves a guest from a TAP device, as the plain reference of the benches.
 //!
 //!     tap SOCKET TAP-NAME GUEST-MAC [without-mrg-rxbuf|as-cloud-hypervisor]
 

@@ -1,4 +1,4 @@
-//! The overlay without a VM, compared with the floor: see `hawser_benches::tunnel`.
+//! Measures the overlay without a VM, compared with the floor: see `hawser_benches::tunnel`.
 //!
 //! Run by `hack/bench --tunnel`.
 
@@ -17,13 +17,13 @@ const MOST: f64 = 1.3;
 const MOST_WHOLE: f64 = 1.5;
 /// Payload bytes of a segment on an underlay of 1500 bytes, and of 9000.
 const SEGMENTS: [u16; 2] = [1376, 8876];
-/// Guests beside the two, for the cost of the look-up.
+/// Additional guests in the table, for the cost of the look-up.
 const MANY: u32 = 10_000;
 
 /// Measures the overlay without a VM, compared with a floor of bare system calls.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Runs of each
+    /// Number of runs of each
     #[arg(long, default_value_t = 9)]
     rounds: u32,
     /// Milliseconds of each run
@@ -102,7 +102,7 @@ fn measure(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Whole frames between processes of one node, in times of one bare datagram.
+/// Measures whole frames between processes of one node, relative to a bare datagram.
 fn measure_whole(rounds: u32, time: Duration) -> Result<Option<Spread>> {
     let [mss, _] = SEGMENTS;
     let (mut floor, mut pair) = (WholeFloor::new()?, Pair::whole(mss)?);

@@ -36,9 +36,9 @@ const LARGE: usize = 1000;
 /// Processor seconds per 10⁹ bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Of reading frames.
+    /// Cost of reading frames.
     pub read: f64,
-    /// Of writing them.
+    /// Cost of writing frames.
     pub write: f64,
 }
 

@@ -16,14 +16,14 @@ pub enum Peer {
     Plain,
     /// The same without MRG_RXBUF.
     PlainUnmerged,
-    /// The same as in cloud-hypervisor's vhost_user_net: it offers neither MRG_RXBUF nor
-    /// INDIRECT_DESC, so that a ring of 256 holds 13 receive buffers of 64 KiB, and does not tell
-    /// the kernel the guest's offloads, so that each buffer receives 1500 bytes.
+    /// The same, restricted like cloud-hypervisor's vhost_user_net. It offers neither MRG_RXBUF nor INDIRECT_DESC, so a
+    /// ring of 256 holds 13 receive buffers of 64 KiB. It does not pass the guest's offloads to the kernel, so each
+    /// buffer receives 1500 bytes.
     AsCloudHypervisor,
 }
 
 impl Peer {
-    /// In the order of runs and results.
+    /// All back ends, in the order of runs and results.
     pub const ALL: [Self; 4] = [Self::Hawser, Self::Plain, Self::PlainUnmerged, Self::AsCloudHypervisor];
 
     /// Name in the JSON file.
@@ -47,7 +47,7 @@ impl Peer {
     }
 }
 
-/// A quantity: its name for programs and people, and the number of decimals.
+/// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each says what it is in `about`")]
 pub enum Metric {
@@ -64,7 +64,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// In the order of the results.
+    /// All quantities, in the order of the results.
     pub const ALL: [Self; 10] = [
         Self::TcpOut,
         Self::TcpIn,
@@ -116,7 +116,7 @@ const SHOWN: [(Metric, Option<Metric>); 7] = [
     (Metric::RoundTrip, None),
 ];
 
-/// Quantity of hawser, peer and quantity to compare with, factor, and whether that is a minimum.
+/// The targets: quantity of hawser, peer and quantity to compare with, factor, and whether that is a minimum.
 const TARGETS: [(Metric, Peer, Metric, f64, bool); 7] = [
     (Metric::TcpOut, Peer::Plain, Metric::TcpOut, 1.05, true),
     (Metric::TcpIn, Peer::AsCloudHypervisor, Metric::TcpIn, 10.0, true),

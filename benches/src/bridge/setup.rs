@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// segment.
 #[derive(Debug)]
 pub struct Setup {
-    /// Which one.
+    /// The peer.
     pub peer: Peer,
-    /// The first is measured; hawser has a second guest on the bridge.
+    /// The guests. The first is measured; hawser has a second guest on the bridge.
     guests: Vec<Guest>,
     backends: Vec<Background>,
     _servers: Background,
@@ -29,7 +29,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Starts everything. The caller must have the machine. All parts are set up in these
+    /// Starts everything. The caller must have exclusive use of the machine. All parts are set up in these
     /// `surroundings`.
     ///
     /// # Errors

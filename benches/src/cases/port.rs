@@ -1,8 +1,8 @@
-//! Bursts through a whole port and back: the worker's part on its own thread.
+//! Bursts through a whole port and back, with the worker on its own thread.
 //!
-//! In addition to [`super`], tools that count see the worker's part, `Worker::drain_transmit`:
-//! frames are taken, admitted, passed to the mode and, as it echoes each, to the guest. Capture is
-//! compiled in but off, as in normal operation.
+//! In addition to the parts in [`super`], tools that count see the worker's part, `Worker::drain_transmit`: frames are
+//! taken, admitted and passed to the mode, which echoes each to the guest. Capture is compiled in but off, as in normal
+//! operation.
 
 use super::{MAC, Round, count};
 use hawser_backend::config::{MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
@@ -30,7 +30,7 @@ struct Echo;
 impl Mode for Echo {
     fn on_burst(&mut self, _: Instant, burst: &GuestBurst<'_>, sink: &mut dyn GuestSink) {
         for frame in burst {
-            // Without room the case fails: it counts the echoed frames.
+            // Without room the case fails, because it counts the echoed frames.
             let _ = sink.send(Offload::NONE, &[frame.head]);
         }
     }
@@ -108,7 +108,7 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(server) = self.server.take() {
-            // If it panicked, the panic hook has said so.
+            // If it panicked, the panic hook has reported it.
             let _ = server.join();
         }
     }

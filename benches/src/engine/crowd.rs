@@ -16,15 +16,15 @@ use std::time::Duration;
 const FIRST_IDLE: u16 = 10_000;
 /// First port of the guest's storm.
 const FIRST_STORM: u16 = 61_000;
-/// Ports of the storm, one after the other.
+/// Number of ports of the storm, which are used one after another.
 const STORM_PORTS: u64 = 4000;
 /// Handshakes in flight at a time: fewer than the ring has buffers.
 const AT_ONCE: u32 = 64;
-/// SYNs the guest sends between two units of the measured flow.
+/// SYNs that the guest sends between two units of the measured flow.
 const SYNS_AT_ONCE: u32 = 16;
 /// A port without a listener.
 const CLOSED: u16 = 9;
-/// First sequence number of all of them.
+/// Initial sequence number of all these flows.
 const ISS: u32 = 1;
 
 /// The activity beside the measured flow.
@@ -60,8 +60,8 @@ impl Keeper {
         let kept = Arc::new(AtomicU64::new(0));
         let (ours, count) = (listener.try_clone()?, Arc::clone(&kept));
         let thread = thread::spawn(move || {
-            // It has a separate table of descriptors: the back end may use up the limit. SAFETY:
-            // this thread uses no descriptor but copies of what it has here.
+            // It has a separate table of descriptors, because the back end may use up the limit. SAFETY: this thread
+            // uses only copies of descriptors that it has here.
             if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
                 return;
             }
@@ -103,8 +103,8 @@ impl Clients {
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&made));
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // Reset, because after 30,000 closed ones a client would search for a free port for
-                // 10 ms.
+                // Reset the connection, because after 30,000 closed connections a client would search for a free port
+                // for 10 ms.
                 let client = TcpStream::connect((FAR, FORWARDED))?;
                 SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
                 count.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +233,7 @@ impl Guest<'_> {
             }
             self.publish()?;
             if asked == open {
-                // No answer comes before the device has taken the frames in the ring.
+                // No answer arrives before the device has taken the frames in the ring.
                 thread::yield_now();
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The unavoidable minimum: the system calls on the payload.
+//! The unavoidable minimum: only the system calls on the payload.
 
 use super::peer::FarEnd;
 use super::{Outcome, PIECE, Run, UNIT, UNITS, Way};
@@ -57,13 +57,13 @@ pub fn run(run: Run) -> Result<Outcome> {
 struct Unit<'a>(&'a mut [u8]);
 
 impl Unit<'_> {
-    /// One sendmsg, once the socket accepts data; returns the bytes sent.
+    /// Calls sendmsg once, when the socket accepts data; returns the bytes sent.
     fn send(&self, stream: &TcpStream) -> io::Result<u64> {
         let slices: Vec<_> = self.0.chunks(PIECE).map(GuestSlice::from_bytes).collect();
         again(stream, libc::POLLOUT, || send(stream, &slices))
     }
 
-    /// One peek, once there is data, and one discard; returns the number of bytes.
+    /// Peeks once, when there is data, and discards once; returns the number of bytes.
     fn take(self, stream: &TcpStream) -> io::Result<u64> {
         let mut slices: Vec<_> = self.0.chunks_mut(PIECE).map(GuestSliceMut::from_bytes).collect();
         let at = PeekAt {

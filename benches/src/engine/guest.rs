@@ -29,7 +29,7 @@ pub const OPTIONS_OF_PORT: [&str; 4] = [
     "--mac=52:54:00:68:61:77",
     "--mtu=1500",
 ];
-/// The worker's process, if it is this one.
+/// Name of the worker's process, if it is this process.
 const SELF: &str = "self";
 const WORKER: &str = "engine-0";
 const MAC: MacAddr = MacAddr([0x52, 0x54, 0, 0x68, 0x61, 0x77]);
@@ -38,7 +38,7 @@ const GUEST_PORT: u16 = 9000;
 /// A port of the host that is forwarded to the guest.
 pub const FORWARDED: u16 = 9001;
 const RING_SIZE: u16 = 256;
-/// Receive buffers are pages, as Linux posts them for a bulk flow.
+/// Bytes of a receive buffer: a page, as Linux posts them for a bulk flow.
 const RECEIVE_BUFFER: u32 = 4096;
 /// Bytes of a receive buffer that are read.
 const LOOKED_AT: usize = VIRTIO + HEADERS + OPTIONS;
@@ -136,7 +136,7 @@ fn drive(front: UnixStream, process: &str, far: &FarEnd, run: Run, beside: Besid
         guest.send(FIN | ACK | RST, None)?;
         outcome.map(|outcome| (outcome, storm))
     });
-    // The worker still has to see the end of the connection.
+    // Give the worker time to see the end of the connection.
     thread::sleep(Duration::from_millis(20));
     outcome
 }
@@ -311,7 +311,7 @@ impl<'a> Guest<'a> {
         Ok(self.transmit.publish_and_kick()?)
     }
 
-    /// Waits for frames; false if none come.
+    /// Waits for frames; false if none arrive.
     pub(super) fn wait(&mut self, time: Duration) -> bool {
         self.receive.wait_used(time)
     }

@@ -19,7 +19,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Payload of a unit: 44 segments of 1460 bytes, as Linux cuts its TSO frames.
+/// Payload of a unit: 44 segments of 1460 bytes, the size of Linux's TSO frames.
 pub const UNIT: usize = 44 * 1460;
 /// Size of the pieces of a unit: a page.
 pub const PIECE: usize = 4096;
@@ -47,8 +47,8 @@ pub struct Run {
     pub way: Way,
     /// Duration.
     pub time: Duration,
-    /// Processor of the measured thread; `None` leaves it to the scheduler, for a rate: with two
-    /// processors the other one would be the limit.
+    /// Processor of the measured thread; `None` leaves it to the scheduler. That is for rates: with two processors, the
+    /// other processor would be the limit.
     pub reserved: Option<Reserved>,
 }
 

@@ -1,4 +1,4 @@
-//! Placement of threads: the measured thread has a processor, all others share the rest.
+//! Places threads: the measured thread has its own processor, and all others share the rest.
 //!
 //! If the scheduler decides, three busy threads on two processors disturb each other differently in
 //! each run, and results differ by a third.

@@ -11,7 +11,7 @@ const IP: usize = 20;
 const TCP: usize = 20;
 /// Bytes of all headers without TCP options.
 pub(super) const HEADERS: usize = ETHERNET + IP + TCP;
-/// Most bytes of TCP options.
+/// Maximum bytes of TCP options.
 pub(super) const OPTIONS: usize = 40;
 /// MSS and window scale.
 const SYN_OPTIONS: [u8; 8] = [2, 4, 0x05, 0xb4, 1, 3, 3, WINDOW_SCALE];
@@ -73,8 +73,7 @@ pub(super) fn emit(ends: &Ends, segment: Segment) -> Vec<u8> {
     out.extend_from_slice(&segment.ack.to_be_bytes());
     out.extend_from_slice(&[low(tcp_len << 2).to_le_bytes()[0], segment.flags]);
     out.extend_from_slice(&segment.window.to_be_bytes());
-    // The sum would start from the pseudo-header's; a back end that terminates TCP does not need
-    // it.
+    // The checksum field would hold the sum over the pseudo-header; a back end that terminates TCP does not need it.
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(options);
     out

@@ -47,7 +47,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// All of them.
+    /// All loads.
     pub const ALL: [Self; 5] = [
         Self::OutOneFlow,
         Self::OutFlows,

@@ -1,6 +1,6 @@
-//! The floors. [`Floor`]: the payload with room for headers in equal datagrams, one `sendmsg` that the
-//! kernel cuts and one `recvmsg` that it joins for, a copy and a checksum at each end.
-//! [`WholeFloor`]: the payload as one datagram, from where it is to where the kernel puts it.
+//! The floors. [`Floor`] sends the payload with room for headers in equal datagrams: one `sendmsg` that the kernel
+//! splits, one `recvmsg` for datagrams that the kernel joins, and a copy and a checksum at each end. [`WholeFloor`]
+//! sends the payload as one datagram, without a copy in user space.
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::frame::GuestSlice;
@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-/// Bytes of the headers of a segment: Geneve, Ethernet, IPv4, TCP with time stamps.
+/// Bytes of the headers of a segment: Geneve, Ethernet, IPv4, TCP with timestamps.
 const HEADERS: usize = 8 + 14 + 20 + 32;
 /// Messages received in one call.
 const MESSAGES: usize = 16;
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Floor {
     }
 }
 
-/// Two sockets of the loopback: one that sends, one that receives, and its address.
+/// Two sockets on the loopback: a sender, a receiver, and the receiver's address.
 fn sockets() -> Result<(Socket, Socket, SocketAddr)> {
     let sender = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let receiver = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), None)?;
@@ -61,7 +61,7 @@ impl Floor {
     /// A floor whose datagrams carry `mss` bytes of payload each.
     ///
     /// # Errors
-    /// The system gives no sockets.
+    /// The system cannot create the sockets.
     pub fn new(mss: usize) -> Result<Self> {
         let (sender, receiver, to) = sockets()?;
         Ok(Self {
@@ -152,7 +152,7 @@ impl WholeFloor {
     /// A floor whose datagrams have the payload of a whole frame.
     ///
     /// # Errors
-    /// The system gives no sockets.
+    /// The system cannot create the sockets.
     pub fn new() -> Result<Self> {
         let (sender, receiver, to) = sockets()?;
         Ok(Self {

@@ -1,8 +1,8 @@
-//! The overlay without a VM: frames of 64 KiB from one process's mode to another's through the
-//! kernel's loopback, on one thread, and a floor of bare system calls on the same number of bytes.
+//! The overlay without a VM: frames of 64 KiB cross from one process's mode to another's through the kernel's loopback,
+//! on one thread. The floor makes only the system calls on the same number of bytes.
 //!
-//! Both walk through more memory than the caches hold, as the frames of a guest do. One thread has
-//! no wake-ups and no second processor: its time is the cost of both ends together.
+//! Both use more memory than the caches hold, as the frames of a guest do. One thread has no wake-ups and no second
+//! processor, so its time is the cost of both ends together.
 
 mod floor;
 mod overlay;
@@ -14,9 +14,9 @@ use hawser_backend::sys::thread_time::thread_time;
 use hawser_testkit::Result;
 use std::time::{Duration, Instant};
 
-/// Bytes of memory that a guest sends from, and that another receives into.
+/// Bytes of memory from which one guest sends and into which another receives.
 const REGION: usize = 16 << 20;
-/// Bytes that one frame stands for, headers left out.
+/// Payload bytes of one frame.
 const PAYLOAD: usize = 60_000;
 /// Frames sent before those that have arrived are read.
 const BURST: usize = 8;
@@ -47,12 +47,12 @@ impl Outcome {
     }
 }
 
-/// What is measured: sends a burst, and receives it.
+/// A measured object, which sends a burst and receives it.
 pub trait Burst {
     /// Moves one burst; returns the payload bytes that arrived.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses an operation.
     fn burst(&mut self) -> Result<u64>;
 }
 

@@ -1,4 +1,4 @@
-//! Two of hawser's layer2 modes that are each other's peer.
+//! Two of hawser's layer2 modes that are peers of each other.
 
 use super::{BURST, Burst, PAYLOAD, REGION};
 use hawser_backend::config::{
@@ -23,7 +23,7 @@ const HEADERS: usize = 14 + 20 + 32;
 const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const RECEIVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
-/// A guest that accepts everything into memory it has.
+/// A guest that accepts every frame into its memory.
 struct Memory {
     bytes: Vec<u8>,
     at: usize,
@@ -83,18 +83,18 @@ impl std::fmt::Debug for Pair {
 }
 
 impl Pair {
-    /// Modes of a network whose guests send segments of `mss` bytes, with `peers` more guests known.
+    /// Modes of a network whose guests send segments of `mss` bytes, with `peers` additional guests in the table.
     ///
     /// # Errors
-    /// The system gives no sockets.
+    /// The system cannot create the sockets.
     pub fn new(mss: u16, peers: u32) -> Result<Self> {
         Self::of(mss, peers, false)
     }
 
-    /// The same for processes that know hawser's option, and so do not cut on the loopback.
+    /// The same for processes that support hawser's option, and so do not split frames on the loopback.
     ///
     /// # Errors
-    /// The system gives no sockets.
+    /// The system cannot create the sockets.
     pub fn whole(mss: u16) -> Result<Self> {
         Self::of(mss, 0, true)
     }
@@ -117,7 +117,7 @@ impl Pair {
         })
     }
 
-    /// The headers of the next frame, its checksum left to the device.
+    /// The headers of the next frame, whose checksum is left to the device.
     fn headers(&mut self) -> [u8; HEADERS] {
         let mut bytes = [0; HEADERS];
         bytes[..6].copy_from_slice(&RECEIVER.0);
@@ -201,7 +201,7 @@ fn endpoint(host: u8) -> Result<SocketAddr> {
     Ok(UdpSocket::bind((Ipv4Addr::new(127, 0, 0, host), 0))?.local_addr()?)
 }
 
-/// A mode of the guest `mac`, whose peer has an endpoint, a MAC, and knows the option or not.
+/// A mode for the guest `mac`, with a peer given by endpoint, MAC and support for the option.
 fn station(
     vtep: SocketAddr,
     mac: MacAddr,

@@ -1,5 +1,5 @@
-//! Any frame as a message about multicast groups, its checksum made right: no panic, and changes that
-//! end and are about groups.
+//! Parses any frame as a message about multicast groups, with a corrected checksum. There is no panic, and the iterator
+//! of changes ends and returns groups only.
 #![no_main]
 
 use hawser_backend::frame::HEAD_MAX;

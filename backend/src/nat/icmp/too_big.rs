@@ -1,4 +1,4 @@
-//! Reports packets of the guest that its way does not carry (RFC 1191 4, RFC 4443 3.2).
+//! Reports packets of the guest that are larger than the MTU of their path (RFC 1191 4, RFC 4443 3.2).
 
 use super::error::{IcmpError, refuse_on};
 use super::error_rate::ErrorRate;
@@ -7,8 +7,7 @@ use crate::nat::link::Link;
 use crate::packet::EtherType;
 use crate::time::Instant;
 
-/// True if the sender of a packet that is too big learns of it: an IPv4 packet that may be
-/// fragmented causes no error.
+/// True if a packet that is too big is reported to its sender. An IPv4 packet that may be fragmented causes no error.
 pub fn is_too_big_reported(frame: &GuestFrame<'_>) -> bool {
     frame.parsed.ethertype() == EtherType::Ipv6 || frame.parsed.is_unfragmentable(frame.head)
 }
@@ -21,7 +20,7 @@ pub struct TooBigReporter {
 }
 
 impl TooBigReporter {
-    /// Reports come from the gateway of `link`.
+    /// A reporter whose reports come from the gateway of `link`.
     pub fn new(link: Link) -> Self {
         Self {
             link,
@@ -29,8 +28,8 @@ impl TooBigReporter {
         }
     }
 
-    /// Reports to the guest that its packet in `frame` is longer than `mtu` bytes, which is what its
-    /// way carries, at most as often as RFC 4443 allows.
+    /// Reports to the guest that its packet in `frame` exceeds `mtu` bytes, the MTU of its path, at most as often as
+    /// RFC 4443 allows.
     pub fn report(&mut self, now: Instant, frame: &GuestFrame<'_>, mtu: u16, sink: &mut dyn GuestSink) {
         if is_too_big_reported(frame) && self.rate.take(now) {
             // If the guest has no buffer, the error is lost, as on any busy network.

@@ -1,18 +1,18 @@
-//! How many frames a guest may have copied to all endpoints: tokens, without a clock.
+//! Limits the frames that are copied to all endpoints for a guest, by tokens and without a clock.
 
 use crate::time::Instant;
 use std::time::Duration;
 
-/// Frames a second. Each crosses once for every endpoint of the network.
+/// Frames per second. Each is sent once to every endpoint of the network.
 const PER_SECOND: u64 = 1000;
-/// Frames in one go, after a time of silence.
+/// Frames in one burst, after a period of silence.
 const BURST: u64 = 1000;
-/// Nanoseconds in which a token comes.
+/// Nanoseconds per token.
 const PRICE: u64 = 1_000_000_000 / PER_SECOND;
-/// Time in which all tokens come.
+/// Time in which all tokens are refilled.
 const DEPTH: Duration = Duration::from_nanos(PRICE * BURST);
 
-/// The tokens of one worker. One number is all there is: when they would be full again.
+/// The tokens of one worker, stored as the time at which all of them would be available again.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flood {
     full_at: Instant,

@@ -1,4 +1,4 @@
-//! Multicast of a network: who gets a frame to a group, and the messages that decide it.
+//! Multicast of a network: selects the receivers of a frame to a group, based on group membership messages.
 //!
 //! ```text
 //!  guest's reports, queries ---> outbound: to all endpoints
@@ -6,8 +6,8 @@
 //!  frames to a group       ---> outbound: endpoints in the view        workers behind a lock
 //! ```
 //!
-//! A worker reads memberships from a [`View`] of its own, without a lock, and renews it when a
-//! number says that it is out of date. Messages and timers, which are rare, take the lock.
+//! A worker reads memberships from its own [`View`], without a lock, and renews the view when a version number shows
+//! that it is out of date. Messages and timers, which are rare, take the lock.
 
 mod flood;
 mod snooper;
@@ -32,14 +32,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub struct Memberships {
     snooper: Mutex<Snooper>,
-    /// How often the receivers of some group have changed.
+    /// Number of changes of the receivers of any group.
     version: AtomicU64,
 }
 
 impl Memberships {
     /// Memberships of a port with this configuration; none are known yet.
     pub fn new(mode: &Layer2Config) -> Arc<Self> {
-        // The same hash at each start: nothing depends on its secrecy.
+        // The hash is the same at each start, because nothing depends on its secrecy.
         let number = BuildHasherDefault::<DefaultHasher>::default().hash_one(mode.vtep);
         Arc::new(Self {
             snooper: Mutex::new(Snooper::new(mode.station_addresses().into_iter().flatten(), number)),
@@ -65,9 +65,9 @@ struct View {
 /// The endpoints that get a frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Receivers {
-    /// All.
+    /// All endpoints.
     All,
-    /// Those that want this group.
+    /// Endpoints that want this group.
     Of(IpAddr),
 }
 
@@ -78,11 +78,11 @@ pub(super) struct Groups {
     flood: Flood,
     gateway: MacAddr,
     counters: Arc<Counters>,
-    /// As of the last message or timer of this worker.
+    /// The deadline as of the last message or timer of this worker.
     deadline: Option<Instant>,
-    /// Queries that are to be sent.
+    /// Queries to be sent.
     orders: Vec<Order>,
-    /// Of the workers of a port, this one follows the guest's link.
+    /// True for the first worker of a port, which follows the guest's link.
     is_first: bool,
 }
 
@@ -101,10 +101,10 @@ impl Groups {
         }
     }
 
-    /// The endpoints that get a frame of the guest to a group or to all.
+    /// The endpoints that receive a multicast or broadcast frame of the guest.
     ///
     /// # Errors
-    /// Why none gets it.
+    /// The reason why no endpoint receives it.
     pub(super) fn receivers(&mut self, now: Instant, frame: &GuestFrame<'_>) -> Result<Receivers, DropReason> {
         if is_membership(frame.head, &frame.parsed) {
             self.on_message_of_guest(now, frame)?;
@@ -128,10 +128,10 @@ impl Groups {
             || self.view.routers.binary_search(&endpoint).is_ok()
     }
 
-    /// Handles a frame of the tunnel to a group or to all. True if the guest gets it.
+    /// Handles a multicast or broadcast frame from the tunnel. True if the guest receives it.
     ///
     /// # Errors
-    /// Why it is dropped.
+    /// The reason to drop it.
     pub(super) fn takes(&mut self, now: Instant, frame: &[u8], table: &Table) -> Result<bool, DropReason> {
         let head = head_of(frame);
         if !is_membership(frame, &head) {
@@ -147,35 +147,35 @@ impl Groups {
         Ok(self.on_message(now, from, message).to_guest)
     }
 
-    /// True for a frame of the tunnel by which the gateway of another process queries. Its MAC is
-    /// bound nowhere.
+    /// True for a frame from the tunnel that is a query of the gateway in another process. Its MAC has no binding.
     pub(super) fn is_query_of_gateway(&self, mac: MacAddr, frame: &[u8]) -> bool {
         let message = || Membership::parse(frame, &head_of(frame));
         mac == self.gateway && matches!(message(), Ok(Membership::Query { group: None, .. }))
     }
 
-    /// The guest's driver is up.
+    /// Call this when the guest's driver is up.
     pub(super) fn on_link_up(&mut self, now: Instant) {
         if self.is_first {
             self.with_snooper(|snooper| snooper.on_link_up(now));
         }
     }
 
-    /// The guest's driver is gone.
+    /// Call this when the guest's driver is gone.
     pub(super) fn on_link_down(&mut self) {
         if self.is_first {
             self.with_snooper(Snooper::on_link_down);
         }
     }
 
-    /// There are endpoints that know nothing of the guest's groups, nor this process of theirs.
+    /// Call this when there are new endpoints, which do not know the guest's groups, and whose groups this process does
+    /// not know.
     pub(super) fn on_new_endpoints(&mut self, now: Instant) {
         if self.is_first {
             self.with_snooper(|snooper| snooper.query_soon(now));
         }
     }
 
-    /// Time may have reached [`deadline`](Self::deadline).
+    /// Call this when time may have reached [`deadline`](Self::deadline).
     pub(super) fn on_timer(&mut self, now: Instant) {
         if self.deadline.is_some_and(|at| at <= now) {
             self.with_snooper(|snooper| snooper.on_timer(now));
@@ -187,7 +187,7 @@ impl Groups {
         self.deadline
     }
 
-    /// A query that the gateway sends now, and whether all endpoints get it or the guest alone.
+    /// A query for the gateway to send now, and whether it goes to all endpoints or only to the guest.
     pub(super) fn take_query(&mut self) -> Option<(Query, bool)> {
         let Order { source, group } = self.orders.pop()?;
         self.counters.add(Count::GroupQueries, 1);
@@ -230,7 +230,7 @@ impl Groups {
         result
     }
 
-    /// Takes over what has changed since the view was made.
+    /// Applies the changes since the view was made.
     fn renew(&mut self) {
         if self.view.version == self.memberships.version.load(Ordering::Acquire) {
             return;
@@ -257,8 +257,8 @@ fn head_of(frame: &[u8]) -> Head {
     Head::parse(&frame[..frame.len().min(HEAD_MAX)], frame.len())
 }
 
-/// The group that a frame is for, if its members report it. All other multicast and all broadcast is
-/// for everyone on the link.
+/// The group of a frame, if membership in it is reported. All other multicast and broadcast frames are for every
+/// station on the link.
 fn routable_group(bytes: &[u8], head: &Head) -> Option<IpAddr> {
     let (_, to) = head.addresses(bytes)?;
     let mac = bytes.get(EthernetHeader::DST).and_then(<[u8]>::first_chunk)?;

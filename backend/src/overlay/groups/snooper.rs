@@ -1,19 +1,18 @@
-//! Which endpoints of the tunnel want which multicast groups (RFC 4541), without a socket or a clock.
+//! Tracks which endpoints of the tunnel want which multicast groups (RFC 4541), without a socket or a clock.
 //!
-//! Every process sends the reports of its own guest to all endpoints, and notes those that arrive
-//! from others. A membership ends [`IDLE`] after the last report, or soon after the host has left.
-//! An endpoint behind which a multicast router queries gets every group.
+//! Every process sends the reports of its own guest to all endpoints, and records those that arrive from others. A
+//! membership ends [`IDLE`] after the last report, or soon after the host has left. An endpoint with a multicast router
+//! behind it receives every group.
 //!
-//! Memberships need a querier. The network's gateway is one, in every process with the same
-//! addresses: a process queries its own guest and all endpoints when it has heard no query for some
-//! time. A query of the gateway of another process restarts that time and goes to the guest, so
-//! that one process of a network queries, whichever is first. A process whose guest is up queries
-//! at once, and thereby learns what others want. Where a router of a guest queries, the gateway
-//! keeps silent.
+//! Memberships need a querier. The network's gateway is the querier, with the same addresses in every process: a
+//! process queries its own guest and all endpoints when no query has arrived for some time. A query from the gateway in
+//! another process restarts that time and is delivered to the guest, so only the first process of a network to query
+//! does so. A process whose guest comes up queries immediately, and thereby learns which groups others want. If a guest
+//! acts as a router and queries, the gateway is silent.
 //!
-//! What hosts send costs bounded memory: so many groups of each family, memberships, and groups of
-//! one endpoint. If a membership finds no room, every group goes to all endpoints until a time has
-//! passed in which all memberships found room.
+//! Messages from hosts take bounded memory: there are limits on groups per family, on memberships, and on groups per
+//! endpoint. If there is no room for a membership, every group goes to all endpoints until, for some time, there has
+//! been room for all memberships.
 
 use crate::packet::membership::{self, Change, Membership};
 use crate::time::Instant;
@@ -22,27 +21,27 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Groups of one family (OVN's default).
+/// Maximum groups per family (OVN's default).
 const MAX_GROUPS: usize = 2048;
-/// Memberships of all groups.
+/// Maximum memberships of all groups.
 const MAX_MEMBERSHIPS: usize = 16384;
-/// Groups of one endpoint: one guest cannot fill the table.
+/// Maximum groups per endpoint, so that one guest cannot fill the table.
 const MAX_GROUPS_OF_ENDPOINT: u16 = 512;
-/// Endpoints with a multicast router.
+/// Maximum endpoints with a multicast router.
 const MAX_ROUTERS: usize = 64;
-/// Life of a membership, and of what is known of a router (OVN's default).
+/// Lifetime of a membership, and of the record of a router (OVN's default).
 const IDLE: Duration = Duration::from_secs(300);
-/// Time between two queries: a membership outlives one that is lost.
+/// Time between two queries, short enough for a membership to outlive a lost query.
 pub(super) const INTERVAL: Duration = Duration::from_secs(150);
-/// Time in which a host answers a query.
+/// Time within which a host must answer a query.
 pub(super) const RESPONSE: Duration = Duration::from_secs(1);
-/// Life of a membership after its host has left, for another host behind the same endpoint to report.
+/// Lifetime of a membership after its host has left, so that another host behind the same endpoint can report.
 const LAST_MEMBER: Duration = Duration::from_secs(2);
 /// The gateway queries if another querier has been silent for this long.
 const OTHER_QUERIER: Duration = Duration::from_secs(300);
-/// Time after the interval in which another process queries, before this one does.
+/// Time that this process waits after the interval for the query of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two queries of other processes that the guest gets.
+/// Minimum time between two queries from other processes that are delivered to the guest.
 const RELAY: Duration = Duration::from_secs(10);
 /// Time between two searches for memberships that have ended.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ pub(super) enum Origin {
     Gateway,
 }
 
-/// Where a message goes.
+/// Receivers of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Route {
     /// To the guest of this process.
@@ -83,22 +82,22 @@ impl Route {
 /// A query that the gateway sends now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
-    /// The gateway's address, of the family that is asked for.
+    /// The gateway's address, of the family of the query.
     pub(super) source: IpAddr,
-    /// The group in question, for the guest only; `None`: all groups, for all.
+    /// The group of a query to the guest only; `None`: a query for all groups, to all endpoints.
     pub(super) group: Option<IpAddr>,
 }
 
-/// What has changed since the last call of [`Snooper::take_changes`].
+/// Changes since the last call of [`Snooper::take_changes`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Memberships that have begun.
     pub(super) joined: u64,
     /// Memberships that have ended.
     pub(super) left: u64,
-    /// Memberships that found no room.
+    /// Memberships for which there was no room.
     pub(super) refused: u64,
-    /// The receivers of some group are others than before.
+    /// True if the receivers of some group have changed.
     pub(super) is_other: bool,
 }
 
@@ -113,37 +112,37 @@ struct Member {
 #[derive(Clone, Copy, Debug)]
 struct Querier {
     source: IpAddr,
-    /// When it queries next; `None` while the guest is down.
+    /// Time of the next query; `None` while the guest is down.
     next: Option<Instant>,
-    /// When the guest last got a query of another process.
+    /// Time at which a query from another process was last delivered to the guest.
     relayed: Option<Instant>,
 }
 
 /// Memberships and queriers of one port.
 #[derive(Debug)]
 pub(super) struct Snooper {
-    /// Of IPv4, and of IPv6.
+    /// Groups of IPv4, and of IPv6.
     groups: [HashMap<IpAddr, Vec<Member>>; 2],
     memberships: usize,
     /// Groups of each endpoint that has any.
     of_endpoints: HashMap<SocketAddr, u16>,
     routers: Vec<Member>,
-    /// The guest is a multicast router until then.
+    /// Time until which the guest counts as a multicast router.
     guest_routes_until: Option<Instant>,
-    /// Some membership is not in the table until then.
+    /// Time until which the table counts as incomplete.
     incomplete_until: Option<Instant>,
     queriers: Vec<Querier>,
-    /// Time that this process waits longer than others for a query.
+    /// Additional time that this process waits for a query, which differs between processes.
     patience: Duration,
     orders: Vec<Order>,
     changes: Changes,
-    /// Nothing ends before this.
+    /// Time before which no membership ends.
     sweep_at: Option<Instant>,
 }
 
 impl Snooper {
-    /// A gateway with these addresses, one of each family that the network has. `number` differs
-    /// between the processes of the network, whose queriers then differ in patience.
+    /// A snooper for a gateway with these addresses, one per family of the network. `number` differs between the
+    /// processes of the network, so that their queriers wait for different times.
     pub(super) fn new(sources: impl IntoIterator<Item = IpAddr>, number: u64) -> Self {
         let querier = |source| Querier {
             source,
@@ -165,7 +164,7 @@ impl Snooper {
         }
     }
 
-    /// A message has arrived.
+    /// Handles a message.
     pub(super) fn on_message(&mut self, now: Instant, from: Origin, message: Membership<'_>) -> Route {
         match message {
             Membership::Query { source, group } => self.on_query(now, from, source, group.is_none()),
@@ -186,21 +185,21 @@ impl Snooper {
         }
     }
 
-    /// The guest is up: the gateway queries at once.
+    /// Call this when the guest is up. The gateway queries immediately.
     pub(super) fn on_link_up(&mut self, now: Instant) {
         for querier in &mut self.queriers {
             querier.next = Some(now);
         }
     }
 
-    /// Queries at once, if the guest is up.
+    /// Queries immediately, if the guest is up.
     pub(super) fn query_soon(&mut self, now: Instant) {
         for querier in &mut self.queriers {
             querier.next = querier.next.map(|_| now);
         }
     }
 
-    /// The guest is gone, and with it what it was.
+    /// Call this when the guest is gone. Its memberships and its role as a router end.
     pub(super) fn on_link_down(&mut self) {
         self.guest_routes_until = None;
         for querier in &mut self.queriers {
@@ -208,7 +207,7 @@ impl Snooper {
         }
     }
 
-    /// Time has reached [`deadline`](Self::deadline).
+    /// Call this when time has reached [`deadline`](Self::deadline).
     pub(super) fn on_timer(&mut self, now: Instant) {
         for querier in &mut self.queriers {
             if querier.next.is_some_and(|at| at <= now) {
@@ -235,7 +234,7 @@ impl Snooper {
         std::mem::take(&mut self.orders)
     }
 
-    /// What has changed since the last call.
+    /// Changes since the last call.
     pub(super) fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
@@ -246,19 +245,19 @@ impl Snooper {
         all.map(|(group, members)| (*group, members.iter().map(|member| member.endpoint).collect()))
     }
 
-    /// The endpoints that get every group.
+    /// The endpoints that receive every group.
     pub(super) fn routers(&self) -> impl Iterator<Item = SocketAddr> {
         self.routers.iter().map(|router| router.endpoint)
     }
 
-    /// True if some endpoint wants groups that are not in the table: all get all.
+    /// True if some endpoint may want groups that are not in the table, so every endpoint receives every group.
     pub(super) const fn is_incomplete(&self) -> bool {
         self.incomplete_until.is_some()
     }
 
     fn on_query(&mut self, now: Instant, from: Origin, source: IpAddr, is_general: bool) -> Route {
         let (patience, ends) = (self.patience, now + IDLE);
-        // RFC 4541 2.1.1: a switch queries from no address, and wants no groups for it.
+        // RFC 4541 2.1.1: a switch queries from the unspecified address, and does not want groups because of that.
         let is_router = !source.is_unspecified();
         let querier = self
             .queriers
@@ -301,7 +300,7 @@ impl Snooper {
         }
     }
 
-    /// A host behind `endpoint` wants a group, or has left it.
+    /// Handles a host behind `endpoint` that wants a group, or has left it.
     fn on_change(&mut self, now: Instant, endpoint: SocketAddr, change: Change) {
         let Change { group, is_wanted } = change;
         if membership::is_link_scope(group) {
@@ -363,7 +362,7 @@ impl Snooper {
         self.sweep_by(until);
     }
 
-    /// The guest has left a group: another host behind it may want it still.
+    /// Queries the guest for a group that it has left, because another host behind it may still want the group.
     fn query_group(&mut self, group: IpAddr) {
         let querier = self
             .queriers
@@ -386,7 +385,7 @@ impl Snooper {
         self.sweep_at = Some(self.sweep_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Ends what has lasted its time.
+    /// Ends memberships and routers whose lifetime is over.
     fn sweep(&mut self, now: Instant) {
         let mut next: Option<Instant> = None;
         let mut lives = |until: Instant| {
@@ -421,7 +420,7 @@ impl Snooper {
     }
 }
 
-/// Takes one off the groups of an endpoint.
+/// Decrements the number of groups of an endpoint.
 fn leave_one(of_endpoints: &mut HashMap<SocketAddr, u16>, endpoint: SocketAddr) {
     if let Entry::Occupied(mut groups) = of_endpoints.entry(endpoint) {
         *groups.get_mut() -= 1;

@@ -88,7 +88,7 @@ fn a_host_that_leaves_is_gone_after_two_seconds_unless_another_one_reports() {
     snooper.on_message(at(51), Origin::Endpoint(endpoint(2)), report(group(1), true));
     run(&mut snooper, 53);
     assert_eq!(members(&snooper, group(1)), [endpoint(2)]);
-    // What was never joined is left without a trace.
+    // Leaving a group that was never joined has no effect.
     snooper.on_message(at(54), Origin::Endpoint(endpoint(3)), report(group(9), false));
     assert_eq!(snooper.groups().count(), 1);
 }
@@ -191,7 +191,7 @@ fn the_gateway_is_silent_while_a_router_queries_and_for_300_seconds_more() {
             let route = snooper.on_message(at(second), from, query("10.0.0.77", None));
             assert_eq!(route.to_guest, from != Origin::Guest);
             assert_eq!(route.to_endpoints, from == Origin::Guest);
-            // A question about one group is no sign of life of the querier.
+            // A query for a single group does not count as a sign of life of the querier.
             snooper.on_message(at(second + 1), from, query("10.0.0.77", Some(group(1))));
         }
         sent.extend(run(&mut snooper, 700));
@@ -204,7 +204,7 @@ fn a_router_gets_every_group_and_the_reports_while_it_queries() {
     let mut snooper = snooper();
     snooper.on_message(at(0), Origin::Endpoint(endpoint(7)), query("10.0.0.77", None));
     assert_eq!(snooper.routers().collect::<Vec<_>>(), [endpoint(7)]);
-    // A switch that queries from no address is no router.
+    // A switch that queries from the unspecified address is not a router.
     snooper.on_message(at(0), Origin::Endpoint(endpoint(8)), query("0.0.0.0", None));
     assert_eq!(snooper.routers().count(), 1);
     run(&mut snooper, 301);
@@ -238,7 +238,7 @@ fn one_endpoint_has_room_for_512_groups_and_the_network_for_2048_of_each_family(
         [endpoint(99)],
         "the other family has its own room"
     );
-    // All end at once; then there is room, and the table is complete again.
+    // All memberships end at the same time; then there is room, and the table is complete again.
     run(&mut snooper, 301);
     assert!(!snooper.is_incomplete());
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Processes that know hawser's Geneve option.
+//! Tests with processes that support hawser's Geneve option.
 
 use super::*;
 use crate::packet::geneve::{FrameOption, Segmented};
@@ -11,7 +11,7 @@ fn with_option(peer: PeerConfig) -> PeerConfig {
     }
 }
 
-/// Two processes that know each other, and the option.
+/// Two processes that are peers and support the option.
 fn pair_with_option() -> (Station, Station) {
     let (a, b) = (vtep(2), vtep(3));
     let first = Station::new(VNI, a, FROM, vec![with_option(peer(b, TO, [192, 0, 2, 1]))]);
@@ -31,7 +31,7 @@ fn large(v6: bool) -> Tcp {
 fn a_frame_of_many_segments_to_a_process_of_the_same_host_crosses_in_one_datagram() {
     let (mut first, mut second) = pair_with_option();
     for v6 in [false, true] {
-        // CWR goes with the first segment only, and the guest has to be told so.
+        // Only the first segment carries CWR, and the guest must know that.
         for flags in [0, 0x80] {
             let tcp = Tcp { flags, ..large(v6) };
             first.send(&[OwnedFrame::new(tcp.frame()).with_offload(tcp.offload(1200))]);
@@ -101,7 +101,7 @@ fn a_guest_without_offloads_gets_the_segments_of_a_whole_frame_however_little_ro
             let expected = tcp.seq.wrapping_add(u32::try_from(number * 1200).unwrap());
             assert_eq!(frame.bytes[tcp.l4() + 4..tcp.l4() + 8], expected.to_be_bytes());
             assert_eq!(frame.offload.segmentation, Segmentation::None);
-            // What is left to the guest's device is the checksum over the pseudo-header.
+            // The guest leaves a checksum over the pseudo-header to its device.
             let partial = frame.bytes.clone();
             Tcp::seal(&mut frame.bytes);
             let sum = crate::packet::checksum::Sum::default()

@@ -1,4 +1,4 @@
-//! Two processes' modes on one host, guests played by memory.
+//! Tests with the modes of two processes on one host, whose guests are plain memory.
 
 mod frame_option;
 mod multicast;
@@ -84,14 +84,14 @@ impl Station {
         }
     }
 
-    /// The guest sends frames in one burst.
+    /// Sends frames from the guest in one burst.
     fn send(&mut self, frames: &[OwnedFrame]) {
         with_burst(frames, |burst| {
             self.mode.on_burst(Instant::from_nanos(1), burst, &mut self.sink);
         });
     }
 
-    /// What has reached the guest once `done` is true of it.
+    /// Waits until `done` is true, and returns the frames that have reached the guest.
     fn until(&mut self, done: impl Fn(&Self) -> bool) -> Vec<Delivered> {
         let started = Clock::now();
         while !done(self) {
@@ -103,13 +103,13 @@ impl Station {
     }
 }
 
-/// An address of the loopback with a port that is free.
+/// An address of the loopback with a free port.
 fn vtep(host: u8) -> SocketAddr {
     let address = IpAddr::from([127, 0, 0, host]);
     UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
-/// Two processes that know each other.
+/// Two processes that are peers.
 fn pair() -> (Station, Station) {
     let (a, b) = (vtep(2), vtep(3));
     let first = Station::new(VNI, a, FROM, vec![peer(b, TO, [192, 0, 2, 1])]);
@@ -342,7 +342,7 @@ fn congestion_on_the_way_is_told_to_the_guest_as_rfc_6040_has_it() {
     }
 }
 
-/// Sets TOS or traffic class, and makes the checksum of IPv4 right again.
+/// Sets TOS or traffic class, and corrects the IPv4 checksum.
 fn set_class(frame: &mut [u8], class: u8) {
     if frame[12] == 8 {
         frame[15] = class;
@@ -388,7 +388,7 @@ fn an_ipv4_packet_above_the_mtu_that_allows_it_crosses_in_fragments() {
         ident: 0x1234,
         ..Udp::new(&(0..3000_u32).map(|n| n.to_le_bytes()[0]).collect::<Vec<u8>>())
     };
-    // Its checksum is left to the device.
+    // The checksum is left to the device.
     first.send(&[udp.frame()]);
     let frames = second.until(|station| station.sink.frames.len() == 3);
     let mut datagram = vec![0; 3008];

@@ -1,4 +1,4 @@
-//! Groups, and what is copied to all.
+//! Tests of groups, and of frames that are copied to all endpoints.
 
 use super::*;
 use crate::packet::checksum::Sum;
@@ -21,7 +21,7 @@ impl Station {
         with_burst(&frames, |burst| self.mode.on_burst(now, burst, &mut self.sink));
     }
 
-    /// Handles what arrives, at this time, until `done`.
+    /// Handles arriving datagrams, at this time, until `done` is true.
     fn receive_at(&mut self, now: Instant, done: impl Fn(&Self) -> bool) {
         let started = Clock::now();
         while !done(self) {
@@ -31,7 +31,7 @@ impl Station {
         }
     }
 
-    /// Handles a number of datagrams that are sure to come, at this time; returns what the guest got.
+    /// Handles this number of expected datagrams, at this time; returns the frames that the guest received.
     fn hear(&mut self, now: Instant, datagrams: u64) -> Vec<Delivered> {
         let before = self.counters.count(Count::TunnelReceived);
         self.receive_at(now, |station| {
@@ -115,7 +115,7 @@ fn a_group_reaches_those_who_have_joined_until_they_leave() {
     assert_eq!(first.counters.dropped(DropReason::MulticastUnwanted), 2);
     assert_eq!(second.hear(at(3), 1)[0].bytes, data(GROUP));
 
-    // Who leaves is asked, and gets the group for two more seconds.
+    // The leaving guest is queried, and receives the group for two more seconds.
     second.send_at(at(4), &[igmp(TO, LEAVE, GROUP)]);
     let asked = second.sink.take();
     assert!(asked.len() == 1 && is_query(&asked[0]), "{asked:?}");
@@ -127,7 +127,7 @@ fn a_group_reaches_those_who_have_joined_until_they_leave() {
     assert_eq!(first.counters.dropped(DropReason::MulticastUnwanted), 3);
     assert_eq!(first.counters.count(Count::MulticastLeaves), 1);
 
-    // The third heard of the membership and nothing else.
+    // The third station received only the membership report.
     first.send_at(at(7), &[data(Ipv4Addr::new(224, 0, 0, 251))]);
     let heard = third.hear(at(7), 2);
     assert_eq!(heard.len(), 1, "a leave, and what is for all");
@@ -155,7 +155,7 @@ fn a_process_whose_guest_comes_up_learns_what_others_want() {
     first.mode.on_timer(at(10), &mut first.sink);
     let own = first.sink.take();
     assert!(own.len() == 1 && is_query(&own[0]));
-    // The other guest gets the question although no interface has the gateway's MAC.
+    // The other guest receives the query although no interface has the gateway's MAC.
     let heard = second.hear(at(10), 1);
     assert!(heard.len() == 1 && is_query(&heard[0]));
     assert_eq!(second.counters.dropped(DropReason::TunnelUnknownMac), 0);
@@ -164,7 +164,7 @@ fn a_process_whose_guest_comes_up_learns_what_others_want() {
     first.send_at(at(11), &[data(GROUP)]);
     assert_eq!(second.hear(at(11), 1)[0].bytes, data(GROUP));
 
-    // A guest that says so itself is not believed.
+    // A forged query from a guest is not accepted.
     let mut forged = data(GROUP);
     forged[6..12].copy_from_slice(&[0x0a, 0x58, 192, 0, 2, 254]);
     first.send_at(at(12), &[forged]);
@@ -230,7 +230,7 @@ fn a_malformed_report_is_counted_and_goes_nowhere() {
     first.send_at(at(1), &[bad.clone()]);
     assert_eq!(first.counters.dropped(DropReason::BadGroupMessage), 1);
     assert_eq!(first.counters.count(Count::TunnelSent), 0);
-    // The same from the tunnel, where another process did not look.
+    // The same frame from the tunnel, if another process did not filter it.
     let mut datagram = GeneveHeader::new(Vni::new(VNI).unwrap()).as_bytes().to_vec();
     datagram.extend(bad);
     let sender = UdpSocket::bind("127.0.0.2:0").unwrap();

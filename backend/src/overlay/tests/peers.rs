@@ -1,4 +1,4 @@
-//! Peers that come and go while the mode runs.
+//! Tests of peers that are added and removed while the mode runs.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     first.send(&[to(TO), to(THIRD), ask([192, 0, 2, 5])]);
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 2);
     second.until(|station| station.sink.frames.len() == 1);
-    // What waits for the guest when its sender goes is dropped by the new table.
+    // A frame that waits for the guest is dropped by the new table if its sender was removed.
     second.send(&[{
         let mut frame = Udp::new(&[4; 40]).bytes();
         frame[..6].copy_from_slice(&FROM.0);
@@ -47,7 +47,7 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     assert_eq!(replies.len(), 1, "the address of the peer that is gone has no answer");
     let reply = ArpPacket::parse(&replies[0].bytes[14..]).unwrap();
     assert_eq!((reply.sender_mac, reply.sender), (THIRD, Ipv4Addr::new(192, 0, 2, 5)));
-    // No peers at all, and back.
+    // Remove all peers, then add them again.
     first.set_peers(VNI, a, &[]);
     first.send(&[to(THIRD)]);
     assert_eq!(first.counters.dropped(DropReason::NoSuchNeighbour), 5);

@@ -1,4 +1,4 @@
-//! Networks with a gateway, without one, and without a subnet.
+//! Tests of networks with a gateway, without a gateway, and without a subnet.
 
 use super::*;
 use crate::config::SecondaryNetwork;

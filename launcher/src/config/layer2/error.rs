@@ -1,4 +1,4 @@
-//! Why a NIC cannot be a port of a network that spans nodes.
+//! Reasons why a NIC cannot be a port of a network that spans nodes.
 
 use super::subnets::Subnet;
 use hawser_backend::packet::MacAddr;
@@ -15,22 +15,22 @@ pub(crate) enum Layer2Error {
          it from: give --mac or macAddress"
     )]
     NoMac,
-    /// A network with a gateway and without a subnet.
+    /// A network has a gateway but no subnet.
     #[error("a network with a gateway needs a subnet: give --ipv4, --ipv6 or both, or --gateway=off")]
     NoSubnet,
-    /// The guest's address is not one of the network's.
+    /// The guest's address is not in the network's subnets.
     #[error("--guest-address={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
     GuestOutside(IpAddr),
     /// The guest's address is the gateway's.
     #[error("--guest-address={0} is the network's gateway: choose another address")]
     GuestIsGateway(IpAddr),
-    /// The gateway's address is not one of the network's.
+    /// The gateway's address is not in the network's subnets.
     #[error("--gateway={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
     GatewayOutside(IpAddr),
-    /// A peer's address is not one of the network's.
+    /// A peer's address is not in the network's subnets.
     #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
     PeerOutside(IpAddr),
-    /// A subnet of the network holds an address outside of it.
+    /// A subnet of the network contains an address of the underlay.
     #[error(
         "{subnet} covers {address}, which is an end of the tunnel or an address of this system: choose a \
          subnet that does not"
@@ -38,33 +38,33 @@ pub(crate) enum Layer2Error {
     UnderlayInside {
         /// The subnet, with its option.
         subnet: Subnet,
-        /// The address outside.
+        /// The underlay address.
         address: IpAddr,
     },
-    /// Two guests with one MAC.
+    /// Two guests have the same MAC.
     #[error("--peer: two guests have the MAC {0}: give each its own")]
     MacTwice(MacAddr),
-    /// Two guests with one address.
+    /// Two guests have the same address.
     #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
     AddressTwice(IpAddr),
     /// The tunnel does not carry the MTU.
     #[error("{0}")]
     TunnelMtu(MtuError),
-    /// The MTU is less than IPv6 works with.
+    /// The MTU is below the minimum of IPv6.
     #[error("the MTU {0} of the network is less than the {least} bytes of IPv6: raise --mtu or that of the underlay, or leave --ipv6 out", least = crate::config::MIN_IPV6_MTU)]
     MtuBelowIpv6(u16),
     /// The address of this end of the tunnel cannot be found.
     #[error(transparent)]
     Vtep(#[from] VtepError),
-    /// Loopback and another link: no datagram crosses between them.
+    /// One end is on the loopback and the other is not, so no datagram crosses between them.
     #[error(
         "--peer: {peer} cannot be reached from {own}: a loopback address reaches only processes of this host that use \
          one too; give addresses that both reach"
     )]
     Loopback {
-        /// End of a peer.
+        /// Endpoint of a peer.
         peer: SocketAddr,
-        /// This end.
+        /// This endpoint.
         own: SocketAddr,
     },
 }
@@ -91,7 +91,7 @@ pub(crate) enum VtepError {
         route.link
     )]
     NoRoute {
-        /// The family without one.
+        /// The family without a default route.
         family: &'static str,
         /// The other family.
         other: &'static str,
@@ -107,7 +107,7 @@ pub(crate) enum VtepError {
 }
 
 impl Layer2Error {
-    /// False for what is wrong with the system rather than with the options.
+    /// False if the problem is in the system and not in the options.
     pub(crate) const fn is_usage(&self) -> bool {
         !matches!(self, Self::Vtep(_))
     }

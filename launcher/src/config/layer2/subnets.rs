@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A subnet, as its option shows it.
+/// A subnet, which is displayed with its option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subnet(IpNet);
 
@@ -27,7 +27,7 @@ pub(super) struct Subnets {
     ipv6: Option<Ipv6Net>,
 }
 
-/// Subnets, and who has which address there.
+/// The subnets with the addresses of gateway and guest.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Addressing {
     /// With a gateway in each subnet.
@@ -35,7 +35,7 @@ pub(super) enum Addressing {
         ipv4: Option<Ipv4Link>,
         ipv6: Option<Ipv6Link>,
     },
-    /// Without.
+    /// Without a gateway.
     NoGateway(SecondaryNetwork),
 }
 
@@ -85,7 +85,7 @@ impl Subnets {
 }
 
 impl Addressing {
-    /// The addresses that the NIC asks for, and the first free hosts for those it leaves open.
+    /// The addresses that the NIC requests, and the first free host addresses for those that it leaves open.
     pub(super) fn of(spec: &Layer2Spec) -> Result<Self, Layer2Error> {
         let subnets = Subnets::of(spec);
         let guests = Chosen::of(&spec.guests);
@@ -134,7 +134,7 @@ impl Addressing {
     }
 }
 
-/// The address of each family that was asked for.
+/// The requested address of each family.
 #[derive(Clone, Copy)]
 struct Chosen {
     ipv4: Option<Ipv4Addr>,
@@ -190,8 +190,8 @@ fn without_gateway(subnets: Subnets, guests: Chosen) -> SecondaryNetwork {
     }
 }
 
-/// The first host of a subnet other than `taken`. The parser of the options has checked that there
-/// are two.
+/// The first host address of a subnet other than `taken`. The parser of the options has checked that there are at least
+/// two.
 fn host4(network: Ipv4Net, taken: Option<Ipv4Addr>) -> Ipv4Addr {
     let first = Ipv4Addr::from_bits(network.network().to_bits() + 1);
     if taken == Some(first) {
@@ -201,7 +201,7 @@ fn host4(network: Ipv4Net, taken: Option<Ipv4Addr>) -> Ipv4Addr {
     }
 }
 
-/// The same of IPv6.
+/// The same for IPv6.
 fn host6(network: Ipv6Net, taken: Option<Ipv6Addr>) -> Ipv6Addr {
     let first = Ipv6Addr::from_bits(network.network().to_bits() + 1);
     if taken == Some(first) {

@@ -40,7 +40,7 @@ fn primary(found: &Found) -> &PrimaryNetwork {
     }
 }
 
-/// Resolves other options than those of [`NETWORK`].
+/// Resolves options other than those of [`NETWORK`].
 fn plan_of(options: &[&str], host: &Host) -> Result<Found, ConfigError> {
     let fixed = ["hawser", "--socket-path=/s", "--mode=layer2", "--vni=7"];
     let argv = fixed.iter().chain(options);
@@ -262,7 +262,7 @@ fn default_routes_on_two_links_or_of_one_family_only_are_refused_with_both() {
     assert!(error.starts_with("there is no default route of IPv6"), "{error}");
     let error = end([None, None], &dual).unwrap_err();
     assert!(error.starts_with("there is no default route, neither"), "{error}");
-    // An address leaves nothing to decide.
+    // With an address given, there is nothing to decide.
     end([v4, v6], &[&dual[..], &["--vtep=192.0.2.7"]].concat()).unwrap();
 }
 

@@ -1,8 +1,8 @@
 //! The address of this end of the tunnel.
 //!
-//! It is an option, or else the source address of the default route. The default routes then must
-//! leave no doubt: each family that the network needs has one, and all are on one link.
-//! OVN-Kubernetes requires the same of a node.
+//! It is given by an option, or else it is the source address of the default route. In that case the default routes
+//! must be unambiguous: each family that the network needs has one, and all are on the same link. OVN-Kubernetes
+//! requires the same of a node.
 
 use super::error::VtepError;
 use crate::host::Host;
@@ -11,7 +11,7 @@ use hawser_host::system::DefaultRoute;
 use hawser_manifest::nic::{Underlay, UnderlaySpec};
 use std::net::IpAddr;
 
-/// The address of this end of the tunnel to `peers`, of a network whose gateway serves `gateways`.
+/// The address of this end of the tunnel to `peers`, for a network whose gateway serves `gateways`.
 pub(super) fn address(
     spec: UnderlaySpec,
     gateways: Families,
@@ -51,8 +51,7 @@ fn family_of(peers: &[PeerConfig]) -> Option<Underlay> {
     is_one.then_some(family)
 }
 
-/// Families whose default routes count: those of the gateway and of the tunnel. If there are none,
-/// all that exist.
+/// Families whose default routes count: those of the gateway and of the tunnel or, if there are none, all that exist.
 fn needed(underlay: Option<Underlay>, gateways: Families, host: &Host) -> Families {
     let needed = Families {
         ipv4: gateways.ipv4 || underlay == Some(Underlay::Ipv4),
@@ -65,7 +64,7 @@ fn needed(underlay: Option<Underlay>, gateways: Families, host: &Host) -> Famili
     Families { ipv4, ipv6 }
 }
 
-/// Both routes, on one link.
+/// Both routes, which must be on the same link.
 fn both<'a>(
     ipv4: Option<&'a DefaultRoute>,
     ipv6: Option<&'a DefaultRoute>,
@@ -82,7 +81,7 @@ fn both<'a>(
     }
 }
 
-/// The source of the one route that is needed; `names` are its family and the other one.
+/// The source address of the only route that is needed; `names` are its family and the other family.
 fn one(
     needed: Option<&DefaultRoute>,
     other: Option<&DefaultRoute>,
