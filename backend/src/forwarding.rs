@@ -1,15 +1,13 @@
-//! The ports of a network: which endpoint of the tunnel a MAC is behind, which MAC an address has,
-//! and which tunnelled frames may come in.
+//! The forwarding table of a network: the tunnel endpoint behind which each MAC is, the MAC of each address, and the
+//! tunnelled frames to admit.
 //!
-//! A [`Table`] is complete and never changes. Its owner, a configuration or a watch over a file of
-//! peers, makes the next one and hands it to the workers as a whole, which read it without a lock.
-//! Nothing is learned from traffic: a frame neither creates an entry nor moves one, so that no
-//! sender can take over the address of another.
+//! A [`Table`] is immutable. Its owner, the configuration or the watcher of a peers file, builds a new one and passes
+//! it to the workers, which read it without a lock. Nothing is learned from traffic: a frame neither creates nor moves
+//! an entry, so a sender cannot take over the address of another.
 //!
-//! Geneve has no authentication: the underlay is trusted as far as outer source addresses go. A
-//! frame is admitted if its outer source is an endpoint of the network and its inner source MAC is
-//! bound there. The epoch fences the loser of a move: frames of an epoch lower than the known one
-//! are refused.
+//! Geneve has no authentication: the underlay is trusted as far as outer source addresses go. A frame is admitted if
+//! its outer source is an endpoint of the network and its inner source MAC is bound there. Epochs fence off the old
+//! location after a move: frames with an epoch lower than the known one are refused.
 
 use crate::config::PeerConfig;
 use crate::counters::DropReason;
@@ -24,31 +22,31 @@ use std::net::{IpAddr, SocketAddr};
 /// A tunnel endpoint of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Where it receives. Processes of one node differ in the port only.
+    /// The address and port at which it receives. Processes on one node differ only in the port.
     pub endpoint: SocketAddr,
-    /// It understands [`FrameOption`]. Every other peer drops frames that have it.
+    /// Whether it understands [`FrameOption`]. Other peers drop frames with this option.
     pub knows_frame_option: bool,
-    /// MACs without a binding may be there too: a kernel or OVS behind which hosts come and go.
+    /// Whether MACs without a binding may be behind it, for example hosts behind a kernel tunnel or OVS.
     pub has_other_macs: bool,
 }
 
-/// Where an interface of the network is.
+/// The location of an interface of the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// Its MAC.
     pub mac: MacAddr,
     /// Its addresses, for which the network answers ARP and neighbour solicitations.
     pub addresses: Vec<IpAddr>,
-    /// The [`Peer`] it is behind.
+    /// Endpoint of its [`Peer`].
     pub endpoint: SocketAddr,
-    /// How often it was bound; `None` of a static binding.
+    /// How many times it has been bound; `None` for a static binding.
     pub epoch: Option<u32>,
 }
 
 /// A peer or a binding that was left out of a table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// No process of another endpoint can be reached there.
+    /// The endpoint cannot be that of another process.
     #[error("endpoint {peer} cannot be a peer of {own}: give another unicast address of its family, and a port")]
     Endpoint {
         /// The peer.
@@ -56,7 +54,7 @@ pub enum TableError {
         /// This process's endpoint.
         own: SocketAddr,
     },
-    /// The binding's endpoint is no peer.
+    /// The binding's endpoint is not among the peers.
     #[error("MAC {mac} is bound to {endpoint}, which is no peer of the network: add the peer")]
     NoPeer {
         /// MAC of the binding.
@@ -67,14 +65,14 @@ pub enum TableError {
     /// The MAC is a group address, or zero.
     #[error("{0} cannot be the MAC of an interface: give a unicast MAC")]
     Mac(MacAddr),
-    /// One MAC at two endpoints, and no epoch decides.
+    /// One MAC is bound to two endpoints, and the epochs do not decide between them.
     #[error("MAC {mac} is bound to {first} and to {second}: give one of the interfaces another MAC")]
     DoubleMac {
         /// The MAC.
         mac: MacAddr,
-        /// Where it remains.
+        /// The endpoint that keeps it.
         first: SocketAddr,
-        /// Where it was left out.
+        /// The endpoint whose binding was left out.
         second: SocketAddr,
     },
     /// Two MACs have one address.
@@ -82,20 +80,20 @@ pub enum TableError {
     DoubleAddress {
         /// The address.
         address: IpAddr,
-        /// The MAC it remains with.
+        /// The MAC that keeps it.
         first: MacAddr,
-        /// The MAC without it.
+        /// The MAC that does not get it.
         second: MacAddr,
     },
 }
 
-/// A frame that may come in.
+/// How an admitted frame relates to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admitted {
-    /// As the table has it.
+    /// It matches the table.
     Known,
-    /// At a later epoch than the table's: its sender took the interface over, and the owner of the
-    /// table has yet to learn where.
+    /// Its epoch is later than the table's: the sender has taken over the interface, and the table has not been updated
+    /// yet.
     Ahead,
 }
 
@@ -106,17 +104,17 @@ struct Place {
     epoch: Option<u32>,
 }
 
-/// What is known of a peer, or of all peers with one address.
+/// Properties of a peer, or of all peers with one address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Kind {
     has_other_macs: bool,
     knows_frame_option: bool,
 }
 
-/// Bindings of one network, as of one moment.
+/// A snapshot of the bindings of one network.
 pub struct Table {
     vni: Vni,
-    /// Ordered; `kinds` has the same order.
+    /// Sorted; `kinds` has the same order.
     endpoints: Box<[SocketAddr]>,
     kinds: Box<[Kind]>,
     macs: HashMap<MacAddr, Place>,
@@ -125,8 +123,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table of configured `peers` for the process with endpoint `own`, and what had to be left
-    /// out.
+    /// Builds the table for the process with endpoint `own` from the configured `peers`. Also returns an error for each
+    /// entry that was left out.
     pub fn new(vni: Vni, own: SocketAddr, peers: &[PeerConfig]) -> (Self, Vec<TableError>) {
         let endpoints = peers.iter().map(|peer| Peer {
             endpoint: peer.vtep,
@@ -145,9 +143,10 @@ impl Table {
         Self::of(vni, own, endpoints, bindings)
     }
 
-    /// The table of a process with endpoint `own`, and what had to be left out. Entries of `own` do
-    /// not count, so that all processes can have one list. A peer that is named several times is one. Of several bindings of one MAC the one with the highest epoch counts:
-    /// two are seen while an interface moves.
+    /// Builds the table for the process with endpoint `own`. Also returns an error for each entry that was left out.
+    /// Entries for `own` are ignored, so all processes can share one list. Peers that are listed several times are
+    /// merged. If a MAC has several bindings, as it has while an interface moves, the one with the highest epoch is
+    /// used.
     pub fn of(
         vni: Vni,
         own: SocketAddr,
@@ -198,8 +197,8 @@ impl Table {
         (table, errors)
     }
 
-    /// Enters a binding, and says whether it is the one of its MAC that counts. They come in the
-    /// order of falling epochs.
+    /// Adds a binding and returns whether it is the one to use for its MAC. Must be called in order of descending
+    /// epochs.
     fn bind(&mut self, binding: &Binding) -> Result<bool, TableError> {
         let &Binding { mac, epoch, .. } = binding;
         if mac.is_multicast() || mac == MacAddr::default() {
@@ -234,7 +233,7 @@ impl Table {
         self.vni
     }
 
-    /// Index of the endpoint that `mac` is behind, in [`endpoints`](Self::endpoints).
+    /// Index in [`endpoints`](Self::endpoints) of the endpoint that `mac` is behind.
     #[inline]
     pub fn index_of(&self, mac: MacAddr) -> Option<usize> {
         self.macs.get(&mac).map(|place| place.peer as usize)
@@ -250,7 +249,7 @@ impl Table {
         self.kinds.get(index).is_some_and(|kind| kind.has_other_macs)
     }
 
-    /// Whether frames to the endpoint with this index may have [`FrameOption`].
+    /// Whether frames to the endpoint with this index may carry [`FrameOption`].
     pub fn knows_frame_option(&self, index: usize) -> bool {
         self.kinds.get(index).is_some_and(|kind| kind.knows_frame_option)
     }
@@ -260,16 +259,16 @@ impl Table {
         self.addresses.get(&address.to_canonical()).copied()
     }
 
-    /// All endpoints, each once: those that broadcast goes to.
+    /// All endpoints, without duplicates. Broadcasts go to each of them.
     pub fn endpoints(&self) -> &[SocketAddr] {
         &self.endpoints
     }
 
-    /// Checks a frame of the network that came from `source` and claims to be from `mac`, maybe
-    /// with hawser's option. The port that it came from is the sender's choice and says nothing.
+    /// Checks a frame of the network that arrived from `source` with source address `mac`, and with hawser's option if
+    /// there was one. The source port is not checked, since senders choose it freely.
     ///
     /// # Errors
-    /// Why the frame is dropped.
+    /// The reason for dropping the frame.
     #[inline]
     pub fn admit(&self, source: IpAddr, mac: MacAddr, option: Option<&FrameOption>) -> Result<Admitted, DropReason> {
         let source = source.to_canonical();
@@ -307,7 +306,7 @@ impl Table {
         if !of.has_other_macs || mac.is_multicast() {
             return Err(DropReason::TunnelUnknownMac);
         }
-        // Such a peer has no bindings, and what has none has no epoch.
+        // Such a peer has no bindings and therefore no epoch.
         if option.is_some() {
             return Err(DropReason::TunnelOption);
         }
@@ -339,17 +338,17 @@ impl fmt::Debug for Table {
     }
 }
 
-/// An endpoint in the form in which the kernel names the source of a datagram.
+/// Converts an endpoint to the form in which the kernel reports the source of a datagram.
 fn canonical(endpoint: SocketAddr) -> SocketAddr {
     SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port())
 }
 
-/// The peers that `own` can reach, ordered by their endpoints, each once.
+/// The peers that `own` can reach, sorted by endpoint and without duplicates.
 fn usable(own: SocketAddr, peers: impl IntoIterator<Item = Peer>, errors: &mut Vec<TableError>) -> Vec<Peer> {
     let is_usable = |peer: &Peer| {
         let ip = peer.endpoint.ip();
         let is_group = ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        // What is on this host's loopback can be reached from there only.
+        // Loopback addresses can be reached only from a loopback address.
         let is_reachable = ip.is_ipv4() == own.is_ipv4() && (own.ip().is_loopback() || !ip.is_loopback());
         let is_host = !ip.is_unspecified() && !is_group && peer.endpoint.port() != 0;
         is_host && is_reachable

@@ -1,4 +1,4 @@
-//! Where frames go, and which come in.
+//! Tests of lookup and admission.
 
 use super::*;
 use crate::config::PeerConfig;
@@ -56,7 +56,7 @@ fn option(epoch: u32) -> FrameOption {
     }
 }
 
-/// Two processes on one node, one on another, and a kernel.
+/// Two processes on one node, one process on another node, and a kernel tunnel.
 fn table() -> Table {
     let peers = [
         hawser("192.0.2.1:6081"),
@@ -133,7 +133,7 @@ fn a_lower_epoch_is_refused_and_a_higher_one_is_ahead_of_the_table() {
     assert_eq!(admit("192.0.2.1", 2), Err(DropReason::TunnelStaleEpoch));
     assert_eq!(admit("192.0.2.2", 2), Err(DropReason::TunnelStaleEpoch));
     assert_eq!(admit("192.0.2.2", 3), Err(DropReason::TunnelSpoofedMac));
-    // It has moved there, and the table is yet to say so.
+    // The interface has moved there, and the table has not been updated yet.
     assert_eq!(admit("192.0.2.2", 4), Ok(Admitted::Ahead));
     assert_eq!(admit("192.0.2.1", 4), Ok(Admitted::Ahead));
     for epoch in [2, 3, 4] {
@@ -232,7 +232,7 @@ fn what_contradicts_the_rest_is_left_out_and_named() {
         (None, None),
         "this process"
     );
-    // One peer, although it was named twice.
+    // Listed twice, but a single peer.
     assert_eq!(table.endpoints(), [at("192.0.2.1:6081"), at("192.0.2.2:6081")]);
     assert_eq!(table.admit(ip("192.0.2.1"), mac(99), None), Ok(Admitted::Known));
 }
@@ -271,8 +271,8 @@ fn a_configured_peer_has_its_addresses_at_its_first_mac() {
     assert_eq!(admit("192.0.2.7", mac(9)), Err(DropReason::TunnelUnknownPeer));
 }
 
-/// Bytes that a map has allocated: buckets, a power of two of which 7/8 are used, with a control
-/// byte each.
+/// Bytes allocated by a map. The number of buckets is a power of two, of which 7/8 are used, and each bucket has a
+/// control byte.
 fn allocated<K, V>(map: &HashMap<K, V>) -> usize {
     let buckets = (map.capacity() * 8 / 7).next_power_of_two();
     buckets * (size_of::<(K, V)>() + 1)
