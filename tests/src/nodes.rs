@@ -136,16 +136,25 @@ impl Nodes {
         self.folder.path().join(name)
     }
 
-    /// Starts hawser for a guest of network `vni`; `arguments` name its peers and subnets.
+    /// Starts hawser for a guest of network `vni` with a subnet of each family; `arguments` name its
+    /// peers and this end.
     pub fn hawser(&self, vni: u32, port: Port, arguments: &[&str]) -> Result<Hawser> {
+        let subnets = [
+            format!("--guest-address={},{}", port.address4(), port.address6()),
+            "--ipv4=10.100.0.0/24".to_owned(),
+            "--ipv6=fd00:100::/64".to_owned(),
+        ];
+        let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
+        self.hawser_without_subnets(vni, port, &[&subnets, arguments].concat())
+    }
+
+    /// The same without subnets, and without an address of the guest.
+    pub fn hawser_without_subnets(&self, vni: u32, port: Port, arguments: &[&str]) -> Result<Hawser> {
         let options = [
             "--mode=layer2".to_owned(),
             format!("--vni={vni}"),
             format!("--vtep-port={}", port.vtep_port),
             format!("--mac={}", port.mac()),
-            format!("--guest-address={},{}", port.address4(), port.address6()),
-            "--ipv4=10.100.0.0/24".to_owned(),
-            "--ipv6=fd00:100::/64".to_owned(),
         ];
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let socket = self.path(&format!("vm{vni}-{}.sock", port.number));

@@ -1,0 +1,126 @@
+//! Guests of networks with another gateway than the first host, and with none.
+
+use hawser_testkit::Result;
+use hawser_testkit::guest::{Guest, Kind, Plan};
+use hawser_testkit::hawser::Hawser;
+use hawser_testkit::nodes::{Nodes, PORT, Port, WORLD4, WORLD6};
+
+const VNI: u32 = 4712;
+/// Configures the card by DHCPv6 where no router is advertised.
+const DHCPV6: &str = "dhclient -6 -1 -sf /etc/hawser/dhclient6 -lf /run/l6 -pf /run/p6 eth0";
+
+/// Two ports, on two nodes.
+fn ports() -> [Port; 2] {
+    [Port::new(0, 11), Port::new(1, 12)]
+}
+
+/// Processes and guests without configured cards, all of one network. Each process takes its end of
+/// the tunnel from the default route.
+fn boot(nodes: &Nodes, start: impl Fn(Port, Port) -> Result<Hawser>) -> Result<Vec<(Hawser, Guest)>> {
+    let [first, second] = ports();
+    let boot = |own, other| -> Result<(Hawser, Guest)> {
+        let hawser = start(own, other)?;
+        let guest = Plan::new(Kind::Uml, hawser.socket()).boot()?;
+        Ok((hawser, guest))
+    };
+    assert_eq!(nodes.nodes.len(), 2);
+    Ok(vec![boot(first, second)?, boot(second, first)?])
+}
+
+/// Asserts that no route leads out of the guest's networks, and no packet.
+fn assert_closed(guest: &Guest) -> Result<()> {
+    assert_eq!(guest.sh("ip route show default; ip -6 route show default")?.trim(), "");
+    guest.sh("ip route add default via 10.100.0.1 dev eth0 onlink; ip -6 route add default via fe80::1 dev eth0")?;
+    for world in [WORLD4, WORLD6] {
+        let ping = guest.run(&format!("ping -c 1 -W 1 {world}"))?;
+        assert_ne!(ping.status, Some(0), "{ping:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_of_a_network_without_a_gateway_get_addresses_and_reach_each_other_and_nothing_else() -> Result<()> {
+    let mut nodes = Nodes::new(2, 1500)?;
+    nodes.serve_world(WORLD4)?;
+    nodes.serve_world(WORLD6)?;
+    let [first, second] = ports();
+    let mut guests = boot(&nodes, |own, other| {
+        nodes.hawser(VNI, own, &["--gateway=off", &other.peer(false)])
+    })?;
+    for (_, guest) in &guests {
+        guest.sh("net-up 4")?;
+        guest.sh(
+            "until ip -6 addr show dev eth0 scope link | grep -v tentative | grep -q inet6; do usleep 50000; done",
+        )?;
+        guest.sh(DHCPV6)?;
+        let lease = guest.sh("cat /run/dhcp4")?;
+        assert!(lease.contains("serverid=169.254.1.1"), "{lease}");
+        assert!(!lease.contains("router=") && !lease.contains("dns="), "{lease}");
+    }
+    let _server = guests[1].1.serve(&format!("[::]:{PORT}"))?;
+    for at in [
+        format!("{}:{PORT}", second.address4()),
+        format!("[{}]:{PORT}", second.address6()),
+    ] {
+        guests[0].1.traffic(&format!("send to={at} bytes=5000000"))?;
+        guests[0].1.traffic(&format!("udp to={at} sizes=1,1300 count=20"))?;
+    }
+    guests[1].1.sh(&format!("ping -c 1 -W 2 {}", first.address4()))?;
+    for (hawser, guest) in &mut guests {
+        assert_closed(guest)?;
+        let counters = hawser.counters()?;
+        assert_eq!(counters.get("tcp_connections_out"), 0);
+        assert_eq!(counters.get("echos"), 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_of_a_network_without_a_subnet_bring_their_own_addresses() -> Result<()> {
+    let nodes = Nodes::new(2, 1500)?;
+    let guests = boot(&nodes, |own, other| {
+        let peer = format!("--peer={}@{}", other.mac(), Nodes::vtep4(other.node));
+        nodes.hawser_without_subnets(VNI, own, &["--gateway=off", &peer])
+    })?;
+    let addresses = ["172.20.0.1", "172.20.0.2"];
+    for ((_, guest), address) in guests.iter().zip(addresses) {
+        guest.sh("ip link set eth0 up")?;
+        guest.sh(&format!(
+            "ip addr add {address}/24 dev eth0; ip -6 addr add fd99::{address}/64 dev eth0 nodad"
+        ))?;
+    }
+    let _server = guests[1].1.serve(&format!("[::]:{PORT}"))?;
+    for at in [
+        format!("{}:{PORT}", addresses[1]),
+        format!("[fd99::{}]:{PORT}", addresses[1]),
+    ] {
+        guests[0].1.traffic(&format!("send to={at} bytes=5000000"))?;
+    }
+    let neighbours = guests[0].1.sh("ip neigh show 172.20.0.2")?;
+    assert!(neighbours.contains(&ports()[1].mac()), "{neighbours}");
+    Ok(())
+}
+
+#[test]
+fn the_gateway_is_at_the_address_that_was_asked_for() -> Result<()> {
+    let mut nodes = Nodes::new(2, 1500)?;
+    nodes.serve_world(WORLD4)?;
+    nodes.serve_world(WORLD6)?;
+    let guests = boot(&nodes, |own, other| {
+        nodes.hawser(VNI, own, &["--gateway=10.100.0.254,fd00:100::fe", &other.peer(true)])
+    })?;
+    for (_, guest) in &guests {
+        guest.net_up()?;
+        let route = guest.sh("ip route show default")?;
+        assert!(route.contains("via 10.100.0.254"), "{route}");
+        for gateway in ["10.100.0.254", "fd00:100::fe"] {
+            guest.sh(&format!("ping -c 1 -W 2 {gateway}"))?;
+        }
+        let neighbours = guest.sh("ip neigh show 10.100.0.254")?;
+        assert!(neighbours.contains("0a:58:0a:64:00:fe"), "{neighbours}");
+        for world in [format!("{WORLD4}:{PORT}"), format!("[{WORLD6}]:{PORT}")] {
+            guest.traffic(&format!("receive to={world} bytes=1000000"))?;
+        }
+    }
+    Ok(())
+}
