@@ -343,26 +343,35 @@ fn canonical(endpoint: SocketAddr) -> SocketAddr {
     SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port())
 }
 
-/// The peers that `own` can reach, sorted by endpoint and without duplicates.
+/// Checks that the process with endpoint `own` can reach another at `peer`.
+///
+/// # Errors
+/// [`TableError::Endpoint`]
+pub fn check_endpoint(own: SocketAddr, peer: SocketAddr) -> Result<(), TableError> {
+    let ip = peer.ip();
+    let is_group = ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    // What is on this host's loopback can be reached from there only.
+    let is_reachable = ip.is_ipv4() == own.is_ipv4() && (own.ip().is_loopback() || !ip.is_loopback());
+    let is_host = !ip.is_unspecified() && !is_group && peer.port() != 0;
+    if is_host && is_reachable {
+        Ok(())
+    } else {
+        Err(TableError::Endpoint { peer, own })
+    }
+}
+
+/// The peers that `own` can reach, ordered by their endpoints, each once.
 fn usable(own: SocketAddr, peers: impl IntoIterator<Item = Peer>, errors: &mut Vec<TableError>) -> Vec<Peer> {
-    let is_usable = |peer: &Peer| {
-        let ip = peer.endpoint.ip();
-        let is_group = ip.is_multicast() || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        // Loopback addresses can be reached only from a loopback address.
-        let is_reachable = ip.is_ipv4() == own.is_ipv4() && (own.ip().is_loopback() || !ip.is_loopback());
-        let is_host = !ip.is_unspecified() && !is_group && peer.endpoint.port() != 0;
-        is_host && is_reachable
-    };
     let peers = peers.into_iter().map(|peer| Peer {
         endpoint: canonical(peer.endpoint),
         ..peer
     });
-    let peers = peers.filter(|peer| peer.endpoint != own);
-    let (mut peers, others): (Vec<Peer>, Vec<Peer>) = peers.partition(is_usable);
-    errors.extend(others.iter().map(|peer| TableError::Endpoint {
-        peer: peer.endpoint,
-        own,
-    }));
+    let mut peers: Vec<Peer> = peers.filter(|peer| peer.endpoint != own).collect();
+    peers.retain(|peer| {
+        let checked = check_endpoint(own, peer.endpoint);
+        errors.extend(checked.clone().err());
+        checked.is_ok()
+    });
     peers.sort_by_key(|peer| peer.endpoint);
     peers.dedup_by(|again, first| {
         let is_double = again.endpoint == first.endpoint;

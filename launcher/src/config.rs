@@ -13,7 +13,7 @@ use std::net::IpAddr;
 mod layer2;
 mod lease;
 
-pub(crate) use layer2::Layer2Error;
+pub(crate) use layer2::{Layer2Error, PeerSource, PeersError};
 
 /// MTU if the system has no default route.
 const FALLBACK_MTU: u16 = 1500;
@@ -92,6 +92,8 @@ pub(crate) struct Found {
     pub port: PortConfig,
     /// Source of the guest's names.
     pub names: NameSource,
+    /// Source of the network's peers, in layer2 mode.
+    pub peers: Option<PeerSource>,
     /// Notices for the log, one line each.
     pub notices: Vec<String>,
     /// The way to the segment, in bridge mode.
@@ -111,6 +113,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                 spec,
                 port,
                 names,
+                peers: None,
                 notices,
                 segment: None,
             })
@@ -124,6 +127,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                     ..port(&spec, layer2.mtu, config)
                 },
                 names: layer2.names,
+                peers: Some(layer2.peers),
                 notices: layer2.notices,
                 segment: None,
                 spec,
@@ -135,6 +139,7 @@ pub(crate) fn resolve(spec: NicSpec, host: &Host, segment: Option<Survey>) -> Re
                 spec,
                 port,
                 names,
+                peers: None,
                 notices,
                 segment,
             })

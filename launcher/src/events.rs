@@ -9,7 +9,7 @@ mod file;
 pub(crate) use file::EventFile;
 
 use crate::failure::Failure;
-use crate::machine::{Machine, ServedNic};
+use crate::machine::{Machine, PeersState, ServedNic};
 use hawser_backend::counters::{Count, Counters, DropReason, Gauge};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +54,10 @@ enum Event {
         mac: String,
         source: &'static str,
     },
+    /// Another version of the file of peers was taken over.
+    PeersChanged { peers: usize },
+    /// The file of peers has changed and cannot be used.
+    PeersRefused { reason: String },
     /// The guest used another guest's identity.
     SpoofSeen { reason: &'static str, count: u64 },
 }
@@ -135,6 +139,7 @@ struct State {
     counters: Counters,
     link: bool,
     failure: Option<String>,
+    peers_file: PeersState,
     addresses: BTreeMap<IpAddr, (String, &'static str)>,
 }
 
@@ -147,6 +152,7 @@ impl State {
             counters: metrics.counters,
             link: metrics.link_up,
             failure: metrics.failure,
+            peers_file: metrics.peers_file,
             addresses: seen
                 .map(|seen| (seen.address, (seen.mac.to_string(), seen.source)))
                 .collect(),
@@ -175,6 +181,15 @@ impl Watch {
         }
         self.0 = states.into_iter().map(|state| (state.name.clone(), state)).collect();
         events
+    }
+}
+
+fn peers_changes(before: &PeersState, now: &PeersState, tell: &mut dyn FnMut(Event)) {
+    if let Some(peers) = now.peers.filter(|_| now.taken != before.taken) {
+        tell(Event::PeersChanged { peers });
+    }
+    if let Some(reason) = now.refused.clone().filter(|_| now.refused != before.refused) {
+        tell(Event::PeersRefused { reason });
     }
 }
 
@@ -210,6 +225,8 @@ fn changes(before: Option<&State>, now: &State, tell: &mut dyn FnMut(Event)) {
             tell(Event::GuestAnnounced { address, mac, source });
         }
     }
+    let file = |state: &State| state.peers_file.clone();
+    peers_changes(&before.map(file).unwrap_or_default(), &now.peers_file, tell);
     for reason in SPOOFS {
         let old = before.map_or(0, |before| before.counters.dropped(reason));
         match now.counters.dropped(reason).saturating_sub(old) {
@@ -232,6 +249,7 @@ mod tests {
             counters: Counters::default(),
             link: true,
             failure: None,
+            peers_file: PeersState::default(),
             addresses: BTreeMap::new(),
         }
     }
@@ -277,6 +295,28 @@ mod tests {
         assert_eq!(told, expected);
         assert_eq!(watch.look(vec![busy()]), []);
         assert_eq!(watch.look(Vec::new()), [("net0".into(), Event::PortRemoved)]);
+    }
+
+    #[test]
+    fn each_version_of_a_file_of_peers_is_taken_over_or_refused_once() {
+        let mut watch = Watch::default();
+        let mut look = |taken, refused: Option<&str>| {
+            let peers_file = PeersState {
+                taken,
+                peers: (taken > 0).then_some(5),
+                refused: refused.map(str::to_owned),
+            };
+            let told = watch.look(vec![State { peers_file, ..state() }]);
+            told.into_iter().map(|(_, event)| event).collect::<Vec<_>>()
+        };
+        assert_eq!(look(0, None), [Event::PortAdded]);
+        assert_eq!(look(1, None), [Event::PeersChanged { peers: 5 }]);
+        let refused = || Event::PeersRefused {
+            reason: "peers:3".into(),
+        };
+        assert_eq!(look(1, Some("peers:3")), [refused()]);
+        assert_eq!(look(1, Some("peers:3")), []);
+        assert_eq!(look(3, Some("peers:3")), [Event::PeersChanged { peers: 5 }]);
     }
 
     #[test]

@@ -1,32 +1,20 @@
-//! Follows resolv.conf while the process runs, however it is replaced.
-//!
-//! Programs write it in place (a container engine that mounts the file), rename another file over it (NetworkManager),
-//! or replace the target of a link (systemd-resolved). inotify reports the first case for the file, and the others for
-//! the directories of the file and of the link's target. After each report the whole file is read and compared, so lost
-//! reports do no harm.
+//! Follows resolv.conf while the process runs, however it is replaced
+//! ([`files`](crate::watcher::files)). After each report the whole file is read and compared.
 
 use crate::failure::Failure;
 use crate::machine::Machine;
 use crate::resolv::{PATH, ResolvConf};
 use crate::sandbox::{Sandbox, ThreadKind};
-use crate::watcher::{End, Wake, Watcher};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use crate::watcher::files::FileWatch;
+use crate::watcher::{End, Watcher};
 use rustix::io::Errno;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
-const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
-    .union(WatchFlags::CREATE)
-    .union(WatchFlags::MOVED_TO)
-    .union(WatchFlags::MOVE_SELF)
-    .union(WatchFlags::DELETE_SELF);
 /// Time that a program may take between emptying the file and filling it.
 const WRITING: Duration = Duration::from_millis(50);
-/// Bytes of reports read at once; their contents do not matter.
-const REPORTS: usize = 4096;
 
 /// Informs `machine` of every change of resolv.conf until the returned handle is dropped.
 ///
@@ -34,41 +22,32 @@ const REPORTS: usize = 4096;
 /// The system has no thread or inotify instance left.
 pub(crate) fn follow(machine: &Arc<Machine>, sandbox: &Sandbox) -> Result<Watcher, Failure> {
     let failed = |e: Errno| Failure::runtime(format_args!("cannot watch {PATH}: {e}"));
-    let reports = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(failed)?;
+    let file = FileWatch::new(Path::new(PATH)).map_err(failed)?;
     let machine = Arc::clone(machine);
     Watcher::start(sandbox, ThreadKind::Names, "resolv.conf", move |end| {
-        if let Err(error) = watch(Path::new(PATH), &reports, end, |conf| machine.change_resolvers(conf)) {
+        if let Err(error) = watch(Path::new(PATH), &file, end, |conf| machine.change_resolvers(conf)) {
             log::error!("{PATH} is no longer watched: {error}");
         }
     })
 }
 
 /// Calls `changed` with the file's contents, initially and whenever they differ.
-fn watch(path: &Path, reports: &OwnedFd, end: &End, mut changed: impl FnMut(&ResolvConf)) -> Result<(), Errno> {
+fn watch(path: &Path, file: &FileWatch, end: &End, mut changed: impl FnMut(&ResolvConf)) -> Result<(), Errno> {
     let mut seen = None;
     let mut failure = None;
-    loop {
-        // Add watches before reading, or a change in between would be missed. Add them each time, because another file
-        // may have taken the name.
-        add_watches(path, reports);
-        match read_whole(path) {
-            Ok(conf) if seen.as_ref() != Some(&conf) => {
-                changed(&conf);
-                (seen, failure) = (Some(conf), None);
-            }
-            Ok(_) => failure = None,
-            // The last contents stay in use, and this is logged once.
-            Err(error) if failure != Some(error.kind()) => {
-                log::warn!("{} cannot be read, its last name servers stay: {error}", path.display());
-                failure = Some(error.kind());
-            }
-            Err(_) => {}
+    file.follow(end, || match read_whole(path) {
+        Ok(conf) if seen.as_ref() != Some(&conf) => {
+            changed(&conf);
+            (seen, failure) = (Some(conf), None);
         }
-        if end.or_event(reports)? == Wake::End {
-            return Ok(());
+        Ok(_) => failure = None,
+        // The last contents stay in use, and this is logged once.
+        Err(error) if failure != Some(error.kind()) => {
+            log::warn!("{} cannot be read, its last name servers stay: {error}", path.display());
+            failure = Some(error.kind());
         }
-        drain(reports);
-    }
+        Err(_) => {}
+    })
 }
 
 /// Reads the file. If it has no name servers, it may be about to be written, so it is read once more.
@@ -79,24 +58,6 @@ fn read_whole(path: &Path) -> io::Result<ResolvConf> {
     }
     thread::sleep(WRITING);
     ResolvConf::read(path)
-}
-
-/// Watches the file and the directories in which it may be replaced. The creation of a missing path is noticed because
-/// its parent directory changes.
-fn add_watches(path: &Path, reports: &OwnedFd) {
-    let target = path.canonicalize().ok();
-    let folders = [Some(path), target.as_deref()]
-        .into_iter()
-        .flatten()
-        .filter_map(Path::parent);
-    for place in folders.chain([path]) {
-        let _ = inotify::add_watch(reports, place, CHANGES);
-    }
-}
-
-fn drain(reports: &OwnedFd) {
-    let mut buffer = [0; REPORTS];
-    while rustix::io::read(reports, &mut buffer).is_ok_and(|n| n > 0) {}
 }
 
 #[cfg(test)]
@@ -111,13 +72,13 @@ mod tests {
     fn watched(path: &Path) -> (Watcher, Receiver<Vec<String>>) {
         let (sender, changes) = channel();
         let path = path.to_owned();
-        let reports = inotify::init(CreateFlags::NONBLOCK).unwrap();
+        let file = FileWatch::new(&path).unwrap();
         let watcher = Watcher::start(&Sandbox::default(), ThreadKind::Names, "test", move |end| {
             let tell = |conf: &ResolvConf| {
                 let servers = conf.name_servers.iter().map(ToString::to_string).collect();
                 sender.send(servers).unwrap();
             };
-            watch(&path, &reports, end, tell).unwrap();
+            watch(&path, &file, end, tell).unwrap();
         });
         (watcher.unwrap(), changes)
     }

@@ -172,6 +172,7 @@ fn needs(nics: &[Nic], site: &Site, run: &RunArgs, has_vmm: bool) -> Needs {
         raw_sockets: later(Mode::sends_echo) && startup::echo_takes_raw_sockets(),
         // Ports are bound at the start or not at all.
         low_ports: false,
+        followed: Vec::new(),
         reach: Reach {
             signals: has_vmm,
             // systemd's notification socket may be abstract.

@@ -1,5 +1,7 @@
 //! A thread that waits for events on a descriptor until its handle is dropped.
 
+pub(crate) mod files;
+
 use crate::failure::Failure;
 use crate::sandbox::{Sandbox, ThreadKind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};

@@ -16,6 +16,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 
 /// One NIC of a VM.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +115,8 @@ pub struct Layer2Spec {
     pub forwards: Vec<Forward>,
     /// Guests that other processes serve.
     pub peers: Vec<PeerConfig>,
+    /// File of more such guests, which may change while the NIC is served.
+    pub peers_file: Option<PathBuf>,
 }
 
 /// The gateway of a network that spans nodes.

@@ -34,11 +34,20 @@ impl Display for PeersError {
 
 impl std::error::Error for PeersError {}
 
+/// A guest of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedPeer {
+    /// Number of its line, from 1.
+    pub line: usize,
+    /// The guest.
+    pub peer: PeerConfig,
+}
+
 /// The guests in the text of a file.
 ///
 /// # Errors
 /// The first line that has no peer, or repeats a MAC, an address or a name of an earlier line.
-pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
+pub fn parse(text: &str) -> Result<Vec<ListedPeer>, PeersError> {
     let (mut macs, mut addresses, mut names) = (HashMap::new(), HashMap::new(), HashMap::new());
     let mut peers = Vec::new();
     for (line, text) in (1..).zip(text.lines()) {
@@ -57,7 +66,7 @@ pub fn parse(text: &str) -> Result<Vec<PeerConfig>, PeersError> {
         if let Some(name) = &peer.name {
             claim(&mut names, "name", name.to_ascii_lowercase(), line).map_err(at_line)?;
         }
-        peers.push(peer);
+        peers.push(ListedPeer { line, peer });
     }
     Ok(peers)
 }
@@ -88,8 +97,15 @@ mod tests {
     #[test]
     fn a_file_names_one_guest_a_line_in_the_form_of_the_option() {
         let text = "# guests\n\n 02:00:00:00:00:05,10.1.0.5@192.0.2.2 # one\nany@[2001:db8::9]:7000\r\n";
-        let expected = ["02:00:00:00:00:05,10.1.0.5@192.0.2.2", "any@[2001:db8::9]:7000"];
-        assert_eq!(parse(text).unwrap(), expected.map(|peer| values::peer(peer).unwrap()));
+        let expected = [
+            (3, "02:00:00:00:00:05,10.1.0.5@192.0.2.2"),
+            (4, "any@[2001:db8::9]:7000"),
+        ];
+        let expected = expected.map(|(line, peer)| ListedPeer {
+            line,
+            peer: values::peer(peer).unwrap(),
+        });
+        assert_eq!(parse(text).unwrap(), expected);
         assert_eq!(parse("").unwrap(), []);
     }
 

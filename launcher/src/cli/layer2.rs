@@ -4,28 +4,8 @@ use clap::Args;
 use hawser_backend::packet::geneve::{self, Vni};
 use hawser_config::PeerConfig;
 use hawser_manifest::nic::{GatewaySpec, UnderlaySpec};
-use hawser_manifest::peers::{self, PeersError};
 use hawser_manifest::values;
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
-
-/// Maximum bytes of a file of peers, enough for about 50,000 guests.
-const MAX_FILE: u64 = 4 << 20;
-
-/// The reason why a file of peers cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum PeersFileError {
-    /// It cannot be read.
-    #[error("--peers={path}: {1}; give a readable file with one peer a line", path = .0.display())]
-    Unreadable(PathBuf, String),
-    /// It is too large to be a file of peers.
-    #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer a line", path = .0.display())]
-    TooLarge(PathBuf),
-    /// A line of the file is invalid.
-    #[error("{path}:{1}", path = .0.display())]
-    Line(PathBuf, PeersError),
-}
+use std::path::PathBuf;
 
 /// The network and its tunnel.
 #[derive(Debug, Args)]
@@ -73,7 +53,7 @@ pub(crate) struct Layer2Args {
     )]
     pub peers: Vec<PeerConfig>,
     /// File of such guests, one a line; # starts a comment; lines of this process's own endpoint do
-    /// not count
+    /// not count; changes are followed while hawser runs
     #[arg(
         long = "peers",
         value_name = "FILE",
@@ -94,27 +74,4 @@ impl Layer2Args {
             (self.peers_file.is_some(), "--peers"),
         ]
     }
-
-    /// The guests of `--peer`, and those of the file. The file has those of this process too.
-    ///
-    /// # Errors
-    /// The file cannot be read, or one of its lines is refused.
-    pub(crate) fn peers(&self) -> Result<Vec<PeerConfig>, PeersFileError> {
-        let mut all = self.peers.clone();
-        if let Some(path) = &self.peers_file {
-            all.extend(peers::parse(&read(path)?).map_err(|error| PeersFileError::Line(path.clone(), error))?);
-        }
-        Ok(all)
-    }
-}
-
-fn read(path: &Path) -> Result<String, PeersFileError> {
-    let unreadable = |error: io::Error| PeersFileError::Unreadable(path.to_owned(), error.to_string());
-    let mut text = String::new();
-    let file = File::open(path).map_err(unreadable)?;
-    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if read as u64 > MAX_FILE {
-        return Err(PeersFileError::TooLarge(path.to_owned()));
-    }
-    Ok(text)
 }

@@ -1,6 +1,5 @@
 //! Lowers options to specs. Only the modules of the command line depend on options.
 
-use super::layer2::PeersFileError;
 use super::policy::PolicyError;
 use super::{EndpointArgs, Mode, PortArgs, RunArgs};
 use crate::attachment::{Site, default_runtime_folder};
@@ -58,9 +57,6 @@ pub(crate) enum OptionError {
     /// An option of the gateway, and the network has none.
     #[error("{0} has no effect with --gateway=off: the gateway would do it; leave one of them out")]
     NoGateway(&'static str),
-    /// The file of peers cannot be used.
-    #[error(transparent)]
-    Peers(#[from] PeersFileError),
     /// Options of the policy contradict each other.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -215,7 +211,8 @@ impl PortArgs {
             gateway,
             guests: self.segment.guest_address.clone(),
             forwards,
-            peers: network.peers()?,
+            peers: network.peers.clone(),
+            peers_file: network.peers_file.clone(),
         })
     }
 

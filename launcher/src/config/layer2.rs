@@ -1,10 +1,12 @@
 //! A port of a network that spans nodes.
 
 mod error;
+mod peers;
 mod subnets;
 mod vtep;
 
 pub(crate) use error::Layer2Error;
+pub(crate) use peers::{PeerSource, PeersError};
 
 use super::{ConfigError, FALLBACK_MTU, MIN_IPV6_MTU, check_forwards};
 use crate::host::{self, Host};
@@ -12,13 +14,11 @@ use crate::names::NameSource;
 use hawser_backend::packet::MacAddr;
 use hawser_backend::packet::geneve::FrameOption;
 use hawser_backend::packet::geneve::mtu::{Encapsulation, Family};
-use hawser_config::{
-    Families, Layer2Config, NameConfig, NetworkRole, PeerConfig, PrimaryNetwork, Resolvers, mac_of_address,
-};
+use hawser_config::{Families, Layer2Config, NameConfig, NetworkRole, PrimaryNetwork, Resolvers, mac_of_address};
 use hawser_manifest::links::Links;
 use hawser_manifest::nic::{GatewaySpec, Layer2Spec, NameSpec, NicSpec};
-use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use peers::{PeerList, PeerRules};
+use std::net::SocketAddr;
 use subnets::{Addressing, Subnets};
 
 /// A layer2 NIC resolved on this host.
@@ -29,6 +29,7 @@ pub(super) struct Layer2 {
     /// MTU of the network.
     pub(super) mtu: u16,
     pub(super) names: NameSource,
+    pub(super) peers: PeerSource,
     pub(super) notices: Vec<String>,
 }
 
@@ -42,12 +43,21 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         GatewaySpec::At(_) => subnets.families(),
         GatewaySpec::Off => Families::default(),
     };
-    let address = vtep::address(mode.vtep.address, gateways, &mode.peers, host).map_err(Layer2Error::Vtep)?;
+    let mut list = PeerList::of(mode);
+    let placed = list
+        .text()
+        .and_then(|text| list.parse(&text))
+        .map_err(Layer2Error::Peers)?;
+    let address = vtep::address(mode.vtep.address, gateways, &placed, host).map_err(Layer2Error::Vtep)?;
     let vtep = SocketAddr::new(address, mode.vtep.port);
-    // All processes of a network can have one list of peers.
-    let others: Vec<PeerConfig> = mode.peers.iter().filter(|peer| peer.vtep != vtep).cloned().collect();
-    check_underlay(subnets, vtep, &others, host)?;
-    check_peers(mac, subnets, addressing, &others)?;
+    check_underlay(subnets, vtep, host)?;
+    let rules = PeerRules {
+        own: vtep,
+        mac,
+        subnets,
+        addressing,
+    };
+    let peers = list.check(placed, &rules).map_err(Layer2Error::Peers)?;
     let mtu = mtu(spec.mtu, vtep, subnets, host)?;
     let (names, Resolvers { dns, search, forward }, notices) = names(spec, addressing, host);
     let role = match addressing {
@@ -73,13 +83,14 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
             domain: spec.names.domain.clone(),
             dhcp_options: spec.names.dhcp_options.clone(),
         },
-        peers: others,
+        peers,
     };
     Ok(Layer2 {
         config,
         mac,
         mtu,
         names,
+        peers: PeerSource::new(mode.vni, list, rules),
         notices,
     })
 }
@@ -107,40 +118,13 @@ fn names(spec: &NicSpec, addressing: Addressing, host: &Host) -> (NameSource, Re
 }
 
 /// Checks that the subnets contain no address of the underlay or of this system. Otherwise the guest would send packets
-/// for that address to a neighbour. Also checks that both ends of each tunnel are on a loopback, or neither is.
-fn check_underlay(subnets: Subnets, own: SocketAddr, peers: &[PeerConfig], host: &Host) -> Result<(), Layer2Error> {
-    let ends = peers.iter().map(|peer| peer.vtep.ip());
-    let mut outside = std::iter::once(own.ip())
-        .chain(ends)
-        .chain(host.addresses.iter().copied());
-    if let Some((address, subnet)) = outside.find_map(|address| Some((address, subnets.covering(address)?))) {
-        return Err(Layer2Error::UnderlayInside { subnet, address });
-    }
-    let mut ends = peers.iter().map(|peer| peer.vtep);
-    match ends.find(|peer| peer.ip().is_loopback() != own.ip().is_loopback()) {
-        Some(peer) => Err(Layer2Error::Loopback { peer, own }),
+/// for that address to a neighbour.
+fn check_underlay(subnets: Subnets, own: SocketAddr, host: &Host) -> Result<(), Layer2Error> {
+    let mut outside = std::iter::once(own.ip()).chain(host.addresses.iter().copied());
+    match outside.find_map(|address| Some((address, subnets.covering(address)?))) {
+        Some((address, subnet)) => Err(Layer2Error::UnderlayInside { subnet, address }),
         None => Ok(()),
     }
-}
-
-/// Checks that MACs and addresses are unique and that every address is in a subnet.
-fn check_peers(mac: MacAddr, subnets: Subnets, own: Addressing, peers: &[PeerConfig]) -> Result<(), Layer2Error> {
-    let mut macs = HashSet::from([mac]);
-    let mut addresses: HashSet<IpAddr> = own.guests().chain(own.gateways()).collect();
-    for peer in peers {
-        if let Some(mac) = peer.macs.iter().find(|mac| !macs.insert(**mac)) {
-            return Err(Layer2Error::MacTwice(*mac));
-        }
-        for address in &peer.addresses {
-            if subnets.covering(*address).is_none() {
-                return Err(Layer2Error::PeerOutside(*address));
-            }
-            if !addresses.insert(*address) {
-                return Err(Layer2Error::AddressTwice(*address));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The MTU of the network: the configured MTU, which the route must support, or else the largest that the route

@@ -15,12 +15,14 @@
 
 mod endpoint;
 mod nic;
+mod peers;
 mod port;
 mod served_nic;
 mod summary;
 
 pub(crate) use endpoint::Endpoint;
 pub(crate) use nic::Nic;
+pub(crate) use peers::PeersState;
 pub(crate) use served_nic::{NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;
@@ -154,7 +156,7 @@ impl Machine {
         let modes = modes.iter().map(|port| &port.config().mode);
         startup::raise_limits(modes.chain(nic.mode()))?;
         let ready = self.prepare(nic)?;
-        self.take(ready).map(ServedNic::VhostUser)
+        self.take(ready)
     }
 
     /// Stops a port, even if it is in use, and detaches its NIC from the segment. False if no port
@@ -173,7 +175,7 @@ impl Machine {
 
     /// The NICs, in the order they were added.
     pub(crate) fn nics(&self) -> Vec<ServedNic> {
-        self.ports().into_iter().map(ServedNic::VhostUser).collect()
+        self.shared.lock().ports.iter().map(ServedPort::nic).collect()
     }
 
     /// The NIC of that name.
@@ -253,20 +255,20 @@ impl Machine {
             .map_err(|failure| self.shared.named(&name, failure))
     }
 
-    fn take(&self, ready: ReadyPort) -> Result<Arc<Port>, Failure> {
+    fn take(&self, ready: ReadyPort) -> Result<ServedNic, Failure> {
         // The new thread can record its end only after the port is in the list.
         let mut state = self.shared.lock();
         if state.run == Run::Stopped {
             return Err(Failure::runtime("hawser is shutting down"));
         }
         let served = ready.serve(&self.setup.sandbox, &self.shared)?;
-        let port = Arc::clone(&served.port);
+        let nic = served.nic();
         // resolv.conf may have changed since the NIC was prepared.
         if let Some(resolv) = &state.resolv {
             served.change_resolvers(resolv);
         }
         state.ports.push(served);
-        Ok(port)
+        Ok(nic)
     }
 
     fn life(&self, name: &str) -> Option<Life> {

@@ -2,12 +2,13 @@
 
 use super::Endpoint;
 use crate::attachment::Survey;
-use crate::config::{self, ConfigError, Found};
+use crate::config::{self, ConfigError, Found, PeerSource};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::sandbox::{Access, Needs};
 use crate::startup;
 use crate::vmm::Card;
+use crate::watcher::files;
 use hawser_config::ModeConfig;
 use hawser_manifest::plan::NicPlan;
 
@@ -104,6 +105,8 @@ impl Nic {
                 if let Some(segment) = &found.segment {
                     segment.add_needs(needs);
                 }
+                let file = found.peers.as_ref().and_then(PeerSource::file);
+                needs.followed.extend(file.into_iter().flat_map(files::folders));
                 let mode = found.port.mode.properties();
                 needs.raw_sockets |= mode.echo_families().any() && startup::echo_takes_raw_sockets();
                 needs.low_ports |= mode.inbound().is_some_and(|inbound| inbound.has_every_port);

@@ -1,9 +1,10 @@
 //! One port of the machine: prepared, served by a thread of its own, and stopped.
 
+use super::peers::PeersFile;
 use super::summary::Summary;
-use super::{Endpoint, Shared};
+use super::{Endpoint, ServedNic, Shared};
 use crate::attachment::{Attached, Survey, watch};
-use crate::config::Found;
+use crate::config::{Found, PeerSource};
 use crate::failure::Failure;
 use crate::names::NameSource;
 use crate::resolv::{self, ResolvConf};
@@ -22,6 +23,7 @@ pub(super) struct ReadyPort {
     server: Server,
     port: Arc<Port>,
     names: NameSource,
+    peers: Option<FollowedPeers>,
     /// Dropped before the attachment to the segment.
     links: Option<Watcher>,
     attached: Option<Attached>,
@@ -39,8 +41,29 @@ pub(super) struct ServedPort {
     stop: StopHandle,
     thread: JoinHandle<()>,
     names: NameSource,
+    peers: Option<FollowedPeers>,
     links: Option<Watcher>,
     attached: Option<Attached>,
+}
+
+/// A file of peers, and the thread that follows it.
+struct FollowedPeers {
+    file: Arc<PeersFile>,
+    _watcher: Watcher,
+}
+
+impl FollowedPeers {
+    /// Follows the file of `source`, if it has one.
+    fn start(source: PeerSource, port: &Arc<Port>, sandbox: &Sandbox) -> Result<Option<Self>, Failure> {
+        let Some(file) = PeersFile::of(&source).map(Arc::new) else {
+            return Ok(None);
+        };
+        let watcher = file.follow(source, port, sandbox)?;
+        Ok(Some(Self {
+            file,
+            _watcher: watcher,
+        }))
+    }
 }
 
 /// Whether a port's front ends are still served.
@@ -63,6 +86,7 @@ impl ReadyPort {
             spec,
             port: config,
             names,
+            peers,
             segment,
             ..
         } = found;
@@ -89,7 +113,9 @@ impl ReadyPort {
         let links = attached
             .as_ref()
             .map(|attached| watch::start(attached.keeper(), Arc::clone(&port), sandbox));
+        let peers = peers.map(|source| FollowedPeers::start(source, &port, sandbox));
         Ok(Self {
+            peers: peers.transpose()?.flatten(),
             links: links.transpose()?,
             server,
             port,
@@ -119,6 +145,7 @@ impl ReadyPort {
             port: self.port,
             stop,
             names: self.names,
+            peers: self.peers,
             links: self.links,
             attached: self.attached,
         })
@@ -126,6 +153,14 @@ impl ReadyPort {
 }
 
 impl ServedPort {
+    /// A handle of the NIC.
+    pub(super) fn nic(&self) -> ServedNic {
+        ServedNic::VhostUser {
+            port: Arc::clone(&self.port),
+            peers: self.peers.as_ref().map(|peers| Arc::clone(&peers.file)),
+        }
+    }
+
     /// Name of the port.
     pub(super) fn name(&self) -> &str {
         &self.port.config().name
@@ -162,6 +197,7 @@ impl ServedPort {
         self.stop.stop();
         // A thread that panicked has already printed its message.
         let _ = self.thread.join();
+        drop(self.peers);
         drop(self.links);
         drop(self.attached);
         if log::log_enabled!(log::Level::Info) {

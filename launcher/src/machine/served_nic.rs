@@ -3,6 +3,7 @@
 //! These callers do not depend on how a NIC is served. A new kind of NIC is a variant here and in [`Nic`](super::Nic).
 //! Functions that a kind does not support return `None`, and the API refuses the request with a reason.
 
+use super::peers::{PeersFile, PeersState};
 use crate::mode::Mode;
 use crate::vmm::Card;
 use hawser_backend::capture::{Busy, CaptureRules, CaptureStream};
@@ -19,7 +20,12 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) enum ServedNic {
     /// hawser is the back end of the device.
-    VhostUser(Arc<Port>),
+    VhostUser {
+        /// The port.
+        port: Arc<Port>,
+        /// The file of its network's peers, if it follows one.
+        peers: Option<Arc<PeersFile>>,
+    },
 }
 
 /// State of a NIC.
@@ -67,37 +73,50 @@ pub(crate) struct NicMetrics {
     pub link_up: bool,
     /// Reason the NIC is no longer served; `None` while it is.
     pub failure: Option<String>,
+    /// What became of the file of its network's peers.
+    pub peers_file: PeersState,
 }
 
 impl ServedNic {
     /// Name of the NIC.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::VhostUser(port) => &port.config().name,
+            Self::VhostUser { port, .. } => &port.config().name,
         }
     }
 
     /// State of the NIC.
     pub(crate) fn status(&self) -> NicStatus {
         match self {
-            Self::VhostUser(port) => status(port),
+            Self::VhostUser { port, .. } => NicStatus {
+                warnings: warnings(port, self.peers_file()),
+                ..status(port)
+            },
+        }
+    }
+
+    /// The file of the network's peers, if the NIC follows one.
+    pub(crate) fn peers_file(&self) -> Option<&PeersFile> {
+        match self {
+            Self::VhostUser { peers, .. } => peers.as_deref(),
         }
     }
 
     /// Addresses the guest was seen to use, those seen last first.
     pub(crate) fn seen(&self) -> Vec<SeenAddress> {
         match self {
-            Self::VhostUser(port) => seen(port),
+            Self::VhostUser { port, .. } => seen(port),
         }
     }
 
     /// Counters and state of the NIC, for the metrics.
     pub(crate) fn metrics(&self) -> NicMetrics {
         match self {
-            Self::VhostUser(port) => NicMetrics {
+            Self::VhostUser { port, .. } => NicMetrics {
                 counters: port.counters(),
                 link_up: port.link().is_up(),
                 failure: port.health().failure().map(str::to_owned),
+                peers_file: self.peers_file().map(PeersFile::state).unwrap_or_default(),
             },
         }
     }
@@ -105,7 +124,7 @@ impl ServedNic {
     /// Flags that plug the NIC of the plan into a VMM; `None` without any.
     pub(crate) fn card<'a>(&'a self, plan: &'a NicPlan) -> Option<Card<'a>> {
         match self {
-            Self::VhostUser(port) => Some(Card {
+            Self::VhostUser { port, .. } => Some(Card {
                 socket: &plan.socket,
                 vmm_listens: false,
                 port: port.config(),
@@ -118,35 +137,35 @@ impl ServedNic {
     /// Whether the guest's link is up.
     pub(crate) fn is_link_up(&self) -> bool {
         match self {
-            Self::VhostUser(port) => port.link().is_up(),
+            Self::VhostUser { port, .. } => port.link().is_up(),
         }
     }
 
     /// True if the operator has set the link up.
     pub(crate) fn is_link_wanted(&self) -> bool {
         match self {
-            Self::VhostUser(port) => port.link().is_wanted(),
+            Self::VhostUser { port, .. } => port.link().is_wanted(),
         }
     }
 
     /// True if the VMM accepts changes of the link state from hawser.
     pub(crate) fn is_link_told(&self) -> bool {
         match self {
-            Self::VhostUser(port) => port.link().is_told(),
+            Self::VhostUser { port, .. } => port.link().is_told(),
         }
     }
 
     /// Sets the link up or down.
     pub(crate) fn set_link(&self, up: bool) {
         match self {
-            Self::VhostUser(port) => port.set_link(up),
+            Self::VhostUser { port, .. } => port.set_link(up),
         }
     }
 
     /// The forwards to the guest.
     pub(crate) fn forwards(&self) -> Vec<Forward> {
         match self {
-            Self::VhostUser(port) => port.forwards(),
+            Self::VhostUser { port, .. } => port.forwards(),
         }
     }
 
@@ -156,7 +175,7 @@ impl ServedNic {
     /// [`ForwardError`]
     pub(crate) fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
         match self {
-            Self::VhostUser(port) => port.add_forward(forward),
+            Self::VhostUser { port, .. } => port.add_forward(forward),
         }
     }
 
@@ -167,21 +186,21 @@ impl ServedNic {
     /// [`ForwardError`]
     pub(crate) fn remove_forward(&self, forward: &Forward) -> Result<Forward, ForwardError> {
         match self {
-            Self::VhostUser(port) => port.remove_forward(forward),
+            Self::VhostUser { port, .. } => port.remove_forward(forward),
         }
     }
 
     /// The rate limits; `None` if hawser does not limit the NIC.
     pub(crate) fn rates(&self) -> Option<Rates> {
         match self {
-            Self::VhostUser(port) => Some(port.rates()),
+            Self::VhostUser { port, .. } => Some(port.rates()),
         }
     }
 
     /// Replaces the rate limits; `None` if hawser does not limit the NIC.
     pub(crate) fn set_rates(&self, rates: Rates) -> Option<()> {
         match self {
-            Self::VhostUser(port) => {
+            Self::VhostUser { port, .. } => {
                 port.set_rates(rates);
                 Some(())
             }
@@ -191,7 +210,7 @@ impl ServedNic {
     /// Starts a capture; `None` if the NIC's packets do not pass through hawser.
     pub(crate) fn capture(&self, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
         match self {
-            Self::VhostUser(port) => Some(port.capture().start(rules)),
+            Self::VhostUser { port, .. } => Some(port.capture().start(rules)),
         }
     }
 }
@@ -210,7 +229,7 @@ fn status(port: &Port) -> NicStatus {
         driver_runs: port.counters().level(Gauge::QueuePairs) > 0,
         leased: leased(port),
         seen,
-        warnings: warnings(port),
+        warnings: Vec::new(),
     }
 }
 
@@ -235,7 +254,7 @@ fn leased(port: &Port) -> Vec<IpAddr> {
     held.into_iter().flatten().collect()
 }
 
-fn warnings(port: &Port) -> Vec<String> {
+fn warnings(port: &Port, peers: Option<&PeersFile>) -> Vec<String> {
     let stranger = port.held_leases().stranger();
     let of_lease = stranger
         .zip(port.config().mode.properties().lease_client())
@@ -244,5 +263,7 @@ fn warnings(port: &Port) -> Vec<String> {
         });
     let failed = port.health().failure();
     let of_failure = failed.map(|why| format!("it has failed and is no longer served: {why}"));
-    of_failure.into_iter().chain(of_lease).collect()
+    let refused = peers.and_then(|file| file.state().refused);
+    let of_peers = refused.map(|why| format!("{why}; the peers stay as they were"));
+    of_failure.into_iter().chain(of_lease).chain(of_peers).collect()
 }

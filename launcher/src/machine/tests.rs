@@ -60,7 +60,7 @@ fn ports_come_and_go_and_the_others_stay() {
     let folder = tempfile::tempdir().unwrap();
     let machine = machine(folder.path(), &["a", "b"], Lifetime::Persistent).unwrap();
     let port = |name| match machine.nic(name) {
-        Some(ServedNic::VhostUser(port)) => port,
+        Some(ServedNic::VhostUser { port, .. }) => port,
         None => panic!("no NIC {name}"),
     };
     let b = port("b");

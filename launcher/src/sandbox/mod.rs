@@ -26,7 +26,7 @@ use filter::FilterError;
 use hawser_backend::worker::ThreadStart;
 use rustix::thread::CapabilitySet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -51,7 +51,7 @@ pub(crate) enum ThreadKind {
     FrontEnd,
     /// Watches links, and restores them.
     Links,
-    /// Waits for changes of resolv.conf.
+    /// Waits for changes of resolv.conf, or of a file of peers.
     Names,
     /// Waits for signals.
     Signals,
@@ -217,11 +217,18 @@ impl Sandbox {
                 ..Reach::default()
             },
             ThreadKind::Names => Reach {
-                paths: resolv_conf(self.0.args.user),
+                paths: self.followed(),
                 ..Reach::default()
             },
             ThreadKind::Worker | ThreadKind::Api | ThreadKind::Capture => Reach::default(),
         }
+    }
+
+    /// The folders of files that are followed.
+    fn followed(&self) -> Vec<(PathBuf, Access)> {
+        let others = self.0.needs.followed.iter();
+        let others = others.map(|folder| (folder.clone(), Access::Read));
+        resolv_conf(self.0.args.user).into_iter().chain(others).collect()
     }
 
     /// The capabilities that a kind of thread keeps.

@@ -49,6 +49,8 @@ pub(crate) struct Needs {
     pub low_ports: bool,
     /// The files that may be accessed.
     pub reach: Reach,
+    /// Folders of files that are followed, beside resolv.conf.
+    pub followed: Vec<PathBuf>,
 }
 
 impl Needs {

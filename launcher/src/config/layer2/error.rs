@@ -1,10 +1,10 @@
 //! Reasons why a NIC cannot be a port of a network that spans nodes.
 
+use super::peers::PeersError;
 use super::subnets::Subnet;
-use hawser_backend::packet::MacAddr;
 use hawser_backend::packet::geneve::mtu::MtuError;
 use hawser_host::system::DefaultRoute;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// A contradiction between the options of a layer2 NIC, or between them and the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,9 +27,6 @@ pub(crate) enum Layer2Error {
     /// The gateway's address is not in the network's subnets.
     #[error("--gateway={0} is no host's address of the network: choose one in --ipv4 or --ipv6")]
     GatewayOutside(IpAddr),
-    /// A peer's address is not in the network's subnets.
-    #[error("--peer: {0} is not in the network: choose an address in --ipv4 or --ipv6")]
-    PeerOutside(IpAddr),
     /// A subnet of the network contains an address of the underlay.
     #[error(
         "{subnet} covers {address}, which is an end of the tunnel or an address of this system: choose a \
@@ -41,12 +38,9 @@ pub(crate) enum Layer2Error {
         /// The underlay address.
         address: IpAddr,
     },
-    /// Two guests have the same MAC.
-    #[error("--peer: two guests have the MAC {0}: give each its own")]
-    MacTwice(MacAddr),
-    /// Two guests have the same address.
-    #[error("--peer: two guests have the address {0}, or it is the gateway's: give each its own")]
-    AddressTwice(IpAddr),
+    /// A peer cannot be used.
+    #[error(transparent)]
+    Peers(#[from] PeersError),
     /// The tunnel does not carry the MTU.
     #[error("{0}")]
     TunnelMtu(MtuError),
@@ -56,17 +50,6 @@ pub(crate) enum Layer2Error {
     /// The address of this end of the tunnel cannot be found.
     #[error(transparent)]
     Vtep(#[from] VtepError),
-    /// One end is on the loopback and the other is not, so no datagram crosses between them.
-    #[error(
-        "--peer: {peer} cannot be reached from {own}: a loopback address reaches only processes of this host that use \
-         one too; give addresses that both reach"
-    )]
-    Loopback {
-        /// Endpoint of a peer.
-        peer: SocketAddr,
-        /// This endpoint.
-        own: SocketAddr,
-    },
 }
 
 /// The default routes do not determine the address of this end of the tunnel.

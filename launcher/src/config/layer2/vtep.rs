@@ -5,8 +5,9 @@
 //! requires the same of a node.
 
 use super::error::VtepError;
+use super::peers::Placed;
 use crate::host::Host;
-use hawser_config::{Families, PeerConfig};
+use hawser_config::Families;
 use hawser_host::system::DefaultRoute;
 use hawser_manifest::nic::{Underlay, UnderlaySpec};
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 pub(super) fn address(
     spec: UnderlaySpec,
     gateways: Families,
-    peers: &[PeerConfig],
+    peers: &[Placed],
     host: &Host,
 ) -> Result<IpAddr, VtepError> {
     let asked = match spec {
@@ -40,9 +41,9 @@ pub(super) fn address(
 }
 
 /// The family of all peers, if they have one.
-fn family_of(peers: &[PeerConfig]) -> Option<Underlay> {
-    let first = peers.first()?.vtep;
-    let is_one = peers.iter().all(|peer| peer.vtep.is_ipv4() == first.is_ipv4());
+fn family_of(peers: &[Placed]) -> Option<Underlay> {
+    let first = peers.first()?.peer.vtep;
+    let is_one = peers.iter().all(|placed| placed.peer.vtep.is_ipv4() == first.is_ipv4());
     let family = if first.is_ipv4() {
         Underlay::Ipv4
     } else {

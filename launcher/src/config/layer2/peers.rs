@@ -1,0 +1,298 @@
+//! The peers of a layer2 NIC: those of `--peer`, and those in the file of `--peers`.
+//!
+//! A [`PeerSource`] reads and checks them at the start, and again whenever the file has changed.
+//! One fault refuses the whole reading, so that the peers in use never mix two versions of the file.
+//! Every fault of the file has the number of its line.
+
+use super::subnets::{Addressing, Subnet, Subnets};
+use hawser_backend::forwarding::{self, Table, TableError};
+use hawser_config::PeerConfig;
+use hawser_manifest::nic::Layer2Spec;
+use hawser_manifest::peers::{self, ListedPeer};
+use hawser_packet::MacAddr;
+use hawser_packet::geneve::Vni;
+use std::collections::HashSet;
+use std::fmt::{self, Display};
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Limit on the bytes of a file of peers: some 50,000 guests.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Peers that cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PeersError {
+    /// The file cannot be read.
+    #[error("--peers={path}: {1}; give a readable file with one peer a line", path = .0.display())]
+    Unreadable(PathBuf, String),
+    /// The file is larger than any list of peers.
+    #[error("--peers={path} has more than {MAX_FILE} bytes: give a file with one peer a line", path = .0.display())]
+    TooLarge(PathBuf),
+    /// A line of the file, by itself.
+    #[error("{path}:{1}", path = .0.display())]
+    Line(PathBuf, peers::PeersError),
+    /// The peers contradict each other.
+    #[error("{path}: {1}", path = .0.display())]
+    Table(PathBuf, TableError),
+    /// A peer that does not suit the network or the other peers.
+    #[error("{place}: {fault}")]
+    Peer {
+        /// Where it is.
+        place: Place,
+        /// What is wrong with it.
+        fault: PeerFault,
+    },
+}
+
+/// Where a peer is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// An option.
+    Option,
+    /// A line of the file.
+    Line(PathBuf, usize),
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option => f.write_str("--peer"),
+            Self::Line(path, line) => write!(f, "{}:{line}", path.display()),
+        }
+    }
+}
+
+/// What is wrong with a peer.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PeerFault {
+    /// An address outside of the network.
+    #[error("{0} is not in the network: choose an address in --ipv4 or --ipv6")]
+    Outside(IpAddr),
+    /// A subnet of the network holds the peer's end of the tunnel.
+    #[error("{subnet} covers {address}, which is an end of the tunnel: choose a subnet that does not")]
+    Underlay {
+        /// The subnet, with its option.
+        subnet: Subnet,
+        /// The end of the tunnel.
+        address: IpAddr,
+    },
+    /// Loopback and another link: no datagram crosses between them.
+    #[error(
+        "{peer} cannot be reached from {own}: a loopback address reaches only processes of this host that use one too; \
+         give addresses that both reach"
+    )]
+    Loopback {
+        /// End of the peer.
+        peer: SocketAddr,
+        /// This end.
+        own: SocketAddr,
+    },
+    /// Two guests with one MAC.
+    #[error("two guests have the MAC {0}: give each its own")]
+    MacTwice(MacAddr),
+    /// Two guests with one address.
+    #[error("two guests have the address {0}, or it is the gateway's: give each its own")]
+    AddressTwice(IpAddr),
+    /// Two guests with one name.
+    #[error("two guests have the name {0}: give each its own")]
+    NameTwice(String),
+    /// The end of the tunnel cannot be reached from this one.
+    #[error(transparent)]
+    Endpoint(#[from] TableError),
+}
+
+/// A peer, and where it is configured.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    /// Line of the file; `None`: an option.
+    line: Option<usize>,
+    pub(super) peer: PeerConfig,
+}
+
+/// Where a NIC's peers are configured.
+#[derive(Clone, Debug)]
+pub(super) struct PeerList {
+    options: Vec<PeerConfig>,
+    file: Option<PathBuf>,
+    /// Digest of the file as it was parsed last.
+    seen: Option<u64>,
+}
+
+/// What the peers of a NIC have to suit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PeerRules {
+    /// The process's own end of the tunnel.
+    pub(super) own: SocketAddr,
+    /// MAC of the NIC.
+    pub(super) mac: MacAddr,
+    pub(super) subnets: Subnets,
+    pub(super) addressing: Addressing,
+}
+
+/// The peers of a NIC, wherever they are configured.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerSource {
+    vni: Vni,
+    list: PeerList,
+    rules: PeerRules,
+}
+
+impl PeerList {
+    pub(super) fn of(mode: &Layer2Spec) -> Self {
+        Self {
+            options: mode.peers.clone(),
+            file: mode.peers_file.clone(),
+            seen: None,
+        }
+    }
+
+    /// The text of the file; none without a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn text(&self) -> Result<String, PeersError> {
+        self.file.as_deref().map_or(Ok(String::new()), read)
+    }
+
+    /// The peers of options and those of `text`, as they are written.
+    ///
+    /// # Errors
+    /// The first line that is wrong by itself.
+    pub(super) fn parse(&mut self, text: &str) -> Result<Vec<Placed>, PeersError> {
+        self.seen = Some(digest(text));
+        let listed = peers::parse(text).map_err(|error| PeersError::Line(self.path(), error))?;
+        let of_options = self.options.iter().map(|peer| Placed {
+            line: None,
+            peer: peer.clone(),
+        });
+        let of_file = listed
+            .into_iter()
+            .map(|ListedPeer { line, peer }| Placed { line: Some(line), peer });
+        Ok(of_options.chain(of_file).collect())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.file.clone().unwrap_or_default()
+    }
+
+    /// Checks the peers against the network and each other, and leaves out this process's own lines:
+    /// all processes can have the same file.
+    ///
+    /// # Errors
+    /// The first peer with a fault.
+    pub(super) fn check(&self, peers: Vec<Placed>, rules: &PeerRules) -> Result<Vec<PeerConfig>, PeersError> {
+        let mut seen = Seen::new(rules);
+        let others = peers.into_iter().filter(|placed| placed.peer.vtep != rules.own);
+        let checked = others.map(|Placed { line, peer }| match rules.check(&peer, &mut seen) {
+            Ok(()) => Ok(peer),
+            Err(fault) => Err(PeersError::Peer {
+                place: line.map_or(Place::Option, |line| Place::Line(self.path(), line)),
+                fault,
+            }),
+        });
+        checked.collect()
+    }
+}
+
+impl PeerRules {
+    fn check(&self, peer: &PeerConfig, seen: &mut Seen) -> Result<(), PeerFault> {
+        let (vtep, own) = (peer.vtep, self.own);
+        if let Some(subnet) = self.subnets.covering(vtep.ip()) {
+            let address = vtep.ip();
+            return Err(PeerFault::Underlay { subnet, address });
+        }
+        if vtep.ip().is_loopback() != own.ip().is_loopback() {
+            return Err(PeerFault::Loopback { peer: vtep, own });
+        }
+        forwarding::check_endpoint(own, vtep)?;
+        if let Some(mac) = peer.macs.iter().find(|mac| !seen.macs.insert(**mac)) {
+            return Err(PeerFault::MacTwice(*mac));
+        }
+        for address in &peer.addresses {
+            if self.subnets.covering(*address).is_none() {
+                return Err(PeerFault::Outside(*address));
+            }
+            if !seen.addresses.insert(*address) {
+                return Err(PeerFault::AddressTwice(*address));
+            }
+        }
+        match &peer.name {
+            Some(name) if !seen.names.insert(name.to_ascii_lowercase()) => Err(PeerFault::NameTwice(name.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl PeerSource {
+    pub(super) const fn new(vni: Vni, list: PeerList, rules: PeerRules) -> Self {
+        Self { vni, list, rules }
+    }
+
+    /// The file, if there is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.list.file.as_deref()
+    }
+
+    /// The text of the file; none without a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn text(&self) -> Result<String, PeersError> {
+        self.list.text()
+    }
+
+    /// Whether the file has another content than at the last call of [`table`](Self::table).
+    pub(crate) fn is_new(&self, text: &str) -> bool {
+        self.list.seen != Some(digest(text))
+    }
+
+    /// The forwarding table of all peers with `text` as the content of the file, and their number.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub(crate) fn table(&mut self, text: &str) -> Result<(Table, usize), PeersError> {
+        let placed = self.list.parse(text)?;
+        let peers = self.list.check(placed, &self.rules)?;
+        match Table::new(self.vni, self.rules.own, &peers) {
+            (table, errors) if errors.is_empty() => Ok((table, peers.len())),
+            (_, mut errors) => Err(PeersError::Table(self.list.path(), errors.swap_remove(0))),
+        }
+    }
+}
+
+/// What belongs to a guest already, or to the gateway.
+struct Seen {
+    macs: HashSet<MacAddr>,
+    addresses: HashSet<IpAddr>,
+    names: HashSet<String>,
+}
+
+impl Seen {
+    fn new(rules: &PeerRules) -> Self {
+        Self {
+            macs: HashSet::from([rules.mac]),
+            addresses: rules.addressing.guests().chain(rules.addressing.gateways()).collect(),
+            names: HashSet::new(),
+        }
+    }
+}
+
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn read(path: &Path) -> Result<String, PeersError> {
+    let unreadable = |error: io::Error| PeersError::Unreadable(path.to_owned(), error.to_string());
+    let mut text = String::new();
+    let file = File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if read as u64 > MAX_FILE {
+        return Err(PeersError::TooLarge(path.to_owned()));
+    }
+    Ok(text)
+}

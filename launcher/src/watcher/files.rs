@@ -1,0 +1,81 @@
+//! Follows a file while the process runs, however it is replaced.
+//!
+//! Programs write a file in place (a container engine that mounts it), rename another over it
+//! (NetworkManager, most editors), or replace the file that a link leads to (systemd-resolved, a
+//! volume of a ConfigMap). inotify reports the first for the file, and the others for the folders
+//! that the file and the target of the link lie in. A report says only that it is time to look, so
+//! that nothing is lost when reports are.
+
+use super::{End, Wake};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+const CHANGES: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::MOVED_TO)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::DELETE_SELF);
+/// Bytes of reports read at once. Their content does not matter.
+const REPORTS: usize = 4096;
+
+/// A file, and the kernel's reports about it.
+#[derive(Debug)]
+pub(crate) struct FileWatch {
+    path: PathBuf,
+    reports: OwnedFd,
+}
+
+impl FileWatch {
+    /// A watch of the file at `path`, which need not exist yet.
+    ///
+    /// # Errors
+    /// The system has no inotify instance left.
+    pub(crate) fn new(path: &Path) -> Result<Self, Errno> {
+        Ok(Self {
+            path: path.to_owned(),
+            reports: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Calls `look` at first and whenever the file may have changed, until `end`.
+    ///
+    /// # Errors
+    /// The error of poll(2).
+    pub(crate) fn follow(&self, end: &End, mut look: impl FnMut()) -> Result<(), Errno> {
+        loop {
+            // Before the file is read, or a change between the two would be missed; each time, as
+            // another file may have taken the name.
+            self.add_watches();
+            look();
+            if end.or_event(&self.reports)? == Wake::End {
+                return Ok(());
+            }
+            let mut buffer = [0; REPORTS];
+            while rustix::io::read(&self.reports, &mut buffer).is_ok_and(|n| n > 0) {}
+        }
+    }
+
+    /// Watches the file and the folders it may be replaced in. A path that is not there is noticed
+    /// when the folder above it changes.
+    fn add_watches(&self) {
+        for place in folders(&self.path).iter().chain([&self.path]) {
+            let _ = inotify::add_watch(&self.reports, place, CHANGES);
+        }
+    }
+}
+
+/// The folders in which a file may be replaced: its own, and that of the file it leads to.
+pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
+    let target = path.canonicalize().ok();
+    let folder = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new(".")).to_owned()
+    };
+    [Some(path), target.as_deref()]
+        .into_iter()
+        .flatten()
+        .map(folder)
+        .collect()
+}
