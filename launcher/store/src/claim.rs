@@ -4,12 +4,14 @@
 //! the manifest no longer names it (as with KubeMacPool). A MAC or address that the manifest names is leased to the
 //! interface unless another interface holds it on the same segment. MACs of the pool are unique across segments.
 
+use crate::agreement::NetworkError;
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
 use crate::lease::Lease;
 use crate::ledger::Ledger;
 use crate::range::{self, AddressRange, Number, Span};
 use crate::segment::{RangeId, Segment};
+use hawser_config::mac_of_address;
 use hawser_packet::{MacAddr, MacRange};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -36,6 +38,9 @@ pub enum MacClaim {
     Explicit(MacAddr),
     /// A free MAC of the pool.
     Pool,
+    /// The one that follows from the interface's IPv4 address, else from its IPv6 address, by the rule
+    /// of OVN-Kubernetes.
+    OfAddress,
     /// The segment assigns it, so none is leased.
     Segment,
 }
@@ -100,6 +105,9 @@ pub enum ClaimError {
     /// The random number generator fails.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
+    /// The interface's network excludes another one.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -180,6 +188,7 @@ fn is_met(lease: &Lease, claim: &Claim) -> bool {
     let mac = match claim.mac {
         MacClaim::Explicit(mac) => lease.mac == Some(mac),
         MacClaim::Pool => lease.mac.is_some(),
+        MacClaim::OfAddress => lease.mac.is_some() && mac_of(&lease.addresses).is_none_or(|mac| lease.mac == Some(mac)),
         MacClaim::Segment => lease.mac.is_none(),
     };
     let address = |(claim, address): (&AddressClaim, &IpNet)| match claim {
@@ -202,6 +211,13 @@ fn width_in(set: &[AddressRange], address: IpAddr) -> Option<u8> {
     Some(range.subnet.prefix_len())
 }
 
+/// The MAC that follows from addresses; `None` if there is none.
+fn mac_of(addresses: &[IpNet]) -> Option<MacAddr> {
+    let mut all = addresses.iter().map(IpNet::addr);
+    let first = all.clone().find(IpAddr::is_ipv4).or_else(|| all.next());
+    first.map(mac_of_address)
+}
+
 /// Creates or updates the lease of one interface.
 struct Giver<'a> {
     ledger: &'a mut dyn Ledger,
@@ -212,11 +228,6 @@ struct Giver<'a> {
 
 impl Giver<'_> {
     fn lease(mut self, holder: Holder) -> Result<Lease, ClaimError> {
-        let mac = match self.claim.mac {
-            MacClaim::Explicit(mac) => Some(self.explicit_mac(mac)?),
-            MacClaim::Pool => Some(self.pool_mac()?),
-            MacClaim::Segment => None,
-        };
         let mut addresses: Vec<IpNet> = Vec::new();
         for claim in &self.claim.addresses {
             addresses.push(match claim {
@@ -224,6 +235,15 @@ impl Giver<'_> {
                 AddressClaim::OneOf(set, choice) => self.free_address(set, *choice, &addresses)?,
             });
         }
+        let mac = match self.claim.mac {
+            MacClaim::Explicit(mac) => Some(self.explicit_mac(mac)?),
+            MacClaim::OfAddress => match mac_of(&addresses) {
+                Some(mac) => Some(self.explicit_mac(mac)?),
+                None => Some(self.pool_mac()?),
+            },
+            MacClaim::Pool => Some(self.pool_mac()?),
+            MacClaim::Segment => None,
+        };
         Ok(Lease {
             holder,
             network: self.claim.network.clone(),

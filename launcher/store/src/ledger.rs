@@ -3,6 +3,7 @@
 use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
 use crate::lease::Lease;
+use crate::network::NetworkRecord;
 use crate::range::{Number, Span};
 use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
@@ -54,4 +55,10 @@ pub trait Ledger {
     fn put(&mut self, lease: &Lease) -> Result<(), StoreError>;
     /// Removes the lease of a holder, if there is one.
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError>;
+    /// The networks that all nodes share, in the order of their names.
+    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError>;
+    /// Adds a network whose name and identifier have none.
+    fn put_network(&mut self, network: &NetworkRecord) -> Result<(), StoreError>;
+    /// Removes the network of this name, if there is one.
+    fn remove_network(&mut self, name: &str) -> Result<(), StoreError>;
 }

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agreement;
 pub mod bindings;
 pub mod claim;
 mod error;
@@ -23,6 +24,7 @@ mod lease;
 mod ledger;
 pub mod liveness;
 pub mod memory;
+mod network;
 pub mod range;
 mod segment;
 pub mod sqlite;
@@ -33,4 +35,5 @@ pub use error::{StoreError, StoreProblem};
 pub use holder::{Holder, VmName};
 pub use lease::Lease;
 pub use ledger::{Ledger, Store};
+pub use network::NetworkRecord;
 pub use segment::{RangeId, Segment};

@@ -4,6 +4,7 @@ use crate::error::StoreError;
 use crate::holder::{Holder, VmName};
 use crate::lease::Lease;
 use crate::ledger::Ledger;
+use crate::network::NetworkRecord;
 use crate::range::{Number, Span, number};
 use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 pub struct Memory {
     leases: Vec<Lease>,
     cursors: Vec<(RangeId, Number)>,
+    networks: Vec<NetworkRecord>,
 }
 
 impl Memory {
@@ -23,6 +25,7 @@ impl Memory {
         Self {
             leases,
             cursors: Vec::new(),
+            networks: Vec::new(),
         }
     }
 
@@ -84,6 +87,22 @@ impl Ledger for Memory {
 
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError> {
         self.leases.retain(|lease| lease.holder != *holder);
+        Ok(())
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
+        let mut networks = self.networks.clone();
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(networks)
+    }
+
+    fn put_network(&mut self, network: &NetworkRecord) -> Result<(), StoreError> {
+        self.networks.push(network.clone());
+        Ok(())
+    }
+
+    fn remove_network(&mut self, name: &str) -> Result<(), StoreError> {
+        self.networks.retain(|network| network.name != name);
         Ok(())
     }
 }

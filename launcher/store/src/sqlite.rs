@@ -8,11 +8,13 @@
 //! keys of the tables also enforce that no MAC or address has two holders on a segment.
 
 mod bindings;
+mod networks;
 
 use crate::error::{StoreError, StoreProblem};
 use crate::holder::{Holder, VmName};
 use crate::lease::Lease;
 use crate::ledger::{Ledger, Store};
+use crate::network::NetworkRecord;
 use crate::range::{Number, Span, address, mac, mac_number, number};
 use crate::segment::{RangeId, Segment};
 use hawser_packet::MacAddr;
@@ -410,6 +412,18 @@ impl Ledger for Records<'_> {
         let Holder { vm, interface } = holder;
         let done = self.transaction.execute(sql, [&vm.namespace, &vm.name, interface]);
         self.done(done.map(drop))
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
+        self.done(networks::read(&self.transaction))
+    }
+
+    fn put_network(&mut self, network: &NetworkRecord) -> Result<(), StoreError> {
+        self.done(networks::put(&self.transaction, network))
+    }
+
+    fn remove_network(&mut self, name: &str) -> Result<(), StoreError> {
+        self.done(networks::remove(&self.transaction, name))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of claims, which must give the same result in every store. Each test runs on a SQLite file, and on a store of
 //! many nodes that loses a race in each step, so that every step runs twice.
 
+mod networks;
 mod remote;
 pub(crate) mod running;
 

@@ -5,7 +5,7 @@ use crate::bindings::{BindError, Binding, Bound, Change, Changes, Epoch, Epochs,
 use crate::liveness::{Liveness, Moment, ProcessId};
 use crate::memory::Memory;
 use crate::range::{Number, Span};
-use crate::{Holder, Lease, Ledger, RangeId, Segment, Store, StoreError, VmName};
+use crate::{Holder, Lease, Ledger, NetworkRecord, RangeId, Segment, Store, StoreError, VmName};
 use hawser_packet::MacAddr;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -320,5 +320,17 @@ impl Ledger for View {
 
     fn remove(&mut self, holder: &Holder) -> Result<(), StoreError> {
         self.memory.remove(holder)
+    }
+
+    fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
+        self.memory.networks()
+    }
+
+    fn put_network(&mut self, network: &NetworkRecord) -> Result<(), StoreError> {
+        self.memory.put_network(network)
+    }
+
+    fn remove_network(&mut self, name: &str) -> Result<(), StoreError> {
+        self.memory.remove_network(name)
     }
 }

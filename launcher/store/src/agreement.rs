@@ -1,0 +1,100 @@
+//! Keeps networks apart: one identifier and one set of subnets for each name, and one name for each
+//! identifier.
+//!
+//! The first VM that leases on a network records it. A record binds as long as another VM has a lease
+//! on its network. After that it gives way, because a network that no VM uses may be made anew.
+
+use crate::error::StoreError;
+use crate::holder::{Holder, VmName};
+use crate::ledger::Ledger;
+use crate::network::NetworkRecord;
+use crate::segment::Segment;
+
+/// Two networks, or two descriptions of one, exclude each other.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The identifier belongs to another network.
+    #[error(
+        "network {} has the identifier {} in the tunnel, which is that of network {other}, where {holder} has a lease: \
+         give one of them another --vni, or release that lease (hawser leases release {}) if it is no longer used",
+        asked.name, asked.vni, holder.vm
+    )]
+    VniTaken {
+        /// The network as the VM has it.
+        asked: Box<NetworkRecord>,
+        /// Name of the other network.
+        other: String,
+        /// A holder there.
+        holder: Holder,
+    },
+    /// The network is known with another identifier or other subnets.
+    #[error(
+        "network {} has {} here, and {} for {holder}: all VMs of a network must agree; correct one of them, or release \
+         that lease (hawser leases release {}) if it is no longer used",
+        asked.name, text(asked), text(known), holder.vm
+    )]
+    Differs {
+        /// The network as the VM has it.
+        asked: Box<NetworkRecord>,
+        /// The network as it is known.
+        known: Box<NetworkRecord>,
+        /// A holder on it.
+        holder: Holder,
+    },
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn text(network: &NetworkRecord) -> String {
+    let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+    let subnets = if subnets.is_empty() {
+        "no subnet".to_owned()
+    } else {
+        subnets.join(" and ")
+    };
+    format!("identifier {} and {subnets}", network.vni)
+}
+
+/// Records the networks of a VM's interfaces.
+///
+/// # Errors
+/// [`NetworkError`]. It fails the step, so no record changes.
+pub fn agree(ledger: &mut dyn Ledger, vm: &VmName, networks: &[NetworkRecord]) -> Result<(), NetworkError> {
+    for asked in networks {
+        let known = ledger.networks()?;
+        if known.contains(asked) {
+            continue;
+        }
+        let excluded = |known: &&NetworkRecord| known.name == asked.name || known.vni == asked.vni;
+        for known in known.iter().filter(excluded) {
+            if let Some(holder) = other_holder(ledger, vm, &known.name)? {
+                let asked = Box::new(asked.clone());
+                return Err(if known.name == asked.name {
+                    NetworkError::Differs {
+                        asked,
+                        known: Box::new(known.clone()),
+                        holder,
+                    }
+                } else {
+                    NetworkError::VniTaken {
+                        asked,
+                        other: known.name.clone(),
+                        holder,
+                    }
+                });
+            }
+            ledger.remove_network(&known.name)?;
+        }
+        ledger.put_network(asked)?;
+    }
+    Ok(())
+}
+
+/// An interface of another VM that has a lease on a network.
+fn other_holder(ledger: &dyn Ledger, vm: &VmName, network: &str) -> Result<Option<Holder>, StoreError> {
+    let segment = Segment::Network(network.to_owned());
+    let mut leases = ledger.leases(None)?.into_iter();
+    let other = leases.find(|lease| lease.segment == segment && lease.holder.vm != *vm);
+    Ok(other.map(|lease| lease.holder))
+}
