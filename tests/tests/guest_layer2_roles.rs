@@ -1,9 +1,10 @@
 //! Guests of networks with another gateway than the first host, and with none.
 
-use hawser_testkit::Result;
 use hawser_testkit::guest::{Guest, Kind, Plan};
 use hawser_testkit::hawser::Hawser;
+use hawser_testkit::netns::Namespace;
 use hawser_testkit::nodes::{Nodes, PORT, Port, WORLD4, WORLD6};
+use hawser_testkit::{Result, artifacts};
 
 const VNI: u32 = 4712;
 /// Configures the card by DHCPv6 where no router is advertised.
@@ -122,5 +123,52 @@ fn the_gateway_is_at_the_address_that_was_asked_for() -> Result<()> {
             guest.traffic(&format!("receive to={world} bytes=1000000"))?;
         }
     }
+    Ok(())
+}
+
+/// What hawser says when it does not start on a node.
+fn refusal(node: &Namespace, socket: &str, options: &[&str]) -> Result<String> {
+    let mut command = node.command("timeout");
+    command
+        .args(["10", &artifacts::hawser()?.display().to_string()])
+        .args([
+            socket,
+            "--mode=layer2",
+            "--vni=1",
+            "--ipv4=10.100.0.0/24",
+            "--ipv6=fd00:100::/64",
+        ])
+        .args(options);
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    Ok(said)
+}
+
+#[test]
+fn default_gateways_on_two_links_and_a_family_without_one_are_refused_at_the_start() -> Result<()> {
+    let nodes = Nodes::new(1, 1500)?;
+    let node = &nodes.nodes[0];
+    let socket = format!("--socket-path={}", nodes.path("vm.sock").display());
+    for line in [
+        "ip -6 route del default",
+        "ip link add eth1 type veth peer name eth2",
+        "ip link set eth2 up",
+        "ip link set eth1 up",
+        "ip -6 addr add 2001:db8:200::1/64 dev eth1 nodad",
+    ] {
+        node.run(line)?;
+    }
+    let said = refusal(node, &socket, &[])?;
+    assert!(said.contains("no default route of IPv6"), "{said}");
+    assert!(said.contains("that of IPv4 is on eth0"), "{said}");
+    node.run("ip -6 route add default via 2001:db8:200::2 dev eth1")?;
+    let said = refusal(node, &socket, &[])?;
+    assert!(said.contains("multiple gateway interfaces detected"), "{said}");
+    assert!(
+        said.contains("IPv4 is on eth0") && said.contains("IPv6 on eth1"),
+        "{said}"
+    );
+    nodes.hawser(VNI, Port::new(0, 11), &["--vtep=198.51.100.1"])?.stop()?;
     Ok(())
 }
