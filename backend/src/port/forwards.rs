@@ -20,9 +20,9 @@ pub(super) struct Known {
 /// The reason why forwards cannot be changed. Nothing has changed in that case.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The mode has no forwards.
-    #[error("the port is not in masquerade mode: its guest is reached under its own addresses")]
-    NotMasquerade,
+    /// The mode or the network has no gateway.
+    #[error("the port has no gateway that could forward: its guest is reached under its own addresses")]
+    NoGateway,
     /// Every port is already forwarded under its own number.
     #[error("every port is forwarded to the guest already")]
     EveryPort,
@@ -96,7 +96,7 @@ impl Port {
 
     fn families(&self) -> Result<Families, ForwardError> {
         let inbound = self.config.mode.properties().inbound();
-        Ok(inbound.ok_or(ForwardError::NotMasquerade)?.families)
+        Ok(inbound.ok_or(ForwardError::NoGateway)?.families)
     }
 }
 

@@ -138,7 +138,10 @@ fn asked(context: &Context, request: &Request) -> Result<(ServedNic, Forward), R
 
 fn refusal(error: ForwardError) -> Refusal {
     match error {
-        ForwardError::NotMasquerade => Refusal::conflict(error, "ask for a port in masquerade mode"),
+        ForwardError::NoGateway => Refusal::conflict(
+            error,
+            "ask for a port in masquerade mode, or on a layer2 network with a gateway",
+        ),
         ForwardError::EveryPort => Refusal::conflict(error, "give --port beside --port=all when hawser is started"),
         ForwardError::Unknown(_) => Refusal::not_found(error, format!("GET {PATH} lists those there are")),
         ForwardError::Listen(_) => Refusal::conflict(error, "nothing listens that did not before"),
