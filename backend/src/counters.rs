@@ -280,6 +280,74 @@ counters! {
     }
 }
 
+counters! {
+    /// What a tunnel has carried to and from one peer.
+    PeerCount {
+        /// Datagrams sent to the peer.
+        SentDatagrams = "sent_datagrams",
+        /// Bytes of datagrams sent to the peer, with their tunnel headers.
+        SentBytes = "sent_bytes",
+        /// Frames and datagrams to the peer that were not sent.
+        SendDrops = "send_drops",
+        /// Datagrams received from the peer.
+        ReceivedDatagrams = "received_datagrams",
+        /// Bytes of datagrams received from the peer, with their tunnel headers.
+        ReceivedBytes = "received_bytes",
+        /// Datagrams received from the peer's address and dropped.
+        ReceiveDrops = "receive_drops",
+    }
+}
+
+counters! {
+    /// The current state of the path to one peer.
+    PeerLevel {
+        /// Bytes of the longest IP packet that the path to the peer carries.
+        PathMtu = "path_mtu",
+        /// Datagrams that the host takes in one piece for the peer; 1 if it does not split.
+        Batch = "batch_datagrams",
+    }
+}
+
+/// The counters of one peer on one worker.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    counts: [AtomicU64; PeerCount::ALL.len()],
+    levels: [AtomicU64; PeerLevel::ALL.len()],
+}
+
+impl PeerCounters {
+    /// Adds `n` to a count.
+    pub fn add(&self, count: PeerCount, n: u64) {
+        bump(&self.counts[count as usize], n);
+    }
+
+    /// Value of a count.
+    pub fn count(&self, count: PeerCount) -> u64 {
+        self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
+    /// Sets a level.
+    pub fn set(&self, level: PeerLevel, n: u64) {
+        self.levels[level as usize].store(n, Ordering::Relaxed);
+    }
+
+    /// Value of a level.
+    pub fn level(&self, level: PeerLevel) -> u64 {
+        self.levels[level as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds the counts of another worker. A level is the lowest of those that are known.
+    pub fn merge(&self, other: &Self) {
+        for &count in PeerCount::ALL {
+            self.add(count, other.count(count));
+        }
+        for &level in PeerLevel::ALL {
+            let known = [self.level(level), other.level(level)];
+            self.set(level, known.into_iter().filter(|n| *n > 0).min().unwrap_or(0));
+        }
+    }
+}
+
 /// The counters of one worker.
 #[derive(Debug)]
 pub struct Counters {

@@ -259,6 +259,19 @@ impl Table {
         self.addresses.get(&address.to_canonical()).copied()
     }
 
+    /// The bindings: endpoint, MAC and addresses of each interface.
+    pub fn bindings(&self) -> impl Iterator<Item = (SocketAddr, MacAddr, Vec<IpAddr>)> {
+        let mut addresses: HashMap<MacAddr, Vec<IpAddr>> = HashMap::new();
+        for (address, mac) in &self.addresses {
+            addresses.entry(*mac).or_default().push(*address);
+        }
+        self.macs.iter().map(move |(mac, place)| {
+            let mut addresses = addresses.remove(mac).unwrap_or_default();
+            addresses.sort_unstable();
+            (self.endpoints[place.peer as usize], *mac, addresses)
+        })
+    }
+
     /// All endpoints, without duplicates. Broadcasts go to each of them.
     pub fn endpoints(&self) -> &[SocketAddr] {
         &self.endpoints

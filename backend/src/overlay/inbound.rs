@@ -10,6 +10,7 @@
 
 use super::groups::Groups;
 use super::outbound::transport_checksum;
+use super::view::{self, LastSender, Peers};
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestSink, HEAD_MAX, NoRoom, Offload, Segmentation};
@@ -52,6 +53,8 @@ pub(super) struct Inbound {
     readable: bool,
     /// The guest had no room at the last attempt.
     blocked: bool,
+    /// The peer of the last message.
+    last: LastSender,
 }
 
 impl Inbound {
@@ -63,7 +66,13 @@ impl Inbound {
             at: Cursor::default(),
             readable: false,
             blocked: false,
+            last: LastSender::default(),
         }
+    }
+
+    /// Forgets what was found in the table, which is another now.
+    pub(super) fn forget_sender(&mut self) {
+        self.last = LastSender::default();
     }
 
     /// Records that the socket has become readable.
@@ -101,7 +110,7 @@ impl Inbound {
                 Ok(0) => self.readable = false,
                 Ok(count) => {
                     (self.count, self.at) = (count, Cursor::default());
-                    self.take_in();
+                    self.take_in(network.peers);
                     self.deliver(network, sink)?;
                 }
                 // This is an ICMP error about an earlier datagram; the next call continues to read.
@@ -113,12 +122,16 @@ impl Inbound {
 
     /// Counts the datagrams of the last system call, and copies congestion marks from routers on the way into the inner
     /// headers.
-    fn take_in(&mut self) {
+    fn take_in(&mut self, peers: &Peers) {
         let mut datagrams = 0;
         for index in 0..self.count {
             let message = *self.batch.message(index);
             let size = message.segment.map_or(message.len, usize::from).max(1);
-            datagrams += message.len.div_ceil(size);
+            let count = message.len.div_ceil(size);
+            datagrams += count;
+            let first = &self.batch.spilled(index)[..size.min(message.len)];
+            let source = message.source.map(|source| source.ip());
+            self.last.received(peers, source, first, (count, message.len));
             let outer = Ecn::of(message.traffic_class);
             // Nothing else changes an inner header, so the datagrams of most flows are not parsed here.
             if matches!(outer, Ecn::Ect1 | Ecn::Ce) {
@@ -175,6 +188,7 @@ impl Inbound {
                 Err(reason) => {
                     send(&mut train, sink)?;
                     self.counters.count_drop(reason);
+                    view::refused(network.peers, source, &bytes[next.offset..end]);
                     self.at = following;
                 }
             }
@@ -209,6 +223,7 @@ fn cut(arrival: Arrival<'_>, taken: &mut usize, sink: &mut dyn GuestSink) -> Res
 pub(super) struct Network<'a> {
     pub(super) now: Instant,
     pub(super) table: &'a Table,
+    pub(super) peers: &'a Peers,
     pub(super) groups: &'a mut Groups,
 }
 

@@ -22,6 +22,7 @@ mod outbound;
 mod paths;
 mod probe;
 mod sender;
+mod view;
 
 use crate::config::Layer2Config;
 use crate::counters::{Count, Counters, DropReason};
@@ -47,6 +48,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+pub use view::{Peers, TunnelView};
 
 /// Size of the receive buffer, enough for a burst from many peers while the worker does other work.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -74,7 +76,8 @@ pub type OverlaySetup<'a> = NatSetup<'a, Layer2Config>;
 /// Layer2 on one worker.
 pub struct Overlay {
     socket: Socket,
-    table: Arc<Table>,
+    peers: Arc<Peers>,
+    view: Arc<TunnelView>,
     inbound: Inbound,
     outbound: Outbound,
     groups: Groups,
@@ -99,44 +102,54 @@ impl Overlay {
                 Ok(socket)
             })
             .map_err(|error| OverlayError::Endpoint(mode.vtep, error))?;
-        let mut sender = Sender::new(mode.vtep, Arc::clone(&setup.counters))
-            .map_err(|error| OverlayError::Sender(mode.vtep, error))?;
-        if probe::probe(Domain::for_address(mode.vtep)) == Verdict::Unsound {
-            setup.counters.add(Count::TunnelCutProbeFailed, 1);
-            sender.set_usual(Limit::UNCUT);
-        }
         let (table, errors) = Table::new(mode.vni, mode.vtep, &mode.peers);
         if let Some(error) = errors.into_iter().next() {
             return Err(error.into());
         }
         let table = Arc::new(table);
+        let peers = Arc::new(Peers::follow(Arc::clone(&table), None));
+        let mut sender = Sender::new(mode.vtep, Arc::clone(&peers), Arc::clone(&setup.counters))
+            .map_err(|error| OverlayError::Sender(mode.vtep, error))?;
+        if probe::probe(Domain::for_address(mode.vtep)) == Verdict::Unsound {
+            setup.counters.add(Count::TunnelCutProbeFailed, 1);
+            sender.set_usual(Limit::UNCUT);
+        }
         let counters = Arc::clone(&setup.counters);
         Ok(Self {
             socket,
             inbound: Inbound::new(Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
-            outbound: Outbound::new(sender, &table, port.mtu, Arc::clone(&counters)),
-            local: Local::new(setup, Arc::clone(&table) as _)?,
-            table,
+            outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
+            local: Local::new(setup, table as _)?,
+            view: Arc::new(TunnelView::new(Arc::clone(&peers))),
+            peers,
             counters,
         })
     }
 
+    /// The peers, for readers on other threads.
+    pub fn view(&self) -> Arc<TunnelView> {
+        Arc::clone(&self.view)
+    }
+
     /// Replaces the table. Frames that wait for the guest are also checked against the new table.
     fn set_peers(&mut self, now: Instant, table: Arc<Table>) {
-        let known = self.table.endpoints();
+        let known = self.peers.table().endpoints();
         if table.endpoints().iter().any(|endpoint| !known.contains(endpoint)) {
             self.groups.on_new_endpoints(now);
         }
-        self.outbound.set_peers(&table);
-        self.local.set_neighbours(Arc::clone(&table) as _);
-        self.table = table;
+        self.peers = Arc::new(Peers::follow(Arc::clone(&table), Some(&self.peers)));
+        self.outbound.set_peers(Arc::clone(&self.peers));
+        self.inbound.forget_sender();
+        self.local.set_neighbours(table as _);
+        self.view.publish(Arc::clone(&self.peers));
     }
 
     fn receive(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         let mut network = Network {
             now,
-            table: &self.table,
+            table: self.peers.table(),
+            peers: &self.peers,
             groups: &mut self.groups,
         };
         self.inbound.receive(&self.socket, &mut network, sink);
@@ -203,7 +216,7 @@ impl Mode for Overlay {
                 self.local.on_packets(now, run, sink);
             } else {
                 for frame in run {
-                    let sent = self.outbound.send(now, frame, &self.table, &mut self.groups);
+                    let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
                     if let Err(Refusal::TooBig { mtu }) = sent {
                         self.local.report_too_big(now, frame, mtu, sink);
                     }

@@ -14,13 +14,14 @@ use super::fragments::Fragments;
 use super::groups::{Groups, Receivers};
 use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
-use crate::counters::{Count, Counters, DropReason};
+use super::view::Peers;
+use crate::counters::{Count, Counters, DropReason, PeerLevel};
 use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestFrame, HEAD_MAX, Segmentation};
 use crate::gso::split::Split;
 use crate::packet::checksum::Sum;
 use crate::packet::geneve::{BASE_LEN, FrameOption, GeneveHeader, Segmented, Vni};
-use crate::packet::{Ecn, EtherType, protocol};
+use crate::packet::{Ecn, EtherType, Ipv4Header, Ipv6Header, UdpHeader, protocol};
 use crate::time::Instant;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -107,17 +108,20 @@ struct Crossing {
 }
 
 impl Outbound {
-    pub(super) fn new(sender: Sender, table: &Table, mtu: u16, counters: Arc<Counters>) -> Self {
-        Self {
-            sender,
-            counters,
+    pub(super) fn new(sender: Sender, mtu: u16, counters: Arc<Counters>) -> Self {
+        let table = sender.peers().table();
+        let outbound = Self {
+            paths: Paths::new(table, mtu),
             vni: table.vni(),
             plain: Header::of(&GeneveHeader::new(table.vni())),
-            paths: Paths::new(table, mtu),
+            sender,
+            counters,
             mtu: mtu.into(),
             retry_at: None,
             whole: Vec::new(),
-        }
+        };
+        outbound.show_paths();
+        outbound
     }
 
     /// Puts a frame into the batches of its receivers. [`flush`](Self::flush) sends them.
@@ -195,16 +199,30 @@ impl Outbound {
     }
 
     /// Replaces the table with another of the same network. Path data for peers that stay is kept.
-    pub(super) fn set_peers(&mut self, table: &Table) {
-        self.paths.follow(table);
-        self.sender
-            .keep_limits(|to| table.endpoints().binary_search(&to).is_ok());
+    pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
+        self.paths.follow(peers.table());
+        self.sender.set_peers(peers);
+        self.show_paths();
+    }
+
+    /// Shows what all paths carry. Only for rare changes.
+    fn show_paths(&self) {
+        for (index, (to, peer)) in self.sender.peers().all().enumerate() {
+            if let Some(path) = self.paths.get(index) {
+                let headers = if to.is_ipv4() { Ipv4Header::LEN } else { Ipv6Header::LEN };
+                peer.set(
+                    PeerLevel::PathMtu,
+                    (path.datagram_max + UdpHeader::LEN + headers) as u64,
+                );
+            }
+        }
     }
 
     /// Assumes that every path carries datagrams of `datagram_max` bytes.
     #[cfg(test)]
     pub(super) fn set_datagram_max(&mut self, datagram_max: usize) {
         self.paths.set_datagram_max(datagram_max);
+        self.show_paths();
     }
 
     /// Sends all waiting batches.
@@ -213,6 +231,7 @@ impl Outbound {
         while let Some(to) = self.sender.take_too_big() {
             if self.paths.on_too_big(now, to) {
                 self.counters.add(Count::TunnelPathChanged, 1);
+                self.show_paths();
             }
         }
         if self.retry_at.is_none() && self.sender.has_limits() {
@@ -228,7 +247,10 @@ impl Outbound {
     /// Rechecks routes that may carry more again, or may split again.
     pub(super) fn on_timer(&mut self, now: Instant) {
         let changed = self.paths.on_timer(now);
-        self.counters.add(Count::TunnelPathChanged, changed);
+        if changed > 0 {
+            self.counters.add(Count::TunnelPathChanged, changed);
+            self.show_paths();
+        }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
             self.sender.forget_limits();
@@ -237,11 +259,15 @@ impl Outbound {
 
     fn encapsulate(&mut self, frame: &GuestFrame<'_>, flow: Flow, index: usize) -> Result<(), Refusal> {
         let path = self.paths.get(index).ok_or(DropReason::NoSuchNeighbour)?;
-        if frame.offload.segmentation == Segmentation::None {
+        let sent = if frame.offload.segmentation == Segmentation::None {
             self.single(frame, flow, path)
         } else {
             self.segments(frame, flow, path)
+        };
+        if sent.is_err() {
+            self.sender.peers().not_sent(path.to, 1);
         }
+        sent
     }
 
     /// Bytes of the longest IP packet that a path carries after `before` bytes of a frame.

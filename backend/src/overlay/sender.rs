@@ -14,7 +14,8 @@
 //! datagram that is refused with EMSGSIZE is larger than the path carries; [`take_too_big`](Sender::take_too_big)
 //! reports this to the owner.
 
-use crate::counters::{Count, Counters, DropReason, Gauge};
+use super::view::Peers;
+use crate::counters::{Count, Counters, DropReason, Gauge, PeerLevel};
 use crate::frame::{GuestFrame, GuestSlice};
 use crate::sys::datagram::{self, Fragmentation, MAX_PAYLOAD, MAX_SEGMENTS};
 use crate::sys::send_batch::SendBatch;
@@ -82,6 +83,8 @@ pub(super) struct Sender {
     /// Endpoints to which a datagram was too big for the path.
     too_big: Vec<SocketAddr>,
     counters: Arc<Counters>,
+    /// The peers, whose counters show what was sent.
+    peers: Arc<Peers>,
 }
 
 /// Limit on one message to an endpoint.
@@ -149,12 +152,12 @@ impl Sender {
     ///
     /// # Errors
     /// The system's error.
-    pub(super) fn new(local: SocketAddr, counters: Arc<Counters>) -> io::Result<Self> {
+    pub(super) fn new(local: SocketAddr, peers: Arc<Peers>, counters: Arc<Counters>) -> io::Result<Self> {
         let domain = Domain::for_address(local);
         let outlets = (0..SOCKETS)
             .map(|_| outlet(domain, local))
             .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self {
+        let sender = Self {
             domain,
             outlets,
             open: Vec::with_capacity(BATCHES),
@@ -165,12 +168,16 @@ impl Sender {
             limits: HashMap::new(),
             too_big: Vec::new(),
             counters,
-        })
+            peers,
+        };
+        sender.show_limits();
+        Ok(sender)
     }
 
     /// Sets the limit of routes about which nothing is known.
-    pub(super) const fn set_usual(&mut self, limit: Limit) {
+    pub(super) fn set_usual(&mut self, limit: Limit) {
         self.usual = limit;
+        self.show_limits();
     }
 
     /// True if some route has refused to split.
@@ -182,12 +189,27 @@ impl Sender {
     /// not lost.
     pub(super) fn forget_limits(&mut self) {
         self.limits.clear();
-        self.counters.set(Gauge::TunnelLimitedPeers, 0);
+        self.show_limits();
     }
 
-    /// Forgets the limits of routes, except for those to the endpoints for which `stays` is true.
-    pub(super) fn keep_limits(&mut self, stays: impl Fn(SocketAddr) -> bool) {
-        self.limits.retain(|to, _| stays(*to));
+    /// Follows another table, and forgets the limits of routes to endpoints that are no longer there.
+    pub(super) fn set_peers(&mut self, peers: Arc<Peers>) {
+        self.limits.retain(|to, _| peers.of(*to).is_some());
+        self.peers = peers;
+        self.show_limits();
+    }
+
+    /// The peers, for counts and levels.
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Shows the limits of all routes. Only for rare changes.
+    fn show_limits(&self) {
+        for (to, peer) in self.peers.all() {
+            let limit = self.limits.get(&to).copied().unwrap_or(self.usual);
+            peer.set(PeerLevel::Batch, limit.datagrams as u64);
+        }
         self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
     }
 
@@ -261,9 +283,13 @@ impl Sender {
         });
         out.address(to);
         match out.transmit(&self.outlets[socket].socket, 0) {
-            Ok(_) => self.counters.add(Count::TunnelSent, 1),
+            Ok(_) => {
+                self.counters.add(Count::TunnelSent, 1);
+                self.peers.sent(to, 1, own.len() + frame.len - frame.head.len());
+            }
             Err(error) => {
                 self.counters.count_drop(reason(&error));
+                self.peers.not_sent(to, 1);
                 if error.raw_os_error() == Some(libc::EMSGSIZE) {
                     self.note_too_big(to);
                 }
@@ -299,6 +325,7 @@ impl Sender {
                         is_path_small |= error.raw_os_error() == Some(libc::EMSGSIZE);
                         let datagrams = refused.div_ceil(batch.size);
                         self.counters.count_drops(reason(&error), datagrams as u64);
+                        self.peers.not_sent(batch.to, datagrams);
                         at += refused;
                     }
                 }
@@ -308,6 +335,7 @@ impl Sender {
             self.note_too_big(batch.to);
         } else if limit != known {
             self.limits.insert(batch.to, limit);
+            self.peers.set(batch.to, PeerLevel::Batch, limit.datagrams);
             self.counters.set(Gauge::TunnelLimitedPeers, self.limits.len() as u64);
         }
         self.idle.push(batch);
@@ -331,8 +359,9 @@ impl Sender {
         out.address(batch.to);
         let messages = out.transmit(&self.outlets[batch.socket].socket, 0)?;
         let end = self.ends[messages - 1];
-        self.counters
-            .add(Count::TunnelSent, (end - at).div_ceil(batch.size) as u64);
+        let datagrams = (end - at).div_ceil(batch.size);
+        self.counters.add(Count::TunnelSent, datagrams as u64);
+        self.peers.sent(batch.to, datagrams, end - at);
         Ok(end)
     }
 
@@ -386,7 +415,8 @@ mod tests {
     }
 
     fn sender() -> Sender {
-        Sender::new("127.0.0.1:0".parse().unwrap(), Arc::default()).unwrap()
+        let local = "127.0.0.1:0".parse().unwrap();
+        Sender::new(local, Arc::new(Peers::none(local)), Arc::default()).unwrap()
     }
 
     fn to(receiver: &UdpSocket, hash: u32) -> Destination {

@@ -3,24 +3,25 @@
 
 mod forwards;
 mod link;
+mod peers;
 mod resources;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use forwards::ForwardError;
 pub use link::Link;
+pub use peers::PeerReport;
 pub use resources::PortResources;
 
 use crate::bridge::{Bridge, BridgeError, BridgeSetup, Leases};
 use crate::capture::Capture;
 use crate::config::{ModeConfig, PortConfig, Rates, Resolvers};
 use crate::counters::{Count, Counters, DropReason};
-use crate::forwarding::Table;
 use crate::masquerade::Masquerade;
 use crate::mode::{Mode, ModeCommand, SegmentChange};
 use crate::nat::setup::NatSetup;
 use crate::nat::steering::Directory;
-use crate::overlay::{Memberships, Overlay};
+use crate::overlay::{Memberships, Overlay, TunnelView};
 use crate::policy::{Admission, SnoopedAddress, Snooping};
 use crate::poller::Poller;
 use crate::responder::HeldLeases;
@@ -37,6 +38,8 @@ pub struct Port {
     config: PortConfig,
     workers: Vec<WorkerHandle>,
     counters: Vec<Arc<Counters>>,
+    /// The peers of each worker, in layer2 mode.
+    tunnel: Vec<Arc<TunnelView>>,
     nic: Arc<NicState>,
     capture: Arc<Capture>,
     link: Link,
@@ -126,7 +129,8 @@ impl Port {
         let mut memberships = None;
         // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
-        Self::make(config, start, &mut |context| match &port.mode {
+        let mut views = Vec::new();
+        let made = Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
                 Ok(Box::new(Masquerade::new(setup)?))
@@ -134,7 +138,9 @@ impl Port {
             ModeConfig::Layer2(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
                 let memberships = memberships.get_or_insert_with(|| Memberships::new(mode));
-                Ok(Box::new(Overlay::new(setup, Arc::clone(memberships))?))
+                let overlay = Overlay::new(setup, Arc::clone(memberships))?;
+                views.push(overlay.view());
+                Ok(Box::new(overlay))
             }
             ModeConfig::Bridge(mode) => {
                 let queue = queues.next().ok_or(BridgeError::Queues)?;
@@ -153,7 +159,8 @@ impl Port {
                 };
                 Ok(Box::new(Bridge::new(setup)?))
             }
-        })
+        });
+        made.map(|port| Self { tunnel: views, ..port })
     }
 
     /// Creates a port with modes supplied by the caller (tests, benches).
@@ -175,6 +182,7 @@ impl Port {
         let mut port = Self {
             workers: Vec::new(),
             counters: Vec::new(),
+            tunnel: Vec::new(),
             nic: Arc::new(NicState::new(&config)),
             capture: Arc::default(),
             link: Link::default(),
@@ -298,13 +306,6 @@ impl Port {
         }
         *current = Some(resolvers);
         true
-    }
-
-    /// Replaces the ports of the network that the guest is on (layer2 mode).
-    pub fn set_peers(&self, table: &Arc<Table>) {
-        for worker in &self.workers {
-            worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
-        }
     }
 
     /// Reports to the modes and the guest whether the segment carries frames.

@@ -1,6 +1,7 @@
 //! Tests of peers that are added and removed while the mode runs.
 
 use super::*;
+use crate::counters::{PeerCount, PeerLevel};
 
 const THIRD: MacAddr = MacAddr([2, 0, 0, 0, 0, 5]);
 
@@ -56,4 +57,85 @@ fn a_peer_that_is_added_becomes_reachable_and_a_removed_one_does_not_stay_so() {
     second.until(|station| station.sink.frames.len() == 1);
     third.until(|station| station.sink.frames.len() == 1);
     assert_eq!(first.counters.count(Count::TunnelSent), 4);
+}
+
+/// The counts of a peer, in the order of [`PeerCount`].
+fn counts(station: &Station, peer: SocketAddr) -> Vec<u64> {
+    let peers = station.mode.view().peers();
+    let counters = peers.of(peer).unwrap();
+    PeerCount::ALL.iter().map(|count| counters.count(*count)).collect()
+}
+
+#[test]
+fn what_crosses_counts_for_its_peer_in_both_directions_and_stays_with_it() {
+    let (a, b, c) = (vtep(2), vtep(3), vtep(4));
+    let (of_second, of_third) = (peer(b, TO, [192, 0, 2, 1]), peer(c, THIRD, [192, 0, 2, 5]));
+    let mut first = Station::new(VNI, a, FROM, vec![of_second, of_third.clone()]);
+    let mut second = Station::new(VNI, b, TO, vec![peer(a, FROM, [192, 0, 2, 9])]);
+    let segmented = Tcp {
+        payload: 60_000,
+        ..Tcp::default()
+    };
+    first.send(&[OwnedFrame::new(segmented.frame()).with_offload(segmented.offload(1200))]);
+    second.until(|station| !station.sink.frames.is_empty());
+    let bytes = 60_000 + 50 * (8 + (segmented.frame().len() as u64 - 60_000));
+    assert_eq!(counts(&first, b), [50, bytes, 0, 0, 0, 0]);
+    assert_eq!(counts(&second, a), [0, 0, 0, 50, bytes, 0]);
+    assert_eq!(counts(&first, c), [0; 6]);
+    // Frames that are too long, and a datagram of a MAC that is behind another peer.
+    let too_long = OwnedFrame::new(Udp::new(&[0; 1500]).bytes());
+    first.send(&[too_long]);
+    let mut spoofed = Udp::new(&[7; 40]).bytes();
+    spoofed[6..12].copy_from_slice(&THIRD.0);
+    let stranger = UdpSocket::bind((b.ip(), 0)).unwrap();
+    stranger.send_to(&tunnelled(VNI, &spoofed), a).unwrap();
+    first.until(|station| station.counters.dropped(DropReason::TunnelSpoofedMac) == 1);
+    let datagram = (8 + spoofed.len()) as u64;
+    assert_eq!(counts(&first, b), [50, bytes, 1, 1, datagram, 1], "it came from there");
+    assert_eq!(counts(&first, c), [0; 6]);
+    // Another table: the counts stay with their endpoints.
+    first.set_peers(
+        VNI,
+        a,
+        &[peer(vtep(1), MacAddr([2, 0, 0, 0, 0, 6]), [192, 0, 2, 6]), of_third],
+    );
+    let now = first.mode.view().peers();
+    assert!(now.of(b).is_none(), "it is no peer any more");
+    first.set_peers(VNI, a, &[peer(b, TO, [192, 0, 2, 1])]);
+    assert_eq!(counts(&first, b), [0; 6], "a peer that comes back counts from zero");
+}
+
+#[test]
+fn several_peers_on_one_host_are_told_apart_by_the_frames_they_send() {
+    let (a, b) = (vtep(2), vtep(3));
+    let c = UdpSocket::bind((b.ip(), 0)).unwrap().local_addr().unwrap();
+    let peers = vec![peer(b, TO, [192, 0, 2, 1]), peer(c, THIRD, [192, 0, 2, 5])];
+    let mut first = Station::new(VNI, a, FROM, peers);
+    let sender = UdpSocket::bind((b.ip(), 0)).unwrap();
+    let mut expected = [0; 2];
+    for (round, (at, mac)) in [(0, TO), (1, THIRD), (1, THIRD), (0, TO)].into_iter().enumerate() {
+        let mut frame = Udp::new(&[7; 40]).bytes();
+        frame[6..12].copy_from_slice(&mac.0);
+        sender.send_to(&tunnelled(VNI, &frame), a).unwrap();
+        first.until(|station| !station.sink.frames.is_empty());
+        expected[at] += 1;
+        assert_eq!([b, c].map(|peer| counts(&first, peer)[3]), expected, "round {round}");
+    }
+}
+
+#[test]
+fn the_path_and_the_limit_of_each_peer_are_shown() {
+    let (mut first, second) = pair();
+    let b = *first.mode.view().peers().table().endpoints().first().unwrap();
+    let levels = |station: &Station| {
+        let peers = station.mode.view().peers();
+        PeerLevel::ALL
+            .iter()
+            .map(|level| peers.of(b).unwrap().level(*level))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(levels(&first), [65_535, 64], "the loopback");
+    drop(second);
+    first.mode.outbound.set_datagram_max(1000);
+    assert_eq!(levels(&first), [1028, 64]);
 }

@@ -1,0 +1,74 @@
+//! The peers of a port's network, in layer2 mode.
+
+use super::Port;
+use crate::counters::PeerCounters;
+use crate::forwarding::Table;
+use crate::mode::ModeCommand;
+use crate::packet::MacAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// An endpoint of the network, and what has crossed to and from it.
+#[derive(Debug)]
+pub struct PeerReport {
+    /// Where it receives.
+    pub endpoint: SocketAddr,
+    /// It understands hawser's Geneve option.
+    pub knows_frame_option: bool,
+    /// Any MAC may be behind it.
+    pub has_other_macs: bool,
+    /// MACs that are bound to it, with their addresses.
+    pub guests: BTreeMap<MacAddr, Vec<IpAddr>>,
+    /// The sum over all workers.
+    pub counters: PeerCounters,
+}
+
+impl Port {
+    /// Replaces the ports of the network.
+    pub fn set_peers(&self, table: &Arc<Table>) {
+        for worker in &self.workers {
+            worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
+        }
+    }
+
+    /// The endpoints of the network without what is behind them, and their counters over all workers.
+    pub fn peer_counters(&self) -> Vec<(SocketAddr, PeerCounters)> {
+        let workers: Vec<_> = self.tunnel.iter().map(|view| view.peers()).collect();
+        let Some(first) = workers.first() else {
+            return Vec::new();
+        };
+        let sum = |(endpoint, _)| {
+            let total = PeerCounters::default();
+            // A worker may have another table for a moment.
+            for counters in workers.iter().filter_map(|peers| peers.of(endpoint)) {
+                total.merge(counters);
+            }
+            (endpoint, total)
+        };
+        first.all().map(sum).collect()
+    }
+
+    /// The endpoints of the network, in the order of their addresses.
+    pub fn peers(&self) -> Vec<PeerReport> {
+        let Some(first) = self.tunnel.first().map(|view| view.peers()) else {
+            return Vec::new();
+        };
+        let table = first.table();
+        let mut guests: HashMap<SocketAddr, BTreeMap<MacAddr, Vec<IpAddr>>> = HashMap::new();
+        for (endpoint, mac, addresses) in table.bindings() {
+            guests.entry(endpoint).or_default().insert(mac, addresses);
+        }
+        let report = |(endpoint, counters)| {
+            let index = table.endpoints().binary_search(&endpoint).ok()?;
+            Some(PeerReport {
+                endpoint,
+                knows_frame_option: table.knows_frame_option(index),
+                has_other_macs: table.has_other_macs(index),
+                guests: guests.remove(&endpoint).unwrap_or_default(),
+                counters,
+            })
+        };
+        self.peer_counters().into_iter().filter_map(report).collect()
+    }
+}
