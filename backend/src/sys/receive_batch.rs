@@ -46,9 +46,10 @@ pub struct Received {
 pub struct ReceiveBatch {
     capacity: usize,
     spill: Vec<u8>,
-    received: [Received; MAX_BATCH],
-    names: [Control<NAME>; MAX_BATCH],
-    controls: [Control<CONTROL>; MAX_BATCH],
+    // On the heap: a batch is moved several times while its owner is made.
+    received: Box<[Received]>,
+    names: Box<[Control<NAME>]>,
+    controls: Box<[Control<CONTROL>]>,
     iovs: Vec<libc::iovec>,
     headers: Vec<libc::mmsghdr>,
 }
@@ -67,9 +68,9 @@ impl ReceiveBatch {
         Self {
             capacity: count,
             spill: vec![0; SPILL * count],
-            received: [Received::default(); MAX_BATCH],
-            names: [Control([0; NAME]); MAX_BATCH],
-            controls: [Control([0; CONTROL]); MAX_BATCH],
+            received: vec![Received::default(); count].into(),
+            names: vec![Control([0; NAME]); count].into(),
+            controls: vec![Control([0; CONTROL]); count].into(),
             iovs: Vec::new(),
             headers: Vec::new(),
         }
