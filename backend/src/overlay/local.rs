@@ -18,7 +18,7 @@ use crate::nat::services::GatewayServices;
 use crate::packet::MacAddr;
 use crate::packet::membership::is_membership;
 use crate::poller::{Readiness, Token};
-use crate::responder::{Neighbours, ServiceConfig, Station};
+use crate::responder::{Neighbours, ServiceConfig, Station, is_router_solicitation};
 use crate::time::Instant;
 use std::io;
 use std::sync::Arc;
@@ -140,6 +140,12 @@ impl Local {
             Some(_) => false,
             None => true,
         }
+    }
+
+    /// True for a frame that the peers get besides the station. Without a gateway, a guest may be a router that answers a
+    /// solicitation.
+    pub(super) fn shares(&self, frame: &GuestFrame<'_>) -> bool {
+        matches!(self.beyond, Beyond::Nothing { .. }) && is_router_solicitation(frame.head, &frame.parsed)
     }
 
     /// Handles frames for which `takes` is true.

@@ -155,6 +155,14 @@ impl Overlay {
         self.inbound.receive(&self.socket, &mut network, sink);
     }
 
+    /// Sends a frame of the guest into the tunnel.
+    fn send(&mut self, now: Instant, frame: &GuestFrame<'_>, sink: &mut dyn GuestSink) {
+        let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
+        if let Err(Refusal::TooBig { mtu }) = sent {
+            self.local.report_too_big(now, frame, mtu, sink);
+        }
+    }
+
     /// Sends the gateway's queries for multicast groups that are due.
     fn send_queries(&mut self, now: Instant, sink: &mut dyn GuestSink) {
         while let Some((query, is_for_endpoints)) = self.groups.take_query() {
@@ -214,12 +222,14 @@ impl Mode for Overlay {
             let (run, others) = rest.split_at(count);
             if is_local {
                 self.local.on_packets(now, run, sink);
+                for frame in run {
+                    if self.local.shares(frame) {
+                        self.send(now, frame, sink);
+                    }
+                }
             } else {
                 for frame in run {
-                    let sent = self.outbound.send(now, frame, self.peers.table(), &mut self.groups);
-                    if let Err(Refusal::TooBig { mtu }) = sent {
-                        self.local.report_too_big(now, frame, mtu, sink);
-                    }
+                    self.send(now, frame, sink);
                 }
             }
             rest = others;

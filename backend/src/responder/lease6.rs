@@ -9,7 +9,7 @@ use super::names::{SearchList, Told};
 use super::{Answer, HeldLeases, NoNeighbours, Packet, Replies, Station, dhcp6, ndp, udp_dst};
 use crate::config::{GATEWAY_MAC, Ipv6Link, Lease6Config, NameConfig, Resolvers};
 use crate::counters::{Counters, DropReason};
-use crate::packet::{EtherType, Head, MacAddr, icmp, protocol};
+use crate::packet::{Head, MacAddr, protocol};
 use crate::time::Instant;
 use ipnet::Ipv6Net;
 use std::sync::Arc;
@@ -60,13 +60,12 @@ impl Lease6Server {
     /// True for a frame to any DHCPv6 server. `head` is the parsed form of `bytes`. The check is cheap for all other
     /// frames.
     pub fn wants(&self, bytes: &[u8], head: &Head) -> bool {
-        is_ipv6(head, protocol::UDP) && udp_dst(bytes, head) == Some(dhcproto::v6::SERVER_PORT)
+        ndp::is_ipv6(head, protocol::UDP) && udp_dst(bytes, head) == Some(dhcproto::v6::SERVER_PORT)
     }
 
     /// True for a router solicitation, which also goes to the segment.
     pub fn hears(&self, bytes: &[u8], head: &Head) -> bool {
-        let kind = || head.transport_bytes(bytes).first();
-        is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
+        ndp::is_router_solicitation(bytes, head)
     }
 
     /// Handles a frame for which one of the two tests above is true.
@@ -95,15 +94,6 @@ impl Lease6Server {
             Answer::Refused(DropReason::BadService)
         }
     }
-}
-
-/// True for a whole IPv6 packet that carries `protocol`, in a frame without tags.
-fn is_ipv6(head: &Head, protocol: u8) -> bool {
-    head.transport().is_some_and(|at| at.protocol == protocol)
-        && head.ethertype() == EtherType::Ipv6
-        && head.tags() == 0
-        && head.fault().is_none()
-        && !head.is_fragment()
 }
 
 /// The link, with the prefix of the advertisement.

@@ -25,6 +25,7 @@ mod tests;
 pub use held::HeldLeases;
 pub use lease::LeaseServer;
 pub use lease6::Lease6Server;
+pub use ndp::is_router_solicitation;
 pub use proxy::NeighbourProxy;
 pub use replies::Replies;
 

@@ -11,7 +11,7 @@ use super::replies::Route;
 use super::{Answer, Neighbours, Packet, Replies, Station};
 use crate::config::Ipv6Link;
 use crate::counters::{Count, Counters, DropReason};
-use crate::packet::{IcmpHeader, MacAddr, be16, icmp};
+use crate::packet::{EtherType, Head, IcmpHeader, MacAddr, be16, icmp, protocol};
 use crate::time::Instant;
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -223,6 +223,21 @@ pub(super) fn kind(packet: &Packet<'_, Ipv6Addr>) -> Option<u8> {
         && !packet.src.is_multicast()
         && icmp::checksum_ok(src, dst, packet.payload);
     is_sound.then_some(header.kind)
+}
+
+/// True for a router solicitation in a frame that begins as `head` says.
+pub fn is_router_solicitation(bytes: &[u8], head: &Head) -> bool {
+    let kind = || head.transport_bytes(bytes).first();
+    is_ipv6(head, protocol::ICMPV6) && kind() == Some(&icmp::v6::ROUTER_SOLICITATION)
+}
+
+/// True for a whole IPv6 packet that carries `protocol`, in a frame without tags.
+pub(super) fn is_ipv6(head: &Head, protocol: u8) -> bool {
+    head.transport().is_some_and(|at| at.protocol == protocol)
+        && head.ethertype() == EtherType::Ipv6
+        && head.tags() == 0
+        && head.fault().is_none()
+        && !head.is_fragment()
 }
 
 /// A station that a solicitation asks for.

@@ -42,7 +42,7 @@ fn request(name: &str) -> Vec<u8> {
 
 #[test]
 fn a_network_without_a_gateway_gives_addresses_and_no_router() {
-    let (mut first, _second) = secondary_pair(Some("192.0.2.9/24"), Some("2001:db8::9/64"));
+    let (mut first, mut second) = secondary_pair(Some("192.0.2.9/24"), Some("2001:db8::9/64"));
     first.send(&[OwnedFrame::new(request("dhcp4_discover"))]);
     let offer = first.sink.take().remove(0).bytes;
     assert_eq!(offer[6..12], SERVER.0);
@@ -59,9 +59,12 @@ fn a_network_without_a_gateway_gives_addresses_and_no_router() {
     assert_eq!(message[0], 134);
     assert_eq!(message[5] & 0x80, 0x80, "DHCPv6 is announced");
     assert_eq!(message[6..8], [0, 0], "the sender is not a router");
+    let solicitation = request("router_solicitation");
+    let shared = second.until(|station| !station.sink.frames.is_empty());
+    assert_eq!(shared[0].bytes, solicitation, "another guest may be a router");
     first.send(&[OwnedFrame::new(request("dhcp6_solicit"))]);
     assert_eq!(first.sink.take().len(), 1);
-    assert_eq!(first.counters.count(Count::TunnelSent), 0, "no request leaves");
+    assert_eq!(first.counters.count(Count::TunnelSent), 1, "no other request leaves");
 }
 
 #[test]
