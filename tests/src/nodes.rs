@@ -7,6 +7,7 @@ use crate::lab::{Turn, share_machine};
 use crate::netns::Namespace;
 use crate::peers;
 use crate::process::Background;
+use crate::relay::{self, Relay};
 use crate::sniffer::Sniffer;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub struct Nodes {
     pub nodes: Vec<Namespace>,
     /// The underlay, with a router and servers.
     pub world: Namespace,
+    mtu: u32,
     folder: TempDir,
     _machine: Turn,
 }
@@ -116,6 +118,7 @@ impl Nodes {
             servers: Vec::new(),
             nodes,
             world,
+            mtu,
             folder,
             _machine: machine,
         })
@@ -162,6 +165,11 @@ impl Nodes {
         Hawser::start(&self.nodes[port.node], &socket, &arguments)
     }
 
+    /// MTU of the network for guests, by that of the underlay.
+    pub const fn inner_mtu(&self, underlay6: bool) -> u32 {
+        self.mtu - if underlay6 { 82 } else { 62 }
+    }
+
     /// Boots a guest on `hawser` and configures its NIC by DHCP and router advertisements.
     pub fn guest(&self, kind: Kind, hawser: &Hawser) -> Result<Guest> {
         let guest = Plan::new(kind, hawser.socket()).boot()?;
@@ -174,6 +182,34 @@ impl Nodes {
         let at = SocketAddr::new(address.parse()?, PORT);
         self.servers.push(peers::serve(&self.world, self.folder.path(), at)?);
         Ok(at)
+    }
+
+    /// Cuts a node's link and has a relay forward between the ends. The relay's link has the node's
+    /// MTU.
+    pub fn relay(&self, node: usize) -> Result<Relay> {
+        let (namespace, link) = (relay::namespace()?, format!("node{node}"));
+        self.complete_frames(node)?;
+        let mtu = self.mtu;
+        self.world
+            .run(&format!("ip link set {link} netns {}", namespace.path()))?;
+        namespace.run(&format!(
+            "ip link add underlay mtu {mtu} type veth peer name {link} mtu {mtu} netns {}",
+            self.world.path()
+        ))?;
+        namespace.run(&format!("ip link set {link} up"))?;
+        namespace.run("ip link set underlay up")?;
+        self.world.run(&format!("ip link set {link} master br0 up"))?;
+        self.complete_frames(node)?;
+        Relay::start(namespace, [&link, "underlay"])
+    }
+
+    /// Has frames to and from a node cut and their checksums computed before they cross its link, for
+    /// programs that read them by packet sockets.
+    pub fn complete_frames(&self, node: usize) -> Result<()> {
+        self.nodes[node].run("ethtool -K eth0 tx off tso off gso off")?;
+        self.world
+            .run(&format!("ethtool -K node{node} tx off tso off gso off"))?;
+        Ok(())
     }
 
     /// Captures all traffic of a node on the underlay.

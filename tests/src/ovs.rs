@@ -67,6 +67,21 @@ impl Ovs {
         output(command)
     }
 
+    /// Adds a bridge of the user-space datapath; `settings` are further ones of its record.
+    pub fn add_bridge(&self, name: &str, settings: &str) -> Result<()> {
+        self.vsctl(&format!(
+            "add-br {name} -- set bridge {name} datapath_type=netdev {settings}"
+        ))
+        .map(drop)
+    }
+
+    /// Runs `ovs-ofctl` with these arguments against a bridge.
+    pub fn ofctl(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(artifacts::peer_program("ovs-ofctl")?);
+        command.env("OVS_RUNDIR", &self.folder).args(arguments);
+        output(command).map(drop)
+    }
+
     /// Runs `ovs-appctl` against the switch.
     pub fn appctl(&self, arguments: &str) -> Result<String> {
         let mut command = Command::new(artifacts::peer_program("ovs-appctl")?);

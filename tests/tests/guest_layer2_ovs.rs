@@ -1,102 +1,187 @@
-//! Tests a guest in layer2 mode with a host behind the Geneve port of OVS's user-space datapath.
+//! A guest in layer2 mode, and a host behind the Geneve port of Open vSwitch's user-space datapath.
 
-use hawser_testkit::guest::Kind;
-use hawser_testkit::nodes::{Nodes, PORT, Port};
+use hawser_testkit::interop::{FAR, Far, GUEST, Interop, VNI, vtep};
+use hawser_testkit::netns::Namespace;
+use hawser_testkit::nodes::{Nodes, PORT};
 use hawser_testkit::ovs::Ovs;
+use hawser_testkit::process::Background;
+use hawser_testkit::sniffer::Sniffer;
 use hawser_testkit::{Result, peers, until};
+use serde_json::Value;
 use std::fs;
 
-const VNI: u32 = 4711;
-const MTU: u32 = 1500;
-/// The guest is on the first node, OVS on the second.
-const GUEST: Port = Port::new(0, 11);
-const FAR: Port = Port::new(1, 12);
-
-/// Sets up the bridges; `options` are further options of the Geneve port.
-fn lay_switch(nodes: &Nodes, underlay6: bool, options: &str) -> Result<Ovs> {
-    let (node, folder) = (&nodes.nodes[FAR.node], nodes.path("ovs"));
-    fs::create_dir(&folder)?;
-    // The packet sockets of OVS complete neither segments nor checksums.
-    for namespace in &nodes.nodes {
-        namespace.run("ethtool -K eth0 tx off gso off tso off")?;
-    }
-    let ovs = Ovs::start(node, &folder)?;
-    ovs.vsctl("add-br br-phy -- set bridge br-phy datapath_type=netdev -- add-port br-phy eth0")?;
-    ovs.vsctl(&format!(
-        "add-br br-int -- set bridge br-int datapath_type=netdev other-config:hwaddr={}",
-        FAR.mac()
-    ))?;
-    let (own, remote) = if underlay6 {
-        (Nodes::vtep6(FAR.node), Nodes::vtep6(GUEST.node))
-    } else {
-        (Nodes::vtep4(FAR.node), Nodes::vtep4(GUEST.node))
-    };
-    node.run("ip addr flush dev eth0 scope global")?;
-    node.run("ip link set br-phy up")?;
-    node.run(&match underlay6 {
-        false => format!("ip addr add {own}/24 dev br-phy"),
-        true => format!("ip -6 addr add {own}/64 dev br-phy nodad"),
-    })?;
-    ovs.vsctl(&format!(
-        "add-port br-int tunnel -- set interface tunnel type=geneve options:remote_ip={remote} options:key={VNI} {options}"
-    ))?;
-    let inner = MTU - if underlay6 { 82 } else { 62 };
-    node.run(&format!("ip link set br-int mtu {inner} up"))?;
-    node.run(&format!("ip addr add {}/24 dev br-int", FAR.address4()))?;
-    node.run(&format!("ip -6 addr add {}/64 dev br-int nodad", FAR.address6()))?;
-    until("OVS knows the route to the other node", || {
-        Ok(ovs.appctl(&format!("ovs/route/lookup {remote}"))?.contains("br-phy"))
-    })?;
-    Ok(ovs)
+/// A host on the local port of a bridge, and the bridge's Geneve port.
+#[derive(Debug)]
+struct Switch {
+    ovs: Ovs,
+    _server: Background,
 }
 
-fn assert_bytes_cross(underlay6: bool, options: &str) -> Result<()> {
-    let nodes = Nodes::new(2, MTU)?;
-    let _ovs = lay_switch(&nodes, underlay6, options)?;
-    let vtep = match underlay6 {
-        true => Nodes::vtep6(GUEST.node),
-        false => Nodes::vtep4(GUEST.node),
-    };
-    let mut hawser = nodes.hawser(VNI, GUEST, &[&format!("--vtep={vtep}"), &FAR.peer(underlay6)])?;
-    let guest = nodes.guest(Kind::Uml, &hawser)?;
-    let far = &nodes.nodes[FAR.node];
-    guest.sh(&format!("ping -c 2 -W 5 {}", FAR.address4()))?;
-    guest.sh(&format!("ping -6 -c 2 -W 5 {}", FAR.address6()))?;
-    for at in [
-        format!("{}:{PORT}", FAR.address4()),
-        format!("[{}]:{PORT}", FAR.address6()),
-    ] {
-        let _server = peers::serve(far, &nodes.path("ovs"), at.parse()?)?;
-        // The last segment of each transfer is shorter; in the second transfer it has one byte.
-        for bytes in [20_000_000, 1_380 * 40 + 1] {
-            for command in ["send", "receive"] {
-                guest.traffic(&format!("{command} to={at} bytes={bytes}"))?;
-            }
+impl Far for Switch {
+    fn traffic(&self, node: &Namespace, arguments: &str) -> Result<Value> {
+        peers::traffic(node, arguments)
+    }
+
+    fn set_checksums(&self, on: bool) -> Result<()> {
+        self.ovs
+            .vsctl(&format!("set interface tunnel options:csum={on}"))
+            .map(drop)
+    }
+}
+
+impl Switch {
+    /// Lays the bridges on the far node. `key` is the network's identifier as the Geneve port has it.
+    fn lay(nodes: &Nodes, underlay6: bool, key: u32) -> Result<Self> {
+        let (node, folder) = (&nodes.nodes[FAR.node], nodes.path("ovs"));
+        fs::create_dir(&folder)?;
+        nodes.complete_frames(FAR.node)?;
+        let ovs = Ovs::start(node, &folder)?;
+        ovs.add_bridge("br-phy", "")?;
+        ovs.vsctl("add-port br-phy eth0")?;
+        ovs.add_bridge("br-int", &format!("other-config:hwaddr={}", FAR.mac()))?;
+        let (own, remote) = (vtep(FAR.node, underlay6), vtep(GUEST.node, underlay6));
+        node.run("ip addr flush dev eth0 scope global")?;
+        node.run("ip link set br-phy up")?;
+        node.run(&match underlay6 {
+            false => format!("ip addr add {own}/24 dev br-phy"),
+            true => format!("ip -6 addr add {own}/64 dev br-phy nodad"),
+        })?;
+        ovs.vsctl(&format!(
+            "add-port br-int tunnel -- set interface tunnel type=geneve options:remote_ip={remote} options:key={key} \
+             options:csum=true"
+        ))?;
+        node.run(&format!("ip link set br-int mtu {} up", nodes.inner_mtu(underlay6)))?;
+        node.run(&format!("ip addr add {}/24 dev br-int", FAR.address4()))?;
+        node.run(&format!("ip -6 addr add {}/64 dev br-int nodad", FAR.address6()))?;
+        until("OVS knows the route to the other node", || {
+            Ok(ovs.appctl(&format!("ovs/route/lookup {remote}"))?.contains("br-phy"))
+        })?;
+        let server = peers::serve(node, &folder, format!("[::]:{PORT}").parse()?)?;
+        Ok(Self { ovs, _server: server })
+    }
+
+    /// Gives each packet to the tunnel the value of an option. The bridge must know the option.
+    fn set_option(&self, option: &str) -> Result<()> {
+        self.ovs.ofctl(&["del-flows", "br-int"])?;
+        self.ovs.ofctl(&["del-tlv-map", "br-int"])?;
+        if option.is_empty() {
+            self.ovs.ofctl(&["add-flow", "br-int", "actions=NORMAL"])?;
+            return Ok(());
         }
-        guest.traffic(&format!("udp to={at} sizes=1,22,1300 count=40"))?;
+        let (words, fields): (Vec<String>, Vec<String>) = option
+            .split(';')
+            .enumerate()
+            .map(|(n, option)| {
+                (
+                    format!("{{{option}}}->tun_metadata{n}"),
+                    format!("set_field:1->tun_metadata{n}"),
+                )
+            })
+            .unzip();
+        self.ovs.ofctl(&["add-tlv-map", "br-int", &words.join(",")])?;
+        let outward = format!("in_port=LOCAL,actions={},output:tunnel", fields.join(","));
+        self.ovs.ofctl(&["add-flow", "br-int", &outward])?;
+        self.ovs.ofctl(&["add-flow", "br-int", "in_port=tunnel,actions=LOCAL"])
     }
-    let counters = hawser.counters()?;
-    assert!(counters.get("tunnel_sent") > 0 && counters.get("tunnel_received") > 0);
-    for reason in [
-        "tunnel_malformed",
-        "tunnel_option",
-        "tunnel_unknown_peer",
-        "tunnel_spoofed_mac",
-    ] {
-        assert_eq!(counters.dropped(reason), 0, "{reason}");
-    }
-    hawser.assert_alive()
+}
+
+fn interop(underlay6: bool, form: &str) -> Result<Interop<Switch>> {
+    Interop::new(underlay6, form, |nodes| Switch::lay(nodes, underlay6, VNI))
 }
 
 #[test]
-fn a_guest_and_a_host_behind_ovs_exchange_bytes_over_both_underlays_with_checksums() -> Result<()> {
+fn a_guest_and_a_host_behind_ovs_exchange_bytes_over_both_underlays() -> Result<()> {
     for underlay6 in [false, true] {
-        assert_bytes_cross(underlay6, "options:csum=true")?;
+        let mut interop = interop(underlay6, "")?;
+        interop.assert_bytes_cross(20_000_000)?;
+        interop.assert_odd_tails_cross()?;
+        interop.assert_checksums()?;
+        interop.assert_mtu()?;
+        interop.assert_ecn_outward()?;
+        let relay = interop.nodes.relay(FAR.node)?;
+        interop.assert_ecn_inward(&relay)?;
+        interop.assert_streams_recover(&relay, 1_000_000)?;
+        interop.hawser.assert_alive()?;
     }
     Ok(())
 }
 
+/// Options that OVS sends: class, type and length, the highest bit of the type saying "critical".
 #[test]
-fn datagrams_of_ovs_without_a_checksum_are_accepted_over_ipv4() -> Result<()> {
-    assert_bytes_cross(false, "options:csum=false")
+fn options_of_ovs_are_skipped_unless_they_are_critical() -> Result<()> {
+    let mut interop = interop(false, "")?;
+    let [to, _] = Interop::<Switch>::to(GUEST);
+    let exchange = format!("udp to={to} sizes=1,500,1100 count=3");
+    for skipped in [
+        "class=0x0102,type=0x00,len=4",
+        "class=0x0102,type=0x01,len=124;class=0x0102,type=0x02,len=120",
+        "class=0xffff,type=0x7f,len=8;class=0x0000,type=0x00,len=4",
+    ] {
+        interop.far.set_option(skipped)?;
+        interop.far_traffic(&exchange)?;
+    }
+    for critical in [
+        "class=0x0102,type=0x80,len=4",
+        "class=0x0102,type=0x00,len=4;class=0xffff,type=0xff,len=4",
+        // hawser's own, from an endpoint that is not named as one that knows it.
+        "class=0xff68,type=0x81,len=8",
+    ] {
+        interop.far.set_option(critical)?;
+        let before = interop.hawser.counters()?;
+        assert!(
+            interop.far_traffic(&format!("udp to={to} sizes=100 wait=1")).is_err(),
+            "{critical}"
+        );
+        let after = interop.hawser.counters()?;
+        assert!(
+            after.dropped("tunnel_option") > before.dropped("tunnel_option"),
+            "{critical}"
+        );
+    }
+    interop.far.set_option("")?;
+    interop.far_traffic(&exchange)?;
+    interop.hawser.assert_alive()
+}
+
+#[test]
+fn ovs_drops_frames_with_the_option_that_only_a_hawser_may_get() -> Result<()> {
+    let mut interop = interop(false, ",frames")?;
+    // A frame that leaves its receiver nothing to do, such as a ping, goes without the option.
+    let heard = Sniffer::start(&interop.nodes.nodes[FAR.node], &interop.nodes.path("ovs"), "br-int")?;
+    interop.guest.sh(&format!("ping -c 1 -W 5 {}", FAR.address4()))?;
+    heard.wait_for(1, "icmp")?;
+    let [to, _] = Interop::<Switch>::to(FAR);
+    let sent = interop.hawser.counters()?.get("tunnel_sent");
+    let exchange = interop
+        .guest
+        .run(&format!("hawser-traffic udp to={to} sizes=100 wait=1"))?;
+    assert_ne!(exchange.status, Some(0), "{exchange:?}");
+    assert!(interop.hawser.counters()?.get("tunnel_sent") > sent);
+    assert_eq!(heard.seen("udp")?, Vec::<String>::new(), "the host behind OVS heard it");
+    Ok(())
+}
+
+#[test]
+fn every_network_identifier_reaches_ovs_and_no_other_network_is_heard() -> Result<()> {
+    for vni in [0, 0xff_ffff] {
+        let nodes = Nodes::new(2, 1500)?;
+        let switch = Switch::lay(&nodes, false, vni)?;
+        let own = format!("--vtep={}", vtep(GUEST.node, false));
+        let mut hawser = nodes.hawser(vni, GUEST, &[&own, &FAR.peer(false)])?;
+        let guest = nodes.guest(hawser_testkit::guest::Kind::Uml, &hawser)?;
+        guest.sh(&format!("ping -c 2 -W 5 {}", FAR.address4()))?;
+        switch
+            .ovs
+            .vsctl(&format!("set interface tunnel options:key={}", vni ^ 1))?;
+        let (to, before) = (format!("{}:{PORT}", GUEST.address4()), hawser.counters()?);
+        assert!(
+            switch
+                .traffic(&nodes.nodes[FAR.node], &format!("udp to={to} sizes=1 wait=1"))
+                .is_err()
+        );
+        let after = hawser.counters()?;
+        assert!(after.dropped("tunnel_other_network") > before.dropped("tunnel_other_network"));
+        assert_eq!(after.get("rx_frames"), before.get("rx_frames"));
+    }
+    Ok(())
 }

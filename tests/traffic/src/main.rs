@@ -43,6 +43,7 @@ hawser-traffic COMMAND [name=value]…
   connect    to=ADDR:PORT [wait=SECONDS] [ttl=N]   how a connection attempt ends
   peer       to=ADDR:PORT [from=ADDR] [port=N]  the address the server sees us come from
   udp        to=ADDR:PORT sizes=A,B,C [count=N] [wait=SECONDS]   datagrams there and back
+  datagram   to=ADDR:PORT sizes=A,B,C [class=N]   one datagram of each size, without an answer
   rounds     to=ADDR:PORT [count=N] [bytes=B] [each=reuse|connect]   request and reply, timed
   dial       to=ADDR:PORT [at_once=K] [millis=T]   connections, one after the other, K at a time
   hold       to=ADDR:PORT connections=N         open all, say so, keep them idle until killed
@@ -123,6 +124,7 @@ fn run(command: &str, arguments: &Arguments) -> Report {
         "connect" => life::connect(arguments),
         "peer" => life::peer(arguments),
         "udp" => udp::exchange(arguments),
+        "datagram" => udp::send(arguments),
         "rounds" => rounds::rounds(arguments),
         "dial" => dial::dial(arguments),
         "hold" => dial::hold(arguments),

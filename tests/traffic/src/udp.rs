@@ -4,6 +4,7 @@ use crate::stream::Stream;
 use crate::wire::PATIENCE;
 use crate::{Arguments, Failure, Report, any};
 use serde_json::json;
+use socket2::SockRef;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -26,16 +27,31 @@ fn once(socket: &UdpSocket, seed: u64, len: usize) -> Result<(), String> {
     }
 }
 
+fn sizes(arguments: &Arguments) -> Result<Vec<usize>, Failure> {
+    let sizes = arguments.text("sizes")?.split(',').map(str::parse);
+    sizes.collect::<Result<_, _>>().map_err(Failure::from)
+}
+
+/// A datagram of each size with a traffic class.
+pub(crate) fn send(arguments: &Arguments) -> Report {
+    let (to, sizes) = (arguments.to()?, sizes(arguments)?);
+    let socket = UdpSocket::bind(SocketAddr::new(any(to), 0))?;
+    let (reference, class) = (SockRef::from(&socket), arguments.get_or("class", 0)?);
+    match to {
+        SocketAddr::V4(_) => reference.set_tos_v4(class)?,
+        SocketAddr::V6(_) => reference.set_tclass_v6(class)?,
+    }
+    for &len in &sizes {
+        socket.send_to(&Stream::bytes(0, len), to)?;
+    }
+    Ok((true, json!({ "sent": sizes.len() })))
+}
+
 /// Exchanges `count` datagrams of each size, one after another.
 pub(crate) fn exchange(arguments: &Arguments) -> Report {
     let to = arguments.to()?;
     let count: u64 = arguments.get_or("count", 1)?;
-    let sizes: Vec<usize> = arguments
-        .text("sizes")?
-        .split(',')
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .map_err(Failure::from)?;
+    let sizes = sizes(arguments)?;
     let socket = UdpSocket::bind(SocketAddr::new(any(to), 0))?;
     socket.set_read_timeout(Some(Duration::from_secs(arguments.get_or("wait", 5)?)))?;
     socket
