@@ -4,8 +4,10 @@
 //! that the clock, or a tool that counts instructions, sees that part only. Memory is warm, which
 //! it would not be with a guest on another processor.
 
+mod overlay;
 mod port;
 
+use crate::tunnel::Pair;
 use hawser_backend::config::{Ipv4Link, MasqueradeConfig, ModeConfig, PaceConfig, PolicyConfig, PortConfig};
 use hawser_backend::counters::Counters;
 use hawser_backend::frame::Budget;
@@ -31,6 +33,8 @@ const FEATURES: Features = Features(1 << 32 | 1 << 15 | 1 << 28 | 1 << 29 | 1 <<
 const RING: u16 = 256;
 /// Frames per burst.
 const BURST: usize = 64;
+/// Payload bytes of a segment in the tunnel on an underlay of 1500 bytes.
+const SEGMENT: u16 = 1376;
 /// Number of known flows.
 const FLOWS: usize = 512;
 
@@ -49,7 +53,7 @@ pub type Round = Box<dyn FnMut() -> (Duration, u32)>;
 pub type Case = (&'static str, fn() -> Result<Round>);
 
 /// All cases.
-pub const ALL: [Case; 15] = [
+pub const ALL: [Case; 21] = [
     ("transmit-60", || Ok(transmit(&[72], false))),
     ("transmit-1514-two-buffers", || Ok(transmit(&[12, 1514], false))),
     ("transmit-64k-indirect", || {
@@ -66,6 +70,14 @@ pub const ALL: [Case; 15] = [
     ("checksum-1500", || Ok(sum(1500))),
     ("udp-burst-one-flow", || udp_burst(1)),
     ("udp-burst-64-flows-of-512", || udp_burst(BURST)),
+    ("overlay-send-64k-cut", || overlay::send(Pair::new(SEGMENT, 0)?)),
+    ("overlay-receive-64k-joined", || {
+        overlay::receive(Pair::new(SEGMENT, 0)?)
+    }),
+    ("overlay-send-64k-whole", || overlay::send(Pair::whole(SEGMENT)?)),
+    ("overlay-receive-64k-whole", || overlay::receive(Pair::whole(SEGMENT)?)),
+    ("overlay-send-64", || overlay::send(Pair::small()?)),
+    ("overlay-receive-64", || overlay::receive(Pair::small()?)),
     ("port-burst-1", || port::burst(1)),
     ("port-burst-64", || port::burst(BURST)),
 ];

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 const LONG: usize = 128;
 /// 32-bit words summed in parallel.
 const LANES: usize = 16;
+/// Blocks that a lane adds before the sum of its upper halves could overflow.
+const BLOCKS: usize = 1 << 16;
 
 /// A one's complement sum that has not been folded yet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,28 +34,39 @@ impl Sum {
         self
     }
 
-    /// Adds many bytes. Words are summed in the machine's byte order, which yields the byte-swapped sum (RFC 1071 2 B).
-    /// Independent lanes let the compiler use vector instructions.
+    /// Adds many bytes. The sum of words in the machine's order is the sum with its bytes swapped
+    /// (RFC 1071 2 B), and lanes that do not depend on each other let the compiler use vectors.
+    ///
+    /// A lane adds whole 32-bit words, losing the carries, and their upper halves. The lower halves
+    /// follow from the two: no word has to be widened.
     fn long(self, bytes: &[u8]) -> Self {
-        let mut lanes = [0_u64; LANES];
         let (blocks, rest) = bytes.as_chunks::<{ LANES * 4 }>();
-        for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
+        let mut sum = 0;
+        for blocks in blocks.chunks(BLOCKS) {
+            let (mut words, mut upper) = ([0_u32; LANES], [0_u32; LANES]);
+            for block in blocks {
+                let (block, _) = block.as_chunks::<4>();
+                for ((word, words), upper) in block.iter().zip(&mut words).zip(&mut upper) {
+                    let word = u32::from_ne_bytes(*word);
+                    *words = words.wrapping_add(word);
+                    *upper = upper.wrapping_add(word >> 16);
+                }
+            }
+            for (words, upper) in words.iter().zip(&upper) {
+                sum += u64::from(words.wrapping_sub(upper << 16)) + u64::from(*upper);
             }
         }
-        // A lane can hold the sum of 2^32 words, which no buffer exceeds.
-        let native = Self(lanes.iter().map(|lane| (lane >> 32) + (lane & 0xffff_ffff)).sum()).fold();
-        let mut sum = self.word(u16::from_be_bytes(native.to_ne_bytes()));
-        let mut words = rest.chunks_exact(2);
-        for word in &mut words {
-            sum = sum.word(u16::from_be_bytes([word[0], word[1]]));
+        let (words, last) = rest.as_chunks::<4>();
+        for word in words {
+            sum += u64::from(u32::from_ne_bytes(*word));
         }
-        match *words.remainder() {
-            [last] => sum.word(u16::from_be_bytes([last, 0])),
-            _ => sum,
-        }
+        sum += u64::from(match *last {
+            [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+            [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+            [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+            _ => 0,
+        });
+        self.word(u16::from_be_bytes(Self(sum).fold().to_ne_bytes()))
     }
 
     /// Adds one 16-bit field.

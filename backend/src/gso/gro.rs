@@ -10,8 +10,9 @@
 //! by the same rule, and its payload is not read. No I/O.
 
 use super::headers::{DONT_FRAGMENT, IPV4, IPV6, Place, Transport};
+use super::pattern::Pattern;
 use crate::frame::{Checksum, GuestCaps, HEAD_MAX, Offload, Segmentation};
-use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32, protocol};
+use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, protocol};
 
 /// Maximum frames in one train, the same as the kernel's limit for one receive.
 pub(crate) const MAX_FRAMES: usize = 64;
@@ -26,6 +27,25 @@ pub(crate) struct Arrival<'b> {
     pub(crate) bytes: &'b [u8],
     /// [`Offload::NONE`] for a frame from an ordinary wire.
     pub(crate) offload: Offload,
+}
+
+impl Arrival<'_> {
+    /// Payload bytes of each segment but the last, of `payload` bytes in all.
+    #[inline]
+    fn segment(&self, payload: usize) -> usize {
+        match self.offload.segmentation {
+            Segmentation::None => payload,
+            Segmentation::Tcp4 { mss: size, .. }
+            | Segmentation::Tcp6 { mss: size, .. }
+            | Segmentation::Udp { size } => payload.min(size.into()),
+        }
+    }
+
+    /// The checksum is partial and known to be right.
+    #[inline]
+    const fn is_partial(&self) -> bool {
+        matches!(self.offload.checksum, Checksum::Partial { .. })
+    }
 }
 
 /// A frame that may join others.
@@ -54,9 +74,13 @@ pub(crate) struct Train<'b> {
     first: Option<Candidate>,
     /// Payload bytes of all frames.
     payload: usize,
+    /// Segments of all frames.
+    segments: usize,
     /// No frame can follow.
     closed: bool,
-    /// The checksum of the first frame has been verified.
+    /// The headers of frames that follow, once a second frame has come.
+    pattern: Option<Pattern>,
+    /// The checksums of the first frame have been verified.
     verified: bool,
 }
 
@@ -69,6 +93,8 @@ impl<'b> Default for Train<'b> {
             first: None,
             payload: 0,
             closed: false,
+            segments: 0,
+            pattern: None,
             verified: false,
         }
     }
@@ -77,43 +103,27 @@ impl<'b> Default for Train<'b> {
 impl<'b> Train<'b> {
     /// Adds a frame. False if the frame cannot join: send the train first, and begin the next one with the frame.
     pub(crate) fn add(&mut self, arrival: Arrival<'b>, caps: GuestCaps) -> bool {
-        if self.count > 0 && self.first.is_none() {
-            return false;
-        }
-        let frame = arrival.bytes;
-        let candidate = Candidate::new(arrival, caps);
         if self.count == 0 {
-            self.offload = arrival.offload;
-            self.first = candidate;
-            self.frames[0] = frame;
-            self.count = 1;
-            self.payload = candidate.map_or(0, |candidate| candidate.payload);
-            self.closed = candidate.is_none_or(|candidate| candidate.last || !candidate.is_full());
-            self.verified = false;
+            self.begin(arrival, Candidate::new(arrival, caps));
             return true;
         }
-        let (Some(first), Some(candidate)) = (self.first, candidate) else {
-            return false;
-        };
-        if !self.takes(first, candidate, frame) {
+        let Some(first) = self.first else { return false };
+        let frame = arrival.bytes;
+        if self.closed || self.count == MAX_FRAMES || frame.len() <= first.headers {
             return false;
         }
-        self.frames[self.count] = frame;
-        self.count += 1;
-        self.payload += candidate.payload;
-        self.closed = candidate.last || candidate.payload < first.payload;
-        true
-    }
-
-    fn takes(&mut self, first: Candidate, candidate: Candidate, frame: &[u8]) -> bool {
-        let fits = !self.closed
-            && self.count < MAX_FRAMES
-            && candidate.place == first.place
-            && candidate.headers == first.headers
-            && candidate.payload <= first.payload
-            && (candidate.size == first.size || candidate.payload <= first.size)
-            && first.headers - IP + self.payload + candidate.payload <= MAX_PACKET;
-        if !fits || !self.follows(first, frame) {
+        let payload = frame.len() - first.headers;
+        let size = arrival.segment(payload);
+        let fits = payload <= first.payload
+            && (size == first.size || payload <= first.size)
+            && first.headers - IP + self.payload + payload <= MAX_PACKET;
+        if !fits {
+            return false;
+        }
+        let Some(pattern) = Self::pattern(&mut self.pattern, first, (self.frames[0], frame)) else {
+            return false;
+        };
+        if !pattern.precedes(frame, self.segments, self.payload) {
             return false;
         }
         if !self.verified && !first.has_good_checksum(self.frames[0]) {
@@ -121,38 +131,42 @@ impl<'b> Train<'b> {
             return false;
         }
         self.verified = true;
-        candidate.has_good_checksum(frame)
+        if !arrival.is_partial() && !pattern.has_good_checksum(frame) {
+            return false;
+        }
+        let is_last = pattern.is_last(frame);
+        self.frames[self.count] = frame;
+        self.count += 1;
+        self.payload += payload;
+        self.segments += first.segments();
+        self.closed = is_last || payload < first.payload;
+        true
     }
 
-    /// True if splitting would give `frame` exactly these headers.
-    fn follows(&self, first: Candidate, frame: &[u8]) -> bool {
-        let (a, b, l4) = (self.frames[0], frame, first.place.l4);
-        let segments = self.payload / first.size;
-        let same = |from: usize, to: usize| a[from..to] == b[from..to];
-        let network = if a[IP] >> 4 == 4 {
-            let passed = u16::try_from(segments).unwrap_or(u16::MAX);
-            // RFC 6864 4: the identification of a packet that cannot be fragmented has no meaning.
-            let atomic = be16(a, IP + 6) & DONT_FRAGMENT != 0;
-            same(0, IP + 2)
-                && same(IP + 6, IP + 10)
-                && same(IP + 12, l4)
-                && (atomic || be16(b, IP + 4) == be16(a, IP + 4).wrapping_add(passed))
-        } else {
-            same(0, IP + 4) && same(IP + 6, l4)
-        };
-        network
-            && match first.place.transport {
-                Transport::Udp => same(l4, l4 + 4),
-                Transport::Tcp => {
-                    let expected = be32(a, l4 + 4).wrapping_add(u32::try_from(self.payload).unwrap_or(u32::MAX));
-                    // Acknowledgment and header length; window; urgent pointer and options.
-                    be32(b, l4 + 4) == expected
-                        && same(l4, l4 + 4)
-                        && same(l4 + 8, l4 + 13)
-                        && same(l4 + 14, l4 + 16)
-                        && same(l4 + 18, first.headers)
-                }
+    fn begin(&mut self, arrival: Arrival<'b>, candidate: Option<Candidate>) {
+        self.frames[0] = arrival.bytes;
+        self.count = 1;
+        self.offload = arrival.offload;
+        self.first = candidate;
+        self.payload = candidate.map_or(0, |candidate| candidate.payload);
+        self.segments = candidate.map_or(0, |candidate| candidate.segments());
+        self.closed = candidate.is_none_or(|candidate| candidate.last || !candidate.is_full());
+        self.pattern = None;
+        self.verified = false;
+    }
+
+    /// The headers of frames that follow the first of two, made when the second comes. `None` if that is of another
+    /// flow.
+    #[inline]
+    fn pattern<'p>(known: &'p mut Option<Pattern>, first: Candidate, frames: (&[u8], &[u8])) -> Option<&'p Pattern> {
+        if known.is_none() {
+            let ports = first.place.l4..first.place.l4 + 4;
+            if frames.0[ports.clone()] != frames.1[ports] {
+                return None;
             }
+            *known = Some(Pattern::new(frames.0, first.place, first.headers));
+        }
+        known.as_ref()
     }
 
     /// Empties the train, passing its frames to `send` as one frame in parts, headers first.
@@ -227,20 +241,19 @@ impl Candidate {
         };
         let headers = l4 + l4_len;
         let payload = frame.len().checked_sub(headers).filter(|payload| *payload > 0)?;
-        let size = match arrival.offload.segmentation {
-            Segmentation::None => payload,
-            Segmentation::Tcp4 { mss: size, .. }
-            | Segmentation::Tcp6 { mss: size, .. }
-            | Segmentation::Udp { size } => payload.min(size.into()),
-        };
         Some(Self {
             place: Place { transport, ip: IP, l4 },
             headers,
             payload,
-            size,
-            is_partial: matches!(arrival.offload.checksum, Checksum::Partial { .. }),
+            size: arrival.segment(payload),
+            is_partial: arrival.is_partial(),
             last,
         })
+    }
+
+    /// The segments it carries, if it is full.
+    const fn segments(&self) -> usize {
+        self.payload / self.size
     }
 
     /// True if all its segments have the same size, so that another can follow.

@@ -39,6 +39,15 @@ impl Transport {
     }
 }
 
+/// Sums over the header fields that all pieces of a frame have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    /// The IPv4 header without length, identification and checksum; nothing for IPv6.
+    pub(super) network: Sum,
+    /// The pseudo-header without the length.
+    pub(super) transport: Sum,
+}
+
 /// Offsets of the headers in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
@@ -61,14 +70,35 @@ impl Place {
     /// Writes lengths and checksums for a transport header and payload of `length` bytes together. `passed` is added to
     /// the IPv4 identification.
     pub(super) fn write(self, out: &mut [u8], length: usize, passed: usize) {
+        self.write_with(self.sums(out), out, length, passed);
+    }
+
+    /// The sums over the header fields that [`write`](Self::write) keeps.
+    pub(super) fn sums(self, head: &[u8]) -> Sums {
+        let Self { ip, l4, .. } = self;
+        let network = if head[ip] >> 4 == 4 {
+            Sum::default()
+                .bytes(&head[ip..ip + 2])
+                .bytes(&head[ip + 6..ip + 10])
+                .bytes(&head[ip + 12..l4])
+        } else {
+            Sum::default()
+        };
+        Sums {
+            network,
+            transport: self.pseudo_header(head, 0),
+        }
+    }
+
+    /// [`write`](Self::write) for one of several pieces with the same `sums`.
+    pub(super) fn write_with(self, sums: Sums, out: &mut [u8], length: usize, passed: usize) {
         let Self { transport, ip, l4 } = self;
         let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
         if out[ip] >> 4 == 4 {
-            let ident = be16(out, ip + 4).wrapping_add(number(passed));
-            out[ip + 2..ip + 4].copy_from_slice(&number(l4 - ip + length).to_be_bytes());
+            let (total, ident) = (number(l4 - ip + length), be16(out, ip + 4).wrapping_add(number(passed)));
+            out[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
             out[ip + 4..ip + 6].copy_from_slice(&ident.to_be_bytes());
-            out[ip + 10..ip + 12].fill(0);
-            let sum = Sum::default().bytes(&out[ip..l4]).finish();
+            let sum = sums.network.word(total).word(ident).finish();
             out[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
         } else {
             // In IPv6, extension headers count as payload.
@@ -77,7 +107,7 @@ impl Place {
         if transport == Transport::Udp {
             out[l4 + 4..l4 + 6].copy_from_slice(&number(length).to_be_bytes());
         }
-        let sum = self.pseudo_header(out, length).fold();
+        let sum = sums.transport.word(number(length)).fold();
         let at = l4 + usize::from(transport.checksum());
         out[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }

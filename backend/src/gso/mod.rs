@@ -5,6 +5,7 @@
 pub(crate) mod gro;
 mod headers;
 pub(crate) mod merge;
+mod pattern;
 pub(crate) mod split;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,7 +5,7 @@
 //! (RFC 9293 3.1). The L4 checksum stays partial: the field holds the sum over the pseudo-header, and the receiver or
 //! the caller completes it over the bytes that are delivered. No I/O.
 
-use super::headers::{self, Place, Transport};
+use super::headers::{self, Place, Sums, Transport};
 use crate::frame::{Checksum, HEAD_MAX, Offload, Segmentation};
 use crate::packet::vlan::{VlanTag, is_tag};
 use crate::packet::{EthernetHeader, TcpFlags, TcpHeader, UdpHeader, be16, be32};
@@ -20,9 +20,10 @@ const CWR: u8 = 0x80;
 const LAST: u8 = TcpFlags::FIN.0 | TcpFlags::PSH.0;
 
 /// The segments of a frame, and how many have been taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     place: Place,
+    sums: Sums,
     /// Bytes of all headers.
     headers: usize,
     /// Payload bytes of each piece but the last.
@@ -80,8 +81,10 @@ impl Split {
             && headers <= head.len().min(HEAD_MAX)
             && headers < len
             && size > 0;
-        fits.then_some(Self {
-            place: Place { transport, ip, l4 },
+        let place = Place { transport, ip, l4 };
+        fits.then(|| Self {
+            place,
+            sums: place.sums(head),
             headers,
             size: size.into(),
             group: 1,
@@ -123,24 +126,42 @@ impl Split {
         self.headers + self.size
     }
 
+    /// Bytes of the headers of a piece.
+    pub(crate) const fn headers_len(&self) -> usize {
+        self.headers
+    }
+
+    /// Payload bytes of the first piece, which no other exceeds.
+    pub(crate) fn first_len(&self) -> usize {
+        self.size.min(self.len - self.headers)
+    }
+
+    /// The partial checksum of every piece.
+    pub(crate) fn checksum(&self) -> Checksum {
+        self.place.partial()
+    }
+
+    /// Range of the next piece's payload in the frame; `None` after the last. Call [`taken`](Self::taken) to advance.
+    #[inline]
+    pub(crate) fn payload(&self) -> Option<Range<usize>> {
+        let start = self.headers + self.taken * self.size;
+        (start < self.len).then(|| start..self.len.min(start + self.size))
+    }
+
     /// The next piece; `None` after the last. Call [`taken`](Self::taken) to advance.
     pub(crate) fn next(&self, head: &[u8]) -> Option<Piece> {
-        let start = self.headers + self.taken * self.size;
-        if start >= self.len {
-            return None;
-        }
-        let end = self.len.min(start + self.size);
+        let payload = self.payload()?;
         let mut piece = Piece {
             bytes: [0; HEAD_MAX],
             len: self.headers,
-            payload: start..end,
+            payload: payload.clone(),
             offload: Offload {
-                checksum: self.place.partial(),
+                checksum: self.checksum(),
                 segmentation: Segmentation::None,
             },
         };
         piece.bytes[..self.headers].copy_from_slice(head.get(..self.headers)?);
-        self.write_headers(&mut piece.bytes[..self.headers], end - start, end == self.len);
+        self.write_headers(&mut piece.bytes[..self.headers], payload);
         Some(piece)
     }
 
@@ -149,13 +170,14 @@ impl Split {
         self.taken += 1;
     }
 
-    fn write_headers(&self, out: &mut [u8], payload: usize, last: bool) {
+    /// Makes a copy of the frame's headers those of the next piece, whose payload is `payload` of the frame.
+    pub(crate) fn write_headers(&self, out: &mut [u8], payload: Range<usize>) {
         let l4 = self.place.l4;
         if self.place.transport == Transport::Tcp {
-            self.write_tcp(&mut out[l4..], last);
+            self.write_tcp(&mut out[l4..], payload.end == self.len);
         }
-        self.place
-            .write(out, self.headers - l4 + payload, self.taken * self.group);
+        let length = self.headers - l4 + payload.len();
+        self.place.write_with(self.sums, out, length, self.taken * self.group);
     }
 
     fn write_tcp(&self, tcp: &mut [u8], last: bool) {

@@ -20,10 +20,11 @@ use crate::packet::Ecn;
 use crate::packet::checksum::Sum;
 use crate::packet::geneve::{FrameOption, GeneveError, GenevePacket};
 use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, MacAddr, be16, protocol};
-use crate::sys::receive_batch::ReceiveBatch;
+use crate::sys::receive_batch::{ReceiveBatch, Received};
 use crate::time::Instant;
 use socket2::Socket;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Maximum messages per system call; each may be a run of 64 KiB.
@@ -39,6 +40,24 @@ struct Cursor {
     offset: usize,
     /// Segments of the frame at this position that the guest has received.
     segments: usize,
+}
+
+impl Cursor {
+    const fn to(self, offset: usize) -> Self {
+        Self {
+            message: self.message,
+            offset,
+            segments: 0,
+        }
+    }
+
+    const fn after_message(self) -> Self {
+        Self {
+            message: self.message + 1,
+            offset: 0,
+            segments: 0,
+        }
+    }
 }
 
 /// The receiving side of a tunnel.
@@ -149,54 +168,101 @@ impl Inbound {
         let mut train = Train::default();
         let mut next = self.at;
         while next.message < self.count {
-            let message = self.batch.message(next.message);
-            let bytes = self.batch.spilled(next.message);
-            let size = message.segment.map_or(message.len, usize::from);
-            let end = (next.offset + size).min(message.len);
-            let following = if end < message.len {
-                Cursor {
-                    offset: end,
-                    segments: 0,
-                    ..next
-                }
-            } else {
-                Cursor {
-                    message: next.message + 1,
-                    ..Cursor::default()
-                }
-            };
-            let source = message.source.map(|source| source.ip());
-            let outer = Ecn::of(message.traffic_class);
-            match network.admit(source, outer, &bytes[next.offset..end]) {
-                Ok(None) => {
-                    send(&mut train, sink)?;
-                    self.at = following;
-                }
-                Ok(Some(arrival)) if caps.takes(arrival.offload) => {
-                    if !train.add(arrival, caps) {
+            let mut run = Run::new(self.batch.message(next.message), self.batch.spilled(next.message));
+            loop {
+                let end = run.end_of(next.offset);
+                let is_last = end == run.bytes.len();
+                let following = if is_last { next.after_message() } else { next.to(end) };
+                match run.frame(next.offset..end, network) {
+                    Ok(None) => {
+                        send(&mut train, sink)?;
+                        self.at = following;
+                    }
+                    Ok(Some(arrival)) if caps.takes(arrival.offload) => {
+                        if !train.add(arrival, caps) {
+                            send(&mut train, sink)?;
+                            self.at = next;
+                            train.add(arrival, caps);
+                        }
+                    }
+                    Ok(Some(arrival)) => {
                         send(&mut train, sink)?;
                         self.at = next;
-                        train.add(arrival, caps);
+                        cut(arrival, &mut self.at.segments, sink)?;
+                        self.at = following;
+                    }
+                    Err(reason) => {
+                        send(&mut train, sink)?;
+                        self.counters.count_drop(reason);
+                        view::refused(network.peers, run.source, &run.bytes[next.offset..end]);
+                        self.at = following;
                     }
                 }
-                Ok(Some(arrival)) => {
-                    send(&mut train, sink)?;
-                    self.at = next;
-                    cut(arrival, &mut self.at.segments, sink)?;
-                    self.at = following;
-                }
-                Err(reason) => {
-                    send(&mut train, sink)?;
-                    self.counters.count_drop(reason);
-                    view::refused(network.peers, source, &bytes[next.offset..end]);
-                    self.at = following;
+                next = following;
+                if is_last {
+                    break;
                 }
             }
-            next = following;
         }
         send(&mut train, sink)?;
         (self.count, self.at) = (0, Cursor::default());
         Ok(())
+    }
+}
+
+/// The datagrams of one message, all of one sender and one class.
+struct Run<'b> {
+    bytes: &'b [u8],
+    /// Bytes of each datagram but the last.
+    size: usize,
+    source: Option<IpAddr>,
+    outer: Ecn,
+    /// The tunnel header and the Ethernet header of the datagram admitted last, if admission depends on nothing else:
+    /// a datagram that begins with the same bytes is admitted too. Empty: none.
+    admitted: &'b [u8],
+}
+
+impl<'b> Run<'b> {
+    fn new(message: &Received, bytes: &'b [u8]) -> Self {
+        Self {
+            bytes,
+            size: message.segment.map_or(message.len, usize::from),
+            source: message.source.map(|source| source.ip()),
+            outer: Ecn::of(message.traffic_class),
+            admitted: &[],
+        }
+    }
+
+    /// Where the datagram ends that begins at `offset`.
+    #[inline]
+    fn end_of(&self, offset: usize) -> usize {
+        (offset + self.size).min(self.bytes.len())
+    }
+
+    /// The frame of a datagram, as [`Network::admit`] returns it.
+    #[inline]
+    fn frame(&mut self, range: Range<usize>, network: &mut Network<'_>) -> Result<Option<Arrival<'b>>, DropReason> {
+        let datagram = &self.bytes[range];
+        let headers = self.admitted.len();
+        if headers > 0 && datagram.get(..headers) == Some(self.admitted) {
+            return Ok(Some(Arrival {
+                bytes: &datagram[headers - EthernetHeader::LEN..],
+                offload: Offload::NONE,
+            }));
+        }
+        self.admit(datagram, network)
+    }
+
+    fn admit(&mut self, datagram: &'b [u8], network: &mut Network<'_>) -> Result<Option<Arrival<'b>>, DropReason> {
+        let admitted = network.admit(self.source, self.outer, datagram)?;
+        // A congestion mark is checked against each inner header, an undone offload depends on the frame, and a group's
+        // frames are limited in number.
+        let plain = admitted
+            .filter(|arrival| self.outer != Ecn::Ce && arrival.offload == Offload::NONE && arrival.bytes[0] & 1 == 0);
+        self.admitted = plain.map_or(&[], |arrival| {
+            &datagram[..datagram.len() - arrival.bytes.len() + EthernetHeader::LEN]
+        });
+        Ok(admitted)
     }
 }
 

@@ -96,6 +96,27 @@ impl Header {
     fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
+
+    /// The header and up to [`HEAD_MAX`] bytes of a frame behind it.
+    fn before(&self, head: &[u8]) -> Lead {
+        let mut bytes = [0; OPTION_HEADER + HEAD_MAX];
+        let len = self.len + head.len();
+        bytes[..self.len].copy_from_slice(self.as_bytes());
+        bytes[self.len..len].copy_from_slice(head);
+        Lead { bytes, len }
+    }
+}
+
+/// A tunnel header and the headers of a frame.
+struct Lead {
+    bytes: [u8; OPTION_HEADER + HEAD_MAX],
+    len: usize,
+}
+
+impl Lead {
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// The form in which a frame is sent to one endpoint.
@@ -341,27 +362,32 @@ impl Outbound {
             self.large(&crossing, frame);
             return Ok(());
         }
-        while let Some(piece) = split.next(frame.head) {
-            let headers = piece.headers();
-            let room = self.room(&crossing, headers.len() + piece.payload.len());
-            let (first, payload) = room.split_at_mut(headers.len());
-            first.copy_from_slice(headers);
-            frame.copy_to(piece.payload.start, payload);
-            crossing.complete(room, piece.offload.checksum);
+        self.cut(&crossing, split, frame);
+        Ok(())
+    }
+
+    /// Puts the pieces of a frame into a batch.
+    fn cut(&mut self, crossing: &Crossing, mut split: Split, frame: &GuestFrame<'_>) {
+        let headers = &frame.head[..split.headers_len()];
+        let own = crossing.header.before(headers);
+        let (own, tunnel) = (own.as_bytes(), crossing.header.len);
+        let mut run = self.sender.run(crossing.destination(), own.len() + split.first_len());
+        while let Some(payload) = split.payload() {
+            let room = self.sender.append(&mut run, own.len() + payload.len());
+            let (first, rest) = room.split_at_mut(own.len());
+            first.copy_from_slice(own);
+            frame.copy_to(payload.start, rest);
+            split.write_headers(&mut first[tunnel..], payload);
+            crossing.complete(&mut room[tunnel..], split.checksum());
             split.taken();
         }
-        Ok(())
     }
 
     /// Sends a frame as one datagram, directly from guest memory. The headers are in the copied head, and the payload
     /// is not inspected.
     fn large(&mut self, crossing: &Crossing, frame: &GuestFrame<'_>) {
-        let header = crossing.header.as_bytes();
-        let len = header.len() + frame.head.len();
-        let mut own = [0; OPTION_HEADER + HEAD_MAX];
-        own[..header.len()].copy_from_slice(header);
-        own[header.len()..len].copy_from_slice(frame.head);
-        self.sender.send_now(crossing.destination(), &own[..len], frame);
+        let own = crossing.header.before(frame.head);
+        self.sender.send_now(crossing.destination(), own.as_bytes(), frame);
     }
 
     /// The form in which the frame is sent. Its datagrams have frames of up to `len` bytes and, if there are several,

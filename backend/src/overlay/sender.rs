@@ -54,9 +54,21 @@ struct Batch {
     class: u8,
     /// Bytes of each datagram but the last.
     size: usize,
+    /// Room for the largest batch, never cleared: each datagram overwrites its part.
     bytes: Vec<u8>,
+    /// Bytes in use.
+    len: usize,
+    /// Datagrams in it.
+    count: usize,
     /// The last datagram was shorter, so none can follow.
     closed: bool,
+}
+
+/// Datagrams to one destination that follow each other without others in between.
+pub(super) struct Run {
+    destination: Destination,
+    /// The batch that the last of them joined, in `open`.
+    batch: usize,
 }
 
 /// A socket, and the traffic class last set on it.
@@ -218,14 +230,27 @@ impl Sender {
         self.too_big.pop()
     }
 
-    /// Room for a datagram of `len` bytes, at most [`MAX_PAYLOAD`]. It leaves with its batch.
+    /// Room for a datagram of `len` bytes, at most [`MAX_PAYLOAD`], to be filled completely. It leaves with its batch.
     pub(super) fn datagram(&mut self, destination: Destination, len: usize) -> &mut [u8] {
-        let index = self.batch_for(destination, len);
-        let batch = &mut self.open[index];
-        let start = batch.bytes.len();
-        batch.bytes.resize(start + len, 0);
-        batch.closed = len < batch.size;
-        &mut batch.bytes[start..]
+        let mut run = self.run(destination, len);
+        self.append(&mut run, len)
+    }
+
+    /// Begins a run with a datagram of `len` bytes. It ends before anything else is sent.
+    pub(super) fn run(&mut self, destination: Destination, len: usize) -> Run {
+        Run {
+            destination,
+            batch: self.batch_for(destination, len),
+        }
+    }
+
+    /// Room for the next datagram of a run, as [`datagram`](Self::datagram) gives it.
+    #[inline]
+    pub(super) fn append(&mut self, run: &mut Run, len: usize) -> &mut [u8] {
+        if !self.open[run.batch].takes(len) {
+            run.batch = self.batch_for(run.destination, len);
+        }
+        self.open[run.batch].append(len)
     }
 
     /// Sends all waiting batches.
@@ -238,7 +263,7 @@ impl Sender {
     /// The batch that a datagram joins.
     fn batch_for(&mut self, destination: Destination, len: usize) -> usize {
         let Destination { to, class, .. } = destination;
-        let socket = self.socket_of(destination);
+        let socket = Self::socket_of(destination);
         let same = |batch: &Batch| (batch.to, batch.socket, batch.class) == (to, socket, class);
         if let Some(index) = self.open.iter().position(same) {
             if self.open[index].takes(len) {
@@ -254,11 +279,13 @@ impl Sender {
             socket,
             class,
             size: len,
-            bytes: Vec::with_capacity(MAX_PAYLOAD),
+            bytes: vec![0; MAX_PAYLOAD],
+            len: 0,
+            count: 0,
             closed: false,
         });
-        (batch.to, batch.socket, batch.class, batch.size, batch.closed) = (to, socket, class, len, false);
-        batch.bytes.clear();
+        (batch.to, batch.socket, batch.class, batch.size) = (to, socket, class, len);
+        (batch.len, batch.count, batch.closed) = (0, 0, false);
         self.open.push(batch);
         self.open.len() - 1
     }
@@ -267,7 +294,7 @@ impl Sender {
     /// datagrams, for which a separate call is cheaper than a copy. Waiting datagrams of the flow are sent first.
     pub(super) fn send_now(&mut self, destination: Destination, own: &[u8], frame: &GuestFrame<'_>) {
         let Destination { to, class, .. } = destination;
-        let socket = self.socket_of(destination);
+        let socket = Self::socket_of(destination);
         while let Some(index) = self
             .open
             .iter()
@@ -297,8 +324,8 @@ impl Sender {
         }
     }
 
-    fn socket_of(&self, destination: Destination) -> usize {
-        destination.hash as usize % self.outlets.len()
+    const fn socket_of(destination: Destination) -> usize {
+        destination.hash as usize % SOCKETS
     }
 
     fn set_class(&mut self, socket: usize, class: u8) {
@@ -313,11 +340,11 @@ impl Sender {
         self.set_class(batch.socket, batch.class);
         let known = self.limits.get(&batch.to).copied().unwrap_or(self.usual);
         let (mut limit, mut at, mut is_path_small) = (known, 0, false);
-        while at < batch.bytes.len() {
+        while at < batch.len {
             match self.send_from(&batch, at, limit) {
                 Ok(end) => at = end,
                 Err(error) => {
-                    let refused = limit.message(batch.bytes.len() - at, batch.size);
+                    let refused = limit.message(batch.len - at, batch.size);
                     if let Some((lower, count)) = limit.after(&error, refused, batch.size) {
                         self.counters.add(count, 1);
                         limit = lower;
@@ -346,8 +373,8 @@ impl Sender {
         let mut out = self.messages.start();
         self.ends.clear();
         let mut start = at;
-        while start < batch.bytes.len() {
-            let len = limit.message(batch.bytes.len() - start, batch.size);
+        while start < batch.len {
+            let len = limit.message(batch.len - start, batch.size);
             // Not every kernel accepts a request to split bytes that are no longer than one datagram.
             let size = u16::try_from(batch.size).ok().filter(|_| len > batch.size);
             out.push(size, |gather| {
@@ -373,13 +400,18 @@ impl Sender {
 }
 
 impl Batch {
-    fn takes(&self, len: usize) -> bool {
-        !self.closed && len <= self.size && self.bytes.len() + len <= MAX_PAYLOAD && self.count() < MAX_SEGMENTS
+    #[inline]
+    const fn takes(&self, len: usize) -> bool {
+        !self.closed && len <= self.size && self.len + len <= MAX_PAYLOAD && self.count < MAX_SEGMENTS
     }
 
-    /// Datagrams in the batch.
-    fn count(&self) -> usize {
-        self.bytes.len().div_ceil(self.size.max(1))
+    #[inline]
+    fn append(&mut self, len: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len += len;
+        self.count += 1;
+        self.closed = len < self.size;
+        &mut self.bytes[start..self.len]
     }
 }
 
@@ -520,6 +552,8 @@ mod tests {
         }
         // 64 of them exceed a packet. The kernel refuses that, as a route may refuse less.
         sender.open[0].bytes.resize(77_000, 9);
+        sender.open[0].bytes[11_000..].fill(9);
+        sender.open[0].len = 77_000;
         sender.flush();
         for i in 0..70 {
             assert_eq!(receive(&receiver), vec![i.min(9); 1100], "datagram {i}");
@@ -541,7 +575,7 @@ mod tests {
         let at = receiver.local_addr().unwrap();
         sender.datagram(to(&receiver, 1), MAX_PAYLOAD).fill(1);
         sender.open[0].bytes.resize(66_000, 1);
-        sender.open[0].size = 66_000;
+        (sender.open[0].len, sender.open[0].size) = (66_000, 66_000);
         sender.flush();
         assert_eq!((sender.take_too_big(), sender.take_too_big()), (Some(at), None));
         assert_eq!(sender.counters.dropped(DropReason::TunnelTooBig), 1);

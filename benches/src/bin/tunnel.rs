@@ -2,10 +2,10 @@
 //!
 //! Run by `hack/bench --tunnel`.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hawser_benches::machine;
 use hawser_benches::numbers::Spread;
-use hawser_benches::tunnel::{Floor, Outcome, Pair, WholeFloor, run};
+use hawser_benches::tunnel::{Burst, Floor, Outcome, Pair, WholeFloor, run};
 use hawser_testkit::Result;
 use hawser_testkit::netns::Namespace;
 use std::process::ExitCode;
@@ -29,9 +29,40 @@ struct Options {
     /// Milliseconds of each run
     #[arg(long, default_value_t = 500)]
     millis: u64,
-    /// Run only the overlay, with segments of this many bytes: for a profiler
-    #[arg(long)]
-    only: Option<u16>,
+    /// Run only one part: for a profiler
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+/// What a profiler may look at alone.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// Segments of an underlay of 1500 bytes
+    Cut,
+    /// Their floor
+    CutFloor,
+    /// Segments of an underlay of 9000 bytes
+    Large,
+    /// Their floor
+    LargeFloor,
+    /// Whole frames between processes of one node
+    Whole,
+    /// Their floor
+    WholeFloor,
+}
+
+impl Part {
+    fn make(self) -> Result<Box<dyn Burst>> {
+        let [mss, large] = SEGMENTS;
+        Ok(match self {
+            Self::Cut => Box::new(Pair::new(mss, 0)?),
+            Self::CutFloor => Box::new(Floor::new(mss.into())?),
+            Self::Large => Box::new(Pair::new(large, 0)?),
+            Self::LargeFloor => Box::new(Floor::new(large.into())?),
+            Self::Whole => Box::new(Pair::whole(mss)?),
+            Self::WholeFloor => Box::new(WholeFloor::new()?),
+        })
+    }
 }
 
 fn line(what: &str, outcomes: &[Outcome]) {
@@ -48,8 +79,8 @@ fn ratio(ours: &[Outcome], theirs: &[Outcome]) -> Option<Spread> {
 
 fn measure(options: &Options) -> Result<()> {
     let time = Duration::from_millis(options.millis);
-    if let Some(mss) = options.only {
-        line("overlay", &[run(&mut Pair::new(mss, 0)?, time)?]);
+    if let Some(part) = options.only {
+        line(&format!("{part:?}"), &[run(&mut *part.make()?, time)?]);
         return Ok(());
     }
     println!("load average before the run: {:.1}\n", machine::load());

@@ -18,8 +18,12 @@ use hawser_backend::time::Instant;
 use hawser_testkit::{Result, failure};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 const HEADERS: usize = 14 + 20 + 32;
+/// Attempts to receive in vain before what is missing counts as lost.
+const PATIENCE: u32 = 1000;
+const NOW: Instant = Instant::from_nanos(1);
 const SENDER: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 const RECEIVER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -71,14 +75,55 @@ pub struct Pair {
     receiver: Overlay,
     from: Vec<u8>,
     into: Memory,
-    mss: u16,
+    shape: Shape,
     sent: usize,
     seq: u32,
 }
 
+/// What the guest sends.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Payload bytes of a segment.
+    mss: u16,
+    /// Payload bytes of a frame.
+    payload: usize,
+    /// Frames of a burst.
+    frames: usize,
+}
+
+impl Shape {
+    const fn large(mss: u16) -> Self {
+        Self {
+            mss,
+            payload: PAYLOAD,
+            frames: BURST,
+        }
+    }
+
+    const fn bytes(self) -> usize {
+        self.payload * self.frames
+    }
+
+    const fn segmentation(self) -> Segmentation {
+        if self.payload > self.mss as usize {
+            Segmentation::Tcp4 {
+                mss: self.mss,
+                ecn: false,
+            }
+        } else {
+            Segmentation::None
+        }
+    }
+}
+
+/// Runs work, and says how long it took if that is of interest.
+pub(crate) type Timed = fn(&mut dyn FnMut()) -> Duration;
+
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pair").field("mss", &self.mss).finish_non_exhaustive()
+        f.debug_struct("Pair")
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,7 +133,7 @@ impl Pair {
     /// # Errors
     /// The system cannot create the sockets.
     pub fn new(mss: u16, peers: u32) -> Result<Self> {
-        Self::of(mss, peers, false)
+        Self::of(Shape::large(mss), peers, false)
     }
 
     /// The same for processes that support hawser's option, and so do not split frames on the loopback.
@@ -96,10 +141,29 @@ impl Pair {
     /// # Errors
     /// The system cannot create the sockets.
     pub fn whole(mss: u16) -> Result<Self> {
-        Self::of(mss, 0, true)
+        Self::of(Shape::large(mss), 0, true)
     }
 
-    fn of(mss: u16, peers: u32, knows_frame_option: bool) -> Result<Self> {
+    /// The same for guests that send bursts of small frames.
+    ///
+    /// # Errors
+    /// The system gives no sockets.
+    pub(crate) fn small() -> Result<Self> {
+        let shape = Shape {
+            mss: 1376,
+            payload: 64,
+            frames: 64,
+        };
+        Self::of(shape, 0, false)
+    }
+
+    /// Frames of a burst.
+    pub(crate) const fn frames(&self) -> usize {
+        self.shape.frames
+    }
+
+    fn of(shape: Shape, peers: u32, knows_frame_option: bool) -> Result<Self> {
+        let mss = shape.mss;
         let (a, b) = (endpoint(2)?, endpoint(3)?);
         Ok(Self {
             sender: station(a, SENDER, (b, RECEIVER, knows_frame_option), mss, peers)?,
@@ -111,7 +175,7 @@ impl Pair {
                 payload: 0,
                 frames: 0,
             },
-            mss,
+            shape,
             sent: 0,
             seq: 1,
         })
@@ -123,7 +187,7 @@ impl Pair {
         bytes[..6].copy_from_slice(&RECEIVER.0);
         bytes[6..12].copy_from_slice(&SENDER.0);
         bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-        let total = u16::try_from(HEADERS - 14 + PAYLOAD).unwrap_or(u16::MAX);
+        let total = u16::try_from(HEADERS - 14 + self.shape.payload).unwrap_or(u16::MAX);
         bytes[16..18].copy_from_slice(&total.to_be_bytes());
         bytes[20..24].copy_from_slice(&[0x40, 0, 64, 6]);
         bytes[26..34].copy_from_slice(&[10, 0, 0, 9, 10, 0, 0, 1]);
@@ -134,45 +198,44 @@ impl Pair {
         bytes[46..48].copy_from_slice(&[0x80, 0x10]);
         bytes[48] = 1;
         bytes[54..66].copy_from_slice(&[1, 1, 8, 10, 0, 0, 0, 5, 0, 0, 0, 6]);
-        let length = u16::try_from(32 + PAYLOAD).unwrap_or(u16::MAX);
+        let length = u16::try_from(32 + self.shape.payload).unwrap_or(u16::MAX);
         let pseudo = Sum::default().bytes(&bytes[26..34]).word(6).word(length).fold();
         bytes[50..52].copy_from_slice(&pseudo.to_be_bytes());
-        self.seq = self.seq.wrapping_add(u32::try_from(PAYLOAD).unwrap_or(0));
+        self.seq = self.seq.wrapping_add(u32::try_from(self.shape.payload).unwrap_or(0));
         bytes
     }
 }
 
-impl Burst for Pair {
-    fn burst(&mut self) -> Result<u64> {
-        let now = Instant::from_nanos(1);
-        let before = self.into.payload;
-        let headers: Vec<[u8; HEADERS]> = (0..BURST).map(|_| self.headers()).collect();
+impl Pair {
+    /// Sends a burst; returns the time of the sender.
+    pub(crate) fn send(&mut self, timed: Timed) -> Duration {
+        let Shape {
+            payload: len, frames, ..
+        } = self.shape;
+        let headers: Vec<[u8; HEADERS]> = (0..frames).map(|_| self.headers()).collect();
         let mut heads = Vec::new();
         let mut slices = Vec::new();
         for header in &headers {
-            let payload = &self.from[self.sent..][..PAYLOAD];
+            let payload = &self.from[self.sent..][..len];
             let mut head = [0; HEAD_MAX];
             head[..HEADERS].copy_from_slice(header);
             head[HEADERS..].copy_from_slice(&payload[..HEAD_MAX - HEADERS]);
             heads.push(head);
             slices.push([GuestSlice::from_bytes(header), GuestSlice::from_bytes(payload)]);
-            self.sent = (self.sent + PAYLOAD) % (REGION - PAYLOAD);
+            self.sent = (self.sent + len) % (REGION - PAYLOAD);
         }
         let offload = Offload {
             checksum: Checksum::Partial { start: 34, offset: 16 },
-            segmentation: Segmentation::Tcp4 {
-                mss: self.mss,
-                ecn: false,
-            },
+            segmentation: self.shape.segmentation(),
         };
         let frames: Vec<GuestFrame<'_>> = heads
             .iter()
             .zip(&slices)
             .map(|(head, slices)| GuestFrame {
                 head,
-                parsed: Head::parse(head, HEADERS + PAYLOAD),
+                parsed: Head::parse(head, HEADERS + len),
                 slices,
-                len: HEADERS + PAYLOAD,
+                len: HEADERS + len,
                 offload,
             })
             .collect();
@@ -182,18 +245,39 @@ impl Burst for Pair {
             payload: 0,
             frames: 0,
         };
-        self.sender.on_burst(now, &frames, &mut nothing);
-        let expected = u64::try_from(BURST * PAYLOAD)?;
+        timed(&mut || self.sender.on_burst(NOW, &frames, &mut nothing))
+    }
+
+    /// Receives the burst that was sent last; returns the time of the receiver.
+    ///
+    /// # Errors
+    /// A part of it was lost.
+    pub(crate) fn receive(&mut self, timed: Timed) -> Result<Duration> {
+        let expected = self.into.payload + u64::try_from(self.shape.bytes())?;
         let mut idle = 0;
-        while self.into.payload - before < expected {
-            let had = self.into.payload;
-            self.receiver.after_burst(now, &mut self.into);
-            idle = if had == self.into.payload { idle + 1 } else { 0 };
-            if idle > 1000 {
-                return Err(failure("segments were lost on the loopback"));
+        let time = timed(&mut || {
+            while self.into.payload < expected && idle < PATIENCE {
+                let had = self.into.payload;
+                self.receiver.after_burst(NOW, &mut self.into);
+                idle = if had == self.into.payload { idle + 1 } else { 0 };
             }
+        });
+        if idle == PATIENCE {
+            return Err(failure("segments were lost on the loopback"));
         }
-        Ok(self.into.payload - before)
+        Ok(time)
+    }
+}
+
+impl Burst for Pair {
+    fn burst(&mut self) -> Result<u64> {
+        let untimed: Timed = |work| {
+            work();
+            Duration::ZERO
+        };
+        self.send(untimed);
+        self.receive(untimed)?;
+        Ok(u64::try_from(self.shape.bytes())?)
     }
 }
 

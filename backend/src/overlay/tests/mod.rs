@@ -4,6 +4,7 @@ mod frame_option;
 mod multicast;
 mod peers;
 mod roles;
+mod runs;
 
 use super::*;
 use crate::config::{
