@@ -108,6 +108,9 @@ pub(crate) enum Command {
     Link(LinkArgs),
     /// Show the NICs of a running process: addresses, MAC, link
     Status(StatusArgs),
+    /// Show the tunnel of a port on a network that spans nodes, and what crosses it to and from
+    /// each peer
+    Peers(StatusArgs),
     /// List, add or remove port forwards of a running process
     #[command(subcommand)]
     Forward(ForwardCommand),

@@ -82,6 +82,7 @@ fn run() -> Result<(), Failure> {
         Some(Command::Rate(args)) => client::rate::run(args),
         Some(Command::Loglevel(args)) => client::loglevel::run(args),
         Some(Command::Status(args)) => client::status::run(args),
+        Some(Command::Peers(args)) => client::peers::run(args),
         Some(Command::Plug(args)) => client::plug::plug(args),
         Some(Command::Unplug(args)) => client::plug::unplug(args),
         Some(Command::Link(args)) => client::plug::link(args),

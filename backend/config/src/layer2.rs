@@ -1,6 +1,6 @@
 //! Configuration of layer2 mode.
 
-use crate::{Families, Forward, Inbound, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers};
+use crate::{Families, Forward, Inbound, Ipv4Link, Ipv6Link, ModeProperties, NameConfig, Resolvers, TunnelEnd};
 use hawser_packet::MacAddr;
 use hawser_packet::geneve::Vni;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -116,6 +116,13 @@ impl ModeProperties for Layer2Config {
             families: self.families(),
             forwards: &network.forwards,
             has_every_port: false,
+        })
+    }
+
+    fn tunnel(&self) -> Option<TunnelEnd> {
+        Some(TunnelEnd {
+            vni: self.vni,
+            endpoint: self.vtep,
         })
     }
 

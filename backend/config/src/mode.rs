@@ -6,9 +6,10 @@
 
 use crate::{BridgeConfig, Families, Forward, Layer2Config, MasqueradeConfig, Resolvers};
 use hawser_packet::MacAddr;
+use hawser_packet::geneve::Vni;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The mode of a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +62,24 @@ pub trait ModeProperties {
         None
     }
 
+    /// This end of the tunnel to other processes; `None` without one.
+    fn tunnel(&self) -> Option<TunnelEnd> {
+        None
+    }
+
     /// Families whose echo requests are sent through host sockets.
     fn echo_families(&self) -> Families {
         Families::default()
     }
+}
+
+/// This end of a tunnel, and the network that it carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelEnd {
+    /// Identifier of the network.
+    pub vni: Vni,
+    /// Address and port.
+    pub endpoint: SocketAddr,
 }
 
 /// How clients reach the guest in a mode that listens on its behalf.

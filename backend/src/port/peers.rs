@@ -4,6 +4,7 @@ use super::Port;
 use crate::counters::PeerCounters;
 use crate::forwarding::Table;
 use crate::mode::ModeCommand;
+use crate::overlay::TunnelView;
 use crate::packet::MacAddr;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +31,12 @@ impl Port {
         for worker in &self.workers {
             worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
         }
+    }
+
+    /// Number of the network's endpoints.
+    pub fn peer_count(&self) -> usize {
+        let count = |view: &Arc<TunnelView>| view.peers().table().endpoints().len();
+        self.tunnel.first().map_or(0, count)
     }
 
     /// The endpoints of the network without what is behind them, and their counters over all workers.

@@ -8,7 +8,7 @@ use super::openapi::Operation;
 use super::router::Route;
 use super::{Context, Refusal};
 use crate::machine::{NicMetrics, ServedNic};
-use hawser_backend::counters::{Count, DropReason, Gauge};
+use hawser_backend::counters::{Count, DropReason, Gauge, PeerCount, PeerLevel};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -99,6 +99,7 @@ impl Collector for Samples {
                     .encode_gauge(&sample.nic.counters.level(gauge))?;
             }
         }
+        self.encode_peers(&mut encoder)?;
         let states: [(&str, &str, Holds); 2] = [
             (
                 "port_link_up",
@@ -117,6 +118,49 @@ impl Collector for Samples {
                 metric
                     .encode_family(&[("port", sample.port.as_str())])?
                     .encode_gauge(&u64::from(holds(sample)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Samples {
+    /// What crosses the tunnels, by peer. Nothing if there is no tunnel.
+    fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let peers = || {
+            let of_nic = |sample: &'_ Sample| {
+                sample
+                    .nic
+                    .peers
+                    .iter()
+                    .map(|(at, _)| at.to_string())
+                    .collect::<Vec<_>>()
+            };
+            self.0.iter().map(move |sample| (sample, of_nic(sample)))
+        };
+        if self.0.iter().all(|sample| sample.nic.peers.is_empty()) {
+            return Ok(());
+        }
+        for &count in PeerCount::ALL {
+            let name = format!("peer_{count}");
+            let mut metric = encoder.encode_descriptor(&name, count.help(), None, MetricType::Counter)?;
+            for (sample, names) in peers() {
+                for ((_, counters), peer) in sample.nic.peers.iter().zip(&names) {
+                    metric
+                        .encode_family(&[("port", sample.port.as_str()), ("peer", peer)])?
+                        .encode_counter(&counters.count(count), NO_EXEMPLAR)?;
+                }
+            }
+        }
+        for &level in PeerLevel::ALL {
+            let name = format!("peer_{level}");
+            let mut metric = encoder.encode_descriptor(&name, level.help(), None, MetricType::Gauge)?;
+            for (sample, names) in peers() {
+                for ((_, counters), peer) in sample.nic.peers.iter().zip(&names) {
+                    metric
+                        .encode_family(&[("port", sample.port.as_str()), ("peer", peer)])?
+                        .encode_gauge(&counters.level(level))?;
+                }
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod log;
 pub(crate) mod metrics;
 pub(crate) mod openapi;
+pub(crate) mod peers;
 pub(crate) mod plug;
 pub(crate) mod rate;
 pub(crate) mod refusal;

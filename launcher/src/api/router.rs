@@ -4,7 +4,7 @@
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
 use super::refusal::Refusal;
-use super::{Context, capture, forwards, log, metrics, openapi, plug, rate, status};
+use super::{Context, capture, forwards, log, metrics, openapi, peers, plug, rate, status};
 
 /// One operation of the API.
 pub(crate) struct Route {
@@ -22,6 +22,7 @@ pub(crate) struct Route {
 pub(crate) fn routes() -> impl Iterator<Item = &'static Route> {
     [
         status::ROUTES,
+        peers::ROUTES,
         plug::ROUTES,
         metrics::ROUTES,
         rate::ROUTES,

@@ -4,6 +4,7 @@ use super::Context;
 use super::agent::GuestInterface;
 use super::http::{Answer, Method, Request};
 use super::openapi::Operation;
+use super::peers::Tunnel;
 use super::router::Route;
 use crate::machine::{Machine, NicStatus};
 use crate::mode::Mode;
@@ -63,6 +64,9 @@ pub(crate) struct Interface {
     /// Problems that keep the guest from using the NIC as configured, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The tunnel of a network that spans nodes; `/v1/peers` has its peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
 }
 
 /// State of a link.
@@ -101,7 +105,13 @@ impl Status {
         let nics = machine.nics();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            interfaces: nics.iter().map(|nic| Interface::of(nic.status(), told)).collect(),
+            interfaces: nics
+                .iter()
+                .map(|nic| Interface {
+                    tunnel: Tunnel::of(nic),
+                    ..Interface::of(nic.status(), told)
+                })
+                .collect(),
         }
     }
 }
@@ -125,6 +135,7 @@ impl Interface {
             } else {
                 Driver::Absent
             },
+            tunnel: None,
             warnings: nic.warnings,
         }
     }

@@ -11,7 +11,9 @@ use clap::Parser as _;
 use hawser_backend::vhost_user::Lifetime;
 use serde_json::Value;
 use std::future::Future;
+use std::net::UdpSocket;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The context of requests and the machine behind it.
@@ -30,19 +32,39 @@ impl Deref for Stage {
 
 /// A stage with masquerade ports of these names and IPv4 in the guest.
 pub(super) fn context(names: &[&str]) -> Stage {
+    stage(names, &["--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"])
+}
+
+/// A stage with the port `net0` on a layer2 network, with these peers.
+pub(super) fn layer2(peers: &[&str]) -> Stage {
+    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = format!("--vtep-port={}", free.port());
+    let options = [
+        "--mode=layer2",
+        "--vni=7",
+        "--mac=02:00:00:00:00:09",
+        "--ipv4=10.100.0.0/24",
+        "--vtep=127.0.0.1",
+        &port,
+    ];
+    stage(&["net0"], &[&options[..], peers].concat())
+}
+
+fn nic(folder: &Path, name: &str, options: &[&str]) -> Nic {
+    let cli = Cli::try_parse_from(["hawser"].iter().chain(options)).unwrap();
+    let spec = cli.port.spec(name.into()).unwrap();
+    let found = config::resolve(spec, &Host::default(), None).unwrap();
+    Nic::vhost_user(Endpoint::Listen(folder.join(name)), found)
+}
+
+fn stage(names: &[&str], options: &[&str]) -> Stage {
     let folder = tempfile::tempdir().unwrap();
     let setup = MachineSetup {
         sandbox: Sandbox::default(),
         lifetime: Lifetime::Persistent,
         names_interfaces: true,
     };
-    let nic = |name: &&str| {
-        let options = ["hawser", "--ipv4=10.0.2.0/24", "--ipv6=off", "--mac=02:00:00:00:00:09"];
-        let cli = Cli::try_parse_from(options).unwrap();
-        let spec = cli.port.spec((*name).into()).unwrap();
-        let found = config::resolve(spec, &Host::default(), None).unwrap();
-        Nic::vhost_user(Endpoint::Listen(folder.path().join(name)), found)
-    };
+    let nic = |name: &&str| nic(folder.path(), name, options);
     let machine = Machine::start(setup, names.iter().map(nic).collect());
     Stage {
         context: Context {

@@ -1,6 +1,7 @@
 //! `hawser status`: shows the NICs of a running process.
 
 use super::{Client, Target, show};
+use crate::api::peers::Tunnel;
 use crate::api::status::{Driver, Interface, LinkState, Status};
 use crate::cli::client::StatusArgs;
 use crate::failure::Failure;
@@ -47,6 +48,7 @@ fn paragraph(nic: &Interface) -> String {
             "mode",
             format!("{}, MTU {}, {} queue pairs", nic.mode.name(), nic.mtu, nic.queue_count),
         ),
+        ("tunnel", nic.tunnel.as_ref().map(tunnel).unwrap_or_default()),
         ("known from", nic.info_source.clone()),
         ("warning", nic.warnings.join("; ")),
     ];
@@ -56,4 +58,19 @@ fn paragraph(nic: &Interface) -> String {
         let _ = writeln!(text, "  {what:<13} {value}");
     }
     text
+}
+
+fn tunnel(tunnel: &Tunnel) -> String {
+    let file = tunnel.peers_file.as_ref();
+    let file = file
+        .map(|path| format!(", file {}", path.display()))
+        .unwrap_or_default();
+    let limited = match tunnel.limited_peers {
+        0 => String::new(),
+        n => format!(", {n} without whole batches"),
+    };
+    format!(
+        "network {} at {}, {} peers{limited}{file}",
+        tunnel.vni, tunnel.endpoint, tunnel.peers
+    )
 }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const REDRAW: &str = "\x1b[H\x1b[J";
 /// Maximum drop reasons shown per port.
 const REASONS: usize = 5;
+/// Most peers shown per port.
+const PEERS: usize = 5;
 const BITS: f64 = 8.0;
 
 /// Value of each series, keyed by its name and labels as the metrics text writes them.
@@ -38,6 +40,21 @@ struct Activity {
     stalls_per_second: f64,
     /// Reason and drops per second, in descending order.
     drops_per_second: Vec<(String, f64)>,
+    /// Peers of a network that spans nodes, busiest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    peers: Vec<PeerActivity>,
+}
+
+/// Rates of one peer of a port, in the directions of the guest.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PeerActivity {
+    peer: String,
+    in_bits_per_second: f64,
+    out_bits_per_second: f64,
+    in_datagrams_per_second: f64,
+    out_datagrams_per_second: f64,
+    drops_per_second: f64,
 }
 
 /// Prints rates until interrupted, or once with `--once`.
@@ -124,9 +141,39 @@ fn activities(before: &Sample, now: &Sample, seconds: f64) -> Vec<Activity> {
                 echo_flows: level("echo_flows_open"),
                 stalls_per_second: total("rx_stalls"),
                 drops_per_second: reasons,
+                peers: peers(now, port, &per_second),
             }
         })
         .collect()
+}
+
+/// The peers of a port between which and the guest something crossed.
+fn peers(now: &Sample, port: &str, per_second: &dyn Fn(&str) -> f64) -> Vec<PeerActivity> {
+    let first = format!("hawser_peer_sent_bytes_total{{port=\"{port}\",");
+    let all = now.keys().filter(|series| series.starts_with(&first));
+    let mut peers: Vec<PeerActivity> = all
+        .filter_map(|series| label(series, "peer"))
+        .map(|peer| {
+            let rate = |name: &str| per_second(&format!("hawser_peer_{name}_total{{port=\"{port}\",peer=\"{peer}\"}}"));
+            PeerActivity {
+                peer: peer.to_owned(),
+                in_bits_per_second: rate("received_bytes") * BITS,
+                out_bits_per_second: rate("sent_bytes") * BITS,
+                in_datagrams_per_second: rate("received_datagrams"),
+                out_datagrams_per_second: rate("sent_datagrams"),
+                drops_per_second: rate("send_drops") + rate("receive_drops"),
+            }
+        })
+        .filter(|peer| peer.weight() > 0.0)
+        .collect();
+    peers.sort_by(|a, b| b.weight().total_cmp(&a.weight()));
+    peers
+}
+
+impl PeerActivity {
+    fn weight(&self) -> f64 {
+        self.in_bits_per_second + self.out_bits_per_second + self.drops_per_second
+    }
 }
 
 /// A gauge value as an integer.
@@ -165,6 +212,19 @@ fn table(ports: &[Activity]) -> String {
                 drops.join(", ")
             },
         );
+        for peer in port.peers.iter().take(PEERS) {
+            let _ = writeln!(
+                text,
+                "  {:<14} {:>9} {:>9} {:>9} {:>9} {:>28} {}",
+                peer.peer,
+                scaled(peer.in_bits_per_second),
+                scaled(peer.out_bits_per_second),
+                scaled(peer.in_datagrams_per_second),
+                scaled(peer.out_datagrams_per_second),
+                "drops",
+                scaled(peer.drops_per_second),
+            );
+        }
     }
     text
 }
@@ -220,6 +280,25 @@ hawser_port_link_up{port=\"net0\"} 1
             words,
             ["net0", "0", "1.0M", "0", "0", "7", "0", "0", "0", "spoofed_mac", "10"]
         );
+    }
+
+    #[test]
+    fn the_peers_between_which_and_the_guest_something_crosses_are_shown_busiest_first() {
+        let series = |name: &str, peer: &str, value: u32| {
+            format!("hawser_peer_{name}_total{{port=\"net0\",peer=\"192.0.2.{peer}:6081\"}} {value}\n")
+        };
+        let before = BEFORE.to_owned() + &series("sent_bytes", "3", 1000);
+        let now = BEFORE.to_owned()
+            + &series("sent_bytes", "1", 0)
+            + &series("sent_bytes", "2", 50)
+            + &series("sent_bytes", "3", 251_000)
+            + &series("receive_drops", "3", 4);
+        let ports = activities(&parse(&before), &parse(&now), 2.0);
+        let names: Vec<&str> = ports[0].peers.iter().map(|peer| peer.peer.as_str()).collect();
+        assert_eq!(names, ["192.0.2.3:6081", "192.0.2.2:6081"]);
+        let table = table(&ports);
+        let words: Vec<&str> = table.lines().nth(2).unwrap().split_whitespace().collect();
+        assert_eq!(words, ["192.0.2.3:6081", "0", "1.0M", "0", "0", "drops", "2"]);
     }
 
     #[test]

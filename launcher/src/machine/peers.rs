@@ -10,7 +10,7 @@ use crate::sandbox::{Sandbox, ThreadKind};
 use crate::watcher::Watcher;
 use crate::watcher::files::FileWatch;
 use hawser_backend::port::Port;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -45,6 +45,11 @@ impl PeersFile {
             path: path.to_owned(),
             state: Mutex::default(),
         })
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What became of it.
@@ -165,7 +170,6 @@ mod tests {
     use hawser_backend::port::PortResources;
     use std::fs;
     use std::net::UdpSocket;
-    use std::path::Path;
     use std::time::Instant;
 
     const PATIENCE: Duration = Duration::from_secs(10);

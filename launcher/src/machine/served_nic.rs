@@ -7,13 +7,13 @@ use super::peers::{PeersFile, PeersState};
 use crate::mode::Mode;
 use crate::vmm::Card;
 use hawser_backend::capture::{Busy, CaptureRules, CaptureStream};
-use hawser_backend::counters::{Counters, Gauge};
+use hawser_backend::counters::{Counters, Gauge, PeerCounters};
 use hawser_backend::policy::SnoopSource;
-use hawser_backend::port::{ForwardError, Port};
-use hawser_config::{Forward, Rates};
+use hawser_backend::port::{ForwardError, PeerReport, Port};
+use hawser_config::{Forward, Rates, TunnelEnd};
 use hawser_manifest::plan::NicPlan;
 use hawser_packet::MacAddr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A served NIC. Clones are handles to the same NIC.
@@ -64,6 +64,17 @@ pub(crate) struct SeenAddress {
     pub source: &'static str,
 }
 
+/// The end of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TunnelStatus {
+    /// Network, address and port.
+    pub end: TunnelEnd,
+    /// Number of peers.
+    pub peers: usize,
+    /// Peers to which the host does not split batches as it should.
+    pub limited_peers: u64,
+}
+
 /// Counters and state of a NIC, for the metrics.
 #[derive(Debug)]
 pub(crate) struct NicMetrics {
@@ -75,6 +86,8 @@ pub(crate) struct NicMetrics {
     pub failure: Option<String>,
     /// What became of the file of its network's peers.
     pub peers_file: PeersState,
+    /// The endpoints of its network, and what crossed to and from each.
+    pub peers: Vec<(SocketAddr, PeerCounters)>,
 }
 
 impl ServedNic {
@@ -92,6 +105,24 @@ impl ServedNic {
                 warnings: warnings(port, self.peers_file()),
                 ..status(port)
             },
+        }
+    }
+
+    /// The end of the tunnel of a network that spans nodes; `None` without one.
+    pub(crate) fn tunnel(&self) -> Option<TunnelStatus> {
+        match self {
+            Self::VhostUser { port, .. } => port.config().mode.properties().tunnel().map(|end| TunnelStatus {
+                end,
+                peers: port.peer_count(),
+                limited_peers: port.counters().level(Gauge::TunnelLimitedPeers),
+            }),
+        }
+    }
+
+    /// The peers of a network that spans nodes.
+    pub(crate) fn peers(&self) -> Vec<PeerReport> {
+        match self {
+            Self::VhostUser { port, .. } => port.peers(),
         }
     }
 
@@ -117,6 +148,7 @@ impl ServedNic {
                 link_up: port.link().is_up(),
                 failure: port.health().failure().map(str::to_owned),
                 peers_file: self.peers_file().map(PeersFile::state).unwrap_or_default(),
+                peers: port.peer_counters(),
             },
         }
     }

@@ -1,0 +1,54 @@
+//! `hawser peers`: shows the tunnel of a layer2 port of a running process, and its peers.
+
+use super::{Client, Target, show};
+use crate::api::peers::{PATH, Peer, Peers};
+use crate::cli::client::StatusArgs;
+use crate::failure::Failure;
+use std::fmt::Write as _;
+
+/// Prints a line for this end of the tunnel and one for each peer, or JSON.
+///
+/// # Errors
+/// If the process does not exist, or the port has no tunnel.
+pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
+    let target = Target::new(PATH).of(args.ask.port.as_deref());
+    let peers: Peers = Client::of(&args.ask).get(&target)?;
+    show(args.json, &peers, text)
+}
+
+fn text(peers: &Peers) -> String {
+    let mut text = format!("network {} at {}\n", peers.tunnel.vni, peers.tunnel.endpoint);
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{:<28} {:>6} {:>5} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  GUESTS",
+        "PEER", "MTU", "BATCH", "SENT", "BYTES", "DROPS", "RECEIVED", "BYTES", "DROPS"
+    );
+    for peer in &peers.peers {
+        let _ = writeln!(
+            text,
+            "{:<28} {:>6} {:>5} {:>12} {:>16} {:>8} {:>12} {:>16} {:>8}  {}",
+            peer.endpoint.to_string(),
+            peer.path_mtu,
+            peer.batch_datagrams,
+            peer.sent.datagrams,
+            peer.sent.bytes,
+            peer.sent.drops,
+            peer.received.datagrams,
+            peer.received.bytes,
+            peer.received.drops,
+            guests(peer),
+        );
+    }
+    text
+}
+
+/// MACs and addresses behind a peer.
+fn guests(peer: &Peer) -> String {
+    let any = peer.any.then(|| "any".to_owned());
+    let named = peer.guests.iter().map(|guest| {
+        let addresses = guest.ip_addresses.iter().map(|address| format!(",{address}"));
+        guest.mac.clone() + &addresses.collect::<String>()
+    });
+    any.into_iter().chain(named).collect::<Vec<_>>().join(" ")
+}
