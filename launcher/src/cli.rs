@@ -28,6 +28,7 @@ mod plan_args;
 pub(crate) mod policy;
 mod segment;
 mod spec;
+mod tunnel;
 
 use client::{
     CaptureArgs, ForwardCommand, LinkArgs, LogLevelArgs, PlugArgs, RateArgs, StatusArgs, TopArgs, UnplugArgs,

@@ -14,12 +14,14 @@ use crate::failure::Failure;
 use hawser_manifest::nic::AttachmentSpec;
 use hawser_manifest::objects::cni::Segment;
 use hawser_manifest::objects::ipam::{self, Ipam};
+use hawser_manifest::plan::layer2::Layer2Plan;
 use hawser_manifest::plan::{LeaseScope, NicPlan, VmPlan};
 use hawser_packet::MacRange;
+use hawser_store::agreement;
 use hawser_store::claim::{self, AddressClaim, Choice, Claim, MacClaim};
 use hawser_store::range::AddressRange;
 use hawser_store::sqlite::{Access, Sqlite};
-use hawser_store::{Lease, Segment as LeaseSegment, Store, VmName};
+use hawser_store::{Lease, NetworkRecord, Segment as LeaseSegment, Store, VmName};
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -48,9 +50,25 @@ pub(crate) fn reserve(store: &mut impl Store, plan: &VmPlan, pool: &MacRange) ->
         namespace: plan.namespace.clone(),
         name: plan.name.clone(),
     };
-    let claims = claims(&vm, plan);
-    let leases = store.step(|ledger| claim::claim(ledger, &vm, &claims, &plan.absent, pool));
+    let (claims, networks) = (claims(&vm, plan), networks(plan));
+    let leases = store.step(|ledger| {
+        agreement::agree(ledger, &vm, &networks)?;
+        claim::claim(ledger, &vm, &claims, &plan.absent, pool)
+    });
     leases.map_err(Failure::runtime)
+}
+
+/// The networks that span nodes, as this plan has them.
+fn networks(plan: &VmPlan) -> Vec<NetworkRecord> {
+    let plans = plan.nics.iter().filter_map(|nic| nic.mode.layer2());
+    let record = |plan: &Layer2Plan| {
+        Some(NetworkRecord {
+            name: plan.network.network.clone(),
+            vni: plan.tunnel.vni?,
+            subnets: plan.network.subnets().collect(),
+        })
+    };
+    plans.filter_map(record).collect()
 }
 
 fn claims(vm: &VmName, plan: &VmPlan) -> Vec<Claim> {
@@ -62,6 +80,10 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
     let (segment, addresses) = match nic.mode.lease_scope()? {
         LeaseScope::Vm => (LeaseSegment::OfVm(vm.clone()), Vec::new()),
         LeaseScope::Segment(segment) => (segment_of(segment), addresses(&segment.ipam)),
+        LeaseScope::Network(plan) => (
+            LeaseSegment::Network(plan.network.network.clone()),
+            addresses(&plan.ipam),
+        ),
     };
     Some(Claim {
         interface: nic.name.clone(),
@@ -69,6 +91,7 @@ fn claim_of(vm: &VmName, nic: &NicPlan) -> Option<Claim> {
         segment,
         mac: match nic.mac {
             Some(mac) => MacClaim::Explicit(mac),
+            None if nic.mode.derives_mac() => MacClaim::OfAddress,
             None if nic.has_own_mac() => MacClaim::Pool,
             None => MacClaim::Segment,
         },
@@ -125,22 +148,23 @@ const fn choice(choice: ipam::Choice) -> Choice {
 
 /// Writes a lease into the plan.
 fn apply(nic: &mut NicPlan, lease: &Lease) {
-    nic.mac = nic.mac.or(lease.mac);
-    if let Some(Segment { ipam, .. }) = nic.mode.segment_mut()
+    if let Some(ipam) = nic.mode.ipam_mut()
         && let Ipam::HostLocal(ranges) | Ipam::Whereabouts(ranges) = ipam
     {
         *ipam = ranges.given(&lease.addresses);
     }
+    nic.mac = nic.mac.or(lease.mac).or_else(|| nic.mode.mac());
 }
 
 /// Checks that a NIC does not need the store, which is off.
 fn without_store(nic: &mut NicPlan) -> Result<(), Failure> {
-    let Some(segment) = nic.mode.segment() else {
+    let named = nic.mac.is_some() || !nic.has_own_mac();
+    let rules = nic.mode.segment().and_then(|segment| segment.rules.as_ref());
+    let checked = rules.is_some_and(|rules| rules.mac_spoof_check);
+    let Some(ipam) = nic.mode.ipam_mut() else {
         return Ok(());
     };
-    let named = nic.mac.is_some() || !nic.has_own_mac();
-    let checked = segment.rules.as_ref().is_some_and(|rules| rules.mac_spoof_check);
-    let message = match &segment.ipam {
+    let message = match ipam {
         Ipam::HostLocal(_) => "addresses of host-local ranges are kept in the store: leave out --store=off",
         Ipam::Whereabouts(_) => "addresses of whereabouts ranges are kept in the store: leave out --store=off",
         Ipam::Static { .. } if !named => {

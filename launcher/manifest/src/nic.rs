@@ -99,8 +99,8 @@ pub struct MasqueradeSpec {
 /// A NIC on a network that spans nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer2Spec {
-    /// Identifier of the network in the tunnel.
-    pub vni: Vni,
+    /// Identifier of the network in the tunnel. A NIC without one is planned, but not served.
+    pub vni: Option<Vni>,
     /// Local end of the tunnel.
     pub vtep: VtepSpec,
     /// IPv4 subnet of the network.

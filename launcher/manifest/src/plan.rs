@@ -6,6 +6,7 @@
 
 mod choice;
 mod claims;
+pub mod layer2;
 mod networks;
 pub mod options;
 mod policies;
@@ -26,6 +27,7 @@ use crate::values;
 use hawser_config::Forward;
 use hawser_packet::MacAddr;
 use hawser_packet::MacRange;
+use layer2::Layer2Plan;
 use options::PlanOptions;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -89,14 +91,15 @@ impl NicPlan {
     pub fn tells_names(&self) -> bool {
         match &self.mode {
             NicMode::Masquerade(_) | NicMode::Pod(_) => true,
-            NicMode::Bridge(segment) => segment.ipam.is_told(),
+            NicMode::Bridge(Segment { ipam, .. }) => ipam.is_told(),
+            NicMode::Layer2(plan) => plan.ipam.is_told(),
         }
     }
 
     /// True if the NIC can have any MAC. False if it shares the MAC of its lower link.
     pub fn has_own_mac(&self) -> bool {
         match &self.mode {
-            NicMode::Masquerade(_) => true,
+            NicMode::Masquerade(_) | NicMode::Layer2(_) => true,
             NicMode::Bridge(Segment { attachment, .. }) | NicMode::Pod(PodPlan { attachment, .. }) => {
                 attachment.way().has_own_mac
             }
@@ -113,6 +116,8 @@ pub enum NicMode {
     Bridge(Segment),
     /// The guest takes over the pod's interface.
     Pod(PodPlan),
+    /// A network that spans nodes.
+    Layer2(Box<Layer2Plan>),
 }
 
 /// The scope in which the MAC and the addresses of a NIC must be unique.
@@ -122,6 +127,8 @@ pub enum LeaseScope<'a> {
     Vm,
     /// On the segment.
     Segment(&'a Segment),
+    /// On a network that all nodes share.
+    Network(&'a Layer2Plan),
 }
 
 impl NicMode {
@@ -129,24 +136,34 @@ impl NicMode {
     pub const fn segment(&self) -> Option<&Segment> {
         match self {
             Self::Bridge(segment) => Some(segment),
+            Self::Masquerade(_) | Self::Pod(_) | Self::Layer2(_) => None,
+        }
+    }
+
+    /// The source of the guest's addresses, for filling them in.
+    pub fn ipam_mut(&mut self) -> Option<&mut Ipam> {
+        match self {
+            Self::Bridge(segment) => Some(&mut segment.ipam),
+            Self::Layer2(plan) => Some(&mut plan.ipam),
             Self::Masquerade(_) | Self::Pod(_) => None,
         }
     }
 
-    /// The segment, mutable for filling in addresses.
-    pub const fn segment_mut(&mut self) -> Option<&mut Segment> {
+    /// The settings of a NIC on a network that spans nodes.
+    pub fn layer2(&self) -> Option<&Layer2Plan> {
         match self {
-            Self::Bridge(segment) => Some(segment),
-            Self::Masquerade(_) | Self::Pod(_) => None,
+            Self::Layer2(plan) => Some(plan),
+            _ => None,
         }
     }
 
     /// The scope of the NIC's lease; `None` if the NIC takes over MAC and addresses of the pod.
-    pub const fn lease_scope(&self) -> Option<LeaseScope<'_>> {
+    pub fn lease_scope(&self) -> Option<LeaseScope<'_>> {
         match self {
             // Behind NAT, a VM is alone on its segment.
             Self::Masquerade(_) => Some(LeaseScope::Vm),
             Self::Bridge(segment) => Some(LeaseScope::Segment(segment)),
+            Self::Layer2(plan) => Some(LeaseScope::Network(plan)),
             Self::Pod(_) => None,
         }
     }
@@ -154,19 +171,29 @@ impl NicMode {
     const fn masquerade_mut(&mut self) -> Option<&mut MasqueradePlan> {
         match self {
             Self::Masquerade(plan) => Some(plan),
-            Self::Bridge(_) | Self::Pod(_) => None,
+            Self::Bridge(_) | Self::Pod(_) | Self::Layer2(_) => None,
         }
     }
 
     /// True if Services can forward to the NIC.
-    const fn takes_services(&self) -> bool {
-        matches!(self, Self::Masquerade(_))
+    fn takes_services(&self) -> bool {
+        match self {
+            Self::Masquerade(_) => true,
+            Self::Layer2(plan) => plan.network.primary,
+            Self::Bridge(_) | Self::Pod(_) => false,
+        }
+    }
+
+    /// True if the MAC of a NIC without one follows from its address.
+    pub fn derives_mac(&self) -> bool {
+        self.layer2().is_some_and(Layer2Plan::derives_mac)
     }
 
     /// The network's MAC for a NIC without one.
-    const fn mac(&self) -> Option<MacAddr> {
+    pub fn mac(&self) -> Option<MacAddr> {
         match self {
             Self::Bridge(segment) => segment.mac,
+            Self::Layer2(plan) => plan.derived_mac(),
             Self::Masquerade(_) | Self::Pod(_) => None,
         }
     }
@@ -278,6 +305,7 @@ impl Planner<'_> {
         self.check_names();
         self.check_services();
         self.check_policies();
+        self.check_one_primary();
         let nics: Vec<NicPlan> = self.vm.interfaces.iter().filter_map(|i| self.nic(i)).collect();
         if nics.is_empty() && !self.report.has_errors() {
             let message = if self.vm.interfaces.is_empty() {
@@ -287,12 +315,14 @@ impl Planner<'_> {
             };
             self.report.error(&self.vm.spot, message);
         }
+        self.check_tunnels(&nics);
         let is_absent = |interface: &&Interface| interface.state == LinkState::Absent;
         let absent = self.vm.interfaces.iter().filter(is_absent);
         let absent = absent.map(|interface| interface.name.clone()).collect();
         if !nics.iter().any(|nic| nic.mode.takes_services()) {
             for service in self.services() {
-                let message = "ignored: the VM has no interface bound with masquerade that it could lead to";
+                let message = "ignored: the VM has no interface bound with masquerade, or on a primary network, that it \
+                               could lead to";
                 self.report.warn(&service.spot, message);
             }
         }
@@ -389,8 +419,9 @@ impl Planner<'_> {
         };
         match (interface.binding?, source) {
             (Binding::Sriov, _) => refuse("sriov needs the mode sriov, which hawser does not have yet"),
-            (Binding::L2Bridge, _) => {
-                refuse("the binding l2bridge needs the mode layer2, which hawser does not have yet")
+            (Binding::L2Bridge | Binding::ManagedTap, NetworkSource::Pod(pod)) => {
+                let (network, plan) = self.primary_layer2(interface, *pod)?;
+                Some((network, NicMode::Layer2(plan)))
             }
             (Binding::Masquerade, NetworkSource::Multus { .. }) => {
                 refuse("masquerade is for the pod network: give bridge: {} for this one")
@@ -412,9 +443,16 @@ impl Planner<'_> {
                 });
                 Some(("pod".into(), mode))
             }
-            (Binding::Bridge, NetworkSource::Multus { spot, namespace, name }) => {
-                self.no_dhcp_options(interface);
+            (
+                Binding::Bridge | Binding::L2Bridge | Binding::ManagedTap,
+                NetworkSource::Multus { spot, namespace, name },
+            ) => {
                 let network = self.find(spot, namespace.as_deref(), name)?;
+                if network.layer2().is_some() {
+                    let (network, plan) = self.secondary_layer2(interface, network)?;
+                    return Some((network, NicMode::Layer2(plan)));
+                }
+                self.no_dhcp_options(interface);
                 let mut segment = self.served(interface, network)?;
                 if let Some(claim) = self.claim(interface) {
                     claims::apply(claim, &mut segment.ipam, self.report);
@@ -494,12 +532,7 @@ impl Planner<'_> {
                 forwards.push((range.spot.clone(), forward));
             }
         }
-        for service in self.services().filter(|service| service.on_nodes) {
-            for port in &service.ports {
-                let forward = self.service_forward(interface, service, port);
-                forwards.extend(forward.map(|forward| (port.spot.clone(), forward)));
-            }
-        }
+        forwards.extend(self.node_ports(interface));
         let every_port = interface.ports.is_none();
         let istio = ISTIO_RESERVED.iter().filter(|_| every_port && self.vm.istio);
         self.check_overlap(&forwards);
@@ -510,6 +543,25 @@ impl Planner<'_> {
             kept: istio.map(|port| Kept::tcp(*port)).collect(),
             dhcp: interface.dhcp.clone(),
         }
+    }
+
+    /// Forwards for the ports of Services on which nodes listen.
+    fn node_ports(&self, interface: &Interface) -> Vec<(Spot, Forward)> {
+        let mut forwards = Vec::new();
+        for service in self.services().filter(|service| service.on_nodes) {
+            for port in &service.ports {
+                let forward = self.service_forward(interface, service, port);
+                forwards.extend(forward.map(|forward| (port.spot.clone(), forward)));
+            }
+        }
+        forwards
+    }
+
+    /// The same for an interface without ports of its own.
+    fn node_forwards(&self, interface: &Interface) -> Vec<Forward> {
+        let forwards = self.node_ports(interface);
+        self.check_overlap(&forwards);
+        forwards.into_iter().map(|(_, forward)| forward).collect()
     }
 
     fn check_overlap(&self, forwards: &[(Spot, Forward)]) {

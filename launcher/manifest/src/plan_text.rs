@@ -1,17 +1,19 @@
 //! Prints a plan, as text or as JSON.
 
 use crate::check::{Checked, Rejected};
-use crate::nic::{AttachmentSpec, BridgePortSpec};
+use crate::nic::{AttachmentSpec, BridgePortSpec, Underlay, UnderlaySpec, VtepSpec};
 use crate::objects::cni::{PortRules, Segment};
 use crate::objects::dns::Dns;
 use crate::objects::interface::DhcpOptions;
 use crate::objects::ipam::{Ipam, Range};
 use crate::objects::report::Problem;
+use crate::plan::layer2::Layer2Plan;
 use crate::plan::{MasqueradePlan, NicMode, NicPlan, VmPlan};
 use hawser_packet::MacRange;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 /// The plan as text, with a few lines per NIC.
 pub fn text(plan: &VmPlan) -> String {
@@ -55,6 +57,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
             line("mode", format!("bridge: {}", attachment_text(&plan.attachment, None)));
             dhcp_text(&plan.dhcp, &mut line);
         }
+        NicMode::Layer2(plan) => layer2_text(plan, &mut line),
     }
     text
 }
@@ -63,6 +66,7 @@ fn nic_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
 fn mac_text(nic: &NicPlan, pool: Option<MacRange>) -> String {
     match pool {
         _ if !nic.has_own_mac() => "that of the link below".into(),
+        _ if nic.mode.derives_mac() => "follows from the address".into(),
         Some(range) => format!("one of {range}, kept for the VM"),
         None => "one of the pool, kept for the VM".into(),
     }
@@ -121,7 +125,58 @@ fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
     if let Some(mtu) = segment.mtu {
         line("MTU", mtu.to_string());
     }
-    match &segment.ipam {
+    ipam_text(&segment.ipam, line);
+    if let Some(dns) = segment.dns.as_ref().filter(|_| segment.ipam.is_told()) {
+        line("DNS", dns_text(dns));
+    }
+}
+
+fn layer2_text(plan: &Layer2Plan, line: &mut impl FnMut(&str, String)) {
+    let Layer2Plan {
+        network, tunnel, ipam, ..
+    } = plan;
+    let role = if network.primary { "primary" } else { "secondary" };
+    line("mode", format!("layer2: the {role} network {}", network.network));
+    line(
+        "VNI",
+        tunnel
+            .vni
+            .map_or_else(|| "not given: --vni".into(), |vni| vni.to_string()),
+    );
+    line("VTEP", vtep_text(tunnel.vtep));
+    let join = |all: Vec<String>| all.join(", ");
+    let subnets: Vec<String> = network.subnets().map(|subnet| subnet.to_string()).collect();
+    if !subnets.is_empty() {
+        line("subnets", join(subnets));
+    }
+    if !network.gateways.is_empty() {
+        line(
+            "gateway",
+            join(network.gateways.iter().map(ToString::to_string).collect()),
+        );
+    }
+    if let Some(mtu) = network.mtu {
+        line("MTU", mtu.to_string());
+    }
+    ipam_text(ipam, line);
+    if !plan.forwards.is_empty() {
+        line("ports", join(plan.forwards.iter().map(ToString::to_string).collect()));
+    }
+    dhcp_text(&plan.dhcp, line);
+}
+
+fn vtep_text(vtep: VtepSpec) -> String {
+    let VtepSpec { address, port } = vtep;
+    match address {
+        UnderlaySpec::Address(address) => SocketAddr::new(address, port).to_string(),
+        UnderlaySpec::DefaultRoute(None) => format!("the default route's address, port {port}"),
+        UnderlaySpec::DefaultRoute(Some(Underlay::Ipv4)) => format!("the IPv4 default route's address, port {port}"),
+        UnderlaySpec::DefaultRoute(Some(Underlay::Ipv6)) => format!("the IPv6 default route's address, port {port}"),
+    }
+}
+
+fn ipam_text(ipam: &Ipam, line: &mut impl FnMut(&str, String)) {
+    match ipam {
         Ipam::None => {}
         Ipam::Dhcp => line("address", "from the segment's DHCP server".into()),
         Ipam::Static { addresses, .. } => {
@@ -137,9 +192,6 @@ fn segment_text(segment: &Segment, line: &mut impl FnMut(&str, String)) {
             let sets: Vec<String> = ranges.ranges.iter().map(set).chain(named).collect();
             line("address", sets.join(", and "));
         }
-    }
-    if let Some(dns) = segment.dns.as_ref().filter(|_| segment.ipam.is_told()) {
-        line("DNS", dns_text(dns));
     }
 }
 
@@ -256,6 +308,7 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
             details["dhcpOptions"] = json!(plan.dhcp.encoded());
             ("bridge", details)
         }
+        NicMode::Layer2(plan) => ("layer2", layer2_json(plan)?),
     };
     let mut object = Map::new();
     let mut set = |name: &str, value: Value| object.insert(name.to_owned(), value);
@@ -273,6 +326,18 @@ fn nic_json(nic: &NicPlan) -> serde_json::Result<Value> {
     set(mode, details);
     object.retain(|_, value| !value.is_null());
     Ok(Value::Object(object))
+}
+
+fn layer2_json(plan: &Layer2Plan) -> serde_json::Result<Value> {
+    let mut details = serde_json::to_value(&plan.network)?;
+    let forwards: Vec<String> = plan.forwards.iter().map(ToString::to_string).collect();
+    details["vni"] = json!(plan.tunnel.vni.map(|vni| vni.to_string()));
+    details["vtep"] = json!(vtep_text(plan.tunnel.vtep));
+    details["peers"] = json!(plan.tunnel.peers);
+    details["ipam"] = serde_json::to_value(&plan.ipam)?;
+    details["forwards"] = json!(forwards);
+    details["dhcpOptions"] = json!(plan.dhcp.encoded());
+    Ok(details)
 }
 
 fn masquerade_json(plan: &MasqueradePlan) -> Value {

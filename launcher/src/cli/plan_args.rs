@@ -1,5 +1,6 @@
 //! Options for reading manifests, in the form that clap parses.
 
+use super::tunnel::TunnelArgs;
 use clap::{Args, ValueEnum};
 use hawser_manifest::objects::names;
 use hawser_manifest::plan::options::{DefaultBinding, PlanOptions};
@@ -37,6 +38,9 @@ pub(crate) struct PlanArgs {
     /// Serve a VM that policies select (NetworkPolicy and others), without enforcing them
     #[arg(long, help_heading = "Manifests")]
     pub ignore_policies: bool,
+    /// Ends of tunnels.
+    #[command(flatten)]
+    pub tunnels: TunnelArgs,
 }
 
 /// `--default-binding`
@@ -61,6 +65,7 @@ impl PlanArgs {
             },
             namespace_isolation: self.namespace_isolation,
             ignore_policies: self.ignore_policies,
+            tunnels: self.tunnels.options(),
         }
     }
 }

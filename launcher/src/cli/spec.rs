@@ -201,7 +201,7 @@ impl PortArgs {
             return Err(OptionError::NoGateway("--port"));
         }
         Ok(Layer2Spec {
-            vni: network.vni.ok_or(OptionError::Missing("--vni"))?,
+            vni: Some(network.vni.ok_or(OptionError::Missing("--vni"))?),
             vtep: VtepSpec {
                 address: network.vtep.unwrap_or(UnderlaySpec::DefaultRoute(None)),
                 port: network.vtep_port,

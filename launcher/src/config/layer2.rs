@@ -35,6 +35,7 @@ pub(super) struct Layer2 {
 
 /// Checks a layer2 NIC and fills in the values that it leaves to the host.
 pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<Layer2, ConfigError> {
+    let vni = mode.vni.ok_or(Layer2Error::NoVni)?;
     let subnets = Subnets::of(mode);
     let addressing = Addressing::of(mode)?;
     let derived = addressing.guests().next().map(mac_of_address);
@@ -73,7 +74,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         Addressing::NoGateway(network) => NetworkRole::Secondary(network),
     };
     let config = Layer2Config {
-        vni: mode.vni,
+        vni,
         vtep,
         role,
         names: NameConfig {
@@ -90,7 +91,7 @@ pub(super) fn resolve(spec: &NicSpec, mode: &Layer2Spec, host: &Host) -> Result<
         mac,
         mtu,
         names,
-        peers: PeerSource::new(mode.vni, list, rules),
+        peers: PeerSource::new(vni, list, rules),
         notices,
     })
 }

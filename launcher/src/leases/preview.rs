@@ -59,7 +59,7 @@ pub(crate) fn preview(plan: &VmPlan, args: &StoreArgs) -> Result<Preview, Failur
             preview.kept.push(lease);
             continue;
         }
-        let chosen = claim.is_some_and(|claim| claim.mac == MacClaim::Pool);
+        let chosen = claim.is_some_and(|claim| matches!(claim.mac, MacClaim::Pool | MacClaim::OfAddress));
         if chosen && held.is_none_or(|held| held.mac != lease.mac) {
             preview.without_mac.push(lease.holder.interface.clone());
         }

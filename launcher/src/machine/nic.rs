@@ -2,7 +2,7 @@
 
 use super::Endpoint;
 use crate::attachment::Survey;
-use crate::config::{self, ConfigError, Found, PeerSource};
+use crate::config::{self, ConfigError, Found, Layer2Error, PeerSource};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::sandbox::{Access, Needs};
@@ -47,7 +47,7 @@ impl Nic {
                 "this network namespace has no address that reaches beyond its link: give it one, or name the guest's \
                  network with vmNetworkCIDR",
             ),
-            ConfigError::AddressWithoutMac => Failure::usage(error),
+            ConfigError::AddressWithoutMac | ConfigError::Layer2(Layer2Error::NoVni) => Failure::usage(error),
             error => Failure::runtime(error),
         });
         let found = found.map_err(|failure| failure.of(&nic.name))?;

@@ -3,7 +3,6 @@
 use crate::links::{DEFAULT_IPV4, DEFAULT_IPV6};
 use crate::links::{ipv4_link, ipv6_link};
 use crate::nic::{Route, StaticAddress};
-use crate::objects::cni::Segment;
 use crate::objects::ipam::{Ipam, Range, Ranges};
 use crate::objects::vm::PodNetwork;
 use crate::plan::{NicMode, NicPlan};
@@ -60,9 +59,14 @@ impl Offer {
                 mtu: None,
             },
             NicMode::Bridge(segment) => Self {
-                ipv4: on_segment(segment, true),
-                ipv6: on_segment(segment, false),
+                ipv4: from(&segment.ipam, true),
+                ipv6: from(&segment.ipam, false),
                 mtu: segment.mtu,
+            },
+            NicMode::Layer2(plan) => Self {
+                ipv4: from(&plan.ipam, true),
+                ipv6: from(&plan.ipam, false),
+                mtu: plan.network.mtu,
             },
         }
     }
@@ -104,8 +108,8 @@ impl Told {
     }
 }
 
-fn on_segment(segment: &Segment, ipv4: bool) -> Told {
-    match &segment.ipam {
+fn from(ipam: &Ipam, ipv4: bool) -> Told {
+    match ipam {
         Ipam::None => Told::Nothing,
         Ipam::Dhcp => Told::ByTheSegment,
         Ipam::Static { addresses, routes } => fixed(addresses, routes, ipv4),

@@ -4,6 +4,8 @@ use super::dns::{self, Dns};
 use super::fields::cni as table;
 use super::ipam::{self, Ipam, Requested};
 use super::json::Json;
+use super::layer2::Layer2;
+use super::overlay;
 use super::reader::{Item, Object, ObjectType};
 use super::report::{Report, Spot};
 use crate::nic::{AttachmentSpec, BridgePortSpec, IpvtapMode, MacvtapMode, Stack};
@@ -17,6 +19,8 @@ use std::ops::RangeInclusive;
 pub enum Medium {
     /// A segment of the node.
     Segment(Box<Segment>),
+    /// A network that spans nodes.
+    Layer2(Box<Layer2>),
     /// Another medium, for which hawser has no mode yet.
     Unserved(UnservedMode),
 }
@@ -27,8 +31,8 @@ pub struct UnservedMode(pub &'static str);
 
 /// Virtual functions.
 pub const SRIOV: UnservedMode = UnservedMode("sriov");
-/// Logical switches of OVN-Kubernetes.
-pub const LAYER2: UnservedMode = UnservedMode("layer2");
+/// Logical switches of OVN-Kubernetes with a router between nodes.
+pub const LAYER3: UnservedMode = UnservedMode("layer3");
 
 /// An L2 segment of the node, and the guest's place there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +101,8 @@ pub struct PortRules {
 pub struct Surroundings<'a> {
     /// Its annotation `k8s.v1.cni.cncf.io/resourceName`.
     pub resource: Option<&'a str>,
+    /// Its namespace and name: `namespace/name`.
+    pub name: Option<&'a str>,
 }
 
 /// Bridge that the CNI plugin uses by default.
@@ -113,6 +119,13 @@ pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> 
     if item.has_field("plugins") {
         let list = item.object(&table::CONF_LIST)?;
         let plugins = list.list("plugins");
+        if let Some(plugin) = plugins.iter().find(|plugin| is_overlay(plugin)) {
+            if plugins.len() > 1 {
+                plugin.error("CNI plugin chaining is not supported");
+                return None;
+            }
+            return overlay::read(plugin, Some(&list), around, problems);
+        }
         for chained in plugins.iter().skip(1) {
             let kind = chained.field_text("type").unwrap_or("?");
             chained.warn(format!(
@@ -127,7 +140,14 @@ pub fn read(problems: &Report, config: &Item<'_>, around: &Surroundings<'_>) -> 
             }
         };
     }
+    if is_overlay(&item) {
+        return overlay::read(&item, None, around, problems);
+    }
     read_plugin(&item, around)
+}
+
+fn is_overlay(plugin: &Item<'_>) -> bool {
+    plugin.field_text("type") == Some(overlay::TYPE)
 }
 
 /// The way to a segment, or the mode that is needed in place of one.
@@ -145,7 +165,6 @@ fn plugin(kind: &str) -> Option<(&'static ObjectType, AttachmentReader)> {
         "ipvlan" => (&table::IPVLAN, |object, _| ipvlan(object)),
         "macvtap" => (&table::MACVTAP, macvtap),
         "sriov" => (&table::SRIOV, |_, _| Some(Err(SRIOV))),
-        "ovn-k8s-cni-overlay" => (&table::OVN, |object, _| overlay(object)),
         _ => return None,
     })
 }
@@ -210,7 +229,7 @@ fn read_plugin(item: &Item<'_>, around: &Surroundings<'_>) -> Option<Configurati
     Some(Configuration {
         medium,
         fields,
-        primary: table.reads("role") && is_primary(&object),
+        primary: false,
     })
 }
 
@@ -261,7 +280,8 @@ fn put_behind_gateway(object: &Object<'_>, ipam: &mut Ipam) {
     }
 }
 
-fn mtu(object: &Object<'_>) -> Option<u16> {
+/// `mtu`; `None` if it is not given.
+pub fn mtu(object: &Object<'_>) -> Option<u16> {
     let item = object.get("mtu")?;
     let mtu: u16 = item.integer(0..=*MTUS.end())?;
     // A CNI configuration uses zero for "not given".
@@ -269,21 +289,6 @@ fn mtu(object: &Object<'_>) -> Option<u16> {
         item.error(format!("{mtu}: give {} to {}", MTUS.start(), MTUS.end()));
     }
     (mtu != 0).then_some(mtu)
-}
-
-fn overlay(object: &Object<'_>) -> Option<Attached> {
-    let topologies = ["layer2", "layer3", "localnet"].map(|name| (name, ()));
-    if let Some(topology) = object.get("topology") {
-        topology.choice(&topologies)?;
-    }
-    // Without a topology it is the cluster's default network, which a NetworkAttachmentDefinition may also name.
-    Some(Err(LAYER2))
-}
-
-/// True if a network of OVN-Kubernetes replaces the pod network. A localnet network has no role.
-fn is_primary(object: &Object<'_>) -> bool {
-    let role = |role: &Item<'_>| role.choice(&[("primary", true), ("secondary", false), ("", false)]);
-    object.get("role").as_ref().and_then(role) == Some(true)
 }
 
 fn tap(object: &Object<'_>) -> Option<Attached> {

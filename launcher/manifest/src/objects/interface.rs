@@ -58,6 +58,8 @@ pub enum Binding {
     Sriov,
     /// The plugin `l2bridge`.
     L2Bridge,
+    /// The plugin `managedtap`.
+    ManagedTap,
 }
 
 /// `state`
@@ -231,15 +233,12 @@ fn binding(object: &Object<'_>) -> Option<Binding> {
 fn binding_plugin(name: &str) -> Result<Binding, String> {
     let instead = match name {
         "l2bridge" => return Ok(Binding::L2Bridge),
+        "managedtap" => return Ok(Binding::ManagedTap),
         "passt" => "write masquerade: {} instead, which works the same way",
         "slirp" => "KubeVirt has removed it: write masquerade: {} instead",
         "macvtap" => {
             "write bridge: {} instead, on a network of type macvtap or macvlan: hawser creates the \
              macvtap itself"
-        }
-        "managedtap" => {
-            "write bridge: {} instead: hawser's TAP connects to the segment, without a DHCP server \
-             of KubeVirt in between either"
         }
         _ => {
             "plugins of the cluster are not known here: write masquerade: {} for the pod network, \

@@ -3,6 +3,7 @@
 use super::fields::kubevirt as table;
 use super::names;
 use super::reader::{Item, Object};
+use super::report::Spot;
 use std::collections::BTreeMap;
 
 /// Namespace of objects for which neither the manifest nor the reader names one.
@@ -21,6 +22,8 @@ pub struct Metadata {
     pub labels: BTreeMap<String, String>,
     /// `annotations`
     pub annotations: BTreeMap<String, String>,
+    /// Positions of the annotations.
+    pub spots: BTreeMap<String, Spot>,
 }
 
 impl Metadata {
@@ -48,8 +51,10 @@ impl Metadata {
                 value.error(names::VALUE_RULE);
             }
         }
+        let mut spots = BTreeMap::new();
         for (key, value) in annotations.iter().flat_map(Item::texts) {
             check_key(&key.to_lowercase(), &value);
+            spots.insert(key.to_owned(), value.spot().clone());
         }
         Self {
             name: parsed("name", names::dns_subdomain),
@@ -57,6 +62,7 @@ impl Metadata {
             namespace: parsed("namespace", names::dns_label).unwrap_or_else(|| namespace.to_owned()),
             labels: texts(labels),
             annotations: texts(annotations),
+            spots,
         }
     }
 

@@ -9,6 +9,7 @@
 //! from them. All errors are added to a [`Report`] and reading continues; the result is typed. [`crate::plan`] combines
 //! the objects.
 
+pub mod asked_addresses;
 pub mod cni;
 pub mod cpu;
 pub mod dns;
@@ -18,18 +19,21 @@ pub mod ipam;
 pub mod ipam_claim;
 pub mod json;
 mod kinds;
+pub mod layer2;
 pub mod mac_pool;
 pub mod macvtap;
 pub mod metadata;
 pub mod names;
 pub mod network;
 pub mod network_data;
+pub mod overlay;
 pub mod policy;
 pub mod ports;
 pub mod reader;
 pub mod report;
 pub mod selector;
 pub mod service;
+pub mod topology;
 pub mod vm;
 pub mod yaml;
 

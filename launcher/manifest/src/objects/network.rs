@@ -5,10 +5,12 @@ use super::cni::{self, Fields, Medium, SRIOV, Surroundings};
 use super::fields::network as table;
 use super::ipam::{self, Requested};
 use super::json::Json;
+use super::layer2::Layer2;
 use super::metadata::Metadata;
-use super::reader::{Item, Object, ObjectType};
+use super::reader::{Item, Object};
 use super::report::{Report, Spot};
 use super::selector::Selector;
+use super::topology::{self, Network, Topology};
 
 /// A network with a name.
 #[derive(Clone, Debug)]
@@ -25,12 +27,26 @@ pub struct NamedNetwork {
     pub fields: Option<Fields>,
     /// It replaces the pod network of its namespace.
     pub primary: bool,
+    /// OVN-Kubernetes made it of a user-defined network.
+    pub is_made: bool,
     /// The namespaces of a cluster network; `None` for a network of `namespace`.
     pub namespaces: Option<Selector>,
     /// Its errors. They concern only the VMs that name the network.
     pub problems: Report,
 }
 
+impl NamedNetwork {
+    /// The network, if it spans nodes.
+    pub fn layer2(&self) -> Option<&Layer2> {
+        match &self.medium {
+            Some(Medium::Layer2(layer2)) => Some(layer2),
+            _ => None,
+        }
+    }
+}
+
+/// Label of a NetworkAttachmentDefinition that OVN-Kubernetes made.
+const MADE_OF_USER_DEFINED: &str = "k8s.ovn.org/user-defined-network";
 const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
 fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
@@ -44,6 +60,7 @@ fn named(object: &Object<'_>, metadata: Metadata) -> NamedNetwork {
         medium: None,
         fields: None,
         primary: false,
+        is_made: false,
         namespaces: None,
         problems: object.apart(),
     }
@@ -55,8 +72,11 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
     let metadata = Metadata::read(object, namespace);
     let resource = metadata.annotations.get(RESOURCE_NAME).cloned();
+    let name = metadata.name.as_ref();
+    let name = name.map(|name| format!("{}/{name}", metadata.namespace));
     let around = Surroundings {
         resource: resource.as_deref(),
+        name: name.as_deref(),
     };
     let config = || {
         let spec = object.object("spec", &table::ATTACHMENT_SPEC);
@@ -73,37 +93,10 @@ pub fn read_attachment(object: &Object<'_>, namespace: &str) -> NamedNetwork {
         primary: found.as_ref().is_some_and(|found| found.primary),
         fields: found.as_ref().map(|found| found.fields.clone()),
         medium: found.map(|found| found.medium),
+        is_made: metadata.labels.contains_key(MADE_OF_USER_DEFINED),
         problems,
         ..named(object, metadata)
     }
-}
-
-/// A topology of OVN-Kubernetes.
-const OVERLAY: Medium = Medium::Unserved(cni::LAYER2);
-
-/// A topology: its name, the field with its settings, and the table of that field.
-type Topology = (&'static str, (&'static str, &'static ObjectType));
-
-const LAYER2: Topology = ("Layer2", ("layer2", &table::LAYER2));
-const LAYER3: Topology = ("Layer3", ("layer3", &table::LAYER3));
-const LOCALNET: Topology = ("Localnet", ("localnet", &table::LOCALNET));
-
-/// Reads the topology of a user-defined network: true if it is primary.
-fn read_topology(spec: &Object<'_>, topologies: &[Topology]) -> Option<bool> {
-    let (field, kind) = spec.need("topology", "give Layer2 or Layer3")?.choice(topologies)?;
-    for (topology, (other, _)) in topologies.iter().filter(|(_, (other, _))| *other != field) {
-        if let Some(item) = spec.get(other) {
-            item.error(format!(
-                "it belongs to the topology {topology}: leave it out, or set that topology"
-            ));
-        }
-    }
-    let details = spec.need(field, "give the settings of the topology")?.object(kind)?;
-    let roles = [("Secondary", false), ("Primary", true)];
-    if field == LOCALNET.1.0 {
-        return details.need("role", "give Secondary")?.choice(&roles[..1]);
-    }
-    details.need("role", "give Primary or Secondary")?.choice(&roles)
 }
 
 /// Reports fields that need a mode that hawser lacks, because VMs that name the network are refused for these too.
@@ -115,20 +108,34 @@ fn refuse_unserved(object: &Object<'_>, problems: &Report) {
 
 /// Reads `kind: UserDefinedNetwork`.
 pub fn read_user_defined(object: &Object<'_>, namespace: &str) -> NamedNetwork {
+    let problems = object.apart();
+    let metadata = Metadata::read(object, namespace);
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let network = format!("{}_{name}", metadata.namespace);
     let spec = object
         .need("spec", "give the topology")
         .and_then(|spec| spec.object(&table::USER_DEFINED_SPEC));
-    let primary = spec.and_then(|spec| read_topology(&spec, &[LAYER2, LAYER3]));
+    let found = spec.and_then(|spec| topology::read(&spec, &[Topology::Layer2, Topology::Layer3], network, &problems));
     NamedNetwork {
-        medium: primary.map(|_| OVERLAY),
-        primary: primary == Some(true),
-        ..named(object, Metadata::read(object, namespace))
+        problems,
+        ..user_defined(object, metadata, found)
+    }
+}
+
+fn user_defined(object: &Object<'_>, metadata: Metadata, found: Option<Network>) -> NamedNetwork {
+    NamedNetwork {
+        primary: found.as_ref().is_some_and(|found| found.primary),
+        fields: found.as_ref().map(|found| found.fields.clone()),
+        medium: found.and_then(|found| found.medium),
+        ..named(object, metadata)
     }
 }
 
 /// Reads `kind: ClusterUserDefinedNetwork`.
 pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedNetwork {
     let problems = object.apart();
+    let metadata = Metadata::read(object, namespace);
+    let name = format!("cluster_udn_{}", metadata.name.as_deref().unwrap_or_default());
     let spec = object.need("spec", "give the network");
     let spec = spec.and_then(|spec| spec.object(&table::CLUSTER_USER_DEFINED_SPEC));
     let network = spec.as_ref().and_then(|spec| {
@@ -136,20 +143,19 @@ pub fn read_cluster_user_defined(object: &Object<'_>, namespace: &str) -> NamedN
         spec.need("network", "give the topology")?
             .object(&table::CLUSTER_NETWORK)
     });
-    let primary = network.and_then(|spec| {
+    let found = network.and_then(|spec| {
         refuse_unserved(&spec, &problems);
-        read_topology(&spec, &[LAYER2, LAYER3, LOCALNET])
+        let all = [Topology::Layer2, Topology::Layer3, Topology::Localnet];
+        topology::read(&spec, &all, name, &problems)
     });
     let namespaces = spec
         .as_ref()
         .and_then(|spec| spec.need("namespaceSelector", "give {} for all"));
     NamedNetwork {
-        medium: primary.map(|_| OVERLAY),
-        primary: primary == Some(true),
         namespace: None,
         namespaces: namespaces.and_then(|item| Selector::read(&item)),
         problems,
-        ..named(object, Metadata::read(object, namespace))
+        ..user_defined(object, metadata, found)
     }
 }
 

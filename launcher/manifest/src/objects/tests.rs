@@ -8,6 +8,7 @@ use std::path::Path;
 
 mod documentation;
 mod examples;
+mod layer2;
 mod machines;
 mod networks;
 mod policies;

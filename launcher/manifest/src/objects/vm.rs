@@ -1,5 +1,6 @@
 //! VirtualMachine and VirtualMachineInstance: the parts that concern the network.
 
+use super::asked_addresses::{self, AskedAddresses};
 use super::cpu::virtual_cpus;
 use super::fields::kubevirt as table;
 use super::interface::{self, Binding, Interface, interface_name};
@@ -40,6 +41,8 @@ pub struct Vm {
     pub interfaces: Vec<Interface>,
     /// Its networks.
     pub networks: Vec<Network>,
+    /// Addresses that its annotation names.
+    pub addresses: Vec<AskedAddresses>,
     /// cloud-init's configuration of them in the guest.
     pub network_data: Vec<Device>,
     /// Its errors, which matter only if this VM is served.
@@ -158,6 +161,7 @@ fn read_spec(object: &Object<'_>, metadata: Metadata, spec: Option<&Item<'_>>) -
         grace: spec.as_ref().and_then(grace).map_or(DEFAULT_GRACE, Duration::from_secs),
         namespace: metadata.namespace.clone(),
         istio,
+        addresses: asked_addresses::read(object, &metadata),
         labels: pod_labels(metadata, &name, hostname.as_deref()),
         multiqueue: domain
             .as_ref()

@@ -3,40 +3,66 @@
 use super::Planner;
 use crate::nic::Places;
 use crate::objects::cni::{Medium, Segment, UnservedMode};
-use crate::objects::interface::Interface;
+use crate::objects::interface::{Binding, Interface};
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 use crate::objects::network::NamedNetwork;
 use crate::objects::report::Spot;
 use crate::objects::vm::NetworkSource;
 
 impl Planner<'_> {
-    /// In the namespace of a primary user-defined network, `pod` refers to that network.
-    pub(super) fn check_primary(&self, interface: &Interface) -> Option<()> {
+    /// The network that takes the place of the pod network in the VM's namespace, and whether that is
+    /// certain: labels of the namespace may decide, and not be known.
+    pub(super) fn primary(&self) -> Option<(&NamedNetwork, bool)> {
         let namespace = self.vm.namespace.as_str();
-        let primaries = || self.manifests.networks.iter().filter(|n| n.primary);
-        let (primary, certain) = match primaries().find(|n| self.is_in(n, namespace) == Some(true)) {
-            Some(primary) => (primary, true),
-            None => match primaries().find(|n| self.is_in(n, namespace).is_none()) {
-                Some(primary) => (primary, false),
-                None => return Some(()),
-            },
+        let primaries = || self.manifests.networks.iter().filter(|n| n.primary && !n.is_made);
+        let made = || self.manifests.networks.iter().filter(|n| n.primary && n.is_made);
+        let all = || primaries().chain(made());
+        let certain = all().find(|n| self.is_in(n, namespace) == Some(true));
+        let possible = || all().find(|n| self.is_in(n, namespace).is_none());
+        certain
+            .map(|network| (network, true))
+            .or_else(|| Some((possible()?, false)))
+    }
+
+    /// In the namespace of a primary user-defined network, `pod` refers to that network, to which
+    /// other bindings lead.
+    pub(super) fn check_primary(&self, interface: &Interface) -> Option<()> {
+        let Some((primary, certain)) = self.primary() else {
+            return Some(());
         };
         self.report.adopt(&primary.problems);
         let (may, more) = if certain {
             ("is", String::new())
         } else {
             let more = format!(
-                "; labels of the namespace {namespace} decide, which are not known: give its Namespace with -f"
+                "; labels of the namespace {} decide, which are not known: give its Namespace with -f",
+                self.vm.namespace
             );
             ("may be", more)
         };
         let message = format!(
-            "the pod network of this namespace {may} {:?} ({}:{}), which needs the mode layer2, which hawser does not have \
-             yet{more}",
+            "the pod network of this namespace {may} {:?} ({}:{}), to which binding: {{name: l2bridge}} leads: write \
+             that{more}",
             primary.name, primary.spot.file, primary.spot.line
         );
         self.report.error(&interface.spot, message);
         None
+    }
+
+    /// Reports a second network that takes the place of the pod network in the VM's namespace.
+    pub(super) fn check_one_primary(&self) {
+        let namespace = self.vm.namespace.as_str();
+        let is_here = |n: &&NamedNetwork| n.primary && !n.is_made && self.is_in(n, namespace) == Some(true);
+        let identity = |network: &NamedNetwork| network.layer2().map(|layer2| layer2.network.clone());
+        let mut here = self.manifests.networks.iter().filter(is_here);
+        let Some(first) = here.next() else { return };
+        for other in here.filter(|other| identity(other).is_none() || identity(other) != identity(first)) {
+            let message = format!(
+                "primary network already exist in namespace {namespace}: it is at {}:{}, leave one out",
+                first.spot.file, first.spot.line
+            );
+            self.report.error(&other.spot, message);
+        }
     }
 
     /// True if a network can be named in a namespace; `None` if that depends on unknown labels of the namespace.
@@ -52,7 +78,9 @@ impl Planner<'_> {
     fn named(&self, namespace: Option<&str>, name: &str) -> Vec<&NamedNetwork> {
         let namespace = namespace.unwrap_or(&self.vm.namespace);
         let fits = |n: &&NamedNetwork| n.name == name && self.is_in(n, namespace) != Some(false);
-        self.manifests.networks.iter().filter(fits).collect()
+        let (made, written): (Vec<_>, Vec<_>) = self.manifests.networks.iter().filter(fits).partition(|n| n.is_made);
+        // What OVN-Kubernetes made of a network of the files says nothing new.
+        if written.is_empty() { made } else { written }
     }
 
     /// The network that an interface names. Adds the network's problems to those of the plan.
@@ -91,6 +119,8 @@ impl Planner<'_> {
         let UnservedMode(mode) = match network.medium.as_ref()? {
             Medium::Segment(segment) => return Some(Segment::clone(segment)),
             Medium::Unserved(mode) => mode,
+            // It has a mode of its own.
+            Medium::Layer2(_) => return None,
         };
         let message = format!(
             "its network {:?} needs the mode {mode}, which hawser does not have yet",
@@ -103,6 +133,9 @@ impl Planner<'_> {
     /// Positions in the manifests of the values that the survey of the host may reject.
     pub(super) fn places(&self, interface: &Interface, source: &NetworkSource) -> Places {
         let network = match source {
+            NetworkSource::Pod(_) if interface.binding.is_some_and(Binding::is_for_primary) => {
+                self.primary().map(|(network, _)| network)
+            }
             NetworkSource::Pod(_) => None,
             NetworkSource::Multus { namespace, name, .. } => self.named(namespace.as_deref(), name).first().copied(),
         };

@@ -1,5 +1,6 @@
 //! Settings that the manifests do not contain.
 
+use super::layer2::TunnelOptions;
 use crate::objects::interface::Binding;
 use crate::objects::metadata::DEFAULT_NAMESPACE;
 
@@ -17,6 +18,8 @@ pub struct PlanOptions {
     pub namespace_isolation: bool,
     /// Plan a VM that policies select, with a warning in place of an error.
     pub ignore_policies: bool,
+    /// Ends of tunnels.
+    pub tunnels: TunnelOptions,
 }
 
 /// The cluster's choice for an interface that KubeVirt adds.

@@ -1,8 +1,11 @@
 //! Lowers a NIC of the plan to its [`NicSpec`].
 
+use super::layer2::Layer2Plan;
 use super::{MasqueradePlan, NicMode, NicPlan, PodPlan};
 use crate::forward::{self, Ports};
-use crate::nic::{BridgeSpec, Family, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Route, StaticAddress};
+use crate::nic::{
+    BridgeSpec, Family, GatewaySpec, Layer2Spec, MasqueradeSpec, ModeSpec, NameSpec, NicSpec, Route, StaticAddress,
+};
 use crate::objects::cni::{PortRules, Segment};
 use crate::objects::dns::Dns;
 use crate::objects::interface::LinkState;
@@ -36,6 +39,15 @@ impl NicPlan {
                 let names = names(hostname, segment.dns.as_ref());
                 let mode = ModeSpec::Bridge(bridge(segment));
                 (segment.mtu, policy(segment), names, mode)
+            }
+            NicMode::Layer2(plan) => {
+                let names = NameSpec {
+                    hostname,
+                    dhcp_options: plan.dhcp.encoded(),
+                    ..NameSpec::default()
+                };
+                let mode = ModeSpec::Layer2(layer2(plan));
+                (plan.network.mtu, PolicyConfig::default(), names, mode)
             }
         };
         NicSpec {
@@ -77,6 +89,29 @@ fn pod(plan: &PodPlan) -> BridgeSpec {
         guests: Vec::new(),
         addresses: Vec::new(),
         routes: Vec::new(),
+    }
+}
+
+fn layer2(plan: &Layer2Plan) -> Layer2Spec {
+    let Layer2Plan { network, tunnel, .. } = plan;
+    let addresses: &[StaticAddress] = match &plan.ipam {
+        Ipam::Static { addresses, .. } => addresses,
+        _ => &[],
+    };
+    Layer2Spec {
+        vni: tunnel.vni,
+        vtep: tunnel.vtep,
+        ipv4: network.ipv4,
+        ipv6: network.ipv6,
+        gateway: if network.primary {
+            GatewaySpec::At(network.gateways.clone())
+        } else {
+            GatewaySpec::Off
+        },
+        guests: addresses.iter().map(|given| given.address.addr()).collect(),
+        forwards: plan.forwards.clone(),
+        peers: Vec::new(),
+        peers_file: tunnel.peers.clone(),
     }
 }
 

@@ -9,6 +9,9 @@ use std::net::IpAddr;
 /// A contradiction between the options of a layer2 NIC, or between them and the host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Layer2Error {
+    /// The network has no identifier.
+    #[error("its network spans nodes, and has no identifier in the tunnel: give --vni=N, the same on every node")]
+    NoVni,
     /// The guest has neither a MAC nor an address that determines one.
     #[error(
         "a guest of a layer2 network is known to the others by its MAC, and this network has no subnet to derive \

@@ -16,6 +16,7 @@ const MAC: Field = honoured("mac", "the guest's MAC if its interface has no macA
 const ARGUMENTS: Field = honoured("args", "`cni`: see below");
 const RUNTIME: Field = honoured("runtimeConfig", "as if from the runtime: see below");
 const CAPABILITIES: Field = passed_over("capabilities", "the cluster's affair");
+const DNS_PASSED_OVER: Field = passed_over("dns", "name servers are those of /etc/resolv.conf");
 const DNS: Field = honoured(
     "dns",
     "handed out to the guest by hawser's DHCP server (`static`, `host-local`, `whereabouts`); \
@@ -88,7 +89,10 @@ pub static CONF_LIST: ObjectType = ObjectType {
             "plugins",
             "the first makes the attachment; `tuning` and other later ones are ignored with a warning",
         ),
-        NAME,
+        honoured(
+            "name",
+            "of an `ovn-k8s-cni-overlay`, the network; else the NetworkAttachmentDefinition's name is used",
+        ),
         VERSION,
         passed_over("disableCheck", ""),
     ],
@@ -253,19 +257,71 @@ pub static SRIOV: ObjectType = ObjectType {
 /// `ovn-k8s-cni-overlay`
 pub static OVN: ObjectType = ObjectType {
     name: "CNI ovn-k8s-cni-overlay",
-    unknown: Unknown::PassedOver,
+    unknown: Unknown::Ignored,
     fields: &[
-        later("type", "an interface on it needs the mode layer2"),
+        TYPE,
+        VERSION,
+        honoured(
+            "name",
+            "the network: all NetworkAttachmentDefinitions of one name are one network, and must agree",
+        ),
+        honoured(
+            "netAttachDefName",
+            "namespace and name of the NetworkAttachmentDefinition",
+        ),
         honoured(
             "topology",
-            "`layer2`, `layer3`, `localnet`; by default the cluster's default network",
+            "`layer2`; `localnet`, as that of a ClusterUserDefinedNetwork; an interface on a `layer3` network is refused",
         ),
         honoured(
             "role",
-            "a `primary` network replaces the pod network of its namespace: an interface on `pod` \
-             is refused there until hawser has the mode layer2",
+            "`secondary` by default; a `primary` network replaces the pod network of its namespace",
         ),
+        honoured("mtu", "bytes; by default what the route to other nodes carries"),
+        honoured("subnets", "with commas; the fields below as of a UserDefinedNetwork"),
+        honoured("excludeSubnets", "networks whose addresses no guest has"),
+        honoured("reservedSubnets", ""),
+        honoured("infrastructureSubnets", ""),
+        honoured("defaultGatewayIPs", ""),
+        honoured("joinSubnet", "checked; not in `subnets`"),
+        passed_over("transitSubnet", "hawser has no network between nodes and gateway"),
+        honoured("vlanID", "of `localnet`, 1 to 4094"),
+        honoured(
+            "allowPersistentIPs",
+            "not of `layer3`; hawser keeps addresses in any case",
+        ),
+        honoured(
+            "physicalNetworkName",
+            "of `localnet`: a Linux bridge of the node; by default `name`",
+        ),
+        later(
+            "transport",
+            "`no-overlay` and `evpn` are other transports between nodes than Geneve",
+        ),
+        later("outboundSNAT", "as transport"),
+        later("evpn", "as transport"),
+        later(
+            "uplink",
+            "guests leave through the network namespace that hawser runs in",
+        ),
+        honoured("ipam", "refused: addresses come from `subnets`"),
+        ignored("deviceID", "hawser passes no device to the guest"),
+        passed_over("logFile", "hawser has its own log"),
+        passed_over("logLevel", "as logFile"),
+        passed_over("logfile-maxsize", "as logFile"),
+        passed_over("logfile-maxbackups", "as logFile"),
+        passed_over("logfile-maxage", "as logFile"),
+        passed_over("prevResult", ""),
+        CAPABILITIES,
+        DNS_PASSED_OVER,
     ],
+};
+
+/// `ipam` of `ovn-k8s-cni-overlay`.
+pub static OVN_IPAM: ObjectType = ObjectType {
+    name: "CNI ovn-k8s-cni-overlay ipam",
+    unknown: Unknown::PassedOver,
+    fields: &[honoured("type", "refused: addresses come from `subnets`")],
 };
 
 /// No address management.

@@ -223,9 +223,10 @@ pub static INTERFACE: ObjectType = ObjectType {
 pub static BINDING: ObjectType = ObjectType {
     name: "interfaces[].binding",
     unknown: Unknown::Refused,
-    fields: &[later(
+    fields: &[honoured(
         "name",
-        "`l2bridge` needs the mode layer2; for others the message says what to write instead",
+        "`l2bridge` and `managedtap`, which mean the same here: on `pod` the primary user-defined network of the \
+         namespace, on another network as `bridge`; for others the message says what to write instead",
     )],
 };
 

@@ -232,7 +232,7 @@ pub static USER_DEFINED_SPEC: ObjectType = ObjectType {
     fields: &[
         honoured(
             "topology",
-            "`Layer2`, `Layer3`; an interface on it is refused: it needs the mode layer2",
+            "`Layer2`, `Layer3`; an interface on a Layer3 network is refused",
         ),
         honoured("layer2", ""),
         honoured("layer3", ""),
@@ -265,7 +265,10 @@ pub static CLUSTER_USER_DEFINED_SPEC: ObjectType = ObjectType {
              depends on unknown labels, it counts as selecting the VM's namespace",
         ),
         honoured("network", "as `spec` of a UserDefinedNetwork, and `Localnet`"),
-        later("uplinks", "the mode layer2 implements the exit from the cluster"),
+        later(
+            "uplinks",
+            "guests leave through the network namespace that hawser runs in",
+        ),
     ],
 };
 
@@ -276,15 +279,14 @@ pub static CLUSTER_NETWORK: ObjectType = ObjectType {
     fields: &[
         honoured(
             "topology",
-            "`Layer2`, `Layer3`, `Localnet`; an interface on it is refused: it needs the mode layer2",
+            "`Layer2`, `Localnet`, `Layer3`; an interface on a Layer3 network is refused",
         ),
         honoured("layer2", ""),
         honoured("layer3", ""),
         honoured("localnet", ""),
         later(
             "transport",
-            "`NoOverlay` and `EVPN` are transports between nodes, which the mode layer2 has to \
-             support first",
+            "`NoOverlay` and `EVPN` are other transports between nodes than Geneve",
         ),
         later("noOverlay", "as transport"),
         later("evpn", "as transport"),
@@ -293,19 +295,60 @@ pub static CLUSTER_NETWORK: ObjectType = ObjectType {
 
 const ROLE: Field = honoured("role", "a `Primary` network replaces the pod network of its namespace");
 
+const NETWORK_MTU: Field = honoured(
+    "mtu",
+    "bytes, 576 to 65536, at least 1280 with an IPv6 subnet; by default what the route to other nodes carries, \
+     which must carry a given one too",
+);
+const SUBNETS: Field = honoured(
+    "subnets",
+    "one network, or one of each family, /30 (/126) or wider; required unless `ipam.mode` is `Disabled`",
+);
+const JOIN_SUBNETS: Field = honoured(
+    "joinSubnets",
+    "checked, only of a Primary network; hawser has no network between gateway and node",
+);
+
 /// `layer2`
 pub static LAYER2: ObjectType = ObjectType {
     name: "UserDefinedNetwork spec.layer2",
     unknown: Unknown::Refused,
     fields: &[
         ROLE,
-        passed_over("mtu", "for the mode layer2, like those below"),
-        passed_over("subnets", ""),
-        passed_over("reservedSubnets", ""),
-        passed_over("infrastructureSubnets", ""),
-        passed_over("defaultGatewayIPs", ""),
-        passed_over("joinSubnets", ""),
-        passed_over("ipam", ""),
+        NETWORK_MTU,
+        SUBNETS,
+        honoured(
+            "reservedSubnets",
+            "1 to 25 networks in `subnets` whose addresses a guest has only if it names them; Primary networks only",
+        ),
+        honoured(
+            "infrastructureSubnets",
+            "1 to 4 networks in `subnets` whose addresses no guest has; the first one is the gateway's; Primary \
+             networks only",
+        ),
+        honoured(
+            "defaultGatewayIPs",
+            "the gateway of each family, in `infrastructureSubnets` if those are given; by default the first host of \
+             the subnet; Primary networks only",
+        ),
+        JOIN_SUBNETS,
+        honoured("ipam", ""),
+    ],
+};
+
+/// `ipam`
+pub static NETWORK_IPAM: ObjectType = ObjectType {
+    name: "UserDefinedNetwork ipam",
+    unknown: Unknown::Refused,
+    fields: &[
+        honoured(
+            "mode",
+            "`Enabled` (default), `Disabled`: the network has no subnets, Secondary networks only",
+        ),
+        honoured(
+            "lifecycle",
+            "`Persistent`: addresses outlive the VM's runs, which they do with hawser in any case",
+        ),
     ],
 };
 
@@ -315,10 +358,20 @@ pub static LAYER3: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         ROLE,
-        passed_over("mtu", "for the mode layer2, like those below"),
-        passed_over("subnets", ""),
-        passed_over("joinSubnets", ""),
+        honoured(
+            "mtu",
+            "checked, as the fields below: an interface on a Layer3 network is refused",
+        ),
+        honoured("subnets", ""),
+        honoured("joinSubnets", ""),
     ],
+};
+
+/// `layer3.subnets[]`
+pub static LAYER3_SUBNET: ObjectType = ObjectType {
+    name: "UserDefinedNetwork spec.layer3.subnets[]",
+    unknown: Unknown::Refused,
+    fields: &[honoured("cidr", "a network"), honoured("hostSubnet", "1 to 127")],
 };
 
 /// `localnet`
@@ -327,13 +380,33 @@ pub static LOCALNET: ObjectType = ObjectType {
     unknown: Unknown::Refused,
     fields: &[
         honoured("role", "`Secondary`"),
-        passed_over("physicalNetworkName", "for the mode layer2, like those below"),
-        passed_over("subnets", ""),
-        passed_over("excludeSubnets", ""),
-        passed_over("ipam", ""),
-        passed_over("mtu", ""),
-        passed_over("vlan", ""),
+        honoured(
+            "physicalNetworkName",
+            "name of a Linux bridge of the node: hawser knows no bridge mappings of Open vSwitch",
+        ),
+        honoured(
+            "subnets",
+            "ranges of addresses, as in `host-local`: the store belongs to the node, so nodes need separate ranges",
+        ),
+        honoured("excludeSubnets", "1 to 25 networks in `subnets` that are not assigned"),
+        honoured("ipam", "as of `layer2`"),
+        honoured("mtu", "bytes, 576 to 65536; by default that of the bridge"),
+        honoured("vlan", ""),
     ],
+};
+
+/// `localnet.vlan`
+pub static LOCALNET_VLAN: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork spec.network.localnet.vlan",
+    unknown: Unknown::Refused,
+    fields: &[honoured("mode", "`Access`"), honoured("access", "")],
+};
+
+/// `localnet.vlan.access`
+pub static LOCALNET_ACCESS: ObjectType = ObjectType {
+    name: "ClusterUserDefinedNetwork spec.network.localnet.vlan.access",
+    unknown: Unknown::Refused,
+    fields: &[honoured("id", "1 to 4094: the VLAN of the guest's untagged frames")],
 };
 
 /// `sriovnetwork.openshift.io/v1`

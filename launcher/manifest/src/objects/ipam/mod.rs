@@ -103,7 +103,8 @@ impl Requested<'_> {
 
 /// Longest prefixes with room for two hosts.
 const MAX_PREFIX: (u8, u8) = (30, 126);
-const DEFAULT_ROUTES: [IpNet; 2] = [
+/// The default route of IPv4, and that of IPv6.
+pub const DEFAULT_ROUTES: [IpNet; 2] = [
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
 ];
@@ -326,6 +327,14 @@ fn network(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text
         .parse()
         .map_err(|_| "give a network such as 10.10.0.0/16".to_owned())?;
+    is_wide(net).map(|()| net)
+}
+
+/// That a network has room for two hosts.
+///
+/// # Errors
+/// A description of the error.
+pub fn is_wide(net: IpNet) -> Result<(), String> {
     let most = if net.addr().is_ipv4() {
         MAX_PREFIX.0
     } else {
@@ -334,12 +343,48 @@ fn network(text: &str) -> Result<IpNet, String> {
     if net.prefix_len() > most {
         return Err(format!("it is too narrow: give /{most} or wider"));
     }
-    Ok(net)
+    Ok(())
+}
+
+/// The rest of a range without some networks.
+pub fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
+    excluded.retain(|net| net.addr().is_ipv4() == range.first.is_ipv4());
+    excluded.sort_unstable();
+    let mut rest = Vec::new();
+    let mut first = range.first;
+    for net in excluded.iter().filter(|net| net.network() <= range.last) {
+        let (from, to) = (net.network(), net.broadcast());
+        if let Some(last) = step(from, false).filter(|_| first < from) {
+            rest.push(Range { first, last, ..range });
+        }
+        match step(to, true) {
+            Some(next) if next <= range.last => first = first.max(next),
+            _ => return rest,
+        }
+    }
+    rest.push(Range { first, ..range });
+    rest
+}
+
+/// The next address, or the previous one.
+fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => {
+            let bits = v4.to_bits();
+            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
+            next.map(|bits| Ipv4Addr::from_bits(bits).into())
+        }
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits();
+            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
+            next.map(|bits| Ipv6Addr::from_bits(bits).into())
+        }
+    }
 }
 
 /// First and last host address of a network. A network of a single address has none, and the pair
 /// is meaningless.
-fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
+pub fn hosts(subnet: IpNet) -> (IpAddr, IpAddr) {
     match subnet {
         IpNet::V4(net) => {
             let (first, last) = (

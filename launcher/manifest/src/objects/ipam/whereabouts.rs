@@ -4,11 +4,11 @@
 //! It is more lenient than host-local: it silently ignores bounds that are not hosts of the
 //! network. Here the same addresses are assigned, and a warning gives the reason.
 
-use super::{Choice, Ipam, Range, Ranges, address, hosts, named_addresses, network, routes};
+use super::{Choice, Ipam, Range, Ranges, address, hosts, named_addresses, network, routes, step, without};
 use crate::objects::fields::cni as table;
 use crate::objects::reader::{Item, Object};
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Reads `ipam`.
 pub(super) fn read(object: &Object<'_>) -> Option<Ipam> {
@@ -125,40 +125,4 @@ fn usable(net: IpNet) -> (IpAddr, IpAddr) {
 /// True for the network's first or last address. A bound there stands for the whole network.
 fn is_edge(net: IpNet, address: IpAddr) -> bool {
     address == net.network() || address == net.broadcast()
-}
-
-/// The rest of a range without some networks.
-fn without(range: Range, mut excluded: Vec<IpNet>) -> Vec<Range> {
-    excluded.retain(|net| net.addr().is_ipv4() == range.first.is_ipv4());
-    excluded.sort_unstable();
-    let mut rest = Vec::new();
-    let mut first = range.first;
-    for net in excluded.iter().filter(|net| net.network() <= range.last) {
-        let (from, to) = (net.network(), net.broadcast());
-        if let Some(last) = step(from, false).filter(|_| first < from) {
-            rest.push(Range { first, last, ..range });
-        }
-        match step(to, true) {
-            Some(next) if next <= range.last => first = first.max(next),
-            _ => return rest,
-        }
-    }
-    rest.push(Range { first, ..range });
-    rest
-}
-
-/// The next address, or the previous one.
-fn step(address: IpAddr, up: bool) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(v4) => {
-            let bits = v4.to_bits();
-            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
-            next.map(|bits| Ipv4Addr::from_bits(bits).into())
-        }
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            let next = if up { bits.checked_add(1) } else { bits.checked_sub(1) };
-            next.map(|bits| Ipv6Addr::from_bits(bits).into())
-        }
-    }
 }

@@ -151,7 +151,7 @@ metadata: {name: p}
 apiVersion: k8s.ovn.org/v1
 kind: UserDefinedNetwork
 metadata: {name: u}
-spec: {topology: Layer2, layer2: {role: Secondary}}
+spec: {topology: Layer2, layer2: {role: Secondary, ipam: {mode: Enabled, lifecycle: Persistent}}}
 ---
 apiVersion: v1
 kind: ConfigMap
@@ -161,12 +161,13 @@ data: {RANGE_START: "02:00:00:00:00:00", RANGE_END: 02:ff:ff:ff:ff:ff}
 apiVersion: k8s.ovn.org/v1
 kind: UserDefinedNetwork
 metadata: {name: v}
-spec: {topology: Layer3, layer3: {role: Secondary}}
+spec: {topology: Layer3, layer3: {role: Secondary, subnets: [{cidr: 10.0.0.0/16}]}}
 ---
 apiVersion: k8s.ovn.org/v1
 kind: ClusterUserDefinedNetwork
 metadata: {name: c}
-spec: {network: {topology: Localnet, localnet: {role: Secondary}}}
+spec: {network: {topology: Localnet, localnet: {role: Secondary, subnets: [10.0.0.0/24], physicalNetworkName: p,
+  vlan: {mode: Access, access: {id: 7}}}}}
 ---
 apiVersion: k8s.ovn.org/v1
 kind: ClusterUserDefinedNetwork
@@ -234,7 +235,12 @@ spec: {config: '{"type": "sriov", "ipam": {"type": "host-local", "subnet": "10.0
 apiVersion: k8s.cni.cncf.io/v1
 kind: NetworkAttachmentDefinition
 metadata: {name: e}
-spec: {config: '{"type": "ovn-k8s-cni-overlay", "topology": "layer2"}'}
+spec: {config: '{"type": "ovn-k8s-cni-overlay", "name": "e", "topology": "localnet", "ipam": {}}'}
+---
+apiVersion: k8s.cni.cncf.io/v1
+kind: NetworkAttachmentDefinition
+metadata: {name: l}
+spec: {config: '{"name": "l", "plugins": [{"type": "ovn-k8s-cni-overlay", "topology": "layer2"}]}'}
 ---
 apiVersion: v1
 kind: ConfigMap

@@ -83,6 +83,17 @@ fn the_examples_mean_what_they_say() {
             "hostname shares-a-mac\n  mode     bridge: ipvtap on eth1, mode l3\n  address  192.168.10.10/24\n",
         ),
         (
+            "layer2-primary.yaml",
+            "MAC      0a:58:c0:a8:fe:0a\n  hostname fedora-udn\n  mode     layer2: the primary network \
+             vmexamples-udn_primary-udn\n  VNI      not given: --vni\n  VTEP     the default route's address, port 6081\n  subnets  \
+             192.168.254.0/24\n  gateway  192.168.254.1\n  address  192.168.254.10/24\n",
+        ),
+        (
+            "localnet-vlan.yaml",
+            "mode     bridge: a TAP in br-machines, VLAN 30, MAC spoof check\n  address  one of 172.20.30.64 to \
+             172.20.30.254\n",
+        ),
+        (
             "three-nics.yaml",
             "queues   2 pairs\n  mode     bridge: a TAP in br2\n  MTU      9000\n",
         ),

@@ -314,10 +314,6 @@ fn a_binding_that_is_not_served_says_what_to_write_in_its_place() {
             "binding.name: \"macvtap\": write bridge: {} instead, on a network of type macvtap or macvlan",
         ),
         (
-            "binding: {name: managedtap}",
-            "binding.name: \"managedtap\": write bridge: {} instead",
-        ),
-        (
             "binding: {name: slirp}",
             "binding.name: \"slirp\": KubeVirt has removed it: write masquerade: {}",
         ),

@@ -113,8 +113,8 @@ fn a_primary_network_may_be_given_as_what_ovn_kubernetes_makes_of_it() {
     assert_eq!(
         of(r#", "role": "primary""#),
         [
-            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace is \"net\" (vm.yaml:12), which \
-             needs the mode layer2, which hawser does not have yet"
+            "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace is \"net\" (vm.yaml:12), to \
+             which binding: {name: l2bridge} leads: write that"
         ]
     );
     for role in ["", r#", "role": """#, r#", "role": "secondary""#] {
@@ -141,37 +141,36 @@ fn a_field_of_the_api_that_needs_a_mode_is_no_unknown_field() {
     assert_eq!(problems(&(on_pod() + &cluster_network(evpn))), [""; 0]);
     let named = problems(&(on_n() + &cluster_network(evpn)));
     let starts = [
-        "vm.yaml:8: spec.domain.devices.interfaces[0]: its network \"net\" needs the mode layer2",
         "vm.yaml:17: spec.network.transport: not supported yet, so the network is refused: ",
         "vm.yaml:17: spec.network.noOverlay: not supported yet, so the network is refused: ",
         "vm.yaml:17: spec.network.evpn: not supported yet, so the network is refused: ",
         "vm.yaml:18: spec.uplinks: not supported yet, so the network is refused: ",
     ];
     assert!(
-        named.len() == 5 && starts.iter().all(|start| named.iter().any(|p| p.starts_with(start))),
+        named.len() == 4 && starts.iter().all(|start| named.iter().any(|p| p.starts_with(start))),
         "{named:#?}"
     );
 }
 
 #[test]
 fn every_field_of_a_topology_is_known_and_others_are_not() {
-    let layer3 = "network: {topology: Layer3, layer3: {role: Secondary, mtu: 1400, subnets: [{cidr: 10.0.0.0/16}], \
-                  joinSubnets: [100.65.0.0/16]}}";
+    let layer3 = "network: {topology: Layer3, layer3: {role: Secondary, mtu: 1400, subnets: [{cidr: 10.0.0.0/16, hostSubnet: 24}]}}";
     let layer2 = "network: {topology: Layer2, layer2: {role: Secondary, mtu: 1400, subnets: [10.0.0.0/16], \
-                  reservedSubnets: [], infrastructureSubnets: [], defaultGatewayIPs: [], joinSubnets: [], ipam: {}}}";
-    let localnet = "network: {topology: Localnet, localnet: {role: Secondary, physicalNetworkName: p, subnets: [], \
-                    excludeSubnets: [], ipam: {}, mtu: 1500, vlan: {}}}";
+                  ipam: {mode: Enabled}}}";
+    let localnet = "network: {topology: Localnet, localnet: {role: Secondary, physicalNetworkName: p, \
+                    subnets: [10.0.0.0/24], excludeSubnets: [10.0.0.0/28], ipam: {mode: Enabled}, mtu: 1500, \
+                    vlan: {mode: Access, access: {id: 7}}}}";
     for spec in [layer2, layer3, localnet] {
         assert_eq!(problems(&(on_pod() + &cluster_network(spec))), [""; 0], "{spec}");
     }
     for (spec, expected) in [
         (
-            "network: {topology: Layer2, layer2: {role: Secondary, subnet: x}}",
+            "network: {topology: Layer2, layer2: {role: Secondary, subnets: [10.0.0.0/24], subnet: x}}",
             "spec.network.layer2.subnet: there is no such field",
         ),
         (
-            "network: {topology: Layer2, layer2: {role: Secondary}, layer3: {}}",
-            "spec.network.layer3: it belongs to the topology Layer3: leave it out, or set that topology",
+            "network: {topology: Layer2, layer2: {role: Secondary, subnets: [10.0.0.0/24]}, layer3: {}}",
+            "spec.network.layer3: spec.layer3 is required when topology is Layer3 and forbidden otherwise",
         ),
         (
             "network: {topology: Localnet, localnet: {role: Primary}}",
@@ -457,7 +456,7 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
     let network = |selector: &str, role: &str| {
         format!(
             "---\napiVersion: k8s.ovn.org/v1\nkind: ClusterUserDefinedNetwork\nmetadata: {{name: net}}\nspec:\n  \
-             namespaceSelector: {selector}\n  network: {{topology: Layer2, layer2: {{role: {role}}}}}\n"
+             namespaceSelector: {selector}\n  network: {{topology: Layer2, layer2: {{role: {role}, subnets: [10.1.0.0/24]}}}}\n"
         )
     };
     let on_pod = on_pod().replace("{name: vm}", "{name: vm, namespace: shop}");
@@ -479,12 +478,9 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
         let primary = problems(&(on_pod.clone() + &network(selector, "Primary")));
         assert_eq!(primary.len(), usize::from(selects), "{selector}: {primary:?}");
         let secondary = problems(&(in_shop("net") + &network(selector, "Secondary"))).join("\n");
-        let expected = if selects {
-            "needs the mode layer2"
-        } else {
-            "no NetworkAttachmentDefinition shop/net is in the files"
-        };
-        assert!(secondary.contains(expected), "{selector}: {secondary}");
+        let missing = secondary.contains("no NetworkAttachmentDefinition shop/net is in the files");
+        assert_eq!(missing, !selects, "{selector}: {secondary}");
+        assert_eq!(secondary.is_empty(), selects, "{selector}: {secondary}");
     }
     let namespace = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {env: test}}\n";
     let by_label = on_pod + &network("{matchLabels: {env: prod}}", "Primary");
@@ -492,8 +488,8 @@ fn a_network_of_the_cluster_is_in_the_namespaces_it_selects() {
         problems(&by_label),
         [
             "vm.yaml:8: spec.domain.devices.interfaces[0]: the pod network of this namespace may be \"net\" (vm.yaml:12), \
-             which needs the mode layer2, which hawser does not have yet; labels of the namespace shop decide, which are \
-             not known: give its Namespace with -f"
+             to which binding: {name: l2bridge} leads: write that; labels of the namespace shop decide, which are not \
+             known: give its Namespace with -f"
         ]
     );
     let labelled = by_label + namespace;

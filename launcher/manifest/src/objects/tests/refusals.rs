@@ -187,19 +187,14 @@ fn modes_that_are_not_built_are_refused_by_name() {
         );
         problems(&(vm + &nad(config))).join("\n")
     };
-    let overlay = r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer2", "name": "net"}"#;
-    assert!(on("bridge: {}", overlay).contains("needs the mode layer2, which hawser does not have yet"));
+    let overlay =
+        r#"{"type": "ovn-k8s-cni-overlay", "topology": "layer3", "name": "net", "subnets": "10.1.0.0/16/24"}"#;
+    assert!(on("bridge: {}", overlay).contains("needs the mode layer3, which hawser does not have yet"));
     assert!(
         on("sriov: {}", r#"{"type": "sriov"}"#).contains("sriov needs the mode sriov, which hawser does not have yet")
     );
     assert!(on("masquerade: {}", overlay).contains("masquerade is for the pod network"));
     assert!(on("bridge: {}", r#"{"type": "calico"}"#).contains("type \"calico\" is not served: choose bridge"));
-    let l2bridge = machine("{name: a, binding: {name: l2bridge}}", "{name: a, pod: {}}");
-    assert!(problems(&l2bridge)[0].contains("needs the mode layer2"));
-    let udn = "---\napiVersion: k8s.ovn.org/v1\nkind: UserDefinedNetwork\nmetadata: {name: primary-udn}\nspec:\n  \
-               topology: Layer2\n  layer2: {role: Primary, subnets: [192.168.254.0/24]}\n";
-    let vm = machine("{name: a, masquerade: {}}", "{name: a, pod: {}}");
-    assert!(problems(&(vm + udn))[0].contains("\"primary-udn\" (vm.yaml:12), which needs the mode layer2"));
 }
 
 #[test]

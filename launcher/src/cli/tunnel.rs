@@ -1,0 +1,96 @@
+//! Options of the networks of manifests that span nodes, as clap sees them.
+//!
+//! A value may name its network, as in `--vni=shop/primary-udn=4711`, and must if the VM is on several
+//! such networks.
+
+use clap::Args;
+use hawser_backend::packet::geneve::Vni;
+use hawser_manifest::nic::UnderlaySpec;
+use hawser_manifest::plan::layer2::{OfNetwork, TunnelOptions};
+use hawser_manifest::values;
+use std::path::PathBuf;
+
+/// What no manifest says of tunnels.
+#[derive(Clone, Debug, Default, Args)]
+#[group(skip)]
+pub(crate) struct TunnelArgs {
+    /// Address of this host or pod to which the processes of other nodes send, or the family of the
+    /// default route whose source address that is [default: that of the default route, in the family
+    /// of the peers, else IPv4]
+    #[arg(
+        long,
+        value_name = "ADDR|ipv4|ipv6",
+        help_heading = "Networks across nodes",
+        value_parser = values::underlay
+    )]
+    pub vtep: Option<UnderlaySpec>,
+    /// UDP port to which they send; each interface in a network namespace needs its own [default:
+    /// 6081]
+    #[arg(
+        long = "vtep-port",
+        value_name = "[NETWORK=]PORT",
+        help_heading = "Networks across nodes",
+        value_parser = port
+    )]
+    pub vtep_ports: Vec<OfNetwork<u16>>,
+    /// Identifier of a network in the tunnel, 0 to 16777215, the same on every node; NETWORK is NAME
+    /// or NAMESPACE/NAME, and may be left out if the VM is on one such network
+    #[arg(
+        long = "vni",
+        value_name = "[NETWORK=]N",
+        help_heading = "Networks across nodes",
+        value_parser = vni
+    )]
+    pub vnis: Vec<OfNetwork<Vni>>,
+    /// File of a network's guests, one a line, as --peers of --mode=layer2 reads it; lines of this
+    /// process's own endpoint do not count; changes are followed while hawser runs
+    #[arg(
+        long,
+        value_name = "[NETWORK=]FILE",
+        help_heading = "Networks across nodes",
+        value_parser = file
+    )]
+    pub peers: Vec<OfNetwork<PathBuf>>,
+}
+
+impl TunnelArgs {
+    /// Converts the options to those of the planner.
+    pub(crate) fn options(&self) -> TunnelOptions {
+        TunnelOptions {
+            address: self.vtep,
+            ports: self.vtep_ports.clone(),
+            vnis: self.vnis.clone(),
+            peers: self.peers.clone(),
+        }
+    }
+}
+
+fn of_network<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<OfNetwork<T>, String> {
+    let (network, value) = match text.split_once('=') {
+        Some((network, value)) => (Some(network.to_owned()), value),
+        None => (None, text),
+    };
+    Ok(OfNetwork {
+        network,
+        value: parse(value)?,
+    })
+}
+
+fn vni(text: &str) -> Result<OfNetwork<Vni>, String> {
+    of_network(text, values::vni)
+}
+
+fn port(text: &str) -> Result<OfNetwork<u16>, String> {
+    let parse = |text: &str| match text.parse() {
+        Ok(0) | Err(_) => Err("give a port from 1 to 65535".to_owned()),
+        Ok(port) => Ok(port),
+    };
+    of_network(text, parse)
+}
+
+fn file(text: &str) -> Result<OfNetwork<PathBuf>, String> {
+    of_network(text, |text| match text {
+        "" => Err("name a file".to_owned()),
+        path => Ok(path.into()),
+    })
+}
