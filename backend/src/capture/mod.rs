@@ -243,10 +243,16 @@ impl CaptureTap {
     /// Captures a frame for the guest, given as `parts`.
     #[cold]
     pub fn parts_to_guest(&self, parts: &[&[u8]], dropped: Option<DropReason>) {
+        self.parts(Direction::ToGuest, parts, dropped);
+    }
+
+    /// Captures a frame given as `parts`, of which the first has the headers.
+    #[cold]
+    pub fn parts(&self, direction: Direction, parts: &[&[u8]], dropped: Option<DropReason>) {
         let head = parts.first().copied().unwrap_or_default();
         let len = parts.iter().map(|part| part.len()).sum();
         self.show(
-            Direction::ToGuest,
+            direction,
             dropped,
             (head, len),
             || Head::parse(head, len),

@@ -11,6 +11,8 @@
 use super::groups::Groups;
 use super::outbound::transport_checksum;
 use super::view::{self, LastSender, Peers};
+use super::wire::{Outer, Wire};
+use crate::capture::Capture;
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestSink, HEAD_MAX, NoRoom, Offload, Segmentation};
@@ -23,7 +25,7 @@ use crate::packet::{EtherType, EthernetHeader, Head, Ipv4Header, MacAddr, be16, 
 use crate::sys::receive_batch::{ReceiveBatch, Received};
 use crate::time::Instant;
 use socket2::Socket;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -63,6 +65,8 @@ impl Cursor {
 /// The receiving side of a tunnel.
 pub(super) struct Inbound {
     counters: Arc<Counters>,
+    /// Where datagrams are received.
+    local: SocketAddr,
     batch: ReceiveBatch,
     /// Messages in the batch.
     count: usize,
@@ -72,12 +76,16 @@ pub(super) struct Inbound {
     readable: bool,
     /// The guest had no room at the last attempt.
     blocked: bool,
+    /// Shows outer packets.
+    wire: Wire,
+    /// The first datagram that was not shown, by message and offset.
+    unshown: (usize, usize),
     /// The peer of the last message.
     last: LastSender,
 }
 
 impl Inbound {
-    pub(super) fn new(counters: Arc<Counters>) -> Self {
+    pub(super) fn new(local: SocketAddr, counters: Arc<Counters>) -> Self {
         Self {
             counters,
             batch: ReceiveBatch::with_capacity(MESSAGES),
@@ -86,7 +94,15 @@ impl Inbound {
             readable: false,
             blocked: false,
             last: LastSender::default(),
+            wire: Wire::new(Arc::default()),
+            unshown: (0, 0),
+            local,
         }
+    }
+
+    /// Shows outer packets to captures that `capture` starts.
+    pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
+        self.wire = Wire::new(capture);
     }
 
     /// Forgets what was found in the table, which is another now.
@@ -111,6 +127,7 @@ impl Inbound {
 
     /// Delivers the socket's datagrams, as far as the guest has room and the turn allows.
     pub(super) fn receive(&mut self, socket: &Socket, network: &mut Network<'_>, sink: &mut dyn GuestSink) {
+        self.wire.look();
         self.blocked = self.try_receive(socket, network, sink).is_err();
     }
 
@@ -128,7 +145,7 @@ impl Inbound {
             match self.batch.receive_to_spill(socket, MESSAGES) {
                 Ok(0) => self.readable = false,
                 Ok(count) => {
-                    (self.count, self.at) = (count, Cursor::default());
+                    (self.count, self.at, self.unshown) = (count, Cursor::default(), (0, 0));
                     self.take_in(network.peers);
                     self.deliver(network, sink)?;
                 }
@@ -173,7 +190,20 @@ impl Inbound {
                 let end = run.end_of(next.offset);
                 let is_last = end == run.bytes.len();
                 let following = if is_last { next.after_message() } else { next.to(end) };
-                match run.frame(next.offset..end, network) {
+                let frame = run.frame(next.offset..end, network);
+                // What waited for the guest has been shown already.
+                if self.wire.is_on() && (next.message, next.offset) >= self.unshown {
+                    let message = self.batch.message(next.message);
+                    show(
+                        &self.wire,
+                        self.local,
+                        message,
+                        &run.bytes[next.offset..end],
+                        frame.as_ref().err(),
+                    );
+                    self.unshown = (following.message, following.offset);
+                }
+                match frame {
                     Ok(None) => {
                         send(&mut train, sink)?;
                         self.at = following;
@@ -208,6 +238,17 @@ impl Inbound {
         (self.count, self.at) = (0, Cursor::default());
         Ok(())
     }
+}
+
+#[cold]
+fn show(wire: &Wire, local: SocketAddr, message: &Received, datagram: &[u8], dropped: Option<&DropReason>) {
+    let Some(source) = message.source else { return };
+    let outer = Outer {
+        source,
+        destination: local,
+        class: message.traffic_class,
+    };
+    wire.received(outer, datagram, dropped.copied());
 }
 
 /// The datagrams of one message, all of one sender and one class.

@@ -23,7 +23,9 @@ mod paths;
 mod probe;
 mod sender;
 mod view;
+mod wire;
 
+use crate::capture::Capture;
 use crate::config::Layer2Config;
 use crate::counters::{Count, Counters, DropReason};
 use crate::forwarding::{Table, TableError};
@@ -117,7 +119,7 @@ impl Overlay {
         let counters = Arc::clone(&setup.counters);
         Ok(Self {
             socket,
-            inbound: Inbound::new(Arc::clone(&counters)),
+            inbound: Inbound::new(mode.vtep, Arc::clone(&counters)),
             groups: Groups::new(memberships, mode.station_mac(), setup.worker, Arc::clone(&counters)),
             outbound: Outbound::new(sender, port.mtu, Arc::clone(&counters)),
             local: Local::new(setup, table as _)?,
@@ -125,6 +127,12 @@ impl Overlay {
             peers,
             counters,
         })
+    }
+
+    /// Shows the outer packets of the tunnel to captures that `capture` starts.
+    pub fn set_capture(&mut self, capture: &Arc<Capture>) {
+        self.inbound.set_capture(Arc::clone(capture));
+        self.outbound.set_capture(Arc::clone(capture));
     }
 
     /// The peers, for readers on other threads.

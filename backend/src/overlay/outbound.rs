@@ -15,6 +15,7 @@ use super::groups::{Groups, Receivers};
 use super::paths::{Path, Paths};
 use super::sender::{Destination, Sender};
 use super::view::Peers;
+use crate::capture::Capture;
 use crate::counters::{Count, Counters, DropReason, PeerLevel};
 use crate::forwarding::Table;
 use crate::frame::{Checksum, GuestFrame, HEAD_MAX, Segmentation};
@@ -217,6 +218,11 @@ impl Outbound {
             }
         }
         sent
+    }
+
+    /// Shows outer packets to captures that `capture` starts.
+    pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
+        self.sender.set_capture(capture);
     }
 
     /// Replaces the table with another of the same network. Path data for peers that stay is kept.

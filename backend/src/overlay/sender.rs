@@ -15,6 +15,8 @@
 //! reports this to the owner.
 
 use super::view::Peers;
+use super::wire::{Outer, Wire};
+use crate::capture::Capture;
 use crate::counters::{Count, Counters, DropReason, Gauge, PeerLevel};
 use crate::frame::{GuestFrame, GuestSlice};
 use crate::sys::datagram::{self, Fragmentation, MAX_PAYLOAD, MAX_SEGMENTS};
@@ -24,6 +26,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Sending sockets of one worker. More sockets spread better, but cost a descriptor each.
@@ -33,7 +36,7 @@ const BATCHES: usize = 8;
 /// Maximum bytes that a socket queues, requested so that a burst of 256 frames of 64 KiB fits.
 const SEND_BUFFER: usize = 8 << 20;
 /// TTL or hop limit of the outer header (OVS has the same default).
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// The destination of a datagram, and the choice of its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub(super) struct Run {
 struct Outlet {
     socket: Socket,
     class: u8,
+    /// Address and port that it sends from.
+    local: SocketAddr,
 }
 
 /// The sending side of a tunnel.
@@ -97,6 +102,8 @@ pub(super) struct Sender {
     counters: Arc<Counters>,
     /// The peers, whose counters show what was sent.
     peers: Arc<Peers>,
+    /// Shows outer packets.
+    wire: Wire,
 }
 
 /// Limit on one message to an endpoint.
@@ -181,6 +188,7 @@ impl Sender {
             too_big: Vec::new(),
             counters,
             peers,
+            wire: Wire::new(Arc::default()),
         };
         sender.show_limits();
         Ok(sender)
@@ -209,6 +217,11 @@ impl Sender {
         self.limits.retain(|to, _| peers.of(*to).is_some());
         self.peers = peers;
         self.show_limits();
+    }
+
+    /// Shows outer packets to captures that `capture` starts.
+    pub(super) fn set_capture(&mut self, capture: Arc<Capture>) {
+        self.wire = Wire::new(capture);
     }
 
     /// The peers, for counts and levels.
@@ -255,6 +268,7 @@ impl Sender {
 
     /// Sends all waiting batches.
     pub(super) fn flush(&mut self) {
+        self.wire.look();
         while !self.open.is_empty() {
             self.send(0);
         }
@@ -309,7 +323,9 @@ impl Sender {
             frame.gather(frame.head.len(), frame.len, gather);
         });
         out.address(to);
-        match out.transmit(&self.outlets[socket].socket, 0) {
+        let sent = out.transmit(&self.outlets[socket].socket, 0);
+        let dropped = sent.as_ref().err().map(reason);
+        match sent {
             Ok(_) => {
                 self.counters.add(Count::TunnelSent, 1);
                 self.peers.sent(to, 1, own.len() + frame.len - frame.head.len());
@@ -321,6 +337,9 @@ impl Sender {
                     self.note_too_big(to);
                 }
             }
+        }
+        if self.wire.is_on() {
+            self.show_large(socket, to, own, frame, dropped);
         }
     }
 
@@ -353,6 +372,9 @@ impl Sender {
                         let datagrams = refused.div_ceil(batch.size);
                         self.counters.count_drops(reason(&error), datagrams as u64);
                         self.peers.not_sent(batch.to, datagrams);
+                        if self.wire.is_on() {
+                            self.show(&batch, at..at + refused, Some(reason(&error)));
+                        }
                         at += refused;
                     }
                 }
@@ -389,7 +411,44 @@ impl Sender {
         let datagrams = (end - at).div_ceil(batch.size);
         self.counters.add(Count::TunnelSent, datagrams as u64);
         self.peers.sent(batch.to, datagrams, end - at);
+        if self.wire.is_on() {
+            self.show(batch, at..end, None);
+        }
         Ok(end)
+    }
+
+    /// Shows the datagrams in a part of a batch.
+    #[cold]
+    fn show(&self, batch: &Batch, part: Range<usize>, dropped: Option<DropReason>) {
+        let outer = self.outer(batch.socket, batch.to);
+        for datagram in batch.bytes[part].chunks(batch.size) {
+            self.wire.sent(outer, datagram, dropped);
+        }
+    }
+
+    /// Shows a datagram that is sent by a call of its own.
+    #[cold]
+    fn show_large(
+        &self,
+        socket: usize,
+        to: SocketAddr,
+        own: &[u8],
+        frame: &GuestFrame<'_>,
+        dropped: Option<DropReason>,
+    ) {
+        let mut payload = own.to_vec();
+        payload.resize(own.len() + frame.len - frame.head.len(), 0);
+        frame.copy_to(frame.head.len(), &mut payload[own.len()..]);
+        self.wire.sent(self.outer(socket, to), &payload, dropped);
+    }
+
+    fn outer(&self, socket: usize, destination: SocketAddr) -> Outer {
+        let outlet = &self.outlets[socket];
+        Outer {
+            source: outlet.local,
+            destination,
+            class: outlet.class,
+        }
     }
 
     fn note_too_big(&mut self, to: SocketAddr) {
@@ -431,7 +490,12 @@ fn outlet(domain: Domain, local: SocketAddr) -> io::Result<Outlet> {
     datagram::set_ttl(&socket, domain, TTL)?;
     // A smaller buffer than requested drops more, but is no reason not to start.
     let _ = socket.set_send_buffer_size(SEND_BUFFER);
-    Ok(Outlet { socket, class: 0 })
+    let port = socket.local_addr()?.as_socket().map_or(0, |local| local.port());
+    Ok(Outlet {
+        socket,
+        class: 0,
+        local: SocketAddr::new(local.ip(), port),
+    })
 }
 
 #[cfg(test)]

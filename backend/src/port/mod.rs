@@ -40,6 +40,8 @@ pub struct Port {
     counters: Vec<Arc<Counters>>,
     /// The peers of each worker, in layer2 mode.
     tunnel: Vec<Arc<TunnelView>>,
+    /// Capture of the tunnel's outer packets.
+    outer: Arc<Capture>,
     nic: Arc<NicState>,
     capture: Arc<Capture>,
     link: Link,
@@ -130,6 +132,7 @@ impl Port {
         // Each mode takes its queue, because a queue kept here would outlive its replacement.
         let mut queues = resources.queues.into_iter();
         let mut views = Vec::new();
+        let outer = Arc::new(Capture::default());
         let made = Self::make(config, start, &mut |context| match &port.mode {
             ModeConfig::Masquerade(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
@@ -138,7 +141,8 @@ impl Port {
             ModeConfig::Layer2(mode) => {
                 let setup = nat_setup(&port, mode, context, directory.as_ref());
                 let memberships = memberships.get_or_insert_with(|| Memberships::new(mode));
-                let overlay = Overlay::new(setup, Arc::clone(memberships))?;
+                let mut overlay = Overlay::new(setup, Arc::clone(memberships))?;
+                overlay.set_capture(&outer);
                 views.push(overlay.view());
                 Ok(Box::new(overlay))
             }
@@ -160,7 +164,11 @@ impl Port {
                 Ok(Box::new(Bridge::new(setup)?))
             }
         });
-        made.map(|port| Self { tunnel: views, ..port })
+        made.map(|port| Self {
+            tunnel: views,
+            outer,
+            ..port
+        })
     }
 
     /// Creates a port with modes supplied by the caller (tests, benches).
@@ -183,6 +191,7 @@ impl Port {
             workers: Vec::new(),
             counters: Vec::new(),
             tunnel: Vec::new(),
+            outer: Arc::default(),
             nic: Arc::new(NicState::new(&config)),
             capture: Arc::default(),
             link: Link::default(),

@@ -1,6 +1,7 @@
 //! The peers of a port's network, in layer2 mode.
 
 use super::Port;
+use crate::capture::Capture;
 use crate::counters::PeerCounters;
 use crate::forwarding::Table;
 use crate::mode::ModeCommand;
@@ -31,6 +32,11 @@ impl Port {
         for worker in &self.workers {
             worker.command_mode(ModeCommand::Peers(Arc::clone(table)));
         }
+    }
+
+    /// Packet capture on the tunnel, outside of it; `None` without a tunnel.
+    pub fn outer_capture(&self) -> Option<&Arc<Capture>> {
+        (!self.tunnel.is_empty()).then_some(&self.outer)
     }
 
     /// Number of the network's endpoints.

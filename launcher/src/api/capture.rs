@@ -6,6 +6,7 @@ use super::http::{Answer, Method, Request, Stream};
 use super::openapi::{Operation, Parameter};
 use super::router::Route;
 use super::{Context, Refusal};
+use crate::machine::CapturePlace;
 use crate::sandbox::ThreadKind;
 use hawser_backend::capture::{CaptureFilter, CaptureRules, CaptureStream, PcapngWriter, SNAP_LENGTH_MAX};
 use std::io::{self, Write};
@@ -13,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 /// Path of capture requests.
 pub(crate) const PATH: &str = "/v1/capture";
+/// Place of the packets of a tunnel, outside of it.
+pub(crate) const TUNNEL: &str = "tunnel";
 /// The routes of this group.
 pub(crate) const ROUTES: &[Route] = &[Route {
     method: Method::Get,
@@ -21,6 +24,10 @@ pub(crate) const ROUTES: &[Route] = &[Route {
     describe: |_| {
         Operation::new("Packets as they cross a port, as pcapng, until the client goes")
             .port()
+            .parameter(Parameter::text(
+                "at",
+                "nic: the guest's frames; tunnel: the packets of the tunnel of a layer2 port, outside of it [default: nic]",
+            ))
             .parameter(Parameter::number("snap-length", "Bytes kept of each packet"))
             .parameter(Parameter::text(
                 "filter",
@@ -36,6 +43,14 @@ const IDLE: Duration = Duration::from_millis(500);
 
 fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
     let nic = context.nic(request)?;
+    let place = match request.query.get("at").map(String::as_str) {
+        None | Some("nic") => CapturePlace::Nic,
+        Some(TUNNEL) => CapturePlace::Tunnel,
+        Some(other) => {
+            let error = format!("at: {other:?} is no place of packets");
+            return Err(Refusal::bad_request(error, "write nic or tunnel"));
+        }
+    };
     let snap_length = match request.query.get("snap-length").map(|text| text.parse::<usize>()) {
         None => SNAP_LENGTH_MAX,
         Some(Ok(length)) if length > 0 => length.min(SNAP_LENGTH_MAX),
@@ -54,9 +69,18 @@ fn get(context: &Context, request: &Request) -> Result<Answer, Refusal> {
         .map_err(|error| Refusal::bad_request(format!("filter: {error}"), "see hawser capture --help"))?;
     let rules = CaptureRules { snap_length, filter };
     let busy = |error| Refusal::conflict(error, "one capture of a port at a time");
-    let started = nic.capture(rules).ok_or_else(|| super::not_ours(&nic))?;
+    let started = nic.capture(place, rules).ok_or_else(|| match place {
+        CapturePlace::Nic => super::not_ours(&nic),
+        CapturePlace::Tunnel => Refusal::conflict(
+            format!("{} is on no network that spans nodes", nic.name()),
+            "name a port in layer2 mode with ?port=",
+        ),
+    })?;
     let stream = started.map_err(busy)?;
-    let name = nic.name().to_owned();
+    let name = match place {
+        CapturePlace::Nic => nic.name().to_owned(),
+        CapturePlace::Tunnel => format!("{} {TUNNEL}", nic.name()),
+    };
     let write: Stream = Box::new(move |client| write(client, &name, snap_length, &stream));
     Ok(Answer::Stream {
         kind: KIND,

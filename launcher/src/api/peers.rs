@@ -183,6 +183,12 @@ mod tests {
         assert!(metrics.text().contains(series), "{}", metrics.text());
         let series = "hawser_peer_sent_bytes_total{port=\"net0\",peer=\"127.0.0.2:6081\"} 0";
         assert!(metrics.text().contains(series), "{}", metrics.text());
+        for (at, status) in [("nic", 200), ("tunnel", 200), ("middle", 400)] {
+            let answer = ask(&context, "GET", &format!("/v1/capture?at={at}"), "");
+            assert_eq!(answer.status, status, "{at}: {}", answer.text());
+        }
+        let refused = ask(&self::context(&["net0"]), "GET", "/v1/capture?at=tunnel", "");
+        assert_eq!(refused.status, 409, "{}", refused.text());
         let refused = ask(&self::context(&["net0"]), "GET", "/v1/peers", "");
         assert_eq!(refused.status, 409, "{}", refused.text());
     }

@@ -238,6 +238,9 @@ pub(crate) struct CaptureArgs {
     /// The process.
     #[command(flatten)]
     pub ask: AskArgs,
+    /// Write the packets of the tunnel of a layer2 port, outside of it, instead of the guest's frames
+    #[arg(long)]
+    pub tunnel: bool,
     /// Bytes to keep of each packet [default: all]
     #[arg(long, value_name = "BYTES")]
     pub snap_length: Option<u32>,

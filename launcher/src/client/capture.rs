@@ -17,6 +17,9 @@ pub(crate) fn run(args: &CaptureArgs) -> Result<(), Failure> {
     let mut target = Target::new(capture::PATH)
         .with("filter", &args.filter)
         .of(args.ask.port.as_deref());
+    if args.tunnel {
+        target = target.with("at", capture::TUNNEL);
+    }
     if let Some(length) = args.snap_length {
         target = target.with("snap-length", length);
     }

@@ -23,7 +23,7 @@ mod summary;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use nic::Nic;
 pub(crate) use peers::PeersState;
-pub(crate) use served_nic::{NicMetrics, NicStatus, ServedNic};
+pub(crate) use served_nic::{CapturePlace, NicMetrics, NicStatus, ServedNic};
 
 use crate::failure::Failure;
 use crate::resolv::ResolvConf;

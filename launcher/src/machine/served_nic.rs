@@ -64,6 +64,15 @@ pub(crate) struct SeenAddress {
     pub source: &'static str,
 }
 
+/// Where packets are captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CapturePlace {
+    /// The guest's NIC.
+    Nic,
+    /// The tunnel, outside of it.
+    Tunnel,
+}
+
 /// The end of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TunnelStatus {
@@ -239,10 +248,11 @@ impl ServedNic {
         }
     }
 
-    /// Starts a capture; `None` if the NIC's packets do not pass through hawser.
-    pub(crate) fn capture(&self, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
-        match self {
-            Self::VhostUser { port, .. } => Some(port.capture().start(rules)),
+    /// Starts a capture; `None` if no packets pass through hawser there.
+    pub(crate) fn capture(&self, place: CapturePlace, rules: CaptureRules) -> Option<Result<CaptureStream, Busy>> {
+        match (self, place) {
+            (Self::VhostUser { port, .. }, CapturePlace::Nic) => Some(port.capture().start(rules)),
+            (Self::VhostUser { port, .. }, CapturePlace::Tunnel) => Some(port.outer_capture()?.start(rules)),
         }
     }
 }

@@ -5,6 +5,7 @@ mod multicast;
 mod peers;
 mod roles;
 mod runs;
+mod wire;
 
 use super::*;
 use crate::config::{
